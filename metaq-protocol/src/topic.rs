@@ -6,7 +6,7 @@ use core::{borrow::Borrow, fmt, ops::Deref, str::FromStr};
 /// The name of a topic: one token of a command line.
 ///
 /// A name is at least one character long and holds no space and no line end, because the text
-/// protocol has no way to escape them (`spec` rule K-33: the Java client writes such names and
+/// protocol has no way to escape them (rule K-33: the Java client writes such names and
 /// thereby puts the stream out of step). Names outside ASCII are fine.
 ///
 /// Cloning is cheap: the text is shared.
@@ -45,6 +45,52 @@ impl Topic {
     pub fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
+}
+
+/// One token of a command line: the name of a consumer group, an item of statistics, a transaction's key.
+///
+/// Like a [`Topic`], it is at least one character long and holds no space and no line end. Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Word(Arc<str>);
+
+impl Word {
+    /// Checks `text` and makes a word of it.
+    ///
+    /// # Errors
+    /// [`InvalidWord`] when the text is empty or holds a space, a carriage return or a line feed.
+    pub fn new(text: &str) -> Result<Self, InvalidWord> {
+        match check_token(text) {
+            Ok(()) => Ok(Self(text.into())),
+            Err(fault) => Err(InvalidWord { fault }),
+        }
+    }
+}
+
+impl Deref for Word {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// A text that can't be one token of a command line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the word {fault}")]
+pub struct InvalidWord {
+    fault: TokenFault,
 }
 
 /// Says why `text` can't stand as one token of a command line, if it can't.
