@@ -55,36 +55,22 @@ impl ProducerBuilder {
     /// Where topics and brokers are found. Closed together with the producer. Required, unless
     /// [`shared_discovery`](Self::shared_discovery) is used.
     pub fn discovery(self, discovery: impl Discovery + 'static) -> Self {
-        Self {
-            discovery: Some(Arc::new(discovery)),
-            owns_discovery: true,
-            ..self
-        }
+        Self { discovery: Some(Arc::new(discovery)), owns_discovery: true, ..self }
     }
 
     /// Where topics and brokers are found, when others use it too: the producer doesn't close it.
     pub fn shared_discovery(self, discovery: Arc<dyn Discovery>) -> Self {
-        Self {
-            discovery: Some(discovery),
-            owns_discovery: false,
-            ..self
-        }
+        Self { discovery: Some(discovery), owns_discovery: false, ..self }
     }
 
     /// How brokers are reached. Default: [`TcpTransport`] with its default settings.
     pub fn transport(self, transport: impl Transport + 'static) -> Self {
-        Self {
-            transport: Arc::new(transport),
-            ..self
-        }
+        Self { transport: Arc::new(transport), ..self }
     }
 
     /// Which partition a message goes to. Default: [`RoundRobinSelector`].
     pub fn selector(self, selector: impl PartitionSelector + 'static) -> Self {
-        Self {
-            selector: Box::new(selector),
-            ..self
-        }
+        Self { selector: Box::new(selector), ..self }
     }
 
     /// How long a message may take from the call of `send` to its acknowledgement, everything included: waiting for
@@ -96,19 +82,13 @@ impl ProducerBuilder {
 
     /// How long publishing a topic may take until its first broker is connected. Default 10 s.
     pub fn publish_timeout(self, publish_timeout: Duration) -> Self {
-        Self {
-            publish_timeout,
-            ..self
-        }
+        Self { publish_timeout, ..self }
     }
 
     /// How long publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
     /// Some brokers register a topic anew when it is changed, so that for a moment nobody offers it.
     pub fn topic_timeout(self, topic_timeout: Duration) -> Self {
-        Self {
-            topic_timeout,
-            ..self
-        }
+        Self { topic_timeout, ..self }
     }
 
     /// The largest message that is sent, in bytes, attribute and its four bytes of length included. Default
@@ -116,10 +96,7 @@ impl ProducerBuilder {
     /// hides everything behind it in its partition (findings: "Sizes"). Raise it only where the brokers'
     /// `maxTransferSize` is larger.
     pub fn max_message_size(self, max_message_size: usize) -> Self {
-        Self {
-            max_message_size,
-            ..self
-        }
+        Self { max_message_size, ..self }
     }
 
     /// Makes the producer. Does no I/O: brokers are looked up when a topic is published.
@@ -127,14 +104,9 @@ impl ProducerBuilder {
     /// # Errors
     /// When there is no discovery.
     pub fn build(self) -> Result<Producer, BuildError> {
-        let discovery = self.discovery.ok_or(BuildError {
-            problem: Problem::NoDiscovery,
-        })?;
+        let discovery = self.discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let pool = Arc::new(Pool::new(self.transport));
-        let limits = PublishLimits {
-            total: self.publish_timeout,
-            topic: self.topic_timeout,
-        };
+        let limits = PublishLimits { total: self.publish_timeout, topic: self.topic_timeout };
         Ok(Producer::from_inner(Inner {
             topics: Topics::new(Arc::clone(&discovery), Arc::clone(&pool), limits),
             pool,

@@ -10,10 +10,7 @@ use crate::Message;
 
 /// What is known of a message that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "a fourth answer would break every caller's logic"
-)]
+#[expect(clippy::exhaustive_enums, reason = "a fourth answer would break every caller's logic")]
 pub enum Outcome {
     /// It never left this process: it is certainly not stored, and can be sent again.
     NotSent,
@@ -141,19 +138,14 @@ impl SendError {
         let (kind, text) = match error.kind() {
             TransportErrorKind::NotConnected => (SendErrorKind::NotConnected, "the broker is not connected"),
             TransportErrorKind::Closed => (SendErrorKind::Closed, "the connection was closed"),
-            TransportErrorKind::Lost => (
-                SendErrorKind::ConnectionLost,
-                "the connection was lost before the answer came",
-            ),
+            TransportErrorKind::Lost => {
+                (SendErrorKind::ConnectionLost, "the connection was lost before the answer came")
+            }
             TransportErrorKind::TimedOut if written => (SendErrorKind::TimedOut, "no answer came in time"),
             _ => (SendErrorKind::TimedOut, "it could not be written in time"),
         };
         let mut this = Self::new(kind, topic, text);
-        this.inner.outcome = if written {
-            Outcome::Unknown
-        } else {
-            Outcome::NotSent
-        };
+        this.inner.outcome = if written { Outcome::Unknown } else { Outcome::NotSent };
         this.inner.source = Some(error.clone());
         this.at(partition, error.broker().clone())
     }
@@ -165,16 +157,9 @@ impl SendError {
         status: Status,
         answer: &str,
     ) -> Self {
-        let answer = if answer.is_empty() {
-            "no reason given"
-        } else {
-            answer
-        };
-        let mut this = Self::new(
-            SendErrorKind::Rejected,
-            topic,
-            format!("the broker answered {status}: {answer}"),
-        );
+        let answer = if answer.is_empty() { "no reason given" } else { answer };
+        let mut this =
+            Self::new(SendErrorKind::Rejected, topic, format!("the broker answered {status}: {answer}"));
         this.inner.status = Some(status);
         this.at(partition, broker)
     }
@@ -242,14 +227,7 @@ impl SendError {
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SendFailure {
-            topic,
-            partition,
-            broker,
-            text,
-            outcome,
-            ..
-        } = &*self.inner;
+        let SendFailure { topic, partition, broker, text, outcome, .. } = &*self.inner;
         write!(f, "message to topic {topic}")?;
         if let (Some(partition), Some(broker)) = (partition, broker) {
             write!(f, ", partition {partition} of broker {broker}")?;
@@ -315,14 +293,7 @@ impl PublishError {
         text: String,
         source: Option<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self {
-            inner: Arc::new(PublishFailure {
-                kind,
-                topic: topic.clone(),
-                text,
-                source,
-            }),
-        }
+        Self { inner: Arc::new(PublishFailure { kind, topic: topic.clone(), text, source }) }
     }
 
     pub(crate) fn discovery(topic: &Topic, error: DiscoveryError) -> Self {
@@ -354,12 +325,7 @@ impl PublishError {
     }
 
     pub(crate) fn closed(topic: &Topic) -> Self {
-        Self::new(
-            PublishErrorKind::Closed,
-            topic,
-            "the producer was closed".to_owned(),
-            None,
-        )
+        Self::new(PublishErrorKind::Closed, topic, "the producer was closed".to_owned(), None)
     }
 
     /// Why the topic could not be made ready.
@@ -377,11 +343,7 @@ impl PublishError {
 
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "topic {} can't be published: {}",
-            self.inner.topic, self.inner.text
-        )
+        write!(f, "topic {} can't be published: {}", self.inner.topic, self.inner.text)
     }
 }
 

@@ -27,11 +27,7 @@ pub struct Message {
 impl Message {
     /// A message with the given payload, which may be empty, and no attribute.
     pub fn new(topic: Topic, payload: impl Into<Bytes>) -> Self {
-        Self {
-            topic,
-            payload: payload.into(),
-            attribute: None,
-        }
+        Self { topic, payload: payload.into(), attribute: None }
     }
 
     /// The same message with an attribute: a text that consumers get beside the payload, and can filter by.
@@ -88,11 +84,6 @@ pub struct SendReceipt {
 
 impl SendReceipt {
     pub(crate) fn new(partition: Partition, message_id: i64, offset: i64, broker: BrokerAddr) -> Self {
-        Self {
-            partition,
-            message_id,
-            offset,
-            broker,
-        }
+        Self { partition, message_id, offset, broker }
     }
 }

@@ -19,10 +19,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self {
-            transport,
-            connections: Mutex::new(HashMap::new()),
-        }
+        Self { transport, connections: Mutex::new(HashMap::new()) }
     }
 
     /// The connection to `broker`: the one that is in use, or a new one.
@@ -42,11 +39,6 @@ impl Pool {
 
     /// All connections that are in use.
     pub(crate) async fn in_use(&self) -> Vec<Arc<dyn Connection>> {
-        self.connections
-            .lock()
-            .await
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect()
+        self.connections.lock().await.values().filter_map(Weak::upgrade).collect()
     }
 }

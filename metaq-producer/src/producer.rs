@@ -64,9 +64,7 @@ impl Producer {
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Gets a topic ready for sending: finds its brokers, connects to them, and follows every change from then on.
@@ -105,8 +103,7 @@ impl Producer {
     /// # Cancel safety
     /// Dropping the future loses the outcome, nothing else: a message that was handed to a connection is still sent.
     pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
-        self.send_before(message, Instant::now() + self.inner.send_timeout)
-            .await
+        self.send_before(message, Instant::now() + self.inner.send_timeout).await
     }
 
     /// [`send`](Self::send) with a timeout of its own.
@@ -138,21 +135,14 @@ impl Producer {
             return Err(SendError::closed(topic));
         }
         let submitted = {
-            let published = inner
-                .topics
-                .get(topic)
-                .ok_or_else(|| SendError::not_published(topic))?;
+            let published = inner.topics.get(topic).ok_or_else(|| SendError::not_published(topic))?;
             let put = PutCommand::new(topic.clone(), 0, message.payload().clone(), message.attribute());
             if put.data.len() > inner.max_message_size {
                 return Err(SendError::too_large(topic, put.data.len()));
             }
             inner.submit(&published, message, put, deadline).await?
         };
-        let Submitted {
-            partition,
-            broker,
-            pending,
-        } = submitted;
+        let Submitted { partition, broker, pending } = submitted;
         match pending.await {
             Ok(response) => receipt(topic, partition, broker, &response),
             Err(error) => Err(SendError::transport(topic, partition, error)),
@@ -184,9 +174,7 @@ impl Producer {
         if self.inner.owns_discovery {
             self.inner.discovery.close().await;
         }
-        CloseReport {
-            unfinished_connections,
-        }
+        CloseReport { unfinished_connections }
     }
 }
 
@@ -225,28 +213,16 @@ impl Inner {
         loop {
             if published.is_withdrawn() {
                 let closed = self.closed.load(Ordering::Acquire);
-                return Err(if closed {
-                    SendError::closed(topic)
-                } else {
-                    SendError::not_published(topic)
-                });
+                return Err(if closed { SendError::closed(topic) } else { SendError::not_published(topic) });
             }
             command = match self.attempt(published, message, command, deadline)? {
                 Attempt::Submitted(submitted) => return Ok(submitted),
                 Attempt::NotConnected(command) => command,
-                Attempt::Full {
-                    partition,
-                    connection,
-                    command,
-                } => {
+                Attempt::Full { partition, connection, command } => {
                     let broker = connection.broker().clone();
                     match connection.submit_when_free(command, deadline).await {
                         Ok(pending) => {
-                            return Ok(Submitted {
-                                partition,
-                                broker,
-                                pending,
-                            });
+                            return Ok(Submitted { partition, broker, pending });
                         }
                         Err(refused) if is_gone(&refused) => refused.command,
                         Err(refused) => return Err(SendError::transport(topic, partition, refused.error)),
@@ -282,18 +258,12 @@ impl Inner {
         match connection.submit(command, deadline) {
             Ok(pending) => {
                 let broker = connection.broker().clone();
-                Ok(Attempt::Submitted(Submitted {
-                    partition,
-                    broker,
-                    pending,
-                }))
+                Ok(Attempt::Submitted(Submitted { partition, broker, pending }))
             }
             Err(refused) if is_gone(&refused) => Ok(Attempt::NotConnected(refused.command)),
-            Err(refused) if refused.error.kind() == TransportErrorKind::Full => Ok(Attempt::Full {
-                partition,
-                connection: Arc::clone(connection),
-                command: refused.command,
-            }),
+            Err(refused) if refused.error.kind() == TransportErrorKind::Full => {
+                Ok(Attempt::Full { partition, connection: Arc::clone(connection), command: refused.command })
+            }
             Err(refused) => Err(SendError::transport(message.topic(), partition, refused.error)),
         }
     }
@@ -320,19 +290,16 @@ impl Inner {
                 Ok(Some((partition, connection)))
             }
             None if route.knows(partition.broker) => Ok(None),
-            _ => Err(wrong(format!(
-                "the partition selector chose {partition}, which the topic doesn't have"
-            ))),
+            _ => {
+                Err(wrong(format!("the partition selector chose {partition}, which the topic doesn't have")))
+            }
         }
     }
 }
 
 /// Whether a command was refused because its connection is not, or no longer, there.
 fn is_gone(refused: &Refused) -> bool {
-    matches!(
-        refused.error.kind(),
-        TransportErrorKind::NotConnected | TransportErrorKind::Closed
-    )
+    matches!(refused.error.kind(), TransportErrorKind::NotConnected | TransportErrorKind::Closed)
 }
 
 fn not_connected(topic: &Topic, route: &Route) -> SendError {
@@ -352,26 +319,20 @@ fn receipt(
     match response {
         Response::Boolean(answer) if answer.status.is_success() => match PutAnswer::parse(&answer.body) {
             Ok(put) => {
-                let partition = Partition {
-                    broker: partition.broker,
-                    index: put.partition,
-                };
+                let partition = Partition { broker: partition.broker, index: put.partition };
                 Ok(SendReceipt::new(partition, put.message_id, put.offset, broker))
             }
             Err(error) => {
                 Err(bad(format!("the broker reported success, but not where: {error}")).at(partition, broker))
             }
         },
-        Response::Boolean(answer) => Err(SendError::rejected(
-            topic,
-            partition,
-            broker,
-            answer.status,
-            &answer.text(),
-        )),
-        _ => Err(
-            bad("the broker answered with data, as if asked for messages".to_owned()).at(partition, broker),
-        ),
+        Response::Boolean(answer) => {
+            Err(SendError::rejected(topic, partition, broker, answer.status, &answer.text()))
+        }
+        _ => {
+            Err(bad("the broker answered with data, as if asked for messages".to_owned())
+                .at(partition, broker))
+        }
     }
 }
 

@@ -32,18 +32,12 @@ impl Route {
 
     /// The connection to a broker, if it is connected.
     pub(crate) fn connection(&self, broker: BrokerId) -> Option<&Arc<dyn Connection>> {
-        self.connections
-            .iter()
-            .find(|(id, _)| *id == broker)
-            .map(|(_, connection)| connection)
+        self.connections.iter().find(|(id, _)| *id == broker).map(|(_, connection)| connection)
     }
 
     /// Whether the registry names the broker, connected or not.
     pub(crate) fn knows(&self, broker: BrokerId) -> bool {
-        self.connections
-            .iter()
-            .chain(&self.waiting_for)
-            .any(|(id, _)| *id == broker)
+        self.connections.iter().chain(&self.waiting_for).any(|(id, _)| *id == broker)
     }
 
     /// The brokers that can't be reached, as text with the reasons, and the last reason.
@@ -53,10 +47,7 @@ impl Route {
             let separator = if text.is_empty() { "" } else { ", " };
             // Writing to a string can't fail.
             let _ = write!(text, "{separator}broker {id} at {}", connection.broker());
-            if let ConnectionState::Connecting {
-                last_error: Some(error),
-                ..
-            } = &*connection.state().borrow()
+            if let ConnectionState::Connecting { last_error: Some(error), .. } = &*connection.state().borrow()
             {
                 last = Some(error.clone());
             }
@@ -78,10 +69,7 @@ pub(crate) struct RouteCell {
 
 impl RouteCell {
     fn new() -> Self {
-        Self {
-            route: ArcSwap::from_pointee(Route::default()),
-            version: watch::Sender::new(0),
-        }
+        Self { route: ArcSwap::from_pointee(Route::default()), version: watch::Sender::new(0) }
     }
 
     pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Route>> {
@@ -142,13 +130,8 @@ struct Link {
 impl Follower {
     pub(crate) fn new(topic: Topic, pool: Arc<Pool>) -> (Self, Arc<RouteCell>) {
         let cell = Arc::new(RouteCell::new());
-        let follower = Self {
-            topic,
-            pool,
-            cell: Arc::clone(&cell),
-            links: BTreeMap::new(),
-            used: BTreeMap::new(),
-        };
+        let follower =
+            Self { topic, pool, cell: Arc::clone(&cell), links: BTreeMap::new(), used: BTreeMap::new() };
         (follower, cell)
     }
 
@@ -203,12 +186,7 @@ impl Follower {
                 }
                 Err(_) => {
                     let (brokers, last) = self.cell.load().unreachable();
-                    return Err(PublishError::unreachable(
-                        &self.topic,
-                        &brokers,
-                        limits.total,
-                        last,
-                    ));
+                    return Err(PublishError::unreachable(&self.topic, &brokers, limits.total, last));
                 }
             }
         }
@@ -237,11 +215,7 @@ impl Follower {
     }
 
     async fn next_state_change(&mut self) {
-        let changes: Vec<_> = self
-            .links
-            .values_mut()
-            .map(|link| link.state.changed().boxed())
-            .collect();
+        let changes: Vec<_> = self.links.values_mut().map(|link| link.state.changed().boxed()).collect();
         if changes.is_empty() {
             std::future::pending::<()>().await;
         }
@@ -266,9 +240,7 @@ impl Follower {
                 continue;
             };
             let old = self.used.get(&broker.id).filter(|addr| **addr != broker.addr);
-            let old = old
-                .and_then(|addr| self.links.get_key_value(addr))
-                .filter(|(_, old)| old.is_ready());
+            let old = old.and_then(|addr| self.links.get_key_value(addr)).filter(|(_, old)| old.is_ready());
             let (addr, link) = match old {
                 Some(old) if !link.is_ready() => {
                     route.waiting_for.push((broker.id, Arc::clone(&link.connection)));
@@ -284,11 +256,7 @@ impl Follower {
             used.insert(broker.id, addr.clone());
         }
         let is_used = |id: &BrokerId| used.contains_key(id);
-        route.partitions.extend(
-            view.partitions()
-                .iter()
-                .filter(|partition| is_used(&partition.broker)),
-        );
+        route.partitions.extend(view.partitions().iter().filter(|partition| is_used(&partition.broker)));
         let named = |addr: &BrokerAddr| view.brokers().iter().any(|broker| broker.addr == *addr);
         let in_use = |addr: &BrokerAddr| used.values().any(|used| used == addr);
         self.links.retain(|addr, _| named(addr) || in_use(addr));

@@ -139,9 +139,7 @@ mod tests {
     fn select(selector: &dyn PartitionSelector, partitions: &[Partition]) -> Option<i32> {
         let topic = Topic::new("t").unwrap();
         let message = Message::new(topic.clone(), "");
-        selector
-            .select(&topic, partitions, &message)
-            .map(|partition| partition.index)
+        selector.select(&topic, partitions, &message).map(|partition| partition.index)
     }
 
     #[test]
@@ -159,18 +157,10 @@ mod tests {
     fn round_robin_counts_for_each_topic_by_itself() {
         let topic = Topic::new("t").unwrap();
         let shared = RoundRobinSelector::new();
-        let (one, two) = (
-            shared.for_topic(&topic).unwrap(),
-            shared.for_topic(&topic).unwrap(),
-        );
+        let (one, two) = (shared.for_topic(&topic).unwrap(), shared.for_topic(&topic).unwrap());
         let partitions = [0, 1].map(|index| Partition::new(0, index));
         let picks: Vec<_> = (0..4)
-            .map(|_| {
-                (
-                    select(&one, &partitions).unwrap(),
-                    select(&two, &partitions).unwrap(),
-                )
-            })
+            .map(|_| (select(&one, &partitions).unwrap(), select(&two, &partitions).unwrap()))
             .collect();
         assert_eq!(picks, [(1, 1), (0, 0), (1, 1), (0, 0)], "K-42");
     }
@@ -180,10 +170,7 @@ mod tests {
         let partitions = [0, 1, 2, 3].map(|index| Partition::new(0, index));
         let mut counts = [0_u32; 4];
         (0..8000).for_each(|_| counts[select(&RandomSelector::new(), &partitions).unwrap() as usize] += 1);
-        assert!(
-            counts.iter().all(|count| (1700..2300).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| (1700..2300).contains(count)), "{counts:?}");
         assert_eq!(select(&RandomSelector::new(), &[]), None);
     }
 }

@@ -85,13 +85,7 @@ impl Drop for Hold<'_> {
 
 impl Topics {
     pub(crate) fn new(discovery: Arc<dyn Discovery>, pool: Arc<Pool>, limits: PublishLimits) -> Self {
-        Self {
-            discovery,
-            pool,
-            limits,
-            lookup: ArcSwap::default(),
-            holders: Mutex::default(),
-        }
+        Self { discovery, pool, limits, lookup: ArcSwap::default(), holders: Mutex::default() }
     }
 
     /// The topic, if it is published or being published.
@@ -106,14 +100,10 @@ impl Topics {
         topic: &Topic,
         selector: &dyn PartitionSelector,
     ) -> Result<(), PublishError> {
-        let (published, mut hold) = self
-            .hold(topic, selector)
-            .ok_or_else(|| PublishError::closed(topic))?;
+        let (published, mut hold) = self.hold(topic, selector).ok_or_else(|| PublishError::closed(topic))?;
         let mut progress = published.progress.clone();
         drop(published);
-        let end = progress
-            .wait_for(|progress| !matches!(progress, Progress::Starting))
-            .await;
+        let end = progress.wait_for(|progress| !matches!(progress, Progress::Starting)).await;
         match end.as_deref() {
             Ok(Progress::Ready) => {
                 hold.kept = true;
@@ -143,14 +133,7 @@ impl Topics {
             }
         };
         *holders.counts.entry(topic.clone()).or_default() += 1;
-        Some((
-            published,
-            Hold {
-                topics: self,
-                topic,
-                kept: false,
-            },
-        ))
+        Some((published, Hold { topics: self, topic, kept: false }))
     }
 
     fn start(&self, topic: &Topic, selector: &dyn PartitionSelector) -> PublishedTopic {
@@ -158,13 +141,7 @@ impl Topics {
         let (sender, progress) = watch::channel(Progress::Starting);
         let follower = tokio::spawn(follower.run(Arc::clone(&self.discovery), self.limits, sender));
         let withdrawn = AtomicBool::new(false);
-        PublishedTopic {
-            route,
-            selector: selector.for_topic(topic),
-            progress,
-            follower,
-            withdrawn,
-        }
+        PublishedTopic { route, selector: selector.for_topic(topic), progress, follower, withdrawn }
     }
 
     /// Gives one hold back; with the last one the topic is no longer followed. False when there was none.
@@ -188,9 +165,7 @@ impl Topics {
         let mut holders = self.holders.lock();
         holders.closed = true;
         holders.counts.clear();
-        self.change(std::mem::take)
-            .values()
-            .for_each(|published| published.withdraw());
+        self.change(std::mem::take).values().for_each(|published| published.withdraw());
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut TopicMap) -> R) -> R {

@@ -29,14 +29,8 @@ impl BrokerAddr {
     /// # Errors
     /// [`InvalidBrokerAddr`] when the host is empty or can't be a host, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr {
-            text: crate::excerpt(host).to_owned(),
-            reason,
-        };
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
+        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(host).to_owned(), reason };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if bare.is_empty() {
             return Err(refused("the host is missing"));
         }
@@ -47,10 +41,7 @@ impl BrokerAddr {
         if port == 0 {
             return Err(refused("the port is 0"));
         }
-        Ok(Self {
-            host: bare.into(),
-            port,
-        })
+        Ok(Self { host: bare.into(), port })
     }
 
     /// The host: a name or an IP address, IPv6 without brackets.
@@ -72,10 +63,7 @@ impl FromStr for BrokerAddr {
     /// Reads `meta://host:port`. As with the Java client, a user part, a path, a query and a fragment are
     /// dropped; unlike it, a text without a host or without a usable port is an error.
     fn from_str(text: &str) -> Result<Self, InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr {
-            text: crate::excerpt(text).to_owned(),
-            reason,
-        };
+        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(text).to_owned(), reason };
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(refused("it doesn't start with meta://"));
         };
@@ -166,10 +154,6 @@ mod tests {
 
     #[test]
     fn writes_ipv6_with_brackets() {
-        assert_eq!(
-            BrokerAddr::new("::1", 8123).unwrap().to_string(),
-            "meta://[::1]:8123",
-            "P-22"
-        );
+        assert_eq!(BrokerAddr::new("::1", 8123).unwrap().to_string(), "meta://[::1]:8123", "P-22");
     }
 }

@@ -154,12 +154,7 @@ mod tests {
 
     #[test]
     fn checksums_are_those_of_the_golden_transcripts() {
-        for (data, sum) in [
-            ("x", 215_750_275),
-            ("hello", 907_060_870),
-            ("", 0),
-            ("m0", 928_200_633),
-        ] {
+        for (data, sum) in [("x", 215_750_275), ("hello", 907_060_870), ("", 0), ("m0", 928_200_633)] {
             assert_eq!(Checksum::of(data.as_bytes()), Checksum(sum), "G-5");
         }
         assert_eq!(Checksum::of_parts([&b"he"[..], b"llo"]), Checksum::of(b"hello"));

@@ -41,21 +41,9 @@ impl PutCommand {
     #[must_use]
     pub fn new(topic: Topic, partition: i32, payload: Bytes, attribute: Option<&str>) -> Self {
         let data = PutData::new(payload, attribute);
-        let flag = if attribute.is_some() {
-            Flag::ATTRIBUTE
-        } else {
-            Flag::NONE
-        };
+        let flag = if attribute.is_some() { Flag::ATTRIBUTE } else { Flag::NONE };
         let checksum = data.checksum();
-        Self {
-            topic,
-            partition,
-            flag,
-            checksum,
-            transaction: None,
-            opaque: Opaque::NONE,
-            data,
-        }
+        Self { topic, partition, flag, checksum, transaction: None, opaque: Opaque::NONE, data }
     }
 
     fn head_len(&self) -> usize {
@@ -115,14 +103,7 @@ impl GetCommand {
     /// Reads up to `max_size` bytes of `partition` from `offset`.
     #[must_use]
     pub fn new(topic: Topic, group: Word, partition: i32, offset: i64, max_size: i32) -> Self {
-        Self {
-            topic,
-            group,
-            partition,
-            offset,
-            max_size,
-            opaque: Opaque::NONE,
-        }
+        Self { topic, group, partition, offset, max_size, opaque: Opaque::NONE }
     }
 }
 
@@ -152,13 +133,7 @@ impl OffsetCommand {
     /// Asks for an offset of `partition` at or before `offset`.
     #[must_use]
     pub fn new(topic: Topic, group: Word, partition: i32, offset: i64) -> Self {
-        Self {
-            topic,
-            group,
-            partition,
-            offset,
-            opaque: Opaque::NONE,
-        }
+        Self { topic, group, partition, offset, opaque: Opaque::NONE }
     }
 }
 
@@ -183,19 +158,13 @@ impl StatsCommand {
     /// Asks for the broker's overview.
     #[must_use]
     pub fn overview() -> Self {
-        Self {
-            item: None,
-            opaque: Opaque::NONE,
-        }
+        Self { item: None, opaque: Opaque::NONE }
     }
 
     /// Asks about `item`.
     #[must_use]
     pub fn about(item: Word) -> Self {
-        Self {
-            item: Some(item),
-            opaque: Opaque::NONE,
-        }
+        Self { item: Some(item), opaque: Opaque::NONE }
     }
 }
 
@@ -322,10 +291,7 @@ impl Command {
         dst.reserve(self.encoded_len());
         self.encode_head(dst);
         if let Self::Put(put) = self {
-            put.data
-                .parts()
-                .into_iter()
-                .for_each(|part| dst.extend_from_slice(part));
+            put.data.parts().into_iter().for_each(|part| dst.extend_from_slice(part));
         }
     }
 

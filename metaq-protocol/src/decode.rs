@@ -33,10 +33,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_line: 64 * 1024,
-            max_body: 64 * 1024 * 1024,
-        }
+        Self { max_line: 64 * 1024, max_body: 64 * 1024 * 1024 }
     }
 }
 
@@ -102,10 +99,7 @@ impl Decoder {
     /// A decoder with other limits.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self {
-            limits,
-            ..Self::default()
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Takes the next frame from `src`, or `None` when more bytes are wanted; then room for some of them is
@@ -141,11 +135,7 @@ impl Decoder {
                 command.data = src.split_to(length).freeze().into();
                 return Ok(Some(Frame::Command(command.into())));
             }
-            Head::Result(ResultHead {
-                status,
-                length,
-                opaque,
-            }) => {
+            Head::Result(ResultHead { status, length, opaque }) => {
                 src.advance(line);
                 let body = src.split_to(length).freeze();
                 return Ok(Some(Frame::Response(match status {
@@ -153,26 +143,13 @@ impl Decoder {
                     None => DataCommand::new(body, opaque).into(),
                 })));
             }
-            Head::Get {
-                topic,
-                group,
-                partition,
-                offset,
-                max_size,
-                opaque,
-            } => {
+            Head::Get { topic, group, partition, offset, max_size, opaque } => {
                 let (topic, group) = (self::topic("get", topic)?, word("get", "group", group)?);
                 let mut get = GetCommand::new(topic, group, partition, offset, max_size);
                 get.opaque = opaque;
                 get.into()
             }
-            Head::Offset {
-                topic,
-                group,
-                partition,
-                offset,
-                opaque,
-            } => {
+            Head::Offset { topic, group, partition, offset, opaque } => {
                 let (topic, group) = (self::topic("offset", topic)?, word("offset", "group", group)?);
                 let mut command = OffsetCommand::new(topic, group, partition, offset);
                 command.opaque = opaque;
@@ -204,14 +181,7 @@ impl Decoder {
         src: &'a [u8],
     ) -> Result<Option<(ResponseRef<'a>, usize)>, DecodeError> {
         match self.head(src)? {
-            Some((
-                Head::Result(ResultHead {
-                    status,
-                    length,
-                    opaque,
-                }),
-                line,
-            )) => {
+            Some((Head::Result(ResultHead { status, length, opaque }), line)) => {
                 let body = &src[line..line + length];
                 Ok(Some((ResponseRef { status, opaque, body }, line + length)))
             }
@@ -232,11 +202,7 @@ impl Decoder {
         let length = head.body_len();
         if length > self.limits.max_body {
             let limit = self.limits.max_body;
-            return Err(DecodeError::new(
-                head.name(),
-                DecodeErrorKind::BodyTooLong { length, limit },
-                "",
-            ));
+            return Err(DecodeError::new(head.name(), DecodeErrorKind::BodyTooLong { length, limit }, ""));
         }
         let line = end + 2;
         if src.len() < line + length {
@@ -260,14 +226,8 @@ impl Decoder {
             }
         };
         if found.unwrap_or(src.len()) > self.limits.max_line {
-            let kind = DecodeErrorKind::LineTooLong {
-                limit: self.limits.max_line,
-            };
-            return Err(DecodeError::new(
-                "",
-                kind,
-                &String::from_utf8_lossy(&src[..80.min(src.len())]),
-            ));
+            let kind = DecodeErrorKind::LineTooLong { limit: self.limits.max_line };
+            return Err(DecodeError::new("", kind, &String::from_utf8_lossy(&src[..80.min(src.len())])));
         }
         if found.is_none() {
             self.searched = src.len();
@@ -337,11 +297,7 @@ pub enum DecodeErrorKind {
 
 impl DecodeError {
     pub(crate) fn new(command: &'static str, kind: DecodeErrorKind, text: &str) -> Self {
-        Self {
-            command,
-            kind,
-            text: crate::excerpt(text).to_owned(),
-        }
+        Self { command, kind, text: crate::excerpt(text).to_owned() }
     }
 
     pub(crate) fn field(command: &'static str, field: &'static str, text: &str) -> Self {
@@ -361,10 +317,7 @@ impl fmt::Display for DecodeError {
         match kind {
             DecodeErrorKind::Blank => f.write_str("a command line is empty or begins with a space"),
             DecodeErrorKind::LineTooLong { limit } => {
-                write!(
-                    f,
-                    "a command line is longer than {limit} bytes; it begins with {text:?}"
-                )
+                write!(f, "a command line is longer than {limit} bytes; it begins with {text:?}")
             }
             DecodeErrorKind::NotUtf8 => write!(f, "a command line is not UTF-8: {text:?}"),
             DecodeErrorKind::UnknownCommand => write!(f, "unknown command {text:?}"),
@@ -373,10 +326,7 @@ impl fmt::Display for DecodeError {
             }
             DecodeErrorKind::Field { field } => write!(f, "{command} has no valid {field}: {text:?}"),
             DecodeErrorKind::BodyTooLong { length, limit } => {
-                write!(
-                    f,
-                    "{command} announces a body of {length} bytes; {limit} is the limit"
-                )
+                write!(f, "{command} announces a body of {length} bytes; {limit} is the limit")
             }
             DecodeErrorKind::Request => write!(f, "{command} is a request; an answer was expected"),
         }

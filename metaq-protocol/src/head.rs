@@ -78,11 +78,7 @@ impl<'a> Head<'a> {
             b"stats" => "stats",
             b"quit" => "quit",
             _ => {
-                return Err(DecodeError::new(
-                    "",
-                    DecodeErrorKind::UnknownCommand,
-                    &tokens.shown(),
-                ));
+                return Err(DecodeError::new("", DecodeErrorKind::UnknownCommand, &tokens.shown()));
             }
         };
         match tokens.command {
@@ -90,20 +86,12 @@ impl<'a> Head<'a> {
                 tokens.at_least(4)?;
                 let (status, length) = (tokens.int(1, "status")?, tokens.length(2)?);
                 let opaque = tokens.opaque(3)?;
-                Ok(Self::Result(ResultHead {
-                    status: Some(Status(status)),
-                    length,
-                    opaque,
-                }))
+                Ok(Self::Result(ResultHead { status: Some(Status(status)), length, opaque }))
             }
             "value" => {
                 tokens.at_least(3)?;
                 let (length, opaque) = (tokens.length(1)?, tokens.opaque(2)?);
-                Ok(Self::Result(ResultHead {
-                    status: None,
-                    length,
-                    opaque,
-                }))
+                Ok(Self::Result(ResultHead { status: None, length, opaque }))
             }
             "put" => Self::parse_put(&tokens),
             "get" => {
@@ -133,19 +121,11 @@ impl<'a> Head<'a> {
                 } else {
                     None
                 };
-                let opaque = if tokens.count > 2 {
-                    tokens.opaque(2)?
-                } else {
-                    Opaque::NONE
-                };
+                let opaque = if tokens.count > 2 { tokens.opaque(2)? } else { Opaque::NONE };
                 Ok(Self::Stats { item, opaque })
             }
             "version" => {
-                let opaque = if tokens.count > 1 {
-                    tokens.opaque(1)?
-                } else {
-                    Opaque::NONE
-                };
+                let opaque = if tokens.count > 1 { tokens.opaque(1)? } else { Opaque::NONE };
                 Ok(Self::Version { opaque })
             }
             _ => Ok(Self::Quit),
@@ -154,11 +134,8 @@ impl<'a> Head<'a> {
 
     /// The four forms of a put (wire rule 3.1).
     fn parse_put(tokens: &Tokens<'a>) -> Result<Self, DecodeError> {
-        let is_checksum = |token: &[u8]| {
-            token
-                .first()
-                .is_some_and(|first| first.is_ascii_digit() || *first == b'-')
-        };
+        let is_checksum =
+            |token: &[u8]| token.first().is_some_and(|first| first.is_ascii_digit() || *first == b'-');
         let (checksum, transaction, opaque) = match tokens.count {
             6 => (-1, None, 5),
             7 if is_checksum(tokens.tokens[5]) => (tokens.int(5, "checksum")?, None, 6),
@@ -201,12 +178,7 @@ impl<'a> Head<'a> {
 
 impl<'a> Tokens<'a> {
     fn split(line: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut tokens = Self {
-            command: "",
-            line,
-            tokens: [&[]; MAX_TOKENS],
-            count: 0,
-        };
+        let mut tokens = Self { command: "", line, tokens: [&[]; MAX_TOKENS], count: 0 };
         let mut seen = 0;
         for token in line.split(|byte| *byte == b' ') {
             if let Some(slot) = tokens.tokens.get_mut(seen) {
@@ -280,11 +252,7 @@ fn parse_number(token: &[u8]) -> Option<i64> {
             return None;
         }
         number = number.checked_mul(10)?;
-        number = if negative {
-            number.checked_sub(digit)?
-        } else {
-            number.checked_add(digit)?
-        };
+        number = if negative { number.checked_sub(digit)? } else { number.checked_add(digit)? };
     }
     Some(number)
 }

@@ -38,10 +38,7 @@ impl PutData {
             block.put_slice(attribute.as_bytes());
             block.into()
         });
-        Self {
-            attribute_block,
-            payload,
-        }
+        Self { attribute_block, payload }
     }
 
     /// The attribute's length and the attribute, or nothing.
@@ -93,19 +90,13 @@ impl PutData {
 
 impl From<Bytes> for PutData {
     fn from(data: Bytes) -> Self {
-        Self {
-            attribute_block: Bytes::new(),
-            payload: data,
-        }
+        Self { attribute_block: Bytes::new(), payload: data }
     }
 }
 
 impl PartialEq for PutData {
     fn eq(&self, other: &Self) -> bool {
-        self.parts()
-            .into_iter()
-            .flatten()
-            .eq(other.parts().into_iter().flatten())
+        self.parts().into_iter().flatten().eq(other.parts().into_iter().flatten())
     }
 }
 
@@ -156,11 +147,7 @@ impl StoredMessages {
     /// Begins at the start of `data`, which must be the start of a message.
     #[must_use]
     pub fn new(data: Bytes) -> Self {
-        Self {
-            data,
-            offset: 0,
-            failed: false,
-        }
+        Self { data, offset: 0, failed: false }
     }
 
     /// How many bytes were read; after an error, where the corrupt message begins.
@@ -171,10 +158,7 @@ impl StoredMessages {
 
     /// Reads the message at the current offset: its header, and the data if all of it is there.
     fn read(&self) -> Result<Option<StoredMessage>, CorruptMessage> {
-        let corrupt = |problem| CorruptMessage {
-            offset: self.offset,
-            problem,
-        };
+        let corrupt = |problem| CorruptMessage { offset: self.offset, problem };
         let rest = &self.data[self.offset..];
         let Some((header, rest)) = rest.split_first_chunk::<STORED_HEADER>() else {
             return Ok(None);
@@ -196,20 +180,13 @@ impl StoredMessages {
         if flag.has_attribute() {
             let too_long = || corrupt("its attribute is longer than the message");
             let (length, _) = data.split_first_chunk::<4>().ok_or_else(too_long)?;
-            let end = usize::try_from(i32::from_be_bytes(*length))
-                .ok()
-                .and_then(|length| length.checked_add(4));
+            let end =
+                usize::try_from(i32::from_be_bytes(*length)).ok().and_then(|length| length.checked_add(4));
             let end = end.filter(|end| *end <= data.len()).ok_or_else(too_long)?;
             attribute = Some(String::from_utf8_lossy(&data[4..end]).into_owned());
             data = data.slice(end..);
         }
-        Ok(Some(StoredMessage {
-            id,
-            flag,
-            attribute,
-            payload: data,
-            next_offset: from + length,
-        }))
+        Ok(Some(StoredMessage { id, flag, attribute, payload: data, next_offset: from + length }))
     }
 }
 

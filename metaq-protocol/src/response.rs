@@ -117,9 +117,7 @@ impl Response {
             Self::Boolean(answer) => Line::begin(dst, "result").number(answer.status.0),
             Self::Data(_) => Line::begin(dst, "value"),
         };
-        line.number(self.body().len() as i64)
-            .number(self.opaque().0)
-            .end();
+        line.number(self.body().len() as i64).number(self.opaque().0).end();
     }
 }
 
@@ -170,11 +168,7 @@ impl PutAnswer {
             let text = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
             return Err(InvalidPutAnswer { text });
         };
-        Ok(Self {
-            message_id,
-            partition,
-            offset,
-        })
+        Ok(Self { message_id, partition, offset })
     }
 }
 
@@ -200,20 +194,9 @@ mod tests {
     #[test]
     fn put_answers_read_as_in_java() {
         for body in ["123456 1 0", "-5468924306434031616 1 -1", "1 2 3 more"] {
-            assert!(
-                body.starts_with(&PutAnswer::parse(body.as_bytes()).unwrap().to_string()),
-                "{body}"
-            );
+            assert!(body.starts_with(&PutAnswer::parse(body.as_bytes()).unwrap().to_string()), "{body}");
         }
-        for body in [
-            "",
-            "1 2",
-            "1  2 3",
-            " 1 2 3",
-            "x 2 3",
-            "1 2147483648 3",
-            "1 2 9223372036854775808",
-        ] {
+        for body in ["", "1 2", "1  2 3", " 1 2 3", "x 2 3", "1 2147483648 3", "1 2 9223372036854775808"] {
             assert!(PutAnswer::parse(body.as_bytes()).is_err(), "M-21: {body:?}");
         }
     }

@@ -84,19 +84,8 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_by_the_standard_library() {
-        let mut samples = alloc::vec![
-            0,
-            9,
-            10,
-            99,
-            100,
-            101,
-            12345,
-            i64::MAX,
-            i64::MIN,
-            i32::MAX.into(),
-            i32::MIN.into()
-        ];
+        let mut samples =
+            alloc::vec![0, 9, 10, 99, 100, 101, 12345, i64::MAX, i64::MIN, i32::MAX.into(), i32::MIN.into()];
         (0..19)
             .for_each(|power| samples.extend([10_i64.pow(power), 10_i64.pow(power) - 1, -10_i64.pow(power)]));
         for number in samples {

@@ -14,12 +14,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            failures: 0,
-            rng: fastrand::Rng::new(),
-        }
+        Self { first, longest, failures: 0, rng: fastrand::Rng::new() }
     }
 
     /// Forgets earlier failures.
@@ -29,10 +24,7 @@ impl Backoff {
 
     /// The pause after one more failure.
     pub(crate) fn next_pause(&mut self) -> Duration {
-        let ceiling = self
-            .first
-            .saturating_mul(1 << self.failures.min(20))
-            .min(self.longest);
+        let ceiling = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(self.rng.f64())
     }
@@ -51,14 +43,8 @@ mod tests {
             assert!(backoff.next_pause() <= ceiling, "pause {n}");
         }
         let late: Vec<_> = (0..200).map(|_| backoff.next_pause()).collect();
-        assert!(
-            late.iter().any(|pause| *pause > longest / 2),
-            "late pauses use the whole range"
-        );
-        assert!(
-            late.iter().any(|pause| *pause < longest / 2),
-            "and are not all alike"
-        );
+        assert!(late.iter().any(|pause| *pause > longest / 2), "late pauses use the whole range");
+        assert!(late.iter().any(|pause| *pause < longest / 2), "and are not all alike");
         backoff.reset();
         assert!(backoff.next_pause() <= first);
     }

@@ -57,14 +57,7 @@ impl TransportError {
     /// [`with_progress`](Self::with_progress).
     #[must_use]
     pub fn new(kind: TransportErrorKind, broker: BrokerAddr) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                kind,
-                broker,
-                progress: Progress::NotWritten,
-                cause: None,
-            }),
-        }
+        Self { inner: Arc::new(Inner { kind, broker, progress: Progress::NotWritten, cause: None }) }
     }
 
     /// The same error with the cause `cause`.
@@ -74,12 +67,7 @@ impl TransportError {
     }
 
     pub(crate) fn with_shared_cause(self, cause: Option<Cause>) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                cause,
-                ..Arc::unwrap_or_clone(self.inner)
-            }),
-        }
+        Self { inner: Arc::new(Inner { cause, ..Arc::unwrap_or_clone(self.inner) }) }
     }
 
     /// The same error for a request that had come as far as `progress`.
@@ -88,12 +76,7 @@ impl TransportError {
         if self.inner.progress == progress {
             return self;
         }
-        Self {
-            inner: Arc::new(Inner {
-                progress,
-                ..Arc::unwrap_or_clone(self.inner)
-            }),
-        }
+        Self { inner: Arc::new(Inner { progress, ..Arc::unwrap_or_clone(self.inner) }) }
     }
 
     /// What went wrong.
@@ -120,10 +103,9 @@ impl fmt::Display for TransportError {
         let broker = &self.inner.broker;
         match self.inner.kind {
             TransportErrorKind::NotConnected => write!(f, "not connected to broker {broker}"),
-            TransportErrorKind::Full => write!(
-                f,
-                "too many unanswered requests on the connection to broker {broker}"
-            ),
+            TransportErrorKind::Full => {
+                write!(f, "too many unanswered requests on the connection to broker {broker}")
+            }
             TransportErrorKind::Closed => {
                 write!(f, "the connection to broker {broker} was closed on this side")
             }
@@ -146,10 +128,7 @@ impl fmt::Debug for TransportError {
 
 impl StdError for TransportError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.inner
-            .cause
-            .as_deref()
-            .map(|cause| cause as &(dyn StdError + 'static))
+        self.inner.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static))
     }
 }
 
@@ -164,10 +143,10 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Gives `command` back because of `error`.
+    /// Gives `command` back because of `error`. Boxed, because a command is large and refusals are rare.
     #[must_use]
-    pub fn new(error: TransportError, command: Command) -> Self {
-        Self { error, command }
+    pub fn new(error: TransportError, command: Command) -> Box<Self> {
+        Box::new(Self { error, command })
     }
 }
 

@@ -124,12 +124,11 @@ impl Link {
         self: &Arc<Self>,
         command: Command,
         deadline: Instant,
-    ) -> Result<PendingResponse, Refused> {
+    ) -> Result<PendingResponse, Box<Refused>> {
         let counted = self.counted(command.encoded_len());
-        let (Ok(request), Ok(bytes)) = (
-            self.room.requests.try_acquire(),
-            self.room.bytes.try_acquire_many(counted),
-        ) else {
+        let (Ok(request), Ok(bytes)) =
+            (self.room.requests.try_acquire(), self.room.bytes.try_acquire_many(counted))
+        else {
             let kind = self.refusal().unwrap_or(TransportErrorKind::Full);
             return Err(Refused::new(self.error(kind), command));
         };
@@ -143,7 +142,7 @@ impl Link {
         self: &Arc<Self>,
         command: Command,
         deadline: Instant,
-    ) -> Result<PendingResponse, Refused> {
+    ) -> Result<PendingResponse, Box<Refused>> {
         let counted = self.counted(command.encoded_len());
         let room = async {
             let request = self.room.requests.acquire().await;
@@ -173,7 +172,7 @@ impl Link {
         mut command: Command,
         deadline: Instant,
         counted: u32,
-    ) -> Result<PendingResponse, Refused> {
+    ) -> Result<PendingResponse, Box<Refused>> {
         let (key, task) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
@@ -185,11 +184,8 @@ impl Link {
                 return Err(Refused::new(self.error(TransportErrorKind::Full), command));
             };
             shared.in_flight += 1;
-            shared.earliest_deadline = Some(
-                shared
-                    .earliest_deadline
-                    .map_or(deadline, |earliest| earliest.min(deadline)),
-            );
+            shared.earliest_deadline =
+                Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
             (key, shared.idle_task.take())
         };
         if let Some(task) = task {
@@ -202,9 +198,11 @@ impl Link {
     fn not_accepted(&self, kind: TransportErrorKind) -> TransportError {
         let error = self.error(kind);
         match &*self.state.borrow() {
-            ConnectionState::Connecting {
-                last_error: Some(last),
-            } if kind == TransportErrorKind::NotConnected => error.with_cause(last.clone()),
+            ConnectionState::Connecting { last_error: Some(last) }
+                if kind == TransportErrorKind::NotConnected =>
+            {
+                error.with_cause(last.clone())
+            }
             _ => error,
         }
     }
@@ -282,9 +280,7 @@ impl Link {
             let mut shared = self.shared.lock();
             shared.outbox = Outbox::default();
             shared.earliest_deadline = None;
-            shared
-                .slots
-                .fail_all(first_unwritten, error, |bytes, waker| ended.add(bytes, waker));
+            shared.slots.fail_all(first_unwritten, error, |bytes, waker| ended.add(bytes, waker));
         }
         self.settle(&mut ended);
     }

@@ -73,19 +73,11 @@ impl Outbox {
             _ => command.encode(&mut self.inline),
         }
         let inline = self.inline.len() - before;
-        self.frames.push_back(QueuedFrame {
-            number,
-            slot,
-            inline,
-            large,
-        });
+        self.frames.push_back(QueuedFrame { number, slot, inline, large });
     }
 
     fn push_large(&mut self, body: Bytes) {
-        self.large.push_back(LargeBody {
-            after: self.inline_left + self.inline.len() as u64,
-            body,
-        });
+        self.large.push_back(LargeBody { after: self.inline_left + self.inline.len() as u64, body });
     }
 
     /// Fills `slices` with what comes next; returns how many were used.
@@ -121,9 +113,10 @@ impl Outbox {
         }
         let mut left = written;
         while left > 0 {
-            let before_large = self.large.front().map_or(self.inline.len(), |large| {
-                (large.after - self.inline_left) as usize
-            });
+            let before_large = self
+                .large
+                .front()
+                .map_or(self.inline.len(), |large| (large.after - self.inline_left) as usize);
             if before_large > 0 {
                 let step = before_large.min(left);
                 self.inline.advance(step);
@@ -148,9 +141,7 @@ impl Outbox {
 
     /// The number of the first frame of which no byte was written.
     pub(crate) fn first_unwritten(&self) -> Option<u64> {
-        self.frames
-            .get(usize::from(self.started > 0))
-            .map(|frame| frame.number)
+        self.frames.get(usize::from(self.started > 0)).map(|frame| frame.number)
     }
 
     /// Takes out the frames for whose slots `unwanted` holds, unless a part of them was written.
@@ -161,11 +152,7 @@ impl Outbox {
         for frame in old.frames {
             // A frame's inline part goes out before its large one.
             let inline = old.inline.split_to(frame.inline.saturating_sub(begun));
-            let large = if frame.large > 0 {
-                old.large.pop_front()
-            } else {
-                None
-            };
+            let large = if frame.large > 0 { old.large.pop_front() } else { None };
             if begun == 0 && unwanted(frame.slot) {
                 continue;
             }
@@ -186,12 +173,8 @@ mod tests {
 
     fn put(n: u16, size: usize) -> Command {
         let topic = Topic::new("t").unwrap();
-        let mut put = PutCommand::new(
-            topic,
-            0,
-            Bytes::from(vec![b'a' + (n % 26) as u8; size]),
-            Some("attribute"),
-        );
+        let mut put =
+            PutCommand::new(topic, 0, Bytes::from(vec![b'a' + (n % 26) as u8; size]), Some("attribute"));
         put.opaque = Opaque(n.into());
         put.into()
     }
@@ -208,11 +191,8 @@ mod tests {
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); 3];
             let used = outbox.fill_slices(&mut slices);
-            let next: Vec<u8> = slices[..used]
-                .iter()
-                .flat_map(|slice| slice.iter().copied())
-                .take(step)
-                .collect();
+            let next: Vec<u8> =
+                slices[..used].iter().flat_map(|slice| slice.iter().copied()).take(step).collect();
             assert!(!next.is_empty(), "something is left but no slice shows it");
             out.extend_from_slice(&next);
             outbox.advance(next.len());
@@ -222,27 +202,12 @@ mod tests {
 
     #[test]
     fn writes_small_and_large_frames_in_order_however_the_writes_are_cut() {
-        let sizes = [
-            5,
-            BY_REFERENCE_FROM,
-            0,
-            BY_REFERENCE_FROM + 1,
-            BY_REFERENCE_FROM * 3,
-            17,
-            18,
-        ];
-        let commands: Vec<_> = sizes
-            .iter()
-            .enumerate()
-            .map(|(n, size)| put(n as u16, *size))
-            .collect();
+        let sizes = [5, BY_REFERENCE_FROM, 0, BY_REFERENCE_FROM + 1, BY_REFERENCE_FROM * 3, 17, 18];
+        let commands: Vec<_> = sizes.iter().enumerate().map(|(n, size)| put(n as u16, *size)).collect();
         let wanted = expected(&commands.iter().collect::<Vec<_>>());
         for step in [1, 7, 100, BY_REFERENCE_FROM, usize::MAX] {
             let mut outbox = Outbox::default();
-            commands
-                .iter()
-                .enumerate()
-                .for_each(|(n, command)| outbox.push(n as u64, n as u16, command));
+            commands.iter().enumerate().for_each(|(n, command)| outbox.push(n as u64, n as u16, command));
             assert!(drain(&mut outbox, step) == wanted, "step {step}");
             assert_eq!(outbox.first_unwritten(), None);
         }
@@ -257,17 +222,11 @@ mod tests {
             .collect();
         for begun in [0, 1, 25, 60, 200, BY_REFERENCE_FROM + 30] {
             let mut outbox = Outbox::default();
-            commands
-                .iter()
-                .enumerate()
-                .for_each(|(n, command)| outbox.push(n as u64, n as u16, command));
+            commands.iter().enumerate().for_each(|(n, command)| outbox.push(n as u64, n as u16, command));
             outbox.advance(begun);
             let first = outbox.first_unwritten().unwrap();
             outbox.remove_unwritten(|slot| slot != 2);
-            let kept = commands
-                .iter()
-                .enumerate()
-                .filter(|(n, _)| (*n as u64) < first || *n == 2);
+            let kept = commands.iter().enumerate().filter(|(n, _)| (*n as u64) < first || *n == 2);
             let whole = expected(&kept.map(|(_, command)| command).collect::<Vec<_>>());
             assert!(drain(&mut outbox, usize::MAX) == whole[begun..], "begun {begun}");
         }

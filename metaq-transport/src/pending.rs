@@ -23,34 +23,21 @@ pub struct PendingResponse {
 }
 
 enum Source {
-    Slot {
-        link: Arc<Link>,
-        key: SlotKey,
-    },
-    Channel {
-        receiver: oneshot::Receiver<Result<Response, TransportError>>,
-        broker: BrokerAddr,
-    },
+    Slot { link: Arc<Link>, key: SlotKey },
+    Channel { receiver: oneshot::Receiver<Result<Response, TransportError>>, broker: BrokerAddr },
     Taken,
 }
 
 impl PendingResponse {
     pub(crate) fn of_slot(link: Arc<Link>, key: SlotKey) -> Self {
-        Self {
-            source: Source::Slot { link, key },
-        }
+        Self { source: Source::Slot { link, key } }
     }
 
     /// A pending response for a [`Connection`](crate::Connection) of one's own, and the other end, which answers it.
     /// When the other end is dropped, the request to `broker` fails as lost after it was written.
     pub fn channel(broker: BrokerAddr) -> (Responder, Self) {
         let (sender, receiver) = oneshot::channel();
-        (
-            Responder { sender },
-            Self {
-                source: Source::Channel { receiver, broker },
-            },
-        )
+        (Responder { sender }, Self { source: Source::Channel { receiver, broker } })
     }
 }
 

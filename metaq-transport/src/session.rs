@@ -166,7 +166,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 match self.decoder.decode_response_in_place(&self.read_buffer[used..]) {
                     Ok(Some((response, length))) => {
                         used += length;
-                        match shared.slots.deliver(response.opaque, || response.to_owned()) {
+                        match shared.slots.deliver(response.opaque, || response.to_response()) {
                             Delivered::Answered { bytes, waker } => self.ended.add(bytes, waker),
                             Delivered::Late | Delivered::Unknown => {
                                 tracing::debug!(broker = %self.link.broker, opaque = response.opaque.0, "ignored an answer that nobody awaits");
@@ -218,22 +218,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         {
             let shared = &mut *self.link.shared.lock();
             if shared.earliest_deadline.is_some_and(|earliest| earliest <= now) {
-                self.writing
-                    .remove_unwritten(|slot| shared.slots.is_overdue(slot, now));
-                shared
-                    .outbox
-                    .remove_unwritten(|slot| shared.slots.is_overdue(slot, now));
-                let error = |progress| {
-                    self.link
-                        .error(TransportErrorKind::TimedOut)
-                        .with_progress(progress)
-                };
-                shared
-                    .slots
-                    .expire(now, first_unwritten, error, |progress, bytes, waker| {
-                        unanswered |= progress == Progress::Written;
-                        self.ended.add(bytes, waker);
-                    });
+                self.writing.remove_unwritten(|slot| shared.slots.is_overdue(slot, now));
+                shared.outbox.remove_unwritten(|slot| shared.slots.is_overdue(slot, now));
+                let error = |progress| self.link.error(TransportErrorKind::TimedOut).with_progress(progress);
+                shared.slots.expire(now, first_unwritten, error, |progress, bytes, waker| {
+                    unanswered |= progress == Progress::Written;
+                    self.ended.add(bytes, waker);
+                });
                 shared.earliest_deadline = shared.slots.earliest_deadline();
             }
         }

@@ -34,10 +34,7 @@ impl SlotKey {
 
     pub(crate) fn from_opaque(opaque: Opaque) -> Self {
         let [g0, g1, i0, i1] = opaque.0.to_be_bytes();
-        Self {
-            index: u16::from_be_bytes([i0, i1]),
-            generation: u16::from_be_bytes([g0, g1]),
-        }
+        Self { index: u16::from_be_bytes([i0, i1]), generation: u16::from_be_bytes([g0, g1]) }
     }
 }
 
@@ -100,32 +97,16 @@ impl Slots {
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[usize::from(index)];
             let generation = slot.generation.wrapping_add(1);
-            *slot = Slot {
-                generation,
-                caller,
-                answer,
-                deadline,
-                frame,
-                bytes,
-            };
+            *slot = Slot { generation, caller, answer, deadline, frame, bytes };
             return Some(SlotKey { index, generation });
         }
         let index = u16::try_from(self.slots.len()).ok()?;
-        self.slots.push(Slot {
-            generation: 0,
-            caller,
-            answer,
-            deadline,
-            frame,
-            bytes,
-        });
+        self.slots.push(Slot { generation: 0, caller, answer, deadline, frame, bytes });
         Some(SlotKey { index, generation: 0 })
     }
 
     fn get(&mut self, key: SlotKey) -> Option<&mut Slot> {
-        self.slots
-            .get_mut(usize::from(key.index))
-            .filter(|slot| slot.generation == key.generation)
+        self.slots.get_mut(usize::from(key.index)).filter(|slot| slot.generation == key.generation)
     }
 
     fn free_if_over(&mut self, index: u16) {
@@ -146,10 +127,7 @@ impl Slots {
             Answer::Overdue => Delivered::Late,
             Answer::Awaited => {
                 let waker = slot.finish(|| Ok(response()));
-                Delivered::Answered {
-                    bytes: slot.bytes,
-                    waker,
-                }
+                Delivered::Answered { bytes: slot.bytes, waker }
             }
         };
         self.free_if_over(key.index);
@@ -248,11 +226,7 @@ impl Slots {
 
 impl Slot {
     fn progress(&self, first_unwritten: u64) -> Progress {
-        if self.frame >= first_unwritten {
-            Progress::NotWritten
-        } else {
-            Progress::Written
-        }
+        if self.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written }
     }
 
     /// Hands the outcome to the caller, if there still is one; returns whom to wake.
@@ -309,10 +283,7 @@ mod tests {
         assert!(slots.poll(first, Waker::noop()).unwrap().is_ok());
         let second = slots.take(now, 1, 1).unwrap();
         assert_eq!(second.index, first.index, "the slot is used again");
-        assert!(matches!(
-            slots.deliver(first.opaque(), || response(first)),
-            Delivered::Unknown
-        ));
+        assert!(matches!(slots.deliver(first.opaque(), || response(first)), Delivered::Unknown));
         assert!(slots.poll(second, Waker::noop()).is_none());
     }
 
@@ -331,10 +302,7 @@ mod tests {
             assert_eq!(error.kind(), TransportErrorKind::TimedOut);
         }
         assert_eq!(slots.free, [unwritten.index]);
-        assert!(matches!(
-            slots.deliver(written.opaque(), || response(written)),
-            Delivered::Late
-        ));
+        assert!(matches!(slots.deliver(written.opaque(), || response(written)), Delivered::Late));
         assert_eq!(slots.free, [unwritten.index, written.index]);
         assert_eq!(slots.earliest_deadline(), Some(now + Duration::from_secs(1)));
         assert!(slots.poll(later, Waker::noop()).is_none());
@@ -346,10 +314,7 @@ mod tests {
         let key = slots.take(Instant::now(), 0, 1).unwrap();
         slots.abandon(key);
         assert!(slots.free.is_empty(), "its answer is still to come");
-        assert!(matches!(
-            slots.deliver(key.opaque(), || response(key)),
-            Delivered::Answered { .. }
-        ));
+        assert!(matches!(slots.deliver(key.opaque(), || response(key)), Delivered::Answered { .. }));
         assert_eq!(slots.free, [key.index]);
     }
 
@@ -364,8 +329,7 @@ mod tests {
         let mut count = 0;
         slots.fail_all(9, error, |_, _| count += 1);
         assert_eq!(count, 1, "the others had ended before");
-        keys.iter()
-            .for_each(|key| assert!(slots.poll(*key, Waker::noop()).unwrap().is_err()));
+        keys.iter().for_each(|key| assert!(slots.poll(*key, Waker::noop()).unwrap().is_err()));
         let mut free = slots.free.clone();
         free.sort_unstable();
         assert_eq!(free, [0, 1, 2, 3, 4].map(|n| n as u16)[..slots.slots.len()]);

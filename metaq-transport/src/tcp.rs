@@ -83,11 +83,7 @@ impl Transport for TcpTransport {
     async fn connect(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
         let config = self.config.clone();
         let max_in_flight = config.max_in_flight.clamp(1, MAX_SLOTS);
-        let link = Arc::new(Link::new(
-            broker.clone(),
-            max_in_flight,
-            config.max_in_flight_bytes,
-        ));
+        let link = Arc::new(Link::new(broker.clone(), max_in_flight, config.max_in_flight_bytes));
         let drain_timeout = config.drain_timeout;
         tokio::spawn(keep_connected(Arc::clone(&link), config));
         Ok(Arc::new(TcpConnection { link, drain_timeout }))
@@ -107,7 +103,7 @@ impl Connection for TcpConnection {
         &self.link.broker
     }
 
-    fn submit(&self, command: Command, deadline: Instant) -> Result<PendingResponse, Refused> {
+    fn submit(&self, command: Command, deadline: Instant) -> Result<PendingResponse, Box<Refused>> {
         self.link.submit(command, deadline)
     }
 
@@ -115,7 +111,7 @@ impl Connection for TcpConnection {
         &self,
         command: Command,
         deadline: Instant,
-    ) -> Result<PendingResponse, Refused> {
+    ) -> Result<PendingResponse, Box<Refused>> {
         self.link.submit_when_free(command, deadline).await
     }
 
@@ -149,15 +145,9 @@ impl Drop for CloseAtEnd {
 /// The task of one connection: dials until it succeeds, serves the connection until it is lost, and again.
 async fn keep_connected(link: Arc<Link>, config: TcpConfig) {
     // While a session runs nobody knows how far it came if the task is dropped: all may have been written.
-    let mut at_end = CloseAtEnd {
-        link: Arc::clone(&link),
-        first_unwritten: u64::MAX,
-    };
+    let mut at_end = CloseAtEnd { link: Arc::clone(&link), first_unwritten: u64::MAX };
     let mut backoff = Backoff::new(config.first_pause, config.longest_pause);
-    let heartbeat = Heartbeat {
-        after: config.heartbeat_after,
-        timeout: config.heartbeat_timeout,
-    };
+    let heartbeat = Heartbeat { after: config.heartbeat_after, timeout: config.heartbeat_timeout };
     let mut reachable = None;
     loop {
         let dialled = tokio::select! {
@@ -212,10 +202,7 @@ async fn dial(broker: &BrokerAddr, limit: Duration) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
     let resolved = timeout_at(deadline, lookup_host((broker.host(), broker.port())));
     let addresses: Vec<_> = resolved.await.map_err(|_| too_late())??.collect();
-    let mut error = io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{} has no address", broker.host()),
-    );
+    let mut error = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", broker.host()));
     for (n, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / (addresses.len() - n) as u32;

@@ -38,7 +38,7 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// # Errors
     /// Gives the command back when the connection isn't ready, was closed, or has no room for another
     /// unanswered request. Nothing was written then.
-    fn submit(&self, command: Command, deadline: Instant) -> Result<PendingResponse, Refused>;
+    fn submit(&self, command: Command, deadline: Instant) -> Result<PendingResponse, Box<Refused>>;
 
     /// Like [`submit`](Self::submit), but waits for room; those who wait are served in the order in which they came.
     ///
@@ -47,8 +47,11 @@ pub trait Connection: fmt::Debug + Send + Sync {
     ///
     /// # Cancel safety
     /// Dropping the future before it is done means that the command was not queued.
-    async fn submit_when_free(&self, command: Command, deadline: Instant)
-    -> Result<PendingResponse, Refused>;
+    async fn submit_when_free(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<PendingResponse, Box<Refused>>;
 
     /// The connection's state, now and as it changes.
     fn state(&self) -> watch::Receiver<ConnectionState>;
