@@ -35,5 +35,5 @@ pub use producer::{CloseReport, Producer};
 pub use selector::{PartitionSelector, RandomSelector, RoundRobinSelector, SelectFn, select_fn};
 
 pub use metaq_discovery::*;
-pub use metaq_protocol::{BrokerAddr, BrokerId, Partition, Status, Topic};
+pub use metaq_protocol::{BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic};
 pub use metaq_transport::{TcpConfig, TcpTransport, Transport};

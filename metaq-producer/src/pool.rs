@@ -26,10 +26,9 @@ impl Pool {
     pub(crate) async fn get(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
         // Held while connecting, which by contract doesn't wait for the network.
         let mut connections = self.connections.lock().await;
-        if let Some(connection) = connections.get(broker).and_then(Weak::upgrade) {
-            if !connection.state().borrow().is_closed() {
-                return Ok(connection);
-            }
+        let known = connections.get(broker).and_then(Weak::upgrade);
+        if let Some(connection) = known.filter(|connection| !connection.state().borrow().is_closed()) {
+            return Ok(connection);
         }
         connections.retain(|_, connection| connection.strong_count() > 0);
         let connection = self.transport.connect(broker).await?;

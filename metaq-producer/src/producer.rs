@@ -58,7 +58,6 @@ pub struct CloseReport {
 
 impl Producer {
     /// Begins to describe a producer.
-    #[must_use]
     pub fn builder() -> ProducerBuilder {
         ProducerBuilder::new()
     }
@@ -191,6 +190,9 @@ enum Attempt {
     NotConnected(Command),
 }
 
+/// A partition, and the connection to its broker.
+type Choice<'r> = (Partition, &'r Arc<dyn Connection>);
+
 /// A command that a connection has accepted.
 struct Submitted {
     partition: Partition,
@@ -274,7 +276,7 @@ impl Inner {
         published: &PublishedTopic,
         route: &'r Route,
         message: &Message,
-    ) -> Result<Option<(Partition, &'r Arc<dyn Connection>)>, SendError> {
+    ) -> Result<Option<Choice<'r>>, SendError> {
         let topic = message.topic();
         let wrong = |text: String| SendError::new(SendErrorKind::NoPartition, topic, text);
         let partitions = route.partitions();

@@ -16,8 +16,8 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-pub use store::Stored;
 use store::Store;
+pub use store::Stored;
 
 /// A broker that keeps its messages in memory and speaks the wire protocol on a TCP port of the loopback interface.
 ///

@@ -80,9 +80,8 @@ fn answer_all(shared: &Shared, decoder: &mut Decoder, input: &mut BytesMut, outp
 
 fn answer(shared: &Shared, command: &Command) -> Option<Response> {
     let mut store = shared.store.lock();
-    let refused = |status, text: &'static str| {
-        Some(BooleanCommand::new(status, text.into(), command.opaque()).into())
-    };
+    let refused =
+        |status, text: &'static str| Some(BooleanCommand::new(status, text.into(), command.opaque()).into());
     match command {
         Command::Put(put) => Some(store.put(put)),
         Command::Get(get) => Some(store.get(get)),
@@ -90,9 +89,6 @@ fn answer(shared: &Shared, command: &Command) -> Option<Response> {
         Command::Stats(stats) => Some(store.stats(stats)),
         Command::Version(version) => {
             Some(BooleanCommand::new(Status::SUCCESS, "0.1".into(), version.opaque).into())
-        }
-        Command::Transaction(_) => {
-            refused(Status::INTERNAL_SERVER_ERROR, "The embedded broker does not support transactions.")
         }
         _ => refused(Status::SERVICE_UNAVAILABLE, "The embedded broker does not handle this command."),
     }

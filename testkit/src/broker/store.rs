@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    BooleanCommand, BrokerId, DataCommand, GetCommand, OffsetCommand, Partition, PutAnswer, PutCommand, Response,
-    StatsCommand, Status, StoredMessages, encode_stored_message,
+    BooleanCommand, BrokerId, DataCommand, GetCommand, OffsetCommand, Partition, PutAnswer, PutCommand,
+    Response, StatsCommand, Status, StoredMessages, encode_stored_message,
 };
 
 /// The ids of a real broker are negative too: its clock counts from the machine's start (findings).
@@ -109,7 +109,8 @@ impl Store {
         log.touched = true;
         let data = put.data.to_bytes();
         if !put.checksum.matches(&data) {
-            let detail = "Checksum failure,message may be corrupted when transfering on networking.".to_owned();
+            let detail =
+                "Checksum failure,message may be corrupted when transfering on networking.".to_owned();
             return refuse(put.opaque, failed(&self.addr, index, detail));
         }
         let answer = PutAnswer { message_id: self.next_id, partition: index, offset: log.bytes.len() as i64 };
@@ -187,7 +188,13 @@ impl Store {
             Some(topic) => {
                 let logs = self.topics.get(topic);
                 let (messages, bytes) = logs.map_or((0, 0), |logs| totals(logs));
-                let code = if logs.is_none() { 1 } else if messages == 0 { 2 } else { 0 };
+                let code = if logs.is_none() {
+                    1
+                } else if messages == 0 {
+                    2
+                } else {
+                    0
+                };
                 let partitions = logs.map_or(0, Vec::len);
                 let _ = write!(
                     text,
