@@ -45,8 +45,12 @@ impl Route {
         let (mut text, mut last) = (String::new(), None);
         for (id, connection) in &self.waiting_for {
             let separator = if text.is_empty() { "" } else { ", " };
+            let addr = connection.broker();
             // Writing to a string can't fail.
-            let _ = write!(text, "{separator}broker {id} at {}", connection.broker());
+            let _ = match *id {
+                BrokerId::UNKNOWN => write!(text, "{separator}{addr}"),
+                id => write!(text, "{separator}{addr} (broker {id})"),
+            };
             if let ConnectionState::Connecting { last_error: Some(error), .. } = &*connection.state().borrow()
             {
                 last = Some(error.clone());

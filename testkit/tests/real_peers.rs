@@ -41,7 +41,8 @@ async fn brokers_register_store_move_and_go_and_a_java_client_reads() {
     assert_eq!(payloads, [(&b"d"[..], Some("attr")), (&b"hello"[..], None)]);
 
     let client = TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
-    while broker.connections() != 1 {
+    let port = client.local_addr().unwrap().port();
+    while !broker.client_ports().contains(&port) {
         tokio::task::yield_now().await;
     }
     drop(client);

@@ -1,6 +1,12 @@
 //! A real Java broker.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
 
 use metaq_protocol::{BrokerAddr, BrokerId};
 use nix::sys::signal::Signal;
@@ -150,18 +156,20 @@ impl JavaBroker {
         self.restart(zookeeper).await
     }
 
-    /// How many established TCP connections it has, read from `/proc/net`.
+    /// The ports at the other ends of its established TCP connections, read from `/proc/net`. As long as a port is
+    /// among them, its connection is the same.
     #[must_use]
-    pub fn connections(&self) -> usize {
+    pub fn client_ports(&self) -> BTreeSet<u16> {
         const ESTABLISHED: &str = "01";
-        let port = format!(":{:04X}", self.port);
+        let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
         let tables =
             ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-        let is_ours = |line: &&str| {
+        let client = |line: &str| {
             let mut columns = line.split_whitespace().skip(1);
-            columns.next().is_some_and(|local| local.ends_with(&port)) && columns.nth(1) == Some(ESTABLISHED)
+            let (local, remote, state) = (columns.next()?, columns.next()?, columns.next()?);
+            if port(local) == Some(self.port) && state == ESTABLISHED { port(remote) } else { None }
         };
-        tables.iter().flat_map(|table| table.lines()).filter(is_ours).count()
+        tables.iter().flat_map(|table| table.lines()).filter_map(client).collect()
     }
 
     /// Its log.
