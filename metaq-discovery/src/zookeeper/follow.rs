@@ -92,7 +92,8 @@ impl Follower {
     ) -> Result<(), DiscoveryError> {
         let client = self.reader.inner.sessions.client().await?;
         if self.watchers.is_empty() || *failures > 0 {
-            publisher.publish(self.read_all(&client).await?);
+            let view = self.read_all(&client).await?;
+            self.publish(publisher, view);
         }
         if std::mem::take(failures) > 0 {
             tracing::info!(topic = %self.reader.topic, "topic is read again");
@@ -121,7 +122,15 @@ impl Follower {
                 self.forget();
                 return Err(error);
             }
-            publisher.publish(self.view());
+            let view = self.view();
+            self.publish(publisher, view);
+        }
+    }
+
+    fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
+        let (brokers, partitions) = (view.brokers().len(), view.partitions().len());
+        if publisher.publish(view) {
+            tracing::info!(topic = %self.reader.topic, brokers, partitions, "view of the topic changed");
         }
     }
 

@@ -120,11 +120,13 @@ impl JavaBroker {
         self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
     }
 
-    /// Starts it again on the same port, with the same data, and waits until it is registered.
+    /// Starts it again on the same port, with the same data, and waits until it is registered. If it runs, it is shut
+    /// down first.
     ///
     /// # Errors
     /// When it doesn't become ready; the error shows the end of its log.
     pub async fn restart(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
+        self.shut_down().await?;
         let folder = self.folder.path();
         let config_path = folder.join("server.ini");
         let data = folder.join("data");
@@ -147,11 +149,13 @@ impl JavaBroker {
         Ok(())
     }
 
-    /// Starts it again with the same id and data, but on another port, and waits until it is registered.
+    /// Starts it again with the same id and data, but on another port, and waits until it is registered. If it runs,
+    /// it is shut down first.
     ///
     /// # Errors
     /// As for [`restart`](Self::restart).
     pub async fn restart_elsewhere(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
+        self.shut_down().await?;
         self.port = free_port()?;
         self.restart(zookeeper).await
     }

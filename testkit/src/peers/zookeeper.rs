@@ -43,12 +43,13 @@ impl ZooKeeper {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Starts it again after [`kill`](Self::kill) or [`shut_down`](Self::shut_down), on the same port and with the same
-    /// data, and waits until it answers.
+    /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
+    /// first.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<(), PeerError> {
+        self.shut_down().await?;
         let folder = self.folder.path();
         let config = format!(
             "tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=60000\ndataDir={}\nclientPort={}\n\
