@@ -1,4 +1,5 @@
 //! `metaq produce` and `metaq dev-broker` as processes, against embedded brokers.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command;
 

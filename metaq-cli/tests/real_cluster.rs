@@ -1,5 +1,6 @@
 //! The main job: lines typed into `metaq produce` are stored by real brokers that were found through a real ZooKeeper,
 //! and a real Java client reads them back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command;
 

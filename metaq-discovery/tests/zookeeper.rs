@@ -1,5 +1,6 @@
 //! [`ZooKeeperDiscovery`] against a real ZooKeeper server. The nodes are made as a real broker makes them.
 #![cfg(feature = "zookeeper")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

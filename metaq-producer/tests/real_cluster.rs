@@ -1,4 +1,5 @@
 //! A producer follows a real cluster as brokers come, move and go.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,6 @@
 //! The handles of real peers do what they say.
 #![cfg(feature = "peers")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 
