@@ -144,3 +144,113 @@ async fn follows_everything_that_can_change() {
     discovery.close().await;
     assert!(watch.changed().await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_keeps_the_last_view_and_changes_made_meanwhile_are_seen() {
+    let Some(peers) = Peers::get("an_outage_keeps_the_last_view_and_changes_made_meanwhile_are_seen") else {
+        return;
+    };
+    let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(20));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    zookeeper.kill().await.unwrap();
+    zookeeper.restart().await.unwrap();
+    registry.register(1, 1001, 1).await;
+    becomes(&mut watch, "0@1000:1 1@1001:1").await;
+    registry.unregister(0).await;
+    becomes(&mut watch, "1@1001:1").await;
+    registry.address(1, "meta://127.0.0.1:2001").await;
+    becomes(&mut watch, "1@2001:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_session_is_replaced_and_never_empties_a_view() {
+    let Some(peers) = Peers::get("an_expired_session_is_replaced_and_never_empties_a_view") else { return };
+    let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(1));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    let mut seen = watch.clone();
+    let observer = tokio::spawn(async move {
+        while let Ok(view) = seen.changed().await {
+            assert!(!view.is_empty(), "a view is never emptied by trouble with the registry");
+        }
+    });
+    // Longer away than the session lasts: the client gives it up by itself.
+    zookeeper.kill().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(text(&watch.current()), "0@1000:1");
+    assert!(watch.current().age() >= Duration::from_secs(3), "it says how old it is");
+    zookeeper.restart().await.unwrap();
+    drop(registry);
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(1, 1001, 2).await;
+    let took = becomes(&mut watch, "0@1000:1 1@1001:2").await;
+    println!("a change was seen {took:?} after the server came back with the session expired");
+    registry.address(0, "meta://127.0.0.1:2000").await;
+    becomes(&mut watch, "0@2000:1 1@1001:2").await;
+    discovery.close().await;
+    observer.await.unwrap();
+}
+
+#[tokio::test]
+async fn servers_that_are_not_there_fail_within_the_deadline() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = ZooKeeperDiscovery::with_config(&format!("127.0.0.1:{port}"), config).unwrap();
+    let started = Instant::now();
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    assert_eq!(error.to_string(), format!("no ZooKeeper answered at 127.0.0.1:{port} within 1s"));
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_fails_within_the_deadline() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hosts = listener.local_addr().unwrap().to_string();
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = ZooKeeperDiscovery::with_config(&hosts, config).unwrap();
+    let started = Instant::now();
+    assert_eq!(discovery.watch(&topic()).await.unwrap_err().kind(), DiscoveryErrorKind::Unreachable);
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn closing_ends_who_waits() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let discovery = ZooKeeperDiscovery::new(&listener.local_addr().unwrap().to_string()).unwrap();
+    let waiting = tokio::spawn({
+        let discovery = discovery.clone();
+        async move { discovery.watch(&topic()).await }
+    });
+    let _stream = listener.accept().await.unwrap();
+    let closing = tokio::spawn(async move { discovery.close().await });
+    let error = timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Closed);
+    timeout(Duration::from_secs(1), closing).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_everything_ends_the_session() {
+    let Some(peers) = Peers::get("dropping_everything_ends_the_session") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let discovery = discovery(&zookeeper, Duration::from_secs(6));
+    let watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(zookeeper.connections().await, 1);
+    assert!(watch.current().is_empty(), "P-5");
+    drop(discovery);
+    assert_eq!(zookeeper.connections().await, 1, "the watch goes on");
+    drop(watch);
+    let gone = async {
+        while zookeeper.connections().await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("the session ends");
+}

@@ -22,10 +22,13 @@ const FOLLOWED: Duration = Duration::from_secs(1);
 
 const SENDERS: usize = 8;
 
+/// When a message was sent, its payload, and what became of it.
+type Sent = (Instant, String, Result<SendReceipt, SendError>);
+
 /// Messages that flow all the time, and what became of them.
 struct Flow {
     stop: Arc<AtomicBool>,
-    results: Arc<Mutex<Vec<(Instant, String, Result<SendReceipt, SendError>)>>>,
+    results: Arc<Mutex<Vec<Sent>>>,
     senders: Vec<tokio::task::JoinHandle<()>>,
 }
 
