@@ -1,8 +1,7 @@
 //! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
 //!
 //! [`Discovery`] is the trait; [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
-//! [`StaticDiscovery`] knows its brokers beforehand, and [`MockDiscovery`](https://docs.rs/metaq-discovery) (feature
-//! `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds the latest [`TopicView`] and tells
+//! [`StaticDiscovery`] knows its brokers beforehand, and `MockDiscovery` (feature `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds the latest [`TopicView`] and tells
 //! when there is a new one.
 //!
 //! This crate knows registries, but neither the brokers' protocol nor connections to brokers.

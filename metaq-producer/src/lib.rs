@@ -19,6 +19,10 @@
 //! A message's way: [`Message`] → [`PartitionSelector`] over the connected partitions of its topic → the broker's
 //! connection → [`SendReceipt`], or a [`SendError`] that says whether the message may be stored.
 
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;
+
 mod builder;
 mod error;
 mod message;
