@@ -43,7 +43,7 @@ impl TransactionCommand {
     /// The command with a timeout in seconds, for `BEGIN`. 0 or less is none.
     #[must_use]
     pub fn with_timeout(self, seconds: i32) -> Self {
-        Self { timeout: seconds, ..self }
+        Self { timeout: seconds.max(0), ..self }
     }
 
     /// The command with a qualifier, which tells whose distributed transactions are meant. Set the timeout first.
@@ -99,10 +99,17 @@ impl TransactionCommand {
         self.qualifier.as_ref()
     }
 
-    /// The qualifier as it is written: a blank one is left out, and so is one that would be read as a timeout.
+    /// The qualifier as it is written: a blank one is left out.
     fn written_qualifier(&self) -> Option<&Word> {
         let is_blank = |word: &Word| word.chars().all(char::is_whitespace);
         self.qualifier.as_ref().filter(|word| !is_blank(word))
+    }
+
+    /// The timeout as it is written: none is left out, unless a qualifier would be taken for it, which only one that came
+    /// over the wire could.
+    fn written_timeout(&self) -> Option<i32> {
+        let needed = || self.written_qualifier().is_some_and(|qualifier| qualifier.chars().all(is_digit));
+        (self.timeout > 0 || needed()).then_some(self.timeout)
     }
 
     pub(crate) fn head_len(&self) -> usize {
@@ -113,7 +120,7 @@ impl TransactionCommand {
             + self.session.len()
             + 1
             + self.kind.as_str().len()
-            + if self.timeout > 0 { number_len(self.timeout) } else { 0 }
+            + self.written_timeout().map_or(0, number_len)
             + self.written_qualifier().map_or(0, |qualifier| 1 + qualifier.len())
             + number_len(self.opaque.0)
     }
@@ -121,8 +128,8 @@ impl TransactionCommand {
     pub(crate) fn encode_head(&self, dst: &mut BytesMut) {
         let mut line =
             Line::begin(dst, "transaction").display(&self.id).text(&self.session).text(self.kind.as_str());
-        if self.timeout > 0 {
-            line = line.number(self.timeout);
+        if let Some(timeout) = self.written_timeout() {
+            line = line.number(timeout);
         }
         if let Some(qualifier) = self.written_qualifier() {
             line = line.text(qualifier);

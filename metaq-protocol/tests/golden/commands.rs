@@ -20,9 +20,9 @@ fn encode() {
         let frame = frame.map_err(|error| format!("refused: {error}"))?;
         let bytes = encoded(&frame);
         same("bytes", to_hex(&bytes), java.to_owned())?;
-        let roundtrip =
-            Decoder::new().decode(&mut BytesMut::from(&bytes[..])).is_ok_and(|again| again == Some(frame));
-        same("whether it is read back as it was", roundtrip, case["roundtrip"] == true)
+        // Where Java doesn't read back what it wrote, it tells null from empty, which the wire doesn't.
+        let again = Decoder::new().decode(&mut BytesMut::from(&bytes[..])).map_err(err)?;
+        same("what is read back", again, Some(frame))
     });
 }
 
