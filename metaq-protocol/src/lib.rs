@@ -37,6 +37,8 @@ mod command;
 mod decode;
 mod error;
 mod head;
+#[cfg(feature = "json")]
+pub mod json;
 mod message;
 mod number;
 mod partition;

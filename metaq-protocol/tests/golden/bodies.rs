@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
     BooleanCommand, Checksum, Flag, Opaque, Partition, PrepareAnswer, PutAnswer, PutCommand, PutData, Stats,
-    Status, StoredMessages, Topic, TransactionId, XaAnswerError, encode_stored_message, parse_recover_answer,
+    Status, StoredMessages, Topic, XaAnswerError, encode_stored_message,
+    json::{to_hex, transaction_id},
+    parse_recover_answer,
 };
 use serde_json::{Value, json};
 
-use crate::{commands::xa_value, hex, run, same, to_hex};
+use crate::{hex, run, same};
 
 fn int(value: &Value) -> i32 {
     value.as_i64().unwrap() as i32
@@ -25,7 +27,7 @@ fn message() {
         "payload" => {
             let payload = Bytes::from(hex(case["payload"].as_str().unwrap()));
             let put = PutCommand::new(Topic::new("t").unwrap(), 0, payload, case["attribute"].as_str());
-            same("data", to_hex(&put.data.to_bytes()), text(&case["data"]))?;
+            same("data", to_hex([&put.data.to_bytes()[..]]), text(&case["data"]))?;
             same("flag", put.flag, Flag(int(&case["flag"])))?;
             same("checksum", put.checksum, Checksum(int(&case["checksum"])))
         }
@@ -54,7 +56,7 @@ fn stored(puts: &[Value]) -> String {
         let data = hex(put["data"].as_str().unwrap());
         encode_stored_message(&mut buffer, put["msg_id"].as_i64().unwrap(), Flag(int(&put["flag"])), &data);
     }
-    to_hex(&buffer)
+    to_hex([&buffer[..]])
 }
 
 fn iterate(case: &Value) -> Result<(), String> {
@@ -81,7 +83,7 @@ fn iterate(case: &Value) -> Result<(), String> {
             value["payload_len"] = message.payload.len().into();
             value["payload_checksum"] = Checksum::of(&message.payload).0.into();
         } else {
-            value["payload"] = to_hex(&message.payload).into();
+            value["payload"] = to_hex([&message.payload[..]]).into();
         }
         ours.push(value);
     }
@@ -130,8 +132,7 @@ fn body() {
                 let success = answer().status.is_success();
                 let read = if success { parse_recover_answer(body.as_bytes()) } else { Ok(Vec::new()) };
                 let ids = read.unwrap_or_else(|(before, _)| before);
-                let ours: Vec<_> =
-                    ids.iter().map(|id| xa_value(id, &TransactionId::from(id.clone()).to_string())).collect();
+                let ours: Vec<_> = ids.into_iter().map(|id| transaction_id(&id.into())).collect();
                 same("ids", &ours, case["xids"].as_array().unwrap())
             }
             _ => {

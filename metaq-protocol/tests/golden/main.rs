@@ -10,6 +10,7 @@ mod names;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use metaq_protocol::json;
 use serde_json::Value;
 
 /// A deliberate difference from Java: the file, the category, and why.
@@ -153,11 +154,7 @@ fn is_open_to_difference(file: &str, case: &Value) -> bool {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    json::from_hex(text).unwrap()
 }
 
 /// That two things are equal, or how they differ.

@@ -1,9 +1,12 @@
 //! The text forms of transaction ids, partitions and brokers.
 
-use metaq_protocol::{BrokerAddr, BrokerUri, LocalTransactionId, Partition, TransactionId, XaTransactionId};
+use metaq_protocol::{
+    BrokerAddr, BrokerUri, LocalTransactionId, Partition, TransactionId, XaTransactionId,
+    json::transaction_id,
+};
 use serde_json::Value;
 
-use crate::{commands::transaction_value, hex, run, same};
+use crate::{hex, run, same};
 
 /// That both refuse, or both give the same.
 fn agree<T: PartialEq + std::fmt::Debug>(ours: Result<T, String>, java: Option<T>) -> Result<(), String> {
@@ -25,7 +28,7 @@ fn txid() {
         let java_key = case["key"].as_str().map(str::to_owned);
         match text("op") {
             "parse" => {
-                let ours = text("text").parse().map(|id: TransactionId| transaction_value(&id));
+                let ours = text("text").parse().map(|id: TransactionId| transaction_id(&id));
                 agree(ours.map_err(|error| error.to_string()), case.get("tx").cloned())
             }
             "format_local" => {
