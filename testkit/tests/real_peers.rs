@@ -246,7 +246,7 @@ async fn failures_say_what_was_done_and_show_the_log() {
     let taken = TcpListener::bind(("0.0.0.0", 0)).await.unwrap();
     let port = taken.local_addr().unwrap().port();
     let started = Instant::now();
-    let error = JavaBroker::builder(0).port(port).start(&peers, &zookeeper).await.unwrap_err();
+    let error = JavaBroker::builder(0).topic("t", 1).port(port).start(&peers, &zookeeper).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(30), "it did not wait in vain");
     let text = error.to_string();
     assert!(text.starts_with(&format!("broker 0 on port {port} could not start; its log ")), "{text}");
@@ -301,6 +301,9 @@ async fn peers_end_with_a_test_that_is_killed() {
     }
     let mut victim = tokio::process::Command::new(env::current_exe().unwrap());
     victim.args(["--exact", "victim", "--ignored", "--nocapture"]).env("METAQ_TEST_VICTIM", "1");
+    // It can't clean up.
+    let folder = tempfile::tempdir().unwrap();
+    victim.env("TMPDIR", folder.path());
     let mut victim = victim.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     let pids: Vec<u32> = loop {
@@ -329,7 +332,7 @@ async fn victim() {
     }
     let peers = Peers::get("victim").unwrap();
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    let broker = JavaBroker::builder(0).start(&peers, &zookeeper).await.unwrap();
+    let broker = JavaBroker::builder(0).topic("t", 1).start(&peers, &zookeeper).await.unwrap();
     println!("peers: {} {}", zookeeper.pid().unwrap(), broker.pid().unwrap());
     std::future::pending::<()>().await;
 }

@@ -58,8 +58,8 @@ impl JavaBrokerBuilder {
 }
 
 impl JavaBroker {
-    /// A broker with the given id, no topics, the registry's root `/meta` and a session of 6 s. It makes messages readable
-    /// about 100 ms after they were acknowledged.
+    /// A broker with the given id, the registry's root `/meta` and a session of 6 s. It makes messages readable about 100 ms
+    /// after they were acknowledged. It needs a topic at least: without one it does not start.
     #[must_use]
     pub fn builder(id: i32) -> JavaBrokerBuilder {
         JavaBrokerBuilder::new(id)
