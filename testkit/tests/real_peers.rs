@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -354,16 +355,36 @@ fn where_something_is_missing_tests_are_skipped_aloud_but_not_in_ci() {
     assert!(!where_nothing_is_installed("true", folder.path()).status.success());
 
     // With the one but not the other.
-    let setpriv = env::split_paths(&env::var_os("PATH").unwrap())
-        .map(|folder| folder.join("setpriv"))
-        .find(|path| path.exists());
-    let Some(setpriv) = setpriv else { return };
-    std::os::unix::fs::symlink(setpriv, folder.path().join("setpriv")).unwrap();
-    let output = where_nothing_is_installed("", folder.path());
+    let link = |program: &str| {
+        let path = env::var_os("PATH").unwrap();
+        let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.exists());
+        found.map(|found| std::os::unix::fs::symlink(found, folder.path().join(program)).unwrap())
+    };
+    let skipped = || {
+        let output = where_nothing_is_installed("", folder.path());
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let Some(()) = link("setpriv") else { return };
     assert_eq!(
-        String::from_utf8(output.stderr).unwrap(),
+        skipped(),
         "skipped: needs_peers: a JDK (java) is missing; on Debian: apt-get install openjdk-17-jdk-headless maven\n"
     );
+    let Some(()) = link("java") else { return };
+    assert_eq!(skipped(), "skipped: needs_peers: Maven (mvn) is missing; on Debian: apt-get install maven\n");
+
+    // Maven is there, but no network.
+    let mvn = folder.path().join("mvn");
+    fs::write(&mvn, "#!/bin/sh\necho Unknown host repo.maven.apache.org\nexit 1\n").unwrap();
+    fs::set_permissions(&mvn, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(
+        skipped(),
+        "skipped: needs_peers: Maven could not fetch the jars for zookeeper, which takes access to Maven Central the first \
+         time: Unknown host repo.maven.apache.org\n"
+    );
+    let left: BTreeSet<_> =
+        fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["java", "lock", "mvn", "setpriv"].map(Into::into).into(), "nothing half done is left");
 }
 
 /// Not a test: what a test that needs peers does.
