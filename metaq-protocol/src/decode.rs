@@ -1,14 +1,13 @@
 //! Reading frames from bytes that arrive in pieces.
 
-use alloc::{borrow::ToOwned, string::String};
-use core::fmt;
-
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::{
-    BooleanCommand, Checksum, Command, DataCommand, Flag, GetCommand, OffsetCommand, Opaque, PutCommand,
-    QuitCommand, Response, StatsCommand, Status, Topic, VersionCommand, Word,
-    head::{Head, ResultHead},
+    BooleanCommand, Checksum, Command, DataCommand, DecodeError, DecodeErrorKind, Flag, GetCommand,
+    OffsetCommand, Opaque, PutCommand, QuitCommand, Response, StatsCommand, Status, SyncCommand, Topic,
+    TransactionCommand, VersionCommand, Word,
+    head::{GetHead, Head, PutHead, ResultHead, SyncHead, TransactionHead},
+    utf8::lossy,
 };
 
 /// One frame, in whichever direction it goes.
@@ -27,8 +26,22 @@ pub enum Frame {
 pub struct Limits {
     /// The most bytes of a header line. Default 64 KiB. Java has no such limit.
     pub max_line: usize,
-    /// The most bytes of a body. Default 64 MiB.
+    /// The most bytes of a body. Default 64 MiB. Java has no such limit.
     pub max_body: usize,
+}
+
+impl Limits {
+    /// The limits with another one for header lines.
+    #[must_use]
+    pub fn with_max_line(self, max_line: usize) -> Self {
+        Self { max_line, ..self }
+    }
+
+    /// The limits with another one for bodies.
+    #[must_use]
+    pub fn with_max_body(self, max_body: usize) -> Self {
+        Self { max_body, ..self }
+    }
 }
 
 impl Default for Limits {
@@ -114,26 +127,22 @@ impl Decoder {
             src.reserve(missing);
             return Ok(None);
         };
-        let head = match head {
-            Head::Put(put) => {
-                let topic = match &self.topic {
-                    Some(topic) if topic.as_str() == put.topic => topic.clone(),
-                    _ => Topic::new(put.topic).map_err(|_| DecodeError::field("put", "topic", put.topic))?,
-                };
-                self.topic = Some(topic.clone());
-                let transaction = match put.transaction {
-                    Some(key) => Some(word("put", "transaction", key)?),
-                    None => None,
-                };
-                let length = put.length;
-                let mut command = PutCommand::new(topic, put.partition, Bytes::new(), None);
-                command.flag = Flag(put.flag);
-                command.checksum = Checksum(put.checksum);
-                command.transaction = transaction;
-                command.opaque = put.opaque;
+        let command = match head {
+            Head::Put(PutHead { topic, partition, length, flag, checksum, transaction, opaque }) => {
+                let topic = self.topic(&topic);
                 src.advance(line);
-                command.data = src.split_to(length).freeze().into();
-                return Ok(Some(Frame::Command(command.into())));
+                let data = src.split_to(length).freeze().into();
+                let (flag, checksum) = (Flag(flag), Checksum(checksum));
+                let put = PutCommand { topic, partition, flag, checksum, transaction, opaque, data };
+                return Ok(Some(Frame::Command(put.into())));
+            }
+            Head::Sync(SyncHead { topic, partition, length, flag, message_id, checksum, opaque }) => {
+                let topic = self.topic(&topic);
+                src.advance(line);
+                let data = src.split_to(length).freeze().into();
+                let (flag, checksum) = (Flag(flag), Checksum(checksum));
+                let sync = SyncCommand { topic, partition, flag, message_id, checksum, opaque, data };
+                return Ok(Some(Frame::Command(sync.into())));
             }
             Head::Result(ResultHead { status, length, opaque }) => {
                 src.advance(line);
@@ -143,31 +152,39 @@ impl Decoder {
                     None => DataCommand::new(body, opaque).into(),
                 })));
             }
-            Head::Get { topic, group, partition, offset, max_size, opaque } => {
-                let (topic, group) = (self::topic("get", topic)?, word("get", "group", group)?);
-                let mut get = GetCommand::new(topic, group, partition, offset, max_size);
-                get.opaque = opaque;
-                get.into()
+            Head::Get(GetHead { topic, group, partition, offset, max_size, opaque }) => {
+                let (topic, group) = (self.topic(&topic), Word::received(&group));
+                GetCommand { topic, group, partition, offset, max_size, opaque }.into()
             }
-            Head::Offset { topic, group, partition, offset, opaque } => {
-                let (topic, group) = (self::topic("offset", topic)?, word("offset", "group", group)?);
-                let mut command = OffsetCommand::new(topic, group, partition, offset);
-                command.opaque = opaque;
-                command.into()
+            Head::Offset(GetHead { topic, group, partition, offset, opaque, .. }) => {
+                let (topic, group) = (self.topic(&topic), Word::received(&group));
+                OffsetCommand { topic, group, partition, offset, opaque }.into()
+            }
+            Head::Transaction(TransactionHead { id, session, kind, timeout, qualifier, opaque }) => {
+                let qualifier = qualifier.map(|qualifier| Word::received(&qualifier));
+                let session = Word::received(&session);
+                TransactionCommand::received(id, session, kind, timeout, qualifier, opaque).into()
             }
             Head::Stats { item, opaque } => {
-                let mut stats = StatsCommand::overview();
-                if let Some(item) = item {
-                    stats = StatsCommand::about(word("stats", "item", item)?);
-                }
-                stats.opaque = opaque;
-                stats.into()
+                StatsCommand { item: item.map(|item| Word::received(&item)), opaque }.into()
             }
             Head::Version { opaque } => VersionCommand { opaque }.into(),
             Head::Quit => Command::from(QuitCommand),
         };
         src.advance(line);
-        Ok(Some(Frame::Command(head)))
+        Ok(Some(Frame::Command(command)))
+    }
+
+    /// The topic of that name, which is mostly that of the frame before.
+    fn topic(&mut self, name: &str) -> Topic {
+        match &self.topic {
+            Some(topic) if topic.as_str() == name => topic.clone(),
+            _ => {
+                let topic = Topic::received(name);
+                self.topic = Some(topic.clone());
+                topic
+            }
+        }
     }
 
     /// Reads the answer at the start of `src` without taking it, and says how many bytes it is; `None` when
@@ -227,7 +244,7 @@ impl Decoder {
         };
         if found.unwrap_or(src.len()) > self.limits.max_line {
             let kind = DecodeErrorKind::LineTooLong { limit: self.limits.max_line };
-            return Err(DecodeError::new("", kind, &String::from_utf8_lossy(&src[..80.min(src.len())])));
+            return Err(DecodeError::new("", kind, &lossy(&src[..80.min(src.len())])));
         }
         if found.is_none() {
             self.searched = src.len();
@@ -238,99 +255,3 @@ impl Decoder {
 
 /// How much room is reserved at most for a body that was announced.
 const MAX_RESERVE: usize = 1024 * 1024;
-
-fn topic(command: &'static str, text: &str) -> Result<Topic, DecodeError> {
-    Topic::new(text).map_err(|_| DecodeError::field(command, "topic", text))
-}
-
-fn word(command: &'static str, field: &'static str, text: &str) -> Result<Word, DecodeError> {
-    Word::new(text).map_err(|_| DecodeError::field(command, field, text))
-}
-
-/// Bytes that are no frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeError {
-    command: &'static str,
-    kind: DecodeErrorKind,
-    text: String,
-}
-
-/// What is wrong with the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DecodeErrorKind {
-    /// The line is empty or begins with a space.
-    Blank,
-    /// The line is longer than the limit, or its end doesn't come.
-    #[non_exhaustive]
-    LineTooLong {
-        /// The most bytes of a line.
-        limit: usize,
-    },
-    /// The line isn't UTF-8.
-    NotUtf8,
-    /// The first word is no command.
-    UnknownCommand,
-    /// The command can't have so many words.
-    #[non_exhaustive]
-    TokenCount {
-        /// How many words there were, the command itself included.
-        count: usize,
-    },
-    /// A word is not what it should be.
-    #[non_exhaustive]
-    Field {
-        /// Which one.
-        field: &'static str,
-    },
-    /// The body is longer than the limit.
-    #[non_exhaustive]
-    BodyTooLong {
-        /// The announced length.
-        length: usize,
-        /// The most bytes of a body.
-        limit: usize,
-    },
-    /// It is a request, where an answer was expected.
-    Request,
-}
-
-impl DecodeError {
-    pub(crate) fn new(command: &'static str, kind: DecodeErrorKind, text: &str) -> Self {
-        Self { command, kind, text: crate::excerpt(text).to_owned() }
-    }
-
-    pub(crate) fn field(command: &'static str, field: &'static str, text: &str) -> Self {
-        Self::new(command, DecodeErrorKind::Field { field }, text)
-    }
-
-    /// What is wrong.
-    #[must_use]
-    pub fn kind(&self) -> DecodeErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { command, kind, text } = self;
-        match kind {
-            DecodeErrorKind::Blank => f.write_str("a command line is empty or begins with a space"),
-            DecodeErrorKind::LineTooLong { limit } => {
-                write!(f, "a command line is longer than {limit} bytes; it begins with {text:?}")
-            }
-            DecodeErrorKind::NotUtf8 => write!(f, "a command line is not UTF-8: {text:?}"),
-            DecodeErrorKind::UnknownCommand => write!(f, "unknown command {text:?}"),
-            DecodeErrorKind::TokenCount { count } => {
-                write!(f, "{command} can't have {count} words: {text:?}")
-            }
-            DecodeErrorKind::Field { field } => write!(f, "{command} has no valid {field}: {text:?}"),
-            DecodeErrorKind::BodyTooLong { length, limit } => {
-                write!(f, "{command} announces a body of {length} bytes; {limit} is the limit")
-            }
-            DecodeErrorKind::Request => write!(f, "{command} is a request; an answer was expected"),
-        }
-    }
-}
-
-impl core::error::Error for DecodeError {}

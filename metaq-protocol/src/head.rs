@@ -1,32 +1,27 @@
 //! Header lines, read into their fields.
 
-use alloc::string::String;
-use core::str;
+use alloc::{
+    borrow::Cow,
+    string::{String, ToString as _},
+};
 
-use crate::{DecodeError, Opaque, Status, decode::DecodeErrorKind};
+use crate::{
+    DecodeError, DecodeErrorKind, Opaque, Status, TransactionId, TransactionKind,
+    number::{is_digit, parse_i32, parse_i64},
+    utf8::lossy,
+};
 
 /// A header line, whose texts still lie in the read buffer.
 pub(crate) enum Head<'a> {
     Put(PutHead<'a>),
+    Sync(SyncHead<'a>),
     /// `result` and `value`.
     Result(ResultHead),
-    Get {
-        topic: &'a str,
-        group: &'a str,
-        partition: i32,
-        offset: i64,
-        max_size: i32,
-        opaque: Opaque,
-    },
-    Offset {
-        topic: &'a str,
-        group: &'a str,
-        partition: i32,
-        offset: i64,
-        opaque: Opaque,
-    },
+    Get(GetHead<'a>),
+    Offset(GetHead<'a>),
+    Transaction(TransactionHead<'a>),
     Stats {
-        item: Option<&'a str>,
+        item: Option<Cow<'a, str>>,
         opaque: Opaque,
     },
     Version {
@@ -36,12 +31,22 @@ pub(crate) enum Head<'a> {
 }
 
 pub(crate) struct PutHead<'a> {
-    pub(crate) topic: &'a str,
+    pub(crate) topic: Cow<'a, str>,
     pub(crate) partition: i32,
     pub(crate) length: usize,
     pub(crate) flag: i32,
     pub(crate) checksum: i32,
-    pub(crate) transaction: Option<&'a str>,
+    pub(crate) transaction: Option<TransactionId>,
+    pub(crate) opaque: Opaque,
+}
+
+pub(crate) struct SyncHead<'a> {
+    pub(crate) topic: Cow<'a, str>,
+    pub(crate) partition: i32,
+    pub(crate) length: usize,
+    pub(crate) flag: i32,
+    pub(crate) message_id: i64,
+    pub(crate) checksum: i32,
     pub(crate) opaque: Opaque,
 }
 
@@ -52,7 +57,26 @@ pub(crate) struct ResultHead {
     pub(crate) opaque: Opaque,
 }
 
-/// A put has the most words that matter; words beyond are only counted.
+/// Of a `get`, or of an `offset`, which has no size.
+pub(crate) struct GetHead<'a> {
+    pub(crate) topic: Cow<'a, str>,
+    pub(crate) group: Cow<'a, str>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) max_size: i32,
+    pub(crate) opaque: Opaque,
+}
+
+pub(crate) struct TransactionHead<'a> {
+    pub(crate) id: TransactionId,
+    pub(crate) session: Cow<'a, str>,
+    pub(crate) kind: TransactionKind,
+    pub(crate) timeout: i32,
+    pub(crate) qualifier: Option<Cow<'a, str>>,
+    pub(crate) opaque: Opaque,
+}
+
+/// No command has more words that matter; words beyond are only counted.
 const MAX_TOKENS: usize = 8;
 
 /// The words of a line. Blank ones at its end don't count (wire rule 2).
@@ -64,99 +88,37 @@ struct Tokens<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Reads a line without its CR LF.
+    /// Reads a line without its CR LF. Surplus words are ignored where Java ignores them.
     pub(crate) fn parse(line: &'a [u8]) -> Result<Self, DecodeError> {
         let mut tokens = Tokens::split(line)?;
-        let verb = tokens.tokens[0];
-        tokens.command = match verb {
-            b"result" => "result",
-            b"put" => "put",
-            b"value" => "value",
-            b"version" => "version",
-            b"get" => "get",
-            b"offset" => "offset",
-            b"stats" => "stats",
-            b"quit" => "quit",
-            _ => {
-                return Err(DecodeError::new("", DecodeErrorKind::UnknownCommand, &tokens.shown()));
-            }
-        };
-        match tokens.command {
-            "result" => {
-                tokens.at_least(4)?;
-                let (status, length) = (tokens.int(1, "status")?, tokens.length(2)?);
-                let opaque = tokens.opaque(3)?;
-                Ok(Self::Result(ResultHead { status: Some(Status(status)), length, opaque }))
-            }
-            "value" => {
-                tokens.at_least(3)?;
-                let (length, opaque) = (tokens.length(1)?, tokens.opaque(2)?);
-                Ok(Self::Result(ResultHead { status: None, length, opaque }))
-            }
-            "put" => Self::parse_put(&tokens),
-            "get" => {
-                tokens.at_least(7)?;
-                Ok(Self::Get {
-                    topic: tokens.text(1)?,
-                    group: tokens.text(2)?,
-                    partition: tokens.int(3, "partition")?,
-                    offset: tokens.long(4, "offset")?,
-                    max_size: tokens.int(5, "max_size")?,
-                    opaque: tokens.opaque(6)?,
-                })
-            }
-            "offset" => {
-                tokens.at_least(6)?;
-                Ok(Self::Offset {
-                    topic: tokens.text(1)?,
-                    group: tokens.text(2)?,
-                    partition: tokens.int(3, "partition")?,
-                    offset: tokens.long(4, "offset")?,
-                    opaque: tokens.opaque(5)?,
-                })
-            }
-            "stats" => {
-                let item = if tokens.count > 1 {
-                    Some(tokens.text(1)?).filter(|item| !item.is_empty())
-                } else {
-                    None
-                };
-                let opaque = if tokens.count > 2 { tokens.opaque(2)? } else { Opaque::NONE };
-                Ok(Self::Stats { item, opaque })
-            }
-            "version" => {
+        match tokens.tokens[0] {
+            b"result" => tokens.parse_result(),
+            b"put" => tokens.parse_put(),
+            b"value" => tokens.parse_value(),
+            b"version" => {
+                tokens.command = "version";
                 let opaque = if tokens.count > 1 { tokens.opaque(1)? } else { Opaque::NONE };
                 Ok(Self::Version { opaque })
             }
-            _ => Ok(Self::Quit),
+            b"get" => tokens.parse_get(),
+            b"offset" => tokens.parse_offset(),
+            b"transaction" => tokens.parse_transaction(),
+            b"stats" => {
+                tokens.command = "stats";
+                let item = (tokens.count > 1).then(|| tokens.text(1)).filter(|item| !item.is_empty());
+                let opaque = if tokens.count > 2 { tokens.opaque(2)? } else { Opaque::NONE };
+                Ok(Self::Stats { item, opaque })
+            }
+            b"sync" => tokens.parse_sync(),
+            b"quit" => Ok(Self::Quit),
+            _ => Err(tokens.error(DecodeErrorKind::UnknownCommand)),
         }
-    }
-
-    /// The four forms of a put (wire rule 3.1).
-    fn parse_put(tokens: &Tokens<'a>) -> Result<Self, DecodeError> {
-        let is_checksum =
-            |token: &[u8]| token.first().is_some_and(|first| first.is_ascii_digit() || *first == b'-');
-        let (checksum, transaction, opaque) = match tokens.count {
-            6 => (-1, None, 5),
-            7 if is_checksum(tokens.tokens[5]) => (tokens.int(5, "checksum")?, None, 6),
-            7 => (-1, Some(tokens.text(5)?), 6),
-            8 => (tokens.int(5, "checksum")?, Some(tokens.text(6)?), 7),
-            count => return Err(tokens.error(DecodeErrorKind::TokenCount { count })),
-        };
-        Ok(Self::Put(PutHead {
-            topic: tokens.text(1)?,
-            partition: tokens.int(2, "partition")?,
-            length: tokens.length(3)?,
-            flag: tokens.int(4, "flag")?,
-            checksum,
-            transaction,
-            opaque: tokens.opaque(opaque)?,
-        }))
     }
 
     pub(crate) fn body_len(&self) -> usize {
         match self {
             Self::Put(put) => put.length,
+            Self::Sync(sync) => sync.length,
             Self::Result(result) => result.length,
             _ => 0,
         }
@@ -165,10 +127,12 @@ impl<'a> Head<'a> {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Put(_) => "put",
+            Self::Sync(_) => "sync",
             Self::Result(ResultHead { status: Some(_), .. }) => "result",
             Self::Result(_) => "value",
-            Self::Get { .. } => "get",
-            Self::Offset { .. } => "offset",
+            Self::Get(_) => "get",
+            Self::Offset(_) => "offset",
+            Self::Transaction(_) => "transaction",
             Self::Stats { .. } => "stats",
             Self::Version { .. } => "version",
             Self::Quit => "quit",
@@ -195,64 +159,132 @@ impl<'a> Tokens<'a> {
         Ok(tokens)
     }
 
-    fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.line[..self.line.len().min(200)]).into_owned()
+    fn parse_result(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("result", 4)?;
+        let (status, length) = (self.int(1, "status")?, self.length(2)?);
+        Ok(Head::Result(ResultHead { status: Some(Status(status)), length, opaque: self.opaque(3)? }))
     }
 
-    fn error(&self, kind: DecodeErrorKind) -> DecodeError {
-        DecodeError::new(self.command, kind, &self.shown())
+    fn parse_value(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("value", 3)?;
+        Ok(Head::Result(ResultHead { status: None, length: self.length(1)?, opaque: self.opaque(2)? }))
     }
 
-    fn at_least(&self, wanted: usize) -> Result<(), DecodeError> {
+    /// The four forms of a put (wire rule 3.1).
+    fn parse_put(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("put", 6)?;
+        let is_checksum = |n: usize| self.text(n).starts_with(|first| is_digit(first) || first == '-');
+        let (checksum, transaction, opaque) = match self.count {
+            6 => (-1, None, 5),
+            7 if is_checksum(5) => (self.int(5, "checksum")?, None, 6),
+            7 => (-1, Some(self.transaction(5)?), 6),
+            8 => (self.int(5, "checksum")?, Some(self.transaction(6)?), 7),
+            count => return Err(self.error(DecodeErrorKind::TokenCount { count })),
+        };
+        Ok(Head::Put(PutHead {
+            topic: self.text(1),
+            partition: self.int(2, "partition")?,
+            length: self.length(3)?,
+            flag: self.int(4, "flag")?,
+            checksum,
+            transaction,
+            opaque: self.opaque(opaque)?,
+        }))
+    }
+
+    fn parse_sync(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("sync", 7)?;
+        let (checksum, opaque) = match self.count {
+            7 => (-1, 6),
+            8 => (self.int(6, "checksum")?, 7),
+            count => return Err(self.error(DecodeErrorKind::TokenCount { count })),
+        };
+        Ok(Head::Sync(SyncHead {
+            topic: self.text(1),
+            partition: self.int(2, "partition")?,
+            length: self.length(3)?,
+            flag: self.int(4, "flag")?,
+            message_id: self.long(5, "message_id")?,
+            checksum,
+            opaque: self.opaque(opaque)?,
+        }))
+    }
+
+    fn parse_get(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("get", 7)?;
+        let (max_size, opaque) = (self.int(5, "max_size")?, self.opaque(6)?);
+        self.get_head(max_size, opaque).map(Head::Get)
+    }
+
+    fn parse_offset(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("offset", 6)?;
+        let opaque = self.opaque(5)?;
+        self.get_head(0, opaque).map(Head::Offset)
+    }
+
+    fn get_head(&self, max_size: i32, opaque: Opaque) -> Result<GetHead<'a>, DecodeError> {
+        let (partition, offset) = (self.int(3, "partition")?, self.long(4, "offset")?);
+        Ok(GetHead { topic: self.text(1), group: self.text(2), partition, offset, max_size, opaque })
+    }
+
+    /// What stands between the kind and the opaque is a timeout when it is all digits (wire rule 3.7).
+    fn parse_transaction(mut self) -> Result<Head<'a>, DecodeError> {
+        self.at_least("transaction", 5)?;
+        let (timeout, qualifier, opaque) = match self.count {
+            5 => (0, None, 4),
+            6 if self.text(4).chars().all(is_digit) => (self.int(4, "timeout")?, None, 5),
+            6 => (0, Some(self.text(4)), 5),
+            7 => (self.int(4, "timeout")?, Some(self.text(5)), 6),
+            count => return Err(self.error(DecodeErrorKind::TokenCount { count })),
+        };
+        let kind = self.text(3);
+        Ok(Head::Transaction(TransactionHead {
+            id: self.transaction(1)?,
+            session: self.text(2),
+            kind: kind.parse().map_err(|_| DecodeError::field(self.command, "type", &kind))?,
+            timeout,
+            qualifier,
+            opaque: self.opaque(opaque)?,
+        }))
+    }
+
+    /// Says which command it is, and that it must have so many words.
+    fn at_least(&mut self, command: &'static str, wanted: usize) -> Result<(), DecodeError> {
+        self.command = command;
         if self.count < wanted {
             return Err(self.error(DecodeErrorKind::TokenCount { count: self.count }));
         }
         Ok(())
     }
 
-    fn text(&self, n: usize) -> Result<&'a str, DecodeError> {
-        str::from_utf8(self.tokens[n]).map_err(|_| self.error(DecodeErrorKind::NotUtf8))
+    fn error(&self, kind: DecodeErrorKind) -> DecodeError {
+        let shown: String = lossy(&self.line[..self.line.len().min(200)]).to_string();
+        DecodeError::new(self.command, kind, &shown)
+    }
+
+    fn text(&self, n: usize) -> Cow<'a, str> {
+        lossy(self.tokens[n])
+    }
+
+    fn transaction(&self, n: usize) -> Result<TransactionId, DecodeError> {
+        let text = self.text(n);
+        text.parse().map_err(|_| DecodeError::field(self.command, "transaction", &text))
     }
 
     fn long(&self, n: usize, field: &'static str) -> Result<i64, DecodeError> {
-        parse_number(self.tokens[n])
-            .ok_or_else(|| DecodeError::field(self.command, field, &String::from_utf8_lossy(self.tokens[n])))
+        parse_i64(self.tokens[n]).ok_or_else(|| DecodeError::field(self.command, field, &self.text(n)))
     }
 
     fn int(&self, n: usize, field: &'static str) -> Result<i32, DecodeError> {
-        let number = parse_number(self.tokens[n]).and_then(|number| i32::try_from(number).ok());
-        number
-            .ok_or_else(|| DecodeError::field(self.command, field, &String::from_utf8_lossy(self.tokens[n])))
+        parse_i32(self.tokens[n]).ok_or_else(|| DecodeError::field(self.command, field, &self.text(n)))
     }
 
     fn length(&self, n: usize) -> Result<usize, DecodeError> {
         usize::try_from(self.int(n, "length")?)
-            .map_err(|_| DecodeError::field(self.command, "length", &String::from_utf8_lossy(self.tokens[n])))
+            .map_err(|_| DecodeError::field(self.command, "length", &self.text(n)))
     }
 
     fn opaque(&self, n: usize) -> Result<Opaque, DecodeError> {
         self.int(n, "opaque").map(Opaque)
     }
-}
-
-/// Reads a number as Java does: one sign, digits, leading zeros allowed (wire rule 1.4).
-fn parse_number(token: &[u8]) -> Option<i64> {
-    let (negative, digits) = match token {
-        [b'-', digits @ ..] => (true, digits),
-        [b'+', digits @ ..] => (false, digits),
-        digits => (false, digits),
-    };
-    if digits.is_empty() {
-        return None;
-    }
-    let mut number: i64 = 0;
-    for digit in digits {
-        let digit = i64::from(digit.wrapping_sub(b'0'));
-        if digit > 9 {
-            return None;
-        }
-        number = number.checked_mul(10)?;
-        number = if negative { number.checked_sub(digit)? } else { number.checked_add(digit)? };
-    }
-    Some(number)
 }

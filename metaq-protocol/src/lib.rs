@@ -30,29 +30,43 @@
 
 extern crate alloc;
 
+mod answers;
 mod broker_addr;
 mod codes;
 mod command;
 mod decode;
+mod error;
 mod head;
+#[cfg(feature = "json")]
+pub mod json;
 mod message;
+mod number;
 mod partition;
+mod put;
+mod query;
 mod response;
 mod text;
 mod topic;
+mod transaction;
+mod transaction_id;
+mod utf8;
 
-pub use broker_addr::{BrokerAddr, InvalidBrokerAddr};
+pub use answers::{InvalidAnswer, PrepareAnswer, PutAnswer, Stats, XaAnswerError, parse_recover_answer};
+pub use broker_addr::{BrokerAddr, BrokerUri, InvalidBrokerAddr};
 pub use codes::{Checksum, Flag, Opaque, Status};
-pub use command::{
-    Command, GetCommand, OffsetCommand, PutCommand, QuitCommand, StatsCommand, VersionCommand,
-};
-pub use decode::{DecodeError, DecodeErrorKind, Decoder, Frame, Limits, ResponseRef};
+pub use command::Command;
+pub use decode::{Decoder, Frame, Limits, ResponseRef};
+pub use error::{DecodeError, DecodeErrorKind};
 pub use message::{
     CorruptMessage, MAX_READABLE_DATA, PutData, StoredMessage, StoredMessages, encode_stored_message,
 };
 pub use partition::{BrokerId, InvalidPartition, Partition};
-pub use response::{BooleanCommand, DataCommand, InvalidPutAnswer, PutAnswer, Response};
+pub use put::{PutCommand, SyncCommand};
+pub use query::{GetCommand, OffsetCommand, QuitCommand, StatsCommand, VersionCommand};
+pub use response::{BooleanCommand, DataCommand, Response};
 pub use topic::{InvalidTopic, InvalidWord, Topic, Word};
+pub use transaction::{InvalidQualifier, TransactionCommand, TransactionKind, UnknownTransactionKind};
+pub use transaction_id::{InvalidTransactionId, LocalTransactionId, TransactionId, XaTransactionId};
 
 /// The first part of a text that came from outside, short enough for an error message.
 pub(crate) fn excerpt(text: &str) -> &str {

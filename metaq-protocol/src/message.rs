@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::{Checksum, Flag};
+use crate::{Checksum, Flag, utf8::lossy};
 
 /// The largest data of a put that consumers can read from a broker with the shipped settings: a `get` returns at most
 /// 1 MiB, the stored message's header of twenty bytes included. A larger one is stored all the same, and then hides
@@ -12,6 +12,9 @@ use crate::{Checksum, Flag};
 pub const MAX_READABLE_DATA: usize = 1024 * 1024 - STORED_HEADER;
 
 const STORED_HEADER: usize = 20;
+
+/// Java consumers take no longer one (wire rule 8).
+const MAX_STORED_DATA: usize = 2 * 1024 * 1024;
 
 /// The data of a put: an attribute block, which may be missing, and the payload (wire rule 5).
 ///
@@ -174,6 +177,9 @@ impl StoredMessages {
         if Checksum::of(&data) != Checksum(int(4)) {
             return Err(corrupt("its checksum is wrong"));
         }
+        if length > MAX_STORED_DATA {
+            return Err(corrupt("it is longer than any consumer takes"));
+        }
         let id = (i64::from(int(8)) << 32) | i64::from(int(12) as u32);
         let flag = Flag(int(16));
         let mut attribute = None;
@@ -183,7 +189,7 @@ impl StoredMessages {
             let end =
                 usize::try_from(i32::from_be_bytes(*length)).ok().and_then(|length| length.checked_add(4));
             let end = end.filter(|end| *end <= data.len()).ok_or_else(too_long)?;
-            attribute = Some(String::from_utf8_lossy(&data[4..end]).into_owned());
+            attribute = Some(lossy(&data[4..end]).into_owned());
             data = data.slice(end..);
         }
         Ok(Some(StoredMessage { id, flag, attribute, payload: data, next_offset: from + length }))

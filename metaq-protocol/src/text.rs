@@ -1,5 +1,7 @@
 //! Writing header lines: text and numbers into a buffer, without an allocation.
 
+use core::fmt::{self, Write as _};
+
 use bytes::{BufMut as _, BytesMut};
 
 /// Appends tokens to a header line.
@@ -18,6 +20,14 @@ impl<'a> Line<'a> {
     pub(crate) fn text(self, token: &str) -> Self {
         self.dst.put_u8(b' ');
         self.dst.put_slice(token.as_bytes());
+        self
+    }
+
+    /// Appends what writes itself as a token.
+    pub(crate) fn display(self, token: &impl fmt::Display) -> Self {
+        self.dst.put_u8(b' ');
+        // Writing to a buffer that grows can't fail.
+        let _ = write!(self.dst, "{token}");
         self
     }
 

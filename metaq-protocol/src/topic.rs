@@ -40,6 +40,11 @@ impl Topic {
         &self.0
     }
 
+    /// A name as it came over the wire. A broker reads blank ones, too, and lone carriage returns and line feeds.
+    pub(crate) fn received(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// Whether both share the same text in memory. Equal topics may still differ here.
     #[must_use]
     pub fn ptr_eq(&self, other: &Self) -> bool {
@@ -63,6 +68,13 @@ impl Word {
             Ok(()) => Ok(Self(text.into())),
             Err(fault) => Err(InvalidWord { fault }),
         }
+    }
+}
+
+impl Word {
+    /// A word as it came over the wire, where blank ones may stand.
+    pub(crate) fn received(text: &str) -> Self {
+        Self(text.into())
     }
 }
 
