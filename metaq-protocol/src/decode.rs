@@ -1,0 +1,13 @@
+//! From bytes to frames, without I/O.
+
+mod decoder;
+mod error;
+mod header;
+mod in_place;
+mod limits;
+mod line;
+
+pub use decoder::Decoder;
+pub use error::{DecodeError, DecodeErrorKind};
+pub use in_place::{ResponseKind, ResponseRef};
+pub use limits::Limits;

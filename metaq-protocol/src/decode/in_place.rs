@@ -1,0 +1,197 @@
+//! Answers read where they lie, for a client's read loop.
+
+use super::{DecodeError, DecodeErrorKind, Decoder, line::Words};
+use crate::{BooleanCommand, DataCommand, Opaque, PutAnswer, Response, Status};
+
+/// An answer that still lies in the read buffer.
+///
+/// ```text
+/// result 200 24 1\r\n-5468924307537133568 0 0
+///        ^kind    ^opaque ^body
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResponseRef<'a> {
+    /// Which of the two kinds of answer it is.
+    pub kind: ResponseKind,
+    /// The opaque of the request.
+    pub opaque: Opaque,
+    /// The text of a `result` or the data of a `value`.
+    pub body: &'a [u8],
+}
+
+/// Which kind of answer a [`ResponseRef`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResponseKind {
+    /// `result`, with its status.
+    Boolean(Status),
+    /// `value`.
+    Data,
+}
+
+impl ResponseRef<'_> {
+    /// A copy that owns its body.
+    #[must_use]
+    pub fn to_response(&self) -> Response {
+        let body = bytes::Bytes::copy_from_slice(self.body);
+        match self.kind {
+            ResponseKind::Boolean(status) => BooleanCommand::new(status, body, self.opaque).into(),
+            ResponseKind::Data => DataCommand::new(body, self.opaque).into(),
+        }
+    }
+
+    /// The status of a `result`.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        match self.kind {
+            ResponseKind::Boolean(status) => Some(status),
+            ResponseKind::Data => None,
+        }
+    }
+
+    /// Reads the body as the answer to a `put` that was stored.
+    ///
+    /// # Errors
+    /// [`InvalidAnswer`](crate::InvalidAnswer) when it isn't one.
+    pub fn put_answer(&self) -> Result<PutAnswer, crate::InvalidAnswer> {
+        PutAnswer::parse(self.body)
+    }
+}
+
+/// The header of an answer whose body hasn't come yet. The header stays in the buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingAnswer {
+    kind: ResponseKind,
+    opaque: Opaque,
+    head_len: usize,
+    body_len: usize,
+}
+
+impl Decoder {
+    /// Reads the answer at the front of `src` where it lies, and says how many bytes it took.
+    /// `None` asks for more bytes behind those in `src`.
+    ///
+    /// Nothing is allocated or copied, so a batch of answers can be read straight from the buffer:
+    ///
+    /// ```
+    /// use metaq_protocol::{Decoder, Opaque, Status};
+    ///
+    /// let received = b"result 200 0 7\r\nresult 200 1 8\r\n0result 50";
+    /// let (mut decoder, mut used, mut opaques) = (Decoder::new(), 0, Vec::new());
+    /// while let Some((answer, length)) = decoder.decode_response_in_place(&received[used..])? {
+    ///     assert_eq!(answer.status(), Some(Status::SUCCESS));
+    ///     opaques.push(answer.opaque);
+    ///     used += length;
+    /// }
+    /// assert_eq!(opaques, [Opaque(7), Opaque(8)]);
+    /// assert_eq!(&received[used..], b"result 50");
+    /// # Ok::<(), metaq_protocol::DecodeError>(())
+    /// ```
+    ///
+    /// Don't mix it with [`decode`](Self::decode) on one stream.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are no answer or go beyond the limits.
+    pub fn decode_response_in_place<'a>(
+        &mut self,
+        src: &'a [u8],
+    ) -> Result<Option<(ResponseRef<'a>, usize)>, DecodeError> {
+        let answer = match self.pending_answer.take() {
+            Some(answer) => answer,
+            None => match plain_result(src) {
+                Some(answer)
+                    if answer.body_len <= self.limits.max_body && answer.head_len <= self.limits.max_line =>
+                {
+                    answer
+                }
+                _ => {
+                    let Some(line) = self.search.find(src, self.limits.max_line)? else {
+                        return Ok(None);
+                    };
+                    parse(&src[..line], self.limits.max_body)?
+                }
+            },
+        };
+        let length = answer.head_len + answer.body_len;
+        let Some(body) = src.get(answer.head_len..length) else {
+            self.pending_answer = Some(answer);
+            return Ok(None);
+        };
+        let response = ResponseRef {
+            kind: answer.kind,
+            opaque: answer.opaque,
+            body,
+        };
+        Ok(Some((response, length)))
+    }
+}
+
+/// The straight way for what a broker really writes: `result`, three plain numbers, CR LF. Anything
+/// else, however little it differs, goes the other way.
+#[inline]
+fn plain_result(src: &[u8]) -> Option<PendingAnswer> {
+    let mut rest = src.strip_prefix(b"result ")?;
+    let (status, after) = plain_number(rest)?;
+    rest = after.strip_prefix(b" ")?;
+    let (length, after) = plain_number(rest)?;
+    rest = after.strip_prefix(b" ")?;
+    let (opaque, after) = match rest.strip_prefix(b"-") {
+        Some(rest) => plain_number(rest).map(|(number, after)| (-number, after))?,
+        None => plain_number(rest)?,
+    };
+    rest = after.strip_prefix(b"\r\n")?;
+    Some(PendingAnswer {
+        kind: ResponseKind::Boolean(Status(i32::try_from(status).ok()?)),
+        opaque: Opaque(i32::try_from(opaque).ok()?),
+        head_len: src.len() - rest.len(),
+        body_len: usize::try_from(i32::try_from(length).ok()?).ok()?,
+    })
+}
+
+/// One to ten digits.
+#[inline]
+fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
+    let mut number = 0_i64;
+    let mut used = 0;
+    for byte in src.iter().take(10) {
+        let value = byte.wrapping_sub(b'0');
+        if value > 9 {
+            break;
+        }
+        number = number * 10 + i64::from(value);
+        used += 1;
+    }
+    (used > 0).then(|| (number, &src[used..]))
+}
+
+fn parse(line: &[u8], max_body: usize) -> Result<PendingAnswer, DecodeError> {
+    let words = Words::split(line)?;
+    let head_len = line.len() + 2;
+    match words.get(0).unwrap_or_default() {
+        b"result" => (|| {
+            let body_len = words.body_len(2, max_body)?;
+            Ok(PendingAnswer {
+                kind: ResponseKind::Boolean(Status(words.i32(1, "status")?)),
+                opaque: Opaque(words.i32(3, "opaque")?),
+                head_len,
+                body_len,
+            })
+        })()
+        .map_err(|error: DecodeError| error.in_command("result")),
+        b"value" => (|| {
+            let body_len = words.body_len(1, max_body)?;
+            Ok(PendingAnswer {
+                kind: ResponseKind::Data,
+                opaque: Opaque(words.i32(2, "opaque")?),
+                head_len,
+                body_len,
+            })
+        })()
+        .map_err(|error: DecodeError| error.in_command("value")),
+        verb @ (b"put" | b"get" | b"offset" | b"sync" | b"stats" | b"version" | b"quit" | b"transaction") => {
+            Err(DecodeError::new(DecodeErrorKind::UnexpectedCommand, verb))
+        }
+        verb => Err(DecodeError::new(DecodeErrorKind::UnknownCommand, verb)),
+    }
+}

@@ -1,0 +1,210 @@
+//! Answers: what a broker sends to a client (wire rule 4).
+
+use alloc::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    Opaque, Status,
+    frame::{Encode, NO_BODY, frame_methods},
+    number::{Tokens, text_len},
+    text,
+};
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Response {
+    /// `result`: a status and a text.
+    Boolean(BooleanCommand),
+    /// `value`: stored messages.
+    Data(DataCommand),
+}
+
+impl Response {
+    /// The first word of the header line.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Boolean(_) => "result",
+            Self::Data(_) => "value",
+        }
+    }
+
+    /// The opaque of the request that this answers.
+    #[must_use]
+    pub fn opaque(&self) -> Opaque {
+        match self {
+            Self::Boolean(answer) => answer.opaque,
+            Self::Data(answer) => answer.opaque,
+        }
+    }
+
+    /// Sets which request this answers.
+    pub fn set_opaque(&mut self, opaque: Opaque) {
+        match self {
+            Self::Boolean(answer) => answer.opaque = opaque,
+            Self::Data(answer) => answer.opaque = opaque,
+        }
+    }
+
+    fn as_encode(&self) -> &dyn Encode {
+        match self {
+            Self::Boolean(answer) => answer,
+            Self::Data(answer) => answer,
+        }
+    }
+}
+
+impl Encode for Response {
+    fn head_len(&self) -> usize {
+        self.as_encode().head_len()
+    }
+
+    fn write_head(&self, dst: &mut BytesMut) {
+        self.as_encode().write_head(dst);
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        self.as_encode().body()
+    }
+}
+
+frame_methods!(Response);
+
+/// `result`: a status and a text.
+///
+/// ```text
+/// result status length opaque\r\ntext
+///
+/// << result 200 24 1\r\n-5468924307537133568 0 0
+/// ```
+///
+/// What the text means depends on the request: see [`PutAnswer`](crate::PutAnswer),
+/// [`parse_stats`](crate::parse_stats), [`XaError`](crate::XaError).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BooleanCommand {
+    /// How it went.
+    pub status: Status,
+    /// The text, in UTF-8. No text and an empty one are the same on the wire.
+    pub body: Bytes,
+    /// The opaque of the request.
+    pub opaque: Opaque,
+}
+
+impl BooleanCommand {
+    /// An answer to the request with `opaque`.
+    #[must_use]
+    pub fn new(status: Status, body: impl Into<Bytes>, opaque: Opaque) -> Self {
+        Self {
+            status,
+            body: body.into(),
+            opaque,
+        }
+    }
+
+    /// The body as text; what isn't UTF-8 becomes U+FFFD.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        text::from_utf8_lossy(&self.body)
+    }
+}
+
+impl Encode for BooleanCommand {
+    fn head_len(&self) -> usize {
+        "result ".len()
+            + text_len(self.status.0.into())
+            + 1
+            + text_len(self.body.len() as i64)
+            + 1
+            + text_len(self.opaque.0.into())
+            + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut) {
+        dst.extend_from_slice(b"result");
+        dst.extend_from_slice(
+            Tokens::line_end()
+                .prepend(self.opaque.0)
+                .prepend(self.body.len() as i64)
+                .prepend(self.status.0)
+                .as_bytes(),
+        );
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        (&self.body, &NO_BODY)
+    }
+}
+
+frame_methods!(BooleanCommand);
+
+/// `value`: a stretch of a partition's log.
+///
+/// ```text
+/// value length opaque\r\nmessages
+///
+/// << value 25 31\r\n\x00\x00\x00\x0b\rJ\x11\x85...      (25 bytes: cut inside a message)
+/// ```
+///
+/// [`StoredMessages`](crate::StoredMessages) walks the messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DataCommand {
+    /// The bytes of the log.
+    pub data: Bytes,
+    /// The opaque of the request.
+    pub opaque: Opaque,
+}
+
+impl DataCommand {
+    /// An answer to the request with `opaque`.
+    #[must_use]
+    pub fn new(data: impl Into<Bytes>, opaque: Opaque) -> Self {
+        Self {
+            data: data.into(),
+            opaque,
+        }
+    }
+}
+
+impl Encode for DataCommand {
+    fn head_len(&self) -> usize {
+        "value ".len() + text_len(self.data.len() as i64) + 1 + text_len(self.opaque.0.into()) + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut) {
+        dst.extend_from_slice(b"value");
+        dst.extend_from_slice(
+            Tokens::line_end()
+                .prepend(self.opaque.0)
+                .prepend(self.data.len() as i64)
+                .as_bytes(),
+        );
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        (&self.data, &NO_BODY)
+    }
+}
+
+frame_methods!(DataCommand);
+
+macro_rules! from_answer {
+    ($($variant:ident($type:ty)),* $(,)?) => {$(
+        impl From<$type> for Response {
+            fn from(answer: $type) -> Self {
+                Self::$variant(answer)
+            }
+        }
+
+        impl From<$type> for crate::Frame {
+            fn from(answer: $type) -> Self {
+                Self::Response(answer.into())
+            }
+        }
+    )*};
+}
+
+from_answer!(Boolean(BooleanCommand), Data(DataCommand));

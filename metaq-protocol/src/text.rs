@@ -1,0 +1,42 @@
+//! Text as Java reads it: faulty UTF-8 becomes U+FFFD (wire rule 1.3).
+
+use alloc::{borrow::Cow, string::String};
+
+/// Reads `bytes` as UTF-8, with one U+FFFD for each maximal faulty part.
+///
+/// One rule differs from [`String::from_utf8_lossy`]: a surrogate in three bytes is one part, not three.
+pub(crate) fn from_utf8_lossy(bytes: &[u8]) -> Cow<'_, str> {
+    match core::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(error) => Cow::Owned(replace_faults(bytes, error)),
+    }
+}
+
+#[cold]
+fn replace_faults(bytes: &[u8], mut error: core::str::Utf8Error) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    loop {
+        let (good, bad) = rest.split_at(error.valid_up_to());
+        text.push_str(&String::from_utf8_lossy(good));
+        text.push(char::REPLACEMENT_CHARACTER);
+        let faulty = match bad {
+            [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => 3,
+            [0xed, 0xa0..=0xbf, ..] => 2,
+            _ => error.error_len().unwrap_or(bad.len()),
+        };
+        rest = &bad[faulty..];
+        match core::str::from_utf8(rest) {
+            Ok(good) => {
+                text.push_str(good);
+                return text;
+            }
+            Err(next) => error = next,
+        }
+    }
+}
+
+/// The first part of a text that came from outside, short enough for an error message.
+pub(crate) fn excerpt(text: &str) -> &str {
+    text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
+}
