@@ -3,6 +3,8 @@
 use alloc::{borrow::ToOwned, format, string::String, sync::Arc};
 use core::{fmt, str::FromStr};
 
+use crate::slave_id;
+
 /// Where a broker listens: `meta://host:port`, the text that a broker keeps in the registry
 /// (wire rule 10).
 ///
@@ -53,6 +55,46 @@ impl BrokerAddr {
         })
     }
 
+    /// Reads `meta://host:port`, and from its query the number of a slave: what the Java client makes of
+    /// a slave's node in the registry. `None` for a master.
+    ///
+    /// ```
+    /// use metaq_protocol::BrokerAddr;
+    ///
+    /// let (addr, slave) = BrokerAddr::parse_with_slave_id("meta://10.1.2.3:8123?slaveId=1")?;
+    /// assert_eq!((addr.to_string().as_str(), slave), ("meta://10.1.2.3:8123", Some(1)));
+    /// # Ok::<(), metaq_protocol::InvalidBrokerAddr>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidBrokerAddr`] when there is no host, no usable port, or a query that can't be read.
+    pub fn parse_with_slave_id(text: &str) -> Result<(Self, Option<i32>), InvalidBrokerAddr> {
+        let refused = |reason| InvalidBrokerAddr {
+            text: crate::excerpt(text).to_owned(),
+            reason,
+        };
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(refused("it doesn't start with meta://"));
+        };
+        if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(refused("it doesn't start with meta://"));
+        }
+        let rest = rest.split('#').next().unwrap_or(rest);
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authority = place.split('/').next().unwrap_or(place);
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, after)| after);
+        let Some((host, port)) = authority.rsplit_once(':').filter(|(host, _)| is_whole_host(host)) else {
+            return Err(refused("the port is missing"));
+        };
+        let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(Ok(port)) = port.map(str::parse) else {
+            return Err(refused("the port is not a number from 1 to 65535"));
+        };
+        let slave_id = slave_id::in_query(query).ok_or_else(|| refused("its query can't be read"))?;
+        let addr = Self::new(host, port).map_err(|error| refused(error.reason))?;
+        Ok((addr, slave_id))
+    }
+
     /// The host: a name or an IP address, IPv6 without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -72,25 +114,7 @@ impl FromStr for BrokerAddr {
     /// Reads `meta://host:port`. As with the Java client, a user part, a path, a query and a fragment are
     /// dropped; unlike it, a text without a host or without a usable port is an error.
     fn from_str(text: &str) -> Result<Self, InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr {
-            text: crate::excerpt(text).to_owned(),
-            reason,
-        };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(refused("it doesn't start with meta://"));
-        };
-        if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(refused("it doesn't start with meta://"));
-        }
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, after)| after);
-        let Some((host, port)) = authority.rsplit_once(':').filter(|(host, _)| is_whole_host(host)) else {
-            return Err(refused("the port is missing"));
-        };
-        let Ok(port) = port.parse::<u16>() else {
-            return Err(refused("the port is not a number from 1 to 65535"));
-        };
-        Self::new(host, port).map_err(|error| refused(error.reason))
+        Self::parse_with_slave_id(text).map(|(addr, _)| addr)
     }
 }
 

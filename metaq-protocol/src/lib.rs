@@ -14,6 +14,7 @@ mod number;
 mod opaque;
 mod partition;
 mod response;
+mod slave_id;
 mod status;
 mod stored;
 mod text;

@@ -77,7 +77,11 @@ impl FromStr for Partition {
             return Ok(Self::ANY);
         }
         let mut parts = text.split('-');
-        let mut number = || parts.next().and_then(|part| part.parse::<i32>().ok());
+        let mut number = || {
+            parts
+                .next()
+                .and_then(|part| crate::number::parse_i32(part.as_bytes()))
+        };
         match (number(), number()) {
             (Some(broker), Some(index)) => Ok(Self::new(broker, index)),
             _ => Err(InvalidPartition {

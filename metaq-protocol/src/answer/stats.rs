@@ -27,28 +27,21 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
     })
 }
 
-/// The lines of a body, split at CR LF as Java's `String.split` does: empty ones at the end don't count.
+/// The lines of a body, split at CR LF as Java's `String.split` does: empty ones at the end don't
+/// count, yet an empty body is one empty line.
 pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(body);
+    while let Some(shorter) = rest.and_then(|rest| rest.strip_suffix(b"\r\n")) {
+        rest = (!shorter.is_empty()).then_some(shorter);
+    }
     core::iter::from_fn(move || {
         let left = rest?;
-        let end = memchr::memchr_iter(b'\n', left).find(|&at| at > 0 && left[at - 1] == b'\r');
-        let line = match end {
-            Some(at) => {
-                rest = Some(&left[at + 1..]);
-                &left[..at - 1]
+        match memchr::memmem::find(left, b"\r\n") {
+            Some(end) => {
+                rest = Some(&left[end + 2..]);
+                Some(&left[..end])
             }
-            None => {
-                rest = None;
-                left
-            }
-        };
-        // Empty to the end: nothing but line ends is left.
-        let only_ends = left.len() % 2 == 0 && left.chunks_exact(2).all(|pair| pair == b"\r\n");
-        if only_ends {
-            rest = None;
-            return None;
+            None => rest.take(),
         }
-        Some(line)
     })
 }

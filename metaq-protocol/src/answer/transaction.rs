@@ -1,9 +1,6 @@
 //! Answers to `transaction`.
 
-use alloc::{
-    borrow::ToOwned,
-    string::{String, ToString},
-};
+use alloc::string::{String, ToString};
 use core::fmt;
 
 use super::{InvalidAnswer, stats::lines};
@@ -113,18 +110,14 @@ impl XaError {
 fn find_code(body: &str) -> Option<XaError> {
     body.match_indices("code=").find_map(|(at, key)| {
         let rest = &body[at + key.len()..];
-        let (code, message) = rest.split_once(",msg=")?;
-        let digits = code.strip_prefix('-').unwrap_or(code);
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
+        let sign = usize::from(rest.starts_with('-'));
+        let digits = rest[sign..].bytes().take_while(u8::is_ascii_digit).count();
+        let (code, rest) = rest.split_at(sign + digits);
+        let message = rest.strip_prefix(",msg=")?;
         let end = message
             .find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
             .unwrap_or(message.len());
-        Some(XaError::new(
-            number::parse_i32(code.as_bytes())?,
-            message[..end].to_owned(),
-        ))
+        Some(XaError::new(number::parse_i32(code.as_bytes())?, &message[..end]))
     })
 }
 

@@ -20,7 +20,9 @@ use crate::{
 ///
 /// The items are `topics`, `offsets`, `realtime`, `config`, `help`, `reset`; anything else is taken
 /// for a topic. The answer is read with [`parse_stats`](crate::parse_stats).
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// No item and an empty one, which only a peer can send, are equal: they are the same on the wire.
+#[derive(Clone, Debug, Eq)]
 #[non_exhaustive]
 pub struct StatsCommand {
     /// What to ask for; none gives the figures of the broker as a whole.
@@ -34,6 +36,13 @@ impl StatsCommand {
     #[must_use]
     pub fn new(item: Option<Token>, opaque: Opaque) -> Self {
         Self { item, opaque }
+    }
+}
+
+impl PartialEq for StatsCommand {
+    fn eq(&self, other: &Self) -> bool {
+        let item = |stats: &Self| stats.item.clone().filter(|item| !item.is_empty());
+        self.opaque == other.opaque && item(self) == item(other)
     }
 }
 

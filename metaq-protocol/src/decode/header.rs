@@ -162,7 +162,7 @@ fn sync(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header,
 }
 
 fn stats(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeError> {
-    let item = words.get(1).filter(|word| !word.is_empty()).map(Token::received);
+    let item = words.get(1).map(Token::received);
     let opaque = match words.get(2) {
         Some(_) => Opaque(words.i32(2, "opaque")?),
         None => Opaque::NONE,

@@ -127,6 +127,16 @@ impl Decoder {
     }
 }
 
+impl Decoder {
+    /// How many bytes the answer takes that [`decode_response_in_place`](Self::decode_response_in_place)
+    /// waits for, header included, once its header is there. A read buffer has to have that much room.
+    #[must_use]
+    pub fn awaited_len(&self) -> Option<usize> {
+        self.pending_answer
+            .map(|answer| answer.head_len + answer.body_len)
+    }
+}
+
 /// The straight way for what a broker really writes: `result`, three plain numbers, CR LF. Anything
 /// else, however little it differs, goes the other way.
 #[inline]

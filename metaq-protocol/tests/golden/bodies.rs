@@ -1,0 +1,57 @@
+//! `body.jsonl`: what the bodies of answers say.
+
+use metaq_protocol::{
+    BooleanCommand, Opaque, PrepareVote, Status, TransactionId, XaError, parse_recovered, parse_stats,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    fields::{int, text, transaction_id_fields},
+    run::{self, Outcome},
+};
+
+#[test]
+fn bodies_are_read_as_java_reads_them() {
+    run::all("body", 51, |case| {
+        let body = text(case, "body").unwrap_or_default();
+        match case["op"].as_str().unwrap() {
+            "xa_answer" => return xa_answer(case, body),
+            "prepare_answer" => match PrepareVote::parse(body.as_bytes()) {
+                Ok(vote) => assert_eq!(json!(vote.0), case["vote"]),
+                Err(_) => assert_eq!(case["outcome"], "error"),
+            },
+            "recover_answer" => {
+                let ids: Vec<Value> = parse_recovered(body.as_bytes())
+                    .map(|id| transaction_id_fields(&TransactionId::Xa(id)))
+                    .collect();
+                assert_eq!(json!(ids), case["xids"]);
+            }
+            "stats" => {
+                let mut values = Map::new();
+                for (key, value) in parse_stats(body.as_bytes()) {
+                    values.insert(key.into(), value.as_deref().unwrap_or("NO VALUE").into());
+                }
+                assert_eq!(Value::Object(values), case["values"]);
+            }
+            other => panic!("no operation {other}"),
+        }
+        Outcome::Same
+    });
+}
+
+fn xa_answer(case: &Value, body: &str) -> Outcome {
+    let answer = BooleanCommand::new(Status(int(case, "code")), body.to_owned(), Opaque(1));
+    let Some(error) = XaError::from_answer(&answer) else {
+        assert_eq!(case["outcome"], "ok");
+        return Outcome::Same;
+    };
+    assert_eq!(case["outcome"], "xa_exception");
+    if case["java_defect"] == json!(true) {
+        // Java stumbles and reports its own stumbling; we report what the broker said.
+        assert_eq!((error.code, &*error.message), (XaError::RMERR, body));
+        return Outcome::refused("Java's own exception");
+    }
+    assert_eq!(json!(error.code), case["xa_code"]);
+    assert_eq!(json!(error.message), case["xa_message"]);
+    Outcome::Same
+}
