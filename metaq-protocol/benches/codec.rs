@@ -1,1 +1,149 @@
-fn main() {}
+//! Encoding and decoding beside the floor of the same work: the checksum of the bytes and one copy.
+//!
+//! `cargo bench -p metaq-protocol`. Compare `put/encode` with `put/floor` of the same size.
+
+use std::hint::black_box;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use metaq_protocol::{
+    BooleanCommand, Checksum, Command, DataCommand, Decoder, Flag, Opaque, PutAnswer, PutCommand, PutData,
+    Response, Status, StoredMessages, Topic, encode_stored_message,
+};
+
+const SIZES: [(&str, usize); 4] = [("16B", 16), ("128B", 128), ("1KiB", 1 << 10), ("64KiB", 64 << 10)];
+
+fn put(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("put");
+    let topic: Topic = "orders".parse().expect("a name");
+    for (name, size) in SIZES {
+        let payload = Bytes::from(vec![0x5a; size]);
+        group.throughput(Throughput::Bytes(size as u64));
+        let mut dst = BytesMut::with_capacity(2 * size + 256);
+        group.bench_function(format!("floor/{name}"), |bencher| {
+            bencher.iter(|| {
+                dst.clear();
+                dst.extend_from_slice(black_box(&payload));
+                black_box(Checksum::of(&dst))
+            });
+        });
+        // As a producer does it: a command is made, which takes the checksum, and written.
+        let mut opaque = 0_i32;
+        group.bench_function(format!("encode/{name}"), |bencher| {
+            bencher.iter(|| {
+                dst.clear();
+                opaque = opaque.wrapping_add(1);
+                let put = PutCommand::new(topic.clone(), 3, black_box(&payload).clone(), None);
+                put.with_opaque(Opaque(opaque)).encode(&mut dst);
+                black_box(dst.len())
+            });
+        });
+        let command = Command::from(
+            PutCommand::new(topic.clone(), 3, payload.clone(), None).with_opaque(Opaque(123_456_789)),
+        );
+        let mut frame = BytesMut::new();
+        command.encode(&mut frame);
+        // As a broker does it: bytes come into a buffer, a command leaves it, its checksum is compared.
+        let mut decoder = Decoder::new();
+        let mut src = BytesMut::with_capacity(2 * frame.len());
+        group.bench_function(format!("decode/{name}"), |bencher| {
+            bencher.iter(|| {
+                src.clear();
+                src.extend_from_slice(black_box(&frame));
+                let frame = decoder.decode(&mut src);
+                if let Ok(Some(metaq_protocol::Frame::Command(Command::Put(put)))) = &frame {
+                    black_box(put.checksum.matches(put.data.parts().1));
+                }
+                black_box(frame.is_ok())
+            });
+        });
+    }
+    group.finish();
+}
+
+fn result(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("result");
+    let answer = PutAnswer::new(-5_468_924_307_537_133_568, 3, 1_234_567);
+    let response = Response::from(BooleanCommand::new(
+        Status::SUCCESS,
+        answer.to_body(),
+        Opaque(123_456_789),
+    ));
+    let mut frame = BytesMut::new();
+    response.encode(&mut frame);
+    let mut decoder = Decoder::new();
+    group.bench_function("decode_in_place", |bencher| {
+        bencher.iter(|| {
+            decoder
+                .decode_response_in_place(black_box(&frame))
+                .map(|answer| answer.is_some())
+        });
+    });
+    group.bench_function("decode_in_place_and_parse", |bencher| {
+        bencher.iter(|| {
+            let (answer, used) = decoder.decode_response_in_place(black_box(&frame)).ok()??;
+            Some((answer.put_answer().ok()?, used))
+        });
+    });
+    let batch: BytesMut = frame.repeat(64).as_slice().into();
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("decode_in_place_64", |bencher| {
+        bencher.iter(|| {
+            let (mut used, mut sum) = (0, 0_i64);
+            while let Ok(Some((answer, length))) = decoder.decode_response_in_place(black_box(&batch[used..]))
+            {
+                sum += i64::from(answer.opaque.0);
+                used += length;
+            }
+            (sum, used)
+        });
+    });
+    let mut src = BytesMut::with_capacity(2 * batch.len());
+    group.bench_function("decode_64", |bencher| {
+        bencher.iter(|| {
+            src.clear();
+            src.extend_from_slice(black_box(&batch));
+            let mut frames = 0;
+            while let Ok(Some(frame)) = decoder.decode(&mut src) {
+                black_box(&frame);
+                frames += 1;
+            }
+            frames
+        });
+    });
+    let mut dst = BytesMut::with_capacity(256);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("encode", |bencher| {
+        bencher.iter(|| {
+            dst.clear();
+            black_box(&response).encode(&mut dst);
+            black_box(dst.len())
+        });
+    });
+    group.finish();
+}
+
+fn stored(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("stored");
+    for (name, size) in SIZES {
+        let data = PutData::new(vec![0x5a; size].into(), None);
+        let mut body = BytesMut::new();
+        let count = (256 << 10) / (size + 20);
+        for id in 0..count {
+            encode_stored_message(&mut body, id as i64, Flag::EMPTY, &data);
+        }
+        let body = DataCommand::new(body, Opaque(1)).data;
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("iterate/{name}"), |bencher| {
+            bencher.iter(|| {
+                StoredMessages::new(black_box(&body).clone())
+                    .filter(Result::is_ok)
+                    .count()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, put, result, stored);
+criterion_main!(benches);

@@ -120,8 +120,8 @@ impl Encode for Command {
         self.as_encode().head_len()
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        self.as_encode().write_head(dst);
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        self.as_encode().write_head(dst, body_len);
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {

@@ -1,5 +1,6 @@
 //! From bytes to frames, without I/O.
 
+mod answer_head;
 mod decoder;
 mod error;
 mod header;

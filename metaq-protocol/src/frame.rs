@@ -12,8 +12,8 @@ pub(crate) trait Encode {
     /// Exact length of the header line, CR LF included.
     fn head_len(&self) -> usize;
 
-    /// Appends the header line.
-    fn write_head(&self, dst: &mut BytesMut);
+    /// Appends the header line, after reserving exactly what it and `body_len` more bytes take.
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize);
 
     /// What follows the header line.
     fn body(&self) -> (&Bytes, &Bytes) {
@@ -33,17 +33,15 @@ macro_rules! frame_methods {
 
             /// Appends the whole frame, after reserving exactly what it takes.
             pub fn encode(&self, dst: &mut bytes::BytesMut) {
-                dst.reserve(self.encoded_len());
-                $crate::frame::Encode::write_head(self, dst);
                 let (first, second) = $crate::frame::Encode::body(self);
+                $crate::frame::Encode::write_head(self, dst, first.len() + second.len());
                 dst.extend_from_slice(first);
                 dst.extend_from_slice(second);
             }
 
             /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow.
             pub fn encode_head(&self, dst: &mut bytes::BytesMut) {
-                dst.reserve($crate::frame::Encode::head_len(self));
-                $crate::frame::Encode::write_head(self, dst);
+                $crate::frame::Encode::write_head(self, dst, 0);
             }
 
             /// The body, to be written right behind the header line, one part behind the other.
@@ -118,8 +116,8 @@ impl Encode for Frame {
         self.as_encode().head_len()
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        self.as_encode().write_head(dst);
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        self.as_encode().write_head(dst, body_len);
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {

@@ -1,6 +1,8 @@
 //! Numbers as text: written as Java writes them, read as `Integer.parseInt` and `Long.parseLong`
 //! read them (wire rule 1.4).
 
+use bytes::BytesMut;
+
 /// The zeros of every decimal script in the basic plane of Unicode 13, which is what Java 17 knows.
 /// The nine code points behind each are its other digits.
 const ZEROS: [u16; 37] = [
@@ -41,19 +43,23 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
         [b'+', digits @ ..] => (false, digits),
         digits => (false, digits),
     };
-    // 18 digits always fit.
-    if digits.is_empty() || digits.len() > 18 {
+    // 19 digits always fit into a `u64`.
+    if digits.is_empty() || digits.len() > 19 {
         return parse_any_digits(negative, digits);
     }
-    let mut number = 0_i64;
+    let mut number = 0_u64;
     for byte in digits {
         let value = byte.wrapping_sub(b'0');
         if value > 9 {
             return parse_any_digits(negative, digits);
         }
-        number = number * 10 + i64::from(value);
+        number = number * 10 + u64::from(value);
     }
-    Some(if negative { -number } else { number })
+    if negative {
+        0_i64.checked_sub_unsigned(number)
+    } else {
+        i64::try_from(number).ok()
+    }
 }
 
 /// The slow way round: leading zeros without end, limits of the type, digits of other scripts.
@@ -94,18 +100,19 @@ static PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// A run of header tokens, put together from its end to its start, which is the order in which
-/// digits come out of a number.
-pub(crate) struct Tokens {
+/// A header line, or the end of one, put together from its end to its start: that is the order in
+/// which digits come out of a number, and a line written at once costs less than one written in words.
+pub(crate) struct LineBuilder {
     bytes: [u8; Self::CAPACITY],
     start: usize,
 }
 
-impl Tokens {
-    /// Room for six numbers of twenty digits with their spaces, and a line end.
-    const CAPACITY: usize = 128;
+impl LineBuilder {
+    /// Room for six numbers of twenty digits with their spaces, for the line end, and for a name of usual length.
+    const CAPACITY: usize = 192;
 
-    /// A run that ends in nothing.
+    /// An empty run of words.
+    #[inline]
     pub(crate) fn new() -> Self {
         Self {
             bytes: [0; Self::CAPACITY],
@@ -113,25 +120,19 @@ impl Tokens {
         }
     }
 
-    /// A run that ends the header line.
+    /// The end of a line.
+    #[inline]
     pub(crate) fn line_end() -> Self {
-        let mut tokens = Self::new();
-        tokens.start -= 2;
-        tokens.bytes[tokens.start..].copy_from_slice(b"\r\n");
-        tokens
+        let mut line = Self::new();
+        line.start -= 2;
+        line.bytes[line.start..].copy_from_slice(b"\r\n");
+        line
     }
 
-    /// Puts `number` and a space before what is there.
+    /// Puts a space and `number` before what is there.
     #[inline]
-    pub(crate) fn prepend(mut self, number: impl Into<i64>) -> Self {
-        self.prepend_digits(number.into());
-        self.start -= 1;
-        self.bytes[self.start] = b' ';
-        self
-    }
-
-    #[inline]
-    fn prepend_digits(&mut self, number: i64) {
+    pub(crate) fn number(&mut self, number: impl Into<i64>) -> &mut Self {
+        let number = number.into();
         let mut rest = number.unsigned_abs();
         while rest >= 100 {
             self.start -= 2;
@@ -149,8 +150,30 @@ impl Tokens {
             self.start -= 1;
             self.bytes[self.start] = b'-';
         }
+        self.start -= 1;
+        self.bytes[self.start] = b' ';
+        self
     }
 
+    /// Appends `first` and then the line to `dst`, after reserving room for it and for `body_len` more.
+    #[inline]
+    pub(crate) fn append_to(&mut self, dst: &mut BytesMut, first: [&[u8]; 2], body_len: usize) {
+        let first_len = first[0].len() + first[1].len();
+        dst.reserve(first_len + self.as_bytes().len() + body_len);
+        if let Some(start) = self.start.checked_sub(first_len) {
+            let room = &mut self.bytes[start..self.start];
+            let (verb, name) = room.split_at_mut(first[0].len());
+            verb.copy_from_slice(first[0]);
+            name.copy_from_slice(first[1]);
+            self.start = start;
+        } else {
+            dst.extend_from_slice(first[0]);
+            dst.extend_from_slice(first[1]);
+        }
+        dst.extend_from_slice(self.as_bytes());
+    }
+
+    #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }

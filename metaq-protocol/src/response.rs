@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     Opaque, Status,
     frame::{Encode, NO_BODY, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
     text,
 };
 
@@ -61,8 +61,8 @@ impl Encode for Response {
         self.as_encode().head_len()
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        self.as_encode().write_head(dst);
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        self.as_encode().write_head(dst, body_len);
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {
@@ -122,15 +122,12 @@ impl Encode for BooleanCommand {
             + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"result");
-        dst.extend_from_slice(
-            Tokens::line_end()
-                .prepend(self.opaque.0)
-                .prepend(self.body.len() as i64)
-                .prepend(self.status.0)
-                .as_bytes(),
-        );
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0)
+            .number(self.body.len() as i64)
+            .number(self.status.0);
+        line.append_to(dst, [b"result", b""], body_len);
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {
@@ -174,14 +171,10 @@ impl Encode for DataCommand {
         "value ".len() + text_len(self.data.len() as i64) + 1 + text_len(self.opaque.0.into()) + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"value");
-        dst.extend_from_slice(
-            Tokens::line_end()
-                .prepend(self.opaque.0)
-                .prepend(self.data.len() as i64)
-                .as_bytes(),
-        );
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0).number(self.data.len() as i64);
+        line.append_to(dst, [b"value", b""], body_len);
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {

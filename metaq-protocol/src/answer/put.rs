@@ -6,7 +6,7 @@ use core::fmt;
 use bytes::Bytes;
 
 use super::InvalidAnswer;
-use crate::number::{self, Tokens, text_len};
+use crate::number::{self, LineBuilder, text_len};
 
 /// The body of a `result 200` to a `put`: where the message was stored (wire rule 3.1).
 ///
@@ -63,12 +63,13 @@ impl PutAnswer {
 
     /// Appends the body to `dst`.
     pub fn write(&self, dst: &mut impl Extend<u8>) {
-        let tokens = Tokens::new()
-            .prepend(self.offset)
-            .prepend(self.partition)
-            .prepend(self.message_id);
+        let mut words = LineBuilder::new();
+        words
+            .number(self.offset)
+            .number(self.partition)
+            .number(self.message_id);
         // The run starts with a space that belongs between words only.
-        dst.extend(tokens.as_bytes()[1..].iter().copied());
+        dst.extend(words.as_bytes()[1..].iter().copied());
     }
 
     fn encoded_len(&self) -> usize {

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::{
     Opaque, Token, Topic,
     frame::{Encode, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
 };
 
 /// `get`: read stored messages (wire rule 3.2).
@@ -75,19 +75,15 @@ impl Encode for GetCommand {
             + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"get ");
-        dst.extend_from_slice(self.topic.as_bytes());
-        dst.extend_from_slice(b" ");
-        dst.extend_from_slice(self.group.as_bytes());
-        dst.extend_from_slice(
-            Tokens::line_end()
-                .prepend(self.opaque.0)
-                .prepend(self.max_size)
-                .prepend(self.offset)
-                .prepend(self.partition)
-                .as_bytes(),
-        );
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0)
+            .number(self.max_size)
+            .number(self.offset)
+            .number(self.partition);
+        let rest = 1 + self.group.len() + line.as_bytes().len() + body_len;
+        LineBuilder::new().append_to(dst, [b"get ", self.topic.as_bytes()], rest);
+        line.append_to(dst, [b" ", self.group.as_bytes()], body_len);
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::{
     Opaque, Token, Topic,
     frame::{Encode, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
 };
 
 /// `offset`: find the start of the log segment that holds an offset (wire rule 3.3).
@@ -67,18 +67,14 @@ impl Encode for OffsetCommand {
             + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"offset ");
-        dst.extend_from_slice(self.topic.as_bytes());
-        dst.extend_from_slice(b" ");
-        dst.extend_from_slice(self.group.as_bytes());
-        dst.extend_from_slice(
-            Tokens::line_end()
-                .prepend(self.opaque.0)
-                .prepend(self.offset)
-                .prepend(self.partition)
-                .as_bytes(),
-        );
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0)
+            .number(self.offset)
+            .number(self.partition);
+        let rest = 1 + self.group.len() + line.as_bytes().len() + body_len;
+        LineBuilder::new().append_to(dst, [b"offset ", self.topic.as_bytes()], rest);
+        line.append_to(dst, [b" ", self.group.as_bytes()], body_len);
     }
 }
 

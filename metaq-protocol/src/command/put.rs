@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     Checksum, Flag, Opaque, PutData, Topic, TransactionId,
     frame::{Encode, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
 };
 
 /// `put`: store a message (wire rule 3.1).
@@ -90,6 +90,15 @@ impl PutCommand {
     fn length(&self) -> i64 {
         self.data.len() as i64
     }
+
+    /// The numbers between topic and transaction.
+    #[inline]
+    fn write_numbers(&self, line: &mut LineBuilder) {
+        line.number(self.checksum.0)
+            .number(self.flag.0)
+            .number(self.length())
+            .number(self.partition);
+    }
 }
 
 impl Encode for PutCommand {
@@ -111,29 +120,19 @@ impl Encode for PutCommand {
             + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"put ");
-        dst.extend_from_slice(self.topic.as_bytes());
-        let mut tokens = Tokens::line_end().prepend(self.opaque.0);
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0);
         if let Some(id) = &self.transaction {
-            dst.extend_from_slice(
-                Tokens::new()
-                    .prepend(self.checksum.0)
-                    .prepend(self.flag.0)
-                    .prepend(self.length())
-                    .prepend(self.partition)
-                    .as_bytes(),
-            );
-            dst.extend_from_slice(b" ");
-            dst.extend_from_slice(id.as_str().as_bytes());
+            let mut words = LineBuilder::new();
+            self.write_numbers(&mut words);
+            let rest = 1 + id.as_str().len() + line.as_bytes().len() + body_len;
+            words.append_to(dst, [b"put ", self.topic.as_bytes()], rest);
+            line.append_to(dst, [b" ", id.as_str().as_bytes()], body_len);
         } else {
-            tokens = tokens
-                .prepend(self.checksum.0)
-                .prepend(self.flag.0)
-                .prepend(self.length())
-                .prepend(self.partition);
+            self.write_numbers(&mut line);
+            line.append_to(dst, [b"put ", self.topic.as_bytes()], body_len);
         }
-        dst.extend_from_slice(tokens.as_bytes());
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::{
     Opaque, Token,
     frame::{Encode, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
 };
 
 /// `stats`: ask for statistics (wire rule 3.4).
@@ -52,12 +52,11 @@ impl Encode for StatsCommand {
         "stats ".len() + item + 1 + text_len(self.opaque.0.into()) + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"stats ");
-        if let Some(item) = &self.item {
-            dst.extend_from_slice(item.as_bytes());
-        }
-        dst.extend_from_slice(Tokens::line_end().prepend(self.opaque.0).as_bytes());
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let item = self.item.as_deref().unwrap_or_default();
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0)
+            .append_to(dst, [b"stats ", item.as_bytes()], body_len);
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     Checksum, Flag, Opaque, PutData, Topic,
     frame::{Encode, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
 };
 
 /// `sync`: a master hands a stored message to its slave (wire rule 3.8).
@@ -85,19 +85,15 @@ impl Encode for SyncCommand {
             + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"sync ");
-        dst.extend_from_slice(self.topic.as_bytes());
-        dst.extend_from_slice(
-            Tokens::line_end()
-                .prepend(self.opaque.0)
-                .prepend(self.checksum.0)
-                .prepend(self.message_id)
-                .prepend(self.flag.0)
-                .prepend(self.data.len() as i64)
-                .prepend(self.partition)
-                .as_bytes(),
-        );
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0)
+            .number(self.checksum.0)
+            .number(self.message_id);
+        line.number(self.flag.0)
+            .number(self.data.len() as i64)
+            .number(self.partition);
+        line.append_to(dst, [b"sync ", self.topic.as_bytes()], body_len);
     }
 
     fn body(&self) -> (&Bytes, &Bytes) {

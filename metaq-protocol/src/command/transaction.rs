@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::{
     InvalidToken, Opaque, Token, TransactionId,
     frame::{Encode, frame_methods},
-    number::{self, Tokens, text_len},
+    number::{self, LineBuilder, text_len},
 };
 
 /// `transaction`: one step of a transaction (wire rule 3.7).
@@ -135,7 +135,8 @@ impl Encode for TransactionCommand {
             + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        dst.reserve(self.head_len() + body_len);
         dst.extend_from_slice(b"transaction ");
         dst.extend_from_slice(self.id.as_str().as_bytes());
         dst.extend_from_slice(b" ");
@@ -143,13 +144,13 @@ impl Encode for TransactionCommand {
         dst.extend_from_slice(b" ");
         dst.extend_from_slice(self.action.as_str().as_bytes());
         if let Some(timeout) = self.written_timeout() {
-            dst.extend_from_slice(Tokens::new().prepend(timeout).as_bytes());
+            dst.extend_from_slice(LineBuilder::new().number(timeout).as_bytes());
         }
         if let Some(qualifier) = &self.qualifier {
             dst.extend_from_slice(b" ");
             dst.extend_from_slice(qualifier.as_bytes());
         }
-        dst.extend_from_slice(Tokens::line_end().prepend(self.opaque.0).as_bytes());
+        dst.extend_from_slice(LineBuilder::line_end().number(self.opaque.0).as_bytes());
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::{
     Opaque,
     frame::{Encode, frame_methods},
-    number::{Tokens, text_len},
+    number::{LineBuilder, text_len},
 };
 
 /// `version`: ask for the broker's version; also the heartbeat (wire rule 3.5).
@@ -34,9 +34,10 @@ impl Encode for VersionCommand {
         "version ".len() + text_len(self.opaque.0.into()) + 2
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"version");
-        dst.extend_from_slice(Tokens::line_end().prepend(self.opaque.0).as_bytes());
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        LineBuilder::line_end()
+            .number(self.opaque.0)
+            .append_to(dst, [b"version", b""], body_len);
     }
 }
 
@@ -64,8 +65,8 @@ impl Encode for QuitCommand {
         "quit\r\n".len()
     }
 
-    fn write_head(&self, dst: &mut BytesMut) {
-        dst.extend_from_slice(b"quit\r\n");
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        LineBuilder::line_end().append_to(dst, [b"quit", b""], body_len);
     }
 }
 

@@ -4,8 +4,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     DecodeError, Limits,
+    answer_head::AnswerHead,
     header::{self, Header, Names},
-    in_place::PendingAnswer,
     line::LineSearch,
 };
 use crate::Frame;
@@ -38,7 +38,7 @@ pub struct Decoder {
     /// A header that was read and taken from the buffer, and waits for its body.
     pending: Option<Header>,
     /// The same for answers read in place, which stay in the buffer.
-    pub(super) pending_answer: Option<PendingAnswer>,
+    pub(super) pending_answer: Option<AnswerHead>,
 }
 
 impl Decoder {
@@ -71,6 +71,14 @@ impl Decoder {
         let header = match self.pending.take() {
             Some(header) => header,
             None => {
+                if let Some(head) = AnswerHead::plain_result(src, &self.limits)
+                    && src.len() - head.head_len >= head.body_len
+                {
+                    self.search = LineSearch::default();
+                    src.advance(head.head_len);
+                    let body = src.split_to(head.body_len).freeze();
+                    return Ok(Some(head.with_body(body).into()));
+                }
                 let Some(line) = self.search.find(src, self.limits.max_line)? else {
                     return Ok(None);
                 };

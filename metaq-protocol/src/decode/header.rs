@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{DecodeError, DecodeErrorKind, line::Words};
+use super::{DecodeError, DecodeErrorKind, answer_head::AnswerHead, line::Words};
 use crate::{
-    BooleanCommand, Checksum, DataCommand, Flag, Frame, GetCommand, OffsetCommand, Opaque, PutCommand,
-    PutData, QuitCommand, StatsCommand, Status, SyncCommand, Token, Topic, TransactionCommand, TransactionId,
-    VersionCommand, command::is_all_digits, number, text,
+    Checksum, Flag, Frame, GetCommand, OffsetCommand, Opaque, PutCommand, PutData, QuitCommand, StatsCommand,
+    SyncCommand, Token, Topic, TransactionCommand, TransactionId, VersionCommand, command::is_all_digits,
+    number, text,
 };
 
 /// A header line that was understood, with the length of the body that has to follow.
@@ -40,12 +40,11 @@ impl Names {
     }
 }
 
-/// Reads a header line, and refuses it without regard to the body.
-pub(super) fn parse(line: &[u8], max_body: usize, names: &mut Names) -> Result<Header, DecodeError> {
-    let words = Words::split(line)?;
-    let verb = words.get(0).unwrap_or_default();
-    type Parse = fn(&Words<'_>, usize, &mut Names) -> Result<Header, DecodeError>;
-    let (command, parse): (&'static str, Parse) = match verb {
+type Parse = fn(&Words<'_>, usize, &mut Names) -> Result<Header, DecodeError>;
+
+/// The word on the wire, and what reads the rest of its line.
+fn reader(verb: &[u8]) -> Option<(&'static str, Parse)> {
+    Some(match verb {
         b"put" => ("put", put),
         b"get" => ("get", get),
         b"offset" => ("offset", offset),
@@ -56,7 +55,21 @@ pub(super) fn parse(line: &[u8], max_body: usize, names: &mut Names) -> Result<H
         b"transaction" => ("transaction", transaction),
         b"result" => ("result", result),
         b"value" => ("value", value),
-        _ => return Err(DecodeError::new(DecodeErrorKind::UnknownCommand, verb)),
+        _ => return None,
+    })
+}
+
+/// Whether a line may start with this word.
+pub(super) fn is_command(verb: &[u8]) -> bool {
+    reader(verb).is_some()
+}
+
+/// Reads a header line, and refuses it without regard to the body.
+pub(super) fn parse(line: &[u8], max_body: usize, names: &mut Names) -> Result<Header, DecodeError> {
+    let words = Words::split(line)?;
+    let verb = words.get(0).unwrap_or_default();
+    let Some((command, parse)) = reader(verb) else {
+        return Err(DecodeError::new(DecodeErrorKind::UnknownCommand, verb));
     };
     parse(&words, max_body, names).map_err(|error| error.in_command(command))
 }
@@ -202,20 +215,18 @@ fn transaction(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, Dec
 }
 
 fn result(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, DecodeError> {
-    let body_len = words.body_len(2, max_body)?;
-    let status = Status(words.i32(1, "status")?);
-    let opaque = Opaque(words.i32(3, "opaque")?);
-    Ok(Header {
-        frame: BooleanCommand::new(status, Bytes::new(), opaque).into(),
-        body_len,
-    })
+    AnswerHead::result(words, max_body).map(Header::from)
 }
 
 fn value(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, DecodeError> {
-    let body_len = words.body_len(1, max_body)?;
-    let opaque = Opaque(words.i32(2, "opaque")?);
-    Ok(Header {
-        frame: DataCommand::new(Bytes::new(), opaque).into(),
-        body_len,
-    })
+    AnswerHead::value(words, max_body).map(Header::from)
+}
+
+impl From<AnswerHead> for Header {
+    fn from(head: AnswerHead) -> Self {
+        Self {
+            frame: head.with_body(Bytes::new()).into(),
+            body_len: head.body_len,
+        }
+    }
 }

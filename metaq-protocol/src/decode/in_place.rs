@@ -1,6 +1,11 @@
 //! Answers read where they lie, for a client's read loop.
 
-use super::{DecodeError, DecodeErrorKind, Decoder, line::Words};
+use super::{
+    DecodeError, DecodeErrorKind, Decoder,
+    answer_head::AnswerHead,
+    header,
+    line::{LineSearch, Words},
+};
 use crate::{BooleanCommand, DataCommand, Opaque, PutAnswer, Response, Status};
 
 /// An answer that still lies in the read buffer.
@@ -59,15 +64,6 @@ impl ResponseRef<'_> {
     }
 }
 
-/// The header of an answer whose body hasn't come yet. The header stays in the buffer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PendingAnswer {
-    kind: ResponseKind,
-    opaque: Opaque,
-    head_len: usize,
-    body_len: usize,
-}
-
 impl Decoder {
     /// Reads the answer at the front of `src` where it lies, and says how many bytes it took.
     /// `None` asks for more bytes behind those in `src`.
@@ -99,13 +95,13 @@ impl Decoder {
     ) -> Result<Option<(ResponseRef<'a>, usize)>, DecodeError> {
         let answer = match self.pending_answer.take() {
             Some(answer) => answer,
-            None => match plain_result(src) {
-                Some(answer)
-                    if answer.body_len <= self.limits.max_body && answer.head_len <= self.limits.max_line =>
-                {
+            None => match AnswerHead::plain_result(src, &self.limits) {
+                Some(answer) => {
+                    // A search may have begun while the line was not whole yet.
+                    self.search = LineSearch::default();
                     answer
                 }
-                _ => {
+                None => {
                     let Some(line) = self.search.find(src, self.limits.max_line)? else {
                         return Ok(None);
                     };
@@ -137,71 +133,15 @@ impl Decoder {
     }
 }
 
-/// The straight way for what a broker really writes: `result`, three plain numbers, CR LF. Anything
-/// else, however little it differs, goes the other way.
-#[inline]
-fn plain_result(src: &[u8]) -> Option<PendingAnswer> {
-    let mut rest = src.strip_prefix(b"result ")?;
-    let (status, after) = plain_number(rest)?;
-    rest = after.strip_prefix(b" ")?;
-    let (length, after) = plain_number(rest)?;
-    rest = after.strip_prefix(b" ")?;
-    let (opaque, after) = match rest.strip_prefix(b"-") {
-        Some(rest) => plain_number(rest).map(|(number, after)| (-number, after))?,
-        None => plain_number(rest)?,
-    };
-    rest = after.strip_prefix(b"\r\n")?;
-    Some(PendingAnswer {
-        kind: ResponseKind::Boolean(Status(i32::try_from(status).ok()?)),
-        opaque: Opaque(i32::try_from(opaque).ok()?),
-        head_len: src.len() - rest.len(),
-        body_len: usize::try_from(i32::try_from(length).ok()?).ok()?,
-    })
-}
-
-/// One to ten digits.
-#[inline]
-fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
-    let mut number = 0_i64;
-    let mut used = 0;
-    for byte in src.iter().take(10) {
-        let value = byte.wrapping_sub(b'0');
-        if value > 9 {
-            break;
-        }
-        number = number * 10 + i64::from(value);
-        used += 1;
-    }
-    (used > 0).then(|| (number, &src[used..]))
-}
-
-fn parse(line: &[u8], max_body: usize) -> Result<PendingAnswer, DecodeError> {
+fn parse(line: &[u8], max_body: usize) -> Result<AnswerHead, DecodeError> {
     let words = Words::split(line)?;
-    let head_len = line.len() + 2;
-    match words.get(0).unwrap_or_default() {
-        b"result" => (|| {
-            let body_len = words.body_len(2, max_body)?;
-            Ok(PendingAnswer {
-                kind: ResponseKind::Boolean(Status(words.i32(1, "status")?)),
-                opaque: Opaque(words.i32(3, "opaque")?),
-                head_len,
-                body_len,
-            })
-        })()
-        .map_err(|error: DecodeError| error.in_command("result")),
-        b"value" => (|| {
-            let body_len = words.body_len(1, max_body)?;
-            Ok(PendingAnswer {
-                kind: ResponseKind::Data,
-                opaque: Opaque(words.i32(2, "opaque")?),
-                head_len,
-                body_len,
-            })
-        })()
-        .map_err(|error: DecodeError| error.in_command("value")),
-        verb @ (b"put" | b"get" | b"offset" | b"sync" | b"stats" | b"version" | b"quit" | b"transaction") => {
-            Err(DecodeError::new(DecodeErrorKind::UnexpectedCommand, verb))
+    let (command, head) = match words.get(0).unwrap_or_default() {
+        b"result" => ("result", AnswerHead::result(&words, max_body)),
+        b"value" => ("value", AnswerHead::value(&words, max_body)),
+        verb if header::is_command(verb) => {
+            return Err(DecodeError::new(DecodeErrorKind::UnexpectedCommand, verb));
         }
-        verb => Err(DecodeError::new(DecodeErrorKind::UnknownCommand, verb)),
-    }
+        verb => return Err(DecodeError::new(DecodeErrorKind::UnknownCommand, verb)),
+    };
+    head.map_err(|error| error.in_command(command))
 }

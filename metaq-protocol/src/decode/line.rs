@@ -68,6 +68,11 @@ impl<'a> Words<'a> {
         Ok(Self { line, words, count })
     }
 
+    /// The length of the line, CR LF included.
+    pub(super) fn head_len(&self) -> usize {
+        self.line.len() + 2
+    }
+
     /// How many words there are; one more than the most that matter stands for any more.
     pub(super) fn count(&self) -> usize {
         self.count
