@@ -35,8 +35,11 @@ macro_rules! frame_methods {
             pub fn encode(&self, dst: &mut bytes::BytesMut) {
                 let (first, second) = $crate::frame::Encode::body(self);
                 $crate::frame::Encode::write_head(self, dst, first.len() + second.len());
-                dst.extend_from_slice(first);
-                dst.extend_from_slice(second);
+                for part in [first, second] {
+                    if !part.is_empty() {
+                        dst.extend_from_slice(part);
+                    }
+                }
             }
 
             /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow.

@@ -40,3 +40,37 @@ fn replace_faults(bytes: &[u8], mut error: core::str::Utf8Error) -> String {
 pub(crate) fn excerpt(text: &str) -> &str {
     text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_as_java_does() {
+        for (bytes, text) in [
+            (&b"abc"[..], "abc"),
+            (b"a\xffb", "a\u{fffd}b"),
+            (b"\xe4\xb8 x", "\u{fffd} x"),
+            (b"\xe4\xb8", "\u{fffd}"),
+            (b"\xc0\x80", "\u{fffd}\u{fffd}"),
+            (b"\xf0\x9f\x98", "\u{fffd}"),
+            // A surrogate in three bytes is one fault, here and where it is cut off.
+            (b"\xed\xa0\x80x", "\u{fffd}x"),
+            (b"\xed\xa0x", "\u{fffd}x"),
+            (b"\xed\xa0", "\u{fffd}"),
+            (b"\xed", "\u{fffd}"),
+            (b"\xed\x41", "\u{fffd}A"),
+            (b"\xed\x9f\xbf", "\u{d7ff}"),
+            (b"\xef\xbb\xbfx", "\u{feff}x"),
+        ] {
+            assert_eq!(from_utf8_lossy(bytes), text, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn excerpts_end_between_characters() {
+        let text = "é".repeat(200);
+        assert_eq!(excerpt(&text), "é".repeat(80));
+        assert_eq!(excerpt("short"), "short");
+    }
+}

@@ -115,8 +115,15 @@ fn put(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header, 
 }
 
 fn looks_like_checksum(word: &[u8]) -> bool {
-    let first = text::from_utf8_lossy(&word[..word.len().min(4)]).chars().next();
-    first.is_some_and(|c| c == '-' || number::digit(c).is_some())
+    match word {
+        [b'-' | b'0'..=b'9', ..] => true,
+        [byte, ..] if byte.is_ascii() => false,
+        // No character takes more than four bytes.
+        _ => {
+            let first = text::from_utf8_lossy(&word[..word.len().min(4)]).chars().next();
+            first.is_some_and(|c| number::digit(c).is_some())
+        }
+    }
 }
 
 fn transaction_id(words: &Words<'_>, index: usize) -> Result<TransactionId, DecodeError> {
