@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_main};
 use metaq_protocol::{
     BooleanCommand, Checksum, Command, DataCommand, Decoder, Flag, Opaque, PutAnswer, PutCommand, PutData,
     Response, Status, StoredMessages, Topic, encode_stored_message,
@@ -161,5 +161,8 @@ fn stored(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, put, result, stored);
-criterion_main!(benches);
+mod groups {
+    use super::*;
+    criterion::criterion_group!(benches, put, result, stored);
+}
+criterion_main!(groups::benches);

@@ -20,14 +20,12 @@ pub(crate) fn digit(c: char) -> Option<u8> {
 
 /// The value of `c` as a hexadecimal digit, full-width letters and digits of any script included.
 pub(crate) fn hex_digit(c: char) -> Option<u8> {
-    c.to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
-        .or_else(|| digit(c))
-        .or(match c {
-            'Ａ'..='Ｆ' => u8::try_from(u32::from(c) - u32::from('Ａ') + 10).ok(),
-            'ａ'..='ｆ' => u8::try_from(u32::from(c) - u32::from('ａ') + 10).ok(),
-            _ => None,
-        })
+    let letter = |first: char| u32::from(c).checked_sub(first.into()).filter(|&place| place < 6);
+    let letter = ['a', 'A', 'ａ', 'Ａ'].into_iter().find_map(letter);
+    match letter {
+        Some(place) => u8::try_from(10 + place).ok(),
+        None => digit(c),
+    }
 }
 
 /// Reads an `i32`. `None` for everything that Java refuses with a `NumberFormatException`.

@@ -1,11 +1,12 @@
 //! `transaction`: begin, prepare, commit, roll back.
 
+use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, str::FromStr};
 
 use bytes::BytesMut;
 
 use crate::{
-    InvalidToken, Opaque, Token, TransactionId,
+    InvalidToken, Opaque, Token, TransactionId, excerpt,
     frame::{Encode, frame_methods},
     number::{self, LineBuilder, text_len},
 };
@@ -218,11 +219,17 @@ impl FromStr for TransactionAction {
 
     fn from_str(text: &str) -> Result<Self, InvalidTransactionAction> {
         let found = Self::ALL.into_iter().find(|action| action.as_str() == text);
-        found.ok_or(InvalidTransactionAction {})
+        found.ok_or_else(|| InvalidTransactionAction {
+            text: excerpt(text).to_owned(),
+        })
     }
 }
 
 /// A word that is no [`TransactionAction`]; they are case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not one of BEGIN, PREPARE, COMMIT_ONE_PHASE, COMMIT_TWO_PHASE, ROLLBACK, RECOVER, FORGET, END")]
-pub struct InvalidTransactionAction {}
+#[error(
+    "{text:?} is not one of BEGIN, PREPARE, COMMIT_ONE_PHASE, COMMIT_TWO_PHASE, ROLLBACK, RECOVER, FORGET, END"
+)]
+pub struct InvalidTransactionAction {
+    text: String,
+}

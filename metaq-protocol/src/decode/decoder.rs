@@ -42,7 +42,10 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Most room that is reserved at a time for a body that is announced and hasn't come.
+    /// Room that is worth a read.
+    const LEAST_ROOM: usize = 64 << 10;
+
+    /// Most room that is reserved for a body that is announced and hasn't come, while little has come.
     const MOST_RESERVED: usize = 256 << 10;
 
     /// A decoder with the limits of [`Limits::default`].
@@ -93,7 +96,10 @@ impl Decoder {
         }
         if src.len() < body_len {
             let missing = body_len - src.len();
-            src.reserve(missing.min(Self::MOST_RESERVED.max(src.len())));
+            let spare = src.capacity() - src.len();
+            if spare < missing.min(Self::LEAST_ROOM) {
+                src.reserve(missing.min(Self::MOST_RESERVED.max(src.len())));
+            }
             self.pending = Some(Header { frame, body_len });
             return Ok(None);
         }

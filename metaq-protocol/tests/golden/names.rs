@@ -34,7 +34,7 @@ fn transaction_ids_are_those_of_java() {
             (Err(_), false) => {}
             (Ok(id), ok) => {
                 assert!(ok, "not refused");
-                let key = case["key"].as_str().or(case["tx"]["key"].as_str());
+                let key = case["key"].as_str().or_else(|| case["tx"]["key"].as_str());
                 assert_eq!(Some(id.as_str()), key);
                 if case["op"] == "parse" {
                     assert_eq!(transaction_id_fields(&id), case["tx"]);

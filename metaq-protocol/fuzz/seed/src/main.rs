@@ -1,11 +1,11 @@
-//! Writes the recorded cases of `tests/vectors` as seeds into `corpus`.
+//! Writes the recorded cases of `tests/vectors` as seeds into `../corpus`.
 
 use std::{fs, path::Path};
 
 use serde_json::Value;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (file, key, targets) in [
         ("decode", "bytes", &["decode_as_broker", "decode_as_client"][..]),
         ("encode", "bytes", &["decode_as_broker", "decode_as_client"][..]),
