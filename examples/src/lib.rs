@@ -1,1 +1,1 @@
-//! Examples; see the files beside this one.
+//! Examples of metaq; see `examples/` beside this folder.

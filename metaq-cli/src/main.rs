@@ -1,2 +1,73 @@
-//! In construction.
-fn main() {}
+//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, and runs an embedded broker.
+
+mod cluster;
+mod dev_broker;
+mod lines;
+mod produce;
+mod report;
+mod signals;
+
+use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Everything asked for was done.
+const EXIT_DONE: u8 = 0;
+/// Something failed.
+const EXIT_FAILED: u8 = 1;
+/// The command line, or a file that it names, can't be used.
+const EXIT_USAGE: u8 = 2;
+
+/// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
+///
+/// Exit status: 0 when everything asked for was done, 1 when something failed, 2 for wrong usage, 130 or 143 when
+/// stopped by SIGINT or SIGTERM. METAQ_LOG=debug shows on stderr what happens inside.
+#[derive(Debug, Parser)]
+#[command(name = "metaq", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sends every line of the input as one message
+    Produce(produce::Args),
+    /// Runs a broker that keeps its messages in memory, for development
+    DevBroker(dev_broker::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_from_env("METAQ_LOG").unwrap_or_else(|_| EnvFilter::new("off")))
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ExitCode::from(complain("the runtime can't be started", &error)),
+    };
+    let status = runtime.block_on(async {
+        match cli.command {
+            Command::Produce(args) => produce::run(args).await,
+            Command::DevBroker(args) => dev_broker::run(args).await,
+        }
+    });
+    // A read of stdin that is still blocked is left behind.
+    runtime.shutdown_background();
+    ExitCode::from(status)
+}
+
+/// Prints an error and its causes in one line; returns the exit status for it.
+fn complain(what: &str, error: &dyn Error) -> u8 {
+    let mut text = format!("metaq: {what}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string can't fail; a stderr that is gone can't be told about.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    let _ = writeln!(std::io::stderr(), "{text}");
+    EXIT_FAILED
+}

@@ -1,1 +1,40 @@
-//! In construction.
+//! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
+//!
+//! [`Discovery`] is the trait; [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
+//! [`StaticDiscovery`] knows its brokers beforehand, and `MockDiscovery` (feature `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds the latest [`TopicView`] and tells
+//! when there is a new one.
+//!
+//! This crate knows registries, but neither the brokers' protocol nor connections to brokers.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use metaq_discovery::{Discovery, StaticDiscovery, Topic};
+//!
+//! let discovery = StaticDiscovery::direct("meta://127.0.0.1:8123".parse()?);
+//! let watch = discovery.watch(&Topic::new("orders")?).await?;
+//! assert_eq!(watch.current().brokers()[0].addr.port(), 8123);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+
+mod discovery;
+mod error;
+#[cfg(feature = "mock")]
+mod mock;
+#[cfg(feature = "zookeeper")]
+mod registry;
+mod static_discovery;
+mod view;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
+
+pub use discovery::Discovery;
+pub use error::{DiscoveryError, DiscoveryErrorKind};
+#[cfg(feature = "mock")]
+pub use mock::MockDiscovery;
+pub use static_discovery::StaticDiscovery;
+pub use view::{MAX_PARTITIONS, TopicView, TopicWatch, ViewBroker, ViewPublisher};
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::{ZooKeeperConfig, ZooKeeperDiscovery};
+
+pub use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};

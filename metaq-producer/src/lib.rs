@@ -1,1 +1,43 @@
-//! In construction.
+//! The producer for MetaQ 1.4 (Metamorphosis) message brokers. Not for RocketMQ, which is another system.
+//!
+//! ```no_run
+//! use metaq_producer::{Message, Producer, Topic, ZooKeeperDiscovery};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let producer = Producer::builder()
+//!     .discovery(ZooKeeperDiscovery::new("127.0.0.1:2181/meta")?)
+//!     .build()?;
+//! let topic: Topic = "orders".parse()?;
+//! producer.publish_topic(&topic).await?;
+//!
+//! let receipt = producer.send(Message::new(topic, "one coffee")).await?;
+//! println!("stored in partition {} at {}", receipt.partition, receipt.offset);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A message's way: [`Message`] → [`PartitionSelector`] over the connected partitions of its topic → the broker's
+//! connection → [`SendReceipt`], or a [`SendError`] that says whether the message may be stored.
+
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;
+
+mod builder;
+mod error;
+mod message;
+mod pool;
+mod producer;
+mod route;
+mod selector;
+mod topics;
+
+pub use builder::{BuildError, ProducerBuilder};
+pub use error::{Outcome, PublishError, PublishErrorKind, SendError, SendErrorKind};
+pub use message::{Message, SendReceipt};
+pub use producer::{CloseReport, Producer};
+pub use selector::{PartitionSelector, RandomSelector, RoundRobinSelector, SelectFn, select_fn};
+
+pub use metaq_discovery::*;
+pub use metaq_protocol::{BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic};
+pub use metaq_transport::{TcpConfig, TcpTransport, Transport};

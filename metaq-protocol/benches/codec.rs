@@ -7,8 +7,8 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_main};
 use metaq_protocol::{
-    BooleanCommand, Checksum, Command, DataCommand, Decoder, Flag, Opaque, PutAnswer, PutCommand, PutData,
-    Response, Status, StoredMessages, Topic, encode_stored_message,
+    BooleanCommand, Checksum, Command, Decoder, Flag, Opaque, PutAnswer, PutCommand, Response, Status,
+    StoredMessages, Topic, encode_stored_message,
 };
 
 const SIZES: [(&str, usize); 4] = [("16B", 16), ("128B", 128), ("1KiB", 1 << 10), ("64KiB", 64 << 10)];
@@ -80,20 +80,13 @@ fn put(criterion: &mut Criterion) {
 fn result(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("result");
     let answer = PutAnswer::new(-5_468_924_307_537_133_568, 3, 1_234_567);
-    let response = Response::from(BooleanCommand::new(
-        Status::SUCCESS,
-        answer.to_body(),
-        Opaque(123_456_789),
-    ));
+    let response =
+        Response::from(BooleanCommand::new(Status::SUCCESS, answer.to_body(), Opaque(123_456_789)));
     let mut frame = BytesMut::new();
     response.encode(&mut frame);
     let mut decoder = Decoder::new();
     group.bench_function("decode_in_place", |bencher| {
-        bencher.iter(|| {
-            decoder
-                .decode_response_in_place(black_box(&frame))
-                .map(|answer| answer.is_some())
-        });
+        bencher.iter(|| decoder.decode_response_in_place(black_box(&frame)).map(|answer| answer.is_some()));
     });
     group.bench_function("decode_in_place_and_parse", |bencher| {
         bencher.iter(|| {
@@ -142,20 +135,16 @@ fn result(criterion: &mut Criterion) {
 fn stored(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("stored");
     for (name, size) in SIZES {
-        let data = PutData::new(vec![0x5a; size].into(), None);
+        let data = vec![0x5a; size];
         let mut body = BytesMut::new();
         let count = (256 << 10) / (size + 20);
         for id in 0..count {
             encode_stored_message(&mut body, id as i64, Flag::EMPTY, &data);
         }
-        let body = DataCommand::new(body, Opaque(1)).data;
+        let body = body.freeze();
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("iterate/{name}"), |bencher| {
-            bencher.iter(|| {
-                StoredMessages::new(black_box(&body).clone())
-                    .filter(Result::is_ok)
-                    .count()
-            });
+            bencher.iter(|| StoredMessages::new(black_box(&body).clone()).filter(Result::is_ok).count());
         });
     }
     group.finish();

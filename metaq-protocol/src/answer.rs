@@ -26,11 +26,6 @@ impl InvalidAnswer {
     #[cold]
     fn new(request: &'static str, field: &'static str, expected: &'static str, body: &[u8]) -> Self {
         let text = text::from_utf8_lossy(&body[..body.len().min(400)]);
-        Self {
-            request,
-            field,
-            expected,
-            text: text::excerpt(&text).to_owned(),
-        }
+        Self { request, field, expected, text: text::excerpt(&text).to_owned() }
     }
 }

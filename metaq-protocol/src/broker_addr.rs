@@ -31,14 +31,8 @@ impl BrokerAddr {
     /// # Errors
     /// [`InvalidBrokerAddr`] when the host is empty or can't be a host, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr {
-            text: crate::excerpt(host).to_owned(),
-            reason,
-        };
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
+        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(host).to_owned(), reason };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if bare.is_empty() {
             return Err(refused("the host is missing"));
         }
@@ -49,10 +43,7 @@ impl BrokerAddr {
         if port == 0 {
             return Err(refused("the port is 0"));
         }
-        Ok(Self {
-            host: bare.into(),
-            port,
-        })
+        Ok(Self { host: bare.into(), port })
     }
 
     /// Reads `meta://host:port`, and from its query the number of a slave: what the Java client makes of
@@ -69,10 +60,7 @@ impl BrokerAddr {
     /// # Errors
     /// [`InvalidBrokerAddr`] when there is no host, no usable port, or a query that can't be read.
     pub fn parse_with_slave_id(text: &str) -> Result<(Self, Option<i32>), InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr {
-            text: crate::excerpt(text).to_owned(),
-            reason,
-        };
+        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(text).to_owned(), reason };
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(refused("it doesn't start with meta://"));
         };
@@ -190,10 +178,6 @@ mod tests {
 
     #[test]
     fn writes_ipv6_with_brackets() {
-        assert_eq!(
-            BrokerAddr::new("::1", 8123).unwrap().to_string(),
-            "meta://[::1]:8123",
-            "P-22"
-        );
+        assert_eq!(BrokerAddr::new("::1", 8123).unwrap().to_string(), "meta://[::1]:8123", "P-22");
     }
 }

@@ -90,6 +90,18 @@ impl PutData {
         (&self.attribute, &self.payload)
     }
 
+    /// The attribute block: length and attribute. Empty when there is none.
+    #[must_use]
+    pub fn attribute_block(&self) -> &Bytes {
+        &self.attribute
+    }
+
+    /// What follows the attribute block.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
     /// All bytes in one piece: a copy when there is an attribute block, else shared.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
@@ -112,21 +124,14 @@ impl PutData {
 /// Takes raw data as it was on the wire, attribute block and all.
 impl From<Bytes> for PutData {
     fn from(data: Bytes) -> Self {
-        Self {
-            attribute: Bytes::new(),
-            payload: data,
-        }
+        Self { attribute: Bytes::new(), payload: data }
     }
 }
 
 impl PartialEq for PutData {
     fn eq(&self, other: &Self) -> bool {
         self.len() == other.len()
-            && self
-                .attribute
-                .iter()
-                .chain(&self.payload)
-                .eq(other.attribute.iter().chain(&other.payload))
+            && self.attribute.iter().chain(&self.payload).eq(other.attribute.iter().chain(&other.payload))
     }
 }
 

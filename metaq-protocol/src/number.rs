@@ -61,11 +61,7 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
         }
         number = number * 10 + u64::from(value);
     }
-    if negative {
-        0_i64.checked_sub_unsigned(number)
-    } else {
-        i64::try_from(number).ok()
-    }
+    if negative { 0_i64.checked_sub_unsigned(number) } else { i64::try_from(number).ok() }
 }
 
 /// The value of eight ASCII digits, taken together: digits to pairs, pairs to fours, fours to all.
@@ -88,27 +84,18 @@ fn eight_digits(digits: [u8; 8]) -> Option<u64> {
 /// The slow way round: leading zeros without end, limits of the type, digits of other scripts.
 #[cold]
 fn parse_any_digits(negative: bool, digits: &[u8]) -> Option<i64> {
-    let digits = core::str::from_utf8(digits)
-        .ok()
-        .filter(|digits| !digits.is_empty())?;
+    let digits = core::str::from_utf8(digits).ok().filter(|digits| !digits.is_empty())?;
     // Gathered below zero, since the smallest number has no positive twin.
     let mut number = 0_i64;
     for c in digits.chars() {
         number = number.checked_mul(10)?.checked_sub(i64::from(digit(c)?))?;
     }
-    if negative {
-        Some(number)
-    } else {
-        number.checked_neg()
-    }
+    if negative { Some(number) } else { number.checked_neg() }
 }
 
 /// How many bytes `number` takes as text, its sign included.
 pub(crate) fn text_len(number: i64) -> usize {
-    let digits = number
-        .unsigned_abs()
-        .checked_ilog10()
-        .map_or(1, |log| log as usize + 1);
+    let digits = number.unsigned_abs().checked_ilog10().map_or(1, |log| log as usize + 1);
     digits + usize::from(number < 0)
 }
 
@@ -145,10 +132,7 @@ impl LineBuilder {
     /// An empty run of words.
     #[inline]
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: [0; Self::CAPACITY],
-            start: Self::CAPACITY,
-        }
+        Self { bytes: [0; Self::CAPACITY], start: Self::CAPACITY }
     }
 
     /// The end of a line.
@@ -195,11 +179,7 @@ impl LineBuilder {
         } else {
             at = self.put(at, [b'0' + rest as u8]);
         }
-        self.start = if number < 0 {
-            self.put(at, *b" -")
-        } else {
-            self.put(at, *b" ")
-        };
+        self.start = if number < 0 { self.put(at, *b" -") } else { self.put(at, *b" ") };
     }
 
     /// Puts `bytes` before `at`, and says where they start.
@@ -323,9 +303,7 @@ mod tests {
         for length in [0, 1, LineBuilder::CAPACITY - 5, LineBuilder::CAPACITY, 1000] {
             let name = "n".repeat(length);
             let mut dst = BytesMut::new();
-            LineBuilder::line_end()
-                .number(7)
-                .append_to(&mut dst, [b"v ", name.as_bytes()], 10);
+            LineBuilder::line_end().number(7).append_to(&mut dst, [b"v ", name.as_bytes()], 10);
             assert_eq!(dst, format!("v {name} 7\r\n").as_bytes());
             assert!(dst.capacity() >= dst.len() + 10);
         }

@@ -46,18 +46,12 @@ impl Partition {
     pub const ANY_INDEX: i32 = -1;
 
     /// "Any partition", text form `-1--1`: what is used when only a broker's address is known.
-    pub const ANY: Self = Self {
-        broker: BrokerId::UNKNOWN,
-        index: Self::ANY_INDEX,
-    };
+    pub const ANY: Self = Self { broker: BrokerId::UNKNOWN, index: Self::ANY_INDEX };
 
     /// The partition `index` of the broker with the id `broker`.
     #[must_use]
     pub const fn new(broker: i32, index: i32) -> Self {
-        Self {
-            broker: BrokerId(broker),
-            index,
-        }
+        Self { broker: BrokerId(broker), index }
     }
 }
 
@@ -77,16 +71,10 @@ impl FromStr for Partition {
             return Ok(Self::ANY);
         }
         let mut parts = text.split('-');
-        let mut number = || {
-            parts
-                .next()
-                .and_then(|part| crate::number::parse_i32(part.as_bytes()))
-        };
+        let mut number = || parts.next().and_then(|part| crate::number::parse_i32(part.as_bytes()));
         match (number(), number()) {
             (Some(broker), Some(index)) => Ok(Self::new(broker, index)),
-            _ => Err(InvalidPartition {
-                text: crate::excerpt(text).to_owned(),
-            }),
+            _ => Err(InvalidPartition { text: crate::excerpt(text).to_owned() }),
         }
     }
 }

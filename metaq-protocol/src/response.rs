@@ -96,12 +96,8 @@ pub struct BooleanCommand {
 impl BooleanCommand {
     /// An answer to the request with `opaque`.
     #[must_use]
-    pub fn new(status: Status, body: impl Into<Bytes>, opaque: Opaque) -> Self {
-        Self {
-            status,
-            body: body.into(),
-            opaque,
-        }
+    pub fn new(status: Status, body: Bytes, opaque: Opaque) -> Self {
+        Self { status, body, opaque }
     }
 
     /// The body as text; what isn't UTF-8 becomes U+FFFD.
@@ -124,9 +120,7 @@ impl Encode for BooleanCommand {
 
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
         let mut line = LineBuilder::line_end();
-        line.number(self.opaque.0)
-            .number(self.body.len() as i64)
-            .number(self.status.0);
+        line.number(self.opaque.0).number(self.body.len() as i64).number(self.status.0);
         line.append_to(dst, [b"result", b""], body_len);
     }
 
@@ -158,11 +152,8 @@ pub struct DataCommand {
 impl DataCommand {
     /// An answer to the request with `opaque`.
     #[must_use]
-    pub fn new(data: impl Into<Bytes>, opaque: Opaque) -> Self {
-        Self {
-            data: data.into(),
-            opaque,
-        }
+    pub fn new(data: Bytes, opaque: Opaque) -> Self {
+        Self { data, opaque }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Messages as a broker stores them.
 
-use alloc::borrow::Cow;
+use alloc::string::String;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::{Checksum, Flag, PutData, text};
+use crate::{Checksum, Flag, text};
 
 /// The fixed part of a stored message.
 const HEADER_LEN: usize = 20;
@@ -22,32 +22,22 @@ pub struct StoredMessage {
     pub id: i64,
     /// The flag that it was put with. Not covered by the checksum.
     pub flag: Flag,
-    /// The attribute, when the flag says that there is one. Meant to be UTF-8.
-    pub attribute: Option<Bytes>,
+    /// The attribute, when the flag says that there is one. What isn't UTF-8 in it became U+FFFD.
+    pub attribute: Option<String>,
     /// The payload.
     pub payload: Bytes,
     /// Where the next message starts, counted from the beginning of the `value` body.
     pub next_offset: usize,
 }
 
-impl StoredMessage {
-    /// The attribute as text; what isn't UTF-8 becomes U+FFFD.
-    #[must_use]
-    pub fn attribute_text(&self) -> Option<Cow<'_, str>> {
-        self.attribute.as_deref().map(text::from_utf8_lossy)
-    }
-}
-
-/// Appends a message as it is stored: header and data.
-pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &PutData) {
-    let (attribute, payload) = data.parts();
+/// Appends a message as it is stored: header and data, attribute block included.
+pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
     dst.reserve(HEADER_LEN + data.len());
     dst.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
-    dst.put_i32(data.checksum().0);
+    dst.put_i32(Checksum::of(data).0);
     dst.put_i64(id);
     dst.put_i32(flag.0);
-    dst.put_slice(attribute);
-    dst.put_slice(payload);
+    dst.put_slice(data);
 }
 
 /// Walks the messages of a `value` body.
@@ -60,7 +50,7 @@ pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &Put
 /// use metaq_protocol::{Flag, PutData, StoredMessages, encode_stored_message};
 ///
 /// let mut body = BytesMut::new();
-/// let data = PutData::new(Bytes::from_static(b"hello"), Some("attr"));
+/// let data = PutData::new(Bytes::from_static(b"hello"), Some("attr")).to_bytes();
 /// encode_stored_message(&mut body, 7, Flag::ATTRIBUTE, &data);
 /// encode_stored_message(&mut body, 8, Flag::ATTRIBUTE, &data);
 /// body.truncate(50);
@@ -87,12 +77,7 @@ impl StoredMessages {
     /// A walk from the beginning of `body`. Payloads share its memory.
     #[must_use]
     pub fn new(body: impl Into<Bytes>) -> Self {
-        Self {
-            body: body.into(),
-            offset: 0,
-            max_len: Self::DEFAULT_MAX_LEN,
-            failed: false,
-        }
+        Self { body: body.into(), offset: 0, max_len: Self::DEFAULT_MAX_LEN, failed: false }
     }
 
     /// The same walk with another limit for the data of a message.
@@ -119,11 +104,7 @@ impl StoredMessages {
             None => HEADER_LEN,
             Some(head) => HEADER_LEN.saturating_add(usize::try_from(head.length).ok()?),
         };
-        (needed > rest.len()).then_some(Truncated {
-            offset: self.offset,
-            available: rest.len(),
-            needed,
-        })
+        (needed > rest.len()).then_some(Truncated { offset: self.offset, available: rest.len(), needed })
     }
 
     fn read(&self, head: &Head) -> Result<Option<StoredMessage>, CorruptMessageKind> {
@@ -138,34 +119,22 @@ impl StoredMessages {
         let mut data = self.body.slice(start..next_offset);
         let found = Checksum::of(&data);
         if found != head.checksum {
-            return Err(CorruptMessageKind::Checksum {
-                stored: head.checksum,
-                found,
-            });
+            return Err(CorruptMessageKind::Checksum { stored: head.checksum, found });
         }
         if length > self.max_len {
-            return Err(CorruptMessageKind::TooLong {
-                length,
-                limit: self.max_len,
-            });
+            return Err(CorruptMessageKind::TooLong { length, limit: self.max_len });
         }
         let mut attribute = None;
         if head.flag.has_attribute() {
-            let length = data
-                .try_get_i32()
-                .map_err(|_| CorruptMessageKind::AttributeMissing)?;
+            let length = data.try_get_i32().map_err(|_| CorruptMessageKind::AttributeMissing)?;
             attribute = match usize::try_from(length) {
-                Ok(bytes) if bytes <= data.len() => Some(data.split_to(bytes)),
+                Ok(bytes) if bytes <= data.len() => {
+                    Some(text::from_utf8_lossy(&data.split_to(bytes)).into_owned())
+                }
                 _ => return Err(CorruptMessageKind::AttributeLength { length }),
             };
         }
-        Ok(Some(StoredMessage {
-            id: head.id,
-            flag: head.flag,
-            attribute,
-            payload: data,
-            next_offset,
-        }))
+        Ok(Some(StoredMessage { id: head.id, flag: head.flag, attribute, payload: data, next_offset }))
     }
 }
 
@@ -185,10 +154,7 @@ impl Iterator for StoredMessages {
             }
             Err(kind) => {
                 self.failed = true;
-                Some(Err(CorruptMessage {
-                    offset: self.offset,
-                    kind,
-                }))
+                Some(Err(CorruptMessage { offset: self.offset, kind }))
             }
         }
     }

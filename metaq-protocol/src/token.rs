@@ -33,10 +33,7 @@ impl Token {
     pub fn new(text: &str) -> Result<Self, InvalidToken> {
         match check(text) {
             Ok(()) => Ok(Self(text.into())),
-            Err(fault) => Err(InvalidToken {
-                text: text::excerpt(text).to_owned(),
-                fault,
-            }),
+            Err(fault) => Err(InvalidToken { text: text::excerpt(text).to_owned(), fault }),
         }
     }
 
@@ -95,10 +92,7 @@ pub struct InvalidToken {
 impl InvalidToken {
     /// A qualifier that a peer would take for a timeout.
     pub(crate) fn taken_for_timeout(qualifier: &str) -> Self {
-        Self {
-            text: text::excerpt(qualifier).to_owned(),
-            fault: TokenFault::TakenForTimeout,
-        }
+        Self { text: text::excerpt(qualifier).to_owned(), fault: TokenFault::TakenForTimeout }
     }
 }
 

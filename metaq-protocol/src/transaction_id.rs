@@ -61,9 +61,7 @@ impl TransactionId {
             return Err(InvalidTransactionId::new(qualifier, "the qualifier is blank"));
         }
         match part_fault(qualifier) {
-            None => Ok(Self::Xa(XaTransactionId::from_parts(
-                format_id, gtrid, bqual, qualifier,
-            ))),
+            None => Ok(Self::Xa(XaTransactionId::from_parts(format_id, gtrid, bqual, qualifier))),
             Some(fault) => Err(InvalidTransactionId::new(qualifier, fault)),
         }
     }
@@ -100,10 +98,7 @@ pub struct LocalTransactionId {
 
 impl LocalTransactionId {
     fn from_parts(session: &str, number: i32) -> Self {
-        Self {
-            text: format!("TX:{session}:{number}").into(),
-            number,
-        }
+        Self { text: format!("TX:{session}:{number}").into(), number }
     }
 
     /// The session that began it. May be empty.
@@ -144,10 +139,7 @@ impl XaTransactionId {
             text.push(':');
         }
         text.push_str(qualifier);
-        Self {
-            text: text.into(),
-            format_id,
-        }
+        Self { text: text.into(), format_id }
     }
 
     fn part(&self, index: usize) -> &str {
@@ -203,13 +195,9 @@ impl FromStr for TransactionId {
         }
         if text.starts_with("XID:") {
             let mut parts = text.split(':').skip(1);
-            let (Some(format_id), Some(gtrid), Some(bqual), Some(qualifier), None) = (
-                parts.next(),
-                parts.next(),
-                parts.next(),
-                parts.next(),
-                parts.next(),
-            ) else {
+            let (Some(format_id), Some(gtrid), Some(bqual), Some(qualifier), None) =
+                (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+            else {
                 return Err(refused("an XA id has five parts"));
             };
             let format_id = number::parse_i32(format_id.as_bytes())
@@ -217,9 +205,7 @@ impl FromStr for TransactionId {
             let (Some(gtrid), Some(bqual)) = (read_hex(gtrid), read_hex(bqual)) else {
                 return Err(refused("one of its identifiers is not hexadecimal"));
             };
-            return Ok(Self::Xa(XaTransactionId::from_parts(
-                format_id, &gtrid, &bqual, qualifier,
-            )));
+            return Ok(Self::Xa(XaTransactionId::from_parts(format_id, &gtrid, &bqual, qualifier)));
         }
         if text.starts_with("TX:") {
             let mut parts = text.trim_end_matches(':').split(':').skip(1);
@@ -284,9 +270,6 @@ pub struct InvalidTransactionId {
 
 impl InvalidTransactionId {
     fn new(text: &str, fault: &'static str) -> Self {
-        Self {
-            text: text::excerpt(text).to_owned(),
-            fault,
-        }
+        Self { text: text::excerpt(text).to_owned(), fault }
     }
 }

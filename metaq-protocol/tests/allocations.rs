@@ -85,11 +85,7 @@ fn an_announced_length_is_not_believed() {
         // Refused by the default limits, without waiting for the body.
         let mut decoder = Decoder::new();
         let error = decoder.decode(&mut BytesMut::from(line)).unwrap_err();
-        assert_eq!(
-            (error.field(), error.limit()),
-            (Some("length"), Some(64 << 20)),
-            "{line}"
-        );
+        assert_eq!((error.field(), error.limit()), (Some("length"), Some(64 << 20)), "{line}");
         // Let through by others, and still not believed.
         let mut decoder = Decoder::with_limits(Limits::default().max_body(usize::MAX));
         let counted = measure(|| {
@@ -110,11 +106,7 @@ fn room_grows_with_what_has_come() {
         while decoder.decode(&mut src).unwrap().is_none() {
             let length = src.len();
             src.resize(length + 1000.min(4_000_000 - length), 7);
-            assert!(
-                src.capacity() <= 2 * src.len() + (600 << 10),
-                "{}",
-                src.capacity()
-            );
+            assert!(src.capacity() <= 2 * src.len() + (600 << 10), "{}", src.capacity());
         }
     });
     assert!(counted.count_total < 20, "{counted:?}");
@@ -127,15 +119,9 @@ fn errors_are_small() {
     let mut decoder = Decoder::new();
     let counted = measure(|| {
         let error = decoder.decode(&mut src).unwrap_err();
-        assert_eq!(
-            (error.command(), error.field(), error.text()),
-            (Some("put"), Some("partition"), "y")
-        );
+        assert_eq!((error.command(), error.field(), error.text()), (Some("put"), Some("partition"), "y"));
     });
-    assert!(
-        counted.bytes_max < 70_000,
-        "the topic and little more: {counted:?}"
-    );
+    assert!(counted.bytes_max < 70_000, "the topic and little more: {counted:?}");
 }
 
 #[test]
@@ -143,11 +129,7 @@ fn no_byte_is_searched_twice() {
     // A megabyte that comes byte by byte: read again with each one, it would take minutes.
     let limits = Limits::default().max_line(2 << 20);
     let start = Instant::now();
-    for (head, body) in [
-        ("version ", "1"),
-        ("value 1048576 1\r\n", "x"),
-        ("stats \n\n", "\n"),
-    ] {
+    for (head, body) in [("version ", "1"), ("value 1048576 1\r\n", "x"), ("stats \n\n", "\n")] {
         let (mut decoder, mut src) = (Decoder::with_limits(limits), BytesMut::from(head));
         let (mut in_place, mut all) = (Decoder::with_limits(limits), BytesMut::from(head));
         for _ in 0..(1 << 20) - 1 {

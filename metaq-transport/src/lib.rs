@@ -1,1 +1,40 @@
-//! In construction.
+//! Connections to MetaQ 1.4 (Metamorphosis) brokers: the [`Transport`] and [`Connection`] traits, and TCP.
+//!
+//! A connection is pipelined: requests are submitted without waiting for earlier answers, and each answer finds
+//! its request again by the opaque that the broker repeats. It looks after itself: it dials in the background, sends
+//! heartbeats when the broker is silent, gives up on a broker that doesn't answer them, and dials again, with growing
+//! and jittered pauses, until it is closed.
+//!
+//! This crate knows commands and bytes, but no topics and no registries.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use metaq_protocol::{PutCommand, Topic};
+//! use metaq_transport::{TcpTransport, Transport};
+//! use tokio::time::Instant;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let connection = TcpTransport::default().connect(&"meta://127.0.0.1:8123".parse()?).await?;
+//! connection.state().wait_for(|state| state.is_ready()).await?;
+//!
+//! let put = PutCommand::new(Topic::new("orders")?, 0, "hello".into(), None);
+//! let answer = connection.submit(put.into(), Instant::now() + Duration::from_secs(3))?;
+//! println!("{:?}", answer.await?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod error;
+mod link;
+mod outbox;
+mod pending;
+mod session;
+mod slots;
+mod tcp;
+mod transport;
+
+pub use error::{Progress, Refused, TransportError, TransportErrorKind};
+pub use pending::{PendingResponse, Responder};
+pub use tcp::{TcpConfig, TcpTransport};
+pub use transport::{Connection, ConnectionState, Transport};

@@ -1,2 +1,59 @@
-//! In construction.
-fn main() {}
+//! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
+
+use std::{
+    io::{self, Write as _},
+    process::{Command, ExitCode},
+};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
+                 ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
+                 with CI=true that is a failure
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let done = match args.next().as_deref() {
+        Some("test") => test(&args.collect::<Vec<_>>()),
+        _ => {
+            say(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs all tests; true when they passed.
+fn test(args: &[String]) -> bool {
+    say("fetching ZooKeeper and the Java broker for the real-peer tests (once; into target/peers)\n");
+    let fetch =
+        ["run", "--quiet", "--package", "metaq-testkit", "--features", "peers", "--bin", "fetch-peers"];
+    if !cargo(&fetch, &[]) {
+        // What is missing was said by the command itself.
+        if std::env::var("CI").as_deref() == Ok("true") {
+            say("CI=true: nothing may be skipped\n");
+            return false;
+        }
+        say("the tests that need them will be skipped\n");
+    }
+    cargo(&["test", "--workspace", "--all-features"], args)
+}
+
+fn cargo(args: &[&str], more: &[String]) -> bool {
+    // Cargo tells its subcommands and aliases which cargo it is.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    match Command::new(cargo).args(args).args(more).status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            say(&format!("cargo can't be run: {error}\n"));
+            false
+        }
+    }
+}
+
+fn say(text: &str) {
+    // A stderr that is gone can't be told about.
+    let _ = io::stderr().write_all(text.as_bytes());
+}

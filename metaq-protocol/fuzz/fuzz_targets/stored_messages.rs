@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use metaq_protocol::{Checksum, PutData, StoredMessages, encode_stored_message};
+use metaq_protocol::{Checksum, StoredMessages, encode_stored_message};
 
 /// No fuzzer guesses a checksum, so it is given to half of the inputs.
 fn correct_checksums(mut body: &mut [u8]) {
@@ -34,11 +34,14 @@ fuzz_target!(|input: &[u8]| {
         match message {
             Ok(message) => {
                 let mut stored = BytesMut::new();
-                let data = body.slice(start + 20..message.next_offset);
-                encode_stored_message(&mut stored, message.id, message.flag, &PutData::from(data));
+                let data = &body[start + 20..message.next_offset];
+                encode_stored_message(&mut stored, message.id, message.flag, data);
                 assert_eq!(stored, body[start..message.next_offset]);
-                let attribute = message.attribute.as_ref().map_or(0, |attribute| 4 + attribute.len());
-                assert_eq!(start + 20 + attribute + message.payload.len(), message.next_offset);
+                assert!(data.ends_with(&message.payload));
+                match message.attribute {
+                    None => assert_eq!(message.payload.len(), data.len()),
+                    Some(attribute) => assert!(attribute.len() <= 3 * (data.len() - 4 - message.payload.len())),
+                }
                 start = message.next_offset;
             }
             Err(error) => {

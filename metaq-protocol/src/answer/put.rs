@@ -15,7 +15,7 @@ use crate::number::{self, LineBuilder, text_len};
 ///                       message_id partition offset
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "the three numbers of the answer")]
 pub struct PutAnswer {
     /// The id of the message. It may well be negative, and ids of different brokers have no order.
     pub message_id: i64,
@@ -29,11 +29,7 @@ impl PutAnswer {
     /// A place.
     #[must_use]
     pub fn new(message_id: i64, partition: i32, offset: i64) -> Self {
-        Self {
-            message_id,
-            partition,
-            offset,
-        }
+        Self { message_id, partition, offset }
     }
 
     /// Reads a body. As with the Java client, more words are ignored.
@@ -64,10 +60,7 @@ impl PutAnswer {
     /// Appends the body to `dst`.
     pub fn write(&self, dst: &mut impl Extend<u8>) {
         let mut words = LineBuilder::new();
-        words
-            .number(self.offset)
-            .number(self.partition)
-            .number(self.message_id);
+        words.number(self.offset).number(self.partition).number(self.message_id);
         // The run starts with a space that belongs between words only.
         dst.extend(words.as_bytes()[1..].iter().copied());
     }

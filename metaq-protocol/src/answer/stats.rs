@@ -19,10 +19,9 @@ use crate::text;
 /// ```
 pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Cow<'_, str>>)> {
     lines(body).map(|line| match line.iter().position(|&byte| byte == b' ') {
-        Some(space) if space > 0 => (
-            text::from_utf8_lossy(&line[..space]),
-            Some(text::from_utf8_lossy(&line[space + 1..])),
-        ),
+        Some(space) if space > 0 => {
+            (text::from_utf8_lossy(&line[..space]), Some(text::from_utf8_lossy(&line[space + 1..])))
+        }
         _ => (text::from_utf8_lossy(line), None),
     })
 }

@@ -44,13 +44,12 @@ impl PrepareVote {
 /// assert_eq!((ids.len(), ids[1].gtrid()), (2, vec![0x68]));
 /// ```
 pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = XaTransactionId> {
-    lines(body)
-        .map(text::from_utf8_lossy)
-        .filter(|line| !line.trim().is_empty())
-        .map_while(|line| match line.parse() {
-            Ok(TransactionId::Xa(id)) => Some(id),
-            _ => None,
-        })
+    lines(body).map(text::from_utf8_lossy).filter(|line| !line.trim().is_empty()).map_while(|line| match line
+        .parse()
+    {
+        Ok(TransactionId::Xa(id)) => Some(id),
+        _ => None,
+    })
 }
 
 /// Why a broker refused a step of an XA transaction.
@@ -78,10 +77,7 @@ impl XaError {
     /// An error with a code of `XAException`.
     #[must_use]
     pub fn new(code: i32, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     /// Reads the answer to an XA step: `None` when it is a success.
@@ -114,9 +110,7 @@ fn find_code(body: &str) -> Option<XaError> {
         let digits = rest[sign..].bytes().take_while(u8::is_ascii_digit).count();
         let (code, rest) = rest.split_at(sign + digits);
         let message = rest.strip_prefix(",msg=")?;
-        let end = message
-            .find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
-            .unwrap_or(message.len());
+        let end = message.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).unwrap_or(message.len());
         Some(XaError::new(number::parse_i32(code.as_bytes())?, &message[..end]))
     })
 }

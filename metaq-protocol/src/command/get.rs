@@ -40,14 +40,7 @@ impl GetCommand {
     /// A request for at most `max_size` bytes from `offset` on.
     #[must_use]
     pub fn new(topic: Topic, group: Token, partition: i32, offset: i64, max_size: i32) -> Self {
-        Self {
-            topic,
-            group,
-            partition,
-            offset,
-            max_size,
-            opaque: Opaque::default(),
-        }
+        Self { topic, group, partition, offset, max_size, opaque: Opaque::default() }
     }
 
     /// The same request with another opaque.
@@ -77,10 +70,7 @@ impl Encode for GetCommand {
 
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
         let mut line = LineBuilder::line_end();
-        line.number(self.opaque.0)
-            .number(self.max_size)
-            .number(self.offset)
-            .number(self.partition);
+        line.number(self.opaque.0).number(self.max_size).number(self.offset).number(self.partition);
         let rest = 1 + self.group.len() + line.as_bytes().len() + body_len;
         LineBuilder::new().append_to(dst, [b"get ", self.topic.as_bytes()], rest);
         line.append_to(dst, [b" ", self.group.as_bytes()], body_len);

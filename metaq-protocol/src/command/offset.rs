@@ -35,13 +35,7 @@ impl OffsetCommand {
     /// A request for the segment that holds `offset`.
     #[must_use]
     pub fn new(topic: Topic, group: Token, partition: i32, offset: i64) -> Self {
-        Self {
-            topic,
-            group,
-            partition,
-            offset,
-            opaque: Opaque::default(),
-        }
+        Self { topic, group, partition, offset, opaque: Opaque::default() }
     }
 
     /// The same request with another opaque.
@@ -69,9 +63,7 @@ impl Encode for OffsetCommand {
 
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
         let mut line = LineBuilder::line_end();
-        line.number(self.opaque.0)
-            .number(self.offset)
-            .number(self.partition);
+        line.number(self.opaque.0).number(self.offset).number(self.partition);
         let rest = 1 + self.group.len() + line.as_bytes().len() + body_len;
         LineBuilder::new().append_to(dst, [b"offset ", self.topic.as_bytes()], rest);
         line.append_to(dst, [b" ", self.group.as_bytes()], body_len);

@@ -44,11 +44,7 @@ impl PutCommand {
     /// [`Opaque::default()`] until it is set.
     #[must_use]
     pub fn new(topic: Topic, partition: i32, payload: Bytes, attribute: Option<&str>) -> Self {
-        let flag = if attribute.is_some() {
-            Flag::ATTRIBUTE
-        } else {
-            Flag::EMPTY
-        };
+        let flag = if attribute.is_some() { Flag::ATTRIBUTE } else { Flag::EMPTY };
         Self::from_data(topic, partition, flag, PutData::new(payload, attribute))
     }
 
@@ -94,10 +90,7 @@ impl PutCommand {
     /// The numbers between topic and transaction.
     #[inline]
     fn write_numbers(&self, line: &mut LineBuilder) {
-        line.number(self.checksum.0)
-            .number(self.flag.0)
-            .number(self.length())
-            .number(self.partition);
+        line.number(self.checksum.0).number(self.flag.0).number(self.length()).number(self.partition);
     }
 }
 

@@ -55,8 +55,7 @@ impl Encode for StatsCommand {
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
         let item = self.item.as_deref().unwrap_or_default();
         let mut line = LineBuilder::line_end();
-        line.number(self.opaque.0)
-            .append_to(dst, [b"stats ", item.as_bytes()], body_len);
+        line.number(self.opaque.0).append_to(dst, [b"stats ", item.as_bytes()], body_len);
     }
 }
 

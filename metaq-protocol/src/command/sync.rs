@@ -87,12 +87,8 @@ impl Encode for SyncCommand {
 
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
         let mut line = LineBuilder::line_end();
-        line.number(self.opaque.0)
-            .number(self.checksum.0)
-            .number(self.message_id);
-        line.number(self.flag.0)
-            .number(self.data.len() as i64)
-            .number(self.partition);
+        line.number(self.opaque.0).number(self.checksum.0).number(self.message_id);
+        line.number(self.flag.0).number(self.data.len() as i64).number(self.partition);
         line.append_to(dst, [b"sync ", self.topic.as_bytes()], body_len);
     }
 

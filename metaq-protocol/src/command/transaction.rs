@@ -53,14 +53,7 @@ impl TransactionCommand {
         timeout: i32,
         qualifier: Option<Token>,
     ) -> Self {
-        Self {
-            id,
-            session,
-            action,
-            opaque: Opaque::default(),
-            timeout,
-            qualifier,
-        }
+        Self { id, session, action, opaque: Opaque::default(), timeout, qualifier }
     }
 
     /// The same step with a timeout in seconds. 0 or less means never, and isn't written.
@@ -106,10 +99,7 @@ impl TransactionCommand {
     /// The timeout, when it has to be written: when it says something, or when the qualifier would
     /// be misread without it.
     fn written_timeout(&self) -> Option<i32> {
-        let misread = self
-            .qualifier
-            .as_ref()
-            .is_some_and(|qualifier| is_all_digits(qualifier));
+        let misread = self.qualifier.as_ref().is_some_and(|qualifier| is_all_digits(qualifier));
         (self.timeout != 0 || misread).then_some(self.timeout)
     }
 }
@@ -127,9 +117,7 @@ impl Encode for TransactionCommand {
             + self.session.len()
             + 1
             + self.action.as_str().len()
-            + self
-                .written_timeout()
-                .map_or(0, |timeout| 1 + text_len(timeout.into()))
+            + self.written_timeout().map_or(0, |timeout| 1 + text_len(timeout.into()))
             + self.qualifier.as_ref().map_or(0, |qualifier| 1 + qualifier.len())
             + 1
             + text_len(self.opaque.0.into())
@@ -219,9 +207,7 @@ impl FromStr for TransactionAction {
 
     fn from_str(text: &str) -> Result<Self, InvalidTransactionAction> {
         let found = Self::ALL.into_iter().find(|action| action.as_str() == text);
-        found.ok_or_else(|| InvalidTransactionAction {
-            text: excerpt(text).to_owned(),
-        })
+        found.ok_or_else(|| InvalidTransactionAction { text: excerpt(text).to_owned() })
     }
 }
 

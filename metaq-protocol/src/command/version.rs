@@ -14,7 +14,7 @@ use crate::{
 /// >> version 60\r\n
 /// << result 200 3 60\r\n0.1
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VersionCommand {
     /// What the answer repeats.
@@ -35,9 +35,7 @@ impl Encode for VersionCommand {
     }
 
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
-        LineBuilder::line_end()
-            .number(self.opaque.0)
-            .append_to(dst, [b"version", b""], body_len);
+        LineBuilder::line_end().number(self.opaque.0).append_to(dst, [b"version", b""], body_len);
     }
 }
 

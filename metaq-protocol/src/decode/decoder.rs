@@ -57,10 +57,7 @@ impl Decoder {
     /// A decoder with other limits.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self {
-            limits,
-            ..Self::default()
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Takes the first frame from the front of `src`. `None` asks for more bytes.

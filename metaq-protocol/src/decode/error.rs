@@ -111,13 +111,7 @@ impl DecodeError {
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Detail {
-            kind,
-            command,
-            field,
-            text,
-            limit,
-        } = &*self.0;
+        let Detail { kind, command, field, text, limit } = &*self.0;
         let limit = limit.unwrap_or_default();
         if let Some(command) = command {
             write!(f, "{command}: ")?;
@@ -131,10 +125,7 @@ impl fmt::Display for DecodeError {
                 )
             }
             DecodeErrorKind::BodyTooLong => {
-                write!(
-                    f,
-                    "the body of {text} bytes is longer than the limit of {limit} bytes"
-                )
+                write!(f, "the body of {text} bytes is longer than the limit of {limit} bytes")
             }
             DecodeErrorKind::BlankLine if text.is_empty() => f.write_str("the header line is empty"),
             DecodeErrorKind::BlankLine => write!(f, "the header line starts with a space: {text:?}"),

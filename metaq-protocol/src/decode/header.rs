@@ -76,10 +76,7 @@ pub(super) fn parse(line: &[u8], max_body: usize, names: &mut Names) -> Result<H
 
 impl Header {
     fn without_body(frame: impl Into<Frame>) -> Self {
-        Self {
-            frame: frame.into(),
-            body_len: 0,
-        }
+        Self { frame: frame.into(), body_len: 0 }
     }
 }
 
@@ -95,23 +92,14 @@ fn put(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header, 
         _ => (None, None, 5),
     };
     let checksum = checksum.map_or(Ok(Checksum::NONE.0), |index| words.i32(index, "checksum"))?;
-    let transaction = transaction
-        .map(|index| transaction_id(words, index))
-        .transpose()?;
-    let mut command = PutCommand::from_data(
-        names.topic(words.required(1, "topic")?),
-        0,
-        flag,
-        PutData::default(),
-    );
+    let transaction = transaction.map(|index| transaction_id(words, index)).transpose()?;
+    let mut command =
+        PutCommand::from_data(names.topic(words.required(1, "topic")?), 0, flag, PutData::default());
     command.partition = words.i32(2, "partition")?;
     command.checksum = Checksum(checksum);
     command.transaction = transaction;
     command.opaque = Opaque(words.i32(opaque, "opaque")?);
-    Ok(Header {
-        frame: command.into(),
-        body_len,
-    })
+    Ok(Header { frame: command.into(), body_len })
 }
 
 fn looks_like_checksum(word: &[u8]) -> bool {
@@ -175,10 +163,7 @@ fn sync(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header,
     let command = SyncCommand::new(topic, partition, flag, message_id, PutData::default())
         .with_checksum(Checksum(checksum))
         .with_opaque(opaque);
-    Ok(Header {
-        frame: command.into(),
-        body_len,
-    })
+    Ok(Header { frame: command.into(), body_len })
 }
 
 fn stats(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeError> {
@@ -231,9 +216,6 @@ fn value(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, De
 
 impl From<AnswerHead> for Header {
     fn from(head: AnswerHead) -> Self {
-        Self {
-            frame: head.with_body(Bytes::new()).into(),
-            body_len: head.body_len,
-        }
+        Self { frame: head.with_body(Bytes::new()).into(), body_len: head.body_len }
     }
 }

@@ -114,11 +114,7 @@ impl Decoder {
             self.pending_answer = Some(answer);
             return Ok(None);
         };
-        let response = ResponseRef {
-            kind: answer.kind,
-            opaque: answer.opaque,
-            body,
-        };
+        let response = ResponseRef { kind: answer.kind, opaque: answer.opaque, body };
         Ok(Some((response, length)))
     }
 }
@@ -128,8 +124,7 @@ impl Decoder {
     /// waits for, header included, once its header is there. A read buffer has to have that much room.
     #[must_use]
     pub fn awaited_len(&self) -> Option<usize> {
-        self.pending_answer
-            .map(|answer| answer.head_len + answer.body_len)
+        self.pending_answer.map(|answer| answer.head_len + answer.body_len)
     }
 }
 

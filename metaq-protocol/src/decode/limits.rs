@@ -37,9 +37,6 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_line: 64 << 10,
-            max_body: 64 << 20,
-        }
+        Self { max_line: 64 << 10, max_body: 64 << 20 }
     }
 }

@@ -49,10 +49,7 @@ impl<'a> Words<'a> {
         if line.first().is_none_or(|&byte| byte == b' ') {
             return Err(DecodeError::new(DecodeErrorKind::BlankLine, line));
         }
-        let end = line
-            .iter()
-            .rposition(|&byte| byte != b' ')
-            .map_or(0, |last| last + 1);
+        let end = line.iter().rposition(|&byte| byte != b' ').map_or(0, |last| last + 1);
         let mut words = [&line[..0]; MOST_WORDS];
         let mut count = 0;
         for word in line[..end].split(|&byte| byte == b' ') {
@@ -79,9 +76,7 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&'a [u8]> {
-        (index < self.count)
-            .then(|| self.words.get(index).copied())
-            .flatten()
+        (index < self.count).then(|| self.words.get(index).copied()).flatten()
     }
 
     /// The word at `index`, which has to be there.

@@ -40,7 +40,7 @@ fn bodies_are_read_as_java_reads_them() {
 }
 
 fn xa_answer(case: &Value, body: &str) -> Outcome {
-    let answer = BooleanCommand::new(Status(int(case, "code")), body.to_owned(), Opaque(1));
+    let answer = BooleanCommand::new(Status(int(case, "code")), body.to_owned().into(), Opaque(1));
     let Some(error) = XaError::from_answer(&answer) else {
         assert_eq!(case["outcome"], "ok");
         return Outcome::Same;

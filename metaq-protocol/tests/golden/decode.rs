@@ -17,15 +17,8 @@ fn decoder() -> Decoder {
 /// One step of reading: a frame and the piece of input after which it came out, or the end.
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    Frame {
-        chunk: usize,
-        consumed: usize,
-        frame: Frame,
-    },
-    Refused {
-        chunk: usize,
-        error: String,
-    },
+    Frame { chunk: usize, consumed: usize, frame: Frame },
+    Refused { chunk: usize, error: String },
 }
 
 /// Reads `bytes` in pieces of these sizes. Also says how many bytes stay unused.
@@ -41,19 +34,12 @@ fn read(bytes: &[u8], pieces: &[usize]) -> (Vec<Step>, usize) {
             match decoder.decode(&mut buffer) {
                 Ok(Some(frame)) => {
                     let used = fed - buffer.len();
-                    steps.push(Step::Frame {
-                        chunk,
-                        consumed: used - ends,
-                        frame,
-                    });
+                    steps.push(Step::Frame { chunk, consumed: used - ends, frame });
                     ends = used;
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    steps.push(Step::Refused {
-                        chunk,
-                        error: error.to_string(),
-                    });
+                    steps.push(Step::Refused { chunk, error: error.to_string() });
                     return (steps, bytes.len() - ends);
                 }
             }
@@ -68,10 +54,7 @@ fn reads_what_java_reads() {
     run::all("decode", 859, |case| {
         let bytes = hex(case["bytes"].as_str().unwrap());
         let pieces: Vec<usize> = match case["splits"].as_array() {
-            Some(splits) => splits
-                .iter()
-                .map(|size| size.as_u64().unwrap() as usize)
-                .collect(),
+            Some(splits) => splits.iter().map(|size| size.as_u64().unwrap() as usize).collect(),
             None => vec![bytes.len()],
         };
         let expected = match case["steps"].as_array() {
@@ -92,11 +75,7 @@ fn without_chunks(steps: &[Step]) -> Vec<Step> {
         .iter()
         .cloned()
         .map(|step| match step {
-            Step::Frame { consumed, frame, .. } => Step::Frame {
-                chunk: 0,
-                consumed,
-                frame,
-            },
+            Step::Frame { consumed, frame, .. } => Step::Frame { chunk: 0, consumed, frame },
             Step::Refused { error, .. } => Step::Refused { chunk: 0, error },
         })
         .collect()
@@ -109,25 +88,14 @@ fn compare(expected: &[Value], steps: &[Step], unused: usize, bytes: &[u8], in_p
         let step = steps.next();
         let defect = expected["java_defect"] == json!(true);
         match (expected["outcome"].as_str().unwrap(), step) {
-            (
-                "command",
-                Some(Step::Frame {
-                    chunk,
-                    consumed,
-                    frame,
-                }),
-            ) => {
+            ("command", Some(Step::Frame { chunk, consumed, frame })) => {
                 assert_eq!(frame.name(), expected["command"], "command");
                 assert_eq!(fields(frame), expected["fields"], "fields");
                 assert_eq!(json!(consumed), expected["consumed"], "consumed");
                 if in_pieces {
                     assert_eq!(json!(chunk), expected["chunk"], "chunk");
                 }
-                written_again(
-                    frame,
-                    &expected["reencode"],
-                    &bytes[position..position + consumed],
-                );
+                written_again(frame, &expected["reencode"], &bytes[position..position + consumed]);
                 position += consumed;
             }
             ("incomplete", None) => {
@@ -153,11 +121,7 @@ fn written_again(frame: &Frame, reencode: &Value, original: &[u8]) {
     if reencode == "same" {
         assert_eq!(to_hex(&written), to_hex(original), "written again");
     }
-    assert_eq!(
-        decoder().decode(&mut written).unwrap().as_ref(),
-        Some(frame),
-        "read again"
-    );
+    assert_eq!(decoder().decode(&mut written).unwrap().as_ref(), Some(frame), "read again");
     assert!(written.is_empty());
 }
 
@@ -168,28 +132,16 @@ fn in_place(bytes: &[u8], steps: &[Step]) {
         let read = decoder.decode_response_in_place(&bytes[position..]);
         match step {
             Step::Refused { .. } => return assert!(read.is_err(), "{read:?} in place, expected {step:?}"),
-            Step::Frame {
-                frame: Frame::Response(response),
-                consumed,
-                ..
-            } => {
+            Step::Frame { frame: Frame::Response(response), consumed, .. } => {
                 let (answer, used) = read.unwrap().unwrap();
-                assert_eq!(
-                    (answer.to_response(), used),
-                    (response.clone(), *consumed),
-                    "in place"
-                );
+                assert_eq!((answer.to_response(), used), (response.clone(), *consumed), "in place");
                 position += used;
             }
             Step::Frame { .. } => return assert!(read.is_err(), "a request read in place"),
         }
     }
     if position > 0 {
-        assert_eq!(
-            decoder.decode_response_in_place(&bytes[position..]),
-            Ok(None),
-            "in place"
-        );
+        assert_eq!(decoder.decode_response_in_place(&bytes[position..]), Ok(None), "in place");
     }
 }
 

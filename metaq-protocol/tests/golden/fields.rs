@@ -13,10 +13,7 @@ pub(crate) type Refusal = Box<dyn std::error::Error>;
 pub(crate) fn hex(text: &str) -> Vec<u8> {
     assert!(text.len().is_multiple_of(2), "odd hexadecimal");
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
-        .collect()
+    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
 
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
@@ -24,9 +21,7 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn int<T: TryFrom<i64>>(fields: &Value, name: &str) -> T {
-    let number = fields[name]
-        .as_i64()
-        .unwrap_or_else(|| panic!("no {name} in {fields}"));
+    let number = fields[name].as_i64().unwrap_or_else(|| panic!("no {name} in {fields}"));
     T::try_from(number).unwrap_or_else(|_| panic!("{name} out of range in {fields}"))
 }
 
@@ -64,9 +59,7 @@ pub(crate) fn frame(command: &str, fields: &Value) -> Result<Frame, Refusal> {
         }
         "get" => {
             let (offset, max_size) = (int(fields, "offset"), int(fields, "max_size"));
-            GetCommand::new(topic()?, group()?, partition(), offset, max_size)
-                .with_opaque(opaque)
-                .into()
+            GetCommand::new(topic()?, group()?, partition(), offset, max_size).with_opaque(opaque).into()
         }
         "offset" => OffsetCommand::new(topic()?, group()?, partition(), int(fields, "offset"))
             .with_opaque(opaque)
@@ -91,7 +84,7 @@ pub(crate) fn frame(command: &str, fields: &Value) -> Result<Frame, Refusal> {
         }
         "result" => {
             let message = text(fields, "message").unwrap_or_default().to_owned();
-            BooleanCommand::new(Status(int(fields, "code")), message, opaque).into()
+            BooleanCommand::new(Status(int(fields, "code")), message.into(), opaque).into()
         }
         "value" => DataCommand::new(data(fields), opaque).into(),
         other => panic!("no command {other}"),
@@ -108,16 +101,8 @@ pub(crate) fn transaction_id(tx: &Value) -> Result<Option<TransactionId>, Refusa
         }
         Some("xa") => {
             let qualifier = tx["qualifier"].as_str().ok_or("no qualifier")?;
-            let (gtrid, bqual) = (
-                hex(tx["gtrid"].as_str().unwrap()),
-                hex(tx["bqual"].as_str().unwrap()),
-            );
-            Some(TransactionId::xa(
-                int(tx, "format_id"),
-                &gtrid,
-                &bqual,
-                qualifier,
-            )?)
+            let (gtrid, bqual) = (hex(tx["gtrid"].as_str().unwrap()), hex(tx["bqual"].as_str().unwrap()));
+            Some(TransactionId::xa(int(tx, "format_id"), &gtrid, &bqual, qualifier)?)
         }
         Some(other) => panic!("no transaction id of type {other}"),
     })

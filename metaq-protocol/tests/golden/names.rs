@@ -20,10 +20,7 @@ fn transaction_ids_are_those_of_java() {
                 Err(error) => return Outcome::refused(error),
             },
             "format_xa" => {
-                let (gtrid, bqual) = (
-                    hex(text(case, "gtrid").unwrap()),
-                    hex(text(case, "bqual").unwrap()),
-                );
+                let (gtrid, bqual) = (hex(text(case, "gtrid").unwrap()), hex(text(case, "bqual").unwrap()));
                 let qualifier = text(case, "qualifier").unwrap_or_default();
                 TransactionId::xa(int(case, "format_id"), &gtrid, &bqual, qualifier)
             }
@@ -53,10 +50,7 @@ fn partitions_are_those_of_java() {
             "parse" => match text(case, "text").unwrap().parse::<Partition>() {
                 Ok(partition) => {
                     assert_eq!(case["outcome"], "ok");
-                    assert_eq!(
-                        partition,
-                        Partition::new(int(case, "broker_id"), int(case, "partition"))
-                    );
+                    assert_eq!(partition, Partition::new(int(case, "broker_id"), int(case, "partition")));
                 }
                 Err(_) => assert_eq!(case["outcome"], "error"),
             },
@@ -95,10 +89,7 @@ fn brokers_are_those_of_java() {
 }
 
 fn parse_broker(case: &Value) -> Outcome {
-    match (
-        BrokerAddr::parse_with_slave_id(text(case, "text").unwrap()),
-        case["outcome"] == "ok",
-    ) {
+    match (BrokerAddr::parse_with_slave_id(text(case, "text").unwrap()), case["outcome"] == "ok") {
         (Err(_), false) => {}
         (Err(error), true) => return Outcome::refused(error),
         (Ok((addr, slave_id)), ok) => {

@@ -111,13 +111,7 @@ pub(crate) const REFUSED: &[Refusal] = &[
     Refusal {
         file: "encode",
         category: "unsafe-name",
-        cases: &[
-            "encode-0333",
-            "encode-0334",
-            "encode-0335",
-            "encode-0336",
-            "encode-0337",
-        ],
+        cases: &["encode-0333", "encode-0334", "encode-0335", "encode-0336", "encode-0337"],
         reason: "Java writes a space or a line end inside a name, which puts the stream out of step",
     },
     Refusal {

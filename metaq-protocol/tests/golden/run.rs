@@ -26,10 +26,7 @@ impl Outcome {
 /// `case` panics where we differ from Java, and says where we refuse what Java lets through. Those
 /// have to be exactly the cases in the table in `refused.rs`.
 pub(crate) fn all(name: &str, expected: usize, case: impl Fn(&Value) -> Outcome) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/vectors")
-        .join(name)
-        .with_extension("jsonl");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name).with_extension("jsonl");
     let text = std::fs::read_to_string(&path).unwrap();
     let table: Vec<&Refusal> = REFUSED.iter().filter(|refusal| refusal.file == name).collect();
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -62,15 +59,9 @@ pub(crate) fn all(name: &str, expected: usize, case: impl Fn(&Value) -> Outcome)
         println!("{kind}: {ran} cases, {refused} of them refused on purpose");
     }
     for refusal in table {
-        println!(
-            "  refused: {} {:?}: {}",
-            refusal.category, refusal.cases, refusal.reason
-        );
+        println!("  refused: {} {:?}: {}", refusal.category, refusal.cases, refusal.reason);
         for &case in refusal.cases {
-            assert!(
-                seen.iter().any(|id| id == case),
-                "{case} in the table of refusals doesn't exist"
-            );
+            assert!(seen.iter().any(|id| id == case), "{case} in the table of refusals doesn't exist");
         }
     }
     let ran: usize = counts.values().map(|(ran, _)| ran).sum();

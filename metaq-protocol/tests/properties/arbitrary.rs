@@ -50,14 +50,7 @@ fn transaction_id() -> impl Strategy<Value = TransactionId> {
 }
 
 fn put() -> impl Strategy<Value = PutCommand> {
-    (
-        topic(),
-        any::<i32>(),
-        any::<i32>(),
-        option::of(any::<i32>()),
-        option::of(transaction_id()),
-        data(),
-    )
+    (topic(), any::<i32>(), any::<i32>(), option::of(any::<i32>()), option::of(transaction_id()), data())
         .prop_map(|(topic, partition, flag, checksum, transaction, data)| {
             let mut put = PutCommand::from_data(topic, partition, Flag(flag), data);
             put.checksum = checksum.map_or(put.checksum, Checksum);
@@ -67,21 +60,16 @@ fn put() -> impl Strategy<Value = PutCommand> {
 }
 
 fn transaction() -> impl Strategy<Value = TransactionCommand> {
-    (
-        transaction_id(),
-        token(),
-        select(&TransactionAction::ALL),
-        any::<i32>(),
-        option::of(word()),
-    )
-        .prop_map(|(id, session, action, timeout, qualifier)| {
+    (transaction_id(), token(), select(&TransactionAction::ALL), any::<i32>(), option::of(word())).prop_map(
+        |(id, session, action, timeout, qualifier)| {
             let command = TransactionCommand::new(id, session, action).with_timeout(timeout);
             match qualifier {
                 // Refused when it would be read as a timeout.
                 Some(qualifier) => command.clone().with_qualifier(&qualifier).unwrap_or(command),
                 None => command,
             }
-        })
+        },
+    )
 }
 
 pub(crate) fn answer() -> impl Strategy<Value = Frame> {

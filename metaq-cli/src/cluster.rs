@@ -1,0 +1,46 @@
+//! The text that names a cluster on the command line.
+
+use std::{str::FromStr, time::Duration};
+
+use metaq_producer::{
+    BrokerAddr, DiscoveryError, ProducerBuilder, StaticDiscovery, ZooKeeperConfig, ZooKeeperDiscovery,
+};
+
+/// How long to look for a ZooKeeper that answers. A person waits for it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the brokers are found.
+#[derive(Clone, Debug)]
+pub(crate) enum Cluster {
+    ZooKeeper(ZooKeeperDiscovery),
+    Direct(BrokerAddr),
+}
+
+impl FromStr for Cluster {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("zk://") {
+            let mut config = ZooKeeperConfig::default();
+            config.connect_timeout = CONNECT_TIMEOUT;
+            let discovery = ZooKeeperDiscovery::with_config(text, config);
+            discovery.map(Self::ZooKeeper).map_err(|error: DiscoveryError| error.to_string())
+        } else if text.starts_with("meta://") {
+            text.parse()
+                .map(Self::Direct)
+                .map_err(|error: metaq_producer::InvalidBrokerAddr| error.to_string())
+        } else {
+            Err("expected zk://HOST:PORT,HOST:PORT/ROOT or meta://HOST:PORT".to_owned())
+        }
+    }
+}
+
+impl Cluster {
+    /// The builder, told where the brokers are found.
+    pub(crate) fn tell(self, builder: ProducerBuilder) -> ProducerBuilder {
+        match self {
+            Self::ZooKeeper(discovery) => builder.discovery(discovery),
+            Self::Direct(broker) => builder.discovery(StaticDiscovery::direct(broker)),
+        }
+    }
+}

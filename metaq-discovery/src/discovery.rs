@@ -1,0 +1,31 @@
+//! The trait: what a producer asks of a registry.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use metaq_protocol::Topic;
+
+use crate::{DiscoveryError, TopicWatch};
+
+/// Finds the brokers of topics, and tells when they change.
+#[async_trait]
+pub trait Discovery: fmt::Debug + Send + Sync {
+    /// Starts to follow a topic. The watch already holds the first complete view when this returns; that view is empty
+    /// when no broker offers the topic.
+    ///
+    /// # Errors
+    /// When the registry can't be read.
+    ///
+    /// # Cancel safety
+    /// Nothing is followed when the future is dropped before it is done.
+    async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError>;
+
+    /// All topics that the registry knows, sorted.
+    ///
+    /// # Errors
+    /// When the registry can't be read.
+    async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError>;
+
+    /// Ends all watches and leaves the registry. Calling it again does nothing.
+    async fn close(&self);
+}

@@ -1,0 +1,77 @@
+//! What can go wrong with a registry.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+/// A registry could not be used. Cheap to clone.
+#[derive(Clone)]
+pub struct DiscoveryError {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kind: DiscoveryErrorKind,
+    text: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Why a registry could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DiscoveryErrorKind {
+    /// The settings make no sense.
+    Config,
+    /// No server of the registry could be reached in time.
+    Unreachable,
+    /// The registry was reached, but failed.
+    Failed,
+    /// The discovery was closed.
+    Closed,
+}
+
+impl DiscoveryError {
+    /// An error of `kind`. `text` says what was being done, and where.
+    pub fn new(kind: DiscoveryErrorKind, text: impl Into<String>) -> Self {
+        Self { inner: Arc::new(Inner { kind, text: text.into(), source: None }) }
+    }
+
+    /// An error of `kind` that was caused by `source`.
+    pub fn with_source(
+        kind: DiscoveryErrorKind,
+        text: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { kind, text: text.into(), source: Some(source.into()) }) }
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(DiscoveryErrorKind::Closed, "the discovery was closed")
+    }
+
+    /// Why the registry could not be used.
+    #[must_use]
+    pub fn kind(&self) -> DiscoveryErrorKind {
+        self.inner.kind
+    }
+}
+
+impl fmt::Display for DiscoveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.text)
+    }
+}
+
+impl fmt::Debug for DiscoveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscoveryError")
+            .field("kind", &self.inner.kind)
+            .field("text", &self.inner.text)
+            .field("source", &self.inner.source)
+            .finish()
+    }
+}
+
+impl StdError for DiscoveryError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,163 @@
+//! A registry that a test holds in its hands.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use metaq_protocol::Topic;
+use parking_lot::Mutex;
+
+use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, ViewPublisher};
+
+/// A registry that a test holds in its hands: views are set by calls, failures and delays are scripted, and calls are
+/// counted. Clones share everything, so a test keeps one and gives one to the producer.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use metaq_discovery::{BrokerId, Discovery, MockDiscovery, Topic, TopicView};
+///
+/// let orders = Topic::new("orders")?;
+/// let mock = MockDiscovery::new();
+/// let mut watch = mock.watch(&orders).await?;
+/// assert!(watch.current().is_empty());
+///
+/// mock.set(TopicView::new(orders).with_broker(BrokerId(0), "meta://127.0.0.1:8123".parse()?, 4));
+/// assert_eq!(watch.changed().await?.partitions().len(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct MockDiscovery {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    views: BTreeMap<Topic, TopicView>,
+    watches: BTreeMap<Topic, Vec<ViewPublisher>>,
+    failures: VecDeque<DiscoveryError>,
+    delay: Duration,
+    watch_calls: usize,
+    closed: bool,
+}
+
+impl MockDiscovery {
+    /// A registry without topics.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the view of its topic; everybody who watches the topic is told.
+    pub fn set(&self, view: TopicView) {
+        let mut state = self.state.lock();
+        for publisher in state.watches.get(view.topic()).into_iter().flatten() {
+            publisher.publish(view.clone());
+        }
+        state.views.insert(view.topic().clone(), view);
+    }
+
+    /// Removes a topic: no broker offers it any more.
+    pub fn remove(&self, topic: &Topic) {
+        self.set(TopicView::new(topic.clone()));
+        self.state.lock().views.remove(topic);
+    }
+
+    /// The next call that hasn't got a failure yet fails with `error`. May be called repeatedly.
+    pub fn fail_next(&self, error: DiscoveryError) {
+        self.state.lock().failures.push_back(error);
+    }
+
+    /// Every call takes so long from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.lock().delay = delay;
+    }
+
+    /// How often [`watch`](Discovery::watch) was called.
+    #[must_use]
+    pub fn watch_calls(&self) -> usize {
+        self.state.lock().watch_calls
+    }
+
+    /// How many watches of a topic are held now; clones of a watch count as one.
+    #[must_use]
+    pub fn active_watches(&self, topic: &Topic) -> usize {
+        let state = self.state.lock();
+        let publishers = state.watches.get(topic).into_iter().flatten();
+        publishers.filter(|publisher| !publisher.is_closed()).count()
+    }
+
+    async fn scripted(&self) -> Result<(), DiscoveryError> {
+        let (delay, failure) = {
+            let mut state = self.state.lock();
+            (state.delay, state.failures.pop_front())
+        };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl Discovery for MockDiscovery {
+    async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
+        self.state.lock().watch_calls += 1;
+        self.scripted().await?;
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(DiscoveryError::closed());
+        }
+        let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
+        let (publisher, watch) = TopicWatch::channel(view);
+        let publishers = state.watches.entry(topic.clone()).or_default();
+        publishers.retain(|publisher| !publisher.is_closed());
+        publishers.push(publisher);
+        Ok(watch)
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
+        self.scripted().await?;
+        Ok(self.state.lock().views.keys().cloned().collect())
+    }
+
+    async fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.watches.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DiscoveryErrorKind;
+
+    #[tokio::test(start_paused = true)]
+    async fn fails_and_delays_as_scripted_and_counts() {
+        let mock = MockDiscovery::new();
+        let topic = Topic::new("t").unwrap();
+        mock.fail_next(DiscoveryError::new(DiscoveryErrorKind::Failed, "scripted"));
+        assert_eq!(mock.watch(&topic).await.unwrap_err().to_string(), "scripted");
+        mock.set_delay(Duration::from_secs(5));
+        let before = tokio::time::Instant::now();
+        let watch = mock.watch(&topic).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::from_secs(5));
+        assert_eq!((mock.watch_calls(), mock.active_watches(&topic)), (2, 1));
+        drop(watch);
+        assert_eq!(mock.active_watches(&topic), 0);
+    }
+
+    #[tokio::test]
+    async fn closing_ends_the_watches() {
+        let mock = MockDiscovery::new();
+        let topic = Topic::new("t").unwrap();
+        let mut watch = mock.watch(&topic).await.unwrap();
+        mock.close().await;
+        assert!(watch.changed().await.is_err());
+        assert_eq!(mock.watch(&topic).await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
+    }
+}

@@ -1,0 +1,230 @@
+//! What brokers keep in a registry: paths and data, read without touching any server.
+
+use std::{collections::BTreeMap, str};
+
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
+
+use crate::{MAX_PARTITIONS, TopicView};
+
+/// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Empty, or beginning and not ending with a slash.
+    root: String,
+}
+
+impl Layout {
+    /// Begins the root with a slash and takes slashes off its end (rule S-7).
+    pub(crate) fn new(root: &str) -> Self {
+        let root = root.trim_matches('/');
+        Self { root: if root.is_empty() { String::new() } else { format!("/{root}") } }
+    }
+
+    pub(crate) fn topics(&self) -> String {
+        format!("{}/brokers/topics-pub", self.root)
+    }
+
+    pub(crate) fn topic(&self, topic: &Topic) -> String {
+        format!("{}/brokers/topics-pub/{topic}", self.root)
+    }
+
+    pub(crate) fn child(&self, topic: &Topic, child: &str) -> String {
+        format!("{}/brokers/topics-pub/{topic}/{child}", self.root)
+    }
+
+    pub(crate) fn master(&self, broker: BrokerId) -> String {
+        format!("{}/brokers/ids/{broker}/master", self.root)
+    }
+}
+
+/// What the name of a topic's child says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Child {
+    Master(BrokerId),
+    /// Slaves aren't sent to (rule P-27).
+    Slave,
+    Unknown,
+}
+
+impl Child {
+    pub(crate) fn parse(name: &str) -> Self {
+        let Some((id, role)) = name.split_once('-') else {
+            return Self::Unknown;
+        };
+        let Some(id) = id.parse().ok().filter(|id| *id >= 0) else {
+            return Self::Unknown;
+        };
+        match role.strip_prefix('s') {
+            _ if role == "m" => Self::Master(BrokerId(id)),
+            Some(number) if number.parse::<u32>().is_ok() => Self::Slave,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What is wrong with an entry of the registry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BadEntry {
+    pub(crate) path: String,
+    pub(crate) reason: String,
+}
+
+/// What was read of one topic.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TopicNodes {
+    /// The data of each child; none for one that was gone when it was read.
+    pub(crate) children: BTreeMap<String, Option<Vec<u8>>>,
+    /// The data of `ids/ID/master` of each master among the children; none where there is no such node.
+    pub(crate) masters: BTreeMap<BrokerId, Option<Vec<u8>>>,
+}
+
+impl TopicNodes {
+    /// The view, without what can't be used, and a list of that.
+    pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<BadEntry>) {
+        let mut view = TopicView::new(topic.clone());
+        let mut bad = Vec::new();
+        for (name, data) in &self.children {
+            let mut report = |path: String, reason: String| bad.push(BadEntry { path, reason });
+            let id = match Child::parse(name) {
+                Child::Master(id) => id,
+                Child::Slave => continue,
+                Child::Unknown => {
+                    report(layout.child(topic, name), "its name is neither ID-m nor ID-sN".to_owned());
+                    continue;
+                }
+            };
+            let Some(data) = data else { continue };
+            let partitions = match parse_partitions(data) {
+                Ok(partitions) => partitions,
+                Err(reason) => {
+                    report(layout.child(topic, name), reason);
+                    continue;
+                }
+            };
+            match parse_addr(self.masters.get(&id).and_then(Option::as_deref)) {
+                Ok(addr) => view = view.with_broker(id, addr, partitions),
+                Err(reason) => report(layout.master(id), reason),
+            }
+        }
+        (view, bad)
+    }
+}
+
+/// Reads `{"broker":"0-m","numParts":3}`. As lenient as the Java client (rule P-24), except that it isn't choosy about
+/// unknown fields.
+fn parse_partitions(data: &[u8]) -> Result<u32, String> {
+    let mut values = serde_json::Deserializer::from_slice(data).into_iter::<serde_json::Value>();
+    let value = match values.next() {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => return Err(format!("its data is not JSON: {error}")),
+        None => return Err("it has no data".to_owned()),
+    };
+    let count = match &value["numParts"] {
+        serde_json::Value::Number(number) => number.as_f64(),
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match count {
+        Some(count) if count >= 1.0 && count <= f64::from(MAX_PARTITIONS) => Ok(count as u32),
+        Some(count) => Err(format!("its numParts is {count}, not between 1 and {MAX_PARTITIONS}")),
+        None => Err("its data has no numParts".to_owned()),
+    }
+}
+
+fn parse_addr(data: Option<&[u8]>) -> Result<BrokerAddr, String> {
+    let Some(data) = data else {
+        // Rule of the registry §19: a broker that was killed and restarted at once registers topics only.
+        return Err("the broker offers a topic but has no address here; it may need a restart".to_owned());
+    };
+    let text = str::from_utf8(data).map_err(|_| "its data is not UTF-8".to_owned())?.trim();
+    if text.is_empty() {
+        return Err("it has no data".to_owned());
+    }
+    text.parse().map_err(|error: metaq_protocol::InvalidBrokerAddr| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(children: &[(&str, &str)], masters: &[(i32, Option<&str>)]) -> (Vec<String>, Vec<String>) {
+        let bytes = |text: &str| Some(text.as_bytes().to_vec());
+        let nodes = TopicNodes {
+            children: children.iter().map(|(name, data)| ((*name).to_owned(), bytes(data))).collect(),
+            masters: masters.iter().map(|(id, data)| (BrokerId(*id), data.and_then(bytes))).collect(),
+        };
+        let (view, bad) = nodes.view(&Topic::new("alpha").unwrap(), &Layout::new("meta"));
+        let partitions = view.partitions().iter().map(ToString::to_string).collect();
+        (partitions, bad.into_iter().map(|bad| bad.path).collect())
+    }
+
+    #[test]
+    fn paths_are_those_of_a_real_registry() {
+        let topic = Topic::new("alpha").unwrap();
+        for root in ["meta", "/meta", "/meta/", "meta//"] {
+            let layout = Layout::new(root);
+            assert_eq!(layout.child(&topic, "0-m"), "/meta/brokers/topics-pub/alpha/0-m", "S-7, S-8");
+            assert_eq!(layout.master(BrokerId(0)), "/meta/brokers/ids/0/master");
+        }
+        assert_eq!(Layout::new("/").topics(), "/brokers/topics-pub");
+        assert_eq!(Layout::new("/a/b").topics(), "/a/b/brokers/topics-pub");
+    }
+
+    #[test]
+    fn reads_masters_and_leaves_slaves_alone() {
+        let (partitions, bad) = view(
+            &[
+                ("0-m", r#"{"broker":"0-m","numParts":3}"#),
+                ("0-s1", r#"{"numParts":3,"broker":"0-s1"}"#),
+                ("1-m", r#"{"numParts":2,"broker":"1-m"}"#),
+            ],
+            &[(0, Some("meta://127.0.0.1:20661")), (1, Some("meta://[::1]:20663"))],
+        );
+        assert_eq!(partitions, ["0-0", "0-1", "0-2", "1-0", "1-1"], "registry §6, §13");
+        assert!(bad.is_empty());
+    }
+
+    #[test]
+    fn a_bad_entry_leaves_the_others_working() {
+        let good = [
+            ("1-m", r#"{"numParts":1}"#),
+            ("2-m", r#"{"numParts":"2","more":1} x"#),
+            ("3-m", r#"{"numParts":2.7}"#),
+        ];
+        for (name, data) in [
+            ("0-m", ""),
+            ("0-m", "x"),
+            ("0-m", "null"),
+            ("0-m", "7"),
+            ("0-m", "{}"),
+            ("0-m", r#"{"numParts":0}"#),
+            ("0-m", r#"{"numParts":-3}"#),
+            ("0-m", r#"{"numParts":1e9}"#),
+            ("0-m", r#"{"numParts":null}"#),
+            ("x-m", r#"{"numParts":1}"#),
+            ("0-x-m", r#"{"numParts":1}"#),
+            ("0-q", r#"{"numParts":1}"#),
+            ("-m", ""),
+            ("m", ""),
+        ] {
+            let mut children = good.to_vec();
+            children.push((name, data));
+            let masters = [0, 1, 2, 3].map(|id| (id, Some("meta://h:1")));
+            let (partitions, bad) = view(&children, &masters);
+            assert_eq!(partitions, ["1-0", "2-0", "2-1", "3-0", "3-1"], "P-24, K-8: {name} {data}");
+            assert_eq!(bad, [format!("/meta/brokers/topics-pub/alpha/{name}")]);
+        }
+    }
+
+    #[test]
+    fn a_broker_without_a_usable_address_has_no_partitions() {
+        let child = [("0-m", r#"{"numParts":1}"#)];
+        for data in [None, Some(""), Some(" "), Some("h:1"), Some("meta://h"), Some("meta://h:0")] {
+            let (partitions, bad) = view(&child, &[(0, data)]);
+            assert!(partitions.is_empty(), "K-11, registry §19: {data:?}");
+            assert_eq!(bad, ["/meta/brokers/ids/0/master"]);
+        }
+        let (partitions, _) = view(&child, &[(0, Some("meta://h:1 "))]);
+        assert_eq!(partitions, ["0-0"]);
+    }
+}

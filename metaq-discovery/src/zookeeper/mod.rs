@@ -1,0 +1,133 @@
+//! ZooKeeper, where brokers register themselves.
+
+mod connect;
+mod follow;
+mod read;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use metaq_protocol::Topic;
+use tokio::{sync::watch, time::timeout_at};
+
+use crate::{Discovery, DiscoveryError, DiscoveryErrorKind, TopicWatch, registry::Layout};
+use connect::ConnectString;
+use follow::Follower;
+use session::Sessions;
+
+/// Settings of [`ZooKeeperDiscovery`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ZooKeeperConfig {
+    /// After how long without contact the servers end the session. Default 30 s, as the Java client (rule S-5). The
+    /// servers may have limits of their own.
+    pub session_timeout: Duration,
+    /// How long connecting, and reading a topic for the first time, may take. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long a single call may take before the topic is read anew. Default 5 s.
+    pub call_timeout: Duration,
+    /// How often everything is read anew even if no change was reported. Default 60 s.
+    pub reread_interval: Duration,
+}
+
+impl Default for ZooKeeperConfig {
+    fn default() -> Self {
+        Self {
+            session_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(5),
+            reread_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Finds brokers in ZooKeeper, where they register themselves.
+///
+/// All topics share one session, which is opened at the first use, and opened anew after it has expired. While no
+/// server can be reached, and after the session has expired, the last view of each topic holds.
+///
+/// Like the Java client, it creates the path of a topic that isn't there, so that there is something to watch (rule
+/// P-4); where that isn't allowed, it waits for the path to appear.
+#[derive(Clone, Debug)]
+pub struct ZooKeeperDiscovery {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    sessions: Sessions,
+    layout: Layout,
+    config: ZooKeeperConfig,
+    closed: watch::Sender<bool>,
+}
+
+impl ZooKeeperDiscovery {
+    /// A discovery with the default settings. `connect` is `HOST:PORT,HOST:PORT/ROOT`, optionally with `zk://` before
+    /// it; the root, under which the brokers register, is `/meta` when left out.
+    ///
+    /// # Errors
+    /// When `connect` is malformed. Nothing is connected to yet.
+    pub fn new(connect: &str) -> Result<Self, DiscoveryError> {
+        Self::with_config(connect, ZooKeeperConfig::default())
+    }
+
+    /// A discovery with other settings.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_config(connect: &str, config: ZooKeeperConfig) -> Result<Self, DiscoveryError> {
+        let ConnectString { hosts, layout } = ConnectString::parse(connect)?;
+        let sessions = Sessions::new(hosts, &config);
+        Ok(Self { inner: Arc::new(Inner { sessions, layout, config, closed: watch::Sender::new(false) }) })
+    }
+
+    /// Runs `work`, but not beyond the connect timeout nor the closing of the discovery.
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, DiscoveryError>>,
+    ) -> Result<T, DiscoveryError> {
+        let limit = self.inner.config.connect_timeout;
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut closed = self.inner.closed.subscribe();
+        tokio::select! {
+            done = timeout_at(deadline, work) => done.unwrap_or_else(|_| {
+                let text = format!("ZooKeeper at {} did not answer within {limit:?}", self.inner.sessions.hosts());
+                Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, text))
+            }),
+            _ = closed.wait_for(|closed| *closed) => Err(DiscoveryError::closed()),
+        }
+    }
+}
+
+#[async_trait]
+impl Discovery for ZooKeeperDiscovery {
+    async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
+        let mut follower = Follower::new(Arc::clone(&self.inner), topic.clone());
+        let view = self.bounded(follower.first_view()).await?;
+        let (publisher, watch) = TopicWatch::channel(view);
+        tokio::spawn(follower.run(publisher));
+        Ok(watch)
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
+        let path = self.inner.layout.topics();
+        let read = async {
+            let client = self.inner.sessions.client().await?;
+            match client.list_children(&path).await {
+                Ok(names) => Ok(names),
+                Err(zookeeper_client::Error::NoNode) => Ok(Vec::new()),
+                Err(error) => Err(self.inner.sessions.failed("list", &path, error)),
+            }
+        };
+        let mut topics: Vec<_> =
+            self.bounded(read).await?.iter().filter_map(|name| Topic::new(name).ok()).collect();
+        topics.sort_unstable();
+        Ok(topics)
+    }
+
+    async fn close(&self) {
+        self.inner.closed.send_replace(true);
+        self.inner.sessions.close().await;
+    }
+}

@@ -1,0 +1,108 @@
+//! The session with ZooKeeper: opened when it is needed, and opened anew when it has ended.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
+use zookeeper_client::{Client, Error};
+
+use super::ZooKeeperConfig;
+use crate::{DiscoveryError, DiscoveryErrorKind};
+
+/// Between attempts to find a server that answers.
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub(super) struct Sessions {
+    hosts: String,
+    session_timeout: Duration,
+    connect_timeout: Duration,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    client: Option<Client>,
+    closed: bool,
+}
+
+impl std::fmt::Debug for Current {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let session = self.client.as_ref().map(Client::session_id);
+        f.debug_struct("Current").field("session", &session).field("closed", &self.closed).finish()
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(hosts: String, config: &ZooKeeperConfig) -> Self {
+        Self {
+            hosts,
+            session_timeout: config.session_timeout,
+            connect_timeout: config.connect_timeout,
+            current: Mutex::default(),
+        }
+    }
+
+    pub(super) fn hosts(&self) -> &str {
+        &self.hosts
+    }
+
+    /// A client with a session that has not ended, as far as is known.
+    pub(super) async fn client(&self) -> Result<Client, DiscoveryError> {
+        // Held while connecting: all who need a session wait for the same one.
+        let mut current = self.current.lock().await;
+        if current.closed {
+            return Err(DiscoveryError::closed());
+        }
+        if let Some(client) = current.client.as_ref().filter(|client| !client.state().is_terminated()) {
+            return Ok(client.clone());
+        }
+        let renewed = current.client.take().is_some();
+        let client = self.connect().await?;
+        tracing::info!(hosts = %self.hosts, renewed, "session with ZooKeeper opened");
+        current.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Tries all servers again and again until the time is up.
+    async fn connect(&self) -> Result<Client, DiscoveryError> {
+        let deadline = Instant::now() + self.connect_timeout;
+        loop {
+            let connector =
+                Client::connector().with_session_timeout(self.session_timeout).with_fail_eagerly();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match timeout(left, connector.connect(&self.hosts)).await {
+                Ok(Ok(client)) => return Ok(client),
+                Ok(Err(error @ (Error::BadArguments(_) | Error::AuthFailed))) => {
+                    return Err(self.failed("connect to", "", error));
+                }
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
+            };
+            if deadline.saturating_duration_since(Instant::now()) <= PAUSE {
+                let limit = self.connect_timeout;
+                let text = format!("no ZooKeeper answered at {} within {limit:?}", self.hosts);
+                return Err(match error {
+                    Some(error) => DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error),
+                    None => DiscoveryError::new(DiscoveryErrorKind::Unreachable, text),
+                });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// An error of a call that tried to `what` the node at `path`.
+    pub(super) fn failed(&self, what: &str, path: &str, error: Error) -> DiscoveryError {
+        let text = format!("ZooKeeper at {} failed to {what} {path}", self.hosts);
+        DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error)
+    }
+
+    /// Ends the session; no other is opened.
+    pub(super) async fn close(&self) {
+        let mut current = self.current.lock().await;
+        current.closed = true;
+        current.client = None;
+    }
+}

@@ -1,0 +1,256 @@
+//! [`ZooKeeperDiscovery`] against a real ZooKeeper server. The nodes are made as a real broker makes them.
+#![cfg(feature = "zookeeper")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use metaq_discovery::{
+    Discovery, DiscoveryErrorKind, Topic, TopicView, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery,
+};
+use metaq_testkit::peers::{Peers, ZooKeeper};
+use tokio::time::{Instant, timeout};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The registry as brokers write it.
+struct Registry {
+    client: Client,
+}
+
+impl Registry {
+    async fn open(zookeeper: &ZooKeeper) -> Self {
+        let client = timeout(PATIENCE, Client::connect(&zookeeper.connect_string())).await.unwrap().unwrap();
+        let registry = Self { client };
+        registry.mkdir("/meta/brokers/topics-pub/t").await;
+        registry
+    }
+
+    async fn mkdir(&self, path: &str) {
+        self.client.mkdir(path, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
+    }
+
+    /// Registers a broker; the address comes first, as with a real one (B-31).
+    async fn register(&self, id: i32, port: u16, partitions: u32) {
+        self.address(id, &format!("meta://127.0.0.1:{port}")).await;
+        self.offer(id, partitions).await;
+    }
+
+    async fn address(&self, id: i32, data: &str) {
+        self.mkdir(&format!("/meta/brokers/ids/{id}")).await;
+        self.write(&format!("/meta/brokers/ids/{id}/master"), data).await;
+    }
+
+    async fn offer(&self, id: i32, partitions: u32) {
+        let data = format!(r#"{{"broker":"{id}-m","numParts":{partitions}}}"#);
+        self.write(&format!("/meta/brokers/topics-pub/t/{id}-m"), &data).await;
+    }
+
+    /// Takes a broker's nodes out in the order in which a real one does.
+    async fn unregister(&self, id: i32) {
+        self.delete(&format!("/meta/brokers/ids/{id}/master")).await;
+        self.delete(&format!("/meta/brokers/topics-pub/t/{id}-m")).await;
+    }
+
+    async fn write(&self, path: &str, data: &str) {
+        if self.client.set_data(path, data.as_bytes(), None).await.is_err() {
+            let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+            self.client.create(path, data.as_bytes(), &options).await.unwrap();
+        }
+    }
+
+    async fn delete(&self, path: &str) {
+        self.client.delete(path, None).await.unwrap();
+    }
+}
+
+fn topic() -> Topic {
+    Topic::new("t").unwrap()
+}
+
+fn discovery(zookeeper: &ZooKeeper, session_timeout: Duration) -> ZooKeeperDiscovery {
+    let mut config = ZooKeeperConfig::default();
+    config.session_timeout = session_timeout;
+    ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap()
+}
+
+/// A view as `id@port:partitions …`.
+fn text(view: &TopicView) -> String {
+    let brokers = view.brokers().iter();
+    let texts = brokers.map(|b| format!("{}@{}:{}", b.id, b.addr.port(), b.partitions.unwrap()));
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+/// Waits until the view is as wanted; returns how long it took.
+async fn becomes(watch: &mut TopicWatch, wanted: &str) -> Duration {
+    let started = Instant::now();
+    let reached = async {
+        while text(&watch.current()) != wanted {
+            watch.changed().await.unwrap();
+        }
+    };
+    if timeout(PATIENCE, reached).await.is_err() {
+        panic!("the view is {:?}, not {wanted:?}", text(&watch.current()));
+    }
+    started.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_everything_that_can_change() {
+    let Some(peers) = Peers::get("follows_everything_that_can_change") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 2).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(6));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:2");
+    let mut slowest = Duration::ZERO;
+    let mut step = async |wanted: &str| slowest = slowest.max(becomes(&mut watch, wanted).await);
+
+    registry.register(1, 1001, 1).await;
+    step("0@1000:2 1@1001:1").await;
+    registry.address(0, "meta://127.0.0.1:2000").await;
+    step("0@2000:2 1@1001:1").await; // K-1
+    registry.offer(1, 3).await;
+    step("0@2000:2 1@1001:3").await; // K-2
+    registry.offer(2, 1).await;
+    registry.offer(1, 4).await;
+    step("0@2000:2 1@1001:4").await; // K-11: 2 has no address yet
+    registry.address(2, "meta://127.0.0.1:1002").await;
+    step("0@2000:2 1@1001:4 2@1002:1").await;
+    registry.unregister(1).await;
+    step("0@2000:2 2@1002:1").await;
+    registry.register(1, 3001, 1).await;
+    step("0@2000:2 1@3001:1 2@1002:1").await; // moved by being registered anew
+    for port in 4001..4010 {
+        registry.unregister(1).await;
+        registry.register(1, port, 1).await;
+    }
+    step("0@2000:2 1@4009:1 2@1002:1").await;
+    registry.write("/meta/brokers/topics-pub/t/2-m", "not JSON").await;
+    step("0@2000:2 1@4009:1").await; // P-24, K-8
+    registry.offer(2, 5).await;
+    step("0@2000:2 1@4009:1 2@1002:5").await;
+    for id in [0, 1, 2] {
+        registry.unregister(id).await;
+    }
+    registry.delete("/meta/brokers/topics-pub/t").await;
+    step("").await;
+    registry.mkdir("/meta/brokers/topics-pub/t").await;
+    registry.register(0, 1000, 1).await;
+    step("0@1000:1").await;
+    println!("the slowest change was seen after {slowest:?}");
+    assert_eq!(discovery.topics().await.unwrap(), [topic()]);
+    discovery.close().await;
+    assert!(watch.changed().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_keeps_the_last_view_and_changes_made_meanwhile_are_seen() {
+    let Some(peers) = Peers::get("an_outage_keeps_the_last_view_and_changes_made_meanwhile_are_seen") else {
+        return;
+    };
+    let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(20));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    zookeeper.kill().await.unwrap();
+    zookeeper.restart().await.unwrap();
+    registry.register(1, 1001, 1).await;
+    becomes(&mut watch, "0@1000:1 1@1001:1").await;
+    registry.unregister(0).await;
+    becomes(&mut watch, "1@1001:1").await;
+    registry.address(1, "meta://127.0.0.1:2001").await;
+    becomes(&mut watch, "1@2001:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_session_is_replaced_and_never_empties_a_view() {
+    let Some(peers) = Peers::get("an_expired_session_is_replaced_and_never_empties_a_view") else { return };
+    let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(1));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    let mut seen = watch.clone();
+    let observer = tokio::spawn(async move {
+        while let Ok(view) = seen.changed().await {
+            assert!(!view.is_empty(), "a view is never emptied by trouble with the registry");
+        }
+    });
+    // Longer away than the session lasts: the client gives it up by itself.
+    zookeeper.kill().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(text(&watch.current()), "0@1000:1");
+    assert!(watch.current().age() >= Duration::from_secs(3), "it says how old it is");
+    zookeeper.restart().await.unwrap();
+    drop(registry);
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(1, 1001, 2).await;
+    let took = becomes(&mut watch, "0@1000:1 1@1001:2").await;
+    println!("a change was seen {took:?} after the server came back with the session expired");
+    registry.address(0, "meta://127.0.0.1:2000").await;
+    becomes(&mut watch, "0@2000:1 1@1001:2").await;
+    discovery.close().await;
+    observer.await.unwrap();
+}
+
+#[tokio::test]
+async fn servers_that_are_not_there_fail_within_the_deadline() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = ZooKeeperDiscovery::with_config(&format!("127.0.0.1:{port}"), config).unwrap();
+    let started = Instant::now();
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    assert_eq!(error.to_string(), format!("no ZooKeeper answered at 127.0.0.1:{port} within 1s"));
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_fails_within_the_deadline() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hosts = listener.local_addr().unwrap().to_string();
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = ZooKeeperDiscovery::with_config(&hosts, config).unwrap();
+    let started = Instant::now();
+    assert_eq!(discovery.watch(&topic()).await.unwrap_err().kind(), DiscoveryErrorKind::Unreachable);
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn closing_ends_who_waits() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let discovery = ZooKeeperDiscovery::new(&listener.local_addr().unwrap().to_string()).unwrap();
+    let waiting = tokio::spawn({
+        let discovery = discovery.clone();
+        async move { discovery.watch(&topic()).await }
+    });
+    let _stream = listener.accept().await.unwrap();
+    let closing = tokio::spawn(async move { discovery.close().await });
+    let error = timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Closed);
+    timeout(Duration::from_secs(1), closing).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_everything_ends_the_session() {
+    let Some(peers) = Peers::get("dropping_everything_ends_the_session") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let discovery = discovery(&zookeeper, Duration::from_secs(6));
+    let watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(zookeeper.connections().await, 1);
+    assert!(watch.current().is_empty(), "P-5");
+    drop(discovery);
+    assert_eq!(zookeeper.connections().await, 1, "the watch goes on");
+    drop(watch);
+    let gone = async {
+        while zookeeper.connections().await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("the session ends");
+}

@@ -1,0 +1,51 @@
+//! Pauses between attempts to reach a broker.
+
+use std::time::Duration;
+
+/// Full-jitter exponential backoff: the n-th pause is drawn between zero and `first * 2^n`, and never
+/// above `longest`, so that clients which lost the same broker don't come back in step.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    failures: u32,
+    rng: fastrand::Rng,
+}
+
+impl Backoff {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, failures: 0, rng: fastrand::Rng::new() }
+    }
+
+    /// Forgets earlier failures.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The pause after one more failure.
+    pub(crate) fn next_pause(&mut self) -> Duration {
+        let ceiling = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
+        self.failures = self.failures.saturating_add(1);
+        ceiling.mul_f64(self.rng.f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_to_the_ceiling_and_is_never_above_it() {
+        let (first, longest) = (Duration::from_millis(50), Duration::from_secs(5));
+        let mut backoff = Backoff::new(first, longest);
+        for n in 0..40_u32 {
+            let ceiling = first.saturating_mul(1 << n.min(20)).min(longest);
+            assert!(backoff.next_pause() <= ceiling, "pause {n}");
+        }
+        let late: Vec<_> = (0..200).map(|_| backoff.next_pause()).collect();
+        assert!(late.iter().any(|pause| *pause > longest / 2), "late pauses use the whole range");
+        assert!(late.iter().any(|pause| *pause < longest / 2), "and are not all alike");
+        backoff.reset();
+        assert!(backoff.next_pause() <= first);
+    }
+}

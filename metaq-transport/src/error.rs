@@ -1,0 +1,190 @@
+//! What can go wrong between here and a broker.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use metaq_protocol::{BrokerAddr, Command};
+
+type Cause = Arc<dyn StdError + Send + Sync>;
+
+/// A failure of one connection, or of one request on it.
+///
+/// Cheap to clone: when a connection is lost, all its outstanding requests share the cause.
+#[derive(Clone)]
+pub struct TransportError {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    kind: TransportErrorKind,
+    broker: BrokerAddr,
+    progress: Progress,
+    cause: Option<Cause>,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransportErrorKind {
+    /// There is no established connection to the broker at the moment; it is being dialled.
+    NotConnected,
+    /// The limit of unanswered requests, or of their bytes, is reached.
+    Full,
+    /// The connection was closed on this side.
+    Closed,
+    /// The connection was lost, or given up because the broker broke the protocol or fell silent.
+    Lost,
+    /// No answer came before the request's deadline.
+    TimedOut,
+}
+
+/// How far a request had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a third answer to this question would break every caller's logic"
+)]
+pub enum Progress {
+    /// Not one of its bytes was handed to the operating system: the broker can't have seen it.
+    NotWritten,
+    /// Some or all of its bytes may have reached the broker, which may have carried it out.
+    Written,
+}
+
+impl TransportError {
+    /// An error of `kind` concerning `broker`. [`TransportErrorKind::NotConnected`], `Full` and `Closed` are
+    /// about requests that were not written; for the other kinds say so with
+    /// [`with_progress`](Self::with_progress).
+    #[must_use]
+    pub fn new(kind: TransportErrorKind, broker: BrokerAddr) -> Self {
+        Self { inner: Arc::new(Inner { kind, broker, progress: Progress::NotWritten, cause: None }) }
+    }
+
+    /// The same error with the cause `cause`.
+    #[must_use]
+    pub fn with_cause(self, cause: impl StdError + Send + Sync + 'static) -> Self {
+        self.with_shared_cause(Some(Arc::new(cause)))
+    }
+
+    pub(crate) fn with_shared_cause(self, cause: Option<Cause>) -> Self {
+        Self { inner: Arc::new(Inner { cause, ..Arc::unwrap_or_clone(self.inner) }) }
+    }
+
+    /// The same error for a request that had come as far as `progress`.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress) -> Self {
+        if self.inner.progress == progress {
+            return self;
+        }
+        Self { inner: Arc::new(Inner { progress, ..Arc::unwrap_or_clone(self.inner) }) }
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> TransportErrorKind {
+        self.inner.kind
+    }
+
+    /// The broker at the other end.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerAddr {
+        &self.inner.broker
+    }
+
+    /// Whether the broker may have seen the request.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.inner.progress
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let broker = &self.inner.broker;
+        match self.inner.kind {
+            TransportErrorKind::NotConnected => write!(f, "not connected to broker {broker}"),
+            TransportErrorKind::Full => {
+                write!(f, "too many unanswered requests on the connection to broker {broker}")
+            }
+            TransportErrorKind::Closed => {
+                write!(f, "the connection to broker {broker} was closed on this side")
+            }
+            TransportErrorKind::Lost => write!(f, "the connection to broker {broker} was lost"),
+            TransportErrorKind::TimedOut => write!(f, "broker {broker} did not answer in time"),
+        }
+    }
+}
+
+impl fmt::Debug for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransportError")
+            .field("kind", &self.inner.kind)
+            .field("broker", &self.inner.broker)
+            .field("progress", &self.inner.progress)
+            .field("cause", &self.inner.cause)
+            .finish()
+    }
+}
+
+impl StdError for TransportError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.inner.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static))
+    }
+}
+
+/// A request that was not accepted; it comes back whole.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    /// Why it was not accepted.
+    pub error: TransportError,
+    /// The request, as it was given.
+    pub command: Command,
+}
+
+impl Refused {
+    /// Gives `command` back because of `error`. Boxed, because a command is large and refusals are rare.
+    #[must_use]
+    pub fn new(error: TransportError, command: Command) -> Box<Self> {
+        Box::new(Self { error, command })
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl StdError for Refused {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Why an established connection was given up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LossReason {
+    #[error("the broker closed the connection")]
+    ClosedByBroker,
+    #[error("reading failed: {0}")]
+    Read(std::io::Error),
+    #[error("writing failed: {0}")]
+    Write(std::io::Error),
+    #[error("the broker sent bytes that are no answer: {0}")]
+    Garbage(metaq_protocol::DecodeError),
+    #[error("the broker was silent for {0:?} and did not answer a heartbeat")]
+    Silent(Duration),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_one_pointer_wide_and_can_cross_threads() {
+        fn check<T: Send + Sync + Clone>() {}
+        check::<TransportError>();
+        assert_eq!(size_of::<TransportError>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,100 @@
+//! The traits: what a producer asks of a way to reach brokers.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use metaq_protocol::{BrokerAddr, Command};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{PendingResponse, Refused, TransportError};
+
+/// Makes connections to brokers.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync {
+    /// A connection to `broker`, which looks after itself: it dials at once and in the background, and dials
+    /// again whenever it is lost, until it is closed or dropped. Watch [`Connection::state`] to know when it is ready.
+    ///
+    /// # Errors
+    /// When the address can never be connected to. A broker that is away is no error.
+    ///
+    /// # Cancel safety
+    /// Nothing remains when the future is dropped before it is done.
+    async fn connect(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError>;
+}
+
+/// A pipelined connection to one broker: many requests may be unanswered at a time, and answers come in
+/// any order (wire rule 1.2).
+///
+/// Dropping the last handle closes the connection after its outstanding requests have ended.
+#[async_trait]
+pub trait Connection: fmt::Debug + Send + Sync {
+    /// The broker at the other end.
+    fn broker(&self) -> &BrokerAddr;
+
+    /// Queues `command`, whose opaque is replaced by one of the connection's own. Requests are written in the order
+    /// of these calls. The returned future ends with the answer, at `deadline`, or when the connection is lost,
+    /// whichever is first. It may be dropped at any time: the request goes on, its answer is dropped.
+    ///
+    /// # Errors
+    /// Gives the command back when the connection isn't ready, was closed, or has no room for another
+    /// unanswered request. Nothing was written then.
+    fn submit(&self, command: Command, deadline: Instant) -> Result<PendingResponse, Box<Refused>>;
+
+    /// Like [`submit`](Self::submit), but waits for room; those who wait are served in the order in which they came.
+    ///
+    /// # Errors
+    /// As for `submit`; in place of "no room", that `deadline` has passed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is done means that the command was not queued.
+    async fn submit_when_free(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<PendingResponse, Box<Refused>>;
+
+    /// The connection's state, now and as it changes.
+    fn state(&self) -> watch::Receiver<ConnectionState>;
+
+    /// Accepts no more requests, waits for the outstanding ones to end, but not beyond `deadline`, then
+    /// closes. Returns at once; await [`ConnectionState::Closed`] to know when it is done. Requests that
+    /// are still outstanding then end with an error of kind
+    /// [`Closed`](crate::TransportErrorKind::Closed).
+    fn close(&self, deadline: Instant);
+}
+
+/// What a connection is doing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// No connection is established. It is being dialled, or about to be.
+    #[non_exhaustive]
+    Connecting {
+        /// Why the last attempt failed, or the last connection was lost.
+        last_error: Option<TransportError>,
+    },
+    /// Requests can be submitted.
+    Ready,
+    /// It is closed for good.
+    Closed,
+}
+
+impl ConnectionState {
+    /// Not connected; `last_error` says why the last attempt failed or the last connection was lost.
+    #[must_use]
+    pub fn connecting(last_error: Option<TransportError>) -> Self {
+        Self::Connecting { last_error }
+    }
+
+    /// Whether requests can be submitted.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready)
+    }
+
+    /// Whether it is closed for good.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
