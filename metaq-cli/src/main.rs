@@ -1,7 +1,9 @@
-//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, and runs an embedded broker.
+//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, runs an embedded broker,
+//! and shows captured frames.
 
 mod cluster;
 mod dev_broker;
+mod inspect;
 mod lines;
 mod produce;
 mod report;
@@ -36,6 +38,8 @@ enum Command {
     Produce(produce::Args),
     /// Runs a broker that keeps its messages in memory, for development
     DevBroker(dev_broker::Args),
+    /// Shows the frames in captured bytes as JSON lines, or writes frames from such lines
+    Inspect(inspect::Args),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Produce(args) => produce::run(args).await,
             Command::DevBroker(args) => dev_broker::run(args).await,
+            Command::Inspect(args) => inspect::run(&args),
         }
     });
     // A read of stdin that is still blocked is left behind.
