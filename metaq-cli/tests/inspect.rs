@@ -265,13 +265,14 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 async fn a_million_lines_in_one_process() {
     const LINES: usize = 1_000_000;
     let start = Instant::now();
-    let input = "7075742074657374203120352030203930373036303837302031320d0a68656c6c6f\n".repeat(LINES);
+    let input = "76657273696f6e20310d0a\n".repeat(LINES);
     let shown = inspect(&["--hex"], input.as_bytes()).await.stdout;
-    println!("{LINES} lines of hexadecimal in {:?}", start.elapsed());
+    println!("{LINES} lines in {:?}", start.elapsed());
     assert_eq!(shown.lines().count(), LINES);
-    assert!(shown.lines().next_back().unwrap().starts_with("{\"input\":1000000,\"offset\":0,\"length\":34,"));
-    let start = Instant::now();
-    let written = inspect(&["--encode"], shown.as_bytes()).await.stdout;
-    println!("{LINES} lines of JSON in {:?}", start.elapsed());
-    assert!(written == input);
+    let last = r#"{"input":1000000,"offset":0,"length":11,"command":"version","fields":{"opaque":1}}"#;
+    assert_eq!(shown.lines().next_back(), Some(last));
+    // And back, a part of it.
+    let some = shown.lines().take(LINES / 10).fold(String::new(), |text, line| text + line + "\n");
+    let written = inspect(&["--encode"], some.as_bytes()).await.stdout;
+    assert!(written == input[..input.len() / 10]);
 }
