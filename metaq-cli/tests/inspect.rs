@@ -1,161 +1,278 @@
-//! `metaq inspect` as a process, over the golden cases of the protocol.
+//! `metaq inspect` as a process, with the cases that were recorded from the Java classes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "the time is part of the result")]
+#![allow(clippy::print_stdout, reason = "says how many cases ran, and how fast")]
 
 mod command;
 
-use std::time::Instant;
+use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::Path, time::Instant};
 
-use command::Metaq;
+use command::{Finished, Metaq};
 use serde_json::{Value, json};
 
-const DECODE: &str = include_str!("../../metaq-protocol/tests/vectors/decode.jsonl");
-const ENCODE: &str = include_str!("../../metaq-protocol/tests/vectors/encode.jsonl");
+async fn inspect(args: &[&str], input: &[u8]) -> Finished {
+    let finished = Metaq::start(&[&["inspect"], args].concat()).finish(input).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    finished
+}
 
-fn cases(text: &str) -> Vec<Value> {
+fn vectors(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../metaq-protocol/tests/vectors").join(name);
+    let text = fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+fn is_defect(value: &Value) -> bool {
+    value["java_defect"] == json!(true)
+}
+
+/// What came out for each line of the input, without its number.
+fn by_input(finished: &Finished) -> BTreeMap<u64, Vec<Value>> {
+    let mut found: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
+    for (line, mut shown) in finished.stdout.lines().zip(finished.json()) {
+        assert!(line.starts_with("{\"input\":"), "{line}");
+        let input = shown.as_object_mut().unwrap().remove("input").unwrap();
+        found.entry(input.as_u64().unwrap()).or_default().push(shown);
+    }
+    found
+}
+
 #[tokio::test]
-async fn shows_streams_in_hexadecimal() {
-    let cases: Vec<_> =
-        cases(DECODE).into_iter().filter(|case| !case.to_string().contains("java_defect")).collect();
+async fn shows_what_java_reads() {
+    let cases = vectors("decode.jsonl");
     let input: String = cases.iter().map(|case| format!("{}\n", case["bytes"].as_str().unwrap())).collect();
-    let finished = Metaq::start(&["inspect", "--hex"]).finish(input.as_bytes()).await;
-    assert_eq!((finished.status, finished.stderr.as_str()), (0, ""));
-    let mut shown = finished.json().into_iter().peekable();
-    for (n, case) in cases.iter().enumerate() {
-        let java = case["steps"].as_array().cloned().unwrap_or_else(|| vec![case.clone()]);
+    let shown = by_input(&inspect(&["--hex"], input.as_bytes()).await);
+    let mut refused = 0;
+    for (number, case) in (1..).zip(&cases) {
+        let steps = case["steps"].as_array().cloned().unwrap_or_else(|| vec![case.clone()]);
+        let mut shown = shown.get(&number).cloned().unwrap_or_default().into_iter();
         let mut offset = 0;
-        for step in java {
-            let line = shown.next().unwrap();
-            assert_eq!((&line["input"], &line["offset"]), (&json!(n + 1), &json!(offset)), "{case}");
+        for step in steps {
+            let shown = shown.next().unwrap_or_else(|| panic!("nothing for {step}"));
+            assert_eq!(shown["offset"], json!(offset), "{shown}");
             match step["outcome"].as_str().unwrap() {
-                "command" => {
-                    assert_eq!((&line["command"], &line["length"]), (&step["command"], &step["consumed"]));
-                    // A blank item asks for the same as none.
-                    if step["fields"]["item"] != "" {
-                        assert_eq!(line["fields"], step["fields"], "{case}");
-                    }
-                    offset += step["consumed"].as_u64().unwrap();
+                _ if is_defect(&step) && shown["error"].is_string() => {
+                    refused += 1;
+                    break;
                 }
-                "incomplete" => assert_eq!(line["incomplete"], true, "{case}"),
-                _ => assert!(line["error"].is_string(), "{case}"),
+                "command" => {
+                    let (command, fields) = (&step["command"], &step["fields"]);
+                    let length = step["consumed"].as_u64().unwrap();
+                    assert_eq!(
+                        shown,
+                        json!({"offset": offset, "length": length, "command": command, "fields": fields})
+                    );
+                    offset += length;
+                }
+                "incomplete" => assert_eq!(shown, json!({"offset": offset, "incomplete": true})),
+                "error" => {
+                    assert_eq!(shown.as_object().unwrap().len(), 2, "{shown}");
+                    assert!(!shown["error"].as_str().unwrap().is_empty(), "{shown}");
+                }
+                other => panic!("no outcome {other}"),
             }
         }
-        assert!(shown.peek().is_none_or(|next| next["input"] != n + 1), "nothing more for input {}", n + 1);
+        assert_eq!(shown.next(), None, "{case}");
     }
+    println!("{} cases, {refused} refusals of what Java stumbles over or lets through", cases.len());
+    assert_eq!((cases.len(), shown.len()), (859, 859));
 }
 
 #[tokio::test]
-async fn makes_bytes_from_fields() {
-    let cases: Vec<_> = cases(ENCODE).into_iter().filter(|case| case["java_defect"] != true).collect();
-    let input: String = cases
+async fn writes_what_java_writes() {
+    let cases = vectors("encode.jsonl");
+    let input: String = cases.iter().fold(String::new(), |mut input, case| {
+        writeln!(input, "{case}").unwrap();
+        input
+    });
+    let written = inspect(&["--encode"], input.as_bytes()).await;
+    let mut counts = [0; 3];
+    for ((number, case), line) in (1..).zip(&cases).zip(written.stdout.lines()) {
+        let java_cannot = ["unicode-name", "get-extreme", "offset-extreme", "sync-extreme"]
+            .contains(&case["cat"].as_str().unwrap());
+        let which = match (case["outcome"].as_str().unwrap(), is_defect(case)) {
+            ("ok", false) => {
+                assert_eq!(line, case["bytes"]);
+                0
+            }
+            ("error", _) if java_cannot => {
+                let shown = inspect(&["--hex"], line.as_bytes()).await.json();
+                assert_eq!((&shown[0]["command"], &shown[0]["fields"]), (&case["command"], &case["fields"]));
+                1
+            }
+            _ => {
+                let refused: Value = serde_json::from_str(line).unwrap();
+                assert_eq!(refused["input"], json!(number));
+                let error = refused["error"].as_str().unwrap();
+                assert!(error.starts_with(case["command"].as_str().unwrap()), "{error}");
+                2
+            }
+        };
+        counts[which] += 1;
+    }
+    println!("written as Java, written where Java fails, refused: {counts:?}");
+    assert_eq!(counts.iter().sum::<i32>(), 344);
+}
+
+#[tokio::test]
+async fn what_is_shown_is_written_again() {
+    let hex: Vec<String> = vectors("decode.jsonl")
         .iter()
-        .map(|case| format!("{}\n", json!({ "command": case["command"], "fields": case["fields"] })))
+        .filter(|case| case["reencode"] == "same")
+        .map(|case| case["bytes"].as_str().unwrap().to_owned())
         .collect();
-    let finished = Metaq::start(&["inspect", "--encode"]).finish(input.as_bytes()).await;
-    assert_eq!((finished.status, finished.stderr.as_str()), (0, ""));
-    let expected: Vec<_> = cases.iter().map(|case| case["bytes"].as_str().unwrap()).collect();
-    assert!(finished.stdout.lines().eq(expected));
+    let shown = inspect(&["--hex"], hex.join("\n").as_bytes()).await;
+    let written = inspect(&["--encode"], shown.stdout.as_bytes()).await;
+    assert_eq!(written.stdout.lines().collect::<Vec<_>>(), hex);
+    assert!(hex.len() > 300);
 }
 
 #[tokio::test]
-async fn what_can_not_be_made_is_said_and_the_rest_goes_on() {
-    let put = json!({ "topic": "t", "partition": 0, "flag": 0, "checksum": 0, "tx": null, "opaque": 1, "data": "" });
-    let with = |key: &str, value: Value| {
-        let mut fields = put.clone();
-        fields[key] = value;
-        json!({ "command": "put", "fields": fields }).to_string()
-    };
-    let without = json!({ "command": "version", "fields": {} }).to_string();
-    let good = json!({ "command": "quit", "fields": {} }).to_string();
+async fn a_capture_is_one_stream() {
+    let frames = b"put test 1 5 0 907060870 1\r\nhelloresult 200 3 1\r\n7 1quit\r\n";
+    let expected = [
+        json!({"offset": 0, "length": 33, "command": "put", "fields": {"topic": "test", "partition": 1, "flag": 0,
+            "checksum": 907_060_870, "tx": null, "opaque": 1, "data": "68656c6c6f"}}),
+        json!({"offset": 33, "length": 19, "command": "result",
+            "fields": {"code": 200, "message": "7 1", "opaque": 1}}),
+        json!({"offset": 52, "length": 6, "command": "quit", "fields": {"opaque": 2_147_483_647}}),
+    ];
+    assert_eq!(inspect(&[], frames).await.json(), expected);
+    assert_eq!(inspect(&[], b"").await.stdout, "");
+    // What is cut off, and what is malformed; nothing comes after it.
+    let cut = [&frames[..], b"version 1"].concat();
+    assert_eq!(inspect(&["-"], &cut).await.json()[3], json!({"offset": 58, "incomplete": true}));
+    let malformed = [&frames[..], b"bogus\r\n", frames].concat();
+    let shown = inspect(&[], &malformed).await.json();
+    assert_eq!(shown.len(), 4);
+    assert_eq!(shown[3], json!({"offset": 58, "error": "\"bogus\" is not a command"}));
+    // From a file, and as it stands in the line.
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(frames).unwrap();
+    let from_file = inspect(&[file.path().to_str().unwrap()], b"").await;
+    assert!(from_file.stdout.starts_with(
+        "{\"offset\":0,\"length\":33,\"command\":\"put\",\"fields\":{\"topic\":\"test\",\"partition\":1,\"flag\":0,\
+         \"checksum\":907060870,\"tx\":null,\"opaque\":1,\"data\":\"68656c6c6f\"}}\n"
+    ));
+    assert_eq!(from_file.json(), expected);
+}
+
+#[tokio::test]
+async fn frames_may_lie_across_reads() {
+    let body = "x".repeat(300_000);
+    let frames: String = (0..20).map(|opaque| format!("result 200 300000 {opaque}\r\n{body}")).collect();
+    let shown = inspect(&[], frames.as_bytes()).await.json();
+    let opaques: Vec<_> = shown.iter().map(|line| line["fields"]["opaque"].as_i64().unwrap()).collect();
+    assert_eq!(opaques, (0..20).collect::<Vec<_>>());
+    assert_eq!(shown[19]["fields"]["message"], body);
+    let end = shown[19]["offset"].as_u64().unwrap() + shown[19]["length"].as_u64().unwrap();
+    assert_eq!(end, frames.len() as u64);
+}
+
+#[tokio::test]
+async fn a_bad_line_is_told_and_passed_over() {
+    let shown = inspect(&["--hex"], b"7175\n71756974\n717\n0d0a\r\n\n71756G\n717569740D0A\n\xff").await;
+    let shown: Vec<String> = shown.stdout.lines().map(str::to_owned).collect();
+    assert_eq!(
+        shown,
+        [
+            r#"{"input":1,"offset":0,"incomplete":true}"#,
+            r#"{"input":2,"offset":0,"incomplete":true}"#,
+            r#"{"input":3,"error":"not hexadecimal: 3 digits are not whole bytes"}"#,
+            r#"{"input":4,"offset":0,"error":"the header line is empty"}"#,
+            r#"{"input":6,"error":"not hexadecimal: column 6 is not a digit"}"#,
+            r#"{"input":7,"offset":0,"length":6,"command":"quit","fields":{"opaque":2147483647}}"#,
+            r#"{"input":8,"error":"not hexadecimal: column 1 is not a digit"}"#,
+        ]
+    );
     let lines = [
-        ("".to_owned(), "EOF"),
-        ("not JSON".to_owned(), "expected"),
-        ("{}".to_owned(), "missing field `command`"),
-        (r#"{"command":"put","fields":3}"#.to_owned(), "not an object"),
-        (r#"{"command":"bogus","fields":{}}"#.to_owned(), "bogus"),
-        (without, "opaque of version: it is missing"),
-        (with("topic", json!("a b")), "contains a space"),
+        ("", "not a line"),
+        ("{", "not a line"),
+        ("[]", "not a line"),
+        ("{\"command\":\"put\"}", "put: the field flag is missing"),
+        ("{\"command\":\"what\",\"fields\":{}}", "what: not a command"),
         (
-            with("partition", json!(2_147_483_648_u64)),
-            "partition of put: it is not a whole number of 32 bits",
+            "{\"command\":\"version\",\"fields\":{\"opaque\":2147483648}}",
+            "version: the field opaque is beyond 32 bits",
         ),
-        (with("data", json!("0")), "not hexadecimal"),
-        (with("tx", json!({ "type": "local", "session": "a:b", "value": 1 })), "colon"),
-        (with("tx", json!({ "type": "strange" })), "strange"),
-        (good, "710d0a"),
+        (
+            "{\"command\":\"version\",\"fields\":{\"opaque\":\"1\"}}",
+            "version: the field opaque is not a whole number",
+        ),
+        (
+            "{\"command\":\"value\",\"fields\":{\"opaque\":1,\"data\":\"0\"}}",
+            "value: the field data can't be used",
+        ),
+        (
+            "{\"command\":\"stats\",\"fields\":{\"opaque\":1,\"item\":\"a b\"}}",
+            "stats: the field item can't be used",
+        ),
+        (
+            "{\"command\":\"result\",\"fields\":{\"opaque\":1,\"code\":1,\"message\":7}}",
+            "result: the field message is not",
+        ),
     ];
     let input: String = lines.iter().map(|(line, _)| format!("{line}\n")).collect();
-    let finished = Metaq::start(&["inspect", "--encode"]).finish(input.as_bytes()).await;
-    assert_eq!(finished.status, 0);
-    let output: Vec<_> = finished.stdout.lines().collect();
-    assert_eq!(output.len(), lines.len());
-    for (n, (line, said)) in output.iter().zip(&lines[..11]).enumerate() {
-        let line: Value = serde_json::from_str(line).unwrap();
-        assert_eq!(line["input"], n + 1);
-        assert!(line["error"].as_str().unwrap().contains(said.1), "{line} should say {}", said.1);
+    let refused = inspect(&["--encode"], format!("{input}{{\"command\":\"quit\"}}").as_bytes()).await;
+    let mut refused = refused.stdout.lines();
+    for (number, (line, start)) in (1..).zip(lines) {
+        let shown: Value = serde_json::from_str(refused.next().unwrap()).unwrap();
+        assert_eq!(shown["input"], json!(number), "{line}");
+        assert!(shown["error"].as_str().unwrap().starts_with(start), "{line}: {shown}");
     }
-    assert_eq!(output[11], "717569740d0a");
+    assert_eq!(refused.next(), Some("717569740d0a"), "what follows is done all the same");
 }
 
 #[tokio::test]
-async fn shows_a_captured_stream_and_where_it_goes_wrong() {
-    let stream = b"version 5\r\nput t 0 3 0 -1 7\r\nabcresult 200 2 7\r\nok";
-    let finished = Metaq::start(&["inspect"]).finish(stream).await;
-    assert_eq!(finished.status, 0);
-    let lines = finished.json();
-    let shown: Vec<_> =
-        lines.iter().map(|line| (line["offset"].as_u64(), line["command"].as_str())).collect();
-    assert_eq!(shown, [(Some(0), Some("version")), (Some(11), Some("put")), (Some(32), Some("result"))]);
-    assert!(
-        finished.stdout.starts_with(r#"{"offset":0,"length":11,"command":"version","fields":{"opaque":5}}"#)
-    );
-
-    let finished = Metaq::start(&["inspect"]).finish(b"version 5\r\nbogus 1\r\nversion 6\r\n").await;
-    assert_eq!(finished.status, 1);
-    let lines = finished.json();
-    assert_eq!((lines.len(), &lines[1]["offset"]), (2, &json!(11)));
-    assert!(lines[1]["error"].as_str().unwrap().contains("bogus"));
-
-    let finished = Metaq::start(&["inspect"]).finish(b"version 5\r\nput t 0 99 0 -1 7\r\nabc").await;
-    assert_eq!(finished.status, 0);
-    assert_eq!(finished.json()[1], json!({ "offset": 11, "incomplete": true }));
-    assert_eq!(Metaq::start(&["inspect"]).finish(b"").await.stdout, "");
-}
-
-#[tokio::test]
-async fn bad_hexadecimal_and_missing_files_are_said() {
-    let finished = Metaq::start(&["inspect", "--hex"]).finish(b"0\nzz\n\n71 75\n").await;
-    assert_eq!(finished.status, 0);
-    let lines = finished.json();
-    assert_eq!(lines[2], json!({ "input": 3, "offset": 0, "incomplete": true }));
-    for n in [0, 1, 3] {
-        assert!(lines[n]["error"].as_str().unwrap().contains("not hexadecimal"));
+async fn a_line_is_answered_as_soon_as_it_is_read() {
+    for (args, input, output) in [
+        (&["--hex"][..], "717569740d0a\n", "quit"),
+        (&["--encode"], "{\"command\":\"quit\"}\n", "717569740d0a"),
+        (&[], "quit\r\n", "quit"),
+    ] {
+        let mut metaq = Metaq::start(&[&["inspect"], args].concat());
+        for _ in 0..3 {
+            metaq.write(input.as_bytes()).await;
+            assert!(metaq.next_line().await.contains(output));
+        }
+        assert_eq!(metaq.finish(b"").await.status, 0);
     }
-    let finished = Metaq::start(&["inspect", "no/such/file"]).finish(b"").await;
-    assert_eq!(finished.status, 2);
-    assert!(finished.stderr.contains("no/such/file can't be opened"), "{}", finished.stderr);
-    assert_eq!(Metaq::start(&["inspect", "--hex", "--encode"]).finish(b"").await.status, 2);
 }
 
 #[tokio::test]
-async fn one_process_handles_very_many_lines() {
-    let line = "70757420746573742031203520302039303730363038373020310d0a68656c6c6f\n";
-    let input = line.repeat(100_000);
-    let started = Instant::now();
-    let finished = Metaq::start(&["inspect", "--hex"]).finish(input.as_bytes()).await;
-    println!("100,000 lines in {:?}", started.elapsed());
-    assert_eq!((finished.status, finished.stdout.lines().count()), (0, 100_000));
-    let last: Value = serde_json::from_str(finished.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!((&last["input"], &last["fields"]["data"]), (&json!(100_000), &json!("68656c6c6f")));
+async fn wrong_usage_is_told() {
+    for args in [&["inspect", "--hex", "--encode"][..], &["inspect", "/no/such/file"], &["inspect", "a", "b"]]
+    {
+        let finished = Metaq::start(args).finish(b"").await;
+        assert_eq!((finished.status, &*finished.stdout), (2, ""), "{args:?}");
+        assert!(!finished.stderr.is_empty());
+    }
+    let finished = Metaq::start(&["inspect", "/"]).finish(b"").await;
+    assert_eq!(finished.status, 1, "a folder can be opened and not read");
+    assert!(finished.stderr.starts_with("metaq: the input can't be read: "), "{}", finished.stderr);
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_ends_it_quietly() {
+async fn a_reader_that_has_seen_enough_is_no_failure() {
     let mut metaq = Metaq::start(&["inspect", "--hex"]);
+    metaq.write(b"717569740d0a\n").await;
+    assert!(metaq.next_line().await.contains("quit"));
     metaq.close_stdout();
-    let finished = metaq.finish("710d0a\n".repeat(10_000).as_bytes()).await;
-    assert_eq!((finished.status, finished.stderr.as_str()), (141, ""));
+    let finished = metaq.finish("717569740d0a\n".repeat(100_000).as_bytes()).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+}
+
+#[tokio::test]
+async fn a_million_lines_in_one_process() {
+    const LINES: usize = 1_000_000;
+    let start = Instant::now();
+    let input = "76657273696f6e20310d0a\n".repeat(LINES);
+    let shown = inspect(&["--hex"], input.as_bytes()).await.stdout;
+    println!("{LINES} lines in {:?}", start.elapsed());
+    assert_eq!(shown.lines().count(), LINES);
+    let last = r#"{"input":1000000,"offset":0,"length":11,"command":"version","fields":{"opaque":1}}"#;
+    assert_eq!(shown.lines().next_back(), Some(last));
+    // And back, a part of it.
+    let some = shown.lines().take(LINES / 10).fold(String::new(), |text, line| text + line + "\n");
+    let written = inspect(&["--encode"], some.as_bytes()).await.stdout;
+    assert!(written == input[..input.len() / 10]);
 }

@@ -1,9 +1,9 @@
 //! Addresses of brokers.
 
-use alloc::{borrow::ToOwned, format, string::String, sync::Arc, vec::Vec};
+use alloc::{borrow::ToOwned, format, string::String, sync::Arc};
 use core::{fmt, str::FromStr};
 
-use crate::number::parse_i32;
+use crate::slave_id;
 
 /// Where a broker listens: `meta://host:port`, the text that a broker keeps in the registry
 /// (wire rule 10).
@@ -46,6 +46,43 @@ impl BrokerAddr {
         Ok(Self { host: bare.into(), port })
     }
 
+    /// Reads `meta://host:port`, and from its query the number of a slave: what the Java client makes of
+    /// a slave's node in the registry. `None` for a master.
+    ///
+    /// ```
+    /// use metaq_protocol::BrokerAddr;
+    ///
+    /// let (addr, slave) = BrokerAddr::parse_with_slave_id("meta://10.1.2.3:8123?slaveId=1")?;
+    /// assert_eq!((addr.to_string().as_str(), slave), ("meta://10.1.2.3:8123", Some(1)));
+    /// # Ok::<(), metaq_protocol::InvalidBrokerAddr>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidBrokerAddr`] when there is no host, no usable port, or a query that can't be read.
+    pub fn parse_with_slave_id(text: &str) -> Result<(Self, Option<i32>), InvalidBrokerAddr> {
+        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(text).to_owned(), reason };
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(refused("it doesn't start with meta://"));
+        };
+        if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(refused("it doesn't start with meta://"));
+        }
+        let rest = rest.split('#').next().unwrap_or(rest);
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authority = place.split('/').next().unwrap_or(place);
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, after)| after);
+        let Some((host, port)) = authority.rsplit_once(':').filter(|(host, _)| is_whole_host(host)) else {
+            return Err(refused("the port is missing"));
+        };
+        let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(Ok(port)) = port.map(str::parse) else {
+            return Err(refused("the port is not a number from 1 to 65535"));
+        };
+        let slave_id = slave_id::in_query(query).ok_or_else(|| refused("its query can't be read"))?;
+        let addr = Self::new(host, port).map_err(|error| refused(error.reason))?;
+        Ok((addr, slave_id))
+    }
+
     /// The host: a name or an IP address, IPv6 without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -62,83 +99,11 @@ impl BrokerAddr {
 impl FromStr for BrokerAddr {
     type Err = InvalidBrokerAddr;
 
-    /// Reads `meta://host:port` as [`BrokerUri`] does, and drops the rest.
+    /// Reads `meta://host:port`. As with the Java client, a user part, a path, a query and a fragment are
+    /// dropped; unlike it, a text without a host or without a usable port is an error.
     fn from_str(text: &str) -> Result<Self, InvalidBrokerAddr> {
-        text.parse().map(|BrokerUri { addr, .. }| addr)
+        Self::parse_with_slave_id(text).map(|(addr, _)| addr)
     }
-}
-
-/// The address of a broker as a client of a slave writes it: `meta://host:port?slaveId=1` (wire rule 10).
-///
-/// As with the Java client, the scheme is not looked at, and a user part, a path and a fragment are dropped; unlike
-/// there, a text without a host or without a usable port is an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BrokerUri {
-    /// Where it listens.
-    pub addr: BrokerAddr,
-    /// Which slave it is; none for a master.
-    pub slave_id: Option<u32>,
-}
-
-impl FromStr for BrokerUri {
-    type Err = InvalidBrokerAddr;
-
-    fn from_str(text: &str) -> Result<Self, InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(text).to_owned(), reason };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(refused("it doesn't start with meta://"));
-        };
-        if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(refused("it doesn't start with meta://"));
-        }
-        let rest = rest.split('#').next().unwrap_or(rest);
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let authority = rest.split('/').next().unwrap_or(rest);
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, after)| after);
-        let Some((host, port)) = authority.rsplit_once(':').filter(|(host, _)| is_whole_host(host)) else {
-            return Err(refused("the port is missing"));
-        };
-        let Ok(port) = port.parse::<u16>() else {
-            return Err(refused("the port is not a number from 1 to 65535"));
-        };
-        let addr = BrokerAddr::new(host, port).map_err(|error| refused(error.reason))?;
-        let slave_id = slave_id(query).ok_or_else(|| refused("its query is malformed"))?;
-        Ok(Self { addr, slave_id: u32::try_from(slave_id).ok() })
-    }
-}
-
-/// The value of the last `slaveId` of a query; -1 when there is none or it is blank, none when the query is wrong.
-fn slave_id(query: &str) -> Option<i32> {
-    let mut slave_id = -1;
-    for part in query.split('&').filter(|part| !part.is_empty()) {
-        let mut sides = part.split('=');
-        let (name, value) = (sides.next()?, sides.next().unwrap_or_default());
-        if sides.next().is_some() || part == "=" {
-            return None;
-        }
-        if name == "slaveId" {
-            let value = percent_decode(value)?;
-            slave_id = if value.trim().is_empty() { -1 } else { parse_i32(value.as_bytes())? };
-        }
-    }
-    Some(slave_id)
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                (digit(rest.next())? * 16 + digit(rest.next())?) as u8
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// False where the last colon stood inside an IPv6 address.

@@ -1,144 +1,159 @@
-//! Requests: what a client sends to a broker.
+//! Requests: what a client sends to a broker, and a master to its slaves (wire rule 3).
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
-    GetCommand, OffsetCommand, Opaque, PutCommand, PutData, QuitCommand, StatsCommand, SyncCommand,
-    TransactionCommand, VersionCommand,
+    Opaque,
+    frame::{Encode, frame_methods},
 };
 
+mod get;
+mod offset;
+mod put;
+mod stats;
+mod sync;
+mod transaction;
+mod version;
+
+pub use get::GetCommand;
+pub use offset::OffsetCommand;
+pub use put::PutCommand;
+pub use stats::StatsCommand;
+pub use sync::SyncCommand;
+pub(crate) use transaction::is_all_digits;
+pub use transaction::{InvalidTransactionAction, TransactionAction, TransactionCommand};
+pub use version::{QuitCommand, VersionCommand};
+
 /// A request.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use metaq_protocol::{Command, Opaque, VersionCommand};
+///
+/// let command = Command::from(VersionCommand::new(Opaque(60)));
+/// let mut frame = BytesMut::new();
+/// command.encode(&mut frame);
+/// assert_eq!(frame, "version 60\r\n");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
-    /// Stores a message.
+    /// `put`: store a message.
     Put(PutCommand),
-    /// Passes a message on to a slave.
-    Sync(SyncCommand),
-    /// Reads messages.
+    /// `get`: read stored messages.
     Get(GetCommand),
-    /// Asks for an offset.
+    /// `offset`: find the log segment that holds an offset.
     Offset(OffsetCommand),
-    /// Begins, prepares or ends a transaction.
-    Transaction(TransactionCommand),
-    /// Asks for statistics.
+    /// `sync`: a master hands a stored message to its slave.
+    Sync(SyncCommand),
+    /// `stats`: ask for statistics.
     Stats(StatsCommand),
-    /// Asks for the version.
+    /// `version`: ask for the broker's version; also the heartbeat.
     Version(VersionCommand),
-    /// Ends the connection.
+    /// `quit`: end the connection.
     Quit(QuitCommand),
-}
-
-/// Does the same to whichever command it is.
-macro_rules! each {
-    ($self:expr, $command:ident => $do:expr) => {
-        match $self {
-            Command::Put($command) => $do,
-            Command::Sync($command) => $do,
-            Command::Get($command) => $do,
-            Command::Offset($command) => $do,
-            Command::Transaction($command) => $do,
-            Command::Stats($command) => $do,
-            Command::Version($command) => $do,
-            Command::Quit($command) => $do,
-        }
-    };
+    /// `transaction`: begin, prepare, commit, roll back, ...
+    Transaction(TransactionCommand),
 }
 
 impl Command {
-    /// The verb: the first token of the header line.
+    /// The first word of the header line.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Put(_) => "put",
-            Self::Sync(_) => "sync",
             Self::Get(_) => "get",
             Self::Offset(_) => "offset",
-            Self::Transaction(_) => "transaction",
+            Self::Sync(_) => "sync",
             Self::Stats(_) => "stats",
             Self::Version(_) => "version",
             Self::Quit(_) => "quit",
+            Self::Transaction(_) => "transaction",
         }
     }
 
-    /// The opaque; [`Opaque::NONE`] for `quit`, which has none.
+    /// What the answer will repeat. [`Opaque::NONE`] for `quit`, which isn't answered.
     #[must_use]
     pub fn opaque(&self) -> Opaque {
         match self {
-            Self::Put(put) => put.opaque,
-            Self::Sync(sync) => sync.opaque,
-            Self::Get(get) => get.opaque,
-            Self::Offset(offset) => offset.opaque,
-            Self::Transaction(transaction) => transaction.opaque,
-            Self::Stats(stats) => stats.opaque,
-            Self::Version(version) => version.opaque,
+            Self::Put(command) => command.opaque,
+            Self::Get(command) => command.opaque,
+            Self::Offset(command) => command.opaque,
+            Self::Sync(command) => command.opaque,
+            Self::Stats(command) => command.opaque,
+            Self::Version(command) => command.opaque,
             Self::Quit(_) => Opaque::NONE,
+            Self::Transaction(command) => command.opaque,
         }
     }
 
-    /// Replaces the opaque; `quit` has none.
+    /// Sets what the answer will repeat. Without effect on `quit`.
     pub fn set_opaque(&mut self, opaque: Opaque) {
         match self {
-            Self::Put(put) => put.opaque = opaque,
-            Self::Sync(sync) => sync.opaque = opaque,
-            Self::Get(get) => get.opaque = opaque,
-            Self::Offset(offset) => offset.opaque = opaque,
-            Self::Transaction(transaction) => transaction.opaque = opaque,
-            Self::Stats(stats) => stats.opaque = opaque,
-            Self::Version(version) => version.opaque = opaque,
+            Self::Put(command) => command.opaque = opaque,
+            Self::Get(command) => command.opaque = opaque,
+            Self::Offset(command) => command.opaque = opaque,
+            Self::Sync(command) => command.opaque = opaque,
+            Self::Stats(command) => command.opaque = opaque,
+            Self::Version(command) => command.opaque = opaque,
             Self::Quit(_) => {}
+            Self::Transaction(command) => command.opaque = opaque,
         }
     }
 
-    /// The body, which only `put` and `sync` have.
-    #[must_use]
-    pub fn body(&self) -> Option<&PutData> {
+    fn as_encode(&self) -> &dyn Encode {
         match self {
-            Self::Put(put) => Some(&put.data),
-            Self::Sync(sync) => Some(&sync.data),
-            _ => None,
+            Self::Put(command) => command,
+            Self::Get(command) => command,
+            Self::Offset(command) => command,
+            Self::Sync(command) => command,
+            Self::Stats(command) => command,
+            Self::Version(command) => command,
+            Self::Quit(command) => command,
+            Self::Transaction(command) => command,
         }
-    }
-
-    /// How many bytes [`encode`](Self::encode) appends.
-    #[must_use]
-    pub fn encoded_len(&self) -> usize {
-        each!(self, command => command.head_len()) + self.body().map_or(0, PutData::len)
-    }
-
-    /// Appends the whole frame to `dst`.
-    pub fn encode(&self, dst: &mut BytesMut) {
-        dst.reserve(self.encoded_len());
-        self.encode_head(dst);
-        if let Some(body) = self.body() {
-            body.parts().into_iter().for_each(|part| dst.extend_from_slice(part));
-        }
-    }
-
-    /// Appends the header line alone. The [`body`](Self::body) follows it on the wire at once: for those who write it
-    /// from where it is.
-    pub fn encode_head(&self, dst: &mut BytesMut) {
-        each!(self, command => command.encode_head(dst));
     }
 }
 
-macro_rules! impl_from {
-    ($($variant:ident($command:ident)),*) => {
-        $(impl From<$command> for Command {
-            fn from(command: $command) -> Self {
+impl Encode for Command {
+    fn head_len(&self) -> usize {
+        self.as_encode().head_len()
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        self.as_encode().write_head(dst, body_len);
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        self.as_encode().body()
+    }
+}
+
+frame_methods!(Command);
+
+macro_rules! from_command {
+    ($($variant:ident($type:ty)),* $(,)?) => {$(
+        impl From<$type> for Command {
+            fn from(command: $type) -> Self {
                 Self::$variant(command)
             }
-        })*
-    };
+        }
+
+        impl From<$type> for crate::Frame {
+            fn from(command: $type) -> Self {
+                Self::Command(command.into())
+            }
+        }
+    )*};
 }
 
-impl_from!(
+from_command!(
     Put(PutCommand),
-    Sync(SyncCommand),
     Get(GetCommand),
     Offset(OffsetCommand),
-    Transaction(TransactionCommand),
+    Sync(SyncCommand),
     Stats(StatsCommand),
     Version(VersionCommand),
-    Quit(QuitCommand)
+    Quit(QuitCommand),
+    Transaction(TransactionCommand),
 );

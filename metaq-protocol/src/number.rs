@@ -1,139 +1,311 @@
-//! Reading numbers as Java does: `Integer.parseInt`, `Long.parseLong` (wire rule 1.4).
+//! Numbers as text: written as Java writes them, read as `Integer.parseInt` and `Long.parseLong`
+//! read them (wire rule 1.4).
 
-use core::str;
+use bytes::BytesMut;
 
-/// The zeros of the scripts of the basic plane whose digits Java takes.
+/// The zeros of every decimal script in the basic plane of Unicode 13, which is what Java 17 knows.
+/// The nine code points behind each are its other digits.
 const ZEROS: [u16; 37] = [
-    0x0030, 0x0660, 0x06F0, 0x07C0, 0x0966, 0x09E6, 0x0A66, 0x0AE6, 0x0B66, 0x0BE6, 0x0C66, 0x0CE6, 0x0D66,
-    0x0DE6, 0x0E50, 0x0ED0, 0x0F20, 0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90, 0x1B50,
-    0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0, 0xA900, 0xA9D0, 0xA9F0, 0xAA50, 0xABF0, 0xFF10,
+    0x0030, 0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66,
+    0x0de6, 0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50,
+    0x1bb0, 0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10,
 ];
 
-/// The value of a decimal digit of any script of the basic plane.
-fn digit(c: char) -> Option<u8> {
+/// The value of `c` as a decimal digit of any script of the basic plane.
+pub(crate) fn digit(c: char) -> Option<u8> {
     let code = u16::try_from(u32::from(c)).ok()?;
-    let zero = ZEROS[ZEROS.partition_point(|zero| *zero <= code).checked_sub(1)?];
-    u8::try_from(code - zero).ok().filter(|value| *value < 10)
+    let zero = ZEROS[..ZEROS.partition_point(|&zero| zero <= code)].last()?;
+    u8::try_from(code - zero).ok().filter(|&value| value < 10)
 }
 
-/// The value of a hexadecimal digit of any script; the letters may be full-width ones.
-fn hex_digit(c: char) -> Option<u8> {
-    let letter = |first: char| (u32::from(c) - u32::from(first)) as u8 + 10;
-    match c {
-        'a'..='f' => Some(letter('a')),
-        'A'..='F' => Some(letter('A')),
-        '\u{FF21}'..='\u{FF26}' => Some(letter('\u{FF21}')),
-        '\u{FF41}'..='\u{FF46}' => Some(letter('\u{FF41}')),
-        _ => digit(c),
+/// The value of `c` as a hexadecimal digit, full-width letters and digits of any script included.
+pub(crate) fn hex_digit(c: char) -> Option<u8> {
+    let letter = |first: char| u32::from(c).checked_sub(first.into()).filter(|&place| place < 6);
+    let letter = ['a', 'A', 'ａ', 'Ａ'].into_iter().find_map(letter);
+    match letter {
+        Some(place) => u8::try_from(10 + place).ok(),
+        None => digit(c),
     }
 }
 
-pub(crate) fn is_digit(c: char) -> bool {
-    digit(c).is_some()
+/// Reads an `i32`. `None` for everything that Java refuses with a `NumberFormatException`.
+pub(crate) fn parse_i32(text: &[u8]) -> Option<i32> {
+    parse_i64(text).and_then(|number| i32::try_from(number).ok())
 }
 
-/// Reads an optional sign and at least one digit; leading zeros are fine. None for anything else, and for what does
-/// not fit an `i64`.
-pub(crate) fn parse_i64(token: &[u8]) -> Option<i64> {
-    let (negative, digits) = match token {
+/// Reads an `i64`. `None` for everything that Java refuses with a `NumberFormatException`.
+#[inline]
+pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] => (false, digits),
         digits => (false, digits),
     };
-    if digits.is_empty() {
+    // 19 digits always fit into a `u64`.
+    if digits.is_empty() || digits.len() > 19 {
+        return parse_any_digits(negative, digits);
+    }
+    let mut number = 0_u64;
+    let mut rest = digits;
+    while let Some((eight, after)) = rest.split_first_chunk() {
+        let Some(value) = eight_digits(*eight) else {
+            return parse_any_digits(negative, digits);
+        };
+        number = number * 100_000_000 + value;
+        rest = after;
+    }
+    for byte in rest {
+        let value = byte.wrapping_sub(b'0');
+        if value > 9 {
+            return parse_any_digits(negative, digits);
+        }
+        number = number * 10 + u64::from(value);
+    }
+    if negative { 0_i64.checked_sub_unsigned(number) } else { i64::try_from(number).ok() }
+}
+
+/// The value of eight ASCII digits, taken together: digits to pairs, pairs to fours, fours to all.
+#[inline]
+fn eight_digits(digits: [u8; 8]) -> Option<u64> {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    let ascii = u64::from_le_bytes(digits);
+    // A digit has a high half of 3, and still has when 6 is added to it.
+    if ascii & HIGH != 0x3030_3030_3030_3030
+        || ascii.wrapping_add(0x0606_0606_0606_0606) & HIGH != ascii & HIGH
+    {
         return None;
     }
-    if digits.is_ascii() {
-        collect(negative, digits.iter().map(|byte| byte.wrapping_sub(b'0')))
-    } else {
-        let mut all = true;
-        let values = str::from_utf8(digits).ok()?.chars().map(|c| {
-            digit(c).unwrap_or_else(|| {
-                all = false;
-                0
-            })
-        });
-        collect(negative, values).filter(|_| all)
-    }
+    let ones = ascii & !HIGH;
+    let pairs = (ones.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;
+    Some(fours.wrapping_mul(10_000 << 32 | 1) >> 32)
 }
 
-fn collect(negative: bool, values: impl Iterator<Item = u8>) -> Option<i64> {
-    let mut number: i64 = 0;
-    for value in values {
-        if value > 9 {
-            return None;
+/// The slow way round: leading zeros without end, limits of the type, digits of other scripts.
+#[cold]
+fn parse_any_digits(negative: bool, digits: &[u8]) -> Option<i64> {
+    let digits = core::str::from_utf8(digits).ok().filter(|digits| !digits.is_empty())?;
+    // Gathered below zero, since the smallest number has no positive twin.
+    let mut number = 0_i64;
+    for c in digits.chars() {
+        number = number.checked_mul(10)?.checked_sub(i64::from(digit(c)?))?;
+    }
+    if negative { Some(number) } else { number.checked_neg() }
+}
+
+/// How many bytes `number` takes as text, its sign included.
+pub(crate) fn text_len(number: i64) -> usize {
+    let digits = number.unsigned_abs().checked_ilog10().map_or(1, |log| log as usize + 1);
+    digits + usize::from(number < 0)
+}
+
+/// Two digits for every number below 100.
+static PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
+
+/// The four digits of a number below 10,000.
+#[inline]
+fn four_digits(number: u32) -> [u8; 4] {
+    let [a, b] = PAIRS[(number / 100) as usize];
+    let [c, d] = PAIRS[(number % 100) as usize];
+    [a, b, c, d]
+}
+
+/// A header line, or the end of one, put together from its end to its start: that is the order in
+/// which digits come out of a number, and a line written at once costs less than one written in words.
+pub(crate) struct LineBuilder {
+    bytes: [u8; Self::CAPACITY],
+    start: usize,
+}
+
+impl LineBuilder {
+    /// Room for six numbers of twenty digits with their spaces, for the line end, and for a name of usual length.
+    const CAPACITY: usize = 192;
+
+    /// An empty run of words.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { bytes: [0; Self::CAPACITY], start: Self::CAPACITY }
+    }
+
+    /// The end of a line.
+    #[inline]
+    pub(crate) fn line_end() -> Self {
+        let mut line = Self::new();
+        line.start = line.put(line.start, *b"\r\n");
+        line
+    }
+
+    /// Puts a space and `number` before what is there.
+    #[inline]
+    pub(crate) fn number(&mut self, number: impl Into<i64>) -> &mut Self {
+        match number.into() {
+            // Partitions and flags mostly are.
+            digit @ 0..=9 => self.start = self.put(self.start, [b' ', b'0' + digit as u8]),
+            number => self.signed(number),
         }
-        number = number.checked_mul(10)?;
-        number =
-            if negative { number.checked_sub(value.into())? } else { number.checked_add(value.into())? };
+        self
     }
-    Some(number)
-}
 
-/// As [`parse_i64`], for an `i32`.
-pub(crate) fn parse_i32(token: &[u8]) -> Option<i32> {
-    parse_i64(token)?.try_into().ok()
-}
-
-/// Reads bytes in hexadecimal as Java does (wire rule 7): a pair may have a sign in place of its first digit, and an odd
-/// last digit is dropped.
-pub(crate) fn parse_hex(text: &str) -> Option<alloc::vec::Vec<u8>> {
-    let mut chars = text.chars();
-    let mut bytes = alloc::vec::Vec::with_capacity(text.len() / 2);
-    while let (Some(first), Some(second)) = (chars.next(), chars.next()) {
-        let second = hex_digit(second)?;
-        bytes.push(match first {
-            '+' => second,
-            '-' => second.wrapping_neg(),
-            first => (hex_digit(first)? << 4) | second,
-        });
+    fn signed(&mut self, number: i64) {
+        let mut rest = number.unsigned_abs();
+        // The place is kept out of `self`, where it would go through memory with each digit.
+        let mut at = self.start;
+        while rest > u64::from(u32::MAX) {
+            // Eight digits at a time, so that what is left soon fits the faster arithmetic.
+            let low = (rest % 100_000_000) as u32;
+            at = self.put(at, four_digits(low % 10_000));
+            at = self.put(at, four_digits(low / 10_000));
+            rest /= 100_000_000;
+        }
+        let mut rest = rest as u32;
+        while rest >= 10_000 {
+            at = self.put(at, four_digits(rest % 10_000));
+            rest /= 10_000;
+        }
+        if rest >= 100 {
+            at = self.put(at, PAIRS[(rest % 100) as usize]);
+            rest /= 100;
+        }
+        if rest >= 10 {
+            at = self.put(at, PAIRS[rest as usize]);
+        } else {
+            at = self.put(at, [b'0' + rest as u8]);
+        }
+        self.start = if number < 0 { self.put(at, *b" -") } else { self.put(at, *b" ") };
     }
-    Some(bytes)
+
+    /// Puts `bytes` before `at`, and says where they start.
+    #[inline]
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> usize {
+        self.bytes[at - N..at].copy_from_slice(&bytes);
+        at - N
+    }
+
+    /// Appends `first` and then the line to `dst`, after reserving room for it and for `body_len` more.
+    #[inline]
+    pub(crate) fn append_to(&mut self, dst: &mut BytesMut, first: [&[u8]; 2], body_len: usize) {
+        let first_len = first[0].len() + first[1].len();
+        dst.reserve(first_len + self.as_bytes().len() + body_len);
+        if let Some(start) = self.start.checked_sub(first_len) {
+            let room = &mut self.bytes[start..self.start];
+            let (verb, name) = room.split_at_mut(first[0].len());
+            verb.copy_from_slice(first[0]);
+            name.copy_from_slice(first[1]);
+            self.start = start;
+        } else {
+            dst.extend_from_slice(first[0]);
+            dst.extend_from_slice(first[1]);
+        }
+        dst.extend_from_slice(self.as_bytes());
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::{format, string::ToString, vec::Vec};
 
-    #[test]
-    fn numbers_are_read_as_in_java() {
-        for (text, number) in [
-            ("0", Some(0)),
-            ("-0", Some(0)),
-            ("+7", Some(7)),
-            ("007", Some(7)),
-            ("-12", Some(-12)),
-            ("2147483647", Some(i32::MAX)),
-            ("-2147483648", Some(i32::MIN)),
-            ("٠١٢", Some(12)),
-            ("-７", Some(-7)),
-            ("", None),
-            ("-", None),
-            ("+", None),
-            ("+-1", None),
-            ("--1", None),
-            ("1 ", None),
-            ("1.0", None),
-            ("2147483648", None),
-            ("99999999999999999999", None),
-            ("0x1", None),
-            ("\u{1D7CE}", None),
-            ("١x", None),
-        ] {
-            assert_eq!(parse_i32(text.as_bytes()), number, "{text:?}");
-        }
-        assert_eq!(parse_i64(b"-9223372036854775808"), Some(i64::MIN));
-        assert_eq!(parse_i64(b"9223372036854775808"), None);
-        assert_eq!(parse_i64(b"\xff"), None);
+    fn parse(text: &str) -> Option<i64> {
+        parse_i64(text.as_bytes())
     }
 
     #[test]
-    fn hexadecimal_is_read_as_in_java() {
-        assert_eq!(parse_hex("6272Ab"), Some([0x62, 0x72, 0xab].into()));
-        assert_eq!(parse_hex("abc"), Some([0xab].into()), "an odd digit is dropped");
-        assert_eq!(parse_hex("+1-1-f"), Some([0x01, 0xff, 0xf1].into()));
-        assert_eq!(parse_hex("ａｂ１０"), Some([0xab, 0x10].into()));
-        assert_eq!(parse_hex("zz"), None);
-        assert_eq!(parse_hex("1+"), None);
+    fn reads_what_java_reads() {
+        for (text, number) in [
+            ("0", 0),
+            ("-0", 0),
+            ("+7", 7),
+            ("007", 7),
+            ("12345678", 12_345_678),
+            ("-5468924307537133568", -5_468_924_307_537_133_568),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+            ("00000000000000000000000000000000000042", 42),
+            ("١٢", 12),
+            ("-１2", -12),
+        ] {
+            assert_eq!(parse(text), Some(number), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_java_refuses() {
+        for text in [
+            "",
+            "-",
+            "+",
+            "--1",
+            "+-1",
+            " 1",
+            "1 ",
+            "1.0",
+            "0x1",
+            "1234567/",
+            "1234567:",
+            "123456\u{80}",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "99999999999999999999",
+            "𝟏",
+            "一",
+        ] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+        assert_eq!(parse_i64(b"1\xff"), None);
+        assert_eq!(parse_i32(b"2147483648"), None);
+        assert_eq!(parse_i32(b"-2147483648"), Some(i32::MIN));
+    }
+
+    #[test]
+    fn knows_the_digits_of_every_script() {
+        let all: Vec<char> = ('\0'..=char::MAX).filter(|&c| digit(c).is_some()).collect();
+        assert_eq!(all.len(), 370, "ten in each of 37 scripts");
+        assert!(all.iter().all(|c| c.is_numeric() && u32::from(*c) < 0x1_0000));
+        assert_eq!(digit('９'), Some(9));
+        assert_eq!((digit('/'), digit(':')), (None, None));
+        assert_eq!(
+            (hex_digit('f'), hex_digit('Ｆ'), hex_digit('٣'), hex_digit('g')),
+            (Some(15), Some(15), Some(3), None)
+        );
+    }
+
+    #[test]
+    fn writes_every_length() {
+        let mut numbers: Vec<i64> = [i64::MIN, i64::MAX, 0].into();
+        for power in 0..19 {
+            let power = 10_i64.pow(power);
+            numbers.extend([power - 1, power, power + 1, -power, 1 - power, power / 3 * 7]);
+        }
+        for number in numbers {
+            let mut line = LineBuilder::line_end();
+            line.number(number);
+            assert_eq!(line.as_bytes(), format!(" {number}\r\n").as_bytes());
+            assert_eq!(text_len(number), number.to_string().len());
+            assert_eq!(parse(&number.to_string()), Some(number));
+        }
+    }
+
+    #[test]
+    fn long_names_go_beside_the_buffer() {
+        for length in [0, 1, LineBuilder::CAPACITY - 5, LineBuilder::CAPACITY, 1000] {
+            let name = "n".repeat(length);
+            let mut dst = BytesMut::new();
+            LineBuilder::line_end().number(7).append_to(&mut dst, [b"v ", name.as_bytes()], 10);
+            assert_eq!(dst, format!("v {name} 7\r\n").as_bytes());
+            assert!(dst.capacity() >= dst.len() + 10);
+        }
     }
 }

@@ -3,8 +3,6 @@
 use alloc::{borrow::ToOwned, string::String};
 use core::{fmt, str::FromStr};
 
-use crate::number::parse_i32;
-
 /// The number of a broker in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a plain number with a name")]
@@ -73,7 +71,7 @@ impl FromStr for Partition {
             return Ok(Self::ANY);
         }
         let mut parts = text.split('-');
-        let mut number = || parts.next().and_then(|part| parse_i32(part.as_bytes()));
+        let mut number = || parts.next().and_then(|part| crate::number::parse_i32(part.as_bytes()));
         match (number(), number()) {
             (Some(broker), Some(index)) => Ok(Self::new(broker, index)),
             _ => Err(InvalidPartition { text: crate::excerpt(text).to_owned() }),

@@ -1,4 +1,4 @@
-//! Answers: what a broker sends back.
+//! Answers: what a broker sends to a client (wire rule 4).
 
 use alloc::borrow::Cow;
 
@@ -6,76 +6,32 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     Opaque, Status,
-    text::{Line, number_len},
-    utf8::lossy,
+    frame::{Encode, NO_BODY, frame_methods},
+    number::{LineBuilder, text_len},
+    text,
 };
-
-/// "Done", or why not (wire rule 4). Java calls it a boolean command.
-///
-/// ```text
-/// result SP status SP length SP opaque CRLF body
-///
-/// result 200 24 1\r\n-5468924307537133568 0 0
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BooleanCommand {
-    /// How it went.
-    pub status: Status,
-    /// A text: what was asked for, or why it was refused. Empty and missing are the same on the wire.
-    pub body: Bytes,
-    /// Links this answer to its request.
-    pub opaque: Opaque,
-}
-
-impl BooleanCommand {
-    /// An answer with `status` and `body`.
-    #[must_use]
-    pub fn new(status: Status, body: Bytes, opaque: Opaque) -> Self {
-        Self { status, body, opaque }
-    }
-
-    /// The body as text; what is no UTF-8 in it is replaced.
-    #[must_use]
-    pub fn text(&self) -> Cow<'_, str> {
-        lossy(&self.body)
-    }
-}
-
-/// Messages that were asked for (wire rules 4 and 8). [`StoredMessages`](crate::StoredMessages) reads them.
-///
-/// ```text
-/// value SP length SP opaque CRLF data
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DataCommand {
-    /// A stretch of the partition's log, cut wherever its size limit fell.
-    pub data: Bytes,
-    /// Links this answer to its request.
-    pub opaque: Opaque,
-}
-
-impl DataCommand {
-    /// An answer with `data`.
-    #[must_use]
-    pub fn new(data: Bytes, opaque: Opaque) -> Self {
-        Self { data, opaque }
-    }
-}
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Response {
-    /// A status with a text.
+    /// `result`: a status and a text.
     Boolean(BooleanCommand),
-    /// Messages.
+    /// `value`: stored messages.
     Data(DataCommand),
 }
 
 impl Response {
-    /// Links the answer to its request.
+    /// The first word of the header line.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Boolean(_) => "result",
+            Self::Data(_) => "value",
+        }
+    }
+
+    /// The opaque of the request that this answers.
     #[must_use]
     pub fn opaque(&self) -> Opaque {
         match self {
@@ -84,51 +40,155 @@ impl Response {
         }
     }
 
-    /// The body's bytes.
-    #[must_use]
-    pub fn body(&self) -> &Bytes {
+    /// Sets which request this answers.
+    pub fn set_opaque(&mut self, opaque: Opaque) {
         match self {
-            Self::Boolean(answer) => &answer.body,
-            Self::Data(answer) => &answer.data,
+            Self::Boolean(answer) => answer.opaque = opaque,
+            Self::Data(answer) => answer.opaque = opaque,
         }
     }
 
-    /// How many bytes [`encode`](Self::encode) appends.
+    fn as_encode(&self) -> &dyn Encode {
+        match self {
+            Self::Boolean(answer) => answer,
+            Self::Data(answer) => answer,
+        }
+    }
+}
+
+impl Encode for Response {
+    fn head_len(&self) -> usize {
+        self.as_encode().head_len()
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        self.as_encode().write_head(dst, body_len);
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        self.as_encode().body()
+    }
+}
+
+frame_methods!(Response);
+
+/// `result`: a status and a text.
+///
+/// ```text
+/// result status length opaque\r\ntext
+///
+/// << result 200 24 1\r\n-5468924307537133568 0 0
+/// ```
+///
+/// What the text means depends on the request: see [`PutAnswer`](crate::PutAnswer),
+/// [`parse_stats`](crate::parse_stats), [`XaError`](crate::XaError).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BooleanCommand {
+    /// How it went.
+    pub status: Status,
+    /// The text, in UTF-8. No text and an empty one are the same on the wire.
+    pub body: Bytes,
+    /// The opaque of the request.
+    pub opaque: Opaque,
+}
+
+impl BooleanCommand {
+    /// An answer to the request with `opaque`.
     #[must_use]
-    pub fn encoded_len(&self) -> usize {
-        let status = match self {
-            Self::Boolean(answer) => "result\r\n".len() + number_len(answer.status.0),
-            Self::Data(_) => "value\r\n".len(),
-        };
-        let body = self.body().len();
-        status + number_len(body as i64) + number_len(self.opaque().0) + body
+    pub fn new(status: Status, body: Bytes, opaque: Opaque) -> Self {
+        Self { status, body, opaque }
     }
 
-    /// Appends the whole frame to `dst`.
-    pub fn encode(&self, dst: &mut BytesMut) {
-        dst.reserve(self.encoded_len());
-        self.encode_head(dst);
-        dst.extend_from_slice(self.body());
-    }
-
-    /// Appends the header line alone; the body follows it on the wire at once.
-    pub fn encode_head(&self, dst: &mut BytesMut) {
-        let line = match self {
-            Self::Boolean(answer) => Line::begin(dst, "result").number(answer.status.0),
-            Self::Data(_) => Line::begin(dst, "value"),
-        };
-        line.number(self.body().len() as i64).number(self.opaque().0).end();
+    /// The body as text; what isn't UTF-8 becomes U+FFFD.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        text::from_utf8_lossy(&self.body)
     }
 }
 
-impl From<BooleanCommand> for Response {
-    fn from(answer: BooleanCommand) -> Self {
-        Self::Boolean(answer)
+impl Encode for BooleanCommand {
+    fn head_len(&self) -> usize {
+        "result ".len()
+            + text_len(self.status.0.into())
+            + 1
+            + text_len(self.body.len() as i64)
+            + 1
+            + text_len(self.opaque.0.into())
+            + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0).number(self.body.len() as i64).number(self.status.0);
+        line.append_to(dst, [b"result", b""], body_len);
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        (&self.body, &NO_BODY)
     }
 }
 
-impl From<DataCommand> for Response {
-    fn from(answer: DataCommand) -> Self {
-        Self::Data(answer)
+frame_methods!(BooleanCommand);
+
+/// `value`: a stretch of a partition's log.
+///
+/// ```text
+/// value length opaque\r\nmessages
+///
+/// << value 25 31\r\n\x00\x00\x00\x0b\rJ\x11\x85...      (25 bytes: cut inside a message)
+/// ```
+///
+/// [`StoredMessages`](crate::StoredMessages) walks the messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DataCommand {
+    /// The bytes of the log.
+    pub data: Bytes,
+    /// The opaque of the request.
+    pub opaque: Opaque,
+}
+
+impl DataCommand {
+    /// An answer to the request with `opaque`.
+    #[must_use]
+    pub fn new(data: Bytes, opaque: Opaque) -> Self {
+        Self { data, opaque }
     }
 }
+
+impl Encode for DataCommand {
+    fn head_len(&self) -> usize {
+        "value ".len() + text_len(self.data.len() as i64) + 1 + text_len(self.opaque.0.into()) + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0).number(self.data.len() as i64);
+        line.append_to(dst, [b"value", b""], body_len);
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        (&self.data, &NO_BODY)
+    }
+}
+
+frame_methods!(DataCommand);
+
+macro_rules! from_answer {
+    ($($variant:ident($type:ty)),* $(,)?) => {$(
+        impl From<$type> for Response {
+            fn from(answer: $type) -> Self {
+                Self::$variant(answer)
+            }
+        }
+
+        impl From<$type> for crate::Frame {
+            fn from(answer: $type) -> Self {
+                Self::Response(answer.into())
+            }
+        }
+    )*};
+}
+
+from_answer!(Boolean(BooleanCommand), Data(DataCommand));

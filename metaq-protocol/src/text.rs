@@ -1,108 +1,76 @@
-//! Writing header lines: text and numbers into a buffer, without an allocation.
+//! Text as Java reads it: faulty UTF-8 becomes U+FFFD (wire rule 1.3).
 
-use core::fmt::{self, Write as _};
+use alloc::{borrow::Cow, string::String};
 
-use bytes::{BufMut as _, BytesMut};
-
-/// Appends tokens to a header line.
-pub(crate) struct Line<'a> {
-    dst: &'a mut BytesMut,
-}
-
-impl<'a> Line<'a> {
-    /// Begins a line with its verb.
-    pub(crate) fn begin(dst: &'a mut BytesMut, verb: &'static str) -> Self {
-        dst.put_slice(verb.as_bytes());
-        Self { dst }
-    }
-
-    /// Appends a token that holds neither a space nor a line end.
-    pub(crate) fn text(self, token: &str) -> Self {
-        self.dst.put_u8(b' ');
-        self.dst.put_slice(token.as_bytes());
-        self
-    }
-
-    /// Appends what writes itself as a token.
-    pub(crate) fn display(self, token: &impl fmt::Display) -> Self {
-        self.dst.put_u8(b' ');
-        // Writing to a buffer that grows can't fail.
-        let _ = write!(self.dst, "{token}");
-        self
-    }
-
-    /// Appends a decimal number.
-    pub(crate) fn number(self, number: impl Into<i64>) -> Self {
-        let mut digits = [0; MAX_DIGITS];
-        let from = write_number(&mut digits, number.into());
-        self.dst.put_u8(b' ');
-        self.dst.put_slice(&digits[from..]);
-        self
-    }
-
-    pub(crate) fn end(self) {
-        self.dst.put_slice(b"\r\n");
+/// Reads `bytes` as UTF-8, with one U+FFFD for each maximal faulty part.
+///
+/// One rule differs from [`String::from_utf8_lossy`]: a surrogate in three bytes is one part, not three.
+pub(crate) fn from_utf8_lossy(bytes: &[u8]) -> Cow<'_, str> {
+    match core::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(error) => Cow::Owned(replace_faults(bytes, error)),
     }
 }
 
-/// "-9223372036854775808"
-const MAX_DIGITS: usize = 20;
-
-const PAIRS: &[u8; 200] = b"\
-0001020304050607080910111213141516171819\
-2021222324252627282930313233343536373839\
-4041424344454647484950515253545556575859\
-6061626364656667686970717273747576777879\
-8081828384858687888990919293949596979899";
-
-/// Writes `number` to the end of `digits`; returns where it begins.
-fn write_number(digits: &mut [u8; MAX_DIGITS], number: i64) -> usize {
-    let mut at = MAX_DIGITS;
-    let mut rest = number.unsigned_abs();
-    while rest >= 100 {
-        let pair = (rest % 100) as usize * 2;
-        rest /= 100;
-        at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+#[cold]
+fn replace_faults(bytes: &[u8], mut error: core::str::Utf8Error) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    loop {
+        let (good, bad) = rest.split_at(error.valid_up_to());
+        text.push_str(&String::from_utf8_lossy(good));
+        text.push(char::REPLACEMENT_CHARACTER);
+        let faulty = match bad {
+            [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => 3,
+            [0xed, 0xa0..=0xbf, ..] => 2,
+            _ => error.error_len().unwrap_or(bad.len()),
+        };
+        rest = &bad[faulty..];
+        match core::str::from_utf8(rest) {
+            Ok(good) => {
+                text.push_str(good);
+                return text;
+            }
+            Err(next) => error = next,
+        }
     }
-    if rest >= 10 {
-        let pair = rest as usize * 2;
-        at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
-    } else {
-        at -= 1;
-        digits[at] = b'0' + rest as u8;
-    }
-    if number < 0 {
-        at -= 1;
-        digits[at] = b'-';
-    }
-    at
 }
 
-/// How many characters [`Line::number`] writes, the space before it included.
-pub(crate) fn number_len(number: impl Into<i64>) -> usize {
-    let number = number.into();
-    let digits = number.unsigned_abs().checked_ilog10().unwrap_or(0) as usize + 1;
-    1 + usize::from(number < 0) + digits
+/// The first part of a text that came from outside, short enough for an error message.
+pub(crate) fn excerpt(text: &str) -> &str {
+    text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{format, string::ToString};
 
     #[test]
-    fn numbers_are_written_as_by_the_standard_library() {
-        let mut samples =
-            alloc::vec![0, 9, 10, 99, 100, 101, 12345, i64::MAX, i64::MIN, i32::MAX.into(), i32::MIN.into()];
-        (0..19)
-            .for_each(|power| samples.extend([10_i64.pow(power), 10_i64.pow(power) - 1, -10_i64.pow(power)]));
-        for number in samples {
-            let mut line = BytesMut::new();
-            Line::begin(&mut line, "x").number(number).end();
-            assert_eq!(line, format!("x {number}\r\n"));
-            assert_eq!(number_len(number), number.to_string().len() + 1);
+    fn replaces_as_java_does() {
+        for (bytes, text) in [
+            (&b"abc"[..], "abc"),
+            (b"a\xffb", "a\u{fffd}b"),
+            (b"\xe4\xb8 x", "\u{fffd} x"),
+            (b"\xe4\xb8", "\u{fffd}"),
+            (b"\xc0\x80", "\u{fffd}\u{fffd}"),
+            (b"\xf0\x9f\x98", "\u{fffd}"),
+            // A surrogate in three bytes is one fault, here and where it is cut off.
+            (b"\xed\xa0\x80x", "\u{fffd}x"),
+            (b"\xed\xa0x", "\u{fffd}x"),
+            (b"\xed\xa0", "\u{fffd}"),
+            (b"\xed", "\u{fffd}"),
+            (b"\xed\x41", "\u{fffd}A"),
+            (b"\xed\x9f\xbf", "\u{d7ff}"),
+            (b"\xef\xbb\xbfx", "\u{feff}x"),
+        ] {
+            assert_eq!(from_utf8_lossy(bytes), text, "{bytes:x?}");
         }
+    }
+
+    #[test]
+    fn excerpts_end_between_characters() {
+        let text = "é".repeat(200);
+        assert_eq!(excerpt(&text), "é".repeat(80));
+        assert_eq!(excerpt("short"), "short");
     }
 }

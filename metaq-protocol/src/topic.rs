@@ -3,11 +3,17 @@
 use alloc::sync::Arc;
 use core::{borrow::Borrow, fmt, ops::Deref, str::FromStr};
 
+use crate::{
+    text,
+    token::{self, TokenFault},
+};
+
 /// The name of a topic: one token of a command line.
 ///
 /// A name is at least one character long and holds no space and no line end, because the text
-/// protocol has no way to escape them (rule K-33: the Java client writes such names and
-/// thereby puts the stream out of step). Names outside ASCII are fine.
+/// protocol has no way to escape them (wire rule 1.3: the Java client writes such names and thereby
+/// puts the stream out of step). Names outside ASCII are fine. A name that came from a peer may be
+/// empty, or hold a lone CR or LF.
 ///
 /// Cloning is cheap: the text is shared.
 ///
@@ -28,10 +34,15 @@ impl Topic {
     /// # Errors
     /// [`InvalidTopic`] when the name is empty or holds a space, a carriage return or a line feed.
     pub fn new(name: &str) -> Result<Self, InvalidTopic> {
-        match check_token(name) {
+        match token::check(name) {
             Ok(()) => Ok(Self(name.into())),
             Err(fault) => Err(InvalidTopic { fault }),
         }
+    }
+
+    /// A name that was cut out of a received line, and so can't put a line out of step.
+    pub(crate) fn received(bytes: &[u8]) -> Self {
+        Self(text::from_utf8_lossy(bytes).into())
     }
 
     /// The name as text.
@@ -40,98 +51,10 @@ impl Topic {
         &self.0
     }
 
-    /// A name as it came over the wire. A broker reads blank ones, too, and lone carriage returns and line feeds.
-    pub(crate) fn received(name: &str) -> Self {
-        Self(name.into())
-    }
-
     /// Whether both share the same text in memory. Equal topics may still differ here.
     #[must_use]
     pub fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-/// One token of a command line: the name of a consumer group, an item of statistics, a transaction's key.
-///
-/// Like a [`Topic`], it is at least one character long and holds no space and no line end. Cloning is cheap.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Word(Arc<str>);
-
-impl Word {
-    /// Checks `text` and makes a word of it.
-    ///
-    /// # Errors
-    /// [`InvalidWord`] when the text is empty or holds a space, a carriage return or a line feed.
-    pub fn new(text: &str) -> Result<Self, InvalidWord> {
-        match check_token(text) {
-            Ok(()) => Ok(Self(text.into())),
-            Err(fault) => Err(InvalidWord { fault }),
-        }
-    }
-}
-
-impl Word {
-    /// A word as it came over the wire, where blank ones may stand.
-    pub(crate) fn received(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl Deref for Word {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
-    }
-}
-
-/// A text that can't be one token of a command line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the word {fault}")]
-pub struct InvalidWord {
-    fault: TokenFault,
-}
-
-/// Says why `text` can't stand as one token of a command line, if it can't.
-pub(crate) fn check_token(text: &str) -> Result<(), TokenFault> {
-    if text.is_empty() {
-        return Err(TokenFault::Empty);
-    }
-    match text.bytes().find(|byte| matches!(byte, b' ' | b'\r' | b'\n')) {
-        None => Ok(()),
-        Some(b' ') => Err(TokenFault::Space),
-        Some(_) => Err(TokenFault::LineEnd),
-    }
-}
-
-/// Why a text can't be one token of a command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TokenFault {
-    Empty,
-    Space,
-    LineEnd,
-}
-
-impl fmt::Display for TokenFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "is empty",
-            Self::Space => "contains a space",
-            Self::LineEnd => "contains a line end",
-        })
     }
 }
 

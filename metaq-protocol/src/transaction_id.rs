@@ -1,230 +1,275 @@
-//! Ids of transactions, and their text form.
+//! Names of transactions.
 
-use alloc::{borrow::ToOwned, string::String, sync::Arc, vec::Vec};
-use core::{fmt, str::FromStr};
+use alloc::{borrow::ToOwned, format, string::String, sync::Arc, vec::Vec};
+use core::{fmt, fmt::Write as _, str::FromStr};
 
-use crate::{
-    number::{parse_hex, parse_i32},
-    text::number_len,
-    topic::check_token,
-};
+use crate::{number, text, token};
 
-/// The id of a transaction, as it stands in a command line (wire rule 7).
+/// The name of a transaction, in the text form of wire rule 7.
+///
+/// ```text
+/// null                                     no id
+/// TX:192.0.2.2-1795395395840-1:1           local: session and number
+/// XID:1:6774726964:6271:XAMessageProducer  XA: format id, gtrid, bqual, qualifier
+/// ```
+///
+/// Reading follows Java, with one exception: a space is refused, since no command line can carry it.
 ///
 /// ```
-/// use metaq_protocol::{LocalTransactionId, TransactionId};
+/// use metaq_protocol::TransactionId;
 ///
-/// let id = TransactionId::from(LocalTransactionId::new("192.0.2.2-1795395395840-1", 1)?);
-/// assert_eq!(id.to_string(), "TX:192.0.2.2-1795395395840-1:1");
-/// assert_eq!(id.to_string().parse(), Ok(id));
+/// let id = TransactionId::xa(100, b"g", b"br", "uq")?;
+/// assert_eq!(id.to_string(), "XID:100:67:6272:uq");
+/// assert_eq!("XID:100:67:6272:uq".parse(), Ok(id));
 /// # Ok::<(), metaq_protocol::InvalidTransactionId>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TransactionId {
-    /// `null`: no id.
+    /// No id, written `null`. A `put` with it is refused by the broker; `RECOVER` is sent with it.
     Null,
-    /// `TX:session:number`: a transaction of one connection.
+    /// A transaction of one connection.
     Local(LocalTransactionId),
-    /// `XID:format:global:branch:qualifier`: a branch of a distributed transaction.
+    /// A branch of a distributed transaction.
     Xa(XaTransactionId),
 }
 
-/// The id of a transaction of one connection: `TX:session:number`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+impl TransactionId {
+    /// The local transaction `number` of the session `session`.
+    ///
+    /// # Errors
+    /// [`InvalidTransactionId`] when the session holds `:`, a space or a line end: Java writes such
+    /// an id, and no peer can read it.
+    pub fn local(session: &str, number: i32) -> Result<Self, InvalidTransactionId> {
+        match part_fault(session) {
+            None => Ok(Self::Local(LocalTransactionId::from_parts(session, number))),
+            Some(fault) => Err(InvalidTransactionId::new(session, fault)),
+        }
+    }
+
+    /// The branch `bqual` of the distributed transaction `gtrid`.
+    ///
+    /// # Errors
+    /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, white space or a line end.
+    pub fn xa(
+        format_id: i32,
+        gtrid: &[u8],
+        bqual: &[u8],
+        qualifier: &str,
+    ) -> Result<Self, InvalidTransactionId> {
+        if qualifier.trim().is_empty() {
+            return Err(InvalidTransactionId::new(qualifier, "the qualifier is blank"));
+        }
+        match part_fault(qualifier) {
+            None => Ok(Self::Xa(XaTransactionId::from_parts(format_id, gtrid, bqual, qualifier))),
+            Some(fault) => Err(InvalidTransactionId::new(qualifier, fault)),
+        }
+    }
+
+    /// The text form, as it stands in a command line.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Null => "null",
+            Self::Local(id) => id.as_str(),
+            Self::Xa(id) => id.as_str(),
+        }
+    }
+}
+
+fn part_fault(part: &str) -> Option<&'static str> {
+    if part.contains(':') {
+        return Some("a part of it contains a colon");
+    }
+    match token::check(part) {
+        Err(token::TokenFault::Space) => Some("it contains a space"),
+        Err(token::TokenFault::LineEnd) => Some("it contains a line end"),
+        _ => None,
+    }
+}
+
+/// A local transaction, `TX:session:number`. It belongs to one connection and is rolled back when
+/// that closes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalTransactionId {
-    session: Arc<str>,
+    text: Arc<str>,
     number: i32,
 }
 
 impl LocalTransactionId {
-    /// Transaction `number` of the session `session`. The number is one of 32 bits, because brokers read no larger one
-    /// (rule K-22).
-    ///
-    /// # Errors
-    /// When the session is empty, or holds a colon, a space or a line end: brokers could not read it back (K-21).
-    pub fn new(session: &str, number: i32) -> Result<Self, InvalidTransactionId> {
-        check_part("session", session)?;
-        Ok(Self { session: session.into(), number })
+    fn from_parts(session: &str, number: i32) -> Self {
+        Self { text: format!("TX:{session}:{number}").into(), number }
     }
 
-    /// The session.
+    /// The session that began it. May be empty.
     #[must_use]
     pub fn session(&self) -> &str {
-        &self.session
+        self.text.split(':').nth(1).unwrap_or_default()
     }
 
-    /// The number of the transaction in its session.
+    /// Its number within the session.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.number
     }
+
+    /// The text form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
 }
 
-/// The id of a branch of a distributed transaction: `XID:format:global:branch:qualifier`, the middle two in
-/// hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A branch of a distributed transaction, `XID:format:gtrid:bqual:qualifier`, the two in the middle
+/// in hexadecimal. It survives its connection.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct XaTransactionId {
+    text: Arc<str>,
     format_id: i32,
-    global: Arc<[u8]>,
-    branch: Arc<[u8]>,
-    qualifier: Arc<str>,
 }
 
 impl XaTransactionId {
-    /// The branch `branch` of the transaction `global`, both of which may be empty. `qualifier` says whose transactions
-    /// these are, when a client asks for those it has to finish.
-    ///
-    /// # Errors
-    /// When the qualifier is empty, or holds a colon, a space or a line end.
-    pub fn new(
-        format_id: i32,
-        global: &[u8],
-        branch: &[u8],
-        qualifier: &str,
-    ) -> Result<Self, InvalidTransactionId> {
-        check_part("qualifier", qualifier)?;
-        Ok(Self { format_id, global: global.into(), branch: branch.into(), qualifier: qualifier.into() })
+    fn from_parts(format_id: i32, gtrid: &[u8], bqual: &[u8], qualifier: &str) -> Self {
+        let mut text = format!("XID:{format_id}:");
+        for part in [gtrid, bqual] {
+            for byte in part {
+                // Writing to a string can't fail.
+                let _ = write!(text, "{byte:02x}");
+            }
+            text.push(':');
+        }
+        text.push_str(qualifier);
+        Self { text: text.into(), format_id }
     }
 
-    /// The format id of the transaction manager.
+    fn part(&self, index: usize) -> &str {
+        self.text.split(':').nth(index).unwrap_or_default()
+    }
+
+    /// The format of the two identifiers.
     #[must_use]
     pub fn format_id(&self) -> i32 {
         self.format_id
     }
 
-    /// The global transaction id.
+    /// The global transaction identifier.
     #[must_use]
-    pub fn global(&self) -> &[u8] {
-        &self.global
+    pub fn gtrid(&self) -> Vec<u8> {
+        read_hex(self.part(2)).unwrap_or_default()
     }
 
     /// The branch qualifier.
     #[must_use]
-    pub fn branch(&self) -> &[u8] {
-        &self.branch
+    pub fn bqual(&self) -> Vec<u8> {
+        read_hex(self.part(3)).unwrap_or_default()
     }
 
-    /// The unique qualifier: whose transaction it is.
+    /// The name of the producer that began it. Empty only when it came from a peer.
     #[must_use]
     pub fn qualifier(&self) -> &str {
-        &self.qualifier
+        self.part(4)
     }
-}
 
-fn check_part(part: &'static str, text: &str) -> Result<(), InvalidTransactionId> {
-    let refused =
-        || InvalidTransactionId { text: crate::excerpt(text).to_owned(), problem: Problem::Part(part) };
-    if check_token(text).is_err() || text.contains(':') {
-        return Err(refused());
-    }
-    Ok(())
-}
-
-impl TransactionId {
-    /// How many characters the text form has.
-    pub(crate) fn text_len(&self) -> usize {
-        match self {
-            Self::Null => "null".len(),
-            Self::Local(local) => "TX".len() + 1 + local.session.len() + number_len(local.number),
-            Self::Xa(xa) => {
-                let bytes = xa.global.len() + xa.branch.len();
-                "XID".len() + number_len(xa.format_id) + 1 + 2 * bytes + 1 + 1 + xa.qualifier.len()
-            }
-        }
-    }
-}
-
-impl fmt::Display for TransactionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Null => f.write_str("null"),
-            Self::Local(local) => write!(f, "TX:{}:{}", local.session, local.number),
-            Self::Xa(xa) => {
-                let (global, branch) = (Hex(&xa.global), Hex(&xa.branch));
-                write!(f, "XID:{}:{global}:{branch}:{}", xa.format_id, xa.qualifier)
-            }
-        }
-    }
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    /// The text form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 }
 
 impl FromStr for TransactionId {
     type Err = InvalidTransactionId;
 
-    /// Reads the text form as Java does, which takes signs, capitals and an odd last digit in the hexadecimal parts.
+    /// Reads the text form in any spelling that Java reads: leading zeros, capitals, signs, empty
+    /// parts at the end.
     fn from_str(text: &str) -> Result<Self, InvalidTransactionId> {
-        let refused = |problem| InvalidTransactionId { text: crate::excerpt(text).to_owned(), problem };
-        if text.contains([' ', '\r', '\n']) {
-            return Err(refused(Problem::Form));
+        let refused = |fault| InvalidTransactionId::new(text, fault);
+        if text.contains(' ') {
+            return Err(refused("it contains a space"));
+        }
+        if text.contains("\r\n") {
+            return Err(refused("it contains a line end"));
         }
         if text == "null" {
             return Ok(Self::Null);
         }
-        let mut parts: Vec<_> = text.split(':').collect();
-        let number = |part: &str| parse_i32(part.as_bytes()).ok_or_else(|| refused(Problem::Number));
-        match parts[0] {
-            "XID" => {
-                let [_, format_id, global, branch, qualifier] = parts[..] else {
-                    return Err(refused(Problem::Form));
-                };
-                let bytes = |part: &str| parse_hex(part).ok_or_else(|| refused(Problem::Hex));
-                Ok(Self::Xa(XaTransactionId {
-                    format_id: number(format_id)?,
-                    global: bytes(global)?.into(),
-                    branch: bytes(branch)?.into(),
-                    qualifier: qualifier.into(),
-                }))
-            }
-            "TX" => {
-                while parts.last().is_some_and(|part| part.is_empty()) {
-                    parts.pop();
-                }
-                let [_, session, number_part] = parts[..] else { return Err(refused(Problem::Form)) };
-                Ok(Self::Local(LocalTransactionId { session: session.into(), number: number(number_part)? }))
-            }
-            _ => Err(refused(Problem::Form)),
+        if text.starts_with("XID:") {
+            let mut parts = text.split(':').skip(1);
+            let (Some(format_id), Some(gtrid), Some(bqual), Some(qualifier), None) =
+                (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+            else {
+                return Err(refused("an XA id has five parts"));
+            };
+            let format_id = number::parse_i32(format_id.as_bytes())
+                .ok_or_else(|| refused("its format id is not a number"))?;
+            let (Some(gtrid), Some(bqual)) = (read_hex(gtrid), read_hex(bqual)) else {
+                return Err(refused("one of its identifiers is not hexadecimal"));
+            };
+            return Ok(Self::Xa(XaTransactionId::from_parts(format_id, &gtrid, &bqual, qualifier)));
         }
+        if text.starts_with("TX:") {
+            let mut parts = text.trim_end_matches(':').split(':').skip(1);
+            let (Some(session), Some(number), None) = (parts.next(), parts.next(), parts.next()) else {
+                return Err(refused("a local id has three parts"));
+            };
+            let number = number::parse_i32(number.as_bytes())
+                .ok_or_else(|| refused("its last part is not a number"))?;
+            return Ok(Self::Local(LocalTransactionId::from_parts(session, number)));
+        }
+        Err(refused("it starts with neither TX: nor XID:"))
     }
 }
 
-impl From<LocalTransactionId> for TransactionId {
-    fn from(id: LocalTransactionId) -> Self {
-        Self::Local(id)
+/// Reads pairs of hexadecimal digits as Java does: each with `Integer.parseInt(pair, 16)`, which
+/// takes a sign, and without an odd digit at the end. Pairs are of UTF-16 units, as in Java.
+fn read_hex(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 2);
+    let mut chars = text.chars();
+    while let Some(first) = chars.next() {
+        if first.len_utf16() > 1 {
+            return None;
+        }
+        let Some(second) = chars.next() else {
+            break;
+        };
+        let second = number::hex_digit(second)?;
+        bytes.push(match first {
+            '+' => second,
+            '-' => second.wrapping_neg(),
+            first => number::hex_digit(first)? << 4 | second,
+        });
+    }
+    Some(bytes)
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
-impl From<XaTransactionId> for TransactionId {
-    fn from(id: XaTransactionId) -> Self {
-        Self::Xa(id)
+impl fmt::Debug for LocalTransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
     }
 }
 
-/// A text that isn't the id of a transaction, or can't be a part of one.
+impl fmt::Debug for XaTransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+/// A text or a part that can't be the name of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} {problem}")]
+#[error("{text:?} can't be a transaction id: {fault}")]
 pub struct InvalidTransactionId {
     text: String,
-    problem: Problem,
+    fault: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-enum Problem {
-    #[error("can't be the {0} of a transaction id: it is empty or contains a colon, a space or a line end")]
-    Part(&'static str),
-    #[error(
-        "is not a transaction id; expected null, TX:SESSION:NUMBER or XID:FORMAT:GLOBAL:BRANCH:QUALIFIER"
-    )]
-    Form,
-    #[error("is not a transaction id: its number does not fit 32 bits, or is none")]
-    Number,
-    #[error("is not a transaction id: one of its parts is not hexadecimal")]
-    Hex,
+impl InvalidTransactionId {
+    fn new(text: &str, fault: &'static str) -> Self {
+        Self { text: text::excerpt(text).to_owned(), fault }
+    }
 }

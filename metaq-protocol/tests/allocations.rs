@@ -1,70 +1,145 @@
-//! Encoding and decoding allocate nothing per frame in steady state.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "there is no test harness to say so")]
+//! How much memory the codec takes, counted by the allocator.
 
-use std::alloc::System;
+use std::{hint::black_box, time::Instant};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use metaq_protocol::{BooleanCommand, Command, Decoder, Frame, Opaque, PutCommand, Response, Status, Topic};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use allocation_counter::measure;
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{
+    BooleanCommand, Command, Decoder, Frame, Limits, Opaque, PutAnswer, PutCommand, Response, Status, Topic,
+};
 
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-fn allocations(work: impl FnOnce()) -> usize {
-    let region = Region::new(ALLOCATOR);
-    work();
-    let change = region.change();
-    change.allocations + change.reallocations
+fn result(opaque: i32) -> Response {
+    BooleanCommand::new(
+        Status::SUCCESS,
+        PutAnswer::new(-5_468_924_307_537_133_568, 0, 0).to_body(),
+        Opaque(opaque),
+    )
+    .into()
 }
 
-/// A program of its own: the threads of a test harness would be counted too.
-fn main() {
-    let topic = Topic::new("test").unwrap();
+#[test]
+fn encoding_a_put_allocates_nothing() {
+    let topic: Topic = "orders".parse().unwrap();
     let payload = Bytes::from(vec![7; 128]);
-    let mut buffer = BytesMut::with_capacity(64 * 1024);
-    let put = |n| {
-        let mut put = Command::from(PutCommand::new(topic.clone(), 1, payload.clone(), None));
-        put.set_opaque(Opaque(n));
-        put
-    };
-    // The first clone of a payload makes it shareable.
-    drop(put(0));
-    let encoding = allocations(|| {
-        for n in 0..10_000 {
-            buffer.clear();
-            put(n).encode(&mut buffer);
+    // A vector's first clone sets up the sharing.
+    let _shared = payload.clone();
+    let mut dst = BytesMut::with_capacity(1024);
+    let counted = measure(|| {
+        for opaque in 0..1000 {
+            dst.clear();
+            let put = PutCommand::new(topic.clone(), 3, payload.clone(), None).with_opaque(Opaque(opaque));
+            black_box(Command::from(put)).encode(&mut dst);
         }
     });
-    assert_eq!(encoding, 0, "encoding puts");
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+    assert!(dst.starts_with(b"put orders 3 128 0 ") && dst.len() > 128);
+}
 
-    let mut answers = BytesMut::new();
-    for n in 0..1000 {
-        let body = Bytes::from_static(b"-5468924307537133568 0 1234567");
-        Response::from(BooleanCommand::new(Status::SUCCESS, body, Opaque(n))).encode(&mut answers);
-    }
+#[test]
+fn answers_in_place_allocate_nothing() {
+    let mut frames = BytesMut::new();
+    (0..1000).for_each(|opaque| result(opaque).encode(&mut frames));
     let mut decoder = Decoder::new();
-    let in_place = allocations(|| {
-        let mut rest = &answers[..];
-        while let Some((_, length)) = decoder.decode_response_in_place(rest).unwrap() {
-            rest.advance(length);
+    let (mut used, mut answers) = (0, 0);
+    let counted = measure(|| {
+        while let Some((answer, length)) = decoder.decode_response_in_place(&frames[used..]).unwrap() {
+            assert_eq!(answer.put_answer().unwrap().offset, 0);
+            used += length;
+            answers += 1;
         }
-        assert!(rest.is_empty());
     });
-    assert_eq!(in_place, 0, "decoding answers in place");
+    assert_eq!((counted.count_total, answers), (0, 1000), "{counted:?}");
+}
 
-    // Bodies share the buffer; what makes it shareable is allocated once.
-    let mut stream = answers.clone();
-    let owned = allocations(|| while decoder.decode(&mut stream).unwrap().is_some() {});
-    assert!(owned <= 1, "decoding answers: {owned} allocations for 1000 frames");
+#[test]
+fn frames_out_of_a_buffer_allocate_nothing_in_steady_state() {
+    let mut frames = BytesMut::new();
+    for opaque in 0..16 {
+        result(opaque).encode(&mut frames);
+        let put = PutCommand::new("orders".parse().unwrap(), 3, Bytes::from_static(b"hello"), None);
+        Frame::from(put.with_opaque(Opaque(opaque))).encode(&mut frames);
+    }
+    let (mut decoder, mut src) = (Decoder::new(), BytesMut::with_capacity(8192));
+    let mut round = || {
+        src.extend_from_slice(&frames);
+        let mut count = 0;
+        while let Some(frame) = decoder.decode(&mut src).unwrap() {
+            black_box(frame);
+            count += 1;
+        }
+        assert_eq!(count, 32);
+    };
+    round();
+    let counted = measure(|| (0..100).for_each(|_| round()));
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+}
 
-    let mut puts = BytesMut::new();
-    (0..1000).for_each(|n| put(n).encode(&mut puts));
-    assert!(matches!(decoder.decode(&mut puts), Ok(Some(Frame::Command(Command::Put(_))))));
-    let broker_side = allocations(|| while decoder.decode(&mut puts).unwrap().is_some() {});
-    assert_eq!(broker_side, 0, "decoding puts of the same topic");
-    println!(
-        "encoding puts: {encoding} allocations for 10000 frames; decoding answers in place: {in_place} for 1000,"
-    );
-    println!("with bodies of their own: {owned} for 1000; decoding puts: {broker_side} for 999");
+#[test]
+fn an_announced_length_is_not_believed() {
+    for line in [
+        "put t 0 2147483647 0 -1 1\r\n",
+        "sync t 0 2147483647 0 5 -1 1\r\n",
+        "result 200 2147483647 1\r\n",
+        "value 2147483647 1\r\n",
+    ] {
+        // Refused by the default limits, without waiting for the body.
+        let mut decoder = Decoder::new();
+        let error = decoder.decode(&mut BytesMut::from(line)).unwrap_err();
+        assert_eq!((error.field(), error.limit()), (Some("length"), Some(64 << 20)), "{line}");
+        // Let through by others, and still not believed.
+        let mut decoder = Decoder::with_limits(Limits::default().max_body(usize::MAX));
+        let counted = measure(|| {
+            let mut src = BytesMut::from(line);
+            assert_eq!(decoder.decode(&mut src), Ok(None));
+            src.extend_from_slice(b"abc");
+            assert_eq!(decoder.decode(&mut src), Ok(None));
+        });
+        assert!(counted.bytes_max < 600 << 10, "{line}: {counted:?}");
+    }
+}
+
+#[test]
+fn room_grows_with_what_has_come() {
+    let mut decoder = Decoder::new();
+    let mut src = BytesMut::from("value 4000000 1\r\n");
+    let counted = measure(|| {
+        while decoder.decode(&mut src).unwrap().is_none() {
+            let length = src.len();
+            src.resize(length + 1000.min(4_000_000 - length), 7);
+            assert!(src.capacity() <= 2 * src.len() + (600 << 10), "{}", src.capacity());
+        }
+    });
+    assert!(counted.count_total < 20, "{counted:?}");
+}
+
+#[test]
+fn errors_are_small() {
+    let line = [&b"put "[..], &[b'x'; 60_000], b" y 1 0 -1 5\r\n"].concat();
+    let mut src = BytesMut::from(&line[..]);
+    let mut decoder = Decoder::new();
+    let counted = measure(|| {
+        let error = decoder.decode(&mut src).unwrap_err();
+        assert_eq!((error.command(), error.field(), error.text()), (Some("put"), Some("partition"), "y"));
+    });
+    assert!(counted.bytes_max < 70_000, "the topic and little more: {counted:?}");
+}
+
+#[test]
+fn no_byte_is_searched_twice() {
+    // A megabyte that comes byte by byte: read again with each one, it would take minutes.
+    let limits = Limits::default().max_line(2 << 20);
+    let start = Instant::now();
+    for (head, body) in [("version ", "1"), ("value 1048576 1\r\n", "x"), ("stats \n\n", "\n")] {
+        let (mut decoder, mut src) = (Decoder::with_limits(limits), BytesMut::from(head));
+        let (mut in_place, mut all) = (Decoder::with_limits(limits), BytesMut::from(head));
+        for _ in 0..(1 << 20) - 1 {
+            src.extend_from_slice(body.as_bytes());
+            assert_eq!(decoder.decode(&mut src), Ok(None));
+            if !head.starts_with("stats") {
+                all.extend_from_slice(body.as_bytes());
+                assert_eq!(in_place.decode_response_in_place(&all), Ok(None));
+            }
+        }
+    }
+    assert!(start.elapsed().as_secs() < 60, "took {:?}", start.elapsed());
 }

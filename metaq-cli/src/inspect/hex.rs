@@ -1,0 +1,71 @@
+//! Bytes as hexadecimal.
+
+use std::fmt;
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Prints bytes, two digits each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hex<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; 512];
+        for bytes in self.0.chunks(text.len() / 2) {
+            let text = &mut text[..2 * bytes.len()];
+            write(bytes, text);
+            f.write_str(str::from_utf8(text).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+impl serde::Serialize for Hex<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn write(bytes: &[u8], text: &mut [u8]) {
+    for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
+/// `bytes` as text.
+pub(super) fn line(bytes: &[u8]) -> Vec<u8> {
+    let mut text = vec![0; 2 * bytes.len()];
+    write(bytes, &mut text);
+    text
+}
+
+/// Reads pairs of digits.
+pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, InvalidHex> {
+    let digit = |at: usize| match char::from(text[at]).to_digit(16) {
+        Some(digit) => Ok(digit as u8),
+        None => Err(InvalidHex::NotADigit(at)),
+    };
+    if !text.len().is_multiple_of(2) {
+        return Err((0..text.len()).find_map(|at| digit(at).err()).unwrap_or(InvalidHex::Odd(text.len())));
+    }
+    (0..text.len()).step_by(2).map(|at| Ok(digit(at)? << 4 | digit(at + 1)?)).collect()
+}
+
+/// A text that is no hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InvalidHex {
+    /// How many digits there are.
+    Odd(usize),
+    /// Where the first is that is none, in bytes.
+    NotADigit(usize),
+}
+
+impl fmt::Display for InvalidHex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Odd(digits) => write!(f, "not hexadecimal: {digits} digits are not whole bytes"),
+            Self::NotADigit(at) => write!(f, "not hexadecimal: column {} is not a digit", at + 1),
+        }
+    }
+}

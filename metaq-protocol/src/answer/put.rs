@@ -1,0 +1,77 @@
+//! Where a message was stored.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use bytes::Bytes;
+
+use super::InvalidAnswer;
+use crate::number::{self, LineBuilder, text_len};
+
+/// The body of a `result 200` to a `put`: where the message was stored (wire rule 3.1).
+///
+/// ```text
+/// << result 200 24 1\r\n-5468924307537133568 0 0
+///                       message_id partition offset
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "the three numbers of the answer")]
+pub struct PutAnswer {
+    /// The id of the message. It may well be negative, and ids of different brokers have no order.
+    pub message_id: i64,
+    /// The partition within the broker, which differs from the request only for -1.
+    pub partition: i32,
+    /// The position in the partition's log in bytes; -1 inside a transaction.
+    pub offset: i64,
+}
+
+impl PutAnswer {
+    /// A place.
+    #[must_use]
+    pub fn new(message_id: i64, partition: i32, offset: i64) -> Self {
+        Self { message_id, partition, offset }
+    }
+
+    /// Reads a body. As with the Java client, more words are ignored.
+    ///
+    /// # Errors
+    /// [`InvalidAnswer`] when a word is missing or is no number.
+    #[inline]
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidAnswer> {
+        const EXPECTED: &str = "MESSAGE-ID PARTITION OFFSET";
+        let mut words = body.split(|&byte| byte == b' ');
+        let mut word = || words.next().unwrap_or_default();
+        let refused = |field| InvalidAnswer::new("put", field, EXPECTED, body);
+        Ok(Self {
+            message_id: number::parse_i64(word()).ok_or_else(|| refused("message id"))?,
+            partition: number::parse_i32(word()).ok_or_else(|| refused("partition"))?,
+            offset: number::parse_i64(word()).ok_or_else(|| refused("offset"))?,
+        })
+    }
+
+    /// The body that says this.
+    #[must_use]
+    pub fn to_body(&self) -> Bytes {
+        let mut body = Vec::with_capacity(self.encoded_len());
+        self.write(&mut body);
+        body.into()
+    }
+
+    /// Appends the body to `dst`.
+    pub fn write(&self, dst: &mut impl Extend<u8>) {
+        let mut words = LineBuilder::new();
+        words.number(self.offset).number(self.partition).number(self.message_id);
+        // The run starts with a space that belongs between words only.
+        dst.extend(words.as_bytes()[1..].iter().copied());
+    }
+
+    fn encoded_len(&self) -> usize {
+        text_len(self.message_id) + 1 + text_len(self.partition.into()) + 1 + text_len(self.offset)
+    }
+}
+
+impl fmt::Display for PutAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.message_id, self.partition, self.offset)
+    }
+}

@@ -1,0 +1,124 @@
+//! Answers to `transaction`.
+
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use super::{InvalidAnswer, stats::lines};
+use crate::{BooleanCommand, TransactionId, XaTransactionId, number, text};
+
+/// The body of a `result 200` to `PREPARE`: what is left to do (wire rule 3.7).
+///
+/// ```text
+/// << result 200 1 -2147483635\r\n0
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a plain number with a name")]
+pub struct PrepareVote(pub i32);
+
+impl PrepareVote {
+    /// Prepared: it has to be committed or rolled back.
+    pub const PREPARED: Self = Self(0);
+    /// Nothing was put, and the transaction is gone.
+    pub const READ_ONLY: Self = Self(3);
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`InvalidAnswer`] when it is no number.
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidAnswer> {
+        match number::parse_i32(body) {
+            Some(vote) => Ok(Self(vote)),
+            None => Err(InvalidAnswer::new("PREPARE", "vote", "a number", body)),
+        }
+    }
+}
+
+/// Reads the body of the answer to `RECOVER`: the ids of prepared transactions, one a line.
+///
+/// Blank lines are skipped. A line that is no XA id ends the reading, as with the Java client.
+///
+/// ```
+/// use metaq_protocol::parse_recovered;
+///
+/// let ids: Vec<_> = parse_recovered(b"XID:1:67:62:uq\r\nXID:1:68:62:uq").collect();
+/// assert_eq!((ids.len(), ids[1].gtrid()), (2, vec![0x68]));
+/// ```
+pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = XaTransactionId> {
+    lines(body).map(text::from_utf8_lossy).filter(|line| !line.trim().is_empty()).map_while(|line| match line
+        .parse()
+    {
+        Ok(TransactionId::Xa(id)) => Some(id),
+        _ => None,
+    })
+}
+
+/// Why a broker refused a step of an XA transaction.
+///
+/// ```text
+/// << result 500 95 5\r\nXAException:code=-4,msg=XA transaction 'XID:2:71:72:uq' has not been started.
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct XaError {
+    /// The code of the `XAException`.
+    pub code: i32,
+    /// The text. May be empty.
+    pub message: String,
+}
+
+impl XaError {
+    /// Something went wrong in the broker; also what an answer without a code is read as.
+    pub const RMERR: i32 = -3;
+    /// The transaction isn't known.
+    pub const NOTA: i32 = -4;
+    /// The transaction isn't in the state for this.
+    pub const PROTO: i32 = -6;
+
+    /// An error with a code of `XAException`.
+    #[must_use]
+    pub fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Reads the answer to an XA step: `None` when it is a success.
+    ///
+    /// As with the Java client, a body that starts with `XAException:` and holds `code=N,msg=TEXT`
+    /// somewhere gives that code and the text up to the line's end. Anything else is
+    /// [`RMERR`](Self::RMERR) with the whole body.
+    #[must_use]
+    pub fn from_answer(answer: &BooleanCommand) -> Option<Self> {
+        if answer.status.is_success() {
+            return None;
+        }
+        let body = answer.text();
+        let found = body.strip_prefix("XAException:").and_then(find_code);
+        Some(found.unwrap_or_else(|| Self::new(Self::RMERR, body)))
+    }
+
+    /// The body that says this.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Finds `code=(-?\d+),msg=(.*)`, where a line end stops the `.`.
+fn find_code(body: &str) -> Option<XaError> {
+    body.match_indices("code=").find_map(|(at, key)| {
+        let rest = &body[at + key.len()..];
+        let sign = usize::from(rest.starts_with('-'));
+        let digits = rest[sign..].bytes().take_while(u8::is_ascii_digit).count();
+        let (code, rest) = rest.split_at(sign + digits);
+        let message = rest.strip_prefix(",msg=")?;
+        let end = message.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).unwrap_or(message.len());
+        Some(XaError::new(number::parse_i32(code.as_bytes())?, &message[..end]))
+    })
+}
+
+impl fmt::Display for XaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "XAException:code={},msg={}", self.code, self.message)
+    }
+}
+
+impl core::error::Error for XaError {}

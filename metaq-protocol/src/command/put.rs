@@ -1,0 +1,136 @@
+//! `put`: store a message.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    Checksum, Flag, Opaque, PutData, Topic, TransactionId,
+    frame::{Encode, frame_methods},
+    number::{LineBuilder, text_len},
+};
+
+/// `put`: store a message (wire rule 3.1).
+///
+/// ```text
+/// put topic partition length flag checksum opaque\r\ndata
+/// put topic partition length flag checksum transaction opaque\r\ndata
+///
+/// >> put test 1 12 1 1013066540 4\r\n\x00\x00\x00\x03abchello
+/// << result 200 25 4\r\n-5468924306434031616 1 31
+/// ```
+///
+/// The layouts before 1.4.4, without a checksum, are read too and never written. The answer to a
+/// stored message is a [`PutAnswer`](crate::PutAnswer).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PutCommand {
+    /// The topic to store the message in.
+    pub topic: Topic,
+    /// The partition within the broker; -1 lets the broker draw one, closed ones included.
+    pub partition: i32,
+    /// Whether the data starts with an attribute.
+    pub flag: Flag,
+    /// The checksum of the data. The broker refuses a wrong one, except inside a transaction.
+    pub checksum: Checksum,
+    /// The transaction that the message belongs to.
+    pub transaction: Option<TransactionId>,
+    /// What the answer repeats.
+    pub opaque: Opaque,
+    /// Attribute and payload.
+    pub data: PutData,
+}
+
+impl PutCommand {
+    /// A put of one message, with flag and checksum to match. The opaque is
+    /// [`Opaque::default()`] until it is set.
+    #[must_use]
+    pub fn new(topic: Topic, partition: i32, payload: Bytes, attribute: Option<&str>) -> Self {
+        let flag = if attribute.is_some() { Flag::ATTRIBUTE } else { Flag::EMPTY };
+        Self::from_data(topic, partition, flag, PutData::new(payload, attribute))
+    }
+
+    /// A put of data that is encoded already, with the checksum to match.
+    #[must_use]
+    pub fn from_data(topic: Topic, partition: i32, flag: Flag, data: PutData) -> Self {
+        Self {
+            topic,
+            partition,
+            flag,
+            checksum: data.checksum(),
+            transaction: None,
+            opaque: Opaque::default(),
+            data,
+        }
+    }
+
+    /// The same put as part of a transaction.
+    #[must_use]
+    pub fn with_transaction(mut self, transaction: TransactionId) -> Self {
+        self.transaction = Some(transaction);
+        self
+    }
+
+    /// The same put with another opaque.
+    #[must_use]
+    pub fn with_opaque(mut self, opaque: Opaque) -> Self {
+        self.opaque = opaque;
+        self
+    }
+
+    /// The same put with another checksum, for instance [`Checksum::NONE`].
+    #[must_use]
+    pub fn with_checksum(mut self, checksum: Checksum) -> Self {
+        self.checksum = checksum;
+        self
+    }
+
+    fn length(&self) -> i64 {
+        self.data.len() as i64
+    }
+
+    /// The numbers between topic and transaction.
+    #[inline]
+    fn write_numbers(&self, line: &mut LineBuilder) {
+        line.number(self.checksum.0).number(self.flag.0).number(self.length()).number(self.partition);
+    }
+}
+
+impl Encode for PutCommand {
+    fn head_len(&self) -> usize {
+        let transaction = self.transaction.as_ref().map_or(0, |id| 1 + id.as_str().len());
+        "put ".len()
+            + self.topic.len()
+            + 1
+            + text_len(self.partition.into())
+            + 1
+            + text_len(self.length())
+            + 1
+            + text_len(self.flag.0.into())
+            + 1
+            + text_len(self.checksum.0.into())
+            + transaction
+            + 1
+            + text_len(self.opaque.0.into())
+            + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        let mut line = LineBuilder::line_end();
+        line.number(self.opaque.0);
+        if let Some(id) = &self.transaction {
+            let mut words = LineBuilder::new();
+            self.write_numbers(&mut words);
+            let rest = 1 + id.as_str().len() + line.as_bytes().len() + body_len;
+            words.append_to(dst, [b"put ", self.topic.as_bytes()], rest);
+            line.append_to(dst, [b" ", id.as_str().as_bytes()], body_len);
+        } else {
+            self.write_numbers(&mut line);
+            line.append_to(dst, [b"put ", self.topic.as_bytes()], body_len);
+        }
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        self.data.parts()
+    }
+}
+
+frame_methods!(PutCommand);

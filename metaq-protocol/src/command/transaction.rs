@@ -1,0 +1,221 @@
+//! `transaction`: begin, prepare, commit, roll back.
+
+use alloc::{borrow::ToOwned, string::String};
+use core::{fmt, str::FromStr};
+
+use bytes::BytesMut;
+
+use crate::{
+    InvalidToken, Opaque, Token, TransactionId, excerpt,
+    frame::{Encode, frame_methods},
+    number::{self, LineBuilder, text_len},
+};
+
+/// `transaction`: one step of a transaction (wire rule 3.7).
+///
+/// ```text
+/// transaction id session action [timeout] [qualifier] opaque\r\n
+///
+/// >> transaction TX:h-1:1 h-1 BEGIN 7 -2147483644\r\n
+/// << result 200 0 -2147483644\r\n
+/// ```
+///
+/// With six words, a fifth of digits only is the timeout, anything else the qualifier. So a
+/// qualifier of digits only needs a timeout beside it, which [`with_qualifier`](Self::with_qualifier)
+/// asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionCommand {
+    /// The transaction; [`TransactionId::Null`] for `RECOVER`.
+    pub id: TransactionId,
+    /// The session. The broker doesn't compare it with the one in a local id.
+    pub session: Token,
+    /// The step.
+    pub action: TransactionAction,
+    /// What the answer repeats.
+    pub opaque: Opaque,
+    timeout: i32,
+    qualifier: Option<Token>,
+}
+
+impl TransactionCommand {
+    /// A step without timeout and qualifier.
+    #[must_use]
+    pub fn new(id: TransactionId, session: Token, action: TransactionAction) -> Self {
+        Self::received(id, session, action, 0, None)
+    }
+
+    /// A step as read from a line, where any combination may come.
+    pub(crate) fn received(
+        id: TransactionId,
+        session: Token,
+        action: TransactionAction,
+        timeout: i32,
+        qualifier: Option<Token>,
+    ) -> Self {
+        Self { id, session, action, opaque: Opaque::default(), timeout, qualifier }
+    }
+
+    /// The same step with a timeout in seconds. 0 or less means never, and isn't written.
+    #[must_use]
+    pub fn with_timeout(mut self, seconds: i32) -> Self {
+        self.timeout = seconds.max(0);
+        self
+    }
+
+    /// The same step with the name of the producer that `RECOVER` goes by. Set the timeout first.
+    ///
+    /// # Errors
+    /// [`InvalidToken`] when the qualifier is empty, holds a space or a line end, or is all digits
+    /// while there is no timeout: it would be read as one.
+    pub fn with_qualifier(mut self, qualifier: &str) -> Result<Self, InvalidToken> {
+        let token = Token::new(qualifier)?;
+        if self.timeout == 0 && is_all_digits(qualifier) {
+            return Err(InvalidToken::taken_for_timeout(qualifier));
+        }
+        self.qualifier = Some(token);
+        Ok(self)
+    }
+
+    /// The same step with another opaque.
+    #[must_use]
+    pub fn with_opaque(mut self, opaque: Opaque) -> Self {
+        self.opaque = opaque;
+        self
+    }
+
+    /// After how many seconds the broker rolls back. 0 is never; negative only when it came so.
+    #[must_use]
+    pub fn timeout(&self) -> i32 {
+        self.timeout
+    }
+
+    /// The name of the producer.
+    #[must_use]
+    pub fn qualifier(&self) -> Option<&str> {
+        self.qualifier.as_deref()
+    }
+
+    /// The timeout, when it has to be written: when it says something, or when the qualifier would
+    /// be misread without it.
+    fn written_timeout(&self) -> Option<i32> {
+        let misread = self.qualifier.as_ref().is_some_and(|qualifier| is_all_digits(qualifier));
+        (self.timeout != 0 || misread).then_some(self.timeout)
+    }
+}
+
+/// Whether Java takes a word for a timeout: all its characters are digits, of which it may have none.
+pub(crate) fn is_all_digits(word: &str) -> bool {
+    word.chars().all(|c| number::digit(c).is_some())
+}
+
+impl Encode for TransactionCommand {
+    fn head_len(&self) -> usize {
+        "transaction ".len()
+            + self.id.as_str().len()
+            + 1
+            + self.session.len()
+            + 1
+            + self.action.as_str().len()
+            + self.written_timeout().map_or(0, |timeout| 1 + text_len(timeout.into()))
+            + self.qualifier.as_ref().map_or(0, |qualifier| 1 + qualifier.len())
+            + 1
+            + text_len(self.opaque.0.into())
+            + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        dst.reserve(self.head_len() + body_len);
+        dst.extend_from_slice(b"transaction ");
+        dst.extend_from_slice(self.id.as_str().as_bytes());
+        dst.extend_from_slice(b" ");
+        dst.extend_from_slice(self.session.as_bytes());
+        dst.extend_from_slice(b" ");
+        dst.extend_from_slice(self.action.as_str().as_bytes());
+        if let Some(timeout) = self.written_timeout() {
+            dst.extend_from_slice(LineBuilder::new().number(timeout).as_bytes());
+        }
+        if let Some(qualifier) = &self.qualifier {
+            dst.extend_from_slice(b" ");
+            dst.extend_from_slice(qualifier.as_bytes());
+        }
+        dst.extend_from_slice(LineBuilder::line_end().number(self.opaque.0).as_bytes());
+    }
+}
+
+frame_methods!(TransactionCommand);
+
+/// What a [`TransactionCommand`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum TransactionAction {
+    /// `BEGIN`: start it. Answered with an empty body, also when it exists already.
+    Begin,
+    /// `PREPARE`: first phase of an XA commit. Answered with `0` or, when it was empty, `3`.
+    Prepare,
+    /// `COMMIT_ONE_PHASE`: commit without `PREPARE`. Answered with an empty body.
+    CommitOnePhase,
+    /// `COMMIT_TWO_PHASE`: commit what was prepared. Answered with an empty body.
+    CommitTwoPhase,
+    /// `ROLLBACK`: drop it. Answered with an empty body.
+    Rollback,
+    /// `RECOVER`: list what is prepared. Answered with the ids, one a line.
+    Recover,
+    /// `FORGET`: drop what was decided heuristically. Answered with an empty body.
+    Forget,
+    /// `END`: the XA branch ends its work. **Not answered at all.**
+    End,
+}
+
+impl TransactionAction {
+    /// All actions.
+    pub const ALL: [Self; 8] = [
+        Self::Begin,
+        Self::Prepare,
+        Self::CommitOnePhase,
+        Self::CommitTwoPhase,
+        Self::Rollback,
+        Self::Recover,
+        Self::Forget,
+        Self::End,
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Begin => "BEGIN",
+            Self::Prepare => "PREPARE",
+            Self::CommitOnePhase => "COMMIT_ONE_PHASE",
+            Self::CommitTwoPhase => "COMMIT_TWO_PHASE",
+            Self::Rollback => "ROLLBACK",
+            Self::Recover => "RECOVER",
+            Self::Forget => "FORGET",
+            Self::End => "END",
+        }
+    }
+}
+
+impl fmt::Display for TransactionAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for TransactionAction {
+    type Err = InvalidTransactionAction;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTransactionAction> {
+        let found = Self::ALL.into_iter().find(|action| action.as_str() == text);
+        found.ok_or_else(|| InvalidTransactionAction { text: excerpt(text).to_owned() })
+    }
+}
+
+/// A word that is no [`TransactionAction`]; they are case-sensitive.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is not one of BEGIN, PREPARE, COMMIT_ONE_PHASE, COMMIT_TWO_PHASE, ROLLBACK, RECOVER, FORGET, END"
+)]
+pub struct InvalidTransactionAction {
+    text: String,
+}

@@ -1,0 +1,71 @@
+//! `version` and `quit`.
+
+use bytes::BytesMut;
+
+use crate::{
+    Opaque,
+    frame::{Encode, frame_methods},
+    number::{LineBuilder, text_len},
+};
+
+/// `version`: ask for the broker's version; also the heartbeat (wire rule 3.5).
+///
+/// ```text
+/// >> version 60\r\n
+/// << result 200 3 60\r\n0.1
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VersionCommand {
+    /// What the answer repeats.
+    pub opaque: Opaque,
+}
+
+impl VersionCommand {
+    /// A request for the version.
+    #[must_use]
+    pub fn new(opaque: Opaque) -> Self {
+        Self { opaque }
+    }
+}
+
+impl Encode for VersionCommand {
+    fn head_len(&self) -> usize {
+        "version ".len() + text_len(self.opaque.0.into()) + 2
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        LineBuilder::line_end().number(self.opaque.0).append_to(dst, [b"version", b""], body_len);
+    }
+}
+
+frame_methods!(VersionCommand);
+
+/// `quit`: end the connection (wire rule 3.6). Not answered; answers that are queued go out first.
+///
+/// ```text
+/// >> quit\r\n
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuitCommand {}
+
+impl QuitCommand {
+    /// The end of a connection.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+impl Encode for QuitCommand {
+    fn head_len(&self) -> usize {
+        "quit\r\n".len()
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        LineBuilder::line_end().append_to(dst, [b"quit", b""], body_len);
+    }
+}
+
+frame_methods!(QuitCommand);

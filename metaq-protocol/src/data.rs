@@ -1,0 +1,144 @@
+//! What a message consists of: attribute and payload.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::Checksum;
+
+/// Largest [`PutData`] that a consumer can fetch from a broker with its shipped settings: a `get`
+/// never returns more than 1 MiB, message header included (wire rule 9). A larger message is
+/// stored, answered 200, and blocks its partition for every consumer.
+pub const MAX_READABLE_DATA: usize = 1_048_556;
+
+/// The flag of a message: 32 bits, of which MetaQ uses the lowest (wire rule 5).
+///
+/// The broker stores the other bits and gives them back unchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a plain number with a name")]
+pub struct Flag(pub i32);
+
+impl Flag {
+    /// No bit set: the data is the payload.
+    pub const EMPTY: Self = Self(0);
+    /// Bit 0: the data starts with an attribute.
+    pub const ATTRIBUTE: Self = Self(1);
+
+    /// Whether the data starts with an attribute.
+    #[must_use]
+    pub const fn has_attribute(self) -> bool {
+        self.0 & Self::ATTRIBUTE.0 != 0
+    }
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The data that a `put` carries: an attribute block, which is usually empty, and the payload
+/// (wire rule 5). The two are kept apart so that a large payload is never copied.
+///
+/// ```text
+/// no attribute     68 65 6c 6c 6f                               payload "hello", flag 0
+/// attribute "attr" 00 00 00 04 61 74 74 72 68 65 6c 6c 6f       length, "attr", "hello", flag 1
+/// attribute ""     00 00 00 00 68 65 6c 6c 6f                   length, "hello", flag 1
+/// ```
+///
+/// Two are equal when the bytes on the wire are equal.
+#[derive(Clone, Default)]
+pub struct PutData {
+    attribute: Bytes,
+    payload: Bytes,
+}
+
+impl PutData {
+    /// The data of a message. An empty attribute is not the same as none: it arrives as an empty one.
+    ///
+    /// The length of the data goes over the wire as an `i32`, so no peer can read more than
+    /// 2,147,483,647 bytes; see [`MAX_READABLE_DATA`] for the limit that matters.
+    #[must_use]
+    pub fn new(payload: Bytes, attribute: Option<&str>) -> Self {
+        let attribute = attribute.map_or_else(Bytes::new, |attribute| {
+            let mut block = BytesMut::with_capacity(4 + attribute.len());
+            block.put_u32(u32::try_from(attribute.len()).unwrap_or(u32::MAX));
+            block.put_slice(attribute.as_bytes());
+            block.freeze()
+        });
+        Self { attribute, payload }
+    }
+
+    /// How many bytes go over the wire.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.attribute.len() + self.payload.len()
+    }
+
+    /// Whether nothing goes over the wire.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Attribute block and payload, to be written one behind the other.
+    ///
+    /// Data made from raw bytes is all in the second part, whatever its flag says.
+    #[must_use]
+    pub fn parts(&self) -> (&Bytes, &Bytes) {
+        (&self.attribute, &self.payload)
+    }
+
+    /// The attribute block: length and attribute. Empty when there is none.
+    #[must_use]
+    pub fn attribute_block(&self) -> &Bytes {
+        &self.attribute
+    }
+
+    /// What follows the attribute block.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// All bytes in one piece: a copy when there is an attribute block, else shared.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        if self.attribute.is_empty() {
+            return self.payload.clone();
+        }
+        let mut bytes = Vec::with_capacity(self.len());
+        bytes.extend_from_slice(&self.attribute);
+        bytes.extend_from_slice(&self.payload);
+        bytes.into()
+    }
+
+    /// The checksum that belongs to the data.
+    #[must_use]
+    pub fn checksum(&self) -> Checksum {
+        Checksum::of_parts([&*self.attribute, &*self.payload])
+    }
+}
+
+/// Takes raw data as it was on the wire, attribute block and all.
+impl From<Bytes> for PutData {
+    fn from(data: Bytes) -> Self {
+        Self { attribute: Bytes::new(), payload: data }
+    }
+}
+
+impl PartialEq for PutData {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len()
+            && self.attribute.iter().chain(&self.payload).eq(other.attribute.iter().chain(&other.payload))
+    }
+}
+
+impl Eq for PutData {}
+
+impl fmt::Debug for PutData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PutData({} bytes)", self.len())
+    }
+}

@@ -1,0 +1,146 @@
+//! What is wrong with received bytes.
+
+use alloc::{borrow::ToOwned, boxed::Box, string::String};
+use core::fmt;
+
+use crate::text;
+
+/// Bytes that are no frame. The stream can't be followed any further: close the connection, as the
+/// Java broker does (wire rule 2).
+///
+/// It names the command and the field where it got stuck, with the beginning of the offending text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError(Box<Detail>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Detail {
+    kind: DecodeErrorKind,
+    command: Option<&'static str>,
+    field: Option<&'static str>,
+    text: String,
+    limit: Option<usize>,
+}
+
+/// What kind of fault a [`DecodeError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DecodeErrorKind {
+    /// The header line is longer than [`Limits::max_line`](crate::Limits::max_line).
+    LineTooLong,
+    /// The body is longer than [`Limits::max_body`](crate::Limits::max_body).
+    BodyTooLong,
+    /// The header line is empty, holds only spaces, or starts with one.
+    BlankLine,
+    /// The first word is no command.
+    UnknownCommand,
+    /// A word is missing at the end of the line.
+    MissingField,
+    /// The line has more words than the command has forms for.
+    SurplusField,
+    /// A word is not a number, or one out of range.
+    InvalidNumber,
+    /// The announced length of the body is below zero.
+    NegativeLength,
+    /// A word is not the text form of a transaction id.
+    InvalidTransactionId,
+    /// A word is not one of the actions of a `transaction`.
+    UnknownAction,
+    /// A request came where only answers can be.
+    UnexpectedCommand,
+}
+
+impl DecodeError {
+    #[cold]
+    pub(crate) fn new(kind: DecodeErrorKind, text: &[u8]) -> Self {
+        // An excerpt is 80 characters, so more than 80 times the longest character can't matter.
+        let text = text::from_utf8_lossy(&text[..text.len().min(400)]);
+        Self(Box::new(Detail {
+            kind,
+            command: None,
+            field: None,
+            text: text::excerpt(&text).to_owned(),
+            limit: None,
+        }))
+    }
+
+    pub(crate) fn in_command(mut self, command: &'static str) -> Self {
+        self.0.command = Some(command);
+        self
+    }
+
+    pub(crate) fn in_field(mut self, field: &'static str) -> Self {
+        self.0.field = Some(field);
+        self
+    }
+
+    pub(crate) fn above(mut self, limit: usize) -> Self {
+        self.0.limit = Some(limit);
+        self
+    }
+
+    /// What kind of fault it is.
+    #[must_use]
+    pub fn kind(&self) -> DecodeErrorKind {
+        self.0.kind
+    }
+
+    /// The command whose header line is at fault, when it got that far.
+    #[must_use]
+    pub fn command(&self) -> Option<&'static str> {
+        self.0.command
+    }
+
+    /// The field at fault.
+    #[must_use]
+    pub fn field(&self) -> Option<&'static str> {
+        self.0.field
+    }
+
+    /// The beginning of the offending text, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The limit that was exceeded, in bytes.
+    #[must_use]
+    pub fn limit(&self) -> Option<usize> {
+        self.0.limit
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Detail { kind, command, field, text, limit } = &*self.0;
+        let limit = limit.unwrap_or_default();
+        if let Some(command) = command {
+            write!(f, "{command}: ")?;
+        }
+        let field = field.unwrap_or("word");
+        match kind {
+            DecodeErrorKind::LineTooLong => {
+                write!(
+                    f,
+                    "the header line is longer than the limit of {limit} bytes; it starts with {text:?}"
+                )
+            }
+            DecodeErrorKind::BodyTooLong => {
+                write!(f, "the body of {text} bytes is longer than the limit of {limit} bytes")
+            }
+            DecodeErrorKind::BlankLine if text.is_empty() => f.write_str("the header line is empty"),
+            DecodeErrorKind::BlankLine => write!(f, "the header line starts with a space: {text:?}"),
+            DecodeErrorKind::UnknownCommand => write!(f, "{text:?} is not a command"),
+            DecodeErrorKind::MissingField => write!(f, "the {field} is missing in {text:?}"),
+            DecodeErrorKind::SurplusField => write!(f, "too many words in {text:?}"),
+            DecodeErrorKind::InvalidNumber => write!(f, "the {field} {text:?} is not a number that fits it"),
+            DecodeErrorKind::NegativeLength => write!(f, "the {field} {text} is negative"),
+            DecodeErrorKind::InvalidTransactionId => {
+                write!(f, "the {field} {text:?} is not a transaction id")
+            }
+            DecodeErrorKind::UnknownAction => write!(f, "the {field} {text:?} is not known"),
+            DecodeErrorKind::UnexpectedCommand => f.write_str("a request came where only answers can be"),
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}

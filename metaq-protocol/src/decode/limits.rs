@@ -1,0 +1,42 @@
+//! How much a peer may send.
+
+/// Limits that a [`Decoder`](super::Decoder) refuses to go beyond. The protocol itself has none
+/// (wire rule 9), so a peer could make a decoder without them buffer until memory runs out.
+///
+/// ```
+/// use metaq_protocol::Limits;
+///
+/// let limits = Limits::default().max_line(1024).max_body(2 << 20);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    pub(crate) max_line: usize,
+    pub(crate) max_body: usize,
+}
+
+impl Limits {
+    /// Longest header line in bytes, without its CR LF. 64 KiB unless set.
+    ///
+    /// Too small a value refuses long topic names or XA ids; a `put` with the longest ids that an
+    /// `Xid` allows takes about 500 bytes beside its names.
+    #[must_use]
+    pub fn max_line(mut self, bytes: usize) -> Self {
+        self.max_line = bytes;
+        self
+    }
+
+    /// Longest body in bytes. 64 MiB unless set; a broker with shipped settings sends at most 1 MiB
+    /// in a `value`.
+    #[must_use]
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
+        self
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_line: 64 << 10, max_body: 64 << 20 }
+    }
+}

@@ -1,0 +1,27 @@
+//! What links an answer to its request.
+
+use core::fmt;
+
+/// The last token of a request, which its answer repeats (wire rule 1.1).
+///
+/// Any value may be used, negative ones included. It is the only link between the two, since
+/// answers may come in any order (wire rule 1.2).
+///
+/// ```text
+/// >> version 60\r\n
+/// << result 200 3 60\r\n0.1
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a plain number with a name")]
+pub struct Opaque(pub i32);
+
+impl Opaque {
+    /// What a request without an opaque stands for: `quit`, a bare `version` or a bare `stats`.
+    pub const NONE: Self = Self(i32::MAX);
+}
+
+impl fmt::Display for Opaque {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,48 @@
+//! The number of a slave broker, in the query of its address.
+
+use alloc::{borrow::Cow, vec::Vec};
+
+use crate::{number, text};
+
+/// The last `slaveId` of a query such as `a=b&slaveId=3` (wire rule 10): `Some(None)` where there is
+/// none, where it is blank, or below zero, which all mean a master; `None` where Java refuses the query.
+pub(crate) fn in_query(query: &str) -> Option<Option<i32>> {
+    let mut found = None;
+    for part in query.split('&') {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        if value.contains('=') || part == "=" {
+            return None;
+        }
+        if from_form(key)? == "slaveId" {
+            let value = from_form(value)?;
+            found = match value.trim() {
+                "" => None,
+                _ => Some(number::parse_i32(value.as_bytes())?).filter(|&id| id >= 0),
+            };
+        }
+    }
+    Some(found)
+}
+
+/// Undoes the encoding of forms: `+` is a space, `%31` a byte.
+fn from_form(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains(['%', '+']) {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |byte: &u8| number::hex_digit(char::from(*byte));
+                bytes.push(digit(high)? << 4 | digit(low)?);
+                rest = after;
+            }
+            (b'%', _) => return None,
+            _ => bytes.push(*first),
+        }
+    }
+    Some(Cow::Owned(text::from_utf8_lossy(&bytes).into_owned()))
+}

@@ -1,0 +1,240 @@
+//! Messages as a broker stores them.
+
+use alloc::string::String;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::{Checksum, Flag, text};
+
+/// The fixed part of a stored message.
+const HEADER_LEN: usize = 20;
+
+/// One message of a partition's log (wire rule 8).
+///
+/// ```text
+/// 0000000d 4b62e51c b41a7b7cae800000 00000001 00000004 61747472 68656c6c6f
+/// length   checksum message id       flag     attr len "attr"   "hello"
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredMessage {
+    /// The id that the broker gave it. Not covered by the checksum.
+    pub id: i64,
+    /// The flag that it was put with. Not covered by the checksum.
+    pub flag: Flag,
+    /// The attribute, when the flag says that there is one. What isn't UTF-8 in it became U+FFFD.
+    pub attribute: Option<String>,
+    /// The payload.
+    pub payload: Bytes,
+    /// Where the next message starts, counted from the beginning of the `value` body.
+    pub next_offset: usize,
+}
+
+/// Appends a message as it is stored: header and data, attribute block included.
+pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
+    dst.reserve(HEADER_LEN + data.len());
+    dst.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
+    dst.put_i32(Checksum::of(data).0);
+    dst.put_i64(id);
+    dst.put_i32(flag.0);
+    dst.put_slice(data);
+}
+
+/// Walks the messages of a `value` body.
+///
+/// The walk ends in one of three ways: nothing is left, [`truncated`](Self::truncated) says that the
+/// last message is cut off (ask again from there), or the last item is a [`CorruptMessage`].
+///
+/// ```
+/// use bytes::{Bytes, BytesMut};
+/// use metaq_protocol::{Flag, PutData, StoredMessages, encode_stored_message};
+///
+/// let mut body = BytesMut::new();
+/// let data = PutData::new(Bytes::from_static(b"hello"), Some("attr")).to_bytes();
+/// encode_stored_message(&mut body, 7, Flag::ATTRIBUTE, &data);
+/// encode_stored_message(&mut body, 8, Flag::ATTRIBUTE, &data);
+/// body.truncate(50);
+///
+/// let mut messages = StoredMessages::new(body);
+/// let message = messages.next().expect("one is whole")?;
+/// assert_eq!((message.id, &message.payload[..], message.next_offset), (7, &b"hello"[..], 33));
+/// assert!(messages.next().is_none());
+/// assert_eq!(messages.truncated().map(|tail| tail.offset), Some(33));
+/// # Ok::<(), metaq_protocol::CorruptMessage>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct StoredMessages {
+    body: Bytes,
+    offset: usize,
+    max_len: usize,
+    failed: bool,
+}
+
+impl StoredMessages {
+    /// Longest data that is taken unless set: what the Java consumer takes.
+    pub const DEFAULT_MAX_LEN: usize = 2_097_152;
+
+    /// A walk from the beginning of `body`. Payloads share its memory.
+    #[must_use]
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), offset: 0, max_len: Self::DEFAULT_MAX_LEN, failed: false }
+    }
+
+    /// The same walk with another limit for the data of a message.
+    #[must_use]
+    pub fn with_max_len(mut self, bytes: usize) -> Self {
+        self.max_len = bytes;
+        self
+    }
+
+    /// How far the walk has come: where the next message starts, or the one that is cut off or corrupt.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// What is left when it is the beginning of a message only.
+    #[must_use]
+    pub fn truncated(&self) -> Option<Truncated> {
+        let rest = &self.body[self.offset..];
+        if rest.is_empty() || self.failed {
+            return None;
+        }
+        let needed = match Head::read(rest) {
+            None => HEADER_LEN,
+            Some(head) => HEADER_LEN.saturating_add(usize::try_from(head.length).ok()?),
+        };
+        (needed > rest.len()).then_some(Truncated { offset: self.offset, available: rest.len(), needed })
+    }
+
+    fn read(&self, head: &Head) -> Result<Option<StoredMessage>, CorruptMessageKind> {
+        let Ok(length) = usize::try_from(head.length) else {
+            return Err(CorruptMessageKind::NegativeLength { length: head.length });
+        };
+        let start = self.offset + HEADER_LEN;
+        if self.body.len() - start < length {
+            return Ok(None);
+        }
+        let next_offset = start + length;
+        let mut data = self.body.slice(start..next_offset);
+        let found = Checksum::of(&data);
+        if found != head.checksum {
+            return Err(CorruptMessageKind::Checksum { stored: head.checksum, found });
+        }
+        if length > self.max_len {
+            return Err(CorruptMessageKind::TooLong { length, limit: self.max_len });
+        }
+        let mut attribute = None;
+        if head.flag.has_attribute() {
+            let length = data.try_get_i32().map_err(|_| CorruptMessageKind::AttributeMissing)?;
+            attribute = match usize::try_from(length) {
+                Ok(bytes) if bytes <= data.len() => {
+                    Some(text::from_utf8_lossy(&data.split_to(bytes)).into_owned())
+                }
+                _ => return Err(CorruptMessageKind::AttributeLength { length }),
+            };
+        }
+        Ok(Some(StoredMessage { id: head.id, flag: head.flag, attribute, payload: data, next_offset }))
+    }
+}
+
+impl Iterator for StoredMessages {
+    type Item = Result<StoredMessage, CorruptMessage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let head = Head::read(&self.body[self.offset..])?;
+        match self.read(&head) {
+            Ok(message) => {
+                let message = message?;
+                self.offset = message.next_offset;
+                Some(Ok(message))
+            }
+            Err(kind) => {
+                self.failed = true;
+                Some(Err(CorruptMessage { offset: self.offset, kind }))
+            }
+        }
+    }
+}
+
+impl core::iter::FusedIterator for StoredMessages {}
+
+struct Head {
+    length: i32,
+    checksum: Checksum,
+    id: i64,
+    flag: Flag,
+}
+
+impl Head {
+    fn read(mut bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < HEADER_LEN {
+            return None;
+        }
+        Some(Self {
+            length: bytes.get_i32(),
+            checksum: Checksum(bytes.get_i32()),
+            id: bytes.get_i64(),
+            flag: Flag(bytes.get_i32()),
+        })
+    }
+}
+
+/// The beginning of a message at the end of a `value` body, where the broker cut it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Truncated {
+    /// Where the message starts. A `get` from there brings it whole, if `max_size` allows.
+    pub offset: usize,
+    /// How many bytes of it are there.
+    pub available: usize,
+    /// How many it takes; of a message whose length isn't there, the length of its header.
+    pub needed: usize,
+}
+
+/// A stored message that can't be read. What lies behind it can't be found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored message at offset {offset} is corrupt: {kind}")]
+pub struct CorruptMessage {
+    offset: usize,
+    kind: CorruptMessageKind,
+}
+
+impl CorruptMessage {
+    /// Where the message starts.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn kind(&self) -> CorruptMessageKind {
+        self.kind
+    }
+}
+
+/// What is wrong with a [`CorruptMessage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are in the messages")]
+pub enum CorruptMessageKind {
+    /// The length of its data is below zero.
+    #[error("its length {length} is negative")]
+    NegativeLength { length: i32 },
+    /// The data doesn't match its checksum.
+    #[error("its checksum is {stored}, that of its data {found}")]
+    Checksum { stored: Checksum, found: Checksum },
+    /// The data is longer than the limit.
+    #[error("its data of {length} bytes is longer than the limit of {limit}")]
+    TooLong { length: usize, limit: usize },
+    /// The flag announces an attribute, and there is no room for the attribute's length.
+    #[error("its flag announces an attribute that isn't there")]
+    AttributeMissing,
+    /// The attribute is longer than the data, or its length is below zero.
+    #[error("its attribute of {length} bytes doesn't fit into its data")]
+    AttributeLength { length: i32 },
+}
