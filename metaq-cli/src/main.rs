@@ -35,11 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Sends every line of the input as one message
     Produce(produce::Args),
-    /// Runs a broker that keeps its messages in memory, for development
     DevBroker(dev_broker::Args),
-    /// Shows captured bytes of the protocol as JSON, and makes them from it
     Inspect(inspect::Args),
 }
 

@@ -146,12 +146,15 @@ impl Run {
     ) -> io::Result<Stop> {
         let mut waiting = Vec::new().into_iter();
         let stop = loop {
+            self.report_completed()?;
+            // From here to the waiting nothing completes, so that there is something to wait for: either as much as
+            // may be in flight is, or all that was read has been sent.
             while self.sent.len() < in_flight
                 && let Some(line) = waiting.next()
             {
                 self.send(line)?;
             }
-            self.report_completed()?;
+            self.report.flush()?;
             let more = waiting.len() == 0;
             tokio::select! {
                 biased;
@@ -195,19 +198,20 @@ impl Run {
         Ok(())
     }
 
-    /// Reports what has completed, and lets the report out if nothing else has.
+    /// Reports what has completed.
     fn report_completed(&mut self) -> io::Result<()> {
         while let Some(Some((line, result))) = self.sent.next().now_or_never() {
             self.report.message(line, &result)?;
         }
         self.report.progress(self.sent.len(), false);
-        self.report.flush()
+        Ok(())
     }
 
     /// Waits until every message has its outcome; a second signal ends the waiting.
     async fn drain(&mut self, signals: &mut StopSignals, stop: &Stop) -> io::Result<()> {
         loop {
             self.report_completed()?;
+            self.report.flush()?;
             tokio::select! {
                 completed = self.sent.next() => match completed {
                     Some((line, result)) => self.report.message(line, &result)?,

@@ -44,6 +44,24 @@ async fn a_line_is_sent_as_soon_as_it_is_read() {
 }
 
 #[tokio::test]
+async fn many_more_lines_than_may_be_in_flight_are_all_sent() {
+    let broker = Broker::builder().topic("t", 4).start().await.unwrap();
+    let addr = broker.addr().to_string();
+    let lines: String = (0..40_000).map(|n| format!("{n}\n")).collect();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(lines.as_bytes()).unwrap();
+    let path = file.path().display().to_string();
+    for in_flight in ["3", "64", "1024", "100000"] {
+        let args = ["produce", "--cluster", &addr, "--topic", "t", "--in-flight", in_flight, &path];
+        let finished = tokio::time::timeout(Duration::from_secs(60), Metaq::start(&args).finish(b"")).await;
+        let finished = finished.unwrap_or_else(|_| panic!("still not finished with {in_flight} in flight"));
+        assert_eq!((finished.status, &*finished.stderr), (0, ""), "{in_flight} in flight");
+        assert_eq!(finished.json().len(), 40_000, "{in_flight} in flight");
+    }
+    assert_eq!(broker.messages("t").len(), 4 * 40_000);
+}
+
+#[tokio::test]
 async fn topics_take_turns_by_line() {
     let broker = Broker::builder().topic("a", 1).topic("b", 1).start().await.unwrap();
     let addr = broker.addr().to_string();
