@@ -122,6 +122,9 @@ impl PutData {
     /// The checksum that belongs to the data.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
+        if self.attribute.is_empty() {
+            return Checksum::of(&self.payload);
+        }
         Checksum::of_parts([&*self.attribute, &*self.payload])
     }
 }

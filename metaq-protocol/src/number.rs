@@ -190,7 +190,8 @@ impl LineBuilder {
     }
 
     /// Appends `first` and then the line to `dst`, after reserving room for it and for `body_len` more.
-    #[inline]
+    // With the command's name known, its copy is a single store.
+    #[inline(always)]
     pub(crate) fn append_to(&mut self, dst: &mut BytesMut, first: [&[u8]; 2], body_len: usize) {
         let first_len = first[0].len() + first[1].len();
         dst.reserve(first_len + self.as_bytes().len() + body_len);
