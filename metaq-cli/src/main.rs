@@ -1,5 +1,4 @@
-//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, runs an embedded broker,
-//! and shows captured frames.
+//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, and runs an embedded broker.
 
 mod cluster;
 mod dev_broker;
@@ -20,6 +19,8 @@ const EXIT_DONE: u8 = 0;
 const EXIT_FAILED: u8 = 1;
 /// The command line, or a file that it names, can't be used.
 const EXIT_USAGE: u8 = 2;
+/// The reader of stdout has gone; as of a program that is ended by SIGPIPE.
+const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///
@@ -38,7 +39,7 @@ enum Command {
     Produce(produce::Args),
     /// Runs a broker that keeps its messages in memory, for development
     DevBroker(dev_broker::Args),
-    /// Shows the frames in captured bytes as JSON lines, or writes frames from such lines
+    /// Shows captured bytes of the protocol as JSON, and makes them from it
     Inspect(inspect::Args),
 }
 
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_env_filter(EnvFilter::try_from_env("METAQ_LOG").unwrap_or_else(|_| EnvFilter::new("off")))
         .init();
+    if let Command::Inspect(args) = &cli.command {
+        return ExitCode::from(inspect::run(args));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ExitCode::from(complain("the runtime can't be started", &error)),

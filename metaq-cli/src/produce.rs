@@ -11,16 +11,13 @@ use futures_util::{
 use metaq_producer::{Message, Outcome, Producer, PublishError, SendError, SendReceipt, Topic};
 
 use crate::{
-    EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
+    EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
     cluster::Cluster,
     complain,
     lines::{Line, Lines, MAX_LINE, open},
     report::Report,
     signals::StopSignals,
 };
-
-/// The exit status after the reader of stdout has gone, as of a program that is ended by SIGPIPE.
-const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// How long connections may take to close at the end; every message has its outcome by then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,5 +1,7 @@
 //! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
 
+mod fuzz;
+
 use std::{
     io::{self, Write as _},
     process::{Command, ExitCode},
@@ -11,12 +13,15 @@ usage: cargo xtask TASK
   test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
                  ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
                  with CI=true that is a failure
+  fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
+                 golden cases; needs a nightly toolchain, and installs cargo-fuzz
 ";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
+        Some("fuzz") => fuzz::run(args.next().as_deref().unwrap_or("100000")),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

@@ -1,111 +1,169 @@
 //! Fetching what the peers need, once.
 
 use std::{
-    fs,
+    env, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::ErrorKind,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use super::{PeerError, target_folder};
+use tempfile::TempDir;
 
-const BROKER: &[(&str, &str, &str)] = &[
+use super::PeerError;
+
+type Coordinates = (&'static str, &'static str, &'static str);
+
+const BROKER: &[Coordinates] = &[
     ("com.taobao.metamorphosis", "metamorphosis-server", "1.4.6.2"),
     ("com.taobao.metamorphosis", "metamorphosis-client", "1.4.6.2"),
     ("com.taobao.metamorphosis", "metamorphosis-client-extension", "1.4.6.2"),
 ];
 
-const ZOOKEEPER: &[(&str, &str, &str)] = &[
+const ZOOKEEPER: &[Coordinates] = &[
     ("org.apache.zookeeper", "zookeeper", "3.9.5"),
     ("io.dropwizard.metrics", "metrics-core", "4.2.33"),
     ("org.xerial.snappy", "snappy-java", "1.1.10.8"),
+    // Without it the log stays empty.
+    ("org.slf4j", "slf4j-simple", "2.0.13"),
 ];
 
 const READER: &str = include_str!("../../java/TopicReader.java");
 
+/// For brokers and the reader, whose logs stay empty otherwise.
+const LOGGING: &str = "\
+log4j.rootLogger=INFO, out
+log4j.logger.org.quartz=WARN
+log4j.logger.org.apache.zookeeper.ZooKeeper=WARN
+log4j.appender.out=org.apache.log4j.ConsoleAppender
+log4j.appender.out.layout=org.apache.log4j.PatternLayout
+log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %-5p [%t] %c{1} - %m%n
+";
+
+const JDK: &str = "openjdk-17-jdk-headless maven";
+
 /// What is needed to run real peers: the jars of ZooKeeper and of MetaQ, and a JDK.
+///
+/// The jars and the compiled reader lie in `target/peers` of the workspace (below `CARGO_TARGET_DIR`, when that is set), or
+/// in the folder that the environment variable `METAQ_PEERS_DIR` names. What is there is never changed, only added to.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    folder: PathBuf,
+    zookeeper: PathBuf,
+    broker: PathBuf,
+    reader: PathBuf,
 }
 
 impl Peers {
-    /// Fetches everything that isn't there yet into `target/peers`, by Maven. Several processes may do so at once.
+    /// Fetches everything that isn't there yet, by Maven. Blocks. Several processes may do so at once: one fetches, the
+    /// others wait for it.
     ///
     /// # Errors
-    /// When the JDK or Maven is missing, or fetching fails.
+    /// When the JDK, Maven or `setpriv` is missing, or fetching fails.
     pub fn fetch() -> Result<Self, PeerError> {
-        installed("java", "a JDK (java)", "openjdk-17-jdk-headless")?;
-        installed("javac", "a JDK (javac)", "openjdk-17-jdk-headless")?;
-        let folder = target_folder().join("peers");
-        fs::create_dir_all(&folder).map_err(PeerError::io(format!("create {}", folder.display())))?;
-        let lock_path = folder.join("lock");
+        installed("setpriv", "setpriv", "util-linux")?;
+        installed("java", "a JDK (java)", JDK)?;
+        let cache = cache_folder();
+        fs::create_dir_all(&cache).map_err(PeerError::io(format!("create {}", cache.display())))?;
+        let lock_path = cache.join("lock");
         let locked = fs::File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
         // Held until the end of this function: whoever comes second finds everything there.
         let _lock = locked.map_err(PeerError::io(format!("lock {}", lock_path.display())))?;
-        let peers = Self { folder };
-        peers.fetch_jars("zookeeper", ZOOKEEPER)?;
-        peers.fetch_jars("broker", BROKER)?;
-        peers.compile_reader()?;
-        Ok(peers)
-    }
-
-    fn fetch_jars(&self, name: &str, artifacts: &[(&str, &str, &str)]) -> Result<(), PeerError> {
-        let folder = self.folder.join(name);
-        let pom = pom(artifacts);
-        // Written last: it says that the folder holds exactly this.
-        let done = folder.join("done.xml");
-        if fs::read_to_string(&done).is_ok_and(|there| there == pom) {
-            return Ok(());
-        }
-        installed("mvn", "Maven (mvn)", "maven")?;
-        let fresh = || {
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
-            }
-            fs::create_dir_all(&folder)?;
-            fs::write(folder.join("pom.xml"), &pom)
-        };
-        fresh().map_err(PeerError::io(format!("prepare {}", folder.display())))?;
-        let mut maven = Command::new("mvn");
-        maven
-            .args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"])
-            .current_dir(&folder);
-        run(&mut maven, &format!("fetching the jars for {name} with Maven"))?;
-        fs::write(&done, &pom).map_err(PeerError::io(format!("write {}", done.display())))
-    }
-
-    fn compile_reader(&self) -> Result<(), PeerError> {
-        let folder = self.folder.join("reader");
-        let done = folder.join("done.java");
-        if fs::read_to_string(&done).is_ok_and(|there| there == READER) {
-            return Ok(());
-        }
-        let source = folder.join("TopicReader.java");
-        fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(&source, READER))
-            .map_err(PeerError::io(format!("write {}", source.display())))?;
-        let mut javac = Command::new("javac");
-        javac.arg("-cp").arg(self.broker_class_path()).arg("-d").arg(&folder).arg(&source);
-        run(&mut javac, "compiling the reader with javac")?;
-        fs::write(&done, READER).map_err(PeerError::io(format!("write {}", done.display())))
+        let zookeeper = fetch_jars(&cache, "zookeeper", ZOOKEEPER)?;
+        let broker = fetch_jars(&cache, "broker", BROKER)?;
+        let reader = compile_reader(&cache, &broker)?;
+        Ok(Self { zookeeper, broker, reader })
     }
 
     pub(super) fn zookeeper_class_path(&self) -> String {
-        all_jars(&self.folder.join("zookeeper/lib"))
+        all_jars(&self.zookeeper)
     }
 
     pub(super) fn broker_class_path(&self) -> String {
-        all_jars(&self.folder.join("broker/lib"))
+        all_jars(&self.broker)
     }
 
     pub(super) fn reader_class_path(&self) -> String {
-        format!("{}:{}", self.folder.join("reader").display(), self.broker_class_path())
+        format!("{}:{}", self.reader.display(), self.broker_class_path())
+    }
+
+    /// What the JVM of a broker or of the reader is given besides its class path. It runs in `home`, where its log's
+    /// configuration is put.
+    pub(super) fn jvm_options(home: &Path) -> Result<Vec<String>, PeerError> {
+        let logging = home.join("log4j.properties");
+        fs::write(&logging, LOGGING).map_err(PeerError::io(format!("write {}", logging.display())))?;
+        let mut options: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
+        for package in ["java.nio", "sun.nio.ch", "java.lang", "java.util"] {
+            options.push(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
+        }
+        options.push(format!("-Dlog4j.configuration=file:{}", logging.display()));
+        // They write below the home folder otherwise.
+        options.push(format!("-Duser.home={}", home.display()));
+        Ok(options)
     }
 }
 
+/// For a JVM that lives for seconds.
+pub(super) const FAST_START: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
+fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<PathBuf, PeerError> {
+    let pom = pom(artifacts);
+    made_once(cache, name, &pom, |folder| {
+        installed("mvn", "Maven (mvn)", "maven")?;
+        fs::write(folder.join("pom.xml"), &pom).map_err(PeerError::io("write a pom.xml for Maven"))?;
+        let mut maven = Command::new("mvn");
+        maven.args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]).current_dir(folder);
+        let what = format!("the jars for {name}");
+        run(&mut maven, &what).map_err(|error| match error {
+            PeerError::Tool { what, output } => PeerError::Fetch { what, output },
+            other => other,
+        })
+    })
+}
+
+fn compile_reader(cache: &Path, broker: &Path) -> Result<PathBuf, PeerError> {
+    made_once(cache, "reader", &format!("{READER}{}", pom(BROKER)), |folder| {
+        installed("javac", "a JDK (javac)", JDK)?;
+        let source = folder.join("TopicReader.java");
+        fs::write(&source, READER).map_err(PeerError::io(format!("write {}", source.display())))?;
+        let mut javac = Command::new("javac");
+        javac.arg("-cp").arg(all_jars(broker)).arg("-d").arg(folder).arg(&source);
+        run(&mut javac, "compiling the reader with javac")
+    })
+}
+
+/// The folder whose name says that it was made from `recipe`. Where there is none, `make` fills a new one, which gets its
+/// name only when it is complete; so one that is there is complete, and may be in use.
+fn made_once(
+    cache: &Path,
+    name: &str,
+    recipe: &str,
+    make: impl FnOnce(&Path) -> Result<(), PeerError>,
+) -> Result<PathBuf, PeerError> {
+    let mut hasher = DefaultHasher::new();
+    recipe.hash(&mut hasher);
+    let finished = cache.join(format!("{name}-{:016x}", hasher.finish()));
+    if finished.exists() {
+        return Ok(finished);
+    }
+    let fresh = TempDir::with_prefix_in(format!("{name}-unfinished-"), cache)
+        .map_err(PeerError::io(format!("make a folder in {}", cache.display())))?;
+    make(fresh.path())?;
+    fs::rename(fresh.keep(), &finished).map_err(PeerError::io(format!("name {}", finished.display())))?;
+    Ok(finished)
+}
+
 fn all_jars(folder: &Path) -> String {
-    folder.join("*").display().to_string()
+    folder.join("lib/*").display().to_string()
+}
+
+fn cache_folder() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if let Some(folder) = env::var_os("METAQ_PEERS_DIR") {
+        return workspace.join(folder);
+    }
+    // Joining an absolute path gives that one.
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    workspace.join(target).join("peers")
 }
 
 /// Fails when there is no such program.
@@ -126,8 +184,8 @@ fn run(command: &mut Command, what: &str) -> Result<(), PeerError> {
     Err(PeerError::Tool { what: what.to_owned(), output: String::from_utf8_lossy(&text).trim().to_owned() })
 }
 
-fn pom(artifacts: &[(&str, &str, &str)]) -> String {
-    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
+fn pom(artifacts: &[Coordinates]) -> String {
+    let dependency = |(group, artifact, version): &Coordinates| {
         format!(
             "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>\n"
         )

@@ -1,12 +1,6 @@
 //! A real Java broker.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    fs,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use metaq_protocol::{BrokerAddr, BrokerId};
 use nix::sys::signal::Signal;
@@ -18,9 +12,16 @@ use tokio::{
 };
 
 use super::{
-    PeerError, Peers, ZooKeeper,
-    process::{JavaProcess, free_port},
+    JavaBrokerBuilder, PeerError, Peers, ZooKeeper,
+    process::{JavaProcess, PATIENCE, free_port, wait_for},
 };
+
+/// How often another port is tried when somebody took the free one before the broker could.
+const PORTS_TO_TRY: usize = 3;
+
+/// What its log says when it could not get its port, or could not register. It does not end then.
+const START_FAILED: &str = "MetamorphosisServerStartupException";
+const PORT_TAKEN: &str = "java.net.BindException";
 
 /// A real MetaQ 1.4.6.2 broker with a data folder of its own.
 #[derive(Debug)]
@@ -33,36 +34,35 @@ pub struct JavaBroker {
     process: Option<JavaProcess>,
 }
 
-/// How a [`JavaBroker`] is to be; made by [`JavaBroker::builder`].
-#[derive(Clone, Debug)]
-pub struct JavaBrokerBuilder {
-    id: i32,
-    topics: Vec<(String, u32)>,
-    root: String,
-    session_timeout: Duration,
-    settings: BTreeMap<String, String>,
+impl JavaBrokerBuilder {
+    /// Starts it and waits until it is registered in `zookeeper` with all its topics, and answers.
+    ///
+    /// # Errors
+    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    pub async fn start(self, peers: &Peers, zookeeper: &ZooKeeper) -> Result<JavaBroker, PeerError> {
+        let folder =
+            TempDir::with_prefix("metaq-broker-").map_err(PeerError::io("make a temporary folder"))?;
+        let (fixed_port, peers) = (self.port, peers.clone());
+        let address = zookeeper.connect_string();
+        let mut broker =
+            JavaBroker { peers, setup: self, zookeeper: address, folder, port: 0, process: None };
+        let result = match fixed_port {
+            Some(port) => {
+                broker.port = port;
+                broker.restart(zookeeper).await
+            }
+            None => broker.restart_elsewhere(zookeeper).await,
+        };
+        result.map(|()| broker)
+    }
 }
 
 impl JavaBroker {
-    /// A broker with the given id, no topics, the registry's root `/meta` and a session of 6 s. It makes messages readable
-    /// 100 ms after they were acknowledged.
+    /// A broker with the given id, the registry's root `/meta` and a session of 6 s. It makes messages readable about 100 ms
+    /// after they were acknowledged. It needs a topic at least: without one it does not start.
     #[must_use]
     pub fn builder(id: i32) -> JavaBrokerBuilder {
-        JavaBrokerBuilder {
-            id,
-            topics: Vec::new(),
-            root: "/meta".to_owned(),
-            session_timeout: Duration::from_secs(6),
-            settings: [
-                ("numPartitions", "1"),
-                ("unflushThreshold", "1"),
-                ("unflushInterval", "100"),
-                ("maxSegmentSize", "1073741824"),
-                ("maxTransferSize", "1048576"),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
-        }
+        JavaBrokerBuilder::new(id)
     }
 
     /// Its id.
@@ -71,7 +71,7 @@ impl JavaBroker {
         BrokerId(self.setup.id)
     }
 
-    /// Where it listens, or did last.
+    /// Where it listens, or did last: `meta://127.0.0.1:PORT`.
     ///
     /// # Panics
     /// Never: the loopback address and a port of one's own make an address.
@@ -87,7 +87,8 @@ impl JavaBroker {
         self.port
     }
 
-    /// Ends it properly, by SIGTERM: it takes its nodes out of the registry and closes its connections.
+    /// Ends it properly, by SIGTERM: it takes its nodes out of the registry and closes its connections. Nothing happens when
+    /// it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -95,7 +96,8 @@ impl JavaBroker {
         self.end(Signal::SIGTERM).await
     }
 
-    /// Ends it by SIGKILL; its nodes stay in the registry until its session has expired.
+    /// Ends it by SIGKILL; its nodes stay in the registry until its session has expired. Nothing happens when it doesn't
+    /// run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -110,58 +112,106 @@ impl JavaBroker {
         }
     }
 
-    /// Stops it in its tracks by SIGSTOP; its connections stay open.
+    /// Stops it in its tracks by SIGSTOP; its connections stay open. After the session timeout its nodes go.
     pub fn freeze(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGSTOP));
     }
 
-    /// Lets it go on after [`freeze`](Self::freeze).
+    /// Lets it go on after [`freeze`](Self::freeze). If its nodes are gone it registers again.
     pub fn thaw(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
     }
 
     /// Starts it again on the same port, with the same data, and waits until it is registered. If it runs, it is shut
-    /// down first.
+    /// down first. If it was killed, this waits for its session to expire before it starts it: a broker that finds the nodes
+    /// of its former process does not register (see [`restart_at_once`](Self::restart_at_once)).
     ///
     /// # Errors
     /// When it doesn't become ready; the error shows the end of its log.
     pub async fn restart(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         self.shut_down().await?;
-        let folder = self.folder.path();
-        let config_path = folder.join("server.ini");
-        let data = folder.join("data");
-        fs::create_dir_all(&data).map_err(PeerError::io("make the data folder"))?;
-        fs::write(&config_path, self.config()).map_err(PeerError::io("write server.ini"))?;
-        let mut args: Vec<_> =
-            ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned).into();
-        for package in ["java.nio", "sun.nio.ch", "java.lang", "java.util"] {
-            args.push(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
+        if self.setup.registers {
+            self.await_absence(zookeeper).await?;
         }
-        // It writes below the home folder otherwise.
-        args.push(format!("-Duser.home={}", folder.display()));
-        args.extend(["-cp".to_owned(), self.peers.broker_class_path()]);
-        args.extend(["com.taobao.metamorphosis.server.MetamorphosisStartup", "-f"].map(str::to_owned));
-        args.push(config_path.display().to_string());
-        let what = format!("broker {} on port {}", self.setup.id, self.port);
-        let mut process = JavaProcess::start(&what, &args, folder, &self.log())?;
-        process.wait_until(async || self.is_registered(zookeeper).await && self.answers().await).await?;
-        self.process = Some(process);
-        Ok(())
+        let mut process = self.launch()?;
+        let ready = process.wait_until(Some(START_FAILED), async || {
+            (!self.setup.registers || self.is_registered(zookeeper).await) && self.answers().await
+        });
+        let result = ready.await;
+        self.keep(process, result)
     }
 
-    /// Starts it again with the same id and data, but on another port, and waits until it is registered. If it runs,
+    /// Starts it again with the same id and data, but on another, free port, and waits until it is registered. If it runs,
     /// it is shut down first.
     ///
     /// # Errors
     /// As for [`restart`](Self::restart).
     pub async fn restart_elsewhere(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         self.shut_down().await?;
-        self.port = free_port()?;
-        self.restart(zookeeper).await
+        let mut ports_left = PORTS_TO_TRY;
+        loop {
+            self.port = free_port()?;
+            ports_left -= 1;
+            match self.restart(zookeeper).await {
+                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Starts it again as a supervisor does after a crash: at once, without looking at the registry, and waits only until it
+    /// answers. When its former session has not expired it answers, but is not registered; it does not try again, but
+    /// the first message to a topic makes it register that topic, without its address. If it runs, it is shut down first.
+    ///
+    /// # Errors
+    /// When it doesn't answer in time; the error shows the end of its log.
+    pub async fn restart_at_once(&mut self) -> Result<(), PeerError> {
+        self.shut_down().await?;
+        let mut process = self.launch()?;
+        let result = process.wait_until(Some(PORT_TAKEN), async || self.answers().await).await;
+        self.keep(process, result)
+    }
+
+    /// Waits until it is registered with its address and all its topics, as after [`thaw`](Self::thaw).
+    ///
+    /// # Errors
+    /// When that takes more than a minute, or it has ended.
+    pub async fn await_registration(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
+        let Some(mut process) = self.process.take() else {
+            return Err(PeerError::io("await the registration of a broker")(std::io::Error::other(
+                "it does not run",
+            )));
+        };
+        let result = process.wait_until(None, async || self.is_registered(zookeeper).await).await;
+        self.keep(process, result)
+    }
+
+    fn launch(&self) -> Result<JavaProcess, PeerError> {
+        let folder = self.folder.path();
+        let config_path = folder.join("server.ini");
+        let data = folder.join("data");
+        fs::create_dir_all(&data).map_err(PeerError::io("make the data folder"))?;
+        let ini = self.setup.ini(self.port, &data, &self.zookeeper);
+        fs::write(&config_path, ini).map_err(PeerError::io("write server.ini"))?;
+        let mut args = Peers::jvm_options(folder)?;
+        args.extend(["-Xmx256m", "-cp", &self.peers.broker_class_path()].map(str::to_owned));
+        args.extend(["com.taobao.metamorphosis.server.MetamorphosisStartup", "-f"].map(str::to_owned));
+        args.push(config_path.display().to_string());
+        let what = format!("broker {} on port {}", self.setup.id, self.port);
+        JavaProcess::start(&what, &args, folder, &self.log())
+    }
+
+    fn keep(&mut self, process: JavaProcess, result: Result<(), PeerError>) -> Result<(), PeerError> {
+        match &result {
+            Ok(()) => self.process = Some(process),
+            // The error names the log.
+            Err(_) => self.folder.disable_cleanup(true),
+        }
+        result
     }
 
     /// The ports at the other ends of its established TCP connections, read from `/proc/net`. As long as a port is
-    /// among them, its connection is the same.
+    /// among them, its connection is the same. Linux only: empty elsewhere.
     #[must_use]
     pub fn client_ports(&self) -> BTreeSet<u16> {
         const ESTABLISHED: &str = "01";
@@ -176,46 +226,43 @@ impl JavaBroker {
         tables.iter().flat_map(|table| table.lines()).filter_map(client).collect()
     }
 
-    /// Its log.
+    /// How many TCP connections to its port are established. All are from this machine, so that each has a port of its own
+    /// at the other end. Linux only: 0 elsewhere.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.client_ports().len()
+    }
+
+    /// Its log, to which each start adds.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("broker.log")
     }
 
-    fn config(&self) -> String {
-        let JavaBrokerBuilder { id, topics, root, session_timeout, settings } = &self.setup;
-        let data = self.folder.path().join("data");
-        let mut text = format!(
-            "[system]\nbrokerId={id}\nserverPort={}\ndashboardHttpPort=0\nhostName=127.0.0.1\n\
-             dataPath={}\ndataLogPath={}\n",
-            self.port,
-            data.display(),
-            data.display()
-        );
-        let mut line = |name: &str, value: &str| {
-            // Writing to a string can't fail.
-            let _ = writeln!(text, "{name}={value}");
-        };
-        settings.iter().for_each(|(name, value)| line(name, value));
-        let zookeeper = &self.zookeeper;
-        let timeout = session_timeout.as_millis();
-        let _ = write!(
-            text,
-            "[zookeeper]\nzk.zkConnect={zookeeper}\nzk.zkRoot={root}\nzk.zkSessionTimeoutMs={timeout}\n\
-             zk.zkConnectionTimeoutMs=30000\nzk.zkSyncTimeMs=1000\n"
-        );
-        for (topic, partitions) in topics {
-            let _ = write!(text, "[topic={topic}]\nnumPartitions={partitions}\nstat=true\n");
+    /// The id of its process; none when it doesn't run.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(JavaProcess::pid)
+    }
+
+    /// Waits until no process with its id is registered.
+    async fn await_absence(&self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
+        let nodes = self.setup.nodes();
+        let patience = PATIENCE + self.setup.session_timeout;
+        let absent = wait_for(patience, async || match zookeeper.answered_ephemerals().await {
+            Some(there) => !nodes.iter().any(|node| there.contains(node)),
+            None => false,
+        });
+        if absent.await {
+            Ok(())
+        } else {
+            Err(PeerError::Registered { node: self.setup.master_node(), patience })
         }
-        text
     }
 
     async fn is_registered(&self, zookeeper: &ZooKeeper) -> bool {
-        let JavaBrokerBuilder { id, topics, root, .. } = &self.setup;
         let there = zookeeper.ephemerals().await;
-        let master = format!("{root}/brokers/ids/{id}/master");
-        let topics = topics.iter().map(|(topic, _)| format!("{root}/brokers/topics-pub/{topic}/{id}-m"));
-        topics.chain([master]).all(|path| there.contains(&path))
+        self.setup.nodes().iter().all(|node| there.contains(node))
     }
 
     async fn answers(&self) -> bool {
@@ -227,54 +274,5 @@ impl JavaBroker {
             (&answer == b"result 200 ").then_some(())
         };
         matches!(timeout(Duration::from_secs(1), ask).await, Ok(Some(())))
-    }
-}
-
-impl JavaBrokerBuilder {
-    /// Adds a topic with so many partitions.
-    #[must_use]
-    pub fn topic(mut self, name: &str, partitions: u32) -> Self {
-        self.topics.push((name.to_owned(), partitions));
-        self
-    }
-
-    /// The root of its registry. Default `/meta`.
-    #[must_use]
-    pub fn root(mut self, root: &str) -> Self {
-        root.clone_into(&mut self.root);
-        self
-    }
-
-    /// After how long ZooKeeper gives it up when it is killed. Default 6 s.
-    #[must_use]
-    pub fn session_timeout(mut self, session_timeout: Duration) -> Self {
-        self.session_timeout = session_timeout;
-        self
-    }
-
-    /// A line of the section `[system]` of its configuration.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Starts it on a free port and waits until it is registered in `zookeeper` and answers.
-    ///
-    /// # Errors
-    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
-    pub async fn start(self, peers: &Peers, zookeeper: &ZooKeeper) -> Result<JavaBroker, PeerError> {
-        let folder =
-            TempDir::with_prefix("metaq-broker-").map_err(PeerError::io("make a temporary folder"))?;
-        let mut broker = JavaBroker {
-            peers: peers.clone(),
-            setup: self,
-            zookeeper: zookeeper.connect_string(),
-            folder,
-            port: free_port()?,
-            process: None,
-        };
-        broker.restart(zookeeper).await?;
-        Ok(broker)
     }
 }

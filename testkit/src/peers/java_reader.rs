@@ -1,15 +1,14 @@
 //! Reading a topic back through the real Java client.
 
-use std::{process::Stdio, time::Duration};
+use std::{fs, time::Duration};
 
 use metaq_protocol::Partition;
-use tokio::process::Command;
+use tempfile::TempDir;
 
-use super::{PeerError, Peers, ZooKeeper};
-
-/// After the expected number of messages was read, surplus ones have so long to show up. It is a multiple of what a
-/// [`JavaBroker`](super::JavaBroker) takes to make them readable.
-const SETTLE: Duration = Duration::from_millis(500);
+use super::{
+    PeerError, Peers, ZooKeeper,
+    process::{JavaProcess, PATIENCE},
+};
 
 /// A message as the Java client read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +26,82 @@ pub struct ReadMessage {
     pub payload: Vec<u8>,
 }
 
-impl Peers {
-    /// Reads a whole topic from all its brokers, which register under `/meta`, through the real Java client. Waits until
-    /// `expected` messages were read, but not longer than `deadline`, and then a little for surplus ones.
+/// Reads topics back through the real Java client, from the beginning of every partition.
+#[derive(Clone, Debug)]
+pub struct JavaReader {
+    peers: Peers,
+    root: String,
+    settle: Duration,
+}
+
+impl JavaReader {
+    /// A reader of clusters that register under `/meta`.
+    #[must_use]
+    pub fn new(peers: &Peers) -> Self {
+        Self { peers: peers.clone(), root: "/meta".to_owned(), settle: Duration::from_millis(500) }
+    }
+
+    /// The root of the cluster's registry. Default `/meta`.
+    #[must_use]
+    pub fn root(mut self, root: &str) -> Self {
+        root.clone_into(&mut self.root);
+        self
+    }
+
+    /// Once the expected number of messages was read, surplus ones have so long to show up. Default 500 ms, a multiple of
+    /// what a [`JavaBroker`](super::JavaBroker) with the default settings takes to make them readable. When it is shorter
+    /// than that, surplus messages may be missed.
+    #[must_use]
+    pub fn settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// Reads a whole topic from all its brokers. Waits until `expected` messages were read and nothing more came for a while,
+    /// but not longer than `deadline`. They come sorted by partition and, within it, by offset.
     ///
     /// # Errors
-    /// When the reader can't be run or fails. Fewer or more messages than expected are no error.
+    /// When the reader can't be run, or when at the end a partition can't be read on: its broker has no address or doesn't
+    /// answer, or a message is broken or larger than the broker hands out at once. Fewer or more messages than
+    /// expected are no error.
+    pub async fn read_topic(
+        &self,
+        zookeeper_connect: &str,
+        topic: &str,
+        expected: usize,
+        deadline: Duration,
+    ) -> Result<Vec<ReadMessage>, PeerError> {
+        let what = format!("reading topic {topic} with the Java client");
+        let mut folder =
+            TempDir::with_prefix("metaq-reader-").map_err(PeerError::io("make a temporary folder"))?;
+        let printed = folder.path().join("messages");
+        let mut args = Peers::jvm_options(folder.path())?;
+        args.extend(["-Xmx512m", "-cp", &self.peers.reader_class_path(), "TopicReader"].map(str::to_owned));
+        args.extend([zookeeper_connect, &self.root, topic, &expected.to_string()].map(str::to_owned));
+        args.extend([self.settle, deadline].map(|time| time.as_millis().to_string()));
+        args.push(printed.display().to_string());
+        let mut process = JavaProcess::start(&what, &args, folder.path(), &folder.path().join("reader.log"))?;
+        if let Err(error) = process.succeed(deadline + PATIENCE).await {
+            folder.disable_cleanup(true);
+            return Err(error);
+        }
+        let text =
+            fs::read_to_string(&printed).map_err(PeerError::io(format!("read {}", printed.display())))?;
+        let unreadable =
+            |line: &str| PeerError::Tool { what: what.clone(), output: format!("it printed {line:?}") };
+        let messages: Result<Vec<_>, _> =
+            text.lines().map(|line| parse(line).ok_or_else(|| unreadable(line))).collect();
+        let mut messages = messages?;
+        messages.sort_by_key(|message| (message.partition, message.offset));
+        Ok(messages)
+    }
+}
+
+impl Peers {
+    /// Reads a whole topic from all its brokers, which register under `/meta`, as [`JavaReader::read_topic`] does.
+    ///
+    /// # Errors
+    /// As there.
     pub async fn read_topic(
         &self,
         zookeeper: &ZooKeeper,
@@ -40,31 +109,7 @@ impl Peers {
         expected: usize,
         deadline: Duration,
     ) -> Result<Vec<ReadMessage>, PeerError> {
-        let what = format!("reading topic {topic} with the Java client");
-        let home = tempfile::TempDir::with_prefix("metaq-reader-")
-            .map_err(PeerError::io("make a temporary folder"))?;
-        let mut java = Command::new("java");
-        java.arg("-Xmx512m").arg(format!("-Duser.home={}", home.path().display()));
-        for package in ["java.nio", "sun.nio.ch", "java.lang", "java.util"] {
-            java.arg(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
-        }
-        java.arg("-cp").arg(self.reader_class_path()).args([
-            "TopicReader",
-            &zookeeper.connect_string(),
-            "/meta",
-        ]);
-        java.args([topic, &expected.to_string()]);
-        java.args([SETTLE, deadline].map(|time| time.as_millis().to_string()));
-        java.current_dir(home.path()).stdin(Stdio::null()).kill_on_drop(true);
-        let output = java.output().await.map_err(PeerError::io(what.clone()))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let failed = |output: String| PeerError::Tool { what: what.clone(), output };
-        if !output.status.success() {
-            return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
-        }
-        // The client's logging writes to the same stream; its lines don't begin with a partition.
-        let messages = text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit()));
-        messages.map(|line| parse(line).ok_or_else(|| failed(format!("it printed {line:?}")))).collect()
+        JavaReader::new(self).read_topic(&zookeeper.connect_string(), topic, expected, deadline).await
     }
 }
 
@@ -78,7 +123,7 @@ fn parse(line: &str) -> Option<ReadMessage> {
         hex => Some(String::from_utf8(unhex(hex)?).ok()?),
     };
     let payload = unhex(words.next()?)?;
-    Some(ReadMessage { partition, offset, id, attribute, payload })
+    words.next().is_none().then_some(ReadMessage { partition, offset, id, attribute, payload })
 }
 
 fn unhex(hex: &str) -> Option<Vec<u8>> {
@@ -102,5 +147,6 @@ mod tests {
         assert_eq!(parse("0-3 0 1 - ").unwrap().attribute, None);
         assert_eq!(parse("0-3 0 1  ").unwrap().attribute.as_deref(), Some(""));
         assert_eq!(parse("0-3 0 1 - 0"), None);
+        assert_eq!(parse("0-3 0 1 - 00 00"), None);
     }
 }

@@ -1,36 +1,57 @@
 //! Real ZooKeeper servers and real Java brokers, as processes of the test that starts them.
 //!
 //! [`Peers::get`] fetches what they need by Maven, once for the whole workspace. Everything runs in temporary folders
-//! and on free ports of the loopback interface, and ends with its handle, or with the test's process. Linux only.
+//! and on free ports, and ends with its handle, or with the test's process however that ends. A peer that fails keeps its
+//! folder, and the error names its log there. Linux only.
+//!
+//! ZooKeeper listens on the loopback interface. A Java broker knows no such setting: it listens on all, and registers as
+//! `127.0.0.1`.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use metaq_testkit::peers::{JavaBroker, PeerError, Peers, ZooKeeper};
+//! # async fn test() -> Result<(), PeerError> {
+//! let Some(peers) = Peers::get("messages_arrive") else { return Ok(()) };
+//! let zookeeper = ZooKeeper::start(&peers).await?;
+//! let broker = JavaBroker::builder(0).topic("orders", 4).start(&peers, &zookeeper).await?;
+//! // … send three messages …
+//! let read = peers.read_topic(&zookeeper, "orders", 3, Duration::from_secs(30)).await?;
+//! assert_eq!(read.len(), 3);
+//! # drop(broker);
+//! # Ok(())
+//! # }
+//! ```
 
 mod artifacts;
+mod broker_config;
+mod error;
 mod java_broker;
 mod java_reader;
 mod process;
 mod zookeeper;
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-};
+use std::io::{self, Write as _};
 
 pub use artifacts::Peers;
-pub use java_broker::{JavaBroker, JavaBrokerBuilder};
-pub use java_reader::ReadMessage;
-pub use zookeeper::ZooKeeper;
+pub use broker_config::JavaBrokerBuilder;
+pub use error::PeerError;
+pub use java_broker::JavaBroker;
+pub use java_reader::{JavaReader, ReadMessage};
+pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 
 impl Peers {
-    /// What is needed to run real peers, or `None` where that isn't there: then a line `skipped: …` on stderr says so for
-    /// `test`, and what to install.
+    /// What is needed to run real peers, or `None` where it isn't there and can't be fetched: then a line `skipped: …` on
+    /// stderr says for `test` what is missing and how to get it. Blocks while it fetches.
     ///
     /// # Panics
-    /// Where it isn't there and the environment variable `CI` is `true`: there nothing may be skipped.
+    /// Where it isn't there and the environment variable `CI` is `true`: there nothing may be skipped. And anywhere, when
+    /// it fails for another reason.
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
         match Self::fetch() {
             Ok(peers) => Some(peers),
             Err(error) => {
+                assert!(error.is_lack(), "{test}: {error}");
                 // Not by a macro, whose output the test harness would hold back.
                 let _ = writeln!(io::stderr(), "skipped: {test}: {error}");
                 assert!(
@@ -40,79 +61,5 @@ impl Peers {
                 None
             }
         }
-    }
-}
-
-/// A real peer could not be run.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum PeerError {
-    /// Something has to be installed first.
-    #[error("{what} is missing; on Debian: apt-get install {package}")]
-    #[non_exhaustive]
-    Missing {
-        /// What is missing.
-        what: &'static str,
-        /// The Debian package that has it.
-        package: &'static str,
-    },
-    /// A tool failed.
-    #[error("{what} failed: {output}")]
-    #[non_exhaustive]
-    Tool {
-        /// What it was to do.
-        what: String,
-        /// What it printed.
-        output: String,
-    },
-    /// A file or a process could not be handled.
-    #[error("{what}: {source}")]
-    #[non_exhaustive]
-    Io {
-        /// What was being done.
-        what: String,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// A peer did not become ready, or ended.
-    #[error("{what} did not become ready within {seconds} s; the end of its log:\n{log}")]
-    #[non_exhaustive]
-    NotReady {
-        /// Which peer.
-        what: String,
-        /// How long it was waited for.
-        seconds: u64,
-        /// The last lines of its log.
-        log: String,
-    },
-}
-
-/// As for people: tests show errors in this form, and a log is unreadable with its line ends escaped.
-impl fmt::Debug for PeerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl PeerError {
-    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Io { what, source }
-    }
-}
-
-/// The last lines of a log, as far as it can be read.
-fn log_tail(path: &Path) -> String {
-    let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
-}
-
-/// The root of the workspace's build folder: `CARGO_TARGET_DIR`, or `target` beside this package.
-fn target_folder() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
+    sync::{LazyLock, mpsc},
     time::Duration,
 };
 
@@ -13,82 +15,184 @@ use nix::{
 };
 use tokio::{
     process::{Child, Command},
+    runtime::Handle,
     time::{Instant, sleep, timeout},
 };
 
-use super::{PeerError, log_tail};
+use super::PeerError;
 
 /// How long a peer may take to become ready, or to end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks at whether a peer is ready.
+/// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A running Java process. It is killed when the handle is dropped, and by the kernel when the thread that started it
-/// ends without that.
+/// A log's tail is what of its last bytes fits into so many lines.
+const TAIL_BYTES: u64 = 32 * 1024;
+const TAIL_LINES: usize = 40;
+
+/// Goes on as the Java process `"$@"`, unless the test's process, whose id is `$0`, has ended before the kernel was told
+/// to watch over it.
+const ONLY_WITH_ITS_PARENT: &str = r#"test "$PPID" = "$0" && exec java "$@""#;
+
+/// A running Java process. It is killed when the handle is dropped, and by the kernel when this process ends without that.
 #[derive(Debug)]
 pub(super) struct JavaProcess {
     child: Child,
     what: String,
     log: PathBuf,
+    /// Where the log of this process begins: a peer that was restarted adds to the log of its former process.
+    log_start: u64,
 }
 
 impl JavaProcess {
     /// Starts `java` with `args`; what it prints is added to `log`.
     pub(super) fn start(what: &str, args: &[String], folder: &Path, log: &Path) -> Result<Self, PeerError> {
-        let open = || -> std::io::Result<(File, File)> {
+        let open = || -> io::Result<(File, File, u64)> {
             let file = OpenOptions::new().create(true).append(true).open(log)?;
-            Ok((file.try_clone()?, file))
+            Ok((file.try_clone()?, file.try_clone()?, file.metadata()?.len()))
         };
-        let (stdout, stderr) = open().map_err(PeerError::io(format!("open {}", log.display())))?;
+        let (stdout, stderr, log_start) = open().map_err(PeerError::io(format!("open {}", log.display())))?;
         // A test process that is killed runs no destructors; setpriv has the kernel see to its children.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "java"]).args(args).current_dir(folder);
+        command.args(["--pdeathsig", "KILL", "sh", "-c", ONLY_WITH_ITS_PARENT]);
+        command.arg(std::process::id().to_string()).args(args).current_dir(folder);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
-        let child = command.spawn().map_err(PeerError::io(format!("start {what} with setpriv and java")))?;
-        Ok(Self { child, what: what.to_owned(), log: log.to_owned() })
+        let child = spawn(command).map_err(PeerError::io(format!("start {what} with setpriv and java")))?;
+        Ok(Self { child, what: what.to_owned(), log: log.to_owned(), log_start })
     }
 
-    /// Waits until `is_ready` says so; fails when that takes too long or the process ends.
+    /// Waits until `is_ready` says so. Fails when that takes too long, when the process ends, or when its log says
+    /// `fatal`.
     pub(super) async fn wait_until(
         &mut self,
+        fatal: Option<&str>,
         mut is_ready: impl AsyncFnMut() -> bool,
     ) -> Result<(), PeerError> {
         let deadline = Instant::now() + PATIENCE;
-        while !is_ready().await {
-            let ended = self.child.try_wait().map_err(PeerError::io("look after a process"))?.is_some();
-            if ended || Instant::now() > deadline {
-                let what = self.what.clone();
-                return Err(PeerError::NotReady {
-                    what,
-                    seconds: PATIENCE.as_secs(),
-                    log: log_tail(&self.log),
-                });
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(PeerError::io("look after a process"))? {
+                return Err(self.ended(status));
+            }
+            if is_ready().await {
+                return Ok(());
+            }
+            if let Some(fatal) = fatal
+                && self.log_says(fatal)
+            {
+                let (what, log_file, log) = self.story();
+                return Err(PeerError::Failed { what, log_file, log });
+            }
+            if Instant::now() > deadline {
+                return Err(self.timed_out("become ready", PATIENCE));
             }
             sleep(LOOK_AGAIN).await;
         }
-        Ok(())
+    }
+
+    /// Waits until the process has ended by itself and well.
+    pub(super) async fn succeed(&mut self, patience: Duration) -> Result<(), PeerError> {
+        match timeout(patience, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(self.ended(status)),
+            Ok(Err(error)) => Err(PeerError::io(format!("wait for {}", self.what))(error)),
+            Err(_) => Err(self.timed_out("come to its end", patience)),
+        }
+    }
+
+    /// Its id, or none once it is known to have ended.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Sends a signal; a process that has ended gets none.
     pub(super) fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.child.id() {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             // It may have ended between the two.
-            let _ = kill(Pid::from_raw(pid as i32), signal);
+            let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 
     /// Sends a signal that ends the process, and waits until it has.
     pub(super) async fn end(&mut self, signal: Signal) -> Result<(), PeerError> {
         self.signal(signal);
+        // One that is frozen would sleep on.
+        self.signal(Signal::SIGCONT);
         match timeout(PATIENCE, self.child.wait()).await {
             Ok(ended) => ended.map(drop).map_err(PeerError::io(format!("wait for {} to end", self.what))),
-            Err(_) => {
-                let what = format!("{} after {signal}", self.what);
-                Err(PeerError::NotReady { what, seconds: PATIENCE.as_secs(), log: log_tail(&self.log) })
-            }
+            Err(_) => Err(self.timed_out(&format!("end after {signal}"), PATIENCE)),
         }
     }
+
+    /// Whether this text is near the end of its log.
+    pub(super) fn log_says(&self, text: &str) -> bool {
+        tail(&self.log, self.log_start).contains(text)
+    }
+
+    fn ended(&self, status: ExitStatus) -> PeerError {
+        let (what, log_file, log) = self.story();
+        PeerError::Ended { what, status, log_file, log }
+    }
+
+    fn timed_out(&self, purpose: &str, patience: Duration) -> PeerError {
+        let (what, log_file, log) = self.story();
+        PeerError::TimedOut { what: format!("{what} to {purpose}"), patience, log_file, log }
+    }
+
+    fn story(&self) -> (String, PathBuf, String) {
+        let text = tail(&self.log, self.log_start);
+        let lines: Vec<_> = text.lines().collect();
+        let log = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        (self.what.clone(), self.log.clone(), log)
+    }
+}
+
+/// The end of a log from `start` on, as far as it can be read.
+fn tail(log: &Path, start: u64) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(start.max(length.saturating_sub(TAIL_BYTES))))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// Waits until `condition` holds; false when it still doesn't after `patience`.
+pub(super) async fn wait_for(patience: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !condition().await {
+        if Instant::now() > deadline {
+            return false;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    true
+}
+
+/// Where something is left for the spawner: what to start, in which runtime, and where the answer goes.
+type Order = (Command, Handle, mpsc::SyncSender<io::Result<Child>>);
+
+/// Starts a process from a thread that lives as long as this process. The kernel ends a child when the *thread* that started
+/// it ends, and the threads of tests and of runtimes come and go.
+fn spawn(command: Command) -> io::Result<Child> {
+    static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
+        let (orders, incoming) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, runtime, answer) in incoming {
+                let _inside = runtime.enter();
+                // Whoever gave the order waits for the answer.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        orders
+    });
+    let gone = || io::Error::other("the thread that starts processes has ended");
+    let (answer, started) = mpsc::sync_channel(1);
+    SPAWNER.send((command, Handle::current(), answer)).map_err(|_| gone())?;
+    started.recv().map_err(|_| gone())?
 }
 
 /// A TCP port of the loopback interface that nobody listens on at this moment.

@@ -12,29 +12,89 @@ use tokio::{
 
 use super::{
     PeerError, Peers,
+    artifacts::FAST_START,
     process::{JavaProcess, free_port},
 };
 
-/// A real ZooKeeper 3.9.5 server with a data folder of its own. It takes session timeouts from one second on.
+/// How often another port is tried when somebody took the free one before the server could.
+const PORTS_TO_TRY: usize = 3;
+
+/// What the log says then.
+const PORT_TAKEN: &str = "java.net.BindException";
+
+/// A real ZooKeeper 3.9.5 server with a data folder of its own. By default it takes session timeouts from one second on.
 #[derive(Debug)]
 pub struct ZooKeeper {
     peers: Peers,
+    setup: ZooKeeperBuilder,
     folder: TempDir,
     port: u16,
     process: Option<JavaProcess>,
 }
 
+/// How a [`ZooKeeper`] is to be; made by [`ZooKeeper::builder`].
+#[derive(Clone, Debug)]
+pub struct ZooKeeperBuilder {
+    tick_time: Duration,
+    min_session_timeout: Duration,
+    max_session_timeout: Duration,
+}
+
+impl ZooKeeperBuilder {
+    /// ZooKeeper's unit of time: sessions expire at multiples of it. Default 500 ms; with a longer one a killed peer's nodes
+    /// stay longer, a much shorter one costs sessions on a busy machine.
+    #[must_use]
+    pub fn tick_time(mut self, tick_time: Duration) -> Self {
+        self.tick_time = tick_time;
+        self
+    }
+
+    /// The shortest and the longest session timeout that clients get, whatever they ask for. Default one second to one
+    /// minute.
+    #[must_use]
+    pub fn session_timeouts(mut self, shortest: Duration, longest: Duration) -> Self {
+        self.min_session_timeout = shortest;
+        self.max_session_timeout = longest;
+        self
+    }
+
+    /// Starts a server on a free port and waits until it answers.
+    ///
+    /// # Errors
+    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    pub async fn start(self, peers: &Peers) -> Result<ZooKeeper, PeerError> {
+        let folder =
+            TempDir::with_prefix("metaq-zookeeper-").map_err(PeerError::io("make a temporary folder"))?;
+        let mut zookeeper = ZooKeeper { peers: peers.clone(), setup: self, folder, port: 0, process: None };
+        let mut ports_left = PORTS_TO_TRY;
+        loop {
+            zookeeper.port = free_port()?;
+            ports_left -= 1;
+            match zookeeper.restart().await {
+                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
+                result => return result.map(|()| zookeeper),
+            }
+        }
+    }
+}
+
 impl ZooKeeper {
-    /// Starts a server and waits until it answers.
+    /// A server with the default settings.
+    #[must_use]
+    pub fn builder() -> ZooKeeperBuilder {
+        ZooKeeperBuilder {
+            tick_time: Duration::from_millis(500),
+            min_session_timeout: Duration::from_secs(1),
+            max_session_timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// Starts a server with the default settings on a free port and waits until it answers.
     ///
     /// # Errors
     /// When it can't be started, or doesn't become ready; the error shows the end of its log.
     pub async fn start(peers: &Peers) -> Result<Self, PeerError> {
-        let folder =
-            TempDir::with_prefix("metaq-zookeeper-").map_err(PeerError::io("make a temporary folder"))?;
-        let mut this = Self { peers: peers.clone(), folder, port: free_port()?, process: None };
-        this.restart().await?;
-        Ok(this)
+        Self::builder().start(peers).await
     }
 
     /// Where it listens, as clients want it: `127.0.0.1:PORT`.
@@ -50,41 +110,56 @@ impl ZooKeeper {
     /// As for [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
+        let result = self.launch().await;
+        if result.is_err() {
+            // The error names the log.
+            self.folder.disable_cleanup(true);
+        }
+        result
+    }
+
+    async fn launch(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
+        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout } = &self.setup;
+        let data = folder.join("data");
         let config = format!(
-            "tickTime=500\nminSessionTimeout=1000\nmaxSessionTimeout=60000\ndataDir={}\nclientPort={}\n\
+            "tickTime={}\nminSessionTimeout={}\nmaxSessionTimeout={}\ndataDir={}\nclientPort={}\n\
              clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
-            folder.join("data").display(),
+            tick_time.as_millis(),
+            min_session_timeout.as_millis(),
+            max_session_timeout.as_millis(),
+            data.display(),
             self.port
         );
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
-        let args = [
-            "-Xmx128m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            &self.peers.zookeeper_class_path(),
-            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
-            &config_path.display().to_string(),
-        ]
-        .map(str::to_owned);
+        let mut args: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
+        args.extend(["-Xmx128m", "-cp", &self.peers.zookeeper_class_path()].map(str::to_owned));
+        args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
+        args.push(config_path.display().to_string());
         let what = format!("ZooKeeper on port {}", self.port);
         let mut process = JavaProcess::start(&what, &args, folder, &self.log())?;
-        process.wait_until(async || self.ask("ruok").await.is_some_and(|answer| answer == "imok")).await?;
+        // Its configuration, so that nobody else who took the port is mistaken for it.
+        let mine = format!("dataDir={}", data.display());
+        process
+            .wait_until(Some(PORT_TAKEN), async || {
+                self.ask("conf").await.is_some_and(|conf| conf.contains(&mine))
+            })
+            .await?;
         self.process = Some(process);
         Ok(())
     }
 
-    /// Ends it by SIGTERM.
+    /// Ends it by SIGTERM. Nothing happens when it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
+    #[doc(alias = "stop")]
     pub async fn shut_down(&mut self) -> Result<(), PeerError> {
         self.end(Signal::SIGTERM).await
     }
 
-    /// Ends it by SIGKILL.
+    /// Ends it by SIGKILL. Nothing happens when it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -109,10 +184,16 @@ impl ZooKeeper {
         self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
     }
 
-    /// The paths of all ephemeral nodes: what lives only as long as the session of the process that made it.
+    /// The paths of all ephemeral nodes: what lives only as long as the session of the process that made it. Empty also
+    /// when the server doesn't answer.
     pub async fn ephemerals(&self) -> Vec<String> {
-        let dump = self.ask("dump").await.unwrap_or_default();
-        dump.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned).collect()
+        self.answered_ephemerals().await.unwrap_or_default()
+    }
+
+    /// [`ephemerals`](Self::ephemerals), or none when the server doesn't answer.
+    pub(super) async fn answered_ephemerals(&self) -> Option<Vec<String>> {
+        let dump = self.ask("dump").await?;
+        Some(dump.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned).collect())
     }
 
     /// How many client connections it has.
@@ -122,10 +203,16 @@ impl ZooKeeper {
         cons.lines().filter(|line| line.trim_start().starts_with('/')).count().saturating_sub(1)
     }
 
-    /// Its log.
+    /// Its log, to which each start adds.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("zookeeper.log")
+    }
+
+    /// The id of its process; none when it doesn't run.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(JavaProcess::pid)
     }
 
     /// Asks one of the four-letter words; none when it doesn't answer.

@@ -1,0 +1,113 @@
+//! What can go wrong with real peers.
+
+use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
+
+/// A real peer could not be run.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// Something has to be installed first.
+    #[error("{what} is missing; on Debian: apt-get install {package}")]
+    #[non_exhaustive]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+        /// The Debian packages that have it.
+        package: &'static str,
+    },
+    /// Maven could not fetch the jars of a peer.
+    #[error("Maven could not fetch {what}, which takes access to Maven Central the first time: {output}")]
+    #[non_exhaustive]
+    Fetch {
+        /// What was to be fetched.
+        what: String,
+        /// What Maven printed.
+        output: String,
+    },
+    /// A tool failed.
+    #[error("{what} failed: {output}")]
+    #[non_exhaustive]
+    Tool {
+        /// What it was to do.
+        what: String,
+        /// What it printed.
+        output: String,
+    },
+    /// A file or a process could not be handled.
+    #[error("could not {what}: {source}")]
+    #[non_exhaustive]
+    Io {
+        /// What was to be done.
+        what: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A peer's process ended when it should have gone on, or ended badly.
+    #[error("{what} ended with {status}; its log {log_file:?} ends with:\n{log}")]
+    #[non_exhaustive]
+    Ended {
+        /// Which peer.
+        what: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// Its log; kept when its folder is removed otherwise.
+        log_file: PathBuf,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// A peer said in its log that it could not start; its process would have stayed.
+    #[error("{what} could not start; its log {log_file:?} ends with:\n{log}")]
+    #[non_exhaustive]
+    Failed {
+        /// Which peer.
+        what: String,
+        /// Its log; kept when its folder is removed otherwise.
+        log_file: PathBuf,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// A peer did not do something in time.
+    #[error("waited {patience:?} in vain for {what}; its log {log_file:?} ends with:\n{log}")]
+    #[non_exhaustive]
+    TimedOut {
+        /// Which peer, and what it was to do.
+        what: String,
+        /// How long it was waited for.
+        patience: Duration,
+        /// Its log; kept when its folder is removed otherwise.
+        log_file: PathBuf,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The registry still holds a broker with the id of one that is to be started.
+    #[error(
+        "waited {patience:?} in vain for {node} to go: another broker with this id is alive, or the session of the former \
+         process has not expired"
+    )]
+    #[non_exhaustive]
+    Registered {
+        /// The node.
+        node: String,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+}
+
+/// As for people: tests show errors in this form, and a log is unreadable with its line ends escaped.
+impl fmt::Debug for PeerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl PeerError {
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// True when this machine lacks what it takes to run peers, as opposed to a fault of theirs or of this crate.
+    pub(super) fn is_lack(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Fetch { .. })
+    }
+}
