@@ -50,7 +50,7 @@ impl TransactionId {
     /// The branch `bqual` of the distributed transaction `gtrid`.
     ///
     /// # Errors
-    /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, white space or a line end.
+    /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, a space, a tab or a line end.
     pub fn xa(
         format_id: i32,
         gtrid: &[u8],
@@ -61,6 +61,8 @@ impl TransactionId {
             return Err(InvalidTransactionId::new(qualifier, "the qualifier is blank"));
         }
         match part_fault(qualifier) {
+            // A command line carries it, and the Java client's setter doesn't.
+            _ if qualifier.contains('\t') => Err(InvalidTransactionId::new(qualifier, "it contains a tab")),
             None => Ok(Self::Xa(XaTransactionId::from_parts(format_id, gtrid, bqual, qualifier))),
             Some(fault) => Err(InvalidTransactionId::new(qualifier, fault)),
         }
