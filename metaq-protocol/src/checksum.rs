@@ -6,6 +6,11 @@ use core::fmt;
 ///
 /// It covers the attribute block and the payload, not the flag and not the message id.
 ///
+/// ```text
+/// put test 1 5 0 907060870 1\r\nhello
+///                ^ of "hello"
+/// ```
+///
 /// ```
 /// use metaq_protocol::Checksum;
 ///

@@ -15,6 +15,11 @@ pub const MAX_READABLE_DATA: usize = 1_048_556;
 /// The flag of a message: 32 bits, of which MetaQ uses the lowest (wire rule 5).
 ///
 /// The broker stores the other bits and gives them back unchanged.
+///
+/// ```text
+/// put test 1 13 1 1264772380 1\r\n\x00\x00\x00\x04attrhello
+///               ^ flag: the data starts with an attribute
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a plain number with a name")]
 pub struct Flag(pub i32);
@@ -117,6 +122,9 @@ impl PutData {
     /// The checksum that belongs to the data.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
+        if self.attribute.is_empty() {
+            return Checksum::of(&self.payload);
+        }
         Checksum::of_parts([&*self.attribute, &*self.payload])
     }
 }

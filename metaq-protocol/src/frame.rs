@@ -65,7 +65,7 @@ macro_rules! frame_methods {
 }
 pub(crate) use frame_methods;
 
-/// One frame of either direction.
+/// One frame of either direction: `version 60\r\n` as well as `result 200 3 60\r\n0.1`.
 ///
 /// Both sides of MetaQ use one codec, so a broker reads answers too (and drops them).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,76 @@
-//! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, answers, messages. In construction.
+//! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, answers, stored messages, and the text forms of
+//! topics, partitions, brokers and transactions. No I/O, no clock, no async runtime, no `unsafe`.
+//!
+//! The rules cited as "wire rule N" are those that were found with the Java classes of MetaQ 1.4.6.2; every
+//! recorded case of them runs in the tests of this crate.
+//!
+//! # Frames
+//!
+//! One TCP connection carries frames in both directions. There is no greeting, and nothing between frames:
+//!
+//! ```text
+//!  frame = word *( SP word ) CR LF [ body ]
+//!
+//!  ┌──────────────────────── header line ────────────────────────┐┌── body ──┐
+//!  │put SP test SP 1 SP 5 SP 0 SP 907060870 SP -2147483648 CR LF ││hello     │
+//!  └┬────────┬───────┬────┬────┬──────┬──────────────┬───────────┘└────┬─────┘
+//!   command  topic   │    │    flag   checksum       opaque            5 bytes, as the length says
+//!                    │    length of the body
+//!                    partition
+//!
+//!  ┌────────── header line ────────────┐┌───────── body ─────────┐
+//!  │result SP 200 SP 24 SP -2147483648 ││-5468924307537133568 0 0│
+//!  └┬──────────┬──────┬──────┬─────────┘└───────────┬────────────┘
+//!   command    status length opaque of the request  message id, partition, offset
+//! ```
+//!
+//! | type | direction | line | body |
+//! |---|---|---|---|
+//! | [`PutCommand`] | client to broker | `put topic partition length flag checksum [transaction] opaque` | [`PutData`] |
+//! | [`GetCommand`] | client to broker | `get topic group partition offset max_size opaque` | |
+//! | [`OffsetCommand`] | client to broker | `offset topic group partition offset opaque` | |
+//! | [`StatsCommand`] | client to broker | `stats item opaque` | |
+//! | [`VersionCommand`] | client to broker | `version opaque` | |
+//! | [`QuitCommand`] | client to broker | `quit` | |
+//! | [`TransactionCommand`] | client to broker | `transaction id session action [timeout] [qualifier] opaque` | |
+//! | [`SyncCommand`] | master to slave | `sync topic partition length flag message_id checksum opaque` | [`PutData`] |
+//! | [`BooleanCommand`] | broker to client | `result status length opaque` | text |
+//! | [`DataCommand`] | broker to client | `value length opaque` | [`StoredMessages`] |
+//!
+//! # Writing
+//!
+//! [`encode`](PutCommand::encode) appends to a buffer and can't fail: a text that no line can carry (with a space, a
+//! line end, nothing in it) is refused where a [`Topic`], a [`Token`] or a [`TransactionId`] is made.
+//! [`encode_head`](PutCommand::encode_head) and [`body_parts`](PutCommand::body_parts) serve vectored writes.
+//!
+//! # Reading
+//!
+//! A [`Decoder`] takes frames off a growing buffer, whichever direction they go; bodies share the buffer's memory.
+//! [`Decoder::decode_response_in_place`] reads answers where they lie. Both have [`Limits`].
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use metaq_protocol::{Command, Decoder, Frame, Opaque, PutAnswer, PutCommand, Status};
+//!
+//! let put = PutCommand::new("test".parse()?, 1, Bytes::from_static(b"hello"), None).with_opaque(Opaque(7));
+//! let mut wire = BytesMut::new();
+//! put.encode(&mut wire);
+//! assert_eq!(wire, "put test 1 5 0 907060870 7\r\nhello");
+//!
+//! let frame = Decoder::new().decode(&mut wire)?;
+//! assert_eq!(frame, Some(Frame::from(put)));
+//!
+//! let answers = b"result 200 25 7\r\n-5468924306434031616 1 31";
+//! let (answer, used) = Decoder::new().decode_response_in_place(answers)?.expect("it is whole");
+//! assert_eq!((answer.status(), answer.opaque, used), (Some(Status::SUCCESS), Opaque(7), answers.len()));
+//! assert_eq!(answer.put_answer()?, PutAnswer { message_id: -5468924306434031616, partition: 1, offset: 31 });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! `std` (default): the checksum uses what the processor offers. Without it the crate needs `alloc` only.
+
 #![no_std]
 
 extern crate alloc;

@@ -64,6 +64,35 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
     if negative { 0_i64.checked_sub_unsigned(number) } else { i64::try_from(number).ok() }
 }
 
+/// Reads the number that `text` starts with, as far as it is written as Java writes it: an optional `-` and
+/// up to 19 ASCII digits. What follows them is for the caller to judge.
+#[inline]
+pub(crate) fn leading_i64(text: &[u8]) -> Option<(i64, &[u8])> {
+    let (negative, mut rest) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    let (mut number, mut most) = (0_u64, 19);
+    while let Some((eight, after)) = rest.split_first_chunk()
+        && most > 8
+        && let Some(value) = eight_digits(*eight)
+    {
+        number = number * 100_000_000 + value;
+        rest = after;
+        most -= 8;
+    }
+    while let [byte, after @ ..] = rest
+        && most > 0
+        && byte.is_ascii_digit()
+    {
+        number = number * 10 + u64::from(byte - b'0');
+        rest = after;
+        most -= 1;
+    }
+    let signed = if negative { 0_i64.checked_sub_unsigned(number) } else { i64::try_from(number).ok() };
+    signed.filter(|_| most < 19).map(|number| (number, rest))
+}
+
 /// The value of eight ASCII digits, taken together: digits to pairs, pairs to fours, fours to all.
 #[inline]
 fn eight_digits(digits: [u8; 8]) -> Option<u64> {
@@ -190,7 +219,8 @@ impl LineBuilder {
     }
 
     /// Appends `first` and then the line to `dst`, after reserving room for it and for `body_len` more.
-    #[inline]
+    // With the command's name known, its copy is a single store.
+    #[inline(always)]
     pub(crate) fn append_to(&mut self, dst: &mut BytesMut, first: [&[u8]; 2], body_len: usize) {
         let first_len = first[0].len() + first[1].len();
         dst.reserve(first_len + self.as_bytes().len() + body_len);
@@ -267,6 +297,23 @@ mod tests {
         assert_eq!(parse_i64(b"1\xff"), None);
         assert_eq!(parse_i32(b"2147483648"), None);
         assert_eq!(parse_i32(b"-2147483648"), Some(i32::MIN));
+    }
+
+    #[test]
+    fn reads_a_number_up_to_what_follows_it() {
+        for (text, number, rest) in [
+            ("0", 0, ""),
+            ("-7 1", -7, " 1"),
+            ("12345678 ", 12_345_678, " "),
+            ("123456789x", 123_456_789, "x"),
+            ("-9223372036854775808 0", i64::MIN, " 0"),
+            ("00000000000000000012", 1, "2"),
+        ] {
+            assert_eq!(leading_i64(text.as_bytes()), Some((number, rest.as_bytes())), "{text}");
+        }
+        for text in ["", "-", "+1", " 1", "x", "9223372036854775808", "\u{661}"] {
+            assert_eq!(leading_i64(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

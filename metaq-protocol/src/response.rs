@@ -11,7 +11,7 @@ use crate::{
     text,
 };
 
-/// An answer.
+/// An answer: `result 200 3 60\r\n0.1` or `value 5 31\r\n.....`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Response {

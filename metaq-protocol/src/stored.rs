@@ -30,7 +30,8 @@ pub struct StoredMessage {
     pub next_offset: usize,
 }
 
-/// Appends a message as it is stored: header and data, attribute block included.
+/// Appends a message as it is stored, which is how it stands in a `value`: twenty bytes of header, and its data,
+/// attribute block included. The checksum is that of the data.
 pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
     dst.reserve(HEADER_LEN + data.len());
     dst.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
@@ -41,6 +42,10 @@ pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8
 }
 
 /// Walks the messages of a `value` body.
+///
+/// ```text
+/// << value 40 1\r\n │ message │ message │ beginning of a message
+/// ```
 ///
 /// The walk ends in one of three ways: nothing is left, [`truncated`](Self::truncated) says that the
 /// last message is cut off (ask again from there), or the last item is a [`CorruptMessage`].

@@ -14,6 +14,12 @@ use crate::text;
 ///
 /// Cloning is cheap: the text is shared.
 ///
+/// ```text
+/// get test billing 0 0 1024 42\r\n           the consumer group
+/// stats topics 70\r\n                        the item
+/// transaction TX:h-1:1 h-1 BEGIN uq 5\r\n    session h-1, qualifier uq
+/// ```
+///
 /// ```
 /// use metaq_protocol::Token;
 ///

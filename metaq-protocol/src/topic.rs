@@ -17,6 +17,11 @@ use crate::{
 ///
 /// Cloning is cheap: the text is shared.
 ///
+/// ```text
+/// put orders 1 5 0 907060870 1\r\nhello
+///     ^ topic
+/// ```
+///
 /// ```
 /// use metaq_protocol::Topic;
 ///

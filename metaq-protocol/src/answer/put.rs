@@ -38,6 +38,21 @@ impl PutAnswer {
     /// [`InvalidAnswer`] when a word is missing or is no number.
     #[inline]
     pub fn parse(body: &[u8]) -> Result<Self, InvalidAnswer> {
+        Self::plain(body).map_or_else(|| Self::any_spelling(body), Ok)
+    }
+
+    /// What a broker really writes.
+    #[inline]
+    fn plain(body: &[u8]) -> Option<Self> {
+        let (message_id, rest) = number::leading_i64(body)?;
+        let (partition, rest) = number::leading_i64(rest.strip_prefix(b" ")?)?;
+        let (offset, rest) = number::leading_i64(rest.strip_prefix(b" ")?)?;
+        let partition = i32::try_from(partition).ok()?;
+        matches!(rest, [] | [b' ', ..]).then_some(Self { message_id, partition, offset })
+    }
+
+    #[cold]
+    fn any_spelling(body: &[u8]) -> Result<Self, InvalidAnswer> {
         const EXPECTED: &str = "MESSAGE-ID PARTITION OFFSET";
         let mut words = body.split(|&byte| byte == b' ');
         let mut word = || words.next().unwrap_or_default();

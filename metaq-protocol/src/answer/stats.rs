@@ -6,6 +6,10 @@ use crate::text;
 
 /// Reads the body of the answer to a [`StatsCommand`](crate::StatsCommand), line by line: key and value.
 ///
+/// ```text
+/// << result 200 36 70\r\nSTATS\r\npid 32025\r\nversion 0.1\r\nEND\r\n
+/// ```
+///
 /// A line without a space has no value, and neither has one that starts with a space. So the lines
 /// `STATS` and `END` round the figures are there too, and a key may come twice; the Java client
 /// keeps the last of them.

@@ -35,6 +35,10 @@ impl PrepareVote {
 
 /// Reads the body of the answer to `RECOVER`: the ids of prepared transactions, one a line.
 ///
+/// ```text
+/// << result 200 42 -2147483634\r\nXID:1:6774726964:6271:XAMessageProducer-vm
+/// ```
+///
 /// Blank lines are skipped. A line that is no XA id ends the reading, as with the Java client.
 ///
 /// ```

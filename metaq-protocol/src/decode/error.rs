@@ -8,7 +8,16 @@ use crate::text;
 /// Bytes that are no frame. The stream can't be followed any further: close the connection, as the
 /// Java broker does (wire rule 2).
 ///
-/// It names the command and the field where it got stuck, with the beginning of the offending text.
+/// It names the command and the field where it got stuck, with the beginning of the offending text:
+///
+/// ```
+/// use bytes::BytesMut;
+/// use metaq_protocol::{DecodeErrorKind, Decoder};
+///
+/// let error = Decoder::new().decode(&mut BytesMut::from("get t g 0 x 64 1\r\n")).unwrap_err();
+/// assert_eq!((error.kind(), error.field()), (DecodeErrorKind::InvalidNumber, Some("offset")));
+/// assert_eq!(error.to_string(), "get: the offset \"x\" is not a number that fits it");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError(Box<Detail>);
 
@@ -25,21 +34,21 @@ struct Detail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// The header line is longer than [`Limits::max_line`](crate::Limits::max_line).
+    /// The header line is longer than [`Limits::max_line`](crate::Limits::max_line), its end or not.
     LineTooLong,
     /// The body is longer than [`Limits::max_body`](crate::Limits::max_body).
     BodyTooLong,
     /// The header line is empty, holds only spaces, or starts with one.
     BlankLine,
-    /// The first word is no command.
+    /// The first word is no command, as in `bogus 1\r\n`.
     UnknownCommand,
-    /// A word is missing at the end of the line.
+    /// A word is missing at the end of the line, as in `value 9\r\n`.
     MissingField,
-    /// The line has more words than the command has forms for.
+    /// The line has more words than the command has forms for: `put`, `sync` and `transaction` only.
     SurplusField,
-    /// A word is not a number, or one out of range.
+    /// A word is not a number, or one out of range, as in `version 2147483648\r\n`.
     InvalidNumber,
-    /// The announced length of the body is below zero.
+    /// The announced length of the body is below zero, as in `value -1 1\r\n`.
     NegativeLength,
     /// A word is not the text form of a transaction id.
     InvalidTransactionId,
