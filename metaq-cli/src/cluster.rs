@@ -3,7 +3,8 @@
 use std::{str::FromStr, time::Duration};
 
 use metaq_producer::{
-    BrokerAddr, DiscoveryError, ProducerBuilder, StaticDiscovery, ZooKeeperConfig, ZooKeeperDiscovery,
+    BrokerAddr, DiscoveryError, FileDiscovery, ProducerBuilder, StaticDiscovery, ZooKeeperConfig,
+    ZooKeeperDiscovery,
 };
 
 /// How long to look for a ZooKeeper that answers. A person waits for it.
@@ -14,6 +15,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Cluster {
     ZooKeeper(ZooKeeperDiscovery),
     Direct(BrokerAddr),
+    File(FileDiscovery),
 }
 
 impl FromStr for Cluster {
@@ -29,8 +31,10 @@ impl FromStr for Cluster {
             text.parse()
                 .map(Self::Direct)
                 .map_err(|error: metaq_producer::InvalidBrokerAddr| error.to_string())
+        } else if let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) {
+            Ok(Self::File(FileDiscovery::new(path)))
         } else {
-            Err("expected zk://HOST:PORT,HOST:PORT/ROOT or meta://HOST:PORT".to_owned())
+            Err("expected zk://HOST:PORT,HOST:PORT/ROOT, meta://HOST:PORT or file:PATH".to_owned())
         }
     }
 }
@@ -40,6 +44,7 @@ impl Cluster {
     pub(crate) fn tell(self, builder: ProducerBuilder) -> ProducerBuilder {
         match self {
             Self::ZooKeeper(discovery) => builder.discovery(discovery),
+            Self::File(discovery) => builder.discovery(discovery),
             Self::Direct(broker) => builder.discovery(StaticDiscovery::direct(broker)),
         }
     }

@@ -32,8 +32,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// in flight still gets its line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out), or
-    /// meta://HOST:PORT for one broker without a registry
+    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
+    /// meta://HOST:PORT for one broker without a registry, or file:PATH for a TOML or JSON file of brokers
     #[arg(long)]
     cluster: Cluster,
     /// The topic. When repeated, line N goes to topic (N-1) modulo their number

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use metaq_protocol::Topic;
 
-use crate::{DiscoveryError, TopicWatch};
+use crate::{DiscoveryError, DiscoveryEvents, TopicWatch};
 
 /// Finds the brokers of topics, and tells when they change.
 #[async_trait]
@@ -25,6 +25,12 @@ pub trait Discovery: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the registry can't be read.
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError>;
+
+    /// What happens to the registry from now on: whether it can be reached, which views change, which entries can't be
+    /// used. A discovery that doesn't tell has no events.
+    fn events(&self) -> DiscoveryEvents {
+        DiscoveryEvents::none()
+    }
 
     /// Ends all watches and leaves the registry. Calling it again does nothing.
     async fn close(&self);

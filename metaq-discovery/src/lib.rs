@@ -1,8 +1,9 @@
 //! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
 //!
-//! [`Discovery`] is the trait; [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
-//! [`StaticDiscovery`] knows its brokers beforehand, and `MockDiscovery` (feature `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds the latest [`TopicView`] and tells
-//! when there is a new one.
+//! [`Discovery`] is the trait. [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
+//! [`StaticDiscovery`] knows its brokers beforehand, `FileDiscovery` (feature `file`) reads them from a TOML or JSON
+//! file, and `MockDiscovery` (feature `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds
+//! the latest [`TopicView`] and tells when there is a new one; [`Discovery::events`] tells how the registry fares.
 //!
 //! This crate knows registries, but neither the brokers' protocol nor connections to brokers.
 //!
@@ -19,8 +20,12 @@
 
 mod discovery;
 mod error;
+mod events;
+#[cfg(feature = "file")]
+mod file;
 #[cfg(feature = "mock")]
 mod mock;
+mod publishers;
 #[cfg(feature = "zookeeper")]
 mod registry;
 mod static_discovery;
@@ -30,6 +35,9 @@ mod zookeeper;
 
 pub use discovery::Discovery;
 pub use error::{DiscoveryError, DiscoveryErrorKind};
+pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, ViewChange};
+#[cfg(feature = "file")]
+pub use file::FileDiscovery;
 #[cfg(feature = "mock")]
 pub use mock::MockDiscovery;
 pub use static_discovery::StaticDiscovery;

@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use metaq_protocol::Topic;
 use parking_lot::Mutex;
 
-use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, ViewPublisher};
+use crate::{
+    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
+    TopicView, TopicWatch, publishers::Publishers,
+};
 
 /// A registry that a test holds in its hands: views are set by calls, failures and delays are scripted, and calls are
 /// counted. Clones share everything, so a test keeps one and gives one to the producer.
@@ -37,10 +40,12 @@ pub struct MockDiscovery {
 #[derive(Debug, Default)]
 struct State {
     views: BTreeMap<Topic, TopicView>,
-    watches: BTreeMap<Topic, Vec<ViewPublisher>>,
+    watches: Publishers,
+    events: EventPublisher,
     failures: VecDeque<DiscoveryError>,
     delay: Duration,
     watch_calls: usize,
+    away: bool,
     closed: bool,
 }
 
@@ -51,19 +56,22 @@ impl MockDiscovery {
         Self::default()
     }
 
-    /// Sets the view of its topic; everybody who watches the topic is told.
+    /// Sets the view of its topic; everybody who watches the topic is told, unless the registry is away.
     pub fn set(&self, view: TopicView) {
         let mut state = self.state.lock();
-        for publisher in state.watches.get(view.topic()).into_iter().flatten() {
-            publisher.publish(view.clone());
+        if !state.away {
+            state.watches.publish(&view, &state.events);
         }
         state.views.insert(view.topic().clone(), view);
     }
 
     /// Removes a topic: no broker offers it any more.
     pub fn remove(&self, topic: &Topic) {
-        self.set(TopicView::new(topic.clone()));
-        self.state.lock().views.remove(topic);
+        let mut state = self.state.lock();
+        if !state.away {
+            state.watches.publish(&TopicView::new(topic.clone()), &state.events);
+        }
+        state.views.remove(topic);
     }
 
     /// The next call that hasn't got a failure yet fails with `error`. May be called repeatedly.
@@ -76,6 +84,27 @@ impl MockDiscovery {
         self.state.lock().delay = delay;
     }
 
+    /// Takes the registry away, or brings it back. While it is away all views hold, calls fail, and what is set becomes
+    /// visible afterwards.
+    pub fn set_away(&self, away: bool) {
+        let state = &mut *self.state.lock();
+        if std::mem::replace(&mut state.away, away) == away {
+            return;
+        }
+        state.events.send(if away { DiscoveryEvent::Lost } else { DiscoveryEvent::Connected });
+        if !away {
+            for topic in state.watches.topics() {
+                let view = state.views.get(&topic).cloned().unwrap_or_else(|| TopicView::new(topic));
+                state.watches.publish(&view, &state.events);
+            }
+        }
+    }
+
+    /// Tells an event to all who listen to the [`events`](Discovery::events).
+    pub fn tell(&self, event: DiscoveryEvent) {
+        self.state.lock().events.send(event);
+    }
+
     /// How often [`watch`](Discovery::watch) was called.
     #[must_use]
     pub fn watch_calls(&self) -> usize {
@@ -85,9 +114,7 @@ impl MockDiscovery {
     /// How many watches of a topic are held now; clones of a watch count as one.
     #[must_use]
     pub fn active_watches(&self, topic: &Topic) -> usize {
-        let state = self.state.lock();
-        let publishers = state.watches.get(topic).into_iter().flatten();
-        publishers.filter(|publisher| !publisher.is_closed()).count()
+        self.state.lock().watches.count(topic)
     }
 
     async fn scripted(&self) -> Result<(), DiscoveryError> {
@@ -98,7 +125,17 @@ impl MockDiscovery {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        failure.map_or(Ok(()), Err)
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let state = self.state.lock();
+        if state.closed {
+            return Err(DiscoveryError::closed());
+        }
+        if state.away {
+            return Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, "the registry is away"));
+        }
+        Ok(())
     }
 }
 
@@ -108,20 +145,17 @@ impl Discovery for MockDiscovery {
         self.state.lock().watch_calls += 1;
         self.scripted().await?;
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(DiscoveryError::closed());
-        }
         let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
-        let (publisher, watch) = TopicWatch::channel(view);
-        let publishers = state.watches.entry(topic.clone()).or_default();
-        publishers.retain(|publisher| !publisher.is_closed());
-        publishers.push(publisher);
-        Ok(watch)
+        Ok(state.watches.watch(view))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         self.scripted().await?;
         Ok(self.state.lock().views.keys().cloned().collect())
+    }
+
+    fn events(&self) -> DiscoveryEvents {
+        self.state.lock().events.subscribe()
     }
 
     async fn close(&self) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, str};
 
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
-use crate::{MAX_PARTITIONS, TopicView};
+use crate::{BadEntry, MAX_PARTITIONS, TopicView};
 
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,13 +62,6 @@ impl Child {
     }
 }
 
-/// What is wrong with an entry of the registry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BadEntry {
-    pub(crate) path: String,
-    pub(crate) reason: String,
-}
-
 /// What was read of one topic.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TopicNodes {
@@ -84,7 +77,7 @@ impl TopicNodes {
         let mut view = TopicView::new(topic.clone());
         let mut bad = Vec::new();
         for (name, data) in &self.children {
-            let mut report = |path: String, reason: String| bad.push(BadEntry { path, reason });
+            let mut report = |path: String, reason: String| bad.push(BadEntry::new(path, reason));
             let id = match Child::parse(name) {
                 Child::Master(id) => id,
                 Child::Slave => continue,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use metaq_protocol::{BrokerAddr, Topic};
 use parking_lot::Mutex;
 
-use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, ViewPublisher};
+use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, publishers::Publishers};
 
 /// Brokers that are known beforehand and never change.
 ///
@@ -30,7 +30,7 @@ struct Inner {
     /// Where every other topic is.
     direct: Option<BrokerAddr>,
     /// What keeps the watches open until the discovery is closed.
-    publishers: Mutex<Option<Vec<ViewPublisher>>>,
+    publishers: Mutex<Option<Publishers>>,
 }
 
 impl StaticDiscovery {
@@ -48,7 +48,9 @@ impl StaticDiscovery {
     }
 
     fn with(topics: BTreeMap<Topic, TopicView>, direct: Option<BrokerAddr>) -> Self {
-        Self { inner: Arc::new(Inner { topics, direct, publishers: Mutex::new(Some(Vec::new())) }) }
+        Self {
+            inner: Arc::new(Inner { topics, direct, publishers: Mutex::new(Some(Publishers::default())) }),
+        }
     }
 }
 
@@ -61,12 +63,8 @@ impl Discovery for StaticDiscovery {
             (Some(addr), None) => empty().with_address(addr.clone()),
             (None, None) => empty(),
         };
-        let (publisher, watch) = TopicWatch::channel(view);
         let mut publishers = self.inner.publishers.lock();
-        let publishers = publishers.as_mut().ok_or_else(DiscoveryError::closed)?;
-        publishers.retain(|publisher| !publisher.is_closed());
-        publishers.push(publisher);
-        Ok(watch)
+        Ok(publishers.as_mut().ok_or_else(DiscoveryError::closed)?.watch(view))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};
 use tokio::{sync::watch, time::Instant};
 
-use crate::DiscoveryError;
+use crate::{DiscoveryError, ViewChange};
 
 /// No broker is believed to have more partitions of one topic than this.
 pub const MAX_PARTITIONS: u32 = 65_536;
@@ -52,7 +52,9 @@ impl TopicView {
         self.with(ViewBroker { id: BrokerId::UNKNOWN, addr, partitions: None })
     }
 
-    fn with(mut self, broker: ViewBroker) -> Self {
+    /// The view with one broker more, as it is in another view. A broker of the same id is replaced.
+    #[must_use]
+    pub fn with(mut self, broker: ViewBroker) -> Self {
         self.brokers.retain(|other| other.id != broker.id);
         self.brokers.push(broker);
         self.brokers.sort_unstable_by_key(|broker| broker.id);
@@ -82,6 +84,12 @@ impl TopicView {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.brokers.is_empty()
+    }
+
+    /// Says that the registry was read again, and this is still so.
+    #[cfg(feature = "file")]
+    pub(crate) fn mark_read(&mut self) {
+        self.read_at = Instant::now();
     }
 
     /// How long ago the registry was read. A view stays in use while the registry is away.
@@ -154,13 +162,16 @@ pub struct ViewPublisher {
 }
 
 impl ViewPublisher {
-    /// Replaces the current view. Watches are told only if it differs from the one before. True if it does.
-    pub fn publish(&self, view: TopicView) -> bool {
+    /// Replaces the current view. Watches are told only if it differs from the one before; then the difference is
+    /// returned.
+    pub fn publish(&self, view: TopicView) -> Option<ViewChange> {
+        let mut change = None;
         self.views.send_if_modified(|current| {
-            let differs = **current != view;
+            change = ViewChange::between(current, &view);
             *current = Arc::new(view);
-            differs
-        })
+            change.is_some()
+        });
+        change
     }
 
     /// The latest view.
@@ -218,8 +229,9 @@ mod tests {
     #[tokio::test]
     async fn a_watch_is_told_of_differences_only() {
         let (publisher, mut watch) = TopicWatch::channel(view());
-        assert!(!publisher.publish(view()));
-        assert!(publisher.publish(view().with_broker(BrokerId(0), addr(1), 1)));
+        assert_eq!(publisher.publish(view()), None);
+        let change = publisher.publish(view().with_broker(BrokerId(0), addr(1), 1)).unwrap();
+        assert_eq!(change.added, [BrokerId(0)]);
         assert_eq!(watch.changed().await.unwrap().brokers().len(), 1);
         drop(publisher);
         assert!(watch.changed().await.is_err());

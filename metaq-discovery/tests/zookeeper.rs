@@ -2,12 +2,20 @@
 #![cfg(feature = "zookeeper")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
-
-use metaq_discovery::{
-    Discovery, DiscoveryErrorKind, Topic, TopicView, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery,
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-use metaq_testkit::peers::{Peers, ZooKeeper};
+
+use async_trait::async_trait;
+use metaq_discovery::{
+    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, Topic, TopicView, TopicWatch, ZooKeeperConfig,
+    ZooKeeperDiscovery,
+};
+use metaq_testkit::{
+    conformance::{self, RegistryUnderTest},
+    peers::{Peers, ZooKeeper},
+};
 use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acls, Client, CreateMode};
 
@@ -16,13 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The registry as brokers write it.
 struct Registry {
     client: Client,
+    topic: Topic,
 }
 
 impl Registry {
     async fn open(zookeeper: &ZooKeeper) -> Self {
+        Self::open_for(zookeeper, topic()).await
+    }
+
+    async fn open_for(zookeeper: &ZooKeeper, topic: Topic) -> Self {
         let client = timeout(PATIENCE, Client::connect(&zookeeper.connect_string())).await.unwrap().unwrap();
-        let registry = Self { client };
-        registry.mkdir("/meta/brokers/topics-pub/t").await;
+        let registry = Self { client, topic };
+        registry.mkdir(&format!("/meta/brokers/topics-pub/{}", registry.topic)).await;
         registry
     }
 
@@ -43,13 +56,13 @@ impl Registry {
 
     async fn offer(&self, id: i32, partitions: u32) {
         let data = format!(r#"{{"broker":"{id}-m","numParts":{partitions}}}"#);
-        self.write(&format!("/meta/brokers/topics-pub/t/{id}-m"), &data).await;
+        self.write(&format!("/meta/brokers/topics-pub/{}/{id}-m", self.topic), &data).await;
     }
 
     /// Takes a broker's nodes out in the order in which a real one does.
     async fn unregister(&self, id: i32) {
         self.delete(&format!("/meta/brokers/ids/{id}/master")).await;
-        self.delete(&format!("/meta/brokers/topics-pub/t/{id}-m")).await;
+        self.delete(&format!("/meta/brokers/topics-pub/{}/{id}-m", self.topic)).await;
     }
 
     async fn write(&self, path: &str, data: &str) {
@@ -72,6 +85,85 @@ fn discovery(zookeeper: &ZooKeeper, session_timeout: Duration) -> ZooKeeperDisco
     let mut config = ZooKeeperConfig::default();
     config.session_timeout = session_timeout;
     ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap()
+}
+
+/// The registry of a server as the conformance suite changes it. A killed server loses nothing.
+struct Conforming {
+    server: tokio::sync::Mutex<ZooKeeper>,
+    connect_string: String,
+    registry: Registry,
+    /// What is to be done when the server is back.
+    later: Mutex<Option<Vec<Change>>>,
+}
+
+enum Change {
+    Register(BrokerId, BrokerAddr, u32),
+    Unregister(BrokerId),
+}
+
+impl Conforming {
+    async fn change(&self, change: Change) {
+        if let Some(later) = &mut *self.later.lock().unwrap() {
+            return later.push(change);
+        }
+        self.apply(change).await;
+    }
+
+    async fn apply(&self, change: Change) {
+        match change {
+            Change::Register(id, addr, partitions) => {
+                self.registry.address(id.0, &addr.to_string()).await;
+                self.registry.offer(id.0, partitions).await;
+            }
+            Change::Unregister(id) => self.registry.unregister(id.0).await,
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryUnderTest for Conforming {
+    fn discovery(&self) -> Arc<dyn Discovery> {
+        Arc::new(ZooKeeperDiscovery::new(&self.connect_string).unwrap())
+    }
+
+    async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32) {
+        self.change(Change::Register(broker, addr, partitions)).await;
+    }
+
+    async fn unregister(&self, broker: BrokerId) {
+        self.change(Change::Unregister(broker)).await;
+    }
+
+    async fn spoil(&self, broker: BrokerId) {
+        let path = format!("/meta/brokers/topics-pub/{}/{broker}-m", self.registry.topic);
+        self.registry.write(&path, r#"{"numParts":-1}"#).await;
+    }
+
+    async fn go_away(&self) {
+        *self.later.lock().unwrap() = Some(Vec::new());
+        self.server.lock().await.kill().await.unwrap();
+    }
+
+    async fn come_back(&self) {
+        self.server.lock().await.restart().await.unwrap();
+        let later = self.later.lock().unwrap().take();
+        for change in later.unwrap_or_default() {
+            self.apply(change).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract() {
+    let Some(peers) = Peers::get("keeps_the_contract") else { return };
+    let server = ZooKeeper::start(&peers).await.unwrap();
+    let conforming = Conforming {
+        connect_string: server.connect_string(),
+        registry: Registry::open_for(&server, conformance::topic()).await,
+        server: tokio::sync::Mutex::new(server),
+        later: Mutex::default(),
+    };
+    println!("the slowest change was seen after {:?}", conformance::check_discovery(&conforming).await);
 }
 
 /// A view as `id@port:partitions …`.
@@ -172,6 +264,7 @@ async fn an_expired_session_is_replaced_and_never_empties_a_view() {
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 1).await;
     let discovery = discovery(&zookeeper, Duration::from_secs(1));
+    let mut events = discovery.events();
     let mut watch = discovery.watch(&topic()).await.unwrap();
     let mut seen = watch.clone();
     let observer = tokio::spawn(async move {
@@ -194,6 +287,14 @@ async fn an_expired_session_is_replaced_and_never_empties_a_view() {
     becomes(&mut watch, "0@2000:1 1@1001:2").await;
     discovery.close().await;
     observer.await.unwrap();
+    let mut told = Vec::new();
+    while told.last().is_none_or(|last| *last != "view changed: t +0 -0 ~1") {
+        told.push(events.next().await.unwrap().to_string());
+    }
+    assert_eq!(
+        told,
+        ["connected", "lost", "expired", "connected", "view changed: t +1 -0 ~0", "view changed: t +0 -0 ~1"]
+    );
 }
 
 #[tokio::test]

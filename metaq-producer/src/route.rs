@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::future::{FutureExt as _, select_all};
-use metaq_discovery::{Discovery, TopicView, TopicWatch};
+use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
 use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState, TransportError};
 use tokio::{
@@ -113,6 +113,10 @@ pub(crate) struct PublishLimits {
     pub(crate) topic: Duration,
 }
 
+/// How long a broker that the registry no longer names is used as long as it stays connected. One that is shut down takes
+/// itself out a second before it stops (registry §14).
+const GRACE: Duration = Duration::from_millis(250);
+
 /// Follows one topic: reads its views, keeps connections to its brokers, and publishes the route.
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -123,6 +127,9 @@ pub(crate) struct Follower {
     links: BTreeMap<BrokerAddr, Link>,
     /// The address at which each broker is used now.
     used: BTreeMap<BrokerId, BrokerAddr>,
+    /// The brokers of the last view, and those that are kept though the registry no longer names them: until when.
+    last: Vec<ViewBroker>,
+    kept: BTreeMap<BrokerId, Instant>,
 }
 
 #[derive(Debug)]
@@ -134,8 +141,15 @@ struct Link {
 impl Follower {
     pub(crate) fn new(topic: Topic, pool: Arc<Pool>) -> (Self, Arc<RouteCell>) {
         let cell = Arc::new(RouteCell::new());
-        let follower =
-            Self { topic, pool, cell: Arc::clone(&cell), links: BTreeMap::new(), used: BTreeMap::new() };
+        let follower = Self {
+            topic,
+            pool,
+            cell: Arc::clone(&cell),
+            links: BTreeMap::new(),
+            used: BTreeMap::new(),
+            last: Vec::new(),
+            kept: BTreeMap::new(),
+        };
         (follower, cell)
     }
 
@@ -218,7 +232,16 @@ impl Follower {
         }
     }
 
+    /// Waits until the state of a connection has changed, or a broker has been kept long enough.
     async fn next_state_change(&mut self) {
+        match self.kept.values().min() {
+            // That it is over is seen when the view is applied again.
+            Some(until) => drop(timeout_at(*until, self.next_link_change()).await),
+            None => self.next_link_change().await,
+        }
+    }
+
+    async fn next_link_change(&mut self) {
         let changes: Vec<_> = self.links.values_mut().map(|link| link.state.changed().boxed()).collect();
         if changes.is_empty() {
             std::future::pending::<()>().await;
@@ -229,6 +252,7 @@ impl Follower {
     /// Brings connections and route in line with `view`: connects to what is new, uses what is ready, keeps a moved
     /// broker's old connection until the new one is ready, and lets go of the rest.
     async fn apply(&mut self, view: &TopicView) {
+        let view = &self.with_kept(view);
         for broker in view.brokers() {
             if !self.links.contains_key(&broker.addr) {
                 self.connect(&broker.addr).await;
@@ -266,6 +290,27 @@ impl Follower {
         self.links.retain(|addr, _| named(addr) || in_use(addr));
         self.used = used;
         self.cell.store(route);
+    }
+
+    /// The view with the brokers that have just vanished from it but are still connected. A broker whose topics change
+    /// deletes its entry and creates it again a few milliseconds later (registry §8), which must not be felt.
+    fn with_kept(&mut self, view: &TopicView) -> TopicView {
+        let (now, mut kept) = (Instant::now(), BTreeMap::new());
+        let mut merged = view.clone();
+        for broker in &self.last {
+            if view.brokers().iter().any(|named| named.id == broker.id || named.addr == broker.addr) {
+                continue;
+            }
+            let link = self.used.get(&broker.id).and_then(|addr| self.links.get(addr));
+            let until = self.kept.get(&broker.id).copied().unwrap_or(now + GRACE);
+            if now < until && link.is_some_and(Link::is_ready) {
+                kept.insert(broker.id, until);
+                merged = merged.with(broker.clone());
+            }
+        }
+        self.kept = kept;
+        merged.brokers().clone_into(&mut self.last);
+        merged
     }
 
     async fn connect(&mut self, addr: &BrokerAddr) {

@@ -253,6 +253,36 @@ async fn a_change_that_changes_nothing_touches_nothing() {
 }
 
 #[tokio::test]
+async fn a_broker_that_registers_anew_is_not_left_for_an_instant() {
+    let (broker, other) = (broker(0).await, broker(1).await);
+    let mock = mock(&[(0, broker.addr()), (1, other.addr())]);
+    let producer = published(&mock).await;
+    for partitions in [2, 1, 2] {
+        mock.remove(&topic());
+        // Sends go on as if nothing had happened while the registry names nobody (registry §8).
+        let mut used: Vec<_> = Vec::new();
+        for _ in 0..8 {
+            let sent = producer.send_with_timeout(message("x"), Duration::from_millis(100)).await.unwrap();
+            used.push(sent.partition.broker.0);
+        }
+        assert!(used.contains(&0) && used.contains(&1), "{used:?}");
+        let again = TopicView::new(topic()).with_broker(broker.id(), broker.addr().clone(), partitions);
+        mock.set(again.with_broker(other.id(), other.addr().clone(), 2));
+    }
+    assert_eq!((broker.accepted_connections(), other.accepted_connections()), (1, 1));
+    assert_eq!((broker.open_connections(), other.open_connections()), (1, 1));
+    let taken_out = Instant::now();
+    mock.set(view(&[(1, other.addr())]));
+    until(|| broker.open_connections() == 0).await;
+    assert!(taken_out.elapsed() < Duration::from_secs(1), "it is left: {:?}", taken_out.elapsed());
+    let before = broker.messages("t").len();
+    for _ in 0..8 {
+        assert_eq!(producer.send(message("x")).await.unwrap().broker, *other.addr());
+    }
+    assert_eq!((broker.messages("t").len(), other.accepted_connections()), (before, 1));
+}
+
+#[tokio::test]
 async fn a_send_waits_for_a_broker_but_not_beyond_its_deadline() {
     let gone = broker(0).await;
     let addr = gone.addr().clone();

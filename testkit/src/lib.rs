@@ -1,7 +1,9 @@
 //! For tests of programs that use MetaQ 1.4 (Metamorphosis) brokers: an embedded [`Broker`] that needs nothing
-//! installed and, with the feature `peers`, handles that run real ZooKeeper servers and Java brokers.
+//! installed, the [`conformance`] suite that every `Discovery` has to pass and, with the feature `peers`, handles that run
+//! real ZooKeeper servers and Java brokers.
 
 mod broker;
+pub mod conformance;
 #[cfg(feature = "peers")]
 pub mod peers;
 

@@ -13,8 +13,8 @@ use zookeeper_client::{Client, EventType, OneshotWatcher};
 
 use super::{Inner, read::Reader};
 use crate::{
-    DiscoveryError, TopicView, ViewPublisher,
-    registry::{BadEntry, Child, TopicNodes},
+    BadEntry, DiscoveryError, TopicView, ViewPublisher,
+    registry::{Child, TopicNodes},
 };
 
 /// Pauses after failures to read grow from the first to the last, in milliseconds.
@@ -93,7 +93,7 @@ impl Follower {
         let client = self.reader.inner.sessions.client().await?;
         if self.watchers.is_empty() || *failures > 0 {
             let view = self.read_all(&client).await?;
-            self.publish(publisher, view);
+            self.reader.inner.events.publish(publisher, view);
         }
         if std::mem::take(failures) > 0 {
             tracing::info!(topic = %self.reader.topic, "topic is read again");
@@ -123,14 +123,7 @@ impl Follower {
                 return Err(error);
             }
             let view = self.view();
-            self.publish(publisher, view);
-        }
-    }
-
-    fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
-        let (brokers, partitions) = (view.brokers().len(), view.partitions().len());
-        if publisher.publish(view) {
-            tracing::info!(topic = %self.reader.topic, brokers, partitions, "view of the topic changed");
+            self.reader.inner.events.publish(publisher, view);
         }
     }
 
@@ -152,10 +145,7 @@ impl Follower {
 
     fn view(&mut self) -> TopicView {
         let (view, bad) = self.nodes.view(&self.reader.topic, &self.reader.inner.layout);
-        for BadEntry { path, reason } in bad.iter().filter(|bad| !self.reported.contains(bad)) {
-            tracing::warn!(topic = %self.reader.topic, %path, %reason, "entry of the registry can't be used");
-        }
-        self.reported = bad.into_iter().collect();
+        self.reader.inner.events.report(&mut self.reported, bad);
         view
     }
 

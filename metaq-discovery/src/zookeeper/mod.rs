@@ -11,7 +11,10 @@ use async_trait::async_trait;
 use metaq_protocol::Topic;
 use tokio::{sync::watch, time::timeout_at};
 
-use crate::{Discovery, DiscoveryError, DiscoveryErrorKind, TopicWatch, registry::Layout};
+use crate::{
+    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
+    registry::Layout,
+};
 use connect::ConnectString;
 use follow::Follower;
 use session::Sessions;
@@ -59,6 +62,7 @@ pub(crate) struct Inner {
     sessions: Sessions,
     layout: Layout,
     config: ZooKeeperConfig,
+    events: EventPublisher,
     closed: watch::Sender<bool>,
 }
 
@@ -78,8 +82,10 @@ impl ZooKeeperDiscovery {
     /// As for [`new`](Self::new).
     pub fn with_config(connect: &str, config: ZooKeeperConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse(connect)?;
-        let sessions = Sessions::new(hosts, &config);
-        Ok(Self { inner: Arc::new(Inner { sessions, layout, config, closed: watch::Sender::new(false) }) })
+        let events = EventPublisher::default();
+        let sessions = Sessions::new(hosts, &config, events.clone());
+        let closed = watch::Sender::new(false);
+        Ok(Self { inner: Arc::new(Inner { sessions, layout, config, events, closed }) })
     }
 
     /// Runs `work`, but not beyond the connect timeout nor the closing of the discovery.
@@ -124,6 +130,10 @@ impl Discovery for ZooKeeperDiscovery {
             self.bounded(read).await?.iter().filter_map(|name| Topic::new(name).ok()).collect();
         topics.sort_unstable();
         Ok(topics)
+    }
+
+    fn events(&self) -> DiscoveryEvents {
+        self.inner.events.subscribe()
     }
 
     async fn close(&self) {

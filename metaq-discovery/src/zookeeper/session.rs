@@ -6,10 +6,10 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout},
 };
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Client, Error, SessionState, StateWatcher};
 
 use super::ZooKeeperConfig;
-use crate::{DiscoveryError, DiscoveryErrorKind};
+use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, EventPublisher};
 
 /// Between attempts to find a server that answers.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -19,6 +19,7 @@ pub(super) struct Sessions {
     hosts: String,
     session_timeout: Duration,
     connect_timeout: Duration,
+    events: EventPublisher,
     current: Mutex<Current>,
 }
 
@@ -36,11 +37,12 @@ impl std::fmt::Debug for Current {
 }
 
 impl Sessions {
-    pub(super) fn new(hosts: String, config: &ZooKeeperConfig) -> Self {
+    pub(super) fn new(hosts: String, config: &ZooKeeperConfig, events: EventPublisher) -> Self {
         Self {
             hosts,
             session_timeout: config.session_timeout,
             connect_timeout: config.connect_timeout,
+            events,
             current: Mutex::default(),
         }
     }
@@ -62,6 +64,7 @@ impl Sessions {
         let renewed = current.client.take().is_some();
         let client = self.connect().await?;
         tracing::info!(hosts = %self.hosts, renewed, "session with ZooKeeper opened");
+        tokio::spawn(tell_state(client.state_watcher(), self.events.clone()));
         current.client = Some(client.clone());
         Ok(client)
     }
@@ -104,5 +107,20 @@ impl Sessions {
         let mut current = self.current.lock().await;
         current.closed = true;
         current.client = None;
+    }
+}
+
+/// Tells how a session fares until it has ended.
+async fn tell_state(mut states: StateWatcher, events: EventPublisher) {
+    events.send(DiscoveryEvent::Connected);
+    loop {
+        match states.changed().await {
+            SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
+                events.send(DiscoveryEvent::Connected);
+            }
+            SessionState::Disconnected => events.send(DiscoveryEvent::Lost),
+            SessionState::Expired => return events.send(DiscoveryEvent::Expired),
+            _ => return,
+        }
     }
 }

@@ -134,8 +134,9 @@ impl JavaBroker {
             self.await_absence(zookeeper).await?;
         }
         let mut process = self.launch()?;
-        let ready = process.wait_until(Some(START_FAILED), async || {
-            (!self.setup.registers || self.is_registered(zookeeper).await) && self.answers().await
+        let this = &*self;
+        let ready = process.wait_until(Some(START_FAILED), || async {
+            (!this.setup.registers || this.is_registered(zookeeper).await) && this.answers().await
         });
         let result = ready.await;
         self.keep(process, result)
@@ -168,7 +169,7 @@ impl JavaBroker {
     pub async fn restart_at_once(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
         let mut process = self.launch()?;
-        let result = process.wait_until(Some(PORT_TAKEN), async || self.answers().await).await;
+        let result = process.wait_until(Some(PORT_TAKEN), || self.answers()).await;
         self.keep(process, result)
     }
 
@@ -182,7 +183,7 @@ impl JavaBroker {
                 "it does not run",
             )));
         };
-        let result = process.wait_until(None, async || self.is_registered(zookeeper).await).await;
+        let result = process.wait_until(None, || self.is_registered(zookeeper)).await;
         self.keep(process, result)
     }
 
@@ -249,9 +250,9 @@ impl JavaBroker {
     async fn await_absence(&self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         let nodes = self.setup.nodes();
         let patience = PATIENCE + self.setup.session_timeout;
-        let absent = wait_for(patience, async || match zookeeper.answered_ephemerals().await {
-            Some(there) => !nodes.iter().any(|node| there.contains(node)),
-            None => false,
+        let absent = wait_for(patience, || async {
+            let there = zookeeper.answered_ephemerals().await;
+            there.is_some_and(|there| !nodes.iter().any(|node| there.contains(node)))
         });
         if absent.await {
             Ok(())

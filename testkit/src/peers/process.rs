@@ -64,10 +64,10 @@ impl JavaProcess {
 
     /// Waits until `is_ready` says so. Fails when that takes too long, when the process ends, or when its log says
     /// `fatal`.
-    pub(super) async fn wait_until(
+    pub(super) async fn wait_until<F: Future<Output = bool>>(
         &mut self,
         fatal: Option<&str>,
-        mut is_ready: impl AsyncFnMut() -> bool,
+        mut is_ready: impl FnMut() -> F,
     ) -> Result<(), PeerError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -161,7 +161,10 @@ fn tail(log: &Path, start: u64) -> String {
 }
 
 /// Waits until `condition` holds; false when it still doesn't after `patience`.
-pub(super) async fn wait_for(patience: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+pub(super) async fn wait_for<F: Future<Output = bool>>(
+    patience: Duration,
+    mut condition: impl FnMut() -> F,
+) -> bool {
     let deadline = Instant::now() + patience;
     while !condition().await {
         if Instant::now() > deadline {

@@ -141,11 +141,11 @@ impl ZooKeeper {
         let mut process = JavaProcess::start(&what, &args, folder, &self.log())?;
         // Its configuration, so that nobody else who took the port is mistaken for it.
         let mine = format!("dataDir={}", data.display());
-        process
-            .wait_until(Some(PORT_TAKEN), async || {
-                self.ask("conf").await.is_some_and(|conf| conf.contains(&mine))
-            })
-            .await?;
+        let (this, mine) = (&*self, &*mine);
+        let ready = process.wait_until(Some(PORT_TAKEN), || async move {
+            this.ask("conf").await.is_some_and(|conf| conf.contains(mine))
+        });
+        ready.await?;
         self.process = Some(process);
         Ok(())
     }

@@ -1,0 +1,210 @@
+//! What happens to a registry, for those who want to know.
+
+use std::fmt;
+
+use metaq_protocol::{BrokerId, Topic};
+use tokio::sync::broadcast;
+
+use crate::{TopicView, ViewPublisher};
+
+/// So many events wait for a reader; older ones are replaced by [`DiscoveryEvent::Missed`].
+const CAPACITY: usize = 256;
+
+/// Something that happened to a registry, or to what is read from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiscoveryEvent {
+    /// The registry answers, for the first time or again.
+    Connected,
+    /// The registry doesn't answer. All views hold.
+    Lost,
+    /// The session with the registry has ended; a new one is being opened. All views hold.
+    Expired,
+    /// The view of a watched topic was replaced by a different one.
+    ViewChanged(ViewChange),
+    /// An entry can't be used. The others are; it is told once until it changes.
+    BadEntry(BadEntry),
+    /// The reader was so slow that this many events were dropped.
+    Missed(u64),
+}
+
+impl fmt::Display for DiscoveryEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected => f.write_str("connected"),
+            Self::Lost => f.write_str("lost"),
+            Self::Expired => f.write_str("expired"),
+            Self::ViewChanged(change) => write!(f, "view changed: {change}"),
+            Self::BadEntry(entry) => write!(f, "bad entry: {entry}"),
+            Self::Missed(count) => write!(f, "{count} events missed"),
+        }
+    }
+}
+
+/// How a view differs from the one before. Shown as `orders +1 -0 ~2`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ViewChange {
+    /// The topic whose view changed.
+    pub topic: Topic,
+    /// The brokers that weren't in the view before.
+    pub added: Vec<BrokerId>,
+    /// The brokers that are no longer in the view.
+    pub removed: Vec<BrokerId>,
+    /// The brokers with another address or another number of partitions.
+    pub changed: Vec<BrokerId>,
+}
+
+impl ViewChange {
+    /// What is different in `new`; none if nothing is.
+    pub(crate) fn between(old: &TopicView, new: &TopicView) -> Option<Self> {
+        let find = |view: &TopicView, id| view.brokers().iter().find(|broker| broker.id == id).cloned();
+        let ids = |view: &TopicView| view.brokers().iter().map(|broker| broker.id).collect::<Vec<_>>();
+        let topic = new.topic().clone();
+        let mut change = Self { topic, added: Vec::new(), removed: Vec::new(), changed: Vec::new() };
+        for id in ids(new) {
+            match find(old, id) {
+                None => change.added.push(id),
+                old if old != find(new, id) => change.changed.push(id),
+                Some(_) => {}
+            }
+        }
+        change.removed = ids(old).into_iter().filter(|id| find(new, *id).is_none()).collect();
+        let differs = !(change.added.is_empty() && change.removed.is_empty() && change.changed.is_empty());
+        differs.then_some(change)
+    }
+}
+
+impl fmt::Display for ViewChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, added, removed, changed } = self;
+        write!(f, "{topic} +{} -{} ~{}", added.len(), removed.len(), changed.len())
+    }
+}
+
+/// An entry of a registry that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct BadEntry {
+    /// Where it is: a path, or a file and what is meant in it.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl BadEntry {
+    /// An entry at `path`, and why it can't be used.
+    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for BadEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+/// The events of a discovery from the moment of [`Discovery::events`](crate::Discovery::events) on.
+#[derive(Debug)]
+pub struct DiscoveryEvents {
+    receiver: Option<broadcast::Receiver<DiscoveryEvent>>,
+}
+
+impl DiscoveryEvents {
+    /// Events of a discovery that has none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { receiver: None }
+    }
+
+    /// Waits for the next event. None when there will be no other, because the discovery is gone.
+    ///
+    /// # Cancel safety
+    /// No event is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<DiscoveryEvent> {
+        match self.receiver.as_mut()?.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(count)) => Some(DiscoveryEvent::Missed(count)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// Tells [`DiscoveryEvents`] what happens: for a [`Discovery`](crate::Discovery) of one's own.
+#[derive(Clone, Debug)]
+pub struct EventPublisher {
+    sender: broadcast::Sender<DiscoveryEvent>,
+}
+
+impl Default for EventPublisher {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(CAPACITY) }
+    }
+}
+
+impl EventPublisher {
+    /// The events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> DiscoveryEvents {
+        DiscoveryEvents { receiver: Some(self.sender.subscribe()) }
+    }
+
+    /// Tells an event to all who have subscribed, if anybody has.
+    pub fn send(&self, event: DiscoveryEvent) {
+        // That nobody listens is no error.
+        let _ = self.sender.send(event);
+    }
+
+    /// Publishes a view, and tells the change if it is one.
+    pub fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
+        if let Some(change) = publisher.publish(view) {
+            tracing::info!(
+                topic = %change.topic, added = ?change.added, removed = ?change.removed, changed = ?change.changed,
+                "view of the topic changed"
+            );
+            self.send(DiscoveryEvent::ViewChanged(change));
+        }
+    }
+
+    /// Tells those of the `bad` entries of a topic or file that aren't in `reported`, which becomes `bad`.
+    pub(crate) fn report(&self, reported: &mut std::collections::BTreeSet<BadEntry>, bad: Vec<BadEntry>) {
+        for entry in bad.iter().filter(|entry| !reported.contains(entry)) {
+            tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used");
+            self.send(DiscoveryEvent::BadEntry(entry.clone()));
+        }
+        *reported = bad.into_iter().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(brokers: &[(i32, u16, u32)]) -> TopicView {
+        brokers.iter().fold(TopicView::new(Topic::new("orders").unwrap()), |view, (id, port, count)| {
+            view.with_broker(BrokerId(*id), format!("meta://h:{port}").parse().unwrap(), *count)
+        })
+    }
+
+    #[test]
+    fn a_change_counts_brokers() {
+        let old = view(&[(0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1)]);
+        let new = view(&[(0, 1, 1), (1, 2, 1), (2, 1, 5), (4, 1, 1), (5, 1, 1)]);
+        let change = ViewChange::between(&old, &new).unwrap();
+        let ids = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect::<Vec<_>>();
+        assert_eq!((&change.added, &change.removed), (&ids(&[4, 5]), &ids(&[3])));
+        assert_eq!(DiscoveryEvent::ViewChanged(change).to_string(), "view changed: orders +2 -1 ~2");
+        assert_eq!(ViewChange::between(&old, &old), None);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_hears_how_much_it_missed() {
+        let publisher = EventPublisher::default();
+        let mut events = publisher.subscribe();
+        (0..CAPACITY + 7).for_each(|_| publisher.send(DiscoveryEvent::Lost));
+        assert_eq!(events.next().await, Some(DiscoveryEvent::Missed(7)));
+        assert_eq!(events.next().await, Some(DiscoveryEvent::Lost));
+        assert_eq!(DiscoveryEvents::none().next().await, None);
+    }
+}

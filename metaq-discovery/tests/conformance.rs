@@ -1,0 +1,202 @@
+//! The backends without a server against the suite that every backend has to pass; ZooKeeper's is in its own file.
+#![cfg(all(feature = "file", feature = "mock"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use metaq_discovery::{
+    BadEntry, BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, DiscoveryEvent, FileDiscovery,
+    MockDiscovery, TopicView,
+};
+use metaq_testkit::conformance::{RegistryUnderTest, check_discovery, topic};
+use serde_json::json;
+use tokio::time::timeout;
+
+#[derive(Default)]
+struct Mock {
+    mock: MockDiscovery,
+    brokers: Mutex<BTreeMap<BrokerId, (BrokerAddr, u32)>>,
+}
+
+impl Mock {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<BrokerId, (BrokerAddr, u32)>)) {
+        let mut brokers = self.brokers.lock().unwrap();
+        change(&mut brokers);
+        let view = brokers.iter().fold(TopicView::new(topic()), |view, (id, (addr, partitions))| {
+            view.with_broker(*id, addr.clone(), *partitions)
+        });
+        self.mock.set(view);
+    }
+}
+
+#[async_trait]
+impl RegistryUnderTest for Mock {
+    fn discovery(&self) -> Arc<dyn Discovery> {
+        // Closing the one under test must not close its successor.
+        let brokers = self.brokers.lock().unwrap();
+        if brokers.is_empty() {
+            return Arc::new(self.mock.clone());
+        }
+        let view = brokers.iter().fold(TopicView::new(topic()), |view, (id, (addr, partitions))| {
+            view.with_broker(*id, addr.clone(), *partitions)
+        });
+        let fresh = MockDiscovery::new();
+        fresh.set(view);
+        Arc::new(fresh)
+    }
+
+    async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32) {
+        self.change(|brokers| {
+            brokers.insert(broker, (addr, partitions));
+        });
+    }
+
+    async fn unregister(&self, broker: BrokerId) {
+        self.change(|brokers| {
+            brokers.remove(&broker);
+        });
+    }
+
+    async fn spoil(&self, broker: BrokerId) {
+        self.unregister(broker).await;
+        self.mock.tell(DiscoveryEvent::BadEntry(BadEntry::new(format!("{broker}"), "spoiled")));
+    }
+
+    async fn go_away(&self) {
+        self.mock.set_away(true);
+    }
+
+    async fn come_back(&self) {
+        self.mock.set_away(false);
+    }
+}
+
+/// A file that is written as a whole after each change, unless it is away.
+struct File {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    state: Mutex<Content>,
+}
+
+#[derive(Default)]
+struct Content {
+    /// As they are written, usable or not.
+    brokers: BTreeMap<BrokerId, (String, u32)>,
+    away: bool,
+}
+
+impl File {
+    fn new(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        let file = Self { _folder: folder, path, state: Mutex::default() };
+        file.change(|_| {});
+        file
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Content)) {
+        let mut content = self.state.lock().unwrap();
+        change(&mut content);
+        if content.away {
+            let _ = fs::remove_file(&self.path);
+            return;
+        }
+        let text = if self.path.extension().unwrap() == "json" {
+            let brokers: BTreeMap<_, _> =
+                content.brokers.iter().map(|(id, (addr, _))| (id.to_string(), addr)).collect();
+            let counts: BTreeMap<_, _> =
+                content.brokers.iter().map(|(id, (_, count))| (id.to_string(), count)).collect();
+            json!({ "brokers": brokers, "topics": { topic().as_str(): counts } }).to_string()
+        } else {
+            let mut text = "[brokers]\n".to_owned();
+            content.brokers.iter().for_each(|(id, (addr, _))| text += &format!("{id} = \"{addr}\"\n"));
+            text += &format!("[topics.{}]\n", topic());
+            content.brokers.iter().for_each(|(id, (_, count))| text += &format!("{id} = {count}\n"));
+            text
+        };
+        // A file that is replaced is never seen in part.
+        let new = self.path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &self.path).unwrap();
+    }
+}
+
+#[async_trait]
+impl RegistryUnderTest for File {
+    fn discovery(&self) -> Arc<dyn Discovery> {
+        Arc::new(FileDiscovery::new(&self.path))
+    }
+
+    async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32) {
+        self.change(|content| {
+            content.brokers.insert(broker, (addr.to_string(), partitions));
+        });
+    }
+
+    async fn unregister(&self, broker: BrokerId) {
+        self.change(|content| {
+            content.brokers.remove(&broker);
+        });
+    }
+
+    async fn spoil(&self, broker: BrokerId) {
+        self.change(|content| "nowhere".clone_into(&mut content.brokers.get_mut(&broker).unwrap().0));
+    }
+
+    async fn go_away(&self) {
+        self.change(|content| content.away = true);
+    }
+
+    async fn come_back(&self) {
+        self.change(|content| content.away = false);
+    }
+}
+
+#[tokio::test]
+async fn the_mock_keeps_the_contract() {
+    println!("the slowest change was seen after {:?}", check_discovery(&Mock::default()).await);
+}
+
+#[tokio::test]
+async fn a_toml_file_keeps_the_contract() {
+    println!("the slowest change was seen after {:?}", check_discovery(&File::new("brokers.toml")).await);
+}
+
+#[tokio::test]
+async fn a_json_file_keeps_the_contract() {
+    println!("the slowest change was seen after {:?}", check_discovery(&File::new("brokers.json")).await);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_or_malformed_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("brokers.toml");
+    let discovery = FileDiscovery::new(&path);
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    assert_eq!(error.to_string(), format!("the file of brokers {} can't be read", path.display()));
+    fs::write(&path, "[brokers]\n0 = \"meta://h:1\"\n[topics.conformance]\n0 = 1\n").unwrap();
+    let mut events = discovery.events();
+    let watch = discovery.watch(&topic()).await.unwrap();
+    fs::write(&path, "[brokers]\n0 = ").unwrap();
+    // Malformed for a while: the view holds, and it is told once.
+    let told = async {
+        let mut bad = 0;
+        while let Ok(Some(event)) = timeout(Duration::from_secs(3), events.next()).await {
+            bad += usize::from(matches!(event, DiscoveryEvent::BadEntry(_)));
+        }
+        bad
+    };
+    assert_eq!(told.await, 1);
+    assert_eq!(watch.current().brokers().len(), 1);
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Config);
+    assert!(error.to_string().contains("malformed") && error.to_string().contains("line 2"), "{error}");
+}

@@ -1,0 +1,231 @@
+//! One contract for every [`Discovery`]: what a backend has to do, whatever its registry is.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use metaq_discovery::{
+    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, Topic, TopicView,
+    TopicWatch,
+};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
+
+/// Nothing takes longer than this, trouble with the registry included.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A registry that [`check_discovery`] changes, and a backend that reads it. It is empty at first.
+#[async_trait]
+pub trait RegistryUnderTest: Send + Sync {
+    /// A new discovery that reads this registry.
+    fn discovery(&self) -> Arc<dyn Discovery>;
+
+    /// Enters a broker of [`topic`], or changes its entry.
+    async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32);
+
+    /// Takes a broker out.
+    async fn unregister(&self, broker: BrokerId);
+
+    /// Makes the entry of a broker unusable.
+    async fn spoil(&self, broker: BrokerId);
+
+    /// Makes the registry unusable.
+    async fn go_away(&self);
+
+    /// Makes the registry usable again, with what was changed while it was away.
+    async fn come_back(&self);
+}
+
+/// The topic that is followed.
+///
+/// # Panics
+/// Never: the name is a topic's.
+#[must_use]
+pub fn topic() -> Topic {
+    Topic::new("conformance").expect("the name of a topic")
+}
+
+/// Holds the discoveries of `registry` to the contract, and tells how long the slowest change took to be seen.
+///
+/// It covers: the first view, brokers that are added, removed, moved and get other partitions, entries that can't be
+/// used, a registry that is away or slow, several watches, dropped watches, and closing while somebody waits.
+///
+/// # Panics
+/// When the contract isn't kept, with what was expected.
+pub async fn check_discovery(registry: &dyn RegistryUnderTest) -> Duration {
+    let discovery = registry.discovery();
+    let mut events = discovery.events();
+    let mut checked = Checked { watch: first_view(registry, &*discovery).await, slowest: Duration::ZERO };
+    changes(registry, &mut checked).await;
+    bad_entry(registry, &mut checked, &mut events).await;
+    let mut second = discovery.watch(&topic()).await.expect("a second watch");
+    assert_eq!(text(&second.current()), text(&checked.watch.current()), "watches agree");
+    away(registry, &*discovery, &mut checked, &mut events).await;
+    becomes(&mut second, "0@1000:2 3@1003:1").await;
+    dropped(&*discovery).await;
+    closing(registry, &*discovery, second).await;
+    checked.slowest
+}
+
+struct Checked {
+    watch: TopicWatch,
+    slowest: Duration,
+}
+
+impl Checked {
+    async fn becomes(&mut self, wanted: &str) {
+        self.slowest = self.slowest.max(becomes(&mut self.watch, wanted).await);
+    }
+}
+
+async fn first_view(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery) -> TopicWatch {
+    let nobody = Topic::new("nobody").expect("the name of a topic");
+    let view = discovery.watch(&nobody).await.expect("a topic that nobody offers can be watched").current();
+    assert!(view.is_empty() && *view.topic() == nobody, "nobody offers it: {view:?}");
+    registry.register(BrokerId(0), addr(1000), 2).await;
+    registry.register(BrokerId(1), addr(1001), 1).await;
+    let mut watch = discovery.watch(&topic()).await.expect("the topic can be watched");
+    // A registry may take a moment to show what was just written, but never shows a broker in part.
+    becomes(&mut watch, "0@1000:2 1@1001:1").await;
+    let watch = discovery.watch(&topic()).await.expect("the topic can be watched again");
+    assert_eq!(text(&watch.current()), "0@1000:2 1@1001:1", "the first view is complete");
+    let partitions: Vec<_> = watch.current().partitions().iter().map(ToString::to_string).collect();
+    assert_eq!(partitions, ["0-0", "0-1", "1-0"], "partitions are sorted");
+    assert!(discovery.topics().await.expect("topics can be listed").contains(&topic()));
+    watch
+}
+
+async fn changes(registry: &dyn RegistryUnderTest, checked: &mut Checked) {
+    registry.register(BrokerId(10), addr(1010), 1).await;
+    checked.becomes("0@1000:2 1@1001:1 10@1010:1").await;
+    registry.register(BrokerId(1), addr(2001), 1).await;
+    checked.becomes("0@1000:2 1@2001:1 10@1010:1").await;
+    registry.register(BrokerId(1), addr(2001), 4).await;
+    checked.becomes("0@1000:2 1@2001:4 10@1010:1").await;
+    registry.unregister(BrokerId(10)).await;
+    checked.becomes("0@1000:2 1@2001:4").await;
+    for port in 3001..3010 {
+        registry.register(BrokerId(1), addr(port), 1).await;
+    }
+    checked.becomes("0@1000:2 1@3009:1").await;
+    registry.unregister(BrokerId(0)).await;
+    registry.unregister(BrokerId(1)).await;
+    checked.becomes("").await;
+    registry.register(BrokerId(0), addr(1000), 2).await;
+    registry.register(BrokerId(2), addr(1002), 1).await;
+    checked.becomes("0@1000:2 2@1002:1").await;
+}
+
+async fn bad_entry(registry: &dyn RegistryUnderTest, checked: &mut Checked, events: &mut DiscoveryEvents) {
+    registry.spoil(BrokerId(2)).await;
+    checked.becomes("0@1000:2").await;
+    let event = event(events, |event| matches!(event, DiscoveryEvent::BadEntry(_))).await;
+    let DiscoveryEvent::BadEntry(entry) = event else { unreachable!("it was waited for") };
+    assert!(!entry.path.is_empty() && !entry.reason.is_empty(), "{entry:?}");
+    registry.register(BrokerId(2), addr(1002), 3).await;
+    checked.becomes("0@1000:2 2@1002:3").await;
+}
+
+async fn away(
+    registry: &dyn RegistryUnderTest,
+    discovery: &dyn Discovery,
+    checked: &mut Checked,
+    events: &mut DiscoveryEvents,
+) {
+    let mut seen = checked.watch.clone();
+    let observer = tokio::spawn(async move {
+        while let Ok(view) = seen.changed().await {
+            assert!(!view.is_empty(), "trouble with the registry never empties a view");
+        }
+    });
+    registry.go_away().await;
+    event(events, |event| *event == DiscoveryEvent::Lost).await;
+    assert_eq!(text(&checked.watch.current()), "0@1000:2 2@1002:3", "the view holds");
+    let begun = topic();
+    let (begun, ()) = tokio::join!(discovery.watch(&begun), async {
+        registry.register(BrokerId(3), addr(1003), 1).await;
+        registry.unregister(BrokerId(2)).await;
+        registry.come_back().await;
+    });
+    match begun {
+        Ok(watch) => assert!(!watch.current().is_empty(), "a first view is complete or none"),
+        Err(error) => assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable, "{error}"),
+    }
+    event(events, |event| *event == DiscoveryEvent::Connected).await;
+    checked.becomes("0@1000:2 3@1003:1").await;
+    assert!(checked.watch.current().age() < PATIENCE, "it was read again");
+    assert!(!observer.is_finished(), "what observed the views has failed");
+    observer.abort();
+}
+
+/// Watches that come and go leave no task behind.
+async fn dropped(discovery: &dyn Discovery) {
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..50 {
+        discovery.watch(&topic()).await.expect("the topic can be watched");
+    }
+    let gone = timeout(PATIENCE, async {
+        while tasks() > before {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(gone.await.is_ok(), "{before} tasks before 50 watches came and went, {} after", tasks());
+}
+
+async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mut watch: TopicWatch) {
+    let waiting = tokio::spawn(async move {
+        loop {
+            if let Err(error) = watch.changed().await {
+                return (error.kind(), text(&watch.current()));
+            }
+        }
+    });
+    tokio::task::yield_now().await;
+    discovery.close().await;
+    discovery.close().await;
+    let end =
+        timeout(PATIENCE, waiting).await.expect("who waits is told of the end").expect("without a panic");
+    assert_eq!(end, (DiscoveryErrorKind::Closed, "0@1000:2 3@1003:1".to_owned()), "the last view stays");
+    let refused = discovery.watch(&topic()).await.expect_err("nothing is watched after the end");
+    assert_eq!(refused.kind(), DiscoveryErrorKind::Closed);
+    let other = registry.discovery();
+    let watch = other.watch(&topic()).await.expect("another discovery isn't closed by that");
+    assert_eq!(text(&watch.current()), "0@1000:2 3@1003:1");
+}
+
+fn addr(port: u16) -> BrokerAddr {
+    BrokerAddr::new("127.0.0.1", port).expect("the address of a broker")
+}
+
+/// A view as `id@port:partitions …`.
+fn text(view: &TopicView) -> String {
+    let brokers = view.brokers().iter();
+    let texts = brokers.map(|b| format!("{}@{}:{}", b.id, b.addr.port(), b.partitions.unwrap_or_default()));
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+/// Waits until the view is as wanted; returns how long it took.
+async fn becomes(watch: &mut TopicWatch, wanted: &str) -> Duration {
+    let started = Instant::now();
+    let reached = timeout(PATIENCE, async {
+        while text(&watch.current()) != wanted {
+            watch.changed().await.expect("the watch goes on");
+        }
+    });
+    assert!(reached.await.is_ok(), "the view is {:?}, not {wanted:?}", text(&watch.current()));
+    started.elapsed()
+}
+
+async fn event(events: &mut DiscoveryEvents, wanted: impl Fn(&DiscoveryEvent) -> bool) -> DiscoveryEvent {
+    let found = timeout(PATIENCE, async {
+        loop {
+            let event = events.next().await.expect("the events go on");
+            if wanted(&event) {
+                return event;
+            }
+        }
+    });
+    found.await.expect("the event that was to be told")
+}
