@@ -1,5 +1,7 @@
 //! What happens to a registry, for those who want to know.
 
+#[cfg(any(feature = "file", feature = "zookeeper"))]
+use std::collections::BTreeSet;
 use std::fmt;
 
 use metaq_protocol::{BrokerId, Topic};
@@ -168,7 +170,8 @@ impl EventPublisher {
     }
 
     /// Tells those of the `bad` entries of a topic or file that aren't in `reported`, which becomes `bad`.
-    pub(crate) fn report(&self, reported: &mut std::collections::BTreeSet<BadEntry>, bad: Vec<BadEntry>) {
+    #[cfg(any(feature = "file", feature = "zookeeper"))]
+    pub(crate) fn report(&self, reported: &mut BTreeSet<BadEntry>, bad: Vec<BadEntry>) {
         for entry in bad.iter().filter(|entry| !reported.contains(entry)) {
             tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used");
             self.send(DiscoveryEvent::BadEntry(entry.clone()));
