@@ -140,7 +140,7 @@ impl TopicWatch {
         Arc::clone(&self.views.borrow())
     }
 
-    /// Waits for a view that this watch hasn't returned yet, and returns it. Views that were replaced before anyone looked
+    /// Waits for a view that this method of this watch hasn't returned yet, and returns it. Views that were replaced before anyone looked
     /// are skipped.
     ///
     /// # Errors

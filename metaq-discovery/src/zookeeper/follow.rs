@@ -2,7 +2,7 @@
 //!
 //! Persistent watches are not used: after a reconnect the client library delivers nothing through them any more.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, future::BoxFuture, future::try_join_all, stream::FuturesUnordered,
@@ -198,7 +198,10 @@ impl Follower {
 
     fn watch(&mut self, node: Node, watcher: OneshotWatcher) {
         self.watched.insert(node.clone());
-        self.watchers.push(async move { (node, watcher.changed().await.event_type) }.boxed());
+        // The client library panics in a watcher whose session's task was stopped, as a runtime does that shuts down.
+        let event = AssertUnwindSafe(watcher.changed()).catch_unwind();
+        let event = event.map(|event| event.map_or(EventType::Session, |event| event.event_type));
+        self.watchers.push(async move { (node, event.await) }.boxed());
     }
 }
 

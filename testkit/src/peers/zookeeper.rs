@@ -196,6 +196,13 @@ impl ZooKeeper {
         Some(dump.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned).collect())
     }
 
+    /// How many packets it has received since it was started: one for each call of a client.
+    pub async fn packets_received(&self) -> u64 {
+        let answer = self.ask("srvr").await.unwrap_or_default();
+        let count = answer.lines().find_map(|line| line.strip_prefix("Received: "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+    }
+
     /// How many client connections it has.
     pub async fn connections(&self) -> usize {
         // Each line is a connection; the one that asks is among them.
