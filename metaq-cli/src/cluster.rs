@@ -7,7 +7,7 @@ use metaq_producer::{
     ZooKeeperDiscovery,
 };
 
-/// How long to look for a ZooKeeper that answers. A person waits for it.
+/// How long to look for a registry that answers. A person waits for it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the brokers are found.
@@ -16,6 +16,8 @@ pub(crate) enum Cluster {
     ZooKeeper(ZooKeeperDiscovery),
     Direct(BrokerAddr),
     File(FileDiscovery),
+    #[cfg(feature = "etcd")]
+    Etcd(metaq_producer::EtcdDiscovery),
 }
 
 impl FromStr for Cluster {
@@ -31,6 +33,8 @@ impl FromStr for Cluster {
             text.parse()
                 .map(Self::Direct)
                 .map_err(|error: metaq_producer::InvalidBrokerAddr| error.to_string())
+        } else if text.starts_with("etcd://") {
+            Self::etcd(text)
         } else if let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Ok(Self::File(FileDiscovery::new(path)))
         } else {
@@ -40,10 +44,25 @@ impl FromStr for Cluster {
 }
 
 impl Cluster {
+    #[cfg(feature = "etcd")]
+    fn etcd(text: &str) -> Result<Self, String> {
+        let mut config = metaq_producer::EtcdConfig::default();
+        config.connect_timeout = CONNECT_TIMEOUT;
+        let discovery = metaq_producer::EtcdDiscovery::with_config(text, config);
+        discovery.map(Self::Etcd).map_err(|error| error.to_string())
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn etcd(_: &str) -> Result<Self, String> {
+        Err("this metaq was built without etcd; cargo install it with --features etcd".to_owned())
+    }
+
     /// The builder, told where the brokers are found.
     pub(crate) fn tell(self, builder: ProducerBuilder) -> ProducerBuilder {
         match self {
             Self::ZooKeeper(discovery) => builder.discovery(discovery),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(discovery) => builder.discovery(discovery),
             Self::File(discovery) => builder.discovery(discovery),
             Self::Direct(broker) => builder.discovery(StaticDiscovery::direct(broker)),
         }

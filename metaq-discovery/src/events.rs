@@ -1,6 +1,6 @@
 //! What happens to a registry, for those who want to know.
 
-#[cfg(any(feature = "file", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -170,7 +170,7 @@ impl EventPublisher {
     }
 
     /// Tells those of the `bad` entries of a topic or file that aren't in `reported`, which becomes `bad`.
-    #[cfg(any(feature = "file", feature = "zookeeper"))]
+    #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
     pub(crate) fn report(&self, reported: &mut BTreeSet<BadEntry>, bad: Vec<BadEntry>) {
         for entry in bad.iter().filter(|entry| !reported.contains(entry)) {
             tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used");

@@ -1,7 +1,7 @@
 //! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
 //!
 //! [`Discovery`] is the trait. [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
-//! [`StaticDiscovery`] knows its brokers beforehand, `FileDiscovery` (feature `file`) reads them from a TOML or JSON
+//! `EtcdDiscovery` (feature `etcd`) reads the same from etcd, [`StaticDiscovery`] knows its brokers beforehand, `FileDiscovery` (feature `file`) reads them from a TOML or JSON
 //! file, and `MockDiscovery` (feature `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds
 //! the latest [`TopicView`] and tells when there is a new one; [`Discovery::events`] tells how the registry fares.
 //!
@@ -18,15 +18,19 @@
 //! # }).unwrap();
 //! ```
 
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+mod connect;
 mod discovery;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod events;
 #[cfg(feature = "file")]
 mod file;
 #[cfg(feature = "mock")]
 mod mock;
 mod publishers;
-#[cfg(feature = "zookeeper")]
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod registry;
 mod static_discovery;
 mod view;
@@ -35,6 +39,8 @@ mod zookeeper;
 
 pub use discovery::Discovery;
 pub use error::{DiscoveryError, DiscoveryErrorKind};
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdConfig, EtcdDiscovery};
 pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, ViewChange};
 #[cfg(feature = "file")]
 pub use file::FileDiscovery;

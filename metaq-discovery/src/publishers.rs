@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use metaq_protocol::Topic;
 
-#[cfg(any(feature = "file", feature = "mock"))]
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
 use crate::EventPublisher;
 use crate::{TopicView, TopicWatch, ViewPublisher};
 
@@ -25,7 +25,7 @@ impl Publishers {
     }
 
     /// Publishes `view` to all who watch its topic; the change is told once.
-    #[cfg(any(feature = "file", feature = "mock"))]
+    #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
     pub(crate) fn publish(&self, view: &TopicView, events: &EventPublisher) {
         let mut publishers = self.by_topic.get(view.topic()).into_iter().flatten();
         if let Some(first) = publishers.next() {
@@ -44,14 +44,14 @@ impl Publishers {
     }
 
     /// The topics that are watched.
-    #[cfg(any(feature = "file", feature = "mock"))]
+    #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
     pub(crate) fn topics(&mut self) -> Vec<Topic> {
         self.forget_dropped();
         self.by_topic.keys().cloned().collect()
     }
 
     /// Ends all watches.
-    #[cfg(any(feature = "file", feature = "mock"))]
+    #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
     pub(crate) fn clear(&mut self) {
         self.by_topic.clear();
     }

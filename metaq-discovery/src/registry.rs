@@ -20,6 +20,12 @@ impl Layout {
         Self { root: if root.is_empty() { String::new() } else { format!("/{root}") } }
     }
 
+    /// What all paths here begin with.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn brokers(&self) -> String {
+        format!("{}/brokers/", self.root)
+    }
+
     pub(crate) fn topics(&self) -> String {
         format!("{}/brokers/topics-pub", self.root)
     }

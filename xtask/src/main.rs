@@ -4,6 +4,7 @@ mod fuzz;
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
@@ -13,6 +14,7 @@ usage: cargo xtask TASK
   test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
                  ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
                  with CI=true that is a failure
+  protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
 ";
@@ -21,6 +23,13 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
+        Some("protoc") => {
+            // Not for a person but for a script, hence on stdout.
+            return match protoc().map(|path| writeln!(io::stdout(), "{}", path.display())) {
+                Some(Ok(())) => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+        }
         Some("fuzz") => fuzz::run(args.next().as_deref().unwrap_or("100000")),
         _ => {
             say(USAGE);
@@ -32,7 +41,7 @@ fn main() -> ExitCode {
 
 /// Runs all tests; true when they passed.
 fn test(args: &[String]) -> bool {
-    say("fetching ZooKeeper and the Java broker for the real-peer tests (once; into target/peers)\n");
+    say("fetching ZooKeeper, the Java broker and etcd for the real-peer tests (once; into target/peers)\n");
     let fetch =
         ["run", "--quiet", "--package", "metaq-testkit", "--features", "peers", "--bin", "fetch-peers"];
     if !cargo(&fetch, &[]) {
@@ -46,10 +55,27 @@ fn test(args: &[String]) -> bool {
     cargo(&["test", "--workspace", "--all-features"], args)
 }
 
+/// The protoc that the environment names, or one that comes as a crate.
+fn protoc() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("PROTOC") {
+        return Some(path.into());
+    }
+    let found = protoc_bin_vendored::protoc_bin_path();
+    found
+        .inspect_err(|error| {
+            say(&format!(
+                "there is no protoc for this machine ({error}); install one, or name it in PROTOC\n"
+            ))
+        })
+        .ok()
+}
+
 fn cargo(args: &[&str], more: &[String]) -> bool {
     // Cargo tells its subcommands and aliases which cargo it is.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    match Command::new(cargo).args(args).args(more).status() {
+    let mut command = Command::new(cargo);
+    command.args(args).args(more).envs(protoc().map(|path| ("PROTOC", path)));
+    match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
             say(&format!("cargo can't be run: {error}\n"));

@@ -1,6 +1,5 @@
 //! ZooKeeper, where brokers register themselves.
 
-mod connect;
 mod follow;
 mod read;
 mod session;
@@ -13,9 +12,8 @@ use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
-    registry::Layout,
+    connect::ConnectString, registry::Layout,
 };
-use connect::ConnectString;
 use follow::Follower;
 use session::Sessions;
 
@@ -81,9 +79,9 @@ impl ZooKeeperDiscovery {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_config(connect: &str, config: ZooKeeperConfig) -> Result<Self, DiscoveryError> {
-        let ConnectString { hosts, layout } = ConnectString::parse(connect)?;
+        let ConnectString { hosts, layout } = ConnectString::parse("ZooKeeper", "zk://", connect)?;
         let events = EventPublisher::default();
-        let sessions = Sessions::new(hosts, &config, events.clone());
+        let sessions = Sessions::new(hosts.join(","), &config, events.clone());
         let closed = watch::Sender::new(false);
         Ok(Self { inner: Arc::new(Inner { sessions, layout, config, events, closed }) })
     }

@@ -2,15 +2,18 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use metaq_testkit::peers::Peers;
+use metaq_testkit::peers::{EtcdProgram, Peers};
 
 fn main() -> ExitCode {
-    match Peers::fetch() {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
+    let mut code = ExitCode::SUCCESS;
+    for (what, fetched) in
+        [("ZooKeeper and Java brokers", Peers::fetch().map(drop)), ("etcd", EtcdProgram::fetch().map(drop))]
+    {
+        if let Err(error) = fetched {
             // A stderr that is gone can't be told about.
-            let _ = writeln!(std::io::stderr(), "real peers can't be run: {error}");
-            ExitCode::FAILURE
+            let _ = writeln!(std::io::stderr(), "{what} can't be run: {error}");
+            code = ExitCode::FAILURE;
         }
     }
+    code
 }

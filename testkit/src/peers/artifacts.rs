@@ -62,12 +62,8 @@ impl Peers {
     pub fn fetch() -> Result<Self, PeerError> {
         installed("setpriv", "setpriv", "util-linux")?;
         installed("java", "a JDK (java)", JDK)?;
-        let cache = cache_folder();
-        fs::create_dir_all(&cache).map_err(PeerError::io(format!("create {}", cache.display())))?;
-        let lock_path = cache.join("lock");
-        let locked = fs::File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
         // Held until the end of this function: whoever comes second finds everything there.
-        let _lock = locked.map_err(PeerError::io(format!("lock {}", lock_path.display())))?;
+        let (cache, _lock) = locked_cache()?;
         let zookeeper = fetch_jars(&cache, "zookeeper", ZOOKEEPER)?;
         let broker = fetch_jars(&cache, "broker", BROKER)?;
         let reader = compile_reader(&cache, &broker)?;
@@ -102,6 +98,15 @@ impl Peers {
     }
 }
 
+/// The folder of what was fetched, and the lock of those who add to it.
+pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), PeerError> {
+    let cache = cache_folder();
+    fs::create_dir_all(&cache).map_err(PeerError::io(format!("create {}", cache.display())))?;
+    let lock_path = cache.join("lock");
+    let locked = fs::File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
+    locked.map(|lock| (cache, lock)).map_err(PeerError::io(format!("lock {}", lock_path.display())))
+}
+
 /// For a JVM that lives for seconds.
 pub(super) const FAST_START: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
@@ -114,7 +119,9 @@ fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<Pat
         maven.args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]).current_dir(folder);
         let what = format!("the jars for {name}");
         run(&mut maven, &what).map_err(|error| match error {
-            PeerError::Tool { what, output } => PeerError::Fetch { what, output },
+            PeerError::Tool { what, output } => {
+                PeerError::Fetch { tool: "Maven", registry: "Maven Central", what, output }
+            }
             other => other,
         })
     })
@@ -133,7 +140,7 @@ fn compile_reader(cache: &Path, broker: &Path) -> Result<PathBuf, PeerError> {
 
 /// The folder whose name says that it was made from `recipe`. Where there is none, `make` fills a new one, which gets its
 /// name only when it is complete; so one that is there is complete, and may be in use.
-fn made_once(
+pub(super) fn made_once(
     cache: &Path,
     name: &str,
     recipe: &str,
@@ -167,7 +174,7 @@ fn cache_folder() -> PathBuf {
 }
 
 /// Fails when there is no such program.
-fn installed(program: &str, what: &'static str, package: &'static str) -> Result<(), PeerError> {
+pub(super) fn installed(program: &str, what: &'static str, package: &'static str) -> Result<(), PeerError> {
     match Command::new(program).arg("-version").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(PeerError::Missing { what, package }),
         Err(error) => Err(PeerError::io(format!("run {program}"))(error)),
@@ -175,7 +182,7 @@ fn installed(program: &str, what: &'static str, package: &'static str) -> Result
     }
 }
 
-fn run(command: &mut Command, what: &str) -> Result<(), PeerError> {
+pub(super) fn run(command: &mut Command, what: &str) -> Result<(), PeerError> {
     let output = command.output().map_err(PeerError::io(what))?;
     if output.status.success() {
         return Ok(());

@@ -15,13 +15,17 @@ pub enum PeerError {
         /// The Debian packages that have it.
         package: &'static str,
     },
-    /// Maven could not fetch the jars of a peer.
-    #[error("Maven could not fetch {what}, which takes access to Maven Central the first time: {output}")]
+    /// The parts of a peer could not be fetched.
+    #[error("{tool} could not fetch {what}, which takes access to {registry} the first time: {output}")]
     #[non_exhaustive]
     Fetch {
+        /// What was to fetch it.
+        tool: &'static str,
+        /// From where.
+        registry: &'static str,
         /// What was to be fetched.
         what: String,
-        /// What Maven printed.
+        /// What the tool printed.
         output: String,
     },
     /// A tool failed.

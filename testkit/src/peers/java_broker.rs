@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     JavaBrokerBuilder, PeerError, Peers, ZooKeeper,
-    process::{JavaProcess, PATIENCE, free_port, wait_for},
+    process::{PATIENCE, PeerProcess, free_port, wait_for},
 };
 
 /// How often another port is tried when somebody took the free one before the broker could.
@@ -31,7 +31,7 @@ pub struct JavaBroker {
     zookeeper: String,
     folder: TempDir,
     port: u16,
-    process: Option<JavaProcess>,
+    process: Option<PeerProcess>,
 }
 
 impl JavaBrokerBuilder {
@@ -187,7 +187,7 @@ impl JavaBroker {
         self.keep(process, result)
     }
 
-    fn launch(&self) -> Result<JavaProcess, PeerError> {
+    fn launch(&self) -> Result<PeerProcess, PeerError> {
         let folder = self.folder.path();
         let config_path = folder.join("server.ini");
         let data = folder.join("data");
@@ -199,10 +199,10 @@ impl JavaBroker {
         args.extend(["com.taobao.metamorphosis.server.MetamorphosisStartup", "-f"].map(str::to_owned));
         args.push(config_path.display().to_string());
         let what = format!("broker {} on port {}", self.setup.id, self.port);
-        JavaProcess::start(&what, &args, folder, &self.log())
+        PeerProcess::start(&what, "java", &args, folder, &self.log())
     }
 
-    fn keep(&mut self, process: JavaProcess, result: Result<(), PeerError>) -> Result<(), PeerError> {
+    fn keep(&mut self, process: PeerProcess, result: Result<(), PeerError>) -> Result<(), PeerError> {
         match &result {
             Ok(()) => self.process = Some(process),
             // The error names the log.
@@ -243,7 +243,7 @@ impl JavaBroker {
     /// The id of its process; none when it doesn't run.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().and_then(JavaProcess::pid)
+        self.process.as_ref().and_then(PeerProcess::pid)
     }
 
     /// Waits until no process with its id is registered.

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{
     PeerError, Peers, ZooKeeper,
-    process::{JavaProcess, PATIENCE},
+    process::{PATIENCE, PeerProcess},
 };
 
 /// A message as the Java client read it.
@@ -80,7 +80,8 @@ impl JavaReader {
         args.extend([zookeeper_connect, &self.root, topic, &expected.to_string()].map(str::to_owned));
         args.extend([self.settle, deadline].map(|time| time.as_millis().to_string()));
         args.push(printed.display().to_string());
-        let mut process = JavaProcess::start(&what, &args, folder.path(), &folder.path().join("reader.log"))?;
+        let mut process =
+            PeerProcess::start(&what, "java", &args, folder.path(), &folder.path().join("reader.log"))?;
         if let Err(error) = process.succeed(deadline + PATIENCE).await {
             folder.disable_cleanup(true);
             return Err(error);

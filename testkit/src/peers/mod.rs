@@ -1,6 +1,6 @@
-//! Real ZooKeeper servers and real Java brokers, as processes of the test that starts them.
+//! Real ZooKeeper and etcd servers and real Java brokers, as processes of the test that starts them.
 //!
-//! [`Peers::get`] fetches what they need by Maven, once for the whole workspace. Everything runs in temporary folders
+//! [`Peers::get`] fetches what they need by Maven, [`EtcdProgram::get`] builds etcd by Go, once for the whole workspace. Everything runs in temporary folders
 //! and on free ports, and ends with its handle, or with the test's process however that ends. A peer that fails keeps its
 //! folder, and the error names its log there. Linux only.
 //!
@@ -25,6 +25,7 @@
 mod artifacts;
 mod broker_config;
 mod error;
+mod etcd;
 mod java_broker;
 mod java_reader;
 mod process;
@@ -35,6 +36,7 @@ use std::io::{self, Write as _};
 pub use artifacts::Peers;
 pub use broker_config::JavaBrokerBuilder;
 pub use error::PeerError;
+pub use etcd::{Etcd, EtcdProgram};
 pub use java_broker::JavaBroker;
 pub use java_reader::{JavaReader, ReadMessage};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
@@ -48,18 +50,30 @@ impl Peers {
     /// it fails for another reason.
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
-        match Self::fetch() {
-            Ok(peers) => Some(peers),
-            Err(error) => {
-                assert!(error.is_lack(), "{test}: {error}");
-                // Not by a macro, whose output the test harness would hold back.
-                let _ = writeln!(io::stderr(), "skipped: {test}: {error}");
-                assert!(
-                    std::env::var("CI").as_deref() != Ok("true"),
-                    "{test} may not be skipped here: {error}"
-                );
-                None
-            }
+        or_skipped(test, Self::fetch())
+    }
+}
+
+impl EtcdProgram {
+    /// What is needed to run etcd, or `None` where it isn't there and can't be made; all as for [`Peers::get`].
+    ///
+    /// # Panics
+    /// As [`Peers::get`].
+    #[must_use]
+    pub fn get(test: &str) -> Option<Self> {
+        or_skipped(test, Self::fetch())
+    }
+}
+
+fn or_skipped<T>(test: &str, fetched: Result<T, PeerError>) -> Option<T> {
+    match fetched {
+        Ok(fetched) => Some(fetched),
+        Err(error) => {
+            assert!(error.is_lack(), "{test}: {error}");
+            // Not by a macro, whose output the test harness would hold back.
+            let _ = writeln!(io::stderr(), "skipped: {test}: {error}");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} may not be skipped here: {error}");
+            None
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A Java process that ends with its handle.
+//! A process that ends with its handle.
 
 use std::{
     fs::{File, OpenOptions},
@@ -31,13 +31,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const TAIL_BYTES: u64 = 32 * 1024;
 const TAIL_LINES: usize = 40;
 
-/// Goes on as the Java process `"$@"`, unless the test's process, whose id is `$0`, has ended before the kernel was told
+/// Goes on as the process `"$@"`, unless the test's process, whose id is `$0`, has ended before the kernel was told
 /// to watch over it.
-const ONLY_WITH_ITS_PARENT: &str = r#"test "$PPID" = "$0" && exec java "$@""#;
+const ONLY_WITH_ITS_PARENT: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 
-/// A running Java process. It is killed when the handle is dropped, and by the kernel when this process ends without that.
+/// A running process. It is killed when the handle is dropped, and by the kernel when this process ends without that.
 #[derive(Debug)]
-pub(super) struct JavaProcess {
+pub(super) struct PeerProcess {
     child: Child,
     what: String,
     log: PathBuf,
@@ -45,9 +45,15 @@ pub(super) struct JavaProcess {
     log_start: u64,
 }
 
-impl JavaProcess {
-    /// Starts `java` with `args`; what it prints is added to `log`.
-    pub(super) fn start(what: &str, args: &[String], folder: &Path, log: &Path) -> Result<Self, PeerError> {
+impl PeerProcess {
+    /// Starts `program` with `args`; what it prints is added to `log`.
+    pub(super) fn start(
+        what: &str,
+        program: &str,
+        args: &[String],
+        folder: &Path,
+        log: &Path,
+    ) -> Result<Self, PeerError> {
         let open = || -> io::Result<(File, File, u64)> {
             let file = OpenOptions::new().create(true).append(true).open(log)?;
             Ok((file.try_clone()?, file.try_clone()?, file.metadata()?.len()))
@@ -56,9 +62,10 @@ impl JavaProcess {
         // A test process that is killed runs no destructors; setpriv has the kernel see to its children.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "sh", "-c", ONLY_WITH_ITS_PARENT]);
-        command.arg(std::process::id().to_string()).args(args).current_dir(folder);
+        command.arg(std::process::id().to_string()).arg(program).args(args).current_dir(folder);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
-        let child = spawn(command).map_err(PeerError::io(format!("start {what} with setpriv and java")))?;
+        let child =
+            spawn(command).map_err(PeerError::io(format!("start {what} with setpriv and {program}")))?;
         Ok(Self { child, what: what.to_owned(), log: log.to_owned(), log_start })
     }
 

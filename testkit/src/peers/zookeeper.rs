@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     PeerError, Peers,
     artifacts::FAST_START,
-    process::{JavaProcess, free_port},
+    process::{PeerProcess, free_port},
 };
 
 /// How often another port is tried when somebody took the free one before the server could.
@@ -29,7 +29,7 @@ pub struct ZooKeeper {
     setup: ZooKeeperBuilder,
     folder: TempDir,
     port: u16,
-    process: Option<JavaProcess>,
+    process: Option<PeerProcess>,
 }
 
 /// How a [`ZooKeeper`] is to be; made by [`ZooKeeper::builder`].
@@ -138,7 +138,7 @@ impl ZooKeeper {
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
         let what = format!("ZooKeeper on port {}", self.port);
-        let mut process = JavaProcess::start(&what, &args, folder, &self.log())?;
+        let mut process = PeerProcess::start(&what, "java", &args, folder, &self.log())?;
         // Its configuration, so that nobody else who took the port is mistaken for it.
         let mine = format!("dataDir={}", data.display());
         let (this, mine) = (&*self, &*mine);
@@ -219,7 +219,7 @@ impl ZooKeeper {
     /// The id of its process; none when it doesn't run.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().and_then(JavaProcess::pid)
+        self.process.as_ref().and_then(PeerProcess::pid)
     }
 
     /// Asks one of the four-letter words; none when it doesn't answer.

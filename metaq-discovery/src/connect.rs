@@ -1,25 +1,26 @@
-//! The text that names a ZooKeeper cluster and the root of a registry in it.
+//! The text that names the servers of a registry and its root in it.
 
 use crate::{DiscoveryError, DiscoveryErrorKind, registry::Layout};
 
 /// `HOST:PORT,HOST:PORT/ROOT`, read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ConnectString {
-    /// As the client library takes it: `HOST:PORT,HOST:PORT`.
-    pub(super) hosts: String,
-    pub(super) layout: Layout,
+pub(crate) struct ConnectString {
+    /// Each `HOST:PORT`.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) layout: Layout,
 }
 
 const DEFAULT_ROOT: &str = "/meta";
 
 impl ConnectString {
-    pub(super) fn parse(text: &str) -> Result<Self, DiscoveryError> {
+    /// Reads the text that names a registry of `kind`, and may begin with `scheme`.
+    pub(crate) fn parse(kind: &str, scheme: &str, text: &str) -> Result<Self, DiscoveryError> {
         let refused = |reason: String| {
             let text =
-                format!("{text:?} does not name a ZooKeeper: {reason}; expected HOST:PORT,HOST:PORT/ROOT");
+                format!("{text:?} does not name {kind} servers: {reason}; expected HOST:PORT,HOST:PORT/ROOT");
             DiscoveryError::new(DiscoveryErrorKind::Config, text)
         };
-        let bare = text.strip_prefix("zk://").unwrap_or(text);
+        let bare = text.strip_prefix(scheme).unwrap_or(text);
         if bare.contains("://") {
             return Err(refused("it is the address of something else".to_owned()));
         }
@@ -27,9 +28,9 @@ impl ConnectString {
             Some((hosts, root)) => (hosts, root),
             None => (bare, DEFAULT_ROOT),
         };
-        let hosts: Vec<_> = hosts.split(',').map(str::trim).collect();
+        let hosts: Vec<_> = hosts.split(',').map(|host| host.trim().to_owned()).collect();
         for host in &hosts {
-            let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+            let (name, port) = host.rsplit_once(':').unwrap_or((host.as_str(), ""));
             if name.is_empty() || name.contains(char::is_whitespace) {
                 return Err(refused(format!("{host:?} has no host")));
             }
@@ -42,7 +43,7 @@ impl ConnectString {
         {
             return Err(refused(format!("the root /{root} is not a path")));
         }
-        Ok(Self { hosts: hosts.join(","), layout: Layout::new(root) })
+        Ok(Self { hosts, layout: Layout::new(root) })
     }
 }
 
@@ -59,10 +60,13 @@ mod tests {
             ("h:1/", "h:1", "/"),
             ("[::1]:2181/meta", "[::1]:2181", "/meta"),
         ] {
-            let parsed = ConnectString::parse(text).unwrap();
+            let parsed = ConnectString::parse("ZooKeeper", "zk://", text).unwrap();
             assert_eq!(
                 parsed,
-                ConnectString { hosts: hosts.to_owned(), layout: Layout::new(root) },
+                ConnectString {
+                    hosts: hosts.split(',').map(str::to_owned).collect(),
+                    layout: Layout::new(root)
+                },
                 "{text}"
             );
         }
@@ -85,7 +89,7 @@ mod tests {
             "h:1/a//b",
             "h:1/a b",
         ] {
-            let error = ConnectString::parse(text).unwrap_err();
+            let error = ConnectString::parse("ZooKeeper", "zk://", text).unwrap_err();
             assert_eq!(error.kind(), DiscoveryErrorKind::Config);
             assert!(error.to_string().contains("expected HOST:PORT"), "{text}: {error}");
         }

@@ -1,0 +1,203 @@
+//! Reading the keys, and following them by a watch from the next revision on.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions, WatchResponse};
+use futures_util::FutureExt as _;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{Inner, State, Sync, read::Keys};
+use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent};
+
+/// Pauses after all servers have failed grow from the first to the last, in milliseconds.
+const PAUSES_MS: [u64; 5] = [50, 200, 500, 1000, 1000];
+
+/// How often it is looked whether anybody still needs the keys.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+
+/// Keys are read in portions of so many, as an answer is bounded.
+const PORTION: i64 = 1000;
+
+impl Inner {
+    /// Follows the registry until nobody needs it or the discovery is closed.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            () = self.follow_always() => {}
+            () = self.unused() => {}
+            _ = closed.wait_for(|closed| *closed) => {}
+        }
+    }
+
+    /// Waits until nobody needs the keys, and says that they are no longer followed.
+    async fn unused(&self) {
+        loop {
+            sleep(IDLE_CHECK).await;
+            let mut state = self.state.lock();
+            if state.waiting == 0 && state.publishers.topics().is_empty() {
+                state.followed = false;
+                return;
+            }
+        }
+    }
+
+    async fn follow_always(&self) {
+        let mut failures = 0;
+        loop {
+            let host = self.state.lock().host % self.hosts.len();
+            let Err(error) = self.follow_host(&self.hosts[host], &mut failures).await else {
+                continue; // Everything is to be read anew.
+            };
+            let was_there = matches!(*self.sync.borrow(), Sync::Synced);
+            if failures == 0 {
+                tracing::warn!(%error, "etcd can't be read; the last views hold");
+            }
+            self.sync.send_replace(Sync::Lost(error));
+            if was_there {
+                self.events.send(DiscoveryEvent::Lost);
+            }
+            self.state.lock().host = host + 1;
+            let rounds = failures / self.hosts.len();
+            failures += 1;
+            if failures % self.hosts.len() == 0 {
+                sleep(Duration::from_millis(PAUSES_MS[rounds.min(PAUSES_MS.len() - 1)])).await;
+            }
+        }
+    }
+
+    /// Reads everything from one server, and applies what changes until it is to be read anew.
+    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<(), DiscoveryError> {
+        let failed = |what: &str, error: etcd_client::Error| {
+            let text = format!("etcd at {host} failed to {what}");
+            DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error)
+        };
+        let silent = |what: &str| {
+            let text = format!("etcd at {host} did not {what} within {:?}", self.config.call_timeout);
+            DiscoveryError::new(DiscoveryErrorKind::Unreachable, text)
+        };
+        let prefix = self.layout.brokers();
+        let limit = self.config.call_timeout;
+        let connect = Client::connect([host], Some(self.options()));
+        let connected = timeout(limit, connect).await.map_err(|_| silent("let us in"))?;
+        let mut client = connected.map_err(|error| failed("let us in", error))?;
+        let (keys, revision) = self.read(&mut client, &prefix, failed, silent).await?;
+        let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
+        let watched = timeout(limit, client.watch(prefix.as_str(), Some(options))).await;
+        let mut changes = watched.map_err(|_| silent("watch"))?.map_err(|error| failed("watch", error))?;
+        {
+            let mut state = self.state.lock();
+            state.keys = keys;
+            self.publish(&mut state);
+        }
+        if *failures > 0 {
+            tracing::info!(host, "etcd is read again");
+        }
+        *failures = 0;
+        if !matches!(self.sync.send_replace(Sync::Synced), Sync::Synced) {
+            self.events.send(DiscoveryEvent::Connected);
+        }
+        let reread = Instant::now() + self.config.reread_interval;
+        loop {
+            let Ok(change) = timeout_at(reread, changes.message()).await else { return Ok(()) };
+            let mut state = self.state.lock();
+            let mut next = Some(change);
+            // A burst of changes makes one view.
+            while let Some(change) = next {
+                let change = change.map_err(|error| failed("watch", error))?;
+                apply(&mut state.keys, &change.ok_or_else(|| silent("go on to watch"))?).map_err(
+                    |reason| {
+                        let text = format!("etcd at {host} ended the watch: {reason}");
+                        DiscoveryError::new(DiscoveryErrorKind::Failed, text)
+                    },
+                )?;
+                next = changes.message().now_or_never();
+            }
+            self.publish(&mut state);
+        }
+    }
+
+    /// All keys of the registry, and the revision at which they were read.
+    async fn read(
+        &self,
+        client: &mut Client,
+        prefix: &str,
+        failed: impl Fn(&str, etcd_client::Error) -> DiscoveryError,
+        silent: impl Fn(&str) -> DiscoveryError,
+    ) -> Result<(Keys, i64), DiscoveryError> {
+        let (mut keys, mut revision) = (Keys::default(), 0);
+        let mut from = prefix.as_bytes().to_vec();
+        // The slash at the end of the prefix made one greater is behind all of its keys.
+        let end = [&prefix.as_bytes()[..prefix.len() - 1], b"0"].concat();
+        loop {
+            let options =
+                GetOptions::new().with_range(end.clone()).with_limit(PORTION).with_revision(revision);
+            let read = timeout(self.config.call_timeout, client.get(from, Some(options))).await;
+            let mut answer =
+                read.map_err(|_| silent("answer"))?.map_err(|error| failed("read the registry", error))?;
+            revision = match revision {
+                0 => answer.header().map_or(0, |header| header.revision()),
+                known => known,
+            };
+            let kvs = answer.take_kvs();
+            from = kvs.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
+            kvs.into_iter()
+                .map(|kv| kv.into_key_value())
+                .for_each(|(key, value)| keys.apply(&key, Some(value)));
+            if !answer.more() || from.is_empty() {
+                return Ok((keys, revision));
+            }
+        }
+    }
+
+    fn options(&self) -> ConnectOptions {
+        let (limit, keep_alive) = (self.config.call_timeout, self.config.keep_alive);
+        // Without being asked while it is idle, a server that is gone would leave a watch waiting for ever.
+        let options = ConnectOptions::new()
+            .with_connect_timeout(limit)
+            .with_keep_alive(keep_alive, keep_alive)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true);
+        match &self.config.user {
+            Some((name, password)) => options.with_user(name, password),
+            None => options,
+        }
+    }
+
+    /// Publishes what the keys say of the watched topics.
+    fn publish(&self, state: &mut State) {
+        for topic in state.publishers.topics() {
+            let (view, _) = state.keys.view(&topic, &self.layout);
+            state.publishers.publish(&view, &self.events);
+        }
+        self.report(state);
+    }
+
+    /// Tells which entries of the watched topics can't be used, each once.
+    pub(super) fn report(&self, state: &mut State) {
+        let topics = state.publishers.topics();
+        let mut bad: Vec<_> =
+            topics.iter().flat_map(|topic| state.keys.view(topic, &self.layout).1).collect();
+        bad.sort_unstable();
+        bad.dedup();
+        self.events.report(&mut state.reported, bad);
+    }
+}
+
+/// Applies what a watch tells; or says why the watch has ended.
+fn apply(keys: &mut Keys, change: &WatchResponse) -> Result<(), String> {
+    // The stream stays open then, without an error and without any change.
+    if change.canceled() {
+        return Err(match change.compact_revision() {
+            0 => change.cancel_reason().to_owned(),
+            revision => format!("the registry's past up to revision {revision} is gone"),
+        });
+    }
+    for event in change.events() {
+        let Some(kv) = event.kv() else { continue };
+        match event.event_type() {
+            EventType::Put => keys.apply(kv.key(), Some(kv.value().to_vec())),
+            EventType::Delete => keys.apply(kv.key(), None),
+        }
+    }
+    Ok(())
+}

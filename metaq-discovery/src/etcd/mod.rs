@@ -1,0 +1,194 @@
+//! etcd, with the keys that brokers have in ZooKeeper.
+
+mod follow;
+mod read;
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use metaq_protocol::Topic;
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    BadEntry, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
+    connect::ConnectString, publishers::Publishers, registry::Layout,
+};
+use read::Keys;
+
+/// Settings of [`EtcdDiscovery`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct EtcdConfig {
+    /// How long reading the registry for the first time may take. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long a single call may take before another server is tried. Default 2 s.
+    pub call_timeout: Duration,
+    /// A server that is silent for so long is asked whether it is there, and left if it doesn't answer within the same
+    /// time. Default 2 s.
+    pub keep_alive: Duration,
+    /// How often everything is read anew even if no change was reported. Default 60 s.
+    pub reread_interval: Duration,
+    /// The name and the password to read with. Default none.
+    pub user: Option<(String, String)>,
+}
+
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(2),
+            keep_alive: Duration::from_secs(2),
+            reread_interval: Duration::from_secs(60),
+            user: None,
+        }
+    }
+}
+
+/// The password is not shown.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("connect_timeout", &self.connect_timeout)
+            .field("call_timeout", &self.call_timeout)
+            .field("keep_alive", &self.keep_alive)
+            .field("reread_interval", &self.reread_interval)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+/// Finds brokers in etcd, under the same paths as in ZooKeeper: `ROOT/brokers/ids/ID/master` holds a broker's address, and
+/// `ROOT/brokers/topics-pub/TOPIC/ID-m` its partitions of a topic. Brokers of MetaQ register in ZooKeeper only; something
+/// else has to write these keys.
+///
+/// The whole registry is read and followed once for all topics, from the first watch until the last is dropped. While no
+/// server can be reached, the last view of each topic holds.
+#[derive(Clone, Debug)]
+pub struct EtcdDiscovery {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hosts: Vec<String>,
+    layout: Layout,
+    config: EtcdConfig,
+    events: EventPublisher,
+    state: Mutex<State>,
+    /// Whether the keys are those of the registry now.
+    sync: watch::Sender<Sync>,
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keys: Keys,
+    reported: BTreeSet<BadEntry>,
+    publishers: Publishers,
+    /// How many calls wait for the keys to be read.
+    waiting: usize,
+    /// Whether a task follows the registry.
+    followed: bool,
+    host: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Sync {
+    Never,
+    Synced,
+    Lost(DiscoveryError),
+}
+
+/// One of the calls that wait for the keys.
+struct Waiting<'a>(&'a Inner);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().waiting -= 1;
+    }
+}
+
+impl EtcdDiscovery {
+    /// A discovery with the default settings. `connect` is `HOST:PORT,HOST:PORT/ROOT`, optionally with `etcd://` before
+    /// it; the root is `/meta` when left out.
+    ///
+    /// # Errors
+    /// When `connect` is malformed. Nothing is connected to yet.
+    pub fn new(connect: &str) -> Result<Self, DiscoveryError> {
+        Self::with_config(connect, EtcdConfig::default())
+    }
+
+    /// A discovery with other settings.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_config(connect: &str, config: EtcdConfig) -> Result<Self, DiscoveryError> {
+        let ConnectString { hosts, layout } = ConnectString::parse("etcd", "etcd://", connect)?;
+        let (events, state) = (EventPublisher::default(), Mutex::default());
+        let (sync, closed) = (watch::Sender::new(Sync::Never), watch::Sender::new(false));
+        Ok(Self { inner: Arc::new(Inner { hosts, layout, config, events, state, sync, closed }) })
+    }
+
+    /// Waits until the keys are those of the registry. They are followed from then on until nobody needs them.
+    async fn synced(&self) -> Result<Waiting<'_>, DiscoveryError> {
+        let inner = &self.inner;
+        let mut sync = inner.sync.subscribe();
+        let mut closed = inner.closed.subscribe();
+        let waiting = {
+            let mut state = inner.state.lock();
+            state.waiting += 1;
+            if !std::mem::replace(&mut state.followed, true) {
+                inner.sync.send_replace(Sync::Never);
+                tokio::spawn(Arc::clone(inner).follow());
+            }
+            Waiting(inner)
+        };
+        let limit = inner.config.connect_timeout;
+        let synced = timeout_at(Instant::now() + limit, sync.wait_for(|sync| matches!(sync, Sync::Synced)));
+        let in_time = tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => return Err(DiscoveryError::closed()),
+            synced = synced => synced.is_ok(),
+        };
+        if in_time {
+            return Ok(waiting);
+        }
+        let text = format!("no etcd answered at {} within {limit:?}", inner.hosts.join(","));
+        Err(match &*inner.sync.borrow() {
+            Sync::Lost(error) => {
+                DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error.clone())
+            }
+            _ => DiscoveryError::new(DiscoveryErrorKind::Unreachable, text),
+        })
+    }
+}
+
+#[async_trait]
+impl Discovery for EtcdDiscovery {
+    async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
+        let _waiting = self.synced().await?;
+        let mut state = self.inner.state.lock();
+        let (view, _) = state.keys.view(topic, &self.inner.layout);
+        let watch = state.publishers.watch(view);
+        self.inner.report(&mut state);
+        Ok(watch)
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
+        let _waiting = self.synced().await?;
+        Ok(self.inner.state.lock().keys.topics(&self.inner.layout))
+    }
+
+    fn events(&self) -> DiscoveryEvents {
+        self.inner.events.subscribe()
+    }
+
+    async fn close(&self) {
+        self.inner.closed.send_replace(true);
+        self.inner.state.lock().publishers.clear();
+    }
+}

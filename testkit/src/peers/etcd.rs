@@ -1,0 +1,166 @@
+//! A real etcd server.
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{
+    PeerError,
+    artifacts::{installed, locked_cache, made_once, run},
+    process::{PeerProcess, free_port},
+};
+
+const MODULE: &str = "module metaq/etcd\n\ngo 1.24\n\ntool go.etcd.io/etcd/server/v3\n";
+const SERVER: &str = "go.etcd.io/etcd/server/v3";
+const VERSION: &str = "v3.6.6";
+
+/// How often another port is tried when somebody took a free one before the server could.
+const PORTS_TO_TRY: usize = 3;
+
+/// What the log says then.
+const PORT_TAKEN: &str = "address already in use";
+
+/// The program of etcd 3.6.6, built by Go in the folder where [`Peers`](super::Peers) are.
+#[derive(Clone, Debug)]
+pub struct EtcdProgram {
+    path: PathBuf,
+}
+
+impl EtcdProgram {
+    /// Builds the program if it isn't there yet. Blocks. Several processes may do so at once: one builds, the others wait.
+    ///
+    /// # Errors
+    /// When Go or `setpriv` is missing, or fetching or building fails.
+    pub fn fetch() -> Result<Self, PeerError> {
+        installed("setpriv", "setpriv", "util-linux")?;
+        let (cache, _lock) = locked_cache()?;
+        let folder = made_once(&cache, "etcd", &format!("{MODULE}{SERVER}@{VERSION}"), |folder| {
+            installed("go", "Go (1.24 or later)", "golang-go")?;
+            fs::write(folder.join("go.mod"), MODULE).map_err(PeerError::io("write a go.mod for etcd"))?;
+            let mut get = Command::new("go");
+            get.args(["get", "-tool", &format!("{SERVER}@{VERSION}")]).current_dir(folder);
+            run(&mut get, "etcd").map_err(|error| match error {
+                PeerError::Tool { what, output } => {
+                    PeerError::Fetch { tool: "Go", registry: "a Go module proxy", what, output }
+                }
+                other => other,
+            })?;
+            let mut build = Command::new("go");
+            build.args(["build", "-o", "etcd", SERVER]).current_dir(folder);
+            run(&mut build, "building etcd with Go")
+        })?;
+        Ok(Self { path: folder.join("etcd") })
+    }
+}
+
+/// A real etcd 3.6.6 server with a data folder of its own.
+#[derive(Debug)]
+pub struct Etcd {
+    program: EtcdProgram,
+    folder: TempDir,
+    port: u16,
+    peer_port: u16,
+    process: Option<PeerProcess>,
+}
+
+impl Etcd {
+    /// Starts a server on a free port and waits until it answers.
+    ///
+    /// # Errors
+    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    pub async fn start(program: &EtcdProgram) -> Result<Self, PeerError> {
+        let folder = TempDir::with_prefix("metaq-etcd-").map_err(PeerError::io("make a temporary folder"))?;
+        let mut etcd = Self { program: program.clone(), folder, port: 0, peer_port: 0, process: None };
+        let mut ports_left = PORTS_TO_TRY;
+        loop {
+            (etcd.port, etcd.peer_port) = (free_port()?, free_port()?);
+            ports_left -= 1;
+            match etcd.restart().await {
+                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
+                result => return result.map(|()| etcd),
+            }
+        }
+    }
+
+    /// Where it listens: `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
+    /// first.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn restart(&mut self) -> Result<(), PeerError> {
+        self.end(Signal::SIGTERM).await?;
+        let folder = self.folder.path();
+        let (client, peer) =
+            (format!("http://{}", self.endpoint()), format!("http://127.0.0.1:{}", self.peer_port));
+        let data = folder.join("data").display().to_string();
+        let args = [
+            ["--name", "one"],
+            ["--data-dir", &data],
+            ["--listen-client-urls", &client],
+            ["--advertise-client-urls", &client],
+            ["--listen-peer-urls", &peer],
+            ["--initial-advertise-peer-urls", &peer],
+            ["--initial-cluster", &format!("one={peer}")],
+        ];
+        let args: Vec<_> = args.as_flattened().iter().map(|&arg| arg.to_owned()).collect();
+        let what = format!("etcd on port {}", self.port);
+        let program = self.program.path.display().to_string();
+        let mut process = PeerProcess::start(&what, &program, &args, folder, &folder.join("etcd.log"))?;
+        let this = &*self;
+        let result = process.wait_until(Some(PORT_TAKEN), || this.answers()).await;
+        if result.is_err() {
+            // The error names the log.
+            self.folder.disable_cleanup(true);
+        }
+        self.process = Some(process);
+        result
+    }
+
+    /// Ends it by SIGKILL, as a crash does. Nothing happens when it doesn't run.
+    ///
+    /// # Errors
+    /// When it doesn't end.
+    pub async fn kill(&mut self) -> Result<(), PeerError> {
+        self.end(Signal::SIGKILL).await
+    }
+
+    /// Stops it without ending it: its connections stay open, and nothing is answered until [`thaw`](Self::thaw).
+    pub fn freeze(&self) {
+        self.process.iter().for_each(|process| process.signal(Signal::SIGSTOP));
+    }
+
+    /// Lets it go on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
+    }
+
+    async fn end(&mut self, signal: Signal) -> Result<(), PeerError> {
+        match self.process.take() {
+            Some(mut process) => process.end(signal).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn answers(&self) -> bool {
+        let ask = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            answer.contains("\"true\"").then_some(())
+        };
+        matches!(timeout(Duration::from_secs(1), ask).await, Ok(Some(())))
+    }
+}
