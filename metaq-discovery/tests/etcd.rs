@@ -24,12 +24,15 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A key, and what it is set to; none when it is removed.
+type Change = (String, Option<String>);
+
 /// The registry of a server. What is to be changed while it is away is changed when it is back.
 struct Registry {
     etcd: tokio::sync::Mutex<Etcd>,
     endpoint: String,
     client: Client,
-    later: Mutex<Option<Vec<(String, Option<String>)>>>,
+    later: Mutex<Option<Vec<Change>>>,
 }
 
 impl Registry {
