@@ -20,6 +20,8 @@
 
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod connect;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+mod credentials;
 mod discovery;
 mod error;
 #[cfg(feature = "etcd")]
@@ -37,6 +39,8 @@ mod view;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+pub use credentials::Credentials;
 pub use discovery::Discovery;
 pub use error::{DiscoveryError, DiscoveryErrorKind};
 #[cfg(feature = "etcd")]

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use metaq_discovery::{
-    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, Topic, TopicView, TopicWatch, ZooKeeperConfig,
-    ZooKeeperDiscovery,
+    BrokerAddr, BrokerId, Credentials, Discovery, DiscoveryErrorKind, Topic, TopicView, TopicWatch,
+    ZooKeeperConfig, ZooKeeperDiscovery,
 };
 use metaq_testkit::{
     conformance::{self, RegistryUnderTest},
@@ -355,6 +355,30 @@ async fn dropping_everything_ends_the_session() {
         }
     };
     timeout(PATIENCE, gone).await.expect("the session ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_not_for_everybody_is_read_with_credentials() {
+    let Some(peers) = Peers::get("a_registry_that_is_not_for_everybody_is_read_with_credentials") else {
+        return;
+    };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let owner = Client::connector().with_auth("digest", b"owner:secret");
+    let client = owner.connect(&zookeeper.connect_string()).await.unwrap();
+    let options = CreateMode::Persistent.with_acls(Acls::creator_all());
+    client.mkdir("/meta/brokers/topics-pub/t", &options).await.unwrap();
+    client.mkdir("/meta/brokers/ids/0", &options).await.unwrap();
+    client.create("/meta/brokers/ids/0/master", b"meta://127.0.0.1:1000", &options).await.unwrap();
+    client.create("/meta/brokers/topics-pub/t/0-m", br#"{"numParts":2}"#, &options).await.unwrap();
+    let anybody = discovery(&zookeeper, Duration::from_secs(6));
+    let error = anybody.watch(&topic()).await.unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Failed);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.to_string().contains("failed to list /meta/brokers/topics-pub/t"), "{error}: {cause}");
+    let mut config = ZooKeeperConfig::default();
+    config.credentials = Some(Credentials::new("owner", "secret"));
+    let owner = ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap();
+    assert_eq!(text(&owner.watch(&topic()).await.unwrap().current()), "0@1000:2");
 }
 
 /// The memory of this process, in KiB.

@@ -157,8 +157,8 @@ impl Inner {
             .with_keep_alive(keep_alive, keep_alive)
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
-        match &self.config.user {
-            Some((name, password)) => options.with_user(name, password),
+        match &self.config.credentials {
+            Some(credentials) => options.with_user(credentials.name(), credentials.password()),
             None => options,
         }
     }

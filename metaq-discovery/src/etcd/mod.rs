@@ -3,7 +3,7 @@
 mod follow;
 mod read;
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_protocol::Topic;
@@ -14,13 +14,13 @@ use tokio::{
 };
 
 use crate::{
-    BadEntry, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
-    connect::ConnectString, publishers::Publishers, registry::Layout,
+    BadEntry, Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher,
+    TopicWatch, connect::ConnectString, publishers::Publishers, registry::Layout,
 };
 use read::Keys;
 
 /// Settings of [`EtcdDiscovery`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
     /// How long reading the registry for the first time may take. Default 10 s.
@@ -32,8 +32,8 @@ pub struct EtcdConfig {
     pub keep_alive: Duration,
     /// How often everything is read anew even if no change was reported. Default 60 s.
     pub reread_interval: Duration,
-    /// The name and the password to read with. Default none.
-    pub user: Option<(String, String)>,
+    /// Whom to read as. Default nobody.
+    pub credentials: Option<Credentials>,
 }
 
 impl Default for EtcdConfig {
@@ -43,21 +43,8 @@ impl Default for EtcdConfig {
             call_timeout: Duration::from_secs(2),
             keep_alive: Duration::from_secs(2),
             reread_interval: Duration::from_secs(60),
-            user: None,
+            credentials: None,
         }
-    }
-}
-
-/// The password is not shown.
-impl fmt::Debug for EtcdConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdConfig")
-            .field("connect_timeout", &self.connect_timeout)
-            .field("call_timeout", &self.call_timeout)
-            .field("keep_alive", &self.keep_alive)
-            .field("reread_interval", &self.reread_interval)
-            .field("user", &self.user.as_ref().map(|(name, _)| name))
-            .finish()
     }
 }
 

@@ -11,7 +11,7 @@ use metaq_protocol::Topic;
 use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
-    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
+    Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
     connect::ConnectString, registry::Layout,
 };
 use follow::Follower;
@@ -30,6 +30,9 @@ pub struct ZooKeeperConfig {
     pub call_timeout: Duration,
     /// How often everything is read anew even if no change was reported. Default 60 s.
     pub reread_interval: Duration,
+    /// Whom to read as, by the scheme `digest`. Default nobody, which is enough for what brokers make: everybody may read
+    /// that.
+    pub credentials: Option<Credentials>,
 }
 
 impl Default for ZooKeeperConfig {
@@ -39,6 +42,7 @@ impl Default for ZooKeeperConfig {
             connect_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(5),
             reread_interval: Duration::from_secs(60),
+            credentials: None,
         }
     }
 }

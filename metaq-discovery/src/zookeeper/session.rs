@@ -9,7 +9,7 @@ use tokio::{
 use zookeeper_client::{Client, Error, SessionState, StateWatcher};
 
 use super::ZooKeeperConfig;
-use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, EventPublisher};
+use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, EventPublisher};
 
 /// Between attempts to find a server that answers.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -19,6 +19,7 @@ pub(super) struct Sessions {
     hosts: String,
     session_timeout: Duration,
     connect_timeout: Duration,
+    credentials: Option<Credentials>,
     events: EventPublisher,
     current: Mutex<Current>,
 }
@@ -42,6 +43,7 @@ impl Sessions {
             hosts,
             session_timeout: config.session_timeout,
             connect_timeout: config.connect_timeout,
+            credentials: config.credentials.clone(),
             events,
             current: Mutex::default(),
         }
@@ -73,8 +75,12 @@ impl Sessions {
     async fn connect(&self) -> Result<Client, DiscoveryError> {
         let deadline = Instant::now() + self.connect_timeout;
         loop {
-            let connector =
+            let mut connector =
                 Client::connector().with_session_timeout(self.session_timeout).with_fail_eagerly();
+            if let Some(credentials) = &self.credentials {
+                let text = format!("{}:{}", credentials.name(), credentials.password());
+                connector = connector.with_auth("digest", text.as_bytes());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match timeout(left, connector.connect(&self.hosts)).await {
                 Ok(Ok(client)) => return Ok(client),
