@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use metaq_discovery::{
-    BrokerAddr, BrokerId, Credentials, Discovery, DiscoveryErrorKind, Topic, TopicView, TopicWatch,
-    ZooKeeperConfig, ZooKeeperDiscovery,
+    BrokerAddr, BrokerId, Credentials, Discovery, DiscoveryErrorKind, DiscoveryEvents, Topic, TopicView,
+    TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery,
 };
 use metaq_testkit::{
     conformance::{self, RegistryUnderTest},
@@ -290,7 +290,8 @@ async fn an_expired_session_is_replaced_and_never_empties_a_view() {
     observer.await.unwrap();
     let mut told = Vec::new();
     while told.last().is_none_or(|last| *last != "view changed: t +0 -0 ~1") {
-        told.push(events.next().await.unwrap().to_string());
+        let event = timeout(PATIENCE, events.next()).await.expect("another event is told");
+        told.push(event.unwrap().to_string());
     }
     assert_eq!(
         told,
@@ -437,4 +438,36 @@ async fn thousands_of_topics_share_one_session() {
         }
     };
     timeout(PATIENCE, ended).await.expect("watches end with the discovery");
+}
+
+async fn until_told(events: &mut DiscoveryEvents, wanted: &str) {
+    let told = async { while events.next().await.unwrap().to_string() != wanted {} };
+    assert!(timeout(PATIENCE, told).await.is_ok(), "the event {wanted} is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
+    let Some(peers) = Peers::get("a_server_that_falls_silent_is_noticed_and_followed_again") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(3));
+    let mut events = discovery.events();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    drop(registry);
+    zookeeper.freeze();
+    let frozen = Instant::now();
+    until_told(&mut events, "lost").await;
+    let noticed = frozen.elapsed();
+    // Longer than the session lasts: it is given up while nothing answers.
+    until_told(&mut events, "expired").await;
+    assert_eq!(text(&watch.current()), "0@1000:1", "the view holds");
+    zookeeper.thaw();
+    let thawed = Instant::now();
+    until_told(&mut events, "connected").await;
+    let back = thawed.elapsed();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(1, 1001, 1).await;
+    let seen = becomes(&mut watch, "0@1000:1 1@1001:1").await;
+    println!("noticed after {noticed:?}, back {back:?} after the thaw, a change seen after {seen:?}");
 }
