@@ -24,6 +24,7 @@
 
 mod artifacts;
 mod broker_config;
+mod ensemble;
 mod error;
 mod etcd;
 mod java_broker;
@@ -35,6 +36,7 @@ use std::io::{self, Write as _};
 
 pub use artifacts::Peers;
 pub use broker_config::JavaBrokerBuilder;
+pub use ensemble::ZooKeeperEnsemble;
 pub use error::PeerError;
 pub use etcd::{Etcd, EtcdProgram};
 pub use java_broker::JavaBroker;

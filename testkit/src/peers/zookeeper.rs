@@ -38,9 +38,16 @@ pub struct ZooKeeperBuilder {
     tick_time: Duration,
     min_session_timeout: Duration,
     max_session_timeout: Duration,
+    /// Its number in an ensemble, and all members as lines of the configuration.
+    member: Option<(usize, String)>,
 }
 
 impl ZooKeeperBuilder {
+    pub(super) fn member(mut self, id: usize, members: String) -> Self {
+        self.member = Some((id, members));
+        self
+    }
+
     /// ZooKeeper's unit of time: sessions expire at multiples of it. Default 500 ms; with a longer one a killed peer's nodes
     /// stay longer, a much shorter one costs sessions on a busy machine.
     #[must_use]
@@ -86,6 +93,7 @@ impl ZooKeeper {
             tick_time: Duration::from_millis(500),
             min_session_timeout: Duration::from_secs(1),
             max_session_timeout: Duration::from_secs(60),
+            member: None,
         }
     }
 
@@ -120,9 +128,9 @@ impl ZooKeeper {
 
     async fn launch(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
-        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout } = &self.setup;
+        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member } = &self.setup;
         let data = folder.join("data");
-        let config = format!(
+        let mut config = format!(
             "tickTime={}\nminSessionTimeout={}\nmaxSessionTimeout={}\ndataDir={}\nclientPort={}\n\
              clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
             tick_time.as_millis(),
@@ -131,6 +139,12 @@ impl ZooKeeper {
             data.display(),
             self.port
         );
+        if let Some((id, members)) = member {
+            config += &format!("initLimit=20\nsyncLimit=10\n{members}");
+            let write =
+                || fs::create_dir_all(&data).and_then(|()| fs::write(data.join("myid"), id.to_string()));
+            write().map_err(PeerError::io("write myid"))?;
+        }
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
         let mut args: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
@@ -208,6 +222,11 @@ impl ZooKeeper {
         // Each line is a connection; the one that asks is among them.
         let cons = self.ask("cons").await.unwrap_or_default();
         cons.lines().filter(|line| line.trim_start().starts_with('/')).count().saturating_sub(1)
+    }
+
+    /// Whether it leads an ensemble.
+    pub(super) async fn leads(&self) -> bool {
+        self.ask("srvr").await.is_some_and(|answer| answer.contains("Mode: leader"))
     }
 
     /// Its log, to which each start adds.

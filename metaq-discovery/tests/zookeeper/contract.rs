@@ -1,0 +1,91 @@
+//! The suite that every backend has to pass.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use metaq_discovery::{BrokerAddr, BrokerId, Discovery, ZooKeeperDiscovery};
+use metaq_testkit::{
+    conformance::{self, RegistryUnderTest},
+    peers::{Peers, ZooKeeper},
+};
+
+use crate::registry::Registry;
+
+/// The registry of a server as the conformance suite changes it. A killed server loses nothing.
+struct Conforming {
+    server: tokio::sync::Mutex<ZooKeeper>,
+    connect_string: String,
+    registry: Registry,
+    /// What is to be done when the server is back.
+    later: Mutex<Option<Vec<Change>>>,
+}
+
+enum Change {
+    Register(BrokerId, BrokerAddr, u32),
+    Unregister(BrokerId),
+}
+
+impl Conforming {
+    async fn change(&self, change: Change) {
+        if let Some(later) = &mut *self.later.lock().unwrap() {
+            return later.push(change);
+        }
+        self.apply(change).await;
+    }
+
+    async fn apply(&self, change: Change) {
+        match change {
+            Change::Register(id, addr, partitions) => {
+                self.registry.address(id.0, &addr.to_string()).await;
+                self.registry.offer(id.0, partitions).await;
+            }
+            Change::Unregister(id) => self.registry.unregister(id.0).await,
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryUnderTest for Conforming {
+    fn discovery(&self) -> Arc<dyn Discovery> {
+        Arc::new(ZooKeeperDiscovery::new(&self.connect_string).unwrap())
+    }
+
+    async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32) {
+        self.change(Change::Register(broker, addr, partitions)).await;
+    }
+
+    async fn unregister(&self, broker: BrokerId) {
+        self.change(Change::Unregister(broker)).await;
+    }
+
+    async fn spoil(&self, broker: BrokerId) {
+        let path = format!("/meta/brokers/topics-pub/{}/{broker}-m", self.registry.topic);
+        self.registry.write(&path, r#"{"numParts":-1}"#).await;
+    }
+
+    async fn go_away(&self) {
+        *self.later.lock().unwrap() = Some(Vec::new());
+        self.server.lock().await.kill().await.unwrap();
+    }
+
+    async fn come_back(&self) {
+        self.server.lock().await.restart().await.unwrap();
+        let later = self.later.lock().unwrap().take();
+        for change in later.unwrap_or_default() {
+            self.apply(change).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract() {
+    let Some(peers) = Peers::get("keeps_the_contract") else { return };
+    let server = ZooKeeper::start(&peers).await.unwrap();
+    let conforming = Conforming {
+        connect_string: server.connect_string(),
+        registry: Registry::open_for(&server, conformance::topic()).await,
+        server: tokio::sync::Mutex::new(server),
+        later: Mutex::default(),
+    };
+    println!("the slowest change was seen after {:?}", conformance::check_discovery(&conforming).await);
+}

@@ -1,0 +1,150 @@
+//! [`ZooKeeperDiscovery`] against real ZooKeeper servers. The nodes are made as a real broker makes them.
+#![cfg(feature = "zookeeper")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contract;
+mod faults;
+mod registry;
+mod scale;
+
+use std::time::Duration;
+
+use metaq_discovery::{Credentials, Discovery, DiscoveryErrorKind, ZooKeeperConfig, ZooKeeperDiscovery};
+use metaq_testkit::peers::{Peers, ZooKeeper};
+use tokio::time::{Instant, timeout};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+use registry::{PATIENCE, Registry, becomes, discovery, text, topic};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_everything_that_can_change() {
+    let Some(peers) = Peers::get("follows_everything_that_can_change") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 2).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(6));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:2");
+    let mut slowest = Duration::ZERO;
+    let mut step = async |wanted: &str| slowest = slowest.max(becomes(&mut watch, wanted).await);
+
+    registry.register(1, 1001, 1).await;
+    step("0@1000:2 1@1001:1").await;
+    registry.address(0, "meta://127.0.0.1:2000").await;
+    step("0@2000:2 1@1001:1").await; // K-1
+    registry.offer(1, 3).await;
+    step("0@2000:2 1@1001:3").await; // K-2
+    registry.offer(2, 1).await;
+    registry.offer(1, 4).await;
+    step("0@2000:2 1@1001:4").await; // K-11: 2 has no address yet
+    registry.address(2, "meta://127.0.0.1:1002").await;
+    step("0@2000:2 1@1001:4 2@1002:1").await;
+    registry.unregister(1).await;
+    step("0@2000:2 2@1002:1").await;
+    registry.register(1, 3001, 1).await;
+    step("0@2000:2 1@3001:1 2@1002:1").await; // moved by being registered anew
+    for port in 4001..4010 {
+        registry.unregister(1).await;
+        registry.register(1, port, 1).await;
+    }
+    step("0@2000:2 1@4009:1 2@1002:1").await;
+    registry.write("/meta/brokers/topics-pub/t/2-m", "not JSON").await;
+    step("0@2000:2 1@4009:1").await; // P-24, K-8
+    registry.offer(2, 5).await;
+    step("0@2000:2 1@4009:1 2@1002:5").await;
+    for id in [0, 1, 2] {
+        registry.unregister(id).await;
+    }
+    registry.delete("/meta/brokers/topics-pub/t").await;
+    step("").await;
+    registry.mkdir("/meta/brokers/topics-pub/t").await;
+    registry.register(0, 1000, 1).await;
+    step("0@1000:1").await;
+    println!("the slowest change was seen after {slowest:?}");
+    assert_eq!(discovery.topics().await.unwrap(), [topic()]);
+    discovery.close().await;
+    assert!(watch.changed().await.is_err());
+}
+
+#[tokio::test]
+async fn servers_that_are_not_there_fail_within_the_deadline() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = ZooKeeperDiscovery::with_config(&format!("127.0.0.1:{port}"), config).unwrap();
+    let started = Instant::now();
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    assert_eq!(error.to_string(), format!("no ZooKeeper answered at 127.0.0.1:{port} within 1s"));
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_fails_within_the_deadline() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hosts = listener.local_addr().unwrap().to_string();
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = ZooKeeperDiscovery::with_config(&hosts, config).unwrap();
+    let started = Instant::now();
+    assert_eq!(discovery.watch(&topic()).await.unwrap_err().kind(), DiscoveryErrorKind::Unreachable);
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn closing_ends_who_waits() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let discovery = ZooKeeperDiscovery::new(&listener.local_addr().unwrap().to_string()).unwrap();
+    let waiting = tokio::spawn({
+        let discovery = discovery.clone();
+        async move { discovery.watch(&topic()).await }
+    });
+    let _stream = listener.accept().await.unwrap();
+    let closing = tokio::spawn(async move { discovery.close().await });
+    let error = timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Closed);
+    timeout(Duration::from_secs(1), closing).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_everything_ends_the_session() {
+    let Some(peers) = Peers::get("dropping_everything_ends_the_session") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let discovery = discovery(&zookeeper, Duration::from_secs(6));
+    let watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(zookeeper.connections().await, 1);
+    assert!(watch.current().is_empty(), "P-5");
+    drop(discovery);
+    assert_eq!(zookeeper.connections().await, 1, "the watch goes on");
+    drop(watch);
+    let gone = async {
+        while zookeeper.connections().await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("the session ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_not_for_everybody_is_read_with_credentials() {
+    let Some(peers) = Peers::get("a_registry_that_is_not_for_everybody_is_read_with_credentials") else {
+        return;
+    };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let owner = Client::connector().with_auth("digest", b"owner:secret");
+    let client = owner.connect(&zookeeper.connect_string()).await.unwrap();
+    let options = CreateMode::Persistent.with_acls(Acls::creator_all());
+    client.mkdir("/meta/brokers/topics-pub/t", &options).await.unwrap();
+    client.mkdir("/meta/brokers/ids/0", &options).await.unwrap();
+    client.create("/meta/brokers/ids/0/master", b"meta://127.0.0.1:1000", &options).await.unwrap();
+    client.create("/meta/brokers/topics-pub/t/0-m", br#"{"numParts":2}"#, &options).await.unwrap();
+    let anybody = discovery(&zookeeper, Duration::from_secs(6));
+    let error = anybody.watch(&topic()).await.unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Failed);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.to_string().contains("failed to list /meta/brokers/topics-pub/t"), "{error}: {cause}");
+    let mut config = ZooKeeperConfig::default();
+    config.credentials = Some(Credentials::new("owner", "secret"));
+    let owner = ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap();
+    assert_eq!(text(&owner.watch(&topic()).await.unwrap().current()), "0@1000:2");
+}
