@@ -62,6 +62,31 @@ async fn many_more_lines_than_may_be_in_flight_are_all_sent() {
 }
 
 #[tokio::test]
+async fn a_file_names_the_brokers() {
+    let broker = Broker::builder().topic("t", 2).start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("brokers.toml");
+    let cluster = format!("file:{}", path.display());
+    let args = ["produce", "--cluster", &cluster, "--topic", "t"];
+    let finished = Metaq::start(&args).finish(b"x\n").await;
+    assert_eq!(finished.status, 1);
+    assert!(finished.stderr.contains("brokers.toml can't be read: No such file"), "{}", finished.stderr);
+    let text = format!("[brokers]\n{} = \"{}\"\n[topics.t]\n{0} = 2\n", broker.id(), broker.addr());
+    std::fs::write(&path, text).unwrap();
+    let finished = Metaq::start(&args).finish(b"one\ntwo\n").await;
+    assert_eq!((finished.status, &*finished.stderr, finished.json().len()), (0, "", 2));
+    assert_eq!(broker.messages("t").len(), 2);
+    std::fs::write(&path, "[brokers\n").unwrap();
+    let finished = Metaq::start(&args).finish(b"x\n").await;
+    assert!(finished.status == 1 && finished.stderr.lines().count() == 1, "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("is malformed") && finished.stderr.contains("line 1"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[tokio::test]
 async fn topics_take_turns_by_line() {
     let broker = Broker::builder().topic("a", 1).topic("b", 1).start().await.unwrap();
     let addr = broker.addr().to_string();

@@ -6,7 +6,7 @@ use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions, W
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{Inner, State, Sync, read::Keys};
+use super::{Inner, State, SyncState, read::Keys};
 use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent};
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
@@ -48,11 +48,11 @@ impl Inner {
             let Err(error) = self.follow_host(&self.hosts[host], &mut failures).await else {
                 continue; // Everything is to be read anew.
             };
-            let was_there = matches!(*self.sync.borrow(), Sync::Synced);
+            let was_there = matches!(*self.sync.borrow(), SyncState::Synced);
             if failures == 0 {
                 tracing::warn!(%error, "etcd can't be read; the last views hold");
             }
-            self.sync.send_replace(Sync::Lost(error));
+            self.sync.send_replace(SyncState::Lost(error));
             if was_there {
                 self.events.send(DiscoveryEvent::Lost);
             }
@@ -93,7 +93,7 @@ impl Inner {
             tracing::info!(host, "etcd is read again");
         }
         *failures = 0;
-        if !matches!(self.sync.send_replace(Sync::Synced), Sync::Synced) {
+        if !matches!(self.sync.send_replace(SyncState::Synced), SyncState::Synced) {
             self.events.send(DiscoveryEvent::Connected);
         }
         let reread = Instant::now() + self.config.reread_interval;

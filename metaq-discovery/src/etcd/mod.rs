@@ -67,7 +67,7 @@ struct Inner {
     events: EventPublisher,
     state: Mutex<State>,
     /// Whether the keys are those of the registry now.
-    sync: watch::Sender<Sync>,
+    sync: watch::Sender<SyncState>,
     closed: watch::Sender<bool>,
 }
 
@@ -76,7 +76,7 @@ struct State {
     keys: Keys,
     reported: BTreeSet<BadEntry>,
     publishers: Publishers,
-    /// How many calls wait for the keys to be read.
+    /// How many calls wait for the keys to be read, or are reading them.
     waiting: usize,
     /// Whether a task follows the registry.
     followed: bool,
@@ -84,7 +84,7 @@ struct State {
 }
 
 #[derive(Clone, Debug)]
-enum Sync {
+enum SyncState {
     Never,
     Synced,
     Lost(DiscoveryError),
@@ -116,7 +116,7 @@ impl EtcdDiscovery {
     pub fn with_config(connect: &str, config: EtcdConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse("etcd", "etcd://", connect)?;
         let (events, state) = (EventPublisher::default(), Mutex::default());
-        let (sync, closed) = (watch::Sender::new(Sync::Never), watch::Sender::new(false));
+        let (sync, closed) = (watch::Sender::new(SyncState::Never), watch::Sender::new(false));
         Ok(Self { inner: Arc::new(Inner { hosts, layout, config, events, state, sync, closed }) })
     }
 
@@ -129,13 +129,14 @@ impl EtcdDiscovery {
             let mut state = inner.state.lock();
             state.waiting += 1;
             if !std::mem::replace(&mut state.followed, true) {
-                inner.sync.send_replace(Sync::Never);
+                inner.sync.send_replace(SyncState::Never);
                 tokio::spawn(Arc::clone(inner).follow());
             }
             Waiting(inner)
         };
         let limit = inner.config.connect_timeout;
-        let synced = timeout_at(Instant::now() + limit, sync.wait_for(|sync| matches!(sync, Sync::Synced)));
+        let synced =
+            timeout_at(Instant::now() + limit, sync.wait_for(|sync| matches!(sync, SyncState::Synced)));
         let in_time = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => return Err(DiscoveryError::closed()),
@@ -146,7 +147,7 @@ impl EtcdDiscovery {
         }
         let text = format!("no etcd answered at {} within {limit:?}", inner.hosts.join(","));
         Err(match &*inner.sync.borrow() {
-            Sync::Lost(error) => {
+            SyncState::Lost(error) => {
                 DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error.clone())
             }
             _ => DiscoveryError::new(DiscoveryErrorKind::Unreachable, text),
@@ -159,6 +160,9 @@ impl Discovery for EtcdDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
         let _waiting = self.synced().await?;
         let mut state = self.inner.state.lock();
+        if *self.inner.closed.borrow() {
+            return Err(DiscoveryError::closed());
+        }
         let (view, _) = state.keys.view(topic, &self.inner.layout);
         let watch = state.publishers.watch(view);
         self.inner.report(&mut state);

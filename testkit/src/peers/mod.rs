@@ -1,8 +1,8 @@
 //! Real ZooKeeper and etcd servers and real Java brokers, as processes of the test that starts them.
 //!
-//! [`Peers::get`] fetches what they need by Maven, [`EtcdProgram::get`] builds etcd by Go, once for the whole workspace. Everything runs in temporary folders
-//! and on free ports, and ends with its handle, or with the test's process however that ends. A peer that fails keeps its
-//! folder, and the error names its log there. Linux only.
+//! [`Peers::get`] fetches what they need by Maven, [`EtcdProgram::get`] builds etcd by Go, once for the whole workspace.
+//! Everything runs in temporary folders and on free ports, and ends with its handle, or with the test's process however
+//! that ends. A peer that fails keeps its folder, and the error names its log there. Linux only.
 //!
 //! ZooKeeper listens on the loopback interface. A Java broker knows no such setting: it listens on all, and registers as
 //! `127.0.0.1`.
