@@ -3,8 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use metaq_producer::{
-    BrokerAddr, DiscoveryError, FileDiscovery, ProducerBuilder, StaticDiscovery, ZooKeeperConfig,
-    ZooKeeperDiscovery,
+    BrokerAddr, DiscoveryError, FileDiscovery, ProducerBuilder, ZooKeeperConfig, ZooKeeperDiscovery,
 };
 
 /// How long to look for a registry that answers. A person waits for it.
@@ -64,7 +63,7 @@ impl Cluster {
             #[cfg(feature = "etcd")]
             Self::Etcd(discovery) => builder.discovery(discovery),
             Self::File(discovery) => builder.discovery(discovery),
-            Self::Direct(broker) => builder.discovery(StaticDiscovery::direct(broker)),
+            Self::Direct(broker) => builder.broker(broker),
         }
     }
 }

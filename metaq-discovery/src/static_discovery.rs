@@ -41,7 +41,7 @@ impl StaticDiscovery {
     }
 
     /// Every topic is on this one broker, which chooses the partitions: Java's direct mode (rule S-14). Its id isn't
-    /// known, so receipts show -1.
+    /// known, so receipts show -1. The producer's builder has `broker`, which asks the broker instead.
     #[must_use]
     pub fn direct(broker: BrokerAddr) -> Self {
         Self::with(BTreeMap::new(), Some(broker))

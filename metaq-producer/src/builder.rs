@@ -7,12 +7,12 @@ use std::{
 };
 
 use metaq_discovery::Discovery;
-use metaq_protocol::MAX_READABLE_DATA;
+use metaq_protocol::{BrokerAddr, MAX_READABLE_DATA};
 use metaq_transport::{TcpTransport, Transport};
 
 use crate::{
-    PartitionSelector, Producer, RoundRobinSelector, pool::Pool, producer::Inner, route::PublishLimits,
-    topics::Topics,
+    PartitionSelector, Producer, RoundRobinSelector, direct::DirectDiscovery, pool::Pool, producer::Inner,
+    route::PublishLimits, topics::Topics,
 };
 
 /// Describes a [`Producer`]. Only the discovery has no default.
@@ -29,6 +29,8 @@ use crate::{
 #[must_use]
 pub struct ProducerBuilder {
     discovery: Option<Arc<dyn Discovery>>,
+    /// The one broker without a registry, in place of a discovery.
+    broker: Option<BrokerAddr>,
     owns_discovery: bool,
     transport: Arc<dyn Transport>,
     selector: Box<dyn PartitionSelector>,
@@ -42,6 +44,7 @@ impl ProducerBuilder {
     pub(crate) fn new() -> Self {
         Self {
             discovery: None,
+            broker: None,
             owns_discovery: true,
             transport: Arc::new(TcpTransport::default()),
             selector: Box::new(RoundRobinSelector::new()),
@@ -55,12 +58,18 @@ impl ProducerBuilder {
     /// Where topics and brokers are found. Closed together with the producer. Required, unless
     /// [`shared_discovery`](Self::shared_discovery) is used.
     pub fn discovery(self, discovery: impl Discovery + 'static) -> Self {
-        Self { discovery: Some(Arc::new(discovery)), owns_discovery: true, ..self }
+        Self { discovery: Some(Arc::new(discovery)), broker: None, owns_discovery: true, ..self }
     }
 
     /// Where topics and brokers are found, when others use it too: the producer doesn't close it.
     pub fn shared_discovery(self, discovery: Arc<dyn Discovery>) -> Self {
-        Self { discovery: Some(discovery), owns_discovery: false, ..self }
+        Self { discovery: Some(discovery), broker: None, owns_discovery: false, ..self }
+    }
+
+    /// One broker that has every topic, without a registry. It is asked for its id and the partitions of each topic; where it
+    /// doesn't tell, it chooses the partition itself, as for the Java client (rule S-14), and receipts show the id -1.
+    pub fn broker(self, broker: BrokerAddr) -> Self {
+        Self { broker: Some(broker), discovery: None, owns_discovery: true, ..self }
     }
 
     /// How brokers are reached. Default: [`TcpTransport`] with its default settings.
@@ -104,8 +113,10 @@ impl ProducerBuilder {
     /// # Errors
     /// When there is no discovery.
     pub fn build(self) -> Result<Producer, BuildError> {
-        let discovery = self.discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let pool = Arc::new(Pool::new(self.transport));
+        let direct = |broker| Arc::new(DirectDiscovery::new(broker, Arc::clone(&pool))) as Arc<dyn Discovery>;
+        let discovery = self.discovery.or_else(|| self.broker.map(direct));
+        let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let limits = PublishLimits { total: self.publish_timeout, topic: self.topic_timeout };
         Ok(Producer::from_inner(Inner {
             topics: Topics::new(Arc::clone(&discovery), Arc::clone(&pool), limits),
@@ -124,6 +135,7 @@ impl fmt::Debug for ProducerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProducerBuilder")
             .field("discovery", &self.discovery)
+            .field("broker", &self.broker)
             .field("transport", &self.transport)
             .field("send_timeout", &self.send_timeout)
             .field("publish_timeout", &self.publish_timeout)
@@ -140,6 +152,6 @@ pub struct BuildError {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Problem {
-    #[error("a producer needs a discovery to find brokers with; call discovery(…) on the builder")]
+    #[error("a producer needs to know where brokers are; call discovery(…) or broker(…) on the builder")]
     NoDiscovery,
 }

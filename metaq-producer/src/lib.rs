@@ -24,6 +24,7 @@
 struct ReadmeDoctests;
 
 mod builder;
+mod direct;
 mod error;
 mod message;
 mod pool;

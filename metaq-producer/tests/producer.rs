@@ -346,6 +346,42 @@ async fn a_refusal_tells_the_brokers_own_words() {
 }
 
 #[tokio::test]
+async fn a_broker_without_a_registry_tells_its_partitions() {
+    let broker = Broker::builder().id(7).topic("t", 3).start().await.unwrap();
+    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let mut used: Vec<_> = Vec::new();
+    for _ in 0..3 {
+        used.push(producer.send(message("x")).await.unwrap().partition);
+    }
+    used.sort_unstable();
+    assert_eq!(used, [0, 1, 2].map(|index| Partition::new(7, index)), "K-23");
+    // What it doesn't know it may still make; then it chooses, as for Java.
+    let unknown = Topic::new("unknown").unwrap();
+    producer.publish_topic(&unknown).await.unwrap();
+    let refused = producer.send(Message::new(unknown, "x")).await.unwrap_err();
+    assert_eq!(refused.outcome(), Outcome::Rejected, "{refused}");
+    assert_eq!(broker.accepted_connections(), 1, "it is asked over the connection that is sent on");
+    producer.close(Duration::from_secs(1)).await;
+    until(|| broker.open_connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_broker_without_a_registry_is_asked_when_it_comes() {
+    let addr = nowhere();
+    let producer = Producer::builder().broker(addr.clone()).build().unwrap();
+    let publishing = tokio::spawn({
+        let producer = producer.clone();
+        async move { producer.publish_topic(&topic()).await }
+    });
+    let broker = Broker::builder().id(3).port(addr.port()).topic("t", 2).start().await.unwrap();
+    publishing.await.unwrap().unwrap();
+    let told = async { while producer.send(message("x")).await.unwrap().partition.broker.0 != 3 {} };
+    timeout(SOON, told).await.expect("its id is known in the end");
+    assert_eq!(broker.accepted_connections(), 1);
+}
+
+#[tokio::test]
 async fn direct_mode_lets_the_broker_choose() {
     let broker = Broker::builder().topic("t", 3).start().await.unwrap();
     let discovery = StaticDiscovery::direct(broker.addr().clone());

@@ -178,12 +178,23 @@ impl Store {
             Some("topics") => {
                 for (topic, logs) in &self.topics {
                     let (messages, bytes) = totals(logs);
-                    let partitions = logs.len();
+                    let partitions = touched(logs);
+                    if partitions == 0 {
+                        let _ = write!(text, "{topic} *Empty*\r\n");
+                        continue;
+                    }
                     let _ = write!(
                         text,
                         "{topic} partitions {partitions} message_count {messages} message_bytes {bytes} accept_publish true accept_subscribe true\r\n"
                     );
                 }
+            }
+            Some("config") => {
+                text = format!("[system]\nbrokerId={}\n", self.broker);
+                for (topic, logs) in &self.topics {
+                    let _ = write!(text, "[topic={topic}]\nnumPartitions={}\n", logs.len());
+                }
+                return BooleanCommand::new(Status::SUCCESS, text.into(), command.opaque).into();
             }
             Some(topic) => {
                 let logs = self.topics.get(topic);
@@ -195,7 +206,7 @@ impl Store {
                 } else {
                     0
                 };
-                let partitions = logs.map_or(0, Vec::len);
+                let partitions = logs.map_or(0, |logs| touched(logs));
                 let _ = write!(
                     text,
                     "{topic}\r\nresultCode {code}\r\npartitions {partitions}\r\nmessage_count {messages}\r\nbytes {bytes}\r\n"
@@ -210,6 +221,11 @@ impl Store {
         let log = self.topics.get(topic)?.get(usize::try_from(partition).ok()?)?;
         log.touched.then_some(log)
     }
+}
+
+/// How many partitions a real broker counts: those that hold something.
+fn touched(logs: &[Log]) -> usize {
+    logs.iter().filter(|log| log.touched).count()
 }
 
 fn totals(logs: &[Log]) -> (u64, usize) {

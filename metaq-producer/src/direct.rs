@@ -1,0 +1,209 @@
+//! One broker without a registry.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use metaq_discovery::{
+    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, MAX_PARTITIONS,
+    TopicView, TopicWatch, ViewPublisher,
+};
+use metaq_protocol::{BrokerAddr, BrokerId, Command, Opaque, Response, StatsCommand, Topic, parse_stats};
+use metaq_transport::{Connection, ConnectionState};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::pool::Pool;
+
+/// How long connecting and asking may take before a topic is used without the answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the broker is asked again.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// Every topic is on one broker, which is asked for its id and its configuration by `stats` (wire rule 3.4). The
+/// configuration says how many partitions a topic has; `stats TOPIC` counts only those that hold something. Of a topic that
+/// isn't configured, or as long as the broker doesn't answer, it chooses the partition itself, and its id isn't known (rule
+/// S-14).
+#[derive(Debug)]
+pub(crate) struct DirectDiscovery {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    broker: BrokerAddr,
+    pool: Arc<Pool>,
+    events: EventPublisher,
+    closed: watch::Sender<bool>,
+}
+
+impl DirectDiscovery {
+    pub(crate) fn new(broker: BrokerAddr, pool: Arc<Pool>) -> Self {
+        let (events, closed) = (EventPublisher::default(), watch::Sender::new(false));
+        Self { inner: Arc::new(Inner { broker, pool, events, closed }) }
+    }
+}
+
+#[async_trait]
+impl Discovery for DirectDiscovery {
+    async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
+        let inner = Arc::clone(&self.inner);
+        if *inner.closed.borrow() {
+            return Err(DiscoveryError::new(DiscoveryErrorKind::Closed, "the discovery was closed"));
+        }
+        let connection = inner.connect().await?;
+        let deadline = Instant::now() + PATIENCE;
+        // A broker that can't be reached is the route's business.
+        let ready = timeout_at(deadline, settled(&*connection)).await.unwrap_or(false);
+        let told = if ready { inner.ask(&*connection, topic, deadline).await } else { None };
+        let (publisher, watch) = TopicWatch::channel(told.unwrap_or_else(|| inner.unknown(topic)));
+        tokio::spawn(inner.follow(topic.clone(), connection, ready, publisher));
+        Ok(watch)
+    }
+
+    async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
+        let connection = self.inner.connect().await?;
+        let deadline = Instant::now() + PATIENCE;
+        let _ = timeout_at(deadline, settled(&*connection)).await;
+        let Some(body) = stats(&*connection, Some("topics"), deadline).await else {
+            let text = format!("broker {} did not tell its topics", self.inner.broker);
+            return Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, text));
+        };
+        let named = parse_stats(&body).filter(|(_, value)| value.is_some());
+        let mut topics: Vec<_> = named.filter_map(|(name, _)| Topic::new(&name).ok()).collect();
+        topics.sort_unstable();
+        Ok(topics)
+    }
+
+    fn events(&self) -> DiscoveryEvents {
+        self.inner.events.subscribe()
+    }
+
+    async fn close(&self) {
+        self.inner.closed.send_replace(true);
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> Result<Arc<dyn Connection>, DiscoveryError> {
+        self.pool.get(&self.broker).await.map_err(|error| {
+            let text = format!("broker {} can't be used", self.broker);
+            DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error)
+        })
+    }
+
+    fn unknown(&self, topic: &Topic) -> TopicView {
+        TopicView::new(topic.clone()).with_address(self.broker.clone())
+    }
+
+    /// What the broker tells of the topic; none if it doesn't know it, or doesn't answer.
+    async fn ask(&self, connection: &dyn Connection, topic: &Topic, deadline: Instant) -> Option<TopicView> {
+        let config = stats(connection, Some("config"), deadline).await?;
+        let partitions = configured_partitions(str::from_utf8(&config).ok()?, topic)?;
+        let figures = stats(connection, None, deadline).await?;
+        let (_, id) = parse_stats(&figures).find(|(name, _)| name == "broker_id")?;
+        let id = id?.trim().parse().ok().filter(|id| *id >= 0)?;
+        Some(TopicView::new(topic.clone()).with_broker(BrokerId(id), self.broker.clone(), partitions))
+    }
+
+    /// Asks again whenever the connection was established anew, and from time to time, until nobody watches the topic.
+    async fn follow(
+        self: Arc<Self>,
+        topic: Topic,
+        connection: Arc<dyn Connection>,
+        asked: bool,
+        publisher: ViewPublisher,
+    ) {
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            () = self.follow_always(&topic, &*connection, asked, &publisher) => {}
+            () = publisher.closed() => {}
+            _ = closed.wait_for(|closed| *closed) => {}
+        }
+    }
+
+    async fn follow_always(
+        &self,
+        topic: &Topic,
+        connection: &dyn Connection,
+        mut asked: bool,
+        publisher: &ViewPublisher,
+    ) {
+        let mut state = connection.state();
+        loop {
+            if !asked && state.borrow_and_update().is_ready() {
+                // One that was told before holds while there is no answer.
+                if let Some(view) = self.ask(connection, topic, Instant::now() + PATIENCE).await {
+                    self.events.publish(publisher, view);
+                }
+            }
+            asked = false;
+            // The connection's state may be gone with the connection; then there is nobody to ask.
+            if let Ok(Err(_)) = timeout(REFRESH, state.changed()).await {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until the connection is ready, or it is known why it isn't; true when it is ready.
+async fn settled(connection: &dyn Connection) -> bool {
+    let mut state = connection.state();
+    let settled =
+        state.wait_for(|state| !matches!(state, ConnectionState::Connecting { last_error: None, .. }));
+    settled.await.is_ok_and(|state| state.is_ready())
+}
+
+/// The statistics of `item`, or none if the broker doesn't tell them.
+async fn stats(connection: &dyn Connection, item: Option<&str>, deadline: Instant) -> Option<Bytes> {
+    let item = item.map(str::parse).transpose().ok()?;
+    let command = Command::from(StatsCommand::new(item, Opaque::default()));
+    match connection.submit_when_free(command, deadline).await.ok()?.await {
+        Ok(Response::Boolean(answer)) if answer.status.is_success() => Some(answer.body),
+        _ => None,
+    }
+}
+
+/// How many partitions a topic has by the configuration of a broker; none if it isn't configured.
+fn configured_partitions(config: &str, topic: &Topic) -> Option<u32> {
+    let (mut section, mut default, mut own) = ("", "1", None);
+    for line in config.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.trim();
+        }
+        let named = section.strip_prefix("topic=").is_some_and(|name| *topic == name.trim());
+        if named && own.is_none() {
+            own = Some(None);
+        }
+        let Some((_, value)) = line.split_once('=').filter(|(key, _)| key.trim() == "numPartitions") else {
+            continue;
+        };
+        if named {
+            own = Some(Some(value.trim()));
+        } else if section == "system" {
+            default = value.trim();
+        }
+    }
+    let partitions = own?.unwrap_or(default).parse().ok();
+    partitions.filter(|count| (1..=MAX_PARTITIONS).contains(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_tells_the_partitions_of_its_topics() {
+        let config = "; made by hand\r\n[system]\r\nbrokerId = 0\r\nnumPartitions=4\r\n[zookeeper]\r\n\
+                      [topic=a]\r\n# numPartitions=9\r\nnumPartitions = 2\r\n[topic=b]\r\nstat=true\r\n\
+                      [topic=none]\r\nnumPartitions=0\r\n[topic=odd]\r\nnumPartitions=x\r\n";
+        let partitions = |name: &str| configured_partitions(config, &name.parse().unwrap());
+        assert_eq!((partitions("a"), partitions("b")), (Some(2), Some(4)));
+        assert_eq!((partitions("none"), partitions("odd"), partitions("c")), (None, None, None));
+        assert_eq!(configured_partitions("[topic=a]", &"a".parse().unwrap()), Some(1));
+        assert_eq!(configured_partitions("", &"a".parse().unwrap()), None);
+    }
+}
