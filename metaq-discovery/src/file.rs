@@ -52,14 +52,15 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the file held when it was read.
+    /// What the file held when it was read and could be used.
     bytes: Option<Vec<u8>>,
     views: BTreeMap<Topic, TopicView>,
     reported: BTreeSet<BadEntry>,
     publishers: Publishers,
     /// Whether a task looks at the file.
     followed: bool,
-    lost: bool,
+    /// Whether the file could be read the last time.
+    readable: bool,
     closed: bool,
 }
 
@@ -143,7 +144,7 @@ impl Inner {
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
-                if !std::mem::replace(&mut state.lost, true) {
+                if std::mem::take(&mut state.readable) {
                     tracing::warn!(%path, %error, "file of brokers can't be read; the last views hold");
                     self.events.send(DiscoveryEvent::Lost);
                 }
@@ -151,7 +152,7 @@ impl Inner {
                 return Err(DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error));
             }
         };
-        if std::mem::take(&mut state.lost) || state.bytes.is_none() {
+        if !std::mem::replace(&mut state.readable, true) {
             self.events.send(DiscoveryEvent::Connected);
         }
         let parsed =
@@ -163,6 +164,7 @@ impl Inner {
                 state.bytes = Some(bytes);
             }
             Some(Err(reason)) => {
+                state.bytes = None;
                 let text = format!("the file of brokers {path} is malformed: {reason}");
                 self.events.report(&mut state.reported, vec![BadEntry::new(path.to_string(), reason)]);
                 return Err(DiscoveryError::new(DiscoveryErrorKind::Config, text));
