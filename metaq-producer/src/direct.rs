@@ -134,7 +134,8 @@ impl Inner {
     ) {
         let mut state = connection.state();
         loop {
-            if !asked && state.borrow_and_update().is_ready() {
+            let is_ready = state.borrow_and_update().is_ready();
+            if is_ready && !asked {
                 // One that was told before holds while there is no answer.
                 if let Some(view) = self.ask(connection, topic, Instant::now() + PATIENCE).await {
                     self.events.publish(publisher, view);
