@@ -51,15 +51,14 @@ impl PutCommand {
     /// A put of data that is encoded already, with the checksum to match.
     #[must_use]
     pub fn from_data(topic: Topic, partition: i32, flag: Flag, data: PutData) -> Self {
-        Self {
-            topic,
-            partition,
-            flag,
-            checksum: data.checksum(),
-            transaction: None,
-            opaque: Opaque::default(),
-            data,
-        }
+        let checksum = data.checksum();
+        Self::from_checked(topic, partition, flag, checksum, data)
+    }
+
+    /// A put of data whose checksum is known, for instance because it is sent a second time.
+    #[must_use]
+    pub fn from_checked(topic: Topic, partition: i32, flag: Flag, checksum: Checksum, data: PutData) -> Self {
+        Self { topic, partition, flag, checksum, transaction: None, opaque: Opaque::default(), data }
     }
 
     /// The same put as part of a transaction.
