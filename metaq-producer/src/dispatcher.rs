@@ -299,15 +299,17 @@ impl Dispatcher {
     fn send(&mut self, token: Token) -> Option<(Place, Arc<TopicState>)> {
         let (cargo, topic) = self.flights().take_parked(token)?;
         let deadline = cargo.deadline;
-        let launched = self.launcher.launch(&topic, cargo, Some(token), true);
-        if let Err(held) = launched {
-            match *held {
-                (cargo, Obstacle::Wait(place)) => {
-                    self.flights().park(Arc::clone(&topic), cargo, Some(token));
-                    return Some((place, topic));
-                }
-                (cargo, Obstacle::Never(error)) => self.flights().fail_parked(token, &topic, cargo, error),
+        let mut cargo = Some(cargo);
+        let launched = self.launcher.launch(&topic, &mut cargo, Some(token), true);
+        match (launched, cargo) {
+            (Err(Obstacle::Wait(place)), Some(cargo)) => {
+                self.flights().park(Arc::clone(&topic), cargo, Some(token));
+                return Some((place, topic));
             }
+            (Err(Obstacle::Never(error)), Some(cargo)) => {
+                self.flights().fail_parked(token, &topic, cargo, error);
+            }
+            _ => {}
         }
         self.timers.remove(&(deadline, token, Timer::Deadline));
         None

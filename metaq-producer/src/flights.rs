@@ -140,18 +140,20 @@ impl Flights {
         self.shards[token.shard() % SHARDS].lock()
     }
 
-    /// Hands a message to a connection. `token` is that of a message that was accepted before.
+    /// Hands a message to a connection, which takes it out of `cargo`. `token` is that of a message that was accepted
+    /// before.
     ///
     /// # Errors
-    /// Gives it back if the connection refuses it.
+    /// Leaves it where it is if the connection refuses it.
     pub(crate) fn launch(
         &self,
         this: &Arc<dyn Completions>,
         way: Way<'_>,
-        mut cargo: Cargo,
+        cargo: &mut Option<Cargo>,
         token: Option<Token>,
-    ) -> Result<Token, Box<(Cargo, TransportError)>> {
-        let deadline = self.attempt_deadline(&cargo);
+    ) -> Result<Option<Token>, TransportError> {
+        let Some(message) = cargo.as_ref() else { return Ok(token) };
+        let deadline = self.attempt_deadline(message);
         let shard_number = token.map_or_else(own_shard, Token::shard);
         let mut shard = self.shards[shard_number % SHARDS].lock();
         let (token, is_new) = match token {
@@ -161,23 +163,21 @@ impl Flights {
                 (shard.insert(shard_number, entry), true)
             }
         };
-        let (mut put, key) = cargo.message.into_put(way.partition.index);
+        let put = message.message.as_put(way.partition.index);
         let ticket = Ticket { completions: this, token: token.into() };
         // An answer can't be told before the lock is released, so the entry is complete by then.
-        let submitted = way.connection.submit_put(&mut put, deadline, ticket);
-        cargo.message = Message::from_put(put, key);
-        if let Err(error) = submitted {
+        if let Err(error) = way.connection.submit_put(put, deadline, ticket) {
             if is_new {
                 shard.remove(token);
             }
-            return Err(Box::new((cargo, error)));
+            return Err(error);
         }
-        cargo.attempts += 1;
-        if let Some(entry) = shard.get_mut(token) {
+        if let (Some(entry), Some(mut cargo)) = (shard.get_mut(token), cargo.take()) {
+            cargo.attempts += 1;
             let lane = Arc::clone(way.lane);
             entry.state = State::Flying { cargo, lane, partition: way.partition };
         }
-        Ok(token)
+        Ok(Some(token))
     }
 
     /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
@@ -299,10 +299,12 @@ impl Flights {
             }
             return Poll::Pending;
         }
-        match shard.remove(token) {
-            Some(Entry { state: State::Ended(outcome), .. }) => Poll::Ready(outcome),
+        let outcome = match std::mem::replace(&mut entry.state, State::Taken) {
+            State::Ended(outcome) => Poll::Ready(outcome),
             _ => Poll::Pending,
-        }
+        };
+        shard.remove(token);
+        outcome
     }
 
     /// The handle of a message is gone: its outcome is counted, and told to nobody.
@@ -312,9 +314,7 @@ impl Flights {
         entry.watched = false;
         entry.waker = None;
         if matches!(entry.state, State::Ended(_)) {
-            let ended = shard.remove(token);
-            drop(shard);
-            drop(ended);
+            shard.remove(token);
         }
     }
 
@@ -359,16 +359,13 @@ impl Flights {
         tally.wakers.drain(..).for_each(Waker::wake);
     }
 
-    /// An attempt failed: parks the message for another one, or says how it ended.
-    fn attempt_failed(
-        &self,
-        failure: Failure,
-        mut cargo: Cargo,
-        lane: Arc<Lane>,
-        partition: Partition,
-        token: Token,
-        tally: &mut Tally,
-    ) -> State {
+    /// An attempt failed: parks the message for another one, or ends it.
+    fn attempt_failed(&self, failure: Failure, shard: &mut Slab<Entry>, token: Token, tally: &mut Tally) {
+        let Some(entry) = shard.get_mut(token) else { return };
+        let State::Flying { mut cargo, lane, partition } = std::mem::replace(&mut entry.state, State::Taken)
+        else {
+            return;
+        };
         let now = Instant::now();
         match failure.trouble {
             Trouble::None => {}
@@ -381,9 +378,8 @@ impl Flights {
             && !lane.topic.is_withdrawn()
             && self.is_dispatched();
         if !again {
-            let topic = Arc::clone(&lane.topic);
-            let error = self.failed(failure.error, &topic, Some(&lane), cargo, tally);
-            return State::Ended(Err(error));
+            let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
+            return end(shard, token, Err(error), tally);
         }
         lane.counts.retried.fetch_add(1, Ordering::Relaxed);
         let after = now - cargo.started;
@@ -391,7 +387,7 @@ impl Flights {
         cargo.more().failed.push(attempt);
         tally.again.push((token, pause));
         lane.topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-        State::Parked { cargo, topic: Arc::clone(&lane.topic) }
+        entry.state = State::Parked { cargo, topic: Arc::clone(&lane.topic) };
     }
 }
 
@@ -427,32 +423,21 @@ impl Flights {
         tally: &mut Tally,
     ) {
         let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { cargo, lane, partition } = std::mem::replace(&mut entry.state, State::Taken)
-        else {
-            return;
-        };
+        let State::Flying { cargo, lane, partition } = &entry.state else { return };
         let broker = &lane.broker;
         if broker.parked.load(Ordering::Acquire) > 0
             && !tally.roomy.iter().any(|roomy| Arc::ptr_eq(roomy, broker))
         {
             tally.roomy.push(Arc::clone(broker));
         }
-        let state = match judge(&lane, partition, outcome) {
+        match judge(lane, *partition, outcome) {
             Ok((place, received_at)) => {
-                let receipt = stored(&lane, partition, &cargo, place, received_at);
+                let receipt = stored(lane, *partition, cargo, place, received_at);
                 self.closing.ended(Ok(()), &cargo.message);
-                tally.give_back(&lane.topic, &cargo);
-                State::Ended(Ok(receipt))
+                tally.give_back(&lane.topic, cargo);
+                end(shard, token, Ok(receipt), tally);
             }
-            Err(failure) => self.attempt_failed(*failure, cargo, lane, partition, token, tally),
-        };
-        match state {
-            State::Ended(outcome) => end(shard, token, outcome, tally),
-            parked => {
-                if let Some(entry) = shard.get_mut(token) {
-                    entry.state = parked;
-                }
-            }
+            Err(failure) => self.attempt_failed(*failure, shard, token, tally),
         }
     }
 }

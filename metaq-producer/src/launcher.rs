@@ -13,7 +13,6 @@ use crate::{
     PartitionSelector, SendError, SendErrorKind,
     dispatcher::Place,
     flights::{Cargo, Flights, Way},
-    lane::Broker,
     route::{Route, RouteBroker, TopicState},
     slab::Token,
 };
@@ -37,13 +36,6 @@ pub(crate) enum Obstacle {
     Never(SendError),
 }
 
-/// A message that comes back.
-pub(crate) type Held = Box<(Cargo, Obstacle)>;
-
-fn held<T>(cargo: Cargo, obstacle: Obstacle) -> Result<T, Held> {
-    Err(Box::new((cargo, obstacle)))
-}
-
 impl Launcher {
     pub(crate) fn new(flights: Flights, selector: Box<dyn PartitionSelector>) -> Self {
         let flights = Arc::new(flights);
@@ -61,12 +53,11 @@ impl Launcher {
     /// # Errors
     /// When it never can be; the error gives it back.
     pub(crate) fn launch_or_park(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
-        match self.launch(topic, cargo, None, false) {
-            Ok(token) => Ok(token),
-            Err(held) => match *held {
-                (cargo, Obstacle::Wait(place)) => Ok(self.park(topic, cargo, place)),
-                (cargo, Obstacle::Never(error)) => Err(self.flights.refuse(topic, cargo, error)),
-            },
+        let mut cargo = Some(cargo);
+        match (self.launch(topic, &mut cargo, None, false), cargo) {
+            (Ok(token), _) => Ok(token),
+            (Err(Obstacle::Wait(place)), Some(cargo)) => Ok(self.park(topic, cargo, place)),
+            (Err(obstacle), cargo) => Err(self.refused(topic, cargo, obstacle)),
         }
     }
 
@@ -75,16 +66,18 @@ impl Launcher {
     /// # Errors
     /// As said; the error gives it back.
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
-        match self.launch(topic, cargo, None, false) {
-            Ok(token) => Ok(token),
-            Err(held) => {
-                let (cargo, obstacle) = *held;
-                let error = match obstacle {
-                    Obstacle::Never(error) => error,
-                    Obstacle::Wait(place) => place.error(topic),
-                };
-                Err(self.flights.refuse(topic, cargo, error))
-            }
+        let mut cargo = Some(cargo);
+        self.launch(topic, &mut cargo, None, false).map_err(|obstacle| self.refused(topic, cargo, obstacle))
+    }
+
+    fn refused(&self, topic: &Arc<TopicState>, cargo: Option<Cargo>, obstacle: Obstacle) -> SendError {
+        let error = match obstacle {
+            Obstacle::Never(error) => error,
+            Obstacle::Wait(place) => place.error(topic),
+        };
+        match cargo {
+            Some(cargo) => self.flights.refuse(topic, cargo, error),
+            None => error,
         }
     }
 
@@ -99,69 +92,64 @@ impl Launcher {
         token
     }
 
-    /// Chooses a partition and hands the message to its broker's connection. `token` is that of a message that was
-    /// accepted before, `has_waited` whether it may pass those who wait.
+    /// Chooses a partition and hands the message to its broker's connection, which takes it out of `cargo`. `token` is that
+    /// of a message that was accepted before, `has_waited` whether it may pass those who wait.
     ///
     /// # Errors
-    /// The message comes back with the reason.
+    /// Says why the message stays in `cargo`.
     pub(crate) fn launch(
         &self,
         topic: &Arc<TopicState>,
-        mut cargo: Cargo,
+        cargo: &mut Option<Cargo>,
         token: Option<Token>,
         has_waited: bool,
-    ) -> Result<Token, Held> {
+    ) -> Result<Token, Obstacle> {
         let route = topic.route();
         if route.partitions.is_empty() || (!has_waited && topic.parked.load(Ordering::Acquire) > 0) {
-            let obstacle = if topic.is_withdrawn() {
+            return Err(if topic.is_withdrawn() {
                 Obstacle::Never(SendError::not_published(&topic.topic))
             } else {
                 Obstacle::Wait(Place::Route)
-            };
-            return held(cargo, obstacle);
+            });
         }
-        let now = if has_waited { Instant::now() } else { cargo.started };
-        let mut asks = if topic.order.is_some() { 1 } else { MOST_ASKS.min(2 * route.partitions.len()) };
+        let now = if has_waited {
+            Instant::now()
+        } else {
+            cargo.as_ref().map_or_else(Instant::now, |cargo| cargo.started)
+        };
+        let asks = if topic.order.is_some() { 1 } else { MOST_ASKS.min(2 * route.partitions.len()) };
         let (mut resting, mut full) = (None, None);
-        while asks > 0 {
-            asks -= 1;
-            let (partition, broker) = match self.choose(topic, &route, &mut cargo) {
-                Ok(Some(choice)) => choice,
-                // Its broker is not connected at the moment; another one may be asked for.
-                Ok(None) => continue,
-                Err(error) => return held(cargo, Obstacle::Never(error)),
+        // If all that have room rest, they are eligible: hence once more than asked.
+        for ask in 0..=asks {
+            let (partition, broker) = if ask == asks {
+                match resting.take() {
+                    Some(choice) => choice,
+                    None => break,
+                }
+            } else {
+                match self.choose(topic, &route, cargo)? {
+                    Some((partition, broker)) if self.rests(topic, partition, broker, now) => {
+                        resting.get_or_insert((partition, broker));
+                        continue;
+                    }
+                    Some(choice) => choice,
+                    // Its broker is not connected at the moment; another one may be chosen.
+                    None => continue,
+                }
             };
-            if topic.order.is_none() && (broker.lane.broker.rests(now) || topic.rests(partition, now)) {
-                resting.get_or_insert((partition, broker));
-                continue;
-            }
             match self.hand_over(topic, partition, broker, cargo, token, has_waited) {
                 Ok(token) => return Ok(token),
-                Err(back) => match *back {
-                    (back, Back::Full) => {
-                        full.get_or_insert(&broker.lane.broker);
-                        cargo = back;
-                    }
-                    (back, Back::NotConnected) => cargo = back,
-                    (back, Back::NoTurn) => return held(back, Obstacle::Wait(Place::Turn(partition))),
-                },
+                Err(Back::Full) => drop(full.get_or_insert(&broker.lane.broker)),
+                Err(Back::NotConnected) => {}
+                Err(Back::NoTurn) => return Err(Obstacle::Wait(Place::Turn(partition))),
             }
         }
-        // If all that have room rest, they are eligible.
-        if let Some((partition, broker)) = resting {
-            match self.hand_over(topic, partition, broker, cargo, token, has_waited) {
-                Ok(token) => return Ok(token),
-                Err(back) => match *back {
-                    (back, Back::Full) => {
-                        full.get_or_insert(&broker.lane.broker);
-                        cargo = back;
-                    }
-                    (back, _) => cargo = back,
-                },
-            }
-        }
-        let place = full.map_or(Place::Route, |broker: &Arc<Broker>| Place::Room(Arc::clone(broker)));
-        held(cargo, Obstacle::Wait(place))
+        Err(Obstacle::Wait(full.map_or(Place::Route, |broker| Place::Room(Arc::clone(broker)))))
+    }
+
+    /// Whether partition or broker are better left alone for now.
+    fn rests(&self, topic: &TopicState, partition: Partition, broker: &RouteBroker, now: Instant) -> bool {
+        topic.order.is_none() && (broker.lane.broker.rests(now) || topic.rests(partition, now))
     }
 
     /// Asks the selector, unless it was decided before. None when the chosen broker isn't connected.
@@ -169,8 +157,9 @@ impl Launcher {
         &self,
         topic: &Arc<TopicState>,
         route: &'r Route,
-        cargo: &mut Cargo,
-    ) -> Result<Option<(Partition, &'r RouteBroker)>, SendError> {
+        cargo: &mut Option<Cargo>,
+    ) -> Result<Option<(Partition, &'r RouteBroker)>, Obstacle> {
+        let Some(cargo) = cargo else { return Ok(None) };
         if let Some(decided) = cargo.partition() {
             if route.has(decided) {
                 return Ok(route.broker(decided.broker).map(|broker| (decided, broker)));
@@ -182,7 +171,7 @@ impl Launcher {
             self.flights.change_turn(topic, cargo);
         }
         let selector = topic.selector.as_deref().unwrap_or(&*self.selector);
-        let wrong = |text: String| SendError::new(SendErrorKind::NoPartition, &topic.topic, text);
+        let wrong = |text| Obstacle::Never(SendError::new(SendErrorKind::NoPartition, &topic.topic, text));
         let Some(partition) = selector.select(&topic.topic, &route.partitions, &cargo.message) else {
             return Err(wrong("the partition selector refused it".to_owned()));
         };
@@ -203,33 +192,28 @@ impl Launcher {
         topic: &TopicState,
         partition: Partition,
         broker: &RouteBroker,
-        mut cargo: Cargo,
+        cargo: &mut Option<Cargo>,
         token: Option<Token>,
         has_waited: bool,
-    ) -> Result<Token, Box<(Cargo, Back)>> {
-        if let Some(order) = &topic.order
+    ) -> Result<Token, Back> {
+        if let (Some(order), Some(cargo)) = (&topic.order, cargo.as_mut())
             && !cargo.has_turn()
         {
             if !order.take(partition, has_waited) {
-                return Err(Box::new((cargo, Back::NoTurn)));
+                return Err(Back::NoTurn);
             }
             cargo.more().has_turn = true;
         }
         if !has_waited && broker.lane.broker.parked.load(Ordering::Acquire) > 0 {
-            return Err(Box::new((cargo, Back::Full)));
+            return Err(Back::Full);
         }
-        let Some(connection) = broker.connection(partition) else {
-            return Err(Box::new((cargo, Back::NotConnected)));
-        };
+        let connection = broker.connection(partition).ok_or(Back::NotConnected)?;
         let way = Way { lane: &broker.lane, connection: &**connection, partition };
-        self.flights.launch(&self.completions, way, cargo, token).map_err(|refused| {
-            let (cargo, error) = *refused;
-            let back = match error.kind() {
-                TransportErrorKind::Full => Back::Full,
-                _ => Back::NotConnected,
-            };
-            Box::new((cargo, back))
-        })
+        match self.flights.launch(&self.completions, way, cargo, token) {
+            Ok(token) => token.ok_or(Back::NotConnected),
+            Err(error) if error.kind() == TransportErrorKind::Full => Err(Back::Full),
+            Err(_) => Err(Back::NotConnected),
+        }
     }
 }
 

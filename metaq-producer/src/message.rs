@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use metaq_protocol::{BrokerAddr, Checksum, Flag, Partition, PutCommand, PutData, Topic};
+use metaq_protocol::{BrokerAddr, Checksum, Flag, Partition, PutData, PutRef, Topic};
 
 /// A message: where it goes, its payload, and optionally an attribute and a key.
 ///
@@ -81,15 +81,10 @@ impl Message {
         self.data.len()
     }
 
-    /// The command that stores it. Only moves things about; [`from_put`](Self::from_put) is the way back.
-    pub(crate) fn into_put(self, partition: i32) -> (PutCommand, Option<Arc<[u8]>>) {
-        let Self { topic, data, checksum, key } = self;
-        let flag = if data.attribute_block().is_empty() { Flag::EMPTY } else { Flag::ATTRIBUTE };
-        (PutCommand::from_checked(topic, partition, flag, checksum, data), key)
-    }
-
-    pub(crate) fn from_put(put: PutCommand, key: Option<Arc<[u8]>>) -> Self {
-        Self { topic: put.topic, data: put.data, checksum: put.checksum, key }
+    /// The command that stores it in the partition with this index.
+    pub(crate) fn as_put(&self, partition: i32) -> PutRef<'_> {
+        let flag = if self.data.attribute_block().is_empty() { Flag::EMPTY } else { Flag::ATTRIBUTE };
+        PutRef::new(&self.topic, partition, flag, self.checksum, &self.data)
     }
 }
 

@@ -15,7 +15,7 @@ use metaq_transport::ConnectionState;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    Message, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
+    Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
     SendReceipt,
     broker_stats::{self, BrokerFigures},
     flights::{Cargo, Flights},
@@ -24,7 +24,7 @@ use crate::{
     pool::Pool,
     route::TopicState,
     stats,
-    topics::Topics,
+    topics::{Lookup, Topics},
 };
 
 /// Sends messages to the brokers of the topics that were published on it.
@@ -198,17 +198,18 @@ impl Producer {
         let inner = &self.inner;
         let started = Instant::now();
         let deadline = inner.deadline(started, inner.config.send_timeout);
-        let (share, message, topic) = match inner.admit(message) {
-            Ok((share, message, topic)) => (share, message, topic),
-            Err(Delayed::Failed(error)) => return Err(error),
-            Err(Delayed::Full(message, topic)) => {
-                topic.counts.failed(crate::Outcome::NotSent, None);
-                let limits = inner.flights().permits.describe();
-                return Err(SendError::full(&topic.topic, &limits).with_message(message));
-            }
+        let lookup = inner.topics.lookup();
+        let topic = match inner.check(&message, &lookup) {
+            Ok(topic) => topic,
+            Err(error) => return Err(error.with_message(message)),
+        };
+        let permits = &inner.flights().permits;
+        let Some(share) = permits.try_take(message.encoded_len()) else {
+            topic.counts.failed(Outcome::NotSent, None);
+            return Err(SendError::full(&topic.topic, &permits.describe()).with_message(message));
         };
         let cargo = Cargo { message, share, attempts: 0, started, deadline, more: None };
-        let token = inner.launcher.launch_now(&topic, cargo)?;
+        let token = inner.launcher.launch_now(topic, cargo)?;
         Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
     }
 
@@ -249,8 +250,8 @@ impl Producer {
     /// published.
     #[must_use]
     pub fn partitions(&self, topic: &Topic) -> Vec<Partition> {
-        let partitions = |state: &Arc<TopicState>| state.route().partitions.clone();
-        self.inner.topics.with(topic, None, |state| state.map(partitions).unwrap_or_default())
+        let lookup = self.inner.topics.lookup();
+        lookup.find(topic).map(|state| state.route().partitions.clone()).unwrap_or_default()
     }
 
     /// What the producer has done so far.
@@ -343,45 +344,32 @@ impl Inner {
 
     /// Takes a message and sends it, if there is room.
     fn accept(&self, message: Message, started: Instant, deadline: Instant) -> Result<SendHandle, Delayed> {
-        self.checked(message, |message, topic| match self.flights().permits.try_take(message.encoded_len()) {
+        let lookup = self.topics.lookup();
+        let topic = match self.check(&message, &lookup) {
+            Ok(topic) => topic,
+            Err(error) => return Err(Delayed::Failed(error.with_message(message))),
+        };
+        match self.flights().permits.try_take(message.encoded_len()) {
             Some(share) => self.launch(topic, message, share, started, deadline).map_err(Delayed::Failed),
             None => Err(Delayed::Full(message, Arc::clone(topic))),
-        })
+        }
     }
 
-    /// Takes a message, if there is room.
-    fn admit(&self, message: Message) -> Result<(Share, Message, Arc<TopicState>), Delayed> {
-        self.checked(message, |message, topic| match self.flights().permits.try_take(message.encoded_len()) {
-            Some(share) => Ok((share, message, Arc::clone(topic))),
-            None => Err(Delayed::Full(message, Arc::clone(topic))),
-        })
-    }
-
-    /// Does something with a message that can be sent, and counts it as offered.
-    fn checked<R>(
-        &self,
-        message: Message,
-        then: impl FnOnce(Message, &Arc<TopicState>) -> Result<R, Delayed>,
-    ) -> Result<R, Delayed> {
-        let name = message.topic().clone();
-        self.topics.with(&name, self.config.default_topic.as_ref(), |topic| {
-            let error = match topic {
-                _ if self.closed.load(Ordering::Acquire) => SendError::closed(&name),
-                None => SendError::not_published(&name),
-                Some(topic) => {
-                    topic.counts.offered.fetch_add(1, Ordering::Relaxed);
-                    if message.encoded_len() <= self.config.max_message_size {
-                        return then(message, topic);
-                    }
-                    topic.counts.failed(crate::Outcome::NotSent, None);
-                    let error =
-                        SendError::too_large(&name, message.encoded_len(), self.config.max_message_size);
-                    return Err(Delayed::Failed(error.with_message(message)));
-                }
-            };
+    /// Counts a message as offered, and finds its topic.
+    fn check<'a>(&self, message: &Message, lookup: &'a Lookup) -> Result<&'a Arc<TopicState>, SendError> {
+        let name = message.topic();
+        let topic = lookup.find(name).or_else(|| lookup.find(self.config.default_topic.as_ref()?));
+        let Some(topic) = topic.filter(|_| !self.closed.load(Ordering::Acquire)) else {
             self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
-            Err(Delayed::Failed(error.with_message(message)))
-        })
+            let closed = self.closed.load(Ordering::Acquire);
+            return Err(if closed { SendError::closed(name) } else { SendError::not_published(name) });
+        };
+        topic.counts.offered.fetch_add(1, Ordering::Relaxed);
+        if message.encoded_len() > self.config.max_message_size {
+            topic.counts.failed(Outcome::NotSent, None);
+            return Err(SendError::too_large(name, message.encoded_len(), self.config.max_message_size));
+        }
+        Ok(topic)
     }
 
     /// Waits for room.
@@ -397,7 +385,7 @@ impl Inner {
             Ok(None) => SendError::closed(&topic.topic),
             Err(_) => SendError::full(&topic.topic, &permits.describe()),
         };
-        topic.counts.failed(crate::Outcome::NotSent, None);
+        topic.counts.failed(Outcome::NotSent, None);
         Err(error)
     }
 
@@ -440,7 +428,7 @@ impl Drop for WaitingForRoom<'_> {
     fn drop(&mut self) {
         self.topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
         if !self.is_over {
-            self.topic.counts.failed(crate::Outcome::NotSent, None);
+            self.topic.counts.failed(Outcome::NotSent, None);
         }
     }
 }

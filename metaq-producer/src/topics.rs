@@ -32,6 +32,17 @@ pub(crate) struct Topics {
     holders: Mutex<Holders>,
 }
 
+/// The topics at one moment.
+pub(crate) struct Lookup {
+    topics: arc_swap::Guard<Arc<TopicMap>>,
+}
+
+impl Lookup {
+    pub(crate) fn find(&self, topic: &Topic) -> Option<&Arc<TopicState>> {
+        self.topics.get(topic).map(|published| &published.state)
+    }
+}
+
 /// How many publishers hold each topic.
 struct Holders {
     counts: HashMap<Topic, usize>,
@@ -100,16 +111,9 @@ impl Topics {
         }
     }
 
-    /// Does something with the topic, or the one in its place, if it is published or being published.
-    pub(crate) fn with<R>(
-        &self,
-        topic: &Topic,
-        default: Option<&Topic>,
-        then: impl FnOnce(Option<&Arc<TopicState>>) -> R,
-    ) -> R {
-        let lookup = self.lookup.load();
-        let published = lookup.get(topic).or_else(|| lookup.get(default?));
-        then(published.map(|published| &published.state))
+    /// All topics that are published or being published now.
+    pub(crate) fn lookup(&self) -> Lookup {
+        Lookup { topics: self.lookup.load() }
     }
 
     fn get(&self, topic: &Topic) -> Option<Arc<PublishedTopic>> {

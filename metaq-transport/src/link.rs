@@ -6,7 +6,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use metaq_protocol::{BrokerAddr, Command, Opaque, PutCommand, VersionCommand};
+use metaq_protocol::{BrokerAddr, Command, Opaque, PutRef, VersionCommand};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -62,7 +62,7 @@ enum Phase {
 /// What is to be queued.
 enum Queued<'a> {
     Command(&'a mut Command),
-    Put(&'a mut PutCommand, Ticket<'a>),
+    Put(PutRef<'a>, Ticket<'a>),
 }
 
 /// Collects what ends in one go, so that whom it concerns is told without the lock.
@@ -150,7 +150,7 @@ impl Link {
 
     pub(crate) fn submit_put(
         self: &Arc<Self>,
-        put: &mut PutCommand,
+        put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
     ) -> Result<(), TransportError> {
@@ -391,10 +391,7 @@ impl Shared {
         self.next_frame += 1;
         let opaque: Opaque = key.opaque();
         match queued {
-            Queued::Put(put, _) => {
-                put.opaque = opaque;
-                self.outbox.push_put(frame, key.index, put);
-            }
+            Queued::Put(put, _) => self.outbox.push_put(frame, key.index, put.with_opaque(opaque)),
             Queued::Command(command) => {
                 command.set_opaque(opaque);
                 self.outbox.push(frame, key.index, command);

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use metaq_protocol::{Command, PutCommand};
+use metaq_protocol::{Command, PutRef};
 
 /// Bodies from this size on are written from where they are; smaller ones are copied into the outbox, which
 /// is cheaper than another slice for the kernel.
@@ -62,7 +62,7 @@ impl Outbox {
     /// Appends the frame of `command`, which has this `number` and belongs to `slot`.
     pub(crate) fn push(&mut self, number: u64, slot: u16, command: &Command) {
         if let Command::Put(put) = command {
-            return self.push_put(number, slot, put);
+            return self.push_put(number, slot, put.as_put());
         }
         let before = self.inline.len();
         command.encode(&mut self.inline);
@@ -70,7 +70,7 @@ impl Outbox {
     }
 
     /// The same for a put; a large payload stays where it is.
-    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: &PutCommand) {
+    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: PutRef<'_>) {
         let before = self.inline.len();
         let payload = put.data.payload();
         let mut large = 0;

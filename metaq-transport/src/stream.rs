@@ -3,7 +3,7 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use metaq_protocol::{BrokerAddr, Command, PutCommand};
+use metaq_protocol::{BrokerAddr, Command, PutRef};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -87,7 +87,7 @@ impl Connection for StreamConnection {
 
     fn submit_put(
         &self,
-        put: &mut PutCommand,
+        put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
     ) -> Result<(), TransportError> {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use metaq_protocol::{BrokerAddr, Command, PutCommand};
+use metaq_protocol::{BrokerAddr, Command, PutRef};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{PendingResponse, Ticket, TransportError};
@@ -47,11 +47,11 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// As for [`submit`](Self::submit). Nobody is told anything then.
     fn submit_put(
         &self,
-        put: &mut PutCommand,
+        put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
     ) -> Result<(), TransportError> {
-        let pending = self.submit(&mut Command::from(put.clone()), deadline)?;
+        let pending = self.submit(&mut Command::from(put.to_put()), deadline)?;
         let (completions, token) = (Arc::clone(ticket.completions), ticket.token);
         tokio::spawn(async move { completions.ended(&mut vec![(token, pending.await)]) });
         Ok(())
