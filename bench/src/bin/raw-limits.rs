@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use metaq_bench::limits::{Puts, Work, exchange, ping_pong, tcp_throughput};
 use metaq_protocol::Topic;
 
@@ -34,9 +34,17 @@ struct Args {
     /// How long each is measured, in milliseconds; as long again comes before, to warm up
     #[arg(long, default_value_t = 1000)]
     millis: u64,
-    /// Only the no-async loop
-    #[arg(long)]
-    only_loop: bool,
+    /// Only one of them
+    #[arg(long, value_enum)]
+    only: Option<What>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    PreEncoded,
+    Loop,
+    PingPong,
+    Tcp,
 }
 
 fn main() -> ExitCode {
@@ -57,18 +65,21 @@ fn run(args: &Args) -> io::Result<()> {
         None => started.insert(NullBroker::start()?).addr,
     };
     let time = Duration::from_millis(args.millis);
+    let wanted = |what| args.only.is_none_or(|only| only == what);
     for &size in &args.sizes {
         for &window in &args.windows {
-            for (what, work) in [("pre-encoded", Work::PreEncoded), ("no-async loop", Work::Encode)] {
-                if args.only_loop && work == Work::PreEncoded {
-                    continue;
-                }
-                let puts = Puts::new(work, args.topic.clone(), args.partitions, size, window as usize);
-                print(&exchange(what, broker, puts, time)?)?;
+            let puts = |work| Puts::new(work, args.topic.clone(), args.partitions, size, window as usize);
+            if wanted(What::PreEncoded) {
+                print(&exchange("pre-encoded", broker, puts(Work::PreEncoded), time)?)?;
+            }
+            if wanted(What::Loop) {
+                print(&exchange("no-async loop", broker, puts(Work::Encode), time)?)?;
             }
         }
-        if !args.only_loop {
+        if wanted(What::PingPong) {
             print(&ping_pong(broker, &args.topic, size, time)?)?;
+        }
+        if wanted(What::Tcp) {
             print(&tcp_throughput(size, time)?)?;
         }
     }
