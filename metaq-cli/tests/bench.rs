@@ -60,7 +60,10 @@ async fn the_last_line_has_exactly_these_keys_and_they_fit_together() {
     let number = |key| number(&figures, key);
     assert!((number("msgs_per_s") * number("elapsed_s") - 2000.0).abs() < 0.5, "{line}");
     assert!(0.0 < number("p50_us") && number("p50_us") <= number("p99_us"), "{line}");
-    assert!(number("p99_us") <= number("p999_us") && number("p999_us") <= number("elapsed_s") * 1e6, "{line}");
+    assert!(
+        number("p99_us") <= number("p999_us") && number("p999_us") <= number("elapsed_s") * 1e6,
+        "{line}"
+    );
     // Half of the messages took at least the median, 64 at a time.
     assert!(number("p50_us") * 1000.0 / 64.0 <= number("elapsed_s") * 1e6, "{line}");
     assert!((0.1..10_000.0).contains(&number("cpu_us_per_msg")), "{line}");
@@ -116,7 +119,11 @@ async fn refused_messages_are_counted_and_the_first_reason_is_told() {
     let figures = figures(&finished);
     assert_eq!((&figures["messages"], &figures["failures"]), (&100.into(), &100.into()));
     assert_eq!((number(&figures, "msgs_per_s"), number(&figures, "p50_us")), (0.0, 0.0));
-    assert!(finished.stderr.starts_with("metaq: 100 of 100 messages failed, the first: "), "{}", finished.stderr);
+    assert!(
+        finished.stderr.starts_with("metaq: 100 of 100 messages failed, the first: "),
+        "{}",
+        finished.stderr
+    );
     assert!(finished.stderr.contains("The server do not accept topic unknown"), "{}", finished.stderr);
     assert_eq!(finished.stderr.lines().count(), 1);
 }
@@ -175,7 +182,10 @@ async fn a_signal_stops_it_and_what_was_measured_is_reported() {
         let finished = metaq.wait().await;
         assert_eq!((finished.status, &*finished.stderr), (status, ""));
         let figures = figures(&finished);
-        assert_eq!((&figures["failures"], number(&figures, "messages") as usize), (&0.into(), broker.messages("t").len()));
+        assert_eq!(
+            (&figures["failures"], number(&figures, "messages") as usize),
+            (&0.into(), broker.messages("t").len())
+        );
     }
 }
 
@@ -191,7 +201,8 @@ async fn a_reader_that_goes_away_ends_it_quietly() {
 
 #[tokio::test]
 async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
-    let right = ["--cluster", "meta://h:1", "--topic", "t", "--messages", "1", "--size", "1", "--in-flight", "1"];
+    let right =
+        ["--cluster", "meta://h:1", "--topic", "t", "--messages", "1", "--size", "1", "--in-flight", "1"];
     for (option, value, said) in [
         ("--cluster", "h:1", "expected zk://HOST:PORT"),
         ("--topic", "a b", "contains a space"),
@@ -223,5 +234,9 @@ async fn a_cluster_that_is_not_there_gives_one_line_and_no_figures() {
     let addr = format!("meta://127.0.0.1:{port}");
     let finished = bench(&addr, "t", &["--messages", "1", "--size", "1", "--in-flight", "1", "--json"]).await;
     assert_eq!((finished.status, &*finished.stdout, finished.stderr.lines().count()), (1, "", 1));
-    assert!(finished.stderr.starts_with("metaq: can't send: ") && finished.stderr.contains(&addr), "{}", finished.stderr);
+    assert!(
+        finished.stderr.starts_with("metaq: can't send: ") && finished.stderr.contains(&addr),
+        "{}",
+        finished.stderr
+    );
 }

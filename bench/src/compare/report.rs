@@ -279,3 +279,60 @@ fn times(ratio: Option<f64>) -> String {
 fn percent(ratio: Option<f64>) -> String {
     ratio.map_or_else(none, |ratio| format!("{:.0} %", ratio * 100.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::compare::plan::Plan;
+
+    fn figures(msgs_per_s: f64, p50_us: f64, cpu_us_per_msg: f64) -> Figures {
+        let (p99_us, max_rss_kib) = (2.0 * p50_us, 2048);
+        let alloc_bytes_per_msg = Some(2900.0);
+        Figures { msgs_per_s, p50_us, p99_us, cpu_us_per_msg, max_rss_kib, failures: 0, alloc_bytes_per_msg }
+    }
+
+    fn results() -> Results {
+        let mut plan = Plan::quick();
+        plan.retain("128 B, 1,024");
+        let raw = Limit::new("no-async loop", 128, 1024, 4_000_000, Duration::from_secs(1));
+        let raw = vec![raw.with_cpu(Duration::from_secs(1), 4_000_000)];
+        let java = [100_000.0, 300_000.0, 200_000.0].map(|rate| figures(rate, 6000.0, 8.0)).to_vec();
+        let metaq = vec![figures(3_000_000.0, 300.0, 0.5)];
+        let tcp = Limit::new("TCP", 128, 0, 15_000_000, Duration::from_secs(1));
+        Results {
+            rows: vec![Row { case: plan.cases[0], java, metaq, raw }],
+            plan,
+            machine: vec![("processor", "a fast one".to_owned())],
+            limits: vec![tcp],
+            tasks: Vec::new(),
+            allocations: Vec::new(),
+            took: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn tables_compare_medians() {
+        let text = markdown(&results());
+        for line in [
+            "- processor: a fast one",
+            "| 128 B, 1,024 | 15.00 | 20.00 | 20.00 | 16.00 | 1.00 |",
+            "| 128 B, 1,024 | 75 % | 2.00 | – | 20 % |",
+            "| 128 B, 1,024 | 100,000 / 200,000 / 300,000 | 3,000,000 / 3,000,000 / 3,000,000 | 4,000,000 / 4,000,000 / 4,000,000 |",
+            "| 128 B, 1,024 | 2.0 / 2.0 / 2.0 | 2.0 / 2.0 / 2.0 | – |",
+            "| Java, 128 B, 1,024 | not counted by the JVM | 2,900 |",
+            "| TCP | 128 B | – | 15,000,000 | – |",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\nis not in\n{text}");
+        }
+        assert!(!text.contains("Failed"), "{text}");
+    }
+
+    #[test]
+    fn what_has_failed_is_said() {
+        let mut results = results();
+        results.rows[0].metaq[0].failures = 7;
+        assert!(markdown(&results).contains("**Failed in `128 B, 1,024`: 0 messages of Java, 7 of metaq.**"));
+    }
+}

@@ -34,13 +34,13 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn new(what: &str, size: usize, window: usize, messages: u64, elapsed: Duration) -> Self {
+    pub(crate) fn new(what: &str, size: usize, window: usize, messages: u64, elapsed: Duration) -> Self {
         let msgs_per_s = messages as f64 / elapsed.as_secs_f64();
         let what = what.to_owned();
         Self { what, size, window, msgs_per_s, cpu_us_per_msg: None, p50_us: None, p99_us: None }
     }
 
-    fn with_cpu(mut self, cpu: Duration, messages: u64) -> Self {
+    pub(crate) fn with_cpu(mut self, cpu: Duration, messages: u64) -> Self {
         self.cpu_us_per_msg = Some(cpu.as_secs_f64() * 1e6 / messages.max(1) as f64);
         self
     }
