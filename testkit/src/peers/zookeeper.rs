@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     PeerError, Peers,
-    artifacts::FAST_START,
+    artifacts::fast_start,
     process::{PeerProcess, free_port},
 };
 
@@ -147,7 +147,7 @@ impl ZooKeeper {
         }
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
-        let mut args: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
+        let mut args = fast_start();
         args.extend(["-Xmx128m", "-cp", &self.peers.zookeeper_class_path()].map(str::to_owned));
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
