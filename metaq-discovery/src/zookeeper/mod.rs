@@ -33,6 +33,9 @@ pub struct ZooKeeperConfig {
     /// Whom to read as, by the scheme `digest`. Default nobody, which is enough for what brokers make: everybody may read
     /// that.
     pub credentials: Option<Credentials>,
+    /// TLS, on which the servers have another port. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::TlsConfig>,
 }
 
 impl Default for ZooKeeperConfig {
@@ -43,6 +46,8 @@ impl Default for ZooKeeperConfig {
             call_timeout: Duration::from_secs(5),
             reread_interval: Duration::from_secs(60),
             credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -85,7 +90,12 @@ impl ZooKeeperDiscovery {
     pub fn with_config(connect: &str, config: ZooKeeperConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse("ZooKeeper", "zk://", connect)?;
         let events = EventPublisher::default();
-        let sessions = Sessions::new(hosts.join(","), &config, events.clone());
+        #[cfg(feature = "tls")]
+        if config.tls.is_some() {
+            // The client library would panic.
+            hosts.iter().try_for_each(|host| crate::tls::server_name("ZooKeeper", host).map(drop))?;
+        }
+        let sessions = Sessions::new(hosts, &config, events.clone());
         let closed = watch::Sender::new(false);
         Ok(Self { inner: Arc::new(Inner { sessions, layout, config, events, closed }) })
     }

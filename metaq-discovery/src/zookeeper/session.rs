@@ -1,11 +1,13 @@
 //! The session with ZooKeeper: opened when it is needed, and opened anew when it has ended.
 
-use std::time::Duration;
+use std::{error::Error as StdError, time::Duration};
 
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout},
 };
+#[cfg(feature = "tls")]
+use zookeeper_client::TlsOptions;
 use zookeeper_client::{Client, Error, SessionState, StateWatcher};
 
 use super::ZooKeeperConfig;
@@ -20,6 +22,8 @@ pub(super) struct Sessions {
     session_timeout: Duration,
     connect_timeout: Duration,
     credentials: Option<Credentials>,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::TlsConfig>,
     events: EventPublisher,
     current: Mutex<Current>,
 }
@@ -38,12 +42,14 @@ impl std::fmt::Debug for Current {
 }
 
 impl Sessions {
-    pub(super) fn new(hosts: String, config: &ZooKeeperConfig, events: EventPublisher) -> Self {
+    pub(super) fn new(hosts: Vec<String>, config: &ZooKeeperConfig, events: EventPublisher) -> Self {
         Self {
-            hosts,
+            hosts: hosts.join(","),
             session_timeout: config.session_timeout,
             connect_timeout: config.connect_timeout,
             credentials: config.credentials.clone(),
+            #[cfg(feature = "tls")]
+            tls: config.tls.clone(),
             events,
             current: Mutex::default(),
         }
@@ -74,15 +80,9 @@ impl Sessions {
     /// Tries all servers again and again until the time is up.
     async fn connect(&self) -> Result<Client, DiscoveryError> {
         let deadline = Instant::now() + self.connect_timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
         loop {
-            let mut connector =
-                Client::connector().with_session_timeout(self.session_timeout).with_fail_eagerly();
-            if let Some(credentials) = &self.credentials {
-                let text = format!("{}:{}", credentials.name(), credentials.password());
-                connector = connector.with_auth("digest", text.as_bytes());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let error = match timeout(left, connector.connect(&self.hosts)).await {
+            let error = match timeout(left(), self.connect_once()).await {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(error @ (Error::BadArguments(_) | Error::AuthFailed))) => {
                     return Err(self.failed("connect to", "", error));
@@ -90,7 +90,14 @@ impl Sessions {
                 Ok(Err(error)) => Some(error),
                 Err(_) => None,
             };
-            if deadline.saturating_duration_since(Instant::now()) <= PAUSE {
+            let error: Option<Box<dyn StdError + Send + Sync>> = error.map(Box::from);
+            #[cfg(feature = "tls")]
+            let error = match timeout(left().saturating_sub(PAUSE), self.refusal()).await {
+                Ok(Some((refusal, true))) => return Err(refusal),
+                Ok(Some((refusal, false))) => Some(Box::from(refusal)),
+                Ok(None) | Err(_) => error,
+            };
+            if left() <= PAUSE {
                 let limit = self.connect_timeout;
                 let text = format!("no ZooKeeper answered at {} within {limit:?}", self.hosts);
                 return Err(match error {
@@ -100,6 +107,40 @@ impl Sessions {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    async fn connect_once(&self) -> Result<Client, Error> {
+        let mut connector =
+            Client::connector().with_session_timeout(self.session_timeout).with_fail_eagerly();
+        if let Some(credentials) = &self.credentials {
+            let text = format!("{}:{}", credentials.name(), credentials.password());
+            connector = connector.with_auth("digest", text.as_bytes());
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let mut options = TlsOptions::new().with_pem_ca(tls.ca())?;
+            if let Some((certificate, key)) = tls.identity() {
+                options = options.with_pem_identity(certificate, key)?;
+            }
+            return connector.with_tls(options).secure_connect(&self.hosts).await;
+        }
+        connector.connect(&self.hosts).await
+    }
+
+    /// Why TLS fails with one of the servers, and whether it will go on to with all of them; none if that isn't the matter.
+    #[cfg(feature = "tls")]
+    async fn refusal(&self) -> Option<(DiscoveryError, bool)> {
+        let tls = self.tls.as_ref()?;
+        let asked = self.hosts.split(',').map(async |host| {
+            let name = crate::tls::server_name("ZooKeeper", host).ok()?;
+            tls.refusal("ZooKeeper", host, &name).await
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let lasting = |answer: &Option<DiscoveryError>| {
+            answer.as_ref().is_some_and(|error| error.kind() == DiscoveryErrorKind::Failed)
+        };
+        let all = answers.iter().all(lasting);
+        answers.into_iter().flatten().next().map(|refusal| (refusal, all))
     }
 
     /// An error of a call that tried to `what` the node at `path`.

@@ -6,6 +6,8 @@ mod contract;
 mod faults;
 mod registry;
 mod scale;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::time::Duration;
 
