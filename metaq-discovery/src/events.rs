@@ -158,15 +158,15 @@ impl EventPublisher {
         let _ = self.sender.send(event);
     }
 
-    /// Publishes a view, and tells the change if it is one.
+    /// Publishes a view, and tells the change if it is one, before anybody can see it.
     pub fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
-        if let Some(change) = publisher.publish(view) {
+        publisher.publish_and_tell(view, |change| {
             tracing::info!(
                 topic = %change.topic, added = ?change.added, removed = ?change.removed, changed = ?change.changed,
                 "view of the topic changed"
             );
-            self.send(DiscoveryEvent::ViewChanged(change));
-        }
+            self.send(DiscoveryEvent::ViewChanged(change.clone()));
+        });
     }
 
     /// Tells those of the `bad` entries of a topic or file that aren't in `reported`, which becomes `bad`.

@@ -12,7 +12,7 @@ use super::{Inner, State, SyncState, read::Keys};
 use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent};
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
-const PAUSES_MS: [u64; 5] = [50, 200, 500, 1000, 1000];
+const PAUSES_MS: [u64; 3] = [50, 200, 500];
 
 /// How often it is looked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);

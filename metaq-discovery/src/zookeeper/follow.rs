@@ -8,7 +8,7 @@ use futures_util::{
     FutureExt as _, StreamExt as _, future::BoxFuture, future::try_join_all, stream::FuturesUnordered,
 };
 use metaq_protocol::{BrokerId, Topic};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use zookeeper_client::{Client, EventType, OneshotWatcher};
 
 use super::{Inner, read::Reader};
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Pauses after failures to read grow from the first to the last, in milliseconds.
-const PAUSES_MS: [u64; 5] = [50, 200, 500, 1000, 2000];
+const PAUSES_MS: [u64; 4] = [50, 200, 500, 1000];
 
 /// A node, or the list of a topic's children, that may have changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +71,12 @@ impl Follower {
     async fn follow(&mut self, publisher: &ViewPublisher) {
         let mut failures = 0;
         loop {
-            let outcome = self.follow_session(publisher, &mut failures).await;
+            let mut replaced = self.reader.inner.sessions.replaced();
+            let outcome = tokio::select! {
+                outcome = self.follow_session(publisher, &mut failures) => outcome,
+                // Never an error: the sender is there as long as the sessions.
+                _ = replaced.changed() => Ok(()),
+            };
             let Err(error) = outcome else {
                 self.forget();
                 continue;
@@ -79,7 +84,8 @@ impl Follower {
             if failures == 0 {
                 tracing::warn!(topic = %self.reader.topic, %error, "topic can't be read; its last view holds");
             }
-            sleep(Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)])).await;
+            let pause = Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)]);
+            self.reader.inner.sessions.recovered(pause).await;
             failures += 1;
         }
     }
@@ -182,7 +188,8 @@ impl Follower {
             self.nodes.children.insert(name, data);
         }
         let masters: BTreeSet<_> = self.nodes.children.keys().filter_map(|name| master(name)).collect();
-        self.nodes.masters.retain(|id, _| masters.contains(id));
+        // What is known of a broker that has gone stays as long as it is watched: it may come back with the same address.
+        self.nodes.masters.retain(|id, _| masters.contains(id) || self.watched.contains(&Node::Master(*id)));
         let (reader, watched) = (&self.reader, &self.watched);
         let unread = masters.iter().filter(|id| !watched.contains(&Node::Master(**id)));
         let read = try_join_all(unread.map(async |id| {

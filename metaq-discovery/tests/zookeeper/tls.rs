@@ -67,6 +67,7 @@ async fn servers_and_clients_prove_who_they_are() {
     // TLS where there is none, and none where there is TLS.
     let mut config = ZooKeeperConfig::default();
     config.connect_timeout = Duration::from_secs(4);
+    config.silence_timeout = Duration::from_secs(1);
     let without = ZooKeeperDiscovery::with_config(&secure, config.clone()).unwrap();
     config.tls = Some(known.clone());
     let with = ZooKeeperDiscovery::with_config(&plain, config).unwrap();

@@ -3,15 +3,9 @@
 /// What a server makes passwords of, as a seed of Java's random numbers.
 const SECRET: i64 = 0xB341_5C00;
 
-/// The request that closes a session: its length, an xid and the type.
-pub(super) const CLOSE: [u8; 12] = [0, 0, 0, 8, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xf5];
-
-/// The length of the answer to a [`takeover`].
-pub(super) const ANSWER: usize = 4 + 37;
-
-/// The request that takes over a session.
-pub(super) fn takeover(id: i64) -> Vec<u8> {
-    let mut request = Vec::with_capacity(49);
+/// The requests that take over a session and close it.
+pub(super) fn takeover_and_close(id: i64) -> Vec<u8> {
+    let mut requests = Vec::with_capacity(61);
     for part in [
         &45_i32.to_be_bytes()[..], // its length
         &[0; 4],                   // version of the protocol
@@ -20,16 +14,20 @@ pub(super) fn takeover(id: i64) -> Vec<u8> {
         &id.to_be_bytes(),
         &16_i32.to_be_bytes(),
         &password(id),
-        &[0], // not read-only
+        &[0],                     // not read-only
+        &8_i32.to_be_bytes(),     // the length of the other
+        &1_i32.to_be_bytes(),     // its xid
+        &(-11_i32).to_be_bytes(), // close the session
     ] {
-        request.extend_from_slice(part);
+        requests.extend_from_slice(part);
     }
-    request
+    requests
 }
 
-/// Whether the answer to a [`takeover`] grants it; an expired session is answered with a timeout and an id of 0.
-pub(super) fn is_taken_over(answer: &[u8], id: i64) -> bool {
-    answer.get(12..20) == Some(&id.to_be_bytes())
+/// Whether the answer grants the session; one that has expired is answered with an id of 0. None if there is no answer.
+pub(super) fn is_taken_over(answer: &[u8], id: i64) -> Option<bool> {
+    // After the answer's length, the version of the protocol and the session timeout.
+    answer.get(12..20).map(|granted| granted == id.to_be_bytes())
 }
 
 /// The first 16 bytes of Java's random numbers.

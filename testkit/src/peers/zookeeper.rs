@@ -252,8 +252,9 @@ impl ZooKeeper {
 
     /// How many watches it keeps for clients, over all of their sessions.
     pub async fn watches(&self) -> usize {
-        let answer = self.ask("wchs").await.unwrap_or_default();
-        let count = answer.lines().find_map(|line| line.strip_prefix("Total watches:"));
+        // The word about watches knows only those on data.
+        let answer = self.ask("mntr").await.unwrap_or_default();
+        let count = answer.lines().find_map(|line| line.strip_prefix("zk_watch_count"));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
     }
 
@@ -271,20 +272,22 @@ impl ZooKeeper {
     /// When the server doesn't answer as expected.
     pub async fn end_session(&self, id: i64) -> Result<(), PeerError> {
         let end = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            stream.write_all(&session::takeover(id)).await?;
-            let mut answer = vec![0; session::ANSWER];
-            stream.read_exact(&mut answer).await?;
-            if !session::is_taken_over(&answer, id) {
-                return Err(io::Error::other("the server does not let us have the session"));
+            loop {
+                let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+                // At once, since its client comes for it too as soon as it has lost it.
+                stream.write_all(&session::takeover_and_close(id)).await?;
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await?;
+                match session::is_taken_over(&answer, id) {
+                    Some(true) => return Ok(()),
+                    Some(false) => return Err(io::Error::other("there is no such session")),
+                    None => {} // Its client was quicker.
+                }
             }
-            stream.write_all(&session::CLOSE).await?;
-            // It ends the connection once the session is closed.
-            stream.read_to_end(&mut answer).await.map(drop)
         };
-        let what = || format!("end a session of ZooKeeper on port {}", self.port);
+        let what = format!("end a session of ZooKeeper on port {}", self.port);
         let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        timeout(PATIENCE, end).await.unwrap_or_else(late).map_err(PeerError::io(what()))
+        timeout(PATIENCE, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
     }
 
     /// How many client connections it has.

@@ -1,16 +1,16 @@
 //! One contract for every [`Discovery`]: what a backend has to do, whatever its registry is.
 
+mod observer;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_discovery::{
-    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, Topic, TopicView,
-    TopicWatch,
+    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, Topic, TopicWatch,
 };
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, timeout};
+
+pub use observer::{Observer, Tasks, text};
 
 /// Nothing takes longer than this, trouble with the registry included.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -161,17 +161,11 @@ async fn away(
 
 /// Watches that come and go leave no task behind.
 async fn dropped(discovery: &dyn Discovery) {
-    let tasks = || Handle::current().metrics().num_alive_tasks();
-    let before = tasks();
+    let before = Tasks::now();
     for _ in 0..50 {
         discovery.watch(&topic()).await.expect("the topic can be watched");
     }
-    let gone = timeout(PATIENCE, async {
-        while tasks() > before {
-            sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(gone.await.is_ok(), "{before} tasks before 50 watches came and went, {} after", tasks());
+    before.none_is_left().await;
 }
 
 async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mut watch: TopicWatch) {
@@ -197,13 +191,6 @@ async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mu
 
 fn addr(port: u16) -> BrokerAddr {
     BrokerAddr::new("127.0.0.1", port).expect("the address of a broker")
-}
-
-/// A view as `id@port:partitions …`.
-fn text(view: &TopicView) -> String {
-    let brokers = view.brokers().iter();
-    let texts = brokers.map(|b| format!("{}@{}:{}", b.id, b.addr.port(), b.partitions.unwrap_or_default()));
-    texts.collect::<Vec<_>>().join(" ")
 }
 
 /// Waits until the view is as wanted; returns how long it took.
