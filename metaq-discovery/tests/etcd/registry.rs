@@ -48,8 +48,15 @@ impl Registry {
         self.apply(key, value).await;
     }
 
+    /// Has the server forget everything but what is there now.
+    pub(crate) async fn compact(&self) {
+        let mut client = self.client.clone();
+        let revision = client.get("x", None).await.unwrap().header().unwrap().revision();
+        client.compact(revision, None).await.unwrap();
+    }
+
     /// The client's connection may just have been lost.
-    async fn apply(&self, key: String, value: Option<String>) {
+    pub(crate) async fn apply(&self, key: String, value: Option<String>) {
         let mut client = self.client.clone();
         let written = async {
             loop {
