@@ -1,7 +1,5 @@
 //! What happens to a registry, for those who want to know.
 
-#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-use std::collections::BTreeSet;
 use std::fmt;
 
 use metaq_protocol::{BrokerId, Topic};
@@ -167,16 +165,6 @@ impl EventPublisher {
             );
             self.send(DiscoveryEvent::ViewChanged(change.clone()));
         });
-    }
-
-    /// Tells those of the `bad` entries of a topic or file that aren't in `reported`, which becomes `bad`.
-    #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-    pub(crate) fn report(&self, reported: &mut BTreeSet<BadEntry>, bad: Vec<BadEntry>) {
-        for entry in bad.iter().filter(|entry| !reported.contains(entry)) {
-            tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used");
-            self.send(DiscoveryEvent::BadEntry(entry.clone()));
-        }
-        *reported = bad.into_iter().collect();
     }
 }
 

@@ -36,6 +36,8 @@ mod mock;
 mod publishers;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod registry;
+#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
+mod reports;
 mod static_discovery;
 #[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
 mod tls;

@@ -1,15 +1,16 @@
 //! Reading the keys, and following them by a watch from the next revision on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 #[cfg(feature = "tls")]
 use etcd_client::{Certificate, Identity, TlsOptions};
 use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions, WatchResponse};
 use futures_util::FutureExt as _;
+use metaq_protocol::Topic;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Inner, State, SyncState, read::Keys};
-use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent};
+use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, registry::Layout};
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
 const PAUSES_MS: [u64; 3] = [50, 200, 500];
@@ -115,7 +116,7 @@ impl Inner {
         {
             let mut state = self.state.lock();
             state.keys = keys;
-            self.publish(&mut state);
+            self.publish(&mut state, &Affected { all: true, ..Affected::default() });
         }
         if *failures > 0 {
             tracing::info!(host, "etcd is read again");
@@ -126,9 +127,17 @@ impl Inner {
         }
         let reread = Instant::now() + self.config.reread_interval;
         loop {
-            let Ok(change) = timeout_at(reread, changes.message()).await else { return Ok(()) };
+            let due = self.state.lock().reports.due().unwrap_or(reread).min(reread);
+            let change = timeout_at(due, changes.message()).await;
             let mut state = self.state.lock();
-            let mut next = Some(change);
+            state.reports.tell_what_lasts(&self.events);
+            let Ok(change) = change else {
+                if Instant::now() >= reread {
+                    return Ok(());
+                }
+                continue;
+            };
+            let (mut next, mut affected) = (Some(change), Affected::default());
             // A burst of changes makes one view.
             while let Some(change) = next {
                 let change = change.map_err(|error| failed("watch", error))?;
@@ -147,10 +156,10 @@ impl Inner {
                     let text = format!("etcd at {host} ended the watch: {}", change.cancel_reason());
                     return Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
                 }
-                apply(&mut state.keys, &change);
+                apply(&mut state, &change, &self.layout, &mut affected);
                 next = changes.message().now_or_never();
             }
-            self.publish(&mut state);
+            self.publish(&mut state, &affected);
         }
     }
 
@@ -212,33 +221,47 @@ impl Inner {
         Ok(options)
     }
 
-    /// Publishes what the keys say of the watched topics.
-    fn publish(&self, state: &mut State) {
-        for topic in state.publishers.topics() {
-            let (view, _) = state.keys.view(&topic, &self.layout);
-            state.publishers.publish(&view, &self.events);
+    /// Publishes what the keys say of the watched topics that are `affected`.
+    fn publish(&self, state: &mut State, affected: &Affected) {
+        let topics = state.publishers.topics();
+        state.reports.retain(|topic| topics.binary_search(topic).is_ok());
+        for topic in topics {
+            if affected.has(&topic) {
+                let (view, bad) = state.keys.view(&topic, &self.layout);
+                state.publishers.publish(&view, &self.events);
+                state.reports.report(topic, bad, &self.events);
+            }
         }
-        self.report(state);
+    }
+}
+
+/// The topics whose views may be others after a change.
+#[derive(Debug, Default)]
+struct Affected {
+    all: bool,
+    topics: BTreeSet<Topic>,
+}
+
+impl Affected {
+    /// That a key has changed.
+    fn add(&mut self, key: &[u8], layout: &Layout) {
+        self.all |= key.starts_with(layout.ids().as_bytes());
+        self.topics.extend(layout.topic_of(key));
     }
 
-    /// Tells which entries of the watched topics can't be used, each once.
-    pub(super) fn report(&self, state: &mut State) {
-        let topics = state.publishers.topics();
-        let mut bad: Vec<_> =
-            topics.iter().flat_map(|topic| state.keys.view(topic, &self.layout).1).collect();
-        bad.sort_unstable();
-        bad.dedup();
-        self.events.report(&mut state.reported, bad);
+    fn has(&self, topic: &Topic) -> bool {
+        self.all || self.topics.contains(topic)
     }
 }
 
 /// Applies what a watch tells.
-fn apply(keys: &mut Keys, change: &WatchResponse) {
+fn apply(state: &mut State, change: &WatchResponse, layout: &Layout, affected: &mut Affected) {
     for event in change.events() {
         let Some(kv) = event.kv() else { continue };
+        affected.add(kv.key(), layout);
         match event.event_type() {
-            EventType::Put => keys.apply(kv.key(), Some(kv.value().to_vec())),
-            EventType::Delete => keys.apply(kv.key(), None),
+            EventType::Put => state.keys.apply(kv.key(), Some(kv.value().to_vec())),
+            EventType::Delete => state.keys.apply(kv.key(), None),
         }
     }
 }

@@ -3,7 +3,7 @@
 mod follow;
 mod read;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_protocol::Topic;
@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    BadEntry, Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher,
-    TopicWatch, connect::ConnectString, publishers::Publishers, registry::Layout,
+    Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
+    connect::ConnectString, publishers::Publishers, registry::Layout, reports::Reports,
 };
 use read::Keys;
 
@@ -84,7 +84,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     keys: Keys,
-    reported: BTreeSet<BadEntry>,
+    reports: Reports<Topic>,
     publishers: Publishers,
     /// How many calls wait for the keys to be read, or are reading them.
     waiting: usize,
@@ -183,10 +183,9 @@ impl Discovery for EtcdDiscovery {
         if *self.inner.closed.borrow() {
             return Err(DiscoveryError::closed());
         }
-        let (view, _) = state.keys.view(topic, &self.inner.layout);
-        let watch = state.publishers.watch(view);
-        self.inner.report(&mut state);
-        Ok(watch)
+        let (view, bad) = state.keys.view(topic, &self.inner.layout);
+        state.reports.report(topic.clone(), bad, &self.inner.events);
+        Ok(state.publishers.watch(view))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {

@@ -2,7 +2,12 @@
 //!
 //! Persistent watches are not used: after a reconnect the client library delivers nothing through them any more.
 
-use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, future::BoxFuture, future::try_join_all, stream::FuturesUnordered,
@@ -13,7 +18,7 @@ use zookeeper_client::{Client, EventType, OneshotWatcher};
 
 use super::{Inner, read::Reader};
 use crate::{
-    BadEntry, DiscoveryError, TopicView, ViewPublisher,
+    DiscoveryError, TopicView, ViewPublisher,
     registry::{Child, TopicNodes},
 };
 
@@ -36,18 +41,18 @@ pub(super) struct Follower {
     watchers: FuturesUnordered<BoxFuture<'static, (Node, EventType)>>,
     /// The nodes that have a watcher.
     watched: BTreeSet<Node>,
-    /// What was reported already.
-    reported: BTreeSet<BadEntry>,
+    number: u64,
 }
 
 impl Follower {
     pub(super) fn new(inner: Arc<Inner>, topic: Topic) -> Self {
+        let number = inner.followers.fetch_add(1, Ordering::Relaxed);
         Self {
             reader: Reader { inner, topic },
             nodes: TopicNodes::default(),
             watchers: FuturesUnordered::new(),
             watched: BTreeSet::new(),
-            reported: BTreeSet::new(),
+            number,
         }
     }
 
@@ -107,12 +112,18 @@ impl Follower {
         let reread = Instant::now() + self.reader.inner.config.reread_interval;
         loop {
             let mut changed = BTreeSet::new();
+            let due = self.reader.inner.reports.lock().due().unwrap_or(reread);
             tokio::select! {
                 event = self.watchers.next() => match event {
                     Some((_, EventType::Session)) | None => return Ok(()),
                     Some((node, _)) => changed.insert(node),
                 },
                 () = sleep_until(reread) => return Ok(()),
+                () = sleep_until(due) => {
+                    let inner = &self.reader.inner;
+                    inner.reports.lock().tell_what_lasts(&inner.events);
+                    continue;
+                }
             };
             // A burst of changes makes one view.
             while let Some(Some((node, event))) = self.watchers.next().now_or_never() {
@@ -150,8 +161,9 @@ impl Follower {
     }
 
     fn view(&mut self) -> TopicView {
-        let (view, bad) = self.nodes.view(&self.reader.topic, &self.reader.inner.layout);
-        self.reader.inner.events.report(&mut self.reported, bad);
+        let inner = &self.reader.inner;
+        let (view, bad) = self.nodes.view(&self.reader.topic, &inner.layout);
+        inner.reports.lock().report(self.number, bad, &inner.events);
         view
     }
 
@@ -209,6 +221,12 @@ impl Follower {
         let event = AssertUnwindSafe(watcher.changed()).catch_unwind();
         let event = event.map(|event| event.map_or(EventType::Session, |event| event.event_type));
         self.watchers.push(async move { (node, event.await) }.boxed());
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.reader.inner.reports.lock().forget(&self.number);
     }
 }
 

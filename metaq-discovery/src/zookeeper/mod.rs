@@ -4,15 +4,19 @@ mod follow;
 mod read;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use metaq_protocol::Topic;
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
     Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
-    connect::ConnectString, registry::Layout,
+    connect::ConnectString, registry::Layout, reports::Reports,
 };
 use follow::Follower;
 use session::Sessions;
@@ -75,6 +79,9 @@ pub(crate) struct Inner {
     layout: Layout,
     config: ZooKeeperConfig,
     events: EventPublisher,
+    /// By the number of the follower.
+    reports: Mutex<Reports<u64>>,
+    followers: AtomicU64,
     closed: watch::Sender<bool>,
 }
 
@@ -102,7 +109,8 @@ impl ZooKeeperDiscovery {
         }
         let sessions = Arc::new(Sessions::new(hosts, &config, events.clone()));
         let closed = watch::Sender::new(false);
-        Ok(Self { inner: Arc::new(Inner { sessions, layout, config, events, closed }) })
+        let (reports, followers) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { sessions, layout, config, events, reports, followers, closed }) })
     }
 
     /// Runs `work`, but not beyond the connect timeout nor the closing of the discovery.

@@ -2,6 +2,7 @@
 #![cfg(feature = "etcd")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod contents;
 mod faults;
 mod registry;
 #[cfg(feature = "tls")]

@@ -7,9 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use etcd_client::{Client, ConnectOptions};
-use metaq_discovery::{
-    BrokerAddr, BrokerId, Discovery, DiscoveryEvent, DiscoveryEvents, EtcdDiscovery, TopicWatch,
-};
+use metaq_discovery::{BrokerAddr, BrokerId, Discovery, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
     conformance::{RegistryUnderTest, topic},
     peers::{Etcd, EtcdProgram},
@@ -131,13 +129,6 @@ pub(crate) async fn ports(watch: &mut TopicWatch, wanted: &[u16]) -> Duration {
         }
     });
     assert!(reached.await.is_ok(), "the brokers are at {:?}, not {wanted:?}", current(watch));
-    started.elapsed()
-}
-
-pub(crate) async fn told(events: &mut DiscoveryEvents, wanted: DiscoveryEvent) -> Duration {
-    let started = Instant::now();
-    let found = async { while events.next().await.unwrap() != wanted {} };
-    timeout(PATIENCE, found).await.expect("the event is told");
     started.elapsed()
 }
 

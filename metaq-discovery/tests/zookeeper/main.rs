@@ -2,6 +2,7 @@
 #![cfg(feature = "zookeeper")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod contents;
 mod contract;
 mod faults;
 mod frozen;
