@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, ConnectOptions};
 use metaq_discovery::{BrokerAddr, BrokerId, Discovery, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
+    Plan, Proxy,
     conformance::{RegistryUnderTest, topic},
     peers::{Etcd, EtcdProgram},
 };
@@ -23,6 +24,8 @@ type Change = (String, Option<String>);
 pub(crate) struct Registry {
     pub(crate) etcd: tokio::sync::Mutex<Etcd>,
     pub(crate) endpoint: String,
+    /// The way of a [`discovery`](RegistryUnderTest::discovery) to it.
+    way: Proxy,
     pub(crate) client: Client,
     later: Mutex<Option<Vec<Change>>>,
 }
@@ -35,8 +38,11 @@ impl Registry {
     /// The registry of a server that is running, reached with these options.
     pub(crate) async fn of(etcd: Etcd, options: Option<ConnectOptions>) -> Self {
         let endpoint = etcd.endpoint();
-        let client = Client::connect([&endpoint], options).await.unwrap();
-        Self { etcd: tokio::sync::Mutex::new(etcd), endpoint, client, later: Mutex::default() }
+        let mut client = Client::connect([&endpoint], options).await.unwrap();
+        // It connects with the first call only.
+        client.get("x", None).await.unwrap();
+        let way = Proxy::start(&endpoint).await.unwrap();
+        Self { way, etcd: tokio::sync::Mutex::new(etcd), endpoint, client, later: Mutex::default() }
     }
 
     async fn write(&self, key: String, value: Option<String>) {
@@ -83,7 +89,7 @@ impl Registry {
 #[async_trait]
 impl RegistryUnderTest for Registry {
     fn discovery(&self) -> Arc<dyn Discovery> {
-        Arc::new(EtcdDiscovery::new(&self.endpoint).unwrap())
+        Arc::new(EtcdDiscovery::new(&self.way.addr().to_string()).unwrap())
     }
 
     async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32) {
@@ -98,6 +104,10 @@ impl RegistryUnderTest for Registry {
 
     async fn spoil(&self, broker: BrokerId) {
         self.write(Self::child(broker), Some("not JSON".to_owned())).await;
+    }
+
+    fn slow_down(&self, delay: Duration) {
+        self.way.plan_both(Plan::new().delay(delay));
     }
 
     async fn go_away(&self) {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// A change has to be seen so soon after it was made, or after the registry is back.
-const CONVERGED: Duration = Duration::from_secs(2);
+pub(super) const CONVERGED: Duration = Duration::from_secs(2);
 
 /// So long is waited before that is judged, to say how long it took instead.
 const PATIENCE: Duration = Duration::from_secs(20);
