@@ -30,6 +30,8 @@ mod etcd;
 mod java_broker;
 mod java_reader;
 mod process;
+mod session;
+mod tls;
 mod zookeeper;
 
 use std::io::{self, Write as _};
@@ -41,6 +43,7 @@ pub use error::PeerError;
 pub use etcd::{Etcd, EtcdProgram};
 pub use java_broker::JavaBroker;
 pub use java_reader::{JavaReader, ReadMessage};
+pub use tls::{PeerTls, TestCa};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 
 impl Peers {
