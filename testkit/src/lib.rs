@@ -7,4 +7,6 @@ pub mod conformance;
 #[cfg(feature = "peers")]
 pub mod peers;
 
-pub use broker::{Broker, BrokerBuilder, Stored};
+#[cfg(feature = "registration")]
+pub use broker::Registry;
+pub use broker::{Broker, BrokerBuilder, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored};
