@@ -16,8 +16,8 @@ use tokio::sync::watch;
 /// Makes a [`Broker`](super::Broker) misbehave, from now on and while it runs; got by
 /// [`Broker::faults`](super::Broker::faults). Clones are the same.
 ///
-/// A plan says which [`Requests`] meet which [`Fault`]. A request meets the first plan that is for it and still in
-/// force. What is drawn at random comes from the broker's [seed](super::BrokerBuilder::seed), so that a run repeats
+/// A plan says which [`Requests`] meet which [`Fault`]. A request meets one fault at most: that of the first plan that is
+/// for it; the others count it all the same. What is drawn at random comes from the broker's [seed](super::BrokerBuilder::seed), so that a run repeats
 /// exactly as long as its requests come in the same order.
 ///
 /// ```
@@ -138,11 +138,18 @@ impl Faults {
         if !self.0.any.load(Ordering::Acquire) {
             return None;
         }
-        let plans = self.0.plans.lock();
-        plans.iter().find_map(|plan| {
-            let met = plan.requests.are(command, connection) && plan.is_due(&self.0.random);
-            met.then(|| plan.fault.clone())
-        })
+        let mut met = None;
+        for plan in &*self.0.plans.lock() {
+            // Each plan counts its requests, whichever fault they meet.
+            if plan.requests.are(command, connection)
+                && plan.counts_to_due()
+                && met.is_none()
+                && plan.meets(&self.0.random)
+            {
+                met = Some(plan.fault.clone());
+            }
+        }
+        met
     }
 
     /// So many random bytes.
@@ -179,19 +186,21 @@ impl Plan {
 }
 
 impl PlanState {
-    fn is_due(&self, random: &Mutex<fastrand::Rng>) -> bool {
-        let Requests { skip, most, chance, .. } = self.requests;
-        if self.cancelled.load(Ordering::Acquire) || self.met.load(Ordering::Acquire) >= most {
-            return false;
-        }
-        if self.seen.fetch_add(1, Ordering::AcqRel) < skip {
-            return false;
-        }
-        let due = chance >= 1.0 || random.lock().f64() < chance;
-        if due {
+    /// Counts a request, and says whether it is one of those that the fault is for.
+    fn counts_to_due(&self) -> bool {
+        let seen = self.seen.fetch_add(1, Ordering::AcqRel);
+        seen >= self.requests.skip
+            && self.met.load(Ordering::Acquire) < self.requests.most
+            && !self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn meets(&self, random: &Mutex<fastrand::Rng>) -> bool {
+        let chance = self.requests.chance;
+        let meets = chance >= 1.0 || random.lock().f64() < chance;
+        if meets {
             self.met.fetch_add(1, Ordering::AcqRel);
         }
-        due
+        meets
     }
 }
 
