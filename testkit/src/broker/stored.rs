@@ -1,6 +1,6 @@
 //! What a broker holds, as tests look at it.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use metaq_protocol::{Partition, StoredMessages};
 
 use super::Broker;
@@ -22,6 +22,24 @@ pub struct Stored {
 }
 
 impl Broker {
+    /// The bytes of a partition's log from its first offset on, readable or not: its messages as they are stored (wire
+    /// rule 8). Empty when there is no such partition.
+    #[must_use]
+    pub fn log(&self, topic: &str, index: i32) -> Bytes {
+        let Some(log) = self.shared.topics.get(topic).and_then(|topic| topic.existing_log(index)) else {
+            return Bytes::new();
+        };
+        let mut log = log.lock();
+        let (mut bytes, mut at) = (BytesMut::new(), log.first());
+        while let Ok(stretch) = log.read(at, usize::MAX)
+            && !stretch.is_empty()
+        {
+            bytes.extend_from_slice(&stretch);
+            at += stretch.len() as u64;
+        }
+        bytes.freeze()
+    }
+
     /// All messages of a topic, readable or not: partition by partition, in the order in which they were stored. A
     /// partition is shown up to a message whose flag promises an attribute that isn't there.
     #[must_use]

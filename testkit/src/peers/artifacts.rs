@@ -66,7 +66,7 @@ impl Peers {
         let (cache, _lock) = locked_cache()?;
         let zookeeper = fetch_jars(&cache, "zookeeper", ZOOKEEPER)?;
         let broker = fetch_jars(&cache, "broker", BROKER)?;
-        let reader = compile_reader(&cache, &broker)?;
+        let reader = compile(&cache, "reader", "TopicReader", READER, &broker)?;
         Ok(Self { zookeeper, broker, reader })
     }
 
@@ -76,6 +76,13 @@ impl Peers {
 
     pub(super) fn broker_class_path(&self) -> String {
         all_jars(&self.broker)
+    }
+
+    /// Compiles a Java program; returns the class path to run it with.
+    pub(super) fn compile(&self, main: &str, source: &str) -> Result<String, PeerError> {
+        let (cache, _lock) = locked_cache()?;
+        let classes = compile(&cache, &main.to_lowercase(), main, source, &self.broker)?;
+        Ok(format!("{}:{}", classes.display(), self.broker_class_path()))
     }
 
     pub(super) fn reader_class_path(&self) -> String {
@@ -127,14 +134,15 @@ fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<Pat
     })
 }
 
-fn compile_reader(cache: &Path, broker: &Path) -> Result<PathBuf, PeerError> {
-    made_once(cache, "reader", &format!("{READER}{}", pom(BROKER)), |folder| {
+/// Compiles a Java program with the jars of MetaQ; returns the folder of its classes.
+fn compile(cache: &Path, name: &str, main: &str, source: &str, broker: &Path) -> Result<PathBuf, PeerError> {
+    made_once(cache, name, &format!("{source}{}", pom(BROKER)), |folder| {
         installed("javac", "a JDK (javac)", JDK)?;
-        let source = folder.join("TopicReader.java");
-        fs::write(&source, READER).map_err(PeerError::io(format!("write {}", source.display())))?;
+        let file = folder.join(format!("{main}.java"));
+        fs::write(&file, source).map_err(PeerError::io(format!("write {}", file.display())))?;
         let mut javac = Command::new("javac");
-        javac.arg("-cp").arg(all_jars(broker)).arg("-d").arg(folder).arg(&source);
-        run(&mut javac, "compiling the reader with javac")
+        javac.arg("-cp").arg(all_jars(broker)).arg("-d").arg(folder).arg(&file);
+        run(&mut javac, &format!("compiling {main}.java with javac"))
     })
 }
 

@@ -28,6 +28,7 @@ mod ensemble;
 mod error;
 mod etcd;
 mod java_broker;
+mod java_program;
 mod java_reader;
 mod process;
 mod zookeeper;
@@ -40,6 +41,7 @@ pub use ensemble::ZooKeeperEnsemble;
 pub use error::PeerError;
 pub use etcd::{Etcd, EtcdProgram};
 pub use java_broker::JavaBroker;
+pub use java_program::JavaProgram;
 pub use java_reader::{JavaReader, ReadMessage};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 
