@@ -7,6 +7,6 @@ pub mod conformance;
 #[cfg(feature = "peers")]
 pub mod peers;
 
-#[cfg(feature = "registration")]
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;
 pub use broker::{Broker, BrokerBuilder, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored};

@@ -52,8 +52,11 @@ async fn the_java_client_takes_it_for_a_real_broker() {
     }
 }
 
-/// What a topic holds, without the ids of brokers.
-fn held(broker: &Broker, topic: &str) -> Vec<(i32, i64, i64, Option<String>, Vec<u8>)> {
+/// A message: partition, offset, id, attribute and payload.
+type Message = (i32, i64, i64, Option<String>, Vec<u8>);
+
+/// What a topic holds.
+fn held(broker: &Broker, topic: &str) -> Vec<Message> {
     let messages = broker.messages(topic).into_iter();
     let plain = messages.map(|m| (m.partition.index, m.offset, m.id, m.attribute, m.payload.to_vec()));
     plain.collect()

@@ -48,7 +48,7 @@ pub struct BrokerBuilder {
     capacity: Option<u64>,
     seed: u64,
     settings: Settings,
-    #[cfg(feature = "registration")]
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     registries: Vec<super::registration::Registry>,
 }
 
@@ -81,7 +81,7 @@ impl BrokerBuilder {
                 limits: Limits::default(),
                 compat: false,
             },
-            #[cfg(feature = "registration")]
+            #[cfg(any(feature = "zookeeper", feature = "etcd"))]
             registries: Vec::new(),
         }
     }
@@ -204,7 +204,7 @@ impl BrokerBuilder {
     }
 
     /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be repeated.
-    #[cfg(feature = "registration")]
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     #[must_use]
     pub fn register_in(mut self, registry: super::registration::Registry) -> Self {
         self.registries.push(registry);
@@ -222,14 +222,14 @@ impl BrokerBuilder {
     pub async fn start(self) -> io::Result<Broker> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
         let port = listener.local_addr()?.port();
-        #[cfg(feature = "registration")]
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         let registries = self.registries.clone();
         #[cfg_attr(
-            not(feature = "registration"),
+            not(any(feature = "zookeeper", feature = "etcd")),
             expect(unused_mut, reason = "only registration changes it")
         )]
         let mut broker = self.assemble(port, Some(listener))?;
-        #[cfg(feature = "registration")]
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         for registry in registries {
             broker.register(registry).await?;
         }
@@ -286,7 +286,7 @@ impl BrokerBuilder {
             shared,
             streams,
             accepting,
-            #[cfg(feature = "registration")]
+            #[cfg(any(feature = "zookeeper", feature = "etcd"))]
             registrations: Vec::new(),
         })
     }

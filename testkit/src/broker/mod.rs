@@ -7,7 +7,7 @@ mod decisions;
 mod faults;
 mod log;
 mod prepared;
-#[cfg(feature = "registration")]
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
 mod segment;
 mod serve;
@@ -37,7 +37,7 @@ use tokio::{
 pub use builder::BrokerBuilder;
 pub use faults::{Fault, Faults, Plan, Requests};
 pub use log::Flush;
-#[cfg(feature = "registration")]
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use registration::Registry;
 pub use stored::Stored;
 pub use transactions::Heuristic;
@@ -79,7 +79,7 @@ pub struct Broker {
     shared: Arc<Shared>,
     streams: mpsc::UnboundedSender<Box<dyn Io>>,
     accepting: JoinHandle<()>,
-    #[cfg(feature = "registration")]
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     registrations: Vec<registration::Registration>,
 }
 
@@ -241,14 +241,17 @@ impl Broker {
     ///
     /// # Cancel safety
     /// Dropping the future ends the broker at once.
-    #[cfg_attr(not(feature = "registration"), expect(clippy::unused_async, reason = "registries are"))]
+    #[cfg_attr(
+        not(any(feature = "zookeeper", feature = "etcd")),
+        expect(clippy::unused_async, reason = "registries are")
+    )]
     pub async fn shut_down(self) -> io::Result<()> {
-        #[cfg(feature = "registration")]
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         registration::withdraw_all(&self.registrations).await?;
         self.flush()
     }
 
-    #[cfg(feature = "registration")]
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     async fn register(&mut self, registry: Registry) -> io::Result<()> {
         self.registrations.push(registry.register(Arc::clone(&self.shared)).await?);
         Ok(())

@@ -209,7 +209,7 @@ impl Topics {
 
 impl TopicEntry {
     /// Whether registries are told of it.
-    #[cfg(feature = "registration")]
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     pub(super) fn is_known(&self) -> bool {
         self.known.load(Ordering::Acquire)
     }
