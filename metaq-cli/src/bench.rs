@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use metaq_producer::{Message, Producer, SendError, SendReceipt, TcpConfig, TcpTransport, Topic};
+use metaq_producer::{Message, Producer, ProducerConfig, SendError, SendReceipt, Topic};
 use metaq_protocol::MAX_READABLE_DATA;
 
 use self::figures::{Figures, Tally};
@@ -81,10 +81,12 @@ pub(crate) async fn run(args: Args) -> u8 {
         Err(error) => return complain("signals can't be handled", &error),
     };
     let (size, in_flight) = (args.size as usize, args.in_flight as usize);
-    let mut config = TcpConfig::default();
-    config.max_in_flight = config.max_in_flight.max(in_flight + MORE_IN_FLIGHT);
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max(in_flight * (size + HEADER));
-    let builder = Producer::builder().transport(TcpTransport::new(config)).send_timeout(args.timeout);
+    let mut config = ProducerConfig::default();
+    config.send_timeout = args.timeout;
+    // One broker can have half of it.
+    config.max_in_flight = config.max_in_flight.max(2 * (in_flight + MORE_IN_FLIGHT));
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * in_flight * (size + HEADER));
+    let builder = Producer::builder().config(config);
     let producer = match args.cluster.tell(builder).build() {
         Ok(producer) => producer,
         Err(error) => return complain("the producer can't be made", &error),
@@ -96,9 +98,10 @@ pub(crate) async fn run(args: Args) -> u8 {
     if let Err(error) = published {
         return complain("can't send", &error);
     }
-    let message = Message::new(args.topic, Bytes::from(vec![b'x'; size]));
+    let (topic, payload) = (args.topic, Bytes::from(vec![b'x'; size]));
     let progress = Arc::new(Progress::default());
-    let load = Load { producer: producer.clone(), message, in_flight, progress: Arc::clone(&progress) };
+    let load =
+        Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
     let load = tokio::spawn(load.run(args.warmup, args.messages));
     let (ended, status) = watch(load, &progress, args.warmup + args.messages, &mut signals).await;
     producer.close(CLOSE_TIMEOUT).await;
@@ -118,7 +121,8 @@ struct Progress {
 /// What is sent.
 struct Load {
     producer: Producer,
-    message: Message,
+    topic: Topic,
+    payload: Bytes,
     in_flight: usize,
     progress: Arc<Progress>,
 }
@@ -136,11 +140,12 @@ impl Load {
 
     /// Sends so many messages, with as many in flight as there may be.
     async fn send(&self, messages: u64, tally: &mut Tally) {
-        let Self { producer, message, progress, .. } = self;
+        let Self { producer, topic, payload, progress, .. } = self;
         let (mut left, mut ended) = (messages, progress.ended.load(Ordering::Relaxed));
         let start = || {
             left = left.checked_sub(1).filter(|_| !progress.stop.load(Ordering::Relaxed))?;
-            Some(producer.send(message.clone()))
+            // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
+            Some(producer.send(Message::new(topic.clone(), payload.clone())))
         };
         let end = |latency: Duration, result: Result<SendReceipt, SendError>| {
             ended += 1;
