@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use metaq_producer::{Message, Producer, TcpConfig, TcpTransport, Topic, ZooKeeperDiscovery};
+use metaq_producer::{Message, Producer, ProducerConfig, Topic, ZooKeeperDiscovery};
 use serde::{Deserialize, Serialize};
 use stats_alloc::StatsAlloc;
 use tokio::{runtime::Runtime, task::JoinHandle};
@@ -116,10 +116,11 @@ fn run(args: &Args, counter: Option<&StatsAlloc<System>>) -> Result<TaskFigures,
     } else {
         Producer::builder().broker(args.cluster.parse()?)
     };
-    let mut config = TcpConfig::default();
-    config.max_in_flight = 65_536;
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max((args.size + 1024) * args.tasks as usize);
-    let producer = builder.transport(TcpTransport::new(config)).build()?;
+    // One broker can have half of what a producer has in flight.
+    let (tasks, mut config) = (args.tasks as usize, ProducerConfig::default());
+    config.max_in_flight = config.max_in_flight.max(2 * tasks);
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * tasks * (args.size + 1024));
+    let producer = builder.config(config).build()?;
     runtime.block_on(producer.publish_topic(&args.topic))?;
     let message = Message::new(args.topic.clone(), vec![b'x'; args.size]);
     let phase = Arc::new(Phase::default());
