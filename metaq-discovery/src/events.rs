@@ -1,7 +1,5 @@
 //! What happens to a registry, for those who want to know.
 
-#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-use std::collections::BTreeSet;
 use std::fmt;
 
 use metaq_protocol::{BrokerId, Topic};
@@ -158,25 +156,15 @@ impl EventPublisher {
         let _ = self.sender.send(event);
     }
 
-    /// Publishes a view, and tells the change if it is one.
+    /// Publishes a view, and tells the change if it is one, before anybody can see it.
     pub fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
-        if let Some(change) = publisher.publish(view) {
+        publisher.publish_and_tell(view, |change| {
             tracing::info!(
                 topic = %change.topic, added = ?change.added, removed = ?change.removed, changed = ?change.changed,
                 "view of the topic changed"
             );
-            self.send(DiscoveryEvent::ViewChanged(change));
-        }
-    }
-
-    /// Tells those of the `bad` entries of a topic or file that aren't in `reported`, which becomes `bad`.
-    #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-    pub(crate) fn report(&self, reported: &mut BTreeSet<BadEntry>, bad: Vec<BadEntry>) {
-        for entry in bad.iter().filter(|entry| !reported.contains(entry)) {
-            tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used");
-            self.send(DiscoveryEvent::BadEntry(entry.clone()));
-        }
-        *reported = bad.into_iter().collect();
+            self.send(DiscoveryEvent::ViewChanged(change.clone()));
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Brokers that are named in a file.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,8 +15,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    BadEntry, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
-    MAX_PARTITIONS, TopicView, TopicWatch, publishers::Publishers,
+    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
+    MAX_PARTITIONS, TopicView, TopicWatch,
+    publishers::Publishers,
+    reports::{Bad, Reports},
 };
 
 /// How often the file is looked at.
@@ -55,7 +57,7 @@ struct State {
     /// What the file held when it was read and could be used.
     bytes: Option<Vec<u8>>,
     views: BTreeMap<Topic, TopicView>,
-    reported: BTreeSet<BadEntry>,
+    reports: Reports<()>,
     publishers: Publishers,
     /// Whether a task looks at the file.
     followed: bool,
@@ -159,14 +161,14 @@ impl Inner {
             if state.bytes.as_deref() == Some(&bytes) { None } else { Some(parse(&self.path, &bytes)) };
         match parsed {
             Some(Ok((views, bad))) => {
-                self.events.report(&mut state.reported, bad);
+                state.reports.report((), bad, &self.events);
                 state.views = views;
                 state.bytes = Some(bytes);
             }
             Some(Err(reason)) => {
                 state.bytes = None;
                 let text = format!("the file of brokers {path} is malformed: {reason}");
-                self.events.report(&mut state.reported, vec![BadEntry::new(path.to_string(), reason)]);
+                state.reports.report((), vec![Bad::lasting(path.to_string(), reason)], &self.events);
                 return Err(DiscoveryError::new(DiscoveryErrorKind::Config, text));
             }
             // Only the time of reading is new.
@@ -181,7 +183,7 @@ impl Inner {
 }
 
 /// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<Topic, TopicView>, Vec<BadEntry>), String> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<Topic, TopicView>, Vec<Bad>), String> {
     let text = str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     let content: Content = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
     {
@@ -194,9 +196,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<Topic, TopicView>, Vec<B
         })?
     };
     let mut bad = Vec::new();
-    let mut report = |entry: String, reason: String| {
-        bad.push(BadEntry::new(format!("{} {entry}", path.display()), reason))
-    };
+    let mut report =
+        |entry: String, reason: String| bad.push(Bad::lasting(format!("{} {entry}", path.display()), reason));
     let mut brokers = BTreeMap::new();
     for (id, addr) in &content.brokers {
         match broker(id, addr) {
@@ -265,7 +266,8 @@ mod tests {
     #[test]
     fn toml_and_json_say_the_same() {
         let (views, bad) = parse(Path::new("x.toml"), GOOD.as_bytes()).unwrap();
-        assert_eq!((texts(&views), bad), (vec!["a 0-0 0-1 1-0".to_owned(), "b 1-0".to_owned()], vec![]));
+        assert!(bad.is_empty(), "{bad:?}");
+        assert_eq!(texts(&views), ["a 0-0 0-1 1-0", "b 1-0"]);
         let json =
             r#"{"brokers":{"0":"meta://h:1","1":"meta://[::1]:2"},"topics":{"a":{"0":2,"1":1},"b":{"1":1}}}"#;
         assert_eq!(parse(Path::new("x.JSON"), json.as_bytes()).unwrap().0, views);
@@ -293,7 +295,8 @@ mod tests {
             let (views, bad) = parse(Path::new("x"), lines.as_bytes()).unwrap();
             assert_eq!(texts(&views), ["a 1-0", "b 1-0"], "{line}");
             assert_eq!(bad.len(), 1, "{line}: {bad:?}");
-            assert!(bad[0].path == path && bad[0].reason.contains(reason), "{line}: {}", bad[0]);
+            let entry = &bad[0].entry;
+            assert!(entry.path == path && entry.reason.contains(reason), "{line}: {entry}");
         }
     }
 

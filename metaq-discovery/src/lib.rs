@@ -1,9 +1,11 @@
 //! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
 //!
 //! [`Discovery`] is the trait. [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
-//! `EtcdDiscovery` (feature `etcd`) reads the same from etcd, [`StaticDiscovery`] knows its brokers beforehand, `FileDiscovery` (feature `file`) reads them from a TOML or JSON
-//! file, and `MockDiscovery` (feature `mock`) is for tests. Watching a topic gives a [`TopicWatch`], which always holds
-//! the latest [`TopicView`] and tells when there is a new one; [`Discovery::events`] tells how the registry fares.
+//! `EtcdDiscovery` (feature `etcd`) reads the same from etcd, [`StaticDiscovery`] knows its brokers beforehand,
+//! `FileDiscovery` (feature `file`) reads them from a TOML or JSON file, and `MockDiscovery` (feature `mock`) is for
+//! tests. ZooKeeper and etcd are reached by TLS with a `TlsConfig` (feature `tls`). Watching a topic gives a
+//! [`TopicWatch`], which always holds the latest [`TopicView`] and tells when there is a new one; [`Discovery::events`]
+//! tells how the registry fares.
 //!
 //! This crate knows registries, but neither the brokers' protocol nor connections to brokers.
 //!
@@ -34,7 +36,11 @@ mod mock;
 mod publishers;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod registry;
+#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
+mod reports;
 mod static_discovery;
+#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+mod tls;
 mod view;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
@@ -51,6 +57,8 @@ pub use file::FileDiscovery;
 #[cfg(feature = "mock")]
 pub use mock::MockDiscovery;
 pub use static_discovery::StaticDiscovery;
+#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+pub use tls::TlsConfig;
 pub use view::{MAX_PARTITIONS, TopicView, TopicWatch, ViewBroker, ViewPublisher};
 #[cfg(feature = "zookeeper")]
 pub use zookeeper::{ZooKeeperConfig, ZooKeeperDiscovery};

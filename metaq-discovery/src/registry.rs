@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, str};
 
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
-use crate::{BadEntry, MAX_PARTITIONS, TopicView};
+use crate::{BadEntry, MAX_PARTITIONS, TopicView, reports::Bad};
 
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,19 @@ impl Layout {
 
     pub(crate) fn topic(&self, topic: &Topic) -> String {
         format!("{}/brokers/topics-pub/{topic}", self.root)
+    }
+
+    /// What the paths of all brokers' addresses begin with.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn ids(&self) -> String {
+        format!("{}/brokers/ids/", self.root)
+    }
+
+    /// The topic that a path below its own belongs to; none for any other path.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn topic_of(&self, path: &[u8]) -> Option<Topic> {
+        let below = str::from_utf8(path).ok()?.strip_prefix(&self.topics())?.strip_prefix('/')?;
+        Topic::new(below.split_once('/')?.0).ok()
     }
 
     pub(crate) fn child(&self, topic: &Topic, child: &str) -> String {
@@ -79,11 +92,11 @@ pub(crate) struct TopicNodes {
 
 impl TopicNodes {
     /// The view, without what can't be used, and a list of that.
-    pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<BadEntry>) {
+    pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {
         let mut view = TopicView::new(topic.clone());
         let mut bad = Vec::new();
         for (name, data) in &self.children {
-            let mut report = |path: String, reason: String| bad.push(BadEntry::new(path, reason));
+            let mut report = |path: String, reason: String| bad.push(Bad::lasting(path, reason));
             let id = match Child::parse(name) {
                 Child::Master(id) => id,
                 Child::Slave => continue,
@@ -100,7 +113,13 @@ impl TopicNodes {
                     continue;
                 }
             };
-            match parse_addr(self.masters.get(&id).and_then(Option::as_deref)) {
+            let Some(addr) = self.masters.get(&id).and_then(Option::as_deref) else {
+                // Rule of the registry §19: a broker that was killed and restarted at once registers topics only.
+                let reason = "the broker offers a topic but has no address here; it may need a restart";
+                bad.push(Bad { entry: BadEntry::new(layout.master(id), reason), may_pass: true });
+                continue;
+            };
+            match parse_addr(addr) {
                 Ok(addr) => view = view.with_broker(id, addr, partitions),
                 Err(reason) => report(layout.master(id), reason),
             }
@@ -130,11 +149,7 @@ fn parse_partitions(data: &[u8]) -> Result<u32, String> {
     }
 }
 
-fn parse_addr(data: Option<&[u8]>) -> Result<BrokerAddr, String> {
-    let Some(data) = data else {
-        // Rule of the registry §19: a broker that was killed and restarted at once registers topics only.
-        return Err("the broker offers a topic but has no address here; it may need a restart".to_owned());
-    };
+fn parse_addr(data: &[u8]) -> Result<BrokerAddr, String> {
     let text = str::from_utf8(data).map_err(|_| "its data is not UTF-8".to_owned())?.trim();
     if text.is_empty() {
         return Err("it has no data".to_owned());
@@ -154,7 +169,7 @@ mod tests {
         };
         let (view, bad) = nodes.view(&Topic::new("alpha").unwrap(), &Layout::new("meta"));
         let partitions = view.partitions().iter().map(ToString::to_string).collect();
-        (partitions, bad.into_iter().map(|bad| bad.path).collect())
+        (partitions, bad.into_iter().map(|bad| bad.entry.path).collect())
     }
 
     #[test]

@@ -165,9 +165,21 @@ impl ViewPublisher {
     /// Replaces the current view. Watches are told only if it differs from the one before; then the difference is
     /// returned.
     pub fn publish(&self, view: TopicView) -> Option<ViewChange> {
+        self.publish_and_tell(view, |_| {})
+    }
+
+    /// [`publish`](Self::publish), and calls `tell` with the difference before the view can be seen.
+    pub(crate) fn publish_and_tell(
+        &self,
+        view: TopicView,
+        tell: impl FnOnce(&ViewChange),
+    ) -> Option<ViewChange> {
         let mut change = None;
         self.views.send_if_modified(|current| {
             change = ViewChange::between(current, &view);
+            if let Some(change) = &change {
+                tell(change);
+            }
             *current = Arc::new(view);
             change.is_some()
         });

@@ -69,6 +69,10 @@ impl RegistryUnderTest for Mock {
         self.mock.tell(DiscoveryEvent::BadEntry(BadEntry::new(format!("{broker}"), "spoiled")));
     }
 
+    fn slow_down(&self, delay: Duration) {
+        self.mock.set_delay(delay);
+    }
+
     async fn go_away(&self) {
         self.mock.set_away(true);
     }

@@ -1,16 +1,19 @@
 //! Reading the keys, and following them by a watch from the next revision on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+#[cfg(feature = "tls")]
+use etcd_client::{Certificate, Identity, TlsOptions};
 use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions, WatchResponse};
 use futures_util::FutureExt as _;
+use metaq_protocol::Topic;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Inner, State, SyncState, read::Keys};
-use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent};
+use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, registry::Layout};
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
-const PAUSES_MS: [u64; 5] = [50, 200, 500, 1000, 1000];
+const PAUSES_MS: [u64; 3] = [50, 200, 500];
 
 /// How often it is looked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
@@ -43,6 +46,8 @@ impl Inner {
 
     async fn follow_always(&self) {
         let mut failures = 0;
+        #[cfg(feature = "tls")]
+        let mut refusals = 0;
         loop {
             let host = self.state.lock().host % self.hosts.len();
             let Err(error) = self.follow_host(&self.hosts[host], &mut failures).await else {
@@ -56,12 +61,36 @@ impl Inner {
             if was_there {
                 self.events.send(DiscoveryEvent::Lost);
             }
+            #[cfg(feature = "tls")]
+            if let Some(refusal) = self.refusal(&self.hosts[host]).await {
+                refusals = if refusal.kind() == DiscoveryErrorKind::Failed { refusals + 1 } else { 0 };
+                let lost = if refusals < self.hosts.len() { SyncState::Lost } else { SyncState::Refused };
+                self.sync.send_replace(lost(refusal));
+            } else {
+                refusals = 0;
+            }
             self.state.lock().host = host + 1;
             let rounds = failures / self.hosts.len();
             failures += 1;
             if failures % self.hosts.len() == 0 {
                 sleep(Duration::from_millis(PAUSES_MS[rounds.min(PAUSES_MS.len() - 1)])).await;
             }
+        }
+    }
+
+    /// Why TLS fails with a server, or none if that isn't the matter.
+    #[cfg(feature = "tls")]
+    async fn refusal(&self, host: &str) -> Option<DiscoveryError> {
+        let tls = self.config.tls.as_ref()?;
+        tls.refusal("etcd", host, &self.server_name(host).ok()?).await
+    }
+
+    /// The name that the certificate of a server has to hold for.
+    #[cfg(feature = "tls")]
+    fn server_name(&self, host: &str) -> Result<String, DiscoveryError> {
+        match &self.config.server_name {
+            Some(name) => Ok(name.clone()),
+            None => crate::tls::server_name("etcd", host),
         }
     }
 
@@ -77,7 +106,7 @@ impl Inner {
         };
         let prefix = self.layout.brokers();
         let limit = self.config.call_timeout;
-        let connect = Client::connect([host], Some(self.options()));
+        let connect = Client::connect([host], Some(self.options(host)?));
         let connected = timeout(limit, connect).await.map_err(|_| silent("let us in"))?;
         let mut client = connected.map_err(|error| failed("let us in", error))?;
         let (keys, revision) = self.read(&mut client, &prefix, failed, silent).await?;
@@ -87,7 +116,7 @@ impl Inner {
         {
             let mut state = self.state.lock();
             state.keys = keys;
-            self.publish(&mut state);
+            self.publish(&mut state, &Affected { all: true, ..Affected::default() });
         }
         if *failures > 0 {
             tracing::info!(host, "etcd is read again");
@@ -98,21 +127,39 @@ impl Inner {
         }
         let reread = Instant::now() + self.config.reread_interval;
         loop {
-            let Ok(change) = timeout_at(reread, changes.message()).await else { return Ok(()) };
+            let due = self.state.lock().reports.due().unwrap_or(reread).min(reread);
+            let change = timeout_at(due, changes.message()).await;
             let mut state = self.state.lock();
-            let mut next = Some(change);
+            state.reports.tell_what_lasts(&self.events);
+            let Ok(change) = change else {
+                if Instant::now() >= reread {
+                    return Ok(());
+                }
+                continue;
+            };
+            let (mut next, mut affected) = (Some(change), Affected::default());
             // A burst of changes makes one view.
             while let Some(change) = next {
                 let change = change.map_err(|error| failed("watch", error))?;
-                apply(&mut state.keys, &change.ok_or_else(|| silent("go on to watch"))?).map_err(
-                    |reason| {
-                        let text = format!("etcd at {host} ended the watch: {reason}");
-                        DiscoveryError::new(DiscoveryErrorKind::Failed, text)
-                    },
-                )?;
+                let change = change.ok_or_else(|| silent("go on to watch"))?;
+                // The stream stays open then, without an error and without any change.
+                if change.canceled() {
+                    if change.compact_revision() > 0 {
+                        let revision = change.compact_revision();
+                        tracing::info!(
+                            host,
+                            revision,
+                            "etcd forgot changes that were to come; all is read anew"
+                        );
+                        return Ok(());
+                    }
+                    let text = format!("etcd at {host} ended the watch: {}", change.cancel_reason());
+                    return Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
+                }
+                apply(&mut state, &change, &self.layout, &mut affected);
                 next = changes.message().now_or_never();
             }
-            self.publish(&mut state);
+            self.publish(&mut state, &affected);
         }
     }
 
@@ -149,55 +196,72 @@ impl Inner {
         }
     }
 
-    fn options(&self) -> ConnectOptions {
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables, clippy::unnecessary_wraps, reason = "for TLS"))]
+    fn options(&self, host: &str) -> Result<ConnectOptions, DiscoveryError> {
         let (limit, keep_alive) = (self.config.call_timeout, self.config.keep_alive);
         // Without being asked while it is idle, a server that is gone would leave a watch waiting for ever.
-        let options = ConnectOptions::new()
+        let mut options = ConnectOptions::new()
             .with_connect_timeout(limit)
             .with_keep_alive(keep_alive, keep_alive)
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
-        match &self.config.credentials {
-            Some(credentials) => options.with_user(credentials.name(), credentials.password()),
-            None => options,
+        if let Some(credentials) = &self.config.credentials {
+            options = options.with_user(credentials.name(), credentials.password());
         }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.config.tls {
+            let mut shown = TlsOptions::new()
+                .ca_certificate(Certificate::from_pem(tls.ca()))
+                .domain_name(self.server_name(host)?);
+            if let Some((certificate, key)) = tls.identity() {
+                shown = shown.identity(Identity::from_pem(certificate, key));
+            }
+            options = options.with_tls(shown);
+        }
+        Ok(options)
     }
 
-    /// Publishes what the keys say of the watched topics.
-    fn publish(&self, state: &mut State) {
-        for topic in state.publishers.topics() {
-            let (view, _) = state.keys.view(&topic, &self.layout);
-            state.publishers.publish(&view, &self.events);
-        }
-        self.report(state);
-    }
-
-    /// Tells which entries of the watched topics can't be used, each once.
-    pub(super) fn report(&self, state: &mut State) {
+    /// Publishes what the keys say of the watched topics that are `affected`.
+    fn publish(&self, state: &mut State, affected: &Affected) {
         let topics = state.publishers.topics();
-        let mut bad: Vec<_> =
-            topics.iter().flat_map(|topic| state.keys.view(topic, &self.layout).1).collect();
-        bad.sort_unstable();
-        bad.dedup();
-        self.events.report(&mut state.reported, bad);
+        state.reports.retain(|topic| topics.binary_search(topic).is_ok());
+        for topic in topics {
+            if affected.has(&topic) {
+                let (view, bad) = state.keys.view(&topic, &self.layout);
+                state.publishers.publish(&view, &self.events);
+                state.reports.report(topic, bad, &self.events);
+            }
+        }
     }
 }
 
-/// Applies what a watch tells; or says why the watch has ended.
-fn apply(keys: &mut Keys, change: &WatchResponse) -> Result<(), String> {
-    // The stream stays open then, without an error and without any change.
-    if change.canceled() {
-        return Err(match change.compact_revision() {
-            0 => change.cancel_reason().to_owned(),
-            revision => format!("the registry's past up to revision {revision} is gone"),
-        });
+/// The topics whose views may be others after a change.
+#[derive(Debug, Default)]
+struct Affected {
+    all: bool,
+    topics: BTreeSet<Topic>,
+}
+
+impl Affected {
+    /// That a key has changed.
+    fn add(&mut self, key: &[u8], layout: &Layout) {
+        self.all |= key.starts_with(layout.ids().as_bytes());
+        self.topics.extend(layout.topic_of(key));
     }
+
+    fn has(&self, topic: &Topic) -> bool {
+        self.all || self.topics.contains(topic)
+    }
+}
+
+/// Applies what a watch tells.
+fn apply(state: &mut State, change: &WatchResponse, layout: &Layout, affected: &mut Affected) {
     for event in change.events() {
         let Some(kv) = event.kv() else { continue };
+        affected.add(kv.key(), layout);
         match event.event_type() {
-            EventType::Put => keys.apply(kv.key(), Some(kv.value().to_vec())),
-            EventType::Delete => keys.apply(kv.key(), None),
+            EventType::Put => state.keys.apply(kv.key(), Some(kv.value().to_vec())),
+            EventType::Delete => state.keys.apply(kv.key(), None),
         }
     }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 mod follow;
 mod read;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_protocol::Topic;
@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    BadEntry, Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher,
-    TopicWatch, connect::ConnectString, publishers::Publishers, registry::Layout,
+    Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
+    connect::ConnectString, publishers::Publishers, registry::Layout, reports::Reports,
 };
 use read::Keys;
 
@@ -34,6 +34,12 @@ pub struct EtcdConfig {
     pub reread_interval: Duration,
     /// Whom to read as. Default nobody.
     pub credentials: Option<Credentials>,
+    /// TLS. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::TlsConfig>,
+    /// The name that the servers' certificates have to hold for. Default the host of each server.
+    #[cfg(feature = "tls")]
+    pub server_name: Option<String>,
 }
 
 impl Default for EtcdConfig {
@@ -44,6 +50,10 @@ impl Default for EtcdConfig {
             keep_alive: Duration::from_secs(2),
             reread_interval: Duration::from_secs(60),
             credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            server_name: None,
         }
     }
 }
@@ -74,7 +84,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     keys: Keys,
-    reported: BTreeSet<BadEntry>,
+    reports: Reports<Topic>,
     publishers: Publishers,
     /// How many calls wait for the keys to be read, or are reading them.
     waiting: usize,
@@ -88,6 +98,9 @@ enum SyncState {
     Never,
     Synced,
     Lost(DiscoveryError),
+    /// None of the servers can be talked to as it is configured: nobody needs to wait.
+    #[cfg(feature = "tls")]
+    Refused(DiscoveryError),
 }
 
 /// One of the calls that wait for the keys.
@@ -115,6 +128,11 @@ impl EtcdDiscovery {
     /// As for [`new`](Self::new).
     pub fn with_config(connect: &str, config: EtcdConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse("etcd", "etcd://", connect)?;
+        #[cfg(feature = "tls")]
+        if config.tls.is_some() {
+            let mut names = config.server_name.iter().chain(&hosts);
+            names.try_for_each(|name| crate::tls::server_name("etcd", name).map(drop))?;
+        }
         let (events, state) = (EventPublisher::default(), Mutex::default());
         let (sync, closed) = (watch::Sender::new(SyncState::Never), watch::Sender::new(false));
         Ok(Self { inner: Arc::new(Inner { hosts, layout, config, events, state, sync, closed }) })
@@ -135,15 +153,17 @@ impl EtcdDiscovery {
             Waiting(inner)
         };
         let limit = inner.config.connect_timeout;
-        let synced =
-            timeout_at(Instant::now() + limit, sync.wait_for(|sync| matches!(sync, SyncState::Synced)));
-        let in_time = tokio::select! {
+        let settled = |sync: &SyncState| !matches!(sync, SyncState::Never | SyncState::Lost(_));
+        let settled = timeout_at(Instant::now() + limit, sync.wait_for(settled));
+        tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => return Err(DiscoveryError::closed()),
-            synced = synced => synced.is_ok(),
-        };
-        if in_time {
-            return Ok(waiting);
+            settled = settled => match settled.ok().and_then(Result::ok).as_deref() {
+                #[cfg(feature = "tls")]
+                Some(SyncState::Refused(error)) => return Err(error.clone()),
+                Some(_) => return Ok(waiting),
+                None => {}
+            },
         }
         let text = format!("no etcd answered at {} within {limit:?}", inner.hosts.join(","));
         Err(match &*inner.sync.borrow() {
@@ -163,10 +183,9 @@ impl Discovery for EtcdDiscovery {
         if *self.inner.closed.borrow() {
             return Err(DiscoveryError::closed());
         }
-        let (view, _) = state.keys.view(topic, &self.inner.layout);
-        let watch = state.publishers.watch(view);
-        self.inner.report(&mut state);
-        Ok(watch)
+        let (view, bad) = state.keys.view(topic, &self.inner.layout);
+        state.reports.report(topic.clone(), bad, &self.inner.events);
+        Ok(state.publishers.watch(view))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {

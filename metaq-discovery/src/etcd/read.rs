@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use metaq_protocol::Topic;
 
 use crate::{
-    BadEntry, TopicView,
+    TopicView,
     registry::{Child, Layout, TopicNodes},
+    reports::Bad,
 };
 
 /// The keys of a registry with their values.
@@ -26,7 +27,7 @@ impl Keys {
     }
 
     /// The view of a topic, without what can't be used, and a list of that.
-    pub(super) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<BadEntry>) {
+    pub(super) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {
         let mut nodes = TopicNodes::default();
         let prefix = format!("{}/", layout.topic(topic));
         for (name, data) in self.below(&prefix) {
@@ -78,7 +79,7 @@ mod tests {
         let (view, bad) = keys.view(&"a".parse().unwrap(), &layout);
         let partitions: Vec<_> = view.partitions().iter().map(ToString::to_string).collect();
         assert_eq!(partitions, ["0-0", "0-1"]);
-        assert_eq!(bad[0].path, "/meta/brokers/ids/2/master");
+        assert_eq!(bad[0].entry.path, "/meta/brokers/ids/2/master");
         assert_eq!(keys.topics(&layout), ["a", "ab"]);
         keys.apply(b"/meta/brokers/topics-pub/a/0-m", None);
         assert!(keys.view(&"a".parse().unwrap(), &layout).0.is_empty());

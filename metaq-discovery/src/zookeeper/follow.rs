@@ -2,23 +2,28 @@
 //!
 //! Persistent watches are not used: after a reconnect the client library delivers nothing through them any more.
 
-use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, future::BoxFuture, future::try_join_all, stream::FuturesUnordered,
 };
 use metaq_protocol::{BrokerId, Topic};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use zookeeper_client::{Client, EventType, OneshotWatcher};
 
 use super::{Inner, read::Reader};
 use crate::{
-    BadEntry, DiscoveryError, TopicView, ViewPublisher,
+    DiscoveryError, TopicView, ViewPublisher,
     registry::{Child, TopicNodes},
 };
 
 /// Pauses after failures to read grow from the first to the last, in milliseconds.
-const PAUSES_MS: [u64; 5] = [50, 200, 500, 1000, 2000];
+const PAUSES_MS: [u64; 4] = [50, 200, 500, 1000];
 
 /// A node, or the list of a topic's children, that may have changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,18 +41,18 @@ pub(super) struct Follower {
     watchers: FuturesUnordered<BoxFuture<'static, (Node, EventType)>>,
     /// The nodes that have a watcher.
     watched: BTreeSet<Node>,
-    /// What was reported already.
-    reported: BTreeSet<BadEntry>,
+    number: u64,
 }
 
 impl Follower {
     pub(super) fn new(inner: Arc<Inner>, topic: Topic) -> Self {
+        let number = inner.followers.fetch_add(1, Ordering::Relaxed);
         Self {
             reader: Reader { inner, topic },
             nodes: TopicNodes::default(),
             watchers: FuturesUnordered::new(),
             watched: BTreeSet::new(),
-            reported: BTreeSet::new(),
+            number,
         }
     }
 
@@ -71,7 +76,12 @@ impl Follower {
     async fn follow(&mut self, publisher: &ViewPublisher) {
         let mut failures = 0;
         loop {
-            let outcome = self.follow_session(publisher, &mut failures).await;
+            let mut replaced = self.reader.inner.sessions.replaced();
+            let outcome = tokio::select! {
+                outcome = self.follow_session(publisher, &mut failures) => outcome,
+                // Never an error: the sender is there as long as the sessions.
+                _ = replaced.changed() => Ok(()),
+            };
             let Err(error) = outcome else {
                 self.forget();
                 continue;
@@ -79,7 +89,8 @@ impl Follower {
             if failures == 0 {
                 tracing::warn!(topic = %self.reader.topic, %error, "topic can't be read; its last view holds");
             }
-            sleep(Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)])).await;
+            let pause = Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)]);
+            self.reader.inner.sessions.recovered(pause).await;
             failures += 1;
         }
     }
@@ -101,12 +112,18 @@ impl Follower {
         let reread = Instant::now() + self.reader.inner.config.reread_interval;
         loop {
             let mut changed = BTreeSet::new();
+            let due = self.reader.inner.reports.lock().due().unwrap_or(reread);
             tokio::select! {
                 event = self.watchers.next() => match event {
                     Some((_, EventType::Session)) | None => return Ok(()),
                     Some((node, _)) => changed.insert(node),
                 },
                 () = sleep_until(reread) => return Ok(()),
+                () = sleep_until(due) => {
+                    let inner = &self.reader.inner;
+                    inner.reports.lock().tell_what_lasts(&inner.events);
+                    continue;
+                }
             };
             // A burst of changes makes one view.
             while let Some(Some((node, event))) = self.watchers.next().now_or_never() {
@@ -144,8 +161,9 @@ impl Follower {
     }
 
     fn view(&mut self) -> TopicView {
-        let (view, bad) = self.nodes.view(&self.reader.topic, &self.reader.inner.layout);
-        self.reader.inner.events.report(&mut self.reported, bad);
+        let inner = &self.reader.inner;
+        let (view, bad) = self.nodes.view(&self.reader.topic, &inner.layout);
+        inner.reports.lock().report(self.number, bad, &inner.events);
         view
     }
 
@@ -182,7 +200,8 @@ impl Follower {
             self.nodes.children.insert(name, data);
         }
         let masters: BTreeSet<_> = self.nodes.children.keys().filter_map(|name| master(name)).collect();
-        self.nodes.masters.retain(|id, _| masters.contains(id));
+        // What is known of a broker that has gone stays as long as it is watched: it may come back with the same address.
+        self.nodes.masters.retain(|id, _| masters.contains(id) || self.watched.contains(&Node::Master(*id)));
         let (reader, watched) = (&self.reader, &self.watched);
         let unread = masters.iter().filter(|id| !watched.contains(&Node::Master(**id)));
         let read = try_join_all(unread.map(async |id| {
@@ -202,6 +221,12 @@ impl Follower {
         let event = AssertUnwindSafe(watcher.changed()).catch_unwind();
         let event = event.map(|event| event.map_or(EventType::Session, |event| event.event_type));
         self.watchers.push(async move { (node, event.await) }.boxed());
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.reader.inner.reports.lock().forget(&self.number);
     }
 }
 

@@ -1,10 +1,14 @@
 //! The suite that every backend has to pass.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use metaq_discovery::{BrokerAddr, BrokerId, Discovery, ZooKeeperDiscovery};
 use metaq_testkit::{
+    Plan, Proxy,
     conformance::{self, RegistryUnderTest},
     peers::{Peers, ZooKeeper},
 };
@@ -14,7 +18,8 @@ use crate::registry::Registry;
 /// The registry of a server as the conformance suite changes it. A killed server loses nothing.
 struct Conforming {
     server: tokio::sync::Mutex<ZooKeeper>,
-    connect_string: String,
+    /// The way of a discovery to it.
+    way: Proxy,
     registry: Registry,
     /// What is to be done when the server is back.
     later: Mutex<Option<Vec<Change>>>,
@@ -47,7 +52,7 @@ impl Conforming {
 #[async_trait]
 impl RegistryUnderTest for Conforming {
     fn discovery(&self) -> Arc<dyn Discovery> {
-        Arc::new(ZooKeeperDiscovery::new(&self.connect_string).unwrap())
+        Arc::new(ZooKeeperDiscovery::new(&self.way.addr().to_string()).unwrap())
     }
 
     async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32) {
@@ -61,6 +66,10 @@ impl RegistryUnderTest for Conforming {
     async fn spoil(&self, broker: BrokerId) {
         let path = format!("/meta/brokers/topics-pub/{}/{broker}-m", self.registry.topic);
         self.registry.write(&path, r#"{"numParts":-1}"#).await;
+    }
+
+    fn slow_down(&self, delay: Duration) {
+        self.way.plan_both(Plan::new().delay(delay));
     }
 
     async fn go_away(&self) {
@@ -82,7 +91,7 @@ async fn keeps_the_contract() {
     let Some(peers) = Peers::get("keeps_the_contract") else { return };
     let server = ZooKeeper::start(&peers).await.unwrap();
     let conforming = Conforming {
-        connect_string: server.connect_string(),
+        way: Proxy::start(server.connect_string()).await.unwrap(),
         registry: Registry::open_for(&server, conformance::topic()).await,
         server: tokio::sync::Mutex::new(server),
         later: Mutex::default(),

@@ -1,104 +1,255 @@
-//! Trouble with the servers.
+//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right within two
+//! seconds after the registry is back, and no task may be left.
 
 use std::time::Duration;
 
-use metaq_discovery::{Discovery, DiscoveryEvents, ZooKeeperDiscovery};
-use metaq_testkit::peers::{Peers, ZooKeeper, ZooKeeperEnsemble};
-use tokio::time::{Instant, timeout};
+use metaq_discovery::{Discovery, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery};
+use metaq_testkit::{
+    conformance::{Observer, Tasks, text},
+    peers::{Peers, ZooKeeper, ZooKeeperEnsemble},
+    proxy::{OnConnect, Plan, Proxy},
+};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::registry::{PATIENCE, Registry, becomes, discovery, text, topic};
+use crate::registry::{PATIENCE, Registry, becomes, topic};
+
+/// A server, a way to it that can be spoiled, and a topic with the broker 0 that is followed by that way.
+struct Scene {
+    zookeeper: ZooKeeper,
+    proxy: Proxy,
+    registry: Registry,
+    discovery: ZooKeeperDiscovery,
+    watch: TopicWatch,
+    observer: Observer,
+    tasks: Tasks,
+}
+
+impl Scene {
+    async fn open(peers: &Peers, config: ZooKeeperConfig) -> Self {
+        let zookeeper = ZooKeeper::start(peers).await.unwrap();
+        let registry = Registry::open(&zookeeper).await;
+        registry.register(0, 1000, 1).await;
+        let proxy = Proxy::start(zookeeper.connect_string()).await.unwrap();
+        let tasks = Tasks::now();
+        let discovery = ZooKeeperDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+        let watch = discovery.watch(&topic()).await.unwrap();
+        let observer = Observer::new(&discovery, &watch);
+        Self { zookeeper, proxy, registry, discovery, watch, observer, tasks }
+    }
+
+    /// Nothing gets through any more, and nobody is let in.
+    async fn cut(&self) {
+        self.proxy.on_connect(OnConnect::Refuse).await.unwrap();
+        self.proxy.reset_all();
+    }
+
+    async fn mend(&self) {
+        self.proxy.plan_both(Plan::new());
+        self.proxy.on_connect(OnConnect::Forward).await.unwrap();
+    }
+
+    /// Sees that the topic is followed as before, and that nothing is left when that is over: neither a watch on the
+    /// server nor a task. So many of the brokers that were there before have gone.
+    async fn close(mut self, gone: usize) {
+        self.registry.register(7, 1007, 7).await;
+        let seen = Instant::now();
+        while text(&self.watch.current()).split(' ').all(|broker| broker != "7@1007:7") {
+            assert!(seen.elapsed() < PATIENCE, "it isn't followed any more: {}", text(&self.watch.current()));
+            self.watch.changed().await.unwrap();
+        }
+        let brokers = self.watch.current().brokers().len();
+        // The children, each child, and its broker's address; that of a broker which has gone is watched on.
+        let wanted = 1 + 2 * brokers + gone;
+        assert_eq!(self.zookeeper.watches().await, wanted, "watches of former sessions are left");
+        self.observer.told();
+        self.discovery.close().await;
+        let unwatched = async {
+            while self.zookeeper.watches().await > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, unwatched).await.expect("no watch is left");
+        self.tasks.none_is_left().await;
+    }
+}
+
+fn config(session_timeout: Duration) -> ZooKeeperConfig {
+    let mut config = ZooKeeperConfig::default();
+    config.session_timeout = session_timeout;
+    config
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_keeps_the_last_view_and_changes_made_meanwhile_are_seen() {
-    let Some(peers) = Peers::get("an_outage_keeps_the_last_view_and_changes_made_meanwhile_are_seen") else {
-        return;
-    };
-    let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    let registry = Registry::open(&zookeeper).await;
-    registry.register(0, 1000, 1).await;
-    let discovery = discovery(&zookeeper, Duration::from_secs(20));
-    let mut watch = discovery.watch(&topic()).await.unwrap();
-    zookeeper.kill().await.unwrap();
-    zookeeper.restart().await.unwrap();
-    registry.register(1, 1001, 1).await;
-    becomes(&mut watch, "0@1000:1 1@1001:1").await;
+async fn a_server_is_killed_and_started_again() {
+    let Some(peers) = Peers::get("a_server_is_killed_and_started_again") else { return };
+    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
+    scene.zookeeper.kill().await.unwrap();
+    scene.observer.hears("lost").await;
+    scene.zookeeper.restart().await.unwrap();
+    let (back, registry) = (Instant::now(), &scene.registry);
+    // By a connection of its own, which doesn't have to recover.
+    let other = Registry::open(&scene.zookeeper).await;
+    other.register(1, 1001, 1).await;
+    let took = scene.observer.converges("0@1000:1 1@1001:1", back).await;
+    drop(other);
+    println!("a change was seen {took:?} after the server was back");
     registry.unregister(0).await;
-    becomes(&mut watch, "1@1001:1").await;
+    scene.observer.converges("1@1001:1", Instant::now()).await;
     registry.address(1, "meta://127.0.0.1:2001").await;
-    becomes(&mut watch, "1@2001:1").await;
+    scene.observer.converges("1@2001:1", Instant::now()).await;
+    scene.close(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
+    let Some(peers) = Peers::get("ten_seconds_without_a_registry_that_changes_meanwhile") else { return };
+    // The session outlives that, or it doesn't.
+    let outages = [Duration::from_secs(15), Duration::from_secs(3)].map(async |session_timeout| {
+        let mut scene = Scene::open(&peers, config(session_timeout)).await;
+        scene.cut().await;
+        scene.registry.register(1, 1001, 2).await;
+        scene.registry.address(0, "meta://127.0.0.1:2000").await;
+        for port in 3001..3010 {
+            scene.registry.unregister(1).await;
+            scene.registry.register(1, port, 2).await;
+        }
+        scene.registry.register(2, 1002, 1).await;
+        scene.observer.hears("lost").await;
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
+        assert!(scene.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
+        let told = scene.observer.told();
+        assert_eq!(
+            told.contains(&"expired".to_owned()),
+            session_timeout < Duration::from_secs(10),
+            "{told:?}"
+        );
+        scene.mend().await;
+        let took = scene.observer.converges("0@2000:1 1@3009:2 2@1002:1", Instant::now()).await;
+        println!("all changes were seen {took:?} after 10 s without, session timeout {session_timeout:?}");
+        assert!(scene.watch.current().age() < Duration::from_secs(2));
+        scene.close(0).await;
+    });
+    futures_util::future::join_all(outages).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_session_is_replaced_and_never_empties_a_view() {
     let Some(peers) = Peers::get("an_expired_session_is_replaced_and_never_empties_a_view") else { return };
-    let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    let registry = Registry::open(&zookeeper).await;
-    registry.register(0, 1000, 1).await;
-    let discovery = discovery(&zookeeper, Duration::from_secs(1));
-    let mut events = discovery.events();
-    let mut watch = discovery.watch(&topic()).await.unwrap();
-    let mut seen = watch.clone();
-    let observer = tokio::spawn(async move {
-        while let Ok(view) = seen.changed().await {
-            assert!(!view.is_empty(), "a view is never emptied by trouble with the registry");
-        }
-    });
-    // Longer away than the session lasts: the client gives it up by itself.
-    zookeeper.kill().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(text(&watch.current()), "0@1000:1");
-    assert!(watch.current().age() >= Duration::from_secs(3), "it says how old it is");
-    zookeeper.restart().await.unwrap();
-    drop(registry);
-    let registry = Registry::open(&zookeeper).await;
-    registry.register(1, 1001, 2).await;
-    let took = becomes(&mut watch, "0@1000:1 1@1001:2").await;
-    println!("a change was seen {took:?} after the server came back with the session expired");
-    registry.address(0, "meta://127.0.0.1:2000").await;
-    becomes(&mut watch, "0@2000:1 1@1001:2").await;
-    discovery.close().await;
-    observer.await.unwrap();
-    let mut told = Vec::new();
-    while told.last().is_none_or(|last| *last != "view changed: t +0 -0 ~1") {
-        let event = timeout(PATIENCE, events.next()).await.expect("another event is told");
-        told.push(event.unwrap().to_string());
+    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
+    let ours = async |scene: &Scene| {
+        let registrys = scene.registry.client.session_id().0;
+        let mut sessions = scene.zookeeper.sessions().await;
+        sessions.retain(|id| *id != 0 && *id != registrys);
+        assert_eq!(sessions.len(), 1, "{sessions:x?}");
+        sessions[0]
+    };
+    // Again and again, by another client that has its id and password.
+    for round in 1..=5 {
+        let session = ours(&scene).await;
+        scene.zookeeper.end_session(session).await.unwrap();
+        let ended = Instant::now();
+        scene.registry.register(round, 1000, 1).await;
+        let all: Vec<_> = (0..=round).map(|id| format!("{id}@1000:1")).collect();
+        let took = scene.observer.converges(&all.join(" "), ended).await;
+        println!("a change was seen {took:?} after the session was ended by another client");
     }
-    assert_eq!(
-        told,
-        ["connected", "lost", "expired", "connected", "view changed: t +1 -0 ~0", "view changed: t +0 -0 ~1"]
-    );
+    scene.close(0).await;
 }
 
-async fn until_told(events: &mut DiscoveryEvents, wanted: &str) {
-    let told = async { while events.next().await.unwrap().to_string() != wanted {} };
-    assert!(timeout(PATIENCE, told).await.is_ok(), "the event {wanted} is told");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_expires_is_told_of_in_order() {
+    let Some(peers) = Peers::get("a_session_that_expires_is_told_of_in_order") else { return };
+    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
+    let sessions = scene.zookeeper.sessions().await;
+    let registrys = scene.registry.client.session_id().0;
+    let session = sessions.into_iter().find(|id| *id != 0 && *id != registrys).unwrap();
+    scene.zookeeper.end_session(session).await.unwrap();
+    scene.observer.hears("connected").await;
+    scene.registry.register(1, 1001, 2).await;
+    scene.observer.converges("0@1000:1 1@1001:2", Instant::now()).await;
+    let told = scene.observer.told();
+    assert_eq!(told, ["lost", "expired", "connected", "view changed: t +1 -0 ~0"]);
+    scene.close(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_black_hole_is_noticed_and_left_behind() {
+    let Some(peers) = Peers::get("a_black_hole_is_noticed_and_left_behind") else { return };
+    // What was sent into it comes out later, as when packets are sent again, or is lost; the session outlives it, or
+    // doesn't.
+    let held = config(Duration::from_secs(30));
+    let mut lost = config(Duration::from_secs(30));
+    lost.silence_timeout = Duration::from_secs(1);
+    let mut expired = config(Duration::from_secs(4));
+    expired.silence_timeout = Duration::from_secs(1);
+    let holes = [
+        ("holds bytes back", held, Plan::new().freeze()),
+        ("swallows bytes", lost, Plan::new().swallow()),
+        ("swallows bytes until the session has expired", expired, Plan::new().swallow()),
+    ];
+    let holes = holes.map(async |(which, config, plan)| {
+        let silence = config.silence_timeout;
+        let expires = config.session_timeout < Duration::from_secs(10);
+        let mut scene = Scene::open(&peers, config).await;
+        scene.proxy.plan_both(plan);
+        scene.registry.register(1, 1001, 1).await;
+        let noticed = scene.observer.hears("lost").await;
+        assert!(noticed < silence + Duration::from_secs(1), "noticed after {noticed:?}");
+        if expires {
+            scene.observer.hears("expired").await;
+        }
+        assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
+        scene.mend().await;
+        let took = scene.observer.converges("0@1000:1 1@1001:1", Instant::now()).await;
+        println!("a black hole that {which} was noticed after {noticed:?}, over it {took:?} after its end");
+        scene.close(0).await;
+    });
+    futures_util::future::join_all(holes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_without_a_registry_leaves_nothing_behind() {
+    let Some(peers) = Peers::get("closing_without_a_registry_leaves_nothing_behind") else { return };
+    let scene = Scene::open(&peers, config(Duration::from_secs(2))).await;
+    scene.cut().await;
+    let closed = Instant::now();
+    timeout(Duration::from_millis(100), scene.discovery.close()).await.expect("it doesn't wait for anybody");
+    drop((scene.watch, scene.discovery));
+    // The client library tries to end the session until it must have expired.
+    scene.tasks.none_is_left().await;
+    assert!(closed.elapsed() < Duration::from_secs(4), "{:?}", closed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
     let Some(peers) = Peers::get("a_server_that_falls_silent_is_noticed_and_followed_again") else { return };
-    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    let registry = Registry::open(&zookeeper).await;
-    registry.register(0, 1000, 1).await;
-    let discovery = discovery(&zookeeper, Duration::from_secs(3));
-    let mut events = discovery.events();
-    let mut watch = discovery.watch(&topic()).await.unwrap();
-    drop(registry);
-    zookeeper.freeze();
-    let frozen = Instant::now();
-    until_told(&mut events, "lost").await;
-    let noticed = frozen.elapsed();
+    let mut scene = Scene::open(&peers, config(Duration::from_secs(3))).await;
+    scene.zookeeper.freeze();
+    let noticed = scene.observer.hears("lost").await;
     // Longer than the session lasts: it is given up while nothing answers.
-    until_told(&mut events, "expired").await;
-    assert_eq!(text(&watch.current()), "0@1000:1", "the view holds");
-    zookeeper.thaw();
+    scene.observer.hears("expired").await;
+    assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
+    scene.zookeeper.thaw();
     let thawed = Instant::now();
-    until_told(&mut events, "connected").await;
-    let back = thawed.elapsed();
-    let registry = Registry::open(&zookeeper).await;
-    registry.register(1, 1001, 1).await;
-    let seen = becomes(&mut watch, "0@1000:1 1@1001:1").await;
-    println!("noticed after {noticed:?}, back {back:?} after the thaw, a change seen after {seen:?}");
+    scene.registry = Registry::open(&scene.zookeeper).await;
+    scene.registry.register(1, 1001, 1).await;
+    let seen = scene.observer.converges("0@1000:1 1@1001:1", thawed).await;
+    println!("noticed after {noticed:?}, a change seen {seen:?} after the thaw");
+    scene.close(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_over_and_over_leave_nothing_behind() {
+    let Some(peers) = Peers::get("connections_that_break_over_and_over_leave_nothing_behind") else { return };
+    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
+    for round in 1..=15 {
+        scene.proxy.reset_all();
+        scene.registry.register(0, 1000 + round, 1).await;
+        let wanted = format!("0@{}:1", 1000 + round);
+        scene.observer.converges(&wanted, Instant::now()).await;
+    }
+    scene.close(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,30 +259,24 @@ async fn an_ensemble_that_loses_its_leader_is_followed_on() {
     let servers = ensemble.connect_string();
     let registry = Registry::open_at(&servers, topic()).await;
     registry.register(0, 1000, 1).await;
+    let tasks = Tasks::now();
     let discovery = ZooKeeperDiscovery::new(&servers).unwrap();
     let mut watch = discovery.watch(&topic()).await.unwrap();
     // The server of the one that writes may not have told the server of the one that reads yet.
     becomes(&mut watch, "0@1000:1").await;
-    let mut seen = watch.clone();
-    let observer = tokio::spawn(async move {
-        while let Ok(view) = seen.changed().await {
-            assert!(!view.is_empty(), "a view is never emptied by trouble with the registry");
-        }
-    });
+    let mut observer = Observer::new(&discovery, &watch);
     ensemble.leader().await.expect("there is a leader").kill().await.unwrap();
     let killed = Instant::now();
     let election = async {
         while ensemble.leader().await.is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, election).await.expect("another leader is elected");
-    let elected = killed.elapsed();
+    let (elected, quorum) = (killed.elapsed(), Instant::now());
     registry.register(1, 1001, 1).await;
-    let written = Instant::now();
-    becomes(&mut watch, "0@1000:1 1@1001:1").await;
-    let seen = written.elapsed();
-    println!("another leader after {elected:?}, a change seen {seen:?} after it was written");
+    let seen = observer.converges("0@1000:1 1@1001:1", quorum).await;
+    println!("another leader after {elected:?}, a change seen {seen:?} after that");
     discovery.close().await;
-    observer.await.unwrap();
+    tasks.none_is_left().await;
 }

@@ -2,10 +2,14 @@
 #![cfg(feature = "zookeeper")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod contents;
 mod contract;
 mod faults;
+mod frozen;
 mod registry;
 mod scale;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::time::Duration;
 
@@ -64,6 +68,30 @@ async fn follows_everything_that_can_change() {
     assert_eq!(discovery.topics().await.unwrap(), [topic()]);
     discovery.close().await;
     assert!(watch.changed().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_offers_a_topic_anew_has_the_address_it_had() {
+    let Some(peers) = Peers::get("a_broker_that_offers_a_topic_anew_has_the_address_it_had") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 2).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(6));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    // Registry §8: its topics' nodes are deleted and created again, that of its address isn't touched.
+    for partitions in 3..6 {
+        registry.delete("/meta/brokers/topics-pub/t/0-m").await;
+        becomes(&mut watch, "").await;
+        registry.offer(0, partitions).await;
+        becomes(&mut watch, &format!("0@1000:{partitions}")).await;
+    }
+    // And it may have moved meanwhile.
+    registry.delete("/meta/brokers/topics-pub/t/0-m").await;
+    becomes(&mut watch, "").await;
+    registry.address(0, "meta://127.0.0.1:2000").await;
+    registry.offer(0, 1).await;
+    becomes(&mut watch, "0@2000:1").await;
+    assert_eq!(zookeeper.watches().await, 3, "its children, the child and the address");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    PeerError,
+    PeerError, PeerTls,
     artifacts::{installed, locked_cache, made_once, run},
     process::{PeerProcess, free_port},
 };
@@ -66,6 +66,9 @@ pub struct Etcd {
     folder: TempDir,
     port: u16,
     peer_port: u16,
+    /// Where it tells that it is healthy, without TLS.
+    health_port: u16,
+    tls: Option<PeerTls>,
     process: Option<PeerProcess>,
 }
 
@@ -75,11 +78,24 @@ impl Etcd {
     /// # Errors
     /// When it can't be started, or doesn't become ready; the error shows the end of its log.
     pub async fn start(program: &EtcdProgram) -> Result<Self, PeerError> {
+        Self::launch(program, None).await
+    }
+
+    /// Starts a server that listens for TLS only.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn start_with_tls(program: &EtcdProgram, tls: PeerTls) -> Result<Self, PeerError> {
+        Self::launch(program, Some(tls)).await
+    }
+
+    async fn launch(program: &EtcdProgram, tls: Option<PeerTls>) -> Result<Self, PeerError> {
         let folder = TempDir::with_prefix("metaq-etcd-").map_err(PeerError::io("make a temporary folder"))?;
-        let mut etcd = Self { program: program.clone(), folder, port: 0, peer_port: 0, process: None };
+        let program = program.clone();
+        let mut etcd = Self { program, folder, port: 0, peer_port: 0, health_port: 0, tls, process: None };
         let mut ports_left = PORTS_TO_TRY;
         loop {
-            (etcd.port, etcd.peer_port) = (free_port()?, free_port()?);
+            (etcd.port, etcd.peer_port, etcd.health_port) = (free_port()?, free_port()?, free_port()?);
             ports_left -= 1;
             match etcd.restart().await {
                 Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
@@ -102,19 +118,28 @@ impl Etcd {
     pub async fn restart(&mut self) -> Result<(), PeerError> {
         self.end(Signal::SIGTERM).await?;
         let folder = self.folder.path();
-        let (client, peer) =
-            (format!("http://{}", self.endpoint()), format!("http://127.0.0.1:{}", self.peer_port));
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{}", self.endpoint());
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let health = format!("http://127.0.0.1:{}", self.health_port);
         let data = folder.join("data").display().to_string();
         let args = [
             ["--name", "one"],
             ["--data-dir", &data],
             ["--listen-client-urls", &client],
             ["--advertise-client-urls", &client],
+            ["--listen-metrics-urls", &health],
             ["--listen-peer-urls", &peer],
             ["--initial-advertise-peer-urls", &peer],
             ["--initial-cluster", &format!("one={peer}")],
         ];
-        let args: Vec<_> = args.as_flattened().iter().map(|&arg| arg.to_owned()).collect();
+        let mut args: Vec<_> = args.as_flattened().iter().map(|&arg| arg.to_owned()).collect();
+        if let Some(tls) = &self.tls {
+            tls.write(folder)?;
+            let files = [("cert", "server.crt"), ("key", "server.key"), ("trusted-ca", "ca.pem")];
+            args.extend(files.map(|(what, name)| format!("--{what}-file={}", folder.join(name).display())));
+            args.push(format!("--client-cert-auth={}", tls.demands_certificate));
+        }
         let what = format!("etcd on port {}", self.port);
         let program = self.program.path.display().to_string();
         let mut process = PeerProcess::start(&what, &program, &args, folder, &folder.join("etcd.log"))?;
@@ -155,7 +180,7 @@ impl Etcd {
 
     async fn answers(&self) -> bool {
         let ask = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.health_port)).await.ok()?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.ok()?;

@@ -31,6 +31,8 @@ mod java_broker;
 mod java_program;
 mod java_reader;
 mod process;
+mod session;
+mod tls;
 mod zookeeper;
 
 use std::io::{self, Write as _};
@@ -43,6 +45,7 @@ pub use etcd::{Etcd, EtcdProgram};
 pub use java_broker::JavaBroker;
 pub use java_program::JavaProgram;
 pub use java_reader::{JavaReader, ReadMessage};
+pub use tls::{PeerTls, TestCa};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 
 impl Peers {

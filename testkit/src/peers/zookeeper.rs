@@ -1,6 +1,6 @@
 //! A real ZooKeeper server.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -11,9 +11,10 @@ use tokio::{
 };
 
 use super::{
-    PeerError, Peers,
-    artifacts::FAST_START,
-    process::{PeerProcess, free_port},
+    PeerError, PeerTls, Peers,
+    artifacts::fast_start,
+    process::{PATIENCE, PeerProcess, free_port},
+    session,
 };
 
 /// How often another port is tried when somebody took the free one before the server could.
@@ -29,6 +30,8 @@ pub struct ZooKeeper {
     setup: ZooKeeperBuilder,
     folder: TempDir,
     port: u16,
+    /// Where it listens for TLS, if it does.
+    secure_port: u16,
     process: Option<PeerProcess>,
 }
 
@@ -40,6 +43,7 @@ pub struct ZooKeeperBuilder {
     max_session_timeout: Duration,
     /// Its number in an ensemble, and all members as lines of the configuration.
     member: Option<(usize, String)>,
+    tls: Option<PeerTls>,
 }
 
 impl ZooKeeperBuilder {
@@ -65,6 +69,13 @@ impl ZooKeeperBuilder {
         self
     }
 
+    /// Lets it listen for TLS too, on a port of its own: [`ZooKeeper::secure_connect_string`].
+    #[must_use]
+    pub fn tls(mut self, tls: PeerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Starts a server on a free port and waits until it answers.
     ///
     /// # Errors
@@ -72,10 +83,11 @@ impl ZooKeeperBuilder {
     pub async fn start(self, peers: &Peers) -> Result<ZooKeeper, PeerError> {
         let folder =
             TempDir::with_prefix("metaq-zookeeper-").map_err(PeerError::io("make a temporary folder"))?;
-        let mut zookeeper = ZooKeeper { peers: peers.clone(), setup: self, folder, port: 0, process: None };
+        let mut zookeeper =
+            ZooKeeper { peers: peers.clone(), setup: self, folder, port: 0, secure_port: 0, process: None };
         let mut ports_left = PORTS_TO_TRY;
         loop {
-            zookeeper.port = free_port()?;
+            (zookeeper.port, zookeeper.secure_port) = (free_port()?, free_port()?);
             ports_left -= 1;
             match zookeeper.restart().await {
                 Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
@@ -94,6 +106,7 @@ impl ZooKeeper {
             min_session_timeout: Duration::from_secs(1),
             max_session_timeout: Duration::from_secs(60),
             member: None,
+            tls: None,
         }
     }
 
@@ -109,6 +122,12 @@ impl ZooKeeper {
     #[must_use]
     pub fn connect_string(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens for TLS, if it was built to.
+    #[must_use]
+    pub fn secure_connect_string(&self) -> String {
+        format!("127.0.0.1:{}", self.secure_port)
     }
 
     /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
@@ -128,7 +147,8 @@ impl ZooKeeper {
 
     async fn launch(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
-        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member } = &self.setup;
+        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member, tls } =
+            &self.setup;
         let data = folder.join("data");
         let mut config = format!(
             "tickTime={}\nminSessionTimeout={}\nmaxSessionTimeout={}\ndataDir={}\nclientPort={}\n\
@@ -145,9 +165,22 @@ impl ZooKeeper {
                 || fs::create_dir_all(&data).and_then(|()| fs::write(data.join("myid"), id.to_string()));
             write().map_err(PeerError::io("write myid"))?;
         }
+        if let Some(tls) = tls {
+            tls.write(folder)?;
+            let file = |name: &str| folder.join(name).display().to_string();
+            config += &format!(
+                "secureClientPort={}\nsecureClientPortAddress=127.0.0.1\n\
+                 serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+                 ssl.keyStore.location={}\nssl.trustStore.location={}\nssl.clientAuth={}\n",
+                self.secure_port,
+                file("server.pem"),
+                file("ca.pem"),
+                if tls.demands_certificate { "need" } else { "none" }
+            );
+        }
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
-        let mut args: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
+        let mut args = fast_start();
         args.extend(["-Xmx128m", "-cp", &self.peers.zookeeper_class_path()].map(str::to_owned));
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
@@ -215,6 +248,46 @@ impl ZooKeeper {
         let answer = self.ask("srvr").await.unwrap_or_default();
         let count = answer.lines().find_map(|line| line.strip_prefix("Received: "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+    }
+
+    /// How many watches it keeps for clients, over all of their sessions.
+    pub async fn watches(&self) -> usize {
+        // The word about watches knows only those on data.
+        let answer = self.ask("mntr").await.unwrap_or_default();
+        let count = answer.lines().find_map(|line| line.strip_prefix("zk_watch_count"));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+    }
+
+    /// The ids of the sessions of clients that are connected.
+    pub async fn sessions(&self) -> Vec<i64> {
+        let answer = self.ask("cons").await.unwrap_or_default();
+        let ids = answer.split("sid=0x").skip(1).filter_map(|rest| rest.split(',').next());
+        ids.filter_map(|id| u64::from_str_radix(id, 16).ok()).map(|id| id as i64).collect()
+    }
+
+    /// Ends a session from another connection, as one who shares it can: the server takes it for expired when its client
+    /// comes with it again.
+    ///
+    /// # Errors
+    /// When the server doesn't answer as expected.
+    pub async fn end_session(&self, id: i64) -> Result<(), PeerError> {
+        let end = async {
+            loop {
+                let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+                // At once, since its client comes for it too as soon as it has lost it.
+                stream.write_all(&session::takeover_and_close(id)).await?;
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await?;
+                match session::is_taken_over(&answer, id) {
+                    Some(true) => return Ok(()),
+                    Some(false) => return Err(io::Error::other("there is no such session")),
+                    None => {} // Its client was quicker.
+                }
+            }
+        };
+        let what = format!("end a session of ZooKeeper on port {}", self.port);
+        let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+        timeout(PATIENCE, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
     }
 
     /// How many client connections it has.

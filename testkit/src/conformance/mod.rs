@@ -1,16 +1,20 @@
 //! One contract for every [`Discovery`]: what a backend has to do, whatever its registry is.
 
+mod observer;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_discovery::{
-    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, Topic, TopicView,
-    TopicWatch,
+    BrokerAddr, BrokerId, Discovery, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, Topic, TopicWatch,
 };
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, timeout};
+
+use observer::CONVERGED;
+pub use observer::{Observer, Tasks, text};
+
+/// Each answer of a slow registry comes so much later.
+const SLOW: Duration = Duration::from_millis(200);
 
 /// Nothing takes longer than this, trouble with the registry included.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +34,11 @@ pub trait RegistryUnderTest: Send + Sync {
     /// Makes the entry of a broker unusable.
     async fn spoil(&self, broker: BrokerId);
 
+    /// Has the registry, or the way to it, answer so much later from now on; nothing happens for one that can't be slow.
+    fn slow_down(&self, delay: Duration) {
+        let _ = delay;
+    }
+
     /// Makes the registry unusable.
     async fn go_away(&self);
 
@@ -48,23 +57,28 @@ pub fn topic() -> Topic {
 
 /// Holds the discoveries of `registry` to the contract, and tells how long the slowest change took to be seen.
 ///
-/// It covers: the first view, brokers that are added, removed, moved and get other partitions, entries that can't be
-/// used, a registry that is away or slow, several watches, dropped watches, and closing while somebody waits.
+/// It covers: the first view, brokers that are added, removed, moved and get other partitions, bursts of changes, entries
+/// that can't be used, a registry that is slow or away, several watches, dropped watches, closing while somebody waits, and
+/// tasks that are left. Changes have to be seen within 2 s, also those that were made while the registry was away.
 ///
 /// # Panics
 /// When the contract isn't kept, with what was expected.
 pub async fn check_discovery(registry: &dyn RegistryUnderTest) -> Duration {
+    let tasks = Tasks::now();
     let discovery = registry.discovery();
     let mut events = discovery.events();
     let mut checked = Checked { watch: first_view(registry, &*discovery).await, slowest: Duration::ZERO };
     changes(registry, &mut checked).await;
     bad_entry(registry, &mut checked, &mut events).await;
+    slow(registry, &*discovery, &mut checked).await;
     let mut second = discovery.watch(&topic()).await.expect("a second watch");
     assert_eq!(text(&second.current()), text(&checked.watch.current()), "watches agree");
     away(registry, &*discovery, &mut checked, &mut events).await;
     becomes(&mut second, "0@1000:2 3@1003:1").await;
     dropped(&*discovery).await;
     closing(registry, &*discovery, second).await;
+    drop((discovery, events, checked.watch));
+    tasks.none_is_left().await;
     checked.slowest
 }
 
@@ -75,7 +89,9 @@ struct Checked {
 
 impl Checked {
     async fn becomes(&mut self, wanted: &str) {
-        self.slowest = self.slowest.max(becomes(&mut self.watch, wanted).await);
+        let took = becomes(&mut self.watch, wanted).await;
+        assert!(took <= CONVERGED, "the view became {wanted:?} only after {took:?}");
+        self.slowest = self.slowest.max(took);
     }
 }
 
@@ -127,6 +143,23 @@ async fn bad_entry(registry: &dyn RegistryUnderTest, checked: &mut Checked, even
     checked.becomes("0@1000:2 2@1002:3").await;
 }
 
+async fn slow(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, checked: &mut Checked) {
+    registry.slow_down(SLOW);
+    let (begun, nobody) = (topic(), Topic::new("nobody").expect("the name of a topic"));
+    registry.register(BrokerId(2), addr(1002), 4).await;
+    let (begun, nobody, ()) =
+        tokio::join!(discovery.watch(&begun), discovery.watch(&nobody), checked.becomes("0@1000:2 2@1002:4"));
+    let begun = text(&begun.expect("a slow registry can be read").current());
+    assert!(
+        ["0@1000:2 2@1002:3", "0@1000:2 2@1002:4"].contains(&&*begun),
+        "a first view is complete: {begun:?}"
+    );
+    assert!(nobody.expect("a slow registry can be read").current().is_empty());
+    registry.slow_down(Duration::ZERO);
+    registry.register(BrokerId(2), addr(1002), 3).await;
+    checked.becomes("0@1000:2 2@1002:3").await;
+}
+
 async fn away(
     registry: &dyn RegistryUnderTest,
     discovery: &dyn Discovery,
@@ -152,26 +185,20 @@ async fn away(
         Ok(watch) => assert!(!watch.current().is_empty(), "a first view is complete or none"),
         Err(error) => assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable, "{error}"),
     }
-    event(events, |event| *event == DiscoveryEvent::Connected).await;
     checked.becomes("0@1000:2 3@1003:1").await;
-    assert!(checked.watch.current().age() < PATIENCE, "it was read again");
+    event(events, |event| *event == DiscoveryEvent::Connected).await;
+    assert!(checked.watch.current().age() <= CONVERGED, "it was read again");
     assert!(!observer.is_finished(), "what observed the views has failed");
     observer.abort();
 }
 
 /// Watches that come and go leave no task behind.
 async fn dropped(discovery: &dyn Discovery) {
-    let tasks = || Handle::current().metrics().num_alive_tasks();
-    let before = tasks();
+    let before = Tasks::now();
     for _ in 0..50 {
         discovery.watch(&topic()).await.expect("the topic can be watched");
     }
-    let gone = timeout(PATIENCE, async {
-        while tasks() > before {
-            sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(gone.await.is_ok(), "{before} tasks before 50 watches came and went, {} after", tasks());
+    before.none_is_left().await;
 }
 
 async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mut watch: TopicWatch) {
@@ -197,13 +224,6 @@ async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mu
 
 fn addr(port: u16) -> BrokerAddr {
     BrokerAddr::new("127.0.0.1", port).expect("the address of a broker")
-}
-
-/// A view as `id@port:partitions …`.
-fn text(view: &TopicView) -> String {
-    let brokers = view.brokers().iter();
-    let texts = brokers.map(|b| format!("{}@{}:{}", b.id, b.addr.port(), b.partitions.unwrap_or_default()));
-    texts.collect::<Vec<_>>().join(" ")
 }
 
 /// Waits until the view is as wanted; returns how long it took.

@@ -1,0 +1,344 @@
+//! TLS to the servers of a registry: who is trusted, who we are, and why a handshake fails.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{
+    AlertDescription, ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject as _},
+};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{DiscoveryError, DiscoveryErrorKind};
+
+/// So long a server is given when it is asked why it can't be talked to.
+const ASKING: Duration = Duration::from_secs(1);
+
+/// So long a server that accepted us is given to change its mind: by TLS 1.3 it says only then that it doesn't like our
+/// certificate.
+const SECOND_THOUGHTS: Duration = Duration::from_millis(300);
+
+/// Whom to trust as a server of a registry and, where the servers demand that, who we are. PEM, as files or as text;
+/// files are read once. The private key is never shown.
+///
+/// A server has to have a certificate for the host by which it is named, a DNS name or an IP address.
+///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use metaq_discovery::TlsConfig;
+///
+/// let tls = TlsConfig::from_ca_file("ca.pem")?.with_identity_files("client.pem", "client.key")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct TlsConfig {
+    ca: Pem,
+    identity: Option<(Pem, Pem)>,
+    rustls: Arc<ClientConfig>,
+}
+
+/// A text in the format PEM, and where it is from.
+#[derive(Clone)]
+struct Pem {
+    file: Option<PathBuf>,
+    text: String,
+}
+
+impl TlsConfig {
+    /// Trusts servers whose certificate was signed by one of the certificates in `file`.
+    ///
+    /// # Errors
+    /// When the file can't be read, or holds no usable certificate.
+    pub fn from_ca_file(file: impl AsRef<Path>) -> Result<Self, DiscoveryError> {
+        Self::new(Pem::read("the CA certificates", file.as_ref())?)
+    }
+
+    /// [`from_ca_file`](Self::from_ca_file) with the text itself.
+    ///
+    /// # Errors
+    /// When it holds no usable certificate.
+    pub fn from_ca_pem(text: impl Into<String>) -> Result<Self, DiscoveryError> {
+        Self::new(Pem { file: None, text: text.into() })
+    }
+
+    fn new(ca: Pem) -> Result<Self, DiscoveryError> {
+        let rustls = Arc::new(client_config(&ca, None)?);
+        Ok(Self { ca, identity: None, rustls })
+    }
+
+    /// Shows the servers the certificate in one file, followed by those between it and the CA's if there are any, and
+    /// proves it by the private key in the other.
+    ///
+    /// # Errors
+    /// When a file can't be read, has no certificate or no key in it, or the key isn't the certificate's.
+    pub fn with_identity_files(
+        self,
+        certificate: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<Self, DiscoveryError> {
+        let certificate = Pem::read("the client certificate", certificate.as_ref())?;
+        self.with_identity(certificate, Pem::read("the client's private key", key.as_ref())?)
+    }
+
+    /// [`with_identity_files`](Self::with_identity_files) with the texts themselves.
+    ///
+    /// # Errors
+    /// When there is no certificate or no key, or the key isn't the certificate's.
+    pub fn with_identity_pem(
+        self,
+        certificate: impl Into<String>,
+        key: impl Into<String>,
+    ) -> Result<Self, DiscoveryError> {
+        let certificate = Pem { file: None, text: certificate.into() };
+        self.with_identity(certificate, Pem { file: None, text: key.into() })
+    }
+
+    fn with_identity(mut self, certificate: Pem, key: Pem) -> Result<Self, DiscoveryError> {
+        self.rustls = Arc::new(client_config(&self.ca, Some((&certificate, &key)))?);
+        self.identity = Some((certificate, key));
+        Ok(self)
+    }
+
+    pub(crate) fn ca(&self) -> &str {
+        &self.ca.text
+    }
+
+    /// The certificate and its key.
+    pub(crate) fn identity(&self) -> Option<(&str, &str)> {
+        self.identity.as_ref().map(|(certificate, key)| (certificate.text.as_str(), key.text.as_str()))
+    }
+
+    /// Why there is no TLS with a server at `HOST:PORT`, or none if that isn't the matter; the libraries don't tell.
+    /// [`Failed`](DiscoveryErrorKind::Failed) if it will stay so, [`Unreachable`](DiscoveryErrorKind::Unreachable) if it
+    /// may change.
+    pub(crate) async fn refusal(&self, kind: &str, host: &str, name: &str) -> Option<DiscoveryError> {
+        let name = ServerName::try_from(name.to_owned()).ok()?;
+        let stream = timeout(ASKING, TcpStream::connect(host)).await.ok()?.ok()?;
+        let connector = TlsConnector::from(Arc::clone(&self.rustls));
+        let (error, agreed) = match timeout(ASKING, connector.connect(name, stream)).await {
+            Ok(Ok(mut stream)) => (timeout(SECOND_THOUGHTS, stream.read_u8()).await.ok()?.err()?, true),
+            Ok(Err(error)) => (error, false),
+            Err(late) => (late.into(), false),
+        };
+        let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let (error_kind, why) = match reason {
+            Some(reason) => (DiscoveryErrorKind::Failed, self.explain(reason)),
+            None if agreed => return None,
+            None => {
+                let why = "it does not answer the handshake; it may expect none at this port";
+                (DiscoveryErrorKind::Unreachable, why.to_owned())
+            }
+        };
+        Some(DiscoveryError::with_source(error_kind, format!("no TLS with {kind} at {host}: {why}"), error))
+    }
+
+    fn explain(&self, reason: &rustls::Error) -> String {
+        use AlertDescription as Alert;
+        match (reason, &self.identity) {
+            (rustls::Error::InvalidCertificate(_), _) => {
+                format!(
+                    "its certificate does not hold for us, who trust {}",
+                    self.ca.show("the CA certificates")
+                )
+            }
+            (
+                rustls::Error::AlertReceived(
+                    Alert::BadCertificate | Alert::CertificateRequired | Alert::HandshakeFailure,
+                ),
+                None,
+            ) => "it demands a client certificate, and none is configured".to_owned(),
+            (rustls::Error::AlertReceived(_), Some((certificate, _))) => {
+                format!("it refuses us with {}", certificate.show("the client certificate"))
+            }
+            (rustls::Error::InvalidMessage(_), _) => "it does not speak TLS there".to_owned(),
+            _ => "the handshake failed".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let identity = self.identity.as_ref().map(|(certificate, _)| certificate.place());
+        f.debug_struct("TlsConfig")
+            .field("ca", &self.ca.place())
+            .field("identity", &identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pem {
+    fn read(what: &str, file: &Path) -> Result<Self, DiscoveryError> {
+        let text = fs::read_to_string(file).map_err(|error| {
+            let text = format!("{what} in {} can't be read", file.display());
+            DiscoveryError::with_source(DiscoveryErrorKind::Config, text, error)
+        })?;
+        Ok(Self { file: Some(file.to_owned()), text })
+    }
+
+    fn place(&self) -> String {
+        self.file.as_ref().map_or_else(|| "PEM".to_owned(), |file| file.display().to_string())
+    }
+
+    fn show(&self, what: &str) -> String {
+        match &self.file {
+            Some(file) => format!("{what} in {}", file.display()),
+            None => what.to_owned(),
+        }
+    }
+
+    fn certificates(&self, what: &str) -> Result<Vec<CertificateDer<'static>>, DiscoveryError> {
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.text.as_bytes()).collect();
+        let certificates = read.map_err(|error| self.unusable(what, "what is there is not PEM", error))?;
+        if certificates.is_empty() {
+            return Err(self.unusable(what, "there is no certificate", pem::Error::NoItemsFound));
+        }
+        Ok(certificates)
+    }
+
+    fn unusable(
+        &self,
+        what: &str,
+        why: &str,
+        error: impl std::error::Error + Send + Sync + 'static,
+    ) -> DiscoveryError {
+        let text = format!("{} can't be used: {why}", self.show(what));
+        DiscoveryError::with_source(DiscoveryErrorKind::Config, text, error)
+    }
+}
+
+/// Reads everything, so that what is wrong is said before anything is connected to.
+fn client_config(ca: &Pem, identity: Option<(&Pem, &Pem)>) -> Result<ClientConfig, DiscoveryError> {
+    install_provider();
+    let mut roots = RootCertStore::empty();
+    for certificate in ca.certificates("the CA certificates")? {
+        roots
+            .add(certificate)
+            .map_err(|error| ca.unusable("the CA certificates", "one is no certificate of a CA", error))?;
+    }
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificate.certificates("the client certificate")?;
+    let private = PrivateKeyDer::from_pem_slice(key.text.as_bytes())
+        .map_err(|error| key.unusable("the client's private key", "there is no usable private key", error))?;
+    builder.with_client_auth_cert(chain, private).map_err(|error| {
+        let why = format!("it does not belong to {}", certificate.show("the client certificate"));
+        key.unusable("the client's private key", &why, error)
+    })
+}
+
+/// The client library of ZooKeeper takes the provider of the process, and panics when a program was built with several
+/// and has chosen none.
+fn install_provider() {
+    if CryptoProvider::get_default().is_none() {
+        // Somebody else may have been quicker.
+        let _ = aws_lc_rs::default_provider().install_default();
+    }
+}
+
+/// The host of `HOST:PORT` as a certificate names it.
+pub(crate) fn server_name(kind: &str, host: &str) -> Result<String, DiscoveryError> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    match ServerName::try_from(name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(error) => {
+            let text = format!("no certificate can be for {name:?}, a host of {kind}");
+            Err(DiscoveryError::with_source(DiscoveryErrorKind::Config, text, error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    /// A CA, a certificate that it signed, and that one's key.
+    fn made() -> (String, String, String) {
+        let ca = metaq_testkit::peers::TestCa::new();
+        let (certificate, key) = ca.issue("localhost");
+        (ca.certificate().to_owned(), certificate, key)
+    }
+
+    #[test]
+    fn neither_key_nor_text_is_shown() {
+        let (ca, certificate, key) = made();
+        let tls = TlsConfig::from_ca_pem(ca).unwrap().with_identity_pem(certificate, key).unwrap();
+        assert_eq!(format!("{tls:?}"), r#"TlsConfig { ca: "PEM", identity: Some("PEM"), .. }"#);
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_named() {
+        let (ca, certificate, key) = made();
+        let other_key = made().2;
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let (missing, empty) = (folder.path().join("missing.pem"), file("empty.pem", ""));
+        let (ca, certificate) = (file("ca.pem", &ca), file("client.pem", &certificate));
+        let (key, other_key) = (file("client.key", &key), file("other.key", &other_key));
+        let broken = file("broken.pem", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+        let odd = file("odd.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let trusting = || TlsConfig::from_ca_file(&ca).unwrap();
+        assert!(trusting().with_identity_files(&certificate, &key).is_ok());
+        for (made, text) in [
+            (TlsConfig::from_ca_file(&missing), "the CA certificates in MISSING can't be read"),
+            (
+                TlsConfig::from_ca_file(&empty),
+                "the CA certificates in EMPTY can't be used: there is no certificate",
+            ),
+            (
+                TlsConfig::from_ca_file(&broken),
+                "the CA certificates in BROKEN can't be used: what is there is not PEM",
+            ),
+            (
+                TlsConfig::from_ca_file(&odd),
+                "the CA certificates in ODD can't be used: one is no certificate of a CA",
+            ),
+            (TlsConfig::from_ca_pem("?"), "the CA certificates can't be used: there is no certificate"),
+            (
+                trusting().with_identity_files(&missing, &key),
+                "the client certificate in MISSING can't be read",
+            ),
+            (
+                trusting().with_identity_files(&certificate, &empty),
+                "the client's private key in EMPTY can't be used: there is no usable private key",
+            ),
+            (
+                trusting().with_identity_files(&certificate, &other_key),
+                "the client's private key in OTHER can't be used: it does not belong to the client certificate in CLIENT",
+            ),
+        ] {
+            let error = made.unwrap_err();
+            let place = |text: &str, name: &str, path: &Path| text.replace(name, &path.display().to_string());
+            let text = place(&place(text, "MISSING", &missing), "EMPTY", &empty);
+            let text = place(&place(&text, "OTHER", &other_key), "CLIENT", &certificate);
+            let text = place(&place(&text, "BROKEN", &broken), "ODD", &odd);
+            assert_eq!(error.to_string(), text);
+            assert_eq!(error.kind(), DiscoveryErrorKind::Config);
+            assert!(error.source().is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_named_as_certificates_do() {
+        for (host, name) in
+            [("[::1]:2281", "::1"), ("127.0.0.1:1", "127.0.0.1"), ("zk-1.example:2", "zk-1.example")]
+        {
+            assert_eq!(server_name("ZooKeeper", host).unwrap(), name);
+        }
+        let error = server_name("ZooKeeper", "a b:1").unwrap_err();
+        assert_eq!(error.to_string(), "no certificate can be for \"a b\", a host of ZooKeeper");
+    }
+}

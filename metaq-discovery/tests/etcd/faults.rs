@@ -1,0 +1,256 @@
+//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right within two
+//! seconds after the registry is back, and no task may be left.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use metaq_discovery::{BrokerId, Discovery, EtcdConfig, EtcdDiscovery, TopicWatch};
+use metaq_testkit::{
+    conformance::{Observer, RegistryUnderTest as _, Tasks, text, topic},
+    peers::EtcdProgram,
+    proxy::{Direction, OnConnect, Plan, Proxy},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::registry::{PATIENCE, Registry, addr};
+
+/// A server, a way to it that can be spoiled, and a topic with the broker 0 that is followed by that way.
+struct Scene {
+    registry: Registry,
+    proxy: Proxy,
+    discovery: EtcdDiscovery,
+    watch: TopicWatch,
+    observer: Observer,
+    tasks: Tasks,
+}
+
+impl Scene {
+    async fn open(program: &EtcdProgram, config: EtcdConfig) -> Self {
+        let registry = Registry::start(program).await;
+        registry.register(BrokerId(0), addr(1000), 1).await;
+        let proxy = Proxy::start(&registry.endpoint).await.unwrap();
+        let tasks = Tasks::now();
+        let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+        let watch = discovery.watch(&topic()).await.unwrap();
+        let observer = Observer::new(&discovery, &watch);
+        Self { registry, proxy, discovery, watch, observer, tasks }
+    }
+
+    /// Sees that the topic is followed as before, and that no task is left when that is over.
+    async fn close(mut self) {
+        self.registry.register(BrokerId(7), addr(1007), 7).await;
+        let written = Instant::now();
+        while text(&self.watch.current()).split(' ').all(|broker| broker != "7@1007:7") {
+            assert!(written.elapsed() < PATIENCE, "it isn't followed: {}", text(&self.watch.current()));
+            self.watch.changed().await.unwrap();
+        }
+        self.observer.told();
+        self.discovery.close().await;
+        self.tasks.none_is_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_killed_and_started_again() {
+    let Some(program) = EtcdProgram::get("a_server_is_killed_and_started_again") else { return };
+    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
+    scene.registry.etcd.lock().await.kill().await.unwrap();
+    scene.observer.hears("lost").await;
+    scene.registry.etcd.lock().await.restart().await.unwrap();
+    let back = Instant::now();
+    scene.registry.register(BrokerId(1), addr(1001), 1).await;
+    let took = scene.observer.converges("0@1000:1 1@1001:1", back).await;
+    println!("a change was seen {took:?} after the server was back");
+    assert!(scene.observer.told().contains(&"connected".to_owned()));
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
+    let Some(program) = EtcdProgram::get("ten_seconds_without_a_registry_that_changes_meanwhile") else {
+        return;
+    };
+    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
+    scene.proxy.on_connect(OnConnect::Refuse).await.unwrap();
+    scene.proxy.reset_all();
+    for port in 3001..3010 {
+        scene.registry.register(BrokerId(1), addr(port), 2).await;
+        scene.registry.unregister(BrokerId(1)).await;
+    }
+    scene.registry.register(BrokerId(2), addr(1002), 1).await;
+    scene.registry.register(BrokerId(0), addr(2000), 1).await;
+    scene.observer.hears("lost").await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
+    assert!(scene.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
+    scene.proxy.on_connect(OnConnect::Forward).await.unwrap();
+    let took = scene.observer.converges("0@2000:1 2@1002:1", Instant::now()).await;
+    println!("all changes were seen {took:?} after 10 s without");
+    assert!(scene.watch.current().age() < Duration::from_secs(2));
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_black_hole_is_noticed_and_left_behind() {
+    let Some(program) = EtcdProgram::get("a_black_hole_is_noticed_and_left_behind") else { return };
+    // What was sent into it comes out later, as when packets are sent again, or is lost.
+    let mut lost = EtcdConfig::default();
+    (lost.keep_alive, lost.call_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
+    let holes = [
+        ("holds bytes back", EtcdConfig::default(), Plan::new().freeze()),
+        ("swallows bytes", lost, Plan::new().swallow()),
+    ];
+    let holes = holes.map(async |(which, config, plan)| {
+        let limit = 2 * config.keep_alive + Duration::from_secs(1);
+        let mut scene = Scene::open(&program, config).await;
+        scene.proxy.plan_both(plan);
+        scene.registry.register(BrokerId(1), addr(1001), 1).await;
+        let noticed = scene.observer.hears("lost").await;
+        assert!(noticed < limit, "noticed after {noticed:?}");
+        assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
+        // So long that it is tried again, in vain.
+        sleep(Duration::from_secs(4)).await;
+        scene.proxy.plan_both(Plan::new());
+        let took = scene.observer.converges("0@1000:1 1@1001:1", Instant::now()).await;
+        println!("a black hole that {which} was noticed after {noticed:?}, over it {took:?} after its end");
+        scene.close().await;
+    });
+    futures_util::future::join_all(holes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
+    let Some(program) = EtcdProgram::get("a_server_that_falls_silent_is_noticed_and_followed_again") else {
+        return;
+    };
+    let mut config = EtcdConfig::default();
+    config.keep_alive = Duration::from_secs(1);
+    let mut scene = Scene::open(&program, config).await;
+    scene.registry.etcd.lock().await.freeze();
+    let noticed = scene.observer.hears("lost").await;
+    scene.registry.etcd.lock().await.thaw();
+    let thawed = Instant::now();
+    scene.registry.register(BrokerId(1), addr(1001), 1).await;
+    let seen = scene.observer.converges("0@1000:1 1@1001:1", thawed).await;
+    println!("its silence was noticed after {noticed:?}, a change seen {seen:?} after it spoke again");
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_over_and_over_leave_nothing_behind() {
+    let Some(program) = EtcdProgram::get("connections_that_break_over_and_over_leave_nothing_behind") else {
+        return;
+    };
+    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
+    for round in 1..=15 {
+        scene.proxy.reset_all();
+        scene.registry.register(BrokerId(0), addr(1000 + round), 1).await;
+        scene.observer.converges(&format!("0@{}:1", 1000 + round), Instant::now()).await;
+    }
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_were_compacted_during_an_outage_are_not_needed() {
+    let Some(program) = EtcdProgram::get("changes_that_were_compacted_during_an_outage_are_not_needed")
+    else {
+        return;
+    };
+    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
+    scene.proxy.on_connect(OnConnect::Refuse).await.unwrap();
+    scene.proxy.reset_all();
+    scene.registry.register(BrokerId(1), addr(1001), 1).await;
+    scene.registry.unregister(BrokerId(0)).await;
+    scene.registry.compact().await;
+    scene.registry.register(BrokerId(2), addr(1002), 1).await;
+    scene.proxy.on_connect(OnConnect::Forward).await.unwrap();
+    let took = scene.observer.converges("1@1001:1 2@1002:1", Instant::now()).await;
+    println!("what was left after the compaction was seen after {took:?}");
+    scene.close().await;
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn says(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+    }
+}
+
+/// The one moment in which a compaction does harm: after the registry was read, and before it is watched from the next
+/// revision on. In one thread, so that its log is all of the log.
+#[tokio::test]
+async fn a_compaction_between_reading_and_watching_is_noticed() {
+    let Some(program) = EtcdProgram::get("a_compaction_between_reading_and_watching_is_noticed") else {
+        return;
+    };
+    let log = Log::default();
+    let writer = {
+        let log = log.clone();
+        move || log.clone()
+    };
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let registry = Registry::start(&program).await;
+    registry.register(BrokerId(0), addr(1000), 1).await;
+    // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to go on.
+    registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
+    let proxy = Proxy::start(&registry.endpoint).await.unwrap();
+    // The request to watch takes so long that there is time to stop it.
+    proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
+    let mut config = EtcdConfig::default();
+    config.call_timeout = Duration::from_secs(10);
+    let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let mut events = discovery.events();
+    let opening = tokio::spawn({
+        let discovery = discovery.clone();
+        async move { discovery.watch(&topic()).await }
+    });
+    let read = async {
+        while proxy.forwarded(Direction::ToClient) < 20_000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, read).await.expect("the registry is read");
+    proxy.plan(Direction::ToServer, Plan::new().freeze());
+    registry.register(BrokerId(1), addr(1001), 1).await;
+    registry.unregister(BrokerId(0)).await;
+    registry.compact().await;
+    assert!(!opening.is_finished(), "it waits for its watch");
+    proxy.plan(Direction::ToServer, Plan::new());
+    let thawed = Instant::now();
+    let mut watch = timeout(PATIENCE, opening).await.unwrap().unwrap().unwrap();
+    while text(&watch.current()) != "1@1001:1" {
+        timeout(PATIENCE, watch.changed()).await.expect("what is there now is read").unwrap();
+    }
+    println!("the compaction was noticed, and all read anew, within {:?}", thawed.elapsed());
+    assert!(thawed.elapsed() < Duration::from_secs(2), "{:?}", thawed.elapsed());
+    assert!(log.says("etcd forgot changes that were to come; all is read anew"), "the watch was canceled");
+    registry.register(BrokerId(2), addr(1002), 1).await;
+    while text(&watch.current()) != "1@1001:1 2@1002:1" {
+        timeout(PATIENCE, watch.changed()).await.expect("it is followed").unwrap();
+    }
+    // It wasn't away.
+    assert_eq!(events.next().await.unwrap().to_string(), "connected");
+    discovery.close().await;
+    drop(discovery);
+    while let Some(event) = events.next().await {
+        assert_ne!(event.to_string(), "lost");
+    }
+}

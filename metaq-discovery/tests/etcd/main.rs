@@ -1,0 +1,102 @@
+//! [`EtcdDiscovery`] against a real etcd server.
+#![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contents;
+mod faults;
+mod registry;
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::time::Duration;
+
+use metaq_discovery::{BrokerId, Credentials, Discovery, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery};
+use metaq_testkit::{
+    conformance::{RegistryUnderTest as _, check_discovery, topic},
+    peers::EtcdProgram,
+};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
+
+use registry::{PATIENCE, Registry, addr, nobody};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract() {
+    let Some(program) = EtcdProgram::get("keeps_the_contract") else { return };
+    let registry = Registry::start(&program).await;
+    println!("the slowest change was seen after {:?}", check_discovery(&registry).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_server_beside_a_good_one_is_passed_over() {
+    let Some(program) = EtcdProgram::get("a_dead_server_beside_a_good_one_is_passed_over") else { return };
+    let registry = Registry::start(&program).await;
+    registry.register(BrokerId(0), addr(1000), 1).await;
+    let connect = format!("etcd://{},{}/meta", nobody(), registry.endpoint);
+    let discovery = EtcdDiscovery::new(&connect).unwrap();
+    let started = Instant::now();
+    assert_eq!(discovery.watch(&topic()).await.unwrap().current().brokers().len(), 1);
+    println!("the good server was found after {:?}", started.elapsed());
+    assert_eq!(discovery.topics().await.unwrap(), [topic()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_every_watch_ends_the_following() {
+    let Some(program) = EtcdProgram::get("dropping_every_watch_ends_the_following") else { return };
+    let registry = Registry::start(&program).await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
+    for _ in 0..2 {
+        let watch = discovery.watch(&topic()).await.unwrap();
+        assert!(tasks() > before);
+        drop(watch);
+        let ended = async {
+            while tasks() > before {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, ended).await.expect("no task is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_not_for_everybody_is_read_with_credentials() {
+    let Some(program) = EtcdProgram::get("a_registry_that_is_not_for_everybody_is_read_with_credentials")
+    else {
+        return;
+    };
+    let registry = Registry::start(&program).await;
+    registry.register(BrokerId(0), addr(1000), 1).await;
+    let mut client = registry.client.clone();
+    client.role_add("root").await.unwrap();
+    client.user_add("root", "secret", None).await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.auth_enable().await.unwrap();
+    let mut config = EtcdConfig::default();
+    config.connect_timeout = Duration::from_secs(1);
+    let anybody = EtcdDiscovery::with_config(&registry.endpoint, config.clone()).unwrap();
+    let error = anybody.watch(&topic()).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap();
+    let cause = std::error::Error::source(cause).unwrap().to_string();
+    assert!(cause.contains("user name is empty"), "{error}: {cause}");
+    config.credentials = Some(Credentials::new("root", "secret"));
+    let root = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
+    assert_eq!(root.watch(&topic()).await.unwrap().current().brokers().len(), 1);
+}
+
+#[tokio::test]
+async fn servers_that_are_not_there_fail_within_the_deadline() {
+    let (host, mut config) = (nobody(), EtcdConfig::default());
+    config.connect_timeout = Duration::from_secs(1);
+    let discovery = EtcdDiscovery::with_config(&host, config).unwrap();
+    let started = Instant::now();
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    assert_eq!(error.to_string(), format!("no etcd answered at {host} within 1s"));
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, format!("etcd at {host} failed to read the registry"));
+}

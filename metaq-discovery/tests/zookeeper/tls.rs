@@ -1,0 +1,106 @@
+//! ZooKeeper by TLS.
+
+use std::{error::Error as _, fs, time::Duration};
+
+use metaq_discovery::{Discovery, DiscoveryErrorKind, TlsConfig, ZooKeeperConfig, ZooKeeperDiscovery};
+use metaq_testkit::peers::{PeerTls, Peers, TestCa, ZooKeeper};
+use tokio::time::Instant;
+
+use crate::registry::{Registry, becomes, text, topic};
+
+fn by_tls(connect: &str, tls: &TlsConfig) -> ZooKeeperDiscovery {
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(4);
+    config.tls = Some(tls.clone());
+    ZooKeeperDiscovery::with_config(connect, config).unwrap()
+}
+
+/// The error of one who can't be served, and its cause; it doesn't take until the deadline to find out.
+async fn refused(connect: &str, tls: &TlsConfig) -> (String, String) {
+    let started = Instant::now();
+    let error = by_tls(connect, tls).watch(&topic()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(3), "{error} after {:?}", started.elapsed());
+    assert_eq!(error.kind(), DiscoveryErrorKind::Failed);
+    (error.to_string(), error.source().unwrap().to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_and_clients_prove_who_they_are() {
+    let Some(peers) = Peers::get("servers_and_clients_prove_who_they_are") else { return };
+    let (ca, other_ca) = (TestCa::new(), TestCa::new());
+    let setup = PeerTls::new(&ca, "127.0.0.1").demanding_certificates();
+    let mut zookeeper = ZooKeeper::builder().tls(setup).start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let (plain, secure) = (zookeeper.connect_string(), zookeeper.secure_connect_string());
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let ca_file = file("ca.pem", ca.certificate());
+    let identity = |ca: &TestCa, name: &str| {
+        let (certificate, key) = ca.issue(name);
+        (file(&format!("{name}.pem"), &certificate), file(&format!("{name}.key"), &key))
+    };
+    let (certificate, key) = identity(&ca, "client");
+    let (stranger, stranger_key) = identity(&other_ca, "stranger");
+    let trusting = || TlsConfig::from_ca_file(&ca_file).unwrap();
+    let known = trusting().with_identity_files(certificate, key).unwrap();
+
+    let (error, cause) = refused(&secure, &TlsConfig::from_ca_pem(other_ca.certificate()).unwrap()).await;
+    let untrusted = "its certificate does not hold for us, who trust the CA certificates";
+    assert_eq!(error, format!("no TLS with ZooKeeper at {secure}: {untrusted}"));
+    assert!(cause.contains("UnknownIssuer"), "{cause}");
+    let by_name = secure.replace("127.0.0.1", "localhost");
+    let (error, cause) = refused(&by_name, &known).await;
+    assert_eq!(error, format!("no TLS with ZooKeeper at {by_name}: {untrusted} in {}", ca_file.display()));
+    assert!(cause.contains("not valid for name \"localhost\""), "{cause}");
+    let (error, _) = refused(&secure, &trusting()).await;
+    let demanded = "it demands a client certificate, and none is configured";
+    assert_eq!(error, format!("no TLS with ZooKeeper at {secure}: {demanded}"));
+    let strange = trusting().with_identity_files(&stranger, stranger_key).unwrap();
+    let (error, cause) = refused(&secure, &strange).await;
+    let refusal = format!("it refuses us with the client certificate in {}", stranger.display());
+    assert_eq!(error, format!("no TLS with ZooKeeper at {secure}: {refusal}"), "{cause}");
+    // TLS where there is none, and none where there is TLS.
+    let mut config = ZooKeeperConfig::default();
+    config.connect_timeout = Duration::from_secs(4);
+    config.silence_timeout = Duration::from_secs(1);
+    let without = ZooKeeperDiscovery::with_config(&secure, config.clone()).unwrap();
+    config.tls = Some(known.clone());
+    let with = ZooKeeperDiscovery::with_config(&plain, config).unwrap();
+    let (topic, other) = (topic(), topic());
+    let (with, without) = tokio::join!(with.watch(&topic), without.watch(&other));
+    let (with, without) = (with.unwrap_err(), without.unwrap_err());
+    assert_eq!(without.kind(), DiscoveryErrorKind::Unreachable, "{without:?}");
+    assert_eq!(with.kind(), DiscoveryErrorKind::Unreachable, "{with:?}");
+    let unanswered = "it does not answer the handshake; it may expect none at this port";
+    assert_eq!(with.source().unwrap().to_string(), format!("no TLS with ZooKeeper at {plain}: {unanswered}"));
+
+    // A server that can't be used doesn't keep us from the other.
+    let discovery = by_tls(&format!("{plain},{secure}"), &known);
+    let mut watch = discovery.watch(&topic).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:1");
+    registry.register(1, 1001, 2).await;
+    let seen = becomes(&mut watch, "0@1000:1 1@1001:2").await;
+    zookeeper.kill().await.unwrap();
+    zookeeper.restart().await.unwrap();
+    drop(registry);
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(1, 2001, 2).await;
+    let again = becomes(&mut watch, "0@1000:1 1@2001:2").await;
+    println!("by TLS a change was seen after {seen:?}, and {again:?} after a restart");
+    assert!(seen < Duration::from_secs(2) && again < Duration::from_secs(2), "{seen:?} {again:?}");
+    discovery.close().await;
+}
+
+#[test]
+fn a_host_that_no_certificate_can_be_for_is_refused() {
+    let mut config = ZooKeeperConfig::default();
+    config.tls = Some(TlsConfig::from_ca_pem(TestCa::new().certificate()).unwrap());
+    let error = ZooKeeperDiscovery::with_config("zk-1:2281,z$k:2281", config).unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Config);
+    assert_eq!(error.to_string(), "no certificate can be for \"z$k\", a host of ZooKeeper");
+}

@@ -1,0 +1,349 @@
+//! One connection: both directions at once, each by its plan.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind},
+    net::Shutdown,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpSocket, TcpStream, lookup_host},
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Direction, OnConnect, Shared,
+    plan::{Fault, Flow, Plan},
+};
+
+/// So much is read at once.
+const CHUNK: usize = 16 * 1024;
+
+/// So much may be under way while it is delayed.
+const MAX_UNDER_WAY: usize = 4 * 1024 * 1024;
+
+/// With a limited bandwidth it is written in pieces of what flows in so long.
+const PIECE: Duration = Duration::from_millis(20);
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Closed,
+    Reset,
+}
+
+/// Counts a connection as open.
+struct Open<'a>(&'a Shared);
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(client: TcpStream, meets: OnConnect, shared: Arc<Shared>) {
+    // A connection whose task is stopped is reset.
+    let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+    let open = Open::new(&shared);
+    let mut end = shared.end.subscribe();
+    if meets == OnConnect::Ignore {
+        if ended(&mut end).await == End::Closed {
+            close([&client]);
+        }
+        return;
+    }
+    if meets != OnConnect::Forward {
+        return;
+    }
+    let server = tokio::select! {
+        connected = connect(&shared.target) => match connected {
+            Ok(server) => server,
+            Err(_) => return,
+        },
+        end = ended(&mut end) => {
+            if end == End::Closed {
+                close([&client]);
+            }
+            return;
+        }
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut to_server, mut to_client) =
+        (Pump::new(&shared, Direction::ToServer), Pump::new(&shared, Direction::ToClient));
+    let both = async { tokio::try_join!(to_server.run(&client, &server), to_client.run(&server, &client)) };
+    let how = tokio::select! {
+        done = both => done.map_or_else(|end| end, |_| End::Closed),
+        end = ended(&mut end) => end,
+    };
+    if how == End::Closed {
+        close([&client, &server]);
+        drop(open);
+        // What comes in now would make the system reset the connection, and the receiver lose what it hasn't read.
+        tokio::join!(drain(&client), drain(&server));
+    }
+}
+
+/// A connection to the server that is reset when it is given up, be it half made.
+async fn connect(target: &str) -> io::Result<TcpStream> {
+    let mut result = Err(io::Error::other("it has no address"));
+    for addr in lookup_host(target).await? {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+        result = socket.connect(addr).await;
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+async fn ended(end: &mut watch::Receiver<End>) -> End {
+    match end.changed().await {
+        Ok(()) => *end.borrow_and_update(),
+        Err(_) => End::Reset,
+    }
+}
+
+/// Ends the streams by FIN. One that has ended otherwise needs nothing more.
+fn close<const N: usize>(streams: [&TcpStream; N]) {
+    for stream in streams {
+        let _ = SockRef::from(stream).set_linger(None);
+        let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+    }
+}
+
+/// Reads until the other side has ended too.
+async fn drain(stream: &TcpStream) {
+    let mut buffer = BytesMut::new();
+    while matches!(read(stream, &mut buffer).await, Ok(1..)) {
+        buffer.clear();
+    }
+}
+
+/// Reads what there is, 0 at the end. Cancel safe.
+async fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        buffer.reserve(CHUNK);
+        match stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Bytes that are under way.
+struct Piece {
+    due: Instant,
+    bytes: Bytes,
+    /// Added by a fault: it counts for nothing, and no fault hits it.
+    added: bool,
+}
+
+/// One direction of a connection.
+struct Pump<'a> {
+    shared: &'a Shared,
+    direction: Direction,
+    plans: watch::Receiver<Arc<Plan>>,
+    plan: Arc<Plan>,
+    /// What the plan or one of its faults makes of bytes now.
+    flow: Flow,
+    /// How many bytes there were since the plan was set, and how many of its faults have happened.
+    position: u64,
+    happened: usize,
+    /// The last bytes before the position, if one of the faults may need them.
+    history: BytesMut,
+    pieces: VecDeque<Piece>,
+    under_way: usize,
+    at_end: bool,
+    /// When the bandwidth lets the next piece go.
+    next: Instant,
+}
+
+impl<'a> Pump<'a> {
+    fn new(shared: &'a Shared, direction: Direction) -> Self {
+        let plans = shared.plans[direction as usize].subscribe();
+        let mut pump = Self {
+            shared,
+            direction,
+            plans,
+            plan: Arc::default(),
+            flow: Flow::Forward,
+            position: 0,
+            happened: 0,
+            history: BytesMut::new(),
+            pieces: VecDeque::new(),
+            under_way: 0,
+            at_end: false,
+            next: Instant::now(),
+        };
+        pump.follow_plan();
+        pump
+    }
+
+    fn follow_plan(&mut self) {
+        self.plan = Arc::clone(&self.plans.borrow_and_update());
+        (self.flow, self.position, self.happened) = (self.plan.flow, 0, 0);
+        self.history.clear();
+        self.next = Instant::now();
+    }
+
+    /// Forwards until the end of the stream is forwarded, or a fault ends the connection.
+    async fn run(&mut self, from: &TcpStream, to: &TcpStream) -> Result<(), End> {
+        let mut buffer = BytesMut::new();
+        loop {
+            self.happen()?;
+            if self.flow == Flow::Swallow {
+                self.pieces.clear();
+                self.under_way = 0;
+            }
+            if self.at_end && self.pieces.is_empty() && self.flow == Flow::Forward {
+                // Where the other side has gone already there is nobody to tell.
+                let _ = SockRef::from(to).shutdown(Shutdown::Write);
+                return Ok(());
+            }
+            let room = self.pieces.is_empty()
+                || !self.plan.delay.is_zero() && self.under_way < MAX_UNDER_WAY
+                || self.flow == Flow::Swallow;
+            let due = self.pieces.front().filter(|_| self.flow == Flow::Forward).map(|piece| {
+                if piece.added || self.plan.bandwidth.is_none() {
+                    piece.due
+                } else {
+                    piece.due.max(self.next)
+                }
+            });
+            tokio::select! {
+                biased;
+                // Never an error: the sender is in what is shared.
+                Ok(()) = self.plans.changed() => self.follow_plan(),
+                writable = writable(to, due), if due.is_some() => {
+                    writable.map_err(|_| End::Reset)?;
+                    self.write(to)?;
+                }
+                got = read(from, &mut buffer), if room && !self.at_end && self.flow != Flow::Freeze => {
+                    self.take_in(got, &mut buffer)?;
+                }
+            }
+        }
+    }
+
+    /// Takes in what was read.
+    fn take_in(&mut self, got: io::Result<usize>, buffer: &mut BytesMut) -> Result<(), End> {
+        match got {
+            Ok(0) => self.at_end = true,
+            Ok(_) => {
+                let bytes = buffer.split().freeze();
+                if self.flow == Flow::Swallow {
+                    return Ok(());
+                }
+                self.under_way += bytes.len();
+                self.pieces.push_back(Piece { due: Instant::now() + self.plan.delay, bytes, added: false });
+            }
+            // Nobody hears of it.
+            Err(_) if self.flow == Flow::Swallow => self.at_end = true,
+            Err(_) => return Err(End::Reset),
+        }
+        Ok(())
+    }
+
+    /// Makes the faults happen that are due at this position.
+    fn happen(&mut self) -> Result<(), End> {
+        // What a fault added goes before the next one.
+        while self.pieces.front().is_none_or(|piece| !piece.added) {
+            let Some((_, fault)) = self.plan.faults.get(self.happened).filter(|(at, _)| *at <= self.position)
+            else {
+                break;
+            };
+            self.happened += 1;
+            match fault {
+                Fault::Close => return Err(End::Closed),
+                Fault::Reset => return Err(End::Reset),
+                Fault::Freeze => self.flow = Flow::Freeze,
+                Fault::Swallow => self.flow = Flow::Swallow,
+                Fault::Duplicate(count) => {
+                    let kept = self.history.len();
+                    let bytes = Bytes::copy_from_slice(&self.history[kept - kept.min(*count)..]);
+                    self.add(bytes);
+                }
+                Fault::Inject(bytes) => {
+                    let bytes = bytes.clone();
+                    self.add(bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.under_way += bytes.len();
+            self.pieces.push_front(Piece { due: Instant::now(), bytes, added: true });
+        }
+    }
+
+    /// Writes as much of the first piece as the plan lets go at once.
+    fn write(&mut self, to: &TcpStream) -> Result<(), End> {
+        let Some(piece) = self.pieces.front_mut() else { return Ok(()) };
+        let mut limit = piece.bytes.len();
+        if !piece.added {
+            if let Some((at, _)) = self.plan.faults.get(self.happened) {
+                limit = limit.min(usize::try_from(at - self.position).unwrap_or(usize::MAX));
+            }
+            if let Some(bandwidth) = self.plan.bandwidth {
+                let piece = bandwidth as f64 * PIECE.as_secs_f64();
+                limit = limit.min((piece as usize).max(1));
+            }
+        }
+        let written = match to.try_write(&piece.bytes[..limit]) {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(_) => return Err(End::Reset),
+        };
+        let bytes = piece.bytes.split_to(written);
+        let (added, emptied) = (piece.added, piece.bytes.is_empty());
+        self.under_way -= written;
+        if emptied {
+            self.pieces.pop_front();
+        }
+        if !added {
+            self.position += written as u64;
+            self.shared.forwarded[self.direction as usize].fetch_add(written as u64, Ordering::SeqCst);
+            if let Some(bandwidth) = self.plan.bandwidth {
+                self.next = self.next.max(Instant::now())
+                    + Duration::from_secs_f64(written as f64 / bandwidth as f64);
+            }
+            self.remember(&bytes);
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        let wanted = self.plan.history();
+        if wanted > 0 {
+            self.history.extend_from_slice(bytes);
+            let kept = self.history.len();
+            drop(self.history.split_to(kept - kept.min(wanted)));
+        }
+    }
+}
+
+/// Waits until the time has come, and then until something can be written.
+async fn writable(to: &TcpStream, due: Option<Instant>) -> io::Result<()> {
+    if let Some(due) = due {
+        sleep_until(due).await;
+    }
+    to.writable().await
+}

@@ -1,0 +1,277 @@
+//! The proxy spoils what it is told to, and nothing else.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{io::ErrorKind, time::Duration};
+
+use bytes::Bytes;
+use metaq_testkit::proxy::{Direction, Fault, OnConnect, Plan, Proxy};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    time::{Instant, sleep, timeout},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long is waited for what must not come.
+const NOTHING: Duration = Duration::from_millis(150);
+
+/// A server, a proxy to it, and a connection through it, whose both ends the test has.
+struct Line {
+    proxy: Proxy,
+    server: TcpListener,
+    client: TcpStream,
+    served: TcpStream,
+}
+
+impl Line {
+    async fn open() -> Self {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(server.local_addr().unwrap().to_string()).await.unwrap();
+        let client = TcpStream::connect(proxy.addr()).await.unwrap();
+        let served = server.accept().await.unwrap().0;
+        Self { proxy, server, client, served }
+    }
+
+    /// Another connection.
+    async fn another(&self) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(self.proxy.addr()).await.unwrap();
+        (client, timeout(PATIENCE, self.server.accept()).await.unwrap().unwrap().0)
+    }
+}
+
+async fn hears(stream: &mut TcpStream, wanted: &[u8]) {
+    let mut heard = vec![0; wanted.len()];
+    let read = timeout(PATIENCE, stream.read_exact(&mut heard)).await;
+    assert!(matches!(read, Ok(Ok(_))), "{read:?} instead of {:?}", String::from_utf8_lossy(wanted));
+    assert_eq!(String::from_utf8_lossy(&heard), String::from_utf8_lossy(wanted));
+}
+
+async fn hears_nothing(stream: &mut TcpStream) {
+    let mut byte = [0];
+    let read = timeout(NOTHING, stream.read_exact(&mut byte)).await;
+    assert!(read.is_err(), "{read:?} {byte:?}");
+}
+
+async fn hears_the_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(rest, b"");
+}
+
+async fn is_reset(stream: &mut TcpStream) {
+    let mut byte = [0];
+    let read = timeout(PATIENCE, stream.read_exact(&mut byte)).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let reached = async {
+        while !condition() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, reached).await.expect("the condition holds in the end");
+}
+
+#[tokio::test]
+async fn forwards_everything_in_both_directions_and_counts() {
+    let mut line = Line::open().await;
+    let sent: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
+    let mut heard = Vec::new();
+    let write = async {
+        line.client.write_all(&sent).await.unwrap();
+        line.client.shutdown().await.unwrap();
+    };
+    tokio::join!(write, async { line.served.read_to_end(&mut heard).await.unwrap() });
+    assert!(heard == sent, "{} of {} bytes, or others", heard.len(), sent.len());
+    // One direction has ended, the other goes on.
+    line.served.write_all(b"done").await.unwrap();
+    hears(&mut line.client, b"done").await;
+    assert_eq!((line.proxy.accepted(), line.proxy.open()), (1, 1));
+    let (forwarded, back) =
+        (line.proxy.forwarded(Direction::ToServer), line.proxy.forwarded(Direction::ToClient));
+    assert_eq!((forwarded, back), (1_000_000, 4));
+    drop(line.served);
+    hears_the_end(&mut line.client).await;
+    until(|| line.proxy.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_delay_holds_for_each_byte_and_one_direction() {
+    let mut line = Line::open().await;
+    line.proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_millis(200)));
+    let started = Instant::now();
+    line.client.write_all(b"one").await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    line.client.write_all(b"two").await.unwrap();
+    hears(&mut line.served, b"one").await;
+    let (first, sent) = (started.elapsed(), Instant::now());
+    line.served.write_all(b"back").await.unwrap();
+    hears(&mut line.client, b"back").await;
+    assert!(sent.elapsed() < Duration::from_millis(50), "{:?}", sent.elapsed());
+    hears(&mut line.served, b"two").await;
+    let second = started.elapsed();
+    assert!((200..290).contains(&first.as_millis()), "{first:?}");
+    assert!((300..400).contains(&second.as_millis()), "delays don't add up: {second:?}");
+}
+
+#[tokio::test]
+async fn a_limited_bandwidth_slows_the_sender() {
+    let mut line = Line::open().await;
+    line.proxy.plan(Direction::ToServer, Plan::new().bandwidth(100_000));
+    let started = Instant::now();
+    line.client.write_all(&[b'x'; 50_000]).await.unwrap();
+    let mut heard = vec![0; 50_000];
+    timeout(PATIENCE, line.served.read_exact(&mut heard)).await.unwrap().unwrap();
+    let took = started.elapsed();
+    assert!((400..800).contains(&took.as_millis()), "{took:?}");
+}
+
+#[tokio::test]
+async fn what_is_frozen_flows_later_and_the_sender_is_stopped() {
+    let mut line = Line::open().await;
+    line.proxy.plan_both(Plan::new().freeze());
+    let sent = vec![b'x'; 24 * 1024 * 1024];
+    let mut write = Box::pin(line.client.write_all(&sent));
+    assert!(timeout(NOTHING, &mut write).await.is_err(), "the buffers are full");
+    hears_nothing(&mut line.served).await;
+    line.proxy.plan_both(Plan::new());
+    let mut heard = vec![0; sent.len()];
+    let (written, read) = tokio::join!(write, line.served.read_exact(&mut heard));
+    assert!(written.is_ok() && read.is_ok() && heard == sent);
+}
+
+#[tokio::test]
+async fn what_is_swallowed_is_lost_while_the_sockets_live() {
+    let mut line = Line::open().await;
+    line.proxy.plan_both(Plan::new().swallow());
+    line.client.write_all(&vec![b'x'; 16 * 1024 * 1024]).await.unwrap();
+    line.served.write_all(b"lost").await.unwrap();
+    line.served.shutdown().await.unwrap();
+    hears_nothing(&mut line.client).await;
+    hears_nothing(&mut line.served).await;
+    assert_eq!(line.proxy.open(), 1);
+    // A new connection doesn't get anywhere either.
+    let (mut client, mut served) = line.another().await;
+    client.write_all(b"lost").await.unwrap();
+    hears_nothing(&mut served).await;
+    until(|| line.proxy.forwarded(Direction::ToServer) == 0).await;
+    line.proxy.plan_both(Plan::new());
+    line.client.write_all(b"heard").await.unwrap();
+    hears(&mut line.served, b"heard").await;
+    hears_the_end(&mut line.client).await;
+}
+
+#[tokio::test]
+async fn faults_happen_at_their_byte() {
+    let line = Line::open().await;
+    let faults = Plan::new()
+        .at(9, Fault::Duplicate(100))
+        .at(3, Fault::Duplicate(2))
+        .at(6, Fault::Inject(Bytes::from_static(b"[in]")))
+        .at(6, Fault::Inject(Bytes::from_static(b"[between]")))
+        .at(12, Fault::Close);
+    line.proxy.plan(Direction::ToServer, faults);
+    // On each connection anew, however the bytes are sent.
+    for portion in [1, 2, 5, 20] {
+        let (mut client, mut served) = line.another().await;
+        for bytes in b"abcdefghijklmnop".chunks(portion) {
+            let _ = client.write_all(bytes).await;
+        }
+        hears(&mut served, b"abcbcdef[in][between]ghiabcdefghijkl").await;
+        hears_the_end(&mut served).await;
+        hears_the_end(&mut client).await;
+    }
+    let forwarded = line.proxy.forwarded(Direction::ToServer);
+    assert_eq!(forwarded, 4 * 12, "what faults add isn't counted");
+}
+
+#[tokio::test]
+async fn a_position_counts_from_the_plan_on() {
+    let mut line = Line::open().await;
+    line.client.write_all(b"before").await.unwrap();
+    hears(&mut line.served, b"before").await;
+    line.proxy.plan(Direction::ToServer, Plan::new().at(2, Fault::Freeze));
+    line.client.write_all(b"after").await.unwrap();
+    hears(&mut line.served, b"af").await;
+    hears_nothing(&mut line.served).await;
+    line.proxy.plan(Direction::ToServer, Plan::new().at(1, Fault::Swallow));
+    hears(&mut line.served, b"t").await;
+    hears_nothing(&mut line.served).await;
+    line.proxy.plan(Direction::ToServer, Plan::new().at(0, Fault::Reset));
+    is_reset(&mut line.served).await;
+    is_reset(&mut line.client).await;
+}
+
+#[tokio::test]
+async fn connections_are_closed_and_reset_on_command() {
+    let mut line = Line::open().await;
+    line.served.write_all(b"unread").await.unwrap();
+    until(|| line.proxy.forwarded(Direction::ToClient) == 6).await;
+    line.proxy.close_all();
+    hears_the_end(&mut line.served).await;
+    hears(&mut line.client, b"unread").await;
+    hears_the_end(&mut line.client).await;
+    until(|| line.proxy.open() == 0).await;
+    let (mut client, mut served) = line.another().await;
+    line.proxy.reset_all();
+    is_reset(&mut client).await;
+    is_reset(&mut served).await;
+    until(|| line.proxy.open() == 0).await;
+    // Commands are about what is open then.
+    let (mut client, mut served) = line.another().await;
+    client.write_all(b"again").await.unwrap();
+    hears(&mut served, b"again").await;
+    assert_eq!((line.proxy.accepted(), line.proxy.open()), (3, 1));
+}
+
+#[tokio::test]
+async fn new_connections_are_refused_reset_or_ignored() {
+    let mut line = Line::open().await;
+    let addr = line.proxy.addr();
+    for _ in 0..3 {
+        line.proxy.on_connect(OnConnect::Refuse).await.unwrap();
+        let error = TcpStream::connect(addr).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(TcpListener::bind(addr).await.is_err(), "the port stays taken");
+        line.proxy.on_connect(OnConnect::Reset).await.unwrap();
+        is_reset(&mut TcpStream::connect(addr).await.unwrap()).await;
+    }
+    line.proxy.on_connect(OnConnect::Ignore).await.unwrap();
+    let mut ignored = TcpStream::connect(addr).await.unwrap();
+    ignored.write_all(b"anybody?").await.unwrap();
+    hears_nothing(&mut ignored).await;
+    assert!(timeout(NOTHING, line.server.accept()).await.is_err(), "the server doesn't hear of it");
+    // The connection from before lives through all of that.
+    line.client.write_all(b"still here").await.unwrap();
+    hears(&mut line.served, b"still here").await;
+    line.proxy.on_connect(OnConnect::Forward).await.unwrap();
+    let (mut client, mut served) = line.another().await;
+    served.write_all(b"welcome").await.unwrap();
+    hears(&mut client, b"welcome").await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_resets() {
+    let line = Line::open().await;
+    drop(line.server);
+    is_reset(&mut TcpStream::connect(line.proxy.addr()).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_proxy() {
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let mut line = Line::open().await;
+    let (_frozen, _served) = line.another().await;
+    line.proxy.plan_both(Plan::new().freeze());
+    assert!(tasks() > before);
+    let addr = line.proxy.addr();
+    drop(line.proxy);
+    is_reset(&mut line.client).await;
+    is_reset(&mut line.served).await;
+    until(|| tasks() == before).await;
+    assert!(TcpListener::bind(addr).await.is_ok(), "the port is free again");
+}
