@@ -10,5 +10,7 @@ pub mod proxy;
 
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;
-pub use broker::{Broker, BrokerBuilder, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored};
+pub use broker::{
+    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored,
+};
 pub use proxy::Proxy;

@@ -145,6 +145,13 @@ impl Broker {
         client
     }
 
+    /// What connects to the broker without a port, and doesn't keep it alive: for a transport that is to reach it as long
+    /// as it is there.
+    #[must_use]
+    pub fn connector(&self) -> BrokerConnector {
+        BrokerConnector { streams: self.streams.clone() }
+    }
+
     /// Serves one more connection, whose broker's end this stream is.
     pub fn serve_stream(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         // Once the broker was shut down, the connection is closed by being dropped.
@@ -255,6 +262,26 @@ impl Broker {
     async fn register(&mut self, registry: Registry) -> io::Result<()> {
         self.registrations.push(registry.register(Arc::clone(&self.shared)).await?);
         Ok(())
+    }
+}
+
+/// Connects to a [`Broker`] without a port; got by [`Broker::connector`].
+#[derive(Clone, Debug)]
+pub struct BrokerConnector {
+    streams: mpsc::UnboundedSender<Box<dyn Io>>,
+}
+
+impl BrokerConnector {
+    /// The client's end of a new connection.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the broker has ended.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        let (client, server) = tokio::io::duplex(PIPE);
+        match self.streams.send(Box::new(server)) {
+            Ok(()) => Ok(client),
+            Err(_) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the embedded broker has ended")),
+        }
     }
 }
 
