@@ -126,6 +126,9 @@ impl BrokerBuilder {
     /// Keeps messages and prepared transactions in this folder instead of in memory; what is there already is taken over.
     /// The layout is that of a Java broker's `dataPath`, which can open the folder when this broker doesn't run.
     /// Prepared transactions are in a file of their own, `prepared.metaq`, which a Java broker doesn't look at.
+    ///
+    /// A message is written before its put is answered, and so outlives the process; the disk has it for certain after
+    /// [`Broker::flush`] and [`Broker::shut_down`].
     #[must_use]
     pub fn data_dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.folder = Some(folder.as_ref().to_owned());

@@ -9,6 +9,7 @@ mod log;
 mod prepared;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
+mod requests;
 mod segment;
 mod serve;
 mod stats;
@@ -35,10 +36,11 @@ use tokio::{
 };
 
 pub use builder::BrokerBuilder;
-pub use faults::{Fault, Faults, Plan, Requests};
+pub use faults::{Fault, Faults, Plan};
 pub use log::Flush;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use registration::Registry;
+pub use requests::Requests;
 pub use stored::Stored;
 pub use transactions::Heuristic;
 
@@ -241,21 +243,23 @@ impl Broker {
     }
 
     /// Ends the broker in the order of a planned shutdown: it leaves the registries first, has its messages written to the
-    /// disk, then closes its port and its connections.
+    /// disk, then closes its port and its connections. When this returns, the port is free.
     ///
     /// # Errors
     /// When a registry could not be told, or the disk failed. It is ended all the same.
     ///
     /// # Cancel safety
     /// Dropping the future ends the broker at once.
-    #[cfg_attr(
-        not(any(feature = "zookeeper", feature = "etcd")),
-        expect(clippy::unused_async, reason = "registries are")
-    )]
-    pub async fn shut_down(self) -> io::Result<()> {
+    pub async fn shut_down(mut self) -> io::Result<()> {
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
-        registration::withdraw_all(&self.registrations).await?;
-        self.flush()
+        let withdrawn = registration::withdraw_all(&self.registrations).await;
+        #[cfg(not(any(feature = "zookeeper", feature = "etcd")))]
+        let withdrawn = Ok(());
+        let flushed = self.flush();
+        self.accepting.abort();
+        // It ends by being aborted.
+        let _ = (&mut self.accepting).await;
+        withdrawn.and(flushed)
     }
 
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
