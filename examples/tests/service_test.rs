@@ -2,11 +2,11 @@
 //! stand. Time is paused, so that waiting takes none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{io, time::Duration};
 
 use async_trait::async_trait;
-use metaq_producer::{BrokerAddr, Message, Outcome, Producer, SendError, StaticDiscovery, Topic, TopicView};
-use metaq_testkit::{Broker, BrokerConnector, Fault, Requests};
+use metaq_producer::{BrokerAddr, Message, Outcome, Producer, SendError, Topic};
+use metaq_testkit::{Broker, EmbeddedRegistry, Fault, RegistryFault, Requests};
 use metaq_transport::{ConnectionConfig, Dialer, StreamTransport};
 use tokio::{io::DuplexStream, time::Instant};
 
@@ -43,42 +43,40 @@ impl Shop {
     }
 }
 
-// --- What the tests need: a transport that reaches embedded brokers by their addresses. ---------------------------------
+// --- What the tests need: a transport that reaches the brokers of an embedded registry. ---------------------------------
 
 #[derive(Debug)]
-struct WithoutPorts(BTreeMap<BrokerAddr, BrokerConnector>);
+struct WithoutPorts(EmbeddedRegistry);
 
 #[async_trait]
 impl Dialer for WithoutPorts {
     type Stream = DuplexStream;
 
     async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
-        let found = self.0.get(broker).ok_or(io::ErrorKind::HostUnreachable);
-        found?.connect()
+        self.0.connect(broker)
     }
 }
 
-/// A shop, and the broker that it publishes to.
-async fn open() -> (Shop, Broker) {
-    let broker = Broker::builder().topic("orders", 2).seed(7).start_without_port().unwrap();
-    let reachable = WithoutPorts(BTreeMap::from([(broker.addr().clone(), broker.connector())]));
-    let orders: Topic = "orders".parse().unwrap();
-    let view = TopicView::new(orders.clone()).with_broker(broker.id(), broker.addr().clone(), 2);
+/// A shop, the registry that it looks into, and the broker that it finds there.
+async fn open() -> (Shop, EmbeddedRegistry, Broker) {
+    let registry = EmbeddedRegistry::new();
+    let broker = Broker::builder().topic("orders", 2).register_with(&registry).start_without_port().unwrap();
     let producer = Producer::builder()
-        .discovery(StaticDiscovery::new([view]))
-        .transport(StreamTransport::new(reachable, ConnectionConfig::default()))
+        .discovery(registry.discovery())
+        .transport(StreamTransport::new(WithoutPorts(registry.clone()), ConnectionConfig::default()))
         .send_timeout(Duration::from_secs(2))
         .build()
         .unwrap();
+    let orders: Topic = "orders".parse().unwrap();
     producer.publish_topic(&orders).await.unwrap();
-    (Shop { producer, orders }, broker)
+    (Shop { producer, orders }, registry, broker)
 }
 
 // --- The tests. ---------------------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]
 async fn an_order_is_stored_with_its_customer() {
-    let (shop, broker) = open().await;
+    let (shop, _registry, broker) = open().await;
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     let stored = broker.messages("orders");
     assert_eq!(stored.len(), 1);
@@ -88,7 +86,7 @@ async fn an_order_is_stored_with_its_customer() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_refused_can_be_placed_again() {
-    let (shop, broker) = open().await;
+    let (shop, _registry, broker) = open().await;
     broker.faults().plan(Requests::puts().only(2), Fault::refuse(500, "the disk is full"));
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     assert_eq!(shop.place("one tea", "table 7").await, Placed::No);
@@ -98,7 +96,7 @@ async fn an_order_that_is_refused_can_be_placed_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_nobody_answers_ends_in_time_and_is_looked_after() {
-    let (shop, broker) = open().await;
+    let (shop, _registry, broker) = open().await;
     broker.faults().plan(Requests::puts(), Fault::Swallow);
     let started = Instant::now();
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Perhaps);
@@ -108,7 +106,7 @@ async fn an_order_that_nobody_answers_ends_in_time_and_is_looked_after() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_breaks_is_made_anew() {
-    let (shop, broker) = open().await;
+    let (shop, _registry, broker) = open().await;
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     broker.faults().close_connections();
     // The shop is told at once, or the order waits for the new connection.
@@ -116,4 +114,15 @@ async fn a_connection_that_breaks_is_made_anew() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(broker.accepted_connections(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_are_taken_while_the_registry_is_away() {
+    let (shop, registry, broker) = open().await;
+    registry.add_fault(RegistryFault::Gone);
+    for n in 0..100 {
+        assert_eq!(shop.place(&format!("coffee {n}"), "table 7").await, Placed::Yes);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(broker.messages("orders").len(), 100);
 }

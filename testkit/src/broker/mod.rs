@@ -50,6 +50,8 @@ use stats::Counters;
 use topics::{TopicEntry, Topics};
 use transactions::XaTransactions;
 
+use crate::EmbeddedRegistry;
+
 /// What a released Java broker says, since the file that should hold its version is missing in it (wire rule 3.5).
 const VERSION: &str = "0.1";
 
@@ -103,13 +105,36 @@ struct Shared {
     open: AtomicUsize,
     /// Counts the changes of what a registry is told.
     offered: watch::Sender<u64>,
+    registries: Vec<EmbeddedRegistry>,
 }
 
 impl Shared {
     /// A topic that only a pattern takes is registered with its first message (registry §12).
     fn offer(&self, topic: &TopicEntry) {
         if topic.becomes_known() {
-            self.offered.send_modify(|changes| *changes += 1);
+            self.tell_registries();
+        }
+    }
+
+    fn tell_registries(&self) {
+        self.offered.send_modify(|changes| *changes += 1);
+        self.enter_registries(None);
+    }
+
+    /// Tells the registries of this process what the broker offers; for the first time with a way to reach it.
+    fn enter_registries(&self, connector: Option<&BrokerConnector>) {
+        for registry in &self.registries {
+            let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
+            let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
+            let named = published.filter_map(|topic| {
+                let partitions = self.topics.partitions(Some(&topic));
+                // A client may have put to a name that can't be one.
+                Topic::new(&topic.name).ok().map(|name| (name, partitions))
+            });
+            match connector {
+                Some(connector) => registry.enter(self.id, &self.addr, named.collect(), connector.clone()),
+                None => registry.update(self.id, &self.addr, named.collect()),
+            }
         }
     }
 }
@@ -164,7 +189,7 @@ impl Broker {
     /// nothing more.
     pub fn set_topic(&self, topic: &Topic, partitions: u32) {
         self.shared.topics.configure(topic, partitions);
-        self.tell_registries();
+        self.shared.tell_registries();
     }
 
     /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
@@ -173,12 +198,8 @@ impl Broker {
         if let Some(topic) = self.shared.topics.get(topic) {
             topic.publishes.store(publish, Ordering::Release);
             topic.subscribes.store(subscribe, Ordering::Release);
-            self.tell_registries();
+            self.shared.tell_registries();
         }
-    }
-
-    fn tell_registries(&self) {
-        self.shared.offered.send_modify(|changes| *changes += 1);
     }
 
     /// Closes a partition, as an operator does: it neither takes nor hands out messages (status 403), except in
@@ -255,6 +276,9 @@ impl Broker {
         let withdrawn = registration::withdraw_all(&self.registrations).await;
         #[cfg(not(any(feature = "zookeeper", feature = "etcd")))]
         let withdrawn = Ok(());
+        for registry in &self.shared.registries {
+            registry.leave(self.shared.id, &self.shared.addr);
+        }
         let flushed = self.flush();
         self.accepting.abort();
         // It ends by being aborted.
@@ -292,5 +316,8 @@ impl BrokerConnector {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.accepting.abort();
+        for registry in &self.shared.registries {
+            registry.expire(self.shared.id, &self.shared.addr);
+        }
     }
 }
