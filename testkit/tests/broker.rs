@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use metaq_protocol::{Limits, Topic, TransactionId, XaTransactionId};
 use metaq_testkit::{Broker, BrokerBuilder, Flush, Heuristic};
-use tokio::io::{AsyncReadExt as _, DuplexStream};
+use tokio::{
+    io::{AsyncReadExt as _, DuplexStream},
+    net::TcpStream,
+};
 use wire::Client;
 
 fn client(broker: &Broker) -> Client<DuplexStream> {
@@ -307,4 +310,24 @@ async fn a_silent_connection_is_closed() {
     assert!(tokio::time::timeout(Duration::from_secs(299), stream.read_u8()).await.is_err());
     assert!(stream.read_u8().await.is_err());
     assert!(started.elapsed() < Duration::from_secs(301));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_it_is_shut_down_its_port_is_free_and_its_connections_are_closed() {
+    let mut broker = builder().start().await.unwrap();
+    let port = broker.addr().port();
+    for _ in 0..20 {
+        let mut client = Client::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        assert_eq!(client.ask("version 1\r\n").await, "200 0.1");
+        broker.shut_down().await.unwrap();
+        assert!(client.next().await.is_none());
+        broker = builder().port(port).start().await.unwrap();
+    }
+    let connector = broker.connector();
+    drop(broker);
+    // The task that serves ends when the runtime has its turn.
+    while connector.connect().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(connector.connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }

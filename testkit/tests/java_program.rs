@@ -33,7 +33,6 @@ fn it_is_compiled_against_the_client_and_run() {
 #[test]
 fn a_source_that_the_compiler_refuses_is_an_error_that_shows_what_it_says() {
     let Some(peers) = Peers::get("a_source_that_the_compiler_refuses") else { return };
-    let home = tempfile::tempdir().unwrap();
     let error = peers.java_program("Bad", "public class Bad { int x = nowhere; }").unwrap_err();
     assert!(matches!(error, PeerError::Tool { .. }), "{error}");
     let text = error.to_string();

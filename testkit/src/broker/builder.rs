@@ -20,13 +20,14 @@ use tokio::{
 };
 
 use super::{
-    Broker, Flush, Shared,
+    Broker, BrokerConnector, Flush, Shared,
     faults::Faults,
     log::LogRules,
     prepared, serve,
     stats::Counters,
     topics::{Keeping, Topics},
 };
+use crate::EmbeddedRegistry;
 
 /// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
 /// 4096 ids were given out before the first.
@@ -48,6 +49,7 @@ pub struct BrokerBuilder {
     capacity: Option<u64>,
     seed: u64,
     settings: Settings,
+    embedded: Vec<EmbeddedRegistry>,
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     registries: Vec<super::registration::Registry>,
 }
@@ -81,6 +83,7 @@ impl BrokerBuilder {
                 limits: Limits::default(),
                 compat: false,
             },
+            embedded: Vec::new(),
             #[cfg(any(feature = "zookeeper", feature = "etcd"))]
             registries: Vec::new(),
         }
@@ -126,6 +129,9 @@ impl BrokerBuilder {
     /// Keeps messages and prepared transactions in this folder instead of in memory; what is there already is taken over.
     /// The layout is that of a Java broker's `dataPath`, which can open the folder when this broker doesn't run.
     /// Prepared transactions are in a file of their own, `prepared.metaq`, which a Java broker doesn't look at.
+    ///
+    /// A message is written before its put is answered, and so outlives the process; the disk has it for certain after
+    /// [`Broker::flush`] and [`Broker::shut_down`].
     #[must_use]
     pub fn data_dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.folder = Some(folder.as_ref().to_owned());
@@ -203,6 +209,13 @@ impl BrokerBuilder {
         self
     }
 
+    /// Registers the broker in a registry of the test's own process. May be repeated.
+    #[must_use]
+    pub fn register_with(mut self, registry: &EmbeddedRegistry) -> Self {
+        self.embedded.push(registry.clone());
+        self
+    }
+
     /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be repeated.
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     #[must_use]
@@ -237,7 +250,7 @@ impl BrokerBuilder {
     }
 
     /// Starts the broker on the current tokio runtime without listening on a port: it is reached by
-    /// [`Broker::connect`] only, and isn't registered anywhere. Its address has the port that was given, or else 8123 plus
+    /// [`Broker::connect`] and the like only, and registered in [`EmbeddedRegistry`]s at most. Its address has the port that was given, or else 8123 plus
     /// its id.
     ///
     /// # Errors
@@ -279,9 +292,11 @@ impl BrokerBuilder {
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             offered: watch::Sender::default(),
+            registries: self.embedded,
         });
         let (streams, incoming) = mpsc::unbounded_channel();
         let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared)));
+        shared.enter_registries(Some(&BrokerConnector { streams: streams.clone() }));
         Ok(Broker {
             shared,
             streams,

@@ -9,6 +9,7 @@ mod log;
 mod prepared;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
+mod requests;
 mod segment;
 mod serve;
 mod stats;
@@ -35,10 +36,11 @@ use tokio::{
 };
 
 pub use builder::BrokerBuilder;
-pub use faults::{Fault, Faults, Plan, Requests};
+pub use faults::{Fault, Faults, Plan};
 pub use log::Flush;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use registration::Registry;
+pub use requests::Requests;
 pub use stored::Stored;
 pub use transactions::Heuristic;
 
@@ -47,6 +49,8 @@ use serve::Io;
 use stats::Counters;
 use topics::{TopicEntry, Topics};
 use transactions::XaTransactions;
+
+use crate::EmbeddedRegistry;
 
 /// What a released Java broker says, since the file that should hold its version is missing in it (wire rule 3.5).
 const VERSION: &str = "0.1";
@@ -101,13 +105,36 @@ struct Shared {
     open: AtomicUsize,
     /// Counts the changes of what a registry is told.
     offered: watch::Sender<u64>,
+    registries: Vec<EmbeddedRegistry>,
 }
 
 impl Shared {
     /// A topic that only a pattern takes is registered with its first message (registry §12).
     fn offer(&self, topic: &TopicEntry) {
         if topic.becomes_known() {
-            self.offered.send_modify(|changes| *changes += 1);
+            self.tell_registries();
+        }
+    }
+
+    fn tell_registries(&self) {
+        self.offered.send_modify(|changes| *changes += 1);
+        self.enter_registries(None);
+    }
+
+    /// Tells the registries of this process what the broker offers; for the first time with a way to reach it.
+    fn enter_registries(&self, connector: Option<&BrokerConnector>) {
+        for registry in &self.registries {
+            let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
+            let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
+            let named = published.filter_map(|topic| {
+                let partitions = self.topics.partitions(Some(&topic));
+                // A client may have put to a name that can't be one.
+                Topic::new(&topic.name).ok().map(|name| (name, partitions))
+            });
+            match connector {
+                Some(connector) => registry.enter(self.id, &self.addr, named.collect(), connector.clone()),
+                None => registry.update(self.id, &self.addr, named.collect()),
+            }
         }
     }
 }
@@ -145,6 +172,13 @@ impl Broker {
         client
     }
 
+    /// What connects to the broker without a port, and doesn't keep it alive: for a transport that is to reach it as long
+    /// as it is there.
+    #[must_use]
+    pub fn connector(&self) -> BrokerConnector {
+        BrokerConnector { streams: self.streams.clone() }
+    }
+
     /// Serves one more connection, whose broker's end this stream is.
     pub fn serve_stream(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         // Once the broker was shut down, the connection is closed by being dropped.
@@ -155,7 +189,7 @@ impl Broker {
     /// nothing more.
     pub fn set_topic(&self, topic: &Topic, partitions: u32) {
         self.shared.topics.configure(topic, partitions);
-        self.tell_registries();
+        self.shared.tell_registries();
     }
 
     /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
@@ -164,12 +198,8 @@ impl Broker {
         if let Some(topic) = self.shared.topics.get(topic) {
             topic.publishes.store(publish, Ordering::Release);
             topic.subscribes.store(subscribe, Ordering::Release);
-            self.tell_registries();
+            self.shared.tell_registries();
         }
-    }
-
-    fn tell_registries(&self) {
-        self.shared.offered.send_modify(|changes| *changes += 1);
     }
 
     /// Closes a partition, as an operator does: it neither takes nor hands out messages (status 403), except in
@@ -234,21 +264,26 @@ impl Broker {
     }
 
     /// Ends the broker in the order of a planned shutdown: it leaves the registries first, has its messages written to the
-    /// disk, then closes its port and its connections.
+    /// disk, then closes its port and its connections. When this returns, the port is free.
     ///
     /// # Errors
     /// When a registry could not be told, or the disk failed. It is ended all the same.
     ///
     /// # Cancel safety
     /// Dropping the future ends the broker at once.
-    #[cfg_attr(
-        not(any(feature = "zookeeper", feature = "etcd")),
-        expect(clippy::unused_async, reason = "registries are")
-    )]
-    pub async fn shut_down(self) -> io::Result<()> {
+    pub async fn shut_down(mut self) -> io::Result<()> {
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
-        registration::withdraw_all(&self.registrations).await?;
-        self.flush()
+        let withdrawn = registration::withdraw_all(&self.registrations).await;
+        #[cfg(not(any(feature = "zookeeper", feature = "etcd")))]
+        let withdrawn = Ok(());
+        for registry in &self.shared.registries {
+            registry.leave(self.shared.id, &self.shared.addr);
+        }
+        let flushed = self.flush();
+        self.accepting.abort();
+        // It ends by being aborted.
+        let _ = (&mut self.accepting).await;
+        withdrawn.and(flushed)
     }
 
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
@@ -258,8 +293,31 @@ impl Broker {
     }
 }
 
+/// Connects to a [`Broker`] without a port; got by [`Broker::connector`].
+#[derive(Clone, Debug)]
+pub struct BrokerConnector {
+    streams: mpsc::UnboundedSender<Box<dyn Io>>,
+}
+
+impl BrokerConnector {
+    /// The client's end of a new connection.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the broker has ended.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        let (client, server) = tokio::io::duplex(PIPE);
+        match self.streams.send(Box::new(server)) {
+            Ok(()) => Ok(client),
+            Err(_) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the embedded broker has ended")),
+        }
+    }
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         self.accepting.abort();
+        for registry in &self.shared.registries {
+            registry.expire(self.shared.id, &self.shared.addr);
+        }
     }
 }

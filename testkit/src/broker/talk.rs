@@ -162,7 +162,8 @@ impl Talk {
                 self.emit(&response);
                 self.emit(&response);
             }
-            Fault::Behind(others) => self.held.push((others, encoded(&response))),
+            Fault::Behind(others) if others > 0 => self.held.push((others, encoded(&response))),
+            Fault::Behind(_) => self.emit(&response),
             Fault::Garbage(length) => {
                 let garbage = self.open.0.faults.garbage(length);
                 self.output.extend_from_slice(&garbage);

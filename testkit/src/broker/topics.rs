@@ -209,7 +209,6 @@ impl Topics {
 
 impl TopicEntry {
     /// Whether registries are told of it.
-    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     pub(super) fn is_known(&self) -> bool {
         self.known.load(Ordering::Acquire)
     }

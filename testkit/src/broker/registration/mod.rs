@@ -228,8 +228,7 @@ impl Layout {
     fn topics(&self, shared: &Shared) -> Topics {
         let mut topics = Topics::new();
         for entry in shared.topics.all() {
-            // A name that would be more than one node can't be registered.
-            if !entry.is_known() || entry.name.contains('/') {
+            if !entry.is_known() || !can_be_node(&entry.name) {
                 continue;
             }
             let partitions = shared.topics.partitions(Some(&entry));
@@ -313,5 +312,37 @@ impl Layout {
             session.remove(path).await?;
         }
         session.end().await
+    }
+}
+
+/// Whether the name of a topic, which a client may have chosen, can be that of a node.
+fn can_be_node(name: &str) -> bool {
+    let refused = |c: char| {
+        c == '/'
+            || c.is_control()
+            || ('\u{e000}'..='\u{f8ff}').contains(&c)
+            || ('\u{fff0}'..='\u{ffff}').contains(&c)
+    };
+    !matches!(name, "" | "." | "..") && !name.contains(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_registry_takes_are_left_out() {
+        for (name, can) in [
+            ("orders", true),
+            ("dyn*", true),
+            ("主题", true),
+            ("", false),
+            ("..", false),
+            ("a/b", false),
+            ("a\u{1}", false),
+            ("\u{fffd}", false),
+        ] {
+            assert_eq!(can_be_node(name), can, "{name:?}");
+        }
     }
 }
