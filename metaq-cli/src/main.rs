@@ -1,5 +1,7 @@
-//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, and runs an embedded broker.
+//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures how fast they take messages, and
+//! runs an embedded broker.
 
+mod bench;
 mod cluster;
 mod dev_broker;
 mod inspect;
@@ -36,6 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Produce(produce::Args),
+    Bench(bench::Args),
     DevBroker(dev_broker::Args),
     Inspect(inspect::Args),
 }
@@ -49,13 +52,18 @@ fn main() -> ExitCode {
     if let Command::Inspect(args) = &cli.command {
         return ExitCode::from(inspect::run(args));
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match &cli.command {
+        Command::Bench(_) => bench::runtime(),
+        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    };
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return ExitCode::from(complain("the runtime can't be started", &error)),
     };
     let status = runtime.block_on(async {
         match cli.command {
             Command::Produce(args) => produce::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::DevBroker(args) => dev_broker::run(args).await,
             Command::Inspect(args) => inspect::run(&args),
         }
@@ -67,13 +75,19 @@ fn main() -> ExitCode {
 
 /// Prints an error and its causes in one line; returns the exit status for it.
 fn complain(what: &str, error: &dyn Error) -> u8 {
-    let mut text = format!("metaq: {what}: {error}");
+    // A stderr that is gone can't be told about.
+    let _ = writeln!(std::io::stderr(), "metaq: {what}: {}", describe(error));
+    EXIT_FAILED
+}
+
+/// An error and its causes in one line.
+fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Writing to a string can't fail; a stderr that is gone can't be told about.
+        // Writing to a string can't fail.
         let _ = write!(text, ": {error}");
         cause = error.source();
     }
-    let _ = writeln!(std::io::stderr(), "{text}");
-    EXIT_FAILED
+    text
 }

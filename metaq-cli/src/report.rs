@@ -1,14 +1,14 @@
 //! What is printed for each message, and the progress.
 
 use std::{
-    error::Error,
-    fmt::Write as _,
     io::{self, IsTerminal as _, StdoutLock, Write},
     time::{Duration, Instant},
 };
 
 use metaq_producer::{Outcome, SendError, SendReceipt};
 use serde::Serialize;
+
+use crate::describe;
 
 /// The JSON line of a message that was stored.
 #[derive(Serialize)]
@@ -59,16 +59,7 @@ impl Report {
     pub(crate) fn message(&mut self, line: u64, result: &Result<SendReceipt, SendError>) -> io::Result<()> {
         match result {
             Ok(receipt) => self.stored(line, receipt),
-            Err(error) => {
-                let mut text = error.to_string();
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    // Writing to a string can't fail.
-                    let _ = write!(text, ": {error}");
-                    cause = error.source();
-                }
-                self.failed(line, error.kind().as_str(), error.outcome(), &text)
-            }
+            Err(error) => self.failed(line, error.kind().as_str(), error.outcome(), &describe(error)),
         }
     }
 

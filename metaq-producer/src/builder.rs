@@ -2,17 +2,21 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
 use metaq_discovery::Discovery;
-use metaq_protocol::{BrokerAddr, MAX_READABLE_DATA};
+use metaq_protocol::BrokerAddr;
 use metaq_transport::{TcpTransport, Transport};
 
 use crate::{
-    PartitionSelector, Producer, RoundRobinSelector, direct::DirectDiscovery, pool::Pool, producer::Inner,
-    route::PublishLimits, topics::Topics,
+    PartitionSelector, Producer, ProducerConfig, RoundRobinSelector, direct::DirectDiscovery,
+    dispatcher::Inbox, flights::Flights, follower::PublishLimits, launcher::Launcher, permits::Permits,
+    pool::Pool, producer::Inner, topics::Topics,
 };
 
 /// Describes a [`Producer`]. Only the discovery has no default.
@@ -32,12 +36,10 @@ pub struct ProducerBuilder {
     /// The one broker without a registry, in place of a discovery.
     broker: Option<BrokerAddr>,
     owns_discovery: bool,
-    transport: Arc<dyn Transport>,
+    /// None for the one that is made of the settings.
+    transport: Option<Arc<dyn Transport>>,
     selector: Box<dyn PartitionSelector>,
-    send_timeout: Duration,
-    publish_timeout: Duration,
-    topic_timeout: Duration,
-    max_message_size: usize,
+    config: ProducerConfig,
 }
 
 impl ProducerBuilder {
@@ -46,12 +48,9 @@ impl ProducerBuilder {
             discovery: None,
             broker: None,
             owns_discovery: true,
-            transport: Arc::new(TcpTransport::default()),
+            transport: None,
             selector: Box::new(RoundRobinSelector::new()),
-            send_timeout: Duration::from_secs(3),
-            publish_timeout: Duration::from_secs(10),
-            topic_timeout: Duration::from_secs(3),
-            max_message_size: MAX_READABLE_DATA,
+            config: ProducerConfig::default(),
         }
     }
 
@@ -72,9 +71,10 @@ impl ProducerBuilder {
         Self { broker: Some(broker), discovery: None, owns_discovery: true, ..self }
     }
 
-    /// How brokers are reached. Default: [`TcpTransport`] with its default settings.
+    /// How brokers are reached. Default: [`TcpTransport`] with the settings of [`ProducerConfig`]. Another transport limits
+    /// by itself what one broker may have in flight.
     pub fn transport(self, transport: impl Transport + 'static) -> Self {
-        Self { transport: Arc::new(transport), ..self }
+        Self { transport: Some(Arc::new(transport)), ..self }
     }
 
     /// Which partition a message goes to. Default: [`RoundRobinSelector`].
@@ -82,51 +82,57 @@ impl ProducerBuilder {
         Self { selector: Box::new(selector), ..self }
     }
 
-    /// How long a message may take from the call of `send` to its acknowledgement, everything included: waiting for
-    /// a broker, waiting for room, writing, and the answer. Default 3 s, as the Java client (rule M-1). Too short, and
-    /// messages that a busy broker stores end with an unknown outcome.
-    pub fn send_timeout(self, send_timeout: Duration) -> Self {
-        Self { send_timeout, ..self }
+    /// All settings at once.
+    pub fn config(self, config: ProducerConfig) -> Self {
+        Self { config, ..self }
     }
 
-    /// How long publishing a topic may take until its first broker is connected. Default 10 s.
-    pub fn publish_timeout(self, publish_timeout: Duration) -> Self {
-        Self { publish_timeout, ..self }
+    /// How long a message may take in all; see [`ProducerConfig::send_timeout`]. Default 3 s.
+    pub fn send_timeout(mut self, send_timeout: Duration) -> Self {
+        self.config.send_timeout = send_timeout;
+        self
     }
 
-    /// How long publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
-    /// Some brokers register a topic anew when it is changed, so that for a moment nobody offers it.
-    pub fn topic_timeout(self, topic_timeout: Duration) -> Self {
-        Self { topic_timeout, ..self }
-    }
-
-    /// The largest message that is sent, in bytes, attribute and its four bytes of length included. Default
-    /// 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by any consumer, and
-    /// hides everything behind it in its partition (findings: "Sizes"). Raise it only where the brokers'
-    /// `maxTransferSize` is larger.
-    pub fn max_message_size(self, max_message_size: usize) -> Self {
-        Self { max_message_size, ..self }
+    /// How long publishing a topic may take; see [`ProducerConfig::publish_timeout`]. Default 10 s.
+    pub fn publish_timeout(mut self, publish_timeout: Duration) -> Self {
+        self.config.publish_timeout = publish_timeout;
+        self
     }
 
     /// Makes the producer. Does no I/O: brokers are looked up when a topic is published.
     ///
     /// # Errors
-    /// When there is no discovery.
+    /// When there is no discovery, or a setting makes no sense.
     pub fn build(self) -> Result<Producer, BuildError> {
-        let pool = Arc::new(Pool::new(self.transport));
+        let config = self.config;
+        config.validate()?;
+        let transport = self.transport.unwrap_or_else(|| Arc::new(TcpTransport::new(config.connection())));
+        let pool = Arc::new(Pool::new(transport, config.connections_per_broker));
         let direct = |broker| Arc::new(DirectDiscovery::new(broker, Arc::clone(&pool))) as Arc<dyn Discovery>;
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
-        let limits = PublishLimits { total: self.publish_timeout, topic: self.topic_timeout };
+        let (inbox, events) = Inbox::new();
+        let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
+        let flights = Flights::new(permits, inbox, config.retry.clone());
+        let launcher = Arc::new(Launcher::new(flights, self.selector));
+        let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout };
+        let topics = Topics::new(
+            Arc::clone(&discovery),
+            Arc::clone(&pool),
+            Arc::clone(&launcher),
+            limits,
+            config.ordered,
+            events,
+        );
         Ok(Producer::from_inner(Inner {
-            topics: Topics::new(Arc::clone(&discovery), Arc::clone(&pool), limits),
+            topics,
+            launcher,
             pool,
             discovery,
             owns_discovery: self.owns_discovery,
-            selector: self.selector,
-            send_timeout: self.send_timeout,
-            max_message_size: self.max_message_size,
+            config,
             closed: AtomicBool::new(false),
+            longest_timeout: AtomicU64::new(0),
         }))
     }
 }
@@ -137,13 +143,12 @@ impl fmt::Debug for ProducerBuilder {
             .field("discovery", &self.discovery)
             .field("broker", &self.broker)
             .field("transport", &self.transport)
-            .field("send_timeout", &self.send_timeout)
-            .field("publish_timeout", &self.publish_timeout)
+            .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }
 
-/// The description of a producer lacks something.
+/// The description of a producer lacks something, or makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct BuildError {
@@ -154,4 +159,12 @@ pub struct BuildError {
 enum Problem {
     #[error("a producer needs to know where brokers are; call discovery(…) or broker(…) on the builder")]
     NoDiscovery,
+    #[error("the setting {option} {problem}")]
+    Option { option: &'static str, problem: &'static str },
+}
+
+impl BuildError {
+    pub(crate) fn option(option: &'static str, problem: &'static str) -> Self {
+        Self { problem: Problem::Option { option, problem } }
+    }
 }

@@ -3,19 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use metaq_discovery::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, MAX_PARTITIONS,
     TopicView, TopicWatch, ViewPublisher,
 };
-use metaq_protocol::{BrokerAddr, BrokerId, Command, Opaque, Response, StatsCommand, Topic, parse_stats};
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use metaq_transport::{Connection, ConnectionState};
 use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::pool::Pool;
+use crate::{
+    broker_stats::{ask, raw},
+    pool::Pool,
+};
 
 /// How long connecting and asking may take before a topic is used without the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -68,12 +70,12 @@ impl Discovery for DirectDiscovery {
         let connection = self.inner.connect().await?;
         let deadline = Instant::now() + PATIENCE;
         let _ = timeout_at(deadline, settled(&*connection)).await;
-        let Some(body) = stats(&*connection, Some("topics"), deadline).await else {
-            let text = format!("broker {} did not tell its topics", self.inner.broker);
-            return Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, text));
-        };
-        let named = parse_stats(&body).filter(|(_, value)| value.is_some());
-        let mut topics: Vec<_> = named.filter_map(|(name, _)| Topic::new(&name).ok()).collect();
+        let told = ask(&*connection, Some("topics"), deadline).await.map_err(|reason| {
+            let text = format!("broker {} did not tell its topics: {reason}", self.inner.broker);
+            DiscoveryError::new(DiscoveryErrorKind::Unreachable, text)
+        })?;
+        let named = told.iter().filter(|(_, value)| value.is_some());
+        let mut topics: Vec<_> = named.filter_map(|(name, _)| Topic::new(name).ok()).collect();
         topics.sort_unstable();
         Ok(topics)
     }
@@ -89,7 +91,7 @@ impl Discovery for DirectDiscovery {
 
 impl Inner {
     async fn connect(&self) -> Result<Arc<dyn Connection>, DiscoveryError> {
-        self.pool.get(&self.broker).await.map_err(|error| {
+        self.pool.any(&self.broker).await.map_err(|error| {
             let text = format!("broker {} can't be used", self.broker);
             DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error)
         })
@@ -101,11 +103,10 @@ impl Inner {
 
     /// What the broker tells of the topic; none if it doesn't know it, or doesn't answer.
     async fn ask(&self, connection: &dyn Connection, topic: &Topic, deadline: Instant) -> Option<TopicView> {
-        let config = stats(connection, Some("config"), deadline).await?;
+        let config = raw(connection, Some("config"), deadline).await.ok()?;
         let partitions = configured_partitions(str::from_utf8(&config).ok()?, topic)?;
-        let figures = stats(connection, None, deadline).await?;
-        let (_, id) = parse_stats(&figures).find(|(name, _)| name == "broker_id")?;
-        let id = id?.trim().parse().ok().filter(|id| *id >= 0)?;
+        let figures = ask(connection, None, deadline).await.ok()?;
+        let id = figures.get("broker_id")?.trim().parse().ok().filter(|id| *id >= 0)?;
         Some(TopicView::new(topic.clone()).with_broker(BrokerId(id), self.broker.clone(), partitions))
     }
 
@@ -156,16 +157,6 @@ async fn settled(connection: &dyn Connection) -> bool {
     let settled =
         state.wait_for(|state| !matches!(state, ConnectionState::Connecting { last_error: None, .. }));
     settled.await.is_ok_and(|state| state.is_ready())
-}
-
-/// The statistics of `item`, or none if the broker doesn't tell them.
-async fn stats(connection: &dyn Connection, item: Option<&str>, deadline: Instant) -> Option<Bytes> {
-    let item = item.map(str::parse).transpose().ok()?;
-    let command = Command::from(StatsCommand::new(item, Opaque::default()));
-    match connection.submit_when_free(command, deadline).await.ok()?.await {
-        Ok(Response::Boolean(answer)) if answer.status.is_success() => Some(answer.body),
-        _ => None,
-    }
 }
 
 /// How many partitions a topic has by the configuration of a broker; none if it isn't configured.

@@ -23,22 +23,45 @@
 #[cfg(doctest)]
 struct ReadmeDoctests;
 
+mod broker_stats;
 mod builder;
+mod closing;
+mod config;
+mod counts;
 mod direct;
-mod error;
+mod dispatcher;
+mod flights;
+mod follower;
+mod handle;
+mod lane;
+mod launcher;
 mod message;
+mod order;
+mod permits;
 mod pool;
 mod producer;
+mod publish_error;
+mod retry;
 mod route;
 mod selector;
+mod send_error;
+mod slab;
+mod stats;
 mod topics;
+mod verdict;
 
+pub use broker_stats::BrokerFigures;
 pub use builder::{BuildError, ProducerBuilder};
-pub use error::{Outcome, PublishError, PublishErrorKind, SendError, SendErrorKind};
+pub use config::ProducerConfig;
+pub use handle::SendHandle;
 pub use message::{Message, SendReceipt};
 pub use producer::{CloseReport, Producer};
+pub use publish_error::{PublishError, PublishErrorKind};
+pub use retry::{Jitter, RetryPolicy};
 pub use selector::{PartitionSelector, RandomSelector, RoundRobinSelector, SelectFn, select_fn};
+pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
+pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicStats};
 
 pub use metaq_discovery::*;
 pub use metaq_protocol::{BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic};
-pub use metaq_transport::{TcpConfig, TcpTransport, Transport};
+pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport};

@@ -3,11 +3,11 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use metaq_protocol::{BrokerAddr, Partition, Topic};
+use metaq_protocol::{BrokerAddr, Checksum, Flag, Partition, PutData, PutRef, Topic};
 
-/// A message: where it goes, its payload, and optionally an attribute.
+/// A message: where it goes, its payload, and optionally an attribute and a key.
 ///
-/// Cloning is cheap: topic, payload and attribute are shared.
+/// Cloning is cheap: topic, payload, attribute and key are shared.
 ///
 /// ```
 /// use metaq_producer::{Message, Topic};
@@ -15,26 +15,37 @@ use metaq_protocol::{BrokerAddr, Partition, Topic};
 /// let topic: Topic = "orders".parse()?;
 /// let message = Message::new(topic, "one coffee").with_attribute("table-7");
 /// assert_eq!(message.payload(), &b"one coffee"[..]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), metaq_producer::InvalidTopic>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     topic: Topic,
-    payload: Bytes,
-    attribute: Option<Arc<str>>,
+    data: PutData,
+    checksum: Checksum,
+    key: Option<Arc<[u8]>>,
 }
 
 impl Message {
     /// A message with the given payload, which may be empty, and no attribute.
     pub fn new(topic: Topic, payload: impl Into<Bytes>) -> Self {
-        Self { topic, payload: payload.into(), attribute: None }
+        let data = PutData::new(payload.into(), None);
+        Self { topic, checksum: data.checksum(), data, key: None }
     }
 
     /// The same message with an attribute: a text that consumers get beside the payload, and can filter by.
     /// An empty one is not the same as none.
     #[must_use]
-    pub fn with_attribute(mut self, attribute: impl Into<Arc<str>>) -> Self {
-        self.attribute = Some(attribute.into());
+    pub fn with_attribute(mut self, attribute: impl AsRef<str>) -> Self {
+        self.data = PutData::new(self.data.payload().clone(), Some(attribute.as_ref()));
+        self.checksum = self.data.checksum();
+        self
+    }
+
+    /// The same message with a key. It stays here: selectors such as [`KeyHashSelector`](crate::KeyHashSelector) choose the
+    /// partition by it, consumers never see it.
+    #[must_use]
+    pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.key = Some(key.as_ref().into());
         self
     }
 
@@ -47,13 +58,33 @@ impl Message {
     /// The payload.
     #[must_use]
     pub fn payload(&self) -> &Bytes {
-        &self.payload
+        self.data.payload()
     }
 
     /// The attribute, if there is one.
     #[must_use]
     pub fn attribute(&self) -> Option<&str> {
-        self.attribute.as_deref()
+        // Behind the four bytes of its length; it was a text when it came.
+        str::from_utf8(self.data.attribute_block().get(4..)?).ok()
+    }
+
+    /// The key, if there is one.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    /// How many bytes the message takes at a broker and at a consumer: its payload, and its attribute with four bytes of
+    /// length. [`max_message_size`](crate::ProducerConfig::max_message_size) limits them.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The command that stores it in the partition with this index.
+    pub(crate) fn as_put(&self, partition: i32) -> PutRef<'_> {
+        let flag = if self.data.attribute_block().is_empty() { Flag::EMPTY } else { Flag::ATTRIBUTE };
+        PutRef::new(&self.topic, partition, flag, self.checksum, &self.data)
     }
 }
 
@@ -62,8 +93,9 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("topic", &self.topic)
-            .field("payload_bytes", &self.payload.len())
-            .field("attribute", &self.attribute)
+            .field("payload_bytes", &self.payload().len())
+            .field("attribute", &self.attribute())
+            .field("key_bytes", &self.key().map(<[u8]>::len))
             .finish()
     }
 }
@@ -80,10 +112,6 @@ pub struct SendReceipt {
     pub offset: i64,
     /// The broker that stored it.
     pub broker: BrokerAddr,
-}
-
-impl SendReceipt {
-    pub(crate) fn new(partition: Partition, message_id: i64, offset: i64, broker: BrokerAddr) -> Self {
-        Self { partition, message_id, offset, broker }
-    }
+    /// How many times it was handed to a connection until then; 1 as a rule.
+    pub attempts: u32,
 }

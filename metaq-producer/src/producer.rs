@@ -4,32 +4,42 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use metaq_discovery::Discovery;
-use metaq_protocol::{BrokerAddr, Command, Partition, PutAnswer, PutCommand, Response, Topic};
-use metaq_transport::{Connection, ConnectionState, PendingResponse, Refused, TransportErrorKind};
-use tokio::time::{Instant, timeout_at};
+use metaq_discovery::{Discovery, DiscoveryEvents};
+use metaq_protocol::{BrokerAddr, Partition, Topic};
+use metaq_transport::ConnectionState;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    Message, PartitionSelector, ProducerBuilder, PublishError, SendError, SendErrorKind, SendReceipt,
+    Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
+    SendReceipt,
+    broker_stats::{self, BrokerFigures},
+    flights::{Cargo, Flights},
+    launcher::Launcher,
+    permits::Share,
     pool::Pool,
-    route::Route,
-    topics::{PublishedTopic, Topics},
+    route::TopicState,
+    stats,
+    topics::{Lookup, Topics},
 };
 
 /// Sends messages to the brokers of the topics that were published on it.
 ///
 /// Cheap to clone, and usable from any number of tasks at once: all clones share connections and topics.
 ///
+/// # Order
 /// Messages sent one after another, each awaited, to one partition are stored in that order. Messages that are
-/// in flight at the same time have no order, because the broker itself reorders them (findings: "Answers, order").
+/// in flight at the same time have no order, because the broker itself reorders them (findings: "Answers, order"), unless
+/// [`ordered`](ProducerConfig::ordered) is set.
 ///
-/// When the last clone is dropped, connections close after their outstanding requests have ended;
-/// [`close`](Self::close) says when that is so.
+/// # End
+/// When the last clone is dropped, messages that wait for a broker fail, those in flight have a few seconds to be answered,
+/// and the connections close. Every handle has its outcome then. [`close`](Self::close) says when that is so, and what
+/// became of the messages.
 #[derive(Clone)]
 pub struct Producer {
     inner: Arc<Inner>,
@@ -37,23 +47,36 @@ pub struct Producer {
 
 pub(crate) struct Inner {
     pub(crate) topics: Topics,
+    pub(crate) launcher: Arc<Launcher>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) discovery: Arc<dyn Discovery>,
     /// Whether the discovery is the producer's own, to be closed with it.
     pub(crate) owns_discovery: bool,
-    pub(crate) selector: Box<dyn PartitionSelector>,
-    pub(crate) send_timeout: Duration,
-    pub(crate) max_message_size: usize,
+    pub(crate) config: ProducerConfig,
     pub(crate) closed: AtomicBool,
+    /// The longest time that any message has had, in milliseconds.
+    pub(crate) longest_timeout: AtomicU64,
 }
 
-/// What [`Producer::close`] found when it was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of messages while a producer was being closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// How many connections still had unanswered messages when the time was up. Their senders were told that the
-    /// outcome is unknown.
-    pub unfinished_connections: usize,
+    /// How many were acknowledged meanwhile.
+    pub acknowledged: u64,
+    /// How many were refused by a broker meanwhile.
+    pub rejected: u64,
+    /// How many may be stored: they were written, and their answer had not come when the time was up.
+    pub unknown: u64,
+    /// Those that were not sent, and are certainly not stored. Their handles tell the same.
+    pub unsent: Vec<Message>,
+}
+
+/// Why a message can't be sent at once.
+enum Delayed {
+    /// There is no room for it.
+    Full(Message, Arc<TopicState>),
+    Failed(SendError),
 }
 
 impl Producer {
@@ -80,7 +103,7 @@ impl Producer {
     /// Dropping the future before it is done leaves the topic as published as before.
     #[doc(alias = "publish")]
     pub async fn publish_topic(&self, topic: &Topic) -> Result<(), PublishError> {
-        self.inner.topics.publish(topic, &*self.inner.selector).await
+        self.inner.topics.publish(topic).await
     }
 
     /// Takes one [`publish_topic`](Self::publish_topic) back. With the last one the topic isn't followed any more, and
@@ -90,19 +113,20 @@ impl Producer {
         self.inner.topics.release(topic)
     }
 
-    /// Sends a message and waits until the broker has acknowledged it, at most for the send timeout (3 s by default).
+    /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
     ///
-    /// It is sent once: no failure makes this send it a second time. While no broker of the topic is connected,
-    /// it waits for one.
+    /// It waits for room when too much is unacknowledged, and for a broker while none of the topic is connected. It is
+    /// sent again only as [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
     ///
     /// # Errors
-    /// [`SendError::outcome`] says whether the message may be stored; when it was not sent, the error gives it
+    /// [`SendError::outcome`] says whether the message may be stored; when it is certainly not, the error gives it
     /// back.
     ///
     /// # Cancel safety
-    /// Dropping the future loses the outcome, nothing else: a message that was handed to a connection is still sent.
+    /// Dropping the future takes the message back if it was not handed to a connection yet; else it is still sent, and only
+    /// its outcome is lost.
     pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
-        self.send_before(message, Instant::now() + self.inner.send_timeout).await
+        self.send_with_timeout(message, self.inner.config.send_timeout).await
     }
 
     /// [`send`](Self::send) with a timeout of its own.
@@ -117,223 +141,294 @@ impl Producer {
         message: Message,
         timeout: Duration,
     ) -> Result<SendReceipt, SendError> {
-        self.send_before(message, Instant::now() + timeout).await
+        self.enqueue_with_timeout(message, timeout).await?.that_cancels().await
     }
 
-    async fn send_before(&self, message: Message, deadline: Instant) -> Result<SendReceipt, SendError> {
-        match self.try_send_before(&message, deadline).await {
-            Ok(receipt) => Ok(receipt),
-            Err(error) => Err(error.with_message(message)),
-        }
+    /// Gives a message to the producer, and returns when there is room for it; the handle ends with its outcome. This way
+    /// one task can have thousands of messages in flight.
+    ///
+    /// # Errors
+    /// When the message can't be sent at all, or there is no room for it within the send timeout. It was not sent then, and
+    /// the error gives it back.
+    ///
+    /// # Cancel safety
+    /// Dropping this future before it is done means that the message was not accepted. Those who wait for room are served
+    /// in the order in which they came.
+    pub async fn enqueue(&self, message: Message) -> Result<SendHandle, SendError> {
+        self.enqueue_with_timeout(message, self.inner.config.send_timeout).await
     }
 
-    async fn try_send_before(&self, message: &Message, deadline: Instant) -> Result<SendReceipt, SendError> {
-        let inner = &*self.inner;
-        let topic = message.topic();
-        if inner.closed.load(Ordering::Acquire) {
-            return Err(SendError::closed(topic));
-        }
-        let submitted = {
-            let published = inner.topics.get(topic).ok_or_else(|| SendError::not_published(topic))?;
-            let put = PutCommand::new(topic.clone(), 0, message.payload().clone(), message.attribute());
-            if put.data.len() > inner.max_message_size {
-                return Err(SendError::too_large(topic, put.data.len()));
+    /// [`enqueue`](Self::enqueue) with a timeout of its own, which is for everything until the outcome.
+    ///
+    /// # Errors
+    /// As for `enqueue`.
+    ///
+    /// # Cancel safety
+    /// As for `enqueue`.
+    pub async fn enqueue_with_timeout(
+        &self,
+        message: Message,
+        timeout: Duration,
+    ) -> Result<SendHandle, SendError> {
+        let started = Instant::now();
+        let deadline = self.inner.deadline(started, timeout);
+        match self.inner.accept(message, started, deadline) {
+            Ok(handle) => Ok(handle),
+            Err(Delayed::Failed(error)) => Err(error),
+            Err(Delayed::Full(message, topic)) => {
+                let mut waiting = WaitingForRoom::new(&topic);
+                let share = self.inner.room(&message, &topic, deadline).await;
+                waiting.is_over = true;
+                drop(waiting);
+                match share {
+                    Ok(share) => self.inner.launch(&topic, message, share, started, deadline),
+                    Err(error) => Err(error.with_message(message)),
+                }
             }
-            inner.submit(&published, message, put, deadline).await?
-        };
-        let Submitted { partition, broker, pending } = submitted;
-        match pending.await {
-            Ok(response) => receipt(topic, partition, broker, &response),
-            Err(error) => Err(SendError::transport(topic, partition, error)),
         }
     }
 
-    /// Closes the producer and all its clones: refuses new messages, waits at most for `timeout` until those in flight
-    /// have ended, and closes the connections and, unless it is shared, the discovery. Sends that are still
-    /// waiting for an answer then fail with the outcome unknown.
+    /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never waits.
+    ///
+    /// # Errors
+    /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no room, or others wait for it; of kind
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as for
+    /// [`enqueue`](Self::enqueue). The error gives the message back.
+    pub fn try_send(&self, message: Message) -> Result<SendHandle, SendError> {
+        let inner = &self.inner;
+        let started = Instant::now();
+        let deadline = inner.deadline(started, inner.config.send_timeout);
+        let lookup = inner.topics.lookup();
+        let topic = match inner.check(&message, &lookup) {
+            Ok(topic) => topic,
+            Err(error) => return Err(error.with_message(message)),
+        };
+        let permits = &inner.flights().permits;
+        let Some(share) = permits.try_take(message.encoded_len()) else {
+            topic.counts.failed(Outcome::NotSent, None);
+            return Err(SendError::full(&topic.topic, &permits.describe()).with_message(message));
+        };
+        let cargo = Cargo { message, share, attempts: 0, started, deadline, more: None };
+        let token = inner.launcher.launch_now(topic, cargo)?;
+        Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
+    }
+
+    /// Sends all messages, as many at a time as there is room for, and returns their outcomes in the same order.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the messages that were accepted until then on their way.
+    pub async fn send_all(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Vec<Result<SendReceipt, SendError>> {
+        let mut handles = Vec::new();
+        for message in messages {
+            handles.push(self.enqueue(message).await);
+        }
+        let mut outcomes = Vec::with_capacity(handles.len());
+        for handle in handles {
+            outcomes.push(match handle {
+                Ok(handle) => handle.await,
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
+    /// Waits until all messages that were accepted before have their outcome. Nothing is hurried by it: messages never wait
+    /// for others to be sent with.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn flush(&self) {
+        // By then all that are accepted now have ended, however many come after them.
+        let longest = Duration::from_millis(self.inner.longest_timeout.load(Ordering::Acquire));
+        let _ = timeout(longest, self.inner.flights().permits.all_returned()).await;
+    }
+
+    /// The partitions of a topic whose brokers are connected now, sorted. Empty when there is none, or the topic isn't
+    /// published.
+    #[must_use]
+    pub fn partitions(&self, topic: &Topic) -> Vec<Partition> {
+        let lookup = self.inner.topics.lookup();
+        lookup.find(topic).map(|state| state.route().partitions.clone()).unwrap_or_default()
+    }
+
+    /// What the producer has done so far.
+    pub async fn stats(&self) -> ProducerStats {
+        let counts = &self.inner.topics.counts;
+        let unpublished = counts.unpublished.load(Ordering::Relaxed);
+        let mut topics = counts.all();
+        topics.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let topics = topics.into_iter().map(|(topic, counts)| stats::topic_stats(topic, &counts)).collect();
+        let (messages, topics) = stats::total(topics, unpublished);
+        let (unacknowledged, unacknowledged_bytes) = self.inner.flights().permits.taken();
+        let connections = self.inner.pool.in_use().await;
+        let mut connections: Vec<_> =
+            connections.iter().map(|connection| (connection.broker().clone(), connection.stats())).collect();
+        connections.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        ProducerStats { messages, unacknowledged, unacknowledged_bytes, topics, connections }
+    }
+
+    /// Asks every broker that is connected for its own statistics: all of them, or those of `item`, which is `topics`,
+    /// `realtime`, `offsets`, or the name of a topic (wire rule 3.4). Each has `timeout` to answer; one that doesn't is in the result with
+    /// the reason (K-39).
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn broker_stats(
+        &self,
+        item: Option<&str>,
+        timeout: Duration,
+    ) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
+        broker_stats::ask_all(&self.inner.pool, item, timeout).await
+    }
+
+    /// How the registry fares, and how the brokers of topics change.
+    #[must_use]
+    pub fn discovery_events(&self) -> DiscoveryEvents {
+        self.inner.discovery.events()
+    }
+
+    /// Closes the producer and all its clones. New messages are refused; those that were accepted have `timeout` to get
+    /// their outcome. Then those that still wait fail as not sent, those in flight as unknown, and the connections and,
+    /// unless it is shared, the discovery are closed. Takes at most `timeout` and a moment.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
     pub async fn close(&self, timeout: Duration) -> CloseReport {
+        let inner = &*self.inner;
         let deadline = Instant::now() + timeout;
-        self.inner.closed.store(true, Ordering::Release);
-        let connections = self.inner.pool.in_use().await;
-        self.inner.topics.close();
-        let mut unfinished_connections = 0;
-        for connection in &connections {
-            connection.close(deadline);
-        }
-        for connection in connections {
-            let mut state = connection.state();
-            let closed = state.wait_for(ConnectionState::is_closed);
-            if timeout_at(deadline, closed).await.is_err() {
-                unfinished_connections += 1;
+        let flights = inner.flights();
+        inner.closed.store(true, Ordering::Release);
+        flights.closing.begin();
+        flights.permits.close();
+        inner.topics.refuse();
+        let _ = timeout_at(deadline, flights.permits.all_returned()).await;
+        flights.inbox.stop();
+        let connections = inner.pool.in_use().await;
+        inner.topics.close();
+        connections.iter().for_each(|connection| connection.close(Instant::now()));
+        // Closing takes no time of the network's.
+        let _ = timeout_at(deadline.max(Instant::now()) + MOMENT, async {
+            for connection in &connections {
+                let _ = connection.state().wait_for(ConnectionState::is_closed).await;
             }
-        }
-        if self.inner.owns_discovery {
-            self.inner.discovery.close().await;
-        }
-        CloseReport { unfinished_connections }
+            flights.permits.all_returned().await;
+            if inner.owns_discovery {
+                inner.discovery.close().await;
+            }
+        })
+        .await;
+        flights.closing.report()
     }
 }
 
-/// What became of one attempt to hand a command to a connection.
-enum Attempt {
-    Submitted(Submitted),
-    /// The chosen connection has no room.
-    Full {
-        partition: Partition,
-        connection: Arc<dyn Connection>,
-        command: Command,
-    },
-    /// No broker is connected, or the chosen one isn't.
-    NotConnected(Command),
-}
-
-/// A partition, and the connection to its broker.
-type Choice<'r> = (Partition, &'r Arc<dyn Connection>);
-
-/// A command that a connection has accepted.
-struct Submitted {
-    partition: Partition,
-    broker: BrokerAddr,
-    pending: PendingResponse,
-}
+/// How long closing may take when there is nothing to wait for.
+const MOMENT: Duration = Duration::from_millis(50);
 
 impl Inner {
-    /// Chooses a partition and hands the put to its broker's connection; waits while there is none, or it is full.
-    async fn submit(
-        &self,
-        published: &PublishedTopic,
-        message: &Message,
-        put: PutCommand,
-        deadline: Instant,
-    ) -> Result<Submitted, SendError> {
-        let topic = message.topic();
-        let mut command = Command::from(put);
-        let mut changes = None;
-        loop {
-            if published.is_withdrawn() {
-                let closed = self.closed.load(Ordering::Acquire);
-                return Err(if closed { SendError::closed(topic) } else { SendError::not_published(topic) });
-            }
-            command = match self.attempt(published, message, command, deadline)? {
-                Attempt::Submitted(submitted) => return Ok(submitted),
-                Attempt::NotConnected(command) => command,
-                Attempt::Full { partition, connection, command } => {
-                    let broker = connection.broker().clone();
-                    match connection.submit_when_free(command, deadline).await {
-                        Ok(pending) => {
-                            return Ok(Submitted { partition, broker, pending });
-                        }
-                        Err(refused) if is_gone(&refused) => refused.command,
-                        Err(refused) => return Err(SendError::transport(topic, partition, refused.error)),
-                    }
-                }
-            };
-            match &mut changes {
-                // From now on no change of the route is missed; but one may have come before, so try again first.
-                None => changes = Some(published.route.changes()),
-                Some(changes) => {
-                    if timeout_at(deadline, changes.changed()).await.is_err() {
-                        return Err(not_connected(topic, &published.route.load()));
-                    }
-                }
-            }
-        }
+    fn flights(&self) -> &Flights {
+        &self.launcher.flights
     }
 
-    fn attempt(
-        &self,
-        published: &PublishedTopic,
-        message: &Message,
-        mut command: Command,
-        deadline: Instant,
-    ) -> Result<Attempt, SendError> {
-        let route = published.route.load();
-        let Some((partition, connection)) = self.choose(published, &route, message)? else {
-            return Ok(Attempt::NotConnected(command));
+    /// When the time of a message is up that starts now.
+    fn deadline(&self, started: Instant, timeout: Duration) -> Instant {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        if millis > self.longest_timeout.load(Ordering::Relaxed) {
+            self.longest_timeout.fetch_max(millis, Ordering::AcqRel);
+        }
+        // For all practical purposes, never.
+        started.checked_add(timeout).unwrap_or_else(|| started + Duration::from_secs(1 << 30))
+    }
+
+    /// Takes a message and sends it, if there is room.
+    fn accept(&self, message: Message, started: Instant, deadline: Instant) -> Result<SendHandle, Delayed> {
+        let lookup = self.topics.lookup();
+        let topic = match self.check(&message, &lookup) {
+            Ok(topic) => topic,
+            Err(error) => return Err(Delayed::Failed(error.with_message(message))),
         };
-        if let Command::Put(put) = &mut command {
-            put.partition = partition.index;
-        }
-        match connection.submit(command, deadline) {
-            Ok(pending) => {
-                let broker = connection.broker().clone();
-                Ok(Attempt::Submitted(Submitted { partition, broker, pending }))
-            }
-            Err(refused) if is_gone(&refused) => Ok(Attempt::NotConnected(refused.command)),
-            Err(refused) if refused.error.kind() == TransportErrorKind::Full => {
-                Ok(Attempt::Full { partition, connection: Arc::clone(connection), command: refused.command })
-            }
-            Err(refused) => Err(SendError::transport(message.topic(), partition, refused.error)),
+        match self.flights().permits.try_take(message.encoded_len()) {
+            Some(share) => self.launch(topic, message, share, started, deadline).map_err(Delayed::Failed),
+            None => Err(Delayed::Full(message, Arc::clone(topic))),
         }
     }
 
-    /// Asks the selector; `None` when no broker is connected, or the chosen one isn't.
-    fn choose<'r>(
-        &self,
-        published: &PublishedTopic,
-        route: &'r Route,
-        message: &Message,
-    ) -> Result<Option<Choice<'r>>, SendError> {
-        let topic = message.topic();
-        let wrong = |text: String| SendError::new(SendErrorKind::NoPartition, topic, text);
-        let partitions = route.partitions();
-        if partitions.is_empty() {
-            return Ok(None);
-        }
-        let selector = published.selector.as_deref().unwrap_or(&*self.selector);
-        let Some(partition) = selector.select(topic, partitions, message) else {
-            return Err(wrong("the partition selector refused it".to_owned()));
+    /// Counts a message as offered, and finds its topic.
+    fn check<'a>(&self, message: &Message, lookup: &'a Lookup) -> Result<&'a Arc<TopicState>, SendError> {
+        let name = message.topic();
+        let topic = lookup.find(name).or_else(|| lookup.find(self.config.default_topic.as_ref()?));
+        let Some(topic) = topic.filter(|_| !self.closed.load(Ordering::Acquire)) else {
+            self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
+            let closed = self.closed.load(Ordering::Acquire);
+            return Err(if closed { SendError::closed(name) } else { SendError::not_published(name) });
         };
-        match route.connection(partition.broker) {
-            Some(connection) if partitions.binary_search(&partition).is_ok() => {
-                Ok(Some((partition, connection)))
-            }
-            None if route.knows(partition.broker) => Ok(None),
-            _ => {
-                Err(wrong(format!("the partition selector chose {partition}, which the topic doesn't have")))
-            }
+        topic.counts.offered.fetch_add(1, Ordering::Relaxed);
+        if message.encoded_len() > self.config.max_message_size {
+            topic.counts.failed(Outcome::NotSent, None);
+            return Err(SendError::too_large(name, message.encoded_len(), self.config.max_message_size));
         }
+        Ok(topic)
+    }
+
+    /// Waits for room.
+    async fn room(
+        &self,
+        message: &Message,
+        topic: &TopicState,
+        deadline: Instant,
+    ) -> Result<Share, SendError> {
+        let permits = &self.flights().permits;
+        let error = match timeout_at(deadline, permits.take(message.encoded_len())).await {
+            Ok(Some(share)) => return Ok(share),
+            Ok(None) => SendError::closed(&topic.topic),
+            Err(_) => SendError::full(&topic.topic, &permits.describe()),
+        };
+        topic.counts.failed(Outcome::NotSent, None);
+        Err(error)
+    }
+
+    fn launch(
+        &self,
+        topic: &Arc<TopicState>,
+        message: Message,
+        share: Share,
+        started: Instant,
+        deadline: Instant,
+    ) -> Result<SendHandle, SendError> {
+        let cargo = Cargo { message, share, attempts: 0, started, deadline, more: None };
+        let token = self.launcher.launch_or_park(topic, cargo)?;
+        Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
     }
 }
 
-/// Whether a command was refused because its connection is not, or no longer, there.
-fn is_gone(refused: &Refused) -> bool {
-    matches!(refused.error.kind(), TransportErrorKind::NotConnected | TransportErrorKind::Closed)
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.topics.close();
+        // What waits is failed by it; what is in flight ends with its connection.
+        self.flights().inbox.stop();
+    }
 }
 
-fn not_connected(topic: &Topic, route: &Route) -> SendError {
-    let (brokers, last) = route.unreachable();
-    let text = format!("no broker of the topic could be reached in time: {brokers}");
-    SendError::new(SendErrorKind::NotConnected, topic, text).with_source(last)
+/// Counts a message as queued while it waits for room, and as not sent if its owner goes away meanwhile.
+struct WaitingForRoom<'a> {
+    topic: &'a TopicState,
+    is_over: bool,
 }
 
-/// Reads the answer to a put (rules M-20 to M-24).
-fn receipt(
-    topic: &Topic,
-    partition: Partition,
-    broker: BrokerAddr,
-    response: &Response,
-) -> Result<SendReceipt, SendError> {
-    let bad = |text: String| SendError::new(SendErrorKind::BadAnswer, topic, text);
-    match response {
-        Response::Boolean(answer) if answer.status.is_success() => match PutAnswer::parse(&answer.body) {
-            Ok(put) => {
-                let partition = Partition { broker: partition.broker, index: put.partition };
-                Ok(SendReceipt::new(partition, put.message_id, put.offset, broker))
-            }
-            Err(error) => {
-                Err(bad(format!("the broker reported success, but not where: {error}")).at(partition, broker))
-            }
-        },
-        Response::Boolean(answer) => {
-            Err(SendError::rejected(topic, partition, broker, answer.status, &answer.text()))
-        }
-        _ => {
-            Err(bad("the broker answered with data, as if asked for messages".to_owned())
-                .at(partition, broker))
+impl<'a> WaitingForRoom<'a> {
+    fn new(topic: &'a TopicState) -> Self {
+        topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+        Self { topic, is_over: false }
+    }
+}
+
+impl Drop for WaitingForRoom<'_> {
+    fn drop(&mut self) {
+        self.topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_over {
+            self.topic.counts.failed(Outcome::NotSent, None);
         }
     }
 }
@@ -342,7 +437,7 @@ impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
             .field("discovery", &self.inner.discovery)
-            .field("send_timeout", &self.inner.send_timeout)
+            .field("config", &self.inner.config)
             .finish_non_exhaustive()
     }
 }

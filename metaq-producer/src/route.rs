@@ -1,43 +1,171 @@
-//! Where the messages of one topic can go at this moment, and how that follows the registry.
+//! Where the messages of one topic can go at this moment.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
-
-use arc_swap::ArcSwap;
-use futures_util::future::{FutureExt as _, select_all};
-use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
-use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};
-use metaq_transport::{Connection, ConnectionState, TransportError};
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
-use crate::{PublishError, pool::Pool};
+use arc_swap::ArcSwap;
+use metaq_protocol::{BrokerId, Partition, Topic};
+use metaq_transport::{Connection, ConnectionState, TransportError};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
-/// The partitions that a message can go to now, and the connections to their brokers. Never changed, only replaced.
+use crate::{PartitionSelector, counts::TopicCounts, lane::Lane, order::Order};
+
+/// A topic that messages are sent to: its current route, and what belongs to the topic whatever the route is.
+pub(crate) struct TopicState {
+    pub(crate) topic: Topic,
+    pub(crate) counts: Arc<TopicCounts>,
+    /// The topic's own selector, if the producer's has one for each topic.
+    pub(crate) selector: Option<Box<dyn PartitionSelector>>,
+    /// How many messages wait for a broker to be connected.
+    pub(crate) parked: AtomicUsize,
+    /// One message at a time in each partition, where that is asked for.
+    pub(crate) order: Option<Order>,
+    route: ArcSwap<Route>,
+    withdrawn: AtomicBool,
+    rests: PartitionRests,
+}
+
+impl TopicState {
+    pub(crate) fn new(
+        topic: Topic,
+        counts: Arc<TopicCounts>,
+        selector: Option<Box<dyn PartitionSelector>>,
+        ordered: bool,
+    ) -> Self {
+        Self {
+            topic,
+            counts,
+            selector,
+            parked: AtomicUsize::new(0),
+            order: ordered.then(Order::default),
+            route: ArcSwap::from_pointee(Route::default()),
+            withdrawn: AtomicBool::new(false),
+            rests: PartitionRests::default(),
+        }
+    }
+
+    pub(crate) fn route(&self) -> arc_swap::Guard<Arc<Route>> {
+        self.route.load()
+    }
+
+    pub(crate) fn set_route(&self, route: Route) {
+        self.route.store(Arc::new(route));
+    }
+
+    /// The topic was unpublished: forgets the route, and with it the connections.
+    pub(crate) fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Release);
+        self.set_route(Route::default());
+    }
+
+    /// Whether the topic was unpublished; senders may still hold it then.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Acquire)
+    }
+
+    /// A broker refused messages for `partition`, which is left alone for a moment as long as there are others.
+    pub(crate) fn refused(&self, partition: Partition, now: Instant) {
+        self.rests.begin(partition, now);
+    }
+
+    /// Whether `partition` is better left alone for now.
+    pub(crate) fn rests(&self, partition: Partition, now: Instant) -> bool {
+        self.rests.is_on(partition, now)
+    }
+}
+
+impl fmt::Debug for TopicState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicState")
+            .field("topic", &self.topic)
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The partitions that were refused lately.
+#[derive(Debug, Default)]
+struct PartitionRests {
+    count: AtomicUsize,
+    until: Mutex<HashMap<Partition, Instant>>,
+}
+
+/// How long a partition is left alone that a broker refused, before the next message tries it.
+const PARTITION_REST: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl PartitionRests {
+    fn begin(&self, partition: Partition, now: Instant) {
+        let mut until = self.until.lock();
+        until.insert(partition, now + PARTITION_REST);
+        self.count.store(until.len(), Ordering::Release);
+    }
+
+    fn is_on(&self, partition: Partition, now: Instant) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut until = self.until.lock();
+        until.retain(|_, until| *until > now);
+        self.count.store(until.len(), Ordering::Release);
+        until.contains_key(&partition)
+    }
+}
+
+/// The partitions that a message can go to now, and the ways to their brokers. Never changed, only replaced.
 #[derive(Debug, Default)]
 pub(crate) struct Route {
-    partitions: Vec<Partition>,
-    /// Sorted by id.
-    connections: Vec<(BrokerId, Arc<dyn Connection>)>,
+    pub(crate) partitions: Vec<Partition>,
+    /// The connected brokers, sorted by id.
+    pub(crate) brokers: Vec<RouteBroker>,
     /// The brokers that the registry names but that are not connected.
-    waiting_for: Vec<(BrokerId, Arc<dyn Connection>)>,
+    pub(crate) waiting_for: Vec<(BrokerId, Arc<dyn Connection>)>,
+}
+
+/// A broker that is connected.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteBroker {
+    pub(crate) id: BrokerId,
+    pub(crate) lane: Arc<Lane>,
+    /// At least one.
+    pub(crate) connections: Vec<Arc<dyn Connection>>,
+}
+
+impl RouteBroker {
+    /// The connection for a partition: always the same as long as the route holds.
+    pub(crate) fn connection(&self, partition: Partition) -> Option<&Arc<dyn Connection>> {
+        match self.connections.as_slice() {
+            [only] => Some(only),
+            several => several.get(partition.index.unsigned_abs() as usize % several.len().max(1)),
+        }
+    }
 }
 
 impl Route {
-    /// The partitions of all connected brokers, sorted.
-    pub(crate) fn partitions(&self) -> &[Partition] {
-        &self.partitions
+    /// The broker with this id, if it is connected.
+    pub(crate) fn broker(&self, id: BrokerId) -> Option<&RouteBroker> {
+        match self.brokers.as_slice() {
+            [only] => Some(only).filter(|broker| broker.id == id),
+            brokers => {
+                let place = brokers.binary_search_by_key(&id, |broker| broker.id).ok()?;
+                brokers.get(place)
+            }
+        }
     }
 
-    /// The connection to a broker, if it is connected.
-    pub(crate) fn connection(&self, broker: BrokerId) -> Option<&Arc<dyn Connection>> {
-        self.connections.iter().find(|(id, _)| *id == broker).map(|(_, connection)| connection)
+    pub(crate) fn has(&self, partition: Partition) -> bool {
+        self.partitions.binary_search(&partition).is_ok()
     }
 
     /// Whether the registry names the broker, connected or not.
-    pub(crate) fn knows(&self, broker: BrokerId) -> bool {
-        self.connections.iter().chain(&self.waiting_for).any(|(id, _)| *id == broker)
+    pub(crate) fn knows(&self, id: BrokerId) -> bool {
+        self.broker(id).is_some() || self.waiting_for.iter().any(|(waiting, _)| *waiting == id)
     }
 
     /// The brokers that can't be reached, as text with the reasons, and the last reason.
@@ -51,291 +179,15 @@ impl Route {
                 BrokerId::UNKNOWN => write!(text, "{separator}{addr}"),
                 id => write!(text, "{separator}{addr} (broker {id})"),
             };
-            if let ConnectionState::Connecting { last_error: Some(error), .. } = &*connection.state().borrow()
-            {
-                last = Some(error.clone());
+            match &*connection.state().borrow() {
+                ConnectionState::Connecting { last_error: Some(error), .. } => last = Some(error.clone()),
+                ConnectionState::Stalled => text.push_str(" is silent"),
+                _ => {}
             }
         }
         if text.is_empty() {
             text.push_str("the registry names no broker");
         }
         (text, last)
-    }
-}
-
-/// The current route of a topic, shared by its follower, which replaces it, and by senders, which read it.
-#[derive(Debug)]
-pub(crate) struct RouteCell {
-    route: ArcSwap<Route>,
-    /// Counts the replacements, so that senders can wait for the next.
-    version: watch::Sender<u64>,
-}
-
-impl RouteCell {
-    fn new() -> Self {
-        Self { route: ArcSwap::from_pointee(Route::default()), version: watch::Sender::new(0) }
-    }
-
-    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Route>> {
-        self.route.load()
-    }
-
-    /// Tells when the route is replaced, counted from this call on.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
-    }
-
-    fn store(&self, route: Route) {
-        self.route.store(Arc::new(route));
-        self.version.send_modify(|version| *version += 1);
-    }
-
-    /// Forgets the route, and with it the connections.
-    pub(crate) fn clear(&self) {
-        self.store(Route::default());
-    }
-}
-
-/// How far the first publishing of a topic has come.
-#[derive(Clone, Debug)]
-pub(crate) enum Progress {
-    Starting,
-    Ready,
-    Failed(PublishError),
-}
-
-/// How long publishing a topic may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PublishLimits {
-    /// In all.
-    pub(crate) total: Duration,
-    /// Until a broker offers the topic, once the registry was read.
-    pub(crate) topic: Duration,
-}
-
-/// How long a broker that the registry no longer names is used as long as it stays connected. One that is shut down takes
-/// itself out a second before it stops (registry §14).
-const GRACE: Duration = Duration::from_millis(250);
-
-/// Follows one topic: reads its views, keeps connections to its brokers, and publishes the route.
-#[derive(Debug)]
-pub(crate) struct Follower {
-    topic: Topic,
-    pool: Arc<Pool>,
-    cell: Arc<RouteCell>,
-    /// The connection to each address that the view names, or that is used until its successor is ready.
-    links: BTreeMap<BrokerAddr, Link>,
-    /// The address at which each broker is used now.
-    used: BTreeMap<BrokerId, BrokerAddr>,
-    /// The brokers of the last view, and those that are kept though the registry no longer names them: until when.
-    last: Vec<ViewBroker>,
-    kept: BTreeMap<BrokerId, Instant>,
-}
-
-#[derive(Debug)]
-struct Link {
-    connection: Arc<dyn Connection>,
-    state: watch::Receiver<ConnectionState>,
-}
-
-impl Follower {
-    pub(crate) fn new(topic: Topic, pool: Arc<Pool>) -> (Self, Arc<RouteCell>) {
-        let cell = Arc::new(RouteCell::new());
-        let follower = Self {
-            topic,
-            pool,
-            cell: Arc::clone(&cell),
-            links: BTreeMap::new(),
-            used: BTreeMap::new(),
-            last: Vec::new(),
-            kept: BTreeMap::new(),
-        };
-        (follower, cell)
-    }
-
-    /// Runs until the task is aborted, or the topic could not be published at first.
-    pub(crate) async fn run(
-        mut self,
-        discovery: Arc<dyn Discovery>,
-        limits: PublishLimits,
-        progress: watch::Sender<Progress>,
-    ) {
-        match self.first_route(&*discovery, limits).await {
-            Ok(watch) => {
-                progress.send_replace(Progress::Ready);
-                self.follow(watch).await;
-            }
-            Err(error) => {
-                self.cell.clear();
-                progress.send_replace(Progress::Failed(error));
-            }
-        }
-    }
-
-    /// Reads the first view with a broker in it, and waits until a broker is connected and all others are, or have
-    /// failed to be.
-    async fn first_route(
-        &mut self,
-        discovery: &dyn Discovery,
-        limits: PublishLimits,
-    ) -> Result<TopicWatch, PublishError> {
-        let deadline = Instant::now() + limits.total;
-        let mut watch = match timeout_at(deadline, discovery.watch(&self.topic)).await {
-            Ok(Ok(watch)) => watch,
-            Ok(Err(error)) => return Err(PublishError::discovery(&self.topic, error)),
-            Err(_) => return Err(PublishError::discovery_timeout(&self.topic, limits.total)),
-        };
-        let topic_deadline = deadline.min(Instant::now() + limits.topic);
-        loop {
-            let view = watch.current();
-            self.apply(&view).await;
-            let settled = self.links.values().all(|link| is_settled(&link.state.borrow()));
-            let ready = !self.cell.load().partitions().is_empty();
-            if settled && ready {
-                return Ok(watch);
-            }
-            let limit = if view.is_empty() { topic_deadline } else { deadline };
-            match timeout_at(limit, self.next_change(&mut watch)).await {
-                Ok(true) => {}
-                Ok(false) => return Err(PublishError::closed(&self.topic)),
-                Err(_) if ready => return Ok(watch),
-                Err(_) if view.is_empty() => {
-                    return Err(PublishError::no_such_topic(&self.topic, limits.topic));
-                }
-                Err(_) => {
-                    let (brokers, last) = self.cell.load().unreachable();
-                    return Err(PublishError::unreachable(&self.topic, &brokers, limits.total, last));
-                }
-            }
-        }
-    }
-
-    async fn follow(&mut self, mut watch: TopicWatch) {
-        let mut registry_is_there = true;
-        loop {
-            let view = watch.current();
-            self.apply(&view).await;
-            if registry_is_there {
-                registry_is_there = self.next_change(&mut watch).await;
-            } else {
-                // The registry's client was closed: the last view holds, connections may still come and go.
-                self.next_state_change().await;
-            }
-        }
-    }
-
-    /// Waits until the view or the state of a connection has changed. False when there will be no other view.
-    async fn next_change(&mut self, watch: &mut TopicWatch) -> bool {
-        tokio::select! {
-            changed = watch.changed() => changed.is_ok(),
-            () = self.next_state_change() => true,
-        }
-    }
-
-    /// Waits until the state of a connection has changed, or a broker has been kept long enough.
-    async fn next_state_change(&mut self) {
-        match self.kept.values().min() {
-            // That it is over is seen when the view is applied again.
-            Some(until) => drop(timeout_at(*until, self.next_link_change()).await),
-            None => self.next_link_change().await,
-        }
-    }
-
-    async fn next_link_change(&mut self) {
-        let changes: Vec<_> = self.links.values_mut().map(|link| link.state.changed().boxed()).collect();
-        if changes.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        let (_, _, _) = select_all(changes).await;
-    }
-
-    /// Brings connections and route in line with `view`: connects to what is new, uses what is ready, keeps a moved
-    /// broker's old connection until the new one is ready, and lets go of the rest.
-    async fn apply(&mut self, view: &TopicView) {
-        let view = &self.with_kept(view);
-        for broker in view.brokers() {
-            if !self.links.contains_key(&broker.addr) {
-                self.connect(&broker.addr).await;
-            }
-        }
-        for link in self.links.values_mut() {
-            link.state.mark_unchanged();
-        }
-        let mut route = Route::default();
-        let mut used = BTreeMap::new();
-        for broker in view.brokers() {
-            let Some(link) = self.links.get(&broker.addr) else {
-                continue;
-            };
-            let old = self.used.get(&broker.id).filter(|addr| **addr != broker.addr);
-            let old = old.and_then(|addr| self.links.get_key_value(addr)).filter(|(_, old)| old.is_ready());
-            let (addr, link) = match old {
-                Some(old) if !link.is_ready() => {
-                    route.waiting_for.push((broker.id, Arc::clone(&link.connection)));
-                    old
-                }
-                _ if link.is_ready() => (&broker.addr, link),
-                _ => {
-                    route.waiting_for.push((broker.id, Arc::clone(&link.connection)));
-                    continue;
-                }
-            };
-            route.connections.push((broker.id, Arc::clone(&link.connection)));
-            used.insert(broker.id, addr.clone());
-        }
-        let is_used = |id: &BrokerId| used.contains_key(id);
-        route.partitions.extend(view.partitions().iter().filter(|partition| is_used(&partition.broker)));
-        let named = |addr: &BrokerAddr| view.brokers().iter().any(|broker| broker.addr == *addr);
-        let in_use = |addr: &BrokerAddr| used.values().any(|used| used == addr);
-        self.links.retain(|addr, _| named(addr) || in_use(addr));
-        self.used = used;
-        self.cell.store(route);
-    }
-
-    /// The view with the brokers that have just vanished from it but are still connected. A broker whose topics change
-    /// deletes its entry and creates it again a few milliseconds later (registry §8), which must not be felt.
-    fn with_kept(&mut self, view: &TopicView) -> TopicView {
-        let (now, mut kept) = (Instant::now(), BTreeMap::new());
-        let mut merged = view.clone();
-        for broker in &self.last {
-            if view.brokers().iter().any(|named| named.id == broker.id || named.addr == broker.addr) {
-                continue;
-            }
-            let link = self.used.get(&broker.id).and_then(|addr| self.links.get(addr));
-            let until = self.kept.get(&broker.id).copied().unwrap_or(now + GRACE);
-            if now < until && link.is_some_and(Link::is_ready) {
-                kept.insert(broker.id, until);
-                merged = merged.with(broker.clone());
-            }
-        }
-        self.kept = kept;
-        merged.brokers().clone_into(&mut self.last);
-        merged
-    }
-
-    async fn connect(&mut self, addr: &BrokerAddr) {
-        match self.pool.get(addr).await {
-            Ok(connection) => {
-                let state = connection.state();
-                self.links.insert(addr.clone(), Link { connection, state });
-            }
-            Err(error) => {
-                tracing::warn!(topic = %self.topic, broker = %addr, %error, "broker can't be used");
-            }
-        }
-    }
-}
-
-impl Link {
-    fn is_ready(&self) -> bool {
-        self.state.borrow().is_ready()
-    }
-}
-
-/// Whether a connection is ready, or it is known why it isn't.
-fn is_settled(state: &ConnectionState) -> bool {
-    match state {
-        ConnectionState::Connecting { last_error, .. } => last_error.is_some(),
-        _ => true,
     }
 }

@@ -1,12 +1,6 @@
 //! The topics that are published on a producer.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use metaq_discovery::Discovery;
@@ -15,50 +9,62 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    PartitionSelector, PublishError,
+    PublishError,
+    counts::Counts,
+    dispatcher::{Dispatcher, Event},
+    follower::{Follower, Progress, PublishLimits},
+    launcher::Launcher,
     pool::Pool,
-    route::{Follower, Progress, PublishLimits, RouteCell},
+    route::TopicState,
 };
 
-type TopicMap = HashMap<Topic, Arc<PublishedTopic>>;
+type TopicMap = HashMap<Topic, Arc<PublishedTopic>, foldhash::fast::RandomState>;
 
 /// Which topics are published, how often, and their routes. Senders look topics up without a lock.
 pub(crate) struct Topics {
     discovery: Arc<dyn Discovery>,
     pool: Arc<Pool>,
+    launcher: Arc<Launcher>,
     limits: PublishLimits,
+    ordered: bool,
+    pub(crate) counts: Counts,
     lookup: ArcSwap<TopicMap>,
     holders: Mutex<Holders>,
 }
 
+/// The topics at one moment.
+pub(crate) struct Lookup {
+    topics: arc_swap::Guard<Arc<TopicMap>>,
+}
+
+impl Lookup {
+    pub(crate) fn find(&self, topic: &Topic) -> Option<&Arc<TopicState>> {
+        self.topics.get(topic).map(|published| &published.state)
+    }
+}
+
 /// How many publishers hold each topic.
-#[derive(Default)]
 struct Holders {
     counts: HashMap<Topic, usize>,
     closed: bool,
+    /// What the dispatcher will hear, until it runs.
+    events: Option<tokio::sync::mpsc::UnboundedReceiver<Event>>,
 }
 
 /// A topic that is published, or being published for the first time.
 pub(crate) struct PublishedTopic {
-    pub(crate) route: Arc<RouteCell>,
-    /// The topic's own selector, if the producer's has one for each topic.
-    pub(crate) selector: Option<Box<dyn PartitionSelector>>,
+    pub(crate) state: Arc<TopicState>,
     progress: watch::Receiver<Progress>,
     follower: JoinHandle<()>,
-    withdrawn: AtomicBool,
+    launcher: Arc<Launcher>,
 }
 
 impl PublishedTopic {
-    /// Whether the topic was unpublished; senders may still hold it then.
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Ordering::Acquire)
-    }
-
-    /// Stops following, lets go of the connections, and tells senders that wait for one.
+    /// Stops following, lets go of the connections, and ends messages that wait for one.
     fn withdraw(&self) {
-        self.withdrawn.store(true, Ordering::Release);
         self.follower.abort();
-        self.route.clear();
+        self.state.withdraw();
+        self.launcher.flights.inbox.route_changed(&self.state);
     }
 }
 
@@ -84,23 +90,40 @@ impl Drop for Hold<'_> {
 }
 
 impl Topics {
-    pub(crate) fn new(discovery: Arc<dyn Discovery>, pool: Arc<Pool>, limits: PublishLimits) -> Self {
-        Self { discovery, pool, limits, lookup: ArcSwap::default(), holders: Mutex::default() }
+    pub(crate) fn new(
+        discovery: Arc<dyn Discovery>,
+        pool: Arc<Pool>,
+        launcher: Arc<Launcher>,
+        limits: PublishLimits,
+        ordered: bool,
+        events: tokio::sync::mpsc::UnboundedReceiver<Event>,
+    ) -> Self {
+        let holders = Holders { counts: HashMap::new(), closed: false, events: Some(events) };
+        Self {
+            discovery,
+            pool,
+            launcher,
+            limits,
+            ordered,
+            counts: Counts::default(),
+            lookup: ArcSwap::default(),
+            holders: Mutex::new(holders),
+        }
     }
 
-    /// The topic, if it is published or being published.
-    pub(crate) fn get(&self, topic: &Topic) -> Option<Arc<PublishedTopic>> {
+    /// All topics that are published or being published now.
+    pub(crate) fn lookup(&self) -> Lookup {
+        Lookup { topics: self.lookup.load() }
+    }
+
+    fn get(&self, topic: &Topic) -> Option<Arc<PublishedTopic>> {
         self.lookup.load().get(topic).cloned()
     }
 
     /// Adds a hold on `topic` and waits until it is ready. All who publish it at the same time share one attempt;
     /// when that fails, or the caller goes away, the hold is given back.
-    pub(crate) async fn publish(
-        &self,
-        topic: &Topic,
-        selector: &dyn PartitionSelector,
-    ) -> Result<(), PublishError> {
-        let (published, mut hold) = self.hold(topic, selector).ok_or_else(|| PublishError::closed(topic))?;
+    pub(crate) async fn publish(&self, topic: &Topic) -> Result<(), PublishError> {
+        let (published, mut hold) = self.hold(topic).ok_or_else(|| PublishError::closed(topic))?;
         let mut progress = published.progress.clone();
         drop(published);
         let end = progress.wait_for(|progress| !matches!(progress, Progress::Starting)).await;
@@ -114,20 +137,20 @@ impl Topics {
         }
     }
 
-    fn hold<'a>(
-        &'a self,
-        topic: &'a Topic,
-        selector: &dyn PartitionSelector,
-    ) -> Option<(Arc<PublishedTopic>, Hold<'a>)> {
+    fn hold<'a>(&'a self, topic: &'a Topic) -> Option<(Arc<PublishedTopic>, Hold<'a>)> {
         let mut holders = self.holders.lock();
         if holders.closed {
             return None;
+        }
+        if let Some(events) = holders.events.take() {
+            // Only here is it sure that there is a runtime, and nothing waits before.
+            tokio::spawn(Dispatcher::new(Arc::clone(&self.launcher), events).run());
         }
         let failed = |published: &PublishedTopic| matches!(*published.progress.borrow(), Progress::Failed(_));
         let published = match self.get(topic).filter(|published| !failed(published)) {
             Some(published) => published,
             None => {
-                let published = Arc::new(self.start(topic, selector));
+                let published = Arc::new(self.start(topic));
                 self.change(|map| map.insert(topic.clone(), Arc::clone(&published)));
                 published
             }
@@ -136,12 +159,15 @@ impl Topics {
         Some((published, Hold { topics: self, topic, kept: false }))
     }
 
-    fn start(&self, topic: &Topic, selector: &dyn PartitionSelector) -> PublishedTopic {
-        let (follower, route) = Follower::new(topic.clone(), Arc::clone(&self.pool));
+    fn start(&self, topic: &Topic) -> PublishedTopic {
+        let selector = self.launcher.selector().for_topic(topic);
+        let state = TopicState::new(topic.clone(), self.counts.topic(topic), selector, self.ordered);
+        let state = Arc::new(state);
+        let inbox = self.launcher.flights.inbox.clone();
+        let follower = Follower::new(Arc::clone(&state), Arc::clone(&self.pool), inbox);
         let (sender, progress) = watch::channel(Progress::Starting);
         let follower = tokio::spawn(follower.run(Arc::clone(&self.discovery), self.limits, sender));
-        let withdrawn = AtomicBool::new(false);
-        PublishedTopic { route, selector: selector.for_topic(topic), progress, follower, withdrawn }
+        PublishedTopic { state, progress, follower, launcher: Arc::clone(&self.launcher) }
     }
 
     /// Gives one hold back; with the last one the topic is no longer followed. False when there was none.
@@ -158,6 +184,11 @@ impl Topics {
             }
         }
         true
+    }
+
+    /// Refuses new holds.
+    pub(crate) fn refuse(&self) {
+        self.holders.lock().closed = true;
     }
 
     /// Gives all holds back and refuses new ones.

@@ -17,7 +17,7 @@ mod version;
 
 pub use get::GetCommand;
 pub use offset::OffsetCommand;
-pub use put::PutCommand;
+pub use put::{PutCommand, PutRef};
 pub use stats::StatsCommand;
 pub use sync::SyncCommand;
 pub(crate) use transaction::is_all_digits;

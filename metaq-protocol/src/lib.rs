@@ -98,8 +98,8 @@ pub use answer::{InvalidAnswer, PrepareVote, PutAnswer, XaError, parse_recovered
 pub use broker_addr::{BrokerAddr, InvalidBrokerAddr};
 pub use checksum::Checksum;
 pub use command::{
-    Command, GetCommand, InvalidTransactionAction, OffsetCommand, PutCommand, QuitCommand, StatsCommand,
-    SyncCommand, TransactionAction, TransactionCommand, VersionCommand,
+    Command, GetCommand, InvalidTransactionAction, OffsetCommand, PutCommand, PutRef, QuitCommand,
+    StatsCommand, SyncCommand, TransactionAction, TransactionCommand, VersionCommand,
 };
 pub use data::{Flag, MAX_READABLE_DATA, PutData};
 pub use decode::{DecodeError, DecodeErrorKind, Decoder, Limits, ResponseKind, ResponseRef};

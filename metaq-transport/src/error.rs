@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use metaq_protocol::{BrokerAddr, Command};
+use metaq_protocol::BrokerAddr;
 
 type Cause = Arc<dyn StdError + Send + Sync>;
 
@@ -28,6 +28,8 @@ struct Inner {
 pub enum TransportErrorKind {
     /// There is no established connection to the broker at the moment; it is being dialled.
     NotConnected,
+    /// The broker has been silent for too long while it owes answers; nothing more is sent to it until it speaks again.
+    Stalled,
     /// The limit of unanswered requests, or of their bytes, is reached.
     Full,
     /// The connection was closed on this side.
@@ -52,7 +54,7 @@ pub enum Progress {
 }
 
 impl TransportError {
-    /// An error of `kind` concerning `broker`. [`TransportErrorKind::NotConnected`], `Full` and `Closed` are
+    /// An error of `kind` concerning `broker`. [`TransportErrorKind::NotConnected`], `Stalled`, `Full` and `Closed` are
     /// about requests that were not written; for the other kinds say so with
     /// [`with_progress`](Self::with_progress).
     #[must_use]
@@ -103,6 +105,7 @@ impl fmt::Display for TransportError {
         let broker = &self.inner.broker;
         match self.inner.kind {
             TransportErrorKind::NotConnected => write!(f, "not connected to broker {broker}"),
+            TransportErrorKind::Stalled => write!(f, "broker {broker} is silent and owes answers"),
             TransportErrorKind::Full => {
                 write!(f, "too many unanswered requests on the connection to broker {broker}")
             }
@@ -132,36 +135,6 @@ impl StdError for TransportError {
     }
 }
 
-/// A request that was not accepted; it comes back whole.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Refused {
-    /// Why it was not accepted.
-    pub error: TransportError,
-    /// The request, as it was given.
-    pub command: Command,
-}
-
-impl Refused {
-    /// Gives `command` back because of `error`. Boxed, because a command is large and refusals are rare.
-    #[must_use]
-    pub fn new(error: TransportError, command: Command) -> Box<Self> {
-        Box::new(Self { error, command })
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl StdError for Refused {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.error.source()
-    }
-}
-
 /// Why an established connection was given up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LossReason {
@@ -175,6 +148,8 @@ pub(crate) enum LossReason {
     Garbage(metaq_protocol::DecodeError),
     #[error("the broker was silent for {0:?} and did not answer a heartbeat")]
     Silent(Duration),
+    #[error("the broker accepted the connection but did not answer a first request within {0:?}")]
+    NoGreeting(Duration),
 }
 
 #[cfg(test)]

@@ -18,23 +18,33 @@
 //! connection.state().wait_for(|state| state.is_ready()).await?;
 //!
 //! let put = PutCommand::new(Topic::new("orders")?, 0, "hello".into(), None);
-//! let answer = connection.submit(put.into(), Instant::now() + Duration::from_secs(3))?;
+//! let answer = connection.submit(&mut put.into(), Instant::now() + Duration::from_secs(3))?;
 //! println!("{:?}", answer.await?);
 //! # Ok(())
 //! # }
 //! ```
 
+mod answer;
 mod backoff;
+mod completions;
+mod config;
 mod error;
 mod link;
 mod outbox;
 mod pending;
+mod race;
+mod room;
 mod session;
 mod slots;
+mod stream;
 mod tcp;
 mod transport;
 
-pub use error::{Progress, Refused, TransportError, TransportErrorKind};
+pub use answer::{Answer, AnswerBody};
+pub use completions::{Completions, Ticket};
+pub use config::ConnectionConfig;
+pub use error::{Progress, TransportError, TransportErrorKind};
 pub use pending::{PendingResponse, Responder};
-pub use tcp::{TcpConfig, TcpTransport};
-pub use transport::{Connection, ConnectionState, Transport};
+pub use stream::{Dialer, StreamTransport};
+pub use tcp::TcpTransport;
+pub use transport::{Connection, ConnectionState, ConnectionStats, Transport};

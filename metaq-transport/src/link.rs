@@ -1,33 +1,33 @@
 //! What the callers of a connection and its task share.
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Poll, Waker},
 };
 
-use metaq_protocol::{BrokerAddr, Command, VersionCommand};
+use metaq_protocol::{BrokerAddr, Command, Opaque, PutRef, VersionCommand};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    ConnectionState, PendingResponse, Progress, Refused, TransportError, TransportErrorKind,
+    Completions, ConnectionState, ConnectionStats, PendingResponse, Progress, Ticket, TransportError,
+    TransportErrorKind,
     error::LossReason,
     outbox::Outbox,
-    slots::{Outcome, SlotKey, Slots},
+    room::{Room, Turnstile},
+    slots::{Ending, Outcome, Request, SlotKey, Slots, Whom},
 };
-
-/// A request counts at most for so many bytes at once; it keeps the semaphore's 32-bit counts from overflowing.
-const MAX_COUNTED_BYTES: usize = u32::MAX as usize;
 
 /// The shared half of a connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) broker: BrokerAddr,
     pub(crate) shared: Mutex<Shared>,
-    room: Room,
+    turnstile: Turnstile,
     state: watch::Sender<ConnectionState>,
     /// Tells the task that is dialling or pausing that it shall close.
     pub(crate) close_requested: Notify,
@@ -44,48 +44,65 @@ pub(crate) struct Shared {
     pub(crate) idle_task: Option<Waker>,
     /// No deadline of an awaited answer is before this.
     pub(crate) earliest_deadline: Option<Instant>,
-    /// How many requests of callers await their answers.
-    in_flight: usize,
+    pub(crate) room: Room,
+    pub(crate) stats: ConnectionStats,
+    /// Who is told of the ends of puts; as a rule there is one.
+    listeners: Vec<Arc<dyn Completions>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
     Ready,
+    Stalled,
     Closing { deadline: Instant },
     Closed,
 }
 
-/// The limits of what is unanswered. A request holds its share until it has ended, whoever still waits for it.
-#[derive(Debug)]
-struct Room {
-    requests: Semaphore,
-    bytes: Semaphore,
-    max_bytes: usize,
+/// What is to be queued.
+enum Queued<'a> {
+    Command(&'a mut Command),
+    Put(PutRef<'a>, Ticket<'a>),
 }
 
-/// Collects what ends in one go, so that permits are returned once and wakers run without the lock.
+/// Collects what ends in one go, so that whom it concerns is told without the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
     requests: usize,
-    bytes: usize,
     wakers: Vec<Waker>,
+    /// The listener of all that is in `told`.
+    listener: u8,
+    told: Vec<(u64, Outcome)>,
+    /// What is for other listeners, which is rare: a connection has one, as a rule.
+    others: Vec<(u8, u64, Outcome)>,
 }
 
 impl Ended {
-    /// One request ended that counted for `bytes`; heartbeats count for none.
-    pub(crate) fn add(&mut self, bytes: usize, waker: Option<Waker>) {
-        if bytes > 0 {
+    /// One request ended; heartbeats count for no bytes.
+    pub(crate) fn add(&mut self, room: &mut Room, ending: Ending) {
+        if ending.bytes > 0 {
             self.requests += 1;
-            self.bytes += bytes;
+            room.free(ending.bytes);
         }
-        self.wakers.extend(waker);
+        match ending.whom {
+            Whom::Nobody => {}
+            Whom::Waker(waker) => self.wakers.push(waker),
+            Whom::Listener { listener, token, outcome } => {
+                if self.told.is_empty() {
+                    self.listener = listener;
+                }
+                if self.listener == listener {
+                    self.told.push((token, outcome));
+                } else {
+                    self.others.push((listener, token, outcome));
+                }
+            }
+        }
     }
 }
 
 impl Link {
     pub(crate) fn new(broker: BrokerAddr, max_in_flight: usize, max_in_flight_bytes: usize) -> Self {
-        let max_bytes = max_in_flight_bytes.clamp(1, Semaphore::MAX_PERMITS.min(MAX_COUNTED_BYTES));
         Self {
             broker,
             shared: Mutex::new(Shared {
@@ -95,13 +112,11 @@ impl Link {
                 next_frame: 0,
                 idle_task: None,
                 earliest_deadline: None,
-                in_flight: 0,
+                room: Room::new(max_in_flight, max_in_flight_bytes),
+                stats: ConnectionStats::default(),
+                listeners: Vec::new(),
             }),
-            room: Room {
-                requests: Semaphore::new(max_in_flight),
-                bytes: Semaphore::new(max_bytes),
-                max_bytes,
-            },
+            turnstile: Turnstile::default(),
             state: watch::Sender::new(ConnectionState::connecting(None)),
             close_requested: Notify::new(),
         }
@@ -111,79 +126,85 @@ impl Link {
         self.state.subscribe()
     }
 
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let shared = self.shared.lock();
+        let (in_flight, in_flight_bytes) = shared.room.taken();
+        ConnectionStats { in_flight, in_flight_bytes, ..shared.stats }
+    }
+
     pub(crate) fn error(&self, kind: TransportErrorKind) -> TransportError {
         TransportError::new(kind, self.broker.clone())
     }
 
-    /// What a frame of `len` bytes counts for: a frame larger than the whole limit may still go alone.
-    fn counted(&self, len: usize) -> u32 {
-        len.clamp(1, self.room.max_bytes) as u32
-    }
-
     pub(crate) fn submit(
         self: &Arc<Self>,
-        command: Command,
+        command: &mut Command,
         deadline: Instant,
-    ) -> Result<PendingResponse, Box<Refused>> {
-        let counted = self.counted(command.encoded_len());
-        let (Ok(request), Ok(bytes)) =
-            (self.room.requests.try_acquire(), self.room.bytes.try_acquire_many(counted))
-        else {
-            let kind = self.refusal().unwrap_or(TransportErrorKind::Full);
-            return Err(Refused::new(self.error(kind), command));
-        };
-        let pending = self.queue(command, deadline, counted)?;
-        request.forget();
-        bytes.forget();
-        Ok(pending)
+    ) -> Result<PendingResponse, TransportError> {
+        self.queue(Queued::Command(command), deadline, false).map(|key| self.pending(key))
+    }
+
+    fn pending(self: &Arc<Self>, key: SlotKey) -> PendingResponse {
+        PendingResponse::of_slot(Arc::clone(self), key)
+    }
+
+    pub(crate) fn submit_put(
+        self: &Arc<Self>,
+        put: PutRef<'_>,
+        deadline: Instant,
+        ticket: Ticket<'_>,
+    ) -> Result<(), TransportError> {
+        self.queue(Queued::Put(put, ticket), deadline, false).map(|_| ())
     }
 
     pub(crate) async fn submit_when_free(
         self: &Arc<Self>,
-        command: Command,
+        command: &mut Command,
         deadline: Instant,
-    ) -> Result<PendingResponse, Box<Refused>> {
-        let counted = self.counted(command.encoded_len());
-        let room = async {
-            let request = self.room.requests.acquire().await;
-            let bytes = self.room.bytes.acquire_many(counted).await;
-            Some((request.ok()?, bytes.ok()?))
-        };
-        match timeout_at(deadline, room).await {
-            Ok(Some((request, bytes))) => {
-                let pending = self.queue(command, deadline, counted)?;
-                request.forget();
-                bytes.forget();
-                Ok(pending)
+    ) -> Result<PendingResponse, TransportError> {
+        let _waiting = Waiting::new(self);
+        let queued = timeout_at(deadline, async {
+            let _turn = self.turnstile.turn().await;
+            loop {
+                let mut freed = pin!(self.turnstile.freed());
+                // From here on nothing is missed that ends.
+                freed.as_mut().enable();
+                match self.queue(Queued::Command(command), deadline, true) {
+                    Err(error) if error.kind() == TransportErrorKind::Full => freed.await,
+                    queued => return queued.map(|key| self.pending(key)),
+                }
             }
-            Ok(None) => Err(Refused::new(self.error(TransportErrorKind::Closed), command)),
-            Err(_) => Err(Refused::new(self.error(TransportErrorKind::TimedOut), command)),
-        }
+        });
+        queued.await.unwrap_or_else(|_| Err(self.error(TransportErrorKind::TimedOut)))
     }
 
-    /// Why no request is accepted now, if none is.
-    fn refusal(&self) -> Option<TransportErrorKind> {
-        self.shared.lock().refusal()
-    }
-
-    /// Puts the command into the outbox; the caller holds the permits for it.
+    /// Puts the request into the outbox if there is room. Who has waited may pass those who wait.
     fn queue(
-        self: &Arc<Self>,
-        mut command: Command,
+        &self,
+        mut queued: Queued<'_>,
         deadline: Instant,
-        counted: u32,
-    ) -> Result<PendingResponse, Box<Refused>> {
+        has_waited: bool,
+    ) -> Result<SlotKey, TransportError> {
+        let bytes = match &queued {
+            Queued::Command(command) => command.encoded_len(),
+            Queued::Put(put, _) => put.encoded_len(),
+        };
         let (key, task) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
                 drop(shared);
-                return Err(Refused::new(self.not_accepted(kind), command));
+                return Err(self.not_accepted(kind));
             }
-            let Some(key) = shared.push(&mut command, deadline, counted as usize) else {
+            let Some(bytes) = shared.room.take(bytes, has_waited) else {
                 drop(shared);
-                return Err(Refused::new(self.error(TransportErrorKind::Full), command));
+                return Err(self.error(TransportErrorKind::Full));
             };
-            shared.in_flight += 1;
+            let Some(key) = shared.push(&mut queued, deadline, bytes) else {
+                shared.room.free(bytes);
+                drop(shared);
+                return Err(self.error(TransportErrorKind::Full));
+            };
+            shared.stats.requests += 1;
             shared.earliest_deadline =
                 Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
             (key, shared.idle_task.take())
@@ -191,10 +212,11 @@ impl Link {
         if let Some(task) = task {
             task.wake();
         }
-        Ok(PendingResponse::of_slot(Arc::clone(self), key))
+        Ok(key)
     }
 
     /// An error of `kind` with the reason why there is no connection, where one is known.
+    #[cold]
     fn not_accepted(&self, kind: TransportErrorKind) -> TransportError {
         let error = self.error(kind);
         match &*self.state.borrow() {
@@ -222,38 +244,69 @@ impl Link {
     pub(crate) fn queue_heartbeat(&self, deadline: Instant) {
         let mut shared = self.shared.lock();
         let mut heartbeat = VersionCommand::default().into();
-        if let Some(key) = shared.push(&mut heartbeat, deadline, 0) {
+        if let Some(key) = shared.push(&mut Queued::Command(&mut heartbeat), deadline, 0) {
             shared.slots.abandon(key);
         }
     }
 
-    /// Returns permits and wakes callers for all that ended; the lock must not be held.
+    /// Tells everybody of all that ended; the lock must not be held.
     pub(crate) fn settle(&self, ended: &mut Ended) {
         if ended.requests > 0 {
-            self.shared.lock().in_flight -= ended.requests;
-            self.room.requests.add_permits(ended.requests);
-            self.room.bytes.add_permits(ended.bytes);
+            self.turnstile.tell();
         }
         ended.requests = 0;
-        ended.bytes = 0;
+        if !ended.told.is_empty() {
+            self.tell(ended.listener, &mut ended.told);
+        }
+        for (listener, token, outcome) in ended.others.drain(..) {
+            self.tell(listener, &mut vec![(token, outcome)]);
+        }
         ended.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    fn tell(&self, listener: u8, told: &mut Vec<(u64, Outcome)>) {
+        let listener = self.shared.lock().listeners.get(usize::from(listener)).cloned();
+        if let Some(listener) = listener {
+            listener.ended(told);
+        }
+        told.clear();
     }
 
     /// Requests are accepted from now on. False when the connection was closed meanwhile.
     pub(crate) fn set_ready(&self) -> bool {
         let mut shared = self.shared.lock();
-        if shared.phase != Phase::Connecting {
-            return false;
+        match shared.phase {
+            Phase::Connecting => shared.stats.established += 1,
+            Phase::Stalled => {}
+            _ => return false,
         }
         shared.phase = Phase::Ready;
         self.state.send_replace(ConnectionState::Ready);
         true
     }
 
+    /// The broker is silent and owes answers: what was not written is ended, and no more is accepted for now.
+    pub(crate) fn set_stalled(&self, first_unwritten: u64) {
+        let mut ended = Ended::default();
+        {
+            let shared = &mut *self.shared.lock();
+            if shared.phase == Phase::Ready {
+                shared.phase = Phase::Stalled;
+                self.state.send_replace(ConnectionState::Stalled);
+            }
+            shared.outbox.remove_unwritten(|_| true);
+            let error = |_| self.error(TransportErrorKind::Stalled);
+            let Shared { slots, room, .. } = shared;
+            slots.fail_unwritten(first_unwritten, error, |_, ending| ended.add(room, ending));
+        }
+        self.turnstile.tell();
+        self.settle(&mut ended);
+    }
+
     /// There is no connection: `error` says why the last attempt failed or the last connection was lost.
     pub(crate) fn set_connecting(&self, error: TransportError) {
         let mut shared = self.shared.lock();
-        if matches!(shared.phase, Phase::Connecting | Phase::Ready) {
+        if matches!(shared.phase, Phase::Connecting | Phase::Ready | Phase::Stalled) {
             shared.phase = Phase::Connecting;
             self.state.send_replace(ConnectionState::connecting(Some(error)));
         }
@@ -277,11 +330,13 @@ impl Link {
             self.set_connecting(base.clone());
         }
         {
-            let mut shared = self.shared.lock();
+            let shared = &mut *self.shared.lock();
             shared.outbox = Outbox::default();
             shared.earliest_deadline = None;
-            shared.slots.fail_all(first_unwritten, error, |bytes, waker| ended.add(bytes, waker));
+            let Shared { slots, room, .. } = shared;
+            slots.fail_all(first_unwritten, error, |_, ending| ended.add(room, ending));
         }
+        self.turnstile.tell();
         self.settle(&mut ended);
     }
 
@@ -292,10 +347,11 @@ impl Link {
             match &mut shared.phase {
                 Phase::Closing { deadline: earlier } => *earlier = deadline.min(*earlier),
                 Phase::Closed => return,
-                phase @ (Phase::Connecting | Phase::Ready) => *phase = Phase::Closing { deadline },
+                phase => *phase = Phase::Closing { deadline },
             }
             shared.idle_task.take()
         };
+        self.turnstile.tell();
         self.close_requested.notify_one();
         if let Some(task) = task {
             task.wake();
@@ -309,9 +365,8 @@ impl Link {
     /// Closed for good: what is outstanding, waiting for room or yet to come fails.
     pub(crate) fn set_closed(&self, first_unwritten: u64) {
         self.shared.lock().phase = Phase::Closed;
-        self.room.requests.close();
-        self.room.bytes.close();
         self.fail_all(first_unwritten, TransportErrorKind::Closed, None);
+        self.shared.lock().listeners.clear();
         self.state.send_replace(ConnectionState::Closed);
     }
 }
@@ -320,24 +375,45 @@ impl Shared {
     fn refusal(&self) -> Option<TransportErrorKind> {
         match self.phase {
             Phase::Ready => None,
+            Phase::Stalled => Some(TransportErrorKind::Stalled),
             Phase::Connecting => Some(TransportErrorKind::NotConnected),
             Phase::Closing { .. } | Phase::Closed => Some(TransportErrorKind::Closed),
         }
     }
 
-    fn push(&mut self, command: &mut Command, deadline: Instant, counted: usize) -> Option<SlotKey> {
+    fn push(&mut self, queued: &mut Queued<'_>, deadline: Instant, bytes: u32) -> Option<SlotKey> {
         let frame = self.next_frame;
-        let key = self.slots.take(deadline, frame, counted)?;
+        let (is_put, told) = match queued {
+            Queued::Put(_, ticket) => (true, Some((self.listener(ticket.completions)?, ticket.token))),
+            Queued::Command(command) => (matches!(command, Command::Put(_)), None),
+        };
+        let key = self.slots.take(Request { deadline, frame, bytes, is_put, told })?;
         self.next_frame += 1;
-        command.set_opaque(key.opaque());
-        self.outbox.push(frame, key.index, command);
+        let opaque: Opaque = key.opaque();
+        match queued {
+            Queued::Put(put, _) => self.outbox.push_put(frame, key.index, put.with_opaque(opaque)),
+            Queued::Command(command) => {
+                command.set_opaque(opaque);
+                self.outbox.push(frame, key.index, command);
+            }
+        }
         Some(key)
+    }
+
+    /// The number of this listener; none when there are too many.
+    fn listener(&mut self, completions: &Arc<dyn Completions>) -> Option<u8> {
+        let known = self.listeners.iter().position(|known| Arc::ptr_eq(known, completions));
+        let number = known.unwrap_or_else(|| {
+            self.listeners.push(Arc::clone(completions));
+            self.listeners.len() - 1
+        });
+        u8::try_from(number).ok()
     }
 
     /// Until when to wait for outstanding requests, when the connection is being closed and there are any.
     pub(crate) fn closing(&self) -> Option<Closing> {
         match self.phase {
-            Phase::Closing { .. } if self.in_flight == 0 => Some(Closing::Now),
+            Phase::Closing { .. } if self.room.is_empty() => Some(Closing::Now),
             Phase::Closing { deadline } => Some(Closing::At(deadline)),
             _ => None,
         }
@@ -349,4 +425,20 @@ impl Shared {
 pub(crate) enum Closing {
     Now,
     At(Instant),
+}
+
+/// One who waits for room: as long as there is one, nobody else takes any.
+struct Waiting<'a>(&'a Link);
+
+impl<'a> Waiting<'a> {
+    fn new(link: &'a Link) -> Self {
+        link.shared.lock().room.waiting += 1;
+        Self(link)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.shared.lock().room.waiting -= 1;
+    }
 }

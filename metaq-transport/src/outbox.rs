@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use metaq_protocol::Command;
+use metaq_protocol::{Command, PutRef};
 
 /// Bodies from this size on are written from where they are; smaller ones are copied into the outbox, which
 /// is cheaper than another slice for the kernel.
@@ -61,19 +61,28 @@ impl Outbox {
 
     /// Appends the frame of `command`, which has this `number` and belongs to `slot`.
     pub(crate) fn push(&mut self, number: u64, slot: u16, command: &Command) {
-        let before = self.inline.len();
-        let mut large = 0;
-        match command {
-            Command::Put(put) if put.data.payload().len() >= BY_REFERENCE_FROM => {
-                command.encode_head(&mut self.inline);
-                self.inline.extend_from_slice(put.data.attribute_block());
-                large = put.data.payload().len();
-                self.push_large(put.data.payload().clone());
-            }
-            _ => command.encode(&mut self.inline),
+        if let Command::Put(put) = command {
+            return self.push_put(number, slot, put.as_put());
         }
-        let inline = self.inline.len() - before;
-        self.frames.push_back(QueuedFrame { number, slot, inline, large });
+        let before = self.inline.len();
+        command.encode(&mut self.inline);
+        self.frames.push_back(QueuedFrame { number, slot, inline: self.inline.len() - before, large: 0 });
+    }
+
+    /// The same for a put; a large payload stays where it is.
+    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: PutRef<'_>) {
+        let before = self.inline.len();
+        let payload = put.data.payload();
+        let mut large = 0;
+        if payload.len() < BY_REFERENCE_FROM {
+            put.encode(&mut self.inline);
+        } else {
+            put.encode_head(&mut self.inline);
+            self.inline.extend_from_slice(put.data.attribute_block());
+            large = payload.len();
+            self.push_large(payload.clone());
+        }
+        self.frames.push_back(QueuedFrame { number, slot, inline: self.inline.len() - before, large });
     }
 
     fn push_large(&mut self, body: Bytes) {

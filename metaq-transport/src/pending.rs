@@ -8,10 +8,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use metaq_protocol::{BrokerAddr, Response};
+use metaq_protocol::BrokerAddr;
 use tokio::sync::oneshot;
 
-use crate::{Progress, TransportError, TransportErrorKind, link::Link, slots::SlotKey};
+use crate::{Answer, Progress, TransportError, TransportErrorKind, link::Link, slots::SlotKey};
 
 /// Ends with the answer to a request, or with the reason why there is none.
 ///
@@ -24,8 +24,13 @@ pub struct PendingResponse {
 
 enum Source {
     Slot { link: Arc<Link>, key: SlotKey },
-    Channel { receiver: oneshot::Receiver<Result<Response, TransportError>>, broker: BrokerAddr },
+    Channel(Box<Channel>),
     Taken,
+}
+
+struct Channel {
+    receiver: oneshot::Receiver<Result<Answer, TransportError>>,
+    broker: BrokerAddr,
 }
 
 impl PendingResponse {
@@ -37,21 +42,21 @@ impl PendingResponse {
     /// When the other end is dropped, the request to `broker` fails as lost after it was written.
     pub fn channel(broker: BrokerAddr) -> (Responder, Self) {
         let (sender, receiver) = oneshot::channel();
-        (Responder { sender }, Self { source: Source::Channel { receiver, broker } })
+        (Responder { sender }, Self { source: Source::Channel(Box::new(Channel { receiver, broker })) })
     }
 }
 
 impl Future for PendingResponse {
-    type Output = Result<Response, TransportError>;
+    type Output = Result<Answer, TransportError>;
 
     /// # Panics
     /// When polled again after it was done.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.source {
             Source::Slot { link, key } => ready!(link.poll_outcome(*key, cx.waker())),
-            Source::Channel { receiver, broker } => match ready!(Pin::new(receiver).poll(cx)) {
+            Source::Channel(channel) => match ready!(Pin::new(&mut channel.receiver).poll(cx)) {
                 Ok(outcome) => outcome,
-                Err(_) => Err(TransportError::new(TransportErrorKind::Lost, broker.clone())
+                Err(_) => Err(TransportError::new(TransportErrorKind::Lost, channel.broker.clone())
                     .with_progress(Progress::Written)),
             },
             Source::Taken => panic!("polled after it was done"),
@@ -78,12 +83,12 @@ impl fmt::Debug for PendingResponse {
 /// Answers a [`PendingResponse`] that was made by [`PendingResponse::channel`].
 #[derive(Debug)]
 pub struct Responder {
-    sender: oneshot::Sender<Result<Response, TransportError>>,
+    sender: oneshot::Sender<Result<Answer, TransportError>>,
 }
 
 impl Responder {
     /// Ends the pending response with `outcome`. False when nobody waits for it any more.
-    pub fn respond(self, outcome: Result<Response, TransportError>) -> bool {
+    pub fn respond(self, outcome: Result<Answer, TransportError>) -> bool {
         self.sender.send(outcome).is_ok()
     }
 }

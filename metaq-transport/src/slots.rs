@@ -2,12 +2,12 @@
 
 use std::task::Waker;
 
-use metaq_protocol::{Opaque, Response};
+use metaq_protocol::{BooleanCommand, Opaque, PutAnswer, Response, ResponseRef, Status};
 use tokio::time::Instant;
 
-use crate::{Progress, TransportError};
+use crate::{Answer, AnswerBody, Progress, TransportError};
 
-pub(crate) type Outcome = Result<Response, TransportError>;
+pub(crate) type Outcome = Result<Answer, TransportError>;
 
 /// The most requests one connection can await at once: an opaque has sixteen bits for the slot.
 pub(crate) const MAX_SLOTS: usize = 1 << 16;
@@ -45,39 +45,109 @@ enum Caller {
     Gone,
     /// The outcome is awaited; the waker is that of the caller's future, once it was polled.
     Waiting(Option<Waker>),
+    /// The outcome is told to the connection's n-th listener, by this token.
+    Told {
+        listener: u8,
+        token: u64,
+    },
     /// The outcome waits for the caller's future.
-    Done(Outcome),
+    Answered(Reply),
+    Failed(TransportError),
+}
+
+/// An answer on its way to the caller. The answer to a put is kept as the three numbers that it is; everything else is rare,
+/// hence boxed: a slot is one cache line.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Stored(PutAnswer),
+    Other(Box<Response>),
+}
+
+impl Reply {
+    pub(crate) fn read(response: &ResponseRef<'_>) -> Self {
+        match response.put_answer() {
+            Ok(stored) if response.status() == Some(Status::SUCCESS) => Self::Stored(stored),
+            _ => Self::Other(Box::new(response.to_response())),
+        }
+    }
+
+    /// The answer to a put, or to something else.
+    fn into_body(self, is_put: bool, opaque: Opaque) -> AnswerBody {
+        match self {
+            Self::Stored(stored) if is_put => AnswerBody::Stored(stored),
+            Self::Stored(stored) => {
+                AnswerBody::Other(BooleanCommand::new(Status::SUCCESS, stored.to_body(), opaque).into())
+            }
+            Self::Other(response) => AnswerBody::Other(*response),
+        }
+    }
 }
 
 /// What the broker's side of a request is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum Expected {
     /// No answer is to be expected.
-    None,
+    Nothing,
     /// The answer is awaited.
-    Awaited,
+    Answer,
     /// The caller was told that time is up, but the request was written: the slot stays taken until the answer
     /// comes or the connection ends, so that a late answer can't meet another request.
-    Overdue,
+    LateAnswer,
 }
 
 /// A slot is free when the caller is gone and no answer is expected.
 #[derive(Debug)]
 struct Slot {
-    generation: u16,
     caller: Caller,
-    answer: Answer,
-    deadline: Instant,
+    /// When time is up for the answer; once it is there, when it came.
+    time: Instant,
     /// The number of the request's frame on its connection.
     frame: u64,
     /// What the request counts for in the limit of bytes.
-    bytes: usize,
+    bytes: u32,
+    generation: u16,
+    expected: Expected,
+    is_put: bool,
+}
+
+/// A request to find a slot for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    pub(crate) deadline: Instant,
+    /// The number of its frame on its connection.
+    pub(crate) frame: u64,
+    /// What it counts for in the limit of bytes.
+    pub(crate) bytes: u32,
+    /// Whether its answer may say where a message was stored.
+    pub(crate) is_put: bool,
+    /// Who is told of its end; none when a future awaits it.
+    pub(crate) told: Option<(u8, u64)>,
+}
+
+/// A request that ended: the room that is free again, and whom that concerns.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) bytes: u32,
+    pub(crate) whom: Whom,
+}
+
+/// Whom the end of a request concerns.
+#[derive(Debug)]
+pub(crate) enum Whom {
+    /// The caller is gone, or will look for himself.
+    Nobody,
+    Waker(Waker),
+    Listener {
+        listener: u8,
+        token: u64,
+        outcome: Outcome,
+    },
 }
 
 /// What became of an answer.
 pub(crate) enum Delivered {
-    /// It was awaited. The room of so many bytes is free again, and this is who to wake.
-    Answered { bytes: usize, waker: Option<Waker> },
+    /// It was awaited.
+    Answered(Ending),
     /// Its request had been given up already.
     Late,
     /// Nobody asked for it.
@@ -92,16 +162,21 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Takes a slot; none when all are taken.
-    pub(crate) fn take(&mut self, deadline: Instant, frame: u64, bytes: usize) -> Option<SlotKey> {
-        let (caller, answer) = (Caller::Waiting(None), Answer::Awaited);
+    pub(crate) fn take(&mut self, request: Request) -> Option<SlotKey> {
+        let Request { deadline: time, frame, bytes, is_put, told } = request;
+        let expected = Expected::Answer;
+        let caller = match told {
+            Some((listener, token)) => Caller::Told { listener, token },
+            None => Caller::Waiting(None),
+        };
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[usize::from(index)];
             let generation = slot.generation.wrapping_add(1);
-            *slot = Slot { generation, caller, answer, deadline, frame, bytes };
+            *slot = Slot { caller, time, frame, bytes, generation, expected, is_put };
             return Some(SlotKey { index, generation });
         }
         let index = u16::try_from(self.slots.len()).ok()?;
-        self.slots.push(Slot { generation: 0, caller, answer, deadline, frame, bytes });
+        self.slots.push(Slot { caller, time, frame, bytes, generation: 0, expected, is_put });
         Some(SlotKey { index, generation: 0 })
     }
 
@@ -111,23 +186,26 @@ impl Slots {
 
     fn free_if_over(&mut self, index: u16) {
         let slot = &self.slots[usize::from(index)];
-        if matches!(slot.caller, Caller::Gone) && slot.answer == Answer::None {
+        if matches!(slot.caller, Caller::Gone) && slot.expected == Expected::Nothing {
             self.free.push(index);
         }
     }
 
-    /// Puts the answer into its slot.
-    pub(crate) fn deliver(&mut self, opaque: Opaque, response: impl FnOnce() -> Response) -> Delivered {
+    /// Puts the answer that came at `now` into its slot.
+    pub(crate) fn deliver(&mut self, opaque: Opaque, reply: Reply, now: Instant) -> Delivered {
         let key = SlotKey::from_opaque(opaque);
         let Some(slot) = self.get(key) else {
             return Delivered::Unknown;
         };
-        let delivered = match std::mem::replace(&mut slot.answer, Answer::None) {
-            Answer::None => return Delivered::Unknown,
-            Answer::Overdue => Delivered::Late,
-            Answer::Awaited => {
-                let waker = slot.finish(|| Ok(response()));
-                Delivered::Answered { bytes: slot.bytes, waker }
+        let delivered = match std::mem::replace(&mut slot.expected, Expected::Nothing) {
+            Expected::Nothing => return Delivered::Unknown,
+            Expected::LateAnswer => Delivered::Late,
+            Expected::Answer => {
+                slot.time = now;
+                let is_put = slot.is_put;
+                Delivered::Answered(slot.finish(reply, Caller::Answered, |reply| {
+                    Ok(Answer { body: reply.into_body(is_put, opaque), received_at: now })
+                }))
             }
         };
         self.free_if_over(key.index);
@@ -137,21 +215,27 @@ impl Slots {
     /// Takes the outcome out of the slot, or leaves `waker` there to be told.
     pub(crate) fn poll(&mut self, key: SlotKey, waker: &Waker) -> Option<Outcome> {
         let slot = self.get(key)?;
-        match std::mem::replace(&mut slot.caller, Caller::Gone) {
-            Caller::Done(outcome) => {
-                self.free_if_over(key.index);
-                Some(outcome)
+        let received_at = slot.time;
+        let outcome = match std::mem::replace(&mut slot.caller, Caller::Gone) {
+            Caller::Answered(reply) => {
+                Ok(Answer { body: reply.into_body(slot.is_put, key.opaque()), received_at })
             }
+            Caller::Failed(error) => Err(error),
             Caller::Waiting(Some(known)) if known.will_wake(waker) => {
                 slot.caller = Caller::Waiting(Some(known));
-                None
+                return None;
             }
             Caller::Waiting(_) => {
                 slot.caller = Caller::Waiting(Some(waker.clone()));
-                None
+                return None;
             }
-            Caller::Gone => None,
-        }
+            gone @ (Caller::Gone | Caller::Told { .. }) => {
+                slot.caller = gone;
+                return None;
+            }
+        };
+        self.free_if_over(key.index);
+        Some(outcome)
     }
 
     /// The caller's future is gone: nobody will take the outcome.
@@ -165,40 +249,39 @@ impl Slots {
 
     /// The earliest deadline of all requests that await their answer.
     pub(crate) fn earliest_deadline(&self) -> Option<Instant> {
-        let awaited = self.slots.iter().filter(|slot| slot.answer == Answer::Awaited);
-        awaited.map(|slot| slot.deadline).min()
+        let awaited = self.slots.iter().filter(|slot| slot.expected == Expected::Answer);
+        awaited.map(|slot| slot.time).min()
     }
 
     /// Whether the request in slot `index` awaits its answer beyond its deadline.
     pub(crate) fn is_overdue(&self, index: u16, now: Instant) -> bool {
-        let slot = &self.slots[usize::from(index)];
-        slot.answer == Answer::Awaited && slot.deadline <= now
+        self.slots[usize::from(index)].is_overdue(now)
     }
 
     /// Ends every request that awaits its answer beyond its deadline. Frames from number `first_unwritten` on
-    /// were not written. `error` makes the error; `ended` is told how far the request came, the bytes it gives back
-    /// and whom to wake.
+    /// were not written. `error` makes the error, `ended` is told of each.
     pub(crate) fn expire(
         &mut self,
         now: Instant,
         first_unwritten: u64,
         error: impl Fn(Progress) -> TransportError,
-        mut ended: impl FnMut(Progress, usize, Option<Waker>),
+        ended: impl FnMut(Progress, Ending),
     ) {
-        for index in 0..self.slots.len() {
-            if !self.is_overdue(index as u16, now) {
-                continue;
-            }
-            let slot = &mut self.slots[index];
-            let progress = slot.progress(first_unwritten);
-            slot.answer = match progress {
-                Progress::NotWritten => Answer::None,
-                Progress::Written => Answer::Overdue,
-            };
-            let waker = slot.finish(|| Err(error(progress)));
-            ended(progress, slot.bytes, waker);
-            self.free_if_over(index as u16);
-        }
+        let late = |progress| match progress {
+            Progress::NotWritten => Expected::Nothing,
+            Progress::Written => Expected::LateAnswer,
+        };
+        self.fail(first_unwritten, |slot| slot.is_overdue(now), late, error, ended);
+    }
+
+    /// Ends every request whose frame was not written. Parameters as for [`expire`](Self::expire).
+    pub(crate) fn fail_unwritten(
+        &mut self,
+        first_unwritten: u64,
+        error: impl Fn(Progress) -> TransportError,
+        ended: impl FnMut(Progress, Ending),
+    ) {
+        self.fail(first_unwritten, |slot| slot.frame >= first_unwritten, |_| Expected::Nothing, error, ended);
     }
 
     /// The connection is gone: ends every request, overdue ones too. Parameters as for [`expire`](Self::expire).
@@ -206,18 +289,30 @@ impl Slots {
         &mut self,
         first_unwritten: u64,
         error: impl Fn(Progress) -> TransportError,
-        mut ended: impl FnMut(usize, Option<Waker>),
+        ended: impl FnMut(Progress, Ending),
+    ) {
+        self.fail(first_unwritten, |_| true, |_| Expected::Nothing, error, ended);
+    }
+
+    /// Ends the requests that `which` names; `then` says what to expect for each from now on.
+    fn fail(
+        &mut self,
+        first_unwritten: u64,
+        which: impl Fn(&Slot) -> bool,
+        then: impl Fn(Progress) -> Expected,
+        error: impl Fn(Progress) -> TransportError,
+        mut ended: impl FnMut(Progress, Ending),
     ) {
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
-            match std::mem::replace(&mut slot.answer, Answer::None) {
-                Answer::None => continue,
-                Answer::Overdue => {}
-                Answer::Awaited => {
-                    let progress = slot.progress(first_unwritten);
-                    let waker = slot.finish(|| Err(error(progress)));
-                    ended(slot.bytes, waker);
-                }
+            if slot.expected == Expected::Nothing || !which(slot) {
+                continue;
+            }
+            let progress =
+                if slot.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
+            let before = std::mem::replace(&mut slot.expected, then(progress));
+            if before == Expected::Answer {
+                ended(progress, slot.finish(error(progress), Caller::Failed, Err));
             }
             self.free_if_over(index as u16);
         }
@@ -225,22 +320,29 @@ impl Slots {
 }
 
 impl Slot {
-    fn progress(&self, first_unwritten: u64) -> Progress {
-        if self.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written }
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.expected == Expected::Answer && self.time <= now
     }
 
-    /// Hands the outcome to the caller, if there still is one; returns whom to wake.
-    fn finish(&mut self, outcome: impl FnOnce() -> Outcome) -> Option<Waker> {
-        match std::mem::replace(&mut self.caller, Caller::Gone) {
+    /// Hands the outcome to the caller, if there still is one: kept in the slot as `keep` makes it, or told as `tell` does.
+    fn finish<T>(
+        &mut self,
+        outcome: T,
+        keep: impl FnOnce(T) -> Caller,
+        tell: impl FnOnce(T) -> Outcome,
+    ) -> Ending {
+        let whom = match std::mem::replace(&mut self.caller, Caller::Gone) {
             Caller::Waiting(waker) => {
-                self.caller = Caller::Done(outcome());
-                waker
+                self.caller = keep(outcome);
+                waker.map_or(Whom::Nobody, Whom::Waker)
             }
+            Caller::Told { listener, token } => Whom::Listener { listener, token, outcome: tell(outcome) },
             other => {
                 self.caller = other;
-                None
+                Whom::Nobody
             }
-        }
+        };
+        Ending { bytes: self.bytes, whom }
     }
 }
 
@@ -249,13 +351,18 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use metaq_protocol::{BooleanCommand, BrokerAddr, Status};
+    use metaq_protocol::BrokerAddr;
 
     use super::*;
     use crate::TransportErrorKind;
 
-    fn response(key: SlotKey) -> Response {
-        BooleanCommand::new(Status::SUCCESS, Bytes::new(), key.opaque()).into()
+    fn request(deadline: Instant, frame: u64, bytes: u32) -> Request {
+        Request { deadline, frame, bytes, is_put: true, told: None }
+    }
+
+    fn deliver(slots: &mut Slots, key: SlotKey) -> Delivered {
+        let response = BooleanCommand::new(Status::SUCCESS, Bytes::new(), key.opaque());
+        slots.deliver(key.opaque(), Reply::Other(Box::new(response.into())), Instant::now())
     }
 
     fn error(progress: Progress) -> TransportError {
@@ -275,15 +382,12 @@ mod tests {
     fn a_repeated_answer_does_not_reach_the_next_user_of_the_slot() {
         let now = Instant::now();
         let mut slots = Slots::default();
-        let first = slots.take(now, 0, 1).unwrap();
-        assert!(matches!(
-            slots.deliver(first.opaque(), || response(first)),
-            Delivered::Answered { bytes: 1, .. }
-        ));
+        let first = slots.take(request(now, 0, 1)).unwrap();
+        assert!(matches!(deliver(&mut slots, first), Delivered::Answered(Ending { bytes: 1, .. })));
         assert!(slots.poll(first, Waker::noop()).unwrap().is_ok());
-        let second = slots.take(now, 1, 1).unwrap();
+        let second = slots.take(request(now, 1, 1)).unwrap();
         assert_eq!(second.index, first.index, "the slot is used again");
-        assert!(matches!(slots.deliver(first.opaque(), || response(first)), Delivered::Unknown));
+        assert!(matches!(deliver(&mut slots, first), Delivered::Unknown));
         assert!(slots.poll(second, Waker::noop()).is_none());
     }
 
@@ -291,18 +395,18 @@ mod tests {
     fn an_overdue_slot_is_kept_for_the_late_answer_only_if_the_request_was_written() {
         let now = Instant::now();
         let mut slots = Slots::default();
-        let written = slots.take(now, 0, 10).unwrap();
-        let unwritten = slots.take(now, 1, 20).unwrap();
-        let later = slots.take(now + Duration::from_secs(1), 2, 30).unwrap();
+        let written = slots.take(request(now, 0, 10)).unwrap();
+        let unwritten = slots.take(request(now, 1, 20)).unwrap();
+        let later = slots.take(request(now + Duration::from_secs(1), 2, 30)).unwrap();
         let mut ended = Vec::new();
-        slots.expire(now, 1, error, |progress, bytes, _| ended.push((progress, bytes)));
+        slots.expire(now, 1, error, |progress, ending| ended.push((progress, ending.bytes)));
         assert_eq!(ended, [(Progress::Written, 10), (Progress::NotWritten, 20)]);
         for key in [written, unwritten] {
             let error = slots.poll(key, Waker::noop()).unwrap().unwrap_err();
             assert_eq!(error.kind(), TransportErrorKind::TimedOut);
         }
         assert_eq!(slots.free, [unwritten.index]);
-        assert!(matches!(slots.deliver(written.opaque(), || response(written)), Delivered::Late));
+        assert!(matches!(deliver(&mut slots, written), Delivered::Late));
         assert_eq!(slots.free, [unwritten.index, written.index]);
         assert_eq!(slots.earliest_deadline(), Some(now + Duration::from_secs(1)));
         assert!(slots.poll(later, Waker::noop()).is_none());
@@ -311,10 +415,10 @@ mod tests {
     #[test]
     fn an_abandoned_request_frees_its_slot_when_it_is_answered() {
         let mut slots = Slots::default();
-        let key = slots.take(Instant::now(), 0, 1).unwrap();
+        let key = slots.take(request(Instant::now(), 0, 1)).unwrap();
         slots.abandon(key);
         assert!(slots.free.is_empty(), "its answer is still to come");
-        assert!(matches!(slots.deliver(key.opaque(), || response(key)), Delivered::Answered { .. }));
+        assert!(matches!(deliver(&mut slots, key), Delivered::Answered(_)));
         assert_eq!(slots.free, [key.index]);
     }
 
@@ -322,9 +426,9 @@ mod tests {
     fn a_lost_connection_ends_everything_and_frees_every_slot() {
         let now = Instant::now();
         let mut slots = Slots::default();
-        let keys: Vec<_> = (0..4).map(|n| slots.take(now, n, 1).unwrap()).collect();
-        slots.expire(now, 1, error, |_, _, _| {});
-        let more = slots.take(now, 9, 1).unwrap();
+        let keys: Vec<_> = (0..4).map(|n| slots.take(request(now, n, 1)).unwrap()).collect();
+        slots.expire(now, 1, error, |_, _| {});
+        let more = slots.take(request(now, 9, 1)).unwrap();
         slots.abandon(more);
         let mut count = 0;
         slots.fail_all(9, error, |_, _| count += 1);
@@ -336,10 +440,44 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_written_can_be_taken_back() {
+        let (now, mut slots) = (Instant::now(), Slots::default());
+        let keys: Vec<_> = (0..4).map(|n| slots.take(request(now, n, 1)).unwrap()).collect();
+        let mut ended = Vec::new();
+        slots.fail_unwritten(2, error, |progress, _| ended.push(progress));
+        assert_eq!(ended, [Progress::NotWritten; 2]);
+        assert!(slots.poll(keys[0], Waker::noop()).is_none() && slots.poll(keys[1], Waker::noop()).is_none());
+        assert!(slots.poll(keys[2], Waker::noop()).unwrap().is_err());
+        assert!(slots.poll(keys[3], Waker::noop()).unwrap().is_err());
+        assert_eq!(slots.free, [2, 3]);
+    }
+
+    #[test]
+    fn only_a_put_is_answered_with_a_place() {
+        let (now, mut slots) = (Instant::now(), Slots::default());
+        let put = slots.take(request(now, 0, 1)).unwrap();
+        let other = slots.take(Request { is_put: false, ..request(now, 1, 1) }).unwrap();
+        let place = PutAnswer::new(1, 2, 3);
+        for key in [put, other] {
+            slots.deliver(key.opaque(), Reply::Stored(place), now);
+        }
+        assert_eq!(slots.poll(put, Waker::noop()).unwrap().unwrap().body, AnswerBody::Stored(place));
+        let other = slots.poll(other, Waker::noop()).unwrap().unwrap();
+        assert!(
+            matches!(other.into_response(), Some(Response::Boolean(answer)) if &*answer.body == b"1 2 3")
+        );
+    }
+
+    #[test]
+    fn a_slot_is_a_cache_line() {
+        assert_eq!(size_of::<Slot>(), 64);
+    }
+
+    #[test]
     fn there_is_an_end_to_the_slots() {
         let mut slots = Slots::default();
         let now = Instant::now();
-        (0..MAX_SLOTS as u64).for_each(|n| assert!(slots.take(now, n, 0).is_some()));
-        assert!(slots.take(now, 0, 0).is_none());
+        (0..MAX_SLOTS as u64).for_each(|n| assert!(slots.take(request(now, n, 0)).is_some()));
+        assert!(slots.take(request(now, 0, 0)).is_none());
     }
 }

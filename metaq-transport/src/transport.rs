@@ -3,10 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use metaq_protocol::{BrokerAddr, Command};
+use metaq_protocol::{BrokerAddr, Command, PutRef};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{PendingResponse, Refused, TransportError};
+use crate::{PendingResponse, Ticket, TransportError};
 
 /// Makes connections to brokers.
 #[async_trait]
@@ -36,9 +36,26 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// whichever is first. It may be dropped at any time: the request goes on, its answer is dropped.
     ///
     /// # Errors
-    /// Gives the command back when the connection isn't ready, was closed, or has no room for another
-    /// unanswered request. Nothing was written then.
-    fn submit(&self, command: Command, deadline: Instant) -> Result<PendingResponse, Box<Refused>>;
+    /// When the connection isn't ready, was closed, or has no room for another unanswered request, or others wait for
+    /// room. Nothing was written then.
+    fn submit(&self, command: &mut Command, deadline: Instant) -> Result<PendingResponse, TransportError>;
+
+    /// Queues a put whose end is told to the ticket's [`Completions`], in place of a future; else as
+    /// [`submit`](Self::submit). A connection that has no way of its own for it awaits the answer on a task of its own.
+    ///
+    /// # Errors
+    /// As for [`submit`](Self::submit). Nobody is told anything then.
+    fn submit_put(
+        &self,
+        put: PutRef<'_>,
+        deadline: Instant,
+        ticket: Ticket<'_>,
+    ) -> Result<(), TransportError> {
+        let pending = self.submit(&mut Command::from(put.to_put()), deadline)?;
+        let (completions, token) = (Arc::clone(ticket.completions), ticket.token);
+        tokio::spawn(async move { completions.ended(&mut vec![(token, pending.await)]) });
+        Ok(())
+    }
 
     /// Like [`submit`](Self::submit), but waits for room; those who wait are served in the order in which they came.
     ///
@@ -49,9 +66,14 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// Dropping the future before it is done means that the command was not queued.
     async fn submit_when_free(
         &self,
-        command: Command,
+        command: &mut Command,
         deadline: Instant,
-    ) -> Result<PendingResponse, Box<Refused>>;
+    ) -> Result<PendingResponse, TransportError>;
+
+    /// What the connection has done so far. Zero everywhere for a connection that doesn't count.
+    fn stats(&self) -> ConnectionStats {
+        ConnectionStats::default()
+    }
 
     /// The connection's state, now and as it changes.
     fn state(&self) -> watch::Receiver<ConnectionState>;
@@ -75,6 +97,9 @@ pub enum ConnectionState {
     },
     /// Requests can be submitted.
     Ready,
+    /// The broker has been silent for too long while it owes answers. Requests that were written are still awaited; those
+    /// that were not were ended, and no more are accepted, until it speaks again or the connection is given up.
+    Stalled,
     /// It is closed for good.
     Closed,
 }
@@ -97,4 +122,30 @@ impl ConnectionState {
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
+}
+
+/// Counts of one connection since it was made, over all times it was established.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// How many times it was established.
+    pub established: u64,
+    /// Requests that were accepted.
+    pub requests: u64,
+    /// Requests that were answered in time.
+    pub answered: u64,
+    /// Answers that came when their requests had been given up, or that nobody asked for.
+    pub ignored_answers: u64,
+    /// Requests that are unanswered now.
+    pub in_flight: usize,
+    /// Bytes of those requests.
+    pub in_flight_bytes: usize,
+    /// Calls of the operating system that wrote.
+    pub writes: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Calls of the operating system that read.
+    pub reads: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
 }

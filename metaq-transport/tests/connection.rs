@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    BooleanCommand, BrokerAddr, Command, Decoder, Frame, Opaque, PutCommand, Response, Status, Topic,
+    BooleanCommand, BrokerAddr, Command, Decoder, Frame, Opaque, PutAnswer, PutCommand, Response, Status,
+    Topic,
 };
 use metaq_transport::{
-    Connection, ConnectionState, PendingResponse, Progress, TcpConfig, TcpTransport, Transport,
-    TransportErrorKind,
+    AnswerBody, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress, TcpTransport,
+    Transport, TransportError, TransportErrorKind,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -39,13 +40,20 @@ impl Peer {
         Self { listener, addr }
     }
 
-    async fn accept(&self) -> Accepted {
+    /// The next connection, whose first request, which asks whether a broker is there, is not answered yet.
+    async fn accept_silently(&self) -> Accepted {
         let (stream, _) = timeout(SOON, self.listener.accept()).await.unwrap().unwrap();
         Accepted { stream, decoder: Decoder::new(), buffer: BytesMut::new() }
     }
 
+    async fn accept(&self) -> Accepted {
+        let mut accepted = self.accept_silently().await;
+        accepted.greet().await;
+        accepted
+    }
+
     /// A ready connection to this peer, and its other end.
-    async fn connect(&self, config: TcpConfig) -> (Arc<dyn Connection>, Accepted) {
+    async fn connect(&self, config: ConnectionConfig) -> (Arc<dyn Connection>, Accepted) {
         let connection = TcpTransport::new(config).connect(&self.addr).await.unwrap();
         let accepted = self.accept().await;
         until(&connection, ConnectionState::is_ready).await;
@@ -54,6 +62,14 @@ impl Peer {
 }
 
 impl Accepted {
+    /// Answers the first request of the connection.
+    async fn greet(&mut self) {
+        match self.request().await {
+            Some(Command::Version(version)) => self.answer(version.opaque, "0.1").await,
+            other => panic!("a connection begins with asking for the version, not {other:?}"),
+        }
+    }
+
     /// The next request, or none when the connection has ended.
     async fn request(&mut self) -> Option<Command> {
         loop {
@@ -92,23 +108,32 @@ fn put(payload: impl Into<Bytes>) -> Command {
     PutCommand::new(Topic::new("t").unwrap(), 0, payload.into(), None).into()
 }
 
+/// Submits a put with this payload.
+fn submit(
+    connection: &Arc<dyn Connection>,
+    payload: impl Into<Bytes>,
+    deadline: Instant,
+) -> Result<PendingResponse, TransportError> {
+    connection.submit(&mut put(payload), deadline)
+}
+
 fn after(millis: u64) -> Instant {
     Instant::now() + Duration::from_millis(millis)
 }
 
 async fn text(pending: PendingResponse) -> String {
-    let Response::Boolean(answer) = timeout(SOON, pending).await.unwrap().unwrap() else {
-        panic!("not a result")
-    };
-    answer.text().into_owned()
+    match timeout(SOON, pending).await.unwrap().unwrap().into_response() {
+        Some(Response::Boolean(answer)) => answer.text().into_owned(),
+        other => panic!("not a result: {other:?}"),
+    }
 }
 
 #[tokio::test]
 async fn answers_in_any_order_find_their_requests() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
     let pending: Vec<_> =
-        (0..100).map(|n| connection.submit(put(n.to_string()), after(10_000)).unwrap()).collect();
+        (0..100).map(|n| submit(&connection, n.to_string(), after(10_000)).unwrap()).collect();
     let mut puts = Vec::new();
     for _ in 0..100 {
         puts.push(accepted.put().await);
@@ -128,15 +153,13 @@ async fn answers_in_any_order_find_their_requests() {
 #[tokio::test]
 async fn large_and_small_payloads_arrive_whole_and_in_order() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
     let payloads: Vec<_> = [0, 5, 1_000_000, 3, 8 * 1024, 100_000, 7]
         .iter()
         .map(|size| Bytes::from(vec![b'x'; *size]))
         .collect();
-    let pending: Vec<_> = payloads
-        .iter()
-        .map(|payload| connection.submit(put(payload.clone()), after(10_000)).unwrap())
-        .collect();
+    let pending: Vec<_> =
+        payloads.iter().map(|payload| submit(&connection, payload.clone(), after(10_000)).unwrap()).collect();
     for payload in &payloads {
         let put = accepted.put().await;
         assert!(put.data.to_bytes() == payload);
@@ -151,15 +174,15 @@ async fn large_and_small_payloads_arrive_whole_and_in_order() {
 #[tokio::test]
 async fn a_deadline_ends_a_request_and_its_late_answer_reaches_nobody() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
     let started = Instant::now();
-    let pending = connection.submit(put("late"), after(100)).unwrap();
+    let pending = submit(&connection, "late", after(100)).unwrap();
     let late = accepted.put().await;
     let error = pending.await.unwrap_err();
     assert!((100..200).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert_eq!((error.kind(), error.progress()), (TransportErrorKind::TimedOut, Progress::Written), "M-27");
 
-    let pending = connection.submit(put("next"), after(10_000)).unwrap();
+    let pending = submit(&connection, "next", after(10_000)).unwrap();
     accepted.answer(late.opaque, "late").await;
     // The silence past the deadline has made the connection ask for a sign of life.
     let next = loop {
@@ -177,9 +200,11 @@ async fn a_deadline_ends_a_request_and_its_late_answer_reaches_nobody() {
 #[tokio::test]
 async fn what_was_not_written_by_its_deadline_is_never_written() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
+    let mut config = ConnectionConfig::default();
+    config.stall_after = SOON;
+    let (connection, mut accepted) = peer.connect(config).await;
     // More than the sockets' buffers hold; nobody reads.
-    let submit = |n: usize, millis| connection.submit(put(vec![n as u8; 1_000_000]), after(millis)).unwrap();
+    let submit = |n: usize, millis| submit(&connection, vec![n as u8; 1_000_000], after(millis)).unwrap();
     let pending: Vec<_> = (0..50).map(|n| submit(n, 300)).collect();
     let mut written = 0;
     for (n, pending) in pending.into_iter().enumerate() {
@@ -210,15 +235,15 @@ async fn what_was_not_written_by_its_deadline_is_never_written() {
 #[tokio::test]
 async fn a_lost_connection_fails_what_was_outstanding_and_is_made_again() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
-    let pending = connection.submit(put("x"), after(10_000)).unwrap();
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let pending = submit(&connection, "x", after(10_000)).unwrap();
     accepted.put().await;
     drop(accepted);
     let error = timeout(SOON, pending).await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.progress()), (TransportErrorKind::Lost, Progress::Written), "M-26, N-13");
     let mut accepted = peer.accept().await;
     until(&connection, ConnectionState::is_ready).await;
-    let pending = connection.submit(put("y"), after(10_000)).unwrap();
+    let pending = submit(&connection, "y", after(10_000)).unwrap();
     let put = accepted.put().await;
     assert_eq!(put.data.to_bytes(), "y", "N-7: nothing is replayed");
     accepted.answer(put.opaque, "ok").await;
@@ -231,9 +256,9 @@ async fn garbage_and_requests_from_the_broker_end_the_connection() {
         [&b"bogus\r\n"[..], b"result 200 x 1\r\n", b"result 200 99999999999 1\r\n", b"put t 0 0 0 0 1\r\n"]
     {
         let peer = Peer::new().await;
-        let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
-        let answered = connection.submit(put("answered"), after(10_000)).unwrap();
-        let pending = connection.submit(put("x"), after(10_000)).unwrap();
+        let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+        let answered = submit(&connection, "answered", after(10_000)).unwrap();
+        let pending = submit(&connection, "x", after(10_000)).unwrap();
         let first = accepted.put().await;
         accepted.put().await;
         accepted.answer(first.opaque, "ok").await;
@@ -248,7 +273,8 @@ async fn garbage_and_requests_from_the_broker_end_the_connection() {
 #[tokio::test]
 async fn a_broker_that_answers_no_heartbeat_is_given_up() {
     let peer = Peer::new().await;
-    let mut config = TcpConfig::default();
+    let mut config = ConnectionConfig::default();
+    config.stall_after = SOON;
     config.heartbeat_after = Duration::from_millis(100);
     config.heartbeat_timeout = Duration::from_millis(200);
     let (connection, mut accepted) = peer.connect(config).await;
@@ -260,22 +286,21 @@ async fn a_broker_that_answers_no_heartbeat_is_given_up() {
     }
     assert!(connection.state().borrow().is_ready());
     // Writes are no sign of life of the broker's (K-31).
-    let pending = connection.submit(put("x"), after(10_000)).unwrap();
+    let pending = submit(&connection, "x", after(10_000)).unwrap();
     let error = timeout(SOON, pending).await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.progress()), (TransportErrorKind::Lost, Progress::Written));
-    peer.accept().await;
+    let _accepted = peer.accept().await;
     until(&connection, ConnectionState::is_ready).await;
 }
 
 #[tokio::test]
 async fn closing_waits_for_answers_and_refuses_requests() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
-    let pending = connection.submit(put("x"), after(10_000)).unwrap();
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let pending = submit(&connection, "x", after(10_000)).unwrap();
     connection.close(after(10_000));
-    let refused = connection.submit(put("y"), after(10_000)).unwrap_err();
-    assert_eq!(refused.error.kind(), TransportErrorKind::Closed);
-    assert_eq!(refused.command, put("y"), "it comes back");
+    let refused = submit(&connection, "y", after(10_000)).unwrap_err();
+    assert_eq!(refused.kind(), TransportErrorKind::Closed);
     let first = accepted.put().await;
     assert!(!connection.state().borrow().is_closed());
     accepted.answer(first.opaque, "ok").await;
@@ -287,8 +312,8 @@ async fn closing_waits_for_answers_and_refuses_requests() {
 #[tokio::test]
 async fn closing_does_not_wait_beyond_its_deadline() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
-    let pending = connection.submit(put("x"), after(60_000)).unwrap();
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let pending = submit(&connection, "x", after(60_000)).unwrap();
     accepted.put().await;
     let started = Instant::now();
     connection.close(after(100));
@@ -301,8 +326,8 @@ async fn closing_does_not_wait_beyond_its_deadline() {
 #[tokio::test]
 async fn dropping_the_last_handle_closes_after_the_answers() {
     let peer = Peer::new().await;
-    let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
-    let pending = connection.submit(put("x"), after(10_000)).unwrap();
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let pending = submit(&connection, "x", after(10_000)).unwrap();
     drop(connection);
     let first = accepted.put().await;
     accepted.answer(first.opaque, "ok").await;
@@ -313,22 +338,22 @@ async fn dropping_the_last_handle_closes_after_the_answers() {
 #[tokio::test]
 async fn a_full_connection_gives_the_request_back_or_lets_it_wait() {
     let peer = Peer::new().await;
-    let mut config = TcpConfig::default();
+    let mut config = ConnectionConfig::default();
     config.max_in_flight = 2;
     let (connection, mut accepted) = peer.connect(config).await;
-    let first = connection.submit(put("1"), after(10_000)).unwrap();
+    let first = submit(&connection, "1", after(10_000)).unwrap();
     // Nobody waits for this one's answer; it takes room until it comes all the same.
-    drop(connection.submit(put("2"), after(10_000)).unwrap());
-    let refused = connection.submit(put("3"), after(10_000)).unwrap_err();
-    assert_eq!((refused.error.kind(), &refused.command), (TransportErrorKind::Full, &put("3")));
-    let refused = connection.submit_when_free(put("3"), after(50)).await.unwrap_err();
-    assert_eq!(refused.error.kind(), TransportErrorKind::TimedOut);
-    assert_eq!(refused.error.progress(), Progress::NotWritten);
+    drop(submit(&connection, "2", after(10_000)).unwrap());
+    let refused = submit(&connection, "3", after(10_000)).unwrap_err();
+    assert_eq!(refused.kind(), TransportErrorKind::Full);
+    let refused = connection.submit_when_free(&mut put("3"), after(50)).await.unwrap_err();
+    assert_eq!(refused.kind(), TransportErrorKind::TimedOut);
+    assert_eq!(refused.progress(), Progress::NotWritten);
 
     let (one, two) = (accepted.put().await, accepted.put().await);
     let waiting = tokio::spawn({
         let connection = Arc::clone(&connection);
-        async move { connection.submit_when_free(put("4"), after(10_000)).await.unwrap().await }
+        async move { connection.submit_when_free(&mut put("4"), after(10_000)).await.unwrap().await }
     });
     accepted.answer(two.opaque, "ok").await;
     let four = accepted.put().await;
@@ -342,16 +367,16 @@ async fn a_full_connection_gives_the_request_back_or_lets_it_wait() {
 #[tokio::test]
 async fn bytes_are_limited_too_but_a_large_request_may_go_alone() {
     let peer = Peer::new().await;
-    let mut config = TcpConfig::default();
+    let mut config = ConnectionConfig::default();
     config.max_in_flight_bytes = 10_000;
     let (connection, mut accepted) = peer.connect(config).await;
-    let large = connection.submit(put(vec![0; 50_000]), after(10_000)).unwrap();
-    let refused = connection.submit(put("small"), after(10_000)).unwrap_err();
-    assert_eq!(refused.error.kind(), TransportErrorKind::Full);
+    let large = submit(&connection, vec![0; 50_000], after(10_000)).unwrap();
+    let refused = submit(&connection, "small", after(10_000)).unwrap_err();
+    assert_eq!(refused.kind(), TransportErrorKind::Full);
     let put_command = accepted.put().await;
     accepted.answer(put_command.opaque, "ok").await;
     assert_eq!(text(large).await, "ok");
-    assert!(connection.submit(put("small"), after(10_000)).is_ok());
+    assert!(submit(&connection, "small", after(10_000)).is_ok());
 }
 
 #[tokio::test]
@@ -364,13 +389,13 @@ async fn an_absent_broker_is_tried_until_it_comes() {
     let failed =
         |state: &ConnectionState| matches!(state, ConnectionState::Connecting { last_error: Some(_), .. });
     until(&connection, failed).await;
-    let refused = connection.submit(put("x"), after(1000)).unwrap_err();
-    assert_eq!(refused.error.kind(), TransportErrorKind::NotConnected);
-    let cause = std::error::Error::source(&refused.error).expect("it says why");
+    let refused = submit(&connection, "x", after(1000)).unwrap_err();
+    assert_eq!(refused.kind(), TransportErrorKind::NotConnected);
+    let cause = std::error::Error::source(&refused).expect("it says why");
     assert!(std::error::Error::source(cause).unwrap().to_string().contains("refused"), "{cause:?}");
 
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    let _accepted = Peer { listener, addr }.accept().await;
     until(&connection, ConnectionState::is_ready).await;
     connection.close(after(0));
     until(&connection, ConnectionState::is_closed).await;
@@ -381,12 +406,89 @@ fn a_runtime_that_ends_resolves_what_was_outstanding() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (pending, _peer, _accepted) = runtime.block_on(async {
         let peer = Peer::new().await;
-        let (connection, mut accepted) = peer.connect(TcpConfig::default()).await;
-        let pending = connection.submit(put("x"), after(60_000)).unwrap();
+        let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+        let pending = submit(&connection, "x", after(60_000)).unwrap();
         accepted.put().await;
         (pending, peer, accepted)
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     let error = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pending).unwrap_err();
     assert_eq!((error.kind(), error.progress()), (TransportErrorKind::Closed, Progress::Written));
+}
+
+#[tokio::test]
+async fn a_broker_that_accepts_but_does_not_answer_is_never_ready() {
+    let peer = Peer::new().await;
+    let mut config = ConnectionConfig::default();
+    config.connect_timeout = Duration::from_millis(200);
+    let connection = TcpTransport::new(config).connect(&peer.addr).await.unwrap();
+    let mut state = connection.state();
+    let frozen = peer.accept_silently().await;
+    let failed =
+        |state: &ConnectionState| matches!(state, ConnectionState::Connecting { last_error: Some(_), .. });
+    until(&connection, failed).await;
+    let error = format!("{:?}", state.borrow_and_update());
+    assert!(error.contains("NoGreeting"), "{error}");
+    drop(frozen);
+    let _accepted = peer.accept().await;
+    until(&connection, ConnectionState::is_ready).await;
+}
+
+#[tokio::test]
+async fn a_silent_broker_gets_nothing_more_until_it_speaks_again() {
+    let peer = Peer::new().await;
+    let mut config = ConnectionConfig::default();
+    config.stall_after = Duration::from_millis(200);
+    let (connection, mut accepted) = peer.connect(config).await;
+    // More than the sockets' buffers hold; nobody reads.
+    let mut pending: Vec<_> =
+        (0..50).map(|n| submit(&connection, vec![n; 1_000_000], after(10_000)).unwrap()).collect();
+    until(&connection, |state| matches!(state, ConnectionState::Stalled)).await;
+    let refused = submit(&connection, "x", after(10_000)).unwrap_err();
+    assert_eq!((refused.kind(), refused.progress()), (TransportErrorKind::Stalled, Progress::NotWritten));
+    let taken_back = timeout(SOON, pending.pop().unwrap()).await.unwrap().unwrap_err();
+    assert_eq!(
+        (taken_back.kind(), taken_back.progress()),
+        (TransportErrorKind::Stalled, Progress::NotWritten)
+    );
+
+    let first = accepted.put().await;
+    accepted.answer(first.opaque, "late but in time").await;
+    until(&connection, ConnectionState::is_ready).await;
+    assert_eq!(text(pending.remove(0)).await, "late but in time");
+    let next = submit(&connection, "next", after(10_000)).unwrap();
+    let put = loop {
+        match accepted.request().await.unwrap() {
+            Command::Put(put) if put.data.to_bytes() == "next" => break put,
+            Command::Put(put) => accepted.answer(put.opaque, "ok").await,
+            Command::Version(version) => accepted.answer(version.opaque, "0.1").await,
+            other => panic!("{other:?}"),
+        }
+    };
+    accepted.answer(put.opaque, "ok").await;
+    assert_eq!(text(next).await, "ok");
+    let mut counts = [0, 0];
+    for pending in pending {
+        match timeout(SOON, pending).await.unwrap() {
+            Ok(_) => counts[0] += 1,
+            Err(error) => {
+                assert_eq!(error.progress(), Progress::NotWritten, "what was written was answered");
+                counts[1] += 1;
+            }
+        }
+    }
+    assert!(counts[0] > 0 && counts[1] > 0, "{counts:?}");
+    let stats = connection.stats();
+    assert_eq!((stats.established, stats.requests, stats.in_flight), (1, 51, 0), "{stats:?}");
+}
+
+#[tokio::test]
+async fn the_place_of_a_stored_message_is_read_from_the_answer() {
+    let peer = Peer::new().await;
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let pending = submit(&connection, "x", after(10_000)).unwrap();
+    let put = accepted.put().await;
+    accepted.answer(put.opaque, "-5468924307537133568 3 99").await;
+    let answer = timeout(SOON, pending).await.unwrap().unwrap();
+    assert_eq!(answer.body, AnswerBody::Stored(PutAnswer::new(-5_468_924_307_537_133_568, 3, 99)), "M-20");
 }

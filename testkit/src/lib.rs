@@ -6,7 +6,9 @@ mod broker;
 pub mod conformance;
 #[cfg(feature = "peers")]
 pub mod peers;
-mod proxy;
+pub mod proxy;
 
-pub use broker::{Broker, BrokerBuilder, Stored};
-pub use proxy::{Direction, Fault, OnConnect, Plan, Proxy};
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
+pub use broker::Registry;
+pub use broker::{Broker, BrokerBuilder, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored};
+pub use proxy::Proxy;

@@ -14,6 +14,10 @@ usage: cargo xtask TASK
   test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
                  ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
                  with CI=true that is a failure
+  bench [--quick]
+                 compares the Java client with ours, and with what the machine allows, beside real brokers,
+                 and writes bench/results/latest.md: a quarter of an hour, or with --quick three minutes.
+                 Nothing else should run meanwhile
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -23,6 +27,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
+        Some("bench") => bench(&args.collect::<Vec<_>>()),
         Some("protoc") => {
             // Not for a person but for a script, hence on stdout.
             return match protoc().map(|path| writeln!(io::stdout(), "{}", path.display())) {
@@ -53,6 +58,24 @@ fn test(args: &[String]) -> bool {
         say("the tests that need them will be skipped\n");
     }
     cargo(&["test", "--workspace", "--all-features"], args)
+}
+
+/// Compares the Java client with ours; true when it was done. ARGS go to the program that does it.
+fn bench(args: &[String]) -> bool {
+    // Together, so that what both use is built once.
+    if !cargo(&["build", "--release", "--package", "metaq-cli", "--package", "metaq-bench"], &[]) {
+        return false;
+    }
+    // This program is in the folder of another profile, beside that one.
+    let target = std::env::current_exe().ok().and_then(|xtask| Some(xtask.parent()?.parent()?.to_owned()));
+    let compare = target.unwrap_or_default().join("release").join("compare");
+    match Command::new(&compare).args(args).status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            say(&format!("{} can't be run: {error}\n", compare.display()));
+            false
+        }
+    }
 }
 
 /// The protoc that the environment names, or one that comes as a crate.

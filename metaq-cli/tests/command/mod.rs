@@ -92,6 +92,7 @@ impl Metaq {
 
 impl Finished {
     /// Each line of stdout, read as JSON.
+    #[allow(dead_code, reason = "not every test wants them all")]
     pub(crate) fn json(&self) -> Vec<serde_json::Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

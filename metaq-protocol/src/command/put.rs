@@ -62,6 +62,12 @@ impl PutCommand {
         }
     }
 
+    /// A put of data whose checksum is known, for instance because it is sent a second time.
+    #[must_use]
+    pub fn from_checked(topic: Topic, partition: i32, flag: Flag, checksum: Checksum, data: PutData) -> Self {
+        Self { topic, partition, flag, checksum, transaction: None, opaque: Opaque::default(), data }
+    }
+
     /// The same put as part of a transaction.
     #[must_use]
     pub fn with_transaction(mut self, transaction: TransactionId) -> Self {
@@ -83,6 +89,96 @@ impl PutCommand {
         self
     }
 
+    /// The same put, lying where it is.
+    #[must_use]
+    pub fn as_put(&self) -> PutRef<'_> {
+        PutRef {
+            topic: &self.topic,
+            partition: self.partition,
+            flag: self.flag,
+            checksum: self.checksum,
+            transaction: self.transaction.as_ref(),
+            opaque: self.opaque,
+            data: &self.data,
+        }
+    }
+}
+
+impl Encode for PutCommand {
+    fn head_len(&self) -> usize {
+        self.as_put().head_len()
+    }
+
+    fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
+        self.as_put().write_head(dst, body_len);
+    }
+
+    fn body(&self) -> (&Bytes, &Bytes) {
+        self.data.parts()
+    }
+}
+
+frame_methods!(PutCommand);
+
+/// A [`PutCommand`] whose parts lie elsewhere: for writing one without putting it together first.
+///
+/// ```
+/// use bytes::{Bytes, BytesMut};
+/// use metaq_protocol::{Flag, Opaque, PutData, PutRef, Topic};
+///
+/// let (topic, data) = (Topic::new("orders")?, PutData::new(Bytes::from("hello"), None));
+/// let put = PutRef::new(&topic, 1, Flag::EMPTY, data.checksum(), &data).with_opaque(Opaque(7));
+/// let mut frame = BytesMut::new();
+/// put.encode(&mut frame);
+/// assert_eq!(frame, "put orders 1 5 0 907060870 7\r\nhello");
+/// # Ok::<(), metaq_protocol::InvalidTopic>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PutRef<'a> {
+    /// The topic to store the message in.
+    pub topic: &'a Topic,
+    /// The partition within the broker; see [`PutCommand::partition`].
+    pub partition: i32,
+    /// Whether the data starts with an attribute.
+    pub flag: Flag,
+    /// The checksum of the data.
+    pub checksum: Checksum,
+    /// The transaction that the message belongs to.
+    pub transaction: Option<&'a TransactionId>,
+    /// What the answer repeats.
+    pub opaque: Opaque,
+    /// Attribute and payload.
+    pub data: &'a PutData,
+}
+
+impl<'a> PutRef<'a> {
+    /// A put of data whose checksum is known.
+    #[must_use]
+    pub fn new(topic: &'a Topic, partition: i32, flag: Flag, checksum: Checksum, data: &'a PutData) -> Self {
+        Self { topic, partition, flag, checksum, transaction: None, opaque: Opaque::default(), data }
+    }
+
+    /// The same put with another opaque.
+    #[must_use]
+    pub fn with_opaque(self, opaque: Opaque) -> Self {
+        Self { opaque, ..self }
+    }
+
+    /// The same put, put together. Topic and data are shared.
+    #[must_use]
+    pub fn to_put(&self) -> PutCommand {
+        PutCommand {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            flag: self.flag,
+            checksum: self.checksum,
+            transaction: self.transaction.cloned(),
+            opaque: self.opaque,
+            data: self.data.clone(),
+        }
+    }
+
     fn length(&self) -> i64 {
         self.data.len() as i64
     }
@@ -94,9 +190,9 @@ impl PutCommand {
     }
 }
 
-impl Encode for PutCommand {
+impl Encode for PutRef<'_> {
     fn head_len(&self) -> usize {
-        let transaction = self.transaction.as_ref().map_or(0, |id| 1 + id.as_str().len());
+        let transaction = self.transaction.map_or(0, |id| 1 + id.as_str().len());
         "put ".len()
             + self.topic.len()
             + 1
@@ -116,7 +212,7 @@ impl Encode for PutCommand {
     fn write_head(&self, dst: &mut BytesMut, body_len: usize) {
         let mut line = LineBuilder::line_end();
         line.number(self.opaque.0);
-        if let Some(id) = &self.transaction {
+        if let Some(id) = self.transaction {
             let mut words = LineBuilder::new();
             self.write_numbers(&mut words);
             let rest = 1 + id.as_str().len() + line.as_bytes().len() + body_len;
@@ -133,4 +229,4 @@ impl Encode for PutCommand {
     }
 }
 
-frame_methods!(PutCommand);
+frame_methods!(PutRef<'_>);

@@ -66,7 +66,7 @@ impl Peers {
         let (cache, _lock) = locked_cache()?;
         let zookeeper = fetch_jars(&cache, "zookeeper", ZOOKEEPER)?;
         let broker = fetch_jars(&cache, "broker", BROKER)?;
-        let reader = compile_reader(&cache, &broker)?;
+        let reader = compile(&cache, "TopicReader", READER, &broker)?;
         Ok(Self { zookeeper, broker, reader })
     }
 
@@ -78,16 +78,23 @@ impl Peers {
         all_jars(&self.broker)
     }
 
+    /// Compiles a Java program; returns the class path to run it with.
+    pub(super) fn compile(&self, main: &str, source: &str) -> Result<String, PeerError> {
+        let (cache, _lock) = locked_cache()?;
+        let classes = compile(&cache, main, source, &self.broker)?;
+        Ok(format!("{}:{}", classes.display(), self.broker_class_path()))
+    }
+
     pub(super) fn reader_class_path(&self) -> String {
         format!("{}:{}", self.reader.display(), self.broker_class_path())
     }
 
-    /// What the JVM of a broker or of the reader is given besides its class path. It runs in `home`, where its log's
+    /// What the JVM of a broker or of a client is given besides its class path. It runs in `home`, where its log's
     /// configuration is put.
     pub(super) fn jvm_options(home: &Path) -> Result<Vec<String>, PeerError> {
         let logging = home.join("log4j.properties");
         fs::write(&logging, LOGGING).map_err(PeerError::io(format!("write {}", logging.display())))?;
-        let mut options: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
+        let mut options = Vec::new();
         for package in ["java.nio", "sun.nio.ch", "java.lang", "java.util"] {
             options.push(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
         }
@@ -108,7 +115,9 @@ pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), PeerError> {
 }
 
 /// For a JVM that lives for seconds.
-pub(super) const FAST_START: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+pub(super) fn fast_start() -> Vec<String> {
+    ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned).to_vec()
+}
 
 fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<PathBuf, PeerError> {
     let pom = pom(artifacts);
@@ -127,14 +136,15 @@ fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<Pat
     })
 }
 
-fn compile_reader(cache: &Path, broker: &Path) -> Result<PathBuf, PeerError> {
-    made_once(cache, "reader", &format!("{READER}{}", pom(BROKER)), |folder| {
+/// Compiles a class that uses the client; returns the folder that holds it.
+fn compile(cache: &Path, class: &str, source: &str, broker: &Path) -> Result<PathBuf, PeerError> {
+    made_once(cache, class, &format!("{source}{}", pom(BROKER)), |folder| {
         installed("javac", "a JDK (javac)", JDK)?;
-        let source = folder.join("TopicReader.java");
-        fs::write(&source, READER).map_err(PeerError::io(format!("write {}", source.display())))?;
+        let file = folder.join(class).with_extension("java");
+        fs::write(&file, source).map_err(PeerError::io(format!("write {}", file.display())))?;
         let mut javac = Command::new("javac");
-        javac.arg("-cp").arg(all_jars(broker)).arg("-d").arg(folder).arg(&source);
-        run(&mut javac, "compiling the reader with javac")
+        javac.arg("-cp").arg(all_jars(broker)).arg("-d").arg(folder).arg(&file);
+        run(&mut javac, &format!("compiling {class} with javac"))
     })
 }
 

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     JavaBrokerBuilder, PeerError, Peers, ZooKeeper,
+    artifacts::fast_start,
     process::{PATIENCE, PeerProcess, free_port, wait_for},
 };
 
@@ -194,8 +195,10 @@ impl JavaBroker {
         fs::create_dir_all(&data).map_err(PeerError::io("make the data folder"))?;
         let ini = self.setup.ini(self.port, &data, &self.zookeeper);
         fs::write(&config_path, ini).map_err(PeerError::io("write server.ini"))?;
-        let mut args = Peers::jvm_options(folder)?;
-        args.extend(["-Xmx256m", "-cp", &self.peers.broker_class_path()].map(str::to_owned));
+        let mut args = if self.setup.in_service { Vec::new() } else { fast_start() };
+        args.extend(Peers::jvm_options(folder)?);
+        let heap = if self.setup.in_service { "-Xmx1g" } else { "-Xmx256m" };
+        args.extend([heap, "-cp", &self.peers.broker_class_path()].map(str::to_owned));
         args.extend(["com.taobao.metamorphosis.server.MetamorphosisStartup", "-f"].map(str::to_owned));
         args.push(config_path.display().to_string());
         let what = format!("broker {} on port {}", self.setup.id, self.port);

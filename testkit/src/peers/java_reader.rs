@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::{
     PeerError, Peers, ZooKeeper,
+    artifacts::fast_start,
     process::{PATIENCE, PeerProcess},
 };
 
@@ -75,7 +76,8 @@ impl JavaReader {
         let mut folder =
             TempDir::with_prefix("metaq-reader-").map_err(PeerError::io("make a temporary folder"))?;
         let printed = folder.path().join("messages");
-        let mut args = Peers::jvm_options(folder.path())?;
+        let mut args = fast_start();
+        args.extend(Peers::jvm_options(folder.path())?);
         args.extend(["-Xmx512m", "-cp", &self.peers.reader_class_path(), "TopicReader"].map(str::to_owned));
         args.extend([zookeeper_connect, &self.root, topic, &expected.to_string()].map(str::to_owned));
         args.extend([self.settle, deadline].map(|time| time.as_millis().to_string()));

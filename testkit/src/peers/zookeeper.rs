@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     PeerError, PeerTls, Peers,
-    artifacts::FAST_START,
+    artifacts::fast_start,
     process::{PATIENCE, PeerProcess, free_port},
     session,
 };
@@ -189,7 +189,7 @@ impl ZooKeeper {
         }
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
-        let mut args: Vec<_> = FAST_START.iter().map(|&option| option.to_owned()).collect();
+        let mut args = fast_start();
         // Brokers come with its jar.
         let jars = if *old { self.peers.broker_class_path() } else { self.peers.zookeeper_class_path() };
         args.extend(["-Xmx128m", "-cp", &jars].map(str::to_owned));

@@ -1,8 +1,7 @@
-//! What can go wrong, what it means for the message, and what to do.
+//! What can go wrong with a message, what it means for it, and what to do.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, time::Duration};
 
-use metaq_discovery::DiscoveryError;
 use metaq_protocol::{BrokerAddr, MAX_READABLE_DATA, Partition, Status, Topic};
 use metaq_transport::{Progress, TransportError, TransportErrorKind};
 
@@ -40,6 +39,8 @@ pub enum SendErrorKind {
     Rejected,
     /// The broker's answer can't be understood.
     BadAnswer,
+    /// There was no room for it: too many messages are unacknowledged.
+    Full,
     /// The producer was closed.
     Closed,
 }
@@ -57,6 +58,7 @@ impl SendErrorKind {
             Self::ConnectionLost => "connection-lost",
             Self::Rejected => "rejected",
             Self::BadAnswer => "bad-answer",
+            Self::Full => "full",
             Self::Closed => "closed",
         }
     }
@@ -90,7 +92,24 @@ struct SendFailure {
     status: Option<Status>,
     text: String,
     source: Option<TransportError>,
+    attempts: Vec<FailedAttempt>,
     message: Option<Message>,
+}
+
+/// One attempt to send a message that was followed by another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedAttempt {
+    /// How long after the message was offered it failed.
+    pub after: Duration,
+    /// Where the message was to be stored.
+    pub partition: Partition,
+    /// The broker of that partition.
+    pub broker: BrokerAddr,
+    /// What is known of the message as far as this attempt is concerned.
+    pub outcome: Outcome,
+    /// Why it failed.
+    pub cause: String,
 }
 
 impl SendError {
@@ -110,6 +129,7 @@ impl SendError {
                 status: None,
                 text: text.into(),
                 source: None,
+                attempts: Vec::new(),
                 message: None,
             }),
         }
@@ -120,23 +140,31 @@ impl SendError {
         Self::new(SendErrorKind::NotPublished, topic, text)
     }
 
-    pub(crate) fn too_large(topic: &Topic, size: usize) -> Self {
+    pub(crate) fn too_large(topic: &Topic, size: usize, limit: usize) -> Self {
         let text = format!(
-            "its {size} bytes (attribute included) are more than the {MAX_READABLE_DATA} that consumers can fetch \
-             from a broker with the shipped settings; make it smaller, or raise max_message_size if the brokers' \
-             maxTransferSize is larger"
+            "its {size} bytes (attribute included) are more than max_message_size, which is {limit}; consumers can fetch \
+             {MAX_READABLE_DATA} from a broker with the shipped settings; make it smaller, or raise the limit if the \
+             brokers' maxTransferSize is larger"
         );
         Self::new(SendErrorKind::TooLarge, topic, text)
+    }
+
+    pub(crate) fn full(topic: &Topic, limits: &str) -> Self {
+        let text = format!(
+            "there is no room for it: {limits}; wait with enqueue or send, or raise max_in_flight and max_in_flight_bytes"
+        );
+        Self::new(SendErrorKind::Full, topic, text)
     }
 
     pub(crate) fn closed(topic: &Topic) -> Self {
         Self::new(SendErrorKind::Closed, topic, "the producer was closed")
     }
 
-    pub(crate) fn transport(topic: &Topic, partition: Partition, error: TransportError) -> Self {
+    pub(crate) fn transport(topic: &Topic, partition: Partition, error: &TransportError) -> Self {
         let written = error.progress() == Progress::Written;
         let (kind, text) = match error.kind() {
             TransportErrorKind::NotConnected => (SendErrorKind::NotConnected, "the broker is not connected"),
+            TransportErrorKind::Stalled => (SendErrorKind::NotConnected, "the broker has fallen silent"),
             TransportErrorKind::Closed => (SendErrorKind::Closed, "the connection was closed"),
             TransportErrorKind::Lost => {
                 (SendErrorKind::ConnectionLost, "the connection was lost before the answer came")
@@ -170,13 +198,36 @@ impl SendError {
         self
     }
 
+    /// The attempts before the last one.
+    pub(crate) fn with_attempts(mut self, attempts: Vec<FailedAttempt>) -> Self {
+        self.inner.attempts = attempts;
+        self
+    }
+
+    /// The error as one attempt of several.
+    pub(crate) fn into_attempt(
+        self,
+        after: Duration,
+        partition: Partition,
+        broker: BrokerAddr,
+    ) -> FailedAttempt {
+        let SendFailure { outcome, text: cause, .. } = *self.inner;
+        FailedAttempt { after, partition, broker, outcome, cause }
+    }
+
+    /// The same error with this outcome: an earlier attempt may have stored the message.
+    pub(crate) fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.inner.outcome = outcome;
+        self
+    }
+
     pub(crate) fn with_source(mut self, source: Option<TransportError>) -> Self {
         self.inner.source = source;
         self
     }
 
     pub(crate) fn with_message(mut self, message: Message) -> Self {
-        if self.inner.outcome == Outcome::NotSent {
+        if self.inner.outcome != Outcome::Unknown {
             self.inner.message = Some(message);
         }
         self
@@ -218,7 +269,19 @@ impl SendError {
         self.inner.status
     }
 
-    /// The message itself, when it was not sent.
+    /// The attempts that were made before the last one, in order. Empty unless the message was sent again.
+    #[must_use]
+    pub fn attempts(&self) -> &[FailedAttempt] {
+        &self.inner.attempts
+    }
+
+    /// The message itself, when it is certainly not stored.
+    #[must_use]
+    pub fn message(&self) -> Option<&Message> {
+        self.inner.message.as_ref()
+    }
+
+    /// Gives the message back, when it is certainly not stored.
     #[must_use]
     pub fn into_message(self) -> Option<Message> {
         self.inner.message
@@ -227,15 +290,22 @@ impl SendError {
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SendFailure { topic, partition, broker, text, outcome, .. } = &*self.inner;
+        let SendFailure { topic, partition, broker, text, outcome, attempts, .. } = &*self.inner;
         write!(f, "message to topic {topic}")?;
         if let (Some(partition), Some(broker)) = (partition, broker) {
             write!(f, ", partition {partition} of broker {broker}")?;
         }
         match outcome {
-            Outcome::NotSent => write!(f, " was not sent: {text}"),
-            Outcome::Rejected => write!(f, " was rejected: {text}"),
-            Outcome::Unknown => write!(f, " may or may not be stored: {text}"),
+            Outcome::NotSent => write!(f, " was not sent: {text}")?,
+            Outcome::Rejected => write!(f, " was rejected: {text}")?,
+            Outcome::Unknown => write!(f, " may or may not be stored: {text}")?,
+        }
+        match attempts.as_slice() {
+            [] => Ok(()),
+            [only] => write!(f, " (tried before: {})", only.cause),
+            [.., last] => {
+                write!(f, " (tried {} times before, the last time: {})", attempts.len(), last.cause)
+            }
         }
     }
 }
@@ -246,6 +316,7 @@ impl fmt::Debug for SendError {
             .field("kind", &self.inner.kind)
             .field("outcome", &self.inner.outcome)
             .field("text", &self.to_string())
+            .field("attempts", &self.inner.attempts)
             .field("source", &self.inner.source)
             .finish()
     }
@@ -257,112 +328,6 @@ impl StdError for SendError {
     }
 }
 
-/// A topic could not be made ready for sending.
-///
-/// Cheap to clone: all who waited for the same attempt share it.
-#[derive(Clone)]
-pub struct PublishError {
-    inner: Arc<PublishFailure>,
-}
-
-struct PublishFailure {
-    kind: PublishErrorKind,
-    topic: Topic,
-    text: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
-}
-
-/// Why a topic could not be made ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum PublishErrorKind {
-    /// The registry could not be read.
-    Discovery,
-    /// No broker offers the topic.
-    NoSuchTopic,
-    /// Brokers offer the topic, but none of them could be reached in time.
-    Unreachable,
-    /// The producer was closed.
-    Closed,
-}
-
-impl PublishError {
-    fn new(
-        kind: PublishErrorKind,
-        topic: &Topic,
-        text: String,
-        source: Option<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        Self { inner: Arc::new(PublishFailure { kind, topic: topic.clone(), text, source }) }
-    }
-
-    pub(crate) fn discovery(topic: &Topic, error: DiscoveryError) -> Self {
-        let text = "its brokers could not be looked up".to_owned();
-        Self::new(PublishErrorKind::Discovery, topic, text, Some(Box::new(error)))
-    }
-
-    pub(crate) fn discovery_timeout(topic: &Topic, limit: Duration) -> Self {
-        let text = format!("its brokers could not be looked up within {limit:?}");
-        Self::new(PublishErrorKind::Discovery, topic, text, None)
-    }
-
-    pub(crate) fn no_such_topic(topic: &Topic, limit: Duration) -> Self {
-        let text = format!(
-            "no broker offers it (waited {limit:?}); check its name, and that a broker has it configured with acceptPublish"
-        );
-        Self::new(PublishErrorKind::NoSuchTopic, topic, text, None)
-    }
-
-    pub(crate) fn unreachable(
-        topic: &Topic,
-        brokers: &str,
-        limit: Duration,
-        last: Option<TransportError>,
-    ) -> Self {
-        let text = format!("none of its brokers could be reached within {limit:?}: {brokers}");
-        let source = last.map(|error| Box::new(error) as Box<dyn StdError + Send + Sync>);
-        Self::new(PublishErrorKind::Unreachable, topic, text, source)
-    }
-
-    pub(crate) fn closed(topic: &Topic) -> Self {
-        Self::new(PublishErrorKind::Closed, topic, "the producer was closed".to_owned(), None)
-    }
-
-    /// Why the topic could not be made ready.
-    #[must_use]
-    pub fn kind(&self) -> PublishErrorKind {
-        self.inner.kind
-    }
-
-    /// The topic.
-    #[must_use]
-    pub fn topic(&self) -> &Topic {
-        &self.inner.topic
-    }
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "topic {} can't be published: {}", self.inner.topic, self.inner.text)
-    }
-}
-
-impl fmt::Debug for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PublishError")
-            .field("kind", &self.inner.kind)
-            .field("text", &self.to_string())
-            .field("source", &self.inner.source)
-            .finish()
-    }
-}
-
-impl StdError for PublishError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.inner.source.as_deref().map(|source| source as _)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +336,6 @@ mod tests {
     fn is_one_pointer_wide_and_can_cross_threads() {
         fn check<T: Send + Sync>() {}
         check::<SendError>();
-        check::<PublishError>();
         assert_eq!(size_of::<SendError>(), size_of::<usize>());
     }
 
@@ -381,7 +345,7 @@ mod tests {
         let broker = BrokerAddr::new("h", 1).unwrap();
         let lost = |progress| {
             let error = TransportError::new(TransportErrorKind::Lost, broker.clone()).with_progress(progress);
-            SendError::transport(&topic, Partition::new(0, 1), error)
+            SendError::transport(&topic, Partition::new(0, 1), &error)
                 .with_message(Message::new(topic.clone(), "x"))
         };
         let unknown = lost(Progress::Written);

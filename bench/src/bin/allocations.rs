@@ -1,0 +1,12 @@
+//! The same as `tasks`, with every allocation counted, which makes each slower.
+
+use std::{alloc::System, process::ExitCode};
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+fn main() -> ExitCode {
+    metaq_bench::tasks::main(Some(COUNTED))
+}

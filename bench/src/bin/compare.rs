@@ -1,0 +1,7 @@
+//! The Java client and ours, in turns, over the same brokers.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    metaq_bench::compare::main()
+}

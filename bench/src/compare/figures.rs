@@ -1,0 +1,53 @@
+//! The figures of rounds.
+
+use serde::Deserialize;
+
+/// One round, as `metaq bench --json` and the Java program tell it.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Figures {
+    pub(super) msgs_per_s: f64,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) cpu_us_per_msg: f64,
+    pub(super) max_rss_kib: u64,
+    pub(super) failures: u64,
+    /// Only Java tells.
+    pub(super) alloc_bytes_per_msg: Option<f64>,
+}
+
+/// The least, the middle and the most of what several rounds gave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    pub(super) min: f64,
+    pub(super) median: f64,
+    pub(super) max: f64,
+}
+
+impl Spread {
+    /// Of nothing there is none.
+    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        };
+        Some(Self { min, median, max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_the_median() {
+        let spread = |values: &[f64]| Spread::of(values.iter().copied()).map(|s| (s.min, s.median, s.max));
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
+        assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));
+        assert_eq!(spread(&[]), None);
+    }
+}

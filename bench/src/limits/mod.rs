@@ -1,0 +1,47 @@
+//! What this machine allows: the same bytes to the same broker, by a client that has no runtime, one thread and none of the
+//! promises of a producer.
+
+mod exchange;
+mod puts;
+mod throughput;
+
+pub use exchange::{exchange, ping_pong};
+pub use puts::{Puts, Work};
+pub use throughput::tcp_throughput;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What was measured of one limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Limit {
+    /// Which limit.
+    pub what: String,
+    /// Bytes of a message's payload.
+    pub size: usize,
+    /// How many messages were in flight; 0 where none is answered.
+    pub window: usize,
+    /// Messages per second.
+    pub msgs_per_s: f64,
+    /// Processor time of the client for each message, in microseconds; none where the other end is in the same process.
+    pub cpu_us_per_msg: Option<f64>,
+    /// The median time from a message to its answer, in microseconds, where single messages were timed.
+    pub p50_us: Option<f64>,
+    /// The 99th percentile of the same.
+    pub p99_us: Option<f64>,
+}
+
+impl Limit {
+    pub(crate) fn new(what: &str, size: usize, window: usize, messages: u64, elapsed: Duration) -> Self {
+        let msgs_per_s = messages as f64 / elapsed.as_secs_f64();
+        let what = what.to_owned();
+        Self { what, size, window, msgs_per_s, cpu_us_per_msg: None, p50_us: None, p99_us: None }
+    }
+
+    pub(crate) fn with_cpu(mut self, cpu: Duration, messages: u64) -> Self {
+        self.cpu_us_per_msg = Some(cpu.as_secs_f64() * 1e6 / messages.max(1) as f64);
+        self
+    }
+}

@@ -1,0 +1,218 @@
+//! `metaq bench`: how many messages this machine, this network and these brokers take.
+
+mod figures;
+mod window;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use metaq_producer::{Message, Producer, ProducerConfig, SendError, SendReceipt, Topic};
+use metaq_protocol::MAX_READABLE_DATA;
+
+use self::figures::{Figures, Tally};
+use crate::{
+    EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, cluster::Cluster, complain, describe, signals::StopSignals,
+};
+
+/// How long connections may take to close at the end; every message has its outcome by then.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between two looks at the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a message takes on a connection besides its payload, at most: its header.
+const HEADER: usize = 1024;
+
+/// What connections may have in flight besides the messages, for heartbeats and the like.
+const MORE_IN_FLIGHT: usize = 16;
+
+/// Sends messages as fast as they are acknowledged, and measures it. THE MESSAGES ARE STORED: use a topic made for this.
+///
+/// The latency of a message is the time from just before it is sent until the program has its acknowledgement. CPU is the
+/// user and system time of this program; the rate counts acknowledged messages. What is sent to warm up isn't measured.
+///
+/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop the sending; what was
+/// measured until then is reported.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
+    /// meta://HOST:PORT for one broker without a registry, or file:PATH for a TOML or JSON file of brokers
+    #[arg(long)]
+    cluster: Cluster,
+    /// The topic
+    #[arg(long)]
+    topic: Topic,
+    /// How many messages are measured
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// The size of each message's payload in bytes
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(0..=MAX_READABLE_DATA as u64))]
+    size: u64,
+    /// How many messages are sent and not acknowledged at any time
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    in_flight: u32,
+    /// How many messages are sent first, without being measured
+    #[arg(long, value_name = "W", default_value_t = 0)]
+    warmup: u64,
+    /// How long a message may take in all
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Print the figures as one line of JSON, too, as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A runtime with one thread: what is sent, and the connections that send it, don't have to be handed from one thread to
+/// another.
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+pub(crate) async fn run(args: Args) -> u8 {
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return complain("signals can't be handled", &error),
+    };
+    let (size, in_flight) = (args.size as usize, args.in_flight as usize);
+    let mut config = ProducerConfig::default();
+    config.send_timeout = args.timeout;
+    // One broker can have half of it.
+    config.max_in_flight = config.max_in_flight.max(2 * (in_flight + MORE_IN_FLIGHT));
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * in_flight * (size + HEADER));
+    let builder = Producer::builder().config(config);
+    let producer = match args.cluster.tell(builder).build() {
+        Ok(producer) => producer,
+        Err(error) => return complain("the producer can't be made", &error),
+    };
+    let published = tokio::select! {
+        published = producer.publish_topic(&args.topic) => published,
+        status = signals.next() => return status,
+    };
+    if let Err(error) = published {
+        return complain("can't send", &error);
+    }
+    let (topic, payload) = (args.topic, Bytes::from(vec![b'x'; size]));
+    let progress = Arc::new(Progress::default());
+    let load =
+        Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
+    let load = tokio::spawn(load.run(args.warmup, args.messages));
+    let (ended, status) = watch(load, &progress, args.warmup + args.messages, &mut signals).await;
+    producer.close(CLOSE_TIMEOUT).await;
+    match ended {
+        Ok(figures) => report(&figures, size, in_flight, args.json, status),
+        Err(error) => complain("the messages could not be sent", &error),
+    }
+}
+
+/// What the task that sends tells to the one that shows it, and the other way round.
+#[derive(Debug, Default)]
+struct Progress {
+    ended: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// What is sent.
+struct Load {
+    producer: Producer,
+    topic: Topic,
+    payload: Bytes,
+    in_flight: usize,
+    progress: Arc<Progress>,
+}
+
+impl Load {
+    async fn run(self, warmup: u64, messages: u64) -> Figures {
+        if warmup > 0 {
+            self.send(warmup, &mut Tally::new()).await;
+        }
+        let mut tally = Tally::new();
+        let measured = figures::Measured::start();
+        self.send(messages, &mut tally).await;
+        measured.end(tally)
+    }
+
+    /// Sends so many messages, with as many in flight as there may be.
+    async fn send(&self, messages: u64, tally: &mut Tally) {
+        let Self { producer, topic, payload, progress, .. } = self;
+        let (mut left, mut ended) = (messages, progress.ended.load(Ordering::Relaxed));
+        let start = || {
+            left = left.checked_sub(1).filter(|_| !progress.stop.load(Ordering::Relaxed))?;
+            // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
+            Some(producer.send(Message::new(topic.clone(), payload.clone())))
+        };
+        let end = |latency: Duration, result: Result<SendReceipt, SendError>| {
+            ended += 1;
+            progress.ended.store(ended, Ordering::Relaxed);
+            tally.count(latency, result);
+        };
+        window::drive(self.in_flight, start, end).await;
+    }
+}
+
+/// Waits until all is sent; shows the progress on a terminal, and stops the sending when a signal says so. Returns the exit
+/// status that goes with the signal, too.
+async fn watch(
+    mut load: tokio::task::JoinHandle<Figures>,
+    progress: &Progress,
+    messages: u64,
+    signals: &mut StopSignals,
+) -> (Result<Figures, tokio::task::JoinError>, Option<u8>) {
+    let is_terminal = io::stderr().is_terminal();
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    let (mut before, mut shown) = (0, Instant::now());
+    let mut stopped = None;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut load => break ended,
+            status = signals.next() => {
+                if stopped.is_some() {
+                    std::process::exit(status.into());
+                }
+                stopped = Some(status);
+                progress.stop.store(true, Ordering::Relaxed);
+            }
+            _ = ticks.tick(), if is_terminal => {
+                let ended = progress.ended.load(Ordering::Relaxed);
+                let rate = (ended - before) as f64 / shown.elapsed().as_secs_f64();
+                (before, shown) = (ended, Instant::now());
+                // A terminal that is gone can't be told about.
+                let _ = write!(io::stderr(), "\r{ended} of {messages} messages, {rate:.0} in a second\x1b[K");
+            }
+        }
+    };
+    if is_terminal {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    (ended, stopped)
+}
+
+/// Prints the figures; returns the exit status.
+fn report(figures: &Figures, size: usize, in_flight: usize, json: bool, stopped: Option<u8>) -> u8 {
+    let mut output = io::stdout().lock();
+    let table = figures.table(size, in_flight);
+    let mut print = || {
+        output.write_all(table.as_bytes())?;
+        if json {
+            writeln!(output, "{}", figures.json()?)?;
+        }
+        output.flush()
+    };
+    if let Err(error) = print() {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return EXIT_BROKEN_PIPE;
+        }
+        return complain("the figures can't be written", &error);
+    }
+    if let Some(error) = figures.first_failure() {
+        let failed = format!("{} of {} messages failed, the first", figures.failures(), figures.messages());
+        let _ = writeln!(io::stderr(), "metaq: {failed}: {}", describe(error));
+    }
+    stopped.unwrap_or_else(|| if figures.failures() == 0 { EXIT_DONE } else { EXIT_FAILED })
+}

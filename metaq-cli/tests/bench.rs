@@ -1,0 +1,242 @@
+//! `metaq bench` as a process.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod command;
+
+use std::time::Duration;
+
+use command::{Finished, Metaq};
+use metaq_testkit::Broker;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+/// The keys, in their order.
+const KEYS: [&str; 9] = [
+    "messages",
+    "elapsed_s",
+    "msgs_per_s",
+    "p50_us",
+    "p99_us",
+    "p999_us",
+    "cpu_us_per_msg",
+    "max_rss_kib",
+    "failures",
+];
+
+async fn bench(cluster: &str, topic: &str, more: &[&str]) -> Finished {
+    Metaq::start(&args(cluster, topic, more)).finish(b"").await
+}
+
+fn args<'a>(cluster: &'a str, topic: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["bench", "--cluster", cluster, "--topic", topic], more].concat()
+}
+
+/// The figures on the last line.
+fn figures(finished: &Finished) -> Value {
+    serde_json::from_str(finished.stdout.lines().last().unwrap()).unwrap()
+}
+
+fn number(figures: &Value, key: &str) -> f64 {
+    figures[key].as_f64().unwrap_or_else(|| panic!("{key} in {figures}"))
+}
+
+#[tokio::test]
+async fn the_last_line_has_exactly_these_keys_and_they_fit_together() {
+    let broker = Broker::builder().topic("t", 3).start().await.unwrap();
+    let more = ["--messages", "2000", "--size", "100", "--in-flight", "64", "--warmup", "500", "--json"];
+    let finished = bench(&broker.addr().to_string(), "t", &more).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+
+    let line = finished.stdout.lines().last().unwrap();
+    let at: Vec<_> = KEYS.iter().map(|key| line.find(&format!("\"{key}\":"))).collect();
+    assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{line}");
+    let figures = figures(&finished);
+    assert_eq!(figures.as_object().unwrap().len(), KEYS.len(), "{line}");
+    assert_eq!((&figures["messages"], &figures["failures"]), (&2000.into(), &0.into()));
+    let number = |key| number(&figures, key);
+    assert!((number("msgs_per_s") * number("elapsed_s") - 2000.0).abs() < 0.5, "{line}");
+    assert!(0.0 < number("p50_us") && number("p50_us") <= number("p99_us"), "{line}");
+    assert!(
+        number("p99_us") <= number("p999_us") && number("p999_us") <= number("elapsed_s") * 1e6,
+        "{line}"
+    );
+    // Half of the messages took at least the median, 64 at a time.
+    assert!(number("p50_us") * 1000.0 / 64.0 <= number("elapsed_s") * 1e6, "{line}");
+    assert!((0.1..10_000.0).contains(&number("cpu_us_per_msg")), "{line}");
+    assert!((1024.0..1_048_576.0).contains(&number("max_rss_kib")), "{line}");
+
+    let stored = broker.messages("t");
+    assert_eq!(stored.len(), 2500, "what warms up is sent, too");
+    assert!(stored.iter().all(|message| message.payload.len() == 100 && message.attribute.is_none()));
+}
+
+#[tokio::test]
+async fn without_json_there_is_a_table_for_people() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let more = ["--messages", "10", "--size", "0", "--in-flight", "4"];
+    let finished = bench(&broker.addr().to_string(), "t", &more).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    let names: Vec<_> = finished.stdout.lines().map(|line| line.split("  ").next().unwrap()).collect();
+    let expected = [
+        "messages",
+        "failures",
+        "time",
+        "rate",
+        "latency p50",
+        "latency p99",
+        "latency p99.9",
+        "CPU",
+        "memory",
+    ];
+    assert_eq!(names, expected, "{}", finished.stdout);
+    assert!(finished.stdout.contains("10 of 0 bytes, 4 in flight"), "{}", finished.stdout);
+    assert_eq!(broker.messages("t").len(), 10);
+}
+
+#[tokio::test]
+async fn more_may_be_in_flight_than_messages_or_than_a_connection_takes_by_default() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    for (messages, size, in_flight) in [("3", "1048556", "65536"), ("50000", "1", "40000")] {
+        let more = ["--messages", messages, "--size", size, "--in-flight", in_flight, "--json"];
+        let finished = bench(&broker.addr().to_string(), "t", &more).await;
+        assert_eq!((finished.status, &*finished.stderr), (0, ""));
+        assert_eq!(figures(&finished)["messages"].to_string(), messages);
+    }
+    assert_eq!(broker.messages("t").len(), 50_003);
+}
+
+#[tokio::test]
+async fn refused_messages_are_counted_and_the_first_reason_is_told() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let addr = broker.addr().to_string();
+    let more = ["--messages", "100", "--size", "8", "--in-flight", "8", "--json"];
+    let finished = bench(&addr, "unknown", &more).await;
+    assert_eq!(finished.status, 1);
+    let figures = figures(&finished);
+    assert_eq!((&figures["messages"], &figures["failures"]), (&100.into(), &100.into()));
+    assert_eq!((number(&figures, "msgs_per_s"), number(&figures, "p50_us")), (0.0, 0.0));
+    assert!(
+        finished.stderr.starts_with("metaq: 100 of 100 messages failed, the first: "),
+        "{}",
+        finished.stderr
+    );
+    assert!(finished.stderr.contains("The server do not accept topic unknown"), "{}", finished.stderr);
+    assert_eq!(finished.stderr.lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_broker_that_tells_no_partitions_chooses_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = format!("meta://{}", listener.local_addr().unwrap());
+    let broker = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer_puts_to_any_partition(stream));
+        }
+    });
+    let more = ["--messages", "500", "--size", "16", "--in-flight", "8", "--json"];
+    let finished = bench(&addr, "t", &more).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    assert_eq!(figures(&finished)["failures"], 0);
+    broker.abort();
+}
+
+/// A broker of the simplest kind: it has no statistics, and refuses what isn't sent to partition -1.
+async fn answer_puts_to_any_partition(stream: TcpStream) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.unwrap_or(0) > 0 {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let opaque = words.last().unwrap();
+        let answer = if words[0] == "put" {
+            let mut payload = vec![0; words[3].parse().unwrap()];
+            stream.read_exact(&mut payload).await.unwrap();
+            let (code, body) = if words[2] == "-1" { (200, "-1 0 0") } else { (500, "no -1") };
+            format!("result {code} {} {opaque}\r\n{body}", body.len())
+        } else {
+            format!("result 503 0 {opaque}\r\n")
+        };
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        line.clear();
+    }
+}
+
+#[tokio::test]
+async fn a_signal_stops_it_and_what_was_measured_is_reported() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+        let addr = broker.addr().to_string();
+        let more = ["--messages", "1000000000", "--size", "1", "--in-flight", "2", "--json"];
+        let metaq = Metaq::start(&args(&addr, "t", &more));
+        let some_are_stored = async {
+            while broker.messages("t").len() < 100 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), some_are_stored).await.unwrap();
+        metaq.signal(signal);
+        let finished = metaq.wait().await;
+        assert_eq!((finished.status, &*finished.stderr), (status, ""));
+        let figures = figures(&finished);
+        assert_eq!(
+            (&figures["failures"], number(&figures, "messages") as usize),
+            (&0.into(), broker.messages("t").len())
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_it_quietly() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let addr = broker.addr().to_string();
+    let mut metaq = Metaq::start(&args(&addr, "t", &["--messages", "9", "--size", "1", "--in-flight", "1"]));
+    metaq.close_stdout();
+    let finished = metaq.wait().await;
+    assert_eq!((finished.status, finished.stderr.as_str()), (141, ""));
+}
+
+#[tokio::test]
+async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
+    let right =
+        ["--cluster", "meta://h:1", "--topic", "t", "--messages", "1", "--size", "1", "--in-flight", "1"];
+    for (option, value, said) in [
+        ("--cluster", "h:1", "expected zk://HOST:PORT"),
+        ("--topic", "a b", "contains a space"),
+        ("--messages", "0", "0 is not in 1.."),
+        ("--messages", "many", "invalid digit"),
+        ("--size", "1048557", "1048557 is not in 0..=1048556"),
+        ("--size", "-1", "--size"),
+        ("--in-flight", "0", "0 is not in 1..=65536"),
+        ("--in-flight", "65537", "65537 is not in 1..=65536"),
+    ] {
+        let mut args = [&["bench"], &right[..]].concat();
+        let at = args.iter().position(|arg| *arg == option).unwrap();
+        args[at + 1] = value;
+        let finished = Metaq::start(&args).finish(b"").await;
+        assert_eq!((finished.status, &*finished.stdout), (2, ""), "{option} {value}");
+        assert!(finished.stderr.contains(said), "{option} {value}: {}", finished.stderr);
+        // Each of them is needed.
+        args.drain(at..at + 2);
+        let finished = Metaq::start(&args).finish(b"").await;
+        assert_eq!((finished.status, &*finished.stdout), (2, ""), "without {option}");
+        assert!(finished.stderr.contains(option), "without {option}: {}", finished.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_gives_one_line_and_no_figures() {
+    // Nobody listens on a port that was just given back.
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let addr = format!("meta://127.0.0.1:{port}");
+    let finished = bench(&addr, "t", &["--messages", "1", "--size", "1", "--in-flight", "1", "--json"]).await;
+    assert_eq!((finished.status, &*finished.stdout, finished.stderr.lines().count()), (1, "", 1));
+    assert!(
+        finished.stderr.starts_with("metaq: can't send: ") && finished.stderr.contains(&addr),
+        "{}",
+        finished.stderr
+    );
+}

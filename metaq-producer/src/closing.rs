@@ -1,0 +1,39 @@
+//! The account of what happens to messages while a producer is being closed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::{CloseReport, Message, Outcome};
+
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    /// Whether anybody asks.
+    is_on: AtomicBool,
+    report: Mutex<CloseReport>,
+}
+
+impl Closing {
+    /// From now on what happens is written down.
+    pub(crate) fn begin(&self) {
+        self.is_on.store(true, Ordering::Release);
+    }
+
+    /// A message has its outcome.
+    pub(crate) fn ended(&self, outcome: Result<(), Outcome>, message: &Message) {
+        if !self.is_on.load(Ordering::Acquire) {
+            return;
+        }
+        let mut report = self.report.lock();
+        match outcome {
+            Ok(()) => report.acknowledged += 1,
+            Err(Outcome::Rejected) => report.rejected += 1,
+            Err(Outcome::Unknown) => report.unknown += 1,
+            Err(Outcome::NotSent) => report.unsent.push(message.clone()),
+        }
+    }
+
+    pub(crate) fn report(&self) -> CloseReport {
+        std::mem::take(&mut *self.report.lock())
+    }
+}

@@ -1,0 +1,167 @@
+//! Settings of a producer.
+
+use std::time::Duration;
+
+use metaq_protocol::{MAX_READABLE_DATA, Topic};
+use metaq_transport::ConnectionConfig;
+
+use crate::{BuildError, RetryPolicy, permits};
+
+/// Settings of a [`Producer`](crate::Producer). Begin with the default and change what is to be different.
+///
+/// ```
+/// use std::time::Duration;
+/// use metaq_producer::{Producer, ProducerConfig};
+///
+/// let mut config = ProducerConfig::default();
+/// config.send_timeout = Duration::from_secs(10);
+/// let producer = Producer::builder()
+///     .broker("meta://127.0.0.1:8123".parse()?)
+///     .config(config)
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProducerConfig {
+    /// How long a message may take from when it is offered to its acknowledgement, everything included: waiting for room
+    /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client (rule M-1). Too short,
+    /// and messages that a busy broker stores end with an unknown outcome; too long, and a program learns late that
+    /// nothing works.
+    pub send_timeout: Duration,
+    /// How long publishing a topic may take until its first broker is connected. Default 10 s.
+    pub publish_timeout: Duration,
+    /// How long publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
+    /// Some brokers register a topic anew when it is changed, so that for a moment nobody offers it.
+    pub topic_timeout: Duration,
+    /// The largest message that is accepted, in bytes, attribute and its four bytes of length included. Default
+    /// 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by any consumer, and
+    /// hides everything behind it in its partition (findings: "Sizes"). Raise it only where the brokers'
+    /// `maxTransferSize` is larger.
+    pub max_message_size: usize,
+    /// The most messages that are accepted and have no outcome yet. One broker can have half of them. Default 16,384. Too
+    /// few, and the network is idle between answers; many take memory, and as many are unknown when a broker dies.
+    pub max_in_flight: usize,
+    /// The most bytes of those messages. One broker can have half of them; a larger message may go alone. Default 64 MiB.
+    pub max_in_flight_bytes: usize,
+    /// How many connections each broker has, at most 64. Default 1, which is enough to keep a broker busy: its answers come
+    /// in any order. More help where one connection can't fill a long line.
+    pub connections_per_broker: usize,
+    /// Whether there is one message in flight in each partition at a time, so that messages are stored in each partition in
+    /// the order in which they were accepted, whoever offered them. Default `false`: a broker reorders what is in flight at
+    /// the same time (wire rule 1.2). Each partition then stores one message a round trip.
+    pub ordered: bool,
+    /// The topic whose brokers get messages to topics that are not published (rules P-9 and P-10). Default none: such
+    /// messages are refused. Publish it like any other.
+    pub default_topic: Option<Topic>,
+    /// When messages are sent again.
+    pub retry: RetryPolicy,
+    /// How connections behave, if the producer makes its own transport; its limits of what is in flight are set by those
+    /// above.
+    pub connection: ConnectionConfig,
+}
+
+impl Default for ProducerConfig {
+    fn default() -> Self {
+        Self {
+            send_timeout: Duration::from_secs(3),
+            publish_timeout: Duration::from_secs(10),
+            topic_timeout: Duration::from_secs(3),
+            max_message_size: MAX_READABLE_DATA,
+            max_in_flight: permits::MAX_MESSAGES,
+            max_in_flight_bytes: permits::MAX_BYTES,
+            connections_per_broker: 1,
+            ordered: false,
+            default_topic: None,
+            retry: RetryPolicy::default(),
+            connection: ConnectionConfig::default(),
+        }
+    }
+}
+
+/// The most connections to one broker.
+const MOST_CONNECTIONS: usize = 64;
+
+impl ProducerConfig {
+    /// Whether a producer can work with these settings.
+    ///
+    /// # Errors
+    /// Names the first setting that makes no sense, and what does.
+    pub fn validate(&self) -> Result<(), BuildError> {
+        for (option, timeout) in [
+            ("send_timeout", self.send_timeout),
+            ("publish_timeout", self.publish_timeout),
+            ("topic_timeout", self.topic_timeout),
+            ("connection.connect_timeout", self.connection.connect_timeout),
+            ("connection.stall_after", self.connection.stall_after),
+            ("connection.heartbeat_after", self.connection.heartbeat_after),
+            ("connection.heartbeat_timeout", self.connection.heartbeat_timeout),
+        ] {
+            if timeout.is_zero() {
+                return Err(BuildError::option(option, "is zero: nothing can be done in no time"));
+            }
+        }
+        for (option, number) in [
+            ("max_message_size", self.max_message_size),
+            ("max_in_flight", self.max_in_flight),
+            ("max_in_flight_bytes", self.max_in_flight_bytes),
+            ("connections_per_broker", self.connections_per_broker),
+            ("retry.max_attempts", self.retry.max_attempts as usize),
+        ] {
+            if number == 0 {
+                return Err(BuildError::option(option, "is 0: nothing could be sent"));
+            }
+        }
+        if self.connections_per_broker > MOST_CONNECTIONS {
+            return Err(BuildError::option("connections_per_broker", "is more than 64"));
+        }
+        if self.retry.first_pause > self.retry.longest_pause {
+            return Err(BuildError::option("retry.first_pause", "is longer than retry.longest_pause"));
+        }
+        Ok(())
+    }
+
+    /// The settings of the connections of one broker.
+    pub(crate) fn connection(&self) -> ConnectionConfig {
+        let mut connection = self.connection.clone();
+        let half = |all: usize| (all / 2 / self.connections_per_broker).max(1);
+        connection.max_in_flight = half(self.max_in_flight);
+        connection.max_in_flight_bytes = half(self.max_in_flight_bytes);
+        connection
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        assert_eq!(ProducerConfig::default().validate(), Ok(()));
+        let wrong = |change: fn(&mut ProducerConfig)| {
+            let mut config = ProducerConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        for (error, option) in [
+            (wrong(|config| config.send_timeout = Duration::ZERO), "send_timeout"),
+            (wrong(|config| config.max_in_flight = 0), "max_in_flight"),
+            (wrong(|config| config.max_in_flight_bytes = 0), "max_in_flight_bytes"),
+            (wrong(|config| config.connections_per_broker = 65), "connections_per_broker"),
+            (wrong(|config| config.retry.max_attempts = 0), "retry.max_attempts"),
+            (wrong(|config| config.retry.first_pause = Duration::from_secs(9)), "retry.first_pause"),
+            (wrong(|config| config.connection.stall_after = Duration::ZERO), "connection.stall_after"),
+        ] {
+            assert!(error.contains(option), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_broker_has_half_of_what_may_be_in_flight() {
+        let config = ProducerConfig { connections_per_broker: 2, ..ProducerConfig::default() };
+        let connection = config.connection();
+        assert_eq!((connection.max_in_flight, connection.max_in_flight_bytes), (4096, 16 << 20));
+        let tiny = ProducerConfig { max_in_flight: 1, max_in_flight_bytes: 1, ..config };
+        assert_eq!((tiny.connection().max_in_flight, tiny.connection().max_in_flight_bytes), (1, 1));
+    }
+}

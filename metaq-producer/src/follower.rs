@@ -1,0 +1,285 @@
+//! Following the registry: keeps the route of one topic in line with it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::{FutureExt as _, select_all};
+use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
+use metaq_protocol::{BrokerAddr, BrokerId};
+use metaq_transport::{Connection, ConnectionState};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    PublishError,
+    dispatcher::Inbox,
+    lane::Lane,
+    pool::Pool,
+    route::{Route, RouteBroker, TopicState},
+};
+
+/// How far the first publishing of a topic has come.
+#[derive(Clone, Debug)]
+pub(crate) enum Progress {
+    Starting,
+    Ready,
+    Failed(PublishError),
+}
+
+/// How long publishing a topic may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PublishLimits {
+    /// In all.
+    pub(crate) total: Duration,
+    /// Until a broker offers the topic, once the registry was read.
+    pub(crate) topic: Duration,
+}
+
+/// How long a broker that the registry no longer names is used as long as it stays connected. One that is shut down takes
+/// itself out a second before it stops (registry §14).
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Follows one topic: reads its views, keeps connections to its brokers, and sets the route.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    state: Arc<TopicState>,
+    pool: Arc<Pool>,
+    inbox: Inbox,
+    /// The connections to each address that the view names, or that is used until its successor is ready.
+    links: BTreeMap<BrokerAddr, Link>,
+    /// The address at which each broker is used now.
+    used: BTreeMap<BrokerId, BrokerAddr>,
+    /// The brokers of the last view, and those that are kept though the registry no longer names them: until when.
+    last: Vec<ViewBroker>,
+    kept: BTreeMap<BrokerId, Instant>,
+}
+
+#[derive(Debug)]
+struct Link {
+    lane: Arc<Lane>,
+    connections: Vec<(Arc<dyn Connection>, watch::Receiver<ConnectionState>)>,
+}
+
+impl Follower {
+    pub(crate) fn new(state: Arc<TopicState>, pool: Arc<Pool>, inbox: Inbox) -> Self {
+        Self {
+            state,
+            pool,
+            inbox,
+            links: BTreeMap::new(),
+            used: BTreeMap::new(),
+            last: Vec::new(),
+            kept: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until the task is aborted, or the topic could not be published at first.
+    pub(crate) async fn run(
+        mut self,
+        discovery: Arc<dyn Discovery>,
+        limits: PublishLimits,
+        progress: watch::Sender<Progress>,
+    ) {
+        match self.first_route(&*discovery, limits).await {
+            Ok(watch) => {
+                progress.send_replace(Progress::Ready);
+                self.follow(watch).await;
+            }
+            Err(error) => {
+                self.state.withdraw();
+                progress.send_replace(Progress::Failed(error));
+            }
+        }
+    }
+
+    /// Reads the first view with a broker in it, and waits until a broker is connected and all others are, or have
+    /// failed to be.
+    async fn first_route(
+        &mut self,
+        discovery: &dyn Discovery,
+        limits: PublishLimits,
+    ) -> Result<TopicWatch, PublishError> {
+        let deadline = Instant::now() + limits.total;
+        let mut watch = match timeout_at(deadline, discovery.watch(&self.state.topic)).await {
+            Ok(Ok(watch)) => watch,
+            Ok(Err(error)) => return Err(PublishError::discovery(&self.state.topic, error)),
+            Err(_) => return Err(PublishError::discovery_timeout(&self.state.topic, limits.total)),
+        };
+        let topic_deadline = deadline.min(Instant::now() + limits.topic);
+        loop {
+            let view = watch.current();
+            self.apply(&view).await;
+            let settled = self.links.values().all(Link::is_settled);
+            let ready = !self.state.route().partitions.is_empty();
+            if settled && ready {
+                return Ok(watch);
+            }
+            let limit = if view.is_empty() { topic_deadline } else { deadline };
+            match timeout_at(limit, self.next_change(&mut watch)).await {
+                Ok(true) => {}
+                Ok(false) => return Err(PublishError::closed(&self.state.topic)),
+                Err(_) if ready => return Ok(watch),
+                Err(_) if view.is_empty() => {
+                    return Err(PublishError::no_such_topic(&self.state.topic, limits.topic));
+                }
+                Err(_) => {
+                    let (brokers, last) = self.state.route().unreachable();
+                    return Err(PublishError::unreachable(&self.state.topic, &brokers, limits.total, last));
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, mut watch: TopicWatch) {
+        let mut registry_is_there = true;
+        loop {
+            let view = watch.current();
+            self.apply(&view).await;
+            if registry_is_there {
+                registry_is_there = self.next_change(&mut watch).await;
+            } else {
+                // The registry's client was closed: the last view holds, connections may still come and go.
+                self.next_state_change().await;
+            }
+        }
+    }
+
+    /// Waits until the view or the state of a connection has changed. False when there will be no other view.
+    async fn next_change(&mut self, watch: &mut TopicWatch) -> bool {
+        tokio::select! {
+            changed = watch.changed() => changed.is_ok(),
+            () = self.next_state_change() => true,
+        }
+    }
+
+    /// Waits until the state of a connection has changed, or a broker has been kept long enough.
+    async fn next_state_change(&mut self) {
+        match self.kept.values().min() {
+            // That it is over is seen when the view is applied again.
+            Some(until) => drop(timeout_at(*until, self.next_link_change()).await),
+            None => self.next_link_change().await,
+        }
+    }
+
+    async fn next_link_change(&mut self) {
+        let states = self.links.values_mut().flat_map(|link| &mut link.connections);
+        let changes: Vec<_> = states.map(|(_, state)| state.changed().boxed()).collect();
+        if changes.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let (_, _, _) = select_all(changes).await;
+    }
+
+    /// Brings connections and route in line with `view`: connects to what is new, uses what is ready, keeps a moved
+    /// broker's old connection until the new one is ready, and lets go of the rest.
+    async fn apply(&mut self, view: &TopicView) {
+        let view = &self.with_kept(view);
+        for broker in view.brokers() {
+            if !self.links.contains_key(&broker.addr) {
+                self.connect(&broker.addr).await;
+            }
+        }
+        for (_, state) in self.links.values_mut().flat_map(|link| &mut link.connections) {
+            state.mark_unchanged();
+        }
+        let mut route = Route::default();
+        let mut used = BTreeMap::new();
+        for broker in view.brokers() {
+            let Some(link) = self.links.get(&broker.addr) else {
+                continue;
+            };
+            let old = self.used.get(&broker.id).filter(|addr| **addr != broker.addr);
+            let old = old.and_then(|addr| self.links.get_key_value(addr)).filter(|(_, old)| old.is_ready());
+            let (addr, link) = match old {
+                Some(old) if !link.is_ready() => {
+                    route.waiting_for.extend(link.first().map(|connection| (broker.id, connection)));
+                    old
+                }
+                _ if link.is_ready() => (&broker.addr, link),
+                _ => {
+                    route.waiting_for.extend(link.first().map(|connection| (broker.id, connection)));
+                    continue;
+                }
+            };
+            let (lane, connections) = (Arc::clone(&link.lane), link.ready());
+            route.brokers.push(RouteBroker { id: broker.id, lane, connections });
+            used.insert(broker.id, addr.clone());
+        }
+        route.brokers.sort_unstable_by_key(|broker| broker.id);
+        let is_used = |id: &BrokerId| used.contains_key(id);
+        route.partitions.extend(view.partitions().iter().filter(|partition| is_used(&partition.broker)));
+        let named = |addr: &BrokerAddr| view.brokers().iter().any(|broker| broker.addr == *addr);
+        let in_use = |addr: &BrokerAddr| used.values().any(|used| used == addr);
+        self.links.retain(|addr, _| named(addr) || in_use(addr));
+        self.used = used;
+        self.state.set_route(route);
+        self.inbox.route_changed(&self.state);
+    }
+
+    /// The view with the brokers that have just vanished from it but are still connected. A broker whose topics change
+    /// deletes its entry and creates it again a few milliseconds later (registry §8), which must not be felt.
+    fn with_kept(&mut self, view: &TopicView) -> TopicView {
+        let (now, mut kept) = (Instant::now(), BTreeMap::new());
+        let mut merged = view.clone();
+        for broker in &self.last {
+            if view.brokers().iter().any(|named| named.id == broker.id || named.addr == broker.addr) {
+                continue;
+            }
+            let link = self.used.get(&broker.id).and_then(|addr| self.links.get(addr));
+            let until = self.kept.get(&broker.id).copied().unwrap_or(now + GRACE);
+            if now < until && link.is_some_and(Link::is_ready) {
+                kept.insert(broker.id, until);
+                merged = merged.with(broker.clone());
+            }
+        }
+        self.kept = kept;
+        merged.brokers().clone_into(&mut self.last);
+        merged
+    }
+
+    async fn connect(&mut self, addr: &BrokerAddr) {
+        match self.pool.get(addr).await {
+            Ok((broker, connections)) => {
+                let lane = Arc::new(Lane::new(Arc::clone(&self.state), broker));
+                let with_state = |connection: Arc<dyn Connection>| {
+                    let state = connection.state();
+                    (connection, state)
+                };
+                let connections = connections.into_iter().map(with_state).collect();
+                self.links.insert(addr.clone(), Link { lane, connections });
+            }
+            Err(error) => {
+                tracing::warn!(topic = %self.state.topic, broker = %addr, %error, "broker can't be used");
+            }
+        }
+    }
+}
+
+impl Link {
+    fn is_ready(&self) -> bool {
+        self.connections.iter().any(|(_, state)| state.borrow().is_ready())
+    }
+
+    /// Whether a connection is ready, or it is known why none is.
+    fn is_settled(&self) -> bool {
+        self.is_ready() || self.connections.iter().all(|(_, state)| is_settled(&state.borrow()))
+    }
+
+    fn ready(&self) -> Vec<Arc<dyn Connection>> {
+        let ready = self.connections.iter().filter(|(_, state)| state.borrow().is_ready());
+        ready.map(|(connection, _)| Arc::clone(connection)).collect()
+    }
+
+    fn first(&self) -> Option<Arc<dyn Connection>> {
+        self.connections.first().map(|(connection, _)| Arc::clone(connection))
+    }
+}
+
+/// Whether a connection is ready, or it is known why it isn't.
+fn is_settled(state: &ConnectionState) -> bool {
+    match state {
+        ConnectionState::Connecting { last_error, .. } => last_error.is_some(),
+        _ => true,
+    }
+}

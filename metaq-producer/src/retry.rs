@@ -1,0 +1,101 @@
+//! Sending again.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+/// When a message whose attempt failed is sent again, within its timeout.
+///
+/// By default only what is certainly not stored: what was never written to a connection, and what a broker refused for a
+/// reason that another partition or a moment later doesn't have: 403 (the partition is closed), 404 and 503 (the broker is
+/// busy). Nothing is stored twice then.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// How often a message is handed to a connection at most. Default 5; with 1 nothing is ever sent again, as by the Java
+    /// client (rule M-4).
+    pub max_attempts: u32,
+    /// The longest pause before the second attempt; it doubles with each further one. The actual pause is drawn at random
+    /// between zero and that. Default 10 ms. Without a pause, a busy broker gets no relief.
+    pub first_pause: Duration,
+    /// What the pause doesn't grow beyond. Default 1 s.
+    pub longest_pause: Duration,
+    /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message is stored
+    /// at least once if it is acknowledged, and maybe twice. Default `false`.
+    pub at_least_once: bool,
+    /// Whether a message is sent again that a broker answered with 500, which is also what a topic or a partition is
+    /// answered with that it doesn't have. Default `false`.
+    pub server_errors: bool,
+    /// Where the random numbers come from.
+    pub jitter: Jitter,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 5,
+            first_pause: Duration::from_millis(10),
+            longest_pause: Duration::from_secs(1),
+            at_least_once: false,
+            server_errors: false,
+            jitter: Jitter::default(),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The pause after so many attempts failed.
+    pub(crate) fn pause(&self, attempts: u32) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(20);
+        let longest = self.first_pause.saturating_mul(1 << doublings).min(self.longest_pause);
+        longest.mul_f64(self.jitter.draw())
+    }
+}
+
+/// Random numbers for pauses: the thread's own, or a sequence that a seed determines, for tests.
+#[derive(Clone, Default)]
+pub struct Jitter {
+    seeded: Option<Arc<Mutex<fastrand::Rng>>>,
+}
+
+impl Jitter {
+    /// The sequence that `seed` determines.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self { seeded: Some(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)))) }
+    }
+
+    /// A number from 0 to 1.
+    fn draw(&self) -> f64 {
+        match &self.seeded {
+            Some(rng) => rng.lock().f64(),
+            None => fastrand::f64(),
+        }
+    }
+}
+
+impl fmt::Debug for Jitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.seeded.is_some() { "Jitter(seeded)" } else { "Jitter(random)" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_jittered_and_a_seed_repeats_them() {
+        let policy = |seed| RetryPolicy { jitter: Jitter::seeded(seed), ..RetryPolicy::default() };
+        let pauses = |seed| (1..40).map(|n| policy(seed).pause(n)).collect::<Vec<_>>();
+        assert_eq!(pauses(7), pauses(7));
+        let policy = policy(7);
+        for n in 1..200_u32 {
+            let ceiling = policy.first_pause.saturating_mul(1 << (n - 1).min(20)).min(policy.longest_pause);
+            assert!(policy.pause(n) <= ceiling);
+        }
+        let late: Vec<_> = (0..100).map(|_| policy.pause(30)).collect();
+        assert!(late.iter().any(|pause| *pause > policy.longest_pause / 2));
+        assert!(late.iter().any(|pause| *pause < policy.longest_pause / 2));
+    }
+}

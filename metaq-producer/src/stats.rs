@@ -1,0 +1,220 @@
+//! What a producer has done so far.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use metaq_protocol::{BrokerAddr, Topic};
+use metaq_transport::ConnectionStats;
+
+use crate::counts::{LaneCounts, TopicCounts};
+
+/// What a producer has done so far. The figures of messages always add up:
+/// `offered = queued + in_flight + acknowledged + rejected + unknown + not_sent`.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ProducerStats {
+    /// The messages of all topics together, those to topics that were not published included.
+    pub messages: MessageCounts,
+    /// How many messages are accepted and have no outcome yet.
+    pub unacknowledged: usize,
+    /// How many bytes those have.
+    pub unacknowledged_bytes: usize,
+    /// Each topic that was ever published, sorted by name.
+    pub topics: Vec<TopicStats>,
+    /// Each broker that is connected or being connected to, sorted by address.
+    pub connections: Vec<(BrokerAddr, ConnectionStats)>,
+}
+
+/// Counts of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MessageCounts {
+    /// Were given to the producer.
+    pub offered: u64,
+    /// Wait for room, for a broker, for their turn, or for their next attempt.
+    pub queued: u64,
+    /// Were handed to a connection, and await their answer.
+    pub in_flight: u64,
+    /// Are stored.
+    pub acknowledged: u64,
+    /// Were refused by a broker, and are not stored.
+    pub rejected: u64,
+    /// Were written, and may be stored.
+    pub unknown: u64,
+    /// Were never written, and are not stored.
+    pub not_sent: u64,
+}
+
+/// What was done for one topic.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TopicStats {
+    /// The topic.
+    pub topic: Topic,
+    /// Its messages.
+    pub messages: MessageCounts,
+    /// Its brokers, sorted by address, also those that it no longer has.
+    pub brokers: Vec<BrokerStats>,
+}
+
+/// What was done for one topic at one broker.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BrokerStats {
+    /// The broker.
+    pub broker: BrokerAddr,
+    /// Messages that it stored.
+    pub acknowledged: u64,
+    /// Messages that it refused.
+    pub rejected: u64,
+    /// Messages that it may have stored.
+    pub unknown: u64,
+    /// Attempts that failed and were followed by another, here or elsewhere.
+    pub retried: u64,
+    /// How long acknowledged messages took.
+    pub latencies: LatencyStats,
+}
+
+/// How long acknowledged messages took, from when they were offered until their answer was read, to about 3 % and one
+/// microsecond.
+#[derive(Clone, Debug, Default)]
+pub struct LatencyStats {
+    /// Pairs of microseconds and counts, ascending.
+    counts: Vec<(u64, u64)>,
+}
+
+impl LatencyStats {
+    /// How many messages there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(|(_, count)| count).sum()
+    }
+
+    /// What so large a part of the messages took at most, for instance half of them for 0.5. Zero when there were none.
+    #[must_use]
+    pub fn quantile(&self, quantile: f64) -> Duration {
+        let count = self.count();
+        let rank = ((quantile.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
+        let mut seen = 0;
+        let reached = self.counts.iter().find(|(_, count)| {
+            seen += count;
+            seen >= rank
+        });
+        Duration::from_micros(reached.map_or(0, |(micros, _)| *micros))
+    }
+
+    /// What the slowest one took.
+    #[must_use]
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.counts.last().map_or(0, |(micros, _)| *micros))
+    }
+
+    /// The same with what `other` holds, for instance another broker's.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        let mut counts = std::collections::BTreeMap::new();
+        for (micros, count) in self.counts.iter().chain(&other.counts) {
+            *counts.entry(*micros).or_default() += count;
+        }
+        Self { counts: counts.into_iter().collect() }
+    }
+
+    /// As a histogram of microseconds, to be written down or merged.
+    #[must_use]
+    pub fn to_histogram(&self) -> Histogram<u64> {
+        let mut histogram = Histogram::new(3).expect("three digits are possible");
+        for (micros, count) in &self.counts {
+            // It grows as needed.
+            let _ = histogram.record_n(*micros, *count);
+        }
+        histogram
+    }
+}
+
+impl MessageCounts {
+    /// Adds up, so that what is missing to the offered messages is in flight.
+    fn balanced(mut self) -> Self {
+        let ended = self.acknowledged + self.rejected + self.unknown + self.not_sent;
+        self.in_flight = self.offered.saturating_sub(ended + self.queued);
+        // Counts go on while they are read.
+        self.offered = ended + self.queued + self.in_flight;
+        self
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            offered: self.offered + other.offered,
+            queued: self.queued + other.queued,
+            in_flight: self.in_flight + other.in_flight,
+            acknowledged: self.acknowledged + other.acknowledged,
+            rejected: self.rejected + other.rejected,
+            unknown: self.unknown + other.unknown,
+            not_sent: self.not_sent + other.not_sent,
+        }
+    }
+}
+
+fn count(count: &AtomicU64) -> u64 {
+    count.load(Relaxed)
+}
+
+pub(crate) fn topic_stats(topic: Topic, counts: &TopicCounts) -> TopicStats {
+    // The end of a message's way first: what ended was offered before.
+    let mut brokers: Vec<_> =
+        counts.lanes().into_iter().map(|(broker, lane)| broker_stats(broker, &lane)).collect();
+    brokers.sort_unstable_by(|a, b| a.broker.cmp(&b.broker));
+    let sum = |of: fn(&BrokerStats) -> u64| brokers.iter().map(of).sum();
+    let messages = MessageCounts {
+        acknowledged: sum(|broker| broker.acknowledged),
+        rejected: sum(|broker| broker.rejected),
+        unknown: sum(|broker| broker.unknown),
+        not_sent: counts.not_sent(),
+        queued: count(&counts.queued),
+        offered: count(&counts.offered),
+        in_flight: 0,
+    };
+    TopicStats { topic, messages: messages.balanced(), brokers }
+}
+
+fn broker_stats(broker: BrokerAddr, lane: &LaneCounts) -> BrokerStats {
+    let latencies = LatencyStats { counts: lane.latencies.counts().collect() };
+    BrokerStats {
+        broker,
+        acknowledged: latencies.count(),
+        rejected: count(&lane.rejected),
+        unknown: count(&lane.unknown),
+        retried: count(&lane.retried),
+        latencies,
+    }
+}
+
+/// The stats of all topics, and of `unpublished` messages to topics that were not published.
+pub(crate) fn total(topics: Vec<TopicStats>, unpublished: u64) -> (MessageCounts, Vec<TopicStats>) {
+    let unpublished =
+        MessageCounts { offered: unpublished, not_sent: unpublished, ..MessageCounts::default() };
+    (topics.iter().map(|topic| topic.messages).fold(unpublished, MessageCounts::plus), topics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_the_counts() {
+        let latencies = LatencyStats { counts: vec![(10, 90), (100, 9), (1000, 1)] };
+        let at = |quantile| latencies.quantile(quantile).as_micros();
+        assert_eq!(
+            (at(0.0), at(0.5), at(0.9), at(0.95), at(0.99), at(0.999), at(1.0)),
+            (10, 10, 10, 100, 100, 1000, 1000)
+        );
+        assert_eq!((latencies.count(), latencies.max()), (100, Duration::from_millis(1)));
+        assert_eq!(LatencyStats::default().quantile(0.5), Duration::ZERO);
+        let both = latencies.merged(&latencies);
+        assert_eq!((both.count(), both.quantile(0.5)), (200, Duration::from_micros(10)));
+        let histogram = latencies.to_histogram();
+        assert_eq!((histogram.len(), histogram.value_at_quantile(0.5)), (100, 10));
+    }
+}

@@ -1,0 +1,56 @@
+//! What a broker answered.
+
+use metaq_protocol::{PutAnswer, Response};
+use tokio::time::Instant;
+
+/// What a broker answered to a request, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// What it answered.
+    pub body: AnswerBody,
+    /// When the answer was read from the connection.
+    pub received_at: Instant,
+}
+
+/// What an [`Answer`] says.
+///
+/// The answer to a put that was stored is read where it lies, without an allocation, because there is one for each
+/// message; everything else is kept as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AnswerBody {
+    /// A put was stored.
+    Stored(PutAnswer),
+    /// Anything else: a refusal, or the answer to another request.
+    Other(Response),
+}
+
+impl Answer {
+    /// An answer that comes now.
+    #[must_use]
+    pub fn new(body: AnswerBody) -> Self {
+        Self { body, received_at: Instant::now() }
+    }
+
+    /// What the broker answered, if it isn't that a put was stored.
+    #[must_use]
+    pub fn into_response(self) -> Option<Response> {
+        match self.body {
+            AnswerBody::Stored(_) => None,
+            AnswerBody::Other(response) => Some(response),
+        }
+    }
+}
+
+impl From<PutAnswer> for Answer {
+    fn from(answer: PutAnswer) -> Self {
+        Self::new(AnswerBody::Stored(answer))
+    }
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self::new(AnswerBody::Other(response))
+    }
+}

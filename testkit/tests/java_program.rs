@@ -1,0 +1,40 @@
+//! A Java program of a test's own, which uses the real Java client.
+#![cfg(feature = "peers")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+use metaq_testkit::peers::{PeerError, Peers};
+
+const SOURCE: &str = "\
+public class Shout {
+    public static void main(String[] args) throws Exception {
+        byte[] payload = args[0].toUpperCase().getBytes(\"UTF-8\");
+        System.out.println(new String(new com.taobao.metamorphosis.Message(\"t\", payload).getData(), \"UTF-8\"));
+    }
+}
+";
+
+#[test]
+fn it_is_compiled_against_the_client_and_run() {
+    let Some(peers) = Peers::get("it_is_compiled_against_the_client_and_run") else { return };
+    let home = tempfile::tempdir().unwrap();
+    // The second time it is there already.
+    for word in ["hello", "again"] {
+        let args = peers.java_program("Shout", SOURCE).unwrap().arguments(home.path()).unwrap();
+        let output =
+            Command::new("java").arg("-Xmx64m").args(args).arg(word).current_dir(home.path()).output();
+        let output = output.unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(printed.trim(), word.to_uppercase(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn a_source_that_the_compiler_refuses_is_an_error_that_shows_what_it_says() {
+    let Some(peers) = Peers::get("a_source_that_the_compiler_refuses") else { return };
+    let error = peers.java_program("Bad", "public class Bad { int x = nowhere; }").unwrap_err();
+    assert!(matches!(error, PeerError::Tool { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("compiling Bad with javac failed") && text.contains("nowhere"), "{text}");
+}
