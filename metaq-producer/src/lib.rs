@@ -48,7 +48,9 @@ mod send_error;
 mod slab;
 mod stats;
 mod topics;
+mod transaction;
 mod verdict;
+mod xa;
 
 pub use broker_stats::BrokerFigures;
 pub use builder::{BuildError, ProducerBuilder};
@@ -61,7 +63,18 @@ pub use retry::{Jitter, RetryPolicy};
 pub use selector::{PartitionSelector, RandomSelector, RoundRobinSelector, SelectFn, select_fn};
 pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
 pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicStats};
+pub use transaction::{
+    CommitReceipt, Transaction, TransactionError, TransactionErrorKind, TransactionOptions,
+    TransactionOutcome, TransactionReceipt,
+};
+pub use xa::{
+    InvalidQualifier, RecoveredTransaction, Recovery, UniqueQualifier, XaEnd, XaError, XaErrorCode,
+    XaProducer, XaResource, XaStart, XaVote,
+};
 
 pub use metaq_discovery::*;
-pub use metaq_protocol::{BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic};
+pub use metaq_protocol::{
+    BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic, TransactionId,
+    XaTransactionId,
+};
 pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport};

@@ -25,6 +25,7 @@ use crate::{
     route::TopicState,
     stats,
     topics::{Lookup, Topics},
+    transaction::TransactionNames,
 };
 
 /// Sends messages to the brokers of the topics that were published on it.
@@ -42,12 +43,13 @@ use crate::{
 /// became of the messages.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
     pub(crate) topics: Topics,
     pub(crate) launcher: Arc<Launcher>,
+    pub(crate) transaction_names: TransactionNames,
     pub(crate) pool: Arc<Pool>,
     pub(crate) discovery: Arc<dyn Discovery>,
     /// Whether the discovery is the producer's own, to be closed with it.
