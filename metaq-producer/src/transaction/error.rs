@@ -209,13 +209,13 @@ impl TransactionError {
 impl fmt::Display for TransactionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { outcome, place, text, .. } = &*self.inner;
+        let Some((id, broker)) = place else {
+            return write!(f, "no transaction has begun: {text}");
+        };
         if *outcome == TransactionOutcome::Open {
             f.write_str("a message is not part of ")?;
         }
-        match place {
-            Some((id, broker)) => write!(f, "transaction {id} on broker {broker}")?,
-            None => f.write_str("a transaction that has not begun yet")?,
-        }
+        write!(f, "transaction {id} on broker {broker}")?;
         match outcome {
             TransactionOutcome::Open => write!(f, ", which goes on: {text}"),
             TransactionOutcome::RolledBack => write!(f, ": nothing of it is stored: {text}"),
