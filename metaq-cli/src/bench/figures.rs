@@ -62,6 +62,8 @@ impl Measured {
 
     pub(super) fn end(self, tally: Tally) -> Figures {
         let (elapsed, cpu) = (self.start.elapsed(), cpu_time().saturating_sub(self.cpu));
+        // One that was stopped before it began may have taken no time; a rate is a number all the same.
+        let elapsed = elapsed.max(Duration::from_nanos(1));
         let acknowledged = tally.latencies.len();
         let messages = acknowledged + tally.failures;
         let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64 / 1e3;
