@@ -116,10 +116,10 @@ fn run(args: &Args, counter: Option<&StatsAlloc<System>>) -> Result<TaskFigures,
     } else {
         Producer::builder().broker(args.cluster.parse()?)
     };
-    let mut config = ProducerConfig::default();
-    // A broker can have half of it.
-    config.max_in_flight = 2 * 65_536;
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * (args.size + 1024) * args.tasks as usize);
+    // One broker can have half of what a producer has in flight.
+    let (tasks, mut config) = (args.tasks as usize, ProducerConfig::default());
+    config.max_in_flight = config.max_in_flight.max(2 * tasks);
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * tasks * (args.size + 1024));
     let producer = builder.config(config).build()?;
     runtime.block_on(producer.publish_topic(&args.topic))?;
     let message = Message::new(args.topic.clone(), vec![b'x'; args.size]);

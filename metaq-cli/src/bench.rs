@@ -7,7 +7,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,9 +29,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a message takes on a connection besides its payload, at most: its header.
 const HEADER: usize = 1024;
-
-/// What connections may have in flight besides the messages, for heartbeats and the like.
-const MORE_IN_FLIGHT: usize = 16;
 
 /// Sends messages as fast as they are acknowledged, and measures it. THE MESSAGES ARE STORED: use a topic made for this.
 ///
@@ -81,10 +78,10 @@ pub(crate) async fn run(args: Args) -> u8 {
         Err(error) => return complain("signals can't be handled", &error),
     };
     let (size, in_flight) = (args.size as usize, args.in_flight as usize);
+    // One broker can have half of what a producer has in flight.
     let mut config = ProducerConfig::default();
     config.send_timeout = args.timeout;
-    // One broker can have half of it.
-    config.max_in_flight = config.max_in_flight.max(2 * (in_flight + MORE_IN_FLIGHT));
+    config.max_in_flight = config.max_in_flight.max(2 * in_flight);
     config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * in_flight * (size + HEADER));
     let builder = Producer::builder().config(config);
     let producer = match args.cluster.tell(builder).build() {
@@ -102,20 +99,28 @@ pub(crate) async fn run(args: Args) -> u8 {
     let progress = Arc::new(Progress::default());
     let load =
         Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
-    let load = tokio::spawn(load.run(args.warmup, args.messages));
-    let (ended, status) = watch(load, &progress, args.warmup + args.messages, &mut signals).await;
+    let total = args.warmup + args.messages;
+    let watching = tokio::spawn(watch(Arc::clone(&progress), total, signals));
+    let figures = load.run(args.warmup, args.messages).await;
+    watching.abort();
+    // Its line is off the terminal then; that it was aborted is no news.
+    let _ = watching.await;
     producer.close(CLOSE_TIMEOUT).await;
-    match ended {
-        Ok(figures) => report(&figures, size, in_flight, args.json, status),
-        Err(error) => complain("the messages could not be sent", &error),
-    }
+    report(&figures, size, in_flight, args.json, progress.stopped())
 }
 
-/// What the task that sends tells to the one that shows it, and the other way round.
+/// What the one who sends tells to the one who shows it, and the other way round.
 #[derive(Debug, Default)]
 struct Progress {
     ended: AtomicU64,
-    stop: AtomicBool,
+    /// The exit status of a signal that says to stop; 0 as long as there is none.
+    stop: AtomicU8,
+}
+
+impl Progress {
+    fn stopped(&self) -> Option<u8> {
+        Some(self.stop.load(Ordering::Relaxed)).filter(|status| *status != 0)
+    }
 }
 
 /// What is sent.
@@ -142,10 +147,11 @@ impl Load {
     async fn send(&self, messages: u64, tally: &mut Tally) {
         let Self { producer, topic, payload, progress, .. } = self;
         let (mut left, mut ended) = (messages, progress.ended.load(Ordering::Relaxed));
-        let start = || {
-            left = left.checked_sub(1).filter(|_| !progress.stop.load(Ordering::Relaxed))?;
+        let start = async || {
+            left = left.checked_sub(1).filter(|_| progress.stopped().is_none())?;
             // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
-            Some(producer.send(Message::new(topic.clone(), payload.clone())))
+            let message = Message::new(topic.clone(), payload.clone());
+            Some(producer.enqueue(message).await.map_err(Err))
         };
         let end = |latency: Duration, result: Result<SendReceipt, SendError>| {
             ended += 1;
@@ -156,29 +162,21 @@ impl Load {
     }
 }
 
-/// Waits until all is sent; shows the progress on a terminal, and stops the sending when a signal says so. Returns the exit
-/// status that goes with the signal, too.
-async fn watch(
-    mut load: tokio::task::JoinHandle<Figures>,
-    progress: &Progress,
-    messages: u64,
-    signals: &mut StopSignals,
-) -> (Result<Figures, tokio::task::JoinError>, Option<u8>) {
-    let is_terminal = io::stderr().is_terminal();
+/// Shows the progress on a terminal, and says to stop when a signal says so; the second one ends the program at once. Runs
+/// until it is dropped, and takes its line off the terminal then.
+async fn watch(progress: Arc<Progress>, messages: u64, mut signals: StopSignals) {
+    let line = io::stderr().is_terminal().then(|| Line);
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     let (mut before, mut shown) = (0, Instant::now());
-    let mut stopped = None;
-    let ended = loop {
+    loop {
         tokio::select! {
-            ended = &mut load => break ended,
             status = signals.next() => {
-                if stopped.is_some() {
+                if progress.stopped().is_some() {
                     std::process::exit(status.into());
                 }
-                stopped = Some(status);
-                progress.stop.store(true, Ordering::Relaxed);
+                progress.stop.store(status, Ordering::Relaxed);
             }
-            _ = ticks.tick(), if is_terminal => {
+            _ = ticks.tick(), if line.is_some() => {
                 let ended = progress.ended.load(Ordering::Relaxed);
                 let rate = (ended - before) as f64 / shown.elapsed().as_secs_f64();
                 (before, shown) = (ended, Instant::now());
@@ -186,11 +184,16 @@ async fn watch(
                 let _ = write!(io::stderr(), "\r{ended} of {messages} messages, {rate:.0} in a second\x1b[K");
             }
         }
-    };
-    if is_terminal {
+    }
+}
+
+/// The line of the progress.
+struct Line;
+
+impl Drop for Line {
+    fn drop(&mut self) {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
-    (ended, stopped)
 }
 
 /// Prints the figures; returns the exit status.

@@ -4,6 +4,7 @@ mod contest;
 mod figures;
 mod java;
 mod machine;
+mod measures;
 mod metaq;
 mod plan;
 mod program;

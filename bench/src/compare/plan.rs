@@ -59,8 +59,8 @@ pub(super) fn bytes(size: usize) -> String {
 
 /// A whole number, as people write it.
 pub(super) fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
+    let digits = format!("{:.0}", number.abs());
+    let mut text = String::from(if number <= -0.5 { "-" } else { "" });
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
@@ -156,6 +156,6 @@ mod tests {
         assert_eq!(Case::null(16 * 1024, 8192).to_string(), "16 KiB, 8,192");
         assert_eq!(Case::real(128, 1).to_string(), "128 B, 1, real broker");
         assert_eq!(Case::null(1024, 1).awake().to_string(), "1 KiB, 1, cores awake");
-        assert_eq!([0.4, 999.6, 1_234_567.0].map(thousands), ["0", "1,000", "1,234,567"]);
+        assert_eq!([0.4, 999.6, 1_234_567.0, -123.0].map(thousands), ["0", "1,000", "1,234,567", "-123"]);
     }
 }

@@ -6,6 +6,7 @@ use super::{
     contest::{Results, Row, TaskRow},
     figures::{Figures, Spread},
     java::JVM_OPTIONS,
+    measures::{MEASURES, Measure},
     plan::{Target, bytes, thousands},
 };
 use crate::{limits::Limit, tasks::Threads};
@@ -18,80 +19,12 @@ pub(super) fn markdown(results: &Results) -> String {
     against_the_limit(&mut text, results);
     tasks(&mut text, results);
     allocations(&mut text, results);
+    memory_in_flight(&mut text, results);
     for measure in &MEASURES {
         spreads(&mut text, results, measure);
     }
     limits(&mut text, &results.limits);
     text
-}
-
-/// Something that is measured of both clients.
-struct Measure {
-    name: &'static str,
-    of: fn(&Figures) -> f64,
-    /// The same of the client without a runtime.
-    raw: fn(&Limit) -> Option<f64>,
-    decimals: usize,
-    /// Whether less is better.
-    less: bool,
-}
-
-const MEASURES: [Measure; 5] = [
-    Measure {
-        name: "Messages per second",
-        of: |figures| figures.msgs_per_s,
-        raw: |limit| Some(limit.msgs_per_s),
-        decimals: 0,
-        less: false,
-    },
-    Measure {
-        name: "Median latency, µs",
-        of: |figures| figures.p50_us,
-        raw: |limit| limit.p50_us,
-        decimals: 1,
-        less: true,
-    },
-    Measure {
-        name: "99th percentile of the latency, µs",
-        of: |figures| figures.p99_us,
-        raw: |limit| limit.p99_us,
-        decimals: 1,
-        less: true,
-    },
-    Measure {
-        name: "CPU of the client per message, µs",
-        of: |figures| figures.cpu_us_per_msg,
-        raw: |limit| limit.cpu_us_per_msg,
-        decimals: 2,
-        less: true,
-    },
-    Measure {
-        name: "Peak memory of the client, MiB",
-        of: |figures| figures.max_rss_kib as f64 / 1024.0,
-        raw: |_| None,
-        decimals: 1,
-        less: true,
-    },
-];
-
-impl Measure {
-    fn java(&self, row: &Row) -> Option<Spread> {
-        Spread::of(row.java.iter().map(self.of))
-    }
-
-    fn metaq(&self, row: &Row) -> Option<Spread> {
-        Spread::of(row.metaq.iter().map(self.of))
-    }
-
-    fn raw(&self, row: &Row) -> Option<Spread> {
-        Spread::of(row.raw.iter().filter_map(self.raw))
-    }
-
-    /// How many times better metaq is than Java, by the medians.
-    fn ratio(&self, row: &Row) -> Option<f64> {
-        let (java, metaq) = (self.java(row)?.median, self.metaq(row)?.median);
-        Some(if self.less { java / metaq } else { metaq / java })
-    }
 }
 
 /// Appends a line; writing to a string can't fail.
@@ -224,6 +157,32 @@ fn allocations(text: &mut String, results: &Results) {
     line!(text, "");
 }
 
+/// What the peaks of memory differ by, with few messages in flight and with many.
+fn memory_in_flight(text: &mut String, results: &Results) {
+    let [_, _, _, _, memory] = &MEASURES;
+    let row = |window: usize| {
+        results.rows.iter().find(|row| {
+            let case = row.case;
+            (case.target, case.size, case.window, case.awake) == (Target::Null, 128, window, false)
+        })
+    };
+    let Some((few, many)) = row(64).zip(row(8192)) else { return };
+    line!(text, "## Memory of a message in flight\n");
+    line!(
+        text,
+        "By which the peaks of memory differ with 64 and with 8,192 messages of 128 B in flight, for each of these messages. \
+         Includes what a buffer holds of it; the payload itself is shared by all.\n"
+    );
+    line!(text, "| client | bytes |");
+    line!(text, "|---|--:|");
+    for (name, of) in [("Java", Measure::java as fn(&Measure, &Row) -> _), ("metaq", Measure::metaq)] {
+        let peak = |row| of(memory, row).map(|spread: Spread| spread.median * 1024.0 * 1024.0);
+        let bytes = peak(many).zip(peak(few)).map(|(many, few)| (many - few) / (8192.0 - 64.0));
+        line!(text, "| {name} | {} |", bytes.map_or_else(none, |bytes| number(bytes, 0)));
+    }
+    line!(text, "");
+}
+
 fn spreads(text: &mut String, results: &Results, measure: &Measure) {
     line!(text, "## {}\n", measure.name);
     line!(text, "min / median / max.\n");
@@ -327,6 +286,21 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line}\nis not in\n{text}");
         }
         assert!(!text.contains("Failed"), "{text}");
+    }
+
+    #[test]
+    fn a_message_in_flight_takes_what_peaks_differ_by() {
+        let mut results = results();
+        let plan = Plan::quick();
+        results.rows.clear();
+        for (window, metaq_kib, java_kib) in [(64, 6000, 300_000), (8192, 6000 + 2 * 8128, 300_000)] {
+            let case = plan.cases.iter().find(|case| (case.size, case.window) == (128, window));
+            let round = |max_rss_kib| vec![Figures { max_rss_kib, ..figures(1.0, 1.0, 1.0) }];
+            let (java, metaq) = (round(java_kib), round(metaq_kib));
+            results.rows.push(Row { case: *case.unwrap(), java, metaq, raw: Vec::new() });
+        }
+        let text = markdown(&results);
+        assert!(text.contains("| Java | 0 |\n| metaq | 2,048 |\n"), "{text}");
     }
 
     #[test]

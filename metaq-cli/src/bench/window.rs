@@ -1,160 +1,186 @@
 //! So many operations in flight, all the time, in one task.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::task::AtomicWaker;
+use tokio::task::yield_now;
 
-/// How many operations of one slot end in one go, when they end at once, before others get their turn.
-const TURNS: usize = 2;
+/// How many operations share a look at the clock, since one takes as long as a tenth of a message does. It comes before the
+/// first of those that start, and after the last of those that have ended: no time is told shorter than it was.
+const GROUP: usize = 8;
 
-/// Keeps `size` operations in flight. `start` begins the next one, or says that there is none; `end` is told what came of
-/// each, and how long it took from just before its start until its outcome was here. Returns when all have ended.
-///
-/// A slot keeps its place and its waker for all its operations, so that none of them allocates anything here, and only
-/// those that were woken are looked at.
-pub(crate) async fn drive<F: Future>(
+/// Keeps `size` operations in flight. `start` begins the next one, or says how it failed at once, or that there is none;
+/// `end` is told what came of each, and how long it took from before its start until its outcome was here. Returns when
+/// all have ended.
+pub(crate) async fn drive<H: Future + Unpin>(
     size: usize,
-    mut start: impl FnMut() -> Option<F>,
-    mut end: impl FnMut(Duration, F::Output),
+    mut start: impl AsyncFnMut() -> Option<Result<H, H::Output>>,
+    mut end: impl FnMut(Duration, H::Output),
 ) {
-    let woken = Arc::new(Woken::all(size));
-    let mut slots: Vec<_> = (0..size).map(|index| Slot::new(index, &woken)).collect();
-    let mut busy = size;
-    poll_fn(|context| {
-        woken.task.register(context.waker());
-        woken.any.swap(false, Ordering::AcqRel);
-        for (word, bits) in woken.bits.iter().enumerate() {
-            let mut bits = bits.swap(0, Ordering::AcqRel);
-            while bits != 0 {
-                let slot = &mut slots[word * WORD + bits.trailing_zeros() as usize];
-                bits &= bits - 1;
-                if slot.is_done {
-                    continue;
+    let mut window = Window::new(size);
+    let mut is_over = false;
+    loop {
+        let (mut started, mut in_group) = (Instant::now(), 0);
+        while !is_over && window.in_flight() < size {
+            if in_group == GROUP {
+                (started, in_group) = (Instant::now(), 0);
+            }
+            in_group += 1;
+            match start().await {
+                Some(Ok(operation)) => window.in_order.push_back(Started { operation, started }),
+                Some(Err(output)) => {
+                    end(started.elapsed(), output);
+                    // Others have to get on, for instance whoever can let the next one succeed.
+                    yield_now().await;
+                    in_group = GROUP;
                 }
-                slot.turn(&mut start, &mut end);
-                if slot.is_done {
-                    busy -= 1;
-                }
+                None => is_over = true,
             }
         }
-        if busy == 0 { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+        if window.in_flight() == 0 {
+            return;
+        }
+        poll_fn(|context| window.poll(context, &mut end)).await;
+    }
 }
 
-/// A place for one operation after another.
-struct Slot<F> {
-    operation: Pin<Box<Option<F>>>,
+/// What is in flight.
+///
+/// Outcomes mostly come in the order of the starts. So it is mostly enough that the first operation wakes the task, which
+/// then looks at each once. One in the middle wakes it, too, as a scout: when it has ended and the first has not, those before
+/// it that have not ended are put aside, and hold the others up no longer.
+struct Window<H: Future> {
+    in_order: VecDeque<Started<H>>,
+    /// Where the scout is among them; not the first.
+    scout: Option<usize>,
+    aside: Vec<Started<H>>,
+    /// What has ended and was not told yet.
+    ended: Vec<(Instant, H::Output)>,
+}
+
+struct Started<H> {
+    operation: H,
     started: Instant,
-    waker: Waker,
-    /// Whether there is nothing more to start.
-    is_done: bool,
 }
 
-impl<F: Future> Slot<F> {
-    fn new(index: usize, woken: &Arc<Woken>) -> Self {
-        let waker = Waker::from(Arc::new(SlotWaker { index, woken: Arc::clone(woken) }));
-        Self { operation: Box::pin(None), started: Instant::now(), waker, is_done: false }
+impl<H: Future + Unpin> Started<H> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<H::Output> {
+        Pin::new(&mut self.operation).poll(context)
+    }
+}
+
+impl<H: Future + Unpin> Window<H> {
+    fn new(size: usize) -> Self {
+        let (in_order, ended) = (VecDeque::with_capacity(size), Vec::with_capacity(GROUP));
+        Self { in_order, scout: None, aside: Vec::new(), ended }
     }
 
-    fn turn(&mut self, start: &mut impl FnMut() -> Option<F>, end: &mut impl FnMut(Duration, F::Output)) {
-        for _ in 0..TURNS {
-            let mut now = None;
-            if let Some(operation) = self.operation.as_mut().as_pin_mut() {
-                match operation.poll(&mut Context::from_waker(&self.waker)) {
-                    Poll::Pending => return,
-                    Poll::Ready(output) => {
-                        let ended = Instant::now();
-                        now = Some(ended);
-                        end(ended - self.started, output);
-                        self.operation.set(None);
-                    }
-                }
-            }
-            // The end of one is the start of the next: looking at the clock once more would be a part of what is measured.
-            self.started = now.unwrap_or_else(Instant::now);
-            let Some(operation) = start() else {
-                self.is_done = true;
-                return;
-            };
-            self.operation.set(Some(operation));
+    fn in_flight(&self) -> usize {
+        self.in_order.len() + self.aside.len()
+    }
+
+    /// Ready when at least one has ended. The task is woken when another one has, but for those behind the scout.
+    fn poll(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) -> Poll<()> {
+        let before = self.in_flight();
+        self.poll_aside(context, end);
+        self.poll_first(context, end);
+        while self.poll_scout(context, end) {
+            self.poll_first(context, end);
         }
-        self.waker.wake_by_ref();
-    }
-}
-
-const WORD: usize = u64::BITS as usize;
-
-/// Which slots are to be looked at.
-struct Woken {
-    /// A bit for each slot.
-    bits: Box<[AtomicU64]>,
-    /// Whether any bit was set since the task looked.
-    any: AtomicBool,
-    task: AtomicWaker,
-}
-
-impl Woken {
-    /// All of them, for the start.
-    fn all(size: usize) -> Self {
-        let bits = (0..size.div_ceil(WORD)).map(|word| {
-            let count = WORD.min(size - word * WORD);
-            AtomicU64::new(u64::MAX >> (WORD - count))
-        });
-        Self { bits: bits.collect(), any: AtomicBool::new(true), task: AtomicWaker::new() }
-    }
-}
-
-struct SlotWaker {
-    index: usize,
-    woken: Arc<Woken>,
-}
-
-impl Wake for SlotWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        self.tell(end);
+        if self.in_flight() < before { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
-        let (word, bit) = (self.index / WORD, self.index % WORD);
-        self.woken.bits[word].fetch_or(1 << bit, Ordering::AcqRel);
-        // The task looks at the bits after it has taken this back.
-        if !self.woken.any.swap(true, Ordering::AcqRel) {
-            self.woken.task.wake();
+    /// Takes from the front what has ended.
+    fn poll_first(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) {
+        while let Some(first) = self.in_order.front_mut()
+            && let Poll::Ready(output) = first.poll(context)
+        {
+            let started = first.started;
+            self.in_order.pop_front();
+            self.scout = self.scout.map(|scout| scout - 1).filter(|scout| *scout > 0);
+            self.has_ended(started, output, end);
+        }
+    }
+
+    /// Takes all up to the scout, if it has ended, and puts aside what has not; whether it had.
+    fn poll_scout(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) -> bool {
+        if self.in_order.len() < 2 {
+            return false;
+        }
+        let at = *self.scout.get_or_insert(self.in_order.len() / 2);
+        let scout = &mut self.in_order[at];
+        let Poll::Ready(output) = scout.poll(context) else { return false };
+        let started = scout.started;
+        self.has_ended(started, output, end);
+        for mut overtaken in self.in_order.drain(..=at).take(at) {
+            match overtaken.poll(context) {
+                Poll::Ready(output) => self.ended.push((overtaken.started, output)),
+                Poll::Pending => self.aside.push(overtaken),
+            }
+        }
+        self.scout = None;
+        true
+    }
+
+    fn poll_aside(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) {
+        let mut at = 0;
+        while let Some(operation) = self.aside.get_mut(at) {
+            match operation.poll(context) {
+                Poll::Ready(output) => {
+                    let started = self.aside.swap_remove(at).started;
+                    self.has_ended(started, output, end);
+                }
+                Poll::Pending => at += 1,
+            }
+        }
+    }
+
+    fn has_ended(&mut self, started: Instant, output: H::Output, end: &mut impl FnMut(Duration, H::Output)) {
+        self.ended.push((started, output));
+        if self.ended.len() >= GROUP {
+            self.tell(end);
+        }
+    }
+
+    fn tell(&mut self, end: &mut impl FnMut(Duration, H::Output)) {
+        if !self.ended.is_empty() {
+            let now = Instant::now();
+            self.ended.drain(..).for_each(|(started, output)| end(now - started, output));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::{
+        cell::{Cell, RefCell},
+        sync::Arc,
+    };
 
     use tokio::{sync::Semaphore, task::yield_now};
 
     use super::*;
 
-    /// Drives `count` operations, each of which waits as `wait` does; returns the most that were in flight, and the results.
+    /// Drives `count` operations, each of which waits as `wait` does; returns the most that were in flight, and the results,
+    /// sorted.
     async fn run<F: Future>(size: usize, count: usize, wait: impl Fn(usize) -> F) -> (usize, Vec<usize>) {
         let (in_flight, most) = (Cell::new(0), Cell::new(0));
         let (mut next, ended) = (0..count, RefCell::new(Vec::new()));
         let (wait, in_flight, most) = (&wait, &in_flight, &most);
-        let start = || {
+        let start = async || {
             let n = next.next()?;
             in_flight.set(in_flight.get() + 1);
             most.set(most.get().max(in_flight.get()));
-            Some(async move {
+            Some(Ok(Box::pin(async move {
                 wait(n).await;
                 n
-            })
+            })))
         };
         let end = |_, n| {
             in_flight.set(in_flight.get() - 1);
@@ -197,5 +223,36 @@ mod tests {
     async fn a_wake_from_another_thread_is_not_lost() {
         let wait = |_| async { tokio::spawn(yield_now()).await.unwrap() };
         assert_eq!(run(200, 50_000, wait).await.1.len(), 50_000);
+    }
+
+    #[tokio::test]
+    async fn times_are_never_shorter_than_they_were() {
+        let (mut left, mut shortest) = (2000, Duration::MAX);
+        let nap = Duration::from_millis(2);
+        let start = async || {
+            left = (left > 0).then(|| left - 1)?;
+            Some(Ok(Box::pin(tokio::time::sleep(nap))))
+        };
+        drive(100, start, |time, ()| shortest = shortest.min(time)).await;
+        assert!(shortest >= nap, "{shortest:?}");
+    }
+
+    #[tokio::test]
+    async fn what_fails_at_once_is_told_and_takes_no_place() {
+        let (mut n, mut failed, mut done) = (0, 0, 0);
+        let start = async || {
+            n += 1;
+            match n {
+                1000.. => None,
+                _ if n % 3 == 0 => Some(Err(Err(()))),
+                _ => Some(Ok(Box::pin(async {
+                    yield_now().await;
+                    Ok(())
+                }))),
+            }
+        };
+        let end = |_, result: Result<(), ()>| if result.is_ok() { done += 1 } else { failed += 1 };
+        drive(4, start, end).await;
+        assert_eq!((failed, done), (333, 666));
     }
 }

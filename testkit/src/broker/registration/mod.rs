@@ -113,7 +113,7 @@ impl Registry {
             #[cfg(feature = "zookeeper")]
             Kind::ZooKeeper => zookeeper::connect(&self.hosts, self.session_timeout).await,
             #[cfg(feature = "etcd")]
-            Kind::Etcd => etcd::connect(&self.hosts, self.session_timeout).await,
+            Kind::Etcd => Box::pin(etcd::connect(&self.hosts, self.session_timeout)).await,
         }
     }
 }
