@@ -1,0 +1,92 @@
+//! A cluster of embedded brokers without ports, for tests whose time is paused.
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+use std::{io, time::Duration};
+
+use async_trait::async_trait;
+use metaq_producer::{BrokerAddr, ConnectionConfig, Message, MessageCounts, Producer, ProducerConfig, Topic};
+use metaq_testkit::{Broker, EmbeddedRegistry};
+use metaq_transport::{Dialer, StreamTransport};
+use tokio::io::DuplexStream;
+
+pub const SOON: Duration = Duration::from_secs(10);
+
+pub fn topic() -> Topic {
+    Topic::new("t").unwrap()
+}
+
+pub fn message(payload: impl Into<String>) -> Message {
+    Message::new(topic(), payload.into())
+}
+
+#[derive(Debug)]
+struct WithoutPorts(EmbeddedRegistry);
+
+#[async_trait]
+impl Dialer for WithoutPorts {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
+        self.0.connect(broker)
+    }
+}
+
+/// Brokers with two partitions each of topic `t`, and a producer that has published it.
+pub struct Cluster {
+    pub registry: EmbeddedRegistry,
+    pub brokers: Vec<Broker>,
+    pub producer: Producer,
+}
+
+impl Cluster {
+    pub async fn new(brokers: i32, change: impl FnOnce(&mut ProducerConfig)) -> Self {
+        let registry = EmbeddedRegistry::new();
+        let brokers = (0..brokers).map(|id| broker(&registry, id)).collect();
+        let producer = producer(&registry, change);
+        producer.publish_topic(&topic()).await.unwrap();
+        Self { registry, brokers, producer }
+    }
+
+    pub fn stored(&self) -> Vec<String> {
+        let all = self.brokers.iter().flat_map(|broker| broker.messages("t"));
+        all.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect()
+    }
+
+    pub async fn counts(&self) -> MessageCounts {
+        counts(&self.producer).await
+    }
+}
+
+pub async fn counts(producer: &Producer) -> MessageCounts {
+    producer.stats().await.messages
+}
+
+pub fn broker(registry: &EmbeddedRegistry, id: i32) -> Broker {
+    Broker::builder().id(id).topic("t", 2).register_with(registry).start_without_port().unwrap()
+}
+
+pub fn producer(registry: &EmbeddedRegistry, change: impl FnOnce(&mut ProducerConfig)) -> Producer {
+    let mut config = ProducerConfig::default();
+    change(&mut config);
+    let mut connection: ConnectionConfig = config.connection.clone();
+    // As a producer limits its own connections.
+    connection.max_in_flight = (config.max_in_flight / 2).max(1);
+    connection.max_in_flight_bytes = (config.max_in_flight_bytes / 2).max(1);
+    let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
+    Producer::builder().discovery(registry.discovery()).transport(transport).config(config).build().unwrap()
+}
+
+/// Waits until `condition` holds.
+pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let reached = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the condition is reached");
+}
+
+pub fn sum(counts: MessageCounts) -> u64 {
+    let MessageCounts { queued, in_flight, acknowledged, rejected, unknown, not_sent, .. } = counts;
+    queued + in_flight + acknowledged + rejected + unknown + not_sent
+}
