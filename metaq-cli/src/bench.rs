@@ -96,9 +96,10 @@ pub(crate) async fn run(args: Args) -> u8 {
     if let Err(error) = published {
         return complain("can't send", &error);
     }
-    let message = Message::new(args.topic, Bytes::from(vec![b'x'; size]));
+    let (topic, payload) = (args.topic, Bytes::from(vec![b'x'; size]));
     let progress = Arc::new(Progress::default());
-    let load = Load { producer: producer.clone(), message, in_flight, progress: Arc::clone(&progress) };
+    let load =
+        Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
     let total = args.warmup.saturating_add(args.messages);
     let watching = tokio::spawn(watch(Arc::clone(&progress), total, signals));
     let figures = load.run(args.warmup, args.messages).await;
@@ -126,7 +127,8 @@ impl Progress {
 /// What is sent.
 struct Load {
     producer: Producer,
-    message: Message,
+    topic: Topic,
+    payload: Bytes,
     in_flight: usize,
     progress: Arc<Progress>,
 }
@@ -144,11 +146,13 @@ impl Load {
 
     /// Sends so many messages, with as many in flight as there may be.
     async fn send(&self, messages: u64, tally: &mut Tally) {
-        let Self { producer, message, progress, .. } = self;
+        let Self { producer, topic, payload, progress, .. } = self;
         let (mut left, mut ended) = (messages, progress.ended.load(Ordering::Relaxed));
         let start = async || {
             left = left.checked_sub(1).filter(|_| progress.stopped().is_none())?;
-            Some(producer.enqueue(message.clone()).await.map_err(Err))
+            // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
+            let message = Message::new(topic.clone(), payload.clone());
+            Some(producer.enqueue(message).await.map_err(Err))
         };
         let end = |latency: Duration, result: Result<SendReceipt, SendError>| {
             ended += 1;
@@ -163,7 +167,8 @@ impl Load {
 /// until it is dropped, and takes its line off the terminal then.
 async fn watch(progress: Arc<Progress>, messages: u64, mut signals: StopSignals) {
     let line = io::stderr().is_terminal().then(|| Line);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    let first = tokio::time::Instant::now() + PROGRESS_INTERVAL;
+    let mut ticks = tokio::time::interval_at(first, PROGRESS_INTERVAL);
     let (mut before, mut shown) = (0, Instant::now());
     loop {
         tokio::select! {

@@ -1,22 +1,71 @@
 //! `metaq dev-broker`: the embedded broker as a program.
 
-use std::{io::Write as _, str::FromStr};
+use std::{io::Write as _, path::PathBuf, str::FromStr};
 
-use metaq_testkit::Broker;
+use metaq_testkit::{Broker, Registry};
 
 use crate::{EXIT_DONE, complain, signals::StopSignals};
 
-/// Runs a broker in memory on the loopback interface, until it is stopped by a signal.
+/// Runs a broker on the loopback interface, until it is stopped by a signal.
 ///
-/// The first line that it prints is its address, which `metaq produce --cluster` takes.
+/// It speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its messages in memory
+/// unless told otherwise. The first line that it prints is its address, which `metaq produce --cluster` takes. SIGINT
+/// and SIGTERM end it in order: it leaves the registries first, then closes its connections.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A topic and its number of partitions; may be repeated
+    /// A topic and its number of partitions; may be repeated. A * in the name stands for any text
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", required = true)]
     topics: Vec<TopicArg>,
     /// The TCP port; 0 takes any free one
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// The broker's id in its cluster
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
+    id: i32,
+    /// A registry to register in, zk://HOST:PORT,HOST:PORT/ROOT or etcd://…; may be repeated
+    #[arg(long = "register", value_name = "REGISTRY")]
+    registries: Vec<RegistryArg>,
+    /// The folder to keep messages in, as a Java broker does in its dataPath; what is there is served
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// How many partitions a topic has that only a name with a * takes
+    #[arg(long, value_name = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    default_partitions: u32,
+    /// Has the defects of the Java broker, too: no limits, and any word that begins with v or q is a command
+    #[arg(long)]
+    compat: bool,
+}
+
+#[derive(Clone, Debug)]
+struct RegistryArg(Registry);
+
+impl FromStr for RegistryArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("zk://") {
+            // Which knows how such a text is to be.
+            metaq_producer::ZooKeeperDiscovery::new(text).map_err(|error| error.to_string())?;
+            return Ok(Self(Registry::zookeeper(text)));
+        }
+        if text.starts_with("etcd://") {
+            return Self::etcd(text);
+        }
+        Err("expected zk://HOST:PORT,HOST:PORT/ROOT or etcd://HOST:PORT,HOST:PORT/ROOT".to_owned())
+    }
+}
+
+impl RegistryArg {
+    #[cfg(feature = "etcd")]
+    fn etcd(text: &str) -> Result<Self, String> {
+        metaq_producer::EtcdDiscovery::new(text).map_err(|error| error.to_string())?;
+        Ok(Self(Registry::etcd(text)))
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn etcd(_: &str) -> Result<Self, String> {
+        Err("this metaq was built without etcd; cargo install it with --features etcd".to_owned())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -38,21 +87,37 @@ impl FromStr for TopicArg {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
+    let Args { topics, port, id, registries, data_dir, default_partitions, compat } = args;
     let started = async {
         let signals = StopSignals::new()?;
-        let mut builder = Broker::builder().port(args.port);
-        for topic in &args.topics {
-            builder = builder.topic(&topic.name, topic.partitions);
+        let mut builder =
+            Broker::builder().port(port).id(id).default_partitions(default_partitions).compat(compat);
+        for TopicArg { name, partitions } in &topics {
+            builder = builder.topic(name, *partitions);
+        }
+        for RegistryArg(registry) in registries {
+            builder = builder.register_in(registry);
+        }
+        if let Some(folder) = data_dir {
+            builder = builder.data_dir(folder);
         }
         let broker = builder.start().await?;
         writeln!(std::io::stdout(), "{}", broker.addr())?;
         Ok::<_, std::io::Error>((signals, broker))
     };
     match started.await {
-        Ok((mut signals, _broker)) => {
+        Ok((mut signals, broker)) => {
             signals.next().await;
-            EXIT_DONE
+            tokio::select! {
+                ended = broker.shut_down() => match ended {
+                    Ok(()) => EXIT_DONE,
+                    Err(error) => complain("the broker could not be ended in order", &error),
+                },
+                // Asked twice, it goes at once.
+                status = signals.next() => status,
+            }
         }
-        Err(error) => complain(&format!("a broker can't be started on port {}", args.port), &error),
+        Err(error) if port == 0 => complain("a broker can't be started", &error),
+        Err(error) => complain(&format!("a broker can't be started on port {port}"), &error),
     }
 }

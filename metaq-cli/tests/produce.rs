@@ -169,6 +169,9 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["produce", "--cluster", "meta://h:1", "--topic", "t", "--in-flight", "0"], "--in-flight"),
         (&["dev-broker", "--topic", "t"], "NAME:PARTITIONS"),
         (&["dev-broker", "--topic", "t:0"], "between 1 and 65536"),
+        (&["dev-broker", "--topic", "t:1", "--register", "h:1"], "expected zk://HOST:PORT"),
+        (&["dev-broker", "--topic", "t:1", "--register", "zk://h"], "has no port"),
+        (&["dev-broker", "--topic", "t:1", "--id=-1"], "invalid value '-1' for '--id <ID>'"),
         (&["bogus"], "bogus"),
     ] {
         let finished = Metaq::start(args).finish(b"").await;
@@ -253,4 +256,25 @@ async fn the_dev_broker_prints_its_address_first_and_serves() {
     assert!(taken.stderr.contains(&format!("can't be started on port {port}")), "{}", taken.stderr);
     dev_broker.signal(nix::sys::signal::SIGTERM);
     assert_eq!(dev_broker.wait().await.status, 0);
+}
+
+#[tokio::test]
+async fn the_dev_broker_keeps_its_messages_in_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let args = ["dev-broker", "--topic", "a:1", "--topic", "any*:1", "--id", "4", "--data-dir", data];
+    for offset in [0, 21] {
+        let mut dev_broker = Metaq::start(&args);
+        let addr = dev_broker.next_line().await;
+        let produce = ["produce", "--cluster", &addr, "--topic", "a"];
+        let finished = Metaq::start(&produce).finish(b"1\n").await;
+        assert_eq!(finished.json()[0]["offset"], offset);
+        assert_eq!(finished.json()[0]["partition"], "4-0");
+        dev_broker.signal(nix::sys::signal::SIGINT);
+        assert_eq!(dev_broker.wait().await.status, 0);
+    }
+    std::fs::write(folder.path().join("a-0/00000000000000000100.meta"), "").unwrap();
+    let finished = Metaq::start(&args).finish(b"").await;
+    assert_eq!(finished.status, 1);
+    assert!(finished.stderr.contains("leave a gap before 100"), "{}", finished.stderr);
 }

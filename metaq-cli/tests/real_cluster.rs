@@ -87,3 +87,29 @@ async fn an_unknown_topic_gives_one_line_that_names_it() {
          a broker has it configured with acceptPublish\n"
     );
 }
+
+#[tokio::test]
+async fn dev_brokers_make_a_cluster_in_a_real_zookeeper() {
+    let Some(peers) = Peers::get("dev_brokers_make_a_cluster_in_a_real_zookeeper") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let cluster = format!("zk://{}/dev", zookeeper.connect_string());
+    let mut brokers = Vec::new();
+    for id in ["0", "1"] {
+        let args = ["dev-broker", "--topic", "orders:2", "--id", id, "--register", &cluster];
+        let mut broker = Metaq::start(&args);
+        assert!(broker.next_line().await.starts_with("meta://127.0.0.1:"));
+        brokers.push(broker);
+    }
+    let produce = ["produce", "--cluster", &cluster, "--topic", "orders"];
+    let finished = Metaq::start(&produce).finish(&b"an order\n".repeat(40)).await;
+    let used: BTreeMap<_, _> =
+        finished.json().iter().map(|line| (line["partition"].to_string(), ())).collect();
+    assert_eq!(used.into_keys().collect::<Vec<_>>(), [r#""0-0""#, r#""0-1""#, r#""1-0""#, r#""1-1""#]);
+
+    // What registers is gone as soon as a broker has ended.
+    for broker in brokers {
+        broker.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(broker.wait().await.status, 0);
+    }
+    assert!(zookeeper.ephemerals().await.is_empty());
+}

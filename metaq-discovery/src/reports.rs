@@ -1,15 +1,15 @@
 //! Which entries were told to be unusable, so that each is told once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+#[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{BadEntry, DiscoveryEvent, EventPublisher};
 
 /// What passes by itself as a rule is told when it has lasted so long.
+#[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
 const LASTING: Duration = Duration::from_secs(2);
 
 /// An entry that can't be used.

@@ -1,12 +1,24 @@
 //! For tests of programs that use MetaQ 1.4 (Metamorphosis) brokers: an embedded [`Broker`] that needs nothing
-//! installed, a [`Proxy`] that spoils connections, the [`conformance`] suite that every `Discovery` has to pass and, with
-//! the feature `peers`, handles that run real ZooKeeper and etcd servers and Java brokers.
+//! installed and does wrong what it is told to, an [`EmbeddedRegistry`] to find it, a [`Proxy`] that spoils connections,
+//! the [`conformance`] suite that every `Discovery` has to pass and, with the feature `peers`, handles that run real
+//! ZooKeeper and etcd servers and Java brokers.
+//!
+//! # Features
+//!
+//! - `zookeeper`, `etcd`: the embedded broker registers there. The latter is built with `protoc`.
+//! - `peers`: real peers; see the module.
 
 mod broker;
 pub mod conformance;
 #[cfg(feature = "peers")]
 pub mod peers;
-mod proxy;
+pub mod proxy;
+mod registry;
 
-pub use broker::{Broker, BrokerBuilder, Stored};
-pub use proxy::{Direction, Fault, OnConnect, Plan, Proxy};
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
+pub use broker::Registry;
+pub use broker::{
+    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored,
+};
+pub use proxy::Proxy;
+pub use registry::{EmbeddedRegistry, RegistryFault};

@@ -21,7 +21,7 @@ fn it_is_compiled_against_the_client_and_run() {
     let home = tempfile::tempdir().unwrap();
     // The second time it is there already.
     for word in ["hello", "again"] {
-        let args = peers.java_program("Shout", SOURCE, home.path()).unwrap();
+        let args = peers.java_program("Shout", SOURCE).unwrap().arguments(home.path()).unwrap();
         let output =
             Command::new("java").arg("-Xmx64m").args(args).arg(word).current_dir(home.path()).output();
         let output = output.unwrap();
@@ -33,8 +33,7 @@ fn it_is_compiled_against_the_client_and_run() {
 #[test]
 fn a_source_that_the_compiler_refuses_is_an_error_that_shows_what_it_says() {
     let Some(peers) = Peers::get("a_source_that_the_compiler_refuses") else { return };
-    let home = tempfile::tempdir().unwrap();
-    let error = peers.java_program("Bad", "public class Bad { int x = nowhere; }", home.path()).unwrap_err();
+    let error = peers.java_program("Bad", "public class Bad { int x = nowhere; }").unwrap_err();
     assert!(matches!(error, PeerError::Tool { .. }), "{error}");
     let text = error.to_string();
     assert!(text.starts_with("compiling Bad with javac failed") && text.contains("nowhere"), "{text}");

@@ -4,7 +4,7 @@
 use std::{io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
-use metaq_testkit::{Direction, Fault, OnConnect, Plan, Proxy};
+use metaq_testkit::proxy::{Direction, Fault, OnConnect, Plan, Proxy};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},

@@ -72,7 +72,8 @@ impl<'a> Contest<'a> {
         let rows = self.plan.cases.iter().map(|case| self.case(*case)).collect::<Result<Vec<_>>>()?;
         let tasks = self.tasks()?;
         let allocations = self.allocations()?;
-        let load = format!("{load} before the run, {} at its end, of which 2 to 3 are its own", machine::load());
+        let load =
+            format!("{load} before the run, {} at its end, of which 2 to 3 are its own", machine::load());
         machine.push(("load", load));
         Ok(Results { plan: self.plan, machine, rows, limits, tasks, allocations, took: begun.elapsed() })
     }

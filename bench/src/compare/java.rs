@@ -27,7 +27,8 @@ impl Java {
         let home = TempDir::with_prefix("metaq-java-bench-")?;
         let log = home.path().join("log");
         let mut command = Command::new("java");
-        command.args(JVM_OPTIONS).args(stage.peers.java_program("SendBench", PROGRAM, home.path())?);
+        let program = stage.peers.java_program("SendBench", PROGRAM)?;
+        command.args(JVM_OPTIONS).args(program.arguments(home.path())?);
         command.args([&stage.zookeeper(), stage.root(case.target), TOPIC]);
         command.args([case.size.to_string(), case.window.to_string()]);
         command.current_dir(home.path()).stderr(File::create(&log)?);

@@ -166,6 +166,8 @@ impl Sessions {
 
     async fn connect_once(&self) -> Result<Client, Error> {
         let mut connector = Client::connector()
+            // Servers of the age of MetaQ don't answer the newer way to create a node; newer ones know the old.
+            .with_server_version(3, 3, 0)
             .with_session_timeout(self.session_timeout)
             .with_connection_timeout(self.silence_timeout)
             .with_fail_eagerly();

@@ -9,9 +9,9 @@ use std::{
 
 use metaq_discovery::{BrokerId, Discovery, EtcdConfig, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
-    Direction, OnConnect, Plan, Proxy,
     conformance::{Observer, RegistryUnderTest as _, Tasks, text, topic},
     peers::EtcdProgram,
+    proxy::{Direction, OnConnect, Plan, Proxy},
 };
 use tokio::time::{Instant, sleep, timeout};
 

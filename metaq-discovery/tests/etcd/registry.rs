@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use etcd_client::{Client, ConnectOptions};
 use metaq_discovery::{BrokerAddr, BrokerId, Discovery, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
-    Plan, Proxy,
     conformance::{RegistryUnderTest, topic},
     peers::{Etcd, EtcdProgram},
+    proxy::{Plan, Proxy},
 };
 use tokio::time::{Instant, sleep, timeout};
 

@@ -8,9 +8,9 @@ use std::{
 use async_trait::async_trait;
 use metaq_discovery::{BrokerAddr, BrokerId, Discovery, ZooKeeperDiscovery};
 use metaq_testkit::{
-    Plan, Proxy,
     conformance::{self, RegistryUnderTest},
     peers::{Peers, ZooKeeper},
+    proxy::{Plan, Proxy},
 };
 
 use crate::registry::Registry;

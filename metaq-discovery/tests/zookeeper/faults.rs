@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use metaq_discovery::{Discovery, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery};
 use metaq_testkit::{
-    OnConnect, Plan, Proxy,
     conformance::{Observer, Tasks, text},
     peers::{Peers, ZooKeeper, ZooKeeperEnsemble},
+    proxy::{OnConnect, Plan, Proxy},
 };
 use tokio::time::{Instant, sleep, timeout};
 

@@ -14,9 +14,12 @@ mod tls;
 use std::time::Duration;
 
 use metaq_discovery::{Credentials, Discovery, DiscoveryErrorKind, ZooKeeperConfig, ZooKeeperDiscovery};
-use metaq_testkit::peers::{Peers, ZooKeeper};
+use metaq_testkit::{
+    conformance::Observer,
+    peers::{Peers, ZooKeeper},
+};
 use tokio::time::{Instant, timeout};
-use zookeeper_client::{Acls, Client, CreateMode};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 use registry::{PATIENCE, Registry, becomes, discovery, text, topic};
 
@@ -92,6 +95,72 @@ async fn a_broker_that_offers_a_topic_anew_has_the_address_it_had() {
     registry.offer(0, 1).await;
     becomes(&mut watch, "0@2000:1").await;
     assert_eq!(zookeeper.watches().await, 3, "its children, the child and the address");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_write_waits_for_the_path_of_a_topic() {
+    let Some(peers) = Peers::get("who_may_not_write_waits_for_the_path_of_a_topic") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let owner = Client::connector().with_auth("digest", b"owner:secret");
+    let owner = owner.connect(&zookeeper.connect_string()).await.unwrap();
+    let readable =
+        [Acl::new(Permission::ALL, AuthId::authed()), Acl::new(Permission::READ, AuthId::anyone())];
+    let options = CreateMode::Persistent.with_acls(Acls::new(&readable));
+    let root = "/some/where";
+    owner.mkdir(&format!("{root}/brokers/topics-pub"), &options).await.unwrap();
+    owner.mkdir(&format!("{root}/brokers/ids/0"), &options).await.unwrap();
+    // Several hosts, one of which isn't there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let connect = format!("zk://{nobody}, {}{root}/", zookeeper.connect_string());
+    let discovery = ZooKeeperDiscovery::new(&connect).unwrap();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    assert!(watch.current().is_empty());
+    let path = format!("{root}/brokers/topics-pub/t");
+    assert!(owner.check_stat(&path).await.unwrap().is_none(), "it wasn't created");
+    owner.create(&format!("{root}/brokers/ids/0/master"), b"meta://127.0.0.1:1000", &options).await.unwrap();
+    owner.create(&path, b"", &options).await.unwrap();
+    owner.create(&format!("{path}/0-m"), br#"{"numParts":2}"#, &options).await.unwrap();
+    becomes(&mut watch, "0@1000:2").await;
+    assert_eq!(discovery.topics().await.unwrap(), [topic()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_the_age_of_metaq_are_followed() {
+    let Some(peers) = Peers::get("servers_of_the_age_of_metaq_are_followed") else { return };
+    let mut zookeeper = ZooKeeper::builder().old().start(&peers).await.unwrap();
+    let registry = Registry::open_old(&zookeeper).await;
+    registry.register(0, 1000, 2).await;
+    let mut config = ZooKeeperConfig::default();
+    config.reread_interval = Duration::from_millis(300);
+    let discovery = ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap();
+    let watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:2");
+    let mut observer = Observer::new(&discovery, &watch);
+    // A topic whose path is to be created, and a watch that is dropped.
+    let nobody = metaq_discovery::Topic::new("nobody").unwrap();
+    drop(discovery.watch(&nobody).await.unwrap());
+    assert!(discovery.topics().await.unwrap().contains(&nobody), "its path was created");
+    for round in 1..=10_u16 {
+        registry.register(1, 1000 + round, 1).await;
+        observer.converges(&format!("0@1000:2 1@{}:1", 1000 + round), Instant::now()).await;
+        // Everything is read anew in between.
+        let (read, since) = (watch.current(), Instant::now());
+        while std::sync::Arc::ptr_eq(&watch.current(), &read) {
+            assert!(since.elapsed() < PATIENCE, "it is read anew");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        registry.unregister(1).await;
+        observer.converges("0@1000:2", Instant::now()).await;
+    }
+    let told = observer.told();
+    assert!(!told.iter().any(|event| event == "lost"), "{told:?}");
+    zookeeper.kill().await.unwrap();
+    observer.hears("lost").await;
+    zookeeper.restart().await.unwrap();
+    let back = Instant::now();
+    Registry::open_old(&zookeeper).await.register(2, 1002, 1).await;
+    observer.converges("0@1000:2 2@1002:1", back).await;
+    discovery.close().await;
 }
 
 #[tokio::test]

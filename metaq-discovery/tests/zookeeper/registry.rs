@@ -24,8 +24,20 @@ impl Registry {
         Self::open_at(&zookeeper.connect_string(), topic).await
     }
 
+    /// The registry of a server that knows only the old ways to write.
+    pub(crate) async fn open_old(zookeeper: &ZooKeeper) -> Self {
+        let connector = Client::connector().with_server_version(3, 4, 3);
+        let client =
+            timeout(PATIENCE, connector.connect(&zookeeper.connect_string())).await.unwrap().unwrap();
+        Self::of(client, topic()).await
+    }
+
     pub(crate) async fn open_at(servers: &str, topic: Topic) -> Self {
         let client = timeout(PATIENCE, Client::connect(servers)).await.unwrap().unwrap();
+        Self::of(client, topic).await
+    }
+
+    async fn of(client: Client, topic: Topic) -> Self {
         let registry = Self { client, topic };
         registry.mkdir(&format!("/meta/brokers/topics-pub/{}", registry.topic)).await;
         registry

@@ -36,12 +36,13 @@ async fn thousands_of_topics_share_one_session() {
     let discovery = discovery(&zookeeper, Duration::from_secs(20));
     let (memory, calls, started) = (resident(), zookeeper.packets_received().await, Instant::now());
     let mut watches = try_join_all(topics.iter().map(|topic| discovery.watch(topic))).await.unwrap();
+    let opened = started.elapsed();
     println!(
-        "{TOPICS} topics opened in {:?} by {} calls, {} KiB for each",
-        started.elapsed(),
+        "{TOPICS} topics opened in {opened:?} by {} calls, {} KiB for each",
         zookeeper.packets_received().await - calls,
         (resident() - memory) as f64 / TOPICS as f64
     );
+    assert!(opened < Duration::from_secs(3), "{opened:?}");
     assert!(watches.iter().all(|watch| text(&watch.current()) == "0@1000:2"));
     assert_eq!(zookeeper.connections().await, 2, "one of the discovery, one of the test");
 

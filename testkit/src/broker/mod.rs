@@ -1,29 +1,72 @@
 //! A MetaQ broker inside the test's own process.
 
+mod answers;
+mod builder;
+mod compat;
+mod decisions;
+mod faults;
+mod log;
+mod prepared;
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
+mod registration;
+mod requests;
+mod segment;
 mod serve;
-mod store;
+mod stats;
+mod stored;
+mod talk;
+mod topics;
+mod transactions;
 
 use std::{
     io,
-    net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
 
-use metaq_protocol::{BrokerAddr, BrokerId, Topic};
+use metaq_protocol::{BrokerAddr, BrokerId, Topic, XaTransactionId};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
-use store::Store;
-pub use store::Stored;
+pub use builder::BrokerBuilder;
+pub use faults::{Fault, Faults, Plan};
+pub use log::Flush;
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
+pub use registration::Registry;
+pub use requests::Requests;
+pub use stored::Stored;
+pub use transactions::Heuristic;
 
-/// A broker that keeps its messages in memory and speaks the wire protocol on a TCP port of the loopback interface.
+use builder::Settings;
+use serve::Io;
+use stats::Counters;
+use topics::{TopicEntry, Topics};
+use transactions::XaTransactions;
+
+use crate::EmbeddedRegistry;
+
+/// What a released Java broker says, since the file that should hold its version is missing in it (wire rule 3.5).
+const VERSION: &str = "0.1";
+
+/// How many bytes may be under way in each direction on a connection without a port.
+const PIPE: usize = 64 * 1024;
+
+/// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any stream of
+/// bytes. It keeps its messages in memory, or on disk as a Java broker does.
 ///
-/// It knows `put`, `get`, `offset`, `version` and `stats`, and answers and refuses as a real broker does, with the
-/// same texts. Transactions are refused. Every message can be read as soon as it is acknowledged. It ends
-/// when it is dropped, and its connections with it.
+/// It answers and refuses as a real broker does, with the same texts, and the Java client takes it for one. Where it
+/// differs on purpose, `docs/embedded-broker.md` says so; [`compat`](BrokerBuilder::compat) has it differ less. It does
+/// wrong what its [`faults`](Self::faults) say.
+///
+/// It ends when it is dropped, and its connections with it, as if its process were killed; [`shut_down`](Self::shut_down)
+/// is the orderly way.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -38,31 +81,69 @@ pub use store::Stored;
 #[derive(Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
+    streams: mpsc::UnboundedSender<Box<dyn Io>>,
     accepting: JoinHandle<()>,
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+    registrations: Vec<registration::Registration>,
 }
 
 /// What the broker's connections share.
 #[derive(Debug)]
 struct Shared {
+    id: BrokerId,
     addr: BrokerAddr,
-    store: Mutex<Store>,
+    settings: Settings,
+    topics: Topics,
+    transactions: Mutex<XaTransactions>,
+    /// How many ids were given out.
+    ids: AtomicI64,
+    counters: Counters,
+    faults: Faults,
+    random: Mutex<fastrand::Rng>,
+    started: Instant,
     accepted: AtomicUsize,
     open: AtomicUsize,
+    /// Counts the changes of what a registry is told.
+    offered: watch::Sender<u64>,
+    registries: Vec<EmbeddedRegistry>,
 }
 
-/// How a [`Broker`] is to be; made by [`Broker::builder`].
-#[derive(Clone, Debug)]
-pub struct BrokerBuilder {
-    id: BrokerId,
-    port: u16,
-    topics: Vec<(String, u32)>,
+impl Shared {
+    /// A topic that only a pattern takes is registered with its first message (registry §12).
+    fn offer(&self, topic: &TopicEntry) {
+        if topic.becomes_known() {
+            self.tell_registries();
+        }
+    }
+
+    fn tell_registries(&self) {
+        self.offered.send_modify(|changes| *changes += 1);
+        self.enter_registries(None);
+    }
+
+    /// Tells the registries of this process what the broker offers; for the first time with a way to reach it.
+    fn enter_registries(&self, connector: Option<&BrokerConnector>) {
+        for registry in &self.registries {
+            let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
+            let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
+            let named = published.filter_map(|topic| {
+                let partitions = self.topics.partitions(Some(&topic));
+                // A client may have put to a name that can't be one.
+                Topic::new(&topic.name).ok().map(|name| (name, partitions))
+            });
+            match connector {
+                Some(connector) => registry.enter(self.id, &self.addr, named.collect(), connector.clone()),
+                None => registry.update(self.id, &self.addr, named.collect()),
+            }
+        }
+    }
 }
 
 impl Broker {
     /// A broker with the id 0, any free port and no topic, unless told otherwise.
     #[must_use]
     pub fn builder() -> BrokerBuilder {
-        BrokerBuilder { id: BrokerId(0), port: 0, topics: Vec::new() }
+        BrokerBuilder::new()
     }
 
     /// Where the broker listens.
@@ -74,18 +155,94 @@ impl Broker {
     /// The broker's id.
     #[must_use]
     pub fn id(&self) -> BrokerId {
-        self.shared.store.lock().broker
+        self.shared.id
     }
 
-    /// Adds a topic, or changes its number of partitions; those that exist keep their messages.
-    pub fn set_topic(&self, topic: &Topic, partitions: u32) {
-        self.shared.store.lock().set_topic(topic.as_str(), partitions);
-    }
-
-    /// All messages of a topic: partition by partition, in the order in which they were stored.
+    /// What it does wrong.
     #[must_use]
-    pub fn messages(&self, topic: &str) -> Vec<Stored> {
-        self.shared.store.lock().messages(topic)
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// Connects to the broker without a port. The stream is the client's end of the connection.
+    #[must_use]
+    pub fn connect(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(PIPE);
+        self.serve_stream(server);
+        client
+    }
+
+    /// What connects to the broker without a port, and doesn't keep it alive: for a transport that is to reach it as long
+    /// as it is there.
+    #[must_use]
+    pub fn connector(&self) -> BrokerConnector {
+        BrokerConnector { streams: self.streams.clone() }
+    }
+
+    /// Serves one more connection, whose broker's end this stream is.
+    pub fn serve_stream(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        // Once the broker was shut down, the connection is closed by being dropped.
+        let _ = self.streams.send(Box::new(stream));
+    }
+
+    /// Adds a topic, or changes its number of partitions. What partitions hold is kept, but those beyond the number take
+    /// nothing more.
+    pub fn set_topic(&self, topic: &Topic, partitions: u32) {
+        self.shared.topics.configure(topic, partitions);
+        self.shared.tell_registries();
+    }
+
+    /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
+    /// out all the same, as a Java broker does (registry §9). Without effect on a topic that there is not.
+    pub fn set_accepts(&self, topic: &Topic, publish: bool, subscribe: bool) {
+        if let Some(topic) = self.shared.topics.get(topic) {
+            topic.publishes.store(publish, Ordering::Release);
+            topic.subscribes.store(subscribe, Ordering::Release);
+            self.shared.tell_registries();
+        }
+    }
+
+    /// Closes a partition, as an operator does: it neither takes nor hands out messages (status 403), except in
+    /// transactions and when the choice is left to the broker. It stays registered. Without effect when there is no such
+    /// topic.
+    pub fn close_partition(&self, topic: &Topic, index: i32) {
+        if let Some(topic) = self.shared.topics.get(topic) {
+            topic.set_closed(index, true);
+        }
+    }
+
+    /// Opens a partition that was [closed](Self::close_partition).
+    pub fn open_partition(&self, topic: &Topic, index: i32) {
+        if let Some(topic) = self.shared.topics.get(topic) {
+            topic.set_closed(index, false);
+        }
+    }
+
+    /// Makes all messages readable, and has them written through to the disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn flush(&self) -> io::Result<()> {
+        self.shared.topics.flush()
+    }
+
+    /// Drops the oldest segment of a partition, as a Java broker does with old ones. False when there is only the one that
+    /// is written to.
+    ///
+    /// # Errors
+    /// When its file can't be removed.
+    pub fn drop_oldest_segment(&self, topic: &Topic, index: i32) -> io::Result<bool> {
+        let log = self.shared.topics.get(topic).and_then(|topic| topic.existing_log(index));
+        log.map_or(Ok(false), |log| log.lock().drop_oldest_segment())
+    }
+
+    /// Ends a prepared XA transaction behind its owner's back, as an operator of a Java broker can; the owner is told so
+    /// until it forgets it. False when no such transaction is prepared.
+    ///
+    /// # Errors
+    /// When it was to be committed, and its messages can't be stored.
+    pub fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
+        self.shared.decide(id, heuristic)
     }
 
     /// How many connections were made to the broker since it started.
@@ -105,56 +262,62 @@ impl Broker {
         // The task ends by being aborted, which only the drop of this broker does.
         let _ = (&mut self.accepting).await;
     }
+
+    /// Ends the broker in the order of a planned shutdown: it leaves the registries first, has its messages written to the
+    /// disk, then closes its port and its connections. When this returns, the port is free.
+    ///
+    /// # Errors
+    /// When a registry could not be told, or the disk failed. It is ended all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the broker at once.
+    pub async fn shut_down(mut self) -> io::Result<()> {
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+        let withdrawn = registration::withdraw_all(&self.registrations).await;
+        #[cfg(not(any(feature = "zookeeper", feature = "etcd")))]
+        let withdrawn = Ok(());
+        for registry in &self.shared.registries {
+            registry.leave(self.shared.id, &self.shared.addr);
+        }
+        let flushed = self.flush();
+        self.accepting.abort();
+        // It ends by being aborted.
+        let _ = (&mut self.accepting).await;
+        withdrawn.and(flushed)
+    }
+
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+    async fn register(&mut self, registry: Registry) -> io::Result<()> {
+        self.registrations.push(registry.register(Arc::clone(&self.shared)).await?);
+        Ok(())
+    }
+}
+
+/// Connects to a [`Broker`] without a port; got by [`Broker::connector`].
+#[derive(Clone, Debug)]
+pub struct BrokerConnector {
+    streams: mpsc::UnboundedSender<Box<dyn Io>>,
+}
+
+impl BrokerConnector {
+    /// The client's end of a new connection.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the broker has ended.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        let (client, server) = tokio::io::duplex(PIPE);
+        match self.streams.send(Box::new(server)) {
+            Ok(()) => Ok(client),
+            Err(_) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the embedded broker has ended")),
+        }
+    }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
         self.accepting.abort();
-    }
-}
-
-impl BrokerBuilder {
-    /// The broker's id. Default 0.
-    #[must_use]
-    pub fn id(mut self, id: i32) -> Self {
-        self.id = BrokerId(id);
-        self
-    }
-
-    /// The TCP port. Default 0, which takes any free one.
-    #[must_use]
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
-        self
-    }
-
-    /// Adds a topic with so many partitions.
-    #[must_use]
-    pub fn topic(mut self, name: &str, partitions: u32) -> Self {
-        self.topics.push((name.to_owned(), partitions));
-        self
-    }
-
-    /// Starts the broker on the current tokio runtime.
-    ///
-    /// # Errors
-    /// When the port can't be listened on, or the name of a topic can't be one.
-    pub async fn start(self) -> io::Result<Broker> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
-        let port = listener.local_addr()?.port();
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-        let addr = BrokerAddr::new("127.0.0.1", port).map_err(io::Error::other)?;
-        let mut store = Store::new(self.id, addr.to_string());
-        for (name, partitions) in &self.topics {
-            store.set_topic(Topic::new(name).map_err(invalid)?.as_str(), *partitions);
+        for registry in &self.shared.registries {
+            registry.expire(self.shared.id, &self.shared.addr);
         }
-        let shared = Arc::new(Shared {
-            addr,
-            store: Mutex::new(store),
-            accepted: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
-        });
-        let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&shared)));
-        Ok(Broker { shared, accepting })
     }
 }

@@ -78,24 +78,15 @@ impl Peers {
         all_jars(&self.broker)
     }
 
-    pub(super) fn reader_class_path(&self) -> String {
-        format!("{}:{}", self.reader.display(), self.broker_class_path())
+    /// Compiles a Java program; returns the class path to run it with.
+    pub(super) fn compile(&self, main: &str, source: &str) -> Result<String, PeerError> {
+        let (cache, _lock) = locked_cache()?;
+        let classes = compile(&cache, main, source, &self.broker)?;
+        Ok(format!("{}:{}", classes.display(), self.broker_class_path()))
     }
 
-    /// The arguments with which `java` runs a program of one's own that uses the real Java client, with the JVM's default
-    /// settings: options, class path and class. It is compiled from `source`, a file with the class `class`, unless that
-    /// was done before. Options may be put before these arguments, the program's own arguments behind them. It
-    /// runs in `home`, where the configuration of the client's log is put; the client logs to the standard output.
-    ///
-    /// # Errors
-    /// When the compiler is missing or refuses the source, or a file can't be written.
-    pub fn java_program(&self, class: &str, source: &str, home: &Path) -> Result<Vec<String>, PeerError> {
-        let (cache, _lock) = locked_cache()?;
-        let program = compile(&cache, class, source, &self.broker)?;
-        let mut args = Self::jvm_options(home)?;
-        let class_path = format!("{}:{}", program.display(), self.broker_class_path());
-        args.extend(["-cp".to_owned(), class_path, class.to_owned()]);
-        Ok(args)
+    pub(super) fn reader_class_path(&self) -> String {
+        format!("{}:{}", self.reader.display(), self.broker_class_path())
     }
 
     /// What the JVM of a broker or of a client is given besides its class path. It runs in `home`, where its log's

@@ -44,6 +44,7 @@ pub struct ZooKeeperBuilder {
     /// Its number in an ensemble, and all members as lines of the configuration.
     member: Option<(usize, String)>,
     tls: Option<PeerTls>,
+    old: bool,
 }
 
 impl ZooKeeperBuilder {
@@ -66,6 +67,13 @@ impl ZooKeeperBuilder {
     pub fn session_timeouts(mut self, shortest: Duration, longest: Duration) -> Self {
         self.min_session_timeout = shortest;
         self.max_session_timeout = longest;
+        self
+    }
+
+    /// The release 3.4.3 instead, which is of the same age as MetaQ 1.4. It knows neither TLS nor how to remove watches.
+    #[must_use]
+    pub fn old(mut self) -> Self {
+        self.old = true;
         self
     }
 
@@ -107,6 +115,7 @@ impl ZooKeeper {
             max_session_timeout: Duration::from_secs(60),
             member: None,
             tls: None,
+            old: false,
         }
     }
 
@@ -147,7 +156,7 @@ impl ZooKeeper {
 
     async fn launch(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
-        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member, tls } =
+        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member, tls, old } =
             &self.setup;
         let data = folder.join("data");
         let mut config = format!(
@@ -181,7 +190,9 @@ impl ZooKeeper {
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
         let mut args = fast_start();
-        args.extend(["-Xmx128m", "-cp", &self.peers.zookeeper_class_path()].map(str::to_owned));
+        // Brokers come with its jar.
+        let jars = if *old { self.peers.broker_class_path() } else { self.peers.zookeeper_class_path() };
+        args.extend(["-Xmx128m", "-cp", &jars].map(str::to_owned));
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
         let what = format!("ZooKeeper on port {}", self.port);

@@ -35,7 +35,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use metaq_testkit::{Direction, Fault, Plan, Proxy};
+/// use metaq_testkit::proxy::{Direction, Fault, Plan, Proxy};
 /// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
 ///
 /// let server = TcpListener::bind("127.0.0.1:0").await?;

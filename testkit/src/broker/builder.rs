@@ -1,0 +1,308 @@
+//! How a broker is to be.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use metaq_protocol::{BrokerAddr, BrokerId, Limits, Topic};
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{
+    Broker, BrokerConnector, Flush, Shared,
+    faults::Faults,
+    log::LogRules,
+    prepared, serve,
+    stats::Counters,
+    topics::{Keeping, Topics},
+};
+use crate::EmbeddedRegistry;
+
+/// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
+/// 4096 ids were given out before the first.
+const FIRST_ID: i64 = (-5_468_927_679_426_199_552 >> 22) << 12;
+
+/// The port that a broker without a port is said to have: this and its id.
+const NOMINAL_PORT: u16 = 8123;
+
+/// How a [`Broker`] is to be; made by [`Broker::builder`].
+#[derive(Clone, Debug)]
+pub struct BrokerBuilder {
+    id: BrokerId,
+    host: String,
+    port: u16,
+    topics: Vec<(String, u32)>,
+    default_partitions: u32,
+    folder: Option<PathBuf>,
+    log: LogRules,
+    capacity: Option<u64>,
+    seed: u64,
+    settings: Settings,
+    embedded: Vec<EmbeddedRegistry>,
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+    registries: Vec<super::registration::Registry>,
+}
+
+/// What connections look at.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) max_transfer: usize,
+    pub(super) max_transaction: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) limits: Limits,
+    pub(super) compat: bool,
+}
+
+impl BrokerBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            id: BrokerId(0),
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            topics: Vec::new(),
+            default_partitions: 1,
+            folder: None,
+            log: LogRules { flush: Flush::AtOnce, max_segment: 1 << 30 },
+            capacity: None,
+            seed: 0,
+            settings: Settings {
+                max_transfer: 1024 * 1024,
+                max_transaction: Duration::from_secs(60),
+                idle_timeout: Duration::from_secs(300),
+                limits: Limits::default(),
+                compat: false,
+            },
+            embedded: Vec::new(),
+            #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+            registries: Vec::new(),
+        }
+    }
+
+    /// The broker's id. Default 0.
+    #[must_use]
+    pub fn id(mut self, id: i32) -> Self {
+        self.id = BrokerId(id);
+        self
+    }
+
+    /// The TCP port. Default 0, which takes any free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// The host in the broker's address, as it stands in its error texts and in a registry. Default `127.0.0.1`. It listens
+    /// on the loopback interface in any case.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
+    /// Adds a topic with so many partitions. A `*` in its name stands for any text; a topic that only such a name takes
+    /// has the [default number](Self::default_partitions) of partitions.
+    #[must_use]
+    pub fn topic(mut self, name: &str, partitions: u32) -> Self {
+        self.topics.push((name.to_owned(), partitions));
+        self
+    }
+
+    /// How many partitions a topic has that isn't named itself. Default 1.
+    #[must_use]
+    pub fn default_partitions(mut self, partitions: u32) -> Self {
+        self.default_partitions = partitions.max(1);
+        self
+    }
+
+    /// Keeps messages and prepared transactions in this folder instead of in memory; what is there already is taken over.
+    /// The layout is that of a Java broker's `dataPath`, which can open the folder when this broker doesn't run.
+    /// Prepared transactions are in a file of their own, `prepared.metaq`, which a Java broker doesn't look at.
+    ///
+    /// A message is written before its put is answered, and so outlives the process; the disk has it for certain after
+    /// [`Broker::flush`] and [`Broker::shut_down`].
+    #[must_use]
+    pub fn data_dir(mut self, folder: impl AsRef<Path>) -> Self {
+        self.folder = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// When messages become readable. Default [`Flush::AtOnce`].
+    #[must_use]
+    pub fn flush(mut self, flush: Flush) -> Self {
+        self.log.flush = flush;
+        self
+    }
+
+    /// After how many bytes a partition gets a new segment. Default 1 GiB, as shipped (`maxSegmentSize`).
+    #[must_use]
+    pub fn max_segment_size(mut self, bytes: u64) -> Self {
+        self.log.max_segment = bytes.max(1);
+        self
+    }
+
+    /// How many bytes a `get` returns at most. Default 1 MiB, as shipped (`maxTransferSize`): a message that takes more can't
+    /// be read, and hides what is behind it.
+    #[must_use]
+    pub fn max_transfer_size(mut self, bytes: usize) -> Self {
+        self.settings.max_transfer = bytes.max(1);
+        self
+    }
+
+    /// The longest timeout of a transaction. Default 60 s, as shipped (`maxTxTimeoutInSeconds`); a longer one is cut to it.
+    #[must_use]
+    pub fn max_transaction_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.max_transaction = timeout;
+        self
+    }
+
+    /// After how long without a request a connection is closed. Default 300 s, as a Java broker.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = timeout;
+        self
+    }
+
+    /// How long a line and a body may be. Default 64 KiB and 64 MiB; beyond that the connection is closed.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// How many bytes all logs together may take. Then puts are refused as by a Java broker whose disk is full: with
+    /// status 500 and no detail. Default no limit.
+    #[must_use]
+    pub fn capacity(mut self, bytes: u64) -> Self {
+        self.capacity = Some(bytes);
+        self
+    }
+
+    /// What is drawn at random follows from this: the partitions of puts that leave the choice to the broker, and
+    /// [faults](super::Faults) with a chance. Default 0.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Has the defects of the Java broker, too, instead of behaving well:
+    ///
+    /// - lines and bodies have no limit,
+    /// - every word that begins with `v` is taken for `version`, except `value`, and with `q` for `quit`,
+    /// - a line that can't be right is refused only when the body that it announces has come,
+    /// - `stats` counts what a transaction brings to a partition as one message.
+    #[must_use]
+    pub fn compat(mut self, compat: bool) -> Self {
+        self.settings.compat = compat;
+        self
+    }
+
+    /// Registers the broker in a registry of the test's own process. May be repeated.
+    #[must_use]
+    pub fn register_with(mut self, registry: &EmbeddedRegistry) -> Self {
+        self.embedded.push(registry.clone());
+        self
+    }
+
+    /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be repeated.
+    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+    #[must_use]
+    pub fn register_in(mut self, registry: super::registration::Registry) -> Self {
+        self.registries.push(registry);
+        self
+    }
+
+    /// Starts the broker on the current tokio runtime. If it is to be registered, it is when this returns.
+    ///
+    /// # Errors
+    /// When the port can't be listened on, the name of a topic can't be one, the data folder can't be used, or the
+    /// broker can't be registered.
+    ///
+    /// # Cancel safety
+    /// Nothing runs on when the future is dropped before it is done.
+    pub async fn start(self) -> io::Result<Broker> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
+        let port = listener.local_addr()?.port();
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+        let registries = self.registries.clone();
+        #[cfg_attr(
+            not(any(feature = "zookeeper", feature = "etcd")),
+            expect(unused_mut, reason = "only registration changes it")
+        )]
+        let mut broker = self.assemble(port, Some(listener))?;
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+        for registry in registries {
+            broker.register(registry).await?;
+        }
+        Ok(broker)
+    }
+
+    /// Starts the broker on the current tokio runtime without listening on a port: it is reached by
+    /// [`Broker::connect`] and the like only, and registered in [`EmbeddedRegistry`]s at most. Its address has the port that was given, or else 8123 plus
+    /// its id.
+    ///
+    /// # Errors
+    /// When the name of a topic can't be one, or the data folder can't be used.
+    pub fn start_without_port(self) -> io::Result<Broker> {
+        let nominal = NOMINAL_PORT.wrapping_add(self.id.0 as u16);
+        let port = if self.port == 0 { nominal } else { self.port };
+        self.assemble(port, None)
+    }
+
+    fn assemble(self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
+        let addr = BrokerAddr::new(&self.host, port)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let topics = Topics::open(Keeping {
+            folder: self.folder,
+            log: self.log,
+            default_partitions: self.default_partitions,
+            capacity: self.capacity,
+        })?;
+        for (name, partitions) in &self.topics {
+            let topic =
+                Topic::new(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            topics.configure(&topic, *partitions);
+        }
+        let transactions = prepared::read(&topics)?;
+        // Ids rise, also over a restart.
+        let first = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12);
+        let shared = Arc::new(Shared {
+            id: self.id,
+            addr,
+            settings: self.settings,
+            ids: AtomicI64::new(first.max(FIRST_ID)),
+            topics,
+            transactions: Mutex::new(transactions),
+            counters: Counters::default(),
+            faults: Faults::new(self.seed),
+            random: Mutex::new(fastrand::Rng::with_seed(self.seed)),
+            started: Instant::now(),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            offered: watch::Sender::default(),
+            registries: self.embedded,
+        });
+        let (streams, incoming) = mpsc::unbounded_channel();
+        let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared)));
+        shared.enter_registries(Some(&BrokerConnector { streams: streams.clone() }));
+        Ok(Broker {
+            shared,
+            streams,
+            accepting,
+            #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+            registrations: Vec::new(),
+        })
+    }
+}

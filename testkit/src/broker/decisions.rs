@@ -1,0 +1,202 @@
+//! What the broker answers to `transaction` (wire rule 3.7).
+
+use std::io;
+
+use bytes::Bytes;
+use metaq_protocol::{
+    Response, Status, TransactionAction, TransactionCommand, TransactionId, XaError, XaTransactionId,
+};
+
+use super::{
+    Shared,
+    answers::{NULL_ID, result},
+    transactions::{Heuristic, LocalTransactions, Transaction},
+};
+
+/// What a Java broker says when it takes the id `null` for a local one.
+const NULL_IS_NOT_LOCAL: &str = "class com.taobao.metamorphosis.transaction.NullTransactionId cannot be cast to class \
+    com.taobao.metamorphosis.transaction.LocalTransactionId \
+    (com.taobao.metamorphosis.transaction.NullTransactionId and \
+    com.taobao.metamorphosis.transaction.LocalTransactionId are in unnamed module of loader 'app')";
+
+/// `XAException.XA_RBOTHER`: rolled back for a reason of the broker's own.
+const ROLLED_BACK: i32 = 104;
+
+/// Why a step was refused.
+enum Refusal {
+    Plain(String),
+    Xa(XaError),
+}
+
+impl From<XaError> for Refusal {
+    fn from(error: XaError) -> Self {
+        Self::Xa(error)
+    }
+}
+
+impl Refusal {
+    fn not_begun(id: &str) -> Self {
+        Self::Plain(format!("Local transaction '{id}' has not been started."))
+    }
+}
+
+impl Shared {
+    /// Carries out a step of a transaction. `END` is never answered.
+    pub(super) fn transaction(
+        &self,
+        command: &TransactionCommand,
+        locals: &mut LocalTransactions,
+    ) -> Option<Response> {
+        let id = &command.id;
+        let done = match command.action {
+            TransactionAction::Begin => self.begin(id, command.timeout(), locals),
+            TransactionAction::Prepare => self.prepare(id, locals),
+            TransactionAction::CommitOnePhase => self.commit(id, true, locals),
+            TransactionAction::CommitTwoPhase => self.commit(id, false, locals),
+            TransactionAction::Rollback => self.roll_back(id, locals),
+            TransactionAction::Forget => self.forget(id),
+            TransactionAction::Recover => Ok(self.recover(command.qualifier())),
+            _ => return None,
+        };
+        Some(match done {
+            Ok(text) => result(command.opaque, Status::SUCCESS, text),
+            Err(Refusal::Plain(text)) => result(command.opaque, Status::INTERNAL_SERVER_ERROR, text),
+            Err(Refusal::Xa(error)) => result(command.opaque, Status::INTERNAL_SERVER_ERROR, error.to_body()),
+        })
+    }
+
+    fn begin(
+        &self,
+        id: &TransactionId,
+        timeout: i32,
+        locals: &mut LocalTransactions,
+    ) -> Result<Bytes, Refusal> {
+        self.counters.begin.add_one();
+        let most = self.settings.max_transaction;
+        match id {
+            TransactionId::Local(id) => locals.begin(id, timeout, most),
+            TransactionId::Xa(id) => {
+                self.counters.xa_begin.add_one();
+                self.transactions.lock().begin(id, timeout, most);
+            }
+            _ => return Err(Refusal::Plain(NULL_IS_NOT_LOCAL.to_owned())),
+        }
+        Ok(Bytes::new())
+    }
+
+    fn prepare(&self, id: &TransactionId, locals: &mut LocalTransactions) -> Result<Bytes, Refusal> {
+        let id = match id {
+            TransactionId::Xa(id) => id,
+            TransactionId::Local(id) => {
+                return Err(match locals.get(id) {
+                    Some(_) => {
+                        XaError::new(XaError::RMERR, "Prepare not implemented on Local Transactions.").into()
+                    }
+                    None => Refusal::not_begun(id.as_str()),
+                });
+            }
+            _ => return Err(Refusal::not_begun(NULL_ID)),
+        };
+        let mut xa = self.transactions.lock();
+        let transaction = xa.get(id)?;
+        if transaction.prepared {
+            return Err(XaError::new(XaError::PROTO, "Cannot call prepare now.").into());
+        }
+        if !transaction.used {
+            xa.end(id)?;
+            return Ok(Bytes::from_static(b"3"));
+        }
+        transaction.prepared = true;
+        if self.keep_prepared(&xa).is_err() {
+            xa.end(id)?;
+            return Err(rolled_back("PRE-PREPARE").into());
+        }
+        Ok(Bytes::from_static(b"0"))
+    }
+
+    fn commit(
+        &self,
+        id: &TransactionId,
+        one_phase: bool,
+        locals: &mut LocalTransactions,
+    ) -> Result<Bytes, Refusal> {
+        self.counters.commit.add_one();
+        let id = match id {
+            TransactionId::Xa(id) => id,
+            // A local one takes the second phase, too (findings).
+            TransactionId::Local(id) => {
+                let transaction = locals.end(id).ok_or_else(|| Refusal::not_begun(id.as_str()))?;
+                return self.store(&transaction);
+            }
+            _ => return Err(Refusal::not_begun(NULL_ID)),
+        };
+        let mut xa = self.transactions.lock();
+        if !one_phase && !xa.get(id)?.prepared {
+            let text = "Cannot do 2 phase commit if the transaction has not been prepared.";
+            return Err(XaError::new(XaError::PROTO, text).into());
+        }
+        let transaction = xa.end(id)?;
+        let stored = self.store(&transaction);
+        self.forget_prepared(&transaction, &xa);
+        stored
+    }
+
+    fn store(&self, transaction: &Transaction) -> Result<Bytes, Refusal> {
+        for pending in &transaction.pending {
+            self.offer(&pending.topic);
+        }
+        if transaction.store(&self.topics) {
+            return Ok(Bytes::new());
+        }
+        Err(rolled_back("STORE COMMIT").into())
+    }
+
+    fn roll_back(&self, id: &TransactionId, locals: &mut LocalTransactions) -> Result<Bytes, Refusal> {
+        self.counters.rollback.add_one();
+        match id {
+            TransactionId::Local(id) => {
+                locals.end(id).ok_or_else(|| Refusal::not_begun(id.as_str()))?;
+            }
+            TransactionId::Xa(id) => {
+                let mut xa = self.transactions.lock();
+                let transaction = xa.end(id)?;
+                self.forget_prepared(&transaction, &xa);
+            }
+            _ => return Err(Refusal::not_begun(NULL_ID)),
+        }
+        Ok(Bytes::new())
+    }
+
+    fn forget(&self, id: &TransactionId) -> Result<Bytes, Refusal> {
+        let id = match id {
+            TransactionId::Xa(id) => {
+                self.transactions.lock().forget(id);
+                return Ok(Bytes::new());
+            }
+            TransactionId::Local(id) => id.as_str(),
+            _ => NULL_ID,
+        };
+        Err(XaError::new(XaError::NOTA, format!("{id} is not a valid xid")).into())
+    }
+
+    fn recover(&self, qualifier: Option<&str>) -> Bytes {
+        let found = self.transactions.lock().recover(qualifier);
+        let keys: Vec<&str> = found.iter().map(XaTransactionId::as_str).collect();
+        keys.join("\r\n").into()
+    }
+
+    /// Ends a prepared transaction as an operator does. False when there is no such one.
+    pub(super) fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
+        let mut xa = self.transactions.lock();
+        let Some(transaction) = xa.decide(id, heuristic) else { return Ok(false) };
+        self.forget_prepared(&transaction, &xa);
+        if heuristic == Heuristic::Committed && !transaction.store(&self.topics) {
+            return Err(io::Error::other("the messages of the transaction could not be stored"));
+        }
+        Ok(true)
+    }
+}
+
+fn rolled_back(step: &str) -> XaError {
+    XaError::new(ROLLED_BACK, format!("{step} FAILED: Transaction rolled back."))
+}

@@ -1,0 +1,245 @@
+//! Faults on demand: what a broker is to do wrong, and when.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use metaq_protocol::{Command, Opaque, Status};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::requests::Requests;
+
+/// Makes a [`Broker`](super::Broker) misbehave, from now on and while it runs; got by
+/// [`Broker::faults`](super::Broker::faults). Clones are the same.
+///
+/// A plan says which [`Requests`] meet which [`Fault`]. A request meets one fault at most: that of the first plan that is
+/// for it; the others count it all the same. What is drawn at random comes from the broker's [seed](super::BrokerBuilder::seed), so that a run repeats
+/// exactly as long as its requests come in the same order.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use metaq_testkit::{Broker, Fault, Requests};
+///
+/// let broker = Broker::builder().topic("orders", 4).start().await?;
+/// let seventh = broker.faults().plan(Requests::puts().only(7), Fault::refuse(503, "busy"));
+/// let silent = broker.faults().plan(Requests::puts().of_topic("orders").of_partition(3), Fault::Swallow);
+/// assert_eq!((seventh.met(), silent.met()), (0, 0));
+/// silent.cancel();
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Whether there is any plan: a look that costs nothing.
+    any: AtomicBool,
+    plans: Mutex<Vec<Arc<PlanState>>>,
+    random: Mutex<fastrand::Rng>,
+    conduct: watch::Sender<Conduct>,
+}
+
+/// How all connections are treated.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Conduct {
+    /// Nothing is read, nothing written.
+    pub(super) frozen: bool,
+    /// New connections are closed at once.
+    pub(super) refuses: bool,
+    /// Counts up whenever all are to be closed.
+    pub(super) closings: u64,
+    /// After how many bytes of answers a connection is closed; of all, or of one.
+    cuts: Vec<(Option<usize>, u64)>,
+}
+
+impl Conduct {
+    /// After how many bytes of answers a connection is closed.
+    pub(super) fn cut(&self, connection: usize) -> Option<u64> {
+        let cuts = self.cuts.iter().filter(|(of, _)| of.is_none_or(|of| of == connection));
+        cuts.map(|(_, after)| *after).min()
+    }
+}
+
+impl Faults {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Arc::new(Shared {
+            any: AtomicBool::new(false),
+            plans: Mutex::default(),
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            conduct: watch::Sender::default(),
+        }))
+    }
+
+    /// Has these requests meet this fault from now on. Requests are counted from this call on, each plan its own.
+    pub fn plan(&self, requests: Requests, fault: Fault) -> Plan {
+        let state = Arc::new(PlanState {
+            requests,
+            fault,
+            seen: AtomicU64::new(0),
+            met: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+        });
+        let mut plans = self.0.plans.lock();
+        plans.push(Arc::clone(&state));
+        self.0.any.store(true, Ordering::Release);
+        Plan(state)
+    }
+
+    /// Ends all plans, [`cut`](Self::cut)s, [`freeze`](Self::freeze) and
+    /// [`refuse_connections`](Self::refuse_connections).
+    pub fn heal(&self) {
+        let mut plans = self.0.plans.lock();
+        plans.clear();
+        self.0.any.store(false, Ordering::Release);
+        self.0.conduct.send_modify(|conduct| {
+            *conduct = Conduct { closings: conduct.closings, ..Conduct::default() };
+        });
+    }
+
+    /// Stops reading and writing on every connection, as a broker whose process is stopped; connections stay open, and new
+    /// ones are accepted by the system alone.
+    pub fn freeze(&self) {
+        self.0.conduct.send_modify(|conduct| conduct.frozen = true);
+    }
+
+    /// Goes on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.0.conduct.send_modify(|conduct| conduct.frozen = false);
+    }
+
+    /// Closes new connections as soon as they are accepted, or takes them again.
+    pub fn refuse_connections(&self, refuses: bool) {
+        self.0.conduct.send_modify(|conduct| conduct.refuses = refuses);
+    }
+
+    /// Closes all connections; what they asked for was carried out or not, and isn't answered.
+    pub fn close_connections(&self) {
+        self.0.conduct.send_modify(|conduct| conduct.closings += 1);
+    }
+
+    /// Closes a connection once so many bytes of answers went out on it, in the middle of one if need be: the
+    /// connection with this number, counted from 1 in the order in which they were made, or each that is made. Takes
+    /// effect with the next answer.
+    pub fn cut(&self, connection: Option<usize>, after: u64) {
+        self.0.conduct.send_modify(|conduct| conduct.cuts.push((connection, after)));
+    }
+
+    pub(super) fn conduct(&self) -> watch::Receiver<Conduct> {
+        self.0.conduct.subscribe()
+    }
+
+    /// The fault that a request meets.
+    pub(super) fn meet(&self, command: &Command, connection: usize) -> Option<Fault> {
+        if !self.0.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut met = None;
+        for plan in &*self.0.plans.lock() {
+            // Each plan counts its requests, whichever fault they meet.
+            if plan.requests.are(command, connection)
+                && plan.counts_to_due()
+                && met.is_none()
+                && plan.meets(&self.0.random)
+            {
+                met = Some(plan.fault.clone());
+            }
+        }
+        met
+    }
+
+    /// So many random bytes.
+    pub(super) fn garbage(&self, length: usize) -> Bytes {
+        let mut random = self.0.random.lock();
+        std::iter::repeat_with(|| random.u8(..)).take(length).collect()
+    }
+}
+
+/// A fault that was planned. It stays planned when this is dropped.
+#[derive(Clone, Debug)]
+pub struct Plan(Arc<PlanState>);
+
+#[derive(Debug)]
+struct PlanState {
+    requests: Requests,
+    fault: Fault,
+    seen: AtomicU64,
+    met: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl Plan {
+    /// How many requests met the fault up to now.
+    #[must_use]
+    pub fn met(&self) -> u64 {
+        self.0.met.load(Ordering::Acquire)
+    }
+
+    /// Takes the plan back.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Release);
+    }
+}
+
+impl PlanState {
+    /// Counts a request, and says whether it is one of those that the fault is for.
+    fn counts_to_due(&self) -> bool {
+        let seen = self.seen.fetch_add(1, Ordering::AcqRel);
+        seen >= self.requests.skip
+            && self.met.load(Ordering::Acquire) < self.requests.most
+            && !self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn meets(&self, random: &Mutex<fastrand::Rng>) -> bool {
+        let chance = self.requests.chance;
+        let meets = chance >= 1.0 || random.lock().f64() < chance;
+        if meets {
+            self.met.fetch_add(1, Ordering::AcqRel);
+        }
+        meets
+    }
+}
+
+/// What goes wrong with a request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It is not carried out, and answered so.
+    Refuse(Status, String),
+    /// It is carried out, and answered so nevertheless.
+    Answer(Status, String),
+    /// It is carried out, and not answered.
+    Swallow,
+    /// It is not carried out, and not answered.
+    Ignore,
+    /// It is carried out at once, and answered after this time, as tokio's clock has it.
+    Late(Duration),
+    /// It is carried out, and the answer names this opaque instead of its own.
+    Opaque(Opaque),
+    /// It is carried out, and answered twice.
+    Twice,
+    /// It is carried out, and so many other answers overtake this one, as far as the broker has others to give.
+    Behind(usize),
+    /// It is carried out, and so many random bytes go out in place of the answer.
+    Garbage(usize),
+    /// It is carried out, and these bytes go out in place of the answer.
+    Bytes(Bytes),
+    /// It is carried out, and the connection is closed after so many bytes of the answer.
+    Cut(usize),
+    /// It is not carried out, and the connection is closed.
+    Close,
+}
+
+impl Fault {
+    /// [`Refuse`](Self::Refuse) with a status as a number, such as 500 or 503.
+    #[must_use]
+    pub fn refuse(status: i32, text: &str) -> Self {
+        Self::Refuse(Status(status), text.to_owned())
+    }
+}

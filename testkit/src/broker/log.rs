@@ -1,0 +1,180 @@
+//! A partition's log: its messages one after another, in segments.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::segment::Segment;
+
+/// When messages become readable, which in a Java broker is when they are written through to the disk (findings:
+/// a put is answered before that).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flush {
+    /// Before the put is answered, as with `unflushThreshold=0`.
+    AtOnce,
+    /// Once more than so many messages of a partition are not readable yet, or so much time has gone by since its last
+    /// flush: `unflushThreshold` and `unflushInterval`, which are shipped as 1000 messages and 10 s.
+    After {
+        /// How many messages may wait.
+        messages: u64,
+        /// How long they may wait.
+        interval: Duration,
+    },
+    /// Only by [`Broker::flush`](super::Broker::flush).
+    ByHand,
+}
+
+/// How every log of a broker is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogRules {
+    pub(super) flush: Flush,
+    pub(super) max_segment: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    /// Where its files are; none in memory.
+    folder: Option<PathBuf>,
+    rules: LogRules,
+    earlier: Vec<Segment>,
+    last: Segment,
+    /// Up to where it is readable.
+    flushed: u64,
+    unflushed: u64,
+    last_flush: Instant,
+    pub(super) messages: u64,
+    /// How often it was appended to: all messages that a transaction has for it are one append.
+    pub(super) appends: u64,
+}
+
+impl Log {
+    fn new(folder: Option<PathBuf>, rules: LogRules, earlier: Vec<Segment>, last: Segment) -> Self {
+        let (flushed, last_flush) = (last.end(), Instant::now());
+        Self { folder, rules, earlier, last, flushed, unflushed: 0, last_flush, messages: 0, appends: 0 }
+    }
+
+    pub(super) fn in_memory(rules: LogRules) -> Self {
+        Self::new(None, rules, Vec::new(), Segment::in_memory(0))
+    }
+
+    /// The log in a folder, which is made when there is none. Returns the highest id in it, too.
+    pub(super) fn open(folder: PathBuf, rules: LogRules) -> io::Result<(Self, Option<i64>)> {
+        fs::create_dir_all(&folder)?;
+        let mut segments = Segment::open_all(&folder)?;
+        let (mut messages, mut highest) = (0, None);
+        for segment in &mut segments {
+            let (count, _, id) = segment.count()?;
+            messages += count;
+            highest = highest.max(id);
+        }
+        let last = match segments.pop() {
+            Some(last) => last,
+            None => Segment::create(&folder, 0)?,
+        };
+        let log = Self { messages, appends: messages, ..Self::new(Some(folder), rules, segments, last) };
+        Ok((log, highest))
+    }
+
+    /// Appends `messages` messages, about `len` bytes, which `write` writes. Returns where they begin.
+    pub(super) fn append(
+        &mut self,
+        messages: u64,
+        len: usize,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> io::Result<u64> {
+        let offset = self.end();
+        self.last.append(len, write)?;
+        self.messages += messages;
+        self.appends += 1;
+        match self.rules.flush {
+            Flush::AtOnce => self.flushed = self.end(),
+            Flush::After { messages: most, .. } => {
+                if self.unflushed == 0 && self.flushed == offset {
+                    // Time counts from the first message that waits, or it would have run out long ago.
+                    self.last_flush = Instant::now();
+                }
+                self.unflushed += messages;
+                if self.unflushed > most {
+                    self.flush()?;
+                }
+            }
+            Flush::ByHand => {}
+        }
+        if self.last.len >= self.rules.max_segment {
+            self.flush()?;
+            let start = self.end();
+            let next = match &self.folder {
+                Some(folder) => Segment::create(folder, start)?,
+                None => Segment::in_memory(start),
+            };
+            self.earlier.push(std::mem::replace(&mut self.last, next));
+        }
+        Ok(offset)
+    }
+
+    /// Makes everything readable, and lasting.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.last.sync()?;
+        self.flushed = self.end();
+        self.unflushed = 0;
+        self.last_flush = Instant::now();
+        Ok(())
+    }
+
+    /// Where the next message will begin.
+    pub(super) fn end(&self) -> u64 {
+        self.last.end()
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.earlier.first().unwrap_or(&self.last).start
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.end() - self.first()
+    }
+
+    /// Up to where it is readable now.
+    pub(super) fn readable(&mut self) -> u64 {
+        if let Flush::After { interval, .. } = self.rules.flush
+            && self.unflushed > 0
+            && self.last_flush.elapsed() >= interval
+        {
+            // A disk that fails here fails the next message as well, which then tells.
+            let _ = self.flush();
+        }
+        self.flushed
+    }
+
+    /// At most `max` bytes of the segment that holds `offset`, which has to be readable. They may go beyond what is
+    /// readable (wire rule 3.2).
+    pub(super) fn read(&mut self, offset: u64, max: usize) -> io::Result<Bytes> {
+        self.segment(offset).read(offset, max)
+    }
+
+    /// Where the segment begins that holds `offset`.
+    pub(super) fn segment_start(&mut self, offset: u64) -> u64 {
+        self.segment(offset).start
+    }
+
+    fn segment(&mut self, offset: u64) -> &mut Segment {
+        let index = self.earlier.partition_point(|segment| segment.end() <= offset);
+        self.earlier.get_mut(index).unwrap_or(&mut self.last)
+    }
+
+    /// Drops the oldest segment, as a Java broker does with what is older than its `deletePolicy` says. False when there is
+    /// only the one that is written to.
+    pub(super) fn drop_oldest_segment(&mut self) -> io::Result<bool> {
+        if self.earlier.is_empty() {
+            return Ok(false);
+        }
+        let mut oldest = self.earlier.remove(0);
+        self.messages = self.messages.saturating_sub(oldest.count()?.0);
+        if let Some(folder) = &self.folder {
+            oldest.remove(folder)?;
+        }
+        Ok(true)
+    }
+}

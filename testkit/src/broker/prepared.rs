@@ -1,0 +1,102 @@
+//! Prepared transactions on disk: they outlive the broker, as a Java broker's do (findings).
+
+use std::{fs, io, path::PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{
+    Checksum, Command, Decoder, Frame, PutData, SyncCommand, Token, Topic, TransactionAction,
+    TransactionCommand, TransactionId, XaTransactionId,
+};
+
+use super::{
+    Shared,
+    topics::Topics,
+    transactions::{Pending, Transaction, XaTransactions},
+};
+
+/// In the data folder, where a Java broker ignores whatever is no folder. Each transaction is a `transaction … PREPARE`
+/// frame, its messages behind it as `sync` frames, which have all that a stored message has.
+const FILE: &str = "prepared.metaq";
+
+fn path(topics: &Topics) -> Option<PathBuf> {
+    topics.keeping.folder.as_ref().map(|folder| folder.join(FILE))
+}
+
+impl Shared {
+    /// Writes down what is prepared now.
+    pub(super) fn keep_prepared(&self, transactions: &XaTransactions) -> io::Result<()> {
+        let Some(path) = path(&self.topics) else { return Ok(()) };
+        let mut bytes = BytesMut::new();
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+        for (id, transaction) in transactions.prepared() {
+            let session = Token::new("-").map_err(|error| invalid(error.to_string()))?;
+            let id = TransactionId::Xa(id.clone());
+            TransactionCommand::new(id, session, TransactionAction::Prepare).encode(&mut bytes);
+            for pending in &transaction.pending {
+                let topic = Topic::new(&pending.topic.name).map_err(|error| invalid(error.to_string()))?;
+                let data = PutData::from(pending.data.clone());
+                SyncCommand::new(topic, pending.partition, pending.flag, pending.id, data)
+                    .with_checksum(Checksum::of(&pending.data))
+                    .encode(&mut bytes);
+            }
+        }
+        // Whoever reads finds the old or the new list, whole.
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, &bytes)?;
+        fs::rename(fresh, path)
+    }
+
+    /// Writes down that a transaction, which may have been prepared, has ended.
+    pub(super) fn forget_prepared(&self, ended: &Transaction, transactions: &XaTransactions) {
+        if ended.prepared {
+            // When the disk fails, the transaction is there again after a restart, for its owner to end it again.
+            let _ = self.keep_prepared(transactions);
+        }
+    }
+}
+
+/// Reads what was prepared when the broker ended.
+pub(super) fn read(topics: &Topics) -> io::Result<XaTransactions> {
+    let mut transactions = XaTransactions::default();
+    let Some(path) = path(topics) else { return Ok(transactions) };
+    let mut bytes = match fs::read(&path) {
+        Ok(bytes) => BytesMut::from(&bytes[..]),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(transactions),
+        Err(error) => return Err(error),
+    };
+    let broken = |reason: String| {
+        let text = format!("{} can't be read: {reason}", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
+    let mut decoder = Decoder::new();
+    let mut current: Option<(XaTransactionId, Vec<Pending>)> = None;
+    loop {
+        let frame = decoder.decode(&mut bytes).map_err(|error| broken(error.to_string()))?;
+        match (frame, &mut current) {
+            (Some(Frame::Command(Command::Sync(sync))), Some((_, pending))) => {
+                let data: Bytes = sync.data.to_bytes();
+                let topic = topics.taking(&sync.topic);
+                let topic = topic.ok_or_else(|| {
+                    broken(format!("a prepared message is for the topic {}, which there is not", sync.topic))
+                })?;
+                let (partition, id, flag) = (sync.partition, sync.message_id, sync.flag);
+                pending.push(Pending { topic, partition, id, flag, data });
+            }
+            (Some(Frame::Command(Command::Transaction(command))), _) => {
+                let TransactionId::Xa(id) = command.id else {
+                    return Err(broken(format!("{} is no XA transaction", command.id)));
+                };
+                if let Some((id, pending)) = current.replace((id, Vec::new())) {
+                    transactions.restore(id, pending);
+                }
+            }
+            (Some(frame), _) => return Err(broken(format!("it holds a {}", frame.name()))),
+            (None, _) if !bytes.is_empty() => return Err(broken("its end is missing".to_owned())),
+            (None, _) => break,
+        }
+    }
+    if let Some((id, pending)) = current {
+        transactions.restore(id, pending);
+    }
+    Ok(transactions)
+}

@@ -1,0 +1,140 @@
+//! Which requests meet a fault.
+
+use metaq_protocol::{Command, TransactionAction};
+
+/// Which requests meet a fault: every one of a kind, unless it is narrowed down.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    verb: Option<&'static str>,
+    action: Option<TransactionAction>,
+    topic: Option<String>,
+    partition: Option<i32>,
+    connection: Option<usize>,
+    pub(super) skip: u64,
+    pub(super) most: u64,
+    pub(super) chance: f64,
+}
+
+impl Requests {
+    const fn of(verb: Option<&'static str>) -> Self {
+        Self {
+            verb,
+            action: None,
+            topic: None,
+            partition: None,
+            connection: None,
+            skip: 0,
+            most: u64::MAX,
+            chance: 1.0,
+        }
+    }
+
+    /// Every request.
+    #[must_use]
+    pub const fn any() -> Self {
+        Self::of(None)
+    }
+
+    /// Every `put`, in a transaction or not.
+    #[must_use]
+    pub const fn puts() -> Self {
+        Self::of(Some("put"))
+    }
+
+    /// Every `get`.
+    #[must_use]
+    pub const fn gets() -> Self {
+        Self::of(Some("get"))
+    }
+
+    /// Every `offset`.
+    #[must_use]
+    pub const fn offsets() -> Self {
+        Self::of(Some("offset"))
+    }
+
+    /// Every `stats`.
+    #[must_use]
+    pub const fn stats() -> Self {
+        Self::of(Some("stats"))
+    }
+
+    /// Every `version`: the heartbeats.
+    #[must_use]
+    pub const fn versions() -> Self {
+        Self::of(Some("version"))
+    }
+
+    /// Every step of a transaction, or those of one kind.
+    #[must_use]
+    pub fn transactions(action: Option<TransactionAction>) -> Self {
+        Self { action, ..Self::of(Some("transaction")) }
+    }
+
+    /// Those for this topic. Only `put`, `get` and `offset` name one.
+    #[must_use]
+    pub fn of_topic(mut self, topic: &str) -> Self {
+        self.topic = Some(topic.to_owned());
+        self
+    }
+
+    /// Those for the partition with this index, as the request names it. Only `put`, `get` and `offset` name one.
+    #[must_use]
+    pub fn of_partition(mut self, index: i32) -> Self {
+        self.partition = Some(index);
+        self
+    }
+
+    /// Those that come on this connection, counted from 1 in the order in which they were made.
+    #[must_use]
+    pub fn on_connection(mut self, number: usize) -> Self {
+        self.connection = Some(number);
+        self
+    }
+
+    /// The `n`-th of them only, counted from 1.
+    #[must_use]
+    pub fn only(self, n: u64) -> Self {
+        self.after(n.saturating_sub(1)).first(1)
+    }
+
+    /// At most so many of them.
+    #[must_use]
+    pub fn first(mut self, n: u64) -> Self {
+        self.most = n;
+        self
+    }
+
+    /// Those that come after the first `n`.
+    #[must_use]
+    pub fn after(mut self, n: u64) -> Self {
+        self.skip = n;
+        self
+    }
+
+    /// Each of them with this chance, from 0 to 1.
+    #[must_use]
+    pub fn with_chance(mut self, chance: f64) -> Self {
+        self.chance = chance;
+        self
+    }
+
+    /// Whether a request is one of them, wherever it stands in their order.
+    pub(super) fn are(&self, command: &Command, connection: usize) -> bool {
+        let (topic, partition) = match command {
+            Command::Put(put) => (Some(&put.topic), Some(put.partition)),
+            Command::Get(get) => (Some(&get.topic), Some(get.partition)),
+            Command::Offset(offset) => (Some(&offset.topic), Some(offset.partition)),
+            _ => (None, None),
+        };
+        let action = match command {
+            Command::Transaction(transaction) => Some(transaction.action),
+            _ => None,
+        };
+        self.verb.is_none_or(|verb| verb == command.name())
+            && (self.action.is_none() || self.action == action)
+            && self.connection.is_none_or(|wanted| wanted == connection)
+            && (self.partition.is_none() || self.partition == partition)
+            && self.topic.as_deref().is_none_or(|wanted| topic.is_some_and(|topic| topic == wanted))
+    }
+}

@@ -1,0 +1,75 @@
+//! What a broker holds, as tests look at it.
+
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{Partition, StoredMessages};
+
+use super::Broker;
+
+/// A message as the broker stored it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stored {
+    /// The partition that holds it.
+    pub partition: Partition,
+    /// Where it begins in the partition's log, in bytes.
+    pub offset: i64,
+    /// Its id.
+    pub id: i64,
+    /// Its attribute; an empty one is not the same as none.
+    pub attribute: Option<String>,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+impl Broker {
+    /// The bytes of a partition's log from its first offset on, readable or not: its messages as they are stored (wire
+    /// rule 8). Empty when there is no such partition.
+    #[must_use]
+    pub fn log(&self, topic: &str, index: i32) -> Bytes {
+        let Some(log) = self.shared.topics.get(topic).and_then(|topic| topic.existing_log(index)) else {
+            return Bytes::new();
+        };
+        let mut log = log.lock();
+        let (mut bytes, mut at) = (BytesMut::new(), log.first());
+        while let Ok(stretch) = log.read(at, usize::MAX)
+            && !stretch.is_empty()
+        {
+            bytes.extend_from_slice(&stretch);
+            at += stretch.len() as u64;
+        }
+        bytes.freeze()
+    }
+
+    /// All messages of a topic, readable or not: partition by partition, in the order in which they were stored. A
+    /// partition is shown up to a message whose flag promises an attribute that isn't there.
+    #[must_use]
+    pub fn messages(&self, topic: &str) -> Vec<Stored> {
+        let mut all = Vec::new();
+        let Some(topic) = self.shared.topics.get(topic) else { return all };
+        for (index, log) in topic.logs() {
+            let partition = Partition { broker: self.shared.id, index };
+            let mut log = log.lock();
+            let (mut offset, end) = (log.first(), log.end());
+            while offset < end {
+                // A segment at a time, which holds whole messages.
+                let Ok(bytes) = log.read(offset, usize::MAX) else { break };
+                let start = offset;
+                for message in StoredMessages::new(bytes).with_max_len(usize::MAX) {
+                    let Ok(message) = message else { return all };
+                    all.push(Stored {
+                        partition,
+                        offset: offset.cast_signed(),
+                        id: message.id,
+                        attribute: message.attribute,
+                        payload: message.payload,
+                    });
+                    offset = start + message.next_offset as u64;
+                }
+                if offset == start {
+                    break;
+                }
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,224 @@
+//! What goes on over one connection, without I/O: bytes come in, answers go out.
+
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{Command, DecodeError, Decoder, Frame, Response};
+use tokio::time::Instant;
+
+use super::{
+    answers::result, compat::Lenience, faults::Fault, serve::OpenConnection, transactions::LocalTransactions,
+};
+
+/// How many bytes of answers are gathered before they are written: a client that doesn't read them isn't read from.
+const MOST_OUTPUT: usize = 256 * 1024;
+
+/// What to do after the output was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Wait for more bytes.
+    Read,
+    /// There is more to answer already.
+    GoOn,
+    /// Close the connection.
+    Close,
+}
+
+#[derive(Debug)]
+pub(super) struct Talk {
+    open: OpenConnection,
+    number: usize,
+    decoder: Decoder,
+    lenience: Option<Lenience>,
+    locals: LocalTransactions,
+    pub(super) input: BytesMut,
+    pub(super) output: BytesMut,
+    /// How many bytes were given out before what is in `output`.
+    written: u64,
+    /// Answers that have their time, with the order in which they were given.
+    late: BinaryHeap<Reverse<(Instant, u64, Bytes)>>,
+    lates: u64,
+    /// Answers that so many others are to overtake.
+    held: Vec<(usize, Bytes)>,
+}
+
+impl Talk {
+    pub(super) fn new(open: OpenConnection, number: usize) -> Self {
+        let settings = &open.0.settings;
+        let lenience = settings.compat.then(Lenience::default);
+        let decoder =
+            if settings.compat { Lenience::decoder() } else { Decoder::with_limits(settings.limits) };
+        Self {
+            open,
+            number,
+            decoder,
+            lenience,
+            locals: LocalTransactions::default(),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            written: 0,
+            late: BinaryHeap::new(),
+            lates: 0,
+            held: Vec::new(),
+        }
+    }
+
+    /// How long the client may be silent.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.open.0.settings.idle_timeout
+    }
+
+    /// When the next late answer is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.late.peek().map(|Reverse((due, ..))| *due)
+    }
+
+    /// Answers the complete requests of the input, and what is due.
+    pub(super) fn answer_all(&mut self) -> Next {
+        let now = Instant::now();
+        while self.next_due().is_some_and(|due| due <= now) {
+            if let Some(Reverse((_, _, answer))) = self.late.pop() {
+                self.output.extend_from_slice(&answer);
+            }
+        }
+        let next = loop {
+            if self.output.len() >= MOST_OUTPUT {
+                return Next::GoOn;
+            }
+            match self.decode() {
+                Ok(Some(Frame::Command(Command::Quit(_)))) | Err(_) => break Next::Close,
+                Ok(Some(Frame::Command(command))) => {
+                    if !self.carry_out(&command) {
+                        break Next::Close;
+                    }
+                }
+                // A real broker reads answers and drops them (wire rule 1).
+                Ok(Some(_)) => {}
+                Ok(None) => break Next::Read,
+            }
+        };
+        for (_, answer) in self.held.drain(..) {
+            self.output.extend_from_slice(&answer);
+        }
+        next
+    }
+
+    /// Cuts the output where `after` bytes have been given out in all; true when that is the end.
+    pub(super) fn cut_output(&mut self, after: Option<u64>) -> bool {
+        let length = self.output.len() as u64;
+        let room = after.map(|after| after.saturating_sub(self.written)).filter(|room| *room <= length);
+        self.written += length;
+        match room {
+            Some(room) if length > 0 => {
+                self.output.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn decode(&mut self) -> Result<Option<Frame>, DecodeError> {
+        let Some(lenience) = &mut self.lenience else { return self.decoder.decode(&mut self.input) };
+        if !lenience.prepare(&mut self.input) {
+            return Ok(None);
+        }
+        let before = self.input.len();
+        let decoded = self.decoder.decode(&mut self.input);
+        lenience.decoded(!matches!(decoded, Ok(None)), before, self.input.len());
+        decoded
+    }
+
+    /// False when the connection is to be closed.
+    fn carry_out(&mut self, command: &Command) -> bool {
+        let shared = &self.open.0;
+        let Some(fault) = shared.faults.meet(command, self.number) else {
+            if let Some(response) = shared.answer(command, &mut self.locals) {
+                self.emit(&response);
+            }
+            return true;
+        };
+        match fault {
+            Fault::Refuse(status, text) => {
+                self.emit(&result(command.opaque(), status, text));
+                return true;
+            }
+            Fault::Ignore => return true,
+            Fault::Close => return false,
+            _ => {}
+        }
+        let answer = shared.answer(command, &mut self.locals);
+        let Some(mut response) = answer else { return true };
+        match fault {
+            Fault::Answer(status, text) => self.emit(&result(command.opaque(), status, text)),
+            Fault::Late(time) => {
+                self.lates += 1;
+                self.late.push(Reverse((Instant::now() + time, self.lates, encoded(&response))));
+            }
+            Fault::Opaque(opaque) => {
+                response.set_opaque(opaque);
+                self.emit(&response);
+            }
+            Fault::Twice => {
+                self.emit(&response);
+                self.emit(&response);
+            }
+            Fault::Behind(others) if others > 0 => self.held.push((others, encoded(&response))),
+            Fault::Behind(_) => self.emit(&response),
+            Fault::Garbage(length) => {
+                let garbage = self.open.0.faults.garbage(length);
+                self.output.extend_from_slice(&garbage);
+            }
+            Fault::Bytes(bytes) => self.output.extend_from_slice(&bytes),
+            Fault::Cut(length) => {
+                let answer = encoded(&response);
+                self.output.extend_from_slice(&answer[..length.min(answer.len())]);
+                return false;
+            }
+            // Swallowed; the others were dealt with above.
+            _ => {}
+        }
+        true
+    }
+
+    fn emit(&mut self, response: &Response) {
+        response.encode(&mut self.output);
+        if !self.held.is_empty() {
+            for (others, _) in &mut self.held {
+                *others = others.saturating_sub(1);
+            }
+            for (_, answer) in self.held.extract_if(.., |(others, _)| *others == 0) {
+                self.output.extend_from_slice(&answer);
+            }
+        }
+    }
+}
+
+fn encoded(response: &Response) -> Bytes {
+    let mut bytes = BytesMut::new();
+    response.encode(&mut bytes);
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Broker;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answers_is_not_read_from() {
+        let broker = Broker::builder().topic("t", 1).start_without_port().unwrap();
+        let mut talk = Talk::new(OpenConnection(Arc::clone(&broker.shared)), 1);
+        talk.input
+            .extend_from_slice(format!("put t 0 1000000 0 -1 1\r\n{}", "x".repeat(1_000_000)).as_bytes());
+        talk.input.extend_from_slice("get t g 0 0 1048576 1\r\n".repeat(1000).as_bytes());
+        let mut written = 0;
+        while talk.answer_all() == Next::GoOn {
+            assert!(talk.output.len() < MOST_OUTPUT + (1 << 20) + 1000, "{}", talk.output.len());
+            written += talk.output.len();
+            talk.output.clear();
+        }
+        assert!(written > 1_000_000_000 - (1 << 20), "{written}");
+    }
+}

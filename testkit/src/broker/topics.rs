@@ -1,0 +1,303 @@
+//! The broker's topics: which it takes, their partitions, and the logs of these.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use bytes::BytesMut;
+use parking_lot::{Mutex, RwLock};
+
+use super::log::{Log, LogRules};
+
+/// How a broker keeps its topics.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    /// Where the logs are; none in memory.
+    pub(super) folder: Option<PathBuf>,
+    pub(super) log: LogRules,
+    /// How many partitions a topic has that only a pattern takes.
+    pub(super) default_partitions: u32,
+    /// How many bytes all logs together may take.
+    pub(super) capacity: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Topics {
+    pub(super) keeping: Keeping,
+    table: RwLock<BTreeMap<Arc<str>, Arc<TopicEntry>>>,
+    taken: AtomicU64,
+    /// The highest id that was found in the folder.
+    pub(super) highest_id: Option<i64>,
+}
+
+/// A topic that is configured, or that a pattern takes and that was put to. It is never forgotten again.
+#[derive(Debug)]
+pub(super) struct TopicEntry {
+    pub(super) name: Arc<str>,
+    /// 0 for one that isn't configured.
+    configured: AtomicU32,
+    /// Whether a pattern takes it.
+    by_pattern: AtomicBool,
+    /// Whether registries were told of it.
+    known: AtomicBool,
+    pub(super) publishes: AtomicBool,
+    pub(super) subscribes: AtomicBool,
+    any_closed: AtomicBool,
+    closed: RwLock<BTreeSet<i32>>,
+    logs: RwLock<BTreeMap<i32, Arc<Mutex<Log>>>>,
+}
+
+/// Why a message isn't taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// The topic has no such partition.
+    Partition,
+    /// There is no room, or the disk failed.
+    Storage,
+}
+
+impl Topics {
+    /// Opens what is in the folder. Entries that are no folder of a partition are left alone.
+    pub(super) fn open(keeping: Keeping) -> io::Result<Self> {
+        let mut topics =
+            Self { keeping, table: RwLock::default(), taken: AtomicU64::new(0), highest_id: None };
+        let Some(folder) = topics.keeping.folder.clone() else { return Ok(topics) };
+        std::fs::create_dir_all(&folder)?;
+        for entry in folder.read_dir()? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let partition = name.to_str().and_then(|name| name.rsplit_once('-'));
+            let Some((topic, Ok(index))) = partition.map(|(topic, index)| (topic, index.parse::<i32>()))
+            else {
+                continue;
+            };
+            if index < 0 || !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let (log, highest) = Log::open(entry.path(), topics.keeping.log)?;
+            topics.highest_id = topics.highest_id.max(highest);
+            topics.taken.fetch_add(log.len(), Ordering::Relaxed);
+            topics.entry(topic).logs.write().insert(index, Arc::new(Mutex::new(log)));
+        }
+        Ok(topics)
+    }
+
+    /// The entry of a topic, made when there is none.
+    fn entry(&self, name: &str) -> Arc<TopicEntry> {
+        if let Some(entry) = self.table.read().get(name) {
+            return Arc::clone(entry);
+        }
+        let mut table = self.table.write();
+        let new = || {
+            let name: Arc<str> = name.into();
+            Arc::new(TopicEntry {
+                name,
+                configured: AtomicU32::new(0),
+                by_pattern: AtomicBool::new(false),
+                known: AtomicBool::new(false),
+                publishes: AtomicBool::new(true),
+                subscribes: AtomicBool::new(true),
+                any_closed: AtomicBool::new(false),
+                closed: RwLock::default(),
+                logs: RwLock::default(),
+            })
+        };
+        Arc::clone(table.entry(name.into()).or_insert_with(new))
+    }
+
+    /// Configures a topic, or changes its number of partitions. Logs are kept.
+    pub(super) fn configure(&self, name: &str, partitions: u32) -> Arc<TopicEntry> {
+        let entry = self.entry(name);
+        entry.configured.store(partitions, Ordering::Release);
+        entry.known.store(true, Ordering::Release);
+        entry
+    }
+
+    /// A topic that is configured, or that was put to.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        self.table.read().get(name).cloned()
+    }
+
+    /// All that are configured or hold a log.
+    pub(super) fn all(&self) -> Vec<Arc<TopicEntry>> {
+        self.table.read().values().cloned().collect()
+    }
+
+    /// The topic to put to: one that is configured, or that a pattern takes. A `*` in a configured name stands for any
+    /// text.
+    pub(super) fn taking(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        let table = self.table.read();
+        if let Some(entry) = table.get(name)
+            && (entry.is_configured() || entry.by_pattern.load(Ordering::Acquire))
+        {
+            return Some(Arc::clone(entry));
+        }
+        let taken = table.values().any(|entry| entry.is_configured() && matches(&entry.name, name));
+        drop(table);
+        taken.then(|| {
+            let entry = self.entry(name);
+            entry.by_pattern.store(true, Ordering::Release);
+            entry
+        })
+    }
+
+    /// How many partitions a topic has. Of one that is not configured, what the broker's default is.
+    pub(super) fn partitions(&self, entry: Option<&TopicEntry>) -> u32 {
+        match entry.map_or(0, |entry| entry.configured.load(Ordering::Acquire)) {
+            0 => self.keeping.default_partitions,
+            configured => configured,
+        }
+    }
+
+    /// The log of a partition, made when there is none yet: also a put that is refused afterwards makes it (findings).
+    pub(super) fn log(&self, entry: &TopicEntry, partition: i32) -> Result<Arc<Mutex<Log>>, NotTaken> {
+        if u32::try_from(partition).is_ok_and(|partition| partition < self.partitions(Some(entry))) {
+            if let Some(log) = entry.logs.read().get(&partition) {
+                return Ok(Arc::clone(log));
+            }
+            let mut logs = entry.logs.write();
+            if let Some(log) = logs.get(&partition) {
+                return Ok(Arc::clone(log));
+            }
+            let rules = self.keeping.log;
+            let log = match &self.keeping.folder {
+                None => Log::in_memory(rules),
+                Some(folder) => {
+                    let folder = partition_folder(folder, &entry.name, partition).ok_or(NotTaken::Storage)?;
+                    Log::open(folder, rules).map_err(|_| NotTaken::Storage)?.0
+                }
+            };
+            let log = Arc::new(Mutex::new(log));
+            logs.insert(partition, Arc::clone(&log));
+            return Ok(log);
+        }
+        Err(NotTaken::Partition)
+    }
+
+    /// Appends to a log as far as there is room. Returns where.
+    pub(super) fn append(
+        &self,
+        log: &Mutex<Log>,
+        messages: u64,
+        len: usize,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Result<u64, NotTaken> {
+        if let Some(capacity) = self.keeping.capacity {
+            let room = |taken: u64| taken.checked_add(len as u64).filter(|taken| *taken <= capacity);
+            let reserved = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+            reserved.map_err(|_| NotTaken::Storage)?;
+        }
+        log.lock().append(messages, len, write).map_err(|_| NotTaken::Storage)
+    }
+
+    /// Makes everything readable.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        for entry in self.all() {
+            for (_, log) in entry.logs() {
+                log.lock().flush()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TopicEntry {
+    /// Whether registries are told of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
+    /// Has registries told of it; true when they were not before.
+    pub(super) fn becomes_known(&self) -> bool {
+        !self.known.load(Ordering::Acquire) && !self.known.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_configured(&self) -> bool {
+        self.configured.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn has_logs(&self) -> bool {
+        !self.logs.read().is_empty()
+    }
+
+    /// The log of a partition, if there is one.
+    pub(super) fn existing_log(&self, partition: i32) -> Option<Arc<Mutex<Log>>> {
+        self.logs.read().get(&partition).cloned()
+    }
+
+    /// All logs, by partition.
+    pub(super) fn logs(&self) -> Vec<(i32, Arc<Mutex<Log>>)> {
+        self.logs.read().iter().map(|(index, log)| (*index, Arc::clone(log))).collect()
+    }
+
+    pub(super) fn set_closed(&self, partition: i32, is_closed: bool) {
+        let mut closed = self.closed.write();
+        if is_closed {
+            closed.insert(partition);
+        } else {
+            closed.remove(&partition);
+        }
+        self.any_closed.store(!closed.is_empty(), Ordering::Release);
+    }
+
+    pub(super) fn is_closed(&self, partition: i32) -> bool {
+        self.any_closed.load(Ordering::Acquire) && self.closed.read().contains(&partition)
+    }
+}
+
+/// None when the name of the topic would lead out of the data folder.
+fn partition_folder(data: &Path, topic: &str, partition: i32) -> Option<PathBuf> {
+    (!topic.contains(['/', '\\', '\0'])).then(|| data.join(format!("{topic}-{partition}")))
+}
+
+/// Whether a configured name, in which `*` stands for any text, takes a topic.
+fn matches(pattern: &str, topic: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = topic.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, topic, taken) in [
+            ("dyn*", "dyn", true),
+            ("dyn*", "dynamic", true),
+            ("dyn*", "xdyn", false),
+            ("*", "", true),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "acb", false),
+            ("a*a", "a", false),
+            ("plain", "plain", true),
+            ("plain", "plainer", false),
+            ("**x", "yx", true),
+        ] {
+            assert_eq!(matches(pattern, topic), taken, "{pattern} {topic}");
+        }
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_folder() {
+        assert_eq!(partition_folder(Path::new("/d"), "t", 3), Some("/d/t-3".into()));
+        assert_eq!(partition_folder(Path::new("/d"), "../t", 3), None);
+        assert_eq!(partition_folder(Path::new("/d"), "/t", 3), None);
+    }
+}

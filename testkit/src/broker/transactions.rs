@@ -1,0 +1,205 @@
+//! Transactions: those of one connection, and XA branches, which belong to the broker (wire rule 3.7).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{Flag, LocalTransactionId, XaError, XaTransactionId, encode_stored_message};
+use tokio::time::Instant;
+
+use super::topics::{TopicEntry, Topics};
+
+/// The message of a transaction, which is stored when it commits.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) topic: Arc<TopicEntry>,
+    pub(super) partition: i32,
+    pub(super) id: i64,
+    pub(super) flag: Flag,
+    pub(super) data: Bytes,
+}
+
+/// A transaction that was begun.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    pub(super) pending: Vec<Pending>,
+    /// Whether a put named it, a refused one included (findings).
+    pub(super) used: bool,
+    pub(super) prepared: bool,
+    deadline: Option<Instant>,
+}
+
+impl Transaction {
+    /// One that is rolled back after so many seconds, at most `most`, unless it is prepared; 0 or less is never.
+    pub(super) fn begun(seconds: i32, most: Duration) -> Self {
+        let timeout = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        Self { deadline: timeout.map(|timeout| Instant::now() + timeout.min(most)), ..Self::default() }
+    }
+
+    fn has_expired(&self, now: Instant) -> bool {
+        !self.prepared && self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Keeps a message until the commit. What comes after `PREPARE` is lost, as in a Java broker (findings).
+    pub(super) fn keep(&mut self, pending: Pending) {
+        if !self.prepared {
+            self.pending.push(pending);
+        }
+    }
+
+    /// Stores its messages, those for one partition in one piece. False when one could not be stored.
+    pub(super) fn store(&self, topics: &Topics) -> bool {
+        let mut batches = BTreeMap::<(&str, i32), Vec<&Pending>>::new();
+        for pending in &self.pending {
+            batches.entry((&pending.topic.name, pending.partition)).or_default().push(pending);
+        }
+        batches.into_values().all(|batch| {
+            let mut bytes = BytesMut::new();
+            for pending in &batch {
+                // The checksum is made anew: a wrong one was let pass (findings).
+                encode_stored_message(&mut bytes, pending.id, pending.flag, &pending.data);
+            }
+            let Ok(log) = topics.log(&batch[0].topic, batch[0].partition) else { return false };
+            let write = |to: &mut BytesMut| to.extend_from_slice(&bytes);
+            topics.append(&log, batch.len() as u64, bytes.len(), write).is_ok()
+        })
+    }
+}
+
+/// The transactions of one connection. They end with it.
+#[derive(Debug, Default)]
+pub(super) struct LocalTransactions(BTreeMap<LocalTransactionId, Transaction>);
+
+impl LocalTransactions {
+    /// Begins it; one that goes on is left as it is.
+    pub(super) fn begin(&mut self, id: &LocalTransactionId, seconds: i32, most: Duration) {
+        self.drop_expired();
+        self.0.entry(id.clone()).or_insert_with(|| Transaction::begun(seconds, most));
+    }
+
+    pub(super) fn get(&mut self, id: &LocalTransactionId) -> Option<&mut Transaction> {
+        self.0.get_mut(id).filter(|transaction| !transaction.has_expired(Instant::now()))
+    }
+
+    pub(super) fn end(&mut self, id: &LocalTransactionId) -> Option<Transaction> {
+        self.0.remove(id).filter(|transaction| !transaction.has_expired(Instant::now()))
+    }
+
+    fn drop_expired(&mut self) {
+        if !self.0.is_empty() {
+            let now = Instant::now();
+            self.0.retain(|_, transaction| !transaction.has_expired(now));
+        }
+    }
+}
+
+/// What an operator made of a prepared XA transaction without asking who had begun it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Heuristic {
+    /// It was committed: `XA_HEURCOM`, 7.
+    Committed,
+    /// It was rolled back: `XA_HEURRB`, 6.
+    RolledBack,
+    /// It may have been either: `XA_HEURHAZ`, 8.
+    Completed,
+}
+
+impl Heuristic {
+    fn error(self, id: &XaTransactionId) -> XaError {
+        let (code, text) = match self {
+            Self::Committed => (7, "committed"),
+            Self::RolledBack => (6, "rolled back"),
+            Self::Completed => (8, "completed"),
+        };
+        XaError::new(code, format!("XA transaction '{}' has been heuristically {text}.", id.as_str()))
+    }
+}
+
+/// The XA transactions of a broker.
+#[derive(Debug, Default)]
+pub(super) struct XaTransactions {
+    /// With their order.
+    open: BTreeMap<XaTransactionId, (u64, Transaction)>,
+    decided: BTreeMap<XaTransactionId, (u64, Heuristic)>,
+    begun: u64,
+}
+
+impl XaTransactions {
+    /// Begins it; one that goes on is left as it is.
+    pub(super) fn begin(&mut self, id: &XaTransactionId, seconds: i32, most: Duration) {
+        self.drop_expired();
+        let order = self.next();
+        self.open.entry(id.clone()).or_insert_with(|| (order, Transaction::begun(seconds, most)));
+    }
+
+    /// Takes up what was prepared before a restart.
+    pub(super) fn restore(&mut self, id: XaTransactionId, pending: Vec<Pending>) {
+        let order = self.next();
+        let transaction = Transaction { pending, used: true, prepared: true, deadline: None };
+        self.open.insert(id, (order, transaction));
+    }
+
+    pub(super) fn get(&mut self, id: &XaTransactionId) -> Result<&mut Transaction, XaError> {
+        match self.open.get_mut(id) {
+            Some((_, transaction)) if !transaction.has_expired(Instant::now()) => Ok(transaction),
+            _ => Err(Self::unknown(&self.decided, id)),
+        }
+    }
+
+    pub(super) fn end(&mut self, id: &XaTransactionId) -> Result<Transaction, XaError> {
+        match self.open.remove(id) {
+            Some((_, transaction)) if !transaction.has_expired(Instant::now()) => Ok(transaction),
+            _ => Err(Self::unknown(&self.decided, id)),
+        }
+    }
+
+    fn unknown(decided: &BTreeMap<XaTransactionId, (u64, Heuristic)>, id: &XaTransactionId) -> XaError {
+        match decided.get(id) {
+            Some((_, heuristic)) => heuristic.error(id),
+            None => {
+                let text = format!("XA transaction '{}' has not been started.", id.as_str());
+                XaError::new(XaError::NOTA, text)
+            }
+        }
+    }
+
+    /// Takes a prepared one out of its owner's hands.
+    pub(super) fn decide(&mut self, id: &XaTransactionId, heuristic: Heuristic) -> Option<Transaction> {
+        self.open.get(id).filter(|(_, transaction)| transaction.prepared)?;
+        let (order, transaction) = self.open.remove(id)?;
+        self.decided.insert(id.clone(), (order, heuristic));
+        Some(transaction)
+    }
+
+    pub(super) fn forget(&mut self, id: &XaTransactionId) {
+        self.decided.remove(id);
+    }
+
+    /// What is prepared or decided by an operator, oldest first: with the given qualifier, or all.
+    pub(super) fn recover(&self, qualifier: Option<&str>) -> Vec<XaTransactionId> {
+        let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
+        let mut found: Vec<_> = prepared.map(|(id, (order, _))| (false, *order, id)).collect();
+        found.extend(self.decided.iter().map(|(id, (order, _))| (true, *order, id)));
+        found.retain(|(_, _, id)| qualifier.is_none_or(|qualifier| id.qualifier() == qualifier));
+        found.sort_unstable_by_key(|(is_decided, order, _)| (*is_decided, *order));
+        found.into_iter().map(|(_, _, id)| id.clone()).collect()
+    }
+
+    /// All that is prepared.
+    pub(super) fn prepared(&self) -> impl Iterator<Item = (&XaTransactionId, &Transaction)> {
+        let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
+        prepared.map(|(id, (_, transaction))| (id, transaction))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
+    fn drop_expired(&mut self) {
+        if !self.open.is_empty() {
+            let now = Instant::now();
+            self.open.retain(|_, (_, transaction)| !transaction.has_expired(now));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A registry in the test's own process, in which embedded brokers register.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use metaq_discovery::{MockDiscovery, TopicView};
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
+use parking_lot::Mutex;
+use tokio::{io::DuplexStream, runtime::Handle, time::sleep};
+
+use crate::BrokerConnector;
+
+/// A registry in the test's own process: embedded brokers
+/// [register in it](crate::BrokerBuilder::register_with), producers find them by its [`discovery`](Self::discovery), and
+/// [`connect`](Self::connect) reaches those that have no port. What it does wrong is said by
+/// [`add_fault`](Self::add_fault). Clones are the same registry.
+///
+/// A broker is told as long as it is there, and after its end for the [session timeout](Self::session_timeout), as one
+/// that was killed; one that is shut down leaves at once.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// use metaq_discovery::Discovery;
+/// use metaq_testkit::{Broker, EmbeddedRegistry};
+///
+/// let registry = EmbeddedRegistry::new();
+/// let broker = Broker::builder().topic("orders", 4).register_with(&registry).start_without_port()?;
+/// let watch = registry.discovery().watch(&"orders".parse()?).await?;
+/// assert_eq!(watch.current().partitions().len(), 4);
+/// assert!(registry.connect(broker.addr()).is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct EmbeddedRegistry {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    brokers: BTreeMap<BrokerId, Entry>,
+    /// How to reach brokers, registered or not.
+    reachable: BTreeMap<BrokerAddr, BrokerConnector>,
+    /// Those who are told, and the topics that they were told of.
+    discoveries: Vec<MockDiscovery>,
+    told: BTreeSet<Topic>,
+    faults: Vec<RegistryFault>,
+    session_timeout: Duration,
+    registrations: u64,
+}
+
+/// What a broker tells of itself.
+#[derive(Debug)]
+struct Entry {
+    /// Which registration it is.
+    number: u64,
+    addr: BrokerAddr,
+    topics: BTreeMap<Topic, u32>,
+}
+
+/// What an [`EmbeddedRegistry`] does wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RegistryFault {
+    /// Calls, and the news of changes, take so much longer.
+    Slow(Duration),
+    /// It says that no broker is there.
+    Empty,
+    /// It can't be reached: calls fail, changes are not seen, and the last view holds.
+    Gone,
+    /// It doesn't tell of this broker.
+    Missing(BrokerId),
+    /// It gives this broker the address of somebody else, where nobody listens.
+    WrongAddress(BrokerId),
+    /// It gives this broker so many partitions of every topic.
+    WrongPartitions(BrokerId, u32),
+}
+
+/// The port that nobody listens on.
+const NOBODY: u16 = 1;
+
+impl EmbeddedRegistry {
+    /// An empty registry without faults.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Self::default();
+        registry.state.lock().session_timeout = Duration::from_secs(6);
+        registry
+    }
+
+    /// A discovery that reads this registry: for one producer, which may close it. A test may look at its calls and
+    /// watches.
+    #[must_use]
+    pub fn discovery(&self) -> MockDiscovery {
+        let mock = MockDiscovery::new();
+        let mut state = self.state.lock();
+        mock.set_delay(state.delay());
+        for topic in state.topics() {
+            mock.set(state.view(&topic));
+        }
+        mock.set_away(state.faults.contains(&RegistryFault::Gone));
+        state.discoveries.push(mock.clone());
+        mock
+    }
+
+    /// For how long a broker that was dropped is still told. Default 6 s.
+    pub fn session_timeout(&self, timeout: Duration) {
+        self.state.lock().session_timeout = timeout;
+    }
+
+    /// The client's end of a connection to the broker with this address, whether it is registered now or not.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when no such broker has registered, or it has ended.
+    pub fn connect(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
+        let connector = self.state.lock().reachable.get(broker).cloned();
+        let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, format!("nobody is at {broker}"));
+        connector.ok_or_else(nobody)?.connect()
+    }
+
+    /// Has it do something wrong from now on, on top of what it does wrong already.
+    pub fn add_fault(&self, fault: RegistryFault) {
+        self.state.lock().faults.push(fault);
+        self.changed();
+    }
+
+    /// Ends all faults; what was changed meanwhile is seen.
+    pub fn heal(&self) {
+        self.state.lock().faults.clear();
+        self.changed();
+    }
+
+    /// Enters a broker.
+    pub(crate) fn enter(
+        &self,
+        id: BrokerId,
+        addr: &BrokerAddr,
+        topics: BTreeMap<Topic, u32>,
+        connector: BrokerConnector,
+    ) {
+        let mut state = self.state.lock();
+        state.reachable.insert(addr.clone(), connector);
+        state.registrations += 1;
+        let number = state.registrations;
+        state.brokers.insert(id, Entry { number, addr: addr.clone(), topics });
+        drop(state);
+        self.changed();
+    }
+
+    /// Changes what a broker tells, if it is still there.
+    pub(crate) fn update(&self, id: BrokerId, addr: &BrokerAddr, topics: BTreeMap<Topic, u32>) {
+        if let Some(entry) = self.state.lock().brokers.get_mut(&id).filter(|entry| entry.addr == *addr) {
+            entry.topics = topics;
+        }
+        self.changed();
+    }
+
+    /// Takes a broker out, unless another has taken its place.
+    pub(crate) fn leave(&self, id: BrokerId, addr: &BrokerAddr) {
+        let mut state = self.state.lock();
+        if state.brokers.get(&id).is_some_and(|entry| entry.addr == *addr) {
+            state.brokers.remove(&id);
+        }
+        drop(state);
+        self.changed();
+    }
+
+    /// Takes a broker out once its session has expired, unless it has registered anew.
+    pub(crate) fn expire(&self, id: BrokerId, addr: &BrokerAddr) {
+        let (timeout, number) = {
+            let state = self.state.lock();
+            let entry = state.brokers.get(&id).filter(|entry| entry.addr == *addr);
+            let Some(number) = entry.map(|entry| entry.number) else { return };
+            (state.session_timeout, number)
+        };
+        // Without a runtime nobody is left who could watch.
+        let Ok(runtime) = Handle::try_current() else { return self.leave(id, addr) };
+        let (this, addr) = (self.clone(), addr.clone());
+        runtime.spawn(async move {
+            sleep(timeout).await;
+            let is_same = this.state.lock().brokers.get(&id).is_some_and(|entry| entry.number == number);
+            if is_same {
+                this.leave(id, &addr);
+            }
+        });
+    }
+
+    /// Has watches told, at once or as late as faults want it.
+    fn changed(&self) {
+        let delay = self.state.lock().delay();
+        if delay.is_zero() {
+            return self.state.lock().tell();
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let this = self.clone();
+            runtime.spawn(async move {
+                sleep(delay).await;
+                this.state.lock().tell();
+            });
+        }
+    }
+}
+
+impl State {
+    fn tell(&mut self) {
+        let (away, delay) = (self.faults.contains(&RegistryFault::Gone), self.delay());
+        let topics = self.topics();
+        for mock in &self.discoveries {
+            mock.set_delay(delay);
+            for topic in self.told.union(&topics) {
+                let view = self.view(topic);
+                if view.is_empty() { mock.remove(topic) } else { mock.set(view) }
+            }
+            // What was set while it was away is seen when it comes back.
+            mock.set_away(away);
+        }
+        self.told = topics;
+    }
+
+    fn topics(&self) -> BTreeSet<Topic> {
+        self.brokers.values().flat_map(|entry| entry.topics.keys().cloned()).collect()
+    }
+
+    fn delay(&self) -> Duration {
+        let delays = self.faults.iter().map(|fault| match fault {
+            RegistryFault::Slow(delay) => *delay,
+            _ => Duration::ZERO,
+        });
+        delays.sum()
+    }
+
+    fn view(&self, topic: &Topic) -> TopicView {
+        let mut view = TopicView::new(topic.clone());
+        if self.faults.contains(&RegistryFault::Empty) {
+            return view;
+        }
+        for (id, entry) in &self.brokers {
+            let Some(partitions) = entry.topics.get(topic) else { continue };
+            let (mut addr, mut partitions, mut missing) = (entry.addr.clone(), *partitions, false);
+            for fault in &self.faults {
+                match fault {
+                    RegistryFault::Missing(of) if of == id => missing = true,
+                    RegistryFault::WrongPartitions(of, wrong) if of == id => partitions = *wrong,
+                    RegistryFault::WrongAddress(of) if of == id => {
+                        addr = BrokerAddr::new("127.0.0.1", NOBODY).unwrap_or(addr);
+                    }
+                    _ => {}
+                }
+            }
+            if !missing {
+                view = view.with_broker(*id, addr, partitions);
+            }
+        }
+        view
+    }
+}

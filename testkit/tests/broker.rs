@@ -1,0 +1,333 @@
+//! The embedded broker by itself: what the Java broker can't show, or takes long to.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use metaq_protocol::{Limits, Topic, TransactionId, XaTransactionId};
+use metaq_testkit::{Broker, BrokerBuilder, Flush, Heuristic};
+use tokio::{
+    io::{AsyncReadExt as _, DuplexStream},
+    net::TcpStream,
+};
+use wire::Client;
+
+fn client(broker: &Broker) -> Client<DuplexStream> {
+    Client::new(broker.connect())
+}
+
+fn topic() -> Topic {
+    "t".parse().unwrap()
+}
+
+fn builder() -> BrokerBuilder {
+    Broker::builder().topic("t", 2)
+}
+
+/// A put of five bytes.
+fn put(partition: i32) -> String {
+    format!("put t {partition} 5 0 -1 1\r\nhello")
+}
+
+fn step(id: &str, action: &str) -> String {
+    format!("transaction {id} s {action} 9\r\n")
+}
+
+fn put_in(id: &str) -> String {
+    format!("put t 0 5 0 -1 {id} 1\r\nhello")
+}
+
+/// Where a put was stored: partition and offset.
+fn place(answer: &str) -> (i32, i64) {
+    let words: Vec<_> =
+        answer.strip_prefix("200 ").unwrap_or_else(|| panic!("{answer}")).split(' ').collect();
+    (words[1].parse().unwrap(), words[2].parse().unwrap())
+}
+
+#[tokio::test]
+async fn it_starts_at_once_and_many_live_side_by_side() {
+    let started = Instant::now();
+    let mut brokers = Vec::new();
+    for id in 0..50 {
+        brokers.push(builder().id(id).start().await.unwrap());
+    }
+    let each = started.elapsed() / 50;
+    println!("a broker starts in {each:?}");
+    assert!(each < Duration::from_millis(10));
+    let mut ports: Vec<_> = brokers.iter().map(|broker| broker.addr().port()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 50);
+    for broker in &brokers {
+        assert_eq!(place(&client(broker).ask(put(1)).await), (1, 0));
+    }
+    let mut ids: Vec<_> = brokers.iter().map(|broker| broker.messages("t")[0].id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 50, "no two brokers give the same id");
+}
+
+#[tokio::test]
+async fn a_local_transaction_belongs_to_its_connection() {
+    let broker = builder().start_without_port().unwrap();
+    let (mut one, mut other) = (client(&broker), client(&broker));
+    let not_begun = "500 Local transaction 'TX:a:1' has not been started.";
+    assert_eq!(one.ask(step("TX:a:1", "BEGIN")).await, "200 ");
+    assert_eq!(place(&one.ask(put_in("TX:a:1")).await), (0, -1));
+    assert_eq!(other.ask(put_in("TX:a:1")).await, not_begun);
+    assert_eq!(other.ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, not_begun);
+    assert!(broker.messages("t").is_empty());
+    // The other may have one of the same name.
+    assert_eq!(other.ask(step("TX:a:1", "BEGIN")).await, "200 ");
+    assert_eq!(other.ask(put_in("TX:a:1")).await.split(' ').next(), Some("200"));
+    assert_eq!(other.ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, "200 ");
+    assert_eq!(broker.messages("t").len(), 1);
+
+    // It goes with the connection.
+    drop(one);
+    while broker.open_connections() > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(broker.messages("t").len(), 1);
+    assert_eq!(client(&broker).ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, not_begun);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_not_ended_in_time_is_rolled_back_unless_it_is_prepared() {
+    let broker = builder().max_transaction_timeout(Duration::from_secs(60)).start_without_port().unwrap();
+    let mut client = client(&broker);
+    let xa = ["XID:1:01:01:q", "XID:1:02:02:q", "XID:1:03:03:q"];
+    // The second asks for more than there is, the third for none.
+    for (id, timeout) in xa.iter().zip([" 5", " 1000", ""]) {
+        assert_eq!(client.ask(step(id, &format!("BEGIN{timeout}"))).await, "200 ");
+        assert_eq!(place(&client.ask(put_in(id)).await), (0, -1));
+    }
+    client.ask(step("TX:a:1", "BEGIN 5")).await;
+    assert_eq!(place(&client.ask(put_in("TX:a:1")).await), (0, -1));
+
+    tokio::time::advance(Duration::from_millis(4_999)).await;
+    assert_eq!(place(&client.ask(put_in("TX:a:1")).await), (0, -1));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let not_begun =
+        |id: &str| format!("500 XAException:code=-4,msg=XA transaction '{id}' has not been started.");
+    assert_eq!(
+        client.ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await,
+        "500 Local transaction 'TX:a:1' has not been started."
+    );
+    assert_eq!(client.ask(step(xa[0], "PREPARE")).await, not_begun(xa[0]));
+    tokio::time::advance(Duration::from_secs(55)).await;
+    assert_eq!(client.ask(step(xa[1], "PREPARE")).await, not_begun(xa[1]), "the cap is 60 s");
+    tokio::time::advance(Duration::from_secs(200)).await;
+    assert_eq!(client.ask(step(xa[2], "PREPARE")).await, "200 0", "it has no timeout");
+    tokio::time::advance(Duration::from_secs(200)).await;
+    assert_eq!(client.ask(step("null", "RECOVER")).await, format!("200 {}", xa[2]));
+    assert_eq!(client.ask(step(xa[2], "COMMIT_TWO_PHASE")).await, "200 ");
+    assert_eq!(broker.messages("t").len(), 1);
+}
+
+#[tokio::test]
+async fn what_an_operator_decided_is_told_until_it_is_forgotten() {
+    let broker = builder().start_without_port().unwrap();
+    let mut client = client(&broker);
+    let outcomes = [
+        (Heuristic::Committed, "code=7", "committed"),
+        (Heuristic::RolledBack, "code=6", "rolled back"),
+        (Heuristic::Completed, "code=8", "completed"),
+    ];
+    for (n, (heuristic, code, word)) in outcomes.into_iter().enumerate() {
+        let key = format!("XID:1:0{n}:0{n}:q");
+        let Ok(TransactionId::Xa(id)) = key.parse::<TransactionId>() else { panic!("{key}") };
+        let id: XaTransactionId = id;
+        assert!(!broker.decide(&id, heuristic).unwrap());
+        client.ask(step(&key, "BEGIN")).await;
+        client.ask(put_in(&key)).await;
+        assert!(!broker.decide(&id, heuristic).unwrap(), "only what is prepared");
+        assert_eq!(client.ask(step(&key, "PREPARE")).await, "200 0");
+        assert!(broker.decide(&id, heuristic).unwrap());
+        let text = format!("XA transaction '{key}' has been heuristically {word}.");
+        let told = format!("500 XAException:{code},msg={text}");
+        assert_eq!(client.ask(step(&key, "COMMIT_TWO_PHASE")).await, told);
+        assert_eq!(client.ask(put_in(&key)).await, format!("500 {text}"));
+        assert_eq!(client.ask(step("null", "RECOVER q")).await, format!("200 {key}"));
+        assert_eq!(client.ask(step(&key, "FORGET")).await, "200 ");
+        assert_eq!(client.ask(step("null", "RECOVER q")).await, "200 ");
+        let unknown = format!("500 XAException:code=-4,msg=XA transaction '{key}' has not been started.");
+        assert_eq!(client.ask(step(&key, "ROLLBACK")).await, unknown);
+    }
+    assert_eq!(broker.messages("t").len(), 1, "only the first was committed");
+}
+
+#[tokio::test]
+async fn messages_become_readable_when_the_rules_say_so() {
+    let get = |offset: i64| format!("get t g 0 {offset} 1000 1\r\n");
+    let hidden = |offset: i64| format!("404 Could not find message at position {offset}");
+
+    let broker = builder().flush(Flush::ByHand).start_without_port().unwrap();
+    let mut one = client(&broker);
+    for _ in 0..3 {
+        one.ask(put(0)).await;
+    }
+    assert_eq!(one.ask(get(0)).await, hidden(0));
+    assert_eq!(one.ask("offset t g 0 1000 1\r\n").await, "200 0");
+    broker.flush().unwrap();
+    assert_eq!(one.ask(get(0)).await, "value 75");
+    one.ask(put(0)).await;
+    assert_eq!(one.ask(get(75)).await, hidden(75));
+    assert_eq!(one.ask(get(50)).await, "value 50", "what is unflushed comes along with what is flushed");
+    assert_eq!(one.ask("get t g 0 9223372036854775807 10 1\r\n").await, "301 75");
+
+    let rules = Flush::After { messages: 2, interval: Duration::from_secs(3600) };
+    let broker = builder().flush(rules).start_without_port().unwrap();
+    let mut one = client(&broker);
+    for messages in [0, 0, 75] {
+        one.ask(put(0)).await;
+        let shown = if messages == 0 { hidden(0) } else { format!("value {messages}") };
+        assert_eq!(one.ask(get(0)).await, shown);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_become_readable_after_their_time() {
+    let rules = Flush::After { messages: 1000, interval: Duration::from_secs(10) };
+    let broker = builder().flush(rules).start_without_port().unwrap();
+    let mut client = client(&broker);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    client.ask(put(0)).await;
+    tokio::time::advance(Duration::from_millis(9_999)).await;
+    client.ask(put(0)).await;
+    assert_eq!(client.ask("get t g 0 0 100 1\r\n").await, "404 Could not find message at position 0");
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(client.ask("get t g 0 0 100 1\r\n").await, "value 50");
+}
+
+#[tokio::test]
+async fn segments_are_told_and_the_oldest_can_go() {
+    let folder = tempfile::tempdir().unwrap();
+    for on_disk in [false, true] {
+        let builder = builder().max_segment_size(60);
+        let builder = if on_disk { builder.data_dir(folder.path()) } else { builder };
+        let broker = builder.start_without_port().unwrap();
+        let mut client = client(&broker);
+        // Three messages of 25 bytes to a segment.
+        for n in 0..7 {
+            assert_eq!(place(&client.ask(put(0)).await), (0, n * 25));
+        }
+        for (offset, start) in [(0, 0), (74, 0), (75, 75), (149, 75), (150, 150), (175, 175), (-1, 0)] {
+            assert_eq!(client.ask(format!("offset t g 0 {offset} 1\r\n")).await, format!("200 {start}"));
+        }
+        assert_eq!(client.ask("get t g 0 50 1000 1\r\n").await, "value 25", "a get ends with its segment");
+        assert_eq!(broker.messages("t").len(), 7);
+        assert!(broker.drop_oldest_segment(&topic(), 0).unwrap());
+        assert_eq!(client.ask("get t g 0 0 1000 1\r\n").await, "301 75");
+        assert_eq!(client.ask("offset t g 0 0 1\r\n").await, "200 75");
+        assert_eq!(broker.messages("t").len(), 4);
+        assert!(broker.drop_oldest_segment(&topic(), 0).unwrap());
+        assert!(!broker.drop_oldest_segment(&topic(), 0).unwrap());
+        let stats = client.ask("stats offsets 1\r\n").await;
+        assert!(stats.contains("t part 0 min_offset 150 max_offset 175\r\n"), "{stats}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_disk_outlives_the_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let builder = || builder().topic("u*", 1).data_dir(folder.path());
+    let broker = builder().start_without_port().unwrap();
+    let mut one = client(&broker);
+    for partition in [0, 1, 0] {
+        one.ask(put(partition)).await;
+    }
+    one.ask("put ux 0 2 1 -1 1\r\nhi").await;
+    one.ask("put ux 0 5 1 -1 1\r\n\0\0\0\x01a").await;
+    for id in ["XID:1:01:01:q", "XID:1:02:02:q", "XID:1:03:03:q", "TX:a:1"] {
+        one.ask(step(id, "BEGIN")).await;
+        one.ask(put_in(id)).await;
+    }
+    assert_eq!(one.ask(step("XID:1:02:02:q", "PREPARE")).await, "200 0");
+    assert_eq!(one.ask(step("XID:1:01:01:q", "PREPARE")).await, "200 0");
+    let before = broker.messages("t");
+    assert_eq!(before.len(), 3);
+    drop(broker);
+
+    // A message that was half written when the machine died.
+    let file = folder.path().join("t-1/00000000000000000000.meta");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.extend_from_slice(&[0, 0, 0, 50, 1, 2, 3]);
+    std::fs::write(&file, bytes).unwrap();
+
+    let broker = builder().start_without_port().unwrap();
+    let mut one = client(&broker);
+    assert_eq!(broker.messages("t"), before);
+    assert_eq!(one.ask("get ux g 0 0 100 1\r\n").await, "value 47", "as it was put, sound or not");
+    assert_eq!(one.ask(step("null", "RECOVER")).await, "200 XID:1:01:01:q\r\nXID:1:02:02:q");
+    assert_eq!(one.ask(step("XID:1:02:02:q", "COMMIT_TWO_PHASE")).await, "200 ");
+    assert_eq!(one.ask(step("XID:1:01:01:q", "ROLLBACK")).await, "200 ");
+    assert_eq!(place(&one.ask(put(1)).await), (1, 25), "behind what is sound");
+    let after = broker.messages("t");
+    assert_eq!(after.len(), 5);
+    let newest = after.last().unwrap();
+    assert!(before.iter().all(|message| message.id < newest.id), "ids rise over a restart");
+    drop(broker);
+    let broker = builder().start_without_port().unwrap();
+    assert_eq!(client(&broker).ask(step("null", "RECOVER")).await, "200 ", "what was ended stays so");
+}
+
+#[tokio::test]
+async fn a_full_broker_refuses_as_one_whose_disk_is_full() {
+    let broker = builder().capacity(60).start_without_port().unwrap();
+    let mut client = client(&broker);
+    client.ask(put(0)).await;
+    client.ask(put(0)).await;
+    let full = format!("500 Put message to [broker '{}'] [partition 't-0'] failed.", broker.addr());
+    assert_eq!(client.ask(put(0)).await, full);
+    client.ask(step("TX:a:1", "BEGIN")).await;
+    client.ask(put_in("TX:a:1")).await;
+    let rolled_back = "500 XAException:code=104,msg=STORE COMMIT FAILED: Transaction rolled back.";
+    assert_eq!(client.ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, rolled_back);
+    assert_eq!(broker.messages("t").len(), 2);
+}
+
+#[tokio::test]
+async fn its_limits_hold_unless_the_java_broker_is_to_be_like() {
+    let limits = Limits::default().max_line(100).max_body(1000);
+    let put = format!("put t 0 2000 0 -1 1\r\n{}", "x".repeat(2000));
+    for (compat, answer) in [(false, "closed"), (true, "200")] {
+        let broker = builder().limits(limits).compat(compat).start_without_port().unwrap();
+        let answered = client(&broker).ask(&put).await;
+        assert_eq!(answered.split(' ').next(), Some(answer));
+        let long = format!("version 5 {}\r\n", "x".repeat(100));
+        assert_eq!(client(&broker).ask(long).await.split(' ').next(), Some(answer));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_closed() {
+    let broker = builder().start_without_port().unwrap();
+    let mut client = client(&broker);
+    let started = tokio::time::Instant::now();
+    assert_eq!(client.ask("version 1\r\n").await, "200 0.1");
+    let mut stream = client.stream;
+    assert!(tokio::time::timeout(Duration::from_secs(299), stream.read_u8()).await.is_err());
+    assert!(stream.read_u8().await.is_err());
+    assert!(started.elapsed() < Duration::from_secs(301));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_it_is_shut_down_its_port_is_free_and_its_connections_are_closed() {
+    let mut broker = builder().start().await.unwrap();
+    let port = broker.addr().port();
+    for _ in 0..20 {
+        let mut client = Client::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        assert_eq!(client.ask("version 1\r\n").await, "200 0.1");
+        broker.shut_down().await.unwrap();
+        assert!(client.next().await.is_none());
+        broker = builder().port(port).start().await.unwrap();
+    }
+    let connector = broker.connector();
+    drop(broker);
+    // The task that serves ends when the runtime has its turn.
+    while connector.connect().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(connector.connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+}

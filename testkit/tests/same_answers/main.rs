@@ -1,0 +1,293 @@
+//! The embedded broker and the Java broker 1.4.6.2 answer the same, byte for byte, to the same raw requests.
+//!
+//! Both are set up alike and get the same requests in the same order. Masked are message ids, process ids, times,
+//! connections and threads, the measured figures of `stats`, the hash codes of Java objects, the brokers' addresses, the
+//! text of the configuration, and the order of pipelined answers.
+#![cfg(feature = "peers")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cases;
+mod masks;
+mod recorded;
+#[path = "../wire/mod.rs"]
+mod wire;
+
+use std::time::Duration;
+
+use cases::{Case, Outcome};
+use masks::{Place, masked};
+use metaq_protocol::Response;
+use metaq_testkit::{
+    Broker, Requests,
+    peers::{JavaBroker, Peers, ZooKeeper},
+};
+use tokio::{net::TcpStream, time::timeout};
+use wire::{Client, PATIENCE};
+
+/// A request whose answer shows that nothing else is to come.
+const MARKER: i32 = 1_234_567;
+
+/// After so long without an answer none is expected, where no marker can be sent.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// The brokers that are compared.
+struct Brokers {
+    java: JavaBroker,
+    /// With the defects of the Java broker, and behaving well.
+    compat: Broker,
+    plain: Broker,
+    _zookeeper: ZooKeeper,
+}
+
+impl Brokers {
+    async fn start(peers: &Peers) -> Self {
+        let zookeeper = ZooKeeper::start(peers).await.unwrap();
+        let mut java = JavaBroker::builder(3).setting("unflushThreshold", "0").setting("numPartitions", "1");
+        let mut embedded = Broker::builder().id(3);
+        for (topic, partitions) in cases::TOPICS {
+            java = java.topic(topic, partitions);
+            embedded = embedded.topic(topic, partitions);
+        }
+        let start = |compat| embedded.clone().compat(compat).start();
+        let (compat, plain) = (start(true).await.unwrap(), start(false).await.unwrap());
+        let java = java.start(peers, &zookeeper).await.unwrap();
+        let operator = peers.java_program("Operator", include_str!("../../java/Operator.java")).unwrap();
+        let pid = java.pid().unwrap().to_string();
+        operator.run(&[&pid, "close", "closed", "1", "1"], PATIENCE).await.unwrap();
+        for broker in [&compat, &plain] {
+            broker.close_partition(&"closed".parse().unwrap(), 1);
+        }
+        Self { java, compat, plain, _zookeeper: zookeeper }
+    }
+
+    fn ports(&self) -> [u16; 3] {
+        [self.java.port(), self.compat.addr().port(), self.plain.addr().port()]
+    }
+}
+
+/// What a broker made of one step.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    answers: Vec<String>,
+    closed: bool,
+}
+
+impl Seen {
+    /// Without the counts of requests, which are others where a broker closed the connection sooner.
+    fn uncounted(mut self) -> Self {
+        for answer in &mut self.answers {
+            if answer.contains("STATS\r\n") && answer.contains("cmd_put") {
+                answer.retain(|c| !c.is_ascii_digit());
+            }
+        }
+        self
+    }
+
+    /// Whether this is what the Java broker showed. When it closes a connection, answers that its thread pools still owe
+    /// are lost (wire rule 2).
+    fn agrees_with(&self, java: &Self) -> bool {
+        let (mut own, mut rest) = (self.answers.iter(), java.answers.iter());
+        // Both are sorted.
+        let subset = rest.all(|answer| own.any(|own| own == answer));
+        self.closed == java.closed && subset && (self.closed || self.answers.len() == java.answers.len())
+    }
+}
+
+/// Takes a step, and waits for what is to come of it.
+async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) -> (Vec<Response>, bool) {
+    client.send(request).await;
+    let mut answers = Vec::new();
+    match outcome {
+        Outcome::Answers(count) => {
+            while answers.len() < count {
+                match client.next().await {
+                    Some(answer) => answers.push(answer),
+                    None => return (answers, true),
+                }
+            }
+            client.send(format!("version {MARKER}\r\n")).await;
+            loop {
+                match client.next().await {
+                    Some(answer) if answer.opaque().0 == MARKER => return (answers, false),
+                    Some(answer) => answers.push(answer),
+                    None => return (answers, true),
+                }
+            }
+        }
+        Outcome::Closed => {
+            let all = async {
+                while let Some(answer) = client.next().await {
+                    answers.push(answer);
+                }
+            };
+            let closed = timeout(PATIENCE / 4, all).await.is_ok();
+            (answers, closed)
+        }
+        Outcome::Nothing => {
+            let closed = timeout(QUIET, async {
+                while let Some(answer) = client.next().await {
+                    answers.push(answer);
+                }
+            });
+            let closed = closed.await.is_ok();
+            (answers, closed)
+        }
+    }
+}
+
+/// One broker, and the connection to it on which a case is played.
+struct Player<'a> {
+    client: Client<TcpStream>,
+    port: u16,
+    place: Place<'a>,
+    seen: Vec<Seen>,
+}
+
+impl<'a> Player<'a> {
+    async fn new(port: u16, place: Place<'a>) -> Self {
+        let client = Client::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        Self { client, port, place, seen: Vec::new() }
+    }
+
+    async fn step(&mut self, request: &[u8], outcome: Outcome) {
+        if self.seen.last().is_some_and(|seen| seen.closed) {
+            return;
+        }
+        let (answers, closed) = take(&mut self.client, request, outcome).await;
+        let show = |answer| masked(answer, request, self.port, &self.place);
+        let mut answers: Vec<_> = answers.iter().map(show).collect();
+        answers.sort_unstable();
+        self.seen.push(Seen { answers, closed });
+    }
+}
+
+/// Plays a case on one broker, each step on the same connection.
+async fn play(port: u16, case: &Case, broker: &Broker) -> Vec<Seen> {
+    let mut player = Player::new(port, Place(broker)).await;
+    for (request, outcome) in &case.steps {
+        player.step(request, *outcome).await;
+    }
+    player.seen
+}
+
+/// Up to where the partitions of a broker are readable. To ask for that is not counted.
+async fn offsets(port: u16, broker: &Broker) -> Vec<Seen> {
+    play(port, &Case::new("offsets", vec![cases::ask("stats offsets 1\r\n")]), broker).await
+}
+
+/// A Java broker answers a commit before its messages are stored: waits until they are, if they ever are.
+async fn settle(java: u16, compat: u16, broker: &Broker) {
+    let expected = offsets(compat, broker).await;
+    let settled = timeout(QUIET * 20, async { while offsets(java, broker).await != expected {} });
+    // What is different then is seen by what follows.
+    let _ = settled.await;
+}
+
+/// Shows the first step that differs.
+fn unlike(case: &Case, what: &str, embedded: &[Seen], java: &[Seen]) -> String {
+    let step = embedded.iter().zip(java).take_while(|(embedded, java)| embedded == java).count();
+    let request = case.steps.get(step).map(|(request, _)| request.escape_ascii().to_string());
+    let (embedded, java) = (embedded.get(step), java.get(step));
+    format!("{}, {what}, step {step}: {request:?}\n  embedded: {embedded:?}\n  java:     {java:?}", case.name)
+}
+
+#[tokio::test]
+async fn the_embedded_broker_answers_as_the_java_broker() {
+    let Some(peers) = Peers::get("the_embedded_broker_answers_as_the_java_broker") else { return };
+    let brokers = Brokers::start(&peers).await;
+    let [java, compat, plain] = brokers.ports();
+    let (mut steps, mut wrong) = (0, Vec::new());
+    for case in cases::all() {
+        steps += case.steps.len();
+        let broker = &brokers.compat;
+        let mut players = Vec::new();
+        for port in [compat, plain, java] {
+            players.push(Player::new(port, Place(broker)).await);
+        }
+        for (request, outcome) in &case.steps {
+            for player in &mut players {
+                player.step(request, *outcome).await;
+            }
+            if request.windows(6).any(|word| word == b"COMMIT") {
+                settle(java, compat, broker).await;
+            }
+        }
+        let mut seen = players.into_iter().map(|player| player.seen);
+        let (Some(alike), Some(well_behaved), Some(real)) = (seen.next(), seen.next(), seen.next()) else {
+            unreachable!("there were three");
+        };
+        for (what, embedded, differs) in
+            [("with compat", alike, case.always), ("well-behaved", well_behaved, case.differs)]
+        {
+            match differs {
+                None if embedded != real => wrong.push(unlike(&case, what, &embedded, &real)),
+                Some(reason) if embedded == real => {
+                    wrong.push(format!("{}, {what}: there is no difference any more ({reason})", case.name));
+                }
+                _ => {}
+            }
+        }
+    }
+    println!("{steps} requests");
+    assert!(steps >= 200, "{steps}");
+    assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn the_embedded_broker_takes_what_the_java_classes_were_seen_to_take() {
+    let name = "the_embedded_broker_takes_what_the_java_classes_were_seen_to_take";
+    let Some(peers) = Peers::get(name) else { return };
+    let brokers = Brokers::start(&peers).await;
+    let [java, compat, plain] = brokers.ports();
+    let cases = recorded::all();
+    let count = cases.len();
+    let (mut wrong, mut differences) = (Vec::new(), Vec::new());
+    // None of these is about what is stored, so that they may overtake each other; transactions would meet.
+    for case in cases {
+        let broker = &brokers.compat;
+        let played =
+            tokio::join!(play(compat, &case, broker), play(plain, &case, broker), play(java, &case, broker));
+        let one = |mut seen: Vec<Seen>| seen.remove(0).uncounted();
+        let (alike, well_behaved, real) = (one(played.0), one(played.1), one(played.2));
+        let request = &case.steps[0].0;
+        if !alike.agrees_with(&real) {
+            wrong.push(format!("{}: with compat\n  {alike:?}\n  is not\n  {real:?}", case.name));
+        }
+        if !well_behaved.agrees_with(&real) {
+            match recorded::difference(request, well_behaved.closed && !real.closed) {
+                Some(reason) => differences.push(format!("{}: {reason}", case.name)),
+                None => wrong.push(format!("{}\n  {well_behaved:?}\n  is not\n  {real:?}", case.name)),
+            }
+        }
+    }
+    println!("{count} requests; differences where the embedded broker behaves well:");
+    println!("{}", differences.join("\n"));
+    assert!(!differences.is_empty());
+    assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Every difference on purpose is told to users.
+#[test]
+fn the_differences_are_documented() {
+    let documented = include_str!("../../../docs/embedded-broker.md");
+    let cases = cases::all();
+    let reasons = cases.iter().flat_map(|case| [case.differs, case.always]).flatten();
+    for reason in reasons {
+        assert!(documented.contains(&format!("| {reason} |")), "{reason}");
+    }
+}
+
+/// The comparison itself: a broker that answers one bit differently is found.
+#[tokio::test]
+async fn a_difference_is_seen() {
+    let broker = Broker::builder().id(3).topic("test", 3).start().await.unwrap();
+    let port = broker.addr().port();
+    let case = Case::new("a put", vec![cases::ask("put test 0 5 0 -1 7\r\nhello")]);
+    let first = play(port, &case, &broker).await;
+    assert_eq!(first[0].answers, ["result 200 opaque 7: ID 0 0"]);
+    assert_ne!(play(port, &case, &broker).await, first, "another offset");
+    broker.faults().plan(Requests::puts(), metaq_testkit::Fault::refuse(500, "no"));
+    assert_eq!(play(port, &case, &broker).await[0].answers, ["result 500 opaque 7: no"]);
+    let case = Case::new("an answer too many", vec![cases::silent("version 5\r\n")]);
+    assert_eq!(play(port, &case, &broker).await[0].answers.len(), 1);
+}

@@ -1,0 +1,83 @@
+//! What two brokers can't have in common is taken out of their answers.
+
+use bytes::BytesMut;
+use metaq_protocol::{BooleanCommand, Command, DataCommand, Decoder, Frame, PutAnswer, Response};
+use metaq_testkit::Broker;
+
+/// The broker that tells where messages lie: in the others they lie the same.
+pub(crate) struct Place<'a>(pub(crate) &'a Broker);
+
+/// Lines of `stats` whose values are a process's own.
+const OWN: [&str; 6] = ["pid ", "port ", "uptime ", "curr_connections ", "threads ", "config_checksum "];
+
+/// An answer as text, without what is a broker's own.
+pub(crate) fn masked(answer: &Response, request: &[u8], port: u16, place: &Place<'_>) -> String {
+    match answer {
+        Response::Boolean(answer) => {
+            let text = text_of(answer, port);
+            format!("result {} opaque {}: {text}", answer.status.0, answer.opaque)
+        }
+        Response::Data(answer) => {
+            let data = without_ids(answer, request, place);
+            format!("value opaque {}: {}", answer.opaque, data.escape_ascii())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn text_of(answer: &BooleanCommand, port: u16) -> String {
+    let text = answer.text().into_owned();
+    if text.starts_with("STATS\r\n") {
+        return without_figures(&text);
+    }
+    if text.starts_with("[system]") {
+        // Each has a configuration of its own; clients read the sections of topics.
+        let mut sections: Vec<_> = text.lines().filter(|line| line.starts_with("[topic=")).collect();
+        sections.sort_unstable();
+        return sections.join(" ");
+    }
+    if answer.status.is_success()
+        && let Ok(PutAnswer { partition, offset, .. }) = PutAnswer::parse(&answer.body)
+    {
+        return format!("ID {partition} {offset}");
+    }
+    let text = text.replace(&format!("meta://127.0.0.1:{port}"), "BROKER");
+    match text.split_once("NullTransactionId@") {
+        Some((before, after)) => {
+            let rest = after.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+            format!("{before}NullTransactionId@HASH{rest}")
+        }
+        None => text,
+    }
+}
+
+fn without_figures(text: &str) -> String {
+    let lines = text.split_inclusive("\r\n").map(|line| {
+        let own = OWN.iter().find(|name| line.starts_with(*name));
+        let measured = line.contains("realtime_").then(|| line.split(' ').next()).flatten();
+        own.copied().or(measured).map_or_else(|| line.to_owned(), |name| format!("{name} MASKED\r\n"))
+    });
+    let mut lines: Vec<_> = lines.collect();
+    // Topics come in the order of a hash table.
+    lines.sort_unstable();
+    lines.concat()
+}
+
+/// The bytes of a log, with zeros where they belong to a message's id.
+fn without_ids(answer: &DataCommand, request: &[u8], place: &Place<'_>) -> Vec<u8> {
+    let mut data = answer.data.to_vec();
+    let frame = Decoder::new().decode(&mut BytesMut::from(request));
+    let Ok(Some(Frame::Command(Command::Get(get)))) = frame else { return data };
+    let log = place.0.log(&get.topic, get.partition);
+    let mut at = 0;
+    while let Some(length) = log.get(at..).and_then(|rest| rest.first_chunk()) {
+        for id in at + 8..at + 16 {
+            let place = usize::try_from(get.offset).ok().and_then(|offset| id.checked_sub(offset));
+            if let Some(byte) = place.and_then(|place| data.get_mut(place)) {
+                *byte = 0;
+            }
+        }
+        at += 20 + u32::from_be_bytes(*length) as usize;
+    }
+    data
+}

@@ -1,0 +1,67 @@
+//! The inputs whose reading by the Java classes was recorded, as requests to brokers.
+
+use std::{fs, path::Path};
+
+use metaq_protocol::TransactionAction;
+use serde_json::Value;
+
+use super::cases::{Case, Outcome};
+
+/// All recorded inputs, in order.
+pub(crate) fn all() -> Vec<Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../metaq-protocol/tests/vectors/decode.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    let recorded = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    recorded.filter(|recorded| !leaves_the_choice(recorded)).map(|recorded| case(&recorded)).collect()
+}
+
+/// Whether a put leaves the partition of a topic with several to the broker, which draws one.
+fn leaves_the_choice(recorded: &Value) -> bool {
+    let fields = &recorded["fields"];
+    fields["topic"] == "test" && fields["partition"] == -1
+}
+
+fn case(recorded: &Value) -> Case {
+    let bytes = unhex(recorded["bytes"].as_str().unwrap());
+    let steps = recorded["steps"].as_array().cloned().unwrap_or_else(|| vec![recorded.clone()]);
+    let mut answers = 0;
+    let mut outcome = None;
+    for step in &steps {
+        match (step["outcome"].as_str().unwrap(), step["command"].as_str()) {
+            ("error", _) | ("command", Some("quit")) => outcome = outcome.or(Some(Outcome::Closed)),
+            ("incomplete", _) => outcome = outcome.or(Some(Outcome::Nothing)),
+            ("command", Some("result" | "value")) => {}
+            ("command", Some("transaction")) if step["fields"]["type"] == TransactionAction::End.as_str() => {
+            }
+            _ => answers += 1,
+        }
+    }
+    let name = format!("{} {}", recorded["id"].as_str().unwrap(), recorded["cat"].as_str().unwrap());
+    Case::new(name, vec![(bytes, outcome.unwrap_or(Outcome::Answers(answers)))])
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pair = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
+/// Why the embedded broker, which behaves well, closed the connection where the Java broker did not.
+pub(crate) fn difference(request: &[u8], closed: bool) -> Option<&'static str> {
+    let lines = || request.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let word = |line: &[u8]| line.split(|byte| *byte == b' ').next().unwrap_or_default().to_vec();
+    let first = lines().next().unwrap_or_default();
+    let verb = word(first);
+    // The first character of a word counts by its low byte.
+    let letter = String::from_utf8_lossy(&verb).chars().next().map(|c| u32::from(c) as u8);
+    if !closed {
+        None
+    } else if lines().any(|line| line.len() > 64 * 1024) {
+        Some("lines and bodies have limits")
+    } else if letter == Some(b'v') && verb != b"version" && verb != b"value" {
+        Some("words that only begin like a command are none")
+    } else if [&b"put"[..], b"sync", b"result", b"value"].contains(&&verb[..]) {
+        Some("a line that can't be right is refused before its body has come")
+    } else {
+        None
+    }
+}
