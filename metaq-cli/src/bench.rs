@@ -167,7 +167,8 @@ impl Load {
 /// until it is dropped, and takes its line off the terminal then.
 async fn watch(progress: Arc<Progress>, messages: u64, mut signals: StopSignals) {
     let line = io::stderr().is_terminal().then(|| Line);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    let first = tokio::time::Instant::now() + PROGRESS_INTERVAL;
+    let mut ticks = tokio::time::interval_at(first, PROGRESS_INTERVAL);
     let (mut before, mut shown) = (0, Instant::now());
     loop {
         tokio::select! {

@@ -74,7 +74,7 @@ impl Measured {
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
             p999_us: quantile(0.999),
-            cpu_us_per_msg: cpu.as_secs_f64() * 1e6 / messages.max(1) as f64,
+            cpu_us_per_msg: if messages == 0 { 0.0 } else { cpu.as_secs_f64() * 1e6 / messages as f64 },
             max_rss_kib: peak_memory_kib(),
             failures: tally.failures,
         };
