@@ -166,12 +166,12 @@ pub(crate) fn topic_stats(topic: Topic, counts: &TopicCounts) -> TopicStats {
     let mut brokers: Vec<_> =
         counts.lanes().into_iter().map(|(broker, lane)| broker_stats(broker, &lane)).collect();
     brokers.sort_unstable_by(|a, b| a.broker.cmp(&b.broker));
-    let sum = |of: fn(&BrokerStats) -> u64| brokers.iter().map(of).sum();
+    let [rejected, unknown, not_sent] = counts.ended();
     let messages = MessageCounts {
-        acknowledged: sum(|broker| broker.acknowledged),
-        rejected: sum(|broker| broker.rejected),
-        unknown: sum(|broker| broker.unknown),
-        not_sent: counts.not_sent(),
+        acknowledged: brokers.iter().map(|broker| broker.acknowledged).sum(),
+        rejected,
+        unknown,
+        not_sent,
         queued: count(&counts.queued),
         offered: count(&counts.offered),
         in_flight: 0,

@@ -409,16 +409,22 @@ async fn topics_that_share_a_full_connection_both_go_on() {
 async fn a_selector_that_insists_on_a_full_broker_waits_for_it() {
     let registry = metaq_testkit::EmbeddedRegistry::new();
     let brokers: Vec<_> = (0..2).map(|id| cluster::broker(&registry, id)).collect();
-    let producer = producer(&registry, |config| config.max_in_flight = 8);
-    let _ = select_fn(|_, partitions, _| partitions.first().copied());
+    let by_key = select_fn(|_, partitions, message| {
+        let broker = if message.key().is_some() { partitions.first()? } else { partitions.last()? };
+        Some(*broker)
+    });
+    let producer = cluster::builder(&registry, |config| config.max_in_flight = 8).selector(by_key).build();
+    let producer = producer.unwrap();
     producer.publish_topic(&topic()).await.unwrap();
     brokers[0].faults().plan(Requests::puts(), Fault::Late(Duration::from_millis(10)));
     let mut handles = Vec::new();
     for n in 0..40 {
-        handles.push(producer.enqueue_with_timeout(message(n.to_string()), SOON).await.unwrap());
+        let message = if n % 2 == 0 { message(n.to_string()).with_key("k") } else { message(n.to_string()) };
+        handles.push((n, producer.enqueue_with_timeout(message, SOON).await.unwrap()));
     }
-    for handle in handles {
-        handle.await.unwrap();
+    for (n, handle) in handles {
+        let receipt = handle.await.unwrap();
+        assert_eq!(receipt.partition, if n % 2 == 0 { Partition::new(0, 0) } else { Partition::new(1, 1) });
+        assert_eq!(receipt.attempts, 1);
     }
-    assert_eq!(brokers.iter().map(|broker| broker.messages("t").len()).sum::<usize>(), 40);
 }

@@ -4,18 +4,20 @@
 use std::{io, time::Duration};
 
 use async_trait::async_trait;
-use metaq_producer::{BrokerAddr, ConnectionConfig, Message, MessageCounts, Producer, ProducerConfig, Topic};
+use metaq_producer::{
+    BrokerAddr, ConnectionConfig, Message, MessageCounts, Producer, ProducerBuilder, ProducerConfig, Topic,
+};
 use metaq_testkit::{Broker, EmbeddedRegistry};
 use metaq_transport::{Dialer, StreamTransport};
 use tokio::io::DuplexStream;
 
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-pub fn topic() -> Topic {
+pub(crate) fn topic() -> Topic {
     Topic::new("t").unwrap()
 }
 
-pub fn message(payload: impl Into<String>) -> Message {
+pub(crate) fn message(payload: impl Into<String>) -> Message {
     Message::new(topic(), payload.into())
 }
 
@@ -32,14 +34,14 @@ impl Dialer for WithoutPorts {
 }
 
 /// Brokers with two partitions each of topic `t`, and a producer that has published it.
-pub struct Cluster {
-    pub registry: EmbeddedRegistry,
-    pub brokers: Vec<Broker>,
-    pub producer: Producer,
+pub(crate) struct Cluster {
+    pub(crate) registry: EmbeddedRegistry,
+    pub(crate) brokers: Vec<Broker>,
+    pub(crate) producer: Producer,
 }
 
 impl Cluster {
-    pub async fn new(brokers: i32, change: impl FnOnce(&mut ProducerConfig)) -> Self {
+    pub(crate) async fn new(brokers: i32, change: impl FnOnce(&mut ProducerConfig)) -> Self {
         let registry = EmbeddedRegistry::new();
         let brokers = (0..brokers).map(|id| broker(&registry, id)).collect();
         let producer = producer(&registry, change);
@@ -47,25 +49,32 @@ impl Cluster {
         Self { registry, brokers, producer }
     }
 
-    pub fn stored(&self) -> Vec<String> {
+    pub(crate) fn stored(&self) -> Vec<String> {
         let all = self.brokers.iter().flat_map(|broker| broker.messages("t"));
         all.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect()
     }
 
-    pub async fn counts(&self) -> MessageCounts {
+    pub(crate) async fn counts(&self) -> MessageCounts {
         counts(&self.producer).await
     }
 }
 
-pub async fn counts(producer: &Producer) -> MessageCounts {
+pub(crate) async fn counts(producer: &Producer) -> MessageCounts {
     producer.stats().await.messages
 }
 
-pub fn broker(registry: &EmbeddedRegistry, id: i32) -> Broker {
+pub(crate) fn broker(registry: &EmbeddedRegistry, id: i32) -> Broker {
     Broker::builder().id(id).topic("t", 2).register_with(registry).start_without_port().unwrap()
 }
 
-pub fn producer(registry: &EmbeddedRegistry, change: impl FnOnce(&mut ProducerConfig)) -> Producer {
+pub(crate) fn producer(registry: &EmbeddedRegistry, change: impl FnOnce(&mut ProducerConfig)) -> Producer {
+    builder(registry, change).build().unwrap()
+}
+
+pub(crate) fn builder(
+    registry: &EmbeddedRegistry,
+    change: impl FnOnce(&mut ProducerConfig),
+) -> ProducerBuilder {
     let mut config = ProducerConfig::default();
     change(&mut config);
     let mut connection: ConnectionConfig = config.connection.clone();
@@ -77,7 +86,7 @@ pub fn producer(registry: &EmbeddedRegistry, change: impl FnOnce(&mut ProducerCo
 }
 
 /// Waits until `condition` holds.
-pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
     let reached = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -86,7 +95,7 @@ pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the condition is reached");
 }
 
-pub fn sum(counts: MessageCounts) -> u64 {
+pub(crate) fn sum(counts: MessageCounts) -> u64 {
     let MessageCounts { queued, in_flight, acknowledged, rejected, unknown, not_sent, .. } = counts;
     queued + in_flight + acknowledged + rejected + unknown + not_sent
 }
