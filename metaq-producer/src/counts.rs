@@ -1,7 +1,7 @@
 //! What is counted of every message.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,7 +17,7 @@ use crate::Outcome;
 /// The counts of all topics that were ever sent to.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    topics: Mutex<HashMap<Topic, Arc<TopicCounts>>>,
+    topics: Mutex<BTreeMap<Topic, Arc<TopicCounts>>>,
     /// Messages to topics that were not published; they are counted together, whatever names somebody thinks of.
     pub(crate) unpublished: AtomicU64,
 }
@@ -43,7 +43,7 @@ pub(crate) struct TopicCounts {
     rejected: AtomicU64,
     unknown: AtomicU64,
     not_sent: AtomicU64,
-    lanes: Mutex<HashMap<BrokerAddr, Arc<LaneCounts>>>,
+    lanes: Mutex<BTreeMap<BrokerAddr, Arc<LaneCounts>>>,
 }
 
 impl TopicCounts {

@@ -64,7 +64,13 @@ pub(crate) async fn counts(producer: &Producer) -> MessageCounts {
 }
 
 pub(crate) fn broker(registry: &EmbeddedRegistry, id: i32) -> Broker {
-    Broker::builder().id(id).topic("t", 2).register_with(registry).start_without_port().unwrap()
+    Broker::builder()
+        .id(id)
+        .seed(id as u64)
+        .topic("t", 2)
+        .register_with(registry)
+        .start_without_port()
+        .unwrap()
 }
 
 pub(crate) fn producer(registry: &EmbeddedRegistry, change: impl FnOnce(&mut ProducerConfig)) -> Producer {
@@ -82,7 +88,7 @@ pub(crate) fn builder(
     connection.max_in_flight = (config.max_in_flight / 2).max(1);
     connection.max_in_flight_bytes = (config.max_in_flight_bytes / 2).max(1);
     let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
-    Producer::builder().discovery(registry.discovery()).transport(transport).config(config).build().unwrap()
+    Producer::builder().discovery(registry.discovery()).transport(transport).config(config)
 }
 
 /// Waits until `condition` holds.
