@@ -78,3 +78,5 @@ pub use metaq_protocol::{
     XaTransactionId,
 };
 pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport};
+#[cfg(feature = "tls")]
+pub use metaq_transport::{TlsTransport, rustls};
