@@ -505,3 +505,150 @@ async fn addresses_show_in_errors() {
     assert_eq!(error.transaction(), Some(&*id));
     assert!(std::error::Error::source(&error).is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_bound_to_no_task() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("here")).await.unwrap();
+    let mut transaction = tokio::spawn(async move {
+        transaction.send(message("there")).await.unwrap();
+        transaction
+    })
+    .await
+    .unwrap();
+    // T-2: another one at the same time; what is sent beside them is in neither.
+    let mut other = producer.begin(TransactionOptions::new());
+    other.send(message("other")).await.unwrap();
+    producer.send(message("plain")).await.unwrap();
+    transaction.send(message("back")).await.unwrap();
+    other.rollback().await.unwrap();
+    tokio::spawn(transaction.commit()).await.unwrap().unwrap();
+    assert_eq!(payloads(&broker, "t"), ["back", "here", "plain", "there"], "T-1, K-14");
+}
+
+#[tokio::test]
+async fn it_stays_where_it_began_though_its_first_message_was_refused() {
+    let registry = EmbeddedRegistry::new();
+    let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();
+    let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap()];
+    let producer = producer(&registry, |_| {}).await;
+    for broker in &brokers {
+        broker.faults().plan(Requests::puts().first(1), Fault::refuse(500, "not now"));
+    }
+    for _ in 0..2 {
+        let mut transaction = producer.begin(TransactionOptions::new());
+        let error = transaction.send(message("x")).await.unwrap_err();
+        assert_eq!(told(&error), (TransactionErrorKind::Rejected, TransactionOutcome::Open), "T-14");
+        let began_at = transaction.broker().unwrap().clone();
+        for _ in 0..3 {
+            assert_eq!(transaction.send(message("y")).await.unwrap().broker, began_at, "T-7, K-13");
+        }
+        transaction.commit().await.unwrap();
+        // Nothing but a refused message: the broker commits that, too.
+        let mut transaction = producer.begin(TransactionOptions::new());
+        let broker = &brokers[transaction.send(message("y")).await.unwrap().partition.broker.0 as usize];
+        transaction.rollback().await.unwrap();
+        broker.faults().heal();
+    }
+    assert_eq!(brokers.iter().map(|broker| payloads(broker, "t").len()).sum::<usize>(), 6);
+    let mut transaction = producer.begin(TransactionOptions::new());
+    for broker in &brokers {
+        broker.faults().plan(Requests::puts().first(1), Fault::refuse(500, "not now"));
+    }
+    transaction.send(message("x")).await.unwrap_err();
+    assert_eq!(transaction.commit().await.unwrap().messages, 0, "B-15");
+}
+
+#[tokio::test]
+async fn what_the_broker_does_not_have_is_refused_without_harm() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    // The registry promises more than there is.
+    let view = |name: &str| {
+        metaq_producer::TopicView::new(topic(name)).with_broker(broker.id(), broker.addr().clone(), 2)
+    };
+    let mock = metaq_producer::MockDiscovery::new();
+    mock.set(view("t"));
+    mock.set(view("u"));
+    let producer = Producer::builder().discovery(mock).build().unwrap();
+    producer.publish_topic(&topic("t")).await.unwrap();
+    producer.publish_topic(&topic("u")).await.unwrap();
+    let mut transaction = producer.begin(TransactionOptions::new());
+    let error = transaction.send(message("x")).await.unwrap_err();
+    assert!(error.to_string().ends_with("wrong partition 1"), "B-12: {error}");
+    transaction.send(message("y")).await.unwrap();
+    let error = transaction.send(Message::new(topic("u"), "x")).await.unwrap_err();
+    assert!(error.to_string().ends_with("The server do not accept topic u"), "B-12: {error}");
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["y"]);
+    // K-49, B-7: a closed partition takes messages of transactions all the same.
+    broker.close_partition(&topic("t"), 0);
+    let mut transaction = producer.begin(TransactionOptions::new());
+    while transaction.messages() == 0 {
+        let _ = transaction.send(message("z")).await;
+    }
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["y", "z"], "K-49");
+}
+
+#[tokio::test]
+async fn a_step_has_its_own_time() {
+    assert_eq!(TransactionOptions::new().request_timeout(), Duration::from_secs(5), "T-13, C-1");
+    let (broker, producer) = one().await;
+    broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), Fault::Swallow);
+    broker.faults().plan(Requests::transactions(Some(TransactionAction::Rollback)), Fault::Swallow);
+    for commits in [true, false] {
+        let mut transaction = begun(&producer);
+        transaction.send(message("x")).await.unwrap();
+        let started = Instant::now();
+        let error = if commits {
+            transaction.commit().await.unwrap_err()
+        } else {
+            transaction.rollback().await.unwrap_err()
+        };
+        assert_eq!(error.kind(), TransactionErrorKind::TimedOut, "T-10");
+        // A rollback without an answer leaves nothing in doubt: nobody has committed.
+        let outcome = if commits { TransactionOutcome::Unknown } else { TransactionOutcome::RolledBack };
+        assert_eq!(error.outcome(), outcome, "T-10");
+        let took = started.elapsed();
+        assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&took), "T-13: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_broker_is_no_reason_to_end_it() {
+    let registry = EmbeddedRegistry::new();
+    let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
+    let producer =
+        producer(&registry, |config| config.connection.stall_after = Duration::from_millis(100)).await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("a")).await.unwrap();
+    broker.faults().freeze();
+    // Something that it owes an answer to.
+    let owed = producer.try_send(message("plain")).unwrap();
+    until(|| producer.partitions(&topic("t")).is_empty()).await;
+    let error = transaction.send(message("b")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::NotConnected, TransactionOutcome::Open), "{error}");
+    broker.faults().thaw();
+    until(|| !producer.partitions(&topic("t")).is_empty()).await;
+    owed.await.unwrap();
+    transaction.send(message("c")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["a", "c", "plain"]);
+}
+
+#[tokio::test]
+async fn a_commit_that_was_sent_is_answered_while_the_producer_closes() {
+    let (broker, producer) = one().await;
+    broker.faults().plan(
+        Requests::transactions(Some(TransactionAction::CommitOnePhase)),
+        Fault::Late(Duration::from_millis(100)),
+    );
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("x")).await.unwrap();
+    let mut commit = Box::pin(transaction.commit());
+    assert!(timeout(Duration::from_millis(20), &mut commit).await.is_err());
+    let (committed, _) = tokio::join!(commit, producer.close(Duration::from_secs(5)));
+    assert_eq!(committed.unwrap().messages, 1);
+    assert_eq!(payloads(&broker, "t"), ["x"]);
+}

@@ -78,6 +78,7 @@ async fn what_is_committed_is_read_and_nothing_else() {
     let mut transaction = producer.begin(TransactionOptions::new().with_timeout(Duration::from_secs(1)));
     let mut untouched = producer.begin(TransactionOptions::new().with_timeout(Duration::from_secs(1)));
     untouched.send(message(&topic, "timed out")).await.unwrap();
+    let began = tokio::time::Instant::now();
     let error = loop {
         match transaction.send(message(&topic, "timed out")).await {
             Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -85,6 +86,8 @@ async fn what_is_committed_is_read_and_nothing_else() {
         }
     };
     assert_eq!(error.kind(), TransactionErrorKind::Expired, "T-12, B-13, B-19");
+    // The broker looks twice a second, and not at all of them at the same time.
+    tokio::time::sleep_until(began + Duration::from_millis(2500)).await;
     let error = untouched.commit().await.unwrap_err();
     assert_eq!(
         (error.kind(), error.outcome()),

@@ -419,3 +419,25 @@ async fn a_lost_connection_does_not_end_it() {
     resource.commit(&xid, false).await.unwrap();
     assert_eq!(payloads(&broker), ["x"], "B-18");
 }
+
+#[tokio::test]
+async fn it_goes_on_beside_local_transactions_and_plain_messages_without_a_registry() {
+    let broker = Broker::builder().topic("t", 2).start().await.unwrap();
+    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
+    let xa = XaProducer::new(&producer, UniqueQualifier::new("q").unwrap());
+    xa.publish_topic(&topic("t")).await.unwrap(); // X-20, K-23
+    let mut resource = xa.resource().unwrap();
+    let xid = xa.xid(1, b"g", b"").unwrap();
+    resource.start(&xid, XaStart::New).await.unwrap();
+    let mut local = producer.begin(metaq_producer::TransactionOptions::new());
+    local.send(message("local")).await.unwrap();
+    resource.send(message("xa")).await.unwrap();
+    producer.send(message("plain")).await.unwrap();
+    assert_eq!(payloads(&broker), ["plain"], "X-19");
+    local.commit().await.unwrap();
+    assert_eq!(payloads(&broker), ["local", "plain"], "X-19");
+    resource.end(&xid, XaEnd::Success).await.unwrap();
+    resource.prepare(&xid).await.unwrap();
+    resource.commit(&xid, false).await.unwrap();
+    assert_eq!(payloads(&broker), ["local", "plain", "xa"], "X-19");
+}

@@ -51,16 +51,13 @@ impl Transaction {
                         Err(NotBegun { error, elsewhere: false }) => return Err(error),
                     }
                 }
-                Err(NoPlace::Refused(text)) => {
-                    let kind = TransactionErrorKind::NoPartition;
-                    return Err(TransactionError::new(kind, TransactionOutcome::Open, text));
-                }
                 Err(NoPlace::NoBroker) => {
                     if timeout_at(deadline, changed).await.is_err() {
                         return Err(unreachable(topic, last.as_ref()));
                     }
                     avoided.clear();
                 }
+                Err(no_place) => return Err(no_place.into()),
             }
         }
     }

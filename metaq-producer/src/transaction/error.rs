@@ -5,7 +5,10 @@ use std::{error::Error as StdError, fmt};
 use metaq_protocol::{BrokerAddr, Status, TransactionId};
 use metaq_transport::TransportError;
 
-use super::{place::Unfit, steps::StepError};
+use super::{
+    place::{NoPlace, Unfit},
+    steps::StepError,
+};
 
 /// What is known of a transaction after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +206,20 @@ impl TransactionError {
     /// Why it failed, as text without what the other methods tell.
     pub(crate) fn text(&self) -> &str {
         &self.inner.text
+    }
+}
+
+impl From<NoPlace> for TransactionError {
+    /// The transaction goes on without the message.
+    fn from(no_place: NoPlace) -> Self {
+        let (kind, text) = match no_place {
+            NoPlace::NoBroker => {
+                (TransactionErrorKind::NotConnected, "no broker of the topic is connected".to_owned())
+            }
+            NoPlace::Away(text) => (TransactionErrorKind::NotConnected, text),
+            NoPlace::Refused(text) => (TransactionErrorKind::NoPartition, text),
+        };
+        Self::new(kind, TransactionOutcome::Open, text)
     }
 }
 

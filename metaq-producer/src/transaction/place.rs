@@ -25,6 +25,8 @@ pub(crate) struct Place {
 pub(crate) enum NoPlace {
     /// None of the brokers that may be used has a partition of the topic now.
     NoBroker,
+    /// The broker that is to be used isn't connected, or is silent.
+    Away(String),
     /// The selector refused it, or chose what can't be.
     Refused(String),
 }
@@ -96,12 +98,19 @@ pub(crate) fn choose_on(
     topic: &TopicState,
     launcher: &Launcher,
     message: &Message,
-) -> Result<Partition, String> {
+) -> Result<Partition, NoPlace> {
     let on_it = |candidate: &RouteBroker| candidate.lane.broker.addr == *broker;
     match choose(topic, launcher, message, on_it) {
         Ok(place) => Ok(place.partition),
-        Err(NoPlace::Refused(text)) => Err(text),
-        Err(NoPlace::NoBroker) => Err(no_partition_on(broker, message.topic())),
+        Err(NoPlace::NoBroker) => {
+            let waits = topic.route().waiting_for.iter().any(|(_, known)| known.broker() == broker);
+            Err(if waits {
+                NoPlace::Away(format!("broker {broker} is not connected, or silent"))
+            } else {
+                NoPlace::Refused(no_partition_on(broker, message.topic()))
+            })
+        }
+        Err(other) => Err(other),
     }
 }
 

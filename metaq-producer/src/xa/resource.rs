@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Message, TransactionReceipt,
-    transaction::{Branch, StepError, Unfit, choose_on, read_put, topic_of, whole_seconds},
+    transaction::{Branch, NoPlace, StepError, Unfit, choose_on, read_put, topic_of, whole_seconds},
 };
 
 /// One broker as a resource of distributed transactions; made by [`XaProducer::resource`]. A transaction manager, or a program
@@ -36,6 +36,9 @@ use crate::{
 ///
 /// # What is not
 /// - `END` is not sent to the broker, which does nothing about it and never answers it (rule B-20).
+/// - Whether a transaction has begun before is not found out, except for those of this resource: a broker takes the
+///   beginning of one that it knows for a success (rule B-14), and messages of a prepared one, which are lost (rule B-24). So
+///   names have to be unique.
 /// - Brokers don't compare checksums in a transaction (K-49), and nobody learns at which offsets the messages are stored.
 ///
 /// # End
@@ -164,7 +167,7 @@ impl XaResource {
         let deadline = Instant::now() + inner.config.send_timeout;
         let topic = topic_of(inner, &message).map_err(|unfit| refused(unfit).of(id, broker))?;
         let partition = choose_on(broker, &topic, &inner.launcher, &message)
-            .map_err(|text| XaError::new(XaErrorCode::INVAL, text).of(id, broker))?;
+            .map_err(|no_place| no_place_error(no_place).of(id, broker))?;
         match current.branch.put(&message, partition.index, deadline).await {
             Ok(answer) => current.puts.push_back((partition, answer)),
             Err(error) => return Err(XaError::step(StepError::NoAnswer(error), id, broker)),
@@ -246,6 +249,14 @@ impl XaResource {
 
     pub(super) fn error(&self, xid: &XaTransactionId, code: XaErrorCode, text: &str) -> XaError {
         XaError::new(code, text).of(&TransactionId::Xa(xid.clone()), self.broker())
+    }
+}
+
+fn no_place_error(no_place: NoPlace) -> XaError {
+    match no_place {
+        NoPlace::NoBroker => XaError::new(XaErrorCode::RMFAIL, "no broker of the topic is connected"),
+        NoPlace::Away(text) => XaError::new(XaErrorCode::RMFAIL, text),
+        NoPlace::Refused(text) => XaError::new(XaErrorCode::INVAL, text),
     }
 }
 
