@@ -93,12 +93,13 @@ async fn what_is_dropped_is_rolled_back_in_the_background_and_told() {
     until(|| rollbacks.met() == 2).await;
 
     // Dropped before its beginning was answered: the rollback must not overtake that.
-    let late = Fault::Late(Duration::from_millis(100));
+    let late = Fault::Late(Duration::from_millis(600));
     broker.faults().plan(Requests::transactions(Some(TransactionAction::Begin)).first(1), late);
     let mut transaction = producer.begin(TransactionOptions::new());
     assert!(timeout(Duration::from_millis(20), transaction.send(message())).await.is_err());
     drop(transaction);
-    assert_eq!(rollbacks.met(), 2);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(rollbacks.met(), 2, "not before the beginning was answered");
     until(|| rollbacks.met() == 3).await;
     told.take();
 

@@ -211,6 +211,13 @@ async fn what_has_failed_is_rolled_back_instead_of_prepared() {
         assert_eq!(code(resource.prepare(&xid).await), XaErrorCode::RBCOMMFAIL, "{fault:?}");
         assert_eq!(code(resource.rollback(&xid).await), XaErrorCode::NOTA, "{fault:?}");
     }
+    // Also when nobody waited for it.
+    let xid = xa.xid(1, b"g", b"").unwrap();
+    resource.start(&xid, XaStart::New).await.unwrap();
+    broker.faults().plan(Requests::puts().first(1), Fault::Ignore);
+    assert!(timeout(Duration::from_millis(10), resource.send(message("x"))).await.is_err());
+    resource.end(&xid, XaEnd::Success).await.unwrap();
+    assert_eq!(code(resource.prepare(&xid).await), XaErrorCode::RBCOMMFAIL);
     // One that was refused is not part of it.
     let xid = xa.xid(1, b"g", b"").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
