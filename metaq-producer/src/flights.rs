@@ -14,6 +14,7 @@ use std::{
 use metaq_protocol::{Partition, PutAnswer};
 use metaq_transport::{Answer, Completions, Connection, Ticket, TransportError};
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
@@ -106,8 +107,6 @@ impl Cargo {
 
 struct Entry {
     state: State,
-    /// Whether somebody has a handle.
-    watched: bool,
     waker: Option<Waker>,
 }
 
@@ -131,7 +130,8 @@ enum State {
 #[derive(Default)]
 struct Tally {
     returned: Returned,
-    wakers: Vec<Waker>,
+    /// As a rule one task waits for many messages, so there are few.
+    wakers: SmallVec<[Waker; 16]>,
     again: Vec<(Token, Duration)>,
     /// Where room or a turn was freed that somebody waits for.
     roomy: Vec<Arc<Broker>>,
@@ -189,7 +189,7 @@ impl Flights {
         let (token, is_new) = match token {
             Some(token) => (token, false),
             None => {
-                let entry = Entry { state: State::Taken, watched: true, waker: None };
+                let entry = Entry { state: State::Taken, waker: None };
                 (shard.insert(shard_number, entry), true)
             }
         };
@@ -236,7 +236,7 @@ impl Flights {
                 }
                 token
             }
-            None => shard.insert(shard_number, Entry { state, watched: true, waker: None }),
+            None => shard.insert(shard_number, Entry { state, waker: None }),
         }
     }
 
@@ -344,10 +344,11 @@ impl Flights {
     pub(crate) fn unwatch(&self, token: Token) {
         let mut shard = self.shard(token);
         let Some(entry) = shard.get_mut(token) else { return };
-        entry.watched = false;
         entry.waker = None;
         if matches!(entry.state, State::Ended(_)) {
             shard.remove(token);
+        } else {
+            shard.let_go(token);
         }
     }
 
@@ -495,13 +496,12 @@ fn stored(
 
 /// Keeps the outcome for the handle, if there still is one.
 fn end(shard: &mut Slab<Entry>, token: Token, outcome: Result<SendReceipt, SendError>, tally: &mut Tally) {
-    let Some(entry) = shard.get_mut(token) else { return };
-    if entry.watched {
-        entry.state = State::Ended(outcome);
-        tally.wakers.extend(entry.waker.take());
-    } else {
-        shard.remove(token);
+    if !shard.is_held(token) {
+        return shard.remove(token);
     }
+    let Some(entry) = shard.get_mut(token) else { return };
+    entry.state = State::Ended(outcome);
+    tally.wakers.extend(entry.waker.take());
 }
 
 impl Tally {
@@ -539,7 +539,7 @@ mod tests {
     #[test]
     fn a_message_in_flight_takes_little() {
         // Beside this there are its slot on the connection, which is 64 bytes, and its handle.
-        assert!(size_of::<Entry>() <= 160, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
         assert_eq!(size_of::<crate::SendHandle>(), 24);
     }
 
