@@ -119,7 +119,9 @@ async fn a_broker_that_is_frozen_or_killed_disturbs_nobody_and_every_message_is_
     let frozen = Instant::now();
     load.run(time).await;
     let during = load.rate(&healthy.addr(), frozen, time);
-    println!("the healthy broker took {before:.0} messages a second before, and {during:.0} beside a frozen one");
+    println!(
+        "the healthy broker took {before:.0} messages a second before, and {during:.0} beside a frozen one"
+    );
     assert!(during >= 0.95 * before, "W21: {during:.0} of {before:.0}");
     failing.thaw();
     load.run(Duration::from_secs(1)).await;
