@@ -101,6 +101,8 @@ async fn both_phases_one_phase_and_rollback() {
     let xid = ended(&xa, &mut resource, "one phase").await;
     resource.commit(&xid, true).await.unwrap();
     assert_eq!(payloads(&broker), ["one phase", "two phases"], "X-12");
+    let stored = broker.messages("t").into_iter().map(|stored| stored.partition.index);
+    assert_eq!(stored.collect::<Vec<_>>(), [1, 2], "X-1, L-3: partitions take turns");
 
     // From every state.
     let xid = xa.xid(1, b"taken up", b"").unwrap();
@@ -388,7 +390,10 @@ async fn a_resource_has_all_topics_or_there_is_none() {
     one.set_topic(&topic("u"), 1);
     until(|| xa.brokers().len() == 2).await;
     drop((xa, resource));
-    assert!(producer.partitions(&topic("t")).is_empty(), "with the last clone its topics are unpublished");
+    assert!(
+        producer.partitions(&topic("t")).is_empty(),
+        "X-21: with the last clone its topics are unpublished"
+    );
 }
 
 #[tokio::test]

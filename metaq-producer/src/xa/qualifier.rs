@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn what_a_broker_or_a_java_client_misreads_is_refused() {
         for text in ["", " ", "\t", "a:b", "a b", "a\tb", "a\r\nb", "a\n", "ü", "12345", "0"] {
-            assert!(UniqueQualifier::new(text).is_err(), "{text:?}: X-2, X-3, K-20");
+            assert!(UniqueQualifier::new(text).is_err(), "{text:?}: X-2, X-3, K-17, K-20");
         }
         for text in ["a", "1a", "-5", "XAMessageProducer-vm", "[x]"] {
             assert_eq!(UniqueQualifier::new(text).unwrap().as_str(), text, "X-2");

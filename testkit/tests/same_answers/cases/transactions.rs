@@ -6,6 +6,7 @@ pub(super) fn local() -> Vec<Case> {
     let put = |rest: &str| ask(format!("put {rest}\r\nhello"));
     let step = |rest: &str| ask(format!("transaction {rest}\r\n"));
     vec![
+        // Begun twice (B-14), prepared (B-17), and committed by the second phase (B-16).
         Case::new(
             "a local transaction",
             vec![
