@@ -20,6 +20,7 @@ use crate::{
     Message, Outcome, SendError, SendReceipt,
     closing::Closing,
     dispatcher::Inbox,
+    guarded_selector::Observation,
     lane::{Broker, Lane},
     permits::{Permits, Returned, Share},
     retry::RetryPolicy,
@@ -65,6 +66,8 @@ pub(crate) struct More {
     pub(crate) partition: Option<Partition>,
     /// Whether it has the turn there.
     pub(crate) has_turn: bool,
+    /// When it was handed to a connection, where a selector wants to know how long it took from then.
+    launched: Option<Instant>,
 }
 
 impl Cargo {
@@ -114,6 +117,8 @@ struct Tally {
     /// Where room or a turn was freed that somebody waits for.
     roomy: Vec<Arc<Broker>>,
     turns: Vec<(Arc<TopicState>, Partition)>,
+    /// What selectors want to know.
+    observed: Vec<Observation>,
 }
 
 /// Where a message is to be handed to.
@@ -174,6 +179,9 @@ impl Flights {
         }
         if let (Some(entry), Some(mut cargo)) = (shard.get_mut(token), cargo.take()) {
             cargo.attempts += 1;
+            if way.lane.topic.selector.wants_outcomes() {
+                cargo.more().launched = Some(Instant::now());
+            }
             let lane = Arc::clone(way.lane);
             entry.state = State::Flying { cargo, lane, partition: way.partition };
         }
@@ -356,6 +364,7 @@ impl Flights {
         }
         tally.roomy.drain(..).for_each(|broker| self.inbox.room(broker));
         tally.turns.drain(..).for_each(|(topic, partition)| self.inbox.turn(topic, partition));
+        tally.observed.drain(..).for_each(Observation::tell);
         tally.wakers.drain(..).for_each(Waker::wake);
     }
 
@@ -430,7 +439,17 @@ impl Flights {
         {
             tally.roomy.push(Arc::clone(broker));
         }
-        match judge(lane, *partition, outcome) {
+        let verdict = judge(lane, *partition, outcome);
+        if let Some(launched) = cargo.more.as_ref().and_then(|more| more.launched) {
+            let (ended, outcome) = match &verdict {
+                Ok((_, received_at)) => (*received_at, Ok(())),
+                Err(failure) => (Instant::now(), Err(failure.error.outcome())),
+            };
+            let latency = ended.saturating_duration_since(launched);
+            let topic = Arc::clone(&lane.topic);
+            tally.observed.push(Observation { topic, partition: *partition, latency, outcome });
+        }
+        match verdict {
             Ok((place, received_at)) => {
                 let receipt = stored(lane, *partition, cargo, place, received_at);
                 self.closing.ended(Ok(()), &cargo.message);

@@ -32,6 +32,7 @@ mod direct;
 mod dispatcher;
 mod flights;
 mod follower;
+mod guarded_selector;
 mod handle;
 mod lane;
 mod launcher;
@@ -58,7 +59,10 @@ pub use message::{Message, SendReceipt};
 pub use producer::{CloseReport, Producer};
 pub use publish_error::{PublishError, PublishErrorKind};
 pub use retry::{Jitter, RetryPolicy};
-pub use selector::{PartitionSelector, RandomSelector, RoundRobinSelector, SelectFn, select_fn};
+pub use selector::{
+    KeyHashSelector, LatencySelector, PartitionSelector, RandomSelector, RendezvousSelector,
+    RoundRobinSelector, SelectFn, StickySelector, key_hash, select_fn,
+};
 pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
 pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicStats};
 
