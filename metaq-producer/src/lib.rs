@@ -53,6 +53,8 @@ mod verdict;
 
 pub use broker_stats::BrokerFigures;
 pub use builder::{BuildError, ProducerBuilder};
+#[cfg(feature = "config")]
+pub use config::ConfigError;
 pub use config::ProducerConfig;
 pub use handle::SendHandle;
 pub use message::{Message, SendReceipt};
