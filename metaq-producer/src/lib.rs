@@ -34,9 +34,13 @@ mod flights;
 mod follower;
 mod guarded_selector;
 mod handle;
+#[cfg(feature = "json")]
+mod json;
 mod lane;
 mod launcher;
 mod message;
+#[cfg(feature = "metrics")]
+mod metrics_export;
 mod order;
 mod permits;
 mod pool;
@@ -44,6 +48,7 @@ mod producer;
 mod publish_error;
 mod retry;
 mod route;
+mod route_change;
 mod selector;
 mod send_error;
 mod slab;
@@ -57,6 +62,8 @@ pub use builder::{BuildError, ProducerBuilder};
 pub use config::ConfigError;
 pub use config::ProducerConfig;
 pub use handle::SendHandle;
+#[cfg(feature = "json")]
+pub use json::{JsonError, SendJsonError};
 pub use message::{Message, SendReceipt};
 pub use producer::{CloseReport, Producer};
 pub use publish_error::{PublishError, PublishErrorKind};

@@ -181,6 +181,9 @@ impl Topics {
         if *count == 0 {
             holders.counts.remove(topic);
             if let Some(published) = self.change(|map| map.remove(topic)) {
+                if matches!(*published.progress.borrow(), Progress::Ready) {
+                    tracing::info!(%topic, "topic unpublished");
+                }
                 published.withdraw();
             }
         }
