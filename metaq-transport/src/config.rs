@@ -60,3 +60,22 @@ impl Default for ConnectionConfig {
         }
     }
 }
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_with_durations_as_texts_and_unknown_ones_are_named() {
+        let read = |text: &str| serde_json::from_str::<ConnectionConfig>(text);
+        let config = read(r#"{"stall_after": "1m 30s", "max_in_flight": 7}"#).unwrap();
+        assert_eq!((config.stall_after, config.max_in_flight), (Duration::from_secs(90), 7));
+        assert_eq!(config.drain_timeout, ConnectionConfig::default().drain_timeout);
+        let again = read(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        let error = read(r#"{"stall_before": "3s"}"#).unwrap_err().to_string();
+        assert!(error.contains("stall_before") && error.contains("`stall_after`"), "{error}");
+        let error = read(r#"{"stall_after": "3 sacks"}"#).unwrap_err().to_string();
+        assert!(error.contains("3 sacks") && error.contains("duration"), "{error}");
+    }
+}
