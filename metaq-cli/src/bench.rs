@@ -82,7 +82,8 @@ pub(crate) async fn run(args: Args) -> u8 {
     let mut config = ProducerConfig::default();
     config.send_timeout = args.timeout;
     config.max_in_flight = config.max_in_flight.max(2 * in_flight);
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * in_flight * (size + HEADER));
+    let bytes = (2 * in_flight).saturating_mul(size + HEADER);
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes);
     let builder = Producer::builder().config(config);
     let producer = match args.cluster.tell(builder).build() {
         Ok(producer) => producer,
@@ -99,7 +100,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     let progress = Arc::new(Progress::default());
     let load =
         Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
-    let total = args.warmup + args.messages;
+    let total = args.warmup.saturating_add(args.messages);
     let watching = tokio::spawn(watch(Arc::clone(&progress), total, signals));
     let figures = load.run(args.warmup, args.messages).await;
     watching.abort();
@@ -166,7 +167,8 @@ impl Load {
 /// until it is dropped, and takes its line off the terminal then.
 async fn watch(progress: Arc<Progress>, messages: u64, mut signals: StopSignals) {
     let line = io::stderr().is_terminal().then(|| Line);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    let first = tokio::time::Instant::now() + PROGRESS_INTERVAL;
+    let mut ticks = tokio::time::interval_at(first, PROGRESS_INTERVAL);
     let (mut before, mut shown) = (0, Instant::now());
     loop {
         tokio::select! {

@@ -88,8 +88,11 @@ impl FromStr for TopicArg {
 
 pub(crate) async fn run(args: Args) -> u8 {
     let Args { topics, port, id, registries, data_dir, default_partitions, compat } = args;
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return complain("signals can't be listened to", &error),
+    };
     let started = async {
-        let signals = StopSignals::new()?;
         let mut builder =
             Broker::builder().port(port).id(id).default_partitions(default_partitions).compat(compat);
         for TopicArg { name, partitions } in &topics {
@@ -103,10 +106,15 @@ pub(crate) async fn run(args: Args) -> u8 {
         }
         let broker = builder.start().await?;
         writeln!(std::io::stdout(), "{}", broker.addr())?;
-        Ok::<_, std::io::Error>((signals, broker))
+        Ok::<_, std::io::Error>(broker)
     };
-    match started.await {
-        Ok((mut signals, broker)) => {
+    let started = tokio::select! {
+        started = started => started,
+        // To register may take long.
+        status = signals.next() => return status,
+    };
+    match started {
+        Ok(broker) => {
             signals.next().await;
             tokio::select! {
                 ended = broker.shut_down() => match ended {

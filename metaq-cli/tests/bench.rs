@@ -170,7 +170,8 @@ async fn a_signal_stops_it_and_what_was_measured_is_reported() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let broker = Broker::builder().topic("t", 1).start().await.unwrap();
         let addr = broker.addr().to_string();
-        let more = ["--messages", "1000000000", "--size", "1", "--in-flight", "2", "--json"];
+        let most = u64::MAX.to_string();
+        let more = ["--messages", &most, "--size", "1", "--in-flight", "2", "--json"];
         let metaq = Metaq::start(&args(&addr, "t", &more));
         let some_are_stored = async {
             while broker.messages("t").len() < 100 {
@@ -186,6 +187,25 @@ async fn a_signal_stops_it_and_what_was_measured_is_reported() {
             (&figures["failures"], number(&figures, "messages") as usize),
             (&0.into(), broker.messages("t").len())
         );
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_stopped_while_it_warms_up_has_measured_nothing() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let addr = broker.addr().to_string();
+    let most = u64::MAX.to_string();
+    let more = ["--messages", &most, "--warmup", &most, "--size", "1", "--in-flight", "2", "--json"];
+    let metaq = Metaq::start(&args(&addr, "t", &more));
+    while broker.messages("t").is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    metaq.signal(Signal::SIGINT);
+    let finished = metaq.wait().await;
+    assert_eq!((finished.status, &*finished.stderr), (130, ""));
+    let figures = figures(&finished);
+    for key in KEYS.iter().filter(|key| !["elapsed_s", "max_rss_kib"].contains(key)) {
+        assert_eq!(number(&figures, key), 0.0, "{key} in {figures}");
     }
 }
 
@@ -208,6 +228,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         ("--topic", "a b", "contains a space"),
         ("--messages", "0", "0 is not in 1.."),
         ("--messages", "many", "invalid digit"),
+        ("--messages", "18446744073709551616", "number too large"),
         ("--size", "1048557", "1048557 is not in 0..=1048556"),
         ("--size", "-1", "--size"),
         ("--in-flight", "0", "0 is not in 1..=65536"),

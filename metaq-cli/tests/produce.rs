@@ -276,5 +276,17 @@ async fn the_dev_broker_keeps_its_messages_in_a_folder() {
     std::fs::write(folder.path().join("a-0/00000000000000000100.meta"), "").unwrap();
     let finished = Metaq::start(&args).finish(b"").await;
     assert_eq!(finished.status, 1);
+    let said = format!("metaq: a broker can't be started: the data folder {data} can't be used: ");
+    assert!(finished.stderr.starts_with(&said), "{}", finished.stderr);
     assert!(finished.stderr.contains("leave a gap before 100"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn a_dev_broker_that_can_not_register_can_be_stopped() {
+    let mut dev_broker =
+        Metaq::start(&["dev-broker", "--topic", "a:1", "--register", "zk://127.0.0.1:1/meta"]);
+    // It has had its time to start, and waits for the registry.
+    assert!(tokio::time::timeout(Duration::from_millis(300), dev_broker.next_line()).await.is_err());
+    dev_broker.signal(nix::sys::signal::SIGINT);
+    assert_eq!(dev_broker.wait().await.status, 130);
 }

@@ -1,7 +1,7 @@
 //! What is counted of every message.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,7 +17,7 @@ use crate::Outcome;
 /// The counts of all topics that were ever sent to.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    topics: Mutex<HashMap<Topic, Arc<TopicCounts>>>,
+    topics: Mutex<BTreeMap<Topic, Arc<TopicCounts>>>,
     /// Messages to topics that were not published; they are counted together, whatever names somebody thinks of.
     pub(crate) unpublished: AtomicU64,
 }
@@ -40,8 +40,10 @@ pub(crate) struct TopicCounts {
     pub(crate) offered: AtomicU64,
     /// How many wait now: for room, for a broker, for their turn.
     pub(crate) queued: AtomicU64,
+    rejected: AtomicU64,
+    unknown: AtomicU64,
     not_sent: AtomicU64,
-    lanes: Mutex<HashMap<BrokerAddr, Arc<LaneCounts>>>,
+    lanes: Mutex<BTreeMap<BrokerAddr, Arc<LaneCounts>>>,
 }
 
 impl TopicCounts {
@@ -55,17 +57,24 @@ impl TopicCounts {
         lanes.iter().map(|(broker, counts)| (broker.clone(), Arc::clone(counts))).collect()
     }
 
-    /// One message ended that was not acknowledged.
+    /// One message ended that was not acknowledged; `lane` is the way of its last attempt, if that was the end of it.
     pub(crate) fn failed(&self, outcome: Outcome, lane: Option<&LaneCounts>) {
+        match outcome {
+            Outcome::Rejected => &self.rejected,
+            Outcome::Unknown => &self.unknown,
+            Outcome::NotSent => &self.not_sent,
+        }
+        .fetch_add(1, Relaxed);
         match (outcome, lane) {
-            (Outcome::Rejected, Some(lane)) => lane.rejected.fetch_add(1, Relaxed),
-            (Outcome::Unknown, Some(lane)) => lane.unknown.fetch_add(1, Relaxed),
-            _ => self.not_sent.fetch_add(1, Relaxed),
-        };
+            (Outcome::Rejected, Some(lane)) => drop(lane.rejected.fetch_add(1, Relaxed)),
+            (Outcome::Unknown, Some(lane)) => drop(lane.unknown.fetch_add(1, Relaxed)),
+            _ => {}
+        }
     }
 
-    pub(crate) fn not_sent(&self) -> u64 {
-        self.not_sent.load(Relaxed)
+    /// How many messages ended each way: rejected, unknown, not sent.
+    pub(crate) fn ended(&self) -> [u64; 3] {
+        [&self.rejected, &self.unknown, &self.not_sent].map(|count| count.load(Relaxed))
     }
 }
 

@@ -172,12 +172,15 @@ struct Queue {
     /// The topic of the first one; where it matters, all are of the same.
     topic: Arc<TopicState>,
     tokens: VecDeque<Token>,
+    /// How many queues there were before.
+    number: u64,
 }
 
 pub(crate) struct Dispatcher {
     launcher: Arc<Launcher>,
     events: mpsc::UnboundedReceiver<Event>,
     queues: HashMap<Key, Queue>,
+    next_queue: u64,
     /// Where each message waits.
     places: HashMap<Token, Key>,
     timers: BTreeSet<(Instant, Token, Timer)>,
@@ -185,7 +188,14 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(launcher: Arc<Launcher>, events: mpsc::UnboundedReceiver<Event>) -> Self {
-        Self { launcher, events, queues: HashMap::new(), places: HashMap::new(), timers: BTreeSet::new() }
+        Self {
+            launcher,
+            events,
+            queues: HashMap::new(),
+            next_queue: 0,
+            places: HashMap::new(),
+            timers: BTreeSet::new(),
+        }
     }
 
     /// Runs until it is told to stop.
@@ -200,8 +210,9 @@ impl Dispatcher {
                 }
             };
             tokio::select! {
-                _ = self.events.recv_many(&mut events, 256) => {}
+                biased;
                 () = sleep => self.keep_time(Instant::now()),
+                _ = self.events.recv_many(&mut events, 256) => {}
             }
             for event in events.drain(..) {
                 if matches!(event, Event::Stop) {
@@ -240,9 +251,12 @@ impl Dispatcher {
             Event::RouteChanged(topic) => {
                 // A broker that is no longer there has messages waiting for room on it.
                 let changed = Key::Route(Arc::as_ptr(&topic).addr());
-                let rooms = self.queues.keys().filter(|key| matches!(key, Key::Room(_)));
-                let keys: Vec<_> = rooms.copied().chain([changed]).collect();
-                keys.into_iter().for_each(|key| self.drain(key));
+                let rooms = self.queues.iter().filter(|(key, _)| matches!(key, Key::Room(_)));
+                let mut rooms: Vec<_> = rooms.map(|(key, queue)| (queue.number, *key)).collect();
+                // The same order each time, so that a simulation can be repeated.
+                rooms.sort_unstable_by_key(|(number, _)| *number);
+                rooms.into_iter().for_each(|(_, key)| self.drain(key));
+                self.drain(changed);
             }
             Event::Room(broker) => self.drain(Key::Room(Arc::as_ptr(&broker).addr())),
             Event::Turn(topic, partition) => {
@@ -255,7 +269,9 @@ impl Dispatcher {
     /// Puts a message at the end of its queue.
     fn queue(&mut self, place: Place, topic: &Arc<TopicState>, token: Token) -> Key {
         let key = place.key(topic);
-        let new = || Queue { place, topic: Arc::clone(topic), tokens: VecDeque::new() };
+        let number = self.next_queue;
+        self.next_queue += 1;
+        let new = || Queue { place, topic: Arc::clone(topic), tokens: VecDeque::new(), number };
         self.queues.entry(key).or_insert_with(new).tokens.push_back(token);
         self.places.insert(token, key);
         key

@@ -153,6 +153,7 @@ impl Follower {
     /// Waits until the view or the state of a connection has changed. False when there will be no other view.
     async fn next_change(&mut self, watch: &mut TopicWatch) -> bool {
         tokio::select! {
+            biased;
             changed = watch.changed() => changed.is_ok(),
             () = self.next_state_change() => true,
         }

@@ -78,3 +78,5 @@ pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicSt
 pub use metaq_discovery::*;
 pub use metaq_protocol::{BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic};
 pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport};
+#[cfg(feature = "tls")]
+pub use metaq_transport::{TlsTransport, rustls};

@@ -1,7 +1,7 @@
 //! The connections to each broker address, shared by all topics that need them.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Weak},
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Pool {
     transport: Arc<dyn Transport>,
     /// How many connections a broker has.
     size: usize,
-    brokers: Mutex<HashMap<BrokerAddr, Pooled>>,
+    brokers: Mutex<BTreeMap<BrokerAddr, Pooled>>,
 }
 
 /// A broker that is in use.
@@ -33,7 +33,7 @@ pub(crate) type Connected = (Arc<Broker>, Vec<Arc<dyn Connection>>);
 
 impl Pool {
     pub(crate) fn new(transport: Arc<dyn Transport>, size: usize) -> Self {
-        Self { transport, size: size.max(1), brokers: Mutex::new(HashMap::new()) }
+        Self { transport, size: size.max(1), brokers: Mutex::new(BTreeMap::new()) }
     }
 
     /// The connections to the broker at `addr`: those that are in use, or new ones.

@@ -11,7 +11,7 @@ use std::{
 
 use metaq_discovery::{Discovery, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, Partition, Topic};
-use metaq_transport::ConnectionState;
+use metaq_transport::{Connection, ConnectionState};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
@@ -258,15 +258,13 @@ impl Producer {
     pub async fn stats(&self) -> ProducerStats {
         let counts = &self.inner.topics.counts;
         let unpublished = counts.unpublished.load(Ordering::Relaxed);
-        let mut topics = counts.all();
-        topics.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let topics = topics.into_iter().map(|(topic, counts)| stats::topic_stats(topic, &counts)).collect();
+        let topics =
+            counts.all().into_iter().map(|(topic, counts)| stats::topic_stats(topic, &counts)).collect();
         let (messages, topics) = stats::total(topics, unpublished);
         let (unacknowledged, unacknowledged_bytes) = self.inner.flights().permits.taken();
         let connections = self.inner.pool.in_use().await;
-        let mut connections: Vec<_> =
-            connections.iter().map(|connection| (connection.broker().clone(), connection.stats())).collect();
-        connections.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let stats = |connection: &Arc<dyn Connection>| (connection.broker().clone(), connection.stats());
+        let connections = connections.iter().map(stats).collect();
         ProducerStats { messages, unacknowledged, unacknowledged_bytes, topics, connections }
     }
 

@@ -163,15 +163,14 @@ fn count(count: &AtomicU64) -> u64 {
 
 pub(crate) fn topic_stats(topic: Topic, counts: &TopicCounts) -> TopicStats {
     // The end of a message's way first: what ended was offered before.
-    let mut brokers: Vec<_> =
-        counts.lanes().into_iter().map(|(broker, lane)| broker_stats(broker, &lane)).collect();
-    brokers.sort_unstable_by(|a, b| a.broker.cmp(&b.broker));
-    let sum = |of: fn(&BrokerStats) -> u64| brokers.iter().map(of).sum();
+    let lanes = counts.lanes().into_iter();
+    let brokers: Vec<_> = lanes.map(|(broker, lane)| broker_stats(broker, &lane)).collect();
+    let [rejected, unknown, not_sent] = counts.ended();
     let messages = MessageCounts {
-        acknowledged: sum(|broker| broker.acknowledged),
-        rejected: sum(|broker| broker.rejected),
-        unknown: sum(|broker| broker.unknown),
-        not_sent: counts.not_sent(),
+        acknowledged: brokers.iter().map(|broker| broker.acknowledged).sum(),
+        rejected,
+        unknown,
+        not_sent,
         queued: count(&counts.queued),
         offered: count(&counts.offered),
         in_flight: 0,

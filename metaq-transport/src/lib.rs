@@ -38,6 +38,8 @@ mod session;
 mod slots;
 mod stream;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 
 pub use answer::{Answer, AnswerBody};
@@ -47,4 +49,8 @@ pub use error::{Progress, TransportError, TransportErrorKind};
 pub use pending::{PendingResponse, Responder};
 pub use stream::{Dialer, StreamTransport};
 pub use tcp::TcpTransport;
+#[cfg(feature = "tls")]
+pub use tls::TlsTransport;
+#[cfg(feature = "tls")]
+pub use tokio_rustls::rustls;
 pub use transport::{Connection, ConnectionState, ConnectionStats, Transport};

@@ -142,8 +142,9 @@ async fn keep_connected<D: Dialer>(link: Arc<Link>, dialer: Arc<D>, config: Conn
     loop {
         let started = Instant::now();
         let dialled = tokio::select! {
-            dialled = timeout(config.connect_timeout, dialer.dial(&link.broker)) => dialled,
+            biased;
             () = link.close_requested.notified() => return,
+            dialled = timeout(config.connect_timeout, dialer.dial(&link.broker)) => dialled,
         };
         let limit = config.connect_timeout;
         let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"));
@@ -188,8 +189,9 @@ async fn keep_connected<D: Dialer>(link: Arc<Link>, dialer: Arc<D>, config: Conn
             return;
         }
         tokio::select! {
-            () = sleep(backoff.next_pause()) => {}
+            biased;
             () = link.close_requested.notified() => return,
+            () = sleep(backoff.next_pause()) => {}
         }
     }
 }

@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    BooleanCommand, BrokerAddr, Command, Decoder, Frame, Opaque, PutAnswer, PutCommand, Response, Status,
-    Topic,
+    BooleanCommand, BrokerAddr, Command, Decoder, Flag, Frame, Opaque, PutAnswer, PutCommand, PutData,
+    PutRef, Response, Status, Topic,
 };
 use metaq_transport::{
-    AnswerBody, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress, TcpTransport,
-    Transport, TransportError, TransportErrorKind,
+    Answer, AnswerBody, Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse,
+    Progress, TcpTransport, Ticket, Transport, TransportError, TransportErrorKind,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -491,4 +491,66 @@ async fn the_place_of_a_stored_message_is_read_from_the_answer() {
     accepted.answer(put.opaque, "-5468924307537133568 3 99").await;
     let answer = timeout(SOON, pending).await.unwrap().unwrap();
     assert_eq!(answer.body, AnswerBody::Stored(PutAnswer::new(-5_468_924_307_537_133_568, 3, 99)), "M-20");
+}
+
+/// Writes down what it is told.
+#[derive(Debug, Default)]
+struct Told(std::sync::Mutex<Vec<(u64, Result<Answer, TransportError>)>>);
+
+impl Completions for Told {
+    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+        self.0.lock().unwrap().append(ended);
+    }
+}
+
+#[tokio::test]
+async fn ends_are_told_once_to_whom_they_concern() {
+    let peer = Peer::new().await;
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let told: [Arc<Told>; 2] = Default::default();
+    let listeners = told.clone().map(|told| told as Arc<dyn Completions>);
+    let (topic, data) = (Topic::new("t").unwrap(), PutData::new("x".into(), None));
+    let submit = |token: u64, millis| {
+        let put = PutRef::new(&topic, 0, Flag::EMPTY, data.checksum(), &data);
+        let ticket = Ticket { completions: &listeners[token as usize % 2], token };
+        connection.submit_put(put, after(millis), ticket).unwrap();
+    };
+    (0..200).for_each(|token| submit(token, 10_000));
+    let awaited = connection.submit(&mut put("awaited"), after(10_000)).unwrap();
+    let mut puts = Vec::new();
+    for _ in 0..201 {
+        puts.push(accepted.put().await);
+    }
+    for (n, put) in puts.iter().enumerate().rev() {
+        accepted.answer(put.opaque, &format!("{n} 0 0")).await;
+    }
+    assert!(timeout(SOON, awaited).await.unwrap().is_ok());
+    submit(1000, 50);
+    submit(1001, 10_000);
+    accepted.put().await;
+    drop((accepted, peer));
+    let all = || told.iter().map(|told| told.0.lock().unwrap().len()).sum::<usize>();
+    let complete = async {
+        while all() < 202 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, complete).await.expect("all are told");
+    for (listener, told) in told.iter().enumerate() {
+        let mut told = std::mem::take(&mut *told.0.lock().unwrap());
+        told.sort_by_key(|(token, _)| *token);
+        let tokens: Vec<_> = told.iter().map(|(token, _)| *token).collect();
+        let expected: Vec<_> =
+            (0..200).chain([1000, 1001]).filter(|token| *token as usize % 2 == listener).collect();
+        assert_eq!(tokens, expected);
+        for (token, outcome) in told {
+            match outcome {
+                Ok(answer) => {
+                    let place = PutAnswer::new(token as i64, 0, 0);
+                    assert_eq!(answer.body, AnswerBody::Stored(place));
+                }
+                Err(error) => assert!(token >= 1000, "{token}: {error}"),
+            }
+        }
+    }
 }

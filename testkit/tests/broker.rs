@@ -96,9 +96,9 @@ async fn a_local_transaction_belongs_to_its_connection() {
 async fn a_transaction_that_is_not_ended_in_time_is_rolled_back_unless_it_is_prepared() {
     let broker = builder().max_transaction_timeout(Duration::from_secs(60)).start_without_port().unwrap();
     let mut client = client(&broker);
-    let xa = ["XID:1:01:01:q", "XID:1:02:02:q", "XID:1:03:03:q"];
-    // The second asks for more than there is, the third for none.
-    for (id, timeout) in xa.iter().zip([" 5", " 1000", ""]) {
+    let xa = ["XID:1:01:01:q", "XID:1:02:02:q", "XID:1:03:03:q", "XID:1:04:04:q"];
+    // The second asks for more than there is, the third for none, and the fourth is prepared in time.
+    for (id, timeout) in xa.iter().zip([" 5", " 1000", "", " 5"]) {
         assert_eq!(client.ask(step(id, &format!("BEGIN{timeout}"))).await, "200 ");
         assert_eq!(place(&client.ask(put_in(id)).await), (0, -1));
     }
@@ -106,6 +106,7 @@ async fn a_transaction_that_is_not_ended_in_time_is_rolled_back_unless_it_is_pre
     assert_eq!(place(&client.ask(put_in("TX:a:1")).await), (0, -1));
 
     tokio::time::advance(Duration::from_millis(4_999)).await;
+    assert_eq!(client.ask(step(xa[3], "PREPARE")).await, "200 0");
     assert_eq!(place(&client.ask(put_in("TX:a:1")).await), (0, -1));
     tokio::time::advance(Duration::from_millis(1)).await;
     let not_begun =
@@ -120,9 +121,11 @@ async fn a_transaction_that_is_not_ended_in_time_is_rolled_back_unless_it_is_pre
     tokio::time::advance(Duration::from_secs(200)).await;
     assert_eq!(client.ask(step(xa[2], "PREPARE")).await, "200 0", "it has no timeout");
     tokio::time::advance(Duration::from_secs(200)).await;
-    assert_eq!(client.ask(step("null", "RECOVER")).await, format!("200 {}", xa[2]));
-    assert_eq!(client.ask(step(xa[2], "COMMIT_TWO_PHASE")).await, "200 ");
-    assert_eq!(broker.messages("t").len(), 1);
+    assert_eq!(client.ask(step("null", "RECOVER")).await, format!("200 {}\r\n{}", xa[2], xa[3]));
+    for (id, stored) in [(xa[2], 1), (xa[3], 2)] {
+        assert_eq!(client.ask(step(id, "COMMIT_TWO_PHASE")).await, "200 ");
+        assert_eq!(broker.messages("t").len(), stored);
+    }
 }
 
 #[tokio::test]

@@ -173,6 +173,12 @@ async fn a_connection_is_cut_at_any_byte() {
         assert_eq!(seen, whole[..after]);
         broker.faults().heal();
     }
+    // At the end of an answer that no other follows.
+    broker.faults().cut(None, 19);
+    let mut one = client(&broker);
+    assert_eq!(one.ask("version 1\r\n").await, "200 0.1");
+    assert!(one.next().await.is_none());
+    broker.faults().heal();
     // One connection, not the next.
     let numbers = broker.accepted_connections();
     broker.faults().cut(Some(numbers + 1), 5);

@@ -66,12 +66,15 @@ impl<'a> Contest<'a> {
     }
 
     pub(super) fn run(self) -> Result<Results> {
-        let (begun, machine) = (Instant::now(), machine::facts());
+        let (begun, mut machine, load) = (Instant::now(), machine::facts(), machine::load());
         let limits = self.limits()?;
         self.warm_up_the_broker()?;
         let rows = self.plan.cases.iter().map(|case| self.case(*case)).collect::<Result<Vec<_>>>()?;
         let tasks = self.tasks()?;
         let allocations = self.allocations()?;
+        let load =
+            format!("{load} before the run, {} at its end, of which 2 to 3 are its own", machine::load());
+        machine.push(("load", load));
         Ok(Results { plan: self.plan, machine, rows, limits, tasks, allocations, took: begun.elapsed() })
     }
 

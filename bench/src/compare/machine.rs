@@ -16,17 +16,20 @@ pub(super) fn facts() -> Vec<(&'static str, String)> {
         .and_then(|total| total.strip_suffix(" kB")?.parse::<u64>().ok())
         .map_or_else(unknown, |kib| format!("{:.0} GiB", kib as f64 / (1024.0 * 1024.0)));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| unknown());
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().map_or_else(unknown, str::to_owned);
     vec![
         ("date", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
         ("processor", format!("{model}, {cores} cores")),
         ("memory", memory),
-        ("load before the run", format!("{load} (0 when nothing else runs)")),
         ("kernel", format!("Linux {}", kernel.trim())),
         ("Java", version("java", "-version")),
         ("Rust", version("rustc", "--version")),
     ]
+}
+
+/// How many tasks wanted a processor in the last minute, on average.
+pub(super) fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
 /// The first line of what a program says of its version.

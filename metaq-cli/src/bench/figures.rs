@@ -62,6 +62,8 @@ impl Measured {
 
     pub(super) fn end(self, tally: Tally) -> Figures {
         let (elapsed, cpu) = (self.start.elapsed(), cpu_time().saturating_sub(self.cpu));
+        // One that was stopped before it began may have taken no time; a rate is a number all the same.
+        let elapsed = elapsed.max(Duration::from_nanos(1));
         let acknowledged = tally.latencies.len();
         let messages = acknowledged + tally.failures;
         let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64 / 1e3;
@@ -72,7 +74,7 @@ impl Measured {
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),
             p999_us: quantile(0.999),
-            cpu_us_per_msg: cpu.as_secs_f64() * 1e6 / messages.max(1) as f64,
+            cpu_us_per_msg: if messages == 0 { 0.0 } else { cpu.as_secs_f64() * 1e6 / messages as f64 },
             max_rss_kib: peak_memory_kib(),
             failures: tally.failures,
         };

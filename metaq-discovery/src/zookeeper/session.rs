@@ -136,6 +136,8 @@ impl Sessions {
     async fn connect(&self) -> Result<Client, DiscoveryError> {
         let deadline = Instant::now() + self.connect_timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
+        #[cfg(feature = "tls")]
+        let mut known = None;
         loop {
             let error = match timeout(left(), self.connect_once()).await {
                 Ok(Ok(client)) => return Ok(client),
@@ -149,8 +151,12 @@ impl Sessions {
             #[cfg(feature = "tls")]
             let error = match timeout(left().saturating_sub(PAUSE), self.refusal()).await {
                 Ok(Some((refusal, true))) => return Err(refusal),
-                Ok(Some((refusal, false))) => Some(Box::from(refusal)),
-                Ok(None) | Err(_) => error,
+                Ok(refusal) => {
+                    known = refusal.map(|(refusal, _)| refusal);
+                    known.clone().map(Box::from).or(error)
+                }
+                // There is no time left to ask again.
+                Err(_) => known.clone().map(Box::from).or(error),
             };
             if left() <= PAUSE {
                 let limit = self.connect_timeout;

@@ -49,6 +49,7 @@ pub(super) async fn accept(
             return;
         }
         tokio::select! {
+            biased;
             accepted = next(&listener) => {
                 // A connection that was gone before it was accepted is no reason to stop.
                 let Ok((stream, _)) = accepted else { continue };

@@ -67,8 +67,17 @@ impl Topics {
     pub(super) fn open(keeping: Keeping) -> io::Result<Self> {
         let mut topics =
             Self { keeping, table: RwLock::default(), taken: AtomicU64::new(0), highest_id: None };
-        let Some(folder) = topics.keeping.folder.clone() else { return Ok(topics) };
-        std::fs::create_dir_all(&folder)?;
+        if let Some(folder) = topics.keeping.folder.clone() {
+            topics.open_folder(&folder).map_err(|error| {
+                let text = format!("the data folder {} can't be used: {error}", folder.display());
+                io::Error::new(error.kind(), text)
+            })?;
+        }
+        Ok(topics)
+    }
+
+    fn open_folder(&mut self, folder: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
         for entry in folder.read_dir()? {
             let entry = entry?;
             let name = entry.file_name();
@@ -80,12 +89,12 @@ impl Topics {
             if index < 0 || !entry.file_type()?.is_dir() {
                 continue;
             }
-            let (log, highest) = Log::open(entry.path(), topics.keeping.log)?;
-            topics.highest_id = topics.highest_id.max(highest);
-            topics.taken.fetch_add(log.len(), Ordering::Relaxed);
-            topics.entry(topic).logs.write().insert(index, Arc::new(Mutex::new(log)));
+            let (log, highest) = Log::open(entry.path(), self.keeping.log)?;
+            self.highest_id = self.highest_id.max(highest);
+            self.taken.fetch_add(log.len(), Ordering::Relaxed);
+            self.entry(topic).logs.write().insert(index, Arc::new(Mutex::new(log)));
         }
-        Ok(topics)
+        Ok(())
     }
 
     /// The entry of a topic, made when there is none.

@@ -1,0 +1,107 @@
+//! A cluster of embedded brokers without ports, for tests whose time is paused.
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+use std::{io, time::Duration};
+
+use async_trait::async_trait;
+use metaq_producer::{
+    BrokerAddr, ConnectionConfig, Message, MessageCounts, Producer, ProducerBuilder, ProducerConfig, Topic,
+};
+use metaq_testkit::{Broker, EmbeddedRegistry};
+use metaq_transport::{Dialer, StreamTransport};
+use tokio::io::DuplexStream;
+
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+pub(crate) fn topic() -> Topic {
+    Topic::new("t").unwrap()
+}
+
+pub(crate) fn message(payload: impl Into<String>) -> Message {
+    Message::new(topic(), payload.into())
+}
+
+#[derive(Debug)]
+struct WithoutPorts(EmbeddedRegistry);
+
+#[async_trait]
+impl Dialer for WithoutPorts {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
+        self.0.connect(broker)
+    }
+}
+
+/// Brokers with two partitions each of topic `t`, and a producer that has published it.
+pub(crate) struct Cluster {
+    pub(crate) registry: EmbeddedRegistry,
+    pub(crate) brokers: Vec<Broker>,
+    pub(crate) producer: Producer,
+}
+
+impl Cluster {
+    pub(crate) async fn new(brokers: i32, change: impl FnOnce(&mut ProducerConfig)) -> Self {
+        let registry = EmbeddedRegistry::new();
+        let brokers = (0..brokers).map(|id| broker(&registry, id)).collect();
+        let producer = producer(&registry, change);
+        producer.publish_topic(&topic()).await.unwrap();
+        Self { registry, brokers, producer }
+    }
+
+    pub(crate) fn stored(&self) -> Vec<String> {
+        let all = self.brokers.iter().flat_map(|broker| broker.messages("t"));
+        all.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect()
+    }
+
+    pub(crate) async fn counts(&self) -> MessageCounts {
+        counts(&self.producer).await
+    }
+}
+
+pub(crate) async fn counts(producer: &Producer) -> MessageCounts {
+    producer.stats().await.messages
+}
+
+pub(crate) fn broker(registry: &EmbeddedRegistry, id: i32) -> Broker {
+    Broker::builder()
+        .id(id)
+        .seed(id as u64)
+        .topic("t", 2)
+        .register_with(registry)
+        .start_without_port()
+        .unwrap()
+}
+
+pub(crate) fn producer(registry: &EmbeddedRegistry, change: impl FnOnce(&mut ProducerConfig)) -> Producer {
+    builder(registry, change).build().unwrap()
+}
+
+pub(crate) fn builder(
+    registry: &EmbeddedRegistry,
+    change: impl FnOnce(&mut ProducerConfig),
+) -> ProducerBuilder {
+    let mut config = ProducerConfig::default();
+    change(&mut config);
+    let mut connection: ConnectionConfig = config.connection.clone();
+    // As a producer limits its own connections.
+    connection.max_in_flight = (config.max_in_flight / 2).max(1);
+    connection.max_in_flight_bytes = (config.max_in_flight_bytes / 2).max(1);
+    let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
+    Producer::builder().discovery(registry.discovery()).transport(transport).config(config)
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let reached = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the condition is reached");
+}
+
+pub(crate) fn sum(counts: MessageCounts) -> u64 {
+    let MessageCounts { queued, in_flight, acknowledged, rejected, unknown, not_sent, .. } = counts;
+    queued + in_flight + acknowledged + rejected + unknown + not_sent
+}

@@ -1,0 +1,96 @@
+//! TLS to brokers, which takes a proxy in front of each: brokers themselves don't speak it.
+
+use std::{io, sync::Arc};
+
+use async_trait::async_trait;
+use metaq_protocol::BrokerAddr;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
+
+use crate::{
+    Connection, ConnectionConfig, Dialer, StreamTransport, Transport, TransportError, tcp::TcpDialer,
+};
+
+/// Connects to brokers by TLS over TCP; otherwise a [`TcpTransport`](crate::TcpTransport). Brokers don't speak TLS
+/// themselves: there has to be something in front of each that does.
+///
+/// Whom to trust, and who one is, says a [`ClientConfig`] of `rustls`. A broker's certificate has to be for the host by which
+/// the registry names it, unless another name is given.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use metaq_transport::{ConnectionConfig, TlsTransport, rustls::{ClientConfig, RootCertStore}};
+/// # use metaq_transport::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut roots = RootCertStore::empty();
+/// roots.add(CertificateDer::from_pem_file("ca.pem")?)?;
+/// let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+/// let transport = TlsTransport::new(ConnectionConfig::default(), Arc::new(tls));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TlsTransport {
+    streams: StreamTransport<TlsDialer>,
+}
+
+impl TlsTransport {
+    /// A transport with the given settings.
+    #[must_use]
+    pub fn new(config: ConnectionConfig, tls: Arc<ClientConfig>) -> Self {
+        Self::with_name(config, tls, None)
+    }
+
+    /// The same where all brokers have a certificate for this name, whatever the registry calls them.
+    #[must_use]
+    pub fn with_server_name(
+        config: ConnectionConfig,
+        tls: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Self {
+        Self::with_name(config, tls, Some(name))
+    }
+
+    fn with_name(
+        config: ConnectionConfig,
+        tls: Arc<ClientConfig>,
+        name: Option<ServerName<'static>>,
+    ) -> Self {
+        Self { streams: StreamTransport::new(TlsDialer { tls, name }, config) }
+    }
+}
+
+#[async_trait]
+impl Transport for TlsTransport {
+    async fn connect(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
+        self.streams.connect(broker).await
+    }
+}
+
+#[derive(Debug)]
+struct TlsDialer {
+    tls: Arc<ClientConfig>,
+    name: Option<ServerName<'static>>,
+}
+
+#[async_trait]
+impl Dialer for TlsDialer {
+    type Stream = TlsStream<TcpStream>;
+
+    async fn dial(&self, broker: &BrokerAddr) -> io::Result<TlsStream<TcpStream>> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(broker.host().to_owned()).map_err(|error| {
+                let text = format!("no certificate can be for {:?}: {error}", broker.host());
+                io::Error::new(io::ErrorKind::InvalidInput, text)
+            })?,
+        };
+        let stream = TcpDialer.dial(broker).await?;
+        TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await
+    }
+}

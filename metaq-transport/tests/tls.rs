@@ -1,0 +1,142 @@
+//! Brokers behind something that speaks TLS: a real handshake, and what is refused.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(feature = "tls")]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use metaq_protocol::{BrokerAddr, PutCommand, Topic};
+use metaq_testkit::{Broker, peers::TestCa};
+use metaq_transport::{
+    AnswerBody, Connection, ConnectionConfig, ConnectionState, TlsTransport, Transport,
+    rustls::{
+        ClientConfig, RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    },
+};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn roots(ca: &TestCa) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.certificate().as_bytes()).unwrap()).unwrap();
+    Arc::new(roots)
+}
+
+fn identity(ca: &TestCa, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let (certificate, key) = ca.issue(name);
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
+    (chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+}
+
+/// An embedded broker behind TLS, which is for `name` and takes everybody whom `ca` has signed.
+async fn broker(ca: &TestCa, name: &str, demands_certificate: bool) -> (Broker, BrokerAddr) {
+    let builder = ServerConfig::builder();
+    let builder = if demands_certificate {
+        builder.with_client_cert_verifier(WebPkiClientVerifier::builder(roots(ca)).build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    let (chain, key) = identity(ca, name);
+    let acceptor = TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()));
+    let broker = Broker::builder().topic("t", 1).start_without_port().unwrap();
+    let connector = broker.connector();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = BrokerAddr::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, connector) = (acceptor.clone(), connector.clone());
+            tokio::spawn(async move {
+                let mut outside = acceptor.accept(stream).await?;
+                let mut inside = connector.connect()?;
+                tokio::io::copy_bidirectional(&mut outside, &mut inside).await
+            });
+        }
+    });
+    (broker, addr)
+}
+
+async fn connect(addr: &BrokerAddr, transport: TlsTransport) -> Result<Arc<dyn Connection>, String> {
+    let connection = transport.connect(addr).await.unwrap();
+    let mut state = connection.state();
+    let settled = state.wait_for(|state| match state {
+        ConnectionState::Connecting { last_error, .. } => last_error.is_some(),
+        _ => true,
+    });
+    match &*timeout(SOON, settled).await.unwrap().unwrap() {
+        ConnectionState::Ready => Ok(Arc::clone(&connection)),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn client(ca: &TestCa) -> Arc<ClientConfig> {
+    Arc::new(ClientConfig::builder().with_root_certificates(roots(ca)).with_no_client_auth())
+}
+
+#[tokio::test]
+async fn puts_of_every_size_go_through_tls() {
+    let ca = TestCa::new();
+    let (broker, addr) = broker(&ca, "127.0.0.1", false).await;
+    let transport = TlsTransport::new(ConnectionConfig::default(), client(&ca));
+    let connection = connect(&addr, transport).await.unwrap();
+    let topic = Topic::new("t").unwrap();
+    let deadline = Instant::now() + SOON;
+    let pending: Vec<_> = [0, 5, 1_000, 20_000, 1_000_000, 7, 300_000]
+        .map(|size| {
+            let put = PutCommand::new(topic.clone(), 0, Bytes::from(vec![b'x'; size]), None);
+            (size, connection.submit(&mut put.into(), deadline).unwrap())
+        })
+        .into();
+    let mut sizes = Vec::new();
+    for (size, pending) in pending {
+        let answer = timeout(SOON, pending).await.unwrap().unwrap();
+        assert!(matches!(answer.body, AnswerBody::Stored(_)), "{answer:?}");
+        sizes.push(size);
+    }
+    let stored: Vec<_> = broker.messages("t").iter().map(|stored| stored.payload.len()).collect();
+    assert_eq!(stored, sizes);
+}
+
+#[tokio::test]
+async fn a_broker_that_can_not_prove_who_it_is_gets_nothing() {
+    let (ca, foreign) = (TestCa::new(), TestCa::new());
+    let (broker, addr) = broker(&ca, "broker.example", false).await;
+    let config = ConnectionConfig::default;
+    let error = connect(&addr, TlsTransport::new(config(), client(&ca))).await.unwrap_err();
+    assert!(error.contains("NotValidForName"), "{error}");
+    let name = || ServerName::try_from("broker.example").unwrap();
+    let trusting_others = TlsTransport::with_server_name(config(), client(&foreign), name());
+    let error = connect(&addr, trusting_others).await.unwrap_err();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    assert_eq!(broker.accepted_connections(), 0);
+    let named = TlsTransport::with_server_name(config(), client(&ca), name());
+    assert!(connect(&addr, named).await.is_ok(), "a name of its own may be given");
+}
+
+#[tokio::test]
+async fn one_can_prove_who_one_is() {
+    let ca = TestCa::new();
+    let (_broker, addr) = broker(&ca, "127.0.0.1", true).await;
+    let config = ConnectionConfig::default;
+    let error = connect(&addr, TlsTransport::new(config(), client(&ca))).await.unwrap_err();
+    assert!(error.contains("CertificateRequired"), "{error}");
+    let (chain, key) = identity(&ca, "producer");
+    let proven = ClientConfig::builder().with_root_certificates(roots(&ca)).with_client_auth_cert(chain, key);
+    assert!(connect(&addr, TlsTransport::new(config(), Arc::new(proven.unwrap()))).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_from_a_broker_that_is_away() {
+    let ca = TestCa::new();
+    let plain = Broker::builder().topic("t", 1).start().await.unwrap();
+    let mut config = ConnectionConfig::default();
+    config.connect_timeout = Duration::from_millis(500);
+    let error = connect(plain.addr(), TlsTransport::new(config, client(&ca))).await.unwrap_err();
+    assert!(!error.contains("refused"), "{error}");
+}
