@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
+mod cluster;
+
 use std::{
     collections::BTreeMap,
-    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -12,78 +13,43 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use metaq_producer::{
-    BrokerAddr, KeyHashSelector, LatencySelector, Message, MockDiscovery, Outcome, Partition,
-    PartitionSelector, Producer, ProducerConfig, RendezvousSelector, SendErrorKind, StickySelector, Topic,
-    TopicView, select_fn,
+    Jitter, KeyHashSelector, LatencySelector, Message, Outcome, Partition, PartitionSelector, Producer,
+    ProducerConfig, RendezvousSelector, SendErrorKind, StickySelector, Topic, select_fn,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
-use metaq_transport::{ConnectionConfig, Dialer, StreamTransport};
-use tokio::io::DuplexStream;
+use tokio::time::Instant;
 
-fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
+use crate::cluster::{broker, builder, topic, until};
 
 fn message() -> Message {
-    Message::new(topic(), "x")
+    cluster::message("x")
 }
 
 fn keyed(key: impl ToString) -> Message {
     message().with_key(key.to_string())
 }
 
-/// Embedded brokers 0, 1, … without ports, so that time can be paused; topic `t` has four partitions on each.
+/// Brokers 0, 1, …, with two partitions of the topic each.
 struct Cluster {
     registry: EmbeddedRegistry,
     brokers: Vec<Broker>,
-    mock: MockDiscovery,
-}
-
-#[derive(Debug)]
-struct WithoutPorts(EmbeddedRegistry);
-
-#[async_trait]
-impl Dialer for WithoutPorts {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
-        self.0.connect(broker)
-    }
 }
 
 impl Cluster {
     fn new(count: i32) -> Self {
         let registry = EmbeddedRegistry::new();
-        let start = |id| {
-            let broker = Broker::builder().id(id).host(&format!("broker-{id}")).topic("t", 4);
-            broker.register_with(&registry).start_without_port().unwrap()
-        };
-        let brokers = (0..count).map(start).collect();
-        let this = Self { registry, brokers, mock: MockDiscovery::new() };
-        this.offer(count);
-        this
+        let brokers = (0..count).map(|id| broker(&registry, id)).collect();
+        Self { registry, brokers }
     }
 
-    /// Has the first brokers offer the topic.
-    fn offer(&self, count: i32) {
-        let view = self.brokers.iter().take(count as usize).fold(TopicView::new(topic()), |view, broker| {
-            view.with_broker(broker.id(), broker.addr().clone(), 4)
-        });
-        self.mock.set(view);
-    }
-
-    async fn producer(&self, selector: impl PartitionSelector + 'static, config: ProducerConfig) -> Producer {
-        let mut connection = ConnectionConfig::default();
-        connection.max_in_flight = (config.max_in_flight / 2).max(1);
-        let producer = Producer::builder()
-            .discovery(self.mock.clone())
-            .transport(StreamTransport::new(WithoutPorts(self.registry.clone()), connection))
-            .selector(selector)
-            .config(config)
-            .build()
-            .unwrap();
+    /// A producer with this selector that has published the topic.
+    async fn producer(
+        &self,
+        selector: impl PartitionSelector + 'static,
+        change: impl FnOnce(&mut ProducerConfig),
+    ) -> Producer {
+        let producer = builder(&self.registry, change).selector(selector).build().unwrap();
         producer.publish_topic(&topic()).await.unwrap();
         producer
     }
@@ -101,7 +67,7 @@ async fn a_selector_that_panics_harms_only_the_message() {
         Some("later") => std::panic::panic_any(7),
         _ => partitions.first().copied(),
     });
-    let producer = cluster.producer(selector, ProducerConfig::default()).await;
+    let producer = cluster.producer(selector, |_| {}).await;
     for (attribute, said) in
         [("at once", "panicked: no idea where b\"x\" goes"), ("later", "panicked: (no text)")]
     {
@@ -125,7 +91,7 @@ async fn a_panic_at_the_second_attempt_stops_nothing_either() {
             partitions.first().copied()
         }
     });
-    let producer = cluster.producer(selector, ProducerConfig::default()).await;
+    let producer = cluster.producer(selector, |_| {}).await;
     let refusals = cluster.brokers[0].faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
     let error = producer.send(message()).await.unwrap_err();
     assert_eq!((error.kind(), error.attempts().len()), (SendErrorKind::NoPartition, 1));
@@ -151,7 +117,7 @@ async fn a_panic_for_a_topic_reaches_whoever_publishes_it() {
         }
     }
     let cluster = Cluster::new(1);
-    let producer = cluster.producer(Picky, ProducerConfig::default()).await;
+    let producer = cluster.producer(Picky, |_| {}).await;
     let publishing = tokio::spawn({
         let producer = producer.clone();
         async move { producer.publish_topic(&Topic::new("other").unwrap()).await }
@@ -207,10 +173,13 @@ impl PartitionSelector for Shared {
 async fn every_end_of_an_attempt_is_told_with_what_that_attempt_took() {
     let cluster = Cluster::new(1);
     let witness = Arc::new(Witness { panics: true, ..Witness::default() });
-    let mut config = ProducerConfig::default();
-    // One at a time, so that the second message waits for room.
-    config.max_in_flight = 1;
-    let producer = cluster.producer(Shared(Arc::clone(&witness)), config).await;
+    let one = |config: &mut ProducerConfig| {
+        // One at a time, so that the second message waits for room.
+        config.max_in_flight = 1;
+        config.retry.first_pause = Duration::from_secs(1);
+        config.retry.jitter = Jitter::seeded(1);
+    };
+    let producer = cluster.producer(Shared(Arc::clone(&witness)), one).await;
     let faults = cluster.brokers[0].faults();
     faults.plan(Requests::puts(), Fault::Late(Duration::from_millis(100)));
     let (first, second) = tokio::join!(producer.send(message()), producer.send(message()));
@@ -218,22 +187,27 @@ async fn every_end_of_an_attempt_is_told_with_what_that_attempt_took() {
     faults.heal();
     faults.plan(Requests::puts().first(1), Fault::refuse(500, "no"));
     assert_eq!(producer.send(message()).await.unwrap_err().outcome(), Outcome::Rejected);
+    faults.plan(Requests::puts().first(1), Fault::refuse(503, "busy"));
+    let started = Instant::now();
+    assert_eq!(producer.send(message()).await.unwrap().attempts, 2);
+    assert!(started.elapsed() > Duration::from_millis(100), "there was a pause: {:?}", started.elapsed());
     let observed = std::mem::take(&mut *witness.observed.lock().unwrap());
     let outcomes: Vec<_> = observed.iter().map(|(_, _, outcome)| *outcome).collect();
-    assert_eq!(outcomes, [Ok(()), Ok(()), Err(Outcome::Rejected)]);
+    let rejected = Err(Outcome::Rejected);
+    assert_eq!(outcomes, [Ok(()), Ok(()), rejected, rejected, Ok(())]);
     for (partition, latency, _) in &observed[..2] {
         assert_eq!(*partition, Partition::new(0, 0));
         assert!((100..150).contains(&latency.as_millis()), "{latency:?} without the wait for room");
     }
+    assert!(observed[4].1 < Duration::from_millis(50), "without the attempt before: {:?}", observed[4]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_selector_that_insists_is_asked_twice_and_its_message_waits() {
     let cluster = Cluster::new(2);
-    let mut config = ProducerConfig::default();
-    config.max_in_flight = 4;
+    let four = |config: &mut ProducerConfig| config.max_in_flight = 4;
     let witness = Arc::new(Witness { insists: true, ..Witness::default() });
-    let producer = cluster.producer(Shared(Arc::clone(&witness)), config.clone()).await;
+    let producer = cluster.producer(Shared(Arc::clone(&witness)), four).await;
     cluster.brokers[0].faults().freeze();
     let waiting: Vec<_> = [producer.try_send(message()), producer.try_send(message())].into_iter().collect();
     assert_eq!(producer.try_send(message()).unwrap_err().kind(), SendErrorKind::Full);
@@ -241,7 +215,7 @@ async fn a_selector_that_insists_is_asked_twice_and_its_message_waits() {
     drop(waiting);
 
     let witness = Arc::new(Witness::default());
-    let producer = cluster.producer(Shared(Arc::clone(&witness)), config).await;
+    let producer = cluster.producer(Shared(Arc::clone(&witness)), four).await;
     let _two = [producer.try_send(message()), producer.try_send(message())];
     // It takes another one: first of the same broker, then of the other.
     let third = producer.enqueue(message()).await.unwrap();
@@ -251,17 +225,14 @@ async fn a_selector_that_insists_is_asked_twice_and_its_message_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_move_only_to_the_broker_that_came() {
-    let cluster = Cluster::new(3);
-    cluster.offer(2);
-    let producer = cluster.producer(RendezvousSelector::new(), ProducerConfig::default()).await;
+    let mut cluster = Cluster::new(2);
+    let producer = cluster.producer(RendezvousSelector::new(), |_| {}).await;
     let mut before = BTreeMap::new();
     for key in 0..300 {
         before.insert(key, producer.send(keyed(key)).await.unwrap().partition);
     }
-    cluster.offer(3);
-    while producer.partitions(&topic()).len() < 12 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    cluster.brokers.push(broker(&cluster.registry, 2));
+    until(async || producer.partitions(&topic()).len() == 6).await;
     let mut moved = 0;
     for (key, old) in &before {
         let new = producer.send(keyed(key)).await.unwrap().partition;
@@ -274,7 +245,7 @@ async fn keys_move_only_to_the_broker_that_came() {
 #[tokio::test(start_paused = true)]
 async fn a_key_stays_with_its_partition_also_when_its_broker_failed_lately() {
     let cluster = Cluster::new(2);
-    let producer = cluster.producer(KeyHashSelector::new(), ProducerConfig::default()).await;
+    let producer = cluster.producer(KeyHashSelector::new(), |_| {}).await;
     let usual = producer.send(keyed("a")).await.unwrap().partition;
     let faults = cluster.brokers[usual.broker.0 as usize].faults();
     faults.plan(Requests::puts().first(2), Fault::refuse(503, "busy"));
@@ -286,7 +257,7 @@ async fn a_key_stays_with_its_partition_also_when_its_broker_failed_lately() {
 async fn the_sticky_one_leaves_a_broker_that_fails() {
     let cluster = Cluster::new(2);
     let selector = StickySelector::new().messages(1_000_000).time(Duration::from_secs(1_000_000));
-    let producer = cluster.producer(selector, ProducerConfig::default()).await;
+    let producer = cluster.producer(selector, |_| {}).await;
     let first = producer.send(message()).await.unwrap().partition;
     assert_eq!(producer.send(message()).await.unwrap().partition, first);
     cluster.brokers[first.broker.0 as usize].faults().plan(Requests::puts(), Fault::refuse(503, "busy"));
@@ -302,7 +273,7 @@ async fn the_sticky_one_leaves_a_broker_that_fails() {
 #[tokio::test(start_paused = true)]
 async fn the_faster_broker_gets_more_until_the_other_is_as_fast() {
     let cluster = Cluster::new(2);
-    let producer = cluster.producer(LatencySelector::new(), ProducerConfig::default()).await;
+    let producer = cluster.producer(LatencySelector::new(), |_| {}).await;
     let late = |broker: usize, millis| {
         let faults = cluster.brokers[broker].faults();
         faults.heal();
