@@ -18,9 +18,9 @@ use metaq_producer::{
     ProducerConfig, RendezvousSelector, SendErrorKind, StickySelector, Topic, select_fn,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::cluster::{broker, builder, topic, until};
+use crate::cluster::{SOON, broker, builder, topic, until};
 
 fn message() -> Message {
     cluster::message("x")
@@ -93,13 +93,15 @@ async fn a_panic_at_the_second_attempt_stops_nothing_either() {
     });
     let producer = cluster.producer(selector, |_| {}).await;
     let refusals = cluster.brokers[0].faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
-    let error = producer.send(message()).await.unwrap_err();
+    let sent = timeout(SOON, producer.send(message())).await.expect("the message has its outcome");
+    let error = sent.unwrap_err();
     assert_eq!((error.kind(), error.attempts().len()), (SendErrorKind::NoPartition, 1));
     assert!(error.to_string().contains("the second time is too much"), "{error}");
     // What sends messages again is alive.
     refusals.cancel();
     cluster.brokers[0].faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
-    assert_eq!(producer.send(message()).await.unwrap().attempts, 2);
+    let sent = timeout(SOON, producer.send(message())).await.expect("the message has its outcome");
+    assert_eq!(sent.unwrap().attempts, 2);
     assert_eq!(producer.close(Duration::from_secs(1)).await.unsent, []);
 }
 
