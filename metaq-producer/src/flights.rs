@@ -21,6 +21,7 @@ use crate::{
     Message, Outcome, SendError, SendReceipt,
     closing::Closing,
     dispatcher::Inbox,
+    guarded_selector::Observation,
     lane::{Broker, Lane},
     permits::{Permits, Returned, Share},
     retry::RetryPolicy,
@@ -86,6 +87,8 @@ pub(crate) struct More {
     pub(crate) partition: Option<Partition>,
     /// Whether it has the turn there.
     pub(crate) has_turn: bool,
+    /// When it was handed to a connection, where a selector wants to know how long it took from then.
+    launched: Option<Instant>,
 }
 
 impl Cargo {
@@ -139,6 +142,8 @@ struct Tally {
     /// Where room or a turn was freed that somebody waits for.
     roomy: Vec<Arc<Broker>>,
     turns: Vec<(Arc<TopicState>, Partition)>,
+    /// What selectors want to know.
+    observed: Vec<Observation>,
 }
 
 /// A message that was handed to a connection.
@@ -210,6 +215,9 @@ impl Flights {
         };
         if let (Some(entry), Some(mut cargo)) = (shard.get_mut(token), cargo.take()) {
             cargo.attempts += 1;
+            if way.lane.topic.selector.wants_outcomes() {
+                cargo.more().launched = Some(Instant::now());
+            }
             let lane = Arc::clone(way.lane);
             entry.state = State::Flying { cargo, lane, partition: way.partition };
         }
@@ -393,6 +401,7 @@ impl Flights {
         }
         tally.roomy.drain(..).for_each(|broker| self.inbox.room(broker));
         tally.turns.drain(..).for_each(|(topic, partition)| self.inbox.turn(topic, partition));
+        tally.observed.drain(..).for_each(Observation::tell);
         tally.wakers.drain(..).for_each(Waker::wake);
     }
 
@@ -467,7 +476,17 @@ impl Flights {
         {
             tally.roomy.push(Arc::clone(broker));
         }
-        match judge(lane, *partition, outcome) {
+        let verdict = judge(lane, *partition, outcome);
+        if let Some(launched) = cargo.more.as_ref().and_then(|more| more.launched) {
+            let (ended, outcome) = match &verdict {
+                Ok((_, received_at)) => (*received_at, Ok(())),
+                Err(failure) => (Instant::now(), Err(failure.error.outcome())),
+            };
+            let latency = ended.saturating_duration_since(launched);
+            let topic = Arc::clone(&lane.topic);
+            tally.observed.push(Observation { topic, partition: *partition, latency, outcome });
+        }
+        match verdict {
             Ok((place, received_at)) => {
                 let receipt = stored(lane, *partition, cargo, place, received_at);
                 self.closing.ended(Ok(()), &cargo.message);

@@ -45,7 +45,7 @@ use crate::{
 /// became of the messages.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
@@ -333,7 +333,10 @@ impl Producer {
             }
         })
         .await;
-        flights.closing.report()
+        let report = flights.closing.report();
+        let CloseReport { acknowledged, rejected, unknown, unsent } = &report;
+        tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed");
+        report
     }
 }
 

@@ -40,7 +40,7 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// room. Nothing was written then.
     fn submit(&self, command: &mut Command, deadline: Instant) -> Result<PendingResponse, TransportError>;
 
-    /// Queues a put whose end is told to the ticket's [`Completions`], in place of a future; else as
+    /// Queues a put whose end is told to the ticket's [`Completions`](crate::Completions), in place of a future; else as
     /// [`submit`](Self::submit). A connection that has no way of its own for it awaits the answer on a task of its own.
     /// Returns how many bytes now wait to be written, as far as the connection knows: one who submits without end had better
     /// let others run when there are many.
