@@ -314,7 +314,7 @@ impl Dispatcher {
     /// Sends a message; says where it has to wait if it can't be sent now.
     fn send(&mut self, token: Token) -> Option<(Place, Arc<TopicState>)> {
         let (cargo, topic) = self.flights().take_parked(token)?;
-        let deadline = cargo.deadline;
+        let deadline = cargo.deadline();
         let mut cargo = Some(cargo);
         let launched = self.launcher.launch(&topic, &mut cargo, Some(token), true);
         match (launched, cargo) {

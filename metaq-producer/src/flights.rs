@@ -14,6 +14,7 @@ use std::{
 use metaq_protocol::{Partition, PutAnswer};
 use metaq_transport::{Answer, Completions, Connection, Ticket, TransportError};
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
@@ -54,9 +55,26 @@ pub(crate) struct Cargo {
     pub(crate) share: Share,
     pub(crate) attempts: u32,
     pub(crate) started: Instant,
-    pub(crate) deadline: Instant,
+    /// How long it may take in all.
+    pub(crate) timeout: Millis,
     /// What most messages don't have.
     pub(crate) more: Option<Box<More>>,
+}
+
+/// A duration in four bytes, rounded up. What is longer than seven weeks is that long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Millis(u32);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        Self(u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0.into())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +89,11 @@ pub(crate) struct More {
 }
 
 impl Cargo {
+    /// When its time is up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.started + Duration::from(self.timeout)
+    }
+
     pub(crate) fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
@@ -87,8 +110,6 @@ impl Cargo {
 
 struct Entry {
     state: State,
-    /// Whether somebody has a handle.
-    watched: bool,
     waker: Option<Waker>,
 }
 
@@ -112,13 +133,22 @@ enum State {
 #[derive(Default)]
 struct Tally {
     returned: Returned,
-    wakers: Vec<Waker>,
+    /// As a rule one task waits for many messages, so there are few.
+    wakers: SmallVec<[Waker; 16]>,
     again: Vec<(Token, Duration)>,
     /// Where room or a turn was freed that somebody waits for.
     roomy: Vec<Arc<Broker>>,
     turns: Vec<(Arc<TopicState>, Partition)>,
     /// What selectors want to know.
     observed: Vec<Observation>,
+}
+
+/// A message that was handed to a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launched {
+    pub(crate) token: Token,
+    /// How many bytes wait to be written there.
+    pub(crate) waiting: usize,
 }
 
 /// Where a message is to be handed to.
@@ -156,27 +186,30 @@ impl Flights {
         way: Way<'_>,
         cargo: &mut Option<Cargo>,
         token: Option<Token>,
-    ) -> Result<Option<Token>, TransportError> {
-        let Some(message) = cargo.as_ref() else { return Ok(token) };
+    ) -> Result<Option<Launched>, TransportError> {
+        let Some(message) = cargo.as_ref() else { return Ok(None) };
         let deadline = self.attempt_deadline(message);
         let shard_number = token.map_or_else(own_shard, Token::shard);
         let mut shard = self.shards[shard_number % SHARDS].lock();
         let (token, is_new) = match token {
             Some(token) => (token, false),
             None => {
-                let entry = Entry { state: State::Taken, watched: true, waker: None };
+                let entry = Entry { state: State::Taken, waker: None };
                 (shard.insert(shard_number, entry), true)
             }
         };
         let put = message.message.as_put(way.partition.index);
         let ticket = Ticket { completions: this, token: token.into() };
         // An answer can't be told before the lock is released, so the entry is complete by then.
-        if let Err(error) = way.connection.submit_put(put, deadline, ticket) {
-            if is_new {
-                shard.remove(token);
+        let waiting = match way.connection.submit_put(put, deadline, ticket) {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                if is_new {
+                    shard.remove(token);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         if let (Some(entry), Some(mut cargo)) = (shard.get_mut(token), cargo.take()) {
             cargo.attempts += 1;
             if way.lane.topic.selector.wants_outcomes() {
@@ -185,7 +218,7 @@ impl Flights {
             let lane = Arc::clone(way.lane);
             entry.state = State::Flying { cargo, lane, partition: way.partition };
         }
-        Ok(Some(token))
+        Ok(Some(Launched { token, waiting }))
     }
 
     /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
@@ -193,9 +226,9 @@ impl Flights {
     fn attempt_deadline(&self, cargo: &Cargo) -> Instant {
         if self.policy.at_least_once && cargo.attempts + 1 < self.policy.max_attempts {
             let now = Instant::now();
-            return now + cargo.deadline.saturating_duration_since(now) / 2;
+            return now + cargo.deadline().saturating_duration_since(now) / 2;
         }
-        cargo.deadline
+        cargo.deadline()
     }
 
     /// Keeps a message until it can be handed to a connection; the dispatcher has to be told of it.
@@ -211,7 +244,7 @@ impl Flights {
                 }
                 token
             }
-            None => shard.insert(shard_number, Entry { state, watched: true, waker: None }),
+            None => shard.insert(shard_number, Entry { state, waker: None }),
         }
     }
 
@@ -238,7 +271,7 @@ impl Flights {
     /// Until when a message that is parked has time.
     pub(crate) fn deadline_of(&self, token: Token) -> Option<Instant> {
         match &self.shard(token).get_mut(token)?.state {
-            State::Parked { cargo, .. } => Some(cargo.deadline),
+            State::Parked { cargo, .. } => Some(cargo.deadline()),
             _ => None,
         }
     }
@@ -319,17 +352,18 @@ impl Flights {
     pub(crate) fn unwatch(&self, token: Token) {
         let mut shard = self.shard(token);
         let Some(entry) = shard.get_mut(token) else { return };
-        entry.watched = false;
         entry.waker = None;
         if matches!(entry.state, State::Ended(_)) {
             shard.remove(token);
+        } else {
+            shard.let_go(token);
         }
     }
 
     /// Takes a message back that was not handed to a connection yet. Else it goes on unwatched.
     pub(crate) fn cancel(&self, token: Token) {
         if let Some((cargo, topic)) = self.take_parked(token) {
-            self.inbox.unparked(token, cargo.deadline);
+            self.inbox.unparked(token, cargo.deadline());
             let error = SendError::closed(&topic.topic);
             self.fail_parked(token, &topic, cargo, error);
         }
@@ -383,7 +417,7 @@ impl Flights {
         }
         let pause = self.policy.pause(cargo.attempts);
         let again = failure.is_retried(&self.policy, cargo.attempts)
-            && now + pause < cargo.deadline
+            && now + pause < cargo.deadline()
             && !lane.topic.is_withdrawn()
             && self.is_dispatched();
         if !again {
@@ -481,13 +515,12 @@ fn stored(
 
 /// Keeps the outcome for the handle, if there still is one.
 fn end(shard: &mut Slab<Entry>, token: Token, outcome: Result<SendReceipt, SendError>, tally: &mut Tally) {
-    let Some(entry) = shard.get_mut(token) else { return };
-    if entry.watched {
-        entry.state = State::Ended(outcome);
-        tally.wakers.extend(entry.waker.take());
-    } else {
-        shard.remove(token);
+    if !shard.is_held(token) {
+        return shard.remove(token);
     }
+    let Some(entry) = shard.get_mut(token) else { return };
+    entry.state = State::Ended(outcome);
+    tally.wakers.extend(entry.waker.take());
 }
 
 impl Tally {
@@ -515,5 +548,30 @@ fn own_shard() -> usize {
 impl fmt::Debug for Flights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flights").field("permits", &self.permits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_in_flight_takes_little() {
+        // Beside this there are its slot on the connection, which is 64 bytes, and its handle.
+        assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
+        assert_eq!(size_of::<crate::SendHandle>(), 24);
+    }
+
+    #[test]
+    fn timeouts_are_never_cut_short() {
+        for (duration, millis) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_micros(1_500), 2),
+            (Duration::from_secs(3), 3_000),
+            (Duration::MAX, u64::from(u32::MAX)),
+        ] {
+            assert_eq!(Duration::from(Millis::from(duration)), Duration::from_millis(millis));
+        }
     }
 }

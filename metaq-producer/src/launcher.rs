@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     PartitionSelector, SendError, SendErrorKind,
     dispatcher::Place,
-    flights::{Cargo, Flights, Way},
+    flights::{Cargo, Flights, Launched, Way},
     route::{Route, RouteBroker, TopicState},
     slab::Token,
 };
@@ -52,11 +52,17 @@ impl Launcher {
     ///
     /// # Errors
     /// When it never can be; the error gives it back.
-    pub(crate) fn launch_or_park(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
+    pub(crate) fn launch_or_park(
+        &self,
+        topic: &Arc<TopicState>,
+        cargo: Cargo,
+    ) -> Result<Launched, SendError> {
         let mut cargo = Some(cargo);
         match (self.launch(topic, &mut cargo, None, false), cargo) {
-            (Ok(token), _) => Ok(token),
-            (Err(Obstacle::Wait(place)), Some(cargo)) => Ok(self.park(topic, cargo, place)),
+            (Ok(launched), _) => Ok(launched),
+            (Err(Obstacle::Wait(place)), Some(cargo)) => {
+                Ok(Launched { token: self.park(topic, cargo, place), waiting: 0 })
+            }
             (Err(obstacle), cargo) => Err(self.refused(topic, cargo, obstacle)),
         }
     }
@@ -67,7 +73,8 @@ impl Launcher {
     /// As said; the error gives it back.
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
         let mut cargo = Some(cargo);
-        self.launch(topic, &mut cargo, None, false).map_err(|obstacle| self.refused(topic, cargo, obstacle))
+        let launched = self.launch(topic, &mut cargo, None, false);
+        launched.map(|launched| launched.token).map_err(|obstacle| self.refused(topic, cargo, obstacle))
     }
 
     fn refused(&self, topic: &Arc<TopicState>, cargo: Option<Cargo>, obstacle: Obstacle) -> SendError {
@@ -82,7 +89,7 @@ impl Launcher {
     }
 
     fn park(&self, topic: &Arc<TopicState>, cargo: Cargo, place: Place) -> Token {
-        let deadline = cargo.deadline;
+        let deadline = cargo.deadline();
         // Counted before it is there, so that nobody passes it.
         place.enter(topic);
         let token = self.flights.park(Arc::clone(topic), cargo, None);
@@ -103,7 +110,7 @@ impl Launcher {
         cargo: &mut Option<Cargo>,
         token: Option<Token>,
         has_waited: bool,
-    ) -> Result<Token, Obstacle> {
+    ) -> Result<Launched, Obstacle> {
         let route = topic.route();
         if route.partitions.is_empty() || (!has_waited && topic.parked.load(Ordering::Acquire) > 0) {
             return Err(if topic.is_withdrawn() {
@@ -149,7 +156,7 @@ impl Launcher {
             };
             unfit = Some(partition);
             match self.hand_over(topic, partition, broker, cargo, token, has_waited) {
-                Ok(token) => return Ok(token),
+                Ok(launched) => return Ok(launched),
                 Err(Back::Full) => drop(full.get_or_insert(&broker.lane.broker)),
                 Err(Back::NotConnected) => {}
                 Err(Back::NoTurn) => return Err(Obstacle::Wait(Place::Turn(partition))),
@@ -212,7 +219,7 @@ impl Launcher {
         cargo: &mut Option<Cargo>,
         token: Option<Token>,
         has_waited: bool,
-    ) -> Result<Token, Back> {
+    ) -> Result<Launched, Back> {
         if let (Some(order), Some(cargo)) = (&topic.order, cargo.as_mut())
             && !cargo.has_turn()
         {
@@ -227,7 +234,7 @@ impl Launcher {
         let connection = broker.connection(partition).ok_or(Back::NotConnected)?;
         let way = Way { lane: &broker.lane, connection: &**connection, partition };
         match self.flights.launch(&self.completions, way, cargo, token) {
-            Ok(token) => token.ok_or(Back::NotConnected),
+            Ok(launched) => launched.ok_or(Back::NotConnected),
             Err(error) if error.kind() == TransportErrorKind::Full => Err(Back::Full),
             Err(_) => Err(Back::NotConnected),
         }

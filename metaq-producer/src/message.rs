@@ -22,7 +22,8 @@ pub struct Message {
     topic: Topic,
     data: PutData,
     checksum: Checksum,
-    key: Option<Arc<[u8]>>,
+    /// Behind one pointer, since most messages have none.
+    key: Option<Arc<Box<[u8]>>>,
 }
 
 impl Message {
@@ -45,7 +46,7 @@ impl Message {
     /// partition by it, consumers never see it.
     #[must_use]
     pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.key = Some(key.as_ref().into());
+        self.key = Some(Arc::new(key.as_ref().into()));
         self
     }
 
@@ -71,7 +72,7 @@ impl Message {
     /// The key, if there is one.
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.as_deref()
+        self.key.as_ref().map(|key| &***key)
     }
 
     /// How many bytes the message takes at a broker and at a consumer: its payload, and its attribute with four bytes of

@@ -12,13 +12,16 @@ use std::{
 use metaq_discovery::{Discovery, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
     SendReceipt,
     broker_stats::{self, BrokerFigures},
-    flights::{Cargo, Flights},
+    flights::{Cargo, Flights, Millis},
     launcher::Launcher,
     permits::Share,
     pool::Pool,
@@ -71,6 +74,12 @@ pub struct CloseReport {
     /// Those that were not sent, and are certainly not stored. Their handles tell the same.
     pub unsent: Vec<Message>,
 }
+
+/// A message that was accepted, and how many bytes wait to be written where it goes.
+type Accepted = (SendHandle, usize);
+
+/// So many bytes are worth a write.
+const MUCH_TO_WRITE: usize = 64 * 1024;
 
 /// Why a message can't be sent at once.
 enum Delayed {
@@ -171,21 +180,27 @@ impl Producer {
         timeout: Duration,
     ) -> Result<SendHandle, SendError> {
         let started = Instant::now();
-        let deadline = self.inner.deadline(started, timeout);
-        match self.inner.accept(message, started, deadline) {
-            Ok(handle) => Ok(handle),
-            Err(Delayed::Failed(error)) => Err(error),
+        let timeout = self.inner.timeout(timeout);
+        let accepted = match self.inner.accept(message, started, timeout) {
+            Ok(accepted) => accepted,
+            Err(Delayed::Failed(error)) => return Err(error),
             Err(Delayed::Full(message, topic)) => {
                 let mut waiting = WaitingForRoom::new(&topic);
-                let share = self.inner.room(&message, &topic, deadline).await;
+                let share = self.inner.room(&message, &topic, started + timeout.into()).await;
                 waiting.is_over = true;
                 drop(waiting);
                 match share {
-                    Ok(share) => self.inner.launch(&topic, message, share, started, deadline),
-                    Err(error) => Err(error.with_message(message)),
+                    Ok(share) => self.inner.launch(&topic, message, share, started, timeout)?,
+                    Err(error) => return Err(error.with_message(message)),
                 }
             }
+        };
+        if accepted.1 >= MUCH_TO_WRITE {
+            // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
+            // thread, and everywhere fill memory with what waits.
+            yield_now().await;
         }
+        Ok(accepted.0)
     }
 
     /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never waits.
@@ -197,7 +212,7 @@ impl Producer {
     pub fn try_send(&self, message: Message) -> Result<SendHandle, SendError> {
         let inner = &self.inner;
         let started = Instant::now();
-        let deadline = inner.deadline(started, inner.config.send_timeout);
+        let timeout = inner.timeout(inner.config.send_timeout);
         let lookup = inner.topics.lookup();
         let topic = match inner.check(&message, &lookup) {
             Ok(topic) => topic,
@@ -208,7 +223,7 @@ impl Producer {
             topic.counts.failed(Outcome::NotSent, None);
             return Err(SendError::full(&topic.topic, &permits.describe()).with_message(message));
         };
-        let cargo = Cargo { message, share, attempts: 0, started, deadline, more: None };
+        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
         let token = inner.launcher.launch_now(topic, cargo)?;
         Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
     }
@@ -333,25 +348,25 @@ impl Inner {
         &self.launcher.flights
     }
 
-    /// When the time of a message is up that starts now.
-    fn deadline(&self, started: Instant, timeout: Duration) -> Instant {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+    /// Remembers the longest timeout.
+    fn timeout(&self, timeout: Duration) -> Millis {
+        let timeout = Millis::from(timeout);
+        let millis = Duration::from(timeout).as_millis() as u64;
         if millis > self.longest_timeout.load(Ordering::Relaxed) {
             self.longest_timeout.fetch_max(millis, Ordering::AcqRel);
         }
-        // For all practical purposes, never.
-        started.checked_add(timeout).unwrap_or_else(|| started + Duration::from_secs(1 << 30))
+        timeout
     }
 
     /// Takes a message and sends it, if there is room.
-    fn accept(&self, message: Message, started: Instant, deadline: Instant) -> Result<SendHandle, Delayed> {
+    fn accept(&self, message: Message, started: Instant, timeout: Millis) -> Result<Accepted, Delayed> {
         let lookup = self.topics.lookup();
         let topic = match self.check(&message, &lookup) {
             Ok(topic) => topic,
             Err(error) => return Err(Delayed::Failed(error.with_message(message))),
         };
         match self.flights().permits.try_take(message.encoded_len()) {
-            Some(share) => self.launch(topic, message, share, started, deadline).map_err(Delayed::Failed),
+            Some(share) => self.launch(topic, message, share, started, timeout).map_err(Delayed::Failed),
             None => Err(Delayed::Full(message, Arc::clone(topic))),
         }
     }
@@ -396,11 +411,11 @@ impl Inner {
         message: Message,
         share: Share,
         started: Instant,
-        deadline: Instant,
-    ) -> Result<SendHandle, SendError> {
-        let cargo = Cargo { message, share, attempts: 0, started, deadline, more: None };
-        let token = self.launcher.launch_or_park(topic, cargo)?;
-        Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
+        timeout: Millis,
+    ) -> Result<Accepted, SendError> {
+        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
+        let launched = self.launcher.launch_or_park(topic, cargo)?;
+        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), launched.token), launched.waiting))
     }
 }
 

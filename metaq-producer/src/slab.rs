@@ -42,6 +42,8 @@ pub(crate) struct Slab<T> {
 struct Place<T> {
     generation: u16,
     shard: u16,
+    /// Whether somebody outside has the token, and will come back with it.
+    is_held: bool,
     entry: Option<T>,
 }
 
@@ -52,22 +54,39 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
+    /// Adds an entry, whose token is held.
     pub(crate) fn insert(&mut self, shard: usize, entry: T) -> Token {
         let shard = shard as u16;
         if let Some(index) = self.free.pop() {
             let place = &mut self.places[index as usize];
             place.generation = place.generation.wrapping_add(1);
+            place.is_held = true;
             place.entry = Some(entry);
             return Token { index, generation: place.generation, shard };
         }
         let index = self.places.len() as u32;
-        self.places.push(Place { generation: 0, shard, entry: Some(entry) });
+        self.places.push(Place { generation: 0, shard, is_held: true, entry: Some(entry) });
         Token { index, generation: 0, shard }
     }
 
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         let place = self.places.get_mut(token.index as usize)?;
         if place.generation == token.generation { place.entry.as_mut() } else { None }
+    }
+
+    /// Nobody outside has the token any more.
+    pub(crate) fn let_go(&mut self, token: Token) {
+        if let Some(place) = self.places.get_mut(token.index as usize)
+            && place.generation == token.generation
+        {
+            place.is_held = false;
+        }
+    }
+
+    /// Whether somebody outside has the token.
+    pub(crate) fn is_held(&self, token: Token) -> bool {
+        let place = self.places.get(token.index as usize);
+        place.is_some_and(|place| place.generation == token.generation && place.is_held)
     }
 
     /// Removes the entry, if it is there.

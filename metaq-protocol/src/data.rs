@@ -1,11 +1,11 @@
 //! What a message consists of: attribute and payload.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 use core::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::Checksum;
+use crate::{Checksum, frame::NO_BODY};
 
 /// Largest [`PutData`] that a consumer can fetch from a broker with its shipped settings: a `get`
 /// never returns more than 1 MiB, message header included (wire rule 9). A larger message is
@@ -55,7 +55,8 @@ impl fmt::Display for Flag {
 /// Two are equal when the bytes on the wire are equal.
 #[derive(Clone, Default)]
 pub struct PutData {
-    attribute: Bytes,
+    /// Behind a pointer, since most messages have none, and many are held at a time.
+    attribute: Option<Arc<Bytes>>,
     payload: Bytes,
 }
 
@@ -66,11 +67,11 @@ impl PutData {
     /// 2,147,483,647 bytes; see [`MAX_READABLE_DATA`] for the limit that matters.
     #[must_use]
     pub fn new(payload: Bytes, attribute: Option<&str>) -> Self {
-        let attribute = attribute.map_or_else(Bytes::new, |attribute| {
+        let attribute = attribute.map(|attribute| {
             let mut block = BytesMut::with_capacity(4 + attribute.len());
             block.put_u32(u32::try_from(attribute.len()).unwrap_or(u32::MAX));
             block.put_slice(attribute.as_bytes());
-            block.freeze()
+            Arc::new(block.freeze())
         });
         Self { attribute, payload }
     }
@@ -78,7 +79,7 @@ impl PutData {
     /// How many bytes go over the wire.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.attribute.len() + self.payload.len()
+        self.attribute_block().len() + self.payload.len()
     }
 
     /// Whether nothing goes over the wire.
@@ -92,13 +93,13 @@ impl PutData {
     /// Data made from raw bytes is all in the second part, whatever its flag says.
     #[must_use]
     pub fn parts(&self) -> (&Bytes, &Bytes) {
-        (&self.attribute, &self.payload)
+        (self.attribute_block(), &self.payload)
     }
 
     /// The attribute block: length and attribute. Empty when there is none.
     #[must_use]
     pub fn attribute_block(&self) -> &Bytes {
-        &self.attribute
+        self.attribute.as_deref().unwrap_or(&NO_BODY)
     }
 
     /// What follows the attribute block.
@@ -110,11 +111,11 @@ impl PutData {
     /// All bytes in one piece: a copy when there is an attribute block, else shared.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        if self.attribute.is_empty() {
+        let Some(attribute) = &self.attribute else {
             return self.payload.clone();
-        }
+        };
         let mut bytes = Vec::with_capacity(self.len());
-        bytes.extend_from_slice(&self.attribute);
+        bytes.extend_from_slice(attribute);
         bytes.extend_from_slice(&self.payload);
         bytes.into()
     }
@@ -122,24 +123,25 @@ impl PutData {
     /// The checksum that belongs to the data.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
-        if self.attribute.is_empty() {
-            return Checksum::of(&self.payload);
+        match &self.attribute {
+            None => Checksum::of(&self.payload),
+            Some(attribute) => Checksum::of_parts([&***attribute, &*self.payload]),
         }
-        Checksum::of_parts([&*self.attribute, &*self.payload])
     }
 }
 
 /// Takes raw data as it was on the wire, attribute block and all.
 impl From<Bytes> for PutData {
     fn from(data: Bytes) -> Self {
-        Self { attribute: Bytes::new(), payload: data }
+        Self { attribute: None, payload: data }
     }
 }
 
 impl PartialEq for PutData {
     fn eq(&self, other: &Self) -> bool {
         self.len() == other.len()
-            && self.attribute.iter().chain(&self.payload).eq(other.attribute.iter().chain(&other.payload))
+            && (self.attribute_block().iter().chain(&self.payload))
+                .eq(other.attribute_block().iter().chain(&other.payload))
     }
 }
 

@@ -59,6 +59,9 @@ enum Phase {
     Closed,
 }
 
+/// About what the words of a put take besides its topic.
+const PUT_WORDS: usize = 48;
+
 /// What is to be queued.
 enum Queued<'a> {
     Command(&'a mut Command),
@@ -141,7 +144,7 @@ impl Link {
         command: &mut Command,
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError> {
-        self.queue(Queued::Command(command), deadline, false).map(|key| self.pending(key))
+        self.queue(Queued::Command(command), deadline, false).map(|(key, _)| self.pending(key))
     }
 
     fn pending(self: &Arc<Self>, key: SlotKey) -> PendingResponse {
@@ -153,8 +156,8 @@ impl Link {
         put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
-    ) -> Result<(), TransportError> {
-        self.queue(Queued::Put(put, ticket), deadline, false).map(|_| ())
+    ) -> Result<usize, TransportError> {
+        self.queue(Queued::Put(put, ticket), deadline, false).map(|(_, waiting)| waiting)
     }
 
     pub(crate) async fn submit_when_free(
@@ -171,25 +174,27 @@ impl Link {
                 freed.as_mut().enable();
                 match self.queue(Queued::Command(command), deadline, true) {
                     Err(error) if error.kind() == TransportErrorKind::Full => freed.await,
-                    queued => return queued.map(|key| self.pending(key)),
+                    queued => return queued.map(|(key, _)| self.pending(key)),
                 }
             }
         });
         queued.await.unwrap_or_else(|_| Err(self.error(TransportErrorKind::TimedOut)))
     }
 
-    /// Puts the request into the outbox if there is room. Who has waited may pass those who wait.
+    /// Puts the request into the outbox if there is room; returns how many bytes wait there, too. Who has waited may pass
+    /// those who wait.
     fn queue(
         &self,
         mut queued: Queued<'_>,
         deadline: Instant,
         has_waited: bool,
-    ) -> Result<SlotKey, TransportError> {
+    ) -> Result<(SlotKey, usize), TransportError> {
         let bytes = match &queued {
             Queued::Command(command) => command.encoded_len(),
-            Queued::Put(put, _) => put.encoded_len(),
+            // Of the header only what may be long: the exact figure takes longer than it is worth.
+            Queued::Put(put, _) => put.data.len() + put.topic.len() + PUT_WORDS,
         };
-        let (key, task) = {
+        let (key, waiting, task) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
                 drop(shared);
@@ -207,12 +212,12 @@ impl Link {
             shared.stats.requests += 1;
             shared.earliest_deadline =
                 Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-            (key, shared.idle_task.take())
+            (key, shared.outbox.len(), shared.idle_task.take())
         };
         if let Some(task) = task {
             task.wake();
         }
-        Ok(key)
+        Ok((key, waiting))
     }
 
     /// An error of `kind` with the reason why there is no connection, where one is known.

@@ -22,6 +22,7 @@ pub(crate) struct Outbox {
     /// How many bytes have left `inline` since it was empty of frames for the first time.
     inline_left: u64,
     large: VecDeque<LargeBody>,
+    large_len: usize,
     frames: VecDeque<QueuedFrame>,
     /// How many bytes of the first frame were already handed to the operating system.
     started: usize,
@@ -52,6 +53,11 @@ impl QueuedFrame {
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// How many bytes wait, large bodies included.
+    pub(crate) fn len(&self) -> usize {
+        self.inline.len() + self.large_len
     }
 
     /// How many bytes wait in the outbox's own buffer; large bodies don't count.
@@ -86,6 +92,7 @@ impl Outbox {
     }
 
     fn push_large(&mut self, body: Bytes) {
+        self.large_len += body.len();
         self.large.push_back(LargeBody { after: self.inline_left + self.inline.len() as u64, body });
     }
 
@@ -134,6 +141,7 @@ impl Outbox {
             } else if let Some(large) = self.large.front_mut() {
                 let step = large.body.len().min(left);
                 large.body.advance(step);
+                self.large_len -= step;
                 left -= step;
                 if large.body.is_empty() {
                     self.large.pop_front();
