@@ -9,6 +9,7 @@ mod lines;
 mod produce;
 mod report;
 mod signals;
+mod tx;
 
 use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode};
 
@@ -38,6 +39,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Produce(produce::Args),
+    Tx(tx::Args),
     Bench(bench::Args),
     DevBroker(dev_broker::Args),
     Inspect(inspect::Args),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
     let status = runtime.block_on(async {
         match cli.command {
             Command::Produce(args) => produce::run(args).await,
+            Command::Tx(args) => tx::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::DevBroker(args) => dev_broker::run(args).await,
             Command::Inspect(args) => inspect::run(&args),

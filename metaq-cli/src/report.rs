@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metaq_producer::{Outcome, SendError, SendReceipt};
+use metaq_producer::{Outcome, SendError, SendReceipt, TransactionReceipt};
 use serde::Serialize;
 
 use crate::describe;
@@ -30,6 +30,32 @@ struct Failed<'a> {
 struct Failure<'a> {
     kind: &'a str,
     outcome: &'a str,
+    message: &'a str,
+}
+
+/// What became of a transaction.
+#[derive(Debug, Default)]
+pub(crate) struct TransactionEnd {
+    pub(crate) transaction: Option<String>,
+    pub(crate) outcome: &'static str,
+    pub(crate) messages: u64,
+    /// The kind and the text.
+    pub(crate) error: Option<(&'static str, String)>,
+}
+
+/// The JSON line of a transaction's end.
+#[derive(Serialize)]
+struct Ended<'a> {
+    transaction: Option<&'a str>,
+    outcome: &'a str,
+    messages: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Reason<'a>>,
+}
+
+#[derive(Serialize)]
+struct Reason<'a> {
+    kind: &'a str,
     message: &'a str,
 }
 
@@ -71,6 +97,23 @@ impl Report {
             offset: receipt.offset,
             id: receipt.message_id.to_string(),
         })
+    }
+
+    /// A message of a transaction was taken. Its offset is not told.
+    pub(crate) fn taken(&mut self, line: u64, receipt: &TransactionReceipt) -> io::Result<()> {
+        self.acknowledged += 1;
+        self.write(&Stored {
+            line,
+            partition: receipt.partition.to_string(),
+            offset: -1,
+            id: receipt.message_id.to_string(),
+        })
+    }
+
+    pub(crate) fn transaction(&mut self, end: &TransactionEnd) -> io::Result<()> {
+        let error = end.error.as_ref().map(|(kind, message)| Reason { kind, message });
+        let (transaction, outcome) = (end.transaction.as_deref(), end.outcome);
+        self.write(&Ended { transaction, outcome, messages: end.messages, error })
     }
 
     pub(crate) fn failed(

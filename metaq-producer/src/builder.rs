@@ -16,7 +16,7 @@ use metaq_transport::{TcpTransport, Transport};
 use crate::{
     PartitionSelector, Producer, ProducerConfig, RoundRobinSelector, direct::DirectDiscovery,
     dispatcher::Inbox, flights::Flights, follower::PublishLimits, launcher::Launcher, permits::Permits,
-    pool::Pool, producer::Inner, topics::Topics,
+    pool::Pool, producer::Inner, topics::Topics, transaction::TransactionNames,
 };
 
 /// Describes a [`Producer`]. Only the discovery has no default.
@@ -127,6 +127,7 @@ impl ProducerBuilder {
         Ok(Producer::from_inner(Inner {
             topics,
             launcher,
+            transaction_names: TransactionNames::new(),
             pool,
             discovery,
             owns_discovery: self.owns_discovery,

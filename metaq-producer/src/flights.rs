@@ -67,7 +67,10 @@ pub(crate) struct Millis(u32);
 
 impl From<Duration> for Millis {
     fn from(duration: Duration) -> Self {
-        Self(u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX))
+        let millis = u64::from(duration.subsec_nanos().div_ceil(1_000_000));
+        Self(
+            u32::try_from(duration.as_secs().saturating_mul(1000).saturating_add(millis)).unwrap_or(u32::MAX),
+        )
     }
 }
 

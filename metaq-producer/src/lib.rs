@@ -54,7 +54,9 @@ mod send_error;
 mod slab;
 mod stats;
 mod topics;
+mod transaction;
 mod verdict;
+mod xa;
 
 pub use broker_stats::BrokerFigures;
 pub use builder::{BuildError, ProducerBuilder};
@@ -74,9 +76,20 @@ pub use selector::{
 };
 pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
 pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicStats};
+pub use transaction::{
+    CommitReceipt, Transaction, TransactionError, TransactionErrorKind, TransactionOptions,
+    TransactionOutcome, TransactionReceipt,
+};
+pub use xa::{
+    InvalidQualifier, RecoveredTransaction, Recovery, UniqueQualifier, XaEnd, XaError, XaErrorCode,
+    XaProducer, XaResource, XaStart, XaVote,
+};
 
 pub use metaq_discovery::*;
-pub use metaq_protocol::{BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic};
+pub use metaq_protocol::{
+    BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic, TransactionId,
+    XaTransactionId,
+};
 pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport};
 #[cfg(feature = "tls")]
 pub use metaq_transport::{TlsTransport, rustls};

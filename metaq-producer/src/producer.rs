@@ -28,6 +28,7 @@ use crate::{
     route::TopicState,
     stats,
     topics::{Lookup, Topics},
+    transaction::TransactionNames,
 };
 
 /// Sends messages to the brokers of the topics that were published on it.
@@ -51,6 +52,7 @@ pub struct Producer {
 pub(crate) struct Inner {
     pub(crate) topics: Topics,
     pub(crate) launcher: Arc<Launcher>,
+    pub(crate) transaction_names: TransactionNames,
     pub(crate) pool: Arc<Pool>,
     pub(crate) discovery: Arc<dyn Discovery>,
     /// Whether the discovery is the producer's own, to be closed with it.
@@ -305,7 +307,8 @@ impl Producer {
 
     /// Closes the producer and all its clones. New messages are refused; those that were accepted have `timeout` to get
     /// their outcome. Then those that still wait fail as not sent, those in flight as unknown, and the connections and,
-    /// unless it is shared, the discovery are closed. Takes at most `timeout` and a moment.
+    /// unless it is shared, the discovery are closed. Transactions take no more messages and can't be committed any more; a
+    /// commit that was sent has until then to be answered. Takes at most `timeout` and a moment.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
@@ -321,7 +324,8 @@ impl Producer {
         flights.inbox.stop();
         let connections = inner.pool.in_use().await;
         inner.topics.close();
-        connections.iter().for_each(|connection| connection.close(Instant::now()));
+        // What is outstanding by now are steps of transactions, or nothing can be waited for any more.
+        connections.iter().for_each(|connection| connection.close(deadline));
         // Closing takes no time of the network's.
         let _ = timeout_at(deadline.max(Instant::now()) + MOMENT, async {
             for connection in &connections {

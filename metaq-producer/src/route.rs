@@ -13,7 +13,10 @@ use arc_swap::ArcSwap;
 use metaq_protocol::{BrokerId, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState, TransportError};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use crate::{
     PartitionSelector, counts::TopicCounts, guarded_selector::GuardedSelector, lane::Lane, order::Order,
@@ -30,6 +33,7 @@ pub(crate) struct TopicState {
     /// One message at a time in each partition, where that is asked for.
     pub(crate) order: Option<Order>,
     route: ArcSwap<Route>,
+    changed: Notify,
     withdrawn: AtomicBool,
     rests: PartitionRests,
 }
@@ -48,6 +52,7 @@ impl TopicState {
             parked: AtomicUsize::new(0),
             order: ordered.then(Order::default),
             route: ArcSwap::from_pointee(Route::default()),
+            changed: Notify::new(),
             withdrawn: AtomicBool::new(false),
             rests: PartitionRests::default(),
         }
@@ -59,6 +64,12 @@ impl TopicState {
 
     pub(crate) fn set_route(&self, route: Route) {
         self.route.store(Arc::new(route));
+        self.changed.notify_waiters();
+    }
+
+    /// Waits for another route, from when it is enabled or polled.
+    pub(crate) fn route_changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// The topic was unpublished: forgets the route, and with it the connections.

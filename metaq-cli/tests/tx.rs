@@ -1,0 +1,194 @@
+//! `metaq tx` as a process, against embedded brokers and a real cluster.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod command;
+
+use std::time::Duration;
+
+use command::{Finished, Metaq};
+use metaq_protocol::TransactionAction;
+use metaq_testkit::{
+    Broker, Fault, Requests,
+    peers::{JavaBroker, Peers, ZooKeeper},
+};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+async fn broker() -> Broker {
+    Broker::builder().topic("t", 2).start().await.unwrap()
+}
+
+async fn run(broker: &Broker, args: &[&str], input: &[u8]) -> Finished {
+    let cluster = broker.addr().to_string();
+    let mut all = vec!["tx", "--cluster", &cluster, "--topic", "t"];
+    all.extend(args);
+    Metaq::start(&all).finish(input).await
+}
+
+fn payloads(broker: &Broker) -> Vec<String> {
+    let messages = broker.messages("t").into_iter();
+    let mut payloads: Vec<_> =
+        messages.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect();
+    payloads.sort_unstable();
+    payloads
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    let reached = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), reached).await.expect("the condition is reached");
+}
+
+/// The last line, which is about the transaction.
+fn end(finished: &Finished) -> Value {
+    finished.json().pop().unwrap()
+}
+
+#[tokio::test]
+async fn all_lines_are_committed_or_rolled_back_as_asked() {
+    let broker = broker().await;
+    let finished = run(&broker, &["--rollback"], b"never\nnever\n").await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    assert_eq!((&end(&finished)["outcome"], finished.json().len()), (&json!("rolled-back"), 3));
+    assert_eq!(payloads(&broker), [""; 0]);
+
+    let args = ["--commit", "--timeout", "30s", "--attribute", "tag"];
+    let finished = run(&broker, &args, b"one\n\nthree").await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    let lines = finished.json();
+    for (line, number) in lines[..3].iter().zip(1..) {
+        assert_eq!((&line["line"], &line["offset"]), (&json!(number), &json!(-1)), "B-10");
+        assert!(line["partition"].as_str().unwrap().starts_with("0-"), "{line}");
+        line["id"].as_str().unwrap().parse::<i64>().unwrap();
+    }
+    let last = end(&finished);
+    assert_eq!(
+        (&last["outcome"], &last["messages"], &last["error"]),
+        (&json!("committed"), &json!(3), &Value::Null)
+    );
+    assert!(last["transaction"].as_str().unwrap().starts_with("TX:"), "{last}");
+    assert_eq!(payloads(&broker), ["", "one", "three"]);
+    assert!(broker.messages("t").iter().all(|stored| stored.attribute.as_deref() == Some("tag")));
+
+    let finished = run(&broker, &["--commit"], b"").await;
+    assert_eq!(
+        (finished.status, end(&finished)),
+        (0, json!({"transaction": null, "outcome": "committed", "messages": 0}))
+    );
+}
+
+#[tokio::test]
+async fn a_line_that_is_refused_rolls_everything_back() {
+    let broker = broker().await;
+    let refused = || broker.faults().plan(Requests::puts().only(2), Fault::refuse(500, "full"));
+    refused();
+    let finished = run(&broker, &["--commit"], b"1\n2\n3\n").await;
+    assert_eq!(finished.status, 1);
+    let lines = finished.json();
+    assert_eq!(lines.len(), 3, "the third line is not sent: {lines:?}");
+    assert_eq!(lines[1]["error"]["kind"], json!("rejected"));
+    assert_eq!((&lines[2]["outcome"], &lines[2]["messages"]), (&json!("rolled-back"), &json!(1)));
+    assert_eq!(lines[2]["error"]["message"], json!("line 2 was not taken"));
+    refused();
+    let finished = run(&broker, &["--rollback"], b"1\n2\n3\n").await;
+    assert_eq!((finished.status, &end(&finished)["outcome"]), (0, &json!("rolled-back")), "as asked");
+    let mut input = b"small\n".to_vec();
+    input.extend(vec![b'x'; 1_048_557]);
+    let finished = run(&broker, &["--commit"], &input).await;
+    assert_eq!((finished.status, finished.json()[1]["error"]["outcome"].clone()), (1, json!("not-sent")));
+    assert_eq!(payloads(&broker), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_unknown() {
+    for (fault, is_stored) in [(Fault::Close, false), (Fault::Cut(2), true)] {
+        let broker = broker().await;
+        broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), fault);
+        let finished = run(&broker, &["--commit"], b"1\n2\n").await;
+        assert_eq!(finished.status, 1);
+        let last = end(&finished);
+        assert_eq!(
+            (&last["outcome"], &last["error"]["kind"]),
+            (&json!("unknown"), &json!("connection-lost")),
+            "K-48"
+        );
+        assert!(last["error"]["message"].as_str().unwrap().contains("may or may not be committed"), "{last}");
+        assert_eq!(broker.messages("t").len(), if is_stored { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_signal_or_a_reader_that_goes_away_rolls_back() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let args = ["tx", "--cluster", &cluster, "--topic", "t", "--commit"];
+    let mut metaq = Metaq::start(&args);
+    metaq.write(b"one\n").await;
+    assert!(metaq.next_line().await.contains("\"line\":1"));
+    metaq.signal(Signal::SIGINT);
+    let finished = metaq.wait().await;
+    assert_eq!(finished.status, 130);
+    assert_eq!(end(&finished)["outcome"], json!("rolled-back"));
+
+    let mut metaq = Metaq::start(&args);
+    metaq.write(b"one\n").await;
+    metaq.next_line().await;
+    metaq.close_stdout();
+    metaq.write(b"two\n").await;
+    assert_eq!(metaq.wait().await.status, 141);
+
+    // Killed, nothing is left of it either (B-18).
+    let mut metaq = Metaq::start(&args);
+    metaq.write(b"one\n").await;
+    metaq.next_line().await;
+    drop(metaq);
+    until(|| broker.open_connections() == 0).await;
+    assert_eq!(payloads(&broker), [""; 0]);
+}
+
+#[tokio::test]
+async fn it_says_how_it_is_to_end() {
+    let cluster = ["tx", "--cluster", "meta://h:1", "--topic", "t"];
+    for (args, said) in [(&[][..], "--commit"), (&["--commit", "--rollback"], "cannot be used with")] {
+        let finished = Metaq::start(&[&cluster, args].concat()).finish(b"").await;
+        assert!(finished.status == 2 && finished.stderr.contains(said), "{}", finished.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_real_cluster_shows_what_was_committed_and_not_what_was_killed() {
+    let Some(peers) = Peers::get("a_real_cluster_shows_what_was_committed_and_not_what_was_killed") else {
+        return;
+    };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let _broker = JavaBroker::builder(0).topic("t", 2).start(&peers, &zookeeper).await.unwrap();
+    let cluster = format!("zk://{}", zookeeper.connect_string());
+    let args = |end| ["tx", "--cluster", &cluster, "--topic", "t", end];
+    let mut killed = Metaq::start(&args("--commit"));
+    killed.write(b"killed\n").await;
+    assert!(killed.next_line().await.contains("\"line\":1"));
+    drop(killed);
+    let finished = Metaq::start(&args("--rollback")).finish(b"rolled back\n").await;
+    assert_eq!(
+        (finished.status, &end(&finished)["outcome"]),
+        (0, &json!("rolled-back")),
+        "{}",
+        finished.stderr
+    );
+    let finished = Metaq::start(&args("--commit")).finish("eins\nдва\n三\n".as_bytes()).await;
+    assert_eq!(
+        (finished.status, &end(&finished)["outcome"]),
+        (0, &json!("committed")),
+        "{}",
+        finished.stderr
+    );
+    let read = peers.read_topic(&zookeeper, "t", 3, Duration::from_secs(60)).await.unwrap();
+    let mut read: Vec<_> =
+        read.into_iter().map(|message| String::from_utf8(message.payload).unwrap()).collect();
+    read.sort_unstable();
+    assert_eq!(read, ["eins", "два", "三"]);
+}

@@ -1,0 +1,122 @@
+//! The beginning of a transaction: its first message chooses the broker.
+
+use std::{pin::pin, sync::Arc};
+
+use metaq_protocol::{Partition, TransactionAction};
+use metaq_transport::{Progress, TransportErrorKind};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Branch, NoPlace, Open, State, StepError, Transaction, TransactionError, TransactionErrorKind,
+    TransactionOutcome, choose, ends_connection, read, whole_seconds,
+};
+use crate::{Message, route::TopicState};
+
+/// The transaction did not begin.
+pub(super) struct NotBegun {
+    pub(super) error: TransactionError,
+    /// Whether it can begin at another broker: this one certainly has not begun it, or has ended it.
+    pub(super) elsewhere: bool,
+}
+
+impl Transaction {
+    /// Chooses a partition for the first message and begins at its broker, at another where that can't be reached. Waits for
+    /// a broker while there is none.
+    pub(super) async fn begin_for(
+        &mut self,
+        topic: &Arc<TopicState>,
+        message: &Message,
+        deadline: Instant,
+    ) -> Result<Partition, TransactionError> {
+        let producer = self.producer.clone();
+        let (mut avoided, mut last) = (Vec::new(), None);
+        loop {
+            let mut changed = pin!(topic.route_changed());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let place = choose(topic, message, |broker| !avoided.contains(&broker.lane.broker.addr));
+            match place {
+                Ok(place) => {
+                    let (id, session) = producer.inner.transaction_names.next();
+                    let broker = place.connection.broker().clone();
+                    let branch = Branch { id, session, qualifier: None, connection: place.connection };
+                    match self.begin_at(branch, deadline).await {
+                        Ok(()) => return Ok(place.partition),
+                        Err(NotBegun { error, elsewhere: true }) => {
+                            avoided.push(broker);
+                            last = Some(error);
+                        }
+                        Err(NotBegun { error, elsewhere: false }) => return Err(error),
+                    }
+                }
+                Err(NoPlace::NoBroker) => {
+                    if timeout_at(deadline, changed).await.is_err() {
+                        return Err(unreachable(topic, last.as_ref()));
+                    }
+                    avoided.clear();
+                }
+                Err(no_place) => return Err(no_place.into()),
+            }
+        }
+    }
+
+    /// Sends `BEGIN`, and awaits the answer: the broker would take a message that follows at once before it (findings:
+    /// "Answers, order").
+    async fn begin_at(&mut self, branch: Branch, deadline: Instant) -> Result<(), NotBegun> {
+        let seconds = whole_seconds(self.options.timeout());
+        let deadline = deadline.min(Instant::now() + self.options.request_timeout());
+        let submitted = branch.submit(TransactionAction::Begin, seconds, deadline).await;
+        let open = |begin| State::Open(Box::new(Open { branch, established: 0, begin, puts: [].into() }));
+        match submitted {
+            Ok(begin) => {
+                self.state = open(Some(begin));
+                self.begun().await
+            }
+            Err(step) => {
+                self.state = open(None);
+                Err(self.not_begun(step))
+            }
+        }
+    }
+
+    /// Waits for the answer to `BEGIN`, if it isn't there yet.
+    pub(super) async fn begun(&mut self) -> Result<(), NotBegun> {
+        let State::Open(open) = &mut self.state else { return Ok(()) };
+        let Some(begin) = &mut open.begin else { return Ok(()) };
+        let outcome = begin.await;
+        open.begin = None;
+        // After the answer: if the connection is replaced between the two, the broker tells it.
+        open.established = open.branch.connection.stats().established;
+        read(outcome).map(|_| ()).map_err(|step| self.not_begun(step))
+    }
+
+    /// A failed `BEGIN` leaves nothing behind that later messages could be put into (K-13, rule T-18).
+    fn not_begun(&mut self, step: StepError) -> NotBegun {
+        let elsewhere = match &step {
+            StepError::NoAnswer(error) => {
+                ends_connection(error)
+                    || (error.progress() == Progress::NotWritten
+                        && error.kind() == TransportErrorKind::Stalled)
+            }
+            _ => false,
+        };
+        let error = self.over(step);
+        if elsewhere {
+            self.state = State::New;
+        }
+        NotBegun { error, elsewhere }
+    }
+}
+
+/// No broker could be reached in time; `failed` says why the last that was tried could not.
+fn unreachable(topic: &TopicState, failed: Option<&TransactionError>) -> TransactionError {
+    let error = |kind, text: String| TransactionError::new(kind, TransactionOutcome::Open, text);
+    if topic.is_withdrawn() {
+        let text = "its topic is not published on this producer any more";
+        return error(TransactionErrorKind::NotPublished, text.to_owned());
+    }
+    let (brokers, cause) = topic.route().unreachable();
+    let why = failed.map_or(&*brokers, TransactionError::text);
+    let text = format!("no broker of topic {} could be reached in time: {why}", topic.topic);
+    error(TransactionErrorKind::NotConnected, text).with_source(cause)
+}

@@ -1,0 +1,118 @@
+//! Where the messages of a transaction go.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use metaq_protocol::{BrokerAddr, Partition, Topic};
+use metaq_transport::Connection;
+use tokio::time::Instant;
+
+use crate::{
+    Message,
+    producer::Inner,
+    route::{RouteBroker, TopicState},
+};
+
+/// A partition, and the way to its broker.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) partition: Partition,
+    pub(crate) connection: Arc<dyn Connection>,
+}
+
+/// Why there is no place for a message at the moment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// None of the brokers that may be used has a partition of the topic now.
+    NoBroker,
+    /// The broker that is to be used isn't connected, or is silent.
+    Away(String),
+    /// The selector refused it, or chose what can't be.
+    Refused(String),
+}
+
+/// Why a message can't be sent wherever it is to go.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    Closed,
+    NotPublished,
+    TooLarge { size: usize, limit: usize },
+}
+
+/// The topic whose brokers a message goes to.
+pub(crate) fn topic_of(inner: &Inner, message: &Message) -> Result<Arc<TopicState>, Unfit> {
+    if inner.closed.load(Ordering::Acquire) {
+        return Err(Unfit::Closed);
+    }
+    let lookup = inner.topics.lookup();
+    let default = || lookup.find(inner.config.default_topic.as_ref()?);
+    let topic = lookup.find(message.topic()).or_else(default).ok_or(Unfit::NotPublished)?;
+    let (size, limit) = (message.encoded_len(), inner.config.max_message_size);
+    if size > limit {
+        return Err(Unfit::TooLarge { size, limit });
+    }
+    Ok(Arc::clone(topic))
+}
+
+/// Has the selector choose among the partitions of the brokers that are `eligible`. Brokers that failed lately come second.
+pub(crate) fn choose(
+    topic: &TopicState,
+    message: &Message,
+    eligible: impl Fn(&RouteBroker) -> bool,
+) -> Result<Place, NoPlace> {
+    let (route, now) = (topic.route(), Instant::now());
+    let of = |wanted: &dyn Fn(&RouteBroker) -> bool| -> Vec<Partition> {
+        let broker = |partition: &&Partition| route.broker(partition.broker).is_some_and(wanted);
+        route.partitions.iter().filter(broker).copied().collect()
+    };
+    let mut partitions = of(&|broker| eligible(broker) && !broker.lane.broker.rests(now));
+    if partitions.is_empty() {
+        partitions = of(&eligible);
+    }
+    if partitions.is_empty() {
+        return Err(NoPlace::NoBroker);
+    }
+    let asked = topic.selector.select(&topic.topic, &partitions, message, None);
+    let Some(partition) = asked.map_err(NoPlace::Refused)? else {
+        return Err(NoPlace::Refused("the partition selector refused the message".to_owned()));
+    };
+    if !partitions.contains(&partition) {
+        let text = format!("the partition selector chose {partition}, which was not to be chosen from");
+        return Err(NoPlace::Refused(text));
+    }
+    if partition.index < 0 {
+        // K-23, B-11.
+        let text =
+            "the broker doesn't tell the partitions of the topic, and refuses to choose one in a transaction";
+        return Err(NoPlace::Refused(text.to_owned()));
+    }
+    let connection = route.broker(partition.broker).and_then(|broker| broker.connection(partition));
+    let connection = connection.map(Arc::clone).ok_or(NoPlace::NoBroker)?;
+    Ok(Place { partition, connection })
+}
+
+/// Has the selector choose among the partitions that a topic has on one broker (rule T-8).
+pub(crate) fn choose_on(
+    broker: &BrokerAddr,
+    topic: &TopicState,
+    message: &Message,
+) -> Result<Partition, NoPlace> {
+    let on_it = |candidate: &RouteBroker| candidate.lane.broker.addr == *broker;
+    match choose(topic, message, on_it) {
+        Ok(place) => Ok(place.partition),
+        Err(NoPlace::NoBroker) => {
+            let waits = topic.route().waiting_for.iter().any(|(_, known)| known.broker() == broker);
+            Err(if waits {
+                NoPlace::Away(format!("broker {broker} is not connected, or silent"))
+            } else {
+                NoPlace::Refused(no_partition_on(broker, message.topic()))
+            })
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn no_partition_on(broker: &BrokerAddr, topic: &Topic) -> String {
+    format!(
+        "topic {topic} has no partition on broker {broker} now, and a transaction stays on the broker of its first message"
+    )
+}

@@ -1,0 +1,282 @@
+//! What the XA transactions of a program share, and their recovery.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use metaq_protocol::{
+    BrokerAddr, Token, Topic, TransactionAction, TransactionId, XaTransactionId, parse_recovered,
+};
+use metaq_transport::Connection;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{UniqueQualifier, XaError, XaErrorCode, XaResource};
+use crate::{
+    Producer,
+    transaction::{Branch, REQUEST_TIMEOUT, new_session},
+};
+
+/// The longest global transaction identifier and branch qualifier, in bytes, by X/Open.
+const LONGEST_PART: usize = 64;
+
+/// Makes [`XaResource`]s, by which a transaction manager has brokers take part in distributed transactions, and finds those
+/// transactions again after a crash.
+///
+/// Topics are published here, besides or instead of on the producer: a resource is one broker, and has to have partitions
+/// of all topics. The producer sends other messages meanwhile; nothing depends on threads or tasks.
+///
+/// Cheap to clone. With the last clone its topics are unpublished.
+///
+/// ```no_run
+/// # use metaq_producer::{Message, Producer, Topic, UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote};
+/// # async fn example(producer: Producer, topic: Topic) -> Result<(), Box<dyn std::error::Error>> {
+/// let xa = XaProducer::new(&producer, UniqueQualifier::new("billing-1")?);
+/// xa.publish_topic(&topic).await?;
+///
+/// let mut resource = xa.resource()?;
+/// let xid = xa.xid(1, b"invoice 17", b"messages")?;
+/// resource.start(&xid, XaStart::New).await?;
+/// resource.send(Message::new(topic, "one coffee")).await?;
+/// resource.end(&xid, XaEnd::Success).await?;
+/// if resource.prepare(&xid).await? == XaVote::Prepared {
+///     // … the other resources prepare, and the decision is written down …
+///     resource.commit(&xid, false).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct XaProducer {
+    pub(super) producer: Producer,
+    pub(super) shared: Arc<Shared>,
+    pub(super) request_timeout: Duration,
+}
+
+pub(super) struct Shared {
+    producer: Producer,
+    pub(super) qualifier: UniqueQualifier,
+    pub(super) session: Token,
+    topics: Mutex<Vec<Topic>>,
+}
+
+/// A prepared transaction that a broker holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveredTransaction {
+    /// The transaction.
+    pub xid: XaTransactionId,
+    /// The broker that holds it; [`XaProducer::resource_at`] makes the resource to end it by.
+    pub broker: BrokerAddr,
+}
+
+/// What [`XaProducer::recover`] found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The transactions of all brokers that answered.
+    pub transactions: Vec<RecoveredTransaction>,
+    /// Why other brokers did not. They may hold more.
+    pub failures: Vec<(BrokerAddr, XaError)>,
+}
+
+impl XaProducer {
+    /// XA transactions of this producer, which are found again by `qualifier`.
+    #[must_use]
+    pub fn new(producer: &Producer, qualifier: UniqueQualifier) -> Self {
+        let (session, topics) = (new_session(), Mutex::default());
+        let shared = Arc::new(Shared { producer: producer.clone(), qualifier, session, topics });
+        Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
+    }
+
+    /// How long a broker has to be reached and answer a step. Default 5 s, as the Java client (rule T-13).
+    #[must_use]
+    pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
+        Self { request_timeout, ..self }
+    }
+
+    /// The name by which its transactions are found again.
+    #[must_use]
+    pub fn qualifier(&self) -> &UniqueQualifier {
+        &self.shared.qualifier
+    }
+
+    /// Gets a topic ready for XA transactions. Publishing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`RMFAIL`](XaErrorCode::RMFAIL) when it can't be published, or no broker has partitions of it and of all topics that
+    /// were published before; it isn't published then, however often that is tried (rule X-5, K-19).
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is done leaves the topic as published as before.
+    pub async fn publish_topic(&self, topic: &Topic) -> Result<(), XaError> {
+        let refused = |text: String| XaError::new(XaErrorCode::RMFAIL, text);
+        self.producer
+            .publish_topic(topic)
+            .await
+            .map_err(|error| refused(error.to_string()).with_source(error))?;
+        let mut topics = self.shared.topics.lock();
+        if topics.contains(topic) {
+            self.producer.unpublish_topic(topic);
+            return Ok(());
+        }
+        topics.push(topic.clone());
+        if self.candidates(&topics).is_empty() {
+            let names: Vec<_> = topics.iter().map(Topic::as_str).collect();
+            let text = format!("no connected broker has partitions of all topics: {}", names.join(", "));
+            topics.pop();
+            self.producer.unpublish_topic(topic);
+            return Err(refused(text));
+        }
+        Ok(())
+    }
+
+    /// The name of a branch of a distributed transaction, with this producer's qualifier (rule X-4).
+    ///
+    /// # Errors
+    /// [`INVAL`](XaErrorCode::INVAL) when a part has more than 64 bytes.
+    pub fn xid(&self, format_id: i32, gtrid: &[u8], bqual: &[u8]) -> Result<XaTransactionId, XaError> {
+        let invalid = |text: &str| XaError::new(XaErrorCode::INVAL, text);
+        if gtrid.len() > LONGEST_PART || bqual.len() > LONGEST_PART {
+            return Err(invalid(
+                "a global transaction identifier and a branch qualifier have 64 bytes at most",
+            ));
+        }
+        match TransactionId::xa(format_id, gtrid, bqual, self.shared.qualifier.as_str()) {
+            Ok(TransactionId::Xa(xid)) => Ok(xid),
+            Ok(_) => Err(invalid("it is no XA transaction")),
+            Err(error) => Err(invalid("it can't be a name").with_source(error)),
+        }
+    }
+
+    /// The brokers that have partitions of all published topics and are connected, sorted (rule X-5). They are looked up
+    /// anew at each call (K-54).
+    #[must_use]
+    pub fn brokers(&self) -> Vec<BrokerAddr> {
+        let mut brokers: Vec<_> =
+            self.candidates(&self.shared.topics.lock()).iter().map(|found| found.broker().clone()).collect();
+        brokers.sort_unstable();
+        brokers
+    }
+
+    /// A resource: one of [`brokers`](Self::brokers), drawn at random (rule X-7).
+    ///
+    /// # Errors
+    /// [`RMFAIL`](XaErrorCode::RMFAIL) when there is none. Nothing has begun then (K-16).
+    pub fn resource(&self) -> Result<XaResource, XaError> {
+        let candidates = self.candidates(&self.shared.topics.lock());
+        if candidates.is_empty() {
+            let text =
+                "no connected broker has partitions of all published topics; publish topics here first";
+            return Err(XaError::new(XaErrorCode::RMFAIL, text));
+        }
+        let drawn = fastrand::usize(..candidates.len());
+        Ok(XaResource::new(self, Arc::clone(&candidates[drawn])))
+    }
+
+    /// The resource that is this broker, as to end transactions that it [holds](Self::recover).
+    ///
+    /// # Errors
+    /// [`RMFAIL`](XaErrorCode::RMFAIL) when no published topic is at that broker.
+    pub fn resource_at(&self, broker: &BrokerAddr) -> Result<XaResource, XaError> {
+        let found = self.all().into_iter().find(|connection| connection.broker() == broker);
+        let found = found.ok_or_else(|| {
+            let text = format!("no published topic is at broker {broker}");
+            XaError::new(XaErrorCode::RMFAIL, text)
+        })?;
+        Ok(XaResource::new(self, found))
+    }
+
+    /// Asks every broker of the published topics for the prepared transactions that hold this producer's qualifier, and
+    /// those that an operator decided on and that are not [forgotten](XaResource::forget). All are asked at the same time
+    /// (rule X-15).
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn recover(&self) -> Recovery {
+        let asked = join_all(self.all().into_iter().map(|connection| async move {
+            (connection.broker().clone(), self.recover_from(connection).await)
+        }));
+        let mut recovery = Recovery { transactions: Vec::new(), failures: Vec::new() };
+        for (broker, found) in asked.await {
+            match found {
+                Ok(found) => recovery.transactions.extend(
+                    found.into_iter().map(|xid| RecoveredTransaction { xid, broker: broker.clone() }),
+                ),
+                Err(error) => recovery.failures.push((broker, error)),
+            }
+        }
+        recovery
+    }
+
+    pub(super) async fn recover_from(
+        &self,
+        connection: Arc<dyn Connection>,
+    ) -> Result<Vec<XaTransactionId>, XaError> {
+        let branch = self.branch(TransactionId::Null, connection);
+        let deadline = Instant::now() + self.request_timeout;
+        branch.ready(deadline).await;
+        match branch.step(TransactionAction::Recover, 0, deadline).await {
+            Ok(body) => Ok(parse_recovered(&body).collect()),
+            Err(step) => Err(XaError::step(step, &branch.id, branch.connection.broker())),
+        }
+    }
+
+    pub(super) fn branch(&self, id: TransactionId, connection: Arc<dyn Connection>) -> Branch {
+        let (session, qualifier) = (self.shared.session.clone(), self.shared.qualifier.token().clone());
+        Branch { id, session, qualifier: Some(qualifier), connection }
+    }
+
+    /// The ways to the connected brokers that have partitions of all these topics.
+    fn candidates(&self, topics: &[Topic]) -> Vec<Arc<dyn Connection>> {
+        let lookup = self.producer.inner.topics.lookup();
+        let mut common: Option<Vec<Arc<dyn Connection>>> = None;
+        for topic in topics {
+            let Some(state) = lookup.find(topic) else { return Vec::new() };
+            let route = state.route();
+            let here =
+                |addr: &BrokerAddr| route.brokers.iter().any(|broker| broker.lane.broker.addr == *addr);
+            match &mut common {
+                Some(common) => common.retain(|connection| here(connection.broker())),
+                None => {
+                    let connections = route.brokers.iter().filter_map(|broker| broker.connections.first());
+                    common = Some(connections.cloned().collect());
+                }
+            }
+        }
+        common.unwrap_or_default()
+    }
+
+    /// The ways to all brokers of the published topics, connected or not.
+    fn all(&self) -> Vec<Arc<dyn Connection>> {
+        let lookup = self.producer.inner.topics.lookup();
+        let mut all: Vec<Arc<dyn Connection>> = Vec::new();
+        for topic in &*self.shared.topics.lock() {
+            let Some(state) = lookup.find(topic) else { continue };
+            let route = state.route();
+            let connected = route.brokers.iter().filter_map(|broker| broker.connections.first());
+            for connection in connected.chain(route.waiting_for.iter().map(|(_, connection)| connection)) {
+                if !all.iter().any(|known| known.broker() == connection.broker()) {
+                    all.push(Arc::clone(connection));
+                }
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for topic in self.topics.get_mut().drain(..) {
+            self.producer.unpublish_topic(&topic);
+        }
+    }
+}
+
+impl fmt::Debug for XaProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XaProducer")
+            .field("qualifier", &self.shared.qualifier)
+            .field("topics", &*self.shared.topics.lock())
+            .finish_non_exhaustive()
+    }
+}

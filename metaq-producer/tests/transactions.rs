@@ -1,0 +1,654 @@
+//! Local transactions with embedded brokers.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(feature = "mock")]
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use metaq_producer::{
+    BrokerAddr, CommitReceipt, Message, Producer, ProducerConfig, SendErrorKind, Topic, Transaction,
+    TransactionError, TransactionErrorKind, TransactionOptions, TransactionOutcome, select_fn,
+};
+use metaq_protocol::TransactionAction;
+use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn topic(name: &str) -> Topic {
+    name.parse().unwrap()
+}
+
+fn message(payload: &str) -> Message {
+    Message::new(topic("t"), payload.to_owned())
+}
+
+async fn producer(registry: &EmbeddedRegistry, config: impl FnOnce(&mut ProducerConfig)) -> Producer {
+    let mut settings = ProducerConfig::default();
+    config(&mut settings);
+    let producer = Producer::builder().discovery(registry.discovery()).config(settings).build().unwrap();
+    producer.publish_topic(&topic("t")).await.unwrap();
+    producer
+}
+
+/// One broker with the topic `t`, and a producer.
+async fn one() -> (Broker, Producer) {
+    let registry = EmbeddedRegistry::new();
+    let broker = Broker::builder().topic("t", 3).register_with(&registry).start().await.unwrap();
+    let producer = producer(&registry, |_| {}).await;
+    (broker, producer)
+}
+
+fn payloads(broker: &Broker, topic: &str) -> Vec<String> {
+    let messages = broker.messages(topic).into_iter();
+    let mut payloads: Vec<_> =
+        messages.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect();
+    payloads.sort_unstable();
+    payloads
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    let reached = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, reached).await.expect("the condition is reached");
+}
+
+fn told(error: &TransactionError) -> (TransactionErrorKind, TransactionOutcome) {
+    (error.kind(), error.outcome())
+}
+
+fn begun(producer: &Producer) -> Transaction {
+    producer.begin(TransactionOptions::new().with_request_timeout(Duration::from_millis(300)))
+}
+
+#[tokio::test]
+async fn all_messages_go_to_the_broker_of_the_first_and_are_stored_by_the_commit() {
+    let registry = EmbeddedRegistry::new();
+    let broker = |id| Broker::builder().id(id).topic("t", 2).topic("u", 2).register_with(&registry).start();
+    let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap()];
+    let producer = producer(&registry, |_| {}).await;
+    producer.publish_topic(&topic("u")).await.unwrap();
+    let mut used = BTreeMap::<i32, usize>::new();
+    for round in 0..8 {
+        let mut transaction = producer.begin(TransactionOptions::new());
+        assert_eq!((transaction.id(), transaction.broker()), (None, None), "T-2");
+        let first = transaction.send(message("a")).await.unwrap();
+        let id = transaction.id().unwrap().to_owned();
+        assert_eq!(id.split(':').count(), 3, "K-21: {id}");
+        assert!(id.starts_with("TX:") && id.ends_with(&format!(":{}", round + 1)), "T-4: {id}");
+        assert_eq!(transaction.broker(), Some(&first.broker), "T-6");
+        let second = transaction.send(message("b").with_attribute("x")).await.unwrap();
+        let third = transaction.send(Message::new(topic("u"), "c")).await.unwrap();
+        let broker = &brokers[first.partition.broker.0 as usize];
+        for receipt in [&first, &second, &third] {
+            assert_eq!(receipt.broker, *broker.addr(), "T-8");
+            assert_eq!(receipt.partition.broker, broker.id(), "T-15");
+        }
+        assert!(first.message_id < second.message_id && second.message_id < third.message_id, "T-15");
+        let before = broker.messages("t").len();
+        assert_eq!(before, 2 * used.get(&broker.id().0).copied().unwrap_or(0), "nothing before the commit");
+        let receipt = transaction.commit().await.unwrap();
+        let CommitReceipt { transaction, broker: committed, messages, .. } = receipt;
+        assert_eq!(
+            (transaction.as_ref(), committed.as_ref(), messages),
+            (Some(&id), Some(broker.addr()), 3),
+            "T-9"
+        );
+        assert_eq!(broker.messages("t").len(), before + 2, "T-9");
+        *used.entry(broker.id().0).or_default() += 1;
+    }
+    assert_eq!(used, BTreeMap::from([(0, 4), (1, 4)]), "T-6: the partition is chosen over all brokers");
+    let stored: usize = brokers.iter().map(|broker| broker.messages("u").len()).sum();
+    assert_eq!(stored, 8);
+    // T-19: what comes after it is not part of a transaction.
+    let receipt = producer.send(message("plain")).await.unwrap();
+    assert!(receipt.offset >= 0);
+}
+
+#[tokio::test]
+async fn a_transaction_without_messages_ends_without_a_broker() {
+    let (broker, producer) = one().await;
+    let plan = broker.faults().plan(Requests::transactions(None), Fault::Close);
+    let receipt = producer.begin(TransactionOptions::new()).commit().await.unwrap();
+    assert_eq!((receipt.transaction, receipt.messages), (None, 0), "T-5 is no error");
+    producer.begin(TransactionOptions::new()).rollback().await.unwrap();
+    drop(producer.begin(TransactionOptions::new()));
+    assert_eq!(plan.met(), 0);
+}
+
+#[tokio::test]
+async fn what_is_rolled_back_is_not_stored() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("rolled back")).await.unwrap();
+    transaction.rollback().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), [""; 0], "T-9");
+}
+
+#[tokio::test]
+async fn a_topic_that_the_broker_lacks_is_refused_and_the_transaction_goes_on() {
+    let registry = EmbeddedRegistry::new();
+    let one = Broker::builder().id(0).topic("t", 1).register_with(&registry).start().await.unwrap();
+    let other = Broker::builder().id(1).topic("u", 1).register_with(&registry).start().await.unwrap();
+    let producer = producer(&registry, |_| {}).await;
+    producer.publish_topic(&topic("u")).await.unwrap();
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("a")).await.unwrap();
+    let error = transaction.send(Message::new(topic("u"), "b")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::NoPartition, TransactionOutcome::Open), "T-8, M-12");
+    let text = error.to_string();
+    assert!(text.contains("topic u") && text.contains(&one.addr().to_string()), "{text}");
+    transaction.send(message("c")).await.unwrap();
+    assert_eq!(transaction.commit().await.unwrap().messages, 2);
+    assert_eq!(payloads(&one, "t"), ["a", "c"]);
+    assert_eq!(payloads(&other, "u"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_is_left_out() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    let large = Message::new(topic("t"), vec![0; 2_000_000]);
+    let error = transaction.send(large).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::TooLarge, TransactionOutcome::Open));
+    let error = transaction.send(Message::new(topic("nowhere"), "x")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::NotPublished, TransactionOutcome::Open));
+    assert_eq!(transaction.id(), None, "K-16: nothing has begun");
+    transaction.send(message("a")).await.unwrap();
+    broker.faults().plan(Requests::puts().first(1), Fault::refuse(500, "disk full"));
+    let error = transaction.send(message("b")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Rejected, TransactionOutcome::Open), "T-14");
+    assert!(error.status().is_some() && error.to_string().contains("disk full"), "{error}");
+    transaction.send(message("c")).await.unwrap();
+    assert_eq!(transaction.commit().await.unwrap().messages, 2, "T-14");
+    assert_eq!(payloads(&broker, "t"), ["a", "c"]);
+}
+
+#[tokio::test]
+async fn a_failed_beginning_leaves_nothing_behind() {
+    let (broker, producer) = one().await;
+    let begins = || Requests::transactions(Some(TransactionAction::Begin)).first(1);
+    broker.faults().plan(begins(), Fault::refuse(500, "no"));
+    let mut transaction = begun(&producer);
+    let error = transaction.send(message("a")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Rejected, TransactionOutcome::RolledBack), "T-11");
+    // K-13, T-18: later messages don't go out with the dead name.
+    let error = transaction.send(message("b")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Over, TransactionOutcome::RolledBack));
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Over, TransactionOutcome::RolledBack));
+
+    broker.faults().plan(begins(), Fault::Swallow);
+    let mut transaction = begun(&producer);
+    let error = transaction.send(message("a")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::TimedOut, TransactionOutcome::RolledBack), "T-11");
+
+    // If the connection was lost with it, nothing can be left: it begins anew.
+    broker.faults().plan(begins(), Fault::Close);
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("c")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["c"]);
+}
+
+#[tokio::test]
+async fn it_begins_at_another_broker_when_one_can_not_be_reached() {
+    let registry = EmbeddedRegistry::new();
+    let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();
+    let (bad, good) = (broker(0).await.unwrap(), broker(1).await.unwrap());
+    let producer =
+        producer(&registry, |config| config.connection.longest_pause = Duration::from_millis(50)).await;
+    bad.faults().plan(Requests::transactions(None), Fault::Close);
+    for n in 0..6 {
+        let mut transaction = producer.begin(TransactionOptions::new());
+        transaction.send(message(&n.to_string())).await.unwrap();
+        assert_eq!(transaction.broker(), Some(good.addr()));
+        transaction.commit().await.unwrap();
+    }
+    assert_eq!(payloads(&good, "t"), ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test]
+async fn the_first_message_waits_for_a_broker() {
+    let registry = EmbeddedRegistry::new();
+    let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
+    let producer = producer(&registry, |config| {
+        config.send_timeout = Duration::from_millis(400);
+        config.connection.longest_pause = Duration::from_millis(20);
+    })
+    .await;
+    broker.faults().refuse_connections(true);
+    broker.faults().close_connections();
+    until(|| producer.partitions(&topic("t")).is_empty()).await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    let started = Instant::now();
+    let error = transaction.send(message("a")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::NotConnected, TransactionOutcome::Open));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(error.to_string().contains(&broker.addr().to_string()), "{error}");
+    broker.faults().refuse_connections(false);
+    transaction.send(message("b")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["b"]);
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_unknown_always() {
+    let (broker, producer) = one().await;
+    let commits = || Requests::transactions(Some(TransactionAction::CommitOnePhase)).first(1);
+    // Whether it is carried out, and whether the connection ends.
+    let faults = [
+        (Fault::Swallow, true),
+        (Fault::Ignore, false),
+        (Fault::Cut(0), true),
+        (Fault::Cut(9), true),
+        (Fault::Close, false),
+        (Fault::Garbage(40), true),
+        (Fault::refuse(503, "busy"), false),
+        (
+            Fault::Answer(
+                metaq_producer::Status::INTERNAL_SERVER_ERROR,
+                "XAException:code=104,msg=x".to_owned(),
+            ),
+            true,
+        ),
+    ];
+    let mut stored = 0;
+    for round in 0..3 {
+        for (fault, is_carried_out) in &faults {
+            broker.faults().plan(commits(), fault.clone());
+            // The last one may have taken the connection with it.
+            until(|| !producer.partitions(&topic("t")).is_empty()).await;
+            let mut transaction = begun(&producer);
+            transaction.send(message("x")).await.unwrap();
+            let error = transaction.commit().await.unwrap_err();
+            assert_eq!(
+                error.outcome(),
+                TransactionOutcome::Unknown,
+                "K-48, T-10: {round} {fault:?}: {error}"
+            );
+            assert!(error.to_string().contains("may or may not be committed"), "{error}");
+            stored += usize::from(*is_carried_out);
+            assert_eq!(broker.messages("t").len(), stored, "{fault:?}");
+        }
+    }
+    assert_eq!(stored, 15);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_before_the_commit_ends_it_for_certain() {
+    let (broker, producer) = one().await;
+    for round in 0..10 {
+        until(|| !producer.partitions(&topic("t")).is_empty()).await;
+        let mut transaction = producer.begin(TransactionOptions::new());
+        transaction.send(message("x")).await.unwrap();
+        broker.faults().refuse_connections(true);
+        broker.faults().close_connections();
+        // Only when that has come to be known: a commit before that is unknown.
+        until(|| producer.partitions(&topic("t")).is_empty()).await;
+        broker.faults().refuse_connections(false);
+        if round % 2 == 0 {
+            // With the next connection, on which the broker knows nothing of it.
+            until(|| !producer.partitions(&topic("t")).is_empty()).await;
+        }
+        let error = if round % 4 < 2 {
+            let error = transaction.send(message("y")).await.unwrap_err();
+            let over = transaction.commit().await.unwrap_err();
+            assert_eq!(over.outcome(), TransactionOutcome::RolledBack);
+            error
+        } else {
+            match transaction.commit().await {
+                Err(error) => error,
+                Ok(receipt) => panic!("committed: {receipt:?}"),
+            }
+        };
+        assert_eq!(
+            told(&error),
+            (TransactionErrorKind::ConnectionLost, TransactionOutcome::RolledBack),
+            "T-16, B-18"
+        );
+    }
+    // Rolling back what is gone is no error.
+    until(|| !producer.partitions(&topic("t")).is_empty()).await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("x")).await.unwrap();
+    broker.faults().close_connections();
+    transaction.rollback().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_broker_ends_it_after_its_timeout() {
+    let (broker, producer) = one().await;
+    let options = TransactionOptions::new().with_timeout(Duration::from_millis(500));
+    let mut transactions = Vec::new();
+    for _ in 0..3 {
+        let mut transaction = producer.begin(options.clone());
+        transaction.send(message("x")).await.unwrap();
+        transactions.push(transaction);
+    }
+    let mut first = transactions.pop().unwrap();
+    let started = Instant::now();
+    let error = loop {
+        match first.send(message("y")).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(told(&error), (TransactionErrorKind::Expired, TransactionOutcome::RolledBack), "T-12, B-13");
+    assert!(started.elapsed() > Duration::from_millis(500), "a part of a second counts as one, B-19");
+    let error = transactions.pop().unwrap().commit().await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Expired, TransactionOutcome::RolledBack), "T-12");
+    transactions.pop().unwrap().rollback().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_message_without_an_answer_rolls_it_back() {
+    for fault in [Fault::Swallow, Fault::Ignore, Fault::Garbage(60), Fault::Cut(5)] {
+        let registry = EmbeddedRegistry::new();
+        let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
+        let producer = producer(&registry, |config| config.send_timeout = Duration::from_millis(200)).await;
+        let mut transaction = producer.begin(TransactionOptions::new());
+        transaction.send(message("a")).await.unwrap();
+        broker.faults().plan(Requests::puts().first(1), fault.clone());
+        let error = transaction.send(message("b")).await.unwrap_err();
+        assert_eq!(error.outcome(), TransactionOutcome::RolledBack, "{fault:?}");
+        let error = transaction.commit().await.unwrap_err();
+        assert_eq!(told(&error), (TransactionErrorKind::Over, TransactionOutcome::RolledBack), "{fault:?}");
+        assert_eq!(payloads(&broker, "t"), [""; 0], "findings: the broker answers 200 to such a commit");
+    }
+}
+
+#[tokio::test]
+async fn a_sending_that_was_dropped_is_waited_for() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("a")).await.unwrap();
+    broker.faults().plan(Requests::puts().first(2), Fault::Late(Duration::from_millis(100)));
+    assert!(timeout(Duration::from_millis(20), transaction.send(message("b"))).await.is_err());
+    assert!(timeout(Duration::from_millis(20), transaction.send(message("never"))).await.is_err());
+    assert_eq!(transaction.messages(), 1);
+    assert_eq!(transaction.commit().await.unwrap().messages, 2, "exactly what was acknowledged");
+    assert_eq!(payloads(&broker, "t"), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn many_messages_at_a_time_have_their_receipts_in_order() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    let receipts = transaction.send_all((0..2000).map(|n| message(&format!("{n:04}")))).await.unwrap();
+    assert_eq!((receipts.len(), transaction.messages()), (2000, 2000));
+    assert!(receipts.is_sorted_by_key(|receipt| receipt.message_id));
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), (0..2000).map(|n| format!("{n:04}")).collect::<Vec<_>>());
+
+    let mut transaction = producer.begin(TransactionOptions::new());
+    broker.faults().plan(Requests::puts().only(500), Fault::refuse(500, "full"));
+    let error = transaction.send_all((0..2000).map(|n| message(&format!("{n:04}")))).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Rejected, TransactionOutcome::Open));
+    assert!((499..=755).contains(&transaction.messages()), "{}", transaction.messages());
+    transaction.rollback().await.unwrap();
+    assert_eq!(broker.messages("t").len(), 2000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_and_plain_messages_of_one_producer_do_not_mix() {
+    let registry = EmbeddedRegistry::new();
+    let broker = |id| Broker::builder().id(id).topic("t", 2).register_with(&registry).start();
+    let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap()];
+    let producer = producer(&registry, |config| config.connections_per_broker = 2).await;
+    let tasks = (0..8).map(|task| {
+        let producer = producer.clone();
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let mut transaction = producer.begin(TransactionOptions::new());
+                for part in 0..3 {
+                    transaction.send(message(&format!("{task}-{n}-{part}"))).await.unwrap();
+                }
+                producer.send(message(&format!("plain-{task}-{n}"))).await.unwrap();
+                match n % 3 {
+                    0 => drop(transaction.commit().await.unwrap()),
+                    1 => transaction.rollback().await.unwrap(),
+                    _ => drop(transaction),
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let mut expected: Vec<_> = (0..8)
+        .flat_map(|task| (0..50).map(move |n| (task, n)))
+        .flat_map(|(task, n)| {
+            let committed = (0..3).filter(move |_| n % 3 == 0).map(move |part| format!("{task}-{n}-{part}"));
+            committed.chain([format!("plain-{task}-{n}")])
+        })
+        .collect();
+    expected.sort_unstable();
+    let mut stored: Vec<_> = brokers.iter().flat_map(|broker| payloads(broker, "t")).collect();
+    stored.sort_unstable();
+    assert_eq!(stored, expected);
+    for stored in brokers.iter().map(|broker| payloads(broker, "t")) {
+        let mut parts = BTreeMap::<String, usize>::new();
+        for payload in stored.iter().filter(|payload| !payload.starts_with("plain")) {
+            *parts.entry(payload[..payload.len() - 2].to_owned()).or_default() += 1;
+        }
+        assert!(parts.values().all(|parts| *parts == 3), "each is on one broker: {parts:?}");
+    }
+}
+
+#[tokio::test]
+async fn closing_the_producer_ends_its_transactions() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("a")).await.unwrap();
+    let mut other = producer.begin(TransactionOptions::new());
+    other.send(message("b")).await.unwrap();
+    producer.close(Duration::from_secs(1)).await;
+    let error = transaction.send(message("c")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Closed, TransactionOutcome::RolledBack), "T-17");
+    let error = other.commit().await.unwrap_err();
+    assert_eq!(error.outcome(), TransactionOutcome::RolledBack, "T-17");
+    let error = producer.begin(TransactionOptions::new()).send(message("d")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::Closed, TransactionOutcome::RolledBack));
+    assert_eq!(producer.send(message("e")).await.unwrap_err().kind(), SendErrorKind::Closed);
+    until(|| broker.open_connections() == 0).await;
+    assert_eq!(payloads(&broker, "t"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_broker_without_a_registry_takes_part_if_it_tells_its_partitions() {
+    let broker = Broker::builder().topic("t", 2).topic("any*", 2).start().await.unwrap();
+    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
+    producer.publish_topic(&topic("t")).await.unwrap();
+    producer.publish_topic(&topic("anything")).await.unwrap();
+    let mut transaction = producer.begin(TransactionOptions::new());
+    let error = transaction.send(Message::new(topic("anything"), "x")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::NoPartition, TransactionOutcome::Open), "K-23, B-11");
+    transaction.send(message("a")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["a"], "K-23");
+}
+
+#[tokio::test]
+async fn a_selector_that_refuses_is_told() {
+    let registry = EmbeddedRegistry::new();
+    let _broker = Broker::builder().topic("t", 2).register_with(&registry).start().await.unwrap();
+    let build =
+        |selector| Producer::builder().discovery(registry.discovery()).selector(select_fn(selector)).build();
+    let refuses: fn(&Topic, &[_], &Message) -> Option<_> = |_, _, _| None;
+    let invents: fn(&Topic, &[_], &Message) -> Option<_> =
+        |_, _, _| Some(metaq_producer::Partition::new(7, 7));
+    for selector in [refuses, invents] {
+        let producer = build(selector).unwrap();
+        producer.publish_topic(&topic("t")).await.unwrap();
+        let error = producer.begin(TransactionOptions::new()).send(message("x")).await.unwrap_err();
+        assert_eq!(told(&error), (TransactionErrorKind::NoPartition, TransactionOutcome::Open), "L-6");
+    }
+}
+
+#[tokio::test]
+async fn addresses_show_in_errors() {
+    let (broker, producer) = one().await;
+    broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), Fault::Close);
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("x")).await.unwrap();
+    let id = transaction.id().unwrap().to_owned();
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.broker(), Some::<&BrokerAddr>(broker.addr()));
+    assert_eq!(error.transaction(), Some(&*id));
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_bound_to_no_task() {
+    let (broker, producer) = one().await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("here")).await.unwrap();
+    let mut transaction = tokio::spawn(async move {
+        transaction.send(message("there")).await.unwrap();
+        transaction
+    })
+    .await
+    .unwrap();
+    // T-2: another one at the same time; what is sent beside them is in neither.
+    let mut other = producer.begin(TransactionOptions::new());
+    other.send(message("other")).await.unwrap();
+    producer.send(message("plain")).await.unwrap();
+    transaction.send(message("back")).await.unwrap();
+    other.rollback().await.unwrap();
+    tokio::spawn(transaction.commit()).await.unwrap().unwrap();
+    assert_eq!(payloads(&broker, "t"), ["back", "here", "plain", "there"], "T-1, K-14");
+}
+
+#[tokio::test]
+async fn it_stays_where_it_began_though_its_first_message_was_refused() {
+    let registry = EmbeddedRegistry::new();
+    let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();
+    let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap()];
+    let producer = producer(&registry, |_| {}).await;
+    for broker in &brokers {
+        broker.faults().plan(Requests::puts().first(1), Fault::refuse(500, "not now"));
+    }
+    for _ in 0..2 {
+        let mut transaction = producer.begin(TransactionOptions::new());
+        let error = transaction.send(message("x")).await.unwrap_err();
+        assert_eq!(told(&error), (TransactionErrorKind::Rejected, TransactionOutcome::Open), "T-14");
+        let began_at = transaction.broker().unwrap().clone();
+        for _ in 0..3 {
+            assert_eq!(transaction.send(message("y")).await.unwrap().broker, began_at, "T-7, K-13");
+        }
+        transaction.commit().await.unwrap();
+        // Nothing but a refused message: the broker commits that, too.
+        let mut transaction = producer.begin(TransactionOptions::new());
+        let broker = &brokers[transaction.send(message("y")).await.unwrap().partition.broker.0 as usize];
+        transaction.rollback().await.unwrap();
+        broker.faults().heal();
+    }
+    assert_eq!(brokers.iter().map(|broker| payloads(broker, "t").len()).sum::<usize>(), 6);
+    let mut transaction = producer.begin(TransactionOptions::new());
+    for broker in &brokers {
+        broker.faults().plan(Requests::puts().first(1), Fault::refuse(500, "not now"));
+    }
+    transaction.send(message("x")).await.unwrap_err();
+    assert_eq!(transaction.commit().await.unwrap().messages, 0, "B-15");
+}
+
+#[tokio::test]
+async fn what_the_broker_does_not_have_is_refused_without_harm() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    // The registry promises more than there is.
+    let view = |name: &str| {
+        metaq_producer::TopicView::new(topic(name)).with_broker(broker.id(), broker.addr().clone(), 2)
+    };
+    let mock = metaq_producer::MockDiscovery::new();
+    mock.set(view("t"));
+    mock.set(view("u"));
+    let producer = Producer::builder().discovery(mock).build().unwrap();
+    producer.publish_topic(&topic("t")).await.unwrap();
+    producer.publish_topic(&topic("u")).await.unwrap();
+    let mut transaction = producer.begin(TransactionOptions::new());
+    let error = transaction.send(message("x")).await.unwrap_err();
+    assert!(error.to_string().ends_with("wrong partition 1"), "B-12: {error}");
+    transaction.send(message("y")).await.unwrap();
+    let error = transaction.send(Message::new(topic("u"), "x")).await.unwrap_err();
+    assert!(error.to_string().ends_with("The server do not accept topic u"), "B-12: {error}");
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["y"]);
+    // K-49, B-7: a closed partition takes messages of transactions all the same.
+    broker.close_partition(&topic("t"), 0);
+    let mut transaction = producer.begin(TransactionOptions::new());
+    while transaction.messages() == 0 {
+        let _ = transaction.send(message("z")).await;
+    }
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["y", "z"], "K-49");
+}
+
+#[tokio::test]
+async fn a_step_has_its_own_time() {
+    assert_eq!(TransactionOptions::new().request_timeout(), Duration::from_secs(5), "T-13, C-1");
+    let (broker, producer) = one().await;
+    broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), Fault::Swallow);
+    broker.faults().plan(Requests::transactions(Some(TransactionAction::Rollback)), Fault::Swallow);
+    for commits in [true, false] {
+        let mut transaction = begun(&producer);
+        transaction.send(message("x")).await.unwrap();
+        let started = Instant::now();
+        let error = if commits {
+            transaction.commit().await.unwrap_err()
+        } else {
+            transaction.rollback().await.unwrap_err()
+        };
+        assert_eq!(error.kind(), TransactionErrorKind::TimedOut, "T-10");
+        // A rollback without an answer leaves nothing in doubt: nobody has committed.
+        let outcome = if commits { TransactionOutcome::Unknown } else { TransactionOutcome::RolledBack };
+        assert_eq!(error.outcome(), outcome, "T-10");
+        let took = started.elapsed();
+        assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&took), "T-13: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_broker_is_no_reason_to_end_it() {
+    let registry = EmbeddedRegistry::new();
+    let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
+    let producer =
+        producer(&registry, |config| config.connection.stall_after = Duration::from_millis(100)).await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("a")).await.unwrap();
+    broker.faults().freeze();
+    // Something that it owes an answer to.
+    let owed = producer.try_send(message("plain")).unwrap();
+    until(|| producer.partitions(&topic("t")).is_empty()).await;
+    let error = transaction.send(message("b")).await.unwrap_err();
+    assert_eq!(told(&error), (TransactionErrorKind::NotConnected, TransactionOutcome::Open), "{error}");
+    broker.faults().thaw();
+    until(|| !producer.partitions(&topic("t")).is_empty()).await;
+    owed.await.unwrap();
+    transaction.send(message("c")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(payloads(&broker, "t"), ["a", "c", "plain"]);
+}
+
+#[tokio::test]
+async fn a_commit_that_was_sent_is_answered_while_the_producer_closes() {
+    let (broker, producer) = one().await;
+    broker.faults().plan(
+        Requests::transactions(Some(TransactionAction::CommitOnePhase)),
+        Fault::Late(Duration::from_millis(100)),
+    );
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("x")).await.unwrap();
+    let mut commit = Box::pin(transaction.commit());
+    assert!(timeout(Duration::from_millis(20), &mut commit).await.is_err());
+    let (committed, _) = tokio::join!(commit, producer.close(Duration::from_secs(5)));
+    assert_eq!(committed.unwrap().messages, 1);
+    assert_eq!(payloads(&broker, "t"), ["x"]);
+}
