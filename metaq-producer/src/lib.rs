@@ -23,6 +23,7 @@
 #[cfg(doctest)]
 struct ReadmeDoctests;
 
+mod accepting;
 mod broker_stats;
 mod builder;
 mod closing;
