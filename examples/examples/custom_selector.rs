@@ -22,6 +22,11 @@ impl PartitionSelector for ByCustomer {
         customer.hash(&mut hasher);
         partitions.get(hasher.finish() as usize % partitions.len()).copied()
     }
+
+    // Also when that broker failed lately or has no room: another partition would break the customer's order.
+    fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+        None
+    }
 }
 
 #[tokio::main]

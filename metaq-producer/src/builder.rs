@@ -38,7 +38,7 @@ pub struct ProducerBuilder {
     owns_discovery: bool,
     /// None for the one that is made of the settings.
     transport: Option<Arc<dyn Transport>>,
-    selector: Box<dyn PartitionSelector>,
+    selector: Arc<dyn PartitionSelector>,
     config: ProducerConfig,
 }
 
@@ -49,7 +49,7 @@ impl ProducerBuilder {
             broker: None,
             owns_discovery: true,
             transport: None,
-            selector: Box::new(RoundRobinSelector::new()),
+            selector: Arc::new(RoundRobinSelector::new()),
             config: ProducerConfig::default(),
         }
     }
@@ -79,7 +79,7 @@ impl ProducerBuilder {
 
     /// Which partition a message goes to. Default: [`RoundRobinSelector`].
     pub fn selector(self, selector: impl PartitionSelector + 'static) -> Self {
-        Self { selector: Box::new(selector), ..self }
+        Self { selector: Arc::new(selector), ..self }
     }
 
     /// All settings at once.

@@ -7,7 +7,22 @@ use metaq_transport::ConnectionConfig;
 
 use crate::{BuildError, RetryPolicy, permits};
 
+#[cfg(feature = "config")]
+mod file;
+#[cfg(feature = "config")]
+mod options;
+#[cfg(any(feature = "config", feature = "serde"))]
+mod size;
+#[cfg(feature = "serde")]
+mod text_forms;
+
+#[cfg(feature = "config")]
+pub use file::ConfigError;
+
 /// Settings of a [`Producer`](crate::Producer). Begin with the default and change what is to be different.
+///
+/// With the feature `serde` they can be a part of a program's own settings, with `config` they are read from TOML
+/// (`from_toml`), from the environment (`with_environment`), and set by name (`set`).
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,27 +37,34 @@ use crate::{BuildError, RetryPolicy, permits};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ProducerConfig {
     /// How long a message may take from when it is offered to its acknowledgement, everything included: waiting for room
     /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client (rule M-1). Too short,
     /// and messages that a busy broker stores end with an unknown outcome; too long, and a program learns late that
     /// nothing works.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub send_timeout: Duration,
     /// How long publishing a topic may take until its first broker is connected. Default 10 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub publish_timeout: Duration,
     /// How long publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
     /// Some brokers register a topic anew when it is changed, so that for a moment nobody offers it.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub topic_timeout: Duration,
     /// The largest message that is accepted, in bytes, attribute and its four bytes of length included. Default
     /// 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by any consumer, and
     /// hides everything behind it in its partition (findings: "Sizes"). Raise it only where the brokers'
     /// `maxTransferSize` is larger.
+    #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_message_size: usize,
     /// The most messages that are accepted and have no outcome yet. One broker can have half of them. Default 16,384. Too
     /// few, and the network is idle between answers; many take memory, and as many are unknown when a broker dies.
     pub max_in_flight: usize,
     /// The most bytes of those messages. One broker can have half of them; a larger message may go alone. Default 64 MiB.
+    #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_in_flight_bytes: usize,
     /// How many connections each broker has, at most 64. Default 1, which is enough to keep a broker busy: its answers come
     /// in any order. More help where one connection can't fill a long line.
@@ -53,11 +75,16 @@ pub struct ProducerConfig {
     pub ordered: bool,
     /// The topic whose brokers get messages to topics that are not published (rules P-9 and P-10). Default none: such
     /// messages are refused. Publish it like any other.
+    #[cfg_attr(
+        feature = "serde",
+        serde(with = "text_forms::topic", skip_serializing_if = "Option::is_none")
+    )]
     pub default_topic: Option<Topic>,
     /// When messages are sent again.
     pub retry: RetryPolicy,
     /// How connections behave, if the producer makes its own transport; its limits of what is in flight are set by those
     /// above.
+    #[cfg_attr(feature = "serde", serde(with = "text_forms::connection"))]
     pub connection: ConnectionConfig,
 }
 

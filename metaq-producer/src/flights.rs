@@ -1,5 +1,8 @@
 //! The messages that belong to the producer: from when they are accepted until their outcome was taken.
 
+mod cargo;
+mod ended;
+
 use std::{
     cell::Cell,
     fmt,
@@ -8,26 +11,25 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
-use metaq_protocol::{Partition, PutAnswer};
-use metaq_transport::{Answer, Completions, Connection, Ticket, TransportError};
+use metaq_protocol::Partition;
+use metaq_transport::{Completions, Connection, Ticket, TransportError};
 use parking_lot::{Mutex, MutexGuard};
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
+pub(crate) use cargo::{Cargo, Millis, More};
+use ended::{Tally, end};
+
 use crate::{
-    Message, Outcome, SendError, SendReceipt,
+    Outcome, SendError, SendReceipt,
     closing::Closing,
     dispatcher::Inbox,
-    lane::{Broker, Lane},
-    permits::{Permits, Returned, Share},
+    lane::Lane,
+    permits::Permits,
     retry::RetryPolicy,
     route::TopicState,
-    send_error::FailedAttempt,
     slab::{Slab, Token},
-    verdict::{Failure, Trouble, judge},
 };
 
 /// Messages are spread over so many locks, so that threads seldom meet.
@@ -45,64 +47,6 @@ pub(crate) struct Flights {
     pub(crate) closing: Closing,
     /// Whether nobody will dispatch what is parked.
     undispatched: AtomicBool,
-}
-
-/// A message, and what is to be known to send it.
-#[derive(Debug)]
-pub(crate) struct Cargo {
-    pub(crate) message: Message,
-    pub(crate) share: Share,
-    pub(crate) attempts: u32,
-    pub(crate) started: Instant,
-    /// How long it may take in all.
-    pub(crate) timeout: Millis,
-    /// What most messages don't have.
-    pub(crate) more: Option<Box<More>>,
-}
-
-/// A duration in four bytes, rounded up. What is longer than seven weeks is that long.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Millis(u32);
-
-impl From<Duration> for Millis {
-    fn from(duration: Duration) -> Self {
-        Self(u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX))
-    }
-}
-
-impl From<Millis> for Duration {
-    fn from(millis: Millis) -> Self {
-        Self::from_millis(millis.0.into())
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct More {
-    pub(crate) failed: Vec<FailedAttempt>,
-    /// Where it goes, when that was decided for good.
-    pub(crate) partition: Option<Partition>,
-    /// Whether it has the turn there.
-    pub(crate) has_turn: bool,
-}
-
-impl Cargo {
-    /// When its time is up.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.started + Duration::from(self.timeout)
-    }
-
-    pub(crate) fn more(&mut self) -> &mut More {
-        self.more.get_or_insert_default()
-    }
-
-    /// Where it goes, when that was decided for good.
-    pub(crate) fn partition(&self) -> Option<Partition> {
-        self.more.as_ref()?.partition
-    }
-
-    pub(crate) fn has_turn(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.has_turn)
-    }
 }
 
 struct Entry {
@@ -124,18 +68,6 @@ enum State {
         partition: Partition,
     },
     Ended(Result<SendReceipt, SendError>),
-}
-
-/// What is to be done when the lock is released again.
-#[derive(Default)]
-struct Tally {
-    returned: Returned,
-    /// As a rule one task waits for many messages, so there are few.
-    wakers: SmallVec<[Waker; 16]>,
-    again: Vec<(Token, Duration)>,
-    /// Where room or a turn was freed that somebody waits for.
-    roomy: Vec<Arc<Broker>>,
-    turns: Vec<(Arc<TopicState>, Partition)>,
 }
 
 /// A message that was handed to a connection.
@@ -207,6 +139,9 @@ impl Flights {
         };
         if let (Some(entry), Some(mut cargo)) = (shard.get_mut(token), cargo.take()) {
             cargo.attempts += 1;
+            if way.lane.topic.selector.wants_outcomes() {
+                cargo.more().launched = Some(Instant::now());
+            }
             let lane = Arc::clone(way.lane);
             entry.state = State::Flying { cargo, lane, partition: way.partition };
         }
@@ -380,141 +315,6 @@ impl Flights {
         };
         self.shards.iter().flat_map(parked).collect()
     }
-
-    fn settle(&self, tally: &mut Tally) {
-        self.permits.give_back(std::mem::take(&mut tally.returned));
-        for (token, pause) in tally.again.drain(..) {
-            if !self.inbox.again(token, pause) {
-                self.fail_undispatched(token);
-            }
-        }
-        tally.roomy.drain(..).for_each(|broker| self.inbox.room(broker));
-        tally.turns.drain(..).for_each(|(topic, partition)| self.inbox.turn(topic, partition));
-        tally.wakers.drain(..).for_each(Waker::wake);
-    }
-
-    /// An attempt failed: parks the message for another one, or ends it.
-    fn attempt_failed(&self, failure: Failure, shard: &mut Slab<Entry>, token: Token, tally: &mut Tally) {
-        let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { mut cargo, lane, partition } = std::mem::replace(&mut entry.state, State::Taken)
-        else {
-            return;
-        };
-        let now = Instant::now();
-        match failure.trouble {
-            Trouble::None => {}
-            Trouble::Partition => lane.topic.refused(partition, now),
-            Trouble::Broker => lane.broker.failed(now),
-        }
-        let pause = self.policy.pause(cargo.attempts);
-        let again = failure.is_retried(&self.policy, cargo.attempts)
-            && now + pause < cargo.deadline()
-            && !lane.topic.is_withdrawn()
-            && self.is_dispatched();
-        if !again {
-            let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
-            return end(shard, token, Err(error), tally);
-        }
-        lane.counts.retried.fetch_add(1, Ordering::Relaxed);
-        let after = now - cargo.started;
-        let attempt = failure.error.into_attempt(after, partition, lane.broker.addr.clone());
-        cargo.more().failed.push(attempt);
-        tally.again.push((token, pause));
-        lane.topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-        entry.state = State::Parked { cargo, topic: Arc::clone(&lane.topic) };
-    }
-}
-
-impl Completions for Flights {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
-        let mut tally = Tally::default();
-        let mut locked: Option<(usize, MutexGuard<'_, Slab<Entry>>)> = None;
-        for (token, outcome) in ended.drain(..) {
-            let token = Token::from(token);
-            let place = token.shard() % SHARDS;
-            let mut shard = match locked.take() {
-                Some((locked, shard)) if locked == place => shard,
-                // Released before the next one is taken.
-                other => {
-                    drop(other);
-                    self.shards[place].lock()
-                }
-            };
-            self.attempt_ended(&mut shard, token, outcome, &mut tally);
-            locked = Some((place, shard));
-        }
-        drop(locked);
-        self.settle(&mut tally);
-    }
-}
-
-impl Flights {
-    fn attempt_ended(
-        &self,
-        shard: &mut Slab<Entry>,
-        token: Token,
-        outcome: Result<Answer, TransportError>,
-        tally: &mut Tally,
-    ) {
-        let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { cargo, lane, partition } = &entry.state else { return };
-        let broker = &lane.broker;
-        if broker.parked.load(Ordering::Acquire) > 0
-            && !tally.roomy.iter().any(|roomy| Arc::ptr_eq(roomy, broker))
-        {
-            tally.roomy.push(Arc::clone(broker));
-        }
-        match judge(lane, *partition, outcome) {
-            Ok((place, received_at)) => {
-                let receipt = stored(lane, *partition, cargo, place, received_at);
-                self.closing.ended(Ok(()), &cargo.message);
-                tally.give_back(&lane.topic, cargo);
-                end(shard, token, Ok(receipt), tally);
-            }
-            Err(failure) => self.attempt_failed(*failure, shard, token, tally),
-        }
-    }
-}
-
-fn stored(
-    lane: &Lane,
-    partition: Partition,
-    cargo: &Cargo,
-    place: PutAnswer,
-    received_at: Instant,
-) -> SendReceipt {
-    lane.broker.worked();
-    lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
-    SendReceipt {
-        partition: Partition { broker: partition.broker, index: place.partition },
-        message_id: place.message_id,
-        offset: place.offset,
-        broker: lane.broker.addr.clone(),
-        attempts: cargo.attempts,
-    }
-}
-
-/// Keeps the outcome for the handle, if there still is one.
-fn end(shard: &mut Slab<Entry>, token: Token, outcome: Result<SendReceipt, SendError>, tally: &mut Tally) {
-    if !shard.is_held(token) {
-        return shard.remove(token);
-    }
-    let Some(entry) = shard.get_mut(token) else { return };
-    entry.state = State::Ended(outcome);
-    tally.wakers.extend(entry.waker.take());
-}
-
-impl Tally {
-    /// The message has its outcome: what it held is free again.
-    fn give_back(&mut self, topic: &Arc<TopicState>, cargo: &Cargo) {
-        self.returned.add(cargo.share);
-        if let Some(More { partition: Some(partition), has_turn: true, .. }) = cargo.more.as_deref()
-            && let Some(order) = &topic.order
-            && order.give_back(*partition)
-        {
-            self.turns.push((Arc::clone(topic), *partition));
-        }
-    }
 }
 
 /// The shard of this thread.
@@ -541,18 +341,5 @@ mod tests {
         // Beside this there are its slot on the connection, which is 64 bytes, and its handle.
         assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
         assert_eq!(size_of::<crate::SendHandle>(), 24);
-    }
-
-    #[test]
-    fn timeouts_are_never_cut_short() {
-        for (duration, millis) in [
-            (Duration::ZERO, 0),
-            (Duration::from_nanos(1), 1),
-            (Duration::from_micros(1_500), 2),
-            (Duration::from_secs(3), 3_000),
-            (Duration::MAX, u64::from(u32::MAX)),
-        ] {
-            assert_eq!(Duration::from(Millis::from(duration)), Duration::from_millis(millis));
-        }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     lane::Lane,
     pool::Pool,
     route::{Route, RouteBroker, TopicState},
+    route_change::Difference,
 };
 
 /// How far the first publishing of a topic has come.
@@ -53,6 +54,8 @@ pub(crate) struct Follower {
     /// The brokers of the last view, and those that are kept though the registry no longer names them: until when.
     last: Vec<ViewBroker>,
     kept: BTreeMap<BrokerId, Instant>,
+    /// Whether the topic was published, so that changes are worth telling.
+    is_published: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,7 @@ impl Follower {
             used: BTreeMap::new(),
             last: Vec::new(),
             kept: BTreeMap::new(),
+            is_published: false,
         }
     }
 
@@ -83,6 +87,7 @@ impl Follower {
     ) {
         match self.first_route(&*discovery, limits).await {
             Ok(watch) => {
+                self.tell_published();
                 progress.send_replace(Progress::Ready);
                 self.follow(watch).await;
             }
@@ -214,8 +219,28 @@ impl Follower {
         let in_use = |addr: &BrokerAddr| used.values().any(|used| used == addr);
         self.links.retain(|addr, _| named(addr) || in_use(addr));
         self.used = used;
+        self.tell_change(&route);
         self.state.set_route(route);
         self.inbox.route_changed(&self.state);
+    }
+
+    fn tell_published(&mut self) {
+        self.is_published = true;
+        let route = self.state.route();
+        let (topic, brokers) = (&self.state.topic, Difference::new(&route, &Route::default()).to_string());
+        let (partitions, missing) = (route.partitions.len(), route.waiting_for.len());
+        tracing::info!(%topic, brokers, partitions, missing, "topic published");
+    }
+
+    /// Tells what is different in the new route, if anything is.
+    fn tell_change(&self, new: &Route) {
+        let old = self.state.route();
+        let (added, removed) = (Difference::new(new, &old), Difference::new(&old, new));
+        if self.is_published && !(added.is_empty() && removed.is_empty()) {
+            let (topic, partitions, missing) =
+                (&self.state.topic, new.partitions.len(), new.waiting_for.len());
+            tracing::info!(%topic, %added, %removed, partitions, missing, "route changed");
+        }
     }
 
     /// The view with the brokers that have just vanished from it but are still connected. A broker whose topics change

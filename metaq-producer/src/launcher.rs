@@ -25,7 +25,7 @@ pub(crate) struct Launcher {
     pub(crate) flights: Arc<Flights>,
     /// The same, as connections know it.
     completions: Arc<dyn Completions>,
-    selector: Box<dyn PartitionSelector>,
+    selector: Arc<dyn PartitionSelector>,
 }
 
 /// Why a message was not handed to a connection.
@@ -37,15 +37,15 @@ pub(crate) enum Obstacle {
 }
 
 impl Launcher {
-    pub(crate) fn new(flights: Flights, selector: Box<dyn PartitionSelector>) -> Self {
+    pub(crate) fn new(flights: Flights, selector: Arc<dyn PartitionSelector>) -> Self {
         let flights = Arc::new(flights);
         let completions = Arc::clone(&flights) as Arc<dyn Completions>;
         Self { flights, completions, selector }
     }
 
     /// The producer's selector.
-    pub(crate) fn selector(&self) -> &dyn PartitionSelector {
-        &*self.selector
+    pub(crate) fn selector(&self) -> &Arc<dyn PartitionSelector> {
+        &self.selector
     }
 
     /// Sends a message, or keeps it until it can be sent.
@@ -126,6 +126,8 @@ impl Launcher {
         };
         let asks = if topic.order.is_some() { 1 } else { MOST_ASKS.min(2 * route.partitions.len()) };
         let (mut resting, mut full) = (None, None);
+        // The partition that was chosen and can't take the message well.
+        let mut unfit = None;
         // If all that have room rest, they are eligible: hence once more than asked.
         for ask in 0..=asks {
             let (partition, broker) = if ask == asks {
@@ -134,16 +136,25 @@ impl Launcher {
                     None => break,
                 }
             } else {
-                match self.choose(topic, &route, cargo)? {
-                    Some((partition, broker)) if self.rests(topic, partition, broker, now) => {
+                match self.choose(topic, &route, cargo, unfit)? {
+                    Choice::Taken(partition, broker) if self.rests(topic, partition, broker, now) => {
                         resting.get_or_insert((partition, broker));
+                        unfit = Some(partition);
                         continue;
                     }
-                    Some(choice) => choice,
-                    // Its broker is not connected at the moment; another one may be chosen.
-                    None => continue,
+                    Choice::Taken(partition, broker) => (partition, broker),
+                    // Another one may be chosen.
+                    Choice::NotConnected(partition) => {
+                        unfit = Some(partition);
+                        continue;
+                    }
+                    Choice::NoOther => match resting.take() {
+                        Some(choice) => choice,
+                        None => break,
+                    },
                 }
             };
+            unfit = Some(partition);
             match self.hand_over(topic, partition, broker, cargo, token, has_waited) {
                 Ok(launched) => return Ok(launched),
                 Err(Back::Full) => drop(full.get_or_insert(&broker.lane.broker)),
@@ -159,35 +170,41 @@ impl Launcher {
         topic.order.is_none() && (broker.lane.broker.rests(now) || topic.rests(partition, now))
     }
 
-    /// Asks the selector, unless it was decided before. None when the chosen broker isn't connected.
+    /// Asks the selector, unless it was decided before. `unfit` is what it chose before, if it is asked again.
     fn choose<'r>(
         &self,
         topic: &Arc<TopicState>,
         route: &'r Route,
         cargo: &mut Option<Cargo>,
-    ) -> Result<Option<(Partition, &'r RouteBroker)>, Obstacle> {
-        let Some(cargo) = cargo else { return Ok(None) };
+        unfit: Option<Partition>,
+    ) -> Result<Choice<'r>, Obstacle> {
+        let Some(cargo) = cargo else { return Ok(Choice::NoOther) };
         if let Some(decided) = cargo.partition() {
             if route.has(decided) {
-                return Ok(route.broker(decided.broker).map(|broker| (decided, broker)));
+                let broker = route.broker(decided.broker);
+                return Ok(
+                    broker.map_or(Choice::NotConnected(decided), |broker| Choice::Taken(decided, broker))
+                );
             }
             if route.knows(decided.broker) && route.broker(decided.broker).is_none() {
-                return Ok(None);
+                return Ok(Choice::NotConnected(decided));
             }
             // The topic has it no more.
             self.flights.change_turn(topic, cargo);
         }
-        let selector = topic.selector.as_deref().unwrap_or(&*self.selector);
         let wrong = |text| Obstacle::Never(SendError::new(SendErrorKind::NoPartition, &topic.topic, text));
-        let Some(partition) = selector.select(&topic.topic, &route.partitions, &cargo.message) else {
-            return Err(wrong("the partition selector refused it".to_owned()));
+        let answer = topic.selector.select(&topic.topic, &route.partitions, &cargo.message, unfit);
+        let partition = match answer.map_err(wrong)? {
+            Some(partition) => partition,
+            None if unfit.is_some() => return Ok(Choice::NoOther),
+            None => return Err(wrong("the partition selector refused it".to_owned())),
         };
         if topic.order.is_some() {
             cargo.more().partition = Some(partition);
         }
         match route.broker(partition.broker) {
-            Some(broker) if route.has(partition) => Ok(Some((partition, broker))),
-            None if route.knows(partition.broker) => Ok(None),
+            Some(broker) if route.has(partition) => Ok(Choice::Taken(partition, broker)),
+            None if route.knows(partition.broker) => Ok(Choice::NotConnected(partition)),
             _ => {
                 Err(wrong(format!("the partition selector chose {partition}, which the topic doesn't have")))
             }
@@ -222,6 +239,15 @@ impl Launcher {
             Err(_) => Err(Back::NotConnected),
         }
     }
+}
+
+/// Where a message goes.
+enum Choice<'r> {
+    Taken(Partition, &'r RouteBroker),
+    /// The broker of the partition is not connected at the moment.
+    NotConnected(Partition),
+    /// Nowhere but where it was chosen to go before.
+    NoOther,
 }
 
 /// Why a connection did not take a message.

@@ -23,6 +23,7 @@
 #[cfg(doctest)]
 struct ReadmeDoctests;
 
+mod accepting;
 mod broker_stats;
 mod builder;
 mod closing;
@@ -32,10 +33,15 @@ mod direct;
 mod dispatcher;
 mod flights;
 mod follower;
+mod guarded_selector;
 mod handle;
+#[cfg(feature = "json")]
+mod json;
 mod lane;
 mod launcher;
 mod message;
+#[cfg(feature = "metrics")]
+mod metrics_export;
 mod order;
 mod permits;
 mod pool;
@@ -43,6 +49,7 @@ mod producer;
 mod publish_error;
 mod retry;
 mod route;
+mod route_change;
 mod selector;
 mod send_error;
 mod slab;
@@ -54,13 +61,20 @@ mod xa;
 
 pub use broker_stats::BrokerFigures;
 pub use builder::{BuildError, ProducerBuilder};
+#[cfg(feature = "config")]
+pub use config::ConfigError;
 pub use config::ProducerConfig;
 pub use handle::SendHandle;
+#[cfg(feature = "json")]
+pub use json::{JsonError, SendJsonError};
 pub use message::{Message, SendReceipt};
 pub use producer::{CloseReport, Producer};
 pub use publish_error::{PublishError, PublishErrorKind};
 pub use retry::{Jitter, RetryPolicy};
-pub use selector::{PartitionSelector, RandomSelector, RoundRobinSelector, SelectFn, select_fn};
+pub use selector::{
+    KeyHashSelector, LatencySelector, PartitionSelector, RandomSelector, RendezvousSelector,
+    RoundRobinSelector, SelectFn, StickySelector, key_hash, select_fn,
+};
 pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
 pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicStats};
 pub use transaction::{

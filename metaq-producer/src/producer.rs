@@ -20,14 +20,13 @@ use tokio::{
 use crate::{
     Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
     SendReceipt,
+    accepting::{Delayed, WaitingForRoom},
     broker_stats::{self, BrokerFigures},
-    flights::{Cargo, Flights, Millis},
+    flights::{Cargo, Flights},
     launcher::Launcher,
-    permits::Share,
     pool::Pool,
-    route::TopicState,
     stats,
-    topics::{Lookup, Topics},
+    topics::Topics,
     transaction::TransactionNames,
 };
 
@@ -77,18 +76,8 @@ pub struct CloseReport {
     pub unsent: Vec<Message>,
 }
 
-/// A message that was accepted, and how many bytes wait to be written where it goes.
-type Accepted = (SendHandle, usize);
-
 /// So many bytes are worth a write.
 const MUCH_TO_WRITE: usize = 64 * 1024;
-
-/// Why a message can't be sent at once.
-enum Delayed {
-    /// There is no room for it.
-    Full(Message, Arc<TopicState>),
-    Failed(SendError),
-}
 
 impl Producer {
     /// Begins to describe a producer.
@@ -337,7 +326,10 @@ impl Producer {
             }
         })
         .await;
-        flights.closing.report()
+        let report = flights.closing.report();
+        let CloseReport { acknowledged, rejected, unknown, unsent } = &report;
+        tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed");
+        report
     }
 }
 
@@ -345,78 +337,8 @@ impl Producer {
 const MOMENT: Duration = Duration::from_millis(50);
 
 impl Inner {
-    fn flights(&self) -> &Flights {
+    pub(crate) fn flights(&self) -> &Flights {
         &self.launcher.flights
-    }
-
-    /// Remembers the longest timeout.
-    fn timeout(&self, timeout: Duration) -> Millis {
-        let timeout = Millis::from(timeout);
-        let millis = Duration::from(timeout).as_millis() as u64;
-        if millis > self.longest_timeout.load(Ordering::Relaxed) {
-            self.longest_timeout.fetch_max(millis, Ordering::AcqRel);
-        }
-        timeout
-    }
-
-    /// Takes a message and sends it, if there is room.
-    fn accept(&self, message: Message, started: Instant, timeout: Millis) -> Result<Accepted, Delayed> {
-        let lookup = self.topics.lookup();
-        let topic = match self.check(&message, &lookup) {
-            Ok(topic) => topic,
-            Err(error) => return Err(Delayed::Failed(error.with_message(message))),
-        };
-        match self.flights().permits.try_take(message.encoded_len()) {
-            Some(share) => self.launch(topic, message, share, started, timeout).map_err(Delayed::Failed),
-            None => Err(Delayed::Full(message, Arc::clone(topic))),
-        }
-    }
-
-    /// Counts a message as offered, and finds its topic.
-    fn check<'a>(&self, message: &Message, lookup: &'a Lookup) -> Result<&'a Arc<TopicState>, SendError> {
-        let name = message.topic();
-        let topic = lookup.find(name).or_else(|| lookup.find(self.config.default_topic.as_ref()?));
-        let Some(topic) = topic.filter(|_| !self.closed.load(Ordering::Acquire)) else {
-            self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
-            let closed = self.closed.load(Ordering::Acquire);
-            return Err(if closed { SendError::closed(name) } else { SendError::not_published(name) });
-        };
-        topic.counts.offered.fetch_add(1, Ordering::Relaxed);
-        if message.encoded_len() > self.config.max_message_size {
-            topic.counts.failed(Outcome::NotSent, None);
-            return Err(SendError::too_large(name, message.encoded_len(), self.config.max_message_size));
-        }
-        Ok(topic)
-    }
-
-    /// Waits for room.
-    async fn room(
-        &self,
-        message: &Message,
-        topic: &TopicState,
-        deadline: Instant,
-    ) -> Result<Share, SendError> {
-        let permits = &self.flights().permits;
-        let error = match timeout_at(deadline, permits.take(message.encoded_len())).await {
-            Ok(Some(share)) => return Ok(share),
-            Ok(None) => SendError::closed(&topic.topic),
-            Err(_) => SendError::full(&topic.topic, &permits.describe()),
-        };
-        topic.counts.failed(Outcome::NotSent, None);
-        Err(error)
-    }
-
-    fn launch(
-        &self,
-        topic: &Arc<TopicState>,
-        message: Message,
-        share: Share,
-        started: Instant,
-        timeout: Millis,
-    ) -> Result<Accepted, SendError> {
-        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
-        let launched = self.launcher.launch_or_park(topic, cargo)?;
-        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), launched.token), launched.waiting))
     }
 }
 
@@ -425,28 +347,6 @@ impl Drop for Inner {
         self.topics.close();
         // What waits is failed by it; what is in flight ends with its connection.
         self.flights().inbox.stop();
-    }
-}
-
-/// Counts a message as queued while it waits for room, and as not sent if its owner goes away meanwhile.
-struct WaitingForRoom<'a> {
-    topic: &'a TopicState,
-    is_over: bool,
-}
-
-impl<'a> WaitingForRoom<'a> {
-    fn new(topic: &'a TopicState) -> Self {
-        topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-        Self { topic, is_over: false }
-    }
-}
-
-impl Drop for WaitingForRoom<'_> {
-    fn drop(&mut self) {
-        self.topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
-        if !self.is_over {
-            self.topic.counts.failed(Outcome::NotSent, None);
-        }
     }
 }
 

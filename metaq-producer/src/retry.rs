@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 /// reason that another partition or a moment later doesn't have: 403 (the partition is closed), 404 and 503 (the broker is
 /// busy). Nothing is stored twice then.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// How often a message is handed to a connection at most. Default 5; with 1 nothing is ever sent again, as by the Java
@@ -17,8 +19,10 @@ pub struct RetryPolicy {
     pub max_attempts: u32,
     /// The longest pause before the second attempt; it doubles with each further one. The actual pause is drawn at random
     /// between zero and that. Default 10 ms. Without a pause, a busy broker gets no relief.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub first_pause: Duration,
     /// What the pause doesn't grow beyond. Default 1 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub longest_pause: Duration,
     /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message is stored
     /// at least once if it is acknowledged, and maybe twice. Default `false`.
@@ -26,7 +30,8 @@ pub struct RetryPolicy {
     /// Whether a message is sent again that a broker answered with 500, which is also what a topic or a partition is
     /// answered with that it doesn't have. Default `false`.
     pub server_errors: bool,
-    /// Where the random numbers come from.
+    /// Where the random numbers come from. No part of settings in a file.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub jitter: Jitter,
 }
 

@@ -18,14 +18,16 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{PartitionSelector, counts::TopicCounts, lane::Lane, order::Order};
+use crate::{
+    PartitionSelector, counts::TopicCounts, guarded_selector::GuardedSelector, lane::Lane, order::Order,
+};
 
 /// A topic that messages are sent to: its current route, and what belongs to the topic whatever the route is.
 pub(crate) struct TopicState {
     pub(crate) topic: Topic,
     pub(crate) counts: Arc<TopicCounts>,
-    /// The topic's own selector, if the producer's has one for each topic.
-    pub(crate) selector: Option<Box<dyn PartitionSelector>>,
+    /// The topic's own selector, or the producer's.
+    pub(crate) selector: GuardedSelector,
     /// How many messages wait for a broker to be connected.
     pub(crate) parked: AtomicUsize,
     /// One message at a time in each partition, where that is asked for.
@@ -40,13 +42,13 @@ impl TopicState {
     pub(crate) fn new(
         topic: Topic,
         counts: Arc<TopicCounts>,
-        selector: Option<Box<dyn PartitionSelector>>,
+        selector: Arc<dyn PartitionSelector>,
         ordered: bool,
     ) -> Self {
         Self {
             topic,
             counts,
-            selector,
+            selector: GuardedSelector::new(selector),
             parked: AtomicUsize::new(0),
             order: ordered.then(Order::default),
             route: ArcSwap::from_pointee(Route::default()),

@@ -1,17 +1,35 @@
 //! Choosing a partition for each message.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{fmt, time::Duration};
 
 use metaq_protocol::{Partition, Topic};
 
-use crate::Message;
+use crate::{Message, Outcome};
+
+mod hash;
+mod key_hash;
+mod latency;
+mod random;
+mod rendezvous;
+mod round_robin;
+mod sticky;
+
+pub use hash::key_hash;
+pub use key_hash::KeyHashSelector;
+pub use latency::LatencySelector;
+pub use random::RandomSelector;
+pub use rendezvous::RendezvousSelector;
+pub use round_robin::RoundRobinSelector;
+pub use sticky::StickySelector;
 
 /// Chooses the partition that a message goes to.
 ///
-/// It is asked once for each message, on the task that sends it, so it must not block.
+/// It is asked once for each message, and again when the chosen partition can't take it at that moment, on the task that
+/// sends it or on one of the producer's: so it must not block.
+///
+/// A selector that answers nonsense harms only the message that it was asked about: to refuse it, to choose a partition that
+/// the topic doesn't have, or to panic ends the message with [`NoPartition`](crate::SendErrorKind::NoPartition), not sent, and
+/// given back. (A program that is built to abort on panics still aborts.)
 ///
 /// ```
 /// use metaq_producer::{Message, Partition, PartitionSelector, Topic};
@@ -24,6 +42,10 @@ use crate::Message;
 ///         let customer: usize = message.attribute()?.parse().ok()?;
 ///         partitions.get(customer % partitions.len()).copied()
 ///     }
+///
+///     fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+///         None // It has to be that one.
+///     }
 /// }
 /// ```
 pub trait PartitionSelector: Send + Sync {
@@ -31,11 +53,38 @@ pub trait PartitionSelector: Send + Sync {
     /// and never empty. `None` refuses the message.
     fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition>;
 
+    /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment: its broker
+    /// failed lately or has no room. `None` says that it has to be that one: then the message is sent there all the same,
+    /// or waits until there is room. The default asks [`select`](Self::select) again.
+    fn select_instead(
+        &self,
+        topic: &Topic,
+        partitions: &[Partition],
+        message: &Message,
+        unfit: Partition,
+    ) -> Option<Partition> {
+        let _ = unfit;
+        self.select(topic, partitions, message)
+    }
+
     /// A selector for `topic` alone, for selectors that keep a state for each topic. Called once when the topic is
-    /// published. The default is to have none: [`select`](Self::select) of this selector is asked for all topics.
+    /// published; a panic reaches whoever publishes it. The default is to have none: this selector is asked for all topics.
     fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
         let _ = topic;
         None
+    }
+
+    /// Whether [`observe`](Self::observe) is to be called. Asked once when a topic is published, so that selectors which
+    /// don't learn cost nothing. The default is no.
+    fn wants_outcomes(&self) -> bool {
+        false
+    }
+
+    /// An attempt to send a message to `partition` ended: `latency` after it was handed to the connection, which is neither
+    /// the message's wait for room before nor its earlier attempts. Called from the task that reads answers: it must not
+    /// block. What a panic says is logged, once for each topic.
+    fn observe(&self, partition: Partition, latency: Duration, outcome: Result<(), Outcome>) {
+        let _ = (partition, latency, outcome);
     }
 }
 
@@ -44,68 +93,40 @@ impl<S: PartitionSelector + ?Sized> PartitionSelector for Box<S> {
         (**self).select(topic, partitions, message)
     }
 
+    fn select_instead(
+        &self,
+        topic: &Topic,
+        partitions: &[Partition],
+        message: &Message,
+        unfit: Partition,
+    ) -> Option<Partition> {
+        (**self).select_instead(topic, partitions, message, unfit)
+    }
+
     fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
         (**self).for_topic(topic)
     }
-}
 
-/// Takes the partitions of a topic in turn. The default.
-///
-/// As with the Java client, the first message goes to the second partition (rule L-3). Unlike there, each topic
-/// has a turn of its own, so that topics which are sent to alternately use all their partitions (K-42).
-#[derive(Debug, Default)]
-pub struct RoundRobinSelector {
-    turn: AtomicU32,
-}
-
-impl RoundRobinSelector {
-    /// A selector that begins with the second partition.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
-impl PartitionSelector for RoundRobinSelector {
-    fn select(&self, _: &Topic, partitions: &[Partition], _: &Message) -> Option<Partition> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        partitions.get(turn as usize % partitions.len().max(1)).copied()
+    fn wants_outcomes(&self) -> bool {
+        (**self).wants_outcomes()
     }
 
-    fn for_topic(&self, _: &Topic) -> Option<Box<dyn PartitionSelector>> {
-        Some(Box::new(Self::new()))
-    }
-}
-
-/// Draws a partition at random for each message, all with the same chance.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RandomSelector {
-    _private: (),
-}
-
-impl RandomSelector {
-    /// A selector that draws from the thread's own random numbers.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
-impl PartitionSelector for RandomSelector {
-    fn select(&self, _: &Topic, partitions: &[Partition], _: &Message) -> Option<Partition> {
-        if partitions.is_empty() {
-            return None;
-        }
-        partitions.get(fastrand::usize(..partitions.len())).copied()
+    fn observe(&self, partition: Partition, latency: Duration, outcome: Result<(), Outcome>) {
+        (**self).observe(partition, latency, outcome);
     }
 }
 
 /// A selector made of a closure.
 ///
 /// ```
-/// use metaq_producer::select_fn;
+/// use metaq_producer::{Producer, select_fn};
 ///
 /// let always_first = select_fn(|_topic, partitions, _message| partitions.first().copied());
+/// let producer = Producer::builder()
+///     .broker("meta://127.0.0.1:8123".parse()?)
+///     .selector(always_first)
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn select_fn<F>(select: F) -> SelectFn<F>
 where
@@ -132,45 +153,32 @@ impl<F> fmt::Debug for SelectFn<F> {
     }
 }
 
+/// What the tests of all selectors need.
 #[cfg(test)]
-mod tests {
+mod testing {
     use super::*;
 
-    fn select(selector: &dyn PartitionSelector, partitions: &[Partition]) -> Option<i32> {
+    /// The partitions of brokers 0, 1, …, which have so many each.
+    pub(super) fn partitions(counts: &[i32]) -> Vec<Partition> {
+        let of = |(broker, count): (usize, &i32)| {
+            (0..*count)
+                .map(move |index| Partition::new(i32::try_from(broker).unwrap(), index))
+                .collect::<Vec<_>>()
+        };
+        counts.iter().enumerate().flat_map(of).collect()
+    }
+
+    pub(super) fn select(selector: &dyn PartitionSelector, partitions: &[Partition]) -> Option<Partition> {
         let topic = Topic::new("t").unwrap();
-        let message = Message::new(topic.clone(), "");
-        selector.select(&topic, partitions, &message).map(|partition| partition.index)
+        selector.select(&topic, partitions, &Message::new(topic.clone(), ""))
     }
 
-    #[test]
-    fn round_robin_begins_with_the_second_partition_and_overflows_quietly() {
-        let partitions = [0, 1, 2].map(|index| Partition::new(0, index));
-        let selector = RoundRobinSelector::new();
-        let picks: Vec<_> = (0..6).map(|_| select(&selector, &partitions).unwrap()).collect();
-        assert_eq!(picks, [1, 2, 0, 1, 2, 0], "L-3, C-17");
-        selector.turn.store(u32::MAX, Ordering::Relaxed);
-        assert_eq!(select(&selector, &partitions), Some(0));
-        assert_eq!(select(&selector, &[]), None, "K-45");
-    }
-
-    #[test]
-    fn round_robin_counts_for_each_topic_by_itself() {
+    pub(super) fn select_key(
+        selector: &dyn PartitionSelector,
+        partitions: &[Partition],
+        key: impl AsRef<[u8]>,
+    ) -> Option<Partition> {
         let topic = Topic::new("t").unwrap();
-        let shared = RoundRobinSelector::new();
-        let (one, two) = (shared.for_topic(&topic).unwrap(), shared.for_topic(&topic).unwrap());
-        let partitions = [0, 1].map(|index| Partition::new(0, index));
-        let picks: Vec<_> = (0..4)
-            .map(|_| (select(&one, &partitions).unwrap(), select(&two, &partitions).unwrap()))
-            .collect();
-        assert_eq!(picks, [(1, 1), (0, 0), (1, 1), (0, 0)], "K-42");
-    }
-
-    #[test]
-    fn random_uses_all_partitions_about_equally() {
-        let partitions = [0, 1, 2, 3].map(|index| Partition::new(0, index));
-        let mut counts = [0_u32; 4];
-        (0..8000).for_each(|_| counts[select(&RandomSelector::new(), &partitions).unwrap() as usize] += 1);
-        assert!(counts.iter().all(|count| (1700..2300).contains(count)), "{counts:?}");
-        assert_eq!(select(&RandomSelector::new(), &[]), None);
+        selector.select(&topic, partitions, &Message::new(topic.clone(), "").with_key(key))
     }
 }

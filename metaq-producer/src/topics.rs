@@ -160,7 +160,8 @@ impl Topics {
     }
 
     fn start(&self, topic: &Topic) -> PublishedTopic {
-        let selector = self.launcher.selector().for_topic(topic);
+        let shared = self.launcher.selector();
+        let selector = shared.for_topic(topic).map_or_else(|| Arc::clone(shared), Arc::from);
         let state = TopicState::new(topic.clone(), self.counts.topic(topic), selector, self.ordered);
         let state = Arc::new(state);
         let inbox = self.launcher.flights.inbox.clone();
@@ -180,6 +181,9 @@ impl Topics {
         if *count == 0 {
             holders.counts.remove(topic);
             if let Some(published) = self.change(|map| map.remove(topic)) {
+                if matches!(*published.progress.borrow(), Progress::Ready) {
+                    tracing::info!(%topic, "topic unpublished");
+                }
                 published.withdraw();
             }
         }

@@ -2,29 +2,38 @@
 
 use std::time::Duration;
 
-/// Settings of the connections of a transport, whatever they run over.
+/// Settings of the connections of a transport, whatever they run over. With the feature `serde` they are read and written with
+/// durations as texts such as `3s`.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ConnectionConfig {
     /// How long one attempt to connect may take: name resolution, all addresses of the name, and the answer to a first
     /// request, by which the broker proves to be one and to be alive. Default 3 s. Too short, and a distant broker is never
     /// reached; too long, and a broker that comes back behind a firewall that drops packets is noticed late.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub connect_timeout: Duration,
     /// The longest pause before the second attempt to connect; it doubles with each further failure. The actual pause
     /// is drawn at random between zero and that. Default 50 ms.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub first_pause: Duration,
     /// What the pause doesn't grow beyond. Default 5 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub longest_pause: Duration,
     /// How long a broker that owes answers may be silent before nothing more is sent to it until it speaks again; what was
     /// not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. Default 1 s.
     /// Too short, and a broker is avoided whose disk or garbage collector takes a break; too long, and more messages are
     /// sent to a dead one.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stall_after: Duration,
     /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java client
     /// (rule N-10). The broker closes connections that are idle for 300 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_after: Duration,
     /// How long the broker has to answer a heartbeat, or anything else, before the connection is given up and made
     /// anew. Default 5 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_timeout: Duration,
     /// The most unanswered requests on a connection, at most 65,536. Default 16,384.
     pub max_in_flight: usize,
@@ -32,6 +41,7 @@ pub struct ConnectionConfig {
     /// Default 64 MiB.
     pub max_in_flight_bytes: usize,
     /// How long a connection waits for its outstanding answers when its last handle is dropped. Default 5 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub drain_timeout: Duration,
 }
 
@@ -48,5 +58,24 @@ impl Default for ConnectionConfig {
             max_in_flight_bytes: 64 * 1024 * 1024,
             drain_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_with_durations_as_texts_and_unknown_ones_are_named() {
+        let read = |text: &str| serde_json::from_str::<ConnectionConfig>(text);
+        let config = read(r#"{"stall_after": "1m 30s", "max_in_flight": 7}"#).unwrap();
+        assert_eq!((config.stall_after, config.max_in_flight), (Duration::from_secs(90), 7));
+        assert_eq!(config.drain_timeout, ConnectionConfig::default().drain_timeout);
+        let again = read(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        let error = read(r#"{"stall_before": "3s"}"#).unwrap_err().to_string();
+        assert!(error.contains("stall_before") && error.contains("`stall_after`"), "{error}");
+        let error = read(r#"{"stall_after": "3 sacks"}"#).unwrap_err().to_string();
+        assert!(error.contains("3 sacks") && error.contains("duration"), "{error}");
     }
 }

@@ -34,9 +34,7 @@ impl Transaction {
             let mut changed = pin!(topic.route_changed());
             // From here on no change is missed.
             changed.as_mut().enable();
-            let place = choose(topic, &producer.inner.launcher, message, |broker| {
-                !avoided.contains(&broker.lane.broker.addr)
-            });
+            let place = choose(topic, message, |broker| !avoided.contains(&broker.lane.broker.addr));
             match place {
                 Ok(place) => {
                     let (id, session) = producer.inner.transaction_names.next();

@@ -234,8 +234,9 @@ impl Transaction {
             State::New => self.begin_for(&topic, message, deadline).await?,
             State::Over(_) => return Err(self.refusal()),
             State::Open(open) if open.is_lost() => return Err(self.lost()),
-            State::Open(open) => choose_on(open.broker(), &topic, &inner.launcher, message)
-                .map_err(|no_place| self.placed(no_place.into()))?,
+            State::Open(open) => {
+                choose_on(open.broker(), &topic, message).map_err(|no_place| self.placed(no_place.into()))?
+            }
         };
         let State::Open(open) = &mut self.state else { return Err(self.refusal()) };
         match open.branch.put(message, partition.index, deadline).await {

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::{
     Message,
-    launcher::Launcher,
     producer::Inner,
     route::{RouteBroker, TopicState},
 };
@@ -57,7 +56,6 @@ pub(crate) fn topic_of(inner: &Inner, message: &Message) -> Result<Arc<TopicStat
 /// Has the selector choose among the partitions of the brokers that are `eligible`. Brokers that failed lately come second.
 pub(crate) fn choose(
     topic: &TopicState,
-    launcher: &Launcher,
     message: &Message,
     eligible: impl Fn(&RouteBroker) -> bool,
 ) -> Result<Place, NoPlace> {
@@ -73,8 +71,8 @@ pub(crate) fn choose(
     if partitions.is_empty() {
         return Err(NoPlace::NoBroker);
     }
-    let selector = topic.selector.as_deref().unwrap_or_else(|| launcher.selector());
-    let Some(partition) = selector.select(&topic.topic, &partitions, message) else {
+    let asked = topic.selector.select(&topic.topic, &partitions, message, None);
+    let Some(partition) = asked.map_err(NoPlace::Refused)? else {
         return Err(NoPlace::Refused("the partition selector refused the message".to_owned()));
     };
     if !partitions.contains(&partition) {
@@ -96,11 +94,10 @@ pub(crate) fn choose(
 pub(crate) fn choose_on(
     broker: &BrokerAddr,
     topic: &TopicState,
-    launcher: &Launcher,
     message: &Message,
 ) -> Result<Partition, NoPlace> {
     let on_it = |candidate: &RouteBroker| candidate.lane.broker.addr == *broker;
-    match choose(topic, launcher, message, on_it) {
+    match choose(topic, message, on_it) {
         Ok(place) => Ok(place.partition),
         Err(NoPlace::NoBroker) => {
             let waits = topic.route().waiting_for.iter().any(|(_, known)| known.broker() == broker);

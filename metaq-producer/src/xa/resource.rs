@@ -166,7 +166,7 @@ impl XaResource {
         let (id, broker) = (&current.branch.id, self.connection.broker());
         let deadline = Instant::now() + inner.config.send_timeout;
         let topic = topic_of(inner, &message).map_err(|unfit| refused(unfit).of(id, broker))?;
-        let partition = choose_on(broker, &topic, &inner.launcher, &message)
+        let partition = choose_on(broker, &topic, &message)
             .map_err(|no_place| no_place_error(no_place).of(id, broker))?;
         match current.branch.put(&message, partition.index, deadline).await {
             Ok(answer) => current.puts.push_back((partition, answer)),

@@ -1,0 +1,136 @@
+//! How settings are read from files and written to them.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use metaq_protocol::Topic;
+use metaq_transport::ConnectionConfig;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
+
+use super::size::parse_size;
+
+/// A size: a number of bytes, or a text such as `64MiB`.
+pub(super) mod size {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(size: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+        size.serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<usize, D::Error> {
+        deserializer.deserialize_any(SizeVisitor)
+    }
+
+    struct SizeVisitor;
+
+    impl Visitor<'_> for SizeVisitor {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of bytes, or a text such as \"64MiB\"")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<usize, E> {
+            usize::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<usize, E> {
+            usize::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<usize, E> {
+            parse_size(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+}
+
+/// A topic by its name; none is left out, or an empty text.
+pub(super) mod topic {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        topic: &Option<Topic>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        topic.as_ref().map(Topic::as_str).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Topic>, D::Error> {
+        match Option::<Cow<'de, str>>::deserialize(deserializer)?.as_deref() {
+            None | Some("") => Ok(None),
+            Some(name) => name.parse().map(Some).map_err(de::Error::custom),
+        }
+    }
+}
+
+/// The settings of connections without their limits of what is in flight, which are set by the producer's.
+pub(super) mod connection {
+    use super::*;
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(default, deny_unknown_fields, rename = "connection")]
+    struct ConnectionOptions {
+        #[serde(with = "humantime_serde")]
+        connect_timeout: Duration,
+        #[serde(with = "humantime_serde")]
+        first_pause: Duration,
+        #[serde(with = "humantime_serde")]
+        longest_pause: Duration,
+        #[serde(with = "humantime_serde")]
+        stall_after: Duration,
+        #[serde(with = "humantime_serde")]
+        heartbeat_after: Duration,
+        #[serde(with = "humantime_serde")]
+        heartbeat_timeout: Duration,
+        #[serde(with = "humantime_serde")]
+        drain_timeout: Duration,
+    }
+
+    impl Default for ConnectionOptions {
+        fn default() -> Self {
+            Self::from(&ConnectionConfig::default())
+        }
+    }
+
+    impl From<&ConnectionConfig> for ConnectionOptions {
+        fn from(config: &ConnectionConfig) -> Self {
+            Self {
+                connect_timeout: config.connect_timeout,
+                first_pause: config.first_pause,
+                longest_pause: config.longest_pause,
+                stall_after: config.stall_after,
+                heartbeat_after: config.heartbeat_after,
+                heartbeat_timeout: config.heartbeat_timeout,
+                drain_timeout: config.drain_timeout,
+            }
+        }
+    }
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        config: &ConnectionConfig,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        ConnectionOptions::from(config).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<ConnectionConfig, D::Error> {
+        let options = ConnectionOptions::deserialize(deserializer)?;
+        let mut config = ConnectionConfig::default();
+        config.connect_timeout = options.connect_timeout;
+        config.first_pause = options.first_pause;
+        config.longest_pause = options.longest_pause;
+        config.stall_after = options.stall_after;
+        config.heartbeat_after = options.heartbeat_after;
+        config.heartbeat_timeout = options.heartbeat_timeout;
+        config.drain_timeout = options.drain_timeout;
+        Ok(config)
+    }
+}

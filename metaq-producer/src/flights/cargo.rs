@@ -1,0 +1,89 @@
+//! What is known of a message while it is on its way.
+
+use std::time::Duration;
+
+use metaq_protocol::Partition;
+use tokio::time::Instant;
+
+use crate::{Message, permits::Share, send_error::FailedAttempt};
+
+/// A message, and what is to be known to send it.
+#[derive(Debug)]
+pub(crate) struct Cargo {
+    pub(crate) message: Message,
+    pub(crate) share: Share,
+    pub(crate) attempts: u32,
+    pub(crate) started: Instant,
+    /// How long it may take in all.
+    pub(crate) timeout: Millis,
+    /// What most messages don't have.
+    pub(crate) more: Option<Box<More>>,
+}
+
+/// A duration in four bytes, rounded up. What is longer than seven weeks is that long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Millis(u32);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        let millis = u64::from(duration.subsec_nanos().div_ceil(1_000_000));
+        Self(
+            u32::try_from(duration.as_secs().saturating_mul(1000).saturating_add(millis)).unwrap_or(u32::MAX),
+        )
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0.into())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    pub(crate) failed: Vec<FailedAttempt>,
+    /// Where it goes, when that was decided for good.
+    pub(crate) partition: Option<Partition>,
+    /// Whether it has the turn there.
+    pub(crate) has_turn: bool,
+    /// When it was handed to a connection, where a selector wants to know how long it took from then.
+    pub(super) launched: Option<Instant>,
+}
+
+impl Cargo {
+    /// When its time is up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.started + Duration::from(self.timeout)
+    }
+
+    pub(crate) fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Where it goes, when that was decided for good.
+    pub(crate) fn partition(&self) -> Option<Partition> {
+        self.more.as_ref()?.partition
+    }
+
+    pub(crate) fn has_turn(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.has_turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_never_cut_short() {
+        for (duration, millis) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_micros(1_500), 2),
+            (Duration::from_secs(3), 3_000),
+            (Duration::MAX, u64::from(u32::MAX)),
+        ] {
+            assert_eq!(Duration::from(Millis::from(duration)), Duration::from_millis(millis));
+        }
+    }
+}

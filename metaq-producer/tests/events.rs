@@ -1,0 +1,109 @@
+//! What a producer tells of itself in events. A test program of its own: another test's thread without a log could have the
+//! events of both switched off.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(feature = "mock")]
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use metaq_producer::{Message, MockDiscovery, Producer, SendErrorKind, Topic, TopicView};
+use metaq_testkit::{Broker, Fault, Requests};
+use tokio::time::timeout;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn topic() -> Topic {
+    Topic::new("t").unwrap()
+}
+
+fn message() -> Message {
+    Message::new(topic(), "x")
+}
+
+/// Lines of a log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Lines {
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap().lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+#[tokio::test]
+async fn changes_are_told_once_and_messages_are_not() {
+    let lines = Lines::default();
+    let log = tracing_subscriber::fmt()
+        .with_writer(lines.clone())
+        .without_time()
+        .with_target(false)
+        .with_ansi(false)
+        .with_env_filter(EnvFilter::new("metaq_producer=trace"))
+        .finish();
+    let _log = tracing::subscriber::set_default(log);
+    let one = Broker::builder().id(0).topic("t", 2).start().await.unwrap();
+    let two = Broker::builder().id(1).topic("t", 3).start().await.unwrap();
+    let view = TopicView::new(topic()).with_broker(one.id(), one.addr().clone(), 2);
+    let mock = MockDiscovery::new();
+    mock.set(view.clone());
+    let producer = Producer::builder().discovery(mock.clone()).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let (one_addr, two_addr) = (one.addr(), two.addr());
+    let published =
+        format!("INFO topic published topic=t brokers=\"0@{one_addr}(2)\" partitions=2 missing=0");
+    assert_eq!(lines.take(), [published]);
+
+    for _ in 0..100 {
+        producer.send(message()).await.unwrap();
+    }
+    one.faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
+    assert!(producer.send(message()).await.is_ok());
+    mock.set(view.clone());
+    assert_eq!(
+        lines.take(),
+        [""; 0],
+        "of messages there is nothing to tell, of a view that says the same neither"
+    );
+
+    mock.set(view.with_broker(two.id(), two.addr().clone(), 3));
+    let settled = async {
+        while producer.partitions(&topic()).len() < 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, settled).await.unwrap();
+    let changed = format!("INFO route changed topic=t added=1@{two_addr}(3) removed= partitions=5 missing=0");
+    assert_eq!(lines.take(), [changed]);
+
+    two.faults().plan(Requests::puts(), Fault::refuse(500, "no"));
+    while producer.send(message()).await.is_ok() {}
+    assert!(producer.unpublish_topic(&topic()));
+    assert_eq!(producer.send(message()).await.unwrap_err().kind(), SendErrorKind::NotPublished);
+    producer.close(SOON).await;
+    let closed = "INFO producer closed acknowledged=0 rejected=0 unknown=0 unsent=0";
+    assert_eq!(lines.take(), ["INFO topic unpublished topic=t", closed]);
+}
