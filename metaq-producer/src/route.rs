@@ -64,6 +64,10 @@ impl TopicState {
 
     pub(crate) fn set_route(&self, route: Route) {
         self.route.store(Arc::new(route));
+        // The follower may be setting its last route while the topic is withdrawn: connections would stay open for it.
+        if self.is_withdrawn() {
+            self.route.store(Arc::default());
+        }
         self.changed.notify_waiters();
     }
 
@@ -74,13 +78,13 @@ impl TopicState {
 
     /// The topic was unpublished: forgets the route, and with it the connections.
     pub(crate) fn withdraw(&self) {
-        self.withdrawn.store(true, Ordering::Release);
+        self.withdrawn.store(true, Ordering::SeqCst);
         self.set_route(Route::default());
     }
 
     /// Whether the topic was unpublished; senders may still hold it then.
     pub(crate) fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Ordering::Acquire)
+        self.withdrawn.load(Ordering::SeqCst)
     }
 
     /// A broker refused messages for `partition`, which is left alone for a moment as long as there are others.
@@ -202,5 +206,24 @@ impl Route {
             text.push_str("the registry names no broker");
         }
         (text, last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RandomSelector;
+
+    #[test]
+    fn a_route_that_comes_after_the_topic_was_withdrawn_holds_no_connection() {
+        let topic = Topic::new("t").unwrap();
+        let selector = Arc::new(RandomSelector::new());
+        let state = TopicState::new(topic, Arc::default(), selector, false);
+        let route = || Route { partitions: vec![Partition::new(0, 0)], ..Route::default() };
+        state.set_route(route());
+        assert_eq!(state.route().partitions.len(), 1);
+        state.withdraw();
+        state.set_route(route());
+        assert!(state.route().partitions.is_empty());
     }
 }
