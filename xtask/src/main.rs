@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
 
 mod fuzz;
+mod simulate;
 
 use std::{
     io::{self, Write as _},
@@ -13,7 +14,10 @@ usage: cargo xtask TASK
 
   test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
                  ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
-                 with CI=true that is a failure
+                 with CI=true that is a failure. Without ARGS the simulation is run as well
+  simulate [--seeds N | --seed N]
+                 runs the producer through random schedules, of 40 seeds or so many, in which a seed determines
+                 everything; or runs that one again, and prints its log. Built into target/simulation
   bench [--quick]
                  compares the Java client with ours, and with what the machine allows, beside real brokers,
                  and writes bench/results/latest.md: a quarter of an hour, or with --quick three minutes.
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
+        Some("simulate") => simulate::run(&args.collect::<Vec<_>>()),
         Some("bench") => bench(&args.collect::<Vec<_>>()),
         Some("protoc") => {
             // Not for a person but for a script, hence on stdout.
@@ -57,7 +62,7 @@ fn test(args: &[String]) -> bool {
         }
         say("the tests that need them will be skipped\n");
     }
-    cargo(&["test", "--workspace", "--all-features"], args)
+    cargo(&["test", "--workspace", "--all-features"], args) && (!args.is_empty() || simulate::run(&[]))
 }
 
 /// Compares the Java client with ours; true when it was done. ARGS go to the program that does it.
@@ -66,9 +71,7 @@ fn bench(args: &[String]) -> bool {
     if !cargo(&["build", "--release", "--package", "metaq-cli", "--package", "metaq-bench"], &[]) {
         return false;
     }
-    // This program is in the folder of another profile, beside that one.
-    let target = std::env::current_exe().ok().and_then(|xtask| Some(xtask.parent()?.parent()?.to_owned()));
-    let compare = target.unwrap_or_default().join("release").join("compare");
+    let compare = target().join("release").join("compare");
     match Command::new(&compare).args(args).status() {
         Ok(status) => status.success(),
         Err(error) => {
@@ -76,6 +79,13 @@ fn bench(args: &[String]) -> bool {
             false
         }
     }
+}
+
+/// The folder that everything is built into.
+fn target() -> PathBuf {
+    // This program is in the folder of a profile.
+    let target = std::env::current_exe().ok().and_then(|xtask| Some(xtask.parent()?.parent()?.to_owned()));
+    target.unwrap_or_else(|| "target".into())
 }
 
 /// The protoc that the environment names, or one that comes as a crate.
@@ -94,11 +104,16 @@ fn protoc() -> Option<PathBuf> {
 }
 
 fn cargo(args: &[&str], more: &[String]) -> bool {
+    succeeds(cargo_command().args(args).args(more).envs(protoc().map(|path| ("PROTOC", path))))
+}
+
+fn cargo_command() -> Command {
     // Cargo tells its subcommands and aliases which cargo it is.
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(args).args(more).envs(protoc().map(|path| ("PROTOC", path)));
-    match command.status() {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn succeeds(cargo: &mut Command) -> bool {
+    match cargo.status() {
         Ok(status) => status.success(),
         Err(error) => {
             say(&format!("cargo can't be run: {error}\n"));
