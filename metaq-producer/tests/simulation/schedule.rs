@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// After everything is mended, a message is stored within this: the longest pause between two attempts to connect, and what
 /// a registry may be slow by.
-const MENDED: Duration = Duration::from_secs(8);
+const MENDED: Duration = Duration::from_secs(4);
 
 pub(crate) struct Simulation {
     rng: Rng,
