@@ -225,10 +225,8 @@ impl Load {
             after.tasks,
         ));
         assert!(after.memory_kib <= before.memory_kib * 11 / 10 + 1024, "{before:?} {after:?}");
-        assert!(
-            counts.unknown > 0 && counts.not_sent > 0 && counts.rejected > 0,
-            "everything happens: {counts:?}"
-        );
+        let all_happen = counts.unknown > 0 && counts.not_sent > 0 && (counts.rejected > 0 || !is_full());
+        assert!(all_happen, "{counts:?}");
         role.say(format_args!("counts {} {}", counts.acknowledged, counts.unknown));
     }
 
