@@ -176,7 +176,7 @@ async fn futures_that_are_dropped_at_any_moment_leave_nothing_behind() {
         broker.faults().plan(Requests::puts().with_chance(0.05), Fault::refuse(503, "busy"));
         broker.faults().plan(Requests::puts().with_chance(0.3), Fault::Late(Duration::from_millis(3)));
     }
-    let (mut rng, count) = (Rng::with_seed(2), in_form(20_000, 500_000));
+    let (mut rng, count) = (Rng::with_seed(2), in_form(20_000, 200_000));
     let mut dropped = 0;
     for n in 0..count {
         let (producer, patience) = (cluster.producer.clone(), Duration::from_micros(rng.u64(..4_000)));
