@@ -256,6 +256,12 @@ fn a_runtime_that_is_shut_down_under_load_ends_every_message() {
             (0..8).map(|name| of_brokers.spawn(load(cluster.producer.clone(), name))).collect();
         let moment = Duration::from_micros(rng.u64(1_000..30_000));
         of_brokers.block_on(async { sleep(moment).await });
+        // In every other round no broker can be reached, so that messages wait.
+        if rng.bool() {
+            each(&cluster, |broker| broker.faults().refuse_connections(true));
+            each(&cluster, |broker| broker.faults().close_connections());
+            of_brokers.block_on(async { sleep(moment).await });
+        }
         if rng.bool() {
             of_producer.shutdown_background();
         } else {

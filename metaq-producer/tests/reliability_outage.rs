@@ -168,9 +168,11 @@ async fn measured(mut role: Role) {
     assert!(account > LIMIT / 2, "as many wait as may: {account}");
     assert!(grown * 1024 <= LIMIT as u64 * 105 / 100, "{grown} KiB");
     assert!(used <= if cfg!(debug_assertions) { 0.4 } else { 0.02 }, "{used}");
-    // Of each broker: that it was lost, can't be reached, is used no more, is used again, and was let go of.
-    assert!(lines.len() <= 5 * brokers + 2, "{} lines", lines.len());
-    assert!((1..lines.len()).all(|line| !lines[..line].contains(&lines[line])), "nothing is said twice");
+    // Of each broker: that it was lost, can't be reached, is used no more, is used again, and was let go of. In the short
+    // form a machine that is too busy may have one stall.
+    assert!(lines.len() <= in_form(3, 1) * (5 * brokers + 2), "{} lines", lines.len());
+    let unreachable = lines.iter().filter(|line| line.contains("unreachable")).count();
+    assert!(unreachable <= brokers, "it is tried on in silence: {unreachable}");
     // In the short form other tests have the machine, too.
     assert!(recovery <= in_form(Duration::from_secs(5), Duration::from_secs(1)), "{recovery:?}");
 }

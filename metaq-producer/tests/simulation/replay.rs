@@ -8,7 +8,7 @@ use std::{
 
 use crate::{number, run};
 
-/// How many seeds are run again.
+/// How many seeds are run again unless told otherwise.
 const SEEDS: u64 = 50;
 
 /// Where the other process leaves the logs of its runs.
@@ -36,8 +36,9 @@ fn a_seed_gives_the_same_run_again_in_this_process_and_in_another() {
         // That one is to be seen, not to be compared.
         return;
     }
+    let count = number("METAQ_SEEDS").unwrap_or(SEEDS);
     if let Some(folder) = env::var_os(FOLDER) {
-        for seed in 0..SEEDS {
+        for seed in 0..count {
             fs::write(file(Path::new(&folder), seed), run(seed).log.join("\n")).unwrap();
         }
         return;
@@ -47,7 +48,7 @@ fn a_seed_gives_the_same_run_again_in_this_process_and_in_another() {
     let this = "replay::a_seed_gives_the_same_run_again_in_this_process_and_in_another";
     let mut other = Command::new(env::current_exe().unwrap());
     let other = other.args(["--exact", this]).env(FOLDER, &folder).stdout(Stdio::piped()).spawn().unwrap();
-    let logs: Vec<_> = (0..SEEDS).map(|seed| run(seed).log).collect();
+    let logs: Vec<_> = (0..count).map(|seed| run(seed).log).collect();
     for (seed, log) in (0..).zip(&logs) {
         assert_same(seed, log, &run(seed).log, "in the same process");
     }
@@ -60,6 +61,6 @@ fn a_seed_gives_the_same_run_again_in_this_process_and_in_another() {
     }
     fs::remove_dir_all(&folder).unwrap();
     let lines: usize = logs.iter().map(Vec::len).sum();
-    println!("{SEEDS} seeds, {lines} lines of logs: the same three times");
+    println!("{count} seeds, {lines} lines of logs: the same three times");
     assert!(logs.windows(2).all(|pair| pair[0] != pair[1]), "each seed has a course of its own");
 }
