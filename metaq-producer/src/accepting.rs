@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Message, Outcome, SendError, SendHandle,
-    flights::{Cargo, Millis},
+    flights::{Cargo, Millis, Offer},
     permits::Share,
     producer::Inner,
     route::TopicState,
@@ -19,11 +19,12 @@ use crate::{
 /// A message that was accepted, and how many bytes wait to be written where it goes.
 pub(crate) type Accepted = (SendHandle, usize);
 
-/// Why a message can't be sent at once.
-pub(crate) enum Delayed {
-    /// There is no room for it.
+/// What came of a message that was to be accepted.
+pub(crate) enum Acceptance {
+    Accepted(Accepted),
+    /// There is no room for it at the moment.
     Full(Message, Arc<TopicState>),
-    Failed(SendError),
+    Refused(SendError),
 }
 
 impl Inner {
@@ -38,20 +39,19 @@ impl Inner {
     }
 
     /// Takes a message and sends it, if there is room.
-    pub(crate) fn accept(
-        &self,
-        message: Message,
-        started: Instant,
-        timeout: Millis,
-    ) -> Result<Accepted, Delayed> {
+    #[inline]
+    pub(crate) fn accept(&self, message: Message, started: Instant, timeout: Millis) -> Acceptance {
         let lookup = self.topics.lookup();
         let topic = match self.check(&message, &lookup) {
             Ok(topic) => topic,
-            Err(error) => return Err(Delayed::Failed(error.with_message(message))),
+            Err(error) => return Acceptance::Refused(error.with_message(message)),
         };
         match self.flights().permits.try_take(message.encoded_len()) {
-            Some(share) => self.launch(topic, message, share, started, timeout).map_err(Delayed::Failed),
-            None => Err(Delayed::Full(message, Arc::clone(topic))),
+            Some(share) => match self.launch(topic, message, share, started, timeout) {
+                Ok(accepted) => Acceptance::Accepted(accepted),
+                Err(error) => Acceptance::Refused(error),
+            },
+            None => Acceptance::Full(message, Arc::clone(topic)),
         }
     }
 
@@ -93,6 +93,7 @@ impl Inner {
         Err(error)
     }
 
+    #[inline]
     pub(crate) fn launch(
         &self,
         topic: &Arc<TopicState>,
@@ -101,9 +102,10 @@ impl Inner {
         started: Instant,
         timeout: Millis,
     ) -> Result<Accepted, SendError> {
-        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
-        let launched = self.launcher.launch_or_park(topic, cargo)?;
-        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), launched.token), launched.waiting))
+        let mut offer: Offer =
+            Cargo { message, share, attempts_before: 0, started, timeout, more: None }.into();
+        let token = self.launcher.launch_or_park(topic, &mut offer)?;
+        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), token), offer.waiting))
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
     SendReceipt,
-    accepting::{Delayed, WaitingForRoom},
+    accepting::{Acceptance, WaitingForRoom},
     broker_stats::{self, BrokerFigures},
     flights::{Cargo, Flights},
     launcher::Launcher,
@@ -154,8 +154,12 @@ impl Producer {
     /// # Cancel safety
     /// Dropping this future before it is done means that the message was not accepted. Those who wait for room are served
     /// in the order in which they came.
-    pub async fn enqueue(&self, message: Message) -> Result<SendHandle, SendError> {
-        self.enqueue_with_timeout(message, self.inner.config.send_timeout).await
+    // No future around another: a message would be moved once more.
+    pub fn enqueue(
+        &self,
+        message: Message,
+    ) -> impl Future<Output = Result<SendHandle, SendError>> + Send + '_ {
+        self.enqueue_with_timeout(message, self.inner.config.send_timeout)
     }
 
     /// [`enqueue`](Self::enqueue) with a timeout of its own, which is for everything until the outcome.
@@ -173,9 +177,9 @@ impl Producer {
         let started = Instant::now();
         let timeout = self.inner.timeout(timeout);
         let accepted = match self.inner.accept(message, started, timeout) {
-            Ok(accepted) => accepted,
-            Err(Delayed::Failed(error)) => return Err(error),
-            Err(Delayed::Full(message, topic)) => {
+            Acceptance::Accepted(accepted) => accepted,
+            Acceptance::Refused(error) => return Err(error),
+            Acceptance::Full(message, topic) => {
                 let mut waiting = WaitingForRoom::new(&topic);
                 let share = self.inner.room(&message, &topic, started + timeout.into()).await;
                 waiting.is_over = true;
@@ -214,7 +218,7 @@ impl Producer {
             topic.counts.failed(Outcome::NotSent, None);
             return Err(SendError::full(&topic.topic, &permits.describe()).with_message(message));
         };
-        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
+        let cargo = Cargo { message, share, attempts_before: 0, started, timeout, more: None };
         let token = inner.launcher.launch_now(topic, cargo)?;
         Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
     }

@@ -236,11 +236,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             if decoded[0].is_some() {
                 let shared = &mut *self.link.shared.lock();
                 for (opaque, reply) in decoded.into_iter().flatten() {
-                    match shared.slots.deliver(opaque, reply, self.last_read) {
-                        Delivered::Answered(ending) => {
-                            self.counts.answered += 1;
-                            self.ended.add(&mut shared.room, ending);
-                        }
+                    let Shared { slots, room, .. } = shared;
+                    let ended = |ending| self.ended.add(room, ending);
+                    match slots.deliver(opaque, reply, self.last_read, ended) {
+                        Delivered::Answered => self.counts.answered += 1,
                         Delivered::Late | Delivered::Unknown => self.counts.ignored += 1,
                     }
                 }

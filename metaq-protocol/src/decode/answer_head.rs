@@ -41,7 +41,7 @@ impl AnswerHead {
 
     /// The straight way for what a broker really writes: `result`, three plain numbers, CR LF. Anything
     /// else, however little it differs, gives `None` and has to go the other way.
-    #[inline]
+    #[inline(always)]
     pub(super) fn plain_result(src: &[u8], limits: &Limits) -> Option<Self> {
         let rest = src.strip_prefix(b"result ")?;
         let (status, rest) = plain_number(rest)?;

@@ -48,6 +48,7 @@ impl ResponseRef<'_> {
 
     /// The status of a `result`.
     #[must_use]
+    #[inline]
     pub fn status(&self) -> Option<Status> {
         match self.kind {
             ResponseKind::Boolean(status) => Some(status),
@@ -59,6 +60,7 @@ impl ResponseRef<'_> {
     ///
     /// # Errors
     /// [`InvalidAnswer`](crate::InvalidAnswer) when it isn't one.
+    #[inline]
     pub fn put_answer(&self) -> Result<PutAnswer, crate::InvalidAnswer> {
         PutAnswer::parse(self.body)
     }
