@@ -64,7 +64,6 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    #[inline(always)]
     pub(crate) fn read(response: &ResponseRef<'_>) -> Self {
         match response.put_answer() {
             Ok(stored) if response.status() == Some(Status::SUCCESS) => Self::Stored(stored),

@@ -43,7 +43,7 @@ impl PutAnswer {
 
     /// What a broker really writes.
     #[inline(always)]
-    fn plain(body: &[u8]) -> Option<Self> {
+    pub(crate) fn plain(body: &[u8]) -> Option<Self> {
         let (message_id, rest) = number::leading_i64(body)?;
         let (partition, rest) = number::leading_i64(rest.strip_prefix(b" ")?)?;
         let (offset, rest) = number::leading_i64(rest.strip_prefix(b" ")?)?;

@@ -73,7 +73,7 @@ impl AnswerHead {
 
 /// One to ten digits.
 #[inline]
-fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
+pub(super) fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
     let mut number = 0_i64;
     let mut used = 0;
     for byte in src.iter().take(10) {
