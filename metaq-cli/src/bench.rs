@@ -147,19 +147,34 @@ impl Load {
     /// Sends so many messages, with as many in flight as there may be.
     async fn send(&self, messages: u64, tally: &mut Tally) {
         let Self { producer, topic, payload, progress, .. } = self;
-        let (mut left, mut ended) = (messages, progress.ended.load(Ordering::Relaxed));
+        let mut left = messages;
         let start = async || {
             left = left.checked_sub(1).filter(|_| progress.stopped().is_none())?;
             // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
             let message = Message::new(topic.clone(), payload.clone());
             Some(producer.enqueue(message).await.map_err(Err))
         };
-        let end = |latency: Duration, result: Result<SendReceipt, SendError>| {
-            ended += 1;
-            progress.ended.store(ended, Ordering::Relaxed);
-            tally.count(latency, result);
-        };
-        window::drive(self.in_flight, start, end).await;
+        let mut account = Account { ended: progress.ended.load(Ordering::Relaxed), progress, tally };
+        window::drive(self.in_flight, start, &mut account).await;
+    }
+}
+
+/// Tallies what became of messages, and shows how many there were.
+struct Account<'a> {
+    ended: u64,
+    progress: &'a Progress,
+    tally: &'a mut Tally,
+}
+
+impl window::Account<Result<SendReceipt, SendError>> for Account<'_> {
+    fn ended(&mut self, outcome: Result<SendReceipt, SendError>) -> bool {
+        self.ended += 1;
+        self.progress.ended.store(self.ended, Ordering::Relaxed);
+        outcome.map_err(|error| self.tally.failed(error)).is_ok()
+    }
+
+    fn took(&mut self, latency: Duration) {
+        self.tally.acknowledged(latency);
     }
 }
 

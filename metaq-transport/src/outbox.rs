@@ -68,7 +68,7 @@ impl Outbox {
     /// Appends the frame of `command`, which has this `number` and belongs to `slot`.
     pub(crate) fn push(&mut self, number: u64, slot: u16, command: &Command) {
         if let Command::Put(put) = command {
-            return self.push_put(number, slot, put.as_put());
+            return self.push_put(number, slot, &put.as_put());
         }
         let before = self.inline.len();
         command.encode(&mut self.inline);
@@ -76,7 +76,7 @@ impl Outbox {
     }
 
     /// The same for a put; a large payload stays where it is.
-    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: PutRef<'_>) {
+    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: &PutRef<'_>) {
         let before = self.inline.len();
         let payload = put.data.payload();
         let mut large = 0;

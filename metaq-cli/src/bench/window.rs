@@ -14,13 +14,21 @@ use tokio::task::yield_now;
 /// first of those that start, and after the last of those that have ended: no time is told shorter than it was.
 const GROUP: usize = 8;
 
-/// Keeps `size` operations in flight. `start` begins the next one, or says how it failed at once, or that there is none;
-/// `end` is told what came of each, and how long it took from before its start until its outcome was here. Returns when
-/// all have ended.
+/// Keeps account of what became of operations.
+pub(crate) trait Account<O> {
+    /// One has ended so; whether it is to be told how long it took.
+    fn ended(&mut self, outcome: O) -> bool;
+
+    /// One took so long, from before its start until its outcome was here.
+    fn took(&mut self, latency: Duration);
+}
+
+/// Keeps `size` operations in flight. `start` begins the next one, or says how it failed at once, or that there is none.
+/// Returns when all have ended.
 pub(crate) async fn drive<H: Future + Unpin>(
     size: usize,
     mut start: impl AsyncFnMut() -> Option<Result<H, H::Output>>,
-    mut end: impl FnMut(Duration, H::Output),
+    account: &mut impl Account<H::Output>,
 ) {
     let mut window = Window::new(size);
     let mut is_over = false;
@@ -34,7 +42,9 @@ pub(crate) async fn drive<H: Future + Unpin>(
             match start().await {
                 Some(Ok(operation)) => window.in_order.push_back(Started { operation, started }),
                 Some(Err(output)) => {
-                    end(started.elapsed(), output);
+                    if account.ended(output) {
+                        account.took(started.elapsed());
+                    }
                     // Others have to get on, for instance whoever can let the next one succeed.
                     yield_now().await;
                     in_group = GROUP;
@@ -45,7 +55,7 @@ pub(crate) async fn drive<H: Future + Unpin>(
         if window.in_flight() == 0 {
             return;
         }
-        poll_fn(|context| window.poll(context, &mut end)).await;
+        poll_fn(|context| window.poll(context, account)).await;
     }
 }
 
@@ -59,8 +69,8 @@ struct Window<H: Future> {
     /// Where the scout is among them; not the first.
     scout: Option<usize>,
     aside: Vec<Started<H>>,
-    /// What has ended and was not told yet.
-    ended: Vec<(Instant, H::Output)>,
+    /// When those were started that have ended, and of which was not told yet how long they took.
+    ended: Vec<Instant>,
 }
 
 struct Started<H> {
@@ -85,31 +95,33 @@ impl<H: Future + Unpin> Window<H> {
     }
 
     /// Ready when at least one has ended. The task is woken when another one has, but for those behind the scout.
-    fn poll(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) -> Poll<()> {
+    fn poll(&mut self, context: &mut Context<'_>, account: &mut impl Account<H::Output>) -> Poll<()> {
         let before = self.in_flight();
-        self.poll_aside(context, end);
-        self.poll_first(context, end);
-        while self.poll_scout(context, end) {
-            self.poll_first(context, end);
+        self.poll_aside(context, account);
+        self.poll_first(context, account);
+        while self.poll_scout(context, account) {
+            self.poll_first(context, account);
         }
-        self.tell(end);
+        self.tell(account);
         if self.in_flight() < before { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Takes from the front what has ended.
-    fn poll_first(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) {
-        while let Some(first) = self.in_order.front_mut()
+    fn poll_first(&mut self, context: &mut Context<'_>, account: &mut impl Account<H::Output>) {
+        let mut done = 0;
+        while let Some(first) = self.in_order.get_mut(done)
             && let Poll::Ready(output) = first.poll(context)
         {
+            done += 1;
             let started = first.started;
-            self.in_order.pop_front();
-            self.scout = self.scout.map(|scout| scout - 1).filter(|scout| *scout > 0);
-            self.has_ended(started, output, end);
+            self.has_ended(started, output, account);
         }
+        self.in_order.drain(..done);
+        self.scout = self.scout.and_then(|scout| scout.checked_sub(done)).filter(|scout| *scout > 0);
     }
 
     /// Takes all up to the scout, if it has ended, and puts aside what has not; whether it had.
-    fn poll_scout(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) -> bool {
+    fn poll_scout(&mut self, context: &mut Context<'_>, account: &mut impl Account<H::Output>) -> bool {
         if self.in_order.len() < 2 {
             return false;
         }
@@ -117,10 +129,11 @@ impl<H: Future + Unpin> Window<H> {
         let scout = &mut self.in_order[at];
         let Poll::Ready(output) = scout.poll(context) else { return false };
         let started = scout.started;
-        self.has_ended(started, output, end);
-        for mut overtaken in self.in_order.drain(..=at).take(at) {
+        self.has_ended(started, output, account);
+        let overtaken: Vec<_> = self.in_order.drain(..=at).take(at).collect();
+        for mut overtaken in overtaken {
             match overtaken.poll(context) {
-                Poll::Ready(output) => self.ended.push((overtaken.started, output)),
+                Poll::Ready(output) => self.has_ended(overtaken.started, output, account),
                 Poll::Pending => self.aside.push(overtaken),
             }
         }
@@ -128,30 +141,32 @@ impl<H: Future + Unpin> Window<H> {
         true
     }
 
-    fn poll_aside(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) {
+    fn poll_aside(&mut self, context: &mut Context<'_>, account: &mut impl Account<H::Output>) {
         let mut at = 0;
         while let Some(operation) = self.aside.get_mut(at) {
             match operation.poll(context) {
                 Poll::Ready(output) => {
                     let started = self.aside.swap_remove(at).started;
-                    self.has_ended(started, output, end);
+                    self.has_ended(started, output, account);
                 }
                 Poll::Pending => at += 1,
             }
         }
     }
 
-    fn has_ended(&mut self, started: Instant, output: H::Output, end: &mut impl FnMut(Duration, H::Output)) {
-        self.ended.push((started, output));
-        if self.ended.len() >= GROUP {
-            self.tell(end);
+    fn has_ended(&mut self, started: Instant, output: H::Output, account: &mut impl Account<H::Output>) {
+        if account.ended(output) {
+            self.ended.push(started);
+            if self.ended.len() >= GROUP {
+                self.tell(account);
+            }
         }
     }
 
-    fn tell(&mut self, end: &mut impl FnMut(Duration, H::Output)) {
+    fn tell(&mut self, account: &mut impl Account<H::Output>) {
         if !self.ended.is_empty() {
             let now = Instant::now();
-            self.ended.drain(..).for_each(|(started, output)| end(now - started, output));
+            self.ended.drain(..).for_each(|started| account.took(now - started));
         }
     }
 }
@@ -166,6 +181,20 @@ mod tests {
     use tokio::{sync::Semaphore, task::yield_now};
 
     use super::*;
+
+    /// Calls a function with what has ended, and another with how long each took.
+    struct Calls<E, T>(E, T);
+
+    impl<O, E: FnMut(O), T: FnMut(Duration)> Account<O> for Calls<E, T> {
+        fn ended(&mut self, outcome: O) -> bool {
+            self.0(outcome);
+            true
+        }
+
+        fn took(&mut self, latency: Duration) {
+            self.1(latency);
+        }
+    }
 
     /// Drives `count` operations, each of which waits as `wait` does; returns the most that were in flight, and the results,
     /// sorted.
@@ -182,11 +211,11 @@ mod tests {
                 n
             })))
         };
-        let end = |_, n| {
+        let end = |n| {
             in_flight.set(in_flight.get() - 1);
             ended.borrow_mut().push(n);
         };
-        drive(size, start, end).await;
+        drive(size, start, &mut Calls(end, |_| {})).await;
         let mut ended = ended.into_inner();
         ended.sort_unstable();
         (most.get(), ended)
@@ -233,7 +262,7 @@ mod tests {
             left = (left > 0).then(|| left - 1)?;
             Some(Ok(Box::pin(tokio::time::sleep(nap))))
         };
-        drive(100, start, |time, ()| shortest = shortest.min(time)).await;
+        drive(100, start, &mut Calls(|()| {}, |time| shortest = shortest.min(time))).await;
         assert!(shortest >= nap, "{shortest:?}");
     }
 
@@ -251,8 +280,8 @@ mod tests {
                 }))),
             }
         };
-        let end = |_, result: Result<(), ()>| if result.is_ok() { done += 1 } else { failed += 1 };
-        drive(4, start, end).await;
+        let end = |result: Result<(), ()>| if result.is_ok() { done += 1 } else { failed += 1 };
+        drive(4, start, &mut Calls(end, |_| {})).await;
         assert_eq!((failed, done), (333, 666));
     }
 }
