@@ -19,9 +19,6 @@ use crate::{
     topics::Lookup,
 };
 
-/// So many bytes are worth a write.
-const MUCH_TO_WRITE: usize = 64 * 1024;
-
 impl Inner {
     /// The timeout in short; remembers the longest one.
     pub(crate) fn timeout(&self, timeout: Duration) -> Millis {
@@ -43,7 +40,7 @@ impl Inner {
                 Err(error) => return Err(error.with_message(message)),
             }
         };
-        let (handle, waiting) = match topic {
+        let (handle, much_waits) = match topic {
             Ok(launched) => launched,
             Err((topic, message)) => {
                 let deadline = started + timeout.into();
@@ -53,7 +50,7 @@ impl Inner {
                 }
             }
         };
-        if waiting >= MUCH_TO_WRITE {
+        if much_waits {
             // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
             // thread, and everywhere fill memory with what waits.
             yield_now().await;
@@ -103,8 +100,8 @@ impl Inner {
         Err(error)
     }
 
-    /// Sends a message that has its share of the room, or keeps it until it can be sent. Returns how many bytes wait where
-    /// it goes, too.
+    /// Sends a message that has its share of the room, or keeps it until it can be sent. Returns whether so
+    /// much waits where it goes that it is worth a write, too.
     #[inline]
     fn launch(
         &self,
@@ -113,11 +110,13 @@ impl Inner {
         share: Share,
         started: Instant,
         timeout: Millis,
-    ) -> Result<(SendHandle, usize), SendError> {
-        let mut offer: Offer =
-            Cargo { message, share, attempts_before: 0, started, timeout, more: None }.into();
+    ) -> Result<(SendHandle, bool), SendError> {
+        let mut offer = Offer {
+            cargo: Some(Cargo { message, share, attempts_before: 0, started, timeout, more: None }),
+            much_waits: false,
+        };
         let token = self.launcher.launch_or_park(topic, &mut offer)?;
-        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), token), offer.waiting))
+        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), token), offer.much_waits))
     }
 }
 
