@@ -19,9 +19,6 @@ use crate::{
     topics::Lookup,
 };
 
-/// So many bytes are worth a write.
-const MUCH_TO_WRITE: usize = 64 * 1024;
-
 impl Inner {
     /// The timeout in short; remembers the longest one.
     pub(crate) fn timeout(&self, timeout: Duration) -> Millis {
@@ -33,32 +30,46 @@ impl Inner {
     /// Accepts a message, when there is room for it, and sends it.
     pub(crate) async fn enqueue(&self, message: Message, timeout: Millis) -> Result<SendHandle, SendError> {
         let started = Instant::now();
-        let topic = {
+        let mut much_waits = false;
+        let at_once = {
             let lookup = self.topics.lookup();
             match self.check(&message, &lookup) {
                 Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
-                    Some(share) => Ok(self.launch(topic, message, share, started, timeout)?),
-                    None => Err((Arc::clone(topic), message)),
+                    Some(share) => {
+                        Ok(self.launch(topic, message, share, started, timeout, &mut much_waits)?)
+                    }
+                    // Boxed: there are many futures of messages, and few of them wait for room.
+                    None => {
+                        Err(Box::pin(self.enqueue_when_free(Arc::clone(topic), message, started, timeout)))
+                    }
                 },
                 Err(error) => return Err(error.with_message(message)),
             }
         };
-        let (handle, waiting) = match topic {
-            Ok(launched) => launched,
-            Err((topic, message)) => {
-                let deadline = started + timeout.into();
-                match self.room(&message, &topic, deadline).await {
-                    Ok(share) => self.launch(&topic, message, share, started, timeout)?,
-                    Err(error) => return Err(error.with_message(message)),
-                }
-            }
+        let handle = match at_once {
+            Ok(handle) => handle,
+            Err(when_free) => when_free.await?,
         };
-        if waiting >= MUCH_TO_WRITE {
+        if much_waits {
             // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
             // thread, and everywhere fill memory with what waits.
             yield_now().await;
         }
         Ok(handle)
+    }
+
+    /// The same for a message that there is no room for at the moment.
+    async fn enqueue_when_free(
+        &self,
+        topic: Arc<TopicState>,
+        message: Message,
+        started: Instant,
+        timeout: Millis,
+    ) -> Result<SendHandle, SendError> {
+        match self.room(&message, &topic, started + timeout.into()).await {
+            Ok(share) => self.launch(&topic, message, share, started, timeout, &mut false),
+            Err(error) => Err(error.with_message(message)),
+        }
     }
 
     /// Counts a message as offered, and finds its topic.
@@ -103,8 +114,8 @@ impl Inner {
         Err(error)
     }
 
-    /// Sends a message that has its share of the room, or keeps it until it can be sent. Returns how many bytes wait where
-    /// it goes, too.
+    /// Sends a message that has its share of the room, or keeps it until it can be sent. Says whether so much waits where it
+    /// goes that it is worth a write, too.
     #[inline]
     fn launch(
         &self,
@@ -113,11 +124,15 @@ impl Inner {
         share: Share,
         started: Instant,
         timeout: Millis,
-    ) -> Result<(SendHandle, usize), SendError> {
-        let mut offer: Offer =
-            Cargo { message, share, attempts_before: 0, started, timeout, more: None }.into();
+        much_waits: &mut bool,
+    ) -> Result<SendHandle, SendError> {
+        let mut offer = Offer {
+            cargo: Some(Cargo { message, share, attempts_before: 0, started, timeout, more: None }),
+            much_waits: false,
+        };
         let token = self.launcher.launch_or_park(topic, &mut offer)?;
-        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), token), offer.waiting))
+        *much_waits = offer.much_waits;
+        Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
     }
 }
 

@@ -315,7 +315,7 @@ impl Dispatcher {
     fn send(&mut self, token: Token) -> Option<(Place, Arc<TopicState>)> {
         let (cargo, topic) = self.flights().take_parked(token)?;
         let deadline = cargo.deadline();
-        let mut offer = Offer::from(cargo);
+        let mut offer = Offer { cargo: Some(cargo), much_waits: false };
         let launched = self.launcher.launch(&topic, &mut offer, Some(token), true);
         match (launched, offer.cargo) {
             (Err(Obstacle::Wait(place)), Some(cargo)) => {

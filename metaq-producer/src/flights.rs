@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub(crate) use cargo::{Cargo, Millis, More, Offer};
-use ended::{Tally, end};
+use ended::{Tally, fail};
 
 use crate::{
     Outcome, SendError, SendReceipt,
@@ -115,7 +115,7 @@ impl Flights {
         let put = message.message.as_put(way.partition.index);
         let ticket = Ticket { completions: this, token: token.into() };
         // An answer can't be told before the lock is released, so the entry is there by then.
-        offer.waiting = way.connection.submit_put(put, deadline, ticket)?;
+        offer.much_waits = way.connection.submit_put(put, deadline, ticket)?;
         if let Some(cargo) = &mut offer.cargo
             && way.lane.topic.selector.wants_outcomes()
         {
@@ -222,7 +222,7 @@ impl Flights {
     pub(crate) fn fail_parked(&self, token: Token, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) {
         let mut tally = Tally::default();
         let error = self.failed(error, topic, None, cargo, &mut tally);
-        end(&mut self.shard(token), token, Err(error), &mut tally);
+        fail(&mut self.shard(token), token, error, &mut tally);
         self.settle(&mut tally);
     }
 

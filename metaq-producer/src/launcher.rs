@@ -72,7 +72,7 @@ impl Launcher {
     /// # Errors
     /// As said; the error gives it back.
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
-        let mut offer = Offer::from(cargo);
+        let mut offer = Offer { cargo: Some(cargo), much_waits: false };
         let launched = self.launch(topic, &mut offer, None, false);
         launched.map_err(|obstacle| self.refused(topic, offer.cargo, obstacle))
     }

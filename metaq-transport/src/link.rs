@@ -211,8 +211,8 @@ impl Link {
         mut put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
-    ) -> Result<usize, TransportError> {
-        self.queue(ToldPut(&mut put, ticket), deadline, false).map(|(_, waiting)| waiting)
+    ) -> Result<bool, TransportError> {
+        self.queue(ToldPut(&mut put, ticket), deadline, false).map(|(_, much_waits)| much_waits)
     }
 
     pub(crate) async fn submit_when_free(
@@ -236,16 +236,16 @@ impl Link {
         queued.await.unwrap_or_else(|_| Err(self.error(TransportErrorKind::TimedOut)))
     }
 
-    /// Puts the request into the outbox if there is room; returns how many bytes wait there, too. Who has waited may pass
+    /// Puts the request into the outbox if there is room; returns whether what is there is worth a write, too. Who has waited may pass
     /// those who wait.
     fn queue(
         &self,
         mut queued: impl Queued,
         deadline: Instant,
         has_waited: bool,
-    ) -> Result<(SlotKey, usize), TransportError> {
+    ) -> Result<(SlotKey, bool), TransportError> {
         let bytes = queued.bytes();
-        let (key, waiting, task) = {
+        let (key, much_waits, task) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
                 drop(shared);
@@ -263,12 +263,12 @@ impl Link {
             shared.stats.requests += 1;
             shared.earliest_deadline =
                 Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-            (key, shared.outbox.len(), shared.idle_task.take())
+            (key, shared.outbox.is_worth_a_write(), shared.idle_task.take())
         };
         if let Some(task) = task {
             task.wake();
         }
-        Ok((key, waiting))
+        Ok((key, much_waits))
     }
 
     /// An error of `kind` with the reason why there is no connection, where one is known.

@@ -9,6 +9,9 @@ use metaq_protocol::{Command, PutRef};
 /// is cheaper than another slice for the kernel.
 const BY_REFERENCE_FROM: usize = 8 * 1024;
 
+/// So many bytes are worth a write.
+const WORTH_A_WRITE: usize = 64 * 1024;
+
 /// A drained buffer larger than this is given back to the allocator.
 const KEEP_CAPACITY: usize = 1024 * 1024;
 
@@ -55,9 +58,11 @@ impl Outbox {
         self.frames.is_empty()
     }
 
-    /// How many bytes wait, large bodies included.
-    pub(crate) fn len(&self) -> usize {
-        self.inline.len() + self.large_len
+    /// Whether so much waits that senders should let it be written. A large body took its sender less work than as many
+    /// bytes of small frames did, and no memory.
+    #[inline]
+    pub(crate) fn is_worth_a_write(&self) -> bool {
+        self.inline.len() + self.large_len / 8 >= WORTH_A_WRITE
     }
 
     /// How many bytes wait in the outbox's own buffer; large bodies don't count.

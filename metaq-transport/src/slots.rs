@@ -164,6 +164,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Takes a slot; none when all are taken.
+    #[inline(always)]
     pub(crate) fn take(&mut self, request: Request) -> Option<SlotKey> {
         let Request { deadline: time, frame, bytes, is_put, told } = request;
         let expected = Expected::Answer;
@@ -173,9 +174,18 @@ impl Slots {
         };
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[usize::from(index)];
-            let generation = slot.generation.wrapping_add(1);
-            *slot = Slot { caller, time, frame, bytes, generation, expected, is_put };
-            return Some(SlotKey { index, generation });
+            // It is gone. Seen here, nothing has to be dropped below.
+            if !matches!(slot.caller, Caller::Gone) {
+                slot.caller = Caller::Gone;
+            }
+            slot.caller = caller;
+            slot.time = time;
+            slot.frame = frame;
+            slot.bytes = bytes;
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.expected = expected;
+            slot.is_put = is_put;
+            return Some(SlotKey { index, generation: slot.generation });
         }
         let index = u16::try_from(self.slots.len()).ok()?;
         self.slots.push(Slot { caller, time, frame, bytes, generation: 0, expected, is_put });

@@ -28,15 +28,8 @@ pub(crate) struct Cargo {
 pub(crate) struct Offer {
     /// None once it was taken.
     pub(crate) cargo: Option<Cargo>,
-    /// How many bytes wait to be written where it was handed to.
-    pub(crate) waiting: usize,
-}
-
-impl From<Cargo> for Offer {
-    #[inline]
-    fn from(cargo: Cargo) -> Self {
-        Self { cargo: Some(cargo), waiting: 0 }
-    }
+    /// Whether so much waits to be written where it was handed to that it is worth a write.
+    pub(crate) much_waits: bool,
 }
 
 /// A duration in four bytes, rounded up. What is longer than seven weeks is that long.

@@ -72,7 +72,7 @@ impl Flights {
             && self.is_dispatched();
         if !again {
             let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
-            return end(shard, token, Err(error), tally);
+            return fail(shard, token, error, tally);
         }
         lane.counts.retried.fetch_add(1, Ordering::Relaxed);
         cargo.attempts_before = attempts;
@@ -142,30 +142,32 @@ impl Flights {
         lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
         self.closing.ended(Ok(()), &cargo.message);
         tally.give_back(&lane.topic, cargo);
-        let receipt = SendReceipt {
-            partition: Partition { broker: partition.broker, index: place.partition },
+        let (broker_id, broker) = (partition.broker, lane.broker.addr.clone());
+        let attempts = cargo.attempts_before + 1;
+        if !shard.is_held(token) {
+            return shard.remove(token);
+        }
+        let Some(entry) = shard.get_mut(token) else { return };
+        // First the message goes, then the receipt is made where it stays: a move would have to wait for what it is made of.
+        entry.state = State::Taken;
+        entry.state = State::Ended(Some(Ok(SendReceipt {
+            partition: Partition { broker: broker_id, index: place.partition },
             message_id: place.message_id,
             offset: place.offset,
-            broker: lane.broker.addr.clone(),
-            attempts: cargo.attempts_before + 1,
-        };
-        end(shard, token, Ok(receipt), tally);
+            broker,
+            attempts,
+        })));
+        tally.wakers.extend(entry.waker.take());
     }
 }
 
-/// Keeps the outcome for the handle, if there still is one.
-#[inline(always)]
-pub(super) fn end(
-    shard: &mut Slab<Entry>,
-    token: Token,
-    outcome: Result<SendReceipt, SendError>,
-    tally: &mut Tally,
-) {
+/// Keeps the error for the handle, if there still is one.
+pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, tally: &mut Tally) {
     if !shard.is_held(token) {
         return shard.remove(token);
     }
     let Some(entry) = shard.get_mut(token) else { return };
-    entry.state = State::Ended(Some(outcome));
+    entry.state = State::Ended(Some(Err(error)));
     tally.wakers.extend(entry.waker.take());
 }
 
