@@ -7,6 +7,7 @@ mod cluster;
 mod measuring;
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -23,10 +24,7 @@ use metaq_producer::{
     BrokerId, Message, Outcome, Producer, ProducerConfig, SendHandle, StaticDiscovery, Topic, TopicView,
 };
 use metaq_testkit::Broker;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Messages are offered so often, so many at a time: 10,000 a second.
@@ -110,6 +108,10 @@ async fn measured(mut role: Role) {
     let producer =
         Producer::builder().discovery(StaticDiscovery::new([view])).config(config).build().unwrap();
     producer.publish_topic(&topic).await.unwrap();
+    // What sending takes by itself is there by now, its code too.
+    for _ in 0..1_000 {
+        producer.send(Message::new(topic.clone(), "x")).await.unwrap();
+    }
     let before = usage::memory_kib();
     let mut offering = Offering::new(&producer);
     offering.run(&topic, Duration::from_millis(500)).await;
@@ -136,9 +138,9 @@ async fn measured(mut role: Role) {
     role.say(format_args!("it was long enough"));
     offering.run_until(&topic, role.order()).await;
     let back_at = Instant::now();
-    let mut first = offering.next_acknowledged();
-    let recovered = offering.run_until(&topic, async { first.recv().await.unwrap() }).await;
-    let recovery = recovered.saturating_duration_since(back_at);
+    offering.acknowledged = 0;
+    offering.run_until_acknowledged(&topic).await;
+    let recovery = back_at.elapsed();
     let all_back = async {
         while producer.partitions(&topic).len() < 4 * brokers {
             sleep(Duration::from_millis(1)).await;
@@ -166,8 +168,9 @@ async fn measured(mut role: Role) {
     ));
     assert!(account <= LIMIT, "{account}");
     assert!(account > LIMIT / 2, "as many wait as may: {account}");
-    assert!(grown * 1024 <= LIMIT as u64 * 105 / 100, "{grown} KiB");
-    assert!(used <= if cfg!(debug_assertions) { 0.4 } else { 0.02 }, "{used}");
+    assert!(grown * 1024 <= LIMIT as u64 * in_form(110, 105) / 100, "{grown} KiB");
+    // In a short time it counts that the memory is touched for the first time.
+    assert!(used <= if cfg!(debug_assertions) { 0.4 } else { in_form(0.06, 0.02) }, "{used}");
     // Of each broker: that it was lost, can't be reached, is used no more, is used again, and was let go of. In the short
     // form a machine that is too busy may have one stall.
     assert!(lines.len() <= in_form(3, 1) * (5 * brokers + 2), "{} lines", lines.len());
@@ -193,36 +196,15 @@ impl Cost {
 /// Offers messages at a steady rate, whatever becomes of them.
 struct Offering {
     producer: Producer,
-    handles: mpsc::UnboundedSender<SendHandle>,
-    acknowledged: Arc<Mutex<Option<mpsc::UnboundedSender<Instant>>>>,
+    /// In the order in which they were accepted, in which they also run out of time.
+    handles: VecDeque<SendHandle>,
+    acknowledged: u64,
     most_unacknowledged: usize,
 }
 
 impl Offering {
     fn new(producer: &Producer) -> Self {
-        let (handles, mut accepted) = mpsc::unbounded_channel::<SendHandle>();
-        let acknowledged: Arc<Mutex<Option<mpsc::UnboundedSender<Instant>>>> = Arc::default();
-        let tell = Arc::clone(&acknowledged);
-        tokio::spawn(async move {
-            while let Some(handle) = accepted.recv().await {
-                match handle.await {
-                    Ok(_) => {
-                        if let Some(tell) = tell.lock().unwrap().take() {
-                            let _ = tell.send(Instant::now());
-                        }
-                    }
-                    Err(error) => assert_ne!(error.outcome(), Outcome::Rejected, "{error}"),
-                }
-            }
-        });
-        Self { producer: producer.clone(), handles, acknowledged, most_unacknowledged: 0 }
-    }
-
-    /// Where it is told when the next message is acknowledged.
-    fn next_acknowledged(&self) -> mpsc::UnboundedReceiver<Instant> {
-        let (tell, told) = mpsc::unbounded_channel();
-        *self.acknowledged.lock().unwrap() = Some(tell);
-        told
+        Self { producer: producer.clone(), handles: VecDeque::new(), acknowledged: 0, most_unacknowledged: 0 }
     }
 
     async fn run(&mut self, topic: &Topic, time: Duration) -> Cost {
@@ -230,26 +212,54 @@ impl Offering {
     }
 
     async fn run_until<T>(&mut self, topic: &Topic, end: impl Future<Output = T>) -> T {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let mut end = std::pin::pin!(end);
+        let (mut ticks, mut end) = (ticks(), std::pin::pin!(end));
         loop {
             tokio::select! {
                 biased;
                 ended = &mut end => return ended,
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => self.offer(topic).await,
             }
-            for _ in 0..AT_A_TIME {
-                let message = Message::new(topic.clone(), vec![b'x'; PAYLOAD]);
-                // One that there is no room for now is offered no longer.
-                if let Some(Ok(handle)) = self.producer.enqueue(message).now_or_never() {
-                    self.handles.send(handle).unwrap();
-                }
-            }
-            let stats = self.producer.stats().await;
-            self.most_unacknowledged = self.most_unacknowledged.max(stats.unacknowledged_bytes);
         }
     }
+
+    async fn run_until_acknowledged(&mut self, topic: &Topic) {
+        let mut ticks = ticks();
+        while self.acknowledged == 0 {
+            ticks.tick().await;
+            self.offer(topic).await;
+        }
+    }
+
+    async fn offer(&mut self, topic: &Topic) {
+        for _ in 0..AT_A_TIME {
+            // What has ended is let go of first: an error holds its message, which is the producer's no more.
+            self.take_ended();
+            let message = Message::new(topic.clone(), vec![b'x'; PAYLOAD]);
+            // One that there is no room for now is offered no longer.
+            if let Some(Ok(handle)) = self.producer.enqueue(message).now_or_never() {
+                self.handles.push_back(handle);
+            }
+        }
+        let stats = self.producer.stats().await;
+        self.most_unacknowledged = self.most_unacknowledged.max(stats.unacknowledged_bytes);
+    }
+
+    fn take_ended(&mut self) {
+        while let Some(outcome) = self.handles.front_mut().and_then(|handle| handle.now_or_never()) {
+            self.handles.pop_front();
+            match outcome {
+                Ok(_) => self.acknowledged += 1,
+                Err(error) => assert_ne!(error.outcome(), Outcome::Rejected, "{error}"),
+            }
+        }
+    }
+}
+
+/// All ticks come, late ones at once.
+fn ticks() -> Interval {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    ticks
 }
 
 /// Lines of a log.
