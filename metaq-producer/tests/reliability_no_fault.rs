@@ -3,6 +3,8 @@
 
 mod reliability;
 
+use std::time::Duration;
+
 use metaq_producer::Message;
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 
@@ -26,8 +28,13 @@ async fn nothing_is_lost_or_stored_twice_or_out_of_turn() {
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (_first, _second) = (first.unwrap(), second.unwrap());
     let (all_at_once, turns, ordered) = (topic("t"), topic("turns"), topic("ordered"));
-    let producer = producer(&zookeeper, |_| {});
-    let keeps_order = reliability::producer(&zookeeper, |config| config.ordered = true);
+    // So long that a busy machine is no fault.
+    let patience = Duration::from_secs(30);
+    let producer = producer(&zookeeper, |config| config.send_timeout = patience);
+    let keeps_order = reliability::producer(&zookeeper, |config| {
+        config.send_timeout = patience;
+        config.ordered = true;
+    });
     producer.publish_topic(&all_at_once).await.unwrap();
     producer.publish_topic(&turns).await.unwrap();
     keeps_order.publish_topic(&ordered).await.unwrap();
@@ -35,7 +42,7 @@ async fn nothing_is_lost_or_stored_twice_or_out_of_turn() {
     // All at the same time.
     let started = tokio::time::Instant::now();
     let load = Load::of(&producer, &all_at_once, Pace::UnderWay(4096), 0, count);
-    let in_order = Load::of(&keeps_order, &ordered, Pace::UnderWay(512), 0, in_turn);
+    let in_order = Load::of(&keeps_order, &ordered, Pace::UnderWay(256), 0, in_turn);
     for n in 0..in_turn {
         // Its partition is the next one each time.
         producer.send(Message::new(turns.clone(), n.to_string())).await.unwrap();

@@ -6,7 +6,9 @@ mod reliability;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use metaq_producer::{Message, Outcome, Producer, PublishErrorKind, SendErrorKind, Topic};
+use metaq_producer::{
+    DiscoveryEvent, DiscoveryEvents, Message, Outcome, Producer, PublishErrorKind, SendErrorKind, Topic,
+};
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -36,6 +38,12 @@ async fn partitions(producer: &Producer, topic: &Topic, count: usize, since: Ins
         since.elapsed()
     };
     timeout(Duration::from_secs(30), reached).await.expect("the partitions become as many")
+}
+
+/// Waits until the registry is known to be away. What was just read may be published before.
+async fn is_lost(events: &mut DiscoveryEvents) {
+    let lost = async { while !matches!(events.next().await, Some(DiscoveryEvent::Lost) | None) {} };
+    timeout(Duration::from_secs(30), lost).await.expect("it is told that the registry is away");
 }
 
 /// Sees that a topic can't be published while the registry is away, and that the error comes in time and says why. Nothing can
@@ -100,8 +108,10 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
         partitions(&producer, &topic, 8, Instant::now()).await;
         drop(registry);
 
+        let mut events = producer.discovery_events();
         zookeeper.kill().await.unwrap();
         let killed = Instant::now();
+        is_lost(&mut events).await;
         fails_clearly(&producer, &new).await;
         load.first(killed + outage, |_| true).await;
         zookeeper.restart().await.unwrap();
@@ -122,8 +132,10 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
         "ZooKeeper down for {outage:?} ×{times}: no message failed; a change followed {after_outage} after its return"
     ));
 
+    let mut events = producer.discovery_events();
     zookeeper.kill().await.unwrap();
     let killed = Instant::now();
+    is_lost(&mut events).await;
     fails_clearly(&producer, &new).await;
     load.first(killed + for_good, |_| true).await;
     for broker in [&first, &second] {
@@ -193,10 +205,12 @@ async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
     assert!(published <= FOLLOWED, "{published:?}");
     let load = Load::start(&producer, &topic, PACE);
 
+    let mut events = producer.discovery_events();
     let mut followed = Times::default();
     for round in 0..times {
         etcd.kill().await.unwrap();
         let killed = Instant::now();
+        is_lost(&mut events).await;
         fails_clearly(&producer, &new).await;
         load.first(killed + outage, |_| true).await;
         etcd.restart().await.unwrap();
@@ -214,6 +228,7 @@ async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
 
     etcd.kill().await.unwrap();
     let killed = Instant::now();
+    is_lost(&mut events).await;
     fails_clearly(&producer, &new).await;
     load.first(killed + for_good, |_| true).await;
     for broker in &brokers {

@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
 
 mod fuzz;
+mod reliability;
 
 use std::{
     io::{self, Write as _},
@@ -18,6 +19,9 @@ usage: cargo xtask TASK
                  compares the Java client with ours, and with what the machine allows, beside real brokers,
                  and writes bench/results/latest.md: a quarter of an hour, or with --quick three minutes.
                  Nothing else should run meanwhile
+  reliability [TESTS…]
+                 runs the tests of docs/reliability.md in their full form, one after another, and prints each figure
+                 as one line: half an hour. Nothing else should run meanwhile
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -28,6 +32,7 @@ fn main() -> ExitCode {
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
         Some("bench") => bench(&args.collect::<Vec<_>>()),
+        Some("reliability") => fetch_peers() && reliability::run(&args.collect::<Vec<_>>()),
         Some("protoc") => {
             // Not for a person but for a script, hence on stdout.
             return match protoc().map(|path| writeln!(io::stdout(), "{}", path.display())) {
@@ -46,6 +51,11 @@ fn main() -> ExitCode {
 
 /// Runs all tests; true when they passed.
 fn test(args: &[String]) -> bool {
+    fetch_peers() && cargo(&["test", "--workspace", "--all-features"], args)
+}
+
+/// Fetches what the tests need; false when it can't be, and nothing may be skipped.
+fn fetch_peers() -> bool {
     say("fetching ZooKeeper, the Java broker and etcd for the real-peer tests (once; into target/peers)\n");
     let fetch =
         ["run", "--quiet", "--package", "metaq-testkit", "--features", "peers", "--bin", "fetch-peers"];
@@ -57,7 +67,7 @@ fn test(args: &[String]) -> bool {
         }
         say("the tests that need them will be skipped\n");
     }
-    cargo(&["test", "--workspace", "--all-features"], args)
+    true
 }
 
 /// Compares the Java client with ours; true when it was done. ARGS go to the program that does it.
@@ -94,11 +104,16 @@ fn protoc() -> Option<PathBuf> {
 }
 
 fn cargo(args: &[&str], more: &[String]) -> bool {
+    succeeds(cargo_command().args(args).args(more).envs(protoc().map(|path| ("PROTOC", path))))
+}
+
+fn cargo_command() -> Command {
     // Cargo tells its subcommands and aliases which cargo it is.
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(args).args(more).envs(protoc().map(|path| ("PROTOC", path)));
-    match command.status() {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn succeeds(cargo: &mut Command) -> bool {
+    match cargo.status() {
         Ok(status) => status.success(),
         Err(error) => {
             say(&format!("cargo can't be run: {error}\n"));

@@ -14,10 +14,10 @@ use metaq_producer::{BrokerAddr, Message, Outcome, Producer, SendError, SendRece
 use parking_lot::Mutex;
 use tokio::{
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 
-/// How long a test waits for what is to come in a moment.
+/// How long a test waits for what is to come by then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const TICK: Duration = Duration::from_millis(5);
@@ -90,7 +90,7 @@ impl Load {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(PATIENCE, found).await.expect("such a message ends")
+        timeout_at(since.max(Instant::now()) + PATIENCE, found).await.expect("such a message ends")
     }
 
     /// Waits until a broker stores what was sent from `since` on.
