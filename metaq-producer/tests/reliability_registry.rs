@@ -4,20 +4,24 @@
 
 mod reliability;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use metaq_producer::{
     DiscoveryEvent, DiscoveryEvents, Message, Outcome, Producer, PublishErrorKind, SendErrorKind, Topic,
+    ZooKeeperConfig, ZooKeeperDiscovery,
 };
-use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
+use metaq_testkit::{
+    peers::{JavaBroker, Peers, ZooKeeper},
+    proxy::{OnConnect, Proxy},
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use reliability::{
     Count, Times,
     account::account,
     figure, in_form,
-    load::{Load, Pace},
-    producer,
+    load::{Load, Pace, Sent, failures},
+    producer, producer_with,
     registry::Registry,
     topic,
 };
@@ -40,10 +44,14 @@ async fn partitions(producer: &Producer, topic: &Topic, count: usize, since: Ins
     timeout(Duration::from_secs(30), reached).await.expect("the partitions become as many")
 }
 
+async fn hears(events: &mut DiscoveryEvents, wanted: &DiscoveryEvent) {
+    let heard = async { while events.next().await.expect("the events go on") != *wanted {} };
+    timeout(Duration::from_secs(30), heard).await.expect("the event is told");
+}
+
 /// Waits until the registry is known to be away. What was just read may be published before.
 async fn is_lost(events: &mut DiscoveryEvents) {
-    let lost = async { while !matches!(events.next().await, Some(DiscoveryEvent::Lost) | None) {} };
-    timeout(Duration::from_secs(30), lost).await.expect("it is told that the registry is away");
+    hears(events, &DiscoveryEvent::Lost).await;
 }
 
 /// Sees that a topic can't be published while the registry is away, and that the error comes in time and says why. Nothing can
@@ -72,7 +80,6 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     let broker = |id| JavaBroker::builder(id).topic("t", 4).topic("new", 1).start(&peers, &zookeeper);
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (first, second) = (first.unwrap(), second.unwrap());
-    let of_brokers: BTreeSet<_> = zookeeper.sessions().await.into_iter().collect();
     let (topic, new) = (topic("t"), topic("new"));
 
     // It is away when the program starts.
@@ -92,22 +99,8 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     let connections = (first.client_ports(), second.client_ports());
     let load = Load::start(&producer, &topic, PACE);
 
-    let (mut followed, mut after_outage) = (Times::default(), Times::default());
+    let mut followed = Times::default();
     for _ in 0..times {
-        // Another client ends its session, as the server does when it has expired.
-        let registry = Registry::open(&zookeeper).await;
-        let ours: Vec<_> = zookeeper.sessions().await.into_iter().collect();
-        let others = |id: &&i64| **id == 0 || **id == registry.session() || of_brokers.contains(id);
-        let ours: Vec<_> = ours.iter().filter(|id| !others(id)).collect();
-        assert_eq!(ours.len(), 1, "{ours:x?}");
-        zookeeper.end_session(*ours[0]).await.unwrap();
-        let ended = Instant::now();
-        registry.set_partitions(&topic, 1, 2).await;
-        followed.push(partitions(&producer, &topic, 4 + 2, ended).await);
-        registry.set_partitions(&topic, 1, 4).await;
-        partitions(&producer, &topic, 8, Instant::now()).await;
-        drop(registry);
-
         let mut events = producer.discovery_events();
         zookeeper.kill().await.unwrap();
         let killed = Instant::now();
@@ -118,7 +111,7 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
         let back = Instant::now();
         let registry = Registry::open(&zookeeper).await;
         registry.set_partitions(&topic, 1, 2).await;
-        after_outage.push(partitions(&producer, &topic, 4 + 2, back).await);
+        followed.push(partitions(&producer, &topic, 4 + 2, back).await);
         producer.publish_topic(&new).await.unwrap();
         producer.unpublish_topic(&new);
         registry.set_partitions(&topic, 1, 4).await;
@@ -126,10 +119,7 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     }
     assert_eq!(load.failures(), [0; 3]);
     figure(format_args!(
-        "ZooKeeper session expired ×{times}: no message failed; a change followed after {followed}"
-    ));
-    figure(format_args!(
-        "ZooKeeper down for {outage:?} ×{times}: no message failed; a change followed {after_outage} after its return"
+        "ZooKeeper down for {outage:?} ×{times}: no message failed; a change followed {followed} after its return"
     ));
 
     let mut events = producer.discovery_events();
@@ -142,7 +132,7 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
         load.reaches(&broker.addr(), killed + for_good).await;
     }
     assert_eq!((first.client_ports(), second.client_ports()), connections, "nobody touched a connection");
-    let all = load.end().await;
+    let mut all = load.end().await;
     let sent_since = all.iter().filter(|sent| sent.started >= killed).count();
     assert_eq!(producer.stats().await.messages.acknowledged, all.len() as u64);
     let closing = Instant::now();
@@ -152,6 +142,7 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     assert!(closed < Duration::from_secs(1), "it took {closed:?} to close without a registry");
     // Back for those who read.
     zookeeper.restart().await.unwrap();
+    let expired = forgotten(&zookeeper, &topic, times, &mut all).await;
     let account = account(&peers, &zookeeper, "t", &all).await;
     figure(format_args!(
         "ZooKeeper down for good: {} messages in {for_good:?}, none failed; closed in {} ms; 0 lost of {} in all",
@@ -159,13 +150,50 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
         closed.as_millis(),
         Count(account.acknowledged)
     ));
-    assert!(followed.max() <= FOLLOWED && after_outage.max() <= FOLLOWED, "{followed}, {after_outage}");
+    assert!(followed.max() <= FOLLOWED && expired.max() <= FOLLOWED, "{followed}, {expired}");
     assert_eq!((account.unknown, account.rejected, account.not_sent), (0, 0, 0));
+}
+
+/// The way to the registry is cut until the session must have expired, over and over. Returns how soon what had changed meanwhile
+/// was followed.
+async fn forgotten(zookeeper: &ZooKeeper, topic: &Topic, times: usize, into: &mut Vec<Sent>) -> Times {
+    let proxy = Proxy::start(zookeeper.connect_string()).await.unwrap();
+    let mut config = ZooKeeperConfig::default();
+    config.session_timeout = Duration::from_secs(2);
+    let discovery = ZooKeeperDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let producer = producer_with(discovery, |_| {});
+    let registry = Registry::open(zookeeper).await;
+    producer.publish_topic(topic).await.unwrap();
+    partitions(&producer, topic, 8, Instant::now()).await;
+    let load = Load::of(&producer, topic, PACE, 1_000_000_000, u64::MAX);
+    let mut followed = Times::default();
+    for _ in 0..times {
+        let mut events = producer.discovery_events();
+        proxy.on_connect(OnConnect::Refuse).await.unwrap();
+        proxy.reset_all();
+        registry.set_partitions(topic, 1, 2).await;
+        hears(&mut events, &DiscoveryEvent::Expired).await;
+        assert_eq!(producer.partitions(topic).len(), 8, "the last view holds");
+        proxy.on_connect(OnConnect::Forward).await.unwrap();
+        followed.push(partitions(&producer, topic, 4 + 2, Instant::now()).await);
+        registry.set_partitions(topic, 1, 4).await;
+        partitions(&producer, topic, 8, Instant::now()).await;
+    }
+    let all = load.end().await;
+    assert_eq!(failures(&all), [0; 3]);
+    figure(format_args!(
+        "ZooKeeper session expired ×{times}: {} messages, none failed; what had changed was followed {followed} after its return",
+        Count(all.len())
+    ));
+    into.extend(all);
+    followed
 }
 
 #[cfg(feature = "etcd")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
+    use std::collections::BTreeSet;
+
     use metaq_producer::EtcdDiscovery;
     use metaq_testkit::{
         Broker, Registry,
@@ -191,7 +219,7 @@ async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
     let (topic, new) = (topic("t"), topic("new"));
     etcd.kill().await.unwrap();
     let discovery = EtcdDiscovery::new(&endpoint).unwrap();
-    let producer = reliability::producer_with(discovery, |config| config.publish_timeout = PUBLISH);
+    let producer = producer_with(discovery, |config| config.publish_timeout = PUBLISH);
     fails_clearly(&producer, &topic).await;
     etcd.restart().await.unwrap();
     let back = Instant::now();

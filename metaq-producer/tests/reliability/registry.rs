@@ -18,11 +18,6 @@ impl Registry {
         Self { client: Box::pin(connecting).await.unwrap().unwrap() }
     }
 
-    /// The id of its session.
-    pub(crate) fn session(&self) -> i64 {
-        self.client.session_id().0
-    }
-
     /// Changes the data of the node that says where a broker is.
     pub(crate) async fn move_broker(&self, id: i32, addr: &BrokerAddr) {
         let path = format!("/meta/brokers/ids/{id}/master");
