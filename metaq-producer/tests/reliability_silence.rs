@@ -23,7 +23,10 @@ use reliability::{
     topic,
 };
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a message may take.
+fn send_timeout() -> Duration {
+    in_form(Duration::from_millis(1500), Duration::from_secs(3))
+}
 
 /// So many messages are in flight at a time; a broker can have half of what may be.
 const WINDOW: usize = 1000;
@@ -74,7 +77,7 @@ impl Scene {
     /// A producer that has published, and of which both brokers have stored something.
     async fn load(&self, max_in_flight: usize, pace: Pace, first: u64) -> (Producer, Load) {
         let producer = producer(&self.zookeeper, |config| {
-            config.send_timeout = TIMEOUT;
+            config.send_timeout = send_timeout();
             config.max_in_flight = max_in_flight;
         });
         producer.publish_topic(&self.topic).await.unwrap();
@@ -113,7 +116,7 @@ impl Scene {
         let [_, rejected, not_sent] = failures(&all);
         assert_eq!((rejected, not_sent), (0, 0), "there was always another broker");
         let slowest = slowest(&all);
-        assert!(slowest <= TIMEOUT + grace(), "a message took {slowest:?}");
+        assert!(slowest <= send_timeout() + grace(), "a message took {slowest:?}");
         let connections = producer.stats().await.connections;
         let other = connections.iter().find(|(addr, _)| *addr == self.healthy.addr()).unwrap();
         assert_eq!(other.1.established, 1, "nobody touched the other's connection");
@@ -126,7 +129,7 @@ impl Scene {
 async fn a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_accounted_for() {
     let test = "a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_accounted_for";
     let Some(peers) = Peers::get(test) else { return };
-    let time = in_form(Duration::from_secs(2), Duration::from_secs(10));
+    let time = in_form(Duration::from_secs(1), Duration::from_secs(10));
     let scene = Scene::open(&peers).await;
     let healthy = scene.healthy.addr();
     let mut all = Vec::new();
@@ -153,7 +156,7 @@ async fn a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_account
         let begun = Instant::now();
         scene.begin(silence).await;
         // Until what it was sent is unknown, and longer.
-        load.first(begun + TIMEOUT + in_form(STALL_AFTER, 3 * TIMEOUT), |_| true).await;
+        load.first(begun + in_form(send_timeout() + STALL_AFTER, 4 * send_timeout()), |_| true).await;
         load.first(begun + STALL_AFTER, |sent| sent.is_stored_by(&healthy)).await;
         scene.end(silence).await;
         load.reaches(&scene.addr, Instant::now()).await;
