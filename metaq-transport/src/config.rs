@@ -18,8 +18,8 @@ pub struct ConnectionConfig {
     /// is drawn at random between zero and that. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub first_pause: Duration,
-    /// What the pause doesn't grow beyond. Default 900 ms, so that a broker that is back is used within a second, however long
-    /// it was away. Too short, and very many clients crowd a broker that comes back; too long, and it is used late.
+    /// What the pause doesn't grow beyond. Default 500 ms, so that a broker that comes back is used within a second, however
+    /// long it was away. Longer, and it is used later; much shorter, and many clients crowd it.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub longest_pause: Duration,
     /// How long a broker that owes answers may be silent before nothing more is sent to it until it speaks again; what was
@@ -51,7 +51,7 @@ impl Default for ConnectionConfig {
         Self {
             connect_timeout: Duration::from_secs(3),
             first_pause: Duration::from_millis(50),
-            longest_pause: Duration::from_millis(900),
+            longest_pause: Duration::from_millis(500),
             stall_after: Duration::from_secs(1),
             heartbeat_after: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(5),
