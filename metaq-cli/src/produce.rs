@@ -194,7 +194,12 @@ impl Run {
             message = message.with_attribute(Arc::clone(attribute));
         }
         let producer = self.producer.clone();
-        self.sent.push(async move { (number, producer.send(message).await) }.boxed());
+        let mut sending = async move { (number, producer.send(message).await) }.boxed();
+        // Its time begins now, and not after whatever is done before outcomes are waited for.
+        match (&mut sending).now_or_never() {
+            Some((number, result)) => self.report.message(number, &result)?,
+            None => self.sent.push(sending),
+        }
         Ok(())
     }
 

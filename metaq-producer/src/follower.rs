@@ -62,6 +62,8 @@ pub(crate) struct Follower {
 struct Link {
     lane: Arc<Lane>,
     connections: Vec<(Arc<dyn Connection>, watch::Receiver<ConnectionState>)>,
+    /// How often its connections had been established when that was looked at last.
+    established: u64,
 }
 
 impl Follower {
@@ -189,6 +191,8 @@ impl Follower {
         for (_, state) in self.links.values_mut().flat_map(|link| &mut link.connections) {
             state.mark_unchanged();
         }
+        let anew = self.links.iter_mut().filter_map(|(addr, link)| link.is_anew().then(|| addr.clone()));
+        let anew: Vec<_> = anew.collect();
         let mut route = Route::default();
         let mut used = BTreeMap::new();
         for broker in view.brokers() {
@@ -208,6 +212,11 @@ impl Follower {
                     continue;
                 }
             };
+            if anew.contains(addr) {
+                // It may be another process. What it refused or left unanswered before, it may do now.
+                self.state.forget_refusals(broker.id);
+                link.lane.broker.worked();
+            }
             let (lane, connections) = (Arc::clone(&link.lane), link.ready());
             route.brokers.push(RouteBroker { id: broker.id, lane, connections });
             used.insert(broker.id, addr.clone());
@@ -273,7 +282,7 @@ impl Follower {
                     (connection, state)
                 };
                 let connections = connections.into_iter().map(with_state).collect();
-                self.links.insert(addr.clone(), Link { lane, connections });
+                self.links.insert(addr.clone(), Link { lane, connections, established: 0 });
             }
             Err(error) => {
                 tracing::warn!(topic = %self.state.topic, broker = %addr, %error, "broker can't be used");
@@ -285,6 +294,12 @@ impl Follower {
 impl Link {
     fn is_ready(&self) -> bool {
         self.connections.iter().any(|(_, state)| state.borrow().is_ready())
+    }
+
+    /// Whether a connection was established since this was asked last.
+    fn is_anew(&mut self) -> bool {
+        let established = self.connections.iter().map(|(connection, _)| connection.stats().established).sum();
+        std::mem::replace(&mut self.established, established) != established
     }
 
     /// Whether a connection is ready, or it is known why none is.

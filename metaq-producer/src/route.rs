@@ -92,6 +92,11 @@ impl TopicState {
         self.rests.begin(partition, now);
     }
 
+    /// A broker was connected anew: what it refused before says nothing any more.
+    pub(crate) fn forget_refusals(&self, broker: BrokerId) {
+        self.rests.forget(broker);
+    }
+
     /// Whether `partition` is better left alone for now.
     pub(crate) fn rests(&self, partition: Partition, now: Instant) -> bool {
         self.rests.is_on(partition, now)
@@ -121,6 +126,12 @@ impl PartitionRests {
     fn begin(&self, partition: Partition, now: Instant) {
         let mut until = self.until.lock();
         until.insert(partition, now + PARTITION_REST);
+        self.count.store(until.len(), Ordering::Release);
+    }
+
+    fn forget(&self, broker: BrokerId) {
+        let mut until = self.until.lock();
+        until.retain(|partition, _| partition.broker != broker);
         self.count.store(until.len(), Ordering::Release);
     }
 

@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
 
 mod fuzz;
+mod reliability;
 mod simulate;
 
 use std::{
@@ -22,6 +23,9 @@ usage: cargo xtask TASK
                  compares the Java client with ours, and with what the machine allows, beside real brokers,
                  and writes bench/results/latest.md: a quarter of an hour, or with --quick three minutes.
                  Nothing else should run meanwhile
+  reliability [TESTS…]
+                 runs the tests of docs/reliability.md in their full form, one after another, and prints each figure
+                 as one line: half an hour. Nothing else should run meanwhile
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         Some("test") => test(&args.collect::<Vec<_>>()),
         Some("simulate") => simulate::run(&args.collect::<Vec<_>>()),
         Some("bench") => bench(&args.collect::<Vec<_>>()),
+        Some("reliability") => fetch_peers() && reliability::run(&args.collect::<Vec<_>>()),
         Some("protoc") => {
             // Not for a person but for a script, hence on stdout.
             return match protoc().map(|path| writeln!(io::stdout(), "{}", path.display())) {
@@ -51,6 +56,13 @@ fn main() -> ExitCode {
 
 /// Runs all tests; true when they passed.
 fn test(args: &[String]) -> bool {
+    fetch_peers()
+        && cargo(&["test", "--workspace", "--all-features"], args)
+        && (!args.is_empty() || simulate::run(&[]))
+}
+
+/// Fetches what the tests need; false when it can't be, and nothing may be skipped.
+fn fetch_peers() -> bool {
     say("fetching ZooKeeper, the Java broker and etcd for the real-peer tests (once; into target/peers)\n");
     let fetch =
         ["run", "--quiet", "--package", "metaq-testkit", "--features", "peers", "--bin", "fetch-peers"];
@@ -62,7 +74,7 @@ fn test(args: &[String]) -> bool {
         }
         say("the tests that need them will be skipped\n");
     }
-    cargo(&["test", "--workspace", "--all-features"], args) && (!args.is_empty() || simulate::run(&[]))
+    true
 }
 
 /// Compares the Java client with ours; true when it was done. ARGS go to the program that does it.

@@ -45,6 +45,18 @@ impl Metaq {
         self.stdin.as_mut().unwrap().write_all(input).await.unwrap();
     }
 
+    /// Its input, to be written beside what it prints.
+    #[allow(dead_code, reason = "not every test writes by itself")]
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.stdin.take().unwrap()
+    }
+
+    /// What it prints, to be read all the time.
+    #[allow(dead_code, reason = "not every test reads by itself")]
+    pub(crate) fn take_stdout(&mut self) -> BufReader<ChildStdout> {
+        self.stdout.take().unwrap()
+    }
+
     #[allow(dead_code, reason = "not every test reads in steps")]
     pub(crate) async fn next_line(&mut self) -> String {
         let mut line = String::new();
@@ -63,6 +75,7 @@ impl Metaq {
     }
 
     /// Writes the input, closes it, and waits for the end.
+    #[allow(dead_code, reason = "not every test has a short input")]
     pub(crate) async fn finish(mut self, input: &[u8]) -> Finished {
         let mut stdin = self.stdin.take().unwrap();
         let write = async move {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -24,6 +25,10 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// Between attempts to find a server that answers.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// When no server has answered for so long, another attempt is made beside those under way, up to so many.
+const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
+const MOST_ATTEMPTS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Sessions {
@@ -170,7 +175,29 @@ impl Sessions {
         }
     }
 
+    /// Tries all servers, and again beside that as long as none has answered: one that is starting lets clients in and never
+    /// answers them. Fails with the first try that does while no other is under way.
     async fn connect_once(&self) -> Result<Client, Error> {
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            if attempts.len() < MOST_ATTEMPTS {
+                attempts.push(Box::pin(self.attempt()));
+            }
+            let answered = timeout(NEXT_ATTEMPT, async {
+                loop {
+                    match attempts.next().await {
+                        Some(Err(_)) if !attempts.is_empty() => {}
+                        last => return last,
+                    }
+                }
+            });
+            if let Ok(Some(done)) = answered.await {
+                return done;
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Client, Error> {
         let mut connector = Client::connector()
             // Servers of the age of MetaQ don't answer the newer way to create a node; newer ones know the old.
             .with_server_version(3, 3, 0)

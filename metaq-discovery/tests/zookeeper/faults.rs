@@ -209,6 +209,34 @@ async fn a_black_hole_is_noticed_and_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lets_in_but_does_not_answer_yet_is_asked_again() {
+    let Some(peers) = Peers::get("a_server_that_lets_in_but_does_not_answer_yet_is_asked_again") else {
+        return;
+    };
+    // As a server that is starting, which never answers those who came too early.
+    let mut scene = Scene::open(&peers, config(Duration::from_secs(30))).await;
+    scene.cut().await;
+    scene.registry.register(1, 1001, 1).await;
+    scene.observer.hears("lost").await;
+    let before = scene.proxy.accepted();
+    scene.proxy.on_connect(OnConnect::Ignore).await.unwrap();
+    // The client that was used, and one to replace it.
+    let came_early = async {
+        while scene.proxy.accepted() < before + 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, came_early).await.expect("they try to connect");
+    scene.mend().await;
+    let took = scene.observer.converges("0@1000:1 1@1001:1", Instant::now()).await;
+    println!("all changes were seen {took:?} after the server answered");
+    // Those that came too early would stay with the proxy.
+    scene.proxy.reset_all();
+    scene.observer.hears("lost").await;
+    scene.close(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_without_a_registry_leaves_nothing_behind() {
     let Some(peers) = Peers::get("closing_without_a_registry_leaves_nothing_behind") else { return };
     let scene = Scene::open(&peers, config(Duration::from_secs(2))).await;

@@ -1,0 +1,93 @@
+//! What the tests of `docs/reliability.md` share. Each has a short form, which always runs, and a full one, in which faults
+//! come more often and last longer: `cargo xtask reliability`.
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+pub(crate) mod account;
+pub(crate) mod load;
+pub(crate) mod registry;
+
+use std::{fmt, time::Duration};
+
+use metaq_producer::{Discovery, Producer, ProducerConfig, Topic, ZooKeeperDiscovery};
+use metaq_testkit::peers::ZooKeeper;
+
+/// What a message may take longer than its timeout. In the short form other tests have the machine, too.
+pub(crate) fn grace() -> Duration {
+    in_form(Duration::from_secs(1), Duration::from_millis(100))
+}
+
+/// Whether the full form was asked for.
+pub(crate) fn is_full() -> bool {
+    std::env::var("METAQ_RELIABILITY").is_ok_and(|form| form == "full")
+}
+
+/// One for the short form, the other for the full one.
+pub(crate) fn in_form<T>(short: T, full: T) -> T {
+    if is_full() { full } else { short }
+}
+
+/// Shows a figure, on a line that `cargo xtask reliability` lets through.
+#[allow(clippy::print_stdout, reason = "a test shows what it has measured")]
+pub(crate) fn figure(text: fmt::Arguments<'_>) {
+    println!("reliability: {text}");
+}
+
+/// How long something took, over and over.
+#[derive(Debug, Default)]
+pub(crate) struct Times(Vec<Duration>);
+
+impl Times {
+    pub(crate) fn push(&mut self, took: Duration) {
+        self.0.push(took);
+    }
+
+    pub(crate) fn max(&self) -> Duration {
+        self.0.iter().copied().max().unwrap_or_default()
+    }
+
+    fn median(&self) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {} ms, max {} ms", self.median().as_millis(), self.max().as_millis())
+    }
+}
+
+/// The producer of a cluster.
+pub(crate) fn producer(zookeeper: &ZooKeeper, change: impl FnOnce(&mut ProducerConfig)) -> Producer {
+    producer_with(ZooKeeperDiscovery::new(&zookeeper.connect_string()).unwrap(), change)
+}
+
+pub(crate) fn producer_with(
+    discovery: impl Discovery + 'static,
+    change: impl FnOnce(&mut ProducerConfig),
+) -> Producer {
+    let mut config = ProducerConfig::default();
+    change(&mut config);
+    Producer::builder().discovery(discovery).config(config).build().unwrap()
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+/// With thousands between commas.
+pub(crate) struct Count(pub(crate) usize);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && (digits.len() - at).is_multiple_of(3) {
+                f.write_str(",")?;
+            }
+            write!(f, "{digit}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! Real Java brokers that are killed and started again, or restarted as planned, under load.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod reliability;
+
+use std::{fs, time::Duration};
+
+use metaq_producer::Outcome;
+use metaq_testkit::peers::{JavaBroker, JavaBrokerBuilder, Peers, ZooKeeper};
+use tokio::time::{Instant, sleep, timeout};
+
+use reliability::{
+    Count, Times,
+    account::{account, counted, reasons},
+    figure, in_form, is_full,
+    load::{Load, Pace, slowest},
+    producer,
+    registry::Registry,
+    topic,
+};
+
+/// So much that messages are always under way, and so little that JVMs can start beside it.
+const PACE: Pace = Pace::PerSecond(2000);
+
+/// A broker that is back has to be used so soon. In the short form other tests have the machine, too.
+fn used_again_within() -> Duration {
+    in_form(Duration::from_secs(3), Duration::from_secs(1))
+}
+
+/// A broker that acknowledges what is in the system's memory, as by the shipped settings, and writes it to disk later.
+fn broker(id: i32, session_timeout: Duration) -> JavaBrokerBuilder {
+    let broker = JavaBroker::builder(id).topic("t", 4).session_timeout(session_timeout);
+    broker.setting("unflushThreshold", "10000").setting("unflushInterval", "500")
+}
+
+/// Waits until somebody listens on a port. Without connecting to it: such a connection may meet itself.
+async fn listens(port: u16) -> Instant {
+    let listening = format!(":{port:04X}");
+    let is_it = |line: &str| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (local, state) = (columns.next(), columns.nth(1));
+        local.is_some_and(|local| local.ends_with(&listening)) && state == Some("0A")
+    };
+    loop {
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap());
+        if tables.iter().flat_map(|table| table.lines()).any(is_it) {
+            return Instant::now();
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Back {
+    /// At once, as by a supervisor: the registry has never missed it.
+    AtOnce,
+    /// After its session has expired.
+    AfterExpiry,
+}
+
+async fn killed_over_and_over(peers: &Peers, back: Back, times: usize) {
+    let (at_once, longest) = (back == Back::AtOnce, Duration::from_secs(3600));
+    let zookeeper =
+        ZooKeeper::builder().session_timeouts(Duration::from_secs(1), longest).start(peers).await.unwrap();
+    let session_timeout = if at_once { longest } else { Duration::from_secs(2) };
+    let (stays, dies) = tokio::join!(
+        broker(0, Duration::from_secs(30)).start(peers, &zookeeper),
+        broker(1, session_timeout).start(peers, &zookeeper)
+    );
+    let (stays, mut dies) = (stays.unwrap(), dies.unwrap());
+    let (topic, producer) = (topic("t"), producer(&zookeeper, |_| {}));
+    producer.publish_topic(&topic).await.unwrap();
+    let load = Load::start(&producer, &topic, PACE);
+    load.reaches(&dies.addr(), Instant::now()).await;
+    load.reaches(&stays.addr(), Instant::now()).await;
+    let connections = stays.client_ports();
+    let quiet = Instant::now();
+    sleep(Duration::from_secs(2)).await;
+    let before = load.rate(&stays.addr(), quiet, quiet.elapsed());
+
+    let addr = dies.addr();
+    let mut used_again = Times::default();
+    let mut lowest = f64::MAX;
+    for _ in 0..times {
+        // Not always at the same moment after it was back.
+        sleep(Duration::from_millis(fastrand::u64(0..200))).await;
+        dies.kill().await.unwrap();
+        let killed = Instant::now();
+        let restart = async {
+            match back {
+                Back::AtOnce => dies.restart_at_once().await,
+                Back::AfterExpiry => dies.restart(&zookeeper).await,
+            }
+        };
+        let (restarted, listens) = tokio::join!(restart, listens(addr.port()));
+        restarted.unwrap();
+        lowest = lowest.min(load.rate(&stays.addr(), killed, listens - killed));
+        used_again.push(load.reaches(&addr, listens).await);
+    }
+    assert_eq!(stays.client_ports(), connections, "nobody touched the other's connection");
+    let all = load.end().await;
+    counted(&producer, &all).await;
+    let account = account(peers, &zookeeper, "t", &all).await;
+    let back = if at_once { "restarted at once" } else { "restarted after its session expired" };
+    figure(format_args!(
+        "kill -9 ×{times}, {back}: 0 lost of {}, {} unknown, of which {} are stored, {} refused by the broker; first success after it listens {used_again}; \
+         the other broker took {before:.0} messages a second before, and {lowest:.0} or more meanwhile; slowest {} ms",
+        Count(account.acknowledged),
+        account.unknown,
+        account.stored_all_the_same,
+        account.rejected,
+        slowest(&all).as_millis(),
+    ));
+    assert_eq!(account.not_sent, 0, "there was always another broker");
+    // Registry §18: while its former session lives the broker can't register, and says so once or twice.
+    let refused = reasons(&all, Outcome::Rejected);
+    assert!(refused.keys().all(|text| at_once && text.contains("NodeExists")), "{refused:?}");
+    assert!(account.rejected <= 4 * times, "at most once for each partition: {refused:?}");
+    assert!(used_again.max() <= used_again_within(), "used again after {used_again}");
+    assert!(!is_full() || lowest >= 0.95 * before, "{lowest:.0} of {before:.0}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_killed_and_restarted_at_once_loses_nothing_acknowledged() {
+    let test = "a_broker_that_is_killed_and_restarted_at_once_loses_nothing_acknowledged";
+    let Some(peers) = Peers::get(test) else { return };
+    killed_over_and_over(&peers, Back::AtOnce, in_form(3, 50)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged() {
+    let test = "a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged";
+    let Some(peers) = Peers::get(test) else { return };
+    killed_over_and_over(&peers, Back::AfterExpiry, in_form(1, 20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn planned_restarts_fail_nothing_but_what_was_under_way() {
+    let test = "planned_restarts_fail_nothing_but_what_was_under_way";
+    let Some(peers) = Peers::get(test) else { return };
+    let times = in_form(2, 20);
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    let session = Duration::from_secs(6);
+    let (stays, restarts) = tokio::join!(
+        broker(0, session).start(&peers, &zookeeper),
+        broker(1, session).start(&peers, &zookeeper)
+    );
+    let (stays, mut restarts) = (stays.unwrap(), restarts.unwrap());
+    let (topic, producer) = (topic("t"), producer(&zookeeper, |_| {}));
+    producer.publish_topic(&topic).await.unwrap();
+    let load = Load::start(&producer, &topic, PACE);
+    let addr = restarts.addr();
+    load.reaches(&addr, Instant::now()).await;
+    let connections = stays.client_ports();
+    let mut used_again = Times::default();
+    // First as an operator does who has time: its topic is withdrawn, and it is stopped when nobody is connected any more.
+    for withdrawn in [true, false] {
+        for _ in 0..times {
+            sleep(Duration::from_millis(fastrand::u64(0..200))).await;
+            if withdrawn {
+                registry.withdraw(&topic, 1).await;
+                let left = async {
+                    while !restarts.client_ports().is_empty() {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                timeout(Duration::from_secs(5), left).await.expect("the producer leaves it");
+            }
+            // By itself it takes its nodes out, and cuts its connections in the same moment.
+            restarts.shut_down().await.unwrap();
+            let (restarted, listens) = tokio::join!(restarts.restart(&zookeeper), listens(addr.port()));
+            restarted.unwrap();
+            used_again.push(load.reaches(&addr, listens).await);
+        }
+        assert!(!withdrawn || load.failures() == [0; 3], "{:?}", load.failures());
+    }
+    assert_eq!(stays.client_ports(), connections, "nobody touched the other's connection");
+    let all = load.end().await;
+    counted(&producer, &all).await;
+    let account = account(&peers, &zookeeper, "t", &all).await;
+    figure(format_args!(
+        "planned restart, topic withdrawn first ×{times}: no message failed; by SIGTERM alone ×{times}: {} unknown, of which {} are \
+         stored; in both 0 lost of {}, 0 rejected, 0 not sent; first success after it listens {used_again}; slowest {} ms",
+        account.unknown,
+        account.stored_all_the_same,
+        Count(account.acknowledged),
+        slowest(&all).as_millis(),
+    ));
+    assert_eq!((account.rejected, account.not_sent), (0, 0), "there was always another broker");
+    // What the broker had and did not answer before it cut the connection.
+    let unknown = reasons(&all, Outcome::Unknown);
+    assert!(unknown.keys().all(|text| text.contains("the connection was lost before")), "{unknown:?}");
+    assert!(used_again.max() <= used_again_within(), "used again after {used_again}");
+}
