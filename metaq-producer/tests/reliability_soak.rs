@@ -232,7 +232,8 @@ impl Load {
             before.tasks,
             after.tasks,
         ));
-        assert!(after.allocated <= before.allocated * 11 / 10, "{before:?} {after:?}");
+        // Connections keep buffers that have grown, and may just have been made anew.
+        assert!(after.allocated <= before.allocated * 11 / 10 + 256 * 1024, "{before:?} {after:?}");
         assert!(after.memory_kib <= before.memory_kib * 11 / 10 + 2 * 1024, "{before:?} {after:?}");
         let all_happen = counts.unknown > 0 && counts.not_sent > 0 && (counts.rejected > 0 || !is_full());
         assert!(all_happen, "{counts:?}");
