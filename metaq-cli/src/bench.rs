@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use metaq_producer::{Message, Producer, ProducerConfig, SendError, SendReceipt, Topic};
+use metaq_producer::{Message, Producer, ProducerConfig, SendError, SendHandle, SendReceipt, Topic};
 use metaq_protocol::MAX_READABLE_DATA;
 
 use self::figures::{Figures, Tally};
@@ -102,7 +102,11 @@ pub(crate) async fn run(args: Args) -> u8 {
         Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
     let total = args.warmup.saturating_add(args.messages);
     let watching = tokio::spawn(watch(Arc::clone(&progress), total, signals));
-    let figures = load.run(args.warmup, args.messages).await;
+    // A task as those of a service. The runtime's first future would cost it a look at the system's events for each turn.
+    let figures = match tokio::spawn(load.run(args.warmup, args.messages)).await {
+        Ok(figures) => figures,
+        Err(error) => return complain("the sending task ended early", &error),
+    };
     watching.abort();
     // Its line is off the terminal then; that it was aborted is no news.
     let _ = watching.await;
@@ -146,20 +150,40 @@ impl Load {
 
     /// Sends so many messages, with as many in flight as there may be.
     async fn send(&self, messages: u64, tally: &mut Tally) {
-        let Self { producer, topic, payload, progress, .. } = self;
-        let (mut left, mut ended) = (messages, progress.ended.load(Ordering::Relaxed));
-        let start = async || {
-            left = left.checked_sub(1).filter(|_| progress.stopped().is_none())?;
-            // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
-            let message = Message::new(topic.clone(), payload.clone());
-            Some(producer.enqueue(message).await.map_err(Err))
-        };
-        let end = |latency: Duration, result: Result<SendReceipt, SendError>| {
-            ended += 1;
-            progress.ended.store(ended, Ordering::Relaxed);
-            tally.count(latency, result);
-        };
-        window::drive(self.in_flight, start, end).await;
+        let ended = self.progress.ended.load(Ordering::Relaxed);
+        window::drive(self.in_flight, &mut Sending { load: self, left: messages, ended, tally }).await;
+    }
+}
+
+/// Messages that are being sent: how many are left, and what became of the others.
+struct Sending<'a> {
+    load: &'a Load,
+    left: u64,
+    ended: u64,
+    tally: &'a mut Tally,
+}
+
+type Outcome = Result<SendReceipt, SendError>;
+
+impl window::Load for Sending<'_> {
+    type Operation = SendHandle;
+
+    async fn start(&mut self) -> Option<Result<SendHandle, Outcome>> {
+        let Load { producer, topic, payload, progress, .. } = self.load;
+        self.left = self.left.checked_sub(1).filter(|_| progress.stopped().is_none())?;
+        // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
+        let message = Message::new(topic.clone(), payload.clone());
+        Some(producer.enqueue(message).await.map_err(Err))
+    }
+
+    fn ended(&mut self, outcome: Outcome) -> bool {
+        self.ended += 1;
+        self.load.progress.ended.store(self.ended, Ordering::Relaxed);
+        outcome.map_err(|error| self.tally.failed(error)).is_ok()
+    }
+
+    fn took(&mut self, latency: Duration) {
+        self.tally.acknowledged(latency);
     }
 }
 

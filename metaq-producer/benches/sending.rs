@@ -65,12 +65,12 @@ impl Connection for Stored {
         Err(TransportError::new(TransportErrorKind::Closed, self.broker.clone()))
     }
 
-    fn submit_put(&self, put: PutRef<'_>, _: Instant, ticket: Ticket<'_>) -> Result<usize, TransportError> {
+    fn submit_put(&self, put: PutRef<'_>, _: Instant, ticket: Ticket<'_>) -> Result<bool, TransportError> {
         let mut completions = self.transport.completions.lock().expect("nobody panics");
         completions.get_or_insert_with(|| Arc::clone(ticket.completions));
         let answer = PutAnswer::new(1, put.partition, 0).into();
         self.transport.ended.lock().expect("nobody panics").push((ticket.token, Ok(answer)));
-        Ok(0)
+        Ok(false)
     }
 
     async fn submit_when_free(

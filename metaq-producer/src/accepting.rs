@@ -5,53 +5,70 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     Message, Outcome, SendError, SendHandle,
-    flights::{Cargo, Millis},
+    flights::{Cargo, Millis, Offer},
     permits::Share,
     producer::Inner,
     route::TopicState,
     topics::Lookup,
 };
 
-/// A message that was accepted, and how many bytes wait to be written where it goes.
-pub(crate) type Accepted = (SendHandle, usize);
-
-/// Why a message can't be sent at once.
-pub(crate) enum Delayed {
-    /// There is no room for it.
-    Full(Message, Arc<TopicState>),
-    Failed(SendError),
-}
-
 impl Inner {
-    /// Remembers the longest timeout.
+    /// The timeout in short; remembers the longest one.
     pub(crate) fn timeout(&self, timeout: Duration) -> Millis {
         let timeout = Millis::from(timeout);
-        let millis = Duration::from(timeout).as_millis() as u64;
-        if millis > self.longest_timeout.load(Ordering::Relaxed) {
-            self.longest_timeout.fetch_max(millis, Ordering::AcqRel);
-        }
+        self.longest_timeout.fetch_max(Duration::from(timeout).as_millis() as u64, Ordering::AcqRel);
         timeout
     }
 
-    /// Takes a message and sends it, if there is room.
-    pub(crate) fn accept(
+    /// Accepts a message, when there is room for it, and sends it.
+    pub(crate) async fn enqueue(&self, message: Message, timeout: Millis) -> Result<SendHandle, SendError> {
+        let started = Instant::now();
+        let mut much_waits = false;
+        let at_once = {
+            let lookup = self.topics.lookup();
+            match self.check(&message, &lookup) {
+                Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
+                    Some(share) => {
+                        Ok(self.launch(topic, message, share, started, timeout, &mut much_waits)?)
+                    }
+                    // Boxed: there are many futures of messages, and few of them wait for room.
+                    None => {
+                        Err(Box::pin(self.enqueue_when_free(Arc::clone(topic), message, started, timeout)))
+                    }
+                },
+                Err(error) => return Err(error.with_message(message)),
+            }
+        };
+        let handle = match at_once {
+            Ok(handle) => handle,
+            Err(when_free) => when_free.await?,
+        };
+        if much_waits {
+            // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
+            // thread, and everywhere fill memory with what waits.
+            yield_now().await;
+        }
+        Ok(handle)
+    }
+
+    /// The same for a message that there is no room for at the moment.
+    async fn enqueue_when_free(
         &self,
+        topic: Arc<TopicState>,
         message: Message,
         started: Instant,
         timeout: Millis,
-    ) -> Result<Accepted, Delayed> {
-        let lookup = self.topics.lookup();
-        let topic = match self.check(&message, &lookup) {
-            Ok(topic) => topic,
-            Err(error) => return Err(Delayed::Failed(error.with_message(message))),
-        };
-        match self.flights().permits.try_take(message.encoded_len()) {
-            Some(share) => self.launch(topic, message, share, started, timeout).map_err(Delayed::Failed),
-            None => Err(Delayed::Full(message, Arc::clone(topic))),
+    ) -> Result<SendHandle, SendError> {
+        match self.room(&message, &topic, started + timeout.into()).await {
+            Ok(share) => self.launch(&topic, message, share, started, timeout, &mut false),
+            Err(error) => Err(error.with_message(message)),
         }
     }
 
@@ -77,14 +94,18 @@ impl Inner {
     }
 
     /// Waits for room.
-    pub(crate) async fn room(
+    async fn room(
         &self,
         message: &Message,
         topic: &TopicState,
         deadline: Instant,
     ) -> Result<Share, SendError> {
+        let mut waiting = WaitingForRoom::new(topic);
         let permits = &self.flights().permits;
-        let error = match timeout_at(deadline, permits.take(message.encoded_len())).await {
+        let room = timeout_at(deadline, permits.take(message.encoded_len())).await;
+        waiting.is_over = true;
+        drop(waiting);
+        let error = match room {
             Ok(Some(share)) => return Ok(share),
             Ok(None) => SendError::closed(&topic.topic),
             Err(_) => SendError::full(&topic.topic, &permits.describe()),
@@ -93,28 +114,36 @@ impl Inner {
         Err(error)
     }
 
-    pub(crate) fn launch(
+    /// Sends a message that has its share of the room, or keeps it until it can be sent. Says whether so much waits where it
+    /// goes that it is worth a write, too.
+    #[inline]
+    fn launch(
         &self,
         topic: &Arc<TopicState>,
         message: Message,
         share: Share,
         started: Instant,
         timeout: Millis,
-    ) -> Result<Accepted, SendError> {
-        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
-        let launched = self.launcher.launch_or_park(topic, cargo)?;
-        Ok((SendHandle::new(Arc::clone(&self.launcher.flights), launched.token), launched.waiting))
+        much_waits: &mut bool,
+    ) -> Result<SendHandle, SendError> {
+        let mut offer = Offer {
+            cargo: Some(Cargo { message, share, attempts_before: 0, started, timeout, more: None }),
+            much_waits: false,
+        };
+        let token = self.launcher.launch_or_park(topic, &mut offer)?;
+        *much_waits = offer.much_waits;
+        Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
     }
 }
 
 /// Counts a message as queued while it waits for room, and as not sent if its owner goes away meanwhile.
-pub(crate) struct WaitingForRoom<'a> {
+struct WaitingForRoom<'a> {
     topic: &'a TopicState,
-    pub(crate) is_over: bool,
+    is_over: bool,
 }
 
 impl<'a> WaitingForRoom<'a> {
-    pub(crate) fn new(topic: &'a TopicState) -> Self {
+    fn new(topic: &'a TopicState) -> Self {
         topic.counts.queued.fetch_add(1, Ordering::Relaxed);
         Self { topic, is_over: false }
     }

@@ -14,9 +14,17 @@ use metaq_protocol::BrokerAddr;
 use metaq_transport::{TcpTransport, Transport};
 
 use crate::{
-    PartitionSelector, Producer, ProducerConfig, RoundRobinSelector, direct::DirectDiscovery,
-    dispatcher::Inbox, flights::Flights, follower::PublishLimits, launcher::Launcher, permits::Permits,
-    pool::Pool, producer::Inner, topics::Topics, transaction::TransactionNames,
+    PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
+    direct::DirectDiscovery,
+    dispatcher::Inbox,
+    flights::{Flights, Millis},
+    follower::PublishLimits,
+    launcher::Launcher,
+    permits::Permits,
+    pool::Pool,
+    producer::Inner,
+    topics::Topics,
+    transaction::TransactionNames,
 };
 
 /// Describes a [`Producer`]. Only the discovery has no default.
@@ -124,6 +132,7 @@ impl ProducerBuilder {
             config.ordered,
             events,
         );
+        let send_timeout = Millis::from(config.send_timeout);
         Ok(Producer::from_inner(Inner {
             topics,
             launcher,
@@ -131,9 +140,10 @@ impl ProducerBuilder {
             pool,
             discovery,
             owns_discovery: self.owns_discovery,
+            send_timeout,
             config,
             closed: AtomicBool::new(false),
-            longest_timeout: AtomicU64::new(0),
+            longest_timeout: AtomicU64::new(Duration::from(send_timeout).as_millis() as u64),
         }))
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     SendError, SendErrorKind,
-    flights::Flights,
+    flights::{Flights, Offer},
     lane::Broker,
     launcher::{Launcher, Obstacle},
     route::TopicState,
@@ -315,9 +315,9 @@ impl Dispatcher {
     fn send(&mut self, token: Token) -> Option<(Place, Arc<TopicState>)> {
         let (cargo, topic) = self.flights().take_parked(token)?;
         let deadline = cargo.deadline();
-        let mut cargo = Some(cargo);
-        let launched = self.launcher.launch(&topic, &mut cargo, Some(token), true);
-        match (launched, cargo) {
+        let mut offer = Offer { cargo: Some(cargo), much_waits: false };
+        let launched = self.launcher.launch(&topic, &mut offer, Some(token), true);
+        match (launched, offer.cargo) {
             (Err(Obstacle::Wait(place)), Some(cargo)) => {
                 self.flights().park(Arc::clone(&topic), cargo, Some(token));
                 return Some((place, topic));

@@ -18,8 +18,8 @@ use metaq_transport::{Completions, Connection, Ticket, TransportError};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-pub(crate) use cargo::{Cargo, Millis, More};
-use ended::{Tally, end};
+pub(crate) use cargo::{Cargo, Millis, More, Offer};
+use ended::{Tally, fail};
 
 use crate::{
     Outcome, SendError, SendReceipt,
@@ -67,15 +67,8 @@ enum State {
         lane: Arc<Lane>,
         partition: Partition,
     },
-    Ended(Result<SendReceipt, SendError>),
-}
-
-/// A message that was handed to a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Launched {
-    pub(crate) token: Token,
-    /// How many bytes wait to be written there.
-    pub(crate) waiting: usize,
+    /// None once it was taken.
+    Ended(Option<Result<SendReceipt, SendError>>),
 }
 
 /// Where a message is to be handed to.
@@ -102,7 +95,7 @@ impl Flights {
         self.shards[token.shard() % SHARDS].lock()
     }
 
-    /// Hands a message to a connection, which takes it out of `cargo`. `token` is that of a message that was accepted
+    /// Hands a message to a connection, which takes it out of the offer. `token` is that of a message that was accepted
     /// before.
     ///
     /// # Errors
@@ -111,47 +104,38 @@ impl Flights {
         &self,
         this: &Arc<dyn Completions>,
         way: Way<'_>,
-        cargo: &mut Option<Cargo>,
+        offer: &mut Offer,
         token: Option<Token>,
-    ) -> Result<Option<Launched>, TransportError> {
-        let Some(message) = cargo.as_ref() else { return Ok(None) };
+    ) -> Result<Option<Token>, TransportError> {
+        let Some(message) = offer.cargo.as_ref() else { return Ok(None) };
         let deadline = self.attempt_deadline(message);
         let shard_number = token.map_or_else(own_shard, Token::shard);
         let mut shard = self.shards[shard_number % SHARDS].lock();
-        let (token, is_new) = match token {
-            Some(token) => (token, false),
-            None => {
-                let entry = Entry { state: State::Taken, waker: None };
-                (shard.insert(shard_number, entry), true)
-            }
-        };
+        let (token, is_new) = token.map_or_else(|| (shard.next(shard_number), true), |token| (token, false));
         let put = message.message.as_put(way.partition.index);
         let ticket = Ticket { completions: this, token: token.into() };
-        // An answer can't be told before the lock is released, so the entry is complete by then.
-        let waiting = match way.connection.submit_put(put, deadline, ticket) {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                if is_new {
-                    shard.remove(token);
-                }
-                return Err(error);
-            }
-        };
-        if let (Some(entry), Some(mut cargo)) = (shard.get_mut(token), cargo.take()) {
-            cargo.attempts += 1;
-            if way.lane.topic.selector.wants_outcomes() {
-                cargo.more().launched = Some(Instant::now());
-            }
-            let lane = Arc::clone(way.lane);
-            entry.state = State::Flying { cargo, lane, partition: way.partition };
+        // An answer can't be told before the lock is released, so the entry is there by then.
+        offer.much_waits = way.connection.submit_put(put, deadline, ticket)?;
+        if let Some(cargo) = &mut offer.cargo
+            && way.lane.topic.selector.wants_outcomes()
+        {
+            cargo.more().launched = Some(Instant::now());
         }
-        Ok(Some(Launched { token, waiting }))
+        if let Some(cargo) = offer.cargo.take() {
+            let state = State::Flying { cargo, lane: Arc::clone(way.lane), partition: way.partition };
+            if is_new {
+                shard.add(token, Entry { state, waker: None });
+            } else if let Some(entry) = shard.get_mut(token) {
+                entry.state = state;
+            }
+        }
+        Ok(Some(token))
     }
 
     /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
     /// its share of the time (W23).
     fn attempt_deadline(&self, cargo: &Cargo) -> Instant {
-        if self.policy.at_least_once && cargo.attempts + 1 < self.policy.max_attempts {
+        if self.policy.at_least_once && cargo.attempts_before + 1 < self.policy.max_attempts {
             let now = Instant::now();
             return now + cargo.deadline().saturating_duration_since(now) / 2;
         }
@@ -171,7 +155,11 @@ impl Flights {
                 }
                 token
             }
-            None => shard.insert(shard_number, Entry { state, waker: None }),
+            None => {
+                let token = shard.next(shard_number);
+                shard.add(token, Entry { state, waker: None });
+                token
+            }
         }
     }
 
@@ -234,7 +222,7 @@ impl Flights {
     pub(crate) fn fail_parked(&self, token: Token, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) {
         let mut tally = Tally::default();
         let error = self.failed(error, topic, None, cargo, &mut tally);
-        end(&mut self.shard(token), token, Err(error), &mut tally);
+        fail(&mut self.shard(token), token, error, &mut tally);
         self.settle(&mut tally);
     }
 
@@ -260,19 +248,16 @@ impl Flights {
     pub(crate) fn poll(&self, token: Token, cx: &Context<'_>) -> Poll<Result<SendReceipt, SendError>> {
         let mut shard = self.shard(token);
         let Some(entry) = shard.get_mut(token) else { return Poll::Pending };
-        if !matches!(entry.state, State::Ended(_)) {
+        let State::Ended(outcome) = &mut entry.state else {
             match &mut entry.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
             return Poll::Pending;
-        }
-        let outcome = match std::mem::replace(&mut entry.state, State::Taken) {
-            State::Ended(outcome) => Poll::Ready(outcome),
-            _ => Poll::Pending,
         };
+        let Some(outcome) = outcome.take() else { return Poll::Pending };
         shard.remove(token);
-        outcome
+        Poll::Ready(outcome)
     }
 
     /// The handle of a message is gone: its outcome is counted, and told to nobody.
@@ -340,6 +325,6 @@ mod tests {
     fn a_message_in_flight_takes_little() {
         // Beside this there are its slot on the connection, which is 64 bytes, and its handle.
         assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
-        assert_eq!(size_of::<crate::SendHandle>(), 24);
+        assert_eq!(size_of::<crate::SendHandle>(), 16);
     }
 }

@@ -20,20 +20,37 @@ use crate::{SendError, SendReceipt, flights::Flights, slab::Token};
 #[must_use = "the outcome of the message is lost without it"]
 pub struct SendHandle {
     flights: Arc<Flights>,
-    token: Option<Token>,
-    cancels: bool,
+    /// The message's token, and in the highest bits what becomes of the message if the handle is dropped: two words go from
+    /// hand to hand in registers.
+    word: u64,
 }
 
+/// Dropping the handle takes the message back, if it was not handed to a connection yet. Else the message goes on.
+const CANCELS: u64 = 1 << 63;
+/// The outcome was taken.
+const DONE: u64 = 1 << 62;
+
 impl SendHandle {
+    #[inline]
     pub(crate) fn new(flights: Arc<Flights>, token: Token) -> Self {
-        Self { flights, token: Some(token), cancels: false }
+        Self { flights, word: token.into() }
     }
 
     /// The same handle, but dropping it takes the message back if it was not handed to a connection yet.
     pub(crate) fn that_cancels(self) -> Self {
         let mut this = self;
-        this.cancels = true;
+        this.word |= CANCELS;
         this
+    }
+
+    #[inline]
+    fn token(&self) -> Token {
+        Token::from(self.word & !(CANCELS | DONE))
+    }
+
+    #[inline]
+    fn is_done(&self) -> bool {
+        self.word & DONE != 0
     }
 }
 
@@ -43,10 +60,10 @@ impl Future for SendHandle {
     /// # Panics
     /// When polled again after it was done.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let token = self.token.expect("polled after it was done");
-        let outcome = self.flights.poll(token, cx);
+        assert!(!self.is_done(), "polled after it was done");
+        let outcome = self.flights.poll(self.token(), cx);
         if outcome.is_ready() {
-            self.token = None;
+            self.word |= DONE;
         }
         outcome
     }
@@ -54,16 +71,16 @@ impl Future for SendHandle {
 
 impl Drop for SendHandle {
     fn drop(&mut self) {
-        match self.token {
-            Some(token) if self.cancels => self.flights.cancel(token),
-            Some(token) => self.flights.unwatch(token),
-            None => {}
+        match self.word & (CANCELS | DONE) {
+            0 => self.flights.unwatch(self.token()),
+            CANCELS => self.flights.cancel(self.token()),
+            _ => {}
         }
     }
 }
 
 impl fmt::Debug for SendHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendHandle").field("done", &self.token.is_none()).finish_non_exhaustive()
+        f.debug_struct("SendHandle").field("done", &self.is_done()).finish_non_exhaustive()
     }
 }

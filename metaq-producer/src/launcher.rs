@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     PartitionSelector, SendError, SendErrorKind,
     dispatcher::Place,
-    flights::{Cargo, Flights, Launched, Way},
+    flights::{Cargo, Flights, Offer, Way},
     route::{Route, RouteBroker, TopicState},
     slab::Token,
 };
@@ -48,22 +48,22 @@ impl Launcher {
         &self.selector
     }
 
-    /// Sends a message, or keeps it until it can be sent.
+    /// Sends a message, or keeps it until it can be sent; it is taken out of the offer.
     ///
     /// # Errors
     /// When it never can be; the error gives it back.
     pub(crate) fn launch_or_park(
         &self,
         topic: &Arc<TopicState>,
-        cargo: Cargo,
-    ) -> Result<Launched, SendError> {
-        let mut cargo = Some(cargo);
-        match (self.launch(topic, &mut cargo, None, false), cargo) {
-            (Ok(launched), _) => Ok(launched),
-            (Err(Obstacle::Wait(place)), Some(cargo)) => {
-                Ok(Launched { token: self.park(topic, cargo, place), waiting: 0 })
-            }
-            (Err(obstacle), cargo) => Err(self.refused(topic, cargo, obstacle)),
+        offer: &mut Offer,
+    ) -> Result<Token, SendError> {
+        let obstacle = match self.launch(topic, offer, None, false) {
+            Ok(token) => return Ok(token),
+            Err(obstacle) => obstacle,
+        };
+        match (obstacle, offer.cargo.take()) {
+            (Obstacle::Wait(place), Some(cargo)) => Ok(self.park(topic, cargo, place)),
+            (obstacle, cargo) => Err(self.refused(topic, cargo, obstacle)),
         }
     }
 
@@ -72,9 +72,9 @@ impl Launcher {
     /// # Errors
     /// As said; the error gives it back.
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
-        let mut cargo = Some(cargo);
-        let launched = self.launch(topic, &mut cargo, None, false);
-        launched.map(|launched| launched.token).map_err(|obstacle| self.refused(topic, cargo, obstacle))
+        let mut offer = Offer { cargo: Some(cargo), much_waits: false };
+        let launched = self.launch(topic, &mut offer, None, false);
+        launched.map_err(|obstacle| self.refused(topic, offer.cargo, obstacle))
     }
 
     fn refused(&self, topic: &Arc<TopicState>, cargo: Option<Cargo>, obstacle: Obstacle) -> SendError {
@@ -99,18 +99,18 @@ impl Launcher {
         token
     }
 
-    /// Chooses a partition and hands the message to its broker's connection, which takes it out of `cargo`. `token` is that
-    /// of a message that was accepted before, `has_waited` whether it may pass those who wait.
+    /// Chooses a partition and hands the message to its broker's connection, which takes it out of the offer. `token` is
+    /// that of a message that was accepted before, `has_waited` whether it may pass those who wait.
     ///
     /// # Errors
-    /// Says why the message stays in `cargo`.
+    /// Says why the message stays in the offer.
     pub(crate) fn launch(
         &self,
         topic: &Arc<TopicState>,
-        cargo: &mut Option<Cargo>,
+        offer: &mut Offer,
         token: Option<Token>,
         has_waited: bool,
-    ) -> Result<Launched, Obstacle> {
+    ) -> Result<Token, Obstacle> {
         let route = topic.route();
         if route.partitions.is_empty() || (!has_waited && topic.parked.load(Ordering::Acquire) > 0) {
             return Err(if topic.is_withdrawn() {
@@ -122,7 +122,7 @@ impl Launcher {
         let now = if has_waited {
             Instant::now()
         } else {
-            cargo.as_ref().map_or_else(Instant::now, |cargo| cargo.started)
+            offer.cargo.as_ref().map_or_else(Instant::now, |cargo| cargo.started)
         };
         let asks = if topic.order.is_some() { 1 } else { MOST_ASKS.min(2 * route.partitions.len()) };
         let (mut resting, mut full) = (None, None);
@@ -136,7 +136,7 @@ impl Launcher {
                     None => break,
                 }
             } else {
-                match self.choose(topic, &route, cargo, unfit)? {
+                match self.choose(topic, &route, &mut offer.cargo, unfit)? {
                     Choice::Taken(partition, broker) if self.rests(topic, partition, broker, now) => {
                         resting.get_or_insert((partition, broker));
                         unfit = Some(partition);
@@ -155,8 +155,8 @@ impl Launcher {
                 }
             };
             unfit = Some(partition);
-            match self.hand_over(topic, partition, broker, cargo, token, has_waited) {
-                Ok(launched) => return Ok(launched),
+            match self.hand_over(topic, partition, broker, offer, token, has_waited) {
+                Ok(token) => return Ok(token),
                 Err(Back::Full) => drop(full.get_or_insert(&broker.lane.broker)),
                 Err(Back::NotConnected) => {}
                 Err(Back::NoTurn) => return Err(Obstacle::Wait(Place::Turn(partition))),
@@ -216,11 +216,11 @@ impl Launcher {
         topic: &TopicState,
         partition: Partition,
         broker: &RouteBroker,
-        cargo: &mut Option<Cargo>,
+        offer: &mut Offer,
         token: Option<Token>,
         has_waited: bool,
-    ) -> Result<Launched, Back> {
-        if let (Some(order), Some(cargo)) = (&topic.order, cargo.as_mut())
+    ) -> Result<Token, Back> {
+        if let (Some(order), Some(cargo)) = (&topic.order, &mut offer.cargo)
             && !cargo.has_turn()
         {
             if !order.take(partition, has_waited) {
@@ -233,8 +233,8 @@ impl Launcher {
         }
         let connection = broker.connection(partition).ok_or(Back::NotConnected)?;
         let way = Way { lane: &broker.lane, connection: &**connection, partition };
-        match self.flights.launch(&self.completions, way, cargo, token) {
-            Ok(launched) => launched.ok_or(Back::NotConnected),
+        match self.flights.launch(&self.completions, way, offer, token) {
+            Ok(token) => token.ok_or(Back::NotConnected),
             Err(error) if error.kind() == TransportErrorKind::Full => Err(Back::Full),
             Err(_) => Err(Back::NotConnected),
         }

@@ -29,8 +29,9 @@ pub struct Message {
 impl Message {
     /// A message with the given payload, which may be empty, and no attribute.
     pub fn new(topic: Topic, payload: impl Into<Bytes>) -> Self {
-        let data = PutData::new(payload.into(), None);
-        Self { topic, checksum: data.checksum(), data, key: None }
+        let payload = payload.into();
+        let checksum = Checksum::of(&payload);
+        Self { topic, checksum, data: PutData::new(payload, None), key: None }
     }
 
     /// The same message with an attribute: a text that consumers get beside the payload, and can filter by.

@@ -12,17 +12,13 @@ use std::{
 use metaq_discovery::{Discovery, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState};
-use tokio::{
-    task::yield_now,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
     SendReceipt,
-    accepting::{Delayed, WaitingForRoom},
     broker_stats::{self, BrokerFigures},
-    flights::{Cargo, Flights},
+    flights::{Cargo, Flights, Millis},
     launcher::Launcher,
     pool::Pool,
     stats,
@@ -58,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) owns_discovery: bool,
     pub(crate) config: ProducerConfig,
     pub(crate) closed: AtomicBool,
+    /// The setting in short.
+    pub(crate) send_timeout: Millis,
     /// The longest time that any message has had, in milliseconds.
     pub(crate) longest_timeout: AtomicU64,
 }
@@ -75,9 +73,6 @@ pub struct CloseReport {
     /// Those that were not sent, and are certainly not stored. Their handles tell the same.
     pub unsent: Vec<Message>,
 }
-
-/// So many bytes are worth a write.
-const MUCH_TO_WRITE: usize = 64 * 1024;
 
 impl Producer {
     /// Begins to describe a producer.
@@ -126,7 +121,7 @@ impl Producer {
     /// Dropping the future takes the message back if it was not handed to a connection yet; else it is still sent, and only
     /// its outcome is lost.
     pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
-        self.send_with_timeout(message, self.inner.config.send_timeout).await
+        self.inner.enqueue(message, self.inner.send_timeout).await?.that_cancels().await
     }
 
     /// [`send`](Self::send) with a timeout of its own.
@@ -141,7 +136,8 @@ impl Producer {
         message: Message,
         timeout: Duration,
     ) -> Result<SendReceipt, SendError> {
-        self.enqueue_with_timeout(message, timeout).await?.that_cancels().await
+        let timeout = self.inner.timeout(timeout);
+        self.inner.enqueue(message, timeout).await?.that_cancels().await
     }
 
     /// Gives a message to the producer, and returns when there is room for it; the handle ends with its outcome. This way
@@ -154,8 +150,12 @@ impl Producer {
     /// # Cancel safety
     /// Dropping this future before it is done means that the message was not accepted. Those who wait for room are served
     /// in the order in which they came.
-    pub async fn enqueue(&self, message: Message) -> Result<SendHandle, SendError> {
-        self.enqueue_with_timeout(message, self.inner.config.send_timeout).await
+    // No future around another: a message would be moved once more.
+    pub fn enqueue(
+        &self,
+        message: Message,
+    ) -> impl Future<Output = Result<SendHandle, SendError>> + Send + '_ {
+        self.inner.enqueue(message, self.inner.send_timeout)
     }
 
     /// [`enqueue`](Self::enqueue) with a timeout of its own, which is for everything until the outcome.
@@ -170,28 +170,8 @@ impl Producer {
         message: Message,
         timeout: Duration,
     ) -> Result<SendHandle, SendError> {
-        let started = Instant::now();
         let timeout = self.inner.timeout(timeout);
-        let accepted = match self.inner.accept(message, started, timeout) {
-            Ok(accepted) => accepted,
-            Err(Delayed::Failed(error)) => return Err(error),
-            Err(Delayed::Full(message, topic)) => {
-                let mut waiting = WaitingForRoom::new(&topic);
-                let share = self.inner.room(&message, &topic, started + timeout.into()).await;
-                waiting.is_over = true;
-                drop(waiting);
-                match share {
-                    Ok(share) => self.inner.launch(&topic, message, share, started, timeout)?,
-                    Err(error) => return Err(error.with_message(message)),
-                }
-            }
-        };
-        if accepted.1 >= MUCH_TO_WRITE {
-            // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
-            // thread, and everywhere fill memory with what waits.
-            yield_now().await;
-        }
-        Ok(accepted.0)
+        self.inner.enqueue(message, timeout).await
     }
 
     /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never waits.
@@ -203,7 +183,7 @@ impl Producer {
     pub fn try_send(&self, message: Message) -> Result<SendHandle, SendError> {
         let inner = &self.inner;
         let started = Instant::now();
-        let timeout = inner.timeout(inner.config.send_timeout);
+        let timeout = inner.send_timeout;
         let lookup = inner.topics.lookup();
         let topic = match inner.check(&message, &lookup) {
             Ok(topic) => topic,
@@ -214,7 +194,7 @@ impl Producer {
             topic.counts.failed(Outcome::NotSent, None);
             return Err(SendError::full(&topic.topic, &permits.describe()).with_message(message));
         };
-        let cargo = Cargo { message, share, attempts: 0, started, timeout, more: None };
+        let cargo = Cargo { message, share, attempts_before: 0, started, timeout, more: None };
         let token = inner.launcher.launch_now(topic, cargo)?;
         Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
     }

@@ -66,18 +66,14 @@ impl PutData {
     /// The length of the data goes over the wire as an `i32`, so no peer can read more than
     /// 2,147,483,647 bytes; see [`MAX_READABLE_DATA`] for the limit that matters.
     #[must_use]
+    #[inline]
     pub fn new(payload: Bytes, attribute: Option<&str>) -> Self {
-        let attribute = attribute.map(|attribute| {
-            let mut block = BytesMut::with_capacity(4 + attribute.len());
-            block.put_u32(u32::try_from(attribute.len()).unwrap_or(u32::MAX));
-            block.put_slice(attribute.as_bytes());
-            Arc::new(block.freeze())
-        });
-        Self { attribute, payload }
+        Self { attribute: attribute.map(attribute_block), payload }
     }
 
     /// How many bytes go over the wire.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.attribute_block().len() + self.payload.len()
     }
@@ -92,18 +88,21 @@ impl PutData {
     ///
     /// Data made from raw bytes is all in the second part, whatever its flag says.
     #[must_use]
+    #[inline]
     pub fn parts(&self) -> (&Bytes, &Bytes) {
         (self.attribute_block(), &self.payload)
     }
 
     /// The attribute block: length and attribute. Empty when there is none.
     #[must_use]
+    #[inline]
     pub fn attribute_block(&self) -> &Bytes {
         self.attribute.as_deref().unwrap_or(&NO_BODY)
     }
 
     /// What follows the attribute block.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }
@@ -128,6 +127,14 @@ impl PutData {
             Some(attribute) => Checksum::of_parts([&***attribute, &*self.payload]),
         }
     }
+}
+
+/// Length and attribute.
+fn attribute_block(attribute: &str) -> Arc<Bytes> {
+    let mut block = BytesMut::with_capacity(4 + attribute.len());
+    block.put_u32(u32::try_from(attribute.len()).unwrap_or(u32::MAX));
+    block.put_slice(attribute.as_bytes());
+    Arc::new(block.freeze())
 }
 
 /// Takes raw data as it was on the wire, attribute block and all.

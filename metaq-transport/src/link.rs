@@ -6,7 +6,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use metaq_protocol::{BrokerAddr, Command, Opaque, PutRef, VersionCommand};
+use metaq_protocol::{BrokerAddr, Command, PutRef, VersionCommand};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -63,9 +63,63 @@ enum Phase {
 const PUT_WORDS: usize = 48;
 
 /// What is to be queued.
-enum Queued<'a> {
-    Command(&'a mut Command),
-    Put(PutRef<'a>, Ticket<'a>),
+trait Queued {
+    /// What it counts for in the limit of bytes.
+    fn bytes(&self) -> usize;
+
+    /// Whether its answer may say where a message was stored.
+    fn is_put(&self) -> bool;
+
+    /// Who is told of its end, and by which token; none when a future awaits it.
+    fn ticket(&self) -> Option<Ticket<'_>>;
+
+    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey);
+}
+
+impl Queued for &mut Command {
+    fn bytes(&self) -> usize {
+        self.encoded_len()
+    }
+
+    fn is_put(&self) -> bool {
+        matches!(self, Command::Put(_))
+    }
+
+    fn ticket(&self) -> Option<Ticket<'_>> {
+        None
+    }
+
+    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
+        self.set_opaque(key.opaque());
+        outbox.push(frame, key.index, self);
+    }
+}
+
+/// A put of which somebody is told.
+struct ToldPut<'a, 'p>(&'a mut PutRef<'p>, Ticket<'a>);
+
+impl Queued for ToldPut<'_, '_> {
+    #[inline]
+    fn bytes(&self) -> usize {
+        // Of the header only what may be long: the exact figure takes longer than it is worth.
+        self.0.data.len() + self.0.topic.len() + PUT_WORDS
+    }
+
+    #[inline]
+    fn is_put(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn ticket(&self) -> Option<Ticket<'_>> {
+        Some(self.1)
+    }
+
+    #[inline]
+    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
+        self.0.opaque = key.opaque();
+        outbox.push_put(frame, key.index, self.0);
+    }
 }
 
 /// Collects what ends in one go, so that whom it concerns is told without the lock.
@@ -82,6 +136,7 @@ pub(crate) struct Ended {
 
 impl Ended {
     /// One request ended; heartbeats count for no bytes.
+    #[inline(always)]
     pub(crate) fn add(&mut self, room: &mut Room, ending: Ending) {
         if ending.bytes > 0 {
             self.requests += 1;
@@ -144,7 +199,7 @@ impl Link {
         command: &mut Command,
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError> {
-        self.queue(Queued::Command(command), deadline, false).map(|(key, _)| self.pending(key))
+        self.queue(command, deadline, false).map(|(key, _)| self.pending(key))
     }
 
     fn pending(self: &Arc<Self>, key: SlotKey) -> PendingResponse {
@@ -153,11 +208,11 @@ impl Link {
 
     pub(crate) fn submit_put(
         self: &Arc<Self>,
-        put: PutRef<'_>,
+        mut put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
-    ) -> Result<usize, TransportError> {
-        self.queue(Queued::Put(put, ticket), deadline, false).map(|(_, waiting)| waiting)
+    ) -> Result<bool, TransportError> {
+        self.queue(ToldPut(&mut put, ticket), deadline, false).map(|(_, much_waits)| much_waits)
     }
 
     pub(crate) async fn submit_when_free(
@@ -172,7 +227,7 @@ impl Link {
                 let mut freed = pin!(self.turnstile.freed());
                 // From here on nothing is missed that ends.
                 freed.as_mut().enable();
-                match self.queue(Queued::Command(command), deadline, true) {
+                match self.queue(&mut *command, deadline, true) {
                     Err(error) if error.kind() == TransportErrorKind::Full => freed.await,
                     queued => return queued.map(|(key, _)| self.pending(key)),
                 }
@@ -181,20 +236,16 @@ impl Link {
         queued.await.unwrap_or_else(|_| Err(self.error(TransportErrorKind::TimedOut)))
     }
 
-    /// Puts the request into the outbox if there is room; returns how many bytes wait there, too. Who has waited may pass
+    /// Puts the request into the outbox if there is room; returns whether what is there is worth a write, too. Who has waited may pass
     /// those who wait.
     fn queue(
         &self,
-        mut queued: Queued<'_>,
+        mut queued: impl Queued,
         deadline: Instant,
         has_waited: bool,
-    ) -> Result<(SlotKey, usize), TransportError> {
-        let bytes = match &queued {
-            Queued::Command(command) => command.encoded_len(),
-            // Of the header only what may be long: the exact figure takes longer than it is worth.
-            Queued::Put(put, _) => put.data.len() + put.topic.len() + PUT_WORDS,
-        };
-        let (key, waiting, task) = {
+    ) -> Result<(SlotKey, bool), TransportError> {
+        let bytes = queued.bytes();
+        let (key, much_waits, task) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
                 drop(shared);
@@ -212,12 +263,12 @@ impl Link {
             shared.stats.requests += 1;
             shared.earliest_deadline =
                 Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-            (key, shared.outbox.len(), shared.idle_task.take())
+            (key, shared.outbox.is_worth_a_write(), shared.idle_task.take())
         };
         if let Some(task) = task {
             task.wake();
         }
-        Ok((key, waiting))
+        Ok((key, much_waits))
     }
 
     /// An error of `kind` with the reason why there is no connection, where one is known.
@@ -249,7 +300,7 @@ impl Link {
     pub(crate) fn queue_heartbeat(&self, deadline: Instant) {
         let mut shared = self.shared.lock();
         let mut heartbeat = VersionCommand::default().into();
-        if let Some(key) = shared.push(&mut Queued::Command(&mut heartbeat), deadline, 0) {
+        if let Some(key) = shared.push(&mut &mut heartbeat, deadline, 0) {
             shared.slots.abandon(key);
         }
     }
@@ -386,22 +437,16 @@ impl Shared {
         }
     }
 
-    fn push(&mut self, queued: &mut Queued<'_>, deadline: Instant, bytes: u32) -> Option<SlotKey> {
-        let frame = self.next_frame;
-        let (is_put, told) = match queued {
-            Queued::Put(_, ticket) => (true, Some((self.listener(ticket.completions)?, ticket.token))),
-            Queued::Command(command) => (matches!(command, Command::Put(_)), None),
+    #[inline]
+    fn push(&mut self, queued: &mut impl Queued, deadline: Instant, bytes: u32) -> Option<SlotKey> {
+        let told = match queued.ticket() {
+            Some(ticket) => Some((self.listener(ticket.completions)?, ticket.token)),
+            None => None,
         };
-        let key = self.slots.take(Request { deadline, frame, bytes, is_put, told })?;
+        let frame = self.next_frame;
+        let key = self.slots.take(Request { deadline, frame, bytes, is_put: queued.is_put(), told })?;
         self.next_frame += 1;
-        let opaque: Opaque = key.opaque();
-        match queued {
-            Queued::Put(put, _) => self.outbox.push_put(frame, key.index, put.with_opaque(opaque)),
-            Queued::Command(command) => {
-                command.set_opaque(opaque);
-                self.outbox.push(frame, key.index, command);
-            }
-        }
+        queued.push(&mut self.outbox, frame, key);
         Some(key)
     }
 

@@ -9,6 +9,9 @@ use metaq_protocol::{Command, PutRef};
 /// is cheaper than another slice for the kernel.
 const BY_REFERENCE_FROM: usize = 8 * 1024;
 
+/// So many bytes are worth a write.
+const WORTH_A_WRITE: usize = 64 * 1024;
+
 /// A drained buffer larger than this is given back to the allocator.
 const KEEP_CAPACITY: usize = 1024 * 1024;
 
@@ -55,9 +58,11 @@ impl Outbox {
         self.frames.is_empty()
     }
 
-    /// How many bytes wait, large bodies included.
-    pub(crate) fn len(&self) -> usize {
-        self.inline.len() + self.large_len
+    /// Whether so much waits that senders should let it be written. A large body took its sender less work than as many
+    /// bytes of small frames did, and no memory.
+    #[inline]
+    pub(crate) fn is_worth_a_write(&self) -> bool {
+        self.inline.len() + self.large_len / 8 >= WORTH_A_WRITE
     }
 
     /// How many bytes wait in the outbox's own buffer; large bodies don't count.
@@ -68,7 +73,7 @@ impl Outbox {
     /// Appends the frame of `command`, which has this `number` and belongs to `slot`.
     pub(crate) fn push(&mut self, number: u64, slot: u16, command: &Command) {
         if let Command::Put(put) = command {
-            return self.push_put(number, slot, put.as_put());
+            return self.push_put(number, slot, &put.as_put());
         }
         let before = self.inline.len();
         command.encode(&mut self.inline);
@@ -76,7 +81,7 @@ impl Outbox {
     }
 
     /// The same for a put; a large payload stays where it is.
-    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: PutRef<'_>) {
+    pub(crate) fn push_put(&mut self, number: u64, slot: u16, put: &PutRef<'_>) {
         let before = self.inline.len();
         let payload = put.data.payload();
         let mut large = 0;

@@ -60,6 +60,8 @@ pub(crate) struct Session<'a, S> {
     stream: S,
     decoder: Decoder,
     read_buffer: BytesMut,
+    /// Answers that were decoded and not yet delivered.
+    decoded: Vec<(Opaque, Reply)>,
     writing: Outbox,
     must_flush: bool,
     ended: Ended,
@@ -104,9 +106,6 @@ struct Counts {
     read: u64,
 }
 
-/// An answer that was decoded and not yet delivered.
-type Decoded = (Opaque, Reply);
-
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     pub(crate) fn new(link: &'a Link, stream: S, patience: Patience) -> Self {
         let now = Instant::now();
@@ -116,6 +115,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             stream,
             decoder: Decoder::new(),
             read_buffer: BytesMut::with_capacity(READ_BUFFER),
+            decoded: Vec::with_capacity(ANSWERS_AT_ONCE),
             writing: Outbox::default(),
             must_flush: false,
             ended: Ended::default(),
@@ -229,18 +229,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         let mut used = 0;
         let mut any = false;
         let outcome = loop {
-            let mut decoded = [const { None::<Decoded> }; ANSWERS_AT_ONCE];
-            let outcome = self.decode(&mut used, &mut decoded);
-            any |= decoded[0].is_some();
-            let full = decoded[ANSWERS_AT_ONCE - 1].is_some();
-            if decoded[0].is_some() {
-                let shared = &mut *self.link.shared.lock();
-                for (opaque, reply) in decoded.into_iter().flatten() {
-                    match shared.slots.deliver(opaque, reply, self.last_read) {
-                        Delivered::Answered(ending) => {
-                            self.counts.answered += 1;
-                            self.ended.add(&mut shared.room, ending);
-                        }
+            let outcome = self.decode(&mut used);
+            let full = self.decoded.len() == ANSWERS_AT_ONCE;
+            if !self.decoded.is_empty() {
+                any = true;
+                let Shared { slots, room, .. } = &mut *self.link.shared.lock();
+                for (opaque, reply) in self.decoded.drain(..) {
+                    let ended = |ending| self.ended.add(room, ending);
+                    match slots.deliver(opaque, reply, self.last_read, ended) {
+                        Delivered::Answered => self.counts.answered += 1,
                         Delivered::Late | Delivered::Unknown => self.counts.ignored += 1,
                     }
                 }
@@ -264,17 +261,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         outcome
     }
 
-    /// Decodes as many answers as fit into `decoded`, from byte `used` on.
-    fn decode(
-        &mut self,
-        used: &mut usize,
-        decoded: &mut [Option<Decoded>; ANSWERS_AT_ONCE],
-    ) -> Result<(), LossReason> {
-        for place in decoded {
-            match self.decoder.decode_response_in_place(&self.read_buffer[*used..]) {
+    /// Decodes as many answers as are delivered in one go, from byte `used` on.
+    fn decode(&mut self, used: &mut usize) -> Result<(), LossReason> {
+        while self.decoded.len() < ANSWERS_AT_ONCE {
+            let rest = &self.read_buffer[*used..];
+            if let Some((opaque, stored, length)) = self.decoder.decode_stored_in_place(rest) {
+                *used += length;
+                self.decoded.push((opaque, Reply::Stored(stored)));
+                continue;
+            }
+            match self.decoder.decode_response_in_place(rest) {
                 Ok(Some((response, length))) => {
                     *used += length;
-                    *place = Some((response.opaque, Reply::read(&response)));
+                    self.decoded.push((response.opaque, Reply::read(&response)));
                 }
                 Ok(None) => break,
                 Err(error) => return Err(LossReason::Garbage(error)),

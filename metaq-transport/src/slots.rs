@@ -72,6 +72,7 @@ impl Reply {
     }
 
     /// The answer to a put, or to something else.
+    #[inline]
     fn into_body(self, is_put: bool, opaque: Opaque) -> AnswerBody {
         match self {
             Self::Stored(stored) if is_put => AnswerBody::Stored(stored),
@@ -145,9 +146,10 @@ pub(crate) enum Whom {
 }
 
 /// What became of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
     /// It was awaited.
-    Answered(Ending),
+    Answered,
     /// Its request had been given up already.
     Late,
     /// Nobody asked for it.
@@ -162,6 +164,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Takes a slot; none when all are taken.
+    #[inline(always)]
     pub(crate) fn take(&mut self, request: Request) -> Option<SlotKey> {
         let Request { deadline: time, frame, bytes, is_put, told } = request;
         let expected = Expected::Answer;
@@ -171,9 +174,18 @@ impl Slots {
         };
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[usize::from(index)];
-            let generation = slot.generation.wrapping_add(1);
-            *slot = Slot { caller, time, frame, bytes, generation, expected, is_put };
-            return Some(SlotKey { index, generation });
+            // It is gone. Seen here, nothing has to be dropped below.
+            if !matches!(slot.caller, Caller::Gone) {
+                slot.caller = Caller::Gone;
+            }
+            slot.caller = caller;
+            slot.time = time;
+            slot.frame = frame;
+            slot.bytes = bytes;
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.expected = expected;
+            slot.is_put = is_put;
+            return Some(SlotKey { index, generation: slot.generation });
         }
         let index = u16::try_from(self.slots.len()).ok()?;
         self.slots.push(Slot { caller, time, frame, bytes, generation: 0, expected, is_put });
@@ -191,8 +203,16 @@ impl Slots {
         }
     }
 
-    /// Puts the answer that came at `now` into its slot.
-    pub(crate) fn deliver(&mut self, opaque: Opaque, reply: Reply, now: Instant) -> Delivered {
+    /// Puts the answer that came at `now` into its slot; `ended` is told if its request ends by it.
+    // Inlined with all that it calls: an outcome that goes through memory from hand to hand takes as long as to read it.
+    #[inline(always)]
+    pub(crate) fn deliver(
+        &mut self,
+        opaque: Opaque,
+        reply: Reply,
+        now: Instant,
+        ended: impl FnOnce(Ending),
+    ) -> Delivered {
         let key = SlotKey::from_opaque(opaque);
         let Some(slot) = self.get(key) else {
             return Delivered::Unknown;
@@ -203,9 +223,10 @@ impl Slots {
             Expected::Answer => {
                 slot.time = now;
                 let is_put = slot.is_put;
-                Delivered::Answered(slot.finish(reply, Caller::Answered, |reply| {
-                    Ok(Answer { body: reply.into_body(is_put, opaque), received_at: now })
-                }))
+                let tell =
+                    |reply: Reply| Ok(Answer { body: reply.into_body(is_put, opaque), received_at: now });
+                slot.finish(reply, Caller::Answered, tell, ended);
+                Delivered::Answered
             }
         };
         self.free_if_over(key.index);
@@ -312,7 +333,7 @@ impl Slots {
                 if slot.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
             let before = std::mem::replace(&mut slot.expected, then(progress));
             if before == Expected::Answer {
-                ended(progress, slot.finish(error(progress), Caller::Failed, Err));
+                slot.finish(error(progress), Caller::Failed, Err, |ending| ended(progress, ending));
             }
             self.free_if_over(index as u16);
         }
@@ -324,25 +345,30 @@ impl Slot {
         self.expected == Expected::Answer && self.time <= now
     }
 
-    /// Hands the outcome to the caller, if there still is one: kept in the slot as `keep` makes it, or told as `tell` does.
+    /// Hands the outcome to the caller, if there still is one: kept in the slot as `keep` makes it, or told to `ended` as
+    /// `tell` does.
+    #[inline(always)]
     fn finish<T>(
         &mut self,
         outcome: T,
         keep: impl FnOnce(T) -> Caller,
         tell: impl FnOnce(T) -> Outcome,
-    ) -> Ending {
-        let whom = match std::mem::replace(&mut self.caller, Caller::Gone) {
+        ended: impl FnOnce(Ending),
+    ) {
+        let bytes = self.bytes;
+        match &mut self.caller {
+            Caller::Told { listener, token } => {
+                let (listener, token) = (*listener, *token);
+                self.caller = Caller::Gone;
+                ended(Ending { bytes, whom: Whom::Listener { listener, token, outcome: tell(outcome) } });
+            }
             Caller::Waiting(waker) => {
+                let whom = waker.take().map_or(Whom::Nobody, Whom::Waker);
                 self.caller = keep(outcome);
-                waker.map_or(Whom::Nobody, Whom::Waker)
+                ended(Ending { bytes, whom });
             }
-            Caller::Told { listener, token } => Whom::Listener { listener, token, outcome: tell(outcome) },
-            other => {
-                self.caller = other;
-                Whom::Nobody
-            }
-        };
-        Ending { bytes: self.bytes, whom }
+            _ => ended(Ending { bytes, whom: Whom::Nobody }),
+        }
     }
 }
 
@@ -360,9 +386,11 @@ mod tests {
         Request { deadline, frame, bytes, is_put: true, told: None }
     }
 
-    fn deliver(slots: &mut Slots, key: SlotKey) -> Delivered {
+    fn deliver(slots: &mut Slots, key: SlotKey) -> (Delivered, Option<Ending>) {
         let response = BooleanCommand::new(Status::SUCCESS, Bytes::new(), key.opaque());
-        slots.deliver(key.opaque(), Reply::Other(Box::new(response.into())), Instant::now())
+        let mut ending = None;
+        let reply = Reply::Other(Box::new(response.into()));
+        (slots.deliver(key.opaque(), reply, Instant::now(), |ended| ending = Some(ended)), ending)
     }
 
     fn error(progress: Progress) -> TransportError {
@@ -383,11 +411,11 @@ mod tests {
         let now = Instant::now();
         let mut slots = Slots::default();
         let first = slots.take(request(now, 0, 1)).unwrap();
-        assert!(matches!(deliver(&mut slots, first), Delivered::Answered(Ending { bytes: 1, .. })));
+        assert!(matches!(deliver(&mut slots, first), (Delivered::Answered, Some(Ending { bytes: 1, .. }))));
         assert!(slots.poll(first, Waker::noop()).unwrap().is_ok());
         let second = slots.take(request(now, 1, 1)).unwrap();
         assert_eq!(second.index, first.index, "the slot is used again");
-        assert!(matches!(deliver(&mut slots, first), Delivered::Unknown));
+        assert!(matches!(deliver(&mut slots, first), (Delivered::Unknown, None)));
         assert!(slots.poll(second, Waker::noop()).is_none());
     }
 
@@ -406,7 +434,7 @@ mod tests {
             assert_eq!(error.kind(), TransportErrorKind::TimedOut);
         }
         assert_eq!(slots.free, [unwritten.index]);
-        assert!(matches!(deliver(&mut slots, written), Delivered::Late));
+        assert!(matches!(deliver(&mut slots, written), (Delivered::Late, None)));
         assert_eq!(slots.free, [unwritten.index, written.index]);
         assert_eq!(slots.earliest_deadline(), Some(now + Duration::from_secs(1)));
         assert!(slots.poll(later, Waker::noop()).is_none());
@@ -418,7 +446,7 @@ mod tests {
         let key = slots.take(request(Instant::now(), 0, 1)).unwrap();
         slots.abandon(key);
         assert!(slots.free.is_empty(), "its answer is still to come");
-        assert!(matches!(deliver(&mut slots, key), Delivered::Answered(_)));
+        assert!(matches!(deliver(&mut slots, key), (Delivered::Answered, Some(_))));
         assert_eq!(slots.free, [key.index]);
     }
 
@@ -459,7 +487,7 @@ mod tests {
         let other = slots.take(Request { is_put: false, ..request(now, 1, 1) }).unwrap();
         let place = PutAnswer::new(1, 2, 3);
         for key in [put, other] {
-            slots.deliver(key.opaque(), Reply::Stored(place), now);
+            slots.deliver(key.opaque(), Reply::Stored(place), now, |_| {});
         }
         assert_eq!(slots.poll(put, Waker::noop()).unwrap().unwrap().body, AnswerBody::Stored(place));
         let other = slots.poll(other, Waker::noop()).unwrap().unwrap();

@@ -90,7 +90,7 @@ impl Connection for StreamConnection {
         put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
-    ) -> Result<usize, TransportError> {
+    ) -> Result<bool, TransportError> {
         self.link.submit_put(put, deadline, ticket)
     }
 

@@ -42,8 +42,8 @@ pub trait Connection: fmt::Debug + Send + Sync {
 
     /// Queues a put whose end is told to the ticket's [`Completions`](crate::Completions), in place of a future; else as
     /// [`submit`](Self::submit). A connection that has no way of its own for it awaits the answer on a task of its own.
-    /// Returns how many bytes now wait to be written, as far as the connection knows: one who submits without end had better
-    /// let others run when there are many.
+    /// Returns whether so much waits to be written now, as far as the connection knows, that it is worth a write: one who
+    /// submits without end had better let others run then.
     ///
     /// # Errors
     /// As for [`submit`](Self::submit). Nobody is told anything then.
@@ -52,11 +52,11 @@ pub trait Connection: fmt::Debug + Send + Sync {
         put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
-    ) -> Result<usize, TransportError> {
+    ) -> Result<bool, TransportError> {
         let pending = self.submit(&mut Command::from(put.to_put()), deadline)?;
         let (completions, token) = (Arc::clone(ticket.completions), ticket.token);
         tokio::spawn(async move { completions.ended(&mut vec![(token, pending.await)]) });
-        Ok(0)
+        Ok(false)
     }
 
     /// Like [`submit`](Self::submit), but waits for room; those who wait are served in the order in which they came.

@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod reliability;
+mod simulate;
 
 use std::{
     io::{self, Write as _},
@@ -14,14 +15,17 @@ usage: cargo xtask TASK
 
   test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
                  ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
-                 with CI=true that is a failure
+                 with CI=true that is a failure. Without ARGS the simulation is run as well
+  simulate [--seeds N | --seed N]
+                 runs the producer through random schedules, of 40 seeds or so many, in which a seed determines
+                 everything; or runs that one again, and prints its log. Built into target/simulation
   bench [--quick]
                  compares the Java client with ours, and with what the machine allows, beside real brokers,
                  and writes bench/results/latest.md: a quarter of an hour, or with --quick three minutes.
                  Nothing else should run meanwhile
   reliability [TESTS…]
                  runs the tests of docs/reliability.md in their full form, one after another, and prints each figure
-                 as one line: a quarter of an hour. Nothing else should run meanwhile
+                 as one line: about an hour. Nothing else should run meanwhile
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
+        Some("simulate") => simulate::run(&args.collect::<Vec<_>>()),
         Some("bench") => bench(&args.collect::<Vec<_>>()),
         Some("reliability") => fetch_peers() && reliability::run(&args.collect::<Vec<_>>()),
         Some("protoc") => {
@@ -51,7 +56,9 @@ fn main() -> ExitCode {
 
 /// Runs all tests; true when they passed.
 fn test(args: &[String]) -> bool {
-    fetch_peers() && cargo(&["test", "--workspace", "--all-features"], args)
+    fetch_peers()
+        && cargo(&["test", "--workspace", "--all-features"], args)
+        && (!args.is_empty() || simulate::run(&[]))
 }
 
 /// Fetches what the tests need; false when it can't be, and nothing may be skipped.
@@ -76,9 +83,7 @@ fn bench(args: &[String]) -> bool {
     if !cargo(&["build", "--release", "--package", "metaq-cli", "--package", "metaq-bench"], &[]) {
         return false;
     }
-    // This program is in the folder of another profile, beside that one.
-    let target = std::env::current_exe().ok().and_then(|xtask| Some(xtask.parent()?.parent()?.to_owned()));
-    let compare = target.unwrap_or_default().join("release").join("compare");
+    let compare = target().join("release").join("compare");
     match Command::new(&compare).args(args).status() {
         Ok(status) => status.success(),
         Err(error) => {
@@ -86,6 +91,13 @@ fn bench(args: &[String]) -> bool {
             false
         }
     }
+}
+
+/// The folder that everything is built into.
+fn target() -> PathBuf {
+    // This program is in the folder of a profile.
+    let target = std::env::current_exe().ok().and_then(|xtask| Some(xtask.parent()?.parent()?.to_owned()));
+    target.unwrap_or_else(|| "target".into())
 }
 
 /// The protoc that the environment names, or one that comes as a crate.

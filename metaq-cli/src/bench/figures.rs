@@ -7,7 +7,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use metaq_producer::{SendError, SendReceipt};
+use metaq_producer::SendError;
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeVal,
@@ -35,17 +35,14 @@ impl Tally {
         Self { latencies, failures: 0, first_failure: None }
     }
 
-    pub(super) fn count(&mut self, latency: Duration, result: Result<SendReceipt, SendError>) {
-        match result {
-            Ok(_) => {
-                let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
-                self.latencies.saturating_record(nanoseconds);
-            }
-            Err(error) => {
-                self.failures += 1;
-                self.first_failure.get_or_insert(error);
-            }
-        }
+    pub(super) fn acknowledged(&mut self, latency: Duration) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
+        self.latencies.saturating_record(nanoseconds);
+    }
+
+    pub(super) fn failed(&mut self, error: SendError) {
+        self.failures += 1;
+        self.first_failure.get_or_insert(error);
     }
 }
 

@@ -14,14 +14,25 @@ use tokio::task::yield_now;
 /// first of those that start, and after the last of those that have ended: no time is told shorter than it was.
 const GROUP: usize = 8;
 
-/// Keeps `size` operations in flight. `start` begins the next one, or says how it failed at once, or that there is none;
-/// `end` is told what came of each, and how long it took from before its start until its outcome was here. Returns when
-/// all have ended.
-pub(crate) async fn drive<H: Future + Unpin>(
-    size: usize,
-    mut start: impl AsyncFnMut() -> Option<Result<H, H::Output>>,
-    mut end: impl FnMut(Duration, H::Output),
-) {
+/// What is done, and the account of what became of it.
+pub(crate) trait Load {
+    /// One operation.
+    type Operation: Future + Unpin;
+
+    /// Begins the next one, or says how it failed at once, or that there is none.
+    fn start(&mut self) -> impl Future<Output = Option<Result<Self::Operation, OutcomeOf<Self>>>>;
+
+    /// One has ended so; whether it is to be told how long it took.
+    fn ended(&mut self, outcome: OutcomeOf<Self>) -> bool;
+
+    /// One took so long, from before its start until its outcome was here.
+    fn took(&mut self, latency: Duration);
+}
+
+pub(crate) type OutcomeOf<L> = <<L as Load>::Operation as Future>::Output;
+
+/// Keeps `size` operations in flight. Returns when all have ended.
+pub(crate) async fn drive<L: Load>(size: usize, load: &mut L) {
     let mut window = Window::new(size);
     let mut is_over = false;
     loop {
@@ -31,10 +42,12 @@ pub(crate) async fn drive<H: Future + Unpin>(
                 (started, in_group) = (Instant::now(), 0);
             }
             in_group += 1;
-            match start().await {
+            match load.start().await {
                 Some(Ok(operation)) => window.in_order.push_back(Started { operation, started }),
                 Some(Err(output)) => {
-                    end(started.elapsed(), output);
+                    if load.ended(output) {
+                        load.took(started.elapsed());
+                    }
                     // Others have to get on, for instance whoever can let the next one succeed.
                     yield_now().await;
                     in_group = GROUP;
@@ -45,7 +58,7 @@ pub(crate) async fn drive<H: Future + Unpin>(
         if window.in_flight() == 0 {
             return;
         }
-        poll_fn(|context| window.poll(context, &mut end)).await;
+        poll_fn(|context| window.poll(context, load)).await;
     }
 }
 
@@ -59,8 +72,8 @@ struct Window<H: Future> {
     /// Where the scout is among them; not the first.
     scout: Option<usize>,
     aside: Vec<Started<H>>,
-    /// What has ended and was not told yet.
-    ended: Vec<(Instant, H::Output)>,
+    /// When those were started that have ended, and of which was not told yet how long they took.
+    ended: Vec<Instant>,
 }
 
 struct Started<H> {
@@ -85,31 +98,33 @@ impl<H: Future + Unpin> Window<H> {
     }
 
     /// Ready when at least one has ended. The task is woken when another one has, but for those behind the scout.
-    fn poll(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) -> Poll<()> {
+    fn poll(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) -> Poll<()> {
         let before = self.in_flight();
-        self.poll_aside(context, end);
-        self.poll_first(context, end);
-        while self.poll_scout(context, end) {
-            self.poll_first(context, end);
+        self.poll_aside(context, load);
+        self.poll_first(context, load);
+        while self.poll_scout(context, load) {
+            self.poll_first(context, load);
         }
-        self.tell(end);
+        self.tell(load);
         if self.in_flight() < before { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Takes from the front what has ended.
-    fn poll_first(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) {
-        while let Some(first) = self.in_order.front_mut()
+    fn poll_first(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) {
+        let mut done = 0;
+        while let Some(first) = self.in_order.get_mut(done)
             && let Poll::Ready(output) = first.poll(context)
         {
+            done += 1;
             let started = first.started;
-            self.in_order.pop_front();
-            self.scout = self.scout.map(|scout| scout - 1).filter(|scout| *scout > 0);
-            self.has_ended(started, output, end);
+            self.has_ended(started, output, load);
         }
+        self.in_order.drain(..done);
+        self.scout = self.scout.and_then(|scout| scout.checked_sub(done)).filter(|scout| *scout > 0);
     }
 
     /// Takes all up to the scout, if it has ended, and puts aside what has not; whether it had.
-    fn poll_scout(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) -> bool {
+    fn poll_scout(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) -> bool {
         if self.in_order.len() < 2 {
             return false;
         }
@@ -117,10 +132,11 @@ impl<H: Future + Unpin> Window<H> {
         let scout = &mut self.in_order[at];
         let Poll::Ready(output) = scout.poll(context) else { return false };
         let started = scout.started;
-        self.has_ended(started, output, end);
-        for mut overtaken in self.in_order.drain(..=at).take(at) {
+        self.has_ended(started, output, load);
+        let overtaken: Vec<_> = self.in_order.drain(..=at).take(at).collect();
+        for mut overtaken in overtaken {
             match overtaken.poll(context) {
-                Poll::Ready(output) => self.ended.push((overtaken.started, output)),
+                Poll::Ready(output) => self.has_ended(overtaken.started, output, load),
                 Poll::Pending => self.aside.push(overtaken),
             }
         }
@@ -128,30 +144,32 @@ impl<H: Future + Unpin> Window<H> {
         true
     }
 
-    fn poll_aside(&mut self, context: &mut Context<'_>, end: &mut impl FnMut(Duration, H::Output)) {
+    fn poll_aside(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) {
         let mut at = 0;
         while let Some(operation) = self.aside.get_mut(at) {
             match operation.poll(context) {
                 Poll::Ready(output) => {
                     let started = self.aside.swap_remove(at).started;
-                    self.has_ended(started, output, end);
+                    self.has_ended(started, output, load);
                 }
                 Poll::Pending => at += 1,
             }
         }
     }
 
-    fn has_ended(&mut self, started: Instant, output: H::Output, end: &mut impl FnMut(Duration, H::Output)) {
-        self.ended.push((started, output));
-        if self.ended.len() >= GROUP {
-            self.tell(end);
+    fn has_ended(&mut self, started: Instant, output: H::Output, load: &mut impl Load<Operation = H>) {
+        if load.ended(output) {
+            self.ended.push(started);
+            if self.ended.len() >= GROUP {
+                self.tell(load);
+            }
         }
     }
 
-    fn tell(&mut self, end: &mut impl FnMut(Duration, H::Output)) {
+    fn tell(&mut self, load: &mut impl Load<Operation = H>) {
         if !self.ended.is_empty() {
             let now = Instant::now();
-            self.ended.drain(..).for_each(|(started, output)| end(now - started, output));
+            self.ended.drain(..).for_each(|started| load.took(now - started));
         }
     }
 }
@@ -167,13 +185,39 @@ mod tests {
 
     use super::*;
 
+    /// Calls a function for the next operation, another with what has ended, and another with how long each took.
+    struct Calls<S, E, T>(S, E, T);
+
+    impl<O, S, E, T> Load for Calls<S, E, T>
+    where
+        O: Future + Unpin,
+        S: FnMut() -> Option<Result<O, O::Output>>,
+        E: FnMut(O::Output),
+        T: FnMut(Duration),
+    {
+        type Operation = O;
+
+        async fn start(&mut self) -> Option<Result<O, O::Output>> {
+            self.0()
+        }
+
+        fn ended(&mut self, outcome: O::Output) -> bool {
+            self.1(outcome);
+            true
+        }
+
+        fn took(&mut self, latency: Duration) {
+            self.2(latency);
+        }
+    }
+
     /// Drives `count` operations, each of which waits as `wait` does; returns the most that were in flight, and the results,
     /// sorted.
     async fn run<F: Future>(size: usize, count: usize, wait: impl Fn(usize) -> F) -> (usize, Vec<usize>) {
         let (in_flight, most) = (Cell::new(0), Cell::new(0));
         let (mut next, ended) = (0..count, RefCell::new(Vec::new()));
         let (wait, in_flight, most) = (&wait, &in_flight, &most);
-        let start = async || {
+        let start = || {
             let n = next.next()?;
             in_flight.set(in_flight.get() + 1);
             most.set(most.get().max(in_flight.get()));
@@ -182,11 +226,11 @@ mod tests {
                 n
             })))
         };
-        let end = |_, n| {
+        let end = |n| {
             in_flight.set(in_flight.get() - 1);
             ended.borrow_mut().push(n);
         };
-        drive(size, start, end).await;
+        drive(size, &mut Calls(start, end, |_| {})).await;
         let mut ended = ended.into_inner();
         ended.sort_unstable();
         (most.get(), ended)
@@ -229,18 +273,18 @@ mod tests {
     async fn times_are_never_shorter_than_they_were() {
         let (mut left, mut shortest) = (2000, Duration::MAX);
         let nap = Duration::from_millis(2);
-        let start = async || {
+        let start = || {
             left = (left > 0).then(|| left - 1)?;
             Some(Ok(Box::pin(tokio::time::sleep(nap))))
         };
-        drive(100, start, |time, ()| shortest = shortest.min(time)).await;
+        drive(100, &mut Calls(start, |()| {}, |time| shortest = shortest.min(time))).await;
         assert!(shortest >= nap, "{shortest:?}");
     }
 
     #[tokio::test]
     async fn what_fails_at_once_is_told_and_takes_no_place() {
         let (mut n, mut failed, mut done) = (0, 0, 0);
-        let start = async || {
+        let start = || {
             n += 1;
             match n {
                 1000.. => None,
@@ -251,8 +295,8 @@ mod tests {
                 }))),
             }
         };
-        let end = |_, result: Result<(), ()>| if result.is_ok() { done += 1 } else { failed += 1 };
-        drive(4, start, end).await;
+        let end = |result: Result<(), ()>| if result.is_ok() { done += 1 } else { failed += 1 };
+        drive(4, &mut Calls(start, end, |_| {})).await;
         assert_eq!((failed, done), (333, 666));
     }
 }

@@ -12,12 +12,24 @@ use crate::{Message, permits::Share, send_error::FailedAttempt};
 pub(crate) struct Cargo {
     pub(crate) message: Message,
     pub(crate) share: Share,
-    pub(crate) attempts: u32,
+    /// How often it was handed to a connection in vain.
+    pub(crate) attempts_before: u32,
     pub(crate) started: Instant,
     /// How long it may take in all.
     pub(crate) timeout: Millis,
     /// What most messages don't have.
     pub(crate) more: Option<Box<More>>,
+}
+
+/// A message on its way to a connection.
+///
+/// It stays here until it is where it is kept: moved from hand to hand, it would take as long as to encode it.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// None once it was taken.
+    pub(crate) cargo: Option<Cargo>,
+    /// Whether so much waits to be written where it was handed to that it is worth a write.
+    pub(crate) much_waits: bool,
 }
 
 /// A duration in four bytes, rounded up. What is longer than seven weeks is that long.

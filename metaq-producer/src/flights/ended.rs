@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metaq_protocol::{Partition, PutAnswer};
+use metaq_protocol::Partition;
 use metaq_transport::{Answer, Completions, TransportError};
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
@@ -16,7 +16,7 @@ use super::{Cargo, Entry, Flights, More, SHARDS, State};
 use crate::{
     SendError, SendReceipt,
     guarded_selector::Observation,
-    lane::{Broker, Lane},
+    lane::Broker,
     permits::Returned,
     route::TopicState,
     slab::{Slab, Token},
@@ -64,16 +64,18 @@ impl Flights {
             Trouble::Partition => lane.topic.refused(partition, now),
             Trouble::Broker => lane.broker.failed(now),
         }
-        let pause = self.policy.pause(cargo.attempts);
-        let again = failure.is_retried(&self.policy, cargo.attempts)
+        let attempts = cargo.attempts_before + 1;
+        let pause = self.policy.pause(attempts);
+        let again = failure.is_retried(&self.policy, attempts)
             && now + pause < cargo.deadline()
             && !lane.topic.is_withdrawn()
             && self.is_dispatched();
         if !again {
             let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
-            return end(shard, token, Err(error), tally);
+            return fail(shard, token, error, tally);
         }
         lane.counts.retried.fetch_add(1, Ordering::Relaxed);
+        cargo.attempts_before = attempts;
         let after = now - cargo.started;
         let attempt = failure.error.into_attempt(after, partition, lane.broker.addr.clone());
         cargo.more().failed.push(attempt);
@@ -132,48 +134,40 @@ impl Flights {
             let topic = Arc::clone(&lane.topic);
             tally.observed.push(Observation { topic, partition: *partition, latency, outcome });
         }
-        match verdict {
-            Ok((place, received_at)) => {
-                let receipt = stored(lane, *partition, cargo, place, received_at);
-                self.closing.ended(Ok(()), &cargo.message);
-                tally.give_back(&lane.topic, cargo);
-                end(shard, token, Ok(receipt), tally);
-            }
-            Err(failure) => self.attempt_failed(*failure, shard, token, tally),
+        let (place, received_at) = match verdict {
+            Ok(stored) => stored,
+            Err(failure) => return self.attempt_failed(*failure, shard, token, tally),
+        };
+        lane.broker.worked();
+        lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
+        self.closing.ended(Ok(()), &cargo.message);
+        tally.give_back(&lane.topic, cargo);
+        let (broker_id, broker) = (partition.broker, lane.broker.addr.clone());
+        let attempts = cargo.attempts_before + 1;
+        if !shard.is_held(token) {
+            return shard.remove(token);
         }
+        let Some(entry) = shard.get_mut(token) else { return };
+        // First the message goes, then the receipt is made where it stays: a move would have to wait for what it is made of.
+        entry.state = State::Taken;
+        entry.state = State::Ended(Some(Ok(SendReceipt {
+            partition: Partition { broker: broker_id, index: place.partition },
+            message_id: place.message_id,
+            offset: place.offset,
+            broker,
+            attempts,
+        })));
+        tally.wakers.extend(entry.waker.take());
     }
 }
 
-fn stored(
-    lane: &Lane,
-    partition: Partition,
-    cargo: &Cargo,
-    place: PutAnswer,
-    received_at: Instant,
-) -> SendReceipt {
-    lane.broker.worked();
-    lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
-    SendReceipt {
-        partition: Partition { broker: partition.broker, index: place.partition },
-        message_id: place.message_id,
-        offset: place.offset,
-        broker: lane.broker.addr.clone(),
-        attempts: cargo.attempts,
-    }
-}
-
-/// Keeps the outcome for the handle, if there still is one.
-pub(super) fn end(
-    shard: &mut Slab<Entry>,
-    token: Token,
-    outcome: Result<SendReceipt, SendError>,
-    tally: &mut Tally,
-) {
+/// Keeps the error for the handle, if there still is one.
+pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, tally: &mut Tally) {
     if !shard.is_held(token) {
         return shard.remove(token);
     }
     let Some(entry) = shard.get_mut(token) else { return };
-    entry.state = State::Ended(outcome);
+    entry.state = State::Ended(Some(Err(error)));
     tally.wakers.extend(entry.waker.take());
 }
 

@@ -42,10 +42,16 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn new(brokers: i32, change: impl FnOnce(&mut ProducerConfig)) -> Self {
+        let cluster = Self::unpublished(brokers, change);
+        cluster.producer.publish_topic(&topic()).await.unwrap();
+        cluster
+    }
+
+    /// The same, except that the producer has nothing published yet, and no task.
+    pub(crate) fn unpublished(brokers: i32, change: impl FnOnce(&mut ProducerConfig)) -> Self {
         let registry = EmbeddedRegistry::new();
         let brokers = (0..brokers).map(|id| broker(&registry, id)).collect();
         let producer = producer(&registry, change);
-        producer.publish_topic(&topic()).await.unwrap();
         Self { registry, brokers, producer }
     }
 

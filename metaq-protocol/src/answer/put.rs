@@ -42,8 +42,8 @@ impl PutAnswer {
     }
 
     /// What a broker really writes.
-    #[inline]
-    fn plain(body: &[u8]) -> Option<Self> {
+    #[inline(always)]
+    pub(crate) fn plain(body: &[u8]) -> Option<Self> {
         let (message_id, rest) = number::leading_i64(body)?;
         let (partition, rest) = number::leading_i64(rest.strip_prefix(b" ")?)?;
         let (offset, rest) = number::leading_i64(rest.strip_prefix(b" ")?)?;

@@ -41,7 +41,7 @@ impl AnswerHead {
 
     /// The straight way for what a broker really writes: `result`, three plain numbers, CR LF. Anything
     /// else, however little it differs, gives `None` and has to go the other way.
-    #[inline]
+    #[inline(always)]
     pub(super) fn plain_result(src: &[u8], limits: &Limits) -> Option<Self> {
         let rest = src.strip_prefix(b"result ")?;
         let (status, rest) = plain_number(rest)?;
@@ -73,7 +73,7 @@ impl AnswerHead {
 
 /// One to ten digits.
 #[inline]
-fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
+pub(super) fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
     let mut number = 0_i64;
     let mut used = 0;
     for byte in src.iter().take(10) {

@@ -1,0 +1,141 @@
+//! A thousand topics of 64 partitions and ten thousand senders at once: little memory, and nobody waits longer than others.
+//! What it takes is measured in a process of its own, beside the brokers'.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod measuring;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use measuring::{
+    figure, in_form,
+    process::{Measured, Role},
+    usage,
+};
+use metaq_producer::{BrokerId, Message, Producer, SendError, StaticDiscovery, Topic, TopicView};
+use metaq_testkit::Broker;
+use tokio::time::{Instant, sleep};
+
+const TOPICS: usize = 1_000;
+
+/// Of each topic on each of two brokers.
+const PARTITIONS: u32 = 32;
+
+const SENDERS: usize = 10_000;
+
+/// The most memory, in KiB.
+const MEMORY: u64 = 150 * 1024;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_have_their_turn() {
+    if let Some(role) = Role::get() {
+        return measured(role).await;
+    }
+    let mut brokers = Vec::new();
+    for id in 0..2 {
+        let builder = Broker::builder().id(id).topic("t*", PARTITIONS).default_partitions(PARTITIONS);
+        brokers.push(builder.start().await.unwrap());
+    }
+    let name = "ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_have_their_turn";
+    let process = Measured::start(name, brokers.iter().map(Broker::addr));
+    assert!(process.end(PATIENCE).await.success());
+}
+
+/// What the process does whose producer is measured.
+async fn measured(role: Role) {
+    let topics: Vec<_> = (0..TOPICS).map(|n| Topic::new(&format!("t{n}")).unwrap()).collect();
+    let view = |topic: &Topic| {
+        (0..).zip(&role.brokers).fold(TopicView::new(topic.clone()), |view, (id, broker)| {
+            view.with_broker(BrokerId(id), broker.parse().unwrap(), PARTITIONS)
+        })
+    };
+    let discovery = StaticDiscovery::new(topics.iter().map(view));
+    let producer = Producer::builder().discovery(discovery).build().unwrap();
+    let before = usage::memory_kib();
+    let started = Instant::now();
+    for published in join_all(topics.iter().map(|topic| producer.publish_topic(topic))).await {
+        published.unwrap();
+    }
+    let publishing = started.elapsed();
+    let with_topics = usage::memory_kib();
+    assert_eq!(producer.partitions(&topics[TOPICS - 1]).len(), 64);
+
+    let phase = Arc::new([const { AtomicBool::new(false) }; 2]);
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|n| tokio::spawn(send(producer.clone(), topics[n % TOPICS].clone(), Arc::clone(&phase))))
+        .collect();
+    sleep(in_form(Duration::from_secs(2), Duration::from_secs(10))).await;
+    phase[0].store(true, Ordering::Release);
+    let window = in_form(Duration::from_secs(5), Duration::from_secs(30));
+    sleep(window).await;
+    phase[1].store(true, Ordering::Release);
+    let mut waited = Vec::new();
+    for sender in senders {
+        waited.push(sender.await.unwrap());
+    }
+    let peak = usage::peak_memory_kib();
+    let failures: Vec<_> = waited.iter().filter_map(|waited| waited.failure.as_ref()).collect();
+    assert!(failures.is_empty(), "{} senders fail, such as by {}", failures.len(), failures[0]);
+    let report = producer.close(PATIENCE).await;
+    assert_eq!((report.unknown, report.unsent.len()), (0, 0));
+
+    let messages: u32 = waited.iter().map(|waited| waited.messages).sum();
+    let fewest = waited.iter().map(|waited| waited.messages).min().unwrap();
+    let mean = |waited: &Waited| waited.sum / waited.messages.max(1);
+    let shortest = waited.iter().map(mean).min().unwrap();
+    let longest = waited.iter().map(mean).max().unwrap();
+    let ratio = longest.as_secs_f64() / shortest.as_secs_f64();
+    figure(format_args!(
+        "{TOPICS} topics of 64 partitions and {SENDERS} senders: {:.1} MiB resident, of it {:.1} before the topics, which took \
+         {:.1} and {publishing:?}; {:.0} messages a second, at least {fewest} of each sender; a sender waited {shortest:?} \
+         to {longest:?} for a message on average, the longest {ratio:.2} times the shortest, and {:?} at most",
+        mib(peak),
+        mib(before),
+        mib(with_topics - before),
+        f64::from(messages) / window.as_secs_f64(),
+        waited.iter().map(|waited| waited.longest).max().unwrap(),
+    ));
+    assert!(peak <= MEMORY, "{peak} KiB");
+    assert!(fewest >= in_form(3, 50), "{fewest}");
+    // In a short time chance has more to say, and in the short form other tests have the machine, too.
+    assert!(ratio <= in_form(4.0, 2.0), "{ratio}");
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+/// How long one sender waited for its messages.
+#[derive(Default)]
+struct Waited {
+    messages: u32,
+    sum: Duration,
+    longest: Duration,
+    failure: Option<SendError>,
+}
+
+/// Sends one message after the other until the second phase; tells of the first.
+async fn send(producer: Producer, topic: Topic, phase: Arc<[AtomicBool; 2]>) -> Waited {
+    let mut waited = Waited::default();
+    while !phase[1].load(Ordering::Acquire) {
+        let started = Instant::now();
+        let measured = phase[0].load(Ordering::Acquire);
+        let sent = producer.send(Message::new(topic.clone(), "a message of some bytes")).await;
+        waited.failure = waited.failure.or_else(|| sent.err());
+        if measured {
+            let took = started.elapsed();
+            waited.messages += 1;
+            waited.sum += took;
+            waited.longest = waited.longest.max(took);
+        }
+    }
+    waited
+}
