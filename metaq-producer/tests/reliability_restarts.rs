@@ -42,7 +42,8 @@ async fn listens(port: u16) -> Instant {
         local.is_some_and(|local| local.ends_with(&listening)) && state == Some("0A")
     };
     loop {
-        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap());
+        let tables =
+            ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
         if tables.iter().flat_map(|table| table.lines()).any(is_it) {
             return Instant::now();
         }
@@ -75,8 +76,9 @@ async fn killed_over_and_over(peers: &Peers, back: Back, times: usize) {
     load.reaches(&stays.addr(), Instant::now()).await;
     let connections = stays.client_ports();
     let quiet = Instant::now();
-    sleep(Duration::from_secs(2)).await;
-    let before = load.rate(&stays.addr(), quiet, quiet.elapsed());
+    let time = Duration::from_secs(2);
+    load.first(quiet + time, |_| true).await;
+    let before = load.rate(&stays.addr(), quiet, time);
 
     let addr = dies.addr();
     let mut used_again = Times::default();

@@ -25,7 +25,7 @@ usage: cargo xtask TASK
                  Nothing else should run meanwhile
   reliability [TESTS…]
                  runs the tests of docs/reliability.md in their full form, one after another, and prints each figure
-                 as one line: half an hour. Nothing else should run meanwhile
+                 as one line: about an hour. Nothing else should run meanwhile
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
