@@ -59,6 +59,9 @@ enum Phase {
     Closed,
 }
 
+/// So many requests are worth a write when the broker has nothing else to do: it works on them while more are made.
+pub(crate) const FIRST_WRITE: usize = 32;
+
 /// About what the words of a put take besides its topic.
 const PUT_WORDS: usize = 48;
 
@@ -263,7 +266,8 @@ impl Link {
             shared.stats.requests += 1;
             shared.earliest_deadline =
                 Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-            (key, shared.outbox.is_worth_a_write(), shared.idle_task.take())
+            let much_waits = shared.outbox.is_worth_a_write() || shared.is_first_write(FIRST_WRITE);
+            (key, much_waits, shared.idle_task.take())
         };
         if let Some(task) = task {
             task.wake();
@@ -435,6 +439,17 @@ impl Shared {
             Phase::Connecting => Some(TransportErrorKind::NotConnected),
             Phase::Closing { .. } | Phase::Closed => Some(TransportErrorKind::Closed),
         }
+    }
+
+    /// Whether so many requests wait, and the broker owes nothing else.
+    fn is_first_write(&self, frames: usize) -> bool {
+        self.outbox.frames() == frames && self.room.taken().0 == frames
+    }
+
+    /// Whether the broker owes nothing, and there is enough to have it begin.
+    pub(crate) fn has_first_write(&self) -> bool {
+        let frames = self.outbox.frames();
+        frames >= FIRST_WRITE && self.is_first_write(frames)
     }
 
     #[inline]

@@ -65,6 +65,11 @@ impl Outbox {
         self.inline.len() + self.large_len / 8 >= WORTH_A_WRITE
     }
 
+    /// How many frames wait.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
     /// How many bytes wait in the outbox's own buffer; large bodies don't count.
     pub(crate) fn inline_len(&self) -> usize {
         self.inline.len()

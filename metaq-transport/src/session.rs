@@ -155,7 +155,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             }
             let mut shared = self.link.shared.lock();
             if self.writing.is_empty() && !shared.outbox.is_empty() {
-                if self.growth.wait(shared.outbox.inline_len()) {
+                if !shared.has_first_write() && self.growth.wait(shared.outbox.inline_len()) {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -286,7 +286,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         if self.writing.is_empty() {
             let mut shared = self.link.shared.lock();
-            if shared.outbox.is_empty() || self.growth.may_wait(shared.outbox.inline_len()) {
+            let may_wait = !shared.has_first_write() && self.growth.may_wait(shared.outbox.inline_len());
+            if may_wait || shared.outbox.is_empty() {
                 drop(shared);
                 return self.poll_flush(cx);
             }
