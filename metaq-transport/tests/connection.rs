@@ -554,3 +554,37 @@ async fn ends_are_told_once_to_whom_they_concern() {
         }
     }
 }
+
+#[tokio::test]
+async fn says_when_a_write_is_worth_it() {
+    let peer = Peer::new().await;
+    let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
+    let completions = Arc::new(Told::default()) as Arc<dyn Completions>;
+    let topic = Topic::new("t").unwrap();
+    // The connection's task doesn't run meanwhile.
+    let submit = |size: usize, count: usize| {
+        let data = PutData::new(vec![0; size].into(), None);
+        let put = PutRef::new(&topic, 0, Flag::EMPTY, data.checksum(), &data);
+        let submit = |token| {
+            let ticket = Ticket { completions: &completions, token };
+            connection.submit_put(put, after(10_000), ticket).unwrap()
+        };
+        (0..count as u64).map(submit).collect::<Vec<_>>()
+    };
+    let worth = |flags: Vec<bool>| flags.iter().position(|worth| *worth).map(|first| first + 1);
+    let small = submit(10, 60);
+    assert_eq!(small.iter().filter(|worth| **worth).count(), 1, "once, when the broker can begin");
+    assert_eq!(worth(small), Some(32));
+    let kib = worth(submit(1024, 100)).unwrap();
+    assert!((55..64).contains(&kib), "64 KiB wait after {kib}");
+    for _ in 0..160 {
+        accepted.put().await;
+    }
+    // The broker owes 160 answers, and has enough to do.
+    assert_eq!(worth(submit(10, 60)), None);
+    for _ in 0..60 {
+        accepted.put().await;
+    }
+    let large = worth(submit(16 * 1024, 100)).unwrap();
+    assert!((30..=32).contains(&large), "half a MiB that isn't copied waits after {large}");
+}
