@@ -239,14 +239,14 @@ async fn nobody_passes_those_who_wait_for_room_on_a_connection() {
     // The fifth waits to be accepted at all, and is woken when the first two have ended, before those that wait for room on
     // the connection are seen to.
     let producer = cluster.producer.clone();
-    let fifth = tokio::spawn(async move { producer.enqueue(message("4")).await.unwrap() });
+    let fifth = tokio::spawn(async move { producer.send(message("4")).await.unwrap().message_id });
     until(async || cluster.counts().await.queued == 3).await;
     cluster.brokers[0].faults().thaw();
-    handles.push(fifth.await.unwrap());
     let mut ids = Vec::new();
     for handle in handles {
         ids.push(handle.await.unwrap().message_id);
     }
+    ids.push(fifth.await.unwrap());
     assert!(ids.is_sorted(), "stored in the order in which they came: {ids:?}");
 }
 

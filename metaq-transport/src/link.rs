@@ -239,8 +239,8 @@ impl Link {
         queued.await.unwrap_or_else(|_| Err(self.error(TransportErrorKind::TimedOut)))
     }
 
-    /// Puts the request into the outbox if there is room; returns whether what is there is worth a write, too. Who has waited may pass
-    /// those who wait.
+    /// Puts the request into the outbox if there is room; returns whether what waits there is worth a write, too. Who has
+    /// waited may pass those who wait.
     fn queue(
         &self,
         mut queued: impl Queued,
