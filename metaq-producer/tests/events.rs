@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+#[path = "measuring/lines.rs"]
+mod lines;
+
+use std::time::Duration;
 
 use metaq_producer::{Message, MockDiscovery, Producer, SendErrorKind, Topic, TopicView};
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::timeout;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::EnvFilter;
+
+use lines::Lines;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -22,36 +23,6 @@ fn topic() -> Topic {
 
 fn message() -> Message {
     Message::new(topic(), "x")
-}
-
-/// Lines of a log.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Lines {
-    fn take(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        String::from_utf8(bytes).unwrap().lines().map(|line| line.trim().to_owned()).collect()
-    }
 }
 
 #[tokio::test]

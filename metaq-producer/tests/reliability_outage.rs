@@ -4,17 +4,15 @@
 #![cfg(feature = "mock")]
 
 mod cluster;
+#[path = "measuring/lines.rs"]
+mod lines;
 mod measuring;
 
-use std::{
-    collections::VecDeque,
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use cluster::{Cluster, broker, message};
 use futures_util::FutureExt as _;
+use lines::Lines;
 use measuring::{
     figure, in_form,
     process::{Measured, Role},
@@ -25,7 +23,6 @@ use metaq_producer::{
 };
 use metaq_testkit::Broker;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// Messages are offered so often, so many at a time: 10,000 a second.
 const TICK: Duration = Duration::from_millis(10);
@@ -260,34 +257,4 @@ fn ticks() -> Interval {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     ticks
-}
-
-/// Lines of a log.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Lines {
-    fn take(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        String::from_utf8(bytes).unwrap().lines().map(|line| line.trim().to_owned()).collect()
-    }
 }

@@ -16,10 +16,12 @@ use tokio::{
 use crate::{
     Completions, ConnectionState, ConnectionStats, PendingResponse, Progress, Ticket, TransportError,
     TransportErrorKind,
+    ended::Ended,
     error::LossReason,
     outbox::Outbox,
+    queued::{Queued, ToldPut},
     room::{Room, Turnstile},
-    slots::{Ending, Outcome, Request, SlotKey, Slots, Whom},
+    slots::{Outcome, Request, SlotKey, Slots},
 };
 
 /// The shared half of a connection.
@@ -61,106 +63,6 @@ enum Phase {
 
 /// So many requests are worth a write when the broker has nothing else to do: it works on them while more are made.
 pub(crate) const FIRST_WRITE: usize = 32;
-
-/// About what the words of a put take besides its topic.
-const PUT_WORDS: usize = 48;
-
-/// What is to be queued.
-trait Queued {
-    /// What it counts for in the limit of bytes.
-    fn bytes(&self) -> usize;
-
-    /// Whether its answer may say where a message was stored.
-    fn is_put(&self) -> bool;
-
-    /// Who is told of its end, and by which token; none when a future awaits it.
-    fn ticket(&self) -> Option<Ticket<'_>>;
-
-    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey);
-}
-
-impl Queued for &mut Command {
-    fn bytes(&self) -> usize {
-        self.encoded_len()
-    }
-
-    fn is_put(&self) -> bool {
-        matches!(self, Command::Put(_))
-    }
-
-    fn ticket(&self) -> Option<Ticket<'_>> {
-        None
-    }
-
-    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
-        self.set_opaque(key.opaque());
-        outbox.push(frame, key.index, self);
-    }
-}
-
-/// A put of which somebody is told.
-struct ToldPut<'a, 'p>(&'a mut PutRef<'p>, Ticket<'a>);
-
-impl Queued for ToldPut<'_, '_> {
-    #[inline]
-    fn bytes(&self) -> usize {
-        // Of the header only what may be long: the exact figure takes longer than it is worth.
-        self.0.data.len() + self.0.topic.len() + PUT_WORDS
-    }
-
-    #[inline]
-    fn is_put(&self) -> bool {
-        true
-    }
-
-    #[inline]
-    fn ticket(&self) -> Option<Ticket<'_>> {
-        Some(self.1)
-    }
-
-    #[inline]
-    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
-        self.0.opaque = key.opaque();
-        outbox.push_put(frame, key.index, self.0);
-    }
-}
-
-/// Collects what ends in one go, so that whom it concerns is told without the lock.
-#[derive(Debug, Default)]
-pub(crate) struct Ended {
-    requests: usize,
-    wakers: Vec<Waker>,
-    /// The listener of all that is in `told`.
-    listener: u8,
-    told: Vec<(u64, Outcome)>,
-    /// What is for other listeners, which is rare: a connection has one, as a rule.
-    others: Vec<(u8, u64, Outcome)>,
-}
-
-impl Ended {
-    /// One request ended; heartbeats count for no bytes.
-    #[inline(always)]
-    pub(crate) fn add(&mut self, room: &mut Room, ending: Ending) {
-        if ending.bytes > 0 {
-            self.requests += 1;
-            room.free(ending.bytes);
-        }
-        match ending.whom {
-            Whom::Nobody => {}
-            Whom::Waker(waker) => self.wakers.push(waker),
-            Whom::Listener { listener, token, outcome } => {
-                if self.told.is_empty() {
-                    self.listener = listener;
-                }
-                if self.listener == listener {
-                    self.told.push((token, outcome));
-                } else {
-                    self.others.push((listener, token, outcome));
-                }
-            }
-        }
-    }
-}
 
 impl Link {
     pub(crate) fn new(broker: BrokerAddr, max_in_flight: usize, max_in_flight_bytes: usize) -> Self {

@@ -17,8 +17,9 @@ use tokio::{
 
 use crate::{
     Progress, TransportErrorKind,
+    ended::Ended,
     error::LossReason,
-    link::{Closing, Ended, Link, Shared},
+    link::{Closing, Link, Shared},
     outbox::Outbox,
     slots::{Delivered, Reply},
 };

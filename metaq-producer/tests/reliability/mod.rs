@@ -1,10 +1,13 @@
-//! What the tests of `docs/reliability.md` share. Each has a short form, which always runs, and a full one, in which faults
-//! come more often and last longer: `cargo xtask reliability`.
-#![allow(dead_code, reason = "not every test needs all of it")]
+//! What those tests of `docs/reliability.md` share that need real peers.
+#![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
 
 pub(crate) mod account;
+#[path = "../measuring/form.rs"]
+mod form;
 pub(crate) mod load;
 pub(crate) mod registry;
+
+pub(crate) use form::{figure, in_form, is_full};
 
 use std::{fmt, time::Duration};
 
@@ -14,22 +17,6 @@ use metaq_testkit::peers::ZooKeeper;
 /// What a message may take longer than its timeout. In the short form other tests have the machine, too.
 pub(crate) fn grace() -> Duration {
     in_form(Duration::from_secs(1), Duration::from_millis(100))
-}
-
-/// Whether the full form was asked for.
-pub(crate) fn is_full() -> bool {
-    std::env::var("METAQ_RELIABILITY").is_ok_and(|form| form == "full")
-}
-
-/// One for the short form, the other for the full one.
-pub(crate) fn in_form<T>(short: T, full: T) -> T {
-    if is_full() { full } else { short }
-}
-
-/// Shows a figure, on a line that `cargo xtask reliability` lets through.
-#[allow(clippy::print_stdout, reason = "a test shows what it has measured")]
-pub(crate) fn figure(text: fmt::Arguments<'_>) {
-    println!("reliability: {text}");
 }
 
 /// How long something took, over and over.

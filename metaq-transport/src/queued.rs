@@ -1,0 +1,68 @@
+//! What can be queued on a connection: any command, or a put that lies elsewhere.
+
+use metaq_protocol::{Command, PutRef};
+
+use crate::{Ticket, outbox::Outbox, slots::SlotKey};
+
+/// About what the words of a put take besides its topic.
+const PUT_WORDS: usize = 48;
+
+/// What is to be queued.
+pub(crate) trait Queued {
+    /// What it counts for in the limit of bytes.
+    fn bytes(&self) -> usize;
+
+    /// Whether its answer may say where a message was stored.
+    fn is_put(&self) -> bool;
+
+    /// Who is told of its end, and by which token; none when a future awaits it.
+    fn ticket(&self) -> Option<Ticket<'_>>;
+
+    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey);
+}
+
+impl Queued for &mut Command {
+    fn bytes(&self) -> usize {
+        self.encoded_len()
+    }
+
+    fn is_put(&self) -> bool {
+        matches!(self, Command::Put(_))
+    }
+
+    fn ticket(&self) -> Option<Ticket<'_>> {
+        None
+    }
+
+    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
+        self.set_opaque(key.opaque());
+        outbox.push(frame, key.index, self);
+    }
+}
+
+/// A put of which somebody is told.
+pub(crate) struct ToldPut<'a, 'p>(pub(crate) &'a mut PutRef<'p>, pub(crate) Ticket<'a>);
+
+impl Queued for ToldPut<'_, '_> {
+    #[inline]
+    fn bytes(&self) -> usize {
+        // Of the header only what may be long: the exact figure takes longer than it is worth.
+        self.0.data.len() + self.0.topic.len() + PUT_WORDS
+    }
+
+    #[inline]
+    fn is_put(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn ticket(&self) -> Option<Ticket<'_>> {
+        Some(self.1)
+    }
+
+    #[inline]
+    fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
+        self.0.opaque = key.opaque();
+        outbox.push_put(frame, key.index, self.0);
+    }
+}
