@@ -107,6 +107,13 @@ impl PutData {
         &self.payload
     }
 
+    /// Takes the payload out and leaves an empty one.
+    #[must_use]
+    #[inline]
+    pub fn take_payload(&mut self) -> Bytes {
+        core::mem::take(&mut self.payload)
+    }
+
     /// All bytes in one piece: a copy when there is an attribute block, else shared.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
