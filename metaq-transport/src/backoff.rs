@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::deadline::FAR;
+
+/// The smallest ceiling of a pause.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// Full-jitter exponential backoff: the n-th pause is drawn between zero and `first * 2^n`, and never
 /// above `longest`, so that clients which lost the same broker don't come back in step.
 #[derive(Debug)]
@@ -13,7 +18,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// Pauses below a millisecond, with which a broker that is away would be dialled without end, count as one.
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        let [first, longest] = [first, longest].map(|pause| pause.clamp(SHORTEST, FAR));
         Self { first, longest, failures: 0, rng: fastrand::Rng::new() }
     }
 
@@ -33,6 +40,18 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn absurd_pauses_neither_overflow_nor_dial_without_end() {
+        let durations =
+            [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(u32::MAX.into()), Duration::MAX];
+        for (first, longest) in durations.iter().flat_map(|first| durations.map(|longest| (*first, longest)))
+        {
+            let mut backoff = Backoff::new(first, longest);
+            let pauses: Duration = (0..100).map(|_| backoff.next_pause()).sum();
+            assert!(pauses >= SHORTEST && pauses <= FAR * 100, "{first:?} {longest:?}: {pauses:?}");
+        }
+    }
 
     #[test]
     fn grows_to_the_ceiling_and_is_never_above_it() {

@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
+use crate::{deadline::FAR, slots::MAX_SLOTS};
+
+/// What shorter durations count as.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// Settings of the connections of a transport, whatever they run over. With the feature `serde` they are read and written with
 /// durations as texts such as `3s`.
+///
+/// Durations below a millisecond count as one, those above thirty years as thirty years.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -36,10 +43,10 @@ pub struct ConnectionConfig {
     /// anew. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_timeout: Duration,
-    /// The most unanswered requests on a connection, at most 65,536. Default 16,384.
+    /// The most unanswered requests on a connection, from 1 to 65,536. Default 16,384.
     pub max_in_flight: usize,
-    /// The most bytes of unanswered requests on a connection. One request may be larger if it is alone.
-    /// Default 64 MiB.
+    /// The most bytes of unanswered requests on a connection, from 1 to 4,294,967,295. One request may be larger if it is
+    /// alone. Default 64 MiB.
     pub max_in_flight_bytes: usize,
     /// How long a connection waits for its outstanding answers when its last handle is dropped. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -59,6 +66,58 @@ impl Default for ConnectionConfig {
             max_in_flight_bytes: 64 * 1024 * 1024,
             drain_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+impl ConnectionConfig {
+    /// Checks the limits, as [`Transport::connect`](crate::Transport::connect) does.
+    ///
+    /// # Errors
+    /// When a limit is zero, or more than is possible. Nothing is cut to what is possible silently.
+    pub fn validate(&self) -> Result<(), InvalidConnectionConfig> {
+        let limits = [
+            ("max_in_flight", self.max_in_flight, MAX_SLOTS),
+            ("max_in_flight_bytes", self.max_in_flight_bytes, u32::MAX as usize),
+        ];
+        for (option, value, limit) in limits {
+            if value == 0 || value > limit {
+                return Err(InvalidConnectionConfig { option, value, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with durations that a connection can live with.
+    pub(crate) fn with_usable_durations(mut self) -> Self {
+        for duration in [
+            &mut self.connect_timeout,
+            &mut self.first_pause,
+            &mut self.longest_pause,
+            &mut self.stall_after,
+            &mut self.heartbeat_after,
+            &mut self.heartbeat_timeout,
+        ] {
+            *duration = (*duration).clamp(SHORTEST, FAR);
+        }
+        self.drain_timeout = self.drain_timeout.min(FAR);
+        self
+    }
+}
+
+/// A limit of a [`ConnectionConfig`] that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option} is {value}, but a connection can have from 1 to {limit}")]
+pub struct InvalidConnectionConfig {
+    option: &'static str,
+    value: usize,
+    limit: usize,
+}
+
+impl InvalidConnectionConfig {
+    /// The name of the option.
+    #[must_use]
+    pub fn option(&self) -> &'static str {
+        self.option
     }
 }
 

@@ -4,6 +4,8 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use metaq_protocol::BrokerAddr;
 
+use crate::contain::Panicked;
+
 type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// A failure of one connection, or of one request on it.
@@ -38,6 +40,10 @@ pub enum TransportErrorKind {
     Lost,
     /// No answer came before the request's deadline.
     TimedOut,
+    /// There is no tokio runtime where one is needed, or one without timers.
+    NoRuntime,
+    /// The connection's settings can't be used; the cause names the option.
+    InvalidConfig,
 }
 
 /// How far a request had come when it failed.
@@ -87,6 +93,11 @@ impl TransportError {
         self.inner.kind
     }
 
+    /// Whether both are the same error, and not only alike.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The broker at the other end.
     #[must_use]
     pub fn broker(&self) -> &BrokerAddr {
@@ -114,6 +125,14 @@ impl fmt::Display for TransportError {
             }
             TransportErrorKind::Lost => write!(f, "the connection to broker {broker} was lost"),
             TransportErrorKind::TimedOut => write!(f, "broker {broker} did not answer in time"),
+            TransportErrorKind::NoRuntime => write!(
+                f,
+                "the connection to broker {broker} needs a tokio runtime here; call it within one that has time and I/O \
+                 enabled, e.g. #[tokio::main], or enter one with Handle::enter"
+            ),
+            TransportErrorKind::InvalidConfig => {
+                write!(f, "the connection to broker {broker} can't be made with these settings")
+            }
         }
     }
 }
@@ -150,6 +169,20 @@ pub(crate) enum LossReason {
     Silent(Duration),
     #[error("the broker accepted the connection but did not answer a first request within {0:?}")]
     NoGreeting(Duration),
+    #[error("code that runs on the connection's task panicked: {0}")]
+    Panicked(Panicked),
+    #[error(
+        "the tokio runtime that the connection was made on has ended; connect anew on one that is running, or keep that one \
+         for as long as the connection is used"
+    )]
+    RuntimeEnded,
+}
+
+impl LossReason {
+    /// Whether nothing can be read from the connection any more.
+    pub(crate) fn nothing_comes_after(&self) -> bool {
+        matches!(self, Self::ClosedByBroker | Self::Read(_) | Self::Garbage(_))
+    }
 }
 
 #[cfg(test)]

@@ -26,27 +26,39 @@
 
 mod answer;
 mod backoff;
+mod capacity;
 mod completions;
 mod config;
-mod ended;
+mod contain;
+#[doc(hidden)]
+pub mod deadline;
+mod deferred;
 mod error;
+mod expiry;
+mod limit;
 mod link;
+mod lookup;
 mod outbox;
 mod pending;
+mod phase;
 mod queued;
 mod race;
-mod room;
+mod runtime;
 mod session;
 mod slots;
 mod stream;
+mod supervisor;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+mod told;
 mod transport;
+mod waiting;
 
 pub use answer::{Answer, AnswerBody};
+pub use capacity::{Capacity, CapacityWait, Reservation};
 pub use completions::{Completions, Ticket};
-pub use config::ConnectionConfig;
+pub use config::{ConnectionConfig, InvalidConnectionConfig};
 pub use error::{Progress, TransportError, TransportErrorKind};
 pub use pending::{PendingResponse, Responder};
 pub use stream::{Dialer, StreamTransport};

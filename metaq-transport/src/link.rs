@@ -1,26 +1,29 @@
 //! What the callers of a connection and its task share.
 
 use std::{
-    pin::pin,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use metaq_protocol::{BrokerAddr, Command, PutRef, VersionCommand};
 use parking_lot::Mutex;
 use tokio::{
+    runtime,
     sync::{Notify, watch},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use crate::{
-    Completions, ConnectionState, ConnectionStats, PendingResponse, Progress, Ticket, TransportError,
+    Completions, ConnectionState, ConnectionStats, PendingResponse, Reservation, Ticket, TransportError,
     TransportErrorKind,
-    ended::Ended,
-    error::LossReason,
+    contain::contain,
+    deadline,
+    deferred::Deferred,
+    limit::InFlightLimit,
     outbox::Outbox,
+    phase::Phase,
     queued::{Queued, ToldPut},
-    room::{Room, Turnstile},
     slots::{Outcome, Request, SlotKey, Slots},
 };
 
@@ -28,61 +31,100 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) broker: BrokerAddr,
+    /// The runtime that the connection's task lives on.
+    pub(crate) home: runtime::Id,
     pub(crate) shared: Mutex<Shared>,
-    turnstile: Turnstile,
-    state: watch::Sender<ConnectionState>,
+    pub(crate) state: watch::Sender<ConnectionState>,
     /// Tells the task that is dialling or pausing that it shall close.
     pub(crate) close_requested: Notify,
 }
 
-/// What is under the lock, which nobody holds across an await or a system call.
+/// What is under the lock. Nobody holds it across an await, a system call, or code of others: what runs such code is put into
+/// a [`Deferred`].
 #[derive(Debug)]
 pub(crate) struct Shared {
-    phase: Phase,
+    pub(crate) phase: Phase,
     pub(crate) slots: Slots,
     pub(crate) outbox: Outbox,
-    next_frame: u64,
+    /// What the session is writing, while its task doesn't run and it isn't empty.
+    pub(crate) writing: Outbox,
+    /// Whether the session has taken what it writes; how much of it was written is known to it alone then.
+    pub(crate) session_writes: bool,
+    pub(crate) next_frame: u64,
     /// Wakes the connection's task when it has nothing to do.
     pub(crate) idle_task: Option<Waker>,
-    /// No deadline of an awaited answer is before this.
-    pub(crate) earliest_deadline: Option<Instant>,
-    pub(crate) room: Room,
+    /// The deadlines about that of the first request that the session has not taken yet. One with another either came so much
+    /// later that the task should have run, or can't tell.
+    pub(crate) unsuspected: Option<(Instant, Instant)>,
+    pub(crate) limit: InFlightLimit,
     pub(crate) stats: ConnectionStats,
     /// Who is told of the ends of puts; as a rule there is one.
-    listeners: Vec<Arc<dyn Completions>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Connecting,
-    Ready,
-    Stalled,
-    Closing { deadline: Instant },
-    Closed,
+    pub(crate) listeners: Vec<Arc<dyn Completions>>,
+    /// Why there is no connection, or why it was closed without having been asked to.
+    pub(crate) last_error: Option<TransportError>,
+    /// The state that is yet to be published.
+    pub(crate) unpublished: Option<ConnectionState>,
+    pub(crate) is_publishing: bool,
+    /// The runtimes that have a guard.
+    pub(crate) guards: Vec<runtime::Id>,
 }
 
 /// So many requests are worth a write when the broker has nothing else to do: it works on them while more are made.
 pub(crate) const FIRST_WRITE: usize = 32;
 
+/// A request may be so much larger than what was reserved for it, because what it takes is estimated.
+const RESERVATION_SLACK: usize = 1024;
+
+/// A task that was woken this long ago and has not run may be on a runtime that nobody drives.
+const SHOULD_HAVE_RUN: Duration = Duration::from_millis(10);
+
 impl Link {
-    pub(crate) fn new(broker: BrokerAddr, max_in_flight: usize, max_in_flight_bytes: usize) -> Self {
+    pub(crate) fn new(broker: BrokerAddr, home: runtime::Id, limit: InFlightLimit) -> Self {
         Self {
             broker,
+            home,
             shared: Mutex::new(Shared {
                 phase: Phase::Connecting,
                 slots: Slots::default(),
                 outbox: Outbox::default(),
+                writing: Outbox::default(),
+                session_writes: false,
                 next_frame: 0,
                 idle_task: None,
-                earliest_deadline: None,
-                room: Room::new(max_in_flight, max_in_flight_bytes),
+                unsuspected: None,
+                limit,
                 stats: ConnectionStats::default(),
                 listeners: Vec::new(),
+                last_error: None,
+                unpublished: None,
+                is_publishing: false,
+                guards: Vec::new(),
             }),
-            turnstile: Turnstile::default(),
             state: watch::Sender::new(ConnectionState::connecting(None)),
             close_requested: Notify::new(),
         }
+    }
+
+    /// Runs `work` under the lock, sees to it that capacity that was released is handed on, and collects in `deferred` what is
+    /// to be [run](Deferred::run) afterwards.
+    #[inline]
+    pub(crate) fn locked<T>(
+        &self,
+        deferred: &mut Deferred,
+        work: impl FnOnce(&mut Shared, &mut Deferred) -> T,
+    ) -> T {
+        let mut shared = self.shared.lock();
+        let result = work(&mut shared, deferred);
+        shared.finish(deferred);
+        result
+    }
+
+    /// [`locked`](Self::locked), and runs what was deferred.
+    pub(crate) fn change<T>(self: &Arc<Self>, work: impl FnOnce(&mut Shared, &mut Deferred) -> T) -> T {
+        let mut deferred = Deferred::default();
+        let result = self.locked(&mut deferred, work);
+        deferred.run(self);
+        result
     }
 
     pub(crate) fn state(&self) -> watch::Receiver<ConnectionState> {
@@ -91,7 +133,7 @@ impl Link {
 
     pub(crate) fn stats(&self) -> ConnectionStats {
         let shared = self.shared.lock();
-        let (in_flight, in_flight_bytes) = shared.room.taken();
+        let (in_flight, in_flight_bytes) = shared.limit.in_flight();
         ConnectionStats { in_flight, in_flight_bytes, ..shared.stats }
     }
 
@@ -104,7 +146,21 @@ impl Link {
         command: &mut Command,
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError> {
-        self.queue(command, deadline, false).map(|(key, _)| self.pending(key))
+        self.queue(command, deadline, None).map(|(key, _)| self.pending(key))
+    }
+
+    /// Submits with capacity that was reserved, which is given back if that fails.
+    pub(crate) fn submit_reserved(
+        self: &Arc<Self>,
+        command: &mut Command,
+        deadline: Instant,
+        reserved: u32,
+    ) -> Result<PendingResponse, TransportError> {
+        let queued = self.queue(command, deadline, Some(reserved));
+        if queued.is_err() {
+            self.release(reserved);
+        }
+        queued.map(|(key, _)| self.pending(key))
     }
 
     fn pending(self: &Arc<Self>, key: SlotKey) -> PendingResponse {
@@ -117,235 +173,146 @@ impl Link {
         deadline: Instant,
         ticket: Ticket<'_>,
     ) -> Result<bool, TransportError> {
-        self.queue(ToldPut(&mut put, ticket), deadline, false).map(|(_, much_waits)| much_waits)
+        self.queue(ToldPut(&mut put, ticket), deadline, None).map(|(_, much_waits)| much_waits)
     }
 
-    pub(crate) async fn submit_when_free(
+    /// The same with capacity that was reserved on this connection, which is used up if the put is accepted. It notifies nobody.
+    pub(crate) fn submit_reserved_put(
         self: &Arc<Self>,
-        command: &mut Command,
+        mut put: PutRef<'_>,
         deadline: Instant,
-    ) -> Result<PendingResponse, TransportError> {
-        let _waiting = Waiting::new(self);
-        let queued = timeout_at(deadline, async {
-            let _turn = self.turnstile.turn().await;
-            loop {
-                let mut freed = pin!(self.turnstile.freed());
-                // From here on nothing is missed that ends.
-                freed.as_mut().enable();
-                match self.queue(&mut *command, deadline, true) {
-                    Err(error) if error.kind() == TransportErrorKind::Full => freed.await,
-                    queued => return queued.map(|(key, _)| self.pending(key)),
-                }
-            }
-        });
-        queued.await.unwrap_or_else(|_| Err(self.error(TransportErrorKind::TimedOut)))
+        ticket: Ticket<'_>,
+        reservation: &mut Option<Reservation>,
+    ) -> Result<bool, TransportError> {
+        let reserved = reservation.as_ref().and_then(|reservation| reservation.bytes_on(self));
+        let queued = self.queue(ToldPut(&mut put, ticket), deadline, reserved);
+        if queued.is_ok() && reserved.is_some() {
+            reservation.take().into_iter().for_each(Reservation::use_up);
+        }
+        queued.map(|(_, much_waits)| much_waits)
     }
 
-    /// Puts the request into the outbox if there is room; returns whether what waits there is worth a write, too. Who has
-    /// waited may pass those who wait.
+    /// Puts the request into the outbox if there is capacity; returns whether what waits there is worth a write, too.
+    #[inline(always)]
     fn queue(
-        &self,
+        self: &Arc<Self>,
         mut queued: impl Queued,
         deadline: Instant,
-        has_waited: bool,
+        reserved: Option<u32>,
     ) -> Result<(SlotKey, bool), TransportError> {
         let bytes = queued.bytes();
-        let (key, much_waits, task) = {
+        let mut dropped = None;
+        let (key, much_waits, task, is_suspect) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
                 drop(shared);
                 return Err(self.not_accepted(kind));
             }
-            let Some(bytes) = shared.room.take(bytes, has_waited) else {
+            let left = shared.slots.left();
+            let taken = match reserved {
+                None => shared.limit.take(bytes, left),
+                Some(reserved) => shared.limit.use_reservation(reserved, bytes, RESERVATION_SLACK),
+            };
+            let Some(taken) = taken else {
                 drop(shared);
                 return Err(self.error(TransportErrorKind::Full));
             };
-            let Some(key) = shared.push(&mut queued, deadline, bytes) else {
-                shared.room.free(bytes);
+            let Some(key) = shared.push(&mut queued, deadline, taken, &mut dropped) else {
+                shared.limit.free(taken);
+                if let Some(reserved) = reserved {
+                    shared.limit.restore_reservation(reserved);
+                }
                 drop(shared);
                 return Err(self.error(TransportErrorKind::Full));
             };
             shared.stats.requests += 1;
-            shared.earliest_deadline =
-                Some(shared.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
+            shared.slots.expect_by(deadline);
+            let is_suspect = shared.is_suspect(deadline);
             let much_waits = shared.outbox.is_worth_a_write() || shared.is_first_write(FIRST_WRITE);
-            (key, much_waits, shared.idle_task.take())
+            (key, much_waits, shared.idle_task.take(), is_suspect)
         };
+        if task.is_some() || is_suspect {
+            self.ensure_driven();
+        }
         if let Some(task) = task {
             task.wake();
+        }
+        if dropped.is_some() {
+            drop_contained(dropped);
         }
         Ok((key, much_waits))
     }
 
     /// An error of `kind` with the reason why there is no connection, where one is known.
     #[cold]
-    fn not_accepted(&self, kind: TransportErrorKind) -> TransportError {
+    pub(crate) fn not_accepted(&self, kind: TransportErrorKind) -> TransportError {
         let error = self.error(kind);
-        match &*self.state.borrow() {
-            ConnectionState::Connecting { last_error: Some(last) }
-                if kind == TransportErrorKind::NotConnected =>
-            {
-                error.with_cause(last.clone())
-            }
+        let last_error = self.shared.lock().last_error.clone();
+        match (kind, last_error) {
+            (TransportErrorKind::NotConnected, Some(last)) => error.with_cause(last),
+            (TransportErrorKind::Closed, Some(last)) if last.kind() == TransportErrorKind::Closed => last,
             _ => error,
         }
     }
 
-    pub(crate) fn poll_outcome(&self, key: SlotKey, waker: &Waker) -> Poll<Outcome> {
-        match self.shared.lock().slots.poll(key, waker) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => Poll::Pending,
+    pub(crate) fn poll_outcome(self: &Arc<Self>, key: SlotKey, waker: &Waker) -> Poll<Outcome> {
+        let look = |shared: &mut Shared, _: &mut Deferred| {
+            let outcome = shared.slots.take_outcome(key);
+            let is_known = outcome.is_none() && shared.slots.is_woken_by(key, waker);
+            (outcome, is_known)
+        };
+        match self.change(look) {
+            (Some(outcome), _) => return Poll::Ready(outcome),
+            (None, true) => return Poll::Pending,
+            (None, false) => self.ensure_driven(),
         }
+        // Wakers are cloned and dropped without the lock, because that runs code of others.
+        let waker = waker.clone();
+        let outcome = self.change(|shared, deferred| {
+            let outcome = shared.slots.take_outcome(key);
+            let unused = if outcome.is_none() { shared.slots.set_waker(key, waker) } else { Some(waker) };
+            deferred.drop_waker(unused);
+            outcome
+        });
+        outcome.map_or(Poll::Pending, Poll::Ready)
     }
 
-    pub(crate) fn abandon(&self, key: SlotKey) {
-        self.shared.lock().slots.abandon(key);
+    pub(crate) fn abandon(self: &Arc<Self>, key: SlotKey) {
+        self.change(|shared, deferred| deferred.drop_caller(shared.slots.abandon(key)));
     }
 
     /// Queues a heartbeat, which no caller waits for and which counts for nothing.
     pub(crate) fn queue_heartbeat(&self, deadline: Instant) {
         let mut shared = self.shared.lock();
         let mut heartbeat = VersionCommand::default().into();
-        if let Some(key) = shared.push(&mut &mut heartbeat, deadline, 0) {
-            shared.slots.abandon(key);
+        if let Some(key) = shared.push(&mut &mut heartbeat, deadline, 0, &mut None) {
+            // Nobody has left a waker.
+            drop(shared.slots.abandon(key));
         }
-    }
-
-    /// Tells everybody of all that ended; the lock must not be held.
-    pub(crate) fn settle(&self, ended: &mut Ended) {
-        if ended.requests > 0 {
-            self.turnstile.tell();
-        }
-        ended.requests = 0;
-        if !ended.told.is_empty() {
-            self.tell(ended.listener, &mut ended.told);
-        }
-        for (listener, token, outcome) in ended.others.drain(..) {
-            self.tell(listener, &mut vec![(token, outcome)]);
-        }
-        ended.wakers.drain(..).for_each(Waker::wake);
-    }
-
-    fn tell(&self, listener: u8, told: &mut Vec<(u64, Outcome)>) {
-        let listener = self.shared.lock().listeners.get(usize::from(listener)).cloned();
-        if let Some(listener) = listener {
-            listener.ended(told);
-        }
-        told.clear();
-    }
-
-    /// Requests are accepted from now on. False when the connection was closed meanwhile.
-    pub(crate) fn set_ready(&self) -> bool {
-        let mut shared = self.shared.lock();
-        match shared.phase {
-            Phase::Connecting => shared.stats.established += 1,
-            Phase::Stalled => {}
-            _ => return false,
-        }
-        shared.phase = Phase::Ready;
-        self.state.send_replace(ConnectionState::Ready);
-        true
-    }
-
-    /// The broker is silent and owes answers: what was not written is ended, and no more is accepted for now.
-    pub(crate) fn set_stalled(&self, first_unwritten: u64) {
-        let mut ended = Ended::default();
-        {
-            let shared = &mut *self.shared.lock();
-            if shared.phase == Phase::Ready {
-                shared.phase = Phase::Stalled;
-                self.state.send_replace(ConnectionState::Stalled);
-            }
-            shared.outbox.remove_unwritten(|_| true);
-            let error = |_| self.error(TransportErrorKind::Stalled);
-            let Shared { slots, room, .. } = shared;
-            slots.fail_unwritten(first_unwritten, error, |_, ending| ended.add(room, ending));
-        }
-        self.turnstile.tell();
-        self.settle(&mut ended);
-    }
-
-    /// There is no connection: `error` says why the last attempt failed or the last connection was lost.
-    pub(crate) fn set_connecting(&self, error: TransportError) {
-        let mut shared = self.shared.lock();
-        if matches!(shared.phase, Phase::Connecting | Phase::Ready | Phase::Stalled) {
-            shared.phase = Phase::Connecting;
-            self.state.send_replace(ConnectionState::connecting(Some(error)));
-        }
-    }
-
-    /// Ends everything outstanding with errors of `kind`: the connection it was on is gone. Frames from number
-    /// `first_unwritten` on were not written.
-    pub(crate) fn fail_all(
-        &self,
-        first_unwritten: u64,
-        kind: TransportErrorKind,
-        reason: Option<LossReason>,
-    ) {
-        let mut ended = Ended::default();
-        let base = match reason {
-            Some(reason) => self.error(kind).with_cause(reason),
-            None => self.error(kind),
-        };
-        let error = |progress: Progress| base.clone().with_progress(progress);
-        if kind == TransportErrorKind::Lost {
-            self.set_connecting(base.clone());
-        }
-        {
-            let shared = &mut *self.shared.lock();
-            shared.outbox = Outbox::default();
-            shared.earliest_deadline = None;
-            let Shared { slots, room, .. } = shared;
-            slots.fail_all(first_unwritten, error, |_, ending| ended.add(room, ending));
-        }
-        self.turnstile.tell();
-        self.settle(&mut ended);
-    }
-
-    /// Accepts no more requests; the task closes when the outstanding ones have ended, or at `deadline`.
-    pub(crate) fn request_close(&self, deadline: Instant) {
-        let task = {
-            let mut shared = self.shared.lock();
-            match &mut shared.phase {
-                Phase::Closing { deadline: earlier } => *earlier = deadline.min(*earlier),
-                Phase::Closed => return,
-                phase => *phase = Phase::Closing { deadline },
-            }
-            shared.idle_task.take()
-        };
-        self.turnstile.tell();
-        self.close_requested.notify_one();
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.shared.lock().phase, Phase::Closing { .. } | Phase::Closed)
-    }
-
-    /// Closed for good: what is outstanding, waiting for room or yet to come fails.
-    pub(crate) fn set_closed(&self, first_unwritten: u64) {
-        self.shared.lock().phase = Phase::Closed;
-        self.fail_all(first_unwritten, TransportErrorKind::Closed, None);
-        self.shared.lock().listeners.clear();
-        self.state.send_replace(ConnectionState::Closed);
     }
 }
 
+#[cold]
+fn drop_contained(completions: Option<Arc<dyn Completions>>) {
+    drop(contain(|| drop(completions)));
+}
+
 impl Shared {
-    fn refusal(&self) -> Option<TransportErrorKind> {
-        match self.phase {
-            Phase::Ready => None,
-            Phase::Stalled => Some(TransportErrorKind::Stalled),
-            Phase::Connecting => Some(TransportErrorKind::NotConnected),
-            Phase::Closing { .. } | Phase::Closed => Some(TransportErrorKind::Closed),
+    /// What is done at the end of all that changes something under the lock.
+    #[inline]
+    pub(crate) fn finish(&mut self, deferred: &mut Deferred) {
+        if self.limit.has_waiters() {
+            match self.refusal() {
+                None => self.limit.grant(self.slots.left(), deferred),
+                Some(kind) => self.limit.refuse_waiters(kind, deferred),
+            }
         }
+        deferred.resolve(&self.listeners);
     }
 
     /// Whether so many requests wait, and the broker owes nothing else.
     fn is_first_write(&self, frames: usize) -> bool {
-        self.outbox.frames() == frames && self.room.taken().0 == frames
+        self.outbox.frames() == frames && self.limit.in_flight().0 == frames
     }
 
     /// Whether the broker owes nothing, and there is enough to have it begin.
@@ -354,10 +321,36 @@ impl Shared {
         frames >= FIRST_WRITE && self.is_first_write(frames)
     }
 
+    /// Whether it is not sure that the task runs soon enough for this deadline: since the session took the outbox last there
+    /// was one that is not about the same. Deadlines tell the time here, because looking at the clock takes too long.
     #[inline]
-    fn push(&mut self, queued: &mut impl Queued, deadline: Instant, bytes: u32) -> Option<SlotKey> {
+    fn is_suspect(&mut self, deadline: Instant) -> bool {
+        match self.unsuspected {
+            Some((from, to)) if from <= deadline && deadline <= to => false,
+            known => {
+                let from = deadline::before(deadline, SHOULD_HAVE_RUN);
+                self.unsuspected = Some((from, deadline::after(deadline, SHOULD_HAVE_RUN)));
+                known.is_some()
+            }
+        }
+    }
+
+    /// Requests had to be ended without the task, which should have run by now: whatever comes is suspect.
+    pub(crate) fn suspect_all(&mut self) {
+        let now = Instant::now();
+        self.unsuspected = Some((now, now));
+    }
+
+    #[inline]
+    fn push(
+        &mut self,
+        queued: &mut impl Queued,
+        deadline: Instant,
+        bytes: u32,
+        dropped: &mut Option<Arc<dyn Completions>>,
+    ) -> Option<SlotKey> {
         let told = match queued.ticket() {
-            Some(ticket) => Some((self.listener(ticket.completions)?, ticket.token)),
+            Some(ticket) => Some((self.listener(ticket.completions, dropped)?, ticket.token)),
             None => None,
         };
         let frame = self.next_frame;
@@ -368,44 +361,31 @@ impl Shared {
     }
 
     /// The number of this listener; none when there are too many.
-    fn listener(&mut self, completions: &Arc<dyn Completions>) -> Option<u8> {
-        let known = self.listeners.iter().position(|known| Arc::ptr_eq(known, completions));
-        let number = known.unwrap_or_else(|| {
-            self.listeners.push(Arc::clone(completions));
-            self.listeners.len() - 1
-        });
-        u8::try_from(number).ok()
-    }
-
-    /// Until when to wait for outstanding requests, when the connection is being closed and there are any.
-    pub(crate) fn closing(&self) -> Option<Closing> {
-        match self.phase {
-            Phase::Closing { .. } if self.room.is_empty() => Some(Closing::Now),
-            Phase::Closing { deadline } => Some(Closing::At(deadline)),
-            _ => None,
+    #[inline]
+    fn listener(
+        &mut self,
+        completions: &Arc<dyn Completions>,
+        dropped: &mut Option<Arc<dyn Completions>>,
+    ) -> Option<u8> {
+        match self.listeners.iter().position(|known| Arc::ptr_eq(known, completions)) {
+            Some(number) => u8::try_from(number).ok(),
+            None => self.new_listener(Arc::clone(completions), dropped),
         }
     }
-}
 
-/// When a connection that is being closed shall end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    Now,
-    At(Instant),
-}
-
-/// One who waits for room: as long as there is one, nobody else takes any.
-struct Waiting<'a>(&'a Link);
-
-impl<'a> Waiting<'a> {
-    fn new(link: &'a Link) -> Self {
-        link.shared.lock().room.waiting += 1;
-        Self(link)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.shared.lock().room.waiting -= 1;
+    /// Takes the place of a listener that has nothing to be told of if there is no other; that one goes to `dropped`.
+    #[cold]
+    fn new_listener(
+        &mut self,
+        completions: Arc<dyn Completions>,
+        dropped: &mut Option<Arc<dyn Completions>>,
+    ) -> Option<u8> {
+        if let Ok(number) = u8::try_from(self.listeners.len()) {
+            self.listeners.push(completions);
+            return Some(number);
+        }
+        let unused = self.slots.listeners_in_use().iter().position(|in_use| !in_use)?;
+        *dropped = Some(std::mem::replace(&mut self.listeners[unused], completions));
+        u8::try_from(unused).ok()
     }
 }

@@ -36,7 +36,7 @@ impl Queued for &mut Command {
 
     fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
         self.set_opaque(key.opaque());
-        outbox.push(frame, key.index, self);
+        outbox.push(frame, self);
     }
 }
 
@@ -63,6 +63,6 @@ impl Queued for ToldPut<'_, '_> {
     #[inline]
     fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey) {
         self.0.opaque = key.opaque();
-        outbox.push_put(frame, key.index, self.0);
+        outbox.push_put(frame, self.0);
     }
 }

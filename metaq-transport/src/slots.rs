@@ -1,6 +1,6 @@
 //! The requests of one connection that await their answers, found again by their opaque.
 
-use std::task::Waker;
+use std::{cmp::Reverse, collections::BinaryHeap, task::Waker};
 
 use metaq_protocol::{BooleanCommand, Opaque, PutAnswer, Response, ResponseRef, Status};
 use tokio::time::Instant;
@@ -40,13 +40,23 @@ impl SlotKey {
 
 /// What the caller's side of a request is doing.
 #[derive(Debug)]
-enum Caller {
+pub(crate) enum Caller {
     /// Nobody will ask for the outcome: it was taken, or the future was dropped.
     Gone,
     /// The outcome is awaited; the waker is that of the caller's future, once it was polled.
     Waiting(Option<Waker>),
     /// The outcome is told to the connection's n-th listener, by this token.
     Told {
+        listener: u8,
+        token: u64,
+    },
+    /// A thread is about to tell the listener that time is up.
+    Telling {
+        listener: u8,
+        token: u64,
+    },
+    /// The listener was told that time is up, and is to be told when the broker is done with the request.
+    Late {
         listener: u8,
         token: u64,
     },
@@ -145,13 +155,30 @@ pub(crate) enum Whom {
     },
 }
 
+/// A request that had ended before, and that the broker is done with now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Released {
+    pub(crate) listener: u8,
+    pub(crate) token: u64,
+}
+
+/// What a request that ended was: which key and frame it had, and how far it had come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed {
+    pub(crate) key: SlotKey,
+    pub(crate) frame: u64,
+    pub(crate) progress: Progress,
+}
+
 /// What became of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
     /// It was awaited.
     Answered,
-    /// Its request had been given up already.
-    Late,
+    /// It was awaited, but by nobody outside: a heartbeat.
+    Heartbeat,
+    /// Its request had been given up already; who is told of that.
+    Late(Option<Released>),
     /// Nobody asked for it.
     Unknown,
 }
@@ -160,9 +187,37 @@ pub(crate) enum Delivered {
 pub(crate) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u16>,
+    /// No deadline of an awaited answer that isn't in `deadlines` is before this.
+    earliest: Option<Instant>,
+    /// The deadlines of what was awaited when something was overdue last. Some may be out of date.
+    deadlines: BinaryHeap<Reverse<(Instant, i32)>>,
+    /// How many slots were looked at for deadlines.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 impl Slots {
+    /// How many requests more there are slots for; one is kept for a heartbeat.
+    #[inline]
+    pub(crate) fn left(&self) -> usize {
+        (MAX_SLOTS - 1 + self.free.len()).saturating_sub(self.slots.len())
+    }
+
+    /// No deadline of an awaited answer is before this, if there is any.
+    #[inline]
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        match self.deadlines.peek() {
+            None => self.earliest,
+            Some(Reverse((next, _))) => Some(self.earliest.map_or(*next, |earliest| earliest.min(*next))),
+        }
+    }
+
+    /// Sees to it that `next_deadline` is not after `deadline`.
+    #[inline]
+    pub(crate) fn expect_by(&mut self, deadline: Instant) {
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+    }
+
     /// Takes a slot; none when all are taken.
     #[inline(always)]
     pub(crate) fn take(&mut self, request: Request) -> Option<SlotKey> {
@@ -219,22 +274,23 @@ impl Slots {
         };
         let delivered = match std::mem::replace(&mut slot.expected, Expected::Nothing) {
             Expected::Nothing => return Delivered::Unknown,
-            Expected::LateAnswer => Delivered::Late,
+            Expected::LateAnswer => Delivered::Late(slot.release()),
             Expected::Answer => {
+                let is_heartbeat = slot.bytes == 0;
                 slot.time = now;
                 let is_put = slot.is_put;
                 let tell =
                     |reply: Reply| Ok(Answer { body: reply.into_body(is_put, opaque), received_at: now });
                 slot.finish(reply, Caller::Answered, tell, ended);
-                Delivered::Answered
+                if is_heartbeat { Delivered::Heartbeat } else { Delivered::Answered }
             }
         };
         self.free_if_over(key.index);
         delivered
     }
 
-    /// Takes the outcome out of the slot, or leaves `waker` there to be told.
-    pub(crate) fn poll(&mut self, key: SlotKey, waker: &Waker) -> Option<Outcome> {
+    /// Takes the outcome out of the slot, if it is there.
+    pub(crate) fn take_outcome(&mut self, key: SlotKey) -> Option<Outcome> {
         let slot = self.get(key)?;
         let received_at = slot.time;
         let outcome = match std::mem::replace(&mut slot.caller, Caller::Gone) {
@@ -242,16 +298,8 @@ impl Slots {
                 Ok(Answer { body: reply.into_body(slot.is_put, key.opaque()), received_at })
             }
             Caller::Failed(error) => Err(error),
-            Caller::Waiting(Some(known)) if known.will_wake(waker) => {
-                slot.caller = Caller::Waiting(Some(known));
-                return None;
-            }
-            Caller::Waiting(_) => {
-                slot.caller = Caller::Waiting(Some(waker.clone()));
-                return None;
-            }
-            gone @ (Caller::Gone | Caller::Told { .. }) => {
-                slot.caller = gone;
+            other => {
+                slot.caller = other;
                 return None;
             }
         };
@@ -259,70 +307,169 @@ impl Slots {
         Some(outcome)
     }
 
-    /// The caller's future is gone: nobody will take the outcome.
-    pub(crate) fn abandon(&mut self, key: SlotKey) {
-        let Some(slot) = self.get(key) else { return };
-        if !matches!(slot.caller, Caller::Gone) {
-            slot.caller = Caller::Gone;
-            self.free_if_over(key.index);
+    /// Whether `waker` is the one that the caller's future left.
+    pub(crate) fn is_woken_by(&mut self, key: SlotKey, waker: &Waker) -> bool {
+        match self.get(key).map(|slot| &slot.caller) {
+            Some(Caller::Waiting(Some(known))) => known.will_wake(waker),
+            _ => false,
         }
     }
 
-    /// The earliest deadline of all requests that await their answer.
-    pub(crate) fn earliest_deadline(&self) -> Option<Instant> {
-        let awaited = self.slots.iter().filter(|slot| slot.expected == Expected::Answer);
-        awaited.map(|slot| slot.time).min()
+    /// Leaves the waker of the caller's future; returns the one that it replaces, to be dropped without the lock.
+    pub(crate) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
+        match self.get(key).map(|slot| &mut slot.caller) {
+            Some(Caller::Waiting(known)) => known.replace(waker),
+            _ => Some(waker),
+        }
     }
 
-    /// Whether the request in slot `index` awaits its answer beyond its deadline.
-    pub(crate) fn is_overdue(&self, index: u16, now: Instant) -> bool {
-        self.slots[usize::from(index)].is_overdue(now)
+    /// The caller's future is gone: nobody will take the outcome. What is returned is to be dropped without the lock.
+    pub(crate) fn abandon(&mut self, key: SlotKey) -> Caller {
+        let Some(slot) = self.get(key) else { return Caller::Gone };
+        let caller = std::mem::replace(&mut slot.caller, Caller::Gone);
+        if !matches!(caller, Caller::Gone) {
+            self.free_if_over(key.index);
+        }
+        caller
     }
 
-    /// Ends every request that awaits its answer beyond its deadline. Frames from number `first_unwritten` on
-    /// were not written. `error` makes the error, `ended` is told of each.
+    /// Which listeners somebody is yet to be told for.
+    pub(crate) fn listeners_in_use(&self) -> [bool; 256] {
+        let mut in_use = [false; 256];
+        for slot in &self.slots {
+            if let Caller::Told { listener, .. }
+            | Caller::Telling { listener, .. }
+            | Caller::Late { listener, .. } = slot.caller
+            {
+                in_use[usize::from(listener)] = true;
+            }
+        }
+        in_use
+    }
+
+    /// Ends every request that awaits its answer beyond its deadline. `progress_of` says how far a frame came, `error` makes
+    /// the error, `ended` is told of each. [`told`](Self::told) is to be called for each that was written, once its listener
+    /// was told: on another thread the connection may end meanwhile.
+    ///
+    /// It doesn't look at all slots each time: only if a request that came since is overdue.
     pub(crate) fn expire(
         &mut self,
         now: Instant,
-        first_unwritten: u64,
+        progress_of: impl Fn(u64) -> Progress,
         error: impl Fn(Progress) -> TransportError,
-        ended: impl FnMut(Progress, Ending),
+        mut ended: impl FnMut(Failed, Ending),
     ) {
-        let late = |progress| match progress {
-            Progress::NotWritten => Expected::Nothing,
-            Progress::Written => Expected::LateAnswer,
-        };
-        self.fail(first_unwritten, |slot| slot.is_overdue(now), late, error, ended);
+        if self.earliest.is_some_and(|earliest| earliest <= now) {
+            self.look_at_all(now);
+        }
+        while let Some(Reverse((deadline, opaque))) = self.deadlines.peek().copied() {
+            let key = SlotKey::from_opaque(Opaque(opaque));
+            // Generations come again after a while; with the same deadline it is no matter which request it was.
+            let is_awaited =
+                self.get(key).is_some_and(|slot| slot.expected == Expected::Answer && slot.time == deadline);
+            if is_awaited && deadline > now {
+                break;
+            }
+            self.deadlines.pop();
+            if !is_awaited {
+                continue;
+            }
+            let slot = &mut self.slots[usize::from(key.index)];
+            let frame = slot.frame;
+            let progress = progress_of(frame);
+            let late = match (progress, &slot.caller) {
+                (Progress::Written, &Caller::Told { listener, token }) => {
+                    Some(Caller::Telling { listener, token })
+                }
+                _ => None,
+            };
+            slot.expected = match progress {
+                Progress::NotWritten => Expected::Nothing,
+                Progress::Written => Expected::LateAnswer,
+            };
+            slot.finish(error(progress), Caller::Failed, Err, |ending| {
+                ended(Failed { key, frame, progress }, ending);
+            });
+            if let Some(late) = late {
+                slot.caller = late;
+            }
+            self.free_if_over(key.index);
+        }
+        if self.deadlines.is_empty() && self.deadlines.capacity() > 1024 {
+            self.deadlines = BinaryHeap::new();
+        }
     }
 
-    /// Ends every request whose frame was not written. Parameters as for [`expire`](Self::expire).
+    /// Finds the deadlines of all that is awaited. Where nothing is overdue, the earliest is all that matters.
+    fn look_at_all(&mut self, now: Instant) {
+        #[cfg(test)]
+        {
+            self.looked_at += self.slots.len();
+        }
+        let awaited = self.slots.iter().filter(|slot| slot.expected == Expected::Answer);
+        self.earliest = awaited.map(|slot| slot.time).min();
+        let any_overdue = self.earliest.is_some_and(|earliest| earliest <= now);
+        let mut deadlines = std::mem::take(&mut self.deadlines).into_vec();
+        deadlines.clear();
+        if any_overdue {
+            self.earliest = None;
+            let slots = self.slots.iter().enumerate();
+            deadlines.extend(slots.filter(|(_, slot)| slot.expected == Expected::Answer).map(
+                |(index, slot)| {
+                    let key = SlotKey { index: index as u16, generation: slot.generation };
+                    Reverse((slot.time, key.opaque().0))
+                },
+            ));
+        }
+        self.deadlines = deadlines.into();
+    }
+
+    /// The listener was told that time is up for this request, by [`expire`](Self::expire). Returns whom to tell
+    /// that the broker is done with it, if it is.
+    pub(crate) fn told(&mut self, key: SlotKey) -> Option<Released> {
+        let slot = self.get(key)?;
+        let Caller::Telling { listener, token } = slot.caller else { return None };
+        if slot.expected == Expected::LateAnswer {
+            slot.caller = Caller::Late { listener, token };
+            return None;
+        }
+        slot.caller = Caller::Gone;
+        self.free_if_over(key.index);
+        Some(Released { listener, token })
+    }
+
+    /// Ends every request whose frame was not written: those from number `first_unwritten` on. `error` makes the error,
+    /// `ended` is told of each.
     pub(crate) fn fail_unwritten(
         &mut self,
         first_unwritten: u64,
         error: impl Fn(Progress) -> TransportError,
-        ended: impl FnMut(Progress, Ending),
+        mut ended: impl FnMut(Ending),
     ) {
-        self.fail(first_unwritten, |slot| slot.frame >= first_unwritten, |_| Expected::Nothing, error, ended);
+        let which = |slot: &Slot| slot.frame >= first_unwritten;
+        self.fail(first_unwritten, which, error, |ending, _| ending.into_iter().for_each(&mut ended));
     }
 
-    /// The connection is gone: ends every request, overdue ones too. Parameters as for [`expire`](Self::expire).
+    /// The connection is gone: ends every request, overdue ones too, of which `ended` is told that the broker is done with them.
+    /// Other parameters as for [`fail_unwritten`](Self::fail_unwritten).
     pub(crate) fn fail_all(
         &mut self,
         first_unwritten: u64,
         error: impl Fn(Progress) -> TransportError,
-        ended: impl FnMut(Progress, Ending),
+        ended: impl FnMut(Option<Ending>, Option<Released>),
     ) {
-        self.fail(first_unwritten, |_| true, |_| Expected::Nothing, error, ended);
+        self.earliest = None;
+        self.deadlines = BinaryHeap::new();
+        self.fail(first_unwritten, |_| true, error, ended);
     }
 
-    /// Ends the requests that `which` names; `then` says what to expect for each from now on.
+    /// Ends the requests that `which` names.
     fn fail(
         &mut self,
         first_unwritten: u64,
         which: impl Fn(&Slot) -> bool,
-        then: impl Fn(Progress) -> Expected,
         error: impl Fn(Progress) -> TransportError,
-        mut ended: impl FnMut(Progress, Ending),
+        mut ended: impl FnMut(Option<Ending>, Option<Released>),
     ) {
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -331,9 +478,11 @@ impl Slots {
             }
             let progress =
                 if slot.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
-            let before = std::mem::replace(&mut slot.expected, then(progress));
-            if before == Expected::Answer {
-                slot.finish(error(progress), Caller::Failed, Err, |ending| ended(progress, ending));
+            match std::mem::replace(&mut slot.expected, Expected::Nothing) {
+                Expected::Answer => {
+                    slot.finish(error(progress), Caller::Failed, Err, |ending| ended(Some(ending), None));
+                }
+                _ => ended(None, slot.release()),
             }
             self.free_if_over(index as u16);
         }
@@ -341,8 +490,11 @@ impl Slots {
 }
 
 impl Slot {
-    fn is_overdue(&self, now: Instant) -> bool {
-        self.expected == Expected::Answer && self.time <= now
+    /// The broker is done with a request that had ended: whom to tell.
+    fn release(&mut self) -> Option<Released> {
+        let Caller::Late { listener, token } = self.caller else { return None };
+        self.caller = Caller::Gone;
+        Some(Released { listener, token })
     }
 
     /// Hands the outcome to the caller, if there still is one: kept in the slot as `keep` makes it, or told to `ended` as
@@ -393,6 +545,32 @@ mod tests {
         (slots.deliver(key.opaque(), reply, Instant::now(), |ended| ending = Some(ended)), ending)
     }
 
+    fn poll(slots: &mut Slots, key: SlotKey) -> Option<Outcome> {
+        slots.take_outcome(key)
+    }
+
+    /// Ends what is overdue; frames from number `first_unwritten` on were not written. With `telling`, listeners are not told
+    /// yet.
+    fn expire(slots: &mut Slots, now: Instant, first_unwritten: u64, telling: bool) -> Vec<(Progress, u32)> {
+        let mut ended = Vec::new();
+        let progress_of =
+            |frame| if frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
+        let mut keys = Vec::new();
+        slots.expire(now, progress_of, error, |failed, ending| {
+            ended.push((failed.progress, ending.bytes));
+            keys.push(failed.key);
+        });
+        if !telling {
+            assert!(keys.into_iter().all(|key| slots.told(key).is_none()));
+        }
+        ended
+    }
+
+    fn take(slots: &mut Slots, request: Request) -> SlotKey {
+        slots.expect_by(request.deadline);
+        slots.take(request).unwrap()
+    }
+
     fn error(progress: Progress) -> TransportError {
         TransportError::new(TransportErrorKind::TimedOut, BrokerAddr::new("h", 1).unwrap())
             .with_progress(progress)
@@ -410,40 +588,40 @@ mod tests {
     fn a_repeated_answer_does_not_reach_the_next_user_of_the_slot() {
         let now = Instant::now();
         let mut slots = Slots::default();
-        let first = slots.take(request(now, 0, 1)).unwrap();
+        let first = take(&mut slots, request(now, 0, 1));
         assert!(matches!(deliver(&mut slots, first), (Delivered::Answered, Some(Ending { bytes: 1, .. }))));
-        assert!(slots.poll(first, Waker::noop()).unwrap().is_ok());
-        let second = slots.take(request(now, 1, 1)).unwrap();
+        assert!(poll(&mut slots, first).unwrap().is_ok());
+        let second = take(&mut slots, request(now, 1, 1));
         assert_eq!(second.index, first.index, "the slot is used again");
         assert!(matches!(deliver(&mut slots, first), (Delivered::Unknown, None)));
-        assert!(slots.poll(second, Waker::noop()).is_none());
+        assert!(poll(&mut slots, second).is_none());
     }
 
     #[test]
     fn an_overdue_slot_is_kept_for_the_late_answer_only_if_the_request_was_written() {
         let now = Instant::now();
         let mut slots = Slots::default();
-        let written = slots.take(request(now, 0, 10)).unwrap();
-        let unwritten = slots.take(request(now, 1, 20)).unwrap();
-        let later = slots.take(request(now + Duration::from_secs(1), 2, 30)).unwrap();
-        let mut ended = Vec::new();
-        slots.expire(now, 1, error, |progress, ending| ended.push((progress, ending.bytes)));
+        let written = take(&mut slots, request(now, 0, 10));
+        let unwritten = take(&mut slots, request(now, 1, 20));
+        let later = take(&mut slots, request(now + Duration::from_secs(1), 2, 30));
+        let mut ended = expire(&mut slots, now, 1, false);
+        ended.sort_by_key(|(_, bytes)| *bytes);
         assert_eq!(ended, [(Progress::Written, 10), (Progress::NotWritten, 20)]);
         for key in [written, unwritten] {
-            let error = slots.poll(key, Waker::noop()).unwrap().unwrap_err();
+            let error = poll(&mut slots, key).unwrap().unwrap_err();
             assert_eq!(error.kind(), TransportErrorKind::TimedOut);
         }
         assert_eq!(slots.free, [unwritten.index]);
-        assert!(matches!(deliver(&mut slots, written), (Delivered::Late, None)));
+        assert!(matches!(deliver(&mut slots, written), (Delivered::Late(None), None)));
         assert_eq!(slots.free, [unwritten.index, written.index]);
-        assert_eq!(slots.earliest_deadline(), Some(now + Duration::from_secs(1)));
-        assert!(slots.poll(later, Waker::noop()).is_none());
+        assert_eq!(slots.next_deadline(), Some(now + Duration::from_secs(1)));
+        assert!(poll(&mut slots, later).is_none());
     }
 
     #[test]
     fn an_abandoned_request_frees_its_slot_when_it_is_answered() {
         let mut slots = Slots::default();
-        let key = slots.take(request(Instant::now(), 0, 1)).unwrap();
+        let key = take(&mut slots, request(Instant::now(), 0, 1));
         slots.abandon(key);
         assert!(slots.free.is_empty(), "its answer is still to come");
         assert!(matches!(deliver(&mut slots, key), (Delivered::Answered, Some(_))));
@@ -454,14 +632,14 @@ mod tests {
     fn a_lost_connection_ends_everything_and_frees_every_slot() {
         let now = Instant::now();
         let mut slots = Slots::default();
-        let keys: Vec<_> = (0..4).map(|n| slots.take(request(now, n, 1)).unwrap()).collect();
-        slots.expire(now, 1, error, |_, _| {});
-        let more = slots.take(request(now, 9, 1)).unwrap();
+        let keys: Vec<_> = (0..4).map(|n| take(&mut slots, request(now, n, 1))).collect();
+        expire(&mut slots, now, 1, false);
+        let more = take(&mut slots, request(now, 9, 1));
         slots.abandon(more);
         let mut count = 0;
-        slots.fail_all(9, error, |_, _| count += 1);
+        slots.fail_all(9, error, |ending, _| count += usize::from(ending.is_some()));
         assert_eq!(count, 1, "the others had ended before");
-        keys.iter().for_each(|key| assert!(slots.poll(*key, Waker::noop()).unwrap().is_err()));
+        keys.iter().for_each(|key| assert!(poll(&mut slots, *key).unwrap().is_err()));
         let mut free = slots.free.clone();
         free.sort_unstable();
         assert_eq!(free, [0, 1, 2, 3, 4].map(|n| n as u16)[..slots.slots.len()]);
@@ -470,30 +648,104 @@ mod tests {
     #[test]
     fn what_was_not_written_can_be_taken_back() {
         let (now, mut slots) = (Instant::now(), Slots::default());
-        let keys: Vec<_> = (0..4).map(|n| slots.take(request(now, n, 1)).unwrap()).collect();
+        let keys: Vec<_> = (0..4).map(|n| take(&mut slots, request(now, n, 1))).collect();
         let mut ended = Vec::new();
-        slots.fail_unwritten(2, error, |progress, _| ended.push(progress));
-        assert_eq!(ended, [Progress::NotWritten; 2]);
-        assert!(slots.poll(keys[0], Waker::noop()).is_none() && slots.poll(keys[1], Waker::noop()).is_none());
-        assert!(slots.poll(keys[2], Waker::noop()).unwrap().is_err());
-        assert!(slots.poll(keys[3], Waker::noop()).unwrap().is_err());
+        slots.fail_unwritten(2, error, |ending| ended.push(ending.bytes));
+        assert_eq!(ended, [1, 1]);
+        assert!(poll(&mut slots, keys[0]).is_none() && poll(&mut slots, keys[1]).is_none());
+        assert!(poll(&mut slots, keys[2]).unwrap().is_err());
+        assert!(poll(&mut slots, keys[3]).unwrap().is_err());
         assert_eq!(slots.free, [2, 3]);
     }
 
     #[test]
     fn only_a_put_is_answered_with_a_place() {
         let (now, mut slots) = (Instant::now(), Slots::default());
-        let put = slots.take(request(now, 0, 1)).unwrap();
-        let other = slots.take(Request { is_put: false, ..request(now, 1, 1) }).unwrap();
+        let put = take(&mut slots, request(now, 0, 1));
+        let other = take(&mut slots, Request { is_put: false, ..request(now, 1, 1) });
         let place = PutAnswer::new(1, 2, 3);
         for key in [put, other] {
             slots.deliver(key.opaque(), Reply::Stored(place), now, |_| {});
         }
-        assert_eq!(slots.poll(put, Waker::noop()).unwrap().unwrap().body, AnswerBody::Stored(place));
-        let other = slots.poll(other, Waker::noop()).unwrap().unwrap();
+        assert_eq!(poll(&mut slots, put).unwrap().unwrap().body, AnswerBody::Stored(place));
+        let other = poll(&mut slots, other).unwrap().unwrap();
         assert!(
             matches!(other.into_response(), Some(Response::Boolean(answer)) if &*answer.body == b"1 2 3")
         );
+    }
+
+    #[test]
+    fn who_was_told_that_time_is_up_is_told_when_the_broker_is_done() {
+        let (now, mut slots) = (Instant::now(), Slots::default());
+        let told = |token| Request { told: Some((3, token)), ..request(now, 0, 1) };
+        let keys: Vec<_> = (0..4).map(|token| take(&mut slots, told(token))).collect();
+        let unwritten = take(&mut slots, Request { told: Some((3, 9)), ..request(now, 9, 1) });
+        assert_eq!(expire(&mut slots, now, 9, false).len(), 5);
+        let released = |token| Some(Released { listener: 3, token });
+        assert_eq!(deliver(&mut slots, keys[1]).0, Delivered::Late(released(1)));
+        assert_eq!(deliver(&mut slots, keys[1]).0, Delivered::Unknown);
+        assert_eq!(deliver(&mut slots, unwritten).0, Delivered::Unknown);
+        let mut all = Vec::new();
+        slots.fail_all(9, error, |ending, released| {
+            assert!(ending.is_none());
+            all.extend(released.map(|released| released.token));
+        });
+        assert_eq!(all, [0, 2, 3]);
+        assert_eq!(slots.free.len(), 5);
+    }
+
+    #[test]
+    fn the_broker_is_not_done_before_the_listener_was_told_that_time_is_up() {
+        let (now, mut slots) = (Instant::now(), Slots::default());
+        let told = |token| Request { told: Some((3, token)), ..request(now, 0, 1) };
+        let [early, late] = [0, 1].map(|token| take(&mut slots, told(token)));
+        assert_eq!(expire(&mut slots, now, 9, true).len(), 2);
+        assert_eq!(deliver(&mut slots, early).0, Delivered::Late(None), "the other thread is still telling");
+        assert_eq!(slots.told(early), Some(Released { listener: 3, token: 0 }));
+        assert_eq!((slots.told(late), slots.told(early)), (None, None));
+        assert_eq!(deliver(&mut slots, late).0, Delivered::Late(Some(Released { listener: 3, token: 1 })));
+        assert_eq!(slots.free.len(), 2);
+    }
+
+    #[test]
+    fn deadlines_that_pass_one_after_another_take_one_look_at_all_slots() {
+        let (start, mut slots) = (Instant::now(), Slots::default());
+        let at = |n: u64| start + Duration::from_millis(n);
+        let keys: Vec<_> = (0..8_000).map(|n| take(&mut slots, request(at(n), n, 1))).collect();
+        for n in 0..8_000 {
+            if n % 3 == 0 {
+                deliver(&mut slots, keys[n as usize]);
+            }
+            let ended = expire(&mut slots, at(n), 9_000, false).len();
+            assert_eq!(ended, usize::from(n % 3 != 0), "{n}");
+        }
+        assert!(slots.looked_at <= 16_000, "{}", slots.looked_at);
+        assert_eq!(slots.next_deadline(), None);
+        let next = take(&mut slots, request(at(1), 9_000, 1));
+        assert_eq!(expire(&mut slots, at(9_000), 9_999, false), [(Progress::Written, 1)]);
+        assert!(poll(&mut slots, next).is_some());
+    }
+
+    #[test]
+    fn a_deadline_is_not_taken_for_that_of_a_later_request_in_the_slot() {
+        let (start, mut slots) = (Instant::now(), Slots::default());
+        let at = |n: u64| start + Duration::from_secs(n);
+        let overdue = take(&mut slots, request(at(0), 0, 1));
+        let mut key = take(&mut slots, request(at(1), 1, 1));
+        let first = key;
+        assert_eq!(
+            expire(&mut slots, at(0), 9, false).len(),
+            1,
+            "{overdue:?} leads to a look at all deadlines"
+        );
+        for n in 0..1 << 16 {
+            deliver(&mut slots, key);
+            assert!(poll(&mut slots, key).is_some());
+            key = take(&mut slots, request(at(100), n, 1));
+        }
+        assert_eq!(key, first, "the generation has come again");
+        assert_eq!(expire(&mut slots, at(1), 9, false), []);
+        assert_eq!(expire(&mut slots, at(100), u64::MAX, false), [(Progress::Written, 1)]);
     }
 
     #[test]

@@ -7,16 +7,16 @@ use metaq_protocol::{BrokerAddr, Command, PutRef};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::Instant,
 };
 
 use crate::{
-    Connection, ConnectionConfig, ConnectionState, ConnectionStats, PendingResponse, Ticket, Transport,
-    TransportError, TransportErrorKind,
-    backoff::Backoff,
+    Capacity, Connection, ConnectionConfig, ConnectionState, ConnectionStats, PendingResponse, Reservation,
+    Ticket, Transport, TransportError, TransportErrorKind, deadline,
+    limit::InFlightLimit,
     link::Link,
-    session::{Patience, Session},
-    slots::MAX_SLOTS,
+    runtime,
+    supervisor::{CloseAtEnd, supervise},
 };
 
 /// Makes streams to brokers.
@@ -36,7 +36,10 @@ pub trait Dialer: fmt::Debug + Send + Sync + 'static {
 /// Connects to brokers by streams of one's own: for tests without ports, tunnels and the like. All that
 /// [`TcpTransport`](crate::TcpTransport) does after dialling is done here.
 ///
-/// Each connection has one task, which runs on the tokio runtime that [`connect`](Transport::connect) was called on.
+/// Each connection has one task, which runs on the tokio runtime that [`connect`](Transport::connect) was called on. If it
+/// panics, which only code of others can make it do, the connection is lost and dialled again. When that runtime ends, the
+/// connection is closed; requests say so. Requests that are submitted on another runtime end by their deadlines even if that
+/// one isn't driven.
 #[derive(Debug)]
 pub struct StreamTransport<D> {
     dialer: Arc<D>,
@@ -59,16 +62,25 @@ impl<D> Clone for StreamTransport<D> {
 #[async_trait]
 impl<D: Dialer> Transport for StreamTransport<D> {
     async fn connect(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
+        let error = |kind| TransportError::new(kind, broker.clone());
         let config = self.config.clone();
-        let max_in_flight = config.max_in_flight.clamp(1, MAX_SLOTS);
-        let link = Arc::new(Link::new(broker.clone(), max_in_flight, config.max_in_flight_bytes));
+        config.validate().map_err(|cause| error(TransportErrorKind::InvalidConfig).with_cause(cause))?;
+        let config = config.with_usable_durations();
+        let home = runtime::current().ok_or_else(|| error(TransportErrorKind::NoRuntime))?;
+        if runtime::sleep_until(Instant::now()).is_none() {
+            return Err(error(TransportErrorKind::NoRuntime));
+        }
+        let limit = InFlightLimit::new(config.max_in_flight, config.max_in_flight_bytes);
+        let link = Arc::new(Link::new(broker.clone(), home.id(), limit));
         let drain_timeout = config.drain_timeout;
-        tokio::spawn(keep_connected(Arc::clone(&link), Arc::clone(&self.dialer), config));
+        // It is made here, because a task that is never polled drops what it was given.
+        let at_end = CloseAtEnd::new(Arc::clone(&link));
+        drop(home.spawn(supervise(at_end, Arc::clone(&self.dialer), config)));
         Ok(Arc::new(StreamConnection { link, drain_timeout }))
     }
 }
 
-/// A handle to a connection that [`keep_connected`] looks after.
+/// A handle to a connection that [`supervise`] looks after.
 #[derive(Debug)]
 struct StreamConnection {
     link: Arc<Link>,
@@ -94,6 +106,24 @@ impl Connection for StreamConnection {
         self.link.submit_put(put, deadline, ticket)
     }
 
+    fn submit_reserved_put(
+        &self,
+        put: PutRef<'_>,
+        deadline: Instant,
+        ticket: Ticket<'_>,
+        reservation: &mut Option<Reservation>,
+    ) -> Result<bool, TransportError> {
+        self.link.submit_reserved_put(put, deadline, ticket, reservation)
+    }
+
+    fn reserve(&self, bytes: usize, ticket: Ticket<'_>) -> Result<Capacity, TransportError> {
+        self.link.reserve(bytes, ticket)
+    }
+
+    fn expire(&self, now: Instant) {
+        self.link.expire(now);
+    }
+
     async fn submit_when_free(
         &self,
         command: &mut Command,
@@ -117,81 +147,6 @@ impl Connection for StreamConnection {
 
 impl Drop for StreamConnection {
     fn drop(&mut self) {
-        self.link.request_close(Instant::now() + self.drain_timeout);
-    }
-}
-
-/// Marks the connection closed however its task ends, also when its runtime is shut down under it.
-struct CloseAtEnd {
-    link: Arc<Link>,
-    first_unwritten: u64,
-}
-
-impl Drop for CloseAtEnd {
-    fn drop(&mut self) {
-        self.link.set_closed(self.first_unwritten);
-    }
-}
-
-/// The task of one connection: dials until it succeeds, serves the connection until it is lost, and again.
-async fn keep_connected<D: Dialer>(link: Arc<Link>, dialer: Arc<D>, config: ConnectionConfig) {
-    // While a session runs nobody knows how far it came if the task is dropped: all may have been written.
-    let mut at_end = CloseAtEnd { link: Arc::clone(&link), first_unwritten: u64::MAX };
-    let mut backoff = Backoff::new(config.first_pause, config.longest_pause);
-    let mut said_unreachable = false;
-    loop {
-        let started = Instant::now();
-        let dialled = tokio::select! {
-            biased;
-            () = link.close_requested.notified() => return,
-            dialled = timeout(config.connect_timeout, dialer.dial(&link.broker)) => dialled,
-        };
-        let limit = config.connect_timeout;
-        let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"));
-        match dialled.map_err(too_late).flatten() {
-            Ok(stream) => {
-                let patience = Patience {
-                    greeting: limit.saturating_sub(started.elapsed()),
-                    stall_after: config.stall_after,
-                    heartbeat_after: config.heartbeat_after,
-                    heartbeat_timeout: config.heartbeat_timeout,
-                };
-                let mut session = Session::new(&link, stream, patience);
-                let end = session.run().await;
-                let (first_unwritten, proven) = (session.first_unwritten(), session.is_proven());
-                drop(session);
-                match end {
-                    Ok(()) => {
-                        at_end.first_unwritten = first_unwritten;
-                        tracing::info!(broker = %link.broker, "disconnected as asked");
-                        return;
-                    }
-                    Err(reason) => {
-                        if proven {
-                            backoff.reset();
-                            said_unreachable = false;
-                            tracing::warn!(broker = %link.broker, %reason, "connection lost");
-                        } else if !std::mem::replace(&mut said_unreachable, true) {
-                            tracing::warn!(broker = %link.broker, %reason, "broker doesn't answer; trying on");
-                        }
-                        link.fail_all(first_unwritten, TransportErrorKind::Lost, Some(reason));
-                    }
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut said_unreachable, true) {
-                    tracing::warn!(broker = %link.broker, %error, "broker is unreachable; trying on");
-                }
-                link.set_connecting(link.error(TransportErrorKind::NotConnected).with_cause(error));
-            }
-        }
-        if link.is_closing() {
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = link.close_requested.notified() => return,
-            () = sleep(backoff.next_pause()) => {}
-        }
+        self.link.request_close(deadline::from_now(self.drain_timeout));
     }
 }

@@ -4,15 +4,17 @@ use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use metaq_protocol::BrokerAddr;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
 use crate::{
-    Connection, ConnectionConfig, Dialer, StreamTransport, Transport, TransportError, race::first_to_connect,
+    Connection, ConnectionConfig, Dialer, StreamTransport, Transport, TransportError, lookup::Lookups,
+    race::first_to_connect,
 };
 
 /// Connects to brokers by TCP.
 ///
-/// Names are resolved anew at every attempt, and all addresses of a name are tried. Each connection has one task, which runs
+/// Names are resolved anew at every attempt, one lookup for each broker at a time, on a thread of its own; all addresses of a
+/// name are tried. Each connection has one task, which runs
 /// on the tokio runtime that [`connect`](Transport::connect) was called on.
 #[derive(Clone, Debug)]
 pub struct TcpTransport {
@@ -23,7 +25,7 @@ impl TcpTransport {
     /// A transport with the given settings.
     #[must_use]
     pub fn new(config: ConnectionConfig) -> Self {
-        Self { streams: StreamTransport::new(TcpDialer, config) }
+        Self { streams: StreamTransport::new(TcpDialer::default(), config) }
     }
 }
 
@@ -40,19 +42,17 @@ impl Transport for TcpTransport {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct TcpDialer;
+#[derive(Debug, Default)]
+pub(crate) struct TcpDialer {
+    lookups: Lookups,
+}
 
 #[async_trait]
 impl Dialer for TcpDialer {
     type Stream = TcpStream;
 
     async fn dial(&self, broker: &BrokerAddr) -> io::Result<TcpStream> {
-        let addresses: Vec<_> = lookup_host((broker.host(), broker.port())).await?.collect();
-        if addresses.is_empty() {
-            let text = format!("{} has no address", broker.host());
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
-        }
+        let addresses = self.lookups.find(broker.host(), broker.port()).await?;
         let stream = first_to_connect(&addresses).await?;
         stream.set_nodelay(true)?;
         socket2::SockRef::from(&stream).set_keepalive(true)?;

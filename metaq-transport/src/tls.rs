@@ -61,7 +61,7 @@ impl TlsTransport {
         tls: Arc<ClientConfig>,
         name: Option<ServerName<'static>>,
     ) -> Self {
-        Self { streams: StreamTransport::new(TlsDialer { tls, name }, config) }
+        Self { streams: StreamTransport::new(TlsDialer { tcp: TcpDialer::default(), tls, name }, config) }
     }
 }
 
@@ -74,6 +74,7 @@ impl Transport for TlsTransport {
 
 #[derive(Debug)]
 struct TlsDialer {
+    tcp: TcpDialer,
     tls: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
 }
@@ -90,7 +91,7 @@ impl Dialer for TlsDialer {
                 io::Error::new(io::ErrorKind::InvalidInput, text)
             })?,
         };
-        let stream = TcpDialer.dial(broker).await?;
+        let stream = self.tcp.dial(broker).await?;
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use metaq_protocol::{BrokerAddr, Command, PutRef};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{PendingResponse, Ticket, TransportError};
+use crate::{Capacity, PendingResponse, Reservation, Ticket, TransportError, TransportErrorKind, told::Told};
 
 /// Makes connections to brokers.
 #[async_trait]
@@ -15,7 +15,8 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// again whenever it is lost, until it is closed or dropped. Watch [`Connection::state`] to know when it is ready.
     ///
     /// # Errors
-    /// When the address can never be connected to. A broker that is away is no error.
+    /// Of kind [`InvalidConfig`](TransportErrorKind::InvalidConfig) when the settings can't be used, and of kind
+    /// [`NoRuntime`](TransportErrorKind::NoRuntime) outside of a tokio runtime. A broker that is away is no error.
     ///
     /// # Cancel safety
     /// Nothing remains when the future is dropped before it is done.
@@ -36,8 +37,8 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// whichever is first. It may be dropped at any time: the request goes on, its answer is dropped.
     ///
     /// # Errors
-    /// When the connection isn't ready, was closed, or has no room for another unanswered request, or others wait for
-    /// room. Nothing was written then.
+    /// When the connection isn't ready, was closed, or has no capacity for another unanswered request, or others wait for
+    /// capacity. Nothing was written then.
     fn submit(&self, command: &mut Command, deadline: Instant) -> Result<PendingResponse, TransportError>;
 
     /// Queues a put whose end is told to the ticket's [`Completions`](crate::Completions), in place of a future; else as
@@ -46,23 +47,69 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// submits without end had better let others run then.
     ///
     /// # Errors
-    /// As for [`submit`](Self::submit). Nobody is told anything then.
+    /// As for [`submit`](Self::submit). Nobody is told anything then. A connection that has no way of its own for it also fails
+    /// with kind [`NoRuntime`](TransportErrorKind::NoRuntime) outside of a tokio runtime, and on one that has ended, when the
+    /// error says that the put may have been written.
     fn submit_put(
         &self,
         put: PutRef<'_>,
         deadline: Instant,
         ticket: Ticket<'_>,
     ) -> Result<bool, TransportError> {
+        let Some(runtime) = crate::runtime::current() else {
+            return Err(TransportError::new(TransportErrorKind::NoRuntime, self.broker().clone()));
+        };
         let pending = self.submit(&mut Command::from(put.to_put()), deadline)?;
-        let (completions, token) = (Arc::clone(ticket.completions), ticket.token);
-        tokio::spawn(async move { completions.ended(&mut vec![(token, pending.await)]) });
-        Ok(false)
+        let (told, accepted) = Told::new(ticket, self.broker());
+        drop(runtime.spawn(async move { told.tell(pending.await) }));
+        accepted.confirm().map(|()| false)
     }
 
-    /// Like [`submit`](Self::submit), but waits for room; those who wait are served in the order in which they came.
+    /// [`submit_put`](Self::submit_put) with capacity that was [reserved](Self::reserve), which is taken if it is this
+    /// connection's and the put is accepted. A put that is larger than its reservation by no more than a kilobyte goes all the
+    /// same, because what it takes is estimated.
     ///
     /// # Errors
-    /// As for `submit`; in place of "no room", that `deadline` has passed.
+    /// As for [`submit_put`](Self::submit_put). The reservation stays where it is then.
+    fn submit_reserved_put(
+        &self,
+        put: PutRef<'_>,
+        deadline: Instant,
+        ticket: Ticket<'_>,
+        reservation: &mut Option<Reservation>,
+    ) -> Result<bool, TransportError> {
+        let _ = reservation;
+        self.submit_put(put, deadline, ticket)
+    }
+
+    /// Asks for capacity for one request of `bytes` bytes, payload, attribute and topic, first come, first served with all others
+    /// who wait for it. Where there is none now, the ticket's [`Completions::capacity`](crate::Completions::capacity) is called
+    /// when there is. A request that is larger than the whole limit waits until it can go alone.
+    ///
+    /// # Errors
+    /// When the connection isn't ready or was closed; of kind [`Full`](TransportErrorKind::Full) when the connection can't
+    /// announce capacity, which is what the default implementation says: then the caller has to try again from time to time.
+    fn reserve(&self, bytes: usize, ticket: Ticket<'_>) -> Result<Capacity, TransportError> {
+        let _ = (bytes, ticket);
+        Err(TransportError::new(TransportErrorKind::Full, self.broker().clone()))
+    }
+
+    /// Ends the requests whose deadline has passed at `now`, on the calling thread, and a connection that is being closed once
+    /// the deadline of that has passed. A connection does so by itself, and sees to it for requests that are submitted on
+    /// another runtime than its own; this is for callers without a runtime who can't rely on the connection's being driven. The
+    /// default implementation does nothing.
+    fn expire(&self, now: Instant) {
+        let _ = now;
+    }
+
+    /// Like [`submit`](Self::submit), but waits for capacity; those who wait, here or by [`reserve`](Self::reserve), are served
+    /// in the order in which they came. Capacity is handed to a waiter as a reservation: one that isn't polled any more holds
+    /// up nobody else.
+    ///
+    /// # Errors
+    /// As for `submit`; in place of "no capacity", that `deadline` has passed. If the connection stops accepting requests
+    /// meanwhile, the error says why. Of kind [`NoRuntime`](TransportErrorKind::NoRuntime) when it would have to wait and
+    /// there is no tokio runtime with timers.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done means that the command was not queued.
@@ -102,7 +149,8 @@ pub enum ConnectionState {
     /// The broker has been silent for too long while it owes answers. Requests that were written are still awaited; those
     /// that were not were ended, and no more are accepted, until it speaks again or the connection is given up.
     Stalled,
-    /// It is closed for good.
+    /// It is closed for good. If nobody asked for that, because the runtime that it lives on has ended, the errors of
+    /// requests say so.
     Closed,
 }
 
@@ -134,7 +182,7 @@ pub struct ConnectionStats {
     pub established: u64,
     /// Requests that were accepted.
     pub requests: u64,
-    /// Requests that were answered in time.
+    /// Requests that were answered in time; heartbeats don't count.
     pub answered: u64,
     /// Answers that came when their requests had been given up, or that nobody asked for.
     pub ignored_answers: u64,

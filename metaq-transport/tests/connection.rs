@@ -205,7 +205,10 @@ async fn what_was_not_written_by_its_deadline_is_never_written() {
     let (connection, mut accepted) = peer.connect(config).await;
     // More than the sockets' buffers hold; nobody reads.
     let submit = |n: usize, millis| submit(&connection, vec![n as u8; 1_000_000], after(millis)).unwrap();
-    let pending: Vec<_> = (0..50).map(|n| submit(n, 300)).collect();
+    let mut commands: Vec<_> = (0..50).map(|n| put(vec![n; 1_000_000])).collect();
+    let deadline = after(300);
+    let pending: Vec<_> =
+        commands.iter_mut().map(|command| connection.submit(command, deadline).unwrap()).collect();
     let mut written = 0;
     for (n, pending) in pending.into_iter().enumerate() {
         let error = timeout(SOON, pending).await.unwrap().unwrap_err();

@@ -4,11 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use metaq_protocol::{BrokerAddr, PutCommand, Topic};
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{BooleanCommand, BrokerAddr, Decoder, Frame, PutCommand, Response, Status, Topic};
 use metaq_testkit::{Broker, peers::TestCa};
 use metaq_transport::{
-    AnswerBody, Connection, ConnectionConfig, ConnectionState, TlsTransport, Transport,
+    AnswerBody, Connection, ConnectionConfig, ConnectionState, TlsTransport, Transport, TransportErrorKind,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -16,6 +16,7 @@ use metaq_transport::{
     },
 };
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     time::{Instant, timeout},
 };
@@ -139,4 +140,68 @@ async fn a_port_without_tls_is_told_from_a_broker_that_is_away() {
     config.connect_timeout = Duration::from_millis(500);
     let error = connect(plain.addr(), TlsTransport::new(config, client(&ca))).await.unwrap_err();
     assert!(!error.contains("refused"), "{error}");
+}
+
+/// A TLS peer that shakes hands, answers the first request and then reads nothing more, so that its window fills.
+async fn frozen(ca: &TestCa) -> (BrokerAddr, tokio::task::JoinHandle<()>) {
+    let (chain, key) = identity(ca, "127.0.0.1");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = BrokerAddr::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+    let task = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let (mut decoder, mut input) = (Decoder::new(), BytesMut::new());
+        let opaque = loop {
+            if let Some(Frame::Command(command)) = decoder.decode(&mut input).unwrap() {
+                break command.opaque();
+            }
+            stream.read_buf(&mut input).await.unwrap();
+        };
+        let mut output = BytesMut::new();
+        let answer = BooleanCommand::new(Status::SUCCESS, Bytes::from_static(b"0.1"), opaque);
+        Response::from(answer).encode(&mut output);
+        stream.write_all(&output).await.unwrap();
+        stream.flush().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    (addr, task)
+}
+
+#[tokio::test]
+async fn a_frozen_peer_does_not_stop_the_clock() {
+    let ca = TestCa::new();
+    let (addr, peer) = frozen(&ca).await;
+    let mut config = ConnectionConfig::default();
+    config.stall_after = SOON;
+    let connection = connect(&addr, TlsTransport::new(config, client(&ca))).await.unwrap();
+    let topic = Topic::new("t").unwrap();
+    // More than the buffers of both ends hold.
+    let mut commands: Vec<metaq_protocol::Command> = (0..30)
+        .map(|_| PutCommand::new(topic.clone(), 0, Bytes::from(vec![b'x'; 1_000_000]), None).into())
+        .collect();
+    let (long, short) = (Instant::now() + 6 * SOON, Instant::now() + Duration::from_millis(300));
+    let deadlines = (0..30).map(|n| if n % 2 == 0 { long } else { short });
+    let pending: Vec<_> = commands
+        .iter_mut()
+        .zip(deadlines)
+        .map(|(command, deadline)| (deadline, connection.submit(command, deadline).unwrap()))
+        .collect();
+    let (longs, shorts): (Vec<_>, Vec<_>) = pending.into_iter().partition(|(deadline, _)| *deadline == long);
+    for (_, pending) in shorts {
+        let error = timeout(SOON / 2, pending).await.expect("it ends by its deadline").unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::TimedOut);
+    }
+    connection.close(Instant::now() + Duration::from_millis(200));
+    let mut unwritten = 0;
+    for (_, pending) in longs {
+        let error = timeout(SOON / 2, pending).await.expect("closing doesn't wait for the peer").unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Closed);
+        unwritten += usize::from(error.progress() == metaq_transport::Progress::NotWritten);
+    }
+    assert!(unwritten > 0, "the window is full");
+    let mut state = connection.state();
+    timeout(SOON / 2, state.wait_for(ConnectionState::is_closed)).await.expect("it closes").unwrap();
+    peer.abort();
 }

@@ -1,0 +1,117 @@
+//! Waiting for capacity on a connection.
+
+use std::{fmt, sync::Arc};
+
+use crate::link::Link;
+
+/// Capacity for one request, set aside for its holder. Dropping it gives the capacity to the next who waits, who may be
+/// notified from within: don't drop it under a lock that [`Completions::capacity`](crate::Completions::capacity) takes. Where
+/// it is dropped within that method, the next is notified after it has returned.
+#[must_use = "dropping a reservation gives it back"]
+pub struct Reservation {
+    release: Release,
+}
+
+/// A place among those who wait for capacity. Dropping it gives up the place; the next waiters may be notified from within.
+#[must_use = "dropping it gives up the place"]
+pub struct CapacityWait {
+    leave: Leave,
+}
+
+/// What [`Connection::reserve`](crate::Connection::reserve) returns.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "there is no third possibility")]
+pub enum Capacity {
+    /// There is capacity, and nobody waits for it.
+    Reserved(Reservation),
+    /// The caller waits in turn.
+    Waiting(CapacityWait),
+}
+
+/// What gives a reservation back.
+enum Release {
+    Nothing,
+    Custom(Box<dyn FnOnce() + Send + Sync>),
+    Connection { link: Arc<Link>, bytes: u32 },
+}
+
+/// What gives up a place.
+enum Leave {
+    Nothing,
+    Custom(Box<dyn FnOnce() + Send + Sync>),
+    Connection { link: Arc<Link>, waiter: u64 },
+}
+
+impl Reservation {
+    /// A reservation that calls `release` when it is dropped, for a [`Connection`](crate::Connection) of one's own.
+    pub fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self { release: Release::Custom(Box::new(release)) }
+    }
+
+    /// A reservation of nothing: for a connection of one's own that only announces when it has capacity again.
+    pub fn untracked() -> Self {
+        Self { release: Release::Nothing }
+    }
+
+    pub(crate) fn of_link(link: Arc<Link>, bytes: u32) -> Self {
+        Self { release: Release::Connection { link, bytes } }
+    }
+
+    /// How many bytes it holds, if it is one of `link`.
+    pub(crate) fn bytes_on(&self, link: &Arc<Link>) -> Option<u32> {
+        match &self.release {
+            Release::Connection { link: own, bytes } if Arc::ptr_eq(own, link) => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    /// What it holds belongs to a request now.
+    pub(crate) fn use_up(mut self) {
+        self.release = Release::Nothing;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.release, Release::Nothing) {
+            Release::Nothing => {}
+            Release::Custom(release) => release(),
+            Release::Connection { link, bytes } => link.release(bytes),
+        }
+    }
+}
+
+impl CapacityWait {
+    /// A place that is given up by calling `leave`, for a [`Connection`](crate::Connection) of one's own.
+    pub fn new(leave: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self { leave: Leave::Custom(Box::new(leave)) }
+    }
+
+    pub(crate) fn of_link(link: Arc<Link>, waiter: u64) -> Self {
+        Self { leave: Leave::Connection { link, waiter } }
+    }
+}
+
+impl Drop for CapacityWait {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.leave, Leave::Nothing) {
+            Leave::Nothing => {}
+            Leave::Custom(leave) => leave(),
+            Leave::Connection { link, waiter } => link.leave(waiter),
+        }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tracked = !matches!(self.release, Release::Nothing);
+        f.debug_struct("Reservation").field("tracked", &tracked).finish()
+    }
+}
+
+impl fmt::Debug for CapacityWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = !matches!(self.leave, Leave::Nothing);
+        f.debug_struct("CapacityWait").field("waiting", &waiting).finish()
+    }
+}

@@ -1,0 +1,198 @@
+//! Requests whose deadline passes, and who sees to it when the connection's task doesn't run.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{runtime, time::Instant};
+
+use crate::{
+    Progress, TransportErrorKind, deadline,
+    deferred::Deferred,
+    link::{Link, Shared},
+    outbox::Outbox,
+    phase::Phase,
+    slots::SlotKey,
+};
+
+/// So long after a deadline a guard leaves it to the connection's task.
+const GRACE: Duration = Duration::from_millis(10);
+
+/// How long a guard sleeps at least.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+/// How often a guard looks.
+const GUARD_PERIOD: Duration = Duration::from_millis(20);
+
+impl Link {
+    /// Ends what is overdue, on the connection's task, whose session writes `writing`; returns what of it was written, for
+    /// [`told`](Self::told).
+    pub(crate) fn expire_in_session(
+        &self,
+        now: Instant,
+        writing: &mut Outbox,
+        deferred: &mut Deferred,
+    ) -> Vec<SlotKey> {
+        let mut written = Vec::new();
+        self.locked(deferred, |shared, deferred| {
+            if shared.slots.next_deadline().is_some_and(|next| next <= now) {
+                shared.end_overdue(now, writing, self, deferred, &mut written);
+            }
+        });
+        written
+    }
+
+    /// Listeners were told that time is up for these requests, which were written.
+    pub(crate) fn told(&self, keys: Vec<SlotKey>, deferred: &mut Deferred) {
+        self.locked(deferred, |shared, deferred| {
+            for key in keys {
+                if let Some(released) = shared.slots.told(key) {
+                    deferred.add_released(released);
+                }
+            }
+        });
+    }
+
+    /// Ends what is overdue, on any thread.
+    pub(crate) fn expire(self: &Arc<Self>, now: Instant) {
+        let mut written = Vec::new();
+        let is_closed = self.change(|shared, deferred| {
+            // The session is being polled, and keeps time itself.
+            if shared.session_writes {
+                return false;
+            }
+            if let Phase::Closing { deadline } = shared.phase
+                && deadline <= now
+            {
+                shared.set_closed(&self.error(TransportErrorKind::Closed), deferred);
+                return true;
+            }
+            if shared.slots.next_deadline().is_some_and(|next| next <= now) {
+                let mut writing = std::mem::take(&mut shared.writing);
+                shared.end_overdue(now, &mut writing, self, deferred, &mut written);
+                shared.writing = writing;
+                shared.suspect_all();
+            }
+            false
+        });
+        if !written.is_empty() {
+            let mut deferred = Deferred::default();
+            self.told(written, &mut deferred);
+            deferred.run(self);
+        } else if !is_closed {
+            return;
+        }
+        self.drop_listeners();
+    }
+
+    /// Sees to it that requests end by their deadlines if the caller is on another runtime than the connection's task, which
+    /// may not be driven. The guard is one small task for each such runtime, while anything is in flight or the connection is
+    /// being closed.
+    #[cold]
+    pub(crate) fn ensure_driven(self: &Arc<Self>) {
+        let Some(runtime) = crate::runtime::current() else { return };
+        let id = runtime.id();
+        if id == self.home {
+            return;
+        }
+        {
+            let mut shared = self.shared.lock();
+            if shared.guards.contains(&id) || !shared.needs_guard() {
+                return;
+            }
+            shared.guards.push(id);
+        }
+        let guard = Guard { link: Arc::clone(self), id: Some(id) };
+        drop(runtime.spawn(guard.run()));
+    }
+}
+
+impl Shared {
+    /// Ends what is overdue, where `writing` is being written; adds to `written` what of it was.
+    fn end_overdue(
+        &mut self,
+        now: Instant,
+        writing: &mut Outbox,
+        link: &Link,
+        deferred: &mut Deferred,
+        written: &mut Vec<SlotKey>,
+    ) {
+        let first_unwritten = self.first_unwritten(writing);
+        let progress_of = |frame| match frame >= first_unwritten {
+            true => Progress::NotWritten,
+            false => Progress::Written,
+        };
+        let errors = [Progress::NotWritten, Progress::Written]
+            .map(|progress| link.error(TransportErrorKind::TimedOut).with_progress(progress));
+        let error = |progress| match progress {
+            Progress::NotWritten => errors[0].clone(),
+            Progress::Written => errors[1].clone(),
+        };
+        let Self { slots, limit, outbox, .. } = self;
+        slots.expire(now, progress_of, error, |failed, ending| {
+            match failed.progress {
+                Progress::NotWritten => {
+                    writing.void(failed.frame, |body| deferred.drop_body(body));
+                    outbox.void(failed.frame, |body| deferred.drop_body(body));
+                }
+                Progress::Written => written.push(failed.key),
+            }
+            deferred.add(limit, ending);
+        });
+    }
+
+    fn remove_guard(&mut self, guard: Option<runtime::Id>) {
+        self.guards.retain(|id| Some(*id) != guard);
+    }
+
+    /// Whether there is anything that has to end at some time: a request, or the connection that is being closed.
+    fn needs_guard(&self) -> bool {
+        match self.phase {
+            Phase::Closed => false,
+            Phase::Closing { .. } => true,
+            _ => !self.limit.is_idle(),
+        }
+    }
+}
+
+/// Keeps time on a runtime that isn't the connection's.
+struct Guard {
+    link: Arc<Link>,
+    /// The runtime that it is on, as long as it is registered for it.
+    id: Option<runtime::Id>,
+}
+
+impl Guard {
+    async fn run(mut self) {
+        loop {
+            let next = {
+                let mut shared = self.link.shared.lock();
+                if !shared.needs_guard() {
+                    // Whoever submits from now on starts another.
+                    shared.remove_guard(self.id.take());
+                    return;
+                }
+                shared.slots.next_deadline()
+            };
+            let now = Instant::now();
+            let period = deadline::after(now, GUARD_PERIOD);
+            let next = next.map_or(period, |next| deadline::after(next, GRACE));
+            let next = next.clamp(deadline::after(now, SHORTEST_SLEEP), period);
+            let Some(timer) = crate::runtime::sleep_until(next) else {
+                self.link.shared.lock().remove_guard(self.id.take());
+                return;
+            };
+            timer.await;
+            self.link.expire(deadline::before(Instant::now(), GRACE));
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut shared = self.link.shared.lock();
+        if self.id.is_some() {
+            // Its runtime ends. What it looked after is in the hands of whoever submits next.
+            shared.suspect_all();
+        }
+        shared.remove_guard(self.id.take());
+    }
+}

@@ -1,0 +1,235 @@
+//! What a connection is doing, and what ends when that changes.
+//!
+//! The phase, the number of the first frame that was not written, and the slots change together under the connection's lock:
+//! a request that was submitted before a change has a known fate, one that comes after it is refused.
+
+use std::{sync::Arc, task::Waker};
+
+use tokio::time::Instant;
+
+use crate::{
+    ConnectionState, Progress, TransportError, TransportErrorKind,
+    contain::contain,
+    deferred::Deferred,
+    error::LossReason,
+    link::{Link, Shared},
+    outbox::Outbox,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Connecting,
+    Ready,
+    Stalled,
+    Closing { deadline: Instant },
+    Closed,
+}
+
+/// When a connection that is being closed shall end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Nothing is outstanding. Saying goodbye may take until then.
+    Now(Instant),
+    At(Instant),
+}
+
+impl Link {
+    /// Publishes the latest state. One thread at a time does, so that states come in order.
+    pub(crate) fn publish(&self) {
+        loop {
+            let state = {
+                let mut shared = self.shared.lock();
+                if shared.is_publishing {
+                    return;
+                }
+                let Some(state) = shared.unpublished.take() else { return };
+                shared.is_publishing = true;
+                state
+            };
+            // Wakes receivers, and drops the last state with its error.
+            let published = contain(|| drop(self.state.send_replace(state)));
+            self.shared.lock().is_publishing = false;
+            drop(published);
+        }
+    }
+
+    /// Requests are accepted from now on. False when the connection was closed meanwhile.
+    pub(crate) fn set_ready(self: &Arc<Self>) -> bool {
+        self.change(|shared, deferred| {
+            match shared.phase {
+                Phase::Connecting => shared.stats.established += 1,
+                Phase::Stalled => {}
+                _ => return false,
+            }
+            shared.phase = Phase::Ready;
+            deferred.drop_error(shared.last_error.take());
+            shared.publish(ConnectionState::Ready, deferred);
+            true
+        })
+    }
+
+    /// The broker is silent and owes answers: what was not written is ended, and no more is accepted for now. `writing` is what
+    /// the session was writing.
+    pub(crate) fn set_stalled(&self, writing: &mut Outbox, deferred: &mut Deferred) {
+        self.locked(deferred, |shared, deferred| {
+            if shared.phase == Phase::Ready {
+                shared.phase = Phase::Stalled;
+                shared.publish(ConnectionState::Stalled, deferred);
+            }
+            let first_unwritten = shared.first_unwritten(writing);
+            writing.remove_unwritten(|body| deferred.drop_body(body));
+            shared.outbox.remove_unwritten(|body| deferred.drop_body(body));
+            let error = self.error(TransportErrorKind::Stalled);
+            let Shared { slots, limit, .. } = shared;
+            slots.fail_unwritten(first_unwritten, |_| error.clone(), |ending| deferred.add(limit, ending));
+        });
+    }
+
+    /// There is no connection: `error` says why the last attempt failed or the last connection was lost. What is outstanding is
+    /// left as it is.
+    pub(crate) fn set_connecting(self: &Arc<Self>, error: &TransportError) {
+        self.change(|shared, deferred| shared.set_connecting(error, deferred));
+    }
+
+    /// The connection is lost, and nothing more comes from it: ends everything outstanding. The session has given back what it
+    /// was writing.
+    pub(crate) fn lost(self: &Arc<Self>, error: &TransportError) {
+        self.change(|shared, deferred| {
+            shared.set_connecting(error, deferred);
+            shared.fail_all(error, deferred);
+        });
+    }
+
+    /// The error of a connection that is lost for `reason`.
+    pub(crate) fn loss(&self, reason: LossReason) -> TransportError {
+        self.error(TransportErrorKind::Lost).with_cause(reason)
+    }
+
+    /// Accepts no more requests; the task closes when the outstanding ones have ended, or at `deadline`.
+    pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant) {
+        let (is_closed, task) = self.change(|shared, _| {
+            match &mut shared.phase {
+                Phase::Closing { deadline: earlier } => *earlier = deadline.min(*earlier),
+                Phase::Closed => return (true, None),
+                phase => *phase = Phase::Closing { deadline },
+            }
+            (false, shared.idle_task.take())
+        });
+        if is_closed {
+            return;
+        }
+        self.close_requested.notify_one();
+        task.into_iter().for_each(Waker::wake);
+        self.ensure_driven();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.shared.lock().phase, Phase::Closing { .. } | Phase::Closed)
+    }
+
+    /// Closed for good: what is outstanding, waiting for capacity or yet to come fails. `reason` says why if nobody asked for it.
+    pub(crate) fn set_closed(self: &Arc<Self>, reason: Option<LossReason>) {
+        let error = self.error(TransportErrorKind::Closed);
+        let error = match reason {
+            Some(reason) => error.with_cause(reason),
+            None => error,
+        };
+        self.change(|shared, deferred| shared.set_closed(&error, deferred));
+        self.drop_listeners();
+    }
+
+    /// Lets go of the listeners of a closed connection, unless another thread is about to tell them of something.
+    pub(crate) fn drop_listeners(&self) {
+        let listeners = {
+            let mut shared = self.shared.lock();
+            if shared.phase != Phase::Closed || shared.slots.listeners_in_use().contains(&true) {
+                return;
+            }
+            std::mem::take(&mut shared.listeners)
+        };
+        for listener in listeners {
+            drop(contain(|| drop(listener)));
+        }
+    }
+}
+
+impl Shared {
+    #[inline]
+    pub(crate) fn refusal(&self) -> Option<TransportErrorKind> {
+        match self.phase {
+            Phase::Ready => None,
+            Phase::Stalled => Some(TransportErrorKind::Stalled),
+            Phase::Connecting => Some(TransportErrorKind::NotConnected),
+            Phase::Closing { .. } | Phase::Closed => Some(TransportErrorKind::Closed),
+        }
+    }
+
+    fn publish(&mut self, state: ConnectionState, deferred: &mut Deferred) {
+        if let Some(ConnectionState::Connecting { last_error }) = self.unpublished.replace(state) {
+            deferred.drop_error(last_error);
+        }
+        if self.phase == Phase::Closed {
+            deferred.closed = true;
+        } else {
+            deferred.state_changed = true;
+        }
+    }
+
+    pub(crate) fn set_connecting(&mut self, error: &TransportError, deferred: &mut Deferred) {
+        let is_known = self.phase == Phase::Connecting
+            && self.last_error.as_ref().is_some_and(|known| known.is_same(error));
+        if matches!(self.phase, Phase::Connecting | Phase::Ready | Phase::Stalled) && !is_known {
+            self.phase = Phase::Connecting;
+            deferred.drop_error(self.last_error.replace(error.clone()));
+            self.publish(ConnectionState::connecting(Some(error.clone())), deferred);
+        }
+    }
+
+    pub(crate) fn set_closed(&mut self, error: &TransportError, deferred: &mut Deferred) {
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Closed;
+            deferred.drop_error(self.last_error.replace(error.clone()));
+            self.publish(ConnectionState::Closed, deferred);
+        }
+        self.fail_all(error, deferred);
+    }
+
+    /// The number of the first frame that was not written, where `writing` is being written.
+    pub(crate) fn first_unwritten(&self, writing: &Outbox) -> u64 {
+        writing.first_unwritten().or_else(|| self.outbox.first_unwritten()).unwrap_or(self.next_frame)
+    }
+
+    /// Ends everything outstanding.
+    fn fail_all(&mut self, error: &TransportError, deferred: &mut Deferred) {
+        let first_unwritten = self.first_unwritten(&self.writing);
+        self.writing.assume_written(|body| deferred.drop_body(body));
+        self.outbox.assume_written(|body| deferred.drop_body(body));
+        let unwritten = error.clone().with_progress(Progress::NotWritten);
+        let written = error.clone().with_progress(Progress::Written);
+        let error_for = |progress| match progress {
+            Progress::NotWritten => unwritten.clone(),
+            Progress::Written => written.clone(),
+        };
+        let Self { slots, limit, .. } = self;
+        slots.fail_all(first_unwritten, error_for, |ending, released| {
+            if let Some(ending) = ending {
+                deferred.add(limit, ending);
+            }
+            if let Some(released) = released {
+                deferred.add_released(released);
+            }
+        });
+        deferred.drop_error(Some(unwritten));
+        deferred.drop_error(Some(written));
+    }
+
+    /// Until when to wait for outstanding requests, when the connection is being closed and there are any.
+    pub(crate) fn closing(&self) -> Option<Closing> {
+        match self.phase {
+            Phase::Closing { deadline } if self.limit.is_idle() => Some(Closing::Now(deadline)),
+            Phase::Closing { deadline } => Some(Closing::At(deadline)),
+            Phase::Closed => Some(Closing::Now(Instant::now())),
+            _ => None,
+        }
+    }
+}

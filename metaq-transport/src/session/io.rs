@@ -1,0 +1,178 @@
+//! Reading and writing.
+
+use std::{
+    future::Future,
+    io::IoSlice,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use bytes::Buf as _;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    time::Instant,
+};
+
+use super::{ANSWERS_AT_ONCE, Condition, READ_BUFFER, Session};
+use crate::{
+    contain::log,
+    error::LossReason,
+    link::Shared,
+    slots::{Delivered, Reply},
+};
+
+/// How many slices one vectored write takes at most.
+const MAX_SLICES: usize = 64;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// [`poll_read`](Self::poll_read), where it doesn't matter how long a call takes.
+    #[cold]
+    pub(super) fn poll_last_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
+        self.poll_read(cx)
+    }
+
+    /// Reads once and delivers all answers that are complete.
+    #[inline(always)]
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
+        self.read_buffer.reserve(READ_BUFFER / 2);
+        let read = pin!(self.stream.read_buf(&mut self.read_buffer)).poll(cx);
+        match read {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) => Err(LossReason::ClosedByBroker),
+            Poll::Ready(Ok(read)) => {
+                self.counts.reads += 1;
+                self.counts.read += read as u64;
+                self.last_read = Instant::now();
+                self.owed_since = None;
+                self.deliver().map(Poll::Ready)
+            }
+            Poll::Ready(Err(error)) => Err(LossReason::Read(error)),
+        }
+    }
+
+    /// Hands every answer that is whole to its request, and sees that the broker is alive.
+    fn deliver(&mut self) -> Result<(), LossReason> {
+        let mut used = 0;
+        let mut any = false;
+        let mut panicked = None;
+        let outcome = loop {
+            let outcome = self.decode(&mut used);
+            let full = self.decoded.len() == ANSWERS_AT_ONCE;
+            if !self.decoded.is_empty() {
+                any = true;
+                self.link.locked(&mut self.deferred, |shared, deferred| {
+                    let Shared { slots, limit, .. } = shared;
+                    for (opaque, reply) in self.decoded.drain(..) {
+                        let ended = |ending| deferred.add(limit, ending);
+                        match slots.deliver(opaque, reply, self.last_read, ended) {
+                            Delivered::Answered => self.counts.answered += 1,
+                            Delivered::Heartbeat => {}
+                            Delivered::Unknown | Delivered::Late(None) => self.counts.ignored += 1,
+                            Delivered::Late(Some(released)) => {
+                                self.counts.ignored += 1;
+                                deferred.add_released(released);
+                            }
+                        }
+                    }
+                });
+                if let Err(reason) = self.run_deferred() {
+                    panicked.get_or_insert(reason);
+                }
+            }
+            if !(full && outcome.is_ok()) {
+                break outcome;
+            }
+        };
+        self.read_buffer.advance(used);
+        if any && self.end.is_none() {
+            self.probed = None;
+            if self.condition != Condition::Ready {
+                let was_stalled = self.condition == Condition::Stalled;
+                self.condition = Condition::Ready;
+                if self.link.set_ready() && was_stalled {
+                    log!(info, broker = %self.link.broker, "broker answers again");
+                }
+            }
+        }
+        panicked.map_or(outcome, Err)
+    }
+
+    /// Decodes as many answers as are delivered in one go, from byte `used` on.
+    fn decode(&mut self, used: &mut usize) -> Result<(), LossReason> {
+        while self.decoded.len() < ANSWERS_AT_ONCE {
+            let rest = &self.read_buffer[*used..];
+            if let Some((opaque, stored, length)) = self.decoder.decode_stored_in_place(rest) {
+                *used += length;
+                self.decoded.push((opaque, Reply::Stored(stored)));
+                continue;
+            }
+            match self.decoder.decode_response_in_place(rest) {
+                Ok(Some((response, length))) => {
+                    *used += length;
+                    self.decoded.push((response.opaque, Reply::read(&response)));
+                }
+                Ok(None) => break,
+                Err(error) => return Err(LossReason::Garbage(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes once, if anything waits and it isn't left to grow. What is overdue isn't written.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
+        if self.writing.is_empty() {
+            let mut shared = self.link.shared.lock();
+            let may_wait = !shared.has_first_write() && self.growth.may_wait(shared.outbox.inline_len());
+            if may_wait || shared.outbox.is_empty() {
+                drop(shared);
+                return self.poll_flush(cx);
+            }
+            let deadline = shared.slots.next_deadline();
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                drop(shared);
+                self.end_overdue(Instant::now())?;
+                return Ok(Poll::Ready(()));
+            }
+            std::mem::swap(&mut self.writing, &mut shared.outbox);
+            shared.session_writes = true;
+            shared.unsuspected = None;
+            drop(shared);
+            self.has_writing = true;
+            self.writing_deadline = deadline;
+            self.growth.written(self.writing.inline_len());
+        } else if self.writing_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.end_overdue(Instant::now())?;
+            self.writing_deadline = self.link.shared.lock().slots.next_deadline();
+            return Ok(Poll::Ready(()));
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let used = self.writing.fill_slices(&mut slices);
+        self.is_in_write = true;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]);
+        self.is_in_write = false;
+        match written {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Ok(0)) => Err(LossReason::Write(std::io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(written)) => {
+                self.must_flush = true;
+                self.counts.writes += 1;
+                self.counts.written += written as u64;
+                self.writing.advance(written);
+                Ok(Poll::Ready(()))
+            }
+            Poll::Ready(Err(error)) => Err(LossReason::Write(error)),
+        }
+    }
+
+    /// Lets out what the stream itself may hold back.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
+        if self.must_flush {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.must_flush = false,
+                Poll::Ready(Err(error)) => return Err(LossReason::Write(error)),
+            }
+        }
+        Ok(Poll::Pending)
+    }
+}

@@ -1,0 +1,90 @@
+//! Deadlines, silence and heartbeats.
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+use super::{Condition, LONGEST_SLEEP, Session};
+use crate::{contain::log, deadline, error::LossReason};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// When the broker's silence has to be looked at next.
+    pub(super) fn next_silence(&self) -> Instant {
+        let probe = match self.probed {
+            Some((probed, limit)) => deadline::after(probed, limit),
+            None => deadline::after(self.last_read, self.patience.heartbeat_after),
+        };
+        match self.owed_since {
+            Some(since) if self.condition == Condition::Ready => {
+                probe.min(deadline::after(since, self.patience.stall_after))
+            }
+            _ => probe,
+        }
+    }
+
+    /// Ends what is overdue, and asks for a sign of life if any of it was written.
+    pub(super) fn end_overdue(&mut self, now: Instant) -> Result<(), LossReason> {
+        if self.expire(now)? {
+            self.ask_for_a_sign_of_life(now);
+        }
+        Ok(())
+    }
+
+    /// Ends what is overdue; returns whether any of it was written.
+    fn expire(&mut self, now: Instant) -> Result<bool, LossReason> {
+        let written = self.link.expire_in_session(now, &mut self.writing, &mut self.deferred);
+        let ended = self.run_deferred();
+        if written.is_empty() {
+            return ended.map(|()| false);
+        }
+        self.link.told(written, &mut self.deferred);
+        let released = self.run_deferred();
+        ended.and(released).map(|()| true)
+    }
+
+    /// Ends what is overdue, stops sending to a silent broker, and asks it for a sign of life.
+    pub(super) fn keep_time(&mut self, now: Instant) -> Result<(), LossReason> {
+        let unanswered = self.expire(now)?;
+        let stalls_at = self.owed_since.map(|since| deadline::after(since, self.patience.stall_after));
+        let stalled = stalls_at.is_some_and(|at| now >= at);
+        if stalled && self.condition == Condition::Ready {
+            self.condition = Condition::Stalled;
+            self.link.set_stalled(&mut self.writing, &mut self.deferred);
+            self.run_deferred()?;
+            if self.probed.is_some() {
+                // The heartbeat may not have been written, and was taken back with everything else.
+                self.link.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
+            }
+            log!(
+                warn,
+                broker = %self.link.broker,
+                silent_for = ?self.patience.stall_after,
+                "broker is silent and owes answers; nothing more is sent to it for now"
+            );
+        }
+        match self.probed {
+            Some((probed, limit)) if now >= deadline::after(probed, limit) => Err(match self.condition {
+                Condition::Unproven => LossReason::NoGreeting(limit),
+                _ => LossReason::Silent(now - self.last_read),
+            }),
+            Some(_) => Ok(()),
+            None => {
+                let idle = now >= deadline::after(self.last_read, self.patience.heartbeat_after);
+                // Not before the stall, which takes back what was not written.
+                if unanswered || stalled || idle {
+                    self.ask_for_a_sign_of_life(now);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a heartbeat, unless one is unanswered.
+    fn ask_for_a_sign_of_life(&mut self, now: Instant) {
+        if self.probed.is_none() {
+            self.probed = Some((now, self.patience.heartbeat_timeout));
+            self.link.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
+        }
+    }
+}

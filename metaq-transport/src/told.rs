@@ -1,0 +1,79 @@
+//! Puts on connections that have no way of their own to tell of their ends.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use metaq_protocol::BrokerAddr;
+
+use crate::{
+    Completions, Progress, Ticket, TransportError, TransportErrorKind, contain::contain, error::LossReason,
+    slots::Outcome,
+};
+
+const SUBMITTED: u8 = 0;
+const ACCEPTED: u8 = 1;
+const DROPPED: u8 = 2;
+
+/// Tells of the end of a put exactly once, also if the task that awaits it is dropped because its runtime ends.
+pub(crate) struct Told {
+    completions: Arc<dyn Completions>,
+    token: u64,
+    broker: BrokerAddr,
+    state: Arc<AtomicU8>,
+    is_told: bool,
+}
+
+/// Whether the task that awaits the end exists.
+pub(crate) struct Accepted {
+    broker: BrokerAddr,
+    state: Arc<AtomicU8>,
+}
+
+impl Told {
+    pub(crate) fn new(ticket: Ticket<'_>, broker: &BrokerAddr) -> (Self, Accepted) {
+        let state = Arc::new(AtomicU8::new(SUBMITTED));
+        let told = Self {
+            completions: Arc::clone(ticket.completions),
+            token: ticket.token,
+            broker: broker.clone(),
+            state: Arc::clone(&state),
+            is_told: false,
+        };
+        (told, Accepted { broker: broker.clone(), state })
+    }
+
+    pub(crate) fn tell(mut self, outcome: Outcome) {
+        self.is_told = true;
+        self.completions.ended(&mut vec![(self.token, outcome)]);
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if !mem::replace(&mut self.is_told, true) && self.state.swap(DROPPED, Ordering::AcqRel) == ACCEPTED {
+            let error = ended(TransportErrorKind::Lost, &self.broker);
+            drop(contain(|| self.completions.ended(&mut vec![(self.token, Err(error))])));
+        }
+    }
+}
+
+impl Accepted {
+    /// To be called once the task was spawned. The error when the runtime has dropped it already: nobody is told then.
+    pub(crate) fn confirm(self) -> Result<(), TransportError> {
+        match self.state.swap(ACCEPTED, Ordering::AcqRel) {
+            DROPPED => Err(ended(TransportErrorKind::NoRuntime, &self.broker)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn ended(kind: TransportErrorKind, broker: &BrokerAddr) -> TransportError {
+    TransportError::new(kind, broker.clone())
+        .with_cause(LossReason::RuntimeEnded)
+        .with_progress(Progress::Written)
+}

@@ -1,0 +1,132 @@
+//! Waiting for capacity: futures, and completions that are notified.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use metaq_protocol::Command;
+use tokio::time::Instant;
+
+use crate::{
+    Capacity, CapacityWait, PendingResponse, Reservation, Ticket, TransportError, TransportErrorKind,
+    limit::Notify, link::Link, runtime,
+};
+
+impl Link {
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        bytes: usize,
+        ticket: Ticket<'_>,
+    ) -> Result<Capacity, TransportError> {
+        let reserved = self.reserve_or_wait(bytes, || Notify::Completions {
+            completions: Arc::clone(ticket.completions),
+            token: ticket.token,
+        })?;
+        Ok(match reserved {
+            Reserved::Now(bytes) => Capacity::Reserved(Reservation::of_link(Arc::clone(self), bytes)),
+            Reserved::Later(waiter) => {
+                self.ensure_driven();
+                Capacity::Waiting(CapacityWait::of_link(Arc::clone(self), waiter))
+            }
+        })
+    }
+
+    fn reserve_or_wait(
+        &self,
+        bytes: usize,
+        notify: impl FnOnce() -> Notify,
+    ) -> Result<Reserved, TransportError> {
+        let mut shared = self.shared.lock();
+        if let Some(kind) = shared.refusal() {
+            drop(shared);
+            return Err(self.not_accepted(kind));
+        }
+        let left = shared.slots.left();
+        Ok(match shared.limit.reserve(bytes, left) {
+            Some(bytes) => Reserved::Now(bytes),
+            None => Reserved::Later(shared.limit.wait(bytes, notify())),
+        })
+    }
+
+    /// Gives back a reservation.
+    pub(crate) fn release(self: &Arc<Self>, bytes: u32) {
+        self.change(|shared, _| shared.limit.unreserve(bytes));
+    }
+
+    /// A waiter leaves.
+    pub(crate) fn leave(self: &Arc<Self>, waiter: u64) {
+        self.change(|shared, deferred| deferred.drop_notify(shared.limit.leave(waiter)));
+    }
+
+    pub(crate) async fn submit_when_free(
+        self: &Arc<Self>,
+        command: &mut Command,
+        deadline: Instant,
+    ) -> Result<PendingResponse, TransportError> {
+        match self.reserve_or_wait(command.encoded_len(), || Notify::Future(None))? {
+            Reserved::Now(bytes) => self.submit_reserved(command, deadline, bytes),
+            Reserved::Later(number) => {
+                let waiter = Waiter { link: self, number };
+                let Some(timer) = runtime::sleep_until(deadline) else {
+                    return Err(self.error(TransportErrorKind::NoRuntime));
+                };
+                let mut timer = pin!(timer);
+                let granted = poll_fn(|cx| match waiter.poll(cx) {
+                    Poll::Ready(result) => Poll::Ready(Some(result)),
+                    Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+                });
+                match granted.await {
+                    Some(Ok(bytes)) => self.submit_reserved(command, deadline, bytes),
+                    Some(Err(kind)) => Err(self.not_accepted(kind)),
+                    None => Err(self.error(TransportErrorKind::TimedOut)),
+                }
+            }
+        }
+    }
+}
+
+enum Reserved {
+    /// So many bytes are reserved.
+    Now(u32),
+    /// The number of the waiter.
+    Later(u64),
+}
+
+/// A future's place in the queue, which it gives up when it is dropped.
+struct Waiter<'a> {
+    link: &'a Arc<Link>,
+    number: u64,
+}
+
+impl Waiter<'_> {
+    fn poll(&self, cx: &Context<'_>) -> Poll<Result<u32, TransportErrorKind>> {
+        let (number, waker) = (self.number, cx.waker());
+        let (result, is_known) = {
+            let mut shared = self.link.shared.lock();
+            (shared.limit.result(number), shared.limit.is_woken_by(number, waker))
+        };
+        match result {
+            Some(result) => return Poll::Ready(result),
+            None if is_known => return Poll::Pending,
+            None => {}
+        }
+        // Wakers are cloned and dropped without the lock, because that runs code of others.
+        let waker = waker.clone();
+        let result = self.link.change(|shared, deferred| {
+            let result = shared.limit.result(number);
+            let unused = if result.is_none() { shared.limit.set_waker(number, waker) } else { Some(waker) };
+            deferred.drop_waker(unused);
+            result
+        });
+        result.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.link.leave(self.number);
+    }
+}

@@ -1,0 +1,417 @@
+//! A broker at the other end of a stream in memory that does what the test says, and completions that write down what they are
+//! told.
+#![allow(dead_code, unreachable_pub, reason = "each test needs a part of it")]
+
+use std::{
+    error::Error as _,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use metaq_protocol::{
+    BooleanCommand, BrokerAddr, Command, Decoder, Flag, Frame, Opaque, PutCommand, PutData, PutRef, Response,
+    Status, Topic,
+};
+use metaq_transport::{
+    Answer, Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse, Reservation,
+    StreamTransport, Ticket, Transport as _, TransportError,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout},
+};
+
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// What happens to a call of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Works,
+    /// So many bytes go through, and then none.
+    Bytes(usize),
+    /// Nothing happens, ever.
+    Hangs,
+    Fails,
+    /// Fails with the error that the test has made.
+    FailsWith,
+    Panics,
+}
+
+/// A broker in memory, and the dialer that reaches it.
+#[derive(Clone)]
+pub struct Peer(Arc<Mutex<State>>);
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").finish_non_exhaustive()
+    }
+}
+
+pub struct State {
+    /// How often it was dialled; streams of earlier times are dead.
+    pub dials: usize,
+    pub dial: Mode,
+    pub write: Mode,
+    pub shutdown: Mode,
+    pub greets: bool,
+    decoder: Decoder,
+    received: BytesMut,
+    /// The puts that were received as a whole and not taken out yet.
+    pub puts: Vec<PutCommand>,
+    greetings: Vec<Opaque>,
+    input: BytesMut,
+    is_at_end: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    cause: Arc<Mutex<Option<io::Error>>>,
+    /// Called when the next stream is dropped.
+    pub on_drop: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            dials: 0,
+            dial: Mode::Works,
+            write: Mode::Works,
+            shutdown: Mode::Works,
+            greets: true,
+            decoder: Decoder::new(),
+            received: BytesMut::new(),
+            puts: Vec::new(),
+            greetings: Vec::new(),
+            input: BytesMut::new(),
+            is_at_end: false,
+            reader: None,
+            writer: None,
+            cause: Arc::default(),
+            on_drop: None,
+        })))
+    }
+}
+
+#[async_trait]
+impl Dialer for Peer {
+    type Stream = MemoryStream;
+
+    async fn dial(&self, _: &BrokerAddr) -> io::Result<MemoryStream> {
+        let mut state = self.state();
+        state.dials += 1;
+        state.decoder = Decoder::new();
+        state.received.clear();
+        state.input.clear();
+        state.greetings.clear();
+        state.is_at_end = false;
+        let dial = state.dials;
+        match state.dial {
+            Mode::Fails => Err(io::ErrorKind::ConnectionRefused.into()),
+            Mode::Panics => {
+                drop(state);
+                panic!("the dialer panics")
+            }
+            _ => Ok(MemoryStream { peer: self.clone(), dial }),
+        }
+    }
+}
+
+impl Peer {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub async fn try_connect(&self, config: ConnectionConfig) -> Result<Arc<dyn Connection>, TransportError> {
+        let addr = BrokerAddr::new("memory", 1).unwrap();
+        StreamTransport::new(self.clone(), config).connect(&addr).await
+    }
+
+    /// A ready connection to it.
+    pub async fn connect(&self, config: ConnectionConfig) -> Arc<dyn Connection> {
+        let connection = self.try_connect(config).await.unwrap();
+        until(&connection, ConnectionState::is_ready).await;
+        connection
+    }
+
+    /// Changes what happens from now on, and has blocked calls tried again.
+    pub fn set(&self, change: impl FnOnce(&mut State)) {
+        let wakers = {
+            let mut state = self.state();
+            change(&mut state);
+            [state.reader.take(), state.writer.take()]
+        };
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Takes out the puts that were received, once there are so many.
+    pub async fn puts(&self, count: usize) -> Vec<PutCommand> {
+        eventually(|| self.state().puts.len() >= count).await;
+        self.state().puts.drain(..count).collect()
+    }
+
+    /// The error of [`Mode::FailsWith`].
+    pub fn cause(&self) -> Arc<Mutex<Option<io::Error>>> {
+        Arc::clone(&self.state().cause)
+    }
+
+    pub fn answer(&self, opaque: Opaque) {
+        self.set(|state| state.answer(opaque));
+    }
+
+    pub fn hang_up(&self) {
+        self.set(|state| state.is_at_end = true);
+    }
+}
+
+impl State {
+    pub fn answer(&mut self, opaque: Opaque) {
+        let answer = BooleanCommand::new(Status::SUCCESS, Bytes::from_static(b"1 0 2"), opaque);
+        Response::from(answer).encode(&mut self.input);
+    }
+
+    /// Answers the heartbeats that were received and not answered.
+    pub fn answer_greetings(&mut self) {
+        std::mem::take(&mut self.greetings).into_iter().for_each(|opaque| self.answer(opaque));
+    }
+
+    pub fn hang_up(&mut self) {
+        self.is_at_end = true;
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
+        loop {
+            match self.decoder.decode(&mut self.received).unwrap() {
+                Some(Frame::Command(Command::Put(put))) => self.puts.push(put),
+                Some(Frame::Command(Command::Version(version))) => {
+                    self.greetings.push(version.opaque);
+                    if self.greets {
+                        self.answer_greetings();
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+pub struct MemoryStream {
+    peer: Peer,
+    dial: usize,
+}
+
+impl Drop for MemoryStream {
+    fn drop(&mut self) {
+        let on_drop = self.peer.state().on_drop.take();
+        if let Some(on_drop) = on_drop {
+            on_drop();
+        }
+    }
+}
+
+impl AsyncRead for MemoryStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.peer.state();
+        if state.dials == self.dial && !state.input.is_empty() {
+            let take = state.input.len().min(buf.remaining());
+            buf.put_slice(&state.input.split_to(take));
+        } else if state.dials == self.dial && !state.is_at_end {
+            state.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for MemoryStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.peer.state();
+        let taken = match state.write {
+            Mode::Works => bytes.len(),
+            Mode::Bytes(left) if left > 0 => {
+                let taken = left.min(bytes.len());
+                state.write = Mode::Bytes(left - taken);
+                taken
+            }
+            Mode::Bytes(_) | Mode::Hangs => {
+                state.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Mode::FailsWith => {
+                let cause = state.cause.lock().unwrap().take();
+                return Poll::Ready(Err(cause.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())));
+            }
+            Mode::Fails => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Mode::Panics => {
+                drop(state);
+                panic!("the stream panics")
+            }
+        };
+        state.receive(&bytes[..taken]);
+        let reader = state.reader.take_if(|_| true);
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.peer.state().shutdown {
+            Mode::Hangs => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// What completions were told, in order.
+#[derive(Debug)]
+pub enum Event {
+    Ended(u64, Result<Answer, TransportError>),
+    Capacity(u64, Result<Reservation, TransportError>),
+    Released(u64),
+}
+
+impl Event {
+    pub fn token(&self) -> u64 {
+        match self {
+            Self::Ended(token, _) | Self::Capacity(token, _) | Self::Released(token) => *token,
+        }
+    }
+}
+
+/// Writes down what it is told.
+#[derive(Debug, Default)]
+pub struct Log(Mutex<Vec<Event>>);
+
+impl Completions for Log {
+    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+        self.0.lock().unwrap().extend(ended.drain(..).map(|(token, outcome)| Event::Ended(token, outcome)));
+    }
+
+    fn capacity(&self, token: u64, granted: Result<Reservation, TransportError>) {
+        self.0.lock().unwrap().push(Event::Capacity(token, granted));
+    }
+
+    fn released(&self, tokens: &mut Vec<u64>) {
+        self.0.lock().unwrap().extend(tokens.drain(..).map(Event::Released));
+    }
+}
+
+impl Log {
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Takes out what was told, once it is so much.
+    pub async fn take(&self, count: usize) -> Vec<Event> {
+        eventually(|| self.len() >= count).await;
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    /// Takes out all that was told.
+    pub fn take_now(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+pub fn completions(log: &Arc<Log>) -> Arc<dyn Completions> {
+    Arc::clone(log) as Arc<dyn Completions>
+}
+
+pub async fn until(connection: &Arc<dyn Connection>, wanted: impl FnMut(&ConnectionState) -> bool) {
+    timeout(SOON, connection.state().wait_for(wanted)).await.expect("the state is reached").unwrap();
+}
+
+/// Waits for a condition of which nobody tells.
+pub async fn eventually(mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, wait).await.expect("the condition comes true");
+}
+
+/// Awaits `future`, but not for ever.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("it ends")
+}
+
+pub fn after(millis: u64) -> Instant {
+    Instant::now() + Duration::from_millis(millis)
+}
+
+pub fn put(payload: impl Into<Bytes>) -> Command {
+    PutCommand::new(Topic::new("t").unwrap(), 0, payload.into(), None).into()
+}
+
+pub fn submit(
+    connection: &Arc<dyn Connection>,
+    payload: impl Into<Bytes>,
+    deadline: Instant,
+) -> Result<PendingResponse, TransportError> {
+    connection.submit(&mut put(payload), deadline)
+}
+
+/// Submits a put of which `log` is told.
+pub fn submit_put(
+    connection: &Arc<dyn Connection>,
+    payload: impl Into<Bytes>,
+    deadline: Instant,
+    log: &Arc<dyn Completions>,
+    token: u64,
+) -> Result<bool, TransportError> {
+    with_put(payload.into(), |put| connection.submit_put(put, deadline, Ticket { completions: log, token }))
+}
+
+pub fn submit_reserved(
+    connection: &Arc<dyn Connection>,
+    payload: impl Into<Bytes>,
+    deadline: Instant,
+    log: &Arc<dyn Completions>,
+    token: u64,
+    reservation: Reservation,
+) -> Result<bool, TransportError> {
+    with_put(payload.into(), |put| {
+        let ticket = Ticket { completions: log, token };
+        connection.submit_reserved_put(put, deadline, ticket, &mut Some(reservation))
+    })
+}
+
+fn with_put<T>(payload: Bytes, submit: impl FnOnce(PutRef<'_>) -> T) -> T {
+    let (topic, data) = (Topic::new("t").unwrap(), PutData::new(payload, None));
+    submit(PutRef::new(&topic, 0, Flag::EMPTY, data.checksum(), &data))
+}
+
+pub fn payload(put: &PutCommand) -> Bytes {
+    put.data.to_bytes()
+}
+
+/// What an error and all its causes say.
+pub fn whole_text(error: &TransportError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The connection works.
+pub async fn works(peer: &Peer, connection: &Arc<dyn Connection>) {
+    until(connection, ConnectionState::is_ready).await;
+    let pending = submit(connection, "works", after(60_000)).unwrap();
+    let put = peer.puts(1).await.pop().unwrap();
+    assert_eq!(payload(&put), "works");
+    peer.answer(put.opaque);
+    assert!(soon(pending).await.is_ok());
+}
