@@ -8,6 +8,10 @@ use metaq_protocol::Topic;
 use crate::{DiscoveryError, DiscoveryEvents, TopicWatch};
 
 /// Finds the brokers of topics, and tells when they change.
+///
+/// A discovery belongs to no runtime, and may live in a `static`. Those of this crate run their tasks on the runtime of
+/// whoever calls first, and start them again on that of the next caller once it has ended. A call that needs a Tokio
+/// runtime and has none fails with [`NoRuntime`](crate::DiscoveryErrorKind::NoRuntime).
 #[async_trait]
 pub trait Discovery: fmt::Debug + Send + Sync {
     /// Starts to follow a topic. The watch already holds the first complete view when this returns; that view is empty

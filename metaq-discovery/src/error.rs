@@ -26,6 +26,9 @@ pub enum DiscoveryErrorKind {
     Failed,
     /// The discovery was closed.
     Closed,
+    /// There is no Tokio runtime to follow the registry on: the call was made outside of one, or the runtime that
+    /// followed it has ended. The same call works on a runtime.
+    NoRuntime,
 }
 
 impl DiscoveryError {

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use metaq_protocol::{BrokerId, Topic};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
-use crate::{TopicView, ViewPublisher};
+use crate::{TopicView, ViewPublisher, supervise::log};
 
 /// So many events wait for a reader; older ones are replaced by [`DiscoveryEvent::Missed`].
 const CAPACITY: usize = 256;
@@ -108,7 +108,7 @@ impl fmt::Display for BadEntry {
 /// The events of a discovery from the moment of [`Discovery::events`](crate::Discovery::events) on.
 #[derive(Debug)]
 pub struct DiscoveryEvents {
-    receiver: Option<broadcast::Receiver<DiscoveryEvent>>,
+    receiver: Option<(broadcast::Receiver<DiscoveryEvent>, watch::Receiver<bool>)>,
 }
 
 impl DiscoveryEvents {
@@ -118,15 +118,32 @@ impl DiscoveryEvents {
         Self { receiver: None }
     }
 
-    /// Waits for the next event. None when there will be no other, because the discovery is gone.
+    /// Waits for the next event. None when there will be no other, because the discovery was closed or is gone.
     ///
     /// # Cancel safety
     /// No event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<DiscoveryEvent> {
-        match self.receiver.as_mut()?.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(count)) => Some(DiscoveryEvent::Missed(count)),
-            Err(broadcast::error::RecvError::Closed) => None,
+        use broadcast::error::{RecvError, TryRecvError};
+        let (events, closed) = self.receiver.as_mut()?;
+        loop {
+            // Asked first, so that what was sent before closing is returned.
+            let is_closed = *closed.borrow_and_update();
+            match events.try_recv() {
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Lagged(count)) => return Some(DiscoveryEvent::Missed(count)),
+                Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) if is_closed => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            tokio::select! {
+                biased;
+                event = events.recv() => return match event {
+                    Ok(event) => Some(event),
+                    Err(RecvError::Lagged(count)) => Some(DiscoveryEvent::Missed(count)),
+                    Err(RecvError::Closed) => None,
+                },
+                changed = closed.changed() => changed.ok()?,
+            }
         }
     }
 }
@@ -135,11 +152,12 @@ impl DiscoveryEvents {
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     sender: broadcast::Sender<DiscoveryEvent>,
+    closed: watch::Sender<bool>,
 }
 
 impl Default for EventPublisher {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY) }
+        Self { sender: broadcast::Sender::new(CAPACITY), closed: watch::Sender::new(false) }
     }
 }
 
@@ -147,7 +165,12 @@ impl EventPublisher {
     /// The events from now on.
     #[must_use]
     pub fn subscribe(&self) -> DiscoveryEvents {
-        DiscoveryEvents { receiver: Some(self.sender.subscribe()) }
+        DiscoveryEvents { receiver: Some((self.sender.subscribe(), self.closed.subscribe())) }
+    }
+
+    /// Says that there will be no other event: those who have subscribed get what was told before, and then None.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
     }
 
     /// Tells an event to all who have subscribed, if anybody has.
@@ -156,15 +179,19 @@ impl EventPublisher {
         let _ = self.sender.send(event);
     }
 
-    /// Publishes a view, and tells the change if it is one, before anybody can see it.
+    /// Publishes a view. If it is a change, that is told before anybody can see it. Calls for the same publisher must not
+    /// overlap, or changes are told inexactly.
     pub fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
-        publisher.publish_and_tell(view, |change| {
-            tracing::info!(
-                topic = %change.topic, added = ?change.added, removed = ?change.removed, changed = ?change.changed,
-                "view of the topic changed"
-            );
-            self.send(DiscoveryEvent::ViewChanged(change.clone()));
-        });
+        if let Some(change) = ViewChange::between(&publisher.current(), &view) {
+            log(|| {
+                tracing::info!(
+                    topic = %change.topic, added = ?change.added, removed = ?change.removed,
+                    changed = ?change.changed, "view of the topic changed"
+                );
+            });
+            self.send(DiscoveryEvent::ViewChanged(change));
+        }
+        publisher.publish(view);
     }
 }
 
@@ -196,6 +223,10 @@ mod tests {
         (0..CAPACITY + 7).for_each(|_| publisher.send(DiscoveryEvent::Lost));
         assert_eq!(events.next().await, Some(DiscoveryEvent::Missed(7)));
         assert_eq!(events.next().await, Some(DiscoveryEvent::Lost));
+        let mut closed = publisher.subscribe();
+        publisher.send(DiscoveryEvent::Expired);
+        publisher.close();
+        assert_eq!((closed.next().await, closed.next().await), (Some(DiscoveryEvent::Expired), None));
         assert_eq!(DiscoveryEvents::none().next().await, None);
     }
 }

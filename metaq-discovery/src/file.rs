@@ -13,12 +13,16 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
     MAX_PARTITIONS, TopicView, TopicWatch,
+    notices::{Notice, Notices},
     publishers::Publishers,
     reports::{Bad, Reports},
+    supervise::{TaskSlot, runtime},
+    view::ViewSource,
 };
 
 /// How often the file is looked at.
@@ -50,6 +54,9 @@ struct Inner {
     path: PathBuf,
     events: EventPublisher,
     state: Mutex<State>,
+    notices: Notices,
+    /// The task that looks at the file.
+    task: TaskSlot,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +66,6 @@ struct State {
     views: BTreeMap<Topic, TopicView>,
     reports: Reports<()>,
     publishers: Publishers,
-    /// Whether a task looks at the file.
-    followed: bool,
     /// Whether the file could be read the last time.
     readable: bool,
     closed: bool,
@@ -78,29 +83,27 @@ impl FileDiscovery {
     /// A discovery that reads `path`, which is not opened before the first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let (path, events) = (path.into(), EventPublisher::default());
-        Self { inner: Arc::new(Inner { path, events, state: Mutex::default() }) }
+        let (state, notices, task) = (Mutex::default(), Notices::default(), TaskSlot::default());
+        Self { inner: Arc::new(Inner { path, events, state, notices, task }) }
     }
 }
 
 #[async_trait]
 impl Discovery for FileDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
-        let bytes = self.inner.read().await;
-        let mut state = self.inner.state.lock();
-        self.inner.take_in(&mut state, bytes)?;
-        let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
-        let watch = state.publishers.watch(view);
-        if !std::mem::replace(&mut state.followed, true) {
-            tokio::spawn(Arc::clone(&self.inner).follow());
-        }
-        Ok(watch)
+        let inner = &self.inner;
+        let bytes = inner.read().await?;
+        let watch = inner.update(bytes, |state| {
+            let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
+            state.publishers.watch(view)
+        })?;
+        Arc::clone(inner).ensure_followed()?;
+        Ok(watch.with_source(Arc::<Inner>::clone(inner)))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
-        let bytes = self.inner.read().await;
-        let mut state = self.inner.state.lock();
-        self.inner.take_in(&mut state, bytes)?;
-        Ok(state.views.keys().cloned().collect())
+        let bytes = self.inner.read().await?;
+        self.inner.update(bytes, |state| state.views.keys().cloned().collect())
     }
 
     fn events(&self) -> DiscoveryEvents {
@@ -108,36 +111,69 @@ impl Discovery for FileDiscovery {
     }
 
     async fn close(&self) {
-        let mut state = self.inner.state.lock();
-        state.closed = true;
-        state.publishers.clear();
+        let ended = {
+            let mut state = self.inner.state.lock();
+            state.closed = true;
+            state.publishers.take_all()
+        };
+        self.inner.notices.push(Notice::End(ended, DiscoveryError::closed()));
+        self.inner.notices.deliver(&self.inner.events);
+        self.inner.events.close();
+    }
+}
+
+impl ViewSource for Inner {
+    fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError> {
+        if self.state.lock().closed {
+            return Err(DiscoveryError::closed());
+        }
+        let (followed, inner) = (Arc::clone(&self), Arc::clone(&self));
+        let follow = move || Arc::clone(&followed).follow();
+        self.task.ensure("file follower", follow, |_| {}, move || inner.is_needed())
     }
 }
 
 impl Inner {
-    async fn read(&self) -> io::Result<Vec<u8>> {
-        let path = self.path.clone();
-        tokio::task::spawn_blocking(move || fs::read(path))
-            .await
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
+    async fn read(&self) -> Result<io::Result<Vec<u8>>, DiscoveryError> {
+        let (runtime, path) = (runtime()?, self.path.clone());
+        let read = runtime.spawn_blocking(move || fs::read(path)).await;
+        Ok(read.unwrap_or_else(|error| Err(io::Error::other(error))))
     }
 
     /// Looks at the file until nobody watches a topic any more.
     async fn follow(self: Arc<Self>) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let bytes = self.read().await;
-            let mut state = self.state.lock();
-            if state.publishers.topics().is_empty() {
-                state.followed = false;
+            if !self.is_needed() {
                 return;
             }
-            // What is wrong has been told; the last views hold.
-            let _ = self.take_in(&mut state, bytes);
+            if let Ok(bytes) = self.read().await {
+                // What is wrong has been told; the last views hold.
+                let _ = self.update(bytes, |_| {});
+            }
         }
     }
 
-    /// Brings the views in line with what was read.
+    fn is_needed(&self) -> bool {
+        let mut state = self.state.lock();
+        !state.closed && !state.publishers.topics().is_empty()
+    }
+
+    /// Brings the views in line with what was read, uses them, and tells what is new.
+    fn update<T>(
+        &self,
+        bytes: io::Result<Vec<u8>>,
+        f: impl FnOnce(&mut State) -> T,
+    ) -> Result<T, DiscoveryError> {
+        let result = {
+            let mut state = self.state.lock();
+            self.take_in(&mut state, bytes).map(|()| f(&mut state))
+        };
+        self.notices.deliver(&self.events);
+        result
+    }
+
+    /// Brings the views in line with what was read; what is to be told is queued.
     fn take_in(&self, state: &mut State, bytes: io::Result<Vec<u8>>) -> Result<(), DiscoveryError> {
         if state.closed {
             return Err(DiscoveryError::closed());
@@ -147,28 +183,30 @@ impl Inner {
             Ok(bytes) => bytes,
             Err(error) => {
                 if std::mem::take(&mut state.readable) {
-                    tracing::warn!(%path, %error, "file of brokers can't be read; the last views hold");
-                    self.events.send(DiscoveryEvent::Lost);
+                    let text =
+                        format!("the file of brokers {path} can't be read; the last views hold: {error}");
+                    self.notices.push(Notice::Warning(text));
+                    self.notices.push(Notice::Event(DiscoveryEvent::Lost));
                 }
                 let text = format!("the file of brokers {path} can't be read");
                 return Err(DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error));
             }
         };
         if !std::mem::replace(&mut state.readable, true) {
-            self.events.send(DiscoveryEvent::Connected);
+            self.notices.push(Notice::Event(DiscoveryEvent::Connected));
         }
         let parsed =
             if state.bytes.as_deref() == Some(&bytes) { None } else { Some(parse(&self.path, &bytes)) };
         match parsed {
             Some(Ok((views, bad))) => {
-                state.reports.report((), bad, &self.events);
+                self.report(state, bad);
                 state.views = views;
                 state.bytes = Some(bytes);
             }
             Some(Err(reason)) => {
                 state.bytes = None;
                 let text = format!("the file of brokers {path} is malformed: {reason}");
-                state.reports.report((), vec![Bad::lasting(path.to_string(), reason)], &self.events);
+                self.report(state, vec![Bad::lasting(path.to_string(), reason)]);
                 return Err(DiscoveryError::new(DiscoveryErrorKind::Config, text));
             }
             // Only the time of reading is new.
@@ -176,9 +214,14 @@ impl Inner {
         }
         for topic in state.publishers.topics() {
             let view = state.views.get(&topic).cloned().unwrap_or_else(|| TopicView::new(topic));
-            state.publishers.publish(&view, &self.events);
+            self.notices.push(Notice::View(state.publishers.of(view.topic()), view));
         }
         Ok(())
+    }
+
+    fn report(&self, state: &mut State, bad: Vec<Bad>) {
+        let new = state.reports.report((), bad);
+        new.into_iter().for_each(|entry| self.notices.push(Notice::BadEntry(entry)));
     }
 }
 

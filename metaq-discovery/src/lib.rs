@@ -24,6 +24,8 @@
 mod connect;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod credentials;
+#[cfg(any(feature = "etcd", feature = "mock", feature = "zookeeper"))]
+mod deadline;
 mod discovery;
 mod error;
 #[cfg(feature = "etcd")]
@@ -33,12 +35,19 @@ mod events;
 mod file;
 #[cfg(feature = "mock")]
 mod mock;
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
+mod notices;
 mod publishers;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod registry;
 #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
 mod reports;
 mod static_discovery;
+#[cfg_attr(
+    not(any(feature = "etcd", feature = "file", feature = "zookeeper")),
+    allow(dead_code, reason = "static and mock have no tasks")
+)]
+mod supervise;
 #[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
 mod tls;
 mod view;

@@ -9,10 +9,15 @@ use std::{
 use async_trait::async_trait;
 use metaq_protocol::Topic;
 use parking_lot::Mutex;
+use tokio::time::sleep_until;
 
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
-    TopicView, TopicWatch, publishers::Publishers,
+    TopicView, TopicWatch,
+    deadline::after,
+    notices::{Notice, Notices},
+    publishers::Publishers,
+    supervise::runtime,
 };
 
 /// A registry that a test holds in its hands: views are set by calls, failures and delays are scripted, and calls are
@@ -32,16 +37,24 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
+///
+/// Setters called by several threads at once take effect in some order, at the latest when the last of them returns.
 #[derive(Clone, Debug, Default)]
 pub struct MockDiscovery {
-    state: Arc<Mutex<State>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    notices: Notices,
+    events: EventPublisher,
 }
 
 #[derive(Debug, Default)]
 struct State {
     views: BTreeMap<Topic, TopicView>,
     watches: Publishers,
-    events: EventPublisher,
     failures: VecDeque<DiscoveryError>,
     delay: Duration,
     watch_calls: usize,
@@ -56,79 +69,84 @@ impl MockDiscovery {
         Self::default()
     }
 
+    /// Changes the state, then tells what `change` has queued.
+    fn change(&self, change: impl FnOnce(&mut State, &Notices)) {
+        change(&mut self.inner.state.lock(), &self.inner.notices);
+        self.inner.notices.deliver(&self.inner.events);
+    }
+
     /// Sets the view of its topic; everybody who watches the topic is told, unless the registry is away.
     pub fn set(&self, view: TopicView) {
-        let mut state = self.state.lock();
-        if !state.away {
-            state.watches.publish(&view, &state.events);
-        }
-        state.views.insert(view.topic().clone(), view);
+        self.change(|state, notices| {
+            state.tell(&view, notices);
+            state.views.insert(view.topic().clone(), view);
+        });
     }
 
     /// Removes a topic: no broker offers it any more.
     pub fn remove(&self, topic: &Topic) {
-        let mut state = self.state.lock();
-        if !state.away {
-            state.watches.publish(&TopicView::new(topic.clone()), &state.events);
-        }
-        state.views.remove(topic);
+        self.change(|state, notices| {
+            state.tell(&TopicView::new(topic.clone()), notices);
+            state.views.remove(topic);
+        });
     }
 
     /// The next call that hasn't got a failure yet fails with `error`. May be called repeatedly.
     pub fn fail_next(&self, error: DiscoveryError) {
-        self.state.lock().failures.push_back(error);
+        self.inner.state.lock().failures.push_back(error);
     }
 
     /// Every call takes so long from now on.
     pub fn set_delay(&self, delay: Duration) {
-        self.state.lock().delay = delay;
+        self.inner.state.lock().delay = delay;
     }
 
     /// Takes the registry away, or brings it back. While it is away all views hold, calls fail, and what is set becomes
     /// visible afterwards.
     pub fn set_away(&self, away: bool) {
-        let state = &mut *self.state.lock();
-        if std::mem::replace(&mut state.away, away) == away {
-            return;
-        }
-        state.events.send(if away { DiscoveryEvent::Lost } else { DiscoveryEvent::Connected });
-        if !away {
+        self.change(|state, notices| {
+            if std::mem::replace(&mut state.away, away) == away {
+                return;
+            }
+            let event = if away { DiscoveryEvent::Lost } else { DiscoveryEvent::Connected };
+            notices.push(Notice::Event(event));
             for topic in state.watches.topics() {
                 let view = state.views.get(&topic).cloned().unwrap_or_else(|| TopicView::new(topic));
-                state.watches.publish(&view, &state.events);
+                state.tell(&view, notices);
             }
-        }
+        });
     }
 
     /// Tells an event to all who listen to the [`events`](Discovery::events).
     pub fn tell(&self, event: DiscoveryEvent) {
-        self.state.lock().events.send(event);
+        self.inner.events.send(event);
     }
 
     /// How often [`watch`](Discovery::watch) was called.
     #[must_use]
     pub fn watch_calls(&self) -> usize {
-        self.state.lock().watch_calls
+        self.inner.state.lock().watch_calls
     }
 
     /// How many watches of a topic are held now; clones of a watch count as one.
     #[must_use]
     pub fn active_watches(&self, topic: &Topic) -> usize {
-        self.state.lock().watches.count(topic)
+        self.inner.state.lock().watches.count(topic)
     }
 
     async fn scripted(&self) -> Result<(), DiscoveryError> {
         let (delay, failure) = {
-            let mut state = self.state.lock();
+            let mut state = self.inner.state.lock();
             (state.delay, state.failures.pop_front())
         };
         if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+            runtime()?;
+            sleep_until(after(delay)).await;
         }
         if let Some(error) = failure {
             return Err(error);
         }
-        let state = self.state.lock();
+        let state = self.inner.state.lock();
         if state.closed {
             return Err(DiscoveryError::closed());
         }
@@ -139,29 +157,40 @@ impl MockDiscovery {
     }
 }
 
+impl State {
+    /// Queues a view for all who watch its topic, unless the registry is away.
+    fn tell(&self, view: &TopicView, notices: &Notices) {
+        if !self.away {
+            notices.push(Notice::View(self.watches.of(view.topic()), view.clone()));
+        }
+    }
+}
+
 #[async_trait]
 impl Discovery for MockDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
-        self.state.lock().watch_calls += 1;
+        self.inner.state.lock().watch_calls += 1;
         self.scripted().await?;
-        let mut state = self.state.lock();
+        let mut state = self.inner.state.lock();
         let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
         Ok(state.watches.watch(view))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         self.scripted().await?;
-        Ok(self.state.lock().views.keys().cloned().collect())
+        Ok(self.inner.state.lock().views.keys().cloned().collect())
     }
 
     fn events(&self) -> DiscoveryEvents {
-        self.state.lock().events.subscribe()
+        self.inner.events.subscribe()
     }
 
     async fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        state.watches.clear();
+        self.change(|state, notices| {
+            state.closed = true;
+            notices.push(Notice::End(state.watches.take_all(), DiscoveryError::closed()));
+        });
+        self.inner.events.close();
     }
 }
 
@@ -191,7 +220,7 @@ mod tests {
         let topic = Topic::new("t").unwrap();
         let mut watch = mock.watch(&topic).await.unwrap();
         mock.close().await;
-        assert!(watch.changed().await.is_err());
+        assert_eq!(watch.changed().await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
         assert_eq!(mock.watch(&topic).await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
     }
 }

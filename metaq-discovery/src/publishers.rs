@@ -1,17 +1,15 @@
 //! The watches of several topics, for backends that hold them all in one place.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use metaq_protocol::Topic;
 
-#[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
-use crate::EventPublisher;
 use crate::{TopicView, TopicWatch, ViewPublisher};
 
 /// The publishers of the topics that are watched.
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
-    by_topic: BTreeMap<Topic, Vec<ViewPublisher>>,
+    by_topic: BTreeMap<Topic, Vec<Arc<ViewPublisher>>>,
 }
 
 impl Publishers {
@@ -20,20 +18,14 @@ impl Publishers {
         self.forget_dropped();
         let topic = first.topic().clone();
         let (publisher, watch) = TopicWatch::channel(first);
-        self.by_topic.entry(topic).or_default().push(publisher);
+        self.by_topic.entry(topic).or_default().push(Arc::new(publisher));
         watch
     }
 
-    /// Publishes `view` to all who watch its topic; the change is told once.
+    /// The publishers of all who watch a topic.
     #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
-    pub(crate) fn publish(&self, view: &TopicView, events: &EventPublisher) {
-        let mut publishers = self.by_topic.get(view.topic()).into_iter().flatten();
-        if let Some(first) = publishers.next() {
-            events.publish(first, view.clone());
-        }
-        publishers.for_each(|publisher| {
-            publisher.publish(view.clone());
-        });
+    pub(crate) fn of(&self, topic: &Topic) -> Vec<Arc<ViewPublisher>> {
+        self.by_topic.get(topic).cloned().unwrap_or_default()
     }
 
     /// How many watches of a topic are held; clones of a watch count as one.
@@ -50,10 +42,9 @@ impl Publishers {
         self.by_topic.keys().cloned().collect()
     }
 
-    /// Ends all watches.
-    #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
-    pub(crate) fn clear(&mut self) {
-        self.by_topic.clear();
+    /// Takes all publishers out, to end their watches.
+    pub(crate) fn take_all(&mut self) -> Vec<Arc<ViewPublisher>> {
+        std::mem::take(&mut self.by_topic).into_values().flatten().collect()
     }
 
     fn forget_dropped(&mut self) {

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{BadEntry, DiscoveryEvent, EventPublisher};
+use crate::{BadEntry, DiscoveryEvent, EventPublisher, supervise::log};
 
 /// What passes by itself as a rule is told when it has lasted so long.
 #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
@@ -46,10 +46,11 @@ impl<K> Default for Reports<K> {
 }
 
 impl<K: Ord> Reports<K> {
-    /// Tells those of the entries in `bad`, which are all that a reader has come across now, that nobody had before. Those
-    /// that may pass aren't told yet.
-    pub(crate) fn report(&mut self, reader: K, bad: Vec<Bad>, events: &EventPublisher) {
-        let mut found = BTreeMap::new();
+    /// Returns those of the entries in `bad`, which are all that a reader has come across now, that nobody had before.
+    /// Those that may pass aren't among them yet.
+    #[must_use = "they are to be told once no lock is held"]
+    pub(crate) fn report(&mut self, reader: K, bad: Vec<Bad>) -> Vec<BadEntry> {
+        let (mut found, mut new) = (BTreeMap::new(), Vec::new());
         for Bad { entry, may_pass } in bad {
             let known = self.by_reader.values().filter_map(|entries| entries.get(&entry)).copied();
             let state = known.min_by_key(|state| *state != State::Told);
@@ -57,7 +58,7 @@ impl<K: Ord> Reports<K> {
                 if may_pass {
                     return State::Since(Instant::now());
                 }
-                tell(&entry, events);
+                new.push(entry.clone());
                 State::Told
             });
             found.insert(entry, state);
@@ -67,6 +68,7 @@ impl<K: Ord> Reports<K> {
         } else {
             self.by_reader.insert(reader, found);
         }
+        new
     }
 
     /// When something that may pass will have lasted too long.
@@ -81,22 +83,22 @@ impl<K: Ord> Reports<K> {
             .min()
     }
 
-    /// Tells what may pass but has lasted too long.
+    /// Returns what may pass but has lasted too long.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
-    pub(crate) fn tell_what_lasts(&mut self, events: &EventPublisher) {
+    #[must_use = "they are to be told once no lock is held"]
+    pub(crate) fn lasting(&mut self) -> BTreeSet<BadEntry> {
         let now = Instant::now();
         let mut told = BTreeSet::new();
         for (entry, state) in self.by_reader.values_mut().flatten() {
             match state {
                 State::Since(since) if *since + LASTING <= now => {
-                    if told.insert(entry.clone()) {
-                        tell(entry, events);
-                    }
+                    told.insert(entry.clone());
                     *state = State::Told;
                 }
                 _ => {}
             }
         }
+        told
     }
 
     /// Forgets what a reader has come across who reads no more.
@@ -112,8 +114,9 @@ impl<K: Ord> Reports<K> {
     }
 }
 
-fn tell(entry: &BadEntry, events: &EventPublisher) {
-    tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used");
+/// Tells that an entry can't be used.
+pub(crate) fn tell(entry: &BadEntry, events: &EventPublisher) {
+    log(|| tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used"));
     events.send(DiscoveryEvent::BadEntry(entry.clone()));
 }
 
@@ -123,6 +126,10 @@ mod tests {
 
     fn bad(paths: &[&str], may_pass: bool) -> Vec<Bad> {
         paths.iter().map(|path| Bad { entry: BadEntry::new(*path, "bad"), may_pass }).collect()
+    }
+
+    fn report(reports: &mut Reports<i32>, reader: i32, bad: Vec<Bad>, events: &EventPublisher) {
+        reports.report(reader, bad).iter().for_each(|entry| tell(entry, events));
     }
 
     /// What was told; a last event marks the end.
@@ -139,13 +146,13 @@ mod tests {
     async fn an_entry_is_told_once_whoever_meets_it_and_again_when_it_comes_back() {
         let events = EventPublisher::default();
         let (mut listening, mut reports) = (events.subscribe(), Reports::default());
-        reports.report(1, bad(&["a", "b"], false), &events);
-        reports.report(2, bad(&["b", "c"], false), &events);
-        reports.report(1, bad(&["b"], false), &events);
-        reports.report(1, bad(&["a"], false), &events);
+        report(&mut reports, 1, bad(&["a", "b"], false), &events);
+        report(&mut reports, 2, bad(&["b", "c"], false), &events);
+        report(&mut reports, 1, bad(&["b"], false), &events);
+        report(&mut reports, 1, bad(&["a"], false), &events);
         reports.forget(&2);
-        reports.report(1, bad(&[], false), &events);
-        reports.report(2, bad(&["b"], false), &events);
+        report(&mut reports, 1, bad(&[], false), &events);
+        report(&mut reports, 2, bad(&["b"], false), &events);
         assert_eq!(reports.due(), None);
         assert_eq!(told(&events, &mut listening).await, ["a", "b", "c", "a", "b"]);
     }
@@ -154,19 +161,19 @@ mod tests {
     async fn what_may_pass_is_told_when_it_lasts() {
         let events = EventPublisher::default();
         let (mut listening, mut reports) = (events.subscribe(), Reports::default());
-        reports.report(1, bad(&["passes", "lasts"], true), &events);
+        report(&mut reports, 1, bad(&["passes", "lasts"], true), &events);
         tokio::time::advance(Duration::from_secs(1)).await;
-        reports.report(1, bad(&["lasts"], true), &events);
-        reports.report(2, bad(&["lasts", "later"], true), &events);
-        reports.tell_what_lasts(&events);
+        report(&mut reports, 1, bad(&["lasts"], true), &events);
+        report(&mut reports, 2, bad(&["lasts", "later"], true), &events);
+        reports.lasting().iter().for_each(|entry| tell(entry, &events));
         assert!(told(&events, &mut listening).await.is_empty());
         assert_eq!(reports.due(), Some(Instant::now() + Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
-        reports.tell_what_lasts(&events);
-        reports.report(3, bad(&["lasts"], true), &events);
+        reports.lasting().iter().for_each(|entry| tell(entry, &events));
+        report(&mut reports, 3, bad(&["lasts"], true), &events);
         assert_eq!(told(&events, &mut listening).await, ["lasts"]);
         tokio::time::advance(Duration::from_secs(1)).await;
-        reports.tell_what_lasts(&events);
+        reports.lasting().iter().for_each(|entry| tell(entry, &events));
         assert_eq!(told(&events, &mut listening).await, ["later"]);
         assert_eq!(reports.due(), None);
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, publishers::Publishers};
 
-/// Brokers that are known beforehand and never change.
+/// Brokers that are known beforehand and never change. It has no tasks and needs no runtime.
 ///
 /// ```
 /// use metaq_discovery::{BrokerId, StaticDiscovery, Topic, TopicView};
@@ -72,7 +72,10 @@ impl Discovery for StaticDiscovery {
     }
 
     async fn close(&self) {
-        self.inner.publishers.lock().take();
+        let publishers = self.inner.publishers.lock().take();
+        // Those who watch are woken when the lock is free.
+        let all = publishers.map(|mut publishers| publishers.take_all()).unwrap_or_default();
+        all.iter().for_each(|publisher| publisher.set_end(DiscoveryError::closed()));
     }
 }
 
@@ -100,7 +103,7 @@ mod tests {
         let mut watch = discovery.watch(&topic).await.unwrap();
         assert_eq!(watch.current().partitions(), [Partition::ANY]);
         discovery.close().await;
-        assert!(watch.changed().await.is_err());
+        assert_eq!(watch.changed().await.unwrap_err().kind(), crate::DiscoveryErrorKind::Closed);
         assert!(discovery.watch(&topic).await.is_err());
     }
 }

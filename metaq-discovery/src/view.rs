@@ -1,11 +1,15 @@
 //! The brokers and partitions of a topic at one moment, and how they are followed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{DiscoveryError, ViewChange};
+use crate::{DiscoveryError, DiscoveryErrorKind, ViewChange};
 
 /// No broker is believed to have more partitions of one topic than this.
 pub const MAX_PARTITIONS: u32 = 65_536;
@@ -120,9 +124,23 @@ impl PartialEq for TopicView {
 impl Eq for TopicView {}
 
 /// Follows one topic. Dropping it ends that.
-#[derive(Clone, Debug)]
+///
+/// It isn't bound to the runtime on which it was made. When that has ended, [`changed`](Self::changed) continues on the
+/// caller's, as far as the discovery follows its registry by itself.
+#[derive(Clone)]
 pub struct TopicWatch {
     views: watch::Receiver<Arc<TopicView>>,
+    end: Arc<OnceLock<DiscoveryError>>,
+    source: Option<Arc<dyn ViewSource>>,
+}
+
+/// Whatever publishes views from a task that can be started again.
+pub(crate) trait ViewSource: Send + Sync {
+    /// Starts the task on the caller's runtime if it doesn't run. Returns what tells whether it runs.
+    ///
+    /// # Errors
+    /// When it doesn't run and can't be started: the discovery was closed, or there is no runtime.
+    fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError>;
 }
 
 impl TopicWatch {
@@ -131,7 +149,15 @@ impl TopicWatch {
     #[must_use]
     pub fn channel(first: TopicView) -> (ViewPublisher, Self) {
         let (publisher, views) = watch::channel(Arc::new(first));
-        (ViewPublisher { views: publisher }, Self { views })
+        let end = Arc::new(OnceLock::new());
+        (ViewPublisher { views: publisher, end: Arc::clone(&end) }, Self { views, end, source: None })
+    }
+
+    /// The watch, which sees to it that `source` runs.
+    #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
+    pub(crate) fn with_source(mut self, source: Arc<dyn ViewSource>) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// The latest view.
@@ -140,50 +166,90 @@ impl TopicWatch {
         Arc::clone(&self.views.borrow())
     }
 
-    /// Waits for a view that this method of this watch hasn't returned yet, and returns it. Views that were replaced before anyone looked
-    /// are skipped.
+    /// Waits for a view that this method of this watch hasn't returned yet, and returns it. Views that were replaced
+    /// before anyone looked are skipped.
     ///
     /// # Errors
-    /// When there will be no other view, because the discovery was closed. The current one stays available.
+    /// [`Closed`](DiscoveryErrorKind::Closed) when there will be no other view, because the discovery was closed;
+    /// [`NoRuntime`](DiscoveryErrorKind::NoRuntime) when the runtime that followed the registry has ended: watch the topic
+    /// again. The current view stays available.
     ///
     /// # Cancel safety
     /// No view is missed when the future is dropped.
     pub async fn changed(&mut self) -> Result<Arc<TopicView>, DiscoveryError> {
-        self.views.changed().await.map_err(|_| DiscoveryError::closed())?;
-        Ok(Arc::clone(&self.views.borrow_and_update()))
+        loop {
+            let running = match &self.source {
+                // What was published before needs nobody.
+                Some(source) if matches!(self.views.has_changed(), Ok(false)) => {
+                    Some(Arc::clone(source).ensure_followed()?)
+                }
+                _ => None,
+            };
+            let stopped = async {
+                match running {
+                    // Never an error: the source holds the sender.
+                    Some(mut running) => drop(running.wait_for(|running| !running).await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = self.views.changed() => {
+                    changed.map_err(|_| self.end.get().cloned().unwrap_or_else(|| self.abandoned()))?;
+                    return Ok(Arc::clone(&self.views.borrow_and_update()));
+                }
+                () = stopped => {}
+            }
+        }
+    }
+
+    /// The error when the publisher was dropped without a word.
+    fn abandoned(&self) -> DiscoveryError {
+        let text = format!(
+            "nobody publishes views of topic {} any more; the Tokio runtime that followed the registry may have ended: \
+             watch the topic again",
+            self.views.borrow().topic
+        );
+        DiscoveryError::new(DiscoveryErrorKind::NoRuntime, text)
+    }
+}
+
+impl fmt::Debug for TopicWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicWatch").field("current", &self.current()).finish_non_exhaustive()
     }
 }
 
 /// Publishes the views of one topic to a [`TopicWatch`] and its clones. Dropping it tells them that there will be no
-/// other.
+/// other; [`end`](Self::end) also tells why.
 #[derive(Debug)]
 pub struct ViewPublisher {
     views: watch::Sender<Arc<TopicView>>,
+    end: Arc<OnceLock<DiscoveryError>>,
 }
 
 impl ViewPublisher {
     /// Replaces the current view. Watches are told only if it differs from the one before; then the difference is
     /// returned.
     pub fn publish(&self, view: TopicView) -> Option<ViewChange> {
-        self.publish_and_tell(view, |_| {})
-    }
-
-    /// [`publish`](Self::publish), and calls `tell` with the difference before the view can be seen.
-    pub(crate) fn publish_and_tell(
-        &self,
-        view: TopicView,
-        tell: impl FnOnce(&ViewChange),
-    ) -> Option<ViewChange> {
-        let mut change = None;
+        let (mut change, mut view) = (None, Arc::new(view));
         self.views.send_if_modified(|current| {
             change = ViewChange::between(current, &view);
-            if let Some(change) = &change {
-                tell(change);
-            }
-            *current = Arc::new(view);
+            std::mem::swap(current, &mut view);
             change.is_some()
         });
         change
+    }
+
+    /// Ends the watches: their [`changed`](TopicWatch::changed) fails with `reason` from now on.
+    pub fn end(self, reason: DiscoveryError) {
+        self.set_end(reason);
+    }
+
+    /// What watches fail with once this was dropped.
+    pub(crate) fn set_end(&self, reason: DiscoveryError) {
+        // The first reason stays.
+        let _ = self.end.set(reason);
     }
 
     /// The latest view.
@@ -246,7 +312,14 @@ mod tests {
         assert_eq!(change.added, [BrokerId(0)]);
         assert_eq!(watch.changed().await.unwrap().brokers().len(), 1);
         drop(publisher);
-        assert!(watch.changed().await.is_err());
+        let error = watch.changed().await.unwrap_err();
+        assert!(
+            error.kind() == DiscoveryErrorKind::NoRuntime
+                && error.to_string().contains("watch the topic again")
+        );
+        let (publisher, mut ended) = TopicWatch::channel(view());
+        publisher.end(DiscoveryError::closed());
+        assert_eq!(ended.changed().await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
         assert_eq!(watch.current().brokers().len(), 1, "the last view stays");
     }
 

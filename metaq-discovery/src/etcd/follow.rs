@@ -10,7 +10,14 @@ use metaq_protocol::Topic;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Inner, State, SyncState, read::Keys};
-use crate::{DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, registry::Layout};
+use crate::{
+    DiscoveryError, DiscoveryErrorKind, DiscoveryEvent,
+    deadline::after,
+    notices::Notice,
+    registry::Layout,
+    reports::{Bad, tell},
+    supervise::log,
+};
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
 const PAUSES_MS: [u64; 3] = [50, 200, 500];
@@ -21,9 +28,21 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// Keys are read in portions of so many, as an answer is bounded.
 const PORTION: i64 = 1000;
 
+/// Says that the keys are no longer those of the registry when nothing follows it any more, the runtime's end included.
+struct Unsynced<'a>(&'a Inner);
+
+impl Drop for Unsynced<'_> {
+    fn drop(&mut self) {
+        if matches!(*self.0.sync.borrow(), SyncState::Synced) {
+            self.0.sync.send_replace(SyncState::Never);
+        }
+    }
+}
+
 impl Inner {
     /// Follows the registry until nobody needs it or the discovery is closed.
     pub(super) async fn follow(self: Arc<Self>) {
+        let _unsynced = Unsynced(&self);
         let mut closed = self.closed.subscribe();
         tokio::select! {
             () = self.follow_always() => {}
@@ -32,16 +51,32 @@ impl Inner {
         }
     }
 
-    /// Waits until nobody needs the keys, and says that they are no longer followed.
+    /// Waits until nobody needs the keys.
     async fn unused(&self) {
-        loop {
+        while self.is_needed() {
             sleep(IDLE_CHECK).await;
-            let mut state = self.state.lock();
-            if state.waiting == 0 && state.publishers.topics().is_empty() {
-                state.followed = false;
-                return;
-            }
         }
+    }
+
+    /// Whether somebody watches a topic, or waits for the keys.
+    pub(super) fn is_needed(&self) -> bool {
+        let mut state = self.state.lock();
+        !*self.closed.borrow() && (state.waiting > 0 || !state.publishers.topics().is_empty())
+    }
+
+    /// Says that the registry can't be read.
+    pub(super) fn lost(&self, error: DiscoveryError) {
+        self.sync.send_replace(SyncState::Lost(error));
+        let was_there = std::mem::take(&mut self.state.lock().connected);
+        if was_there {
+            self.events.send(DiscoveryEvent::Lost);
+        }
+    }
+
+    /// Queues what wasn't told yet of the entries that can't be used.
+    pub(super) fn report(&self, state: &mut State, topic: Topic, bad: Vec<Bad>) {
+        let new = state.reports.report(topic, bad);
+        new.into_iter().for_each(|entry| self.notices.push(Notice::BadEntry(entry)));
     }
 
     async fn follow_always(&self) {
@@ -53,14 +88,10 @@ impl Inner {
             let Err(error) = self.follow_host(&self.hosts[host], &mut failures).await else {
                 continue; // Everything is to be read anew.
             };
-            let was_there = matches!(*self.sync.borrow(), SyncState::Synced);
             if failures == 0 {
-                tracing::warn!(%error, "etcd can't be read; the last views hold");
+                log(|| tracing::warn!(%error, "etcd can't be read; the last views hold"));
             }
-            self.sync.send_replace(SyncState::Lost(error));
-            if was_there {
-                self.events.send(DiscoveryEvent::Lost);
-            }
+            self.lost(error);
             #[cfg(feature = "tls")]
             if let Some(refusal) = self.refusal(&self.hosts[host]).await {
                 refusals = if refusal.kind() == DiscoveryErrorKind::Failed { refusals + 1 } else { 0 };
@@ -69,7 +100,7 @@ impl Inner {
             } else {
                 refusals = 0;
             }
-            self.state.lock().host = host + 1;
+            self.state.lock().host = (host + 1) % self.hosts.len();
             let rounds = failures / self.hosts.len();
             failures += 1;
             if failures % self.hosts.len() == 0 {
@@ -118,26 +149,29 @@ impl Inner {
             state.keys = keys;
             self.publish(&mut state, &Affected { all: true, ..Affected::default() });
         }
+        self.notices.deliver(&self.events);
         if *failures > 0 {
-            tracing::info!(host, "etcd is read again");
+            log(|| tracing::info!(host, "etcd is read again"));
         }
         *failures = 0;
-        if !matches!(self.sync.send_replace(SyncState::Synced), SyncState::Synced) {
+        self.sync.send_replace(SyncState::Synced);
+        let was_there = std::mem::replace(&mut self.state.lock().connected, true);
+        if !was_there {
             self.events.send(DiscoveryEvent::Connected);
         }
-        let reread = Instant::now() + self.config.reread_interval;
+        let reread = after(self.config.reread_interval);
         loop {
             let due = self.state.lock().reports.due().unwrap_or(reread).min(reread);
             let change = timeout_at(due, changes.message()).await;
-            let mut state = self.state.lock();
-            state.reports.tell_what_lasts(&self.events);
+            let lasting = self.state.lock().reports.lasting();
+            lasting.iter().for_each(|entry| tell(entry, &self.events));
             let Ok(change) = change else {
                 if Instant::now() >= reread {
                     return Ok(());
                 }
                 continue;
             };
-            let (mut next, mut affected) = (Some(change), Affected::default());
+            let (mut next, mut burst) = (Some(change), Vec::new());
             // A burst of changes makes one view.
             while let Some(change) = next {
                 let change = change.map_err(|error| failed("watch", error))?;
@@ -146,20 +180,24 @@ impl Inner {
                 if change.canceled() {
                     if change.compact_revision() > 0 {
                         let revision = change.compact_revision();
-                        tracing::info!(
-                            host,
-                            revision,
-                            "etcd forgot changes that were to come; all is read anew"
-                        );
+                        log(|| {
+                            let text = "etcd forgot changes that were to come; all is read anew";
+                            tracing::info!(host, revision, "{text}");
+                        });
                         return Ok(());
                     }
                     let text = format!("etcd at {host} ended the watch: {}", change.cancel_reason());
                     return Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
                 }
-                apply(&mut state, &change, &self.layout, &mut affected);
+                burst.push(change);
                 next = changes.message().now_or_never();
             }
-            self.publish(&mut state, &affected);
+            {
+                let (mut state, mut affected) = (self.state.lock(), Affected::default());
+                burst.iter().for_each(|change| apply(&mut state, change, &self.layout, &mut affected));
+                self.publish(&mut state, &affected);
+            }
+            self.notices.deliver(&self.events);
         }
     }
 
@@ -221,15 +259,15 @@ impl Inner {
         Ok(options)
     }
 
-    /// Publishes what the keys say of the watched topics that are `affected`.
+    /// Queues what the keys say of the watched topics that are `affected`.
     fn publish(&self, state: &mut State, affected: &Affected) {
         let topics = state.publishers.topics();
         state.reports.retain(|topic| topics.binary_search(topic).is_ok());
         for topic in topics {
             if affected.has(&topic) {
                 let (view, bad) = state.keys.view(&topic, &self.layout);
-                state.publishers.publish(&view, &self.events);
-                state.reports.report(topic, bad, &self.events);
+                self.notices.push(Notice::View(state.publishers.of(&topic), view));
+                self.report(state, topic, bad);
             }
         }
     }

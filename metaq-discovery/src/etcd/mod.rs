@@ -8,18 +8,23 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use metaq_protocol::Topic;
 use parking_lot::Mutex;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
     Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
-    connect::ConnectString, publishers::Publishers, registry::Layout, reports::Reports,
+    connect::ConnectString,
+    deadline::{LONGEST, after, setting},
+    notices::{Notice, Notices},
+    publishers::Publishers,
+    registry::Layout,
+    reports::Reports,
+    supervise::{TaskSlot, runtime},
+    view::ViewSource,
 };
 use read::Keys;
 
-/// Settings of [`EtcdDiscovery`].
+/// Settings of [`EtcdDiscovery`]. A duration of zero is refused; one below 10 ms is taken as 10 ms, and a
+/// `reread_interval` below 100 ms as 100 ms.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
@@ -40,6 +45,24 @@ pub struct EtcdConfig {
     /// The name that the servers' certificates have to hold for. Default the host of each server.
     #[cfg(feature = "tls")]
     pub server_name: Option<String>,
+}
+
+/// The least that the settings may be, and what their sum with a point in time can bear.
+const SHORTEST: Duration = Duration::from_millis(10);
+const SHORTEST_REREAD: Duration = Duration::from_millis(100);
+
+impl EtcdConfig {
+    /// The settings within their limits.
+    fn checked(mut self) -> Result<Self, DiscoveryError> {
+        let limited = |name, value: &mut Duration, shortest| {
+            setting(name, *value, shortest, LONGEST).map(|checked| *value = checked)
+        };
+        limited("connect_timeout", &mut self.connect_timeout, SHORTEST)?;
+        limited("call_timeout", &mut self.call_timeout, SHORTEST)?;
+        limited("keep_alive", &mut self.keep_alive, SHORTEST)?;
+        limited("reread_interval", &mut self.reread_interval, SHORTEST_REREAD)?;
+        Ok(self)
+    }
 }
 
 impl Default for EtcdConfig {
@@ -76,6 +99,9 @@ struct Inner {
     config: EtcdConfig,
     events: EventPublisher,
     state: Mutex<State>,
+    notices: Notices,
+    /// The task that follows the registry.
+    task: TaskSlot,
     /// Whether the keys are those of the registry now.
     sync: watch::Sender<SyncState>,
     closed: watch::Sender<bool>,
@@ -88,8 +114,8 @@ struct State {
     publishers: Publishers,
     /// How many calls wait for the keys to be read, or are reading them.
     waiting: usize,
-    /// Whether a task follows the registry.
-    followed: bool,
+    /// Whether the last event about the registry said that it answers.
+    connected: bool,
     host: usize,
 }
 
@@ -125,7 +151,7 @@ impl EtcdDiscovery {
     /// A discovery with other settings.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`new`](Self::new), and when a duration is zero.
     pub fn with_config(connect: &str, config: EtcdConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse("etcd", "etcd://", connect)?;
         #[cfg(feature = "tls")]
@@ -133,28 +159,36 @@ impl EtcdDiscovery {
             let mut names = config.server_name.iter().chain(&hosts);
             names.try_for_each(|name| crate::tls::server_name("etcd", name).map(drop))?;
         }
-        let (events, state) = (EventPublisher::default(), Mutex::default());
-        let (sync, closed) = (watch::Sender::new(SyncState::Never), watch::Sender::new(false));
-        Ok(Self { inner: Arc::new(Inner { hosts, layout, config, events, state, sync, closed }) })
+        let config = config.checked()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                hosts,
+                layout,
+                config,
+                events: EventPublisher::default(),
+                state: Mutex::default(),
+                notices: Notices::default(),
+                task: TaskSlot::default(),
+                sync: watch::Sender::new(SyncState::Never),
+                closed: watch::Sender::new(false),
+            }),
+        })
     }
 
     /// Waits until the keys are those of the registry. They are followed from then on until nobody needs them.
     async fn synced(&self) -> Result<Waiting<'_>, DiscoveryError> {
+        runtime()?;
         let inner = &self.inner;
         let mut sync = inner.sync.subscribe();
         let mut closed = inner.closed.subscribe();
         let waiting = {
-            let mut state = inner.state.lock();
-            state.waiting += 1;
-            if !std::mem::replace(&mut state.followed, true) {
-                inner.sync.send_replace(SyncState::Never);
-                tokio::spawn(Arc::clone(inner).follow());
-            }
+            inner.state.lock().waiting += 1;
             Waiting(inner)
         };
+        Arc::clone(inner).ensure_followed()?;
         let limit = inner.config.connect_timeout;
         let settled = |sync: &SyncState| !matches!(sync, SyncState::Never | SyncState::Lost(_));
-        let settled = timeout_at(Instant::now() + limit, sync.wait_for(settled));
+        let settled = timeout_at(after(limit), sync.wait_for(settled));
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => return Err(DiscoveryError::closed()),
@@ -179,13 +213,18 @@ impl EtcdDiscovery {
 impl Discovery for EtcdDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
         let _waiting = self.synced().await?;
-        let mut state = self.inner.state.lock();
-        if *self.inner.closed.borrow() {
-            return Err(DiscoveryError::closed());
-        }
-        let (view, bad) = state.keys.view(topic, &self.inner.layout);
-        state.reports.report(topic.clone(), bad, &self.inner.events);
-        Ok(state.publishers.watch(view))
+        let inner = &self.inner;
+        let watch = {
+            let mut state = inner.state.lock();
+            if *inner.closed.borrow() {
+                return Err(DiscoveryError::closed());
+            }
+            let (view, bad) = state.keys.view(topic, &inner.layout);
+            inner.report(&mut state, topic.clone(), bad);
+            state.publishers.watch(view)
+        };
+        inner.notices.deliver(&inner.events);
+        Ok(watch.with_source(Arc::<Inner>::clone(inner)))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
@@ -199,6 +238,24 @@ impl Discovery for EtcdDiscovery {
 
     async fn close(&self) {
         self.inner.closed.send_replace(true);
-        self.inner.state.lock().publishers.clear();
+        let ended = self.inner.state.lock().publishers.take_all();
+        self.inner.notices.push(Notice::End(ended, DiscoveryError::closed()));
+        self.inner.notices.deliver(&self.inner.events);
+        self.inner.events.close();
+    }
+}
+
+impl ViewSource for Inner {
+    fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError> {
+        if *self.closed.borrow() {
+            return Err(DiscoveryError::closed());
+        }
+        let [followed, panicking, inner] = [(); 3].map(|()| Arc::clone(&self));
+        let panicked = move |panic: &str| {
+            let text = format!("following etcd panicked, and is begun again: {panic}");
+            panicking.lost(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
+        };
+        let follow = move || Arc::clone(&followed).follow();
+        self.task.ensure("etcd follower", follow, panicked, move || inner.is_needed())
     }
 }

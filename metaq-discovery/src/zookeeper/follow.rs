@@ -13,13 +13,16 @@ use futures_util::{
     FutureExt as _, StreamExt as _, future::BoxFuture, future::try_join_all, stream::FuturesUnordered,
 };
 use metaq_protocol::{BrokerId, Topic};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use zookeeper_client::{Client, EventType, OneshotWatcher};
 
 use super::{Inner, read::Reader};
 use crate::{
     DiscoveryError, TopicView, ViewPublisher,
+    deadline::after,
     registry::{Child, TopicNodes},
+    reports::tell,
+    supervise::log,
 };
 
 /// Pauses after failures to read grow from the first to the last, in milliseconds.
@@ -63,17 +66,7 @@ impl Follower {
         self.read_all(&client).await
     }
 
-    /// Publishes every change until nobody watches any more or the discovery is closed.
-    pub(super) async fn run(mut self, publisher: ViewPublisher) {
-        let mut closed = self.reader.inner.closed.subscribe();
-        tokio::select! {
-            () = self.follow(&publisher) => {}
-            () = publisher.closed() => {}
-            _ = closed.wait_for(|closed| *closed) => {}
-        }
-    }
-
-    async fn follow(&mut self, publisher: &ViewPublisher) {
+    pub(super) async fn follow(&mut self, publisher: &ViewPublisher) {
         let mut failures = 0;
         loop {
             let mut replaced = self.reader.inner.sessions.replaced();
@@ -87,7 +80,8 @@ impl Follower {
                 continue;
             };
             if failures == 0 {
-                tracing::warn!(topic = %self.reader.topic, %error, "topic can't be read; its last view holds");
+                let topic = &self.reader.topic;
+                log(|| tracing::warn!(%topic, %error, "topic can't be read; its last view holds"));
             }
             let pause = Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)]);
             self.reader.inner.sessions.recovered(pause).await;
@@ -107,9 +101,9 @@ impl Follower {
             self.reader.inner.events.publish(publisher, view);
         }
         if std::mem::take(failures) > 0 {
-            tracing::info!(topic = %self.reader.topic, "topic is read again");
+            log(|| tracing::info!(topic = %self.reader.topic, "topic is read again"));
         }
-        let reread = Instant::now() + self.reader.inner.config.reread_interval;
+        let reread = after(self.reader.inner.config.reread_interval);
         loop {
             let mut changed = BTreeSet::new();
             let due = self.reader.inner.reports.lock().due().unwrap_or(reread);
@@ -121,7 +115,8 @@ impl Follower {
                 () = sleep_until(reread) => return Ok(()),
                 () = sleep_until(due) => {
                     let inner = &self.reader.inner;
-                    inner.reports.lock().tell_what_lasts(&inner.events);
+                    let lasting = inner.reports.lock().lasting();
+                    lasting.iter().for_each(|entry| tell(entry, &inner.events));
                     continue;
                 }
             };
@@ -163,7 +158,8 @@ impl Follower {
     fn view(&mut self) -> TopicView {
         let inner = &self.reader.inner;
         let (view, bad) = self.nodes.view(&self.reader.topic, &inner.layout);
-        inner.reports.lock().report(self.number, bad, &inner.events);
+        let new = inner.reports.lock().report(self.number, bad);
+        new.iter().for_each(|entry| tell(entry, &inner.events));
         view
     }
 

@@ -3,6 +3,7 @@
 mod follow;
 mod read;
 mod session;
+mod watched;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -12,16 +13,37 @@ use std::{
 use async_trait::async_trait;
 use metaq_protocol::Topic;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::timeout_at};
+use tokio::{
+    sync::watch,
+    time::{timeout, timeout_at},
+};
 
 use crate::{
     Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
-    connect::ConnectString, registry::Layout, reports::Reports,
+    connect::ConnectString,
+    deadline::{LONGEST, after, setting},
+    registry::Layout,
+    reports::Reports,
+    supervise::runtime,
 };
 use follow::Follower;
 use session::Sessions;
+use watched::WatchedTopic;
 
-/// Settings of [`ZooKeeperDiscovery`].
+/// How long closing waits for the tasks that follow topics.
+const LONGEST_CLOSE: Duration = Duration::from_millis(500);
+
+/// The least that settings are taken as.
+const SHORTEST: Duration = Duration::from_millis(10);
+const SHORTEST_REREAD: Duration = Duration::from_millis(100);
+const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
+const SHORTEST_SESSION: Duration = Duration::from_secs(1);
+
+/// The protocol has milliseconds in 32 bits with a sign.
+const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Settings of [`ZooKeeperDiscovery`]. A duration of zero is refused. Shorter ones than these are taken as these:
+/// 1 s for `session_timeout`, 100 ms for `silence_timeout` and `reread_interval`, 10 ms for the others.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZooKeeperConfig {
@@ -44,6 +66,21 @@ pub struct ZooKeeperConfig {
     /// TLS, on which the servers have another port. Default none.
     #[cfg(feature = "tls")]
     pub tls: Option<crate::TlsConfig>,
+}
+
+impl ZooKeeperConfig {
+    /// The settings within their limits.
+    fn checked(mut self) -> Result<Self, DiscoveryError> {
+        let limited = |name, value: &mut Duration, shortest, longest| {
+            setting(name, *value, shortest, longest).map(|checked| *value = checked)
+        };
+        limited("session_timeout", &mut self.session_timeout, SHORTEST_SESSION, LONGEST_SESSION)?;
+        limited("connect_timeout", &mut self.connect_timeout, SHORTEST, LONGEST)?;
+        limited("silence_timeout", &mut self.silence_timeout, SHORTEST_SILENCE, LONGEST_SESSION)?;
+        limited("call_timeout", &mut self.call_timeout, SHORTEST, LONGEST)?;
+        limited("reread_interval", &mut self.reread_interval, SHORTEST_REREAD, LONGEST)?;
+        Ok(self)
+    }
 }
 
 impl Default for ZooKeeperConfig {
@@ -82,6 +119,8 @@ pub(crate) struct Inner {
     /// By the number of the follower.
     reports: Mutex<Reports<u64>>,
     followers: AtomicU64,
+    /// How many topics are followed by a task now.
+    following: watch::Sender<usize>,
     closed: watch::Sender<bool>,
 }
 
@@ -98,7 +137,7 @@ impl ZooKeeperDiscovery {
     /// A discovery with other settings.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`new`](Self::new), and when a duration is zero.
     pub fn with_config(connect: &str, config: ZooKeeperConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse("ZooKeeper", "zk://", connect)?;
         let events = EventPublisher::default();
@@ -107,10 +146,19 @@ impl ZooKeeperDiscovery {
             // The client library would panic.
             hosts.iter().try_for_each(|host| crate::tls::server_name("ZooKeeper", host).map(drop))?;
         }
-        let sessions = Arc::new(Sessions::new(hosts, &config, events.clone()));
-        let closed = watch::Sender::new(false);
-        let (reports, followers) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { sessions, layout, config, events, reports, followers, closed }) })
+        let config = config.checked()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                sessions: Arc::new(Sessions::new(&hosts, &config, events.clone())),
+                layout,
+                config,
+                events,
+                reports: Mutex::default(),
+                followers: AtomicU64::new(0),
+                following: watch::Sender::default(),
+                closed: watch::Sender::new(false),
+            }),
+        })
     }
 
     /// Runs `work`, but not beyond the connect timeout nor the closing of the discovery.
@@ -119,7 +167,8 @@ impl ZooKeeperDiscovery {
         work: impl Future<Output = Result<T, DiscoveryError>>,
     ) -> Result<T, DiscoveryError> {
         let limit = self.inner.config.connect_timeout;
-        let deadline = tokio::time::Instant::now() + limit;
+        runtime()?;
+        let deadline = after(limit);
         let mut closed = self.inner.closed.subscribe();
         tokio::select! {
             done = timeout_at(deadline, work) => done.unwrap_or_else(|_| {
@@ -136,19 +185,18 @@ impl Discovery for ZooKeeperDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
         let mut follower = Follower::new(Arc::clone(&self.inner), topic.clone());
         let view = self.bounded(follower.first_view()).await?;
-        let (publisher, watch) = TopicWatch::channel(view);
-        tokio::spawn(follower.run(publisher));
-        Ok(watch)
+        WatchedTopic::start(Arc::clone(&self.inner), topic.clone(), follower, view)
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
-        let path = self.inner.layout.topics();
+        let inner = &self.inner;
+        let path = inner.layout.topics();
         let read = async {
-            let client = self.inner.sessions.client().await?;
-            match client.list_children(&path).await {
+            let client = inner.sessions.client().await?;
+            match inner.call(&client, "list", &path, client.list_children(&path)).await? {
                 Ok(names) => Ok(names),
                 Err(zookeeper_client::Error::NoNode) => Ok(Vec::new()),
-                Err(error) => Err(self.inner.sessions.failed("list", &path, error)),
+                Err(error) => Err(inner.sessions.failed("list", &path, error)),
             }
         };
         let mut topics: Vec<_> =
@@ -163,6 +211,13 @@ impl Discovery for ZooKeeperDiscovery {
 
     async fn close(&self) {
         self.inner.closed.send_replace(true);
-        self.inner.sessions.close().await;
+        if runtime().is_ok() {
+            // Before the session, because the client library panics in watchers that outlive it. On a runtime that isn't
+            // driven they don't end.
+            let mut following = self.inner.following.subscribe();
+            let _ = timeout(LONGEST_CLOSE, following.wait_for(|count| *count == 0)).await;
+        }
+        self.inner.sessions.close();
+        self.inner.events.close();
     }
 }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex, watch},
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -17,7 +18,11 @@ use zookeeper_client::TlsOptions;
 use zookeeper_client::{Client, Error, SessionState, StateWatcher};
 
 use super::ZooKeeperConfig;
-use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, EventPublisher};
+use crate::{
+    Credentials, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, EventPublisher,
+    deadline::after,
+    supervise::{catch, log, runtime, supervised},
+};
 
 /// A client that is disconnected for so long is replaced as soon as that is possible. What it has been doing by then it
 /// does with pauses below that.
@@ -30,6 +35,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
 const MOST_ATTEMPTS: usize = 4;
 
+/// How long the news of a session's end may take.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 pub(super) struct Sessions {
     hosts: String,
@@ -41,6 +49,8 @@ pub(super) struct Sessions {
     tls: Option<crate::TlsConfig>,
     events: EventPublisher,
     current: Mutex<Current>,
+    /// Held while connecting: all who need a session wait for the same one.
+    connecting: tokio::sync::Mutex<()>,
     /// How often a connection was made; followers that have failed watch for the next.
     connected: watch::Sender<u64>,
     /// How often a client whose session hadn't ended was replaced; followers leave it when they see that.
@@ -63,7 +73,7 @@ impl std::fmt::Debug for Current {
 }
 
 impl Sessions {
-    pub(super) fn new(hosts: Vec<String>, config: &ZooKeeperConfig, events: EventPublisher) -> Self {
+    pub(super) fn new(hosts: &[String], config: &ZooKeeperConfig, events: EventPublisher) -> Self {
         Self {
             hosts: hosts.join(","),
             session_timeout: config.session_timeout,
@@ -74,6 +84,7 @@ impl Sessions {
             tls: config.tls.clone(),
             events,
             current: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             connected: watch::Sender::default(),
             replaced: watch::Sender::default(),
         }
@@ -85,31 +96,85 @@ impl Sessions {
 
     /// A client with a session that has not ended, as far as is known.
     pub(super) async fn client(self: &Arc<Self>) -> Result<Client, DiscoveryError> {
-        // Held while connecting: all who need a session wait for the same one.
-        let mut current = self.current.lock().await;
-        if current.closed {
+        if let Some(client) = self.usable()? {
+            return Ok(client);
+        }
+        let _connecting = self.connecting.lock().await;
+        if let Some(client) = self.usable()? {
+            return Ok(client);
+        }
+        let (former, telling) = {
+            let mut current = self.current.lock();
+            (current.client.take(), current.telling.take())
+        };
+        let ended = former.is_some_and(|client| client.state().is_terminated());
+        let client = self.connect().await?;
+        if let Some(mut telling) = telling {
+            // It is about to tell how the former session ended, which comes before the news of this one. That of a session
+            // whose task has died has nothing to tell.
+            if !ended || timeout(LAST_WORDS, &mut telling).await.is_err() {
+                telling.abort();
+            }
+        }
+        if !self.adopt(&client)? {
             return Err(DiscoveryError::closed());
         }
-        if let Some(client) = current.client.as_ref().filter(|client| !client.state().is_terminated()) {
-            return Ok(client.clone());
-        }
-        current.client = None;
-        let client = self.connect().await?;
-        if let Some(telling) = current.telling.take() {
-            // It is about to tell how the former session ended, which comes before the news of this one.
-            let _ = telling.await;
-        }
-        self.adopt(&mut current, &client);
         Ok(client)
     }
 
-    /// Makes a client the one that everybody uses.
-    fn adopt(self: &Arc<Self>, current: &mut Current, client: &Client) {
-        tracing::info!(hosts = %self.hosts, session = %client.session_id(), "session with ZooKeeper opened");
-        current.client = Some(client.clone());
+    /// The client that everybody uses, if its session can still be alive: it runs on the runtime of the task that tells how
+    /// it fares, and ends with that.
+    fn usable(&self) -> Result<Option<Client>, DiscoveryError> {
+        let current = self.current.lock();
+        if current.closed {
+            return Err(DiscoveryError::closed());
+        }
+        let is_told = current.telling.as_ref().is_some_and(|telling| !telling.is_finished());
+        let usable = current.client.as_ref().filter(|client| is_told && !client.state().is_terminated());
+        Ok(usable.cloned())
+    }
+
+    /// Stops using a client whose session's task has died without changing its state; the next call opens another session.
+    pub(super) fn discard(&self, dead: &Client) {
+        let (client, telling) = {
+            let mut current = self.current.lock();
+            if current.client.as_ref().is_none_or(|client| client.session_id() != dead.session_id()) {
+                return;
+            }
+            (current.client.take(), current.telling.take())
+        };
+        drop(client);
+        if let Some(telling) = telling {
+            telling.abort();
+        }
+        log(
+            || tracing::warn!(session = %dead.session_id(), "session with ZooKeeper has died; another is opened"),
+        );
+        self.events.send(DiscoveryEvent::Lost);
+    }
+
+    /// Makes a client the one that everybody uses; false when the discovery was closed.
+    fn adopt(self: &Arc<Self>, client: &Client) -> Result<bool, DiscoveryError> {
+        let runtime = runtime()?;
+        let (sessions, told) = (Arc::downgrade(self), client.clone());
+        let (states, events) = (told.state_watcher(), self.events.clone());
+        drop(told);
+        let tell = move || tell(Weak::clone(&sessions), states.clone(), events.clone());
+        let former = {
+            let mut current = self.current.lock();
+            if current.closed {
+                return Ok(false);
+            }
+            let telling = runtime.spawn(supervised("teller of a ZooKeeper session", tell, |_| {}));
+            current.telling = Some(telling);
+            current.client.replace(client.clone())
+        };
+        drop(former);
+        log(
+            || tracing::info!(hosts = %self.hosts, session = %client.session_id(), "session with ZooKeeper opened"),
+        );
         self.tell_connected();
-        let (states, events) = (client.state_watcher(), self.events.clone());
-        current.telling = Some(tokio::spawn(tell(Arc::downgrade(self), states, events)));
+        Ok(true)
     }
 
     fn tell_connected(&self) {
@@ -120,13 +185,11 @@ impl Sessions {
     /// Tries to put another client in the place of one that is disconnected; true when that was done, or there is no need
     /// any more.
     async fn replace(self: &Arc<Self>) -> bool {
-        if self.current.lock().await.closed {
+        if self.current.lock().closed {
             return true;
         }
         let Ok(Ok(client)) = timeout(self.connect_timeout, self.connect_once()).await else { return false };
-        let mut current = self.current.lock().await;
-        if !current.closed {
-            self.adopt(&mut current, &client);
+        if matches!(self.adopt(&client), Ok(true)) {
             self.replaced.send_modify(|count| *count += 1);
         }
         true
@@ -139,7 +202,7 @@ impl Sessions {
 
     /// Tries all servers again and again until the time is up.
     async fn connect(&self) -> Result<Client, DiscoveryError> {
-        let deadline = Instant::now() + self.connect_timeout;
+        let deadline = after(self.connect_timeout);
         let left = || deadline.saturating_duration_since(Instant::now());
         #[cfg(feature = "tls")]
         let mut known = None;
@@ -181,7 +244,11 @@ impl Sessions {
         let mut attempts = FuturesUnordered::new();
         loop {
             if attempts.len() < MOST_ATTEMPTS {
-                attempts.push(Box::pin(self.attempt()));
+                attempts.push(Box::pin(async {
+                    let panicked =
+                        |panic| Error::UnexpectedError(format!("the client library panicked: {panic}"));
+                    catch(self.attempt()).await.unwrap_or_else(|panic| Err(panicked(panic)))
+                }));
             }
             let answered = timeout(NEXT_ATTEMPT, async {
                 loop {
@@ -248,19 +315,32 @@ impl Sessions {
     }
 
     /// Ends the session; no other is opened.
-    pub(super) async fn close(&self) {
-        let mut current = self.current.lock().await;
-        current.closed = true;
-        current.client = None;
-        if let Some(telling) = current.telling.take() {
+    pub(super) fn close(&self) {
+        let (client, telling) = {
+            let mut current = self.current.lock();
+            current.closed = true;
+            (current.client.take(), current.telling.take())
+        };
+        drop(client);
+        if let Some(telling) = telling {
             telling.abort();
         }
     }
 }
 
+/// Whether a call failed because the task of the client's session has died: with its runtime, or by a panic.
+pub(super) fn is_dead(error: &Error) -> bool {
+    matches!(error, Error::UnexpectedError(text) if text.starts_with("expect error state, got")
+        || text.ends_with("expect response, but got none"))
+}
+
 /// Tells how a session fares until it has ended, or another was opened because it stayed disconnected.
 async fn tell(sessions: Weak<Sessions>, mut states: StateWatcher, events: EventPublisher) {
-    let mut state = states.changed().await;
+    // Anything else was told before a panic, or is told now.
+    let mut state = match states.state() {
+        SessionState::SyncConnected | SessionState::ConnectedReadOnly => states.changed().await,
+        state => state,
+    };
     loop {
         state = match state {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => {

@@ -5,6 +5,7 @@
 mod contents;
 mod faults;
 mod registry;
+mod runtimes;
 #[cfg(feature = "tls")]
 mod tls;
 

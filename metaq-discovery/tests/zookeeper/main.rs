@@ -7,6 +7,7 @@ mod contract;
 mod faults;
 mod frozen;
 mod registry;
+mod runtimes;
 mod scale;
 #[cfg(feature = "tls")]
 mod tls;

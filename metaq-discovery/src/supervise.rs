@@ -1,0 +1,217 @@
+//! Background tasks that are started anew after a panic, and after the end of the runtime that they ran on.
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{DiscoveryError, DiscoveryErrorKind};
+
+/// Pauses after panics grow from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A task that has run for this long is restarted after the first pause again.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// The Tokio runtime of the caller.
+///
+/// # Errors
+/// When there is none, or it has no timers.
+pub(crate) fn runtime() -> Result<Handle, DiscoveryError> {
+    let refused = |text: &str| DiscoveryError::new(DiscoveryErrorKind::NoRuntime, text);
+    let handle = Handle::try_current().map_err(|_| {
+        refused("there is no Tokio runtime here; call this from a task, or within Runtime::block_on")
+    })?;
+    // There is no other way to find out.
+    catch_unwind(|| drop(sleep(Duration::ZERO))).map_err(|_| {
+        refused("the Tokio runtime has no timers; build it with enable_all, or enable_time and enable_io")
+    })?;
+    Ok(handle)
+}
+
+/// Records an event by `tracing`. A subscriber that panics does no harm.
+pub(crate) fn log(record: impl FnOnce()) {
+    forget_panic(catch_unwind(AssertUnwindSafe(record)));
+}
+
+/// Drops the payload of a panic, which may panic itself.
+fn forget_panic(result: Result<(), Box<dyn Any + Send>>) {
+    if let Err(payload) = result
+        && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload)))
+    {
+        std::mem::forget(again);
+    }
+}
+
+/// The future's output, or the message of its panic.
+pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = pin!(future);
+    let caught = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(payload) => Poll::Ready(Err(payload)),
+    });
+    caught.await.map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        forget_panic(Err(payload));
+        text.unwrap_or_else(|| "a panic without a message".to_owned())
+    })
+}
+
+/// Runs what `run` returns until it ends without a panic. `panicked` is called with the message of each panic.
+pub(crate) async fn supervised<F: Future<Output = ()>>(
+    name: &'static str,
+    mut run: impl FnMut() -> F,
+    panicked: impl Fn(&str),
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let started = Instant::now();
+        let Err(panic) = catch(run()).await else { return };
+        log(|| tracing::error!(task = name, panic, "background task panicked and is started again"));
+        log(|| panicked(&panic));
+        if started.elapsed() >= STABLE {
+            pause = FIRST_PAUSE;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// The place of a task of which one runs at a time.
+#[derive(Debug, Default)]
+pub(crate) struct TaskSlot {
+    running: watch::Sender<bool>,
+}
+
+/// Frees the slot when it is dropped: at the task's end, or with the runtime.
+#[derive(Debug)]
+struct Running(watch::Sender<bool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}
+
+impl TaskSlot {
+    fn try_start(&self) -> Option<Running> {
+        let started = self.running.send_if_modified(|running| !std::mem::replace(running, true));
+        started.then(|| Running(self.running.clone()))
+    }
+
+    /// Starts the task on the caller's runtime unless one runs. It is started again after a panic, and if it is `needed`
+    /// though it has ended. Returns whether the task runs.
+    ///
+    /// # Errors
+    /// When it doesn't run, and there is no runtime to start it on.
+    pub(crate) fn ensure<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        mut run: impl FnMut() -> F + Send + 'static,
+        panicked: impl Fn(&str) + Send + Sync + 'static,
+        needed: impl Fn() -> bool + Send + 'static,
+    ) -> Result<watch::Receiver<bool>, DiscoveryError> {
+        if !*self.running.borrow() {
+            let runtime = runtime()?;
+            if let Some(running) = self.try_start() {
+                let slot = Self { running: self.running.clone() };
+                let mut running = Some(running);
+                runtime.spawn(async move {
+                    while let Some(guard) = running.take() {
+                        supervised(name, &mut run, &panicked).await;
+                        drop(guard);
+                        // Somebody may have relied on the task while it was about to end.
+                        if needed() {
+                            running = slot.try_start();
+                        }
+                    }
+                });
+            }
+        }
+        let running = self.running.subscribe();
+        if !*running.borrow() {
+            // The runtime drops what is spawned on it when it is shutting down.
+            return Err(runtime_ended());
+        }
+        Ok(running)
+    }
+
+    /// Whether the task runs.
+    #[cfg(test)]
+    pub(crate) fn is_running(&self) -> bool {
+        *self.running.borrow()
+    }
+}
+
+/// The error of whoever relies on a task that can't be started.
+pub(crate) fn runtime_ended() -> DiscoveryError {
+    let text = "the Tokio runtime that followed the registry has ended; watch the topic again on another one";
+    DiscoveryError::new(DiscoveryErrorKind::NoRuntime, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn a_task_is_started_again_on_the_next_runtime() {
+        let (slot, starts) = (TaskSlot::default(), Arc::new(AtomicUsize::new(0)));
+        let run = || {
+            let starts = Arc::clone(&starts);
+            let run = move || {
+                starts.fetch_add(1, Ordering::Relaxed);
+                std::future::pending::<()>()
+            };
+            slot.ensure("test", run, |_| {}, || true)
+        };
+        assert_eq!(run().unwrap_err().kind(), DiscoveryErrorKind::NoRuntime);
+        for round in 1..=3 {
+            block_on(async {
+                drop((run().unwrap(), run().unwrap()));
+                tokio::task::yield_now().await;
+                assert!(slot.is_running());
+            });
+            assert_eq!((starts.load(Ordering::Relaxed), slot.is_running()), (round, false));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_contained_and_told() {
+        let (left, told) = (AtomicUsize::new(3), std::cell::RefCell::new(Vec::new()));
+        let run = || async {
+            assert!(left.fetch_sub(1, Ordering::Relaxed) == 1, "out of order");
+        };
+        supervised("test", run, |panic| told.borrow_mut().push(panic.to_owned())).await;
+        assert_eq!(*told.borrow(), ["out of order", "out of order"]);
+    }
+
+    #[test]
+    fn a_runtime_without_timers_is_refused() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = runtime.block_on(async { super::runtime() }).unwrap_err();
+        assert!(error.to_string().contains("enable_time"), "{error}");
+    }
+}

@@ -1,0 +1,141 @@
+//! One discovery over several runtimes, and a panic on the task that follows the keys.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
+
+use metaq_discovery::{
+    BrokerId, Discovery, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery, TopicView, TopicWatch,
+};
+use metaq_testkit::{
+    conformance::{RegistryUnderTest as _, topic},
+    peers::EtcdProgram,
+};
+use tokio::{runtime::Builder, time::timeout};
+
+use crate::registry::{PATIENCE, Registry, addr};
+
+fn partitions(view: &TopicView) -> u32 {
+    view.brokers().iter().filter_map(|broker| broker.partitions).sum()
+}
+
+async fn becomes(watch: &mut TopicWatch, wanted: u32) {
+    let reached = async {
+        while partitions(&watch.current()) != wanted {
+            watch.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("the view is {:?}", watch.current()));
+}
+
+#[test]
+fn a_discovery_works_on_over_three_runtimes() {
+    let Some(program) = EtcdProgram::get("a_discovery_works_on_over_three_runtimes") else { return };
+    // The server and those who write belong to a runtime that stays.
+    let outside = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let registry = Arc::new(outside.block_on(Registry::start(&program)));
+    let write = |count: u32| {
+        let registry = Arc::clone(&registry);
+        outside.spawn(async move { registry.register(BrokerId(0), addr(1000), count).await })
+    };
+    let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
+    let mut watches = Vec::new();
+    for count in 1..=4 {
+        let mut builder =
+            if count == 2 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+        builder.enable_all().build().unwrap().block_on(async {
+            write(count).await.unwrap();
+            // In every other round the old watches come first: nothing else has started the task then.
+            if count % 2 == 0 {
+                for watch in &mut watches {
+                    becomes(watch, count).await;
+                }
+            }
+            let mut watch = discovery.watch(&topic()).await.unwrap();
+            assert_eq!(discovery.topics().await.unwrap(), [topic()]);
+            becomes(&mut watch, count).await;
+            watches.push(watch);
+            for watch in &mut watches {
+                becomes(watch, count).await;
+            }
+        });
+    }
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        discovery.close().await;
+        for watch in &mut watches {
+            let error = loop {
+                if let Err(error) = watch.changed().await {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), DiscoveryErrorKind::Closed);
+        }
+    });
+    let _entered = outside.enter();
+    drop(registry);
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker panics");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_panic_on_the_task_that_follows_does_not_end_it() {
+    let Some(program) = EtcdProgram::get("a_panic_on_the_task_that_follows_does_not_end_it") else { return };
+    let registry = Registry::start(&program).await;
+    registry.register(BrokerId(0), addr(1000), 1).await;
+    let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
+    let mut panicking = discovery.watch(&topic()).await.unwrap();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    let waker = Waker::from(Arc::new(Panics));
+    for count in 2..5 {
+        loop {
+            let mut changed = pin!(panicking.changed());
+            if changed.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                continue;
+            }
+            registry.register(BrokerId(0), addr(1000), count).await;
+            becomes(&mut watch, count).await;
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn shortest_and_longest_settings_follow_a_registry() {
+    let Some(program) = EtcdProgram::get("shortest_and_longest_settings_follow_a_registry") else { return };
+    let registry = Registry::start(&program).await;
+    let settings: [fn(&mut EtcdConfig) -> &mut Duration; 4] = [
+        |config| &mut config.connect_timeout,
+        |config| &mut config.call_timeout,
+        |config| &mut config.keep_alive,
+        |config| &mut config.reread_interval,
+    ];
+    let (second, longest) = (Duration::from_secs(1), Duration::from_secs(u64::from(u32::MAX)));
+    let mut count = 1;
+    for (number, setting) in (0..).zip(settings) {
+        for duration in [Duration::from_nanos(1), second, longest, Duration::MAX] {
+            // As short as that, no answer may be there in time.
+            if duration < second && number < 3 {
+                continue;
+            }
+            registry.register(BrokerId(0), addr(1000), count).await;
+            let mut config = EtcdConfig::default();
+            *setting(&mut config) = duration;
+            let discovery = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
+            let mut watch = discovery.watch(&topic()).await.unwrap();
+            count += 1;
+            registry.register(BrokerId(0), addr(1000), count).await;
+            becomes(&mut watch, count).await;
+            discovery.close().await;
+        }
+    }
+}
