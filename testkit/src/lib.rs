@@ -15,10 +15,14 @@ pub mod peers;
 pub mod proxy;
 mod registry;
 
+/// Longer durations are cut to this one, about 30 years, so that no addition overflows.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;
 pub use broker::{
-    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, Requests, Stored,
+    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, PutMonitor, Requests,
+    Stored,
 };
 pub use proxy::Proxy;
 pub use registry::{EmbeddedRegistry, RegistryFault};

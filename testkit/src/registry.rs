@@ -109,7 +109,7 @@ impl EmbeddedRegistry {
 
     /// For how long a broker that was dropped is still told. Default 6 s.
     pub fn session_timeout(&self, timeout: Duration) {
-        self.state.lock().session_timeout = timeout;
+        self.state.lock().session_timeout = timeout.min(crate::LONGEST);
     }
 
     /// The client's end of a connection to the broker with this address, whether it is registered now or not.

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicUsize},
     },
     time::Duration,
@@ -163,14 +163,14 @@ impl BrokerBuilder {
     /// The longest timeout of a transaction. Default 60 s, as shipped (`maxTxTimeoutInSeconds`); a longer one is cut to it.
     #[must_use]
     pub fn max_transaction_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.max_transaction = timeout;
+        self.settings.max_transaction = timeout.min(crate::LONGEST);
         self
     }
 
     /// After how long without a request a connection is closed. Default 300 s, as a Java broker.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.idle_timeout = timeout;
+        self.settings.idle_timeout = timeout.min(crate::LONGEST);
         self
     }
 
@@ -287,6 +287,7 @@ impl BrokerBuilder {
             transactions: Mutex::new(transactions),
             counters: Counters::default(),
             faults: Faults::new(self.seed),
+            put_monitor: OnceLock::new(),
             random: Mutex::new(fastrand::Rng::with_seed(self.seed)),
             started: Instant::now(),
             accepted: AtomicUsize::new(0),

@@ -7,6 +7,7 @@ mod decisions;
 mod faults;
 mod log;
 mod prepared;
+mod put_monitor;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
 mod requests;
@@ -21,7 +22,7 @@ mod transactions;
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
@@ -38,6 +39,7 @@ use tokio::{
 pub use builder::BrokerBuilder;
 pub use faults::{Fault, Faults, Plan};
 pub use log::Flush;
+pub use put_monitor::PutMonitor;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use registration::Registry;
 pub use requests::Requests;
@@ -99,6 +101,7 @@ struct Shared {
     ids: AtomicI64,
     counters: Counters,
     faults: Faults,
+    put_monitor: OnceLock<PutMonitor>,
     random: Mutex<fastrand::Rng>,
     started: Instant,
     accepted: AtomicUsize,

@@ -105,13 +105,17 @@ async fn serve(
         if talk.cut_output(cut) {
             next = Next::Close;
         }
+        talk.begin_to_write();
         tokio::select! {
             biased;
             _ = conduct.wait_for(|conduct| conduct.closings != closings) => return Ok(()),
             written = stream.write_all_buf(&mut talk.output) => written?,
         }
         match next {
-            Next::Close => return close(stream).await,
+            Next::Close => {
+                talk.end();
+                return close(stream).await;
+            }
             Next::GoOn => continue,
             Next::Read => {}
         }
@@ -126,7 +130,10 @@ async fn serve(
                 0 => return Ok(()),
                 _ => last_news = Instant::now(),
             },
-            () = sleep_until(silent_until) => return close(stream).await,
+            () = sleep_until(silent_until) => {
+                talk.end();
+                return close(stream).await;
+            }
         }
     }
 }

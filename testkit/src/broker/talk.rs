@@ -1,13 +1,14 @@
 //! What goes on over one connection, without I/O: bytes come in, answers go out.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{Command, DecodeError, Decoder, Frame, Response};
 use tokio::time::Instant;
 
 use super::{
-    answers::result, compat::Lenience, faults::Fault, serve::OpenConnection, transactions::LocalTransactions,
+    answers::result, compat::Lenience, faults::Fault, put_monitor::UnansweredPut, serve::OpenConnection,
+    transactions::LocalTransactions,
 };
 
 /// How many bytes of answers are gathered before they are written: a client that doesn't read them isn't read from.
@@ -36,10 +37,13 @@ pub(super) struct Talk {
     /// How many bytes were given out before what is in `output`.
     written: u64,
     /// Answers that have their time, with the order in which they were given.
-    late: BinaryHeap<Reverse<(Instant, u64, Bytes)>>,
+    late: BTreeMap<(Instant, u64), (Bytes, Option<UnansweredPut>)>,
     lates: u64,
     /// Answers that so many others are to overtake.
-    held: Vec<(usize, Bytes)>,
+    held: Vec<(usize, Bytes, Option<UnansweredPut>)>,
+    /// The monitored puts whose answers are in `output`, and those that are never answered.
+    answered: Vec<UnansweredPut>,
+    never_answered: Vec<UnansweredPut>,
 }
 
 impl Talk {
@@ -57,9 +61,11 @@ impl Talk {
             input: BytesMut::new(),
             output: BytesMut::new(),
             written: 0,
-            late: BinaryHeap::new(),
+            late: BTreeMap::new(),
             lates: 0,
             held: Vec::new(),
+            answered: Vec::new(),
+            never_answered: Vec::new(),
         }
     }
 
@@ -70,15 +76,16 @@ impl Talk {
 
     /// When the next late answer is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.late.peek().map(|Reverse((due, ..))| *due)
+        self.late.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// Answers the complete requests of the input, and what is due.
     pub(super) fn answer_all(&mut self) -> Next {
         let now = Instant::now();
         while self.next_due().is_some_and(|due| due <= now) {
-            if let Some(Reverse((_, _, answer))) = self.late.pop() {
+            if let Some((_, (answer, put))) = self.late.pop_first() {
                 self.output.extend_from_slice(&answer);
+                self.answered.extend(put);
             }
         }
         let next = loop {
@@ -97,10 +104,25 @@ impl Talk {
                 Ok(None) => break Next::Read,
             }
         };
-        for (_, answer) in self.held.drain(..) {
+        for (_, answer, put) in self.held.drain(..) {
             self.output.extend_from_slice(&answer);
+            self.answered.extend(put);
         }
         next
+    }
+
+    /// The output is about to be written: the client may send again what it has waited to send. It may even do so on another
+    /// connection, before this one's task goes on.
+    pub(super) fn begin_to_write(&mut self) {
+        self.answered.clear();
+    }
+
+    /// The connection is about to be closed: what is unanswered stays so.
+    pub(super) fn end(&mut self) {
+        self.late.clear();
+        self.held.clear();
+        self.answered.clear();
+        self.never_answered.clear();
     }
 
     /// Cuts the output where `after` bytes have been given out in all; true when that is the end.
@@ -131,63 +153,80 @@ impl Talk {
     /// False when the connection is to be closed.
     fn carry_out(&mut self, command: &Command) -> bool {
         let shared = &self.open.0;
+        let put = match command {
+            Command::Put(put) if put.transaction.is_none() => {
+                shared.put_monitor.get().map(|monitor| monitor.arrived(&put.topic, put.partition))
+            }
+            _ => None,
+        };
         let Some(fault) = shared.faults.meet(command, self.number) else {
             if let Some(response) = shared.answer(command, &mut self.locals) {
-                self.emit(&response);
+                self.emit(&response, put);
             }
             return true;
         };
         match fault {
             Fault::Refuse(status, text) => {
-                self.emit(&result(command.opaque(), status, text));
+                self.emit(&result(command.opaque(), status, text), put);
                 return true;
             }
-            Fault::Ignore => return true,
+            Fault::Ignore => {
+                self.never_answered.extend(put);
+                return true;
+            }
             Fault::Close => return false,
             _ => {}
         }
         let answer = shared.answer(command, &mut self.locals);
         let Some(mut response) = answer else { return true };
         match fault {
-            Fault::Answer(status, text) => self.emit(&result(command.opaque(), status, text)),
+            Fault::Answer(status, text) => self.emit(&result(command.opaque(), status, text), put),
             Fault::Late(time) => {
                 self.lates += 1;
-                self.late.push(Reverse((Instant::now() + time, self.lates, encoded(&response))));
+                let at = Instant::now() + time.min(crate::LONGEST);
+                self.late.insert((at, self.lates), (encoded(&response), put));
             }
             Fault::Opaque(opaque) => {
                 response.set_opaque(opaque);
-                self.emit(&response);
+                self.emit(&response, None);
+                self.never_answered.extend(put);
             }
             Fault::Twice => {
-                self.emit(&response);
-                self.emit(&response);
+                self.emit(&response, put);
+                self.emit(&response, None);
             }
-            Fault::Behind(others) if others > 0 => self.held.push((others, encoded(&response))),
-            Fault::Behind(_) => self.emit(&response),
+            Fault::Behind(others) if others > 0 => self.held.push((others, encoded(&response), put)),
+            Fault::Behind(_) => self.emit(&response, put),
             Fault::Garbage(length) => {
                 let garbage = self.open.0.faults.garbage(length);
                 self.output.extend_from_slice(&garbage);
+                self.never_answered.extend(put);
             }
-            Fault::Bytes(bytes) => self.output.extend_from_slice(&bytes),
+            Fault::Bytes(bytes) => {
+                self.output.extend_from_slice(&bytes);
+                self.never_answered.extend(put);
+            }
             Fault::Cut(length) => {
                 let answer = encoded(&response);
                 self.output.extend_from_slice(&answer[..length.min(answer.len())]);
                 return false;
             }
             // Swallowed; the others were dealt with above.
-            _ => {}
+            _ => self.never_answered.extend(put),
         }
         true
     }
 
-    fn emit(&mut self, response: &Response) {
+    fn emit(&mut self, response: &Response, put: Option<UnansweredPut>) {
         response.encode(&mut self.output);
+        self.answered.extend(put);
         if !self.held.is_empty() {
-            for (others, _) in &mut self.held {
+            for (others, ..) in &mut self.held {
                 *others = others.saturating_sub(1);
             }
-            for (_, answer) in self.held.extract_if(.., |(others, _)| *others == 0) {
+            for (_, answer, put) in self.held.extract_if(.., |(others, ..)| *others == 0) {
                 self.output.extend_from_slice(&answer);
+                self.answered.extend(put);
             }
         }
     }

@@ -52,7 +52,7 @@ impl Plan {
     /// Every byte arrives so much later. How much flows isn't limited by that, up to 4 MiB that are under way.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.delay = delay;
+        self.delay = delay.min(crate::LONGEST);
         self
     }
 

@@ -28,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// with the same id may last.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// ZooKeeper's protocol has milliseconds in 32 bits with a sign.
+const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// Where a [`Broker`](super::Broker) registers; for [`BrokerBuilder::register_in`](super::BrokerBuilder::register_in).
 ///
 /// It registers what a Java broker registers, in the same order, and again whenever its session was lost. When the
@@ -78,11 +81,11 @@ impl Registry {
         }
     }
 
-    /// After how long the registry gives the broker up when it doesn't hear from it. Default 6 s. etcd counts in whole
-    /// seconds.
+    /// After how long the registry gives the broker up when it doesn't hear from it. Default 6 s, at most
+    /// 24 days. etcd counts in whole seconds.
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout;
+        self.session_timeout = timeout.min(LONGEST_SESSION);
         self
     }
 

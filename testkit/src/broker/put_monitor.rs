@@ -1,0 +1,113 @@
+//! Counts the puts of each partition that are at a broker without an answer.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::Broker;
+
+/// Counts the puts of each partition that a [`Broker`] has received and not answered yet, those in transactions excepted.
+/// Made by [`Broker::monitor_puts`]. Clones count the same.
+///
+/// A put is unanswered from when the broker has read it until the broker writes its answer, or its connection ends. Two puts
+/// that arrive together are both unanswered for a moment, however fast the broker is.
+#[derive(Clone, Debug, Default)]
+pub struct PutMonitor(Arc<Mutex<BTreeMap<String, BTreeMap<i32, Unanswered>>>>);
+
+#[derive(Debug, Default)]
+struct Unanswered {
+    now: usize,
+    most: usize,
+    total: u64,
+}
+
+impl Broker {
+    /// Counts the unanswered puts of each partition from now on. The first call begins to count, later ones return the same
+    /// monitor.
+    #[must_use]
+    pub fn monitor_puts(&self) -> PutMonitor {
+        self.shared.put_monitor.get_or_init(PutMonitor::default).clone()
+    }
+}
+
+impl PutMonitor {
+    /// The number of puts of a partition that are unanswered now.
+    #[must_use]
+    pub fn unanswered(&self, topic: &str, index: i32) -> usize {
+        self.of(topic, index, |partition| partition.now)
+    }
+
+    /// The largest number of puts of a partition that were unanswered at the same time.
+    #[must_use]
+    pub fn most_unanswered(&self, topic: &str, index: i32) -> usize {
+        self.of(topic, index, |partition| partition.most)
+    }
+
+    /// The number of puts that the broker has received for a partition, whatever it did with them.
+    #[must_use]
+    pub fn received(&self, topic: &str, index: i32) -> u64 {
+        self.of(topic, index, |partition| partition.total)
+    }
+
+    fn of<T: Default>(&self, topic: &str, index: i32, value: impl FnOnce(&Unanswered) -> T) -> T {
+        let topics = self.0.lock();
+        topics.get(topic).and_then(|partitions| partitions.get(&index)).map(value).unwrap_or_default()
+    }
+
+    /// Counts a put that has arrived, until the returned guard is dropped.
+    pub(super) fn arrived(&self, topic: &str, index: i32) -> UnansweredPut {
+        let mut topics = self.0.lock();
+        let partition = topics.entry(topic.to_owned()).or_default().entry(index).or_default();
+        partition.now += 1;
+        partition.total += 1;
+        partition.most = partition.most.max(partition.now);
+        UnansweredPut { monitor: self.clone(), topic: topic.to_owned(), index }
+    }
+}
+
+/// A put without an answer.
+#[derive(Debug)]
+pub(super) struct UnansweredPut {
+    monitor: PutMonitor,
+    topic: String,
+    index: i32,
+}
+
+impl Drop for UnansweredPut {
+    fn drop(&mut self) {
+        let mut topics = self.monitor.0.lock();
+        let partitions = topics.get_mut(&self.topic);
+        if let Some(partition) = partitions.and_then(|partitions| partitions.get_mut(&self.index)) {
+            partition.now = partition.now.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::{Fault, Requests};
+
+    #[tokio::test]
+    async fn counts_puts_until_their_answer_or_the_end_of_their_connection() {
+        let broker = Broker::builder().topic("t", 2).start_without_port().unwrap();
+        let monitor = broker.monitor_puts();
+        broker.faults().plan(Requests::puts().of_partition(1), Fault::Swallow);
+        let mut stream = broker.connect();
+        let put = |index: i32, opaque: i32| format!("put t {index} 1 0 {opaque}\r\nx");
+        let puts = [put(0, 1), put(0, 2), put(1, 3), put(1, 4)].concat();
+        stream.write_all(puts.as_bytes()).await.unwrap();
+        let mut answers = bytes::BytesMut::new();
+        assert!(stream.read_buf(&mut answers).await.unwrap() > 0);
+        assert_eq!((monitor.received("t", 0), monitor.received("t", 1)), (2, 2));
+        assert_eq!((monitor.unanswered("t", 0), monitor.most_unanswered("t", 0)), (0, 2));
+        assert_eq!((monitor.unanswered("t", 1), monitor.most_unanswered("t", 1)), (2, 2));
+        drop(stream);
+        while broker.open_connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((monitor.unanswered("t", 1), monitor.unanswered("other", 0)), (0, 0));
+    }
+}
