@@ -5,13 +5,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    task::yield_now,
-    time::{Instant, timeout_at},
-};
+use tokio::{task::yield_now, time::Instant};
 
 use crate::{
     Message, Outcome, SendError, SendHandle,
+    deadline::{self, NotReached},
     flights::{Cargo, Millis, Offer},
     permits::Share,
     producer::Inner,
@@ -20,42 +18,41 @@ use crate::{
 };
 
 impl Inner {
-    /// The timeout in short; remembers the longest one.
-    pub(crate) fn timeout(&self, timeout: Duration) -> Millis {
-        let timeout = Millis::from(timeout);
-        self.longest_timeout.fetch_max(Duration::from(timeout).as_millis() as u64, Ordering::AcqRel);
-        timeout
-    }
-
     /// Accepts a message, when there is room for it, and sends it.
-    pub(crate) async fn enqueue(&self, message: Message, timeout: Millis) -> Result<SendHandle, SendError> {
-        let started = Instant::now();
-        let mut much_waits = false;
-        let at_once = {
-            let lookup = self.topics.lookup();
-            match self.check(&message, &lookup) {
-                Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
-                    Some(share) => {
-                        Ok(self.launch(topic, message, share, started, timeout, &mut much_waits)?)
-                    }
-                    // Boxed: there are many futures of messages, and few of them wait for room.
-                    None => {
-                        Err(Box::pin(self.enqueue_when_free(Arc::clone(topic), message, started, timeout)))
-                    }
-                },
-                Err(error) => return Err(error.with_message(message)),
+    ///
+    /// Nothing is awaited once it is accepted: whoever drops the future before it is done knows that it was not.
+    // Not an `async fn`: it would move the message once more.
+    #[expect(clippy::manual_async_fn, reason = "as said")]
+    pub(crate) fn enqueue(
+        &self,
+        message: Message,
+        timeout: Millis,
+    ) -> impl Future<Output = Result<SendHandle, SendError>> + Send {
+        async move {
+            let started = Instant::now();
+            if self.launcher.should_yield.load(Ordering::Relaxed) {
+                self.launcher.should_yield.store(false, Ordering::Relaxed);
+                // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
+                // thread, and everywhere fill memory with what waits.
+                let offered = Offered { inner: self, message: Some(&message) };
+                yield_now().await;
+                offered.checked();
             }
-        };
-        let handle = match at_once {
-            Ok(handle) => handle,
-            Err(when_free) => when_free.await?,
-        };
-        if much_waits {
-            // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
-            // thread, and everywhere fill memory with what waits.
-            yield_now().await;
+            let when_free = {
+                let lookup = self.topics.lookup();
+                match self.check(&message, &lookup) {
+                    Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
+                        Some(share) => return self.launch(topic, message, share, started, timeout),
+                        // Boxed: there are many futures of messages, and few of them wait for room.
+                        None => {
+                            Box::pin(self.enqueue_when_free(Arc::clone(topic), message, started, timeout))
+                        }
+                    },
+                    Err(error) => return Err(error.with_message(message)),
+                }
+            };
+            when_free.await
         }
-        Ok(handle)
     }
 
     /// The same for a message that there is no room for at the moment.
@@ -66,8 +63,9 @@ impl Inner {
         started: Instant,
         timeout: Millis,
     ) -> Result<SendHandle, SendError> {
-        match self.room(&message, &topic, started + timeout.into()).await {
-            Ok(share) => self.launch(&topic, message, share, started, timeout, &mut false),
+        let until = deadline::at(started, Duration::from(timeout));
+        match self.room(&message, &topic, until).await {
+            Ok(share) => self.launch(&topic, message, share, started, timeout),
             Err(error) => Err(error.with_message(message)),
         }
     }
@@ -102,20 +100,20 @@ impl Inner {
     ) -> Result<Share, SendError> {
         let mut waiting = WaitingForRoom::new(topic);
         let permits = &self.flights().permits;
-        let room = timeout_at(deadline, permits.take(message.encoded_len())).await;
+        let room = deadline::timeout_at(deadline, permits.take(message.encoded_len())).await;
         waiting.is_over = true;
         drop(waiting);
         let error = match room {
             Ok(Some(share)) => return Ok(share),
             Ok(None) => SendError::closed(&topic.topic),
-            Err(_) => SendError::full(&topic.topic, &permits.describe()),
+            Err(NotReached::Elapsed) => SendError::full(&topic.topic, &permits.describe()),
+            Err(NotReached::NoRuntime) => SendError::no_runtime(&topic.topic),
         };
         topic.counts.failed(Outcome::NotSent, None);
         Err(error)
     }
 
-    /// Sends a message that has its share of the room, or keeps it until it can be sent. Says whether so much waits where it
-    /// goes that it is worth a write, too.
+    /// Sends a message that has its share of the room, or keeps it until it can be sent.
     #[inline]
     fn launch(
         &self,
@@ -124,15 +122,39 @@ impl Inner {
         share: Share,
         started: Instant,
         timeout: Millis,
-        much_waits: &mut bool,
     ) -> Result<SendHandle, SendError> {
         let mut offer = Offer {
             cargo: Some(Cargo { message, share, attempts_before: 0, started, timeout, more: None }),
             much_waits: false,
         };
         let token = self.launcher.launch_or_park(topic, &mut offer)?;
-        *much_waits = offer.much_waits;
+        if offer.much_waits {
+            self.launcher.should_yield.store(true, Ordering::Relaxed);
+        }
         Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
+    }
+}
+
+/// Counts a message as offered and not sent if its owner goes away before it was checked.
+struct Offered<'a> {
+    inner: &'a Inner,
+    message: Option<&'a Message>,
+}
+
+impl Offered<'_> {
+    fn checked(mut self) {
+        self.message = None;
+    }
+}
+
+impl Drop for Offered<'_> {
+    fn drop(&mut self) {
+        let Some(message) = self.message else { return };
+        let lookup = self.inner.topics.lookup();
+        // What it says otherwise is counted already.
+        if let Ok(topic) = self.inner.check(message, &lookup) {
+            topic.counts.failed(Outcome::NotSent, None);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use metaq_protocol::{BrokerAddr, Command, Opaque, Response, StatsCommand, parse_
 use metaq_transport::Connection;
 use tokio::time::Instant;
 
-use crate::pool::Pool;
+use crate::{deadline, pool::Pool};
 
 /// What a broker told of itself: names and values, in the order in which it told them. A name may occur more than once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,10 +34,10 @@ pub(crate) async fn ask_all(
     item: Option<&str>,
     timeout: Duration,
 ) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline::after(timeout);
     // One of the connections of each.
     let brokers: BTreeMap<_, _> =
-        pool.in_use().await.into_iter().map(|connection| (connection.broker().clone(), connection)).collect();
+        pool.in_use().into_iter().map(|connection| (connection.broker().clone(), connection)).collect();
     let answers = brokers
         .into_iter()
         .map(|(broker, connection)| async move { (broker, ask(&*connection, item, deadline).await) });
@@ -62,6 +62,9 @@ pub(crate) async fn raw(
     item: Option<&str>,
     deadline: Instant,
 ) -> Result<bytes::Bytes, String> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err("there is no Tokio runtime here; ask from a task, or within Runtime::block_on".to_owned());
+    }
     let item = item.map(str::parse).transpose();
     let item = item.map_err(|error| format!("there are no statistics of such a name: {error}"))?;
     let mut command = Command::from(StatsCommand::new(item, Opaque::default()));

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -16,7 +13,6 @@ use metaq_transport::{TcpTransport, Transport};
 use crate::{
     PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
     direct::DirectDiscovery,
-    dispatcher::Inbox,
     flights::{Flights, Millis},
     follower::PublishLimits,
     launcher::Launcher,
@@ -114,15 +110,17 @@ impl ProducerBuilder {
     pub fn build(self) -> Result<Producer, BuildError> {
         let config = self.config;
         config.validate()?;
-        let transport = self.transport.unwrap_or_else(|| Arc::new(TcpTransport::new(config.connection())));
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => Arc::new(TcpTransport::new(config.connection()?)),
+        };
         let pool = Arc::new(Pool::new(transport, config.connections_per_broker));
         let direct = |broker| Arc::new(DirectDiscovery::new(broker, Arc::clone(&pool))) as Arc<dyn Discovery>;
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
-        let (inbox, events) = Inbox::new();
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
-        let flights = Flights::new(permits, inbox, config.retry.clone());
-        let launcher = Arc::new(Launcher::new(flights, self.selector));
+        let flights = Flights::new(permits, config.retry.clone());
+        let launcher = Launcher::new(flights, self.selector);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout };
         let topics = Topics::new(
             Arc::clone(&discovery),
@@ -130,7 +128,6 @@ impl ProducerBuilder {
             Arc::clone(&launcher),
             limits,
             config.ordered,
-            events,
         );
         let send_timeout = Millis::from(config.send_timeout);
         Ok(Producer::from_inner(Inner {
@@ -143,7 +140,6 @@ impl ProducerBuilder {
             send_timeout,
             config,
             closed: AtomicBool::new(false),
-            longest_timeout: AtomicU64::new(Duration::from(send_timeout).as_millis() as u64),
         }))
     }
 }

@@ -60,10 +60,12 @@ pub struct ProducerConfig {
     /// `maxTransferSize` is larger.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_message_size: usize,
-    /// The most messages that are accepted and have no outcome yet. One broker can have half of them. Default 16,384. Too
+    /// The most messages that are accepted and have no outcome yet. One broker can have half of them, hence at most 131,072 for
+    /// each of `connections_per_broker`. Default 16,384. Too
     /// few, and the network is idle between answers; many take memory, and as many are unknown when a broker dies.
     pub max_in_flight: usize,
-    /// The most bytes of those messages. One broker can have half of them; a larger message may go alone. Default 64 MiB.
+    /// The most bytes of those messages. One broker can have half of them; a larger message may go alone. Default 64 MiB,
+    /// at most 4 GiB.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_in_flight_bytes: usize,
     /// How many connections each broker has, at most 64. Default 1, which is enough to keep a broker busy: its answers come
@@ -71,7 +73,13 @@ pub struct ProducerConfig {
     pub connections_per_broker: usize,
     /// Whether there is one message in flight in each partition at a time, so that messages are stored in each partition in
     /// the order in which they were accepted, whoever offered them. Default `false`: a broker reorders what is in flight at
-    /// the same time (wire rule 1.2). Each partition then stores one message a round trip.
+    /// the same time. Each partition then stores one message a round trip.
+    ///
+    /// A message is decided for a partition when it is accepted. It waits for that partition alone, also while its broker is
+    /// away: other partitions don't notice. After a timeout the next message of the partition waits for the late answer, the
+    /// end of the connection, or 5 s, because the broker may still store the one before. A message that the broker refuses
+    /// because the partition is closed (403, 404) goes to another one if the selector agrees, and counts as accepted anew there;
+    /// if the selector insists, it is tried again in its place, and those behind it wait.
     pub ordered: bool,
     /// The topic whose brokers get messages to topics that are not published (rules P-9 and P-10). Default none: such
     /// messages are refused. Publish it like any other.
@@ -109,6 +117,12 @@ impl Default for ProducerConfig {
 /// The most connections to one broker.
 const MOST_CONNECTIONS: usize = 64;
 
+/// The most bytes that can be counted of what is in flight.
+const MOST_BYTES: usize = u32::MAX as usize;
+
+/// The most requests that one connection can tell apart.
+const MOST_REQUESTS: usize = 1 << 16;
+
 impl ProducerConfig {
     /// Whether a producer can work with these settings.
     ///
@@ -142,6 +156,9 @@ impl ProducerConfig {
         if self.connections_per_broker > MOST_CONNECTIONS {
             return Err(BuildError::option("connections_per_broker", "is more than 64"));
         }
+        if self.max_in_flight_bytes > MOST_BYTES {
+            return Err(BuildError::option("max_in_flight_bytes", "is more than 4,294,967,295 (4 GiB)"));
+        }
         if self.retry.first_pause > self.retry.longest_pause {
             return Err(BuildError::option("retry.first_pause", "is longer than retry.longest_pause"));
         }
@@ -149,12 +166,20 @@ impl ProducerConfig {
     }
 
     /// The settings of the connections of one broker.
-    pub(crate) fn connection(&self) -> ConnectionConfig {
+    ///
+    /// # Errors
+    /// When a connection can't have as much in flight.
+    pub(crate) fn connection(&self) -> Result<ConnectionConfig, BuildError> {
         let mut connection = self.connection.clone();
         let half = |all: usize| (all / 2 / self.connections_per_broker).max(1);
         connection.max_in_flight = half(self.max_in_flight);
         connection.max_in_flight_bytes = half(self.max_in_flight_bytes);
-        connection
+        if connection.max_in_flight > MOST_REQUESTS {
+            let problem = "is more than 131,072 for each of connections_per_broker: one connection has half of it, and can \
+                           tell 65,536 requests apart";
+            return Err(BuildError::option("max_in_flight", problem));
+        }
+        Ok(connection)
     }
 }
 
@@ -174,6 +199,7 @@ mod tests {
             (wrong(|config| config.send_timeout = Duration::ZERO), "send_timeout"),
             (wrong(|config| config.max_in_flight = 0), "max_in_flight"),
             (wrong(|config| config.max_in_flight_bytes = 0), "max_in_flight_bytes"),
+            (wrong(|config| config.max_in_flight_bytes = 1 << 32), "4 GiB"),
             (wrong(|config| config.connections_per_broker = 65), "connections_per_broker"),
             (wrong(|config| config.retry.max_attempts = 0), "retry.max_attempts"),
             (wrong(|config| config.retry.first_pause = Duration::from_secs(9)), "retry.first_pause"),
@@ -186,9 +212,10 @@ mod tests {
     #[test]
     fn a_broker_has_half_of_what_may_be_in_flight() {
         let config = ProducerConfig { connections_per_broker: 2, ..ProducerConfig::default() };
-        let connection = config.connection();
+        let connection = config.connection().unwrap();
         assert_eq!((connection.max_in_flight, connection.max_in_flight_bytes), (4096, 16 << 20));
         let tiny = ProducerConfig { max_in_flight: 1, max_in_flight_bytes: 1, ..config };
-        assert_eq!((tiny.connection().max_in_flight, tiny.connection().max_in_flight_bytes), (1, 1));
+        let tiny = tiny.connection().unwrap();
+        assert_eq!((tiny.max_in_flight, tiny.max_in_flight_bytes), (1, 1));
     }
 }

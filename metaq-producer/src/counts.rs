@@ -12,25 +12,122 @@ use std::{
 use metaq_protocol::{BrokerAddr, Topic};
 use parking_lot::Mutex;
 
-use crate::Outcome;
+use crate::{FailedAttempt, MessageCounts, Outcome, stats};
 
-/// The counts of all topics that were ever sent to.
+/// So many topics that are no longer published keep their own figures. Those of others are only in the sums.
+pub(crate) const MAX_FORMER_TOPICS: usize = 100;
+
+/// So many brokers that a topic no longer uses keep their own figures.
+pub(crate) const MAX_FORMER_BROKERS: usize = 16;
+
+/// The counts of all topics, and of transactions.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    topics: Mutex<BTreeMap<Topic, Arc<TopicCounts>>>,
+    topics: Mutex<Kept<Topic, TopicCounts>>,
+    /// The sums of topics that are not kept any more.
+    folded: Mutex<MessageCounts>,
     /// Messages to topics that were not published; they are counted together, whatever names somebody thinks of.
     pub(crate) unpublished: AtomicU64,
+    pub(crate) transactions: Arc<TransactionTotals>,
+}
+
+/// How many local transactions there were, and how they ended.
+#[derive(Debug, Default)]
+pub(crate) struct TransactionTotals {
+    pub(crate) begun: AtomicU64,
+    pub(crate) committed: AtomicU64,
+    pub(crate) rolled_back: AtomicU64,
+    pub(crate) unknown: AtomicU64,
 }
 
 impl Counts {
     /// The counts of `topic`, which outlive its being published.
     pub(crate) fn topic(&self, topic: &Topic) -> Arc<TopicCounts> {
-        Arc::clone(self.topics.lock().entry(topic.clone()).or_default())
+        let mut topics = self.topics.lock();
+        let counts = topics.get(topic);
+        self.fold(topics.over(MAX_FORMER_TOPICS, false));
+        counts
     }
 
-    pub(crate) fn all(&self) -> Vec<(Topic, Arc<TopicCounts>)> {
-        let topics = self.topics.lock();
-        topics.iter().map(|(topic, counts)| (topic.clone(), Arc::clone(counts))).collect()
+    /// The counts of the topics that are kept, and the sums of the others.
+    pub(crate) fn all(&self) -> (Vec<(Topic, Arc<TopicCounts>)>, MessageCounts) {
+        let mut topics = self.topics.lock();
+        self.fold(topics.over(MAX_FORMER_TOPICS, true));
+        (topics.all(), *self.folded.lock())
+    }
+
+    /// Called under the lock of the topics, so that no topic is missing in between.
+    fn fold(&self, former: Vec<(Topic, TopicCounts)>) {
+        for (topic, counts) in former {
+            let mut folded = self.folded.lock();
+            *folded = folded.plus(stats::topic_stats(topic, &counts).messages);
+        }
+    }
+}
+
+/// Counts by name, of which those that nobody uses any more are given up when they become many.
+#[derive(Debug)]
+struct Kept<K, V> {
+    entries: BTreeMap<K, Entry<V>>,
+    /// How often counts were asked for.
+    uses: u64,
+    /// How many entries there may be before the unused ones are looked for.
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    counts: Arc<V>,
+    last_use: u64,
+}
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), uses: 0, limit: 0 }
+    }
+}
+
+impl<K: Ord + Clone, V: Default> Kept<K, V> {
+    fn get(&mut self, key: &K) -> Arc<V> {
+        self.uses += 1;
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.last_use = self.uses;
+            return Arc::clone(&entry.counts);
+        }
+        let counts = Arc::<V>::default();
+        let entry = Entry { counts: Arc::clone(&counts), last_use: self.uses };
+        self.entries.insert(key.clone(), entry);
+        counts
+    }
+
+    fn find(&self, key: &K) -> Option<Arc<V>> {
+        self.entries.get(key).map(|entry| Arc::clone(&entry.counts))
+    }
+
+    fn all(&self) -> Vec<(K, Arc<V>)> {
+        self.entries.iter().map(|(key, entry)| (key.clone(), Arc::clone(&entry.counts))).collect()
+    }
+
+    /// Removes the counts that nobody holds any more, except the `most` that were asked for last. Unless it has to be `now`,
+    /// that is put off until there are twice as many entries, so that each costs little.
+    fn over(&mut self, most: usize, now: bool) -> Vec<(K, V)> {
+        if !now && self.entries.len() <= self.limit.max(2 * most) {
+            return Vec::new();
+        }
+        // Nobody can take hold of them meanwhile: they would have to ask here.
+        let unused = self.entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.counts) == 1);
+        let mut unused: Vec<_> = unused.map(|(key, entry)| (entry.last_use, key.clone())).collect();
+        let excess = unused.len().saturating_sub(most);
+        unused.sort_unstable_by_key(|(last_use, _)| *last_use);
+        let mut over = Vec::new();
+        for (_, key) in unused.into_iter().take(excess) {
+            let Some(entry) = self.entries.remove(&key) else { continue };
+            if let Some(counts) = Arc::into_inner(entry.counts) {
+                over.push((key, counts));
+            }
+        }
+        self.limit = 2 * self.entries.len();
+        over
     }
 }
 
@@ -40,41 +137,68 @@ pub(crate) struct TopicCounts {
     pub(crate) offered: AtomicU64,
     /// How many wait now: for room, for a broker, for their turn.
     pub(crate) queued: AtomicU64,
-    rejected: AtomicU64,
-    unknown: AtomicU64,
     not_sent: AtomicU64,
-    lanes: Mutex<BTreeMap<BrokerAddr, Arc<LaneCounts>>>,
+    lanes: Mutex<Kept<BrokerAddr, LaneCounts>>,
+    /// The sums of brokers that are not kept any more.
+    folded: LaneCounts,
 }
 
 impl TopicCounts {
     /// The counts of what is sent to `broker`.
     pub(crate) fn lane(&self, broker: &BrokerAddr) -> Arc<LaneCounts> {
-        Arc::clone(self.lanes.lock().entry(broker.clone()).or_default())
+        let mut lanes = self.lanes.lock();
+        let counts = lanes.get(broker);
+        self.fold(lanes.over(MAX_FORMER_BROKERS, false));
+        counts
     }
 
-    pub(crate) fn lanes(&self) -> Vec<(BrokerAddr, Arc<LaneCounts>)> {
-        let lanes = self.lanes.lock();
-        lanes.iter().map(|(broker, counts)| (broker.clone(), Arc::clone(counts))).collect()
+    /// Has `see` look at the counts of all brokers that are kept, and at the sums of the others. Meanwhile none goes from the
+    /// ones to the others.
+    pub(crate) fn lanes<R>(
+        &self,
+        see: impl FnOnce(Vec<(BrokerAddr, Arc<LaneCounts>)>, &LaneCounts) -> R,
+    ) -> R {
+        let mut lanes = self.lanes.lock();
+        self.fold(lanes.over(MAX_FORMER_BROKERS, true));
+        see(lanes.all(), &self.folded)
     }
 
-    /// One message ended that was not acknowledged; `lane` is the way of its last attempt, if that was the end of it.
+    fn fold(&self, former: Vec<(BrokerAddr, LaneCounts)>) {
+        former.iter().for_each(|(_, counts)| self.folded.add(counts));
+    }
+
+    /// Counts one message that was not acknowledged; `lane` is the way of its last attempt, if that was the end of it.
     pub(crate) fn failed(&self, outcome: Outcome, lane: Option<&LaneCounts>) {
+        // A broker has seen it, so it is in the figures by broker, too.
+        let lane = lane.unwrap_or(&self.folded);
         match outcome {
-            Outcome::Rejected => &self.rejected,
-            Outcome::Unknown => &self.unknown,
+            Outcome::Rejected => &lane.rejected,
+            Outcome::Unknown => &lane.unknown,
             Outcome::NotSent => &self.not_sent,
         }
         .fetch_add(1, Relaxed);
-        match (outcome, lane) {
-            (Outcome::Rejected, Some(lane)) => drop(lane.rejected.fetch_add(1, Relaxed)),
-            (Outcome::Unknown, Some(lane)) => drop(lane.unknown.fetch_add(1, Relaxed)),
-            _ => {}
-        }
     }
 
-    /// How many messages ended each way: rejected, unknown, not sent.
-    pub(crate) fn ended(&self) -> [u64; 3] {
-        [&self.rejected, &self.unknown, &self.not_sent].map(|count| count.load(Relaxed))
+    /// Counts one message that was not acknowledged after earlier attempts. One that may be stored counts for the broker of
+    /// the last attempt whose outcome is unknown, any other for that of its last attempt.
+    pub(crate) fn failed_after(
+        &self,
+        outcome: Outcome,
+        lane: Option<&LaneCounts>,
+        last_attempt: Option<Outcome>,
+        attempts: &[FailedAttempt],
+    ) {
+        if lane.is_some() && last_attempt == Some(outcome) {
+            return self.failed(outcome, lane);
+        }
+        let blamed = attempts.iter().rev().find(|attempt| attempt.outcome == outcome);
+        let earlier = blamed.and_then(|attempt| self.lanes.lock().find(&attempt.broker));
+        self.failed(outcome, earlier.as_deref().or(lane));
+    }
+
+    /// How many messages were never written.
+    pub(crate) fn not_sent(&self) -> u64 {
+        self.not_sent.load(Relaxed)
     }
 }
 
@@ -87,6 +211,20 @@ pub(crate) struct LaneCounts {
     pub(crate) unknown: AtomicU64,
     /// Attempts that were followed by another.
     pub(crate) retried: AtomicU64,
+}
+
+impl LaneCounts {
+    /// Adds what `other` has, which doesn't change any more.
+    fn add(&self, other: &Self) {
+        self.latencies.add(&other.latencies);
+        for (sum, count) in [
+            (&self.rejected, &other.rejected),
+            (&self.unknown, &other.unknown),
+            (&self.retried, &other.retried),
+        ] {
+            sum.fetch_add(count.load(Relaxed), Relaxed);
+        }
+    }
 }
 
 /// How long messages took, in microseconds, in buckets at most 1/32 wide: one addition a message, and no lock.
@@ -123,10 +261,19 @@ fn upper(bucket: usize) -> u64 {
 }
 
 impl Latencies {
+    fn buckets(&self) -> &[AtomicU64] {
+        self.buckets.get_or_init(|| (0..BUCKETS).map(|_| AtomicU64::new(0)).collect())
+    }
+
     pub(crate) fn record(&self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).min(LARGEST);
-        let buckets = self.buckets.get_or_init(|| (0..BUCKETS).map(|_| AtomicU64::new(0)).collect());
-        buckets[bucket(micros)].fetch_add(1, Relaxed);
+        self.buckets()[bucket(micros)].fetch_add(1, Relaxed);
+    }
+
+    fn add(&self, other: &Self) {
+        for (micros, count) in other.counts() {
+            self.buckets()[bucket(micros)].fetch_add(count, Relaxed);
+        }
     }
 
     /// Every latency in microseconds that occurred, rounded up to its bucket, and how often.
@@ -156,6 +303,54 @@ mod tests {
             assert!(n == 0 || upper(n) > before);
             before = upper(n);
         }
+    }
+
+    #[test]
+    fn sums_never_go_back_while_topics_and_brokers_are_folded() {
+        const THREADS: u64 = 4;
+        const TOPICS: u64 = 120;
+        let counts = Counts::default();
+        let (done, counts) = (&AtomicU64::new(0), &counts);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                scope.spawn(move || {
+                    for n in 0..TOPICS {
+                        let topic = counts.topic(&Topic::new(&format!("{thread}-{n}")).unwrap());
+                        for port in 0..24 {
+                            topic.offered.fetch_add(2, Relaxed);
+                            let lane = topic.lane(&BrokerAddr::new("h", port + 1).unwrap());
+                            lane.latencies.record(Duration::from_micros(n));
+                            topic.failed(Outcome::Rejected, Some(&lane));
+                        }
+                    }
+                    done.fetch_add(1, Relaxed);
+                });
+            }
+            scope.spawn(move || {
+                let mut before = crate::ProducerStats::default();
+                loop {
+                    let is_over = done.load(Relaxed) == THREADS;
+                    let stats = crate::ProducerStats::of(counts);
+                    assert!(stats.messages.acknowledged >= before.messages.acknowledged);
+                    assert!(stats.messages.rejected >= before.messages.rejected);
+                    assert!(stats.messages.offered >= before.messages.offered);
+                    if is_over {
+                        break;
+                    }
+                    before = stats;
+                }
+            });
+        });
+        let stats = crate::ProducerStats::of(counts);
+        let MessageCounts { offered, acknowledged, rejected, in_flight, .. } = stats.messages;
+        let each = THREADS * TOPICS * 24;
+        assert_eq!((offered, acknowledged, rejected, in_flight), (2 * each, each, each, 0));
+        assert_eq!(stats.topics.len(), MAX_FORMER_TOPICS);
+        for topic in &stats.topics {
+            assert_eq!(topic.brokers.len(), MAX_FORMER_BROKERS);
+            assert_eq!((topic.other_brokers.acknowledged, topic.other_brokers.latencies.count()), (8, 8));
+        }
+        assert!(counts.topics.lock().entries.len() <= 2 * MAX_FORMER_TOPICS);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! One broker without a registry.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use metaq_discovery::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, MAX_PARTITIONS,
     TopicView, TopicWatch, ViewPublisher,
@@ -10,8 +11,9 @@ use metaq_discovery::{
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use metaq_transport::{Connection, ConnectionState};
 use tokio::{
+    runtime::Handle,
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -24,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the broker is asked again.
 const REFRESH: Duration = Duration::from_secs(30);
+
+/// Before a connection that is gone is replaced, and after a panic.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Every topic is on one broker, which is asked for its id and its configuration by `stats` (wire rule 3.4). The
 /// configuration says how many partitions a topic has; `stats TOPIC` counts only those that hold something. Of a topic that
@@ -54,19 +59,22 @@ impl Discovery for DirectDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
         let inner = Arc::clone(&self.inner);
         if *inner.closed.borrow() {
-            return Err(DiscoveryError::new(DiscoveryErrorKind::Closed, "the discovery was closed"));
+            return Err(closed());
         }
+        let runtime = runtime()?;
         let connection = inner.connect().await?;
         let deadline = Instant::now() + PATIENCE;
         // A broker that can't be reached is the route's business.
         let ready = timeout_at(deadline, settled(&*connection)).await.unwrap_or(false);
         let told = if ready { inner.ask(&*connection, topic, deadline).await } else { None };
         let (publisher, watch) = TopicWatch::channel(told.unwrap_or_else(|| inner.unknown(topic)));
-        tokio::spawn(inner.follow(topic.clone(), connection, ready, publisher));
+        // The watch ends with the runtime, and says so; whoever watches then begins anew on its own.
+        runtime.spawn(inner.follow(topic.clone(), connection, ready, publisher));
         Ok(watch)
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
+        runtime()?;
         let connection = self.inner.connect().await?;
         let deadline = Instant::now() + PATIENCE;
         let _ = timeout_at(deadline, settled(&*connection)).await;
@@ -86,6 +94,7 @@ impl Discovery for DirectDiscovery {
 
     async fn close(&self) {
         self.inner.closed.send_replace(true);
+        self.inner.events.close();
     }
 }
 
@@ -110,23 +119,46 @@ impl Inner {
         Some(TopicView::new(topic.clone()).with_broker(BrokerId(id), self.broker.clone(), partitions))
     }
 
-    /// Asks again whenever the connection was established anew, and from time to time, until nobody watches the topic.
+    /// Asks again whenever the connection was established anew, and from time to time, until nobody watches the topic or
+    /// the discovery is closed. A panic, of a `tracing` subscriber say, is contained.
     async fn follow(
         self: Arc<Self>,
         topic: Topic,
         connection: Arc<dyn Connection>,
-        asked: bool,
+        mut asked: bool,
         publisher: ViewPublisher,
     ) {
-        let mut closed = self.closed.subscribe();
-        tokio::select! {
-            () = self.follow_always(&topic, &*connection, asked, &publisher) => {}
-            () = publisher.closed() => {}
-            _ = closed.wait_for(|closed| *closed) => {}
+        let mut is_closed = self.closed.subscribe();
+        let mut connection = Some(connection);
+        loop {
+            // A connection that is gone is replaced.
+            let following = async {
+                let current = match connection.take() {
+                    Some(connection) => connection,
+                    None => match self.connect().await {
+                        Ok(connection) => connection,
+                        // Asked again after the pause.
+                        Err(_) => return,
+                    },
+                };
+                self.follow_connection(&topic, &*current, asked, &publisher).await;
+            };
+            tokio::select! {
+                _ = AssertUnwindSafe(following).catch_unwind() => {}
+                () = publisher.closed() => return,
+                _ = is_closed.wait_for(|closed| *closed) => return publisher.end(closed()),
+            }
+            asked = false;
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = publisher.closed() => return,
+                _ = is_closed.wait_for(|closed| *closed) => return publisher.end(closed()),
+            }
         }
     }
 
-    async fn follow_always(
+    /// Asks over one connection until its state is gone with it.
+    async fn follow_connection(
         &self,
         topic: &Topic,
         connection: &dyn Connection,
@@ -135,7 +167,13 @@ impl Inner {
     ) {
         let mut state = connection.state();
         loop {
-            let is_ready = state.borrow_and_update().is_ready();
+            let (is_ready, is_closed) = {
+                let state = state.borrow_and_update();
+                (state.is_ready(), state.is_closed())
+            };
+            if is_closed {
+                return;
+            }
             if is_ready && !asked {
                 // One that was told before holds while there is no answer.
                 if let Some(view) = self.ask(connection, topic, Instant::now() + PATIENCE).await {
@@ -143,12 +181,24 @@ impl Inner {
                 }
             }
             asked = false;
-            // The connection's state may be gone with the connection; then there is nobody to ask.
             if let Ok(Err(_)) = timeout(REFRESH, state.changed()).await {
                 return;
             }
         }
     }
+}
+
+/// The runtime of the caller.
+fn runtime() -> Result<Handle, DiscoveryError> {
+    crate::deadline::runtime().ok_or_else(|| {
+        let text =
+            "there is no Tokio runtime with timers here; call this from a task, or within Runtime::block_on";
+        DiscoveryError::new(DiscoveryErrorKind::NoRuntime, text)
+    })
+}
+
+fn closed() -> DiscoveryError {
+    DiscoveryError::new(DiscoveryErrorKind::Closed, "the discovery was closed")
 }
 
 /// Waits until the connection is ready, or it is known why it isn't; true when it is ready.
@@ -185,7 +235,67 @@ fn configured_partitions(config: &str, topic: &Topic) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use metaq_testkit::Broker;
+    use metaq_transport::TcpTransport;
+
     use super::*;
+    use crate::broker_stats::ask_all;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(future)
+    }
+
+    fn pool() -> Arc<Pool> {
+        Arc::new(Pool::new(Arc::new(TcpTransport::default()), 1))
+    }
+
+    #[test]
+    fn a_broker_is_asked_on_every_runtime_and_old_watches_say_that_theirs_has_ended() {
+        let outside = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let broker = outside.block_on(Broker::builder().topic("t", 2).start()).unwrap();
+        let discovery = DirectDiscovery::new(broker.addr().clone(), pool());
+        let topic: Topic = "t".parse().unwrap();
+        let unwatched = discovery.watch(&topic).now_or_never().unwrap().unwrap_err();
+        assert_eq!(unwatched.kind(), DiscoveryErrorKind::NoRuntime);
+        assert_eq!(
+            discovery.topics().now_or_never().unwrap().unwrap_err().kind(),
+            DiscoveryErrorKind::NoRuntime
+        );
+        let mut watches: Vec<TopicWatch> = Vec::new();
+        for _ in 0..3 {
+            block_on(async {
+                for watch in &mut watches {
+                    let error = watch.changed().await.unwrap_err();
+                    assert!(error.kind() == DiscoveryErrorKind::NoRuntime, "{error}");
+                }
+                let watch = discovery.watch(&topic).await.unwrap();
+                assert_eq!(watch.current().partitions().len(), 2);
+                watches.push(watch);
+            });
+        }
+        block_on(async {
+            let mut watch = discovery.watch(&topic).await.unwrap();
+            discovery.close().await;
+            assert_eq!(watch.changed().await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
+        });
+        outside.block_on(async { drop(broker) });
+    }
+
+    #[tokio::test]
+    async fn statistics_may_take_any_time() {
+        let broker = Broker::builder().topic("t", 2).start().await.unwrap();
+        let pool = pool();
+        let connection = pool.any(broker.addr()).await.unwrap();
+        settled(&*connection).await;
+        let [second, long] = [1, u64::from(u32::MAX)].map(Duration::from_secs);
+        for timeout in [Duration::ZERO, Duration::from_nanos(1), second, long, Duration::MAX] {
+            let told = ask_all(&pool, None, timeout).await;
+            let is_answered = told.len() == 1 && told[0].1.is_ok();
+            assert!(is_answered || timeout < second, "{timeout:?}: {told:?}");
+        }
+    }
 
     #[test]
     fn a_configuration_tells_the_partitions_of_its_topics() {

@@ -1,373 +1,425 @@
-//! Sends what had to wait: for a broker, for room, for its turn, or for its next attempt.
+//! Sends what had to wait: for a broker, for capacity, for its turn, or for its next attempt.
+//!
+//! Whoever notices that a message may go, sends it: the connection that has capacity again, the one who ended the message
+//! before it, the follower that has found a broker. Only what is due at a certain time takes a [task](crate::timekeeper).
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use metaq_protocol::Partition;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use metaq_transport::{Capacity, Reservation, Ticket, TransportError, TransportErrorKind};
 
 use crate::{
-    SendError, SendErrorKind,
-    flights::{Flights, Offer},
-    lane::Broker,
-    launcher::{Launcher, Obstacle},
+    SendError, deadline,
+    deferred::{self, Step},
+    flights::{Cargo, Offer, Unparkable},
+    lane::Gate,
+    launcher::{FullConnection, Launcher, Obstacle, Wait},
+    panics,
     route::TopicState,
     slab::Token,
+    timekeeper::Timer,
+    wait_queue::{CapacityRequest, WaitQueues, WaitReason},
 };
 
-/// What a message waits for.
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// A broker of its topic that is connected.
-    Route,
-    /// Room on the broker's connections.
-    Room(Arc<Broker>),
-    /// Its turn in the partition.
-    Turn(Partition),
+/// The queues that have asked for capacity, by the numbers of their requests.
+pub(crate) type Requests = HashMap<u64, (Arc<WaitQueues>, WaitReason), foldhash::fast::FixedState>;
+
+/// How often a connection is looked at that can't announce when it has capacity.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How often the head of a queue is tried at once while its connections change.
+const MOST_TRIES: u32 = 8;
+
+/// About what the words of a put take on a connection besides its topic.
+const HEADER: usize = 48;
+
+/// What became of a message that has waited.
+enum Tried {
+    /// It doesn't wait any more.
+    Gone,
+    /// It waits for another reason from now on, and may be back for this one by the time that it is noted.
+    Moved,
+    /// It waits on, with so many bytes, for capacity on these connections if that is what it waits for.
+    Waits(usize, Vec<FullConnection>),
 }
 
-impl Place {
-    /// One more message of `topic` waits here.
-    pub(crate) fn enter(&self, topic: &TopicState) {
-        match self {
-            Self::Route => drop(topic.parked.fetch_add(1, Ordering::AcqRel)),
-            Self::Room(broker) => drop(broker.parked.fetch_add(1, Ordering::AcqRel)),
-            Self::Turn(partition) => topic.order.iter().for_each(|order| order.wait(*partition)),
-        }
-    }
-
-    fn leave(&self, topic: &TopicState) {
-        match self {
-            Self::Route => drop(topic.parked.fetch_sub(1, Ordering::AcqRel)),
-            Self::Room(broker) => drop(broker.parked.fetch_sub(1, Ordering::AcqRel)),
-            Self::Turn(partition) => topic.order.iter().for_each(|order| order.end_wait(*partition)),
-        }
-    }
-
-    /// What to say to a message that can't or won't wait here any longer.
-    pub(crate) fn error(&self, topic: &TopicState) -> SendError {
-        match self {
-            Self::Route => {
-                let (brokers, last) = topic.route().unreachable();
-                let text = format!("no broker of the topic could be reached in time: {brokers}");
-                SendError::new(SendErrorKind::NotConnected, &topic.topic, text).with_source(last)
-            }
-            Self::Room(broker) => {
-                let text = format!(
-                    "broker {} already owes as many answers as one broker may, which is half of what the producer may have \
-                     unacknowledged; it is slow, or max_in_flight and max_in_flight_bytes are small",
-                    broker.addr
-                );
-                SendError::new(SendErrorKind::Full, &topic.topic, text)
-            }
-            Self::Turn(partition) => {
-                let text = format!("the messages before it in partition {partition} took too long");
-                SendError::new(SendErrorKind::TimedOut, &topic.topic, text)
-            }
-        }
-    }
-
-    fn key(&self, topic: &Arc<TopicState>) -> Key {
-        match self {
-            Self::Route => Key::Route(Arc::as_ptr(topic).addr()),
-            Self::Room(broker) => Key::Room(Arc::as_ptr(broker).addr()),
-            Self::Turn(partition) => Key::Turn(Arc::as_ptr(topic).addr(), *partition),
-        }
-    }
-}
-
-/// A place by what it is about, which is held as long as anything waits there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Route(usize),
-    Room(usize),
-    Turn(usize, Partition),
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    Parked(Token, Instant, Place, Arc<TopicState>),
-    /// Taken back by its owner.
-    Unparked(Token, Instant),
-    /// To be sent again after the pause.
-    Again(Token, Duration),
-    RouteChanged(Arc<TopicState>),
-    /// A message to the broker has ended.
-    Room(Arc<Broker>),
-    /// The message that had the turn has ended.
-    Turn(Arc<TopicState>, Partition),
-    /// Nothing more is sent: what waits fails.
-    Stop,
-}
-
-/// The dispatcher's ear.
-#[derive(Clone, Debug)]
-pub(crate) struct Inbox {
-    sender: mpsc::UnboundedSender<Event>,
-}
-
-impl Inbox {
-    /// An inbox and what comes in. There is at most one event for each message that is accepted, and for each that ends.
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Event>) {
-        let (sender, events) = mpsc::unbounded_channel();
-        (Self { sender }, events)
-    }
-
-    /// False when nobody will send it.
-    #[must_use]
-    pub(crate) fn parked(
-        &self,
-        token: Token,
-        deadline: Instant,
-        place: Place,
+impl Launcher {
+    /// Keeps a new message until it can be sent.
+    ///
+    /// # Errors
+    /// When nobody would send it; the error gives it back.
+    pub(crate) fn park(
+        self: &Arc<Self>,
         topic: &Arc<TopicState>,
-    ) -> bool {
-        self.sender.send(Event::Parked(token, deadline, place, Arc::clone(topic))).is_ok()
-    }
-
-    pub(crate) fn unparked(&self, token: Token, deadline: Instant) {
-        let _ = self.sender.send(Event::Unparked(token, deadline));
-    }
-
-    /// False when nobody will send it.
-    #[must_use]
-    pub(crate) fn again(&self, token: Token, pause: Duration) -> bool {
-        self.sender.send(Event::Again(token, pause)).is_ok()
-    }
-
-    pub(crate) fn route_changed(&self, topic: &Arc<TopicState>) {
-        let _ = self.sender.send(Event::RouteChanged(Arc::clone(topic)));
-    }
-
-    pub(crate) fn room(&self, broker: Arc<Broker>) {
-        let _ = self.sender.send(Event::Room(broker));
-    }
-
-    pub(crate) fn turn(&self, topic: Arc<TopicState>, partition: Partition) {
-        let _ = self.sender.send(Event::Turn(topic, partition));
-    }
-
-    pub(crate) fn stop(&self) {
-        let _ = self.sender.send(Event::Stop);
-    }
-}
-
-/// Why a timer was set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Again,
-    Deadline,
-}
-
-/// The messages that wait in one place, in the order in which they came.
-#[derive(Debug)]
-struct Queue {
-    place: Place,
-    /// The topic of the first one; where it matters, all are of the same.
-    topic: Arc<TopicState>,
-    tokens: VecDeque<Token>,
-    /// How many queues there were before.
-    number: u64,
-}
-
-pub(crate) struct Dispatcher {
-    launcher: Arc<Launcher>,
-    events: mpsc::UnboundedReceiver<Event>,
-    queues: HashMap<Key, Queue>,
-    next_queue: u64,
-    /// Where each message waits.
-    places: HashMap<Token, Key>,
-    timers: BTreeSet<(Instant, Token, Timer)>,
-}
-
-impl Dispatcher {
-    pub(crate) fn new(launcher: Arc<Launcher>, events: mpsc::UnboundedReceiver<Event>) -> Self {
-        Self {
-            launcher,
-            events,
-            queues: HashMap::new(),
-            next_queue: 0,
-            places: HashMap::new(),
-            timers: BTreeSet::new(),
+        cargo: Cargo,
+        reason: WaitReason,
+    ) -> Result<Token, SendError> {
+        let flights = &self.flights;
+        let deadline = cargo.deadline();
+        let token = flights.park(Arc::clone(topic), cargo);
+        let error = if flights.is_closed() {
+            SendError::closed
+        } else if flights.timers.set(deadline, Timer::Deadline(token, 0), &flights.weak_launcher()) {
+            self.wait_for(token, topic, reason);
+            return Ok(token);
+        } else {
+            SendError::no_runtime
+        };
+        match flights.take_parked(token) {
+            Some((cargo, topic)) => Err(flights.refuse_parked(token, cargo, &topic, error(&topic.topic))),
+            // It has its outcome.
+            None => Ok(token),
         }
     }
 
-    /// Runs until it is told to stop.
-    pub(crate) async fn run(mut self) {
-        let mut events = Vec::new();
+    /// Has a parked message wait, and looks whether it can go if it is the first.
+    fn wait_for(self: &Arc<Self>, token: Token, topic: &Arc<TopicState>, reason: WaitReason) {
+        let waits = &topic.waits;
+        match reason {
+            WaitReason::Turn(partition) => {
+                if waits.change_to_turn(token, partition) && !self.has_turn(waits, token, partition) {
+                    // It has ended before it came to wait.
+                    self.flights.pass_turn(topic, partition);
+                }
+            }
+            // What it waits for may have come since.
+            reason => {
+                if waits.join(token, reason) {
+                    self.serve(waits, reason, None);
+                }
+            }
+        }
+    }
+
+    /// Sends the messages that wait for this reason, as far as they can go, when no lock is held.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        waits: &Arc<WaitQueues>,
+        reason: WaitReason,
+        reservation: Option<Reservation>,
+    ) {
+        if !matches!(reason, WaitReason::Turn(_)) {
+            deferred::run(self, waits, Step::Serve { reason, reservation, request: None });
+        }
+    }
+
+    /// Other brokers of the topic are connected, or none: has every message look again.
+    pub(crate) fn route_changed(self: &Arc<Self>, topic: &TopicState) {
+        for reason in topic.waits.reasons() {
+            self.serve(&topic.waits, reason, None);
+        }
+        if topic.is_withdrawn() {
+            for token in topic.waits.waiting_for_turns() {
+                self.fail_withdrawn(token);
+            }
+        }
+    }
+
+    /// Ends a message that waits if its topic was unpublished.
+    fn fail_withdrawn(&self, token: Token) {
+        // One of the topic's next publishing stays where it is: out of its place, a turn that comes would pass it by.
+        let taken = self.flights.take_parked_if(token, TopicState::is_withdrawn);
+        let Some((cargo, topic)) = taken else { return };
+        self.flights.leave_queue(token, &topic);
+        self.end(token, &topic, cargo, self.withdrawn(&topic));
+    }
+
+    pub(crate) fn do_step(self: &Arc<Self>, waits: &Arc<WaitQueues>, step: Step) {
+        match step {
+            Step::Serve { reason, mut reservation, request } => {
+                let served = Served { waits, reason };
+                self.serve_now(&served, &mut reservation);
+                // Whoever comes next for the capacity that is left has waited, too.
+                drop((reservation, request));
+                drop(served);
+            }
+            Step::PassTurn(partition) => {
+                while let Some(token) = waits.pass_turn(partition) {
+                    if self.has_turn(waits, token, partition) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn serve_now(self: &Arc<Self>, served: &Served<'_>, reservation: &mut Option<Reservation>) {
+        let Served { waits, reason } = *served;
+        let Some(mut head) = waits.begin(reason) else { return };
+        let mut tries = 0;
         loop {
-            let timer = self.timers.first().map(|(at, ..)| *at);
-            let sleep = async {
-                match timer {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
+            let next = match self.try_parked(waits, head.token, Some(reason), reservation) {
+                // Removed only now, when it is in its next queue: those who come to wait behind it see it in one of the two.
+                gone @ (Tried::Gone | Tried::Moved) => {
+                    let gone = matches!(gone, Tried::Gone).then_some(head);
+                    let (next, requests) = waits.next(reason, gone);
+                    self.forget(requests);
+                    tries = 0;
+                    next
+                }
+                Tried::Waits(bytes, full) => match self.ask(waits, reason, bytes, &full, tries) {
+                    Asked::Changed => {
+                        tries += 1;
+                        Some(head)
+                    }
+                    Asked::Reserved(reserved) => {
+                        // The one before, for somewhere else, is given back.
+                        *reservation = Some(reserved);
+                        tries += 1;
+                        Some(head)
+                    }
+                    Asked::Waits => waits.wait_on(reason),
+                },
+            };
+            match next {
+                Some(next) => head = next,
+                None => return,
+            }
+        }
+    }
+
+    /// The message has the turn in the partition. False if it is gone.
+    fn has_turn(self: &Arc<Self>, waits: &Arc<WaitQueues>, token: Token, partition: Partition) -> bool {
+        let Some((mut cargo, topic)) = self.flights.take_parked(token) else { return false };
+        let more = cargo.more();
+        (more.partition, more.has_turn) = (Some(partition), true);
+        self.try_taken(waits, token, cargo, topic, None, &mut None);
+        true
+    }
+
+    fn try_parked(
+        self: &Arc<Self>,
+        waits: &Arc<WaitQueues>,
+        token: Token,
+        reason: Option<WaitReason>,
+        reservation: &mut Option<Reservation>,
+    ) -> Tried {
+        match self.flights.take_parked(token) {
+            Some((cargo, topic)) => self.try_taken(waits, token, cargo, topic, reason, reservation),
+            None => Tried::Gone,
+        }
+    }
+
+    /// Sends a message that was taken in hand, or has it wait on; `reason` is why it waited.
+    fn try_taken(
+        self: &Arc<Self>,
+        waits: &Arc<WaitQueues>,
+        token: Token,
+        mut cargo: Cargo,
+        topic: Arc<TopicState>,
+        reason: Option<WaitReason>,
+        reservation: &mut Option<Reservation>,
+    ) -> Tried {
+        loop {
+            let end = Timer::Deadline(token, cargo.attempts_before);
+            let (deadline, bytes) =
+                (cargo.deadline(), cargo.message.encoded_len() + topic.topic.len() + HEADER);
+            let mut offer = Offer { cargo: Some(cargo), much_waits: false };
+            let launched = self.launch(&topic, &mut offer, Some(token), reservation);
+            let wait = match (launched.map_err(Obstacle::into_wait), offer.cargo) {
+                (Err(Ok(wait)), Some(taken)) => {
+                    cargo = taken;
+                    *wait
+                }
+                (Err(Err(error)), Some(cargo)) => {
+                    self.end(token, &topic, cargo, error);
+                    return Tried::Gone;
+                }
+                _ => {
+                    self.flights.timers.cancel(deadline, end);
+                    return Tried::Gone;
                 }
             };
-            tokio::select! {
-                biased;
-                () = sleep => self.keep_time(Instant::now()),
-                _ = self.events.recv_many(&mut events, 256) => {}
+            let Wait { reason: new, full } = wait;
+            if let Err(unparkable) = self.flights.park_again(token, Arc::clone(&topic), cargo) {
+                self.unparkable(token, &topic, unparkable, new);
+                return Tried::Gone;
             }
-            for event in events.drain(..) {
-                if matches!(event, Event::Stop) {
-                    return;
+            // Also if it was set before: it may have been lost with its runtime while the message was in hand.
+            let timers = &self.flights.timers;
+            if !timers.set(deadline, end, &self.flights.weak_launcher()) {
+                if let Some((cargo, topic)) = self.flights.take_parked(token) {
+                    self.end(token, &topic, cargo, SendError::runtime_ended(&topic.topic));
                 }
-                self.handle(event);
+                return Tried::Gone;
             }
-        }
-    }
-
-    fn flights(&self) -> &Flights {
-        &self.launcher.flights
-    }
-
-    fn handle(&mut self, event: Event) {
-        match event {
-            Event::Parked(token, deadline, place, topic) => {
-                // It is counted there already.
-                if !self.flights().is_parked(token) {
-                    return place.leave(&topic);
-                }
-                self.timers.insert((deadline, token, Timer::Deadline));
-                let key = self.queue(place, &topic, token);
-                // What it waits for may have come since.
-                if self.queues.get(&key).is_some_and(|queue| queue.tokens.len() == 1) {
-                    self.drain(key);
-                }
+            if reason == Some(new) {
+                return Tried::Waits(bytes, full);
             }
-            Event::Unparked(token, deadline) => {
-                self.timers.remove(&(deadline, token, Timer::Deadline));
-                self.unqueue(token);
-            }
-            Event::Again(token, pause) => {
-                self.timers.insert((Instant::now() + pause, token, Timer::Again));
-            }
-            Event::RouteChanged(topic) => {
-                // A broker that is no longer there has messages waiting for room on it.
-                let changed = Key::Route(Arc::as_ptr(&topic).addr());
-                let rooms = self.queues.iter().filter(|(key, _)| matches!(key, Key::Room(_)));
-                let mut rooms: Vec<_> = rooms.map(|(key, queue)| (queue.number, *key)).collect();
-                // The same order each time, so that a simulation can be repeated.
-                rooms.sort_unstable_by_key(|(number, _)| *number);
-                rooms.into_iter().for_each(|(_, key)| self.drain(key));
-                self.drain(changed);
-            }
-            Event::Room(broker) => self.drain(Key::Room(Arc::as_ptr(&broker).addr())),
-            Event::Turn(topic, partition) => {
-                self.drain(Key::Turn(Arc::as_ptr(&topic).addr(), partition));
-            }
-            Event::Stop => {}
-        }
-    }
-
-    /// Puts a message at the end of its queue.
-    fn queue(&mut self, place: Place, topic: &Arc<TopicState>, token: Token) -> Key {
-        let key = place.key(topic);
-        let number = self.next_queue;
-        self.next_queue += 1;
-        let new = || Queue { place, topic: Arc::clone(topic), tokens: VecDeque::new(), number };
-        self.queues.entry(key).or_insert_with(new).tokens.push_back(token);
-        self.places.insert(token, key);
-        key
-    }
-
-    /// Takes a message out of its queue.
-    fn unqueue(&mut self, token: Token) {
-        let Some(key) = self.places.remove(&token) else { return };
-        let Some(queue) = self.queues.get_mut(&key) else { return };
-        // As a rule those in front go first.
-        match queue.tokens.front() {
-            Some(front) if *front == token => drop(queue.tokens.pop_front()),
-            _ => queue.tokens.retain(|other| *other != token),
-        }
-        queue.place.leave(&queue.topic);
-        if queue.tokens.is_empty() {
-            self.queues.remove(&key);
-        }
-    }
-
-    /// Sends the messages of a queue in order, until one has to wait on.
-    fn drain(&mut self, key: Key) {
-        loop {
-            let Some(queue) = self.queues.get(&key) else { return };
-            let Some(token) = queue.tokens.front().copied() else { return };
-            match self.send(token) {
-                // It waits on where it was.
-                Some((place, topic)) if place.key(&topic) == key => return,
-                moved => {
-                    self.unqueue(token);
-                    if let Some((place, topic)) = moved {
-                        place.enter(&topic);
-                        self.queue(place, &topic, token);
+            match new {
+                WaitReason::Turn(partition) => {
+                    if !waits.change_to_turn(token, partition) {
+                        return Tried::Moved;
                     }
+                    // It was nobody's turn.
+                    let Some((taken, _)) = self.flights.take_parked(token) else {
+                        self.flights.pass_turn(&topic, partition);
+                        return Tried::Gone;
+                    };
+                    cargo = taken;
+                    let more = cargo.more();
+                    (more.partition, more.has_turn) = (Some(partition), true);
+                }
+                new => {
+                    // After another attempt it comes last.
+                    let is_head = match reason {
+                        Some(_) => waits.change(token, new),
+                        None => waits.join(token, new),
+                    };
+                    if is_head {
+                        self.serve(waits, new, None);
+                    }
+                    return Tried::Moved;
                 }
             }
         }
     }
 
-    /// Sends a message; says where it has to wait if it can't be sent now.
-    fn send(&mut self, token: Token) -> Option<(Place, Arc<TopicState>)> {
-        let (cargo, topic) = self.flights().take_parked(token)?;
-        let deadline = cargo.deadline();
-        let mut offer = Offer { cargo: Some(cargo), much_waits: false };
-        let launched = self.launcher.launch(&topic, &mut offer, Some(token), true);
-        match (launched, offer.cargo) {
-            (Err(Obstacle::Wait(place)), Some(cargo)) => {
-                self.flights().park(Arc::clone(&topic), cargo, Some(token));
-                return Some((place, topic));
-            }
-            (Err(Obstacle::Never(error)), Some(cargo)) => {
-                self.flights().fail_parked(token, &topic, cargo, error);
-            }
-            _ => {}
+    /// Ends a message that could not be parked again.
+    fn unparkable(&self, token: Token, topic: &Arc<TopicState>, unparkable: Unparkable, reason: WaitReason) {
+        match unparkable {
+            Unparkable::Cancelled(cargo) => self.end(token, topic, cargo, SendError::closed(&topic.topic)),
+            Unparkable::Overdue(cargo) => self.end(token, topic, cargo, reason.error(topic)),
         }
-        self.timers.remove(&(deadline, token, Timer::Deadline));
-        None
     }
 
-    fn keep_time(&mut self, now: Instant) {
-        while let Some(&(at, token, timer)) = self.timers.first()
-            && at <= now
-        {
-            self.timers.pop_first();
-            match timer {
-                Timer::Again => {
-                    let deadline = self.flights().deadline_of(token);
-                    if let (Some((place, topic)), Some(deadline)) = (self.send(token), deadline) {
-                        place.enter(&topic);
-                        self.queue(place, &topic, token);
-                        self.timers.insert((deadline, token, Timer::Deadline));
-                    }
-                }
-                Timer::Deadline => {
-                    let place = self.places.get(&token).and_then(|key| self.queues.get(key));
-                    let place = place.map_or(Place::Route, |queue| queue.place.clone());
-                    self.unqueue(token);
-                    if let Some((cargo, topic)) = self.flights().take_parked(token) {
-                        let error = place.error(&topic);
-                        self.flights().fail_parked(token, &topic, cargo, error);
-                    }
+    /// Ends a message that was taken in hand.
+    fn end(&self, token: Token, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) {
+        let timer = Timer::Deadline(token, cargo.attempts_before);
+        self.flights.timers.cancel(cargo.deadline(), timer);
+        self.flights.fail_parked(token, topic, cargo, error);
+    }
+
+    /// Does what is due.
+    pub(crate) fn due(self: &Arc<Self>, timer: Timer) {
+        match timer {
+            Timer::Attempt(token) => {
+                if let Some((cargo, topic)) = self.flights.take_parked(token) {
+                    let waits = Arc::clone(&topic.waits);
+                    let _hold = deferred::Hold::new();
+                    self.try_taken(&waits, token, cargo, topic, None, &mut None);
                 }
             }
+            Timer::Deadline(token, _) => {
+                // If somebody looks at it at this moment, they see that its time is up.
+                let Some((cargo, topic)) = self.flights.take_parked(token) else { return };
+                let reason = self.flights.leave_queue(token, &topic).unwrap_or(WaitReason::NoBroker);
+                self.flights.fail_parked(token, &topic, cargo, reason.error(&topic));
+            }
+            Timer::Capacity(number) => self.capacity(number, None),
+            Timer::LateAnswer(token) => self.flights.release_turn(token),
         }
     }
 }
 
-impl Drop for Dispatcher {
-    /// However it ends, also when its runtime is shut down under it: nothing that waits is forgotten.
-    fn drop(&mut self) {
-        self.flights().stop_dispatching();
-        for queue in self.queues.values() {
-            queue.tokens.iter().for_each(|_| queue.place.leave(&queue.topic));
+/// What came of asking for capacity.
+enum Asked {
+    Reserved(Reservation),
+    /// It will be announced, or looked for again.
+    Waits,
+    /// A connection is in another state than before: the message can be tried again at once.
+    Changed,
+}
+
+impl Launcher {
+    /// Asks the connections for capacity for the head of a queue.
+    fn ask(
+        self: &Arc<Self>,
+        waits: &Arc<WaitQueues>,
+        reason: WaitReason,
+        bytes: usize,
+        full: &[FullConnection],
+        tries: u32,
+    ) -> Asked {
+        for full in full {
+            match waits.request_to(reason, full.address()) {
+                Some((_, asked)) if asked <= bytes => continue,
+                // For a larger message, which isn't the head any more.
+                Some((number, _)) => self.withdraw_request(waits, reason, number),
+                None => {}
+            }
+            let number = self.next_request.fetch_add(1, Ordering::Relaxed);
+            let gate = Gate::new(Arc::clone(&full.broker), full.number);
+            self.requests.lock().insert(number, (Arc::clone(waits), reason));
+            // Before it can be answered.
+            let connection = full.address();
+            let request = CapacityRequest { number, connection, bytes, _gate: gate, wait: None };
+            drop(waits.asked(reason, request));
+            if tries >= MOST_TRIES {
+                self.look_again(waits, reason, number);
+                continue;
+            }
+            let ticket = Ticket { completions: &self.completions, token: number };
+            // A connection may be anybody's code.
+            let asked = panics::catch(|| full.connection.reserve(bytes, ticket));
+            let asked = asked.unwrap_or_else(|_| {
+                Err(TransportError::new(TransportErrorKind::Full, full.broker.addr.clone()))
+            });
+            match asked {
+                Ok(Capacity::Waiting(wait)) => drop(waits.set_wait(reason, number, wait)),
+                Ok(Capacity::Reserved(reservation)) => {
+                    self.withdraw_request(waits, reason, number);
+                    return Asked::Reserved(reservation);
+                }
+                Err(error) if error.kind() != TransportErrorKind::Full => {
+                    self.withdraw_request(waits, reason, number);
+                    return Asked::Changed;
+                }
+                Err(_) => self.look_again(waits, reason, number),
+            }
         }
-        self.events.close();
-        while self.events.try_recv().is_ok() {}
-        self.flights().parked().into_iter().for_each(|token| self.flights().fail_undispatched(token));
+        Asked::Waits
+    }
+
+    /// Looks for capacity again in a moment: the connection can't announce it.
+    fn look_again(&self, waits: &WaitQueues, reason: WaitReason, number: u64) {
+        let at = deadline::after(LOOK_AGAIN);
+        if !self.flights.timers.set(at, Timer::Capacity(number), &self.flights.weak_launcher()) {
+            self.withdraw_request(waits, reason, number);
+        }
+    }
+
+    fn withdraw_request(&self, waits: &WaitQueues, reason: WaitReason, number: u64) {
+        self.requests.lock().remove(&number);
+        drop(waits.answered(reason, number));
+    }
+
+    /// Forgets capacity that nobody waits for any more.
+    pub(crate) fn forget(&self, requests: Vec<CapacityRequest>) {
+        for request in requests {
+            self.requests.lock().remove(&request.number);
+            drop(request);
+        }
+    }
+
+    /// The capacity that was asked for is there, or is to be looked for again.
+    pub(crate) fn capacity(self: &Arc<Self>, number: u64, reservation: Option<Reservation>) {
+        let known = self.requests.lock().remove(&number);
+        let Some((waits, reason)) = known else { return };
+        let request = waits.answered(reason, number);
+        deferred::run(self, &waits, Step::Serve { reason, reservation, request });
+    }
+
+    /// What a connection says to a request for capacity.
+    pub(crate) fn answered(self: &Arc<Self>, number: u64, granted: Result<Reservation, TransportError>) {
+        self.capacity(number, granted.ok());
+    }
+}
+
+/// A queue that is being served.
+struct Served<'a> {
+    waits: &'a Arc<WaitQueues>,
+    reason: WaitReason,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.waits.abort(self.reason);
+        }
     }
 }

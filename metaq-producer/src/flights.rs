@@ -2,34 +2,42 @@
 
 mod cargo;
 mod ended;
+mod flush;
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
 
-use metaq_protocol::Partition;
-use metaq_transport::{Completions, Connection, Ticket, TransportError};
+use metaq_protocol::{Partition, Topic};
+use metaq_transport::{Completions, Connection, Reservation, Ticket, TransportError, TransportErrorKind};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub(crate) use cargo::{Cargo, Millis, More, Offer};
 use ended::{Tally, fail};
+use flush::Flushes;
 
 use crate::{
     Outcome, SendError, SendReceipt,
     closing::Closing,
-    dispatcher::Inbox,
+    deferred,
     lane::Lane,
+    launcher::Launcher,
+    order::LateTurn,
+    panics,
     permits::Permits,
     retry::RetryPolicy,
     route::TopicState,
     slab::{Slab, Token},
+    timekeeper::{Timer, Timers},
+    wait_queue::WaitReason,
 };
 
 /// Messages are spread over so many locks, so that threads seldom meet.
@@ -42,11 +50,15 @@ const SHARDS: usize = 16;
 pub(crate) struct Flights {
     shards: Vec<Mutex<Slab<Entry>>>,
     pub(crate) permits: Permits,
-    pub(crate) inbox: Inbox,
+    pub(crate) timers: Arc<Timers>,
     pub(crate) policy: RetryPolicy,
     pub(crate) closing: Closing,
-    /// Whether nobody will dispatch what is parked.
-    undispatched: AtomicBool,
+    flushes: Flushes,
+    /// Who sends what had to wait.
+    launcher: OnceLock<Weak<Launcher>>,
+    /// The partitions, sent to in order, in which the answer to the message that had the turn is late.
+    pub(crate) late: Mutex<HashMap<Token, LateTurn, foldhash::fast::FixedState>>,
+    closed: AtomicBool,
 }
 
 struct Entry {
@@ -55,12 +67,12 @@ struct Entry {
 }
 
 enum State {
-    /// It waits for a broker, for room, for its turn, or for the next attempt.
+    /// It waits for a broker, for capacity, for its turn, or for the next attempt.
     Parked {
         cargo: Cargo,
         topic: Arc<TopicState>,
     },
-    /// The dispatcher looks at it.
+    /// Somebody looks at it.
     Taken,
     Flying {
         cargo: Cargo,
@@ -79,16 +91,41 @@ pub(crate) struct Way<'a> {
     pub(crate) partition: Partition,
 }
 
+/// Why a message could not be parked again.
+pub(crate) enum Unparkable {
+    /// Whoever offered it has taken it back, or the producer was closed.
+    Cancelled(Cargo),
+    /// Its time is up.
+    Overdue(Cargo),
+}
+
 impl Flights {
-    pub(crate) fn new(permits: Permits, inbox: Inbox, policy: RetryPolicy) -> Self {
+    pub(crate) fn new(permits: Permits, policy: RetryPolicy) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             permits,
-            inbox,
+            timers: Arc::default(),
             policy,
             closing: Closing::default(),
-            undispatched: AtomicBool::new(false),
+            flushes: Flushes::default(),
+            launcher: OnceLock::new(),
+            late: Mutex::default(),
+            closed: AtomicBool::new(false),
         }
+    }
+
+    /// Says who sends what had to wait.
+    pub(crate) fn set_launcher(&self, launcher: Weak<Launcher>) {
+        let _ = self.launcher.set(launcher);
+    }
+
+    /// Who sends what had to wait; none when the producer is gone.
+    pub(crate) fn launcher(&self) -> Option<Arc<Launcher>> {
+        self.launcher.get()?.upgrade()
+    }
+
+    pub(crate) fn weak_launcher(&self) -> Weak<Launcher> {
+        self.launcher.get().cloned().unwrap_or_default()
     }
 
     fn shard(&self, token: Token) -> MutexGuard<'_, Slab<Entry>> {
@@ -99,23 +136,47 @@ impl Flights {
     /// before.
     ///
     /// # Errors
-    /// Leaves it where it is if the connection refuses it.
+    /// Leaves it where it is if the connection refuses it; without an error if it was taken back meanwhile.
+    #[inline(always)]
     pub(crate) fn launch(
         &self,
         this: &Arc<dyn Completions>,
         way: Way<'_>,
         offer: &mut Offer,
         token: Option<Token>,
+        reservation: &mut Option<Reservation>,
     ) -> Result<Option<Token>, TransportError> {
         let Some(message) = offer.cargo.as_ref() else { return Ok(None) };
         let deadline = self.attempt_deadline(message);
-        let shard_number = token.map_or_else(own_shard, Token::shard);
+        let shard_number = match token {
+            Some(token) => token.shard(),
+            None => own_shard(),
+        };
+        // Released after the lock: what a connection announces meanwhile is looked at then.
+        let _hold = deferred::Hold::new();
         let mut shard = self.shards[shard_number % SHARDS].lock();
-        let (token, is_new) = token.map_or_else(|| (shard.next(shard_number), true), |token| (token, false));
+        let (token, is_new) = match token {
+            Some(token) => (token, false),
+            None => (shard.next(shard_number), true),
+        };
+        if !is_new && (shard.is_cancelled(token) || self.is_closed()) {
+            return Ok(None);
+        }
         let put = message.message.as_put(way.partition.index);
         let ticket = Ticket { completions: this, token: token.into() };
         // An answer can't be told before the lock is released, so the entry is there by then.
-        offer.much_waits = way.connection.submit_put(put, deadline, ticket)?;
+        // A connection may be anybody's code, and must not take the message with it.
+        let submitted = panics::catch(|| match reservation {
+            None => way.connection.submit_put(put, deadline, ticket),
+            some => way.connection.submit_reserved_put(put, deadline, ticket, some),
+        });
+        offer.much_waits = match submitted {
+            Ok(submitted) => submitted?,
+            Err(_) => {
+                let broker = way.lane.broker.addr.clone();
+                return Err(TransportError::new(TransportErrorKind::NotConnected, broker));
+            }
+        };
         if let Some(cargo) = &mut offer.cargo
             && way.lane.topic.selector.wants_outcomes()
         {
@@ -134,6 +195,7 @@ impl Flights {
 
     /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
     /// its share of the time (W23).
+    #[inline(always)]
     fn attempt_deadline(&self, cargo: &Cargo) -> Instant {
         if self.policy.at_least_once && cargo.attempts_before + 1 < self.policy.max_attempts {
             let now = Instant::now();
@@ -142,33 +204,57 @@ impl Flights {
         cargo.deadline()
     }
 
-    /// Keeps a message until it can be handed to a connection; the dispatcher has to be told of it.
-    pub(crate) fn park(&self, topic: Arc<TopicState>, cargo: Cargo, token: Option<Token>) -> Token {
+    /// Keeps a new message until it can be handed to a connection.
+    pub(crate) fn park(&self, topic: Arc<TopicState>, cargo: Cargo) -> Token {
         topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-        let shard_number = token.map_or_else(own_shard, Token::shard);
+        let shard_number = own_shard();
         let mut shard = self.shards[shard_number % SHARDS].lock();
-        let state = State::Parked { cargo, topic };
-        match token {
-            Some(token) => {
-                if let Some(entry) = shard.get_mut(token) {
-                    entry.state = state;
-                }
-                token
-            }
-            None => {
-                let token = shard.next(shard_number);
-                shard.add(token, Entry { state, waker: None });
-                token
-            }
-        }
+        let token = shard.next(shard_number);
+        shard.add(token, Entry { state: State::Parked { cargo, topic }, waker: None });
+        token
     }
 
-    /// Takes a parked message in hand, to send it, park it again, or end it. None if it has ended.
+    /// Keeps a message on that was taken in hand.
+    ///
+    /// # Errors
+    /// Gives it back if it is to be ended meanwhile.
+    pub(crate) fn park_again(
+        &self,
+        token: Token,
+        topic: Arc<TopicState>,
+        cargo: Cargo,
+    ) -> Result<(), Unparkable> {
+        let is_overdue = Instant::now() >= cargo.deadline();
+        let mut shard = self.shard(token);
+        if shard.is_cancelled(token) || self.is_closed() {
+            return Err(Unparkable::Cancelled(cargo));
+        }
+        if is_overdue {
+            return Err(Unparkable::Overdue(cargo));
+        }
+        if let Some(entry) = shard.get_mut(token) {
+            topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+            entry.state = State::Parked { cargo, topic };
+        }
+        Ok(())
+    }
+
+    /// Takes a parked message in hand, to send it, park it again, or end it. None if it has ended, or somebody else looks at
+    /// it.
     pub(crate) fn take_parked(&self, token: Token) -> Option<(Cargo, Arc<TopicState>)> {
+        self.take_parked_if(token, |_| true)
+    }
+
+    /// The same if its topic is a `wanted` one.
+    pub(crate) fn take_parked_if(
+        &self,
+        token: Token,
+        wanted: impl FnOnce(&TopicState) -> bool,
+    ) -> Option<(Cargo, Arc<TopicState>)> {
         let mut shard = self.shard(token);
         let entry = shard.get_mut(token)?;
         match std::mem::replace(&mut entry.state, State::Taken) {
-            State::Parked { cargo, topic } => {
+            State::Parked { cargo, topic } if wanted(&topic) => {
                 topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
                 Some((cargo, topic))
             }
@@ -176,26 +262,6 @@ impl Flights {
                 entry.state = other;
                 None
             }
-        }
-    }
-
-    pub(crate) fn is_parked(&self, token: Token) -> bool {
-        self.deadline_of(token).is_some()
-    }
-
-    /// Until when a message that is parked has time.
-    pub(crate) fn deadline_of(&self, token: Token) -> Option<Instant> {
-        match &self.shard(token).get_mut(token)?.state {
-            State::Parked { cargo, .. } => Some(cargo.deadline()),
-            _ => None,
-        }
-    }
-
-    /// Ends a parked message that nobody will send.
-    pub(crate) fn fail_undispatched(&self, token: Token) {
-        if let Some((cargo, topic)) = self.take_parked(token) {
-            let error = SendError::closed(&topic.topic);
-            self.fail_parked(token, &topic, cargo, error);
         }
     }
 
@@ -207,15 +273,25 @@ impl Flights {
         error
     }
 
-    /// The partition that was decided for a message is no more: another one is to be chosen.
-    pub(crate) fn change_turn(&self, topic: &Arc<TopicState>, cargo: &mut Cargo) {
-        let more = cargo.more();
-        if let (Some(partition), true, Some(order)) = (more.partition, more.has_turn, &topic.order)
-            && order.give_back(partition)
-        {
-            self.inbox.turn(Arc::clone(topic), partition);
-        }
-        (more.partition, more.has_turn) = (None, false);
+    /// Gives a parked message back that was not accepted.
+    pub(crate) fn refuse_parked(
+        &self,
+        token: Token,
+        cargo: Cargo,
+        topic: &Arc<TopicState>,
+        error: SendError,
+    ) -> SendError {
+        let (entry, mark) = {
+            let mut shard = self.shard(token);
+            let (mark, _) = shard.ended(token);
+            (shard.remove(token), mark)
+        };
+        drop(entry);
+        let mut tally = Tally::default();
+        tally.flushed(mark);
+        let error = self.failed(error, topic, None, cargo, &mut tally);
+        self.settle(&mut tally);
+        error
     }
 
     /// Ends a message that was taken in hand: it could not be sent.
@@ -237,68 +313,162 @@ impl Flights {
     ) -> SendError {
         let attempts = cargo.more.as_mut().map(|more| std::mem::take(&mut more.failed)).unwrap_or_default();
         let unknown = attempts.iter().any(|attempt| attempt.outcome == Outcome::Unknown);
+        let last_attempt = lane.map(|_| error.outcome());
         let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
-        topic.counts.failed(error.outcome(), lane.map(|lane| &*lane.counts));
+        topic.counts.failed_after(error.outcome(), lane.map(|lane| &*lane.counts), last_attempt, &attempts);
         self.closing.ended(Err(error.outcome()), &cargo.message);
         tally.give_back(topic, &cargo);
-        error.with_attempts(attempts).with_message(cargo.message)
+        let error = error.with_attempts(attempts);
+        if error.outcome() == Outcome::Unknown {
+            tally.payloads.push(cargo.message.take_payload());
+            return error;
+        }
+        error.with_message(cargo.message)
     }
 
-    /// The outcome of a message, which is taken; or tells `cx` when it is there.
-    pub(crate) fn poll(&self, token: Token, cx: &Context<'_>) -> Poll<Result<SendReceipt, SendError>> {
-        let mut shard = self.shard(token);
-        let Some(entry) = shard.get_mut(token) else { return Poll::Pending };
-        let State::Ended(outcome) = &mut entry.state else {
-            match &mut entry.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
+    /// The outcome of a message, which is taken; or tells `cx` when it is there, which is `likely` to be necessary.
+    pub(crate) fn poll(
+        &self,
+        token: Token,
+        cx: &Context<'_>,
+        likely: bool,
+    ) -> Poll<Result<SendReceipt, SendError>> {
+        // A waker may run anybody's code when it is cloned or dropped: not under the lock.
+        let mut new = likely.then(|| cx.waker().clone());
+        loop {
+            let mut shard = self.shard(token);
+            let Some(entry) = shard.get_mut(token) else { return Poll::Pending };
+            if let State::Ended(outcome) = &mut entry.state {
+                let Some(outcome) = outcome.take() else { return Poll::Pending };
+                let waker = entry.waker.take();
+                shard.discard(token);
+                drop(shard);
+                drop((waker, new));
+                return Poll::Ready(outcome);
+            }
+            if entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                drop(shard);
+                return Poll::Pending;
+            }
+            let Some(waker) = new.take() else {
+                drop(shard);
+                new = Some(cx.waker().clone());
+                continue;
+            };
+            let old = entry.waker.replace(waker);
+            let is_parked = matches!(entry.state, State::Parked { .. });
+            drop(shard);
+            drop(old);
+            if is_parked {
+                // The runtime on which it came to wait may not be driven any more.
+                self.timers.ensure_kept(&self.weak_launcher());
             }
             return Poll::Pending;
-        };
-        let Some(outcome) = outcome.take() else { return Poll::Pending };
-        shard.remove(token);
-        Poll::Ready(outcome)
+        }
     }
 
     /// The handle of a message is gone: its outcome is counted, and told to nobody.
     pub(crate) fn unwatch(&self, token: Token) {
         let mut shard = self.shard(token);
         let Some(entry) = shard.get_mut(token) else { return };
-        entry.waker = None;
-        if matches!(entry.state, State::Ended(_)) {
-            shard.remove(token);
+        let waker = entry.waker.take();
+        let ended = if matches!(entry.state, State::Ended(_)) {
+            shard.remove(token)
         } else {
             shard.let_go(token);
-        }
+            None
+        };
+        drop(shard);
+        drop((waker, ended));
     }
 
     /// Takes a message back that was not handed to a connection yet. Else it goes on unwatched.
     pub(crate) fn cancel(&self, token: Token) {
+        self.shard(token).cancel(token);
         if let Some((cargo, topic)) = self.take_parked(token) {
-            self.inbox.unparked(token, cargo.deadline());
+            self.timers.cancel(cargo.deadline(), Timer::Deadline(token, cargo.attempts_before));
             let error = SendError::closed(&topic.topic);
+            self.leave_queue(token, &topic);
             self.fail_parked(token, &topic, cargo, error);
         }
         self.unwatch(token);
     }
 
-    /// From now on nobody dispatches: what can't be sent at once is failed.
-    pub(crate) fn stop_dispatching(&self) {
-        self.undispatched.store(true, Ordering::Release);
+    /// Takes a message out of the queue that it waits in, and has those behind it looked at.
+    pub(crate) fn leave_queue(&self, token: Token, topic: &TopicState) -> Option<WaitReason> {
+        let (reason, requests) = topic.waits.leave(token)?;
+        if let Some(launcher) = self.launcher() {
+            launcher.forget(requests);
+            launcher.serve(&topic.waits, reason, None);
+        }
+        Some(reason)
     }
 
-    pub(crate) fn is_dispatched(&self) -> bool {
-        !self.undispatched.load(Ordering::Acquire)
+    /// From now on nothing is sent that has to wait.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.timers.stop();
     }
 
-    /// The tokens of all messages that are parked.
-    pub(crate) fn parked(&self) -> Vec<Token> {
-        let parked = |shard: &Mutex<Slab<Entry>>| {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Fails a message that waits.
+    pub(crate) fn fail_one_waiting(&self, token: Token, error: impl Fn(&Topic) -> SendError) {
+        let Some((cargo, topic)) = self.take_parked(token) else { return };
+        let error = error(&topic.topic);
+        self.leave_queue(token, &topic);
+        self.fail_parked(token, &topic, cargo, error);
+    }
+
+    /// Fails all messages that wait.
+    pub(crate) fn fail_waiting(&self, error: impl Fn(&Topic) -> SendError) {
+        for token in self.tokens(|state| matches!(state, State::Parked { .. })) {
+            let Some((cargo, topic)) = self.take_parked(token) else { continue };
+            let error = error(&topic.topic);
+            if let (Some((_, requests)), Some(launcher)) = (topic.waits.leave(token), self.launcher()) {
+                launcher.forget(requests);
+            }
+            self.fail_parked(token, &topic, cargo, error);
+        }
+    }
+
+    /// Ends all messages whose answer can't be waited for any longer.
+    pub(crate) fn fail_in_flight(&self) {
+        let mut tally = Tally::default();
+        for token in self.tokens(|state| matches!(state, State::Flying { .. })) {
+            let mut shard = self.shard(token);
+            let Some(entry) = shard.get_mut(token) else { continue };
+            match std::mem::replace(&mut entry.state, State::Taken) {
+                State::Flying { cargo, lane, partition } => {
+                    let text = "the producer was closed before the answer came";
+                    let error = SendError::new(crate::SendErrorKind::Closed, &lane.topic.topic, text)
+                        .with_outcome(Outcome::Unknown)
+                        .at(partition, lane.broker.addr.clone());
+                    let error = self.failed(error, &lane.topic, Some(&lane), cargo, &mut tally);
+                    fail(&mut shard, token, error, &mut tally);
+                    drop(shard);
+                    drop(lane);
+                }
+                other => entry.state = other,
+            }
+        }
+        self.settle(&mut tally);
+    }
+
+    pub(crate) fn unpin(&self, token: Token) {
+        self.shard(token).unpin(token);
+    }
+
+    /// The tokens of all messages in such a state.
+    fn tokens(&self, wanted: impl Fn(&State) -> bool) -> Vec<Token> {
+        let of_shard = |shard: &Mutex<Slab<Entry>>| {
             let shard = shard.lock();
-            let parked = shard.iter().filter(|(_, entry)| matches!(entry.state, State::Parked { .. }));
-            parked.map(|(token, _)| token).collect::<Vec<_>>()
+            let wanted = shard.iter().filter(|(_, entry)| wanted(&entry.state));
+            wanted.map(|(token, _)| token).collect::<Vec<_>>()
         };
-        self.shards.iter().flat_map(parked).collect()
+        self.shards.iter().flat_map(of_shard).collect()
     }
 }
 

@@ -1,20 +1,30 @@
 //! Following the registry: keeps the route of one topic in line with it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::future::{FutureExt as _, select_all};
 use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
 use metaq_protocol::{BrokerAddr, BrokerId};
 use metaq_transport::{Connection, ConnectionState};
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    task::AbortHandle,
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
-    PublishError,
-    dispatcher::Inbox,
+    PublishError, deadline,
     lane::Lane,
+    launcher::Launcher,
+    panics::{self, contain},
     pool::Pool,
     route::{Route, RouteBroker, TopicState},
     route_change::Difference,
@@ -41,12 +51,88 @@ pub(crate) struct PublishLimits {
 /// itself out a second before it stops (registry §14).
 const GRACE: Duration = Duration::from_millis(250);
 
+/// How long a follower pauses after it has panicked, and before it asks a registry again whose watch has ended.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What it takes to follow a topic.
+pub(crate) struct FollowerParts {
+    pub(crate) discovery: Arc<dyn Discovery>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) launcher: Weak<Launcher>,
+    pub(crate) limits: PublishLimits,
+}
+
+/// Sees to it that a task follows a topic: on the runtime of whoever needs it, when there is none or its runtime has ended.
+pub(crate) struct Followed {
+    parts: Option<Arc<FollowerParts>>,
+    task: Mutex<Option<AbortHandle>>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Followed {
+    pub(crate) fn new(parts: Arc<FollowerParts>) -> Self {
+        Self { parts: Some(parts), task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
+    }
+
+    /// A topic that nobody ever follows.
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        Self { parts: None, task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Ready)
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Starts the task, unless it runs; true if it did. Outside of a runtime with timers nothing happens.
+    pub(crate) fn ensure(&self, state: &Arc<TopicState>) -> bool {
+        let Some(parts) = &self.parts else { return false };
+        let is_running = |task: &Option<AbortHandle>| task.as_ref().is_some_and(|task| !task.is_finished());
+        if is_running(&self.task.lock()) || matches!(*self.progress.borrow(), Progress::Failed(_)) {
+            return false;
+        }
+        let Some(runtime) = deadline::runtime() else { return false };
+        let follower = Follower::new(Arc::clone(state), Arc::clone(parts));
+        {
+            let mut task = self.task.lock();
+            if is_running(&task) {
+                return false;
+            }
+            *task = Some(runtime.spawn(follower.run()).abort_handle());
+        }
+        if state.is_withdrawn() {
+            self.stop();
+        }
+        true
+    }
+
+    pub(crate) fn stop(&self) {
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Followed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Followed").field("progress", &self.progress).finish_non_exhaustive()
+    }
+}
+
 /// Follows one topic: reads its views, keeps connections to its brokers, and sets the route.
-#[derive(Debug)]
-pub(crate) struct Follower {
+struct Follower {
     state: Arc<TopicState>,
-    pool: Arc<Pool>,
-    inbox: Inbox,
+    parts: Arc<FollowerParts>,
+    /// The last view.
+    view: Option<Arc<TopicView>>,
     /// The connections to each address that the view names, or that is used until its successor is ready.
     links: BTreeMap<BrokerAddr, Link>,
     /// The address at which each broker is used now.
@@ -67,11 +153,11 @@ struct Link {
 }
 
 impl Follower {
-    pub(crate) fn new(state: Arc<TopicState>, pool: Arc<Pool>, inbox: Inbox) -> Self {
+    fn new(state: Arc<TopicState>, parts: Arc<FollowerParts>) -> Self {
         Self {
             state,
-            pool,
-            inbox,
+            parts,
+            view: None,
             links: BTreeMap::new(),
             used: BTreeMap::new(),
             last: Vec::new(),
@@ -80,43 +166,81 @@ impl Follower {
         }
     }
 
-    /// Runs until the task is aborted, or the topic could not be published at first.
-    pub(crate) async fn run(
-        mut self,
-        discovery: Arc<dyn Discovery>,
-        limits: PublishLimits,
-        progress: watch::Sender<Progress>,
-    ) {
-        match self.first_route(&*discovery, limits).await {
-            Ok(watch) => {
-                self.tell_published();
-                progress.send_replace(Progress::Ready);
-                self.follow(watch).await;
+    /// Runs until the task is aborted, or the topic could not be published at first. Whoever's code panics on it (a
+    /// discovery's, a transport's, a subscriber's), the topic is followed on.
+    async fn run(mut self) {
+        loop {
+            match AssertUnwindSafe(self.follow()).catch_unwind().await {
+                Ok(Err(error)) => {
+                    self.state.withdraw();
+                    self.state.followed().progress.send_replace(Progress::Failed(error));
+                    self.route_changed();
+                    return;
+                }
+                Ok(Ok(never)) => match never {},
+                Err(panic) => {
+                    let (topic, panic) = (&self.state.topic, panics::text(&*panic));
+                    contain(
+                        || tracing::error!(%topic, panic, "following the topic panicked; it is followed on"),
+                    );
+                }
             }
-            Err(error) => {
-                self.state.withdraw();
-                progress.send_replace(Progress::Failed(error));
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Follows the topic for ever.
+    ///
+    /// # Errors
+    /// When the topic can't be published. Once it is, the last route holds while the registry can't be read.
+    async fn follow(&mut self) -> Result<Infallible, PublishError> {
+        let mut watch = if self.state.followed().is_ready() {
+            self.is_published = true;
+            None
+        } else {
+            let watch = self.first_route().await?;
+            self.state.followed().progress.send_replace(Progress::Ready);
+            self.tell_published();
+            Some(watch)
+        };
+        // Before the registry is asked again: none after a watch that has lasted.
+        let mut pause = Duration::ZERO;
+        loop {
+            let mut watch = match watch.take() {
+                Some(watch) => watch,
+                None => self.watch_again(pause).await,
+            };
+            let since = Instant::now();
+            loop {
+                let view = watch.current();
+                self.apply(&view).await;
+                if !self.next_change(&mut watch).await {
+                    break;
+                }
             }
+            pause = match since.elapsed() >= LONGEST_PAUSE {
+                true => Duration::ZERO,
+                false => (2 * pause).clamp(PAUSE, LONGEST_PAUSE),
+            };
         }
     }
 
     /// Reads the first view with a broker in it, and waits until a broker is connected and all others are, or have
     /// failed to be.
-    async fn first_route(
-        &mut self,
-        discovery: &dyn Discovery,
-        limits: PublishLimits,
-    ) -> Result<TopicWatch, PublishError> {
-        let deadline = Instant::now() + limits.total;
-        let mut watch = match timeout_at(deadline, discovery.watch(&self.state.topic)).await {
+    async fn first_route(&mut self) -> Result<TopicWatch, PublishError> {
+        let (parts, topic) = (Arc::clone(&self.parts), self.state.topic.clone());
+        let limits = parts.limits;
+        let deadline = deadline::after(limits.total);
+        let mut watch = match timeout_at(deadline, parts.discovery.watch(&topic)).await {
             Ok(Ok(watch)) => watch,
-            Ok(Err(error)) => return Err(PublishError::discovery(&self.state.topic, error)),
-            Err(_) => return Err(PublishError::discovery_timeout(&self.state.topic, limits.total)),
+            Ok(Err(error)) => return Err(PublishError::discovery(&topic, error)),
+            Err(_) => return Err(PublishError::discovery_timeout(&topic, limits.total)),
         };
-        let topic_deadline = deadline.min(Instant::now() + limits.topic);
+        let topic_deadline = deadline.min(deadline::after(limits.topic));
         loop {
             let view = watch.current();
-            self.apply(&view).await;
+            // A transport that doesn't return from `connect` is a broker that can't be reached.
+            let _ = timeout_at(deadline, self.apply(&view)).await;
             let settled = self.links.values().all(Link::is_settled);
             let ready = !self.state.route().partitions.is_empty();
             if settled && ready {
@@ -125,30 +249,49 @@ impl Follower {
             let limit = if view.is_empty() { topic_deadline } else { deadline };
             match timeout_at(limit, self.next_change(&mut watch)).await {
                 Ok(true) => {}
-                Ok(false) => return Err(PublishError::closed(&self.state.topic)),
+                Ok(false) => return Err(PublishError::discovery_ended(&topic)),
                 Err(_) if ready => return Ok(watch),
-                Err(_) if view.is_empty() => {
-                    return Err(PublishError::no_such_topic(&self.state.topic, limits.topic));
-                }
+                Err(_) if view.is_empty() => return Err(PublishError::no_such_topic(&topic, limits.topic)),
                 Err(_) => {
                     let (brokers, last) = self.state.route().unreachable();
-                    return Err(PublishError::unreachable(&self.state.topic, &brokers, limits.total, last));
+                    return Err(PublishError::unreachable(&topic, &brokers, limits.total, last));
                 }
             }
         }
     }
 
-    async fn follow(&mut self, mut watch: TopicWatch) {
-        let mut registry_is_there = true;
+    /// Watches the topic again after a pause: its watch has ended, or its task is another. The last route holds meanwhile.
+    async fn watch_again(&mut self, pause: Duration) -> TopicWatch {
+        let (parts, topic) = (Arc::clone(&self.parts), self.state.topic.clone());
+        self.pause(pause).await;
+        let mut pause = PAUSE;
         loop {
-            let view = watch.current();
-            self.apply(&view).await;
-            if registry_is_there {
-                registry_is_there = self.next_change(&mut watch).await;
-            } else {
-                // The registry's client was closed: the last view holds, connections may still come and go.
-                self.next_state_change().await;
+            let mut watching = parts.discovery.watch(&topic);
+            let watched = loop {
+                tokio::select! {
+                    biased;
+                    watched = &mut watching => break watched,
+                    () = self.next_state_change() => self.apply_last().await,
+                }
+            };
+            match watched {
+                Ok(watch) => return watch,
+                Err(error) => {
+                    contain(
+                        || tracing::debug!(%topic, %error, "the registry can't be read; the last route holds"),
+                    );
+                }
             }
+            self.pause(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Looks after the connections for a while, and after nothing else.
+    async fn pause(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while timeout_at(until, self.next_state_change()).await.is_ok() {
+            self.apply_last().await;
         }
     }
 
@@ -172,17 +315,37 @@ impl Follower {
 
     async fn next_link_change(&mut self) {
         let states = self.links.values_mut().flat_map(|link| &mut link.connections);
-        let changes: Vec<_> = states.map(|(_, state)| state.changed().boxed()).collect();
+        let changes: Vec<_> = states
+            .map(|(_, state)| {
+                async {
+                    // The state of a connection that is gone never changes again.
+                    if state.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                .boxed()
+            })
+            .collect();
         if changes.is_empty() {
             std::future::pending::<()>().await;
         }
         let (_, _, _) = select_all(changes).await;
     }
 
+    /// Brings connections and route in line with the last view.
+    async fn apply_last(&mut self) {
+        if let Some(view) = self.view.clone() {
+            self.apply(&view).await;
+        }
+    }
+
     /// Brings connections and route in line with `view`: connects to what is new, uses what is ready, keeps a moved
     /// broker's old connection until the new one is ready, and lets go of the rest.
-    async fn apply(&mut self, view: &TopicView) {
+    async fn apply(&mut self, view: &Arc<TopicView>) {
+        self.view = Some(Arc::clone(view));
         let view = &self.with_kept(view);
+        // One that is closed for good, as with its runtime, is no use any more.
+        self.links.retain(|_, link| !link.has_closed());
         for broker in view.brokers() {
             if !self.links.contains_key(&broker.addr) {
                 self.connect(&broker.addr).await;
@@ -199,7 +362,9 @@ impl Follower {
             let Some(link) = self.links.get(&broker.addr) else {
                 continue;
             };
-            let old = self.used.get(&broker.id).filter(|addr| **addr != broker.addr);
+            // Unless another broker is there now: its receipts would name the wrong one.
+            let is_free = |addr: &BrokerAddr| view.brokers().iter().all(|named| named.addr != *addr);
+            let old = self.used.get(&broker.id).filter(|addr| **addr != broker.addr && is_free(addr));
             let old = old.and_then(|addr| self.links.get_key_value(addr)).filter(|(_, old)| old.is_ready());
             let (addr, link) = match old {
                 Some(old) if !link.is_ready() => {
@@ -222,6 +387,7 @@ impl Follower {
             used.insert(broker.id, addr.clone());
         }
         route.brokers.sort_unstable_by_key(|broker| broker.id);
+        route.connections = route.brokers.iter().map(|broker| broker.connections.len()).sum();
         let is_used = |id: &BrokerId| used.contains_key(id);
         route.partitions.extend(view.partitions().iter().filter(|partition| is_used(&partition.broker)));
         let named = |addr: &BrokerAddr| view.brokers().iter().any(|broker| broker.addr == *addr);
@@ -230,7 +396,13 @@ impl Follower {
         self.used = used;
         self.tell_change(&route);
         self.state.set_route(route);
-        self.inbox.route_changed(&self.state);
+        self.route_changed();
+    }
+
+    fn route_changed(&self) {
+        if let Some(launcher) = self.parts.launcher.upgrade() {
+            launcher.route_changed(&self.state);
+        }
     }
 
     fn tell_published(&mut self) {
@@ -238,7 +410,7 @@ impl Follower {
         let route = self.state.route();
         let (topic, brokers) = (&self.state.topic, Difference::new(&route, &Route::default()).to_string());
         let (partitions, missing) = (route.partitions.len(), route.waiting_for.len());
-        tracing::info!(%topic, brokers, partitions, missing, "topic published");
+        contain(|| tracing::info!(%topic, brokers, partitions, missing, "topic published"));
     }
 
     /// Tells what is different in the new route, if anything is.
@@ -248,7 +420,7 @@ impl Follower {
         if self.is_published && !(added.is_empty() && removed.is_empty()) {
             let (topic, partitions, missing) =
                 (&self.state.topic, new.partitions.len(), new.waiting_for.len());
-            tracing::info!(%topic, %added, %removed, partitions, missing, "route changed");
+            contain(|| tracing::info!(%topic, %added, %removed, partitions, missing, "route changed"));
         }
     }
 
@@ -262,7 +434,7 @@ impl Follower {
                 continue;
             }
             let link = self.used.get(&broker.id).and_then(|addr| self.links.get(addr));
-            let until = self.kept.get(&broker.id).copied().unwrap_or(now + GRACE);
+            let until = self.kept.get(&broker.id).copied().unwrap_or_else(|| deadline::at(now, GRACE));
             if now < until && link.is_some_and(Link::is_ready) {
                 kept.insert(broker.id, until);
                 merged = merged.with(broker.clone());
@@ -274,7 +446,7 @@ impl Follower {
     }
 
     async fn connect(&mut self, addr: &BrokerAddr) {
-        match self.pool.get(addr).await {
+        match self.parts.pool.get(addr).await {
             Ok((broker, connections)) => {
                 let lane = Arc::new(Lane::new(Arc::clone(&self.state), broker));
                 let with_state = |connection: Arc<dyn Connection>| {
@@ -285,7 +457,8 @@ impl Follower {
                 self.links.insert(addr.clone(), Link { lane, connections, established: 0 });
             }
             Err(error) => {
-                tracing::warn!(topic = %self.state.topic, broker = %addr, %error, "broker can't be used");
+                let topic = &self.state.topic;
+                contain(|| tracing::warn!(%topic, broker = %addr, %error, "broker can't be used"));
             }
         }
     }
@@ -294,6 +467,10 @@ impl Follower {
 impl Link {
     fn is_ready(&self) -> bool {
         self.connections.iter().any(|(_, state)| state.borrow().is_ready())
+    }
+
+    fn has_closed(&self) -> bool {
+        self.connections.iter().any(|(_, state)| state.borrow().is_closed())
     }
 
     /// Whether a connection was established since this was asked last.

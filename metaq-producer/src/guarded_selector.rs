@@ -1,8 +1,6 @@
 //! A selector whose panics stay with the message that it was asked about.
 
 use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +10,11 @@ use std::{
 
 use metaq_protocol::{Partition, Topic};
 
-use crate::{Message, Outcome, PartitionSelector, route::TopicState};
+use crate::{
+    Message, Outcome, PartitionSelector,
+    panics::{self, contain},
+    route::TopicState,
+};
 
 /// The selector of a topic.
 pub(crate) struct GuardedSelector {
@@ -40,11 +42,11 @@ impl GuardedSelector {
         message: &Message,
         unfit: Option<Partition>,
     ) -> Result<Option<Partition>, String> {
-        let asked = catch_unwind(AssertUnwindSafe(|| match unfit {
+        let asked = panics::catch(|| match unfit {
             None => self.selector.select(topic, partitions, message),
             Some(unfit) => self.selector.select_instead(topic, partitions, message, unfit),
-        }));
-        asked.map_err(|panic| format!("the partition selector panicked: {}", text(&*panic)))
+        });
+        asked.map_err(|panic| format!("the partition selector panicked: {panic}"))
     }
 
     /// Whether the ends of attempts are to be told.
@@ -62,22 +64,114 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Tells the selector. No lock may be held: what it does is its own affair.
+    /// Tells the selector. No lock may be held: what it does is its own affair. Nothing panics here, so that whatever else is
+    /// to be told is.
     pub(crate) fn tell(self) {
+        // Also of what is dropped with it.
+        contain(|| self.observe());
+    }
+
+    fn observe(self) {
         let Self { topic, partition, latency, outcome } = self;
         let GuardedSelector { selector, has_panicked, .. } = &topic.selector;
-        let told = catch_unwind(AssertUnwindSafe(|| selector.observe(partition, latency, outcome)));
+        let told = panics::catch(|| selector.observe(partition, latency, outcome));
         if let Err(panic) = told
             && !has_panicked.swap(true, Ordering::Relaxed)
         {
-            let (topic, panic) = (&topic.topic, text(&*panic));
-            tracing::error!(%topic, panic, "partition selector panicked when told how a message fared; said once");
+            // A subscriber may panic, too.
+            let topic = &topic.topic;
+            contain(|| {
+                tracing::error!(%topic, panic, "partition selector panicked when told how a message fared; said once");
+            });
         }
     }
 }
 
-/// What somebody panicked with, if it is a text.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+#[cfg(test)]
+mod tests {
+    use std::{panic::panic_any, sync::atomic::AtomicUsize};
+
+    use tracing::{
+        Event, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+        subscriber::with_default,
+    };
+
+    use super::*;
+    use crate::follower::Followed;
+
+    /// Panics when it is asked, and when it is told, with something that panics when it is dropped.
+    #[derive(Default)]
+    struct Panics {
+        told: AtomicUsize,
+    }
+
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    impl PartitionSelector for Panics {
+        fn select(&self, _: &Topic, _: &[Partition], _: &Message) -> Option<Partition> {
+            panic_any(PanicsWhenDropped)
+        }
+
+        fn observe(&self, _: Partition, _: Duration, _: Result<(), Outcome>) {
+            self.told.fetch_add(1, Ordering::Relaxed);
+            panic_any(PanicsWhenDropped)
+        }
+    }
+
+    /// A subscriber that panics at every event.
+    struct PanicsAtEvents;
+
+    impl Subscriber for PanicsAtEvents {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            panic!("the log is gone");
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn nothing_that_panics_keeps_others_from_being_told() {
+        let selector = Arc::new(Panics::default());
+        let topic = Topic::new("t").unwrap();
+        let guarded = Arc::clone(&selector) as Arc<dyn PartitionSelector>;
+        let state = Arc::new(TopicState::new(
+            topic.clone(),
+            Arc::default(),
+            guarded,
+            false,
+            Arc::default(),
+            Followed::never(),
+        ));
+        with_default(PanicsAtEvents, || {
+            for _ in 0..3 {
+                let (topic, partition) = (Arc::clone(&state), Partition::new(0, 0));
+                Observation { topic, partition, latency: Duration::ZERO, outcome: Ok(()) }.tell();
+            }
+        });
+        assert_eq!(selector.told.load(Ordering::Relaxed), 3);
+        let message = Message::new(topic.clone(), "");
+        let error = state.selector.select(&topic, &[], &message, None).unwrap_err();
+        assert_eq!(error, "the partition selector panicked: (no text)");
+    }
 }

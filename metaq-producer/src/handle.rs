@@ -15,6 +15,10 @@ use crate::{SendError, SendReceipt, flights::Flights, slab::Token};
 /// The message belongs to the producer: it is sent, sent again if need be, and counted, whether the handle is polled or
 /// not.
 ///
+/// It keeps no time of its own: a message that is in flight on a connection whose runtime isn't driven any more ends when that
+/// runtime runs again, when something is sent on another one, or with [`flush`](crate::Producer::flush) or
+/// [`close`](crate::Producer::close).
+///
 /// # Cancel safety
 /// Dropping the handle loses the outcome, nothing else.
 #[must_use = "the outcome of the message is lost without it"]
@@ -29,6 +33,8 @@ pub struct SendHandle {
 const CANCELS: u64 = 1 << 63;
 /// The outcome was taken.
 const DONE: u64 = 1 << 62;
+/// It was polled.
+const POLLED: u64 = 1 << 61;
 
 impl SendHandle {
     #[inline]
@@ -45,7 +51,7 @@ impl SendHandle {
 
     #[inline]
     fn token(&self) -> Token {
-        Token::from(self.word & !(CANCELS | DONE))
+        Token::from(self.word & !(CANCELS | DONE | POLLED))
     }
 
     #[inline]
@@ -61,10 +67,10 @@ impl Future for SendHandle {
     /// When polled again after it was done.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         assert!(!self.is_done(), "polled after it was done");
-        let outcome = self.flights.poll(self.token(), cx);
-        if outcome.is_ready() {
-            self.word |= DONE;
-        }
+        // What was sent a moment ago has no outcome yet, as a rule.
+        let is_likely_pending = self.word & (CANCELS | POLLED) == CANCELS;
+        let outcome = self.flights.poll(self.token(), cx, is_likely_pending);
+        self.word |= if outcome.is_ready() { DONE } else { POLLED };
         outcome
     }
 }

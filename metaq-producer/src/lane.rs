@@ -4,7 +4,10 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     time::Duration,
 };
@@ -19,14 +22,21 @@ use crate::{counts::LaneCounts, route::TopicState};
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) addr: BrokerAddr,
-    /// How many messages wait for room on its connections.
-    pub(crate) parked: AtomicUsize,
+    /// How many queues wait for capacity on each of its connections.
+    gates: Box<[AtomicUsize]>,
     rest: Rest,
 }
 
 impl Broker {
-    pub(crate) fn new(addr: BrokerAddr) -> Self {
-        Self { addr, parked: AtomicUsize::new(0), rest: Rest::default() }
+    pub(crate) fn new(addr: BrokerAddr, connections: usize) -> Self {
+        let gates = (0..connections.max(1)).map(|_| AtomicUsize::new(0)).collect();
+        Self { addr, gates, rest: Rest::default() }
+    }
+
+    /// Whether messages wait for capacity on this connection, so that those who come now have to wait behind them.
+    #[inline]
+    pub(crate) fn is_gated(&self, connection: usize) -> bool {
+        self.gates.get(connection).is_some_and(|gate| gate.load(Acquire) > 0)
     }
 
     /// Whether the broker is better left alone for now.
@@ -42,6 +52,30 @@ impl Broker {
     /// It works.
     pub(crate) fn worked(&self) {
         self.rest.forget();
+    }
+}
+
+/// As long as it is held, senders that have not waited leave the capacity of a connection to those who have.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    broker: Arc<Broker>,
+    connection: usize,
+}
+
+impl Gate {
+    pub(crate) fn new(broker: Arc<Broker>, connection: usize) -> Self {
+        if let Some(gate) = broker.gates.get(connection) {
+            gate.fetch_add(1, AcqRel);
+        }
+        Self { broker, connection }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if let Some(gate) = self.broker.gates.get(self.connection) {
+            gate.fetch_sub(1, AcqRel);
+        }
     }
 }
 

@@ -2,45 +2,166 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    hash::BuildHasher as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
-use metaq_protocol::Partition;
-use metaq_transport::{Completions, TransportErrorKind};
+use metaq_protocol::{BrokerId, Partition};
+use metaq_transport::{Completions, Connection, Reservation, TransportErrorKind};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
     PartitionSelector, SendError, SendErrorKind,
-    dispatcher::Place,
+    dispatcher::Requests,
     flights::{Cargo, Flights, Offer, Way},
+    lane::Broker,
     route::{Route, RouteBroker, TopicState},
     slab::Token,
+    wait_queue::WaitReason,
 };
 
 /// How often a selector is asked at most for a partition that messages can go to.
 const MOST_ASKS: usize = 1024;
 
+/// How often a selector may name the same partition again before it is taken to insist on it.
+const MOST_REPEATS: usize = 8;
+
 /// What it takes to send a message.
 pub(crate) struct Launcher {
     pub(crate) flights: Arc<Flights>,
     /// The same, as connections know it.
-    completions: Arc<dyn Completions>,
+    pub(crate) completions: Arc<dyn Completions>,
     selector: Arc<dyn PartitionSelector>,
+    /// The capacity that was asked for, by number.
+    pub(crate) requests: Mutex<Requests>,
+    pub(crate) next_request: AtomicU64,
+    /// Whether somebody who offers messages had better let their connections write.
+    pub(crate) should_yield: AtomicBool,
 }
 
 /// Why a message was not handed to a connection.
 pub(crate) enum Obstacle {
-    /// It has to wait there.
-    Wait(Place),
+    /// It has to wait.
+    Wait(Box<Wait>),
+    /// The broker of the partition that the selector chose for it is away.
+    Away(Partition),
     /// It never can be.
     Never(SendError),
 }
 
+impl Obstacle {
+    /// What the message has to wait for.
+    ///
+    /// # Errors
+    /// Why it never can be sent.
+    pub(crate) fn into_wait(self) -> Result<Box<Wait>, SendError> {
+        match self {
+            Self::Wait(wait) => Ok(wait),
+            Self::Away(partition) => {
+                Ok(Box::new(Wait { reason: WaitReason::Away(partition.broker), full: Vec::new() }))
+            }
+            Self::Never(error) => Err(error),
+        }
+    }
+}
+
+/// What a message has to wait for.
+pub(crate) struct Wait {
+    pub(crate) reason: WaitReason,
+    /// The connections that have no capacity for it.
+    pub(crate) full: Vec<FullConnection>,
+}
+
+/// A connection that has no capacity.
+pub(crate) struct FullConnection {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) connection: Arc<dyn Connection>,
+    pub(crate) id: BrokerId,
+    /// Which one of the broker's it is.
+    pub(crate) number: usize,
+}
+
+/// What a message has met on its way to a connection.
+#[derive(Default)]
+struct Seen<'r> {
+    full: Vec<FullConnection>,
+    /// The addresses of connections that turned out not to be ready.
+    away: Vec<usize>,
+    /// The first that could take it, but has failed lately.
+    resting: Option<(Partition, &'r RouteBroker)>,
+    /// The partition that was chosen last, and can't take the message well.
+    unfit: Option<Partition>,
+}
+
+impl<'r> Seen<'r> {
+    /// After the first choice, which is resting, or was refused.
+    #[cold]
+    fn first(partition: Partition, broker: &'r RouteBroker, refused: Option<Option<FullConnection>>) -> Self {
+        let mut seen = Self { unfit: Some(partition), ..Self::default() };
+        match refused {
+            Some(back) => seen.add(broker, partition, back),
+            None => seen.resting = Some((partition, broker)),
+        }
+        seen
+    }
+
+    /// Whether the connection for the partition has refused the message.
+    fn has(&self, broker: &RouteBroker, partition: Partition) -> bool {
+        let Some(address) = address(broker, partition) else { return true };
+        self.away.contains(&address) || self.full.iter().any(|full| full.address() == address)
+    }
+
+    #[cold]
+    fn add(&mut self, broker: &RouteBroker, partition: Partition, back: Option<FullConnection>) {
+        match back {
+            Some(full) => self.full.push(full),
+            None => self.away.extend(address(broker, partition)),
+        }
+    }
+}
+
+/// The address of the connection for a partition, by which it is known.
+fn address(broker: &RouteBroker, partition: Partition) -> Option<usize> {
+    broker.connection(partition).map(|connection| Arc::as_ptr(connection).addr())
+}
+
+impl From<WaitReason> for Obstacle {
+    fn from(reason: WaitReason) -> Self {
+        Self::Wait(Box::new(Wait { reason, full: Vec::new() }))
+    }
+}
+
+impl From<Vec<FullConnection>> for Obstacle {
+    fn from(full: Vec<FullConnection>) -> Self {
+        let reason = match full.as_slice() {
+            [] => WaitReason::NoBroker,
+            [only] => WaitReason::Capacity(only.id, only.number),
+            several => {
+                WaitReason::AnyCapacity(several.iter().fold(0, |all, full| all.wrapping_add(full.mixed())))
+            }
+        };
+        Self::Wait(Box::new(Wait { reason, full }))
+    }
+}
+
 impl Launcher {
-    pub(crate) fn new(flights: Flights, selector: Arc<dyn PartitionSelector>) -> Self {
+    pub(crate) fn new(flights: Flights, selector: Arc<dyn PartitionSelector>) -> Arc<Self> {
         let flights = Arc::new(flights);
         let completions = Arc::clone(&flights) as Arc<dyn Completions>;
-        Self { flights, completions, selector }
+        let this = Arc::new(Self {
+            flights,
+            completions,
+            selector,
+            requests: Mutex::default(),
+            next_request: AtomicU64::new(0),
+            should_yield: AtomicBool::new(false),
+        });
+        this.flights.set_launcher(Arc::downgrade(&this));
+        this
     }
 
     /// The producer's selector.
@@ -53,16 +174,16 @@ impl Launcher {
     /// # Errors
     /// When it never can be; the error gives it back.
     pub(crate) fn launch_or_park(
-        &self,
+        self: &Arc<Self>,
         topic: &Arc<TopicState>,
         offer: &mut Offer,
     ) -> Result<Token, SendError> {
-        let obstacle = match self.launch(topic, offer, None, false) {
+        let obstacle = match self.launch(topic, offer, None, &mut None) {
             Ok(token) => return Ok(token),
             Err(obstacle) => obstacle,
         };
-        match (obstacle, offer.cargo.take()) {
-            (Obstacle::Wait(place), Some(cargo)) => Ok(self.park(topic, cargo, place)),
+        match (obstacle.into_wait(), offer.cargo.take()) {
+            (Ok(wait), Some(cargo)) => self.park(topic, cargo, wait.reason),
             (obstacle, cargo) => Err(self.refused(topic, cargo, obstacle)),
         }
     }
@@ -73,34 +194,25 @@ impl Launcher {
     /// As said; the error gives it back.
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
         let mut offer = Offer { cargo: Some(cargo), much_waits: false };
-        let launched = self.launch(topic, &mut offer, None, false);
-        launched.map_err(|obstacle| self.refused(topic, offer.cargo, obstacle))
+        let launched = self.launch(topic, &mut offer, None, &mut None);
+        launched.map_err(|obstacle| self.refused(topic, offer.cargo, obstacle.into_wait()))
     }
 
-    fn refused(&self, topic: &Arc<TopicState>, cargo: Option<Cargo>, obstacle: Obstacle) -> SendError {
-        let error = match obstacle {
-            Obstacle::Never(error) => error,
-            Obstacle::Wait(place) => place.error(topic),
-        };
+    fn refused(
+        &self,
+        topic: &Arc<TopicState>,
+        cargo: Option<Cargo>,
+        obstacle: Result<Box<Wait>, SendError>,
+    ) -> SendError {
+        let error = obstacle.map_or_else(|error| error, |wait| wait.reason.error(topic));
         match cargo {
             Some(cargo) => self.flights.refuse(topic, cargo, error),
             None => error,
         }
     }
 
-    fn park(&self, topic: &Arc<TopicState>, cargo: Cargo, place: Place) -> Token {
-        let deadline = cargo.deadline();
-        // Counted before it is there, so that nobody passes it.
-        place.enter(topic);
-        let token = self.flights.park(Arc::clone(topic), cargo, None);
-        if !self.flights.inbox.parked(token, deadline, place, topic) {
-            self.flights.fail_undispatched(token);
-        }
-        token
-    }
-
     /// Chooses a partition and hands the message to its broker's connection, which takes it out of the offer. `token` is
-    /// that of a message that was accepted before, `has_waited` whether it may pass those who wait.
+    /// that of a message that has waited, which uses the reservation if it goes where that is.
     ///
     /// # Errors
     /// Says why the message stays in the offer.
@@ -109,152 +221,178 @@ impl Launcher {
         topic: &Arc<TopicState>,
         offer: &mut Offer,
         token: Option<Token>,
-        has_waited: bool,
+        reservation: &mut Option<Reservation>,
     ) -> Result<Token, Obstacle> {
+        if topic.is_ordered {
+            return self.launch_in_order(topic, offer, token, reservation);
+        }
         let route = topic.route();
-        if route.partitions.is_empty() || (!has_waited && topic.parked.load(Ordering::Acquire) > 0) {
-            return Err(if topic.is_withdrawn() {
-                Obstacle::Never(SendError::not_published(&topic.topic))
-            } else {
-                Obstacle::Wait(Place::Route)
-            });
+        if route.partitions.is_empty() {
+            return Err(self.no_broker(topic));
         }
-        let now = if has_waited {
-            Instant::now()
-        } else {
-            offer.cargo.as_ref().map_or_else(Instant::now, |cargo| cargo.started)
+        let now = match &offer.cargo {
+            Some(cargo) if token.is_none() => cargo.started,
+            _ => Instant::now(),
         };
-        let asks = if topic.order.is_some() { 1 } else { MOST_ASKS.min(2 * route.partitions.len()) };
-        let (mut resting, mut full) = (None, None);
-        // The partition that was chosen and can't take the message well.
-        let mut unfit = None;
-        // If all that have room rest, they are eligible: hence once more than asked.
-        for ask in 0..=asks {
-            let (partition, broker) = if ask == asks {
-                match resting.take() {
-                    Some(choice) => choice,
-                    None => break,
-                }
-            } else {
-                match self.choose(topic, &route, &mut offer.cargo, unfit)? {
-                    Choice::Taken(partition, broker) if self.rests(topic, partition, broker, now) => {
-                        resting.get_or_insert((partition, broker));
-                        unfit = Some(partition);
-                        continue;
-                    }
-                    Choice::Taken(partition, broker) => (partition, broker),
-                    // Another one may be chosen.
-                    Choice::NotConnected(partition) => {
-                        unfit = Some(partition);
-                        continue;
-                    }
-                    Choice::NoOther => match resting.take() {
-                        Some(choice) => choice,
-                        None => break,
-                    },
-                }
-            };
-            unfit = Some(partition);
-            match self.hand_over(topic, partition, broker, offer, token, has_waited) {
+        // The way of nearly all messages.
+        let Some((partition, broker)) = self.select(topic, &route, offer, None)? else {
+            return Err(Vec::new().into());
+        };
+        let refused = if broker.lane.broker.rests(now) || topic.rests(partition, now) {
+            None
+        } else {
+            match self.hand_over(partition, broker, offer, token, reservation) {
                 Ok(token) => return Ok(token),
-                Err(Back::Full) => drop(full.get_or_insert(&broker.lane.broker)),
-                Err(Back::NotConnected) => {}
-                Err(Back::NoTurn) => return Err(Obstacle::Wait(Place::Turn(partition))),
+                Err(refused) => Some(refused),
             }
-        }
-        Err(Obstacle::Wait(full.map_or(Place::Route, |broker| Place::Room(Arc::clone(broker)))))
+        };
+        let seen = Seen::first(partition, broker, refused);
+        self.launch_elsewhere(topic, &route, offer, token, reservation, now, seen)
     }
 
-    /// Whether partition or broker are better left alone for now.
-    fn rests(&self, topic: &TopicState, partition: Partition, broker: &RouteBroker, now: Instant) -> bool {
-        topic.order.is_none() && (broker.lane.broker.rests(now) || topic.rests(partition, now))
-    }
-
-    /// Asks the selector, unless it was decided before. `unfit` is what it chose before, if it is asked again.
-    fn choose<'r>(
+    /// Asks the selector for other partitions, until one takes the message or it has seen all of them.
+    #[cold]
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "the second half of one function")]
+    fn launch_elsewhere<'r>(
         &self,
         topic: &Arc<TopicState>,
         route: &'r Route,
-        cargo: &mut Option<Cargo>,
-        unfit: Option<Partition>,
-    ) -> Result<Choice<'r>, Obstacle> {
-        let Some(cargo) = cargo else { return Ok(Choice::NoOther) };
-        if let Some(decided) = cargo.partition() {
-            if route.has(decided) {
-                let broker = route.broker(decided.broker);
-                return Ok(
-                    broker.map_or(Choice::NotConnected(decided), |broker| Choice::Taken(decided, broker))
-                );
+        offer: &mut Offer,
+        token: Option<Token>,
+        reservation: &mut Option<Reservation>,
+        now: Instant,
+        mut seen: Seen<'r>,
+    ) -> Result<Token, Obstacle> {
+        let (mut asks, mut repeats) = (1, 0);
+        let most_asks = MOST_ASKS.min(2 * route.partitions.len());
+        loop {
+            let count = seen.full.len() + seen.away.len();
+            let limit = if count == 0 || seen.resting.is_some() { most_asks } else { 4 * most_asks };
+            let is_over = count >= route.connections || repeats >= MOST_REPEATS || asks >= limit;
+            let chosen = if is_over { None } else { self.select(topic, route, offer, seen.unfit)? };
+            asks += 1;
+            let Some((partition, broker)) = chosen else { break };
+            repeats = if seen.unfit.replace(partition) == Some(partition) { repeats + 1 } else { 0 };
+            if broker.lane.broker.rests(now) || topic.rests(partition, now) {
+                seen.resting.get_or_insert((partition, broker));
+                continue;
             }
-            if route.knows(decided.broker) && route.broker(decided.broker).is_none() {
-                return Ok(Choice::NotConnected(decided));
+            if !seen.has(broker, partition) {
+                match self.hand_over(partition, broker, offer, token, reservation) {
+                    Ok(token) => return Ok(token),
+                    Err(back) => seen.add(broker, partition, back),
+                }
             }
-            // The topic has it no more.
-            self.flights.change_turn(topic, cargo);
         }
+        // If all that have capacity are resting, the first of them is the probe.
+        if let Some((partition, broker)) = seen.resting
+            && !seen.has(broker, partition)
+        {
+            match self.hand_over(partition, broker, offer, token, reservation) {
+                Ok(token) => return Ok(token),
+                Err(back) => seen.add(broker, partition, back),
+            }
+        }
+        if seen.full.is_empty() {
+            topic.ensure_followed();
+        }
+        Err(seen.full.into())
+    }
+
+    /// No broker of the topic is connected.
+    #[cold]
+    pub(crate) fn no_broker(&self, topic: &Arc<TopicState>) -> Obstacle {
+        if topic.is_withdrawn() {
+            Obstacle::Never(self.withdrawn(topic))
+        } else {
+            topic.ensure_followed();
+            WaitReason::NoBroker.into()
+        }
+    }
+
+    /// The error of a message whose topic was unpublished.
+    pub(crate) fn withdrawn(&self, topic: &TopicState) -> SendError {
+        if self.flights.is_closed() {
+            SendError::closed(&topic.topic)
+        } else {
+            SendError::not_published(&topic.topic)
+        }
+    }
+
+    /// Asks the selector. `unfit` is what it chose before, if it is asked again; then it may choose nothing.
+    #[inline(always)]
+    pub(crate) fn select<'r>(
+        &self,
+        topic: &Arc<TopicState>,
+        route: &'r Route,
+        offer: &Offer,
+        unfit: Option<Partition>,
+    ) -> Result<Option<(Partition, &'r RouteBroker)>, Obstacle> {
+        let Some(cargo) = &offer.cargo else { return Ok(None) };
         let wrong = |text| Obstacle::Never(SendError::new(SendErrorKind::NoPartition, &topic.topic, text));
         let answer = topic.selector.select(&topic.topic, &route.partitions, &cargo.message, unfit);
         let partition = match answer.map_err(wrong)? {
             Some(partition) => partition,
-            None if unfit.is_some() => return Ok(Choice::NoOther),
+            None if unfit.is_some() => return Ok(None),
             None => return Err(wrong("the partition selector refused it".to_owned())),
         };
-        if topic.order.is_some() {
-            cargo.more().partition = Some(partition);
-        }
         match route.broker(partition.broker) {
-            Some(broker) if route.has(partition) => Ok(Choice::Taken(partition, broker)),
-            None if route.knows(partition.broker) => Ok(Choice::NotConnected(partition)),
+            Some(broker) if route.has(partition) => Ok(Some((partition, broker))),
+            None if route.knows(partition.broker) && unfit.is_some() => Ok(None),
+            None if route.knows(partition.broker) => Err(Obstacle::Away(partition)),
             _ => {
                 Err(wrong(format!("the partition selector chose {partition}, which the topic doesn't have")))
             }
         }
     }
 
-    fn hand_over(
+    /// Hands the message to the connection for a partition.
+    ///
+    /// # Errors
+    /// The connection if it has no capacity, or others wait for that; none if it isn't connected.
+    // Inlined, so that the message goes from the offer to its entry at once.
+    #[inline(always)]
+    pub(crate) fn hand_over(
         &self,
-        topic: &TopicState,
         partition: Partition,
         broker: &RouteBroker,
         offer: &mut Offer,
         token: Option<Token>,
-        has_waited: bool,
-    ) -> Result<Token, Back> {
-        if let (Some(order), Some(cargo)) = (&topic.order, &mut offer.cargo)
-            && !cargo.has_turn()
-        {
-            if !order.take(partition, has_waited) {
-                return Err(Back::NoTurn);
-            }
-            cargo.more().has_turn = true;
+        reservation: &mut Option<Reservation>,
+    ) -> Result<Token, Option<FullConnection>> {
+        let Some((number, connection)) = broker.numbered_connection(partition) else { return Err(None) };
+        let full = || {
+            Some(FullConnection {
+                broker: Arc::clone(&broker.lane.broker),
+                connection: Arc::clone(connection),
+                id: broker.id,
+                number,
+            })
+        };
+        if token.is_none() && broker.lane.broker.is_gated(number) {
+            return Err(full());
         }
-        if !has_waited && broker.lane.broker.parked.load(Ordering::Acquire) > 0 {
-            return Err(Back::Full);
-        }
-        let connection = broker.connection(partition).ok_or(Back::NotConnected)?;
         let way = Way { lane: &broker.lane, connection: &**connection, partition };
-        match self.flights.launch(&self.completions, way, offer, token) {
-            Ok(token) => token.ok_or(Back::NotConnected),
-            Err(error) if error.kind() == TransportErrorKind::Full => Err(Back::Full),
-            Err(_) => Err(Back::NotConnected),
+        match self.flights.launch(&self.completions, way, offer, token, reservation) {
+            Ok(Some(token)) => Ok(token),
+            Ok(None) => Err(None),
+            Err(error) if error.kind() == TransportErrorKind::Full => Err(full()),
+            Err(_) => Err(None),
         }
     }
 }
 
-/// Where a message goes.
-enum Choice<'r> {
-    Taken(Partition, &'r RouteBroker),
-    /// The broker of the partition is not connected at the moment.
-    NotConnected(Partition),
-    /// Nowhere but where it was chosen to go before.
-    NoOther,
-}
+impl FullConnection {
+    /// The connection's address, by which it is found again.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.connection).addr()
+    }
 
-/// Why a connection did not take a message.
-enum Back {
-    Full,
-    NotConnected,
-    NoTurn,
+    /// A number that stands for the connection, also in a sum with those of others.
+    fn mixed(&self) -> u64 {
+        foldhash::fast::FixedState::default().hash_one((self.id, self.number))
+    }
 }
 
 impl fmt::Debug for Launcher {

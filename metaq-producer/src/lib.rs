@@ -29,6 +29,8 @@ mod builder;
 mod closing;
 mod config;
 mod counts;
+mod deadline;
+mod deferred;
 mod direct;
 mod dispatcher;
 mod flights;
@@ -43,6 +45,7 @@ mod message;
 #[cfg(feature = "metrics")]
 mod metrics_export;
 mod order;
+mod panics;
 mod permits;
 mod pool;
 mod producer;
@@ -54,9 +57,11 @@ mod selector;
 mod send_error;
 mod slab;
 mod stats;
+mod timekeeper;
 mod topics;
 mod transaction;
 mod verdict;
+mod wait_queue;
 mod xa;
 
 pub use broker_stats::BrokerFigures;
@@ -76,7 +81,9 @@ pub use selector::{
     RoundRobinSelector, SelectFn, StickySelector, key_hash, select_fn,
 };
 pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
-pub use stats::{BrokerStats, LatencyStats, MessageCounts, ProducerStats, TopicStats};
+pub use stats::{
+    BrokerStats, LatencyStats, MessageCounts, OtherBrokerStats, ProducerStats, TopicStats, TransactionCounts,
+};
 pub use transaction::{
     CommitReceipt, Transaction, TransactionError, TransactionErrorKind, TransactionOptions,
     TransactionOutcome, TransactionReceipt,

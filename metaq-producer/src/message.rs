@@ -83,6 +83,12 @@ impl Message {
         self.data.len()
     }
 
+    /// Takes the payload out, whose owner's code runs when it is dropped.
+    #[inline]
+    pub(crate) fn take_payload(&mut self) -> Bytes {
+        self.data.take_payload()
+    }
+
     /// The command that stores it in the partition with this index.
     pub(crate) fn as_put(&self, partition: i32) -> PutRef<'_> {
         let flag = if self.data.attribute_block().is_empty() { Flag::EMPTY } else { Flag::ATTRIBUTE };

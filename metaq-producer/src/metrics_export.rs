@@ -8,7 +8,7 @@ use std::{
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{LatencyStats, Producer, ProducerStats};
+use crate::{LatencyStats, Producer, ProducerStats, TransactionCounts, deadline};
 
 impl ProducerStats {
     /// Writes the figures to the recorder of the `metrics` facade that the program has installed. Messages cost nothing by it:
@@ -20,17 +20,32 @@ impl ProducerStats {
     /// | `metaq_messages_queued` | `topic` | messages that wait |
     /// | `metaq_messages_in_flight` | `topic` | messages that await their answer |
     /// | `metaq_messages_not_sent_total` | `topic` | messages that were never written |
-    /// | `metaq_messages_acknowledged_total` | `topic`, `broker` | messages that are stored |
+    /// | `metaq_messages_acknowledged_total` | `topic`, `broker` | messages that are stored, or taken as part of a transaction |
     /// | `metaq_messages_rejected_total` | `topic`, `broker` | messages that the broker refused |
     /// | `metaq_messages_unknown_total` | `topic`, `broker` | messages that may be stored |
     /// | `metaq_attempts_retried_total` | `topic`, `broker` | attempts that failed and were followed by another |
     /// | `metaq_latency_seconds` | `topic`, `broker`, `quantile` | how long acknowledged messages took, since the start |
+    /// | `metaq_transactions_begun_total` | — | local transactions that a broker was asked to begin |
+    /// | `metaq_transactions_committed_total` | — | those that were committed |
+    /// | `metaq_transactions_rolled_back_total` | — | those of which nothing is stored |
+    /// | `metaq_transactions_unknown_total` | — | those whose commit has no known outcome |
     /// | `metaq_unacknowledged_messages` | — | messages that hold room |
     /// | `metaq_unacknowledged_bytes` | — | their bytes |
     ///
+    /// Of each topic the offered messages are those that are queued, in flight or not sent, and those that its brokers
+    /// acknowledged, rejected or may have stored. Messages to topics that were not published have `not published` in place of
+    /// the topic, and are all not sent.
+    ///
+    /// Topics and brokers that the statistics [list no more](Self::other_topics) keep the values that were recorded last: they
+    /// are not added to anything else, so that sums over all topics or brokers stay right in a recorder that keeps them. Such a
+    /// topic begins at zero when it is published again; a recorder whose counters only grow shows it once it has passed its
+    /// former value.
+    ///
     /// Where several producers of a program send to the same topic, give each its own recorder, or a label by a layer: else the
-    /// last one that writes is seen. Messages to topics that were not published are in none of them.
+    /// last one that writes is seen.
     pub fn record_metrics(&self) {
+        counter!(OFFERED, "topic" => UNPUBLISHED).absolute(self.unpublished);
+        counter!(NOT_SENT, "topic" => UNPUBLISHED).absolute(self.unpublished);
         for stats in &self.topics {
             let topic = stats.topic.as_str().to_owned();
             let messages = &stats.messages;
@@ -47,6 +62,15 @@ impl ProducerStats {
                 record_latencies(&broker.latencies, &labels);
             }
         }
+        let TransactionCounts { begun, open: _, committed, rolled_back, unknown } = self.transactions;
+        for (name, count) in [
+            (BEGUN, begun),
+            (COMMITTED, committed),
+            (ROLLED_BACK, rolled_back),
+            (UNKNOWN_TRANSACTIONS, unknown),
+        ] {
+            counter!(name).absolute(count);
+        }
         gauge!(UNACKNOWLEDGED).set(self.unacknowledged as f64);
         gauge!(UNACKNOWLEDGED_BYTES).set(self.unacknowledged_bytes as f64);
     }
@@ -62,7 +86,10 @@ impl Producer {
     /// # }
     /// ```
     ///
-    /// It doesn't keep the producer from ending. An interval below 10 ms is taken as 10 ms.
+    /// It doesn't keep the producer from ending. An interval below 10 ms is taken as 10 ms. That the producer was closed or
+    /// dropped is seen when the interval is over.
+    ///
+    /// Outside of a tokio runtime it ends at once, which is told to `tracing` as an error.
     ///
     /// # Cancel safety
     /// Safe: dropping the future ends the export.
@@ -70,7 +97,13 @@ impl Producer {
         let inner = Arc::downgrade(&self.inner);
         async move {
             describe_metrics();
-            let mut ticks = interval(every.max(Duration::from_millis(10)));
+            if deadline::runtime().is_none() {
+                tracing::error!(
+                    "metrics are not exported: there is no tokio runtime with timers here to wait in"
+                );
+                return;
+            }
+            let mut ticks = interval(every.clamp(Duration::from_millis(10), deadline::FAR));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
@@ -86,6 +119,9 @@ impl Producer {
     }
 }
 
+/// In place of the topic, which can't hold a blank.
+const UNPUBLISHED: &str = "not published";
+
 const OFFERED: &str = "metaq_messages_offered_total";
 const QUEUED: &str = "metaq_messages_queued";
 const IN_FLIGHT: &str = "metaq_messages_in_flight";
@@ -95,6 +131,10 @@ const REJECTED: &str = "metaq_messages_rejected_total";
 const UNKNOWN: &str = "metaq_messages_unknown_total";
 const RETRIED: &str = "metaq_attempts_retried_total";
 const LATENCY: &str = "metaq_latency_seconds";
+const BEGUN: &str = "metaq_transactions_begun_total";
+const COMMITTED: &str = "metaq_transactions_committed_total";
+const ROLLED_BACK: &str = "metaq_transactions_rolled_back_total";
+const UNKNOWN_TRANSACTIONS: &str = "metaq_transactions_unknown_total";
 const UNACKNOWLEDGED: &str = "metaq_unacknowledged_messages";
 const UNACKNOWLEDGED_BYTES: &str = "metaq_unacknowledged_bytes";
 
@@ -102,10 +142,14 @@ fn describe_metrics() {
     for (name, text) in [
         (OFFERED, "Messages that were given to the producer"),
         (NOT_SENT, "Messages that were never written, and are not stored"),
-        (ACKNOWLEDGED, "Messages that are stored"),
+        (ACKNOWLEDGED, "Messages that are stored, or taken as part of a transaction"),
         (REJECTED, "Messages that a broker refused, and that are not stored"),
         (UNKNOWN, "Messages that were written, and may be stored"),
         (RETRIED, "Attempts that failed and were followed by another"),
+        (BEGUN, "Local transactions that a broker was asked to begin"),
+        (COMMITTED, "Local transactions that were committed"),
+        (ROLLED_BACK, "Local transactions of which nothing is stored"),
+        (UNKNOWN_TRANSACTIONS, "Local transactions whose commit has no known outcome"),
     ] {
         describe_counter!(name, Unit::Count, text);
     }

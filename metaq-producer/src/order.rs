@@ -1,79 +1,174 @@
-//! One message at a time in each partition.
+//! Sending in order: one message at a time in each partition.
+//!
+//! A broker stores messages of one partition that are in flight at the same time in any order (wire rule 1.2), so the order in
+//! which messages were accepted is kept only by waiting for each answer (K-50). A message is decided for a partition when it
+//! is accepted, and stays in line there until it was answered: also while its broker is away, and while it waits for capacity
+//! or for its next attempt.
 
-use std::collections::HashMap;
+use std::{sync::Arc, time::Duration};
 
 use metaq_protocol::Partition;
-use parking_lot::Mutex;
+use metaq_transport::Reservation;
+use tokio::time::Instant;
 
-/// Whose turn it is in each partition of a topic. A broker stores messages of one partition that are in flight at the same
-/// time in any order (wire rule 1.2), so the order of the calls is kept only by waiting for each answer (K-50).
-#[derive(Debug, Default)]
-pub(crate) struct Order {
-    turns: Mutex<HashMap<Partition, Turn>>,
-}
+use crate::{
+    deferred::{self, Step},
+    flights::{Flights, Offer},
+    launcher::{Launcher, Obstacle, Wait},
+    route::{Route, TopicState},
+    slab::Token,
+    timekeeper::Timer,
+    wait_queue::WaitReason,
+};
 
-#[derive(Debug, Default)]
-struct Turn {
-    taken: bool,
-    /// How many wait for it.
-    waiting: usize,
-}
-
-impl Order {
-    /// Takes the turn in `partition`, if nobody has it and nobody who came before waits for it.
-    pub(crate) fn take(&self, partition: Partition, has_waited: bool) -> bool {
-        let mut turns = self.turns.lock();
-        let turn = turns.entry(partition).or_default();
-        if turn.taken || (turn.waiting > 0 && !has_waited) {
-            return false;
+impl Launcher {
+    /// Sends a message if it has the turn in its partition, or can take it.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub(crate) fn launch_in_order(
+        &self,
+        topic: &Arc<TopicState>,
+        offer: &mut Offer,
+        token: Option<Token>,
+        reservation: &mut Option<Reservation>,
+    ) -> Result<Token, Obstacle> {
+        let route = topic.route();
+        if topic.is_withdrawn() {
+            return Err(Obstacle::Never(self.withdrawn(topic)));
         }
-        turn.taken = true;
-        true
-    }
-
-    /// Gives the turn back. True when somebody waits for it.
-    pub(crate) fn give_back(&self, partition: Partition) -> bool {
-        let mut turns = self.turns.lock();
-        let Some(turn) = turns.get_mut(&partition) else { return false };
-        turn.taken = false;
-        if turn.waiting == 0 {
-            turns.remove(&partition);
-            return false;
+        let partition = self.decide(topic, &route, offer, token)?;
+        let Some(cargo) = &mut offer.cargo else { return Err(WaitReason::NoBroker.into()) };
+        if cargo.turn().is_none() {
+            if !topic.waits.try_turn(partition) {
+                return Err(WaitReason::Turn(partition).into());
+            }
+            cargo.more().has_turn = true;
         }
-        true
-    }
-
-    /// One more waits for the turn in `partition`.
-    pub(crate) fn wait(&self, partition: Partition) {
-        self.turns.lock().entry(partition).or_default().waiting += 1;
-    }
-
-    /// One waits no longer.
-    pub(crate) fn end_wait(&self, partition: Partition) {
-        let mut turns = self.turns.lock();
-        let Some(turn) = turns.get_mut(&partition) else { return };
-        turn.waiting = turn.waiting.saturating_sub(1);
-        if turn.waiting == 0 && !turn.taken {
-            turns.remove(&partition);
+        let Some(broker) = route.broker(partition.broker) else {
+            topic.ensure_followed();
+            return Err(WaitReason::Away(partition.broker).into());
+        };
+        match self.hand_over(partition, broker, offer, token, reservation) {
+            Ok(token) => Ok(token),
+            Err(Some(full)) => {
+                let reason = WaitReason::Capacity(full.id, full.number);
+                Err(Obstacle::Wait(Box::new(Wait { reason, full: vec![full] })))
+            }
+            Err(None) => Err(WaitReason::Away(partition.broker).into()),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// The partition that the message goes to: what was decided before, as long as the topic has it.
+    fn decide(
+        &self,
+        topic: &Arc<TopicState>,
+        route: &Route,
+        offer: &mut Offer,
+        token: Option<Token>,
+    ) -> Result<Partition, Obstacle> {
+        let Some(cargo) = &mut offer.cargo else { return Err(WaitReason::NoBroker.into()) };
+        let decided = cargo.partition();
+        if let Some(decided) = decided {
+            let is_away = route.broker(decided.broker).is_none() && route.knows(decided.broker);
+            if is_away || (route.partitions.is_empty() && route.brokers.is_empty()) {
+                return Ok(decided);
+            }
+            if route.has(decided) {
+                let now = Instant::now();
+                let is_better_elsewhere =
+                    cargo.turn().is_some() && (cargo.more().was_refused || topic.rests(decided, now));
+                if !is_better_elsewhere {
+                    return Ok(decided);
+                }
+                // The broker refuses messages for it. It counts as accepted anew where it goes instead.
+                match self.select(topic, route, offer, Some(decided))? {
+                    Some((other, _)) if other != decided && !topic.rests(other, now) => {
+                        self.change_partition(topic, offer, other);
+                        return Ok(other);
+                    }
+                    _ => return Ok(decided),
+                }
+            }
+        } else if route.partitions.is_empty()
+            || (token.is_none() && !topic.waits.is_empty(WaitReason::NoBroker))
+        {
+            // Those who wait for a broker come before it.
+            return Err(self.no_broker(topic));
+        }
+        let partition = self.first_choice(topic, route, offer)?;
+        self.change_partition(topic, offer, partition);
+        Ok(partition)
+    }
 
-    #[test]
-    fn a_turn_is_taken_by_one_and_goes_to_those_who_wait() {
-        let (order, one, two) = (Order::default(), Partition::new(0, 1), Partition::new(0, 2));
-        assert!(order.take(one, false) && order.take(two, false));
-        assert!(!order.take(one, false));
-        order.wait(one);
-        assert!(order.give_back(one) && !order.give_back(two));
-        assert!(!order.take(one, false), "nobody passes those who wait");
-        assert!(order.take(one, true));
-        order.end_wait(one);
-        assert!(!order.give_back(one));
-        assert!(order.turns.lock().is_empty(), "nothing is kept of partitions that nobody sends to");
+    /// The partition that the selector chooses, another one if that was refused lately and the selector agrees. It may be that
+    /// of a broker that is away.
+    fn first_choice(
+        &self,
+        topic: &Arc<TopicState>,
+        route: &Route,
+        offer: &Offer,
+    ) -> Result<Partition, Obstacle> {
+        let now = Instant::now();
+        let (mut first, mut unfit) = (None, None);
+        for _ in 0..2 * route.partitions.len() {
+            let partition = match self.select(topic, route, offer, unfit) {
+                Ok(Some((partition, broker))) if broker.lane.broker.rests(now) => partition,
+                Ok(Some((partition, _))) if !topic.rests(partition, now) => return Ok(partition),
+                Ok(Some((partition, _))) => partition,
+                Ok(None) => break,
+                Err(Obstacle::Away(partition)) => return Ok(partition),
+                Err(obstacle) => return Err(obstacle),
+            };
+            first.get_or_insert(partition);
+            if unfit.replace(partition) == Some(partition) {
+                break;
+            }
+        }
+        first.ok_or_else(|| self.no_broker(topic))
+    }
+
+    /// The message goes to another partition from now on, and gives its turn in the old one to the next.
+    fn change_partition(&self, topic: &TopicState, offer: &mut Offer, partition: Partition) {
+        let Some(cargo) = &mut offer.cargo else { return };
+        let turn = cargo.turn();
+        let more = cargo.more();
+        (more.partition, more.has_turn, more.was_refused) = (Some(partition), false, false);
+        if let Some(turn) = turn {
+            self.flights.pass_turn(topic, turn);
+        }
     }
 }
+
+impl Flights {
+    /// Gives the turn in a partition to the next message.
+    pub(crate) fn pass_turn(&self, topic: &TopicState, partition: Partition) {
+        match self.launcher() {
+            Some(launcher) => deferred::run(&launcher, &topic.waits, Step::PassTurn(partition)),
+            // Nobody sends any more.
+            None => while topic.waits.pass_turn(partition).is_some() {},
+        }
+    }
+
+    /// The broker is done with a message whose answer was late.
+    pub(crate) fn release_turn(&self, token: Token) {
+        let Some(LateTurn { topic, partition, until }) = self.late.lock().remove(&token) else { return };
+        self.timers.cancel(until, Timer::LateAnswer(token));
+        self.unpin(token);
+        topic.forget_refusal(partition);
+        self.pass_turn(&topic, partition);
+    }
+}
+
+/// A turn that is kept until the late answer to the message that had it: the broker may still store it, and must not get the
+/// next one before.
+pub(crate) struct LateTurn {
+    pub(crate) topic: Arc<TopicState>,
+    pub(crate) partition: Partition,
+    /// When it is passed on all the same.
+    pub(crate) until: Instant,
+}
+
+/// When the turn is passed on at the latest after the message's time was up. The connection has asked for a sign of life by
+/// then: it was given up if there was none, and a broker that gave one and no answer has lost the message.
+pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(5);

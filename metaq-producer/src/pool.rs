@@ -7,7 +7,7 @@ use std::{
 
 use metaq_protocol::BrokerAddr;
 use metaq_transport::{Connection, Transport, TransportError};
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
 
 use crate::lane::Broker;
 
@@ -26,6 +26,18 @@ pub(crate) struct Pool {
 struct Pooled {
     broker: Arc<Broker>,
     connections: Vec<Weak<dyn Connection>>,
+    /// One connects at a time, so that topics share what comes of it.
+    connecting: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Pooled {
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.connecting) > 1 || self.connections.iter().any(|weak| weak.strong_count() > 0)
+    }
+
+    fn connections(&self) -> Vec<Arc<dyn Connection>> {
+        self.connections.iter().filter_map(Weak::upgrade).collect()
+    }
 }
 
 /// A broker and its connections, at least one.
@@ -38,21 +50,32 @@ impl Pool {
 
     /// The connections to the broker at `addr`: those that are in use, or new ones.
     pub(crate) async fn get(&self, addr: &BrokerAddr) -> Result<Connected, TransportError> {
-        // Held while connecting, which by contract doesn't wait for the network.
-        let mut brokers = self.brokers.lock().await;
-        brokers.retain(|_, known| known.connections.iter().any(|weak| weak.strong_count() > 0));
-        let (broker, mut all) = match brokers.get(addr) {
-            Some(Pooled { broker, connections }) => {
-                let open = connections.iter().filter_map(Weak::upgrade).filter(is_open);
-                (Arc::clone(broker), open.collect())
-            }
-            None => (Arc::new(Broker::new(addr.clone())), Vec::new()),
+        let connecting = {
+            let mut brokers = self.brokers.lock();
+            brokers.retain(|known, pooled| known == addr || pooled.is_used());
+            let pooled = brokers.entry(addr.clone()).or_insert_with(|| Pooled {
+                broker: Arc::new(Broker::new(addr.clone(), self.size)),
+                connections: Vec::new(),
+                connecting: Arc::default(),
+            });
+            Arc::clone(&pooled.connecting)
         };
+        let _connecting = connecting.lock().await;
+        let (broker, mut all) = {
+            let brokers = self.brokers.lock();
+            match brokers.get(addr) {
+                Some(pooled) => (Arc::clone(&pooled.broker), pooled.connections()),
+                None => (Arc::new(Broker::new(addr.clone(), self.size)), Vec::new()),
+            }
+        };
+        all.retain(is_open);
         while all.len() < self.size {
             all.push(self.transport.connect(addr).await?);
         }
         let connections = all.iter().map(Arc::downgrade).collect();
-        brokers.insert(addr.clone(), Pooled { broker: Arc::clone(&broker), connections });
+        let pooled = Pooled { broker: Arc::clone(&broker), connections, connecting: Arc::clone(&connecting) };
+        let old = self.brokers.lock().insert(addr.clone(), pooled);
+        drop(old);
         Ok((broker, all))
     }
 
@@ -63,9 +86,9 @@ impl Pool {
     }
 
     /// All connections that are in use.
-    pub(crate) async fn in_use(&self) -> Vec<Arc<dyn Connection>> {
-        let brokers = self.brokers.lock().await;
-        brokers.values().flat_map(|known| &known.connections).filter_map(Weak::upgrade).collect()
+    pub(crate) fn in_use(&self) -> Vec<Arc<dyn Connection>> {
+        let brokers = self.brokers.lock();
+        brokers.values().flat_map(Pooled::connections).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -12,17 +12,18 @@ use std::{
 use metaq_discovery::{Discovery, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use crate::{
     Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
     SendReceipt,
     broker_stats::{self, BrokerFigures},
+    deadline,
     flights::{Cargo, Flights, Millis},
     launcher::Launcher,
+    panics::contain,
     pool::Pool,
-    stats,
-    topics::Topics,
+    topics::{Publisher, Topics},
     transaction::TransactionNames,
 };
 
@@ -34,6 +35,12 @@ use crate::{
 /// Messages sent one after another, each awaited, to one partition are stored in that order. Messages that are
 /// in flight at the same time have no order, because the broker itself reorders them (findings: "Answers, order"), unless
 /// [`ordered`](ProducerConfig::ordered) is set.
+///
+/// # Runtimes
+/// A producer belongs to no runtime: it may live in a `static`, and be used from several one after another. What runs in the
+/// background runs where a topic was published or a message sent; when that runtime has ended, the next call starts it anew on its
+/// own, and messages that waited on the old one fail with [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio
+/// runtime, what would have to wait fails so, too.
 ///
 /// # End
 /// When the last clone is dropped, messages that wait for a broker fail, those in flight have a few seconds to be answered,
@@ -56,8 +63,6 @@ pub(crate) struct Inner {
     pub(crate) closed: AtomicBool,
     /// The setting in short.
     pub(crate) send_timeout: Millis,
-    /// The longest time that any message has had, in milliseconds.
-    pub(crate) longest_timeout: AtomicU64,
 }
 
 /// What became of messages while a producer was being closed.
@@ -98,14 +103,14 @@ impl Producer {
     /// Dropping the future before it is done leaves the topic as published as before.
     #[doc(alias = "publish")]
     pub async fn publish_topic(&self, topic: &Topic) -> Result<(), PublishError> {
-        self.inner.topics.publish(topic).await
+        self.inner.topics.publish(topic, Publisher::Program).await
     }
 
-    /// Takes one [`publish_topic`](Self::publish_topic) back. With the last one the topic isn't followed any more, and
-    /// connections that no other topic needs are closed after their outstanding messages have ended. False when the
-    /// topic wasn't published.
+    /// Takes one [`publish_topic`](Self::publish_topic) back that has returned. With the last one the topic isn't followed any
+    /// more, and connections that no other topic needs are closed after their outstanding messages have ended. False when there
+    /// was none to take back: what others are still publishing, or an [`XaProducer`](crate::XaProducer) has published, stays.
     pub fn unpublish_topic(&self, topic: &Topic) -> bool {
-        self.inner.topics.release(topic)
+        self.inner.topics.release(topic, Publisher::Program)
     }
 
     /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
@@ -136,8 +141,7 @@ impl Producer {
         message: Message,
         timeout: Duration,
     ) -> Result<SendReceipt, SendError> {
-        let timeout = self.inner.timeout(timeout);
-        self.inner.enqueue(message, timeout).await?.that_cancels().await
+        self.inner.enqueue(message, timeout.into()).await?.that_cancels().await
     }
 
     /// Gives a message to the producer, and returns when there is room for it; the handle ends with its outcome. This way
@@ -170,8 +174,7 @@ impl Producer {
         message: Message,
         timeout: Duration,
     ) -> Result<SendHandle, SendError> {
-        let timeout = self.inner.timeout(timeout);
-        self.inner.enqueue(message, timeout).await
+        self.inner.enqueue(message, timeout.into()).await
     }
 
     /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never waits.
@@ -192,7 +195,13 @@ impl Producer {
         let permits = &inner.flights().permits;
         let Some(share) = permits.try_take(message.encoded_len()) else {
             topic.counts.failed(Outcome::NotSent, None);
-            return Err(SendError::full(&topic.topic, &permits.describe()).with_message(message));
+            // It may have been closed a moment ago, which gives no room to anybody.
+            let error = if inner.closed.load(Ordering::Acquire) {
+                SendError::closed(&topic.topic)
+            } else {
+                SendError::full(&topic.topic, &permits.describe())
+            };
+            return Err(error.with_message(message));
         };
         let cargo = Cargo { message, share, attempts_before: 0, started, timeout, more: None };
         let token = inner.launcher.launch_now(topic, cargo)?;
@@ -221,15 +230,13 @@ impl Producer {
         outcomes
     }
 
-    /// Waits until all messages that were accepted before have their outcome. Nothing is hurried by it: messages never wait
-    /// for others to be sent with.
+    /// Waits until all messages that were accepted before the call have their outcome. Messages that are accepted meanwhile
+    /// aren't waited for. Nothing is hurried by it: messages never wait for others to be sent with.
     ///
     /// # Cancel safety
     /// Safe: it only waits.
     pub async fn flush(&self) {
-        // By then all that are accepted now have ended, however many come after them.
-        let longest = Duration::from_millis(self.inner.longest_timeout.load(Ordering::Acquire));
-        let _ = timeout(longest, self.inner.flights().permits.all_returned()).await;
+        self.inner.flights().flush(|| self.inner.expire()).await;
     }
 
     /// The partitions of a topic whose brokers are connected now, sorted. Empty when there is none, or the topic isn't
@@ -242,16 +249,12 @@ impl Producer {
 
     /// What the producer has done so far.
     pub async fn stats(&self) -> ProducerStats {
-        let counts = &self.inner.topics.counts;
-        let unpublished = counts.unpublished.load(Ordering::Relaxed);
-        let topics =
-            counts.all().into_iter().map(|(topic, counts)| stats::topic_stats(topic, &counts)).collect();
-        let (messages, topics) = stats::total(topics, unpublished);
         let (unacknowledged, unacknowledged_bytes) = self.inner.flights().permits.taken();
-        let connections = self.inner.pool.in_use().await;
+        let connections = self.inner.pool.in_use();
         let stats = |connection: &Arc<dyn Connection>| (connection.broker().clone(), connection.stats());
         let connections = connections.iter().map(stats).collect();
-        ProducerStats { messages, unacknowledged, unacknowledged_bytes, topics, connections }
+        let counted = ProducerStats::of(&self.inner.topics.counts);
+        ProducerStats { unacknowledged, unacknowledged_bytes, connections, ..counted }
     }
 
     /// Asks every broker that is connected for its own statistics: all of them, or those of `item`, which is `topics`,
@@ -277,38 +280,44 @@ impl Producer {
     /// Closes the producer and all its clones. New messages are refused; those that were accepted have `timeout` to get
     /// their outcome. Then those that still wait fail as not sent, those in flight as unknown, and the connections and,
     /// unless it is shared, the discovery are closed. Transactions take no more messages and can't be committed any more; a
-    /// commit that was sent has until then to be answered. Takes at most `timeout` and a moment.
+    /// commit that was sent has until then to be answered. Takes at most `timeout` and a moment; outside of a tokio runtime it
+    /// waits for nothing.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
     pub async fn close(&self, timeout: Duration) -> CloseReport {
         let inner = &*self.inner;
-        let deadline = Instant::now() + timeout;
+        let until = deadline::after(timeout);
         let flights = inner.flights();
         inner.closed.store(true, Ordering::Release);
         flights.closing.begin();
         flights.permits.close();
         inner.topics.refuse();
-        let _ = timeout_at(deadline, flights.permits.all_returned()).await;
-        flights.inbox.stop();
-        let connections = inner.pool.in_use().await;
+        flights.drain(until, || inner.expire()).await;
+        flights.close();
+        flights.fail_waiting(SendError::closed);
+        let connections = inner.pool.in_use();
         inner.topics.close();
         // What is outstanding by now are steps of transactions, or nothing can be waited for any more.
-        connections.iter().for_each(|connection| connection.close(deadline));
+        connections.iter().for_each(|connection| connection.close(until));
         // Closing takes no time of the network's.
-        let _ = timeout_at(deadline.max(Instant::now()) + MOMENT, async {
+        let end = deadline::at(until.max(Instant::now()), MOMENT);
+        let _ = deadline::timeout_at(end, async {
             for connection in &connections {
                 let _ = connection.state().wait_for(ConnectionState::is_closed).await;
             }
-            flights.permits.all_returned().await;
-            if inner.owns_discovery {
-                inner.discovery.close().await;
-            }
+            flights.drain(end, || ()).await;
         })
         .await;
+        // Of connections that have not closed: the runtime that they live on may not be running.
+        flights.fail_in_flight();
+        if inner.owns_discovery {
+            let end = deadline::at(end.max(Instant::now()), MOMENT);
+            let _ = deadline::timeout_at(end, inner.discovery.close()).await;
+        }
         let report = flights.closing.report();
         let CloseReport { acknowledged, rejected, unknown, unsent } = &report;
-        tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed");
+        contain(|| tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed"));
         report
     }
 }
@@ -320,13 +329,33 @@ impl Inner {
     pub(crate) fn flights(&self) -> &Flights {
         &self.launcher.flights
     }
+
+    /// Ends what is overdue, in case the runtime of a connection isn't driven.
+    fn expire(&self) {
+        let now = Instant::now();
+        self.pool.in_use().iter().for_each(|connection| connection.expire(now));
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let flights = self.flights();
+        let (messages, bytes) = flights.permits.taken();
+        if messages > 0 {
+            contain(|| {
+                tracing::warn!(
+                    messages,
+                    bytes,
+                    "the producer was dropped while messages had no outcome yet; those that wait are not sent, and those \
+                     in flight have a few seconds to be answered. Close it to learn what becomes of them"
+                );
+            });
+        }
+        flights.permits.close();
+        flights.close();
+        flights.fail_waiting(SendError::closed);
+        // What is in flight ends with its connection.
         self.topics.close();
-        // What waits is failed by it; what is in flight ends with its connection.
-        self.flights().inbox.stop();
     }
 }
 

@@ -33,6 +33,8 @@ pub enum PublishErrorKind {
     Unreachable,
     /// The producer was closed.
     Closed,
+    /// There is no tokio runtime to work on: the call was made outside of one, or the one that it was made on has ended.
+    NoRuntime,
 }
 
 impl PublishError {
@@ -55,6 +57,18 @@ impl PublishError {
         Self::new(PublishErrorKind::Discovery, topic, text, None)
     }
 
+    pub(crate) fn discovery_ended(topic: &Topic) -> Self {
+        let text = "the discovery was closed, or its runtime has ended, before it told a broker".to_owned();
+        Self::new(PublishErrorKind::Discovery, topic, text, None)
+    }
+
+    pub(crate) fn not_driven(topic: &Topic, limit: Duration) -> Self {
+        let text = format!(
+            "nothing was heard of it within {limit:?}; the tokio runtime on which it is followed isn't running"
+        );
+        Self::new(PublishErrorKind::NoRuntime, topic, text, None)
+    }
+
     pub(crate) fn no_such_topic(topic: &Topic, limit: Duration) -> Self {
         let text = format!(
             "no broker offers it (waited {limit:?}); check its name, and that a broker has it configured with acceptPublish"
@@ -75,6 +89,11 @@ impl PublishError {
 
     pub(crate) fn closed(topic: &Topic) -> Self {
         Self::new(PublishErrorKind::Closed, topic, "the producer was closed".to_owned(), None)
+    }
+
+    pub(crate) fn no_runtime(topic: &Topic) -> Self {
+        let text = "that takes a tokio runtime with timers; call from within one";
+        Self::new(PublishErrorKind::NoRuntime, topic, text.to_owned(), None)
     }
 
     /// Why the topic could not be made ready.

@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    PartitionSelector, counts::TopicCounts, guarded_selector::GuardedSelector, lane::Lane, order::Order,
+    PartitionSelector, counts::TopicCounts, deadline, follower::Followed, guarded_selector::GuardedSelector,
+    lane::Lane, wait_queue::WaitQueues,
 };
 
 /// A topic that messages are sent to: its current route, and what belongs to the topic whatever the route is.
@@ -28,10 +29,12 @@ pub(crate) struct TopicState {
     pub(crate) counts: Arc<TopicCounts>,
     /// The topic's own selector, or the producer's.
     pub(crate) selector: GuardedSelector,
-    /// How many messages wait for a broker to be connected.
-    pub(crate) parked: AtomicUsize,
-    /// One message at a time in each partition, where that is asked for.
-    pub(crate) order: Option<Order>,
+    /// The messages that wait.
+    pub(crate) waits: Arc<WaitQueues>,
+    /// Whether there is one message at a time in each partition.
+    pub(crate) is_ordered: bool,
+    /// Sees to it that the topic is followed.
+    followed: Followed,
     route: ArcSwap<Route>,
     changed: Notify,
     withdrawn: AtomicBool,
@@ -43,14 +46,17 @@ impl TopicState {
         topic: Topic,
         counts: Arc<TopicCounts>,
         selector: Arc<dyn PartitionSelector>,
-        ordered: bool,
+        is_ordered: bool,
+        waits: Arc<WaitQueues>,
+        followed: Followed,
     ) -> Self {
         Self {
             topic,
             counts,
             selector: GuardedSelector::new(selector),
-            parked: AtomicUsize::new(0),
-            order: ordered.then(Order::default),
+            waits,
+            is_ordered,
+            followed,
             route: ArcSwap::from_pointee(Route::default()),
             changed: Notify::new(),
             withdrawn: AtomicBool::new(false),
@@ -76,10 +82,28 @@ impl TopicState {
         self.changed.notified()
     }
 
-    /// The topic was unpublished: forgets the route, and with it the connections.
+    /// The topic was unpublished: follows it no more, and forgets the route, and with it the connections.
     pub(crate) fn withdraw(&self) {
         self.withdrawn.store(true, Ordering::SeqCst);
+        self.followed.stop();
         self.set_route(Route::default());
+    }
+
+    pub(crate) fn followed(&self) -> &Followed {
+        &self.followed
+    }
+
+    /// Follows the topic, on the caller's runtime, if no task does: none has yet, or it has ended with its runtime. True if
+    /// it began by this.
+    pub(crate) fn ensure_followed(self: &Arc<Self>) -> bool {
+        !self.is_withdrawn() && self.followed.ensure(self)
+    }
+
+    /// Whether a broker is connected.
+    pub(crate) fn is_reachable(&self) -> bool {
+        let route = self.route();
+        let mut connections = route.brokers.iter().flat_map(|broker| &broker.connections);
+        connections.any(|connection| connection.state().borrow().is_ready())
     }
 
     /// Whether the topic was unpublished; senders may still hold it then.
@@ -97,7 +121,13 @@ impl TopicState {
         self.rests.forget(broker);
     }
 
+    /// What the partition was left alone for is over.
+    pub(crate) fn forget_refusal(&self, partition: Partition) {
+        self.rests.end(partition);
+    }
+
     /// Whether `partition` is better left alone for now.
+    #[inline]
     pub(crate) fn rests(&self, partition: Partition, now: Instant) -> bool {
         self.rests.is_on(partition, now)
     }
@@ -125,7 +155,7 @@ const PARTITION_REST: std::time::Duration = std::time::Duration::from_secs(10);
 impl PartitionRests {
     fn begin(&self, partition: Partition, now: Instant) {
         let mut until = self.until.lock();
-        until.insert(partition, now + PARTITION_REST);
+        until.insert(partition, deadline::at(now, PARTITION_REST));
         self.count.store(until.len(), Ordering::Release);
     }
 
@@ -135,10 +165,19 @@ impl PartitionRests {
         self.count.store(until.len(), Ordering::Release);
     }
 
+    fn end(&self, partition: Partition) {
+        let mut until = self.until.lock();
+        until.remove(&partition);
+        self.count.store(until.len(), Ordering::Release);
+    }
+
+    #[inline]
     fn is_on(&self, partition: Partition, now: Instant) -> bool {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return false;
-        }
+        self.count.load(Ordering::Acquire) > 0 && self.has(partition, now)
+    }
+
+    #[cold]
+    fn has(&self, partition: Partition, now: Instant) -> bool {
         let mut until = self.until.lock();
         until.retain(|_, until| *until > now);
         self.count.store(until.len(), Ordering::Release);
@@ -152,6 +191,8 @@ pub(crate) struct Route {
     pub(crate) partitions: Vec<Partition>,
     /// The connected brokers, sorted by id.
     pub(crate) brokers: Vec<RouteBroker>,
+    /// How many connections those have.
+    pub(crate) connections: usize,
     /// The brokers that the registry names but that are not connected.
     pub(crate) waiting_for: Vec<(BrokerId, Arc<dyn Connection>)>,
 }
@@ -168,9 +209,17 @@ pub(crate) struct RouteBroker {
 impl RouteBroker {
     /// The connection for a partition: always the same as long as the route holds.
     pub(crate) fn connection(&self, partition: Partition) -> Option<&Arc<dyn Connection>> {
+        self.numbered_connection(partition).map(|(_, connection)| connection)
+    }
+
+    /// The same, and which one of the broker's it is.
+    pub(crate) fn numbered_connection(&self, partition: Partition) -> Option<(usize, &Arc<dyn Connection>)> {
         match self.connections.as_slice() {
-            [only] => Some(only),
-            several => several.get(partition.index.unsigned_abs() as usize % several.len().max(1)),
+            [only] => Some((0, only)),
+            several => {
+                let number = partition.index.unsigned_abs() as usize % several.len().max(1);
+                several.get(number).map(|connection| (number, connection))
+            }
         }
     }
 }
@@ -229,7 +278,8 @@ mod tests {
     fn a_route_that_comes_after_the_topic_was_withdrawn_holds_no_connection() {
         let topic = Topic::new("t").unwrap();
         let selector = Arc::new(RandomSelector::new());
-        let state = TopicState::new(topic, Arc::default(), selector, false);
+        let state =
+            TopicState::new(topic, Arc::default(), selector, false, Arc::default(), Followed::never());
         let route = || Route { partitions: vec![Partition::new(0, 0)], ..Route::default() };
         state.set_route(route());
         assert_eq!(state.route().partitions.len(), 1);

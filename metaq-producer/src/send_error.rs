@@ -43,6 +43,9 @@ pub enum SendErrorKind {
     Full,
     /// The producer was closed.
     Closed,
+    /// There was no tokio runtime to send or wait on: the call was made outside of one, or the one that served the producer
+    /// has ended.
+    NoRuntime,
 }
 
 impl SendErrorKind {
@@ -60,6 +63,7 @@ impl SendErrorKind {
             Self::BadAnswer => "bad-answer",
             Self::Full => "full",
             Self::Closed => "closed",
+            Self::NoRuntime => "no-runtime",
         }
     }
 }
@@ -158,6 +162,16 @@ impl SendError {
 
     pub(crate) fn closed(topic: &Topic) -> Self {
         Self::new(SendErrorKind::Closed, topic, "the producer was closed")
+    }
+
+    pub(crate) fn no_runtime(topic: &Topic) -> Self {
+        let text = "it has to wait, which takes a tokio runtime with timers; call from within one";
+        Self::new(SendErrorKind::NoRuntime, topic, text)
+    }
+
+    pub(crate) fn runtime_ended(topic: &Topic) -> Self {
+        let text = "the tokio runtime on which it waited has ended; send it again from another one";
+        Self::new(SendErrorKind::NoRuntime, topic, text)
     }
 
     pub(crate) fn transport(topic: &Topic, partition: Partition, error: &TransportError) -> Self {

@@ -9,10 +9,24 @@ use hdrhistogram::Histogram;
 use metaq_protocol::{BrokerAddr, Topic};
 use metaq_transport::ConnectionStats;
 
-use crate::counts::{LaneCounts, TopicCounts};
+use crate::counts::{Counts, LaneCounts, TopicCounts, TransactionTotals};
 
 /// What a producer has done so far. The figures of messages always add up:
 /// `offered = queued + in_flight + acknowledged + rejected + unknown + not_sent`.
+///
+/// # Sums
+/// The producer's messages are those of its [`topics`](Self::topics) and of the [`other_topics`](Self::other_topics). What a
+/// topic has acknowledged, rejected and unknown is what its [`brokers`](TopicStats::brokers) and its
+/// [`other_brokers`](TopicStats::other_brokers) have. Only what a broker has certainly not taken part in is in none of them:
+/// messages that were not sent.
+///
+/// A message counts once, however many attempts it took: where it may be stored, for the broker of the last attempt whose
+/// outcome is unknown; else for the broker of its last attempt. The others count as [`retried`](BrokerStats::retried).
+///
+/// # Messages of transactions
+/// They are counted like any other, by what the broker answered to the message itself: it is acknowledged when the broker has
+/// taken it, although it is stored only by the commit, and stays so if the transaction is rolled back. It is unknown when its
+/// answer didn't come or nobody waited for it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ProducerStats {
@@ -22,8 +36,15 @@ pub struct ProducerStats {
     pub unacknowledged: usize,
     /// How many bytes those have.
     pub unacknowledged_bytes: usize,
-    /// Each topic that was ever published, sorted by name.
+    /// Each topic that is published, and the last 100 that were published before, sorted by name.
     pub topics: Vec<TopicStats>,
+    /// The messages of all other topics: those that were published earlier, and those that were not published at all. A topic
+    /// that is published again after that begins at zero.
+    pub other_topics: MessageCounts,
+    /// Those messages of `other_topics` that were refused because their topic was not published, or the producer was closed.
+    pub unpublished: u64,
+    /// Local transactions.
+    pub transactions: TransactionCounts,
     /// Each broker that is connected or being connected to, sorted by address.
     pub connections: Vec<(BrokerAddr, ConnectionStats)>,
 }
@@ -38,7 +59,7 @@ pub struct MessageCounts {
     pub queued: u64,
     /// Were handed to a connection, and await their answer.
     pub in_flight: u64,
-    /// Are stored.
+    /// Are stored, or taken as part of a transaction.
     pub acknowledged: u64,
     /// Were refused by a broker, and are not stored.
     pub rejected: u64,
@@ -46,6 +67,22 @@ pub struct MessageCounts {
     pub unknown: u64,
     /// Were never written, and are not stored.
     pub not_sent: u64,
+}
+
+/// Counts of local transactions: `begun = open + committed + rolled_back + unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionCounts {
+    /// A broker was asked to begin them.
+    pub begun: u64,
+    /// Have not ended yet.
+    pub open: u64,
+    /// Were committed, as the broker confirmed.
+    pub committed: u64,
+    /// Nothing of them is stored: they were rolled back, dropped, or ended by an error.
+    pub rolled_back: u64,
+    /// Their commit was sent, and its outcome is not known.
+    pub unknown: u64,
 }
 
 /// What was done for one topic.
@@ -56,8 +93,26 @@ pub struct TopicStats {
     pub topic: Topic,
     /// Its messages.
     pub messages: MessageCounts,
-    /// Its brokers, sorted by address, also those that it no longer has.
+    /// Its brokers, and the last 16 that it had before, sorted by address.
     pub brokers: Vec<BrokerStats>,
+    /// All brokers that it had earlier, together.
+    pub other_brokers: OtherBrokerStats,
+}
+
+/// What was done for one topic at the brokers that are not listed any more.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct OtherBrokerStats {
+    /// Messages that they stored.
+    pub acknowledged: u64,
+    /// Messages that they refused.
+    pub rejected: u64,
+    /// Messages that they may have stored.
+    pub unknown: u64,
+    /// Attempts that failed and were followed by another.
+    pub retried: u64,
+    /// How long acknowledged messages took.
+    pub latencies: LatencyStats,
 }
 
 /// What was done for one topic at one broker.
@@ -93,7 +148,7 @@ impl LatencyStats {
         self.counts.iter().map(|(_, count)| count).sum()
     }
 
-    /// What so large a part of the messages took at most, for instance half of them for 0.5. Zero when there were none.
+    /// The latency at `quantile`, of which 0.5 is the median. Zero when there were no messages.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Duration {
         let count = self.count();
@@ -144,7 +199,7 @@ impl MessageCounts {
         self
     }
 
-    fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             offered: self.offered + other.offered,
             queued: self.queued + other.queued,
@@ -163,25 +218,31 @@ fn count(count: &AtomicU64) -> u64 {
 
 pub(crate) fn topic_stats(topic: Topic, counts: &TopicCounts) -> TopicStats {
     // The end of a message's way first: what ended was offered before.
-    let lanes = counts.lanes().into_iter();
-    let brokers: Vec<_> = lanes.map(|(broker, lane)| broker_stats(broker, &lane)).collect();
-    let [rejected, unknown, not_sent] = counts.ended();
+    let (brokers, other_brokers) = counts.lanes(|lanes, folded| {
+        let brokers = lanes.into_iter().map(|(broker, lane)| broker_stats(broker, &lane));
+        (brokers.collect::<Vec<_>>(), other_broker_stats(folded))
+    });
+    let sum = |of: fn(&BrokerStats) -> u64| brokers.iter().map(of).sum::<u64>();
     let messages = MessageCounts {
-        acknowledged: brokers.iter().map(|broker| broker.acknowledged).sum(),
-        rejected,
-        unknown,
-        not_sent,
+        acknowledged: sum(|broker| broker.acknowledged) + other_brokers.acknowledged,
+        rejected: sum(|broker| broker.rejected) + other_brokers.rejected,
+        unknown: sum(|broker| broker.unknown) + other_brokers.unknown,
+        not_sent: counts.not_sent(),
         queued: count(&counts.queued),
         offered: count(&counts.offered),
         in_flight: 0,
     };
-    TopicStats { topic, messages: messages.balanced(), brokers }
+    TopicStats { topic, messages: messages.balanced(), brokers, other_brokers }
 }
 
 fn broker_stats(broker: BrokerAddr, lane: &LaneCounts) -> BrokerStats {
+    let OtherBrokerStats { acknowledged, rejected, unknown, retried, latencies } = other_broker_stats(lane);
+    BrokerStats { broker, acknowledged, rejected, unknown, retried, latencies }
+}
+
+fn other_broker_stats(lane: &LaneCounts) -> OtherBrokerStats {
     let latencies = LatencyStats { counts: lane.latencies.counts().collect() };
-    BrokerStats {
-        broker,
+    OtherBrokerStats {
         acknowledged: latencies.count(),
         rejected: count(&lane.rejected),
         unknown: count(&lane.unknown),
@@ -190,11 +251,28 @@ fn broker_stats(broker: BrokerAddr, lane: &LaneCounts) -> BrokerStats {
     }
 }
 
-/// The stats of all topics, and of `unpublished` messages to topics that were not published.
-pub(crate) fn total(topics: Vec<TopicStats>, unpublished: u64) -> (MessageCounts, Vec<TopicStats>) {
-    let unpublished =
-        MessageCounts { offered: unpublished, not_sent: unpublished, ..MessageCounts::default() };
-    (topics.iter().map(|topic| topic.messages).fold(unpublished, MessageCounts::plus), topics)
+fn transaction_counts(totals: &TransactionTotals) -> TransactionCounts {
+    // Their ends first, as with messages.
+    let (committed, rolled_back, unknown) =
+        (count(&totals.committed), count(&totals.rolled_back), count(&totals.unknown));
+    let ended = committed + rolled_back + unknown;
+    let begun = count(&totals.begun).max(ended);
+    TransactionCounts { begun, open: begun - ended, committed, rolled_back, unknown }
+}
+
+impl ProducerStats {
+    /// What is counted of messages and transactions.
+    pub(crate) fn of(counts: &Counts) -> Self {
+        let (topics, folded) = counts.all();
+        let unpublished = count(&counts.unpublished);
+        let refused =
+            MessageCounts { offered: unpublished, not_sent: unpublished, ..MessageCounts::default() };
+        let other_topics = folded.plus(refused);
+        let topics: Vec<_> = topics.into_iter().map(|(topic, counts)| topic_stats(topic, &counts)).collect();
+        let messages = topics.iter().map(|topic| topic.messages).fold(other_topics, MessageCounts::plus);
+        let transactions = transaction_counts(&counts.transactions);
+        Self { messages, topics, other_topics, unpublished, transactions, ..Self::default() }
+    }
 }
 
 #[cfg(test)]

@@ -1,31 +1,35 @@
 //! The topics that are published on a producer.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use metaq_discovery::Discovery;
 use metaq_protocol::Topic;
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    PublishError,
+    PartitionSelector, PublishError,
     counts::Counts,
-    dispatcher::{Dispatcher, Event},
-    follower::{Follower, Progress, PublishLimits},
+    deadline,
+    follower::{Followed, FollowerParts, Progress, PublishLimits},
     launcher::Launcher,
+    panics::contain,
     pool::Pool,
     route::TopicState,
+    wait_queue::WaitQueues,
 };
 
 type TopicMap = HashMap<Topic, Arc<PublishedTopic>, foldhash::fast::RandomState>;
 
 /// Which topics are published, how often, and their routes. Senders look topics up without a lock.
 pub(crate) struct Topics {
-    discovery: Arc<dyn Discovery>,
-    pool: Arc<Pool>,
+    parts: Arc<FollowerParts>,
     launcher: Arc<Launcher>,
-    limits: PublishLimits,
     ordered: bool,
     pub(crate) counts: Counts,
     lookup: ArcSwap<TopicMap>,
@@ -34,6 +38,9 @@ pub(crate) struct Topics {
 
 /// So many topics are sooner looked through than one is found by its name.
 const FEW: usize = 4;
+
+/// How often whoever publishes looks whether the task that follows the topic is still there.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The topics at one moment.
 pub(crate) struct Lookup {
@@ -53,28 +60,60 @@ impl Lookup {
     }
 }
 
+/// Who publishes a topic. Each takes back only what is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publisher {
+    /// The program.
+    Program,
+    /// An [`XaProducer`](crate::XaProducer).
+    Xa,
+}
+
 /// How many publishers hold each topic.
+#[derive(Default)]
 struct Holders {
-    counts: HashMap<Topic, usize>,
+    counts: HashMap<Topic, HolderCounts>,
+    /// The messages that wait, of topics that are or were published.
+    waits: HashMap<Topic, Weak<WaitQueues>>,
     closed: bool,
-    /// What the dispatcher will hear, until it runs.
-    events: Option<tokio::sync::mpsc::UnboundedReceiver<Event>>,
+}
+
+#[derive(Default)]
+struct HolderCounts {
+    /// Whose publishing is under way.
+    pending: usize,
+    program: usize,
+    xa: usize,
+}
+
+impl HolderCounts {
+    fn of(&mut self, publisher: Publisher) -> &mut usize {
+        match publisher {
+            Publisher::Program => &mut self.program,
+            Publisher::Xa => &mut self.xa,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pending + self.program + self.xa == 0
+    }
 }
 
 /// A topic that is published, or being published for the first time.
 pub(crate) struct PublishedTopic {
     pub(crate) state: Arc<TopicState>,
-    progress: watch::Receiver<Progress>,
-    follower: JoinHandle<()>,
     launcher: Arc<Launcher>,
 }
 
 impl PublishedTopic {
+    fn progress(&self) -> Progress {
+        self.state.followed().progress().borrow().clone()
+    }
+
     /// Stops following, lets go of the connections, and ends messages that wait for one.
     fn withdraw(&self) {
-        self.follower.abort();
         self.state.withdraw();
-        self.launcher.flights.inbox.route_changed(&self.state);
+        self.launcher.route_changed(&self.state);
     }
 }
 
@@ -84,18 +123,18 @@ impl Drop for PublishedTopic {
     }
 }
 
-/// Gives a publisher's hold back unless it is kept.
-struct Hold<'a> {
+/// The hold of one whose publishing is under way; given back with it.
+struct Pending<'a> {
     topics: &'a Topics,
     topic: &'a Topic,
-    kept: bool,
 }
 
-impl Drop for Hold<'_> {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.kept {
-            self.topics.release(self.topic);
-        }
+        self.topics.give_back(self.topic, |counts| {
+            counts.pending = counts.pending.saturating_sub(1);
+            true
+        });
     }
 }
 
@@ -106,18 +145,15 @@ impl Topics {
         launcher: Arc<Launcher>,
         limits: PublishLimits,
         ordered: bool,
-        events: tokio::sync::mpsc::UnboundedReceiver<Event>,
     ) -> Self {
-        let holders = Holders { counts: HashMap::new(), closed: false, events: Some(events) };
+        let parts = FollowerParts { discovery, pool, launcher: Arc::downgrade(&launcher), limits };
         Self {
-            discovery,
-            pool,
+            parts: Arc::new(parts),
             launcher,
-            limits,
             ordered,
             counts: Counts::default(),
             lookup: ArcSwap::default(),
-            holders: Mutex::new(holders),
+            holders: Mutex::default(),
         }
     }
 
@@ -132,72 +168,136 @@ impl Topics {
 
     /// Adds a hold on `topic` and waits until it is ready. All who publish it at the same time share one attempt;
     /// when that fails, or the caller goes away, the hold is given back.
-    pub(crate) async fn publish(&self, topic: &Topic) -> Result<(), PublishError> {
-        let (published, mut hold) = self.hold(topic).ok_or_else(|| PublishError::closed(topic))?;
-        let mut progress = published.progress.clone();
-        drop(published);
-        let end = progress.wait_for(|progress| !matches!(progress, Progress::Starting)).await;
-        match end.as_deref() {
-            Ok(Progress::Ready) => {
-                hold.kept = true;
-                Ok(())
+    pub(crate) async fn publish(&self, topic: &Topic, publisher: Publisher) -> Result<(), PublishError> {
+        if deadline::runtime().is_none() {
+            return Err(PublishError::no_runtime(topic));
+        }
+        let pending = self.hold(topic).ok_or_else(|| PublishError::closed(topic))?;
+        let limit = self.parts.limits.total;
+        let patience = deadline::at(deadline::after(limit), 2 * LOOK);
+        let mut is_anew = false;
+        loop {
+            let Some(published) = self.get(topic) else { return Err(PublishError::closed(topic)) };
+            // The task that followed it may have ended with its runtime.
+            is_anew |= published.state.ensure_followed();
+            let state = Arc::clone(&published.state);
+            let mut progress = state.followed().progress();
+            drop(published);
+            let look = deadline::after(LOOK).min(patience);
+            let settled = async {
+                let settled = progress.wait_for(|progress| !matches!(progress, Progress::Starting)).await;
+                settled.as_deref().ok().cloned()
+            };
+            match timeout_at(look, settled).await {
+                Ok(Some(Progress::Failed(error))) => return Err(error),
+                Ok(Some(_)) => {
+                    if is_anew && !state.is_reachable() {
+                        // Connections have ended with the runtime as well.
+                        if Instant::now() >= patience {
+                            let (brokers, last) = state.route().unreachable();
+                            return Err(PublishError::unreachable(topic, &brokers, limit, last));
+                        }
+                        let _ = timeout_at(look, state.route_changed()).await;
+                        continue;
+                    }
+                    self.keep(topic, publisher);
+                    drop(pending);
+                    return Ok(());
+                }
+                Ok(None) => return Err(PublishError::closed(topic)),
+                Err(_) if look >= patience => return Err(PublishError::not_driven(topic, limit)),
+                Err(_) => {}
             }
-            Ok(Progress::Failed(error)) => Err(error.clone()),
-            Ok(Progress::Starting) | Err(_) => Err(PublishError::closed(topic)),
         }
     }
 
-    fn hold<'a>(&'a self, topic: &'a Topic) -> Option<(Arc<PublishedTopic>, Hold<'a>)> {
-        let mut holders = self.holders.lock();
-        if holders.closed {
-            return None;
-        }
-        if let Some(events) = holders.events.take() {
-            // Only here is it sure that there is a runtime, and nothing waits before.
-            tokio::spawn(Dispatcher::new(Arc::clone(&self.launcher), events).run());
-        }
-        let failed = |published: &PublishedTopic| matches!(*published.progress.borrow(), Progress::Failed(_));
-        let published = match self.get(topic).filter(|published| !failed(published)) {
-            Some(published) => published,
-            None => {
-                let published = Arc::new(self.start(topic));
-                self.change(|map| map.insert(topic.clone(), Arc::clone(&published)));
-                published
+    fn hold<'a>(&'a self, topic: &'a Topic) -> Option<Pending<'a>> {
+        let is_failed = |published: &Arc<PublishedTopic>| matches!(published.progress(), Progress::Failed(_));
+        // Before anything is changed or locked: it is anybody's code.
+        let mut selector = match self.get(topic) {
+            Some(published) if !is_failed(&published) => None,
+            _ => Some(self.selector(topic)),
+        };
+        let failed = {
+            let mut holders = self.holders.lock();
+            if holders.closed {
+                return None;
+            }
+            holders.counts.entry(topic.clone()).or_default().pending += 1;
+            match self.get(topic) {
+                Some(published) if !is_failed(&published) => None,
+                failed => {
+                    // Another one may have published it, and taken it back, in the meantime.
+                    let selector = selector.take().unwrap_or_else(|| Arc::clone(self.launcher.selector()));
+                    let new = self.new_topic(topic, selector, &mut holders);
+                    self.change(|map| map.insert(topic.clone(), new));
+                    failed
+                }
             }
         };
-        *holders.counts.entry(topic.clone()).or_default() += 1;
-        Some((published, Hold { topics: self, topic, kept: false }))
+        // What it lets go of may run anybody's code.
+        drop(failed);
+        Some(Pending { topics: self, topic })
     }
 
-    fn start(&self, topic: &Topic) -> PublishedTopic {
+    /// The topic's own selector, or the producer's.
+    fn selector(&self, topic: &Topic) -> Arc<dyn PartitionSelector> {
         let shared = self.launcher.selector();
-        let selector = shared.for_topic(topic).map_or_else(|| Arc::clone(shared), Arc::from);
-        let state = TopicState::new(topic.clone(), self.counts.topic(topic), selector, self.ordered);
-        let state = Arc::new(state);
-        let inbox = self.launcher.flights.inbox.clone();
-        let follower = Follower::new(Arc::clone(&state), Arc::clone(&self.pool), inbox);
-        let (sender, progress) = watch::channel(Progress::Starting);
-        let follower = tokio::spawn(follower.run(Arc::clone(&self.discovery), self.limits, sender));
-        PublishedTopic { state, progress, follower, launcher: Arc::clone(&self.launcher) }
+        shared.for_topic(topic).map_or_else(|| Arc::clone(shared), Arc::from)
+    }
+
+    fn new_topic(
+        &self,
+        topic: &Topic,
+        selector: Arc<dyn PartitionSelector>,
+        holders: &mut Holders,
+    ) -> Arc<PublishedTopic> {
+        let known = holders.waits.get(topic).and_then(Weak::upgrade);
+        // Messages that are still under way go on keeping their turns.
+        let waits = known.unwrap_or_default();
+        holders.waits.retain(|_, waits| waits.strong_count() > 0);
+        holders.waits.insert(topic.clone(), Arc::downgrade(&waits));
+        let followed = Followed::new(Arc::clone(&self.parts));
+        let counts = self.counts.topic(topic);
+        let state = TopicState::new(topic.clone(), counts, selector, self.ordered, waits, followed);
+        Arc::new(PublishedTopic { state: Arc::new(state), launcher: Arc::clone(&self.launcher) })
+    }
+
+    fn keep(&self, topic: &Topic, publisher: Publisher) {
+        if let Some(counts) = self.holders.lock().counts.get_mut(topic) {
+            *counts.of(publisher) += 1;
+        }
     }
 
     /// Gives one hold back; with the last one the topic is no longer followed. False when there was none.
-    pub(crate) fn release(&self, topic: &Topic) -> bool {
-        let mut holders = self.holders.lock();
-        let Some(count) = holders.counts.get_mut(topic) else {
-            return false;
-        };
-        *count -= 1;
-        if *count == 0 {
-            holders.counts.remove(topic);
-            if let Some(published) = self.change(|map| map.remove(topic)) {
-                if matches!(*published.progress.borrow(), Progress::Ready) {
-                    tracing::info!(%topic, "topic unpublished");
-                }
-                published.withdraw();
+    pub(crate) fn release(&self, topic: &Topic, publisher: Publisher) -> bool {
+        self.give_back(topic, |counts| {
+            let held = counts.of(publisher);
+            let had_one = *held > 0;
+            *held = held.saturating_sub(1);
+            had_one
+        })
+    }
+
+    fn give_back(&self, topic: &Topic, give: impl FnOnce(&mut HolderCounts) -> bool) -> bool {
+        let (given, withdrawn) = {
+            let mut holders = self.holders.lock();
+            let Some(counts) = holders.counts.get_mut(topic) else { return false };
+            let given = give(counts);
+            if counts.is_empty() {
+                holders.counts.remove(topic);
+                (given, self.change(|map| map.remove(topic)))
+            } else {
+                (given, None)
             }
+        };
+        if let Some(published) = withdrawn {
+            if matches!(published.progress(), Progress::Ready) {
+                contain(|| tracing::info!(%topic, "topic unpublished"));
+            }
+            published.withdraw();
         }
-        true
+        given
     }
 
     /// Refuses new holds.
@@ -207,10 +307,13 @@ impl Topics {
 
     /// Gives all holds back and refuses new ones.
     pub(crate) fn close(&self) {
-        let mut holders = self.holders.lock();
-        holders.closed = true;
-        holders.counts.clear();
-        self.change(std::mem::take).values().for_each(|published| published.withdraw());
+        let published = {
+            let mut holders = self.holders.lock();
+            holders.closed = true;
+            holders.counts.clear();
+            self.change(std::mem::take)
+        };
+        published.values().for_each(|published| published.withdraw());
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut TopicMap) -> R) -> R {

@@ -15,6 +15,8 @@ pub(crate) struct Failure {
     pub(crate) error: SendError,
     again: Again,
     pub(crate) trouble: Trouble,
+    /// Whether the broker has the message, and its answer may still come.
+    pub(crate) is_late: bool,
 }
 
 /// Whether sending the message again can be right.
@@ -79,7 +81,7 @@ pub(crate) fn judge(
 }
 
 fn failure(error: SendError, again: Again, trouble: Trouble) -> Box<Failure> {
-    Box::new(Failure { error, again, trouble })
+    Box::new(Failure { error, again, trouble, is_late: false })
 }
 
 fn bad_answer(lane: &Lane, partition: Partition, text: String) -> Box<Failure> {
@@ -102,8 +104,7 @@ fn refused(lane: &Lane, partition: Partition, said: &BooleanCommand) -> Box<Fail
 
 fn transport_failed(lane: &Lane, partition: Partition, error: &TransportError) -> Box<Failure> {
     let again = match (error.progress(), error.kind()) {
-        // Its time was up.
-        (Progress::NotWritten, TransportErrorKind::TimedOut) => Again::Never,
+        // Also if the attempt's share of the time was up: whether the message has time left is seen there.
         (Progress::NotWritten, _) => Again::Safely,
         (Progress::Written, _) => Again::AtLeastOnce,
     };
@@ -111,7 +112,10 @@ fn transport_failed(lane: &Lane, partition: Partition, error: &TransportError) -
         TransportErrorKind::TimedOut => Trouble::Broker,
         _ => Trouble::None,
     };
+    let is_late = error.kind() == TransportErrorKind::TimedOut && error.progress() == Progress::Written;
     let error = SendError::transport(&lane.topic.topic, partition, error);
     debug_assert!(error.outcome() != Outcome::Rejected);
-    failure(error, again, trouble)
+    let mut failure = failure(error, again, trouble);
+    failure.is_late = is_late;
+    failure
 }

@@ -16,21 +16,26 @@ const SIZE: usize = 128;
 fn with_broker(test: impl FnOnce(&BrokerAddr, &dyn Fn())) {
     let (told, addr) = mpsc::channel();
     let (over, end) = oneshot::channel::<()>();
-    let (freeze, mut frozen) = tokio::sync::mpsc::unbounded_channel();
+    let (freeze, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let (is_frozen, frozen) = mpsc::channel();
     let broker = thread::spawn(move || {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async move {
             let broker = Broker::builder().topic("t", 4).start().await.unwrap();
             told.send(broker.addr().clone()).unwrap();
             tokio::spawn(async move {
-                while frozen.recv().await.is_some() {
+                while asked.recv().await.is_some() {
                     broker.faults().freeze();
+                    is_frozen.send(()).unwrap();
                 }
             });
             let _ = end.await;
         });
     });
     let addr = addr.recv().unwrap();
-    test(&addr, &|| freeze.send(()).unwrap());
+    test(&addr, &|| {
+        freeze.send(()).unwrap();
+        frozen.recv().unwrap();
+    });
     over.send(()).unwrap();
     broker.join().unwrap();
 }

@@ -2,7 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(all(feature = "mock", feature = "metrics", feature = "json"))]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use metaq_producer::{Message, MockDiscovery, Producer, SendErrorKind, SendJsonError, Topic, TopicView};
 use metaq_testkit::{Broker, Fault, Requests};
@@ -69,6 +75,86 @@ async fn figures_are_exported_until_the_producer_is_closed() {
     let latency = format!("metaq_latency_seconds topic=t broker={addr} quantile=");
     let quantiles: Vec<_> = figures.iter().filter(|(name, _)| name.starts_with(&latency)).collect();
     assert!(quantiles.len() == 5 && quantiles.iter().all(|(_, value)| *value > 0.0), "{quantiles:?}");
+}
+
+/// The figures of a recorder by topic and name: the sums over all brokers.
+fn exported(recorder: &DebuggingRecorder) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut figures = BTreeMap::<String, BTreeMap<String, u64>>::new();
+    for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {
+        let (_, key) = key.into_parts();
+        let topic = key.labels().find(|label| label.key() == "topic").map(|label| label.value().to_owned());
+        let value = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Gauge(value) => value.into_inner() as u64,
+            DebugValue::Histogram(_) => panic!("there are none"),
+        };
+        if let Some(topic) = topic {
+            let name = key.name().trim_start_matches("metaq_messages_").to_owned();
+            *figures.entry(topic).or_default().entry(name).or_default() += value;
+        }
+    }
+    figures
+}
+
+#[tokio::test]
+async fn the_exported_figures_of_each_topic_balance() {
+    let recorder = DebuggingRecorder::new();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let brokers = [
+        Broker::builder().id(0).topic("t", 2).start().await.unwrap(),
+        Broker::builder().id(1).topic("t", 2).start().await.unwrap(),
+    ];
+    let mock = MockDiscovery::new();
+    mock.set(brokers.iter().fold(TopicView::new(topic()), |view, broker| {
+        view.with_broker(broker.id(), broker.addr().clone(), 2)
+    }));
+    let producer = Producer::builder().discovery(mock).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    for n in 0..12 {
+        // Refused, without an answer, or neither; and by one broker after the other.
+        let fault = [Fault::refuse(503, "busy"), Fault::refuse(500, "no"), Fault::Ignore][n % 3].clone();
+        brokers[n % 2].faults().plan(Requests::puts().first(1), fault);
+        let _ = producer.send_with_timeout(message(), Duration::from_millis(150)).await;
+    }
+    let too_large = Message::new(topic(), vec![0; 2_000_000]);
+    producer.send(too_large).await.unwrap_err();
+    for n in 0..5 {
+        let elsewhere = Topic::new(&format!("elsewhere-{n}")).unwrap();
+        producer.send(Message::new(elsewhere, "x")).await.unwrap_err();
+    }
+    let stats = producer.stats().await;
+    stats.record_metrics();
+    let exported = exported(&recorder);
+    let figures = &exported["t"];
+    let ends =
+        ["queued", "in_flight", "not_sent_total", "acknowledged_total", "rejected_total", "unknown_total"];
+    let sum: u64 = ends.iter().map(|name| figures[*name]).sum();
+    assert_eq!((figures["offered_total"], sum), (13, 13), "{figures:?}");
+    assert_eq!(figures["unknown_total"], stats.messages.unknown);
+    assert_eq!(figures["rejected_total"], stats.messages.rejected);
+    let figures = &exported["not published"];
+    assert_eq!((figures["offered_total"], figures["not_sent_total"]), (5, 5), "{figures:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_interval_can_be_exported_by() {
+    for every in
+        [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(u32::MAX.into()), Duration::MAX]
+    {
+        let producer = Producer::builder().broker("meta://h:1".parse().unwrap()).build().unwrap();
+        let export = tokio::spawn(producer.export_metrics(every));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!export.is_finished(), "{every:?}");
+        export.abort();
+    }
+}
+
+#[test]
+fn the_export_ends_outside_of_a_runtime() {
+    let producer = Producer::builder().broker("meta://h:1".parse().unwrap()).build().unwrap();
+    let mut export = pin!(producer.export_metrics(Duration::from_secs(1)));
+    let ended = export.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(ended.is_ready());
 }
 
 #[tokio::test]

@@ -2,7 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
-use std::{collections::BTreeMap, error::Error as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -167,14 +172,23 @@ async fn brokers_that_are_all_away_are_named() {
 }
 
 #[tokio::test]
-async fn round_robin_begins_with_the_second_partition_and_uses_all() {
+async fn round_robin_begins_anywhere_and_uses_all() {
     let brokers = [broker(0).await, broker(1).await];
-    let producer = published(&mock(&[(0, brokers[0].addr()), (1, brokers[1].addr())])).await;
-    let mut picks = Vec::new();
-    for _ in 0..6 {
-        picks.push(producer.send(message("x")).await.unwrap().partition.to_string());
+    let mock = mock(&[(0, brokers[0].addr()), (1, brokers[1].addr())]);
+    let mut firsts = BTreeSet::new();
+    // That all begin with the same partition has a chance of 1 in 4^39.
+    for _ in 0..40 {
+        let producer = published(&mock).await;
+        let mut picks = Vec::new();
+        for _ in 0..6 {
+            picks.push(producer.send(message("x")).await.unwrap().partition.to_string());
+        }
+        let in_turn = ["0-0", "0-1", "1-0", "1-1"].into_iter().cycle();
+        let expected: Vec<_> = in_turn.skip_while(|partition| *partition != picks[0]).take(6).collect();
+        assert_eq!(picks, expected, "L-3, R-8");
+        firsts.insert(picks.swap_remove(0));
     }
-    assert_eq!(picks, ["0-1", "1-0", "1-1", "0-0", "0-1", "1-0"], "L-3, R-8");
+    assert!(firsts.len() > 1, "{firsts:?}");
 }
 
 #[tokio::test]

@@ -6,7 +6,14 @@
 mod cluster;
 mod measuring;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cluster::{Cluster, counts, message, sum, topic, until};
 use fastrand::Rng;
@@ -212,24 +219,25 @@ async fn futures_that_are_dropped_at_any_moment_leave_nothing_behind() {
     assert!(producer.send(message("next")).await.is_ok(), "no room is lost");
 }
 
-/// Sends without a pause until an error says that it can't go on.
-async fn load(producer: Producer, name: usize) -> Vec<(String, Result<SendReceipt, SendError>)> {
+/// Sends without a pause until it is told to stop.
+async fn load(
+    producer: Producer,
+    name: usize,
+    stop: Arc<AtomicBool>,
+) -> Vec<(String, Result<SendReceipt, SendError>)> {
     let mut outcomes = Vec::new();
     let mut handles: Vec<(String, SendHandle)> = Vec::new();
     for n in 0.. {
         let text = format!("{name} {n}");
         match producer.enqueue(message(text.clone())).await {
             Ok(handle) => handles.push((text, handle)),
-            Err(error) => {
-                outcomes.push((text, Err(error)));
-                break;
-            }
+            Err(error) => outcomes.push((text, Err(error))),
         }
         if n % 16 == 15 {
             for (text, handle) in handles.drain(..) {
                 outcomes.push((text, handle.await));
             }
-            if outcomes.iter().any(|(_, outcome)| outcome.is_err()) {
+            if stop.load(Ordering::Acquire) {
                 break;
             }
         }
@@ -241,7 +249,7 @@ async fn load(producer: Producer, name: usize) -> Vec<(String, Result<SendReceip
 }
 
 #[test]
-fn a_runtime_that_is_shut_down_under_load_ends_every_message() {
+fn a_runtime_that_is_shut_down_under_load_ends_every_message_and_another_one_goes_on() {
     let mut rng = Rng::with_seed(3);
     let of_brokers = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let rounds = in_form(20, 500);
@@ -252,8 +260,9 @@ fn a_runtime_that_is_shut_down_under_load_ends_every_message() {
         let cluster = of_brokers.block_on(async { Cluster::unpublished(2, |_| {}) });
         // The producer's own tasks run where the topic is published.
         of_producer.block_on(cluster.producer.publish_topic(&topic())).unwrap();
-        let loads: Vec<JoinHandle<_>> =
-            (0..8).map(|name| of_brokers.spawn(load(cluster.producer.clone(), name))).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = |name| of_brokers.spawn(load(cluster.producer.clone(), name, Arc::clone(&stop)));
+        let loads: Vec<JoinHandle<_>> = (0..8).map(load).collect();
         let moment = Duration::from_micros(rng.u64(1_000..30_000));
         of_brokers.block_on(async { sleep(moment).await });
         // In every other round no broker can be reached, so that messages wait.
@@ -268,6 +277,7 @@ fn a_runtime_that_is_shut_down_under_load_ends_every_message() {
             of_producer.shutdown_timeout(Duration::from_secs(5));
         }
         let ended = Instant::now();
+        stop.store(true, Ordering::Release);
         of_brokers.block_on(async {
             let limit = Duration::from_secs(3) + grace();
             let loads = timeout(limit, join_all(loads)).await.expect("every message ends");
@@ -279,6 +289,8 @@ fn a_runtime_that_is_shut_down_under_load_ends_every_message() {
             // What was written before may come to be stored yet.
             compare(&cluster, &outcomes, false);
             all.iter_mut().zip(told).for_each(|(all, told)| *all += told);
+            each(&cluster, |broker| broker.faults().heal());
+            cluster.producer.send(message("afterwards")).await.expect("it goes on where it is called");
         });
     }
     figure(format_args!(

@@ -216,8 +216,10 @@ async fn a_selector_that_insists_is_asked_twice_and_its_message_waits() {
     assert_eq!((witness.asked.load(SeqCst), witness.asked_again.load(SeqCst)), (3, 1));
     drop(waiting);
 
+    cluster.brokers[0].faults().thaw();
     let witness = Arc::new(Witness::default());
     let producer = cluster.producer(Shared(Arc::clone(&witness)), four).await;
+    until(async || producer.partitions(&topic()).len() == 4).await;
     let _two = [producer.try_send(message()), producer.try_send(message())];
     // It takes another one: first of the same broker, then of the other.
     let third = producer.enqueue(message()).await.unwrap();

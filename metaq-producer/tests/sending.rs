@@ -116,7 +116,7 @@ async fn a_send_that_is_given_up_is_taken_back_if_it_was_not_handed_to_a_connect
 async fn what_is_certainly_not_stored_is_sent_again_elsewhere() {
     for (status, text) in [(403, "partition[0-1] has been closed"), (404, "?"), (503, "busy")] {
         let cluster = Cluster::new(2, |config| config.retry.jitter = Jitter::seeded(1)).await;
-        // The first message goes to the second partition (L-3).
+        // The first message goes to the second partition.
         cluster.brokers[0].faults().plan(Requests::puts(), Fault::refuse(status, text));
         let receipt = cluster.producer.send(message("x")).await.unwrap();
         assert_eq!(receipt.partition.broker.0, 1, "F21: {status}");

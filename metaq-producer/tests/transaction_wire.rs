@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use metaq_producer::{
-    BrokerId, Message, Producer, StaticDiscovery, Topic, TopicView, TransactionOptions, UniqueQualifier,
-    XaEnd, XaProducer, XaStart, XaVote,
+    BrokerId, Message, Producer, RoundRobinSelector, StaticDiscovery, Topic, TopicView, TransactionOptions,
+    UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote,
 };
 use metaq_protocol::{BooleanCommand, Command, Decoder, Frame, Opaque, Status, TransactionAction};
 use parking_lot::Mutex;
@@ -37,8 +37,8 @@ impl Yes {
     }
 
     async fn producer(&self) -> Producer {
-        let producer =
-            Producer::builder().discovery(StaticDiscovery::new([self.view.clone()])).build().unwrap();
+        let builder = Producer::builder().discovery(StaticDiscovery::new([self.view.clone()]));
+        let producer = builder.selector(RoundRobinSelector::new().starting_at(1)).build().unwrap();
         producer.publish_topic(&"t".parse().unwrap()).await.unwrap();
         producer
     }

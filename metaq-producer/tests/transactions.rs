@@ -7,8 +7,8 @@ mod transacting;
 use std::collections::BTreeMap;
 
 use metaq_producer::{
-    CommitReceipt, Message, Producer, Topic, TransactionErrorKind, TransactionOptions, TransactionOutcome,
-    select_fn,
+    CommitReceipt, Message, Producer, RoundRobinSelector, Topic, TransactionErrorKind, TransactionOptions,
+    TransactionOutcome, select_fn,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use transacting::{message, one, payloads, producer, told, topic};
@@ -276,7 +276,8 @@ async fn what_the_broker_does_not_have_is_refused_without_harm() {
     let mock = metaq_producer::MockDiscovery::new();
     mock.set(view("t"));
     mock.set(view("u"));
-    let producer = Producer::builder().discovery(mock).build().unwrap();
+    let selector = RoundRobinSelector::new().starting_at(1);
+    let producer = Producer::builder().discovery(mock).selector(selector).build().unwrap();
     producer.publish_topic(&topic("t")).await.unwrap();
     producer.publish_topic(&topic("u")).await.unwrap();
     let mut transaction = producer.begin(TransactionOptions::new());

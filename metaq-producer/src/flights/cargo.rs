@@ -58,12 +58,15 @@ pub(crate) struct More {
     pub(crate) partition: Option<Partition>,
     /// Whether it has the turn there.
     pub(crate) has_turn: bool,
+    /// Whether the broker has refused it there, so that another partition is better if the selector agrees.
+    pub(crate) was_refused: bool,
     /// When it was handed to a connection, where a selector wants to know how long it took from then.
     pub(super) launched: Option<Instant>,
 }
 
 impl Cargo {
     /// When its time is up.
+    #[inline(always)]
     pub(crate) fn deadline(&self) -> Instant {
         self.started + Duration::from(self.timeout)
     }
@@ -77,8 +80,9 @@ impl Cargo {
         self.more.as_ref()?.partition
     }
 
-    pub(crate) fn has_turn(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.has_turn)
+    /// The partition in which it has the turn.
+    pub(crate) fn turn(&self) -> Option<Partition> {
+        self.more.as_ref().filter(|more| more.has_turn)?.partition
     }
 }
 

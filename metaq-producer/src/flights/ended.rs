@@ -6,20 +6,24 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use metaq_protocol::Partition;
-use metaq_transport::{Answer, Completions, TransportError};
+use metaq_transport::{Answer, Completions, Reservation, TransportError};
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Cargo, Entry, Flights, More, SHARDS, State};
+use super::{Cargo, Entry, Flights, More, SHARDS, State, flush::Flushed};
 use crate::{
-    SendError, SendReceipt,
+    SendError, SendReceipt, deadline,
     guarded_selector::Observation,
-    lane::Broker,
+    lane::Lane,
+    order::{LATE_ANSWER, LateTurn},
+    panics::contain,
     permits::Returned,
     route::TopicState,
     slab::{Slab, Token},
+    timekeeper::Timer,
     verdict::{Failure, Trouble, judge},
 };
 
@@ -29,26 +33,61 @@ pub(super) struct Tally {
     returned: Returned,
     /// As a rule one task waits for many messages, so there are few.
     wakers: SmallVec<[Waker; 16]>,
+    /// Of messages that are no more: the code of their owners may run when they are dropped.
+    pub(super) payloads: SmallVec<[Bytes; 64]>,
+    /// What nobody asks for any more, likewise.
+    errors: Vec<SendError>,
+    entries: Vec<Entry>,
+    /// Likewise: the last of a topic's takes its selector with it.
+    lanes: SmallVec<[Arc<Lane>; 2]>,
+    flushed: Flushed,
     again: Vec<(Token, Duration)>,
-    /// Where room or a turn was freed that somebody waits for.
-    roomy: Vec<Arc<Broker>>,
+    /// Messages that have to wait for their turn once more.
+    again_in_turn: Vec<(Token, Instant, u32)>,
+    /// Partitions whose turn is free.
     turns: Vec<(Arc<TopicState>, Partition)>,
+    /// Messages whose turn is kept until their late answer.
+    late: Vec<(Token, Instant)>,
     /// What selectors want to know.
     observed: Vec<Observation>,
 }
 
 impl Flights {
+    /// Does what could not be done under the lock. Whatever the code of others does, the rest is done.
     pub(super) fn settle(&self, tally: &mut Tally) {
-        self.permits.give_back(std::mem::take(&mut tally.returned));
+        let returned = std::mem::take(&mut tally.returned);
+        contain(|| self.permits.give_back(returned));
+        self.flushes.ended(&tally.flushed);
+        tally.flushed.clear();
         for (token, pause) in tally.again.drain(..) {
-            if !self.inbox.again(token, pause) {
-                self.fail_undispatched(token);
+            self.set_timer(token, deadline::after(pause), Timer::Attempt(token));
+        }
+        for (token, deadline, attempts) in tally.again_in_turn.drain(..) {
+            self.set_timer(token, deadline, Timer::Deadline(token, attempts));
+        }
+        for (token, until) in tally.late.drain(..) {
+            if !self.timers.set(until, Timer::LateAnswer(token), &self.weak_launcher()) {
+                self.release_turn(token);
             }
         }
-        tally.roomy.drain(..).for_each(|broker| self.inbox.room(broker));
-        tally.turns.drain(..).for_each(|(topic, partition)| self.inbox.turn(topic, partition));
-        tally.observed.drain(..).for_each(Observation::tell);
-        tally.wakers.drain(..).for_each(Waker::wake);
+        tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
+        tally.observed.drain(..).for_each(|observation| contain(|| observation.tell()));
+        tally.wakers.drain(..).for_each(|waker| contain(|| waker.wake()));
+        tally.payloads.drain(..).for_each(|payload| contain(|| drop(payload)));
+        tally.errors.drain(..).for_each(|error| contain(|| drop(error)));
+        tally.entries.drain(..).for_each(|entry| contain(|| drop(entry)));
+        tally.lanes.drain(..).for_each(|lane| contain(|| drop(lane)));
+    }
+
+    /// Sets a timer for a message that waits, or ends it if nobody would see to it.
+    fn set_timer(&self, token: Token, at: Instant, timer: Timer) {
+        let is_set = !self.is_closed() && self.timers.set(at, timer, &self.weak_launcher());
+        if !is_set && let Some((cargo, topic)) = self.take_parked(token) {
+            let closed = self.is_closed() || self.launcher().is_none();
+            let error = if closed { SendError::closed } else { SendError::runtime_ended };
+            self.leave_queue(token, &topic);
+            self.fail_parked(token, &topic, cargo, error(&topic.topic));
+        }
     }
 
     /// An attempt failed: parks the message for another one, or ends it.
@@ -61,27 +100,52 @@ impl Flights {
         let now = Instant::now();
         match failure.trouble {
             Trouble::None => {}
-            Trouble::Partition => lane.topic.refused(partition, now),
+            Trouble::Partition => {
+                lane.topic.refused(partition, now);
+                if lane.topic.is_ordered {
+                    cargo.more().was_refused = true;
+                }
+            }
             Trouble::Broker => lane.broker.failed(now),
         }
         let attempts = cargo.attempts_before + 1;
         let pause = self.policy.pause(attempts);
         let again = failure.is_retried(&self.policy, attempts)
-            && now + pause < cargo.deadline()
+            && deadline::at(now, pause) < cargo.deadline()
             && !lane.topic.is_withdrawn()
-            && self.is_dispatched();
-        if !again {
-            let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
-            return fail(shard, token, error, tally);
+            && !self.is_closed();
+        let is_late = failure.is_late && cargo.turn().is_some();
+        if is_late {
+            // The broker may still store it: whoever is next in the partition has to wait for that, and who can go
+            // elsewhere had better.
+            lane.topic.refused(partition, now);
+            cargo.more().has_turn = false;
+            shard.pin(token);
+            let until = deadline::at(now, LATE_ANSWER);
+            self.late.lock().insert(token, LateTurn { topic: Arc::clone(&lane.topic), partition, until });
+            tally.late.push((token, until));
         }
-        lane.counts.retried.fetch_add(1, Ordering::Relaxed);
-        cargo.attempts_before = attempts;
-        let after = now - cargo.started;
-        let attempt = failure.error.into_attempt(after, partition, lane.broker.addr.clone());
-        cargo.more().failed.push(attempt);
-        tally.again.push((token, pause));
-        lane.topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-        entry.state = State::Parked { cargo, topic: Arc::clone(&lane.topic) };
+        if again {
+            lane.counts.retried.fetch_add(1, Ordering::Relaxed);
+            cargo.attempts_before = attempts;
+            let after = now.saturating_duration_since(cargo.started);
+            let attempt = failure.error.into_attempt(after, partition, lane.broker.addr.clone());
+            cargo.more().failed.push(attempt);
+            lane.topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+            if is_late {
+                lane.topic.waits.join_first(token, partition);
+                tally.again_in_turn.push((token, cargo.deadline(), attempts));
+            } else {
+                tally.again.push((token, pause));
+            }
+            if let Some(entry) = shard.get_mut(token) {
+                entry.state = State::Parked { cargo, topic: Arc::clone(&lane.topic) };
+            }
+        } else {
+            let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
+            fail(shard, token, error, tally);
+        }
+        tally.keep(lane);
     }
 }
 
@@ -106,6 +170,16 @@ impl Completions for Flights {
         drop(locked);
         self.settle(&mut tally);
     }
+
+    fn capacity(&self, number: u64, granted: Result<Reservation, TransportError>) {
+        if let Some(launcher) = self.launcher() {
+            launcher.answered(number, granted);
+        }
+    }
+
+    fn released(&self, tokens: &mut Vec<u64>) {
+        tokens.drain(..).for_each(|token| self.release_turn(Token::from(token)));
+    }
 }
 
 impl Flights {
@@ -117,13 +191,7 @@ impl Flights {
         tally: &mut Tally,
     ) {
         let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { cargo, lane, partition } = &entry.state else { return };
-        let broker = &lane.broker;
-        if broker.parked.load(Ordering::Acquire) > 0
-            && !tally.roomy.iter().any(|roomy| Arc::ptr_eq(roomy, broker))
-        {
-            tally.roomy.push(Arc::clone(broker));
-        }
+        let State::Flying { cargo, lane, partition } = &mut entry.state else { return };
         let verdict = judge(lane, *partition, outcome);
         if let Some(launched) = cargo.more.as_ref().and_then(|more| more.launched) {
             let (ended, outcome) = match &verdict {
@@ -142,12 +210,16 @@ impl Flights {
         lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
         self.closing.ended(Ok(()), &cargo.message);
         tally.give_back(&lane.topic, cargo);
+        tally.payloads.push(cargo.message.take_payload());
+        tally.keep_alive(lane);
         let (broker_id, broker) = (partition.broker, lane.broker.addr.clone());
         let attempts = cargo.attempts_before + 1;
-        if !shard.is_held(token) {
-            return shard.remove(token);
-        }
-        let Some(entry) = shard.get_mut(token) else { return };
+        let (flush, entry) = shard.ended(token);
+        tally.flushed(flush);
+        let Some(entry) = entry else {
+            tally.entries.extend(shard.remove(token));
+            return;
+        };
         // First the message goes, then the receipt is made where it stays: a move would have to wait for what it is made of.
         entry.state = State::Taken;
         entry.state = State::Ended(Some(Ok(SendReceipt {
@@ -163,10 +235,13 @@ impl Flights {
 
 /// Keeps the error for the handle, if there still is one.
 pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, tally: &mut Tally) {
-    if !shard.is_held(token) {
-        return shard.remove(token);
-    }
-    let Some(entry) = shard.get_mut(token) else { return };
+    let (flush, entry) = shard.ended(token);
+    tally.flushed(flush);
+    let Some(entry) = entry else {
+        tally.entries.extend(shard.remove(token));
+        tally.errors.push(error);
+        return;
+    };
     entry.state = State::Ended(Some(Err(error)));
     tally.wakers.extend(entry.waker.take());
 }
@@ -175,11 +250,43 @@ impl Tally {
     /// The message has its outcome: what it held is free again.
     pub(super) fn give_back(&mut self, topic: &Arc<TopicState>, cargo: &Cargo) {
         self.returned.add(cargo.share);
-        if let Some(More { partition: Some(partition), has_turn: true, .. }) = cargo.more.as_deref()
-            && let Some(order) = &topic.order
-            && order.give_back(*partition)
-        {
+        if let Some(More { partition: Some(partition), has_turn: true, .. }) = cargo.more.as_deref() {
             self.turns.push((Arc::clone(topic), *partition));
+        }
+    }
+
+    /// Sees to it that a lane isn't dropped under the lock.
+    #[inline]
+    fn keep_alive(&mut self, lane: &Arc<Lane>) {
+        if !self.lanes.last().is_some_and(|last| Arc::ptr_eq(last, lane)) {
+            self.keep_another_alive(lane);
+        }
+    }
+
+    fn keep_another_alive(&mut self, lane: &Arc<Lane>) {
+        // Those that take turns are few.
+        match self.lanes.iter().rev().take(8).position(|known| Arc::ptr_eq(known, lane)) {
+            Some(place) => {
+                let last = self.lanes.len() - 1;
+                self.lanes.swap(last - place, last);
+            }
+            None => self.lanes.push(Arc::clone(lane)),
+        }
+    }
+
+    pub(super) fn keep(&mut self, lane: Arc<Lane>) {
+        self.lanes.push(lane);
+    }
+
+    /// A message has its outcome that a flush has marked so.
+    #[inline]
+    pub(super) fn flushed(&mut self, mark: u16) {
+        if mark == 0 {
+            return;
+        }
+        match self.flushed.iter_mut().find(|(known, _)| *known == mark) {
+            Some((_, messages)) => *messages += 1,
+            None => self.flushed.push((mark, 1)),
         }
     }
 }

@@ -97,7 +97,11 @@ mod tests {
         let partitions = partitions(&[3]);
         let selector = KeyHashSelector::new();
         let picks: Vec<_> = (0..4).map(|_| select(&selector, &partitions).unwrap().index).collect();
-        assert_eq!(picks, [1, 2, 0, 1]);
+        let expected: Vec<_> = (picks[0]..).take(4).map(|index| index % 3).collect();
+        assert_eq!(picks, expected);
+        let firsts = || select(&*selector.for_topic(&Topic::new("t").unwrap()).unwrap(), &partitions);
+        let firsts: std::collections::BTreeSet<_> = (0..200).map(|_| firsts().unwrap()).collect();
+        assert_eq!(firsts.len(), 3, "it begins anywhere");
         assert_eq!(select_key(&selector, &[], "a"), None);
         let topic = Topic::new("t").unwrap();
         let message = Message::new(topic.clone(), "");

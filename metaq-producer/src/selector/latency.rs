@@ -44,6 +44,9 @@ const MEMORY: Duration = Duration::from_secs(1);
 /// In so long the latency of a broker that isn't heard of comes half as near to that of the fastest.
 const FADING: Duration = Duration::from_secs(1);
 
+/// In so long a broker that isn't heard of is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// What a new latency weighs at least; many arrive at the same time.
 const LEAST_WEIGHT: f64 = 1.0 / 64.0;
 
@@ -114,7 +117,11 @@ impl Latencies {
             }
             // All that is known of it is that it fails, not how long it takes.
             Err(_) if !is_ok => {}
-            Err(place) => self.brokers.insert(place, (broker, Latency { average: took, at: now })),
+            Err(place) => {
+                self.brokers.insert(place, (broker, Latency { average: took, at: now }));
+                // Of those that are not heard of for so long nothing counts any more.
+                self.brokers.retain(|(_, known)| now.saturating_duration_since(known.at) < FORGOTTEN);
+            }
         }
     }
 
@@ -270,6 +277,16 @@ mod tests {
         let unknown = LatencySelector::new();
         observe(&unknown, 0, MS, Err(Outcome::Unknown));
         assert!(unknown.latencies.lock().brokers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn brokers_that_are_not_heard_of_any_more_are_forgotten() {
+        let selector = LatencySelector::new();
+        for broker in 0..1000 {
+            observe(&selector, broker, MS, Ok(()));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(selector.latencies.lock().brokers.len(), 60);
     }
 
     proptest! {

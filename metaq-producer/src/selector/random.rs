@@ -26,6 +26,23 @@ impl PartitionSelector for RandomSelector {
         }
         partitions.get(fastrand::usize(..partitions.len())).copied()
     }
+
+    /// Another partition, all others with the same chance; none if there is no other.
+    fn select_instead(
+        &self,
+        topic: &Topic,
+        partitions: &[Partition],
+        message: &Message,
+        unfit: Partition,
+    ) -> Option<Partition> {
+        let Some(place) = partitions.iter().position(|partition| *partition == unfit) else {
+            return self.select(topic, partitions, message);
+        };
+        match partitions.len() {
+            0 | 1 => None,
+            all => partitions.get((place + fastrand::usize(1..all)) % all).copied(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -41,5 +58,26 @@ mod tests {
             .for_each(|_| counts[select(&RandomSelector::new(), &partitions).unwrap().index as usize] += 1);
         assert!(counts.iter().all(|count| (1700..2300).contains(count)), "{counts:?}");
         assert_eq!(select(&RandomSelector::new(), &[]), None, "L-5, K-45");
+    }
+
+    #[test]
+    fn random_offers_another_partition_and_each_with_the_same_chance() {
+        let all = partitions(&[2, 2]);
+        let topic = Topic::new("t").unwrap();
+        let message = Message::new(topic.clone(), "");
+        let again = |partitions: &[Partition], unfit| {
+            RandomSelector::new().select_instead(&topic, partitions, &message, unfit)
+        };
+        for unfit in &all {
+            let mut counts = std::collections::BTreeMap::new();
+            for _ in 0..6000 {
+                *counts.entry(again(&all, *unfit).unwrap()).or_insert(0) += 1;
+            }
+            assert!(!counts.contains_key(unfit), "{counts:?}");
+            assert!(counts.len() == 3 && counts.values().all(|n| (1700..2300).contains(n)), "{counts:?}");
+        }
+        assert_eq!(again(&all[..1], all[0]), None, "there is no other");
+        assert_eq!(again(&all[1..2], all[0]), Some(all[1]), "the one that can't take it is gone");
+        assert_eq!(again(&[], all[0]), None);
     }
 }

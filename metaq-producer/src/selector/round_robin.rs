@@ -13,11 +13,14 @@ use crate::Message;
 
 /// Takes the partitions of a topic in turn. The default.
 ///
-/// As with the Java client, the first message goes to the second partition (rule L-3). Unlike there, each topic
-/// has a turn of its own, so that topics which are sent to alternately use all their partitions (K-42).
-#[derive(Debug, Default)]
+/// The first message goes to a partition that is drawn at random, so that many programs which send little each don't all send
+/// it to the same partition; with the Java client it goes to the second one. Each topic has a turn of its own, so that topics
+/// which are sent to alternately use all their partitions.
+#[derive(Debug)]
 pub struct RoundRobinSelector {
     turn: AtomicU32,
+    /// Where each topic begins; none to draw it.
+    start: Option<u32>,
     /// None for the order in which the partitions come.
     interleaved: Option<ArcSwap<Interleaved>>,
 }
@@ -29,25 +32,53 @@ struct Interleaved {
     in_turn: Vec<Partition>,
 }
 
+impl Default for RoundRobinSelector {
+    fn default() -> Self {
+        Self { turn: AtomicU32::new(drawn()), start: None, interleaved: None }
+    }
+}
+
+/// A random start, from which it is far until the count overflows.
+fn drawn() -> u32 {
+    fastrand::u32(..1 << 31)
+}
+
 impl RoundRobinSelector {
-    /// A selector that begins with the second partition, and has all partitions of a broker in turn before those of the next
-    /// one, as the Java client.
+    /// A selector that begins with any partition, and has all partitions of a broker in turn before those of the next one.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Begins each topic with the partition at `place`, modulo their number, in place of a random one. The Java client
+    /// begins with 1, which is the second.
+    ///
+    /// ```
+    /// use metaq_producer::{Message, Partition, PartitionSelector, RoundRobinSelector, Topic};
+    ///
+    /// let selector = RoundRobinSelector::new().starting_at(1);
+    /// let (topic, partitions) = (Topic::new("orders")?, [0, 1, 2].map(|index| Partition::new(0, index)));
+    /// let message = Message::new(topic.clone(), "one coffee");
+    /// assert_eq!(selector.select(&topic, &partitions, &message), Some(Partition::new(0, 1)));
+    /// assert_eq!(selector.select(&topic, &partitions, &message), Some(Partition::new(0, 2)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn starting_at(self, place: u32) -> Self {
+        Self { turn: AtomicU32::new(place), start: Some(place), ..self }
     }
 
     /// A selector whose turn goes from broker to broker, so that no broker gets a burst for all its partitions while the
     /// others have nothing to do (K-43). A broker with more partitions than others has its turn accordingly more often.
     #[must_use]
     pub fn interleaved() -> Self {
-        Self { turn: AtomicU32::new(0), interleaved: Some(ArcSwap::default()) }
+        Self { interleaved: Some(ArcSwap::default()), ..Self::default() }
     }
 }
 
 impl PartitionSelector for RoundRobinSelector {
     fn select(&self, _: &Topic, partitions: &[Partition], _: &Message) -> Option<Partition> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let place = turn as usize % partitions.len().max(1);
         let Some(interleaved) = &self.interleaved else {
             return partitions.get(place).copied();
@@ -63,8 +94,11 @@ impl PartitionSelector for RoundRobinSelector {
     }
 
     fn for_topic(&self, _: &Topic) -> Option<Box<dyn PartitionSelector>> {
-        let is_interleaved = self.interleaved.is_some();
-        Some(Box::new(if is_interleaved { Self::interleaved() } else { Self::new() }))
+        let new = if self.interleaved.is_some() { Self::interleaved() } else { Self::new() };
+        Some(Box::new(match self.start {
+            Some(place) => new.starting_at(place),
+            None => new,
+        }))
     }
 }
 
@@ -90,20 +124,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_robin_begins_with_the_second_partition_and_overflows_quietly() {
+    fn round_robin_begins_where_it_is_told_to_and_overflows_quietly() {
         let partitions = partitions(&[3]);
-        let selector = RoundRobinSelector::new();
+        let selector = RoundRobinSelector::new().starting_at(1);
         let picks: Vec<_> = (0..6).map(|_| select(&selector, &partitions).unwrap().index).collect();
         assert_eq!(picks, [1, 2, 0, 1, 2, 0], "L-3, C-17");
         selector.turn.store(u32::MAX, Ordering::Relaxed);
+        assert_eq!(select(&selector, &partitions).unwrap().index, 0);
         assert_eq!(select(&selector, &partitions).unwrap().index, 0);
         assert_eq!(select(&selector, &[]), None, "L-4, K-45");
     }
 
     #[test]
+    fn round_robin_begins_anywhere() {
+        let (topic, partitions) = (Topic::new("t").unwrap(), partitions(&[4]));
+        for shared in [RoundRobinSelector::new(), RoundRobinSelector::interleaved()] {
+            let (mut first, mut of_topic) = ([0; 4], [0; 4]);
+            for _ in 0..2000 {
+                let fresh = RoundRobinSelector::new();
+                first[select(&fresh, &partitions).unwrap().index as usize] += 1;
+                let own = shared.for_topic(&topic).unwrap();
+                of_topic[select(&own, &partitions).unwrap().index as usize] += 1;
+            }
+            assert!(first.iter().chain(&of_topic).all(|n| (350..650).contains(n)), "{first:?} {of_topic:?}");
+        }
+        let seeded = || {
+            fastrand::seed(7);
+            let own = RoundRobinSelector::new().for_topic(&topic).unwrap();
+            (0..9).map(|_| select(&own, &partitions).unwrap().index).collect::<Vec<_>>()
+        };
+        assert_eq!(seeded(), seeded(), "a simulation repeats");
+    }
+
+    #[test]
     fn round_robin_counts_for_each_topic_by_itself() {
         let topic = Topic::new("t").unwrap();
-        let shared = RoundRobinSelector::new();
+        let shared = RoundRobinSelector::new().starting_at(1);
         let (one, two) = (shared.for_topic(&topic).unwrap(), shared.for_topic(&topic).unwrap());
         let partitions = partitions(&[2]);
         let next = |selector| select(selector, &partitions).unwrap().index;
@@ -113,7 +169,8 @@ mod tests {
 
     #[test]
     fn interleaved_goes_from_broker_to_broker_and_follows_changes() {
-        let selector = RoundRobinSelector::interleaved().for_topic(&Topic::new("t").unwrap()).unwrap();
+        let selector = RoundRobinSelector::interleaved().starting_at(1);
+        let selector = selector.for_topic(&Topic::new("t").unwrap()).unwrap();
         let picks = |counts: &[i32]| {
             let partitions = partitions(counts);
             let picks = (0..partitions.len()).map(|_| select(&selector, &partitions).unwrap().to_string());

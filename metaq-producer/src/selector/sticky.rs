@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::PartitionSelector;
-use crate::Message;
+use crate::{Message, deadline};
 
 /// Stays with a partition for some messages or some time, whichever is over first, and then draws another one at random.
 ///
@@ -74,7 +74,7 @@ impl StickySelector {
             (Some(place), others @ 2..) => (place + fastrand::usize(1..others)) % others,
             (_, all) => fastrand::usize(..all),
         };
-        let until = now.checked_add(self.time).unwrap_or(now + Duration::from_secs(1 << 30));
+        let until = deadline::at(now, self.time);
         Some(Stay { partition: *partitions.get(drawn)?, left: self.messages, until })
     }
 }

@@ -2,15 +2,18 @@
 
 use std::{pin::pin, sync::Arc};
 
-use metaq_protocol::{Partition, TransactionAction};
+use metaq_protocol::TransactionAction;
 use metaq_transport::{Progress, TransportErrorKind};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    Branch, NoPlace, Open, State, StepError, Transaction, TransactionError, TransactionErrorKind,
-    TransactionOutcome, choose, ends_connection, read, whole_seconds,
+    Branch, CountedTransaction, NoPlace, Open, Place, State, StepError, Transaction, TransactionError,
+    TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read, whole_seconds,
 };
-use crate::{Message, route::TopicState};
+use crate::{Message, deadline, route::TopicState};
 
 /// The transaction did not begin.
 pub(super) struct NotBegun {
@@ -27,7 +30,7 @@ impl Transaction {
         topic: &Arc<TopicState>,
         message: &Message,
         deadline: Instant,
-    ) -> Result<Partition, TransactionError> {
+    ) -> Result<Place, TransactionError> {
         let producer = self.producer.clone();
         let (mut avoided, mut last) = (Vec::new(), None);
         loop {
@@ -37,11 +40,16 @@ impl Transaction {
             let place = choose(topic, message, |broker| !avoided.contains(&broker.lane.broker.addr));
             match place {
                 Ok(place) => {
-                    let (id, session) = producer.inner.transaction_names.next();
+                    let named = producer.inner.transaction_names.next();
+                    let (id, session) = named.map_err(|error| {
+                        let kind = TransactionErrorKind::NoEntropy;
+                        TransactionError::new(kind, TransactionOutcome::Open, error.to_string())
+                    })?;
                     let broker = place.connection.broker().clone();
-                    let branch = Branch { id, session, qualifier: None, connection: place.connection };
+                    let connection = Arc::clone(&place.connection);
+                    let branch = Branch { id, session, qualifier: None, connection };
                     match self.begin_at(branch, deadline).await {
-                        Ok(()) => return Ok(place.partition),
+                        Ok(()) => return Ok(place),
                         Err(NotBegun { error, elsewhere: true }) => {
                             avoided.push(broker);
                             last = Some(error);
@@ -50,6 +58,8 @@ impl Transaction {
                     }
                 }
                 Err(NoPlace::NoBroker) => {
+                    topic.ensure_followed();
+                    in_runtime().map_err(|step| self.not_sent(step))?;
                     if timeout_at(deadline, changed).await.is_err() {
                         return Err(unreachable(topic, last.as_ref()));
                     }
@@ -64,17 +74,25 @@ impl Transaction {
     /// "Answers, order").
     async fn begin_at(&mut self, branch: Branch, deadline: Instant) -> Result<(), NotBegun> {
         let seconds = whole_seconds(self.options.timeout());
-        let deadline = deadline.min(Instant::now() + self.options.request_timeout());
+        let deadline = deadline.min(deadline::after(self.options.request_timeout()));
         let submitted = branch.submit(TransactionAction::Begin, seconds, deadline).await;
-        let open = |begin| State::Open(Box::new(Open { branch, established: 0, begin, puts: [].into() }));
         match submitted {
             Ok(begin) => {
-                self.state = open(Some(begin));
+                self.state = State::Open(Box::new(Open {
+                    branch,
+                    established: 0,
+                    begin: Some(begin),
+                    puts: [].into(),
+                    runtime: Handle::try_current().ok(),
+                    counted: CountedTransaction::begun(&self.producer.inner.topics.counts.transactions),
+                }));
                 self.begun().await
             }
+            // Nothing was written: no broker knows it.
             Err(step) => {
-                self.state = open(None);
-                Err(self.not_begun(step))
+                let NotBegun { error, elsewhere } = self.not_begun(step);
+                let error = error.of(&branch.id, branch.connection.broker());
+                Err(NotBegun { error, elsewhere })
             }
         }
     }

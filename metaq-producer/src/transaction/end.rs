@@ -4,11 +4,12 @@ use std::{mem, time::Duration};
 
 use metaq_protocol::{BrokerAddr, TransactionAction};
 use metaq_transport::Progress;
-use tokio::time::Instant;
 
 use super::{
-    Open, State, StepError, Transaction, TransactionError, TransactionOutcome, ends_connection, expired, read,
+    Open, Rollback, State, StepError, Transaction, TransactionError, TransactionOutcome, ends_connection,
+    expired, read,
 };
+use crate::{deadline, panics::contain};
 
 /// A transaction was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Transaction {
         if open.is_lost() {
             return Err(self.lost());
         }
-        let deadline = Instant::now() + self.options.request_timeout();
+        let deadline = deadline::after(self.options.request_timeout());
         let submitted = open.branch.submit(TransactionAction::CommitOnePhase, 0, deadline).await;
         let answer = match submitted {
             Ok(answer) => answer,
@@ -51,9 +52,13 @@ impl Transaction {
         else {
             return Err(self.refusal());
         };
-        let (id, broker) = (&open.branch.id, open.broker());
-        let Err(step) = read(answer.await) else {
-            let (transaction, broker) = (Some(id.to_string()), Some(broker.clone()));
+        let commit = Commit { open: Some(*open) };
+        let outcome = read(answer.await);
+        let Some(open) = commit.answered() else { return Err(self.refusal()) };
+        let (id, broker) = (open.branch.id.clone(), open.broker().clone());
+        let Err(step) = outcome else {
+            open.counted.committed();
+            let (transaction, broker) = (Some(id.to_string()), Some(broker));
             return Ok(CommitReceipt { transaction, broker, messages: self.messages });
         };
         if step.is_not_started() {
@@ -66,9 +71,11 @@ impl Transaction {
             // Also when the broker refused: part of it may be on the disk.
             _ => TransactionOutcome::Unknown,
         };
-        let error = TransactionError::step(step, outcome).of(id, broker);
+        let error = TransactionError::step(step, outcome).of(&id, &broker);
         if outcome == TransactionOutcome::RolledBack {
             open.roll_back_later(self.options.request_timeout());
+        } else {
+            open.counted.unknown();
         }
         Err(error)
     }
@@ -77,8 +84,8 @@ impl Transaction {
     /// or its connection was lost, this is a success, too.
     ///
     /// # Errors
-    /// When the broker doesn't confirm it. The outcome is [`RolledBack`](TransactionOutcome::RolledBack) even so: it never
-    /// was committed.
+    /// When the broker doesn't confirm it in time. The outcome is [`RolledBack`](TransactionOutcome::RolledBack) even so: it
+    /// never was committed. The rollback is repeated in the background then, as if the transaction had been dropped.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the rollback to be done in the background.
@@ -92,31 +99,72 @@ impl Transaction {
             self.state = State::Over("it was rolled back".to_owned());
             return Ok(());
         }
-        let deadline = Instant::now() + self.options.request_timeout();
-        let submitted = open.branch.submit(TransactionAction::Rollback, 0, deadline).await;
+        let deadline = deadline::after(self.options.request_timeout());
+        let branch = open.branch.clone();
         let State::Open(open) = mem::replace(&mut self.state, State::Over("it was rolled back".to_owned()))
         else {
             return Ok(());
         };
-        let outcome = match submitted {
-            Ok(answer) => read(answer.await),
-            Err(step) => Err(step),
-        };
-        match outcome {
-            Ok(_) => Ok(()),
-            Err(step) if step.is_not_started() => Ok(()),
-            Err(StepError::NoAnswer(error)) if ends_connection(&error) => Ok(()),
-            Err(step) => Err(TransactionError::step(step, TransactionOutcome::RolledBack)
-                .of(&open.branch.id, open.broker())),
+        let unconfirmed = Unconfirmed { open: Some(*open), request_timeout: self.options.request_timeout() };
+        match branch.step(TransactionAction::Rollback, 0, deadline).await {
+            Ok(_) => {}
+            Err(step) if step.is_not_started() => {}
+            Err(StepError::NoAnswer(error)) if ends_connection(&error) => {}
+            Err(step) => {
+                return Err(TransactionError::step(step, TransactionOutcome::RolledBack)
+                    .of(&branch.id, branch.connection.broker()));
+            }
+        }
+        unconfirmed.confirmed();
+        Ok(())
+    }
+}
+
+/// A transaction whose commit was submitted. Its outcome is unknown if nobody waits for the answer.
+struct Commit {
+    open: Option<Open>,
+}
+
+impl Commit {
+    fn answered(mut self) -> Option<Open> {
+        self.open.take()
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.counted.unknown();
+        }
+    }
+}
+
+/// A transaction whose rollback was not confirmed. Dropped so, it is rolled back in the background.
+struct Unconfirmed {
+    open: Option<Open>,
+    request_timeout: Duration,
+}
+
+impl Unconfirmed {
+    fn confirmed(mut self) {
+        self.open = None;
+    }
+}
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.roll_back_later(self.request_timeout);
         }
     }
 }
 
 impl Open {
     /// Rolls back without anybody waiting for it.
-    pub(super) fn roll_back_later(self, patience: Duration) {
+    pub(super) fn roll_back_later(self, request_timeout: Duration) {
         if !self.is_lost() {
-            self.branch.roll_back_later(self.begin, Instant::now() + patience);
+            let Self { branch, established, begin, runtime, .. } = self;
+            Rollback::of_local(branch, begin, established, request_timeout).start(runtime.as_ref());
         }
     }
 }
@@ -124,12 +172,15 @@ impl Open {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if let State::Open(open) = mem::replace(&mut self.state, State::New) {
-            tracing::warn!(
-                transaction = %open.branch.id,
-                broker = %open.broker(),
-                messages = self.messages,
-                "an open transaction was dropped and is rolled back"
-            );
+            // Whatever a subscriber does, it is.
+            contain(|| {
+                tracing::warn!(
+                    transaction = %open.branch.id,
+                    broker = %open.broker(),
+                    messages = self.messages,
+                    "an open transaction was dropped and is rolled back"
+                );
+            });
             open.roll_back_later(self.options.request_timeout());
         }
     }

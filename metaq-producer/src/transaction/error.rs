@@ -60,6 +60,10 @@ pub enum TransactionErrorKind {
     Over,
     /// The producer was closed, and its transactions were rolled back.
     Closed,
+    /// It was called outside of a tokio runtime, where nothing can be waited for.
+    NoRuntime,
+    /// The operating system provided no random bits, which make the transaction's name unique.
+    NoEntropy,
 }
 
 impl TransactionErrorKind {
@@ -78,6 +82,8 @@ impl TransactionErrorKind {
             Self::Expired => "expired",
             Self::Over => "over",
             Self::Closed => "closed",
+            Self::NoRuntime => "no-runtime",
+            Self::NoEntropy => "no-entropy",
         }
     }
 }
@@ -98,6 +104,9 @@ struct Failure {
     text: String,
     source: Option<TransportError>,
 }
+
+/// What went wrong outside of a tokio runtime, and what to do about it.
+pub(crate) const NO_RUNTIME: &str = "there is no tokio runtime here to wait in; await this within one";
 
 impl TransactionError {
     pub(crate) fn new(
@@ -139,6 +148,7 @@ impl TransactionError {
                 this
             }
             StepError::Odd(text) => Self::new(TransactionErrorKind::BadAnswer, outcome, text),
+            StepError::NoRuntime => Self::new(TransactionErrorKind::NoRuntime, outcome, NO_RUNTIME),
             StepError::NoAnswer(error) => {
                 let written = error.progress() == Progress::Written;
                 let (kind, text) = match error.kind() {

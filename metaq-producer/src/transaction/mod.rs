@@ -1,29 +1,35 @@
 //! Local transactions: messages that one broker stores together, or not at all.
 
 mod begin;
+mod counted;
 mod end;
 mod error;
 mod names;
 mod options;
 mod place;
+mod rollback;
 mod steps;
 
-use std::{collections::VecDeque, fmt, mem};
+use std::{collections::VecDeque, fmt, mem, sync::Arc};
 
 use metaq_protocol::{BrokerAddr, Partition};
-use metaq_transport::{ConnectionState, PendingResponse, Progress, TransportError, TransportErrorKind};
-use tokio::time::Instant;
+use metaq_transport::{PendingResponse, Progress, TransportError, TransportErrorKind};
+use tokio::{runtime::Handle, time::Instant};
 
 use begin::NotBegun;
+use counted::CountedTransaction;
+pub(crate) use counted::{CountedMessage, Put};
 pub use end::CommitReceipt;
+pub(crate) use error::NO_RUNTIME;
 pub use error::{TransactionError, TransactionErrorKind, TransactionOutcome};
-pub(crate) use names::{HOST, TransactionNames, new_session};
+pub(crate) use names::{HOST, TransactionNames};
 pub use options::TransactionOptions;
 pub(crate) use options::{REQUEST_TIMEOUT, whole_seconds};
-pub(crate) use place::{NoPlace, Unfit, choose, choose_on, topic_of};
-pub(crate) use steps::{Branch, StepError, read, read_put};
+pub(crate) use place::{NoPlace, Place, Unfit, choose, choose_on, topic_of};
+pub(crate) use rollback::Rollback;
+pub(crate) use steps::{Branch, StepError, in_runtime, read, read_put};
 
-use crate::{Message, Producer};
+use crate::{Message, Producer, deadline, route::TopicState};
 
 /// How many messages [`Transaction::send_all`] has in flight.
 const WINDOW: usize = 256;
@@ -45,11 +51,16 @@ const WINDOW: usize = 256;
 /// - A transaction lives on one connection. When that is lost, the broker rolls it back (rules T-16 and B-18).
 /// - Nobody learns at which offsets the messages are stored (rule B-10).
 /// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator closed (K-49).
-/// - The messages don't show in [`ProducerStats`](crate::ProducerStats).
+///
+/// # Statistics
+/// In [`ProducerStats`](crate::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
+/// of the transaction; [`transactions`](crate::ProducerStats::transactions) counts how those end.
 ///
 /// # End
-/// An open transaction that is dropped is rolled back in the background, which is told to `tracing` as a warning. When
-/// the producer is closed, its open transactions are over and nothing of them is stored.
+/// An open transaction that is dropped is rolled back in the background, which is told to `tracing` as a warning. The
+/// rollback is repeated until the broker confirms it, the connection ends, or 60 s have passed. It runs on the tokio runtime
+/// in which the transaction is dropped, else on the one in which it began. When the producer is closed, its open
+/// transactions are over and nothing of them is stored.
 ///
 /// ```no_run
 /// # use metaq_producer::{Message, Producer, Topic, TransactionOptions};
@@ -87,12 +98,13 @@ struct Open {
     begin: Option<PendingResponse>,
     /// Messages that were not answered yet, in order. There are some between two calls if a sending was dropped.
     puts: VecDeque<Put>,
+    /// The runtime in which it began, to roll it back where there is none.
+    runtime: Option<Handle>,
+    counted: CountedTransaction,
 }
 
-struct Put {
-    partition: Partition,
-    answer: PendingResponse,
-}
+/// A message that was offered, and its topic.
+type Offered = Result<(Arc<TopicState>, CountedMessage), Unfit>;
 
 /// Where a message of a transaction is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,8 +140,9 @@ impl Transaction {
     /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
     /// first; without one, the transaction is rolled back.
     pub async fn send(&mut self, message: Message) -> Result<TransactionReceipt, TransactionError> {
+        let offered = self.offer(&message);
         self.settle().await?;
-        self.queue(&message).await?;
+        self.queue(&message, offered).await?;
         self.receipt().await
     }
 
@@ -156,7 +169,8 @@ impl Transaction {
                 }
             }
             if failed.is_none() {
-                failed = self.queue(&message).await.err();
+                let offered = self.offer(&message);
+                failed = self.queue(&message, offered).await.err();
             }
             if failed.is_some() {
                 break;
@@ -200,6 +214,11 @@ impl Transaction {
         self.open().map_or(0, |open| open.puts.len())
     }
 
+    /// Counts a message as offered, and finds its topic.
+    fn offer(&self, message: &Message) -> Offered {
+        topic_of(&self.producer.inner, message)
+    }
+
     /// Waits for what calls before this left unanswered.
     async fn settle(&mut self) -> Result<(), TransactionError> {
         if let State::Over(_) = self.state {
@@ -220,17 +239,17 @@ impl Transaction {
     }
 
     /// Hands a message to the connection, after `BEGIN` where it is the first.
-    async fn queue(&mut self, message: &Message) -> Result<(), TransactionError> {
-        let inner = &*self.producer.inner;
-        let deadline = Instant::now() + inner.config.send_timeout;
-        let topic = match topic_of(inner, message) {
-            Ok(topic) => topic,
+    async fn queue(&mut self, message: &Message, offered: Offered) -> Result<(), TransactionError> {
+        let deadline = deadline::after(self.producer.inner.config.send_timeout);
+        in_runtime().map_err(|step| self.not_sent(step))?;
+        let (topic, mut counted) = match offered {
+            Ok(offered) => offered,
             Err(unfit) => {
                 let error = self.placed(TransactionError::unfit(unfit, TransactionOutcome::Open));
                 return Err(self.ended_by(error));
             }
         };
-        let partition = match &self.state {
+        let Place { partition, counts, .. } = match &self.state {
             State::New => self.begin_for(&topic, message, deadline).await?,
             State::Over(_) => return Err(self.refusal()),
             State::Open(open) if open.is_lost() => return Err(self.lost()),
@@ -241,10 +260,11 @@ impl Transaction {
         let State::Open(open) = &mut self.state else { return Err(self.refusal()) };
         match open.branch.put(message, partition.index, deadline).await {
             Ok(answer) => {
-                open.puts.push_back(Put { partition, answer });
+                counted.submitted(counts);
+                open.puts.push_back(Put { partition, answer, counted });
                 Ok(())
             }
-            Err(error) => Err(self.not_sent(StepError::NoAnswer(error))),
+            Err(step) => Err(self.not_sent(step)),
         }
     }
 
@@ -254,8 +274,13 @@ impl Transaction {
         let Some(put) = open.puts.front_mut() else { return Err(self.refusal()) };
         let outcome = (&mut put.answer).await;
         let id = put.partition.broker;
-        open.puts.pop_front();
-        match read_put(outcome) {
+        let received_at = outcome.as_ref().map(|answer| answer.received_at);
+        let received_at = received_at.unwrap_or_else(|_| Instant::now());
+        let outcome = read_put(outcome);
+        if let Some(put) = open.puts.pop_front() {
+            put.count(outcome.as_ref().map(|_| received_at));
+        }
+        match outcome {
             Ok(place) => {
                 let partition = Partition::new(id.0, place.partition);
                 let broker = open.broker().clone();
@@ -278,7 +303,8 @@ impl Transaction {
     fn not_sent(&mut self, step: StepError) -> TransactionError {
         let goes_on = match &step {
             StepError::NoAnswer(error) => error.progress() == Progress::NotWritten && !ends_connection(error),
-            _ => false,
+            StepError::NoRuntime => true,
+            StepError::Refused(..) | StepError::Odd(_) => false,
         };
         if goes_on {
             return self.placed(TransactionError::step(step, TransactionOutcome::Open));
@@ -345,14 +371,9 @@ impl Open {
         self.branch.connection.broker()
     }
 
-    /// Whether the connection on which it began is gone. If this misses it, the broker says so.
+    /// Whether the connection on which it began is gone.
     fn is_lost(&self) -> bool {
-        let connection = &*self.branch.connection;
-        let gone = matches!(
-            *connection.state().borrow(),
-            ConnectionState::Connecting { .. } | ConnectionState::Closed
-        );
-        gone || (self.begin.is_none() && connection.stats().established != self.established)
+        self.branch.is_lost(self.begin.is_none().then_some(self.established))
     }
 }
 

@@ -1,8 +1,8 @@
-//! How a transaction is to be.
+//! Options of a local transaction.
 
 use std::time::Duration;
 
-/// How a [`Transaction`](super::Transaction) is to be.
+/// Options of a local [`Transaction`](super::Transaction).
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,7 +42,7 @@ impl TransactionOptions {
     }
 
     /// How long the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client
-    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown.
+    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. More than 30 years are taken as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout, ..self }

@@ -6,8 +6,10 @@ use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::Connection;
 use tokio::time::Instant;
 
+use super::CountedMessage;
 use crate::{
-    Message,
+    Message, Outcome,
+    counts::LaneCounts,
     producer::Inner,
     route::{RouteBroker, TopicState},
 };
@@ -17,6 +19,8 @@ use crate::{
 pub(crate) struct Place {
     pub(crate) partition: Partition,
     pub(crate) connection: Arc<dyn Connection>,
+    /// What is counted of the topic at that broker.
+    pub(crate) counts: Arc<LaneCounts>,
 }
 
 /// Why there is no place for a message at the moment.
@@ -38,19 +42,23 @@ pub(crate) enum Unfit {
     TooLarge { size: usize, limit: usize },
 }
 
-/// The topic whose brokers a message goes to.
-pub(crate) fn topic_of(inner: &Inner, message: &Message) -> Result<Arc<TopicState>, Unfit> {
-    if inner.closed.load(Ordering::Acquire) {
-        return Err(Unfit::Closed);
-    }
+/// Counts a message as offered, and finds the topic whose brokers it goes to.
+pub(crate) fn topic_of(inner: &Inner, message: &Message) -> Result<(Arc<TopicState>, CountedMessage), Unfit> {
     let lookup = inner.topics.lookup();
     let default = || lookup.find(inner.config.default_topic.as_ref()?);
-    let topic = lookup.find(message.topic()).or_else(default).ok_or(Unfit::NotPublished)?;
+    let topic = lookup.find(message.topic()).or_else(default);
+    let is_closed = inner.closed.load(Ordering::Acquire);
+    let Some(topic) = topic.filter(|_| !is_closed) else {
+        inner.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
+        return Err(if is_closed { Unfit::Closed } else { Unfit::NotPublished });
+    };
+    let counted = CountedMessage::offered(&topic.counts);
     let (size, limit) = (message.encoded_len(), inner.config.max_message_size);
     if size > limit {
+        counted.failed(Outcome::NotSent);
         return Err(Unfit::TooLarge { size, limit });
     }
-    Ok(Arc::clone(topic))
+    Ok((Arc::clone(topic), counted))
 }
 
 /// Has the selector choose among the partitions of the brokers that are `eligible`. Brokers that failed lately come second.
@@ -85,9 +93,9 @@ pub(crate) fn choose(
             "the broker doesn't tell the partitions of the topic, and refuses to choose one in a transaction";
         return Err(NoPlace::Refused(text.to_owned()));
     }
-    let connection = route.broker(partition.broker).and_then(|broker| broker.connection(partition));
-    let connection = connection.map(Arc::clone).ok_or(NoPlace::NoBroker)?;
-    Ok(Place { partition, connection })
+    let broker = route.broker(partition.broker).ok_or(NoPlace::NoBroker)?;
+    let connection = Arc::clone(broker.connection(partition).ok_or(NoPlace::NoBroker)?);
+    Ok(Place { partition, connection, counts: Arc::clone(&broker.lane.counts) })
 }
 
 /// Has the selector choose among the partitions that a topic has on one broker (rule T-8).
@@ -95,10 +103,10 @@ pub(crate) fn choose_on(
     broker: &BrokerAddr,
     topic: &TopicState,
     message: &Message,
-) -> Result<Partition, NoPlace> {
+) -> Result<Place, NoPlace> {
     let on_it = |candidate: &RouteBroker| candidate.lane.broker.addr == *broker;
     match choose(topic, message, on_it) {
-        Ok(place) => Ok(place.partition),
+        Ok(place) => Ok(place),
         Err(NoPlace::NoBroker) => {
             let waits = topic.route().waiting_for.iter().any(|(_, known)| known.broker() == broker);
             Err(if waits {

@@ -9,7 +9,7 @@ use metaq_protocol::{
 use metaq_transport::{Answer, AnswerBody, Connection, PendingResponse, TransportError};
 use tokio::time::{Instant, timeout_at};
 
-use crate::Message;
+use crate::{Message, deadline};
 
 /// A transaction at a broker.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Branch {
     pub(crate) connection: Arc<dyn Connection>,
 }
 
-/// How a step ended that was not carried out, or of which that isn't known.
+/// Why a step failed, or why its outcome is unknown.
 #[derive(Debug)]
 pub(crate) enum StepError {
     /// The broker answered so.
@@ -30,6 +30,13 @@ pub(crate) enum StepError {
     Odd(String),
     /// There is no answer.
     NoAnswer(TransportError),
+    /// It was not submitted, because nothing can be waited for outside of a tokio runtime.
+    NoRuntime,
+}
+
+/// Fails outside of a tokio runtime with timers, where a timer would panic.
+pub(crate) fn in_runtime() -> Result<(), StepError> {
+    deadline::runtime().map(|_| ()).ok_or(StepError::NoRuntime)
 }
 
 impl StepError {
@@ -61,6 +68,7 @@ impl Branch {
         seconds: i32,
         deadline: Instant,
     ) -> Result<PendingResponse, StepError> {
+        in_runtime()?;
         let mut command = self.command(action, seconds)?;
         self.connection.submit_when_free(&mut command, deadline).await.map_err(StepError::NoAnswer)
     }
@@ -81,36 +89,19 @@ impl Branch {
         message: &Message,
         partition: i32,
         deadline: Instant,
-    ) -> Result<PendingResponse, TransportError> {
+    ) -> Result<PendingResponse, StepError> {
+        in_runtime()?;
         let put = message.as_put(partition).to_put().with_transaction(self.id.clone());
-        self.connection.submit_when_free(&mut put.into(), deadline).await
+        self.connection.submit_when_free(&mut put.into(), deadline).await.map_err(StepError::NoAnswer)
     }
 
     /// Waits until the connection is ready, or can't be in time. Only for transactions that outlive a connection.
-    pub(crate) async fn ready(&self, deadline: Instant) {
+    pub(crate) async fn ready(&self, deadline: Instant) -> Result<(), StepError> {
+        in_runtime()?;
         let mut state = self.connection.state();
-        // What is the matter is told by the request that follows.
+        // The request that follows reports what is the matter.
         let _ = timeout_at(deadline, state.wait_for(|state| state.is_ready() || state.is_closed())).await;
-    }
-
-    /// Rolls back in the background, once `begin` was answered: else this could overtake it.
-    pub(crate) fn roll_back_later(self, begin: Option<PendingResponse>, deadline: Instant) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            // Nobody can wait then. It is written without anybody's doing.
-            if let Ok(mut command) = self.command(TransactionAction::Rollback, 0) {
-                drop(self.connection.submit(&mut command, deadline));
-            }
-            return;
-        };
-        runtime.spawn(async move {
-            if let Some(begin) = begin {
-                let _ = begin.await;
-            }
-            if let Err(error) = self.step(TransactionAction::Rollback, 0, deadline).await {
-                // It isn't committed in any case: nobody asks for that any more.
-                tracing::debug!(transaction = %self.id, ?error, "a rollback in the background was not confirmed");
-            }
-        });
+        Ok(())
     }
 }
 

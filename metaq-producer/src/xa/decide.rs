@@ -126,9 +126,12 @@ impl XaResource {
     }
 
     async fn step(&mut self, xid: &XaTransactionId, action: TransactionAction) -> Result<Bytes, XaError> {
-        let (branch, deadline) = (self.branch(xid), self.deadline());
-        branch.ready(deadline).await;
-        match branch.step(action, 0, deadline).await {
+        let (branch, deadline) = (self.branch(xid)?, self.deadline());
+        let taken = async {
+            branch.ready(deadline).await?;
+            branch.step(action, 0, deadline).await
+        };
+        match taken.await {
             Ok(body) => Ok(body),
             Err(step) => {
                 let error = XaError::step(step, &branch.id, self.broker());

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt};
 use metaq_protocol::{BooleanCommand, BrokerAddr, Opaque, TransactionId, XaTransactionId};
 use metaq_transport::{Progress, TransportError, TransportErrorKind};
 
-use crate::transaction::StepError;
+use crate::transaction::{NO_RUNTIME, StepError};
 
 /// The code of an [`XaError`], as X/Open and the Java Transaction API number them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +125,7 @@ impl XaError {
                 inner: Box::new(Failure { unknown: true, ..*Self::new(XaErrorCode::RMERR, text).inner }),
             },
             StepError::NoAnswer(error) => Self::no_answer(error),
+            StepError::NoRuntime => Self::new(XaErrorCode::RMFAIL, NO_RUNTIME),
         };
         this.of(id, broker)
     }

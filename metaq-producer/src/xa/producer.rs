@@ -3,17 +3,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use metaq_protocol::{
-    BrokerAddr, Token, Topic, TransactionAction, TransactionId, XaTransactionId, parse_recovered,
-};
+use metaq_protocol::{BrokerAddr, Topic, TransactionAction, TransactionId, XaTransactionId, parse_recovered};
 use metaq_transport::Connection;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::{UniqueQualifier, XaError, XaErrorCode, XaResource};
 use crate::{
-    Producer,
-    transaction::{Branch, REQUEST_TIMEOUT, new_session},
+    Producer, deadline,
+    topics::Publisher,
+    transaction::{Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, in_runtime},
 };
 
 /// The longest global transaction identifier and branch qualifier, in bytes, by X/Open.
@@ -55,7 +53,7 @@ pub struct XaProducer {
 pub(super) struct Shared {
     producer: Producer,
     pub(super) qualifier: UniqueQualifier,
-    pub(super) session: Token,
+    names: TransactionNames,
     topics: Mutex<Vec<Topic>>,
 }
 
@@ -83,8 +81,8 @@ impl XaProducer {
     /// XA transactions of this producer, which are found again by `qualifier`.
     #[must_use]
     pub fn new(producer: &Producer, qualifier: UniqueQualifier) -> Self {
-        let (session, topics) = (new_session(), Mutex::default());
-        let shared = Arc::new(Shared { producer: producer.clone(), qualifier, session, topics });
+        let (names, topics) = (TransactionNames::new(), Mutex::default());
+        let shared = Arc::new(Shared { producer: producer.clone(), qualifier, names, topics });
         Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
     }
 
@@ -110,24 +108,38 @@ impl XaProducer {
     /// Dropping the future before it is done leaves the topic as published as before.
     pub async fn publish_topic(&self, topic: &Topic) -> Result<(), XaError> {
         let refused = |text: String| XaError::new(XaErrorCode::RMFAIL, text);
-        self.producer
-            .publish_topic(topic)
-            .await
-            .map_err(|error| refused(error.to_string()).with_source(error))?;
-        let mut topics = self.shared.topics.lock();
-        if topics.contains(topic) {
-            self.producer.unpublish_topic(topic);
-            return Ok(());
+        in_runtime().map_err(|_| refused(NO_RUNTIME.to_owned()))?;
+        let topics = &self.producer.inner.topics;
+        let published = topics.publish(topic, Publisher::Xa).await;
+        published.map_err(|error| refused(error.to_string()).with_source(error))?;
+        loop {
+            let published = self.topics();
+            if published.contains(topic) {
+                topics.release(topic, Publisher::Xa);
+                return Ok(());
+            }
+            let mut wanted = published.clone();
+            wanted.push(topic.clone());
+            if self.candidates(&wanted).is_empty() {
+                topics.release(topic, Publisher::Xa);
+                let names: Vec<_> = wanted.iter().map(Topic::as_str).collect();
+                return Err(refused(format!(
+                    "no connected broker has partitions of all topics: {}",
+                    names.join(", ")
+                )));
+            }
+            // Unless another topic was published meanwhile, which may be at other brokers.
+            let mut topics = self.shared.topics.lock();
+            if *topics == published {
+                *topics = wanted;
+                return Ok(());
+            }
         }
-        topics.push(topic.clone());
-        if self.candidates(&topics).is_empty() {
-            let names: Vec<_> = topics.iter().map(Topic::as_str).collect();
-            let text = format!("no connected broker has partitions of all topics: {}", names.join(", "));
-            topics.pop();
-            self.producer.unpublish_topic(topic);
-            return Err(refused(text));
-        }
-        Ok(())
+    }
+
+    /// The published topics, so that nothing else is done under the lock.
+    fn topics(&self) -> Vec<Topic> {
+        self.shared.topics.lock().clone()
     }
 
     /// The name of a branch of a distributed transaction, with this producer's qualifier (rule X-4).
@@ -153,7 +165,7 @@ impl XaProducer {
     #[must_use]
     pub fn brokers(&self) -> Vec<BrokerAddr> {
         let mut brokers: Vec<_> =
-            self.candidates(&self.shared.topics.lock()).iter().map(|found| found.broker().clone()).collect();
+            self.candidates(&self.topics()).iter().map(|found| found.broker().clone()).collect();
         brokers.sort_unstable();
         brokers
     }
@@ -163,7 +175,7 @@ impl XaProducer {
     /// # Errors
     /// [`RMFAIL`](XaErrorCode::RMFAIL) when there is none. Nothing has begun then (K-16).
     pub fn resource(&self) -> Result<XaResource, XaError> {
-        let candidates = self.candidates(&self.shared.topics.lock());
+        let candidates = self.candidates(&self.topics());
         if candidates.is_empty() {
             let text =
                 "no connected broker has partitions of all published topics; publish topics here first";
@@ -212,18 +224,29 @@ impl XaProducer {
         &self,
         connection: Arc<dyn Connection>,
     ) -> Result<Vec<XaTransactionId>, XaError> {
-        let branch = self.branch(TransactionId::Null, connection);
-        let deadline = Instant::now() + self.request_timeout;
-        branch.ready(deadline).await;
-        match branch.step(TransactionAction::Recover, 0, deadline).await {
+        let branch = self.branch(TransactionId::Null, connection)?;
+        let deadline = deadline::after(self.request_timeout);
+        let asked = async {
+            branch.ready(deadline).await?;
+            branch.step(TransactionAction::Recover, 0, deadline).await
+        };
+        match asked.await {
             Ok(body) => Ok(parse_recovered(&body).collect()),
             Err(step) => Err(XaError::step(step, &branch.id, branch.connection.broker())),
         }
     }
 
-    pub(super) fn branch(&self, id: TransactionId, connection: Arc<dyn Connection>) -> Branch {
-        let (session, qualifier) = (self.shared.session.clone(), self.shared.qualifier.token().clone());
-        Branch { id, session, qualifier: Some(qualifier), connection }
+    pub(super) fn branch(
+        &self,
+        id: TransactionId,
+        connection: Arc<dyn Connection>,
+    ) -> Result<Branch, XaError> {
+        let session = self.shared.names.session();
+        let session = session.map_err(|error| {
+            XaError::new(XaErrorCode::RMERR, error.to_string()).of(&id, connection.broker())
+        })?;
+        let qualifier = Some(self.shared.qualifier.token().clone());
+        Ok(Branch { id, session, qualifier, connection })
     }
 
     /// The ways to the connected brokers that have partitions of all these topics.
@@ -250,7 +273,7 @@ impl XaProducer {
     fn all(&self) -> Vec<Arc<dyn Connection>> {
         let lookup = self.producer.inner.topics.lookup();
         let mut all: Vec<Arc<dyn Connection>> = Vec::new();
-        for topic in &*self.shared.topics.lock() {
+        for topic in &self.topics() {
             let Some(state) = lookup.find(topic) else { continue };
             let route = state.route();
             let connected = route.brokers.iter().filter_map(|broker| broker.connections.first());
@@ -267,7 +290,7 @@ impl XaProducer {
 impl Drop for Shared {
     fn drop(&mut self) {
         for topic in self.topics.get_mut().drain(..) {
-            self.producer.unpublish_topic(&topic);
+            self.producer.inner.topics.release(&topic, Publisher::Xa);
         }
     }
 }
@@ -276,7 +299,7 @@ impl fmt::Debug for XaProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("XaProducer")
             .field("qualifier", &self.shared.qualifier)
-            .field("topics", &*self.shared.topics.lock())
+            .field("topics", &self.topics())
             .finish_non_exhaustive()
     }
 }

@@ -51,7 +51,13 @@ impl UniqueQualifier {
         Token::new(text).map(|token| Self { token }).map_err(|_| invalid("it is no word"))
     }
 
-    /// `PREFIX-HOST`, for one producer of its kind on each host.
+    /// `PREFIX-HOST`, where HOST is what the operating system calls this host, with a dash for each character that a broker
+    /// could misread.
+    ///
+    /// Two programs have the same qualifier when prefix and host name are the same: two on one host, and two on hosts that
+    /// share a name, as containers and pods can. Each then [recovers](crate::XaProducer::recover) the other's transactions
+    /// and may end them. A pod with a name of its own that is another after a restart doesn't find its transactions again.
+    /// Where either can happen, use [`new`](Self::new) with a name from the program's configuration.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -62,8 +68,11 @@ impl UniqueQualifier {
         Self::new(&format!("{prefix}-{}", *HOST))
     }
 
-    /// `XAMessageProducer-HOST`, which the Java client takes by default, too (rule X-2): for a program that takes over from
-    /// one in Java, and where only one program on the host uses XA.
+    /// `XAMessageProducer-HOST`, as the Java client by default: for a program that takes over from one in Java, on a host where
+    /// it is the only one that uses XA.
+    ///
+    /// Every program that does so has this qualifier on hosts of the same name, whatever its language; see
+    /// [`with_prefix`](Self::with_prefix) for what happens when two of them meet. It is never chosen without being asked for.
     ///
     /// # Errors
     /// None that is known: names of hosts are made to fit.

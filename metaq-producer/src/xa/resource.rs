@@ -8,16 +8,19 @@ use std::{
 };
 
 use metaq_protocol::{BrokerAddr, Partition, TransactionAction, TransactionId, XaTransactionId};
-use metaq_transport::{Connection, PendingResponse, Progress};
-use tokio::time::Instant;
+use metaq_transport::{Connection, Progress};
+use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     XaError, XaErrorCode, XaProducer,
     course::{Known, XaEnd, XaStart},
 };
 use crate::{
-    Message, TransactionReceipt,
-    transaction::{Branch, NoPlace, StepError, Unfit, choose_on, read_put, topic_of, whole_seconds},
+    Message, TransactionReceipt, deadline,
+    panics::contain,
+    transaction::{
+        Branch, NoPlace, Place, Put, Rollback, StepError, Unfit, choose_on, read_put, topic_of, whole_seconds,
+    },
 };
 
 /// One broker as a resource of distributed transactions; made by [`XaProducer::resource`]. A transaction manager, or a program
@@ -43,7 +46,12 @@ use crate::{
 ///
 /// # End
 /// If it is dropped between start and end, a transaction that it has begun is rolled back in the background, which is told to
-/// `tracing` as a warning.
+/// `tracing` as a warning. The rollback is repeated until the broker confirms it, the producer is closed, or 60 s have passed.
+/// It runs on the tokio runtime in which the resource is dropped, else on the one in which the transaction was taken up.
+///
+/// # Statistics
+/// In [`ProducerStats`](crate::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
+/// of the transaction.
 pub struct XaResource {
     pub(super) xa: XaProducer,
     pub(super) connection: Arc<dyn Connection>,
@@ -58,7 +66,9 @@ pub(super) struct Current {
     branch: Branch,
     pub(super) xid: XaTransactionId,
     /// Messages without an answer. There are some between two calls if a sending was dropped.
-    puts: VecDeque<(Partition, PendingResponse)>,
+    puts: VecDeque<Put>,
+    /// The runtime in which it was taken up, to roll it back where there is none.
+    runtime: Option<Handle>,
 }
 
 impl XaResource {
@@ -109,7 +119,7 @@ impl XaResource {
                 self.error(xid, XaErrorCode::PROTO, "another transaction is taken up; end that first")
             });
         }
-        let branch = self.branch(xid);
+        let branch = self.branch(xid)?;
         let mut known = match (self.known.remove(xid), flags) {
             (Some(known), XaStart::Resume) if known.suspended => known,
             (Some(known), XaStart::Join) => known,
@@ -129,18 +139,21 @@ impl XaResource {
         };
         known.suspended = false;
         self.known.insert(xid.clone(), known);
-        self.current = Some(Current { branch, xid: xid.clone(), puts: VecDeque::new() });
+        let runtime = Handle::try_current().ok();
+        self.current = Some(Current { branch, xid: xid.clone(), puts: VecDeque::new(), runtime });
         Ok(())
     }
 
     async fn begin(&self, branch: &Branch) -> Result<(), XaError> {
         let deadline = self.deadline();
-        branch.ready(deadline).await;
-        let step = branch.step(TransactionAction::Begin, whole_seconds(self.timeout), deadline);
-        let Err(step) = step.await else { return Ok(()) };
+        let begun = async {
+            branch.ready(deadline).await?;
+            branch.step(TransactionAction::Begin, whole_seconds(self.timeout), deadline).await
+        };
+        let Err(step) = begun.await else { return Ok(()) };
         let error = XaError::step(step, &branch.id, self.broker());
         if error.is_unknown() {
-            branch.clone().roll_back_later(None, self.deadline());
+            Rollback::of_xa(branch.clone(), self.xa.request_timeout).start(None);
         }
         Err(error)
     }
@@ -158,19 +171,22 @@ impl XaResource {
     /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
     /// first.
     pub async fn send(&mut self, message: Message) -> Result<TransactionReceipt, XaError> {
+        let offered = topic_of(&self.xa.producer.inner, &message);
         self.settle().await;
-        let inner = &*self.xa.producer.inner;
         let Some(current) = &mut self.current else {
             return Err(XaError::new(XaErrorCode::PROTO, "no transaction is taken up; start one first"));
         };
         let (id, broker) = (&current.branch.id, self.connection.broker());
-        let deadline = Instant::now() + inner.config.send_timeout;
-        let topic = topic_of(inner, &message).map_err(|unfit| refused(unfit).of(id, broker))?;
-        let partition = choose_on(broker, &topic, &message)
+        let deadline = deadline::after(self.xa.producer.inner.config.send_timeout);
+        let (topic, mut counted) = offered.map_err(|unfit| refused(unfit).of(id, broker))?;
+        let Place { partition, counts, .. } = choose_on(broker, &topic, &message)
             .map_err(|no_place| no_place_error(no_place).of(id, broker))?;
         match current.branch.put(&message, partition.index, deadline).await {
-            Ok(answer) => current.puts.push_back((partition, answer)),
-            Err(error) => return Err(XaError::step(StepError::NoAnswer(error), id, broker)),
+            Ok(answer) => {
+                counted.submitted(counts);
+                current.puts.push_back(Put { partition, answer, counted });
+            }
+            Err(step) => return Err(XaError::step(step, id, broker)),
         }
         self.receipt().await
     }
@@ -179,11 +195,16 @@ impl XaResource {
     async fn receipt(&mut self) -> Result<TransactionReceipt, XaError> {
         let nothing = || XaError::new(XaErrorCode::PROTO, "no message awaits its answer");
         let current = self.current.as_mut().ok_or_else(nothing)?;
-        let (partition, answer) = current.puts.front_mut().ok_or_else(nothing)?;
-        let (id, outcome) = (partition.broker, answer.await);
-        current.puts.pop_front();
+        let put = current.puts.front_mut().ok_or_else(nothing)?;
+        let (id, outcome) = (put.partition.broker, (&mut put.answer).await);
+        let received_at = outcome.as_ref().map(|answer| answer.received_at);
+        let received_at = received_at.unwrap_or_else(|_| Instant::now());
+        let outcome = read_put(outcome);
+        if let Some(put) = current.puts.pop_front() {
+            put.count(outcome.as_ref().map(|_| received_at));
+        }
         let broker = self.connection.broker();
-        let step = match read_put(outcome) {
+        let step = match outcome {
             Ok(place) => {
                 let partition = Partition::new(id.0, place.partition);
                 return Ok(TransactionReceipt {
@@ -197,6 +218,7 @@ impl XaResource {
         let certain = match &step {
             StepError::Refused(..) => true,
             StepError::NoAnswer(error) => error.progress() == Progress::NotWritten,
+            StepError::NoRuntime => true,
             StepError::Odd(_) => false,
         };
         let error = XaError::step(step, &current.branch.id, broker);
@@ -239,12 +261,12 @@ impl XaResource {
         }
     }
 
-    pub(super) fn branch(&self, xid: &XaTransactionId) -> Branch {
+    pub(super) fn branch(&self, xid: &XaTransactionId) -> Result<Branch, XaError> {
         self.xa.branch(TransactionId::Xa(xid.clone()), Arc::clone(&self.connection))
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.xa.request_timeout
+        deadline::after(self.xa.request_timeout)
     }
 
     pub(super) fn error(&self, xid: &XaTransactionId, code: XaErrorCode, text: &str) -> XaError {
@@ -277,14 +299,18 @@ impl Drop for XaResource {
     fn drop(&mut self) {
         let Some(current) = self.current.take() else { return };
         let begun = self.known.get(&current.xid).is_some_and(|known| known.begun);
-        tracing::warn!(
-            transaction = %current.branch.id,
-            broker = %self.broker(),
-            "an XA transaction was dropped before its end{}",
-            if begun { " and is rolled back" } else { "; it was begun elsewhere, and is left" }
-        );
+        // Whatever a subscriber does, the rest is done.
+        contain(|| {
+            tracing::warn!(
+                transaction = %current.branch.id,
+                broker = %self.broker(),
+                "an XA transaction was dropped before its end{}",
+                if begun { " and is rolled back" } else { "; it was begun elsewhere, and is left" }
+            );
+        });
         if begun {
-            current.branch.roll_back_later(None, self.deadline());
+            let Current { branch, runtime, .. } = current;
+            Rollback::of_xa(branch, self.xa.request_timeout).start(runtime.as_ref());
         }
     }
 }

@@ -5,7 +5,8 @@ use std::{io, time::Duration};
 
 use async_trait::async_trait;
 use metaq_producer::{
-    BrokerAddr, ConnectionConfig, Message, MessageCounts, Producer, ProducerBuilder, ProducerConfig, Topic,
+    BrokerAddr, ConnectionConfig, Message, MessageCounts, Partition, PartitionSelector, Producer,
+    ProducerBuilder, ProducerConfig, RoundRobinSelector, Topic,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
 use metaq_transport::{Dialer, StreamTransport};
@@ -94,7 +95,56 @@ pub(crate) fn builder(
     connection.max_in_flight = (config.max_in_flight / 2).max(1);
     connection.max_in_flight_bytes = (config.max_in_flight_bytes / 2).max(1);
     let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
+    let selector = RoundRobinSelector::new().starting_at(1);
+    Producer::builder().discovery(registry.discovery()).transport(transport).config(config).selector(selector)
+}
+
+/// A builder whose connections have limits of their own, so that brokers can be full while the producer is not.
+pub(crate) fn builder_with_limits(
+    registry: &EmbeddedRegistry,
+    requests: usize,
+    bytes: usize,
+    change: impl FnOnce(&mut ProducerConfig),
+) -> ProducerBuilder {
+    let mut config = ProducerConfig::default();
+    change(&mut config);
+    let mut connection: ConnectionConfig = config.connection.clone();
+    connection.max_in_flight = requests;
+    connection.max_in_flight_bytes = bytes;
+    let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
     Producer::builder().discovery(registry.discovery()).transport(transport).config(config)
+}
+
+/// A broker with these topics, each with its number of partitions.
+pub(crate) fn broker_with(registry: &EmbeddedRegistry, id: i32, topics: &[(&str, u32)]) -> Broker {
+    let builder = Broker::builder().id(id).seed(id as u64).register_with(registry);
+    let builder =
+        topics.iter().fold(builder, |builder, (topic, partitions)| builder.topic(topic, *partitions));
+    builder.start_without_port().unwrap()
+}
+
+/// A selector that insists on the partition that the message's key names, such as `0-1`.
+pub(crate) struct Pinned;
+
+impl PartitionSelector for Pinned {
+    fn select(&self, _: &Topic, _: &[Partition], message: &Message) -> Option<Partition> {
+        std::str::from_utf8(message.key()?).ok()?.parse().ok()
+    }
+
+    fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+        None
+    }
+}
+
+/// A message that [`Pinned`] sends to `partition`.
+pub(crate) fn pinned(partition: &str, payload: impl Into<String>) -> Message {
+    message(payload).with_key(partition)
+}
+
+/// The payloads that a partition holds, in the order in which they are stored.
+pub(crate) fn in_partition(broker: &Broker, topic: &str, index: i32) -> Vec<String> {
+    let all = broker.messages(topic).into_iter().filter(|stored| stored.partition.index == index);
+    all.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect()
 }
 
 /// Waits until `condition` holds.

@@ -31,7 +31,7 @@ pub(crate) fn begin() {
 pub(crate) fn note(what: impl fmt::Display) {
     LOG.with_borrow_mut(|log| {
         if let Some(log) = log {
-            let line = format!("{:>14?} {what}", log.started.elapsed());
+            let line = format!("{:>14?} {}", log.started.elapsed(), without_identities(&what.to_string()));
             log.lines.push(line);
         }
     });
@@ -40,6 +40,15 @@ pub(crate) fn note(what: impl fmt::Display) {
 /// Ends the log of this thread's run, whether the run has ended well or not.
 pub(crate) fn end() -> Vec<String> {
     LOG.take().map(|log| log.lines).unwrap_or_default()
+}
+
+/// A line without what makes the names of transactions different in each run: they are never to meet.
+fn without_identities(line: &str) -> String {
+    let words = line.split(' ').map(|word| match (word.split_once("TX:"), word.rsplit_once(':')) {
+        (Some((before, _)), Some((_, number))) => format!("{before}TX:{number}"),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Writes events into the log of the thread that they happen on.

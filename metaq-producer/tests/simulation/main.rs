@@ -1,8 +1,15 @@
 //! The producer against embedded brokers and an embedded registry, without ports and with time that is paused: random
 //! schedules of sends, cancelled sends, dropped handles, faults and changes of the cluster, all drawn from one seed.
 //!
-//! Whatever happens, at each step the counts add up and the limits hold; no message is unresolved past its deadline; what was
-//! acknowledged is stored once, what failed for certain isn't stored. When everything is mended, sending works again soon.
+//! Two topics share the brokers, one of which is unpublished and published again; messages are large or small, ordered or not, sent
+//! to any partition or to the one that a key names; local transactions are short, long, or abandoned, XA transactions are
+//! prepared and recovered; statistics are asked for, and what was accepted is flushed.
+//!
+//! Whatever happens, at each step the counts of producer, topics and brokers add up and the limits hold; no message, question or
+//! flush is unresolved past its deadline; what was acknowledged is stored once, what failed for certain isn't stored;
+//! transactions are stored as a whole or not at all, as they were told; messages that a key sends to a partition are stored
+//! there in the order in which they were accepted, if that is asked for. When everything is mended, sending works again soon, and
+//! nothing that can go waits.
 //!
 //! `cargo xtask simulate` runs many seeds, and `cargo xtask simulate --seed N` runs one again, with its log: exactly as
 //! before. For that the simulation is built with `--cfg tokio_unstable`, so that tokio, too, draws from the seed in which order
@@ -16,6 +23,7 @@ mod cluster;
 mod log;
 mod replay;
 mod schedule;
+mod transacting;
 
 use std::{
     env,

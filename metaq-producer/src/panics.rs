@@ -1,0 +1,48 @@
+//! Panics of code that isn't ours: selectors, wakers, `tracing` subscribers.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+/// Runs code that belongs to the user, whose panic must not end what we are doing. The panic itself was reported by the
+/// program's panic hook.
+#[inline]
+pub(crate) fn contain(code: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
+        forget(panic);
+    }
+}
+
+/// Runs code that belongs to the user.
+///
+/// # Errors
+/// What it panicked with.
+#[inline(always)]
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(value) => Ok(value),
+        Err(panic) => Err(into_text(panic)),
+    }
+}
+
+#[cold]
+fn into_text(panic: Box<dyn Any + Send>) -> String {
+    let text = text(&*panic).to_owned();
+    forget(panic);
+    text
+}
+
+/// Drops what somebody panicked with. It may be anything, and panic when it is dropped.
+#[cold]
+fn forget(panic: Box<dyn Any + Send>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(panic);
+    }
+}
+
+/// What somebody panicked with, if it is a text.
+pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
