@@ -83,7 +83,8 @@ pub(crate) async fn run(args: Args) -> u8 {
     config.send_timeout = args.timeout;
     config.max_in_flight = config.max_in_flight.max(2 * in_flight);
     let bytes = (2 * in_flight).saturating_mul(size + HEADER);
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes);
+    // More can't be counted; with messages that large, fewer are in flight than was asked for.
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes).min(u32::MAX as usize);
     let builder = Producer::builder().config(config);
     let producer = match args.cluster.tell(builder).build() {
         Ok(producer) => producer,

@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, str::FromStr};
 
 use metaq_testkit::{Broker, Registry};
 
-use crate::{EXIT_DONE, complain, signals::StopSignals};
+use crate::{EXIT_BROKEN_PIPE, EXIT_DONE, complain, signals::StopSignals};
 
 /// Runs a broker on the loopback interface, until it is stopped by a signal.
 ///
@@ -125,6 +125,8 @@ pub(crate) async fn run(args: Args) -> u8 {
                 status = signals.next() => status,
             }
         }
+        // Whoever was to read its address has gone.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_BROKEN_PIPE,
         Err(error) if port == 0 => complain("a broker can't be started", &error),
         Err(error) => complain(&format!("a broker can't be started on port {port}"), &error),
     }

@@ -11,7 +11,12 @@ mod report;
 mod signals;
 mod tx;
 
-use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -48,7 +53,9 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
+        // It would print what it can't write, and panic when that fails, too.
+        .log_internal_errors(false)
         .with_env_filter(EnvFilter::try_from_env("METAQ_LOG").unwrap_or_else(|_| EnvFilter::new("off")))
         .init();
     if let Command::Inspect(args) = &cli.command {
@@ -76,10 +83,27 @@ fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
+/// Writes the log to stderr, or nowhere when that is full or gone: no failure to log ends anything.
+#[derive(Debug)]
+struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // There is nobody to report it to.
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stderr().flush();
+        Ok(())
+    }
+}
+
 /// Prints an error and its causes in one line; returns the exit status for it.
 fn complain(what: &str, error: &dyn Error) -> u8 {
     // A stderr that is gone can't be told about.
-    let _ = writeln!(std::io::stderr(), "metaq: {what}: {}", describe(error));
+    let _ = writeln!(io::stderr(), "metaq: {what}: {}", describe(error));
     EXIT_FAILED
 }
 

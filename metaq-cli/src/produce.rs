@@ -1,6 +1,14 @@
 //! `metaq produce`: every line of the input is one message.
 
-use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    num::NonZeroUsize,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -29,7 +37,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// {"line":N,"error":{"kind":"…","outcome":"not-sent|rejected|unknown","message":"…"}}
 ///
 /// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop the reading; what is
-/// in flight still gets its line.
+/// in flight still gets its line. The second signal ends the program at once; what is in flight is reported as unknown.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
@@ -97,12 +105,27 @@ async fn publish(producer: &Producer, topics: &[Topic]) -> Result<(), PublishErr
 /// The outcome of the message in one line of the input.
 type Completed = (u64, Result<SendReceipt, SendError>);
 
+/// A message whose outcome isn't known yet.
+struct Sending {
+    line: u64,
+    result: BoxFuture<'static, Result<SendReceipt, SendError>>,
+}
+
+impl Future for Sending {
+    type Output = Completed;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completed> {
+        let line = self.line;
+        self.result.as_mut().poll(context).map(|result| (line, result))
+    }
+}
+
 struct Run {
     producer: Producer,
     topics: Vec<Topic>,
     attribute: Option<Arc<str>>,
     report: Report,
-    sent: FuturesUnordered<BoxFuture<'static, Completed>>,
+    sent: FuturesUnordered<Sending>,
     /// How many lines were read.
     line: u64,
 }
@@ -132,8 +155,8 @@ impl Run {
         in_flight: usize,
         signals: &mut StopSignals,
     ) -> io::Result<Stop> {
-        let stop = self.read(lines, in_flight, signals).await?;
-        self.drain(signals, &stop).await?;
+        let mut stop = self.read(lines, in_flight, signals).await?;
+        self.drain(signals, &mut stop).await?;
         Ok(stop)
     }
 
@@ -194,7 +217,8 @@ impl Run {
             message = message.with_attribute(Arc::clone(attribute));
         }
         let producer = self.producer.clone();
-        let mut sending = async move { (number, producer.send(message).await) }.boxed();
+        let result = async move { producer.send(message).await }.boxed();
+        let mut sending = Sending { line: number, result };
         // Its time begins now, and not after whatever is done before outcomes are waited for.
         match (&mut sending).now_or_never() {
             Some((number, result)) => self.report.message(number, &result)?,
@@ -212,8 +236,8 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until every message has its outcome; a second signal ends the waiting.
-    async fn drain(&mut self, signals: &mut StopSignals, stop: &Stop) -> io::Result<()> {
+    /// Waits until every message has its outcome. The first signal sets the exit status, the second ends the waiting.
+    async fn drain(&mut self, signals: &mut StopSignals, stop: &mut Stop) -> io::Result<()> {
         loop {
             self.report_completed()?;
             self.report.flush()?;
@@ -224,13 +248,26 @@ impl Run {
                 },
                 status = signals.next() => {
                     if matches!(stop, Stop::Signal(_)) {
-                        self.report.flush()?;
+                        self.give_up()?;
                         std::process::exit(status.into());
                     }
+                    *stop = Stop::Signal(status);
                 }
             }
         }
         self.report.progress(0, true);
+        self.report.flush()
+    }
+
+    /// Reports what is still in flight.
+    fn give_up(&mut self) -> io::Result<()> {
+        self.report_completed()?;
+        let mut lines: Vec<_> = self.sent.iter().map(|sending| sending.line).collect();
+        lines.sort_unstable();
+        for line in lines {
+            let text = "the program was told twice to stop before the outcome of this message was known";
+            self.report.failed(line, "stopped", Outcome::Unknown, text)?;
+        }
         self.report.flush()
     }
 }

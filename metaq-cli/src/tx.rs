@@ -233,7 +233,9 @@ fn outcome_of(kind: TransactionErrorKind) -> Outcome {
         TransactionErrorKind::NotPublished
         | TransactionErrorKind::TooLarge
         | TransactionErrorKind::NoPartition
-        | TransactionErrorKind::NotConnected => Outcome::NotSent,
+        | TransactionErrorKind::NotConnected
+        | TransactionErrorKind::NoRuntime
+        | TransactionErrorKind::NoEntropy => Outcome::NotSent,
         _ => Outcome::Rejected,
     }
 }

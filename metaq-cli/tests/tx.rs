@@ -192,3 +192,56 @@ async fn a_real_cluster_shows_what_was_committed_and_not_what_was_killed() {
     read.sort_unstable();
     assert_eq!(read, ["eins", "два", "三"]);
 }
+
+/// Runs a transaction of two lines by a process of its own, and returns its name.
+async fn one_of_a_pair(cluster: &str, end: &str, pair: usize) -> String {
+    let finished = Metaq::start(&["tx", "--cluster", cluster, "--topic", "t", end])
+        .finish(format!("{end} {pair} first\n{end} {pair} second\n").as_bytes())
+        .await;
+    assert_eq!(finished.status, 0, "{} {}", finished.stdout, finished.stderr);
+    let last = self::end(&finished);
+    let expected = if end == "--commit" { "committed" } else { "rolled-back" };
+    assert_eq!(last["outcome"], json!(expected), "{last}");
+    last["transaction"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_beside_rollbacks_of_other_processes_store_exactly_what_was_committed() {
+    const PAIRS: usize = 200;
+    let Some(peers) =
+        Peers::get("commits_beside_rollbacks_of_other_processes_store_exactly_what_was_committed")
+    else {
+        return;
+    };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let broker = |id| JavaBroker::builder(id).topic("t", 2).start(&peers, &zookeeper);
+    let (first, second) = tokio::join!(broker(0), broker(1));
+    let (_first, _second) = (first.unwrap(), second.unwrap());
+    let cluster = format!("zk://{}", zookeeper.connect_string());
+    // Eight processes at a time.
+    let at_a_time = std::sync::Arc::new(tokio::sync::Semaphore::new(4));
+    let pairs = (0..PAIRS).map(|pair| {
+        let (cluster, at_a_time) = (cluster.clone(), std::sync::Arc::clone(&at_a_time));
+        tokio::spawn(async move {
+            let _permit = at_a_time.acquire().await.unwrap();
+            let commit = one_of_a_pair(&cluster, "--commit", pair);
+            let rollback = one_of_a_pair(&cluster, "--rollback", pair);
+            tokio::join!(commit, rollback)
+        })
+    });
+    let mut names = std::collections::BTreeSet::new();
+    for pair in pairs.collect::<Vec<_>>() {
+        let (commit, rollback) = pair.await.unwrap();
+        names.extend([commit, rollback]);
+    }
+    assert_eq!(names.len(), 2 * PAIRS, "each transaction has a name of its own");
+    let mut expected: Vec<_> = (0..PAIRS)
+        .flat_map(|pair| ["first", "second"].map(|line| format!("--commit {pair} {line}")))
+        .collect();
+    expected.sort_unstable();
+    let read = peers.read_topic(&zookeeper, "t", expected.len(), Duration::from_secs(120)).await.unwrap();
+    let mut read: Vec<_> =
+        read.into_iter().map(|message| String::from_utf8(message.payload).unwrap()).collect();
+    read.sort_unstable();
+    assert_eq!(read, expected);
+}

@@ -1,0 +1,119 @@
+//! `metaq` with a log that can't be written: what is stored, what is reported and the exit status are as without.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs::OpenOptions,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Child, Command, Stdio},
+};
+
+use metaq_testkit::Broker;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// What stderr is.
+#[derive(Clone, Copy, Debug)]
+enum Stderr {
+    Closed,
+    Full,
+    WithoutReader,
+}
+
+const ALL: [Stderr; 3] = [Stderr::Closed, Stderr::Full, Stderr::WithoutReader];
+
+/// Starts `metaq`, which logs all that it can.
+fn start(stderr: Stderr, args: &[&str]) -> Child {
+    let metaq = env!("CARGO_BIN_EXE_metaq");
+    let mut command = match stderr {
+        Stderr::Closed => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "exec \"$0\" \"$@\" 2>&-", metaq]);
+            shell
+        }
+        _ => Command::new(metaq),
+    };
+    command.args(args).env("METAQ_LOG", "trace").stdin(Stdio::piped()).stdout(Stdio::piped());
+    match stderr {
+        Stderr::Closed => command.stderr(Stdio::null()),
+        Stderr::Full => command.stderr(OpenOptions::new().write(true).open("/dev/full").unwrap()),
+        Stderr::WithoutReader => {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            command.stderr(writer)
+        }
+    };
+    command.spawn().unwrap()
+}
+
+/// Writes the input and waits for the end: the exit status and what was printed.
+fn finish(mut child: Child, input: &str) -> (Option<i32>, String) {
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    (child.wait().unwrap().code(), output)
+}
+
+/// So many messages are stored in a broker.
+fn stored(broker: &Broker) -> usize {
+    broker.messages("t").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_can_not_be_written_changes_nothing() {
+    for stderr in ALL {
+        let broker = Broker::builder().topic("t", 2).start().await.unwrap();
+        let cluster = broker.addr().to_string();
+        let at = ["--cluster", &cluster, "--topic", "t"];
+        let run = |command: &str, more: &[&str], input: &str| {
+            let args = [&[command], &at[..], more].concat();
+            finish(start(stderr, &args), input)
+        };
+        let (status, output) = run("produce", &[], "1\n2\n3\n");
+        assert_eq!(
+            (status, output.lines().count(), stored(&broker)),
+            (Some(0), 3, 3),
+            "{stderr:?}: {output}"
+        );
+        let (status, output) = run("tx", &["--commit"], "1\n2\n");
+        assert_eq!((status, stored(&broker)), (Some(0), 5), "{stderr:?}: {output}");
+        assert!(output.lines().last().unwrap().contains("\"committed\""), "{stderr:?}: {output}");
+        let (status, output) = run("tx", &["--rollback"], "1\n2\n");
+        assert_eq!((status, stored(&broker)), (Some(0), 5), "{stderr:?}: {output}");
+        let bench = ["--messages", "50", "--size", "10", "--in-flight", "5", "--json"];
+        let (status, output) = run("bench", &bench, "");
+        assert_eq!((status, stored(&broker)), (Some(0), 55), "{stderr:?}: {output}");
+        // What can't be sent is told by the exit status, as far as nothing else can tell it.
+        let (status, output) =
+            finish(start(stderr, &["produce", "--cluster", "zk://127.0.0.1:1", "--topic", "t"]), "");
+        assert_eq!((status, &*output), (Some(1), ""), "{stderr:?}");
+    }
+}
+
+#[test]
+fn a_dev_broker_whose_log_can_not_be_written_serves() {
+    for stderr in ALL {
+        let mut dev_broker = start(stderr, &["dev-broker", "--topic", "t:1"]);
+        let mut output = BufReader::new(dev_broker.stdout.take().unwrap());
+        let mut addr = String::new();
+        output.read_line(&mut addr).unwrap();
+        let args = ["produce", "--cluster", addr.trim(), "--topic", "t"];
+        let (status, output) = finish(start(stderr, &args), "1\n2\n");
+        assert_eq!((status, output.lines().count()), (Some(0), 2), "{stderr:?}");
+        kill(Pid::from_raw(dev_broker.id() as i32), Signal::SIGTERM).unwrap();
+        assert_eq!(dev_broker.wait().unwrap().code(), Some(0), "{stderr:?}");
+    }
+}
+
+#[test]
+fn a_dev_broker_whose_address_nobody_reads_ends_as_by_sigpipe() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let args = ["dev-broker", "--topic", "t:1"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_metaq"));
+    let status = command.args(args).stdout(writer).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(141));
+}
