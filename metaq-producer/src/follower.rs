@@ -218,9 +218,10 @@ impl Follower {
                     break;
                 }
             }
-            pause = match since.elapsed() >= LONGEST_PAUSE {
-                true => Duration::ZERO,
-                false => (2 * pause).clamp(PAUSE, LONGEST_PAUSE),
+            pause = if since.elapsed() >= LONGEST_PAUSE {
+                Duration::ZERO
+            } else {
+                (2 * pause).clamp(PAUSE, LONGEST_PAUSE)
             };
         }
     }

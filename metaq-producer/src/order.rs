@@ -169,6 +169,7 @@ pub(crate) struct LateTurn {
     pub(crate) until: Instant,
 }
 
-/// When the turn is passed on at the latest after the message's time was up. The connection has asked for a sign of life by
-/// then: it was given up if there was none, and a broker that gave one and no answer has lost the message.
+/// The longest time for which the turn is kept after the message timed out. The connection sends a heartbeat at the timeout:
+/// with its default settings it is given up by then if that isn't answered, and a broker that answers that and not the
+/// message has lost it.
 pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(5);
