@@ -250,8 +250,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
 
 #[tokio::test]
 async fn a_cluster_that_is_not_there_gives_one_line_and_no_figures() {
-    // Nobody listens on a port that was just given back.
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = metaq_testkit::unused_addr().unwrap().port();
     let addr = format!("meta://127.0.0.1:{port}");
     let finished = bench(&addr, "t", &["--messages", "1", "--size", "1", "--in-flight", "1", "--json"]).await;
     assert_eq!((finished.status, &*finished.stdout, finished.stderr.lines().count()), (1, "", 1));

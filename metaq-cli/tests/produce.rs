@@ -186,8 +186,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
 
 #[tokio::test]
 async fn a_cluster_that_is_not_there_gives_one_line_within_its_deadline() {
-    // Nobody listens on a port that was just given back.
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = metaq_testkit::unused_addr().unwrap().port();
     for (cluster, said) in [
         (format!("zk://127.0.0.1:{port}"), format!("no ZooKeeper answered at 127.0.0.1:{port} within 5s")),
         (

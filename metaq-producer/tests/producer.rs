@@ -61,8 +61,7 @@ async fn published(mock: &MockDiscovery) -> Producer {
 
 /// An address at which nobody listens.
 fn nowhere() -> BrokerAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    BrokerAddr::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap()
+    BrokerAddr::new("127.0.0.1", metaq_testkit::unused_addr().unwrap().port()).unwrap()
 }
 
 /// Sends until a message is stored by the broker at `addr`; none may fail on the way.

@@ -42,7 +42,7 @@ pub(crate) async fn first_to_connect(addresses: &[SocketAddr]) -> io::Result<Tcp
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
@@ -50,9 +50,10 @@ mod tests {
     async fn a_dead_address_does_not_hold_up_a_living_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let living = listener.local_addr().unwrap();
-        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Bound and not listened on: nobody else can be there.
+        let gone = TcpSocket::new_v4().unwrap();
+        gone.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let dead = gone.local_addr().unwrap();
-        drop(gone);
         let started = Instant::now();
         let stream = first_to_connect(&[dead, dead, living]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), living);

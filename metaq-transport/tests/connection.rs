@@ -384,9 +384,7 @@ async fn bytes_are_limited_too_but_a_large_request_may_go_alone() {
 
 #[tokio::test]
 async fn an_absent_broker_is_tried_until_it_comes() {
-    let peer = Peer::new().await;
-    let port = peer.addr.port();
-    drop(peer);
+    let port = metaq_testkit::unused_addr().unwrap().port();
     let addr = BrokerAddr::new("127.0.0.1", port).unwrap();
     let connection = TcpTransport::default().connect(&addr).await.unwrap();
     let failed =

@@ -12,6 +12,7 @@ mod broker;
 pub mod conformance;
 #[cfg(feature = "peers")]
 pub mod peers;
+mod port;
 pub mod proxy;
 mod registry;
 
@@ -24,5 +25,6 @@ pub use broker::{
     Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, PutMonitor, Requests,
     Stored,
 };
+pub use port::unused_addr;
 pub use proxy::Proxy;
 pub use registry::{EmbeddedRegistry, RegistryFault};

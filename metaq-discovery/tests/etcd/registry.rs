@@ -144,5 +144,5 @@ pub(crate) async fn ports(watch: &mut TopicWatch, wanted: &[u16]) -> Duration {
 
 /// An address where nobody listens.
 pub(crate) fn nobody() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    metaq_testkit::unused_addr().unwrap().to_string()
 }

@@ -111,7 +111,7 @@ async fn who_may_not_write_waits_for_the_path_of_a_topic() {
     owner.mkdir(&format!("{root}/brokers/topics-pub"), &options).await.unwrap();
     owner.mkdir(&format!("{root}/brokers/ids/0"), &options).await.unwrap();
     // Several hosts, one of which isn't there.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = metaq_testkit::unused_addr().unwrap();
     let connect = format!("zk://{nobody}, {}{root}/", zookeeper.connect_string());
     let discovery = ZooKeeperDiscovery::new(&connect).unwrap();
     let mut watch = discovery.watch(&topic()).await.unwrap();
@@ -166,7 +166,7 @@ async fn servers_of_the_age_of_metaq_are_followed() {
 
 #[tokio::test]
 async fn servers_that_are_not_there_fail_within_the_deadline() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = metaq_testkit::unused_addr().unwrap().port();
     let mut config = ZooKeeperConfig::default();
     config.connect_timeout = Duration::from_secs(1);
     let discovery = ZooKeeperDiscovery::with_config(&format!("127.0.0.1:{port}"), config).unwrap();

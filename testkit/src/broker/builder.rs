@@ -27,7 +27,7 @@ use super::{
     stats::Counters,
     topics::{Keeping, Topics},
 };
-use crate::EmbeddedRegistry;
+use crate::{EmbeddedRegistry, port};
 
 /// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
 /// 4096 ids were given out before the first.
@@ -96,7 +96,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// The TCP port. Default 0, which takes any free one.
+    /// The TCP port. Default 0, which takes a free one outside of the range from which the kernel serves outgoing
+    /// connections, so that a later broker can take it again.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
@@ -233,7 +234,13 @@ impl BrokerBuilder {
     /// # Cancel safety
     /// Nothing runs on when the future is dropped before it is done.
     pub async fn start(self) -> io::Result<Broker> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
+        let listener = if self.port == 0 {
+            let (_, listener) = port::listen()?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)?
+        } else {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?
+        };
         let port = listener.local_addr()?.port();
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         let registries = self.registries.clone();

@@ -3,11 +3,14 @@
 use futures_util::future::try_join_all;
 
 use super::{PeerError, Peers, ZooKeeper, process::free_port};
+use crate::port::Port;
 
 /// Several real ZooKeeper 3.9.5 servers that elect a leader and keep one registry; it works as long as most of them do.
 #[derive(Debug)]
 pub struct ZooKeeperEnsemble {
     servers: Vec<ZooKeeper>,
+    /// Where they talk to each other.
+    _ports: Vec<Port>,
 }
 
 impl ZooKeeperEnsemble {
@@ -16,12 +19,14 @@ impl ZooKeeperEnsemble {
     /// # Errors
     /// When one can't be started, or doesn't become ready; the error shows the end of its log.
     pub async fn start(peers: &Peers, servers: usize) -> Result<Self, PeerError> {
-        let mut members = String::new();
+        let (mut members, mut ports) = (String::new(), Vec::new());
         for id in 1..=servers {
-            members += &format!("server.{id}=127.0.0.1:{}:{}\n", free_port()?, free_port()?);
+            let (follow, elect) = (free_port()?, free_port()?);
+            members += &format!("server.{id}=127.0.0.1:{}:{}\n", follow.number(), elect.number());
+            ports.extend([follow, elect]);
         }
         let start = (1..=servers).map(|id| ZooKeeper::builder().member(id, members.clone()).start(peers));
-        Ok(Self { servers: try_join_all(start).await? })
+        Ok(Self { servers: try_join_all(start).await?, _ports: ports })
     }
 
     /// Where they listen, as clients want it: `127.0.0.1:PORT,127.0.0.1:PORT,…`.

@@ -15,6 +15,7 @@ use super::{
     artifacts::{installed, locked_cache, made_once, run},
     process::{PeerProcess, free_port},
 };
+use crate::port::Port;
 
 const MODULE: &str = "module metaq/etcd\n\ngo 1.24\n\ntool go.etcd.io/etcd/server/v3\n";
 const SERVER: &str = "go.etcd.io/etcd/server/v3";
@@ -64,10 +65,10 @@ impl EtcdProgram {
 pub struct Etcd {
     program: EtcdProgram,
     folder: TempDir,
-    port: u16,
-    peer_port: u16,
+    port: Port,
+    peer_port: Port,
     /// Where it tells that it is healthy, without TLS.
-    health_port: u16,
+    health_port: Port,
     tls: Option<PeerTls>,
     process: Option<PeerProcess>,
 }
@@ -92,13 +93,16 @@ impl Etcd {
     async fn launch(program: &EtcdProgram, tls: Option<PeerTls>) -> Result<Self, PeerError> {
         let folder = TempDir::with_prefix("metaq-etcd-").map_err(PeerError::io("make a temporary folder"))?;
         let program = program.clone();
-        let mut etcd = Self { program, folder, port: 0, peer_port: 0, health_port: 0, tls, process: None };
+        let (port, peer_port, health_port) = (free_port()?, free_port()?, free_port()?);
+        let mut etcd = Self { program, folder, port, peer_port, health_port, tls, process: None };
         let mut ports_left = PORTS_TO_TRY;
         loop {
-            (etcd.port, etcd.peer_port, etcd.health_port) = (free_port()?, free_port()?, free_port()?);
             ports_left -= 1;
             match etcd.restart().await {
-                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
+                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {
+                    (etcd.port, etcd.peer_port, etcd.health_port) =
+                        (free_port()?, free_port()?, free_port()?);
+                }
                 result => return result.map(|()| etcd),
             }
         }
@@ -107,7 +111,7 @@ impl Etcd {
     /// Where it listens: `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port.number())
     }
 
     /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
@@ -120,8 +124,8 @@ impl Etcd {
         let folder = self.folder.path();
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let client = format!("{scheme}://{}", self.endpoint());
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let health = format!("http://127.0.0.1:{}", self.health_port);
+        let peer = format!("http://127.0.0.1:{}", self.peer_port.number());
+        let health = format!("http://127.0.0.1:{}", self.health_port.number());
         let data = folder.join("data").display().to_string();
         let args = [
             ["--name", "one"],
@@ -140,7 +144,7 @@ impl Etcd {
             args.extend(files.map(|(what, name)| format!("--{what}-file={}", folder.join(name).display())));
             args.push(format!("--client-cert-auth={}", tls.demands_certificate));
         }
-        let what = format!("etcd on port {}", self.port);
+        let what = format!("etcd on port {}", self.port.number());
         let program = self.program.path.display().to_string();
         let mut process = PeerProcess::start(&what, &program, &args, folder, &folder.join("etcd.log"))?;
         let this = &*self;
@@ -180,7 +184,7 @@ impl Etcd {
 
     async fn answers(&self) -> bool {
         let ask = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.health_port)).await.ok()?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.health_port.number())).await.ok()?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.ok()?;

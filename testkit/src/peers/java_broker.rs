@@ -16,6 +16,7 @@ use super::{
     artifacts::fast_start,
     process::{PATIENCE, PeerProcess, free_port, wait_for},
 };
+use crate::port::Port;
 
 /// How often another port is tried when somebody took the free one before the broker could.
 const PORTS_TO_TRY: usize = 3;
@@ -31,7 +32,7 @@ pub struct JavaBroker {
     setup: JavaBrokerBuilder,
     zookeeper: String,
     folder: TempDir,
-    port: u16,
+    port: Port,
     process: Option<PeerProcess>,
 }
 
@@ -44,15 +45,12 @@ impl JavaBrokerBuilder {
         let folder =
             TempDir::with_prefix("metaq-broker-").map_err(PeerError::io("make a temporary folder"))?;
         let (fixed_port, peers) = (self.port, peers.clone());
+        let port = fixed_port.map_or_else(free_port, |port| Ok(Port::fixed(port)))?;
         let address = zookeeper.connect_string();
-        let mut broker =
-            JavaBroker { peers, setup: self, zookeeper: address, folder, port: 0, process: None };
+        let mut broker = JavaBroker { peers, setup: self, zookeeper: address, folder, port, process: None };
         let result = match fixed_port {
-            Some(port) => {
-                broker.port = port;
-                broker.restart(zookeeper).await
-            }
-            None => broker.restart_elsewhere(zookeeper).await,
+            Some(_) => broker.restart(zookeeper).await,
+            None => broker.restart_until_free(zookeeper).await,
         };
         result.map(|()| broker)
     }
@@ -79,13 +77,13 @@ impl JavaBroker {
     #[must_use]
     #[expect(clippy::unwrap_used, reason = "a constant host and a port that is not 0")]
     pub fn addr(&self) -> BrokerAddr {
-        BrokerAddr::new("127.0.0.1", self.port).unwrap()
+        BrokerAddr::new("127.0.0.1", self.port.number()).unwrap()
     }
 
     /// The TCP port on which it listens, or did last.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Ends it properly, by SIGTERM: it takes its nodes out of the registry and closes its connections. Nothing happens when
@@ -150,12 +148,19 @@ impl JavaBroker {
     /// As for [`restart`](Self::restart).
     pub async fn restart_elsewhere(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         self.shut_down().await?;
+        self.port = free_port()?;
+        self.restart_until_free(zookeeper).await
+    }
+
+    /// Starts it, on another port if somebody else has its own.
+    async fn restart_until_free(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         let mut ports_left = PORTS_TO_TRY;
         loop {
-            self.port = free_port()?;
             ports_left -= 1;
             match self.restart(zookeeper).await {
-                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
+                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {
+                    self.port = free_port()?;
+                }
                 result => return result,
             }
         }
@@ -193,7 +198,7 @@ impl JavaBroker {
         let config_path = folder.join("server.ini");
         let data = folder.join("data");
         fs::create_dir_all(&data).map_err(PeerError::io("make the data folder"))?;
-        let ini = self.setup.ini(self.port, &data, &self.zookeeper);
+        let ini = self.setup.ini(self.port(), &data, &self.zookeeper);
         fs::write(&config_path, ini).map_err(PeerError::io("write server.ini"))?;
         let mut args = if self.setup.in_service { Vec::new() } else { fast_start() };
         args.extend(Peers::jvm_options(folder)?);
@@ -201,7 +206,7 @@ impl JavaBroker {
         args.extend([heap, "-cp", &self.peers.broker_class_path()].map(str::to_owned));
         args.extend(["com.taobao.metamorphosis.server.MetamorphosisStartup", "-f"].map(str::to_owned));
         args.push(config_path.display().to_string());
-        let what = format!("broker {} on port {}", self.setup.id, self.port);
+        let what = format!("broker {} on port {}", self.setup.id, self.port());
         PeerProcess::start(&what, "java", &args, folder, &self.log())
     }
 
@@ -225,7 +230,7 @@ impl JavaBroker {
         let client = |line: &str| {
             let mut columns = line.split_whitespace().skip(1);
             let (local, remote, state) = (columns.next()?, columns.next()?, columns.next()?);
-            if port(local) == Some(self.port) && state == ESTABLISHED { port(remote) } else { None }
+            if port(local) == Some(self.port()) && state == ESTABLISHED { port(remote) } else { None }
         };
         tables.iter().flat_map(|table| table.lines()).filter_map(client).collect()
     }
@@ -271,7 +276,7 @@ impl JavaBroker {
 
     async fn answers(&self) -> bool {
         let ask = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await.ok()?;
             stream.write_all(b"version 1\r\n").await.ok()?;
             let mut answer = [0; 11];
             stream.read_exact(&mut answer).await.ok()?;

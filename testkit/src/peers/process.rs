@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::PeerError;
+use crate::port::Port;
 
 /// How long a peer may take to become ready, or to end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,7 +80,10 @@ impl PeerProcess {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().map_err(PeerError::io("look after a process"))? {
-                return Err(self.ended(status));
+                return Err(match fatal {
+                    Some(fatal) if self.log_says(fatal) => self.failed(),
+                    _ => self.ended(status),
+                });
             }
             if is_ready().await {
                 return Ok(());
@@ -87,8 +91,7 @@ impl PeerProcess {
             if let Some(fatal) = fatal
                 && self.log_says(fatal)
             {
-                let (what, log_file, log) = self.story();
-                return Err(PeerError::Failed { what, log_file, log });
+                return Err(self.failed());
             }
             if Instant::now() > deadline {
                 return Err(self.timed_out("become ready", PATIENCE));
@@ -134,6 +137,11 @@ impl PeerProcess {
     /// Whether this text is near the end of its log.
     pub(super) fn log_says(&self, text: &str) -> bool {
         tail(&self.log, self.log_start).contains(text)
+    }
+
+    fn failed(&self) -> PeerError {
+        let (what, log_file, log) = self.story();
+        PeerError::Failed { what, log_file, log }
     }
 
     fn ended(&self, status: ExitStatus) -> PeerError {
@@ -205,8 +213,7 @@ fn spawn(command: Command) -> io::Result<Child> {
     started.recv().map_err(|_| gone())?
 }
 
-/// A TCP port of the loopback interface that nobody listens on at this moment.
-pub(super) fn free_port() -> Result<u16, PeerError> {
-    let bound = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    bound.map(|addr| addr.port()).map_err(PeerError::io("find a free port"))
+/// A free port for a peer.
+pub(super) fn free_port() -> Result<Port, PeerError> {
+    Port::free().map_err(PeerError::io("find a free port"))
 }

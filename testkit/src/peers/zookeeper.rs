@@ -16,6 +16,7 @@ use super::{
     process::{PATIENCE, PeerProcess, free_port},
     session,
 };
+use crate::port::Port;
 
 /// How often another port is tried when somebody took the free one before the server could.
 const PORTS_TO_TRY: usize = 3;
@@ -29,9 +30,9 @@ pub struct ZooKeeper {
     peers: Peers,
     setup: ZooKeeperBuilder,
     folder: TempDir,
-    port: u16,
+    port: Port,
     /// Where it listens for TLS, if it does.
-    secure_port: u16,
+    secure_port: Port,
     process: Option<PeerProcess>,
 }
 
@@ -91,14 +92,16 @@ impl ZooKeeperBuilder {
     pub async fn start(self, peers: &Peers) -> Result<ZooKeeper, PeerError> {
         let folder =
             TempDir::with_prefix("metaq-zookeeper-").map_err(PeerError::io("make a temporary folder"))?;
+        let (port, secure_port) = (free_port()?, free_port()?);
         let mut zookeeper =
-            ZooKeeper { peers: peers.clone(), setup: self, folder, port: 0, secure_port: 0, process: None };
+            ZooKeeper { peers: peers.clone(), setup: self, folder, port, secure_port, process: None };
         let mut ports_left = PORTS_TO_TRY;
         loop {
-            (zookeeper.port, zookeeper.secure_port) = (free_port()?, free_port()?);
             ports_left -= 1;
             match zookeeper.restart().await {
-                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {}
+                Err(PeerError::Failed { log, .. }) if ports_left > 0 && log.contains(PORT_TAKEN) => {
+                    (zookeeper.port, zookeeper.secure_port) = (free_port()?, free_port()?);
+                }
                 result => return result.map(|()| zookeeper),
             }
         }
@@ -130,13 +133,13 @@ impl ZooKeeper {
     /// Where it listens, as clients want it: `127.0.0.1:PORT`.
     #[must_use]
     pub fn connect_string(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port.number())
     }
 
     /// Where it listens for TLS, if it was built to.
     #[must_use]
     pub fn secure_connect_string(&self) -> String {
-        format!("127.0.0.1:{}", self.secure_port)
+        format!("127.0.0.1:{}", self.secure_port.number())
     }
 
     /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
@@ -166,7 +169,7 @@ impl ZooKeeper {
             min_session_timeout.as_millis(),
             max_session_timeout.as_millis(),
             data.display(),
-            self.port
+            self.port.number()
         );
         if let Some((id, members)) = member {
             config += &format!("initLimit=20\nsyncLimit=10\n{members}");
@@ -181,7 +184,7 @@ impl ZooKeeper {
                 "secureClientPort={}\nsecureClientPortAddress=127.0.0.1\n\
                  serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
                  ssl.keyStore.location={}\nssl.trustStore.location={}\nssl.clientAuth={}\n",
-                self.secure_port,
+                self.secure_port.number(),
                 file("server.pem"),
                 file("ca.pem"),
                 if tls.demands_certificate { "need" } else { "none" }
@@ -195,7 +198,7 @@ impl ZooKeeper {
         args.extend(["-Xmx128m", "-cp", &jars].map(str::to_owned));
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
-        let what = format!("ZooKeeper on port {}", self.port);
+        let what = format!("ZooKeeper on port {}", self.port.number());
         let mut process = PeerProcess::start(&what, "java", &args, folder, &self.log())?;
         // Its configuration, so that nobody else who took the port is mistaken for it.
         let mine = format!("dataDir={}", data.display());
@@ -284,7 +287,7 @@ impl ZooKeeper {
     pub async fn end_session(&self, id: i64) -> Result<(), PeerError> {
         let end = async {
             loop {
-                let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+                let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await?;
                 // At once, since its client comes for it too as soon as it has lost it.
                 stream.write_all(&session::takeover_and_close(id)).await?;
                 let mut answer = Vec::new();
@@ -296,7 +299,7 @@ impl ZooKeeper {
                 }
             }
         };
-        let what = format!("end a session of ZooKeeper on port {}", self.port);
+        let what = format!("end a session of ZooKeeper on port {}", self.port.number());
         let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
         timeout(PATIENCE, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
     }
@@ -328,7 +331,7 @@ impl ZooKeeper {
     /// Asks one of the four-letter words; none when it doesn't answer.
     async fn ask(&self, word: &str) -> Option<String> {
         let ask = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await.ok()?;
             stream.write_all(word.as_bytes()).await.ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.ok()?;
