@@ -14,6 +14,20 @@ pub(crate) fn contain(code: impl FnOnce()) {
     }
 }
 
+/// Runs code that belongs to the user with each of `items`. One that panics keeps the code from nothing but itself.
+#[inline]
+pub(crate) fn contain_each<T>(items: impl Iterator<Item = T>, mut code: impl FnMut(T)) {
+    let mut items = items.fuse();
+    let mut is_over = false;
+    // Entered once, and not for each item.
+    while !is_over {
+        contain(|| {
+            items.by_ref().for_each(&mut code);
+            is_over = true;
+        });
+    }
+}
+
 /// Runs code that belongs to the user.
 ///
 /// # Errors
@@ -45,4 +59,20 @@ fn forget(panic: Box<dyn Any + Send>) {
 pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_item_has_its_turn_although_others_panic() {
+        let mut seen = Vec::new();
+        contain_each(0..6, |item| {
+            seen.push(item);
+            assert!(item % 2 == 0, "an odd one");
+        });
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5]);
+        contain_each(std::iter::empty::<()>(), drop);
+    }
 }

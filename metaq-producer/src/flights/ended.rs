@@ -19,7 +19,7 @@ use crate::{
     guarded_selector::Observation,
     lane::Lane,
     order::{LATE_ANSWER, LateTurn},
-    panics::contain,
+    panics::{contain, contain_each},
     permits::Returned,
     route::TopicState,
     slab::{Slab, Token},
@@ -71,12 +71,12 @@ impl Flights {
             }
         }
         tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
-        tally.observed.drain(..).for_each(|observation| contain(|| observation.tell()));
-        tally.wakers.drain(..).for_each(|waker| contain(|| waker.wake()));
-        tally.payloads.drain(..).for_each(|payload| contain(|| drop(payload)));
-        tally.errors.drain(..).for_each(|error| contain(|| drop(error)));
-        tally.entries.drain(..).for_each(|entry| contain(|| drop(entry)));
-        tally.lanes.drain(..).for_each(|lane| contain(|| drop(lane)));
+        contain_each(tally.observed.drain(..), |observation| observation.tell());
+        contain_each(tally.wakers.drain(..), Waker::wake);
+        contain_each(tally.payloads.drain(..), drop);
+        contain_each(tally.errors.drain(..), drop);
+        contain_each(tally.entries.drain(..), drop);
+        contain_each(tally.lanes.drain(..), drop);
     }
 
     /// Sets a timer for a message that waits, or ends it if nobody would see to it.
