@@ -1,13 +1,17 @@
 //! Reading the lines of the input on a thread of its own, as soon as they are there.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    fs::{File, Metadata},
+    io::{self, Read as _},
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
-    sync::mpsc as std_mpsc,
+    sync::{Arc, mpsc as std_mpsc},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 const READ_SIZE: usize = 64 * 1024;
@@ -17,6 +21,10 @@ pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
 
 /// How many reads may wait to be sent.
 const READ_AHEAD: usize = 4;
+
+/// How long a read that is under way is waited for when no more is to be read. It was known not to have to wait, but
+/// somebody else may have taken what was there, or a disk may hang.
+const LAST_READ: Duration = Duration::from_secs(1);
 
 /// A line of the input, without its line feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,31 +43,83 @@ pub(crate) struct Lines {
     batches: mpsc::UnboundedReceiver<Batch>,
     /// Lets the thread read once more for each.
     permits: std_mpsc::Sender<()>,
+    reading: Arc<Mutex<Reading>>,
+}
+
+/// Locked from before bytes are taken from the input until they are handed over or kept here.
+#[derive(Debug, Default)]
+struct Reading {
+    splitter: Splitter,
+    /// Nothing is to be taken any more.
+    is_over: bool,
 }
 
 /// Something to read lines from.
-pub(crate) struct Source {
-    name: String,
-    reader: Box<dyn Read + Send>,
+#[derive(Debug)]
+pub(crate) enum Source {
+    Stdin,
+    File(PathBuf),
 }
 
-/// Opens the files, or stdin if there are none. `-` stands for stdin.
-pub(crate) fn open(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Error)> {
-    let stdin = || Source { name: "stdin".to_owned(), reader: Box::new(io::stdin()) };
-    if files.is_empty() {
-        return Ok(vec![stdin()]);
+/// What is read: the files, or stdin if there are none. `-` stands for stdin. Files are opened when their turn comes; those
+/// that could not be are told of now.
+///
+/// # Errors
+/// The first file that can't be read, and why.
+pub(crate) fn sources(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Error)> {
+    let output = duplicate(io::stdout()).and_then(|output| output.metadata()).ok();
+    let mut sources: Vec<_> = (files.iter())
+        .map(|path| if path == Path::new("-") { Source::Stdin } else { Source::File(path.clone()) })
+        .collect();
+    if sources.is_empty() {
+        sources.push(Source::Stdin);
     }
-    let open = |path: &PathBuf| {
-        if path == Path::new("-") {
-            return Ok(stdin());
+    for source in &sources {
+        source.check(output.as_ref()).map_err(|error| (source.name(), error))?;
+    }
+    Ok(sources)
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Self::Stdin => "stdin".to_owned(),
+            Self::File(path) => path.display().to_string(),
         }
-        let name = path.display().to_string();
-        match File::open(path) {
-            Ok(file) => Ok(Source { name, reader: Box::new(file) }),
-            Err(error) => Err((name, error)),
+    }
+
+    fn open(&self) -> io::Result<File> {
+        match self {
+            Self::Stdin => duplicate(io::stdin()),
+            Self::File(path) => File::open(path),
         }
-    };
-    files.iter().map(open).collect()
+    }
+
+    /// Whether it can be read, as far as that can be known without a look at what is in it.
+    fn check(&self, output: Option<&Metadata>) -> io::Result<()> {
+        let metadata = match self {
+            Self::Stdin => self.open()?.metadata()?,
+            Self::File(path) => path.metadata()?,
+        };
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        // Opening a pipe would be seen at its other end.
+        if metadata.is_file() {
+            self.open()?;
+            let is_same =
+                |output: &Metadata| (output.dev(), output.ino()) == (metadata.dev(), metadata.ino());
+            if output.is_some_and(is_same) {
+                return Err(io::Error::other("it is the output, too"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same open file, without the buffer that the standard library has.
+fn duplicate(file: impl AsFd) -> io::Result<File> {
+    file.as_fd().try_clone_to_owned().map(File::from)
 }
 
 impl Lines {
@@ -71,18 +131,22 @@ impl Lines {
             // The receiver is still here, so that this can't fail.
             let _ = permits.send(());
         }
+        let reading = Arc::default();
+        let lines = Self { batches, permits, reading: Arc::clone(&reading) };
         std::thread::spawn(move || {
             for source in sources {
-                let failed =
-                    |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", source.name));
-                if let Err(error) = read_source(source.reader, &permit_receiver, &batch_sender) {
+                let read = source
+                    .open()
+                    .and_then(|file| read_source(file, &reading, &permit_receiver, &batch_sender));
+                if let Err(error) = read {
+                    let text = format!("{}: {error}", source.name());
                     // If nobody listens any more, nobody wants to know.
-                    let _ = batch_sender.send(Err(failed(error)));
+                    let _ = batch_sender.send(Err(io::Error::new(error.kind(), text)));
                     return;
                 }
             }
         });
-        Self { batches, permits }
+        lines
     }
 
     /// The lines that come next; none at the end.
@@ -93,32 +157,53 @@ impl Lines {
         batch
     }
 
-    /// What was read and not taken.
+    /// What was taken from the input and not from here, a line that has only begun included. From now on nothing is taken
+    /// from the input.
     pub(crate) fn take_rest(mut self) -> Vec<Line> {
-        drop(self.permits);
+        let reading = self.reading.try_lock_for(LAST_READ);
         let mut rest = Vec::new();
         while let Ok(batch) = self.batches.try_recv() {
             rest.extend(batch.into_iter().flatten());
+        }
+        if let Some(mut reading) = reading {
+            reading.is_over = true;
+            rest.extend(reading.splitter.end());
         }
         rest
     }
 }
 
 fn read_source(
-    mut reader: Box<dyn Read + Send>,
+    mut file: File,
+    reading: &Mutex<Reading>,
     permits: &std_mpsc::Receiver<()>,
     batches: &mpsc::UnboundedSender<Batch>,
 ) -> io::Result<()> {
-    let mut splitter = Splitter::default();
     let mut chunk = vec![0; READ_SIZE];
     while permits.recv().is_ok() {
-        let length = match reader.read(&mut chunk) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+        let length = loop {
+            // What can't be waited for is read at once, and may make somebody wait who wants to end the reading.
+            let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+            let mut reading = reading.lock();
+            if reading.is_over {
+                return Ok(());
+            }
+            match file.read(&mut chunk) {
+                Ok(length) => {
+                    let splitter = &mut reading.splitter;
+                    let lines = if length == 0 { splitter.end() } else { splitter.push(&chunk[..length]) };
+                    if batches.send(Ok(lines)).is_err() {
+                        return Ok(());
+                    }
+                    break length;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares the input may have asked not to be kept waiting.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         };
-        let lines = if length == 0 { splitter.end() } else { splitter.push(&chunk[..length]) };
-        if batches.send(Ok(lines)).is_err() || length == 0 {
+        if length == 0 {
             return Ok(());
         }
     }

@@ -22,13 +22,16 @@ use crate::{
     EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
     cluster::Cluster,
     complain,
-    lines::{Line, Lines, MAX_LINE, open},
+    lines::{Line, Lines, MAX_LINE, sources},
     report::Report,
     signals::StopSignals,
 };
 
 /// How long connections may take to close at the end; every message has its outcome by then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many bytes of lines may be on their way, beside a line that alone has more.
+const MAX_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
 /// Sends every line of the input as one message, as soon as it is read. An empty line is an empty message.
 ///
@@ -62,10 +65,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let sources = match open(&args.files) {
+    let sources = match sources(&args.files) {
         Ok(sources) => sources,
         Err((name, error)) => {
-            complain(&format!("{name} can't be opened"), &error);
+            complain(&format!("{name} can't be read"), &error);
             return EXIT_USAGE;
         }
     };
@@ -90,6 +93,7 @@ pub(crate) async fn run(args: Args) -> u8 {
         attribute: args.attribute,
         report: Report::new(),
         sent: FuturesUnordered::new(),
+        bytes: 0,
         line: 0,
     };
     let status = run.run(Lines::read(sources), args.in_flight.get(), &mut signals).await;
@@ -103,11 +107,16 @@ async fn publish(producer: &Producer, topics: &[Topic]) -> Result<(), PublishErr
 }
 
 /// The outcome of the message in one line of the input.
-type Completed = (u64, Result<SendReceipt, SendError>);
+struct Completed {
+    line: u64,
+    length: usize,
+    result: Result<SendReceipt, SendError>,
+}
 
 /// A message whose outcome isn't known yet.
 struct Sending {
     line: u64,
+    length: usize,
     result: BoxFuture<'static, Result<SendReceipt, SendError>>,
 }
 
@@ -115,8 +124,8 @@ impl Future for Sending {
     type Output = Completed;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completed> {
-        let line = self.line;
-        self.result.as_mut().poll(context).map(|result| (line, result))
+        let (line, length) = (self.line, self.length);
+        self.result.as_mut().poll(context).map(|result| Completed { line, length, result })
     }
 }
 
@@ -126,6 +135,8 @@ struct Run {
     attribute: Option<Arc<str>>,
     report: Report,
     sent: FuturesUnordered<Sending>,
+    /// How many bytes the lines of `sent` have.
+    bytes: usize,
     /// How many lines were read.
     line: u64,
 }
@@ -173,6 +184,7 @@ impl Run {
             // From here to the waiting nothing completes, so that there is something to wait for: either as much as
             // may be in flight is, or all that was read has been sent.
             while self.sent.len() < in_flight
+                && self.bytes < MAX_BYTES_IN_FLIGHT
                 && let Some(line) = waiting.next()
             {
                 self.send(line)?;
@@ -182,7 +194,7 @@ impl Run {
             tokio::select! {
                 biased;
                 status = signals.next() => break Stop::Signal(status),
-                Some(completed) = self.sent.next() => self.report.message(completed.0, &completed.1)?,
+                Some(completed) = self.sent.next() => self.completed(&completed)?,
                 batch = lines.next(), if more => match batch {
                     Some(Ok(batch)) => waiting = batch.into_iter(),
                     Some(Err(error)) => break Stop::InputFailed(error),
@@ -190,13 +202,15 @@ impl Run {
                 },
             }
         };
-        if matches!(stop, Stop::Signal(_)) {
-            // Read, but not to be sent any more: these too are accounted for.
-            for _ in waiting.chain(lines.take_rest()) {
-                self.line += 1;
-                let text = "the program was told to stop before this line was sent";
-                self.report.failed(self.line, "stopped", Outcome::NotSent, text)?;
-            }
+        let (kind, text) = match stop {
+            Stop::EndOfInput => return Ok(stop),
+            Stop::Signal(_) => ("stopped", "the program was told to stop before this line was sent"),
+            Stop::InputFailed(_) => ("input", "the input could not be read to the end of this line"),
+        };
+        // Read, but not to be sent any more: these too are accounted for.
+        for _ in waiting.chain(lines.take_rest()) {
+            self.line += 1;
+            self.report.failed(self.line, kind, Outcome::NotSent, text)?;
         }
         Ok(stop)
     }
@@ -211,6 +225,7 @@ impl Run {
                 return self.report.failed(number, "too-large", Outcome::NotSent, &text);
             }
         };
+        let length = payload.len();
         let topic = &self.topics[((number - 1) % self.topics.len() as u64) as usize];
         let mut message = Message::new(topic.clone(), payload);
         if let Some(attribute) = &self.attribute {
@@ -218,19 +233,28 @@ impl Run {
         }
         let producer = self.producer.clone();
         let result = async move { producer.send(message).await }.boxed();
-        let mut sending = Sending { line: number, result };
+        let mut sending = Sending { line: number, length, result };
         // Its time begins now, and not after whatever is done before outcomes are waited for.
         match (&mut sending).now_or_never() {
-            Some((number, result)) => self.report.message(number, &result)?,
-            None => self.sent.push(sending),
+            Some(completed) => self.report.message(number, &completed.result)?,
+            None => {
+                self.bytes += length;
+                self.sent.push(sending);
+            }
         }
         Ok(())
     }
 
+    /// A message that was on its way has its outcome.
+    fn completed(&mut self, completed: &Completed) -> io::Result<()> {
+        self.bytes -= completed.length;
+        self.report.message(completed.line, &completed.result)
+    }
+
     /// Reports what has completed.
     fn report_completed(&mut self) -> io::Result<()> {
-        while let Some(Some((line, result))) = self.sent.next().now_or_never() {
-            self.report.message(line, &result)?;
+        while let Some(Some(completed)) = self.sent.next().now_or_never() {
+            self.completed(&completed)?;
         }
         self.report.progress(self.sent.len(), false);
         Ok(())
@@ -243,7 +267,7 @@ impl Run {
             self.report.flush()?;
             tokio::select! {
                 completed = self.sent.next() => match completed {
-                    Some((line, result)) => self.report.message(line, &result)?,
+                    Some(completed) => self.completed(&completed)?,
                     None => break,
                 },
                 status = signals.next() => {

@@ -1,6 +1,6 @@
 //! `metaq tx`: all lines of the input are one transaction.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, pin::pin, sync::Arc, time::Duration, vec};
 
 use metaq_producer::{
     Message, Outcome, Producer, Topic, Transaction, TransactionError, TransactionErrorKind,
@@ -11,7 +11,7 @@ use crate::{
     EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
     cluster::Cluster,
     complain, describe,
-    lines::{Line, Lines, MAX_LINE, open},
+    lines::{Line, Lines, MAX_LINE, sources},
     report::{Report, TransactionEnd},
     signals::StopSignals,
 };
@@ -28,7 +28,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// When a line can't be sent, the transaction is rolled back.
 ///
 /// Exit status: 0 when the outcome is as asked, 1 when it isn't or isn't known. SIGINT and SIGTERM roll the transaction
-/// back, except when its commit was sent.
+/// back, except when its commit was sent; lines that were read and not sent are reported. While the transaction is being
+/// ended, the first signal sets the exit status, and the second ends the program at once: the outcome is unknown then.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("end").args(["commit", "rollback"]).required(true)))]
 pub(crate) struct Args {
@@ -57,10 +58,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let sources = match open(&args.files) {
+    let sources = match sources(&args.files) {
         Ok(sources) => sources,
         Err((name, error)) => {
-            complain(&format!("{name} can't be opened"), &error);
+            complain(&format!("{name} can't be read"), &error);
             return EXIT_USAGE;
         }
     };
@@ -130,14 +131,19 @@ impl Run {
             ..TransactionEnd::default()
         };
         let commits = self.args.commit && matches!(stop, Stop::EndOfInput);
+        let mut stopped = if let Stop::Signal(status) = stop { Some(status) } else { None };
         let ended = match &stop {
-            Stop::Over(_) => Ok(()),
-            _ if commits => transaction.commit().await.map(|receipt| end.messages = receipt.messages),
-            _ => transaction.rollback().await,
+            Stop::Over(_) => Some(Ok(())),
+            _ if commits => {
+                let committed = until_told_twice(transaction.commit(), signals, &mut stopped).await;
+                committed.map(|committed| committed.map(|receipt| end.messages = receipt.messages))
+            }
+            _ => until_told_twice(transaction.rollback(), signals, &mut stopped).await,
         };
         end.outcome = match &ended {
-            Ok(()) if commits => "committed",
-            Err(error) if error.outcome() == TransactionOutcome::Unknown => "unknown",
+            Some(Ok(())) if commits => "committed",
+            Some(Err(error)) if error.outcome() == TransactionOutcome::Unknown => "unknown",
+            None => "unknown",
             _ => "rolled-back",
         };
         let reason = match &stop {
@@ -145,7 +151,13 @@ impl Run {
             Stop::Refused(text) => Some(("refused", text.clone())),
             Stop::InputFailed(error) => Some(("input", format!("the input can't be read: {error}"))),
             Stop::Signal(_) => Some(("stopped", "the program was told to stop".to_owned())),
-            Stop::EndOfInput => ended.as_ref().err().map(|error| (error.kind().as_str(), describe(error))),
+            Stop::EndOfInput => match &ended {
+                Some(ended) => ended.as_ref().err().map(|error| (error.kind().as_str(), describe(error))),
+                None => Some((
+                    "stopped",
+                    "the program was told twice to stop before the outcome was known".to_owned(),
+                )),
+            },
         };
         end.error = reason;
         let is_as_asked = match end.outcome {
@@ -156,8 +168,13 @@ impl Run {
         self.report.transaction(&end)?;
         self.report.progress(0, true);
         self.report.flush()?;
+        if let Some(status) = stopped {
+            if ended.is_none() {
+                std::process::exit(status.into());
+            }
+            return Ok(status);
+        }
         Ok(match stop {
-            Stop::Signal(status) => status,
             Stop::InputFailed(_) => EXIT_FAILED,
             _ if is_as_asked => EXIT_DONE,
             _ => EXIT_FAILED,
@@ -171,19 +188,39 @@ impl Run {
         mut lines: Lines,
         signals: &mut StopSignals,
     ) -> io::Result<Stop> {
+        let mut batch = Vec::new().into_iter();
+        let stop = self.send_lines(transaction, &mut lines, &mut batch, signals).await?;
+        if !matches!(stop, Stop::EndOfInput) {
+            // Read, but not to be sent any more: these too are accounted for.
+            for _ in batch.chain(lines.take_rest()) {
+                self.line += 1;
+                let text = "the transaction was ended before this line was sent";
+                self.report.failed(self.line, "stopped", Outcome::NotSent, text)?;
+            }
+        }
+        Ok(stop)
+    }
+
+    async fn send_lines(
+        &mut self,
+        transaction: &mut Transaction,
+        lines: &mut Lines,
+        batch: &mut vec::IntoIter<Line>,
+        signals: &mut StopSignals,
+    ) -> io::Result<Stop> {
         loop {
             self.report.flush()?;
-            let batch = tokio::select! {
+            let next = tokio::select! {
                 biased;
                 status = signals.next() => return Ok(Stop::Signal(status)),
-                batch = lines.next() => batch,
+                next = lines.next() => next,
             };
-            let batch = match batch {
-                Some(Ok(batch)) => batch,
+            *batch = match next {
+                Some(Ok(next)) => next.into_iter(),
                 Some(Err(error)) => return Ok(Stop::InputFailed(error)),
                 None => return Ok(Stop::EndOfInput),
             };
-            for line in batch {
+            for line in batch.by_ref() {
                 self.line += 1;
                 let message = match self.message(line)? {
                     Ok(message) => message,
@@ -191,7 +228,11 @@ impl Run {
                 };
                 let sent = tokio::select! {
                     sent = transaction.send(message) => sent,
-                    status = signals.next() => return Ok(Stop::Signal(status)),
+                    status = signals.next() => {
+                        let text = "the program was told to stop before the broker had taken this line";
+                        self.report.failed(self.line, "stopped", Outcome::Rejected, text)?;
+                        return Ok(Stop::Signal(status));
+                    }
                 };
                 match sent {
                     Ok(receipt) => self.report.taken(self.line, &receipt)?,
@@ -224,6 +265,26 @@ impl Run {
             Some(attribute) => message.with_attribute(Arc::clone(attribute)),
             None => message,
         }))
+    }
+}
+
+/// Waits for the end of a transaction. The first signal sets the exit status, the second ends the waiting.
+async fn until_told_twice<T>(
+    ended: impl Future<Output = T>,
+    signals: &mut StopSignals,
+    stopped: &mut Option<u8>,
+) -> Option<T> {
+    let mut ended = pin!(ended);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut ended => return Some(ended),
+            status = signals.next() => {
+                if stopped.replace(status).is_some() {
+                    return None;
+                }
+            }
+        }
     }
 }
 

@@ -116,7 +116,7 @@ async fn files_are_read_in_turn_and_a_missing_one_is_wrong_usage() {
     assert_eq!(finished.status, 2);
     assert_eq!(
         finished.stderr,
-        "metaq: no/such/file can't be opened: No such file or directory (os error 2)\n"
+        "metaq: no/such/file can't be read: No such file or directory (os error 2)\n"
     );
 }
 
