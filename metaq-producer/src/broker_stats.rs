@@ -1,13 +1,13 @@
 //! The statistics that brokers keep themselves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use metaq_protocol::{BrokerAddr, Command, Opaque, Response, StatsCommand, parse_stats};
 use metaq_transport::Connection;
 use tokio::time::Instant;
 
-use crate::{deadline, pool::Pool};
+use crate::pool::Pool;
 
 /// What a broker told of itself: names and values, in the order in which it told them. A name may occur more than once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,13 +28,12 @@ impl BrokerFigures {
     }
 }
 
-/// Asks every broker that is connected. Each has the same time to answer.
+/// Asks every broker that is connected.
 pub(crate) async fn ask_all(
     pool: &Pool,
     item: Option<&str>,
-    timeout: Duration,
+    deadline: Instant,
 ) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
-    let deadline = deadline::after(timeout);
     // One of the connections of each.
     let brokers: BTreeMap<_, _> =
         pool.in_use().into_iter().map(|connection| (connection.broker().clone(), connection)).collect();

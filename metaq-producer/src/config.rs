@@ -75,7 +75,8 @@ pub struct ProducerConfig {
     /// the order in which they were accepted, whoever offered them. Default `false`: a broker reorders what is in flight at
     /// the same time. Each partition then stores one message a round trip.
     ///
-    /// A message is decided for a partition when it is accepted. It waits for that partition alone, also while its broker is
+    /// A message is decided for a partition when it is accepted: where the selector leaves the choice, for one whose turn is free,
+    /// else for the one with the shortest line of a few. It waits for that partition alone, also while its broker is
     /// away: other partitions don't notice. After a timeout the next message of the partition waits for the late answer, the
     /// end of the connection, or 5 s, because the broker may still store the one before. A message that the broker refuses
     /// because the partition is closed (403, 404) goes to another one if the selector agrees, and counts as accepted anew there;
@@ -160,7 +161,7 @@ impl ProducerConfig {
             return Err(BuildError::option("max_in_flight_bytes", "is more than 4,294,967,295 (4 GiB)"));
         }
         if self.retry.first_pause > self.retry.longest_pause {
-            return Err(BuildError::option("retry.first_pause", "is longer than retry.longest_pause"));
+            return Err(BuildError::option("retry.longest_pause", "is shorter than retry.first_pause"));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::{
 
 use metaq_protocol::Partition;
 use metaq_transport::{Capacity, Reservation, Ticket, TransportError, TransportErrorKind};
+use tokio::time::Instant;
 
 use crate::{
     SendError, deadline,
@@ -214,6 +215,13 @@ impl Launcher {
         reason: Option<WaitReason>,
         reservation: &mut Option<Reservation>,
     ) -> Tried {
+        if let Some(reason) = reason
+            && Instant::now() >= cargo.deadline()
+        {
+            // It goes nowhere any more: what it has waited for is why.
+            self.end(token, &topic, cargo, reason.error(&topic));
+            return Tried::Gone;
+        }
         loop {
             let end = Timer::Deadline(token, cargo.attempts_before);
             let (deadline, bytes) =

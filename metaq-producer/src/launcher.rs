@@ -184,7 +184,10 @@ impl Launcher {
         };
         match (obstacle.into_wait(), offer.cargo.take()) {
             (Ok(wait), Some(cargo)) => self.park(topic, cargo, wait.reason),
-            (obstacle, cargo) => Err(self.refused(topic, cargo, obstacle)),
+            (obstacle, cargo) => {
+                let error = obstacle.map_or_else(|error| error, |wait| wait.reason.error(topic));
+                Err(self.refused(topic, cargo, error))
+            }
         }
     }
 
@@ -195,16 +198,13 @@ impl Launcher {
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
         let mut offer = Offer { cargo: Some(cargo), much_waits: false };
         let launched = self.launch(topic, &mut offer, None, &mut None);
-        launched.map_err(|obstacle| self.refused(topic, offer.cargo, obstacle.into_wait()))
+        launched.map_err(|obstacle| {
+            let error = obstacle.into_wait().map_or_else(|error| error, |wait| wait.reason.refusal(topic));
+            self.refused(topic, offer.cargo, error)
+        })
     }
 
-    fn refused(
-        &self,
-        topic: &Arc<TopicState>,
-        cargo: Option<Cargo>,
-        obstacle: Result<Box<Wait>, SendError>,
-    ) -> SendError {
-        let error = obstacle.map_or_else(|error| error, |wait| wait.reason.error(topic));
+    fn refused(&self, topic: &Arc<TopicState>, cargo: Option<Cargo>, error: SendError) -> SendError {
         match cargo {
             Some(cargo) => self.flights.refuse(topic, cargo, error),
             None => error,

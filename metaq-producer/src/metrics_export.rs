@@ -77,8 +77,8 @@ impl ProducerStats {
 }
 
 impl Producer {
-    /// Writes the figures of [`ProducerStats::record_metrics`] now, and again `every` so often, the last time when the producer
-    /// was closed; or until its last clone is dropped. To be spawned:
+    /// Writes the figures of [`ProducerStats::record_metrics`] now, and again `every` so often, the last time at the end of the
+    /// interval in which the producer was closed, or its last clone dropped. To be spawned:
     ///
     /// ```no_run
     /// # async fn example(producer: metaq_producer::Producer) {

@@ -3,7 +3,8 @@
 //! A broker stores messages of one partition that are in flight at the same time in any order (wire rule 1.2), so the order in
 //! which messages were accepted is kept only by waiting for each answer (K-50). A message is decided for a partition when it
 //! is accepted, and stays in line there until it was answered: also while its broker is away, and while it waits for capacity
-//! or for its next attempt.
+//! or for its next attempt. Where the selector leaves the choice, that is a partition whose turn is free, or else the one with
+//! the shortest line, so that a broker that is silent isn't given the room of all.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,9 @@ use crate::{
     timekeeper::Timer,
     wait_queue::WaitReason,
 };
+
+/// How many partitions a selector is asked for at most, to find one in which few messages wait.
+const MOST_CHOICES: usize = 8;
 
 impl Launcher {
     /// Sends a message if it has the turn in its partition, or can take it.
@@ -101,8 +105,8 @@ impl Launcher {
         Ok(partition)
     }
 
-    /// The partition that the selector chooses, another one if that was refused lately and the selector agrees. It may be that
-    /// of a broker that is away.
+    /// The partition that the selector chooses, another one if that was refused lately or others are before the message there,
+    /// and the selector agrees. It may be that of a broker that is away.
     fn first_choice(
         &self,
         topic: &Arc<TopicState>,
@@ -110,22 +114,38 @@ impl Launcher {
         offer: &Offer,
     ) -> Result<Partition, Obstacle> {
         let now = Instant::now();
-        let (mut first, mut unfit) = (None, None);
-        for _ in 0..2 * route.partitions.len() {
+        let mut unfit = None;
+        // The first of those that rest, and the one with the shortest line of those that don't.
+        let (mut resting, mut shortest): (_, Option<(usize, Partition)>) = (None, None);
+        let most = if route.partitions.len() == 1 { 1 } else { MOST_CHOICES.min(2 * route.partitions.len()) };
+        let mut choices = 0;
+        while choices < 2 * route.partitions.len() && !(shortest.is_some() && choices >= most) {
+            choices += 1;
             let partition = match self.select(topic, route, offer, unfit) {
-                Ok(Some((partition, broker))) if broker.lane.broker.rests(now) => partition,
-                Ok(Some((partition, _))) if !topic.rests(partition, now) => return Ok(partition),
-                Ok(Some((partition, _))) => partition,
+                Ok(Some((partition, broker))) => {
+                    if broker.lane.broker.rests(now) || topic.rests(partition, now) {
+                        resting.get_or_insert(partition);
+                    } else {
+                        let line = topic.waits.line(partition);
+                        if line == 0 {
+                            return Ok(partition);
+                        }
+                        if shortest.is_none_or(|(shortest, _)| line < shortest) {
+                            shortest = Some((line, partition));
+                        }
+                    }
+                    partition
+                }
                 Ok(None) => break,
                 Err(Obstacle::Away(partition)) => return Ok(partition),
                 Err(obstacle) => return Err(obstacle),
             };
-            first.get_or_insert(partition);
             if unfit.replace(partition) == Some(partition) {
                 break;
             }
         }
-        first.ok_or_else(|| self.no_broker(topic))
+        let chosen = shortest.map(|(_, partition)| partition).or(resting);
+        chosen.ok_or_else(|| self.no_broker(topic))
     }
 
     /// The message goes to another partition from now on, and gives its turn in the old one to the next.

@@ -40,7 +40,12 @@ use crate::{
 /// A producer belongs to no runtime: it may live in a `static`, and be used from several one after another. What runs in the
 /// background runs where a topic was published or a message sent; when that runtime has ended, the next call starts it anew on its
 /// own, and messages that waited on the old one fail with [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio
-/// runtime, what would have to wait fails so, too.
+/// runtime, what would have to wait for room or for a broker fails so, too.
+///
+/// A runtime that has not ended has to be driven: one that is kept and idle keeps the connections that were made on it, so
+/// that calls on others end by their deadlines, in vain; dropping it heals that. The same holds for connections that were made
+/// while the clock of a test is paused. Messages that have no outcome when a runtime ends are unknown if they were written, and a
+/// warning says how many they are: call [`close`](Self::close) before that.
 ///
 /// # End
 /// When the last clone is dropped, messages that wait for a broker fail, those in flight have a few seconds to be answered,
@@ -180,7 +185,8 @@ impl Producer {
     /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never waits.
     ///
     /// # Errors
-    /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no room, or others wait for it; of kind
+    /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no room, or others wait for it, or, with
+    /// [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
     /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as for
     /// [`enqueue`](Self::enqueue). The error gives the message back.
     pub fn try_send(&self, message: Message) -> Result<SendHandle, SendError> {
@@ -268,7 +274,9 @@ impl Producer {
         item: Option<&str>,
         timeout: Duration,
     ) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
-        broker_stats::ask_all(&self.inner.pool, item, timeout).await
+        let deadline = deadline::after(timeout);
+        self.inner.topics.revive(deadline).await;
+        broker_stats::ask_all(&self.inner.pool, item, deadline).await
     }
 
     /// How the registry fares, and how the brokers of topics change.

@@ -263,7 +263,10 @@ impl Route {
             }
         }
         if text.is_empty() {
-            text.push_str("the registry names no broker");
+            text.push_str(match self.brokers.is_empty() {
+                true => "the registry names no broker",
+                false => "the connections have ended, as with the runtime that they were made on, and are being made anew",
+            });
         }
         (text, last)
     }

@@ -179,7 +179,13 @@ impl SendError {
         let (kind, text) = match error.kind() {
             TransportErrorKind::NotConnected => (SendErrorKind::NotConnected, "the broker is not connected"),
             TransportErrorKind::Stalled => (SendErrorKind::NotConnected, "the broker has fallen silent"),
-            TransportErrorKind::Closed => (SendErrorKind::Closed, "the connection was closed"),
+            TransportErrorKind::Closed if written => (
+                SendErrorKind::ConnectionLost,
+                "the connection was closed on this side before the answer came",
+            ),
+            TransportErrorKind::Closed => {
+                (SendErrorKind::NotConnected, "the connection was closed on this side before it was written")
+            }
             TransportErrorKind::Lost => {
                 (SendErrorKind::ConnectionLost, "the connection was lost before the answer came")
             }
@@ -190,6 +196,15 @@ impl SendError {
         this.inner.outcome = if written { Outcome::Unknown } else { Outcome::NotSent };
         this.inner.source = Some(error.clone());
         this.at(partition, error.broker().clone())
+    }
+
+    /// The same of a producer that was closed: a connection that was closed on this side was closed with it.
+    pub(crate) fn of_closed_producer(mut self) -> Self {
+        let closed = TransportErrorKind::Closed;
+        if self.inner.source.as_ref().is_some_and(|source| source.kind() == closed) {
+            self.inner.kind = SendErrorKind::Closed;
+        }
+        self
     }
 
     pub(crate) fn rejected(

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -207,6 +208,22 @@ impl Topics {
                 Ok(None) => return Err(PublishError::closed(topic)),
                 Err(_) if look >= patience => return Err(PublishError::not_driven(topic, limit)),
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Has the topics followed on that were followed on a runtime that has ended, and waits for their connections.
+    pub(crate) async fn revive(&self, deadline: Instant) {
+        let topics: Vec<_> =
+            self.lookup.load().values().map(|published| Arc::clone(&published.state)).collect();
+        let revived: Vec<_> = topics.into_iter().filter(|topic| topic.ensure_followed()).collect();
+        for topic in revived {
+            loop {
+                let mut changed = pin!(topic.route_changed());
+                changed.as_mut().enable();
+                if topic.is_reachable() || timeout_at(deadline, changed).await.is_err() {
+                    break;
+                }
             }
         }
     }

@@ -25,6 +25,20 @@ pub(crate) enum WaitReason {
 }
 
 impl WaitReason {
+    /// The error of a message that doesn't wait at all.
+    pub(crate) fn refusal(self, topic: &TopicState) -> SendError {
+        match self {
+            Self::Turn(partition) => {
+                let text = format!(
+                    "others are before it in partition {partition}, in which one message at a time is sent; wait with enqueue \
+                     or send"
+                );
+                SendError::new(SendErrorKind::Full, &topic.topic, text)
+            }
+            other => other.error(topic),
+        }
+    }
+
     /// The error of a message that can't or won't wait any longer.
     pub(crate) fn error(self, topic: &TopicState) -> SendError {
         let error = |kind, text: String| SendError::new(kind, &topic.topic, text);
@@ -183,6 +197,13 @@ impl WaitQueues {
         }
         queue.is_taken = true;
         true
+    }
+
+    /// How many messages are in `partition` at the same time, those that wait for their turn and the one that has it.
+    pub(crate) fn line(&self, partition: Partition) -> usize {
+        let inner = self.inner.lock();
+        let queue = inner.queues.get(&WaitReason::Turn(partition));
+        queue.map_or(0, |queue| usize::from(queue.is_taken) + queue.tokens.len())
     }
 
     /// Has a message wait for the turn in `partition` before all others: it had the turn, and its last attempt may still be at

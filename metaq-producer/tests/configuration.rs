@@ -107,7 +107,7 @@ fn what_is_wrong_in_a_file_is_named_with_its_place() {
         ("send_timeout = 3", &["line 1", "a duration"]),
         ("max_in_flight = -1", &["line 1", "-1"]),
         ("max_in_flight_bytes = \"64 miles\"", &["line 1", "64 miles", "64MiB"]),
-        ("max_message_size = -1", &["line 1", "-1", "a number of bytes"]),
+        ("max_message_size = -1", &["line 1", "-1", "a whole number of bytes"]),
         ("default_topic = \"a topic\"", &["line 1", "a topic"]),
         ("ordered = \"yes\"", &["line 1", "yes", "a boolean"]),
         ("retry = 3", &["line 1", "3"]),
@@ -136,7 +136,7 @@ fn what_is_wrong_in_the_environment_is_named_with_its_variable() {
         (
             "METAQ_MAX_IN_FLIGHT_BYTES",
             "many",
-            "METAQ_MAX_IN_FLIGHT_BYTES is \"many\", but it has to be a number of bytes",
+            "METAQ_MAX_IN_FLIGHT_BYTES is \"many\", but it has to be a whole number of bytes",
         ),
         ("METAQ_ORDERED", "yes", "METAQ_ORDERED is \"yes\", but it has to be true or false"),
         (

@@ -14,13 +14,13 @@ use lines::Lines;
 use tokio::time::sleep;
 use tracing_subscriber::EnvFilter;
 
-fn log(lines: &Lines) -> tracing::subscriber::DefaultGuard {
+fn log(lines: &Lines, of: &str) -> tracing::subscriber::DefaultGuard {
     let log = tracing_subscriber::fmt()
         .with_writer(lines.clone())
         .without_time()
         .with_target(false)
         .with_ansi(false)
-        .with_env_filter(EnvFilter::new("metaq_producer=warn"))
+        .with_env_filter(EnvFilter::new(format!("{of}=warn")))
         .finish();
     tracing::subscriber::set_default(log)
 }
@@ -28,7 +28,7 @@ fn log(lines: &Lines) -> tracing::subscriber::DefaultGuard {
 #[tokio::test(start_paused = true)]
 async fn the_last_clone_warns_once_of_messages_that_have_no_outcome() {
     let lines = Lines::default();
-    let _log = log(&lines);
+    let _log = log(&lines, "metaq_producer");
     let cluster = Cluster::new(1, |_| {}).await;
     let Cluster { brokers, producer, .. } = cluster;
     brokers[0].faults().freeze();
@@ -47,10 +47,35 @@ async fn the_last_clone_warns_once_of_messages_that_have_no_outcome() {
     assert!(warnings[0].contains('7'), "{told:?}");
 }
 
+/// As with a producer in a `static`, which is never dropped.
+#[test]
+fn a_runtime_that_ends_warns_of_messages_that_have_no_outcome() {
+    let lines = Lines::default();
+    let _log = log(&lines, "metaq_transport");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let cluster = runtime.block_on(async {
+        let cluster = Cluster::new(1, |_| {}).await;
+        cluster.brokers[0].faults().freeze();
+        for n in 0..7 {
+            drop(cluster.producer.enqueue(message(n.to_string())).await.unwrap());
+        }
+        sleep(Duration::from_millis(10)).await;
+        cluster
+    });
+    assert_eq!(lines.take(), [""; 0]);
+    drop(runtime);
+    let told = lines.take();
+    let warnings: Vec<_> =
+        told.iter().filter(|line| line.contains("WARN") && line.contains("outstanding=7")).collect();
+    assert_eq!(warnings.len(), 1, "{told:?}");
+    drop(cluster);
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_wait_for_a_broker_are_told_of_as_well() {
     let lines = Lines::default();
-    let _log = log(&lines);
+    let _log = log(&lines, "metaq_producer");
     let mut cluster = Cluster::new(1, |_| {}).await;
     drop(cluster.brokers.pop());
     let Cluster { producer, .. } = cluster;
@@ -69,7 +94,7 @@ async fn messages_that_wait_for_a_broker_are_told_of_as_well() {
 #[tokio::test(start_paused = true)]
 async fn a_producer_that_ends_with_nothing_outstanding_warns_of_nothing() {
     let lines = Lines::default();
-    let _log = log(&lines);
+    let _log = log(&lines, "metaq_producer");
     let cluster = Cluster::new(1, |_| {}).await;
     cluster.producer.send(message("stored")).await.unwrap();
     let Cluster { brokers, producer, .. } = cluster;

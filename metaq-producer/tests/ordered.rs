@@ -109,6 +109,48 @@ async fn a_message_for_a_broker_that_stays_away_ends_by_its_own_deadline() {
     assert_eq!(error.into_message(), Some(pinned("1-0", "x")));
 }
 
+/// Also when little may be in flight in all, and more comes for the silent broker than that, if the selector lets it go
+/// elsewhere.
+#[tokio::test(start_paused = true)]
+async fn a_silent_broker_is_not_given_the_room_of_all_by_messages_that_wait_for_their_turn() {
+    let cluster = Cluster::new(2, |config| {
+        config.ordered = true;
+        config.max_in_flight = 64;
+    })
+    .await;
+    let silent_since = 20;
+    let mut handles = Vec::new();
+    let mut stored = Vec::new();
+    for step in 0..60 {
+        if step == silent_since {
+            cluster.brokers[0].faults().freeze();
+        }
+        let before = cluster.brokers[1].messages("t").len();
+        let until = Instant::now() + Duration::from_millis(100);
+        for _ in 0..32 {
+            handles.push(cluster.producer.enqueue(message("x")).await.unwrap());
+            sleep(Duration::from_millis(3)).await;
+        }
+        assert!(Instant::now() < until, "step {step}: room is waited for");
+        tokio::time::sleep_until(until).await;
+        stored.push(cluster.brokers[1].messages("t").len() - before);
+    }
+    assert!(stored[..silent_since].iter().all(|stored| *stored == 16), "half of all: {stored:?}");
+    assert!(stored[silent_since + 1..].iter().all(|stored| *stored >= 16), "as before: {stored:?}");
+    drop(handles);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_have_its_turn_at_once_is_refused_as_too_much() {
+    let cluster = Cluster::new(1, |config| config.ordered = true).await;
+    cluster.brokers[0].faults().freeze();
+    let handles: Vec<_> = (0..2).map(|_| cluster.producer.try_send(message("x")).unwrap()).collect();
+    let error = cluster.producer.try_send(message("one more")).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (SendErrorKind::Full, Outcome::NotSent));
+    assert!(error.to_string().contains("others are before it in partition 0-"), "{error}");
+    drop(handles);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_turn_is_held_until_the_late_answer() {
     let (_registry, brokers, producer) = pinned_cluster(1, 2, |config| {

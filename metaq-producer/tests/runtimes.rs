@@ -5,6 +5,7 @@
 mod watchdog;
 
 use std::{
+    error::Error as _,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::LazyLock,
     time::{Duration, Instant},
@@ -130,11 +131,28 @@ fn messages_that_meet_the_end_of_a_runtime_are_told_the_cause() {
             let error = block_on(handle).unwrap_err();
             assert_ne!(error.outcome(), Outcome::Rejected);
             assert!(!error.to_string().contains("producer was closed"), "{error}");
+            assert_ne!(error.kind(), SendErrorKind::Closed, "{error}");
         }
+        let error = several_threads().block_on(async { producer.try_send(message("refused")).unwrap_err() });
+        assert!(error.to_string().contains("have ended, as with the runtime"), "{error}");
         broker.faults().heal();
         let runtime = several_threads();
         runtime.block_on(producer.publish_topic(&topic())).unwrap();
         runtime.block_on(producer.send(message("again"))).unwrap();
+    });
+}
+
+#[test]
+fn the_statistics_of_brokers_can_be_the_first_that_is_asked_for_on_another_runtime() {
+    watched("a runtime that ends", || {
+        let (_broker, producer) = cluster(|_| {});
+        on_three_runtimes(one_thread, async |n| {
+            if n == 0 {
+                producer.publish_topic(&topic()).await.unwrap();
+            }
+            let told = producer.broker_stats(None, Duration::from_secs(5)).await;
+            assert!(matches!(told[..], [(_, Ok(_))]), "on runtime {n}: {told:?}");
+        });
     });
 }
 
@@ -154,9 +172,12 @@ fn a_message_ends_in_time_although_nobody_drives_the_runtime_of_its_connection()
             assert!(started.elapsed() < SHORT + SLACK, "{:?}: {sent:?}", started.elapsed());
             if let Err(error) = sent {
                 assert_ne!(error.kind(), SendErrorKind::Closed, "{error}");
+                let cause = error.source().unwrap().source().unwrap().to_string();
+                assert!(cause.contains("the tokio runtime that the connection was made on"), "{cause}");
             }
         });
         drop(asleep);
+        awake.block_on(producer.send(message("y"))).unwrap();
     });
 }
 

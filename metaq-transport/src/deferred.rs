@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     Completions, Reservation, TransportError, TransportErrorKind,
-    contain::{Panicked, contain},
+    contain::{Panicked, contain, log},
     limit::{InFlightLimit, Notify},
     link::Link,
     slots::{Caller, Ending, Outcome, Released, Whom},
@@ -158,9 +158,9 @@ impl Deferred {
             self.run_rare(link);
         }
         for waker in self.wakers.drain(..) {
-            let woken = contain(|| waker.wake());
-            if let Err(panicked) = woken {
-                self.panicked.get_or_insert(panicked);
+            if let Err(panicked) = contain(|| waker.wake()) {
+                // It was woken, whatever came of that: nothing that the connection does depends on it.
+                log!(error, broker = %link.broker, %panicked, "a waker panicked");
             }
         }
         if self.closed {

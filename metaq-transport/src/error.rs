@@ -176,6 +176,11 @@ pub(crate) enum LossReason {
          for as long as the connection is used"
     )]
     RuntimeEnded,
+    #[error(
+        "the task of the connection has not run; the tokio runtime that the connection was made on exists, and has to be driven \
+         as long as it does"
+    )]
+    NotDriven,
 }
 
 impl LossReason {

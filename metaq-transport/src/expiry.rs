@@ -7,6 +7,7 @@ use tokio::{runtime, time::Instant};
 use crate::{
     Progress, TransportErrorKind, deadline,
     deferred::Deferred,
+    error::LossReason,
     link::{Link, Shared},
     outbox::Outbox,
     phase::Phase,
@@ -34,7 +35,7 @@ impl Link {
         let mut written = Vec::new();
         self.locked(deferred, |shared, deferred| {
             if shared.slots.next_deadline().is_some_and(|next| next <= now) {
-                shared.end_overdue(now, writing, self, deferred, &mut written);
+                shared.end_overdue(now, writing, self, true, deferred, &mut written);
             }
         });
         written
@@ -67,7 +68,9 @@ impl Link {
             }
             if shared.slots.next_deadline().is_some_and(|next| next <= now) {
                 let mut writing = std::mem::take(&mut shared.writing);
-                shared.end_overdue(now, &mut writing, self, deferred, &mut written);
+                // Woken, and not polled since.
+                let is_driven = shared.idle_task.is_some() || shared.phase != Phase::Ready;
+                shared.end_overdue(now, &mut writing, self, is_driven, deferred, &mut written);
                 shared.writing = writing;
                 shared.suspect_all();
             }
@@ -112,6 +115,7 @@ impl Shared {
         now: Instant,
         writing: &mut Outbox,
         link: &Link,
+        is_driven: bool,
         deferred: &mut Deferred,
         written: &mut Vec<SlotKey>,
     ) {
@@ -120,8 +124,12 @@ impl Shared {
             true => Progress::NotWritten,
             false => Progress::Written,
         };
-        let errors = [Progress::NotWritten, Progress::Written]
-            .map(|progress| link.error(TransportErrorKind::TimedOut).with_progress(progress));
+        let error = || match is_driven {
+            true => link.error(TransportErrorKind::TimedOut),
+            false => link.error(TransportErrorKind::TimedOut).with_cause(LossReason::NotDriven),
+        };
+        let errors =
+            [Progress::NotWritten, Progress::Written].map(|progress| error().with_progress(progress));
         let error = |progress| match progress {
             Progress::NotWritten => errors[0].clone(),
             Progress::Written => errors[1].clone(),

@@ -29,7 +29,18 @@ impl CloseAtEnd {
 
 impl Drop for CloseAtEnd {
     fn drop(&mut self) {
-        self.link.set_closed(self.reason.take());
+        let outstanding = self.link.shared.lock().limit.in_flight().0;
+        let reason = self.reason.take();
+        let is_cut_off = reason.is_some() && outstanding > 0;
+        self.link.set_closed(reason);
+        if is_cut_off {
+            log!(
+                warn,
+                broker = %self.link.broker,
+                outstanding,
+                "the tokio runtime ended while requests had no answer yet; what was written is unknown, the rest isn't stored"
+            );
+        }
     }
 }
 

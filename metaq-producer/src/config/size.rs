@@ -21,7 +21,7 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
 }
 
 fn wrong() -> String {
-    "it has to be a number of bytes, such as 1048556, 512KiB or 64MiB".to_owned()
+    "it has to be a whole number of bytes, KiB, MiB or GiB, such as 1048556, 512KiB or 64MiB".to_owned()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(super) mod size {
         type Value = usize;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a number of bytes, or a text such as \"64MiB\"")
+            f.write_str("a whole number of bytes, or a text such as \"64MiB\" with a whole number")
         }
 
         fn visit_u64<E: de::Error>(self, number: u64) -> Result<usize, E> {

@@ -91,7 +91,10 @@ impl Flights {
     }
 
     /// An attempt failed: parks the message for another one, or ends it.
-    fn attempt_failed(&self, failure: Failure, shard: &mut Slab<Entry>, token: Token, tally: &mut Tally) {
+    fn attempt_failed(&self, mut failure: Failure, shard: &mut Slab<Entry>, token: Token, tally: &mut Tally) {
+        if self.is_closed() {
+            failure.error = failure.error.of_closed_producer();
+        }
         let Some(entry) = shard.get_mut(token) else { return };
         let State::Flying { mut cargo, lane, partition } = std::mem::replace(&mut entry.state, State::Taken)
         else {
