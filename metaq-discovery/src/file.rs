@@ -1,8 +1,10 @@
 //! Brokers that are named in a file.
 
+mod read;
+
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,9 +23,11 @@ use crate::{
     notices::{Notice, Notices},
     publishers::Publishers,
     reports::{Bad, Reports},
-    supervise::{TaskSlot, runtime},
+    supervise::TaskSlot,
     view::ViewSource,
 };
+
+use read::{Content, Reader, Stamp};
 
 /// How often the file is looked at.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -42,8 +46,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// ```
 ///
 /// A file whose name ends with `.json` is JSON of the same shape, any other TOML. It is looked at twice a second as long
-/// as a topic is watched, so that it may be replaced in any way. While it is missing or malformed, the last views hold;
+/// as a topic is watched, and a change counts when it is there at two looks, so that it may be replaced in any way, also be
+/// written in portions. While it is missing or malformed, the last views hold;
 /// an entry that can't be used leaves the others working. Both are logged and told by [`events`](Discovery::events).
+///
+/// It has to be a regular file of 64 MiB at most.
 #[derive(Clone, Debug)]
 pub struct FileDiscovery {
     inner: Arc<Inner>,
@@ -51,7 +58,7 @@ pub struct FileDiscovery {
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
+    reader: Reader,
     events: EventPublisher,
     state: Mutex<State>,
     notices: Notices,
@@ -61,8 +68,13 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the file held when it was read and could be used.
+    /// What the file held when that counted last, and how it looked.
     bytes: Option<Vec<u8>>,
+    stamp: Option<Stamp>,
+    /// Why that can't be used, if it can't.
+    malformed: Option<String>,
+    /// What it held at the last look, if that doesn't count yet.
+    unsettled: Option<Vec<u8>>,
     views: BTreeMap<Topic, TopicView>,
     reports: Reports<()>,
     publishers: Publishers,
@@ -71,10 +83,18 @@ struct State {
     closed: bool,
 }
 
+/// Whether what the file holds counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    /// It has changed, and may be about to change further.
+    NotYet,
+}
+
 /// The file, as far as its shape is right.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
+struct Entries {
     brokers: BTreeMap<String, Value>,
     topics: BTreeMap<String, BTreeMap<String, Value>>,
 }
@@ -82,9 +102,9 @@ struct Content {
 impl FileDiscovery {
     /// A discovery that reads `path`, which is not opened before the first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let (path, events) = (path.into(), EventPublisher::default());
+        let (reader, events) = (Reader::new(path.into()), EventPublisher::default());
         let (state, notices, task) = (Mutex::default(), Notices::default(), TaskSlot::default());
-        Self { inner: Arc::new(Inner { path, events, state, notices, task }) }
+        Self { inner: Arc::new(Inner { reader, events, state, notices, task }) }
     }
 }
 
@@ -92,18 +112,22 @@ impl FileDiscovery {
 impl Discovery for FileDiscovery {
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError> {
         let inner = &self.inner;
-        let bytes = inner.read().await?;
-        let watch = inner.update(bytes, |state| {
+        inner.settle().await?;
+        let watch = {
+            let mut state = inner.state.lock();
+            if state.closed {
+                return Err(DiscoveryError::closed());
+            }
             let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
             state.publishers.watch(view)
-        })?;
+        };
         Arc::clone(inner).ensure_followed()?;
         Ok(watch.with_source(Arc::<Inner>::clone(inner)))
     }
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
-        let bytes = self.inner.read().await?;
-        self.inner.update(bytes, |state| state.views.keys().cloned().collect())
+        self.inner.settle().await?;
+        Ok(self.inner.state.lock().views.keys().cloned().collect())
     }
 
     fn events(&self) -> DiscoveryEvents {
@@ -134,10 +158,21 @@ impl ViewSource for Inner {
 }
 
 impl Inner {
-    async fn read(&self) -> Result<io::Result<Vec<u8>>, DiscoveryError> {
-        let (runtime, path) = (runtime()?, self.path.clone());
-        let read = runtime.spawn_blocking(move || fs::read(path)).await;
-        Ok(read.unwrap_or_else(|error| Err(io::Error::other(error))))
+    /// Looks at the file until what it holds counts.
+    ///
+    /// # Errors
+    /// When it can't be read, or used.
+    async fn settle(&self) -> Result<(), DiscoveryError> {
+        loop {
+            let known = {
+                let state = self.state.lock();
+                state.stamp.clone().filter(|_| state.unsettled.is_none())
+            };
+            if self.take_in(self.reader.read(known).await?)? == Settled::Yes {
+                return Ok(());
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
     }
 
     /// Looks at the file until nobody watches a topic any more.
@@ -147,9 +182,9 @@ impl Inner {
             if !self.is_needed() {
                 return;
             }
-            if let Ok(bytes) = self.read().await {
+            if let Ok(read) = self.reader.read(None).await {
                 // What is wrong has been told; the last views hold.
-                let _ = self.update(bytes, |_| {});
+                let _ = self.take_in(read);
             }
         }
     }
@@ -159,29 +194,27 @@ impl Inner {
         !state.closed && !state.publishers.topics().is_empty()
     }
 
-    /// Brings the views in line with what was read, uses them, and tells what is new.
-    fn update<T>(
-        &self,
-        bytes: io::Result<Vec<u8>>,
-        f: impl FnOnce(&mut State) -> T,
-    ) -> Result<T, DiscoveryError> {
-        let result = {
-            let mut state = self.state.lock();
-            self.take_in(&mut state, bytes).map(|()| f(&mut state))
-        };
+    /// Brings the views in line with what was read, and tells what is new.
+    fn take_in(&self, read: io::Result<Content>) -> Result<Settled, DiscoveryError> {
+        let result = self.take_in_locked(&mut self.state.lock(), read);
         self.notices.deliver(&self.events);
         result
     }
 
     /// Brings the views in line with what was read; what is to be told is queued.
-    fn take_in(&self, state: &mut State, bytes: io::Result<Vec<u8>>) -> Result<(), DiscoveryError> {
+    fn take_in_locked(
+        &self,
+        state: &mut State,
+        read: io::Result<Content>,
+    ) -> Result<Settled, DiscoveryError> {
         if state.closed {
             return Err(DiscoveryError::closed());
         }
-        let path = self.path.display();
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
+        let path = self.reader.path().display();
+        let content = match read {
+            Ok(content) => content,
             Err(error) => {
+                state.unsettled = None;
                 if std::mem::take(&mut state.readable) {
                     let text =
                         format!("the file of brokers {path} can't be read; the last views hold: {error}");
@@ -195,28 +228,53 @@ impl Inner {
         if !std::mem::replace(&mut state.readable, true) {
             self.notices.push(Notice::Event(DiscoveryEvent::Connected));
         }
-        let parsed =
-            if state.bytes.as_deref() == Some(&bytes) { None } else { Some(parse(&self.path, &bytes)) };
-        match parsed {
-            Some(Ok((views, bad))) => {
-                self.report(state, bad);
-                state.views = views;
-                state.bytes = Some(bytes);
+        let malformed = |reason: &str| {
+            let text = format!("the file of brokers {path} is malformed: {reason}");
+            Err(DiscoveryError::new(DiscoveryErrorKind::Config, text))
+        };
+        match content {
+            Content::Same => return state.malformed.as_deref().map_or(Ok(Settled::Yes), malformed),
+            Content::Bytes(bytes, stamp) => {
+                let is_new = state.bytes.as_ref() != Some(&bytes);
+                // The first content counts at once: there is nothing better.
+                let is_settled = !is_new || state.bytes.is_none() || state.unsettled.as_ref() == Some(&bytes);
+                if !is_settled {
+                    state.unsettled = Some(bytes);
+                    return Ok(Settled::NotYet);
+                }
+                state.unsettled = None;
+                state.stamp = Some(stamp);
+                if is_new {
+                    self.parse(state, &bytes);
+                    state.bytes = Some(bytes);
+                } else {
+                    // Only the time of reading is new.
+                    state.views.values_mut().for_each(TopicView::mark_read);
+                }
             }
-            Some(Err(reason)) => {
-                state.bytes = None;
-                let text = format!("the file of brokers {path} is malformed: {reason}");
-                self.report(state, vec![Bad::lasting(path.to_string(), reason)]);
-                return Err(DiscoveryError::new(DiscoveryErrorKind::Config, text));
-            }
-            // Only the time of reading is new.
-            None => state.views.values_mut().for_each(TopicView::mark_read),
+        }
+        if let Some(reason) = &state.malformed {
+            return malformed(reason);
         }
         for topic in state.publishers.topics() {
             let view = state.views.get(&topic).cloned().unwrap_or_else(|| TopicView::new(topic));
             self.notices.push(Notice::View(state.publishers.of(view.topic()), view));
         }
-        Ok(())
+        Ok(Settled::Yes)
+    }
+
+    fn parse(&self, state: &mut State, bytes: &[u8]) {
+        let path = self.reader.path();
+        match parse(path, bytes) {
+            Ok((views, bad)) => {
+                (state.views, state.malformed) = (views, None);
+                self.report(state, bad);
+            }
+            Err(reason) => {
+                state.malformed = Some(reason.clone());
+                self.report(state, vec![Bad::lasting(path.display().to_string(), reason)]);
+            }
+        }
     }
 
     fn report(&self, state: &mut State, bad: Vec<Bad>) {
@@ -228,7 +286,7 @@ impl Inner {
 /// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
 fn parse(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<Topic, TopicView>, Vec<Bad>), String> {
     let text = str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    let content: Content = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+    let content: Entries = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
     {
         serde_json::from_str(text).map_err(|error| error.to_string())?
     } else {
@@ -356,5 +414,39 @@ mod tests {
             assert!(error.contains(wanted), "{text}: {error}");
         }
         assert_eq!(parse(Path::new("x"), b"\xff").unwrap_err(), "it is not UTF-8");
+    }
+
+    /// A writer hasn't written all yet. Cut at the end of a line, TOML is as sound as the whole, and names fewer topics.
+    #[test]
+    fn what_is_seen_only_once_spoils_no_view() {
+        let discovery = FileDiscovery::new("x.toml");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, "").unwrap();
+        let look = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            discovery.inner.take_in(read::read_at_most(&path, None, 1000))
+        };
+        let seen = || texts(&discovery.inner.state.lock().views);
+        let whole = ["a 0-0 0-1 1-0", "b 1-0"];
+        assert_eq!(look(GOOD).unwrap(), Settled::Yes);
+        assert_eq!(seen(), whole, "there was nothing better");
+        let (portion, _) = GOOD.split_at(GOOD.find("[topics.b]").unwrap());
+        for portion in [portion, "", "[brokers"] {
+            assert_eq!(look(portion).unwrap(), Settled::NotYet);
+            assert_eq!(look(GOOD).unwrap(), Settled::Yes);
+            assert_eq!(seen(), whole);
+        }
+        let changed = GOOD.replace("1 = 1\n[topics.b]", "1 = 2\n[topics.b]");
+        assert_eq!((look(portion).unwrap(), look(&changed).unwrap()), (Settled::NotYet, Settled::NotYet));
+        assert_eq!(seen(), whole);
+        assert_eq!(look(&changed).unwrap(), Settled::Yes);
+        assert_eq!(seen(), ["a 0-0 0-1 1-0 1-1", "b 1-0"]);
+        assert_eq!(look(portion).unwrap(), Settled::NotYet);
+        assert_eq!(look(portion).unwrap(), Settled::Yes, "it is meant");
+        assert_eq!(seen(), ["a 0-0 0-1 1-0"]);
+        assert_eq!(look("[brokers").unwrap(), Settled::NotYet);
+        assert!(look("[brokers").is_err());
+        assert_eq!(seen(), ["a 0-0 0-1 1-0"], "the last views hold");
     }
 }

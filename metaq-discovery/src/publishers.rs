@@ -10,12 +10,18 @@ use crate::{TopicView, TopicWatch, ViewPublisher};
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
     by_topic: BTreeMap<Topic, Vec<Arc<ViewPublisher>>>,
+    /// How many were added since those that were dropped were forgotten.
+    added: usize,
 }
 
 impl Publishers {
     /// A watch that begins with `first`.
     pub(crate) fn watch(&mut self, first: TopicView) -> TopicWatch {
-        self.forget_dropped();
+        self.added += 1;
+        // Not at each: then many would take time that grows with their square.
+        if self.added > self.by_topic.len() {
+            self.forget_dropped();
+        }
         let topic = first.topic().clone();
         let (publisher, watch) = TopicWatch::channel(first);
         self.by_topic.entry(topic).or_default().push(Arc::new(publisher));
@@ -48,6 +54,7 @@ impl Publishers {
     }
 
     fn forget_dropped(&mut self) {
+        self.added = 0;
         self.by_topic.retain(|_, publishers| {
             publishers.retain(|publisher| !publisher.is_closed());
             !publishers.is_empty()

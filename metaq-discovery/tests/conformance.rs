@@ -214,3 +214,38 @@ async fn a_file_that_is_not_there_or_malformed_is_named() {
     assert_eq!(error.kind(), DiscoveryErrorKind::Config);
     assert!(error.to_string().contains("malformed") && error.to_string().contains("line 2"), "{error}");
 }
+
+#[test]
+fn a_pipe_in_place_of_the_file_holds_up_neither_a_call_nor_the_end_of_a_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("brokers.toml");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let started = std::time::Instant::now();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let error = runtime.block_on(FileDiscovery::new(&path).watch(&topic())).unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "it is not a regular file");
+    drop(runtime);
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn thousands_of_topics_are_opened_from_a_file_in_little_time() {
+    const TOPICS: usize = 2_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("brokers.toml");
+    let mut text = "[brokers]\n0 = \"meta://h:1\"\n".to_owned();
+    (0..TOPICS).for_each(|n| text += &format!("[topics.t{n}]\n0 = 1\n"));
+    fs::write(&path, text).unwrap();
+    let discovery = FileDiscovery::new(&path);
+    let started = std::time::Instant::now();
+    let mut watches = Vec::new();
+    for n in 0..TOPICS {
+        watches.push(discovery.watch(&metaq_discovery::Topic::new(&format!("t{n}")).unwrap()).await.unwrap());
+    }
+    let took = started.elapsed();
+    println!("{TOPICS} topics were opened in {took:?}");
+    assert!(watches.iter().all(|watch| watch.current().brokers().len() == 1));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
