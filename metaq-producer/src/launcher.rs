@@ -91,8 +91,8 @@ struct Seen<'r> {
     full: Vec<FullConnection>,
     /// The addresses of connections that turned out not to be ready.
     away: Vec<usize>,
-    /// The first that could take it, but has failed lately.
-    resting: Option<(Partition, &'r RouteBroker)>,
+    /// Those that could take it, but have failed lately: the first partition of each connection.
+    resting: Vec<(Partition, &'r RouteBroker)>,
     /// The partition that was chosen last, and can't take the message well.
     unfit: Option<Partition>,
 }
@@ -104,7 +104,7 @@ impl<'r> Seen<'r> {
         let mut seen = Self { unfit: Some(partition), ..Self::default() };
         match refused {
             Some(back) => seen.add(broker, partition, back),
-            None => seen.resting = Some((partition, broker)),
+            None => seen.resting.push((partition, broker)),
         }
         seen
     }
@@ -113,6 +113,14 @@ impl<'r> Seen<'r> {
     fn has(&self, broker: &RouteBroker, partition: Partition) -> bool {
         let Some(address) = address(broker, partition) else { return true };
         self.away.contains(&address) || self.full.iter().any(|full| full.address() == address)
+    }
+
+    #[cold]
+    fn add_resting(&mut self, broker: &'r RouteBroker, partition: Partition) {
+        let address = address(broker, partition);
+        if !self.resting.iter().any(|(partition, broker)| self::address(broker, *partition) == address) {
+            self.resting.push((partition, broker));
+        }
     }
 
     #[cold]
@@ -268,14 +276,14 @@ impl Launcher {
         let most_asks = MOST_ASKS.min(2 * route.partitions.len());
         loop {
             let count = seen.full.len() + seen.away.len();
-            let limit = if count == 0 || seen.resting.is_some() { most_asks } else { 4 * most_asks };
+            let limit = if count == 0 || !seen.resting.is_empty() { most_asks } else { 4 * most_asks };
             let is_over = count >= route.connections || repeats >= MOST_REPEATS || asks >= limit;
             let chosen = if is_over { None } else { self.select(topic, route, offer, seen.unfit)? };
             asks += 1;
             let Some((partition, broker)) = chosen else { break };
             repeats = if seen.unfit.replace(partition) == Some(partition) { repeats + 1 } else { 0 };
             if broker.lane.broker.rests(now) || topic.rests(partition, now) {
-                seen.resting.get_or_insert((partition, broker));
+                seen.add_resting(broker, partition);
                 continue;
             }
             if !seen.has(broker, partition) {
@@ -286,9 +294,10 @@ impl Launcher {
             }
         }
         // If all that have capacity are resting, the first of them is the probe.
-        if let Some((partition, broker)) = seen.resting
-            && !seen.has(broker, partition)
-        {
+        for (partition, broker) in std::mem::take(&mut seen.resting) {
+            if seen.has(broker, partition) {
+                continue;
+            }
             match self.hand_over(partition, broker, offer, token, reservation) {
                 Ok(token) => return Ok(token),
                 Err(back) => seen.add(broker, partition, back),

@@ -11,8 +11,8 @@ use cluster::{
 };
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
-    Message, Outcome, Producer, ProducerConfig, SendErrorKind, Topic, TransactionOptions, UniqueQualifier,
-    XaEnd, XaProducer, XaStart,
+    Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, SendErrorKind, Topic,
+    TransactionOptions, UniqueQualifier, XaEnd, XaProducer, XaStart,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep};
@@ -209,23 +209,18 @@ async fn two_full_brokers(
 /// Insists where there is a key, and takes any partition where there is none.
 struct PinnedOrAny;
 
-impl metaq_producer::PartitionSelector for PinnedOrAny {
-    fn select(
-        &self,
-        topic: &Topic,
-        partitions: &[metaq_producer::Partition],
-        message: &Message,
-    ) -> Option<metaq_producer::Partition> {
+impl PartitionSelector for PinnedOrAny {
+    fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition> {
         Pinned.select(topic, partitions, message).or_else(|| partitions.first().copied())
     }
 
     fn select_instead(
         &self,
         _: &Topic,
-        partitions: &[metaq_producer::Partition],
+        partitions: &[Partition],
         message: &Message,
-        unfit: metaq_producer::Partition,
-    ) -> Option<metaq_producer::Partition> {
+        unfit: Partition,
+    ) -> Option<Partition> {
         if message.key().is_some() {
             return None;
         }
@@ -373,4 +368,48 @@ async fn large_messages_and_small_ones_do_not_starve_each_other() {
         task.await.unwrap();
     }
     assert_eq!(broker.messages("t").len(), 50 * 100 + 10);
+}
+
+/// [`Pinned`] for messages with a key. Others go to broker 0, or else to broker 1.
+struct FirstThenSecond;
+
+impl PartitionSelector for FirstThenSecond {
+    fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition> {
+        Pinned.select(topic, partitions, message).or(Some(Partition::new(0, 0)))
+    }
+
+    fn select_instead(
+        &self,
+        _: &Topic,
+        _: &[Partition],
+        message: &Message,
+        _: Partition,
+    ) -> Option<Partition> {
+        message.key().is_none().then(|| Partition::new(1, 0))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_brokers_failed_lately_a_message_goes_to_the_one_that_has_capacity() {
+    let registry = EmbeddedRegistry::new();
+    let (silent, other) = (broker(&registry, 0), broker(&registry, 1));
+    let producer = builder_with_limits(&registry, 2, 1 << 20, |config| {
+        config.connection.stall_after = Duration::from_secs(60);
+        config.retry.max_attempts = 1;
+    });
+    let producer = producer.selector(FirstThenSecond).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    silent.faults().plan(Requests::puts(), Fault::Ignore);
+    let busy = other.faults().plan(Requests::puts(), Fault::refuse(503, "busy"));
+    let (short, long) = (Duration::from_millis(100), Duration::from_secs(60));
+    let first = producer.enqueue_with_timeout(pinned("0-0", "first"), long).await.unwrap();
+    producer.send_with_timeout(pinned("0-0", "overdue"), short).await.unwrap_err();
+    // Broker 0 has failed, and is full.
+    let second = producer.enqueue_with_timeout(pinned("0-0", "second"), long).await.unwrap();
+    producer.send(pinned("1-0", "refused")).await.unwrap_err();
+    busy.cancel();
+    let started = Instant::now();
+    let receipt = producer.try_send(message("free")).unwrap().await.unwrap();
+    assert_eq!((&receipt.broker, started.elapsed() <= PROMPTLY), (other.addr(), true));
+    drop((first, second));
 }

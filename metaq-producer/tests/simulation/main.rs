@@ -8,8 +8,16 @@
 //! Whatever happens, at each step the counts of producer, topics and brokers add up and the limits hold; no message, question or
 //! flush is unresolved past its deadline; what was acknowledged is stored once, what failed for certain isn't stored;
 //! transactions are stored as a whole or not at all, as they were told; messages that a key sends to a partition are stored
-//! there in the order in which they were accepted, if that is asked for. When everything is mended, sending works again soon, and
-//! nothing that can go waits.
+//! there in the order in which they were accepted, if that is asked for, and a broker has one of them at a time.
+//!
+//! Also at each step, what can go goes: a message doesn't wait for longer than 10 ms, and the pauses before its next attempts,
+//! while a broker that may have it is connected, reads and has capacity; transactions and questions for statistics that nothing
+//! is in the way of end as soon. A broker whose last fault has ended is used again within 1 s, after a fault of the registry
+//! within 2 s. One that has sent what is no answer is within 7 s, because its connection may wait for the rest of it until a
+//! heartbeat isn't answered: 1 s of silence, 5 s for the heartbeat, and 1 s to connect anew. Requests that a broker never answers
+//! take its capacity until their own deadlines.
+//!
+//! [`throughput`] compares what healthy brokers store with and without a fault of another one.
 //!
 //! `cargo xtask simulate` runs many seeds, and `cargo xtask simulate --seed N` runs one again, with its log: exactly as
 //! before. For that the simulation is built with `--cfg tokio_unstable`, so that tokio, too, draws from the seed in which order
@@ -18,11 +26,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
+mod accounts;
 #[path = "../cluster/mod.rs"]
 mod cluster;
+mod faults;
 mod log;
+mod progress;
+mod recovery;
 mod replay;
 mod schedule;
+mod stored;
+mod throughput;
 mod transacting;
 
 use std::{

@@ -9,7 +9,7 @@ use std::{
 use crate::{number, run};
 
 /// How many seeds are run again unless told otherwise.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 15;
 
 /// Where the other process leaves the logs of its runs.
 const FOLDER: &str = "METAQ_REPLAY_FOLDER";

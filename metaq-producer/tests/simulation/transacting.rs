@@ -8,9 +8,12 @@ use metaq_producer::{
     Message, Partition, Producer, Transaction, TransactionErrorKind, TransactionOptions, TransactionOutcome,
     UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::{log::note, schedule::TOPICS};
+use crate::{
+    log::note,
+    schedule::{PROMPTLY, TOPICS},
+};
 
 /// The time that a step has; what it may take longer is no more than for a message.
 const REQUEST: Duration = Duration::from_millis(700);
@@ -27,11 +30,23 @@ pub(crate) enum Fate {
     Any,
 }
 
+/// Waits for an operation, which ends in its time, and promptly if nothing is in its way.
+async fn timed<T>(is_calm: bool, operation: impl Future<Output = T>) -> T {
+    let started = Instant::now();
+    let outcome = timeout(STEP, operation).await.expect("an operation of a transaction ends");
+    let took = started.elapsed();
+    assert!(!is_calm || took <= PROMPTLY, "nothing was in the way of a transaction, and it took {took:?}");
+    outcome
+}
+
+/// The transactions of a run.
 pub(crate) struct Transacting {
     rng: Rng,
     brokers: i32,
     is_pinned: bool,
     xa: XaProducer,
+    /// Whether each operation has to end promptly.
+    is_calm: bool,
     /// Those that are open, with their messages.
     open: Vec<(Transaction, Vec<String>)>,
     begun: u64,
@@ -50,6 +65,7 @@ impl Transacting {
             brokers: brokers as i32,
             is_pinned,
             xa,
+            is_calm: false,
             open: Vec::new(),
             begun: 0,
             offered: 0,
@@ -57,7 +73,9 @@ impl Transacting {
         }
     }
 
-    pub(crate) async fn step(&mut self, producer: &Producer) {
+    /// `is_calm` if nothing is wrong with any broker, and all have capacity.
+    pub(crate) async fn step(&mut self, producer: &Producer, is_calm: bool) {
+        self.is_calm = is_calm;
         match self.rng.u8(..8) {
             0..3 => {
                 self.begin(producer);
@@ -68,6 +86,15 @@ impl Transacting {
             4 => self.send().await,
             5 => self.end().await,
             _ => self.global().await,
+        }
+    }
+
+    /// A broker has lost a partition. A commit that is still on its way to it stores the rest, as a Java broker does.
+    pub(crate) fn partition_lost(&mut self) {
+        for (_, fate) in &mut self.ended {
+            if *fate == Fate::AllOrNothing {
+                *fate = Fate::Any;
+            }
         }
     }
 
@@ -92,8 +119,7 @@ impl Transacting {
         let Some((mut transaction, mut parts)) = self.open.pop() else { return };
         for _ in 0..self.rng.usize(1..5) {
             let (payload, message) = self.message("local");
-            let sent =
-                timeout(STEP, transaction.send(message)).await.expect("a message of a transaction ends");
+            let sent = timed(self.is_calm, transaction.send(message)).await;
             match sent {
                 Ok(_) => parts.push(payload),
                 Err(error) => {
@@ -122,11 +148,11 @@ impl Transacting {
                 Fate::NotStored
             }
             1 => {
-                let ended = timeout(STEP, transaction.rollback()).await.expect("a rollback ends");
+                let ended = timed(self.is_calm, transaction.rollback()).await;
                 note(format_args!("a transaction is rolled back: {}", ended.is_ok()));
                 Fate::NotStored
             }
-            _ => match timeout(STEP, transaction.commit()).await.expect("a commit ends") {
+            _ => match timed(self.is_calm, transaction.commit()).await {
                 Ok(_) => Fate::Stored,
                 // A broker that has lost a partition since stores the rest.
                 Err(error) if error.kind() == TransactionErrorKind::Rejected => Fate::Any,
@@ -143,37 +169,33 @@ impl Transacting {
         let Ok(mut resource) = self.xa.resource() else { return };
         self.begun += 1;
         let xid = self.xa.xid(1, format!("{}", self.begun).as_bytes(), b"").unwrap();
-        let started = timeout(STEP, resource.start(&xid, XaStart::New)).await.expect("a step ends");
+        let started = timed(self.is_calm, resource.start(&xid, XaStart::New)).await;
         if started.is_err() {
             return;
         }
         let (mut parts, mut is_sound) = (Vec::new(), true);
         for _ in 0..self.rng.usize(1..4) {
             let (payload, message) = self.message("global");
-            let sent = timeout(STEP, resource.send(message)).await.expect("a step ends");
+            let sent = timed(self.is_calm, resource.send(message)).await;
             is_sound &= sent.is_ok();
             parts.push(payload);
             if !is_sound {
                 break;
             }
         }
-        is_sound &= timeout(STEP, resource.end(&xid, XaEnd::Success)).await.expect("a step ends").is_ok();
+        is_sound &= timed(self.is_calm, resource.end(&xid, XaEnd::Success)).await.is_ok();
         let commits = self.rng.u8(..3) > 0;
-        let vote = if is_sound {
-            timeout(STEP, resource.prepare(&xid)).await.expect("a step ends").ok()
-        } else {
-            None
-        };
+        let vote = if is_sound { timed(self.is_calm, resource.prepare(&xid)).await.ok() } else { None };
         let fate = match vote {
             Some(XaVote::Prepared) if commits => {
-                match timeout(STEP, resource.commit(&xid, false)).await.expect("a step ends") {
+                match timed(self.is_calm, resource.commit(&xid, false)).await {
                     Ok(()) => Fate::Stored,
                     // It is rolled back in the end, unless it was committed, in part if the broker lost a partition.
                     Err(_) => Fate::Any,
                 }
             }
             _ => {
-                let _ = timeout(STEP, resource.rollback(&xid)).await.expect("a step ends");
+                let _ = timed(self.is_calm, resource.rollback(&xid)).await;
                 Fate::NotStored
             }
         };
@@ -186,12 +208,12 @@ impl Transacting {
         while !self.open.is_empty() {
             self.end().await;
         }
-        let recovery = timeout(STEP, self.xa.recover()).await.expect("a recovery ends");
+        let recovery = timed(self.is_calm, self.xa.recover()).await;
         assert!(recovery.failures.is_empty(), "{:?}", recovery.failures);
         note(format_args!("{} prepared transactions are found", recovery.transactions.len()));
         for found in recovery.transactions {
             let mut resource = self.xa.resource_at(&found.broker).unwrap();
-            let ended = timeout(STEP, resource.rollback(&found.xid)).await.expect("a step ends");
+            let ended = timed(self.is_calm, resource.rollback(&found.xid)).await;
             assert!(ended.is_ok(), "{ended:?}");
         }
     }

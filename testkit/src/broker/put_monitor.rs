@@ -1,8 +1,15 @@
 //! Counts the puts of each partition that are at a broker without an answer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
+use bytes::Bytes;
+use metaq_protocol::PutCommand;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::Broker;
 
@@ -11,14 +18,25 @@ use super::Broker;
 ///
 /// A put is unanswered from when the broker has read it until the broker writes its answer, or its connection ends. Two puts
 /// that arrive together are both unanswered for a moment, however fast the broker is.
+///
+/// It keeps the data of all puts, hence is meant for tests that send little.
 #[derive(Clone, Debug, Default)]
-pub struct PutMonitor(Arc<Mutex<BTreeMap<String, BTreeMap<i32, Unanswered>>>>);
+pub struct PutMonitor(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    topics: BTreeMap<String, BTreeMap<i32, Unanswered>>,
+    /// The number of puts with each data.
+    data: HashMap<Bytes, u64>,
+}
 
 #[derive(Debug, Default)]
 struct Unanswered {
-    now: usize,
+    /// When those arrived that are unanswered now, by number.
+    now: BTreeMap<u64, Instant>,
     most: usize,
     total: u64,
+    shortest_overlap: Option<Duration>,
 }
 
 impl Broker {
@@ -34,7 +52,7 @@ impl PutMonitor {
     /// The number of puts of a partition that are unanswered now.
     #[must_use]
     pub fn unanswered(&self, topic: &str, index: i32) -> usize {
-        self.of(topic, index, |partition| partition.now)
+        self.of(topic, index, |partition| partition.now.len())
     }
 
     /// The largest number of puts of a partition that were unanswered at the same time.
@@ -49,19 +67,41 @@ impl PutMonitor {
         self.of(topic, index, |partition| partition.total)
     }
 
+    /// The shortest time for which a put of a partition had been unanswered when the next one arrived. None if each arrived
+    /// when the one before was answered.
+    #[must_use]
+    pub fn shortest_overlap(&self, topic: &str, index: i32) -> Option<Duration> {
+        self.of(topic, index, |partition| partition.shortest_overlap)
+    }
+
+    /// The number of puts that the broker has received with this data, for any topic: the payload, preceded by the attribute
+    /// if there is one.
+    #[must_use]
+    pub fn received_data(&self, data: &[u8]) -> u64 {
+        self.0.lock().data.get(data).copied().unwrap_or(0)
+    }
+
     fn of<T: Default>(&self, topic: &str, index: i32, value: impl FnOnce(&Unanswered) -> T) -> T {
-        let topics = self.0.lock();
-        topics.get(topic).and_then(|partitions| partitions.get(&index)).map(value).unwrap_or_default()
+        let state = self.0.lock();
+        state.topics.get(topic).and_then(|partitions| partitions.get(&index)).map(value).unwrap_or_default()
     }
 
     /// Counts a put that has arrived, until the returned guard is dropped.
-    pub(super) fn arrived(&self, topic: &str, index: i32) -> UnansweredPut {
-        let mut topics = self.0.lock();
-        let partition = topics.entry(topic.to_owned()).or_default().entry(index).or_default();
-        partition.now += 1;
+    pub(super) fn arrived(&self, put: &PutCommand) -> UnansweredPut {
+        let (topic, index, now) = (put.topic.to_string(), put.partition, Instant::now());
+        let mut state = self.0.lock();
+        *state.data.entry(put.data.to_bytes()).or_default() += 1;
+        let partition = state.topics.entry(topic.clone()).or_default().entry(index).or_default();
+        let number = partition.total;
         partition.total += 1;
-        partition.most = partition.most.max(partition.now);
-        UnansweredPut { monitor: self.clone(), topic: topic.to_owned(), index }
+        if let Some(last) = partition.now.values().max() {
+            let overlap = now - *last;
+            partition.shortest_overlap =
+                Some(partition.shortest_overlap.map_or(overlap, |known| known.min(overlap)));
+        }
+        partition.now.insert(number, now);
+        partition.most = partition.most.max(partition.now.len());
+        UnansweredPut { monitor: self.clone(), topic, index, number }
     }
 }
 
@@ -71,14 +111,15 @@ pub(super) struct UnansweredPut {
     monitor: PutMonitor,
     topic: String,
     index: i32,
+    number: u64,
 }
 
 impl Drop for UnansweredPut {
     fn drop(&mut self) {
-        let mut topics = self.monitor.0.lock();
-        let partitions = topics.get_mut(&self.topic);
+        let mut state = self.monitor.0.lock();
+        let partitions = state.topics.get_mut(&self.topic);
         if let Some(partition) = partitions.and_then(|partitions| partitions.get_mut(&self.index)) {
-            partition.now = partition.now.saturating_sub(1);
+            partition.now.remove(&self.number);
         }
     }
 }
@@ -104,10 +145,16 @@ mod tests {
         assert_eq!((monitor.received("t", 0), monitor.received("t", 1)), (2, 2));
         assert_eq!((monitor.unanswered("t", 0), monitor.most_unanswered("t", 0)), (0, 2));
         assert_eq!((monitor.unanswered("t", 1), monitor.most_unanswered("t", 1)), (2, 2));
+        assert_eq!(monitor.shortest_overlap("t", 1), Some(Duration::ZERO));
+        assert_eq!((monitor.received_data(b"x"), monitor.received_data(b"y")), (4, 0));
         drop(stream);
         while broker.open_connections() > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!((monitor.unanswered("t", 1), monitor.unanswered("other", 0)), (0, 0));
+        let mut stream = broker.connect();
+        stream.write_all(put(0, 5).as_bytes()).await.unwrap();
+        assert!(stream.read_buf(&mut answers).await.unwrap() > 0);
+        assert_eq!(monitor.received("t", 0), 3);
     }
 }

@@ -155,7 +155,7 @@ impl Talk {
         let shared = &self.open.0;
         let put = match command {
             Command::Put(put) if put.transaction.is_none() => {
-                shared.put_monitor.get().map(|monitor| monitor.arrived(&put.topic, put.partition))
+                shared.put_monitor.get().map(|monitor| monitor.arrived(put))
             }
             _ => None,
         };
