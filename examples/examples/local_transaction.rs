@@ -15,7 +15,7 @@ async fn book(producer: &Producer, order: &str, pieces: u32) -> Result<bool, Tra
     let mut transaction = producer.begin(TransactionOptions::new());
     transaction.send(Message::new(orders, order.to_owned())).await?;
     if pieces > 10 {
-        // We have changed our mind. Returning would do, too, but tells a warning to `tracing`.
+        // We have changed our mind. Returning would do, too: what is dropped is rolled back, with a warning to `tracing`.
         transaction.rollback().await?;
         return Ok(false);
     }

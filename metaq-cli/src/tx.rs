@@ -46,15 +46,27 @@ pub(crate) struct Args {
     /// Rolls back at the end of the input
     #[arg(long)]
     rollback: bool,
-    /// After how long the broker rolls back by itself, in whole seconds, 60 at most as brokers are shipped. Default never
-    #[arg(long, value_parser = humantime::parse_duration)]
-    timeout: Option<Duration>,
+    /// After how long the broker rolls back by itself, in whole seconds, 60 at most as brokers are shipped; "never" leaves
+    /// the messages in its memory until it is restarted if this program is killed
+    #[arg(long, value_parser = parse_timeout, default_value = "60s")]
+    timeout: Timeout,
     /// An attribute for every message
     #[arg(long)]
     attribute: Option<Arc<str>>,
     /// Files to read; stdin when there are none, or for -
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+/// When the broker rolls back by itself.
+#[derive(Clone, Copy, Debug)]
+enum Timeout {
+    After(Duration),
+    Never,
+}
+
+fn parse_timeout(text: &str) -> Result<Timeout, humantime::DurationError> {
+    if text == "never" { Ok(Timeout::Never) } else { humantime::parse_duration(text).map(Timeout::After) }
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
@@ -82,7 +94,10 @@ pub(crate) async fn run(args: Args) -> u8 {
             return complain("can't send", &error);
         }
     }
-    let options = TransactionOptions::new().with_timeout(args.timeout.unwrap_or_default());
+    let options = match args.timeout {
+        Timeout::After(timeout) => TransactionOptions::new().with_timeout(timeout),
+        Timeout::Never => TransactionOptions::new().without_timeout(),
+    };
     let transaction = producer.begin(options);
     let run = Run { args, report: Report::new(), line: 0 };
     let status = run.run(transaction, Lines::read(sources), &mut signals).await;

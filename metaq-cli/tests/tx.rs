@@ -49,6 +49,19 @@ fn end(finished: &Finished) -> Value {
 }
 
 #[tokio::test]
+async fn a_broker_rolls_back_after_a_minute_unless_that_is_declined() {
+    let broker = broker().await;
+    let finished = run(&broker, &["--commit", "--timeout", "never"], b"one").await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    assert_eq!(payloads(&broker), ["one"]);
+    let finished = run(&broker, &["--commit", "--timeout", "sometimes"], b"two").await;
+    assert_eq!(finished.status, 2);
+    assert!(finished.stderr.contains("--timeout"), "{}", finished.stderr);
+    let finished = run(&broker, &["--help"], b"").await;
+    assert!(finished.stdout.contains("[default: 60s]"), "{}", finished.stdout);
+}
+
+#[tokio::test]
 async fn all_lines_are_committed_or_rolled_back_as_asked() {
     let broker = broker().await;
     let finished = run(&broker, &["--rollback"], b"never\nnever\n").await;

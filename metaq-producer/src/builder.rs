@@ -134,6 +134,7 @@ impl ProducerBuilder {
             topics,
             launcher,
             transaction_names: TransactionNames::new(),
+            open_transactions: Arc::default(),
             pool,
             discovery,
             owns_discovery: self.owns_discovery,

@@ -89,8 +89,8 @@ pub use transaction::{
     TransactionOutcome, TransactionReceipt,
 };
 pub use xa::{
-    InvalidQualifier, RecoveredTransaction, Recovery, UniqueQualifier, XaEnd, XaError, XaErrorCode,
-    XaProducer, XaResource, XaStart, XaVote,
+    InvalidQualifier, PreparedTransaction, RecoveredTransaction, Recovery, UniqueQualifier, XaEnd, XaError,
+    XaErrorCode, XaProducer, XaResource, XaStart, XaVote,
 };
 
 pub use metaq_discovery::*;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join;
 use metaq_discovery::{Discovery, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState};
@@ -24,7 +25,7 @@ use crate::{
     panics::contain,
     pool::Pool,
     topics::{Publisher, Topics},
-    transaction::TransactionNames,
+    transaction::{OpenTransactions, TransactionNames},
 };
 
 /// Sends messages to the brokers of the topics that were published on it.
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) topics: Topics,
     pub(crate) launcher: Arc<Launcher>,
     pub(crate) transaction_names: TransactionNames,
+    pub(crate) open_transactions: Arc<OpenTransactions>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) discovery: Arc<dyn Discovery>,
     /// Whether the discovery is the producer's own, to be closed with it.
@@ -287,8 +289,8 @@ impl Producer {
 
     /// Closes the producer and all its clones. New messages are refused; those that were accepted have `timeout` to get
     /// their outcome. Then those that still wait fail as not sent, those in flight as unknown, and the connections and,
-    /// unless it is shared, the discovery are closed. Transactions take no more messages and can't be committed any more; a
-    /// commit that was sent has until then to be answered. Takes at most `timeout` and a moment; outside of a tokio runtime it
+    /// unless it is shared, the discovery are closed. Open local transactions are rolled back at once, and again while brokers
+    /// refuse that; a commit that was sent has until then to be answered. Takes at most `timeout` and a moment; outside of a tokio runtime it
     /// waits for nothing.
     ///
     /// # Cancel safety
@@ -301,15 +303,18 @@ impl Producer {
         flights.closing.begin();
         flights.permits.close();
         inner.topics.refuse();
-        flights.drain(until, || inner.expire()).await;
+        let (_, are_rolled_back) =
+            join(flights.drain(until, || inner.expire()), inner.open_transactions.roll_back_all(until)).await;
         flights.close();
         flights.fail_waiting(SendError::closed);
         let connections = inner.pool.in_use();
         inner.topics.close();
-        // What is outstanding by now are steps of transactions, or nothing can be waited for any more.
-        connections.iter().for_each(|connection| connection.close(until));
         // Closing takes no time of the network's.
         let end = deadline::at(until.max(Instant::now()), MOMENT);
+        // What is outstanding by now are steps of transactions, or nothing can be waited for any more; but rollbacks are
+        // written at least.
+        let close_by = if are_rolled_back { until } else { end };
+        connections.iter().for_each(|connection| connection.close(close_by));
         let _ = deadline::timeout_at(end, async {
             for connection in &connections {
                 let _ = connection.state().wait_for(ConnectionState::is_closed).await;

@@ -103,12 +103,17 @@ async fn a_local_transaction_says_what_the_java_client_says() {
     assert_eq!(
         broker.take(),
         [
-            "transaction TX:S:1 S BEGIN #\r\n",
+            "transaction TX:S:1 S BEGIN 60 #\r\n",
             "put t 1 3 0 891568578 TX:S:1 #\r\nabc",
             "transaction TX:S:1 S COMMIT_ONE_PHASE #\r\n",
         ],
         "G-7, T-6, T-9, W-2, W-6"
     );
+    let mut transaction = producer.begin(TransactionOptions::new().without_timeout());
+    transaction.send(Message::new(topic.clone(), "")).await.unwrap();
+    transaction.send(Message::new(topic.clone(), "")).await.unwrap();
+    transaction.rollback().await.unwrap();
+    assert_eq!(broker.take()[0], "transaction TX:S:2 S BEGIN #\r\n", "T-12");
     let options = TransactionOptions::new().with_timeout(Duration::from_millis(6001));
     let mut transaction = producer.begin(options);
     transaction.send(Message::new(topic, "x").with_attribute("")).await.unwrap();
@@ -116,9 +121,9 @@ async fn a_local_transaction_says_what_the_java_client_says() {
     assert_eq!(
         broker.take(),
         [
-            "transaction TX:S:2 S BEGIN 7 #\r\n",
-            "put t 0 5 1 419171859 TX:S:2 #\r\n\0\0\0\0x",
-            "transaction TX:S:2 S ROLLBACK #\r\n",
+            "transaction TX:S:3 S BEGIN 7 #\r\n",
+            "put t 0 5 1 419171859 TX:S:3 #\r\n\0\0\0\0x",
+            "transaction TX:S:3 S ROLLBACK #\r\n",
         ],
         "T-4, T-12, W-8"
     );
@@ -141,6 +146,8 @@ async fn an_xa_transaction_says_what_the_java_client_says_but_end() {
     assert_eq!(
         broker.take(),
         [
+            // The broker would take the beginning of a prepared one for a success.
+            "transaction null S RECOVER XAMessageProducer-vm #\r\n",
             "transaction XID:-3::6262:XAMessageProducer-vm S BEGIN 7 XAMessageProducer-vm #\r\n",
             "put t 1 3 0 891568578 XID:-3::6262:XAMessageProducer-vm #\r\nabc",
             "transaction XID:-3::6262:XAMessageProducer-vm S ROLLBACK XAMessageProducer-vm #\r\n",

@@ -106,7 +106,7 @@ async fn prepared_ones_outlive_the_brokers_and_the_program() {
         ("rollback", XaErrorCode::HEURRB),
         ("complete", XaErrorCode::HEURHAZ),
     ] {
-        resource.set_timeout(Duration::ZERO);
+        resource.remove_timeout();
         let xid = prepared(&xa, &mut resource, &format!("operator-{decision}")).await;
         decided.push((xid, decision, expected));
     }

@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use super::{
-    Branch, CountedTransaction, NoPlace, Open, Place, State, StepError, Transaction, TransactionError,
-    TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read, whole_seconds,
+    Branch, CountedTransaction, HeldTransaction, NoPlace, Open, Place, State, StepError, Transaction,
+    TransactionError, TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read,
+    whole_seconds,
 };
 use crate::{Message, deadline, route::TopicState};
 
@@ -85,6 +86,7 @@ impl Transaction {
                     puts: [].into(),
                     runtime: Handle::try_current().ok(),
                     counted: CountedTransaction::begun(&self.producer.inner.topics.counts.transactions),
+                    registration: None,
                 }));
                 self.begun().await
             }
@@ -105,7 +107,19 @@ impl Transaction {
         open.begin = None;
         // After the answer: if the connection is replaced between the two, the broker tells it.
         open.established = open.branch.connection.stats().established;
-        read(outcome).map(|_| ()).map_err(|step| self.not_begun(step))
+        if let Err(step) = read(outcome) {
+            return Err(self.not_begun(step));
+        }
+        open.registration = self.producer.inner.open_transactions.register(HeldTransaction {
+            branch: open.branch.clone(),
+            established: open.established,
+            request_timeout: self.options.request_timeout(),
+        });
+        if open.registration.is_none() {
+            let error = self.closed();
+            return Err(NotBegun { error, elsewhere: false });
+        }
+        Ok(())
     }
 
     /// A failed `BEGIN` leaves nothing behind that later messages could be put into (K-13, rule T-18).

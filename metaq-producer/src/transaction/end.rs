@@ -37,6 +37,9 @@ impl Transaction {
         let State::Open(open) = &self.state else {
             return Ok(CommitReceipt { transaction: None, broker: None, messages: 0 });
         };
+        if open.registration.as_ref().is_some_and(|registration| !registration.withdraw()) {
+            return Err(self.closed());
+        }
         if open.is_lost() {
             return Err(self.lost());
         }
@@ -81,7 +84,8 @@ impl Transaction {
     }
 
     /// Has the broker forget all messages, and waits for its confirmation. When the broker has ended the transaction before,
-    /// or its connection was lost, this is a success, too.
+    /// this is a success, too; also when its connection was lost, after which nothing is stored, but the broker keeps the
+    /// messages until the transaction's timeout.
     ///
     /// # Errors
     /// When the broker doesn't confirm it in time. The outcome is [`RolledBack`](TransactionOutcome::RolledBack) even so: it
@@ -163,8 +167,9 @@ impl Open {
     /// Rolls back without anybody waiting for it.
     pub(super) fn roll_back_later(self, request_timeout: Duration) {
         if !self.is_lost() {
-            let Self { branch, established, begin, runtime, .. } = self;
-            Rollback::of_local(branch, begin, established, request_timeout).start(runtime.as_ref());
+            let Self { branch, established, begin, runtime, registration, .. } = self;
+            let rollback = Rollback::of_local(branch, begin, established, request_timeout);
+            rollback.holding(Box::new(registration)).start(runtime.as_ref());
         }
     }
 }

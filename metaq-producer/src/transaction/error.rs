@@ -1,6 +1,6 @@
 //! What can go wrong with a local transaction, and what it means for it.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use metaq_protocol::{BrokerAddr, Status, TransactionId};
 use metaq_transport::TransportError;
@@ -18,7 +18,8 @@ pub enum TransactionOutcome {
     Open,
     /// It is over: nothing of it is stored, or ever will be.
     RolledBack,
-    /// The commit was sent and not answered: all of it is stored, or nothing. Nobody but the consumers can tell.
+    /// The commit was sent and not answered: all of it is stored, or nothing. Or the broker failed while it stored the
+    /// messages, partition by partition: then a part may be stored. Only the stored messages tell.
     Unknown,
 }
 
@@ -48,13 +49,14 @@ pub enum TransactionErrorKind {
     NotConnected,
     /// No answer came in time, or it could not be written in time.
     TimedOut,
-    /// The transaction's connection was lost, which ends the transaction.
+    /// The transaction's connection was lost, which ends the transaction. It is not committed, but the broker keeps what was
+    /// sent in its memory until the transaction's [timeout](super::TransactionOptions::with_timeout).
     ConnectionLost,
     /// The broker answered with something other than success.
     Rejected,
     /// The broker's answer can't be understood.
     BadAnswer,
-    /// The broker has ended the transaction: its timeout has passed, or its connection was replaced.
+    /// The broker does not know the transaction any more: its timeout has passed, or its connection was replaced.
     Expired,
     /// An earlier error ended the transaction.
     Over,
@@ -175,6 +177,18 @@ impl TransactionError {
 
     pub(crate) fn of(mut self, id: &TransactionId, broker: &BrokerAddr) -> Self {
         self.inner.place = Some((id.clone(), broker.clone()));
+        self
+    }
+
+    /// Says what a broker keeps of a transaction whose connection was lost.
+    pub(super) fn left_behind(mut self, timeout: Option<Duration>) -> Self {
+        let text = &mut self.inner.text;
+        match timeout {
+            Some(_) => text.push_str("; the broker drops its messages when the transaction's timeout has passed"),
+            None => text.push_str(
+                "; the broker keeps its messages in memory until it is restarted, because the transaction has no timeout",
+            ),
+        }
         self
     }
 

@@ -5,16 +5,18 @@ mod counted;
 mod end;
 mod error;
 mod names;
+mod open_transactions;
 mod options;
 mod place;
 mod rollback;
+mod sending;
 mod steps;
 
-use std::{collections::VecDeque, fmt, mem, sync::Arc};
+use std::{collections::VecDeque, fmt};
 
 use metaq_protocol::{BrokerAddr, Partition};
-use metaq_transport::{PendingResponse, Progress, TransportError, TransportErrorKind};
-use tokio::{runtime::Handle, time::Instant};
+use metaq_transport::{PendingResponse, TransportError, TransportErrorKind};
+use tokio::runtime::Handle;
 
 use begin::NotBegun;
 use counted::CountedTransaction;
@@ -22,17 +24,16 @@ pub(crate) use counted::{CountedMessage, Put};
 pub use end::CommitReceipt;
 pub(crate) use error::NO_RUNTIME;
 pub use error::{TransactionError, TransactionErrorKind, TransactionOutcome};
-pub(crate) use names::{HOST, TransactionNames};
+pub(crate) use names::TransactionNames;
+pub(crate) use open_transactions::OpenTransactions;
+use open_transactions::{HeldTransaction, Registration};
 pub use options::TransactionOptions;
-pub(crate) use options::{REQUEST_TIMEOUT, whole_seconds};
+pub(crate) use options::{REQUEST_TIMEOUT, TIMEOUT, whole_seconds};
 pub(crate) use place::{NoPlace, Place, Unfit, choose, choose_on, topic_of};
 pub(crate) use rollback::Rollback;
 pub(crate) use steps::{Branch, StepError, in_runtime, read, read_put};
 
-use crate::{Message, Producer, deadline, route::TopicState};
-
-/// How many messages [`Transaction::send_all`] has in flight.
-const WINDOW: usize = 256;
+use crate::Producer;
 
 /// Messages that are stored together, or not at all; begun by [`Producer::begin`].
 ///
@@ -44,11 +45,14 @@ const WINDOW: usize = 256;
 /// # What is promised
 /// - When [`commit`](Self::commit) returns `Ok`, exactly the messages are stored whose sending returned `Ok`.
 /// - When it fails, [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't known. It isn't
-///   known only when the commit was sent and its answer didn't come.
+///   known only when the commit was sent and was not answered, or refused while the broker stored the messages.
 /// - Messages that are sent one after another to one partition are stored in that order.
 ///
 /// # What is not
-/// - A transaction lives on one connection. When that is lost, the broker rolls it back (rules T-16 and B-18).
+/// - A transaction lives on one connection. When that is lost, it is over and can't be committed any more (rule T-16), but
+///   the broker rolls nothing back: it keeps the messages in its memory, where nobody sees them, until the transaction's
+///   [timeout](TransactionOptions::with_timeout) has passed, 60 s after the first message by default. Without a timeout it
+///   keeps them until it is restarted (rule B-18).
 /// - Nobody learns at which offsets the messages are stored (rule B-10).
 /// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator closed (K-49).
 ///
@@ -59,8 +63,8 @@ const WINDOW: usize = 256;
 /// # End
 /// An open transaction that is dropped is rolled back in the background, which is told to `tracing` as a warning. The
 /// rollback is repeated until the broker confirms it, the connection ends, or 60 s have passed. It runs on the tokio runtime
-/// in which the transaction is dropped, else on the one in which it began. When the producer is closed, its open
-/// transactions are over and nothing of them is stored.
+/// in which the transaction is dropped, else on the one in which it began. When the producer is
+/// [closed](Producer::close), it rolls its open transactions back in the same way, until the deadline of that.
 ///
 /// ```no_run
 /// # use metaq_producer::{Message, Producer, Topic, TransactionOptions};
@@ -101,10 +105,9 @@ struct Open {
     /// The runtime in which it began, to roll it back where there is none.
     runtime: Option<Handle>,
     counted: CountedTransaction,
+    /// Once it has begun.
+    registration: Option<Registration>,
 }
-
-/// A message that was offered, and its topic.
-type Offered = Result<(Arc<TopicState>, CountedMessage), Unfit>;
 
 /// Where a message of a transaction is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,72 +122,14 @@ pub struct TransactionReceipt {
 }
 
 impl Producer {
-    /// Begins a local transaction. No broker is asked before its first message (rule T-2).
+    /// Begins a local transaction. No broker is asked before its first message (rule T-2). From then on it has to be committed
+    /// within the [timeout](TransactionOptions::with_timeout), 60 s by default.
     pub fn begin(&self, options: TransactionOptions) -> Transaction {
         Transaction { producer: self.clone(), options, state: State::New, messages: 0 }
     }
 }
 
 impl Transaction {
-    /// Sends a message as part of the transaction, and waits for the broker to take it, at most for the producer's send
-    /// timeout, the beginning included where it is the first.
-    ///
-    /// Nothing is sent twice: unlike [`Producer::send`] this doesn't follow the retry policy, except that the transaction
-    /// begins at another broker where one can't be reached.
-    ///
-    /// # Errors
-    /// [`TransactionError::outcome`] says whether the transaction goes on without the message: as long as the message is
-    /// certainly not part of it (rule T-14). If that isn't certain the transaction is rolled back.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
-    /// first; without one, the transaction is rolled back.
-    pub async fn send(&mut self, message: Message) -> Result<TransactionReceipt, TransactionError> {
-        let offered = self.offer(&message);
-        self.settle().await?;
-        self.queue(&message, offered).await?;
-        self.receipt().await
-    }
-
-    /// Sends many messages as part of the transaction without waiting for each, and returns their receipts in the same
-    /// order. The broker stores them in any order (K-50). Each has the producer's send timeout.
-    ///
-    /// # Errors
-    /// As for [`send`](Self::send), with the first error. No more messages are sent then; those before it, and up to 255
-    /// after it, may be part of the transaction.
-    ///
-    /// # Cancel safety
-    /// As for `send`.
-    pub async fn send_all(
-        &mut self,
-        messages: impl IntoIterator<Item = Message>,
-    ) -> Result<Vec<TransactionReceipt>, TransactionError> {
-        self.settle().await?;
-        let (mut receipts, mut failed) = (Vec::new(), None);
-        for message in messages {
-            if self.unanswered() >= WINDOW {
-                match self.receipt().await {
-                    Ok(receipt) => receipts.push(receipt),
-                    Err(error) => failed = Some(error),
-                }
-            }
-            if failed.is_none() {
-                let offered = self.offer(&message);
-                failed = self.queue(&message, offered).await.err();
-            }
-            if failed.is_some() {
-                break;
-            }
-        }
-        while self.unanswered() > 0 {
-            match self.receipt().await {
-                Ok(receipt) => receipts.push(receipt),
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-        failed.map_or(Ok(receipts), Err)
-    }
-
     /// The transaction's name, `TX:…`, as it stands in the broker's log; none before the first message.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
@@ -208,148 +153,6 @@ impl Transaction {
             State::Open(open) => Some(open),
             _ => None,
         }
-    }
-
-    fn unanswered(&self) -> usize {
-        self.open().map_or(0, |open| open.puts.len())
-    }
-
-    /// Counts a message as offered, and finds its topic.
-    fn offer(&self, message: &Message) -> Offered {
-        topic_of(&self.producer.inner, message)
-    }
-
-    /// Waits for what calls before this left unanswered.
-    async fn settle(&mut self) -> Result<(), TransactionError> {
-        if let State::Over(_) = self.state {
-            return Err(self.refusal());
-        }
-        match self.begun().await {
-            // Nothing was sent in it yet: it begins anew.
-            Ok(()) | Err(NotBegun { elsewhere: true, .. }) => {}
-            Err(NotBegun { error, .. }) => return Err(error),
-        }
-        while self.unanswered() > 0 {
-            match self.receipt().await {
-                Err(error) if error.outcome() != TransactionOutcome::Open => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands a message to the connection, after `BEGIN` where it is the first.
-    async fn queue(&mut self, message: &Message, offered: Offered) -> Result<(), TransactionError> {
-        let deadline = deadline::after(self.producer.inner.config.send_timeout);
-        in_runtime().map_err(|step| self.not_sent(step))?;
-        let (topic, mut counted) = match offered {
-            Ok(offered) => offered,
-            Err(unfit) => {
-                let error = self.placed(TransactionError::unfit(unfit, TransactionOutcome::Open));
-                return Err(self.ended_by(error));
-            }
-        };
-        let Place { partition, counts, .. } = match &self.state {
-            State::New => self.begin_for(&topic, message, deadline).await?,
-            State::Over(_) => return Err(self.refusal()),
-            State::Open(open) if open.is_lost() => return Err(self.lost()),
-            State::Open(open) => {
-                choose_on(open.broker(), &topic, message).map_err(|no_place| self.placed(no_place.into()))?
-            }
-        };
-        let State::Open(open) = &mut self.state else { return Err(self.refusal()) };
-        match open.branch.put(message, partition.index, deadline).await {
-            Ok(answer) => {
-                counted.submitted(counts);
-                open.puts.push_back(Put { partition, answer, counted });
-                Ok(())
-            }
-            Err(step) => Err(self.not_sent(step)),
-        }
-    }
-
-    /// Waits for the answer to the first message that has none. There has to be one.
-    async fn receipt(&mut self) -> Result<TransactionReceipt, TransactionError> {
-        let State::Open(open) = &mut self.state else { return Err(self.refusal()) };
-        let Some(put) = open.puts.front_mut() else { return Err(self.refusal()) };
-        let outcome = (&mut put.answer).await;
-        let id = put.partition.broker;
-        let received_at = outcome.as_ref().map(|answer| answer.received_at);
-        let received_at = received_at.unwrap_or_else(|_| Instant::now());
-        let outcome = read_put(outcome);
-        if let Some(put) = open.puts.pop_front() {
-            put.count(outcome.as_ref().map(|_| received_at));
-        }
-        match outcome {
-            Ok(place) => {
-                let partition = Partition::new(id.0, place.partition);
-                let broker = open.broker().clone();
-                self.messages += 1;
-                Ok(TransactionReceipt { partition, message_id: place.message_id, broker })
-            }
-            Err(step) if step.is_not_started() => {
-                let error = expired(open);
-                Err(self.ended_by(error))
-            }
-            // The message is certainly not part of it (rule T-14).
-            Err(step @ StepError::Refused(..)) => {
-                Err(self.placed(TransactionError::step(step, TransactionOutcome::Open)))
-            }
-            Err(step) => Err(self.not_sent(step)),
-        }
-    }
-
-    /// A message has no proper answer. The transaction goes on if the broker can't have seen it.
-    fn not_sent(&mut self, step: StepError) -> TransactionError {
-        let goes_on = match &step {
-            StepError::NoAnswer(error) => error.progress() == Progress::NotWritten && !ends_connection(error),
-            StepError::NoRuntime => true,
-            StepError::Refused(..) | StepError::Odd(_) => false,
-        };
-        if goes_on {
-            return self.placed(TransactionError::step(step, TransactionOutcome::Open));
-        }
-        self.over(step)
-    }
-
-    /// The transaction is over by this failure, and nothing of it will be stored.
-    fn over(&mut self, step: StepError) -> TransactionError {
-        let error = self.placed(TransactionError::step(step, TransactionOutcome::RolledBack));
-        self.ended_by(error)
-    }
-
-    /// The transaction's connection is another than that on which it began.
-    fn lost(&mut self) -> TransactionError {
-        let text = "its connection was lost";
-        let kind = TransactionErrorKind::ConnectionLost;
-        let error = self.placed(TransactionError::new(kind, TransactionOutcome::RolledBack, text));
-        self.ended_by(error)
-    }
-
-    /// Ends the transaction, unless it goes on for all of this error.
-    fn ended_by(&mut self, error: TransactionError) -> TransactionError {
-        if error.outcome() == TransactionOutcome::RolledBack
-            && let State::Open(open) = mem::replace(&mut self.state, State::Over(error.text().to_owned()))
-        {
-            open.roll_back_later(self.options.request_timeout());
-        }
-        error
-    }
-
-    fn placed(&self, error: TransactionError) -> TransactionError {
-        match &self.state {
-            State::Open(open) => error.of(&open.branch.id, open.broker()),
-            _ => error,
-        }
-    }
-
-    /// The error of a step that comes too late.
-    fn refusal(&self) -> TransactionError {
-        let text = match &self.state {
-            State::Over(text) => format!("it is over: {text}"),
-            _ => "it is over".to_owned(),
-        };
-        TransactionError::new(TransactionErrorKind::Over, TransactionOutcome::RolledBack, text)
     }
 }
 

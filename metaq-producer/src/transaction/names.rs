@@ -13,8 +13,7 @@ use arc_swap::ArcSwapOption;
 use metaq_protocol::{Token, TransactionId};
 
 /// This machine's name, as it can stand in the name of a transaction.
-pub(crate) static HOST: LazyLock<String> =
-    LazyLock::new(|| clean(&gethostname::gethostname().to_string_lossy()));
+static HOST: LazyLock<String> = LazyLock::new(|| clean(&gethostname::gethostname().to_string_lossy()));
 
 /// Replaces what a peer misreads. A colon would make the broker close the connection (K-21).
 fn clean(host: &str) -> String {

@@ -1,9 +1,9 @@
 //! Rollbacks that nobody waits for.
 
-use std::time::Duration;
+use std::{any::Any, time::Duration};
 
 use bytes::Bytes;
-use metaq_protocol::TransactionAction;
+use metaq_protocol::{TransactionAction, TransactionId, parse_recovered};
 use metaq_transport::{ConnectionState, PendingResponse, Progress, TransportErrorKind};
 use tokio::{
     runtime::Handle,
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{Branch, REQUEST_TIMEOUT, StepError, ends_connection, read};
-use crate::deadline;
+use crate::{deadline, panics::contain};
 
 /// After so long a rollback that was never confirmed is given up. Brokers with the shipped settings cut timeouts to the same.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +37,10 @@ pub(crate) struct Rollback {
     attempt: Option<PendingResponse>,
     /// Nothing more is to be done.
     settled: bool,
+    /// Whether it may be prepared: then the broker is asked before each attempt.
+    may_be_prepared: bool,
+    /// Dropped when nothing more is to be done.
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Rollback {
@@ -49,11 +53,11 @@ impl Rollback {
         request_timeout: Duration,
     ) -> Self {
         let mut this = Self::of_xa(branch, request_timeout);
-        (this.begin, this.established) = (begin, Some(established));
+        (this.begin, this.established, this.may_be_prepared) = (begin, Some(established), false);
         this
     }
 
-    /// Rolls back an XA transaction.
+    /// Rolls back an XA transaction, unless its broker lists it as prepared.
     pub(crate) fn of_xa(branch: Branch, request_timeout: Duration) -> Self {
         Self {
             branch,
@@ -62,21 +66,41 @@ impl Rollback {
             attempt_timeout: request_timeout.clamp(SHORTEST_ATTEMPT, REQUEST_TIMEOUT),
             attempt: None,
             settled: false,
+            may_be_prepared: true,
+            held: None,
         }
+    }
+
+    /// Keeps something until nothing more is to be done.
+    pub(crate) fn holding(mut self, held: Box<dyn Any + Send + Sync>) -> Self {
+        self.held = Some(held);
+        self
     }
 
     /// Begins at once, and goes on in the current runtime, or in `runtime` where there is none. Without any runtime the
     /// rollback is submitted once.
     pub(crate) fn start(mut self, runtime: Option<&Handle>) {
-        if self.begin.is_none() {
+        if self.begin.is_none() && !self.may_be_prepared {
             self.submit();
         }
         let current = Handle::try_current().ok();
         match current.as_ref().or(runtime) {
             Some(runtime) => drop(runtime.spawn(self.run())),
             // Nothing more can be done.
-            None => self.settled |= self.attempt.is_some(),
+            None => self.settled |= self.attempt.is_some() || self.may_be_prepared,
         }
+    }
+
+    /// Submits the first attempt, unless the connection is gone.
+    pub(super) fn submit_first(&mut self) {
+        if !self.is_lost() {
+            self.submit();
+        }
+    }
+
+    /// Nothing more is done.
+    pub(super) fn give_up(&mut self) {
+        self.settled = true;
     }
 
     /// Submits an attempt without waiting for capacity.
@@ -87,7 +111,7 @@ impl Rollback {
         }
     }
 
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let limit = deadline::after(LIMIT);
         if let Some(begin) = &mut self.begin {
             let begun = begin.await;
@@ -129,12 +153,30 @@ impl Rollback {
             if self.established.is_none() {
                 self.branch.ready(deadline).await?;
             }
+            if self.may_be_prepared && self.is_prepared(deadline).await? {
+                contain(|| {
+                    tracing::warn!(
+                        transaction = %self.branch.id,
+                        broker = %self.branch.connection.broker(),
+                        "a transaction that was to be rolled back is prepared, and is left for recovery"
+                    );
+                });
+                return Ok(Bytes::new());
+            }
             self.attempt = Some(self.branch.submit(TransactionAction::Rollback, 0, deadline).await?);
         }
         let Some(attempt) = &mut self.attempt else { return Err(StepError::NoRuntime) };
         let outcome = attempt.await;
         self.attempt = None;
         read(outcome)
+    }
+
+    /// Whether the broker lists the transaction as prepared.
+    async fn is_prepared(&self, deadline: Instant) -> Result<bool, StepError> {
+        let TransactionId::Xa(xid) = &self.branch.id else { return Ok(false) };
+        let all = Branch { id: TransactionId::Null, ..self.branch.clone() };
+        let listed = all.step(TransactionAction::Recover, 0, deadline).await?;
+        Ok(parse_recovered(&listed).any(|listed| listed.is_ok_and(|listed| listed == *xid)))
     }
 
     /// Whether nothing is left to be rolled back.
@@ -163,7 +205,7 @@ impl Drop for Rollback {
     /// Where the runtime ends before the rollback is confirmed, it is submitted once more: an attempt that is outstanding may
     /// be refused. To roll back twice does no harm.
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.settled && !self.may_be_prepared {
             self.submit();
         }
     }

@@ -1,12 +1,17 @@
 //! The course of an XA transaction at a resource.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::XaErrorCode;
+use crate::deadline;
 
 /// How [`XaResource::start`](super::XaResource::start) takes up a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum XaStart {
-    /// It begins: `TMNOFLAGS`.
+    /// It begins: `TMNOFLAGS`. The broker must not hold a prepared one of the same name.
     New,
     /// It began through another resource at the same broker: `TMJOIN`. The broker isn't asked; if it doesn't know it, the
     /// first message is refused with [`NOTA`](XaErrorCode::NOTA).
@@ -31,7 +36,8 @@ pub enum XaEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a third vote would break every caller's logic")]
 pub enum XaVote {
-    /// It is prepared, outlives crashes of the broker, and has to be committed or rolled back: `XA_OK`.
+    /// It is prepared, is on the broker's disk, and has to be committed or rolled back, the sooner the better: `XA_OK`. A
+    /// restart of the broker can forget it, see [`XaResource::commit`](super::XaResource::commit).
     Prepared,
     /// Nothing was sent in it, and it is over: `XA_RDONLY`.
     ReadOnly,
@@ -43,12 +49,30 @@ pub(super) struct Known {
     /// It began here, and not by joining it.
     pub(super) begun: bool,
     pub(super) suspended: bool,
+    /// A commit was asked for, and not answered with success.
+    pub(super) commit_asked: bool,
     /// Why it can only be rolled back.
     pub(super) spoilt: Option<(XaErrorCode, String)>,
+    /// When the broker has rolled it back for certain, unless it is prepared. None is never.
+    pub(super) expires_at: Option<Instant>,
 }
 
+/// So much later than asked a broker rolls back at most: it looks twice a second.
+const EXPIRY_SLACK: Duration = Duration::from_secs(5);
+
 impl Known {
+    /// A transaction that begins now at a broker that was told this timeout.
+    pub(super) fn begun(timeout: Option<Duration>) -> Self {
+        let expires_at = timeout.map(|timeout| deadline::at(deadline::after(timeout), EXPIRY_SLACK));
+        Self { begun: true, expires_at, ..Self::default() }
+    }
+
     pub(super) fn spoil(&mut self, code: XaErrorCode, text: &str) {
         self.spoilt.get_or_insert_with(|| (code, text.to_owned()));
+    }
+
+    /// Whether nothing that is known matters any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 }

@@ -34,7 +34,7 @@ codes! {
     RBROLLBACK = 100, "XA_RBROLLBACK";
     /// Rolled back because a message of it has no answer.
     RBCOMMFAIL = 101, "XA_RBCOMMFAIL";
-    /// Rolled back by the broker, which could not write it.
+    /// The broker could not write it, and meant to roll it back. As the answer to a commit, a part may be stored.
     RBOTHER = 104, "XA_RBOTHER";
     /// Rolled back because it took too long.
     RBTIMEOUT = 106, "XA_RBTIMEOUT";
@@ -48,7 +48,8 @@ codes! {
     HEURMIX = 5, "XA_HEURMIX";
     /// The broker failed.
     RMERR = -3, "XAER_RMERR";
-    /// The broker doesn't know it: it never began, or has ended one way or the other.
+    /// The broker doesn't know it: it never began, has ended one way or the other, or was forgotten when the broker was
+    /// restarted.
     NOTA = -4, "XAER_NOTA";
     /// What was asked makes no sense.
     INVAL = -5, "XAER_INVAL";
@@ -61,7 +62,8 @@ codes! {
 }
 
 impl XaErrorCode {
-    /// Whether it was rolled back: the codes from 100 to 107.
+    /// Whether the code says that it was rolled back: the codes from 100 to 107. Of a commit that isn't certain: the broker
+    /// stores the messages partition by partition, and a part may be stored; [`XaError::is_unknown`] says so.
     #[must_use]
     pub const fn is_rollback(self) -> bool {
         matches!(self.0, 100..=107)
@@ -160,9 +162,26 @@ impl XaError {
         self
     }
 
-    /// The same error of a commit: what a broker that failed has done is not known.
-    pub(crate) fn of_commit(mut self) -> Self {
-        self.inner.unknown |= self.inner.code == XaErrorCode::RMERR;
+    /// The same error, of a step that may have been carried out.
+    pub(crate) fn into_unknown(mut self) -> Self {
+        self.inner.unknown = true;
+        self
+    }
+
+    /// The same error of a commit. A broker that fails while it stores the messages may have stored a part of them, and one
+    /// that doesn't know the transaction may have committed it, rolled it back, or forgotten it, unless `was_open`.
+    pub(crate) fn of_commit(mut self, was_open: bool) -> Self {
+        let failure = &mut self.inner;
+        let reason = match failure.code {
+            XaErrorCode::RMERR => "",
+            code if code.is_rollback() => "; for all that a part may be stored",
+            XaErrorCode::NOTA if !was_open => {
+                "; it was committed or rolled back before, or the broker forgot it at a restart"
+            }
+            _ => return self,
+        };
+        failure.unknown = true;
+        failure.text.push_str(reason);
         self
     }
 
@@ -172,9 +191,12 @@ impl XaError {
         self.inner.code
     }
 
-    /// Whether the step may have been carried out: it was sent, and no answer came that tells. Of a prepared transaction
-    /// [`recover`](crate::XaProducer::recover) tells then: as long as the broker lists it, it is neither committed nor
-    /// rolled back.
+    /// Whether the step may have been carried out, wholly or, in the case of a commit, in part: it was sent and no answer came
+    /// that tells, or the broker failed while it stored the messages, or it does not know the transaction that it is to commit.
+    ///
+    /// As long as [`recover`](crate::XaProducer::recover) lists the transaction, it is neither committed nor rolled back, and
+    /// the step can be repeated. One that isn't listed may be committed, rolled back, or forgotten by a restart of the broker:
+    /// then nothing is stored of it, although it was prepared. Keep the decision, and look whether its messages are stored.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.inner.unknown
@@ -249,7 +271,14 @@ mod tests {
         let of_a_message = refused("XA transaction 'XID:1:67:62:uq' has not been started.");
         assert_eq!(of_a_message.code(), XaErrorCode::NOTA, "wire rule 3.7");
         assert_eq!(refused("disk full").code(), XaErrorCode::RMERR, "X-17");
-        assert!(refused("disk full").of_commit().is_unknown());
+        assert!(refused("disk full").of_commit(true).is_unknown());
+        let in_part = refused("XAException:code=104,msg=STORE COMMIT FAILED.").of_commit(true);
+        assert!(in_part.code().is_rollback() && in_part.is_unknown(), "{in_part}");
+        assert!(of_a_message.of_commit(false).is_unknown(), "it may be committed or forgotten");
+        let expired =
+            refused("XAException:code=-4,msg=XA transaction 'x' has not been started.").of_commit(true);
+        assert!(!expired.is_unknown(), "it was not prepared, and nobody has asked to commit it");
+        assert!(!refused("XAException:code=-6,msg=not prepared").of_commit(false).is_unknown());
         let heuristic = refused("XAException:code=7,msg=it has been heuristically committed.").code();
         assert!(heuristic.is_heuristic() && !heuristic.is_rollback(), "B-22");
         assert!(XaErrorCode::RBOTHER.is_rollback());

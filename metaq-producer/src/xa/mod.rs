@@ -1,14 +1,20 @@
 //! XA transactions: messages that are part of a distributed transaction.
 
+mod association;
+mod brokers;
 mod course;
 mod decide;
 mod error;
+mod prepared;
 mod producer;
 mod qualifier;
+mod recovery;
 mod resource;
 
 pub use course::{XaEnd, XaStart, XaVote};
 pub use error::{XaError, XaErrorCode};
-pub use producer::{RecoveredTransaction, Recovery, XaProducer};
+pub use prepared::PreparedTransaction;
+pub use producer::XaProducer;
 pub use qualifier::{InvalidQualifier, UniqueQualifier};
+pub use recovery::{RecoveredTransaction, Recovery};
 pub use resource::XaResource;

@@ -2,14 +2,15 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-use metaq_protocol::{BrokerAddr, Topic, TransactionAction, TransactionId, XaTransactionId, parse_recovered};
+use metaq_protocol::{BrokerAddr, Topic, TransactionId, XaTransactionId};
 use metaq_transport::Connection;
 use parking_lot::Mutex;
 
-use super::{UniqueQualifier, XaError, XaErrorCode, XaResource};
+use super::{
+    UniqueQualifier, XaError, XaErrorCode, XaResource, brokers::KnownBrokers, prepared::PreparedTransactions,
+};
 use crate::{
-    Producer, deadline,
+    Producer,
     topics::Publisher,
     transaction::{Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, in_runtime},
 };
@@ -32,7 +33,7 @@ const LONGEST_PART: usize = 64;
 /// xa.publish_topic(&topic).await?;
 ///
 /// let mut resource = xa.resource()?;
-/// let xid = xa.xid(1, b"invoice 17", b"messages")?;
+/// let xid = xa.new_xid(1, b"invoice 17")?; // of this attempt alone
 /// resource.start(&xid, XaStart::New).await?;
 /// resource.send(Message::new(topic, "one coffee")).await?;
 /// resource.end(&xid, XaEnd::Success).await?;
@@ -55,34 +56,25 @@ pub(super) struct Shared {
     pub(super) qualifier: UniqueQualifier,
     names: TransactionNames,
     topics: Mutex<Vec<Topic>>,
-}
-
-/// A prepared transaction that a broker holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RecoveredTransaction {
-    /// The transaction.
-    pub xid: XaTransactionId,
-    /// The broker that holds it; [`XaProducer::resource_at`] makes the resource to end it by.
-    pub broker: BrokerAddr,
-}
-
-/// What [`XaProducer::recover`] found.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Recovery {
-    /// The transactions of all brokers that answered.
-    pub transactions: Vec<RecoveredTransaction>,
-    /// Why other brokers did not. They may hold more.
-    pub failures: Vec<(BrokerAddr, XaError)>,
+    pub(super) brokers: KnownBrokers,
+    pub(super) prepared: PreparedTransactions,
+    /// The transactions that are rolled back in the background.
+    pub(super) ending: Arc<Mutex<Vec<XaTransactionId>>>,
 }
 
 impl XaProducer {
     /// XA transactions of this producer, which are found again by `qualifier`.
     #[must_use]
     pub fn new(producer: &Producer, qualifier: UniqueQualifier) -> Self {
-        let (names, topics) = (TransactionNames::new(), Mutex::default());
-        let shared = Arc::new(Shared { producer: producer.clone(), qualifier, names, topics });
+        let shared = Arc::new(Shared {
+            producer: producer.clone(),
+            qualifier,
+            names: TransactionNames::new(),
+            topics: Mutex::default(),
+            brokers: KnownBrokers::default(),
+            prepared: PreparedTransactions::default(),
+            ending: Arc::default(),
+        });
         Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
     }
 
@@ -132,6 +124,8 @@ impl XaProducer {
             let mut topics = self.shared.topics.lock();
             if *topics == published {
                 *topics = wanted;
+                drop(topics);
+                let _ = self.all();
                 return Ok(());
             }
         }
@@ -143,6 +137,10 @@ impl XaProducer {
     }
 
     /// The name of a branch of a distributed transaction, with this producer's qualifier (rule X-4).
+    ///
+    /// Each attempt needs a branch qualifier `bqual` that was never used before with this `gtrid`, as
+    /// [`new_xid`](Self::new_xid) draws one. A program that is restarted and tries "invoice 17" again under the name of its
+    /// former attempt may meet that one prepared: [`start`](XaResource::start) refuses it then.
     ///
     /// # Errors
     /// [`INVAL`](XaErrorCode::INVAL) when a part has more than 64 bytes.
@@ -160,6 +158,33 @@ impl XaProducer {
         }
     }
 
+    /// The name of a new branch, with 16 random bytes as branch qualifier: for one attempt. Write it down before the
+    /// transaction is prepared, to find the decision on it after a crash.
+    ///
+    /// # Errors
+    /// [`INVAL`](XaErrorCode::INVAL) when `gtrid` has more than 64 bytes; [`RMERR`](XaErrorCode::RMERR) when the operating
+    /// system provides no random bits.
+    pub fn new_xid(&self, format_id: i32, gtrid: &[u8]) -> Result<XaTransactionId, XaError> {
+        let mut bqual = [0; 16];
+        getrandom::fill(&mut bqual).map_err(|error| {
+            let text = "the operating system provided no random bits";
+            XaError::new(XaErrorCode::RMERR, text).with_source(error)
+        })?;
+        self.xid(format_id, gtrid, &bqual)
+    }
+
+    /// Whether the name is one that this producer finds again.
+    pub(super) fn ensure_own(&self, xid: &XaTransactionId) -> Result<(), XaError> {
+        let (own, theirs) = (self.shared.qualifier.as_str(), xid.qualifier());
+        if theirs == own {
+            return Ok(());
+        }
+        let text = format!(
+            "it has the qualifier {theirs:?} of another producer; recovery with {own:?} would not find it"
+        );
+        Err(XaError::new(XaErrorCode::INVAL, text))
+    }
+
     /// The brokers that have partitions of all published topics and are connected, sorted (rule X-5). They are looked up
     /// anew at each call (K-54).
     #[must_use]
@@ -175,6 +200,7 @@ impl XaProducer {
     /// # Errors
     /// [`RMFAIL`](XaErrorCode::RMFAIL) when there is none. Nothing has begun then (K-16).
     pub fn resource(&self) -> Result<XaResource, XaError> {
+        let _ = self.all();
         let candidates = self.candidates(&self.topics());
         if candidates.is_empty() {
             let text =
@@ -196,44 +222,6 @@ impl XaProducer {
             XaError::new(XaErrorCode::RMFAIL, text)
         })?;
         Ok(XaResource::new(self, found))
-    }
-
-    /// Asks every broker of the published topics for the prepared transactions that hold this producer's qualifier, and
-    /// those that an operator decided on and that are not [forgotten](XaResource::forget). All are asked at the same time
-    /// (rule X-15).
-    ///
-    /// # Cancel safety
-    /// Safe: it only asks.
-    pub async fn recover(&self) -> Recovery {
-        let asked = join_all(self.all().into_iter().map(|connection| async move {
-            (connection.broker().clone(), self.recover_from(connection).await)
-        }));
-        let mut recovery = Recovery { transactions: Vec::new(), failures: Vec::new() };
-        for (broker, found) in asked.await {
-            match found {
-                Ok(found) => recovery.transactions.extend(
-                    found.into_iter().map(|xid| RecoveredTransaction { xid, broker: broker.clone() }),
-                ),
-                Err(error) => recovery.failures.push((broker, error)),
-            }
-        }
-        recovery
-    }
-
-    pub(super) async fn recover_from(
-        &self,
-        connection: Arc<dyn Connection>,
-    ) -> Result<Vec<XaTransactionId>, XaError> {
-        let branch = self.branch(TransactionId::Null, connection)?;
-        let deadline = deadline::after(self.request_timeout);
-        let asked = async {
-            branch.ready(deadline).await?;
-            branch.step(TransactionAction::Recover, 0, deadline).await
-        };
-        match asked.await {
-            Ok(body) => Ok(parse_recovered(&body).collect()),
-            Err(step) => Err(XaError::step(step, &branch.id, branch.connection.broker())),
-        }
     }
 
     pub(super) fn branch(
@@ -269,20 +257,25 @@ impl XaProducer {
         common.unwrap_or_default()
     }
 
-    /// The ways to all brokers of the published topics, connected or not.
-    fn all(&self) -> Vec<Arc<dyn Connection>> {
+    /// The ways to all brokers of the published topics, connected or not. They are taken note of.
+    pub(super) fn all(&self) -> Vec<Arc<dyn Connection>> {
         let lookup = self.producer.inner.topics.lookup();
         let mut all: Vec<Arc<dyn Connection>> = Vec::new();
+        let mut present = Vec::new();
         for topic in &self.topics() {
             let Some(state) = lookup.find(topic) else { continue };
             let route = state.route();
-            let connected = route.brokers.iter().filter_map(|broker| broker.connections.first());
-            for connection in connected.chain(route.waiting_for.iter().map(|(_, connection)| connection)) {
+            let connected = route.brokers.iter();
+            let connected = connected.filter_map(|broker| Some((broker.id, broker.connections.first()?)));
+            let waiting = route.waiting_for.iter().map(|(id, connection)| (*id, connection));
+            for (id, connection) in connected.chain(waiting) {
                 if !all.iter().any(|known| known.broker() == connection.broker()) {
+                    present.push((id, connection.broker().clone()));
                     all.push(Arc::clone(connection));
                 }
             }
         }
+        self.shared.brokers.see(&present);
         all
     }
 }

@@ -4,14 +4,14 @@ use std::{fmt, str::FromStr};
 
 use metaq_protocol::Token;
 
-use crate::transaction::HOST;
-
-/// What the Java client puts before the host's name.
-const DEFAULT_PREFIX: &str = "XAMessageProducer";
-
 /// The name of a producer in its XA transactions. [`recover`](crate::XaProducer::recover) finds those that hold it, so it has
 /// to be the same after a restart, and no other producer may have it, whatever its language: it would recover, and end, what
 /// is not its own.
+///
+/// So it comes from the program's configuration, one for each instance: `billing-1`, `billing-2`. There is none made of the
+/// host's name, as the Java client has by default (`XAMessageProducer-HOST`): two programs on one host have the same, so
+/// have containers of one name, and a pod that is restarted under another name doesn't find its transactions again. A program
+/// that takes over from one in Java spells that client's qualifier out.
 ///
 /// ```
 /// use metaq_producer::UniqueQualifier;
@@ -49,35 +49,6 @@ impl UniqueQualifier {
             return Err(invalid("it is all digits, which a broker takes for a timeout"));
         }
         Token::new(text).map(|token| Self { token }).map_err(|_| invalid("it is no word"))
-    }
-
-    /// `PREFIX-HOST`, where HOST is what the operating system calls this host, with a dash for each character that a broker
-    /// could misread.
-    ///
-    /// Two programs have the same qualifier when prefix and host name are the same: two on one host, and two on hosts that
-    /// share a name, as containers and pods can. Each then [recovers](crate::XaProducer::recover) the other's transactions
-    /// and may end them. A pod with a name of its own that is another after a restart doesn't find its transactions again.
-    /// Where either can happen, use [`new`](Self::new) with a name from the program's configuration.
-    ///
-    /// # Errors
-    /// As for [`new`](Self::new).
-    pub fn with_prefix(prefix: &str) -> Result<Self, InvalidQualifier> {
-        if prefix.trim().is_empty() {
-            return Err(InvalidQualifier { text: String::new(), fault: "its prefix is blank" });
-        }
-        Self::new(&format!("{prefix}-{}", *HOST))
-    }
-
-    /// `XAMessageProducer-HOST`, as the Java client by default: for a program that takes over from one in Java, on a host where
-    /// it is the only one that uses XA.
-    ///
-    /// Every program that does so has this qualifier on hosts of the same name, whatever its language; see
-    /// [`with_prefix`](Self::with_prefix) for what happens when two of them meet. It is never chosen without being asked for.
-    ///
-    /// # Errors
-    /// None that is known: names of hosts are made to fit.
-    pub fn of_host() -> Result<Self, InvalidQualifier> {
-        Self::with_prefix(DEFAULT_PREFIX)
     }
 
     /// The name.
@@ -131,10 +102,5 @@ mod tests {
         for text in ["a", "1a", "-5", "XAMessageProducer-vm", "[x]"] {
             assert_eq!(UniqueQualifier::new(text).unwrap().as_str(), text, "X-2");
         }
-        assert!(UniqueQualifier::with_prefix(" ").is_err(), "X-2");
-        assert!(UniqueQualifier::with_prefix("a:b").is_err(), "X-2");
-        let default = UniqueQualifier::of_host().unwrap();
-        assert_eq!(default.as_str(), format!("XAMessageProducer-{}", *HOST), "X-2");
-        assert_eq!(default, UniqueQualifier::of_host().unwrap(), "it is the same after a restart");
     }
 }

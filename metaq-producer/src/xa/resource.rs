@@ -7,19 +7,17 @@ use std::{
     time::Duration,
 };
 
-use metaq_protocol::{BrokerAddr, Partition, TransactionAction, TransactionId, XaTransactionId};
+use metaq_protocol::{BrokerAddr, Partition, TransactionId, XaTransactionId};
 use metaq_transport::{Connection, Progress};
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{
-    XaError, XaErrorCode, XaProducer,
-    course::{Known, XaEnd, XaStart},
-};
+use super::{XaError, XaErrorCode, XaProducer, course::Known};
 use crate::{
     Message, TransactionReceipt, deadline,
     panics::contain,
     transaction::{
-        Branch, NoPlace, Place, Put, Rollback, StepError, Unfit, choose_on, read_put, topic_of, whole_seconds,
+        Branch, NoPlace, Place, Put, Rollback, StepError, TIMEOUT, Unfit, choose_on, read_put, topic_of,
     },
 };
 
@@ -27,8 +25,9 @@ use crate::{
 /// that is its own, takes the steps in the order of X/Open: start, send, end, prepare, then commit or rollback.
 ///
 /// All steps go to this one broker. Unlike local transactions, these outlive the connection, and can be ended by any
-/// resource at the same broker, also by the Java client; once prepared they outlive the broker's process, too.
-/// One that was not prepared stays at the broker for ever, unless it has a [timeout](Self::set_timeout).
+/// resource at the same broker, also by the Java client; once prepared they are on the broker's disk, too, though a restart can
+/// [forget](Self::commit) one that has been prepared for long.
+/// One that was not prepared is rolled back by the broker after its [timeout](Self::set_timeout), 60 s by default.
 ///
 /// # What is promised
 /// - A transaction votes [`Prepared`](super::XaVote::Prepared), and is committed in one phase, only if every message that was sent
@@ -39,15 +38,18 @@ use crate::{
 ///
 /// # What is not
 /// - `END` is not sent to the broker, which does nothing about it and never answers it (rule B-20).
-/// - Whether a transaction has begun before is not found out, except for those of this resource: a broker takes the
-///   beginning of one that it knows for a success (rule B-14), and messages of a prepared one, which are lost (rule B-24). So
-///   names have to be unique.
+/// - Whether a transaction that isn't prepared has begun before is not found out, except for those of this resource: a broker
+///   takes the beginning of one that it knows for a success (rule B-14). So names have to be unique.
 /// - Brokers don't compare checksums in a transaction (K-49), and nobody learns at which offsets the messages are stored.
 ///
 /// # End
 /// If it is dropped between start and end, a transaction that it has begun is rolled back in the background, which is told to
-/// `tracing` as a warning. The rollback is repeated until the broker confirms it, the producer is closed, or 60 s have passed.
-/// It runs on the tokio runtime in which the resource is dropped, else on the one in which the transaction was taken up.
+/// `tracing` as a warning, unless the broker lists it as prepared. That is repeated until the broker confirms it, the producer is
+/// closed, or 60 s have passed. It runs on the tokio runtime in which the resource is dropped, else on the one in which the
+/// transaction was taken up; without one the transaction is left to its timeout.
+///
+/// What it knows of a transaction that others may have ended is kept until its timeout; without one, until the resource is
+/// dropped.
 ///
 /// # Statistics
 /// In [`ProducerStats`](crate::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
@@ -55,7 +57,7 @@ use crate::{
 pub struct XaResource {
     pub(super) xa: XaProducer,
     pub(super) connection: Arc<dyn Connection>,
-    timeout: Duration,
+    pub(super) timeout: Option<Duration>,
     /// Between start and end.
     pub(super) current: Option<Current>,
     /// What is known of transactions that went through here and did not end yet.
@@ -63,18 +65,18 @@ pub struct XaResource {
 }
 
 pub(super) struct Current {
-    branch: Branch,
+    pub(super) branch: Branch,
     pub(super) xid: XaTransactionId,
     /// Messages without an answer. There are some between two calls if a sending was dropped.
-    puts: VecDeque<Put>,
+    pub(super) puts: VecDeque<Put>,
     /// The runtime in which it was taken up, to roll it back where there is none.
-    runtime: Option<Handle>,
+    pub(super) runtime: Option<Handle>,
 }
 
 impl XaResource {
     pub(super) fn new(xa: &XaProducer, connection: Arc<dyn Connection>) -> Self {
         let known = HashMap::new();
-        Self { xa: xa.clone(), connection, timeout: Duration::ZERO, current: None, known }
+        Self { xa: xa.clone(), connection, timeout: Some(TIMEOUT), current: None, known }
     }
 
     /// The broker.
@@ -89,73 +91,22 @@ impl XaResource {
         self.broker() == other.broker()
     }
 
-    /// After how long the broker rolls a transaction back that was not prepared; zero is never.
+    /// After how long the broker rolls a transaction back that was not prepared; none is never.
     #[must_use]
-    pub fn timeout(&self) -> Duration {
+    pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// Sets the timeout of the transactions that begin from now on, in whole seconds: a part of one counts as one. A broker
-    /// with the shipped settings cuts it to 60 s (rules X-18 and B-19). Default zero, which is never: then a transaction whose
-    /// program ends before it is prepared stays at the broker until the broker is started again.
+    /// Sets the timeout of the transactions that begin from now on, in whole seconds: a part of one, and zero, count as one.
+    /// A broker with the shipped settings cuts it to 60 s (rules X-18 and B-19), which is the default. It ends with prepare.
     pub fn set_timeout(&mut self, timeout: Duration) {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
     }
 
-    /// Takes up a transaction: from now on [`send`](Self::send) belongs to it.
-    ///
-    /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) while another one is taken up; [`DUPID`](XaErrorCode::DUPID) when it has begun here
-    /// before; [`NOTA`](XaErrorCode::NOTA) when it was not suspended here; or what the broker says. A transaction
-    /// that did not begin isn't taken up (K-55).
-    ///
-    /// # Cancel safety
-    /// Dropping the future may leave a transaction at the broker, with nothing in it; it isn't taken up.
-    pub async fn start(&mut self, xid: &XaTransactionId, flags: XaStart) -> Result<(), XaError> {
-        if let Some(current) = &self.current {
-            return Err(if current.xid == *xid {
-                self.error(xid, XaErrorCode::DUPID, "it is taken up already")
-            } else {
-                self.error(xid, XaErrorCode::PROTO, "another transaction is taken up; end that first")
-            });
-        }
-        let branch = self.branch(xid)?;
-        let mut known = match (self.known.remove(xid), flags) {
-            (Some(known), XaStart::Resume) if known.suspended => known,
-            (Some(known), XaStart::Join) => known,
-            (None, XaStart::Join) => Known::default(),
-            (None, XaStart::New) => {
-                self.begin(&branch).await?;
-                Known { begun: true, ..Known::default() }
-            }
-            (known, XaStart::New) => {
-                self.known.extend(known.map(|known| (xid.clone(), known)));
-                return Err(self.error(xid, XaErrorCode::DUPID, "it has begun here before"));
-            }
-            (known, _) => {
-                self.known.extend(known.map(|known| (xid.clone(), known)));
-                return Err(self.error(xid, XaErrorCode::NOTA, "it was not suspended here"));
-            }
-        };
-        known.suspended = false;
-        self.known.insert(xid.clone(), known);
-        let runtime = Handle::try_current().ok();
-        self.current = Some(Current { branch, xid: xid.clone(), puts: VecDeque::new(), runtime });
-        Ok(())
-    }
-
-    async fn begin(&self, branch: &Branch) -> Result<(), XaError> {
-        let deadline = self.deadline();
-        let begun = async {
-            branch.ready(deadline).await?;
-            branch.step(TransactionAction::Begin, whole_seconds(self.timeout), deadline).await
-        };
-        let Err(step) = begun.await else { return Ok(()) };
-        let error = XaError::step(step, &branch.id, self.broker());
-        if error.is_unknown() {
-            Rollback::of_xa(branch.clone(), self.xa.request_timeout).start(None);
-        }
-        Err(error)
+    /// Has transactions that begin from now on stay at the broker until they are committed or rolled back. One whose program
+    /// ends before it is prepared stays in the broker's memory, with its messages, until the broker is restarted.
+    pub fn remove_timeout(&mut self) {
+        self.timeout = None;
     }
 
     /// Sends a message as part of the transaction that was taken up, and waits for the broker to take it, at most for the
@@ -236,31 +187,6 @@ impl XaResource {
         }
     }
 
-    /// Leaves the transaction that was taken up. A suspended one may be ended without being taken up again.
-    ///
-    /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) when it isn't taken up (rule X-10).
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves it taken up.
-    pub async fn end(&mut self, xid: &XaTransactionId, flags: XaEnd) -> Result<(), XaError> {
-        let is_current = self.current.as_ref().is_some_and(|current| current.xid == *xid);
-        if is_current {
-            self.settle().await;
-            self.current = None;
-        }
-        match self.known.get_mut(xid) {
-            Some(known) if is_current || (known.suspended && flags != XaEnd::Suspend) => {
-                known.suspended = flags == XaEnd::Suspend;
-                if flags == XaEnd::Fail {
-                    known.spoil(XaErrorCode::RBROLLBACK, "it was ended as failed");
-                }
-                Ok(())
-            }
-            _ => Err(self.error(xid, XaErrorCode::PROTO, "it is not taken up")),
-        }
-    }
-
     pub(super) fn branch(&self, xid: &XaTransactionId) -> Result<Branch, XaError> {
         self.xa.branch(TransactionId::Xa(xid.clone()), Arc::clone(&self.connection))
     }
@@ -270,7 +196,11 @@ impl XaResource {
     }
 
     pub(super) fn error(&self, xid: &XaTransactionId, code: XaErrorCode, text: &str) -> XaError {
-        XaError::new(code, text).of(&TransactionId::Xa(xid.clone()), self.broker())
+        self.of(xid, XaError::new(code, text))
+    }
+
+    pub(super) fn of(&self, xid: &XaTransactionId, error: XaError) -> XaError {
+        error.of(&TransactionId::Xa(xid.clone()), self.broker())
     }
 }
 
@@ -309,8 +239,33 @@ impl Drop for XaResource {
             );
         });
         if begun {
-            let Current { branch, runtime, .. } = current;
-            Rollback::of_xa(branch, self.xa.request_timeout).start(runtime.as_ref());
+            let Current { branch, runtime, xid, .. } = current;
+            let ending = Ending::new(&self.xa.shared.ending, xid);
+            Rollback::of_xa(branch, self.xa.request_timeout)
+                .holding(Box::new(ending))
+                .start(runtime.as_ref());
+        }
+    }
+}
+
+/// A transaction that is being rolled back in the background, until this is dropped.
+struct Ending {
+    all: Arc<Mutex<Vec<XaTransactionId>>>,
+    xid: XaTransactionId,
+}
+
+impl Ending {
+    fn new(all: &Arc<Mutex<Vec<XaTransactionId>>>, xid: XaTransactionId) -> Self {
+        all.lock().push(xid.clone());
+        Self { all: Arc::clone(all), xid }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Some(at) = all.iter().position(|xid| *xid == self.xid) {
+            all.swap_remove(at);
         }
     }
 }

@@ -39,20 +39,21 @@ impl PrepareVote {
 /// << result 200 42 -2147483634\r\nXID:1:6774726964:6271:XAMessageProducer-vm
 /// ```
 ///
-/// Blank lines are skipped. A line that is no XA id ends the reading, as with the Java client.
+/// Blank lines are skipped. A line that is no XA id is an [`InvalidAnswer`]; the Java client drops it and all that follow.
 ///
 /// ```
 /// use metaq_protocol::parse_recovered;
 ///
-/// let ids: Vec<_> = parse_recovered(b"XID:1:67:62:uq\r\nXID:1:68:62:uq").collect();
-/// assert_eq!((ids.len(), ids[1].gtrid()), (2, vec![0x68]));
+/// let ids: Result<Vec<_>, _> = parse_recovered(b"XID:1:67:62:uq\r\nXID:1:68:62:uq").collect();
+/// assert_eq!(ids?[1].gtrid(), [0x68]);
+/// # Ok::<(), metaq_protocol::InvalidAnswer>(())
 /// ```
-pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = XaTransactionId> {
-    lines(body).map(text::from_utf8_lossy).filter(|line| !line.trim().is_empty()).map_while(|line| match line
-        .parse()
-    {
-        Ok(TransactionId::Xa(id)) => Some(id),
-        _ => None,
+pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = Result<XaTransactionId, InvalidAnswer>> {
+    lines(body).filter(|line| !line.trim_ascii().is_empty()).map(|line| {
+        match text::from_utf8_lossy(line).parse() {
+            Ok(TransactionId::Xa(id)) => Ok(id),
+            _ => Err(InvalidAnswer::new("RECOVER", "line", "an XA transaction id", line)),
+        }
     })
 }
 

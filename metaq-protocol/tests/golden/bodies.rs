@@ -22,6 +22,8 @@ fn bodies_are_read_as_java_reads_them() {
             },
             "recover_answer" => {
                 let ids: Vec<Value> = parse_recovered(body.as_bytes())
+                    // The Java client ends at the first line that it can't read.
+                    .map_while(Result::ok)
                     .map(|id| transaction_id_fields(&TransactionId::Xa(id)))
                     .collect();
                 assert_eq!(json!(ids), case["xids"]);
