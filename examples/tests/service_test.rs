@@ -2,13 +2,11 @@
 //! stand. Time is paused, so that waiting takes none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
-use metaq_producer::{BrokerAddr, Message, Outcome, Producer, SendError, Topic};
-use metaq_testkit::{Broker, EmbeddedRegistry, Fault, RegistryFault, Requests};
-use metaq_transport::{ConnectionConfig, Dialer, StreamTransport};
-use tokio::{io::DuplexStream, time::Instant};
+use metaq_producer::{Message, Outcome, Producer, SendError, Topic};
+use metaq_testkit::{Broker, Fault, RegistryFault, Requests};
+use tokio::time::Instant;
 
 // --- What is tested: a service of yours. --------------------------------------------------------------------------------
 
@@ -43,40 +41,27 @@ impl Shop {
     }
 }
 
-// --- What the tests need: a transport that reaches the brokers of an embedded registry. ---------------------------------
+// --- What the tests need. -----------------------------------------------------------------------------------------------
 
-#[derive(Debug)]
-struct WithoutPorts(EmbeddedRegistry);
-
-#[async_trait]
-impl Dialer for WithoutPorts {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
-        self.0.connect(broker)
-    }
-}
-
-/// A shop, the registry that it looks into, and the broker that it finds there.
-async fn open() -> (Shop, EmbeddedRegistry, Broker) {
-    let registry = EmbeddedRegistry::new();
-    let broker = Broker::builder().topic("orders", 2).register_with(&registry).start_without_port().unwrap();
+/// A shop, and the broker that it finds.
+async fn open() -> (Shop, Broker) {
+    let broker = Broker::builder().topic("orders", 2).start_without_port().unwrap();
     let producer = Producer::builder()
-        .discovery(registry.discovery())
-        .transport(StreamTransport::new(WithoutPorts(registry.clone()), ConnectionConfig::default()))
+        .discovery(broker.discovery())
+        .transport(broker.transport())
         .send_timeout(Duration::from_secs(2))
         .build()
         .unwrap();
     let orders: Topic = "orders".parse().unwrap();
     producer.publish_topic(&orders).await.unwrap();
-    (Shop { producer, orders }, registry, broker)
+    (Shop { producer, orders }, broker)
 }
 
 // --- The tests. ---------------------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]
 async fn an_order_is_stored_with_its_customer() {
-    let (shop, _registry, broker) = open().await;
+    let (shop, broker) = open().await;
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     let stored = broker.messages("orders");
     assert_eq!(stored.len(), 1);
@@ -86,7 +71,7 @@ async fn an_order_is_stored_with_its_customer() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_refused_can_be_placed_again() {
-    let (shop, _registry, broker) = open().await;
+    let (shop, broker) = open().await;
     broker.faults().plan(Requests::puts().only(2), Fault::refuse(500, "the disk is full"));
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     assert_eq!(shop.place("one tea", "table 7").await, Placed::No);
@@ -96,7 +81,7 @@ async fn an_order_that_is_refused_can_be_placed_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_nobody_answers_ends_in_time_and_is_looked_after() {
-    let (shop, _registry, broker) = open().await;
+    let (shop, broker) = open().await;
     broker.faults().plan(Requests::puts(), Fault::Swallow);
     let started = Instant::now();
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Perhaps);
@@ -106,7 +91,7 @@ async fn an_order_that_nobody_answers_ends_in_time_and_is_looked_after() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_breaks_is_made_anew() {
-    let (shop, _registry, broker) = open().await;
+    let (shop, broker) = open().await;
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     broker.faults().close_connections();
     // The shop is told at once, or the order waits for the new connection.
@@ -118,11 +103,40 @@ async fn a_connection_that_breaks_is_made_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn orders_are_taken_while_the_registry_is_away() {
-    let (shop, registry, broker) = open().await;
-    registry.add_fault(RegistryFault::Gone);
+    let (shop, broker) = open().await;
+    broker.registry().add_fault(RegistryFault::Gone);
     for n in 0..100 {
         assert_eq!(shop.place(&format!("coffee {n}"), "table 7").await, Placed::Yes);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(broker.messages("orders").len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_placed_elsewhere_is_waited_for() {
+    let (shop, broker) = open().await;
+    let puts = broker.record(Requests::puts());
+    let placing = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        shop.place("one coffee", "table 7").await
+    });
+    let stored = broker.wait_for("orders", 1).await.unwrap();
+    assert_eq!(stored[0].payload, "one coffee");
+    assert_eq!(puts.count(), 1, "it was sent once");
+    assert_eq!(placing.await.unwrap(), Placed::Yes);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_comes_back_takes_orders_again() {
+    let broker = Broker::builder().topic("orders", 2).start().await.unwrap();
+    // Over TCP this time, and without a registry.
+    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
+    let orders: Topic = "orders".parse().unwrap();
+    producer.publish_topic(&orders).await.unwrap();
+    let shop = Shop { producer, orders };
+    assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
+    let killed = broker.kill().await;
+    let broker = killed.start().await.unwrap();
+    while shop.place("one tea", "table 7").await != Placed::Yes {}
+    assert_eq!(broker.wait_for("orders", 1).await.unwrap()[0].payload, "one tea");
 }

@@ -8,7 +8,6 @@ mod watchdog;
 use std::{
     cell::RefCell,
     future::Future,
-    io,
     pin::Pin,
     sync::{
         Arc,
@@ -27,11 +26,10 @@ use metaq_producer::{Message, Partition, PartitionSelector, Producer, SendErrorK
 use metaq_protocol::{BrokerAddr, Command, PutRef, TransactionAction};
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use metaq_transport::{
-    Connection, ConnectionState, Dialer, PendingResponse, StreamTransport, Ticket, Transport, TransportError,
+    Connection, ConnectionState, PendingResponse, StreamTransport, Ticket, Transport, TransportError,
 };
 use parking_lot::Mutex;
 use tokio::{
-    io::DuplexStream,
     runtime::{Builder, Runtime},
     sync::watch,
     time::Instant,
@@ -517,19 +515,7 @@ impl Connection for PanickingConnection {
 
 /// Makes such connections.
 #[derive(Debug)]
-struct PanickingTransport(StreamTransport<Dials>);
-
-#[derive(Debug)]
-struct Dials(EmbeddedRegistry);
-
-#[async_trait]
-impl Dialer for Dials {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
-        self.0.connect(broker)
-    }
-}
+struct PanickingTransport(StreamTransport<EmbeddedRegistry>);
 
 #[async_trait]
 impl Transport for PanickingTransport {
@@ -545,7 +531,7 @@ fn a_connection_that_panics_takes_no_message_with_it() {
             threads(4).block_on(async {
                 let registry = EmbeddedRegistry::new();
                 let _broker = broker_with(&registry, 0, &[("t", 1)]);
-                let transport = StreamTransport::new(Dials(registry.clone()), Default::default());
+                let transport = registry.transport();
                 let producer = builder(&registry, |config| config.ordered = ordered);
                 let producer = producer.transport(PanickingTransport(transport)).build().unwrap();
                 producer.publish_topic(&topic()).await.unwrap();

@@ -228,7 +228,7 @@ async fn messages_for_a_closed_partition_go_to_others() {
         config.retry.jitter = Jitter::seeded(1);
     })
     .await;
-    cluster.brokers[0].close_partition(&topic(), 1);
+    cluster.brokers[0].close_partition(topic(), 1);
     let outcomes = cluster.producer.send_all((0..100).map(|n| message(format!("{n:02}")))).await;
     let rejected = outcomes.iter().filter(|outcome| outcome.is_err()).count();
     assert_eq!(rejected, 0);
@@ -243,11 +243,11 @@ async fn a_partition_that_is_opened_again_is_used_again() {
         config.retry.jitter = Jitter::seeded(1);
     })
     .await;
-    cluster.brokers[0].close_partition(&topic(), 1);
+    cluster.brokers[0].close_partition(topic(), 1);
     for n in 0..20 {
         cluster.producer.send(message(n.to_string())).await.unwrap();
     }
-    cluster.brokers[0].open_partition(&topic(), 1);
+    cluster.brokers[0].open_partition(topic(), 1);
     // The longest time for which a refused partition is left alone.
     sleep(Duration::from_secs(11)).await;
     for n in 0..20 {
@@ -261,7 +261,7 @@ async fn messages_that_insist_on_a_closed_partition_are_rejected_in_order() {
     let (_registry, brokers, producer) = pinned_cluster(1, 2, |_| {});
     producer.publish_topic(&topic()).await.unwrap();
     let monitor = brokers[0].monitor_puts();
-    brokers[0].close_partition(&topic(), 0);
+    brokers[0].close_partition(topic(), 0);
     let ended = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
     for n in 0..4 {
@@ -281,7 +281,7 @@ async fn messages_that_insist_on_a_closed_partition_are_rejected_in_order() {
     }
     assert_eq!(*ended.lock(), [0, 1, 2, 3]);
     assert_eq!(monitor.most_unanswered("t", 0), 1);
-    brokers[0].open_partition(&topic(), 0);
+    brokers[0].open_partition(topic(), 0);
     assert!(producer.send(pinned("0-0", "opened")).await.is_ok());
 }
 
@@ -310,7 +310,7 @@ async fn a_message_that_moves_counts_as_accepted_anew_in_its_new_partition() {
     });
     let producer = producer.selector(Movable).build().unwrap();
     producer.publish_topic(&topic()).await.unwrap();
-    broker.close_partition(&topic(), 0);
+    broker.close_partition(topic(), 0);
     let monitor = broker.monitor_puts();
     broker.faults().plan(Requests::puts().of_partition(1), Fault::Late(Duration::from_millis(900)));
     let mut handles = vec![

@@ -80,7 +80,7 @@ const CASES: [Case; 19] = [
     ),
     (
         "brokers with fewer partitions",
-        |cluster| cluster.brokers.iter().for_each(|broker| broker.set_topic(&topic(), 1)),
+        |cluster| cluster.brokers.iter().for_each(|broker| broker.set_topic(topic(), 1)),
         x,
         STORED,
     ),
@@ -143,7 +143,7 @@ async fn what_is_refused_or_can_not_be_sent_ends_as_documented_and_comes_back() 
         cluster.registry.heal();
         cluster.brokers.iter().for_each(|broker| {
             broker.faults().heal();
-            broker.set_topic(&topic(), 2);
+            broker.set_topic(topic(), 2);
         });
         sleep(Duration::from_secs(3)).await;
         cluster.producer.send(x()).await.unwrap_or_else(|error| panic!("after {name}: {error}"));

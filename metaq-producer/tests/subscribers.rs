@@ -108,7 +108,7 @@ async fn eventful(does: impl FnOnce(&Producer) -> Does) {
         }
     }
     // A broker gets other partitions, another is out of reach for a while.
-    brokers[0].set_topic(&topic(), 4);
+    brokers[0].set_topic(topic(), 4);
     until(async || producer.partitions(&topic()).len() == 6).await;
     brokers[1].faults().refuse_connections(true);
     brokers[1].faults().close_connections();

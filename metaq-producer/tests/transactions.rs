@@ -289,7 +289,7 @@ async fn what_the_broker_does_not_have_is_refused_without_harm() {
     transaction.commit().await.unwrap();
     assert_eq!(payloads(&broker, "t"), ["y"]);
     // K-49, B-7: a closed partition takes messages of transactions all the same.
-    broker.close_partition(&topic("t"), 0);
+    broker.close_partition(topic("t"), 0);
     let mut transaction = producer.begin(TransactionOptions::new());
     while transaction.messages() == 0 {
         let _ = transaction.send(message("z")).await;

@@ -388,7 +388,7 @@ async fn a_resource_has_all_topics_or_there_is_none() {
     assert_eq!((both.messages("t").len(), both.messages("u").len()), (1, 1));
 
     // K-54, X-6: what changes is seen by the next look.
-    one.set_topic(&topic("u"), 1);
+    one.set_topic(topic("u"), 1);
     until(|| xa.brokers().len() == 2).await;
     drop((xa, resource));
     assert!(

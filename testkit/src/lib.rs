@@ -22,9 +22,18 @@ const LONGEST: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;
 pub use broker::{
-    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, PutMonitor, Requests,
-    Stored,
+    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, PutMonitor, Record,
+    Requests, SeenRequest, Stored,
 };
+#[doc(no_inline)]
+pub use metaq_discovery::{MockDiscovery, TopicView};
+#[doc(no_inline)]
+pub use metaq_protocol::{
+    BrokerAddr, BrokerId, Command, Limits, Opaque, Partition, Status, Topic, TransactionAction,
+    TransactionId, XaTransactionId,
+};
+#[doc(no_inline)]
+pub use metaq_transport::{ConnectionConfig, StreamTransport};
 pub use port::unused_addr;
 pub use proxy::Proxy;
 pub use registry::{EmbeddedRegistry, RegistryFault};

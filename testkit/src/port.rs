@@ -44,6 +44,12 @@ impl Port {
         ))
     }
 
+    /// A port that this process has listened on; none when another `Port` is the same.
+    pub(crate) fn claimed(number: u16) -> Option<Self> {
+        let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+        Some(Self { number, _claim: Some(claim) })
+    }
+
     /// The port that somebody asked for.
     #[cfg(feature = "peers")]
     pub(crate) fn fixed(number: u16) -> Self {
@@ -60,7 +66,7 @@ pub(crate) fn listen() -> io::Result<(Port, TcpListener)> {
     let mut attempts = 0;
     loop {
         let port = Port::free()?;
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port.number)) {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())) {
             Ok(listener) => return Ok((port, listener)),
             // Somebody who knows nothing of claims was faster.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < ATTEMPTS => attempts += 1,
@@ -84,7 +90,7 @@ pub(crate) fn listen() -> io::Result<(Port, TcpListener)> {
 /// When no free port is found.
 pub fn unused_addr() -> io::Result<SocketAddr> {
     let port = Port::free()?;
-    let addr = (Ipv4Addr::LOCALHOST, port.number).into();
+    let addr = (Ipv4Addr::LOCALHOST, port.number()).into();
     // Claimed to the end of the process.
     std::mem::forget(port);
     Ok(addr)

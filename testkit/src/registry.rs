@@ -35,7 +35,7 @@ use crate::BrokerConnector;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EmbeddedRegistry {
     state: Arc<Mutex<State>>,
 }
@@ -83,13 +83,18 @@ pub enum RegistryFault {
 /// The port that nobody listens on.
 const NOBODY: u16 = 1;
 
+impl Default for EmbeddedRegistry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl EmbeddedRegistry {
     /// An empty registry without faults.
     #[must_use]
     pub fn new() -> Self {
-        let registry = Self::default();
-        registry.state.lock().session_timeout = Duration::from_secs(6);
-        registry
+        let state = State { session_timeout: Duration::from_secs(6), ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// A discovery that reads this registry: for one producer, which may close it. A test may look at its calls and

@@ -5,7 +5,7 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
-use metaq_protocol::{Limits, Topic, TransactionId, XaTransactionId};
+use metaq_protocol::{Limits, TransactionId, XaTransactionId};
 use metaq_testkit::{Broker, BrokerBuilder, Flush, Heuristic};
 use tokio::{
     io::{AsyncReadExt as _, DuplexStream},
@@ -15,10 +15,6 @@ use wire::Client;
 
 fn client(broker: &Broker) -> Client<DuplexStream> {
     Client::new(broker.connect())
-}
-
-fn topic() -> Topic {
-    "t".parse().unwrap()
 }
 
 fn builder() -> BrokerBuilder {
@@ -67,29 +63,94 @@ async fn it_starts_at_once_and_many_live_side_by_side() {
     assert_eq!(ids.len(), 50, "no two brokers give the same id");
 }
 
+/// A put into a local transaction.
+fn put_text(id: &str, text: &str) -> String {
+    format!("put t 0 {} 0 -1 {id} 1\r\n{text}", text.len())
+}
+
+fn payloads(broker: &Broker) -> Vec<String> {
+    let all = broker.messages("t");
+    all.into_iter().map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect()
+}
+
+const LOCAL: &str = "TX:a:1";
+const NOT_BEGUN: &str = "500 Local transaction 'TX:a:1' has not been started.";
+
 #[tokio::test]
-async fn a_local_transaction_belongs_to_its_connection() {
+async fn a_local_transaction_is_begun_for_its_connection() {
     let broker = builder().start_without_port().unwrap();
     let (mut one, mut other) = (client(&broker), client(&broker));
-    let not_begun = "500 Local transaction 'TX:a:1' has not been started.";
-    assert_eq!(one.ask(step("TX:a:1", "BEGIN")).await, "200 ");
-    assert_eq!(place(&one.ask(put_in("TX:a:1")).await), (0, -1));
-    assert_eq!(other.ask(put_in("TX:a:1")).await, not_begun);
-    assert_eq!(other.ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, not_begun);
-    assert!(broker.messages("t").is_empty());
-    // The other may have one of the same name.
-    assert_eq!(other.ask(step("TX:a:1", "BEGIN")).await, "200 ");
-    assert_eq!(other.ask(put_in("TX:a:1")).await.split(' ').next(), Some("200"));
-    assert_eq!(other.ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, "200 ");
-    assert_eq!(broker.messages("t").len(), 1);
-
-    // It goes with the connection.
-    drop(one);
-    while broker.open_connections() > 1 {
-        tokio::task::yield_now().await;
+    assert_eq!(one.ask(step(LOCAL, "BEGIN")).await, "200 ");
+    assert_eq!(place(&one.ask(put_in(LOCAL)).await), (0, -1));
+    for request in
+        [put_in(LOCAL), step(LOCAL, "COMMIT_ONE_PHASE"), step(LOCAL, "ROLLBACK"), step(LOCAL, "PREPARE")]
+    {
+        assert_eq!(other.ask(request).await, NOT_BEGUN);
     }
-    assert_eq!(broker.messages("t").len(), 1);
-    assert_eq!(client(&broker).ask(step("TX:a:1", "COMMIT_ONE_PHASE")).await, not_begun);
+    drop(one);
+    broker.wait_until(|broker| broker.open_connections() == 1).await.unwrap();
+    assert_eq!(other.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, NOT_BEGUN);
+    assert!(broker.messages("t").is_empty());
+}
+
+#[tokio::test]
+async fn local_transactions_of_one_key_share_their_messages() {
+    let broker = builder().start_without_port().unwrap();
+    let (mut one, mut other) = (client(&broker), client(&broker));
+    // The first commit stores what both have put, the second what came since.
+    for client in [&mut one, &mut other] {
+        assert_eq!(client.ask(step(LOCAL, "BEGIN")).await, "200 ");
+    }
+    one.ask(put_text(LOCAL, "a")).await;
+    other.ask(put_text(LOCAL, "b")).await;
+    assert_eq!(one.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, "200 ");
+    assert_eq!(payloads(&broker), ["a", "b"]);
+    other.ask(put_text(LOCAL, "c")).await;
+    assert_eq!(other.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, "200 ");
+    assert_eq!(payloads(&broker), ["a", "b", "c"]);
+
+    // A rollback drops what both have put; the commit succeeds and stores nothing.
+    for client in [&mut one, &mut other] {
+        assert_eq!(client.ask(step(LOCAL, "BEGIN")).await, "200 ");
+    }
+    one.ask(put_text(LOCAL, "d")).await;
+    assert_eq!(other.ask(step(LOCAL, "ROLLBACK")).await, "200 ");
+    assert_eq!(one.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, "200 ");
+    assert_eq!(payloads(&broker).len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_a_local_transaction_outlive_its_connection_but_not_its_timeout() {
+    let broker = builder().start_without_port().unwrap();
+    for (begin, advanced, stored) in [
+        ("BEGIN", 3600, &["left", "new"][..]),
+        ("BEGIN 1", 0, &["left", "new", "left", "new"]),
+        ("BEGIN 1", 1, &["left", "new", "left", "new", "new"]),
+    ] {
+        let mut one = client(&broker);
+        one.ask(step(LOCAL, begin)).await;
+        one.ask(put_text(LOCAL, "left")).await;
+        drop(one);
+        broker.wait_until(|broker| broker.open_connections() == 0).await.unwrap();
+        tokio::time::advance(Duration::from_secs(advanced)).await;
+        let mut other = client(&broker);
+        assert_eq!(other.ask(step(LOCAL, "BEGIN")).await, "200 ");
+        other.ask(put_text(LOCAL, "new")).await;
+        assert_eq!(other.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, "200 ");
+        assert_eq!(payloads(&broker), stored, "{begin}");
+        drop(other);
+        broker.wait_until(|broker| broker.open_connections() == 0).await.unwrap();
+    }
+
+    // The timeout of one drops what another has put, too.
+    let (mut one, mut other) = (client(&broker), client(&broker));
+    one.ask(step(LOCAL, "BEGIN 1")).await;
+    other.ask(step(LOCAL, "BEGIN")).await;
+    other.ask(put_text(LOCAL, "dropped")).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(one.ask(put_text(LOCAL, "late")).await, NOT_BEGUN);
+    assert_eq!(other.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, "200 ");
+    assert_eq!(payloads(&broker).len(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,12 +281,12 @@ async fn segments_are_told_and_the_oldest_can_go() {
         }
         assert_eq!(client.ask("get t g 0 50 1000 1\r\n").await, "value 25", "a get ends with its segment");
         assert_eq!(broker.messages("t").len(), 7);
-        assert!(broker.drop_oldest_segment(&topic(), 0).unwrap());
+        assert!(broker.drop_oldest_segment("t", 0).unwrap());
         assert_eq!(client.ask("get t g 0 0 1000 1\r\n").await, "301 75");
         assert_eq!(client.ask("offset t g 0 0 1\r\n").await, "200 75");
         assert_eq!(broker.messages("t").len(), 4);
-        assert!(broker.drop_oldest_segment(&topic(), 0).unwrap());
-        assert!(!broker.drop_oldest_segment(&topic(), 0).unwrap());
+        assert!(broker.drop_oldest_segment("t", 0).unwrap());
+        assert!(!broker.drop_oldest_segment("t", 0).unwrap());
         let stats = client.ask("stats offsets 1\r\n").await;
         assert!(stats.contains("t part 0 min_offset 150 max_offset 175\r\n"), "{stats}");
     }
@@ -333,4 +394,114 @@ async fn when_it_is_shut_down_its_port_is_free_and_its_connections_are_closed() 
         tokio::task::yield_now().await;
     }
     assert_eq!(connector.connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_killed_broker_comes_back_on_its_port_and_with_what_is_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = builder().id(3).data_dir(folder.path()).start().await.unwrap();
+    let addr = broker.addr().clone();
+    let connect = async || Client::new(TcpStream::connect(("127.0.0.1", addr.port())).await.unwrap());
+    for n in 0..50 {
+        let mut client = connect().await;
+        assert_eq!(place(&client.ask(put(0)).await), (0, n * 25));
+        let killed = broker.kill().await;
+        assert_eq!(client.ask("version 1\r\n").await, "closed");
+        let refused = TcpStream::connect(("127.0.0.1", addr.port())).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        broker = killed.start().await.unwrap();
+        assert_eq!(*broker.addr(), addr);
+    }
+    assert_eq!(broker.messages("t").len(), 50);
+}
+
+#[tokio::test]
+async fn a_full_broker_has_room_again_when_a_segment_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    for on_disk in [false, true] {
+        let builder = builder().max_segment_size(50).capacity(110);
+        let builder = if on_disk { builder.data_dir(folder.path()) } else { builder };
+        let broker = builder.start_without_port().unwrap();
+        let mut client = client(&broker);
+        for _ in 0..4 {
+            assert!(client.ask(put(0)).await.starts_with("200"));
+        }
+        assert!(client.ask(put(0)).await.starts_with("500"));
+        assert!(broker.drop_oldest_segment("t", 0).unwrap());
+        for answer in ["200", "200", "500"] {
+            assert!(client.ask(put(0)).await.starts_with(answer));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_sound_hides_no_other_partition() {
+    let broker = builder().start_without_port().unwrap();
+    let mut client = client(&broker);
+    client.ask(put(0)).await;
+    client.ask("put t 0 5 1 -1 1\r\nhello").await;
+    client.ask(put(1)).await;
+    let shown = broker.messages("t").iter().map(|stored| stored.partition.index).collect::<Vec<_>>();
+    assert_eq!(shown, [0, 1]);
+}
+
+#[tokio::test]
+async fn no_id_is_given_twice_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ids = std::collections::BTreeSet::new();
+    for round in 0..4 {
+        let broker = builder().data_dir(folder.path()).start_without_port().unwrap();
+        let mut client = client(&broker);
+        let id = format!("XID:1:0{round}:0{round}:q");
+        client.ask(step(&id, "BEGIN")).await;
+        // None of these is in a log when the broker ends.
+        for _ in 0..3 {
+            let answer = client.ask(put_in(&id)).await;
+            let id: i64 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+            assert!(ids.last().is_none_or(|last| *last < id), "{id} rises");
+            ids.insert(id);
+        }
+        client.ask(step(&id, "PREPARE")).await;
+    }
+    assert_eq!(ids.len(), 12);
+}
+
+#[tokio::test]
+async fn a_large_prepared_message_and_decisions_outlive_the_broker() {
+    const LARGE: usize = 65 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let limits = Limits::default().max_body(LARGE);
+        builder().limits(limits).data_dir(folder.path()).start_without_port().unwrap()
+    };
+    let broker = start();
+    let mut one = client(&broker);
+    let large = "XID:1:09:09:q";
+    one.ask(step(large, "BEGIN")).await;
+    one.ask(format!("put t 0 {LARGE} 0 -1 {large} 1\r\n{}", "x".repeat(LARGE))).await;
+    assert_eq!(one.ask(step(large, "PREPARE")).await, "200 0");
+    let decided = ["XID:1:03:03:q", "XID:1:02:02:q", "XID:1:01:01:q"];
+    let heuristics = [Heuristic::Committed, Heuristic::RolledBack, Heuristic::Completed];
+    for (key, heuristic) in decided.into_iter().zip(heuristics) {
+        one.ask(step(key, "BEGIN")).await;
+        one.ask(put_in(key)).await;
+        one.ask(step(key, "PREPARE")).await;
+        let Ok(TransactionId::Xa(id)) = key.parse() else { panic!("{key}") };
+        assert!(broker.decide(&id, heuristic).unwrap());
+    }
+    drop(broker);
+    let broker = start();
+    let mut one = client(&broker);
+    assert_eq!(broker.messages("t").len(), 1);
+    assert_eq!(one.ask(step("null", "RECOVER")).await, format!("200 {large}\r\n{}", decided.join("\r\n")));
+    for (key, code) in decided.into_iter().zip([7, 6, 8]) {
+        let told = one.ask(step(key, "COMMIT_TWO_PHASE")).await;
+        assert!(told.starts_with(&format!("500 XAException:code={code},")), "{told}");
+        assert_eq!(one.ask(step(key, "FORGET")).await, "200 ");
+    }
+    assert_eq!(one.ask(step(large, "COMMIT_TWO_PHASE")).await, "200 ");
+    drop(broker);
+    let broker = start();
+    assert_eq!(client(&broker).ask(step("null", "RECOVER")).await, "200 ");
+    assert_eq!(broker.messages("t").len(), 2);
 }

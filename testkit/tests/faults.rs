@@ -6,8 +6,7 @@ mod wire;
 use std::time::Duration;
 
 use bytes::Bytes;
-use metaq_protocol::{Opaque, Status, TransactionAction};
-use metaq_testkit::{Broker, Fault, Requests};
+use metaq_testkit::{Broker, Command, Fault, Opaque, Record, Requests, Status, TransactionAction};
 use tokio::{
     io::{AsyncReadExt as _, DuplexStream},
     net::TcpStream,
@@ -260,4 +259,60 @@ async fn over_tcp_it_is_the_same() {
     assert_eq!(shown(three.next().await.as_ref()), "200 0.1");
     assert_eq!(shown(three.next().await.as_ref()), "200 0.1");
     assert!(three.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_record_has_the_requests_that_it_is_about_also_those_that_meet_a_fault() {
+    let broker = start();
+    let (mut one, mut two) = (client(&broker), client(&broker));
+    assert_eq!(one.ask(put("t", 0, 1)).await.split(' ').next(), Some("200"));
+    let puts = broker.record(Requests::puts().of_topic("t"));
+    let all = broker.record(Requests::any().after(1).first(2));
+    broker.faults().plan(Requests::puts(), Fault::refuse(500, "no"));
+    assert_eq!(one.ask(put("t", 1, 2)).await, "500 no");
+    assert_eq!(two.ask(put("t", 0, 3)).await, "500 no");
+    assert_eq!(two.ask(put("u", 0, 4)).await, "500 no");
+    assert_eq!(two.ask("version 5\r\n").await, "200 0.1");
+    let seen = |record: &Record| {
+        let seen = record.all().into_iter().map(|request| (request.connection, request.command.opaque().0));
+        seen.collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&puts), [(1, 2), (2, 3)]);
+    assert_eq!(seen(&all), [(2, 3), (2, 4)]);
+    let Command::Put(put) = &puts.take()[1].command else { panic!("no put") };
+    assert_eq!((&put.topic[..], put.partition, put.data.to_bytes()), ("t", 0, Bytes::from_static(b"hello")));
+    assert_eq!(puts.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn waiting_ends_when_the_condition_holds() {
+    const CLIENTS: usize = 8;
+    let broker = Broker::builder().topic("t", 2).topic("u", 1).start().await.unwrap();
+    for round in 1..=50 {
+        for n in 0..CLIENTS {
+            let port = broker.addr().port();
+            tokio::spawn(async move {
+                let mut client = Client::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+                client.ask(put("t", (n % 2) as i32, 1)).await;
+            });
+        }
+        assert_eq!(broker.wait_for("t", round * CLIENTS).await.unwrap().len(), round * CLIENTS);
+        broker.wait_until(|broker| broker.open_connections() == 0).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_in_vain_ends_with_what_there_is() {
+    let builder = Broker::builder().topic("t", 2).wait_timeout(Duration::from_secs(7));
+    let broker = builder.start_without_port().unwrap();
+    let mut one = client(&broker);
+    one.ask(put("t", 0, 1)).await;
+    let started = Instant::now();
+    let error = broker.wait_for("t", 2).await.unwrap_err();
+    assert_eq!((error.kind(), started.elapsed()), (std::io::ErrorKind::TimedOut, Duration::from_secs(7)));
+    assert_eq!(
+        error.to_string(),
+        "after 7s, broker 0 has 1 of 2 messages of the topic t; 1 connections were made to it, 1 are open"
+    );
+    assert!(broker.wait_until(|_| false).await.is_err());
 }

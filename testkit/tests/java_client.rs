@@ -85,6 +85,10 @@ async fn a_java_broker_serves_its_folder_and_it_serves_that_of_a_java_broker() {
     client.ask("transaction TX:a:1 s BEGIN 1\r\n").await;
     client.ask("put t 1 5 0 -1 TX:a:1 1\r\nin tx").await;
     assert_eq!(client.ask("transaction TX:a:1 s COMMIT_ONE_PHASE 1\r\n").await, "200 ");
+    // Files of the embedded broker's own are there as well.
+    client.ask("transaction XID:1:01:01:q s BEGIN 1\r\n").await;
+    client.ask("put t 1 5 0 -1 XID:1:01:01:q 1\r\nin xa").await;
+    assert_eq!(client.ask("transaction XID:1:01:01:q s PREPARE 1\r\n").await, "200 0");
     let before = held(&broker, "t");
     assert_eq!(before.len(), 101);
     assert!(std::fs::read_dir(data.join("t-0")).unwrap().count() > 2, "several segments");

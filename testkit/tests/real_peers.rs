@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     env, fs,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -166,7 +166,8 @@ async fn a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry() {
         return;
     };
     let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    let broker = JavaBroker::builder(3).topic("t", 2).session_timeout(Duration::from_secs(2));
+    // Longer than a JVM takes to start on a machine that is busy: it is to find the nodes of its former process once.
+    let broker = JavaBroker::builder(3).topic("t", 2).session_timeout(Duration::from_secs(6));
     let mut broker = broker.start(&peers, &zookeeper).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     let (master, topic) = ("/meta/brokers/ids/3/master", "/meta/brokers/topics-pub/t/3-m");
@@ -336,6 +337,23 @@ async fn victim() {
     let broker = JavaBroker::builder(0).topic("t", 1).start(&peers, &zookeeper).await.unwrap();
     println!("peers: {} {}", zookeeper.pid().unwrap(), broker.pid().unwrap());
     std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_dropped_peer_has_ended_and_its_folder_is_gone() {
+    let Some(peers) = Peers::get("a_dropped_peer_has_ended_and_its_folder_is_gone") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let broker = JavaBroker::builder(0).topic("t", 1).start(&peers, &zookeeper).await.unwrap();
+    let ended = |pid: u32, log: PathBuf| {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process runs on");
+        assert!(!log.parent().unwrap().exists(), "its folder is there");
+    };
+    let (pid, log) = (broker.pid().unwrap(), broker.log());
+    drop(broker);
+    ended(pid, log);
+    let (pid, log) = (zookeeper.pid().unwrap(), zookeeper.log());
+    drop(zookeeper);
+    ended(pid, log);
 }
 
 /// Runs the test below in a process of its own, where nothing is installed.

@@ -83,7 +83,7 @@ async fn it_registers_what_a_java_broker_registers() {
     let broker = builder.register_in(Registry::zookeeper(&format!("{address}/mine"))).start().await.unwrap();
     println!("registered after {:?}", started.elapsed());
     let (port, java_port) = (broker.addr().port(), java.port());
-    broker.set_accepts(&"quiet".parse().unwrap(), false, true);
+    broker.set_accepts("quiet", false, true);
     await_tree(&keeper, "/mine", "quiet", |tree| !tree.contains_key("/brokers/topics-pub/quiet/3-m")).await;
     let alike = async || {
         let real = without_own(tree(&keeper, "/java").await, java_port);
@@ -115,8 +115,8 @@ async fn it_registers_what_a_java_broker_registers() {
     // More partitions, and a new topic.
     let checksum =
         text(&tree(&keeper, "/mine").await, "/brokers/ids/3/master_config_checksum").unwrap().to_owned();
-    broker.set_topic(&"alpha".parse().unwrap(), 6);
-    broker.set_topic(&"gamma".parse().unwrap(), 5);
+    broker.set_topic("alpha", 6);
+    broker.set_topic("gamma", 5);
     let more = |tree: &Tree| {
         text(tree, "/brokers/topics-pub/alpha/3-m") == Some(r#"{"broker":"3-m","numParts":6}"#)
             && text(tree, "/brokers/topics/gamma/3-m") == Some("5")
@@ -236,7 +236,7 @@ async fn in_etcd_it_is_the_same() {
 
     // The lease is kept; a change is followed; etcd may restart.
     sleep(Duration::from_secs(4)).await;
-    broker.set_topic(&"t".parse().unwrap(), 5);
+    broker.set_topic("t", 5);
     expected.insert("/meta/brokers/topics/t/7-m".to_owned(), (true, "5".to_owned()));
     let settled = async |client: &mut etcd_client::Client, partitions: &str| {
         let started = Instant::now();

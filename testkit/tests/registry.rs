@@ -38,9 +38,9 @@ async fn brokers_register_change_and_leave() {
     assert_eq!(seen(&watch), [(0, zero.addr().clone(), 2)]);
     let three = builder(&registry, 3).topic("any*", 1).start().await.unwrap();
     assert_eq!(seen(&watch), [(0, zero.addr().clone(), 2), (3, three.addr().clone(), 2)]);
-    zero.set_topic(&topic(), 5);
+    zero.set_topic(topic(), 5);
     assert_eq!(seen(&watch)[0].2, 5);
-    three.set_accepts(&topic(), false, true);
+    three.set_accepts(topic(), false, true);
     assert_eq!(seen(&watch).len(), 1);
 
     // Both can be reached here, one of them has a port as well. A topic of a pattern comes with its first message.
@@ -106,7 +106,7 @@ async fn each_fault_does_what_it_says() {
 
     // Gone: the last view holds, calls fail, and what changed is seen afterwards.
     registry.add_fault(RegistryFault::Gone);
-    one.set_topic(&topic(), 7);
+    one.set_topic(topic(), 7);
     assert_eq!(seen(&watch), right);
     let error = discovery.watch(&topic()).await.unwrap_err();
     assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
@@ -121,7 +121,7 @@ async fn each_fault_does_what_it_says() {
     let started = Instant::now();
     discovery.watch(&topic()).await.unwrap();
     assert_eq!(started.elapsed().as_secs(), 2);
-    one.set_topic(&topic(), 8);
+    one.set_topic(topic(), 8);
     assert_eq!(seen(&watch)[1].2, 7);
     tokio::time::sleep(Duration::from_millis(2_001)).await;
     assert_eq!(seen(&watch)[1].2, 8);
@@ -130,4 +130,17 @@ async fn each_fault_does_what_it_says() {
     registry.heal();
     discovery.close().await;
     assert!(registry.discovery().watch(&topic()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_default_registry_keeps_a_dropped_broker_for_the_session_timeout_as_well() {
+    for registry in [EmbeddedRegistry::new(), EmbeddedRegistry::default()] {
+        let broker = builder(&registry, 0).start_without_port().unwrap();
+        let watch = registry.discovery().watch(&topic()).await.unwrap();
+        drop(broker);
+        tokio::time::sleep(Duration::from_millis(5_900)).await;
+        assert_eq!(seen(&watch).len(), 1);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(seen(&watch).is_empty());
+    }
 }

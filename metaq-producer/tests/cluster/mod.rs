@@ -1,16 +1,13 @@
 //! A cluster of embedded brokers without ports, for tests whose time is paused.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use metaq_producer::{
-    BrokerAddr, ConnectionConfig, Message, MessageCounts, Partition, PartitionSelector, Producer,
-    ProducerBuilder, ProducerConfig, RoundRobinSelector, Topic,
+    ConnectionConfig, Message, MessageCounts, Partition, PartitionSelector, Producer, ProducerBuilder,
+    ProducerConfig, RoundRobinSelector, Topic,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
-use metaq_transport::{Dialer, StreamTransport};
-use tokio::io::DuplexStream;
 
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
@@ -20,18 +17,6 @@ pub(crate) fn topic() -> Topic {
 
 pub(crate) fn message(payload: impl Into<String>) -> Message {
     Message::new(topic(), payload.into())
-}
-
-#[derive(Debug)]
-struct WithoutPorts(EmbeddedRegistry);
-
-#[async_trait]
-impl Dialer for WithoutPorts {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
-        self.0.connect(broker)
-    }
 }
 
 /// Brokers with two partitions each of topic `t`, and a producer that has published it.
@@ -94,7 +79,7 @@ pub(crate) fn builder(
     // As a producer limits its own connections.
     connection.max_in_flight = (config.max_in_flight / 2).max(1);
     connection.max_in_flight_bytes = (config.max_in_flight_bytes / 2).max(1);
-    let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
+    let transport = registry.transport_with(connection);
     let selector = RoundRobinSelector::new().starting_at(1);
     Producer::builder().discovery(registry.discovery()).transport(transport).config(config).selector(selector)
 }
@@ -111,7 +96,7 @@ pub(crate) fn builder_with_limits(
     let mut connection: ConnectionConfig = config.connection.clone();
     connection.max_in_flight = requests;
     connection.max_in_flight_bytes = bytes;
-    let transport = StreamTransport::new(WithoutPorts(registry.clone()), connection);
+    let transport = registry.transport_with(connection);
     Producer::builder().discovery(registry.discovery()).transport(transport).config(config)
 }
 

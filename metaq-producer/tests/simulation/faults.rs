@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     log::note,
-    schedule::{Simulation, TOPICS, broker, named},
+    schedule::{Simulation, TOPICS, broker},
 };
 
 /// What is wrong with a broker.
@@ -107,7 +107,7 @@ impl Simulation {
                 self.remember(&broker);
                 let partitions = self.rng.u32(1..4);
                 note(format_args!("broker {index} has {partitions} partitions"));
-                broker.set_topic(&named(TOPICS[0]), partitions);
+                broker.set_topic(TOPICS[0], partitions);
                 self.brokers[index] = Some(broker);
                 let standing = &mut self.standings[index];
                 let is_less = (partitions as usize) < standing.partitions;

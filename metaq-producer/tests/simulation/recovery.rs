@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     cluster::{counts, until},
     log::note,
-    schedule::{PROMPTLY, Simulation, TOPICS, named},
+    schedule::{PROMPTLY, Simulation, TOPICS},
 };
 
 /// How long after the last fault of a broker all its partitions are used again: it is dialled once more after a pause of
@@ -50,7 +50,7 @@ impl Simulation {
             }
         }
         for (broker, standing) in self.brokers.iter().flatten().zip(&mut self.standings) {
-            TOPICS.iter().for_each(|topic| broker.set_topic(&named(topic), 2));
+            TOPICS.iter().for_each(|topic| broker.set_topic(topic, 2));
             standing.partitions = 2;
         }
         let mended = Instant::now();

@@ -8,11 +8,7 @@ use metaq_protocol::{
     PutCommand, Response, Status, SyncCommand, TransactionId, encode_stored_message,
 };
 
-use super::{
-    Shared,
-    topics::NotTaken,
-    transactions::{LocalTransactions, Pending},
-};
+use super::{Shared, local_transactions::LocalTransactions, topics::NotTaken, transactions::Pending};
 
 /// The text of a broker without a handler for `sync`: a master.
 const NO_SYNC: &str = "未注册请求处理器，请求处理器类为com.taobao.metamorphosis.network.SyncCommand";
@@ -114,20 +110,20 @@ impl Shared {
         let not_begun = |id: &str| refused(format!("Local transaction '{id}' has not been started."));
         let mut xa;
         let transaction = match id {
-            TransactionId::Local(id) => match locals.get(id) {
-                Some(transaction) => transaction,
-                None => return not_begun(id.as_str()),
-            },
+            TransactionId::Local(id) if locals.has(id) => None,
+            TransactionId::Local(id) => return not_begun(id.as_str()),
             TransactionId::Xa(id) => {
                 xa = self.transactions.lock();
                 match xa.get(id) {
-                    Ok(transaction) => transaction,
+                    Ok(transaction) => {
+                        transaction.used = true;
+                        Some(transaction)
+                    }
                     Err(error) => return refused(error.message),
                 }
             }
             _ => return not_begun(NULL_ID),
         };
-        transaction.used = true;
         let index = put.partition;
         if index == Partition::ANY_INDEX {
             self.counters.put_failed.add_one();
@@ -143,10 +139,15 @@ impl Shared {
             });
         }
         self.counters.put.add_one();
-        let id = self.next_id();
+        let message_id = self.next_id();
         let data = put.data.to_bytes();
-        transaction.keep(Pending { topic, partition: index, id, flag: put.flag, data });
-        stored_at(put.opaque, id, index, -1)
+        let pending = Pending { topic, partition: index, id: message_id, flag: put.flag, data };
+        match (transaction, id) {
+            (Some(transaction), _) => transaction.keep(pending),
+            (None, TransactionId::Local(id)) => LocalTransactions::keep(&self.local_messages, id, pending),
+            (None, _) => return not_begun(NULL_ID),
+        }
+        stored_at(put.opaque, message_id, index, -1)
     }
 
     /// Rules of wire §3.2.

@@ -15,19 +15,25 @@ use metaq_protocol::{BrokerAddr, BrokerId, Limits, Topic};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 
 use super::{
     Broker, BrokerConnector, Flush, Shared,
     faults::Faults,
+    local_transactions::LocalMessages,
     log::LogRules,
-    prepared, serve,
+    prepared,
+    records::Records,
+    serve,
     stats::Counters,
     topics::{Keeping, Topics},
 };
-use crate::{EmbeddedRegistry, port};
+use crate::{
+    EmbeddedRegistry,
+    port::{self, Port},
+};
 
 /// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
 /// 4096 ids were given out before the first.
@@ -42,6 +48,8 @@ pub struct BrokerBuilder {
     id: BrokerId,
     host: String,
     port: u16,
+    /// Keeps others of this crate from taking the port.
+    claim: Option<Arc<Port>>,
     topics: Vec<(String, u32)>,
     default_partitions: u32,
     folder: Option<PathBuf>,
@@ -60,6 +68,7 @@ pub(super) struct Settings {
     pub(super) max_transfer: usize,
     pub(super) max_transaction: Duration,
     pub(super) idle_timeout: Duration,
+    pub(super) wait_timeout: Duration,
     pub(super) limits: Limits,
     pub(super) compat: bool,
 }
@@ -70,6 +79,7 @@ impl BrokerBuilder {
             id: BrokerId(0),
             host: "127.0.0.1".to_owned(),
             port: 0,
+            claim: None,
             topics: Vec::new(),
             default_partitions: 1,
             folder: None,
@@ -80,6 +90,7 @@ impl BrokerBuilder {
                 max_transfer: 1024 * 1024,
                 max_transaction: Duration::from_secs(60),
                 idle_timeout: Duration::from_secs(300),
+                wait_timeout: Duration::from_secs(30),
                 limits: Limits::default(),
                 compat: false,
             },
@@ -100,7 +111,7 @@ impl BrokerBuilder {
     /// connections, so that a later broker can take it again.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
+        (self.port, self.claim) = (port, None);
         self
     }
 
@@ -115,8 +126,8 @@ impl BrokerBuilder {
     /// Adds a topic with so many partitions. A `*` in its name stands for any text; a topic that only such a name takes
     /// has the [default number](Self::default_partitions) of partitions.
     #[must_use]
-    pub fn topic(mut self, name: &str, partitions: u32) -> Self {
-        self.topics.push((name.to_owned(), partitions));
+    pub fn topic(mut self, name: impl AsRef<str>, partitions: u32) -> Self {
+        self.topics.push((name.as_ref().to_owned(), partitions));
         self
     }
 
@@ -129,7 +140,10 @@ impl BrokerBuilder {
 
     /// Keeps messages and prepared transactions in this folder instead of in memory; what is there already is taken over.
     /// The layout is that of a Java broker's `dataPath`, which can open the folder when this broker doesn't run.
-    /// Prepared transactions are in a file of their own, `prepared.metaq`, which a Java broker doesn't look at.
+    /// Prepared transactions are in a folder of their own, `embedded.metaq-0`, which a Java broker takes for an empty topic.
+    ///
+    /// The folder belongs to one broker at a time: a second one, in whichever process, can't be started on it. Of a Java broker
+    /// that runs on it nothing is known.
     ///
     /// A message is written before its put is answered, and so outlives the process; the disk has it for certain after
     /// [`Broker::flush`] and [`Broker::shut_down`].
@@ -175,6 +189,13 @@ impl BrokerBuilder {
         self
     }
 
+    /// How long [`Broker::wait_for`] and [`Broker::wait_until`] wait at most, by tokio's clock. Default 30 s.
+    #[must_use]
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.wait_timeout = timeout.min(crate::LONGEST);
+        self
+    }
+
     /// How long a line and a body may be. Default 64 KiB and 64 MiB; beyond that the connection is closed.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -182,7 +203,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many bytes all logs together may take. Then puts are refused as by a Java broker whose disk is full: with
+    /// How many bytes all logs together may take; a segment that is dropped makes room again. Then puts are refused as by a Java broker whose disk is full: with
     /// status 500 and no detail. Default no limit.
     #[must_use]
     pub fn capacity(mut self, bytes: u64) -> Self {
@@ -268,15 +289,25 @@ impl BrokerBuilder {
         self.assemble(port, None)
     }
 
-    fn assemble(self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
+    /// Keeps others of this crate from taking its port as long as this lives, unless somebody else does so already.
+    pub(super) fn claiming_port(mut self) -> Self {
+        self.claim = Port::claimed(self.port).map(Arc::new);
+        self
+    }
+
+    fn assemble(mut self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
+        (self.port, self.claim) = (port, None);
+        let builder = self.clone();
         let addr = BrokerAddr::new(&self.host, port)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let topics = Topics::open(Keeping {
-            folder: self.folder,
+        let keeping = Keeping {
+            folder: self.folder.clone(),
             log: self.log,
             default_partitions: self.default_partitions,
             capacity: self.capacity,
-        })?;
+        };
+        let owner = format!("broker {} at {addr} in process {}", self.id, std::process::id());
+        let topics = Topics::open(keeping, &owner)?;
         for (name, partitions) in &self.topics {
             let topic =
                 Topic::new(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -284,31 +315,39 @@ impl BrokerBuilder {
         }
         let transactions = prepared::read(&topics)?;
         // Ids rise, also over a restart.
-        let first = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12);
+        let lowest = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12).max(FIRST_ID);
+        let first_id = topics.first_id(lowest)?;
         let shared = Arc::new(Shared {
             id: self.id,
             addr,
             settings: self.settings,
-            ids: AtomicI64::new(first.max(FIRST_ID)),
+            ids: AtomicI64::new(first_id),
             topics,
             transactions: Mutex::new(transactions),
+            local_messages: LocalMessages::default(),
             counters: Counters::default(),
             faults: Faults::new(self.seed),
             put_monitor: OnceLock::new(),
+            records: Records::default(),
+            activity: Notify::new(),
             random: Mutex::new(fastrand::Rng::with_seed(self.seed)),
             started: Instant::now(),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             offered: watch::Sender::default(),
             registries: self.embedded,
+            own_registry: OnceLock::new(),
         });
         let (streams, incoming) = mpsc::unbounded_channel();
-        let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared)));
+        let (stop, stopped) = oneshot::channel();
+        let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared), stopped));
         shared.enter_registries(Some(&BrokerConnector { streams: streams.clone() }));
         Ok(Broker {
             shared,
             streams,
             accepting,
+            stop: Some(stop),
+            builder,
             #[cfg(any(feature = "zookeeper", feature = "etcd"))]
             registrations: Vec::new(),
         })

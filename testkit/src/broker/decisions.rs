@@ -10,7 +10,8 @@ use metaq_protocol::{
 use super::{
     Shared,
     answers::{NULL_ID, result},
-    transactions::{Heuristic, LocalTransactions, Transaction},
+    local_transactions::LocalTransactions,
+    transactions::{Heuristic, Pending, store},
 };
 
 /// What a Java broker says when it takes the id `null` for a local one.
@@ -74,7 +75,7 @@ impl Shared {
         self.counters.begin.add_one();
         let most = self.settings.max_transaction;
         match id {
-            TransactionId::Local(id) => locals.begin(id, timeout, most),
+            TransactionId::Local(id) => locals.begin(&self.local_messages, id, timeout, most),
             TransactionId::Xa(id) => {
                 self.counters.xa_begin.add_one();
                 self.transactions.lock().begin(id, timeout, most);
@@ -88,11 +89,10 @@ impl Shared {
         let id = match id {
             TransactionId::Xa(id) => id,
             TransactionId::Local(id) => {
-                return Err(match locals.get(id) {
-                    Some(_) => {
-                        XaError::new(XaError::RMERR, "Prepare not implemented on Local Transactions.").into()
-                    }
-                    None => Refusal::not_begun(id.as_str()),
+                return Err(if locals.has(id) {
+                    XaError::new(XaError::RMERR, "Prepare not implemented on Local Transactions.").into()
+                } else {
+                    Refusal::not_begun(id.as_str())
                 });
             }
             _ => return Err(Refusal::not_begun(NULL_ID)),
@@ -125,8 +125,8 @@ impl Shared {
             TransactionId::Xa(id) => id,
             // A local one takes the second phase, too (findings).
             TransactionId::Local(id) => {
-                let transaction = locals.end(id).ok_or_else(|| Refusal::not_begun(id.as_str()))?;
-                return self.store(&transaction);
+                let pending = locals.end(&self.local_messages, id);
+                return self.store(&pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?);
             }
             _ => return Err(Refusal::not_begun(NULL_ID)),
         };
@@ -136,16 +136,16 @@ impl Shared {
             return Err(XaError::new(XaError::PROTO, text).into());
         }
         let transaction = xa.end(id)?;
-        let stored = self.store(&transaction);
+        let stored = self.store(&transaction.pending);
         self.forget_prepared(&transaction, &xa);
         stored
     }
 
-    fn store(&self, transaction: &Transaction) -> Result<Bytes, Refusal> {
-        for pending in &transaction.pending {
+    fn store(&self, messages: &[Pending]) -> Result<Bytes, Refusal> {
+        for pending in messages {
             self.offer(&pending.topic);
         }
-        if transaction.store(&self.topics) {
+        if store(messages, &self.topics) {
             return Ok(Bytes::new());
         }
         Err(rolled_back("STORE COMMIT").into())
@@ -155,7 +155,8 @@ impl Shared {
         self.counters.rollback.add_one();
         match id {
             TransactionId::Local(id) => {
-                locals.end(id).ok_or_else(|| Refusal::not_begun(id.as_str()))?;
+                let pending = locals.end(&self.local_messages, id);
+                pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?;
             }
             TransactionId::Xa(id) => {
                 let mut xa = self.transactions.lock();
@@ -170,7 +171,11 @@ impl Shared {
     fn forget(&self, id: &TransactionId) -> Result<Bytes, Refusal> {
         let id = match id {
             TransactionId::Xa(id) => {
-                self.transactions.lock().forget(id);
+                let mut xa = self.transactions.lock();
+                if xa.forget(id) {
+                    // When the disk fails, it is there again after a restart, to be forgotten again.
+                    let _ = self.keep_prepared(&xa);
+                }
                 return Ok(Bytes::new());
             }
             TransactionId::Local(id) => id.as_str(),
@@ -185,14 +190,21 @@ impl Shared {
         keys.join("\r\n").into()
     }
 
+    /// Stores nothing from now on, and gives the folder up. A commit is carried out before that or not at all.
+    pub(super) fn close(&self) {
+        let mut xa = self.transactions.lock();
+        xa.closed = true;
+        self.topics.close();
+    }
+
     /// Ends a prepared transaction as an operator does. False when there is no such one.
     pub(super) fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
         let mut xa = self.transactions.lock();
         let Some(transaction) = xa.decide(id, heuristic) else { return Ok(false) };
-        self.forget_prepared(&transaction, &xa);
-        if heuristic == Heuristic::Committed && !transaction.store(&self.topics) {
+        if heuristic == Heuristic::Committed && !store(&transaction.pending, &self.topics) {
             return Err(io::Error::other("the messages of the transaction could not be stored"));
         }
+        self.keep_prepared(&xa)?;
         Ok(true)
     }
 }

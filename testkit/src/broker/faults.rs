@@ -141,7 +141,8 @@ impl Faults {
             return None;
         }
         let mut met = None;
-        for plan in &*self.0.plans.lock() {
+        let mut plans = self.0.plans.lock();
+        for plan in &*plans {
             // Each plan counts its requests, whichever fault they meet.
             if plan.requests.are(command, connection)
                 && plan.counts_to_due()
@@ -151,6 +152,8 @@ impl Faults {
                 met = Some(plan.fault.clone());
             }
         }
+        plans.retain(|plan| !plan.is_exhausted());
+        self.0.any.store(!plans.is_empty(), Ordering::Release);
         met
     }
 
@@ -188,12 +191,15 @@ impl Plan {
 }
 
 impl PlanState {
+    /// Whether no request will meet the fault any more.
+    fn is_exhausted(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire) || self.met.load(Ordering::Acquire) >= self.requests.most
+    }
+
     /// Counts a request, and says whether it is one of those that the fault is for.
     fn counts_to_due(&self) -> bool {
         let seen = self.seen.fetch_add(1, Ordering::AcqRel);
-        seen >= self.requests.skip
-            && self.met.load(Ordering::Acquire) < self.requests.most
-            && !self.cancelled.load(Ordering::Acquire)
+        seen >= self.requests.skip && !self.is_exhausted()
     }
 
     fn meets(&self, random: &Mutex<fastrand::Rng>) -> bool {
@@ -241,5 +247,30 @@ impl Fault {
     #[must_use]
     pub fn refuse(status: i32, text: &str) -> Self {
         Self::Refuse(Status(status), text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metaq_protocol::VersionCommand;
+
+    use super::*;
+
+    #[test]
+    fn plans_are_removed_when_they_are_exhausted_or_cancelled() {
+        let faults = Faults::new(0);
+        let version = Command::from(VersionCommand::new(Opaque(1)));
+        let once = faults.plan(Requests::any().only(2), Fault::Swallow);
+        let always = faults.plan(Requests::any(), Fault::Ignore);
+        let left = || faults.0.plans.lock().len();
+        assert!(matches!(faults.meet(&version, 1), Some(Fault::Ignore)));
+        assert_eq!(left(), 2);
+        assert!(matches!(faults.meet(&version, 1), Some(Fault::Swallow)));
+        assert_eq!((left(), once.met()), (1, 1));
+        always.cancel();
+        assert!(faults.meet(&version, 1).is_none());
+        assert_eq!((left(), always.met()), (0, 1));
+        faults.plan(Requests::any(), Fault::Ignore);
+        assert!(faults.meet(&version, 1).is_some());
     }
 }

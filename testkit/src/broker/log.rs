@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::segment::Segment;
+use super::segment::{Contents, Segment};
 
 /// When messages become readable, which in a Java broker is when they are written through to the disk (findings:
 /// a put is answered before that).
@@ -47,12 +47,25 @@ pub(super) struct Log {
     pub(super) messages: u64,
     /// How often it was appended to: all messages that a transaction has for it are one append.
     pub(super) appends: u64,
+    /// The broker has ended: its folder may be another's.
+    closed: bool,
 }
 
 impl Log {
     fn new(folder: Option<PathBuf>, rules: LogRules, earlier: Vec<Segment>, last: Segment) -> Self {
         let (flushed, last_flush) = (last.end(), Instant::now());
-        Self { folder, rules, earlier, last, flushed, unflushed: 0, last_flush, messages: 0, appends: 0 }
+        Self {
+            folder,
+            rules,
+            earlier,
+            last,
+            flushed,
+            unflushed: 0,
+            last_flush,
+            messages: 0,
+            appends: 0,
+            closed: false,
+        }
     }
 
     pub(super) fn in_memory(rules: LogRules) -> Self {
@@ -62,30 +75,32 @@ impl Log {
     /// The log in a folder, which is made when there is none. Returns the highest id in it, too.
     pub(super) fn open(folder: PathBuf, rules: LogRules) -> io::Result<(Self, Option<i64>)> {
         fs::create_dir_all(&folder)?;
-        let mut segments = Segment::open_all(&folder)?;
-        let (mut messages, mut highest) = (0, None);
-        for segment in &mut segments {
-            let (count, _, id) = segment.count()?;
-            messages += count;
-            highest = highest.max(id);
-        }
+        let (mut segments, Contents { messages, highest_id, .. }) = Segment::open_all(&folder)?;
         let last = match segments.pop() {
             Some(last) => last,
             None => Segment::create(&folder, 0)?,
         };
         let log = Self { messages, appends: messages, ..Self::new(Some(folder), rules, segments, last) };
-        Ok((log, highest))
+        Ok((log, highest_id))
     }
 
-    /// Appends `messages` messages, about `len` bytes, which `write` writes. Returns where they begin.
+    /// Appends `messages` messages, about `len` bytes, which `write` writes. Returns where they begin. If it fails, nothing
+    /// is stored.
     pub(super) fn append(
         &mut self,
         messages: u64,
         len: usize,
         write: impl FnOnce(&mut BytesMut),
     ) -> io::Result<u64> {
+        if self.closed {
+            return Err(io::Error::other("the broker has ended"));
+        }
+        if self.last_is_full() {
+            self.roll()?;
+        }
         let offset = self.end();
         self.last.append(len, write)?;
+        // It is stored: whatever fails from here on fails again, and is reported, with the next message.
         self.messages += messages;
         self.appends += 1;
         match self.rules.flush {
@@ -97,21 +112,40 @@ impl Log {
                 }
                 self.unflushed += messages;
                 if self.unflushed > most {
-                    self.flush()?;
+                    let _ = self.flush();
                 }
             }
             Flush::ByHand => {}
         }
-        if self.last.len >= self.rules.max_segment {
-            self.flush()?;
-            let start = self.end();
-            let next = match &self.folder {
-                Some(folder) => Segment::create(folder, start)?,
-                None => Segment::in_memory(start),
-            };
-            self.earlier.push(std::mem::replace(&mut self.last, next));
+        if self.last_is_full() {
+            let _ = self.roll();
         }
+        self.last.close_surplus();
         Ok(offset)
+    }
+
+    fn last_is_full(&self) -> bool {
+        self.last.len >= self.rules.max_segment
+    }
+
+    /// Begins a new segment.
+    fn roll(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let start = self.end();
+        let next = match &self.folder {
+            Some(folder) => Segment::create(folder, start)?,
+            None => Segment::in_memory(start),
+        };
+        let mut full = std::mem::replace(&mut self.last, next);
+        full.seal();
+        self.earlier.push(full);
+        Ok(())
+    }
+
+    /// Refuses messages from now on. They can still be read.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.last.seal();
     }
 
     /// Makes everything readable, and lasting.
@@ -151,30 +185,41 @@ impl Log {
     /// At most `max` bytes of the segment that holds `offset`, which has to be readable. They may go beyond what is
     /// readable (wire rule 3.2).
     pub(super) fn read(&mut self, offset: u64, max: usize) -> io::Result<Bytes> {
-        self.segment(offset).read(offset, max)
+        let closed = self.closed;
+        let (segment, is_last) = match self.earlier_segment(offset) {
+            Some(segment) => (segment, false),
+            None => (&mut self.last, true),
+        };
+        let bytes = segment.read(offset, max);
+        if is_last && !closed {
+            segment.close_surplus();
+        } else {
+            segment.seal();
+        }
+        bytes
     }
 
     /// Where the segment begins that holds `offset`.
     pub(super) fn segment_start(&mut self, offset: u64) -> u64 {
-        self.segment(offset).start
+        self.earlier_segment(offset).map(|segment| segment.start).unwrap_or(self.last.start)
     }
 
-    fn segment(&mut self, offset: u64) -> &mut Segment {
+    /// The segment that holds `offset`, unless it is the last.
+    fn earlier_segment(&mut self, offset: u64) -> Option<&mut Segment> {
         let index = self.earlier.partition_point(|segment| segment.end() <= offset);
-        self.earlier.get_mut(index).unwrap_or(&mut self.last)
+        self.earlier.get_mut(index)
     }
 
-    /// Drops the oldest segment, as a Java broker does with what is older than its `deletePolicy` says. False when there is
-    /// only the one that is written to.
-    pub(super) fn drop_oldest_segment(&mut self) -> io::Result<bool> {
-        if self.earlier.is_empty() {
-            return Ok(false);
-        }
-        let mut oldest = self.earlier.remove(0);
-        self.messages = self.messages.saturating_sub(oldest.count()?.0);
-        if let Some(folder) = &self.folder {
-            oldest.remove(folder)?;
-        }
-        Ok(true)
+    /// Drops the oldest segment, as a Java broker does with what is older than its `deletePolicy` says. Returns how many
+    /// bytes it had; none when there is only the one that is written to.
+    pub(super) fn drop_oldest_segment(&mut self) -> io::Result<Option<u64>> {
+        let Some(oldest) = self.earlier.first_mut().filter(|_| !self.closed) else { return Ok(None) };
+        let messages = oldest.contents()?.messages;
+        oldest.seal();
+        oldest.remove()?;
+        let len = oldest.len;
+        self.messages = self.messages.saturating_sub(messages);
+        self.earlier.remove(0);
+        Ok(Some(len))
     }
 }

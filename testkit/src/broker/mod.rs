@@ -2,12 +2,16 @@
 
 mod answers;
 mod builder;
+mod client;
 mod compat;
+mod data_folder;
 mod decisions;
 mod faults;
+mod local_transactions;
 mod log;
 mod prepared;
 mod put_monitor;
+mod records;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
 mod requests;
@@ -18,6 +22,7 @@ mod stored;
 mod talk;
 mod topics;
 mod transactions;
+mod wait;
 
 use std::{
     io,
@@ -31,7 +36,7 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic, XaTransactionId};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -40,6 +45,7 @@ pub use builder::BrokerBuilder;
 pub use faults::{Fault, Faults, Plan};
 pub use log::Flush;
 pub use put_monitor::PutMonitor;
+pub use records::{Record, SeenRequest};
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use registration::Registry;
 pub use requests::Requests;
@@ -47,6 +53,8 @@ pub use stored::Stored;
 pub use transactions::Heuristic;
 
 use builder::Settings;
+use local_transactions::LocalMessages;
+use records::Records;
 use serve::Io;
 use stats::Counters;
 use topics::{TopicEntry, Topics};
@@ -67,8 +75,8 @@ const PIPE: usize = 64 * 1024;
 /// differs on purpose, `docs/embedded-broker.md` says so; [`compat`](BrokerBuilder::compat) has it differ less. It does
 /// wrong what its [`faults`](Self::faults) say.
 ///
-/// It ends when it is dropped, and its connections with it, as if its process were killed; [`shut_down`](Self::shut_down)
-/// is the orderly way.
+/// It ends when it is dropped, and its connections with it, as if its process were killed. [`kill`](Self::kill) does the same
+/// and waits until its port is free; [`shut_down`](Self::shut_down) is the orderly way.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -85,6 +93,9 @@ pub struct Broker {
     shared: Arc<Shared>,
     streams: mpsc::UnboundedSender<Box<dyn Io>>,
     accepting: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    /// What starts it again on the same port.
+    builder: BrokerBuilder,
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     registrations: Vec<registration::Registration>,
 }
@@ -97,11 +108,15 @@ struct Shared {
     settings: Settings,
     topics: Topics,
     transactions: Mutex<XaTransactions>,
+    local_messages: LocalMessages,
     /// How many ids were given out.
     ids: AtomicI64,
     counters: Counters,
     faults: Faults,
     put_monitor: OnceLock<PutMonitor>,
+    records: Records,
+    /// Notifies of requests, messages and connections.
+    activity: Notify,
     random: Mutex<fastrand::Rng>,
     started: Instant,
     accepted: AtomicUsize,
@@ -109,9 +124,15 @@ struct Shared {
     /// Counts the changes of what a registry is told.
     offered: watch::Sender<u64>,
     registries: Vec<EmbeddedRegistry>,
+    /// A registry for whoever asks the broker for one.
+    own_registry: OnceLock<EmbeddedRegistry>,
 }
 
 impl Shared {
+    fn registries(&self) -> impl Iterator<Item = &EmbeddedRegistry> {
+        self.registries.iter().chain(self.own_registry.get())
+    }
+
     /// A topic that only a pattern takes is registered with its first message (registry §12).
     fn offer(&self, topic: &TopicEntry) {
         if topic.becomes_known() {
@@ -126,7 +147,7 @@ impl Shared {
 
     /// Tells the registries of this process what the broker offers; for the first time with a way to reach it.
     fn enter_registries(&self, connector: Option<&BrokerConnector>) {
-        for registry in &self.registries {
+        for registry in self.registries() {
             let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
             let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
             let named = published.filter_map(|topic| {
@@ -190,15 +211,20 @@ impl Broker {
 
     /// Adds a topic, or changes its number of partitions. What partitions hold is kept, but those beyond the number take
     /// nothing more.
-    pub fn set_topic(&self, topic: &Topic, partitions: u32) {
-        self.shared.topics.configure(topic, partitions);
+    ///
+    /// # Panics
+    /// When the name can't be that of a topic.
+    pub fn set_topic(&self, topic: impl AsRef<str>, partitions: u32) {
+        let name = topic.as_ref();
+        assert!(Topic::new(name).is_ok(), "{name:?} is no name of a topic");
+        self.shared.topics.configure(name, partitions);
         self.shared.tell_registries();
     }
 
     /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
     /// out all the same, as a Java broker does (registry §9). Without effect on a topic that there is not.
-    pub fn set_accepts(&self, topic: &Topic, publish: bool, subscribe: bool) {
-        if let Some(topic) = self.shared.topics.get(topic) {
+    pub fn set_accepts(&self, topic: impl AsRef<str>, publish: bool, subscribe: bool) {
+        if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.publishes.store(publish, Ordering::Release);
             topic.subscribes.store(subscribe, Ordering::Release);
             self.shared.tell_registries();
@@ -208,15 +234,15 @@ impl Broker {
     /// Closes a partition, as an operator does: it neither takes nor hands out messages (status 403), except in
     /// transactions and when the choice is left to the broker. It stays registered. Without effect when there is no such
     /// topic.
-    pub fn close_partition(&self, topic: &Topic, index: i32) {
-        if let Some(topic) = self.shared.topics.get(topic) {
+    pub fn close_partition(&self, topic: impl AsRef<str>, index: i32) {
+        if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.set_closed(index, true);
         }
     }
 
     /// Opens a partition that was [closed](Self::close_partition).
-    pub fn open_partition(&self, topic: &Topic, index: i32) {
-        if let Some(topic) = self.shared.topics.get(topic) {
+    pub fn open_partition(&self, topic: impl AsRef<str>, index: i32) {
+        if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.set_closed(index, false);
         }
     }
@@ -226,7 +252,9 @@ impl Broker {
     /// # Errors
     /// When the disk fails.
     pub fn flush(&self) -> io::Result<()> {
-        self.shared.topics.flush()
+        let flushed = self.shared.topics.flush();
+        self.shared.activity.notify_waiters();
+        flushed
     }
 
     /// Drops the oldest segment of a partition, as a Java broker does with old ones. False when there is only the one that
@@ -234,9 +262,9 @@ impl Broker {
     ///
     /// # Errors
     /// When its file can't be removed.
-    pub fn drop_oldest_segment(&self, topic: &Topic, index: i32) -> io::Result<bool> {
-        let log = self.shared.topics.get(topic).and_then(|topic| topic.existing_log(index));
-        log.map_or(Ok(false), |log| log.lock().drop_oldest_segment())
+    pub fn drop_oldest_segment(&self, topic: impl AsRef<str>, index: i32) -> io::Result<bool> {
+        let log = self.shared.topics.get(topic.as_ref()).and_then(|topic| topic.existing_log(index));
+        log.map_or(Ok(false), |log| self.shared.topics.drop_oldest_segment(&log))
     }
 
     /// Ends a prepared XA transaction behind its owner's back, as an operator of a Java broker can; the owner is told so
@@ -245,7 +273,9 @@ impl Broker {
     /// # Errors
     /// When it was to be committed, and its messages can't be stored.
     pub fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
-        self.shared.decide(id, heuristic)
+        let decided = self.shared.decide(id, heuristic);
+        self.shared.activity.notify_waiters();
+        decided
     }
 
     /// How many connections were made to the broker since it started.
@@ -266,27 +296,65 @@ impl Broker {
         let _ = (&mut self.accepting).await;
     }
 
-    /// Ends the broker in the order of a planned shutdown: it leaves the registries first, has its messages written to the
-    /// disk, then closes its port and its connections. When this returns, the port is free.
+    /// Ends the broker in the order of a planned shutdown: it leaves the registries first, closes its port and its
+    /// connections, then has its messages written to the disk. When this returns, the port is free, nothing is written any
+    /// more, and the data folder can be another broker's.
     ///
     /// # Errors
-    /// When a registry could not be told, or the disk failed. It is ended all the same.
+    /// When a registry could not be told, or did not answer within 10 s, or the disk failed. It is ended all the same.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the broker at once.
+    /// Dropping the future ends the broker at once, as dropping the broker does.
     pub async fn shut_down(mut self) -> io::Result<()> {
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         let withdrawn = registration::withdraw_all(&self.registrations).await;
         #[cfg(not(any(feature = "zookeeper", feature = "etcd")))]
         let withdrawn = Ok(());
-        for registry in &self.shared.registries {
+        for registry in self.shared.registries() {
             registry.leave(self.shared.id, &self.shared.addr);
         }
+        self.stop_serving().await;
         let flushed = self.flush();
-        self.accepting.abort();
-        // It ends by being aborted.
-        let _ = (&mut self.accepting).await;
         withdrawn.and(flushed)
+    }
+
+    /// Ends the broker as if its process were killed: its connections break, registries keep it until its session expires,
+    /// and what was prepared or committed outlives it only in a [`data_dir`](BrokerBuilder::data_dir). When this returns, the
+    /// port is free, and the data folder can be another broker's.
+    ///
+    /// Returns a builder that starts the broker again: as it was built, and on the same port, which nothing else of this
+    /// crate takes as long as the builder lives.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use metaq_testkit::Broker;
+    ///
+    /// let broker = Broker::builder().topic("orders", 4).start().await?;
+    /// let addr = broker.addr().clone();
+    /// let killed = broker.kill().await;
+    /// // … what the service does meanwhile …
+    /// let broker = killed.start().await?;
+    /// assert_eq!(*broker.addr(), addr);
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the broker at once, as dropping the broker does.
+    pub async fn kill(mut self) -> BrokerBuilder {
+        let builder = self.builder.clone().claiming_port();
+        self.stop_serving().await;
+        builder
+    }
+
+    /// Ends the port and the connections, and waits until they have ended.
+    async fn stop_serving(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // If it fails, the task has ended with its runtime.
+            let _ = stop.send(());
+        }
+        // It may have ended by a panic, or with its runtime.
+        let _ = (&mut self.accepting).await;
     }
 
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
@@ -319,7 +387,9 @@ impl BrokerConnector {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.accepting.abort();
-        for registry in &self.shared.registries {
+        // Connections that run on other threads may not be aborted yet.
+        self.shared.close();
+        for registry in self.shared.registries() {
             registry.expire(self.shared.id, &self.shared.addr);
         }
     }

@@ -1,37 +1,53 @@
-//! Prepared transactions on disk: they outlive the broker, as a Java broker's do (findings).
+//! Prepared transactions on disk, and what operators decided: they outlive the broker, as a Java broker's do (findings).
 
 use std::{fs, io, path::PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    Checksum, Command, Decoder, Frame, PutData, SyncCommand, Token, Topic, TransactionAction,
+    Checksum, Command, Decoder, Frame, Limits, PutData, SyncCommand, Token, Topic, TransactionAction,
     TransactionCommand, TransactionId, XaTransactionId,
 };
 
 use super::{
     Shared,
+    data_folder::own_file,
     topics::Topics,
-    transactions::{Pending, Transaction, XaTransactions},
+    transactions::{Heuristic, Pending, Transaction, XaTransactions},
 };
 
-/// In the data folder, where a Java broker ignores whatever is no folder. Each transaction is a `transaction … PREPARE`
-/// frame, its messages behind it as `sync` frames, which have all that a stored message has.
-const FILE: &str = "prepared.metaq";
+/// A file of the embedded broker's own in the data folder. Each transaction is a `transaction … PREPARE` frame, its messages behind it as `sync` frames, which have all that a stored message has. What an operator decided is
+/// one frame, whose action says how: [`DECIDED`].
+const FILE: &str = "prepared";
+
+const DECIDED: [(Heuristic, TransactionAction); 3] = [
+    (Heuristic::Committed, TransactionAction::CommitTwoPhase),
+    (Heuristic::RolledBack, TransactionAction::Rollback),
+    (Heuristic::Completed, TransactionAction::Forget),
+];
 
 fn path(topics: &Topics) -> Option<PathBuf> {
-    topics.keeping.folder.as_ref().map(|folder| folder.join(FILE))
+    topics.keeping.folder.as_ref().map(|folder| own_file(folder, FILE))
 }
 
 impl Shared {
     /// Writes down what is prepared now.
     pub(super) fn keep_prepared(&self, transactions: &XaTransactions) -> io::Result<()> {
         let Some(path) = path(&self.topics) else { return Ok(()) };
+        if transactions.closed {
+            return Err(io::Error::other("the broker has ended"));
+        }
         let mut bytes = BytesMut::new();
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-        for (id, transaction) in transactions.prepared() {
-            let session = Token::new("-").map_err(|error| invalid(error.to_string()))?;
+        let session = Token::new("-").map_err(|error| invalid(error.to_string()))?;
+        for (id, heuristic) in transactions.decided() {
+            let action = DECIDED.iter().find(|(decided, _)| *decided == heuristic).map(|(_, action)| *action);
+            let Some(action) = action else { continue };
             let id = TransactionId::Xa(id.clone());
-            TransactionCommand::new(id, session, TransactionAction::Prepare).encode(&mut bytes);
+            TransactionCommand::new(id, session.clone(), action).encode(&mut bytes);
+        }
+        for (id, transaction) in transactions.prepared() {
+            let id = TransactionId::Xa(id.clone());
+            TransactionCommand::new(id, session.clone(), TransactionAction::Prepare).encode(&mut bytes);
             for pending in &transaction.pending {
                 let topic = Topic::new(&pending.topic.name).map_err(|error| invalid(error.to_string()))?;
                 let data = PutData::from(pending.data.clone());
@@ -68,7 +84,8 @@ pub(super) fn read(topics: &Topics) -> io::Result<XaTransactions> {
         let text = format!("{} can't be read: {reason}", path.display());
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
-    let mut decoder = Decoder::new();
+    // A message was small enough for the broker that took it.
+    let mut decoder = Decoder::with_limits(Limits::default().max_line(usize::MAX).max_body(usize::MAX));
     let mut current: Option<(XaTransactionId, Vec<Pending>)> = None;
     loop {
         let frame = decoder.decode(&mut bytes).map_err(|error| broken(error.to_string()))?;
@@ -86,6 +103,10 @@ pub(super) fn read(topics: &Topics) -> io::Result<XaTransactions> {
                 let TransactionId::Xa(id) = command.id else {
                     return Err(broken(format!("{} is no XA transaction", command.id)));
                 };
+                if let Some((heuristic, _)) = DECIDED.iter().find(|(_, action)| *action == command.action) {
+                    transactions.restore_decided(id, *heuristic);
+                    continue;
+                }
                 if let Some((id, pending)) = current.replace((id, Vec::new())) {
                     transactions.restore(id, pending);
                 }

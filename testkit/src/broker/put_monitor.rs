@@ -51,27 +51,27 @@ impl Broker {
 impl PutMonitor {
     /// The number of puts of a partition that are unanswered now.
     #[must_use]
-    pub fn unanswered(&self, topic: &str, index: i32) -> usize {
-        self.of(topic, index, |partition| partition.now.len())
+    pub fn unanswered(&self, topic: impl AsRef<str>, index: i32) -> usize {
+        self.of(topic.as_ref(), index, |partition| partition.now.len())
     }
 
     /// The largest number of puts of a partition that were unanswered at the same time.
     #[must_use]
-    pub fn most_unanswered(&self, topic: &str, index: i32) -> usize {
-        self.of(topic, index, |partition| partition.most)
+    pub fn most_unanswered(&self, topic: impl AsRef<str>, index: i32) -> usize {
+        self.of(topic.as_ref(), index, |partition| partition.most)
     }
 
     /// The number of puts that the broker has received for a partition, whatever it did with them.
     #[must_use]
-    pub fn received(&self, topic: &str, index: i32) -> u64 {
-        self.of(topic, index, |partition| partition.total)
+    pub fn received(&self, topic: impl AsRef<str>, index: i32) -> u64 {
+        self.of(topic.as_ref(), index, |partition| partition.total)
     }
 
     /// The shortest time for which a put of a partition had been unanswered when the next one arrived. None if each arrived
     /// when the one before was answered.
     #[must_use]
-    pub fn shortest_overlap(&self, topic: &str, index: i32) -> Option<Duration> {
-        self.of(topic, index, |partition| partition.shortest_overlap)
+    pub fn shortest_overlap(&self, topic: impl AsRef<str>, index: i32) -> Option<Duration> {
+        self.of(topic.as_ref(), index, |partition| partition.shortest_overlap)
     }
 
     /// The number of puts that the broker has received with this data, for any topic: the payload, preceded by the attribute

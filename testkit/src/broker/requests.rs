@@ -1,8 +1,8 @@
-//! Which requests meet a fault.
+//! Which requests meet a fault, or are recorded.
 
 use metaq_protocol::{Command, TransactionAction};
 
-/// Which requests meet a fault: every one of a kind, unless it is narrowed down.
+/// Which requests meet a fault or are recorded: every one of a kind, unless it is narrowed down.
 #[derive(Clone, Debug)]
 pub struct Requests {
     verb: Option<&'static str>,
@@ -73,8 +73,8 @@ impl Requests {
 
     /// Those for this topic. Only `put`, `get` and `offset` name one.
     #[must_use]
-    pub fn of_topic(mut self, topic: &str) -> Self {
-        self.topic = Some(topic.to_owned());
+    pub fn of_topic(mut self, topic: impl AsRef<str>) -> Self {
+        self.topic = Some(topic.as_ref().to_owned());
         self
     }
 

@@ -1,9 +1,10 @@
 //! One segment of a partition's log: in memory, or a file as a Java broker keeps it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,29 @@ const SUFFIX: &str = ".meta";
 /// The fixed part of a stored message (wire rule 8).
 const HEADER_LEN: u64 = 20;
 
+/// How many files stay open in this process between appends. Segments beyond that number open theirs for each append.
+const MOST_OPEN: usize = 32;
+
+static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
+
+/// A file that is counted as open.
+#[derive(Debug)]
+struct OpenFile(File);
+
+impl OpenFile {
+    fn new(path: &Path, create: bool) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        OPEN_FILES.fetch_add(1, Ordering::Relaxed);
+        Ok(Self(file))
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A stretch of a log, from the offset `start` on.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -30,7 +54,18 @@ pub(super) struct Segment {
 enum Storage {
     /// Each piece with the place in the segment where it begins.
     Memory(Vec<(u64, BytesMut)>),
-    File(File),
+    /// The file is opened when it is needed, and kept open until the segment is [sealed](Segment::seal), or
+    /// too many are open.
+    File { path: PathBuf, open: Option<OpenFile> },
+}
+
+/// What segments hold, up to what is not sound.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) messages: u64,
+    /// Where the last sound message of a segment ends.
+    pub(super) sound: u64,
+    pub(super) highest_id: Option<i64>,
 }
 
 impl Segment {
@@ -40,14 +75,15 @@ impl Segment {
 
     /// A new file in the folder of a partition.
     pub(super) fn create(folder: &Path, start: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(file_name(folder, start))?;
-        let len = file.metadata()?.len();
-        Ok(Self { start, len, storage: Storage::File(file) })
+        let path = file_name(folder, start);
+        let file = OpenFile::new(&path, true)?;
+        let len = file.0.metadata()?.len();
+        Ok(Self { start, len, storage: Storage::File { path, open: Some(file) } })
     }
 
-    /// All segments in the folder of a partition, in order. The last one is cut off behind its last sound message,
-    /// as a Java broker does.
-    pub(super) fn open_all(folder: &Path) -> io::Result<Vec<Self>> {
+    /// All segments in the folder of a partition, in order, none of them with an open file. The last one is cut off behind
+    /// its last sound message, as a Java broker does. Returns what they hold, too.
+    pub(super) fn open_all(folder: &Path) -> io::Result<(Vec<Self>, Contents)> {
         let mut starts = Vec::new();
         for entry in folder.read_dir()? {
             let name = entry?.file_name();
@@ -55,20 +91,48 @@ impl Segment {
             starts.extend(start.and_then(|start| start.parse::<u64>().ok()));
         }
         starts.sort_unstable();
-        let mut segments =
-            starts.iter().map(|&start| Self::create(folder, start)).collect::<io::Result<Vec<_>>>()?;
-        if let Some(last) = segments.last_mut() {
-            let sound = last.count()?.1;
-            if let Storage::File(file) = &last.storage {
-                file.set_len(sound)?;
+        let mut segments = Vec::with_capacity(starts.len());
+        let mut all = Contents::default();
+        for (n, &start) in starts.iter().enumerate() {
+            let path = file_name(folder, start);
+            let len = fs::metadata(&path)?.len();
+            let mut segment = Self { start, len, storage: Storage::File { path, open: None } };
+            let contents = segment.contents()?;
+            if n + 1 == starts.len() && contents.sound < len {
+                segment.cut(contents.sound)?;
             }
-            last.len = sound;
+            segment.seal();
+            all.messages += contents.messages;
+            all.highest_id = all.highest_id.max(contents.highest_id);
+            segments.push(segment);
         }
         if let Some(gap) = segments.windows(2).find(|pair| pair[0].start + pair[0].len != pair[1].start) {
             let text = format!("the segments in {} leave a gap before {}", folder.display(), gap[1].start);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        Ok(segments)
+        Ok((segments, all))
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        if let Storage::File { path, open } = &mut self.storage {
+            opened(path, open)?.set_len(len)?;
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Closes its file. What reads or writes the segment later opens it again.
+    pub(super) fn seal(&mut self) {
+        if let Storage::File { open, .. } = &mut self.storage {
+            *open = None;
+        }
+    }
+
+    /// Closes its file if too many are open.
+    pub(super) fn close_surplus(&mut self) {
+        if OPEN_FILES.load(Ordering::Relaxed) > MOST_OPEN {
+            self.seal();
+        }
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -89,11 +153,14 @@ impl Segment {
                     self.len += (piece.len() - before) as u64;
                 }
             }
-            Storage::File(file) => {
+            Storage::File { path, open } => {
                 let mut bytes = BytesMut::with_capacity(len);
                 write(&mut bytes);
-                if let Err(error) = file.write_all(&bytes) {
-                    // What may have got there is taken back: a message is stored whole or not at all.
+                let file = opened(path, open)?;
+                // Not at the file's end: a write that failed may have left something there.
+                let written = file.seek(SeekFrom::Start(self.len)).and_then(|_| file.write_all(&bytes));
+                if let Err(error) = written {
+                    // A message is stored whole or not at all.
                     let _ = file.set_len(self.len);
                     return Err(error);
                 }
@@ -121,8 +188,9 @@ impl Segment {
                 }
                 Ok(bytes.freeze())
             }
-            Storage::File(file) => {
+            Storage::File { path, open } => {
                 let mut bytes = vec![0; length];
+                let file = opened(path, open)?;
                 file.seek(SeekFrom::Start(at))?;
                 file.read_exact(&mut bytes)?;
                 Ok(bytes.into())
@@ -131,26 +199,33 @@ impl Segment {
     }
 
     /// Removes its file.
-    pub(super) fn remove(self, folder: &Path) -> io::Result<()> {
-        match self.storage {
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match &self.storage {
             Storage::Memory(_) => Ok(()),
-            Storage::File(_) => std::fs::remove_file(file_name(folder, self.start)),
+            Storage::File { path, .. } => fs::remove_file(path),
         }
     }
 
     /// Writes through to the disk.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        match &self.storage {
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        match &mut self.storage {
             Storage::Memory(_) => Ok(()),
-            Storage::File(file) => file.sync_data(),
+            Storage::File { path, open } => {
+                let stays_open = open.is_some();
+                let synced = opened(path, open)?.sync_data();
+                if !stays_open {
+                    *open = None;
+                }
+                synced
+            }
         }
     }
 
-    /// How many sound messages there are from the beginning on, where the last of them ends within the segment, and
-    /// the highest of their ids.
-    pub(super) fn count(&mut self) -> io::Result<(u64, u64, Option<i64>)> {
-        let (mut messages, mut at, mut highest) = (0, 0, None);
-        while at + HEADER_LEN <= self.len {
+    /// Reads what it holds.
+    pub(super) fn contents(&mut self) -> io::Result<Contents> {
+        let mut contents = Contents::default();
+        while contents.sound + HEADER_LEN <= self.len {
+            let at = contents.sound;
             let head = self.read(self.start + at, HEADER_LEN as usize)?;
             let (Some(length), Some(checksum), Some(id)) = (
                 head.first_chunk().map(|bytes| i32::from_be_bytes(*bytes)),
@@ -167,12 +242,20 @@ impl Segment {
             if Checksum::of(&data).0 != checksum {
                 break;
             }
-            at += HEADER_LEN + length;
-            messages += 1;
-            highest = highest.max(Some(id));
+            contents.sound += HEADER_LEN + length;
+            contents.messages += 1;
+            contents.highest_id = contents.highest_id.max(Some(id));
         }
-        Ok((messages, at, highest))
+        Ok(contents)
     }
+}
+
+fn opened<'a>(path: &Path, open: &'a mut Option<OpenFile>) -> io::Result<&'a mut File> {
+    let file = match open.take() {
+        Some(file) => file,
+        None => OpenFile::new(path, false)?,
+    };
+    Ok(&mut open.insert(file).0)
 }
 
 fn file_name(folder: &Path, start: u64) -> PathBuf {

@@ -8,8 +8,8 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpListener,
-    sync::{mpsc, watch},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -32,16 +32,56 @@ const READ: usize = 64 * 1024;
 /// client of a broken connection, and answers that are on their way would be lost.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// Serves every connection until the returned future is dropped; all connections end with it.
+/// How long no connection is accepted after that failed, as it does while the process has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts TCP connections.
+pub(super) trait Listen: Send {
+    fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send;
+}
+
+impl Listen for TcpListener {
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+/// Serves every connection until it is told to stop, or the returned future is dropped; all connections end with it. If it
+/// is told to, none of their tasks runs any more when it is done.
 pub(super) async fn accept(
-    listener: Option<TcpListener>,
+    listener: Option<impl Listen>,
     mut streams: mpsc::UnboundedReceiver<Box<dyn Io>>,
     shared: Arc<Shared>,
+    stop: oneshot::Receiver<()>,
 ) {
     let mut connections = JoinSet::new();
+    {
+        let served = accept_all(listener.as_ref(), &mut streams, &shared, &mut connections);
+        tokio::select! {
+            biased;
+            // Without a sender nobody waits for the end; the task is aborted then.
+            Ok(()) = stop => {}
+            () = served => {}
+        }
+    }
+    drop((listener, streams));
+    connections.shutdown().await;
+}
+
+async fn accept_all(
+    listener: Option<&impl Listen>,
+    streams: &mut mpsc::UnboundedReceiver<Box<dyn Io>>,
+    shared: &Arc<Shared>,
+    connections: &mut JoinSet<io::Result<()>>,
+) {
     let mut conduct = shared.faults.conduct();
-    let next = async |listener: &Option<TcpListener>| match listener {
-        Some(listener) => listener.accept().await,
+    let mut paused_until = None::<Instant>;
+    let accepted = async |is_paused: bool| match listener {
+        Some(listener) if !is_paused => listener.accept().await,
+        _ => std::future::pending().await,
+    };
+    let end_of_pause = async |paused_until: Option<Instant>| match paused_until {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     };
     loop {
@@ -50,15 +90,20 @@ pub(super) async fn accept(
         }
         tokio::select! {
             biased;
-            accepted = next(&listener) => {
-                // A connection that was gone before it was accepted is no reason to stop.
-                let Ok((stream, _)) = accepted else { continue };
-                if stream.set_nodelay(true).is_ok() {
-                    serve_one(&mut connections, stream, &shared);
+            accepted = accepted(paused_until.is_some()) => match accepted {
+                Ok(stream) => {
+                    if stream.set_nodelay(true).is_ok() {
+                        serve_one(connections, stream, shared);
+                    }
                 }
-            }
-            Some(stream) = streams.recv() => serve_one(&mut connections, stream, &shared),
-            Some(_) = connections.join_next() => {}
+                // It was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => paused_until = Some(Instant::now() + ACCEPT_PAUSE),
+            },
+            () = end_of_pause(paused_until) => paused_until = None,
+            Some(stream) = streams.recv() => serve_one(connections, stream, shared),
+            // It may have been the one whose descriptor was missing.
+            Some(_) = connections.join_next() => paused_until = None,
             _ = conduct.changed() => {}
         }
     }
@@ -71,6 +116,7 @@ fn serve_one(connections: &mut JoinSet<io::Result<()>>, stream: impl Io + 'stati
         return;
     }
     shared.open.fetch_add(1, Ordering::AcqRel);
+    shared.activity.notify_waiters();
     let talk = Talk::new(OpenConnection(Arc::clone(shared)), number);
     connections.spawn(serve(stream, talk, conduct, number));
 }
@@ -82,6 +128,7 @@ pub(super) struct OpenConnection(pub(super) Arc<Shared>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.activity.notify_waiters();
     }
 }
 
@@ -102,6 +149,7 @@ async fn serve(
         };
         let Some(cut) = cut else { return Ok(()) };
         let mut next = talk.answer_all();
+        talk.notify();
         if talk.cut_output(cut) {
             next = Next::Close;
         }
@@ -145,4 +193,35 @@ async fn close(mut stream: impl Io) -> io::Result<()> {
     // The client may go on sending; it was told.
     let _ = drained.await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Broker;
+
+    /// A listener of a process without descriptors.
+    struct WithoutDescriptors(Arc<std::sync::atomic::AtomicUsize>);
+
+    impl Listen for WithoutDescriptors {
+        async fn accept(&self) -> io::Result<TcpStream> {
+            // Were it asked without a pause, the clock would stand still.
+            assert!(self.0.fetch_add(1, Ordering::AcqRel) < 1000, "accepting doesn't pause");
+            tokio::task::yield_now().await;
+            Err(io::Error::from_raw_os_error(24))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn accepting_pauses_while_there_are_no_descriptors() {
+        let broker = Broker::builder().start_without_port().unwrap();
+        let attempts = Arc::default();
+        let (_sender, streams) = mpsc::unbounded_channel();
+        let (_stop, stopped) = oneshot::channel();
+        let listener = WithoutDescriptors(Arc::clone(&attempts));
+        let serving = accept(Some(listener), streams, Arc::clone(&broker.shared), stopped);
+        let waited = timeout(Duration::from_secs(10), serving);
+        assert!(waited.await.is_err());
+        assert!((50..=101).contains(&attempts.load(Ordering::Acquire)), "{attempts:?}");
+    }
 }

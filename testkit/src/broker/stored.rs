@@ -25,8 +25,9 @@ impl Broker {
     /// The bytes of a partition's log from its first offset on, readable or not: its messages as they are stored (wire
     /// rule 8). Empty when there is no such partition.
     #[must_use]
-    pub fn log(&self, topic: &str, index: i32) -> Bytes {
-        let Some(log) = self.shared.topics.get(topic).and_then(|topic| topic.existing_log(index)) else {
+    pub fn log(&self, topic: impl AsRef<str>, index: i32) -> Bytes {
+        let Some(log) = self.shared.topics.get(topic.as_ref()).and_then(|topic| topic.existing_log(index))
+        else {
             return Bytes::new();
         };
         let mut log = log.lock();
@@ -40,22 +41,23 @@ impl Broker {
         bytes.freeze()
     }
 
-    /// All messages of a topic, readable or not: partition by partition, in the order in which they were stored. A
-    /// partition is shown up to a message whose flag promises an attribute that isn't there.
+    /// All messages of a topic, readable or not: partition by partition, in the order in which they were stored. Each
+    /// partition is shown up to a message whose flag promises an attribute that isn't there, if it holds one: that message
+    /// and those behind it are left out.
     #[must_use]
-    pub fn messages(&self, topic: &str) -> Vec<Stored> {
+    pub fn messages(&self, topic: impl AsRef<str>) -> Vec<Stored> {
         let mut all = Vec::new();
-        let Some(topic) = self.shared.topics.get(topic) else { return all };
+        let Some(topic) = self.shared.topics.get(topic.as_ref()) else { return all };
         for (index, log) in topic.logs() {
             let partition = Partition { broker: self.shared.id, index };
             let mut log = log.lock();
             let (mut offset, end) = (log.first(), log.end());
-            while offset < end {
+            'partition: while offset < end {
                 // A segment at a time, which holds whole messages.
                 let Ok(bytes) = log.read(offset, usize::MAX) else { break };
                 let start = offset;
                 for message in StoredMessages::new(bytes).with_max_len(usize::MAX) {
-                    let Ok(message) = message else { return all };
+                    let Ok(message) = message else { break 'partition };
                     all.push(Stored {
                         partition,
                         offset: offset.cast_signed(),

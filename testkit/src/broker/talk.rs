@@ -7,8 +7,8 @@ use metaq_protocol::{Command, DecodeError, Decoder, Frame, Response};
 use tokio::time::Instant;
 
 use super::{
-    answers::result, compat::Lenience, faults::Fault, put_monitor::UnansweredPut, serve::OpenConnection,
-    transactions::LocalTransactions,
+    answers::result, compat::Lenience, faults::Fault, local_transactions::LocalTransactions,
+    put_monitor::UnansweredPut, serve::OpenConnection,
 };
 
 /// How many bytes of answers are gathered before they are written: a client that doesn't read them isn't read from.
@@ -67,6 +67,11 @@ impl Talk {
             answered: Vec::new(),
             never_answered: Vec::new(),
         }
+    }
+
+    /// Notifies whoever waits for something to happen at the broker.
+    pub(super) fn notify(&self) {
+        self.open.0.activity.notify_waiters();
     }
 
     /// How long the client may be silent.
@@ -159,8 +164,14 @@ impl Talk {
             }
             _ => None,
         };
+        shared.records.seen(command, self.number);
         let Some(fault) = shared.faults.meet(command, self.number) else {
-            if let Some(response) = shared.answer(command, &mut self.locals) {
+            let response = shared.answer(command, &mut self.locals);
+            // A refusal would be wrong: a process that has ended says nothing.
+            if shared.topics.is_closed() {
+                return false;
+            }
+            if let Some(response) = response {
                 self.emit(&response, put);
             }
             return true;
@@ -178,6 +189,9 @@ impl Talk {
             _ => {}
         }
         let answer = shared.answer(command, &mut self.locals);
+        if shared.topics.is_closed() {
+            return false;
+        }
         let Some(mut response) = answer else { return true };
         match fault {
             Fault::Answer(status, text) => self.emit(&result(command.opaque(), status, text), put),

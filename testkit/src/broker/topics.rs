@@ -13,7 +13,10 @@ use std::{
 use bytes::BytesMut;
 use parking_lot::{Mutex, RwLock};
 
-use super::log::{Log, LogRules};
+use super::{
+    data_folder::{FolderClaim, OWN_FOLDER},
+    log::{Log, LogRules},
+};
 
 /// How a broker keeps its topics.
 #[derive(Debug)]
@@ -34,6 +37,9 @@ pub(super) struct Topics {
     taken: AtomicU64,
     /// The highest id that was found in the folder.
     pub(super) highest_id: Option<i64>,
+    /// Kept until the logs are closed; none in memory.
+    claim: Mutex<Option<FolderClaim>>,
+    closed: AtomicBool,
 }
 
 /// A topic that is configured, or that a pattern takes and that was put to. It is never forgotten again.
@@ -58,17 +64,27 @@ pub(super) struct TopicEntry {
 pub(super) enum NotTaken {
     /// The topic has no such partition.
     Partition,
-    /// There is no room, or the disk failed.
+    /// There is no room, the disk failed, or the broker has ended.
     Storage,
 }
 
 impl Topics {
-    /// Opens what is in the folder. Entries that are no folder of a partition are left alone.
-    pub(super) fn open(keeping: Keeping) -> io::Result<Self> {
-        let mut topics =
-            Self { keeping, table: RwLock::default(), taken: AtomicU64::new(0), highest_id: None };
+    /// Claims the folder for `owner`, and opens what is in it. Entries that are no folder of a partition are left alone.
+    pub(super) fn open(keeping: Keeping, owner: &str) -> io::Result<Self> {
+        let mut topics = Self {
+            keeping,
+            table: RwLock::default(),
+            taken: AtomicU64::new(0),
+            highest_id: None,
+            claim: Mutex::new(None),
+            closed: AtomicBool::new(false),
+        };
         if let Some(folder) = topics.keeping.folder.clone() {
-            topics.open_folder(&folder).map_err(|error| {
+            let opened = FolderClaim::new(&folder, owner).and_then(|claim| {
+                topics.claim = Mutex::new(Some(claim));
+                topics.open_folder(&folder)
+            });
+            opened.map_err(|error| {
                 let text = format!("the data folder {} can't be used: {error}", folder.display());
                 io::Error::new(error.kind(), text)
             })?;
@@ -77,7 +93,6 @@ impl Topics {
     }
 
     fn open_folder(&mut self, folder: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(folder)?;
         for entry in folder.read_dir()? {
             let entry = entry?;
             let name = entry.file_name();
@@ -86,7 +101,7 @@ impl Topics {
             else {
                 continue;
             };
-            if index < 0 || !entry.file_type()?.is_dir() {
+            if index < 0 || !entry.file_type()?.is_dir() || name == OWN_FOLDER {
                 continue;
             }
             let (log, highest) = Log::open(entry.path(), self.keeping.log)?;
@@ -174,6 +189,9 @@ impl Topics {
             if let Some(log) = logs.get(&partition) {
                 return Ok(Arc::clone(log));
             }
+            if self.is_closed() {
+                return Err(NotTaken::Storage);
+            }
             let rules = self.keeping.log;
             let log = match &self.keeping.folder {
                 None => Log::in_memory(rules),
@@ -197,12 +215,43 @@ impl Topics {
         len: usize,
         write: impl FnOnce(&mut BytesMut),
     ) -> Result<u64, NotTaken> {
-        if let Some(capacity) = self.keeping.capacity {
-            let room = |taken: u64| taken.checked_add(len as u64).filter(|taken| *taken <= capacity);
-            let reserved = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-            reserved.map_err(|_| NotTaken::Storage)?;
+        let capacity = self.keeping.capacity.unwrap_or(u64::MAX);
+        let room = |taken: u64| taken.checked_add(len as u64).filter(|taken| *taken <= capacity);
+        let reserved = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        reserved.map_err(|_| NotTaken::Storage)?;
+        log.lock().append(messages, len, write).map_err(|_| {
+            self.taken.fetch_sub(len as u64, Ordering::Relaxed);
+            NotTaken::Storage
+        })
+    }
+
+    /// Drops the oldest segment of a log. False when there is only the one that is written to.
+    pub(super) fn drop_oldest_segment(&self, log: &Mutex<Log>) -> io::Result<bool> {
+        let dropped = log.lock().drop_oldest_segment()?;
+        self.taken.fetch_sub(dropped.unwrap_or_default(), Ordering::Relaxed);
+        Ok(dropped.is_some())
+    }
+
+    /// Whether nothing is stored any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Refuses messages from now on, and gives the folder up.
+    pub(super) fn close(&self) {
+        // Before the logs are gone through: one that is made meanwhile is seen here, or isn't made.
+        self.closed.store(true, Ordering::SeqCst);
+        for entry in self.all() {
+            for (_, log) in entry.logs() {
+                log.lock().close();
+            }
         }
-        log.lock().append(messages, len, write).map_err(|_| NotTaken::Storage)
+        *self.claim.lock() = None;
+    }
+
+    /// The count of ids to begin with, at least `lowest`.
+    pub(super) fn first_id(&self, lowest: i64) -> io::Result<i64> {
+        self.claim.lock().as_ref().map_or(Ok(lowest), |claim| claim.first_id(lowest))
     }
 
     /// Makes everything readable.

@@ -1,9 +1,9 @@
-//! Transactions: those of one connection, and XA branches, which belong to the broker (wire rule 3.7).
+//! Transactions: what both kinds have in common, and XA branches, which belong to the broker (wire rule 3.7).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use metaq_protocol::{Flag, LocalTransactionId, XaError, XaTransactionId, encode_stored_message};
+use metaq_protocol::{Flag, XaError, XaTransactionId, encode_stored_message};
 use tokio::time::Instant;
 
 use super::topics::{TopicEntry, Topics};
@@ -18,7 +18,31 @@ pub(super) struct Pending {
     pub(super) data: Bytes,
 }
 
-/// A transaction that was begun.
+/// Stores messages, those for one partition in one piece. False when one could not be stored.
+pub(super) fn store(messages: &[Pending], topics: &Topics) -> bool {
+    let mut batches = BTreeMap::<(&str, i32), Vec<&Pending>>::new();
+    for pending in messages {
+        batches.entry((&pending.topic.name, pending.partition)).or_default().push(pending);
+    }
+    batches.into_values().all(|batch| {
+        let mut bytes = BytesMut::new();
+        for pending in &batch {
+            // The checksum is made anew: a wrong one was let pass (findings).
+            encode_stored_message(&mut bytes, pending.id, pending.flag, &pending.data);
+        }
+        let Ok(log) = topics.log(&batch[0].topic, batch[0].partition) else { return false };
+        let write = |to: &mut BytesMut| to.extend_from_slice(&bytes);
+        topics.append(&log, batch.len() as u64, bytes.len(), write).is_ok()
+    })
+}
+
+/// When a transaction that is begun now times out: after so many seconds, at most `most`; 0 or less is never.
+pub(super) fn deadline(seconds: i32, most: Duration) -> Option<Instant> {
+    let timeout = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    timeout.map(|timeout| Instant::now() + timeout.min(most))
+}
+
+/// An XA transaction that was begun.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     pub(super) pending: Vec<Pending>,
@@ -29,12 +53,6 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// One that is rolled back after so many seconds, at most `most`, unless it is prepared; 0 or less is never.
-    pub(super) fn begun(seconds: i32, most: Duration) -> Self {
-        let timeout = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        Self { deadline: timeout.map(|timeout| Instant::now() + timeout.min(most)), ..Self::default() }
-    }
-
     fn has_expired(&self, now: Instant) -> bool {
         !self.prepared && self.deadline.is_some_and(|deadline| deadline <= now)
     }
@@ -43,51 +61,6 @@ impl Transaction {
     pub(super) fn keep(&mut self, pending: Pending) {
         if !self.prepared {
             self.pending.push(pending);
-        }
-    }
-
-    /// Stores its messages, those for one partition in one piece. False when one could not be stored.
-    pub(super) fn store(&self, topics: &Topics) -> bool {
-        let mut batches = BTreeMap::<(&str, i32), Vec<&Pending>>::new();
-        for pending in &self.pending {
-            batches.entry((&pending.topic.name, pending.partition)).or_default().push(pending);
-        }
-        batches.into_values().all(|batch| {
-            let mut bytes = BytesMut::new();
-            for pending in &batch {
-                // The checksum is made anew: a wrong one was let pass (findings).
-                encode_stored_message(&mut bytes, pending.id, pending.flag, &pending.data);
-            }
-            let Ok(log) = topics.log(&batch[0].topic, batch[0].partition) else { return false };
-            let write = |to: &mut BytesMut| to.extend_from_slice(&bytes);
-            topics.append(&log, batch.len() as u64, bytes.len(), write).is_ok()
-        })
-    }
-}
-
-/// The transactions of one connection. They end with it.
-#[derive(Debug, Default)]
-pub(super) struct LocalTransactions(BTreeMap<LocalTransactionId, Transaction>);
-
-impl LocalTransactions {
-    /// Begins it; one that goes on is left as it is.
-    pub(super) fn begin(&mut self, id: &LocalTransactionId, seconds: i32, most: Duration) {
-        self.drop_expired();
-        self.0.entry(id.clone()).or_insert_with(|| Transaction::begun(seconds, most));
-    }
-
-    pub(super) fn get(&mut self, id: &LocalTransactionId) -> Option<&mut Transaction> {
-        self.0.get_mut(id).filter(|transaction| !transaction.has_expired(Instant::now()))
-    }
-
-    pub(super) fn end(&mut self, id: &LocalTransactionId) -> Option<Transaction> {
-        self.0.remove(id).filter(|transaction| !transaction.has_expired(Instant::now()))
-    }
-
-    fn drop_expired(&mut self) {
-        if !self.0.is_empty() {
-            let now = Instant::now();
-            self.0.retain(|_, transaction| !transaction.has_expired(now));
         }
     }
 }
@@ -122,6 +95,8 @@ pub(super) struct XaTransactions {
     open: BTreeMap<XaTransactionId, (u64, Transaction)>,
     decided: BTreeMap<XaTransactionId, (u64, Heuristic)>,
     begun: u64,
+    /// The broker has ended: its folder may be another's.
+    pub(super) closed: bool,
 }
 
 impl XaTransactions {
@@ -129,7 +104,8 @@ impl XaTransactions {
     pub(super) fn begin(&mut self, id: &XaTransactionId, seconds: i32, most: Duration) {
         self.drop_expired();
         let order = self.next();
-        self.open.entry(id.clone()).or_insert_with(|| (order, Transaction::begun(seconds, most)));
+        let begun = || Transaction { deadline: deadline(seconds, most), ..Transaction::default() };
+        self.open.entry(id.clone()).or_insert_with(|| (order, begun()));
     }
 
     /// Takes up what was prepared before a restart.
@@ -137,6 +113,12 @@ impl XaTransactions {
         let order = self.next();
         let transaction = Transaction { pending, used: true, prepared: true, deadline: None };
         self.open.insert(id, (order, transaction));
+    }
+
+    /// Takes up what an operator decided before a restart.
+    pub(super) fn restore_decided(&mut self, id: XaTransactionId, heuristic: Heuristic) {
+        let order = self.next();
+        self.decided.insert(id, (order, heuristic));
     }
 
     pub(super) fn get(&mut self, id: &XaTransactionId) -> Result<&mut Transaction, XaError> {
@@ -171,8 +153,9 @@ impl XaTransactions {
         Some(transaction)
     }
 
-    pub(super) fn forget(&mut self, id: &XaTransactionId) {
-        self.decided.remove(id);
+    /// False when no operator had decided it.
+    pub(super) fn forget(&mut self, id: &XaTransactionId) -> bool {
+        self.decided.remove(id).is_some()
     }
 
     /// What is prepared or decided by an operator, oldest first: with the given qualifier, or all.
@@ -189,6 +172,13 @@ impl XaTransactions {
     pub(super) fn prepared(&self) -> impl Iterator<Item = (&XaTransactionId, &Transaction)> {
         let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
         prepared.map(|(id, (_, transaction))| (id, transaction))
+    }
+
+    /// All that operators decided, oldest first.
+    pub(super) fn decided(&self) -> Vec<(&XaTransactionId, Heuristic)> {
+        let mut decided: Vec<_> = self.decided.iter().collect();
+        decided.sort_unstable_by_key(|(_, (order, _))| *order);
+        decided.into_iter().map(|(id, (_, heuristic))| (id, *heuristic)).collect()
     }
 
     fn next(&mut self) -> u64 {

@@ -1,9 +1,11 @@
 //! Fetching what the peers need, once.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -44,8 +46,9 @@ const JDK: &str = "openjdk-17-jdk-headless maven";
 
 /// What is needed to run real peers: the jars of ZooKeeper and of MetaQ, and a JDK.
 ///
-/// The jars and the compiled reader lie in `target/peers` of the workspace (below `CARGO_TARGET_DIR`, when that is set), or
-/// in the folder that the environment variable `METAQ_PEERS_DIR` names. What is there is never changed, only added to.
+/// The jars and the compiled reader lie in the folder that the environment variable `METAQ_PEERS_DIR` names, or else in
+/// `metaq-peers` of the user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`. What is there is never changed, only
+/// added to.
 #[derive(Clone, Debug)]
 pub struct Peers {
     zookeeper: PathBuf,
@@ -107,7 +110,9 @@ impl Peers {
 
 /// The folder of what was fetched, and the lock of those who add to it.
 pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), PeerError> {
-    let cache = cache_folder();
+    let missing = || io::Error::new(ErrorKind::NotFound, "set METAQ_PEERS_DIR, XDG_CACHE_HOME or HOME");
+    let cache = cache_folder(|name| env::var_os(name)).ok_or_else(missing).and_then(std::path::absolute);
+    let cache = cache.map_err(PeerError::io("find a folder for what real peers need"))?;
     fs::create_dir_all(&cache).map_err(PeerError::io(format!("create {}", cache.display())))?;
     let lock_path = cache.join("lock");
     let locked = fs::File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
@@ -173,14 +178,15 @@ fn all_jars(folder: &Path) -> String {
     folder.join("lib/*").display().to_string()
 }
 
-fn cache_folder() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    if let Some(folder) = env::var_os("METAQ_PEERS_DIR") {
-        return workspace.join(folder);
-    }
-    // Joining an absolute path gives that one.
-    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    workspace.join(target).join("peers")
+/// The folder of what was fetched, by environment variables; none when none of them names it.
+fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let absolute = |name: &str| folder(name).filter(|folder| folder.is_absolute());
+    let in_cache = || {
+        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+        Some(cache?.join("metaq-peers"))
+    };
+    folder("METAQ_PEERS_DIR").or_else(in_cache)
 }
 
 /// Fails when there is no such program.
@@ -213,4 +219,28 @@ fn pom(artifacts: &[Coordinates]) -> String {
          <dependencies>\n{}</dependencies>\n</project>\n",
         artifacts.iter().map(dependency).collect::<String>()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_fetched_lies_in_the_named_folder_or_in_the_users_cache() {
+        for (variables, folder) in [
+            (&[("METAQ_PEERS_DIR", "/p"), ("XDG_CACHE_HOME", "/c"), ("HOME", "/h")][..], Some("/p")),
+            (&[("METAQ_PEERS_DIR", "p"), ("HOME", "/h")], Some("p")),
+            (&[("METAQ_PEERS_DIR", ""), ("XDG_CACHE_HOME", "/c"), ("HOME", "/h")], Some("/c/metaq-peers")),
+            (&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")], Some("/h/.cache/metaq-peers")),
+            (&[("HOME", "/h")], Some("/h/.cache/metaq-peers")),
+            (&[("HOME", "")], None),
+            (&[], None),
+        ] {
+            let variable = |wanted: &str| {
+                let found = variables.iter().find(|(name, _)| *name == wanted);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            assert_eq!(cache_folder(variable).as_deref(), folder.map(Path::new), "{variables:?}");
+        }
+    }
 }

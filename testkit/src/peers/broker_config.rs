@@ -45,17 +45,17 @@ impl JavaBrokerBuilder {
 
     /// Adds a topic with so many partitions.
     #[must_use]
-    pub fn topic(self, name: &str, partitions: u32) -> Self {
+    pub fn topic(self, name: impl AsRef<str>, partitions: u32) -> Self {
         self.topic_with(name, partitions, &[])
     }
 
     /// Adds a topic with so many partitions and more lines of its section, such as `("acceptPublish", "false")`, which keeps
     /// it out of `topics-pub`, or `("unflushThreshold", "0")`, which makes messages readable before they are acknowledged.
     #[must_use]
-    pub fn topic_with(mut self, name: &str, partitions: u32, settings: &[(&str, &str)]) -> Self {
+    pub fn topic_with(mut self, name: impl AsRef<str>, partitions: u32, settings: &[(&str, &str)]) -> Self {
         let mut lines = owned(&[("stat", "true"), ("numPartitions", &partitions.to_string())]);
         lines.append(&mut owned(settings));
-        self.topics.push(ConfiguredTopic { name: name.to_owned(), settings: lines });
+        self.topics.push(ConfiguredTopic { name: name.as_ref().to_owned(), settings: lines });
         self
     }
 

@@ -63,6 +63,8 @@ impl EtcdProgram {
 /// A real etcd 3.6.6 server with a data folder of its own.
 #[derive(Debug)]
 pub struct Etcd {
+    /// Dropped before its folder is.
+    process: Option<PeerProcess>,
     program: EtcdProgram,
     folder: TempDir,
     port: Port,
@@ -70,7 +72,6 @@ pub struct Etcd {
     /// Where it tells that it is healthy, without TLS.
     health_port: Port,
     tls: Option<PeerTls>,
-    process: Option<PeerProcess>,
 }
 
 impl Etcd {

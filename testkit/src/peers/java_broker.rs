@@ -28,12 +28,13 @@ const PORT_TAKEN: &str = "java.net.BindException";
 /// A real MetaQ 1.4.6.2 broker with a data folder of its own.
 #[derive(Debug)]
 pub struct JavaBroker {
+    /// Dropped before its folder is.
+    process: Option<PeerProcess>,
     peers: Peers,
     setup: JavaBrokerBuilder,
     zookeeper: String,
     folder: TempDir,
     port: Port,
-    process: Option<PeerProcess>,
 }
 
 impl JavaBrokerBuilder {

@@ -68,10 +68,11 @@ impl JavaReader {
     pub async fn read_topic(
         &self,
         zookeeper_connect: &str,
-        topic: &str,
+        topic: impl AsRef<str>,
         expected: usize,
         deadline: Duration,
     ) -> Result<Vec<ReadMessage>, PeerError> {
+        let topic = topic.as_ref();
         let what = format!("reading topic {topic} with the Java client");
         let mut folder =
             TempDir::with_prefix("metaq-reader-").map_err(PeerError::io("make a temporary folder"))?;
@@ -108,7 +109,7 @@ impl Peers {
     pub async fn read_topic(
         &self,
         zookeeper: &ZooKeeper,
-        topic: &str,
+        topic: impl AsRef<str>,
         expected: usize,
         deadline: Duration,
     ) -> Result<Vec<ReadMessage>, PeerError> {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -36,7 +39,8 @@ const TAIL_LINES: usize = 40;
 /// to watch over it.
 const ONLY_WITH_ITS_PARENT: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 
-/// A running process. It is killed when the handle is dropped, and by the kernel when this process ends without that.
+/// A running process. It is killed when the handle is dropped, which waits until it has ended, and by the kernel when this
+/// process ends without that.
 #[derive(Debug)]
 pub(super) struct PeerProcess {
     child: Child,
@@ -159,6 +163,18 @@ impl PeerProcess {
         let lines: Vec<_> = text.lines().collect();
         let log = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
         (self.what.clone(), self.log.clone(), log)
+    }
+}
+
+impl Drop for PeerProcess {
+    fn drop(&mut self) {
+        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        // It may have ended.
+        let _ = self.child.start_kill();
+        // Blocks for the milliseconds that the kernel takes: what follows removes the folder that the process writes to. Who
+        // waits for the process by its handle still learns of its end.
+        let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        let _ = self.child.try_wait();
     }
 }
 

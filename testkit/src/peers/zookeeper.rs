@@ -27,13 +27,14 @@ const PORT_TAKEN: &str = "java.net.BindException";
 /// A real ZooKeeper 3.9.5 server with a data folder of its own. By default it takes session timeouts from one second on.
 #[derive(Debug)]
 pub struct ZooKeeper {
+    /// Dropped before its folder is.
+    process: Option<PeerProcess>,
     peers: Peers,
     setup: ZooKeeperBuilder,
     folder: TempDir,
     port: Port,
     /// Where it listens for TLS, if it does.
     secure_port: Port,
-    process: Option<PeerProcess>,
 }
 
 /// How a [`ZooKeeper`] is to be; made by [`ZooKeeper::builder`].

@@ -15,13 +15,17 @@ pub(crate) enum Outcome {
     Closed,
     /// Nothing: there is more to come.
     Nothing,
+    /// One answer, which becomes one with this text when the request is repeated; that one counts.
+    Becomes(&'static str),
 }
 
-/// Requests on one connection.
+/// Requests, on one connection unless told otherwise.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) steps: Vec<(Vec<u8>, Outcome)>,
+    /// The connection of each step; the first one for those that are left out.
+    connections: Vec<usize>,
     /// Why the embedded broker answers otherwise, unless it is to have the defects of the Java broker.
     pub(crate) differs: Option<&'static str>,
     /// Why it answers otherwise even then.
@@ -30,7 +34,23 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn new(name: impl Into<String>, steps: Vec<(Vec<u8>, Outcome)>) -> Self {
-        Self { name: name.into(), steps, differs: None, always: None }
+        Self { name: name.into(), steps, connections: Vec::new(), differs: None, always: None }
+    }
+
+    /// Has each step go over the connection with its number.
+    fn over(mut self, connections: impl Into<Vec<usize>>) -> Self {
+        self.connections = connections.into();
+        assert_eq!(self.connections.len(), self.steps.len(), "{}", self.name);
+        self
+    }
+
+    /// The steps, each with the number of its connection.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (&[u8], Outcome, usize)> {
+        let connections = self.connections.iter().copied().chain(std::iter::repeat(0));
+        self.steps
+            .iter()
+            .zip(connections)
+            .map(|((request, outcome), connection)| (&request[..], *outcome, connection))
     }
 
     /// It differs unless the embedded broker is to have the defects of the Java broker.
@@ -91,6 +111,7 @@ pub(crate) fn all() -> Vec<Case> {
     all.extend(streams());
     all.extend(defects());
     all.extend(transactions::local());
+    all.extend(transactions::local_of_one_key());
     all.extend(transactions::xa());
     all.extend(each("stats of something", STATS));
     all.extend([transactions::batches(), transactions::late_messages()]);

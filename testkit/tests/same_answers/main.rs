@@ -12,7 +12,10 @@ mod recorded;
 #[path = "../wire/mod.rs"]
 mod wire;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 
 use cases::{Case, Outcome};
 use masks::{Place, masked};
@@ -55,7 +58,7 @@ impl Brokers {
         let pid = java.pid().unwrap().to_string();
         operator.run(&[&pid, "close", "closed", "1", "1"], PATIENCE).await.unwrap();
         for broker in [&compat, &plain] {
-            broker.close_partition(&"closed".parse().unwrap(), 1);
+            broker.close_partition("closed", 1);
         }
         Self { java, compat, plain, _zookeeper: zookeeper }
     }
@@ -129,6 +132,21 @@ async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) 
             let closed = timeout(PATIENCE / 4, all).await.is_ok();
             (answers, closed)
         }
+        Outcome::Becomes(text) => {
+            let becoming = async {
+                loop {
+                    match client.next().await {
+                        Some(Response::Boolean(answer)) if !answer.text().contains(text) => {
+                            client.send(request).await;
+                        }
+                        answer => return answer,
+                    }
+                }
+            };
+            let answer = timeout(PATIENCE, becoming).await.expect("the answer changes");
+            let closed = answer.is_none();
+            (answer.into_iter().collect(), closed)
+        }
         Outcome::Nothing => {
             let closed = timeout(QUIET, async {
                 while let Some(answer) = client.next().await {
@@ -141,25 +159,33 @@ async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) 
     }
 }
 
-/// One broker, and the connection to it on which a case is played.
+/// One broker, and the connections to it on which a case is played.
 struct Player<'a> {
-    client: Client<TcpStream>,
+    /// None once the broker has closed it.
+    clients: BTreeMap<usize, Option<Client<TcpStream>>>,
     port: u16,
     place: Place<'a>,
     seen: Vec<Seen>,
 }
 
 impl<'a> Player<'a> {
-    async fn new(port: u16, place: Place<'a>) -> Self {
-        let client = Client::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
-        Self { client, port, place, seen: Vec::new() }
+    fn new(port: u16, place: Place<'a>) -> Self {
+        Self { clients: BTreeMap::new(), port, place, seen: Vec::new() }
     }
 
-    async fn step(&mut self, request: &[u8], outcome: Outcome) {
-        if self.seen.last().is_some_and(|seen| seen.closed) {
-            return;
+    async fn step(&mut self, request: &[u8], outcome: Outcome, connection: usize) {
+        let client = match self.clients.entry(connection) {
+            Entry::Occupied(client) => client.into_mut(),
+            Entry::Vacant(entry) => {
+                let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+                entry.insert(Some(Client::new(stream)))
+            }
+        };
+        let Some(open) = client else { return };
+        let (answers, closed) = take(open, request, outcome).await;
+        if closed {
+            *client = None;
         }
-        let (answers, closed) = take(&mut self.client, request, outcome).await;
         let show = |answer| masked(answer, request, self.port, &self.place);
         let mut answers: Vec<_> = answers.iter().map(show).collect();
         answers.sort_unstable();
@@ -167,11 +193,11 @@ impl<'a> Player<'a> {
     }
 }
 
-/// Plays a case on one broker, each step on the same connection.
+/// Plays a case on one broker.
 async fn play(port: u16, case: &Case, broker: &Broker) -> Vec<Seen> {
-    let mut player = Player::new(port, Place(broker)).await;
-    for (request, outcome) in &case.steps {
-        player.step(request, *outcome).await;
+    let mut player = Player::new(port, Place(broker));
+    for (request, outcome, connection) in case.steps() {
+        player.step(request, outcome, connection).await;
     }
     player.seen
 }
@@ -206,13 +232,10 @@ async fn the_embedded_broker_answers_as_the_java_broker() {
     for case in cases::all() {
         steps += case.steps.len();
         let broker = &brokers.compat;
-        let mut players = Vec::new();
-        for port in [compat, plain, java] {
-            players.push(Player::new(port, Place(broker)).await);
-        }
-        for (request, outcome) in &case.steps {
+        let mut players = [compat, plain, java].map(|port| Player::new(port, Place(broker)));
+        for (request, outcome, connection) in case.steps() {
             for player in &mut players {
-                player.step(request, *outcome).await;
+                player.step(request, outcome, connection).await;
             }
             if request.windows(6).any(|word| word == b"COMMIT") {
                 settle(java, compat, broker).await;

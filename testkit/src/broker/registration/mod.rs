@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -27,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long the first registration may take on top of the session timeout, for which the entries of a former process
 /// with the same id may last.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a withdrawal may take: a registry that is frozen answers no call of it.
+const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 /// ZooKeeper's protocol has milliseconds in 32 bits with a sign.
 const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
@@ -158,17 +162,28 @@ impl Drop for Registration {
 
 /// Takes the broker out of all its registries.
 pub(super) async fn withdraw_all(registrations: &[Registration]) -> io::Result<()> {
-    let mut result = Ok(());
-    for registration in registrations {
-        let (done, answer) = oneshot::channel();
+    let withdrawn = join_all(registrations.iter().map(Registration::withdraw)).await;
+    withdrawn.into_iter().collect()
+}
+
+impl Registration {
+    async fn withdraw(&self) -> io::Result<()> {
         let gone = || io::Error::other("the broker's registration has ended already");
-        let withdrawn = match registration.withdrawals.send(done).await {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(gone())),
-            Err(_) => Err(gone()),
+        let withdrawn = async {
+            let (done, answer) = oneshot::channel();
+            self.withdrawals.send(done).await.map_err(|_| gone())?;
+            answer.await.unwrap_or_else(|_| Err(gone()))
         };
-        result = result.and(withdrawn);
+        match timeout(WITHDRAWAL, withdrawn).await {
+            Ok(withdrawn) => withdrawn,
+            Err(_) => {
+                // What is left there expires.
+                self.keeping.abort();
+                let text = format!("the registry did not let the broker withdraw within {WITHDRAWAL:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
     }
-    result
 }
 
 /// Whether the broker is registered, or why not.
@@ -332,6 +347,24 @@ fn can_be_node(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn withdrawing_has_a_deadline_whatever_the_registry_does() {
+        let frozen = || {
+            let (withdrawals, orders) = mpsc::channel(1);
+            // It is in the middle of something, and never looks at its orders.
+            let keeping = tokio::spawn(async move {
+                let _orders = orders;
+                std::future::pending().await
+            });
+            Registration { keeping, withdrawals }
+        };
+        let registrations = [frozen(), frozen()];
+        let started = tokio::time::Instant::now();
+        let waited = timeout(Duration::from_secs(3600), withdraw_all(&registrations)).await;
+        assert_eq!(waited.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed(), WITHDRAWAL, "both at the same time");
+    }
 
     #[test]
     fn names_that_no_registry_takes_are_left_out() {

@@ -1,6 +1,6 @@
 //! Transactions, step by step.
 
-use super::{Case, ask, closes, silent};
+use super::{Case, Outcome, ask, closes, silent};
 
 pub(super) fn local() -> Vec<Case> {
     let put = |rest: &str| ask(format!("put {rest}\r\nhello"));
@@ -77,6 +77,84 @@ pub(super) fn local() -> Vec<Case> {
                 silent("transaction null s END 1\r\n"),
             ],
         ),
+    ]
+}
+
+/// One key on several connections: each begins it for itself, and all put into the same list. A commit never brings two
+/// messages to one partition here, which `stats` would count differently.
+pub(super) fn local_of_one_key() -> Vec<Case> {
+    let put = |key: u32, partition: u32, text: &str| {
+        ask(format!("put test {partition} {} 0 -1 TX:one:{key} 3\r\n{text}", text.len()))
+    };
+    let step = |key: u32, action: &str| ask(format!("transaction TX:one:{key} s {action} 1\r\n"));
+    let stored = || ask("stats test 1\r\n");
+    vec![
+        Case::new(
+            "the first commit stores the messages of both, the second what came since",
+            vec![
+                step(1, "BEGIN"),
+                step(1, "BEGIN"),
+                put(1, 0, "a"),
+                put(1, 1, "b"),
+                step(1, "COMMIT_ONE_PHASE"),
+                stored(),
+                put(1, 0, "late"),
+                put(1, 2, "c"),
+                step(1, "COMMIT_ONE_PHASE"),
+                stored(),
+                step(1, "COMMIT_ONE_PHASE"),
+                step(1, "COMMIT_ONE_PHASE"),
+            ],
+        )
+        .over([0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1]),
+        Case::new(
+            "a rollback drops the messages of both",
+            vec![
+                step(2, "BEGIN"),
+                step(2, "BEGIN"),
+                put(2, 0, "a"),
+                put(2, 1, "b"),
+                step(2, "ROLLBACK"),
+                step(2, "COMMIT_ONE_PHASE"),
+                stored(),
+                ask("offset test g 0 99999 1\r\n"),
+            ],
+        )
+        .over([0, 1, 0, 1, 1, 0, 0, 0]),
+        Case::new(
+            "what an ended connection left is stored by the next of the same key",
+            vec![
+                step(3, "BEGIN"),
+                put(3, 0, "left"),
+                closes("quit\r\n"),
+                step(3, "COMMIT_ONE_PHASE"),
+                step(3, "BEGIN"),
+                put(3, 1, "new"),
+                step(3, "COMMIT_ONE_PHASE"),
+                stored(),
+                ask("get test g 0 0 100000 1\r\n"),
+            ],
+        )
+        .over([0, 0, 0, 1, 1, 1, 1, 1, 1]),
+        // One thread of the broker sees to all timeouts: when a later one has passed, the others are done with.
+        Case::new(
+            "a timeout drops the messages of all, and of a connection that has ended",
+            vec![
+                step(4, "BEGIN 1"),
+                put(4, 0, "left"),
+                closes("quit\r\n"),
+                step(4, "BEGIN 1"),
+                put(4, 1, "mine"),
+                step(4, "BEGIN"),
+                put(4, 2, "dropped"),
+                step(5, "BEGIN 2"),
+                (b"transaction TX:one:5 s PREPARE 1\r\n".to_vec(), Outcome::Becomes("has not been started")),
+                step(4, "PREPARE"),
+                step(4, "COMMIT_ONE_PHASE"),
+                stored(),
+            ],
+        )
+        .over([0, 0, 0, 1, 1, 2, 2, 2, 2, 1, 2, 2]),
     ]
 }
 

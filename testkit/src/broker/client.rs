@@ -1,0 +1,86 @@
+//! What a client needs to find a broker and to reach it.
+
+use std::io;
+
+use async_trait::async_trait;
+use metaq_discovery::MockDiscovery;
+use metaq_protocol::BrokerAddr;
+use metaq_transport::{ConnectionConfig, Dialer, StreamTransport};
+use tokio::io::DuplexStream;
+
+use super::{Broker, BrokerConnector};
+use crate::EmbeddedRegistry;
+
+impl Broker {
+    /// A registry of its own that names this broker, besides those that it was [built](super::BrokerBuilder::register_with)
+    /// with. It is made by the first call; later ones return the same.
+    #[must_use]
+    pub fn registry(&self) -> &EmbeddedRegistry {
+        let mut is_new = false;
+        let registry = self.shared.own_registry.get_or_init(|| {
+            is_new = true;
+            EmbeddedRegistry::new()
+        });
+        if is_new {
+            self.shared.enter_registries(Some(&self.connector()));
+        }
+        registry
+    }
+
+    /// A discovery that finds this broker alone, for one producer. Together with [`transport`](Self::transport) it is all
+    /// that a producer needs:
+    ///
+    /// ```ignore
+    /// let broker = Broker::builder().topic("orders", 4).start_without_port()?;
+    /// let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// ```
+    #[must_use]
+    pub fn discovery(&self) -> MockDiscovery {
+        self.registry().discovery()
+    }
+
+    /// A transport that reaches this broker without a port, with the default settings for connections.
+    #[must_use]
+    pub fn transport(&self) -> StreamTransport<EmbeddedRegistry> {
+        self.registry().transport()
+    }
+}
+
+impl EmbeddedRegistry {
+    /// A transport that reaches the brokers of this registry without a port, with the default settings for connections.
+    /// Together with [`discovery`](Self::discovery) it is all that a producer needs:
+    ///
+    /// ```ignore
+    /// let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport()).build()?;
+    /// ```
+    #[must_use]
+    pub fn transport(&self) -> StreamTransport<Self> {
+        self.transport_with(ConnectionConfig::default())
+    }
+
+    /// A [`transport`](Self::transport) with other settings.
+    #[must_use]
+    pub fn transport_with(&self, config: ConnectionConfig) -> StreamTransport<Self> {
+        StreamTransport::new(self.clone(), config)
+    }
+}
+
+/// Reaches the brokers that have registered.
+#[async_trait]
+impl Dialer for EmbeddedRegistry {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
+        self.connect(broker)
+    }
+}
+
+/// Reaches its broker, whatever the address.
+#[async_trait]
+impl Dialer for BrokerConnector {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, _: &BrokerAddr) -> io::Result<DuplexStream> {
+        self.connect()
+    }
+}
