@@ -4,6 +4,7 @@ mod decode;
 mod encode;
 mod fields;
 mod hex;
+mod message;
 
 use std::{
     fs::File,
@@ -19,6 +20,12 @@ use crate::{EXIT_DONE, EXIT_USAGE, complain};
 /// starts at byte O of the input and takes L bytes. The input ends with {"offset":O,"error":"…"} where it is
 /// malformed, and with {"offset":O,"incomplete":true} where it is cut off. Bytes are shown in hexadecimal.
 ///
+/// A put or sync also shows what its data holds: "message":{"attribute":A,"payload":P}, each {"hex":"…","text":"…"}, where A is
+/// null when the flag announces none, and {"error":"…"} stands in place of both when the data has no sound attribute. A
+/// value shows its whole messages so, each with offset, id and flag, and last what ends them:
+/// "messages":[{"offset":0,"id":I,"flag":F,"attribute":A,"payload":P},{"offset":M,"incomplete":true}]. There is a text where
+/// the bytes are valid UTF-8 without control characters other than tab, line feed and carriage return.
+///
 /// What the bytes are is no matter of the exit status: it is 0 unless the input can't be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,9 +35,12 @@ pub(crate) struct Args {
     /// {"input":N,…}
     #[arg(long)]
     hex: bool,
+    /// Shows the bytes of each frame as they were on the wire, too: "bytes":"…"
+    #[arg(long)]
+    raw: bool,
     /// The other way: every line {"command":…,"fields":{…}} of the input becomes a line of hexadecimal, or
-    /// {"input":N,"error":"…"}
-    #[arg(long, conflicts_with = "hex")]
+    /// {"input":N,"error":"…"}; whatever else is shown is made from the fields
+    #[arg(long, conflicts_with_all = ["hex", "raw"])]
     encode: bool,
 }
 
@@ -46,10 +56,12 @@ pub(crate) fn run(args: &Args) -> u8 {
         _ => Box::new(io::stdin().lock()),
     };
     let mut output = Output(BufWriter::with_capacity(BUFFER, io::stdout().lock()));
-    let done = match args {
-        Args { hex: true, .. } => lines(input, &mut output, decode::hex_line),
+    let done = match *args {
+        Args { hex: true, raw, .. } => {
+            lines(input, &mut output, |output, number, line| decode::hex_line(output, number, line, raw))
+        }
         Args { encode: true, .. } => lines(input, &mut output, encode::line),
-        _ => decode::stream(input, &mut output),
+        Args { raw, .. } => decode::stream(input, &mut output, raw),
     };
     match done.and_then(|()| output.0.flush().map_err(Stop::Output)) {
         Ok(()) => EXIT_DONE,

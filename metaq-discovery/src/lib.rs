@@ -24,7 +24,7 @@
 mod connect;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod credentials;
-#[cfg(any(feature = "etcd", feature = "mock", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
 mod deadline;
 mod discovery;
 mod error;

@@ -154,7 +154,8 @@ fn parse_addr(data: &[u8]) -> Result<BrokerAddr, String> {
     if text.is_empty() {
         return Err("it has no data".to_owned());
     }
-    text.parse().map_err(|error: metaq_protocol::InvalidBrokerAddr| error.to_string())
+    // As lenient as the Java client, which takes any URI.
+    BrokerAddr::parse_with_slave_id(text).map(|(addr, _)| addr).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metaq_protocol::{MAX_READABLE_DATA, Topic};
+use metaq_protocol::{MAX_BODY_LEN, MAX_READABLE_DATA, Topic};
 use metaq_transport::ConnectionConfig;
 
 use crate::{BuildError, RetryPolicy, permits};
@@ -159,6 +159,9 @@ impl ProducerConfig {
         }
         if self.max_in_flight_bytes > MOST_BYTES {
             return Err(BuildError::option("max_in_flight_bytes", "is more than 4,294,967,295 (4 GiB)"));
+        }
+        if self.max_message_size > MAX_BODY_LEN {
+            return Err(BuildError::option("max_message_size", "is more than 2,147,483,647 (2 GiB - 1)"));
         }
         if self.retry.first_pause > self.retry.longest_pause {
             return Err(BuildError::option("retry.longest_pause", "is shorter than retry.first_pause"));

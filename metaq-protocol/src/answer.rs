@@ -9,10 +9,17 @@ mod stats;
 mod transaction;
 
 pub use put::PutAnswer;
-pub use stats::parse_stats;
-pub use transaction::{PrepareVote, XaError, parse_recovered};
+pub use stats::{InvalidStat, encode_stats, parse_stats};
+pub use transaction::{PrepareVote, XaError, encode_recovered, parse_recovered};
 
 /// The body of a successful answer that doesn't say what it should.
+///
+/// ```
+/// use metaq_protocol::PutAnswer;
+///
+/// let error = PutAnswer::parse(b"7 x 0").unwrap_err();
+/// assert_eq!((error.request(), error.field(), error.text()), ("put", "partition", "7 x 0"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer to {request} {text:?} has no valid {field}; expected {expected}")]
 pub struct InvalidAnswer {
@@ -27,5 +34,29 @@ impl InvalidAnswer {
     fn new(request: &'static str, field: &'static str, expected: &'static str, body: &[u8]) -> Self {
         let text = text::from_utf8_lossy(&body[..body.len().min(400)]);
         Self { request, field, expected, text: text::excerpt(&text).to_owned() }
+    }
+
+    /// The request that was answered: `put` or `PREPARE`.
+    #[must_use]
+    pub fn request(&self) -> &'static str {
+        self.request
+    }
+
+    /// What is missing or can't be read, for example `offset`.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// What should have come, for example `MESSAGE-ID PARTITION OFFSET`.
+    #[must_use]
+    pub fn expected(&self) -> &'static str {
+        self.expected
+    }
+
+    /// The beginning of the body, at most 80 characters. What isn't UTF-8 became U+FFFD.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }

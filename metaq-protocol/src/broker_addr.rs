@@ -1,9 +1,17 @@
 //! Addresses of brokers.
 
-use alloc::{borrow::ToOwned, format, string::String, sync::Arc};
-use core::{fmt, str::FromStr};
+use alloc::sync::Arc;
+use core::{fmt, net::Ipv6Addr, str::FromStr};
 
 use crate::slave_id;
+
+mod error;
+mod parts;
+
+pub use error::{InvalidBrokerAddr, InvalidBrokerAddrKind};
+
+use error::InvalidBrokerAddrKind as Kind;
+use parts::Parts;
 
 /// Where a broker listens: `meta://host:port`, the text that a broker keeps in the registry
 /// (wire rule 10).
@@ -31,23 +39,31 @@ impl BrokerAddr {
     /// # Errors
     /// [`InvalidBrokerAddr`] when the host is empty or can't be a host, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(host).to_owned(), reason };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if bare.is_empty() {
-            return Err(refused("the host is missing"));
-        }
-        let allowed = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
-        if !bare.chars().all(allowed) || (bare.contains(':') && bare.matches(':').count() < 2) {
-            return Err(refused("the host is neither a name nor an IP address"));
-        }
-        if port == 0 {
-            return Err(refused("the port is 0"));
-        }
-        Ok(Self { host: bare.into(), port })
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        Self::from_host(bracketed.unwrap_or(host), port).map_err(|kind| InvalidBrokerAddr::new(host, kind))
     }
 
-    /// Reads `meta://host:port`, and from its query the number of a slave: what the Java client makes of
-    /// a slave's node in the registry. `None` for a master.
+    fn from_host(host: &str, port: u16) -> Result<Self, Kind> {
+        if host.is_empty() {
+            return Err(Kind::HostMissing);
+        }
+        let in_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let valid = match host.split_once('%') {
+            Some((addr, zone)) => is_ipv6(addr) && !zone.is_empty() && zone.chars().all(in_name),
+            None => is_ipv6(host) || host.chars().all(in_name),
+        };
+        match port {
+            _ if !valid => Err(Kind::Host),
+            0 => Err(Kind::PortZero),
+            port => Ok(Self { host: host.into(), port }),
+        }
+    }
+
+    /// Reads what a registry holds, as lenient as the Java client: a user part, a path and a fragment are dropped, and any
+    /// scheme goes. From the query comes the number of a slave, `None` for a master: Java appends it to the address of a
+    /// slave's node.
+    ///
+    /// An address that somebody typed is better read with [`FromStr`], which refuses what it doesn't use.
     ///
     /// ```
     /// use metaq_protocol::BrokerAddr;
@@ -60,27 +76,12 @@ impl BrokerAddr {
     /// # Errors
     /// [`InvalidBrokerAddr`] when there is no host, no usable port, or a query that can't be read.
     pub fn parse_with_slave_id(text: &str) -> Result<(Self, Option<i32>), InvalidBrokerAddr> {
-        let refused = |reason| InvalidBrokerAddr { text: crate::excerpt(text).to_owned(), reason };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(refused("it doesn't start with meta://"));
+        let read = || {
+            let parts = Parts::split(text)?;
+            let slave_id = slave_id::in_query(parts.query.unwrap_or_default())?;
+            Ok((Self::from_host(parts.host, parts.port)?, slave_id))
         };
-        if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(refused("it doesn't start with meta://"));
-        }
-        let rest = rest.split('#').next().unwrap_or(rest);
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let authority = place.split('/').next().unwrap_or(place);
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, after)| after);
-        let Some((host, port)) = authority.rsplit_once(':').filter(|(host, _)| is_whole_host(host)) else {
-            return Err(refused("the port is missing"));
-        };
-        let port = Some(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-        let Some(Ok(port)) = port.map(str::parse) else {
-            return Err(refused("the port is not a number from 1 to 65535"));
-        };
-        let slave_id = slave_id::in_query(query).ok_or_else(|| refused("its query can't be read"))?;
-        let addr = Self::new(host, port).map_err(|error| refused(error.reason))?;
-        Ok((addr, slave_id))
+        read().map_err(|kind| InvalidBrokerAddr::new(text, kind))
     }
 
     /// The host: a name or an IP address, IPv6 without brackets.
@@ -96,19 +97,29 @@ impl BrokerAddr {
     }
 }
 
+fn is_ipv6(text: &str) -> bool {
+    text.parse::<Ipv6Addr>().is_ok()
+}
+
 impl FromStr for BrokerAddr {
     type Err = InvalidBrokerAddr;
 
-    /// Reads `meta://host:port`. As with the Java client, a user part, a path, a query and a fragment are
-    /// dropped; unlike it, a text without a host or without a usable port is an error.
+    /// Reads `meta://host:port` and nothing else: [`parse_with_slave_id`](Self::parse_with_slave_id) takes a query and more.
+    ///
+    /// ```
+    /// use metaq_protocol::{BrokerAddr, InvalidBrokerAddrKind};
+    ///
+    /// let error = "meta://h".parse::<BrokerAddr>().unwrap_err();
+    /// assert_eq!((error.text(), error.kind()), ("meta://h", InvalidBrokerAddrKind::PortMissing));
+    /// ```
     fn from_str(text: &str) -> Result<Self, InvalidBrokerAddr> {
-        Self::parse_with_slave_id(text).map(|(addr, _)| addr)
+        let read = || {
+            let parts = Parts::split(text)?;
+            parts.check_no_more()?;
+            Self::from_host(parts.host, parts.port)
+        };
+        read().map_err(|kind| InvalidBrokerAddr::new(text, kind))
     }
-}
-
-/// False where the last colon stood inside an IPv6 address.
-fn is_whole_host(host: &str) -> bool {
-    !host.starts_with('[') || host.ends_with(']')
 }
 
 impl fmt::Display for BrokerAddr {
@@ -123,16 +134,8 @@ impl fmt::Display for BrokerAddr {
 
 impl fmt::Debug for BrokerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&format!("{self}"))
+        fmt::Display::fmt(self, f)
     }
-}
-
-/// A text that isn't the address of a broker.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a broker's address: {reason}; expected meta://HOST:PORT")]
-pub struct InvalidBrokerAddr {
-    text: String,
-    reason: &'static str,
 }
 
 #[cfg(test)]
@@ -149,35 +152,110 @@ mod tests {
             ("http://user@h:80#x", "h", 80),
             ("meta://[fe80::1]:8123?slaveId=2", "fe80::1", 8123),
         ] {
-            let addr: BrokerAddr = text.parse().unwrap();
+            let (addr, _) = BrokerAddr::parse_with_slave_id(text).unwrap();
             assert_eq!((addr.host(), addr.port()), (host, port), "{text}");
         }
     }
 
     #[test]
-    fn refuses_what_nobody_could_connect_to() {
+    fn reads_what_it_writes() {
         for text in [
-            "",
-            "h:8123",
-            "meta://",
-            "meta://h",
-            "meta://h:",
-            "meta://h:-1",
-            "meta://h:0",
-            "meta://h:99999",
-            "meta://:8123",
-            "meta://a b:8123",
-            " meta://h:8123",
-            "meta://[::1]",
-            "meta:h:8123",
+            "meta://127.0.0.1:8123",
+            "meta://my_host.example-1:1",
+            "meta://[::1]:65535",
+            "meta://[fe80::1%eth0]:8123",
+            "meta://主机:8123",
         ] {
-            let error = text.parse::<BrokerAddr>().unwrap_err().to_string();
-            assert!(error.contains("expected meta://HOST:PORT"), "{error}");
+            assert_eq!(text.parse::<BrokerAddr>().unwrap().to_string(), text);
+        }
+        assert_eq!("META://h:008123".parse::<BrokerAddr>().unwrap().to_string(), "meta://h:8123");
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        for (text, kind) in [
+            ("", Kind::Scheme),
+            ("h:8123", Kind::Scheme),
+            ("meta:h:8123", Kind::Scheme),
+            ("meta:/h:8123", Kind::Scheme),
+            ("://h:8123", Kind::Scheme),
+            (" meta://h:8123", Kind::WhiteSpace),
+            ("meta://h:8123 ", Kind::WhiteSpace),
+            ("meta://a b:8123", Kind::WhiteSpace),
+            ("meta://h:8123\n", Kind::WhiteSpace),
+            ("meta://", Kind::HostMissing),
+            ("meta://:8123", Kind::HostMissing),
+            ("meta://[]:8123", Kind::HostMissing),
+            ("meta:///h:8123", Kind::HostMissing),
+            ("meta://h*:8123", Kind::Host),
+            ("meta://a%b:8123", Kind::Host),
+            ("meta://h:1:2", Kind::Host),
+            ("meta://[h]:8123", Kind::BracketsWithoutIpv6),
+            ("meta://[1::2::3]:8123", Kind::BracketsWithoutIpv6),
+            ("meta://[::1]8123", Kind::AfterBracket),
+            ("meta://[::1:8123", Kind::BracketOpen),
+            ("meta://::1:8123", Kind::Ipv6WithoutBrackets),
+            ("meta://fe80::1", Kind::Ipv6WithoutBrackets),
+            ("meta://h", Kind::PortMissing),
+            ("meta://h:", Kind::PortMissing),
+            ("meta://[::1]", Kind::PortMissing),
+            ("meta://[::1]:", Kind::PortMissing),
+            ("meta://h:x", Kind::PortNotANumber),
+            ("meta://h:+1", Kind::PortNotANumber),
+            ("meta://h:0", Kind::PortZero),
+            ("meta://h:-1", Kind::PortOutOfRange),
+            ("meta://h:65536", Kind::PortOutOfRange),
+            ("meta://h:99999999999999999999", Kind::PortOutOfRange),
+        ] {
+            for error in
+                [text.parse::<BrokerAddr>(), BrokerAddr::parse_with_slave_id(text).map(|(addr, _)| addr)]
+            {
+                let error = error.unwrap_err();
+                assert_eq!((error.text(), error.kind()), (text, kind));
+                assert!(error.to_string().contains(&kind.to_string()), "{error}");
+                assert!(error.to_string().contains("expected meta://HOST:PORT"), "{error}");
+            }
         }
     }
 
     #[test]
-    fn writes_ipv6_with_brackets() {
-        assert_eq!(BrokerAddr::new("::1", 8123).unwrap().to_string(), "meta://[::1]:8123", "P-22");
+    fn an_address_alone_has_no_more_parts() {
+        for (text, kind) in [
+            ("http://h:80", Kind::Scheme),
+            ("meta://user@h:8123", Kind::User),
+            ("meta://h:8123/", Kind::Path),
+            ("meta://h:8123/path?slaveId=0", Kind::Path),
+            ("meta://h:8123?slaveId=0", Kind::Query),
+            ("meta://[::1]:8123#x", Kind::Fragment),
+        ] {
+            let error = text.parse::<BrokerAddr>().unwrap_err();
+            assert_eq!((error.text(), error.kind()), (text, kind));
+            assert!(BrokerAddr::parse_with_slave_id(text).is_ok(), "{text}");
+        }
+        for (text, kind) in [
+            ("meta://h:8123?slaveId=x", Kind::SlaveId),
+            ("meta://h:8123?slaveId=2147483648", Kind::SlaveId),
+            ("meta://h:8123?a=b=c", Kind::QueryUnreadable),
+            ("meta://h:8123?slave%1=1", Kind::QueryUnreadable),
+        ] {
+            let error = BrokerAddr::parse_with_slave_id(text).unwrap_err();
+            assert_eq!((error.text(), error.kind()), (text, kind));
+        }
+    }
+
+    #[test]
+    fn a_host_is_checked_without_a_text_too() {
+        assert_eq!(BrokerAddr::new("::1", 8123).unwrap().to_string(), "meta://[::1]:8123");
+        assert_eq!(BrokerAddr::new("[::1]", 8123).unwrap().host(), "::1");
+        for (host, port, kind) in [
+            ("", 1, Kind::HostMissing),
+            ("[]", 1, Kind::HostMissing),
+            ("a:b:c", 1, Kind::Host),
+            ("a b", 1, Kind::Host),
+            ("h", 0, Kind::PortZero),
+        ] {
+            let error = BrokerAddr::new(host, port).unwrap_err();
+            assert_eq!((error.text(), error.kind()), (host, kind));
+        }
     }
 }

@@ -7,6 +7,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{Checksum, frame::NO_BODY};
 
+mod split;
+
+pub use split::{InvalidAttribute, SplitData};
+
+/// The bytes that say how long an attribute is.
+const LENGTH: usize = 4;
+
 /// Largest [`PutData`] that a consumer can fetch from a broker with its shipped settings: a `get`
 /// never returns more than 1 MiB, message header included (wire rule 9). A larger message is
 /// stored, answered 200, and blocks its partition for every consumer.
@@ -63,8 +70,8 @@ pub struct PutData {
 impl PutData {
     /// The data of a message. An empty attribute is not the same as none: it arrives as an empty one.
     ///
-    /// The length of the data goes over the wire as an `i32`, so no peer can read more than
-    /// 2,147,483,647 bytes; see [`MAX_READABLE_DATA`] for the limit that matters.
+    /// The length of the data goes over the wire as an `i32`. Longer data, attribute included, is refused by
+    /// [`PutCommand::check`](crate::PutCommand::check) and never written; see [`MAX_READABLE_DATA`] for the limit that matters.
     #[must_use]
     #[inline]
     pub fn new(payload: Bytes, attribute: Option<&str>) -> Self {
@@ -138,7 +145,8 @@ impl PutData {
 
 /// Length and attribute.
 fn attribute_block(attribute: &str) -> Arc<Bytes> {
-    let mut block = BytesMut::with_capacity(4 + attribute.len());
+    let mut block = BytesMut::with_capacity(LENGTH + attribute.len());
+    // What an `i32` can't say is longer than any frame that is written.
     block.put_u32(u32::try_from(attribute.len()).unwrap_or(u32::MAX));
     block.put_slice(attribute.as_bytes());
     Arc::new(block.freeze())

@@ -8,7 +8,7 @@ mod in_place;
 mod limits;
 mod line;
 
-pub use decoder::Decoder;
+pub use decoder::{Decoder, RawFrame};
 pub use error::{DecodeError, DecodeErrorKind};
 pub use in_place::{ResponseKind, ResponseRef};
 pub use limits::Limits;

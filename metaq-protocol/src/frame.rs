@@ -4,6 +4,38 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{Command, Response};
 
+/// Longest body of a frame: its length goes over the wire as an `i32` (wire rule 9). Peers take far less; see
+/// [`MAX_READABLE_DATA`](crate::MAX_READABLE_DATA) for the data of a `put`.
+pub const MAX_BODY_LEN: usize = 0x7fff_ffff;
+
+/// A body that is longer than [`MAX_BODY_LEN`], so that no header line can say how long. Such a frame is never
+/// written, neither whole nor in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can say"
+)]
+pub struct BodyTooLong {
+    body_len: usize,
+}
+
+impl BodyTooLong {
+    /// The length of the body in bytes.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body_len
+    }
+}
+
+/// Refuses a body whose length can't be said.
+#[inline]
+pub(crate) fn check_body((first, second): (&Bytes, &Bytes)) -> Result<(), BodyTooLong> {
+    // Two lengths of memory that exists never overflow.
+    match first.len().saturating_add(second.len()) {
+        0..=MAX_BODY_LEN => Ok(()),
+        body_len => Err(BodyTooLong { body_len }),
+    }
+}
+
 /// The body of a frame that has none.
 pub(crate) static NO_BODY: Bytes = Bytes::new();
 
@@ -25,15 +57,33 @@ pub(crate) trait Encode {
 macro_rules! frame_methods {
     ($type:ty) => {
         impl $type {
-            /// How many bytes the whole frame takes, exactly.
+            /// Makes sure that the frame can be written: its body is no longer than
+            /// [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), the most that a header line can say.
+            ///
+            /// # Errors
+            /// [`BodyTooLong`](crate::BodyTooLong) when it is longer.
+            pub fn check(&self) -> Result<(), $crate::BodyTooLong> {
+                $crate::frame::check_body($crate::frame::Encode::body(self))
+            }
+
+            /// How many bytes the whole frame takes, exactly. 0 for a frame that [can't be written](Self::check).
             #[must_use]
             pub fn encoded_len(&self) -> usize {
-                $crate::frame::Encode::head_len(self) + self.body_len()
+                match self.check() {
+                    Ok(()) => $crate::frame::Encode::head_len(self) + self.body_len(),
+                    Err(_) => 0,
+                }
             }
 
             /// Appends the whole frame, after reserving exactly what it takes.
+            ///
+            /// Nothing is appended for a frame that [can't be written](Self::check);
+            /// [`try_encode`](Self::try_encode) says so.
             pub fn encode(&self, dst: &mut bytes::BytesMut) {
                 let (first, second) = $crate::frame::Encode::body(self);
+                if $crate::frame::check_body((first, second)).is_err() {
+                    return;
+                }
                 $crate::frame::Encode::write_head(self, dst, first.len() + second.len());
                 for part in [first, second] {
                     if !part.is_empty() {
@@ -42,16 +92,33 @@ macro_rules! frame_methods {
                 }
             }
 
-            /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow.
+            /// Appends the whole frame, or says why it can't be written: for bodies of which nobody else limits the size.
+            ///
+            /// # Errors
+            /// [`BodyTooLong`](crate::BodyTooLong) when the body is longer than a header line can say. Nothing is appended then.
+            pub fn try_encode(&self, dst: &mut bytes::BytesMut) -> Result<(), $crate::BodyTooLong> {
+                self.check()?;
+                self.encode(dst);
+                Ok(())
+            }
+
+            /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow. Nothing is
+            /// appended for a frame that [can't be written](Self::check).
             pub fn encode_head(&self, dst: &mut bytes::BytesMut) {
-                $crate::frame::Encode::write_head(self, dst, 0);
+                if self.check().is_ok() {
+                    $crate::frame::Encode::write_head(self, dst, 0);
+                }
             }
 
             /// The body, to be written right behind the header line, one part behind the other.
-            /// Both are empty for a frame without body.
+            /// Both are empty for a frame without body, and for one that [can't be written](Self::check).
             #[must_use]
             pub fn body_parts(&self) -> (&bytes::Bytes, &bytes::Bytes) {
-                $crate::frame::Encode::body(self)
+                let parts = $crate::frame::Encode::body(self);
+                match $crate::frame::check_body(parts) {
+                    Ok(()) => parts,
+                    Err(_) => (&$crate::frame::NO_BODY, &$crate::frame::NO_BODY),
+                }
             }
 
             /// How many bytes the body has.

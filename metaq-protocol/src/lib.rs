@@ -40,12 +40,14 @@
 //! # Writing
 //!
 //! [`encode`](PutCommand::encode) appends to a buffer and can't fail: a text that no line can carry (with a space, a
-//! line end, nothing in it) is refused where a [`Topic`], a [`Token`] or a [`TransactionId`] is made.
+//! line end, nothing in it) is refused where a [`Topic`], a [`Token`] or a [`TransactionId`] is made. The one exception
+//! is a body longer than [`MAX_BODY_LEN`]: such a frame is not written, and [`try_encode`](PutCommand::try_encode) says so.
 //! [`encode_head`](PutCommand::encode_head) and [`body_parts`](PutCommand::body_parts) serve vectored writes.
 //!
 //! # Reading
 //!
 //! A [`Decoder`] takes frames off a growing buffer, whichever direction they go; bodies share the buffer's memory.
+//! [`Decoder::decode_raw`] gives the bytes of a frame beside it, and [`PutCommand::split`] attribute and payload.
 //! [`Decoder::decode_response_in_place`] reads answers where they lie. Both have [`Limits`].
 //!
 //! ```
@@ -94,16 +96,19 @@ mod token;
 mod topic;
 mod transaction_id;
 
-pub use answer::{InvalidAnswer, PrepareVote, PutAnswer, XaError, parse_recovered, parse_stats};
-pub use broker_addr::{BrokerAddr, InvalidBrokerAddr};
+pub use answer::{
+    InvalidAnswer, InvalidStat, PrepareVote, PutAnswer, XaError, encode_recovered, encode_stats,
+    parse_recovered, parse_stats,
+};
+pub use broker_addr::{BrokerAddr, InvalidBrokerAddr, InvalidBrokerAddrKind};
 pub use checksum::Checksum;
 pub use command::{
     Command, GetCommand, InvalidTransactionAction, OffsetCommand, PutCommand, PutRef, QuitCommand,
     StatsCommand, SyncCommand, TransactionAction, TransactionCommand, VersionCommand,
 };
-pub use data::{Flag, MAX_READABLE_DATA, PutData};
-pub use decode::{DecodeError, DecodeErrorKind, Decoder, Limits, ResponseKind, ResponseRef};
-pub use frame::Frame;
+pub use data::{Flag, InvalidAttribute, MAX_READABLE_DATA, PutData, SplitData};
+pub use decode::{DecodeError, DecodeErrorKind, Decoder, Limits, RawFrame, ResponseKind, ResponseRef};
+pub use frame::{BodyTooLong, Frame, MAX_BODY_LEN};
 pub use opaque::Opaque;
 pub use partition::{BrokerId, InvalidPartition, Partition};
 pub use response::{BooleanCommand, DataCommand, Response};
@@ -111,8 +116,10 @@ pub use status::Status;
 pub use stored::{
     CorruptMessage, CorruptMessageKind, StoredMessage, StoredMessages, Truncated, encode_stored_message,
 };
-pub use token::{InvalidToken, Token};
+pub use token::{InvalidToken, InvalidTokenKind, Token};
 pub use topic::{InvalidTopic, Topic};
-pub use transaction_id::{InvalidTransactionId, LocalTransactionId, TransactionId, XaTransactionId};
+pub use transaction_id::{
+    InvalidTransactionId, InvalidTransactionIdKind, LocalTransactionId, TransactionId, XaTransactionId,
+};
 
 pub(crate) use text::excerpt;

@@ -87,6 +87,14 @@ pub struct InvalidPartition {
     text: String,
 }
 
+impl InvalidPartition {
+    /// The beginning of the text, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

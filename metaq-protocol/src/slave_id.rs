@@ -2,26 +2,33 @@
 
 use alloc::{borrow::Cow, vec::Vec};
 
-use crate::{number, text};
+use crate::{InvalidBrokerAddrKind, number, text};
 
-/// The last `slaveId` of a query such as `a=b&slaveId=3` (wire rule 10): `Some(None)` where there is
-/// none, where it is blank, or below zero, which all mean a master; `None` where Java refuses the query.
-pub(crate) fn in_query(query: &str) -> Option<Option<i32>> {
+/// The last `slaveId` of a query such as `a=b&slaveId=3` (wire rule 10). `None` where there is none, where it is blank, or
+/// below zero, which all mean a master. Refuses what Java refuses.
+pub(crate) fn in_query(query: &str) -> Result<Option<i32>, InvalidBrokerAddrKind> {
     let mut found = None;
     for part in query.split('&') {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
         if value.contains('=') || part == "=" {
-            return None;
+            return Err(InvalidBrokerAddrKind::QueryUnreadable);
         }
-        if from_form(key)? == "slaveId" {
-            let value = from_form(value)?;
+        if decoded(key)? == "slaveId" {
+            let value = decoded(value)?;
             found = match value.trim() {
                 "" => None,
-                _ => Some(number::parse_i32(value.as_bytes())?).filter(|&id| id >= 0),
+                _ => {
+                    let id = number::parse_i32(value.as_bytes()).ok_or(InvalidBrokerAddrKind::SlaveId)?;
+                    Some(id).filter(|&id| id >= 0)
+                }
             };
         }
     }
-    Some(found)
+    Ok(found)
+}
+
+fn decoded(text: &str) -> Result<Cow<'_, str>, InvalidBrokerAddrKind> {
+    from_form(text).ok_or(InvalidBrokerAddrKind::QueryUnreadable)
 }
 
 /// Undoes the encoding of forms: `+` is a space, `%31` a byte.

@@ -1,10 +1,10 @@
 //! Messages as a broker stores them.
 
-use alloc::string::String;
+use alloc::{borrow::Cow, string::String};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::{Checksum, Flag, text};
+use crate::{Checksum, Flag, InvalidAttribute, PutData};
 
 /// The fixed part of a stored message.
 const HEADER_LEN: usize = 20;
@@ -32,9 +32,15 @@ pub struct StoredMessage {
 
 /// Appends a message as it is stored, which is how it stands in a `value`: twenty bytes of header, and its data,
 /// attribute block included. The checksum is that of the data.
+///
+/// The length of the data is stored as an `i32`. Data longer than [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), which no `put` can have brought, has no
+/// stored form: nothing is appended.
 pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
+    let Ok(length) = i32::try_from(data.len()) else {
+        return;
+    };
     dst.reserve(HEADER_LEN + data.len());
-    dst.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
+    dst.put_i32(length);
     dst.put_i32(Checksum::of(data).0);
     dst.put_i64(id);
     dst.put_i32(flag.0);
@@ -121,7 +127,7 @@ impl StoredMessages {
             return Ok(None);
         }
         let next_offset = start + length;
-        let mut data = self.body.slice(start..next_offset);
+        let data = self.body.slice(start..next_offset);
         let found = Checksum::of(&data);
         if found != head.checksum {
             return Err(CorruptMessageKind::Checksum { stored: head.checksum, found });
@@ -129,17 +135,10 @@ impl StoredMessages {
         if length > self.max_len {
             return Err(CorruptMessageKind::TooLong { length, limit: self.max_len });
         }
-        let mut attribute = None;
-        if head.flag.has_attribute() {
-            let length = data.try_get_i32().map_err(|_| CorruptMessageKind::AttributeMissing)?;
-            attribute = match usize::try_from(length) {
-                Ok(bytes) if bytes <= data.len() => {
-                    Some(text::from_utf8_lossy(&data.split_to(bytes)).into_owned())
-                }
-                _ => return Err(CorruptMessageKind::AttributeLength { length }),
-            };
-        }
-        Ok(Some(StoredMessage { id: head.id, flag: head.flag, attribute, payload: data, next_offset }))
+        let split = PutData::from(data).split(head.flag).map_err(CorruptMessageKind::Attribute)?;
+        let attribute = split.attribute_text().map(Cow::into_owned);
+        let payload = split.payload;
+        Ok(Some(StoredMessage { id: head.id, flag: head.flag, attribute, payload, next_offset }))
     }
 }
 
@@ -236,10 +235,7 @@ pub enum CorruptMessageKind {
     /// The data is longer than the limit.
     #[error("its data of {length} bytes is longer than the limit of {limit}")]
     TooLong { length: usize, limit: usize },
-    /// The flag announces an attribute, and there is no room for the attribute's length.
-    #[error("its flag announces an attribute that isn't there")]
-    AttributeMissing,
-    /// The attribute is longer than the data, or its length is below zero.
-    #[error("its attribute of {length} bytes doesn't fit into its data")]
-    AttributeLength { length: i32 },
+    /// The flag announces an attribute, and the data has no sound one.
+    #[error("{0}")]
+    Attribute(InvalidAttribute),
 }

@@ -39,7 +39,7 @@ impl Token {
     pub fn new(text: &str) -> Result<Self, InvalidToken> {
         match check(text) {
             Ok(()) => Ok(Self(text.into())),
-            Err(fault) => Err(InvalidToken { text: text::excerpt(text).to_owned(), fault }),
+            Err(kind) => Err(InvalidToken::new(text, kind)),
         }
     }
 
@@ -56,49 +56,67 @@ impl Token {
 }
 
 /// Says why `text` can't stand as one token of a command line, if it can't.
-pub(crate) fn check(text: &str) -> Result<(), TokenFault> {
+pub(crate) fn check(text: &str) -> Result<(), InvalidTokenKind> {
     if text.is_empty() {
-        return Err(TokenFault::Empty);
+        return Err(InvalidTokenKind::Empty);
     }
     match text.bytes().find(|byte| matches!(byte, b' ' | b'\r' | b'\n')) {
         None => Ok(()),
-        Some(b' ') => Err(TokenFault::Space),
-        Some(_) => Err(TokenFault::LineEnd),
+        Some(b' ') => Err(InvalidTokenKind::Space),
+        Some(_) => Err(InvalidTokenKind::LineEnd),
     }
 }
 
-/// Why a text can't be one token of a command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TokenFault {
+/// Why a text can't be one token of a command line: what is wrong with the text of an [`InvalidToken`] or an
+/// [`InvalidTopic`](crate::InvalidTopic).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidTokenKind {
+    /// It is empty.
+    #[error("is empty")]
     Empty,
+    /// It holds a space, where it would end.
+    #[error("contains a space")]
     Space,
+    /// It holds a carriage return or a line feed.
+    #[error("contains a line end")]
     LineEnd,
+    /// A qualifier is all digits, and there is no timeout beside it; see
+    /// [`TransactionCommand::with_qualifier`](crate::TransactionCommand::with_qualifier).
+    #[error("is all digits and would be read as a timeout, since there is none")]
     TakenForTimeout,
 }
 
-impl fmt::Display for TokenFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "is empty",
-            Self::Space => "contains a space",
-            Self::LineEnd => "contains a line end",
-            Self::TakenForTimeout => "is all digits and would be read as a timeout, since there is none",
-        })
-    }
-}
-
 /// A text that can't be one word of a command line.
+///
+/// ```
+/// use metaq_protocol::{InvalidTokenKind, Token};
+///
+/// let error = Token::new("two words").unwrap_err();
+/// assert_eq!((error.text(), error.kind()), ("two words", InvalidTokenKind::Space));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the word {text:?} {fault}; a command line has no way to carry it")]
+#[error("the word {text:?} {kind}; a command line has no way to carry it")]
 pub struct InvalidToken {
     text: String,
-    fault: TokenFault,
+    kind: InvalidTokenKind,
 }
 
 impl InvalidToken {
-    /// A qualifier that a peer would take for a timeout.
-    pub(crate) fn taken_for_timeout(qualifier: &str) -> Self {
-        Self { text: text::excerpt(qualifier).to_owned(), fault: TokenFault::TakenForTimeout }
+    pub(crate) fn new(text: &str, kind: InvalidTokenKind) -> Self {
+        Self { text: text::excerpt(text).to_owned(), kind }
+    }
+
+    /// The beginning of the text, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn kind(&self) -> InvalidTokenKind {
+        self.kind
     }
 }
 

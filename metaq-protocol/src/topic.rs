@@ -1,11 +1,11 @@
 //! Names of topics.
 
-use alloc::sync::Arc;
+use alloc::{borrow::ToOwned, string::String, sync::Arc};
 use core::{borrow::Borrow, fmt, ops::Deref, str::FromStr};
 
 use crate::{
     text,
-    token::{self, TokenFault},
+    token::{self, InvalidTokenKind},
 };
 
 /// The name of a topic: one token of a command line.
@@ -41,7 +41,7 @@ impl Topic {
     pub fn new(name: &str) -> Result<Self, InvalidTopic> {
         match token::check(name) {
             Ok(()) => Ok(Self(name.into())),
-            Err(fault) => Err(InvalidTopic { fault }),
+            Err(kind) => Err(InvalidTopic { name: text::excerpt(name).to_owned(), kind }),
         }
     }
 
@@ -64,10 +64,32 @@ impl Topic {
 }
 
 /// A text that can't be the name of a topic.
+///
+/// ```
+/// use metaq_protocol::{InvalidTokenKind, Topic};
+///
+/// let error = Topic::new("two words").unwrap_err();
+/// assert_eq!((error.text(), error.kind()), ("two words", InvalidTokenKind::Space));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the topic name {fault}; a name is one word without spaces or line ends")]
+#[error("the topic name {name:?} {kind}; a name is one word without spaces or line ends")]
 pub struct InvalidTopic {
-    fault: TokenFault,
+    name: String,
+    kind: InvalidTokenKind,
+}
+
+impl InvalidTopic {
+    /// The beginning of the text, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.name
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn kind(&self) -> InvalidTokenKind {
+        self.kind
+    }
 }
 
 impl FromStr for Topic {
@@ -136,13 +158,14 @@ mod tests {
 
     #[test]
     fn refuses_what_one_token_cannot_carry() {
-        for (name, fault) in [
-            ("", TokenFault::Empty),
-            ("a b", TokenFault::Space),
-            ("a\r\nquit", TokenFault::LineEnd),
-            ("a\n", TokenFault::LineEnd),
+        for (name, kind) in [
+            ("", InvalidTokenKind::Empty),
+            ("a b", InvalidTokenKind::Space),
+            ("a\r\nquit", InvalidTokenKind::LineEnd),
+            ("a\n", InvalidTokenKind::LineEnd),
         ] {
-            assert_eq!(Topic::new(name), Err(InvalidTopic { fault }), "{name:?}");
+            let error = Topic::new(name).unwrap_err();
+            assert_eq!((error.text(), error.kind()), (name, kind));
         }
         assert!(Topic::new("主题").is_ok());
         assert!(Topic::new("dyn*").is_ok());

@@ -1,9 +1,17 @@
 //! Names of transactions.
 
-use alloc::{borrow::ToOwned, format, string::String, sync::Arc, vec::Vec};
-use core::{fmt, fmt::Write as _, str::FromStr};
+use alloc::{format, sync::Arc, vec::Vec};
+use core::{fmt, fmt::Write as _};
 
-use crate::{number, text, token};
+use crate::{InvalidTokenKind, token};
+
+mod error;
+mod parse;
+
+pub use error::{InvalidTransactionId, InvalidTransactionIdKind};
+
+use error::InvalidTransactionIdKind as Kind;
+use parse::read_hex;
 
 /// The name of a transaction, in the text form of wire rule 7.
 ///
@@ -35,19 +43,15 @@ pub enum TransactionId {
 }
 
 impl TransactionId {
-    /// The local transaction `number` of the session `session`.
+    /// The local transaction `number` of the session `session`; see [`LocalTransactionId::new`].
     ///
     /// # Errors
-    /// [`InvalidTransactionId`] when the session holds `:`, a space or a line end: Java writes such
-    /// an id, and no peer can read it.
+    /// [`InvalidTransactionId`] when the session holds `:`, a space or a line end.
     pub fn local(session: &str, number: i32) -> Result<Self, InvalidTransactionId> {
-        match part_fault(session) {
-            None => Ok(Self::Local(LocalTransactionId::from_parts(session, number))),
-            Some(fault) => Err(InvalidTransactionId::new(session, fault)),
-        }
+        LocalTransactionId::new(session, number).map(Self::Local)
     }
 
-    /// The branch `bqual` of the distributed transaction `gtrid`.
+    /// The branch `bqual` of the distributed transaction `gtrid`; see [`XaTransactionId::new`].
     ///
     /// # Errors
     /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, a space, a tab or a line end.
@@ -57,15 +61,7 @@ impl TransactionId {
         bqual: &[u8],
         qualifier: &str,
     ) -> Result<Self, InvalidTransactionId> {
-        if qualifier.trim().is_empty() {
-            return Err(InvalidTransactionId::new(qualifier, "the qualifier is blank"));
-        }
-        match part_fault(qualifier) {
-            // A command line carries it, and the Java client's setter doesn't.
-            _ if qualifier.contains('\t') => Err(InvalidTransactionId::new(qualifier, "it contains a tab")),
-            None => Ok(Self::Xa(XaTransactionId::from_parts(format_id, gtrid, bqual, qualifier))),
-            Some(fault) => Err(InvalidTransactionId::new(qualifier, fault)),
-        }
+        XaTransactionId::new(format_id, gtrid, bqual, qualifier).map(Self::Xa)
     }
 
     /// The text form, as it stands in a command line.
@@ -79,20 +75,29 @@ impl TransactionId {
     }
 }
 
-fn part_fault(part: &str) -> Option<&'static str> {
-    if part.contains(':') {
-        return Some("a part of it contains a colon");
-    }
-    match token::check(part) {
-        Err(token::TokenFault::Space) => Some("it contains a space"),
-        Err(token::TokenFault::LineEnd) => Some("it contains a line end"),
-        _ => None,
-    }
+/// Refuses a session or a qualifier that can't be one part of an id.
+fn check_part(part: &str) -> Result<(), InvalidTransactionId> {
+    let kind = match token::check(part) {
+        _ if part.contains(':') => Kind::Colon,
+        Err(InvalidTokenKind::Space) => Kind::Space,
+        Err(InvalidTokenKind::LineEnd) => Kind::LineEnd,
+        _ => return Ok(()),
+    };
+    Err(InvalidTransactionId::new(part, kind))
 }
 
 /// A local transaction, `TX:session:number`: the seventh word of
 /// `put test 1 5 0 607740173 TX:h-1:1 9\r\nin tx`. It belongs to one connection and is rolled back when
 /// that closes.
+///
+/// ```
+/// use metaq_protocol::LocalTransactionId;
+///
+/// let id = LocalTransactionId::new("h-1", 7)?;
+/// assert_eq!((id.as_str(), id.session(), id.number()), ("TX:h-1:7", "h-1", 7));
+/// assert_eq!("TX:h-1:7".parse(), Ok(id));
+/// # Ok::<(), metaq_protocol::InvalidTransactionId>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalTransactionId {
     text: Arc<str>,
@@ -100,6 +105,16 @@ pub struct LocalTransactionId {
 }
 
 impl LocalTransactionId {
+    /// The local transaction `number` of the session `session`.
+    ///
+    /// # Errors
+    /// [`InvalidTransactionId`] when the session holds `:`, a space or a line end: Java writes such
+    /// an id, and no peer can read it.
+    pub fn new(session: &str, number: i32) -> Result<Self, InvalidTransactionId> {
+        check_part(session)?;
+        Ok(Self::from_parts(session, number))
+    }
+
     fn from_parts(session: &str, number: i32) -> Self {
         Self { text: format!("TX:{session}:{number}").into(), number }
     }
@@ -125,6 +140,15 @@ impl LocalTransactionId {
 
 /// A branch of a distributed transaction, `XID:format:gtrid:bqual:qualifier`, the two in the middle
 /// in hexadecimal: the seventh word of `put test 1 5 0 1827112641 XID:1:67:6271:uq 9\r\nin xa`. It survives its connection.
+///
+/// ```
+/// use metaq_protocol::XaTransactionId;
+///
+/// let id = XaTransactionId::new(1, b"g", b"bq", "uq")?;
+/// assert_eq!((id.as_str(), id.gtrid(), id.qualifier()), ("XID:1:67:6271:uq", b"g".to_vec(), "uq"));
+/// assert_eq!("XID:1:67:6271:uq".parse(), Ok(id));
+/// # Ok::<(), metaq_protocol::InvalidTransactionId>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct XaTransactionId {
     text: Arc<str>,
@@ -132,6 +156,27 @@ pub struct XaTransactionId {
 }
 
 impl XaTransactionId {
+    /// The branch `bqual` of the distributed transaction `gtrid`, begun by the producer `qualifier`.
+    ///
+    /// # Errors
+    /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, a space, a tab or a line end.
+    pub fn new(
+        format_id: i32,
+        gtrid: &[u8],
+        bqual: &[u8],
+        qualifier: &str,
+    ) -> Result<Self, InvalidTransactionId> {
+        if qualifier.trim().is_empty() {
+            return Err(InvalidTransactionId::new(qualifier, Kind::BlankQualifier));
+        }
+        // A command line carries a tab, and the Java client's setter doesn't.
+        if qualifier.contains('\t') {
+            return Err(InvalidTransactionId::new(qualifier, Kind::Tab));
+        }
+        check_part(qualifier)?;
+        Ok(Self::from_parts(format_id, gtrid, bqual, qualifier))
+    }
+
     fn from_parts(format_id: i32, gtrid: &[u8], bqual: &[u8], qualifier: &str) -> Self {
         let mut text = format!("XID:{format_id}:");
         for part in [gtrid, bqual] {
@@ -180,74 +225,33 @@ impl XaTransactionId {
     }
 }
 
-impl FromStr for TransactionId {
-    type Err = InvalidTransactionId;
-
-    /// Reads the text form in any spelling that Java reads: leading zeros, capitals, signs, empty
-    /// parts at the end.
-    fn from_str(text: &str) -> Result<Self, InvalidTransactionId> {
-        let refused = |fault| InvalidTransactionId::new(text, fault);
-        if text.contains(' ') {
-            return Err(refused("it contains a space"));
-        }
-        if text.contains("\r\n") {
-            return Err(refused("it contains a line end"));
-        }
-        if text == "null" {
-            return Ok(Self::Null);
-        }
-        if text.starts_with("XID:") {
-            let mut parts = text.split(':').skip(1);
-            let (Some(format_id), Some(gtrid), Some(bqual), Some(qualifier), None) =
-                (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-            else {
-                return Err(refused("an XA id has five parts"));
-            };
-            let format_id = number::parse_i32(format_id.as_bytes())
-                .ok_or_else(|| refused("its format id is not a number"))?;
-            let (Some(gtrid), Some(bqual)) = (read_hex(gtrid), read_hex(bqual)) else {
-                return Err(refused("one of its identifiers is not hexadecimal"));
-            };
-            return Ok(Self::Xa(XaTransactionId::from_parts(format_id, &gtrid, &bqual, qualifier)));
-        }
-        if text.starts_with("TX:") {
-            let mut parts = text.trim_end_matches(':').split(':').skip(1);
-            let (Some(session), Some(number), None) = (parts.next(), parts.next(), parts.next()) else {
-                return Err(refused("a local id has three parts"));
-            };
-            let number = number::parse_i32(number.as_bytes())
-                .ok_or_else(|| refused("its last part is not a number"))?;
-            return Ok(Self::Local(LocalTransactionId::from_parts(session, number)));
-        }
-        Err(refused("it starts with neither TX: nor XID:"))
+impl From<LocalTransactionId> for TransactionId {
+    fn from(id: LocalTransactionId) -> Self {
+        Self::Local(id)
     }
 }
 
-/// Reads pairs of hexadecimal digits as Java does: each with `Integer.parseInt(pair, 16)`, which
-/// takes a sign, and without an odd digit at the end. Pairs are of UTF-16 units, as in Java.
-fn read_hex(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 2);
-    let mut chars = text.chars();
-    while let Some(first) = chars.next() {
-        if first.len_utf16() > 1 {
-            return None;
-        }
-        let Some(second) = chars.next() else {
-            break;
-        };
-        let second = number::hex_digit(second)?;
-        bytes.push(match first {
-            '+' => second,
-            '-' => second.wrapping_neg(),
-            first => number::hex_digit(first)? << 4 | second,
-        });
+impl From<XaTransactionId> for TransactionId {
+    fn from(id: XaTransactionId) -> Self {
+        Self::Xa(id)
     }
-    Some(bytes)
 }
 
 impl fmt::Display for TransactionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for LocalTransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for XaTransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -260,19 +264,5 @@ impl fmt::Debug for LocalTransactionId {
 impl fmt::Debug for XaTransactionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.text, f)
-    }
-}
-
-/// A text or a part that can't be the name of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} can't be a transaction id: {fault}")]
-pub struct InvalidTransactionId {
-    text: String,
-    fault: &'static str,
-}
-
-impl InvalidTransactionId {
-    fn new(text: &str, fault: &'static str) -> Self {
-        Self { text: text::excerpt(text).to_owned(), fault }
     }
 }

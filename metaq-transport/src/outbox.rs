@@ -103,13 +103,14 @@ impl Outbox {
     /// The same for a put; a large payload stays where it is.
     pub(crate) fn push_put(&mut self, number: u64, put: &PutRef<'_>) {
         let before = self.inline.len();
-        let payload = put.data.payload();
+        // Both are empty where the put is too long to be written at all; then nothing is.
+        let (block, payload) = put.body_parts();
         let mut large = 0;
         if payload.len() < BY_REFERENCE_FROM {
             put.encode(&mut self.inline);
         } else {
             put.encode_head(&mut self.inline);
-            self.inline.extend_from_slice(put.data.attribute_block());
+            self.inline.extend_from_slice(block);
             large = payload.len();
             self.push_large(payload.clone(), number);
         }

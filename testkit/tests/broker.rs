@@ -353,7 +353,7 @@ async fn a_full_broker_refuses_as_one_whose_disk_is_full() {
 
 #[tokio::test]
 async fn its_limits_hold_unless_the_java_broker_is_to_be_like() {
-    let limits = Limits::default().max_line(100).max_body(1000);
+    let limits = Limits::default().with_max_line(100).with_max_body(1000);
     let put = format!("put t 0 2000 0 -1 1\r\n{}", "x".repeat(2000));
     for (compat, answer) in [(false, "closed"), (true, "200")] {
         let broker = builder().limits(limits).compat(compat).start_without_port().unwrap();
@@ -471,7 +471,7 @@ async fn a_large_prepared_message_and_decisions_outlive_the_broker() {
     const LARGE: usize = 65 << 20;
     let folder = tempfile::tempdir().unwrap();
     let start = || {
-        let limits = Limits::default().max_body(LARGE);
+        let limits = Limits::default().with_max_body(LARGE);
         builder().limits(limits).data_dir(folder.path()).start_without_port().unwrap()
     };
     let broker = start();

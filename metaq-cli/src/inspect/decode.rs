@@ -3,10 +3,14 @@
 use std::io::{ErrorKind, Read};
 
 use bytes::BytesMut;
-use metaq_protocol::{Decoder, Limits};
+use metaq_protocol::{Decoder, Limits, RawFrame};
 use serde::Serialize;
 
-use super::{BUFFER, Output, Stop, fields, hex};
+use super::{
+    BUFFER, Output, Stop, fields,
+    hex::{self, Hex},
+    message::{Message, Stored},
+};
 
 /// Longer header lines are taken for something that is no capture of this protocol.
 const MAX_LINE: usize = 1 << 20;
@@ -17,9 +21,15 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<u64>,
     offset: u64,
-    length: u64,
+    length: usize,
     command: &'a str,
     fields: fields::Fields<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Vec<Stored>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Hex<'a>>,
 }
 
 #[derive(Serialize)]
@@ -47,30 +57,35 @@ struct Stream {
     rest: BytesMut,
     /// Where the next frame starts.
     offset: u64,
-    /// How many bytes came.
-    fed: u64,
+    /// Whether the bytes of each frame are shown.
+    raw: bool,
 }
 
 impl Stream {
-    fn new(input: Option<u64>) -> Self {
+    fn new(input: Option<u64>, raw: bool) -> Self {
         // The bytes are there, so a long body costs no more than they do.
-        let limits = Limits::default().max_line(MAX_LINE).max_body(i32::MAX as usize);
-        Self { input, decoder: Decoder::with_limits(limits), rest: BytesMut::new(), offset: 0, fed: 0 }
+        let limits = Limits::default().with_max_line(MAX_LINE).with_max_body(i32::MAX as usize);
+        Self { input, decoder: Decoder::with_limits(limits), rest: BytesMut::new(), offset: 0, raw }
     }
 
     /// Takes more bytes, and shows the frames that they complete. False after what is malformed.
     fn feed(&mut self, bytes: &[u8], output: &mut Output) -> Result<bool, Stop> {
         self.rest.extend_from_slice(bytes);
-        self.fed += bytes.len() as u64;
         let input = self.input;
         loop {
-            match self.decoder.decode(&mut self.rest) {
-                Ok(Some(frame)) => {
-                    let end = self.fed - self.rest.len() as u64;
-                    let (offset, length) = (self.offset, end - self.offset);
-                    self.offset = end;
-                    let (command, fields) = (frame.name(), fields::Fields::of(&frame));
-                    output.json(&Shown { input, offset, length, command, fields })?;
+            match self.decoder.decode_raw(&mut self.rest) {
+                Ok(Some(RawFrame { frame, bytes, .. })) => {
+                    output.json(&Shown {
+                        input,
+                        offset: self.offset,
+                        length: bytes.len(),
+                        command: frame.name(),
+                        fields: fields::Fields::of(&frame),
+                        message: Message::of(&frame),
+                        messages: Stored::all_of(&frame),
+                        bytes: self.raw.then_some(Hex(&bytes)),
+                    })?;
+                    self.offset += bytes.len() as u64;
                 }
                 Ok(None) => return Ok(true),
                 Err(error) => {
@@ -83,7 +98,7 @@ impl Stream {
 
     /// Shows whether something is missing at the end.
     fn end(&self, output: &mut Output) -> Result<(), Stop> {
-        if self.offset < self.fed {
+        if !self.rest.is_empty() {
             output.json(&Incomplete { input: self.input, offset: self.offset, incomplete: true })?;
         }
         Ok(())
@@ -91,8 +106,8 @@ impl Stream {
 }
 
 /// The whole input is one stream.
-pub(super) fn stream(mut input: impl Read, output: &mut Output) -> Result<(), Stop> {
-    let mut stream = Stream::new(None);
+pub(super) fn stream(mut input: impl Read, output: &mut Output, raw: bool) -> Result<(), Stop> {
+    let mut stream = Stream::new(None, raw);
     let mut buffer = vec![0; BUFFER];
     loop {
         match input.read(&mut buffer) {
@@ -110,11 +125,11 @@ pub(super) fn stream(mut input: impl Read, output: &mut Output) -> Result<(), St
 }
 
 /// A line is a stream, in hexadecimal.
-pub(super) fn hex_line(output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
+pub(super) fn hex_line(output: &mut Output, number: u64, line: &[u8], raw: bool) -> Result<(), Stop> {
     let input = Some(number);
     match hex::parse(line) {
         Ok(bytes) => {
-            let mut stream = Stream::new(input);
+            let mut stream = Stream::new(input, raw);
             if stream.feed(&bytes, output)? {
                 stream.end(output)?;
             }

@@ -29,19 +29,22 @@ struct Refused<'a> {
 
 /// Prints the frame that a line describes, or why there is none.
 pub(super) fn line(output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
-    let frame = serde_json::from_slice::<Line>(line)
+    let bytes = serde_json::from_slice::<Line>(line)
         .map_err(|error| format!("not a line {{\"command\":…,\"fields\":{{…}}}}: {error}"))
         .and_then(|line| {
-            frame(&line.command, &Fields(&line.fields)).map_err(|error| format!("{}: {error}", line.command))
+            encoded(&line.command, &Fields(&line.fields))
+                .map_err(|error| format!("{}: {error}", line.command))
         });
-    match frame {
-        Ok(frame) => {
-            let mut bytes = BytesMut::new();
-            frame.encode(&mut bytes);
-            output.text(&hex::line(&bytes))
-        }
+    match bytes {
+        Ok(bytes) => output.text(&hex::line(&bytes)),
         Err(error) => output.json(&Refused { input: number, error: &error }),
     }
+}
+
+fn encoded(command: &str, fields: &Fields<'_>) -> Result<BytesMut, String> {
+    let mut bytes = BytesMut::new();
+    frame(command, fields)?.try_encode(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 fn frame(command: &str, fields: &Fields<'_>) -> Result<Frame, String> {

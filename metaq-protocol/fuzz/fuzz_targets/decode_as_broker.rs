@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use metaq_protocol::{DecodeError, Decoder, Frame, Limits};
 
 fn decoder() -> Decoder {
-    Decoder::with_limits(Limits::default().max_line(512).max_body(4096))
+    Decoder::with_limits(Limits::default().with_max_line(512).with_max_body(4096))
 }
 
 fn read(bytes: &[u8], piece: usize) -> (Vec<Frame>, Result<usize, DecodeError>) {

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use metaq_protocol::{Decoder, Frame, Limits, PutAnswer, XaError, parse_recovered, parse_stats};
 
 fn decoder() -> Decoder {
-    Decoder::with_limits(Limits::default().max_line(512).max_body(4096))
+    Decoder::with_limits(Limits::default().with_max_line(512).with_max_body(4096))
 }
 
 fuzz_target!(|input: &[u8]| {

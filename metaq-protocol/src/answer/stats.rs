@@ -1,8 +1,14 @@
 //! Statistics.
 
-use alloc::borrow::Cow;
+use alloc::{
+    borrow::{Cow, ToOwned},
+    string::String,
+    vec::Vec,
+};
 
-use crate::text;
+use bytes::Bytes;
+
+use crate::{InvalidTokenKind, text, token};
 
 /// Reads the body of the answer to a [`StatsCommand`](crate::StatsCommand), line by line: key and value.
 ///
@@ -28,6 +34,77 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
         }
         _ => (text::from_utf8_lossy(line), None),
     })
+}
+
+/// Writes the body of the answer to a [`StatsCommand`](crate::StatsCommand): the counterpart of [`parse_stats`]. The lines
+/// `STATS` and `END` are put round the figures.
+///
+/// ```
+/// use metaq_protocol::{encode_stats, parse_stats};
+///
+/// let body = encode_stats([("pid", Some("32025")), ("orders", None)])?;
+/// assert_eq!(body, "STATS\r\npid 32025\r\norders\r\nEND\r\n");
+/// let (key, value) = parse_stats(&body).nth(1).expect("four lines");
+/// assert_eq!((&*key, value.as_deref()), ("pid", Some("32025")));
+/// # Ok::<(), metaq_protocol::InvalidStat>(())
+/// ```
+///
+/// # Errors
+/// [`InvalidStat`] when a key is empty or holds a space or a line end, or a value holds a line end: read again, it would be
+/// another figure.
+pub fn encode_stats<K: AsRef<str>, V: AsRef<str>>(
+    figures: impl IntoIterator<Item = (K, Option<V>)>,
+) -> Result<Bytes, InvalidStat> {
+    let mut body = Vec::from(*b"STATS\r\n");
+    for (key, value) in figures {
+        let key = key.as_ref();
+        token::check(key).map_err(|kind| InvalidStat::new(key, "key", kind))?;
+        body.extend_from_slice(key.as_bytes());
+        if let Some(value) = &value {
+            let value = value.as_ref();
+            if value.contains(['\r', '\n']) {
+                return Err(InvalidStat::new(value, "value", InvalidTokenKind::LineEnd));
+            }
+            body.push(b' ');
+            body.extend_from_slice(value.as_bytes());
+        }
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"END\r\n");
+    Ok(body.into())
+}
+
+/// A key or a value that no line of statistics can carry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {field} {text:?} {kind}; a line of statistics has no way to carry it")]
+pub struct InvalidStat {
+    field: &'static str,
+    text: String,
+    kind: InvalidTokenKind,
+}
+
+impl InvalidStat {
+    fn new(text: &str, field: &'static str, kind: InvalidTokenKind) -> Self {
+        Self { field, text: text::excerpt(text).to_owned(), kind }
+    }
+
+    /// Which of the two it is: `key` or `value`.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// The beginning of its text, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn kind(&self) -> InvalidTokenKind {
+        self.kind
+    }
 }
 
 /// The lines of a body, split at CR LF as Java's `String.split` does: empty ones at the end don't

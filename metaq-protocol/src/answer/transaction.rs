@@ -1,10 +1,15 @@
 //! Answers to `transaction`.
 
-use alloc::string::{String, ToString};
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::fmt;
 
+use bytes::Bytes;
+
 use super::{InvalidAnswer, stats::lines};
-use crate::{BooleanCommand, TransactionId, XaTransactionId, number, text};
+use crate::{BooleanCommand, XaTransactionId, number, text};
 
 /// The body of a `result 200` to `PREPARE`: what is left to do (wire rule 3.7).
 ///
@@ -33,6 +38,28 @@ impl PrepareVote {
     }
 }
 
+/// Writes the body of the answer to `RECOVER`: the counterpart of [`parse_recovered`]. Empty for no ids.
+///
+/// ```
+/// use metaq_protocol::{XaTransactionId, encode_recovered, parse_recovered};
+///
+/// let ids = [XaTransactionId::new(1, b"g", b"b", "uq")?, XaTransactionId::new(1, b"h", b"b", "uq")?];
+/// let body = encode_recovered(&ids);
+/// assert_eq!(body, "XID:1:67:62:uq\r\nXID:1:68:62:uq");
+/// assert!(parse_recovered(&body).eq(ids));
+/// # Ok::<(), metaq_protocol::InvalidTransactionId>(())
+/// ```
+pub fn encode_recovered<'a>(ids: impl IntoIterator<Item = &'a XaTransactionId>) -> Bytes {
+    let mut body = Vec::new();
+    for id in ids {
+        if !body.is_empty() {
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(id.as_str().as_bytes());
+    }
+    body.into()
+}
+
 /// Reads the body of the answer to `RECOVER`: the ids of prepared transactions, one a line.
 ///
 /// ```text
@@ -50,10 +77,8 @@ impl PrepareVote {
 /// ```
 pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = Result<XaTransactionId, InvalidAnswer>> {
     lines(body).filter(|line| !line.trim_ascii().is_empty()).map(|line| {
-        match text::from_utf8_lossy(line).parse() {
-            Ok(TransactionId::Xa(id)) => Ok(id),
-            _ => Err(InvalidAnswer::new("RECOVER", "line", "an XA transaction id", line)),
-        }
+        let id = text::from_utf8_lossy(line).parse();
+        id.map_err(|_| InvalidAnswer::new("RECOVER", "line", "an XA transaction id", line))
     })
 }
 

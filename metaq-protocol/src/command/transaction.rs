@@ -6,7 +6,7 @@ use core::{fmt, str::FromStr};
 use bytes::BytesMut;
 
 use crate::{
-    InvalidToken, Opaque, Token, TransactionId, excerpt,
+    InvalidToken, InvalidTokenKind, Opaque, Token, TransactionId, excerpt,
     frame::{Encode, frame_methods},
     number::{self, LineBuilder, text_len},
 };
@@ -71,7 +71,7 @@ impl TransactionCommand {
     pub fn with_qualifier(mut self, qualifier: &str) -> Result<Self, InvalidToken> {
         let token = Token::new(qualifier)?;
         if self.timeout == 0 && is_all_digits(qualifier) {
-            return Err(InvalidToken::taken_for_timeout(qualifier));
+            return Err(InvalidToken::new(qualifier, InvalidTokenKind::TakenForTimeout));
         }
         self.qualifier = Some(token);
         Ok(self)
@@ -218,4 +218,12 @@ impl FromStr for TransactionAction {
 )]
 pub struct InvalidTransactionAction {
     text: String,
+}
+
+impl InvalidTransactionAction {
+    /// The beginning of the word, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
 }

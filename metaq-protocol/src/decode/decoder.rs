@@ -35,9 +35,9 @@ pub struct Decoder {
     pub(super) limits: Limits,
     pub(super) search: LineSearch,
     names: Names,
-    /// A header that was read and taken from the buffer, and waits for its body.
+    /// A header that was read, stays in the buffer, and waits for its body.
     pending: Option<Header>,
-    /// The same for answers read in place, which stay in the buffer.
+    /// The same for answers read in place.
     pub(super) pending_answer: Option<AnswerHead>,
 }
 
@@ -68,40 +68,90 @@ impl Decoder {
     /// # Errors
     /// [`DecodeError`] when the bytes are no frame or go beyond the limits.
     pub fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        if self.pending.is_none()
+            && let Some(head) = AnswerHead::plain_result(src, &self.limits)
+            && src.len() - head.head_len >= head.body_len
+        {
+            self.search = LineSearch::default();
+            src.advance(head.head_len);
+            let body = src.split_to(head.body_len).freeze();
+            return Ok(Some(head.with_body(body).into()));
+        }
+        let Some(Header { mut frame, head_len, body_len }) = self.whole(src)? else {
+            return Ok(None);
+        };
+        src.advance(head_len);
+        if body_len > 0 {
+            frame.set_body(src.split_to(body_len).freeze());
+        }
+        Ok(Some(frame))
+    }
+
+    /// The same, with the bytes of the frame as they were on the wire: for proxies and captures.
+    ///
+    /// The bytes are split off from `src` without copying, and the body shares their memory. [`decode`](Self::decode) and
+    /// this may take turns. An answer that is [read in place](Self::decode_response_in_place) needs no such method: its
+    /// bytes are the first ones of the buffer, as many as it says.
+    ///
+    /// ```
+    /// use bytes::BytesMut;
+    /// use metaq_protocol::{Decoder, Opaque};
+    ///
+    /// let mut decoder = Decoder::new();
+    /// let mut received = BytesMut::from("result 200 03 +60\r\n0.1version 61\r\n");
+    /// let raw = decoder.decode_raw(&mut received)?.expect("one frame is whole");
+    /// assert_eq!(raw.frame.opaque(), Opaque(60));
+    /// // Encoded again, it would be `result 200 3 60`.
+    /// assert_eq!((&raw.bytes[..], raw.bytes.len()), (&b"result 200 03 +60\r\n0.1"[..], 22));
+    /// # Ok::<(), metaq_protocol::DecodeError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are no frame or go beyond the limits.
+    pub fn decode_raw(&mut self, src: &mut BytesMut) -> Result<Option<RawFrame>, DecodeError> {
+        let Some(Header { mut frame, head_len, body_len }) = self.whole(src)? else {
+            return Ok(None);
+        };
+        let bytes = src.split_to(head_len + body_len).freeze();
+        if body_len > 0 {
+            frame.set_body(bytes.slice(head_len..));
+        }
+        Ok(Some(RawFrame { frame, bytes }))
+    }
+
+    /// The header of the first frame, once all of the frame is in `src`.
+    #[inline]
+    fn whole(&mut self, src: &mut BytesMut) -> Result<Option<Header>, DecodeError> {
         let header = match self.pending.take() {
             Some(header) => header,
             None => {
-                if let Some(head) = AnswerHead::plain_result(src, &self.limits)
-                    && src.len() - head.head_len >= head.body_len
-                {
-                    self.search = LineSearch::default();
-                    src.advance(head.head_len);
-                    let body = src.split_to(head.body_len).freeze();
-                    return Ok(Some(head.with_body(body).into()));
-                }
                 let Some(line) = self.search.find(src, self.limits.max_line)? else {
                     return Ok(None);
                 };
-                let header = header::parse(&src[..line], self.limits.max_body, &mut self.names)?;
-                src.advance(line + 2);
-                header
+                header::parse(&src[..line], self.limits.max_body, &mut self.names)?
             }
         };
-        let Header { mut frame, body_len } = header;
-        if body_len == 0 {
-            return Ok(Some(frame));
+        let length = header.head_len + header.body_len;
+        if src.len() >= length {
+            return Ok(Some(header));
         }
-        if src.len() < body_len {
-            let missing = body_len - src.len();
-            let spare = src.capacity() - src.len();
-            if spare < missing.min(Self::LEAST_ROOM) {
-                src.reserve(missing.min(Self::MOST_RESERVED.max(src.len())));
-            }
-            self.pending = Some(Header { frame, body_len });
-            return Ok(None);
+        let missing = length - src.len();
+        let spare = src.capacity() - src.len();
+        if spare < missing.min(Self::LEAST_ROOM) {
+            src.reserve(missing.min(Self::MOST_RESERVED.max(src.len())));
         }
-        let body: Bytes = src.split_to(body_len).freeze();
-        frame.set_body(body);
-        Ok(Some(frame))
+        self.pending = Some(header);
+        Ok(None)
     }
+}
+
+/// A frame with its bytes as they were on the wire, taken by [`Decoder::decode_raw`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawFrame {
+    /// What the bytes say.
+    pub frame: Frame,
+    /// Header line and body. Their length is what the frame took; the spelling of the line may be another than
+    /// [`Frame::encode`] writes.
+    pub bytes: Bytes,
 }

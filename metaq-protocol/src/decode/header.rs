@@ -13,6 +13,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) frame: Frame,
+    /// Length of the line, CR LF included.
+    pub(super) head_len: usize,
     pub(super) body_len: usize,
 }
 
@@ -51,7 +53,7 @@ fn reader(verb: &[u8]) -> Option<(&'static str, Parse)> {
         b"sync" => ("sync", sync),
         b"stats" => ("stats", stats),
         b"version" => ("version", version),
-        b"quit" => ("quit", |_, _, _| Ok(Header::without_body(QuitCommand::new()))),
+        b"quit" => ("quit", |words, _, _| Ok(Header::new(words, QuitCommand::new(), 0))),
         b"transaction" => ("transaction", transaction),
         b"result" => ("result", result),
         b"value" => ("value", value),
@@ -75,8 +77,8 @@ pub(super) fn parse(line: &[u8], max_body: usize, names: &mut Names) -> Result<H
 }
 
 impl Header {
-    fn without_body(frame: impl Into<Frame>) -> Self {
-        Self { frame: frame.into(), body_len: 0 }
+    fn new(words: &Words<'_>, frame: impl Into<Frame>, body_len: usize) -> Self {
+        Self { frame: frame.into(), head_len: words.head_len(), body_len }
     }
 }
 
@@ -99,7 +101,7 @@ fn put(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header, 
     command.checksum = Checksum(checksum);
     command.transaction = transaction;
     command.opaque = Opaque(words.i32(opaque, "opaque")?);
-    Ok(Header { frame: command.into(), body_len })
+    Ok(Header::new(words, command, body_len))
 }
 
 fn looks_like_checksum(word: &[u8]) -> bool {
@@ -123,29 +125,27 @@ fn transaction_id(words: &Words<'_>, index: usize) -> Result<TransactionId, Deco
 
 fn get(words: &Words<'_>, _: usize, names: &mut Names) -> Result<Header, DecodeError> {
     let opaque = Opaque(words.i32(6, "opaque")?);
-    Ok(Header::without_body(
-        GetCommand::new(
-            names.topic(words.required(1, "topic")?),
-            names.group(words.required(2, "group")?),
-            words.i32(3, "partition")?,
-            words.i64(4, "offset")?,
-            words.i32(5, "max_size")?,
-        )
-        .with_opaque(opaque),
-    ))
+    let command = GetCommand::new(
+        names.topic(words.required(1, "topic")?),
+        names.group(words.required(2, "group")?),
+        words.i32(3, "partition")?,
+        words.i64(4, "offset")?,
+        words.i32(5, "max_size")?,
+    )
+    .with_opaque(opaque);
+    Ok(Header::new(words, command, 0))
 }
 
 fn offset(words: &Words<'_>, _: usize, names: &mut Names) -> Result<Header, DecodeError> {
     let opaque = Opaque(words.i32(5, "opaque")?);
-    Ok(Header::without_body(
-        OffsetCommand::new(
-            names.topic(words.required(1, "topic")?),
-            names.group(words.required(2, "group")?),
-            words.i32(3, "partition")?,
-            words.i64(4, "offset")?,
-        )
-        .with_opaque(opaque),
-    ))
+    let command = OffsetCommand::new(
+        names.topic(words.required(1, "topic")?),
+        names.group(words.required(2, "group")?),
+        words.i32(3, "partition")?,
+        words.i64(4, "offset")?,
+    )
+    .with_opaque(opaque);
+    Ok(Header::new(words, command, 0))
 }
 
 fn sync(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header, DecodeError> {
@@ -163,7 +163,7 @@ fn sync(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header,
     let command = SyncCommand::new(topic, partition, flag, message_id, PutData::default())
         .with_checksum(Checksum(checksum))
         .with_opaque(opaque);
-    Ok(Header { frame: command.into(), body_len })
+    Ok(Header::new(words, command, body_len))
 }
 
 fn stats(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeError> {
@@ -172,7 +172,7 @@ fn stats(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeErr
         Some(_) => Opaque(words.i32(2, "opaque")?),
         None => Opaque::NONE,
     };
-    Ok(Header::without_body(StatsCommand::new(item, opaque)))
+    Ok(Header::new(words, StatsCommand::new(item, opaque), 0))
 }
 
 fn version(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeError> {
@@ -180,7 +180,7 @@ fn version(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeE
         Some(_) => Opaque(words.i32(1, "opaque")?),
         None => Opaque::NONE,
     };
-    Ok(Header::without_body(VersionCommand::new(opaque)))
+    Ok(Header::new(words, VersionCommand::new(opaque), 0))
 }
 
 fn transaction(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, DecodeError> {
@@ -201,9 +201,8 @@ fn transaction(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, Dec
     };
     let opaque = Opaque(words.i32(opaque, "opaque")?);
     let qualifier = qualifier.map(Token::received);
-    Ok(Header::without_body(
-        TransactionCommand::received(id, session, action, timeout, qualifier).with_opaque(opaque),
-    ))
+    let command = TransactionCommand::received(id, session, action, timeout, qualifier).with_opaque(opaque);
+    Ok(Header::new(words, command, 0))
 }
 
 fn result(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, DecodeError> {
@@ -216,6 +215,6 @@ fn value(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, De
 
 impl From<AnswerHead> for Header {
     fn from(head: AnswerHead) -> Self {
-        Self { frame: head.with_body(Bytes::new()).into(), body_len: head.body_len }
+        Self { frame: head.with_body(Bytes::new()).into(), head_len: head.head_len, body_len: head.body_len }
     }
 }

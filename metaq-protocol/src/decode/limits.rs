@@ -8,32 +8,45 @@
 /// ```
 /// use metaq_protocol::Limits;
 ///
-/// let limits = Limits::default().max_line(1024).max_body(2 << 20);
+/// let limits = Limits::default().with_max_line(1024).with_max_body(2 << 20);
+/// assert_eq!((limits.max_line(), limits.max_body()), (1024, 2 << 20));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    pub(crate) max_line: usize,
-    pub(crate) max_body: usize,
+    pub(super) max_line: usize,
+    pub(super) max_body: usize,
 }
 
 impl Limits {
-    /// Longest header line in bytes, without its CR LF. 64 KiB unless set.
+    /// The same limits with another one for header lines, in bytes without their CR LF.
     ///
     /// Too small a value refuses long topic names or XA ids; a `put` with the longest ids that an
     /// `Xid` allows takes about 500 bytes beside its names.
     #[must_use]
-    pub fn max_line(mut self, bytes: usize) -> Self {
+    pub const fn with_max_line(mut self, bytes: usize) -> Self {
         self.max_line = bytes;
         self
     }
 
-    /// Longest body in bytes. 64 MiB unless set; a broker with shipped settings sends at most 1 MiB
-    /// in a `value`.
+    /// The same limits with another one for bodies, in bytes. A broker with shipped settings sends at most 1 MiB in a
+    /// `value`.
     #[must_use]
-    pub fn max_body(mut self, bytes: usize) -> Self {
+    pub const fn with_max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
         self
+    }
+
+    /// Longest header line in bytes, without its CR LF. 64 KiB unless set.
+    #[must_use]
+    pub const fn max_line(&self) -> usize {
+        self.max_line
+    }
+
+    /// Longest body in bytes. 64 MiB unless set.
+    #[must_use]
+    pub const fn max_body(&self) -> usize {
+        self.max_body
     }
 }
 

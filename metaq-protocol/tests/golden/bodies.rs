@@ -1,7 +1,8 @@
 //! `body.jsonl`: what the bodies of answers say.
 
 use metaq_protocol::{
-    BooleanCommand, Opaque, PrepareVote, Status, TransactionId, XaError, parse_recovered, parse_stats,
+    BooleanCommand, Opaque, PrepareVote, Status, Token, TransactionId, XaError, encode_recovered,
+    encode_stats, parse_recovered, parse_stats,
 };
 use serde_json::{Map, Value, json};
 
@@ -21,11 +22,12 @@ fn bodies_are_read_as_java_reads_them() {
                 Err(_) => assert_eq!(case["outcome"], "error"),
             },
             "recover_answer" => {
-                let ids: Vec<Value> = parse_recovered(body.as_bytes())
-                    // The Java client ends at the first line that it can't read.
-                    .map_while(Result::ok)
-                    .map(|id| transaction_id_fields(&TransactionId::Xa(id)))
-                    .collect();
+                // The Java client ends at the first line that it can't read.
+                let ids: Vec<_> = parse_recovered(body.as_bytes()).map_while(Result::ok).collect();
+                let written = encode_recovered(&ids);
+                assert!(parse_recovered(&written).map(Result::unwrap).eq(ids.iter().cloned()), "{written:?}");
+                let ids: Vec<Value> =
+                    ids.into_iter().map(|id| transaction_id_fields(&TransactionId::Xa(id))).collect();
                 assert_eq!(json!(ids), case["xids"]);
             }
             "stats" => {
@@ -34,11 +36,33 @@ fn bodies_are_read_as_java_reads_them() {
                     values.insert(key.into(), value.as_deref().unwrap_or("NO VALUE").into());
                 }
                 assert_eq!(Value::Object(values), case["values"]);
+                stats_again(body);
             }
             other => panic!("no operation {other}"),
         }
         Outcome::Same
     });
+}
+
+/// What was read between `STATS` and `END` is written so that it reads the same, or refused.
+fn stats_again(body: &str) {
+    let figures: Vec<_> = parse_stats(body.as_bytes()).collect();
+    let inner = match &figures[..] {
+        [first, inner @ .., last] if (&*first.0, &*last.0) == ("STATS", "END") => inner,
+        all => all,
+    };
+    match encode_stats(inner.iter().map(|(key, value)| (key, value.as_ref()))) {
+        Ok(written) => {
+            let mut read: Vec<_> = parse_stats(&written).collect();
+            assert_eq!((&*read.pop().unwrap().0, &*read.remove(0).0), ("END", "STATS"));
+            assert_eq!(read, inner);
+        }
+        Err(error) => assert!(error.field() == "value" || token_fails(error.text()), "{error}"),
+    }
+}
+
+fn token_fails(text: &str) -> bool {
+    Token::new(text).is_err()
 }
 
 fn xa_answer(case: &Value, body: &str) -> Outcome {

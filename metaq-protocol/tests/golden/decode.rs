@@ -11,7 +11,7 @@ use crate::{
 
 /// Java has no limits.
 fn decoder() -> Decoder {
-    Decoder::with_limits(Limits::default().max_line(usize::MAX).max_body(usize::MAX))
+    Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX))
 }
 
 /// One step of reading: a frame and the piece of input after which it came out, or the end.
@@ -65,6 +65,7 @@ fn reads_what_java_reads() {
         let (by_byte, _) = read(&bytes, &vec![1; bytes.len()]);
         assert_eq!(without_chunks(&by_byte), without_chunks(&steps), "byte by byte");
         in_place(&bytes, &steps);
+        raw(&bytes, &steps);
         compare(&expected, &steps, unused, &bytes, case["splits"].is_array())
     });
 }
@@ -142,6 +143,26 @@ fn in_place(bytes: &[u8], steps: &[Step]) {
     }
     if position > 0 {
         assert_eq!(decoder.decode_response_in_place(&bytes[position..]), Ok(None), "in place");
+    }
+}
+
+/// The bytes of each frame are those that came, however they are spelled, and also when they come one by one.
+fn raw(bytes: &[u8], steps: &[Step]) {
+    for pieces in [vec![bytes], bytes.chunks(1).collect()] {
+        let (mut decoder, mut buffer, mut position) = (decoder(), BytesMut::new(), 0);
+        let mut expected = steps.iter();
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            while let Ok(Some(raw)) = decoder.decode_raw(&mut buffer) {
+                let Some(Step::Frame { consumed, frame, .. }) = expected.next() else {
+                    panic!("{raw:?} is too much")
+                };
+                assert_eq!(&raw.frame, frame, "raw");
+                assert_eq!(to_hex(&raw.bytes), to_hex(&bytes[position..position + consumed]), "raw");
+                position += consumed;
+            }
+        }
+        assert!(!matches!(expected.next(), Some(Step::Frame { .. })), "raw");
     }
 }
 

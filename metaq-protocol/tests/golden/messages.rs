@@ -48,7 +48,13 @@ fn payload(case: &Value) {
     assert_eq!(to_hex(&put.data.to_bytes()), case["data"].as_str().unwrap());
     assert_eq!(json!(put.flag.0), case["flag"]);
     assert_eq!(json!(put.checksum.0), case["checksum"]);
-    assert_eq!(put.data, PutData::from(Bytes::from(hex(text(case, "data").unwrap()))));
+    let raw = PutData::from(Bytes::from(hex(text(case, "data").unwrap())));
+    assert_eq!(put.data, raw);
+    for data in [&put.data, &raw] {
+        let split = data.split(put.flag).unwrap();
+        assert_eq!(split.attribute_text().as_deref(), attribute);
+        assert_eq!(to_hex(&split.payload), text(case, "payload").unwrap());
+    }
 }
 
 fn stored(put: &Value, buffer: &mut BytesMut) {

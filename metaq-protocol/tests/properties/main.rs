@@ -5,7 +5,7 @@ mod arbitrary;
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    DecodeError, Decoder, Flag, Frame, Limits, Opaque, PutAnswer, PutData, StoredMessages,
+    DecodeError, Decoder, Flag, Frame, InvalidAttribute, Limits, Opaque, PutAnswer, PutData, StoredMessages,
     encode_stored_message,
 };
 use proptest::{collection::vec, prelude::*};
@@ -69,6 +69,76 @@ proptest! {
     }
 
     #[test]
+    fn raw_bytes_are_those_that_came(
+        frames in vec(arbitrary::frame(), 0..8),
+        mut ends in vec(0_usize..3000, 0..20),
+        turns in vec(any::<bool>(), 1..8),
+    ) {
+        ends.sort_unstable();
+        let bytes = written(&frames);
+        ends.push(bytes.len());
+        let (mut decoder, mut buffer) = (Decoder::new(), BytesMut::new());
+        let (mut fed, mut start, mut found) = (0, 0, Vec::new());
+        // The way of decoding may change with each call, also while a frame is only partly there.
+        let mut turns = turns.iter().cycle();
+        for end in ends {
+            let end = end.clamp(fed, bytes.len());
+            buffer.extend_from_slice(&bytes[fed..end]);
+            fed = end;
+            loop {
+                let frame = if *turns.next().unwrap() {
+                    let Some(raw) = decoder.decode_raw(&mut buffer).unwrap() else { break };
+                    prop_assert_eq!(&raw.bytes, &bytes[start..start + raw.bytes.len()]);
+                    prop_assert_eq!(raw.bytes.len(), fed - buffer.len() - start);
+                    raw.frame
+                } else {
+                    let Some(frame) = decoder.decode(&mut buffer).unwrap() else { break };
+                    frame
+                };
+                start = fed - buffer.len();
+                found.push(frame);
+            }
+        }
+        prop_assert_eq!(found, frames);
+    }
+
+    #[test]
+    fn data_is_split_as_it_was_put_together(
+        payload in arbitrary::bytes(),
+        attribute in proptest::option::of("\\PC{0,10}"),
+        others in any::<i32>(),
+    ) {
+        let data = PutData::new(payload.clone(), attribute.as_deref());
+        // The other bits of a flag are of no interest.
+        let flag = Flag(others & !Flag::ATTRIBUTE.0 | i32::from(attribute.is_some()));
+        for data in [data.clone(), PutData::from(data.to_bytes())] {
+            let split = data.split(flag).unwrap();
+            let text = split.attribute_text();
+            prop_assert_eq!(text.as_deref(), attribute.as_deref());
+            prop_assert_eq!(&split.payload, &payload);
+            prop_assert_eq!(data.split(Flag::EMPTY).unwrap().payload, data.to_bytes());
+        }
+    }
+
+    #[test]
+    fn any_data_is_split_or_refused(bytes in vec(prop_oneof![Just(0_u8), any::<u8>()], 0..20)) {
+        let data = PutData::from(Bytes::from(bytes.clone()));
+        match data.split(Flag::ATTRIBUTE) {
+            Ok(split) => {
+                let attribute = split.attribute.unwrap();
+                let length = (attribute.len() as u32).to_be_bytes();
+                prop_assert_eq!([&length[..], &attribute, &split.payload].concat(), bytes);
+            }
+            Err(InvalidAttribute::Missing { available }) => prop_assert!(available == bytes.len() && available < 4),
+            Err(InvalidAttribute::Length { length, available }) => {
+                prop_assert_eq!((length.to_be_bytes(), available), (bytes[..4].try_into().unwrap(), bytes.len() - 4));
+                prop_assert!(length < 0 || length as usize > available);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn answers_in_place_are_the_same(
         answers in vec(arbitrary::answer(), 0..8),
         mut ends in vec(0_usize..3000, 0..20),
@@ -101,7 +171,7 @@ proptest! {
         mut ends in vec(0_usize..300, 0..6),
     ) {
         ends.sort_unstable();
-        let limits = Limits::default().max_line(64).max_body(128);
+        let limits = Limits::default().with_max_line(64).with_max_body(128);
         let whole = read(&mut Decoder::with_limits(limits), &bytes, &[]);
         let pieces = read(&mut Decoder::with_limits(limits), &bytes, &ends);
         let kind = |error: &DecodeError| error.kind();

@@ -5,23 +5,17 @@ use metaq_protocol::{Decoder, Limits};
 
 /// Reads what a Java broker reads: every word that begins with `v` is `version`, except `value`, and every one that
 /// begins with `q` is `quit`; and a line that can't be right is refused only when the body that it announces has come.
-#[derive(Debug, Default)]
-pub(super) struct Lenience {
-    /// Whether the decoder has taken a line and waits for its body.
-    in_body: bool,
-}
+#[derive(Debug)]
+pub(super) struct Lenience;
 
 impl Lenience {
     /// A decoder without limits.
     pub(super) fn decoder() -> Decoder {
-        Decoder::with_limits(Limits::default().max_line(usize::MAX).max_body(usize::MAX))
+        Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX))
     }
 
     /// Puts the first line right. False when the decoder may not see it yet.
-    pub(super) fn prepare(&mut self, input: &mut BytesMut) -> bool {
-        if self.in_body {
-            return true;
-        }
+    pub(super) fn prepare(input: &mut BytesMut) -> bool {
         let Some(end) = input.windows(2).position(|pair| pair == b"\r\n") else { return false };
         let word_end = input[..end].iter().position(|byte| *byte == b' ').unwrap_or(end);
         let (word, rest) = input.split_at(word_end);
@@ -30,7 +24,7 @@ impl Lenience {
         let right = match first.map(|first| u32::from(first) as u8) {
             Some(b'v') if word != b"version" && word != b"value" => "version",
             Some(b'q') if word != b"quit" => "quit",
-            _ => return self.is_whole(input, end),
+            _ => return Self::is_whole(input, end),
         };
         let mut corrected = BytesMut::with_capacity(input.len() + right.len());
         corrected.put_slice(right.as_bytes());
@@ -39,13 +33,8 @@ impl Lenience {
         true
     }
 
-    /// Tells whether a frame was found, and how much was left before and is left now.
-    pub(super) fn decoded(&mut self, found: bool, before: usize, now: usize) {
-        self.in_body = !found && now < before;
-    }
-
     /// Whether the body that a line announces has come.
-    fn is_whole(&self, input: &[u8], end: usize) -> bool {
+    fn is_whole(input: &[u8], end: usize) -> bool {
         let mut words = input[..end].split(|byte| *byte == b' ');
         let length = match words.next() {
             Some(b"put" | b"sync") => words.nth(2),
@@ -75,7 +64,7 @@ mod tests {
             ("put t 0 5 0 1\r\nhello", "put t 0 5 0 1\r\nhello"),
         ] {
             let mut input = BytesMut::from(line);
-            assert!(Lenience::default().prepare(&mut input), "{line:?}");
+            assert!(Lenience::prepare(&mut input), "{line:?}");
             assert_eq!(input, read);
         }
     }
@@ -91,7 +80,7 @@ mod tests {
             ("put test x -5 0 -1 7\r\n", true),
             ("put test x y 0 -1 7\r\n", true),
         ] {
-            assert_eq!(Lenience::default().prepare(&mut BytesMut::from(line)), whole, "{line:?}");
+            assert_eq!(Lenience::prepare(&mut BytesMut::from(line)), whole, "{line:?}");
         }
     }
 }

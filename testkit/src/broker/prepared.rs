@@ -85,7 +85,8 @@ pub(super) fn read(topics: &Topics) -> io::Result<XaTransactions> {
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     // A message was small enough for the broker that took it.
-    let mut decoder = Decoder::with_limits(Limits::default().max_line(usize::MAX).max_body(usize::MAX));
+    let mut decoder =
+        Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX));
     let mut current: Option<(XaTransactionId, Vec<Pending>)> = None;
     loop {
         let frame = decoder.decode(&mut bytes).map_err(|error| broken(error.to_string()))?;

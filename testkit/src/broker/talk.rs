@@ -30,7 +30,7 @@ pub(super) struct Talk {
     open: OpenConnection,
     number: usize,
     decoder: Decoder,
-    lenience: Option<Lenience>,
+    is_lenient: bool,
     locals: LocalTransactions,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
@@ -49,14 +49,14 @@ pub(super) struct Talk {
 impl Talk {
     pub(super) fn new(open: OpenConnection, number: usize) -> Self {
         let settings = &open.0.settings;
-        let lenience = settings.compat.then(Lenience::default);
+        let is_lenient = settings.compat;
         let decoder =
             if settings.compat { Lenience::decoder() } else { Decoder::with_limits(settings.limits) };
         Self {
             open,
             number,
             decoder,
-            lenience,
+            is_lenient,
             locals: LocalTransactions::default(),
             input: BytesMut::new(),
             output: BytesMut::new(),
@@ -145,14 +145,10 @@ impl Talk {
     }
 
     fn decode(&mut self) -> Result<Option<Frame>, DecodeError> {
-        let Some(lenience) = &mut self.lenience else { return self.decoder.decode(&mut self.input) };
-        if !lenience.prepare(&mut self.input) {
+        if self.is_lenient && !Lenience::prepare(&mut self.input) {
             return Ok(None);
         }
-        let before = self.input.len();
-        let decoded = self.decoder.decode(&mut self.input);
-        lenience.decoded(!matches!(decoded, Ok(None)), before, self.input.len());
-        decoded
+        self.decoder.decode(&mut self.input)
     }
 
     /// False when the connection is to be closed.

@@ -19,7 +19,7 @@ pub(crate) struct Client<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) fn new(stream: S) -> Self {
-        let decoder = Decoder::with_limits(Limits::default().max_body(usize::MAX));
+        let decoder = Decoder::with_limits(Limits::default().with_max_body(usize::MAX));
         Self { stream, decoder, input: BytesMut::new() }
     }
 

@@ -1,0 +1,108 @@
+//! Messages as JSON: attribute and payload.
+
+use bytes::Bytes;
+use metaq_protocol::{Command, Frame, InvalidAttribute, PutData, Response, SplitData, StoredMessages};
+use serde::{Serialize, Serializer};
+
+use super::hex::Hex;
+
+/// How many bytes of a stored message come before its data.
+const STORED_HEADER: usize = 20;
+
+/// What the data of a put holds, or why it has no sound attribute.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Message {
+    Split { attribute: Option<Content>, payload: Content },
+    Unsound { error: String },
+}
+
+impl Message {
+    pub(super) fn of(frame: &Frame) -> Option<Self> {
+        match frame {
+            Frame::Command(Command::Put(put)) => Some(put.split().into()),
+            Frame::Command(Command::Sync(sync)) => Some(sync.split().into()),
+            _ => None,
+        }
+    }
+}
+
+impl From<Result<SplitData, InvalidAttribute>> for Message {
+    fn from(split: Result<SplitData, InvalidAttribute>) -> Self {
+        match split {
+            Ok(split) => {
+                Self::Split { attribute: split.attribute.map(Content), payload: Content(split.payload) }
+            }
+            Err(error) => Self::Unsound { error: error.to_string() },
+        }
+    }
+}
+
+/// One stored message of a `value`, or what ends them.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Stored {
+    Whole {
+        offset: usize,
+        id: i64,
+        flag: i32,
+        #[serde(flatten)]
+        message: Message,
+    },
+    CutOff {
+        offset: usize,
+        incomplete: bool,
+    },
+    Corrupt {
+        offset: usize,
+        error: String,
+    },
+}
+
+impl Stored {
+    pub(super) fn all_of(frame: &Frame) -> Option<Vec<Self>> {
+        let Frame::Response(Response::Data(value)) = frame else {
+            return None;
+        };
+        let (mut shown, mut offset) = (Vec::new(), 0);
+        let mut messages = StoredMessages::new(value.data.clone()).with_max_len(usize::MAX);
+        for message in messages.by_ref() {
+            shown.push(match message {
+                Ok(message) => {
+                    // Taken from the bytes, since an attribute that isn't UTF-8 is to be shown as it is.
+                    let data = value.data.slice(offset + STORED_HEADER..message.next_offset);
+                    let (start, id, flag) = (offset, message.id, message.flag.0);
+                    offset = message.next_offset;
+                    let message = Message::from(PutData::from(data).split(message.flag));
+                    Self::Whole { offset: start, id, flag, message }
+                }
+                Err(error) => Self::Corrupt { offset: error.offset(), error: error.kind().to_string() },
+            });
+        }
+        if let Some(tail) = messages.truncated() {
+            shown.push(Self::CutOff { offset: tail.offset, incomplete: true });
+        }
+        Some(shown)
+    }
+}
+
+/// Bytes in hexadecimal, and as text where they are text.
+pub(super) struct Content(Bytes);
+
+impl Serialize for Content {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            hex: Hex<'a>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            text: Option<&'a str>,
+        }
+        Shown { hex: Hex(&self.0), text: as_text(&self.0) }.serialize(serializer)
+    }
+}
+
+/// `bytes` if they are valid UTF-8 without control characters other than those that end lines, and tabs.
+fn as_text(bytes: &[u8]) -> Option<&str> {
+    let unprintable = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
+    str::from_utf8(bytes).ok().filter(|text| !text.contains(unprintable))
+}

@@ -1,0 +1,83 @@
+//! Why a text is no transaction id.
+
+use alloc::{borrow::ToOwned, string::String};
+
+use crate::text;
+
+/// A text or a part that can't be the name of a transaction.
+///
+/// ```
+/// use metaq_protocol::{InvalidTransactionIdKind, TransactionId};
+///
+/// let error = TransactionId::local("a:b", 1).unwrap_err();
+/// assert_eq!((error.text(), error.kind()), ("a:b", InvalidTransactionIdKind::Colon));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} can't be a transaction id: {kind}")]
+pub struct InvalidTransactionId {
+    text: String,
+    kind: InvalidTransactionIdKind,
+}
+
+impl InvalidTransactionId {
+    pub(super) fn new(text: &str, kind: InvalidTransactionIdKind) -> Self {
+        Self { text: text::excerpt(text).to_owned(), kind }
+    }
+
+    /// The beginning of the text or of the part, at most 80 characters.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn kind(&self) -> InvalidTransactionIdKind {
+        self.kind
+    }
+}
+
+/// What is wrong with the text of an [`InvalidTransactionId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidTransactionIdKind {
+    /// It holds a space, which no command line can carry.
+    #[error("it contains a space")]
+    Space,
+    /// It holds a line end.
+    #[error("it contains a line end")]
+    LineEnd,
+    /// A qualifier holds a tab, which the Java client refuses.
+    #[error("it contains a tab")]
+    Tab,
+    /// A session or a qualifier holds the character between the parts.
+    #[error("a part of it contains a colon")]
+    Colon,
+    /// A qualifier is empty or only white space.
+    #[error("the qualifier is blank")]
+    BlankQualifier,
+    /// It starts with neither `TX:` nor `XID:`, and isn't `null`.
+    #[error("it starts with neither TX: nor XID:")]
+    Prefix,
+    /// It starts with `TX:`, and has not three parts.
+    #[error("a local id has three parts")]
+    LocalParts,
+    /// It starts with `XID:`, and has not five parts.
+    #[error("an XA id has five parts")]
+    XaParts,
+    /// The last part of a local id is not an `i32`.
+    #[error("its last part is not a number")]
+    Number,
+    /// The format id of an XA id is not an `i32`.
+    #[error("its format id is not a number")]
+    FormatId,
+    /// The gtrid or the bqual of an XA id is not hexadecimal.
+    #[error("one of its identifiers is not hexadecimal")]
+    Hexadecimal,
+    /// It is an id, and not that of a local transaction.
+    #[error("it is not the id of a local transaction")]
+    NotLocal,
+    /// It is an id, and not that of an XA transaction.
+    #[error("it is not the id of an XA transaction")]
+    NotXa,
+}
