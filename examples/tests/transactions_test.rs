@@ -166,6 +166,20 @@ async fn database_and_broker_agree_whichever_answer_is_lost_and_sold_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_could_not_be_rolled_back_is_left() {
+    let broker = Broker::builder().topic("orders", 1).start().await.unwrap();
+    let shop = Shop::new(broker.addr());
+    assert!(!shop.sell("a cup", "prepared").await);
+    let rollbacks = Requests::transactions(Some(TransactionAction::Rollback));
+    let lost = broker.faults().plan(rollbacks, Fault::Ignore);
+    let text = run("two_phase", &["recover", &shop.database, &shop.broker]).await;
+    assert!(text.contains("try again later") && text.ends_with("something is left\n"), "{text}");
+    lost.cancel();
+    shop.recover().await;
+    assert!(shop.orders().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_an_operator_decides_stops_no_recovery() {
     let broker = Broker::builder().topic("orders", 1).start().await.unwrap();
     let shop = Shop::new(broker.addr());

@@ -102,10 +102,11 @@ async fn a_line_that_is_refused_rolls_everything_back() {
     let finished = run(&broker, &["--commit"], b"1\n2\n3\n").await;
     assert_eq!(finished.status, 1);
     let lines = finished.json();
-    assert_eq!(lines.len(), 3, "the third line is not sent: {lines:?}");
+    assert_eq!(lines.len(), 4, "{lines:?}");
     assert_eq!(lines[1]["error"]["kind"], json!("rejected"));
-    assert_eq!((&lines[2]["outcome"], &lines[2]["messages"]), (&json!("rolled-back"), &json!(1)));
-    assert_eq!(lines[2]["error"]["message"], json!("line 2 was not taken"));
+    assert_eq!((&lines[2]["line"], &lines[2]["error"]["outcome"]), (&json!(3), &json!("not-sent")));
+    assert_eq!((&lines[3]["outcome"], &lines[3]["messages"]), (&json!("rolled-back"), &json!(1)));
+    assert_eq!(lines[3]["error"]["message"], json!("line 2 was not taken"));
     refused();
     let finished = run(&broker, &["--rollback"], b"1\n2\n3\n").await;
     assert_eq!((finished.status, &end(&finished)["outcome"]), (0, &json!("rolled-back")), "as asked");

@@ -40,6 +40,11 @@ impl BrokerAddr {
     /// [`InvalidBrokerAddr`] when the host is empty or can't be a host, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidBrokerAddr> {
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_needed = bracketed
+            .is_none_or(|host| host.is_empty() || is_ipv6(host.split('%').next().unwrap_or_default()));
+        if !is_needed {
+            return Err(InvalidBrokerAddr::new(host, Kind::BracketsWithoutIpv6));
+        }
         Self::from_host(bracketed.unwrap_or(host), port).map_err(|kind| InvalidBrokerAddr::new(host, kind))
     }
 
@@ -250,6 +255,7 @@ mod tests {
         for (host, port, kind) in [
             ("", 1, Kind::HostMissing),
             ("[]", 1, Kind::HostMissing),
+            ("[h]", 1, Kind::BracketsWithoutIpv6),
             ("a:b:c", 1, Kind::Host),
             ("a b", 1, Kind::Host),
             ("h", 0, Kind::PortZero),

@@ -87,8 +87,8 @@ fn check_part(part: &str) -> Result<(), InvalidTransactionId> {
 }
 
 /// A local transaction, `TX:session:number`: the seventh word of
-/// `put test 1 5 0 607740173 TX:h-1:1 9\r\nin tx`. It belongs to one connection and is rolled back when
-/// that closes.
+/// `put test 1 5 0 607740173 TX:h-1:1 9\r\nin tx`. It belongs to one connection. When that
+/// closes it can't be committed any more, and the broker keeps its messages until the timeout that the beginning named.
 ///
 /// ```
 /// use metaq_protocol::LocalTransactionId;

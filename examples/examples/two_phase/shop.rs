@@ -62,6 +62,9 @@ impl Shop {
         // A name for this attempt alone: one before it may be prepared, and not be decided on yet.
         let xid = self.xa.new_xid(FORMAT, order.as_bytes())?;
         let mut resource = self.xa.resource()?;
+        // It may have come since.
+        let broker = resource.broker().to_string();
+        self.database.execute("INSERT OR IGNORE INTO brokers VALUES (?1)", [broker])?;
         resource.start(&xid, XaStart::New).await?;
         reached("begun").await;
         let prepared = async {
@@ -132,7 +135,8 @@ impl Shop {
         Ok(())
     }
 
-    async fn roll_back(&self, resource: &mut XaResource, xid: &XaTransactionId) -> Done<()> {
+    /// True when the broker holds nothing of it any more.
+    async fn roll_back(&self, resource: &mut XaResource, xid: &XaTransactionId) -> Done<bool> {
         match resource.rollback(xid).await {
             Ok(()) => println!("rolled back: {}", order_of(xid)),
             Err(error) if error.code() == XaErrorCode::NOTA => println!("gone: {}", order_of(xid)),
@@ -142,10 +146,14 @@ impl Shop {
             }
             Err(error) if error.code().is_heuristic() => {
                 println!("an operator decided otherwise on {}, see to it: {error}", order_of(xid));
+                return Ok(false);
             }
-            Err(error) => println!("try again later: {error}"),
+            Err(error) => {
+                println!("try again later: {error}");
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Ends what is left, each for itself; true when nothing is. Nothing else may sell under the same qualifier meanwhile: what
@@ -158,16 +166,20 @@ impl Shop {
         let decided = self.decisions()?;
         let is_ours = |found: &&RecoveredTransaction| found.xid.format_id() == FORMAT;
         let listed: Vec<_> = recovery.transactions.iter().filter(is_ours).collect();
+        let mut all_rolled_back = true;
         for RecoveredTransaction { xid, broker, .. } in &listed {
-            let mut resource = self.xa.resource_at(broker)?;
-            let done = if decided.iter().any(|(known, _)| known == xid) {
-                self.commit(&mut resource, xid).await
-            } else {
-                self.roll_back(&mut resource, xid).await
+            let done = match self.xa.resource_at(broker) {
+                Ok(mut resource) if decided.iter().any(|(known, _)| known == xid) => {
+                    // What is left is told by the decisions.
+                    self.commit(&mut resource, xid).await.map(|()| true)
+                }
+                Ok(mut resource) => self.roll_back(&mut resource, xid).await,
+                Err(error) => Err(error.into()),
             };
-            if let Err(error) = done {
+            all_rolled_back &= done.unwrap_or_else(|error| {
                 println!("try again later, {}: {error}", order_of(xid));
-            }
+                false
+            });
         }
         // What was decided and isn't listed was committed, unless the broker has forgotten it: its commit tells.
         for (xid, broker) in &decided {
@@ -182,7 +194,7 @@ impl Shop {
                 }
             }
         }
-        Ok(recovery.is_complete() && self.decisions()?.is_empty())
+        Ok(recovery.is_complete() && all_rolled_back && self.decisions()?.is_empty())
     }
 
     fn decisions(&self) -> Done<Vec<(XaTransactionId, BrokerAddr)>> {

@@ -1,6 +1,6 @@
 //! The beginning of a transaction: its first message chooses the broker.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use metaq_protocol::TransactionAction;
 use metaq_transport::{Progress, TransportErrorKind};
@@ -15,6 +15,9 @@ use super::{
     whole_seconds,
 };
 use crate::{Message, deadline, route::TopicState};
+
+/// After so long brokers are tried again at which a transaction could not begin.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The transaction did not begin.
 pub(super) struct NotBegun {
@@ -61,7 +64,10 @@ impl Transaction {
                 Err(NoPlace::NoBroker) => {
                     topic.ensure_followed();
                     in_runtime().map_err(|step| self.not_sent(step))?;
-                    if timeout_at(deadline, changed).await.is_err() {
+                    // One that was avoided may have been lost and be back before this was polled.
+                    let look =
+                        if avoided.is_empty() { deadline } else { deadline.min(deadline::after(LOOK)) };
+                    if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
                         return Err(unreachable(topic, last.as_ref()));
                     }
                     avoided.clear();
@@ -110,16 +116,22 @@ impl Transaction {
         if let Err(step) = read(outcome) {
             return Err(self.not_begun(step));
         }
+        if !self.register() {
+            let error = self.closed();
+            return Err(NotBegun { error, elsewhere: false });
+        }
+        Ok(())
+    }
+
+    /// Has the transaction rolled back when the producer is closed. False when it is being closed.
+    pub(super) fn register(&mut self) -> bool {
+        let State::Open(open) = &mut self.state else { return true };
         open.registration = self.producer.inner.open_transactions.register(HeldTransaction {
             branch: open.branch.clone(),
             established: open.established,
             request_timeout: self.options.request_timeout(),
         });
-        if open.registration.is_none() {
-            let error = self.closed();
-            return Err(NotBegun { error, elsewhere: false });
-        }
-        Ok(())
+        open.registration.is_some()
     }
 
     /// A failed `BEGIN` leaves nothing behind that later messages could be put into (K-13, rule T-18).

@@ -6,8 +6,8 @@ use metaq_protocol::{BrokerAddr, TransactionAction};
 use metaq_transport::Progress;
 
 use super::{
-    Open, Rollback, State, StepError, Transaction, TransactionError, TransactionOutcome, ends_connection,
-    expired, read,
+    CountedTransaction, Open, Rollback, State, StepError, Transaction, TransactionError, TransactionOutcome,
+    ends_connection, expired, read,
 };
 use crate::{deadline, panics::contain};
 
@@ -48,7 +48,10 @@ impl Transaction {
         let answer = match submitted {
             Ok(answer) => answer,
             // Not a byte of it was written, so that the broker never commits.
-            Err(step) => return Err(self.over(step)),
+            Err(step) => {
+                self.register();
+                return Err(self.over(step));
+            }
         };
         // From here on it is the broker's decision: nothing is rolled back any more.
         let State::Open(open) = mem::replace(&mut self.state, State::Over("it was committed".to_owned()))
@@ -74,9 +77,13 @@ impl Transaction {
             // Also when the broker refused: part of it may be on the disk.
             _ => TransactionOutcome::Unknown,
         };
+        let has_answered = matches!(step, StepError::Refused(..) | StepError::Odd(_));
         let error = TransactionError::step(step, outcome).of(&id, &broker);
         if outcome == TransactionOutcome::RolledBack {
             open.roll_back_later(self.options.request_timeout());
+        } else if has_answered {
+            // What it has stored stays stored; the rest need not stay in its memory.
+            open.start_rollback(self.options.request_timeout()).unknown();
         } else {
             open.counted.unknown();
         }
@@ -85,7 +92,8 @@ impl Transaction {
 
     /// Has the broker forget all messages, and waits for its confirmation. When the broker has ended the transaction before,
     /// this is a success, too; also when its connection was lost, after which nothing is stored, but the broker keeps the
-    /// messages until the transaction's timeout.
+    /// messages until the transaction's timeout. A transaction that an earlier error has ended is being rolled back in the
+    /// background already, which isn't waited for.
     ///
     /// # Errors
     /// When the broker doesn't confirm it in time. The outcome is [`RolledBack`](TransactionOutcome::RolledBack) even so: it
@@ -166,11 +174,18 @@ impl Drop for Unconfirmed {
 impl Open {
     /// Rolls back without anybody waiting for it.
     pub(super) fn roll_back_later(self, request_timeout: Duration) {
-        if !self.is_lost() {
-            let Self { branch, established, begin, runtime, registration, .. } = self;
+        // Counted as rolled back.
+        drop(self.start_rollback(request_timeout));
+    }
+
+    fn start_rollback(self, request_timeout: Duration) -> CountedTransaction {
+        let is_lost = self.is_lost();
+        let Self { branch, established, begin, runtime, counted, registration, .. } = self;
+        if !is_lost {
             let rollback = Rollback::of_local(branch, begin, established, request_timeout);
             rollback.holding(Box::new(registration)).start(runtime.as_ref());
         }
+        counted
     }
 }
 

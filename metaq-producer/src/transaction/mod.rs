@@ -43,7 +43,8 @@ use crate::Producer;
 /// messages don't wait for one another's.
 ///
 /// # What is promised
-/// - When [`commit`](Self::commit) returns `Ok`, exactly the messages are stored whose sending returned `Ok`.
+/// - When [`commit`](Self::commit) returns `Ok`, exactly the messages are stored whose sending returned `Ok`, and those whose
+///   sending was given up, by dropping its future, after the broker had taken them.
 /// - When it fails, [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't known. It isn't
 ///   known only when the commit was sent and was not answered, or refused while the broker stored the messages.
 /// - Messages that are sent one after another to one partition are stored in that order.

@@ -1,6 +1,6 @@
 //! The local transactions that brokers hold, so that they are rolled back when their producer is closed.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -54,16 +54,19 @@ impl OpenTransactions {
     /// Rolls all back, and takes no more. Waits until the brokers have confirmed it, at most until `deadline`, and returns
     /// whether they have. Outside of a tokio runtime each rollback is submitted once.
     pub(crate) async fn roll_back_all(&self, until: Instant) -> bool {
-        let held = {
+        // They stay until brokers have confirmed it: whoever closes beside this, or after it was given up, does it again.
+        let held: Vec<_> = {
             let mut held = self.state.lock();
             held.is_closed = true;
-            mem::take(&mut held.transactions)
+            held.transactions.iter().map(|(number, transaction)| (*number, transaction.clone())).collect()
         };
         if held.is_empty() {
             return true;
         }
+        let numbers: Vec<_> = held.iter().map(|(number, _)| *number).collect();
         let mut rollbacks: Vec<_> = held
-            .into_values()
+            .into_iter()
+            .map(|(_, transaction)| transaction)
             .map(|HeldTransaction { branch, established, request_timeout }| {
                 Rollback::of_local(branch, None, established, request_timeout)
             })
@@ -73,7 +76,16 @@ impl OpenTransactions {
             rollbacks.iter_mut().for_each(Rollback::give_up);
             return false;
         }
-        deadline::timeout_at(until, join_all(rollbacks.into_iter().map(Rollback::run))).await.is_ok()
+        let all = join_all(rollbacks.into_iter().map(Rollback::run));
+        let is_done = deadline::timeout_at(until, all).await.is_ok();
+        if is_done {
+            let mut held = self.state.lock();
+            let confirmed: Vec<_> =
+                numbers.iter().filter_map(|number| held.transactions.remove(number)).collect();
+            drop(held);
+            drop(confirmed);
+        }
+        is_done
     }
 }
 
@@ -82,10 +94,11 @@ impl Registration {
     /// rolls it back.
     pub(super) fn withdraw(&self) -> bool {
         let mut held = self.open.state.lock();
-        let withdrawn = held.transactions.remove(&self.number);
         let is_closed = held.is_closed;
+        let withdrawn = if is_closed { None } else { held.transactions.remove(&self.number) };
         drop(held);
-        withdrawn.is_some() || !is_closed
+        drop(withdrawn);
+        !is_closed
     }
 }
 

@@ -49,8 +49,6 @@ pub(super) struct Known {
     /// It began here, and not by joining it.
     pub(super) begun: bool,
     pub(super) suspended: bool,
-    /// A commit was asked for, and not answered with success.
-    pub(super) commit_asked: bool,
     /// Why it can only be rolled back.
     pub(super) spoilt: Option<(XaErrorCode, String)>,
     /// When the broker has rolled it back for certain, unless it is prepared. None is never.

@@ -52,8 +52,8 @@ impl XaResource {
     /// [heuristic codes](XaErrorCode::is_heuristic) when an operator decided on it.
     ///
     /// With [`is_unknown`](XaError::is_unknown) it may be committed. If there was no answer, commit it again: as long as the
-    /// broker knows it that does no harm. [`NOTA`](XaErrorCode::NOTA) then, and for any prepared transaction, means that the
-    /// broker doesn't know it any more: a commit before this one was carried out, somebody else ended it, or the broker has
+    /// broker knows it that does no harm. [`NOTA`](XaErrorCode::NOTA) means that the broker doesn't know
+    /// it any more: a commit before this one, by whichever resource, was carried out, somebody else ended it, or the broker has
     /// forgotten it. A Java broker that is restarted forgets prepared transactions that are older than another one which was
     /// live during its last checkpoint, and nothing of them is stored. [Rollback codes](XaErrorCode::is_rollback) mean
     /// that the broker failed while it stored the messages, partition by partition, so that a part may be stored. In both
@@ -73,12 +73,9 @@ impl XaResource {
         } else {
             TransactionAction::CommitTwoPhase
         };
-        let known = self.known.get_mut(xid);
-        let was_open = one_phase && known.as_ref().is_some_and(|known| known.begun && !known.commit_asked);
-        if let Some(known) = known {
-            known.commit_asked = true;
-        }
-        self.step(xid, action).await.map_err(|error| error.of_commit(was_open))?;
+        let shared = Arc::clone(&self.xa.shared);
+        let _deciding = shared.prepared.deciding(xid);
+        self.step(xid, action).await.map_err(XaError::of_commit)?;
         self.forget_known(xid);
         Ok(())
     }
@@ -97,6 +94,8 @@ impl XaResource {
             self.settle().await;
             self.current = None;
         }
+        let shared = Arc::clone(&self.xa.shared);
+        let _deciding = shared.prepared.deciding(xid);
         self.step(xid, TransactionAction::Rollback).await?;
         self.forget_known(xid);
         Ok(())
@@ -111,7 +110,12 @@ impl XaResource {
     /// Dropping the future leaves it open whether it is forgotten.
     pub async fn forget(&mut self, xid: &XaTransactionId) -> Result<(), XaError> {
         self.step(xid, TransactionAction::Forget).await?;
-        self.forget_known(xid);
+        self.xa.shared.prepared.remove(xid);
+        // One that runs goes on.
+        let is_current = self.current.as_ref().is_some_and(|current| current.xid == *xid);
+        if !is_current && !self.known.get(xid).is_some_and(|known| known.suspended) {
+            self.known.remove(xid);
+        }
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl XaResource {
 
     fn forget_known(&mut self, xid: &XaTransactionId) {
         self.known.remove(xid);
-        self.xa.shared.prepared.remove(xid, self.broker());
+        self.xa.shared.prepared.remove(xid);
     }
 
     async fn step(&mut self, xid: &XaTransactionId, action: TransactionAction) -> Result<Bytes, XaError> {

@@ -169,13 +169,14 @@ impl XaError {
     }
 
     /// The same error of a commit. A broker that fails while it stores the messages may have stored a part of them, and one
-    /// that doesn't know the transaction may have committed it, rolled it back, or forgotten it, unless `was_open`.
-    pub(crate) fn of_commit(mut self, was_open: bool) -> Self {
+    /// that doesn't know the transaction may have committed it, asked by any resource of any program, rolled it back, or
+    /// forgotten it.
+    pub(crate) fn of_commit(mut self) -> Self {
         let failure = &mut self.inner;
         let reason = match failure.code {
             XaErrorCode::RMERR => "",
             code if code.is_rollback() => "; for all that a part may be stored",
-            XaErrorCode::NOTA if !was_open => {
+            XaErrorCode::NOTA => {
                 "; it was committed or rolled back before, or the broker forgot it at a restart"
             }
             _ => return self,
@@ -271,14 +272,11 @@ mod tests {
         let of_a_message = refused("XA transaction 'XID:1:67:62:uq' has not been started.");
         assert_eq!(of_a_message.code(), XaErrorCode::NOTA, "wire rule 3.7");
         assert_eq!(refused("disk full").code(), XaErrorCode::RMERR, "X-17");
-        assert!(refused("disk full").of_commit(true).is_unknown());
-        let in_part = refused("XAException:code=104,msg=STORE COMMIT FAILED.").of_commit(true);
+        assert!(refused("disk full").of_commit().is_unknown());
+        let in_part = refused("XAException:code=104,msg=STORE COMMIT FAILED.").of_commit();
         assert!(in_part.code().is_rollback() && in_part.is_unknown(), "{in_part}");
-        assert!(of_a_message.of_commit(false).is_unknown(), "it may be committed or forgotten");
-        let expired =
-            refused("XAException:code=-4,msg=XA transaction 'x' has not been started.").of_commit(true);
-        assert!(!expired.is_unknown(), "it was not prepared, and nobody has asked to commit it");
-        assert!(!refused("XAException:code=-6,msg=not prepared").of_commit(false).is_unknown());
+        assert!(of_a_message.of_commit().is_unknown(), "it may be committed or forgotten");
+        assert!(!refused("XAException:code=-6,msg=not prepared").of_commit().is_unknown());
         let heuristic = refused("XAException:code=7,msg=it has been heuristically committed.").code();
         assert!(heuristic.is_heuristic() && !heuristic.is_rollback(), "B-22");
         assert!(XaErrorCode::RBOTHER.is_rollback());

@@ -26,70 +26,93 @@ pub struct PreparedTransaction {
 
 #[derive(Debug, Default)]
 pub(super) struct PreparedTransactions {
-    /// By broker and name.
-    prepared: Mutex<BTreeMap<(BrokerAddr, String), Prepared>>,
+    /// By name: a broker may move, and keep what is prepared there.
+    prepared: Mutex<BTreeMap<String, Prepared>>,
 }
 
 #[derive(Debug)]
 struct Prepared {
     xid: XaTransactionId,
+    broker: BrokerAddr,
     since: Instant,
     is_warned_of: bool,
+    /// How many are committing it or rolling it back at this moment.
+    deciders: usize,
 }
 
-fn key(xid: &XaTransactionId, broker: &BrokerAddr) -> (BrokerAddr, String) {
-    (broker.clone(), xid.as_str().to_owned())
+/// A transaction is being decided on, until this is dropped.
+pub(super) struct Deciding<'a> {
+    prepared: &'a PreparedTransactions,
+    xid: XaTransactionId,
+}
+
+impl Drop for Deciding<'_> {
+    fn drop(&mut self) {
+        if let Some(prepared) = self.prepared.prepared.lock().get_mut(self.xid.as_str()) {
+            prepared.deciders = prepared.deciders.saturating_sub(1);
+        }
+    }
 }
 
 impl PreparedTransactions {
     pub(super) fn add(&self, xid: &XaTransactionId, broker: &BrokerAddr) {
-        let prepared = Prepared { xid: xid.clone(), since: Instant::now(), is_warned_of: false };
-        self.prepared.lock().insert(key(xid, broker), prepared);
+        let (xid, broker) = (xid.clone(), broker.clone());
+        let name = xid.as_str().to_owned();
+        let prepared = Prepared { xid, broker, since: Instant::now(), is_warned_of: false, deciders: 0 };
+        self.prepared.lock().insert(name, prepared);
     }
 
-    pub(super) fn remove(&self, xid: &XaTransactionId, broker: &BrokerAddr) {
-        self.prepared.lock().remove(&key(xid, broker));
+    pub(super) fn remove(&self, xid: &XaTransactionId) {
+        self.prepared.lock().remove(xid.as_str());
     }
 
     /// All, the oldest first.
     pub(super) fn all(&self) -> Vec<PreparedTransaction> {
+        self.those(|_| true)
+    }
+
+    /// Those that were prepared before `end`, the oldest first.
+    pub(super) fn before(&self, end: Instant) -> Vec<PreparedTransaction> {
+        self.those(|prepared| prepared.since < end)
+    }
+
+    fn those(&self, wanted: impl Fn(&Prepared) -> bool) -> Vec<PreparedTransaction> {
         let now = Instant::now();
         let all = self.prepared.lock();
-        let mut all: Vec<_> = all
-            .iter()
-            .map(|((broker, _), prepared)| PreparedTransaction {
+        let those = all.values().filter(|prepared| wanted(prepared));
+        let mut those: Vec<_> = those
+            .map(|prepared| PreparedTransaction {
                 xid: prepared.xid.clone(),
-                broker: broker.clone(),
+                broker: prepared.broker.clone(),
                 age: now.saturating_duration_since(prepared.since),
             })
             .collect();
-        all.sort_by_key(|prepared| std::cmp::Reverse(prepared.age));
-        all
+        those.sort_by_key(|prepared| std::cmp::Reverse(prepared.age));
+        those
     }
 
-    /// Those at `broker` that were prepared before `asked_at` and are not in the broker's list.
-    pub(super) fn missing(
-        &self,
-        broker: &BrokerAddr,
-        listed: &[XaTransactionId],
-        asked_at: Instant,
-    ) -> Vec<XaTransactionId> {
-        let prepared = self.prepared.lock();
-        let of_broker = prepared.iter().filter(|((of, _), _)| of == broker);
-        let missing =
-            of_broker.filter(|(_, prepared)| prepared.since < asked_at && !listed.contains(&prepared.xid));
-        missing.map(|(_, prepared)| prepared.xid.clone()).collect()
+    /// Whether it was not ended meanwhile, and is not about to be.
+    pub(super) fn is_undecided(&self, xid: &XaTransactionId) -> bool {
+        self.prepared.lock().get(xid.as_str()).is_some_and(|prepared| prepared.deciders == 0)
+    }
+
+    /// Somebody commits it or rolls it back: as long as that is under way, it isn't missing.
+    pub(super) fn deciding(&self, xid: &XaTransactionId) -> Deciding<'_> {
+        if let Some(prepared) = self.prepared.lock().get_mut(xid.as_str()) {
+            prepared.deciders += 1;
+        }
+        Deciding { prepared: self, xid: xid.clone() }
     }
 
     /// Warns once of each that has been prepared for too long.
     pub(super) fn warn_of_old(&self) {
         let now = Instant::now();
         let mut old = Vec::new();
-        for ((broker, _), prepared) in self.prepared.lock().iter_mut() {
+        for prepared in self.prepared.lock().values_mut() {
             let age = now.saturating_duration_since(prepared.since);
             if age >= TOO_LONG && !prepared.is_warned_of {
                 prepared.is_warned_of = true;
-                old.push((broker.clone(), prepared.xid.clone(), age));
+                old.push((prepared.broker.clone(), prepared.xid.clone(), age));
             }
         }
         for (broker, xid, age) in old {

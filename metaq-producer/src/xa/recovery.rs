@@ -76,11 +76,14 @@ impl XaProducer {
                 recovery.failures.push((broker, XaError::new(XaErrorCode::RMFAIL, text)));
             }
         }
-        let asked = join_all(connections.into_iter().map(|connection| async move {
-            let asked_at = Instant::now();
-            (connection.broker().clone(), asked_at, self.list(connection).await)
-        }));
-        for (broker, asked_at, listed) in asked.await {
+        let prepared_before = self.shared.prepared.before(Instant::now());
+        let mut answered = Vec::new();
+        let asked = join_all(
+            connections
+                .into_iter()
+                .map(|connection| async move { (connection.broker().clone(), self.list(connection).await) }),
+        );
+        for (broker, listed) in asked.await {
             let recovered = |xid| RecoveredTransaction { xid, broker: broker.clone() };
             let Listed { transactions, unreadable } = match listed {
                 Ok(listed) => listed,
@@ -89,13 +92,19 @@ impl XaProducer {
                     continue;
                 }
             };
-            let is_complete = unreadable.is_none();
-            if is_complete {
-                let missing = self.shared.prepared.missing(&broker, &transactions, asked_at);
-                recovery.missing.extend(missing.into_iter().map(recovered));
+            if unreadable.is_none() {
+                answered.push(broker.clone());
             }
             recovery.transactions.extend(transactions.into_iter().map(recovered));
             recovery.failures.extend(unreadable.map(|error| (broker.clone(), error)));
+        }
+        for PreparedTransaction { xid, broker, .. } in prepared_before {
+            let is_listed = recovery.transactions.iter().any(|listed| listed.xid == xid);
+            // A broker that has moved may be one of those that were asked, at its new address.
+            let has_answered = answered.contains(&broker) || recovery.failures.is_empty();
+            if !is_listed && has_answered && self.shared.prepared.is_undecided(&xid) {
+                recovery.missing.push(RecoveredTransaction { xid, broker });
+            }
         }
         recovery
     }

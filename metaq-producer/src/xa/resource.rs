@@ -46,7 +46,8 @@ use crate::{
 /// If it is dropped between start and end, a transaction that it has begun is rolled back in the background, which is told to
 /// `tracing` as a warning, unless the broker lists it as prepared. That is repeated until the broker confirms it, the producer is
 /// closed, or 60 s have passed. It runs on the tokio runtime in which the resource is dropped, else on the one in which the
-/// transaction was taken up; without one the transaction is left to its timeout.
+/// transaction was taken up; without one the transaction is left to its timeout. A rollback that was asked for and not
+/// confirmed isn't repeated so: ask again, or leave it to the timeout.
 ///
 /// What it knows of a transaction that others may have ended is kept until its timeout; without one, until the resource is
 /// dropped.

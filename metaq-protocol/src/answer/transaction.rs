@@ -46,7 +46,7 @@ impl PrepareVote {
 /// let ids = [XaTransactionId::new(1, b"g", b"b", "uq")?, XaTransactionId::new(1, b"h", b"b", "uq")?];
 /// let body = encode_recovered(&ids);
 /// assert_eq!(body, "XID:1:67:62:uq\r\nXID:1:68:62:uq");
-/// assert!(parse_recovered(&body).eq(ids));
+/// assert!(parse_recovered(&body).eq(ids.map(Ok)));
 /// # Ok::<(), metaq_protocol::InvalidTransactionId>(())
 /// ```
 pub fn encode_recovered<'a>(ids: impl IntoIterator<Item = &'a XaTransactionId>) -> Bytes {

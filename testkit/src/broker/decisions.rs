@@ -126,7 +126,10 @@ impl Shared {
             // A local one takes the second phase, too (findings).
             TransactionId::Local(id) => {
                 let pending = locals.end(&self.local_messages, id);
-                return self.store(&pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?);
+                let pending = pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?;
+                // Held, so that the broker doesn't end within it.
+                let _xa = self.transactions.lock();
+                return self.store(&pending);
             }
             _ => return Err(Refusal::not_begun(NULL_ID)),
         };
@@ -200,10 +203,11 @@ impl Shared {
     /// Ends a prepared transaction as an operator does. False when there is no such one.
     pub(super) fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
         let mut xa = self.transactions.lock();
-        let Some(transaction) = xa.decide(id, heuristic) else { return Ok(false) };
+        let Some(transaction) = xa.prepared_one(id) else { return Ok(false) };
         if heuristic == Heuristic::Committed && !store(&transaction.pending, &self.topics) {
             return Err(io::Error::other("the messages of the transaction could not be stored"));
         }
+        xa.decide(id, heuristic);
         self.keep_prepared(&xa)?;
         Ok(true)
     }

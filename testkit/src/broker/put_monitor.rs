@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::{Fault, Requests};
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn counts_puts_until_their_answer_or_the_end_of_their_connection() {
         let broker = Broker::builder().topic("t", 2).start_without_port().unwrap();
         let monitor = broker.monitor_puts();

@@ -309,9 +309,10 @@ impl TopicEntry {
     }
 }
 
-/// None when the name of the topic would lead out of the data folder.
+/// None when the name of the topic would lead out of the data folder, or into the one that is the broker's own.
 fn partition_folder(data: &Path, topic: &str, partition: i32) -> Option<PathBuf> {
-    (!topic.contains(['/', '\\', '\0'])).then(|| data.join(format!("{topic}-{partition}")))
+    let name = format!("{topic}-{partition}");
+    (!topic.contains(['/', '\\', '\0']) && name != OWN_FOLDER).then(|| data.join(name))
 }
 
 /// Whether a configured name, in which `*` stands for any text, takes a topic.

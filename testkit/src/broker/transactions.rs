@@ -146,11 +146,16 @@ impl XaTransactions {
     }
 
     /// Takes a prepared one out of its owner's hands.
-    pub(super) fn decide(&mut self, id: &XaTransactionId, heuristic: Heuristic) -> Option<Transaction> {
-        self.open.get(id).filter(|(_, transaction)| transaction.prepared)?;
-        let (order, transaction) = self.open.remove(id)?;
-        self.decided.insert(id.clone(), (order, heuristic));
-        Some(transaction)
+    pub(super) fn decide(&mut self, id: &XaTransactionId, heuristic: Heuristic) {
+        if let Some((order, _)) = self.open.remove(id) {
+            self.decided.insert(id.clone(), (order, heuristic));
+        }
+    }
+
+    /// The prepared transaction of this name.
+    pub(super) fn prepared_one(&self, id: &XaTransactionId) -> Option<&Transaction> {
+        let (_, transaction) = self.open.get(id)?;
+        transaction.prepared.then_some(transaction)
     }
 
     /// False when no operator had decided it.

@@ -1,0 +1,73 @@
+//! The end of a broker, of a decision that fails, and a topic with an odd name.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod wire;
+
+use metaq_protocol::Response;
+use metaq_testkit::{Broker, Heuristic, XaTransactionId};
+use tokio::io::DuplexStream;
+use wire::Client;
+
+fn client(broker: &Broker) -> Client<DuplexStream> {
+    Client::new(broker.connect())
+}
+
+async fn told(client: &mut Client<DuplexStream>, request: String) -> (i32, String) {
+    client.send(request).await;
+    let Some(Response::Boolean(answer)) = client.next().await else { panic!("no answer") };
+    (answer.status.0, answer.text().into_owned())
+}
+
+#[tokio::test]
+async fn a_topic_named_as_the_brokers_own_folder_keeps_its_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let builder = || Broker::builder().topic("embedded.metaq", 1).data_dir(folder.path());
+    let broker = builder().start_without_port().unwrap();
+    let (status, _) = told(&mut client(&broker), "put embedded.metaq 0 5 0 -1 1\r\nhello".to_owned()).await;
+    broker.shut_down().await.unwrap();
+    let broker = builder().start_without_port().unwrap();
+    assert_eq!(broker.messages("embedded.metaq").len(), usize::from(status == 200), "after status {status}");
+}
+
+#[tokio::test]
+async fn a_transaction_that_an_operator_could_not_commit_is_not_told_as_committed() {
+    let broker = Broker::builder().topic("t", 1).capacity(10).start_without_port().unwrap();
+    let mut client = client(&broker);
+    let key = "XID:1:67:62:q";
+    assert_eq!(told(&mut client, format!("transaction {key} s BEGIN q 1\r\n")).await.0, 200);
+    assert_eq!(told(&mut client, format!("put t 0 5 0 -1 {key} 2\r\nhello")).await.0, 200);
+    assert_eq!(told(&mut client, format!("transaction {key} s PREPARE q 3\r\n")).await.1, "0");
+    let xid: XaTransactionId = key.parse().unwrap();
+    broker.decide(&xid, Heuristic::Committed).unwrap_err();
+    assert!(broker.messages("t").is_empty());
+    let (_, text) = told(&mut client, format!("transaction {key} s COMMIT_TWO_PHASE q 4\r\n")).await;
+    assert!(!text.contains("heuristically committed"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_local_commit_is_carried_out_before_the_end_or_not_at_all() {
+    const PARTITIONS: u32 = 40;
+    for round in 0..60 {
+        let folder = tempfile::tempdir().unwrap();
+        let builder = || Broker::builder().topic("t", PARTITIONS).data_dir(folder.path());
+        let broker = builder().start_without_port().unwrap();
+        let mut client = client(&broker);
+        told(&mut client, "transaction TX:s:1 s BEGIN 1\r\n".to_owned()).await;
+        for partition in 0..PARTITIONS {
+            let put = format!("put t {partition} 5 0 -1 TX:s:1 1\r\nhello");
+            assert_eq!(told(&mut client, put).await.0, 200);
+        }
+        client.send("transaction TX:s:1 s COMMIT_ONE_PHASE 1\r\n".to_owned()).await;
+        // On a thread of its own: connections run on others.
+        let ended = tokio::task::spawn_blocking(move || {
+            let begun = std::time::Instant::now();
+            while broker.messages("t").is_empty() && begun.elapsed().as_secs() < 5 {
+                std::hint::spin_loop();
+            }
+            drop(broker);
+        });
+        ended.await.unwrap();
+        let stored = builder().start_without_port().unwrap().messages("t").len();
+        assert!(stored == 0 || stored == PARTITIONS as usize, "round {round}: {stored} of {PARTITIONS}");
+    }
+}
