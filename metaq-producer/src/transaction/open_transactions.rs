@@ -55,18 +55,17 @@ impl OpenTransactions {
     /// whether they have. Outside of a tokio runtime each rollback is submitted once.
     pub(crate) async fn roll_back_all(&self, until: Instant) -> bool {
         // They stay until brokers have confirmed it: whoever closes beside this, or after it was given up, does it again.
-        let held: Vec<_> = {
+        let held = {
             let mut held = self.state.lock();
             held.is_closed = true;
-            held.transactions.iter().map(|(number, transaction)| (*number, transaction.clone())).collect()
+            held.transactions.clone()
         };
         if held.is_empty() {
             return true;
         }
-        let numbers: Vec<_> = held.iter().map(|(number, _)| *number).collect();
+        let numbers: Vec<_> = held.keys().copied().collect();
         let mut rollbacks: Vec<_> = held
-            .into_iter()
-            .map(|(_, transaction)| transaction)
+            .into_values()
             .map(|HeldTransaction { branch, established, request_timeout }| {
                 Rollback::of_local(branch, None, established, request_timeout)
             })
