@@ -9,7 +9,7 @@ use std::{
 
 use metaq_discovery::{BrokerId, Discovery, EtcdConfig, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
-    conformance::{Observer, RegistryUnderTest as _, Tasks, text, topic},
+    conformance::{Observer, RegistryUnderTest as _, Tasks, apart, text, topic},
     peers::EtcdProgram,
     proxy::{Direction, OnConnect, Plan, Proxy},
 };
@@ -31,7 +31,7 @@ impl Scene {
     async fn open(program: &EtcdProgram, config: EtcdConfig) -> Self {
         let registry = Registry::start(program).await;
         registry.register(BrokerId(0), addr(1000), 1).await;
-        let proxy = Proxy::start(&registry.endpoint).await.unwrap();
+        let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
         let tasks = Tasks::now();
         let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
         let watch = discovery.watch(&topic()).await.unwrap();
@@ -211,7 +211,7 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
     registry.register(BrokerId(0), addr(1000), 1).await;
     // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to go on.
     registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
-    let proxy = Proxy::start(&registry.endpoint).await.unwrap();
+    let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
     // The request to watch takes so long that there is time to stop it.
     proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
     let mut config = EtcdConfig::default();

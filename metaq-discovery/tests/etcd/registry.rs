@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, ConnectOptions};
 use metaq_discovery::{BrokerAddr, BrokerId, Discovery, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
-    conformance::{RegistryUnderTest, topic},
+    conformance::{RegistryUnderTest, apart, topic},
     peers::{Etcd, EtcdProgram},
     proxy::{Plan, Proxy},
 };
@@ -41,7 +41,7 @@ impl Registry {
         let mut client = Client::connect([&endpoint], options).await.unwrap();
         // It connects with the first call only.
         client.get("x", None).await.unwrap();
-        let way = Proxy::start(&endpoint).await.unwrap();
+        let way = apart(Proxy::start(endpoint.clone())).await.unwrap();
         Self { way, etcd: tokio::sync::Mutex::new(etcd), endpoint, client, later: Mutex::default() }
     }
 

@@ -91,7 +91,7 @@ async fn keeps_the_contract() {
     let Some(peers) = Peers::get("keeps_the_contract") else { return };
     let server = ZooKeeper::start(&peers).await.unwrap();
     let conforming = Conforming {
-        way: Proxy::start(server.connect_string()).await.unwrap(),
+        way: conformance::apart(Proxy::start(server.connect_string())).await.unwrap(),
         registry: Registry::open_for(&server, conformance::topic()).await,
         server: tokio::sync::Mutex::new(server),
         later: Mutex::default(),

@@ -11,7 +11,7 @@ use metaq_discovery::{
 use tokio::time::{Instant, timeout};
 
 use observer::CONVERGED;
-pub use observer::{Observer, Tasks, text};
+pub use observer::{Observer, Tasks, apart, text};
 
 /// Each answer of a slow registry comes so much later.
 const SLOW: Duration = Duration::from_millis(200);

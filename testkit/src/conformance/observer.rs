@@ -1,11 +1,11 @@
 //! Looking on while a registry has trouble.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use futures_util::FutureExt as _;
 use metaq_discovery::{Discovery, DiscoveryEvent, DiscoveryEvents, TopicView, TopicWatch};
 use tokio::{
-    runtime::Handle,
+    runtime::{Builder, Handle},
     time::{Instant, sleep, timeout},
 };
 
@@ -110,6 +110,22 @@ impl Observer {
         }
         self.log.push(event.to_string());
     }
+}
+
+/// Runs `start` on a runtime of its own, for the tasks that it starts not to be counted by [`Tasks`]: a relay of a proxy
+/// lasts as long as the server keeps its end, which one that was starting when it let somebody in does for ever.
+///
+/// # Panics
+/// When `start` does, or no runtime can be built.
+pub async fn apart<T: Send + 'static>(start: impl Future<Output = T> + Send + 'static) -> T {
+    static RUNTIME: OnceLock<Handle> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+        handle
+    });
+    runtime.spawn(start).await.expect("what is started apart doesn't panic")
 }
 
 /// How many tasks there were, to see that none is left of what was done since.
