@@ -1,9 +1,13 @@
 //! What happens to a registry, for those who want to know.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use metaq_protocol::{BrokerId, Topic};
-use tokio::sync::{broadcast, watch};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 
 use crate::{TopicView, ViewPublisher, supervise::log};
 
@@ -105,17 +109,71 @@ impl fmt::Display for BadEntry {
     }
 }
 
+/// The connection of a discovery to its registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RegistryState {
+    /// The discovery has no registry, or has not reported anything about it yet.
+    #[default]
+    Unknown,
+    /// The registry answers.
+    Connected,
+    /// The registry does not answer, or its session has expired. All views hold.
+    Lost,
+}
+
+impl fmt::Display for RegistryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Connected => "connected",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+/// The state of a registry, and when it was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RegistryStatus {
+    state: RegistryState,
+    since: Instant,
+}
+
+impl RegistryStatus {
+    fn apply(&mut self, event: &DiscoveryEvent) {
+        let state = match event {
+            DiscoveryEvent::Connected => RegistryState::Connected,
+            DiscoveryEvent::Lost | DiscoveryEvent::Expired => RegistryState::Lost,
+            _ => return,
+        };
+        if state != self.state {
+            *self = Self { state, since: Instant::now() };
+        }
+    }
+}
+
 /// The events of a discovery from the moment of [`Discovery::events`](crate::Discovery::events) on.
 #[derive(Debug)]
 pub struct DiscoveryEvents {
     receiver: Option<(broadcast::Receiver<DiscoveryEvent>, watch::Receiver<bool>)>,
+    status: Option<Arc<Mutex<RegistryStatus>>>,
 }
 
 impl DiscoveryEvents {
     /// Events of a discovery that has none.
     #[must_use]
     pub fn none() -> Self {
-        Self { receiver: None }
+        Self { receiver: None, status: None }
+    }
+
+    /// The state of the registry as of the latest event, read or not, and when it was entered. `None` in place of the time
+    /// when there are no events.
+    #[must_use]
+    pub fn registry(&self) -> (RegistryState, Option<Instant>) {
+        self.status.as_ref().map_or((RegistryState::Unknown, None), |status| {
+            let RegistryStatus { state, since } = *status.lock();
+            (state, Some(since))
+        })
     }
 
     /// Waits for the next event. None when there will be no other, because the discovery was closed or is gone.
@@ -153,11 +211,17 @@ impl DiscoveryEvents {
 pub struct EventPublisher {
     sender: broadcast::Sender<DiscoveryEvent>,
     closed: watch::Sender<bool>,
+    status: Arc<Mutex<RegistryStatus>>,
 }
 
 impl Default for EventPublisher {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY), closed: watch::Sender::new(false) }
+        let status = RegistryStatus { state: RegistryState::Unknown, since: Instant::now() };
+        Self {
+            sender: broadcast::Sender::new(CAPACITY),
+            closed: watch::Sender::new(false),
+            status: Arc::new(Mutex::new(status)),
+        }
     }
 }
 
@@ -165,7 +229,10 @@ impl EventPublisher {
     /// The events from now on.
     #[must_use]
     pub fn subscribe(&self) -> DiscoveryEvents {
-        DiscoveryEvents { receiver: Some((self.sender.subscribe(), self.closed.subscribe())) }
+        DiscoveryEvents {
+            receiver: Some((self.sender.subscribe(), self.closed.subscribe())),
+            status: Some(Arc::clone(&self.status)),
+        }
     }
 
     /// Says that there will be no other event: those who have subscribed get what was told before, and then None.
@@ -175,6 +242,7 @@ impl EventPublisher {
 
     /// Tells an event to all who have subscribed, if anybody has.
     pub fn send(&self, event: DiscoveryEvent) {
+        self.status.lock().apply(&event);
         // That nobody listens is no error.
         let _ = self.sender.send(event);
     }
@@ -214,6 +282,24 @@ mod tests {
         assert_eq!((&change.added, &change.removed), (&ids(&[4, 5]), &ids(&[3])));
         assert_eq!(DiscoveryEvent::ViewChanged(change).to_string(), "view changed: orders +2 -1 ~2");
         assert_eq!(ViewChange::between(&old, &old), None);
+    }
+
+    #[test]
+    fn the_state_is_that_of_the_latest_event() {
+        let publisher = EventPublisher::default();
+        let events = publisher.subscribe();
+        let state = || events.registry().0;
+        assert_eq!(state(), RegistryState::Unknown);
+        publisher.send(DiscoveryEvent::BadEntry(BadEntry::new("path", "reason")));
+        assert_eq!(state(), RegistryState::Unknown);
+        publisher.send(DiscoveryEvent::Connected);
+        let since = events.registry().1;
+        publisher.send(DiscoveryEvent::Connected);
+        assert_eq!(events.registry(), (RegistryState::Connected, since), "nothing has changed");
+        publisher.send(DiscoveryEvent::Lost);
+        publisher.send(DiscoveryEvent::Expired);
+        assert_eq!((state(), publisher.subscribe().registry().0), (RegistryState::Lost, RegistryState::Lost));
+        assert_eq!(DiscoveryEvents::none().registry(), (RegistryState::Unknown, None));
     }
 
     #[tokio::test]

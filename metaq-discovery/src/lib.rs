@@ -60,7 +60,7 @@ pub use discovery::Discovery;
 pub use error::{DiscoveryError, DiscoveryErrorKind};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdDiscovery};
-pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, ViewChange};
+pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, RegistryState, ViewChange};
 #[cfg(feature = "file")]
 pub use file::FileDiscovery;
 #[cfg(feature = "mock")]

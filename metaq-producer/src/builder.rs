@@ -15,6 +15,7 @@ use crate::{
     direct::DirectDiscovery,
     flights::{Flights, Millis},
     follower::PublishLimits,
+    health::EventSender,
     launcher::Launcher,
     permits::Permits,
     pool::Pool,
@@ -114,7 +115,8 @@ impl ProducerBuilder {
             Some(transport) => transport,
             None => Arc::new(TcpTransport::new(config.connection()?)),
         };
-        let pool = Arc::new(Pool::new(transport, config.connections_per_broker));
+        let events = EventSender::default();
+        let pool = Arc::new(Pool::new(transport, config.connections_per_broker, events.clone()));
         let direct = |broker| Arc::new(DirectDiscovery::new(broker, Arc::clone(&pool))) as Arc<dyn Discovery>;
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
@@ -127,6 +129,7 @@ impl ProducerBuilder {
             Arc::clone(&pool),
             Arc::clone(&launcher),
             limits,
+            events.clone(),
             config.ordered,
         );
         let send_timeout = Millis::from(config.send_timeout);
@@ -136,6 +139,7 @@ impl ProducerBuilder {
             transaction_names: TransactionNames::new(),
             open_transactions: Arc::default(),
             pool,
+            events,
             discovery,
             owns_discovery: self.owns_discovery,
             send_timeout,

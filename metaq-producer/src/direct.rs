@@ -241,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::broker_stats::ask_all;
+    use crate::health::EventSender;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -248,7 +249,7 @@ mod tests {
     }
 
     fn pool() -> Arc<Pool> {
-        Arc::new(Pool::new(Arc::new(TcpTransport::default()), 1))
+        Arc::new(Pool::new(Arc::new(TcpTransport::default()), 1, EventSender::default()))
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::{FutureExt as _, select_all};
 use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
-use metaq_protocol::{BrokerAddr, BrokerId};
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use metaq_transport::{Connection, ConnectionState};
 use parking_lot::Mutex;
 use tokio::{
@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    PublishError, deadline,
+    ProducerEvent, PublishError, deadline,
+    health::EventSender,
     lane::Lane,
     launcher::Launcher,
     panics::{self, contain},
@@ -63,6 +64,7 @@ pub(crate) struct FollowerParts {
     pub(crate) pool: Arc<Pool>,
     pub(crate) launcher: Weak<Launcher>,
     pub(crate) limits: PublishLimits,
+    pub(crate) events: EventSender,
 }
 
 /// Sees to it that a task follows a topic: on the runtime of whoever needs it, when there is none or its runtime has ended.
@@ -210,6 +212,7 @@ impl Follower {
                 Some(watch) => watch,
                 None => self.watch_again(pause).await,
             };
+            self.state.set_watch(Some(watch.clone()));
             let since = Instant::now();
             loop {
                 let view = watch.current();
@@ -412,6 +415,7 @@ impl Follower {
         let (topic, brokers) = (&self.state.topic, Difference::new(&route, &Route::default()).to_string());
         let (partitions, missing) = (route.partitions.len(), route.waiting_for.len());
         contain(|| tracing::info!(%topic, brokers, partitions, missing, "topic published"));
+        self.parts.events.send(route_changed(topic, &route));
     }
 
     /// Tells what is different in the new route, if anything is.
@@ -422,6 +426,7 @@ impl Follower {
             let (topic, partitions, missing) =
                 (&self.state.topic, new.partitions.len(), new.waiting_for.len());
             contain(|| tracing::info!(%topic, %added, %removed, partitions, missing, "route changed"));
+            self.parts.events.send(route_changed(topic, new));
         }
     }
 
@@ -463,6 +468,17 @@ impl Follower {
             }
         }
     }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.state.set_watch(None);
+    }
+}
+
+fn route_changed(topic: &Topic, route: &Route) -> ProducerEvent {
+    let missing = route.waiting_for.iter().map(|(id, _)| *id).collect();
+    ProducerEvent::RouteChanged { topic: topic.clone(), partitions: route.partitions.len(), missing }
 }
 
 impl Link {

@@ -37,6 +37,7 @@ mod flights;
 mod follower;
 mod guarded_selector;
 mod handle;
+mod health;
 #[cfg(feature = "json")]
 mod json;
 mod lane;
@@ -70,6 +71,10 @@ pub use builder::{BuildError, ProducerBuilder};
 pub use config::ConfigError;
 pub use config::ProducerConfig;
 pub use handle::SendHandle;
+pub use health::{
+    BrokerHealth, ConnectionHealth, ConnectionPhase, NotReady, ProducerEvent, ProducerEvents, ProducerHealth,
+    RegistryHealth, TopicHealth,
+};
 #[cfg(feature = "json")]
 pub use json::{JsonError, SendJsonError};
 pub use message::{Message, SendReceipt};
@@ -98,6 +103,6 @@ pub use metaq_protocol::{
     BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic, TransactionId,
     XaTransactionId,
 };
-pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport};
+pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport, TransportError};
 #[cfg(feature = "tls")]
 pub use metaq_transport::{TlsTransport, rustls};

@@ -1,14 +1,19 @@
 //! The figures of a producer for the `metrics` facade.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use metaq_discovery::RegistryState;
+use metaq_transport::ConnectionStats;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{LatencyStats, Producer, ProducerStats, TransactionCounts, deadline};
+use crate::{
+    ConnectionPhase, LatencyStats, Producer, ProducerHealth, ProducerStats, TransactionCounts, deadline,
+};
 
 impl ProducerStats {
     /// Writes the figures to the recorder of the `metrics` facade that the program has installed. Messages cost nothing by it:
@@ -24,13 +29,24 @@ impl ProducerStats {
     /// | `metaq_messages_rejected_total` | `topic`, `broker` | messages that the broker refused |
     /// | `metaq_messages_unknown_total` | `topic`, `broker` | messages that may be stored |
     /// | `metaq_attempts_retried_total` | `topic`, `broker` | attempts that failed and were followed by another |
-    /// | `metaq_latency_seconds` | `topic`, `broker`, `quantile` | how long acknowledged messages took, since the start |
+    /// | `metaq_latency_seconds_bucket` | `topic`, `broker`, `le` | acknowledged messages that took at most `le` seconds |
+    /// | `metaq_latency_seconds_count` | `topic`, `broker` | acknowledged messages |
+    /// | `metaq_latency_seconds_sum` | `topic`, `broker` | the seconds that they took, to about 3 % |
     /// | `metaq_transactions_begun_total` | — | local transactions that a broker was asked to begin |
     /// | `metaq_transactions_committed_total` | — | those that were committed |
     /// | `metaq_transactions_rolled_back_total` | — | those of which nothing is stored |
     /// | `metaq_transactions_unknown_total` | — | those whose commit has no known outcome |
     /// | `metaq_unacknowledged_messages` | — | messages that hold room |
     /// | `metaq_unacknowledged_bytes` | — | their bytes |
+    /// | `metaq_connections_established_total` | `broker` | how often a connection was established |
+    /// | `metaq_requests_total` | `broker` | requests that connections accepted |
+    /// | `metaq_requests_answered_total` | `broker` | those that were answered in time |
+    /// | `metaq_answers_ignored_total` | `broker` | answers that came too late |
+    /// | `metaq_writes_total`, `metaq_reads_total` | `broker` | calls of the operating system |
+    /// | `metaq_written_bytes_total`, `metaq_read_bytes_total` | `broker` | bytes of those calls |
+    ///
+    /// The buckets count all latencies up to their limit, as those of a histogram in Prometheus do: they can be added up over
+    /// topics, brokers and producers, and `histogram_quantile` takes their rates.
     ///
     /// Of each topic the offered messages are those that are queued, in flight or not sent, and those that its brokers
     /// acknowledged, rejected or may have stored. Messages to topics that were not published have `not published` in place of
@@ -73,11 +89,60 @@ impl ProducerStats {
         }
         gauge!(UNACKNOWLEDGED).set(self.unacknowledged as f64);
         gauge!(UNACKNOWLEDGED_BYTES).set(self.unacknowledged_bytes as f64);
+        let mut brokers = BTreeMap::<_, [u64; CONNECTIONS.len()]>::new();
+        for (broker, stats) in &self.connections {
+            let counts = brokers.entry(broker).or_default();
+            counts.iter_mut().zip(connection_counts(stats)).for_each(|(sum, count)| *sum += count);
+        }
+        for (broker, counts) in brokers {
+            for ((name, _), count) in CONNECTIONS.into_iter().zip(counts) {
+                counter!(name, "broker" => broker.to_string()).absolute(count);
+            }
+        }
+    }
+}
+
+impl ProducerHealth {
+    /// Writes the health to the recorder of the `metrics` facade that the program has installed. The names, and their labels:
+    ///
+    /// | name | labels | is |
+    /// |---|---|---|
+    /// | `metaq_registry_connected` | — | 1 while the registry answers, 0 while it doesn't; missing where that isn't known |
+    /// | `metaq_topic_partitions` | `topic` | partitions that messages can go to now |
+    /// | `metaq_topic_brokers_missing` | `topic` | brokers that the registry names and that are not connected |
+    /// | `metaq_topic_view_age_seconds` | `topic` | how long ago the registry was read |
+    /// | `metaq_connection_state` | `broker`, `state` | connections in this state: `connecting`, `ready`, `stalled`, `closing` or `closed` |
+    ///
+    /// A broker or topic that isn't used any more keeps the values that were recorded last.
+    pub fn record_metrics(&self) {
+        let registry = match self.registry.state {
+            RegistryState::Connected => Some(1.0),
+            RegistryState::Lost => Some(0.0),
+            _ => None,
+        };
+        if let Some(connected) = registry {
+            gauge!(REGISTRY).set(connected);
+        }
+        for health in &self.topics {
+            let topic = health.topic.as_str().to_owned();
+            gauge!(PARTITIONS, "topic" => topic.clone()).set(health.partitions as f64);
+            gauge!(MISSING, "topic" => topic.clone()).set(health.missing.len() as f64);
+            if let Some(age) = health.view_age {
+                gauge!(VIEW_AGE, "topic" => topic).set(age.as_secs_f64());
+            }
+        }
+        for health in &self.brokers {
+            for phase in ConnectionPhase::ALL {
+                let count = health.connections.iter().filter(|connection| connection.phase == phase).count();
+                let labels = [("broker", health.addr.to_string()), ("state", phase.to_string())];
+                gauge!(CONNECTION_STATE, &labels).set(count as f64);
+            }
+        }
     }
 }
 
 impl Producer {
-    /// Writes the figures of [`ProducerStats::record_metrics`] now, and again `every` so often, the last time at the end of the
+    /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now, and again `every` so often, the last time at the end of the
     /// interval in which the producer was closed, or its last clone dropped. To be spawned:
     ///
     /// ```no_run
@@ -110,7 +175,10 @@ impl Producer {
                 let Some(inner) = inner.upgrade() else { return };
                 // Asked before the figures are read, so that the last ones are not older than the end.
                 let is_closed = inner.closed.load(Ordering::Acquire);
-                Self { inner }.stats().await.record_metrics();
+                let producer = Self { inner };
+                producer.stats().await.record_metrics();
+                producer.health().record_metrics();
+                drop(producer);
                 if is_closed {
                     return;
                 }
@@ -130,13 +198,64 @@ const ACKNOWLEDGED: &str = "metaq_messages_acknowledged_total";
 const REJECTED: &str = "metaq_messages_rejected_total";
 const UNKNOWN: &str = "metaq_messages_unknown_total";
 const RETRIED: &str = "metaq_attempts_retried_total";
-const LATENCY: &str = "metaq_latency_seconds";
+const LATENCY_BUCKET: &str = "metaq_latency_seconds_bucket";
+const LATENCY_COUNT: &str = "metaq_latency_seconds_count";
+const LATENCY_SUM: &str = "metaq_latency_seconds_sum";
 const BEGUN: &str = "metaq_transactions_begun_total";
 const COMMITTED: &str = "metaq_transactions_committed_total";
 const ROLLED_BACK: &str = "metaq_transactions_rolled_back_total";
 const UNKNOWN_TRANSACTIONS: &str = "metaq_transactions_unknown_total";
 const UNACKNOWLEDGED: &str = "metaq_unacknowledged_messages";
 const UNACKNOWLEDGED_BYTES: &str = "metaq_unacknowledged_bytes";
+const REGISTRY: &str = "metaq_registry_connected";
+const PARTITIONS: &str = "metaq_topic_partitions";
+const MISSING: &str = "metaq_topic_brokers_missing";
+const VIEW_AGE: &str = "metaq_topic_view_age_seconds";
+const CONNECTION_STATE: &str = "metaq_connection_state";
+
+/// The counts of connections, in the order of [`connection_counts`].
+const CONNECTIONS: [(&str, &str); 8] = [
+    ("metaq_connections_established_total", "How often a connection was established"),
+    ("metaq_requests_total", "Requests that connections accepted"),
+    ("metaq_requests_answered_total", "Requests that were answered in time"),
+    ("metaq_answers_ignored_total", "Answers that came too late, or that nobody asked for"),
+    ("metaq_writes_total", "Calls of the operating system that wrote"),
+    ("metaq_written_bytes_total", "Bytes that were written"),
+    ("metaq_reads_total", "Calls of the operating system that read"),
+    ("metaq_read_bytes_total", "Bytes that were read"),
+];
+
+fn connection_counts(stats: &ConnectionStats) -> [u64; CONNECTIONS.len()] {
+    [
+        stats.established,
+        stats.requests,
+        stats.answered,
+        stats.ignored_answers,
+        stats.writes,
+        stats.bytes_written,
+        stats.reads,
+        stats.bytes_read,
+    ]
+}
+
+/// The limits of the buckets of latencies, in microseconds, and as labels in seconds.
+const BUCKETS: [(u64, &str); 15] = [
+    (250, "0.00025"),
+    (500, "0.0005"),
+    (1_000, "0.001"),
+    (2_500, "0.0025"),
+    (5_000, "0.005"),
+    (10_000, "0.01"),
+    (25_000, "0.025"),
+    (50_000, "0.05"),
+    (100_000, "0.1"),
+    (250_000, "0.25"),
+    (500_000, "0.5"),
+    (1_000_000, "1"),
+    (2_500_000, "2.5"),
+    (5_000_000, "5"),
+    (u64::MAX, "+Inf"),
+];
 
 fn describe_metrics() {
     for (name, text) in [
@@ -153,21 +272,38 @@ fn describe_metrics() {
     ] {
         describe_counter!(name, Unit::Count, text);
     }
+    CONNECTIONS.into_iter().for_each(|(name, text)| describe_counter!(name, Unit::Count, text));
+    describe_counter!(LATENCY_BUCKET, Unit::Count, "Acknowledged messages that took at most `le` seconds");
+    describe_counter!(LATENCY_COUNT, Unit::Count, "Acknowledged messages");
+    describe_gauge!(LATENCY_SUM, Unit::Seconds, "How long acknowledged messages took together");
     for (name, unit, text) in [
         (QUEUED, Unit::Count, "Messages that wait for room, a broker, their turn or their next attempt"),
         (IN_FLIGHT, Unit::Count, "Messages that were handed to a connection, and await their answer"),
         (UNACKNOWLEDGED, Unit::Count, "Messages that are accepted and have no outcome yet"),
         (UNACKNOWLEDGED_BYTES, Unit::Bytes, "Bytes of the messages that have no outcome yet"),
-        (LATENCY, Unit::Seconds, "How long acknowledged messages took, since the producer was made"),
+        (REGISTRY, Unit::Count, "Whether the registry answers"),
+        (PARTITIONS, Unit::Count, "Partitions that messages can go to now"),
+        (MISSING, Unit::Count, "Brokers that the registry names and that are not connected"),
+        (VIEW_AGE, Unit::Seconds, "How long ago the registry was read"),
+        (CONNECTION_STATE, Unit::Count, "Connections in this state"),
     ] {
         describe_gauge!(name, unit, text);
     }
 }
 
 fn record_latencies(latencies: &LatencyStats, labels: &[(&'static str, String); 2]) {
-    for (name, quantile) in [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99), ("0.999", 0.999), ("1", 1.0)] {
+    let mut counts = latencies.counts().peekable();
+    let (mut count, mut sum) = (0, 0.0);
+    for (limit, name) in BUCKETS {
+        while let Some((latency, messages)) =
+            counts.next_if(|(latency, _)| latency.as_micros() as u64 <= limit)
+        {
+            count += messages;
+            sum += latency.as_secs_f64() * messages as f64;
+        }
         let [topic, broker] = labels.clone();
-        let labels = [topic, broker, ("quantile", name.to_owned())];
-        gauge!(LATENCY, &labels).set(latencies.quantile(quantile).as_secs_f64());
+        counter!(LATENCY_BUCKET, &[topic, broker, ("le", name.to_owned())]).absolute(count);
     }
+    counter!(LATENCY_COUNT, labels).absolute(count);
+    gauge!(LATENCY_SUM, labels).set(sum);
 }

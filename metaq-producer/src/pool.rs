@@ -8,8 +8,12 @@ use std::{
 use metaq_protocol::BrokerAddr;
 use metaq_transport::{Connection, Transport, TransportError};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use crate::lane::Broker;
+use crate::{
+    health::{BrokerHealth, ConnectionRecord, EventSender},
+    lane::Broker,
+};
 
 /// Hands out the connections. Whoever needs one holds it; with the last holder it closes by itself, after its
 /// outstanding requests have ended.
@@ -18,6 +22,8 @@ pub(crate) struct Pool {
     transport: Arc<dyn Transport>,
     /// How many connections a broker has.
     size: usize,
+    /// Where the changes of connections are reported.
+    events: EventSender,
     brokers: Mutex<BTreeMap<BrokerAddr, Pooled>>,
 }
 
@@ -25,18 +31,30 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 struct Pooled {
     broker: Arc<Broker>,
-    connections: Vec<Weak<dyn Connection>>,
+    connections: Vec<PooledConnection>,
     /// One connects at a time, so that topics share what comes of it.
     connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// A connection, as long as somebody else holds it.
+#[derive(Clone, Debug)]
+struct PooledConnection {
+    connection: Weak<dyn Connection>,
+    record: Arc<ConnectionRecord>,
+}
+
 impl Pooled {
     fn is_used(&self) -> bool {
-        Arc::strong_count(&self.connecting) > 1 || self.connections.iter().any(|weak| weak.strong_count() > 0)
+        let mut connections = self.connections.iter();
+        Arc::strong_count(&self.connecting) > 1
+            || connections.any(|pooled| pooled.connection.strong_count() > 0)
     }
 
-    fn connections(&self) -> Vec<Arc<dyn Connection>> {
-        self.connections.iter().filter_map(Weak::upgrade).collect()
+    fn connections(&self) -> Vec<(Arc<dyn Connection>, Arc<ConnectionRecord>)> {
+        let connections = self.connections.iter();
+        connections
+            .filter_map(|pooled| Some((pooled.connection.upgrade()?, Arc::clone(&pooled.record))))
+            .collect()
     }
 }
 
@@ -44,8 +62,8 @@ impl Pooled {
 pub(crate) type Connected = (Arc<Broker>, Vec<Arc<dyn Connection>>);
 
 impl Pool {
-    pub(crate) fn new(transport: Arc<dyn Transport>, size: usize) -> Self {
-        Self { transport, size: size.max(1), brokers: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(transport: Arc<dyn Transport>, size: usize, events: EventSender) -> Self {
+        Self { transport, size: size.max(1), events, brokers: Mutex::new(BTreeMap::new()) }
     }
 
     /// The connections to the broker at `addr`: those that are in use, or new ones.
@@ -68,15 +86,21 @@ impl Pool {
                 None => (Arc::new(Broker::new(addr.clone(), self.size)), Vec::new()),
             }
         };
-        all.retain(is_open);
+        all.retain(|(connection, _)| is_open(connection));
         while all.len() < self.size {
-            all.push(self.transport.connect(addr).await?);
+            let connection = self.transport.connect(addr).await?;
+            let record = ConnectionRecord::follow(&*connection, &self.events);
+            all.push((connection, record));
         }
-        let connections = all.iter().map(Arc::downgrade).collect();
+        let pooled = |(connection, record): &(_, _)| PooledConnection {
+            connection: Arc::downgrade(connection),
+            record: Arc::clone(record),
+        };
+        let connections = all.iter().map(pooled).collect();
         let pooled = Pooled { broker: Arc::clone(&broker), connections, connecting: Arc::clone(&connecting) };
         let old = self.brokers.lock().insert(addr.clone(), pooled);
         drop(old);
-        Ok((broker, all))
+        Ok((broker, all.into_iter().map(|(connection, _)| connection).collect()))
     }
 
     /// One connection to the broker at `addr`, for requests that may go over any.
@@ -88,7 +112,30 @@ impl Pool {
     /// All connections that are in use.
     pub(crate) fn in_use(&self) -> Vec<Arc<dyn Connection>> {
         let brokers = self.brokers.lock();
-        brokers.values().flat_map(Pooled::connections).collect()
+        brokers.values().flat_map(Pooled::connections).map(|(connection, _)| connection).collect()
+    }
+
+    /// The health of each broker whose connections are in use, without the ids.
+    pub(crate) fn health(&self, is_closing: bool) -> Vec<BrokerHealth> {
+        // Connections are anybody's code, and aren't asked under the lock.
+        let brokers: Vec<_> = {
+            let brokers = self.brokers.lock();
+            brokers.values().map(|pooled| (Arc::clone(&pooled.broker), pooled.connections())).collect()
+        };
+        let now = Instant::now();
+        let used = brokers.into_iter().filter(|(_, connections)| !connections.is_empty());
+        used.map(|(broker, connections)| {
+            let connections = connections.iter();
+            let connections =
+                connections.map(|(connection, record)| record.health(&**connection, is_closing));
+            BrokerHealth {
+                addr: broker.addr.clone(),
+                ids: Vec::new(),
+                cooling_down: broker.rests(now),
+                connections: connections.collect(),
+            }
+        })
+        .collect()
     }
 }
 

@@ -16,11 +16,12 @@ use metaq_transport::{Connection, ConnectionState};
 use tokio::time::Instant;
 
 use crate::{
-    Message, Outcome, ProducerBuilder, ProducerConfig, ProducerStats, PublishError, SendError, SendHandle,
-    SendReceipt,
+    Message, NotReady, Outcome, ProducerBuilder, ProducerConfig, ProducerEvents, ProducerHealth,
+    ProducerStats, PublishError, RegistryHealth, SendError, SendHandle, SendReceipt,
     broker_stats::{self, BrokerFigures},
     deadline,
     flights::{Cargo, Flights, Millis},
+    health::EventSender,
     launcher::Launcher,
     panics::contain,
     pool::Pool,
@@ -63,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) transaction_names: TransactionNames,
     pub(crate) open_transactions: Arc<OpenTransactions>,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) events: EventSender,
     pub(crate) discovery: Arc<dyn Discovery>,
     /// Whether the discovery is the producer's own, to be closed with it.
     pub(crate) owns_discovery: bool,
@@ -281,6 +283,57 @@ impl Producer {
         broker_stats::ask_all(&self.inner.pool, item, deadline).await
     }
 
+    /// A snapshot of the registry, the published topics, and the connections to their brokers. It asks nobody, and takes no
+    /// lock that messages wait for.
+    #[must_use]
+    pub fn health(&self) -> ProducerHealth {
+        let inner = &self.inner;
+        let (state, since) = inner.discovery.events().registry();
+        let registry = RegistryHealth { state, since: since.map(|since| since.elapsed()) };
+        let states = inner.topics.states();
+        let mut brokers = inner.pool.health(inner.closed.load(Ordering::Acquire));
+        for state in &states {
+            for (id, addr) in state.route().named() {
+                if let Ok(at) = brokers.binary_search_by(|broker| broker.addr.cmp(addr))
+                    && let Err(place) = brokers[at].ids.binary_search(&id)
+                {
+                    brokers[at].ids.insert(place, id);
+                }
+            }
+        }
+        let topics = states.iter().map(|state| state.health()).collect();
+        ProducerHealth { registry, topics, brokers }
+    }
+
+    /// Checks that messages of each of `topics` can be sent now: the topic is published, and a broker of it is connected. For
+    /// readiness probes.
+    ///
+    /// # Errors
+    /// When the producer is closed, or a topic can't be sent to; the error names each such topic with the reason.
+    pub fn ready<'a>(&self, topics: impl IntoIterator<Item = &'a Topic>) -> Result<(), NotReady> {
+        let is_closed = self.inner.closed.load(Ordering::Acquire);
+        let lookup = self.inner.topics.lookup();
+        let reason = |topic: &Topic| match lookup.find(topic) {
+            None => Some("it is not published".to_owned()),
+            Some(state) if state.route().partitions.is_empty() => {
+                let (brokers, last) = state.route().unreachable();
+                let last = last.and_then(|error| std::error::Error::source(&error).map(ToString::to_string));
+                let last = last.map(|last| format!(": {last}")).unwrap_or_default();
+                Some(format!("no broker is connected: {brokers}{last}"))
+            }
+            Some(_) => None,
+        };
+        let reasons = topics.into_iter().filter_map(|topic| Some((topic.clone(), reason(topic)?)));
+        let reasons: Vec<_> = reasons.collect();
+        if is_closed || !reasons.is_empty() { Err(NotReady { reasons, is_closed }) } else { Ok(()) }
+    }
+
+    /// The changes of connections, routes and the registry from now on. A reader never delays messages.
+    #[must_use]
+    pub fn events(&self) -> ProducerEvents {
+        self.inner.events.subscribe(self.inner.discovery.events())
+    }
+
     /// How the registry fares, and how the brokers of topics change.
     #[must_use]
     pub fn discovery_events(&self) -> DiscoveryEvents {
@@ -329,6 +382,7 @@ impl Producer {
             let _ = deadline::timeout_at(end, inner.discovery.close()).await;
         }
         let report = flights.closing.report();
+        inner.events.close();
         let CloseReport { acknowledged, rejected, unknown, unsent } = &report;
         contain(|| tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed"));
         report
@@ -369,6 +423,7 @@ impl Drop for Inner {
         flights.fail_waiting(SendError::closed);
         // What is in flight ends with its connection.
         self.topics.close();
+        self.events.close();
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use metaq_protocol::{BrokerId, Partition, Topic};
+use metaq_discovery::TopicWatch;
+use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState, TransportError};
 use parking_lot::Mutex;
 use tokio::{
@@ -19,8 +20,8 @@ use tokio::{
 };
 
 use crate::{
-    PartitionSelector, counts::TopicCounts, deadline, follower::Followed, guarded_selector::GuardedSelector,
-    lane::Lane, wait_queue::WaitQueues,
+    PartitionSelector, TopicHealth, counts::TopicCounts, deadline, follower::Followed,
+    guarded_selector::GuardedSelector, lane::Lane, wait_queue::WaitQueues,
 };
 
 /// A topic that messages are sent to: its current route, and what belongs to the topic whatever the route is.
@@ -35,6 +36,8 @@ pub(crate) struct TopicState {
     pub(crate) is_ordered: bool,
     /// Sees to it that the topic is followed.
     followed: Followed,
+    /// The watch of the task that follows the topic.
+    watch: Mutex<Option<TopicWatch>>,
     route: ArcSwap<Route>,
     changed: Notify,
     withdrawn: AtomicBool,
@@ -57,6 +60,7 @@ impl TopicState {
             waits,
             is_ordered,
             followed,
+            watch: Mutex::default(),
             route: ArcSwap::from_pointee(Route::default()),
             changed: Notify::new(),
             withdrawn: AtomicBool::new(false),
@@ -97,6 +101,25 @@ impl TopicState {
     /// it began by this.
     pub(crate) fn ensure_followed(self: &Arc<Self>) -> bool {
         !self.is_withdrawn() && self.followed.ensure(self)
+    }
+
+    /// Replaces the watch by which the age of the view is told.
+    pub(crate) fn set_watch(&self, watch: Option<TopicWatch>) {
+        let old = std::mem::replace(&mut *self.watch.lock(), watch);
+        // It may be the last that keeps a discovery's task.
+        drop(old);
+    }
+
+    /// The health of the topic.
+    pub(crate) fn health(&self) -> TopicHealth {
+        let route = self.route();
+        TopicHealth {
+            topic: self.topic.clone(),
+            partitions: route.partitions.len(),
+            connected: route.brokers.iter().map(|broker| broker.id).collect(),
+            missing: route.waiting_for.iter().map(|(id, _)| *id).collect(),
+            view_age: self.watch.lock().as_ref().map(|watch| watch.current().age()),
+        }
     }
 
     /// Whether a broker is connected.
@@ -243,6 +266,13 @@ impl Route {
     /// Whether the registry names the broker, connected or not.
     pub(crate) fn knows(&self, id: BrokerId) -> bool {
         self.broker(id).is_some() || self.waiting_for.iter().any(|(waiting, _)| *waiting == id)
+    }
+
+    /// The brokers, connected or not, each with its address.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (BrokerId, &BrokerAddr)> {
+        let connected = self.brokers.iter().map(|broker| (broker.id, &broker.lane.broker.addr));
+        let waiting = self.waiting_for.iter().map(|(id, connection)| (*id, connection.broker()));
+        connected.chain(waiting)
     }
 
     /// The brokers that can't be reached, as text with the reasons, and the last reason.

@@ -161,6 +161,11 @@ impl LatencyStats {
         Duration::from_micros(reached.map_or(0, |(micros, _)| *micros))
     }
 
+    /// The latencies that occurred, ascending, each with the number of messages that took it.
+    pub fn counts(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        self.counts.iter().map(|(micros, count)| (Duration::from_micros(*micros), *count))
+    }
+
     /// What the slowest one took.
     #[must_use]
     pub fn max(&self) -> Duration {

@@ -18,6 +18,7 @@ use crate::{
     counts::Counts,
     deadline,
     follower::{Followed, FollowerParts, Progress, PublishLimits},
+    health::EventSender,
     launcher::Launcher,
     panics::contain,
     pool::Pool,
@@ -145,9 +146,10 @@ impl Topics {
         pool: Arc<Pool>,
         launcher: Arc<Launcher>,
         limits: PublishLimits,
+        events: EventSender,
         ordered: bool,
     ) -> Self {
-        let parts = FollowerParts { discovery, pool, launcher: Arc::downgrade(&launcher), limits };
+        let parts = FollowerParts { discovery, pool, launcher: Arc::downgrade(&launcher), limits, events };
         Self {
             parts: Arc::new(parts),
             launcher,
@@ -212,11 +214,17 @@ impl Topics {
         }
     }
 
+    /// The states of all topics that are published or being published, sorted by name.
+    pub(crate) fn states(&self) -> Vec<Arc<TopicState>> {
+        let lookup = self.lookup.load();
+        let mut states: Vec<_> = lookup.values().map(|published| Arc::clone(&published.state)).collect();
+        states.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+        states
+    }
+
     /// Has the topics followed on that were followed on a runtime that has ended, and waits for their connections.
     pub(crate) async fn revive(&self, deadline: Instant) {
-        let topics: Vec<_> =
-            self.lookup.load().values().map(|published| Arc::clone(&published.state)).collect();
-        let revived: Vec<_> = topics.into_iter().filter(|topic| topic.ensure_followed()).collect();
+        let revived: Vec<_> = self.states().into_iter().filter(|topic| topic.ensure_followed()).collect();
         for topic in revived {
             loop {
                 let mut changed = pin!(topic.route_changed());

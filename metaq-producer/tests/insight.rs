@@ -40,6 +40,9 @@ async fn figures_are_exported_until_the_producer_is_closed() {
     }
     broker.faults().plan(Requests::puts(), Fault::refuse(500, "no"));
     producer.send(message()).await.unwrap_err();
+    // Closing ends the connections, whose last figures stay.
+    producer.stats().await.record_metrics();
+    producer.health().record_metrics();
     let export = tokio::spawn(producer.export_metrics(Duration::ZERO));
     producer.close(SOON).await;
     timeout(SOON, export).await.expect("it ends with the producer").unwrap();
@@ -72,9 +75,24 @@ async fn figures_are_exported_until_the_producer_is_closed() {
             figures.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value).collect();
         assert_eq!(found, [expected], "{name} in {figures:?}");
     }
-    let latency = format!("metaq_latency_seconds topic=t broker={addr} quantile=");
-    let quantiles: Vec<_> = figures.iter().filter(|(name, _)| name.starts_with(&latency)).collect();
-    assert!(quantiles.len() == 5 && quantiles.iter().all(|(_, value)| *value > 0.0), "{quantiles:?}");
+    let figure = |name: &str| {
+        let found = figures.iter().find(|(known, _)| known == name);
+        found.unwrap_or_else(|| panic!("{name} in {figures:?}")).1
+    };
+    let labels = format!("topic=t broker={addr}");
+    let bucket = |limit: &str| figure(&format!("metaq_latency_seconds_bucket {labels} le={limit}"));
+    assert_eq!((bucket("+Inf"), figure(&format!("metaq_latency_seconds_count {labels}"))), (3.0, 3.0));
+    assert!(
+        bucket("0.00025") <= bucket("0.1") && bucket("0.1") <= bucket("5"),
+        "buckets hold what is below their limit"
+    );
+    assert!(figure(&format!("metaq_latency_seconds_sum {labels}")) > 0.0);
+    assert!(figure(&format!("metaq_requests_total broker={addr}")) >= 4.0);
+    assert_eq!(figure(&format!("metaq_connections_established_total broker={addr}")), 1.0);
+    for state in ["connecting", "ready", "stalled", "closing", "closed"] {
+        figure(&format!("metaq_connection_state broker={addr} state={state}"));
+    }
+    assert_eq!(figure("metaq_topic_partitions topic=t"), 1.0);
 }
 
 /// The figures of a recorder by topic and name: the sums over all brokers.

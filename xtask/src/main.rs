@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
 
+mod bench;
 mod fuzz;
 mod reliability;
 mod simulate;
@@ -19,9 +20,10 @@ usage: cargo xtask TASK
   simulate [--seeds N | --seed N]
                  runs the producer through random schedules, of 40 seeds or so many, in which a seed determines
                  everything; or runs that one again, and prints its log. Built into target/simulation
-  bench [--quick]
+  bench [--quick] [--against COMMIT]
                  compares the Java client with ours, and with what the machine allows, beside real brokers,
                  and writes bench/results/latest.md: a quarter of an hour, or with --quick three minutes.
+                 With --against, compares the current build with that of a commit instead, in turns, and prints ratios.
                  Nothing else should run meanwhile
   reliability [TESTS…]
                  runs the tests of docs/reliability.md in their full form, one after another, and prints each figure
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
     let done = match args.next().as_deref() {
         Some("test") => test(&args.collect::<Vec<_>>()),
         Some("simulate") => simulate::run(&args.collect::<Vec<_>>()),
-        Some("bench") => bench(&args.collect::<Vec<_>>()),
+        Some("bench") => bench::run(&args.collect::<Vec<_>>()),
         Some("reliability") => fetch_peers() && reliability::run(&args.collect::<Vec<_>>()),
         Some("protoc") => {
             // Not for a person but for a script, hence on stdout.
@@ -77,22 +79,6 @@ fn fetch_peers() -> bool {
     true
 }
 
-/// Compares the Java client with ours; true when it was done. ARGS go to the program that does it.
-fn bench(args: &[String]) -> bool {
-    // Together, so that what both use is built once.
-    if !cargo(&["build", "--release", "--package", "metaq-cli", "--package", "metaq-bench"], &[]) {
-        return false;
-    }
-    let compare = target().join("release").join("compare");
-    match Command::new(&compare).args(args).status() {
-        Ok(status) => status.success(),
-        Err(error) => {
-            say(&format!("{} can't be run: {error}\n", compare.display()));
-            false
-        }
-    }
-}
-
 /// The folder that everything is built into.
 fn target() -> PathBuf {
     // This program is in the folder of a profile.
@@ -124,11 +110,11 @@ fn cargo_command() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-fn succeeds(cargo: &mut Command) -> bool {
-    match cargo.status() {
+fn succeeds(command: &mut Command) -> bool {
+    match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
-            say(&format!("cargo can't be run: {error}\n"));
+            say(&format!("{} can't be run: {error}\n", command.get_program().display()));
             false
         }
     }

@@ -7,7 +7,7 @@ use super::{
     figures::Figures,
     java::Java,
     machine, metaq,
-    plan::{Case, Plan, Target},
+    plan::{self, Case, Plan, Target},
     say,
     stage::Stage,
 };
@@ -18,12 +18,6 @@ use crate::{
 
 /// How long a limit is measured, in milliseconds.
 const LIMIT_MILLIS: u64 = 300;
-
-/// The fewest messages of a round.
-const FEWEST: u64 = 50;
-
-/// The most.
-const MOST: u64 = 20_000_000;
 
 /// One case: what each round of each client gave.
 #[derive(Debug)]
@@ -84,17 +78,19 @@ impl<'a> Contest<'a> {
         say(&format!("{case}: warming Java up"));
         let _awake = case.awake.then(|| stage.keep_awake()).transpose()?;
         let mut java = Java::start(stage, case)?;
-        let mut rate = java.round(FEWEST.max(2 * case.window as u64))?.msgs_per_s;
+        let mut rate = java.round(plan::FEWEST.max(2 * case.window as u64))?.msgs_per_s;
         for _ in 0..plan.warm_up {
-            rate = java.round(messages(rate, plan.warm_up_round, case))?.msgs_per_s;
+            rate = java.round(plan::messages(rate, plan.warm_up_round, case))?.msgs_per_s;
         }
-        let java_messages = messages(rate, plan.round, case);
-        let trial = metaq::round(stage, case, messages(rate, plan.round / 4, case))?;
-        let metaq_messages = messages(trial.msgs_per_s, plan.round, case);
+        let java_messages = plan.messages(rate, case);
+        let program = stage.program("metaq");
+        let trial = metaq::round(stage, &program, case, plan.messages(rate / 4.0, case))?;
+        let metaq_messages = plan.messages(trial.msgs_per_s, case);
         let mut row = Row { case, java: Vec::new(), metaq: Vec::new(), raw: Vec::new() };
         let what = if case.window == 1 { "ping-pong" } else { "loop" };
         for _ in 0..plan.rounds {
-            let (java, metaq) = (java.round(java_messages)?, metaq::round(stage, case, metaq_messages)?);
+            let (java, metaq) =
+                (java.round(java_messages)?, metaq::round(stage, &program, case, metaq_messages)?);
             let raw = metaq::limit(stage, case, what, LIMIT_MILLIS)?;
             say(&format!(
                 "{case}: Java {:.0}/s, metaq {:.0}/s, raw {:.0}/s",
@@ -159,9 +155,4 @@ impl<'a> Contest<'a> {
         let case = Case { target: Target::Null, size: 128, window: tasks as usize, awake: false };
         metaq::tasks(self.stage, program, case, threads, self.plan.round.as_millis() as u64)
     }
-}
-
-/// How many messages take so long.
-fn messages(rate: f64, time: Duration, case: Case) -> u64 {
-    ((rate * time.as_secs_f64()) as u64).max(4 * case.window as u64).clamp(FEWEST, MOST)
 }

@@ -1,6 +1,6 @@
 //! Our client, and what it could be at most.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use super::{
     Result,
@@ -15,9 +15,9 @@ use crate::{
     tasks::{TaskFigures, Threads},
 };
 
-/// Sends so many messages by `metaq bench`.
-pub(super) fn round(stage: &Stage, case: Case, messages: u64) -> Result<Figures> {
-    let mut command = Command::new(stage.program("metaq"));
+/// Sends so many messages by `metaq bench` of the build at `program`.
+pub(super) fn round(stage: &Stage, program: &Path, case: Case, messages: u64) -> Result<Figures> {
+    let mut command = Command::new(program);
     command.args(["bench", "--json", "--timeout", "10s", "--topic", TOPIC]);
     command.args(["--cluster", &stage.cluster(case.target)]);
     command.args(["--size", &case.size.to_string(), "--in-flight", &case.window.to_string()]);

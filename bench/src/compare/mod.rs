@@ -1,5 +1,6 @@
 //! The Java client and ours, in turns, over the same brokers.
 
+mod against;
 mod contest;
 mod figures;
 mod java;
@@ -40,6 +41,9 @@ struct Args {
     /// Where the tables go
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results/latest.md"))]
     output: PathBuf,
+    /// Compare with this former build of metaq instead of Java, and print the ratios
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "output")]
+    against: Option<PathBuf>,
     /// Only cases whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -63,6 +67,9 @@ fn run(args: &Args) -> Result<()> {
         plan.retain(only);
     }
     let stage = Stage::set()?;
+    if let Some(former) = &args.against {
+        return against::run(&stage, &plan.against(), former);
+    }
     let results = Contest::new(&stage, plan).run()?;
     write(&args.output, &results)?;
     say(&format!("the results are in {}", args.output.display()));

@@ -8,6 +8,12 @@ const LARGEST_WINDOW: usize = 128 << 20;
 const SIZES: [usize; 4] = [128, 1024, 16 * 1024, 256 * 1024];
 const WINDOWS: [usize; 4] = [1, 64, 1024, 8192];
 
+/// The fewest messages of a round.
+pub(super) const FEWEST: u64 = 50;
+
+/// The most messages of a round.
+const MOST: u64 = 20_000_000;
+
 /// Which broker is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -127,10 +133,26 @@ impl Plan {
         }
     }
 
+    /// The cases in which two builds of metaq are compared: Java isn't run, so there can be more rounds.
+    pub(super) fn against(self) -> Self {
+        let rounds = if self.quick { 9 } else { 15 };
+        Self { rounds, ..self }
+    }
+
+    /// The number of messages that take as long as a round at `rate` a second.
+    pub(super) fn messages(&self, rate: f64, case: Case) -> u64 {
+        messages(rate, self.round, case)
+    }
+
     /// Keeps the cases whose name contains `text`.
     pub(super) fn retain(&mut self, text: &str) {
         self.cases.retain(|case| case.to_string().contains(text));
     }
+}
+
+/// The number of messages that take `time` at `rate` a second, within the limits of a round.
+pub(super) fn messages(rate: f64, time: Duration, case: Case) -> u64 {
+    ((rate * time.as_secs_f64()) as u64).max(4 * case.window as u64).clamp(FEWEST, MOST)
 }
 
 #[cfg(test)]

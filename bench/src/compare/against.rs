@@ -1,0 +1,113 @@
+//! Two builds of our client, in turns.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
+
+use super::{
+    Result,
+    figures::{Figures, Spread},
+    metaq,
+    plan::{Case, Plan, thousands},
+    say,
+    stage::Stage,
+};
+
+/// A figure that both builds give.
+struct Measure {
+    name: &'static str,
+    of: fn(&Figures) -> f64,
+}
+
+const MEASURES: [Measure; 4] = [
+    Measure { name: "rate", of: |figures| figures.msgs_per_s },
+    Measure { name: "CPU per message", of: |figures| figures.cpu_us_per_msg },
+    Measure { name: "99th percentile", of: |figures| figures.p99_us },
+    Measure { name: "peak memory", of: |figures| figures.max_rss_kib as f64 },
+];
+
+/// The rounds of one case. Each pair was measured one after the other, the former build first in every other pair.
+struct Pairs {
+    case: Case,
+    pairs: Vec<[Figures; 2]>,
+}
+
+/// Runs the build at `former` and the current one in turns through the cases of `plan`, and prints the ratios of their
+/// figures.
+///
+/// # Errors
+/// When a program can't be run, or the table can't be printed.
+pub(super) fn run(stage: &Stage, plan: &Plan, former: &Path) -> Result<()> {
+    let current = stage.program("metaq");
+    let mut rows = Vec::new();
+    for &case in &plan.cases {
+        let _awake = case.awake.then(|| stage.keep_awake()).transpose()?;
+        let trial = metaq::round(stage, &current, case, plan.messages(1000.0, case))?;
+        let messages = plan.messages(trial.msgs_per_s, case);
+        let mut row = Pairs { case, pairs: Vec::new() };
+        for round in 0..plan.rounds {
+            let pair = if round % 2 == 0 {
+                let former = metaq::round(stage, former, case, messages)?;
+                [former, metaq::round(stage, &current, case, messages)?]
+            } else {
+                let current = metaq::round(stage, &current, case, messages)?;
+                [metaq::round(stage, former, case, messages)?, current]
+            };
+            let [former, current] = &pair;
+            say(&format!(
+                "{case}: former {}/s, current {}/s",
+                thousands(former.msgs_per_s),
+                thousands(current.msgs_per_s)
+            ));
+            row.pairs.push(pair);
+        }
+        rows.push(row);
+    }
+    Ok(write!(io::stdout(), "{}", table(&rows, plan.rounds))?)
+}
+
+/// The ratios as a table, current / former: the median of all pairs, and the least and the most in brackets.
+fn table(rows: &[Pairs], rounds: usize) -> String {
+    let names = MEASURES.map(|measure| measure.name).join(" | ");
+    let mut text = format!(
+        "Current / former, medians of {rounds} pairs (least to most):\n\n| messages, in flight | {names} |\n|---|{}\n",
+        "---|".repeat(MEASURES.len())
+    );
+    for row in rows {
+        let ratios = MEASURES.iter().map(|measure| {
+            let ratios =
+                row.pairs.iter().map(|[former, current]| (measure.of)(current) / (measure.of)(former));
+            let Spread { min, median, max } = Spread::of(ratios)?;
+            Some(format!("{median:.3} ({min:.2} to {max:.2})"))
+        });
+        let ratios: Vec<_> = ratios.map(|ratio| ratio.unwrap_or_else(|| "none".to_owned())).collect();
+        text.push_str(&format!("| {} | {} |\n", row.case, ratios.join(" | ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(rate: f64, cpu: f64) -> Figures {
+        serde_json::from_value(serde_json::json!({
+            "msgs_per_s": rate, "p50_us": 1.0, "p99_us": 2.0, "cpu_us_per_msg": cpu, "max_rss_kib": 100, "failures": 0
+        }))
+        .expect("figures as the command prints them")
+    }
+
+    #[test]
+    fn ratios_are_those_of_pairs() {
+        let case = Plan::quick().cases[0];
+        let pairs = vec![
+            [figures(100.0, 2.0), figures(110.0, 1.0)],
+            [figures(200.0, 2.0), figures(200.0, 3.0)],
+            [figures(50.0, 1.0), figures(60.0, 1.0)],
+        ];
+        let text = table(&[Pairs { case, pairs }], 3);
+        let wanted = "| 128 B, 1 | 1.100 (1.00 to 1.20) | 1.000 (0.50 to 1.50) | 1.000 (1.00 to 1.00) | 1.000 (1.00 to 1.00) |";
+        assert!(text.lines().any(|line| line == wanted), "{text}");
+    }
+}
