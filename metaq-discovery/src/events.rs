@@ -62,18 +62,21 @@ pub struct ViewChange {
 impl ViewChange {
     /// What is different in `new`; none if nothing is.
     pub(crate) fn between(old: &TopicView, new: &TopicView) -> Option<Self> {
-        let find = |view: &TopicView, id| view.brokers().iter().find(|broker| broker.id == id).cloned();
-        let ids = |view: &TopicView| view.brokers().iter().map(|broker| broker.id).collect::<Vec<_>>();
         let topic = new.topic().clone();
         let mut change = Self { topic, added: Vec::new(), removed: Vec::new(), changed: Vec::new() };
-        for id in ids(new) {
-            match find(old, id) {
-                None => change.added.push(id),
-                old if old != find(new, id) => change.changed.push(id),
+        // Both are sorted by id.
+        let mut before = old.brokers().iter().peekable();
+        for broker in new.brokers() {
+            while let Some(gone) = before.next_if(|other| other.id < broker.id) {
+                change.removed.push(gone.id);
+            }
+            match before.next_if(|other| other.id == broker.id) {
+                None => change.added.push(broker.id),
+                Some(other) if other != broker => change.changed.push(broker.id),
                 Some(_) => {}
             }
         }
-        change.removed = ids(old).into_iter().filter(|id| find(new, *id).is_none()).collect();
+        change.removed.extend(before.map(|gone| gone.id));
         let differs = !(change.added.is_empty() && change.removed.is_empty() && change.changed.is_empty());
         differs.then_some(change)
     }

@@ -10,18 +10,21 @@ use crate::{TopicView, TopicWatch, ViewPublisher};
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
     by_topic: BTreeMap<Topic, Vec<Arc<ViewPublisher>>>,
-    /// How many were added since those that were dropped were forgotten.
-    added: usize,
+    /// How many there are, those that were dropped since the last time they were forgotten included.
+    count: usize,
+    /// At how many those that were dropped are forgotten next.
+    limit: usize,
 }
 
 impl Publishers {
     /// A watch that begins with `first`.
     pub(crate) fn watch(&mut self, first: TopicView) -> TopicWatch {
-        self.added += 1;
-        // Not at each: then many would take time that grows with their square.
-        if self.added > self.by_topic.len() {
+        // Not at each: then many, of one topic or of many, would take time that grows with their square.
+        if self.count >= self.limit {
             self.forget_dropped();
+            self.limit = (self.count * 2).max(16);
         }
+        self.count += 1;
         let topic = first.topic().clone();
         let (publisher, watch) = TopicWatch::channel(first);
         self.by_topic.entry(topic).or_default().push(Arc::new(publisher));
@@ -50,14 +53,38 @@ impl Publishers {
 
     /// Takes all publishers out, to end their watches.
     pub(crate) fn take_all(&mut self) -> Vec<Arc<ViewPublisher>> {
+        (self.count, self.limit) = (0, 0);
         std::mem::take(&mut self.by_topic).into_values().flatten().collect()
     }
 
     fn forget_dropped(&mut self) {
-        self.added = 0;
+        self.count = 0;
         self.by_topic.retain(|_, publishers| {
             publishers.retain(|publisher| !publisher.is_closed());
+            self.count += publishers.len();
             !publishers.is_empty()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn many_watches_of_one_topic_take_time_in_proportion() {
+        const WATCHES: usize = 40_000;
+        let (started, mut publishers) = (std::time::Instant::now(), Publishers::default());
+        let topic = Topic::new("t").unwrap();
+        let watches: Vec<_> = (0..WATCHES).map(|_| publishers.watch(TopicView::new(topic.clone()))).collect();
+        assert_eq!(publishers.by_topic[&topic].len(), WATCHES);
+        // With those that were dropped being looked for at every other one it took a minute.
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        drop(watches);
+        // Those that were dropped don't pile up.
+        (0..3 * WATCHES).for_each(|_| drop(publishers.watch(TopicView::new(topic.clone()))));
+        assert!(publishers.by_topic[&topic].len() <= 2 * WATCHES, "{}", publishers.by_topic[&topic].len());
     }
 }
