@@ -317,7 +317,7 @@ mod tests {
         let view = (0..10_000).fold(view(), |view, id| view.with_broker(BrokerId(id), addr(1), 4));
         assert_eq!(view.partitions().len(), 40_000);
         assert_eq!(ViewChange::between(&view, &view.clone()), None);
-        // With everything being sorted and collected for each broker it took minutes.
+        // Sorting and collecting everything for each broker took longer than this limit.
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 
