@@ -9,7 +9,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{TopicView, ViewPublisher, supervise::log};
+use crate::{
+    TopicView, ViewPublisher,
+    supervise::{contain, log},
+};
 
 /// So many events wait for a reader; older ones are replaced by [`DiscoveryEvent::Missed`].
 const CAPACITY: usize = 256;
@@ -260,7 +263,8 @@ impl EventPublisher {
                     changed = ?change.changed, "view of the topic changed"
                 );
             });
-            self.send(DiscoveryEvent::ViewChanged(change));
+            // Whoever is woken by it may panic; the view is published all the same.
+            contain(|| self.send(DiscoveryEvent::ViewChanged(change)));
         }
         publisher.publish(view);
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::BadEntry;
 #[cfg(any(feature = "file", feature = "mock"))]
 use crate::DiscoveryEvent;
-use crate::{DiscoveryError, EventPublisher, TopicView, ViewPublisher};
+use crate::{DiscoveryError, EventPublisher, TopicView, ViewPublisher, supervise::contain};
 
 /// Something to tell.
 #[derive(Debug)]
@@ -78,26 +78,100 @@ impl Notices {
 }
 
 impl Notice {
+    /// Tells everybody whom it concerns, also when the code of one of them panics as it is woken.
     fn deliver(self, events: &EventPublisher) {
         match self {
             #[cfg(any(feature = "file", feature = "mock"))]
-            Self::Event(event) => events.send(event),
+            Self::Event(event) => contain(|| events.send(event)),
             #[cfg(feature = "file")]
             Self::Warning(text) => crate::supervise::log(|| tracing::warn!("{text}")),
             #[cfg(any(feature = "etcd", feature = "file"))]
-            Self::BadEntry(entry) => crate::reports::tell(&entry, events),
+            Self::BadEntry(entry) => contain(|| crate::reports::tell(&entry, events)),
             Self::View(publishers, view) => {
-                let mut publishers = publishers.iter();
+                let mut publishers = publishers.into_iter();
                 if let Some(first) = publishers.next() {
-                    events.publish(first, view.clone());
+                    contain(|| {
+                        events.publish(&first, view.clone());
+                        drop(first);
+                    });
                 }
                 publishers.for_each(|publisher| {
-                    publisher.publish(view.clone());
+                    contain(|| {
+                        publisher.publish(view.clone());
+                        drop(publisher);
+                    });
                 });
             }
-            Self::End(publishers, reason) => {
-                publishers.iter().for_each(|publisher| publisher.set_end(reason.clone()));
-            }
+            // The last handle of a publisher wakes, too, as it is dropped.
+            Self::End(publishers, reason) => publishers.into_iter().for_each(|publisher| {
+                contain(|| {
+                    publisher.set_end(reason.clone());
+                    drop(publisher);
+                });
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Wake, Waker},
+    };
+
+    use super::*;
+    use crate::{DiscoveryErrorKind, TopicWatch};
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker panics");
+        }
+    }
+
+    #[tokio::test]
+    async fn everybody_is_told_though_a_waker_panics() {
+        let topic: metaq_protocol::Topic = "t".parse().unwrap();
+        let view = |port: u16| {
+            let addr = metaq_protocol::BrokerAddr::new("h", port).unwrap();
+            TopicView::new(topic.clone()).with_broker(metaq_protocol::BrokerId(0), addr, 1)
+        };
+        let (events, notices) = (EventPublisher::default(), Notices::default());
+        let (publishers, mut watches): (Vec<_>, Vec<_>) = (0..3)
+            .map(|_| TopicWatch::channel(view(1)))
+            .map(|(publisher, watch)| (Arc::new(publisher), watch))
+            .unzip();
+        let waker = Waker::from(Arc::new(Panics));
+        let mut context = Context::from_waker(&waker);
+        let mut listening = events.subscribe();
+        let (mut first, mut second) = (watches[0].clone(), watches[1].clone());
+        for port in 2..4 {
+            let (mut first, mut second) = (pin!(first.changed()), pin!(second.changed()));
+            assert!(first.as_mut().poll(&mut context).is_pending());
+            assert!(second.as_mut().poll(&mut context).is_pending());
+            let mut event = pin!(listening.next());
+            assert!(event.as_mut().poll(&mut context).is_pending());
+            notices.push(Notice::View(publishers.clone(), view(port)));
+            notices.deliver(&events);
+            assert!(watches.iter().all(|watch| watch.current().brokers()[0].addr.port() == port));
+            assert!(event.await.is_some());
+            first.await.unwrap();
+            second.await.unwrap();
+        }
+        let (mut first, mut second) = (pin!(first.changed()), pin!(second.changed()));
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        notices.push(Notice::End(publishers, DiscoveryError::closed()));
+        notices.deliver(&events);
+        for watch in &mut watches {
+            let end = loop {
+                if let Err(end) = watch.changed().await {
+                    break end;
+                }
+            };
+            assert_eq!(end.kind(), DiscoveryErrorKind::Closed);
         }
     }
 }

@@ -45,6 +45,22 @@ pub(crate) fn log(record: impl FnOnce()) {
     forget_panic(catch_unwind(AssertUnwindSafe(record)));
 }
 
+/// Runs code of others, such as wakers. Its panic is reported and does no further harm.
+pub(crate) fn contain(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        let panic = take_message(payload);
+        log(|| tracing::error!(panic, "code that watches a registry panicked when it was woken"));
+    }
+}
+
+/// Returns the message of a panic.
+fn take_message(payload: Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    forget_panic(Err(payload));
+    text.unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
 /// Drops the payload of a panic, which may panic itself.
 fn forget_panic(result: Result<(), Box<dyn Any + Send>>) {
     if let Err(payload) = result
@@ -62,12 +78,7 @@ pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output, String> {
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
         Err(payload) => Poll::Ready(Err(payload)),
     });
-    caught.await.map_err(|payload| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        forget_panic(Err(payload));
-        text.unwrap_or_else(|| "a panic without a message".to_owned())
-    })
+    caught.await.map_err(take_message)
 }
 
 /// Runs what `run` returns until it ends without a panic. `panicked` is called with the message of each panic.
