@@ -2,16 +2,20 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-#[cfg(feature = "tls")]
-use etcd_client::{Certificate, Identity, TlsOptions};
-use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions, WatchResponse};
+use etcd_client::{EventType, WatchResponse};
 use futures_util::FutureExt as _;
 use metaq_protocol::Topic;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{Inner, State, SyncState, read::Keys};
+use super::{
+    Inner, State, SyncState,
+    refusal::{Refusal, Refused},
+    server::{Failure, Server},
+};
+#[cfg(feature = "tls")]
+use crate::{DiscoveryError, DiscoveryErrorKind};
 use crate::{
-    DiscoveryError, DiscoveryErrorKind, DiscoveryEvent,
+    DiscoveryEvent,
     deadline::after,
     notices::Notice,
     registry::Layout,
@@ -25,17 +29,18 @@ const PAUSES_MS: [u64; 3] = [50, 200, 500];
 /// How often it is looked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
-/// Keys are read in portions of so many, as an answer is bounded.
-const PORTION: i64 = 1000;
-
 /// Says that the keys are no longer those of the registry when nothing follows it any more, the runtime's end included.
 struct Unsynced<'a>(&'a Inner);
 
 impl Drop for Unsynced<'_> {
     fn drop(&mut self) {
-        if matches!(*self.0.sync.borrow(), SyncState::Synced) {
-            self.0.sync.send_replace(SyncState::Never);
-        }
+        self.0.sync.send_if_modified(|sync| {
+            let outdated = matches!(sync, SyncState::Synced | SyncState::Refused(_));
+            if outdated {
+                *sync = SyncState::Never;
+            }
+            outdated
+        });
     }
 }
 
@@ -64,9 +69,9 @@ impl Inner {
         !*self.closed.borrow() && (state.waiting > 0 || !state.publishers.topics().is_empty())
     }
 
-    /// Says that the registry can't be read.
-    pub(super) fn lost(&self, error: DiscoveryError) {
-        self.sync.send_replace(SyncState::Lost(error));
+    /// Says that the registry can't be read, and why.
+    pub(super) fn lost(&self, why: SyncState) {
+        self.sync.send_replace(why);
         let was_there = std::mem::take(&mut self.state.lock().connected);
         if was_there {
             self.events.send(DiscoveryEvent::Lost);
@@ -84,14 +89,23 @@ impl Inner {
         #[cfg(feature = "tls")]
         let mut refusals = 0;
         loop {
+            self.back_off().await;
             let host = self.state.lock().host % self.hosts.len();
-            let Err(error) = self.follow_host(&self.hosts[host], &mut failures).await else {
-                continue; // Everything is to be read anew.
+            let error = match self.follow_host(&self.hosts[host], &mut failures).await {
+                Ok(()) => continue, // Everything is to be read anew.
+                Err(Failure::Refused(refused)) if failures > 0 || !refused.may_pass() => {
+                    self.refused(refused);
+                    self.state.lock().host = (host + 1) % self.hosts.len();
+                    failures += 1;
+                    continue;
+                }
+                Err(Failure::Refused(refused)) => refused.error(),
+                Err(Failure::Other(error)) => error,
             };
             if failures == 0 {
                 log(|| tracing::warn!(%error, "etcd can't be read; the last views hold"));
             }
-            self.lost(error);
+            self.lost(SyncState::Lost(error));
             #[cfg(feature = "tls")]
             if let Some(refusal) = self.refusal(&self.hosts[host]).await {
                 refusals = if refusal.kind() == DiscoveryErrorKind::Failed { refusals + 1 } else { 0 };
@@ -109,6 +123,30 @@ impl Inner {
         }
     }
 
+    /// Waits until a server that refused to be read may be asked again.
+    async fn back_off(&self) {
+        let refusal = self.state.lock().refusal.clone();
+        let Some(refusal) = refusal.filter(|refusal| refusal.next_attempt > Instant::now()) else { return };
+        self.sync.send_replace(SyncState::Refused(refusal.error.clone()));
+        sleep_until(refusal.next_attempt).await;
+        // Whoever asks from now on waits for the outcome of this attempt.
+        self.sync.send_replace(SyncState::Lost(refusal.error));
+    }
+
+    /// Reports that etcd refuses to be read as configured. The next attempt is made after a pause that grows.
+    fn refused(&self, refused: Refused) {
+        let (error, is_new) = {
+            let mut state = self.state.lock();
+            let refusal = Refusal::after(state.refusal.as_ref(), refused);
+            let is_new = state.refusal.as_ref().is_none_or(|former| former.reason != refusal.reason);
+            (state.refusal.insert(refusal).error.clone(), is_new)
+        };
+        if is_new {
+            log(|| tracing::warn!(%error, "etcd refuses to be read; the last views hold"));
+        }
+        self.lost(SyncState::Refused(error));
+    }
+
     /// Why TLS fails with a server, or none if that isn't the matter.
     #[cfg(feature = "tls")]
     async fn refusal(&self, host: &str) -> Option<DiscoveryError> {
@@ -118,7 +156,7 @@ impl Inner {
 
     /// The name that the certificate of a server has to hold for.
     #[cfg(feature = "tls")]
-    fn server_name(&self, host: &str) -> Result<String, DiscoveryError> {
+    pub(super) fn server_name(&self, host: &str) -> Result<String, DiscoveryError> {
         match &self.config.server_name {
             Some(name) => Ok(name.clone()),
             None => crate::tls::server_name("etcd", host),
@@ -126,36 +164,23 @@ impl Inner {
     }
 
     /// Reads everything from one server, and applies what changes until it is to be read anew.
-    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<(), DiscoveryError> {
-        let failed = |what: &str, error: etcd_client::Error| {
-            let text = format!("etcd at {host} failed to {what}");
-            DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error)
-        };
-        let silent = |what: &str| {
-            let text = format!("etcd at {host} did not {what} within {:?}", self.config.call_timeout);
-            DiscoveryError::new(DiscoveryErrorKind::Unreachable, text)
-        };
-        let prefix = self.layout.brokers();
-        let limit = self.config.call_timeout;
-        let connect = Client::connect([host], Some(self.options(host)?));
-        let connected = timeout(limit, connect).await.map_err(|_| silent("let us in"))?;
-        let mut client = connected.map_err(|error| failed("let us in", error))?;
-        let (keys, revision) = self.read(&mut client, &prefix, failed, silent).await?;
-        let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-        let watched = timeout(limit, client.watch(prefix.as_str(), Some(options))).await;
-        let mut changes = watched.map_err(|_| silent("watch"))?.map_err(|error| failed("watch", error))?;
-        {
+    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<(), Failure> {
+        let mut server = Server::connect(self, host).await?;
+        let Some((keys, revision)) = server.read().await? else { return Ok(()) };
+        let mut changes = server.watch(revision + 1).await?;
+        let was_there = {
             let mut state = self.state.lock();
             state.keys = keys;
+            state.refusal = None;
             self.publish(&mut state, &Affected { all: true, ..Affected::default() });
-        }
+            std::mem::replace(&mut state.connected, true)
+        };
         self.notices.deliver(&self.events);
         if *failures > 0 {
             log(|| tracing::info!(host, "etcd is read again"));
         }
         *failures = 0;
         self.sync.send_replace(SyncState::Synced);
-        let was_there = std::mem::replace(&mut self.state.lock().connected, true);
         if !was_there {
             self.events.send(DiscoveryEvent::Connected);
         }
@@ -174,21 +199,7 @@ impl Inner {
             let (mut next, mut burst) = (Some(change), Vec::new());
             // A burst of changes makes one view.
             while let Some(change) = next {
-                let change = change.map_err(|error| failed("watch", error))?;
-                let change = change.ok_or_else(|| silent("go on to watch"))?;
-                // The stream stays open then, without an error and without any change.
-                if change.canceled() {
-                    if change.compact_revision() > 0 {
-                        let revision = change.compact_revision();
-                        log(|| {
-                            let text = "etcd forgot changes that were to come; all is read anew";
-                            tracing::info!(host, revision, "{text}");
-                        });
-                        return Ok(());
-                    }
-                    let text = format!("etcd at {host} ended the watch: {}", change.cancel_reason());
-                    return Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
-                }
+                let Some(change) = server.change(change)? else { return Ok(()) };
                 burst.push(change);
                 next = changes.message().now_or_never();
             }
@@ -199,64 +210,6 @@ impl Inner {
             }
             self.notices.deliver(&self.events);
         }
-    }
-
-    /// All keys of the registry, and the revision at which they were read.
-    async fn read(
-        &self,
-        client: &mut Client,
-        prefix: &str,
-        failed: impl Fn(&str, etcd_client::Error) -> DiscoveryError,
-        silent: impl Fn(&str) -> DiscoveryError,
-    ) -> Result<(Keys, i64), DiscoveryError> {
-        let (mut keys, mut revision) = (Keys::default(), 0);
-        let mut from = prefix.as_bytes().to_vec();
-        // The slash at the end of the prefix made one greater is behind all of its keys.
-        let end = [&prefix.as_bytes()[..prefix.len() - 1], b"0"].concat();
-        loop {
-            let options =
-                GetOptions::new().with_range(end.clone()).with_limit(PORTION).with_revision(revision);
-            let read = timeout(self.config.call_timeout, client.get(from, Some(options))).await;
-            let mut answer =
-                read.map_err(|_| silent("answer"))?.map_err(|error| failed("read the registry", error))?;
-            revision = match revision {
-                0 => answer.header().map_or(0, |header| header.revision()),
-                known => known,
-            };
-            let kvs = answer.take_kvs();
-            from = kvs.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
-            kvs.into_iter()
-                .map(|kv| kv.into_key_value())
-                .for_each(|(key, value)| keys.apply(&key, Some(value)));
-            if !answer.more() || from.is_empty() {
-                return Ok((keys, revision));
-            }
-        }
-    }
-
-    #[cfg_attr(not(feature = "tls"), expect(unused_variables, clippy::unnecessary_wraps, reason = "for TLS"))]
-    fn options(&self, host: &str) -> Result<ConnectOptions, DiscoveryError> {
-        let (limit, keep_alive) = (self.config.call_timeout, self.config.keep_alive);
-        // Without being asked while it is idle, a server that is gone would leave a watch waiting for ever.
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(limit)
-            .with_keep_alive(keep_alive, keep_alive)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
-        if let Some(credentials) = &self.config.credentials {
-            options = options.with_user(credentials.name(), credentials.password());
-        }
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.config.tls {
-            let mut shown = TlsOptions::new()
-                .ca_certificate(Certificate::from_pem(tls.ca()))
-                .domain_name(self.server_name(host)?);
-            if let Some((certificate, key)) = tls.identity() {
-                shown = shown.identity(Identity::from_pem(certificate, key));
-            }
-            options = options.with_tls(shown);
-        }
-        Ok(options)
     }
 
     /// Queues what the keys say of the watched topics that are `affected`.

@@ -2,6 +2,8 @@
 
 mod follow;
 mod read;
+mod refusal;
+mod server;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +24,7 @@ use crate::{
     view::ViewSource,
 };
 use read::Keys;
+use refusal::Refusal;
 
 /// Settings of [`EtcdDiscovery`]. A duration of zero is refused; one below 10 ms is taken as 10 ms, and a
 /// `reread_interval` below 100 ms as 100 ms.
@@ -87,6 +90,10 @@ impl Default for EtcdConfig {
 ///
 /// The whole registry is read and followed once for all topics, from the first watch until the last is dropped. While no
 /// server can be reached, the last view of each topic holds.
+///
+/// When etcd refuses to be read, because of a wrong password or missing rights, [`watch`](Discovery::watch) and
+/// [`topics`](Discovery::topics) fail at once with its reason. As each attempt to log in costs the servers work, etcd is
+/// asked again after pauses that grow from 500 ms to 30 s, whoever asks; calls in between return the same error.
 #[derive(Clone, Debug)]
 pub struct EtcdDiscovery {
     inner: Arc<Inner>,
@@ -117,6 +124,8 @@ struct State {
     /// Whether the last event about the registry said that it answers.
     connected: bool,
     host: usize,
+    /// The last answer of etcd that it may not be read, until it was.
+    refusal: Option<Refusal>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,8 +133,7 @@ enum SyncState {
     Never,
     Synced,
     Lost(DiscoveryError),
-    /// None of the servers can be talked to as it is configured: nobody needs to wait.
-    #[cfg(feature = "tls")]
+    /// The servers refuse to be read as it is configured: nobody needs to wait.
     Refused(DiscoveryError),
 }
 
@@ -181,8 +189,15 @@ impl EtcdDiscovery {
         let inner = &self.inner;
         let mut sync = inner.sync.subscribe();
         let mut closed = inner.closed.subscribe();
+        if *closed.borrow() {
+            return Err(DiscoveryError::closed());
+        }
         let waiting = {
-            inner.state.lock().waiting += 1;
+            let mut state = inner.state.lock();
+            if let Some(refused) = state.refusal.as_ref().and_then(Refusal::standing) {
+                return Err(refused);
+            }
+            state.waiting += 1;
             Waiting(inner)
         };
         Arc::clone(inner).ensure_followed()?;
@@ -193,7 +208,6 @@ impl EtcdDiscovery {
             biased;
             _ = closed.wait_for(|closed| *closed) => return Err(DiscoveryError::closed()),
             settled = settled => match settled.ok().and_then(Result::ok).as_deref() {
-                #[cfg(feature = "tls")]
                 Some(SyncState::Refused(error)) => return Err(error.clone()),
                 Some(_) => return Ok(waiting),
                 None => {}
@@ -253,7 +267,7 @@ impl ViewSource for Inner {
         let [followed, panicking, inner] = [(); 3].map(|()| Arc::clone(&self));
         let panicked = move |panic: &str| {
             let text = format!("following etcd panicked, and is begun again: {panic}");
-            panicking.lost(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
+            panicking.lost(SyncState::Lost(DiscoveryError::new(DiscoveryErrorKind::Failed, text)));
         };
         let follow = move || Arc::clone(&followed).follow();
         self.task.ensure("etcd follower", follow, panicked, move || inner.is_needed())

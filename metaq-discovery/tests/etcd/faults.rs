@@ -1,21 +1,25 @@
 //! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right within two
 //! seconds after the registry is back, and no task may be left.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
-use metaq_discovery::{BrokerId, Discovery, EtcdConfig, EtcdDiscovery, TopicWatch};
+use metaq_discovery::{
+    BrokerId, Discovery, DiscoveryError, DiscoveryEvents, EtcdConfig, EtcdDiscovery, TopicWatch,
+};
 use metaq_testkit::{
     conformance::{Observer, RegistryUnderTest as _, Tasks, apart, text, topic},
     peers::EtcdProgram,
     proxy::{Direction, OnConnect, Plan, Proxy},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
 
-use crate::registry::{PATIENCE, Registry, addr};
+use crate::{
+    log::Log,
+    registry::{PATIENCE, Registry, addr},
+};
 
 /// A server, a way to it that can be spoiled, and a topic with the broker 0 that is followed by that way.
 struct Scene {
@@ -172,24 +176,63 @@ async fn changes_that_were_compacted_during_an_outage_are_not_needed() {
     scene.close().await;
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// A discovery that has read the registry, with the broker 0, and whose request to watch it from the next revision on is
+/// held back.
+pub(crate) struct AboutToWatch {
+    discovery: EtcdDiscovery,
+    pub(crate) events: DiscoveryEvents,
+    proxy: Proxy,
+    opening: JoinHandle<Result<TopicWatch, DiscoveryError>>,
 }
 
-impl Log {
-    fn says(&self, text: &str) -> bool {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+impl AboutToWatch {
+    pub(crate) async fn open(registry: &Registry) -> Self {
+        registry.register(BrokerId(0), addr(1000), 1).await;
+        // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to go on.
+        registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
+        let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
+        // The request to watch takes so long that there is time to stop it.
+        proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
+        let mut config = EtcdConfig::default();
+        config.call_timeout = Duration::from_secs(10);
+        config.keep_alive = Duration::from_secs(10);
+        let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+        let events = discovery.events();
+        let opening = tokio::spawn({
+            let discovery = discovery.clone();
+            async move { discovery.watch(&topic()).await }
+        });
+        let read = async {
+            while proxy.forwarded(Direction::ToClient) < 20_000 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, read).await.expect("the registry is read");
+        proxy.plan(Direction::ToServer, Plan::new().freeze());
+        Self { discovery, events, proxy, opening }
+    }
+
+    /// Lets the request pass. The view has to be right within two seconds, and followed on, without any word of trouble.
+    pub(crate) async fn goes_on(mut self, registry: &Registry, wanted: &str) {
+        assert!(!self.opening.is_finished(), "it waits for its watch");
+        self.proxy.plan(Direction::ToServer, Plan::new());
+        let thawed = Instant::now();
+        let mut watch = timeout(PATIENCE, self.opening).await.unwrap().unwrap().unwrap();
+        while text(&watch.current()) != wanted {
+            timeout(PATIENCE, watch.changed()).await.expect("what is there now is seen").unwrap();
+        }
+        assert!(thawed.elapsed() < Duration::from_secs(2), "{:?}", thawed.elapsed());
+        registry.register(BrokerId(9), addr(1009), 1).await;
+        while text(&watch.current()) != format!("{wanted} 9@1009:1") {
+            timeout(PATIENCE, watch.changed()).await.expect("it is followed").unwrap();
+        }
+        // It wasn't away.
+        assert_eq!(self.events.next().await.unwrap().to_string(), "connected");
+        self.discovery.close().await;
+        drop(self.discovery);
+        while let Some(event) = self.events.next().await {
+            assert_ne!(event.to_string(), "lost");
+        }
     }
 }
 
@@ -201,56 +244,13 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
         return;
     };
     let log = Log::default();
-    let writer = {
-        let log = log.clone();
-        move || log.clone()
-    };
-    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = log.listen();
     let registry = Registry::start(&program).await;
-    registry.register(BrokerId(0), addr(1000), 1).await;
-    // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to go on.
-    registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
-    let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
-    // The request to watch takes so long that there is time to stop it.
-    proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
-    let mut config = EtcdConfig::default();
-    config.call_timeout = Duration::from_secs(10);
-    let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
-    let mut events = discovery.events();
-    let opening = tokio::spawn({
-        let discovery = discovery.clone();
-        async move { discovery.watch(&topic()).await }
-    });
-    let read = async {
-        while proxy.forwarded(Direction::ToClient) < 20_000 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, read).await.expect("the registry is read");
-    proxy.plan(Direction::ToServer, Plan::new().freeze());
+    let about_to_watch = AboutToWatch::open(&registry).await;
     registry.register(BrokerId(1), addr(1001), 1).await;
     registry.unregister(BrokerId(0)).await;
     registry.compact().await;
-    assert!(!opening.is_finished(), "it waits for its watch");
-    proxy.plan(Direction::ToServer, Plan::new());
-    let thawed = Instant::now();
-    let mut watch = timeout(PATIENCE, opening).await.unwrap().unwrap().unwrap();
-    while text(&watch.current()) != "1@1001:1" {
-        timeout(PATIENCE, watch.changed()).await.expect("what is there now is read").unwrap();
-    }
-    println!("the compaction was noticed, and all read anew, within {:?}", thawed.elapsed());
-    assert!(thawed.elapsed() < Duration::from_secs(2), "{:?}", thawed.elapsed());
-    assert!(log.says("etcd forgot changes that were to come; all is read anew"), "the watch was canceled");
-    registry.register(BrokerId(2), addr(1002), 1).await;
-    while text(&watch.current()) != "1@1001:1 2@1002:1" {
-        timeout(PATIENCE, watch.changed()).await.expect("it is followed").unwrap();
-    }
-    // It wasn't away.
-    assert_eq!(events.next().await.unwrap().to_string(), "connected");
-    discovery.close().await;
-    drop(discovery);
-    while let Some(event) = events.next().await {
-        assert_ne!(event.to_string(), "lost");
-    }
+    about_to_watch.goes_on(&registry, "1@1001:1").await;
+    let forgotten = "etcd forgot changes that were to come; all is read anew";
+    assert_eq!(log.count(forgotten), 1, "the watch was canceled");
 }

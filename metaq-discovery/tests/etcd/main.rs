@@ -2,8 +2,12 @@
 #![cfg(feature = "etcd")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod auth;
 mod contents;
 mod faults;
+mod large;
+mod log;
+mod panics;
 mod registry;
 mod runtimes;
 #[cfg(feature = "tls")]
@@ -11,7 +15,7 @@ mod tls;
 
 use std::time::Duration;
 
-use metaq_discovery::{BrokerId, Credentials, Discovery, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery};
+use metaq_discovery::{BrokerId, Discovery, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery};
 use metaq_testkit::{
     conformance::{RegistryUnderTest as _, check_discovery, topic},
     peers::EtcdProgram,
@@ -61,31 +65,6 @@ async fn dropping_every_watch_ends_the_following() {
         };
         timeout(PATIENCE, ended).await.expect("no task is left");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_is_not_for_everybody_is_read_with_credentials() {
-    let Some(program) = EtcdProgram::get("a_registry_that_is_not_for_everybody_is_read_with_credentials")
-    else {
-        return;
-    };
-    let registry = Registry::start(&program).await;
-    registry.register(BrokerId(0), addr(1000), 1).await;
-    let mut client = registry.client.clone();
-    client.role_add("root").await.unwrap();
-    client.user_add("root", "secret", None).await.unwrap();
-    client.user_grant_role("root", "root").await.unwrap();
-    client.auth_enable().await.unwrap();
-    let mut config = EtcdConfig::default();
-    config.connect_timeout = Duration::from_secs(1);
-    let anybody = EtcdDiscovery::with_config(&registry.endpoint, config.clone()).unwrap();
-    let error = anybody.watch(&topic()).await.unwrap_err();
-    let cause = std::error::Error::source(&error).unwrap();
-    let cause = std::error::Error::source(cause).unwrap().to_string();
-    assert!(cause.contains("user name is empty"), "{error}: {cause}");
-    config.credentials = Some(Credentials::new("root", "secret"));
-    let root = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
-    assert_eq!(root.watch(&topic()).await.unwrap().current().brokers().len(), 1);
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ pub struct Etcd {
     /// Where it tells that it is healthy, without TLS.
     health_port: Port,
     tls: Option<PeerTls>,
+    max_request_bytes: Option<u32>,
 }
 
 impl Etcd {
@@ -80,7 +81,15 @@ impl Etcd {
     /// # Errors
     /// When it can't be started, or doesn't become ready; the error shows the end of its log.
     pub async fn start(program: &EtcdProgram) -> Result<Self, PeerError> {
-        Self::launch(program, None).await
+        Self::launch(program, None, None).await
+    }
+
+    /// Starts a server that takes longer requests than the 1.5 MiB that are usual, and so longer values.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn start_with_max_request_bytes(program: &EtcdProgram, bytes: u32) -> Result<Self, PeerError> {
+        Self::launch(program, None, Some(bytes)).await
     }
 
     /// Starts a server that listens for TLS only.
@@ -88,14 +97,19 @@ impl Etcd {
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn start_with_tls(program: &EtcdProgram, tls: PeerTls) -> Result<Self, PeerError> {
-        Self::launch(program, Some(tls)).await
+        Self::launch(program, Some(tls), None).await
     }
 
-    async fn launch(program: &EtcdProgram, tls: Option<PeerTls>) -> Result<Self, PeerError> {
+    async fn launch(
+        program: &EtcdProgram,
+        tls: Option<PeerTls>,
+        max_request_bytes: Option<u32>,
+    ) -> Result<Self, PeerError> {
         let folder = TempDir::with_prefix("metaq-etcd-").map_err(PeerError::io("make a temporary folder"))?;
         let program = program.clone();
         let (port, peer_port, health_port) = (free_port()?, free_port()?, free_port()?);
-        let mut etcd = Self { program, folder, port, peer_port, health_port, tls, process: None };
+        let mut etcd =
+            Self { program, folder, port, peer_port, health_port, tls, max_request_bytes, process: None };
         let mut ports_left = PORTS_TO_TRY;
         loop {
             ports_left -= 1;
@@ -139,6 +153,7 @@ impl Etcd {
             ["--initial-cluster", &format!("one={peer}")],
         ];
         let mut args: Vec<_> = args.as_flattened().iter().map(|&arg| arg.to_owned()).collect();
+        args.extend(self.max_request_bytes.map(|bytes| format!("--max-request-bytes={bytes}")));
         if let Some(tls) = &self.tls {
             tls.write(folder)?;
             let files = [("cert", "server.crt"), ("key", "server.key"), ("trusted-ca", "ca.pem")];

@@ -1,0 +1,129 @@
+//! Refusals of etcd to be read by whom it is asked: wrong passwords, missing rights.
+
+use std::time::Duration;
+
+use etcd_client::Error;
+use tokio::time::Instant;
+
+use crate::{DiscoveryError, DiscoveryErrorKind};
+
+/// Pauses after refusals double from the first to the last: each attempt to log in costs the server a slow hash.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The codes of gRPC for a call that is not permitted, and for one of nobody known.
+const PERMISSION_DENIED: i32 = 7;
+const UNAUTHENTICATED: i32 = 16;
+
+/// What etcd says to calls that fail in the same way until somebody changes users, roles or settings. The codes of these
+/// answers are also used for other failures.
+const LASTING: [&str; 5] = [
+    "authentication failed",
+    "authentication is not enabled",
+    "permission denied",
+    "user name is empty",
+    "user name not found",
+];
+
+/// An answer of a server that it may not be read.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) host: String,
+    /// The name that it was asked under.
+    pub(super) user: Option<String>,
+    /// What all keys begin with that were to be read.
+    pub(super) prefix: String,
+    /// What the server says.
+    pub(super) reason: String,
+}
+
+impl Refused {
+    /// Whether trying again at once may help: a password was changed after logging in.
+    pub(super) fn may_pass(&self) -> bool {
+        self.reason.contains("invalid auth token")
+    }
+
+    pub(super) fn error(&self) -> DiscoveryError {
+        let Self { host, user, prefix, reason } = self;
+        let user =
+            user.as_ref().map_or_else(|| "without credentials".to_owned(), |user| format!("as {user:?}"));
+        let mut text = format!("etcd at {host} refuses to be read {user}: {reason}");
+        if reason.contains("permission denied") {
+            text.push_str(&format!("; the right to read all keys that begin with {prefix} is needed"));
+        }
+        DiscoveryError::new(DiscoveryErrorKind::Failed, text)
+    }
+}
+
+/// The reason why an error will last; none for others.
+pub(super) fn lasting_reason(error: &Error) -> Option<String> {
+    let Error::GRpcStatus(status) = error else { return None };
+    let denied = [PERMISSION_DENIED, UNAUTHENTICATED].contains(&(status.code() as i32));
+    (denied || lasts(status.message())).then(|| status.message().to_owned())
+}
+
+/// Whether this is what etcd says to those who may not read.
+pub(super) fn lasts(reason: &str) -> bool {
+    LASTING.iter().any(|lasting| reason.contains(lasting))
+}
+
+/// The last of one or more refusals in a row.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) error: DiscoveryError,
+    pub(super) reason: String,
+    pub(super) next_attempt: Instant,
+    pause: Duration,
+}
+
+impl Refusal {
+    /// A refusal, and the one before it if nothing was read in between.
+    pub(super) fn after(former: Option<&Self>, refused: Refused) -> Self {
+        let now = Instant::now();
+        // A pause that nobody has waited for lately tells nothing of how often the servers are asked.
+        let recent = former.filter(|former| now < former.next_attempt + 2 * LAST_PAUSE);
+        let pause = recent.map_or(FIRST_PAUSE, |former| (former.pause * 2).min(LAST_PAUSE));
+        Self { error: refused.error(), reason: refused.reason, next_attempt: now + pause, pause }
+    }
+
+    /// The error for a call that comes before etcd is asked again.
+    pub(super) fn standing(&self) -> Option<DiscoveryError> {
+        let left = self.next_attempt.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let text = format!("{}; it is asked again in {} ms", self.error, left.as_millis().max(1));
+        Some(DiscoveryError::new(self.error.kind(), text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Refused {
+        Refused {
+            host: "h:1".to_owned(),
+            user: Some("metaq".to_owned()),
+            prefix: "/meta/brokers/".to_owned(),
+            reason: "etcdserver: permission denied".to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_half_a_minute_and_begin_anew_after_a_long_rest() {
+        let mut refusal = Refusal::after(None, refused());
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pauses.push((refusal.next_attempt - Instant::now()).as_millis());
+            tokio::time::advance(refusal.next_attempt - Instant::now()).await;
+            assert!(refusal.standing().is_none());
+            refusal = Refusal::after(Some(&refusal), refused());
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        tokio::time::advance(Duration::from_secs(200)).await;
+        refusal = Refusal::after(Some(&refusal), refused());
+        assert_eq!(
+            refusal.standing().unwrap().to_string(),
+            "etcd at h:1 refuses to be read as \"metaq\": etcdserver: permission denied; the right to read all keys \
+             that begin with /meta/brokers/ is needed; it is asked again in 500 ms"
+        );
+    }
+}

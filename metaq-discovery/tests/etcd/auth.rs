@@ -1,0 +1,176 @@
+//! A registry that is not for everybody: passwords and rights that are wrong from the beginning, or become so.
+
+use std::{error::Error as _, time::Duration};
+
+use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use metaq_discovery::{
+    BrokerId, Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery,
+};
+use metaq_testkit::{
+    conformance::{Observer, RegistryUnderTest as _, apart, text, topic},
+    peers::{Etcd, EtcdProgram},
+    proxy::Proxy,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    log::Log,
+    registry::{PATIENCE, Registry, addr},
+};
+
+/// What the user `metaq` needs.
+fn right() -> Permission {
+    Permission::new(PermissionType::Read, "/meta/brokers/").with_prefix()
+}
+
+/// A server that only `root` and `metaq` may use, the latter to read, with the broker 0.
+async fn guarded(program: &EtcdProgram) -> Registry {
+    let etcd = Etcd::start(program).await.unwrap();
+    let mut client = Box::pin(Client::connect([etcd.endpoint()], None)).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.role_add("reader").await.unwrap();
+    client.role_grant_permission("reader", right()).await.unwrap();
+    client.role_add("other").await.unwrap();
+    let other = Permission::new(PermissionType::Read, "/other/").with_prefix();
+    client.role_grant_permission("other", other).await.unwrap();
+    for (user, role) in [("root", "root"), ("metaq", "reader"), ("stranger", "other")] {
+        client.user_add(user, "secret", None).await.unwrap();
+        client.user_grant_role(user, role).await.unwrap();
+    }
+    client.auth_enable().await.unwrap();
+    let registry = Registry::of(etcd, Some(ConnectOptions::new().with_user("root", "secret"))).await;
+    registry.register(BrokerId(0), addr(1000), 1).await;
+    registry
+}
+
+fn config(user: &str, password: &str) -> EtcdConfig {
+    let mut config = EtcdConfig::default();
+    config.credentials = Some(Credentials::new(user, password));
+    config
+}
+
+/// The error of watching a topic, which has to come at once.
+async fn refused(discovery: &EtcdDiscovery) -> DiscoveryError {
+    let started = Instant::now();
+    let error = discovery.watch(&topic()).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(5), "{error} after {:?}", started.elapsed());
+    assert_eq!(error.kind(), DiscoveryErrorKind::Failed, "{error}: {:?}", error.source());
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn those_who_may_not_read_hear_so_at_once() {
+    let Some(program) = EtcdProgram::get("those_who_may_not_read_hear_so_at_once") else { return };
+    let registry = Box::pin(guarded(&program)).await;
+    let failed = "etcdserver: authentication failed, invalid user ID or password";
+    let rights =
+        "etcdserver: permission denied; the right to read all keys that begin with /meta/brokers/ is needed";
+    let cases = [
+        (config("metaq", "wrong"), format!("as \"metaq\": {failed}")),
+        (config("nobody", "secret"), format!("as \"nobody\": {failed}")),
+        (config("stranger", "secret"), format!("as \"stranger\": {rights}")),
+        (EtcdConfig::default(), "without credentials: etcdserver: user name is empty".to_owned()),
+    ];
+    for (mut config, reason) in cases {
+        config.connect_timeout = Duration::from_secs(60);
+        let discovery = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
+        let error = refused(&discovery).await;
+        assert_eq!(
+            error.to_string(),
+            format!("etcd at {} refuses to be read {reason}", registry.endpoint),
+            "{:?}",
+            error.source()
+        );
+        let again = discovery.topics().await.unwrap_err();
+        assert!(again.to_string().starts_with(&error.to_string()), "{again}");
+    }
+    let discovery = EtcdDiscovery::with_config(&registry.endpoint, config("metaq", "secret")).unwrap();
+    assert_eq!(text(&discovery.watch(&topic()).await.unwrap().current()), "0@1000:1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn credentials_for_an_etcd_that_asks_for_none_are_refused_with_its_reason() {
+    let Some(program) =
+        EtcdProgram::get("credentials_for_an_etcd_that_asks_for_none_are_refused_with_its_reason")
+    else {
+        return;
+    };
+    let registry = Registry::start(&program).await;
+    let discovery = EtcdDiscovery::with_config(&registry.endpoint, config("metaq", "secret")).unwrap();
+    let error = refused(&discovery).await.to_string();
+    assert!(error.ends_with("as \"metaq\": etcdserver: authentication is not enabled"), "{error}");
+}
+
+/// Sees that a registry which can't be read any more is told of once with the reason, keeps its view, is asked seldom,
+/// and is followed again once it can be read. In one thread, so that its log is all of the log.
+async fn loses_and_regains(
+    program: &EtcdProgram,
+    lose: impl AsyncFn(&mut Client),
+    reason: &str,
+    regain: impl AsyncFn(&mut Client),
+) {
+    let log = Log::default();
+    let _logging = log.listen();
+    let program = program.clone();
+    let registry = apart(async move { Box::pin(guarded(&program)).await }).await;
+    let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
+    let mut config = config("metaq", "secret");
+    config.reread_interval = Duration::from_millis(200);
+    let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    let mut observer = Observer::new(&discovery, &watch);
+    let mut root = registry.client.clone();
+    lose(&mut root).await;
+    observer.hears("lost").await;
+    let lost = Instant::now();
+    let connections = proxy.accepted();
+    registry.register(BrokerId(1), addr(1001), 1).await;
+    // Others who ask meanwhile don't have etcd asked more often.
+    while lost.elapsed() < Duration::from_secs(4) {
+        let error = discovery.topics().await.unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let attempts = proxy.accepted() - connections;
+    assert!((1..=4).contains(&attempts), "{attempts} attempts in 4 s, after 0.5, 1.5 and 3.5 s");
+    assert_eq!(text(&watch.current()), "0@1000:1", "the view holds");
+    assert_eq!(observer.told().iter().filter(|event| *event == "lost").count(), 1, "it is told once");
+    assert_eq!(log.count("etcd refuses to be read; the last views hold"), 1, "{}", log.text());
+    assert_eq!(log.count(reason), 1, "{}", log.text());
+    regain(&mut root).await;
+    let regained = Instant::now();
+    while text(&watch.current()) != "0@1000:1 1@1001:1" {
+        timeout(PATIENCE, watch.changed()).await.expect("it is followed again").unwrap();
+    }
+    assert!(regained.elapsed() < Duration::from_secs(8), "the pauses were 0.5, 1, 2 and 4 s");
+    assert!(observer.told().contains(&"connected".to_owned()));
+    assert_eq!(discovery.topics().await.unwrap(), [topic()]);
+    assert_eq!(log.count("etcd is read again"), 1, "{}", log.text());
+    discovery.close().await;
+}
+
+#[tokio::test]
+async fn a_right_that_is_revoked_is_told_once_and_regained() {
+    let Some(program) = EtcdProgram::get("a_right_that_is_revoked_is_told_once_and_regained") else { return };
+    let revoke = async |root: &mut Client| {
+        root.user_revoke_role("metaq", "reader").await.unwrap();
+    };
+    let grant = async |root: &mut Client| {
+        root.user_grant_role("metaq", "reader").await.unwrap();
+    };
+    Box::pin(loses_and_regains(&program, revoke, "permission denied", grant)).await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_is_told_once_and_regained() {
+    let Some(program) = EtcdProgram::get("a_password_that_is_changed_is_told_once_and_regained") else {
+        return;
+    };
+    let change = async |root: &mut Client| {
+        root.user_change_password("metaq", "changed").await.unwrap();
+    };
+    let change_back = async |root: &mut Client| {
+        root.user_change_password("metaq", "secret").await.unwrap();
+    };
+    Box::pin(loses_and_regains(&program, change, "authentication failed", change_back)).await;
+}
