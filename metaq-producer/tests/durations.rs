@@ -149,6 +149,14 @@ async fn questions_for_statistics_may_have_any_time() {
     }
 }
 
+#[test]
+fn a_request_timeout_in_which_nothing_is_answered_is_lengthened() {
+    for (given, taken) in [(0, 10), (1, 10), (9, 10), (10, 10), (5000, 5000)] {
+        let options = TransactionOptions::new().with_request_timeout(Duration::from_millis(given));
+        assert_eq!(options.request_timeout(), Duration::from_millis(taken));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn transactions_may_have_any_time() {
     count_panics();

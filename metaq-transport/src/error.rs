@@ -44,6 +44,8 @@ pub enum TransportErrorKind {
     NoRuntime,
     /// The connection's settings can't be used; the cause names the option.
     InvalidConfig,
+    /// The request's body is longer than a frame can carry; the cause has both lengths. It was not written.
+    TooLarge,
 }
 
 /// How far a request had come when it failed.
@@ -132,6 +134,9 @@ impl fmt::Display for TransportError {
             ),
             TransportErrorKind::InvalidConfig => {
                 write!(f, "the connection to broker {broker} can't be made with these settings")
+            }
+            TransportErrorKind::TooLarge => {
+                write!(f, "the request to broker {broker} is too large to be written; send less at a time")
             }
         }
     }

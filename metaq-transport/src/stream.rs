@@ -3,7 +3,7 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use metaq_protocol::{BrokerAddr, Command, PutRef};
+use metaq_protocol::{BodyTooLong, BrokerAddr, Command, PutRef};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -87,6 +87,15 @@ struct StreamConnection {
     drain_timeout: Duration,
 }
 
+impl StreamConnection {
+    /// Refuses a request that can't be written.
+    fn check(&self, checked: Result<(), BodyTooLong>) -> Result<(), TransportError> {
+        checked.map_err(|too_long| {
+            TransportError::new(TransportErrorKind::TooLarge, self.link.broker.clone()).with_cause(too_long)
+        })
+    }
+}
+
 #[async_trait]
 impl Connection for StreamConnection {
     fn broker(&self) -> &BrokerAddr {
@@ -94,6 +103,7 @@ impl Connection for StreamConnection {
     }
 
     fn submit(&self, command: &mut Command, deadline: Instant) -> Result<PendingResponse, TransportError> {
+        self.check(command.check())?;
         self.link.submit(command, deadline)
     }
 
@@ -103,6 +113,7 @@ impl Connection for StreamConnection {
         deadline: Instant,
         ticket: Ticket<'_>,
     ) -> Result<bool, TransportError> {
+        self.check(put.check())?;
         self.link.submit_put(put, deadline, ticket)
     }
 
@@ -113,6 +124,7 @@ impl Connection for StreamConnection {
         ticket: Ticket<'_>,
         reservation: &mut Option<Reservation>,
     ) -> Result<bool, TransportError> {
+        self.check(put.check())?;
         self.link.submit_reserved_put(put, deadline, ticket, reservation)
     }
 
@@ -129,6 +141,7 @@ impl Connection for StreamConnection {
         command: &mut Command,
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError> {
+        self.check(command.check())?;
         self.link.submit_when_free(command, deadline).await
     }
 

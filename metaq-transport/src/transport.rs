@@ -38,7 +38,8 @@ pub trait Connection: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When the connection isn't ready, was closed, or has no capacity for another unanswered request, or others wait for
-    /// capacity. Nothing was written then.
+    /// capacity; of kind [`TooLarge`](TransportErrorKind::TooLarge) when the body is longer than a frame can carry. Nothing was
+    /// written then.
     fn submit(&self, command: &mut Command, deadline: Instant) -> Result<PendingResponse, TransportError>;
 
     /// Queues a put whose end is told to the ticket's [`Completions`](crate::Completions), in place of a future; else as

@@ -10,6 +10,7 @@ use std::{
     task::{Context, Waker},
 };
 
+use metaq_protocol::{Checksum, Command, Flag, PutCommand, PutData, Topic};
 use metaq_transport::{
     Capacity, Connection, ConnectionConfig, ConnectionState, Progress, Reservation, Ticket,
     TransportErrorKind,
@@ -245,4 +246,31 @@ async fn limits_that_are_not_possible_are_refused_by_name() {
     config.max_in_flight_bytes = 5 << 30;
     assert!(refused(config).await.contains("max_in_flight_bytes is 5368709120"));
     assert!(Peer::default().try_connect(at_most(65_536)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_frame_can_carry_is_refused_at_once() {
+    let peer = Peer::default();
+    let connection = peer.connect(ConnectionConfig::default()).await;
+    // Pages that nobody touches take no memory, hence no checksum either.
+    let largest = metaq_protocol::MAX_BODY_LEN;
+    let data = PutData::new(vec![0_u8; largest + 1].into(), None);
+    let topic = Topic::new("t").unwrap();
+    let put = PutCommand::from_checked(topic, 0, Flag::EMPTY, Checksum::NONE, data);
+    let mut command = Command::from(put);
+    let started = tokio::time::Instant::now();
+    let refused = [
+        connection.submit(&mut command, after(10_000)).unwrap_err(),
+        connection.submit_when_free(&mut command, after(10_000)).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!((error.kind(), error.progress()), (TransportErrorKind::TooLarge, Progress::NotWritten));
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains(&largest.to_string()), "{error}: {cause}");
+    }
+    assert_eq!(started.elapsed(), std::time::Duration::ZERO);
+    let pending = submit(&connection, "x", after(10_000)).unwrap();
+    peer.answer(peer.puts(1).await[0].opaque);
+    assert!(pending.await.is_ok());
+    assert_eq!(connection.stats().requests, 1);
 }

@@ -20,6 +20,14 @@ pub struct TransactionOptions {
 /// The default timeout of a transaction at its broker, which brokers with the shipped settings cut longer ones to.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The least that a request timeout is taken as: nothing is answered sooner, and a commit would always be unknown.
+const SHORTEST_REQUEST_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// A request timeout within its limits.
+pub(crate) fn checked_request_timeout(request_timeout: Duration) -> Duration {
+    request_timeout.max(SHORTEST_REQUEST_TIMEOUT)
+}
+
 /// How long a broker has to answer a step. As the Java client (rule T-13).
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -58,10 +66,11 @@ impl TransactionOptions {
     }
 
     /// How long the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client
-    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. More than 30 years are taken as that.
+    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as 10 ms, and more than 30
+    /// years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
-        Self { request_timeout, ..self }
+        Self { request_timeout: checked_request_timeout(request_timeout), ..self }
     }
 
     /// After how long the broker rolls the transaction back by itself; none is never.

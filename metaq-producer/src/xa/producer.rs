@@ -12,7 +12,9 @@ use super::{
 use crate::{
     Producer,
     topics::Publisher,
-    transaction::{Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, in_runtime},
+    transaction::{
+        Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, checked_request_timeout, in_runtime,
+    },
 };
 
 /// The longest global transaction identifier and branch qualifier, in bytes, by X/Open.
@@ -78,10 +80,11 @@ impl XaProducer {
         Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
     }
 
-    /// How long a broker has to be reached and answer a step. Default 5 s, as the Java client (rule T-13).
+    /// How long a broker has to be reached and answer a step. Default 5 s, as the Java client (rule T-13). Less than 10 ms is
+    /// taken as 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
-        Self { request_timeout, ..self }
+        Self { request_timeout: checked_request_timeout(request_timeout), ..self }
     }
 
     /// The name by which its transactions are found again.

@@ -254,13 +254,16 @@ impl BrokerBuilder {
     ///
     /// # Cancel safety
     /// Nothing runs on when the future is dropped before it is done.
-    pub async fn start(self) -> io::Result<Broker> {
+    pub async fn start(mut self) -> io::Result<Broker> {
         let listener = if self.port == 0 {
-            let (_, listener) = port::listen()?;
+            let (port, listener) = port::listen()?;
+            self.claim = Some(Arc::new(port));
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)?
         } else {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
+            self.claim = self.claim.take().or_else(|| Port::claimed(self.port).map(Arc::new));
+            listener
         };
         let port = listener.local_addr()?.port();
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
@@ -289,14 +292,8 @@ impl BrokerBuilder {
         self.assemble(port, None)
     }
 
-    /// Keeps others of this crate from taking its port as long as this lives, unless somebody else does so already.
-    pub(super) fn claiming_port(mut self) -> Self {
-        self.claim = Port::claimed(self.port).map(Arc::new);
-        self
-    }
-
     fn assemble(mut self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
-        (self.port, self.claim) = (port, None);
+        self.port = port;
         let builder = self.clone();
         let addr = BrokerAddr::new(&self.host, port)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

@@ -342,7 +342,7 @@ impl Broker {
     /// # Cancel safety
     /// Dropping the future ends the broker at once, as dropping the broker does.
     pub async fn kill(mut self) -> BrokerBuilder {
-        let builder = self.builder.clone().claiming_port();
+        let builder = self.builder.clone();
         self.stop_serving().await;
         builder
     }
