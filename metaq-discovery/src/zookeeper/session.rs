@@ -1,5 +1,7 @@
 //! The session with ZooKeeper: opened when it is needed, and opened anew when it has ended.
 
+#[cfg(feature = "tls")]
+use std::pin::pin;
 use std::{
     error::Error as StdError,
     sync::{Arc, Weak},
@@ -207,7 +209,32 @@ impl Sessions {
         #[cfg(feature = "tls")]
         let mut known = None;
         loop {
-            let error = match timeout(left(), self.connect_once()).await {
+            let attempt = timeout(left(), self.connect_once());
+            #[cfg(not(feature = "tls"))]
+            let attempted = attempt.await;
+            #[cfg(feature = "tls")]
+            let attempted = {
+                // Beside the attempts, which may last until there is no time left to ask.
+                let asking = async {
+                    sleep(NEXT_ATTEMPT).await;
+                    self.refusal().await
+                };
+                let mut attempt = pin!(attempt);
+                let asked = tokio::select! {
+                    biased;
+                    attempted = &mut attempt => Err(attempted),
+                    refusal = asking => Ok(refusal),
+                };
+                match asked {
+                    Err(attempted) => attempted,
+                    Ok(Some((refusal, true))) => return Err(refusal),
+                    Ok(refusal) => {
+                        known = refusal.map(|(refusal, _)| refusal);
+                        attempt.await
+                    }
+                }
+            };
+            let error = match attempted {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(error @ (Error::BadArguments(_) | Error::AuthFailed))) => {
                     return Err(self.failed("connect to", "", error));
