@@ -146,15 +146,18 @@ struct RegistryStatus {
 }
 
 impl RegistryStatus {
-    fn apply(&mut self, event: &DiscoveryEvent) {
+    /// Applies an event; returns true when the state is another one now.
+    fn apply(&mut self, event: &DiscoveryEvent) -> bool {
         let state = match event {
             DiscoveryEvent::Connected => RegistryState::Connected,
             DiscoveryEvent::Lost | DiscoveryEvent::Expired => RegistryState::Lost,
-            _ => return,
+            _ => return false,
         };
-        if state != self.state {
+        let changes = state != self.state;
+        if changes {
             *self = Self { state, since: Instant::now() };
         }
+        changes
     }
 }
 
@@ -248,7 +251,12 @@ impl EventPublisher {
 
     /// Tells an event to all who have subscribed, if anybody has.
     pub fn send(&self, event: DiscoveryEvent) {
-        self.status.lock().apply(&event);
+        if self.status.lock().apply(&event) {
+            match event {
+                DiscoveryEvent::Connected => log(|| tracing::info!("registry answers")),
+                _ => log(|| tracing::warn!("registry doesn't answer; all views hold")),
+            }
+        }
         // That nobody listens is no error.
         let _ = self.sender.send(event);
     }

@@ -196,6 +196,7 @@ impl Follower {
     /// # Errors
     /// When the topic can't be published. Once it is, the last route holds while the registry can't be read.
     async fn follow(&mut self) -> Result<Infallible, PublishError> {
+        let watching = Watching(Arc::clone(&self.state));
         let mut watch = if self.state.followed().is_ready() {
             self.is_published = true;
             None
@@ -212,7 +213,7 @@ impl Follower {
                 Some(watch) => watch,
                 None => self.watch_again(pause).await,
             };
-            self.state.set_watch(Some(watch.clone()));
+            watching.0.set_watch(Some(watch.clone()));
             let since = Instant::now();
             loop {
                 let view = watch.current();
@@ -398,8 +399,10 @@ impl Follower {
         let in_use = |addr: &BrokerAddr| used.values().any(|used| used == addr);
         self.links.retain(|addr, _| named(addr) || in_use(addr));
         self.used = used;
-        self.tell_change(&route);
+        let change = self.tell_change(&route);
         self.state.set_route(route);
+        // Whoever reads the event finds the route that it is about.
+        change.into_iter().for_each(|change| self.parts.events.send(change));
         self.route_changed();
     }
 
@@ -418,16 +421,16 @@ impl Follower {
         self.parts.events.send(route_changed(topic, &route));
     }
 
-    /// Tells what is different in the new route, if anything is.
-    fn tell_change(&self, new: &Route) {
+    /// Logs the difference of the new route to the current one, and returns the event about it, if there is any.
+    fn tell_change(&self, new: &Route) -> Option<ProducerEvent> {
         let old = self.state.route();
         let (added, removed) = (Difference::new(new, &old), Difference::new(&old, new));
-        if self.is_published && !(added.is_empty() && removed.is_empty()) {
-            let (topic, partitions, missing) =
-                (&self.state.topic, new.partitions.len(), new.waiting_for.len());
-            contain(|| tracing::info!(%topic, %added, %removed, partitions, missing, "route changed"));
-            self.parts.events.send(route_changed(topic, new));
+        if !self.is_published || (added.is_empty() && removed.is_empty()) {
+            return None;
         }
+        let (topic, partitions, missing) = (&self.state.topic, new.partitions.len(), new.waiting_for.len());
+        contain(|| tracing::info!(%topic, %added, %removed, partitions, missing, "route changed"));
+        Some(route_changed(topic, new))
     }
 
     /// The view with the brokers that have just vanished from it but are still connected. A broker whose topics change
@@ -470,9 +473,12 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+/// Has the topic forget its watch when nothing follows it any more.
+struct Watching(Arc<TopicState>);
+
+impl Drop for Watching {
     fn drop(&mut self) {
-        self.state.set_watch(None);
+        self.0.set_watch(None);
     }
 }
 

@@ -45,6 +45,8 @@ impl ProducerStats {
     /// | `metaq_writes_total`, `metaq_reads_total` | `broker` | calls of the operating system |
     /// | `metaq_written_bytes_total`, `metaq_read_bytes_total` | `broker` | bytes of those calls |
     ///
+    /// The counts of connections are sums over those that a broker has; they begin at zero when its connections are made anew.
+    ///
     /// The buckets count all latencies up to their limit, as those of a histogram in Prometheus do: they can be added up over
     /// topics, brokers and producers, and `histogram_quantile` takes their rates.
     ///
@@ -142,8 +144,9 @@ impl ProducerHealth {
 }
 
 impl Producer {
-    /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now, and again `every` so often, the last time at the end of the
-    /// interval in which the producer was closed, or its last clone dropped. To be spawned:
+    /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now and after each
+    /// interval of `every`, the last time at the end of the one in which the producer was closed, or its last clone dropped. To
+    /// be spawned:
     ///
     /// ```no_run
     /// # async fn example(producer: metaq_producer::Producer) {

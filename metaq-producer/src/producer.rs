@@ -21,7 +21,7 @@ use crate::{
     broker_stats::{self, BrokerFigures},
     deadline,
     flights::{Cargo, Flights, Millis},
-    health::EventSender,
+    health::{self, EventSender},
     launcher::Launcher,
     panics::contain,
     pool::Pool,
@@ -317,8 +317,7 @@ impl Producer {
             None => Some("it is not published".to_owned()),
             Some(state) if state.route().partitions.is_empty() => {
                 let (brokers, last) = state.route().unreachable();
-                let last = last.and_then(|error| std::error::Error::source(&error).map(ToString::to_string));
-                let last = last.map(|last| format!(": {last}")).unwrap_or_default();
+                let last = last.map(|error| format!(": {}", health::reason(&error))).unwrap_or_default();
                 Some(format!("no broker is connected: {brokers}{last}"))
             }
             Some(_) => None,

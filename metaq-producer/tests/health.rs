@@ -1,5 +1,6 @@
 //! The health of a producer, its readiness, and its events.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(feature = "mock")]
 
 mod cluster;
 
@@ -7,9 +8,10 @@ use std::time::Duration;
 
 use cluster::{Cluster, SOON, message, topic, until};
 use metaq_producer::{
-    BrokerId, ConnectionPhase, DiscoveryEvent, EventPublisher, Producer, ProducerEvent, ProducerEvents,
-    ProducerHealth, RegistryState, Topic,
+    BrokerId, ConnectionPhase, DiscoveryEvent, EventPublisher, MockDiscovery, Producer, ProducerEvent,
+    ProducerEvents, ProducerHealth, RegistryState, Topic, TopicView,
 };
+use metaq_testkit::Broker;
 use tokio::time::{sleep, timeout};
 
 async fn next(events: &mut ProducerEvents) -> String {
@@ -85,7 +87,7 @@ async fn a_broker_is_seen_to_stall_to_recover_to_go_and_to_come_back() {
 
 #[tokio::test(start_paused = true)]
 async fn readiness_names_what_is_missing() {
-    let cluster = Cluster::unpublished(1, |config| config.publish_timeout = Duration::from_millis(100));
+    let cluster = Cluster::unpublished(1, |_| ());
     let (producer, other) = (&cluster.producer, Topic::new("other").unwrap());
     assert_eq!(producer.ready([]), Ok(()));
     let missing = producer.ready([&topic(), &other]).unwrap_err();
@@ -149,6 +151,50 @@ async fn the_registry_is_a_part_of_it() {
         (RegistryState::Lost, Some(Duration::from_secs(3)))
     );
     assert_eq!(health.to_string(), "registry lost for 3.0 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_reads_a_change_of_the_route_finds_that_route() {
+    let broker = Broker::builder().topic("t", 8).start().await.unwrap();
+    let view = |count| TopicView::new(topic()).with_broker(broker.id(), broker.addr().clone(), count);
+    let mock = MockDiscovery::new();
+    mock.set(view(8));
+    let producer = Producer::builder().discovery(mock.clone()).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let mut events = producer.events();
+    for wanted in (1..=8).cycle().take(400) {
+        mock.set(view(wanted));
+        let change = async {
+            loop {
+                // The one of the publishing may come late.
+                match events.next().await {
+                    Some(ProducerEvent::RouteChanged { partitions, .. }) if partitions == wanted as usize => {
+                        return;
+                    }
+                    event => assert!(event.is_some()),
+                }
+            }
+        };
+        timeout(SOON, change).await.expect("the route changes");
+        assert_eq!(producer.partitions(&topic()).len(), wanted as usize);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_age_of_a_view_is_known_however_many_publish_at_once() {
+    for _ in 0..30 {
+        let cluster = Cluster::unpublished(1, |_| ());
+        let publishing = (0..8).map(|_| {
+            let producer = cluster.producer.clone();
+            tokio::spawn(async move { producer.publish_topic(&topic()).await })
+        });
+        for published in publishing.collect::<Vec<_>>() {
+            published.await.unwrap().unwrap();
+        }
+        until(async || cluster.producer.health().topics[0].view_age.is_some()).await;
+        cluster.producer.close(SOON).await;
+        assert!(cluster.producer.health().topics.is_empty());
+    }
 }
 
 /// Readers that never read, snapshots and faults all at once.

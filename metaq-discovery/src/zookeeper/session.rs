@@ -213,27 +213,7 @@ impl Sessions {
             #[cfg(not(feature = "tls"))]
             let attempted = attempt.await;
             #[cfg(feature = "tls")]
-            let attempted = {
-                // Beside the attempts, which may last until there is no time left to ask.
-                let asking = async {
-                    sleep(NEXT_ATTEMPT).await;
-                    self.refusal().await
-                };
-                let mut attempt = pin!(attempt);
-                let asked = tokio::select! {
-                    biased;
-                    attempted = &mut attempt => Err(attempted),
-                    refusal = asking => Ok(refusal),
-                };
-                match asked {
-                    Err(attempted) => attempted,
-                    Ok(Some((refusal, true))) => return Err(refusal),
-                    Ok(refusal) => {
-                        known = refusal.map(|(refusal, _)| refusal);
-                        attempt.await
-                    }
-                }
-            };
+            let attempted = self.unless_refused(attempt, &mut known).await?;
             let error = match attempted {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(error @ (Error::BadArguments(_) | Error::AuthFailed))) => {
@@ -311,6 +291,35 @@ impl Sessions {
             return connector.with_tls(options).secure_connect(&self.hosts).await;
         }
         connector.connect(&self.hosts).await
+    }
+
+    /// Runs `attempt`, and asks beside it for the reason why TLS fails: it may last until there is no time left to ask.
+    ///
+    /// # Errors
+    /// The reason, if TLS will go on failing with all servers.
+    #[cfg(feature = "tls")]
+    async fn unless_refused<T>(
+        &self,
+        attempt: impl Future<Output = T>,
+        known: &mut Option<DiscoveryError>,
+    ) -> Result<T, DiscoveryError> {
+        let mut attempt = pin!(attempt);
+        let asking = async {
+            sleep(NEXT_ATTEMPT).await;
+            self.refusal().await
+        };
+        let refusal = tokio::select! {
+            biased;
+            attempted = &mut attempt => return Ok(attempted),
+            refusal = asking => refusal,
+        };
+        match refusal {
+            Some((refusal, true)) => Err(refusal),
+            refusal => {
+                *known = refusal.map(|(refusal, _)| refusal);
+                Ok(attempt.await)
+            }
+        }
     }
 
     /// Why TLS fails with one of the servers, and whether it will go on to with all of them; none if that isn't the matter.

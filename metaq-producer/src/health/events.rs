@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use futures_util::FutureExt as _;
 use metaq_discovery::{BadEntry, DiscoveryEvent, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use metaq_transport::TransportError;
 use tokio::sync::{broadcast, watch};
 
+use super::reason;
 use crate::panics::contain;
 
 /// The number of events that wait for a reader; older ones are replaced by [`ProducerEvent::Missed`].
@@ -95,9 +97,6 @@ impl ProducerEvent {
 
 impl fmt::Display for ProducerEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = |error: &TransportError| {
-            std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
-        };
         match self {
             Self::Connected { broker } => write!(f, "{broker} connected"),
             Self::Unreachable { broker, error } => write!(f, "{broker} unreachable: {}", reason(error)),
@@ -144,8 +143,8 @@ impl ProducerEvents {
             match self.own.try_recv() {
                 Ok(event) => return Some(event),
                 Err(TryRecvError::Lagged(count)) => return Some(ProducerEvent::Missed(count)),
-                Err(TryRecvError::Closed) => return None,
-                Err(TryRecvError::Empty) if is_closed => return None,
+                Err(TryRecvError::Closed) => return self.next_of_registry(),
+                Err(TryRecvError::Empty) if is_closed => return self.next_of_registry(),
                 Err(TryRecvError::Empty) => {}
             }
             let registry = async {
@@ -159,7 +158,7 @@ impl ProducerEvents {
                 event = self.own.recv() => return match event {
                     Ok(event) => Some(event),
                     Err(RecvError::Lagged(count)) => Some(ProducerEvent::Missed(count)),
-                    Err(RecvError::Closed) => None,
+                    Err(RecvError::Closed) => self.next_of_registry(),
                 },
                 event = registry => match event {
                     Some(event) => {
@@ -169,7 +168,18 @@ impl ProducerEvents {
                     }
                     None => self.registry = None,
                 },
-                changed = self.closed.changed() => changed.ok()?,
+                // That the sender is gone is seen by the next look as well.
+                _ = self.closed.changed() => {}
+            }
+        }
+    }
+
+    /// The next event of the registry that was sent already.
+    fn next_of_registry(&mut self) -> Option<ProducerEvent> {
+        loop {
+            let event = self.registry.as_mut()?.next().now_or_never()??;
+            if let Some(event) = ProducerEvent::of_registry(event) {
+                return Some(event);
             }
         }
     }
@@ -236,6 +246,23 @@ mod tests {
         sender.close();
         assert!(matches!(events.next().await, Some(ProducerEvent::Stalled { .. })));
         assert!(events.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_end_is_returned() {
+        for closes in [true, false] {
+            let (sender, registry) = (EventSender::default(), EventPublisher::default());
+            let mut events = sender.subscribe(registry.subscribe());
+            registry.send(DiscoveryEvent::Lost);
+            sender.send(stalled());
+            if closes {
+                sender.close();
+            }
+            drop(sender);
+            assert!(matches!(events.next().await, Some(ProducerEvent::Stalled { .. })));
+            assert!(matches!(events.next().await, Some(ProducerEvent::RegistryLost)));
+            assert!(events.next().await.is_none() && events.next().await.is_none());
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,11 @@ pub(crate) use events::EventSender;
 pub use events::{ProducerEvent, ProducerEvents};
 pub(crate) use monitor::ConnectionRecord;
 
+/// The cause of an error, without the broker that it is about.
+pub(crate) fn reason(error: &TransportError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// The health of a producer at one moment. Its text form has a line for the registry, each topic and each connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -32,7 +37,7 @@ pub struct RegistryHealth {
     /// The state as of the latest event. [`Unknown`](RegistryState::Unknown) where the discovery has no registry, or was not
     /// used yet.
     pub state: RegistryState,
-    /// How long it has been so. None where the discovery reports nothing.
+    /// The time since that state was entered. None where the discovery reports nothing.
     pub since: Option<Duration>,
 }
 
@@ -48,7 +53,7 @@ pub struct TopicHealth {
     pub connected: Vec<BrokerId>,
     /// The brokers that the registry names and that are not connected, or only at a former address.
     pub missing: Vec<BrokerId>,
-    /// How long ago the registry was read. None before the first time, and while no runtime follows the topic.
+    /// The time since the registry was read. None before the first time, and while no runtime follows the topic.
     pub view_age: Option<Duration>,
 }
 
@@ -56,7 +61,7 @@ pub struct TopicHealth {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BrokerHealth {
-    /// Where the broker listens.
+    /// The address that the broker listens on.
     pub addr: BrokerAddr,
     /// The ids under which topics know it.
     pub ids: Vec<BrokerId>,
@@ -70,9 +75,9 @@ pub struct BrokerHealth {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionHealth {
-    /// What the connection is doing.
+    /// The current phase.
     pub phase: ConnectionPhase,
-    /// How long it has been doing that.
+    /// The time since that phase was entered.
     pub since: Duration,
     /// The error of the last attempt that failed, or by which it was lost last; it stays after the connection is
     /// established again.
@@ -81,11 +86,11 @@ pub struct ConnectionHealth {
     pub in_flight: usize,
     /// Bytes of those requests.
     pub in_flight_bytes: usize,
-    /// How many times it was established again.
+    /// The number of times that it was established again.
     pub reconnects: u64,
 }
 
-/// What a connection is doing.
+/// The phases of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionPhase {
@@ -169,16 +174,14 @@ impl fmt::Display for BrokerHealth {
                 f.write_str(", cooling down")?;
             }
             if let (Some(error), false) = (last_error, *phase == ConnectionPhase::Ready) {
-                let reason =
-                    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-                write!(f, ", last error: {reason}")?;
+                write!(f, ", last error: {}", reason(error))?;
             }
         }
         Ok(())
     }
 }
 
-/// Why a producer can't send to all of the topics that it was asked about.
+/// The topics that a producer can't send to, each with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReady {
     pub(crate) reasons: Vec<(Topic, String)>,

@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{ConnectionHealth, ConnectionPhase, EventSender, ProducerEvent};
 use crate::{deadline, panics::contain};
 
-/// What is known of a connection beside its current state.
+/// The history of a connection: when it entered its phase, and its last error.
 #[derive(Debug)]
 pub(crate) struct ConnectionRecord {
     entered: Mutex<Entered>,
@@ -77,7 +77,7 @@ fn phase(state: &ConnectionState) -> (ConnectionPhase, Option<TransportError>) {
         ConnectionState::Connecting { last_error, .. } => (ConnectionPhase::Connecting, last_error.clone()),
         ConnectionState::Stalled => (ConnectionPhase::Stalled, None),
         ConnectionState::Closed => (ConnectionPhase::Closed, None),
-        // A state of a later version in which requests are not refused by itself.
+        // `Ready`, and states that later versions may add.
         _ => (ConnectionPhase::Ready, None),
     }
 }

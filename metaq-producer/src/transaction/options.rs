@@ -66,8 +66,8 @@ impl TransactionOptions {
     }
 
     /// How long the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client
-    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as 10 ms, and more than 30
-    /// years as that.
+    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as
+    /// 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout: checked_request_timeout(request_timeout), ..self }
