@@ -11,10 +11,13 @@ use crate::{
     Message, Outcome, SendError, SendHandle,
     deadline::{self, NotReached},
     flights::{Cargo, Millis, Offer},
+    launcher::NotAccepted,
     permits::Share,
     producer::Inner,
     route::TopicState,
     topics::Lookup,
+    wait_limits::WaitPermit,
+    wait_queue::WaitReason,
 };
 
 impl Inner {
@@ -42,11 +45,27 @@ impl Inner {
                 let lookup = self.topics.lookup();
                 match self.check(&message, &lookup) {
                     Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
-                        Some(share) => return self.launch(topic, message, share, started, timeout),
+                        Some(share) => match self.launch(topic, message, share, started, timeout, None) {
+                            Ok(handle) => return Ok(handle),
+                            Err(NotAccepted::Refused(error)) => return Err(error),
+                            Err(NotAccepted::HasToWaitOutside(message, reason)) => {
+                                Box::pin(self.enqueue_when_free(
+                                    Arc::clone(topic),
+                                    message,
+                                    started,
+                                    timeout,
+                                    Some(reason),
+                                ))
+                            }
+                        },
                         // Boxed: there are many futures of messages, and few of them wait for room.
-                        None => {
-                            Box::pin(self.enqueue_when_free(Arc::clone(topic), message, started, timeout))
-                        }
+                        None => Box::pin(self.enqueue_when_free(
+                            Arc::clone(topic),
+                            message,
+                            started,
+                            timeout,
+                            None,
+                        )),
                     },
                     Err(error) => return Err(error.with_message(message)),
                 }
@@ -55,18 +74,33 @@ impl Inner {
         }
     }
 
-    /// The same for a message that there is no room for at the moment.
+    /// The same for a message that there is no room for at the moment, or that isn't to have any while it waits for `reason`.
     async fn enqueue_when_free(
         &self,
         topic: Arc<TopicState>,
-        message: Message,
+        mut message: Message,
         started: Instant,
         timeout: Millis,
+        mut reason: Option<WaitReason>,
     ) -> Result<SendHandle, SendError> {
         let until = deadline::at(started, Duration::from(timeout));
-        match self.room(&message, &topic, until).await {
-            Ok(share) => self.launch(&topic, message, share, started, timeout),
-            Err(error) => Err(error.with_message(message)),
+        loop {
+            let permit = match reason {
+                Some(reason) => match self.wait_outside(&message, &topic, reason, until).await {
+                    Ok(permit) => Some(permit),
+                    Err(error) => return Err(error.with_message(message)),
+                },
+                None => None,
+            };
+            let share = match self.room(&message, &topic, until).await {
+                Ok(share) => share,
+                Err(error) => return Err(error.with_message(message)),
+            };
+            match self.launch(&topic, message, share, started, timeout, permit) {
+                Ok(handle) => return Ok(handle),
+                Err(NotAccepted::Refused(error)) => return Err(error),
+                Err(NotAccepted::HasToWaitOutside(back, new)) => (message, reason) = (back, Some(new)),
+            }
         }
     }
 
@@ -98,22 +132,38 @@ impl Inner {
         topic: &TopicState,
         deadline: Instant,
     ) -> Result<Share, SendError> {
-        let mut waiting = WaitingForRoom::new(topic);
         let permits = &self.flights().permits;
-        let room = deadline::timeout_at(deadline, permits.take(message.encoded_len())).await;
-        waiting.is_over = true;
-        drop(waiting);
-        let error = match room {
-            Ok(Some(share)) => return Ok(share),
-            Ok(None) => SendError::closed(&topic.topic),
-            Err(NotReached::Elapsed) => SendError::full(&topic.topic, &permits.describe()),
-            Err(NotReached::NoRuntime) => SendError::no_runtime(&topic.topic),
+        let share = async {
+            permits.take(message.encoded_len()).await.ok_or_else(|| SendError::closed(&topic.topic))
         };
-        topic.counts.failed(Outcome::NotSent, None);
-        Err(error)
+        let too_late = || SendError::full(&topic.topic, &permits.describe());
+        counted_as_queued(topic, deadline, share, too_late).await
     }
 
-    /// Sends a message that has its share of the room, or keeps it until it can be sent.
+    /// Waits without room until the message may wait within, for `reason`.
+    async fn wait_outside(
+        &self,
+        message: &Message,
+        topic: &TopicState,
+        reason: WaitReason,
+        deadline: Instant,
+    ) -> Result<WaitPermit, SendError> {
+        let flights = self.flights();
+        let share = flights.permits.share(message.encoded_len());
+        let permit = async {
+            tokio::select! {
+                permit = flights.wait_limits.enter_when_free(&topic.waits, reason, share) => {
+                    permit.ok_or_else(|| SendError::closed(&topic.topic))
+                }
+                // There is nothing to wait for any more.
+                () = topic.withdrawn() => Err(self.launcher.withdrawn(topic)),
+            }
+        };
+        counted_as_queued(topic, deadline, permit, || reason.error(topic)).await
+    }
+
+    /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to wait outside has
+    /// no share any more.
     #[inline]
     fn launch(
         &self,
@@ -122,11 +172,10 @@ impl Inner {
         share: Share,
         started: Instant,
         timeout: Millis,
-    ) -> Result<SendHandle, SendError> {
-        let mut offer = Offer {
-            cargo: Some(Cargo { message, share, attempts_before: 0, started, timeout, more: None }),
-            much_waits: false,
-        };
+        permit: Option<WaitPermit>,
+    ) -> Result<SendHandle, NotAccepted> {
+        let cargo = Cargo { message, share, attempts_before: 0, started, timeout, more: None };
+        let mut offer = Offer::new(cargo, permit);
         let token = self.launcher.launch_or_park(topic, &mut offer)?;
         if offer.much_waits {
             self.launcher.should_yield.store(true, Ordering::Relaxed);
@@ -158,23 +207,40 @@ impl Drop for Offered<'_> {
     }
 }
 
-/// Counts a message as queued while it waits for room, and as not sent if its owner goes away meanwhile.
-struct WaitingForRoom<'a> {
-    topic: &'a TopicState,
-    is_over: bool,
+/// Waits until the deadline. Meanwhile the message counts as queued, and as not sent if this fails or its owner goes away.
+async fn counted_as_queued<T>(
+    topic: &TopicState,
+    deadline: Instant,
+    wait: impl Future<Output = Result<T, SendError>>,
+    too_late: impl FnOnce() -> SendError,
+) -> Result<T, SendError> {
+    let mut queued = Queued::new(topic);
+    let ended = match deadline::timeout_at(deadline, wait).await {
+        Ok(ended) => ended,
+        Err(NotReached::Elapsed) => Err(too_late()),
+        Err(NotReached::NoRuntime) => Err(SendError::no_runtime(&topic.topic)),
+    };
+    queued.is_not_sent = ended.is_err();
+    ended
 }
 
-impl<'a> WaitingForRoom<'a> {
+/// Counts a message as queued, and as not sent afterwards unless told otherwise.
+struct Queued<'a> {
+    topic: &'a TopicState,
+    is_not_sent: bool,
+}
+
+impl<'a> Queued<'a> {
     fn new(topic: &'a TopicState) -> Self {
         topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-        Self { topic, is_over: false }
+        Self { topic, is_not_sent: true }
     }
 }
 
-impl Drop for WaitingForRoom<'_> {
+impl Drop for Queued<'_> {
     fn drop(&mut self) {
         self.topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
-        if !self.is_over {
+        if self.is_not_sent {
             self.topic.counts.failed(Outcome::NotSent, None);
         }
     }

@@ -61,11 +61,11 @@ pub struct ProducerConfig {
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_message_size: usize,
     /// The most messages that are accepted and have no outcome yet. One broker can have half of them, hence at most 131,072 for
-    /// each of `connections_per_broker`. Default 16,384. Too
-    /// few, and the network is idle between answers; many take memory, and as many are unknown when a broker dies.
+    /// each of `connections_per_broker`, and a quarter may wait for a broker that is away or has its half, so that others find
+    /// room. Default 16,384. Too few, and the network is idle between answers; many take memory, and as many are unknown when a broker dies.
     pub max_in_flight: usize,
-    /// The most bytes of those messages. One broker can have half of them; a larger message may go alone. Default 64 MiB,
-    /// at most 4 GiB.
+    /// The most bytes of those messages, of which one broker can have as much; a larger message may go alone. Default
+    /// 64 MiB, at most 4 GiB.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_in_flight_bytes: usize,
     /// How many connections each broker has, at most 64. Default 1, which is enough to keep a broker busy: its answers come

@@ -226,9 +226,12 @@ impl Launcher {
             let end = Timer::Deadline(token, cargo.attempts_before);
             let (deadline, bytes) =
                 (cargo.deadline(), cargo.message.encoded_len() + topic.topic.len() + HEADER);
-            let mut offer = Offer { cargo: Some(cargo), much_waits: false };
+            let share = cargo.share;
+            let permit = cargo.more.as_mut().and_then(|more| more.permit.take());
+            let mut offer = Offer::new(cargo, permit);
             let launched = self.launch(&topic, &mut offer, Some(token), reservation);
-            let wait = match (launched.map_err(Obstacle::into_wait), offer.cargo) {
+            let Offer { cargo: left, permit, .. } = offer;
+            let wait = match (launched.map_err(Obstacle::into_wait), left) {
                 (Err(Ok(wait)), Some(taken)) => {
                     cargo = taken;
                     *wait
@@ -243,6 +246,15 @@ impl Launcher {
                 }
             };
             let Wait { reason: new, full } = wait;
+            let permit = match permit {
+                Some(mut permit) => {
+                    permit.change(new);
+                    permit
+                }
+                // It was accepted before, so the limit doesn't keep it from waiting.
+                None => self.flights.wait_limits.enter(waits, new, share),
+            };
+            cargo.more().permit = Some(permit);
             if let Err(unparkable) = self.flights.park_again(token, Arc::clone(&topic), cargo) {
                 self.unparkable(token, &topic, unparkable, new);
                 return Tried::Gone;

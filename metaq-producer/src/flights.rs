@@ -37,6 +37,7 @@ use crate::{
     route::TopicState,
     slab::{Slab, Token},
     timekeeper::{Timer, Timers},
+    wait_limits::WaitLimits,
     wait_queue::WaitReason,
 };
 
@@ -50,6 +51,7 @@ const SHARDS: usize = 16;
 pub(crate) struct Flights {
     shards: Vec<Mutex<Slab<Entry>>>,
     pub(crate) permits: Permits,
+    pub(crate) wait_limits: Arc<WaitLimits>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) policy: RetryPolicy,
     pub(crate) closing: Closing,
@@ -101,7 +103,9 @@ pub(crate) enum Unparkable {
 
 impl Flights {
     pub(crate) fn new(permits: Permits, policy: RetryPolicy) -> Self {
+        let (max_messages, max_bytes) = permits.limits();
         Self {
+            wait_limits: WaitLimits::new(max_messages, max_bytes),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             permits,
             timers: Arc::default(),
@@ -311,7 +315,11 @@ impl Flights {
         mut cargo: Cargo,
         tally: &mut Tally,
     ) -> SendError {
-        let attempts = cargo.more.as_mut().map(|more| std::mem::take(&mut more.failed)).unwrap_or_default();
+        let (attempts, permit) = match cargo.more.as_mut() {
+            Some(more) => (std::mem::take(&mut more.failed), more.permit.take()),
+            None => (Vec::new(), None),
+        };
+        tally.permits.extend(permit);
         let unknown = attempts.iter().any(|attempt| attempt.outcome == Outcome::Unknown);
         let last_attempt = lane.map(|_| error.outcome());
         let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
@@ -402,6 +410,12 @@ impl Flights {
             launcher.serve(&topic.waits, reason, None);
         }
         Some(reason)
+    }
+
+    /// From now on nothing is accepted any more.
+    pub(crate) fn accept_no_more(&self) {
+        self.permits.close();
+        self.wait_limits.close();
     }
 
     /// From now on nothing is sent that has to wait.

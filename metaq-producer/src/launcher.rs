@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    PartitionSelector, SendError, SendErrorKind,
+    Message, PartitionSelector, SendError, SendErrorKind,
     dispatcher::Requests,
     flights::{Cargo, Flights, Offer, Way},
     lane::Broker,
@@ -69,6 +69,14 @@ impl Obstacle {
     }
 }
 
+/// Why a message was not accepted.
+pub(crate) enum NotAccepted {
+    /// It can't be sent; the error gives it back.
+    Refused(SendError),
+    /// So much waits for the same that it is to wait without its share of the room, which was given back.
+    HasToWaitOutside(Message, WaitReason),
+}
+
 /// What a message has to wait for.
 pub(crate) struct Wait {
     pub(crate) reason: WaitReason,
@@ -89,8 +97,8 @@ pub(crate) struct FullConnection {
 #[derive(Default)]
 struct Seen<'r> {
     full: Vec<FullConnection>,
-    /// The addresses of connections that turned out not to be ready.
-    away: Vec<usize>,
+    /// The addresses of connections that turned out not to be ready, and their brokers.
+    away: Vec<(usize, BrokerId)>,
     /// Those that could take it, but have failed lately: the first partition of each connection.
     resting: Vec<(Partition, &'r RouteBroker)>,
     /// The partition that was chosen last, and can't take the message well.
@@ -112,7 +120,8 @@ impl<'r> Seen<'r> {
     /// Whether the connection for the partition has refused the message.
     fn has(&self, broker: &RouteBroker, partition: Partition) -> bool {
         let Some(address) = address(broker, partition) else { return true };
-        self.away.contains(&address) || self.full.iter().any(|full| full.address() == address)
+        self.away.iter().any(|(away, _)| *away == address)
+            || self.full.iter().any(|full| full.address() == address)
     }
 
     #[cold]
@@ -127,7 +136,7 @@ impl<'r> Seen<'r> {
     fn add(&mut self, broker: &RouteBroker, partition: Partition, back: Option<FullConnection>) {
         match back {
             Some(full) => self.full.push(full),
-            None => self.away.extend(address(broker, partition)),
+            None => self.away.extend(address(broker, partition).map(|address| (address, broker.id))),
         }
     }
 }
@@ -143,10 +152,15 @@ impl From<WaitReason> for Obstacle {
     }
 }
 
-impl From<Vec<FullConnection>> for Obstacle {
-    fn from(full: Vec<FullConnection>) -> Self {
+impl From<Seen<'_>> for Obstacle {
+    fn from(seen: Seen<'_>) -> Self {
+        let Seen { full, away, .. } = seen;
         let reason = match full.as_slice() {
-            [] => WaitReason::NoBroker,
+            [] => match away.as_slice() {
+                // The message can go nowhere else.
+                [(_, only), more @ ..] if more.iter().all(|(_, id)| id == only) => WaitReason::Away(*only),
+                _ => WaitReason::NoBroker,
+            },
             [only] => WaitReason::Capacity(only.id, only.number),
             several => {
                 WaitReason::AnyCapacity(several.iter().fold(0, |all, full| all.wrapping_add(full.mixed())))
@@ -180,23 +194,46 @@ impl Launcher {
     /// Sends a message, or keeps it until it can be sent; it is taken out of the offer.
     ///
     /// # Errors
-    /// When it never can be; the error gives it back.
+    /// When it never can be, or isn't to be kept now.
     pub(crate) fn launch_or_park(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
         offer: &mut Offer,
-    ) -> Result<Token, SendError> {
-        let obstacle = match self.launch(topic, offer, None, &mut None) {
-            Ok(token) => return Ok(token),
-            Err(obstacle) => obstacle,
-        };
-        match (obstacle.into_wait(), offer.cargo.take()) {
-            (Ok(wait), Some(cargo)) => self.park(topic, cargo, wait.reason),
+    ) -> Result<Token, NotAccepted> {
+        match self.launch(topic, offer, None, &mut None) {
+            Ok(token) => Ok(token),
+            Err(obstacle) => self.park_offer(topic, offer, obstacle),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn park_offer(
+        self: &Arc<Self>,
+        topic: &Arc<TopicState>,
+        offer: &mut Offer,
+        obstacle: Obstacle,
+    ) -> Result<Token, NotAccepted> {
+        let (reason, mut cargo) = match (obstacle.into_wait(), offer.cargo.take()) {
+            (Ok(wait), Some(cargo)) => (wait.reason, cargo),
             (obstacle, cargo) => {
                 let error = obstacle.map_or_else(|error| error, |wait| wait.reason.error(topic));
-                Err(self.refused(topic, cargo, error))
+                return Err(NotAccepted::Refused(self.refused(topic, cargo, error)));
             }
-        }
+        };
+        let permit = match offer.permit.take() {
+            Some(permit) => permit.try_change(reason),
+            None => self.flights.wait_limits.try_enter(&topic.waits, reason, cargo.share),
+        };
+        let Some(permit) = permit else {
+            self.flights.permits.give_one_back(cargo.share);
+            if let Some(turn) = cargo.turn() {
+                self.flights.pass_turn(topic, turn);
+            }
+            return Err(NotAccepted::HasToWaitOutside(cargo.message, reason));
+        };
+        cargo.more().permit = Some(permit);
+        self.park(topic, cargo, reason).map_err(NotAccepted::Refused)
     }
 
     /// Sends a message, or fails if it would have to wait.
@@ -204,7 +241,7 @@ impl Launcher {
     /// # Errors
     /// As said; the error gives it back.
     pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
-        let mut offer = Offer { cargo: Some(cargo), much_waits: false };
+        let mut offer = Offer::new(cargo, None);
         let launched = self.launch(topic, &mut offer, None, &mut None);
         launched.map_err(|obstacle| {
             let error = obstacle.into_wait().map_or_else(|error| error, |wait| wait.reason.refusal(topic));
@@ -244,7 +281,7 @@ impl Launcher {
         };
         // The way of nearly all messages.
         let Some((partition, broker)) = self.select(topic, &route, offer, None)? else {
-            return Err(Vec::new().into());
+            return Err(WaitReason::NoBroker.into());
         };
         let refused = if broker.lane.broker.rests(now) || topic.rests(partition, now) {
             None
@@ -306,7 +343,7 @@ impl Launcher {
         if seen.full.is_empty() {
             topic.ensure_followed();
         }
-        Err(seen.full.into())
+        Err(seen.into())
     }
 
     /// No broker of the topic is connected.

@@ -62,6 +62,7 @@ mod timekeeper;
 mod topics;
 mod transaction;
 mod verdict;
+mod wait_limits;
 mod wait_queue;
 mod xa;
 

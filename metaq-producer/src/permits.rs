@@ -18,6 +18,13 @@ pub(crate) struct Permits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share(u32);
 
+impl Share {
+    /// Its bytes.
+    pub(crate) fn bytes(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What several messages give back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Returned {
@@ -28,7 +35,7 @@ pub(crate) struct Returned {
 impl Returned {
     pub(crate) fn add(&mut self, share: Share) {
         self.messages += 1;
-        self.bytes += share.0 as usize;
+        self.bytes += share.bytes();
     }
 }
 
@@ -46,7 +53,7 @@ impl Permits {
     }
 
     /// What a message of `len` bytes counts for. One that is larger than the whole limit may still go alone.
-    fn share(&self, len: usize) -> Share {
+    pub(crate) fn share(&self, len: usize) -> Share {
         Share(len.clamp(1, self.max_bytes) as u32)
     }
 
@@ -68,6 +75,13 @@ impl Permits {
         Some(share)
     }
 
+    /// Gives back what a message had that wasn't accepted after all.
+    pub(crate) fn give_one_back(&self, share: Share) {
+        let mut returned = Returned::default();
+        returned.add(share);
+        self.give_back(returned);
+    }
+
     pub(crate) fn give_back(&self, returned: Returned) {
         if returned.messages > 0 {
             self.bytes.add_permits(returned.bytes);
@@ -76,6 +90,11 @@ impl Permits {
                 self.returned.notify_waiters();
             }
         }
+    }
+
+    /// The limits, in messages and bytes.
+    pub(crate) fn limits(&self) -> (usize, usize) {
+        (self.max_messages, self.max_bytes)
     }
 
     /// Messages and bytes that are taken.

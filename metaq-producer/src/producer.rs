@@ -124,8 +124,8 @@ impl Producer {
 
     /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
     ///
-    /// It waits for room when too much is unacknowledged, and for a broker while none of the topic is connected. It is
-    /// sent again only as [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
+    /// It waits for room when too much is unacknowledged, or [too much waits](ProducerConfig::max_in_flight) for the same
+    /// broker, and for a broker while none of the topic is connected. It is sent again only as [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
     ///
     /// # Errors
     /// [`SendError::outcome`] says whether the message may be stored; when it is certainly not, the error gives it
@@ -154,11 +154,13 @@ impl Producer {
     }
 
     /// Gives a message to the producer, and returns when there is room for it; the handle ends with its outcome. This way
-    /// one task can have thousands of messages in flight.
+    /// one task can have thousands of messages in flight. One that can't be sent at once is accepted as long as
+    /// [not too much waits](ProducerConfig::max_in_flight) for the same broker.
     ///
     /// # Errors
-    /// When the message can't be sent at all, or there is no room for it within the send timeout. It was not sent then, and
-    /// the error gives it back.
+    /// When the message can't be sent at all, or there is no room for it within the send timeout. Of kind
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when too many waited for a broker that is away. It was not sent
+    /// then, and the error gives it back.
     ///
     /// # Cancel safety
     /// Dropping this future before it is done means that the message was not accepted. Those who wait for room are served
@@ -353,7 +355,7 @@ impl Producer {
         let flights = inner.flights();
         inner.closed.store(true, Ordering::Release);
         flights.closing.begin();
-        flights.permits.close();
+        flights.accept_no_more();
         inner.topics.refuse();
         let (_, are_rolled_back) =
             join(flights.drain(until, || inner.expire()), inner.open_transactions.roll_back_all(until)).await;
@@ -417,7 +419,7 @@ impl Drop for Inner {
                 );
             });
         }
-        flights.permits.close();
+        flights.accept_no_more();
         flights.close();
         flights.fail_waiting(SendError::closed);
         // What is in flight ends with its connection.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt::{self, Write as _},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -84,6 +85,18 @@ impl TopicState {
     /// Waits for another route, from when it is enabled or polled.
     pub(crate) fn route_changed(&self) -> Notified<'_> {
         self.changed.notified()
+    }
+
+    /// Waits until the topic is unpublished.
+    pub(crate) async fn withdrawn(&self) {
+        loop {
+            let mut changed = pin!(self.route_changed());
+            changed.as_mut().enable();
+            if self.is_withdrawn() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// The topic was unpublished: follows it no more, and forgets the route, and with it the connections.

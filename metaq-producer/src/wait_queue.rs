@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::{SendError, SendErrorKind, lane::Gate, route::TopicState, slab::Token};
 
 /// Why a message waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum WaitReason {
     /// No broker of the topic is connected.
     NoBroker,

@@ -229,24 +229,23 @@ async fn a_broker_that_falls_silent_takes_its_share_and_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_passes_those_who_wait_for_room_on_a_connection() {
-    // Two of four may be in flight at the only broker.
-    let cluster = Cluster::new(1, |config| config.max_in_flight = 4).await;
+    // Eight of sixteen may be in flight at the only broker, and four may wait for it.
+    let cluster = Cluster::new(1, |config| config.max_in_flight = 16).await;
     cluster.brokers[0].faults().freeze();
     let mut handles = Vec::new();
-    for n in 0..4 {
+    for n in 0..12 {
         handles.push(cluster.producer.enqueue(message(n.to_string())).await.unwrap());
     }
-    // The fifth waits to be accepted at all, and is woken when the first two have ended, before those that wait for room on
-    // the connection are seen to.
+    // The last one waits to be accepted at all.
     let producer = cluster.producer.clone();
-    let fifth = tokio::spawn(async move { producer.send(message("4")).await.unwrap().message_id });
-    until(async || cluster.counts().await.queued == 3).await;
+    let last = tokio::spawn(async move { producer.send(message("12")).await.unwrap().message_id });
+    until(async || cluster.counts().await.queued == 5).await;
     cluster.brokers[0].faults().thaw();
     let mut ids = Vec::new();
     for handle in handles {
         ids.push(handle.await.unwrap().message_id);
     }
-    ids.push(fifth.await.unwrap());
+    ids.push(last.await.unwrap());
     assert!(ids.is_sorted(), "stored in the order in which they came: {ids:?}");
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metaq_protocol::Partition;
 use tokio::time::Instant;
 
-use crate::{Message, permits::Share, send_error::FailedAttempt};
+use crate::{Message, permits::Share, send_error::FailedAttempt, wait_limits::WaitPermit};
 
 /// A message, and what is to be known to send it.
 #[derive(Debug)]
@@ -30,6 +30,14 @@ pub(crate) struct Offer {
     pub(crate) cargo: Option<Cargo>,
     /// Whether so much waits to be written where it was handed to that it is worth a write.
     pub(crate) much_waits: bool,
+    /// Has it wait if it has to. Given up as soon as the message is where it is kept.
+    pub(crate) permit: Option<WaitPermit>,
+}
+
+impl Offer {
+    pub(crate) fn new(cargo: Cargo, permit: Option<WaitPermit>) -> Self {
+        Self { cargo: Some(cargo), much_waits: false, permit }
+    }
 }
 
 /// A duration in four bytes, rounded up. What is longer than seven weeks is that long.
@@ -60,6 +68,8 @@ pub(crate) struct More {
     pub(crate) has_turn: bool,
     /// Whether the broker has refused it there, so that another partition is better if the selector agrees.
     pub(crate) was_refused: bool,
+    /// While it waits.
+    pub(crate) permit: Option<WaitPermit>,
     /// When it was handed to a connection, where a selector wants to know how long it took from then.
     pub(super) launched: Option<Instant>,
 }

@@ -25,6 +25,7 @@ use crate::{
     slab::{Slab, Token},
     timekeeper::Timer,
     verdict::{Failure, Trouble, judge},
+    wait_limits::WaitPermit,
 };
 
 /// What is to be done when the lock is released again.
@@ -48,6 +49,8 @@ pub(super) struct Tally {
     turns: Vec<(Arc<TopicState>, Partition)>,
     /// Messages whose turn is kept until their late answer.
     late: Vec<(Token, Instant)>,
+    /// Of messages that wait no longer: somebody's task is woken when they are dropped.
+    pub(super) permits: SmallVec<[WaitPermit; 1]>,
     /// What selectors want to know.
     observed: Vec<Observation>,
 }
@@ -71,6 +74,7 @@ impl Flights {
             }
         }
         tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
+        contain_each(tally.permits.drain(..), drop);
         contain_each(tally.observed.drain(..), |observation| observation.tell());
         contain_each(tally.wakers.drain(..), Waker::wake);
         contain_each(tally.payloads.drain(..), drop);
