@@ -192,77 +192,43 @@ async fn it_stays_registered_and_its_entries_outlive_a_kill_only_so_long() {
 }
 
 #[tokio::test]
+async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
+    let Some(peers) = Peers::get("a_broker_with_the_id_of_a_live_one_is_refused") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let address = zookeeper.connect_string();
+    let keeper = Keeper::connect(&address).await.unwrap();
+    let registry = || Registry::zookeeper(&address).session_timeout(Duration::from_secs(2));
+    let start = |partitions| Broker::builder().topic("t", partitions).register_in(registry()).start();
+    let first = start(2).await.unwrap();
+    let before = tree(&keeper, "/meta").await;
+    let error = timeout(PATIENCE, start(3)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+    let error = error.to_string();
+    let parts =
+        ["broker 0 ", &*address, "/meta/brokers/ids/0/master", &first.addr().to_string(), "another id"];
+    for part in parts {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    assert_eq!(tree(&keeper, "/meta").await, before);
+
+    // A node that somebody else made instead is left alone as well, and so is the broker's own then.
+    let master = "/meta/brokers/ids/0/master";
+    let options = zookeeper_client::CreateMode::Ephemeral.with_acls(zookeeper_client::Acls::anyone_all());
+    keeper.delete(master, None).await.unwrap();
+    keeper.create(master, b"meta://h:1", &options).await.unwrap();
+    keeper.set_data("/meta/brokers/ids/0", b"meta://h:1", None).await.unwrap();
+    first.shut_down().await.unwrap();
+    let left = tree(&keeper, "/meta").await;
+    assert_eq!(text(&left, "/brokers/ids/0/master"), Some("meta://h:1"));
+    assert_eq!(text(&left, "/brokers/ids/0"), Some("meta://h:1"));
+    assert_eq!(left.values().filter(|(ephemeral, _)| *ephemeral).count(), 1, "{left:#?}");
+}
+
+#[tokio::test]
 async fn a_registry_that_is_not_there_is_told() {
     let error = Broker::builder()
         .register_in(Registry::zookeeper("127.0.0.1:1").session_timeout(Duration::ZERO))
         .start();
     let error = timeout(PATIENCE, error).await.unwrap().unwrap_err().to_string();
     assert!(error.starts_with("broker 0 could not be registered at 127.0.0.1:1 within 15s: "), "{error}");
-}
-
-#[cfg(feature = "etcd")]
-#[tokio::test]
-async fn in_etcd_it_is_the_same() {
-    use metaq_testkit::peers::{Etcd, EtcdProgram};
-    let Some(program) = EtcdProgram::get("in_etcd_it_is_the_same") else { return };
-    let mut etcd = Etcd::start(&program).await.unwrap();
-    let endpoint = etcd.endpoint();
-    let mut client = etcd_client::Client::connect([&endpoint], None).await.unwrap();
-    let all = async |client: &mut etcd_client::Client| {
-        let options = etcd_client::GetOptions::new().with_prefix();
-        let answer = client.get("/meta/", Some(options)).await.unwrap();
-        let pairs = answer.kvs().iter().map(|pair| {
-            let text = (pair.key_str().unwrap().to_owned(), pair.value_str().unwrap().to_owned());
-            (text.0, (pair.lease() != 0, text.1))
-        });
-        pairs.collect::<Tree>()
-    };
-    let registry = Registry::etcd(&endpoint).session_timeout(Duration::from_secs(2));
-    let broker = Broker::builder().id(7).topic("t", 2).register_in(registry.clone()).start().await.unwrap();
-    let addr = broker.addr().to_string();
-    let json = r#"{"broker":"7-m","numParts":2}"#;
-    let told = [
-        ("/meta/brokers/ids/7", false, addr.as_str()),
-        ("/meta/brokers/ids/7/master", true, &addr),
-        ("/meta/brokers/topics-pub/t/7-m", true, json),
-        ("/meta/brokers/topics-sub/t/7-m", true, json),
-        ("/meta/brokers/topics/t/7-m", true, "2"),
-    ];
-    let mut expected: Tree =
-        told.iter().map(|(path, lease, text)| ((*path).to_owned(), (*lease, (*text).to_owned()))).collect();
-    let mut found = all(&mut client).await;
-    assert!(found.remove("/meta/brokers/ids/7/master_config_checksum").is_some());
-    assert_eq!(found, expected);
-
-    // The lease is kept; a change is followed; etcd may restart.
-    sleep(Duration::from_secs(4)).await;
-    broker.set_topic("t", 5);
-    expected.insert("/meta/brokers/topics/t/7-m".to_owned(), (true, "5".to_owned()));
-    let settled = async |client: &mut etcd_client::Client, partitions: &str| {
-        let started = Instant::now();
-        while text(&all(client).await, "/meta/brokers/topics/t/7-m") != Some(partitions) {
-            assert!(started.elapsed() < PATIENCE);
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    settled(&mut client, "5").await;
-    etcd.kill().await.unwrap();
-    sleep(Duration::from_secs(3)).await;
-    etcd.restart().await.unwrap();
-    let mut client = etcd_client::Client::connect([&endpoint], None).await.unwrap();
-    settled(&mut client, "5").await;
-    sleep(Duration::from_secs(4)).await;
-    settled(&mut client, "5").await;
-
-    // Killed: its entries go when the lease ends. Shut down: at once.
-    drop(broker);
-    let started = Instant::now();
-    while all(&mut client).await.values().any(|(lease, _)| *lease) {
-        assert!(started.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(20)).await;
-    }
-    println!("its entries were gone {:?} after the kill", started.elapsed());
-    let broker = Broker::builder().id(7).topic("t", 2).register_in(registry).start().await.unwrap();
-    broker.shut_down().await.unwrap();
-    assert_eq!(all(&mut client).await, Tree::new());
 }

@@ -231,14 +231,16 @@ impl BrokerBuilder {
         self
     }
 
-    /// Registers the broker in a registry of the test's own process. May be repeated.
+    /// Registers the broker in a registry of the test's own process. May be repeated. Give each broker of a registry an
+    /// [id](Self::id) of its own: a later one with the same id takes the place of the earlier one, as one that moved.
     #[must_use]
     pub fn register_with(mut self, registry: &EmbeddedRegistry) -> Self {
         self.embedded.push(registry.clone());
         self
     }
 
-    /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be repeated.
+    /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be repeated. Another
+    /// live broker with the same id is an error of [`start`](Self::start); see [`Registry`](crate::Registry).
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     #[must_use]
     pub fn register_in(mut self, registry: super::registration::Registry) -> Self {
@@ -250,7 +252,7 @@ impl BrokerBuilder {
     ///
     /// # Errors
     /// When the port can't be listened on, the name of a topic can't be one, the data folder can't be used, or the
-    /// broker can't be registered.
+    /// broker can't be registered: `AlreadyExists` when its id is that of another live broker there.
     ///
     /// # Cancel safety
     /// Nothing runs on when the future is dropped before it is done.

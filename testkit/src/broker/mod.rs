@@ -359,7 +359,7 @@ impl Broker {
 
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     async fn register(&mut self, registry: Registry) -> io::Result<()> {
-        self.registrations.push(registry.register(Arc::clone(&self.shared)).await?);
+        self.registrations.push(registration::Registration::new(registry, Arc::clone(&self.shared)).await?);
         Ok(())
     }
 }

@@ -3,21 +3,31 @@
 use std::{io, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{Client, ConnectOptions, Error, PutOptions};
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, Error, EventType, KeyValue, PutOptions, Txn, TxnOp,
+    TxnOpResponse, TxnResponse, WatchOptions,
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
-use super::Session;
+use super::session::{Occupant, Session};
 
 /// How long a call may take.
 const CALL: Duration = Duration::from_secs(5);
 
+/// How much later than its lease an entry may go: etcd looks at leases twice a second, and has to agree on their end.
+const MARGIN: Duration = Duration::from_secs(4);
+
 struct EtcdSession {
     client: Client,
+    /// For streams, which the deadline of calls would end.
+    streams: Client,
     lease: i64,
+    /// Leases of the same broker's former sessions.
+    former: Vec<i64>,
     keeping: JoinHandle<()>,
     ended: watch::Receiver<bool>,
 }
@@ -28,22 +38,26 @@ impl Drop for EtcdSession {
     }
 }
 
-pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::Result<Box<dyn Session>> {
+pub(super) async fn connect(
+    hosts: &[String],
+    session_timeout: Duration,
+    former: &[i64],
+) -> io::Result<Box<dyn Session>> {
     let options = ConnectOptions::new().with_connect_timeout(CALL).with_timeout(CALL);
     let mut client = call("connect to", &hosts.join(","), Client::connect(hosts, Some(options))).await?;
     let seconds = session_timeout.as_secs().max(1).cast_signed();
     let granted = call("grant", "a lease", client.lease_grant(seconds, None)).await?;
     let lease = granted.id();
-    // A keep-alive is a stream that stays open, which the deadline of calls would end.
     let endless = ConnectOptions::new().with_connect_timeout(CALL);
-    let keeper = call("connect to", &hosts.join(","), Client::connect(hosts, Some(endless))).await?;
+    let streams = call("connect to", &hosts.join(","), Client::connect(hosts, Some(endless))).await?;
     let (end, ended) = watch::channel(false);
+    let keeper = streams.clone();
     let keeping = tokio::spawn(async move {
         // The error is that the lease is lost, or that nobody answers, which comes to the same.
         let _ = keep_alive(keeper, lease, session_timeout).await;
         end.send_replace(true);
     });
-    Ok(Box::new(EtcdSession { client, lease, keeping, ended }))
+    Ok(Box::new(EtcdSession { client, streams, lease, former: former.to_vec(), keeping, ended }))
 }
 
 /// Renews the lease until it is lost.
@@ -64,29 +78,126 @@ async fn keep_alive(mut client: Client, lease: i64, session_timeout: Duration) -
 async fn call<T>(what: &str, path: &str, made: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
     match timeout(CALL, made).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(io::Error::other(format!("etcd failed to {what} {path}: {error}"))),
+        Ok(Err(error)) => Err(failed(what, path, &error)),
         Err(_) => Err(io::Error::other(format!("etcd took longer than {CALL:?} to {what} {path}"))),
+    }
+}
+
+fn failed(what: &str, path: &str, error: &Error) -> io::Error {
+    io::Error::other(format!("etcd failed to {what} {path}: {error}"))
+}
+
+/// The entry that a transaction has read.
+fn entry(answer: &TxnResponse) -> Option<KeyValue> {
+    answer.op_responses().into_iter().find_map(|response| match response {
+        TxnOpResponse::Get(got) => got.kvs().first().cloned(),
+        _ => None,
+    })
+}
+
+impl EtcdSession {
+    fn owns(&self, entry: &KeyValue) -> bool {
+        entry.lease() == self.lease || (entry.lease() != 0 && self.former.contains(&entry.lease()))
+    }
+
+    async fn txn(&self, what: &str, path: &str, txn: Txn) -> io::Result<TxnResponse> {
+        call(what, path, self.client.clone().txn(txn)).await
+    }
+
+    async fn occupant(&self, path: &str, entry: &KeyValue, revision: i64) -> io::Result<Occupant> {
+        let text = String::from_utf8_lossy(entry.value()).into_owned();
+        if entry.lease() == 0 {
+            return Ok(Occupant { session: None, text, lasts: Duration::ZERO, revision });
+        }
+        let mut client = self.client.clone();
+        let asked = client.lease_time_to_live(entry.lease(), None);
+        let left = call("look at the lease of", path, asked).await?.ttl();
+        // Whole seconds, and a part of one; negative when the lease has expired meanwhile.
+        let left = u64::try_from(left).map_or(0, |seconds| seconds.saturating_add(1));
+        let lasts = Duration::from_secs(left).min(crate::LONGEST) + MARGIN;
+        Ok(Occupant { session: Some(entry.lease()), text, lasts, revision })
     }
 }
 
 #[async_trait]
 impl Session for EtcdSession {
-    async fn create(&self, path: &str, text: &str) -> io::Result<()> {
-        let options = PutOptions::new().with_lease(self.lease);
-        call("write", path, self.client.clone().put(path, text, Some(options))).await.map(drop)
+    fn number(&self) -> i64 {
+        self.lease
     }
 
-    async fn write(&self, path: &str, text: &str) -> io::Result<()> {
-        call("write", path, self.client.clone().put(path, text, None)).await.map(drop)
+    async fn create(&self, path: &str, text: &str) -> io::Result<Option<Occupant>> {
+        let mut revision = 0;
+        loop {
+            // Either there is no entry, or one of this broker's at this revision.
+            let unchanged = match revision {
+                0 => Compare::create_revision(path, CompareOp::Equal, 0),
+                revision => Compare::mod_revision(path, CompareOp::Equal, revision),
+            };
+            let put = TxnOp::put(path, text, Some(PutOptions::new().with_lease(self.lease)));
+            let txn = Txn::new().when([unchanged]).and_then([put]).or_else([TxnOp::get(path, None)]);
+            let answer = self.txn("create", path, txn).await?;
+            if answer.succeeded() {
+                return Ok(None);
+            }
+            revision = match entry(&answer) {
+                Some(entry) if self.owns(&entry) => entry.mod_revision(),
+                Some(entry) => {
+                    let read_at =
+                        answer.header().map_or_else(|| entry.mod_revision(), |header| header.revision());
+                    return self.occupant(path, &entry, read_at).await.map(Some);
+                }
+                // It has gone in between.
+                None => 0,
+            };
+        }
+    }
+
+    async fn gone(&self, path: &str, occupant: &Occupant) -> io::Result<()> {
+        let options = WatchOptions::new().with_start_revision(occupant.revision + 1);
+        let mut client = self.streams.clone();
+        let mut changes = call("watch", path, client.watch(path, Some(options))).await?;
+        loop {
+            let change = match changes.message().await {
+                Ok(Some(change)) => change,
+                Ok(None) => return Err(io::Error::other(format!("etcd has ended the watch of {path}"))),
+                Err(error) => return Err(failed("watch", path, &error)),
+            };
+            // It is canceled when etcd has forgotten what happened since.
+            if change.canceled()
+                || change.events().iter().any(|event| event.event_type() == EventType::Delete)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn write(&self, path: &str, text: &str, held: &str) -> io::Result<i64> {
+        let is_held = Compare::lease(held, CompareOp::Equal, self.lease);
+        let txn = Txn::new().when([is_held]).and_then([TxnOp::put(path, text, None)]);
+        let answer = self.txn("write", path, txn).await?;
+        match answer.header() {
+            Some(header) if answer.succeeded() => Ok(header.revision()),
+            _ => Err(io::Error::other(format!("{path} was not written: the lease of {held} has expired"))),
+        }
     }
 
     async fn remove(&self, path: &str) -> io::Result<()> {
-        call("remove", path, self.client.clone().delete(path, None)).await.map(drop)
+        loop {
+            let found = call("read", path, self.client.clone().get(path, None)).await?;
+            let Some(entry) = found.kvs().first().filter(|entry| self.owns(entry)) else { return Ok(()) };
+            let unchanged = Compare::mod_revision(path, CompareOp::Equal, entry.mod_revision());
+            let txn = Txn::new().when([unchanged]).and_then([TxnOp::delete(path, None)]);
+            if self.txn("remove", path, txn).await?.succeeded() {
+                return Ok(());
+            }
+        }
     }
 
-    async fn remove_or_empty(&self, path: &str) -> io::Result<()> {
+    async fn remove_or_empty(&self, path: &str, version: i64) -> io::Result<()> {
         // Nothing lies below a key.
-        self.remove(path).await
+        let unchanged = Compare::mod_revision(path, CompareOp::Equal, version);
+        let txn = Txn::new().when([unchanged]).and_then([TxnOp::delete(path, None)]);
+        self.txn("remove", path, txn).await.map(drop)
     }
 
     async fn ended(&self) {

@@ -4,9 +4,12 @@ use std::{io, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::timeout;
-use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error};
+use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
-use super::Session;
+use super::{
+    keeper::PATIENCE,
+    session::{Occupant, Session},
+};
 
 /// How long a call may take: the library waits while it is disconnected.
 const CALL: Duration = Duration::from_secs(5);
@@ -14,7 +17,12 @@ const CALL: Duration = Duration::from_secs(5);
 const LASTING: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
 
-struct ZooKeeperSession(Client);
+struct ZooKeeperSession {
+    client: Client,
+    /// How long the node of a former process is waited for. ZooKeeper tells nobody the timeout of another session, so this
+    /// one's is taken for it, and more.
+    lasts: Duration,
+}
 
 pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::Result<Box<dyn Session>> {
     let hosts = hosts.join(",");
@@ -22,7 +30,7 @@ pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::
     let connector =
         Client::connector().with_session_timeout(session_timeout).with_detached().with_fail_eagerly();
     let client = call("connect to", &hosts, connector.connect(&hosts)).await?;
-    Ok(Box::new(ZooKeeperSession(client)))
+    Ok(Box::new(ZooKeeperSession { client, lasts: session_timeout + PATIENCE }))
 }
 
 async fn call<T>(what: &str, path: &str, made: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
@@ -41,56 +49,86 @@ impl ZooKeeperSession {
     async fn make_parents(&self, path: &str) -> io::Result<()> {
         match path.rsplit_once('/') {
             Some((parent, _)) if !parent.is_empty() => {
-                call("create", parent, self.0.mkdir(parent, &LASTING)).await
+                call("create", parent, self.client.mkdir(parent, &LASTING)).await
             }
             _ => Ok(()),
         }
+    }
+
+    async fn read(&self, path: &str) -> io::Result<Option<(String, Stat)>> {
+        let read = async {
+            match self.client.get_data(path).await {
+                Ok((data, stat)) => Ok(Some((String::from_utf8_lossy(&data).into_owned(), stat))),
+                Err(Error::NoNode) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        call("read", path, read).await
     }
 }
 
 #[async_trait]
 impl Session for ZooKeeperSession {
-    async fn create(&self, path: &str, text: &str) -> io::Result<()> {
+    fn number(&self) -> i64 {
+        self.client.session_id().0
+    }
+
+    async fn create(&self, path: &str, text: &str) -> io::Result<Option<Occupant>> {
         self.make_parents(path).await?;
         loop {
-            let created = timeout(CALL, self.0.create(path, text.as_bytes(), &EPHEMERAL)).await;
+            let created = timeout(CALL, self.client.create(path, text.as_bytes(), &EPHEMERAL)).await;
             match created {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(_)) => return Ok(None),
                 Ok(Err(Error::NodeExists)) => {}
                 Ok(Err(error)) => return Err(failed("create", path, &error)),
                 Err(_) => return call("create", path, std::future::pending()).await,
             }
-            let (stat, watcher) = call("look at", path, self.0.check_and_watch_stat(path)).await?;
-            // The node of a former process goes with its session.
-            if stat.is_some() {
-                tokio::select! {
-                    _ = watcher.changed() => {}
-                    () = self.ended() => return Err(failed("create", path, &Error::SessionExpired)),
-                }
-            }
+            let Some((text, stat)) = self.read(path).await? else { continue };
+            let session = Some(stat.ephemeral_owner).filter(|owner| *owner != 0);
+            return Ok(Some(Occupant { session, text, lasts: self.lasts, revision: stat.czxid }));
         }
     }
 
-    async fn write(&self, path: &str, text: &str) -> io::Result<()> {
-        call("create", path, self.0.mkdir(path, &LASTING)).await?;
-        call("write", path, self.0.set_data(path, text.as_bytes(), None)).await.map(drop)
+    async fn gone(&self, path: &str, occupant: &Occupant) -> io::Result<()> {
+        loop {
+            let (stat, watcher) = call("look at", path, self.client.check_and_watch_stat(path)).await?;
+            if stat.is_none_or(|stat| stat.czxid != occupant.revision) {
+                return Ok(());
+            }
+            let _ = watcher.changed().await;
+        }
+    }
+
+    async fn write(&self, path: &str, text: &str, _held: &str) -> io::Result<i64> {
+        // What was created in this session is there as long as the session, and nothing is written without it.
+        call("create", path, self.client.mkdir(path, &LASTING)).await?;
+        let written = call("write", path, self.client.set_data(path, text.as_bytes(), None)).await?;
+        Ok(written.version.into())
     }
 
     async fn remove(&self, path: &str) -> io::Result<()> {
+        let Some((_, stat)) = self.read(path).await? else { return Ok(()) };
+        if stat.ephemeral_owner != self.number() {
+            return Ok(());
+        }
         let removed = async {
-            match self.0.delete(path, None).await {
-                Err(Error::NoNode) => Ok(()),
+            match self.client.delete(path, Some(stat.version)).await {
+                Err(Error::NoNode | Error::BadVersion) => Ok(()),
                 other => other,
             }
         };
         call("remove", path, removed).await
     }
 
-    async fn remove_or_empty(&self, path: &str) -> io::Result<()> {
+    async fn remove_or_empty(&self, path: &str, version: i64) -> io::Result<()> {
+        let Ok(version) = i32::try_from(version) else { return Ok(()) };
         let removed = async {
-            match self.0.delete(path, None).await {
-                Err(Error::NoNode) => Ok(()),
-                Err(Error::NotEmpty) => self.0.set_data(path, &[], None).await.map(drop),
+            let removed = match self.client.delete(path, Some(version)).await {
+                Err(Error::NotEmpty) => self.client.set_data(path, &[], Some(version)).await.map(drop),
+                other => other,
+            };
+            match removed {
+                Err(Error::NoNode | Error::BadVersion) => Ok(()),
                 other => other,
             }
         };
@@ -98,7 +136,7 @@ impl Session for ZooKeeperSession {
     }
 
     async fn ended(&self) {
-        let mut states = self.0.state_watcher();
+        let mut states = self.client.state_watcher();
         while !states.peek_state().is_terminated() {
             states.changed().await;
         }

@@ -1,0 +1,82 @@
+//! Where a broker registers.
+
+use std::{io, time::Duration};
+
+use super::session::Session;
+
+/// ZooKeeper's protocol has milliseconds in 32 bits with a sign.
+const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Where a [`Broker`](crate::Broker) registers; for [`BrokerBuilder::register_in`](crate::BrokerBuilder::register_in).
+///
+/// The broker registers what a Java broker registers, in the same order, and again whenever its session was lost. When the
+/// broker is dropped or [killed](crate::Broker::kill), its entries stay until the session has expired, as those of a
+/// process that was killed; [`Broker::shut_down`](crate::Broker::shut_down) removes them.
+///
+/// An id belongs to one broker at a time. Starting a broker waits for the entries of a former process with the same id to
+/// expire: in etcd for as long as their lease lasts, in ZooKeeper for the session timeout and 15 s. If they are still there
+/// then, another broker with this id is alive; starting fails with `AlreadyExists`, and that broker's entries are
+/// untouched. (A Java broker gives up at once, and serves unregistered.)
+#[derive(Clone, Debug)]
+pub struct Registry {
+    kind: Kind,
+    pub(super) hosts: Vec<String>,
+    /// Empty, or beginning and not ending with a slash.
+    pub(super) root: String,
+    pub(super) session_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    #[cfg(feature = "zookeeper")]
+    ZooKeeper,
+    #[cfg(feature = "etcd")]
+    Etcd,
+}
+
+impl Registry {
+    /// A ZooKeeper, named as `HOST:PORT,HOST:PORT/ROOT`, with `zk://` before it or not; the root is `/meta` when left out.
+    #[cfg(feature = "zookeeper")]
+    #[must_use]
+    pub fn zookeeper(connect: &str) -> Self {
+        Self::new(Kind::ZooKeeper, connect.strip_prefix("zk://").unwrap_or(connect))
+    }
+
+    /// An etcd, named as `HOST:PORT,HOST:PORT/ROOT`, with `etcd://` before it or not; the root is `/meta` when left out. The
+    /// keys are the paths of ZooKeeper; what is ephemeral there has a lease.
+    #[cfg(feature = "etcd")]
+    #[must_use]
+    pub fn etcd(connect: &str) -> Self {
+        Self::new(Kind::Etcd, connect.strip_prefix("etcd://").unwrap_or(connect))
+    }
+
+    fn new(kind: Kind, connect: &str) -> Self {
+        let (hosts, root) = connect.split_once('/').unwrap_or((connect, "meta"));
+        let root = root.trim_matches('/');
+        Self {
+            kind,
+            hosts: hosts.split(',').map(|host| host.trim().to_owned()).collect(),
+            root: if root.is_empty() { String::new() } else { format!("/{root}") },
+            session_timeout: Duration::from_secs(6),
+        }
+    }
+
+    /// After how long the registry gives the broker up when it doesn't hear from it. Default 6 s, at most
+    /// 24 days. etcd counts in whole seconds, and doesn't go below 2 s.
+    #[must_use]
+    pub fn session_timeout(mut self, timeout: Duration) -> Self {
+        self.session_timeout = timeout.min(LONGEST_SESSION);
+        self
+    }
+
+    /// Begins a session. In etcd it takes over the entries of `former` sessions of the same broker.
+    #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "only etcd needs it"))]
+    pub(super) async fn connect(&self, former: &[i64]) -> io::Result<Box<dyn Session>> {
+        match self.kind {
+            #[cfg(feature = "zookeeper")]
+            Kind::ZooKeeper => super::zookeeper::connect(&self.hosts, self.session_timeout).await,
+            #[cfg(feature = "etcd")]
+            Kind::Etcd => Box::pin(super::etcd::connect(&self.hosts, self.session_timeout, former)).await,
+        }
+    }
+}
