@@ -1,4 +1,4 @@
-//! What a client needs to find a broker and to reach it.
+//! What a client needs to find a broker and to reach it: discoveries, transports and connections without a port.
 
 use std::io;
 
@@ -6,12 +6,39 @@ use async_trait::async_trait;
 use metaq_discovery::MockDiscovery;
 use metaq_protocol::BrokerAddr;
 use metaq_transport::{ConnectionConfig, Dialer, StreamTransport};
-use tokio::io::DuplexStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    sync::mpsc,
+};
 
-use super::{Broker, BrokerConnector};
+use super::{Broker, serve::Io};
 use crate::EmbeddedRegistry;
 
+/// How many bytes may be under way in each direction on a connection without a port.
+const PIPE: usize = 64 * 1024;
+
 impl Broker {
+    /// Connects to the broker without a port. The stream is the client's end of the connection.
+    #[must_use]
+    pub fn connect(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(PIPE);
+        self.serve_stream(server);
+        client
+    }
+
+    /// What connects to the broker without a port, and doesn't keep it alive: for a transport that is to reach it as long
+    /// as it is there.
+    #[must_use]
+    pub fn connector(&self) -> BrokerConnector {
+        BrokerConnector { streams: self.streams.clone() }
+    }
+
+    /// Serves one more connection, whose broker's end this stream is.
+    pub fn serve_stream(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        // Once the broker was shut down, the connection is closed by being dropped.
+        let _ = self.streams.send(Box::new(stream));
+    }
+
     /// A registry of its own that names this broker, besides those that it was [built](super::BrokerBuilder::register_with)
     /// with. It is made by the first call; later ones return the same.
     #[must_use]
@@ -43,6 +70,26 @@ impl Broker {
     #[must_use]
     pub fn transport(&self) -> StreamTransport<EmbeddedRegistry> {
         self.registry().transport()
+    }
+}
+
+/// Connects to a [`Broker`] without a port; got by [`Broker::connector`].
+#[derive(Clone, Debug)]
+pub struct BrokerConnector {
+    pub(super) streams: mpsc::UnboundedSender<Box<dyn Io>>,
+}
+
+impl BrokerConnector {
+    /// The client's end of a new connection.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the broker has ended.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        let (client, server) = tokio::io::duplex(PIPE);
+        match self.streams.send(Box::new(server)) {
+            Ok(()) => Ok(client),
+            Err(_) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the embedded broker has ended")),
+        }
     }
 }
 

@@ -1,0 +1,150 @@
+//! Starting a broker as its builder says.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, AtomicUsize},
+    },
+};
+
+use metaq_protocol::{BrokerAddr, Topic};
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
+
+#[cfg(any(feature = "zookeeper", feature = "etcd"))]
+use super::super::registration::Registration;
+use super::{
+    super::{
+        Broker, BrokerConnector,
+        faults::Faults,
+        local_transactions::LocalMessages,
+        prepared,
+        records::Records,
+        serve,
+        shared::Shared,
+        stats::Counters,
+        topics::{Keeping, Topics},
+    },
+    BrokerBuilder,
+};
+use crate::port::{self, Port};
+
+/// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
+/// 4096 ids were given out before the first.
+const FIRST_ID: i64 = (-5_468_927_679_426_199_552 >> 22) << 12;
+
+/// The port that a broker without a port is said to have: this and its id.
+const NOMINAL_PORT: u16 = 8123;
+
+impl BrokerBuilder {
+    /// Starts the broker on the current tokio runtime. If it is to be registered, it is when this returns.
+    ///
+    /// # Errors
+    /// When the port can't be listened on, the name of a topic can't be one, the data folder can't be used, or the
+    /// broker can't be registered: `AlreadyExists` when its id is that of another live broker there.
+    ///
+    /// # Cancel safety
+    /// Nothing runs on when the future is dropped before it is done.
+    pub async fn start(mut self) -> io::Result<Broker> {
+        let listener = if self.port == 0 {
+            let (port, listener) = port::listen()?;
+            self.claim = Some(Arc::new(port));
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)?
+        } else {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
+            self.claim = self.claim.take().or_else(|| Port::claimed(self.port).map(Arc::new));
+            listener
+        };
+        let port = listener.local_addr()?.port();
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+        let registries = self.registries.clone();
+        #[cfg_attr(
+            not(any(feature = "zookeeper", feature = "etcd")),
+            expect(unused_mut, reason = "only registration changes it")
+        )]
+        let mut broker = self.assemble(port, Some(listener))?;
+        #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+        for registry in registries {
+            let registration = Registration::new(registry, Arc::clone(&broker.shared)).await?;
+            broker.registrations.push(registration);
+        }
+        Ok(broker)
+    }
+
+    /// Starts the broker on the current tokio runtime without listening on a port: it is reached by
+    /// [`Broker::connect`] and the like only, and registered in [`EmbeddedRegistry`]s at most. Its address has the port that was given, or else 8123 plus
+    /// its id.
+    ///
+    /// # Errors
+    /// When the name of a topic can't be one, or the data folder can't be used.
+    pub fn start_without_port(self) -> io::Result<Broker> {
+        let nominal = NOMINAL_PORT.wrapping_add(self.id.0 as u16);
+        let port = if self.port == 0 { nominal } else { self.port };
+        self.assemble(port, None)
+    }
+
+    fn assemble(mut self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
+        self.port = port;
+        let builder = self.clone();
+        let addr = BrokerAddr::new(&self.host, port)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let keeping = Keeping {
+            folder: self.folder.clone(),
+            log: self.log,
+            default_partitions: self.default_partitions,
+            capacity: self.capacity,
+        };
+        let owner = format!("broker {} at {addr} in process {}", self.id, std::process::id());
+        let topics = Topics::open(keeping, &owner)?;
+        for (name, partitions) in &self.topics {
+            let topic =
+                Topic::new(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            topics.configure(&topic, *partitions);
+        }
+        let transactions = prepared::read(&topics)?;
+        // Ids rise, also over a restart.
+        let lowest = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12).max(FIRST_ID);
+        let first_id = topics.first_id(lowest)?;
+        let shared = Arc::new(Shared {
+            id: self.id,
+            addr,
+            settings: self.settings,
+            ids: AtomicI64::new(first_id),
+            topics,
+            transactions: Mutex::new(transactions),
+            local_messages: LocalMessages::default(),
+            counters: Counters::default(),
+            faults: Faults::new(self.seed),
+            put_monitor: OnceLock::new(),
+            records: Records::default(),
+            activity: Notify::new(),
+            random: Mutex::new(fastrand::Rng::with_seed(self.seed)),
+            started: Instant::now(),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            offered: watch::Sender::default(),
+            registries: self.embedded,
+            own_registry: OnceLock::new(),
+        });
+        let (streams, incoming) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel();
+        let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared), stopped));
+        shared.enter_registries(Some(&BrokerConnector { streams: streams.clone() }));
+        Ok(Broker {
+            shared,
+            streams,
+            accepting,
+            stop: Some(stop),
+            builder,
+            #[cfg(any(feature = "zookeeper", feature = "etcd"))]
+            registrations: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! What the connections of a broker share, and what registries are told of it.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicI64, AtomicUsize, Ordering},
+};
+
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{
+    BrokerConnector, Faults, PutMonitor,
+    builder::Settings,
+    local_transactions::LocalMessages,
+    records::Records,
+    stats::Counters,
+    topics::{TopicEntry, Topics},
+    transactions::XaTransactions,
+};
+use crate::EmbeddedRegistry;
+
+/// What the broker's connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: BrokerId,
+    pub(super) addr: BrokerAddr,
+    pub(super) settings: Settings,
+    pub(super) topics: Topics,
+    pub(super) transactions: Mutex<XaTransactions>,
+    pub(super) local_messages: LocalMessages,
+    /// How many ids were given out.
+    pub(super) ids: AtomicI64,
+    pub(super) counters: Counters,
+    pub(super) faults: Faults,
+    pub(super) put_monitor: OnceLock<PutMonitor>,
+    pub(super) records: Records,
+    /// Notifies of requests, messages and connections.
+    pub(super) activity: Notify,
+    pub(super) random: Mutex<fastrand::Rng>,
+    pub(super) started: Instant,
+    pub(super) accepted: AtomicUsize,
+    pub(super) open: AtomicUsize,
+    /// Counts the changes of what a registry is told.
+    pub(super) offered: watch::Sender<u64>,
+    pub(super) registries: Vec<EmbeddedRegistry>,
+    /// A registry for whoever asks the broker for one.
+    pub(super) own_registry: OnceLock<EmbeddedRegistry>,
+}
+
+impl Shared {
+    pub(super) fn registries(&self) -> impl Iterator<Item = &EmbeddedRegistry> {
+        self.registries.iter().chain(self.own_registry.get())
+    }
+
+    /// A topic that only a pattern takes is registered with its first message (registry §12).
+    pub(super) fn offer(&self, topic: &TopicEntry) {
+        if topic.becomes_known() {
+            self.tell_registries();
+        }
+    }
+
+    pub(super) fn tell_registries(&self) {
+        self.offered.send_modify(|changes| *changes += 1);
+        self.enter_registries(None);
+    }
+
+    /// Tells the registries of this process what the broker offers; for the first time with a way to reach it.
+    pub(super) fn enter_registries(&self, connector: Option<&BrokerConnector>) {
+        for registry in self.registries() {
+            let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
+            let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
+            let named = published.filter_map(|topic| {
+                let partitions = self.topics.partitions(Some(&topic));
+                // A client may have put to a name that can't be one.
+                Topic::new(&topic.name).ok().map(|name| (name, partitions))
+            });
+            match connector {
+                Some(connector) => registry.enter(self.id, &self.addr, named.collect(), connector.clone()),
+                None => registry.update(self.id, &self.addr, named.collect()),
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The broker's topics: which it takes, and how many partitions they have.
+
+mod entry;
+mod logs;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+
+pub(super) use entry::TopicEntry;
+pub(super) use logs::NotTaken;
+
+use super::{data_folder::FolderClaim, log::LogRules};
+
+/// How a broker keeps its topics.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    /// Where the logs are; none in memory.
+    pub(super) folder: Option<PathBuf>,
+    pub(super) log: LogRules,
+    /// How many partitions a topic has that only a pattern takes.
+    pub(super) default_partitions: u32,
+    /// How many bytes all logs together may take.
+    pub(super) capacity: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Topics {
+    pub(super) keeping: Keeping,
+    table: RwLock<BTreeMap<Arc<str>, Arc<TopicEntry>>>,
+    taken: AtomicU64,
+    /// The highest id that was found in the folder.
+    pub(super) highest_id: Option<i64>,
+    /// Kept until the logs are closed; none in memory.
+    claim: Mutex<Option<FolderClaim>>,
+    closed: AtomicBool,
+}
+
+impl Topics {
+    /// The entry of a topic, made when there is none.
+    fn entry(&self, name: &str) -> Arc<TopicEntry> {
+        if let Some(entry) = self.table.read().get(name) {
+            return Arc::clone(entry);
+        }
+        let mut table = self.table.write();
+        Arc::clone(table.entry(name.into()).or_insert_with(|| Arc::new(TopicEntry::new(name))))
+    }
+
+    /// Configures a topic, or changes its number of partitions. Logs are kept.
+    pub(super) fn configure(&self, name: &str, partitions: u32) -> Arc<TopicEntry> {
+        let entry = self.entry(name);
+        entry.configure(partitions);
+        entry
+    }
+
+    /// A topic that is configured, or that was put to.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        self.table.read().get(name).cloned()
+    }
+
+    /// All that are configured or hold a log.
+    pub(super) fn all(&self) -> Vec<Arc<TopicEntry>> {
+        self.table.read().values().cloned().collect()
+    }
+
+    /// The topic to put to: one that is configured, or that a pattern takes. A `*` in a configured name stands for any
+    /// text.
+    pub(super) fn taking(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        let table = self.table.read();
+        if let Some(entry) = table.get(name)
+            && entry.is_taken()
+        {
+            return Some(Arc::clone(entry));
+        }
+        let taken = table.values().any(|entry| entry.is_configured() && matches(&entry.name, name));
+        drop(table);
+        taken.then(|| {
+            let entry = self.entry(name);
+            entry.set_taken_by_pattern();
+            entry
+        })
+    }
+
+    /// How many partitions a topic has. Of one that is not configured, what the broker's default is.
+    pub(super) fn partitions(&self, entry: Option<&TopicEntry>) -> u32 {
+        match entry.map_or(0, TopicEntry::configured_partitions) {
+            0 => self.keeping.default_partitions,
+            configured => configured,
+        }
+    }
+}
+
+/// Whether a configured name, in which `*` stands for any text, takes a topic.
+fn matches(pattern: &str, topic: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = topic.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, topic, taken) in [
+            ("dyn*", "dyn", true),
+            ("dyn*", "dynamic", true),
+            ("dyn*", "xdyn", false),
+            ("*", "", true),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "acb", false),
+            ("a*a", "a", false),
+            ("plain", "plain", true),
+            ("plain", "plainer", false),
+            ("**x", "yx", true),
+        ] {
+            assert_eq!(matches(pattern, topic), taken, "{pattern} {topic}");
+        }
+    }
+}
