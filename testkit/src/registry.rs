@@ -20,7 +20,8 @@ use crate::BrokerConnector;
 /// [`add_fault`](Self::add_fault). Clones are the same registry.
 ///
 /// A broker is told as long as it is there, and after its end for the [session timeout](Self::session_timeout), as one
-/// that was killed; one that is shut down leaves at once.
+/// that was killed; one that is shut down leaves at once. An id belongs to one broker at a time: starting another one with
+/// the id of a live broker fails with `AlreadyExists`. One that was killed or dropped can be started again at once.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -60,6 +61,8 @@ struct Entry {
     number: u64,
     addr: BrokerAddr,
     topics: BTreeMap<Topic, u32>,
+    /// Set when its broker was killed or dropped: another may take the id.
+    has_ended: bool,
 }
 
 /// What an [`EmbeddedRegistry`] does wrong.
@@ -139,21 +142,36 @@ impl EmbeddedRegistry {
         self.changed();
     }
 
-    /// Enters a broker.
-    pub(crate) fn enter(
+    /// Whether both are the same registry.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
+    /// Takes the id for a broker, which tells its topics by [`update`](Self::update) then. What a former broker with this id has
+    /// told holds until then.
+    pub(crate) fn claim(
         &self,
         id: BrokerId,
         addr: &BrokerAddr,
-        topics: BTreeMap<Topic, u32>,
         connector: BrokerConnector,
-    ) {
+    ) -> io::Result<()> {
         let mut state = self.state.lock();
+        let topics = match state.brokers.get(&id) {
+            Some(entry) if !entry.has_ended => {
+                let text = format!(
+                    "broker {id} could not be registered: a broker with this id, {}, lives in the same EmbeddedRegistry; \
+                     shut it down, or give this one another id by BrokerBuilder::id",
+                    entry.addr
+                );
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            former => former.map(|entry| entry.topics.clone()).unwrap_or_default(),
+        };
         state.reachable.insert(addr.clone(), connector);
         state.registrations += 1;
         let number = state.registrations;
-        state.brokers.insert(id, Entry { number, addr: addr.clone(), topics });
-        drop(state);
-        self.changed();
+        state.brokers.insert(id, Entry { number, addr: addr.clone(), topics, has_ended: false });
+        Ok(())
     }
 
     /// Changes what a broker tells, if it is still there.
@@ -177,10 +195,12 @@ impl EmbeddedRegistry {
     /// Takes a broker out once its session has expired, unless it has registered anew.
     pub(crate) fn expire(&self, id: BrokerId, addr: &BrokerAddr) {
         let (timeout, number) = {
-            let state = self.state.lock();
-            let entry = state.brokers.get(&id).filter(|entry| entry.addr == *addr);
-            let Some(number) = entry.map(|entry| entry.number) else { return };
-            (state.session_timeout, number)
+            let mut state = self.state.lock();
+            let timeout = state.session_timeout;
+            let entry = state.brokers.get_mut(&id).filter(|entry| entry.addr == *addr);
+            let Some(entry) = entry else { return };
+            entry.has_ended = true;
+            (timeout, entry.number)
         };
         // Without a runtime nobody is left who could watch.
         let Ok(runtime) = Handle::try_current() else { return self.leave(id, addr) };

@@ -71,3 +71,23 @@ async fn a_local_commit_is_carried_out_before_the_end_or_not_at_all() {
         assert!(stored == 0 || stored == PARTITIONS as usize, "round {round}: {stored} of {PARTITIONS}");
     }
 }
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let broker = Broker::builder().start().await.unwrap();
+    let port = broker.addr().port();
+    let error = Broker::builder().id(3).port(port).start().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    let expected = format!("broker 3 can't listen on 127.0.0.1:{port}: ");
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[test]
+fn without_a_runtime_it_says_what_to_do() {
+    let error = Broker::builder().start_without_port().unwrap_err().to_string();
+    assert!(error.contains("#[tokio::test]"), "{error}");
+    let mut start = std::pin::pin!(Broker::builder().start());
+    let polled = start.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let std::task::Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
+    assert!(error.to_string().contains("#[tokio::test]"), "{error}");
+}

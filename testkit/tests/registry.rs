@@ -3,7 +3,7 @@
 
 mod wire;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use metaq_discovery::{Discovery, DiscoveryErrorKind, TopicView, TopicWatch};
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
@@ -142,5 +142,81 @@ async fn a_default_registry_keeps_a_dropped_broker_for_the_session_timeout_as_we
         assert_eq!(seen(&watch).len(), 1);
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(seen(&watch).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
+    let (registry, other) = (EmbeddedRegistry::new(), EmbeddedRegistry::new());
+    let first = builder(&registry, 0).start_without_port().unwrap();
+    let watch = registry.discovery().watch(&topic()).await.unwrap();
+    let known = [(0, first.addr().clone(), 2)];
+    let second = || Broker::builder().topic("t", 3).register_with(&other).register_with(&registry);
+    for error in [second().start_without_port().unwrap_err(), second().start().await.unwrap_err()] {
+        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+        let error = error.to_string();
+        for part in ["broker 0 ", &first.addr().to_string(), "BrokerBuilder::id"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(seen(&watch), known);
+    assert!(registry.connect(first.addr()).is_ok());
+    let free = builder(&other, 0).start_without_port();
+    assert!(free.is_ok(), "where it was refused it holds no other id: {free:?}");
+    drop(free);
+
+    // Dropped or shut down: the id is free at once.
+    drop(first);
+    let next = second().start_without_port().unwrap();
+    assert_eq!(seen(&watch), [(0, next.addr().clone(), 3)]);
+    next.shut_down().await.unwrap();
+    assert!(second().id(0).start_without_port().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_four_that_start_at_once_with_one_id_exactly_one_registers() {
+    let registry = EmbeddedRegistry::new();
+    let together = Arc::new(tokio::sync::Barrier::new(4));
+    let starts: Vec<_> = (1..=4)
+        .map(|partitions| {
+            let (registry, together) = (registry.clone(), Arc::clone(&together));
+            tokio::spawn(async move {
+                together.wait().await;
+                Broker::builder().topic("t", partitions).register_with(&registry).start_without_port()
+            })
+        })
+        .collect();
+    let mut started = Vec::new();
+    for (partitions, start) in (1..).zip(starts) {
+        if let Ok(broker) = start.await.unwrap() {
+            started.push((partitions, broker));
+        }
+    }
+    assert_eq!(started.len(), 1);
+    let watch = registry.discovery().watch(&topic()).await.unwrap();
+    assert_eq!(seen(&watch), [(0, started[0].1.addr().clone(), started[0].0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_broker_is_found_again_by_those_who_knew_it() {
+    for has_port in [false, true] {
+        let builder = Broker::builder().topic("t", 2);
+        let first =
+            if has_port { builder.start().await.unwrap() } else { builder.start_without_port().unwrap() };
+        let (registry, known) = (first.registry().clone(), [(0, first.addr().clone(), 2)]);
+        let watch = first.discovery().watch(&topic()).await.unwrap();
+        let killed = first.kill().await;
+        assert!(registry.connect(&known[0].1).is_err());
+        let second = if has_port { killed.start().await } else { killed.start_without_port() }.unwrap();
+        // Longer than its session.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(seen(&watch), known);
+        let mut client = Client::new(registry.connect(second.addr()).unwrap());
+        assert!(client.ask("put t 0 5 0 -1 1\r\nhello").await.starts_with("200 "));
+        assert_eq!(second.messages("t").len(), 1);
+        second.set_topic("t", 5);
+        assert_eq!(seen(&watch)[0].2, 5);
+        assert_eq!(seen(&second.discovery().watch(&topic()).await.unwrap())[0].2, 5);
     }
 }

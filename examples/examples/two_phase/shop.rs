@@ -84,7 +84,10 @@ impl Shop {
             Ok(XaVote::ReadOnly) => Err("a message was sent, and the broker has none".into()),
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = decided {
+        // What the database holds is the decision, also if it failed while it stored that.
+        if let Err(error) = decided
+            && self.decisions()?.iter().all(|(decided, _)| *decided != xid)
+        {
             // It may be prepared. Without a decision `recover` rolls it back if this doesn't.
             if let Err(failed) = resource.rollback(&xid).await {
                 println!("left to be rolled back by recovery: {failed}");

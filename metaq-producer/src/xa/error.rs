@@ -182,7 +182,11 @@ impl XaError {
             _ => return self,
         };
         failure.unknown = true;
-        failure.text.push_str(reason);
+        if !reason.is_empty() {
+            // The broker's text may be a sentence.
+            failure.text.truncate(failure.text.trim_end_matches('.').len());
+            failure.text.push_str(reason);
+        }
         self
     }
 
@@ -275,7 +279,9 @@ mod tests {
         assert!(refused("disk full").of_commit().is_unknown());
         let in_part = refused("XAException:code=104,msg=STORE COMMIT FAILED.").of_commit();
         assert!(in_part.code().is_rollback() && in_part.is_unknown(), "{in_part}");
-        assert!(of_a_message.of_commit().is_unknown(), "it may be committed or forgotten");
+        let forgotten = of_a_message.of_commit();
+        assert!(forgotten.is_unknown(), "it may be committed or forgotten");
+        assert!(forgotten.to_string().contains("has not been started; it was committed or"), "{forgotten}");
         assert!(!refused("XAException:code=-6,msg=not prepared").of_commit().is_unknown());
         let heuristic = refused("XAException:code=7,msg=it has been heuristically committed.").code();
         assert!(heuristic.is_heuristic() && !heuristic.is_rollback(), "B-22");

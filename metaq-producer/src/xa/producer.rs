@@ -139,7 +139,9 @@ impl XaProducer {
         self.shared.topics.lock().clone()
     }
 
-    /// The name of a branch of a distributed transaction, with this producer's qualifier (rule X-4).
+    /// The name of a branch of a distributed transaction, with this producer's qualifier (rule X-4). `format_id` is a number of
+    /// the program's choice, by which it tells its names from those of other programs; `gtrid` names what the transaction is
+    /// about, such as an order, for all that take part in it.
     ///
     /// Each attempt needs a branch qualifier `bqual` that was never used before with this `gtrid`, as
     /// [`new_xid`](Self::new_xid) draws one. A program that is restarted and tries "invoice 17" again under the name of its
@@ -161,7 +163,7 @@ impl XaProducer {
         }
     }
 
-    /// The name of a new branch, with 16 random bytes as branch qualifier: for one attempt. Write it down before the
+    /// The name of a new branch, as by [`xid`](Self::xid), with 16 random bytes as branch qualifier: for one attempt. Write it down before the
     /// transaction is prepared, to find the decision on it after a crash.
     ///
     /// # Errors

@@ -40,33 +40,45 @@ impl Broker {
     }
 
     /// A registry of its own that names this broker, besides those that it was [built](super::BrokerBuilder::register_with)
-    /// with. It is made by the first call; later ones return the same.
+    /// with. It is made by the first call; later ones return the same, also those on a broker that was started again after
+    /// [`kill`](Self::kill).
     #[must_use]
     pub fn registry(&self) -> &EmbeddedRegistry {
         let mut is_new = false;
         let registry = self.shared.own_registry.get_or_init(|| {
             is_new = true;
-            EmbeddedRegistry::new()
+            let registry = EmbeddedRegistry::new();
+            // It can't fail where no other broker is.
+            let _ = registry.claim(self.id(), self.addr(), self.connector());
+            registry
         });
         if is_new {
-            self.shared.enter_registries(Some(&self.connector()));
+            self.shared.update_registries();
         }
         registry
     }
 
-    /// A discovery that finds this broker alone, for one producer. Together with [`transport`](Self::transport) it is all
-    /// that a producer needs:
+    /// A discovery that finds this broker alone, also when it was started again after [`kill`](Self::kill), for one
+    /// producer. Together with [`transport`](Self::transport) it is all that a producer needs:
     ///
-    /// ```ignore
+    /// ```
+    /// # use metaq_producer::Producer;
+    /// # use metaq_testkit::Broker;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let broker = Broker::builder().topic("orders", 4).start_without_port()?;
     /// let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// producer.publish_topic(&"orders".parse()?).await?;
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use]
     pub fn discovery(&self) -> MockDiscovery {
         self.registry().discovery()
     }
 
-    /// A transport that reaches this broker without a port, with the default settings for connections.
+    /// A transport that reaches this broker, whether it has a port or not, with the default settings for connections. It
+    /// uses no network.
     #[must_use]
     pub fn transport(&self) -> StreamTransport<EmbeddedRegistry> {
         self.registry().transport()
@@ -94,11 +106,21 @@ impl BrokerConnector {
 }
 
 impl EmbeddedRegistry {
-    /// A transport that reaches the brokers of this registry without a port, with the default settings for connections.
-    /// Together with [`discovery`](Self::discovery) it is all that a producer needs:
+    /// A transport that reaches the brokers of this registry, whether they have ports or not, with the default settings
+    /// for connections. It uses no network. Together with [`discovery`](Self::discovery) it is all that a producer needs:
     ///
-    /// ```ignore
+    /// ```
+    /// # use metaq_producer::Producer;
+    /// # use metaq_testkit::{Broker, EmbeddedRegistry};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let registry = EmbeddedRegistry::new();
+    /// let broker = |id| Broker::builder().id(id).topic("orders", 4).register_with(&registry).start_without_port();
+    /// let (_zero, _one) = (broker(0)?, broker(1)?);
     /// let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport()).build()?;
+    /// producer.publish_topic(&"orders".parse()?).await?;
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use]
     pub fn transport(&self) -> StreamTransport<Self> {

@@ -40,7 +40,9 @@ impl Broker {
     /// port is free, and the data folder can be another broker's.
     ///
     /// Returns a builder that starts the broker again: as it was built, and on the same port, which nothing else of this
-    /// crate takes as long as the builder lives.
+    /// crate takes as long as the builder lives. If it had no port, start it by
+    /// [`start_without_port`](BrokerBuilder::start_without_port) again. Producers that were given its
+    /// [`discovery`](Self::discovery) and [`transport`](Self::transport) find it again in either case.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -59,8 +61,10 @@ impl Broker {
     /// # Cancel safety
     /// Dropping the future ends the broker at once, as dropping the broker does.
     pub async fn kill(mut self) -> BrokerBuilder {
-        let builder = self.builder.clone();
+        let mut builder = self.builder.clone();
         self.stop_serving().await;
+        // Clients that know it by this find it again.
+        builder.own_registry = self.shared.own_registry.get().cloned();
         builder
     }
 

@@ -65,7 +65,34 @@ impl Requests {
         Self::of(Some("version"))
     }
 
-    /// Every step of a transaction, or those of one kind.
+    /// Every step of a transaction, or those of one kind. The commit of a local transaction is
+    /// [`CommitOnePhase`](TransactionAction::CommitOnePhase), that of a prepared XA transaction
+    /// [`CommitTwoPhase`](TransactionAction::CommitTwoPhase). Messages in a transaction are [`puts`](Self::puts).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use metaq_producer::{Message, Producer, Topic, TransactionOptions, TransactionOutcome};
+    /// use metaq_testkit::{Broker, Fault, Requests, TransactionAction};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::builder().topic("orders", 1).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// // The commit is carried out, and its answer is lost.
+    /// broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), Fault::Swallow);
+    ///
+    /// let options = TransactionOptions::new().with_request_timeout(Duration::from_millis(100));
+    /// let mut transaction = producer.begin(options);
+    /// transaction.send(Message::new(orders, "one coffee")).await?;
+    /// assert!(broker.messages("orders").is_empty());
+    /// let error = transaction.commit().await.unwrap_err();
+    /// assert_eq!(error.outcome(), TransactionOutcome::Unknown);
+    /// assert_eq!(broker.messages("orders").len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn transactions(action: Option<TransactionAction>) -> Self {
         Self { action, ..Self::of(Some("transaction")) }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    BrokerConnector, Faults, PutMonitor,
+    Faults, PutMonitor,
     builder::Settings,
     local_transactions::LocalMessages,
     records::Records,
@@ -65,11 +65,11 @@ impl Shared {
 
     pub(super) fn tell_registries(&self) {
         self.offered.send_modify(|changes| *changes += 1);
-        self.enter_registries(None);
+        self.update_registries();
     }
 
-    /// Tells the registries of this process what the broker offers; for the first time with a way to reach it.
-    pub(super) fn enter_registries(&self, connector: Option<&BrokerConnector>) {
+    /// Tells the registries of this process what the broker offers.
+    pub(super) fn update_registries(&self) {
         for registry in self.registries() {
             let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
             let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
@@ -78,10 +78,7 @@ impl Shared {
                 // A client may have put to a name that can't be one.
                 Topic::new(&topic.name).ok().map(|name| (name, partitions))
             });
-            match connector {
-                Some(connector) => registry.enter(self.id, &self.addr, named.collect(), connector.clone()),
-                None => registry.update(self.id, &self.addr, named.collect()),
-            }
+            registry.update(self.id, &self.addr, named.collect());
         }
     }
 }

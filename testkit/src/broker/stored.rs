@@ -41,9 +41,10 @@ impl Broker {
         bytes.freeze()
     }
 
-    /// All messages of a topic, readable or not: partition by partition, in the order in which they were stored. Each
-    /// partition is shown up to a message whose flag promises an attribute that isn't there, if it holds one: that message
-    /// and those behind it are left out.
+    /// All stored messages of a topic, readable or not; those of a transaction once it was committed. Partition by
+    /// partition, in the order in which they were stored. Each partition is shown up to a message whose flag promises an
+    /// attribute that isn't there, if it holds one: that message and those behind it are left out. Empty when there is no
+    /// such topic.
     #[must_use]
     pub fn messages(&self, topic: impl AsRef<str>) -> Vec<Stored> {
         let mut all = Vec::new();

@@ -40,7 +40,8 @@ impl Broker {
         if waited.await {
             return Ok(stored);
         }
-        Err(self.timed_out(&format!("{} of {count} messages of the topic {topic}", stored.len())))
+        let hint = if self.shared.topics.takes(topic) { "" } else { ", which it does not have" };
+        Err(self.timed_out(&format!("{} of {count} messages of the topic {topic}{hint}", stored.len())))
     }
 
     /// Waits until `condition` holds. It is asked at first, and whenever the broker has answered requests, and a
@@ -67,7 +68,7 @@ impl Broker {
         if self.wait(condition).await {
             return Ok(());
         }
-        Err(self.timed_out("not what was waited for"))
+        Err(self.timed_out("not come to what was waited for"))
     }
 
     async fn wait(&self, mut condition: impl FnMut(&Self) -> bool) -> bool {

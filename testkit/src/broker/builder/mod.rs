@@ -13,7 +13,7 @@ use metaq_protocol::{BrokerId, Limits};
 use super::{Flush, log::LogRules};
 use crate::{EmbeddedRegistry, port::Port};
 
-/// How a [`Broker`] is to be; made by [`Broker::builder`].
+/// How a [`Broker`](crate::Broker) is to be; made by [`Broker::builder`](crate::Broker::builder).
 #[derive(Clone, Debug)]
 pub struct BrokerBuilder {
     id: BrokerId,
@@ -29,6 +29,8 @@ pub struct BrokerBuilder {
     seed: u64,
     settings: Settings,
     embedded: Vec<EmbeddedRegistry>,
+    /// The registry of a former broker's own, by which clients know it.
+    pub(super) own_registry: Option<EmbeddedRegistry>,
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     registries: Vec<super::registration::Registry>,
 }
@@ -66,6 +68,7 @@ impl BrokerBuilder {
                 compat: false,
             },
             embedded: Vec::new(),
+            own_registry: None,
             #[cfg(any(feature = "zookeeper", feature = "etcd"))]
             registries: Vec::new(),
         }
@@ -117,7 +120,7 @@ impl BrokerBuilder {
     /// that runs on it nothing is known.
     ///
     /// A message is written before its put is answered, and so outlives the process; the disk has it for certain after
-    /// [`Broker::flush`] and [`Broker::shut_down`].
+    /// [`Broker::flush`](crate::Broker::flush) and [`Broker::shut_down`](crate::Broker::shut_down).
     #[must_use]
     pub fn data_dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.folder = Some(folder.as_ref().to_owned());
@@ -160,7 +163,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long [`Broker::wait_for`] and [`Broker::wait_until`] wait at most, by tokio's clock. Default 30 s.
+    /// How long [`Broker::wait_for`](crate::Broker::wait_for) and [`Broker::wait_until`](crate::Broker::wait_until) wait at
+    /// most, by tokio's clock. Default 30 s.
     #[must_use]
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.settings.wait_timeout = timeout.min(crate::LONGEST);
@@ -203,10 +207,12 @@ impl BrokerBuilder {
     }
 
     /// Registers the broker in a registry of the test's own process. May be repeated. Give each broker of a registry an
-    /// [id](Self::id) of its own: a later one with the same id takes the place of the earlier one, as one that moved.
+    /// [id](Self::id) of its own: one with the id of a live broker can't be started.
     #[must_use]
     pub fn register_with(mut self, registry: &EmbeddedRegistry) -> Self {
-        self.embedded.push(registry.clone());
+        if !self.embedded.iter().any(|known| known.is_same(registry)) {
+            self.embedded.push(registry.clone());
+        }
         self
     }
 

@@ -9,10 +9,11 @@ use std::{
     },
 };
 
-use metaq_protocol::{BrokerAddr, Topic};
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
@@ -33,7 +34,10 @@ use super::{
     },
     BrokerBuilder,
 };
-use crate::port::{self, Port};
+use crate::{
+    EmbeddedRegistry,
+    port::{self, Port},
+};
 
 /// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
 /// 4096 ids were given out before the first.
@@ -46,19 +50,24 @@ impl BrokerBuilder {
     /// Starts the broker on the current tokio runtime. If it is to be registered, it is when this returns.
     ///
     /// # Errors
-    /// When the port can't be listened on, the name of a topic can't be one, the data folder can't be used, or the
-    /// broker can't be registered: `AlreadyExists` when its id is that of another live broker there.
+    /// Outside of a tokio runtime, and when the port can't be listened on, the name of a topic can't be one, the data folder
+    /// can't be used, or the broker can't be registered: `AlreadyExists` when its id is that of another live broker there.
     ///
     /// # Cancel safety
     /// Nothing runs on when the future is dropped before it is done.
     pub async fn start(mut self) -> io::Result<Broker> {
+        ensure_runtime()?;
         let listener = if self.port == 0 {
             let (port, listener) = port::listen()?;
             self.claim = Some(Arc::new(port));
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)?
         } else {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await;
+            let listener = listener.map_err(|error| {
+                let text = format!("broker {} can't listen on 127.0.0.1:{}: {error}", self.id, self.port);
+                io::Error::new(error.kind(), text)
+            })?;
             self.claim = self.claim.take().or_else(|| Port::claimed(self.port).map(Arc::new));
             listener
         };
@@ -78,20 +87,25 @@ impl BrokerBuilder {
         Ok(broker)
     }
 
-    /// Starts the broker on the current tokio runtime without listening on a port: it is reached by
-    /// [`Broker::connect`] and the like only, and registered in [`EmbeddedRegistry`]s at most. Its address has the port that was given, or else 8123 plus
-    /// its id.
+    /// Starts the broker on the current tokio runtime without listening on a port: it is reached by [`Broker::transport`],
+    /// [`Broker::connect`] and the like only, and registered in [`EmbeddedRegistry`]s at most. Its address has the port that
+    /// was given, or else 8123 plus its id.
     ///
     /// # Errors
-    /// When the name of a topic can't be one, or the data folder can't be used.
+    /// Outside of a tokio runtime, and when the name of a topic can't be one, the data folder can't be used, or a live broker
+    /// has the same id in an [`EmbeddedRegistry`] (`AlreadyExists`).
     pub fn start_without_port(self) -> io::Result<Broker> {
+        ensure_runtime()?;
         let nominal = NOMINAL_PORT.wrapping_add(self.id.0 as u16);
         let port = if self.port == 0 { nominal } else { self.port };
         self.assemble(port, None)
     }
 
     fn assemble(mut self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
-        self.port = port;
+        if listener.is_some() {
+            // Started again, it has the same one.
+            self.port = port;
+        }
         let builder = self.clone();
         let addr = BrokerAddr::new(&self.host, port)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -112,6 +126,9 @@ impl BrokerBuilder {
         // Ids rise, also over a restart.
         let lowest = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12).max(FIRST_ID);
         let first_id = topics.first_id(lowest)?;
+        let (streams, incoming) = mpsc::unbounded_channel();
+        let connector = BrokerConnector { streams: streams.clone() };
+        claim_in_all(self.embedded.iter().chain(&self.own_registry), self.id, &addr, &connector)?;
         let shared = Arc::new(Shared {
             id: self.id,
             addr,
@@ -131,12 +148,11 @@ impl BrokerBuilder {
             open: AtomicUsize::new(0),
             offered: watch::Sender::default(),
             registries: self.embedded,
-            own_registry: OnceLock::new(),
+            own_registry: self.own_registry.map_or_else(OnceLock::new, OnceLock::from),
         });
-        let (streams, incoming) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
         let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared), stopped));
-        shared.enter_registries(Some(&BrokerConnector { streams: streams.clone() }));
+        shared.update_registries();
         Ok(Broker {
             shared,
             streams,
@@ -147,4 +163,28 @@ impl BrokerBuilder {
             registrations: Vec::new(),
         })
     }
+}
+
+fn ensure_runtime() -> io::Result<()> {
+    let no_runtime =
+        "an embedded broker runs on a tokio runtime; start it in one, as in a function with #[tokio::test]";
+    Handle::try_current().map(drop).map_err(|_| io::Error::other(no_runtime))
+}
+
+/// Takes the id in all registries, or in none.
+fn claim_in_all<'a>(
+    registries: impl Iterator<Item = &'a EmbeddedRegistry>,
+    id: BrokerId,
+    addr: &BrokerAddr,
+    connector: &BrokerConnector,
+) -> io::Result<()> {
+    let mut claimed: Vec<&EmbeddedRegistry> = Vec::new();
+    for registry in registries {
+        if let Err(error) = registry.claim(id, addr, connector.clone()) {
+            claimed.iter().for_each(|registry| registry.leave(id, addr));
+            return Err(error);
+        }
+        claimed.push(registry);
+    }
+    Ok(())
 }

@@ -70,18 +70,21 @@ impl Topics {
         self.table.read().values().cloned().collect()
     }
 
-    /// The topic to put to: one that is configured, or that a pattern takes. A `*` in a configured name stands for any
-    /// text.
-    pub(super) fn taking(&self, name: &str) -> Option<Arc<TopicEntry>> {
+    /// Whether a topic can be put to: it is configured, or a pattern takes it.
+    pub(super) fn takes(&self, name: &str) -> bool {
         let table = self.table.read();
-        if let Some(entry) = table.get(name)
+        table.get(name).is_some_and(|entry| entry.is_taken())
+            || table.values().any(|entry| entry.is_configured() && matches(&entry.name, name))
+    }
+
+    /// The topic to put to, if it [can be](Self::takes).
+    pub(super) fn taking(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        if let Some(entry) = self.table.read().get(name)
             && entry.is_taken()
         {
             return Some(Arc::clone(entry));
         }
-        let taken = table.values().any(|entry| entry.is_configured() && matches(&entry.name, name));
-        drop(table);
-        taken.then(|| {
+        self.takes(name).then(|| {
             let entry = self.entry(name);
             entry.set_taken_by_pattern();
             entry
