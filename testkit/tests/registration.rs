@@ -197,11 +197,14 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let address = zookeeper.connect_string();
     let keeper = Keeper::connect(&address).await.unwrap();
-    let registry = || Registry::zookeeper(&address).session_timeout(Duration::from_secs(2));
-    let start = |partitions| Broker::builder().topic("t", partitions).register_in(registry()).start();
-    let first = start(2).await.unwrap();
+    let start = |partitions, session| {
+        let registry = Registry::zookeeper(&address).session_timeout(Duration::from_secs(session));
+        Broker::builder().topic("t", partitions).register_in(registry).start()
+    };
+    // Its session is longer than the second waits, however slow the machine is.
+    let first = start(2, 30).await.unwrap();
     let before = tree(&keeper, "/meta").await;
-    let error = timeout(PATIENCE, start(3)).await.unwrap().unwrap_err();
+    let error = timeout(PATIENCE, start(3, 2)).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
     let error = error.to_string();
     let parts =

@@ -8,7 +8,7 @@ use metaq_transport::{Progress, TransportError, TransportErrorKind};
 use crate::transaction::{NO_RUNTIME, StepError};
 
 /// The code of an [`XaError`], as X/Open and the Java Transaction API number them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a plain number with names")]
 pub struct XaErrorCode(pub i32);
 
@@ -83,6 +83,13 @@ impl fmt::Display for XaErrorCode {
             Some(name) => write!(f, "{name} ({})", self.0),
             None => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// With the name, which a failed assertion shows then.
+impl fmt::Debug for XaErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "XaErrorCode({self})")
     }
 }
 
@@ -287,6 +294,7 @@ mod tests {
         assert!(heuristic.is_heuristic() && !heuristic.is_rollback(), "B-22");
         assert!(XaErrorCode::RBOTHER.is_rollback());
         assert_eq!(XaErrorCode(42).to_string(), "42");
+        assert_eq!(format!("{:?}", XaErrorCode::NOTA), "XaErrorCode(XAER_NOTA (-4))");
         let lost = TransportError::new(TransportErrorKind::Lost, broker.clone());
         for (progress, unknown) in [(Progress::Written, true), (Progress::NotWritten, false)] {
             let error =
