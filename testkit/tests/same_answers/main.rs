@@ -202,6 +202,15 @@ async fn play(port: u16, case: &Case, broker: &Broker) -> Vec<Seen> {
     player.seen
 }
 
+/// What the embedded broker with the defects of the Java broker, the one without, and the Java broker make of the first step.
+async fn play_on_all(brokers: &Brokers, case: &Case) -> [Seen; 3] {
+    let [java, compat, plain] = brokers.ports();
+    let broker = &brokers.compat;
+    let played =
+        tokio::join!(play(compat, case, broker), play(plain, case, broker), play(java, case, broker));
+    [played.0, played.1, played.2].map(|mut seen| seen.remove(0).uncounted())
+}
+
 /// Up to where the partitions of a broker are readable. To ask for that is not counted.
 async fn offsets(port: u16, broker: &Broker) -> Vec<Seen> {
     play(port, &Case::new("offsets", vec![cases::ask("stats offsets 1\r\n")]), broker).await
@@ -267,17 +276,21 @@ async fn the_embedded_broker_takes_what_the_java_classes_were_seen_to_take() {
     let name = "the_embedded_broker_takes_what_the_java_classes_were_seen_to_take";
     let Some(peers) = Peers::get(name) else { return };
     let brokers = Brokers::start(&peers).await;
-    let [java, compat, plain] = brokers.ports();
     let cases = recorded::all();
     let count = cases.len();
     let (mut wrong, mut differences) = (Vec::new(), Vec::new());
     // None of these is about what is stored, so that they may overtake each other; transactions would meet.
     for case in cases {
-        let broker = &brokers.compat;
-        let played =
-            tokio::join!(play(compat, &case, broker), play(plain, &case, broker), play(java, &case, broker));
-        let one = |mut seen: Vec<Seen>| seen.remove(0).uncounted();
-        let (alike, well_behaved, real) = (one(played.0), one(played.1), one(played.2));
+        let mut seen = play_on_all(&brokers, &case).await;
+        // A Java broker whose machine is busy is late at times: what differs has to differ again.
+        for _ in 0..2 {
+            let [alike, well_behaved, real] = &seen;
+            if alike.agrees_with(real) && well_behaved.agrees_with(real) {
+                break;
+            }
+            seen = play_on_all(&brokers, &case).await;
+        }
+        let [alike, well_behaved, real] = seen;
         let request = &case.steps[0].0;
         if !alike.agrees_with(&real) {
             wrong.push(format!("{}: with compat\n  {alike:?}\n  is not\n  {real:?}", case.name));
