@@ -172,6 +172,8 @@ pub(crate) enum LossReason {
     Garbage(metaq_protocol::DecodeError),
     #[error("the broker was silent for {0:?} and did not answer a heartbeat")]
     Silent(Duration),
+    #[error("the broker was silent for {0:?} on this connection, and answered on a new one")]
+    Replaced(Duration),
     #[error("the broker accepted the connection but did not answer a first request within {0:?}")]
     NoGreeting(Duration),
     #[error("code that runs on the connection's task panicked: {0}")]

@@ -25,6 +25,7 @@
 //! ```
 
 mod answer;
+mod attempt;
 mod backoff;
 mod capacity;
 mod completions;
@@ -33,6 +34,7 @@ mod contain;
 #[doc(hidden)]
 pub mod deadline;
 mod deferred;
+mod dialling;
 mod error;
 mod expiry;
 mod limit;

@@ -8,7 +8,7 @@ use std::{sync::Arc, task::Waker};
 use tokio::time::Instant;
 
 use crate::{
-    ConnectionState, Progress, TransportError, TransportErrorKind,
+    ConnectionState, ConnectionStats, Progress, TransportError, TransportErrorKind,
     contain::contain,
     deferred::Deferred,
     error::LossReason,
@@ -51,6 +51,18 @@ impl Link {
             self.shared.lock().is_publishing = false;
             drop(published);
         }
+    }
+
+    /// A connection was established, over which `counts` was written and read. False when it was closed meanwhile.
+    pub(crate) fn set_established(self: &Arc<Self>, counts: &ConnectionStats) -> bool {
+        {
+            let stats = &mut self.shared.lock().stats;
+            stats.writes += counts.writes;
+            stats.bytes_written += counts.bytes_written;
+            stats.reads += counts.reads;
+            stats.bytes_read += counts.bytes_read;
+        }
+        self.set_ready()
     }
 
     /// Requests are accepted from now on. False when the connection was closed meanwhile.

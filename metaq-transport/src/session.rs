@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     TransportError,
+    attempt::Proven,
     contain::contain,
     deadline,
     deferred::Deferred,
@@ -54,14 +55,12 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// When a silent broker is asked for a sign of life, and how long it has for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// How long a new connection may take to answer its first request.
-    pub(crate) greeting: Duration,
     pub(crate) stall_after: Duration,
     pub(crate) heartbeat_after: Duration,
     pub(crate) heartbeat_timeout: Duration,
 }
 
-/// Drives one established connection to its end. All its work is in [`poll`](Self::poll), which never blocks.
+/// Drives one established connection, on which the broker has answered, to its end. All its work is in [`poll`](Self::poll), which never blocks.
 ///
 /// When it is dropped, whatever the reason, it gives back what it was writing, so that what was written is known.
 pub(crate) struct Session<'a, S> {
@@ -86,6 +85,8 @@ pub(crate) struct Session<'a, S> {
     patience: Patience,
     condition: Condition,
     last_read: Instant,
+    /// When the stream took bytes last while the broker was silent.
+    last_write: Instant,
     /// Since when the broker owes an answer without having sent a byte.
     owed_since: Option<Instant>,
     /// When the heartbeat was sent that nothing was read since, and how long the broker has to answer it.
@@ -98,10 +99,9 @@ pub(crate) struct Session<'a, S> {
 /// What is known of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
-    /// It has not answered anything yet.
-    Unproven,
     Ready,
-    Stalled,
+    /// Since then.
+    Stalled(Instant),
 }
 
 /// How the session is about to end.
@@ -136,15 +136,16 @@ struct Counts {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    pub(crate) fn new(link: &'a Arc<Link>, stream: S, patience: Patience) -> Self {
+    pub(crate) fn new(link: &'a Arc<Link>, proven: Proven<S>, patience: Patience) -> Self {
         let now = Instant::now();
         let later = deadline::after(now, LONGEST_SLEEP);
-        link.queue_heartbeat(later);
+        let mut read_buffer = BytesMut::with_capacity(READ_BUFFER);
+        read_buffer.extend_from_slice(&proven.unread);
         Self {
             link,
-            stream,
+            stream: proven.stream,
             decoder: Decoder::new(),
-            read_buffer: BytesMut::with_capacity(READ_BUFFER),
+            read_buffer,
             decoded: Vec::with_capacity(ANSWERS_AT_ONCE),
             writing: Outbox::default(),
             writing_deadline: None,
@@ -155,27 +156,39 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             deferred: Deferred::default(),
             timer: Box::pin(sleep_until(later)),
             patience,
-            condition: Condition::Unproven,
+            condition: Condition::Ready,
             last_read: now,
+            last_write: now,
             owed_since: None,
-            probed: Some((now, patience.greeting)),
+            probed: None,
             growth: Growth::default(),
             counts: Counts::default(),
             end: None,
         }
     }
 
-    /// Whether the broker has answered anything on this connection.
-    pub(crate) fn is_proven(&self) -> bool {
-        self.condition != Condition::Unproven
+    /// Since when the broker is silent for too long, and when the stream took bytes last since then.
+    pub(crate) fn stalled(&self) -> Option<(Instant, Instant)> {
+        match self.condition {
+            Condition::Ready => None,
+            Condition::Stalled(since) => Some((since, self.last_write.max(since))),
+        }
     }
 
-    /// Runs until the connection was closed as asked, or is lost. What is outstanding then is left to the caller.
-    pub(crate) async fn run(&mut self) -> Result<(), TransportError> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
+    /// How long nothing was read.
+    pub(crate) fn silent_for(&self) -> Duration {
+        self.last_read.elapsed()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+    /// Has the next [`poll`](Self::poll) end with the loss of the connection for `reason`, after it has read what has arrived.
+    pub(crate) fn give_up(&mut self, reason: LossReason) {
+        if self.end.is_none() {
+            self.end = Some(End::Lost { error: self.link.loss(reason), reads: 0 });
+        }
+    }
+
+    /// Ready when the connection was closed as asked, or is lost. What is outstanding then is left to the caller.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.gave_writing {
             self.take_writing_back();
         }
@@ -231,7 +244,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             }
             let closing = shared.closing();
             let deadline = shared.slots.next_deadline();
-            let owes = !shared.limit.is_idle();
+            let owes = !shared.limit.is_idle() || self.probed.is_some();
             if !shared.idle_task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
                 shared.idle_task = Some(cx.waker().clone());
             }

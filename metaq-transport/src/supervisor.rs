@@ -1,14 +1,22 @@
-//! The task of a connection: dials, keeps a connection alive, dials again, whatever panics.
+//! The task of a connection: dials, keeps a connection alive, replaces it when it is silent, dials again, whatever panics.
 
-use std::{io, sync::Arc};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::coop::has_budget_remaining,
+    time::sleep_until,
+};
 
 use crate::{
-    ConnectionConfig, Dialer, TransportErrorKind,
-    backoff::Backoff,
+    ConnectionConfig, Dialer, TransportError,
     contain::{Contained, log},
     deadline,
+    dialling::{Dialling, Memory},
     error::LossReason,
     link::Link,
     session::{Patience, Session},
@@ -44,28 +52,20 @@ impl Drop for CloseAtEnd {
     }
 }
 
-/// What is kept from one attempt to the next.
-struct Attempts {
-    backoff: Backoff,
-    said_unreachable: bool,
-}
-
 /// The task of one connection, until it is closed.
 pub(crate) async fn supervise<D: Dialer>(mut at_end: CloseAtEnd, dialer: Arc<D>, config: ConnectionConfig) {
     let link = Arc::clone(&at_end.link);
-    let backoff = Backoff::new(config.first_pause, config.longest_pause);
-    let mut attempts = Attempts { backoff, said_unreachable: false };
+    let mut memory = Memory::new(&config);
     loop {
-        match Contained::new(keep_connected(&link, &*dialer, &config, &mut attempts)).await {
+        match Contained::new(keep_connected(&link, &*dialer, &config, &mut memory)).await {
             Ok(()) => break,
             Err(panicked) => {
                 let error = link.loss(LossReason::Panicked(panicked));
                 link.lost(&error);
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                log!(error, broker = %link.broker, reason = %cause, "connection lost");
+                log!(error, broker = %link.broker, reason = %cause(&error), "connection lost");
             }
         }
-        if pause(&link, &mut attempts).await {
+        if pause(&link, &mut memory).await {
             break;
         }
     }
@@ -73,11 +73,11 @@ pub(crate) async fn supervise<D: Dialer>(mut at_end: CloseAtEnd, dialer: Arc<D>,
 }
 
 /// Waits for a while before the next attempt. True when the connection is to be closed instead.
-async fn pause(link: &Link, attempts: &mut Attempts) -> bool {
+async fn pause(link: &Link, memory: &mut Memory) -> bool {
     if link.is_closing() {
         return true;
     }
-    let end = deadline::from_now(attempts.backoff.next_pause());
+    let end = deadline::from_now(memory.next_pause());
     tokio::select! {
         biased;
         () = link.close_requested.notified() => true,
@@ -85,63 +85,98 @@ async fn pause(link: &Link, attempts: &mut Attempts) -> bool {
     }
 }
 
-/// Dials until it succeeds, serves the connection until it is lost, and again.
+/// Dials until the broker answers, serves the connection until it is lost or replaced, and again.
 async fn keep_connected<D: Dialer>(
     link: &Arc<Link>,
     dialer: &D,
     config: &ConnectionConfig,
-    attempts: &mut Attempts,
+    memory: &mut Memory,
 ) {
+    let patience = Patience {
+        stall_after: config.stall_after,
+        heartbeat_after: config.heartbeat_after,
+        heartbeat_timeout: config.heartbeat_timeout,
+    };
+    let mut dialling = Dialling::new(link, dialer, config, memory);
     loop {
-        let started = Instant::now();
-        let limit = config.connect_timeout;
-        let dialled = tokio::select! {
+        let proven = tokio::select! {
             biased;
             () = link.close_requested.notified() => return,
-            dialled = timeout_at(deadline::after(started, limit), dialer.dial(&link.broker)) => dialled,
+            proven = dialling.first_to_prove() => proven,
         };
-        let too_late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"));
-        match dialled.map_err(too_late).flatten() {
-            Ok(stream) => {
-                let patience = Patience {
-                    greeting: limit.saturating_sub(started.elapsed()),
-                    stall_after: config.stall_after,
-                    heartbeat_after: config.heartbeat_after,
-                    heartbeat_timeout: config.heartbeat_timeout,
-                };
-                let mut session = Session::new(link, stream, patience);
-                let end = session.run().await;
-                let proven = session.is_proven();
-                drop(session);
-                if proven {
-                    attempts.backoff.reset();
-                    attempts.said_unreachable = false;
-                }
-                let Err(error) = end else {
-                    log!(info, broker = %link.broker, "disconnected as asked");
-                    return;
-                };
-                link.lost(&error);
-                let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                if proven {
-                    log!(warn, broker = %link.broker, %reason, "connection lost");
-                } else if !std::mem::replace(&mut attempts.said_unreachable, true) {
-                    log!(warn, broker = %link.broker, %reason, "broker doesn't answer; trying on");
-                }
-            }
-            Err(error) => {
-                let first = !std::mem::replace(&mut attempts.said_unreachable, true);
-                let error = link.error(TransportErrorKind::NotConnected).with_cause(error);
-                link.set_connecting(&error);
-                if first {
-                    let error =
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    log!(warn, broker = %link.broker, %error, "broker is unreachable; trying on");
-                }
-            }
-        }
-        if pause(link, attempts).await {
+        if !link.set_established(&proven.counts) {
             return;
         }
+        let answers_before = answers(link);
+        let mut session = Session::new(link, proven, patience);
+        let end = poll_fn(|cx| poll_serving(cx, link, &mut session, &mut dialling)).await;
+        drop(session);
+        let Err(Loss { error, is_replaced }) = end else {
+            log!(info, broker = %link.broker, "disconnected as asked");
+            return;
+        };
+        link.lost(&error);
+        log!(warn, broker = %link.broker, reason = %cause(&error), "connection lost");
+        dialling.memory().replaced(!is_replaced || answers(link) > answers_before);
+        if link.is_closing() {
+            return;
+        }
+        if is_replaced {
+            // Whoever follows the states sees that this one was lost.
+            tokio::task::yield_now().await;
+        } else {
+            dialling.pause();
+        }
     }
+}
+
+/// Why a connection is served no more.
+struct Loss {
+    error: TransportError,
+    /// There is another one already.
+    is_replaced: bool,
+}
+
+/// Serves the connection, and makes attempts beside it for as long as it is silent.
+fn poll_serving<D: Dialer>(
+    cx: &mut Context<'_>,
+    link: &Link,
+    session: &mut Session<'_, D::Stream>,
+    dialling: &mut Dialling<'_, D>,
+) -> Poll<Result<(), Loss>>
+where
+    D::Stream: AsyncRead + AsyncWrite + Unpin,
+{
+    let is_replaced = dialling.has_proven();
+    if let Poll::Ready(end) = session.poll(cx) {
+        return Poll::Ready(end.map_err(|error| Loss { error, is_replaced }));
+    }
+    let Some(stalled) = session.stalled() else {
+        dialling.stand_down();
+        return Poll::Pending;
+    };
+    if link.is_closing() {
+        dialling.stand_down();
+        return Poll::Pending;
+    }
+    if dialling.poll_beside(cx, stalled).is_pending() {
+        return Poll::Pending;
+    }
+    if !has_budget_remaining() {
+        // An answer may be here that could not be read.
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    session.give_up(LossReason::Replaced(session.silent_for()));
+    session.poll(cx).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
+}
+
+/// How many answers have come to requests, also to those that had been given up.
+fn answers(link: &Link) -> u64 {
+    let stats = link.stats();
+    stats.answered + stats.ignored_answers
+}
+
+fn cause(error: &TransportError) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
 }

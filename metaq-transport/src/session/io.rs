@@ -87,9 +87,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if any && self.end.is_none() {
             self.probed = None;
             if self.condition != Condition::Ready {
-                let was_stalled = self.condition == Condition::Stalled;
                 self.condition = Condition::Ready;
-                if self.link.set_ready() && was_stalled {
+                if self.link.set_ready() {
                     log!(info, broker = %self.link.broker, "broker answers again");
                 }
             }
@@ -157,6 +156,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.must_flush = true;
                 self.counts.writes += 1;
                 self.counts.written += written as u64;
+                if self.condition != Condition::Ready {
+                    self.last_write = Instant::now();
+                }
                 self.writing.advance(written);
                 Ok(Poll::Ready(()))
             }

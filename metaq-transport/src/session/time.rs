@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let stalls_at = self.owed_since.map(|since| deadline::after(since, self.patience.stall_after));
         let stalled = stalls_at.is_some_and(|at| now >= at);
         if stalled && self.condition == Condition::Ready {
-            self.condition = Condition::Stalled;
+            self.condition = Condition::Stalled(now);
             self.link.set_stalled(&mut self.writing, &mut self.deferred);
             self.run_deferred()?;
             if self.probed.is_some() {
@@ -64,10 +64,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             );
         }
         match self.probed {
-            Some((probed, limit)) if now >= deadline::after(probed, limit) => Err(match self.condition {
-                Condition::Unproven => LossReason::NoGreeting(limit),
-                _ => LossReason::Silent(now - self.last_read),
-            }),
+            Some((probed, limit)) if now >= deadline::after(probed, limit) => {
+                Err(LossReason::Silent(now - self.last_read))
+            }
             Some(_) => Ok(()),
             None => {
                 let idle = now >= deadline::after(self.last_read, self.patience.heartbeat_after);

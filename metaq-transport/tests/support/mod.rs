@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test needs a part of it")]
 
 use std::{
+    collections::{BTreeMap, HashMap},
     error::Error as _,
     future::Future,
     io,
@@ -54,24 +55,49 @@ impl std::fmt::Debug for Peer {
 }
 
 pub struct State {
-    /// How often it was dialled; streams of earlier times are dead.
+    /// How often it was dialled.
     pub dials: usize,
     pub dial: Mode,
     pub write: Mode,
     pub shutdown: Mode,
     pub greets: bool,
-    decoder: Decoder,
-    received: BytesMut,
     /// The puts that were received as a whole and not taken out yet.
     pub puts: Vec<PutCommand>,
+    /// The streams that exist, by the number of their dial.
+    lines: BTreeMap<usize, Line>,
+    /// The streams over which requests came.
+    origins: HashMap<Opaque, usize>,
+    cause: Arc<Mutex<Option<io::Error>>>,
+    /// Called when the oldest stream is dropped.
+    pub on_drop: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// One stream.
+struct Line {
+    decoder: Decoder,
+    received: BytesMut,
     greetings: Vec<Opaque>,
     input: BytesMut,
     is_at_end: bool,
+    /// It swallows everything, and nothing comes from it.
+    is_stranded: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    cause: Arc<Mutex<Option<io::Error>>>,
-    /// Called when the next stream is dropped.
-    pub on_drop: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            decoder: Decoder::new(),
+            received: BytesMut::new(),
+            greetings: Vec::new(),
+            input: BytesMut::new(),
+            is_at_end: false,
+            is_stranded: false,
+            reader: None,
+            writer: None,
+        }
+    }
 }
 
 impl Default for Peer {
@@ -82,14 +108,9 @@ impl Default for Peer {
             write: Mode::Works,
             shutdown: Mode::Works,
             greets: true,
-            decoder: Decoder::new(),
-            received: BytesMut::new(),
             puts: Vec::new(),
-            greetings: Vec::new(),
-            input: BytesMut::new(),
-            is_at_end: false,
-            reader: None,
-            writer: None,
+            lines: BTreeMap::new(),
+            origins: HashMap::new(),
             cause: Arc::default(),
             on_drop: None,
         })))
@@ -101,20 +122,19 @@ impl Dialer for Peer {
     type Stream = MemoryStream;
 
     async fn dial(&self, _: &BrokerAddr) -> io::Result<MemoryStream> {
-        let mut state = self.state();
-        state.dials += 1;
-        state.decoder = Decoder::new();
-        state.received.clear();
-        state.input.clear();
-        state.greetings.clear();
-        state.is_at_end = false;
-        let dial = state.dials;
-        match state.dial {
-            Mode::Fails => Err(io::ErrorKind::ConnectionRefused.into()),
-            Mode::Panics => {
-                drop(state);
-                panic!("the dialer panics")
+        let (dial, what) = {
+            let mut state = self.state();
+            state.dials += 1;
+            let (dial, what) = (state.dials, state.dial);
+            if !matches!(what, Mode::Fails | Mode::Panics | Mode::Hangs) {
+                state.lines.insert(dial, Line::default());
             }
+            (dial, what)
+        };
+        match what {
+            Mode::Fails => Err(io::ErrorKind::ConnectionRefused.into()),
+            Mode::Panics => panic!("the dialer panics"),
+            Mode::Hangs => std::future::pending().await,
             _ => Ok(MemoryStream { peer: self.clone(), dial }),
         }
     }
@@ -138,13 +158,18 @@ impl Peer {
     }
 
     /// Changes what happens from now on, and has blocked calls tried again.
-    pub fn set(&self, change: impl FnOnce(&mut State)) {
-        let wakers = {
+    pub fn set<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut wakers = Vec::new();
+        let changed = {
             let mut state = self.state();
-            change(&mut state);
-            [state.reader.take(), state.writer.take()]
+            let changed = change(&mut state);
+            for line in state.lines.values_mut() {
+                wakers.extend([line.reader.take(), line.writer.take()]);
+            }
+            changed
         };
         wakers.into_iter().flatten().for_each(Waker::wake);
+        changed
     }
 
     /// Takes out the puts that were received, once there are so many.
@@ -163,39 +188,78 @@ impl Peer {
     }
 
     pub fn hang_up(&self) {
-        self.set(|state| state.is_at_end = true);
+        self.set(State::hang_up);
     }
 }
 
 impl State {
+    /// How many streams exist.
+    pub fn streams(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Answers on the stream over which the request came, if it still exists.
     pub fn answer(&mut self, opaque: Opaque) {
+        let newest = self.lines.keys().next_back().copied();
+        let Some(dial) = self.origins.get(&opaque).copied().or(newest) else { return };
+        self.answer_on(dial, opaque);
+    }
+
+    pub fn answer_on(&mut self, dial: usize, opaque: Opaque) {
+        let Some(line) = self.lines.get_mut(&dial).filter(|line| !line.is_stranded) else { return };
         let answer = BooleanCommand::new(Status::SUCCESS, Bytes::from_static(b"1 0 2"), opaque);
-        Response::from(answer).encode(&mut self.input);
+        Response::from(answer).encode(&mut line.input);
     }
 
     /// Answers the heartbeats that were received and not answered.
     pub fn answer_greetings(&mut self) {
-        std::mem::take(&mut self.greetings).into_iter().for_each(|opaque| self.answer(opaque));
+        let dials: Vec<_> = self.lines.keys().copied().collect();
+        dials.into_iter().for_each(|dial| self.answer_greetings_on(dial));
     }
 
+    pub fn answer_greetings_on(&mut self, dial: usize) {
+        let greetings = self.lines.get_mut(&dial).map(|line| std::mem::take(&mut line.greetings));
+        greetings.into_iter().flatten().for_each(|opaque| self.answer_on(dial, opaque));
+    }
+
+    /// Hangs up all streams.
     pub fn hang_up(&mut self) {
-        self.is_at_end = true;
+        self.lines.values_mut().for_each(|line| line.is_at_end = true);
     }
 
-    fn receive(&mut self, bytes: &[u8]) {
-        self.received.extend_from_slice(bytes);
-        loop {
-            match self.decoder.decode(&mut self.received).unwrap() {
-                Some(Frame::Command(Command::Put(put))) => self.puts.push(put),
-                Some(Frame::Command(Command::Version(version))) => {
-                    self.greetings.push(version.opaque);
-                    if self.greets {
-                        self.answer_greetings();
-                    }
+    pub fn hang_up_on(&mut self, dial: usize) {
+        self.lines.get_mut(&dial).into_iter().for_each(|line| line.is_at_end = true);
+    }
+
+    /// From now on the streams that exist swallow everything, and nothing comes from them.
+    pub fn strand(&mut self) {
+        self.lines.values_mut().for_each(|line| line.is_stranded = true);
+    }
+
+    /// Streams that were stranded work again; what they swallowed is lost.
+    pub fn refloat(&mut self) {
+        self.lines.values_mut().for_each(|line| line.is_stranded = false);
+    }
+
+    fn receive(&mut self, dial: usize, bytes: &[u8]) {
+        let Some(line) = self.lines.get_mut(&dial).filter(|line| !line.is_stranded) else { return };
+        line.received.extend_from_slice(bytes);
+        let mut greeted = false;
+        while let Some(frame) = line.decoder.decode(&mut line.received).unwrap() {
+            match frame {
+                Frame::Command(Command::Put(put)) => {
+                    self.origins.insert(put.opaque, dial);
+                    self.puts.push(put);
                 }
-                Some(_) => {}
-                None => return,
+                Frame::Command(Command::Version(version)) => {
+                    line.greetings.push(version.opaque);
+                    greeted = true;
+                }
+                _ => {}
             }
+        }
+        if greeted && self.greets {
+            self.answer_greetings_on(dial);
         }
     }
 }
@@ -207,7 +271,12 @@ pub struct MemoryStream {
 
 impl Drop for MemoryStream {
     fn drop(&mut self) {
-        let on_drop = self.peer.state().on_drop.take();
+        let on_drop = {
+            let mut state = self.peer.state();
+            let is_oldest = state.lines.keys().next() == Some(&self.dial);
+            state.lines.remove(&self.dial);
+            state.on_drop.take_if(|_| is_oldest)
+        };
         if let Some(on_drop) = on_drop {
             on_drop();
         }
@@ -217,11 +286,16 @@ impl Drop for MemoryStream {
 impl AsyncRead for MemoryStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.peer.state();
-        if state.dials == self.dial && !state.input.is_empty() {
-            let take = state.input.len().min(buf.remaining());
-            buf.put_slice(&state.input.split_to(take));
-        } else if state.dials == self.dial && !state.is_at_end {
-            state.reader = Some(cx.waker().clone());
+        let Some(line) = state.lines.get_mut(&self.dial) else { return Poll::Ready(Ok(())) };
+        if line.is_stranded {
+            line.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if !line.input.is_empty() {
+            let take = line.input.len().min(buf.remaining());
+            buf.put_slice(&line.input.split_to(take));
+        } else if !line.is_at_end {
+            line.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -239,7 +313,9 @@ impl AsyncWrite for MemoryStream {
                 taken
             }
             Mode::Bytes(_) | Mode::Hangs => {
-                state.writer = Some(cx.waker().clone());
+                if let Some(line) = state.lines.get_mut(&self.dial) {
+                    line.writer = Some(cx.waker().clone());
+                }
                 return Poll::Pending;
             }
             Mode::FailsWith => {
@@ -252,8 +328,8 @@ impl AsyncWrite for MemoryStream {
                 panic!("the stream panics")
             }
         };
-        state.receive(&bytes[..taken]);
-        let reader = state.reader.take_if(|_| true);
+        state.receive(self.dial, &bytes[..taken]);
+        let reader = state.lines.get_mut(&self.dial).and_then(|line| line.reader.take());
         drop(state);
         reader.into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(taken))
