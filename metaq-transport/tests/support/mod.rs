@@ -2,6 +2,8 @@
 //! told.
 #![allow(dead_code, unreachable_pub, reason = "each test needs a part of it")]
 
+pub mod ledger;
+
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error as _,
@@ -59,10 +61,14 @@ pub struct State {
     pub dials: usize,
     pub dial: Mode,
     pub write: Mode,
+    /// What calls of single streams meet, by the number of their dial.
+    write_on: HashMap<usize, Mode>,
     pub shutdown: Mode,
     pub greets: bool,
     /// The puts that were received as a whole and not taken out yet.
     pub puts: Vec<PutCommand>,
+    /// The puts that streams had swallowed when they ended.
+    pub swallowed: Vec<PutCommand>,
     /// The streams that exist, by the number of their dial.
     lines: BTreeMap<usize, Line>,
     /// The streams over which requests came.
@@ -77,10 +83,13 @@ struct Line {
     decoder: Decoder,
     received: BytesMut,
     greetings: Vec<Opaque>,
+    first_greeting: Option<Opaque>,
     input: BytesMut,
     is_at_end: bool,
     /// It swallows everything, and nothing comes from it.
     is_stranded: bool,
+    /// What it swallowed.
+    held: Vec<Command>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -91,9 +100,11 @@ impl Default for Line {
             decoder: Decoder::new(),
             received: BytesMut::new(),
             greetings: Vec::new(),
+            first_greeting: None,
             input: BytesMut::new(),
             is_at_end: false,
             is_stranded: false,
+            held: Vec::new(),
             reader: None,
             writer: None,
         }
@@ -106,9 +117,11 @@ impl Default for Peer {
             dials: 0,
             dial: Mode::Works,
             write: Mode::Works,
+            write_on: HashMap::new(),
             shutdown: Mode::Works,
             greets: true,
             puts: Vec::new(),
+            swallowed: Vec::new(),
             lines: BTreeMap::new(),
             origins: HashMap::new(),
             cause: Arc::default(),
@@ -183,6 +196,11 @@ impl Peer {
         Arc::clone(&self.state().cause)
     }
 
+    pub fn dials_and_streams(&self) -> (usize, Vec<usize>) {
+        let state = self.state();
+        (state.dials, state.streams())
+    }
+
     pub fn answer(&self, opaque: Opaque) {
         self.set(|state| state.answer(opaque));
     }
@@ -193,22 +211,36 @@ impl Peer {
 }
 
 impl State {
-    /// How many streams exist.
-    pub fn streams(&self) -> usize {
-        self.lines.len()
+    /// The streams that exist, by the numbers of their dials.
+    pub fn streams(&self) -> Vec<usize> {
+        self.lines.keys().copied().collect()
     }
 
-    /// Answers on the stream over which the request came, if it still exists.
     pub fn answer(&mut self, opaque: Opaque) {
-        let newest = self.lines.keys().next_back().copied();
-        let Some(dial) = self.origins.get(&opaque).copied().or(newest) else { return };
-        self.answer_on(dial, opaque);
+        self.try_answer(opaque);
     }
 
-    pub fn answer_on(&mut self, dial: usize, opaque: Opaque) {
-        let Some(line) = self.lines.get_mut(&dial).filter(|line| !line.is_stranded) else { return };
+    /// Answers on the stream over which the request came. False if nobody can hear it.
+    pub fn try_answer(&mut self, opaque: Opaque) -> bool {
+        let newest = self.lines.keys().next_back().copied();
+        let Some(dial) = self.origins.get(&opaque).copied().or(newest) else { return false };
+        self.answer_on(dial, opaque)
+    }
+
+    /// Whether the stream over which the request came is stranded, so that an answer would be lost.
+    pub fn is_stranded(&self, opaque: Opaque) -> bool {
+        let line = self.origins.get(&opaque).and_then(|dial| self.lines.get(dial));
+        line.is_some_and(|line| line.is_stranded)
+    }
+
+    pub fn answer_on(&mut self, dial: usize, opaque: Opaque) -> bool {
+        let Some(line) = self.lines.get_mut(&dial) else { return false };
+        if line.is_stranded || line.is_at_end {
+            return false;
+        }
         let answer = BooleanCommand::new(Status::SUCCESS, Bytes::from_static(b"1 0 2"), opaque);
         Response::from(answer).encode(&mut line.input);
+        true
     }
 
     /// Answers the heartbeats that were received and not answered.
@@ -219,7 +251,22 @@ impl State {
 
     pub fn answer_greetings_on(&mut self, dial: usize) {
         let greetings = self.lines.get_mut(&dial).map(|line| std::mem::take(&mut line.greetings));
-        greetings.into_iter().flatten().for_each(|opaque| self.answer_on(dial, opaque));
+        for opaque in greetings.into_iter().flatten() {
+            self.answer_on(dial, opaque);
+        }
+    }
+
+    /// What calls of one stream meet that write, in place of what those of all do.
+    pub fn set_write_on(&mut self, dial: usize, mode: Option<Mode>) {
+        match mode {
+            Some(mode) => self.write_on.insert(dial, mode),
+            None => self.write_on.remove(&dial),
+        };
+    }
+
+    /// What the first heartbeat of a stream has for an opaque.
+    pub fn first_greeting_on(&self, dial: usize) -> Option<Opaque> {
+        self.lines.get(&dial)?.first_greeting
     }
 
     /// Hangs up all streams.
@@ -231,36 +278,50 @@ impl State {
         self.lines.get_mut(&dial).into_iter().for_each(|line| line.is_at_end = true);
     }
 
-    /// From now on the streams that exist swallow everything, and nothing comes from them.
+    /// From now on the streams that exist swallow everything, and nothing more comes from them.
     pub fn strand(&mut self) {
         self.lines.values_mut().for_each(|line| line.is_stranded = true);
     }
 
-    /// Streams that were stranded work again; what they swallowed is lost.
+    /// Streams that were stranded work again, and what they swallowed arrives.
     pub fn refloat(&mut self) {
-        self.lines.values_mut().for_each(|line| line.is_stranded = false);
+        let dials = self.streams();
+        for dial in dials {
+            let Some(line) = self.lines.get_mut(&dial) else { continue };
+            line.is_stranded = false;
+            std::mem::take(&mut line.held).into_iter().for_each(|command| self.arrived(dial, command));
+        }
+    }
+
+    fn arrived(&mut self, dial: usize, command: Command) {
+        let Some(line) = self.lines.get_mut(&dial) else { return };
+        match command {
+            command if line.is_stranded => line.held.push(command),
+            Command::Put(put) => {
+                self.origins.insert(put.opaque, dial);
+                self.puts.push(put);
+            }
+            Command::Version(version) => {
+                line.greetings.push(version.opaque);
+                line.first_greeting.get_or_insert(version.opaque);
+                if self.greets {
+                    self.answer_greetings_on(dial);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn receive(&mut self, dial: usize, bytes: &[u8]) {
-        let Some(line) = self.lines.get_mut(&dial).filter(|line| !line.is_stranded) else { return };
+        let Some(line) = self.lines.get_mut(&dial) else { return };
         line.received.extend_from_slice(bytes);
-        let mut greeted = false;
+        let mut commands = Vec::new();
         while let Some(frame) = line.decoder.decode(&mut line.received).unwrap() {
-            match frame {
-                Frame::Command(Command::Put(put)) => {
-                    self.origins.insert(put.opaque, dial);
-                    self.puts.push(put);
-                }
-                Frame::Command(Command::Version(version)) => {
-                    line.greetings.push(version.opaque);
-                    greeted = true;
-                }
-                _ => {}
+            if let Frame::Command(command) = frame {
+                commands.push(command);
             }
         }
-        if greeted && self.greets {
-            self.answer_greetings_on(dial);
-        }
+        commands.into_iter().for_each(|command| self.arrived(dial, command));
     }
 }
 
@@ -274,7 +335,12 @@ impl Drop for MemoryStream {
         let on_drop = {
             let mut state = self.peer.state();
             let is_oldest = state.lines.keys().next() == Some(&self.dial);
-            state.lines.remove(&self.dial);
+            let held = state.lines.remove(&self.dial).map(|line| line.held);
+            for command in held.into_iter().flatten() {
+                if let Command::Put(put) = command {
+                    state.swallowed.push(put);
+                }
+            }
             state.on_drop.take_if(|_| is_oldest)
         };
         if let Some(on_drop) = on_drop {
@@ -287,10 +353,6 @@ impl AsyncRead for MemoryStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.peer.state();
         let Some(line) = state.lines.get_mut(&self.dial) else { return Poll::Ready(Ok(())) };
-        if line.is_stranded {
-            line.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
         if !line.input.is_empty() {
             let take = line.input.len().min(buf.remaining());
             buf.put_slice(&line.input.split_to(take));
@@ -305,11 +367,16 @@ impl AsyncRead for MemoryStream {
 impl AsyncWrite for MemoryStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.peer.state();
-        let taken = match state.write {
+        let mode = state.write_on.get(&self.dial).copied().unwrap_or(state.write);
+        let taken = match mode {
             Mode::Works => bytes.len(),
             Mode::Bytes(left) if left > 0 => {
                 let taken = left.min(bytes.len());
-                state.write = Mode::Bytes(left - taken);
+                let left = Mode::Bytes(left - taken);
+                match state.write_on.get_mut(&self.dial) {
+                    Some(mode) => *mode = left,
+                    None => state.write = left,
+                }
                 taken
             }
             Mode::Bytes(_) | Mode::Hangs => {
