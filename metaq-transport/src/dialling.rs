@@ -110,9 +110,12 @@ impl<'a, D: Dialer> Dialling<'a, D> {
         self.memory
     }
 
-    /// Has the next attempt wait for a while, unless one is under way.
+    /// Has the next attempt wait for a while, unless it does already.
     pub(crate) fn pause(&mut self) {
-        self.not_before = deadline::from_now(self.memory.next_pause());
+        let now = Instant::now();
+        if self.not_before <= now {
+            self.not_before = deadline::after(now, self.memory.next_pause());
+        }
     }
 
     /// The first connection on which the broker answers. There must be no other.

@@ -228,6 +228,34 @@ async fn connections_are_closed_and_reset_on_command() {
 }
 
 #[tokio::test]
+async fn stranded_connections_lose_everything_and_new_ones_work() {
+    let mut line = Line::open().await;
+    line.client.write_all(b"before").await.unwrap();
+    hears(&mut line.served, b"before").await;
+    line.proxy.strand_all();
+    let (mut client, mut served) = line.another().await;
+    client.write_all(b"works").await.unwrap();
+    hears(&mut served, b"works").await;
+    // By now the others are stranded.
+    line.client.write_all(b"lost").await.unwrap();
+    line.served.write_all(b"lost, too").await.unwrap();
+    hears_nothing(&mut line.client).await;
+    line.client.shutdown().await.unwrap();
+    hears_nothing(&mut line.served).await;
+    assert_eq!(line.proxy.open(), 2);
+    line.proxy.strand_all();
+    client.write_all(b"lost").await.unwrap();
+    hears_nothing(&mut served).await;
+    line.proxy.reset_all();
+    is_reset(&mut line.served).await;
+    is_reset(&mut client).await;
+    is_reset(&mut served).await;
+    let (mut client, mut served) = line.another().await;
+    served.write_all(b"again").await.unwrap();
+    hears(&mut client, b"again").await;
+}
+
+#[tokio::test]
 async fn new_connections_are_refused_reset_or_ignored() {
     let mut line = Line::open().await;
     let addr = line.proxy.addr();

@@ -32,7 +32,7 @@ impl Times {
         self.0.iter().copied().max().unwrap_or_default()
     }
 
-    fn median(&self) -> Duration {
+    pub(crate) fn median(&self) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or_default()

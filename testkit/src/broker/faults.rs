@@ -55,6 +55,8 @@ pub(super) struct Conduct {
     pub(super) refuses: bool,
     /// Counts up whenever all are to be closed.
     pub(super) closings: u64,
+    /// Counts up whenever all are to be stranded.
+    pub(super) strandings: u64,
     /// After how many bytes of answers a connection is closed; of all, or of one.
     cuts: Vec<(Option<usize>, u64)>,
 }
@@ -99,7 +101,8 @@ impl Faults {
         plans.clear();
         self.0.any.store(false, Ordering::Release);
         self.0.conduct.send_modify(|conduct| {
-            *conduct = Conduct { closings: conduct.closings, ..Conduct::default() };
+            let Conduct { closings, strandings, .. } = *conduct;
+            *conduct = Conduct { closings, strandings, ..Conduct::default() };
         });
     }
 
@@ -122,6 +125,13 @@ impl Faults {
     /// Closes all connections; what they asked for was carried out or not, and isn't answered.
     pub fn close_connections(&self) {
         self.0.conduct.send_modify(|conduct| conduct.closings += 1);
+    }
+
+    /// Strands all connections, as where the network has forgotten them: what comes over them from now on is lost, and so are
+    /// the answers that are outstanding; new connections are not affected. Neither side is told: they stay open until their
+    /// client ends them, or [`close_connections`](Self::close_connections).
+    pub fn strand_connections(&self) {
+        self.0.conduct.send_modify(|conduct| conduct.strandings += 1);
     }
 
     /// Closes a connection once so many bytes of answers went out on it, in the middle of one if need be: the

@@ -140,14 +140,21 @@ async fn serve(
     mut conduct: watch::Receiver<Conduct>,
     number: usize,
 ) -> io::Result<()> {
-    let closings = conduct.borrow().closings;
+    let Conduct { closings, strandings, .. } = *conduct.borrow();
     let mut last_news = Instant::now();
     loop {
-        let free = conduct.wait_for(|conduct| !conduct.frozen || conduct.closings != closings).await;
+        if conduct.borrow().strandings != strandings {
+            return strand(stream, conduct, closings).await;
+        }
+        let ends = |conduct: &Conduct| conduct.closings != closings || conduct.strandings != strandings;
+        let free = conduct.wait_for(|conduct| !conduct.frozen || ends(conduct)).await;
         let Ok(cut) = free.map(|conduct| (conduct.closings == closings).then(|| conduct.cut(number))) else {
             return Ok(());
         };
         let Some(cut) = cut else { return Ok(()) };
+        if conduct.borrow().strandings != strandings {
+            continue;
+        }
         let mut next = talk.answer_all();
         talk.notify();
         if talk.cut_output(cut) {
@@ -156,7 +163,7 @@ async fn serve(
         talk.begin_to_write();
         tokio::select! {
             biased;
-            _ = conduct.wait_for(|conduct| conduct.closings != closings) => return Ok(()),
+            _ = conduct.wait_for(ends) => continue,
             written = stream.write_all_buf(&mut talk.output) => written?,
         }
         match next {
@@ -183,6 +190,21 @@ async fn serve(
                 return close(stream).await;
             }
         }
+    }
+}
+
+/// Reads everything and answers nothing, until the client goes or all connections are closed.
+async fn strand(
+    mut stream: impl Io,
+    mut conduct: watch::Receiver<Conduct>,
+    closings: u64,
+) -> io::Result<()> {
+    let mut rest = [0; 1024];
+    let swallow = async { while stream.read(&mut rest).await? > 0 {} io::Result::Ok(()) };
+    tokio::select! {
+        biased;
+        _ = conduct.wait_for(|conduct| conduct.closings != closings) => Ok(()),
+        swallowed = swallow => swallowed,
     }
 }
 

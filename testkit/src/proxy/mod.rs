@@ -30,8 +30,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
 
 /// A TCP proxy between a client and its server, on a free port of the loopback interface, which a test controls while
 /// it runs. It forwards everything until it is told otherwise: by a [`Plan`] for each direction, by what new
-/// connections meet ([`on_connect`](Self::on_connect)), and by ending the open ones ([`close_all`](Self::close_all),
-/// [`reset_all`](Self::reset_all)). Everything ends when it is dropped: connections are reset then.
+/// connections meet ([`on_connect`](Self::on_connect)), by ending the open ones ([`close_all`](Self::close_all),
+/// [`reset_all`](Self::reset_all)) and by stranding them ([`strand_all`](Self::strand_all)). Everything ends when it is dropped: connections are reset then.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -103,6 +103,8 @@ struct Shared {
     plans: [watch::Sender<Arc<Plan>>; 2],
     /// How the open connections are to end; they watch for a change.
     end: watch::Sender<End>,
+    /// How often the open connections were stranded.
+    strandings: watch::Sender<u64>,
     accepted: AtomicUsize,
     open: AtomicUsize,
     forwarded: [AtomicU64; 2],
@@ -122,6 +124,7 @@ impl Proxy {
             target: target.into(),
             plans: [watch::Sender::default(), watch::Sender::default()],
             end: watch::Sender::new(End::Closed),
+            strandings: watch::Sender::new(0),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             forwarded: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -175,6 +178,13 @@ impl Proxy {
     /// Ends all open connections by RST, in both directions.
     pub fn reset_all(&self) {
         self.shared.end.send_replace(End::Reset);
+    }
+
+    /// Strands all open connections: from now on whatever is sent over them is lost, in both directions, also that they end,
+    /// and neither side is told. New connections are not affected. They stay open until [`close_all`](Self::close_all) or
+    /// [`reset_all`](Self::reset_all).
+    pub fn strand_all(&self) {
+        self.shared.strandings.send_modify(|count| *count += 1);
     }
 
     /// How many connections were accepted so far.

@@ -59,6 +59,7 @@ pub(super) async fn serve(client: TcpStream, meets: OnConnect, shared: Arc<Share
     let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
     let open = Open::new(&shared);
     let mut end = shared.end.subscribe();
+    let mut strandings = shared.strandings.subscribe();
     if meets == OnConnect::Ignore {
         if ended(&mut end).await == End::Closed {
             close([&client]);
@@ -85,8 +86,23 @@ pub(super) async fn serve(client: TcpStream, meets: OnConnect, shared: Arc<Share
         (Pump::new(&shared, Direction::ToServer), Pump::new(&shared, Direction::ToClient));
     let both = async { tokio::try_join!(to_server.run(&client, &server), to_client.run(&server, &client)) };
     let how = tokio::select! {
-        done = both => done.map_or_else(|end| end, |_| End::Closed),
-        end = ended(&mut end) => end,
+        biased;
+        Ok(()) = strandings.changed() => None,
+        end = ended(&mut end) => Some(end),
+        done = both => Some(done.map_or_else(|end| end, |_| End::Closed)),
+    };
+    let how = match how {
+        Some(how) => how,
+        None => {
+            let swallow = async {
+                tokio::join!(drain(&client), drain(&server));
+                std::future::pending().await
+            };
+            tokio::select! {
+                end = ended(&mut end) => end,
+                end = swallow => end,
+            }
+        }
     };
     if how == End::Closed {
         close([&client, &server]);
