@@ -16,9 +16,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// How long one attempt to connect may take: name resolution, all addresses of the name, and the answer to a first
-    /// request, by which the broker proves to be one and to be alive. Default 3 s. Too short, and a distant broker is never
-    /// reached; too long, and a broker that comes back behind a firewall that drops packets is noticed late.
+    /// How long one attempt to connect may take: name resolution, all addresses of the name, a TLS handshake, and the answer to
+    /// a first request, by which the broker proves to be one and to be alive. Default 3 s. Too short, and a distant broker is
+    /// never reached. An attempt that isn't answered holds up no other: after 250 ms a second one is made beside it, and again
+    /// whenever that has had as much time.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub connect_timeout: Duration,
     /// The longest pause before the second attempt to connect; it doubles with each further failure. The actual pause
@@ -30,9 +31,11 @@ pub struct ConnectionConfig {
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub longest_pause: Duration,
     /// How long a broker that owes answers may be silent before nothing more is sent to it until it speaks again; what was
-    /// not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. Default 1 s.
-    /// Too short, and a broker is avoided whose disk or garbage collector takes a break; too long, and more messages are
-    /// sent to a dead one.
+    /// not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. A second
+    /// connection is dialled then beside the silent one. If the broker answers on that one alone, it replaces the silent one,
+    /// whose requests end with [`Lost`](crate::TransportErrorKind::Lost); if it speaks on the silent one first, or within a
+    /// quarter of this time (250 ms at most) after the new one was answered, that is kept. Default 1 s. Too short, and a broker
+    /// is avoided whose disk or garbage collector takes a break; too long, and more messages are sent to a dead one.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stall_after: Duration,
     /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java client
@@ -40,7 +43,7 @@ pub struct ConnectionConfig {
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_after: Duration,
     /// How long the broker has to answer a heartbeat, or anything else, before the connection is given up and made
-    /// anew. Default 5 s.
+    /// anew, also if no other one was answered meanwhile. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_timeout: Duration,
     /// The most unanswered requests on a connection, from 1 to 65,536. Default 16,384.

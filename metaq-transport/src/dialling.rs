@@ -22,7 +22,7 @@ use crate::{
 
 /// An attempt that isn't answered has the field to itself for so long; then another is made beside it. One that was made
 /// beside another is given up after as much.
-const UNANSWERED: Duration = Duration::from_millis(300);
+const UNANSWERED: Duration = Duration::from_millis(250);
 
 /// The same in terms of the fastest attempt that succeeded, so that a distant broker is given the time that it takes.
 const TIMES_THE_FASTEST: u32 = 3;

@@ -36,7 +36,7 @@ pub enum TransportErrorKind {
     Full,
     /// The connection was closed on this side.
     Closed,
-    /// The connection was lost, or given up because the broker broke the protocol or fell silent.
+    /// The connection was lost, or given up because the broker broke the protocol, fell silent, or answered on a new one only.
     Lost,
     /// No answer came before the request's deadline.
     TimedOut,

@@ -2,8 +2,8 @@
 //!
 //! A connection is pipelined: requests are submitted without waiting for earlier answers, and each answer finds
 //! its request again by the opaque that the broker repeats. It looks after itself: it dials in the background, sends
-//! heartbeats when the broker is silent, gives up on a broker that doesn't answer them, and dials again, with growing
-//! and jittered pauses, until it is closed.
+//! heartbeats when the broker is silent, replaces a connection that is silent while the broker answers on a new one, gives
+//! up on a broker that doesn't answer heartbeats, and dials again, with growing and jittered pauses, until it is closed.
 //!
 //! This crate knows commands and bytes, but no topics and no registries.
 //!

@@ -148,7 +148,9 @@ pub enum ConnectionState {
     /// Requests can be submitted.
     Ready,
     /// The broker has been silent for too long while it owes answers. Requests that were written are still awaited; those
-    /// that were not were ended, and no more are accepted, until it speaks again or the connection is given up.
+    /// that were not were ended, and no more are accepted, until it speaks again or the connection is given up. A new one is
+    /// dialled beside it meanwhile, which replaces it if the broker answers on that one alone: then this state is followed by
+    /// [`Connecting`](Self::Connecting), with the reason, and at once by [`Ready`](Self::Ready).
     Stalled,
     /// It is closed for good. If nobody asked for that, because the runtime that it lives on has ended, the errors of
     /// requests say so.
@@ -179,7 +181,7 @@ impl ConnectionState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
-    /// How many times it was established.
+    /// How many times it was established; attempts that were answered and never used don't count.
     pub established: u64,
     /// Requests that were accepted.
     pub requests: u64,

@@ -100,11 +100,11 @@ async fn a_broker_that_let_in_and_was_silent_is_used_within_a_second() {
         let healed = Instant::now();
         until(&connection, ConnectionState::is_ready).await;
         longest = longest.max(healed.elapsed());
-        assert!(healed.elapsed() <= Duration::from_millis(820), "round {round}: {:?}", healed.elapsed());
+        assert!(healed.elapsed() <= Duration::from_millis(770), "round {round}: {:?}", healed.elapsed());
         assert_eq!(peer.state().streams().len(), 1);
         works(&peer, &connection).await;
     }
-    assert!(longest >= Duration::from_millis(300), "{longest:?}: it was silent");
+    assert!(longest >= Duration::from_millis(250), "{longest:?}: it was silent");
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +115,7 @@ async fn a_broker_that_takes_long_to_answer_is_still_reached() {
     eventually(|| peer.state().streams() == [1]).await;
     sleep(Duration::from_millis(2900)).await;
     let dials = peer.state().dials;
-    assert!((4..=10).contains(&dials), "{dials}: others were tried beside it, after pauses");
+    assert!((4..=12).contains(&dials), "{dials}: others were tried beside it, after pauses");
     peer.set(|state| state.answer_greetings_on(1));
     until(&connection, ConnectionState::is_ready).await;
     assert_eq!(peer.state().streams(), [1]);
@@ -130,7 +130,7 @@ async fn a_broker_that_was_frozen_keeps_its_connection() {
         let (connection, pending) = stalled(&peer).await;
         sleep(Duration::from_secs(2)).await;
         let dials = peer.state().dials;
-        assert!((3..=8).contains(&dials), "{dials}");
+        assert!((3..=10).contains(&dials), "{dials}");
         assert!(peer.state().streams().len() <= 2);
         // It answers the new connection first, and somewhat later the old one.
         let put = peer.puts(1).await.pop().unwrap();

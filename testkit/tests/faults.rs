@@ -208,6 +208,19 @@ async fn a_frozen_broker_is_silent_and_goes_on_where_it_was() {
     broker.faults().refuse_connections(false);
     assert_eq!(client(&broker).ask("version 1\r\n").await, "200 0.1");
 
+    // Stranded connections hear nothing more, and new ones work.
+    let mut stranded = client(&broker);
+    assert_eq!(stranded.ask("version 1\r\n").await, "200 0.1");
+    broker.faults().strand_connections();
+    stranded.send("put t 0 5 0 -1 2\r\nhello").await;
+    assert!(timeout(Duration::from_secs(10), stranded.next()).await.is_err());
+    assert_eq!(client(&broker).ask("version 1\r\n").await, "200 0.1");
+    broker.faults().heal();
+    assert!(timeout(Duration::from_secs(10), stranded.next()).await.is_err());
+    assert!(broker.messages("t").is_empty());
+    broker.faults().close_connections();
+    assert!(stranded.next().await.is_none());
+
     // A frozen one can be closed as well.
     let mut last = client(&broker);
     assert_eq!(last.ask("version 1\r\n").await, "200 0.1");

@@ -32,7 +32,8 @@ pub enum ProducerEvent {
         /// The reason.
         error: TransportError,
     },
-    /// A connection was lost; it is being established anew.
+    /// A connection was lost; it is being established anew. Also reported when one that was silent is replaced by another on
+    /// which the broker answers.
     #[non_exhaustive]
     ConnectionLost {
         /// The broker.
@@ -46,7 +47,7 @@ pub enum ProducerEvent {
         /// The broker.
         broker: BrokerAddr,
     },
-    /// A broker that was silent answers again.
+    /// A broker that was silent answers again on the same connection.
     #[non_exhaustive]
     Recovered {
         /// The broker.

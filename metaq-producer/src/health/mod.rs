@@ -86,7 +86,7 @@ pub struct ConnectionHealth {
     pub in_flight: usize,
     /// Bytes of those requests.
     pub in_flight_bytes: usize,
-    /// The number of times that it was established again.
+    /// The number of times that it was established again, after it was lost or because it was silent.
     pub reconnects: u64,
 }
 

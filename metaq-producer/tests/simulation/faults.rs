@@ -20,6 +20,8 @@ pub(crate) struct Standing {
     /// The connections that the broker had accepted when it last had garbage to send: what comes over them later may not
     /// be understood.
     pub(crate) garbled: Option<usize>,
+    /// The connections that the broker had accepted when they were stranded.
+    pub(crate) stranded: Option<usize>,
     /// The number of partitions of the first topic.
     pub(crate) partitions: usize,
     /// Since when nothing is wrong with it.
@@ -32,6 +34,7 @@ impl Default for Standing {
             is_frozen: false,
             is_disturbed: false,
             garbled: None,
+            stranded: None,
             partitions: 2,
             sound_since: Some(Instant::now()),
         }
@@ -57,7 +60,7 @@ impl Simulation {
         let standing = &mut self.standings[index];
         standing.sound_since = standing.sound_since.map(|_| Instant::now());
         let said = |what: &str| note(format_args!("broker {index} {what}"));
-        let fault = self.rng.u8(..12);
+        let fault = self.rng.u8(..13);
         if !matches!(fault, 1 | 2) {
             standing.disturb();
         }
@@ -95,6 +98,11 @@ impl Simulation {
                 plan(some.first(1), Fault::Garbage(self.rng.usize(1..50)));
             }
             10 => plan(some, Fault::Twice),
+            11 => {
+                said("loses its connections, and nobody is told");
+                standing.stranded = Some(broker.accepted_connections());
+                faults.strand_connections();
+            }
             _ => plan(some.first(2), Fault::Cut(self.rng.usize(..30))),
         }
     }
@@ -151,6 +159,10 @@ impl Simulation {
         for (broker, standing) in self.brokers.iter().zip(&mut self.standings) {
             let Some(broker) = broker else { continue };
             broker.faults().heal();
+            if standing.stranded.take().is_some() {
+                // One without requests would be noticed by its next heartbeat.
+                broker.faults().close_connections();
+            }
             if had_failed || standing.sound_since.is_none() {
                 standing.sound_since = Some(Instant::now());
             }

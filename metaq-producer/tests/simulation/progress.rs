@@ -6,6 +6,7 @@ use metaq_producer::{ProducerStats, Topic};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    faults::Standing,
     log::note,
     schedule::{PROMPTLY, Simulation, TOPICS, named},
 };
@@ -76,10 +77,11 @@ impl Simulation {
             && (connection.in_flight == 0 || connection.in_flight_bytes + LARGEST <= bytes)
     }
 
-    /// Whether answers that the broker has sent may not have been understood.
+    /// Whether answers that the broker has sent may not have arrived, or not have been understood.
     fn is_garbled(&self, index: usize) -> bool {
         let accepted = self.brokers[index].as_ref().map_or(0, |broker| broker.accepted_connections());
-        self.standings[index].garbled.is_some_and(|before| accepted <= before)
+        let Standing { garbled, stranded, .. } = self.standings[index];
+        [garbled, stranded].iter().flatten().any(|before| accepted <= *before)
     }
 
     /// Whether the broker has no unanswered put of a partition, so that the next in order can go.

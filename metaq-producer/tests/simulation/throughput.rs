@@ -34,6 +34,9 @@ const TICKS: u32 = 150;
 const BEGINS: u32 = 25;
 const ENDS: u32 = 115;
 
+/// A broker whose connections were lost without a word stores messages again by this tick, 1.4 s afterwards.
+const USED_AGAIN: u32 = BEGINS + 70;
+
 /// The added latency of messages that go to healthy brokers at their first attempt.
 const ADDED: Duration = Duration::from_millis(50);
 
@@ -47,9 +50,12 @@ enum BrokerFault {
     RefusesPartition,
     Busy,
     Killed,
+    /// Its connections are lost and nobody is told. It is used again long before the fault ends.
+    HalfOpen,
 }
 
-const FAULTS: [BrokerFault; 6] = [
+const FAULTS: [BrokerFault; 7] = [
+    BrokerFault::HalfOpen,
     BrokerFault::Frozen,
     BrokerFault::Slow,
     BrokerFault::Full,
@@ -125,6 +131,7 @@ impl BrokerFault {
             }
             Self::Busy => drop(faults.plan(Requests::puts(), Fault::refuse(503, "busy"))),
             Self::Killed => *failing = None,
+            Self::HalfOpen => faults.strand_connections(),
         }
     }
 
@@ -161,11 +168,20 @@ async fn offer(settings: Settings, fault: Option<BrokerFault>) -> Totals {
     };
     let (mut under_way, mut ended) = (FuturesUnordered::new(), Vec::new());
     let started = Instant::now();
+    let mut stored_before = 0;
     for tick in 0..TICKS {
         if let Some(fault) = fault {
             match tick {
                 BEGINS => fault.begin(&mut failing),
                 ENDS => fault.end(&mut failing, &registry),
+                _ => {}
+            }
+            let stored = failing.as_ref().map_or(0, |broker| broker.messages("t").len());
+            match tick {
+                BEGINS => stored_before = stored,
+                USED_AGAIN if fault == BrokerFault::HalfOpen => {
+                    assert!(stored > stored_before, "{settings:?}: it is used again");
+                }
                 _ => {}
             }
         }

@@ -144,6 +144,9 @@ async fn serve(
     let mut last_news = Instant::now();
     loop {
         if conduct.borrow().strandings != strandings {
+            // What it owes is never answered.
+            talk.end();
+            drop(talk);
             return strand(stream, conduct, closings).await;
         }
         let ends = |conduct: &Conduct| conduct.closings != closings || conduct.strandings != strandings;
