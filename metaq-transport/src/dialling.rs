@@ -233,7 +233,8 @@ impl<'a, D: Dialer> Dialling<'a, D> {
                 }
             }
             if self.attempts.len() < most {
-                let newest = self.attempts.last().map(|attempt| deadline::after(attempt.started(), unanswered));
+                let newest =
+                    self.attempts.last().map(|attempt| deadline::after(attempt.started(), unanswered));
                 let at = newest.map_or(self.not_before, |newest| newest.max(self.not_before));
                 if at <= now {
                     self.attempts.push(Attempt::new(self.dialer, &self.link.broker));

@@ -134,7 +134,9 @@ async fn a_broker_that_was_frozen_keeps_its_connection() {
         assert!(peer.state().streams().len() <= 2);
         // It answers the new connection first, and somewhat later the old one.
         let put = peer.puts(1).await.pop().unwrap();
-        peer.set(|state| state.streams().into_iter().skip(1).for_each(|dial| state.answer_greetings_on(dial)));
+        peer.set(|state| {
+            state.streams().into_iter().skip(1).for_each(|dial| state.answer_greetings_on(dial))
+        });
         sleep(Duration::from_millis(gap)).await;
         assert!(is_stalled(&connection.state().borrow()));
         peer.set(|state| {

@@ -85,9 +85,11 @@ impl Transaction {
         let submitted = branch.submit(TransactionAction::Begin, seconds, deadline).await;
         match submitted {
             Ok(begin) => {
+                // It went out on this connection: if that is replaced before the answer, there is none.
+                let established = branch.connection.stats().established;
                 self.state = State::Open(Box::new(Open {
                     branch,
-                    established: 0,
+                    established,
                     begin: Some(begin),
                     puts: [].into(),
                     runtime: Handle::try_current().ok(),
@@ -111,8 +113,6 @@ impl Transaction {
         let Some(begin) = &mut open.begin else { return Ok(()) };
         let outcome = begin.await;
         open.begin = None;
-        // After the answer: if the connection is replaced between the two, the broker tells it.
-        open.established = open.branch.connection.stats().established;
         if let Err(step) = read(outcome) {
             return Err(self.not_begun(step));
         }

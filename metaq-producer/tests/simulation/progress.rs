@@ -6,7 +6,6 @@ use metaq_producer::{ProducerStats, Topic};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    faults::Standing,
     log::note,
     schedule::{PROMPTLY, Simulation, TOPICS, named},
 };
@@ -66,22 +65,28 @@ impl Simulation {
         self.check_recovered();
     }
 
-    /// Whether the broker is there, reads, and has capacity for any message.
+    /// Whether the broker is there, reads what is sent, and has capacity for any message.
     pub(crate) fn has_capacity(&self, index: usize, stats: &ProducerStats) -> bool {
         let Some(broker) = &self.brokers[index] else { return false };
         let connection = stats.connections.iter().find(|(addr, _)| addr == broker.addr());
         let Some((_, connection)) = connection else { return false };
         let (requests, bytes) = ((self.max_in_flight / 2).max(1), self.max_in_flight_bytes / 2);
         !self.standings[index].is_frozen
+            && !self.is_stranded(index)
             && connection.in_flight < requests
             && (connection.in_flight == 0 || connection.in_flight_bytes + LARGEST <= bytes)
     }
 
-    /// Whether answers that the broker has sent may not have arrived, or not have been understood.
+    /// Whether the broker's connections were lost without a word, and no other one was made since.
+    fn is_stranded(&self, index: usize) -> bool {
+        let accepted = self.brokers[index].as_ref().map_or(0, |broker| broker.accepted_connections());
+        self.standings[index].stranded.is_some_and(|before| accepted <= before)
+    }
+
+    /// Whether answers that the broker has sent may not have been understood.
     fn is_garbled(&self, index: usize) -> bool {
         let accepted = self.brokers[index].as_ref().map_or(0, |broker| broker.accepted_connections());
-        let Standing { garbled, stranded, .. } = self.standings[index];
-        [garbled, stranded].iter().flatten().any(|before| accepted <= *before)
+        self.standings[index].garbled.is_some_and(|before| accepted <= before)
     }
 
     /// Whether the broker has no unanswered put of a partition, so that the next in order can go.

@@ -191,4 +191,3 @@ pub fn account_for(ledger: &Ledger, received: &Received, dials: usize, schedulin
     // A connection that is lost has begun one frame at most without finishing it.
     assert!(begun_only <= dials, "{begun_only} requests were begun and not received, on {dials} connections");
 }
-

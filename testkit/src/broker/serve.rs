@@ -197,13 +197,12 @@ async fn serve(
 }
 
 /// Reads everything and answers nothing, until the client goes or all connections are closed.
-async fn strand(
-    mut stream: impl Io,
-    mut conduct: watch::Receiver<Conduct>,
-    closings: u64,
-) -> io::Result<()> {
+async fn strand(mut stream: impl Io, mut conduct: watch::Receiver<Conduct>, closings: u64) -> io::Result<()> {
     let mut rest = [0; 1024];
-    let swallow = async { while stream.read(&mut rest).await? > 0 {} io::Result::Ok(()) };
+    let swallow = async {
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
     tokio::select! {
         biased;
         _ = conduct.wait_for(|conduct| conduct.closings != closings) => Ok(()),
