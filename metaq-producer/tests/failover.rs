@@ -143,7 +143,7 @@ async fn a_transaction_ends_with_the_connection_on_which_it_began() {
             When::Idle => {
                 transaction.send(message("a")).await.unwrap();
                 faults.strand_connections();
-                let _ = producer.enqueue(message("plain")).await.unwrap();
+                drop(producer.enqueue(message("plain")).await.unwrap());
                 sleep(Duration::from_millis(1500)).await;
                 let error = transaction.send(message("b")).await.unwrap_err();
                 (error.kind(), error.outcome())
@@ -169,7 +169,7 @@ async fn a_transaction_ends_with_the_connection_on_which_it_began() {
                 assert!(sending.as_mut().now_or_never().is_none());
                 sleep(Duration::from_millis(5)).await;
                 faults.strand_connections();
-                let _ = producer.enqueue(message("plain")).await.unwrap();
+                drop(producer.enqueue(message("plain")).await.unwrap());
                 sleep(Duration::from_millis(1500)).await;
                 let outcome = sending.await;
                 let error = match outcome {

@@ -84,7 +84,7 @@ impl Simulation {
     }
 
     /// Whether answers that the broker has sent may not have been understood.
-    fn is_garbled(&self, index: usize) -> bool {
+    pub(crate) fn is_garbled(&self, index: usize) -> bool {
         let accepted = self.brokers[index].as_ref().map_or(0, |broker| broker.accepted_connections());
         self.standings[index].garbled.is_some_and(|before| accepted <= before)
     }

@@ -92,8 +92,10 @@ impl Simulation {
                 continue;
             };
             let topic = TOPICS[target.topic];
+            // A connection over which garbage came may be lost with the next answer.
             let usable = |index: usize| {
-                self.has_capacity(index, &stats)
+                !self.is_garbled(index)
+                    && self.has_capacity(index, &stats)
                     && (0..4).all(|partition| self.is_free(index, topic, partition))
             };
             let can_go = match target.partition {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -198,9 +199,11 @@ async fn serve(
 
 /// Reads everything and answers nothing, until the client goes or all connections are closed.
 async fn strand(mut stream: impl Io, mut conduct: watch::Receiver<Conduct>, closings: u64) -> io::Result<()> {
-    let mut rest = [0; 1024];
+    let mut rest = BytesMut::new();
     let swallow = async {
-        while stream.read(&mut rest).await? > 0 {}
+        while stream.read_buf(&mut rest).await? > 0 {
+            rest.clear();
+        }
         io::Result::Ok(())
     };
     tokio::select! {
