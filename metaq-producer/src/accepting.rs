@@ -12,6 +12,7 @@ use crate::{
     deadline::{self, NotReached},
     flights::{Cargo, Millis, Offer},
     launcher::NotAccepted,
+    panics::with_contained_waker,
     permits::Share,
     producer::Inner,
     route::TopicState,
@@ -49,23 +50,23 @@ impl Inner {
                             Ok(handle) => return Ok(handle),
                             Err(NotAccepted::Refused(error)) => return Err(error),
                             Err(NotAccepted::HasToWaitOutside(message, reason)) => {
-                                Box::pin(self.enqueue_when_free(
+                                Box::pin(with_contained_waker(self.enqueue_when_free(
                                     Arc::clone(topic),
                                     message,
                                     started,
                                     timeout,
                                     Some(reason),
-                                ))
+                                )))
                             }
                         },
                         // Boxed: there are many futures of messages, and few of them wait for room.
-                        None => Box::pin(self.enqueue_when_free(
+                        None => Box::pin(with_contained_waker(self.enqueue_when_free(
                             Arc::clone(topic),
                             message,
                             started,
                             timeout,
                             None,
-                        )),
+                        ))),
                     },
                     Err(error) => return Err(error.with_message(message)),
                 }
@@ -84,9 +85,10 @@ impl Inner {
         mut reason: Option<WaitReason>,
     ) -> Result<SendHandle, SendError> {
         let until = deadline::at(started, Duration::from(timeout));
+        let mut came = None;
         loop {
             let permit = match reason {
-                Some(reason) => match self.wait_outside(&message, &topic, reason, until).await {
+                Some(reason) => match self.wait_outside(&message, &topic, reason, &mut came, until).await {
                     Ok(permit) => Some(permit),
                     Err(error) => return Err(error.with_message(message)),
                 },
@@ -140,19 +142,20 @@ impl Inner {
         counted_as_queued(topic, deadline, share, too_late).await
     }
 
-    /// Waits without room until the message may wait within, for `reason`.
+    /// Waits without room until the message may wait within, for `reason`. `came` is when it came to wait so first.
     async fn wait_outside(
         &self,
         message: &Message,
         topic: &TopicState,
         reason: WaitReason,
+        came: &mut Option<u64>,
         deadline: Instant,
     ) -> Result<WaitPermit, SendError> {
         let flights = self.flights();
         let share = flights.permits.share(message.encoded_len());
         let permit = async {
             tokio::select! {
-                permit = flights.wait_limits.enter_when_free(&topic.waits, reason, share) => {
+                permit = flights.wait_limits.enter_when_free(&topic.waits, reason, share, came) => {
                     permit.ok_or_else(|| SendError::closed(&topic.topic))
                 }
                 // There is nothing to wait for any more.

@@ -332,6 +332,7 @@ impl Launcher {
             }
             Timer::Capacity(number) => self.capacity(number, None),
             Timer::LateAnswer(token) => self.flights.release_turn(token),
+            Timer::Absent => self.flights.wait_limits.pass_over_absent(),
         }
     }
 }

@@ -104,11 +104,12 @@ pub(crate) enum Unparkable {
 impl Flights {
     pub(crate) fn new(permits: Permits, policy: RetryPolicy) -> Self {
         let (max_messages, max_bytes) = permits.limits();
+        let timers = Arc::default();
         Self {
-            wait_limits: WaitLimits::new(max_messages, max_bytes),
+            wait_limits: WaitLimits::new(max_messages, max_bytes, &timers),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             permits,
-            timers: Arc::default(),
+            timers,
             policy,
             closing: Closing::default(),
             flushes: Flushes::default(),
@@ -120,6 +121,7 @@ impl Flights {
 
     /// Says who sends what had to wait.
     pub(crate) fn set_launcher(&self, launcher: Weak<Launcher>) {
+        self.wait_limits.set_launcher(Weak::clone(&launcher));
         let _ = self.launcher.set(launcher);
     }
 

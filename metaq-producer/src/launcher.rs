@@ -19,6 +19,7 @@ use crate::{
     dispatcher::Requests,
     flights::{Cargo, Flights, Offer, Way},
     lane::Broker,
+    panics,
     route::{Route, RouteBroker, TopicState},
     slab::Token,
     wait_queue::WaitReason,
@@ -226,7 +227,7 @@ impl Launcher {
             None => self.flights.wait_limits.try_enter(&topic.waits, reason, cargo.share),
         };
         let Some(permit) = permit else {
-            self.flights.permits.give_one_back(cargo.share);
+            panics::contain(|| self.flights.permits.give_one_back(cargo.share));
             if let Some(turn) = cargo.turn() {
                 self.flights.pass_turn(topic, turn);
             }

@@ -2,7 +2,11 @@
 
 use std::{
     any::Any,
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Wake, Waker},
 };
 
 /// Runs code that belongs to the user, whose panic must not end what we are doing. The panic itself was reported by the
@@ -25,6 +29,44 @@ pub(crate) fn contain_each<T>(items: impl Iterator<Item = T>, mut code: impl FnM
             items.by_ref().for_each(&mut code);
             is_over = true;
         });
+    }
+}
+
+/// Waits for a future of tokio's, which wakes others after the caller's task: a waker that panics would keep them waiting, and
+/// whoever notifies them from what comes next.
+pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut known: Option<Arc<ContainedWaker>> = None;
+    poll_fn(|cx| {
+        let is_same = |known: &Arc<ContainedWaker>| {
+            known.0.as_ref().is_some_and(|of_task| of_task.will_wake(cx.waker()))
+        };
+        let contained = match known.take().filter(is_same) {
+            Some(same) => same,
+            None => Arc::new(ContainedWaker(Some(cx.waker().clone()))),
+        };
+        let contained = Waker::from(Arc::clone(known.insert(contained)));
+        future.as_mut().poll(&mut Context::from_waker(&contained))
+    })
+    .await
+}
+
+/// A task's waker; none when it was dropped.
+struct ContainedWaker(Option<Waker>);
+
+impl Wake for ContainedWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        contain(|| self.0.iter().for_each(Waker::wake_by_ref));
+    }
+}
+
+impl Drop for ContainedWaker {
+    fn drop(&mut self) {
+        contain(|| drop(self.0.take()));
     }
 }
 

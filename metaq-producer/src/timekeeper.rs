@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Capacity(u64),
     /// The end of waiting for the late answer to a message in a partition that is sent to in order.
     LateAnswer(Token),
+    /// A look for tasks that were let in to wait, and don't notice.
+    Absent,
 }
 
 /// How long a keeper stays when there is nothing to do, so that not every message that waits starts another.
@@ -58,7 +60,7 @@ impl Inner {
                 tokens.push(*token);
                 false
             }
-            Timer::Capacity(_) | Timer::LateAnswer(_) => true,
+            Timer::Capacity(_) | Timer::LateAnswer(_) | Timer::Absent => true,
         });
         tokens
     }

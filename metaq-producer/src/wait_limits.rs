@@ -6,28 +6,37 @@
 //! broker takes a quarter of it at most, and several leave something to the others. Else the message waits outside, without
 //! room, until those of its queue have left.
 //!
-//! Each queue may hold one message whatever else waits, so that somebody goes when what the queue waits for comes.
+//! Each queue may hold one message whatever else waits, so that somebody goes when what the queue waits for comes. Whoever is
+//! let in and doesn't notice in time, because its task isn't run any more, loses the place to the next.
+
+mod outside;
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
 };
 
 use metaq_protocol::BrokerId;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
-use tokio::sync::oneshot;
+
+use outside::{Outside, Untaken};
 
 use crate::{
+    launcher::Launcher,
     panics,
     permits::Share,
+    timekeeper::Timers,
     wait_queue::{WaitQueues, WaitReason},
 };
 
 pub(crate) struct WaitLimits {
     room: Load,
     inner: Mutex<Inner>,
+    timers: Arc<Timers>,
+    /// Who does what is due.
+    launcher: OnceLock<Weak<Launcher>>,
 }
 
 #[derive(Default)]
@@ -37,6 +46,12 @@ struct Inner {
     queues: HashMap<QueueKey, Queue, foldhash::fast::FixedState>,
     /// The number of who came to wait outside last.
     last: u64,
+    /// Who was let in and has not noticed yet, by their numbers.
+    untaken: BTreeMap<u64, Untaken>,
+    /// How long the last who was let in took to notice.
+    last_took: Duration,
+    /// Whether a timer is set that looks for those who don't notice.
+    is_watched: bool,
     is_closed: bool,
 }
 
@@ -68,24 +83,12 @@ struct Queue {
     outside: BTreeMap<u64, Outside>,
 }
 
-/// Somebody who waits outside.
-struct Outside {
-    share: Share,
-    granted: oneshot::Sender<()>,
-}
-
 /// A message may wait in a queue as long as it is held.
 pub(crate) struct WaitPermit {
     limits: Arc<WaitLimits>,
     waits: Arc<WaitQueues>,
     reason: WaitReason,
     share: Share,
-}
-
-/// Somebody who counts as waiting within from now on, and is to be told so when no lock is held.
-struct Grant {
-    key: QueueKey,
-    outside: Outside,
 }
 
 impl Load {
@@ -119,9 +122,16 @@ fn key(waits: &Arc<WaitQueues>, reason: WaitReason) -> QueueKey {
 }
 
 impl WaitLimits {
-    pub(crate) fn new(max_messages: usize, max_bytes: usize) -> Arc<Self> {
+    /// Limits that are relative to a room of so many messages and bytes. `timers` watch those who are let in.
+    pub(crate) fn new(max_messages: usize, max_bytes: usize, timers: &Arc<Timers>) -> Arc<Self> {
         let room = Load { messages: max_messages, bytes: max_bytes };
-        Arc::new(Self { room, inner: Mutex::default() })
+        let (inner, launcher) = (Mutex::default(), OnceLock::new());
+        Arc::new(Self { room, inner, timers: Arc::clone(timers), launcher })
+    }
+
+    /// Says who does what is due.
+    pub(crate) fn set_launcher(&self, launcher: Weak<Launcher>) {
+        let _ = self.launcher.set(launcher);
     }
 
     /// A permit for a new message, unless the limit is reached or others wait outside for the same.
@@ -148,23 +158,6 @@ impl WaitLimits {
         self.permit(waits, reason, share)
     }
 
-    /// Waits for a permit; none when the producer was closed.
-    pub(crate) async fn enter_when_free(
-        self: &Arc<Self>,
-        waits: &Arc<WaitQueues>,
-        reason: WaitReason,
-        share: Share,
-    ) -> Option<WaitPermit> {
-        let key = key(waits, reason);
-        let (sender, granted) = oneshot::channel();
-        let number = self.inner.lock().wait_outside(key, Outside { share, granted: sender })?;
-        let mut place = PlaceOutside { limits: self, key, number, share, granted };
-        // There may be a place since it was refused one.
-        self.let_in(key);
-        (&mut place.granted).await.ok()?;
-        Some(self.permit(waits, reason, share))
-    }
-
     /// Refuses all who wait outside.
     pub(crate) fn close(&self) {
         let mut inner = self.inner.lock();
@@ -179,21 +172,6 @@ impl WaitLimits {
 
     fn permit(self: &Arc<Self>, waits: &Arc<WaitQueues>, reason: WaitReason, share: Share) -> WaitPermit {
         WaitPermit { limits: Arc::clone(self), waits: Arc::clone(waits), reason, share }
-    }
-
-    /// Hands permits to those for whom there is a place now; `key` is the queue that has changed.
-    fn let_in(self: &Arc<Self>, key: QueueKey) {
-        let mut granted = self.inner.lock().grant(self.room, key);
-        while let Some(Grant { key, outside }) = granted.pop() {
-            let mut is_wanted = true;
-            // Wakes a task.
-            panics::contain(|| is_wanted = outside.granted.send(()).is_ok());
-            if !is_wanted {
-                let mut inner = self.inner.lock();
-                inner.leave(key, outside.share);
-                granted.extend(inner.grant(self.room, key));
-            }
-        }
     }
 }
 
@@ -239,27 +217,6 @@ impl Inner {
         self.tidy(key);
     }
 
-    /// Someone waits outside from now on. Returns their number, or none when the producer was closed.
-    fn wait_outside(&mut self, key: QueueKey, outside: Outside) -> Option<u64> {
-        if self.is_closed {
-            return None;
-        }
-        self.last += 1;
-        self.queues.entry(key).or_default().outside.insert(self.last, outside);
-        self.groups.entry(key.1.group()).or_default().outside.insert(self.last, key);
-        Some(self.last)
-    }
-
-    /// Someone doesn't wait outside any more.
-    fn take_outside(&mut self, key: QueueKey, number: u64) -> Option<Outside> {
-        let outside = self.queues.get_mut(&key)?.outside.remove(&number)?;
-        if let Some(group) = self.groups.get_mut(&key.1.group()) {
-            group.outside.remove(&number);
-        }
-        self.tidy(key);
-        Some(outside)
-    }
-
     /// Forgets what nobody waits for.
     fn tidy(&mut self, key: QueueKey) {
         if self.queues.get(&key).is_some_and(|queue| queue.permits == 0 && queue.outside.is_empty()) {
@@ -269,57 +226,6 @@ impl Inner {
         if self.groups.get(&group).is_some_and(|group| group.load.messages == 0 && group.outside.is_empty()) {
             self.groups.remove(&group);
         }
-    }
-
-    /// Counts those who wait outside and have a place now as waiting within, and returns them. The first places go to those
-    /// who wait for the queue `key`, which has changed.
-    fn grant(&mut self, room: Load, key: QueueKey) -> Vec<Grant> {
-        let mut granted = Vec::new();
-        while let Some((number, share)) = self.queues.get(&key).and_then(Queue::first_outside)
-            && self.has_place(room, key, share)
-        {
-            self.grant_one(key, number, &mut granted);
-        }
-        // Of most groups nobody is outside.
-        let groups: SmallVec<[Group; 8]> = self
-            .groups
-            .iter()
-            .filter(|(_, waiting)| !waiting.outside.is_empty())
-            .map(|(group, _)| *group)
-            .collect();
-        for group in groups {
-            while let Some((number, key)) = self.groups.get(&group).and_then(Waiting::first_outside)
-                && let Some(share) =
-                    self.queues.get(&key).and_then(|queue| Some(queue.outside.get(&number)?.share))
-                && self.has_place(room, key, share)
-            {
-                self.grant_one(key, number, &mut granted);
-            }
-        }
-        // They are handed out from the end.
-        granted.reverse();
-        granted
-    }
-
-    fn grant_one(&mut self, key: QueueKey, number: u64, granted: &mut Vec<Grant>) {
-        if let Some(outside) = self.take_outside(key, number) {
-            self.enter(key, outside.share);
-            granted.push(Grant { key, outside });
-        }
-    }
-}
-
-impl Waiting {
-    /// The number of the first who waits outside, and for which queue.
-    fn first_outside(&self) -> Option<(u64, QueueKey)> {
-        self.outside.first_key_value().map(|(number, key)| (*number, *key))
-    }
-}
-
-impl Queue {
-    /// The number and the share of the first who waits outside.
-    fn first_outside(&self) -> Option<(u64, Share)> {
-        self.outside.first_key_value().map(|(number, outside)| (*number, outside.share))
     }
 }
 
@@ -370,32 +276,6 @@ impl Drop for WaitPermit {
     }
 }
 
-/// A place outside, which is given up with it.
-struct PlaceOutside<'a> {
-    limits: &'a Arc<WaitLimits>,
-    key: QueueKey,
-    number: u64,
-    share: Share,
-    granted: oneshot::Receiver<()>,
-}
-
-impl Drop for PlaceOutside<'_> {
-    fn drop(&mut self) {
-        let Self { limits, key, number, share, .. } = *self;
-        let was_outside = limits.inner.lock().take_outside(key, number).is_some();
-        if !was_outside {
-            // From here on it can't be told any more; if it was, and nobody took notice, the place is free again.
-            self.granted.close();
-            match self.granted.try_recv() {
-                Ok(()) => limits.inner.lock().leave(key, share),
-                Err(_) => return,
-            }
-        }
-        // Of those behind it some may need less.
-        limits.let_in(key);
-    }
-}
-
 impl fmt::Debug for WaitPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WaitPermit").field("reason", &self.reason).finish_non_exhaustive()
@@ -404,9 +284,16 @@ impl fmt::Debug for WaitPermit {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Barrier, time::Duration};
+    use std::{
+        sync::{
+            Barrier,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::{Context, Wake, Waker},
+        time::Duration,
+    };
 
-    use futures_util::FutureExt as _;
+    use futures_util::{FutureExt as _, future::BoxFuture};
     use metaq_protocol::Partition;
     use tokio::time::timeout;
 
@@ -419,14 +306,30 @@ mod tests {
         Permits::new(1, 1 << 20).share(bytes)
     }
 
+    fn limits(messages: usize) -> Arc<WaitLimits> {
+        WaitLimits::new(messages, 1 << 20, &Arc::default())
+    }
+
+    async fn enter_when_free(
+        limits: &Arc<WaitLimits>,
+        waits: &Arc<WaitQueues>,
+        reason: WaitReason,
+        share: Share,
+    ) -> Option<WaitPermit> {
+        limits.enter_when_free(waits, reason, share, &mut None).await
+    }
+
     fn is_empty(limits: &WaitLimits) -> bool {
         let inner = limits.inner.lock();
-        inner.all == Load::default() && inner.groups.is_empty() && inner.queues.is_empty()
+        inner.all == Load::default()
+            && inner.groups.is_empty()
+            && inner.queues.is_empty()
+            && inner.untaken.is_empty()
     }
 
     #[test]
     fn one_broker_takes_a_quarter_and_several_leave_something() {
-        let (limits, waits) = (WaitLimits::new(64, 1 << 20), Arc::default());
+        let (limits, waits) = (limits(64), Arc::default());
         let enter = |reason| limits.try_enter(&waits, reason, share(1));
         let of_one: Vec<_> = std::iter::from_fn(|| enter(AWAY)).collect();
         assert_eq!(of_one.len(), 16);
@@ -443,12 +346,12 @@ mod tests {
 
     #[test]
     fn who_waits_outside_comes_in_when_one_leaves_in_the_order_in_which_they_came() {
-        let (limits, waits, others) = (WaitLimits::new(4, 1 << 20), Arc::default(), Arc::default());
+        let (limits, waits, others) = (limits(4), Arc::default(), Arc::default());
         let one = limits.try_enter(&waits, AWAY, share(1)).unwrap();
-        let mut first = limits.enter_when_free(&waits, AWAY, share(1)).boxed();
-        let mut second = limits.enter_when_free(&waits, AWAY, share(1)).boxed();
-        let mut gone = limits.enter_when_free(&waits, AWAY, share(1)).boxed();
-        let mut third = limits.enter_when_free(&waits, AWAY, share(1)).boxed();
+        let mut first = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+        let mut second = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+        let mut gone = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+        let mut third = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
         for waiting in [&mut first, &mut second, &mut gone, &mut third] {
             assert!(waiting.now_or_never().is_none());
         }
@@ -465,12 +368,106 @@ mod tests {
         let mut second = second;
         second.change(WaitReason::Turn(Partition::new(2, 0)));
         let third = third.now_or_never().unwrap().unwrap();
-        let mut late = limits.enter_when_free(&waits, AWAY, share(1)).boxed();
+        let mut late = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
         assert!((&mut late).now_or_never().is_none());
         limits.close();
         assert!(late.now_or_never().unwrap().is_none());
-        assert!(limits.enter_when_free(&waits, AWAY, share(1)).now_or_never().unwrap().is_none());
+        assert!(enter_when_free(&limits, &waits, AWAY, share(1)).now_or_never().unwrap().is_none());
         drop((second, third));
+        assert!(is_empty(&limits));
+    }
+
+    #[test]
+    fn who_has_to_wait_for_another_reason_keeps_its_place_by_when_it_came() {
+        let (limits, waits) = (limits(4), Arc::default());
+        let full = WaitReason::Capacity(BrokerId(1), 0);
+        let away = limits.try_enter(&waits, AWAY, share(1)).unwrap();
+        let within = limits.try_enter(&waits, full, share(1)).unwrap();
+        let mut came = None;
+        let mut first = limits.enter_when_free(&waits, AWAY, share(1), &mut came).boxed();
+        assert!((&mut first).now_or_never().is_none());
+        let mut second = enter_when_free(&limits, &waits, full, share(1)).boxed();
+        assert!((&mut second).now_or_never().is_none());
+        drop(away);
+        let permit = (&mut first).now_or_never().unwrap().unwrap();
+        drop(first);
+        assert!(permit.try_change(full).is_none(), "others wait outside for that");
+        let mut first = limits.enter_when_free(&waits, full, share(1), &mut came).boxed();
+        assert!((&mut first).now_or_never().is_none());
+        drop(within);
+        assert!((&mut second).now_or_never().is_none());
+        drop(first.now_or_never().unwrap().unwrap());
+        drop(second.now_or_never().unwrap().unwrap());
+        assert!(is_empty(&limits));
+    }
+
+    /// Looks whether the limits are locked when it wakes.
+    struct Looks {
+        limits: Arc<WaitLimits>,
+        has_met_the_lock: AtomicBool,
+    }
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            if self.limits.inner.try_lock().is_none() {
+                self.has_met_the_lock.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_woken_under_the_lock() {
+        let (limits, waits) = (limits(4), Arc::default());
+        let looks = Arc::new(Looks { limits: Arc::clone(&limits), has_met_the_lock: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&looks));
+        let poll = |future: &mut BoxFuture<'_, Option<WaitPermit>>| {
+            future.poll_unpin(&mut Context::from_waker(&waker)).is_pending()
+        };
+        for ends in ["given up", "let in", "let in and given up", "closed"] {
+            let within = limits.try_enter(&waits, AWAY, share(1));
+            let mut outside = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+            assert!(poll(&mut outside));
+            match ends {
+                "given up" => drop(outside),
+                "let in" => {
+                    drop(within);
+                    assert!(outside.now_or_never().unwrap().is_some());
+                }
+                "let in and given up" => {
+                    drop(within);
+                    drop(outside);
+                }
+                _ => {
+                    limits.close();
+                    assert!(outside.now_or_never().unwrap().is_none());
+                }
+            }
+            assert!(!looks.has_met_the_lock.load(Ordering::Relaxed), "{ends}");
+        }
+        assert!(is_empty(&limits));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_notice_that_it_was_let_in_loses_its_place_and_not_its_number() {
+        let (limits, waits) = (limits(4), Arc::default());
+        let within = limits.try_enter(&waits, AWAY, share(1));
+        let mut absent = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+        let mut second = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+        let mut third = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
+        for waiting in [&mut absent, &mut second, &mut third] {
+            assert!(waiting.now_or_never().is_none());
+        }
+        drop(within);
+        limits.pass_over_absent();
+        assert!((&mut second).now_or_never().is_none(), "the first has some time");
+        tokio::time::advance(Duration::from_millis(10)).await;
+        limits.pass_over_absent();
+        let second = second.now_or_never().unwrap().unwrap();
+        assert!((&mut absent).now_or_never().is_none(), "there is no place now");
+        drop(second);
+        assert!((&mut third).now_or_never().is_none());
+        drop(absent.now_or_never().unwrap().unwrap());
+        drop(third.now_or_never().unwrap().unwrap());
         assert!(is_empty(&limits));
     }
 
@@ -478,7 +475,7 @@ mod tests {
     #[test]
     fn nothing_is_lost_between_threads() {
         const THREADS: usize = 4;
-        let limits = WaitLimits::new(16, 1 << 20);
+        let limits = limits(16);
         let topics: [Arc<WaitQueues>; 2] = [Arc::default(), Arc::default()];
         let barrier = Barrier::new(THREADS);
         std::thread::scope(|scope| {
@@ -495,12 +492,13 @@ mod tests {
                             let waits = &topics[rng.usize(..2)];
                             let reason = WaitReason::Away(BrokerId(rng.i32(..2)));
                             let share = share(rng.usize(1..100_000));
-                            match rng.u8(..4) {
+                            match rng.u8(..5) {
+                                4 => limits.pass_over_absent(),
                                 0 => held.extend(limits.try_enter(waits, reason, share)),
                                 1 => held.push(limits.enter(waits, reason, share)),
                                 2 => {
                                     // Given up at any point.
-                                    let mut waiting = limits.enter_when_free(waits, reason, share).boxed();
+                                    let mut waiting = enter_when_free(limits, waits, reason, share).boxed();
                                     if let Some(permit) = (&mut waiting).now_or_never() {
                                         held.extend(permit);
                                     } else {
@@ -511,7 +509,7 @@ mod tests {
                                 _ => {
                                     held.clear();
                                     // Nobody holds anything for ever, so it comes to this one, too.
-                                    drop(limits.enter_when_free(waits, reason, share).await.unwrap());
+                                    drop(enter_when_free(limits, waits, reason, share).await.unwrap());
                                 }
                             }
                             if held.len() > 3 {

@@ -3,105 +3,19 @@
 #![cfg(feature = "mock")]
 
 mod cluster;
+mod troubled;
 
 use std::{sync::Arc, time::Duration};
 
 use cluster::{Pinned, broker, builder, counts, in_partition, message, pinned, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
-use metaq_producer::{
-    Message, Outcome, Producer, ProducerConfig, SendError, SendErrorKind, SendHandle, SendReceipt,
-};
-use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
+use metaq_producer::{Message, Outcome, SendErrorKind, SendHandle};
+use metaq_testkit::EmbeddedRegistry;
 use tokio::{
     task::{JoinHandle, JoinSet, yield_now},
     time::{Instant, timeout},
 };
-
-/// What a message to the broker that works may take.
-const PROMPTLY: Duration = Duration::from_millis(10);
-
-const LONG: Duration = Duration::from_secs(600);
-
-/// What a test waits at most that runs in real time.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What keeps messages from broker 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    Frozen,
-    /// It reads, and doesn't answer.
-    Silent,
-    Away,
-}
-
-/// A broker 0 in trouble, a broker 1 that works, and a producer whose messages say where they go.
-struct Troubled {
-    registry: EmbeddedRegistry,
-    failing: Option<Broker>,
-    working: Broker,
-    producer: Producer,
-}
-
-impl Troubled {
-    async fn new(trouble: Trouble, change: impl FnOnce(&mut ProducerConfig)) -> Self {
-        let registry = EmbeddedRegistry::new();
-        let (failing, working) = (broker(&registry, 0), broker(&registry, 1));
-        let producer = builder(&registry, change).selector(Pinned).build().unwrap();
-        producer.publish_topic(&topic()).await.unwrap();
-        let mut this = Self { registry, failing: Some(failing), working, producer };
-        let failing = this.failing.as_ref().unwrap();
-        match trouble {
-            Trouble::Frozen => failing.faults().freeze(),
-            Trouble::Silent => drop(failing.faults().plan(Requests::puts(), Fault::Swallow)),
-            Trouble::Away => {
-                this.failing = None;
-                let producer = &this.producer;
-                until(async || producer.partitions(&topic()).len() == 2).await;
-            }
-        }
-        this
-    }
-
-    fn recover(&mut self) {
-        match &self.failing {
-            Some(failing) => failing.faults().heal(),
-            None => self.failing = Some(broker(&self.registry, 0)),
-        }
-    }
-
-    /// Sends messages to a partition of broker 0, each in a task of its own, and waits until all of them wait.
-    async fn send_to_failing(
-        &self,
-        count: usize,
-        payload: impl Fn(usize) -> String,
-    ) -> Vec<JoinHandle<Result<SendReceipt, SendError>>> {
-        let before = counts(&self.producer).await.offered;
-        let mut tasks = Vec::new();
-        for n in 0..count {
-            let (producer, message) = (self.producer.clone(), pinned("0-0", payload(n)));
-            tasks.push(tokio::spawn(async move { producer.send_with_timeout(message, LONG).await }));
-            // One after another.
-            yield_now().await;
-        }
-        until(async || counts(&self.producer).await.offered == before + count as u64).await;
-        tasks
-    }
-
-    /// Sends messages to the broker that works, some at a time, each of which has to be there at once.
-    async fn send_to_working(&self, count: usize, payload: impl Fn(usize) -> String) {
-        for first in (0..count).step_by(4) {
-            let started = Instant::now();
-            let sends = (first..count.min(first + 4)).map(|n| {
-                let message = pinned(&format!("1-{}", n % 2), payload(n));
-                self.producer.send(message)
-            });
-            for outcome in join_all(sends).await {
-                outcome.unwrap();
-            }
-            assert!(started.elapsed() <= PROMPTLY, "{first}: {:?}", started.elapsed());
-        }
-    }
-}
+use troubled::{LONG, PATIENCE, PROMPTLY, Trouble, Troubled};
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_in_trouble_leaves_room_for_another() {

@@ -60,7 +60,7 @@ impl Flights {
     pub(super) fn settle(&self, tally: &mut Tally) {
         let returned = std::mem::take(&mut tally.returned);
         contain(|| self.permits.give_back(returned));
-        self.flushes.ended(&tally.flushed);
+        contain(|| self.flushes.ended(&tally.flushed));
         tally.flushed.clear();
         for (token, pause) in tally.again.drain(..) {
             self.set_timer(token, deadline::after(pause), Timer::Attempt(token));

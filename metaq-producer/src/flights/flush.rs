@@ -7,7 +7,10 @@ use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Flights, State};
-use crate::deadline::{self, NotReached};
+use crate::{
+    deadline::{self, NotReached},
+    panics::with_contained_waker,
+};
 
 /// How often it is looked at whether messages are overdue, in case the runtime of their connection isn't driven.
 const LOOK: Duration = Duration::from_millis(50);
@@ -98,10 +101,11 @@ impl Flights {
             if self.flushes.are_done(last) {
                 return;
             }
-            match deadline::timeout_at(deadline::after(LOOK), done.as_mut()).await {
+            let done_or_late = deadline::timeout_at(deadline::after(LOOK), done.as_mut());
+            match with_contained_waker(done_or_late).await {
                 Ok(()) => {}
                 Err(NotReached::Elapsed) => expire(),
-                Err(NotReached::NoRuntime) => done.await,
+                Err(NotReached::NoRuntime) => with_contained_waker(done).await,
             }
         }
     }
@@ -112,7 +116,8 @@ impl Flights {
         let mut was_empty = false;
         loop {
             let look = deadline::after(LOOK).min(until);
-            match deadline::timeout_at(look, self.permits.all_returned()).await {
+            let returned = deadline::timeout_at(look, self.permits.all_returned());
+            match with_contained_waker(returned).await {
                 Ok(()) => return,
                 Err(NotReached::Elapsed) if look < until => expire(),
                 Err(_) => return,

@@ -14,7 +14,7 @@ use super::{
     TransactionError, TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read,
     whole_seconds,
 };
-use crate::{Message, deadline, route::TopicState};
+use crate::{Message, deadline, panics::with_contained_waker, route::TopicState};
 
 /// After so long brokers are tried again at which a transaction could not begin.
 const LOOK: Duration = Duration::from_millis(50);
@@ -67,7 +67,9 @@ impl Transaction {
                     // One that was avoided may have been lost and be back before this was polled.
                     let look =
                         if avoided.is_empty() { deadline } else { deadline.min(deadline::after(LOOK)) };
-                    if timeout_at(look, changed).await.is_err() && Instant::now() >= deadline {
+                    if with_contained_waker(timeout_at(look, changed)).await.is_err()
+                        && Instant::now() >= deadline
+                    {
                         return Err(unreachable(topic, last.as_ref()));
                     }
                     avoided.clear();
