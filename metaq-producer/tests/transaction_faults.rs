@@ -42,6 +42,23 @@ async fn a_failed_beginning_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn an_ended_transaction_keeps_its_name() {
+    let (broker, producer) = one().await;
+    let mut transaction = begun(&producer);
+    transaction.send(message("a")).await.unwrap();
+    let id = transaction.id().unwrap().to_owned();
+    broker.faults().plan(Requests::puts().first(1), Fault::Bytes("result 200 3 1\r\nodd".into()));
+    transaction.send(message("b")).await.unwrap_err();
+    assert_eq!((transaction.id(), transaction.broker()), (Some(&*id), Some(broker.addr())));
+    for error in [transaction.send(message("c")).await.unwrap_err(), transaction.commit().await.unwrap_err()]
+    {
+        assert_eq!(told(&error), (TransactionErrorKind::Over, TransactionOutcome::RolledBack));
+        assert_eq!((error.transaction(), error.broker()), (Some(&*id), Some(broker.addr())));
+        assert!(error.to_string().starts_with(&format!("transaction {id} on broker")), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn it_begins_at_another_broker_when_one_can_not_be_reached() {
     let registry = EmbeddedRegistry::new();
     let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();

@@ -101,6 +101,23 @@ fn local_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
 }
 
 #[test]
+fn dropped_in_a_runtime_without_timers_it_is_rolled_back_by_the_one_in_which_it_began() {
+    let runtime = Runtime::new().unwrap();
+    let (broker, producer) = start(&runtime);
+    let without_timers = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let asked = || Requests::transactions(Some(TransactionAction::Rollback));
+    let rollbacks = broker.record(asked());
+    broker.faults().plan(asked().first(1), Fault::refuse(503, "busy"));
+    let mut transaction = producer.begin(TransactionOptions::new().without_timeout());
+    runtime.block_on(transaction.send(message())).unwrap();
+    without_timers.block_on(async { drop(transaction) });
+    // The first attempt is refused.
+    wait_until(|| rollbacks.count() == 2);
+    let panicked = catch_unwind(AssertUnwindSafe(|| without_timers.block_on(tokio::task::yield_now())));
+    assert!(panicked.is_ok());
+}
+
+#[test]
 fn the_wait_for_a_broker_fails_outside_of_a_runtime_too() {
     let runtime = Runtime::new().unwrap();
     let (broker, producer) = start(&runtime);

@@ -54,11 +54,8 @@ impl Transaction {
             }
         };
         // From here on it is the broker's decision: nothing is rolled back any more.
-        let State::Open(open) = mem::replace(&mut self.state, State::Over("it was committed".to_owned()))
-        else {
-            return Err(self.refusal());
-        };
-        let commit = Commit { open: Some(*open) };
+        let Some(open) = self.end("it was committed") else { return Err(self.refusal()) };
+        let commit = Commit { open: Some(open) };
         let outcome = read(answer.await);
         let Some(open) = commit.answered() else { return Err(self.refusal()) };
         let (id, broker) = (open.branch.id.clone(), open.broker().clone());
@@ -108,16 +105,13 @@ impl Transaction {
             return Ok(());
         };
         if open.is_lost() {
-            self.state = State::Over("it was rolled back".to_owned());
+            drop(self.end("it was rolled back"));
             return Ok(());
         }
         let deadline = deadline::after(self.options.request_timeout());
         let branch = open.branch.clone();
-        let State::Open(open) = mem::replace(&mut self.state, State::Over("it was rolled back".to_owned()))
-        else {
-            return Ok(());
-        };
-        let unconfirmed = Unconfirmed { open: Some(*open), request_timeout: self.options.request_timeout() };
+        let Some(open) = self.end("it was rolled back") else { return Ok(()) };
+        let unconfirmed = Unconfirmed { open: Some(open), request_timeout: self.options.request_timeout() };
         match branch.step(TransactionAction::Rollback, 0, deadline).await {
             Ok(_) => {}
             Err(step) if step.is_not_started() => {}

@@ -12,9 +12,9 @@ mod rollback;
 mod sending;
 mod steps;
 
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, mem};
 
-use metaq_protocol::{BrokerAddr, Partition};
+use metaq_protocol::{BrokerAddr, Partition, TransactionId};
 use metaq_transport::{PendingResponse, TransportError, TransportErrorKind};
 use tokio::runtime::Handle;
 
@@ -90,8 +90,16 @@ enum State {
     /// No broker knows of it.
     New,
     Open(Box<Open>),
-    /// Nothing of it is stored, for this reason.
-    Over(String),
+    /// Nothing of it is stored.
+    Over(Box<Over>),
+}
+
+/// A transaction that has ended.
+struct Over {
+    /// What it was called, and where; none if it never began.
+    place: Option<(TransactionId, BrokerAddr)>,
+    /// What has ended it.
+    text: String,
 }
 
 /// A transaction that a broker knows, or is being told.
@@ -131,22 +139,41 @@ impl Producer {
 }
 
 impl Transaction {
-    /// The transaction's name, `TX:…`, as it stands in the broker's log; none before the first message.
+    /// The transaction's name, `TX:…`, as it stands in the broker's log, also when an error has ended it; none before the
+    /// first message.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
-        self.open().map(|open| open.branch.id.as_str())
+        self.place().map(|(id, _)| id.as_str())
     }
 
     /// The broker of the transaction; none before the first message.
     #[must_use]
     pub fn broker(&self) -> Option<&BrokerAddr> {
-        self.open().map(Open::broker)
+        self.place().map(|(_, broker)| broker)
     }
 
     /// How many messages are part of it.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    fn place(&self) -> Option<(&TransactionId, &BrokerAddr)> {
+        match &self.state {
+            State::New => None,
+            State::Open(open) => Some((&open.branch.id, open.broker())),
+            State::Over(over) => over.place.as_ref().map(|(id, broker)| (id, broker)),
+        }
+    }
+
+    /// It is over, for this reason. Returns what is to be rolled back.
+    fn end(&mut self, text: impl Into<String>) -> Option<Open> {
+        let place = self.place().map(|(id, broker)| (id.clone(), broker.clone()));
+        let over = State::Over(Box::new(Over { place, text: text.into() }));
+        match mem::replace(&mut self.state, over) {
+            State::Open(open) => Some(*open),
+            State::New | State::Over(_) => None,
+        }
     }
 
     fn open(&self) -> Option<&Open> {

@@ -83,7 +83,8 @@ impl Rollback {
         if self.begin.is_none() && !self.may_be_prepared {
             self.submit();
         }
-        let current = Handle::try_current().ok();
+        // One without timers, as a program may have around what it drops, can't wait for the next attempt.
+        let current = deadline::runtime();
         match current.as_ref().or(runtime) {
             Some(runtime) => drop(runtime.spawn(self.run())),
             // Nothing more can be done.
@@ -131,12 +132,14 @@ impl Rollback {
             }
             if next >= limit {
                 let (id, broker, step) = (&self.branch.id, self.branch.connection.broker(), outcome.err());
-                tracing::warn!(
-                    transaction = %id,
-                    %broker,
-                    outcome = ?step,
-                    "a rollback in the background was never confirmed; the broker may hold the transaction until its timeout"
-                );
+                contain(|| {
+                    tracing::warn!(
+                        transaction = %id,
+                        %broker,
+                        outcome = ?step,
+                        "a rollback in the background was never confirmed; the broker may hold the transaction until its timeout"
+                    );
+                });
                 break;
             }
             sleep_until(next).await;

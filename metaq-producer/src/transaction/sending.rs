@@ -1,6 +1,6 @@
 //! The messages of a transaction: how they are sent, and what their answers mean for it.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
 use metaq_protocol::Partition;
 use metaq_transport::Progress;
@@ -211,7 +211,7 @@ impl Transaction {
     /// Ends the transaction, unless it goes on for all of this error.
     fn ended_by(&mut self, error: TransactionError) -> TransactionError {
         if error.outcome() == TransactionOutcome::RolledBack
-            && let State::Open(open) = mem::replace(&mut self.state, State::Over(error.text().to_owned()))
+            && let Some(open) = self.end(error.text())
         {
             open.roll_back_later(self.options.request_timeout());
         }
@@ -219,18 +219,18 @@ impl Transaction {
     }
 
     fn placed(&self, error: TransactionError) -> TransactionError {
-        match &self.state {
-            State::Open(open) => error.of(&open.branch.id, open.broker()),
-            _ => error,
+        match self.place() {
+            Some((id, broker)) => error.of(id, broker),
+            None => error,
         }
     }
 
     /// The error of a step that comes too late.
     pub(super) fn refusal(&self) -> TransactionError {
         let text = match &self.state {
-            State::Over(text) => format!("it is over: {text}"),
+            State::Over(over) => format!("it is over: {}", over.text),
             _ => "it is over".to_owned(),
         };
-        TransactionError::new(TransactionErrorKind::Over, TransactionOutcome::RolledBack, text)
+        self.placed(TransactionError::new(TransactionErrorKind::Over, TransactionOutcome::RolledBack, text))
     }
 }

@@ -3,14 +3,17 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use metaq_protocol::{TransactionAction, XaTransactionId};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     XaError, XaErrorCode, XaResource,
     course::{Known, XaEnd, XaStart},
     resource::Current,
 };
-use crate::transaction::{Branch, whole_seconds};
+use crate::{
+    deadline,
+    transaction::{Branch, whole_seconds},
+};
 
 impl XaResource {
     /// Takes up a transaction: from now on [`send`](Self::send) belongs to it. A new one must have a name that was never used
@@ -56,7 +59,7 @@ impl XaResource {
             }
         }
         self.known.entry(xid.clone()).or_default().suspended = false;
-        let runtime = Handle::try_current().ok();
+        let runtime = deadline::runtime();
         self.current = Some(Current { branch, xid: xid.clone(), puts: VecDeque::new(), runtime });
         Ok(())
     }

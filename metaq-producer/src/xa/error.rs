@@ -128,7 +128,10 @@ impl XaError {
                 // Of a message the broker says so without a code.
                 let code = if is_not_started { XaErrorCode::NOTA } else { code };
                 let text = if text.is_empty() { format!("the broker answered {status}") } else { text };
-                Self::new(code, text)
+                let mut this = Self::new(code, text);
+                // In the broker's words something behind it can't be reached, which may be halfway.
+                this.inner.unknown = code == XaErrorCode::RMFAIL;
+                this
             }
             StepError::Odd(text) => Self {
                 inner: Box::new(Failure { unknown: true, ..*Self::new(XaErrorCode::RMERR, text).inner }),
@@ -181,12 +184,15 @@ impl XaError {
     pub(crate) fn of_commit(mut self) -> Self {
         let failure = &mut self.inner;
         let reason = match failure.code {
-            XaErrorCode::RMERR => "",
+            // It was not asked, or was not in the state for it.
+            XaErrorCode::PROTO | XaErrorCode::INVAL | XaErrorCode::RMFAIL => return self,
+            code if code.is_heuristic() => return self,
             code if code.is_rollback() => "; for all that a part may be stored",
             XaErrorCode::NOTA => {
                 "; it was committed or rolled back before, or the broker forgot it at a restart"
             }
-            _ => return self,
+            // A failure of the broker, or a code that says nothing about the messages.
+            _ => "",
         };
         failure.unknown = true;
         if !reason.is_empty() {
@@ -290,6 +296,10 @@ mod tests {
         assert!(forgotten.is_unknown(), "it may be committed or forgotten");
         assert!(forgotten.to_string().contains("has not been started; it was committed or"), "{forgotten}");
         assert!(!refused("XAException:code=-6,msg=not prepared").of_commit().is_unknown());
+        for code in [-8, -7, -3, 0, 42] {
+            let odd = refused(&format!("XAException:code={code},msg=?")).of_commit();
+            assert!(odd.is_unknown(), "nobody knows what it means for a commit: {odd}");
+        }
         let heuristic = refused("XAException:code=7,msg=it has been heuristically committed.").code();
         assert!(heuristic.is_heuristic() && !heuristic.is_rollback(), "B-22");
         assert!(XaErrorCode::RBOTHER.is_rollback());
