@@ -167,6 +167,16 @@ impl EmbeddedRegistry {
             }
             former => former.map(|entry| entry.topics.clone()).unwrap_or_default(),
         };
+        // Brokers without ports can be given the same one.
+        let at_same = |entry: &Entry| entry.addr == *addr && !entry.has_ended;
+        if let Some((other, _)) = state.brokers.iter().find(|(other, entry)| **other != id && at_same(entry))
+        {
+            let text = format!(
+                "broker {id} could not be registered: broker {other} lives at {addr} in the same EmbeddedRegistry; shut it \
+                 down, or give this one another port by BrokerBuilder::port"
+            );
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
         state.reachable.insert(addr.clone(), connector);
         state.registrations += 1;
         let number = state.registrations;
@@ -184,8 +194,12 @@ impl EmbeddedRegistry {
 
     /// Takes a broker out, unless another has taken its place.
     pub(crate) fn leave(&self, id: BrokerId, addr: &BrokerAddr) {
+        self.leave_if(id, |entry| entry.addr == *addr);
+    }
+
+    fn leave_if(&self, id: BrokerId, is_that: impl FnOnce(&Entry) -> bool) {
         let mut state = self.state.lock();
-        if state.brokers.get(&id).is_some_and(|entry| entry.addr == *addr) {
+        if state.brokers.get(&id).is_some_and(is_that) {
             state.brokers.remove(&id);
         }
         drop(state);
@@ -204,13 +218,10 @@ impl EmbeddedRegistry {
         };
         // Without a runtime nobody is left who could watch.
         let Ok(runtime) = Handle::try_current() else { return self.leave(id, addr) };
-        let (this, addr) = (self.clone(), addr.clone());
+        let this = self.clone();
         runtime.spawn(async move {
             sleep(timeout).await;
-            let is_same = this.state.lock().brokers.get(&id).is_some_and(|entry| entry.number == number);
-            if is_same {
-                this.leave(id, &addr);
-            }
+            this.leave_if(id, |entry| entry.number == number);
         });
     }
 

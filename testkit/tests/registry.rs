@@ -146,6 +146,30 @@ async fn a_default_registry_keeps_a_dropped_broker_for_the_session_timeout_as_we
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_with_the_address_of_a_live_one_is_refused_and_changes_nothing() {
+    let (registry, other) = (EmbeddedRegistry::new(), EmbeddedRegistry::new());
+    let first = builder(&registry, 1).start_without_port().unwrap();
+    let second = || builder(&other, 0).register_with(&registry).port(first.addr().port());
+    let error = second().start_without_port().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+    for part in ["broker 0 ", "broker 1 ", &first.addr().to_string(), "BrokerBuilder::port"] {
+        assert!(error.to_string().contains(part), "{part} in {error}");
+    }
+    let watch = registry.discovery().watch(&topic()).await.unwrap();
+    assert_eq!(seen(&watch), [(1, first.addr().clone(), 2)]);
+    let mut stream = registry.connect(first.addr()).unwrap();
+    first.wait_until(|broker| broker.open_connections() == 1).await.unwrap();
+    drop(stream);
+    // The address of one that has ended is free, also while its session lasts.
+    let addr = first.addr().clone();
+    drop(first);
+    let second = builder(&registry, 0).port(addr.port()).start_without_port().unwrap();
+    stream = registry.connect(&addr).unwrap();
+    second.wait_until(|broker| broker.open_connections() == 1).await.unwrap();
+    drop(stream);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
     let (registry, other) = (EmbeddedRegistry::new(), EmbeddedRegistry::new());
     let first = builder(&registry, 0).start_without_port().unwrap();

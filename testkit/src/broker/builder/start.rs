@@ -93,7 +93,7 @@ impl BrokerBuilder {
     ///
     /// # Errors
     /// Outside of a tokio runtime, and when the name of a topic can't be one, the data folder can't be used, or a live broker
-    /// has the same id in an [`EmbeddedRegistry`] (`AlreadyExists`).
+    /// has the same id (`AlreadyExists`) or the same address (`AddrInUse`) in an [`EmbeddedRegistry`].
     pub fn start_without_port(self) -> io::Result<Broker> {
         ensure_runtime()?;
         let nominal = NOMINAL_PORT.wrapping_add(self.id.0 as u16);
