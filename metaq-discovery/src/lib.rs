@@ -35,7 +35,7 @@ mod events;
 mod file;
 #[cfg(feature = "mock")]
 mod mock;
-#[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
 mod notices;
 mod publishers;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]

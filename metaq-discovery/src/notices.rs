@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 
-#[cfg(any(feature = "etcd", feature = "file"))]
+#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
 use crate::BadEntry;
 #[cfg(any(feature = "file", feature = "mock"))]
 use crate::DiscoveryEvent;
@@ -17,7 +17,7 @@ pub(crate) enum Notice {
     Event(DiscoveryEvent),
     #[cfg(feature = "file")]
     Warning(String),
-    #[cfg(any(feature = "etcd", feature = "file"))]
+    #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
     BadEntry(BadEntry),
     /// The view of all these, who watch the same topic; the change is told once.
     View(Vec<Arc<ViewPublisher>>, TopicView),
@@ -85,7 +85,7 @@ impl Notice {
             Self::Event(event) => contain(|| events.send(event)),
             #[cfg(feature = "file")]
             Self::Warning(text) => crate::supervise::log(|| tracing::warn!("{text}")),
-            #[cfg(any(feature = "etcd", feature = "file"))]
+            #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
             Self::BadEntry(entry) => contain(|| crate::reports::tell(&entry, events)),
             Self::View(publishers, view) => {
                 let mut publishers = publishers.into_iter();

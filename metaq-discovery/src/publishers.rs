@@ -32,7 +32,7 @@ impl Publishers {
     }
 
     /// The publishers of all who watch a topic.
-    #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
+    #[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
     pub(crate) fn of(&self, topic: &Topic) -> Vec<Arc<ViewPublisher>> {
         self.by_topic.get(topic).cloned().unwrap_or_default()
     }
@@ -49,6 +49,15 @@ impl Publishers {
     pub(crate) fn topics(&mut self) -> Vec<Topic> {
         self.forget_dropped();
         self.by_topic.keys().cloned().collect()
+    }
+
+    /// Takes the publishers of a topic out that nobody watches any more.
+    #[cfg(feature = "zookeeper")]
+    #[must_use = "they are to be dropped once no lock is held"]
+    pub(crate) fn take(&mut self, topic: &Topic) -> Vec<Arc<ViewPublisher>> {
+        let taken = self.by_topic.remove(topic).unwrap_or_default();
+        self.count -= taken.len();
+        taken
     }
 
     /// Takes all publishers out, to end their watches.

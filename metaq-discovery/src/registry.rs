@@ -1,6 +1,8 @@
 //! What brokers keep in a registry: paths and data, read without touching any server.
 
-use std::{collections::BTreeMap, str};
+#[cfg(any(test, feature = "etcd"))]
+use std::collections::BTreeMap;
+use std::str;
 
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
@@ -38,6 +40,12 @@ impl Layout {
     #[cfg(feature = "etcd")]
     pub(crate) fn ids(&self) -> String {
         format!("{}/brokers/ids/", self.root)
+    }
+
+    /// The node whose children are the brokers.
+    #[cfg(feature = "zookeeper")]
+    pub(crate) fn brokers_node(&self) -> String {
+        format!("{}/brokers/ids", self.root)
     }
 
     /// The topic that a path below its own belongs to; none for any other path.
@@ -82,6 +90,7 @@ impl Child {
 }
 
 /// What was read of one topic.
+#[cfg(any(test, feature = "etcd"))]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TopicNodes {
     /// The data of each child; none for one that was gone when it was read.
@@ -90,47 +99,79 @@ pub(crate) struct TopicNodes {
     pub(crate) masters: BTreeMap<BrokerId, Option<Vec<u8>>>,
 }
 
+#[cfg(any(test, feature = "etcd"))]
 impl TopicNodes {
     /// The view, without what can't be used, and a list of that.
     pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {
-        let mut view = TopicView::new(topic.clone());
-        let mut bad = Vec::new();
+        let mut builder = ViewBuilder::new(topic, layout);
         for (name, data) in &self.children {
-            let mut report = |path: String, reason: String| bad.push(Bad::lasting(path, reason));
-            let id = match Child::parse(name) {
-                Child::Master(id) => id,
-                Child::Slave => continue,
-                Child::Unknown => {
-                    report(layout.child(topic, name), "its name is neither ID-m nor ID-sN".to_owned());
-                    continue;
-                }
-            };
-            let Some(data) = data else { continue };
-            let partitions = match parse_partitions(data) {
-                Ok(partitions) => partitions,
-                Err(reason) => {
-                    report(layout.child(topic, name), reason);
-                    continue;
-                }
-            };
-            let Some(addr) = self.masters.get(&id).and_then(Option::as_deref) else {
-                // Rule of the registry §19: a broker that was killed and restarted at once registers topics only.
-                let reason = "the broker offers a topic but has no address here; it may need a restart";
-                bad.push(Bad { entry: BadEntry::new(layout.master(id), reason), may_pass: true });
-                continue;
-            };
-            match parse_addr(addr) {
-                Ok(addr) => view = view.with_broker(id, addr, partitions),
-                Err(reason) => report(layout.master(id), reason),
+            match (Child::parse(name), data) {
+                (Child::Unknown, _) => builder.unknown_child(name),
+                (Child::Slave, _) | (_, None) => {}
+                (Child::Master(id), Some(data)) => match parse_partitions(data) {
+                    Ok(partitions) => {
+                        match self.masters.get(&id).and_then(Option::as_deref).map(parse_addr) {
+                            Some(Ok(addr)) => builder.broker(id, addr, partitions),
+                            Some(Err(reason)) => builder.bad_master(id, &reason),
+                            None => builder.missing_master(id),
+                        }
+                    }
+                    Err(reason) => builder.bad_child(name, &reason),
+                },
             }
         }
-        (view, bad)
+        builder.build()
+    }
+}
+
+/// Collects the view of a topic from its nodes, and what of them can't be used.
+#[derive(Debug)]
+pub(crate) struct ViewBuilder<'a> {
+    topic: &'a Topic,
+    layout: &'a Layout,
+    view: TopicView,
+    bad: Vec<Bad>,
+}
+
+impl<'a> ViewBuilder<'a> {
+    pub(crate) fn new(topic: &'a Topic, layout: &'a Layout) -> Self {
+        Self { topic, layout, view: TopicView::new(topic.clone()), bad: Vec::new() }
+    }
+
+    /// Adds a broker; the view is built fastest in the order of the ids.
+    pub(crate) fn broker(&mut self, id: BrokerId, addr: BrokerAddr, partitions: u32) {
+        let view = std::mem::replace(&mut self.view, TopicView::new(self.topic.clone()));
+        self.view = view.with_broker(id, addr, partitions);
+    }
+
+    /// Reports a child whose name no broker gives.
+    pub(crate) fn unknown_child(&mut self, name: &str) {
+        self.bad_child(name, "its name is neither ID-m nor ID-sN");
+    }
+
+    pub(crate) fn bad_child(&mut self, name: &str, reason: &str) {
+        self.bad.push(Bad::lasting(self.layout.child(self.topic, name), reason));
+    }
+
+    pub(crate) fn bad_master(&mut self, id: BrokerId, reason: &str) {
+        self.bad.push(Bad::lasting(self.layout.master(id), reason));
+    }
+
+    /// Reports a broker that offers the topic and has no address.
+    pub(crate) fn missing_master(&mut self, id: BrokerId) {
+        // Rule of the registry §19: a broker that was killed and restarted at once registers topics only.
+        let reason = "the broker offers a topic but has no address here; it may need a restart";
+        self.bad.push(Bad { entry: BadEntry::new(self.layout.master(id), reason), may_pass: true });
+    }
+
+    pub(crate) fn build(self) -> (TopicView, Vec<Bad>) {
+        (self.view, self.bad)
     }
 }
 
 /// Reads `{"broker":"0-m","numParts":3}`. As lenient as the Java client (rule P-24), except that it isn't choosy about
 /// unknown fields.
-fn parse_partitions(data: &[u8]) -> Result<u32, String> {
+pub(crate) fn parse_partitions(data: &[u8]) -> Result<u32, String> {
     let mut values = serde_json::Deserializer::from_slice(data).into_iter::<serde_json::Value>();
     let value = match values.next() {
         Some(Ok(value)) => value,
@@ -149,7 +190,7 @@ fn parse_partitions(data: &[u8]) -> Result<u32, String> {
     }
 }
 
-fn parse_addr(data: &[u8]) -> Result<BrokerAddr, String> {
+pub(crate) fn parse_addr(data: &[u8]) -> Result<BrokerAddr, String> {
     let text = str::from_utf8(data).map_err(|_| "its data is not UTF-8".to_owned())?.trim();
     if text.is_empty() {
         return Err("it has no data".to_owned());

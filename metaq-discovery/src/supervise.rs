@@ -160,6 +160,13 @@ impl TaskSlot {
         Ok(running)
     }
 
+    /// Waits until the task doesn't run.
+    #[cfg(feature = "zookeeper")]
+    pub(crate) async fn ended(&self) {
+        // Never an error: the sender is here.
+        let _ = self.running.subscribe().wait_for(|running| !running).await;
+    }
+
     /// Whether the task runs.
     #[cfg(test)]
     pub(crate) fn is_running(&self) -> bool {

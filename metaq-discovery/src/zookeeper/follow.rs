@@ -1,234 +1,371 @@
-//! Following one topic by one-shot watches.
+//! Following all topics by one session.
 //!
 //! Persistent watches are not used: after a reconnect the client library delivers nothing through them any more.
 
 use std::{
-    collections::BTreeSet,
-    panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
+    collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt as _, StreamExt as _, future::BoxFuture, future::try_join_all, stream::FuturesUnordered,
-};
-use metaq_protocol::{BrokerId, Topic};
-use tokio::time::sleep_until;
-use zookeeper_client::{Client, EventType, OneshotWatcher};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use metaq_protocol::Topic;
+use tokio::time::{Instant, sleep_until};
+use zookeeper_client::{EventType, SessionState};
 
-use super::{Inner, read::Reader};
-use crate::{
-    DiscoveryError, TopicView, ViewPublisher,
-    deadline::after,
-    registry::{Child, TopicNodes},
-    reports::tell,
-    supervise::log,
+use super::{
+    connector::Opened,
+    nodes::{NodeId, Nodes, Step},
+    recheck::Recheck,
+    session::{Call, Happening, Session},
+    shared::{Inner, Reply, Request},
 };
+use crate::{DiscoveryEvent, TopicWatch, deadline::after, notices::Notice, supervise::log};
 
-/// Pauses after failures to read grow from the first to the last, in milliseconds.
+/// How many nodes are read at a time: more would wait in queues on a slow way, and delay what is urgent.
+const WINDOW: usize = 128;
+
+/// The task goes on for so long before others get their turn.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// How many topics are taken up between two looks at the time.
+const PORTION: usize = 128;
+
+/// A client that is disconnected for so long is replaced as soon as that is possible. It would connect again by itself, but
+/// doubles its pauses without a limit: after an outage of ten seconds it may take as long again.
+const GIVE_UP: Duration = Duration::from_secs(2);
+
+/// A server that owes answers has so much more time after it seemed silent: this process may have been stopped.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Pauses after calls that failed grow from the first to the last, in milliseconds.
 const PAUSES_MS: [u64; 4] = [50, 200, 500, 1000];
 
-/// A node, or the list of a topic's children, that may have changed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Node {
-    Children,
-    Child(String),
-    Master(BrokerId),
+/// What a call is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    Node(NodeId, Step),
+    /// A topic isn't there: are there any brokers?
+    Brokers,
+    /// Reads once more what is watched. `last` of the nodes of this topic.
+    Recheck(NodeId, Option<NodeId>),
+    /// Somebody watches a topic that is followed already. When this is answered, all that had changed before was reported.
+    Barrier(NodeId, Reply<TopicWatch>),
+    Topics(Reply<Vec<Topic>>),
 }
 
-/// Reads one topic and keeps its view up to date.
-pub(super) struct Follower {
-    reader: Reader,
-    nodes: TopicNodes,
-    /// One for each node that is watched; it ends with the node and the kind of the event.
-    watchers: FuturesUnordered<BoxFuture<'static, (Node, EventType)>>,
-    /// The nodes that have a watcher.
-    watched: BTreeSet<Node>,
-    number: u64,
+/// Why a session isn't followed any more.
+#[derive(Debug)]
+pub(super) enum End {
+    Unneeded,
+    /// It has ended, or is of no use.
+    Lost,
+    /// Another one was opened because this one stayed disconnected.
+    Replaced(Opened),
+    /// It holds more watches that nobody wants than others.
+    Outgrown,
 }
 
-impl Follower {
-    pub(super) fn new(inner: Arc<Inner>, topic: Topic) -> Self {
-        let number = inner.followers.fetch_add(1, Ordering::Relaxed);
+/// Whether topics that aren't there are created.
+#[derive(Debug, Default)]
+pub(super) enum Brokers {
+    #[default]
+    Unknown,
+    Asked,
+    /// There were some, or none at that time.
+    Some,
+    NoneAt(Instant),
+}
+
+/// Follows all topics by one session.
+pub(super) struct Follower<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) session: Session<Purpose>,
+    pub(super) nodes: Nodes,
+    /// The topics that are still to be taken up.
+    topics: VecDeque<Topic>,
+    /// Who waits for the first view of a topic.
+    pub(super) waiting: HashMap<NodeId, Vec<Reply<TopicWatch>>>,
+    barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
+    pub(super) brokers: Brokers,
+    /// The topics that aren't there, until it is known whether they are to be created.
+    pub(super) undecided: Vec<NodeId>,
+    pub(super) recheck: Recheck,
+    is_connected: bool,
+    give_up: Option<Instant>,
+    /// Opens another session meanwhile.
+    opening: Option<BoxFuture<'a, Option<Opened>>>,
+    /// Calls have failed though the session is connected: nothing is sent until then.
+    hold: Option<Instant>,
+    failures: usize,
+    was_answered: bool,
+    has_grace: bool,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(inner: &'a Arc<Inner>, opened: Opened) -> Self {
         Self {
-            reader: Reader { inner, topic },
-            nodes: TopicNodes::default(),
-            watchers: FuturesUnordered::new(),
-            watched: BTreeSet::new(),
-            number,
+            inner,
+            session: Session::new(opened),
+            nodes: Nodes::new(inner.layout.clone()),
+            topics: inner.shared.lock().topics(),
+            waiting: HashMap::new(),
+            barriers: VecDeque::new(),
+            brokers: Brokers::default(),
+            undecided: Vec::new(),
+            recheck: Recheck::new(inner.config.reread_interval),
+            is_connected: true,
+            give_up: None,
+            opening: None,
+            hold: None,
+            failures: 0,
+            was_answered: false,
+            has_grace: true,
         }
     }
 
-    /// Creates the topic's path where that is possible, and reads everything.
-    pub(super) async fn first_view(&mut self) -> Result<TopicView, DiscoveryError> {
-        let client = self.reader.inner.sessions.client().await?;
-        self.reader.create(&client).await?;
-        self.read_all(&client).await
+    /// Whether the session was of any use.
+    pub(super) fn was_answered(&self) -> bool {
+        self.was_answered
     }
 
-    pub(super) async fn follow(&mut self, publisher: &ViewPublisher) {
-        let mut failures = 0;
+    /// Ends the session.
+    pub(super) fn abort(self) {
+        // What can be resumed ends in an orderly way, by another connection if need be.
+        if !self.session.is_resumable() {
+            self.session.abort();
+        }
+    }
+
+    /// Follows the topics until the session has to be left.
+    pub(super) async fn run(&mut self) -> End {
+        // It may have changed before anybody looked.
+        let mut end = match self.session.state() {
+            SessionState::SyncConnected | SessionState::ConnectedReadOnly => None,
+            state => self.enter(state),
+        };
         loop {
-            let mut replaced = self.reader.inner.sessions.replaced();
-            let outcome = tokio::select! {
-                outcome = self.follow_session(publisher, &mut failures) => outcome,
-                // Never an error: the sender is there as long as the sessions.
-                _ = replaced.changed() => Ok(()),
-            };
-            let Err(error) = outcome else {
-                self.forget();
+            let slice = std::time::Instant::now();
+            while end.is_none() && slice.elapsed() < SLICE {
+                let Some(happening) = self.session.next().now_or_never() else { break };
+                end = self.take(happening);
+            }
+            if let Some(end) = end {
+                return end;
+            }
+            if !self.inner.is_needed() {
+                return End::Unneeded;
+            }
+            if self.nodes.is_littered() {
+                return End::Outgrown;
+            }
+            self.take_requests();
+            self.send();
+            while slice.elapsed() < 2 * SLICE && self.publish_next() {}
+            self.tell_lasting();
+            if let Some(lost) = self.judge_silence() {
+                return lost;
+            }
+            if slice.elapsed() >= SLICE || self.nodes.has_ready() || !self.topics.is_empty() {
+                tokio::task::yield_now().await;
                 continue;
-            };
-            if failures == 0 {
-                let topic = &self.reader.topic;
-                log(|| tracing::warn!(%topic, %error, "topic can't be read; its last view holds"));
             }
-            let pause = Duration::from_millis(PAUSES_MS[failures.min(PAUSES_MS.len() - 1)]);
-            self.reader.inner.sessions.recovered(pause).await;
-            failures += 1;
-        }
-    }
-
-    /// Follows the topic until it is to be read as a whole again, which is also at once if it hasn't been.
-    async fn follow_session(
-        &mut self,
-        publisher: &ViewPublisher,
-        failures: &mut usize,
-    ) -> Result<(), DiscoveryError> {
-        let client = self.reader.inner.sessions.client().await?;
-        if self.watchers.is_empty() || *failures > 0 {
-            let view = self.read_all(&client).await?;
-            self.reader.inner.events.publish(publisher, view);
-        }
-        if std::mem::take(failures) > 0 {
-            log(|| tracing::info!(topic = %self.reader.topic, "topic is read again"));
-        }
-        let reread = after(self.reader.inner.config.reread_interval);
-        loop {
-            let mut changed = BTreeSet::new();
-            let due = self.reader.inner.reports.lock().due().unwrap_or(reread);
+            let until = self.next_look();
+            let opening = async {
+                match &mut self.opening {
+                    Some(opening) => opening.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                event = self.watchers.next() => match event {
-                    Some((_, EventType::Session)) | None => return Ok(()),
-                    Some((node, _)) => changed.insert(node),
-                },
-                () = sleep_until(reread) => return Ok(()),
-                () = sleep_until(due) => {
-                    let inner = &self.reader.inner;
-                    let lasting = inner.reports.lock().lasting();
-                    lasting.iter().for_each(|entry| tell(entry, &inner.events));
-                    continue;
+                biased;
+                happening = self.session.next() => end = self.take(happening),
+                () = self.inner.wake.notified() => {}
+                opened = opening => {
+                    if let Some(opened) = opened {
+                        return End::Replaced(opened);
+                    }
+                    self.opening = Some(self.inner.try_open().boxed());
                 }
-            };
-            // A burst of changes makes one view.
-            while let Some(Some((node, event))) = self.watchers.next().now_or_never() {
-                if event == EventType::Session {
-                    return Ok(());
+                () = sleep_until(until) => {
+                    if self.give_up.is_some_and(|at| at <= Instant::now()) {
+                        self.give_up = None;
+                        self.opening = Some(self.inner.try_open().boxed());
+                    }
                 }
-                changed.insert(node);
-            }
-            changed.iter().for_each(|node| {
-                self.watched.remove(node);
-            });
-            if let Err(error) = self.read_changed(&client, changed).await {
-                self.forget();
-                return Err(error);
-            }
-            let view = self.view();
-            self.reader.inner.events.publish(publisher, view);
-        }
-    }
-
-    /// Everything is to be read again. The last view holds until that is done.
-    fn forget(&mut self) {
-        self.watchers.clear();
-        self.watched.clear();
-    }
-
-    async fn read_all(&mut self, client: &Client) -> Result<TopicView, DiscoveryError> {
-        self.forget();
-        self.nodes = TopicNodes::default();
-        if let Err(error) = self.read_changed(client, BTreeSet::from([Node::Children])).await {
-            self.forget();
-            return Err(error);
-        }
-        Ok(self.view())
-    }
-
-    fn view(&mut self) -> TopicView {
-        let inner = &self.reader.inner;
-        let (view, bad) = self.nodes.view(&self.reader.topic, &inner.layout);
-        let new = inner.reports.lock().report(self.number, bad);
-        new.iter().for_each(|entry| tell(entry, &inner.events));
-        view
-    }
-
-    /// Reads the nodes in `changed`, and what becomes of interest with them, and watches them again.
-    async fn read_changed(
-        &mut self,
-        client: &Client,
-        mut changed: BTreeSet<Node>,
-    ) -> Result<(), DiscoveryError> {
-        if changed.remove(&Node::Children) {
-            let (names, watcher) = self.reader.children(client).await?;
-            self.watch(Node::Children, watcher);
-            self.nodes.children.retain(|name, _| names.contains(name));
-            for name in names {
-                // One that was deleted and created again loses its watcher by that, and is read when that is heard.
-                let node = Node::Child(name.clone());
-                if !self.watched.contains(&node) && Child::parse(&name) != Child::Slave {
-                    changed.insert(node);
-                }
-                self.nodes.children.entry(name).or_default();
             }
         }
-        let (reader, known) = (&self.reader, &self.nodes.children);
-        let children = changed.iter().filter_map(|node| match node {
-            Node::Child(name) if known.contains_key(name) => Some(name),
-            _ => None,
-        });
-        let read = try_join_all(children.map(async |name| {
-            let read = reader.node(client, &reader.inner.layout.child(&reader.topic, name)).await?;
-            Ok((name.clone(), read))
-        }));
-        for (name, (data, watcher)) in read.await? {
-            self.watch(Node::Child(name.clone()), watcher);
-            self.nodes.children.insert(name, data);
+    }
+
+    /// Returns why the session is to be left, if it is.
+    fn take(&mut self, happening: Happening<Purpose>) -> Option<End> {
+        match happening {
+            Happening::Fired(node, event) => self.nodes.fired(node, event == EventType::NodeDeleted),
+            Happening::Answered(purpose, reply, watched) => self.answered(purpose, reply, watched),
+            Happening::State(state) => return self.enter(state),
+            Happening::Died(why) => {
+                let session = self.session.id();
+                log(|| tracing::warn!(%session, why, "session with ZooKeeper has died; another is opened"));
+                self.inner.events.send(DiscoveryEvent::Lost);
+                return Some(End::Lost);
+            }
         }
-        let masters: BTreeSet<_> = self.nodes.children.keys().filter_map(|name| master(name)).collect();
-        // What is known of a broker that has gone stays as long as it is watched: it may come back with the same address.
-        self.nodes.masters.retain(|id, _| masters.contains(id) || self.watched.contains(&Node::Master(*id)));
-        let (reader, watched) = (&self.reader, &self.watched);
-        let unread = masters.iter().filter(|id| !watched.contains(&Node::Master(**id)));
-        let read = try_join_all(unread.map(async |id| {
-            let read = reader.node(client, &reader.inner.layout.master(*id)).await?;
-            Ok((*id, read))
-        }));
-        for (id, (data, watcher)) in read.await? {
-            self.watch(Node::Master(id), watcher);
-            self.nodes.masters.insert(id, data);
+        None
+    }
+
+    fn enter(&mut self, state: SessionState) -> Option<End> {
+        match state {
+            SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
+                self.is_connected = true;
+                (self.give_up, self.opening, self.hold) = (None, None, None);
+                self.session.heard_at(Instant::now());
+                self.inner.events.send(DiscoveryEvent::Connected);
+                return None;
+            }
+            SessionState::Disconnected => {
+                self.is_connected = false;
+                self.give_up = Some(Instant::now() + GIVE_UP);
+                self.inner.events.send(DiscoveryEvent::Lost);
+                return (!self.session.is_resumable()).then_some(End::Lost);
+            }
+            SessionState::Expired => self.inner.events.send(DiscoveryEvent::Expired),
+            _ => {}
         }
-        Ok(())
+        Some(End::Lost)
     }
 
-    fn watch(&mut self, node: Node, watcher: OneshotWatcher) {
-        self.watched.insert(node.clone());
-        // The client library panics in a watcher whose session's task was stopped, as a runtime does that shuts down.
-        let event = AssertUnwindSafe(watcher.changed()).catch_unwind();
-        let event = event.map(|event| event.map_or(EventType::Session, |event| event.event_type));
-        self.watchers.push(async move { (node, event.await) }.boxed());
+    /// Takes up what was asked, and leaves what nobody wants any more.
+    fn take_requests(&mut self) {
+        let (requests, dropped) = {
+            let mut shared = self.inner.shared.lock();
+            let count = PORTION.min(shared.requests.len());
+            let requests: Vec<_> = shared.requests.drain(..count).collect();
+            if !shared.requests.is_empty() {
+                self.inner.wake.notify_one();
+            }
+            (requests, std::mem::take(&mut shared.dropped))
+        };
+        for topic in dropped {
+            self.drop_topic(&topic);
+        }
+        for _ in 0..PORTION {
+            let Some(topic) = self.topics.pop_front() else { break };
+            self.nodes.want(&topic);
+        }
+        for request in requests {
+            match request {
+                Request::Watch(_, reply) if reply.is_closed() => {}
+                Request::Topics(reply) if reply.is_closed() => {}
+                Request::Watch(topic, reply) => {
+                    let (node, is_read) = self.nodes.want(&topic);
+                    if is_read {
+                        self.waiting.entry(node).or_default().push(reply);
+                    } else {
+                        self.barriers.push_back((node, reply));
+                    }
+                }
+                Request::Topics(reply) => {
+                    let call = Call::Names { path: self.inner.layout.topics(), watch: false };
+                    self.session.send(Purpose::Topics(reply), 0, call);
+                }
+            }
+        }
     }
-}
 
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.reader.inner.reports.lock().forget(&self.number);
+    /// Leaves a topic unless somebody watches it, or waits for it.
+    pub(super) fn drop_topic(&mut self, topic: &Topic) {
+        if self.inner.shared.lock().is_watched(topic) {
+            return;
+        }
+        if let Some(node) = self.nodes.topic(topic) {
+            let waiting = self.waiting.get_mut(&node);
+            if waiting.is_some_and(|waiting| waiting.iter().any(|reply| !reply.is_closed())) {
+                return;
+            }
+            self.waiting.remove(&node);
+        }
+        self.inner.reports.lock().forget(topic);
+        self.nodes.unwant(topic);
     }
-}
 
-fn master(child: &str) -> Option<BrokerId> {
-    match Child::parse(child) {
-        Child::Master(id) => Some(id),
-        Child::Slave | Child::Unknown => None,
+    /// Sends what is to be read, as far as the window goes.
+    fn send(&mut self) {
+        if !self.is_connected || self.hold.is_some_and(|hold| hold > Instant::now()) {
+            return;
+        }
+        self.hold = None;
+        while self.session.calls() < WINDOW {
+            if let Some((node, reply)) = self.barriers.pop_front() {
+                match self.nodes.path(node) {
+                    Some(path) => {
+                        let call = Call::Names { path, watch: false };
+                        self.session.send(Purpose::Barrier(node, reply), node, call);
+                    }
+                    // It has gone meanwhile; who asks asks again.
+                    None => drop(reply),
+                }
+            } else if let Some((node, step)) = self.nodes.next_step() {
+                if let Some(call) = self.call(node, step) {
+                    self.session.send(Purpose::Node(node, step), node, call);
+                }
+            } else {
+                break;
+            }
+        }
+        if !self.nodes.has_steps() {
+            self.send_rechecks();
+        }
+    }
+
+    /// A call was answered, if only by an error.
+    pub(super) fn note_answer(&mut self, is_failure: bool) {
+        if is_failure {
+            let pause = PAUSES_MS[self.failures.min(PAUSES_MS.len() - 1)];
+            self.failures += 1;
+            self.hold = Some(Instant::now() + Duration::from_millis(pause));
+        } else {
+            self.failures = 0;
+            (self.was_answered, self.has_grace) = (true, true);
+        }
+    }
+
+    /// Leaves a session whose server owes answers for too long. A call is never given up alone: its answer may come with a
+    /// watcher, and dropping that costs what dropping a watcher does.
+    fn judge_silence(&mut self) -> Option<End> {
+        let limit = self.inner.config.call_timeout;
+        let silent = self.session.silent_since().filter(|_| self.is_connected)?;
+        if silent + limit > Instant::now() {
+            return None;
+        }
+        if std::mem::take(&mut self.has_grace) {
+            let now = Instant::now();
+            self.session.heard_at(now.checked_sub(limit.saturating_sub(GRACE)).unwrap_or(now));
+            return None;
+        }
+        let hosts = self.inner.connector.hosts();
+        log(|| tracing::warn!(hosts, ?limit, "ZooKeeper does not answer; another session is opened"));
+        self.inner.events.send(DiscoveryEvent::Lost);
+        Some(End::Lost)
+    }
+
+    /// When something is to be done at the latest if nothing happens.
+    fn next_look(&self) -> Instant {
+        let now = Instant::now();
+        let silence = self.session.silent_since().filter(|_| self.is_connected);
+        let silence = silence.map(|since| since + self.inner.config.call_timeout);
+        let recheck = (self.is_connected && !self.nodes.has_steps()).then(|| self.recheck.next()).flatten();
+        let lasting = self.inner.reports.lock().due();
+        let times = [silence, recheck, lasting, self.give_up, self.hold];
+        let next = times.into_iter().flatten().min();
+        next.map_or_else(|| after(Duration::MAX), |next| next.max(now))
+    }
+
+    /// Tells what may pass but has lasted.
+    fn tell_lasting(&self) {
+        if self.inner.reports.lock().due().is_some_and(|due| due <= Instant::now()) {
+            let lasting = self.inner.reports.lock().lasting();
+            lasting.into_iter().for_each(|entry| self.inner.notices.push(Notice::BadEntry(entry)));
+            self.inner.notices.deliver(&self.inner.events);
+        }
     }
 }

@@ -1,0 +1,258 @@
+//! What follows from the answers of a server.
+
+use metaq_protocol::Topic;
+use tokio::time::{Duration, Instant};
+use zookeeper_client::Error;
+
+use super::{
+    follow::{Brokers, Follower, Purpose},
+    nodes::{Body, Content, Found, NodeId, Step, sort},
+    session::{Call, Reply},
+};
+use crate::{
+    DiscoveryError,
+    registry::{parse_addr, parse_partitions},
+};
+
+/// It is asked again whether there are brokers when it is known for so long that there were none.
+const NONE_FOR: Duration = Duration::from_secs(1);
+
+impl Follower<'_> {
+    /// The call for a step; none if the node is no more.
+    pub(super) fn call(&self, id: NodeId, step: Step) -> Option<Call> {
+        let path = self.nodes.path(id)?;
+        Some(match (step, &self.nodes.get(id)?.body) {
+            (Step::Read, Body::List(_)) => Call::Names { path, watch: true },
+            (Step::Read, _) => Call::Data { path, watch: true },
+            (Step::Check, _) => Call::Stat { path },
+            (Step::Create, _) => Call::Create { path },
+        })
+    }
+
+    pub(super) fn answered(&mut self, purpose: Purpose, reply: Result<Reply, Error>, watched: bool) {
+        let failed = reply.as_ref().is_err_and(is_of_connection);
+        self.note_answer(failed);
+        match purpose {
+            Purpose::Node(id, step) => {
+                if watched {
+                    self.nodes.watched(id);
+                }
+                if failed {
+                    self.nodes.interrupted(id);
+                } else {
+                    self.step_done(id, step, reply);
+                }
+            }
+            Purpose::Brokers => self.brokers_listed(failed, reply),
+            Purpose::Recheck(id, last) => {
+                self.recheck.answered();
+                if !failed {
+                    self.compare(id, reply);
+                    if let Some(list) = last {
+                        self.nodes.refresh(list);
+                    }
+                }
+            }
+            // Who asks asks again when the reply is dropped.
+            Purpose::Barrier(..) | Purpose::Topics(_) if failed => {}
+            Purpose::Barrier(id, answer) => {
+                self.compare(id, reply);
+                self.waiting.entry(id).or_default().push(answer);
+                self.nodes.refresh(id);
+            }
+            Purpose::Topics(answer) => drop(answer.send(self.topics_of(reply))),
+        }
+    }
+
+    fn topics_of(&self, reply: Result<Reply, Error>) -> Result<Vec<Topic>, DiscoveryError> {
+        let names = match reply {
+            Ok(Reply::Names(names)) => names,
+            Ok(_) | Err(Error::NoNode) => Vec::new(),
+            Err(error) => {
+                return Err(self.inner.connector.failed("list", &self.inner.layout.topics(), error));
+            }
+        };
+        let mut topics: Vec<_> = names.iter().filter_map(|name| Topic::new(name).ok()).collect();
+        topics.sort_unstable();
+        Ok(topics)
+    }
+
+    fn step_done(&mut self, id: NodeId, step: Step, reply: Result<Reply, Error>) {
+        match self.nodes.get(id).map(|node| &node.body) {
+            Some(Body::List(_)) => self.list_done(id, step, reply),
+            Some(Body::Child(_)) => {
+                // Whether one that isn't there is there again is known by its list.
+                let (content, is_unsure) = content(reply, parse_partitions);
+                if let Some(content) = content {
+                    self.nodes.child_read(id, content);
+                }
+                self.settle_or_check(id, step, is_unsure);
+            }
+            Some(Body::Master(master)) => {
+                let was_bad = matches!(master.content, Content::Bad(_));
+                match (step, &reply) {
+                    (Step::Read, Err(Error::NoNode)) => {
+                        return self.nodes.push_step(id, Step::Check);
+                    }
+                    // It has appeared meanwhile.
+                    (Step::Check, Ok(Reply::Stat(true))) if !was_bad => {
+                        return self.nodes.push_step(id, Step::Read);
+                    }
+                    (Step::Check, Ok(Reply::Stat(false))) => self.nodes.master_read(id, Content::Missing),
+                    _ => {}
+                }
+                let (content, is_unsure) = content(reply, parse_addr);
+                if let Some(content) = content {
+                    self.nodes.master_read(id, content);
+                }
+                self.settle_or_check(id, step, is_unsure);
+            }
+            None => {}
+        }
+    }
+
+    /// A node that can't be read is watched all the same: whoever mends it may do so by making it anew.
+    fn settle_or_check(&mut self, id: NodeId, step: Step, is_unsure: bool) {
+        if is_unsure && step == Step::Read {
+            self.nodes.push_step(id, Step::Check);
+        } else {
+            self.nodes.settle(id);
+        }
+    }
+
+    fn list_done(&mut self, id: NodeId, step: Step, reply: Result<Reply, Error>) {
+        let created = self.nodes.list(id).is_some_and(|list| list.created);
+        let failed = self.nodes.list(id).is_some_and(|list| matches!(list.found, Found::Failed(_)));
+        match (step, reply) {
+            (Step::Read, Ok(Reply::Names(names))) => self.nodes.listed(id, names),
+            (Step::Read, Err(Error::NoNode)) if !created => return self.create_or_check(id),
+            (Step::Read, Err(Error::NoNode)) => return self.nodes.push_step(id, Step::Check),
+            (Step::Read, Err(error)) => {
+                let path = self.nodes.path(id).unwrap_or_default();
+                let error = self.inner.connector.failed("list", &path, error);
+                self.nodes.not_listed(id, Found::Failed(error));
+                return self.nodes.push_step(id, Step::Check);
+            }
+            (Step::Create, Ok(_) | Err(Error::NodeExists)) => return self.nodes.push_step(id, Step::Read),
+            // Without the right to write, the path has to be made by a broker; until then its appearance is watched.
+            (Step::Create, Err(_)) => return self.nodes.push_step(id, Step::Check),
+            // It has appeared meanwhile.
+            (Step::Check, Ok(Reply::Stat(true))) if !failed => return self.nodes.push_step(id, Step::Read),
+            (Step::Check, Ok(Reply::Stat(false))) => self.nodes.not_listed(id, Found::Missing),
+            (Step::Check, Err(error)) if !failed => {
+                let path = self.nodes.path(id).unwrap_or_default();
+                let error = self.inner.connector.failed("watch", &path, error);
+                self.nodes.not_listed(id, Found::Failed(error));
+            }
+            (Step::Check | Step::Read, _) => {}
+        }
+        if let Some(list) = self.nodes.list_mut(id) {
+            list.created = false;
+        }
+        self.nodes.settle(id);
+    }
+
+    /// The path of a topic that isn't there is created if there are brokers below the root: one that was mistyped holds
+    /// nothing, and is left alone.
+    fn create_or_check(&mut self, id: NodeId) {
+        if let Brokers::NoneAt(at) = self.brokers
+            && at.elapsed() >= NONE_FOR
+        {
+            self.brokers = Brokers::Unknown;
+        }
+        match self.brokers {
+            Brokers::Some => self.create(id),
+            Brokers::NoneAt(_) => self.nodes.push_step(id, Step::Check),
+            Brokers::Asked => self.undecided.push(id),
+            Brokers::Unknown => {
+                self.undecided.push(id);
+                self.brokers = Brokers::Asked;
+                let call = Call::Names { path: self.inner.layout.brokers_node(), watch: false };
+                self.session.send(Purpose::Brokers, 0, call);
+            }
+        }
+    }
+
+    fn create(&mut self, id: NodeId) {
+        if let Some(list) = self.nodes.list_mut(id) {
+            list.created = true;
+        }
+        self.nodes.push_step(id, Step::Create);
+    }
+
+    fn brokers_listed(&mut self, failed: bool, reply: Result<Reply, Error>) {
+        let undecided = std::mem::take(&mut self.undecided);
+        if failed {
+            self.brokers = Brokers::Unknown;
+            return undecided.into_iter().for_each(|id| self.nodes.interrupted(id));
+        }
+        let some = matches!(reply, Ok(Reply::Names(names)) if !names.is_empty());
+        self.brokers = if some { Brokers::Some } else { Brokers::NoneAt(Instant::now()) };
+        undecided.into_iter().for_each(|id| self.create_or_check(id));
+    }
+
+    /// Compares what was read once more with what is known. A difference is read again, and watched.
+    fn compare(&mut self, id: NodeId, reply: Result<Reply, Error>) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let is_same = match &node.body {
+            Body::List(list) => match (reply, &list.found) {
+                (Ok(Reply::Names(names)), Found::There) => {
+                    let (brokers, unknown) = sort(names);
+                    unknown == list.unknown
+                        && brokers.keys().map(String::as_str).eq(list.children.keys().map(AsRef::as_ref))
+                }
+                (Err(Error::NoNode), Found::Missing) => true,
+                (Err(error), Found::Failed(_)) => error != Error::NoNode,
+                _ => false,
+            },
+            Body::Child(child) => {
+                let list = child.list;
+                let is_gone = matches!(reply, Err(Error::NoNode)) && child.content != Content::Missing;
+                let is_same = content(reply, parse_partitions).0.as_ref() == Some(&child.content);
+                if is_gone {
+                    self.nodes.requeue(list);
+                }
+                is_same
+            }
+            Body::Master(master) => content(reply, parse_addr).0.as_ref() == Some(&master.content),
+        };
+        if !is_same {
+            self.nodes.requeue(id);
+        }
+    }
+}
+
+/// What a node holds by an answer, if that says so, and whether it couldn't be read.
+fn content<T>(
+    reply: Result<Reply, Error>,
+    parse: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> (Option<Content<T>>, bool) {
+    match reply {
+        Ok(Reply::Data(data)) => match parse(&data) {
+            Ok(value) => (Some(Content::Good(value)), false),
+            Err(reason) => (Some(Content::Bad(reason.into_boxed_str())), false),
+        },
+        Ok(_) => (None, false),
+        Err(Error::NoNode) => (Some(Content::Missing), false),
+        Err(error) => (Some(Content::Bad(format!("it can't be read: {error}").into_boxed_str())), true),
+    }
+}
+
+/// Whether a call failed with the connection, the session or the server's load; it is to be made again.
+fn is_of_connection(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ConnectionLoss
+            | Error::SessionExpired
+            | Error::SessionMoved
+            | Error::ClientClosed
+            | Error::AuthFailed
+            | Error::Timeout
+            | Error::NoHosts
+            | Error::Throttled
+            // Those of the connection, as one that was reset, or that has sent what is no answer.
+            | Error::Custom(_)
+            | Error::UnexpectedError(_)
+            | Error::UnmarshalError { .. }
+    )
+}

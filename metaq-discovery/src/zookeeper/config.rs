@@ -1,0 +1,73 @@
+//! The settings.
+
+use std::time::Duration;
+
+use crate::{
+    Credentials, DiscoveryError,
+    deadline::{LONGEST, setting},
+};
+
+/// The least that settings are taken as.
+const SHORTEST: Duration = Duration::from_millis(10);
+const SHORTEST_REREAD: Duration = Duration::from_millis(100);
+const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
+const SHORTEST_SESSION: Duration = Duration::from_secs(1);
+
+/// The protocol has milliseconds in 32 bits with a sign.
+const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Settings of [`ZooKeeperDiscovery`](super::ZooKeeperDiscovery). A duration of zero is refused. Shorter ones than these are taken as these:
+/// 1 s for `session_timeout`, 100 ms for `silence_timeout` and `reread_interval`, 10 ms for the others.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ZooKeeperConfig {
+    /// After how long without contact the servers end the session. Default 30 s, as the Java client (rule S-5). The
+    /// servers may have limits of their own.
+    pub session_timeout: Duration,
+    /// How long connecting, and reading a topic for the first time, may take. Default 10 s.
+    pub connect_timeout: Duration,
+    /// A server that is silent for so long is taken for lost, and another connection is made; it is asked whether it is
+    /// there before. Nothing is lost by a false alarm, but it costs the servers work. Default 4 s; 2/5 of the session
+    /// timeout where this is more than 3/5 of that.
+    pub silence_timeout: Duration,
+    /// How long a single call may take before the topic is read anew. Default 5 s.
+    pub call_timeout: Duration,
+    /// How often everything is read anew even if no change was reported. Default 60 s.
+    pub reread_interval: Duration,
+    /// Whom to read as, by the scheme `digest`. Default nobody, which is enough for what brokers make: everybody may read
+    /// that.
+    pub credentials: Option<Credentials>,
+    /// TLS, on which the servers have another port. Default none.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::TlsConfig>,
+}
+
+impl ZooKeeperConfig {
+    /// The settings within their limits.
+    pub(super) fn checked(mut self) -> Result<Self, DiscoveryError> {
+        let limited = |name, value: &mut Duration, shortest, longest| {
+            setting(name, *value, shortest, longest).map(|checked| *value = checked)
+        };
+        limited("session_timeout", &mut self.session_timeout, SHORTEST_SESSION, LONGEST_SESSION)?;
+        limited("connect_timeout", &mut self.connect_timeout, SHORTEST, LONGEST)?;
+        limited("silence_timeout", &mut self.silence_timeout, SHORTEST_SILENCE, LONGEST_SESSION)?;
+        limited("call_timeout", &mut self.call_timeout, SHORTEST, LONGEST)?;
+        limited("reread_interval", &mut self.reread_interval, SHORTEST_REREAD, LONGEST)?;
+        Ok(self)
+    }
+}
+
+impl Default for ZooKeeperConfig {
+    fn default() -> Self {
+        Self {
+            session_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            silence_timeout: Duration::from_secs(4),
+            call_timeout: Duration::from_secs(5),
+            reread_interval: Duration::from_secs(60),
+            credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}

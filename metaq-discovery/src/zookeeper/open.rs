@@ -1,0 +1,132 @@
+//! The task that follows the registry, from session to session.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, sleep_until};
+
+use super::{
+    connector::{Opened, Trouble},
+    follow::{End, Follower},
+    shared::{Inner, Request},
+};
+use crate::{DiscoveryEvent, supervise::log};
+
+/// Between attempts to find a server that answers.
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
+
+/// Pauses after sessions in which nothing was answered grow up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Says that there is no session when nothing follows the registry any more, the runtime's end included.
+struct Ended<'a>(&'a Inner);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.shared.lock().is_open = false;
+    }
+}
+
+impl Inner {
+    /// Follows the registry until nobody needs it or the discovery is closed.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let _ended = Ended(&self);
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => {}
+            () = self.follow_always() => {}
+        }
+    }
+
+    async fn follow_always(self: &Arc<Self>) {
+        let (mut next, mut pause) = (None, Duration::ZERO);
+        loop {
+            let opened = match next.take() {
+                Some(opened) => opened,
+                None => match self.open().await {
+                    Some(opened) => opened,
+                    None => return,
+                },
+            };
+            self.shared.lock().open();
+            let session = opened.client.session_id();
+            log(|| tracing::info!(hosts = self.connector.hosts(), %session, "session with ZooKeeper opened"));
+            self.events.send(DiscoveryEvent::Connected);
+            let mut follower = Follower::new(self, opened);
+            let end = follower.run().await;
+            let was_useful = follower.was_answered();
+            self.shared.lock().is_open = false;
+            match end {
+                End::Unneeded => return,
+                End::Replaced(opened) => next = Some(opened),
+                End::Outgrown => {}
+                End::Lost => {
+                    follower.abort();
+                    // A session that dies at once, again and again, costs the servers work.
+                    pause = if was_useful { Duration::ZERO } else { (pause * 2).clamp(PAUSE, LONGEST_PAUSE) };
+                    sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// Opens a session; none when nobody needs one any more.
+    async fn open(&self) -> Option<Opened> {
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = self.unneeded() => return None,
+                opened = self.try_open() => opened,
+            };
+            if let Some(opened) = opened {
+                return Some(opened);
+            }
+        }
+    }
+
+    /// Waits until nobody needs the registry.
+    pub(super) async fn unneeded(&self) {
+        while self.is_needed() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Tries once to open a session, when it is time to; pauses after a failure.
+    pub(super) async fn try_open(&self) -> Option<Opened> {
+        let next_attempt = self.shared.lock().next_attempt();
+        if let Some(next_attempt) = next_attempt {
+            sleep_until(next_attempt).await;
+        }
+        let noted = |trouble| self.shared.lock().trouble = Some(trouble);
+        let trouble = match self.connector.connect(noted).await {
+            Ok(opened) => return Some(opened),
+            Err(trouble) => trouble,
+        };
+        let (refused, is_new) = {
+            let mut shared = self.shared.lock();
+            shared.trouble = Some(trouble.clone());
+            match &trouble {
+                Trouble::Refused(error) => {
+                    let is_new = shared.refuse(error.clone());
+                    (std::mem::take(&mut shared.requests), is_new)
+                }
+                _ => Default::default(),
+            }
+        };
+        let Trouble::Refused(error) = trouble else {
+            sleep(PAUSE).await;
+            return None;
+        };
+        if is_new {
+            log(|| tracing::warn!(%error, "ZooKeeper refuses to be used; the last views hold"));
+        }
+        for request in refused {
+            // Who has gone needs no answer.
+            match request {
+                Request::Watch(_, reply) => drop(reply.send(Err(error.clone()))),
+                Request::Topics(reply) => drop(reply.send(Err(error.clone()))),
+            }
+        }
+        None
+    }
+}

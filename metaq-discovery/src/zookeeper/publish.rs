@@ -1,0 +1,63 @@
+//! Publishing views.
+
+use super::{
+    follow::Follower,
+    nodes::{Found, NodeId},
+};
+use crate::{DiscoveryError, notices::Notice, supervise::log};
+
+impl Follower<'_> {
+    /// Publishes the view of a topic of which everything is known, and answers who waits for it. False if there is none.
+    pub(super) fn publish_next(&mut self) -> bool {
+        let Some(id) = self.nodes.next_ready() else { return false };
+        let Some(list) = self.nodes.list(id) else { return true };
+        match &list.found {
+            Found::Failed(error) => {
+                let error = error.clone();
+                self.failed(id, &error);
+            }
+            Found::Unread => {}
+            Found::Missing | Found::There => self.publish(id),
+        }
+        true
+    }
+
+    fn publish(&mut self, id: NodeId) {
+        let Some(list) = self.nodes.list(id).filter(|list| list.wanted) else { return };
+        let (view, bad) = self.nodes.view(list);
+        let topic = list.topic.clone();
+        let (inner, notices) = (self.inner, &self.inner.notices);
+        let new = inner.reports.lock().report(topic.clone(), bad);
+        new.into_iter().for_each(|entry| notices.push(Notice::BadEntry(entry)));
+        let publishers = inner.shared.lock().publishers.of(&topic);
+        let waiting = if self.nodes.is_settled(id) { self.waiting.remove(&id) } else { None };
+        let waiting = waiting.unwrap_or_default();
+        let watches: Vec<_> = waiting.iter().map(|_| inner.new_watch(view.clone())).collect();
+        let is_watched = !publishers.is_empty();
+        if is_watched {
+            notices.push(Notice::View(publishers, view));
+        }
+        notices.deliver(&inner.events);
+        // Who has gone drops the watch.
+        waiting.into_iter().zip(watches).for_each(|(reply, watch)| drop(reply.send(Ok(watch))));
+        if self.nodes.list_mut(id).is_some_and(|list| std::mem::take(&mut list.was_failed)) {
+            log(|| tracing::info!(%topic, "topic is read again"));
+        }
+        if !is_watched && !inner.shared.lock().is_watched(&topic) {
+            self.drop_topic(&topic);
+        }
+    }
+
+    /// A topic can't be listed.
+    fn failed(&mut self, id: NodeId, error: &DiscoveryError) {
+        let waiting = self.waiting.remove(&id).unwrap_or_default();
+        waiting.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+        let Some(list) = self.nodes.list_mut(id) else { return };
+        let (topic, was_failed) = (list.topic.clone(), std::mem::replace(&mut list.was_failed, true));
+        if !self.inner.shared.lock().is_watched(&topic) {
+            self.drop_topic(&topic);
+        } else if !was_failed {
+            log(|| tracing::warn!(%topic, %error, "topic can't be read; its last view holds"));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Reading once more what is watched: a change that was not reported is seen all the same, and views tell their age.
+//!
+//! The reads of a round are spread evenly over the interval, and never are more than a thousand in a second.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    follow::{Follower, Purpose},
+    nodes::{Body, Content, NodeId, TopicChild},
+    session::Call,
+};
+use crate::deadline::after;
+
+/// How many nodes are read at a time.
+const WINDOW: usize = 8;
+
+/// The shortest time between two reads.
+const SHORTEST_GAP: Duration = Duration::from_millis(1);
+
+/// What was due while there was something else to do is not made up for beyond this.
+const LONGEST_ARREARS: Duration = Duration::from_millis(50);
+
+/// The round of all nodes.
+#[derive(Debug)]
+pub(super) struct Recheck {
+    interval: Duration,
+    /// The topics and the brokers' addresses that are still to be read in this round.
+    roots: VecDeque<NodeId>,
+    /// The topic whose children are being read, and those of them that are still to be.
+    list: Option<NodeId>,
+    children: VecDeque<NodeId>,
+    gap: Duration,
+    next: Option<Instant>,
+    under_way: usize,
+}
+
+impl Recheck {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            roots: VecDeque::new(),
+            list: None,
+            children: VecDeque::new(),
+            gap: SHORTEST_GAP,
+            next: None,
+            under_way: 0,
+        }
+    }
+
+    /// When the next node is to be read; none while it waits for answers, or there is nothing to read.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next.filter(|_| self.under_way < WINDOW)
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.under_way -= 1;
+    }
+}
+
+impl Follower<'_> {
+    /// Sends the reads that are due.
+    pub(super) fn send_rechecks(&mut self) {
+        let now = Instant::now();
+        let Some(next) = self.recheck.next else {
+            if self.nodes.len() > 0 {
+                self.begin_round();
+                self.recheck.next = Some(after(self.recheck.jittered()));
+            }
+            return;
+        };
+        let mut next = next.max(now.checked_sub(LONGEST_ARREARS).unwrap_or(now));
+        while next <= now && self.recheck.under_way < WINDOW {
+            let Some((id, last)) = self.next_recheck() else {
+                self.begin_round();
+                if self.recheck.roots.is_empty() {
+                    self.recheck.next = None;
+                    return;
+                }
+                continue;
+            };
+            next += self.recheck.jittered();
+            if !self.recheck(id, last)
+                && let Some(list) = last
+            {
+                self.nodes.refresh(list);
+            }
+        }
+        self.recheck.next = Some(next);
+    }
+
+    fn begin_round(&mut self) {
+        let recheck = &mut self.recheck;
+        recheck.roots = self.nodes.roots();
+        let count = u32::try_from(self.nodes.len().max(1)).unwrap_or(u32::MAX);
+        recheck.gap = (recheck.interval / count).max(SHORTEST_GAP);
+    }
+
+    /// The next node, and the topic of which it is the last.
+    fn next_recheck(&mut self) -> Option<(NodeId, Option<NodeId>)> {
+        if let Some(child) = self.recheck.children.pop_front() {
+            let last = self.recheck.children.is_empty();
+            return Some((child, self.recheck.list.filter(|_| last)));
+        }
+        let id = self.recheck.roots.pop_front()?;
+        let Some(list) = self.nodes.list(id) else { return Some((id, None)) };
+        self.recheck.list = Some(id);
+        self.recheck.children = list.children.values().copied().collect();
+        Some((id, self.recheck.list.filter(|_| list.children.is_empty())))
+    }
+
+    /// Reads a node once more. Returns false if nothing was sent.
+    fn recheck(&mut self, id: NodeId, last: Option<NodeId>) -> bool {
+        let (Some(path), Some(node)) = (self.nodes.path(id), self.nodes.get(id)) else { return false };
+        let call = match &node.body {
+            Body::List(_) => Call::Names { path, watch: false },
+            // One that isn't there is not watched: its list is.
+            Body::Child(TopicChild { content: Content::Missing, .. }) if node.watchers == 0 => return false,
+            Body::Child(_) | Body::Master(_) if node.watchers == 0 => {
+                self.nodes.requeue(id);
+                return false;
+            }
+            Body::Child(_) | Body::Master(_) => Call::Data { path, watch: false },
+        };
+        self.recheck.under_way += 1;
+        self.session.send(Purpose::Recheck(id, last), id, call);
+        true
+    }
+}
+
+impl Recheck {
+    /// The time to the next read, by chance half as long or half as long again: many processes begin at the same time.
+    fn jittered(&self) -> Duration {
+        self.gap.mul_f64(0.5 + fastrand::f64())
+    }
+}

@@ -1,0 +1,233 @@
+//! What the handles of a discovery, its watches and the task that follows the registry share.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use metaq_protocol::Topic;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
+
+use super::{
+    ZooKeeperConfig,
+    connector::{Connector, Trouble},
+};
+use crate::{
+    DiscoveryError, EventPublisher, TopicView, TopicWatch, notices::Notices, publishers::Publishers,
+    registry::Layout, reports::Reports, supervise::TaskSlot, view::ViewSource,
+};
+
+/// Pauses after servers have refused us grow from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, DiscoveryError>>;
+
+/// What the task that follows the registry is asked.
+#[derive(Debug)]
+pub(super) enum Request {
+    Watch(Topic, Reply<TopicWatch>),
+    Topics(Reply<Vec<Topic>>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(super) connector: Connector,
+    pub(super) layout: Layout,
+    pub(super) config: ZooKeeperConfig,
+    pub(super) events: EventPublisher,
+    pub(super) notices: Notices,
+    pub(super) reports: Mutex<Reports<Topic>>,
+    pub(super) shared: Mutex<Shared>,
+    /// Wakes the task when something was asked, or somebody went.
+    pub(super) wake: Notify,
+    /// The task that follows the registry.
+    pub(super) task: TaskSlot,
+    pub(super) closed: watch::Sender<bool>,
+    /// Whether somebody can use the discovery.
+    is_held: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) requests: VecDeque<Request>,
+    pub(super) publishers: Publishers,
+    /// How many watches there are of each topic; clones of a watch count as one.
+    watches: BTreeMap<Topic, usize>,
+    /// The topics whose last watch was dropped.
+    pub(super) dropped: Vec<Topic>,
+    /// How many calls wait.
+    waiting: usize,
+    /// Whether a session was opened and hasn't ended.
+    pub(super) is_open: bool,
+    /// Whether there ever was a session.
+    pub(super) was_open: bool,
+    /// Why there is no session.
+    pub(super) trouble: Option<Trouble>,
+    refusal: Option<Refusal>,
+}
+
+/// The answer of servers that can't be used as it is configured.
+#[derive(Debug)]
+struct Refusal {
+    error: DiscoveryError,
+    next_attempt: Instant,
+    pause: Duration,
+}
+
+impl Inner {
+    pub(super) fn new(hosts: &[String], layout: Layout, config: ZooKeeperConfig) -> Self {
+        Self {
+            connector: Connector::new(hosts, &config),
+            layout,
+            config,
+            events: EventPublisher::default(),
+            notices: Notices::default(),
+            reports: Mutex::default(),
+            shared: Mutex::default(),
+            wake: Notify::new(),
+            task: TaskSlot::default(),
+            closed: watch::Sender::new(false),
+            is_held: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether the registry is to be followed. As long as the discovery is held a session is kept once it was needed.
+    pub(super) fn is_needed(&self) -> bool {
+        let shared = self.shared.lock();
+        let is_kept = shared.was_open && self.is_held.load(Ordering::Acquire);
+        !*self.closed.borrow() && (shared.waiting > 0 || !shared.watches.is_empty() || is_kept)
+    }
+
+    /// Starts the task that follows the registry unless it runs.
+    pub(super) fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError> {
+        if *self.closed.borrow() {
+            return Err(DiscoveryError::closed());
+        }
+        let inner = Arc::clone(&self);
+        let follow = move || Arc::clone(&self).follow();
+        let needed = Arc::clone(&inner);
+        inner.task.ensure("ZooKeeper follower", follow, |_| {}, move || needed.is_needed())
+    }
+
+    /// A watch of a topic that begins with `first`.
+    pub(super) fn new_watch(self: &Arc<Self>, first: TopicView) -> TopicWatch {
+        let topic = first.topic().clone();
+        let mut shared = self.shared.lock();
+        *shared.watches.entry(topic.clone()).or_default() += 1;
+        let watch = shared.publishers.watch(first);
+        drop(shared);
+        watch.with_source(Arc::new(Watched { inner: Arc::clone(self), topic }))
+    }
+}
+
+impl Shared {
+    pub(super) fn is_watched(&self, topic: &Topic) -> bool {
+        self.watches.contains_key(topic)
+    }
+
+    /// The topics that are watched.
+    pub(super) fn topics(&self) -> VecDeque<Topic> {
+        self.watches.keys().cloned().collect()
+    }
+
+    /// Remembers that the servers refuse to be used; the next attempt is made after a pause that grows. Returns true unless
+    /// they did already.
+    pub(super) fn refuse(&mut self, error: DiscoveryError) -> bool {
+        let former = self.refusal.take();
+        let pause = former.as_ref().map_or(FIRST_PAUSE, |former| (former.pause * 2).min(LAST_PAUSE));
+        let is_new = former.is_none_or(|former| former.error.to_string() != error.to_string());
+        self.refusal = Some(Refusal { error, next_attempt: Instant::now() + pause, pause });
+        is_new
+    }
+
+    /// When the servers may be asked again.
+    pub(super) fn next_attempt(&self) -> Option<Instant> {
+        self.refusal.as_ref().map(|refusal| refusal.next_attempt)
+    }
+
+    /// A session was opened.
+    pub(super) fn open(&mut self) {
+        (self.is_open, self.was_open) = (true, true);
+        (self.trouble, self.refusal) = (None, None);
+    }
+}
+
+/// Whoever holds the discovery, all clones together.
+#[derive(Debug)]
+pub(super) struct Handle(Arc<Inner>);
+
+impl Handle {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self(inner)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.is_held.store(false, Ordering::Release);
+        self.0.wake.notify_one();
+    }
+}
+
+/// One of the calls that wait for an answer.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a Inner);
+
+impl<'a> Waiting<'a> {
+    /// # Errors
+    /// When the servers have refused us, and aren't to be asked again yet.
+    pub(super) fn begin(inner: &'a Inner) -> Result<Self, DiscoveryError> {
+        let mut shared = inner.shared.lock();
+        if let Some(refusal) = shared.refusal.as_ref().filter(|refusal| refusal.next_attempt > Instant::now())
+        {
+            return Err(refusal.error.clone());
+        }
+        shared.waiting += 1;
+        Ok(Self(inner))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.shared.lock().waiting -= 1;
+        self.0.wake.notify_one();
+    }
+}
+
+/// What a watch and its clones share.
+struct Watched {
+    inner: Arc<Inner>,
+    topic: Topic,
+}
+
+impl ViewSource for Watched {
+    fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError> {
+        Arc::clone(&self.inner).ensure_followed()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut shared = self.inner.shared.lock();
+        let Some(watches) = shared.watches.get_mut(&self.topic) else { return };
+        *watches -= 1;
+        if *watches > 0 {
+            return;
+        }
+        shared.watches.remove(&self.topic);
+        let publishers = shared.publishers.take(&self.topic);
+        shared.dropped.push(self.topic.clone());
+        drop(shared);
+        drop(publishers);
+        self.inner.wake.notify_one();
+    }
+}
