@@ -47,6 +47,7 @@ pub struct ZooKeeperBuilder {
     member: Option<(usize, String)>,
     tls: Option<PeerTls>,
     old: bool,
+    heap_mib: u32,
 }
 
 impl ZooKeeperBuilder {
@@ -76,6 +77,13 @@ impl ZooKeeperBuilder {
     #[must_use]
     pub fn old(mut self) -> Self {
         self.old = true;
+        self
+    }
+
+    /// The most memory that its nodes and watches may take, in MiB. Default 128, enough for some 100,000 of both.
+    #[must_use]
+    pub fn heap_mib(mut self, mib: u32) -> Self {
+        self.heap_mib = mib;
         self
     }
 
@@ -120,6 +128,7 @@ impl ZooKeeper {
             member: None,
             tls: None,
             old: false,
+            heap_mib: 128,
         }
     }
 
@@ -160,7 +169,7 @@ impl ZooKeeper {
 
     async fn launch(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
-        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member, tls, old } =
+        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member, tls, old, heap_mib } =
             &self.setup;
         let data = folder.join("data");
         let mut config = format!(
@@ -196,7 +205,7 @@ impl ZooKeeper {
         let mut args = fast_start();
         // Brokers come with its jar.
         let jars = if *old { self.peers.broker_class_path() } else { self.peers.zookeeper_class_path() };
-        args.extend(["-Xmx128m", "-cp", &jars].map(str::to_owned));
+        args.extend([&format!("-Xmx{heap_mib}m"), "-cp", &jars].map(str::to_owned));
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
         let what = format!("ZooKeeper on port {}", self.port.number());
@@ -263,6 +272,16 @@ impl ZooKeeper {
         let answer = self.ask("srvr").await.unwrap_or_default();
         let count = answer.lines().find_map(|line| line.strip_prefix("Received: "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+    }
+
+    /// How many lines of its log are warnings or errors.
+    ///
+    /// # Panics
+    /// When the log can't be read.
+    #[must_use]
+    pub fn warnings(&self) -> usize {
+        let log = fs::read_to_string(self.log()).expect("the log of a server");
+        log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).count()
     }
 
     /// How many watches it keeps for clients, over all of their sessions.

@@ -1,0 +1,74 @@
+//! Registries of the largest size.
+
+use std::time::Duration;
+
+use metaq_discovery::Discovery;
+use metaq_testkit::peers::{Peers, ZooKeeper};
+use tokio::time::Instant;
+
+use crate::{
+    figures::{alone, figure, form, resident_kib},
+    plant::{Plant, all_become},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_registry_is_opened_and_followed_over_a_restart() {
+    let Some(peers) = Peers::get("a_large_registry_is_opened_and_followed_over_a_restart") else { return };
+    let _alone = alone().await;
+    let (topics, brokers, heap) = form((400, 20, 256), (10_000, 100, 4096));
+    let server = ZooKeeper::builder().heap_mib(heap);
+    let mut plant = Plant::start(&peers, server, topics, brokers).await;
+    let (nodes, what) = (plant.nodes(), format!("{topics} topics on {brokers} brokers"));
+    // Seconds that so many nodes may take, in a build without optimizations.
+    let seconds = |nodes: u64| 2.0 + nodes as f64 / 5_000.0;
+    let discovery = plant.discovery(Duration::from_secs(60));
+    let before = resident_kib();
+    let (calls, bytes, started) = (plant.zookeeper.packets_received().await, plant.bytes(), Instant::now());
+    let mut watches = plant.open(&discovery).await;
+    let opened = started.elapsed().as_secs_f64();
+    let calls = plant.zookeeper.packets_received().await - calls;
+    let per_node = (resident_kib() - before) * 1024 / nodes as i64;
+    figure(format!("{what}: opened in"), " s", opened, seconds(nodes));
+    figure(format!("{what}: calls to open"), "", calls, nodes + nodes / 10 + 100);
+    figure(format!("{what}: bytes to open"), "", plant.bytes() - bytes, nodes * 300);
+    figure(format!("{what}: memory for each node"), " B", per_node, 2_000);
+
+    let (calls, bytes, started) = (plant.zookeeper.packets_received().await, plant.bytes(), Instant::now());
+    plant.remove_broker(0).await;
+    let removed = started.elapsed().as_secs_f64();
+    all_become(&mut watches, |view| view.brokers().len() == brokers as usize - 1).await;
+    let seen = started.elapsed().as_secs_f64();
+    let calls = plant.zookeeper.packets_received().await - calls;
+    figure(format!("{what}: a broker that took {removed:.1} s to leave was gone from all views after"), " s", seen,
+        removed + seconds(topics as u64));
+    // The test's own deletions are among them.
+    figure(format!("{what}: calls when a broker goes"), "", calls, topics as u64 * 4 + 1_500 * (1 + seen as u64));
+    figure(format!("{what}: bytes when a broker goes"), "", plant.bytes() - bytes, topics as u64 * 4_000 + 1_000_000);
+
+    plant.zookeeper.kill().await.unwrap();
+    plant.zookeeper.restart().await.unwrap();
+    let (bytes, started) = (plant.bytes(), Instant::now());
+    plant.reconnect().await;
+    plant.offer(topics / 2, 1, 7).await;
+    let changed = |view: &metaq_discovery::TopicView| view.brokers()[0].partitions == Some(7);
+    all_become(&mut watches[topics / 2..=topics / 2], changed).await;
+    let first = started.elapsed().as_secs_f64();
+    let since = Instant::now();
+    let mut fresh = 0;
+    // All of it was read again when every view is younger than the restart.
+    while fresh < topics {
+        assert!(since.elapsed() < crate::plant::PATIENCE * 4, "{fresh} views are new");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = Instant::now();
+        fresh = watches.iter().filter(|watch| watch.current().age() < now - started).count();
+    }
+    let all = started.elapsed().as_secs_f64();
+    let calls = plant.zookeeper.packets_received().await;
+    figure(format!("{what}: a change after a restart was seen after"), " s", first, 3.0 + seconds(nodes));
+    figure(format!("{what}: all was read again after a restart after"), " s", all, 3.0 + seconds(nodes));
+    figure(format!("{what}: calls after a restart"), "", calls, nodes + nodes / 10 + 1_500 * (1 + all as u64));
+    figure(format!("{what}: bytes after a restart"), "", plant.bytes() - bytes, nodes * 400 + 1_000_000);
+    let per_node = (resident_kib() - before) * 1024 / nodes as i64;
+    figure(format!("{what}: memory for each node in the end"), " B", per_node, 3_000);
+    discovery.close().await;
+}

@@ -1,0 +1,67 @@
+//! A registry in which nothing happens.
+
+use std::{sync::Arc, time::Duration};
+
+use metaq_discovery::{Discovery, TopicWatch};
+use metaq_testkit::peers::{Peers, ZooKeeper, ZooKeeperBuilder};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    figures::{alone, figure, form, resident_kib},
+    plant::{PATIENCE, Plant},
+};
+
+/// Waits until a topic was read anew so many times.
+async fn rounds(watch: &TopicWatch, rounds: usize) {
+    for round in 0..rounds {
+        let (read, since) = (watch.current(), Instant::now());
+        while Arc::ptr_eq(&watch.current(), &read) {
+            assert!(since.elapsed() < PATIENCE, "it was read anew {round} times");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn is_quiet(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
+    let (topics, brokers, count) = form((60, 4, 6), (300, 4, 120));
+    let plant = Plant::start(peers, server, topics, brokers).await;
+    // As short as it may be, but no more than 1,000 nodes are read in a second.
+    let discovery = plant.discovery(Duration::from_millis(100));
+    let watches = plant.open(&discovery).await;
+    // The first rounds fill whatever is kept for reuse.
+    rounds(&watches[0], 2).await;
+    let before = (resident_kib(), plant.zookeeper.warnings(), plant.zookeeper.packets_received().await);
+    let (bytes, started) = (plant.bytes(), Instant::now());
+    rounds(&watches[0], count).await;
+    let took = started.elapsed();
+    let calls = plant.zookeeper.packets_received().await - before.2;
+    let warnings = plant.zookeeper.warnings() - before.1;
+    let what = format!("ZooKeeper {which}, {topics} topics on {brokers} brokers, read {count} times in {took:.1?}");
+    figure(format!("{what}: warnings of the server"), "", warnings, 0);
+    figure(format!("{what}: memory"), " KiB more", resident_kib() - before.0, 2 * 1024);
+    // Each node once in a round; the first and the last round are cut, and there are pings and the test's own questions.
+    figure(format!("{what}: calls"), "", calls, plant.nodes() * (count as u64 + 2) + 100);
+    figure(format!("{what}: bytes"), "", plant.bytes() - bytes, calls * 300);
+    let per_second = calls as f64 / took.as_secs_f64();
+    figure(format!("{what}: calls a second"), "", per_second.round(), 1050.0);
+    let watches_kept = plant.zookeeper.watches().await as u64;
+    assert_eq!(watches_kept, plant.nodes(), "each node is watched once");
+    discovery.close().await;
+    assert_eq!(plant.zookeeper.warnings(), before.1, "closing leaves no warning either");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_registry_on_an_old_server_costs_no_memory_and_no_warning() {
+    let Some(peers) = Peers::get("a_quiet_registry_on_an_old_server_costs_no_memory_and_no_warning") else {
+        return;
+    };
+    let _alone = alone().await;
+    is_quiet("3.4.3", &peers, ZooKeeper::builder().old()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_registry_costs_no_memory_and_no_warning() {
+    let Some(peers) = Peers::get("a_quiet_registry_costs_no_memory_and_no_warning") else { return };
+    let _alone = alone().await;
+    is_quiet("3.9.5", &peers, ZooKeeper::builder()).await;
+}
