@@ -6,7 +6,7 @@ use std::str;
 
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
-use crate::{BadEntry, MAX_PARTITIONS, TopicView, reports::Bad};
+use crate::{BadEntry, MAX_PARTITIONS, TopicView, ViewBroker, reports::Bad};
 
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,12 @@ impl Layout {
     #[cfg(feature = "etcd")]
     pub(crate) fn ids(&self) -> String {
         format!("{}/brokers/ids/", self.root)
+    }
+
+    /// The node above that of a broker's address.
+    #[cfg(feature = "zookeeper")]
+    pub(crate) fn broker(&self, broker: BrokerId) -> String {
+        format!("{}/brokers/ids/{broker}", self.root)
     }
 
     /// The node whose children are the brokers.
@@ -140,8 +146,7 @@ impl<'a> ViewBuilder<'a> {
 
     /// Adds a broker; the view is built fastest in the order of the ids.
     pub(crate) fn broker(&mut self, id: BrokerId, addr: BrokerAddr, partitions: u32) {
-        let view = std::mem::replace(&mut self.view, TopicView::new(self.topic.clone()));
-        self.view = view.with_broker(id, addr, partitions);
+        self.view.insert(ViewBroker { id, addr, partitions: Some(partitions.min(MAX_PARTITIONS)) });
     }
 
     /// Reports a child whose name no broker gives.

@@ -59,6 +59,12 @@ impl TopicView {
     /// The view with one broker more, as it is in another view. A broker of the same id is replaced.
     #[must_use]
     pub fn with(mut self, broker: ViewBroker) -> Self {
+        self.insert(broker);
+        self
+    }
+
+    /// Adds a broker, which replaces one of the same id.
+    pub(crate) fn insert(&mut self, broker: ViewBroker) {
         let place = self.brokers.partition_point(|other| other.id < broker.id);
         let begin = self.partitions.partition_point(|partition| partition.broker < broker.id);
         let end = self.partitions.partition_point(|partition| partition.broker <= broker.id);
@@ -67,7 +73,6 @@ impl TopicView {
             Some(other) if other.id == broker.id => *other = broker,
             _ => self.brokers.insert(place, broker),
         }
-        self
     }
 
     /// The topic.

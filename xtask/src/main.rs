@@ -3,6 +3,7 @@
 mod bench;
 mod fuzz;
 mod reliability;
+mod scale;
 mod simulate;
 
 use std::{
@@ -28,6 +29,9 @@ usage: cargo xtask TASK
   reliability [TESTS…]
                  runs the tests of docs/reliability.md in their full form, one after another, and prints each figure
                  as one line: about an hour. Nothing else should run meanwhile
+  scale [TESTS…] follows up to 10,000 topics on 100 brokers in ZooKeeper, over slow ways and on old servers too, and
+                 prints time, calls, bytes and memory, each beside its bound: about half an hour, and 8 GiB of memory.
+                 Fails when one is beyond it. Nothing else should run meanwhile
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Some("simulate") => simulate::run(&args.collect::<Vec<_>>()),
         Some("bench") => bench::run(&args.collect::<Vec<_>>()),
         Some("reliability") => fetch_peers() && reliability::run(&args.collect::<Vec<_>>()),
+        Some("scale") => fetch_peers() && scale::run(&args.collect::<Vec<_>>()),
         Some("protoc") => {
             // Not for a person but for a script, hence on stdout.
             return match protoc().map(|path| writeln!(io::stdout(), "{}", path.display())) {

@@ -13,11 +13,16 @@ const FIGURE: &str = "reliability: ";
 /// Runs them one after another; ARGS name tests, all are run without any. True when they passed.
 pub(crate) fn run(args: &[String]) -> bool {
     // As the tests of `cargo xtask test` are built, so that nothing is built twice.
-    let mut tests = cargo_command();
-    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--test", "reliability_*"]);
-    tests.args(["--", "--test-threads=1", "--nocapture"]).args(args);
-    tests.envs(protoc().map(|path| ("PROTOC", path))).env("METAQ_RELIABILITY", "full").stdout(Stdio::piped());
-    let mut running = match tests.spawn() {
+    let tests = ["test", "--workspace", "--all-features", "--no-fail-fast", "--test", "reliability_*"];
+    run_measured(&tests, args, "METAQ_RELIABILITY", FIGURE)
+}
+
+/// Runs tests whose full form `variable` selects, and prints their figures: the lines that hold `mark`, from there on.
+pub(crate) fn run_measured(tests: &[&str], args: &[String], variable: &str, mark: &str) -> bool {
+    let mut command = cargo_command();
+    command.args(tests).args(["--", "--test-threads=1", "--nocapture"]).args(args);
+    command.envs(protoc().map(|path| ("PROTOC", path))).env(variable, "full").stdout(Stdio::piped());
+    let mut running = match command.spawn() {
         Ok(running) => running,
         Err(error) => {
             say(&format!("cargo can't be run: {error}\n"));
@@ -27,7 +32,7 @@ pub(crate) fn run(args: &[String]) -> bool {
     let lines = running.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines());
     for line in lines.map_while(Result::ok) {
         // What went wrong is on stderr.
-        if let Some(begin) = line.find(FIGURE) {
+        if let Some(begin) = line.find(mark) {
             // Somebody may only want to know whether they pass.
             let _ = writeln!(io::stdout(), "{}", &line[begin..]);
         }

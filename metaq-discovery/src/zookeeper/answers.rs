@@ -24,7 +24,11 @@ impl Follower<'_> {
         Some(match (step, &self.nodes.get(id)?.body) {
             (Step::Read, Body::List(_)) => Call::Names { path, watch: true },
             (Step::Read, _) => Call::Data { path, watch: true },
-            (Step::Check, _) => Call::Stat { path },
+            // Since 3.9.2 nobody is told of a node that he may not read, but its parent's children can be watched.
+            (Step::Unreadable, Body::Master(master)) => {
+                Call::Names { path: self.inner.layout.broker(master.broker), watch: true }
+            }
+            (Step::Missing | Step::Unreadable, _) => Call::Stat { path },
             (Step::Create, _) => Call::Create { path },
         })
     }
@@ -80,71 +84,86 @@ impl Follower<'_> {
     fn step_done(&mut self, id: NodeId, step: Step, reply: Result<Reply, Error>) {
         match self.nodes.get(id).map(|node| &node.body) {
             Some(Body::List(_)) => self.list_done(id, step, reply),
-            Some(Body::Child(_)) => {
-                // Whether one that isn't there is there again is known by its list.
-                let (content, is_unsure) = content(reply, parse_partitions);
-                if let Some(content) = content {
-                    self.nodes.child_read(id, content);
-                }
-                self.settle_or_check(id, step, is_unsure);
-            }
-            Some(Body::Master(master)) => {
-                let was_bad = matches!(master.content, Content::Bad(_));
-                match (step, &reply) {
-                    (Step::Read, Err(Error::NoNode)) => {
-                        return self.nodes.push_step(id, Step::Check);
-                    }
-                    // It has appeared meanwhile.
-                    (Step::Check, Ok(Reply::Stat(true))) if !was_bad => {
-                        return self.nodes.push_step(id, Step::Read);
-                    }
-                    (Step::Check, Ok(Reply::Stat(false))) => self.nodes.master_read(id, Content::Missing),
-                    _ => {}
-                }
-                let (content, is_unsure) = content(reply, parse_addr);
-                if let Some(content) = content {
-                    self.nodes.master_read(id, content);
-                }
-                self.settle_or_check(id, step, is_unsure);
-            }
+            Some(Body::Child(_)) => self.child_done(id, reply),
+            Some(Body::Master(_)) => self.master_done(id, step, reply),
             None => {}
         }
     }
 
-    /// A node that can't be read is watched all the same: whoever mends it may do so by making it anew.
-    fn settle_or_check(&mut self, id: NodeId, step: Step, is_unsure: bool) {
-        if is_unsure && step == Step::Read {
-            self.nodes.push_step(id, Step::Check);
-        } else {
-            self.nodes.settle(id);
+    /// One that isn't there, or can't be read, isn't watched: its list is.
+    fn child_done(&mut self, id: NodeId, reply: Result<Reply, Error>) {
+        if let Some(content) = content(reply, parse_partitions) {
+            self.nodes.child_read(id, content);
+        }
+        self.nodes.settle(id);
+    }
+
+    fn master_done(&mut self, id: NodeId, step: Step, reply: Result<Reply, Error>) {
+        let is_there = |names: &[String]| names.iter().any(|name| name == "master");
+        let next = match (step, reply) {
+            (Step::Read, Err(Error::NoNode)) => Some(Step::Missing),
+            (Step::Read, reply) => {
+                let is_unreadable = reply.is_err();
+                if let Some(content) = content(reply, parse_addr) {
+                    if matches!(content, Content::Good(_)) {
+                        self.brokers = Brokers::Some;
+                    }
+                    self.nodes.master_read(id, content);
+                }
+                is_unreadable.then_some(Step::Unreadable)
+            }
+            // It has appeared meanwhile.
+            (Step::Missing, Ok(Reply::Stat(true))) => Some(Step::Read),
+            (Step::Missing, reply) => {
+                if let Some(content) = content(reply, parse_addr) {
+                    self.nodes.master_read(id, content);
+                }
+                None
+            }
+            // It has gone meanwhile.
+            (Step::Unreadable, Ok(Reply::Names(names))) if !is_there(&names) => Some(Step::Missing),
+            (Step::Unreadable, Err(Error::NoNode)) => Some(Step::Missing),
+            (Step::Unreadable | Step::Create, _) => None,
+        };
+        match next {
+            Some(next) => self.nodes.push_step(id, next),
+            None => self.nodes.settle(id),
         }
     }
 
     fn list_done(&mut self, id: NodeId, step: Step, reply: Result<Reply, Error>) {
-        let created = self.nodes.list(id).is_some_and(|list| list.created);
-        let failed = self.nodes.list(id).is_some_and(|list| matches!(list.found, Found::Failed(_)));
-        match (step, reply) {
-            (Step::Read, Ok(Reply::Names(names))) => self.nodes.listed(id, names),
-            (Step::Read, Err(Error::NoNode)) if !created => return self.create_or_check(id),
-            (Step::Read, Err(Error::NoNode)) => return self.nodes.push_step(id, Step::Check),
-            (Step::Read, Err(error)) => {
-                let path = self.nodes.path(id).unwrap_or_default();
-                let error = self.inner.connector.failed("list", &path, error);
-                self.nodes.not_listed(id, Found::Failed(error));
-                return self.nodes.push_step(id, Step::Check);
+        let next = match (step, reply) {
+            (Step::Read, Ok(Reply::Names(names))) => {
+                self.nodes.listed(id, names);
+                None
             }
-            (Step::Create, Ok(_) | Err(Error::NodeExists)) => return self.nodes.push_step(id, Step::Read),
+            (Step::Read, Err(Error::NoNode)) => {
+                if !self.nodes.list(id).is_some_and(|list| list.created) {
+                    return self.create_or_wait(id);
+                }
+                Some(Step::Missing)
+            }
+            // Created, or it has appeared meanwhile.
+            (Step::Create, Ok(_) | Err(Error::NodeExists)) | (Step::Missing, Ok(Reply::Stat(true))) => {
+                Some(Step::Read)
+            }
             // Without the right to write, the path has to be made by a broker; until then its appearance is watched.
-            (Step::Create, Err(_)) => return self.nodes.push_step(id, Step::Check),
-            // It has appeared meanwhile.
-            (Step::Check, Ok(Reply::Stat(true))) if !failed => return self.nodes.push_step(id, Step::Read),
-            (Step::Check, Ok(Reply::Stat(false))) => self.nodes.not_listed(id, Found::Missing),
-            (Step::Check, Err(error)) if !failed => {
-                let path = self.nodes.path(id).unwrap_or_default();
-                let error = self.inner.connector.failed("watch", &path, error);
-                self.nodes.not_listed(id, Found::Failed(error));
+            (Step::Create, Err(_)) => Some(Step::Missing),
+            (Step::Missing | Step::Unreadable, Ok(Reply::Stat(false))) => {
+                self.nodes.not_listed(id, Found::Missing);
+                None
             }
-            (Step::Check | Step::Read, _) => {}
+            (Step::Read | Step::Missing, Err(error)) => {
+                let path = self.nodes.path(id).unwrap_or_default();
+                let what = if step == Step::Read { "list" } else { "watch" };
+                let error = self.inner.connector.failed(what, &path, error);
+                self.nodes.not_listed(id, Found::Failed(error));
+                (step == Step::Read).then_some(Step::Unreadable)
+            }
+            (Step::Read | Step::Missing | Step::Unreadable, _) => None,
+        };
+        if let Some(next) = next {
+            return self.nodes.push_step(id, next);
         }
         if let Some(list) = self.nodes.list_mut(id) {
             list.created = false;
@@ -154,7 +173,7 @@ impl Follower<'_> {
 
     /// The path of a topic that isn't there is created if there are brokers below the root: one that was mistyped holds
     /// nothing, and is left alone.
-    fn create_or_check(&mut self, id: NodeId) {
+    fn create_or_wait(&mut self, id: NodeId) {
         if let Brokers::NoneAt(at) = self.brokers
             && at.elapsed() >= NONE_FOR
         {
@@ -162,7 +181,7 @@ impl Follower<'_> {
         }
         match self.brokers {
             Brokers::Some => self.create(id),
-            Brokers::NoneAt(_) => self.nodes.push_step(id, Step::Check),
+            Brokers::NoneAt(_) => self.nodes.push_step(id, Step::Missing),
             Brokers::Asked => self.undecided.push(id),
             Brokers::Unknown => {
                 self.undecided.push(id);
@@ -188,7 +207,7 @@ impl Follower<'_> {
         }
         let some = matches!(reply, Ok(Reply::Names(names)) if !names.is_empty());
         self.brokers = if some { Brokers::Some } else { Brokers::NoneAt(Instant::now()) };
-        undecided.into_iter().for_each(|id| self.create_or_check(id));
+        undecided.into_iter().for_each(|id| self.create_or_wait(id));
     }
 
     /// Compares what was read once more with what is known. A difference is read again, and watched.
@@ -208,13 +227,13 @@ impl Follower<'_> {
             Body::Child(child) => {
                 let list = child.list;
                 let is_gone = matches!(reply, Err(Error::NoNode)) && child.content != Content::Missing;
-                let is_same = content(reply, parse_partitions).0.as_ref() == Some(&child.content);
+                let is_same = content(reply, parse_partitions).as_ref() == Some(&child.content);
                 if is_gone {
                     self.nodes.requeue(list);
                 }
                 is_same
             }
-            Body::Master(master) => content(reply, parse_addr).0.as_ref() == Some(&master.content),
+            Body::Master(master) => content(reply, parse_addr).as_ref() == Some(&master.content),
         };
         if !is_same {
             self.nodes.requeue(id);
@@ -222,20 +241,20 @@ impl Follower<'_> {
     }
 }
 
-/// What a node holds by an answer, if that says so, and whether it couldn't be read.
+/// What a node holds by an answer, if that says so.
 fn content<T>(
     reply: Result<Reply, Error>,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
-) -> (Option<Content<T>>, bool) {
-    match reply {
+) -> Option<Content<T>> {
+    Some(match reply {
         Ok(Reply::Data(data)) => match parse(&data) {
-            Ok(value) => (Some(Content::Good(value)), false),
-            Err(reason) => (Some(Content::Bad(reason.into_boxed_str())), false),
+            Ok(value) => Content::Good(value),
+            Err(reason) => Content::Bad(reason.into_boxed_str()),
         },
-        Ok(_) => (None, false),
-        Err(Error::NoNode) => (Some(Content::Missing), false),
-        Err(error) => (Some(Content::Bad(format!("it can't be read: {error}").into_boxed_str())), true),
-    }
+        Ok(Reply::Stat(false)) | Err(Error::NoNode) => Content::Missing,
+        Ok(_) => return None,
+        Err(error) => Content::Unreadable(format!("it can't be read: {error}").into_boxed_str()),
+    })
 }
 
 /// Whether a call failed with the connection, the session or the server's load; it is to be made again.

@@ -29,8 +29,10 @@ pub(super) enum Content<T> {
     /// It was never read.
     Unread,
     Missing,
-    /// It can't be used, or not be read, and why.
+    /// It can't be used, and why.
     Bad(Box<str>),
+    /// It can't be read, and why.
+    Unreadable(Box<str>),
     Good(T),
 }
 
@@ -39,8 +41,10 @@ pub(super) enum Content<T> {
 pub(super) enum Step {
     /// It is read, and watched.
     Read,
-    /// It couldn't be read: whether it is there is watched.
-    Check,
+    /// It wasn't there; whether it is now is asked, and watched.
+    Missing,
+    /// It can't be read; it is watched that it is made anew.
+    Unreadable,
     /// The node of a topic is created.
     Create,
 }
@@ -485,8 +489,16 @@ impl Nodes {
         for (name, broker) in brokers {
             let known = self.list(id).and_then(|list| list.children.get(name.as_str()).copied());
             if let Some(child) = known {
-                // One that was deleted and created again has lost its watcher by that.
-                if self.by_id.get(&child).is_some_and(|node| node.watchers == 0 && !node.reading) {
+                // One that was deleted and created again has lost its watcher by that; of one that may not be read, servers
+                // report nothing.
+                let is_outdated = |node: &Node| {
+                    let content = match &node.body {
+                        Body::Child(child) => &child.content,
+                        _ => return false,
+                    };
+                    !node.reading && (node.watchers == 0 || matches!(content, Content::Unreadable(_)))
+                };
+                if self.by_id.get(&child).is_some_and(is_outdated) {
                     self.requeue(child);
                 }
                 continue;
@@ -616,7 +628,7 @@ impl Nodes {
         for child in children {
             let partitions = match &child.content {
                 Content::Unread | Content::Missing => continue,
-                Content::Bad(reason) => {
+                Content::Bad(reason) | Content::Unreadable(reason) => {
                     builder.bad_child(&child.name, reason);
                     continue;
                 }
@@ -627,7 +639,9 @@ impl Nodes {
             match &master.content {
                 Content::Unread => {}
                 Content::Missing => builder.missing_master(child.broker),
-                Content::Bad(reason) => builder.bad_master(child.broker, reason),
+                Content::Bad(reason) | Content::Unreadable(reason) => {
+                    builder.bad_master(child.broker, reason)
+                }
                 Content::Good(addr) => builder.broker(child.broker, addr.clone(), partitions),
             }
         }

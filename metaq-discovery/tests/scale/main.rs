@@ -4,7 +4,9 @@
 //! figure is a line that begins with `scale: ` and tells its bound.
 #![cfg(feature = "zookeeper")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "figures are read by a person")]
 
+mod closing;
 mod figures;
 mod large;
 mod plant;

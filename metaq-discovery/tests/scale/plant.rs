@@ -103,14 +103,17 @@ impl Plant {
 
     /// Takes the addresses of brokers away at once.
     pub(crate) async fn remove_addresses(&self, brokers: std::ops::Range<i32>) {
-        try_join_all(brokers.map(async |broker| self.client.delete(&master(broker), None).await)).await.unwrap();
+        try_join_all(brokers.map(async |broker| self.client.delete(&master(broker), None).await))
+            .await
+            .unwrap();
     }
 
     /// Takes all nodes of a broker away, in the order in which a real one does.
     pub(crate) async fn remove_broker(&self, broker: i32) {
         self.client.delete(&master(broker), None).await.unwrap();
         let children = stream::iter(&self.topics);
-        let removed = children.map(async |topic| self.client.delete(&child(topic, broker), None).await.unwrap());
+        let removed =
+            children.map(async |topic| self.client.delete(&child(topic, broker), None).await.unwrap());
         removed.buffer_unordered(64).collect::<()>().await;
     }
 }

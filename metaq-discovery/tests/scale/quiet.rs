@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metaq_discovery::{Discovery, TopicWatch};
+use metaq_discovery::{Discovery, TopicView, TopicWatch};
 use metaq_testkit::peers::{Peers, ZooKeeper, ZooKeeperBuilder};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     figures::{alone, figure, form, resident_kib},
-    plant::{PATIENCE, Plant},
+    plant::{PATIENCE, Plant, all_become},
 };
 
 /// Waits until a topic was read anew so many times.
@@ -36,7 +36,8 @@ async fn is_quiet(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
     let took = started.elapsed();
     let calls = plant.zookeeper.packets_received().await - before.2;
     let warnings = plant.zookeeper.warnings() - before.1;
-    let what = format!("ZooKeeper {which}, {topics} topics on {brokers} brokers, read {count} times in {took:.1?}");
+    let what =
+        format!("ZooKeeper {which}, {topics} topics on {brokers} brokers, read {count} times in {took:.1?}");
     figure(format!("{what}: warnings of the server"), "", warnings, 0);
     figure(format!("{what}: memory"), " KiB more", resident_kib() - before.0, 2 * 1024);
     // Each node once in a round; the first and the last round are cut, and there are pings and the test's own questions.
@@ -64,4 +65,48 @@ async fn a_quiet_registry_costs_no_memory_and_no_warning() {
     let Some(peers) = Peers::get("a_quiet_registry_costs_no_memory_and_no_warning") else { return };
     let _alone = alone().await;
     is_quiet("3.9.5", &peers, ZooKeeper::builder()).await;
+}
+
+/// Watches a topic over and over; the watches of the server are those of the topics that somebody watches, in the end.
+async fn gives_watches_back(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
+    let (topics, brokers) = (2_400, 4);
+    let plant = Plant::start(peers, server, topics, brokers).await;
+    let discovery = plant.discovery(Duration::from_secs(60));
+    let kept = discovery.watch(&plant.topics[0]).await.unwrap();
+    let calls = plant.zookeeper.packets_received().await;
+    // One topic again and again costs a call each time, and no watch.
+    for _ in 0..200 {
+        drop(discovery.watch(&plant.topics[1]).await.unwrap());
+    }
+    let calls = plant.zookeeper.packets_received().await - calls;
+    let what = format!("ZooKeeper {which}");
+    figure(format!("{what}, a topic watched and left 200 times: calls"), "", calls, 220);
+    figure(
+        format!("{what}, a topic watched and left 200 times: watches"),
+        "",
+        plant.zookeeper.watches().await,
+        14,
+    );
+    let warnings = plant.zookeeper.warnings();
+    let watches = plant.open(&discovery).await;
+    drop(watches);
+    let since = Instant::now();
+    while plant.zookeeper.watches().await > 14 {
+        assert!(since.elapsed() < PATIENCE, "{} watches are left", plant.zookeeper.watches().await);
+        sleep(Duration::from_millis(20)).await;
+    }
+    plant.offer(0, 1, 5).await;
+    let changed = |view: &TopicView| view.brokers()[1].partitions == Some(5);
+    all_become(&mut [kept], changed).await;
+    let warned = plant.zookeeper.warnings() - warnings;
+    figure(format!("{what}, {topics} topics watched and left: warnings"), "", warned, 0);
+    discovery.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_nobody_wants_are_given_back() {
+    let Some(peers) = Peers::get("watches_that_nobody_wants_are_given_back") else { return };
+    let _alone = alone().await;
+    gives_watches_back("3.4.3", &peers, ZooKeeper::builder().old()).await;
+    gives_watches_back("3.9.5", &peers, ZooKeeper::builder()).await;
 }

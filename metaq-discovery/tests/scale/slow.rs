@@ -21,8 +21,7 @@ const SEEN: f64 = 5.0;
 async fn changes_are_seen_over_twenty_kilobytes_a_second() {
     let Some(peers) = Peers::get("changes_are_seen_over_twenty_kilobytes_a_second") else { return };
     let _alone = alone().await;
-    let (topics, brokers, lasts) =
-        form((80, 5, Duration::from_secs(8)), (400, 5, Duration::from_secs(240)));
+    let (topics, brokers, lasts) = form((80, 5, Duration::from_secs(8)), (400, 5, Duration::from_secs(240)));
     let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;
     plant.proxy.plan_both(Plan::new().bandwidth(20_000));
     // So often that the way is never free.
@@ -44,7 +43,12 @@ async fn changes_are_seen_over_twenty_kilobytes_a_second() {
         slowest = slowest.max(took.await.as_secs_f64());
         sleep(Duration::from_millis(500)).await;
     }
-    figure(format!("{what}: the slowest of {changes} changes in {lasts:?} was seen after"), " s", slowest, SEEN);
+    figure(
+        format!("{what}: the slowest of {changes} changes in {lasts:?} was seen after"),
+        " s",
+        slowest,
+        SEEN,
+    );
     plant.remove_addresses(0..1).await;
     let took = all_become(&mut watches, |view| view.brokers().len() == brokers as usize - 1).await;
     figure(format!("{what}: a broker's address gone from all views"), " s", took.as_secs_f64(), SEEN);

@@ -11,6 +11,7 @@ mod runtimes;
 mod scale;
 #[cfg(feature = "tls")]
 mod tls;
+mod unreadable;
 
 use std::time::Duration;
 

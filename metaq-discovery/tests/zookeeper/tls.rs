@@ -2,9 +2,14 @@
 
 use std::{error::Error as _, fs, time::Duration};
 
-use metaq_discovery::{Discovery, DiscoveryErrorKind, TlsConfig, ZooKeeperConfig, ZooKeeperDiscovery};
-use metaq_testkit::peers::{PeerTls, Peers, TestCa, ZooKeeper};
-use tokio::time::Instant;
+use futures_util::future::join_all;
+use metaq_discovery::{Discovery, DiscoveryErrorKind, TlsConfig, Topic, ZooKeeperConfig, ZooKeeperDiscovery};
+use metaq_testkit::{
+    conformance::apart,
+    peers::{PeerTls, Peers, TestCa, ZooKeeper},
+    proxy::Proxy,
+};
+use tokio::time::{Instant, sleep};
 
 use crate::registry::{Registry, becomes, text, topic};
 
@@ -93,6 +98,36 @@ async fn servers_and_clients_prove_who_they_are() {
     let again = becomes(&mut watch, "0@1000:1 1@2001:2").await;
     println!("by TLS a change was seen after {seen:?}, and {again:?} after a restart");
     assert!(seen < Duration::from_secs(2) && again < Duration::from_secs(2), "{seen:?} {again:?}");
+    discovery.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn servers_that_refuse_are_asked_less_and_less_often_for_all_topics_together() {
+    let Some(peers) = Peers::get("servers_that_refuse_are_asked_less_and_less_often_for_all_topics_together")
+    else {
+        return;
+    };
+    let (ca, other_ca) = (TestCa::new(), TestCa::new());
+    let zookeeper = ZooKeeper::builder().tls(PeerTls::new(&ca, "127.0.0.1")).start(&peers).await.unwrap();
+    let proxy = apart(Proxy::start(zookeeper.secure_connect_string())).await.unwrap();
+    let mut config = ZooKeeperConfig::default();
+    config.tls = Some(TlsConfig::from_ca_pem(other_ca.certificate()).unwrap());
+    let discovery = ZooKeeperDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let topics: Vec<_> = (0..30).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
+    let (started, mut calls) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(3) {
+        for refused in join_all(topics.iter().map(|topic| discovery.watch(topic))).await {
+            assert_eq!(refused.unwrap_err().kind(), DiscoveryErrorKind::Failed);
+            calls += 1;
+        }
+        // Who publishes tries again after a while.
+        sleep(Duration::from_millis(20)).await;
+    }
+    // At once, and 0.2, 0.6, 1.4 and 3 s after that; each time to connect, and to find out why that fails.
+    let (attempts, most) = (proxy.accepted(), 12);
+    println!("{calls} calls were refused by {attempts} connections");
+    assert!(attempts <= most, "{attempts} connections for {calls} calls");
+    assert!(calls >= 30 * 5, "calls in between fail at once: {calls}");
     discovery.close().await;
 }
 

@@ -169,8 +169,15 @@ impl ZooKeeper {
 
     async fn launch(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
-        let ZooKeeperBuilder { tick_time, min_session_timeout, max_session_timeout, member, tls, old, heap_mib } =
-            &self.setup;
+        let ZooKeeperBuilder {
+            tick_time,
+            min_session_timeout,
+            max_session_timeout,
+            member,
+            tls,
+            old,
+            heap_mib,
+        } = &self.setup;
         let data = folder.join("data");
         let mut config = format!(
             "tickTime={}\nminSessionTimeout={}\nmaxSessionTimeout={}\ndataDir={}\nclientPort={}\n\

@@ -1,0 +1,55 @@
+//! Closing while everything changes.
+
+use std::{
+    panic,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use metaq_discovery::Discovery;
+use metaq_testkit::{
+    conformance::Tasks,
+    peers::{Peers, ZooKeeper},
+};
+use tokio::time::Instant;
+
+use crate::{
+    figures::{alone, figure, form},
+    plant::Plant,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn closing_at_any_moment_panics_nowhere_and_leaves_no_task() {
+    let Some(peers) = Peers::get("closing_at_any_moment_panics_nowhere_and_leaves_no_task") else { return };
+    let _alone = alone().await;
+    let plant = Plant::start(&peers, ZooKeeper::builder(), 200, 4).await;
+    let panics = Arc::new(AtomicUsize::new(0));
+    let former = Arc::new(panic::take_hook());
+    let (seen, shown) = (Arc::clone(&panics), Arc::clone(&former));
+    panic::set_hook(Box::new(move |panic| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        shown(panic);
+    }));
+    let rounds = form(15, 200);
+    let (tasks, mut longest) = (Tasks::now(), Duration::ZERO);
+    for round in 0..rounds {
+        let discovery = plant.discovery(Duration::from_millis(100));
+        let opening = Box::pin(plant.open(&discovery));
+        // While topics are opened, while their nodes change, or while nothing happens.
+        let watches = tokio::time::timeout(Duration::from_millis(round % 5 * 30), opening).await;
+        if round % 2 == 0 {
+            plant.offer(0, 0, 3).await;
+        }
+        let started = Instant::now();
+        discovery.close().await;
+        longest = longest.max(started.elapsed());
+        drop(watches);
+    }
+    tasks.none_is_left().await;
+    let _ = panic::take_hook();
+    figure(format!("{rounds} discoveries closed: panics"), "", panics.load(Ordering::Relaxed), 0);
+    figure(format!("{rounds} discoveries closed: longest"), " ms", longest.as_millis(), 1_000);
+}

@@ -1,0 +1,149 @@
+//! Nodes that may not be read, and roots that hold no brokers.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::try_join_all;
+use metaq_discovery::{
+    Discovery, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, Topic, TopicWatch, ZooKeeperConfig,
+    ZooKeeperDiscovery,
+};
+use metaq_testkit::peers::{Peers, ZooKeeper};
+use tokio::time::{Instant, sleep, timeout};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+use crate::registry::{PATIENCE, Registry, becomes, text, topic};
+
+/// One who owns nodes that nobody else may read.
+async fn owner(zookeeper: &ZooKeeper) -> Client {
+    let connector = Client::connector().with_server_version(3, 4, 3).with_auth("digest", b"owner:secret");
+    connector.connect(&zookeeper.connect_string()).await.unwrap()
+}
+
+fn discovery(zookeeper: &ZooKeeper, reread_interval: Duration) -> ZooKeeperDiscovery {
+    let mut config = ZooKeeperConfig::default();
+    config.reread_interval = reread_interval;
+    ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap()
+}
+
+/// Waits for the next event about a bad entry.
+async fn bad_entry(events: &mut DiscoveryEvents) -> (String, String) {
+    loop {
+        let event = timeout(PATIENCE, events.next()).await.expect("it is told").unwrap();
+        if let DiscoveryEvent::BadEntry(entry) = event {
+            return (entry.path, entry.reason);
+        }
+    }
+}
+
+/// Waits until the topic was read anew.
+async fn is_reread(watch: &TopicWatch) {
+    let (read, since) = (watch.current(), Instant::now());
+    while Arc::ptr_eq(&watch.current(), &read) {
+        assert!(since.elapsed() < PATIENCE, "it is read anew");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn unreadable_nodes_are_bad_entries(zookeeper: ZooKeeper) {
+    let registry = Registry::open_old(&zookeeper).await;
+    for id in 0..3 {
+        registry.register(id, 1000, 1).await;
+    }
+    let owner = owner(&zookeeper).await;
+    let (master, child) = ("/meta/brokers/ids/1/master", "/meta/brokers/topics-pub/t/2-m");
+    let owners = CreateMode::Persistent.with_acls(Acls::creator_all());
+    for (path, data) in [(master, "meta://127.0.0.1:1000"), (child, r#"{"numParts":1}"#)] {
+        owner.delete(path, None).await.unwrap();
+        owner.create(path, data.as_bytes(), &owners).await.unwrap();
+    }
+    // Nothing is read anew within this test: a change has to be noticed by itself.
+    let discovery = discovery(&zookeeper, Duration::from_secs(600));
+    let mut events = discovery.events();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:1");
+    let mut told = [bad_entry(&mut events).await, bad_entry(&mut events).await];
+    told.sort();
+    let reason = "it can't be read: not authorized";
+    assert_eq!(told, [(master, reason), (child, reason)].map(|(path, why)| (path.into(), why.into())));
+    // The topic is followed on.
+    registry.offer(0, 2).await;
+    becomes(&mut watch, "0@1000:2").await;
+    for path in [master, child] {
+        owner.delete(path, None).await.unwrap();
+    }
+    registry.register(1, 1001, 1).await;
+    becomes(&mut watch, "0@1000:2 1@1001:1").await;
+    registry.register(2, 1002, 1).await;
+    becomes(&mut watch, "0@1000:2 1@1001:1 2@1002:1").await;
+    discovery.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_may_not_be_read_is_a_bad_entry() {
+    let Some(peers) = Peers::get("a_node_that_may_not_be_read_is_a_bad_entry") else { return };
+    unreadable_nodes_are_bad_entries(ZooKeeper::start(&peers).await.unwrap()).await;
+    let old = ZooKeeper::builder().old().start(&peers).await.unwrap();
+    unreadable_nodes_are_bad_entries(old).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rights_that_come_and_go_without_an_event_are_found() {
+    let Some(peers) = Peers::get("rights_that_come_and_go_without_an_event_are_found") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    registry.register(1, 1001, 1).await;
+    let owner = owner(&zookeeper).await;
+    let discovery = discovery(&zookeeper, Duration::from_millis(100));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    let mut events = discovery.events();
+    // ZooKeeper reports no change of rights.
+    let restrict = async |path: &str| owner.set_acl(path, &Acls::creator_all(), None).await.unwrap();
+    let open = async |path: &str| owner.set_acl(path, &Acls::anyone_all(), None).await.unwrap();
+    restrict("/meta/brokers/ids/1/master").await;
+    becomes(&mut watch, "0@1000:1").await;
+    assert_eq!(bad_entry(&mut events).await.0, "/meta/brokers/ids/1/master");
+    open("/meta/brokers/ids/1/master").await;
+    becomes(&mut watch, "0@1000:1 1@1001:1").await;
+    // The last view of a topic that can't be listed holds, whatever changes below.
+    restrict("/meta/brokers/topics-pub/t").await;
+    let since = Instant::now();
+    let refused = loop {
+        match discovery.watch(&topic()).await {
+            Err(error) => break error,
+            Ok(_) => assert!(since.elapsed() < PATIENCE, "it can't be listed"),
+        }
+    };
+    assert_eq!(refused.kind(), DiscoveryErrorKind::Failed);
+    assert!(refused.to_string().ends_with("failed to list /meta/brokers/topics-pub/t"), "{refused}");
+    owner.delete("/meta/brokers/topics-pub/t/1-m", None).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:1 1@1001:1", "the view holds");
+    open("/meta/brokers/topics-pub/t").await;
+    becomes(&mut watch, "0@1000:1").await;
+    is_reread(&watch).await;
+    discovery.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_root_without_brokers_is_left_alone_until_one_comes() {
+    let Some(peers) = Peers::get("a_root_without_brokers_is_left_alone_until_one_comes") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let discovery = ZooKeeperDiscovery::new(&zookeeper.connect_string()).unwrap();
+    let topics: Vec<_> = (0..50).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
+    let mut watches = try_join_all(topics.iter().map(|topic| discovery.watch(topic))).await.unwrap();
+    let client = Client::connect(&zookeeper.connect_string()).await.unwrap();
+    assert_eq!(client.check_stat("/meta").await.unwrap(), None, "nothing was created");
+    let registry = Registry::open_for(&zookeeper, topics[7].clone()).await;
+    registry.register(0, 1000, 1).await;
+    becomes(&mut watches[7], "0@1000:1").await;
+    // Below a root with brokers there is one call for each topic to list it, to create it, and to list it again.
+    let before = zookeeper.packets_received().await;
+    let others: Vec<_> = (50..100).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
+    let created = try_join_all(others.iter().map(|topic| discovery.watch(topic))).await.unwrap();
+    let calls = zookeeper.packets_received().await - before;
+    assert!(created.iter().all(|watch| watch.current().is_empty()));
+    assert!(calls <= 50 * 3 + 10, "{calls} calls");
+    let names = client.list_children("/meta/brokers/topics-pub").await.unwrap();
+    assert_eq!(names.len(), 51, "{names:?}");
+    discovery.close().await;
+}
