@@ -18,7 +18,7 @@ use super::{
     nodes::{NodeId, Nodes, Step},
     recheck::Recheck,
     session::{Call, Happening, Session},
-    shared::{Inner, Reply, Request},
+    shared::{Inner, Reply},
 };
 use crate::{DiscoveryEvent, TopicWatch, deadline::after, notices::Notice, supervise::log};
 
@@ -27,9 +27,6 @@ const WINDOW: usize = 128;
 
 /// The task goes on for so long before others get their turn.
 const SLICE: Duration = Duration::from_millis(1);
-
-/// How many topics are taken up between two looks at the time.
-const PORTION: usize = 128;
 
 /// A client that is disconnected for so long is replaced as soon as that is possible. It would connect again by itself, but
 /// doubles its pauses without a limit: after an outage of ten seconds it may take as long again.
@@ -83,10 +80,10 @@ pub(super) struct Follower<'a> {
     pub(super) session: Session<Purpose>,
     pub(super) nodes: Nodes,
     /// The topics that are still to be taken up.
-    topics: VecDeque<Topic>,
+    pub(super) topics: VecDeque<Topic>,
     /// Who waits for the first view of a topic.
     pub(super) waiting: HashMap<NodeId, Vec<Reply<TopicWatch>>>,
-    barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
+    pub(super) barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
     pub(super) brokers: Brokers,
     /// The topics that aren't there, until it is known whether they are to be created.
     pub(super) undecided: Vec<NodeId>,
@@ -232,60 +229,6 @@ impl<'a> Follower<'a> {
             _ => {}
         }
         Some(End::Lost)
-    }
-
-    /// Takes up what was asked, and leaves what nobody wants any more.
-    fn take_requests(&mut self) {
-        let (requests, dropped) = {
-            let mut shared = self.inner.shared.lock();
-            let count = PORTION.min(shared.requests.len());
-            let requests: Vec<_> = shared.requests.drain(..count).collect();
-            if !shared.requests.is_empty() {
-                self.inner.wake.notify_one();
-            }
-            (requests, std::mem::take(&mut shared.dropped))
-        };
-        for topic in dropped {
-            self.drop_topic(&topic);
-        }
-        for _ in 0..PORTION {
-            let Some(topic) = self.topics.pop_front() else { break };
-            self.nodes.want(&topic);
-        }
-        for request in requests {
-            match request {
-                Request::Watch(_, reply) if reply.is_closed() => {}
-                Request::Topics(reply) if reply.is_closed() => {}
-                Request::Watch(topic, reply) => {
-                    let (node, is_read) = self.nodes.want(&topic);
-                    if is_read {
-                        self.waiting.entry(node).or_default().push(reply);
-                    } else {
-                        self.barriers.push_back((node, reply));
-                    }
-                }
-                Request::Topics(reply) => {
-                    let call = Call::Names { path: self.inner.layout.topics(), watch: false };
-                    self.session.send(Purpose::Topics(reply), 0, call);
-                }
-            }
-        }
-    }
-
-    /// Leaves a topic unless somebody watches it, or waits for it.
-    pub(super) fn drop_topic(&mut self, topic: &Topic) {
-        if self.inner.shared.lock().is_watched(topic) {
-            return;
-        }
-        if let Some(node) = self.nodes.topic(topic) {
-            let waiting = self.waiting.get_mut(&node);
-            if waiting.is_some_and(|waiting| waiting.iter().any(|reply| !reply.is_closed())) {
-                return;
-            }
-            self.waiting.remove(&node);
-        }
-        self.inner.reports.lock().forget(topic);
-        self.nodes.unwant(topic);
     }
 
     /// Sends what is to be read, as far as the window goes.

@@ -1,12 +1,73 @@
-//! Publishing views.
+//! Who watches which topics, and what they see.
+
+use metaq_protocol::Topic;
 
 use super::{
-    follow::Follower,
+    follow::{Follower, Purpose},
     nodes::{Found, NodeId},
+    session::Call,
+    shared::Request,
 };
 use crate::{DiscoveryError, notices::Notice, supervise::log};
 
+/// How many topics are taken up between two looks at the time.
+const PORTION: usize = 128;
+
 impl Follower<'_> {
+    /// Takes up what was asked, and leaves what nobody wants any more.
+    pub(super) fn take_requests(&mut self) {
+        let (requests, dropped) = {
+            let mut shared = self.inner.shared.lock();
+            let count = PORTION.min(shared.requests.len());
+            let requests: Vec<_> = shared.requests.drain(..count).collect();
+            if !shared.requests.is_empty() {
+                self.inner.wake.notify_one();
+            }
+            (requests, std::mem::take(&mut shared.dropped))
+        };
+        for topic in dropped {
+            self.drop_topic(&topic);
+        }
+        for _ in 0..PORTION {
+            let Some(topic) = self.topics.pop_front() else { break };
+            self.nodes.want(&topic);
+        }
+        for request in requests {
+            match request {
+                Request::Watch(_, reply) if reply.is_closed() => {}
+                Request::Topics(reply) if reply.is_closed() => {}
+                Request::Watch(topic, reply) => {
+                    let (node, is_read) = self.nodes.want(&topic);
+                    if is_read {
+                        self.waiting.entry(node).or_default().push(reply);
+                    } else {
+                        self.barriers.push_back((node, reply));
+                    }
+                }
+                Request::Topics(reply) => {
+                    let call = Call::Names { path: self.inner.layout.topics(), watch: false };
+                    self.session.send(Purpose::Topics(reply), 0, call);
+                }
+            }
+        }
+    }
+
+    /// Leaves a topic unless somebody watches it, or waits for it.
+    fn drop_topic(&mut self, topic: &Topic) {
+        if self.inner.shared.lock().is_watched(topic) {
+            return;
+        }
+        if let Some(node) = self.nodes.topic(topic) {
+            let waiting = self.waiting.get_mut(&node);
+            if waiting.is_some_and(|waiting| waiting.iter().any(|reply| !reply.is_closed())) {
+                return;
+            }
+            self.waiting.remove(&node);
+        }
+        self.inner.reports.lock().forget(topic);
+        self.nodes.unwant(topic);
+    }
+
     /// Publishes the view of a topic of which everything is known, and answers who waits for it. False if there is none.
     pub(super) fn publish_next(&mut self) -> bool {
         let Some(id) = self.nodes.next_ready() else { return false };

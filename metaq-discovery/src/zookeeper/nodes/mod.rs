@@ -1,0 +1,181 @@
+//! The nodes that are read for the topics, without touching any server: what they hold, and which are to be read next.
+//!
+//! Each node is read and watched once, whatever number of topics needs it.
+
+mod contents;
+mod node;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use metaq_protocol::{BrokerId, Topic};
+
+use crate::registry::Layout;
+pub(super) use contents::sort;
+pub(super) use node::{Body, Content, Found, List, Node, NodeId, Step, TopicChild};
+
+/// The nodes of all topics.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    pub(super) layout: Layout,
+    by_id: HashMap<NodeId, Node>,
+    topics: BTreeMap<Topic, NodeId>,
+    masters: BTreeMap<BrokerId, NodeId>,
+    last: NodeId,
+    /// The next step of nodes that are being read.
+    steps: VecDeque<(NodeId, Step)>,
+    /// What is to be read: what has changed comes before what was never read, and what completes a topic before others.
+    changed: VecDeque<NodeId>,
+    unread: VecDeque<NodeId>,
+    unread_lists: VecDeque<NodeId>,
+    /// The topics of which everything is known that there is.
+    ready: VecDeque<NodeId>,
+    /// How many nodes belong to topics that nobody wants any more.
+    unwanted: usize,
+}
+
+impl Nodes {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            by_id: HashMap::new(),
+            topics: BTreeMap::new(),
+            masters: BTreeMap::new(),
+            last: 0,
+            steps: VecDeque::new(),
+            changed: VecDeque::new(),
+            unread: VecDeque::new(),
+            unread_lists: VecDeque::new(),
+            ready: VecDeque::new(),
+            unwanted: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether it would be cheaper to begin anew than to go on with what nobody wants.
+    pub(super) fn is_littered(&self) -> bool {
+        self.unwanted > 10_000.max(self.by_id.len() / 2)
+    }
+
+    pub(super) fn get(&self, id: NodeId) -> Option<&Node> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn list(&self, id: NodeId) -> Option<&List> {
+        match &self.by_id.get(&id)?.body {
+            Body::List(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    pub(super) fn list_mut(&mut self, id: NodeId) -> Option<&mut List> {
+        match &mut self.by_id.get_mut(&id)?.body {
+            Body::List(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    pub(super) fn topic(&self, topic: &Topic) -> Option<NodeId> {
+        self.topics.get(topic).copied()
+    }
+
+    /// The nodes of the topics that are wanted, and those of all brokers' addresses.
+    pub(super) fn roots(&self) -> VecDeque<NodeId> {
+        let lists = self.topics.values().copied();
+        let lists = lists.filter(|id| self.list(*id).is_some_and(|list| list.wanted));
+        lists.chain(self.masters.values().copied()).collect()
+    }
+
+    pub(super) fn path(&self, id: NodeId) -> Option<String> {
+        Some(match &self.by_id.get(&id)?.body {
+            Body::List(list) => self.layout.topic(&list.topic),
+            Body::Child(child) => self.layout.child(&self.list(child.list)?.topic, &child.name),
+            Body::Master(master) => self.layout.master(master.broker),
+        })
+    }
+
+    fn insert(&mut self, body: Body) -> NodeId {
+        self.last += 1;
+        let node = Node { body, watchers: 0, settled: false, queued: false, reading: false, again: false };
+        self.by_id.insert(self.last, node);
+        self.last
+    }
+
+    /// Reads and watches a topic from now on. Returns its node, and whether that is to be read.
+    pub(super) fn want(&mut self, topic: &Topic) -> (NodeId, bool) {
+        let Some(&id) = self.topics.get(topic) else {
+            let list = List {
+                topic: topic.clone(),
+                found: Found::Unread,
+                children: BTreeMap::new(),
+                unknown: Vec::new(),
+                pending: 1,
+                pending_since: None,
+                complete: false,
+                is_ready: false,
+                wanted: true,
+                created: false,
+                was_failed: false,
+            };
+            let id = self.insert(Body::List(Box::new(list)));
+            self.topics.insert(topic.clone(), id);
+            self.queue(id);
+            return (id, true);
+        };
+        let Some(list) = self.list_mut(id) else { return (id, false) };
+        let failed = matches!(list.found, Found::Failed(_));
+        if std::mem::replace(&mut list.wanted, true) {
+            if failed {
+                self.requeue(id);
+            }
+            return (id, !self.by_id[&id].settled);
+        }
+        let children: Vec<_> = list.children.values().copied().collect();
+        self.unwanted = self.unwanted.saturating_sub(1 + children.len());
+        // What has changed while nobody wanted it was not read.
+        let mut outdated = vec![id];
+        for child in children {
+            let Some(Body::Child(TopicChild { broker, .. })) = self.by_id.get(&child).map(|node| &node.body)
+            else {
+                continue;
+            };
+            outdated.extend(self.masters.get(broker));
+            outdated.push(child);
+        }
+        for node in outdated {
+            if self.by_id.get(&node).is_some_and(|node| !node.settled || node.watchers == 0) {
+                self.requeue(node);
+            }
+        }
+        if failed {
+            self.requeue(id);
+        }
+        (id, !self.by_id[&id].settled)
+    }
+
+    /// Nobody wants a topic any more. Its watches stay until they fire, as old servers can't be told to remove them, and
+    /// serve who wants it again.
+    pub(super) fn unwant(&mut self, topic: &Topic) {
+        let Some(&id) = self.topics.get(topic) else { return };
+        if let Some(list) = self.list_mut(id)
+            && std::mem::replace(&mut list.wanted, false)
+        {
+            self.unwanted += 1 + self.list(id).map_or(0, |list| list.children.len());
+        }
+    }
+
+    fn is_wanted(&self, id: NodeId) -> bool {
+        let is_wanted = |list: NodeId| self.list(list).is_some_and(|list| list.wanted);
+        match self.by_id.get(&id).map(|node| &node.body) {
+            Some(Body::List(list)) => list.wanted,
+            Some(Body::Child(child)) => is_wanted(child.list),
+            Some(Body::Master(master)) => master.lists.iter().any(|list| is_wanted(*list)),
+            None => false,
+        }
+    }
+}

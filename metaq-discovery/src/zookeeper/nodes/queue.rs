@@ -1,0 +1,167 @@
+//! Which nodes are to be read next, and of which topics everything is known.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Body, Content, Found, NodeId, Nodes, Step, TopicChild};
+
+/// A topic whose nodes change all the time is published so long after its first change all the same.
+const LONGEST_BURST: Duration = Duration::from_millis(100);
+
+impl Nodes {
+    /// The next step to take.
+    pub(in crate::zookeeper) fn next_step(&mut self) -> Option<(NodeId, Step)> {
+        if let Some(step) = self.steps.pop_front() {
+            return Some(step);
+        }
+        loop {
+            let queues = [&mut self.changed, &mut self.unread, &mut self.unread_lists];
+            let id = queues.into_iter().find_map(VecDeque::pop_front)?;
+            let wanted = self.is_wanted(id);
+            let Some(node) = self.by_id.get_mut(&id) else { continue };
+            node.queued = false;
+            if wanted {
+                node.reading = true;
+                return Some((id, Step::Read));
+            }
+        }
+    }
+
+    /// Whether something is to be read.
+    pub(in crate::zookeeper) fn has_steps(&self) -> bool {
+        let queues = [&self.changed, &self.unread, &self.unread_lists];
+        !self.steps.is_empty() || queues.into_iter().any(|queue| !queue.is_empty())
+    }
+
+    /// Takes another step with a node that is being read.
+    pub(in crate::zookeeper) fn push_step(&mut self, id: NodeId, step: Step) {
+        self.steps.push_back((id, step));
+    }
+
+    /// A topic of which everything is known.
+    pub(in crate::zookeeper) fn next_ready(&mut self) -> Option<NodeId> {
+        loop {
+            let id = self.ready.pop_front()?;
+            if let Some(list) = self.list_mut(id) {
+                list.is_ready = false;
+                list.pending_since = (list.pending > 0).then(Instant::now);
+                return Some(id);
+            }
+        }
+    }
+
+    pub(in crate::zookeeper) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    pub(in crate::zookeeper) fn is_settled(&self, id: NodeId) -> bool {
+        self.list(id).is_some_and(|list| list.pending == 0)
+    }
+
+    /// Has the view of a topic published as soon as everything of it is known.
+    pub(in crate::zookeeper) fn refresh(&mut self, id: NodeId) {
+        if self.is_settled(id) {
+            self.make_ready(id);
+        }
+    }
+
+    pub(super) fn make_ready(&mut self, id: NodeId) {
+        if let Some(list) = self.list_mut(id)
+            && !std::mem::replace(&mut list.is_ready, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    pub(super) fn list_of(&self, id: NodeId) -> Option<NodeId> {
+        match &self.by_id.get(&id)?.body {
+            Body::List(_) => Some(id),
+            Body::Child(child) => Some(child.list),
+            Body::Master(_) => None,
+        }
+    }
+
+    pub(super) fn pend(&mut self, list: NodeId) {
+        if let Some(list) = self.list_mut(list) {
+            list.pending += 1;
+            list.pending_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    pub(super) fn unpend(&mut self, id: NodeId) {
+        let Some(list) = self.list_mut(id) else { return };
+        list.pending -= 1;
+        list.complete |= list.pending == 0;
+        let lasts = || list.pending_since.is_some_and(|since| since.elapsed() >= LONGEST_BURST);
+        if list.pending == 0 || list.complete && lasts() {
+            self.make_ready(id);
+        }
+    }
+
+    pub(super) fn unsettle(&mut self, id: NodeId) {
+        let list = self.list_of(id);
+        let Some(node) = self.by_id.get_mut(&id) else { return };
+        if std::mem::replace(&mut node.settled, false)
+            && let Some(list) = list
+        {
+            self.pend(list);
+        }
+    }
+
+    /// A node was read.
+    pub(in crate::zookeeper) fn settle(&mut self, id: NodeId) {
+        let list = self.list_of(id);
+        let Some(node) = self.by_id.get_mut(&id) else { return };
+        node.reading = false;
+        if std::mem::take(&mut node.again) {
+            self.queue(id);
+        } else if !std::mem::replace(&mut node.settled, true)
+            && let Some(list) = list
+        {
+            self.unpend(list);
+        }
+    }
+
+    /// Has a node read.
+    pub(in crate::zookeeper) fn requeue(&mut self, id: NodeId) {
+        self.unsettle(id);
+        self.queue(id);
+    }
+
+    pub(super) fn queue(&mut self, id: NodeId) {
+        let Some(node) = self.by_id.get_mut(&id) else { return };
+        if node.reading {
+            node.again = true;
+            return;
+        }
+        if std::mem::replace(&mut node.queued, true) {
+            return;
+        }
+        match &node.body {
+            Body::List(list) if !list.complete && matches!(list.found, Found::Unread) => {
+                self.unread_lists.push_back(id);
+            }
+            Body::Child(TopicChild { content: Content::Unread, .. }) => self.unread.push_back(id),
+            Body::Master(master) if master.content == Content::Unread => self.unread.push_back(id),
+            _ => self.changed.push_back(id),
+        }
+    }
+
+    /// The call that was to read a node has failed with the connection; it is made again.
+    pub(in crate::zookeeper) fn interrupted(&mut self, id: NodeId) {
+        if let Some(node) = self.by_id.get_mut(&id) {
+            (node.reading, node.again) = (false, false);
+        }
+        if let Some(list) = self.list_mut(id) {
+            list.created = false;
+        }
+        self.queue(id);
+    }
+
+    pub(in crate::zookeeper) fn watched(&mut self, id: NodeId) {
+        if let Some(node) = self.by_id.get_mut(&id) {
+            node.watchers += 1;
+        }
+    }
+}
