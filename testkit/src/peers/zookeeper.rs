@@ -24,6 +24,12 @@ const PORTS_TO_TRY: usize = 3;
 /// What the log says then.
 const PORT_TAKEN: &str = "java.net.BindException";
 
+/// Has an old server log as a new one does.
+const LOG4J: &str = "log4j.rootLogger=INFO, console\n\
+                     log4j.appender.console=org.apache.log4j.ConsoleAppender\n\
+                     log4j.appender.console.layout=org.apache.log4j.PatternLayout\n\
+                     log4j.appender.console.layout.ConversionPattern=%d [%t] %p %c - %m%n\n";
+
 /// A real ZooKeeper 3.9.5 server with a data folder of its own. By default it takes session timeouts from one second on.
 #[derive(Debug)]
 pub struct ZooKeeper {
@@ -213,6 +219,12 @@ impl ZooKeeper {
         // Brokers come with its jar.
         let jars = if *old { self.peers.broker_class_path() } else { self.peers.zookeeper_class_path() };
         args.extend([&format!("-Xmx{heap_mib}m"), "-cp", &jars].map(str::to_owned));
+        if *old {
+            // It logs nothing by itself.
+            let logging = folder.join("log4j.properties");
+            fs::write(&logging, LOG4J).map_err(PeerError::io("write log4j.properties"))?;
+            args.push(format!("-Dlog4j.configuration=file:{}", logging.display()));
+        }
         args.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         args.push(config_path.display().to_string());
         let what = format!("ZooKeeper on port {}", self.port.number());
