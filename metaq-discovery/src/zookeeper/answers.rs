@@ -12,6 +12,7 @@ use super::{
 use crate::{
     DiscoveryError,
     registry::{parse_addr, parse_partitions},
+    supervise::contain,
 };
 
 /// It is asked again whether there are brokers when it is known for so long that there were none.
@@ -64,7 +65,10 @@ impl Follower<'_> {
                 self.waiting.entry(id).or_default().push(answer);
                 self.nodes.refresh(id);
             }
-            Purpose::Topics(answer) => drop(answer.send(self.topics_of(reply))),
+            Purpose::Topics(answer) => {
+                let topics = self.topics_of(reply);
+                contain(|| drop(answer.send(topics)));
+            }
         }
     }
 

@@ -30,9 +30,10 @@ pub struct ZooKeeperConfig {
     /// there before. Nothing is lost by a false alarm, but it costs the servers work. Default 4 s; 2/5 of the session
     /// timeout where this is more than 3/5 of that.
     pub silence_timeout: Duration,
-    /// How long a single call may take before the topic is read anew. Default 5 s.
+    /// How long a server that owes answers may answer nothing at all before the session is left for another one. Default 5 s.
     pub call_timeout: Duration,
-    /// How often everything is read anew even if no change was reported. Default 60 s.
+    /// How often everything is read anew even if no change was reported. The reads are spread evenly over this time, and are
+    /// never more than 1,000 in a second. Default 60 s.
     pub reread_interval: Duration,
     /// Whom to read as, by the scheme `digest`. Default nobody, which is enough for what brokers make: everybody may read
     /// that.

@@ -200,10 +200,11 @@ impl<'a> Follower<'a> {
             Happening::Fired(node, event) => self.nodes.fired(node, event == EventType::NodeDeleted),
             Happening::Answered(purpose, reply, watched) => self.answered(purpose, reply, watched),
             Happening::State(state) => return self.enter(state),
+            Happening::Ending => {}
             Happening::Died(why) => {
                 let session = self.session.id();
                 log(|| tracing::warn!(%session, why, "session with ZooKeeper has died; another is opened"));
-                self.inner.events.send(DiscoveryEvent::Lost);
+                self.inner.tell(DiscoveryEvent::Lost);
                 return Some(End::Lost);
             }
         }
@@ -216,16 +217,16 @@ impl<'a> Follower<'a> {
                 self.is_connected = true;
                 (self.give_up, self.opening, self.hold) = (None, None, None);
                 self.session.heard_at(Instant::now());
-                self.inner.events.send(DiscoveryEvent::Connected);
+                self.inner.tell(DiscoveryEvent::Connected);
                 return None;
             }
             SessionState::Disconnected => {
                 self.is_connected = false;
                 self.give_up = Some(Instant::now() + GIVE_UP);
-                self.inner.events.send(DiscoveryEvent::Lost);
+                self.inner.tell(DiscoveryEvent::Lost);
                 return (!self.session.is_resumable()).then_some(End::Lost);
             }
-            SessionState::Expired => self.inner.events.send(DiscoveryEvent::Expired),
+            SessionState::Expired => self.inner.tell(DiscoveryEvent::Expired),
             _ => {}
         }
         Some(End::Lost)
@@ -287,7 +288,7 @@ impl<'a> Follower<'a> {
         }
         let hosts = self.inner.connector.hosts();
         log(|| tracing::warn!(hosts, ?limit, "ZooKeeper does not answer; another session is opened"));
-        self.inner.events.send(DiscoveryEvent::Lost);
+        self.inner.tell(DiscoveryEvent::Lost);
         Some(End::Lost)
     }
 
@@ -296,7 +297,8 @@ impl<'a> Follower<'a> {
         let now = Instant::now();
         let silence = self.session.silent_since().filter(|_| self.is_connected);
         let silence = silence.map(|since| since + self.inner.config.call_timeout);
-        let recheck = (self.is_connected && !self.nodes.has_steps()).then(|| self.recheck.next()).flatten();
+        let is_idle = self.is_connected && self.hold.is_none() && !self.nodes.has_steps();
+        let recheck = self.recheck.next().filter(|_| is_idle);
         let lasting = self.inner.reports.lock().due();
         let times = [silence, recheck, lasting, self.give_up, self.hold];
         let next = times.into_iter().flatten().min();

@@ -9,7 +9,10 @@ use super::{
     follow::{End, Follower},
     shared::{Inner, Request},
 };
-use crate::{DiscoveryEvent, supervise::log};
+use crate::{
+    DiscoveryEvent,
+    supervise::{contain, log},
+};
 
 /// Between attempts to find a server that answers.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
@@ -51,7 +54,7 @@ impl Inner {
             self.shared.lock().open();
             let session = opened.client.session_id();
             log(|| tracing::info!(hosts = self.connector.hosts(), %session, "session with ZooKeeper opened"));
-            self.events.send(DiscoveryEvent::Connected);
+            self.tell(DiscoveryEvent::Connected);
             let mut follower = Follower::new(self, opened);
             let end = follower.run().await;
             let was_useful = follower.was_answered();
@@ -82,6 +85,11 @@ impl Inner {
                 return Some(opened);
             }
         }
+    }
+
+    /// Tells an event, also when whoever is woken by that panics.
+    pub(super) fn tell(&self, event: DiscoveryEvent) {
+        contain(|| self.events.send(event));
     }
 
     /// Waits until nobody needs the registry.
@@ -122,10 +130,10 @@ impl Inner {
         }
         for request in refused {
             // Who has gone needs no answer.
-            match request {
+            contain(|| match request {
                 Request::Watch(_, reply) => drop(reply.send(Err(error.clone()))),
                 Request::Topics(reply) => drop(reply.send(Err(error.clone()))),
-            }
+            });
         }
         None
     }

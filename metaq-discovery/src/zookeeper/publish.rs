@@ -8,7 +8,11 @@ use super::{
     session::Call,
     shared::Request,
 };
-use crate::{DiscoveryError, notices::Notice, supervise::log};
+use crate::{
+    DiscoveryError,
+    notices::Notice,
+    supervise::{contain, log},
+};
 
 /// How many topics are taken up between two looks at the time.
 const PORTION: usize = 128;
@@ -100,7 +104,7 @@ impl Follower<'_> {
         }
         notices.deliver(&inner.events);
         // Who has gone drops the watch.
-        waiting.into_iter().zip(watches).for_each(|(reply, watch)| drop(reply.send(Ok(watch))));
+        waiting.into_iter().zip(watches).for_each(|(reply, watch)| contain(|| drop(reply.send(Ok(watch)))));
         if self.nodes.list_mut(id).is_some_and(|list| std::mem::take(&mut list.was_failed)) {
             log(|| tracing::info!(%topic, "topic is read again"));
         }
@@ -112,7 +116,7 @@ impl Follower<'_> {
     /// A topic can't be listed.
     fn failed(&mut self, id: NodeId, error: &DiscoveryError) {
         let waiting = self.waiting.remove(&id).unwrap_or_default();
-        waiting.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+        waiting.into_iter().for_each(|reply| contain(|| drop(reply.send(Err(error.clone())))));
         let Some(list) = self.nodes.list_mut(id) else { return };
         let (topic, was_failed) = (list.topic.clone(), std::mem::replace(&mut list.was_failed, true));
         if !self.inner.shared.lock().is_watched(&topic) {

@@ -1,21 +1,15 @@
 //! A session: the calls that it has to answer, and the one-shot watches that it keeps.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{task::JoinHandle, time::Instant};
 use zookeeper_client::{
     Acls, Client, CreateMode, Error, EventType, OneshotWatcher, SessionState, StateWatcher,
 };
 
 use super::{connector::Opened, nodes::NodeId};
 use crate::supervise::catch;
-
-/// How long the news of a session's end may take.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// The client library sets watches of longer paths again by several requests, whose answers it takes for those of nobody.
 const RESUMABLE_BYTES: usize = 100 * 1024;
@@ -57,6 +51,8 @@ pub(super) enum Happening<P> {
     /// A watch has fired.
     Fired(NodeId, EventType),
     State(SessionState),
+    /// A watcher has heard that the session has ended, which the state is about to say.
+    Ending,
     /// The task that served the session is no more.
     Died(String),
 }
@@ -161,7 +157,7 @@ impl<P: Send + 'static> Session<P> {
                 self.heard = Instant::now();
                 self.watched_bytes -= event.path_bytes;
                 match event.event {
-                    Some(EventType::Session) => self.ended().await,
+                    Some(EventType::Session) => Happening::Ending,
                     Some(kind) => Happening::Fired(event.node, kind),
                     None => Happening::Died("it doesn't report events any more".to_owned()),
                 }
@@ -181,14 +177,6 @@ impl<P: Send + 'static> Session<P> {
         match end {
             Ok(()) => "its task has ended".to_owned(),
             Err(error) => format!("its task has ended: {error}"),
-        }
-    }
-
-    /// A watcher has reported the session's end, which its state is about to.
-    async fn ended(&mut self) -> Happening<P> {
-        match timeout(LAST_WORDS, self.states.changed()).await {
-            Ok(state) => Happening::State(state),
-            Err(_) => Happening::Died("it has ended without a word".to_owned()),
         }
     }
 
