@@ -7,7 +7,7 @@ use metaq_discovery::{Discovery, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery
 use metaq_testkit::{
     conformance::{Observer, Tasks, apart, text},
     peers::{Peers, ZooKeeper, ZooKeeperEnsemble},
-    proxy::{OnConnect, Plan, Proxy},
+    proxy::{Direction, OnConnect, Plan, Proxy},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -215,6 +215,29 @@ async fn a_black_hole_is_noticed_and_left_behind() {
         scene.close(0).await;
     });
     futures_util::future::join_all(holes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_owes_answers_for_too_long_is_left() {
+    let Some(peers) = Peers::get("a_server_that_owes_answers_for_too_long_is_left") else { return };
+    let mut config = config(Duration::from_secs(30));
+    // The connection itself would be taken for lost only after the longer one.
+    (config.call_timeout, config.silence_timeout) = (Duration::from_millis(500), Duration::from_secs(15));
+    config.reread_interval = Duration::from_millis(100);
+    let mut scene = Scene::open(&peers, config).await;
+    for round in 1..=3 {
+        scene.proxy.plan(Direction::ToClient, Plan::new().freeze());
+        let noticed = scene.observer.hears("lost").await;
+        assert!(noticed < Duration::from_secs(3), "noticed after {noticed:?}");
+        assert!(!scene.watch.current().is_empty(), "the view holds");
+        scene.registry.register(1, 1000 + round, 1).await;
+        scene.mend().await;
+        let took = scene.observer.converges(&format!("0@1000:1 1@{}:1", 1000 + round), Instant::now()).await;
+        println!("a server that owed answers was left after {noticed:?}, a change seen {took:?} after that");
+    }
+    scene.discovery.close().await;
+    scene.watches(0..=0).await;
+    scene.tasks.none_is_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
