@@ -28,6 +28,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
     let opened = started.elapsed().as_secs_f64();
     let calls = plant.zookeeper.packets_received().await - calls;
     let per_node = (resident_kib() - before) * 1024 / nodes as i64;
+    figure(format!("{what}: connections to open"), "", plant.proxy.accepted(), 1);
     figure(format!("{what}: opened in"), " s", opened, seconds(nodes));
     figure(format!("{what}: calls to open"), "", calls, nodes + nodes / 10 + 100);
     figure(format!("{what}: bytes to open"), "", plant.bytes() - bytes, nodes * 300);

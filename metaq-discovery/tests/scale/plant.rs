@@ -74,7 +74,7 @@ impl Plant {
 
     pub(crate) fn discovery(&self, reread_interval: Duration) -> ZooKeeperDiscovery {
         let mut config = ZooKeeperConfig::default();
-        config.connect_timeout = PATIENCE * 3;
+        config.connect_timeout = PATIENCE * 8;
         config.reread_interval = reread_interval;
         ZooKeeperDiscovery::with_config(&self.proxy.addr().to_string(), config).unwrap()
     }
