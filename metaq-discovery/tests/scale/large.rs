@@ -44,7 +44,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
         format!("{what}: a broker that took {removed:.1} s to leave was gone from all views after"),
         " s",
         seen,
-        removed + seconds(topics as u64),
+        removed + 2.0 + nodes as f64 / 20_000.0,
     );
     // The test's own deletions are among them.
     figure(
