@@ -74,6 +74,9 @@ impl Follower<'_> {
 
     /// Publishes the view of a topic of which everything is known, and answers who waits for it. False if there is none.
     pub(super) fn publish_next(&mut self) -> bool {
+        if self.nodes.take_affected() {
+            return true;
+        }
         let Some(id) = self.nodes.next_ready() else { return false };
         let Some(list) = self.nodes.list(id) else { return true };
         match &list.found {

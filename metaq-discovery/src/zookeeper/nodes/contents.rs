@@ -184,14 +184,12 @@ impl Nodes {
             return;
         }
         let former = std::mem::replace(&mut master.content, content);
-        let lists: Vec<_> = master.lists.iter().copied().collect();
-        for list in lists {
-            if former == Content::Unread {
-                self.unpend(list);
-            } else if self.list(list).is_some_and(|list| list.wanted) {
-                self.refresh(list);
-            }
+        if former != Content::Unread {
+            self.affected.extend(&master.lists);
+            return;
         }
+        let lists: Vec<_> = master.lists.iter().copied().collect();
+        lists.into_iter().for_each(|list| self.unpend(list));
     }
 
     /// The view of a topic, without what can't be used, and a list of that.

@@ -32,6 +32,8 @@ pub(super) struct Nodes {
     unread_lists: VecDeque<NodeId>,
     /// The topics of which everything is known that there is.
     ready: VecDeque<NodeId>,
+    /// The topics of brokers whose addresses have changed: there may be thousands.
+    affected: VecDeque<NodeId>,
     /// How many nodes belong to topics that nobody wants any more.
     unwanted: usize,
 }
@@ -49,6 +51,7 @@ impl Nodes {
             unread: VecDeque::new(),
             unread_lists: VecDeque::new(),
             ready: VecDeque::new(),
+            affected: VecDeque::new(),
             unwanted: 0,
         }
     }

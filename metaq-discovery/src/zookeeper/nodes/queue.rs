@@ -9,6 +9,9 @@ use super::{Body, Content, Found, NodeId, Nodes, Step, TopicChild};
 /// A topic whose nodes change all the time is published so long after its first change all the same.
 const LONGEST_BURST: Duration = Duration::from_millis(100);
 
+/// How many topics of a broker whose address has changed are taken up at once.
+const AT_ONCE: usize = 64;
+
 impl Nodes {
     /// The next step to take.
     pub(in crate::zookeeper) fn next_step(&mut self) -> Option<(NodeId, Step)> {
@@ -52,7 +55,20 @@ impl Nodes {
     }
 
     pub(in crate::zookeeper) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.affected.is_empty()
+    }
+
+    /// Takes up some of the topics whose brokers have other addresses. All of them come before the first that is published,
+    /// so that each is once. False if there are none.
+    pub(in crate::zookeeper) fn take_affected(&mut self) -> bool {
+        let count = AT_ONCE.min(self.affected.len());
+        let affected: Vec<_> = self.affected.drain(..count).collect();
+        for list in affected {
+            if self.list(list).is_some_and(|list| list.wanted) {
+                self.refresh(list);
+            }
+        }
+        count > 0
     }
 
     pub(in crate::zookeeper) fn is_settled(&self, id: NodeId) -> bool {

@@ -200,7 +200,9 @@ fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard
                     }
                 }
                 _ => {
-                    if let Some(id) = nodes.next_ready() {
+                    if !nodes.take_affected()
+                        && let Some(id) = nodes.next_ready()
+                    {
                         let list = nodes.list(id).unwrap();
                         views.insert(list.topic.clone(), format!("{:?}", nodes.view(list).0.brokers()));
                     }
