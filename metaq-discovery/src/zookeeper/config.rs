@@ -27,8 +27,9 @@ pub struct ZooKeeperConfig {
     /// How long connecting, and reading a topic for the first time, may take. Default 10 s.
     pub connect_timeout: Duration,
     /// A server that is silent for so long is taken for lost, and another connection is made; it is asked whether it is
-    /// there before. Nothing is lost by a false alarm, but it costs the servers work. Default 4 s; 2/5 of the session
-    /// timeout where this is more than 3/5 of that.
+    /// there before. Nothing is lost by a false alarm, but it costs the servers work: with more than about 2,000 nodes,
+    /// those of topics on brokers, everything is read anew. Where a busy server may pause for longer, choose a longer one.
+    /// Default 4 s; 2/5 of the session timeout where this is more than 3/5 of that.
     pub silence_timeout: Duration,
     /// How long a server that owes answers may answer nothing at all before the session is left for another one. Default 5 s.
     pub call_timeout: Duration,

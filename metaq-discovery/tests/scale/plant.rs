@@ -74,6 +74,9 @@ impl Plant {
 
     pub(crate) fn discovery(&self, reread_interval: Duration) -> ZooKeeperDiscovery {
         let mut config = ZooKeeperConfig::default();
+        // A server with a million of watches, on a machine that does other things too, may pause for long.
+        (config.silence_timeout, config.call_timeout) = (PATIENCE / 4, PATIENCE / 4);
+        config.session_timeout = PATIENCE / 2;
         config.connect_timeout = PATIENCE * 8;
         config.reread_interval = reread_interval;
         ZooKeeperDiscovery::with_config(&self.proxy.addr().to_string(), config).unwrap()
