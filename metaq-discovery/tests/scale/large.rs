@@ -20,7 +20,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
     let mut plant = Plant::start(&peers, server, topics, brokers).await;
     let (nodes, what) = (plant.nodes(), format!("{topics} topics on {brokers} brokers"));
     // Seconds that so many nodes may take, in a build without optimizations on a machine that does other things too.
-    let seconds = |nodes: u64| 2.0 + nodes as f64 / 4_000.0;
+    let seconds = |nodes: u64| form(60.0, 10.0) + nodes as f64 / 4_000.0;
     let discovery = plant.discovery(Duration::from_secs(60));
     let before = resident_kib();
     let (calls, bytes, started) = (plant.zookeeper.packets_received().await, plant.bytes(), Instant::now());
@@ -44,7 +44,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
         format!("{what}: a broker that took {removed:.1} s to leave was gone from all views after"),
         " s",
         seen,
-        removed + 2.0 + nodes as f64 / 20_000.0,
+        removed + form(30.0, 2.0) + nodes as f64 / 20_000.0,
     );
     // The test's own deletions are among them.
     figure(
@@ -115,7 +115,7 @@ async fn a_connection_that_breaks_with_thousands_of_watches_is_made_again_once()
     // The client library may begin to connect again before it is stopped.
     let accepted = plant.proxy.accepted() - before;
     figure(format!("{what}: connections for {rounds} that broke"), "", accepted, 2 * rounds);
-    let bound = 2.0 + plant.nodes() as f64 / 2_000.0;
+    let bound = form(30.0, 2.0) + plant.nodes() as f64 / 2_000.0;
     figure(format!("{what}: a change at that moment was seen after"), " s", slowest, bound);
     // It would break again at once, and again, if the watches were set again by several requests.
     let accepted = plant.proxy.accepted();
