@@ -68,14 +68,14 @@ impl Nodes {
         for (name, broker) in brokers {
             let known = self.list(id).and_then(|list| list.children.get(name.as_str()).copied());
             if let Some(child) = known {
-                // One that was deleted and created again has lost its watcher by that; of one that may not be read, servers
-                // report nothing.
+                // One that was deleted and created again waits for this; of one that may not be read, servers report nothing.
                 let is_outdated = |node: &Node| {
                     let content = match &node.body {
                         Body::Child(child) => &child.content,
                         _ => return false,
                     };
-                    !node.reading && (node.watchers == 0 || matches!(content, Content::Unreadable(_)))
+                    let is_unknown = node.watchers == 0 || !node.settled;
+                    !node.reading && (is_unknown || matches!(content, Content::Unreadable(_)))
                 };
                 if self.by_id.get(&child).is_some_and(is_outdated) {
                     self.requeue(child);
@@ -106,6 +106,13 @@ impl Nodes {
         }
         if let Some(list) = self.list_mut(id) {
             list.found = found;
+        }
+        // Those that were deleted wait for this.
+        let children = self.list(id).map(|list| list.children.values().copied().collect::<Vec<_>>());
+        for child in children.unwrap_or_default() {
+            if self.by_id.get(&child).is_some_and(|node| !node.settled && !node.reading) {
+                self.queue(child);
+            }
         }
     }
 
