@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 /// When a message whose attempt failed is sent again, within its timeout.
 ///
 /// By default only what is certainly not stored: what was never written to a connection, and what a broker refused for a
-/// reason that another partition or a moment later doesn't have: 403 (the partition is closed), 404 and 503 (the broker is
-/// busy). Nothing is stored twice then.
+/// reason that another partition or a moment later doesn't have: 403 (the partition is closed), 404, 503 (the broker is
+/// busy), and 500 where the broker says that it could not enter the topic in ZooKeeper, as the first message to a topic is
+/// answered by a broker that was killed and started again while its former session lives. Nothing is stored twice then.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -27,8 +28,8 @@ pub struct RetryPolicy {
     /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message is stored
     /// at least once if it is acknowledged, and maybe twice. Default `false`.
     pub at_least_once: bool,
-    /// Whether a message is sent again that a broker answered with 500, which is also what a topic or a partition is
-    /// answered with that it doesn't have. Default `false`.
+    /// Whether a message is sent again that a broker answered with 500 for whatever reason, which is also what a topic or a
+    /// partition is answered with that it doesn't have. Default `false`.
     pub server_errors: bool,
     /// Where the random numbers come from. No part of settings in a file.
     #[cfg_attr(feature = "serde", serde(skip))]

@@ -199,7 +199,7 @@ impl Flights {
     ) {
         let Some(entry) = shard.get_mut(token) else { return };
         let State::Flying { cargo, lane, partition } = &mut entry.state else { return };
-        let verdict = judge(lane, *partition, outcome);
+        let verdict = judge(lane, cargo.message.topic(), *partition, outcome);
         if let Some(launched) = cargo.more.as_ref().and_then(|more| more.launched) {
             let (ended, outcome) = match &verdict {
                 Ok((_, received_at)) => (*received_at, Ok(())),
