@@ -123,7 +123,7 @@ impl Launcher {
     /// Ends a message that waits if its topic was unpublished.
     fn fail_withdrawn(&self, token: Token) {
         // One of the topic's next publishing stays where it is: out of its place, a turn that comes would pass it by.
-        let taken = self.flights.take_parked_if(token, TopicState::is_withdrawn);
+        let taken = self.flights.take_parked_if(token, |_, topic| topic.is_withdrawn());
         let Some((cargo, topic)) = taken else { return };
         self.flights.leave_queue(token, &topic);
         self.end(token, &topic, cargo, self.withdrawn(&topic));

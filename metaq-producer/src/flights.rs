@@ -3,6 +3,7 @@
 mod cargo;
 mod ended;
 mod flush;
+mod purge;
 
 use std::{
     cell::Cell,
@@ -25,7 +26,7 @@ use ended::{Tally, fail};
 use flush::Flushes;
 
 use crate::{
-    Outcome, SendError, SendReceipt,
+    Outcome, SendError, SendErrorKind, SendReceipt,
     closing::Closing,
     deferred,
     lane::Lane,
@@ -248,19 +249,19 @@ impl Flights {
     /// Takes a parked message in hand, to send it, park it again, or end it. None if it has ended, or somebody else looks at
     /// it.
     pub(crate) fn take_parked(&self, token: Token) -> Option<(Cargo, Arc<TopicState>)> {
-        self.take_parked_if(token, |_| true)
+        self.take_parked_if(token, |_, _| true)
     }
 
-    /// The same if its topic is a `wanted` one.
+    /// The same if it is a `wanted` one.
     pub(crate) fn take_parked_if(
         &self,
         token: Token,
-        wanted: impl FnOnce(&TopicState) -> bool,
+        wanted: impl FnOnce(&Cargo, &TopicState) -> bool,
     ) -> Option<(Cargo, Arc<TopicState>)> {
         let mut shard = self.shard(token);
         let entry = shard.get_mut(token)?;
         match std::mem::replace(&mut entry.state, State::Taken) {
-            State::Parked { cargo, topic } if wanted(&topic) => {
+            State::Parked { cargo, topic } if wanted(&cargo, &topic) => {
                 topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
                 Some((cargo, topic))
             }
@@ -326,7 +327,10 @@ impl Flights {
         let last_attempt = lane.map(|_| error.outcome());
         let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
         topic.counts.failed_after(error.outcome(), lane.map(|lane| &*lane.counts), last_attempt, &attempts);
-        self.closing.ended(Err(error.outcome()), &cargo.message);
+        // What was taken back is returned by that call, and isn't in the account of closing as well.
+        if error.kind() != SendErrorKind::Purged || error.outcome() != Outcome::NotSent {
+            self.closing.ended(Err(error.outcome()), &cargo.message);
+        }
         tally.give_back(topic, &cargo);
         let error = error.with_attempts(attempts);
         if error.outcome() == Outcome::Unknown {
@@ -459,7 +463,7 @@ impl Flights {
             match std::mem::replace(&mut entry.state, State::Taken) {
                 State::Flying { cargo, lane, partition } => {
                     let text = "the producer was closed before the answer came";
-                    let error = SendError::new(crate::SendErrorKind::Closed, &lane.topic.topic, text)
+                    let error = SendError::new(SendErrorKind::Closed, &lane.topic.topic, text)
                         .with_outcome(Outcome::Unknown)
                         .at(partition, lane.broker.addr.clone());
                     let error = self.failed(error, &lane.topic, Some(&lane), cargo, &mut tally);

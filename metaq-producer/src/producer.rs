@@ -251,6 +251,25 @@ impl Producer {
         self.inner.flights().flush(|| self.inner.expire()).await;
     }
 
+    /// Takes the messages to `topic` back that wait, and returns those that are certainly not stored, in the order in which
+    /// they were accepted. Nothing else changes: the topic stays published, and new messages are accepted.
+    ///
+    /// A message waits while its brokers are not connected or have no capacity, before another attempt, and, with
+    /// [`ordered`](ProducerConfig::ordered), for its turn. The handle of one that is taken back ends with an error of kind
+    /// [`Purged`](crate::SendErrorKind::Purged), whose outcome is [`NotSent`](Outcome::NotSent) for the messages that are returned. One that an
+    /// earlier attempt may have stored is [`Unknown`](Outcome::Unknown), and is not returned.
+    ///
+    /// These are left alone: messages in flight, that is to say handed to a connection, also one that another thread is
+    /// handing over during the call; messages that wait for room, which are not accepted yet and may be accepted into the
+    /// room that becomes free; messages of transactions; and those to other topics, also if they go to the same brokers by way of
+    /// the [default topic](ProducerConfig::default_topic).
+    ///
+    /// If the producer is being closed, messages that are returned here are not in the [`CloseReport`].
+    #[must_use = "the messages are taken back, and are in nobody else's hands"]
+    pub fn purge(&self, topic: &Topic) -> Vec<Message> {
+        self.inner.flights().purge(topic)
+    }
+
     /// The partitions of a topic whose brokers are connected now, sorted. Empty when there is none, or the topic isn't
     /// published.
     #[must_use]

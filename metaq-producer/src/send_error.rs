@@ -43,6 +43,8 @@ pub enum SendErrorKind {
     Full,
     /// The producer was closed.
     Closed,
+    /// It was taken back by [`purge`](crate::Producer::purge).
+    Purged,
     /// There was no tokio runtime to send or wait on: the call was made outside of one, or the one that served the producer
     /// has ended.
     NoRuntime,
@@ -63,6 +65,7 @@ impl SendErrorKind {
             Self::BadAnswer => "bad-answer",
             Self::Full => "full",
             Self::Closed => "closed",
+            Self::Purged => "purged",
             Self::NoRuntime => "no-runtime",
         }
     }
@@ -162,6 +165,11 @@ impl SendError {
 
     pub(crate) fn closed(topic: &Topic) -> Self {
         Self::new(SendErrorKind::Closed, topic, "the producer was closed")
+    }
+
+    pub(crate) fn purged(topic: &Topic) -> Self {
+        let text = "it was taken back by purge while it waited";
+        Self::new(SendErrorKind::Purged, topic, text)
     }
 
     pub(crate) fn no_runtime(topic: &Topic) -> Self {

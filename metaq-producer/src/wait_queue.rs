@@ -339,6 +339,11 @@ impl WaitQueues {
         Some((reason, requests))
     }
 
+    /// A number that orders the messages by when they came, for one that is in a queue.
+    pub(crate) fn number(&self, token: Token) -> Option<u64> {
+        self.inner.lock().places.get(&token).map(|(_, number)| *number)
+    }
+
     /// The reasons for which messages wait, except for their turn.
     pub(crate) fn reasons(&self) -> Vec<WaitReason> {
         let inner = self.inner.lock();
