@@ -308,6 +308,7 @@ fn outcome_of(kind: TransactionErrorKind) -> Outcome {
     match kind {
         TransactionErrorKind::NotPublished
         | TransactionErrorKind::TooLarge
+        | TransactionErrorKind::Interceptor
         | TransactionErrorKind::NoPartition
         | TransactionErrorKind::NotConnected
         | TransactionErrorKind::NoRuntime

@@ -8,7 +8,7 @@ use std::{
 use tokio::{task::yield_now, time::Instant};
 
 use crate::{
-    Message, Outcome, SendError, SendHandle,
+    Message, Outcome, SendError, SendErrorKind, SendHandle,
     deadline::{self, NotReached},
     flights::{Cargo, Millis, Offer},
     launcher::NotAccepted,
@@ -29,11 +29,12 @@ impl Inner {
     #[expect(clippy::manual_async_fn, reason = "as said")]
     pub(crate) fn enqueue(
         &self,
-        message: Message,
+        mut message: Message,
         timeout: Millis,
     ) -> impl Future<Output = Result<SendHandle, SendError>> + Send {
         async move {
             let started = Instant::now();
+            self.intercept(&mut message)?;
             if self.launcher.should_yield.load(Ordering::Relaxed) {
                 self.launcher.should_yield.store(false, Ordering::Relaxed);
                 // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
@@ -104,6 +105,26 @@ impl Inner {
                 Err(NotAccepted::HasToWaitOutside(back, new)) => (message, reason) = (back, Some(new)),
             }
         }
+    }
+
+    /// Shows a message that is offered to the interceptors.
+    ///
+    /// # Errors
+    /// When one of them panics; the error gives the message back as it was.
+    #[inline]
+    pub(crate) fn intercept(&self, message: &mut Message) -> Result<(), SendError> {
+        let intercepted = self.flights().interceptors.before(message);
+        intercepted.map_err(|text| self.not_intercepted(message, text))
+    }
+
+    #[cold]
+    fn not_intercepted(&self, message: &Message, text: String) -> SendError {
+        let lookup = self.topics.lookup();
+        // What it says otherwise is counted already.
+        if let Ok(topic) = self.check(message, &lookup) {
+            topic.counts.failed(Outcome::NotSent, None);
+        }
+        SendError::new(SendErrorKind::Interceptor, message.topic(), text).with_message(message.clone())
     }
 
     /// Counts a message as offered, and finds its topic.

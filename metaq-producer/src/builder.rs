@@ -11,11 +11,12 @@ use metaq_protocol::BrokerAddr;
 use metaq_transport::{TcpTransport, Transport};
 
 use crate::{
-    PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
+    Interceptor, PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
     direct::DirectDiscovery,
     flights::{Flights, Millis},
     follower::PublishLimits,
     health::EventSender,
+    interceptor::Interceptors,
     launcher::Launcher,
     permits::Permits,
     pool::Pool,
@@ -44,6 +45,7 @@ pub struct ProducerBuilder {
     /// None for the one that is made of the settings.
     transport: Option<Arc<dyn Transport>>,
     selector: Arc<dyn PartitionSelector>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
     config: ProducerConfig,
 }
 
@@ -55,6 +57,7 @@ impl ProducerBuilder {
             owns_discovery: true,
             transport: None,
             selector: Arc::new(RoundRobinSelector::new()),
+            interceptors: Vec::new(),
             config: ProducerConfig::default(),
         }
     }
@@ -85,6 +88,12 @@ impl ProducerBuilder {
     /// Which partition a message goes to. Default: [`RoundRobinSelector`].
     pub fn selector(self, selector: impl PartitionSelector + 'static) -> Self {
         Self { selector: Arc::new(selector), ..self }
+    }
+
+    /// Adds an interceptor, which sees every message after those that were added before. Default: none.
+    pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
+        self
     }
 
     /// All settings at once.
@@ -121,7 +130,7 @@ impl ProducerBuilder {
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
-        let flights = Flights::new(permits, config.retry.clone());
+        let flights = Flights::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
         let launcher = Launcher::new(flights, self.selector);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout };
         let topics = Topics::new(

@@ -26,9 +26,10 @@ use ended::{Tally, fail};
 use flush::Flushes;
 
 use crate::{
-    Outcome, SendError, SendErrorKind, SendReceipt,
+    FailedAttempt, Outcome, SendError, SendErrorKind, SendReceipt,
     closing::Closing,
     deferred,
+    interceptor::Interceptors,
     lane::Lane,
     launcher::Launcher,
     order::LateTurn,
@@ -55,6 +56,7 @@ pub(crate) struct Flights {
     pub(crate) wait_limits: Arc<WaitLimits>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) policy: RetryPolicy,
+    pub(crate) interceptors: Interceptors,
     pub(crate) closing: Closing,
     flushes: Flushes,
     /// Who sends what had to wait.
@@ -103,7 +105,7 @@ pub(crate) enum Unparkable {
 }
 
 impl Flights {
-    pub(crate) fn new(permits: Permits, policy: RetryPolicy) -> Self {
+    pub(crate) fn new(permits: Permits, policy: RetryPolicy, interceptors: Interceptors) -> Self {
         let (max_messages, max_bytes) = permits.limits();
         let timers = Arc::default();
         Self {
@@ -112,6 +114,7 @@ impl Flights {
             permits,
             timers,
             policy,
+            interceptors,
             closing: Closing::default(),
             flushes: Flushes::default(),
             launcher: OnceLock::new(),
@@ -274,7 +277,7 @@ impl Flights {
 
     /// Gives a message back that was not accepted.
     pub(crate) fn refuse(&self, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) -> SendError {
-        let mut tally = Tally::default();
+        let mut tally = Tally::of_refused();
         let error = self.failed(error, topic, None, cargo, &mut tally);
         self.settle(&mut tally);
         error
@@ -294,7 +297,7 @@ impl Flights {
             (shard.remove(token), mark)
         };
         drop(entry);
-        let mut tally = Tally::default();
+        let mut tally = Tally::of_refused();
         tally.flushed(mark);
         let error = self.failed(error, topic, None, cargo, &mut tally);
         self.settle(&mut tally);
@@ -318,12 +321,19 @@ impl Flights {
         mut cargo: Cargo,
         tally: &mut Tally,
     ) -> SendError {
+        if self.is_watched(&cargo) {
+            let attempts = cargo.attempts_before + u32::from(lane.is_some());
+            // An earlier attempt may have stored it.
+            let is_unknown = cargo.more.as_ref().is_some_and(|more| more.may_be_stored());
+            let outcome = if is_unknown { Outcome::Unknown } else { error.outcome() };
+            self.complete(&mut cargo, error.partition(), Err(outcome), attempts, tally);
+        }
         let (attempts, permit) = match cargo.more.as_mut() {
             Some(more) => (std::mem::take(&mut more.failed), more.permit.take()),
             None => (Vec::new(), None),
         };
         tally.permits.extend(permit);
-        let unknown = attempts.iter().any(|attempt| attempt.outcome == Outcome::Unknown);
+        let unknown = attempts.iter().any(FailedAttempt::may_be_stored);
         let last_attempt = lane.map(|_| error.outcome());
         let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
         topic.counts.failed_after(error.outcome(), lane.map(|lane| &*lane.counts), last_attempt, &attempts);

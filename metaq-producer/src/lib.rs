@@ -38,6 +38,7 @@ mod follower;
 mod guarded_selector;
 mod handle;
 mod health;
+mod interceptor;
 #[cfg(feature = "json")]
 mod json;
 mod lane;
@@ -76,6 +77,7 @@ pub use health::{
     BrokerHealth, ConnectionHealth, ConnectionPhase, NotReady, ProducerEvent, ProducerEvents, ProducerHealth,
     RegistryHealth, TopicHealth,
 };
+pub use interceptor::{CompletedSend, Interceptor};
 #[cfg(feature = "json")]
 pub use json::{JsonError, SendJsonError};
 pub use message::{Message, SendReceipt};

@@ -38,9 +38,14 @@ impl Message {
     /// An empty one is not the same as none.
     #[must_use]
     pub fn with_attribute(mut self, attribute: impl AsRef<str>) -> Self {
+        self.set_attribute(attribute);
+        self
+    }
+
+    /// Sets the attribute, in place of what there was.
+    pub fn set_attribute(&mut self, attribute: impl AsRef<str>) {
         self.data = PutData::new(self.data.payload().clone(), Some(attribute.as_ref()));
         self.checksum = self.data.checksum();
-        self
     }
 
     /// The same message with a key. It stays here: selectors such as [`KeyHashSelector`](crate::KeyHashSelector) choose the

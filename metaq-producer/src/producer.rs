@@ -195,9 +195,10 @@ impl Producer {
     /// [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
     /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as for
     /// [`enqueue`](Self::enqueue). The error gives the message back.
-    pub fn try_send(&self, message: Message) -> Result<SendHandle, SendError> {
+    pub fn try_send(&self, mut message: Message) -> Result<SendHandle, SendError> {
         let inner = &self.inner;
         let started = Instant::now();
+        inner.intercept(&mut message)?;
         let timeout = inner.send_timeout;
         let lookup = inner.topics.lookup();
         let topic = match inner.check(&message, &lookup) {

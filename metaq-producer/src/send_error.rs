@@ -43,6 +43,8 @@ pub enum SendErrorKind {
     Full,
     /// The producer was closed.
     Closed,
+    /// An [interceptor](crate::Interceptor) panicked when it saw the message.
+    Interceptor,
     /// It was taken back by [`purge`](crate::Producer::purge).
     Purged,
     /// There was no tokio runtime to send or wait on: the call was made outside of one, or the one that served the producer
@@ -65,6 +67,7 @@ impl SendErrorKind {
             Self::BadAnswer => "bad-answer",
             Self::Full => "full",
             Self::Closed => "closed",
+            Self::Interceptor => "interceptor",
             Self::Purged => "purged",
             Self::NoRuntime => "no-runtime",
         }
@@ -117,6 +120,13 @@ pub struct FailedAttempt {
     pub outcome: Outcome,
     /// Why it failed.
     pub cause: String,
+}
+
+impl FailedAttempt {
+    /// Whether the message may be stored by this attempt.
+    pub(crate) fn may_be_stored(&self) -> bool {
+        self.outcome == Outcome::Unknown
+    }
 }
 
 impl SendError {

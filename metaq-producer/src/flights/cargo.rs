@@ -5,7 +5,7 @@ use std::time::Duration;
 use metaq_protocol::Partition;
 use tokio::time::Instant;
 
-use crate::{Message, permits::Share, send_error::FailedAttempt, wait_limits::WaitPermit};
+use crate::{FailedAttempt, Message, permits::Share, wait_limits::WaitPermit};
 
 /// A message, and what is to be known to send it.
 #[derive(Debug)]
@@ -72,6 +72,13 @@ pub(crate) struct More {
     pub(crate) permit: Option<WaitPermit>,
     /// When it was handed to a connection, where a selector wants to know how long it took from then.
     pub(super) launched: Option<Instant>,
+}
+
+impl More {
+    /// Whether an attempt that failed may have stored the message.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.failed.iter().any(FailedAttempt::may_be_stored)
+    }
 }
 
 impl Cargo {

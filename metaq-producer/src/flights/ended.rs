@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Cargo, Entry, Flights, More, SHARDS, State, flush::Flushed};
 use crate::{
-    SendError, SendReceipt, deadline,
+    CompletedSend, Outcome, SendError, SendReceipt, deadline,
     guarded_selector::Observation,
     lane::Lane,
     order::{LATE_ANSWER, LateTurn},
@@ -53,6 +53,10 @@ pub(super) struct Tally {
     pub(super) permits: SmallVec<[WaitPermit; 1]>,
     /// What selectors want to know.
     observed: Vec<Observation>,
+    /// Messages that have ended, where somebody wants to know.
+    completed: Vec<CompletedSend>,
+    /// Whether its messages were not accepted.
+    is_refused: bool,
 }
 
 impl Flights {
@@ -76,6 +80,7 @@ impl Flights {
         tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
         contain_each(tally.permits.drain(..), drop);
         contain_each(tally.observed.drain(..), |observation| observation.tell());
+        tally.completed.drain(..).for_each(|send| self.interceptors.after(&send));
         contain_each(tally.wakers.drain(..), Waker::wake);
         contain_each(tally.payloads.drain(..), drop);
         contain_each(tally.errors.drain(..), drop);
@@ -213,6 +218,10 @@ impl Flights {
             Ok(stored) => stored,
             Err(failure) => return self.attempt_failed(*failure, shard, token, tally),
         };
+        if self.is_watched(cargo) {
+            let stored_in = Partition { broker: partition.broker, index: place.partition };
+            self.complete(cargo, Some(stored_in), Ok(()), cargo.attempts_before + 1, tally);
+        }
         lane.broker.worked();
         lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
         self.closing.ended(Ok(()), &cargo.message);
@@ -240,6 +249,32 @@ impl Flights {
     }
 }
 
+impl Flights {
+    /// Whether anybody wants to know how the message ends, beside its handle.
+    #[inline]
+    pub(super) fn is_watched(&self, _cargo: &Cargo) -> bool {
+        !self.interceptors.is_empty()
+    }
+
+    /// Notes how a message has ended for those who want to know.
+    #[cold]
+    pub(super) fn complete(
+        &self,
+        cargo: &mut Cargo,
+        partition: Option<Partition>,
+        outcome: Result<(), Outcome>,
+        attempts: u32,
+        tally: &mut Tally,
+    ) {
+        let topic = cargo.message.topic().clone();
+        let elapsed = cargo.started.elapsed();
+        let send = CompletedSend { topic, partition, outcome, attempts, elapsed };
+        if !tally.is_refused && !self.interceptors.is_empty() {
+            tally.completed.push(send);
+        }
+    }
+}
+
 /// Keeps the error for the handle, if there still is one.
 pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, tally: &mut Tally) {
     let (flush, entry) = shard.ended(token);
@@ -254,6 +289,11 @@ pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, tall
 }
 
 impl Tally {
+    /// For messages that were not accepted.
+    pub(super) fn of_refused() -> Self {
+        Self { is_refused: true, ..Self::default() }
+    }
+
     /// The message has its outcome: what it held is free again.
     pub(super) fn give_back(&mut self, topic: &Arc<TopicState>, cargo: &Cargo) {
         self.returned.add(cargo.share);

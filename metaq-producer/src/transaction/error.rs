@@ -64,6 +64,8 @@ pub enum TransactionErrorKind {
     Closed,
     /// It was called outside of a tokio runtime, where nothing can be waited for.
     NoRuntime,
+    /// An [interceptor](crate::Interceptor) panicked when it saw the message.
+    Interceptor,
     /// The operating system provided no random bits, which make the transaction's name unique.
     NoEntropy,
 }
@@ -85,6 +87,7 @@ impl TransactionErrorKind {
             Self::Over => "over",
             Self::Closed => "closed",
             Self::NoRuntime => "no-runtime",
+            Self::Interceptor => "interceptor",
             Self::NoEntropy => "no-entropy",
         }
     }
@@ -131,6 +134,7 @@ impl TransactionError {
                 let text = "its topic is not published on this producer; call publish_topic first";
                 Self::new(TransactionErrorKind::NotPublished, outcome, text)
             }
+            Unfit::Intercepted(text) => Self::new(TransactionErrorKind::Interceptor, outcome, text),
             Unfit::TooLarge { size, limit } => {
                 let text = format!("its {size} bytes are more than max_message_size, which is {limit}");
                 Self::new(TransactionErrorKind::TooLarge, outcome, text)

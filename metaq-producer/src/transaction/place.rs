@@ -39,11 +39,20 @@ pub(crate) enum NoPlace {
 pub(crate) enum Unfit {
     Closed,
     NotPublished,
-    TooLarge { size: usize, limit: usize },
+    TooLarge {
+        size: usize,
+        limit: usize,
+    },
+    /// An interceptor panicked.
+    Intercepted(String),
 }
 
-/// Counts a message as offered, and finds the topic whose brokers it goes to.
-pub(crate) fn topic_of(inner: &Inner, message: &Message) -> Result<(Arc<TopicState>, CountedMessage), Unfit> {
+/// Shows a message to the interceptors, counts it as offered, and finds the topic whose brokers it goes to.
+pub(crate) fn topic_of(
+    inner: &Inner,
+    message: &mut Message,
+) -> Result<(Arc<TopicState>, CountedMessage), Unfit> {
+    let intercepted = inner.flights().interceptors.before(message);
     let lookup = inner.topics.lookup();
     let default = || lookup.find(inner.config.default_topic.as_ref()?);
     let topic = lookup.find(message.topic()).or_else(default);
@@ -53,6 +62,10 @@ pub(crate) fn topic_of(inner: &Inner, message: &Message) -> Result<(Arc<TopicSta
         return Err(if is_closed { Unfit::Closed } else { Unfit::NotPublished });
     };
     let counted = CountedMessage::offered(&topic.counts);
+    if let Err(text) = intercepted {
+        counted.failed(Outcome::NotSent);
+        return Err(Unfit::Intercepted(text));
+    }
     let (size, limit) = (message.encoded_len(), inner.config.max_message_size);
     if size > limit {
         counted.failed(Outcome::NotSent);

@@ -33,8 +33,8 @@ impl Transaction {
     /// # Cancel safety
     /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
     /// first; without one, the transaction is rolled back.
-    pub async fn send(&mut self, message: Message) -> Result<TransactionReceipt, TransactionError> {
-        let offered = self.offer(&message);
+    pub async fn send(&mut self, mut message: Message) -> Result<TransactionReceipt, TransactionError> {
+        let offered = self.offer(&mut message);
         self.settle().await?;
         self.queue(&message, offered).await?;
         self.receipt().await
@@ -55,7 +55,7 @@ impl Transaction {
     ) -> Result<Vec<TransactionReceipt>, TransactionError> {
         self.settle().await?;
         let (mut receipts, mut failed) = (Vec::new(), None);
-        for message in messages {
+        for mut message in messages {
             if self.unanswered() >= WINDOW {
                 match self.receipt().await {
                     Ok(receipt) => receipts.push(receipt),
@@ -63,7 +63,7 @@ impl Transaction {
                 }
             }
             if failed.is_none() {
-                let offered = self.offer(&message);
+                let offered = self.offer(&mut message);
                 failed = self.queue(&message, offered).await.err();
             }
             if failed.is_some() {
@@ -84,7 +84,7 @@ impl Transaction {
     }
 
     /// Counts a message as offered, and finds its topic.
-    fn offer(&self, message: &Message) -> Offered {
+    fn offer(&self, message: &mut Message) -> Offered {
         topic_of(&self.producer.inner, message)
     }
 

@@ -122,8 +122,8 @@ impl XaResource {
     /// # Cancel safety
     /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
     /// first.
-    pub async fn send(&mut self, message: Message) -> Result<TransactionReceipt, XaError> {
-        let offered = topic_of(&self.xa.producer.inner, &message);
+    pub async fn send(&mut self, mut message: Message) -> Result<TransactionReceipt, XaError> {
+        let offered = topic_of(&self.xa.producer.inner, &mut message);
         self.settle().await;
         let Some(current) = &mut self.current else {
             return Err(XaError::new(XaErrorCode::PROTO, "no transaction is taken up; start one first"));
@@ -219,6 +219,7 @@ fn refused(unfit: Unfit) -> XaError {
         Unfit::NotPublished => {
             XaError::new(XaErrorCode::INVAL, "the message's topic is not published; call publish_topic first")
         }
+        Unfit::Intercepted(text) => XaError::new(XaErrorCode::INVAL, text),
         Unfit::TooLarge { size, limit } => {
             let text = format!("the message's {size} bytes are more than max_message_size, which is {limit}");
             XaError::new(XaErrorCode::INVAL, text)
