@@ -16,6 +16,7 @@ use crate::{
     permits::Share,
     producer::Inner,
     route::TopicState,
+    send_span::SendSpan,
     topics::Lookup,
     wait_limits::WaitPermit,
     wait_queue::WaitReason,
@@ -47,16 +48,17 @@ impl Inner {
                 let lookup = self.topics.lookup();
                 match self.check(&message, &lookup) {
                     Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
-                        Some(share) => match self.launch(topic, message, share, started, timeout, None) {
+                        Some(share) => match self.launch(topic, message, share, started, timeout, None, None)
+                        {
                             Ok(handle) => return Ok(handle),
                             Err(NotAccepted::Refused(error)) => return Err(error),
-                            Err(NotAccepted::HasToWaitOutside(message, reason)) => {
+                            Err(NotAccepted::HasToWaitOutside(message, reason, span)) => {
                                 Box::pin(with_contained_waker(self.enqueue_when_free(
                                     Arc::clone(topic),
                                     message,
                                     started,
                                     timeout,
-                                    Some(reason),
+                                    Some((reason, span)),
                                 )))
                             }
                         },
@@ -83,28 +85,38 @@ impl Inner {
         mut message: Message,
         started: Instant,
         timeout: Millis,
-        mut reason: Option<WaitReason>,
+        mut outside: Option<(WaitReason, Option<Box<SendSpan>>)>,
     ) -> Result<SendHandle, SendError> {
         let until = deadline::at(started, Duration::from(timeout));
         let mut came = None;
         loop {
-            let permit = match reason {
-                Some(reason) => match self.wait_outside(&message, &topic, reason, &mut came, until).await {
-                    Ok(permit) => Some(permit),
-                    Err(error) => return Err(error.with_message(message)),
-                },
-                None => None,
+            let (permit, span) = match outside {
+                Some((reason, span)) => {
+                    match self.wait_outside(&message, &topic, reason, &mut came, until).await {
+                        Ok(permit) => (Some(permit), span),
+                        Err(error) => return Err(refused(error.with_message(message), span)),
+                    }
+                }
+                None => (None, None),
             };
             let share = match self.room(&message, &topic, until).await {
                 Ok(share) => share,
-                Err(error) => return Err(error.with_message(message)),
+                Err(error) => return Err(refused(error.with_message(message), span)),
             };
-            match self.launch(&topic, message, share, started, timeout, permit) {
+            match self.launch(&topic, message, share, started, timeout, permit, span) {
                 Ok(handle) => return Ok(handle),
                 Err(NotAccepted::Refused(error)) => return Err(error),
-                Err(NotAccepted::HasToWaitOutside(back, new)) => (message, reason) = (back, Some(new)),
+                Err(NotAccepted::HasToWaitOutside(back, reason, span)) => {
+                    (message, outside) = (back, Some((reason, span)));
+                }
             }
         }
+    }
+
+    /// The span that a message has already, or a new one.
+    #[cold]
+    pub(crate) fn span(message: &Message, span: Option<Box<SendSpan>>) -> Option<Box<SendSpan>> {
+        span.or_else(|| SendSpan::begin(message.topic()))
     }
 
     /// Shows a message that is offered to the interceptors.
@@ -189,6 +201,7 @@ impl Inner {
     /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to wait outside has
     /// no share any more.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
     fn launch(
         &self,
         topic: &Arc<TopicState>,
@@ -197,8 +210,10 @@ impl Inner {
         started: Instant,
         timeout: Millis,
         permit: Option<WaitPermit>,
+        span: Option<Box<SendSpan>>,
     ) -> Result<SendHandle, NotAccepted> {
-        let cargo = Cargo { message, share, attempts_before: 0, started, timeout, more: None };
+        let span = if self.config.span_per_send { Self::span(&message, span) } else { None };
+        let cargo = Cargo::new(message, share, started, timeout, span);
         let mut offer = Offer::new(cargo, permit);
         let token = self.launcher.launch_or_park(topic, &mut offer)?;
         if offer.much_waits {
@@ -206,6 +221,14 @@ impl Inner {
         }
         Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
     }
+}
+
+/// Ends the span of a message that was not accepted.
+fn refused(error: SendError, span: Option<Box<SendSpan>>) -> SendError {
+    if let Some(span) = span {
+        span.end_refused();
+    }
+    error
 }
 
 /// Counts a message as offered and not sent if its owner goes away before it was checked.

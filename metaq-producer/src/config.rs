@@ -89,6 +89,14 @@ pub struct ProducerConfig {
         serde(with = "text_forms::topic", skip_serializing_if = "Option::is_none")
     )]
     pub default_topic: Option<Topic>,
+    /// Whether each message has a `tracing` span of its own, `metaq.send`, from when it is accepted to its outcome. Default
+    /// `false`, which costs nothing.
+    ///
+    /// Its parent is the span that is current where the message is offered, its target `metaq_producer`, its level `INFO`. It is
+    /// never entered. Its fields are `topic`, and at the end `partition`, `attempts`, and `outcome`: `acknowledged`, `not-sent`,
+    /// `rejected` or `unknown`. A message that is refused when it was about to be accepted may have one, too. Messages of
+    /// transactions have none.
+    pub span_per_send: bool,
     /// When messages are sent again.
     pub retry: RetryPolicy,
     /// How connections behave, if the producer makes its own transport; its limits of what is in flight are set by those
@@ -109,6 +117,7 @@ impl Default for ProducerConfig {
             connections_per_broker: 1,
             ordered: false,
             default_topic: None,
+            span_per_send: false,
             retry: RetryPolicy::default(),
             connection: ConnectionConfig::default(),
         }

@@ -21,6 +21,7 @@ use crate::{
     lane::Broker,
     panics,
     route::{Route, RouteBroker, TopicState},
+    send_span::SendSpan,
     slab::Token,
     wait_queue::WaitReason,
 };
@@ -75,7 +76,7 @@ pub(crate) enum NotAccepted {
     /// It can't be sent; the error gives it back.
     Refused(SendError),
     /// So much waits for the same that it is to wait without its share of the room, which was given back.
-    HasToWaitOutside(Message, WaitReason),
+    HasToWaitOutside(Message, WaitReason, Option<Box<SendSpan>>),
 }
 
 /// What a message has to wait for.
@@ -231,7 +232,8 @@ impl Launcher {
             if let Some(turn) = cargo.turn() {
                 self.flights.pass_turn(topic, turn);
             }
-            return Err(NotAccepted::HasToWaitOutside(cargo.message, reason));
+            let span = cargo.take_span();
+            return Err(NotAccepted::HasToWaitOutside(cargo.message, reason, span));
         };
         cargo.more().permit = Some(permit);
         self.park(topic, cargo, reason).map_err(NotAccepted::Refused)

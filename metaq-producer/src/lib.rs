@@ -57,6 +57,7 @@ mod route;
 mod route_change;
 mod selector;
 mod send_error;
+mod send_span;
 mod slab;
 mod stats;
 mod timekeeper;

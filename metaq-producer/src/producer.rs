@@ -216,7 +216,8 @@ impl Producer {
             };
             return Err(error.with_message(message));
         };
-        let cargo = Cargo { message, share, attempts_before: 0, started, timeout, more: None };
+        let span = if inner.config.span_per_send { Inner::span(&message, None) } else { None };
+        let cargo = Cargo::new(message, share, started, timeout, span);
         let token = inner.launcher.launch_now(topic, cargo)?;
         Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
     }

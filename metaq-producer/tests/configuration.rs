@@ -19,6 +19,7 @@ max_in_flight_bytes = "16MiB"
 connections_per_broker = 17
 ordered = true
 default_topic = "misc"
+span_per_send = true
 
 [retry]
 max_attempts = 18

@@ -27,6 +27,7 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
     },
     ConfigOption { name: "ordered", set: |to, text| switch(&mut to.ordered, text) },
     ConfigOption { name: "default_topic", set: |to, text| topic(&mut to.default_topic, text) },
+    ConfigOption { name: "span_per_send", set: |to, text| switch(&mut to.span_per_send, text) },
     ConfigOption { name: "retry.max_attempts", set: |to, text| number(&mut to.retry.max_attempts, text) },
     ConfigOption { name: "retry.first_pause", set: |to, text| duration(&mut to.retry.first_pause, text) },
     ConfigOption { name: "retry.longest_pause", set: |to, text| duration(&mut to.retry.longest_pause, text) },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metaq_protocol::Partition;
 use tokio::time::Instant;
 
-use crate::{FailedAttempt, Message, permits::Share, wait_limits::WaitPermit};
+use crate::{FailedAttempt, Message, permits::Share, send_span::SendSpan, wait_limits::WaitPermit};
 
 /// A message, and what is to be known to send it.
 #[derive(Debug)]
@@ -72,6 +72,8 @@ pub(crate) struct More {
     pub(crate) permit: Option<WaitPermit>,
     /// When it was handed to a connection, where a selector wants to know how long it took from then.
     pub(super) launched: Option<Instant>,
+    /// Its span, with the option `span_per_send`.
+    pub(crate) span: Option<Box<SendSpan>>,
 }
 
 impl More {
@@ -82,10 +84,27 @@ impl More {
 }
 
 impl Cargo {
+    /// A message that is offered.
+    #[inline(always)]
+    pub(crate) fn new(
+        message: Message,
+        share: Share,
+        started: Instant,
+        timeout: Millis,
+        span: Option<Box<SendSpan>>,
+    ) -> Self {
+        let more = span.map(|span| Box::new(More { span: Some(span), ..More::default() }));
+        Self { message, share, attempts_before: 0, started, timeout, more }
+    }
+
     /// When its time is up.
     #[inline(always)]
     pub(crate) fn deadline(&self) -> Instant {
         self.started + Duration::from(self.timeout)
+    }
+
+    pub(crate) fn take_span(&mut self) -> Option<Box<SendSpan>> {
+        self.more.as_mut()?.span.take()
     }
 
     pub(crate) fn more(&mut self) -> &mut More {

@@ -22,6 +22,7 @@ use crate::{
     panics::{contain, contain_each},
     permits::Returned,
     route::TopicState,
+    send_span::SendSpan,
     slab::{Slab, Token},
     timekeeper::Timer,
     verdict::{Failure, Trouble, judge},
@@ -54,7 +55,7 @@ pub(super) struct Tally {
     /// What selectors want to know.
     observed: Vec<Observation>,
     /// Messages that have ended, where somebody wants to know.
-    completed: Vec<CompletedSend>,
+    completed: Vec<(CompletedSend, Option<Box<SendSpan>>)>,
     /// Whether its messages were not accepted.
     is_refused: bool,
 }
@@ -80,7 +81,15 @@ impl Flights {
         tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
         contain_each(tally.permits.drain(..), drop);
         contain_each(tally.observed.drain(..), |observation| observation.tell());
-        tally.completed.drain(..).for_each(|send| self.interceptors.after(&send));
+        let is_refused = tally.is_refused;
+        tally.completed.drain(..).for_each(|(send, span)| {
+            if let Some(span) = span {
+                span.end(&send);
+            }
+            if !is_refused {
+                self.interceptors.after(&send);
+            }
+        });
         contain_each(tally.wakers.drain(..), Waker::wake);
         contain_each(tally.payloads.drain(..), drop);
         contain_each(tally.errors.drain(..), drop);
@@ -252,8 +261,8 @@ impl Flights {
 impl Flights {
     /// Whether anybody wants to know how the message ends, beside its handle.
     #[inline]
-    pub(super) fn is_watched(&self, _cargo: &Cargo) -> bool {
-        !self.interceptors.is_empty()
+    pub(super) fn is_watched(&self, cargo: &Cargo) -> bool {
+        !self.interceptors.is_empty() || cargo.more.as_ref().is_some_and(|more| more.span.is_some())
     }
 
     /// Notes how a message has ended for those who want to know.
@@ -269,9 +278,7 @@ impl Flights {
         let topic = cargo.message.topic().clone();
         let elapsed = cargo.started.elapsed();
         let send = CompletedSend { topic, partition, outcome, attempts, elapsed };
-        if !tally.is_refused && !self.interceptors.is_empty() {
-            tally.completed.push(send);
-        }
+        tally.completed.push((send, cargo.take_span()));
     }
 }
 

@@ -1,0 +1,59 @@
+//! A `tracing` span for each message, from when it is accepted until its outcome.
+
+use std::mem;
+
+use metaq_protocol::Topic;
+use tracing::{Span, field::Empty};
+
+use crate::{
+    CompletedSend, Outcome,
+    panics::{self, contain},
+};
+
+/// The span of one message. The subscriber's code runs when it begins, ends, and is dropped: never under a lock.
+#[derive(Debug)]
+pub(crate) struct SendSpan(Span);
+
+impl SendSpan {
+    /// Begins a span within the caller's current one. None if nobody wants it.
+    #[cold]
+    pub(crate) fn begin(topic: &Topic) -> Option<Box<Self>> {
+        let begun = panics::catch(|| {
+            tracing::info_span!(
+                target: "metaq_producer",
+                "metaq.send",
+                topic = %topic,
+                partition = Empty,
+                outcome = Empty,
+                attempts = Empty,
+            )
+        });
+        begun.ok().filter(|span| !span.is_disabled()).map(|span| Box::new(Self(span)))
+    }
+
+    /// The message has ended.
+    pub(crate) fn end(&self, send: &CompletedSend) {
+        contain(|| {
+            if let Some(partition) = send.partition {
+                self.0.record("partition", tracing::field::display(partition));
+            }
+            self.0.record("outcome", send.outcome.map_or_else(Outcome::as_str, |()| "acknowledged"));
+            self.0.record("attempts", send.attempts);
+        });
+    }
+
+    /// The message was not accepted.
+    pub(crate) fn end_refused(&self) {
+        contain(|| {
+            self.0.record("outcome", Outcome::NotSent.as_str());
+            self.0.record("attempts", 0);
+        });
+    }
+}
+
+impl Drop for SendSpan {
+    fn drop(&mut self) {
+        let span = mem::replace(&mut self.0, Span::none());
+        contain(|| drop(span));
+    }
+}
