@@ -143,7 +143,7 @@ mod tests {
         let sends = (1..=20).map(|n| {
             let parent = TraceParent { span: n, ..PARENT };
             let mut message = Message::new(topic.clone(), n.to_string());
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 // As if it came back from another request.
                 message.set_attribute(format!("own {n};{FIELD}{}", PARENT.to_text()));
             }
@@ -159,7 +159,7 @@ mod tests {
             let n: u64 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
             let (own, parent) = take_apart(message.attribute.as_deref().unwrap());
             assert_eq!(parent, Some(TraceParent { span: n, ..PARENT }));
-            assert_eq!(own, if n % 2 == 0 { format!("own {n}") } else { String::new() });
+            assert_eq!(own, if n.is_multiple_of(2) { format!("own {n}") } else { String::new() });
         }
     }
 }
