@@ -58,9 +58,14 @@ impl Follower<'_> {
                     }
                 }
             }
+            Purpose::Barrier(id, answer) if failed => self.barriers.push_back((id, answer)),
             // Who asks asks again when the reply is dropped.
-            Purpose::Barrier(..) | Purpose::Topics(_) if failed => {}
+            Purpose::Topics(_) if failed => {}
             Purpose::Barrier(id, answer) => {
+                // Its last watch was dropped meanwhile, likewise.
+                if !self.nodes.list(id).is_some_and(|list| list.wanted) {
+                    return;
+                }
                 self.compare(id, reply);
                 self.waiting.entry(id).or_default().push(answer);
                 self.nodes.refresh(id);
@@ -162,7 +167,9 @@ impl Follower<'_> {
                 let what = if step == Step::Read { "list" } else { "watch" };
                 let error = self.inner.connector.failed(what, &path, error);
                 self.nodes.not_listed(id, Found::Failed(error));
-                (step == Step::Read).then_some(Step::Unreadable)
+                // One watcher is enough, however often it is asked for.
+                let is_unwatched = self.nodes.get(id).is_some_and(|node| node.watchers == 0);
+                (step == Step::Read && is_unwatched).then_some(Step::Unreadable)
             }
             (Step::Read | Step::Missing | Step::Unreadable, _) => None,
         };

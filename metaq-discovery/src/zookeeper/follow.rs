@@ -215,6 +215,8 @@ impl<'a> Follower<'a> {
         match state {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
                 self.is_connected = true;
+                // Also if an attempt to open another one was refused meanwhile.
+                self.inner.shared.lock().open();
                 (self.give_up, self.opening, self.hold) = (None, None, None);
                 self.session.heard_at(Instant::now());
                 self.inner.tell(DiscoveryEvent::Connected);
@@ -227,7 +229,7 @@ impl<'a> Follower<'a> {
                 return (!self.session.is_resumable()).then_some(End::Lost);
             }
             SessionState::Expired => self.inner.tell(DiscoveryEvent::Expired),
-            _ => {}
+            _ => self.inner.tell(DiscoveryEvent::Lost),
         }
         Some(End::Lost)
     }
@@ -238,6 +240,15 @@ impl<'a> Follower<'a> {
             return;
         }
         self.hold = None;
+        self.send_steps();
+        if !self.nodes.has_steps() {
+            self.send_rechecks();
+            // What isn't watched is to be read anew.
+            self.send_steps();
+        }
+    }
+
+    fn send_steps(&mut self) {
         while self.session.calls() < WINDOW {
             if let Some((node, reply)) = self.barriers.pop_front() {
                 match self.nodes.path(node) {
@@ -255,9 +266,6 @@ impl<'a> Follower<'a> {
             } else {
                 break;
             }
-        }
-        if !self.nodes.has_steps() {
-            self.send_rechecks();
         }
     }
 
@@ -300,7 +308,8 @@ impl<'a> Follower<'a> {
         let is_idle = self.is_connected && self.hold.is_none() && !self.nodes.has_steps();
         let recheck = self.recheck.next().filter(|_| is_idle);
         let lasting = self.inner.reports.lock().due();
-        let times = [silence, recheck, lasting, self.give_up, self.hold];
+        let hold = self.hold.filter(|_| self.is_connected);
+        let times = [silence, recheck, lasting, self.give_up, hold];
         let next = times.into_iter().flatten().min();
         next.map_or_else(|| after(Duration::MAX), |next| next.max(now))
     }

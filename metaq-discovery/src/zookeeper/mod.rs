@@ -90,12 +90,17 @@ impl ZooKeeperDiscovery {
         let answer = async {
             loop {
                 let (reply, answer) = oneshot::channel();
-                inner.shared.lock().requests.push_back(request(reply));
-                Arc::clone(inner).ensure_followed()?;
+                inner.shared.lock().request(request(reply));
+                let mut running = Arc::clone(inner).ensure_followed()?;
                 inner.wake.notify_one();
-                // Otherwise the request has ended with a session or a runtime.
-                if let Ok(answer) = answer.await {
-                    return answer;
+                tokio::select! {
+                    biased;
+                    // Otherwise the request has ended with a session or a runtime.
+                    answer = answer => if let Ok(answer) = answer {
+                        return answer;
+                    },
+                    // The runtime has ended before the request was taken up.
+                    _ = running.wait_for(|running| !running) => {}
                 }
             }
         };

@@ -38,8 +38,7 @@ impl Follower<'_> {
         }
         for request in requests {
             match request {
-                Request::Watch(_, reply) if reply.is_closed() => {}
-                Request::Topics(reply) if reply.is_closed() => {}
+                closed if closed.is_closed() => {}
                 Request::Watch(topic, reply) => {
                     let (node, is_read) = self.nodes.want(&topic);
                     if is_read {

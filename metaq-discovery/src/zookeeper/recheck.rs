@@ -93,7 +93,9 @@ impl Follower<'_> {
     fn begin_round(&mut self) {
         let recheck = &mut self.recheck;
         recheck.roots = self.nodes.roots();
-        let count = u32::try_from(self.nodes.len().max(1)).unwrap_or(u32::MAX);
+        let children = |id: &NodeId| self.nodes.list(*id).map_or(0, |list| list.children.len());
+        let count: usize = recheck.roots.iter().map(|id| 1 + children(id)).sum();
+        let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         recheck.gap = (recheck.interval / count).max(SHORTEST_GAP);
     }
 

@@ -129,7 +129,25 @@ impl Inner {
     }
 }
 
+impl Request {
+    /// Whether nobody waits for the answer.
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Watch(_, reply) => reply.is_closed(),
+            Self::Topics(reply) => reply.is_closed(),
+        }
+    }
+}
+
 impl Shared {
+    /// Adds a request, and forgets those of callers that have gone: nothing else takes them while no server can be reached.
+    pub(super) fn request(&mut self, request: Request) {
+        if self.requests.len() > 2 * self.waiting + 16 {
+            self.requests.retain(|request| !request.is_closed());
+        }
+        self.requests.push_back(request);
+    }
+
     pub(super) fn is_watched(&self, topic: &Topic) -> bool {
         self.watches.contains_key(topic)
     }

@@ -124,6 +124,49 @@ async fn rights_that_come_and_go_without_an_event_are_found() {
     discovery.close().await;
 }
 
+/// It has no watcher, and nothing happens beside: reading anew is all that can find it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_right_to_read_an_entry_is_found_without_an_event() {
+    let Some(peers) = Peers::get("a_right_to_read_an_entry_is_found_without_an_event") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    registry.register(1, 1001, 1).await;
+    let (owner, child) = (owner(&zookeeper).await, "/meta/brokers/topics-pub/t/1-m");
+    owner.set_acl(child, &Acls::creator_all(), None).await.unwrap();
+    let discovery = discovery(&zookeeper, Duration::from_millis(100));
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:1");
+    for _ in 0..3 {
+        is_reread(&watch).await;
+    }
+    owner.set_acl(child, &Acls::anyone_all(), None).await.unwrap();
+    becomes(&mut watch, "0@1000:1 1@1001:1").await;
+    discovery.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_watch_that_begins_while_the_last_one_ends_is_answered() {
+    let Some(peers) = Peers::get("a_watch_that_begins_while_the_last_one_ends_is_answered") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::open(&zookeeper).await;
+    registry.register(0, 1000, 1).await;
+    let discovery = discovery(&zookeeper, Duration::from_secs(600));
+    for round in 0..500 {
+        let watch = discovery.watch(&topic()).await.unwrap();
+        let other = discovery.clone();
+        let next = tokio::spawn(async move { other.watch(&topic()).await });
+        // It is dropped before the other is asked for, taken up, or answered.
+        for _ in 0..round % 50 {
+            std::thread::yield_now();
+        }
+        drop(watch);
+        let next = timeout(PATIENCE / 2, next).await.expect("it is answered").unwrap().unwrap();
+        assert_eq!(text(&next.current()), "0@1000:1");
+    }
+    discovery.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_root_without_brokers_is_left_alone_until_one_comes() {
     let Some(peers) = Peers::get("a_root_without_brokers_is_left_alone_until_one_comes") else { return };

@@ -177,7 +177,7 @@ impl Nodes {
 
     pub(in crate::zookeeper) fn watched(&mut self, id: NodeId) {
         if let Some(node) = self.by_id.get_mut(&id) {
-            node.watchers += 1;
+            node.watchers = node.watchers.saturating_add(1);
         }
     }
 }
