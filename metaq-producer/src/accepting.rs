@@ -225,7 +225,7 @@ impl Inner {
 
 /// Ends the span of a message that was not accepted.
 fn refused(error: SendError, span: Option<Box<SendSpan>>) -> SendError {
-    if let Some(span) = span {
+    if let Some(mut span) = span {
         span.end_refused();
     }
     error

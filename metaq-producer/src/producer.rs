@@ -254,7 +254,7 @@ impl Producer {
     }
 
     /// Takes the messages to `topic` back that wait, and returns those that are certainly not stored, in the order in which
-    /// they were accepted. Nothing else changes: the topic stays published, and new messages are accepted.
+    /// they were offered. Nothing else changes: the topic stays published, and new messages are accepted.
     ///
     /// A message waits while its brokers are not connected or have no capacity, before another attempt, and, with
     /// [`ordered`](ProducerConfig::ordered), for its turn. The handle of one that is taken back ends with an error of kind

@@ -12,7 +12,10 @@ use crate::{
 
 /// The span of one message. The subscriber's code runs when it begins, ends, and is dropped: never under a lock.
 #[derive(Debug)]
-pub(crate) struct SendSpan(Span);
+pub(crate) struct SendSpan {
+    span: Span,
+    has_ended: bool,
+}
 
 impl SendSpan {
     /// Begins a span within the caller's current one. None if nobody wants it.
@@ -28,32 +31,38 @@ impl SendSpan {
                 attempts = Empty,
             )
         });
-        begun.ok().filter(|span| !span.is_disabled()).map(|span| Box::new(Self(span)))
+        begun.ok().filter(|span| !span.is_disabled()).map(|span| Box::new(Self { span, has_ended: false }))
     }
 
     /// The message has ended.
-    pub(crate) fn end(&self, send: &CompletedSend) {
+    pub(crate) fn end(&mut self, send: &CompletedSend) {
+        self.has_ended = true;
         contain(|| {
             if let Some(partition) = send.partition {
-                self.0.record("partition", tracing::field::display(partition));
+                self.span.record("partition", tracing::field::display(partition));
             }
-            self.0.record("outcome", send.outcome.map_or_else(Outcome::as_str, |()| "acknowledged"));
-            self.0.record("attempts", send.attempts);
+            self.span.record("outcome", send.outcome.map_or_else(Outcome::as_str, |()| "acknowledged"));
+            self.span.record("attempts", send.attempts);
         });
     }
 
     /// The message was not accepted.
-    pub(crate) fn end_refused(&self) {
+    pub(crate) fn end_refused(&mut self) {
+        self.has_ended = true;
         contain(|| {
-            self.0.record("outcome", Outcome::NotSent.as_str());
-            self.0.record("attempts", 0);
+            self.span.record("outcome", Outcome::NotSent.as_str());
+            self.span.record("attempts", 0);
         });
     }
 }
 
 impl Drop for SendSpan {
     fn drop(&mut self) {
-        let span = mem::replace(&mut self.0, Span::none());
+        if !self.has_ended {
+            // Whoever offered it has given up before it was accepted.
+            self.end_refused();
+        }
+        let span = mem::replace(&mut self.span, Span::none());
         contain(|| drop(span));
     }
 }

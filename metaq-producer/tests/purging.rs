@@ -168,6 +168,36 @@ async fn what_waits_for_another_attempt_after_a_refusal_is_returned() {
     nothing_is_left(&cluster.producer).await;
 }
 
+/// The next one has the turn when its broker is away, and comes to wait later than those that came after it.
+#[tokio::test(start_paused = true)]
+async fn what_came_first_is_returned_first_also_when_it_was_tried_again() {
+    let registry = EmbeddedRegistry::new();
+    let broker = broker(&registry, 0);
+    let producer = builder(&registry, |config| {
+        config.ordered = true;
+        config.connection.stall_after = LONG;
+    });
+    let producer = producer.selector(Pinned).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    broker.faults().freeze();
+    let send = |text: String| pinned("0-1", text);
+    let mut handles = Vec::new();
+    for message in numbers(0..10).into_iter().map(send) {
+        handles.extend(enqueue(&producer, [message]).await);
+        // Each is offered at a time of its own.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    broker.faults().refuse_connections(true);
+    broker.faults().close_connections();
+    until(async || producer.partitions(&topic()).is_empty()).await;
+    assert_eq!(texts(&producer.purge(&topic())), numbers(1..10));
+    for (n, handle) in handles.into_iter().enumerate() {
+        let error = handle.now_or_never().expect("it has its outcome").unwrap_err();
+        assert_eq!(error.outcome(), if n == 0 { Outcome::Unknown } else { Outcome::NotSent }, "{n}: {error}");
+    }
+    nothing_is_left(&producer).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn turns_stay_right() {
     for is_away in [false, true] {

@@ -184,19 +184,23 @@ async fn those_that_wait_outside_have_one_span() {
     let long = Duration::from_secs(3600);
     let sends = (0..10).map(|n| cluster.producer.send_with_timeout(message(n.to_string()), long));
     let late = cluster.producer.send(message("in vain"));
+    // Four wait within. The last one gives up.
+    let mut waiting = Box::pin(join_all(sends));
+    assert!((&mut waiting).now_or_never().is_none());
+    assert!(cluster.producer.send_with_timeout(message("given up"), long).now_or_never().is_none());
     let back = async {
         tokio::time::sleep(Duration::from_secs(10)).await;
         faults.heal();
     };
-    let (outcomes, vain, ()) = tokio::join!(join_all(sends), late, back);
+    let (outcomes, vain, ()) = tokio::join!(waiting, late, back);
     vain.unwrap_err();
     for outcome in outcomes {
         outcome.unwrap();
     }
     let mut seen: Vec<_> = spans.take().into_iter().map(|(_, _, outcome, _)| outcome).collect();
     seen.sort_unstable();
-    assert_eq!(seen.len(), 11);
-    assert_eq!((seen[9].as_str(), seen[10].as_str()), ("acknowledged", "not-sent"));
+    assert_eq!(seen.len(), 12);
+    assert_eq!([&seen[9], &seen[10], &seen[11]], ["acknowledged", "not-sent", "not-sent"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,9 @@ type Dial<'a, S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send + 'a>>;
 /// How much of the answer is read at once.
 const READ: usize = 1024;
 
+/// How much a broker may send that was asked for nothing but the first answer.
+const MAX_UNASKED: usize = 64 * READ;
+
 /// The opaque of the first request. A copy of its answer that comes later must meet no other request: this is the key of the
 /// slot that is taken last, after it was used 65,535 times.
 const OPAQUE: Opaque = Opaque(-1);
@@ -168,6 +171,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Step<'_, S> {
                 Self::Proven(greeting, _) => {
                     // A broker that isn't asked anything says nothing, so that it is its end that is waited for here.
                     return match ready!(greeting.poll_read(cx)) {
+                        Ok(()) if greeting.unread.len() > MAX_UNASKED => {
+                            let text = "the broker sent much that nobody had asked for";
+                            let error = io::Error::new(io::ErrorKind::InvalidData, text);
+                            Poll::Ready(Err(Failure::Lost(LossReason::Read(error))))
+                        }
                         Ok(()) => Poll::Ready(Ok(())),
                         Err(reason) => Poll::Ready(Err(Failure::Lost(reason))),
                     };

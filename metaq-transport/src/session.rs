@@ -175,6 +175,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         }
     }
 
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// How long nothing was read.
     pub(crate) fn silent_for(&self) -> Duration {
         self.last_read.elapsed()

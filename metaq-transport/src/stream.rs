@@ -31,6 +31,12 @@ pub trait Dialer: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the broker can't be reached now.
     async fn dial(&self, broker: &BrokerAddr) -> io::Result<Self::Stream>;
+
+    /// A stream is given up as lost, and dropped next: what it was given and has not delivered yet had better never be. It
+    /// might be stored after what is sent on the next stream. Must not block. Default: does nothing.
+    fn abort(&self, stream: &Self::Stream) {
+        let _ = stream;
+    }
 }
 
 /// Connects to brokers by streams of one's own: for tests without ports, tunnels and the like. All that

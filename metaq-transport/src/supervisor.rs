@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     ConnectionConfig, Dialer, TransportError,
-    contain::{Contained, log},
+    contain::{Contained, contain, log},
     deadline,
     dialling::{Dialling, Memory},
     error::LossReason,
@@ -110,6 +110,9 @@ async fn keep_connected<D: Dialer>(
         let answers_before = answers(link);
         let mut session = Session::new(link, proven, patience);
         let end = poll_fn(|cx| poll_serving(cx, link, &mut session, &mut dialling)).await;
+        if end.is_err() {
+            drop(contain(|| dialer.abort(session.stream())));
+        }
         drop(session);
         let Err(Loss { error, is_replaced }) = end else {
             log!(info, broker = %link.broker, "disconnected as asked");
@@ -148,7 +151,7 @@ where
     D::Stream: AsyncRead + AsyncWrite + Unpin,
 {
     let is_replaced = dialling.has_proven();
-    if let Poll::Ready(end) = session.poll(cx) {
+    if let Poll::Ready(end) = poll_session(cx, link, session) {
         return Poll::Ready(end.map_err(|error| Loss { error, is_replaced }));
     }
     let Some(stalled) = session.stalled() else {
@@ -168,7 +171,18 @@ where
         return Poll::Pending;
     }
     session.give_up(LossReason::Replaced(session.silent_for()));
-    session.poll(cx).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
+    poll_session(cx, link, session).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
+}
+
+/// Serves the connection. One that panics is lost, which costs neither the attempts beside it nor, if dropping its stream
+/// panics as well, the process.
+fn poll_session<S: AsyncRead + AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    link: &Link,
+    session: &mut Session<'_, S>,
+) -> Poll<Result<(), TransportError>> {
+    contain(|| session.poll(cx))
+        .unwrap_or_else(|panicked| Poll::Ready(Err(link.loss(LossReason::Panicked(panicked)))))
 }
 
 /// How many answers have come to requests, also to those that had been given up.

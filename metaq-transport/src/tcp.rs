@@ -1,6 +1,6 @@
 //! The TCP transport.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_protocol::BrokerAddr;
@@ -57,5 +57,11 @@ impl Dialer for TcpDialer {
         stream.set_nodelay(true)?;
         socket2::SockRef::from(&stream).set_keepalive(true)?;
         Ok(stream)
+    }
+
+    /// Has the system discard what it has not sent, which it would go on sending for minutes otherwise.
+    fn abort(&self, stream: &TcpStream) {
+        // One that has failed already has nothing left to send.
+        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
 }

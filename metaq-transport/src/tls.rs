@@ -94,4 +94,8 @@ impl Dialer for TlsDialer {
         let stream = self.tcp.dial(broker).await?;
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await
     }
+
+    fn abort(&self, stream: &TlsStream<TcpStream>) {
+        self.tcp.abort(stream.get_ref().0);
+    }
 }

@@ -3,11 +3,16 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use metaq_transport::{Connection, ConnectionConfig, ConnectionState, Progress, TransportErrorKind};
+use metaq_protocol::BrokerAddr;
+use metaq_transport::{
+    Connection, ConnectionConfig, ConnectionState, Progress, TcpTransport, Transport as _, TransportErrorKind,
+};
 use support::*;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     runtime::Handle,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -379,4 +384,47 @@ async fn closing_while_two_attempts_are_unanswered_ends_both() {
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     sleep_until(after(10_000)).await;
     assert_eq!(peer.state().dials, 2);
+}
+
+/// A system that goes on sending what a connection held would have it stored after what goes over the new one.
+#[tokio::test]
+async fn what_a_replaced_connection_holds_is_discarded() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = BrokerAddr::new("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+    let peer = tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        answer_version(&mut first).await;
+        let (mut second, _) = listener.accept().await.unwrap();
+        answer_version(&mut second).await;
+        // What was sent on the first one is never read, until its end.
+        let ended = async {
+            let mut bytes = Vec::new();
+            loop {
+                match first.read_buf(&mut bytes).await {
+                    Ok(0) => return None,
+                    Ok(_) => {}
+                    Err(error) => return Some(error.kind()),
+                }
+            }
+        };
+        (ended.await, second)
+    });
+    let connection = TcpTransport::default().connect(&addr).await.unwrap();
+    until(&connection, ConnectionState::is_ready).await;
+    let lost = submit(&connection, "held", after(60_000)).unwrap();
+    let error = soon(lost).await.unwrap_err();
+    assert_eq!((error.kind(), error.progress()), (TransportErrorKind::Lost, Progress::Written));
+    let (end, _second) = soon(peer).await.unwrap();
+    assert_eq!(end, Some(io::ErrorKind::ConnectionReset), "it was aborted, not closed");
+}
+
+/// Answers one request for the broker's version.
+async fn answer_version(stream: &mut TcpStream) {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        line.push(stream.read_u8().await.unwrap());
+    }
+    let line = String::from_utf8(line).unwrap();
+    let opaque = line.trim_end().strip_prefix("version ").unwrap();
+    stream.write_all(format!("result 200 1 {opaque}\r\n1").as_bytes()).await.unwrap();
 }

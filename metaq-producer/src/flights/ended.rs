@@ -83,7 +83,7 @@ impl Flights {
         contain_each(tally.observed.drain(..), |observation| observation.tell());
         let is_refused = tally.is_refused;
         tally.completed.drain(..).for_each(|(send, span)| {
-            if let Some(span) = span {
+            if let Some(mut span) = span {
                 span.end(&send);
             }
             if !is_refused {

@@ -27,26 +27,25 @@ impl Flights {
         {
             // What waits behind a message that is taken back may belong to those, too: nothing is sent before all are out.
             let _hold = deferred::Hold::new();
-            self.tokens(|state| state.waits_for(topic))
-                .into_iter()
-                .for_each(|token| self.purge_one(token, topic, &mut purged, &mut tally));
-            let mut in_hand = self.tokens(|state| matches!(state, State::Taken));
-            // Another thread tries to send them, and may have them wait again.
-            for _ in 0..MOST_LOOKS {
-                if in_hand.is_empty() {
+            let is_left = |state: &State| matches!(state, State::Taken) || state.waits_for(topic);
+            let mut left = self.tokens(is_left);
+            for look in 0..=MOST_LOOKS {
+                if look > 0 {
+                    // Another thread tries to send them, and may have them wait again.
+                    thread::yield_now();
+                }
+                left.retain(|token| {
+                    self.purge_one(*token, topic, &mut purged, &mut tally);
+                    self.shard(*token).get_mut(*token).is_some_and(|entry| is_left(&entry.state))
+                });
+                if left.is_empty() {
                     break;
                 }
-                thread::yield_now();
-                in_hand.retain(|token| {
-                    self.purge_one(*token, topic, &mut purged, &mut tally);
-                    self.shard(*token)
-                        .get_mut(*token)
-                        .is_some_and(|entry| matches!(entry.state, State::Taken))
-                });
             }
         }
         self.settle(&mut tally);
-        purged.sort_by_key(|purged| (purged.number, purged.started));
+        // A message that was tried again has a later number than those that came after it.
+        purged.sort_by_key(|purged| (purged.started, purged.number));
         purged.into_iter().map(|purged| purged.message).collect()
     }
 
