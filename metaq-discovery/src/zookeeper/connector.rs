@@ -14,7 +14,10 @@ use tokio::{task::JoinHandle, time::timeout};
 use zookeeper_client::TlsOptions;
 use zookeeper_client::{Client, Error};
 
-use super::ZooKeeperConfig;
+use super::{
+    ZooKeeperConfig,
+    addresses::{self, Lookup},
+};
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, supervise::catch};
 
 /// When no server has answered for so long, another attempt is made beside those under way, up to so many.
@@ -24,7 +27,9 @@ const MOST_ATTEMPTS: usize = 4;
 /// Opens sessions.
 #[derive(Debug)]
 pub(super) struct Connector {
+    /// Each `HOST:PORT`, divided by commas.
     hosts: String,
+    look_up: Lookup,
     session_timeout: Duration,
     connect_timeout: Duration,
     silence_timeout: Duration,
@@ -81,6 +86,7 @@ impl Connector {
     pub(super) fn new(hosts: &[String], config: &ZooKeeperConfig) -> Self {
         Self {
             hosts: hosts.join(","),
+            look_up: addresses::look_up,
             session_timeout: config.session_timeout,
             connect_timeout: config.connect_timeout,
             silence_timeout: config.silence_timeout,
@@ -120,13 +126,20 @@ impl Connector {
     /// Tries all servers, and again beside that as long as none has answered: one that is starting lets clients in and never
     /// answers them. Fails with the first try that does while no other is under way.
     async fn connect_once(&self) -> Result<Opened, Error> {
+        let servers = &self.servers().await;
         let mut attempts = FuturesUnordered::new();
+        let mut is_first = true;
         loop {
             if attempts.len() < MOST_ATTEMPTS {
-                attempts.push(Box::pin(async {
+                let is_first = std::mem::take(&mut is_first);
+                attempts.push(Box::pin(async move {
+                    // The library tries one server after another, in any order, and stays with one that swallows packets.
+                    let servers =
+                        if is_first { servers.clone() } else { addresses::reachable(servers).await };
                     let panicked =
                         |panic| Error::UnexpectedError(format!("the client library panicked: {panic}"));
-                    catch(self.attempt()).await.unwrap_or_else(|panic| Err(panicked(panic)))
+                    let attempt = self.attempt(servers.join(","));
+                    catch(attempt).await.unwrap_or_else(|panic| Err(panicked(panic)))
                 }));
             }
             let answered = timeout(NEXT_ATTEMPT, async {
@@ -143,14 +156,24 @@ impl Connector {
         }
     }
 
-    async fn attempt(&self) -> Result<Opened, Error> {
+    /// The servers to try. Those of TLS have to be named, so that their certificates can be checked.
+    async fn servers(&self) -> Vec<String> {
+        let hosts: Vec<_> = self.hosts.split(',').map(str::to_owned).collect();
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return hosts;
+        }
+        addresses::servers(&hosts, self.look_up).await
+    }
+
+    async fn attempt(&self, servers: String) -> Result<Opened, Error> {
         let spawner = Spawner::default();
-        let client = spawning(&spawner, Box::pin(self.connect_library()).as_mut()).await?;
+        let client = spawning(&spawner, Box::pin(self.connect_library(&servers)).as_mut()).await?;
         let serving = spawner.spawned.lock().take();
         Ok(Opened { client, serving })
     }
 
-    async fn connect_library(&self) -> Result<Client, Error> {
+    async fn connect_library(&self, servers: &str) -> Result<Client, Error> {
         let mut connector = Client::connector()
             // Servers of the age of MetaQ don't answer the newer way to create a node; newer ones know the old.
             .with_server_version(3, 3, 0)
@@ -167,9 +190,9 @@ impl Connector {
             if let Some((certificate, key)) = tls.identity() {
                 options = options.with_pem_identity(certificate, key)?;
             }
-            return connector.with_tls(options).secure_connect(&self.hosts).await;
+            return connector.with_tls(options).secure_connect(servers).await;
         }
-        connector.connect(&self.hosts).await
+        connector.connect(servers).await
     }
 
     /// Runs `attempt`, and asks beside it for the reason why TLS fails: it may last until there is no time left to ask.
@@ -233,5 +256,63 @@ impl Connector {
             Some(Trouble::Library(error)) => DiscoveryError::with_source(kind, text, error),
             Some(Trouble::Silence) | None => DiscoveryError::new(kind, text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, net::SocketAddr};
+
+    use futures_util::future::{BoxFuture, join_all};
+    use metaq_testkit::{
+        peers::{Peers, ZooKeeper},
+        proxy::Proxy,
+    };
+    use tokio::{
+        net::{TcpSocket, TcpStream},
+        time::Instant,
+    };
+
+    use super::*;
+
+    const BLACK_HOLE: [u8; 4] = [127, 0, 0, 2];
+
+    /// Any name has the addresses of the black hole and of the server.
+    fn look_up(server: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let port = server.rsplit_once(':').unwrap().1.parse().unwrap();
+        Box::pin(async move { Ok(vec![(BLACK_HOLE, port).into(), ([127, 0, 0, 1], port).into()]) })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn an_address_that_swallows_packets_does_not_hide_the_others() {
+        let Some(peers) = Peers::get("an_address_that_swallows_packets_does_not_hide_the_others") else {
+            return;
+        };
+        let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+        let proxy = Proxy::start(zookeeper.connect_string()).await.unwrap();
+        let port = proxy.addr().port();
+        // Where the queue of those who want in is full, their packets are dropped.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((BLACK_HOLE, port).into()).unwrap();
+        let _black_hole = socket.listen(0).unwrap();
+        let enter = async || TcpStream::connect(SocketAddr::from((BLACK_HOLE, port))).await;
+        let mut queue = Vec::new();
+        while let Ok(entered) = timeout(Duration::from_millis(500), enter()).await {
+            queue.push(entered.unwrap());
+        }
+        let config = ZooKeeperConfig::default().checked().unwrap();
+        // Each tries the addresses in an order of its own.
+        let connections = (0..16).map(async |_| {
+            let mut connector = Connector::new(&[format!("registry:{port}")], &config);
+            connector.look_up = look_up;
+            let began = Instant::now();
+            let opened = connector.connect(|_| {}).await.unwrap();
+            let took = began.elapsed();
+            opened.serving.unwrap().abort();
+            took
+        });
+        let longest = join_all(connections).await.into_iter().max().unwrap();
+        println!("connected after {longest:?} at most");
+        assert!(longest < Duration::from_secs(2), "{longest:?}");
     }
 }

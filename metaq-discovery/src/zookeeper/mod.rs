@@ -1,5 +1,6 @@
 //! ZooKeeper, where brokers register themselves.
 
+mod addresses;
 mod answers;
 mod config;
 mod connector;

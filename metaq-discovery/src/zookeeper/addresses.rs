@@ -1,0 +1,88 @@
+//! Which servers the client library is to try.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use async_net::TcpStream;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::time::timeout;
+
+/// How names are looked up: the addresses of a `HOST:PORT`.
+pub(super) type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
+/// How long all lookups may take. What takes longer is left to the client library.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a server may take to let us in before it is taken for one that doesn't.
+const PROBE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Looks up a name on a thread for which no runtime waits when it is shut down.
+pub(super) fn look_up(server: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    Box::pin(async_net::resolve(server))
+}
+
+/// The servers at `hosts`, where a name that has several addresses is replaced by these.
+///
+/// The client library has one timeout for a name, and tries its addresses in order: one that swallows packets would hide
+/// those behind it.
+pub(super) async fn servers(hosts: &[String], look_up: Lookup) -> Vec<String> {
+    let each =
+        join_all(hosts.iter().map(async |host| match timeout(LOOKUP_LIMIT, look_up(host.clone())).await {
+            Ok(Ok(addresses)) if addresses.len() > 1 => addresses.iter().map(SocketAddr::to_string).collect(),
+            _ => vec![host.clone()],
+        }));
+    let mut servers: Vec<_> = each.await.concat();
+    servers.sort_unstable();
+    servers.dedup();
+    servers
+}
+
+/// Those of `servers` that let us in now; all if none does.
+pub(super) async fn reachable(servers: &[String]) -> Vec<String> {
+    if servers.len() < 2 {
+        return servers.to_vec();
+    }
+    let probes = servers.iter().map(async |server| {
+        let connected = timeout(PROBE_LIMIT, TcpStream::connect(server)).await;
+        matches!(connected, Ok(Ok(_))).then(|| server.clone())
+    });
+    let reachable: Vec<_> = join_all(probes).await.into_iter().flatten().collect();
+    if reachable.is_empty() { servers.to_vec() } else { reachable }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn named(server: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move {
+            let (name, port) = server.rsplit_once(':').unwrap();
+            let port = port.parse().unwrap();
+            let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+            match name {
+                "both" => Ok(vec![address("127.0.0.1"), address("::1"), address("127.0.0.1")]),
+                "one" => Ok(vec![address("127.0.0.1")]),
+                "none" => Ok(Vec::new()),
+                "unknown" => Err(io::ErrorKind::NotFound.into()),
+                _ => std::future::pending().await,
+            }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_names_of_several_addresses_are_replaced() {
+        let hosts = ["both:1", "one:2", "none:3", "unknown:4", "silent:5", "both:1"].map(str::to_owned);
+        let expected = ["127.0.0.1:1", "[::1]:1", "none:3", "one:2", "silent:5", "unknown:4"];
+        assert_eq!(servers(&hosts, named).await, expected);
+    }
+
+    #[tokio::test]
+    async fn servers_that_let_nobody_in_are_left_out_unless_all_do_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap().to_string();
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        assert_eq!(reachable(&[gone.clone(), open.clone()]).await, [open]);
+        assert_eq!(reachable(&[gone.clone(), gone.clone()]).await, [gone.clone(), gone]);
+    }
+}
