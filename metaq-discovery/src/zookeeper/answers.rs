@@ -59,10 +59,9 @@ impl Follower<'_> {
                 }
             }
             Purpose::Barrier(id, answer) if failed => self.barriers.push_back((id, answer)),
-            // Who asks asks again when the reply is dropped.
-            Purpose::Topics(_) if failed => {}
+            Purpose::Topics(answer) if failed => self.listings.push_back(answer),
             Purpose::Barrier(id, answer) => {
-                // Its last watch was dropped meanwhile, likewise.
+                // Its last watch was dropped meanwhile. Who asks asks again when the reply is dropped.
                 if !self.nodes.list(id).is_some_and(|list| list.wanted) {
                     return;
                 }
@@ -136,7 +135,10 @@ impl Follower<'_> {
         };
         match next {
             Some(next) => self.nodes.push_step(id, next),
-            None => self.nodes.settle(id),
+            None => {
+                self.nodes.settle(id);
+                self.nodes.remove_unused_master(id);
+            }
         }
     }
 
@@ -171,7 +173,11 @@ impl Follower<'_> {
                 let is_unwatched = self.nodes.get(id).is_some_and(|node| node.watchers == 0);
                 (step == Step::Read && is_unwatched).then_some(Step::Unreadable)
             }
-            (Step::Read | Step::Missing | Step::Unreadable, _) => None,
+            (Step::Unreadable, _) => {
+                self.nodes.read_deleted(id);
+                None
+            }
+            (Step::Read | Step::Missing, _) => None,
         };
         if let Some(next) = next {
             return self.nodes.push_step(id, next);

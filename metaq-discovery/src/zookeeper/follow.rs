@@ -84,6 +84,8 @@ pub(super) struct Follower<'a> {
     /// Who waits for the first view of a topic.
     pub(super) waiting: HashMap<NodeId, Vec<Reply<TopicWatch>>>,
     pub(super) barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
+    /// Who wants to know which topics there are.
+    pub(super) listings: VecDeque<Reply<Vec<Topic>>>,
     pub(super) brokers: Brokers,
     /// The topics that aren't there, until it is known whether they are to be created.
     pub(super) undecided: Vec<NodeId>,
@@ -108,6 +110,7 @@ impl<'a> Follower<'a> {
             topics: inner.shared.lock().topics(),
             waiting: HashMap::new(),
             barriers: VecDeque::new(),
+            listings: VecDeque::new(),
             brokers: Brokers::default(),
             undecided: Vec::new(),
             recheck: Recheck::new(inner.config.reread_interval),
@@ -158,7 +161,7 @@ impl<'a> Follower<'a> {
             }
             self.take_requests();
             self.send();
-            while slice.elapsed() < 2 * SLICE && self.publish_next() {}
+            while self.publish_next() && slice.elapsed() < 2 * SLICE {}
             self.tell_lasting();
             if let Some(lost) = self.judge_silence() {
                 return lost;
@@ -250,7 +253,12 @@ impl<'a> Follower<'a> {
 
     fn send_steps(&mut self) {
         while self.session.calls() < WINDOW {
-            if let Some((node, reply)) = self.barriers.pop_front() {
+            if let Some((node, step)) = self.nodes.next_change() {
+                self.send_step(node, step);
+            } else if let Some(reply) = self.listings.pop_front() {
+                let call = Call::Names { path: self.inner.layout.topics(), watch: false };
+                self.session.send(Purpose::Topics(reply), 0, call);
+            } else if let Some((node, reply)) = self.barriers.pop_front() {
                 match self.nodes.path(node) {
                     Some(path) => {
                         let call = Call::Names { path, watch: false };
@@ -259,13 +267,17 @@ impl<'a> Follower<'a> {
                     // It has gone meanwhile; who asks asks again.
                     None => drop(reply),
                 }
-            } else if let Some((node, step)) = self.nodes.next_step() {
-                if let Some(call) = self.call(node, step) {
-                    self.session.send(Purpose::Node(node, step), node, call);
-                }
+            } else if let Some((node, step)) = self.nodes.next_unread() {
+                self.send_step(node, step);
             } else {
                 break;
             }
+        }
+    }
+
+    fn send_step(&mut self, node: NodeId, step: Step) {
+        if let Some(call) = self.call(node, step) {
+            self.session.send(Purpose::Node(node, step), node, call);
         }
     }
 

@@ -3,9 +3,8 @@
 use metaq_protocol::Topic;
 
 use super::{
-    follow::{Follower, Purpose},
+    follow::Follower,
     nodes::{Found, NodeId},
-    session::Call,
     shared::Request,
 };
 use crate::{
@@ -47,10 +46,7 @@ impl Follower<'_> {
                         self.barriers.push_back((node, reply));
                     }
                 }
-                Request::Topics(reply) => {
-                    let call = Call::Names { path: self.inner.layout.topics(), watch: false };
-                    self.session.send(Purpose::Topics(reply), 0, call);
-                }
+                Request::Topics(reply) => self.listings.push_back(reply),
             }
         }
     }

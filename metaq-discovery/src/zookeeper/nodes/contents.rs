@@ -17,7 +17,10 @@ use crate::{
 impl Nodes {
     /// A node has changed. `deleted` if it isn't there any more.
     pub(in crate::zookeeper) fn fired(&mut self, id: NodeId, deleted: bool) {
-        let Some(node) = self.by_id.get_mut(&id) else { return };
+        let Some(node) = self.by_id.get_mut(&id) else {
+            self.orphans = self.orphans.saturating_sub(1);
+            return;
+        };
         node.watchers = node.watchers.saturating_sub(1);
         match &node.body {
             Body::List(list) if !list.wanted => {
@@ -43,13 +46,20 @@ impl Nodes {
 
     pub(super) fn remove_topic(&mut self, topic: &Topic, id: NodeId) {
         self.topics.remove(topic);
-        let Some(Node { body: Body::List(list), .. }) = self.by_id.remove(&id) else { return };
-        self.unwanted = self.unwanted.saturating_sub(1 + list.children.len());
+        let Some(Node { body: Body::List(list), .. }) = self.remove(id) else { return };
+        self.unwanted -= list.unwanted;
         for child in list.children.into_values() {
-            if let Some(Node { body: Body::Child(child), .. }) = self.by_id.remove(&child) {
+            if let Some(Node { body: Body::Child(child), .. }) = self.remove(child) {
                 self.unlink(id, child.broker);
             }
         }
+    }
+
+    /// Removes a node. Its watchers stay until they fire.
+    fn remove(&mut self, id: NodeId) -> Option<Node> {
+        let node = self.by_id.remove(&id)?;
+        self.orphans += usize::from(node.watchers);
+        Some(node)
     }
 
     /// Replaces the names of a topic's children.
@@ -107,7 +117,11 @@ impl Nodes {
         if let Some(list) = self.list_mut(id) {
             list.found = found;
         }
-        // Those that were deleted wait for this.
+        self.read_deleted(id);
+    }
+
+    /// Reads the children that were deleted, and waited for their list to say whether they are there again.
+    pub(in crate::zookeeper) fn read_deleted(&mut self, id: NodeId) {
         let children = self.list(id).map(|list| list.children.values().copied().collect::<Vec<_>>());
         for child in children.unwrap_or_default() {
             if self.by_id.get(&child).is_some_and(|node| !node.settled && !node.reading) {
@@ -117,7 +131,7 @@ impl Nodes {
     }
 
     pub(super) fn remove_child(&mut self, id: NodeId, name: &str, child: NodeId) {
-        let node = self.by_id.remove(&child);
+        let node = self.remove(child);
         let Some(list) = self.list_mut(id) else { return };
         list.children.remove(name);
         let Some(Node { body: Body::Child(child), settled, .. }) = node else { return };
@@ -165,7 +179,7 @@ impl Nodes {
     }
 
     /// What is known of a broker that has gone stays as long as it is watched: it may come back with the same address.
-    pub(super) fn remove_unused_master(&mut self, id: NodeId) {
+    pub(in crate::zookeeper) fn remove_unused_master(&mut self, id: NodeId) {
         let Some(Node { body: Body::Master(master), watchers: 0, reading: false, .. }) = self.by_id.get(&id)
         else {
             return;

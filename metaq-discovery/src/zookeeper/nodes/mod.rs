@@ -36,6 +36,8 @@ pub(super) struct Nodes {
     affected: VecDeque<NodeId>,
     /// How many nodes belong to topics that nobody wants any more.
     unwanted: usize,
+    /// How many watchers belong to nodes that were removed.
+    orphans: usize,
 }
 
 impl Nodes {
@@ -53,6 +55,7 @@ impl Nodes {
             ready: VecDeque::new(),
             affected: VecDeque::new(),
             unwanted: 0,
+            orphans: 0,
         }
     }
 
@@ -62,7 +65,7 @@ impl Nodes {
 
     /// Whether it would be cheaper to begin anew than to go on with what nobody wants.
     pub(super) fn is_littered(&self) -> bool {
-        self.unwanted > 10_000.max(self.by_id.len() / 2)
+        self.unwanted + self.orphans > 10_000.max(self.by_id.len() / 2)
     }
 
     pub(super) fn get(&self, id: NodeId) -> Option<&Node> {
@@ -122,6 +125,7 @@ impl Nodes {
                 complete: false,
                 is_ready: false,
                 wanted: true,
+                unwanted: 0,
                 created: false,
                 was_failed: false,
             };
@@ -139,7 +143,8 @@ impl Nodes {
             return (id, !self.by_id[&id].settled);
         }
         let children: Vec<_> = list.children.values().copied().collect();
-        self.unwanted = self.unwanted.saturating_sub(1 + children.len());
+        let unwanted = std::mem::take(&mut list.unwanted);
+        self.unwanted -= unwanted;
         // What has changed while nobody wanted it was not read.
         let mut outdated = vec![id];
         for child in children {
@@ -168,7 +173,9 @@ impl Nodes {
         if let Some(list) = self.list_mut(id)
             && std::mem::replace(&mut list.wanted, false)
         {
-            self.unwanted += 1 + self.list(id).map_or(0, |list| list.children.len());
+            let unwanted = 1 + list.children.len();
+            list.unwanted = unwanted;
+            self.unwanted += unwanted;
         }
     }
 

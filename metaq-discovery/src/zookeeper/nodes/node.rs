@@ -64,6 +64,8 @@ pub(in crate::zookeeper) struct List {
     pub(super) complete: bool,
     pub(super) is_ready: bool,
     pub(in crate::zookeeper) wanted: bool,
+    /// As how many nodes that nobody wants it was counted.
+    pub(super) unwanted: usize,
     pub(in crate::zookeeper) created: bool,
     /// Whether it was said that it can't be listed.
     pub(in crate::zookeeper) was_failed: bool,

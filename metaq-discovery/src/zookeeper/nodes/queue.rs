@@ -1,6 +1,6 @@
 //! Which nodes are to be read next, and of which topics everything is known.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,14 +13,20 @@ const LONGEST_BURST: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 64;
 
 impl Nodes {
-    /// The next step to take.
-    pub(in crate::zookeeper) fn next_step(&mut self) -> Option<(NodeId, Step)> {
-        if let Some(step) = self.steps.pop_front() {
-            return Some(step);
-        }
+    /// The next step to take with what is being read, or has changed.
+    pub(in crate::zookeeper) fn next_change(&mut self) -> Option<(NodeId, Step)> {
+        let step = self.steps.pop_front();
+        step.or_else(|| self.next_read(|nodes| nodes.changed.pop_front()))
+    }
+
+    /// The next step to take with what was never read.
+    pub(in crate::zookeeper) fn next_unread(&mut self) -> Option<(NodeId, Step)> {
+        self.next_read(|nodes| nodes.unread.pop_front().or_else(|| nodes.unread_lists.pop_front()))
+    }
+
+    fn next_read(&mut self, next: impl Fn(&mut Self) -> Option<NodeId>) -> Option<(NodeId, Step)> {
         loop {
-            let queues = [&mut self.changed, &mut self.unread, &mut self.unread_lists];
-            let id = queues.into_iter().find_map(VecDeque::pop_front)?;
+            let id = next(self)?;
             let wanted = self.is_wanted(id);
             let Some(node) = self.by_id.get_mut(&id) else { continue };
             node.queued = false;
@@ -176,8 +182,9 @@ impl Nodes {
     }
 
     pub(in crate::zookeeper) fn watched(&mut self, id: NodeId) {
-        if let Some(node) = self.by_id.get_mut(&id) {
-            node.watchers = node.watchers.saturating_add(1);
+        match self.by_id.get_mut(&id) {
+            Some(node) => node.watchers = node.watchers.saturating_add(1),
+            None => self.orphans += 1,
         }
     }
 }

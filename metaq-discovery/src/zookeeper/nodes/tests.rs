@@ -129,6 +129,9 @@ fn apply(nodes: &mut Nodes, id: NodeId, step: Step, answer: Answer) {
         (Some(_), ..) => nodes.master_read(id, Content::Missing),
     }
     nodes.settle(id);
+    if kind == Some(2) {
+        nodes.remove_unused_master(id);
+    }
 }
 
 #[test]
@@ -182,7 +185,7 @@ fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard
                     wanted.insert(topic);
                 }
                 4 | 5 => {
-                    if let Some((id, step)) = nodes.next_step() {
+                    if let Some((id, step)) = nodes.next_change().or_else(|| nodes.next_unread()) {
                         server.take(&nodes, id, step);
                     }
                 }
@@ -232,5 +235,14 @@ fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard
             assert_eq!(*view, server.view(topic, &layout), "seed {seed}, {topic}");
         }
         assert!(server.reads < 4_000, "seed {seed}: {} reads", server.reads);
+        let watched = [&server.data, &server.children].map(|watches| watches.values().flatten().count());
+        let watchers: usize = nodes.by_id.values().map(|node| usize::from(node.watchers)).sum();
+        assert_eq!(watchers + nodes.orphans, watched[0] + watched[1], "seed {seed}: watches");
+        assert_eq!(nodes.unwanted, 0, "seed {seed}: everybody came back");
+        for node in nodes.by_id.values() {
+            if let Body::Master(master) = &node.body {
+                assert!(!master.lists.is_empty() || node.watchers > 0, "seed {seed}: {node:?} is of no use");
+            }
+        }
     }
 }
