@@ -331,7 +331,7 @@ impl Launcher {
                 self.flights.fail_parked(token, &topic, cargo, reason.error(&topic));
             }
             Timer::Capacity(number) => self.capacity(number, None),
-            Timer::LateAnswer(token) => self.flights.release_turn(token),
+            Timer::LateAnswer(token) => self.flights.late_turn_ended(token, Instant::now()),
             Timer::Absent => self.flights.wait_limits.pass_over_absent(),
         }
     }

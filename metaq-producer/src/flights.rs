@@ -32,7 +32,7 @@ use crate::{
     interceptor::Interceptors,
     lane::Lane,
     launcher::Launcher,
-    order::LateTurn,
+    order::Late,
     panics,
     permits::Permits,
     retry::RetryPolicy,
@@ -62,7 +62,7 @@ pub(crate) struct Flights {
     /// Who sends what had to wait.
     launcher: OnceLock<Weak<Launcher>>,
     /// The partitions, sent to in order, in which the answer to the message that had the turn is late.
-    pub(crate) late: Mutex<HashMap<Token, LateTurn, foldhash::fast::FixedState>>,
+    pub(crate) late: Mutex<HashMap<Token, Late, foldhash::fast::FixedState>>,
     closed: AtomicBool,
 }
 

@@ -6,7 +6,7 @@
 //! or for its next attempt. Where the selector leaves the choice, that is a partition whose turn is free, or else the one with
 //! the shortest line, so that a broker that is silent isn't given the room of all.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use metaq_protocol::Partition;
 use metaq_transport::Reservation;
@@ -170,14 +170,53 @@ impl Flights {
         }
     }
 
-    /// The broker is done with a message whose answer was late.
-    pub(crate) fn release_turn(&self, token: Token) {
-        let Some(LateTurn { topic, partition, until }) = self.late.lock().remove(&token) else { return };
-        self.timers.cancel(until, Timer::LateAnswer(token));
-        self.unpin(token);
-        topic.forget_refusal(partition);
-        self.pass_turn(&topic, partition);
+    /// Keeps the turn of a message whose answer is late.
+    pub(crate) fn keep_turn(&self, token: Token, turn: LateTurn) {
+        let mut late = self.late.lock();
+        let late = late.entry(token).or_default();
+        late.owed += 1;
+        late.turn = Some(turn);
     }
+
+    /// The broker is done with an attempt to send a message whose answer was late. Another one may be late by now, too.
+    pub(crate) fn late_attempt_ended(&self, token: Token) {
+        let turn = {
+            let mut late = self.late.lock();
+            let Entry::Occupied(mut entry) = late.entry(token) else { return };
+            entry.get_mut().owed -= 1;
+            if entry.get().owed > 0 {
+                return;
+            }
+            entry.remove().turn
+        };
+        if let Some(turn) = turn {
+            self.timers.cancel(turn.until, Timer::LateAnswer(token));
+            self.release_turn(token, &turn);
+        }
+    }
+
+    /// Passes on the turn of a message whose answer is late, if it was kept until `now`.
+    pub(crate) fn late_turn_ended(&self, token: Token, now: Instant) {
+        let turn =
+            self.late.lock().get_mut(&token).and_then(|late| late.turn.take_if(|turn| turn.until <= now));
+        if let Some(turn) = turn {
+            self.release_turn(token, &turn);
+        }
+    }
+
+    fn release_turn(&self, token: Token, turn: &LateTurn) {
+        self.unpin(token);
+        turn.topic.forget_refusal(turn.partition);
+        self.pass_turn(&turn.topic, turn.partition);
+    }
+}
+
+/// A message whose answers are late.
+#[derive(Default)]
+pub(crate) struct Late {
+    /// How many of its attempts the broker isn't done with.
+    owed: usize,
+    turn: Option<LateTurn>,
 }
 
 /// A turn that is kept until the late answer to the message that had it: the broker may still store it, and must not get the

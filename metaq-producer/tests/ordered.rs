@@ -197,6 +197,25 @@ async fn a_turn_is_held_until_the_connection_ends_if_the_answer_never_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_late_answer_to_an_attempt_does_not_end_the_turn_of_the_next_attempt() {
+    let (_registry, brokers, producer) = pinned_cluster(1, 1, |config| {
+        config.connection.stall_after = Duration::from_secs(600);
+        config.retry.at_least_once = true;
+    });
+    producer.publish_topic(&topic()).await.unwrap();
+    // It has 20 s for the first attempt, and from 25 s on half of the rest for the second.
+    brokers[0].faults().plan(Requests::puts().first(1), Fault::Late(Duration::from_secs(34)));
+    brokers[0].faults().plan(Requests::puts().first(1), Fault::Late(Duration::from_secs(600)));
+    let handle = producer.enqueue_with_timeout(pinned("0-0", "1"), Duration::from_secs(40)).await.unwrap();
+    sleep(Duration::from_secs(33)).await;
+    assert_eq!(in_partition(&brokers[0], "t", 0), ["1", "1"], "both attempts are unanswered and timed out");
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(in_partition(&brokers[0], "t", 0), ["1", "1"], "the second one still has the turn");
+    handle.await.unwrap();
+    assert_eq!(in_partition(&brokers[0], "t", 0), ["1", "1", "1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn timeouts_do_not_let_puts_of_a_partition_pile_up_at_a_slow_broker() {
     let (_registry, brokers, producer) = pinned_cluster(1, 2, |config| {
         config.connection.stall_after = Duration::from_secs(60);

@@ -75,7 +75,7 @@ impl Flights {
         }
         for (token, until) in tally.late.drain(..) {
             if !self.timers.set(until, Timer::LateAnswer(token), &self.weak_launcher()) {
-                self.release_turn(token);
+                self.late_turn_ended(token, until);
             }
         }
         tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
@@ -143,7 +143,7 @@ impl Flights {
             cargo.more().has_turn = false;
             shard.pin(token);
             let until = deadline::at(now, LATE_ANSWER);
-            self.late.lock().insert(token, LateTurn { topic: Arc::clone(&lane.topic), partition, until });
+            self.keep_turn(token, LateTurn { topic: Arc::clone(&lane.topic), partition, until });
             tally.late.push((token, until));
         }
         if again {
@@ -199,7 +199,7 @@ impl Completions for Flights {
     }
 
     fn released(&self, tokens: &mut Vec<u64>) {
-        tokens.drain(..).for_each(|token| self.release_turn(Token::from(token)));
+        tokens.drain(..).for_each(|token| self.late_attempt_ended(Token::from(token)));
     }
 }
 
