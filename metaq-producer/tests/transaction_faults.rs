@@ -6,6 +6,7 @@ mod transacting;
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use metaq_producer::{
     BrokerAddr, SendErrorKind, TransactionErrorKind, TransactionOptions, TransactionOutcome,
 };
@@ -182,6 +183,33 @@ async fn a_connection_that_is_lost_before_the_commit_ends_it_for_certain() {
     broker.faults().close_connections();
     transaction.rollback().await.unwrap();
     assert_eq!(payloads(&broker, "t"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_message_that_waits_for_capacity_while_the_connection_is_replaced_was_lost_with_the_old_one() {
+    let registry = EmbeddedRegistry::new();
+    let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
+    let producer = producer(&registry, |config| config.max_in_flight = 4).await;
+    let mut transaction = producer.begin(TransactionOptions::new());
+    transaction.send(message("a")).await.unwrap();
+    let late = broker.faults().plan(Requests::puts().first(2), Fault::Late(Duration::from_millis(100)));
+    let owed: Vec<_> = (0..2).map(|_| producer.try_send(message("plain")).unwrap()).collect();
+    until(|| late.met() == 2).await;
+    let mut waiting = Box::pin(transaction.send(message("b")));
+    assert!((&mut waiting).now_or_never().is_none());
+    // It is given capacity, and learns of that when the connection has been replaced.
+    for owed in owed {
+        owed.await.unwrap();
+    }
+    broker.faults().close_connections();
+    let reconnects = || producer.health().brokers[0].connections[0].reconnects;
+    until(|| reconnects() == 1 && !producer.partitions(&topic("t")).is_empty()).await;
+    let error = waiting.await.unwrap_err();
+    assert_eq!(
+        told(&error),
+        (TransactionErrorKind::ConnectionLost, TransactionOutcome::RolledBack),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -156,6 +156,8 @@ impl Transaction {
                 self.messages += 1;
                 Ok(TransactionReceipt { partition, message_id: place.message_id, broker })
             }
+            // It went out on another connection than that on which the transaction began.
+            Err(step) if step.is_not_started() && open.is_lost() => Err(self.lost()),
             Err(step) if step.is_not_started() => {
                 let error = expired(open);
                 Err(self.ended_by(error))
