@@ -200,7 +200,8 @@ impl Inner {
 
     /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to wait outside has
     /// no share any more.
-    #[inline]
+    // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
+    #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
     fn launch(
         &self,

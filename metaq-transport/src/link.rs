@@ -341,7 +341,7 @@ impl Shared {
         self.unsuspected = Some((now, now));
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(
         &mut self,
         queued: &mut impl Queued,
