@@ -8,7 +8,7 @@
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metaq_producer::{BrokerHealth, ConnectionHealth, Producer, ProducerHealth, Topic, TopicHealth};
 use metaq_testkit::Broker;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 
 /// What the probes are about.
 struct Probes {
@@ -32,10 +32,18 @@ struct Probes {
 }
 
 impl Probes {
-    /// Answers probes until the listener fails. Each connection has a task of its own.
-    async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+    /// Answers probes. Each connection has a task of its own.
+    async fn serve(self: Arc<Self>, listener: TcpListener) -> Infallible {
         loop {
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                // As when there are no descriptors for a moment: no reason to end what is being watched.
+                Err(error) => {
+                    println!("a probe can't be let in: {error}");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
             let probes = Arc::clone(&self);
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
@@ -94,6 +102,7 @@ fn as_json(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
 fn health(health: &ProducerHealth) -> Value {
     json!({
         "sending": health.is_sending(),
+        "closed": health.is_closed,
         "registry": {
             "state": health.registry.state.to_string(),
             "since_seconds": health.registry.since.map(|since| since.as_secs_f64()),
@@ -140,8 +149,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let listener = TcpListener::bind("127.0.0.1:8081").await?;
     println!("http://{}/ready", listener.local_addr()?);
-    Arc::new(Probes { producer, topics: vec![orders] }).serve(listener).await?;
-    Ok(())
+    match Arc::new(Probes { producer, topics: vec![orders] }).serve(listener).await {}
 }
 
 #[cfg(test)]
@@ -151,7 +159,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
-        time::{sleep, timeout},
+        time::timeout,
     };
 
     use super::*;
@@ -194,6 +202,8 @@ mod tests {
         let probes = Arc::new(Probes { producer: producer.clone(), topics: vec![orders.clone()] });
         let serving = tokio::spawn(probes.serve(listener));
 
+        let (_, body) = ask(addr, "GET /health").await;
+        assert_eq!(body["sending"], json!(false), "no topic is published");
         let (status, body) = ask(addr, "GET /ready").await;
         assert_eq!((status, body["ready"].clone()), (503, json!(false)));
         assert_eq!(body["reasons"], json!([{ "topic": "orders", "reason": "it is not published" }]));
@@ -224,6 +234,8 @@ mod tests {
         producer.close(Duration::from_secs(1)).await;
         let (status, body) = ask(addr, "GET /ready").await;
         assert_eq!((status, body["closed"].clone()), (503, json!(true)));
+        let (_, body) = ask(addr, "GET /health").await;
+        assert_eq!((body["sending"].clone(), body["closed"].clone()), (json!(false), json!(true)));
         serving.abort();
     }
 }

@@ -1,8 +1,15 @@
 //! The account of what happens to messages while a producer is being closed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{CloseReport, Message, Outcome};
 
@@ -10,13 +17,20 @@ use crate::{CloseReport, Message, Outcome};
 pub(crate) struct Closing {
     /// Whether anybody asks.
     is_on: AtomicBool,
+    began: OnceLock<Instant>,
     report: Mutex<CloseReport>,
 }
 
 impl Closing {
     /// From now on what happens is written down.
     pub(crate) fn begin(&self) {
+        self.began.get_or_init(Instant::now);
         self.is_on.store(true, Ordering::Release);
+    }
+
+    /// How long ago it began.
+    pub(crate) fn elapsed(&self) -> Option<Duration> {
+        self.began.get().map(Instant::elapsed)
     }
 
     /// A message has its outcome.

@@ -326,7 +326,9 @@ impl Flights {
             // An earlier attempt may have stored it.
             let is_unknown = cargo.more.as_ref().is_some_and(|more| more.may_be_stored());
             let outcome = if is_unknown { Outcome::Unknown } else { error.outcome() };
-            self.complete(&mut cargo, error.partition(), Err(outcome), attempts, tally);
+            let last = cargo.more.as_ref().and_then(|more| more.failed.last());
+            let partition = error.partition().or_else(|| Some(last?.partition));
+            self.complete(&mut cargo, partition, Err(outcome), attempts, tally);
         }
         let (attempts, permit) = match cargo.more.as_mut() {
             Some(more) => (std::mem::take(&mut more.failed), more.permit.take()),

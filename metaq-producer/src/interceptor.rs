@@ -55,7 +55,8 @@ pub trait Interceptor: Send + Sync {
 
     /// Learns how a message ended: once for each message that was accepted, whether its handle is there or not, at about the
     /// time at which the handle has the outcome. What was not accepted is the error of the call, and is not told here;
-    /// neither are messages of transactions, whose outcome is that of the transaction.
+    /// neither are messages of transactions, whose outcome is that of the transaction. On several threads,
+    /// [`flush`](crate::Producer::flush) and [`close`](crate::Producer::close) may return a moment before the last calls.
     ///
     /// A panic is contained. A warning tells of the first one.
     fn after_outcome(&self, send: &CompletedSend) {
@@ -116,6 +117,8 @@ impl Interceptors {
                 return Err(format!("interceptor {n} (counted from 0) panicked in before_send: {panic}"));
             }
         }
+        // Its payload may be the last of what was replaced.
+        contain(|| drop(offered));
         Ok(())
     }
 

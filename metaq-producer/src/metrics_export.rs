@@ -1,5 +1,7 @@
 //! The figures of a producer for the `metrics` facade.
 
+mod series;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
@@ -8,7 +10,8 @@ use std::{
 
 use metaq_discovery::RegistryState;
 use metaq_transport::ConnectionStats;
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, describe_counter, describe_gauge};
+use series::{Exported, Labels, Series, Single};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
@@ -46,6 +49,7 @@ impl ProducerStats {
     /// | `metaq_written_bytes_total`, `metaq_read_bytes_total` | `broker` | bytes of those calls |
     ///
     /// The counts of connections are sums over those that a broker has; they begin at zero when its connections are made anew.
+    /// [`export_metrics`](Producer::export_metrics) goes on from the former count then.
     ///
     /// The buckets count all latencies up to their limit, as those of a histogram in Prometheus do: they can be added up over
     /// topics, brokers and producers, and `histogram_quantile` takes their rates.
@@ -57,48 +61,50 @@ impl ProducerStats {
     /// Topics and brokers that the statistics [list no more](Self::other_topics) keep the values that were recorded last: they
     /// are not added to anything else, so that sums over all topics or brokers stay right in a recorder that keeps them. Such a
     /// topic begins at zero when it is published again; a recorder whose counters only grow shows it once it has passed its
-    /// former value.
+    /// former value, unless `export_metrics` writes it, which goes on from there.
     ///
     /// Where several producers of a program send to the same topic, give each its own recorder, or a label by a layer: else the
     /// last one that writes is seen.
     pub fn record_metrics(&self) {
-        counter!(OFFERED, "topic" => UNPUBLISHED).absolute(self.unpublished);
-        counter!(NOT_SENT, "topic" => UNPUBLISHED).absolute(self.unpublished);
+        self.write(&mut Single);
+    }
+
+    fn write(&self, to: &mut impl Series) {
+        to.count(OFFERED, &[("topic", UNPUBLISHED)], self.unpublished);
+        to.count(NOT_SENT, &[("topic", UNPUBLISHED)], self.unpublished);
         for stats in &self.topics {
-            let topic = stats.topic.as_str().to_owned();
             let messages = &stats.messages;
-            counter!(OFFERED, "topic" => topic.clone()).absolute(messages.offered);
-            counter!(NOT_SENT, "topic" => topic.clone()).absolute(messages.not_sent);
-            gauge!(QUEUED, "topic" => topic.clone()).set(messages.queued as f64);
-            gauge!(IN_FLIGHT, "topic" => topic.clone()).set(messages.in_flight as f64);
+            let labels = [("topic", stats.topic.as_str())];
+            to.count(OFFERED, &labels, messages.offered);
+            to.count(NOT_SENT, &labels, messages.not_sent);
+            to.level(QUEUED, &labels, messages.queued as f64);
+            to.level(IN_FLIGHT, &labels, messages.in_flight as f64);
             for broker in &stats.brokers {
-                let labels = [("topic", topic.clone()), ("broker", broker.broker.to_string())];
-                counter!(ACKNOWLEDGED, &labels).absolute(broker.acknowledged);
-                counter!(REJECTED, &labels).absolute(broker.rejected);
-                counter!(UNKNOWN, &labels).absolute(broker.unknown);
-                counter!(RETRIED, &labels).absolute(broker.retried);
-                record_latencies(&broker.latencies, &labels);
+                let addr = broker.broker.to_string();
+                let labels = [("topic", stats.topic.as_str()), ("broker", &addr)];
+                to.count(ACKNOWLEDGED, &labels, broker.acknowledged);
+                to.count(REJECTED, &labels, broker.rejected);
+                to.count(UNKNOWN, &labels, broker.unknown);
+                to.count(RETRIED, &labels, broker.retried);
+                write_latencies(&broker.latencies, labels, to);
             }
         }
         let TransactionCounts { begun, open: _, committed, rolled_back, unknown } = self.transactions;
-        for (name, count) in [
-            (BEGUN, begun),
-            (COMMITTED, committed),
-            (ROLLED_BACK, rolled_back),
-            (UNKNOWN_TRANSACTIONS, unknown),
-        ] {
-            counter!(name).absolute(count);
-        }
-        gauge!(UNACKNOWLEDGED).set(self.unacknowledged as f64);
-        gauge!(UNACKNOWLEDGED_BYTES).set(self.unacknowledged_bytes as f64);
+        to.count(BEGUN, &[], begun);
+        to.count(COMMITTED, &[], committed);
+        to.count(ROLLED_BACK, &[], rolled_back);
+        to.count(UNKNOWN_TRANSACTIONS, &[], unknown);
+        to.level(UNACKNOWLEDGED, &[], self.unacknowledged as f64);
+        to.level(UNACKNOWLEDGED_BYTES, &[], self.unacknowledged_bytes as f64);
         let mut brokers = BTreeMap::<_, [u64; CONNECTIONS.len()]>::new();
         for (broker, stats) in &self.connections {
             let counts = brokers.entry(broker).or_default();
             counts.iter_mut().zip(connection_counts(stats)).for_each(|(sum, count)| *sum += count);
         }
         for (broker, counts) in brokers {
+            let broker = broker.to_string();
             for ((name, _), count) in CONNECTIONS.into_iter().zip(counts) {
-                counter!(name, "broker" => broker.to_string()).absolute(count);
+                to.count(name, &[("broker", &broker)], count);
             }
         }
     }
@@ -115,29 +121,35 @@ impl ProducerHealth {
     /// | `metaq_topic_view_age_seconds` | `topic` | how long ago the registry was read |
     /// | `metaq_connection_state` | `broker`, `state` | connections in this state: `connecting`, `ready`, `stalled`, `closing` or `closed` |
     ///
-    /// A broker or topic that isn't used any more keeps the values that were recorded last.
+    /// A broker or topic that isn't used any more keeps the values that were recorded last;
+    /// [`export_metrics`](Producer::export_metrics) sets them to 0.
     pub fn record_metrics(&self) {
+        self.write(&mut Single);
+    }
+
+    fn write(&self, to: &mut impl Series) {
         let registry = match self.registry.state {
             RegistryState::Connected => Some(1.0),
             RegistryState::Lost => Some(0.0),
             _ => None,
         };
         if let Some(connected) = registry {
-            gauge!(REGISTRY).set(connected);
+            to.level(REGISTRY, &[], connected);
         }
         for health in &self.topics {
-            let topic = health.topic.as_str().to_owned();
-            gauge!(PARTITIONS, "topic" => topic.clone()).set(health.partitions as f64);
-            gauge!(MISSING, "topic" => topic.clone()).set(health.missing.len() as f64);
+            let labels = [("topic", health.topic.as_str())];
+            to.level(PARTITIONS, &labels, health.partitions as f64);
+            to.level(MISSING, &labels, health.missing.len() as f64);
             if let Some(age) = health.view_age {
-                gauge!(VIEW_AGE, "topic" => topic).set(age.as_secs_f64());
+                to.level(VIEW_AGE, &labels, age.as_secs_f64());
             }
         }
         for health in &self.brokers {
+            let broker = health.addr.to_string();
             for phase in ConnectionPhase::ALL {
                 let count = health.connections.iter().filter(|connection| connection.phase == phase).count();
-                let labels = [("broker", health.addr.to_string()), ("state", phase.to_string())];
-                gauge!(CONNECTION_STATE, &labels).set(count as f64);
+                let labels = [("broker", broker.as_str()), ("state", &phase.to_string())];
+                to.level(CONNECTION_STATE, &labels, count as f64);
             }
         }
     }
@@ -145,8 +157,9 @@ impl ProducerHealth {
 
 impl Producer {
     /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now and after each
-    /// interval of `every`, the last time at the end of the one in which the producer was closed, or its last clone dropped. To
-    /// be spawned:
+    /// interval of `every`, the last time at the end of the one in which the producer was closed. Counters never go back, also
+    /// when a connection is made anew or a topic is published again; gauges of topics, brokers and addresses that are no more,
+    /// and at the end all gauges, are set to 0. To be spawned:
     ///
     /// ```no_run
     /// # async fn example(producer: metaq_producer::Producer) {
@@ -154,8 +167,9 @@ impl Producer {
     /// # }
     /// ```
     ///
-    /// It doesn't keep the producer from ending. An interval below 10 ms is taken as 10 ms. That the producer was closed or
-    /// dropped is seen when the interval is over.
+    /// It doesn't keep the producer from ending; what is counted in the interval in which the last clone is dropped is not
+    /// written. An interval below 10 ms is taken as 10 ms. That the producer was closed or dropped is seen when the interval is
+    /// over.
     ///
     /// Outside of a tokio runtime it ends at once, which is told to `tracing` as an error.
     ///
@@ -173,14 +187,17 @@ impl Producer {
             }
             let mut ticks = interval(every.clamp(Duration::from_millis(10), deadline::FAR));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // Sets the gauges to 0 at the end, whatever that is.
+            let mut exported = Exported::default();
             loop {
                 ticks.tick().await;
                 let Some(inner) = inner.upgrade() else { return };
                 // Asked before the figures are read, so that the last ones are not older than the end.
                 let is_closed = inner.closed.load(Ordering::Acquire);
                 let producer = Self { inner };
-                producer.stats().await.record_metrics();
-                producer.health().record_metrics();
+                producer.stats().await.write(&mut exported);
+                producer.health().write(&mut exported);
+                exported.end_round();
                 drop(producer);
                 if is_closed {
                     return;
@@ -294,7 +311,7 @@ fn describe_metrics() {
     }
 }
 
-fn record_latencies(latencies: &LatencyStats, labels: &[(&'static str, String); 2]) {
+fn write_latencies(latencies: &LatencyStats, labels: Labels<'_, 2>, to: &mut impl Series) {
     let mut counts = latencies.counts().peekable();
     let (mut count, mut sum) = (0, 0.0);
     for (limit, name) in BUCKETS {
@@ -304,9 +321,9 @@ fn record_latencies(latencies: &LatencyStats, labels: &[(&'static str, String); 
             count += messages;
             sum += latency.as_secs_f64() * messages as f64;
         }
-        let [topic, broker] = labels.clone();
-        counter!(LATENCY_BUCKET, &[topic, broker, ("le", name.to_owned())]).absolute(count);
+        let [topic, broker] = labels;
+        to.count(LATENCY_BUCKET, &[topic, broker, ("le", name)], count);
     }
-    counter!(LATENCY_COUNT, labels).absolute(count);
-    gauge!(LATENCY_SUM, labels).set(sum);
+    to.count(LATENCY_COUNT, &labels, count);
+    to.sum(LATENCY_SUM, &labels, sum);
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use metaq_protocol::BrokerAddr;
@@ -89,7 +90,7 @@ impl Pool {
         all.retain(|(connection, _)| is_open(connection));
         while all.len() < self.size {
             let connection = self.transport.connect(addr).await?;
-            let record = ConnectionRecord::follow(&*connection, &self.events);
+            let record = ConnectionRecord::follow(&connection, &self.events);
             all.push((connection, record));
         }
         let pooled = |(connection, record): &(_, _)| PooledConnection {
@@ -115,8 +116,15 @@ impl Pool {
         brokers.values().flat_map(Pooled::connections).map(|(connection, _)| connection).collect()
     }
 
-    /// The health of each broker whose connections are in use, without the ids.
-    pub(crate) fn health(&self, is_closing: bool) -> Vec<BrokerHealth> {
+    /// Reports the end of those connections that are closed, unless that was done. False while other threads do.
+    pub(crate) fn report_ends(&self) -> bool {
+        let connections: Vec<_> = self.brokers.lock().values().flat_map(Pooled::connections).collect();
+        connections.iter().fold(true, |all, (_, record)| record.report_end_if_closed() && all)
+    }
+
+    /// The health of each broker whose connections are in use, without the ids. `closing` is for how long the producer has been
+    /// closing.
+    pub(crate) fn health(&self, closing: Option<Duration>) -> Vec<BrokerHealth> {
         // Connections are anybody's code, and aren't asked under the lock.
         let brokers: Vec<_> = {
             let brokers = self.brokers.lock();
@@ -126,8 +134,7 @@ impl Pool {
         let used = brokers.into_iter().filter(|(_, connections)| !connections.is_empty());
         used.map(|(broker, connections)| {
             let connections = connections.iter();
-            let connections =
-                connections.map(|(connection, record)| record.health(&**connection, is_closing));
+            let connections = connections.map(|(connection, record)| record.health(&**connection, closing));
             BrokerHealth {
                 addr: broker.addr.clone(),
                 ids: Vec::new(),

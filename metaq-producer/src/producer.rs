@@ -13,7 +13,7 @@ use futures_util::future::join;
 use metaq_discovery::{Discovery, DiscoveryEvents};
 use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState};
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
 use crate::{
     Message, NotReady, Outcome, ProducerBuilder, ProducerConfig, ProducerEvents, ProducerHealth,
@@ -21,7 +21,7 @@ use crate::{
     broker_stats::{self, BrokerFigures},
     deadline,
     flights::{Cargo, Flights, Millis},
-    health::{self, EventSender},
+    health::EventSender,
     launcher::Launcher,
     panics::contain,
     pool::Pool,
@@ -306,15 +306,15 @@ impl Producer {
         broker_stats::ask_all(&self.inner.pool, item, deadline).await
     }
 
-    /// A snapshot of the registry, the published topics, and the connections to their brokers. It asks nobody, and takes no
-    /// lock that messages wait for.
+    /// A snapshot of the registry, the published topics, and the connections to their brokers. It asks nobody, and delays
+    /// messages by less than a microsecond for each connection.
     #[must_use]
     pub fn health(&self) -> ProducerHealth {
         let inner = &self.inner;
         let (state, since) = inner.discovery.events().registry();
         let registry = RegistryHealth { state, since: since.map(|since| since.elapsed()) };
         let states = inner.topics.states();
-        let mut brokers = inner.pool.health(inner.closed.load(Ordering::Acquire));
+        let mut brokers = inner.pool.health(inner.flights().closing.elapsed());
         for state in &states {
             for (id, addr) in state.route().named() {
                 if let Ok(at) = brokers.binary_search_by(|broker| broker.addr.cmp(addr))
@@ -325,11 +325,13 @@ impl Producer {
             }
         }
         let topics = states.iter().map(|state| state.health()).collect();
-        ProducerHealth { registry, topics, brokers }
+        ProducerHealth { is_closed: inner.closed.load(Ordering::Acquire), registry, topics, brokers }
     }
 
     /// Checks that messages of each of `topics` can be sent now: the topic is published, and a broker of it is connected. For
     /// readiness probes.
+    ///
+    /// Where the connections of a topic have ended with the runtime that they were made on, they are made anew on the caller's.
     ///
     /// # Errors
     /// When the producer is closed, or a topic can't be sent to; the error names each such topic with the reason.
@@ -338,12 +340,11 @@ impl Producer {
         let lookup = self.inner.topics.lookup();
         let reason = |topic: &Topic| match lookup.find(topic) {
             None => Some("it is not published".to_owned()),
-            Some(state) if state.route().partitions.is_empty() => {
-                let (brokers, last) = state.route().unreachable();
-                let last = last.map(|error| format!(": {}", health::reason(&error))).unwrap_or_default();
-                Some(format!("no broker is connected: {brokers}{last}"))
+            Some(state) if state.is_open() => None,
+            Some(state) => {
+                state.ensure_followed();
+                Some(state.why_not_open())
             }
-            Some(_) => None,
         };
         let reasons = topics.into_iter().filter_map(|topic| Some((topic.clone(), reason(topic)?)));
         let reasons: Vec<_> = reasons.collect();
@@ -404,6 +405,13 @@ impl Producer {
             let _ = deadline::timeout_at(end, inner.discovery.close()).await;
         }
         let report = flights.closing.report();
+        // The tasks that follow the connections may not have come to it yet.
+        let told = async {
+            while !inner.pool.report_ends() {
+                yield_now().await;
+            }
+        };
+        let _ = deadline::timeout_at(deadline::at(end.max(Instant::now()), MOMENT), told).await;
         inner.events.close();
         let CloseReport { acknowledged, rejected, unknown, unsent } = &report;
         contain(|| tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed"));

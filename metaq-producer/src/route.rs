@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     PartitionSelector, TopicHealth, counts::TopicCounts, deadline, follower::Followed,
-    guarded_selector::GuardedSelector, lane::Lane, wait_queue::WaitQueues,
+    guarded_selector::GuardedSelector, health, lane::Lane, wait_queue::WaitQueues,
 };
 
 /// A topic that messages are sent to: its current route, and what belongs to the topic whatever the route is.
@@ -126,13 +126,36 @@ impl TopicState {
     /// The health of the topic.
     pub(crate) fn health(&self) -> TopicHealth {
         let route = self.route();
+        let connected: Vec<_> =
+            route.brokers.iter().filter(|broker| broker.is_open()).map(|broker| broker.id).collect();
+        let partitions = route.partitions.iter();
         TopicHealth {
             topic: self.topic.clone(),
-            partitions: route.partitions.len(),
-            connected: route.brokers.iter().map(|broker| broker.id).collect(),
+            partitions: partitions.filter(|partition| connected.contains(&partition.broker)).count(),
+            connected,
             missing: route.waiting_for.iter().map(|(id, _)| *id).collect(),
             view_age: self.watch.lock().as_ref().map(|watch| watch.current().age()),
         }
+    }
+
+    /// Whether messages can go to a partition.
+    pub(crate) fn is_open(&self) -> bool {
+        let route = self.route();
+        !route.partitions.is_empty() && route.brokers.iter().any(RouteBroker::is_open)
+    }
+
+    /// Why they can't.
+    pub(crate) fn why_not_open(&self) -> String {
+        let route = self.route();
+        if route.named().next().is_none() && self.watch.lock().is_none() {
+            return "it is being published: its brokers are not known yet".to_owned();
+        }
+        if route.partitions.is_empty() && route.brokers.iter().any(RouteBroker::is_open) {
+            return "its brokers have no partitions".to_owned();
+        }
+        let (brokers, last) = route.unreachable();
+        let last = last.map(|error| format!(": {}", health::reason(&error))).unwrap_or_default();
+        format!("no broker is connected: {brokers}{last}")
     }
 
     /// Whether a broker is connected.
@@ -243,6 +266,11 @@ pub(crate) struct RouteBroker {
 }
 
 impl RouteBroker {
+    /// Whether a connection to it isn't closed for good.
+    fn is_open(&self) -> bool {
+        self.connections.iter().any(|connection| !connection.state().borrow().is_closed())
+    }
+
     /// The connection for a partition: always the same as long as the route holds.
     pub(crate) fn connection(&self, partition: Partition) -> Option<&Arc<dyn Connection>> {
         self.numbered_connection(partition).map(|(_, connection)| connection)

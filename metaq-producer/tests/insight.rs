@@ -154,6 +154,89 @@ async fn the_exported_figures_of_each_topic_balance() {
     assert_eq!((figures["offered_total"], figures["not_sent_total"]), (5, 5), "{figures:?}");
 }
 
+/// The sum of a series over what the labels leave open. The recorder's counters are 0 after that, until they are written again.
+fn value(recorder: &DebuggingRecorder, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let series = recorder.snapshotter().snapshot().into_vec().into_iter().filter(|(key, ..)| {
+        let has = |(name, value): &(&str, &str)| {
+            key.key().labels().any(|label| (label.key(), label.value()) == (*name, *value))
+        };
+        key.key().name() == name && labels.iter().all(has)
+    });
+    let values = series.map(|(_, _, _, value)| match value {
+        DebugValue::Counter(count) => count as f64,
+        DebugValue::Gauge(value) => value.into_inner(),
+        DebugValue::Histogram(_) => panic!("there are none"),
+    });
+    values.sum()
+}
+
+#[tokio::test]
+async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
+    let recorder = DebuggingRecorder::new();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let broker = Broker::builder().id(0).topic("t", 1).start().await.unwrap();
+    let mock = MockDiscovery::new();
+    let view = TopicView::new(topic()).with_broker(broker.id(), broker.addr().clone(), 1);
+    mock.set(view.clone());
+    let producer = Producer::builder().discovery(mock.clone()).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let export = tokio::spawn(producer.export_metrics(Duration::from_millis(10)));
+    let addr = broker.addr().to_string();
+    let until = async |name: &str, labels: &[(&str, &str)], is_wanted: &dyn Fn(f64) -> bool| {
+        let found = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let value = value(&recorder, name, labels);
+                if is_wanted(value) {
+                    return value;
+                }
+            }
+        };
+        let found = timeout(SOON, found).await;
+        found.unwrap_or_else(|_| panic!("{name} {labels:?} is {}", value(&recorder, name, labels)))
+    };
+    let becomes = async |name: &str, labels: &[(&str, &str)], wanted: f64| {
+        until(name, labels, &|value| value == wanted).await;
+    };
+    let (ready, connections) = ([("broker", &*addr), ("state", "ready")], [("broker", &*addr)]);
+    let send = async |count| {
+        for _ in 0..count {
+            producer.send(message()).await.unwrap();
+        }
+    };
+    send(20).await;
+    becomes("metaq_connection_state", &ready, 1.0).await;
+    becomes("metaq_topic_partitions", &[("topic", "t")], 1.0).await;
+    becomes("metaq_messages_acknowledged_total", &[], 20.0).await;
+    let requests = until("metaq_requests_total", &connections, &|value| value >= 20.0).await;
+
+    mock.set(TopicView::new(topic()));
+    becomes("metaq_connection_state", &ready, 0.0).await;
+    becomes("metaq_topic_partitions", &[("topic", "t")], 0.0).await;
+    mock.set(view);
+    becomes("metaq_connections_established_total", &connections, 2.0).await;
+    send(3).await;
+    becomes("metaq_messages_acknowledged_total", &[], 23.0).await;
+    until("metaq_requests_total", &connections, &|value| value >= requests + 3.0).await;
+
+    producer.unpublish_topic(&topic());
+    becomes("metaq_topic_partitions", &[("topic", "t")], 0.0).await;
+    becomes("metaq_topic_view_age_seconds", &[("topic", "t")], 0.0).await;
+    producer.publish_topic(&topic()).await.unwrap();
+    becomes("metaq_topic_partitions", &[("topic", "t")], 1.0).await;
+    send(2).await;
+    becomes("metaq_messages_acknowledged_total", &[], 25.0).await;
+
+    producer.close(SOON).await;
+    timeout(SOON, export).await.expect("it ends with the producer").unwrap();
+    assert_eq!(value(&recorder, "metaq_messages_acknowledged_total", &[]), 25.0);
+    for (name, labels) in
+        [("metaq_topic_partitions", &[("topic", "t")][..]), ("metaq_connection_state", &ready)]
+    {
+        assert_eq!(value(&recorder, name, labels), 0.0, "{name}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn any_interval_can_be_exported_by() {
     for every in

@@ -273,3 +273,26 @@ fn interceptors_may_call_the_producer_from_several_threads() {
         }
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_partition_of_the_last_attempt_is_told() {
+    let registry = EmbeddedRegistry::new();
+    let (broker, seen) = (broker(&registry, 0), Arc::<Mutex<Vec<_>>>::default());
+    let producer = builder(&registry, |config| {
+        config.retry.first_pause = Duration::from_millis(100);
+        config.retry.longest_pause = Duration::from_millis(100);
+    });
+    let producer = &producer.interceptor(Letter { letter: 'a', seen: Arc::clone(&seen) }).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    broker.faults().plan(Requests::puts().first(1), Fault::refuse(503, "busy"));
+    // The next attempt finds no broker.
+    let refused = producer.enqueue_with_timeout(message("x"), Duration::from_millis(500)).await.unwrap();
+    until(async || counts(producer).await.queued == 1).await;
+    broker.faults().refuse_connections(true);
+    broker.faults().close_connections();
+    let error = refused.await.unwrap_err();
+    let learned = seen.lock().clone();
+    let (_, send) = &learned[0];
+    assert_eq!((send.attempts, send.outcome), (1, Err(error.outcome())));
+    assert!(send.partition.is_some(), "{send:?}");
+}

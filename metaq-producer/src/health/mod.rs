@@ -22,6 +22,8 @@ pub(crate) fn reason(error: &TransportError) -> String {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProducerHealth {
+    /// Whether the producer was closed, or is being closed.
+    pub is_closed: bool,
     /// The registry.
     pub registry: RegistryHealth,
     /// The topics that are published or being published, sorted by name.
@@ -107,11 +109,11 @@ pub enum ConnectionPhase {
 }
 
 impl ProducerHealth {
-    /// Returns true when every published topic has a partition that messages can go to. The registry need not answer for
-    /// that.
+    /// Returns true when the producer isn't closed, and a topic is published, and every published topic has a partition that
+    /// messages can go to. The registry need not answer for that.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        self.topics.iter().all(|topic| topic.partitions > 0)
+        !self.is_closed && !self.topics.is_empty() && self.topics.iter().all(|topic| topic.partitions > 0)
     }
 }
 
@@ -135,6 +137,9 @@ impl fmt::Display for ConnectionPhase {
 
 impl fmt::Display for ProducerHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_closed {
+            f.write_str("closed, ")?;
+        }
         write!(f, "registry {}", self.registry.state)?;
         if let Some(since) = self.registry.since {
             write!(f, " for {:.1} s", since.as_secs_f64())?;
