@@ -17,7 +17,7 @@ use cluster::{broker, builder, counts, message, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     CompletedSend, Interceptor, Message, Outcome, Producer, SendErrorKind, TransactionErrorKind,
-    TransactionOptions,
+    TransactionOptions, UniqueQualifier, XaEnd, XaProducer, XaStart,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use parking_lot::Mutex;
@@ -99,6 +99,25 @@ async fn every_way_to_send_is_seen_by_all_in_their_order() {
         assert_eq!((&send.topic, send.outcome, send.attempts), (&topic(), Ok(()), 1));
         assert_eq!(send.partition.unwrap().broker.0, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_xa_transactions_are_seen_too() {
+    let Scene { broker, producer, seen, .. } = &Scene::new(1).await;
+    let xa = XaProducer::new(producer, UniqueQualifier::new("q").unwrap());
+    xa.publish_topic(&topic()).await.unwrap();
+    let mut resource = xa.resource().unwrap();
+    let xid = xa.new_xid(1, b"").unwrap();
+    resource.start(&xid, XaStart::New).await.unwrap();
+    resource.send(message("1").with_attribute("x")).await.unwrap();
+    resource.send(message("2")).await.unwrap();
+    resource.end(&xid, XaEnd::Success).await.unwrap();
+    resource.prepare(&xid).await.unwrap();
+    resource.commit(&xid, false).await.unwrap();
+    let mut stored = attributes(broker);
+    stored.sort_unstable();
+    assert_eq!(stored, [Some("ab".to_owned()), Some("xab".to_owned())]);
+    assert_eq!(seen.lock().len(), 0, "the transaction tells of its messages by itself");
 }
 
 #[tokio::test(start_paused = true)]

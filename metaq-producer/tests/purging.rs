@@ -236,6 +236,31 @@ async fn turns_stay_right() {
     }
 }
 
+/// The first one has the turn while it waits for its next attempt; those behind it could be sent.
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_message_that_is_taken_back_is_not_sent_meanwhile() {
+    let registry = EmbeddedRegistry::new();
+    let broker = broker(&registry, 0);
+    let producer = builder(&registry, |config| {
+        config.ordered = true;
+        (config.retry.first_pause, config.retry.longest_pause) = (LONG / 2, LONG / 2);
+        config.retry.jitter = Jitter::seeded(1);
+    });
+    let producer = producer.selector(Pinned).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let plan = broker.faults().plan(Requests::puts(), Fault::refuse(503, "busy"));
+    let handles = enqueue(&producer, numbers(0..5).into_iter().map(|text| pinned("0-1", text))).await;
+    until(async || plan.met() == 1 && counts(&producer).await.queued == 5).await;
+    // The partition is not left alone any more.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(texts(&producer.purge(&topic())), numbers(0..5));
+    for handle in handles {
+        purged(handle.now_or_never());
+    }
+    assert_eq!(plan.met(), 1);
+    nothing_is_left(&producer).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn those_that_wait_for_room_are_accepted_into_what_becomes_free() {
     let registry = EmbeddedRegistry::new();
