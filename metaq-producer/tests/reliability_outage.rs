@@ -166,7 +166,9 @@ async fn measured(mut role: Role) {
     assert!(account > LIMIT / 5 && account <= LIMIT / 4, "as many wait as may, a quarter: {account}");
     assert!(grown * 1024 <= LIMIT as u64 * in_form(110, 105) / 100, "{grown} KiB");
     // In a short time it counts that the memory is touched for the first time.
-    assert!(used <= if cfg!(debug_assertions) { 0.4 } else { in_form(0.06, 0.02) }, "{used}");
+    // An unoptimised build on a busy machine takes longer for the offering as well.
+    let most = if cfg!(debug_assertions) { (3.0 * cost.share).max(0.4) } else { in_form(0.06, 0.02) };
+    assert!(used <= most, "{used} of {most}");
     // Of each broker: that it was connected, was lost, can't be reached, is used no more, is connected again, is used again,
     // and was let go of. In the short form a machine that is too busy may have one stall.
     assert!(lines.len() <= in_form(3, 1) * (7 * brokers + 2), "{} lines", lines.len());
