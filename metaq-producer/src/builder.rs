@@ -11,17 +11,17 @@ use metaq_protocol::BrokerAddr;
 use metaq_transport::{TcpTransport, Transport};
 
 use crate::{
-    Interceptor, PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
-    direct::DirectDiscovery,
-    flights::{Flights, Millis},
-    follower::PublishLimits,
+    BuildError, Interceptor, PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
+    error::build::Problem,
     health::EventSender,
     interceptor::Interceptors,
-    launcher::Launcher,
-    permits::Permits,
-    pool::Pool,
     producer::Inner,
-    topics::Topics,
+    route::{follower::PublishLimits, pool::Pool, single_broker::DirectDiscovery, topics::Topics},
+    send::{
+        in_flight::{Flights, Millis},
+        permits::Permits,
+        submit::Launcher,
+    },
     transaction::TransactionNames,
 };
 
@@ -166,26 +166,5 @@ impl fmt::Debug for ProducerBuilder {
             .field("transport", &self.transport)
             .field("config", &self.config)
             .finish_non_exhaustive()
-    }
-}
-
-/// The description of a producer lacks something, or makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
-pub struct BuildError {
-    problem: Problem,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-enum Problem {
-    #[error("a producer needs to know where brokers are; call discovery(…) or broker(…) on the builder")]
-    NoDiscovery,
-    #[error("the setting {option} {problem}")]
-    Option { option: &'static str, problem: &'static str },
-}
-
-impl BuildError {
-    pub(crate) fn option(option: &'static str, problem: &'static str) -> Self {
-        Self { problem: Problem::Option { option, problem } }
     }
 }

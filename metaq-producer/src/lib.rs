@@ -23,57 +23,33 @@
 #[cfg(doctest)]
 struct ReadmeDoctests;
 
-mod accepting;
-mod broker_stats;
 mod builder;
-mod closing;
 mod config;
-mod counts;
 mod deadline;
-mod deferred;
-mod direct;
-mod dispatcher;
-mod flights;
-mod follower;
-mod guarded_selector;
-mod handle;
+mod error;
 mod health;
 mod interceptor;
 #[cfg(feature = "json")]
 mod json;
-mod lane;
-mod launcher;
 mod message;
-#[cfg(feature = "metrics")]
-mod metrics_export;
-mod order;
 mod panics;
-mod permits;
-mod pool;
 mod producer;
-mod publish_error;
-mod retry;
 mod route;
-mod route_change;
 mod selector;
-mod send_error;
-mod send_span;
-mod slab;
+mod send;
 mod stats;
-mod timekeeper;
-mod topics;
 mod transaction;
-mod verdict;
-mod wait_limits;
-mod wait_queue;
 mod xa;
 
-pub use broker_stats::BrokerFigures;
-pub use builder::{BuildError, ProducerBuilder};
+pub use builder::ProducerBuilder;
 #[cfg(feature = "config")]
 pub use config::ConfigError;
 pub use config::ProducerConfig;
-pub use handle::SendHandle;
+pub use error::{
+    build::BuildError,
+    publish::{PublishError, PublishErrorKind},
+    send::{FailedAttempt, Outcome, SendError, SendErrorKind},
+};
 pub use health::{
     BrokerHealth, ConnectionHealth, ConnectionPhase, NotReady, ProducerEvent, ProducerEvents, ProducerHealth,
     RegistryHealth, TopicHealth,
@@ -82,14 +58,14 @@ pub use interceptor::{CompletedSend, Interceptor};
 #[cfg(feature = "json")]
 pub use json::{JsonError, SendJsonError};
 pub use message::{Message, SendReceipt};
-pub use producer::{CloseReport, Producer};
-pub use publish_error::{PublishError, PublishErrorKind};
-pub use retry::{Jitter, RetryPolicy};
+pub use producer::Producer;
 pub use selector::{
     KeyHashSelector, LatencySelector, PartitionSelector, RandomSelector, RendezvousSelector,
     RoundRobinSelector, SelectFn, StickySelector, key_hash, select_fn,
 };
-pub use send_error::{FailedAttempt, Outcome, SendError, SendErrorKind};
+pub use send::retry::{Jitter, RetryPolicy};
+pub use send::{close::CloseReport, handle::SendHandle};
+pub use stats::remote::BrokerFigures;
 pub use stats::{
     BrokerStats, LatencyStats, MessageCounts, OtherBrokerStats, ProducerStats, TopicStats, TransactionCounts,
 };

@@ -16,16 +16,19 @@ use metaq_transport::{Connection, ConnectionState};
 use tokio::{task::yield_now, time::Instant};
 
 use crate::{
-    Message, NotReady, Outcome, ProducerBuilder, ProducerConfig, ProducerEvents, ProducerHealth,
-    ProducerStats, PublishError, RegistryHealth, SendError, SendHandle, SendReceipt,
-    broker_stats::{self, BrokerFigures},
-    deadline,
-    flights::{Cargo, Flights, Millis},
+    CloseReport, Message, NotReady, Outcome, ProducerBuilder, ProducerConfig, ProducerEvents, ProducerHealth,
+    ProducerStats, PublishError, RegistryHealth, SendError, SendHandle, SendReceipt, deadline,
     health::EventSender,
-    launcher::Launcher,
     panics::contain,
-    pool::Pool,
-    topics::{Publisher, Topics},
+    route::{
+        pool::Pool,
+        topics::{Publisher, Topics},
+    },
+    send::{
+        in_flight::{Cargo, Flights, Millis},
+        submit::Launcher,
+    },
+    stats::remote::{self, BrokerFigures},
     transaction::{OpenTransactions, TransactionNames},
 };
 
@@ -72,20 +75,6 @@ pub(crate) struct Inner {
     pub(crate) closed: AtomicBool,
     /// The setting in short.
     pub(crate) send_timeout: Millis,
-}
-
-/// What became of messages while a producer was being closed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CloseReport {
-    /// How many were acknowledged meanwhile.
-    pub acknowledged: u64,
-    /// How many were refused by a broker meanwhile.
-    pub rejected: u64,
-    /// How many may be stored: they were written, and their answer had not come when the time was up.
-    pub unknown: u64,
-    /// Those that were not sent, and are certainly not stored. Their handles tell the same.
-    pub unsent: Vec<Message>,
 }
 
 impl Producer {
@@ -303,7 +292,7 @@ impl Producer {
     ) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
         let deadline = deadline::after(timeout);
         self.inner.topics.revive(deadline).await;
-        broker_stats::ask_all(&self.inner.pool, item, deadline).await
+        remote::ask_all(&self.inner.pool, item, deadline).await
     }
 
     /// A snapshot of the registry, the published topics, and the connections to their brokers. It asks nobody, and delays

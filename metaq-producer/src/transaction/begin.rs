@@ -14,7 +14,7 @@ use super::{
     TransactionError, TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read,
     whole_seconds,
 };
-use crate::{Message, deadline, panics::with_contained_waker, route::TopicState};
+use crate::{Message, deadline, panics::with_contained_waker, route::topic_state::TopicState};
 
 /// After so long brokers are tried again at which a transaction could not begin.
 const LOOK: Duration = Duration::from_millis(50);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{StepError, TransactionOutcome};
 use crate::{
     Outcome,
-    counts::{LaneCounts, TopicCounts, TransactionTotals},
+    stats::counts::{LaneCounts, TopicCounts, TransactionTotals},
 };
 
 /// A message of a transaction, as the statistics count it: offered once, and ended once, whatever becomes of it.

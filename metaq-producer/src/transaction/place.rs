@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::CountedMessage;
 use crate::{
     Message, Outcome,
-    counts::LaneCounts,
     producer::Inner,
-    route::{RouteBroker, TopicState},
+    route::topic_state::{RouteBroker, TopicState},
+    stats::counts::LaneCounts,
 };
 
 /// A partition, and the way to its broker.

@@ -11,7 +11,7 @@ use super::{
     TransactionErrorKind, TransactionOutcome, TransactionReceipt, Unfit, choose_on, ends_connection, expired,
     in_runtime, read_put, topic_of,
 };
-use crate::{Message, deadline, route::TopicState};
+use crate::{Message, deadline, route::topic_state::TopicState};
 
 /// How many messages [`Transaction::send_all`] has in flight.
 const WINDOW: usize = 256;

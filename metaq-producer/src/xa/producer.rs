@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Producer,
-    topics::Publisher,
+    route::topics::Publisher,
     transaction::{
         Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, checked_request_timeout, in_runtime,
     },

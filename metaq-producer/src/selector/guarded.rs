@@ -1,0 +1,177 @@
+//! A selector whose panics stay with the message that it was asked about.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use metaq_protocol::{Partition, Topic};
+
+use crate::{
+    Message, Outcome, PartitionSelector,
+    panics::{self, contain},
+    route::topic_state::TopicState,
+};
+
+/// The selector of a topic.
+pub(crate) struct GuardedSelector {
+    selector: Arc<dyn PartitionSelector>,
+    wants_outcomes: bool,
+    /// Whether it was told that `observe` panics.
+    has_panicked: AtomicBool,
+}
+
+impl GuardedSelector {
+    pub(crate) fn new(selector: Arc<dyn PartitionSelector>) -> Self {
+        let wants_outcomes = selector.wants_outcomes();
+        Self { selector, wants_outcomes, has_panicked: AtomicBool::new(false) }
+    }
+
+    /// Asks the selector; again, if `unfit` is what it chose before.
+    ///
+    /// # Errors
+    /// What it panicked with. The senders' threads and the dispatcher, which sends the messages of everybody, go on: whatever
+    /// the selector left undone is behind its own `&self`, as if another thread had panicked in it.
+    pub(crate) fn select(
+        &self,
+        topic: &Topic,
+        partitions: &[Partition],
+        message: &Message,
+        unfit: Option<Partition>,
+    ) -> Result<Option<Partition>, String> {
+        let asked = panics::catch(|| match unfit {
+            None => self.selector.select(topic, partitions, message),
+            Some(unfit) => self.selector.select_instead(topic, partitions, message, unfit),
+        });
+        asked.map_err(|panic| format!("the partition selector panicked: {panic}"))
+    }
+
+    /// Whether the ends of attempts are to be told.
+    pub(crate) fn wants_outcomes(&self) -> bool {
+        self.wants_outcomes
+    }
+}
+
+/// The end of an attempt, which the selector of its topic wants to know.
+pub(crate) struct Observation {
+    pub(crate) topic: Arc<TopicState>,
+    pub(crate) partition: Partition,
+    pub(crate) latency: Duration,
+    pub(crate) outcome: Result<(), Outcome>,
+}
+
+impl Observation {
+    /// Tells the selector. No lock may be held: what it does is its own affair. Nothing panics here, so that whatever else is
+    /// to be told is.
+    pub(crate) fn tell(self) {
+        // Also of what is dropped with it.
+        contain(|| self.observe());
+    }
+
+    fn observe(self) {
+        let Self { topic, partition, latency, outcome } = self;
+        let GuardedSelector { selector, has_panicked, .. } = &topic.selector;
+        let told = panics::catch(|| selector.observe(partition, latency, outcome));
+        if let Err(panic) = told
+            && !has_panicked.swap(true, Ordering::Relaxed)
+        {
+            // A subscriber may panic, too.
+            let topic = &topic.topic;
+            contain(|| {
+                tracing::error!(%topic, panic, "partition selector panicked when told how a message fared; said once");
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{panic::panic_any, sync::atomic::AtomicUsize};
+
+    use tracing::{
+        Event, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+        subscriber::with_default,
+    };
+
+    use super::*;
+    use crate::route::follower::Followed;
+
+    /// Panics when it is asked, and when it is told, with something that panics when it is dropped.
+    #[derive(Default)]
+    struct Panics {
+        told: AtomicUsize,
+    }
+
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    impl PartitionSelector for Panics {
+        fn select(&self, _: &Topic, _: &[Partition], _: &Message) -> Option<Partition> {
+            panic_any(PanicsWhenDropped)
+        }
+
+        fn observe(&self, _: Partition, _: Duration, _: Result<(), Outcome>) {
+            self.told.fetch_add(1, Ordering::Relaxed);
+            panic_any(PanicsWhenDropped)
+        }
+    }
+
+    /// A subscriber that panics at every event.
+    struct PanicsAtEvents;
+
+    impl Subscriber for PanicsAtEvents {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            panic!("the log is gone");
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn nothing_that_panics_keeps_others_from_being_told() {
+        let selector = Arc::new(Panics::default());
+        let topic = Topic::new("t").unwrap();
+        let guarded = Arc::clone(&selector) as Arc<dyn PartitionSelector>;
+        let state = Arc::new(TopicState::new(
+            topic.clone(),
+            Arc::default(),
+            guarded,
+            false,
+            Arc::default(),
+            Followed::never(),
+        ));
+        with_default(PanicsAtEvents, || {
+            for _ in 0..3 {
+                let (topic, partition) = (Arc::clone(&state), Partition::new(0, 0));
+                Observation { topic, partition, latency: Duration::ZERO, outcome: Ok(()) }.tell();
+            }
+        });
+        assert_eq!(selector.told.load(Ordering::Relaxed), 3);
+        let message = Message::new(topic.clone(), "");
+        let error = state.selector.select(&topic, &[], &message, None).unwrap_err();
+        assert_eq!(error, "the partition selector panicked: (no text)");
+    }
+}

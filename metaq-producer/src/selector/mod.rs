@@ -1,0 +1,185 @@
+//! Choosing a partition for each message.
+
+use std::{fmt, time::Duration};
+
+use metaq_protocol::{Partition, Topic};
+
+use crate::{Message, Outcome};
+
+pub(crate) mod guarded;
+mod hash;
+mod key_hash;
+mod latency;
+mod random;
+mod rendezvous;
+mod round_robin;
+mod sticky;
+
+pub use hash::key_hash;
+pub use key_hash::KeyHashSelector;
+pub use latency::LatencySelector;
+pub use random::RandomSelector;
+pub use rendezvous::RendezvousSelector;
+pub use round_robin::RoundRobinSelector;
+pub use sticky::StickySelector;
+
+/// Chooses the partition that a message goes to.
+///
+/// It is asked once for each message, and again when the chosen partition can't take it at that moment, on the task that
+/// sends it or on one of the producer's: so it must not block.
+///
+/// A selector that answers nonsense harms only the message that it was asked about: to refuse it, to choose a partition that
+/// the topic doesn't have, or to panic ends the message with [`NoPartition`](crate::SendErrorKind::NoPartition), not sent, and
+/// given back. (A program that is built to abort on panics still aborts.)
+///
+/// ```
+/// use metaq_producer::{Message, Partition, PartitionSelector, Topic};
+///
+/// /// Everything of one customer goes to the same partition.
+/// struct ByCustomer;
+///
+/// impl PartitionSelector for ByCustomer {
+///     fn select(&self, _: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition> {
+///         let customer: usize = message.attribute()?.parse().ok()?;
+///         partitions.get(customer % partitions.len()).copied()
+///     }
+///
+///     fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+///         None // It has to be that one.
+///     }
+/// }
+/// ```
+pub trait PartitionSelector: Send + Sync {
+    /// One of `partitions`, which are those of the brokers that are connected now, sorted by broker, then by index,
+    /// and never empty. `None` refuses the message.
+    fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition>;
+
+    /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment: its broker
+    /// failed lately or has no room. `None` says that it has to be that one: then the message is sent there all the same,
+    /// or waits until there is room. The default asks [`select`](Self::select) again.
+    fn select_instead(
+        &self,
+        topic: &Topic,
+        partitions: &[Partition],
+        message: &Message,
+        unfit: Partition,
+    ) -> Option<Partition> {
+        let _ = unfit;
+        self.select(topic, partitions, message)
+    }
+
+    /// A selector for `topic` alone, for selectors that keep a state for each topic. Called once when the topic is
+    /// published; a panic reaches whoever publishes it. The default is to have none: this selector is asked for all topics.
+    fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
+        let _ = topic;
+        None
+    }
+
+    /// Whether [`observe`](Self::observe) is to be called. Asked once when a topic is published, so that selectors which
+    /// don't learn cost nothing. The default is no.
+    fn wants_outcomes(&self) -> bool {
+        false
+    }
+
+    /// An attempt to send a message to `partition` ended: `latency` after it was handed to the connection, which is neither
+    /// the message's wait for room before nor its earlier attempts. Called from the task that reads answers: it must not
+    /// block. What a panic says is logged, once for each topic.
+    fn observe(&self, partition: Partition, latency: Duration, outcome: Result<(), Outcome>) {
+        let _ = (partition, latency, outcome);
+    }
+}
+
+impl<S: PartitionSelector + ?Sized> PartitionSelector for Box<S> {
+    fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition> {
+        (**self).select(topic, partitions, message)
+    }
+
+    fn select_instead(
+        &self,
+        topic: &Topic,
+        partitions: &[Partition],
+        message: &Message,
+        unfit: Partition,
+    ) -> Option<Partition> {
+        (**self).select_instead(topic, partitions, message, unfit)
+    }
+
+    fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
+        (**self).for_topic(topic)
+    }
+
+    fn wants_outcomes(&self) -> bool {
+        (**self).wants_outcomes()
+    }
+
+    fn observe(&self, partition: Partition, latency: Duration, outcome: Result<(), Outcome>) {
+        (**self).observe(partition, latency, outcome);
+    }
+}
+
+/// A selector made of a closure.
+///
+/// ```
+/// use metaq_producer::{Producer, select_fn};
+///
+/// let always_first = select_fn(|_topic, partitions, _message| partitions.first().copied());
+/// let producer = Producer::builder()
+///     .broker("meta://127.0.0.1:8123".parse()?)
+///     .selector(always_first)
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn select_fn<F>(select: F) -> SelectFn<F>
+where
+    F: Fn(&Topic, &[Partition], &Message) -> Option<Partition> + Send + Sync,
+{
+    SelectFn(select)
+}
+
+/// See [`select_fn`].
+pub struct SelectFn<F>(F);
+
+impl<F> PartitionSelector for SelectFn<F>
+where
+    F: Fn(&Topic, &[Partition], &Message) -> Option<Partition> + Send + Sync,
+{
+    fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition> {
+        (self.0)(topic, partitions, message)
+    }
+}
+
+impl<F> fmt::Debug for SelectFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SelectFn").finish()
+    }
+}
+
+/// What the tests of all selectors need.
+#[cfg(test)]
+mod testing {
+    use super::*;
+
+    /// The partitions of brokers 0, 1, …, which have so many each.
+    pub(super) fn partitions(counts: &[i32]) -> Vec<Partition> {
+        let of = |(broker, count): (usize, &i32)| {
+            (0..*count)
+                .map(move |index| Partition::new(i32::try_from(broker).unwrap(), index))
+                .collect::<Vec<_>>()
+        };
+        counts.iter().enumerate().flat_map(of).collect()
+    }
+
+    pub(super) fn select(selector: &dyn PartitionSelector, partitions: &[Partition]) -> Option<Partition> {
+        let topic = Topic::new("t").unwrap();
+        selector.select(&topic, partitions, &Message::new(topic.clone(), ""))
+    }
+
+    pub(super) fn select_key(
+        selector: &dyn PartitionSelector,
+        partitions: &[Partition],
+        key: impl AsRef<[u8]>,
+    ) -> Option<Partition> {
+        let topic = Topic::new("t").unwrap();
+        selector.select(&topic, partitions, &Message::new(topic.clone(), "").with_key(key))
+    }
+}

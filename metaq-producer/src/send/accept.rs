@@ -1,0 +1,296 @@
+//! Accepting messages: what is checked, counted and taken before a message is the producer's.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{task::yield_now, time::Instant};
+
+use crate::{
+    Message, Outcome, SendError, SendErrorKind, SendHandle,
+    deadline::{self, NotReached},
+    panics::with_contained_waker,
+    producer::Inner,
+    route::{topic_state::TopicState, topics::Lookup},
+    send::{
+        in_flight::{Cargo, Millis, Offer},
+        permits::Share,
+        span::SendSpan,
+        submit::NotAccepted,
+        wait_limits::WaitPermit,
+        wait_queue::WaitReason,
+    },
+};
+
+impl Inner {
+    /// Accepts a message, when there is room for it, and sends it.
+    ///
+    /// Nothing is awaited once it is accepted: whoever drops the future before it is done knows that it was not.
+    // Not an `async fn`: it would move the message once more.
+    #[expect(clippy::manual_async_fn, reason = "as said")]
+    pub(crate) fn enqueue(
+        &self,
+        mut message: Message,
+        timeout: Millis,
+    ) -> impl Future<Output = Result<SendHandle, SendError>> + Send {
+        async move {
+            let started = Instant::now();
+            self.intercept(&mut message)?;
+            if self.launcher.should_yield.load(Ordering::Relaxed) {
+                self.launcher.should_yield.store(false, Ordering::Relaxed);
+                // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
+                // thread, and everywhere fill memory with what waits.
+                let offered = Offered { inner: self, message: Some(&message) };
+                yield_now().await;
+                offered.checked();
+            }
+            let when_free = {
+                let lookup = self.topics.lookup();
+                match self.check(&message, &lookup) {
+                    Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
+                        Some(share) => match self.launch(topic, message, share, started, timeout, None, None)
+                        {
+                            Ok(handle) => return Ok(handle),
+                            Err(NotAccepted::Refused(error)) => return Err(error),
+                            Err(NotAccepted::HasToWaitOutside(message, reason, span)) => {
+                                Box::pin(with_contained_waker(self.enqueue_when_free(
+                                    Arc::clone(topic),
+                                    message,
+                                    started,
+                                    timeout,
+                                    Some((reason, span)),
+                                )))
+                            }
+                        },
+                        // Boxed: there are many futures of messages, and few of them wait for room.
+                        None => Box::pin(with_contained_waker(self.enqueue_when_free(
+                            Arc::clone(topic),
+                            message,
+                            started,
+                            timeout,
+                            None,
+                        ))),
+                    },
+                    Err(error) => return Err(error.with_message(message)),
+                }
+            };
+            when_free.await
+        }
+    }
+
+    /// The same for a message that there is no room for at the moment, or that isn't to have any while it waits for `reason`.
+    async fn enqueue_when_free(
+        &self,
+        topic: Arc<TopicState>,
+        mut message: Message,
+        started: Instant,
+        timeout: Millis,
+        mut outside: Option<(WaitReason, Option<Box<SendSpan>>)>,
+    ) -> Result<SendHandle, SendError> {
+        let until = deadline::at(started, Duration::from(timeout));
+        let mut came = None;
+        loop {
+            let (permit, span) = match outside {
+                Some((reason, span)) => {
+                    match self.wait_outside(&message, &topic, reason, &mut came, until).await {
+                        Ok(permit) => (Some(permit), span),
+                        Err(error) => return Err(refused(error.with_message(message), span)),
+                    }
+                }
+                None => (None, None),
+            };
+            let share = match self.room(&message, &topic, until).await {
+                Ok(share) => share,
+                Err(error) => return Err(refused(error.with_message(message), span)),
+            };
+            match self.launch(&topic, message, share, started, timeout, permit, span) {
+                Ok(handle) => return Ok(handle),
+                Err(NotAccepted::Refused(error)) => return Err(error),
+                Err(NotAccepted::HasToWaitOutside(back, reason, span)) => {
+                    (message, outside) = (back, Some((reason, span)));
+                }
+            }
+        }
+    }
+
+    /// The span that a message has already, or a new one.
+    #[cold]
+    pub(crate) fn span(message: &Message, span: Option<Box<SendSpan>>) -> Option<Box<SendSpan>> {
+        span.or_else(|| SendSpan::begin(message.topic()))
+    }
+
+    /// Shows a message that is offered to the interceptors.
+    ///
+    /// # Errors
+    /// When one of them panics; the error gives the message back as it was.
+    #[inline]
+    pub(crate) fn intercept(&self, message: &mut Message) -> Result<(), SendError> {
+        let intercepted = self.flights().interceptors.before(message);
+        intercepted.map_err(|text| self.not_intercepted(message, text))
+    }
+
+    #[cold]
+    fn not_intercepted(&self, message: &Message, text: String) -> SendError {
+        let lookup = self.topics.lookup();
+        // What it says otherwise is counted already.
+        if let Ok(topic) = self.check(message, &lookup) {
+            topic.counts.failed(Outcome::NotSent, None);
+        }
+        SendError::new(SendErrorKind::Interceptor, message.topic(), text).with_message(message.clone())
+    }
+
+    /// Counts a message as offered, and finds its topic.
+    pub(crate) fn check<'a>(
+        &self,
+        message: &Message,
+        lookup: &'a Lookup,
+    ) -> Result<&'a Arc<TopicState>, SendError> {
+        let name = message.topic();
+        let topic = lookup.find(name).or_else(|| lookup.find(self.config.default_topic.as_ref()?));
+        let Some(topic) = topic.filter(|_| !self.closed.load(Ordering::Acquire)) else {
+            self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
+            let closed = self.closed.load(Ordering::Acquire);
+            return Err(if closed { SendError::closed(name) } else { SendError::not_published(name) });
+        };
+        topic.counts.offered.fetch_add(1, Ordering::Relaxed);
+        if message.encoded_len() > self.config.max_message_size {
+            topic.counts.failed(Outcome::NotSent, None);
+            return Err(SendError::too_large(name, message.encoded_len(), self.config.max_message_size));
+        }
+        Ok(topic)
+    }
+
+    /// Waits for room.
+    async fn room(
+        &self,
+        message: &Message,
+        topic: &TopicState,
+        deadline: Instant,
+    ) -> Result<Share, SendError> {
+        let permits = &self.flights().permits;
+        let share = async {
+            permits.take(message.encoded_len()).await.ok_or_else(|| SendError::closed(&topic.topic))
+        };
+        let too_late = || SendError::full(&topic.topic, &permits.describe());
+        counted_as_queued(topic, deadline, share, too_late).await
+    }
+
+    /// Waits without room until the message may wait within, for `reason`. `came` is when it came to wait so first.
+    async fn wait_outside(
+        &self,
+        message: &Message,
+        topic: &TopicState,
+        reason: WaitReason,
+        came: &mut Option<u64>,
+        deadline: Instant,
+    ) -> Result<WaitPermit, SendError> {
+        let flights = self.flights();
+        let share = flights.permits.share(message.encoded_len());
+        let permit = async {
+            tokio::select! {
+                permit = flights.wait_limits.enter_when_free(&topic.waits, reason, share, came) => {
+                    permit.ok_or_else(|| SendError::closed(&topic.topic))
+                }
+                // There is nothing to wait for any more.
+                () = topic.withdrawn() => Err(self.launcher.withdrawn(topic)),
+            }
+        };
+        counted_as_queued(topic, deadline, permit, || reason.error(topic)).await
+    }
+
+    /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to wait outside has
+    /// no share any more.
+    // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
+    fn launch(
+        &self,
+        topic: &Arc<TopicState>,
+        message: Message,
+        share: Share,
+        started: Instant,
+        timeout: Millis,
+        permit: Option<WaitPermit>,
+        span: Option<Box<SendSpan>>,
+    ) -> Result<SendHandle, NotAccepted> {
+        let span = if self.config.span_per_send { Self::span(&message, span) } else { None };
+        let cargo = Cargo::new(message, share, started, timeout, span);
+        let mut offer = Offer::new(cargo, permit);
+        let token = self.launcher.launch_or_park(topic, &mut offer)?;
+        if offer.much_waits {
+            self.launcher.should_yield.store(true, Ordering::Relaxed);
+        }
+        Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
+    }
+}
+
+/// Ends the span of a message that was not accepted.
+fn refused(error: SendError, span: Option<Box<SendSpan>>) -> SendError {
+    if let Some(mut span) = span {
+        span.end_refused();
+    }
+    error
+}
+
+/// Counts a message as offered and not sent if its owner goes away before it was checked.
+struct Offered<'a> {
+    inner: &'a Inner,
+    message: Option<&'a Message>,
+}
+
+impl Offered<'_> {
+    fn checked(mut self) {
+        self.message = None;
+    }
+}
+
+impl Drop for Offered<'_> {
+    fn drop(&mut self) {
+        let Some(message) = self.message else { return };
+        let lookup = self.inner.topics.lookup();
+        // What it says otherwise is counted already.
+        if let Ok(topic) = self.inner.check(message, &lookup) {
+            topic.counts.failed(Outcome::NotSent, None);
+        }
+    }
+}
+
+/// Waits until the deadline. Meanwhile the message counts as queued, and as not sent if this fails or its owner goes away.
+async fn counted_as_queued<T>(
+    topic: &TopicState,
+    deadline: Instant,
+    wait: impl Future<Output = Result<T, SendError>>,
+    too_late: impl FnOnce() -> SendError,
+) -> Result<T, SendError> {
+    let mut queued = Queued::new(topic);
+    let ended = match deadline::timeout_at(deadline, wait).await {
+        Ok(ended) => ended,
+        Err(NotReached::Elapsed) => Err(too_late()),
+        Err(NotReached::NoRuntime) => Err(SendError::no_runtime(&topic.topic)),
+    };
+    queued.is_not_sent = ended.is_err();
+    ended
+}
+
+/// Counts a message as queued, and as not sent afterwards unless told otherwise.
+struct Queued<'a> {
+    topic: &'a TopicState,
+    is_not_sent: bool,
+}
+
+impl<'a> Queued<'a> {
+    fn new(topic: &'a TopicState) -> Self {
+        topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+        Self { topic, is_not_sent: true }
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
+        if self.is_not_sent {
+            self.topic.counts.failed(Outcome::NotSent, None);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is known of a message while it is on its way.
+
+use std::time::Duration;
+
+use metaq_protocol::Partition;
+use tokio::time::Instant;
+
+use crate::{
+    FailedAttempt, Message,
+    send::{permits::Share, span::SendSpan, wait_limits::WaitPermit},
+};
+
+/// A message, and what is to be known to send it.
+#[derive(Debug)]
+pub(crate) struct Cargo {
+    pub(crate) message: Message,
+    pub(crate) share: Share,
+    /// How often it was handed to a connection in vain.
+    pub(crate) attempts_before: u32,
+    pub(crate) started: Instant,
+    /// How long it may take in all.
+    pub(crate) timeout: Millis,
+    /// What most messages don't have.
+    pub(crate) more: Option<Box<More>>,
+}
+
+/// A message on its way to a connection.
+///
+/// It stays here until it is where it is kept: moved from hand to hand, it would take as long as to encode it.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// None once it was taken.
+    pub(crate) cargo: Option<Cargo>,
+    /// Whether so much waits to be written where it was handed to that it is worth a write.
+    pub(crate) much_waits: bool,
+    /// Has it wait if it has to. Given up as soon as the message is where it is kept.
+    pub(crate) permit: Option<WaitPermit>,
+}
+
+impl Offer {
+    pub(crate) fn new(cargo: Cargo, permit: Option<WaitPermit>) -> Self {
+        Self { cargo: Some(cargo), much_waits: false, permit }
+    }
+}
+
+/// A duration in four bytes, rounded up. What is longer than seven weeks is that long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Millis(u32);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        let millis = u64::from(duration.subsec_nanos().div_ceil(1_000_000));
+        Self(
+            u32::try_from(duration.as_secs().saturating_mul(1000).saturating_add(millis)).unwrap_or(u32::MAX),
+        )
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0.into())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    pub(crate) failed: Vec<FailedAttempt>,
+    /// Where it goes, when that was decided for good.
+    pub(crate) partition: Option<Partition>,
+    /// Whether it has the turn there.
+    pub(crate) has_turn: bool,
+    /// Whether the broker has refused it there, so that another partition is better if the selector agrees.
+    pub(crate) was_refused: bool,
+    /// While it waits.
+    pub(crate) permit: Option<WaitPermit>,
+    /// When it was handed to a connection, where a selector wants to know how long it took from then.
+    pub(super) launched: Option<Instant>,
+    /// Its span, with the option `span_per_send`.
+    pub(crate) span: Option<Box<SendSpan>>,
+}
+
+impl More {
+    /// Whether an attempt that failed may have stored the message.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.failed.iter().any(FailedAttempt::may_be_stored)
+    }
+}
+
+impl Cargo {
+    /// A message that is offered.
+    #[inline(always)]
+    pub(crate) fn new(
+        message: Message,
+        share: Share,
+        started: Instant,
+        timeout: Millis,
+        span: Option<Box<SendSpan>>,
+    ) -> Self {
+        let more = span.map(|span| Box::new(More { span: Some(span), ..More::default() }));
+        Self { message, share, attempts_before: 0, started, timeout, more }
+    }
+
+    /// When its time is up.
+    #[inline(always)]
+    pub(crate) fn deadline(&self) -> Instant {
+        self.started + Duration::from(self.timeout)
+    }
+
+    pub(crate) fn take_span(&mut self) -> Option<Box<SendSpan>> {
+        self.more.as_mut()?.span.take()
+    }
+
+    pub(crate) fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Where it goes, when that was decided for good.
+    pub(crate) fn partition(&self) -> Option<Partition> {
+        self.more.as_ref()?.partition
+    }
+
+    /// The partition in which it has the turn.
+    pub(crate) fn turn(&self) -> Option<Partition> {
+        self.more.as_ref().filter(|more| more.has_turn)?.partition
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_never_cut_short() {
+        for (duration, millis) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_micros(1_500), 2),
+            (Duration::from_secs(3), 3_000),
+            (Duration::MAX, u64::from(u32::MAX)),
+        ] {
+            assert_eq!(Duration::from(Millis::from(duration)), Duration::from_millis(millis));
+        }
+    }
+}

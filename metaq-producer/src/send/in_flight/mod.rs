@@ -1,0 +1,533 @@
+//! The messages that belong to the producer: from when they are accepted until their outcome was taken.
+
+mod cargo;
+mod completion;
+mod flush;
+mod purge;
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use metaq_protocol::{Partition, Topic};
+use metaq_transport::{Completions, Connection, Reservation, Ticket, TransportError, TransportErrorKind};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+pub(crate) use cargo::{Cargo, Millis, More, Offer};
+use completion::{Tally, fail};
+use flush::Flushes;
+
+use crate::{
+    FailedAttempt, Outcome, SendError, SendErrorKind, SendReceipt,
+    interceptor::Interceptors,
+    panics,
+    route::{topic_broker::Lane, topic_state::TopicState},
+    send::{
+        close::Closing,
+        deferred,
+        order::Late,
+        permits::Permits,
+        retry::RetryPolicy,
+        slab::{Slab, Token},
+        submit::Launcher,
+        timers::{Timer, Timers},
+        wait_limits::WaitLimits,
+        wait_queue::WaitReason,
+    },
+};
+
+/// Messages are spread over so many locks, so that threads seldom meet.
+const SHARDS: usize = 16;
+
+/// All messages of a producer that have no outcome yet, or one that nobody has taken yet.
+///
+/// A message belongs to the producer, not to whoever waits for it: it has its outcome, gives its room back and is counted,
+/// whether its handle is polled, dropped or forgotten.
+pub(crate) struct Flights {
+    shards: Vec<Mutex<Slab<Entry>>>,
+    pub(crate) permits: Permits,
+    pub(crate) wait_limits: Arc<WaitLimits>,
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) interceptors: Interceptors,
+    pub(crate) closing: Closing,
+    flushes: Flushes,
+    /// Who sends what had to wait.
+    launcher: OnceLock<Weak<Launcher>>,
+    /// The partitions, sent to in order, in which the answer to the message that had the turn is late.
+    pub(crate) late: Mutex<HashMap<Token, Late, foldhash::fast::FixedState>>,
+    closed: AtomicBool,
+}
+
+struct Entry {
+    state: State,
+    waker: Option<Waker>,
+}
+
+enum State {
+    /// It waits for a broker, for capacity, for its turn, or for the next attempt.
+    Parked {
+        cargo: Cargo,
+        topic: Arc<TopicState>,
+    },
+    /// Somebody looks at it.
+    Taken,
+    Flying {
+        cargo: Cargo,
+        lane: Arc<Lane>,
+        partition: Partition,
+    },
+    /// None once it was taken.
+    Ended(Option<Result<SendReceipt, SendError>>),
+}
+
+/// Where a message is to be handed to.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) lane: &'a Arc<Lane>,
+    pub(crate) connection: &'a dyn Connection,
+    pub(crate) partition: Partition,
+}
+
+/// Why a message could not be parked again.
+pub(crate) enum Unparkable {
+    /// Whoever offered it has taken it back, or the producer was closed.
+    Cancelled(Cargo),
+    /// Its time is up.
+    Overdue(Cargo),
+}
+
+impl Flights {
+    pub(crate) fn new(permits: Permits, policy: RetryPolicy, interceptors: Interceptors) -> Self {
+        let (max_messages, max_bytes) = permits.limits();
+        let timers = Arc::default();
+        Self {
+            wait_limits: WaitLimits::new(max_messages, max_bytes, &timers),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            permits,
+            timers,
+            policy,
+            interceptors,
+            closing: Closing::default(),
+            flushes: Flushes::default(),
+            launcher: OnceLock::new(),
+            late: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Says who sends what had to wait.
+    pub(crate) fn set_launcher(&self, launcher: Weak<Launcher>) {
+        self.wait_limits.set_launcher(Weak::clone(&launcher));
+        let _ = self.launcher.set(launcher);
+    }
+
+    /// Who sends what had to wait; none when the producer is gone.
+    pub(crate) fn launcher(&self) -> Option<Arc<Launcher>> {
+        self.launcher.get()?.upgrade()
+    }
+
+    pub(crate) fn weak_launcher(&self) -> Weak<Launcher> {
+        self.launcher.get().cloned().unwrap_or_default()
+    }
+
+    fn shard(&self, token: Token) -> MutexGuard<'_, Slab<Entry>> {
+        self.shards[token.shard() % SHARDS].lock()
+    }
+
+    /// Hands a message to a connection, which takes it out of the offer. `token` is that of a message that was accepted
+    /// before.
+    ///
+    /// # Errors
+    /// Leaves it where it is if the connection refuses it; without an error if it was taken back meanwhile.
+    #[inline(always)]
+    pub(crate) fn launch(
+        &self,
+        this: &Arc<dyn Completions>,
+        way: Way<'_>,
+        offer: &mut Offer,
+        token: Option<Token>,
+        reservation: &mut Option<Reservation>,
+    ) -> Result<Option<Token>, TransportError> {
+        let Some(message) = offer.cargo.as_ref() else { return Ok(None) };
+        let deadline = self.attempt_deadline(message);
+        let shard_number = match token {
+            Some(token) => token.shard(),
+            None => own_shard(),
+        };
+        // Released after the lock: what a connection announces meanwhile is looked at then.
+        let _hold = deferred::Hold::new();
+        let mut shard = self.shards[shard_number % SHARDS].lock();
+        let (token, is_new) = match token {
+            Some(token) => (token, false),
+            None => (shard.next(shard_number), true),
+        };
+        if !is_new && (shard.is_cancelled(token) || self.is_closed()) {
+            return Ok(None);
+        }
+        let put = message.message.as_put(way.partition.index);
+        let ticket = Ticket { completions: this, token: token.into() };
+        // An answer can't be told before the lock is released, so the entry is there by then.
+        // A connection may be anybody's code, and must not take the message with it.
+        let submitted = panics::catch(|| match reservation {
+            None => way.connection.submit_put(put, deadline, ticket),
+            some => way.connection.submit_reserved_put(put, deadline, ticket, some),
+        });
+        offer.much_waits = match submitted {
+            Ok(submitted) => submitted?,
+            Err(_) => {
+                let broker = way.lane.broker.addr.clone();
+                return Err(TransportError::new(TransportErrorKind::NotConnected, broker));
+            }
+        };
+        if let Some(cargo) = &mut offer.cargo
+            && way.lane.topic.selector.wants_outcomes()
+        {
+            cargo.more().launched = Some(Instant::now());
+        }
+        if let Some(cargo) = offer.cargo.take() {
+            let state = State::Flying { cargo, lane: Arc::clone(way.lane), partition: way.partition };
+            if is_new {
+                shard.add(token, Entry { state, waker: None });
+            } else if let Some(entry) = shard.get_mut(token) {
+                entry.state = state;
+            }
+        }
+        Ok(Some(token))
+    }
+
+    /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
+    /// its share of the time (W23).
+    #[inline(always)]
+    fn attempt_deadline(&self, cargo: &Cargo) -> Instant {
+        if self.policy.at_least_once && cargo.attempts_before + 1 < self.policy.max_attempts {
+            let now = Instant::now();
+            return now + cargo.deadline().saturating_duration_since(now) / 2;
+        }
+        cargo.deadline()
+    }
+
+    /// Keeps a new message until it can be handed to a connection.
+    pub(crate) fn park(&self, topic: Arc<TopicState>, cargo: Cargo) -> Token {
+        topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+        let shard_number = own_shard();
+        let mut shard = self.shards[shard_number % SHARDS].lock();
+        let token = shard.next(shard_number);
+        shard.add(token, Entry { state: State::Parked { cargo, topic }, waker: None });
+        token
+    }
+
+    /// Keeps a message on that was taken in hand.
+    ///
+    /// # Errors
+    /// Gives it back if it is to be ended meanwhile.
+    pub(crate) fn park_again(
+        &self,
+        token: Token,
+        topic: Arc<TopicState>,
+        cargo: Cargo,
+    ) -> Result<(), Unparkable> {
+        let is_overdue = Instant::now() >= cargo.deadline();
+        let mut shard = self.shard(token);
+        if shard.is_cancelled(token) || self.is_closed() {
+            return Err(Unparkable::Cancelled(cargo));
+        }
+        if is_overdue {
+            return Err(Unparkable::Overdue(cargo));
+        }
+        if let Some(entry) = shard.get_mut(token) {
+            topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+            entry.state = State::Parked { cargo, topic };
+        }
+        Ok(())
+    }
+
+    /// Takes a parked message in hand, to send it, park it again, or end it. None if it has ended, or somebody else looks at
+    /// it.
+    pub(crate) fn take_parked(&self, token: Token) -> Option<(Cargo, Arc<TopicState>)> {
+        self.take_parked_if(token, |_, _| true)
+    }
+
+    /// The same if it is a `wanted` one.
+    pub(crate) fn take_parked_if(
+        &self,
+        token: Token,
+        wanted: impl FnOnce(&Cargo, &TopicState) -> bool,
+    ) -> Option<(Cargo, Arc<TopicState>)> {
+        let mut shard = self.shard(token);
+        let entry = shard.get_mut(token)?;
+        match std::mem::replace(&mut entry.state, State::Taken) {
+            State::Parked { cargo, topic } if wanted(&cargo, &topic) => {
+                topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
+                Some((cargo, topic))
+            }
+            other => {
+                entry.state = other;
+                None
+            }
+        }
+    }
+
+    /// Gives a message back that was not accepted.
+    pub(crate) fn refuse(&self, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) -> SendError {
+        let mut tally = Tally::of_refused();
+        let error = self.failed(error, topic, None, cargo, &mut tally);
+        self.settle(&mut tally);
+        error
+    }
+
+    /// Gives a parked message back that was not accepted.
+    pub(crate) fn refuse_parked(
+        &self,
+        token: Token,
+        cargo: Cargo,
+        topic: &Arc<TopicState>,
+        error: SendError,
+    ) -> SendError {
+        let (entry, mark) = {
+            let mut shard = self.shard(token);
+            let (mark, _) = shard.ended(token);
+            (shard.remove(token), mark)
+        };
+        drop(entry);
+        let mut tally = Tally::of_refused();
+        tally.flushed(mark);
+        let error = self.failed(error, topic, None, cargo, &mut tally);
+        self.settle(&mut tally);
+        error
+    }
+
+    /// Ends a message that was taken in hand: it could not be sent.
+    pub(crate) fn fail_parked(&self, token: Token, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) {
+        let mut tally = Tally::default();
+        let error = self.failed(error, topic, None, cargo, &mut tally);
+        fail(&mut self.shard(token), token, error, &mut tally);
+        self.settle(&mut tally);
+    }
+
+    /// The error as the message's last word: with the attempts before, and with the message if it isn't stored.
+    fn failed(
+        &self,
+        error: SendError,
+        topic: &Arc<TopicState>,
+        lane: Option<&Lane>,
+        mut cargo: Cargo,
+        tally: &mut Tally,
+    ) -> SendError {
+        if self.is_watched(&cargo) {
+            let attempts = cargo.attempts_before + u32::from(lane.is_some());
+            // An earlier attempt may have stored it.
+            let is_unknown = cargo.more.as_ref().is_some_and(|more| more.may_be_stored());
+            let outcome = if is_unknown { Outcome::Unknown } else { error.outcome() };
+            let last = cargo.more.as_ref().and_then(|more| more.failed.last());
+            let partition = error.partition().or_else(|| Some(last?.partition));
+            self.complete(&mut cargo, partition, Err(outcome), attempts, tally);
+        }
+        let (attempts, permit) = match cargo.more.as_mut() {
+            Some(more) => (std::mem::take(&mut more.failed), more.permit.take()),
+            None => (Vec::new(), None),
+        };
+        tally.permits.extend(permit);
+        let unknown = attempts.iter().any(FailedAttempt::may_be_stored);
+        let last_attempt = lane.map(|_| error.outcome());
+        let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
+        topic.counts.failed_after(error.outcome(), lane.map(|lane| &*lane.counts), last_attempt, &attempts);
+        // What was taken back is returned by that call, and isn't in the account of closing as well.
+        if error.kind() != SendErrorKind::Purged || error.outcome() != Outcome::NotSent {
+            self.closing.ended(Err(error.outcome()), &cargo.message);
+        }
+        tally.give_back(topic, &cargo);
+        let error = error.with_attempts(attempts);
+        if error.outcome() == Outcome::Unknown {
+            tally.payloads.push(cargo.message.take_payload());
+            return error;
+        }
+        error.with_message(cargo.message)
+    }
+
+    /// The outcome of a message, which is taken; or tells `cx` when it is there, which is `likely` to be necessary.
+    pub(crate) fn poll(
+        &self,
+        token: Token,
+        cx: &Context<'_>,
+        likely: bool,
+    ) -> Poll<Result<SendReceipt, SendError>> {
+        // A waker may run anybody's code when it is cloned or dropped: not under the lock.
+        let mut new = likely.then(|| cx.waker().clone());
+        loop {
+            let mut shard = self.shard(token);
+            let Some(entry) = shard.get_mut(token) else { return Poll::Pending };
+            if let State::Ended(outcome) = &mut entry.state {
+                let Some(outcome) = outcome.take() else { return Poll::Pending };
+                let waker = entry.waker.take();
+                shard.discard(token);
+                drop(shard);
+                drop((waker, new));
+                return Poll::Ready(outcome);
+            }
+            if entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                drop(shard);
+                return Poll::Pending;
+            }
+            let Some(waker) = new.take() else {
+                drop(shard);
+                new = Some(cx.waker().clone());
+                continue;
+            };
+            let old = entry.waker.replace(waker);
+            let is_parked = matches!(entry.state, State::Parked { .. });
+            drop(shard);
+            drop(old);
+            if is_parked {
+                // The runtime on which it came to wait may not be driven any more.
+                self.timers.ensure_kept(&self.weak_launcher());
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// The handle of a message is gone: its outcome is counted, and told to nobody.
+    pub(crate) fn unwatch(&self, token: Token) {
+        let mut shard = self.shard(token);
+        let Some(entry) = shard.get_mut(token) else { return };
+        let waker = entry.waker.take();
+        let ended = if matches!(entry.state, State::Ended(_)) {
+            shard.remove(token)
+        } else {
+            shard.let_go(token);
+            None
+        };
+        drop(shard);
+        drop((waker, ended));
+    }
+
+    /// Takes a message back that was not handed to a connection yet. Else it goes on unwatched.
+    pub(crate) fn cancel(&self, token: Token) {
+        self.shard(token).cancel(token);
+        if let Some((cargo, topic)) = self.take_parked(token) {
+            self.timers.cancel(cargo.deadline(), Timer::Deadline(token, cargo.attempts_before));
+            let error = SendError::closed(&topic.topic);
+            self.leave_queue(token, &topic);
+            self.fail_parked(token, &topic, cargo, error);
+        }
+        self.unwatch(token);
+    }
+
+    /// Takes a message out of the queue that it waits in, and has those behind it looked at.
+    pub(crate) fn leave_queue(&self, token: Token, topic: &TopicState) -> Option<WaitReason> {
+        let (reason, requests) = topic.waits.leave(token)?;
+        if let Some(launcher) = self.launcher() {
+            launcher.forget(requests);
+            launcher.serve(&topic.waits, reason, None);
+        }
+        Some(reason)
+    }
+
+    /// From now on nothing is accepted any more.
+    pub(crate) fn accept_no_more(&self) {
+        self.permits.close();
+        self.wait_limits.close();
+    }
+
+    /// From now on nothing is sent that has to wait.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.timers.stop();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Fails a message that waits.
+    pub(crate) fn fail_one_waiting(&self, token: Token, error: impl Fn(&Topic) -> SendError) {
+        let Some((cargo, topic)) = self.take_parked(token) else { return };
+        let error = error(&topic.topic);
+        self.leave_queue(token, &topic);
+        self.fail_parked(token, &topic, cargo, error);
+    }
+
+    /// Fails all messages that wait.
+    pub(crate) fn fail_waiting(&self, error: impl Fn(&Topic) -> SendError) {
+        for token in self.tokens(|state| matches!(state, State::Parked { .. })) {
+            let Some((cargo, topic)) = self.take_parked(token) else { continue };
+            let error = error(&topic.topic);
+            if let (Some((_, requests)), Some(launcher)) = (topic.waits.leave(token), self.launcher()) {
+                launcher.forget(requests);
+            }
+            self.fail_parked(token, &topic, cargo, error);
+        }
+    }
+
+    /// Ends all messages whose answer can't be waited for any longer.
+    pub(crate) fn fail_in_flight(&self) {
+        let mut tally = Tally::default();
+        for token in self.tokens(|state| matches!(state, State::Flying { .. })) {
+            let mut shard = self.shard(token);
+            let Some(entry) = shard.get_mut(token) else { continue };
+            match std::mem::replace(&mut entry.state, State::Taken) {
+                State::Flying { cargo, lane, partition } => {
+                    let text = "the producer was closed before the answer came";
+                    let error = SendError::new(SendErrorKind::Closed, &lane.topic.topic, text)
+                        .with_outcome(Outcome::Unknown)
+                        .at(partition, lane.broker.addr.clone());
+                    let error = self.failed(error, &lane.topic, Some(&lane), cargo, &mut tally);
+                    fail(&mut shard, token, error, &mut tally);
+                    drop(shard);
+                    drop(lane);
+                }
+                other => entry.state = other,
+            }
+        }
+        self.settle(&mut tally);
+    }
+
+    pub(crate) fn unpin(&self, token: Token) {
+        self.shard(token).unpin(token);
+    }
+
+    /// The tokens of all messages in such a state.
+    fn tokens(&self, wanted: impl Fn(&State) -> bool) -> Vec<Token> {
+        let of_shard = |shard: &Mutex<Slab<Entry>>| {
+            let shard = shard.lock();
+            let wanted = shard.iter().filter(|(_, entry)| wanted(&entry.state));
+            wanted.map(|(token, _)| token).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+}
+
+/// The shard of this thread.
+fn own_shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    OWN.get() % SHARDS
+}
+
+impl fmt::Debug for Flights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flights").field("permits", &self.permits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_in_flight_takes_little() {
+        // Beside this there are its slot on the connection, which is 64 bytes, and its handle.
+        assert!(size_of::<Entry>() <= 152, "{}", size_of::<Entry>());
+        assert_eq!(size_of::<crate::SendHandle>(), 16);
+    }
+}

@@ -1,0 +1,236 @@
+//! Sending in order: one message at a time in each partition.
+//!
+//! A broker stores messages of one partition that are in flight at the same time in any order (wire rule 1.2), so the order in
+//! which messages were accepted is kept only by waiting for each answer (K-50). A message is decided for a partition when it
+//! is accepted, and stays in line there until it was answered: also while its broker is away, and while it waits for capacity
+//! or for its next attempt. Where the selector leaves the choice, that is a partition whose turn is free, or else the one with
+//! the shortest line, so that a broker that is silent isn't given the room of all.
+
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
+
+use metaq_protocol::Partition;
+use metaq_transport::Reservation;
+use tokio::time::Instant;
+
+use crate::{
+    route::topic_state::{Route, TopicState},
+    send::{
+        deferred::{self, Step},
+        in_flight::{Flights, Offer},
+        slab::Token,
+        submit::{Launcher, Obstacle, Wait},
+        timers::Timer,
+        wait_queue::WaitReason,
+    },
+};
+
+/// How many partitions a selector is asked for at most, to find one in which few messages wait.
+const MOST_CHOICES: usize = 8;
+
+impl Launcher {
+    /// Sends a message if it has the turn in its partition, or can take it.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub(crate) fn launch_in_order(
+        &self,
+        topic: &Arc<TopicState>,
+        offer: &mut Offer,
+        token: Option<Token>,
+        reservation: &mut Option<Reservation>,
+    ) -> Result<Token, Obstacle> {
+        let route = topic.route();
+        if topic.is_withdrawn() {
+            return Err(Obstacle::Never(self.withdrawn(topic)));
+        }
+        let partition = self.decide(topic, &route, offer, token)?;
+        let Some(cargo) = &mut offer.cargo else { return Err(WaitReason::NoBroker.into()) };
+        if cargo.turn().is_none() {
+            if !topic.waits.try_turn(partition) {
+                return Err(WaitReason::Turn(partition).into());
+            }
+            cargo.more().has_turn = true;
+        }
+        let Some(broker) = route.broker(partition.broker) else {
+            topic.ensure_followed();
+            return Err(WaitReason::Away(partition.broker).into());
+        };
+        match self.hand_over(partition, broker, offer, token, reservation) {
+            Ok(token) => Ok(token),
+            Err(Some(full)) => {
+                let reason = WaitReason::Capacity(full.id, full.number);
+                Err(Obstacle::Wait(Box::new(Wait { reason, full: vec![full] })))
+            }
+            Err(None) => Err(WaitReason::Away(partition.broker).into()),
+        }
+    }
+
+    /// The partition that the message goes to: what was decided before, as long as the topic has it.
+    fn decide(
+        &self,
+        topic: &Arc<TopicState>,
+        route: &Route,
+        offer: &mut Offer,
+        token: Option<Token>,
+    ) -> Result<Partition, Obstacle> {
+        let Some(cargo) = &mut offer.cargo else { return Err(WaitReason::NoBroker.into()) };
+        let decided = cargo.partition();
+        if let Some(decided) = decided {
+            let is_away = route.broker(decided.broker).is_none() && route.knows(decided.broker);
+            if is_away || (route.partitions.is_empty() && route.brokers.is_empty()) {
+                return Ok(decided);
+            }
+            if route.has(decided) {
+                let now = Instant::now();
+                let is_better_elsewhere =
+                    cargo.turn().is_some() && (cargo.more().was_refused || topic.rests(decided, now));
+                if !is_better_elsewhere {
+                    return Ok(decided);
+                }
+                // The broker refuses messages for it. It counts as accepted anew where it goes instead.
+                match self.select(topic, route, offer, Some(decided))? {
+                    Some((other, _)) if other != decided && !topic.rests(other, now) => {
+                        self.change_partition(topic, offer, other);
+                        return Ok(other);
+                    }
+                    _ => return Ok(decided),
+                }
+            }
+        } else if route.partitions.is_empty()
+            || (token.is_none() && !topic.waits.is_empty(WaitReason::NoBroker))
+        {
+            // Those who wait for a broker come before it.
+            return Err(self.no_broker(topic));
+        }
+        let partition = self.first_choice(topic, route, offer)?;
+        self.change_partition(topic, offer, partition);
+        Ok(partition)
+    }
+
+    /// The partition that the selector chooses, another one if that was refused lately or others are before the message there,
+    /// and the selector agrees. It may be that of a broker that is away.
+    fn first_choice(
+        &self,
+        topic: &Arc<TopicState>,
+        route: &Route,
+        offer: &Offer,
+    ) -> Result<Partition, Obstacle> {
+        let now = Instant::now();
+        let mut unfit = None;
+        // The first of those that rest, and the one with the shortest line of those that don't.
+        let (mut resting, mut shortest): (_, Option<(usize, Partition)>) = (None, None);
+        let most = if route.partitions.len() == 1 { 1 } else { MOST_CHOICES.min(2 * route.partitions.len()) };
+        let mut choices = 0;
+        while choices < 2 * route.partitions.len() && !(shortest.is_some() && choices >= most) {
+            choices += 1;
+            let partition = match self.select(topic, route, offer, unfit) {
+                Ok(Some((partition, broker))) => {
+                    if broker.lane.broker.rests(now) || topic.rests(partition, now) {
+                        resting.get_or_insert(partition);
+                    } else {
+                        let line = topic.waits.line(partition);
+                        if line == 0 {
+                            return Ok(partition);
+                        }
+                        if shortest.is_none_or(|(shortest, _)| line < shortest) {
+                            shortest = Some((line, partition));
+                        }
+                    }
+                    partition
+                }
+                Ok(None) => break,
+                Err(Obstacle::Away(partition)) => return Ok(partition),
+                Err(obstacle) => return Err(obstacle),
+            };
+            if unfit.replace(partition) == Some(partition) {
+                break;
+            }
+        }
+        let chosen = shortest.map(|(_, partition)| partition).or(resting);
+        chosen.ok_or_else(|| self.no_broker(topic))
+    }
+
+    /// The message goes to another partition from now on, and gives its turn in the old one to the next.
+    fn change_partition(&self, topic: &TopicState, offer: &mut Offer, partition: Partition) {
+        let Some(cargo) = &mut offer.cargo else { return };
+        let turn = cargo.turn();
+        let more = cargo.more();
+        (more.partition, more.has_turn, more.was_refused) = (Some(partition), false, false);
+        if let Some(turn) = turn {
+            self.flights.pass_turn(topic, turn);
+        }
+    }
+}
+
+impl Flights {
+    /// Gives the turn in a partition to the next message.
+    pub(crate) fn pass_turn(&self, topic: &TopicState, partition: Partition) {
+        match self.launcher() {
+            Some(launcher) => deferred::run(&launcher, &topic.waits, Step::PassTurn(partition)),
+            // Nobody sends any more.
+            None => while topic.waits.pass_turn(partition).is_some() {},
+        }
+    }
+
+    /// Keeps the turn of a message whose answer is late.
+    pub(crate) fn keep_turn(&self, token: Token, turn: LateTurn) {
+        let mut late = self.late.lock();
+        let late = late.entry(token).or_default();
+        late.owed += 1;
+        late.turn = Some(turn);
+    }
+
+    /// The broker is done with an attempt to send a message whose answer was late. Another one may be late by now, too.
+    pub(crate) fn late_attempt_ended(&self, token: Token) {
+        let turn = {
+            let mut late = self.late.lock();
+            let Entry::Occupied(mut entry) = late.entry(token) else { return };
+            entry.get_mut().owed -= 1;
+            if entry.get().owed > 0 {
+                return;
+            }
+            entry.remove().turn
+        };
+        if let Some(turn) = turn {
+            self.timers.cancel(turn.until, Timer::LateAnswer(token));
+            self.release_turn(token, &turn);
+        }
+    }
+
+    /// Passes on the turn of a message whose answer is late, if it was kept until `now`.
+    pub(crate) fn late_turn_ended(&self, token: Token, now: Instant) {
+        let turn =
+            self.late.lock().get_mut(&token).and_then(|late| late.turn.take_if(|turn| turn.until <= now));
+        if let Some(turn) = turn {
+            self.release_turn(token, &turn);
+        }
+    }
+
+    fn release_turn(&self, token: Token, turn: &LateTurn) {
+        self.unpin(token);
+        turn.topic.forget_refusal(turn.partition);
+        self.pass_turn(&turn.topic, turn.partition);
+    }
+}
+
+/// A message whose answers are late.
+#[derive(Default)]
+pub(crate) struct Late {
+    /// How many of its attempts the broker isn't done with.
+    owed: usize,
+    turn: Option<LateTurn>,
+}
+
+/// A turn that is kept until the late answer to the message that had it: the broker may still store it, and must not get the
+/// next one before.
+pub(crate) struct LateTurn {
+    pub(crate) topic: Arc<TopicState>,
+    pub(crate) partition: Partition,
+    /// When it is passed on all the same.
+    pub(crate) until: Instant,
+}
+
+/// The longest time for which the turn is kept after the message timed out. The connection sends a heartbeat at the timeout:
+/// with its default settings it is given up by then if that isn't answered, and a broker that answers that and not the
+/// message has lost it.
+pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(5);

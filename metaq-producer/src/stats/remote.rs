@@ -1,0 +1,80 @@
+//! The statistics that brokers keep themselves.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use metaq_protocol::{BrokerAddr, Command, Opaque, Response, StatsCommand, parse_stats};
+use metaq_transport::Connection;
+use tokio::time::Instant;
+
+use crate::route::pool::Pool;
+
+/// What a broker told of itself: names and values, in the order in which it told them. A name may occur more than once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerFigures {
+    figures: Vec<(String, Option<String>)>,
+}
+
+impl BrokerFigures {
+    /// All names, with their values if they have one.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.figures.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
+    }
+
+    /// The first value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == name)?.1
+    }
+}
+
+/// Asks every broker that is connected.
+pub(crate) async fn ask_all(
+    pool: &Pool,
+    item: Option<&str>,
+    deadline: Instant,
+) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
+    // One of the connections of each.
+    let brokers: BTreeMap<_, _> =
+        pool.in_use().into_iter().map(|connection| (connection.broker().clone(), connection)).collect();
+    let answers = brokers
+        .into_iter()
+        .map(|(broker, connection)| async move { (broker, ask(&*connection, item, deadline).await) });
+    join_all(answers).await
+}
+
+/// Asks one broker.
+pub(crate) async fn ask(
+    connection: &dyn Connection,
+    item: Option<&str>,
+    deadline: Instant,
+) -> Result<BrokerFigures, String> {
+    let body = raw(connection, item, deadline).await?;
+    let figures =
+        parse_stats(&body).map(|(name, value)| (name.into_owned(), value.map(|value| value.into_owned())));
+    Ok(BrokerFigures { figures: figures.collect() })
+}
+
+/// Asks one broker, and returns its answer as it is.
+pub(crate) async fn raw(
+    connection: &dyn Connection,
+    item: Option<&str>,
+    deadline: Instant,
+) -> Result<bytes::Bytes, String> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err("there is no Tokio runtime here; ask from a task, or within Runtime::block_on".to_owned());
+    }
+    let item = item.map(str::parse).transpose();
+    let item = item.map_err(|error| format!("there are no statistics of such a name: {error}"))?;
+    let mut command = Command::from(StatsCommand::new(item, Opaque::default()));
+    let pending =
+        connection.submit_when_free(&mut command, deadline).await.map_err(|error| error.to_string())?;
+    let answer = pending.await.map_err(|error| error.to_string())?;
+    match answer.into_response() {
+        Some(Response::Boolean(answer)) if answer.status.is_success() => Ok(answer.body),
+        Some(Response::Boolean(answer)) => {
+            Err(format!("the broker answered {}: {}", answer.status, answer.text()))
+        }
+        _ => Err("the broker answered with something else".to_owned()),
+    }
+}
