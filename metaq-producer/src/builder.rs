@@ -18,9 +18,9 @@ use crate::{
     producer::Inner,
     route::{follower::PublishLimits, pool::Pool, single_broker::DirectDiscovery, topics::Topics},
     send::{
-        in_flight::{Flights, Millis},
+        in_flight::{InFlight, Millis},
         permits::Permits,
-        submit::Launcher,
+        submit::Submitter,
     },
     transaction::TransactionNames,
 };
@@ -130,13 +130,13 @@ impl ProducerBuilder {
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
-        let flights = Flights::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
-        let launcher = Launcher::new(flights, self.selector);
+        let in_flight = InFlight::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
+        let submitter = Submitter::new(in_flight, self.selector);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout };
         let topics = Topics::new(
             Arc::clone(&discovery),
             Arc::clone(&pool),
-            Arc::clone(&launcher),
+            Arc::clone(&submitter),
             limits,
             events.clone(),
             config.ordered,
@@ -144,7 +144,7 @@ impl ProducerBuilder {
         let send_timeout = Millis::from(config.send_timeout);
         Ok(Producer::from_inner(Inner {
             topics,
-            launcher,
+            submitter,
             transaction_names: TransactionNames::new(),
             open_transactions: Arc::default(),
             pool,

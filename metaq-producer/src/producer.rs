@@ -25,8 +25,8 @@ use crate::{
         topics::{Publisher, Topics},
     },
     send::{
-        in_flight::{Cargo, Flights, Millis},
-        submit::Launcher,
+        in_flight::{InFlight, Millis, PendingMessage},
+        submit::Submitter,
     },
     stats::remote::{self, BrokerFigures},
     transaction::{OpenTransactions, TransactionNames},
@@ -63,7 +63,7 @@ pub struct Producer {
 
 pub(crate) struct Inner {
     pub(crate) topics: Topics,
-    pub(crate) launcher: Arc<Launcher>,
+    pub(crate) submitter: Arc<Submitter>,
     pub(crate) transaction_names: TransactionNames,
     pub(crate) open_transactions: Arc<OpenTransactions>,
     pub(crate) pool: Arc<Pool>,
@@ -194,7 +194,7 @@ impl Producer {
             Ok(topic) => topic,
             Err(error) => return Err(error.with_message(message)),
         };
-        let permits = &inner.flights().permits;
+        let permits = &inner.in_flight().permits;
         let Some(share) = permits.try_take(message.encoded_len()) else {
             topic.counts.failed(Outcome::NotSent, None);
             // It may have been closed a moment ago, which gives no room to anybody.
@@ -206,9 +206,9 @@ impl Producer {
             return Err(error.with_message(message));
         };
         let span = if inner.config.span_per_send { Inner::span(&message, None) } else { None };
-        let cargo = Cargo::new(message, share, started, timeout, span);
-        let token = inner.launcher.launch_now(topic, cargo)?;
-        Ok(SendHandle::new(Arc::clone(&inner.launcher.flights), token))
+        let pending = PendingMessage::new(message, share, started, timeout, span);
+        let token = inner.submitter.submit_now(topic, pending)?;
+        Ok(SendHandle::new(Arc::clone(&inner.submitter.in_flight), token))
     }
 
     /// Sends all messages, as many at a time as there is room for, and returns their outcomes in the same order.
@@ -239,7 +239,7 @@ impl Producer {
     /// # Cancel safety
     /// Safe: it only waits.
     pub async fn flush(&self) {
-        self.inner.flights().flush(|| self.inner.expire()).await;
+        self.inner.in_flight().flush(|| self.inner.expire()).await;
     }
 
     /// Takes the messages to `topic` back that wait, and returns those that are certainly not stored, in the order in which
@@ -258,7 +258,7 @@ impl Producer {
     /// If the producer is being closed, messages that are returned here are not in the [`CloseReport`].
     #[must_use = "the messages are taken back, and are in nobody else's hands"]
     pub fn purge(&self, topic: &Topic) -> Vec<Message> {
-        self.inner.flights().purge(topic)
+        self.inner.in_flight().purge(topic)
     }
 
     /// The partitions of a topic whose brokers are connected now, sorted. Empty when there is none, or the topic isn't
@@ -271,7 +271,7 @@ impl Producer {
 
     /// What the producer has done so far.
     pub async fn stats(&self) -> ProducerStats {
-        let (unacknowledged, unacknowledged_bytes) = self.inner.flights().permits.taken();
+        let (unacknowledged, unacknowledged_bytes) = self.inner.in_flight().permits.taken();
         let connections = self.inner.pool.in_use();
         let stats = |connection: &Arc<dyn Connection>| (connection.broker().clone(), connection.stats());
         let connections = connections.iter().map(stats).collect();
@@ -303,7 +303,7 @@ impl Producer {
         let (state, since) = inner.discovery.events().registry();
         let registry = RegistryHealth { state, since: since.map(|since| since.elapsed()) };
         let states = inner.topics.states();
-        let mut brokers = inner.pool.health(inner.flights().closing.elapsed());
+        let mut brokers = inner.pool.health(inner.in_flight().closing.elapsed());
         for state in &states {
             for (id, addr) in state.route().named() {
                 if let Ok(at) = brokers.binary_search_by(|broker| broker.addr.cmp(addr))
@@ -363,15 +363,16 @@ impl Producer {
     pub async fn close(&self, timeout: Duration) -> CloseReport {
         let inner = &*self.inner;
         let until = deadline::after(timeout);
-        let flights = inner.flights();
+        let in_flight = inner.in_flight();
         inner.closed.store(true, Ordering::Release);
-        flights.closing.begin();
-        flights.accept_no_more();
+        in_flight.closing.begin();
+        in_flight.accept_no_more();
         inner.topics.refuse();
         let (_, are_rolled_back) =
-            join(flights.drain(until, || inner.expire()), inner.open_transactions.roll_back_all(until)).await;
-        flights.close();
-        flights.fail_waiting(SendError::closed);
+            join(in_flight.drain(until, || inner.expire()), inner.open_transactions.roll_back_all(until))
+                .await;
+        in_flight.close();
+        in_flight.fail_waiting(SendError::closed);
         let connections = inner.pool.in_use();
         inner.topics.close();
         // Closing takes no time of the network's.
@@ -384,16 +385,16 @@ impl Producer {
             for connection in &connections {
                 let _ = connection.state().wait_for(ConnectionState::is_closed).await;
             }
-            flights.drain(end, || ()).await;
+            in_flight.drain(end, || ()).await;
         })
         .await;
         // Of connections that have not closed: the runtime that they live on may not be running.
-        flights.fail_in_flight();
+        in_flight.fail_in_flight();
         if inner.owns_discovery {
             let end = deadline::at(end.max(Instant::now()), MOMENT);
             let _ = deadline::timeout_at(end, inner.discovery.close()).await;
         }
-        let report = flights.closing.report();
+        let report = in_flight.closing.report();
         // The tasks that follow the connections may not have come to it yet.
         let told = async {
             while !inner.pool.report_ends() {
@@ -412,8 +413,8 @@ impl Producer {
 const MOMENT: Duration = Duration::from_millis(50);
 
 impl Inner {
-    pub(crate) fn flights(&self) -> &Flights {
-        &self.launcher.flights
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.submitter.in_flight
     }
 
     /// Ends what is overdue, in case the runtime of a connection isn't driven.
@@ -425,8 +426,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let flights = self.flights();
-        let (messages, bytes) = flights.permits.taken();
+        let in_flight = self.in_flight();
+        let (messages, bytes) = in_flight.permits.taken();
         if messages > 0 {
             contain(|| {
                 tracing::warn!(
@@ -437,9 +438,9 @@ impl Drop for Inner {
                 );
             });
         }
-        flights.accept_no_more();
-        flights.close();
-        flights.fail_waiting(SendError::closed);
+        in_flight.accept_no_more();
+        in_flight.close();
+        in_flight.fail_waiting(SendError::closed);
         // What is in flight ends with its connection.
         self.topics.close();
         self.events.close();

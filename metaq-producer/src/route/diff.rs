@@ -31,7 +31,7 @@ impl<'a> Difference<'a> {
 fn brokers(route: &Route) -> impl Iterator<Item = (BrokerId, &BrokerAddr, usize)> {
     route.brokers.iter().map(|broker| {
         let count = route.partitions.iter().filter(|partition| partition.broker == broker.id).count();
-        (broker.id, &broker.lane.broker.addr, count)
+        (broker.id, &broker.topic_broker.broker.addr, count)
     })
 }
 

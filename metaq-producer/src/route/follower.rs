@@ -27,10 +27,10 @@ use crate::{
     route::{
         diff::Difference,
         pool::Pool,
-        topic_broker::Lane,
+        topic_broker::TopicBroker,
         topic_state::{Route, RouteBroker, TopicState},
     },
-    send::submit::Launcher,
+    send::submit::Submitter,
 };
 
 /// How far the first publishing of a topic has come.
@@ -64,7 +64,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct FollowerParts {
     pub(crate) discovery: Arc<dyn Discovery>,
     pub(crate) pool: Arc<Pool>,
-    pub(crate) launcher: Weak<Launcher>,
+    pub(crate) submitter: Weak<Submitter>,
     pub(crate) limits: PublishLimits,
     pub(crate) events: EventSender,
 }
@@ -150,7 +150,7 @@ struct Follower {
 
 #[derive(Debug)]
 struct Link {
-    lane: Arc<Lane>,
+    topic_broker: Arc<TopicBroker>,
     connections: Vec<(Arc<dyn Connection>, watch::Receiver<ConnectionState>)>,
     /// How often its connections had been established when that was looked at last.
     established: u64,
@@ -387,10 +387,10 @@ impl Follower {
             if anew.contains(addr) {
                 // It may be another process. What it refused or left unanswered before, it may do now.
                 self.state.forget_refusals(broker.id);
-                link.lane.broker.worked();
+                link.topic_broker.broker.worked();
             }
-            let (lane, connections) = (Arc::clone(&link.lane), link.ready());
-            route.brokers.push(RouteBroker { id: broker.id, lane, connections });
+            let (topic_broker, connections) = (Arc::clone(&link.topic_broker), link.ready());
+            route.brokers.push(RouteBroker { id: broker.id, topic_broker, connections });
             used.insert(broker.id, addr.clone());
         }
         route.brokers.sort_unstable_by_key(|broker| broker.id);
@@ -409,8 +409,8 @@ impl Follower {
     }
 
     fn route_changed(&self) {
-        if let Some(launcher) = self.parts.launcher.upgrade() {
-            launcher.route_changed(&self.state);
+        if let Some(submitter) = self.parts.submitter.upgrade() {
+            submitter.route_changed(&self.state);
         }
     }
 
@@ -459,13 +459,13 @@ impl Follower {
     async fn connect(&mut self, addr: &BrokerAddr) {
         match self.parts.pool.get(addr).await {
             Ok((broker, connections)) => {
-                let lane = Arc::new(Lane::new(Arc::clone(&self.state), broker));
+                let topic_broker = Arc::new(TopicBroker::new(Arc::clone(&self.state), broker));
                 let with_state = |connection: Arc<dyn Connection>| {
                     let state = connection.state();
                     (connection, state)
                 };
                 let connections = connections.into_iter().map(with_state).collect();
-                self.links.insert(addr.clone(), Link { lane, connections, established: 0 });
+                self.links.insert(addr.clone(), Link { topic_broker, connections, established: 0 });
             }
             Err(error) => {
                 let topic = &self.state.topic;

@@ -138,7 +138,7 @@ impl Pool {
             BrokerHealth {
                 addr: broker.addr.clone(),
                 ids: Vec::new(),
-                cooling_down: broker.rests(now),
+                cooling_down: broker.is_cooling_down(now),
                 connections: connections.collect(),
             }
         })

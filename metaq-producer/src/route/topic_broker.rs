@@ -15,7 +15,7 @@ use std::{
 use metaq_protocol::BrokerAddr;
 use tokio::time::Instant;
 
-use crate::{route::topic_state::TopicState, stats::counts::LaneCounts};
+use crate::{route::topic_state::TopicState, stats::counts::TopicBrokerCounts};
 
 /// What is known of one broker, whatever the topic. Its connections are elsewhere, so that messages in flight don't keep them
 /// open.
@@ -24,13 +24,13 @@ pub(crate) struct Broker {
     pub(crate) addr: BrokerAddr,
     /// How many queues wait for capacity on each of its connections.
     gates: Box<[AtomicUsize]>,
-    rest: Rest,
+    cooldown: Cooldown,
 }
 
 impl Broker {
     pub(crate) fn new(addr: BrokerAddr, connections: usize) -> Self {
         let gates = (0..connections.max(1)).map(|_| AtomicUsize::new(0)).collect();
-        Self { addr, gates, rest: Rest::default() }
+        Self { addr, gates, cooldown: Cooldown::default() }
     }
 
     /// Whether messages wait for capacity on this connection, so that those who come now have to wait behind them.
@@ -40,18 +40,18 @@ impl Broker {
     }
 
     /// Whether the broker is better left alone for now.
-    pub(crate) fn rests(&self, now: Instant) -> bool {
-        self.rest.is_on(now)
+    pub(crate) fn is_cooling_down(&self, now: Instant) -> bool {
+        self.cooldown.is_on(now)
     }
 
     /// It failed: it is left alone for a moment, longer each time, as long as there are others.
     pub(crate) fn failed(&self, now: Instant) {
-        self.rest.begin(now);
+        self.cooldown.begin(now);
     }
 
     /// It works.
     pub(crate) fn worked(&self) {
-        self.rest.forget();
+        self.cooldown.forget();
     }
 }
 
@@ -80,20 +80,20 @@ impl Drop for Gate {
 }
 
 /// One topic on one broker.
-pub(crate) struct Lane {
+pub(crate) struct TopicBroker {
     pub(crate) topic: Arc<TopicState>,
     pub(crate) broker: Arc<Broker>,
-    pub(crate) counts: Arc<LaneCounts>,
+    pub(crate) counts: Arc<TopicBrokerCounts>,
 }
 
-impl Lane {
+impl TopicBroker {
     pub(crate) fn new(topic: Arc<TopicState>, broker: Arc<Broker>) -> Self {
-        let counts = topic.counts.lane(&broker.addr);
+        let counts = topic.counts.topic_broker(&broker.addr);
         Self { topic, broker, counts }
     }
 }
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for TopicBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane")
             .field("topic", &self.topic.topic)
@@ -102,26 +102,26 @@ impl fmt::Debug for Lane {
     }
 }
 
-/// The rest that something takes which failed. It always ends: then the next message is the probe.
+/// Keeps messages from a broker that has failed. It always ends: then the next message is the probe.
 #[derive(Debug)]
-struct Rest {
+struct Cooldown {
     origin: Instant,
     /// When it ends, in milliseconds since the origin; 0 when there is none.
     until: AtomicU64,
     failures: AtomicU64,
 }
 
-/// The longest rest after the first failure; it doubles with each further one.
+/// The longest cooldown after the first failure; it doubles with each further one.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
-impl Default for Rest {
+impl Default for Cooldown {
     fn default() -> Self {
         Self { origin: Instant::now(), until: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
 }
 
-impl Rest {
+impl Cooldown {
     fn is_on(&self, now: Instant) -> bool {
         let until = self.until.load(Relaxed);
         until > 0 && (now.saturating_duration_since(self.origin).as_millis() as u64) < until
@@ -134,9 +134,9 @@ impl Rest {
         }
         let failures = self.failures.fetch_add(1, Relaxed).min(10);
         let longest = FIRST.saturating_mul(1 << failures).min(LONGEST);
-        // At least half of it, so that there is a rest at all.
-        let rest = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let until = (now.saturating_duration_since(self.origin) + rest).as_millis() as u64;
+        // At least half of it.
+        let cooldown = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let until = (now.saturating_duration_since(self.origin) + cooldown).as_millis() as u64;
         self.until.store(until.max(1), Relaxed);
     }
 
@@ -154,20 +154,20 @@ mod tests {
 
     #[test]
     fn a_rest_ends_grows_and_is_forgotten() {
-        let rest = Rest::default();
-        let mut now = rest.origin;
-        assert!(!rest.is_on(now));
+        let cooldown = Cooldown::default();
+        let mut now = cooldown.origin;
+        assert!(!cooldown.is_on(now));
         for n in 0..20_u32 {
-            rest.begin(now);
-            rest.begin(now);
-            assert!(rest.is_on(now));
+            cooldown.begin(now);
+            cooldown.begin(now);
+            assert!(cooldown.is_on(now));
             let longest = FIRST.saturating_mul(1 << n.min(10)).min(LONGEST);
-            assert!(rest.is_on(now + longest / 3), "{n}");
+            assert!(cooldown.is_on(now + longest / 3), "{n}");
             now += longest + Duration::from_millis(1);
-            assert!(!rest.is_on(now), "W13: never for good");
+            assert!(!cooldown.is_on(now), "W13: never for good");
         }
-        rest.begin(now);
-        rest.forget();
-        assert!(!rest.is_on(now));
+        cooldown.begin(now);
+        cooldown.forget();
+        assert!(!cooldown.is_on(now));
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     PartitionSelector, TopicHealth, deadline, health,
-    route::{follower::Followed, topic_broker::Lane},
+    route::{follower::Followed, topic_broker::TopicBroker},
     selector::guarded::GuardedSelector,
     send::wait_queue::WaitQueues,
     stats::counts::TopicCounts,
@@ -45,7 +45,7 @@ pub(crate) struct TopicState {
     route: ArcSwap<Route>,
     changed: Notify,
     withdrawn: AtomicBool,
-    rests: PartitionRests,
+    cooldowns: PartitionCooldowns,
 }
 
 impl TopicState {
@@ -68,7 +68,7 @@ impl TopicState {
             route: ArcSwap::from_pointee(Route::default()),
             changed: Notify::new(),
             withdrawn: AtomicBool::new(false),
-            rests: PartitionRests::default(),
+            cooldowns: PartitionCooldowns::default(),
         }
     }
 
@@ -175,23 +175,23 @@ impl TopicState {
 
     /// A broker refused messages for `partition`, which is left alone for a moment as long as there are others.
     pub(crate) fn refused(&self, partition: Partition, now: Instant) {
-        self.rests.begin(partition, now);
+        self.cooldowns.begin(partition, now);
     }
 
     /// A broker was connected anew: what it refused before says nothing any more.
     pub(crate) fn forget_refusals(&self, broker: BrokerId) {
-        self.rests.forget(broker);
+        self.cooldowns.forget(broker);
     }
 
     /// What the partition was left alone for is over.
     pub(crate) fn forget_refusal(&self, partition: Partition) {
-        self.rests.end(partition);
+        self.cooldowns.end(partition);
     }
 
     /// Whether `partition` is better left alone for now.
     #[inline]
-    pub(crate) fn rests(&self, partition: Partition, now: Instant) -> bool {
-        self.rests.is_on(partition, now)
+    pub(crate) fn is_cooling_down(&self, partition: Partition, now: Instant) -> bool {
+        self.cooldowns.is_on(partition, now)
     }
 }
 
@@ -206,7 +206,7 @@ impl fmt::Debug for TopicState {
 
 /// The partitions that were refused lately.
 #[derive(Debug, Default)]
-struct PartitionRests {
+struct PartitionCooldowns {
     count: AtomicUsize,
     until: Mutex<HashMap<Partition, Instant>>,
 }
@@ -214,7 +214,7 @@ struct PartitionRests {
 /// How long a partition is left alone that a broker refused, before the next message tries it.
 const PARTITION_REST: std::time::Duration = std::time::Duration::from_secs(10);
 
-impl PartitionRests {
+impl PartitionCooldowns {
     fn begin(&self, partition: Partition, now: Instant) {
         let mut until = self.until.lock();
         until.insert(partition, deadline::at(now, PARTITION_REST));
@@ -263,7 +263,7 @@ pub(crate) struct Route {
 #[derive(Clone, Debug)]
 pub(crate) struct RouteBroker {
     pub(crate) id: BrokerId,
-    pub(crate) lane: Arc<Lane>,
+    pub(crate) topic_broker: Arc<TopicBroker>,
     /// At least one.
     pub(crate) connections: Vec<Arc<dyn Connection>>,
 }
@@ -314,7 +314,7 @@ impl Route {
 
     /// The brokers, connected or not, each with its address.
     pub(crate) fn named(&self) -> impl Iterator<Item = (BrokerId, &BrokerAddr)> {
-        let connected = self.brokers.iter().map(|broker| (broker.id, &broker.lane.broker.addr));
+        let connected = self.brokers.iter().map(|broker| (broker.id, &broker.topic_broker.broker.addr));
         let waiting = self.waiting_for.iter().map(|(id, connection)| (*id, connection.broker()));
         connected.chain(waiting)
     }

@@ -22,7 +22,7 @@ use crate::{
         pool::Pool,
         topic_state::TopicState,
     },
-    send::{submit::Launcher, wait_queue::WaitQueues},
+    send::{submit::Submitter, wait_queue::WaitQueues},
     stats::counts::Counts,
 };
 
@@ -31,7 +31,7 @@ type TopicMap = HashMap<Topic, Arc<PublishedTopic>, foldhash::fast::RandomState>
 /// Which topics are published, how often, and their routes. Senders look topics up without a lock.
 pub(crate) struct Topics {
     parts: Arc<FollowerParts>,
-    launcher: Arc<Launcher>,
+    submitter: Arc<Submitter>,
     ordered: bool,
     pub(crate) counts: Counts,
     lookup: ArcSwap<TopicMap>,
@@ -104,7 +104,7 @@ impl HolderCounts {
 /// A topic that is published, or being published for the first time.
 pub(crate) struct PublishedTopic {
     pub(crate) state: Arc<TopicState>,
-    launcher: Arc<Launcher>,
+    submitter: Arc<Submitter>,
 }
 
 impl PublishedTopic {
@@ -115,7 +115,7 @@ impl PublishedTopic {
     /// Stops following, lets go of the connections, and ends messages that wait for one.
     fn withdraw(&self) {
         self.state.withdraw();
-        self.launcher.route_changed(&self.state);
+        self.submitter.route_changed(&self.state);
     }
 }
 
@@ -144,15 +144,15 @@ impl Topics {
     pub(crate) fn new(
         discovery: Arc<dyn Discovery>,
         pool: Arc<Pool>,
-        launcher: Arc<Launcher>,
+        submitter: Arc<Submitter>,
         limits: PublishLimits,
         events: EventSender,
         ordered: bool,
     ) -> Self {
-        let parts = FollowerParts { discovery, pool, launcher: Arc::downgrade(&launcher), limits, events };
+        let parts = FollowerParts { discovery, pool, submitter: Arc::downgrade(&submitter), limits, events };
         Self {
             parts: Arc::new(parts),
-            launcher,
+            submitter,
             ordered,
             counts: Counts::default(),
             lookup: ArcSwap::default(),
@@ -253,7 +253,7 @@ impl Topics {
                 Some(published) if !is_failed(&published) => None,
                 failed => {
                     // Another one may have published it, and taken it back, in the meantime.
-                    let selector = selector.take().unwrap_or_else(|| Arc::clone(self.launcher.selector()));
+                    let selector = selector.take().unwrap_or_else(|| Arc::clone(self.submitter.selector()));
                     let new = self.new_topic(topic, selector, &mut holders);
                     self.change(|map| map.insert(topic.clone(), new));
                     failed
@@ -267,7 +267,7 @@ impl Topics {
 
     /// The topic's own selector, or the producer's.
     fn selector(&self, topic: &Topic) -> Arc<dyn PartitionSelector> {
-        let shared = self.launcher.selector();
+        let shared = self.submitter.selector();
         shared.for_topic(topic).map_or_else(|| Arc::clone(shared), Arc::from)
     }
 
@@ -285,7 +285,7 @@ impl Topics {
         let followed = Followed::new(Arc::clone(&self.parts));
         let counts = self.counts.topic(topic);
         let state = TopicState::new(topic.clone(), counts, selector, self.ordered, waits, followed);
-        Arc::new(PublishedTopic { state: Arc::new(state), launcher: Arc::clone(&self.launcher) })
+        Arc::new(PublishedTopic { state: Arc::new(state), submitter: Arc::clone(&self.submitter) })
     }
 
     fn keep(&self, topic: &Topic, publisher: Publisher) {

@@ -14,7 +14,7 @@ use crate::{
     producer::Inner,
     route::{topic_state::TopicState, topics::Lookup},
     send::{
-        in_flight::{Cargo, Millis, Offer},
+        in_flight::{Millis, PendingMessage, Submission},
         permits::Share,
         span::SendSpan,
         submit::NotAccepted,
@@ -37,8 +37,8 @@ impl Inner {
         async move {
             let started = Instant::now();
             self.intercept(&mut message)?;
-            if self.launcher.should_yield.load(Ordering::Relaxed) {
-                self.launcher.should_yield.store(false, Ordering::Relaxed);
+            if self.submitter.should_yield.load(Ordering::Relaxed) {
+                self.submitter.should_yield.store(false, Ordering::Relaxed);
                 // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
                 // thread, and everywhere fill memory with what waits.
                 let offered = Offered { inner: self, message: Some(&message) };
@@ -48,8 +48,8 @@ impl Inner {
             let when_free = {
                 let lookup = self.topics.lookup();
                 match self.check(&message, &lookup) {
-                    Ok(topic) => match self.flights().permits.try_take(message.encoded_len()) {
-                        Some(share) => match self.launch(topic, message, share, started, timeout, None, None)
+                    Ok(topic) => match self.in_flight().permits.try_take(message.encoded_len()) {
+                        Some(share) => match self.submit(topic, message, share, started, timeout, None, None)
                         {
                             Ok(handle) => return Ok(handle),
                             Err(NotAccepted::Refused(error)) => return Err(error),
@@ -104,7 +104,7 @@ impl Inner {
                 Ok(share) => share,
                 Err(error) => return Err(refused(error.with_message(message), span)),
             };
-            match self.launch(&topic, message, share, started, timeout, permit, span) {
+            match self.submit(&topic, message, share, started, timeout, permit, span) {
                 Ok(handle) => return Ok(handle),
                 Err(NotAccepted::Refused(error)) => return Err(error),
                 Err(NotAccepted::HasToWaitOutside(back, reason, span)) => {
@@ -126,7 +126,7 @@ impl Inner {
     /// When one of them panics; the error gives the message back as it was.
     #[inline]
     pub(crate) fn intercept(&self, message: &mut Message) -> Result<(), SendError> {
-        let intercepted = self.flights().interceptors.before(message);
+        let intercepted = self.in_flight().interceptors.before(message);
         intercepted.map_err(|text| self.not_intercepted(message, text))
     }
 
@@ -168,7 +168,7 @@ impl Inner {
         topic: &TopicState,
         deadline: Instant,
     ) -> Result<Share, SendError> {
-        let permits = &self.flights().permits;
+        let permits = &self.in_flight().permits;
         let share = async {
             permits.take(message.encoded_len()).await.ok_or_else(|| SendError::closed(&topic.topic))
         };
@@ -185,15 +185,15 @@ impl Inner {
         came: &mut Option<u64>,
         deadline: Instant,
     ) -> Result<WaitPermit, SendError> {
-        let flights = self.flights();
-        let share = flights.permits.share(message.encoded_len());
+        let in_flight = self.in_flight();
+        let share = in_flight.permits.share(message.encoded_len());
         let permit = async {
             tokio::select! {
-                permit = flights.wait_limits.enter_when_free(&topic.waits, reason, share, came) => {
+                permit = in_flight.wait_limits.enter_when_free(&topic.waits, reason, share, came) => {
                     permit.ok_or_else(|| SendError::closed(&topic.topic))
                 }
                 // There is nothing to wait for any more.
-                () = topic.withdrawn() => Err(self.launcher.withdrawn(topic)),
+                () = topic.withdrawn() => Err(self.submitter.withdrawn(topic)),
             }
         };
         counted_as_queued(topic, deadline, permit, || reason.error(topic)).await
@@ -204,7 +204,7 @@ impl Inner {
     // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
-    fn launch(
+    fn submit(
         &self,
         topic: &Arc<TopicState>,
         message: Message,
@@ -215,13 +215,13 @@ impl Inner {
         span: Option<Box<SendSpan>>,
     ) -> Result<SendHandle, NotAccepted> {
         let span = if self.config.span_per_send { Self::span(&message, span) } else { None };
-        let cargo = Cargo::new(message, share, started, timeout, span);
-        let mut offer = Offer::new(cargo, permit);
-        let token = self.launcher.launch_or_park(topic, &mut offer)?;
-        if offer.much_waits {
-            self.launcher.should_yield.store(true, Ordering::Relaxed);
+        let pending = PendingMessage::new(message, share, started, timeout, span);
+        let mut submission = Submission::new(pending, permit);
+        let token = self.submitter.submit_or_wait(topic, &mut submission)?;
+        if submission.much_waits {
+            self.submitter.should_yield.store(true, Ordering::Relaxed);
         }
-        Ok(SendHandle::new(Arc::clone(&self.launcher.flights), token))
+        Ok(SendHandle::new(Arc::clone(&self.submitter.in_flight), token))
     }
 }
 

@@ -4,7 +4,7 @@ use metaq_protocol::{BooleanCommand, BrokerId, Partition, PutAnswer, Response, S
 use metaq_transport::{Answer, AnswerBody, Progress, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
-use crate::{Outcome, SendError, SendErrorKind, route::topic_broker::Lane, send::retry::RetryPolicy};
+use crate::{Outcome, SendError, SendErrorKind, route::topic_broker::TopicBroker, send::retry::RetryPolicy};
 
 /// Where and when a message was stored.
 pub(crate) type Stored = (PutAnswer, Instant);
@@ -13,15 +13,15 @@ pub(crate) type Stored = (PutAnswer, Instant);
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: SendError,
-    again: Again,
-    pub(crate) trouble: Trouble,
+    again: Retryability,
+    pub(crate) blame: Blame,
     /// Whether the broker has the message, and its answer may still come.
     pub(crate) is_late: bool,
 }
 
 /// Whether sending the message again can be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
+enum Retryability {
     Never,
     /// It was not written, or was refused for a reason that passes.
     Safely,
@@ -33,7 +33,7 @@ enum Again {
 
 /// What the failure says about where the message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum Blame {
     None,
     /// The broker refuses messages for the partition.
     Partition,
@@ -46,24 +46,24 @@ impl Failure {
     pub(crate) fn is_retried(&self, policy: &RetryPolicy, attempts: u32) -> bool {
         attempts < policy.max_attempts
             && match self.again {
-                Again::Never => false,
-                Again::Safely => true,
-                Again::AfterServerError => policy.server_errors,
-                Again::AtLeastOnce => policy.at_least_once,
+                Retryability::Never => false,
+                Retryability::Safely => true,
+                Retryability::AfterServerError => policy.server_errors,
+                Retryability::AtLeastOnce => policy.at_least_once,
             }
     }
 }
 
 /// Judges the outcome of an attempt to store a message of `topic` (rules M-20 to M-28).
 ///
-/// The topic is not that of the lane for messages that go to the brokers of the default topic.
-pub(crate) fn judge(
-    lane: &Lane,
+/// The topic is not that of the topic's broker for messages that go to the brokers of the default topic.
+pub(crate) fn classify_attempt(
+    topic_broker: &TopicBroker,
     topic: &Topic,
     partition: Partition,
     outcome: Result<Answer, TransportError>,
 ) -> Result<Stored, Box<Failure>> {
-    let answer = outcome.map_err(|error| transport_failed(lane, partition, &error))?;
+    let answer = outcome.map_err(|error| transport_failed(topic_broker, partition, &error))?;
     match answer.body {
         AnswerBody::Stored(place) => Ok((place, answer.received_at)),
         AnswerBody::Other(Response::Boolean(said)) if said.status.is_success() => {
@@ -71,42 +71,47 @@ pub(crate) fn judge(
                 Ok(place) => Ok((place, answer.received_at)),
                 Err(error) => {
                     let text = format!("the broker reported success, but not where: {error}");
-                    Err(bad_answer(lane, partition, text))
+                    Err(bad_answer(topic_broker, partition, text))
                 }
             }
         }
-        AnswerBody::Other(Response::Boolean(said)) => Err(refused(lane, topic, partition, &said)),
+        AnswerBody::Other(Response::Boolean(said)) => Err(refused(topic_broker, topic, partition, &said)),
         _ => {
             let text = "the broker answered with data, as if asked for messages".to_owned();
-            Err(bad_answer(lane, partition, text))
+            Err(bad_answer(topic_broker, partition, text))
         }
     }
 }
 
-fn failure(error: SendError, again: Again, trouble: Trouble) -> Box<Failure> {
-    Box::new(Failure { error, again, trouble, is_late: false })
+fn failure(error: SendError, again: Retryability, blame: Blame) -> Box<Failure> {
+    Box::new(Failure { error, again, blame, is_late: false })
 }
 
-fn bad_answer(lane: &Lane, partition: Partition, text: String) -> Box<Failure> {
-    let error = SendError::new(SendErrorKind::BadAnswer, &lane.topic.topic, text);
-    failure(error.at(partition, lane.broker.addr.clone()), Again::AtLeastOnce, Trouble::None)
+fn bad_answer(topic_broker: &TopicBroker, partition: Partition, text: String) -> Box<Failure> {
+    let error = SendError::new(SendErrorKind::BadAnswer, &topic_broker.topic.topic, text);
+    failure(error.at(partition, topic_broker.broker.addr.clone()), Retryability::AtLeastOnce, Blame::None)
 }
 
-fn refused(lane: &Lane, topic: &Topic, partition: Partition, said: &BooleanCommand) -> Box<Failure> {
-    let (again, trouble) = match said.status {
+fn refused(
+    topic_broker: &TopicBroker,
+    topic: &Topic,
+    partition: Partition,
+    said: &BooleanCommand,
+) -> Box<Failure> {
+    let (again, blame) = match said.status {
         // It tries that once for each topic: the next message is stored, in this partition as well.
         Status::INTERNAL_SERVER_ERROR if is_unregistered(&said.text(), topic, partition.broker) => {
-            (Again::Safely, Trouble::None)
+            (Retryability::Safely, Blame::None)
         }
-        Status::FORBIDDEN => (Again::Safely, Trouble::Partition),
-        Status::NOT_FOUND => (Again::Safely, Trouble::Partition),
-        Status::SERVICE_UNAVAILABLE => (Again::Safely, Trouble::Broker),
-        Status::INTERNAL_SERVER_ERROR => (Again::AfterServerError, Trouble::Partition),
-        _ => (Again::Never, Trouble::None),
+        Status::FORBIDDEN => (Retryability::Safely, Blame::Partition),
+        Status::NOT_FOUND => (Retryability::Safely, Blame::Partition),
+        Status::SERVICE_UNAVAILABLE => (Retryability::Safely, Blame::Broker),
+        Status::INTERNAL_SERVER_ERROR => (Retryability::AfterServerError, Blame::Partition),
+        _ => (Retryability::Never, Blame::None),
     };
-    let broker = lane.broker.addr.clone();
-    let error = SendError::rejected(&lane.topic.topic, partition, broker, said.status, &said.text());
-    failure(error, again, trouble)
+    let broker = topic_broker.broker.addr.clone();
+    let error = SendError::rejected(&topic_broker.topic.topic, partition, broker, said.status, &said.text());
+    failure(error, again, blame)
 }
 
 /// Whether a broker refused a message because it could not enter the topic in ZooKeeper: its own entry is still there, of the
@@ -137,20 +142,24 @@ fn is_unregistered(text: &str, topic: &Topic, broker: BrokerId) -> bool {
 const NOT_REGISTERED: &str = "'] failed.Detail:org.apache.zookeeper.KeeperException$NodeExistsException: \
                               KeeperErrorCode = NodeExists for ";
 
-fn transport_failed(lane: &Lane, partition: Partition, error: &TransportError) -> Box<Failure> {
+fn transport_failed(
+    topic_broker: &TopicBroker,
+    partition: Partition,
+    error: &TransportError,
+) -> Box<Failure> {
     let again = match (error.progress(), error.kind()) {
         // Also if the attempt's share of the time was up: whether the message has time left is seen there.
-        (Progress::NotWritten, _) => Again::Safely,
-        (Progress::Written, _) => Again::AtLeastOnce,
+        (Progress::NotWritten, _) => Retryability::Safely,
+        (Progress::Written, _) => Retryability::AtLeastOnce,
     };
-    let trouble = match error.kind() {
-        TransportErrorKind::TimedOut => Trouble::Broker,
-        _ => Trouble::None,
+    let blame = match error.kind() {
+        TransportErrorKind::TimedOut => Blame::Broker,
+        _ => Blame::None,
     };
     let is_late = error.kind() == TransportErrorKind::TimedOut && error.progress() == Progress::Written;
-    let error = SendError::transport(&lane.topic.topic, partition, error);
+    let error = SendError::transport(&topic_broker.topic.topic, partition, error);
     debug_assert!(error.outcome() != Outcome::Rejected);
-    let mut failure = failure(error, again, trouble);
+    let mut failure = failure(error, again, blame);
     failure.is_late = is_late;
     failure
 }

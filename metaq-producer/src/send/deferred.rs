@@ -15,7 +15,7 @@ use metaq_transport::Reservation;
 use crate::{
     panics,
     send::{
-        submit::Launcher,
+        submit::Submitter,
         wait_queue::{CapacityRequest, WaitQueues, WaitReason},
     },
 };
@@ -33,7 +33,7 @@ pub(crate) enum Step {
     PassTurn(Partition),
 }
 
-type Queued = (Arc<Launcher>, Arc<WaitQueues>, Step);
+type Queued = (Arc<Submitter>, Arc<WaitQueues>, Step);
 
 thread_local! {
     /// How many reasons there are not to do anything now.
@@ -64,15 +64,15 @@ impl Drop for Hold {
 }
 
 /// Does a step now, or when it can be done.
-pub(crate) fn run(launcher: &Arc<Launcher>, waits: &Arc<WaitQueues>, step: Step) {
+pub(crate) fn run(submitter: &Arc<Submitter>, waits: &Arc<WaitQueues>, step: Step) {
     let mut step = Some(step);
     let queued = STEPS.try_with(|steps| {
-        let queued = step.take().map(|step| (Arc::clone(launcher), Arc::clone(waits), step));
+        let queued = step.take().map(|step| (Arc::clone(submitter), Arc::clone(waits), step));
         steps.borrow_mut().extend(queued);
     });
     if queued.is_err() {
         // The thread is ending, and something that it held has let a message go.
-        return step.into_iter().for_each(|step| panics::contain(|| launcher.do_step(waits, step)));
+        return step.into_iter().for_each(|step| panics::contain(|| submitter.do_step(waits, step)));
     }
     HAS_STEPS.set(true);
     if HOLDS.get() == 0 {
@@ -85,11 +85,11 @@ fn do_steps() {
     HOLDS.set(1);
     loop {
         let next = STEPS.with_borrow_mut(VecDeque::pop_front);
-        let Some((launcher, waits, step)) = next else { break };
+        let Some((submitter, waits, step)) = next else { break };
         // What a selector or a waker does with one message doesn't keep the others.
-        panics::contain(|| launcher.do_step(&waits, step));
+        panics::contain(|| submitter.do_step(&waits, step));
         // Dropping these may close connections.
-        panics::contain(|| drop((launcher, waits)));
+        panics::contain(|| drop((submitter, waits)));
     }
     HAS_STEPS.set(false);
     HOLDS.set(0);

@@ -18,9 +18,9 @@ use crate::{
     route::{topic_broker::Gate, topic_state::TopicState},
     send::{
         deferred::{self, Step},
-        in_flight::{Cargo, Offer, Unparkable},
+        in_flight::{CannotWait, PendingMessage, Submission},
         slab::Token,
-        submit::{FullConnection, Launcher, Obstacle, Wait},
+        submit::{FullConnection, NotSubmitted, Submitter, Wait},
         timers::Timer,
         wait_queue::{CapacityRequest, WaitQueues, WaitReason},
     },
@@ -48,43 +48,45 @@ enum Tried {
     Waits(usize, Vec<FullConnection>),
 }
 
-impl Launcher {
+impl Submitter {
     /// Keeps a new message until it can be sent.
     ///
     /// # Errors
     /// When nobody would send it; the error gives it back.
-    pub(crate) fn park(
+    pub(crate) fn wait_in_queue(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
-        cargo: Cargo,
+        pending: PendingMessage,
         reason: WaitReason,
     ) -> Result<Token, SendError> {
-        let flights = &self.flights;
-        let deadline = cargo.deadline();
-        let token = flights.park(Arc::clone(topic), cargo);
-        let error = if flights.is_closed() {
+        let in_flight = &self.in_flight;
+        let deadline = pending.deadline();
+        let token = in_flight.add_waiting(Arc::clone(topic), pending);
+        let error = if in_flight.is_closed() {
             SendError::closed
-        } else if flights.timers.set(deadline, Timer::Deadline(token, 0), &flights.weak_launcher()) {
+        } else if in_flight.timers.set(deadline, Timer::Deadline(token, 0), &in_flight.weak_submitter()) {
             self.wait_for(token, topic, reason);
             return Ok(token);
         } else {
             SendError::no_runtime
         };
-        match flights.take_parked(token) {
-            Some((cargo, topic)) => Err(flights.refuse_parked(token, cargo, &topic, error(&topic.topic))),
+        match in_flight.take_waiting(token) {
+            Some((pending, topic)) => {
+                Err(in_flight.refuse_waiting(token, pending, &topic, error(&topic.topic)))
+            }
             // It has its outcome.
             None => Ok(token),
         }
     }
 
-    /// Has a parked message wait, and looks whether it can go if it is the first.
+    /// Adds a waiting message to its queue, and submits it if it is the first and can go.
     fn wait_for(self: &Arc<Self>, token: Token, topic: &Arc<TopicState>, reason: WaitReason) {
         let waits = &topic.waits;
         match reason {
             WaitReason::Turn(partition) => {
                 if waits.change_to_turn(token, partition) && !self.has_turn(waits, token, partition) {
                     // It has ended before it came to wait.
-                    self.flights.pass_turn(topic, partition);
+                    self.in_flight.pass_turn(topic, partition);
                 }
             }
             // What it waits for may have come since.
@@ -123,10 +125,10 @@ impl Launcher {
     /// Ends a message that waits if its topic was unpublished.
     fn fail_withdrawn(&self, token: Token) {
         // One of the topic's next publishing stays where it is: out of its place, a turn that comes would pass it by.
-        let taken = self.flights.take_parked_if(token, |_, topic| topic.is_withdrawn());
-        let Some((cargo, topic)) = taken else { return };
-        self.flights.leave_queue(token, &topic);
-        self.end(token, &topic, cargo, self.withdrawn(&topic));
+        let taken = self.in_flight.take_waiting_if(token, |_, topic| topic.is_withdrawn());
+        let Some((pending, topic)) = taken else { return };
+        self.in_flight.leave_queue(token, &topic);
+        self.end(token, &topic, pending, self.withdrawn(&topic));
     }
 
     pub(crate) fn do_step(self: &Arc<Self>, waits: &Arc<WaitQueues>, step: Step) {
@@ -185,10 +187,10 @@ impl Launcher {
 
     /// The message has the turn in the partition. False if it is gone.
     fn has_turn(self: &Arc<Self>, waits: &Arc<WaitQueues>, token: Token, partition: Partition) -> bool {
-        let Some((mut cargo, topic)) = self.flights.take_parked(token) else { return false };
-        let more = cargo.more();
-        (more.partition, more.has_turn) = (Some(partition), true);
-        self.try_taken(waits, token, cargo, topic, None, &mut None);
+        let Some((mut pending, topic)) = self.in_flight.take_waiting(token) else { return false };
+        let rare = pending.rare();
+        (rare.partition, rare.has_turn) = (Some(partition), true);
+        self.try_taken(waits, token, pending, topic, None, &mut None);
         true
     }
 
@@ -199,8 +201,8 @@ impl Launcher {
         reason: Option<WaitReason>,
         reservation: &mut Option<Reservation>,
     ) -> Tried {
-        match self.flights.take_parked(token) {
-            Some((cargo, topic)) => self.try_taken(waits, token, cargo, topic, reason, reservation),
+        match self.in_flight.take_waiting(token) {
+            Some((pending, topic)) => self.try_taken(waits, token, pending, topic, reason, reservation),
             None => Tried::Gone,
         }
     }
@@ -210,38 +212,38 @@ impl Launcher {
         self: &Arc<Self>,
         waits: &Arc<WaitQueues>,
         token: Token,
-        mut cargo: Cargo,
+        mut pending: PendingMessage,
         topic: Arc<TopicState>,
         reason: Option<WaitReason>,
         reservation: &mut Option<Reservation>,
     ) -> Tried {
         if let Some(reason) = reason
-            && Instant::now() >= cargo.deadline()
+            && Instant::now() >= pending.deadline()
         {
             // It goes nowhere any more: what it has waited for is why.
-            self.end(token, &topic, cargo, reason.error(&topic));
+            self.end(token, &topic, pending, reason.error(&topic));
             return Tried::Gone;
         }
         loop {
-            let end = Timer::Deadline(token, cargo.attempts_before);
+            let end = Timer::Deadline(token, pending.attempts_before);
             let (deadline, bytes) =
-                (cargo.deadline(), cargo.message.encoded_len() + topic.topic.len() + HEADER);
-            let share = cargo.share;
-            let permit = cargo.more.as_mut().and_then(|more| more.permit.take());
-            let mut offer = Offer::new(cargo, permit);
-            let launched = self.launch(&topic, &mut offer, Some(token), reservation);
-            let Offer { cargo: left, permit, .. } = offer;
-            let wait = match (launched.map_err(Obstacle::into_wait), left) {
+                (pending.deadline(), pending.message.encoded_len() + topic.topic.len() + HEADER);
+            let share = pending.share;
+            let permit = pending.rare.as_mut().and_then(|rare| rare.permit.take());
+            let mut submission = Submission::new(pending, permit);
+            let submitted_at = self.submit(&topic, &mut submission, Some(token), reservation);
+            let Submission { pending: left, permit, .. } = submission;
+            let wait = match (submitted_at.map_err(NotSubmitted::into_wait), left) {
                 (Err(Ok(wait)), Some(taken)) => {
-                    cargo = taken;
+                    pending = taken;
                     *wait
                 }
-                (Err(Err(error)), Some(cargo)) => {
-                    self.end(token, &topic, cargo, error);
+                (Err(Err(error)), Some(pending)) => {
+                    self.end(token, &topic, pending, error);
                     return Tried::Gone;
                 }
                 _ => {
-                    self.flights.timers.cancel(deadline, end);
+                    self.in_flight.timers.cancel(deadline, end);
                     return Tried::Gone;
                 }
             };
@@ -252,18 +254,18 @@ impl Launcher {
                     permit
                 }
                 // It was accepted before, so the limit doesn't keep it from waiting.
-                None => self.flights.wait_limits.enter(waits, new, share),
+                None => self.in_flight.wait_limits.enter(waits, new, share),
             };
-            cargo.more().permit = Some(permit);
-            if let Err(unparkable) = self.flights.park_again(token, Arc::clone(&topic), cargo) {
+            pending.rare().permit = Some(permit);
+            if let Err(unparkable) = self.in_flight.wait_again(token, Arc::clone(&topic), pending) {
                 self.unparkable(token, &topic, unparkable, new);
                 return Tried::Gone;
             }
             // Also if it was set before: it may have been lost with its runtime while the message was in hand.
-            let timers = &self.flights.timers;
-            if !timers.set(deadline, end, &self.flights.weak_launcher()) {
-                if let Some((cargo, topic)) = self.flights.take_parked(token) {
-                    self.end(token, &topic, cargo, SendError::runtime_ended(&topic.topic));
+            let timers = &self.in_flight.timers;
+            if !timers.set(deadline, end, &self.in_flight.weak_submitter()) {
+                if let Some((pending, topic)) = self.in_flight.take_waiting(token) {
+                    self.end(token, &topic, pending, SendError::runtime_ended(&topic.topic));
                 }
                 return Tried::Gone;
             }
@@ -276,13 +278,13 @@ impl Launcher {
                         return Tried::Moved;
                     }
                     // It was nobody's turn.
-                    let Some((taken, _)) = self.flights.take_parked(token) else {
-                        self.flights.pass_turn(&topic, partition);
+                    let Some((taken, _)) = self.in_flight.take_waiting(token) else {
+                        self.in_flight.pass_turn(&topic, partition);
                         return Tried::Gone;
                     };
-                    cargo = taken;
-                    let more = cargo.more();
-                    (more.partition, more.has_turn) = (Some(partition), true);
+                    pending = taken;
+                    let rare = pending.rare();
+                    (rare.partition, rare.has_turn) = (Some(partition), true);
                 }
                 new => {
                     // After another attempt it comes last.
@@ -299,40 +301,42 @@ impl Launcher {
         }
     }
 
-    /// Ends a message that could not be parked again.
-    fn unparkable(&self, token: Token, topic: &Arc<TopicState>, unparkable: Unparkable, reason: WaitReason) {
+    /// Ends a message that can't wait any longer.
+    fn unparkable(&self, token: Token, topic: &Arc<TopicState>, unparkable: CannotWait, reason: WaitReason) {
         match unparkable {
-            Unparkable::Cancelled(cargo) => self.end(token, topic, cargo, SendError::closed(&topic.topic)),
-            Unparkable::Overdue(cargo) => self.end(token, topic, cargo, reason.error(topic)),
+            CannotWait::Cancelled(pending) => {
+                self.end(token, topic, pending, SendError::closed(&topic.topic))
+            }
+            CannotWait::Overdue(pending) => self.end(token, topic, pending, reason.error(topic)),
         }
     }
 
     /// Ends a message that was taken in hand.
-    fn end(&self, token: Token, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) {
-        let timer = Timer::Deadline(token, cargo.attempts_before);
-        self.flights.timers.cancel(cargo.deadline(), timer);
-        self.flights.fail_parked(token, topic, cargo, error);
+    fn end(&self, token: Token, topic: &Arc<TopicState>, pending: PendingMessage, error: SendError) {
+        let timer = Timer::Deadline(token, pending.attempts_before);
+        self.in_flight.timers.cancel(pending.deadline(), timer);
+        self.in_flight.fail_waiting_message(token, topic, pending, error);
     }
 
     /// Does what is due.
     pub(crate) fn due(self: &Arc<Self>, timer: Timer) {
         match timer {
             Timer::Attempt(token) => {
-                if let Some((cargo, topic)) = self.flights.take_parked(token) {
+                if let Some((pending, topic)) = self.in_flight.take_waiting(token) {
                     let waits = Arc::clone(&topic.waits);
                     let _hold = deferred::Hold::new();
-                    self.try_taken(&waits, token, cargo, topic, None, &mut None);
+                    self.try_taken(&waits, token, pending, topic, None, &mut None);
                 }
             }
             Timer::Deadline(token, _) => {
                 // If somebody looks at it at this moment, they see that its time is up.
-                let Some((cargo, topic)) = self.flights.take_parked(token) else { return };
-                let reason = self.flights.leave_queue(token, &topic).unwrap_or(WaitReason::NoBroker);
-                self.flights.fail_parked(token, &topic, cargo, reason.error(&topic));
+                let Some((pending, topic)) = self.in_flight.take_waiting(token) else { return };
+                let reason = self.in_flight.leave_queue(token, &topic).unwrap_or(WaitReason::NoBroker);
+                self.in_flight.fail_waiting_message(token, &topic, pending, reason.error(&topic));
             }
             Timer::Capacity(number) => self.capacity(number, None),
-            Timer::LateAnswer(token) => self.flights.late_turn_ended(token, Instant::now()),
-            Timer::Absent => self.flights.wait_limits.pass_over_absent(),
+            Timer::LateAnswer(token) => self.in_flight.late_turn_ended(token, Instant::now()),
+            Timer::Absent => self.in_flight.wait_limits.pass_over_absent(),
         }
     }
 }
@@ -346,7 +350,7 @@ enum Asked {
     Changed,
 }
 
-impl Launcher {
+impl Submitter {
     /// Asks the connections for capacity for the head of a queue.
     fn ask(
         self: &Arc<Self>,
@@ -399,7 +403,7 @@ impl Launcher {
     /// Looks for capacity again in a moment: the connection can't announce it.
     fn look_again(&self, waits: &WaitQueues, reason: WaitReason, number: u64) {
         let at = deadline::after(LOOK_AGAIN);
-        if !self.flights.timers.set(at, Timer::Capacity(number), &self.flights.weak_launcher()) {
+        if !self.in_flight.timers.set(at, Timer::Capacity(number), &self.in_flight.weak_submitter()) {
             self.withdraw_request(waits, reason, number);
         }
     }

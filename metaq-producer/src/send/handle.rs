@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     SendError, SendReceipt,
-    send::{in_flight::Flights, slab::Token},
+    send::{in_flight::InFlight, slab::Token},
 };
 
 /// Ends with the outcome of a message that was accepted: stored at a place, or not, and then whether it may be stored.
@@ -26,7 +26,7 @@ use crate::{
 /// Dropping the handle loses the outcome, nothing else.
 #[must_use = "the outcome of the message is lost without it"]
 pub struct SendHandle {
-    flights: Arc<Flights>,
+    in_flight: Arc<InFlight>,
     /// The message's token, and in the highest bits what becomes of the message if the handle is dropped: two words go from
     /// hand to hand in registers.
     word: u64,
@@ -41,8 +41,8 @@ const POLLED: u64 = 1 << 61;
 
 impl SendHandle {
     #[inline]
-    pub(crate) fn new(flights: Arc<Flights>, token: Token) -> Self {
-        Self { flights, word: token.into() }
+    pub(crate) fn new(in_flight: Arc<InFlight>, token: Token) -> Self {
+        Self { in_flight, word: token.into() }
     }
 
     /// The same handle, but dropping it takes the message back if it was not handed to a connection yet.
@@ -72,7 +72,7 @@ impl Future for SendHandle {
         assert!(!self.is_done(), "polled after it was done");
         // What was sent a moment ago has no outcome yet, as a rule.
         let is_likely_pending = self.word & (CANCELS | POLLED) == CANCELS;
-        let outcome = self.flights.poll(self.token(), cx, is_likely_pending);
+        let outcome = self.in_flight.poll(self.token(), cx, is_likely_pending);
         self.word |= if outcome.is_ready() { DONE } else { POLLED };
         outcome
     }
@@ -81,8 +81,8 @@ impl Future for SendHandle {
 impl Drop for SendHandle {
     fn drop(&mut self) {
         match self.word & (CANCELS | DONE) {
-            0 => self.flights.unwatch(self.token()),
-            CANCELS => self.flights.cancel(self.token()),
+            0 => self.in_flight.unwatch(self.token()),
+            CANCELS => self.in_flight.cancel(self.token()),
             _ => {}
         }
     }

@@ -16,9 +16,9 @@ use crate::{
     route::topic_state::{Route, TopicState},
     send::{
         deferred::{self, Step},
-        in_flight::{Flights, Offer},
+        in_flight::{InFlight, Submission},
         slab::Token,
-        submit::{Launcher, Obstacle, Wait},
+        submit::{NotSubmitted, Submitter, Wait},
         timers::Timer,
         wait_queue::WaitReason,
     },
@@ -27,39 +27,39 @@ use crate::{
 /// How many partitions a selector is asked for at most, to find one in which few messages wait.
 const MOST_CHOICES: usize = 8;
 
-impl Launcher {
+impl Submitter {
     /// Sends a message if it has the turn in its partition, or can take it.
     ///
     /// # Errors
-    /// As [`launch`](Self::launch).
-    pub(crate) fn launch_in_order(
+    /// As [`submit`](Self::submit).
+    pub(crate) fn submit_in_order(
         &self,
         topic: &Arc<TopicState>,
-        offer: &mut Offer,
+        submission: &mut Submission,
         token: Option<Token>,
         reservation: &mut Option<Reservation>,
-    ) -> Result<Token, Obstacle> {
+    ) -> Result<Token, NotSubmitted> {
         let route = topic.route();
         if topic.is_withdrawn() {
-            return Err(Obstacle::Never(self.withdrawn(topic)));
+            return Err(NotSubmitted::Never(self.withdrawn(topic)));
         }
-        let partition = self.decide(topic, &route, offer, token)?;
-        let Some(cargo) = &mut offer.cargo else { return Err(WaitReason::NoBroker.into()) };
-        if cargo.turn().is_none() {
+        let partition = self.decide(topic, &route, submission, token)?;
+        let Some(pending) = &mut submission.pending else { return Err(WaitReason::NoBroker.into()) };
+        if pending.turn().is_none() {
             if !topic.waits.try_turn(partition) {
                 return Err(WaitReason::Turn(partition).into());
             }
-            cargo.more().has_turn = true;
+            pending.rare().has_turn = true;
         }
         let Some(broker) = route.broker(partition.broker) else {
             topic.ensure_followed();
             return Err(WaitReason::Away(partition.broker).into());
         };
-        match self.hand_over(partition, broker, offer, token, reservation) {
+        match self.hand_over(partition, broker, submission, token, reservation) {
             Ok(token) => Ok(token),
             Err(Some(full)) => {
                 let reason = WaitReason::Capacity(full.id, full.number);
-                Err(Obstacle::Wait(Box::new(Wait { reason, full: vec![full] })))
+                Err(NotSubmitted::Wait(Box::new(Wait { reason, full: vec![full] })))
             }
             Err(None) => Err(WaitReason::Away(partition.broker).into()),
         }
@@ -70,11 +70,11 @@ impl Launcher {
         &self,
         topic: &Arc<TopicState>,
         route: &Route,
-        offer: &mut Offer,
+        submission: &mut Submission,
         token: Option<Token>,
-    ) -> Result<Partition, Obstacle> {
-        let Some(cargo) = &mut offer.cargo else { return Err(WaitReason::NoBroker.into()) };
-        let decided = cargo.partition();
+    ) -> Result<Partition, NotSubmitted> {
+        let Some(pending) = &mut submission.pending else { return Err(WaitReason::NoBroker.into()) };
+        let decided = pending.partition();
         if let Some(decided) = decided {
             let is_away = route.broker(decided.broker).is_none() && route.knows(decided.broker);
             if is_away || (route.partitions.is_empty() && route.brokers.is_empty()) {
@@ -82,15 +82,15 @@ impl Launcher {
             }
             if route.has(decided) {
                 let now = Instant::now();
-                let is_better_elsewhere =
-                    cargo.turn().is_some() && (cargo.more().was_refused || topic.rests(decided, now));
+                let is_better_elsewhere = pending.turn().is_some()
+                    && (pending.rare().was_refused || topic.is_cooling_down(decided, now));
                 if !is_better_elsewhere {
                     return Ok(decided);
                 }
                 // The broker refuses messages for it. It counts as accepted anew where it goes instead.
-                match self.select(topic, route, offer, Some(decided))? {
-                    Some((other, _)) if other != decided && !topic.rests(other, now) => {
-                        self.change_partition(topic, offer, other);
+                match self.select(topic, route, submission, Some(decided))? {
+                    Some((other, _)) if other != decided && !topic.is_cooling_down(other, now) => {
+                        self.change_partition(topic, submission, other);
                         return Ok(other);
                     }
                     _ => return Ok(decided),
@@ -102,8 +102,8 @@ impl Launcher {
             // Those who wait for a broker come before it.
             return Err(self.no_broker(topic));
         }
-        let partition = self.first_choice(topic, route, offer)?;
-        self.change_partition(topic, offer, partition);
+        let partition = self.first_choice(topic, route, submission)?;
+        self.change_partition(topic, submission, partition);
         Ok(partition)
     }
 
@@ -113,20 +113,22 @@ impl Launcher {
         &self,
         topic: &Arc<TopicState>,
         route: &Route,
-        offer: &Offer,
-    ) -> Result<Partition, Obstacle> {
+        submission: &Submission,
+    ) -> Result<Partition, NotSubmitted> {
         let now = Instant::now();
         let mut unfit = None;
-        // The first of those that rest, and the one with the shortest line of those that don't.
-        let (mut resting, mut shortest): (_, Option<(usize, Partition)>) = (None, None);
+        // The first of those that are cooling down, and the one with the shortest line of the others.
+        let (mut cooling_down, mut shortest): (_, Option<(usize, Partition)>) = (None, None);
         let most = if route.partitions.len() == 1 { 1 } else { MOST_CHOICES.min(2 * route.partitions.len()) };
         let mut choices = 0;
         while choices < 2 * route.partitions.len() && !(shortest.is_some() && choices >= most) {
             choices += 1;
-            let partition = match self.select(topic, route, offer, unfit) {
+            let partition = match self.select(topic, route, submission, unfit) {
                 Ok(Some((partition, broker))) => {
-                    if broker.lane.broker.rests(now) || topic.rests(partition, now) {
-                        resting.get_or_insert(partition);
+                    if broker.topic_broker.broker.is_cooling_down(now)
+                        || topic.is_cooling_down(partition, now)
+                    {
+                        cooling_down.get_or_insert(partition);
                     } else {
                         let line = topic.waits.line(partition);
                         if line == 0 {
@@ -139,34 +141,34 @@ impl Launcher {
                     partition
                 }
                 Ok(None) => break,
-                Err(Obstacle::Away(partition)) => return Ok(partition),
-                Err(obstacle) => return Err(obstacle),
+                Err(NotSubmitted::Away(partition)) => return Ok(partition),
+                Err(not_submitted) => return Err(not_submitted),
             };
             if unfit.replace(partition) == Some(partition) {
                 break;
             }
         }
-        let chosen = shortest.map(|(_, partition)| partition).or(resting);
+        let chosen = shortest.map(|(_, partition)| partition).or(cooling_down);
         chosen.ok_or_else(|| self.no_broker(topic))
     }
 
     /// The message goes to another partition from now on, and gives its turn in the old one to the next.
-    fn change_partition(&self, topic: &TopicState, offer: &mut Offer, partition: Partition) {
-        let Some(cargo) = &mut offer.cargo else { return };
-        let turn = cargo.turn();
-        let more = cargo.more();
-        (more.partition, more.has_turn, more.was_refused) = (Some(partition), false, false);
+    fn change_partition(&self, topic: &TopicState, submission: &mut Submission, partition: Partition) {
+        let Some(pending) = &mut submission.pending else { return };
+        let turn = pending.turn();
+        let rare = pending.rare();
+        (rare.partition, rare.has_turn, rare.was_refused) = (Some(partition), false, false);
         if let Some(turn) = turn {
-            self.flights.pass_turn(topic, turn);
+            self.in_flight.pass_turn(topic, turn);
         }
     }
 }
 
-impl Flights {
+impl InFlight {
     /// Gives the turn in a partition to the next message.
     pub(crate) fn pass_turn(&self, topic: &TopicState, partition: Partition) {
-        match self.launcher() {
-            Some(launcher) => deferred::run(&launcher, &topic.waits, Step::PassTurn(partition)),
+        match self.submitter() {
+            Some(submitter) => deferred::run(&submitter, &topic.waits, Step::PassTurn(partition)),
             // Nobody sends any more.
             None => while topic.waits.pass_turn(partition).is_some() {},
         }

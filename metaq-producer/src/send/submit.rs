@@ -22,7 +22,7 @@ use crate::{
     },
     send::{
         dispatcher::Requests,
-        in_flight::{Cargo, Flights, Offer, Way},
+        in_flight::{InFlight, PendingMessage, Submission, Way},
         slab::Token,
         span::SendSpan,
         wait_queue::WaitReason,
@@ -36,8 +36,8 @@ const MOST_ASKS: usize = 1024;
 const MOST_REPEATS: usize = 8;
 
 /// What it takes to send a message.
-pub(crate) struct Launcher {
-    pub(crate) flights: Arc<Flights>,
+pub(crate) struct Submitter {
+    pub(crate) in_flight: Arc<InFlight>,
     /// The same, as connections know it.
     pub(crate) completions: Arc<dyn Completions>,
     selector: Arc<dyn PartitionSelector>,
@@ -49,7 +49,7 @@ pub(crate) struct Launcher {
 }
 
 /// Why a message was not handed to a connection.
-pub(crate) enum Obstacle {
+pub(crate) enum NotSubmitted {
     /// It has to wait.
     Wait(Box<Wait>),
     /// The broker of the partition that the selector chose for it is away.
@@ -58,7 +58,7 @@ pub(crate) enum Obstacle {
     Never(SendError),
 }
 
-impl Obstacle {
+impl NotSubmitted {
     /// What the message has to wait for.
     ///
     /// # Errors
@@ -105,19 +105,19 @@ struct Seen<'r> {
     /// The addresses of connections that turned out not to be ready, and their brokers.
     away: Vec<(usize, BrokerId)>,
     /// Those that could take it, but have failed lately: the first partition of each connection.
-    resting: Vec<(Partition, &'r RouteBroker)>,
+    cooling_down: Vec<(Partition, &'r RouteBroker)>,
     /// The partition that was chosen last, and can't take the message well.
     unfit: Option<Partition>,
 }
 
 impl<'r> Seen<'r> {
-    /// After the first choice, which is resting, or was refused.
+    /// After the first choice, which is cooling down, or was refused.
     #[cold]
     fn first(partition: Partition, broker: &'r RouteBroker, refused: Option<Option<FullConnection>>) -> Self {
         let mut seen = Self { unfit: Some(partition), ..Self::default() };
         match refused {
             Some(back) => seen.add(broker, partition, back),
-            None => seen.resting.push((partition, broker)),
+            None => seen.cooling_down.push((partition, broker)),
         }
         seen
     }
@@ -132,8 +132,8 @@ impl<'r> Seen<'r> {
     #[cold]
     fn add_resting(&mut self, broker: &'r RouteBroker, partition: Partition) {
         let address = address(broker, partition);
-        if !self.resting.iter().any(|(partition, broker)| self::address(broker, *partition) == address) {
-            self.resting.push((partition, broker));
+        if !self.cooling_down.iter().any(|(partition, broker)| self::address(broker, *partition) == address) {
+            self.cooling_down.push((partition, broker));
         }
     }
 
@@ -151,19 +151,19 @@ fn address(broker: &RouteBroker, partition: Partition) -> Option<usize> {
     broker.connection(partition).map(|connection| Arc::as_ptr(connection).addr())
 }
 
-impl From<WaitReason> for Obstacle {
+impl From<WaitReason> for NotSubmitted {
     fn from(reason: WaitReason) -> Self {
         Self::Wait(Box::new(Wait { reason, full: Vec::new() }))
     }
 }
 
-impl From<Seen<'_>> for Obstacle {
+impl From<Seen<'_>> for NotSubmitted {
     fn from(seen: Seen<'_>) -> Self {
         let Seen { full, away, .. } = seen;
         let reason = match full.as_slice() {
             [] => match away.as_slice() {
                 // The message can go nowhere else.
-                [(_, only), more @ ..] if more.iter().all(|(_, id)| id == only) => WaitReason::Away(*only),
+                [(_, only), rare @ ..] if rare.iter().all(|(_, id)| id == only) => WaitReason::Away(*only),
                 _ => WaitReason::NoBroker,
             },
             [only] => WaitReason::Capacity(only.id, only.number),
@@ -175,19 +175,19 @@ impl From<Seen<'_>> for Obstacle {
     }
 }
 
-impl Launcher {
-    pub(crate) fn new(flights: Flights, selector: Arc<dyn PartitionSelector>) -> Arc<Self> {
-        let flights = Arc::new(flights);
-        let completions = Arc::clone(&flights) as Arc<dyn Completions>;
+impl Submitter {
+    pub(crate) fn new(in_flight: InFlight, selector: Arc<dyn PartitionSelector>) -> Arc<Self> {
+        let in_flight = Arc::new(in_flight);
+        let completions = Arc::clone(&in_flight) as Arc<dyn Completions>;
         let this = Arc::new(Self {
-            flights,
+            in_flight,
             completions,
             selector,
             requests: Mutex::default(),
             next_request: AtomicU64::new(0),
             should_yield: AtomicBool::new(false),
         });
-        this.flights.set_launcher(Arc::downgrade(&this));
+        this.in_flight.set_launcher(Arc::downgrade(&this));
         this
     }
 
@@ -196,152 +196,163 @@ impl Launcher {
         &self.selector
     }
 
-    /// Sends a message, or keeps it until it can be sent; it is taken out of the offer.
+    /// Sends a message, or keeps it until it can be sent; it is taken out of the submission.
     ///
     /// # Errors
     /// When it never can be, or isn't to be kept now.
-    pub(crate) fn launch_or_park(
+    pub(crate) fn submit_or_wait(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
-        offer: &mut Offer,
+        submission: &mut Submission,
     ) -> Result<Token, NotAccepted> {
-        match self.launch(topic, offer, None, &mut None) {
+        match self.submit(topic, submission, None, &mut None) {
             Ok(token) => Ok(token),
-            Err(obstacle) => self.park_offer(topic, offer, obstacle),
+            Err(not_submitted) => self.park_submission(topic, submission, not_submitted),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn park_offer(
+    fn park_submission(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
-        offer: &mut Offer,
-        obstacle: Obstacle,
+        submission: &mut Submission,
+        not_submitted: NotSubmitted,
     ) -> Result<Token, NotAccepted> {
-        let (reason, mut cargo) = match (obstacle.into_wait(), offer.cargo.take()) {
-            (Ok(wait), Some(cargo)) => (wait.reason, cargo),
-            (obstacle, cargo) => {
-                let error = obstacle.map_or_else(|error| error, |wait| wait.reason.error(topic));
-                return Err(NotAccepted::Refused(self.refused(topic, cargo, error)));
+        let (reason, mut pending) = match (not_submitted.into_wait(), submission.pending.take()) {
+            (Ok(wait), Some(pending)) => (wait.reason, pending),
+            (not_submitted, pending) => {
+                let error = not_submitted.map_or_else(|error| error, |wait| wait.reason.error(topic));
+                return Err(NotAccepted::Refused(self.refused(topic, pending, error)));
             }
         };
-        let permit = match offer.permit.take() {
+        let permit = match submission.permit.take() {
             Some(permit) => permit.try_change(reason),
-            None => self.flights.wait_limits.try_enter(&topic.waits, reason, cargo.share),
+            None => self.in_flight.wait_limits.try_enter(&topic.waits, reason, pending.share),
         };
         let Some(permit) = permit else {
-            panics::contain(|| self.flights.permits.give_one_back(cargo.share));
-            if let Some(turn) = cargo.turn() {
-                self.flights.pass_turn(topic, turn);
+            panics::contain(|| self.in_flight.permits.give_one_back(pending.share));
+            if let Some(turn) = pending.turn() {
+                self.in_flight.pass_turn(topic, turn);
             }
-            let span = cargo.take_span();
-            return Err(NotAccepted::HasToWaitOutside(cargo.message, reason, span));
+            let span = pending.take_span();
+            return Err(NotAccepted::HasToWaitOutside(pending.message, reason, span));
         };
-        cargo.more().permit = Some(permit);
-        self.park(topic, cargo, reason).map_err(NotAccepted::Refused)
+        pending.rare().permit = Some(permit);
+        self.wait_in_queue(topic, pending, reason).map_err(NotAccepted::Refused)
     }
 
     /// Sends a message, or fails if it would have to wait.
     ///
     /// # Errors
     /// As said; the error gives it back.
-    pub(crate) fn launch_now(&self, topic: &Arc<TopicState>, cargo: Cargo) -> Result<Token, SendError> {
-        let mut offer = Offer::new(cargo, None);
-        let launched = self.launch(topic, &mut offer, None, &mut None);
-        launched.map_err(|obstacle| {
-            let error = obstacle.into_wait().map_or_else(|error| error, |wait| wait.reason.refusal(topic));
-            self.refused(topic, offer.cargo, error)
+    pub(crate) fn submit_now(
+        &self,
+        topic: &Arc<TopicState>,
+        pending: PendingMessage,
+    ) -> Result<Token, SendError> {
+        let mut submission = Submission::new(pending, None);
+        let submitted_at = self.submit(topic, &mut submission, None, &mut None);
+        submitted_at.map_err(|not_submitted| {
+            let error =
+                not_submitted.into_wait().map_or_else(|error| error, |wait| wait.reason.refusal(topic));
+            self.refused(topic, submission.pending, error)
         })
     }
 
-    fn refused(&self, topic: &Arc<TopicState>, cargo: Option<Cargo>, error: SendError) -> SendError {
-        match cargo {
-            Some(cargo) => self.flights.refuse(topic, cargo, error),
+    fn refused(
+        &self,
+        topic: &Arc<TopicState>,
+        pending: Option<PendingMessage>,
+        error: SendError,
+    ) -> SendError {
+        match pending {
+            Some(pending) => self.in_flight.refuse(topic, pending, error),
             None => error,
         }
     }
 
-    /// Chooses a partition and hands the message to its broker's connection, which takes it out of the offer. `token` is
+    /// Chooses a partition and hands the message to its broker's connection, which takes it out of the submission. `token` is
     /// that of a message that has waited, which uses the reservation if it goes where that is.
     ///
     /// # Errors
-    /// Says why the message stays in the offer.
-    pub(crate) fn launch(
+    /// Says why the message stays in the submission.
+    pub(crate) fn submit(
         &self,
         topic: &Arc<TopicState>,
-        offer: &mut Offer,
+        submission: &mut Submission,
         token: Option<Token>,
         reservation: &mut Option<Reservation>,
-    ) -> Result<Token, Obstacle> {
+    ) -> Result<Token, NotSubmitted> {
         if topic.is_ordered {
-            return self.launch_in_order(topic, offer, token, reservation);
+            return self.submit_in_order(topic, submission, token, reservation);
         }
         let route = topic.route();
         if route.partitions.is_empty() {
             return Err(self.no_broker(topic));
         }
-        let now = match &offer.cargo {
-            Some(cargo) if token.is_none() => cargo.started,
+        let now = match &submission.pending {
+            Some(pending) if token.is_none() => pending.started,
             _ => Instant::now(),
         };
         // The way of nearly all messages.
-        let Some((partition, broker)) = self.select(topic, &route, offer, None)? else {
+        let Some((partition, broker)) = self.select(topic, &route, submission, None)? else {
             return Err(WaitReason::NoBroker.into());
         };
-        let refused = if broker.lane.broker.rests(now) || topic.rests(partition, now) {
-            None
-        } else {
-            match self.hand_over(partition, broker, offer, token, reservation) {
-                Ok(token) => return Ok(token),
-                Err(refused) => Some(refused),
-            }
-        };
+        let refused =
+            if broker.topic_broker.broker.is_cooling_down(now) || topic.is_cooling_down(partition, now) {
+                None
+            } else {
+                match self.hand_over(partition, broker, submission, token, reservation) {
+                    Ok(token) => return Ok(token),
+                    Err(refused) => Some(refused),
+                }
+            };
         let seen = Seen::first(partition, broker, refused);
-        self.launch_elsewhere(topic, &route, offer, token, reservation, now, seen)
+        self.submit_elsewhere(topic, &route, submission, token, reservation, now, seen)
     }
 
     /// Asks the selector for other partitions, until one takes the message or it has seen all of them.
     #[cold]
     #[inline(never)]
     #[expect(clippy::too_many_arguments, reason = "the second half of one function")]
-    fn launch_elsewhere<'r>(
+    fn submit_elsewhere<'r>(
         &self,
         topic: &Arc<TopicState>,
         route: &'r Route,
-        offer: &mut Offer,
+        submission: &mut Submission,
         token: Option<Token>,
         reservation: &mut Option<Reservation>,
         now: Instant,
         mut seen: Seen<'r>,
-    ) -> Result<Token, Obstacle> {
+    ) -> Result<Token, NotSubmitted> {
         let (mut asks, mut repeats) = (1, 0);
         let most_asks = MOST_ASKS.min(2 * route.partitions.len());
         loop {
             let count = seen.full.len() + seen.away.len();
-            let limit = if count == 0 || !seen.resting.is_empty() { most_asks } else { 4 * most_asks };
+            let limit = if count == 0 || !seen.cooling_down.is_empty() { most_asks } else { 4 * most_asks };
             let is_over = count >= route.connections || repeats >= MOST_REPEATS || asks >= limit;
-            let chosen = if is_over { None } else { self.select(topic, route, offer, seen.unfit)? };
+            let chosen = if is_over { None } else { self.select(topic, route, submission, seen.unfit)? };
             asks += 1;
             let Some((partition, broker)) = chosen else { break };
             repeats = if seen.unfit.replace(partition) == Some(partition) { repeats + 1 } else { 0 };
-            if broker.lane.broker.rests(now) || topic.rests(partition, now) {
+            if broker.topic_broker.broker.is_cooling_down(now) || topic.is_cooling_down(partition, now) {
                 seen.add_resting(broker, partition);
                 continue;
             }
             if !seen.has(broker, partition) {
-                match self.hand_over(partition, broker, offer, token, reservation) {
+                match self.hand_over(partition, broker, submission, token, reservation) {
                     Ok(token) => return Ok(token),
                     Err(back) => seen.add(broker, partition, back),
                 }
             }
         }
-        // If all that have capacity are resting, the first of them is the probe.
-        for (partition, broker) in std::mem::take(&mut seen.resting) {
+        // If all that have capacity are cooling down, the first of them is the probe.
+        for (partition, broker) in std::mem::take(&mut seen.cooling_down) {
             if seen.has(broker, partition) {
                 continue;
             }
-            match self.hand_over(partition, broker, offer, token, reservation) {
+            match self.hand_over(partition, broker, submission, token, reservation) {
                 Ok(token) => return Ok(token),
                 Err(back) => seen.add(broker, partition, back),
             }
@@ -354,9 +365,9 @@ impl Launcher {
 
     /// No broker of the topic is connected.
     #[cold]
-    pub(crate) fn no_broker(&self, topic: &Arc<TopicState>) -> Obstacle {
+    pub(crate) fn no_broker(&self, topic: &Arc<TopicState>) -> NotSubmitted {
         if topic.is_withdrawn() {
-            Obstacle::Never(self.withdrawn(topic))
+            NotSubmitted::Never(self.withdrawn(topic))
         } else {
             topic.ensure_followed();
             WaitReason::NoBroker.into()
@@ -365,7 +376,7 @@ impl Launcher {
 
     /// The error of a message whose topic was unpublished.
     pub(crate) fn withdrawn(&self, topic: &TopicState) -> SendError {
-        if self.flights.is_closed() {
+        if self.in_flight.is_closed() {
             SendError::closed(&topic.topic)
         } else {
             SendError::not_published(&topic.topic)
@@ -378,12 +389,13 @@ impl Launcher {
         &self,
         topic: &Arc<TopicState>,
         route: &'r Route,
-        offer: &Offer,
+        submission: &Submission,
         unfit: Option<Partition>,
-    ) -> Result<Option<(Partition, &'r RouteBroker)>, Obstacle> {
-        let Some(cargo) = &offer.cargo else { return Ok(None) };
-        let wrong = |text| Obstacle::Never(SendError::new(SendErrorKind::NoPartition, &topic.topic, text));
-        let answer = topic.selector.select(&topic.topic, &route.partitions, &cargo.message, unfit);
+    ) -> Result<Option<(Partition, &'r RouteBroker)>, NotSubmitted> {
+        let Some(pending) = &submission.pending else { return Ok(None) };
+        let wrong =
+            |text| NotSubmitted::Never(SendError::new(SendErrorKind::NoPartition, &topic.topic, text));
+        let answer = topic.selector.select(&topic.topic, &route.partitions, &pending.message, unfit);
         let partition = match answer.map_err(wrong)? {
             Some(partition) => partition,
             None if unfit.is_some() => return Ok(None),
@@ -392,7 +404,7 @@ impl Launcher {
         match route.broker(partition.broker) {
             Some(broker) if route.has(partition) => Ok(Some((partition, broker))),
             None if route.knows(partition.broker) && unfit.is_some() => Ok(None),
-            None if route.knows(partition.broker) => Err(Obstacle::Away(partition)),
+            None if route.knows(partition.broker) => Err(NotSubmitted::Away(partition)),
             _ => {
                 Err(wrong(format!("the partition selector chose {partition}, which the topic doesn't have")))
             }
@@ -403,30 +415,30 @@ impl Launcher {
     ///
     /// # Errors
     /// The connection if it has no capacity, or others wait for that; none if it isn't connected.
-    // Inlined, so that the message goes from the offer to its entry at once.
+    // Inlined, so that the message goes from the submission to its entry at once.
     #[inline(always)]
     pub(crate) fn hand_over(
         &self,
         partition: Partition,
         broker: &RouteBroker,
-        offer: &mut Offer,
+        submission: &mut Submission,
         token: Option<Token>,
         reservation: &mut Option<Reservation>,
     ) -> Result<Token, Option<FullConnection>> {
         let Some((number, connection)) = broker.numbered_connection(partition) else { return Err(None) };
         let full = || {
             Some(FullConnection {
-                broker: Arc::clone(&broker.lane.broker),
+                broker: Arc::clone(&broker.topic_broker.broker),
                 connection: Arc::clone(connection),
                 id: broker.id,
                 number,
             })
         };
-        if token.is_none() && broker.lane.broker.is_gated(number) {
+        if token.is_none() && broker.topic_broker.broker.is_gated(number) {
             return Err(full());
         }
-        let way = Way { lane: &broker.lane, connection: &**connection, partition };
-        match self.flights.launch(&self.completions, way, offer, token, reservation) {
+        let way = Way { topic_broker: &broker.topic_broker, connection: &**connection, partition };
+        match self.in_flight.submit(&self.completions, way, submission, token, reservation) {
             Ok(Some(token)) => Ok(token),
             Ok(None) => Err(None),
             Err(error) if error.kind() == TransportErrorKind::Full => Err(full()),
@@ -447,8 +459,8 @@ impl FullConnection {
     }
 }
 
-impl fmt::Debug for Launcher {
+impl fmt::Debug for Submitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Launcher").field("flights", &self.flights).finish_non_exhaustive()
+        f.debug_struct("Launcher").field("flights", &self.in_flight).finish_non_exhaustive()
     }
 }

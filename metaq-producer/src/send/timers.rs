@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     SendError, deadline, panics,
-    send::{slab::Token, submit::Launcher},
+    send::{slab::Token, submit::Submitter},
 };
 
 /// What is due.
@@ -72,7 +72,7 @@ impl Inner {
 impl Timers {
     /// Sets a timer. False if there is nobody to keep it: it isn't set then.
     #[must_use]
-    pub(crate) fn set(self: &Arc<Self>, at: Instant, timer: Timer, launcher: &Weak<Launcher>) -> bool {
+    pub(crate) fn set(self: &Arc<Self>, at: Instant, timer: Timer, submitter: &Weak<Submitter>) -> bool {
         let new_keeper = self.new_keeper();
         let new_keeper = {
             let mut inner = self.inner.lock();
@@ -89,13 +89,13 @@ impl Timers {
             new_keeper
         };
         if let Some(runtime) = new_keeper {
-            self.start_keeper(&runtime, launcher);
+            self.start_keeper(&runtime, submitter);
         }
         true
     }
 
     /// Has timers kept on the caller's runtime, too, if any are set.
-    pub(crate) fn ensure_kept(self: &Arc<Self>, launcher: &Weak<Launcher>) {
+    pub(crate) fn ensure_kept(self: &Arc<Self>, submitter: &Weak<Submitter>) {
         let Some(runtime) = self.new_keeper() else { return };
         {
             let mut inner = self.inner.lock();
@@ -104,7 +104,7 @@ impl Timers {
             }
             inner.keepers.push(runtime.id());
         }
-        self.start_keeper(&runtime, launcher);
+        self.start_keeper(&runtime, submitter);
     }
 
     /// The caller's runtime, if it has no keeper, and can have one.
@@ -114,9 +114,9 @@ impl Timers {
         if self.inner.lock().keepers.contains(&id) { None } else { deadline::runtime() }
     }
 
-    fn start_keeper(self: &Arc<Self>, runtime: &Handle, launcher: &Weak<Launcher>) {
-        let (timers, launcher) = (Arc::clone(self), Weak::clone(launcher));
-        let keeper = Keeper { timers, launcher, runtime: runtime.id(), has_left: false };
+    fn start_keeper(self: &Arc<Self>, runtime: &Handle, submitter: &Weak<Submitter>) {
+        let (timers, submitter) = (Arc::clone(self), Weak::clone(submitter));
+        let keeper = Keeper { timers, submitter, runtime: runtime.id(), has_left: false };
         drop(runtime.spawn(keeper.run()));
     }
 
@@ -153,7 +153,7 @@ impl fmt::Debug for Timers {
 /// The task that keeps timers on one runtime.
 struct Keeper {
     timers: Arc<Timers>,
-    launcher: Weak<Launcher>,
+    submitter: Weak<Submitter>,
     runtime: Id,
     has_left: bool,
 }
@@ -176,12 +176,12 @@ impl Keeper {
                     }
                 }
             }
-            let Some(launcher) = self.launcher.upgrade() else { return };
+            let Some(submitter) = self.submitter.upgrade() else { return };
             for timer in self.timers.due(Instant::now()) {
                 // Whatever a waker or a selector does, the others go on.
-                panics::contain(|| launcher.due(timer));
+                panics::contain(|| submitter.due(timer));
             }
-            if launcher.flights.is_closed() && self.leave() {
+            if submitter.in_flight.is_closed() && self.leave() {
                 return;
             }
         }
@@ -210,9 +210,9 @@ impl Drop for Keeper {
             // At once: others may set timers from now on, and keep them.
             if inner.keepers.is_empty() { inner.take_of_waiting() } else { Vec::new() }
         };
-        let Some(launcher) = self.launcher.upgrade() else { return };
+        let Some(submitter) = self.submitter.upgrade() else { return };
         for token in abandoned {
-            panics::contain(|| launcher.flights.fail_one_waiting(token, SendError::runtime_ended));
+            panics::contain(|| submitter.in_flight.fail_one_waiting(token, SendError::runtime_ended));
         }
     }
 }

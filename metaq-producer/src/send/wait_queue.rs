@@ -54,7 +54,7 @@ impl WaitReason {
             }
             Self::Capacity(id, _) => {
                 let route = topic.route();
-                let addr = route.broker(id).map(|broker| broker.lane.broker.addr.to_string());
+                let addr = route.broker(id).map(|broker| broker.topic_broker.broker.addr.to_string());
                 let text = format!(
                     "broker {} has reached its in-flight limit, which is half of the producer's; find out why it is slow, or \
                      raise max_in_flight and max_in_flight_bytes",

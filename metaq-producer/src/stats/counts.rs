@@ -138,42 +138,42 @@ pub(crate) struct TopicCounts {
     /// How many wait now: for room, for a broker, for their turn.
     pub(crate) queued: AtomicU64,
     not_sent: AtomicU64,
-    lanes: Mutex<Kept<BrokerAddr, LaneCounts>>,
+    topic_brokers: Mutex<Kept<BrokerAddr, TopicBrokerCounts>>,
     /// The sums of brokers that are not kept any more.
-    folded: LaneCounts,
+    folded: TopicBrokerCounts,
 }
 
 impl TopicCounts {
     /// The counts of what is sent to `broker`.
-    pub(crate) fn lane(&self, broker: &BrokerAddr) -> Arc<LaneCounts> {
-        let mut lanes = self.lanes.lock();
-        let counts = lanes.get(broker);
-        self.fold(lanes.over(MAX_FORMER_BROKERS, false));
+    pub(crate) fn topic_broker(&self, broker: &BrokerAddr) -> Arc<TopicBrokerCounts> {
+        let mut topic_brokers = self.topic_brokers.lock();
+        let counts = topic_brokers.get(broker);
+        self.fold(topic_brokers.over(MAX_FORMER_BROKERS, false));
         counts
     }
 
     /// Has `see` look at the counts of all brokers that are kept, and at the sums of the others. Meanwhile none goes from the
     /// ones to the others.
-    pub(crate) fn lanes<R>(
+    pub(crate) fn topic_brokers<R>(
         &self,
-        see: impl FnOnce(Vec<(BrokerAddr, Arc<LaneCounts>)>, &LaneCounts) -> R,
+        see: impl FnOnce(Vec<(BrokerAddr, Arc<TopicBrokerCounts>)>, &TopicBrokerCounts) -> R,
     ) -> R {
-        let mut lanes = self.lanes.lock();
-        self.fold(lanes.over(MAX_FORMER_BROKERS, true));
-        see(lanes.all(), &self.folded)
+        let mut topic_brokers = self.topic_brokers.lock();
+        self.fold(topic_brokers.over(MAX_FORMER_BROKERS, true));
+        see(topic_brokers.all(), &self.folded)
     }
 
-    fn fold(&self, former: Vec<(BrokerAddr, LaneCounts)>) {
+    fn fold(&self, former: Vec<(BrokerAddr, TopicBrokerCounts)>) {
         former.iter().for_each(|(_, counts)| self.folded.add(counts));
     }
 
-    /// Counts one message that was not acknowledged; `lane` is the way of its last attempt, if that was the end of it.
-    pub(crate) fn failed(&self, outcome: Outcome, lane: Option<&LaneCounts>) {
+    /// Counts one message that was not acknowledged; `topic_broker` is that of its last attempt, if that was the end of it.
+    pub(crate) fn failed(&self, outcome: Outcome, topic_broker: Option<&TopicBrokerCounts>) {
         // A broker has seen it, so it is in the figures by broker, too.
-        let lane = lane.unwrap_or(&self.folded);
+        let topic_broker = topic_broker.unwrap_or(&self.folded);
         match outcome {
-            Outcome::Rejected => &lane.rejected,
-            Outcome::Unknown => &lane.unknown,
+            Outcome::Rejected => &topic_broker.rejected,
+            Outcome::Unknown => &topic_broker.unknown,
             Outcome::NotSent => &self.not_sent,
         }
         .fetch_add(1, Relaxed);
@@ -184,16 +184,16 @@ impl TopicCounts {
     pub(crate) fn failed_after(
         &self,
         outcome: Outcome,
-        lane: Option<&LaneCounts>,
+        topic_broker: Option<&TopicBrokerCounts>,
         last_attempt: Option<Outcome>,
         attempts: &[FailedAttempt],
     ) {
-        if lane.is_some() && last_attempt == Some(outcome) {
-            return self.failed(outcome, lane);
+        if topic_broker.is_some() && last_attempt == Some(outcome) {
+            return self.failed(outcome, topic_broker);
         }
         let blamed = attempts.iter().rev().find(|attempt| attempt.outcome == outcome);
-        let earlier = blamed.and_then(|attempt| self.lanes.lock().find(&attempt.broker));
-        self.failed(outcome, earlier.as_deref().or(lane));
+        let earlier = blamed.and_then(|attempt| self.topic_brokers.lock().find(&attempt.broker));
+        self.failed(outcome, earlier.as_deref().or(topic_broker));
     }
 
     /// How many messages were never written.
@@ -204,7 +204,7 @@ impl TopicCounts {
 
 /// The counts of what is sent to one broker for one topic.
 #[derive(Debug, Default)]
-pub(crate) struct LaneCounts {
+pub(crate) struct TopicBrokerCounts {
     /// The latencies of all messages that were acknowledged, and thereby their number.
     pub(crate) latencies: Latencies,
     pub(crate) rejected: AtomicU64,
@@ -213,7 +213,7 @@ pub(crate) struct LaneCounts {
     pub(crate) retried: AtomicU64,
 }
 
-impl LaneCounts {
+impl TopicBrokerCounts {
     /// Adds what `other` has, which doesn't change any more.
     fn add(&self, other: &Self) {
         self.latencies.add(&other.latencies);
@@ -318,9 +318,9 @@ mod tests {
                         let topic = counts.topic(&Topic::new(&format!("{thread}-{n}")).unwrap());
                         for port in 0..24 {
                             topic.offered.fetch_add(2, Relaxed);
-                            let lane = topic.lane(&BrokerAddr::new("h", port + 1).unwrap());
-                            lane.latencies.record(Duration::from_micros(n));
-                            topic.failed(Outcome::Rejected, Some(&lane));
+                            let topic_broker = topic.topic_broker(&BrokerAddr::new("h", port + 1).unwrap());
+                            topic_broker.latencies.record(Duration::from_micros(n));
+                            topic.failed(Outcome::Rejected, Some(&topic_broker));
                         }
                     }
                     done.fetch_add(1, Relaxed);

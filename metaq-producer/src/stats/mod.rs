@@ -17,7 +17,7 @@ use hdrhistogram::Histogram;
 use metaq_protocol::{BrokerAddr, Topic};
 use metaq_transport::ConnectionStats;
 
-use counts::{Counts, LaneCounts, TopicCounts, TransactionTotals};
+use counts::{Counts, TopicBrokerCounts, TopicCounts, TransactionTotals};
 
 /// What a producer has done so far. The figures of messages always add up:
 /// `offered = queued + in_flight + acknowledged + rejected + unknown + not_sent`.
@@ -231,8 +231,9 @@ fn count(count: &AtomicU64) -> u64 {
 
 pub(crate) fn topic_stats(topic: Topic, counts: &TopicCounts) -> TopicStats {
     // The end of a message's way first: what ended was offered before.
-    let (brokers, other_brokers) = counts.lanes(|lanes, folded| {
-        let brokers = lanes.into_iter().map(|(broker, lane)| broker_stats(broker, &lane));
+    let (brokers, other_brokers) = counts.topic_brokers(|topic_brokers, folded| {
+        let brokers =
+            topic_brokers.into_iter().map(|(broker, topic_broker)| broker_stats(broker, &topic_broker));
         (brokers.collect::<Vec<_>>(), other_broker_stats(folded))
     });
     let sum = |of: fn(&BrokerStats) -> u64| brokers.iter().map(of).sum::<u64>();
@@ -248,18 +249,19 @@ pub(crate) fn topic_stats(topic: Topic, counts: &TopicCounts) -> TopicStats {
     TopicStats { topic, messages: messages.balanced(), brokers, other_brokers }
 }
 
-fn broker_stats(broker: BrokerAddr, lane: &LaneCounts) -> BrokerStats {
-    let OtherBrokerStats { acknowledged, rejected, unknown, retried, latencies } = other_broker_stats(lane);
+fn broker_stats(broker: BrokerAddr, topic_broker: &TopicBrokerCounts) -> BrokerStats {
+    let OtherBrokerStats { acknowledged, rejected, unknown, retried, latencies } =
+        other_broker_stats(topic_broker);
     BrokerStats { broker, acknowledged, rejected, unknown, retried, latencies }
 }
 
-fn other_broker_stats(lane: &LaneCounts) -> OtherBrokerStats {
-    let latencies = LatencyStats { counts: lane.latencies.counts().collect() };
+fn other_broker_stats(topic_broker: &TopicBrokerCounts) -> OtherBrokerStats {
+    let latencies = LatencyStats { counts: topic_broker.latencies.counts().collect() };
     OtherBrokerStats {
         acknowledged: latencies.count(),
-        rejected: count(&lane.rejected),
-        unknown: count(&lane.unknown),
-        retried: count(&lane.retried),
+        rejected: count(&topic_broker.rejected),
+        unknown: count(&topic_broker.unknown),
+        retried: count(&topic_broker.retried),
         latencies,
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Branch, CountedTransaction, HeldTransaction, NoPlace, Open, Place, State, StepError, Transaction,
+    Branch, CountedTransaction, HeldTransaction, Open, Place, PlacementError, State, StepError, Transaction,
     TransactionError, TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read,
     whole_seconds,
 };
@@ -41,7 +41,7 @@ impl Transaction {
             let mut changed = pin!(topic.route_changed());
             // From here on no change is missed.
             changed.as_mut().enable();
-            let place = choose(topic, message, |broker| !avoided.contains(&broker.lane.broker.addr));
+            let place = choose(topic, message, |broker| !avoided.contains(&broker.topic_broker.broker.addr));
             match place {
                 Ok(place) => {
                     let named = producer.inner.transaction_names.next();
@@ -61,7 +61,7 @@ impl Transaction {
                         Err(NotBegun { error, elsewhere: false }) => return Err(error),
                     }
                 }
-                Err(NoPlace::NoBroker) => {
+                Err(PlacementError::NoBroker) => {
                     topic.ensure_followed();
                     in_runtime().map_err(|step| self.not_sent(step))?;
                     // One that was avoided may have been lost and be back before this was polled.
@@ -74,7 +74,7 @@ impl Transaction {
                     }
                     avoided.clear();
                 }
-                Err(no_place) => return Err(no_place.into()),
+                Err(placement_error) => return Err(placement_error.into()),
             }
         }
     }

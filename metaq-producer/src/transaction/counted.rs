@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{StepError, TransactionOutcome};
 use crate::{
     Outcome,
-    stats::counts::{LaneCounts, TopicCounts, TransactionTotals},
+    stats::counts::{TopicBrokerCounts, TopicCounts, TransactionTotals},
 };
 
 /// A message of a transaction, as the statistics count it: offered once, and ended once, whatever becomes of it.
@@ -29,7 +29,7 @@ pub(crate) struct CountedMessage {
 #[derive(Debug)]
 enum Stage {
     Queued,
-    InFlight(Arc<LaneCounts>),
+    InFlight(Arc<TopicBrokerCounts>),
     Ended,
 }
 
@@ -42,16 +42,16 @@ impl CountedMessage {
     }
 
     /// It was handed to a connection of the broker whose counts these are.
-    pub(crate) fn submitted(&mut self, lane: Arc<LaneCounts>) {
-        if let Stage::Queued = mem::replace(&mut self.stage, Stage::InFlight(lane)) {
+    pub(crate) fn submitted(&mut self, topic_broker: Arc<TopicBrokerCounts>) {
+        if let Stage::Queued = mem::replace(&mut self.stage, Stage::InFlight(topic_broker)) {
             self.counts.queued.fetch_sub(1, Relaxed);
         }
     }
 
     /// The broker took it, as its answer that was read at `received_at` says.
     fn acknowledged(mut self, received_at: Instant) {
-        if let Stage::InFlight(lane) = mem::replace(&mut self.stage, Stage::Ended) {
-            lane.latencies.record(received_at.saturating_duration_since(self.offered_at));
+        if let Stage::InFlight(topic_broker) = mem::replace(&mut self.stage, Stage::Ended) {
+            topic_broker.latencies.record(received_at.saturating_duration_since(self.offered_at));
         }
     }
 
@@ -66,7 +66,7 @@ impl CountedMessage {
                 self.counts.queued.fetch_sub(1, Relaxed);
                 self.counts.failed(outcome, None);
             }
-            Stage::InFlight(lane) => self.counts.failed(outcome, Some(&lane)),
+            Stage::InFlight(topic_broker) => self.counts.failed(outcome, Some(&topic_broker)),
             Stage::Ended => {}
         }
     }

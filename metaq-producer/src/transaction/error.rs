@@ -6,7 +6,7 @@ use metaq_protocol::{BrokerAddr, Status, TransactionId};
 use metaq_transport::TransportError;
 
 use super::{
-    place::{NoPlace, Unfit},
+    place::{PlacementError, Unsendable},
     steps::StepError,
 };
 
@@ -124,18 +124,18 @@ impl TransactionError {
     }
 
     /// An error about a message that can't be sent wherever it is to go.
-    pub(crate) fn unfit(unfit: Unfit, outcome: TransactionOutcome) -> Self {
+    pub(crate) fn unfit(unfit: Unsendable, outcome: TransactionOutcome) -> Self {
         match unfit {
-            Unfit::Closed => {
+            Unsendable::Closed => {
                 let text = "the producer was closed";
                 Self::new(TransactionErrorKind::Closed, TransactionOutcome::RolledBack, text)
             }
-            Unfit::NotPublished => {
+            Unsendable::NotPublished => {
                 let text = "its topic is not published on this producer; call publish_topic first";
                 Self::new(TransactionErrorKind::NotPublished, outcome, text)
             }
-            Unfit::Intercepted(text) => Self::new(TransactionErrorKind::Interceptor, outcome, text),
-            Unfit::TooLarge { size, limit } => {
+            Unsendable::Intercepted(text) => Self::new(TransactionErrorKind::Interceptor, outcome, text),
+            Unsendable::TooLarge { size, limit } => {
                 let text = format!("its {size} bytes are more than max_message_size, which is {limit}");
                 Self::new(TransactionErrorKind::TooLarge, outcome, text)
             }
@@ -237,15 +237,15 @@ impl TransactionError {
     }
 }
 
-impl From<NoPlace> for TransactionError {
+impl From<PlacementError> for TransactionError {
     /// The transaction goes on without the message.
-    fn from(no_place: NoPlace) -> Self {
-        let (kind, text) = match no_place {
-            NoPlace::NoBroker => {
+    fn from(placement_error: PlacementError) -> Self {
+        let (kind, text) = match placement_error {
+            PlacementError::NoBroker => {
                 (TransactionErrorKind::NotConnected, "no broker of the topic is connected".to_owned())
             }
-            NoPlace::Away(text) => (TransactionErrorKind::NotConnected, text),
-            NoPlace::Refused(text) => (TransactionErrorKind::NoPartition, text),
+            PlacementError::Away(text) => (TransactionErrorKind::NotConnected, text),
+            PlacementError::Refused(text) => (TransactionErrorKind::NoPartition, text),
         };
         Self::new(kind, TransactionOutcome::Open, text)
     }

@@ -29,7 +29,7 @@ pub(crate) use open_transactions::OpenTransactions;
 use open_transactions::{HeldTransaction, Registration};
 pub use options::TransactionOptions;
 pub(crate) use options::{REQUEST_TIMEOUT, TIMEOUT, checked_request_timeout, whole_seconds};
-pub(crate) use place::{NoPlace, Place, Unfit, choose, choose_on, topic_of};
+pub(crate) use place::{Place, PlacementError, Unsendable, choose, choose_on, topic_of};
 pub(crate) use rollback::Rollback;
 pub(crate) use steps::{Branch, StepError, in_runtime, read, read_put};
 

@@ -11,7 +11,7 @@ use crate::{
     Message, Outcome,
     producer::Inner,
     route::topic_state::{RouteBroker, TopicState},
-    stats::counts::LaneCounts,
+    stats::counts::TopicBrokerCounts,
 };
 
 /// A partition, and the way to its broker.
@@ -20,12 +20,12 @@ pub(crate) struct Place {
     pub(crate) partition: Partition,
     pub(crate) connection: Arc<dyn Connection>,
     /// What is counted of the topic at that broker.
-    pub(crate) counts: Arc<LaneCounts>,
+    pub(crate) counts: Arc<TopicBrokerCounts>,
 }
 
 /// Why there is no place for a message at the moment.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NoPlace {
+pub(crate) enum PlacementError {
     /// None of the brokers that may be used has a partition of the topic now.
     NoBroker,
     /// The broker that is to be used isn't connected, or is silent.
@@ -36,7 +36,7 @@ pub(crate) enum NoPlace {
 
 /// Why a message can't be sent wherever it is to go.
 #[derive(Debug)]
-pub(crate) enum Unfit {
+pub(crate) enum Unsendable {
     Closed,
     NotPublished,
     TooLarge {
@@ -51,25 +51,25 @@ pub(crate) enum Unfit {
 pub(crate) fn topic_of(
     inner: &Inner,
     message: &mut Message,
-) -> Result<(Arc<TopicState>, CountedMessage), Unfit> {
-    let intercepted = inner.flights().interceptors.before(message);
+) -> Result<(Arc<TopicState>, CountedMessage), Unsendable> {
+    let intercepted = inner.in_flight().interceptors.before(message);
     let lookup = inner.topics.lookup();
     let default = || lookup.find(inner.config.default_topic.as_ref()?);
     let topic = lookup.find(message.topic()).or_else(default);
     let is_closed = inner.closed.load(Ordering::Acquire);
     let Some(topic) = topic.filter(|_| !is_closed) else {
         inner.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
-        return Err(if is_closed { Unfit::Closed } else { Unfit::NotPublished });
+        return Err(if is_closed { Unsendable::Closed } else { Unsendable::NotPublished });
     };
     let counted = CountedMessage::offered(&topic.counts);
     if let Err(text) = intercepted {
         counted.failed(Outcome::NotSent);
-        return Err(Unfit::Intercepted(text));
+        return Err(Unsendable::Intercepted(text));
     }
     let (size, limit) = (message.encoded_len(), inner.config.max_message_size);
     if size > limit {
         counted.failed(Outcome::NotSent);
-        return Err(Unfit::TooLarge { size, limit });
+        return Err(Unsendable::TooLarge { size, limit });
     }
     Ok((Arc::clone(topic), counted))
 }
@@ -79,36 +79,36 @@ pub(crate) fn choose(
     topic: &TopicState,
     message: &Message,
     eligible: impl Fn(&RouteBroker) -> bool,
-) -> Result<Place, NoPlace> {
+) -> Result<Place, PlacementError> {
     let (route, now) = (topic.route(), Instant::now());
     let of = |wanted: &dyn Fn(&RouteBroker) -> bool| -> Vec<Partition> {
         let broker = |partition: &&Partition| route.broker(partition.broker).is_some_and(wanted);
         route.partitions.iter().filter(broker).copied().collect()
     };
-    let mut partitions = of(&|broker| eligible(broker) && !broker.lane.broker.rests(now));
+    let mut partitions = of(&|broker| eligible(broker) && !broker.topic_broker.broker.is_cooling_down(now));
     if partitions.is_empty() {
         partitions = of(&eligible);
     }
     if partitions.is_empty() {
-        return Err(NoPlace::NoBroker);
+        return Err(PlacementError::NoBroker);
     }
     let asked = topic.selector.select(&topic.topic, &partitions, message, None);
-    let Some(partition) = asked.map_err(NoPlace::Refused)? else {
-        return Err(NoPlace::Refused("the partition selector refused the message".to_owned()));
+    let Some(partition) = asked.map_err(PlacementError::Refused)? else {
+        return Err(PlacementError::Refused("the partition selector refused the message".to_owned()));
     };
     if !partitions.contains(&partition) {
         let text = format!("the partition selector chose {partition}, which was not to be chosen from");
-        return Err(NoPlace::Refused(text));
+        return Err(PlacementError::Refused(text));
     }
     if partition.index < 0 {
         // K-23, B-11.
         let text =
             "the broker doesn't tell the partitions of the topic, and refuses to choose one in a transaction";
-        return Err(NoPlace::Refused(text.to_owned()));
+        return Err(PlacementError::Refused(text.to_owned()));
     }
-    let broker = route.broker(partition.broker).ok_or(NoPlace::NoBroker)?;
-    let connection = Arc::clone(broker.connection(partition).ok_or(NoPlace::NoBroker)?);
-    Ok(Place { partition, connection, counts: Arc::clone(&broker.lane.counts) })
+    let broker = route.broker(partition.broker).ok_or(PlacementError::NoBroker)?;
+    let connection = Arc::clone(broker.connection(partition).ok_or(PlacementError::NoBroker)?);
+    Ok(Place { partition, connection, counts: Arc::clone(&broker.topic_broker.counts) })
 }
 
 /// Has the selector choose among the partitions that a topic has on one broker (rule T-8).
@@ -116,16 +116,16 @@ pub(crate) fn choose_on(
     broker: &BrokerAddr,
     topic: &TopicState,
     message: &Message,
-) -> Result<Place, NoPlace> {
-    let on_it = |candidate: &RouteBroker| candidate.lane.broker.addr == *broker;
+) -> Result<Place, PlacementError> {
+    let on_it = |candidate: &RouteBroker| candidate.topic_broker.broker.addr == *broker;
     match choose(topic, message, on_it) {
         Ok(place) => Ok(place),
-        Err(NoPlace::NoBroker) => {
+        Err(PlacementError::NoBroker) => {
             let waits = topic.route().waiting_for.iter().any(|(_, known)| known.broker() == broker);
             Err(if waits {
-                NoPlace::Away(format!("broker {broker} is not connected, or silent"))
+                PlacementError::Away(format!("broker {broker} is not connected, or silent"))
             } else {
-                NoPlace::Refused(no_partition_on(broker, message.topic()))
+                PlacementError::Refused(no_partition_on(broker, message.topic()))
             })
         }
         Err(other) => Err(other),

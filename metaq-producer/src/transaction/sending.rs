@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     CountedMessage, NotBegun, Place, Put, State, StepError, Transaction, TransactionError,
-    TransactionErrorKind, TransactionOutcome, TransactionReceipt, Unfit, choose_on, ends_connection, expired,
-    in_runtime, read_put, topic_of,
+    TransactionErrorKind, TransactionOutcome, TransactionReceipt, Unsendable, choose_on, ends_connection,
+    expired, in_runtime, read_put, topic_of,
 };
 use crate::{Message, deadline, route::topic_state::TopicState};
 
@@ -17,7 +17,7 @@ use crate::{Message, deadline, route::topic_state::TopicState};
 const WINDOW: usize = 256;
 
 /// A message that was offered, and its topic.
-type Offered = Result<(Arc<TopicState>, CountedMessage), Unfit>;
+type Offered = Result<(Arc<TopicState>, CountedMessage), Unsendable>;
 
 impl Transaction {
     /// Sends a message as part of the transaction, and waits for the broker to take it, at most for the producer's send
@@ -122,9 +122,8 @@ impl Transaction {
             State::New => self.begin_for(&topic, message, deadline).await?,
             State::Over(_) => return Err(self.refusal()),
             State::Open(open) if open.is_lost() => return Err(self.lost()),
-            State::Open(open) => {
-                choose_on(open.broker(), &topic, message).map_err(|no_place| self.placed(no_place.into()))?
-            }
+            State::Open(open) => choose_on(open.broker(), &topic, message)
+                .map_err(|placement_error| self.placed(placement_error.into()))?,
         };
         let State::Open(open) = &mut self.state else { return Err(self.refusal()) };
         match open.branch.put(message, partition.index, deadline).await {
@@ -197,7 +196,7 @@ impl Transaction {
 
     /// The producer is closed, and its transactions with it.
     pub(super) fn closed(&mut self) -> TransactionError {
-        let error = self.placed(TransactionError::unfit(Unfit::Closed, TransactionOutcome::RolledBack));
+        let error = self.placed(TransactionError::unfit(Unsendable::Closed, TransactionOutcome::RolledBack));
         self.ended_by(error)
     }
 

@@ -106,7 +106,7 @@ impl XaResource {
                     known.spoil(XaErrorCode::RBROLLBACK, "it was ended as failed");
                 }
                 // What began elsewhere is ended elsewhere, maybe.
-                if !known.begun && !known.suspended && known.spoilt.is_none() {
+                if !known.begun && !known.suspended && known.rollback_only.is_none() {
                     self.known.remove(xid);
                 }
                 Ok(())

@@ -50,7 +50,7 @@ pub(super) struct Known {
     pub(super) begun: bool,
     pub(super) suspended: bool,
     /// Why it can only be rolled back.
-    pub(super) spoilt: Option<(XaErrorCode, String)>,
+    pub(super) rollback_only: Option<(XaErrorCode, String)>,
     /// When the broker has rolled it back for certain, unless it is prepared. None is never.
     pub(super) expires_at: Option<Instant>,
 }
@@ -66,7 +66,7 @@ impl Known {
     }
 
     pub(super) fn spoil(&mut self, code: XaErrorCode, text: &str) {
-        self.spoilt.get_or_insert_with(|| (code, text.to_owned()));
+        self.rollback_only.get_or_insert_with(|| (code, text.to_owned()));
     }
 
     /// Whether nothing that is known matters any more.

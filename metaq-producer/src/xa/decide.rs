@@ -143,7 +143,7 @@ impl XaResource {
 
     /// Rolls back a transaction that can only be rolled back, and returns its error.
     async fn roll_back_if_spoilt(&mut self, xid: &XaTransactionId) -> Result<(), XaError> {
-        let Some((code, text)) = self.known.get(xid).and_then(|known| known.spoilt.clone()) else {
+        let Some((code, text)) = self.known.get(xid).and_then(|known| known.rollback_only.clone()) else {
             return Ok(());
         };
         match self.rollback(xid).await {

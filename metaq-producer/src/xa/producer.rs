@@ -249,8 +249,9 @@ impl XaProducer {
         for topic in topics {
             let Some(state) = lookup.find(topic) else { return Vec::new() };
             let route = state.route();
-            let here =
-                |addr: &BrokerAddr| route.brokers.iter().any(|broker| broker.lane.broker.addr == *addr);
+            let here = |addr: &BrokerAddr| {
+                route.brokers.iter().any(|broker| broker.topic_broker.broker.addr == *addr)
+            };
             match &mut common {
                 Some(common) => common.retain(|connection| here(connection.broker())),
                 None => {

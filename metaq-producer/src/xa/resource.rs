@@ -17,7 +17,8 @@ use crate::{
     Message, TransactionReceipt, deadline,
     panics::contain,
     transaction::{
-        Branch, NoPlace, Place, Put, Rollback, StepError, TIMEOUT, Unfit, choose_on, read_put, topic_of,
+        Branch, Place, PlacementError, Put, Rollback, StepError, TIMEOUT, Unsendable, choose_on, read_put,
+        topic_of,
     },
 };
 
@@ -132,7 +133,7 @@ impl XaResource {
         let deadline = deadline::after(self.xa.producer.inner.config.send_timeout);
         let (topic, mut counted) = offered.map_err(|unfit| refused(unfit).of(id, broker))?;
         let Place { partition, counts, .. } = choose_on(broker, &topic, &message)
-            .map_err(|no_place| no_place_error(no_place).of(id, broker))?;
+            .map_err(|placement_error| no_place_error(placement_error).of(id, broker))?;
         match current.branch.put(&message, partition.index, deadline).await {
             Ok(answer) => {
                 counted.submitted(counts);
@@ -205,22 +206,22 @@ impl XaResource {
     }
 }
 
-fn no_place_error(no_place: NoPlace) -> XaError {
-    match no_place {
-        NoPlace::NoBroker => XaError::new(XaErrorCode::RMFAIL, "no broker of the topic is connected"),
-        NoPlace::Away(text) => XaError::new(XaErrorCode::RMFAIL, text),
-        NoPlace::Refused(text) => XaError::new(XaErrorCode::INVAL, text),
+fn no_place_error(placement_error: PlacementError) -> XaError {
+    match placement_error {
+        PlacementError::NoBroker => XaError::new(XaErrorCode::RMFAIL, "no broker of the topic is connected"),
+        PlacementError::Away(text) => XaError::new(XaErrorCode::RMFAIL, text),
+        PlacementError::Refused(text) => XaError::new(XaErrorCode::INVAL, text),
     }
 }
 
-fn refused(unfit: Unfit) -> XaError {
+fn refused(unfit: Unsendable) -> XaError {
     match unfit {
-        Unfit::Closed => XaError::new(XaErrorCode::RMFAIL, "the producer was closed"),
-        Unfit::NotPublished => {
+        Unsendable::Closed => XaError::new(XaErrorCode::RMFAIL, "the producer was closed"),
+        Unsendable::NotPublished => {
             XaError::new(XaErrorCode::INVAL, "the message's topic is not published; call publish_topic first")
         }
-        Unfit::Intercepted(text) => XaError::new(XaErrorCode::INVAL, text),
-        Unfit::TooLarge { size, limit } => {
+        Unsendable::Intercepted(text) => XaError::new(XaErrorCode::INVAL, text),
+        Unsendable::TooLarge { size, limit } => {
             let text = format!("the message's {size} bytes are more than max_message_size, which is {limit}");
             XaError::new(XaErrorCode::INVAL, text)
         }

@@ -13,14 +13,14 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Cargo, Entry, Flights, More, SHARDS, State, flush::Flushed};
+use super::{Entry, InFlight, PendingMessage, RareState, SHARDS, State, flush::Flushed};
 use crate::{
     CompletedSend, Outcome, SendError, SendReceipt, deadline,
     panics::{contain, contain_each},
-    route::{topic_broker::Lane, topic_state::TopicState},
+    route::{topic_broker::TopicBroker, topic_state::TopicState},
     selector::guarded::Observation,
     send::{
-        classify::{Failure, Trouble, judge},
+        classify::{Blame, Failure, classify_attempt},
         order::{LATE_ANSWER, LateTurn},
         permits::Returned,
         slab::{Slab, Token},
@@ -32,7 +32,7 @@ use crate::{
 
 /// What is to be done when the lock is released again.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct Effects {
     returned: Returned,
     /// As a rule one task waits for many messages, so there are few.
     wakers: SmallVec<[Waker; 16]>,
@@ -42,7 +42,7 @@ pub(super) struct Tally {
     errors: Vec<SendError>,
     entries: Vec<Entry>,
     /// Likewise: the last of a topic's takes its selector with it.
-    lanes: SmallVec<[Arc<Lane>; 2]>,
+    topic_brokers: SmallVec<[Arc<TopicBroker>; 2]>,
     flushed: Flushed,
     again: Vec<(Token, Duration)>,
     /// Messages that have to wait for their turn once more.
@@ -61,29 +61,29 @@ pub(super) struct Tally {
     is_refused: bool,
 }
 
-impl Flights {
-    /// Does what could not be done under the lock. Whatever the code of others does, the rest is done.
-    pub(super) fn settle(&self, tally: &mut Tally) {
-        let returned = std::mem::take(&mut tally.returned);
+impl InFlight {
+    /// Runs what can't be done under the lock. A panic in the code of others keeps nothing else from being done.
+    pub(super) fn run_effects(&self, effects: &mut Effects) {
+        let returned = std::mem::take(&mut effects.returned);
         contain(|| self.permits.give_back(returned));
-        contain(|| self.flushes.ended(&tally.flushed));
-        tally.flushed.clear();
-        for (token, pause) in tally.again.drain(..) {
+        contain(|| self.flushes.ended(&effects.flushed));
+        effects.flushed.clear();
+        for (token, pause) in effects.again.drain(..) {
             self.set_timer(token, deadline::after(pause), Timer::Attempt(token));
         }
-        for (token, deadline, attempts) in tally.again_in_turn.drain(..) {
+        for (token, deadline, attempts) in effects.again_in_turn.drain(..) {
             self.set_timer(token, deadline, Timer::Deadline(token, attempts));
         }
-        for (token, until) in tally.late.drain(..) {
-            if !self.timers.set(until, Timer::LateAnswer(token), &self.weak_launcher()) {
+        for (token, until) in effects.late.drain(..) {
+            if !self.timers.set(until, Timer::LateAnswer(token), &self.weak_submitter()) {
                 self.late_turn_ended(token, until);
             }
         }
-        tally.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
-        contain_each(tally.permits.drain(..), drop);
-        contain_each(tally.observed.drain(..), |observation| observation.tell());
-        let is_refused = tally.is_refused;
-        tally.completed.drain(..).for_each(|(send, span)| {
+        effects.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
+        contain_each(effects.permits.drain(..), drop);
+        contain_each(effects.observed.drain(..), |observation| observation.tell());
+        let is_refused = effects.is_refused;
+        effects.completed.drain(..).for_each(|(send, span)| {
             if let Some(mut span) = span {
                 span.end(&send);
             }
@@ -91,92 +91,100 @@ impl Flights {
                 self.interceptors.after(&send);
             }
         });
-        contain_each(tally.wakers.drain(..), Waker::wake);
+        contain_each(effects.wakers.drain(..), Waker::wake);
         // One whose destructor panics leaves the rest for the next turn.
-        while !tally.payloads.is_empty() {
-            contain(|| tally.payloads.clear());
+        while !effects.payloads.is_empty() {
+            contain(|| effects.payloads.clear());
         }
-        contain_each(tally.errors.drain(..), drop);
-        contain_each(tally.entries.drain(..), drop);
-        contain_each(tally.lanes.drain(..), drop);
+        contain_each(effects.errors.drain(..), drop);
+        contain_each(effects.entries.drain(..), drop);
+        contain_each(effects.topic_brokers.drain(..), drop);
     }
 
     /// Sets a timer for a message that waits, or ends it if nobody would see to it.
     fn set_timer(&self, token: Token, at: Instant, timer: Timer) {
-        let is_set = !self.is_closed() && self.timers.set(at, timer, &self.weak_launcher());
-        if !is_set && let Some((cargo, topic)) = self.take_parked(token) {
-            let closed = self.is_closed() || self.launcher().is_none();
+        let is_set = !self.is_closed() && self.timers.set(at, timer, &self.weak_submitter());
+        if !is_set && let Some((pending, topic)) = self.take_waiting(token) {
+            let closed = self.is_closed() || self.submitter().is_none();
             let error = if closed { SendError::closed } else { SendError::runtime_ended };
             self.leave_queue(token, &topic);
-            self.fail_parked(token, &topic, cargo, error(&topic.topic));
+            self.fail_waiting_message(token, &topic, pending, error(&topic.topic));
         }
     }
 
-    /// An attempt failed: parks the message for another one, or ends it.
-    fn attempt_failed(&self, mut failure: Failure, shard: &mut Slab<Entry>, token: Token, tally: &mut Tally) {
+    /// Handles a failed attempt: the message waits for another one, or has its outcome.
+    fn attempt_failed(
+        &self,
+        mut failure: Failure,
+        shard: &mut Slab<Entry>,
+        token: Token,
+        effects: &mut Effects,
+    ) {
         if self.is_closed() {
             failure.error = failure.error.of_closed_producer();
         }
         let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { mut cargo, lane, partition } = std::mem::replace(&mut entry.state, State::Taken)
+        let State::Flying { mut pending, topic_broker, partition } =
+            std::mem::replace(&mut entry.state, State::Taken)
         else {
             return;
         };
         let now = Instant::now();
-        match failure.trouble {
-            Trouble::None => {}
-            Trouble::Partition => {
-                lane.topic.refused(partition, now);
-                if lane.topic.is_ordered {
-                    cargo.more().was_refused = true;
+        match failure.blame {
+            Blame::None => {}
+            Blame::Partition => {
+                topic_broker.topic.refused(partition, now);
+                if topic_broker.topic.is_ordered {
+                    pending.rare().was_refused = true;
                 }
             }
-            Trouble::Broker => lane.broker.failed(now),
+            Blame::Broker => topic_broker.broker.failed(now),
         }
-        let attempts = cargo.attempts_before + 1;
+        let attempts = pending.attempts_before + 1;
         let pause = self.policy.pause(attempts);
         let again = failure.is_retried(&self.policy, attempts)
-            && deadline::at(now, pause) < cargo.deadline()
-            && !lane.topic.is_withdrawn()
+            && deadline::at(now, pause) < pending.deadline()
+            && !topic_broker.topic.is_withdrawn()
             && !self.is_closed();
-        let is_late = failure.is_late && cargo.turn().is_some();
+        let is_late = failure.is_late && pending.turn().is_some();
         if is_late {
             // The broker may still store it: whoever is next in the partition has to wait for that, and who can go
             // elsewhere had better.
-            lane.topic.refused(partition, now);
-            cargo.more().has_turn = false;
+            topic_broker.topic.refused(partition, now);
+            pending.rare().has_turn = false;
             shard.pin(token);
             let until = deadline::at(now, LATE_ANSWER);
-            self.keep_turn(token, LateTurn { topic: Arc::clone(&lane.topic), partition, until });
-            tally.late.push((token, until));
+            self.keep_turn(token, LateTurn { topic: Arc::clone(&topic_broker.topic), partition, until });
+            effects.late.push((token, until));
         }
         if again {
-            lane.counts.retried.fetch_add(1, Ordering::Relaxed);
-            cargo.attempts_before = attempts;
-            let after = now.saturating_duration_since(cargo.started);
-            let attempt = failure.error.into_attempt(after, partition, lane.broker.addr.clone());
-            cargo.more().failed.push(attempt);
-            lane.topic.counts.queued.fetch_add(1, Ordering::Relaxed);
+            topic_broker.counts.retried.fetch_add(1, Ordering::Relaxed);
+            pending.attempts_before = attempts;
+            let after = now.saturating_duration_since(pending.started);
+            let attempt = failure.error.into_attempt(after, partition, topic_broker.broker.addr.clone());
+            pending.rare().failed.push(attempt);
+            topic_broker.topic.counts.queued.fetch_add(1, Ordering::Relaxed);
             if is_late {
-                lane.topic.waits.join_first(token, partition);
-                tally.again_in_turn.push((token, cargo.deadline(), attempts));
+                topic_broker.topic.waits.join_first(token, partition);
+                effects.again_in_turn.push((token, pending.deadline(), attempts));
             } else {
-                tally.again.push((token, pause));
+                effects.again.push((token, pause));
             }
             if let Some(entry) = shard.get_mut(token) {
-                entry.state = State::Parked { cargo, topic: Arc::clone(&lane.topic) };
+                entry.state = State::Waiting { pending, topic: Arc::clone(&topic_broker.topic) };
             }
         } else {
-            let error = self.failed(failure.error, &lane.topic, Some(&lane), cargo, tally);
-            fail(shard, token, error, tally);
+            let error =
+                self.failed(failure.error, &topic_broker.topic, Some(&topic_broker), pending, effects);
+            fail(shard, token, error, effects);
         }
-        tally.keep(lane);
+        effects.keep(topic_broker);
     }
 }
 
-impl Completions for Flights {
+impl Completions for InFlight {
     fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
-        let mut tally = Tally::default();
+        let mut effects = Effects::default();
         let mut locked: Option<(usize, MutexGuard<'_, Slab<Entry>>)> = None;
         for (token, outcome) in ended.drain(..) {
             let token = Token::from(token);
@@ -189,16 +197,16 @@ impl Completions for Flights {
                     self.shards[place].lock()
                 }
             };
-            self.attempt_ended(&mut shard, token, outcome, &mut tally);
+            self.attempt_ended(&mut shard, token, outcome, &mut effects);
             locked = Some((place, shard));
         }
         drop(locked);
-        self.settle(&mut tally);
+        self.run_effects(&mut effects);
     }
 
     fn capacity(&self, number: u64, granted: Result<Reservation, TransportError>) {
-        if let Some(launcher) = self.launcher() {
-            launcher.answered(number, granted);
+        if let Some(submitter) = self.submitter() {
+            submitter.answered(number, granted);
         }
     }
 
@@ -207,46 +215,46 @@ impl Completions for Flights {
     }
 }
 
-impl Flights {
+impl InFlight {
     fn attempt_ended(
         &self,
         shard: &mut Slab<Entry>,
         token: Token,
         outcome: Result<Answer, TransportError>,
-        tally: &mut Tally,
+        effects: &mut Effects,
     ) {
         let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { cargo, lane, partition } = &mut entry.state else { return };
-        let verdict = judge(lane, cargo.message.topic(), *partition, outcome);
-        if let Some(launched) = cargo.more.as_ref().and_then(|more| more.launched) {
+        let State::Flying { pending, topic_broker, partition } = &mut entry.state else { return };
+        let verdict = classify_attempt(topic_broker, pending.message.topic(), *partition, outcome);
+        if let Some(submitted_at) = pending.rare.as_ref().and_then(|rare| rare.submitted_at) {
             let (ended, outcome) = match &verdict {
                 Ok((_, received_at)) => (*received_at, Ok(())),
                 Err(failure) => (Instant::now(), Err(failure.error.outcome())),
             };
-            let latency = ended.saturating_duration_since(launched);
-            let topic = Arc::clone(&lane.topic);
-            tally.observed.push(Observation { topic, partition: *partition, latency, outcome });
+            let latency = ended.saturating_duration_since(submitted_at);
+            let topic = Arc::clone(&topic_broker.topic);
+            effects.observed.push(Observation { topic, partition: *partition, latency, outcome });
         }
         let (place, received_at) = match verdict {
             Ok(stored) => stored,
-            Err(failure) => return self.attempt_failed(*failure, shard, token, tally),
+            Err(failure) => return self.attempt_failed(*failure, shard, token, effects),
         };
-        if self.is_watched(cargo) {
+        if self.is_watched(pending) {
             let stored_in = Partition { broker: partition.broker, index: place.partition };
-            self.complete(cargo, Some(stored_in), Ok(()), cargo.attempts_before + 1, tally);
+            self.complete(pending, Some(stored_in), Ok(()), pending.attempts_before + 1, effects);
         }
-        lane.broker.worked();
-        lane.counts.latencies.record(received_at.saturating_duration_since(cargo.started));
-        self.closing.ended(Ok(()), &cargo.message);
-        tally.give_back(&lane.topic, cargo);
-        tally.payloads.push(cargo.message.take_payload());
-        tally.keep_alive(lane);
-        let (broker_id, broker) = (partition.broker, lane.broker.addr.clone());
-        let attempts = cargo.attempts_before + 1;
+        topic_broker.broker.worked();
+        topic_broker.counts.latencies.record(received_at.saturating_duration_since(pending.started));
+        self.closing.ended(Ok(()), &pending.message);
+        effects.give_back(&topic_broker.topic, pending);
+        effects.payloads.push(pending.message.take_payload());
+        effects.keep_alive(topic_broker);
+        let (broker_id, broker) = (partition.broker, topic_broker.broker.addr.clone());
+        let attempts = pending.attempts_before + 1;
         let (flush, entry) = shard.ended(token);
-        tally.flushed(flush);
+        effects.flushed(flush);
         let Some(entry) = entry else {
-            tally.entries.extend(shard.remove(token));
+            effects.entries.extend(shard.remove(token));
             return;
         };
         // First the message goes, then the receipt is made where it stays: a move would have to wait for what it is made of.
@@ -258,82 +266,82 @@ impl Flights {
             broker,
             attempts,
         })));
-        tally.wakers.extend(entry.waker.take());
+        effects.wakers.extend(entry.waker.take());
     }
 }
 
-impl Flights {
+impl InFlight {
     /// Whether anybody wants to know how the message ends, beside its handle.
     #[inline]
-    pub(super) fn is_watched(&self, cargo: &Cargo) -> bool {
-        !self.interceptors.is_empty() || cargo.more.as_ref().is_some_and(|more| more.span.is_some())
+    pub(super) fn is_watched(&self, pending: &PendingMessage) -> bool {
+        !self.interceptors.is_empty() || pending.rare.as_ref().is_some_and(|rare| rare.span.is_some())
     }
 
     /// Notes how a message has ended for those who want to know.
     #[cold]
     pub(super) fn complete(
         &self,
-        cargo: &mut Cargo,
+        pending: &mut PendingMessage,
         partition: Option<Partition>,
         outcome: Result<(), Outcome>,
         attempts: u32,
-        tally: &mut Tally,
+        effects: &mut Effects,
     ) {
-        let topic = cargo.message.topic().clone();
-        let elapsed = cargo.started.elapsed();
+        let topic = pending.message.topic().clone();
+        let elapsed = pending.started.elapsed();
         let send = CompletedSend { topic, partition, outcome, attempts, elapsed };
-        tally.completed.push((send, cargo.take_span()));
+        effects.completed.push((send, pending.take_span()));
     }
 }
 
 /// Keeps the error for the handle, if there still is one.
-pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, tally: &mut Tally) {
+pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, effects: &mut Effects) {
     let (flush, entry) = shard.ended(token);
-    tally.flushed(flush);
+    effects.flushed(flush);
     let Some(entry) = entry else {
-        tally.entries.extend(shard.remove(token));
-        tally.errors.push(error);
+        effects.entries.extend(shard.remove(token));
+        effects.errors.push(error);
         return;
     };
     entry.state = State::Ended(Some(Err(error)));
-    tally.wakers.extend(entry.waker.take());
+    effects.wakers.extend(entry.waker.take());
 }
 
-impl Tally {
+impl Effects {
     /// For messages that were not accepted.
     pub(super) fn of_refused() -> Self {
         Self { is_refused: true, ..Self::default() }
     }
 
     /// The message has its outcome: what it held is free again.
-    pub(super) fn give_back(&mut self, topic: &Arc<TopicState>, cargo: &Cargo) {
-        self.returned.add(cargo.share);
-        if let Some(More { partition: Some(partition), has_turn: true, .. }) = cargo.more.as_deref() {
+    pub(super) fn give_back(&mut self, topic: &Arc<TopicState>, pending: &PendingMessage) {
+        self.returned.add(pending.share);
+        if let Some(RareState { partition: Some(partition), has_turn: true, .. }) = pending.rare.as_deref() {
             self.turns.push((Arc::clone(topic), *partition));
         }
     }
 
-    /// Sees to it that a lane isn't dropped under the lock.
+    /// Keeps a topic's broker from being dropped under the lock.
     #[inline]
-    fn keep_alive(&mut self, lane: &Arc<Lane>) {
-        if !self.lanes.last().is_some_and(|last| Arc::ptr_eq(last, lane)) {
-            self.keep_another_alive(lane);
+    fn keep_alive(&mut self, topic_broker: &Arc<TopicBroker>) {
+        if !self.topic_brokers.last().is_some_and(|last| Arc::ptr_eq(last, topic_broker)) {
+            self.keep_another_alive(topic_broker);
         }
     }
 
-    fn keep_another_alive(&mut self, lane: &Arc<Lane>) {
+    fn keep_another_alive(&mut self, topic_broker: &Arc<TopicBroker>) {
         // Those that take turns are few.
-        match self.lanes.iter().rev().take(8).position(|known| Arc::ptr_eq(known, lane)) {
+        match self.topic_brokers.iter().rev().take(8).position(|known| Arc::ptr_eq(known, topic_broker)) {
             Some(place) => {
-                let last = self.lanes.len() - 1;
-                self.lanes.swap(last - place, last);
+                let last = self.topic_brokers.len() - 1;
+                self.topic_brokers.swap(last - place, last);
             }
-            None => self.lanes.push(Arc::clone(lane)),
+            None => self.topic_brokers.push(Arc::clone(topic_broker)),
         }
     }
 
-    pub(super) fn keep(&mut self, lane: Arc<Lane>) {
-        self.lanes.push(lane);
+    pub(super) fn keep(&mut self, topic_broker: Arc<TopicBroker>) {
+        self.topic_brokers.push(topic_broker);
     }
 
     /// A message has its outcome that a flush has marked so.

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Flights, State};
+use super::{InFlight, State};
 use crate::{
     deadline::{self, NotReached},
     panics::with_contained_waker,
@@ -82,7 +82,7 @@ impl Flushes {
     }
 }
 
-impl Flights {
+impl InFlight {
     /// Waits until all messages that are accepted now have their outcome. `expire` ends what is overdue.
     pub(crate) async fn flush(&self, expire: impl Fn()) {
         let mark = self.flushes.begin();

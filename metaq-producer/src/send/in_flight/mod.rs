@@ -1,8 +1,8 @@
 //! The messages that belong to the producer: from when they are accepted until their outcome was taken.
 
-mod cargo;
 mod completion;
 mod flush;
+mod pending;
 mod purge;
 
 use std::{
@@ -21,15 +21,15 @@ use metaq_transport::{Completions, Connection, Reservation, Ticket, TransportErr
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-pub(crate) use cargo::{Cargo, Millis, More, Offer};
-use completion::{Tally, fail};
+use completion::{Effects, fail};
 use flush::Flushes;
+pub(crate) use pending::{Millis, PendingMessage, RareState, Submission};
 
 use crate::{
     FailedAttempt, Outcome, SendError, SendErrorKind, SendReceipt,
     interceptor::Interceptors,
     panics,
-    route::{topic_broker::Lane, topic_state::TopicState},
+    route::{topic_broker::TopicBroker, topic_state::TopicState},
     send::{
         close::Closing,
         deferred,
@@ -37,7 +37,7 @@ use crate::{
         permits::Permits,
         retry::RetryPolicy,
         slab::{Slab, Token},
-        submit::Launcher,
+        submit::Submitter,
         timers::{Timer, Timers},
         wait_limits::WaitLimits,
         wait_queue::WaitReason,
@@ -51,7 +51,7 @@ const SHARDS: usize = 16;
 ///
 /// A message belongs to the producer, not to whoever waits for it: it has its outcome, gives its room back and is counted,
 /// whether its handle is polled, dropped or forgotten.
-pub(crate) struct Flights {
+pub(crate) struct InFlight {
     shards: Vec<Mutex<Slab<Entry>>>,
     pub(crate) permits: Permits,
     pub(crate) wait_limits: Arc<WaitLimits>,
@@ -61,7 +61,7 @@ pub(crate) struct Flights {
     pub(crate) closing: Closing,
     flushes: Flushes,
     /// Who sends what had to wait.
-    launcher: OnceLock<Weak<Launcher>>,
+    submitter: OnceLock<Weak<Submitter>>,
     /// The partitions, sent to in order, in which the answer to the message that had the turn is late.
     pub(crate) late: Mutex<HashMap<Token, Late, foldhash::fast::FixedState>>,
     closed: AtomicBool,
@@ -74,15 +74,15 @@ struct Entry {
 
 enum State {
     /// It waits for a broker, for capacity, for its turn, or for the next attempt.
-    Parked {
-        cargo: Cargo,
+    Waiting {
+        pending: PendingMessage,
         topic: Arc<TopicState>,
     },
     /// Somebody looks at it.
     Taken,
     Flying {
-        cargo: Cargo,
-        lane: Arc<Lane>,
+        pending: PendingMessage,
+        topic_broker: Arc<TopicBroker>,
         partition: Partition,
     },
     /// None once it was taken.
@@ -92,20 +92,20 @@ enum State {
 /// Where a message is to be handed to.
 #[derive(Clone, Copy)]
 pub(crate) struct Way<'a> {
-    pub(crate) lane: &'a Arc<Lane>,
+    pub(crate) topic_broker: &'a Arc<TopicBroker>,
     pub(crate) connection: &'a dyn Connection,
     pub(crate) partition: Partition,
 }
 
-/// Why a message could not be parked again.
-pub(crate) enum Unparkable {
+/// Why a message can't wait again.
+pub(crate) enum CannotWait {
     /// Whoever offered it has taken it back, or the producer was closed.
-    Cancelled(Cargo),
+    Cancelled(PendingMessage),
     /// Its time is up.
-    Overdue(Cargo),
+    Overdue(PendingMessage),
 }
 
-impl Flights {
+impl InFlight {
     pub(crate) fn new(permits: Permits, policy: RetryPolicy, interceptors: Interceptors) -> Self {
         let (max_messages, max_bytes) = permits.limits();
         let timers = Arc::default();
@@ -118,46 +118,46 @@ impl Flights {
             interceptors,
             closing: Closing::default(),
             flushes: Flushes::default(),
-            launcher: OnceLock::new(),
+            submitter: OnceLock::new(),
             late: Mutex::default(),
             closed: AtomicBool::new(false),
         }
     }
 
     /// Says who sends what had to wait.
-    pub(crate) fn set_launcher(&self, launcher: Weak<Launcher>) {
-        self.wait_limits.set_launcher(Weak::clone(&launcher));
-        let _ = self.launcher.set(launcher);
+    pub(crate) fn set_launcher(&self, submitter: Weak<Submitter>) {
+        self.wait_limits.set_launcher(Weak::clone(&submitter));
+        let _ = self.submitter.set(submitter);
     }
 
     /// Who sends what had to wait; none when the producer is gone.
-    pub(crate) fn launcher(&self) -> Option<Arc<Launcher>> {
-        self.launcher.get()?.upgrade()
+    pub(crate) fn submitter(&self) -> Option<Arc<Submitter>> {
+        self.submitter.get()?.upgrade()
     }
 
-    pub(crate) fn weak_launcher(&self) -> Weak<Launcher> {
-        self.launcher.get().cloned().unwrap_or_default()
+    pub(crate) fn weak_submitter(&self) -> Weak<Submitter> {
+        self.submitter.get().cloned().unwrap_or_default()
     }
 
     fn shard(&self, token: Token) -> MutexGuard<'_, Slab<Entry>> {
         self.shards[token.shard() % SHARDS].lock()
     }
 
-    /// Hands a message to a connection, which takes it out of the offer. `token` is that of a message that was accepted
+    /// Hands a message to a connection, which takes it out of the submission. `token` is that of a message that was accepted
     /// before.
     ///
     /// # Errors
     /// Leaves it where it is if the connection refuses it; without an error if it was taken back meanwhile.
     #[inline(always)]
-    pub(crate) fn launch(
+    pub(crate) fn submit(
         &self,
         this: &Arc<dyn Completions>,
         way: Way<'_>,
-        offer: &mut Offer,
+        submission: &mut Submission,
         token: Option<Token>,
         reservation: &mut Option<Reservation>,
     ) -> Result<Option<Token>, TransportError> {
-        let Some(message) = offer.cargo.as_ref() else { return Ok(None) };
+        let Some(message) = submission.pending.as_ref() else { return Ok(None) };
         let deadline = self.attempt_deadline(message);
         let shard_number = match token {
             Some(token) => token.shard(),
@@ -181,20 +181,24 @@ impl Flights {
             None => way.connection.submit_put(put, deadline, ticket),
             some => way.connection.submit_reserved_put(put, deadline, ticket, some),
         });
-        offer.much_waits = match submitted {
+        submission.much_waits = match submitted {
             Ok(submitted) => submitted?,
             Err(_) => {
-                let broker = way.lane.broker.addr.clone();
+                let broker = way.topic_broker.broker.addr.clone();
                 return Err(TransportError::new(TransportErrorKind::NotConnected, broker));
             }
         };
-        if let Some(cargo) = &mut offer.cargo
-            && way.lane.topic.selector.wants_outcomes()
+        if let Some(pending) = &mut submission.pending
+            && way.topic_broker.topic.selector.wants_outcomes()
         {
-            cargo.more().launched = Some(Instant::now());
+            pending.rare().submitted_at = Some(Instant::now());
         }
-        if let Some(cargo) = offer.cargo.take() {
-            let state = State::Flying { cargo, lane: Arc::clone(way.lane), partition: way.partition };
+        if let Some(pending) = submission.pending.take() {
+            let state = State::Flying {
+                pending,
+                topic_broker: Arc::clone(way.topic_broker),
+                partition: way.partition,
+            };
             if is_new {
                 shard.add(token, Entry { state, waker: None });
             } else if let Some(entry) = shard.get_mut(token) {
@@ -207,21 +211,21 @@ impl Flights {
     /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
     /// its share of the time (W23).
     #[inline(always)]
-    fn attempt_deadline(&self, cargo: &Cargo) -> Instant {
-        if self.policy.at_least_once && cargo.attempts_before + 1 < self.policy.max_attempts {
+    fn attempt_deadline(&self, pending: &PendingMessage) -> Instant {
+        if self.policy.at_least_once && pending.attempts_before + 1 < self.policy.max_attempts {
             let now = Instant::now();
-            return now + cargo.deadline().saturating_duration_since(now) / 2;
+            return now + pending.deadline().saturating_duration_since(now) / 2;
         }
-        cargo.deadline()
+        pending.deadline()
     }
 
     /// Keeps a new message until it can be handed to a connection.
-    pub(crate) fn park(&self, topic: Arc<TopicState>, cargo: Cargo) -> Token {
+    pub(crate) fn add_waiting(&self, topic: Arc<TopicState>, pending: PendingMessage) -> Token {
         topic.counts.queued.fetch_add(1, Ordering::Relaxed);
         let shard_number = own_shard();
         let mut shard = self.shards[shard_number % SHARDS].lock();
         let token = shard.next(shard_number);
-        shard.add(token, Entry { state: State::Parked { cargo, topic }, waker: None });
+        shard.add(token, Entry { state: State::Waiting { pending, topic }, waker: None });
         token
     }
 
@@ -229,45 +233,45 @@ impl Flights {
     ///
     /// # Errors
     /// Gives it back if it is to be ended meanwhile.
-    pub(crate) fn park_again(
+    pub(crate) fn wait_again(
         &self,
         token: Token,
         topic: Arc<TopicState>,
-        cargo: Cargo,
-    ) -> Result<(), Unparkable> {
-        let is_overdue = Instant::now() >= cargo.deadline();
+        pending: PendingMessage,
+    ) -> Result<(), CannotWait> {
+        let is_overdue = Instant::now() >= pending.deadline();
         let mut shard = self.shard(token);
         if shard.is_cancelled(token) || self.is_closed() {
-            return Err(Unparkable::Cancelled(cargo));
+            return Err(CannotWait::Cancelled(pending));
         }
         if is_overdue {
-            return Err(Unparkable::Overdue(cargo));
+            return Err(CannotWait::Overdue(pending));
         }
         if let Some(entry) = shard.get_mut(token) {
             topic.counts.queued.fetch_add(1, Ordering::Relaxed);
-            entry.state = State::Parked { cargo, topic };
+            entry.state = State::Waiting { pending, topic };
         }
         Ok(())
     }
 
-    /// Takes a parked message in hand, to send it, park it again, or end it. None if it has ended, or somebody else looks at
+    /// Takes a waiting message, to send it, have it wait again, or end it. None if it has ended, or somebody else has taken
     /// it.
-    pub(crate) fn take_parked(&self, token: Token) -> Option<(Cargo, Arc<TopicState>)> {
-        self.take_parked_if(token, |_, _| true)
+    pub(crate) fn take_waiting(&self, token: Token) -> Option<(PendingMessage, Arc<TopicState>)> {
+        self.take_waiting_if(token, |_, _| true)
     }
 
     /// The same if it is a `wanted` one.
-    pub(crate) fn take_parked_if(
+    pub(crate) fn take_waiting_if(
         &self,
         token: Token,
-        wanted: impl FnOnce(&Cargo, &TopicState) -> bool,
-    ) -> Option<(Cargo, Arc<TopicState>)> {
+        wanted: impl FnOnce(&PendingMessage, &TopicState) -> bool,
+    ) -> Option<(PendingMessage, Arc<TopicState>)> {
         let mut shard = self.shard(token);
         let entry = shard.get_mut(token)?;
         match std::mem::replace(&mut entry.state, State::Taken) {
-            State::Parked { cargo, topic } if wanted(&cargo, &topic) => {
+            State::Waiting { pending, topic } if wanted(&pending, &topic) => {
                 topic.counts.queued.fetch_sub(1, Ordering::Relaxed);
-                Some((cargo, topic))
+                Some((pending, topic))
             }
             other => {
                 entry.state = other;
@@ -277,18 +281,23 @@ impl Flights {
     }
 
     /// Gives a message back that was not accepted.
-    pub(crate) fn refuse(&self, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) -> SendError {
-        let mut tally = Tally::of_refused();
-        let error = self.failed(error, topic, None, cargo, &mut tally);
-        self.settle(&mut tally);
+    pub(crate) fn refuse(
+        &self,
+        topic: &Arc<TopicState>,
+        pending: PendingMessage,
+        error: SendError,
+    ) -> SendError {
+        let mut effects = Effects::of_refused();
+        let error = self.failed(error, topic, None, pending, &mut effects);
+        self.run_effects(&mut effects);
         error
     }
 
-    /// Gives a parked message back that was not accepted.
-    pub(crate) fn refuse_parked(
+    /// Returns a waiting message that was not accepted.
+    pub(crate) fn refuse_waiting(
         &self,
         token: Token,
-        cargo: Cargo,
+        pending: PendingMessage,
         topic: &Arc<TopicState>,
         error: SendError,
     ) -> SendError {
@@ -298,19 +307,25 @@ impl Flights {
             (shard.remove(token), mark)
         };
         drop(entry);
-        let mut tally = Tally::of_refused();
-        tally.flushed(mark);
-        let error = self.failed(error, topic, None, cargo, &mut tally);
-        self.settle(&mut tally);
+        let mut effects = Effects::of_refused();
+        effects.flushed(mark);
+        let error = self.failed(error, topic, None, pending, &mut effects);
+        self.run_effects(&mut effects);
         error
     }
 
     /// Ends a message that was taken in hand: it could not be sent.
-    pub(crate) fn fail_parked(&self, token: Token, topic: &Arc<TopicState>, cargo: Cargo, error: SendError) {
-        let mut tally = Tally::default();
-        let error = self.failed(error, topic, None, cargo, &mut tally);
-        fail(&mut self.shard(token), token, error, &mut tally);
-        self.settle(&mut tally);
+    pub(crate) fn fail_waiting_message(
+        &self,
+        token: Token,
+        topic: &Arc<TopicState>,
+        pending: PendingMessage,
+        error: SendError,
+    ) {
+        let mut effects = Effects::default();
+        let error = self.failed(error, topic, None, pending, &mut effects);
+        fail(&mut self.shard(token), token, error, &mut effects);
+        self.run_effects(&mut effects);
     }
 
     /// The error as the message's last word: with the attempts before, and with the message if it isn't stored.
@@ -318,39 +333,44 @@ impl Flights {
         &self,
         error: SendError,
         topic: &Arc<TopicState>,
-        lane: Option<&Lane>,
-        mut cargo: Cargo,
-        tally: &mut Tally,
+        topic_broker: Option<&TopicBroker>,
+        mut pending: PendingMessage,
+        effects: &mut Effects,
     ) -> SendError {
-        if self.is_watched(&cargo) {
-            let attempts = cargo.attempts_before + u32::from(lane.is_some());
+        if self.is_watched(&pending) {
+            let attempts = pending.attempts_before + u32::from(topic_broker.is_some());
             // An earlier attempt may have stored it.
-            let is_unknown = cargo.more.as_ref().is_some_and(|more| more.may_be_stored());
+            let is_unknown = pending.rare.as_ref().is_some_and(|rare| rare.may_be_stored());
             let outcome = if is_unknown { Outcome::Unknown } else { error.outcome() };
-            let last = cargo.more.as_ref().and_then(|more| more.failed.last());
+            let last = pending.rare.as_ref().and_then(|rare| rare.failed.last());
             let partition = error.partition().or_else(|| Some(last?.partition));
-            self.complete(&mut cargo, partition, Err(outcome), attempts, tally);
+            self.complete(&mut pending, partition, Err(outcome), attempts, effects);
         }
-        let (attempts, permit) = match cargo.more.as_mut() {
-            Some(more) => (std::mem::take(&mut more.failed), more.permit.take()),
+        let (attempts, permit) = match pending.rare.as_mut() {
+            Some(rare) => (std::mem::take(&mut rare.failed), rare.permit.take()),
             None => (Vec::new(), None),
         };
-        tally.permits.extend(permit);
+        effects.permits.extend(permit);
         let unknown = attempts.iter().any(FailedAttempt::may_be_stored);
-        let last_attempt = lane.map(|_| error.outcome());
+        let last_attempt = topic_broker.map(|_| error.outcome());
         let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
-        topic.counts.failed_after(error.outcome(), lane.map(|lane| &*lane.counts), last_attempt, &attempts);
+        topic.counts.failed_after(
+            error.outcome(),
+            topic_broker.map(|topic_broker| &*topic_broker.counts),
+            last_attempt,
+            &attempts,
+        );
         // What was taken back is returned by that call, and isn't in the account of closing as well.
         if error.kind() != SendErrorKind::Purged || error.outcome() != Outcome::NotSent {
-            self.closing.ended(Err(error.outcome()), &cargo.message);
+            self.closing.ended(Err(error.outcome()), &pending.message);
         }
-        tally.give_back(topic, &cargo);
+        effects.give_back(topic, &pending);
         let error = error.with_attempts(attempts);
         if error.outcome() == Outcome::Unknown {
-            tally.payloads.push(cargo.message.take_payload());
+            effects.payloads.push(pending.message.take_payload());
             return error;
         }
-        error.with_message(cargo.message)
+        error.with_message(pending.message)
     }
 
     /// The outcome of a message, which is taken; or tells `cx` when it is there, which is `likely` to be necessary.
@@ -383,12 +403,12 @@ impl Flights {
                 continue;
             };
             let old = entry.waker.replace(waker);
-            let is_parked = matches!(entry.state, State::Parked { .. });
+            let is_waiting = matches!(entry.state, State::Waiting { .. });
             drop(shard);
             drop(old);
-            if is_parked {
+            if is_waiting {
                 // The runtime on which it came to wait may not be driven any more.
-                self.timers.ensure_kept(&self.weak_launcher());
+                self.timers.ensure_kept(&self.weak_submitter());
             }
             return Poll::Pending;
         }
@@ -412,11 +432,11 @@ impl Flights {
     /// Takes a message back that was not handed to a connection yet. Else it goes on unwatched.
     pub(crate) fn cancel(&self, token: Token) {
         self.shard(token).cancel(token);
-        if let Some((cargo, topic)) = self.take_parked(token) {
-            self.timers.cancel(cargo.deadline(), Timer::Deadline(token, cargo.attempts_before));
+        if let Some((pending, topic)) = self.take_waiting(token) {
+            self.timers.cancel(pending.deadline(), Timer::Deadline(token, pending.attempts_before));
             let error = SendError::closed(&topic.topic);
             self.leave_queue(token, &topic);
-            self.fail_parked(token, &topic, cargo, error);
+            self.fail_waiting_message(token, &topic, pending, error);
         }
         self.unwatch(token);
     }
@@ -424,9 +444,9 @@ impl Flights {
     /// Takes a message out of the queue that it waits in, and has those behind it looked at.
     pub(crate) fn leave_queue(&self, token: Token, topic: &TopicState) -> Option<WaitReason> {
         let (reason, requests) = topic.waits.leave(token)?;
-        if let Some(launcher) = self.launcher() {
-            launcher.forget(requests);
-            launcher.serve(&topic.waits, reason, None);
+        if let Some(submitter) = self.submitter() {
+            submitter.forget(requests);
+            submitter.serve(&topic.waits, reason, None);
         }
         Some(reason)
     }
@@ -449,45 +469,46 @@ impl Flights {
 
     /// Fails a message that waits.
     pub(crate) fn fail_one_waiting(&self, token: Token, error: impl Fn(&Topic) -> SendError) {
-        let Some((cargo, topic)) = self.take_parked(token) else { return };
+        let Some((pending, topic)) = self.take_waiting(token) else { return };
         let error = error(&topic.topic);
         self.leave_queue(token, &topic);
-        self.fail_parked(token, &topic, cargo, error);
+        self.fail_waiting_message(token, &topic, pending, error);
     }
 
     /// Fails all messages that wait.
     pub(crate) fn fail_waiting(&self, error: impl Fn(&Topic) -> SendError) {
-        for token in self.tokens(|state| matches!(state, State::Parked { .. })) {
-            let Some((cargo, topic)) = self.take_parked(token) else { continue };
+        for token in self.tokens(|state| matches!(state, State::Waiting { .. })) {
+            let Some((pending, topic)) = self.take_waiting(token) else { continue };
             let error = error(&topic.topic);
-            if let (Some((_, requests)), Some(launcher)) = (topic.waits.leave(token), self.launcher()) {
-                launcher.forget(requests);
+            if let (Some((_, requests)), Some(submitter)) = (topic.waits.leave(token), self.submitter()) {
+                submitter.forget(requests);
             }
-            self.fail_parked(token, &topic, cargo, error);
+            self.fail_waiting_message(token, &topic, pending, error);
         }
     }
 
     /// Ends all messages whose answer can't be waited for any longer.
     pub(crate) fn fail_in_flight(&self) {
-        let mut tally = Tally::default();
+        let mut effects = Effects::default();
         for token in self.tokens(|state| matches!(state, State::Flying { .. })) {
             let mut shard = self.shard(token);
             let Some(entry) = shard.get_mut(token) else { continue };
             match std::mem::replace(&mut entry.state, State::Taken) {
-                State::Flying { cargo, lane, partition } => {
+                State::Flying { pending, topic_broker, partition } => {
                     let text = "the producer was closed before the answer came";
-                    let error = SendError::new(SendErrorKind::Closed, &lane.topic.topic, text)
+                    let error = SendError::new(SendErrorKind::Closed, &topic_broker.topic.topic, text)
                         .with_outcome(Outcome::Unknown)
-                        .at(partition, lane.broker.addr.clone());
-                    let error = self.failed(error, &lane.topic, Some(&lane), cargo, &mut tally);
-                    fail(&mut shard, token, error, &mut tally);
+                        .at(partition, topic_broker.broker.addr.clone());
+                    let error =
+                        self.failed(error, &topic_broker.topic, Some(&topic_broker), pending, &mut effects);
+                    fail(&mut shard, token, error, &mut effects);
                     drop(shard);
-                    drop(lane);
+                    drop(topic_broker);
                 }
                 other => entry.state = other,
             }
         }
-        self.settle(&mut tally);
+        self.run_effects(&mut effects);
     }
 
     pub(crate) fn unpin(&self, token: Token) {
@@ -514,7 +535,7 @@ fn own_shard() -> usize {
     OWN.get() % SHARDS
 }
 
-impl fmt::Debug for Flights {
+impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flights").field("permits", &self.permits).finish_non_exhaustive()
     }

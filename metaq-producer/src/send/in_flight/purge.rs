@@ -5,7 +5,7 @@ use std::thread;
 use metaq_protocol::Topic;
 use tokio::time::Instant;
 
-use super::{Flights, State, Tally, fail};
+use super::{Effects, InFlight, State, fail};
 use crate::{
     Message, Outcome, SendError,
     send::{deferred, slab::Token, timers::Timer},
@@ -21,12 +21,12 @@ struct Purged {
     message: Message,
 }
 
-impl Flights {
+impl InFlight {
     /// Ends the messages to `topic` that wait, and returns those that are certainly not stored, in the order in which they
     /// came.
     pub(crate) fn purge(&self, topic: &Topic) -> Vec<Message> {
         let mut purged = Vec::new();
-        let mut tally = Tally::default();
+        let mut effects = Effects::default();
         {
             // What waits behind a message that is taken back may belong to those, too: nothing is sent before all are out.
             let _hold = deferred::Hold::new();
@@ -38,7 +38,7 @@ impl Flights {
                     thread::yield_now();
                 }
                 left.retain(|token| {
-                    self.purge_one(*token, topic, &mut purged, &mut tally);
+                    self.purge_one(*token, topic, &mut purged, &mut effects);
                     self.shard(*token).get_mut(*token).is_some_and(|entry| is_left(&entry.state))
                 });
                 if left.is_empty() {
@@ -46,31 +46,31 @@ impl Flights {
                 }
             }
         }
-        self.settle(&mut tally);
+        self.run_effects(&mut effects);
         // A message that was tried again has a later number than those that came after it.
         purged.sort_by_key(|purged| (purged.started, purged.number));
         purged.into_iter().map(|purged| purged.message).collect()
     }
 
     /// Ends a message if it waits and is one to `topic`.
-    fn purge_one(&self, token: Token, topic: &Topic, purged: &mut Vec<Purged>, tally: &mut Tally) {
-        let taken = self.take_parked_if(token, |cargo, _| cargo.message.topic() == topic);
-        let Some((cargo, state)) = taken else { return };
-        self.timers.cancel(cargo.deadline(), Timer::Deadline(token, cargo.attempts_before));
+    fn purge_one(&self, token: Token, topic: &Topic, purged: &mut Vec<Purged>, effects: &mut Effects) {
+        let taken = self.take_waiting_if(token, |pending, _| pending.message.topic() == topic);
+        let Some((pending, state)) = taken else { return };
+        self.timers.cancel(pending.deadline(), Timer::Deadline(token, pending.attempts_before));
         // Those that wait for their next attempt are in no queue, and came before those that have had none.
         let number = state.waits.number(token).unwrap_or(0);
         self.leave_queue(token, &state);
-        let (message, started) = (cargo.message.clone(), cargo.started);
-        let error = self.failed(SendError::purged(topic), &state, None, cargo, tally);
+        let (message, started) = (pending.message.clone(), pending.started);
+        let error = self.failed(SendError::purged(topic), &state, None, pending, effects);
         if error.outcome() == Outcome::NotSent {
             purged.push(Purged { number, started, message });
         }
-        fail(&mut self.shard(token), token, error, tally);
+        fail(&mut self.shard(token), token, error, effects);
     }
 }
 
 impl State {
     fn waits_for(&self, topic: &Topic) -> bool {
-        matches!(self, Self::Parked { cargo, .. } if cargo.message.topic() == topic)
+        matches!(self, Self::Waiting { pending, .. } if pending.message.topic() == topic)
     }
 }

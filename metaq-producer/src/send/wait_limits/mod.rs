@@ -27,7 +27,7 @@ use crate::{
     panics,
     send::{
         permits::Share,
-        submit::Launcher,
+        submit::Submitter,
         timers::Timers,
         wait_queue::{WaitQueues, WaitReason},
     },
@@ -38,7 +38,7 @@ pub(crate) struct WaitLimits {
     inner: Mutex<Inner>,
     timers: Arc<Timers>,
     /// Who does what is due.
-    launcher: OnceLock<Weak<Launcher>>,
+    submitter: OnceLock<Weak<Submitter>>,
 }
 
 #[derive(Default)]
@@ -127,13 +127,13 @@ impl WaitLimits {
     /// Limits that are relative to a room of so many messages and bytes. `timers` watch those who are let in.
     pub(crate) fn new(max_messages: usize, max_bytes: usize, timers: &Arc<Timers>) -> Arc<Self> {
         let room = Load { messages: max_messages, bytes: max_bytes };
-        let (inner, launcher) = (Mutex::default(), OnceLock::new());
-        Arc::new(Self { room, inner, timers: Arc::clone(timers), launcher })
+        let (inner, submitter) = (Mutex::default(), OnceLock::new());
+        Arc::new(Self { room, inner, timers: Arc::clone(timers), submitter })
     }
 
     /// Says who does what is due.
-    pub(crate) fn set_launcher(&self, launcher: Weak<Launcher>) {
-        let _ = self.launcher.set(launcher);
+    pub(crate) fn set_launcher(&self, submitter: Weak<Submitter>) {
+        let _ = self.submitter.set(submitter);
     }
 
     /// A permit for a new message, unless the limit is reached or others wait outside for the same.
@@ -185,7 +185,7 @@ impl Inner {
         }
         let of_broker = self.groups.get(&reason.group()).map(|group| group.load).unwrap_or_default();
         let fits =
-            |room: usize, of_broker: usize, all: usize, more: usize| 3 * of_broker + all + 4 * more <= room;
+            |room: usize, of_broker: usize, all: usize, rare: usize| 3 * of_broker + all + 4 * rare <= room;
         fits(room.messages, of_broker.messages, self.all.messages, 1)
             && fits(room.bytes, of_broker.bytes, self.all.bytes, share.bytes())
     }

@@ -98,8 +98,8 @@ impl WaitLimits {
             let _ = outside.granted.send(at);
         });
         if let Some(at) = watch
-            && let Some(launcher) = self.launcher.get()
-            && !self.timers.set(at, Timer::Absent, launcher)
+            && let Some(submitter) = self.submitter.get()
+            && !self.timers.set(at, Timer::Absent, submitter)
         {
             self.inner.lock().is_watched = false;
         }
@@ -107,8 +107,8 @@ impl WaitLimits {
 
     fn ensure_watched(&self) {
         let is_watched = self.inner.lock().is_watched;
-        if is_watched && let Some(launcher) = self.launcher.get() {
-            self.timers.ensure_kept(launcher);
+        if is_watched && let Some(submitter) = self.submitter.get() {
+            self.timers.ensure_kept(submitter);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 
 /// A message, and what is to be known to send it.
 #[derive(Debug)]
-pub(crate) struct Cargo {
+pub(crate) struct PendingMessage {
     pub(crate) message: Message,
     pub(crate) share: Share,
     /// How often it was handed to a connection in vain.
@@ -21,25 +21,25 @@ pub(crate) struct Cargo {
     /// How long it may take in all.
     pub(crate) timeout: Millis,
     /// What most messages don't have.
-    pub(crate) more: Option<Box<More>>,
+    pub(crate) rare: Option<Box<RareState>>,
 }
 
 /// A message on its way to a connection.
 ///
 /// It stays here until it is where it is kept: moved from hand to hand, it would take as long as to encode it.
 #[derive(Debug)]
-pub(crate) struct Offer {
+pub(crate) struct Submission {
     /// None once it was taken.
-    pub(crate) cargo: Option<Cargo>,
+    pub(crate) pending: Option<PendingMessage>,
     /// Whether so much waits to be written where it was handed to that it is worth a write.
     pub(crate) much_waits: bool,
     /// Has it wait if it has to. Given up as soon as the message is where it is kept.
     pub(crate) permit: Option<WaitPermit>,
 }
 
-impl Offer {
-    pub(crate) fn new(cargo: Cargo, permit: Option<WaitPermit>) -> Self {
-        Self { cargo: Some(cargo), much_waits: false, permit }
+impl Submission {
+    pub(crate) fn new(pending: PendingMessage, permit: Option<WaitPermit>) -> Self {
+        Self { pending: Some(pending), much_waits: false, permit }
     }
 }
 
@@ -63,7 +63,7 @@ impl From<Millis> for Duration {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct More {
+pub(crate) struct RareState {
     pub(crate) failed: Vec<FailedAttempt>,
     /// Where it goes, when that was decided for good.
     pub(crate) partition: Option<Partition>,
@@ -74,19 +74,19 @@ pub(crate) struct More {
     /// While it waits.
     pub(crate) permit: Option<WaitPermit>,
     /// When it was handed to a connection, where a selector wants to know how long it took from then.
-    pub(super) launched: Option<Instant>,
+    pub(super) submitted_at: Option<Instant>,
     /// Its span, with the option `span_per_send`.
     pub(crate) span: Option<Box<SendSpan>>,
 }
 
-impl More {
+impl RareState {
     /// Whether an attempt that failed may have stored the message.
     pub(super) fn may_be_stored(&self) -> bool {
         self.failed.iter().any(FailedAttempt::may_be_stored)
     }
 }
 
-impl Cargo {
+impl PendingMessage {
     /// A message that is offered.
     #[inline(always)]
     pub(crate) fn new(
@@ -96,8 +96,8 @@ impl Cargo {
         timeout: Millis,
         span: Option<Box<SendSpan>>,
     ) -> Self {
-        let more = span.map(|span| Box::new(More { span: Some(span), ..More::default() }));
-        Self { message, share, attempts_before: 0, started, timeout, more }
+        let rare = span.map(|span| Box::new(RareState { span: Some(span), ..RareState::default() }));
+        Self { message, share, attempts_before: 0, started, timeout, rare }
     }
 
     /// When its time is up.
@@ -107,21 +107,21 @@ impl Cargo {
     }
 
     pub(crate) fn take_span(&mut self) -> Option<Box<SendSpan>> {
-        self.more.as_mut()?.span.take()
+        self.rare.as_mut()?.span.take()
     }
 
-    pub(crate) fn more(&mut self) -> &mut More {
-        self.more.get_or_insert_default()
+    pub(crate) fn rare(&mut self) -> &mut RareState {
+        self.rare.get_or_insert_default()
     }
 
     /// Where it goes, when that was decided for good.
     pub(crate) fn partition(&self) -> Option<Partition> {
-        self.more.as_ref()?.partition
+        self.rare.as_ref()?.partition
     }
 
     /// The partition in which it has the turn.
     pub(crate) fn turn(&self) -> Option<Partition> {
-        self.more.as_ref().filter(|more| more.has_turn)?.partition
+        self.rare.as_ref().filter(|rare| rare.has_turn)?.partition
     }
 }
 
