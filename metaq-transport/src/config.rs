@@ -51,7 +51,7 @@ pub struct ConnectionConfig {
     /// The most bytes of unanswered requests on a connection, from 1 to 4,294,967,295. One request may be larger if it is
     /// alone. Default 64 MiB.
     pub max_in_flight_bytes: usize,
-    /// How long a connection waits for its outstanding answers when its last handle is dropped. Default 5 s.
+    /// How long a connection waits for its outstanding answers, late ones included, when its last handle is dropped. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub drain_timeout: Duration,
 }

@@ -60,7 +60,7 @@ impl Link {
             if shared.session_writes {
                 return false;
             }
-            if let Phase::Closing { deadline } = shared.phase
+            if let Phase::Closing { deadline, .. } = shared.phase
                 && deadline <= now
             {
                 shared.set_closed(&self.error(TransportErrorKind::Closed), deferred);

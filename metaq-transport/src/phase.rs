@@ -21,7 +21,11 @@ pub(crate) enum Phase {
     Connecting,
     Ready,
     Stalled,
-    Closing { deadline: Instant },
+    Closing {
+        deadline: Instant,
+        /// Whether late answers are awaited, too.
+        lingers: bool,
+    },
     Closed,
 }
 
@@ -118,12 +122,15 @@ impl Link {
     }
 
     /// Accepts no more requests; the task closes when the outstanding ones have ended, or at `deadline`.
-    pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant) {
+    pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant, lingers: bool) {
         let (is_closed, task) = self.change(|shared, _| {
             match &mut shared.phase {
-                Phase::Closing { deadline: earlier } => *earlier = deadline.min(*earlier),
+                Phase::Closing { deadline: earlier, lingers: too } => {
+                    *earlier = deadline.min(*earlier);
+                    *too &= lingers;
+                }
                 Phase::Closed => return (true, None),
-                phase => *phase = Phase::Closing { deadline },
+                phase => *phase = Phase::Closing { deadline, lingers },
             }
             (false, shared.idle_task.take())
         });
@@ -238,8 +245,12 @@ impl Shared {
     /// Until when to wait for outstanding requests, when the connection is being closed and there are any.
     pub(crate) fn closing(&self) -> Option<Closing> {
         match self.phase {
-            Phase::Closing { deadline } if self.limit.is_idle() => Some(Closing::Now(deadline)),
-            Phase::Closing { deadline } => Some(Closing::At(deadline)),
+            Phase::Closing { deadline, lingers }
+                if self.limit.is_idle() && !(lingers && self.slots.awaits_late_answers()) =>
+            {
+                Some(Closing::Now(deadline))
+            }
+            Phase::Closing { deadline, .. } => Some(Closing::At(deadline)),
             Phase::Closed => Some(Closing::Now(Instant::now())),
             _ => None,
         }

@@ -438,6 +438,12 @@ impl Slots {
         Some(Released { listener, token })
     }
 
+    /// Whether a listener waits for the broker to be done with a request that timed out.
+    pub(crate) fn awaits_late_answers(&self) -> bool {
+        let is_late = |slot: &Slot| matches!(slot.caller, Caller::Late { .. } | Caller::Telling { .. });
+        self.slots.iter().any(|slot| slot.expected == Expected::LateAnswer && is_late(slot))
+    }
+
     /// Ends every request whose frame was not written: those from number `first_unwritten` on. `error` makes the error,
     /// `ended` is told of each.
     pub(crate) fn fail_unwritten(

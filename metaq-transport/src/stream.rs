@@ -160,12 +160,13 @@ impl Connection for StreamConnection {
     }
 
     fn close(&self, deadline: Instant) {
-        self.link.request_close(deadline);
+        self.link.request_close(deadline, false);
     }
 }
 
 impl Drop for StreamConnection {
     fn drop(&mut self) {
-        self.link.request_close(deadline::from_now(self.drain_timeout));
+        // Listeners may wait for late answers: as long as one may come, the broker may still store the message.
+        self.link.request_close(deadline::from_now(self.drain_timeout), true);
     }
 }

@@ -143,6 +143,38 @@ async fn the_broker_is_done_with_a_request_when_its_late_answer_comes_or_the_con
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_is_dropped_waits_for_late_answers_and_one_that_is_closed_does_not() {
+    for (closes, answers, wanted) in [(false, true, 1_100), (false, false, 5_000), (true, false, 100)] {
+        let peer = Peer::default();
+        let mut config = ConnectionConfig::default();
+        config.stall_after = Duration::from_secs(60);
+        config.heartbeat_timeout = Duration::from_secs(60);
+        let connection = peer.connect(config).await;
+        let log = Arc::new(Log::default());
+        let started = Instant::now();
+        submit_put(&connection, "x", after(100), &completions(&log), 7).unwrap();
+        let puts = peer.puts(1).await;
+        if closes {
+            connection.close(after(60_000));
+        }
+        drop(connection);
+        let mut events = log.take(1).await;
+        assert!(matches!(events[0], Event::Ended(7, Err(_))));
+        if answers {
+            tokio::time::sleep_until(started + Duration::from_millis(1_100)).await;
+            assert_eq!(log.len(), 0, "the broker may still store it");
+            peer.answer(puts[0].opaque);
+        }
+        if events.len() == 1 {
+            events.extend(log.take(1).await);
+        }
+        assert!(matches!(events[1..], [Event::Released(7)]));
+        let took = started.elapsed().as_millis();
+        assert!((wanted..wanted + 100).contains(&took), "{took} ms: {closes} {answers}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_submitted_to_a_connection_that_is_being_lost() {
     // A destructor, a listener or a watcher that runs while the connection is lost submits: it is refused.
     let peer = Peer::default();
