@@ -1,36 +1,38 @@
 //! Brokers that are named in a file.
 
+mod look;
+mod parse;
 mod read;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use metaq_protocol::{BrokerAddr, BrokerId, Topic};
+use metaq_protocol::Topic;
 use parking_lot::Mutex;
-use serde::Deserialize;
-use serde_json::Value;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
-    MAX_PARTITIONS, TopicView, TopicWatch,
+    TopicWatch,
+    deadline::after,
     notices::{Notice, Notices},
     publishers::Publishers,
     reports::{Bad, Reports},
-    supervise::TaskSlot,
+    supervise::{TaskSlot, runtime},
     view::ViewSource,
 };
 
-use read::{Content, Reader, Stamp};
+use look::{Looks, Memory, Seen};
+use parse::{Parsed, Said};
 
-/// How often the file is looked at.
+/// How often the file is looked at, and how long what is new has to stay to count.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a call waits for what the file says to stay.
+const RESTLESS: Duration = Duration::from_secs(5);
 
 /// Brokers that are named in a TOML or JSON file, which is read again when it changes.
 ///
@@ -45,45 +47,60 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// 1 = 2
 /// ```
 ///
-/// A file whose name ends with `.json` is JSON of the same shape, any other TOML. It is looked at twice a second as long
-/// as a topic is watched, and a change counts when it is there at two looks, so that it may be replaced in any way, also be
-/// written in portions. While it is missing or malformed, the last views hold;
-/// an entry that can't be used leaves the others working. Both are logged and told by [`events`](Discovery::events).
+/// A file whose name ends with `.json` is JSON of the same shape, any other TOML. It is read on threads of its own, twice a
+/// second as long as a topic is watched. A change counts when the file says the same at two looks that are half a second
+/// apart, so that it may be replaced in any way, also be written in portions; the first content counts at once if it was
+/// written half a second before. Comments and white space may change meanwhile. A call that finds a change waits until it counts. If the
+/// file says something else each time for 5 s, what counted before still does, or the call fails if there is nothing.
+///
+/// While the file is missing, malformed, or can't be read within 5 s, the last views hold; an entry that can't be used, such
+/// as the id `00`, leaves the others working. Both are logged and told by [`events`](Discovery::events).
 ///
 /// It has to be a regular file of 64 MiB at most.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FileDiscovery {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
-    reader: Reader,
-    events: EventPublisher,
+    path: PathBuf,
+    looks: watch::Sender<Looks>,
+    /// Held by the thread that reads the file.
+    reading: Mutex<()>,
+    memory: Mutex<Option<Memory>>,
+    judged: Mutex<Judged>,
     state: Mutex<State>,
+    events: EventPublisher,
     notices: Notices,
     /// The task that looks at the file.
     task: TaskSlot,
 }
 
+/// What the looks so far have come to.
 #[derive(Debug, Default)]
-struct State {
-    /// What the file held when that counted last, and how it looked.
-    bytes: Option<Vec<u8>>,
-    stamp: Option<Stamp>,
-    /// Why that can't be used, if it can't.
-    malformed: Option<String>,
-    /// What it held at the last look, if that doesn't count yet.
-    unsettled: Option<Vec<u8>>,
-    views: BTreeMap<Topic, TopicView>,
-    reports: Reports<()>,
-    publishers: Publishers,
+struct Judged {
+    /// What the file said when that counted last.
+    settled: Option<Parsed>,
+    /// What it says otherwise, and the look that saw that first.
+    unsettled: Option<(Parsed, Instant)>,
+    /// Since when it has said other things than what counts.
+    restless: Option<Instant>,
+    /// Whether that has been told.
+    is_told: bool,
     /// Whether the file could be read the last time.
     readable: bool,
+    reports: Reports<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What counts, or counted before that was malformed.
+    said: Arc<Said>,
+    publishers: Publishers,
     closed: bool,
 }
 
-/// Whether what the file holds counts.
+/// Whether what the file says counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Settled {
     Yes,
@@ -91,20 +108,36 @@ enum Settled {
     NotYet,
 }
 
-/// The file, as far as its shape is right.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entries {
-    brokers: BTreeMap<String, Value>,
-    topics: BTreeMap<String, BTreeMap<String, Value>>,
-}
+/// What a look comes to.
+type Outcome = Result<Settled, DiscoveryError>;
 
 impl FileDiscovery {
     /// A discovery that reads `path`, which is not opened before the first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let (reader, events) = (Reader::new(path.into()), EventPublisher::default());
-        let (state, notices, task) = (Mutex::default(), Notices::default(), TaskSlot::default());
-        Self { inner: Arc::new(Inner { reader, events, state, notices, task }) }
+        let inner = Inner {
+            path: path.into(),
+            looks: watch::Sender::default(),
+            reading: Mutex::default(),
+            memory: Mutex::default(),
+            judged: Mutex::default(),
+            state: Mutex::default(),
+            events: EventPublisher::default(),
+            notices: Notices::default(),
+            task: TaskSlot::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+impl fmt::Debug for FileDiscovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (topics, closed) = {
+            let state = self.inner.state.lock();
+            (state.said.views.len(), state.closed)
+        };
+        let mut shown = f.debug_struct("FileDiscovery");
+        shown.field("path", &self.inner.path).field("topics", &topics).field("closed", &closed);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -118,7 +151,7 @@ impl Discovery for FileDiscovery {
             if state.closed {
                 return Err(DiscoveryError::closed());
             }
-            let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
+            let view = state.said.view(topic);
             state.publishers.watch(view)
         };
         Arc::clone(inner).ensure_followed()?;
@@ -127,7 +160,8 @@ impl Discovery for FileDiscovery {
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         self.inner.settle().await?;
-        Ok(self.inner.state.lock().views.keys().cloned().collect())
+        let said = Arc::clone(&self.inner.state.lock().said);
+        Ok(said.views.keys().cloned().collect())
     }
 
     fn events(&self) -> DiscoveryEvents {
@@ -158,64 +192,82 @@ impl ViewSource for Inner {
 }
 
 impl Inner {
-    /// Looks at the file until what it holds counts.
+    /// Looks at the file until what it says counts. When it doesn't stay as it is, what counted before does.
     ///
     /// # Errors
     /// When it can't be read, or used.
-    async fn settle(&self) -> Result<(), DiscoveryError> {
+    async fn settle(self: &Arc<Self>) -> Result<(), DiscoveryError> {
+        runtime()?;
+        let deadline = after(RESTLESS);
         loop {
-            let known = {
-                let state = self.state.lock();
-                state.stamp.clone().filter(|_| state.unsettled.is_none())
-            };
-            if self.take_in(self.reader.read(known).await?)? == Settled::Yes {
+            if self.state.lock().closed {
+                return Err(DiscoveryError::closed());
+            }
+            if self.look().await? == Settled::Yes {
                 return Ok(());
             }
-            tokio::time::sleep(INTERVAL).await;
+            if Instant::now() >= deadline {
+                return self.former();
+            }
+            sleep(INTERVAL).await;
         }
     }
 
     /// Looks at the file until nobody watches a topic any more.
     async fn follow(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            sleep(INTERVAL).await;
             if !self.is_needed() {
                 return;
             }
-            if let Ok(read) = self.reader.read(None).await {
-                // What is wrong has been told; the last views hold.
-                let _ = self.take_in(read);
-            }
+            // What is wrong has been told; the last views hold.
+            let _ = self.look().await;
         }
     }
 
     fn is_needed(&self) -> bool {
-        let mut state = self.state.lock();
-        !state.closed && !state.publishers.topics().is_empty()
+        let state = self.state.lock();
+        !state.closed && !state.publishers.is_unused()
     }
 
-    /// Brings the views in line with what was read, and tells what is new.
-    fn take_in(&self, read: io::Result<Content>) -> Result<Settled, DiscoveryError> {
-        let result = self.take_in_locked(&mut self.state.lock(), read);
-        self.notices.deliver(&self.events);
-        result
+    /// What a call comes to that finds nothing new that counts.
+    fn former(&self) -> Result<(), DiscoveryError> {
+        let settled = self.judged.lock().settled.clone();
+        match &settled {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(reason)) => Err(self.malformed(reason)),
+            None => {
+                let path = self.path.display();
+                let text =
+                    format!("the file of brokers {path} said something else at each look for {RESTLESS:?}");
+                Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text))
+            }
+        }
     }
 
-    /// Brings the views in line with what was read; what is to be told is queued.
-    fn take_in_locked(
-        &self,
-        state: &mut State,
-        read: io::Result<Content>,
-    ) -> Result<Settled, DiscoveryError> {
-        if state.closed {
+    fn malformed(&self, reason: &str) -> DiscoveryError {
+        let text = format!("the file of brokers {} is malformed: {reason}", self.path.display());
+        DiscoveryError::new(DiscoveryErrorKind::Config, text)
+    }
+
+    /// Brings the views in line with what a look that began at `begun` saw, and tells what is new. One look at a time.
+    fn take_in(&self, begun: Instant, seen: io::Result<Seen>) -> Outcome {
+        if self.state.lock().closed {
             return Err(DiscoveryError::closed());
         }
-        let path = self.reader.path().display();
-        let content = match read {
-            Ok(content) => content,
+        let outcome = self.judge(&mut self.judged.lock(), begun, seen);
+        self.notices.deliver(&self.events);
+        outcome
+    }
+
+    /// [`take_in`](Self::take_in), but that what is to be told is queued.
+    fn judge(&self, judged: &mut Judged, begun: Instant, seen: io::Result<Seen>) -> Outcome {
+        let path = self.path.display();
+        let Seen { content, quiet_for } = match seen {
+            Ok(seen) => seen,
             Err(error) => {
-                state.unsettled = None;
-                if std::mem::take(&mut state.readable) {
+                (judged.unsettled, judged.restless) = (None, None);
+                if std::mem::take(&mut judged.readable) {
                     let text =
                         format!("the file of brokers {path} can't be read; the last views hold: {error}");
                     self.notices.push(Notice::Warning(text));
@@ -225,228 +277,73 @@ impl Inner {
                 return Err(DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error));
             }
         };
-        if !std::mem::replace(&mut state.readable, true) {
+        if !std::mem::replace(&mut judged.readable, true) {
             self.notices.push(Notice::Event(DiscoveryEvent::Connected));
         }
-        let malformed = |reason: &str| {
-            let text = format!("the file of brokers {path} is malformed: {reason}");
-            Err(DiscoveryError::new(DiscoveryErrorKind::Config, text))
+        let is_new = judged.settled.as_ref() != Some(&content);
+        if is_new && !judged.counts(&content, begun, quiet_for) {
+            let restless = *judged.restless.get_or_insert(begun);
+            if begun.duration_since(restless) >= RESTLESS && !std::mem::replace(&mut judged.is_told, true) {
+                let text = format!(
+                    "the file of brokers {path} has said something else at each look for {RESTLESS:?}; the last views hold"
+                );
+                self.notices.push(Notice::Warning(text));
+            }
+            return Ok(Settled::NotYet);
+        }
+        (judged.unsettled, judged.restless, judged.is_told) = (None, None, false);
+        // Equal, but with the time of reading that the views share.
+        let content = if is_new { content } else { judged.settled.clone().unwrap_or(content) };
+        if let Ok(said) = &content {
+            said.read_time.set(begun);
+        }
+        if is_new {
+            judged.settled = Some(content.clone());
+            self.publish(judged, &content);
+        }
+        match &content {
+            Ok(_) => Ok(Settled::Yes),
+            Err(reason) => Err(self.malformed(reason)),
+        }
+    }
+
+    /// Puts content that counts in place of the former; what is to be told is queued.
+    fn publish(&self, judged: &mut Judged, content: &Parsed) {
+        let bad = match content {
+            Ok(said) => said.bad.clone(),
+            Err(reason) => vec![Bad::lasting(self.path.display().to_string(), reason)],
         };
-        match content {
-            Content::Same => return state.malformed.as_deref().map_or(Ok(Settled::Yes), malformed),
-            Content::Bytes(bytes, stamp) => {
-                let is_new = state.bytes.as_ref() != Some(&bytes);
-                // The first content counts at once: there is nothing better.
-                let is_settled = !is_new || state.bytes.is_none() || state.unsettled.as_ref() == Some(&bytes);
-                if !is_settled {
-                    state.unsettled = Some(bytes);
-                    return Ok(Settled::NotYet);
-                }
-                state.unsettled = None;
-                state.stamp = Some(stamp);
-                if is_new {
-                    self.parse(state, &bytes);
-                    state.bytes = Some(bytes);
-                } else {
-                    // Only the time of reading is new.
-                    state.views.values_mut().for_each(TopicView::mark_read);
-                }
-            }
-        }
-        if let Some(reason) = &state.malformed {
-            return malformed(reason);
-        }
-        for topic in state.publishers.topics() {
-            let view = state.views.get(&topic).cloned().unwrap_or_else(|| TopicView::new(topic));
-            self.notices.push(Notice::View(state.publishers.of(view.topic()), view));
-        }
-        Ok(Settled::Yes)
-    }
-
-    fn parse(&self, state: &mut State, bytes: &[u8]) {
-        let path = self.reader.path();
-        match parse(path, bytes) {
-            Ok((views, bad)) => {
-                (state.views, state.malformed) = (views, None);
-                self.report(state, bad);
-            }
-            Err(reason) => {
-                state.malformed = Some(reason.clone());
-                self.report(state, vec![Bad::lasting(path.display().to_string(), reason)]);
-            }
-        }
-    }
-
-    fn report(&self, state: &mut State, bad: Vec<Bad>) {
-        let new = state.reports.report((), bad);
+        let new = judged.reports.report((), bad);
         new.into_iter().for_each(|entry| self.notices.push(Notice::BadEntry(entry)));
-    }
-}
-
-/// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<Topic, TopicView>, Vec<Bad>), String> {
-    let text = str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    let content: Entries = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
-    {
-        serde_json::from_str(text).map_err(|error| error.to_string())?
-    } else {
-        toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
-            format!("{} at line {line}", error.message())
-        })?
-    };
-    let mut bad = Vec::new();
-    let mut report =
-        |entry: String, reason: String| bad.push(Bad::lasting(format!("{} {entry}", path.display()), reason));
-    let mut brokers = BTreeMap::new();
-    for (id, addr) in &content.brokers {
-        match broker(id, addr) {
-            Ok((id, addr)) => {
-                brokers.insert(id, addr);
+        let Ok(said) = content else { return };
+        let former = {
+            let mut state = self.state.lock();
+            for topic in state.publishers.topics() {
+                self.notices.push(Notice::View(state.publishers.of(&topic), said.view(&topic)));
             }
-            Err(reason) => report(format!("brokers.{id}"), reason),
-        }
-    }
-    let mut views = BTreeMap::new();
-    for (name, counts) in &content.topics {
-        let topic = match Topic::new(name) {
-            Ok(topic) => topic,
-            Err(error) => {
-                report(format!("topics.{name}"), error.to_string());
-                continue;
-            }
+            std::mem::replace(&mut state.said, Arc::clone(said))
         };
-        let mut view = TopicView::new(topic.clone());
-        for (id, count) in counts {
-            let entry = parse_id(id).and_then(|id| {
-                let addr = brokers.get(&id).ok_or_else(|| format!("brokers names no usable broker {id}"))?;
-                Ok((id, addr.clone(), partitions(count)?))
-            });
-            match entry {
-                Ok((id, addr, count)) => view = view.with_broker(id, addr, count),
-                Err(reason) => report(format!("topics.{name}.{id}"), reason),
+        // Which takes its time, and nobody has to wait for that.
+        drop(former);
+    }
+}
+
+impl Judged {
+    /// Whether new content counts that a look which began at `begun` saw.
+    fn counts(&mut self, content: &Parsed, begun: Instant, quiet_for: Duration) -> bool {
+        // The first content is better than nothing, unless somebody may be writing it.
+        let is_first = self.settled.is_none() && quiet_for >= INTERVAL;
+        match &self.unsettled {
+            Some((unsettled, first)) if unsettled == content => {
+                is_first || begun.duration_since(*first) >= INTERVAL
+            }
+            _ => {
+                self.unsettled = Some((content.clone(), begun));
+                is_first
             }
         }
-        views.insert(topic, view);
     }
-    Ok((views, bad))
-}
-
-fn broker(id: &str, addr: &Value) -> Result<(BrokerId, BrokerAddr), String> {
-    let id = parse_id(id)?;
-    let addr =
-        addr.as_str().ok_or_else(|| format!("{addr} is not an address such as \"meta://host:8123\""))?;
-    Ok((id, addr.parse().map_err(|error: metaq_protocol::InvalidBrokerAddr| error.to_string())?))
-}
-
-fn parse_id(text: &str) -> Result<BrokerId, String> {
-    let id = text.parse().ok().filter(|id| *id >= 0);
-    id.map(BrokerId).ok_or_else(|| format!("{text:?} is not the id of a broker, a number from 0 on"))
-}
-
-fn partitions(count: &Value) -> Result<u32, String> {
-    let number = count.as_u64().filter(|count| (1..=u64::from(MAX_PARTITIONS)).contains(count));
-    number
-        .map(|count| count as u32)
-        .ok_or_else(|| format!("{count} is not a number of partitions from 1 to {MAX_PARTITIONS}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "[brokers]\n0 = \"meta://h:1\"\n1 = \"meta://[::1]:2\"\n[topics.a]\n0 = 2\n1 = 1\n[topics.b]\n1 = 1\n";
-
-    fn texts(views: &BTreeMap<Topic, TopicView>) -> Vec<String> {
-        let partitions =
-            |view: &TopicView| view.partitions().iter().map(|p| format!(" {p}")).collect::<String>();
-        views.values().map(|view| format!("{}{}", view.topic(), partitions(view))).collect()
-    }
-
-    #[test]
-    fn toml_and_json_say_the_same() {
-        let (views, bad) = parse(Path::new("x.toml"), GOOD.as_bytes()).unwrap();
-        assert!(bad.is_empty(), "{bad:?}");
-        assert_eq!(texts(&views), ["a 0-0 0-1 1-0", "b 1-0"]);
-        let json =
-            r#"{"brokers":{"0":"meta://h:1","1":"meta://[::1]:2"},"topics":{"a":{"0":2,"1":1},"b":{"1":1}}}"#;
-        assert_eq!(parse(Path::new("x.JSON"), json.as_bytes()).unwrap().0, views);
-    }
-
-    #[test]
-    fn a_bad_entry_is_named_and_leaves_the_others_working() {
-        for (line, path, reason) in [
-            ("[brokers]\n9 = \"h:1\"", "x brokers.9", "meta://"),
-            ("[brokers]\n9 = 7", "x brokers.9", "7 is not an address"),
-            ("[brokers]\n-1 = \"meta://h:1\"", "x brokers.-1", "\"-1\" is not the id"),
-            ("[topics.a]\n9 = 1", "x topics.a.9", "names no usable broker 9"),
-            ("[topics.a]\n0 = 0", "x topics.a.0", "0 is not a number of partitions"),
-            ("[topics.a]\n0 = 65537", "x topics.a.0", "from 1 to 65536"),
-            ("[topics.a]\n0 = \"2\"", "x topics.a.0", "is not a number of partitions"),
-            ("[topics.\"b c\"]\n0 = 2", "x topics.b c", "contains a space"),
-        ] {
-            let mut lines = GOOD.replace("[topics.a]\n0 = 2\n", "[topics.a]\n");
-            let (header, entry) = line.split_once('\n').unwrap();
-            if lines.contains(&format!("{header}\n")) {
-                lines = lines.replace(&format!("{header}\n"), &format!("{header}\n{entry}\n"));
-            } else {
-                lines.push_str(line);
-            }
-            let (views, bad) = parse(Path::new("x"), lines.as_bytes()).unwrap();
-            assert_eq!(texts(&views), ["a 1-0", "b 1-0"], "{line}");
-            assert_eq!(bad.len(), 1, "{line}: {bad:?}");
-            let entry = &bad[0].entry;
-            assert!(entry.path == path && entry.reason.contains(reason), "{line}: {entry}");
-        }
-    }
-
-    #[test]
-    fn a_malformed_file_says_where() {
-        for (file, text, wanted) in [
-            ("x.toml", "[brokers", "expected `]` at line 1"),
-            ("x.toml", "[brokers]\n\n0 = [1", "at line 3"),
-            ("x.json", "{\n1", "line 2"),
-            ("x.toml", "[brokers]\n", "missing field `topics`"),
-            ("x.toml", "[brokers]\n[topics]\n[more]\n", "unknown field `more`"),
-        ] {
-            let error = parse(Path::new(file), text.as_bytes()).unwrap_err();
-            assert!(error.contains(wanted), "{text}: {error}");
-        }
-        assert_eq!(parse(Path::new("x"), b"\xff").unwrap_err(), "it is not UTF-8");
-    }
-
-    /// A writer hasn't written all yet. Cut at the end of a line, TOML is as sound as the whole, and names fewer topics.
-    #[test]
-    fn what_is_seen_only_once_spoils_no_view() {
-        let discovery = FileDiscovery::new("x.toml");
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.toml");
-        std::fs::write(&path, "").unwrap();
-        let look = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            discovery.inner.take_in(read::read_at_most(&path, None, 1000))
-        };
-        let seen = || texts(&discovery.inner.state.lock().views);
-        let whole = ["a 0-0 0-1 1-0", "b 1-0"];
-        assert_eq!(look(GOOD).unwrap(), Settled::Yes);
-        assert_eq!(seen(), whole, "there was nothing better");
-        let (portion, _) = GOOD.split_at(GOOD.find("[topics.b]").unwrap());
-        for portion in [portion, "", "[brokers"] {
-            assert_eq!(look(portion).unwrap(), Settled::NotYet);
-            assert_eq!(look(GOOD).unwrap(), Settled::Yes);
-            assert_eq!(seen(), whole);
-        }
-        let changed = GOOD.replace("1 = 1\n[topics.b]", "1 = 2\n[topics.b]");
-        assert_eq!((look(portion).unwrap(), look(&changed).unwrap()), (Settled::NotYet, Settled::NotYet));
-        assert_eq!(seen(), whole);
-        assert_eq!(look(&changed).unwrap(), Settled::Yes);
-        assert_eq!(seen(), ["a 0-0 0-1 1-0 1-1", "b 1-0"]);
-        assert_eq!(look(portion).unwrap(), Settled::NotYet);
-        assert_eq!(look(portion).unwrap(), Settled::Yes, "it is meant");
-        assert_eq!(seen(), ["a 0-0 0-1 1-0"]);
-        assert_eq!(look("[brokers").unwrap(), Settled::NotYet);
-        assert!(look("[brokers").is_err());
-        assert_eq!(seen(), ["a 0-0 0-1 1-0"], "the last views hold");
-    }
-}
+mod tests;

@@ -44,6 +44,12 @@ impl Publishers {
         publishers.filter(|publisher| !publisher.is_closed()).count()
     }
 
+    /// Whether nobody watches a topic.
+    #[cfg(any(feature = "etcd", feature = "file"))]
+    pub(crate) fn is_unused(&self) -> bool {
+        self.by_topic.values().flatten().all(|publisher| publisher.is_closed())
+    }
+
     /// The topics that are watched.
     #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
     pub(crate) fn topics(&mut self) -> Vec<Topic> {

@@ -16,7 +16,7 @@ use crate::{BadEntry, DiscoveryEvent, EventPublisher, supervise::log};
 const LASTING: Duration = Duration::from_secs(2);
 
 /// An entry that can't be used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bad {
     pub(crate) entry: BadEntry,
     /// Whether it may well pass: a broker that is shut down takes out its address before its topics.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use metaq_protocol::{BrokerAddr, BrokerId, Partition, Topic};
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{DiscoveryError, DiscoveryErrorKind, ViewChange};
@@ -20,7 +21,26 @@ pub struct TopicView {
     topic: Topic,
     brokers: Vec<ViewBroker>,
     partitions: Vec<Partition>,
-    read_at: Instant,
+    read_time: ReadTime,
+}
+
+/// The time of reading, of one view and its clones or of many views that are read together.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadTime(Arc<Mutex<Instant>>);
+
+impl Default for ReadTime {
+    /// Now.
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl ReadTime {
+    /// Says that the registry was read again at this time, and all is still so.
+    #[cfg(feature = "file")]
+    pub(crate) fn set(&self, time: Instant) {
+        *self.0.lock() = time;
+    }
 }
 
 /// A broker in a [`TopicView`].
@@ -39,7 +59,7 @@ impl TopicView {
     /// A view without brokers, to add them to.
     #[must_use]
     pub fn new(topic: Topic) -> Self {
-        Self { topic, brokers: Vec::new(), partitions: Vec::new(), read_at: Instant::now() }
+        Self { topic, brokers: Vec::new(), partitions: Vec::new(), read_time: ReadTime::default() }
     }
 
     /// The view with one broker more, which has the partitions 0 to `partitions` - 1, at most
@@ -99,16 +119,17 @@ impl TopicView {
         self.brokers.is_empty()
     }
 
-    /// Says that the registry was read again, and this is still so.
+    /// The view with a time of reading that it shares with others.
     #[cfg(feature = "file")]
-    pub(crate) fn mark_read(&mut self) {
-        self.read_at = Instant::now();
+    pub(crate) fn read_at(mut self, time: &ReadTime) -> Self {
+        self.read_time = time.clone();
+        self
     }
 
     /// How long ago the registry was read. A view stays in use while the registry is away.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.read_at.elapsed()
+        self.read_time.0.lock().elapsed()
     }
 }
 

@@ -1,34 +1,26 @@
-//! Reading the file, whatever it turns out to be, without holding anybody up.
+//! Reading the file, whatever it turns out to be.
 
 use std::{
-    fs::{File, Metadata},
+    fs::{File, Metadata, OpenOptions},
     io::{self, Read as _},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    path::Path,
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::oneshot, time::timeout_at};
-
-use crate::{DiscoveryError, deadline::after, supervise::runtime};
-
-/// How long reading may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// A file that has more bytes isn't read. One that names 10,000 topics of 100 brokers each has about 10 MiB.
-const MOST_BYTES: u64 = 64 << 20;
+pub(super) const MOST_BYTES: u64 = 64 << 20;
 
-/// What a file looks like from outside. Two that look alike have the same content, unless it was changed twice within the
-/// resolution of the file system's clock.
+/// The coarsest clock of a file system that is in use, that of FAT.
+const RESOLUTION: Duration = Duration::from_secs(2);
+
+/// What a file looks like from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     modified: Option<SystemTime>,
     len: u64,
+    /// Device, inode, and the time of the last change of anything, which no program can set.
     #[cfg(unix)]
-    inode: (u64, u64),
+    identity: (u64, u64, i64, i64),
 }
 
 impl Stamp {
@@ -39,99 +31,73 @@ impl Stamp {
             modified: metadata.modified().ok(),
             len: metadata.len(),
             #[cfg(unix)]
-            inode: (metadata.dev(), metadata.ino()),
+            identity: (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()),
         }
     }
-}
 
-/// What was read.
-pub(super) enum Content {
-    /// It looks as it did.
-    Same,
-    Bytes(Vec<u8>, Stamp),
-}
-
-/// Reads a file on a thread of its own, one at a time: a file system that hangs holds up neither a runtime nor its end.
-#[derive(Debug)]
-pub(super) struct Reader {
-    path: PathBuf,
-    turn: tokio::sync::Mutex<()>,
-    /// Whether a thread reads, which may take longer than anybody waits.
-    is_reading: Arc<AtomicBool>,
-}
-
-impl Reader {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, turn: tokio::sync::Mutex::default(), is_reading: Arc::default() }
+    /// How long the file has not been written to. Zero if its clock is ahead of ours.
+    fn quiet_for(&self) -> Duration {
+        self.modified.and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Reads the file, unless it looks like `known`.
-    ///
-    /// # Errors
-    /// Outside of a runtime. Whatever is wrong with the file is in the inner result.
-    pub(super) async fn read(&self, known: Option<Stamp>) -> Result<io::Result<Content>, DiscoveryError> {
-        runtime()?;
-        let deadline = after(PATIENCE);
-        let late = || {
-            Err(io::Error::new(io::ErrorKind::TimedOut, format!("it could not be read within {PATIENCE:?}")))
+    /// Whether the next change will give the file another stamp, however coarse the clock of its file system is.
+    fn is_distinct(&self) -> bool {
+        #[cfg(unix)]
+        let changed = {
+            let since = u64::try_from(self.identity.2).unwrap_or_default();
+            SystemTime::UNIX_EPOCH + Duration::from_secs(since.min(u64::from(u32::MAX)))
         };
-        let Ok(_turn) = timeout_at(deadline, self.turn.lock()).await else { return Ok(late()) };
-        if self.is_reading.swap(true, Ordering::AcqRel) {
-            // The thread that reads has been given up.
-            return Ok(late());
-        }
-        let (result, read) = oneshot::channel();
-        let (path, is_reading) = (self.path.clone(), Arc::clone(&self.is_reading));
-        let thread = std::thread::Builder::new().name("metaq-file".to_owned()).spawn(move || {
-            let content = read_at_most(&path, known.as_ref(), MOST_BYTES);
-            is_reading.store(false, Ordering::Release);
-            // Nobody may wait any more.
-            let _ = result.send(content);
-        });
-        if let Err(error) = thread {
-            self.is_reading.store(false, Ordering::Release);
-            return Ok(Err(error));
-        }
-        Ok(match timeout_at(deadline, read).await {
-            Ok(read) => read.unwrap_or_else(|_| Err(io::Error::other("the thread that reads it has ended"))),
-            Err(_) => late(),
-        })
+        #[cfg(not(unix))]
+        let changed = SystemTime::UNIX_EPOCH;
+        // The seconds of the last change are cut, hence one more.
+        let changed = changed.elapsed().is_ok_and(|elapsed| elapsed > RESOLUTION + Duration::from_secs(1));
+        changed && self.quiet_for() > RESOLUTION
     }
 }
 
-pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io::Result<Content> {
-    let check = |metadata: &Metadata| {
-        let refused = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        match metadata {
-            // Opening it could wait for somebody at the other end, and reading it never end.
-            metadata if !metadata.is_file() => refused("it is not a regular file".to_owned()),
-            metadata if metadata.len() > most => {
-                refused(format!("its {} bytes are more than {most}", metadata.len()))
-            }
-            _ => Ok(()),
-        }
-    };
-    let metadata = path.metadata()?;
-    check(&metadata)?;
-    let stamp = Stamp::of(&metadata);
-    if known == Some(&stamp) {
-        return Ok(Content::Same);
-    }
-    let file = File::open(path)?;
-    // It may have been replaced.
+/// What a look at the file found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// None if the file looks like the known one.
+    pub(super) bytes: Option<Vec<u8>>,
+    /// None if the next content may look the same from outside.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) quiet_for: Duration,
+}
+
+/// Reads a file of at most `most` bytes, unless it looks like `known`.
+pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io::Result<Found> {
+    let refused = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    let file = open(path)?;
     let metadata = file.metadata()?;
-    check(&metadata)?;
+    // Reading it could wait for somebody at the other end, or never end.
+    if !metadata.is_file() {
+        return refused("it is not a regular file".to_owned());
+    }
+    if metadata.len() > most {
+        return refused(format!("its {} bytes are more than {most}", metadata.len()));
+    }
     let stamp = Stamp::of(&metadata);
+    let quiet_for = stamp.quiet_for();
+    if known == Some(&stamp) {
+        return Ok(Found { bytes: None, stamp: Some(stamp), quiet_for });
+    }
+    let stamp = Some(stamp).filter(Stamp::is_distinct);
     let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it has more than {most} bytes")));
+        return refused(format!("it has more than {most} bytes"));
     }
-    Ok(Content::Bytes(bytes, stamp))
+    Ok(Found { bytes: Some(bytes), stamp, quiet_for })
+}
+
+/// Opens a file without waiting for anybody: a pipe without a writer would keep the caller for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path)
 }
 
 #[cfg(test)]
@@ -139,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_or_too_large_is_not_opened() {
+    fn what_is_no_regular_file_or_too_large_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large");
         std::fs::write(&path, [b'x'; 100]).unwrap();
@@ -151,22 +117,50 @@ mod tests {
         }
     }
 
+    /// As when it took the place of the file just before that is opened.
+    #[cfg(unix)]
+    #[test]
+    fn opening_a_pipe_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (opened, is_opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || opened.send(open(&path).is_ok()));
+        assert!(is_opened.recv_timeout(Duration::from_secs(20)).expect("opening doesn't wait for a writer"));
+    }
+
     #[test]
     fn what_looks_as_it_did_is_not_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "one").unwrap();
-        let Content::Bytes(bytes, stamp) = read_at_most(&path, None, 100).unwrap() else {
-            panic!("it is new")
-        };
-        assert_eq!(bytes, b"one");
-        assert!(matches!(read_at_most(&path, Some(&stamp), 100).unwrap(), Content::Same));
+        let found = read_at_most(&path, None, 100).unwrap();
+        assert_eq!(found.bytes.as_deref(), Some(&b"one"[..]));
+        assert!(found.stamp.is_none(), "it may be written to once more within the same tick of the clock");
+        let stamp = Stamp::of(&path.metadata().unwrap());
+        assert!(read_at_most(&path, Some(&stamp), 100).unwrap().bytes.is_none());
         let new = folder.path().join("new");
         std::fs::write(&new, "two").unwrap();
+        // Whatever its time says, it is another file.
+        let modified = path.metadata().unwrap().modified().unwrap();
+        File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
         std::fs::rename(new, &path).unwrap();
-        let Content::Bytes(bytes, _) = read_at_most(&path, Some(&stamp), 100).unwrap() else {
-            panic!("it is another file")
+        assert_eq!(read_at_most(&path, Some(&stamp), 100).unwrap().bytes.as_deref(), Some(&b"two"[..]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_stamp_is_distinct_when_it_is_older_than_the_clock_is_coarse() {
+        let ago = |seconds: u64| {
+            let modified = SystemTime::now() - Duration::from_secs(seconds);
+            let changed = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            Stamp { modified: Some(modified), len: 1, identity: (1, 1, changed.cast_signed(), 0) }
         };
-        assert_eq!(bytes, b"two");
+        assert!(ago(60).is_distinct() && !ago(1).is_distinct());
+        // Neither a program that sets the time back nor a clock that is ahead deceives.
+        let set_back = Stamp { modified: ago(60).modified, ..ago(1) };
+        let ahead = Stamp { modified: Some(SystemTime::now() + Duration::from_secs(60)), ..ago(60) };
+        assert!(!set_back.is_distinct() && !ahead.is_distinct());
+        assert_eq!(ahead.quiet_for(), Duration::ZERO);
     }
 }

@@ -1,0 +1,178 @@
+//! What counts of what the looks see.
+
+use super::{
+    parse::tests::{GOOD, texts},
+    *,
+};
+
+/// A file, and looks at it at times of the test's own.
+struct Scene {
+    discovery: FileDiscovery,
+    begun: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { discovery: FileDiscovery::new("x.toml"), begun: Instant::now() }
+    }
+
+    /// A look so long after the one before, at a file that was written just before it.
+    fn look(&mut self, after: Duration, text: &str) -> Outcome {
+        self.look_at(after, text, Duration::ZERO)
+    }
+
+    fn look_at(&mut self, after: Duration, text: &str, quiet_for: Duration) -> Outcome {
+        self.begun += after;
+        let content = parse::parse(&self.discovery.inner.path, text.as_bytes());
+        self.discovery.inner.take_in(self.begun, Ok(Seen { content, quiet_for }))
+    }
+
+    fn seen(&self) -> Vec<String> {
+        texts(&self.discovery.inner.state.lock().said.views)
+    }
+}
+
+const WHOLE: [&str; 2] = ["a 0-0 0-1 1-0", "b 1-0"];
+const SOON: Duration = Duration::from_millis(1);
+
+/// A writer hasn't written all yet. Cut at the end of a line, TOML is as sound as the whole, and names fewer topics.
+#[test]
+fn what_does_not_stay_for_an_interval_spoils_no_view() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.look(SOON, GOOD).unwrap(), Settled::NotYet, "somebody may be writing it");
+    assert_eq!(scene.look(INTERVAL, GOOD).unwrap(), Settled::Yes);
+    assert_eq!(scene.seen(), WHOLE);
+    let (portion, _) = GOOD.split_at(GOOD.find("[topics.b]").unwrap());
+    for portion in [portion, "", "[brokers"] {
+        assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::NotYet);
+        // Whoever looks how often in between.
+        for _ in 0..10 {
+            assert_eq!(scene.look(INTERVAL / 11, portion).unwrap(), Settled::NotYet);
+        }
+        assert_eq!(scene.look(INTERVAL, GOOD).unwrap(), Settled::Yes);
+        assert_eq!(scene.seen(), WHOLE);
+    }
+    let changed = GOOD.replace("1 = 1\n[topics.b]", "1 = 2\n[topics.b]");
+    assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::NotYet);
+    assert_eq!(scene.look(INTERVAL, &changed).unwrap(), Settled::NotYet);
+    assert_eq!(scene.seen(), WHOLE);
+    // Looks in between don't put it off either.
+    assert_eq!(scene.look(INTERVAL / 2, &changed).unwrap(), Settled::NotYet);
+    assert_eq!(scene.look(INTERVAL / 2, &changed).unwrap(), Settled::Yes);
+    assert_eq!(scene.seen(), ["a 0-0 0-1 1-0 1-1", "b 1-0"]);
+    assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::NotYet);
+    assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::Yes, "it is meant");
+    assert_eq!(scene.seen(), ["a 0-0 0-1 1-0"]);
+    assert_eq!(scene.look(INTERVAL, "[brokers").unwrap(), Settled::NotYet);
+    assert!(scene.look(INTERVAL, "[brokers").is_err());
+    assert_eq!(scene.seen(), ["a 0-0 0-1 1-0"], "the last views hold");
+}
+
+#[test]
+fn the_first_content_counts_at_once_if_it_is_older_than_an_interval() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.look_at(SOON, GOOD, INTERVAL).unwrap(), Settled::Yes);
+    // Any other has to stay: the file may have been replaced by one that is older, and is being replaced again.
+    assert_eq!(scene.look_at(SOON, "[brokers]\n[topics]", INTERVAL).unwrap(), Settled::NotYet);
+    assert_eq!(scene.seen(), WHOLE);
+}
+
+#[test]
+fn what_differs_without_saying_anything_else_counts() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.look(SOON, &format!("# 1\n{GOOD}")).unwrap(), Settled::NotYet);
+    assert_eq!(scene.look(INTERVAL, &format!("# 2\n{GOOD}")).unwrap(), Settled::Yes);
+    assert_eq!(scene.look(SOON, &format!("# 3\n{GOOD}")).unwrap(), Settled::Yes);
+}
+
+#[test]
+fn views_tell_how_old_the_last_look_is_that_they_stood() {
+    let mut scene = Scene::new();
+    scene.look_at(SOON, GOOD, INTERVAL).unwrap();
+    let view = |name: &str| scene.discovery.inner.state.lock().said.view(&Topic::new(name).unwrap());
+    let views = [view("a"), view("not-there")];
+    scene.begun -= Duration::from_secs(60);
+    scene.look(SOON, GOOD).unwrap();
+    assert!(views.iter().all(|view| view.age() >= Duration::from_secs(50)));
+    scene.begun += Duration::from_secs(60);
+    scene.look(SOON, GOOD).unwrap();
+    assert!(views.iter().all(|view| view.age() < Duration::from_secs(50)));
+}
+
+/// A file system that hangs. Nobody is kept beyond the limit, and who comes later not at all.
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "that is what hangs")]
+async fn a_read_that_hangs_is_given_up_once_and_taken_in_when_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.toml");
+    std::fs::write(&path, GOOD).unwrap();
+    let discovery = FileDiscovery::new(path);
+    assert_eq!(discovery.topics().await.unwrap().len(), 2);
+    let mut events = discovery.events();
+    let inner = Arc::clone(&discovery.inner);
+    let hanging = inner.reading.lock();
+    let started = std::time::Instant::now();
+    let error = discovery.topics().await.unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, "it could not be read within 5s");
+    assert!(started.elapsed() >= Duration::from_secs(5));
+    let error = futures_util::FutureExt::now_or_never(discovery.topics()).unwrap().unwrap_err();
+    assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable, "the same read still hangs");
+    assert_eq!(events.next().await, Some(DiscoveryEvent::Lost));
+    drop(hanging);
+    assert_eq!(events.next().await, Some(DiscoveryEvent::Connected));
+    assert_eq!(discovery.topics().await.unwrap().len(), 2);
+}
+
+/// Puts `text` in the place of a file. Its time is ahead of ours, so that it never looks old.
+fn replace(path: &std::path::Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&new).unwrap().set_modified(ahead).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+/// Never the same twice: what counted before counts, and where nothing did it is an error. A look begins only when the call
+/// is polled, hence after another content has been put in place.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_says_something_else_at_each_look_is_not_waited_for_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    for is_known in [true, false] {
+        let path = folder.path().join("x.toml");
+        replace(&path, GOOD);
+        let (discovery, watched) = (FileDiscovery::new(&path), Topic::new("a").unwrap());
+        if is_known {
+            assert_eq!(discovery.topics().await.unwrap().len(), 2);
+        }
+        let (mut watching, mut port) = (discovery.watch(&watched), 1000);
+        let watch = std::future::poll_fn(|context| {
+            port += 1;
+            replace(&path, &GOOD.replace("h:1", &format!("h:{port}")));
+            watching.as_mut().poll(context)
+        });
+        match watch.await {
+            Ok(watch) => assert_eq!((is_known, watch.current().brokers()[0].addr.port()), (true, 1)),
+            Err(error) => {
+                assert_eq!((is_known, error.kind()), (false, DiscoveryErrorKind::Failed));
+                assert!(error.to_string().contains("something else at each look for 5s"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_never_stays_is_told_of_once_until_it_does() {
+    let mut scene = Scene::new();
+    scene.look_at(SOON, GOOD, INTERVAL).unwrap();
+    for _ in 0..2 {
+        for round in 1..40 {
+            let text = GOOD.replace("h:1", &format!("h:{}", 1000 + round));
+            assert_eq!(scene.look(INTERVAL, &text).unwrap(), Settled::NotYet);
+            assert_eq!(scene.discovery.inner.judged.lock().is_told, INTERVAL * (round - 1) >= RESTLESS);
+        }
+        assert_eq!(scene.look(INTERVAL, GOOD).unwrap(), Settled::Yes);
+        assert!(!scene.discovery.inner.judged.lock().is_told);
+    }
+}

@@ -1,0 +1,60 @@
+//! Files that somebody writes while they are read.
+
+use std::{io::Write as _, time::Duration};
+
+use futures_util::future::join_all;
+use metaq_discovery::{Discovery, DiscoveryEvent, FileDiscovery};
+use tokio::{
+    spawn,
+    time::{sleep, timeout},
+};
+
+use crate::{PATIENCE, Place, file, replace, told, topic};
+
+/// Many who ask see the first half of a file many times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_of_a_file_counts_for_nobody_however_many_look() {
+    let (before, after) = (file(20, 2, 1000), file(20, 3, 1000));
+    let place = Place::old(&before);
+    let discovery = FileDiscovery::new(&place.path);
+    let mut watch = discovery.watch(&topic(19)).await.unwrap();
+    let mut events = discovery.events();
+    // The file is truncated and written in two portions.
+    let (first, second) = after.split_at(after.len() / 2);
+    let first = &first[..first.rfind("[topics").unwrap()];
+    let second = &after[first.len()..second.len() + after.len() / 2];
+    let mut writing = std::fs::File::create(&place.path).unwrap();
+    writing.write_all(first.as_bytes()).unwrap();
+    let calls = join_all((0..50).map(|_| discovery.topics()));
+    assert!(timeout(Duration::from_millis(200), calls).await.is_err(), "none has half of it for an answer");
+    writing.write_all(second.as_bytes()).unwrap();
+    drop(writing);
+    let changed = timeout(PATIENCE, watch.changed()).await.expect("the whole is seen").unwrap();
+    assert_eq!(changed.brokers().len(), 3);
+    for event in told(&mut events).await {
+        if let DiscoveryEvent::ViewChanged(change) = event {
+            assert!(change.removed.is_empty(), "{change:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn comments_that_change_all_the_time_keep_nothing_from_counting() {
+    let place = Place::old(&file(1, 1, 1000));
+    let discovery = FileDiscovery::new(&place.path);
+    let mut watch = discovery.watch(&topic(0)).await.unwrap();
+    let new = file(1, 2, 1000);
+    let path = place.path.clone();
+    let writing = spawn(async move {
+        for round in 0.. {
+            replace(&path, &format!("# {round}\n{new}"));
+            // Not in step with the looks.
+            sleep(Duration::from_millis(37)).await;
+        }
+    });
+    let changed = timeout(PATIENCE, watch.changed()).await.expect("the new broker is seen").unwrap();
+    assert_eq!(changed.brokers().len(), 2);
+    let again = timeout(PATIENCE, discovery.watch(&topic(0))).await.expect("it counts").unwrap();
+    assert_eq!(again.current().brokers().len(), 2);
+    writing.abort();
+}
