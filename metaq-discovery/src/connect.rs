@@ -12,12 +12,19 @@ pub(crate) struct ConnectString {
 
 const DEFAULT_ROOT: &str = "/meta";
 
+const NO_SECRETS: &str =
+    "no name or password can stand before a host; set the `credentials` of the configuration";
+
 impl ConnectString {
     /// Reads the text that names a registry of `kind`, and may begin with `scheme`.
     pub(crate) fn parse(kind: &str, scheme: &str, text: &str) -> Result<Self, DiscoveryError> {
         let refused = |reason: String| {
-            let text =
-                format!("{text:?} does not name {kind} servers: {reason}; expected HOST:PORT,HOST:PORT/ROOT");
+            // What is wrong may be part of a password, if there is one.
+            let reason = if text.contains('@') { NO_SECRETS.to_owned() } else { reason };
+            let shown = without_secrets(text);
+            let text = format!(
+                "{shown:?} does not name {kind} servers: {reason}; expected HOST:PORT,HOST:PORT/ROOT"
+            );
             DiscoveryError::new(DiscoveryErrorKind::Config, text)
         };
         let bare = text.strip_prefix(scheme).unwrap_or(text);
@@ -28,6 +35,10 @@ impl ConnectString {
             Some((hosts, root)) => (hosts, root),
             None => (bare, DEFAULT_ROOT),
         };
+        // A password may hold a slash; then what follows is no root, but a host.
+        if hosts.contains('@') || text.rsplit_once('@').is_some_and(|(_, end)| end.contains(':')) {
+            return Err(refused(NO_SECRETS.to_owned()));
+        }
         let hosts: Vec<_> = hosts.split(',').map(|host| host.trim().to_owned()).collect();
         for host in &hosts {
             let (name, port) = host.rsplit_once(':').unwrap_or((host.as_str(), ""));
@@ -45,6 +56,11 @@ impl ConnectString {
         }
         Ok(Self { hosts, layout: Layout::new(root) })
     }
+}
+
+/// The text without what stands before an `@`, which may be a password.
+pub(crate) fn without_secrets(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, end)| format!("...@{end}"))
 }
 
 #[cfg(test)]
@@ -93,5 +109,33 @@ mod tests {
             assert_eq!(error.kind(), DiscoveryErrorKind::Config);
             assert!(error.to_string().contains("expected HOST:PORT"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_password_is_refused_and_shown_nowhere() {
+        for text in [
+            "root:s3cret@h:1",
+            "etcd://root:s3cret@h:1",
+            "etcd://root:s3cret@h:1,root:s3cret@g:2/meta",
+            "h:1,root:s3cret@g:2",
+            "etcd://root:s3@s3cret@h:1",
+            "etcd://root:s3cret/s3@h:1",
+            "etcd://12:34/s3cret@h:1",
+            "etcd://root:s3cret@",
+            "etcd://s3cret@h",
+            "etcd://root:s3cret@h:1/a b",
+            "other://root:s3cret@h:1",
+            "etcd:/root:s3cret@h:1",
+            "root:s3cret@h:x/a//b",
+            "root:s3/cret@h",
+            "h:1/s3cret@a//b",
+        ] {
+            let error = ConnectString::parse("etcd", "etcd://", text).unwrap_err();
+            assert_eq!(error.kind(), DiscoveryErrorKind::Config);
+            assert!(!format!("{error} {error:?}").contains("s3"), "{text}: {error:?}");
+            assert!(error.to_string().contains("`credentials`"), "{text}: {error}");
+        }
+        // The root is no secret.
+        assert!(ConnectString::parse("etcd", "etcd://", "h:1/meta@home").is_ok());
     }
 }

@@ -249,6 +249,7 @@ pub(crate) fn server_name(kind: &str, host: &str) -> Result<String, DiscoveryErr
     match ServerName::try_from(name) {
         Ok(_) => Ok(name.to_owned()),
         Err(error) => {
+            let name = crate::connect::without_secrets(name);
             let text = format!("no certificate can be for {name:?}, a host of {kind}");
             Err(DiscoveryError::with_source(DiscoveryErrorKind::Config, text, error))
         }
@@ -340,5 +341,7 @@ mod tests {
         }
         let error = server_name("ZooKeeper", "a b:1").unwrap_err();
         assert_eq!(error.to_string(), "no certificate can be for \"a b\", a host of ZooKeeper");
+        let error = server_name("ZooKeeper", "root:s3cret@h:1").unwrap_err();
+        assert_eq!(error.to_string(), "no certificate can be for \"...@h\", a host of ZooKeeper");
     }
 }
