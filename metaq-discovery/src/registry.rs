@@ -1,6 +1,6 @@
 //! What brokers keep in a registry: paths and data, read without touching any server.
 
-#[cfg(any(test, feature = "etcd"))]
+#[cfg(test)]
 use std::collections::BTreeMap;
 use std::str;
 
@@ -32,6 +32,7 @@ impl Layout {
         format!("{}/brokers/topics-pub", self.root)
     }
 
+    #[cfg(feature = "zookeeper")]
     pub(crate) fn topic(&self, topic: &Topic) -> String {
         format!("{}/brokers/topics-pub/{topic}", self.root)
     }
@@ -54,11 +55,21 @@ impl Layout {
         format!("{}/brokers/ids", self.root)
     }
 
-    /// The topic that a path below its own belongs to; none for any other path.
+    /// The topic and the name of the child at a path; none for any other path.
     #[cfg(feature = "etcd")]
-    pub(crate) fn topic_of(&self, path: &[u8]) -> Option<Topic> {
+    pub(crate) fn child_of<'a>(&self, path: &'a [u8]) -> Option<(Topic, &'a str)> {
         let below = str::from_utf8(path).ok()?.strip_prefix(&self.topics())?.strip_prefix('/')?;
-        Topic::new(below.split_once('/')?.0).ok()
+        let (topic, name) = below.split_once('/')?;
+        Some((Topic::new(topic).ok()?, name))
+    }
+
+    /// The broker whose address is at a path; none for any other path.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn master_of(&self, path: &[u8]) -> Option<BrokerId> {
+        let path = str::from_utf8(path).ok()?;
+        let id = path.strip_prefix(&self.ids())?.strip_suffix("/master")?.parse().ok().map(BrokerId)?;
+        // Its id is written in one way only.
+        (self.master(id) == path).then_some(id)
     }
 
     pub(crate) fn child(&self, topic: &Topic, child: &str) -> String {
@@ -96,7 +107,7 @@ impl Child {
 }
 
 /// What was read of one topic.
-#[cfg(any(test, feature = "etcd"))]
+#[cfg(test)]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TopicNodes {
     /// The data of each child; none for one that was gone when it was read.
@@ -105,7 +116,7 @@ pub(crate) struct TopicNodes {
     pub(crate) masters: BTreeMap<BrokerId, Option<Vec<u8>>>,
 }
 
-#[cfg(any(test, feature = "etcd"))]
+#[cfg(test)]
 impl TopicNodes {
     /// The view, without what can't be used, and a list of that.
     pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {

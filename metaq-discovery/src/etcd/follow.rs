@@ -1,11 +1,14 @@
 //! Reading the keys, and following them by a watch from the next revision on.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use etcd_client::{EventType, WatchResponse};
 use futures_util::FutureExt as _;
 use metaq_protocol::Topic;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
 
 use super::{
     Inner, State, SyncState,
@@ -18,9 +21,8 @@ use crate::{
     DiscoveryEvent,
     deadline::after,
     notices::Notice,
-    registry::Layout,
     reports::{Bad, tell},
-    supervise::log,
+    supervise::{contain, log},
 };
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
@@ -28,6 +30,12 @@ const PAUSES_MS: [u64; 3] = [50, 200, 500];
 
 /// How often it is looked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+
+/// So many views are published between two looks at other tasks.
+const PORTION: usize = 64;
+
+/// Pauses after logins that took too long double from the first to the last.
+const LOGIN_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
 /// Says that the keys are no longer those of the registry when nothing follows it any more, the runtime's end included.
 struct Unsynced<'a>(&'a Inner);
@@ -65,8 +73,8 @@ impl Inner {
 
     /// Whether somebody watches a topic, or waits for the keys.
     pub(super) fn is_needed(&self) -> bool {
-        let mut state = self.state.lock();
-        !*self.closed.borrow() && (state.waiting > 0 || !state.publishers.topics().is_empty())
+        let state = self.state.lock();
+        !*self.closed.borrow() && (state.waiting > 0 || !state.publishers.is_unused())
     }
 
     /// Says that the registry can't be read, and why.
@@ -74,7 +82,7 @@ impl Inner {
         self.sync.send_replace(why);
         let was_there = std::mem::take(&mut self.state.lock().connected);
         if was_there {
-            self.events.send(DiscoveryEvent::Lost);
+            contain(|| self.events.send(DiscoveryEvent::Lost));
         }
     }
 
@@ -85,22 +93,29 @@ impl Inner {
     }
 
     async fn follow_always(&self) {
-        let mut failures = 0;
+        let (mut failures, mut slow_login, mut login_pause) = (0, false, Duration::ZERO);
         #[cfg(feature = "tls")]
         let mut refusals = 0;
         loop {
             self.back_off().await;
             let host = self.state.lock().host % self.hosts.len();
-            let error = match self.follow_host(&self.hosts[host], &mut failures).await {
-                Ok(()) => continue, // Everything is to be read anew.
-                Err(Failure::Refused(refused)) if failures > 0 || !refused.may_pass() => {
+            let Err(failure) = self.follow_host(&self.hosts[host], &mut failures).await;
+            if failures == 0 {
+                (slow_login, login_pause) = (false, Duration::ZERO);
+            }
+            let error = match failure {
+                Failure::Refused(refused) if failures > 0 || !refused.may_pass() => {
                     self.refused(refused);
                     self.state.lock().host = (host + 1) % self.hosts.len();
                     failures += 1;
                     continue;
                 }
-                Err(Failure::Refused(refused)) => refused.error(),
-                Err(Failure::Other(error)) => error,
+                Failure::Refused(refused) => refused.error(),
+                Failure::Login(error) => {
+                    slow_login = true;
+                    error
+                }
+                Failure::Other(error) => error,
             };
             if failures == 0 {
                 log(|| tracing::warn!(%error, "etcd can't be read; the last views hold"));
@@ -118,7 +133,11 @@ impl Inner {
             let rounds = failures / self.hosts.len();
             failures += 1;
             if failures % self.hosts.len() == 0 {
-                sleep(Duration::from_millis(PAUSES_MS[rounds.min(PAUSES_MS.len() - 1)])).await;
+                let pause = Duration::from_millis(PAUSES_MS[rounds.min(PAUSES_MS.len() - 1)]);
+                if std::mem::take(&mut slow_login) {
+                    login_pause = (login_pause * 2).clamp(LOGIN_PAUSES[0], LOGIN_PAUSES[1]);
+                }
+                sleep(pause.max(login_pause)).await;
             }
         }
     }
@@ -163,96 +182,140 @@ impl Inner {
         }
     }
 
-    /// Reads everything from one server, and applies what changes until it is to be read anew.
-    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<(), Failure> {
+    /// Follows one server by one login, as long as it lasts.
+    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<Infallible, Failure> {
         let mut server = Server::connect(self, host).await?;
-        let Some((keys, revision)) = server.read().await? else { return Ok(()) };
+        // Whether it was of use since logging in.
+        let mut was_read = false;
+        loop {
+            match self.follow_server(&mut server, host, failures, &mut was_read).await {
+                Ok(()) => {} // Everything is to be read anew.
+                // A login ends when it is old, and when the user's password or rights are changed.
+                Err(Failure::Refused(refused)) if was_read && refused.may_pass() => {
+                    server.log_in_again().await?;
+                    was_read = false;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Reads everything from a server, and applies what changes until all is to be read anew.
+    async fn follow_server(
+        &self,
+        server: &mut Server<'_>,
+        host: &str,
+        failures: &mut usize,
+        was_read: &mut bool,
+    ) -> Result<(), Failure> {
+        let Some((keys, revision)) = server.read(&self.layout).await? else { return Ok(()) };
         let mut changes = server.watch(revision + 1).await?;
-        let was_there = {
+        let topics = {
             let mut state = self.state.lock();
-            state.keys = keys;
+            let former = std::mem::replace(&mut state.keys, keys);
             state.refusal = None;
-            self.publish(&mut state, &Affected { all: true, ..Affected::default() });
-            std::mem::replace(&mut state.connected, true)
+            let topics = state.publishers.topics();
+            state.reports.retain(|topic| topics.binary_search(topic).is_ok());
+            drop(state);
+            drop(former);
+            topics
         };
-        self.notices.deliver(&self.events);
+        self.publish(topics).await;
         if *failures > 0 {
             log(|| tracing::info!(host, "etcd is read again"));
         }
-        *failures = 0;
+        (*failures, *was_read) = (0, true);
         self.sync.send_replace(SyncState::Synced);
-        if !was_there {
-            self.events.send(DiscoveryEvent::Connected);
+        if !std::mem::replace(&mut self.state.lock().connected, true) {
+            contain(|| self.events.send(DiscoveryEvent::Connected));
         }
         let reread = after(self.config.reread_interval);
         loop {
             let due = self.state.lock().reports.due().unwrap_or(reread).min(reread);
             let change = timeout_at(due, changes.message()).await;
-            let lasting = self.state.lock().reports.lasting();
-            lasting.iter().for_each(|entry| tell(entry, &self.events));
+            self.tell_lasting();
             let Ok(change) = change else {
                 if Instant::now() >= reread {
                     return Ok(());
                 }
                 continue;
             };
-            let (mut next, mut burst) = (Some(change), Vec::new());
-            // A burst of changes makes one view.
-            while let Some(change) = next {
-                let Some(change) = server.change(change)? else { return Ok(()) };
-                burst.push(change);
-                next = changes.message().now_or_never();
+            let (mut next, mut burst, mut end) = (Some(change), Vec::new(), None);
+            // A burst of changes makes one view. What ends it doesn't undo what has come before.
+            while let Some(change) = next.take() {
+                match server.change(change) {
+                    Ok(Some(change)) if is_behind(&change, revision) => end = Some(Ok(())),
+                    Ok(Some(change)) => {
+                        burst.push(change);
+                        next = changes.message().now_or_never();
+                    }
+                    Ok(None) => end = Some(Ok(())),
+                    Err(failure) => end = Some(Err(failure)),
+                }
             }
+            let mut affected = BTreeSet::new();
+            for change in &burst {
+                self.apply(change, &mut affected);
+            }
+            self.publish(affected).await;
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    /// Reports what can't be used and might have passed, but has not.
+    fn tell_lasting(&self) {
+        let lasting = {
+            let mut state = self.state.lock();
+            if state.reports.due().is_none_or(|due| due > Instant::now()) {
+                return;
+            }
+            // What nobody watches any more is nobody's trouble.
+            let topics = state.publishers.topics();
+            state.reports.retain(|topic| topics.binary_search(topic).is_ok());
+            state.reports.lasting()
+        };
+        lasting.iter().for_each(|entry| contain(|| tell(entry, &self.events)));
+    }
+
+    /// Applies what a watch tells. `affected` are the topics whose views may be others now.
+    fn apply(&self, change: &WatchResponse, affected: &mut BTreeSet<Topic>) {
+        let mut state = self.state.lock();
+        for kv in change.events().iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
+            affected.append(&mut match kv {
+                (EventType::Put, kv) => state.keys.apply(&self.layout, kv.key(), Some(kv.value())),
+                (EventType::Delete, kv) => state.keys.apply(&self.layout, kv.key(), None),
+            });
+        }
+    }
+
+    /// Publishes what the keys say of those of the topics that are watched, in portions between which others have a turn.
+    async fn publish(&self, topics: impl IntoIterator<Item = Topic>) {
+        let mut topics = topics.into_iter().peekable();
+        loop {
             {
-                let (mut state, mut affected) = (self.state.lock(), Affected::default());
-                burst.iter().for_each(|change| apply(&mut state, change, &self.layout, &mut affected));
-                self.publish(&mut state, &affected);
+                let mut state = self.state.lock();
+                for topic in topics.by_ref().take(PORTION) {
+                    let publishers = state.publishers.of(&topic);
+                    if !publishers.is_empty() {
+                        let (view, bad) = state.keys.view(&topic, &self.layout);
+                        self.notices.push(Notice::View(publishers, view));
+                        self.report(&mut state, topic, bad);
+                    }
+                }
             }
             self.notices.deliver(&self.events);
-        }
-    }
-
-    /// Queues what the keys say of the watched topics that are `affected`.
-    fn publish(&self, state: &mut State, affected: &Affected) {
-        let topics = state.publishers.topics();
-        state.reports.retain(|topic| topics.binary_search(topic).is_ok());
-        for topic in topics {
-            if affected.has(&topic) {
-                let (view, bad) = state.keys.view(&topic, &self.layout);
-                self.notices.push(Notice::View(state.publishers.of(&topic), view));
-                self.report(state, topic, bad);
+            if topics.peek().is_none() {
+                return;
             }
+            yield_now().await;
         }
     }
 }
 
-/// The topics whose views may be others after a change.
-#[derive(Debug, Default)]
-struct Affected {
-    all: bool,
-    topics: BTreeSet<Topic>,
-}
-
-impl Affected {
-    /// That a key has changed.
-    fn add(&mut self, key: &[u8], layout: &Layout) {
-        self.all |= key.starts_with(layout.ids().as_bytes());
-        self.topics.extend(layout.topic_of(key));
-    }
-
-    fn has(&self, topic: &Topic) -> bool {
-        self.all || self.topics.contains(topic)
-    }
-}
-
-/// Applies what a watch tells.
-fn apply(state: &mut State, change: &WatchResponse, layout: &Layout, affected: &mut Affected) {
-    for event in change.events() {
-        let Some(kv) = event.kv() else { continue };
-        affected.add(kv.key(), layout);
-        match event.event_type() {
-            EventType::Put => state.keys.apply(kv.key(), Some(kv.value().to_vec())),
-            EventType::Delete => state.keys.apply(kv.key(), None),
-        }
-    }
+/// Whether a server has begun to watch before the revision that was read: its data was replaced by older, and what happens
+/// until then would not be told.
+fn is_behind(change: &WatchResponse, revision: i64) -> bool {
+    change.created() && change.header().is_some_and(|header| header.revision() < revision)
 }

@@ -5,7 +5,7 @@ mod read;
 mod refusal;
 mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_protocol::Topic;
@@ -93,13 +93,14 @@ impl Default for EtcdConfig {
 ///
 /// When etcd refuses to be read, because of a wrong password or missing rights, [`watch`](Discovery::watch) and
 /// [`topics`](Discovery::topics) fail at once with its reason. As each attempt to log in costs the servers work, etcd is
-/// asked again after pauses that grow from 500 ms to 30 s, whoever asks; calls in between return the same error.
-#[derive(Clone, Debug)]
+/// asked again after pauses that grow from 500 ms to 30 s, whoever asks; calls in between return the same error. A login that
+/// takes longer than `call_timeout` costs the servers as much, and is followed by pauses from 500 ms to 5 s. One login serves as
+/// long as its connection lasts and the servers accept it.
+#[derive(Clone)]
 pub struct EtcdDiscovery {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     hosts: Vec<String>,
     layout: Layout,
@@ -200,17 +201,27 @@ impl EtcdDiscovery {
             state.waiting += 1;
             Waiting(inner)
         };
-        Arc::clone(inner).ensure_followed()?;
         let limit = inner.config.connect_timeout;
-        let settled = |sync: &SyncState| !matches!(sync, SyncState::Never | SyncState::Lost(_));
-        let settled = timeout_at(after(limit), sync.wait_for(settled));
+        let settled = async {
+            loop {
+                let mut running = Arc::clone(inner).ensure_followed()?;
+                let settled = |sync: &SyncState| !matches!(sync, SyncState::Never | SyncState::Lost(_));
+                tokio::select! {
+                    biased;
+                    settled = sync.wait_for(settled) => return match settled.as_deref() {
+                        Ok(SyncState::Refused(error)) => Err(error.clone()),
+                        _ => Ok(()),
+                    },
+                    // The runtime that followed the registry has ended: it is followed on this one.
+                    _ = running.wait_for(|running| !running) => {}
+                }
+            }
+        };
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => return Err(DiscoveryError::closed()),
-            settled = settled => match settled.ok().and_then(Result::ok).as_deref() {
-                Some(SyncState::Refused(error)) => return Err(error.clone()),
-                Some(_) => return Ok(waiting),
-                None => {}
+            settled = timeout_at(after(limit), settled) => if let Ok(settled) = settled {
+                return settled.map(|()| waiting);
             },
         }
         let text = format!("no etcd answered at {} within {limit:?}", inner.hosts.join(","));
@@ -220,6 +231,15 @@ impl EtcdDiscovery {
             }
             _ => DiscoveryError::new(DiscoveryErrorKind::Unreachable, text),
         })
+    }
+}
+
+impl fmt::Debug for EtcdDiscovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (keys, closed) = (self.inner.state.lock().keys.len(), *self.inner.closed.borrow());
+        let mut shown = f.debug_struct("EtcdDiscovery");
+        shown.field("hosts", &self.inner.hosts).field("keys", &keys).field("closed", &closed);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -243,7 +263,7 @@ impl Discovery for EtcdDiscovery {
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         let _waiting = self.synced().await?;
-        Ok(self.inner.state.lock().keys.topics(&self.inner.layout))
+        Ok(self.inner.state.lock().keys.topics())
     }
 
     fn events(&self) -> DiscoveryEvents {

@@ -1,83 +1,140 @@
 //! The keys of a registry, and what they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use metaq_protocol::Topic;
+use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
 use crate::{
     TopicView,
-    registry::{Child, Layout, TopicNodes},
+    registry::{Child, Layout, ViewBuilder, parse_addr, parse_partitions},
     reports::Bad,
 };
 
 /// Why an entry can't be used whose value was not read.
 const TOO_LONG: &str = "its value is longer than the 4 MiB that can be read";
 
-/// The keys of a registry with their values.
+/// What the keys of a registry say. Each value is parsed once, when it is set.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    /// None where the value was too long to be read.
-    values: BTreeMap<String, Option<Vec<u8>>>,
+    /// The children of each topic by name; topics without any aren't here.
+    topics: BTreeMap<Topic, BTreeMap<String, Entry>>,
+    /// The address of each broker, or why it can't be used.
+    masters: BTreeMap<BrokerId, Result<BrokerAddr, String>>,
+    /// The topics that have a child of each broker, a master's.
+    offered: BTreeMap<BrokerId, BTreeSet<Topic>>,
+    /// How many keys there are.
+    len: usize,
+}
+
+/// What a child of a topic says.
+#[derive(Debug)]
+enum Entry {
+    /// How many partitions the broker has, or why that can't be used.
+    Master(BrokerId, Result<u32, String>),
+    Slave,
+    Unknown,
+    TooLong,
+}
+
+impl Entry {
+    /// The child `name` with a value, or with one that is too long to be read.
+    fn new(name: &str, value: Option<&[u8]>) -> Self {
+        match (Child::parse(name), value) {
+            (_, None) => Self::TooLong,
+            (Child::Master(id), Some(value)) => Self::Master(id, parse_partitions(value)),
+            (Child::Slave, _) => Self::Slave,
+            (Child::Unknown, _) => Self::Unknown,
+        }
+    }
 }
 
 impl Keys {
-    /// Sets or removes a key. One that isn't UTF-8 is nobody's.
-    pub(super) fn apply(&mut self, key: &[u8], value: Option<Vec<u8>>) {
-        let Ok(key) = str::from_utf8(key) else { return };
+    /// Sets or removes a key. Returns the topics whose views may be others now.
+    pub(super) fn apply(&mut self, layout: &Layout, key: &[u8], value: Option<&[u8]>) -> BTreeSet<Topic> {
         match value {
-            Some(value) => drop(self.values.insert(key.to_owned(), Some(value))),
-            None => drop(self.values.remove(key)),
+            Some(value) => self.set(layout, key, Some(value)),
+            None => self.remove(layout, key),
         }
     }
 
     /// Sets a key to a value that is too long to be read.
-    pub(super) fn too_long(&mut self, key: &[u8]) {
-        if let Ok(key) = str::from_utf8(key) {
-            self.values.insert(key.to_owned(), None);
+    pub(super) fn too_long(&mut self, layout: &Layout, key: &[u8]) {
+        self.set(layout, key, None);
+    }
+
+    fn set(&mut self, layout: &Layout, key: &[u8], value: Option<&[u8]>) -> BTreeSet<Topic> {
+        if let Some(id) = layout.master_of(key) {
+            let addr = value.map_or_else(|| Err(TOO_LONG.to_owned()), parse_addr);
+            self.len += usize::from(self.masters.insert(id, addr).is_none());
+            return self.offered.get(&id).cloned().unwrap_or_default();
         }
+        let Some((topic, name)) = layout.child_of(key) else { return BTreeSet::new() };
+        let entry = Entry::new(name, value);
+        if let Child::Master(id) = Child::parse(name) {
+            self.offered.entry(id).or_default().insert(topic.clone());
+        }
+        let children = self.topics.entry(topic.clone()).or_default();
+        self.len += usize::from(children.insert(name.to_owned(), entry).is_none());
+        BTreeSet::from([topic])
+    }
+
+    fn remove(&mut self, layout: &Layout, key: &[u8]) -> BTreeSet<Topic> {
+        if let Some(id) = layout.master_of(key) {
+            self.len -= usize::from(self.masters.remove(&id).is_some());
+            return self.offered.get(&id).cloned().unwrap_or_default();
+        }
+        let Some((topic, name)) = layout.child_of(key) else { return BTreeSet::new() };
+        let Some(children) = self.topics.get_mut(&topic) else { return BTreeSet::new() };
+        self.len -= usize::from(children.remove(name).is_some());
+        if let Child::Master(id) = Child::parse(name)
+            && !children.keys().any(|name| Child::parse(name) == Child::Master(id))
+            && let Some(topics) = self.offered.get_mut(&id)
+        {
+            topics.remove(&topic);
+            if topics.is_empty() {
+                self.offered.remove(&id);
+            }
+        }
+        if children.is_empty() {
+            self.topics.remove(&topic);
+        }
+        BTreeSet::from([topic])
     }
 
     /// The view of a topic, without what can't be used, and a list of that.
     pub(super) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {
-        let mut nodes = TopicNodes::default();
-        let prefix = format!("{}/", layout.topic(topic));
-        let mut unread = Vec::new();
-        for (name, data) in self.below(&prefix) {
-            let Some(data) = data else {
-                unread.push(Bad::lasting(layout.child(topic, name), TOO_LONG));
-                continue;
-            };
-            if let Child::Master(id) = Child::parse(name) {
-                let path = layout.master(id);
-                match self.values.get(&path) {
-                    Some(None) => {
-                        unread.push(Bad::lasting(path, TOO_LONG));
-                        continue;
+        let mut builder = ViewBuilder::new(topic, layout);
+        let mut names: BTreeMap<BrokerId, &str> = BTreeMap::new();
+        for (name, entry) in self.topics.get(topic).into_iter().flatten() {
+            match entry {
+                Entry::Slave => {}
+                Entry::Unknown => builder.unknown_child(name),
+                Entry::TooLong => builder.bad_child(name, TOO_LONG),
+                Entry::Master(_, Err(reason)) => builder.bad_child(name, reason),
+                Entry::Master(id, Ok(partitions)) => {
+                    match self.masters.get(id) {
+                        Some(Ok(addr)) => builder.broker(*id, addr.clone(), *partitions),
+                        Some(Err(reason)) => builder.bad_master(*id, reason),
+                        None => builder.missing_master(*id),
                     }
-                    master => drop(nodes.masters.insert(id, master.cloned().flatten())),
+                    if let Some(former) = names.insert(*id, name) {
+                        builder
+                            .bad_child(former, &format!("{name} is of the same broker, and counts instead"));
+                    }
                 }
             }
-            nodes.children.insert(name.to_owned(), Some(data.clone()));
         }
-        let (view, mut bad) = nodes.view(topic, layout);
-        bad.append(&mut unread);
-        (view, bad)
+        builder.build()
     }
 
     /// The topics that brokers offer, sorted.
-    pub(super) fn topics(&self, layout: &Layout) -> Vec<Topic> {
-        let prefix = format!("{}/", layout.topics());
-        let names = self.below(&prefix).filter_map(|(key, _)| key.split_once('/').map(|(topic, _)| topic));
-        let mut topics: Vec<_> = names.filter_map(|name| Topic::new(name).ok()).collect();
-        topics.sort_unstable();
-        topics.dedup();
-        topics
+    pub(super) fn topics(&self) -> Vec<Topic> {
+        self.topics.keys().cloned().collect()
     }
 
-    /// What begins with `prefix`, without it.
-    fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, Option<&'a Vec<u8>>)> {
-        let keys = self.values.range(prefix.to_owned()..);
-        keys.map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_ref())))
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 }
 
@@ -104,15 +161,15 @@ mod tests {
             ("/meta/brokers/topics-pub/a/2-m", r#"{"numParts":1}"#),
             ("/meta/brokers/topics-sub/c/0-m", r#"{"numParts":1}"#),
         ] {
-            keys.apply(key.as_bytes(), Some(value.into()));
+            keys.apply(&layout, key.as_bytes(), Some(value.as_bytes()));
         }
-        keys.apply(b"\xff", Some(Vec::new()));
+        assert!(keys.apply(&layout, b"\xff", Some(b"")).is_empty());
         let (view, bad) = keys.view(&topic(), &layout);
         let partitions: Vec<_> = view.partitions().iter().map(ToString::to_string).collect();
         assert_eq!(partitions, ["0-0", "0-1"]);
         assert_eq!(bad[0].entry.path, "/meta/brokers/ids/2/master");
-        assert_eq!(keys.topics(&layout), ["a", "ab"]);
-        keys.apply(b"/meta/brokers/topics-pub/a/0-m", None);
+        assert_eq!(keys.topics(), ["a", "ab"]);
+        assert_eq!(keys.apply(&layout, b"/meta/brokers/topics-pub/a/0-m", None), BTreeSet::from([topic()]));
         assert!(keys.view(&topic(), &layout).0.is_empty());
     }
 
@@ -122,13 +179,13 @@ mod tests {
         let mut keys = Keys::default();
         for id in 0..4 {
             let (master, child) = (layout.master(BrokerId(id)), layout.child(&topic(), &format!("{id}-m")));
-            keys.apply(master.as_bytes(), Some("meta://h:1".into()));
-            keys.apply(child.as_bytes(), Some(r#"{"numParts":1}"#.into()));
+            keys.apply(&layout, master.as_bytes(), Some(b"meta://h:1"));
+            keys.apply(&layout, child.as_bytes(), Some(br#"{"numParts":1}"#));
         }
-        keys.too_long(b"/meta/brokers/topics-pub/a/1-m");
-        keys.too_long(b"/meta/brokers/topics-pub/a/odd");
-        keys.too_long(b"/meta/brokers/ids/2/master");
-        keys.too_long(b"/meta/brokers/topics-sub/a/1-m");
+        keys.too_long(&layout, b"/meta/brokers/topics-pub/a/1-m");
+        keys.too_long(&layout, b"/meta/brokers/topics-pub/a/odd");
+        keys.too_long(&layout, b"/meta/brokers/ids/2/master");
+        keys.too_long(&layout, b"/meta/brokers/topics-sub/a/1-m");
         let (view, bad) = keys.view(&topic(), &layout);
         let partitions: Vec<_> = view.partitions().iter().map(ToString::to_string).collect();
         assert_eq!(partitions, ["0-0", "3-0"]);
@@ -143,8 +200,46 @@ mod tests {
             ]
         );
         assert!(bad.iter().all(|bad| bad.entry.reason == TOO_LONG));
-        keys.apply(b"/meta/brokers/ids/2/master", Some("meta://h:2".into()));
-        keys.apply(b"/meta/brokers/topics-pub/a/1-m", None);
+        keys.apply(&layout, b"/meta/brokers/ids/2/master", Some(b"meta://h:2"));
+        keys.apply(&layout, b"/meta/brokers/topics-pub/a/1-m", None);
         assert_eq!(keys.view(&topic(), &layout).0.partitions().len(), 3);
+    }
+
+    #[test]
+    fn a_change_affects_the_topics_that_name_the_broker_and_no_others() {
+        let (layout, mut keys) = (Layout::new("meta"), Keys::default());
+        let mut apply = |key: &str, value: Option<&str>| -> Vec<String> {
+            let affected = keys.apply(&layout, key.as_bytes(), value.map(str::as_bytes));
+            affected.iter().map(ToString::to_string).collect()
+        };
+        let partitions = Some(r#"{"numParts":1}"#);
+        let child = |topic: &str, name: &str| format!("/meta/brokers/topics-pub/{topic}/{name}");
+        let (first, other) = ("/meta/brokers/ids/0/master", "/meta/brokers/ids/00/master");
+        assert!(apply(first, Some("meta://h:1")).is_empty());
+        assert_eq!(apply(&child("a", "0-m"), partitions), ["a"]);
+        assert_eq!(apply(&child("b", "00-m"), partitions), ["b"]);
+        assert_eq!(apply(&child("b", "0-m"), partitions), ["b"]);
+        assert_eq!(apply(&child("c", "1-m"), partitions), ["c"]);
+        assert_eq!(apply(first, None), ["a", "b"]);
+        assert!(apply(other, Some("meta://h:2")).is_empty(), "nobody reads that path");
+        assert_eq!(apply(&child("a", "0-m"), None), ["a"]);
+        assert_eq!(apply(&child("b", "0-m"), None), ["b"]);
+        assert_eq!(apply(first, Some("meta://h:1")), ["b"], "it still has 00-m");
+        assert_eq!(apply(&child("b", "00-m"), None), ["b"]);
+        assert!(apply(first, Some("meta://h:3")).is_empty());
+        assert!(apply(&child("b", "00-m"), None).is_empty(), "it is gone");
+        assert_eq!((keys.topics(), keys.len()), (vec!["c".parse().unwrap()], 2));
+    }
+
+    #[test]
+    fn two_children_of_one_broker_are_a_bad_entry() {
+        let (layout, mut keys) = (Layout::new("meta"), Keys::default());
+        keys.apply(&layout, b"/meta/brokers/ids/0/master", Some(b"meta://h:1"));
+        keys.apply(&layout, b"/meta/brokers/topics-pub/a/0-m", Some(br#"{"numParts":1}"#));
+        keys.apply(&layout, b"/meta/brokers/topics-pub/a/00-m", Some(br#"{"numParts":2}"#));
+        let (view, bad) = keys.view(&topic(), &layout);
+        assert_eq!((view.partitions().len(), bad.len()), (2, 1), "{bad:?}");
+        let text = bad[0].entry.to_string();
+        assert_eq!(text, "/meta/brokers/topics-pub/a/0-m: 00-m is of the same broker, and counts instead");
     }
 }

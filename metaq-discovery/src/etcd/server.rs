@@ -14,7 +14,7 @@ use super::{
     read::Keys,
     refusal::{Refused, lasting_reason, lasts},
 };
-use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, supervise::log};
+use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, registry::Layout, supervise::log};
 
 /// So many keys are read at a time at most. Fewer are if the answer would be longer than the client library decodes,
 /// which is 4 MiB.
@@ -37,6 +37,8 @@ const OUT_OF_RANGE: i32 = 11;
 pub(super) enum Failure {
     /// It may not be read. Others of the same cluster would say the same.
     Refused(Refused),
+    /// Logging in took too long, which costs the server as much as a refusal does.
+    Login(DiscoveryError),
     Other(DiscoveryError),
 }
 
@@ -71,6 +73,15 @@ impl Question<'_> {
     /// What `call` returns, for which the server has the time of one call.
     async fn ask<T>(&self, what: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
         self.within(what, call).await?.map_err(|error| self.failed(what, error))
+    }
+
+    async fn log_in<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+        let what = "let us in";
+        match self.within(what, call).await {
+            Ok(answer) => answer.map_err(|error| self.failed(what, error)),
+            Err(Failure::Other(late)) if self.user.is_some() => Err(Failure::Login(late)),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn within<T>(&self, what: &str, call: impl Future<Output = T>) -> Result<T, Failure> {
@@ -116,13 +127,18 @@ impl<'a> Server<'a> {
             call_timeout: config.call_timeout,
         };
         let connect = Client::connect([host], Some(options(inner, host)?));
-        let client = question.ask("let us in", Box::pin(connect)).await?;
+        let client = question.log_in(Box::pin(connect)).await?;
         Ok(Self { client, question })
+    }
+
+    /// Logs in once more, as the server has forgotten that it has let us in.
+    pub(super) async fn log_in_again(&self) -> Result<(), Failure> {
+        self.question.log_in(Box::pin(self.client.refresh_token())).await
     }
 
     /// All keys of the registry, and the revision at which they were read; none if that was forgotten meanwhile, and
     /// all is to be read anew.
-    pub(super) async fn read(&mut self) -> Result<Option<(Keys, i64)>, Failure> {
+    pub(super) async fn read(&mut self, layout: &Layout) -> Result<Option<(Keys, i64)>, Failure> {
         let (mut keys, mut revision, mut portion) = (Keys::default(), 0, PORTION);
         let mut from = self.question.prefix.clone().into_bytes();
         loop {
@@ -154,9 +170,9 @@ impl<'a> Server<'a> {
             for (key, value) in kvs.into_iter().map(|kv| kv.into_key_value()) {
                 length += key.len() + value.len();
                 if is_whole {
-                    keys.apply(&key, Some(value));
+                    keys.apply(layout, &key, Some(&value));
                 } else {
-                    keys.too_long(&key);
+                    keys.too_long(layout, &key);
                 }
             }
             if !answer.more() {

@@ -1,6 +1,6 @@
 //! A registry that is not for everybody: passwords and rights that are wrong from the beginning, or become so.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use metaq_discovery::{
@@ -9,7 +9,7 @@ use metaq_discovery::{
 use metaq_testkit::{
     conformance::{Observer, RegistryUnderTest as _, apart, text, topic},
     peers::{Etcd, EtcdProgram},
-    proxy::Proxy,
+    proxy::{Plan, Proxy},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -173,4 +173,48 @@ async fn a_password_that_is_changed_is_told_once_and_regained() {
         root.user_change_password("metaq", "secret").await.unwrap();
     };
     Box::pin(loses_and_regains(&program, change, "authentication failed", change_back)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_login_serves_for_all_that_is_read() {
+    let Some(program) = EtcdProgram::get("one_login_serves_for_all_that_is_read") else { return };
+    let registry = Box::pin(guarded(&program)).await;
+    let proxy = Proxy::start(registry.endpoint.clone()).await.unwrap();
+    let mut config = config("metaq", "secret");
+    config.reread_interval = Duration::from_millis(200);
+    let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let watch = discovery.watch(&topic()).await.unwrap();
+    let started = Instant::now();
+    for round in 0..5 {
+        let read = watch.current();
+        while Arc::ptr_eq(&watch.current(), &read) {
+            assert!(started.elapsed() < PATIENCE, "it was read anew {round} times");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(proxy.accepted(), 1, "each connection logs in once");
+    discovery.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_long_to_log_in_is_asked_seldom() {
+    let Some(program) = EtcdProgram::get("a_server_that_takes_long_to_log_in_is_asked_seldom") else {
+        return;
+    };
+    let registry = Box::pin(guarded(&program)).await;
+    let proxy = Proxy::start(registry.endpoint.clone()).await.unwrap();
+    proxy.plan_both(Plan::new().freeze());
+    let mut config = config("metaq", "secret");
+    config.call_timeout = Duration::from_secs(1);
+    config.connect_timeout = PATIENCE * 3;
+    let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let watched = topic();
+    let mut watching = discovery.watch(&watched);
+    assert!(timeout(Duration::from_secs(10), watching.as_mut()).await.is_err());
+    let attempts = proxy.accepted();
+    assert!(attempts <= 4, "{attempts} attempts in 10 s, after 1.5, 3.5 and 6.5 s");
+    proxy.plan_both(Plan::new());
+    let watch = timeout(PATIENCE, watching).await.expect("it is let in").unwrap();
+    assert_eq!(text(&watch.current()), "0@1000:1");
+    discovery.close().await;
 }

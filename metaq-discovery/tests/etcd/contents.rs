@@ -1,14 +1,21 @@
 //! What the keys hold: bad data, leases, thousands of topics.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use etcd_client::PutOptions;
+use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::{StreamExt as _, future::try_join_all, stream};
 use metaq_discovery::{BrokerId, Discovery, DiscoveryEvent, EtcdDiscovery, Topic};
 use metaq_testkit::{
-    conformance::{RegistryUnderTest as _, text, topic},
+    conformance::{RegistryUnderTest as _, apart, text, topic},
     peers::EtcdProgram,
 };
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, timeout};
 
 use crate::registry::{PATIENCE, Registry, addr, ports};
@@ -126,4 +133,55 @@ async fn thousands_of_topics_share_one_watch() {
     let moved = started.elapsed();
     println!("a broker's move was seen by all after {moved:?}");
     assert!(moved < Duration::from_secs(2), "{moved:?}");
+}
+
+/// The time that this thread has run: not that in which others had the processor.
+fn ran() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// All brokers lose their addresses at once. The longest time is measured that another task of the thread had to wait.
+#[tokio::test]
+async fn addresses_that_vanish_hold_up_no_task() {
+    const TOPICS: usize = 500;
+    const BROKERS: usize = 10;
+    let Some(program) = EtcdProgram::get("addresses_that_vanish_hold_up_no_task") else { return };
+    let registry = apart(async move { Registry::start(&program).await }).await;
+    let topics: Vec<_> = (0..TOPICS).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
+    let mut client = registry.client.clone();
+    let masters: Vec<_> = (0..BROKERS).map(|id| format!("/meta/brokers/ids/{id}/master")).collect();
+    let put = |key: &String| TxnOp::put(key.as_str(), "meta://127.0.0.1:1000", None);
+    client.txn(Txn::new().and_then(masters.iter().map(put).collect::<Vec<_>>())).await.unwrap();
+    for topics in topics.chunks(10) {
+        let children = topics
+            .iter()
+            .flat_map(|topic| (0..BROKERS).map(move |id| format!("/meta/brokers/topics-pub/{topic}/{id}-m")));
+        let puts = children.map(|key| TxnOp::put(key, r#"{"numParts":2}"#, None)).collect::<Vec<_>>();
+        client.txn(Txn::new().and_then(puts)).await.unwrap();
+    }
+    let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
+    let mut watches = try_join_all(topics.iter().map(|topic| discovery.watch(topic))).await.unwrap();
+    assert!(watches.iter().all(|watch| watch.current().brokers().len() == BROKERS));
+    let longest = Arc::new(AtomicU64::new(0));
+    let shown = Arc::downgrade(&longest);
+    tokio::spawn(async move {
+        let mut last = ran();
+        while let Some(longest) = shown.upgrade() {
+            tokio::task::yield_now().await;
+            let now = ran();
+            longest.fetch_max((now - last).as_micros() as u64, Ordering::Relaxed);
+            last = now;
+        }
+    });
+    let deletions = masters.iter().map(|key| TxnOp::delete(key.as_str(), None)).collect::<Vec<_>>();
+    client.txn(Txn::new().and_then(deletions)).await.unwrap();
+    for watch in &mut watches {
+        while !watch.current().is_empty() {
+            timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
+        }
+    }
+    let longest = longest.load(Ordering::Relaxed);
+    println!("{TOPICS} topics whose {BROKERS} brokers lose their addresses held up a task for {longest} us");
+    assert!(longest < 40_000, "{longest} us");
+    discovery.close().await;
 }

@@ -254,3 +254,53 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
     let forgotten = "etcd forgot changes that were to come; all is read anew";
     assert_eq!(log.count(forgotten), 1, "the watch was canceled");
 }
+
+/// A change and the end of the connection arrive at once: this runtime has one thread, which stands still meanwhile.
+#[tokio::test]
+async fn what_was_received_before_the_end_counts() {
+    let Some(program) = EtcdProgram::get("what_was_received_before_the_end_counts") else { return };
+    let (registry, proxy) = apart({
+        let program = program.clone();
+        async move {
+            let registry = Registry::start(&program).await;
+            registry.register(BrokerId(0), addr(1000), 1).await;
+            let proxy = Proxy::start(registry.endpoint.clone()).await.unwrap();
+            (registry, proxy)
+        }
+    })
+    .await;
+    let discovery = EtcdDiscovery::new(&proxy.addr().to_string()).unwrap();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    // The watch has begun when a first change is seen.
+    registry.register(BrokerId(0), addr(1000), 2).await;
+    ports_and_partitions(&mut watch, "0@1000:2").await;
+    proxy.on_connect(OnConnect::Refuse).await.unwrap();
+    let forwarded = proxy.forwarded(Direction::ToClient);
+    let written = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut client = etcd_client::Client::connect([&registry.endpoint], None).await.unwrap();
+                let child = format!("/meta/brokers/topics-pub/{}/0-m", topic());
+                client.put(child, r#"{"numParts":3}"#, None).await.unwrap();
+                while proxy.forwarded(Direction::ToClient) == forwarded {
+                    tokio::task::yield_now().await;
+                }
+                proxy.close_all();
+                while proxy.open() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            });
+        });
+        writing.join()
+    });
+    written.unwrap();
+    ports_and_partitions(&mut watch, "0@1000:3").await;
+    discovery.close().await;
+}
+
+async fn ports_and_partitions(watch: &mut TopicWatch, wanted: &str) {
+    while text(&watch.current()) != wanted {
+        timeout(PATIENCE, watch.changed()).await.expect("it is seen").unwrap();
+    }
+}

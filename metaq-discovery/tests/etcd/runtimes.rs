@@ -3,19 +3,24 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, mpsc},
     task::{Context, Wake, Waker},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use metaq_discovery::{
     BrokerId, Discovery, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery, TopicView, TopicWatch,
 };
 use metaq_testkit::{
     conformance::{RegistryUnderTest as _, topic},
     peers::EtcdProgram,
+    proxy::{OnConnect, Proxy},
 };
-use tokio::{runtime::Builder, time::timeout};
+use tokio::{
+    runtime::Builder,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::registry::{PATIENCE, Registry, addr};
 
@@ -79,6 +84,49 @@ fn a_discovery_works_on_over_three_runtimes() {
     drop(registry);
 }
 
+/// A call that waits on one runtime for what is followed on another.
+#[test]
+fn a_call_that_waits_is_not_left_alone_by_the_end_of_the_follower_s_runtime() {
+    let Some(program) =
+        EtcdProgram::get("a_call_that_waits_is_not_left_alone_by_the_end_of_the_follower_s_runtime")
+    else {
+        return;
+    };
+    let [outside, first, second] =
+        [(); 3].map(|()| Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
+    let registry = outside.block_on(Registry::start(&program));
+    outside.block_on(registry.register(BrokerId(0), addr(1000), 3));
+    let proxy = outside.block_on(Proxy::start(registry.endpoint.clone())).unwrap();
+    outside.block_on(proxy.on_connect(OnConnect::Refuse)).unwrap();
+    let mut config = EtcdConfig::default();
+    config.connect_timeout = PATIENCE * 3;
+    let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
+    let watching = || {
+        let discovery = discovery.clone();
+        let (begun, waits) = mpsc::channel();
+        let watching = async move {
+            let topic = topic();
+            let mut watching = discovery.watch(&topic);
+            assert!(watching.as_mut().now_or_never().is_none());
+            begun.send(()).unwrap();
+            watching.await.map(|watch| partitions(&watch.current()))
+        };
+        (watching, waits)
+    };
+    let (watching_first, waits_first) = watching();
+    first.spawn(watching_first);
+    waits_first.recv().unwrap();
+    let (watching_second, waits_second) = watching();
+    let waiting = second.spawn(watching_second);
+    waits_second.recv().unwrap();
+    drop(first);
+    outside.block_on(proxy.on_connect(OnConnect::Forward)).unwrap();
+    let seen = outside.block_on(async { timeout(PATIENCE, waiting).await });
+    assert_eq!(seen.expect("it is followed").unwrap().unwrap(), 3);
+    let _entered = outside.enter();
+    drop((registry, proxy));
+}
+
 struct Panics;
 
 impl Wake for Panics {
@@ -107,6 +155,43 @@ async fn a_panic_on_the_task_that_follows_does_not_end_it() {
             break;
         }
     }
+}
+
+/// What lasts too long is told by the task that follows, to wakers of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd() {
+    let Some(program) =
+        EtcdProgram::get("a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd")
+    else {
+        return;
+    };
+    let registry = Registry::start(&program).await;
+    registry.register(BrokerId(0), addr(1000), 1).await;
+    let child = format!("/meta/brokers/topics-pub/{}/1-m", topic());
+    registry.apply(child, Some(r#"{"numParts":1}"#.to_owned())).await;
+    let mut config = EtcdConfig::default();
+    // Servers end connections that are pinged often while nothing else happens.
+    (config.keep_alive, config.reread_interval) = (PATIENCE, Duration::from_millis(300));
+    let discovery = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
+    let mut watch = discovery.watch(&topic()).await.unwrap();
+    let (mut panicking, mut events) = (discovery.events(), discovery.events());
+    let waker = Waker::from(Arc::new(Panics));
+    while let Some(Some(_)) = panicking.next().now_or_never() {}
+    let mut next = pin!(panicking.next());
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let (mut told, started) = (Vec::new(), Instant::now());
+    while told.last().is_none_or(|event: &String| !event.starts_with("bad entry")) {
+        assert!(started.elapsed() < PATIENCE, "it is told: {told:?}");
+        // Not awaited: tokio wakes nobody after a waker that panics.
+        told.extend(events.next().now_or_never().flatten().map(|event| event.to_string()));
+        sleep(Duration::from_millis(5)).await;
+    }
+    registry.register(BrokerId(0), addr(1000), 3).await;
+    becomes(&mut watch, 3).await;
+    while let Some(Some(event)) = events.next().now_or_never() {
+        told.push(event.to_string());
+    }
+    assert!(!told.contains(&"lost".to_owned()), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
