@@ -172,6 +172,10 @@ impl Discovery for MockDiscovery {
         self.inner.state.lock().watch_calls += 1;
         self.scripted().await?;
         let mut state = self.inner.state.lock();
+        if state.closed {
+            // It was closed after the look in `scripted`.
+            return Err(DiscoveryError::closed());
+        }
         let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));
         Ok(state.watches.watch(view))
     }
@@ -222,5 +226,27 @@ mod tests {
         mock.close().await;
         assert_eq!(watch.changed().await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
         assert_eq!(mock.watch(&topic).await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
+    }
+
+    #[test]
+    fn no_watch_outlives_closing_at_the_same_time() {
+        use futures_util::FutureExt as _;
+        let topic = Topic::new("t").unwrap();
+        for _ in 0..5_000 {
+            let mock = MockDiscovery::new();
+            let barrier = std::sync::Barrier::new(2);
+            let watch = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    mock.close().now_or_never().unwrap();
+                });
+                barrier.wait();
+                mock.watch(&topic).now_or_never().unwrap()
+            });
+            if let Ok(mut watch) = watch {
+                let end = watch.changed().now_or_never().expect("it has ended").unwrap_err();
+                assert_eq!(end.kind(), DiscoveryErrorKind::Closed);
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use metaq_protocol::{BrokerAddr, Topic};
 use parking_lot::Mutex;
 
-use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, publishers::Publishers};
+use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, publishers::Publishers, supervise::contain};
 
 /// Brokers that are known beforehand and never change. It has no tasks and needs no runtime.
 ///
@@ -75,7 +75,13 @@ impl Discovery for StaticDiscovery {
         let publishers = self.inner.publishers.lock().take();
         // Those who watch are woken when the lock is free.
         let all = publishers.map(|mut publishers| publishers.take_all()).unwrap_or_default();
-        all.iter().for_each(|publisher| publisher.set_end(DiscoveryError::closed()));
+        all.into_iter().for_each(|publisher| {
+            // The last handle of a publisher wakes as it is dropped.
+            contain(|| {
+                publisher.set_end(DiscoveryError::closed());
+                drop(publisher);
+            });
+        });
     }
 }
 

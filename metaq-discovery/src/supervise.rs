@@ -5,6 +5,10 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -135,29 +139,32 @@ impl TaskSlot {
         panicked: impl Fn(&str) + Send + Sync + 'static,
         needed: impl Fn() -> bool + Send + 'static,
     ) -> Result<watch::Receiver<bool>, DiscoveryError> {
-        if !*self.running.borrow() {
-            let runtime = runtime()?;
-            if let Some(running) = self.try_start() {
-                let slot = Self { running: self.running.clone() };
-                let mut running = Some(running);
-                runtime.spawn(async move {
-                    while let Some(guard) = running.take() {
-                        supervised(name, &mut run, &panicked).await;
-                        drop(guard);
-                        // Somebody may have relied on the task while it was about to end.
-                        if needed() {
-                            running = slot.try_start();
-                        }
-                    }
-                });
+        let is_running = self.running.subscribe();
+        loop {
+            if *is_running.borrow() {
+                return Ok(is_running);
             }
+            let runtime = runtime()?;
+            // Else somebody else has been quicker, whose start may have failed since.
+            let Some(running) = self.try_start() else { continue };
+            let slot = Self { running: self.running.clone() };
+            let (mut running, has_run) = (Some(running), Arc::new(AtomicBool::new(false)));
+            let runs = Arc::clone(&has_run);
+            runtime.spawn(async move {
+                runs.store(true, Ordering::Release);
+                while let Some(guard) = running.take() {
+                    supervised(name, &mut run, &panicked).await;
+                    drop(guard);
+                    // Somebody may have relied on the task while it was about to end.
+                    if needed() {
+                        running = slot.try_start();
+                    }
+                }
+            });
+            // The runtime drops what is spawned on it when it is shutting down. It may also have run to its end by now.
+            let is_started = *is_running.borrow() || has_run.load(Ordering::Acquire);
+            return if is_started { Ok(is_running) } else { Err(runtime_ended()) };
         }
-        let running = self.running.subscribe();
-        if !*running.borrow() {
-            // The runtime drops what is spawned on it when it is shutting down.
-            return Err(runtime_ended());
-        }
-        Ok(running)
     }
 
     /// Waits until the task doesn't run.
@@ -182,10 +189,7 @@ pub(crate) fn runtime_ended() -> DiscoveryError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -214,6 +218,25 @@ mod tests {
             });
             assert_eq!((starts.load(Ordering::Relaxed), slot.is_running()), (round, false));
         }
+    }
+
+    /// Tasks that end at once, and are started again by themselves and by everybody else.
+    #[test]
+    fn whoever_relies_on_a_task_that_is_about_to_end_gets_no_error() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let (runtime, slot) = (runtime.unwrap(), TaskSlot::default());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _entered = runtime.enter();
+                    for _ in 0..2_000 {
+                        let left = AtomicUsize::new(3);
+                        let needed = move || left.fetch_sub(1, Ordering::Relaxed) > 1;
+                        slot.ensure("test", || async {}, |_| {}, needed).unwrap();
+                    }
+                });
+            }
+        });
     }
 
     #[tokio::test(start_paused = true)]

@@ -261,3 +261,14 @@ async fn a_panic_on_the_task_that_follows_a_file_does_not_end_it() {
         becomes(&mut watch, partitions as usize).await;
     }
 }
+
+#[test]
+fn a_waker_that_panics_as_a_static_discovery_is_closed_keeps_nobody_from_being_told() {
+    let known = StaticDiscovery::new([view(1)]);
+    let [mut panicking, mut other] = [(); 2].map(|()| without_runtime(known.watch(&topic())).unwrap());
+    let waker = Waker::from(Arc::new(Calls(|| panic!("a waker panics"))));
+    let mut changed = std::pin::pin!(panicking.changed());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    without_runtime(known.close());
+    assert_eq!(without_runtime(other.changed()).unwrap_err().kind(), DiscoveryErrorKind::Closed);
+}
