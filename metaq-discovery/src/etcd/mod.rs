@@ -293,3 +293,20 @@ impl ViewSource for Inner {
         self.task.ensure("etcd follower", follow, panicked, move || inner.is_needed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_keys() {
+        let discovery = EtcdDiscovery::new("h:1").unwrap();
+        for n in 0..10_000 {
+            let key = format!("/meta/brokers/topics-pub/t{n}/0-m");
+            let value = br#"{"numParts":1}"#;
+            discovery.inner.state.lock().keys.apply(&discovery.inner.layout, key.as_bytes(), Some(value));
+        }
+        let shown = format!("{discovery:?}");
+        assert!(shown.contains("h:1") && shown.contains("10000") && shown.len() < 1024, "{shown}");
+    }
+}
