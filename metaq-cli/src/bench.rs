@@ -4,10 +4,10 @@ mod figures;
 mod window;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,14 +15,17 @@ use std::{
 use bytes::Bytes;
 use metaq_producer::{Message, Producer, ProducerConfig, SendError, SendHandle, SendReceipt, Topic};
 use metaq_protocol::MAX_READABLE_DATA;
+use tokio::task::{JoinError, JoinHandle};
 
-use self::figures::{Figures, Tally};
+use self::figures::{Failures, Figures, Tally};
 use crate::{
-    EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED, cluster::Cluster, complain, describe, signals::StopSignals,
+    EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED,
+    cluster::Cluster,
+    ending::{self, Account},
+    output::Output,
+    signals::{StopSignals, Stopping},
+    stderr::{complain, describe, say, show},
 };
-
-/// How long connections may take to close at the end; every message has its outcome by then.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two looks at the progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -33,10 +36,12 @@ const HEADER: usize = 1024;
 /// Sends messages as fast as they are acknowledged, and measures it. THE MESSAGES ARE STORED: use a topic made for this.
 ///
 /// The latency of a message is the time from just before it is sent until the program has its acknowledgement. CPU is the
-/// user and system time of this program; the rate counts acknowledged messages. What is sent to warm up isn't measured.
+/// user and system time of this program; the rate counts acknowledged messages. What is sent to warm up isn't measured;
+/// stderr tells how much of it failed.
 ///
-/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop the sending; what was
-/// measured until then is reported.
+/// Exit status: 0 when every message was acknowledged, 1 when any was not, one to warm up included. SIGINT and SIGTERM stop
+/// the sending; what was measured until then is reported, if it is read within --timeout. The second signal ends the
+/// program at once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
@@ -97,36 +102,33 @@ pub(crate) async fn run(args: Args) -> u8 {
     if let Err(error) = published {
         return complain("can't send", &error);
     }
+    let mut output = match Output::stdout() {
+        Ok(output) => output,
+        Err(error) => return complain("the figures can't be written", &error),
+    };
     let (topic, payload) = (args.topic, Bytes::from(vec![b'x'; size]));
     let progress = Arc::new(Progress::default());
     let load =
         Load { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
     let total = args.warmup.saturating_add(args.messages);
-    let watching = tokio::spawn(watch(Arc::clone(&progress), total, signals));
+    let mut stopping = Stopping::new(signals, args.timeout);
     // A task as those of a service. The runtime's first future would cost it a look at the system's events for each turn.
-    let figures = match tokio::spawn(load.run(args.warmup, args.messages)).await {
-        Ok(figures) => figures,
-        Err(error) => return complain("the sending task ended early", &error),
+    let sending = tokio::spawn(load.run(args.warmup, args.messages));
+    let (warmup, figures) = match watch(sending, &progress, total, &mut stopping).await {
+        Some(Ok(figures)) => figures,
+        Some(Err(error)) => return complain("the sending task ended early", &error),
+        None => std::process::exit(stopping.status().unwrap_or(EXIT_FAILED).into()),
     };
-    watching.abort();
-    // Its line is off the terminal then; that it was aborted is no news.
-    let _ = watching.await;
-    producer.close(CLOSE_TIMEOUT).await;
-    report(&figures, size, in_flight, args.json, progress.stopped())
+    let status = report(&mut output, &figures, &warmup, (size, in_flight, args.json), &mut stopping).await;
+    ending::close(&producer, &mut stopping, status).await
 }
 
 /// What the one who sends tells to the one who shows it, and the other way round.
 #[derive(Debug, Default)]
 struct Progress {
     ended: AtomicU64,
-    /// The exit status of a signal that says to stop; 0 as long as there is none.
-    stop: AtomicU8,
-}
-
-impl Progress {
-    fn stopped(&self) -> Option<u8> {
-        Some(self.stop.load(Ordering::Relaxed)).filter(|status| *status != 0)
-    }
+    /// No more are to be sent.
+    is_stopped: AtomicBool,
 }
 
 /// What is sent.
@@ -139,14 +141,19 @@ struct Load {
 }
 
 impl Load {
-    async fn run(self, warmup: u64, messages: u64) -> Figures {
-        if warmup > 0 {
-            self.send(warmup, &mut Tally::new()).await;
-        }
+    /// Returns the failures while it warmed up, and the figures.
+    async fn run(self, warmup: u64, messages: u64) -> (Failures, Figures) {
+        let failures = if warmup > 0 {
+            let mut tally = Tally::new();
+            self.send(warmup, &mut tally).await;
+            tally.into_failures()
+        } else {
+            Failures::default()
+        };
         let mut tally = Tally::new();
         let measured = figures::Measured::start();
         self.send(messages, &mut tally).await;
-        measured.end(tally)
+        (failures, measured.end(tally))
     }
 
     /// Sends so many messages, with as many in flight as there may be.
@@ -171,7 +178,7 @@ impl window::Load for Sending<'_> {
 
     async fn start(&mut self) -> Option<Result<SendHandle, Outcome>> {
         let Load { producer, topic, payload, progress, .. } = self.load;
-        self.left = self.left.checked_sub(1).filter(|_| progress.stopped().is_none())?;
+        self.left = self.left.checked_sub(1).filter(|_| !progress.is_stopped.load(Ordering::Relaxed))?;
         // Made anew, so that its checksum is a part of what is measured, as it is of what an application does.
         let message = Message::new(topic.clone(), payload.clone());
         Some(producer.enqueue(message).await.map_err(Err))
@@ -188,61 +195,104 @@ impl window::Load for Sending<'_> {
     }
 }
 
-/// Shows the progress on a terminal, and says to stop when a signal says so; the second one ends the program at once. Runs
-/// until it is dropped, and takes its line off the terminal then.
-async fn watch(progress: Arc<Progress>, messages: u64, mut signals: StopSignals) {
+/// Waits for the one who sends. Shows the progress on a terminal meanwhile, and says to stop when a signal comes; `None` when
+/// the second one has.
+async fn watch<T>(
+    mut sending: JoinHandle<T>,
+    progress: &Progress,
+    messages: u64,
+    stopping: &mut Stopping,
+) -> Option<Result<T, JoinError>> {
     let line = io::stderr().is_terminal().then(|| Line);
     let first = tokio::time::Instant::now() + PROGRESS_INTERVAL;
     let mut ticks = tokio::time::interval_at(first, PROGRESS_INTERVAL);
     let (mut before, mut shown) = (0, Instant::now());
     loop {
         tokio::select! {
-            status = signals.next() => {
-                if progress.stopped().is_some() {
-                    std::process::exit(status.into());
+            _ = stopping.signal() => {
+                if stopping.is_urgent() {
+                    return None;
                 }
-                progress.stop.store(status, Ordering::Relaxed);
+                progress.is_stopped.store(true, Ordering::Relaxed);
             }
+            sent = &mut sending => return Some(sent),
             _ = ticks.tick(), if line.is_some() => {
                 let ended = progress.ended.load(Ordering::Relaxed);
                 let rate = (ended - before) as f64 / shown.elapsed().as_secs_f64();
                 (before, shown) = (ended, Instant::now());
-                // A terminal that is gone can't be told about.
-                let _ = write!(io::stderr(), "\r{ended} of {messages} messages, {rate:.0} in a second\x1b[K");
+                show(&format!("\r{ended} of {messages} messages, {rate:.0} in a second\x1b[K"));
             }
         }
     }
 }
 
-/// The line of the progress.
+/// The line of the progress, which is taken off the terminal in the end.
 struct Line;
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let _ = write!(io::stderr(), "\r\x1b[K");
+        show("\r\x1b[K");
+    }
+}
+
+/// The figures on their way to stdout.
+struct Printing<'a>(&'a mut Output);
+
+impl Account for Printing<'_> {
+    async fn complete(&mut self) {
+        self.0.written().await;
+    }
+
+    fn stop_waiting(&mut self, _: bool) {}
+
+    fn output(&mut self) -> &mut Output {
+        self.0
     }
 }
 
 /// Prints the figures; returns the exit status.
-fn report(figures: &Figures, size: usize, in_flight: usize, json: bool, stopped: Option<u8>) -> u8 {
-    let mut output = io::stdout().lock();
-    let table = figures.table(size, in_flight);
-    let mut print = || {
-        output.write_all(table.as_bytes())?;
-        if json {
-            writeln!(output, "{}", figures.json()?)?;
+async fn report(
+    output: &mut Output,
+    figures: &Figures,
+    warmup: &Failures,
+    (size, in_flight, json): (usize, usize, bool),
+    stopping: &mut Stopping,
+) -> u8 {
+    let text = output.text();
+    text.extend_from_slice(figures.table(size, in_flight).as_bytes());
+    if json {
+        match figures.json() {
+            Ok(line) => text.extend_from_slice(format!("{line}\n").as_bytes()),
+            Err(error) => return complain("the figures can't be written", &error),
         }
-        output.flush()
-    };
-    if let Err(error) = print() {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return EXIT_BROKEN_PIPE;
+    }
+    stopping.leave_time_to_write();
+    ending::finish(&mut Printing(output), stopping).await;
+    let failure = output.take_failure();
+    // Whoever has gone wants to know nothing more.
+    let is_unread = failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if let Some(error) = failure.as_ref().filter(|_| !is_unread) {
+        let (failed, all) = (figures.failures().count, figures.messages());
+        let acknowledged = all - failed;
+        say(&format!(
+            "the figures can't be written: {}; {acknowledged} of {all} messages were acknowledged",
+            describe(error)
+        ));
+    }
+    if !is_unread {
+        for (failures, messages) in [
+            (warmup, "messages to warm up".to_owned()),
+            (figures.failures(), format!("of {} messages", figures.messages())),
+        ] {
+            if let Some(error) = &failures.first {
+                say(&format!("{} {messages} failed, the first: {}", failures.count, describe(error)));
+            }
         }
-        return complain("the figures can't be written", &error);
     }
-    if let Some(error) = figures.first_failure() {
-        let failed = format!("{} of {} messages failed, the first", figures.failures(), figures.messages());
-        let _ = writeln!(io::stderr(), "metaq: {failed}: {}", describe(error));
-    }
-    stopped.unwrap_or_else(|| if figures.failures() == 0 { EXIT_DONE } else { EXIT_FAILED })
+    let all_is_well = failure.is_none() && warmup.count + figures.failures().count == 0;
+    stopping.status().unwrap_or(match all_is_well {
+        _ if is_unread => EXIT_BROKEN_PIPE,
+        true => EXIT_DONE,
+        false => EXIT_FAILED,
+    })
 }

@@ -4,7 +4,7 @@ use std::{io::Write as _, path::PathBuf, str::FromStr};
 
 use metaq_testkit::{Broker, Registry};
 
-use crate::{EXIT_BROKEN_PIPE, EXIT_DONE, complain, signals::StopSignals};
+use crate::{EXIT_BROKEN_PIPE, EXIT_DONE, signals::StopSignals, stderr::complain};
 
 /// Runs a broker on the loopback interface, until it is stopped by a signal.
 ///

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{EXIT_DONE, EXIT_USAGE, complain};
+use crate::{EXIT_DONE, EXIT_USAGE, stderr::complain};
 
 /// Shows the frames in bytes that were captured from a connection, in either direction.
 ///

@@ -1,18 +1,26 @@
 //! Reading the lines of the input on a thread of its own, as soon as they are there.
 
+mod splitter;
+
 use std::{
-    fs::{File, Metadata},
+    fs::File,
     io::{self, Read as _},
-    os::{fd::AsFd, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
+    os::fd::AsFd as _,
     sync::{Arc, mpsc as std_mpsc},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use parking_lot::Mutex;
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
+
+use self::splitter::Splitter;
+use crate::sources::Source;
 
 const READ_SIZE: usize = 64 * 1024;
 
@@ -22,9 +30,12 @@ pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
 /// How many reads may wait to be sent.
 const READ_AHEAD: usize = 4;
 
-/// How long a read that is under way is waited for when no more is to be read. It was known not to have to wait, but
-/// somebody else may have taken what was there, or a disk may hang.
-const LAST_READ: Duration = Duration::from_secs(1);
+/// How long a read of a file that is under way is waited for when no more is to be read: a disk may hang.
+const LAST_FILE_READ: Duration = Duration::from_secs(1);
+
+/// The same for what is not a file. Such a read was known not to have to wait, but whoever else reads there may have taken
+/// what there was.
+const LAST_OTHER_READ: Duration = Duration::from_millis(250);
 
 /// A line of the input, without its line feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,110 +54,60 @@ pub(crate) struct Lines {
     batches: mpsc::UnboundedReceiver<Batch>,
     /// Lets the thread read once more for each.
     permits: std_mpsc::Sender<()>,
-    reading: Arc<Mutex<Reading>>,
+    shared: Arc<Shared>,
 }
 
-/// Locked from before bytes are taken from the input until they are handed over or kept here.
+/// What had been taken from the input when no more was to be read.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    /// A line that has only begun included.
+    pub(crate) lines: u64,
+    /// Why the input could not be read any further, if nobody was told yet.
+    pub(crate) error: Option<io::Error>,
+    /// A read may have taken something that is in none of these lines.
+    pub(crate) is_incomplete: bool,
+}
+
+/// What both threads know. Not locked during a read, which may have to wait.
+#[derive(Debug, Default)]
+struct Shared {
+    reading: Mutex<Reading>,
+    /// Notified when a read has ended that was waited for.
+    has_read: Condvar,
+}
+
 #[derive(Debug, Default)]
 struct Reading {
     splitter: Splitter,
-    /// Nothing is to be taken any more.
+    /// A read is under way; how long to wait for it at most.
+    under_way: Option<Duration>,
+    /// No more reads are to begin.
     is_over: bool,
-}
-
-/// Something to read lines from.
-#[derive(Debug)]
-pub(crate) enum Source {
-    Stdin,
-    File(PathBuf),
-}
-
-/// What is read: the files, or stdin if there are none. `-` stands for stdin. Files are opened when their turn comes; those
-/// that could not be are told of now.
-///
-/// # Errors
-/// The first file that can't be read, and why.
-pub(crate) fn sources(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Error)> {
-    let output = duplicate(io::stdout()).and_then(|output| output.metadata()).ok();
-    let mut sources: Vec<_> = (files.iter())
-        .map(|path| if path == Path::new("-") { Source::Stdin } else { Source::File(path.clone()) })
-        .collect();
-    if sources.is_empty() {
-        sources.push(Source::Stdin);
-    }
-    for source in &sources {
-        source.check(output.as_ref()).map_err(|error| (source.name(), error))?;
-    }
-    Ok(sources)
-}
-
-impl Source {
-    fn name(&self) -> String {
-        match self {
-            Self::Stdin => "stdin".to_owned(),
-            Self::File(path) => path.display().to_string(),
-        }
-    }
-
-    fn open(&self) -> io::Result<File> {
-        match self {
-            Self::Stdin => duplicate(io::stdin()),
-            Self::File(path) => File::open(path),
-        }
-    }
-
-    /// Whether it can be read, as far as that can be known without a look at what is in it.
-    fn check(&self, output: Option<&Metadata>) -> io::Result<()> {
-        let metadata = match self {
-            Self::Stdin => self.open()?.metadata()?,
-            Self::File(path) => path.metadata()?,
-        };
-        if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        // Opening a pipe would be seen at its other end.
-        if metadata.is_file() {
-            self.open()?;
-            let is_same =
-                |output: &Metadata| (output.dev(), output.ino()) == (metadata.dev(), metadata.ino());
-            if output.is_some_and(is_same) {
-                return Err(io::Error::other("it is the output, too"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The same open file, without the buffer that the standard library has.
-fn duplicate(file: impl AsFd) -> io::Result<File> {
-    file.as_fd().try_clone_to_owned().map(File::from)
+    /// Nobody takes anything any more.
+    is_abandoned: bool,
 }
 
 impl Lines {
     /// Starts to read.
-    pub(crate) fn read(sources: Vec<Source>) -> Self {
+    ///
+    /// # Errors
+    /// When no thread is to be had.
+    pub(crate) fn read(sources: Vec<Source>) -> io::Result<Self> {
         let (batch_sender, batches) = mpsc::unbounded_channel();
         let (permits, permit_receiver) = std_mpsc::channel();
         for _ in 0..READ_AHEAD {
             // The receiver is still here, so that this can't fail.
             let _ = permits.send(());
         }
-        let reading = Arc::default();
-        let lines = Self { batches, permits, reading: Arc::clone(&reading) };
-        std::thread::spawn(move || {
-            for source in sources {
-                let read = source
-                    .open()
-                    .and_then(|file| read_source(file, &reading, &permit_receiver, &batch_sender));
-                if let Err(error) = read {
-                    let text = format!("{}: {error}", source.name());
-                    // If nobody listens any more, nobody wants to know.
-                    let _ = batch_sender.send(Err(io::Error::new(error.kind(), text)));
-                    return;
-                }
+        let shared = Arc::<Shared>::default();
+        let lines = Self { batches, permits, shared: Arc::clone(&shared) };
+        thread::Builder::new().name("input".to_owned()).spawn(move || {
+            if let Err(error) = read_sources(&sources, &shared, &permit_receiver, &batch_sender) {
+                // If nobody listens any more, nobody wants to know.
+                let _ = batch_sender.send(Err(error));
             }
-        });
-        lines
+        })?;
+        Ok(lines)
     }
 
     /// The lines that come next; none at the end.
@@ -157,43 +118,95 @@ impl Lines {
         batch
     }
 
-    /// What was taken from the input and not from here, a line that has only begun included. From now on nothing is taken
-    /// from the input.
-    pub(crate) fn take_rest(mut self) -> Vec<Line> {
-        let reading = self.reading.try_lock_for(LAST_READ);
-        let mut rest = Vec::new();
+    /// Counts what was taken from the input and not from here. From now on nothing is taken from the input, except by a read
+    /// that is under way and does not end in time.
+    pub(crate) fn take_rest(mut self) -> Rest {
+        let mut reading = self.shared.reading.lock();
+        reading.is_over = true;
+        if let Some(patience) = reading.under_way {
+            let deadline = Instant::now() + patience;
+            while reading.under_way.is_some() {
+                if self.shared.has_read.wait_until(&mut reading, deadline).timed_out() {
+                    break;
+                }
+            }
+        }
+        reading.is_abandoned = true;
+        let mut rest = Rest { is_incomplete: reading.under_way.is_some(), ..Rest::default() };
         while let Ok(batch) = self.batches.try_recv() {
-            rest.extend(batch.into_iter().flatten());
+            match batch {
+                Ok(lines) => rest.lines += lines.len() as u64,
+                Err(error) => rest.error = Some(error),
+            }
         }
-        if let Some(mut reading) = reading {
-            reading.is_over = true;
-            rest.extend(reading.splitter.end());
-        }
+        rest.lines += reading.splitter.end().len() as u64;
         rest
     }
 }
 
-fn read_source(
-    mut file: File,
-    reading: &Mutex<Reading>,
+/// Reads one source after the other.
+///
+/// # Errors
+/// Which one can't be read, why, and which are not read therefore.
+fn read_sources(
+    sources: &[Source],
+    shared: &Shared,
     permits: &std_mpsc::Receiver<()>,
     batches: &mpsc::UnboundedSender<Batch>,
 ) -> io::Result<()> {
+    for (at, source) in sources.iter().enumerate() {
+        match source.open().and_then(|file| read_source(file, shared, permits, batches)) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                let mut text = format!("{}: {error}", source.name());
+                let left: Vec<_> = sources[at + 1..].iter().map(Source::name).collect();
+                if !left.is_empty() {
+                    text += &format!("; not read therefore: {}", left.join(", "));
+                }
+                return Err(io::Error::new(error.kind(), text));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file to its end. Returns whether more is to be read.
+fn read_source(
+    mut file: File,
+    shared: &Shared,
+    permits: &std_mpsc::Receiver<()>,
+    batches: &mpsc::UnboundedSender<Batch>,
+) -> io::Result<bool> {
+    let patience = if file.metadata()?.is_file() { LAST_FILE_READ } else { LAST_OTHER_READ };
     let mut chunk = vec![0; READ_SIZE];
     while permits.recv().is_ok() {
         let length = loop {
-            // What can't be waited for is read at once, and may make somebody wait who wants to end the reading.
-            let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
-            let mut reading = reading.lock();
-            if reading.is_over {
-                return Ok(());
+            // What can't be waited for is read at once.
+            let ready = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+            {
+                let mut reading = shared.reading.lock();
+                if reading.is_over {
+                    return Ok(false);
+                }
+                if ready == Err(Errno::EINTR) {
+                    continue;
+                }
+                reading.under_way = Some(patience);
             }
-            match file.read(&mut chunk) {
+            let read = file.read(&mut chunk);
+            let mut reading = shared.reading.lock();
+            reading.under_way = None;
+            if reading.is_over {
+                shared.has_read.notify_one();
+            }
+            match read {
+                _ if reading.is_abandoned => return Ok(false),
                 Ok(length) => {
                     let splitter = &mut reading.splitter;
                     let lines = if length == 0 { splitter.end() } else { splitter.push(&chunk[..length]) };
                     if batches.send(Ok(lines)).is_err() {
-                        return Ok(());
+                        return Ok(false);
                     }
                     break length;
                 }
@@ -204,84 +217,8 @@ fn read_source(
             }
         };
         if length == 0 {
-            return Ok(());
+            return Ok(!shared.reading.lock().is_over);
         }
     }
-    Ok(())
-}
-
-/// Cuts chunks into lines.
-#[derive(Debug, Default)]
-struct Splitter {
-    /// The beginning of a line whose end has not come yet.
-    begun: BytesMut,
-    /// It is longer than the limit; its bytes are dropped.
-    too_long: bool,
-}
-
-impl Splitter {
-    fn push(&mut self, chunk: &[u8]) -> Vec<Line> {
-        let mut lines = Vec::new();
-        let mut parts = chunk.split(|byte| *byte == b'\n').peekable();
-        while let Some(part) = parts.next() {
-            if self.begun.len() + part.len() > MAX_LINE {
-                self.too_long = true;
-                self.begun = BytesMut::new();
-            } else if !self.too_long {
-                self.begun.extend_from_slice(part);
-            }
-            if parts.peek().is_some() {
-                lines.push(self.take());
-            }
-        }
-        lines
-    }
-
-    /// The last line, if it has no line feed.
-    fn end(&mut self) -> Vec<Line> {
-        if self.begun.is_empty() && !self.too_long {
-            return Vec::new();
-        }
-        vec![self.take()]
-    }
-
-    fn take(&mut self) -> Line {
-        let line = self.begun.split().freeze();
-        if std::mem::take(&mut self.too_long) { Line::TooLong } else { Line::Whole(line) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn split(chunks: &[&[u8]]) -> Vec<Line> {
-        let mut splitter = Splitter::default();
-        let mut lines: Vec<_> = chunks.iter().flat_map(|chunk| splitter.push(chunk)).collect();
-        lines.extend(splitter.end());
-        lines
-    }
-
-    fn whole(lines: &[&'static str]) -> Vec<Line> {
-        lines.iter().map(|line| Line::Whole(Bytes::from_static(line.as_bytes()))).collect()
-    }
-
-    #[test]
-    fn every_line_feed_ends_a_line_and_the_end_does_if_something_is_left() {
-        assert_eq!(split(&[b"a\n\nb\r\n"]), whole(&["a", "", "b\r"]));
-        assert_eq!(split(&[b"a\nb"]), whole(&["a", "b"]));
-        assert_eq!(split(&[b"a", b"b", b"\n", b"c"]), whole(&["ab", "c"]));
-        assert_eq!(split(&[]), []);
-        assert_eq!(split(&[b"\n"]), whole(&[""]));
-    }
-
-    #[test]
-    fn a_line_beyond_the_limit_is_dropped_and_the_next_one_is_not() {
-        let chunk = vec![b'x'; MAX_LINE / 2 + 1];
-        assert_eq!(
-            split(&[&chunk, &chunk, b"more\nnext\n"]),
-            [&[Line::TooLong][..], &whole(&["next"])].concat()
-        );
-        assert_eq!(split(&[&chunk, &chunk]), [Line::TooLong]);
-    }
+    Ok(false)
 }

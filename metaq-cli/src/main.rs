@@ -4,22 +4,23 @@
 mod bench;
 mod cluster;
 mod dev_broker;
+mod ending;
 mod inspect;
 mod lines;
+mod output;
 mod produce;
 mod report;
 mod signals;
+mod sources;
+mod stderr;
 mod tx;
 
-use std::{
-    error::Error,
-    fmt::Write as _,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+use crate::stderr::{LogWriter, complain};
 
 /// Everything asked for was done.
 const EXIT_DONE: u8 = 0;
@@ -81,40 +82,4 @@ fn main() -> ExitCode {
     // A read of stdin that is still blocked is left behind.
     runtime.shutdown_background();
     ExitCode::from(status)
-}
-
-/// Writes the log to stderr, or nowhere when that is full or gone: no failure to log ends anything.
-#[derive(Debug)]
-struct LogWriter;
-
-impl io::Write for LogWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // There is nobody to report it to.
-        let _ = io::stderr().write_all(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let _ = io::stderr().flush();
-        Ok(())
-    }
-}
-
-/// Prints an error and its causes in one line; returns the exit status for it.
-fn complain(what: &str, error: &dyn Error) -> u8 {
-    // A stderr that is gone can't be told about.
-    let _ = writeln!(io::stderr(), "metaq: {what}: {}", describe(error));
-    EXIT_FAILED
-}
-
-/// An error and its causes in one line.
-fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string can't fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

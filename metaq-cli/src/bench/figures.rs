@@ -24,15 +24,21 @@ const DIGITS: u8 = 3;
 pub(super) struct Tally {
     /// Of acknowledged messages, in nanoseconds.
     latencies: Histogram<u64>,
-    failures: u64,
-    first_failure: Option<SendError>,
+    failures: Failures,
+}
+
+/// Messages that were not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    pub(super) count: u64,
+    pub(super) first: Option<SendError>,
 }
 
 impl Tally {
     #[expect(clippy::expect_used, reason = "the bounds are constants that a histogram takes")]
     pub(super) fn new() -> Self {
         let latencies = Histogram::new_with_max(LONGEST, DIGITS).expect("these bounds are fine");
-        Self { latencies, failures: 0, first_failure: None }
+        Self { latencies, failures: Failures::default() }
     }
 
     pub(super) fn acknowledged(&mut self, latency: Duration) {
@@ -41,8 +47,12 @@ impl Tally {
     }
 
     pub(super) fn failed(&mut self, error: SendError) {
-        self.failures += 1;
-        self.first_failure.get_or_insert(error);
+        self.failures.count += 1;
+        self.failures.first.get_or_insert(error);
+    }
+
+    pub(super) fn into_failures(self) -> Failures {
+        self.failures
     }
 }
 
@@ -62,7 +72,7 @@ impl Measured {
         // One that was stopped before it began may have taken no time; a rate is a number all the same.
         let elapsed = elapsed.max(Duration::from_nanos(1));
         let acknowledged = tally.latencies.len();
-        let messages = acknowledged + tally.failures;
+        let messages = acknowledged + tally.failures.count;
         let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64 / 1e3;
         let line = Line {
             messages,
@@ -73,9 +83,9 @@ impl Measured {
             p999_us: quantile(0.999),
             cpu_us_per_msg: if messages == 0 { 0.0 } else { cpu.as_secs_f64() * 1e6 / messages as f64 },
             max_rss_kib: peak_memory_kib(),
-            failures: tally.failures,
+            failures: tally.failures.count,
         };
-        Figures { line, first_failure: tally.first_failure }
+        Figures { line, failures: tally.failures }
     }
 }
 
@@ -83,7 +93,7 @@ impl Measured {
 #[derive(Debug)]
 pub(super) struct Figures {
     line: Line,
-    first_failure: Option<SendError>,
+    failures: Failures,
 }
 
 /// The line of JSON; its keys are for programs, and don't change.
@@ -105,12 +115,8 @@ impl Figures {
         self.line.messages
     }
 
-    pub(super) fn failures(&self) -> u64 {
-        self.line.failures
-    }
-
-    pub(super) fn first_failure(&self) -> Option<&SendError> {
-        self.first_failure.as_ref()
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// For programs.

@@ -1,0 +1,85 @@
+//! The results that could not be written.
+
+use metaq_producer::Outcome;
+use serde::Deserialize;
+
+/// How many results could not be written, by their outcomes.
+#[derive(Debug, Default)]
+pub(crate) struct Unwritten {
+    /// The least and the greatest number of their lines.
+    lines: Option<(u64, u64)>,
+    stored: u64,
+    rejected: u64,
+    unknown: u64,
+    not_sent: u64,
+}
+
+/// What matters in a line that was to be printed.
+#[derive(Deserialize)]
+struct Printed<'a> {
+    line: u64,
+    #[serde(borrow)]
+    error: Option<Failure<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Failure<'a> {
+    outcome: &'a str,
+}
+
+impl Unwritten {
+    /// Counts the results in lines that were to be printed. Other lines, such as that of a transaction's end, don't count.
+    pub(super) fn count(&mut self, lines: &[u8]) {
+        for line in lines.split(|byte| *byte == b'\n') {
+            let Ok(Printed { line, error }) = serde_json::from_slice(line) else { continue };
+            self.add(line, error.map(|error| error.outcome));
+        }
+    }
+
+    /// Counts one result: the outcome in words of a message that was not acknowledged, `None` for one that was.
+    pub(super) fn add(&mut self, line: u64, outcome: Option<&str>) {
+        let (first, last) = self.lines.unwrap_or((line, line));
+        self.lines = Some((first.min(line), last.max(line)));
+        match outcome {
+            None => self.stored += 1,
+            Some(outcome) if outcome == Outcome::Rejected.as_str() => self.rejected += 1,
+            Some(outcome) if outcome == Outcome::NotSent.as_str() => self.not_sent += 1,
+            Some(_) => self.unknown += 1,
+        }
+    }
+
+    /// What there is to say about it. `stored` is the word for messages that were acknowledged.
+    pub(crate) fn describe(&self, stored: &str) -> String {
+        let Self { lines: Some((first, last)), stored: count, rejected, unknown, not_sent } = self else {
+            return "the results of all lines were written".to_owned();
+        };
+        let all = count + rejected + unknown + not_sent;
+        format!(
+            "of lines {first} to {last} {all} results could not be written: \
+             {count} {stored}, {rejected} rejected, {unknown} unknown, {not_sent} not sent"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_counted_by_their_outcomes() {
+        let mut unwritten = Unwritten::default();
+        assert_eq!(unwritten.describe("stored"), "the results of all lines were written");
+        unwritten.count(
+            b"{\"line\":7,\"partition\":\"0-1\",\"offset\":-1,\"id\":\"-5\"}\n\
+              {\"line\":3,\"error\":{\"kind\":\"k\",\"outcome\":\"unknown\",\"message\":\"a \\\"b\\\" \\u00e4\"}}\n",
+        );
+        unwritten.count(
+            b"{\"line\":9,\"error\":{\"kind\":\"k\",\"outcome\":\"not-sent\",\"message\":\"\"}}\n\
+              {\"line\":8,\"error\":{\"kind\":\"k\",\"outcome\":\"rejected\",\"message\":\"\"}}\n\
+              {\"transaction\":null,\"outcome\":\"committed\",\"messages\":0}\n",
+        );
+        let text =
+            "of lines 3 to 9 4 results could not be written: 1 taken, 1 rejected, 1 unknown, 1 not sent";
+        assert_eq!(unwritten.describe("taken"), text);
+    }
+}
