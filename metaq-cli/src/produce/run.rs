@@ -174,7 +174,7 @@ impl Run {
             self.input_error(&error);
         }
         if rest.is_incomplete {
-            say("a read of the input does not end; a line that it has begun to take is not reported");
+            say("a read of the input is still under way, and what it may take is not reported");
         }
     }
 
