@@ -21,6 +21,7 @@ use self::figures::{Failures, Figures, Tally};
 use crate::{
     EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED,
     cluster::Cluster,
+    duration::parse_timeout,
     ending::{self, Account},
     output::Output,
     signals::{StopSignals, Stopping},
@@ -64,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "W", default_value_t = 0)]
     warmup: u64,
     /// How long a message may take in all
-    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "3s", value_parser = parse_timeout)]
     timeout: Duration,
     /// Print the figures as one line of JSON, too, as the last line
     #[arg(long)]

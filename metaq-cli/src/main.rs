@@ -4,6 +4,7 @@
 mod bench;
 mod cluster;
 mod dev_broker;
+mod duration;
 mod ending;
 mod inspect;
 mod lines;
@@ -15,7 +16,7 @@ mod sources;
 mod stderr;
 mod tx;
 
-use std::process::ExitCode;
+use std::{env::VarError, error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -34,7 +35,8 @@ const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///
 /// Exit status: 0 when everything asked for was done, 1 when something failed, 2 for wrong usage, 130 or 143 when
-/// stopped by SIGINT or SIGTERM. METAQ_LOG=debug shows on stderr what happens inside.
+/// stopped by SIGINT or SIGTERM (a dev-broker that runs is ended by them with 0), 141 when the reader of stdout has gone.
+/// METAQ_LOG=debug shows on stderr what happens inside.
 #[derive(Debug, Parser)]
 #[command(name = "metaq", version)]
 struct Cli {
@@ -51,13 +53,34 @@ enum Command {
     Inspect(inspect::Args),
 }
 
+/// The environment variable that says what is logged.
+const LOG_VARIABLE: &str = "METAQ_LOG";
+
+/// What is logged: nothing unless it is asked for, or if what is asked for can't be understood, which is told.
+fn log_filter() -> EnvFilter {
+    let unusable = |text: &str, error: &dyn Error| {
+        complain(&format!("nothing is logged, since {LOG_VARIABLE} has {text:?}"), error);
+        EnvFilter::new("off")
+    };
+    match std::env::var(LOG_VARIABLE) {
+        Ok(directives) => EnvFilter::try_new(&directives).unwrap_or_else(|error| {
+            let is_unusable = |directive: &&str| EnvFilter::try_new(directive).is_err();
+            unusable(directives.split(',').find(is_unusable).unwrap_or(&directives), &error)
+        }),
+        Err(VarError::NotPresent) => EnvFilter::new("off"),
+        Err(VarError::NotUnicode(text)) => {
+            unusable(&text.to_string_lossy(), &VarError::NotUnicode(text.clone()))
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(|| LogWriter)
         // It would print what it can't write, and panic when that fails, too.
         .log_internal_errors(false)
-        .with_env_filter(EnvFilter::try_from_env("METAQ_LOG").unwrap_or_else(|_| EnvFilter::new("off")))
+        .with_env_filter(log_filter())
         .init();
     if let Command::Inspect(args) = &cli.command {
         return ExitCode::from(inspect::run(args));

@@ -11,6 +11,7 @@ use self::run::Run;
 use crate::{
     EXIT_USAGE,
     cluster::Cluster,
+    duration::parse_timeout,
     ending::close,
     lines::Lines,
     report::Report,
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long = "topic", value_name = "TOPIC", required = true)]
     topics: Vec<Topic>,
     /// How long a message may take in all
-    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "3s", value_parser = parse_timeout)]
     timeout: Duration,
     /// The most unacknowledged messages
     #[arg(long, value_name = "K", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]

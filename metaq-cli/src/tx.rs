@@ -10,6 +10,7 @@ use self::run::Run;
 use crate::{
     EXIT_USAGE,
     cluster::Cluster,
+    duration::parse_timeout,
     ending::close,
     lines::Lines,
     report::Report,
@@ -52,7 +53,7 @@ pub(crate) struct Args {
     rollback: bool,
     /// After how long the broker rolls back by itself, in whole seconds, 60 at most as brokers are shipped; "never" leaves
     /// the messages in its memory until it is restarted if this program is killed
-    #[arg(long, value_parser = parse_timeout, default_value = "60s")]
+    #[arg(long, value_parser = parse_transaction_timeout, default_value = "60s")]
     timeout: Timeout,
     /// An attribute for every message
     #[arg(long)]
@@ -69,8 +70,8 @@ enum Timeout {
     Never,
 }
 
-fn parse_timeout(text: &str) -> Result<Timeout, humantime::DurationError> {
-    if text == "never" { Ok(Timeout::Never) } else { humantime::parse_duration(text).map(Timeout::After) }
+fn parse_transaction_timeout(text: &str) -> Result<Timeout, String> {
+    if text == "never" { Ok(Timeout::Never) } else { parse_timeout(text).map(Timeout::After) }
 }
 
 pub(crate) async fn run(args: Args) -> u8 {

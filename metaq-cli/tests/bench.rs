@@ -6,7 +6,7 @@ mod command;
 use std::time::Duration;
 
 use command::{Finished, Metaq};
-use metaq_testkit::Broker;
+use metaq_testkit::{Broker, Fault, Requests};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{
@@ -129,6 +129,20 @@ async fn refused_messages_are_counted_and_the_first_reason_is_told() {
 }
 
 #[tokio::test]
+async fn failures_while_it_warms_up_are_told_and_are_no_success() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    broker.faults().plan(Requests::puts().only(1), Fault::refuse(500, "not yet"));
+    let more = ["--messages", "10", "--size", "8", "--in-flight", "1", "--warmup", "2", "--json"];
+    let finished = bench(&broker.addr().to_string(), "t", &more).await;
+    assert_eq!(finished.status, 1);
+    let figures = figures(&finished);
+    assert_eq!((&figures["messages"], &figures["failures"]), (&10.into(), &0.into()));
+    let said = "metaq: 1 messages to warm up failed, the first: ";
+    assert!(finished.stderr.starts_with(said) && finished.stderr.contains("not yet"), "{}", finished.stderr);
+    assert_eq!(finished.stderr.lines().count(), 1);
+}
+
+#[tokio::test]
 async fn a_broker_that_tells_no_partitions_chooses_them() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = format!("meta://{}", listener.local_addr().unwrap());
@@ -233,14 +247,18 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         ("--size", "-1", "--size"),
         ("--in-flight", "0", "0 is not in 1..=65536"),
         ("--in-flight", "65537", "65537 is not in 1..=65536"),
+        ("--timeout", "0ms", "'--timeout <TIMEOUT>': must be greater than zero"),
     ] {
-        let mut args = [&["bench"], &right[..]].concat();
+        let mut args = [&["bench", "--timeout", "1s"], &right[..]].concat();
         let at = args.iter().position(|arg| *arg == option).unwrap();
         args[at + 1] = value;
         let finished = Metaq::start(&args).finish(b"").await;
         assert_eq!((finished.status, &*finished.stdout), (2, ""), "{option} {value}");
         assert!(finished.stderr.contains(said), "{option} {value}: {}", finished.stderr);
-        // Each of them is needed.
+        if option == "--timeout" {
+            continue;
+        }
+        // Each of the others is needed.
         args.drain(at..at + 2);
         let finished = Metaq::start(&args).finish(b"").await;
         assert_eq!((finished.status, &*finished.stdout), (2, ""), "without {option}");

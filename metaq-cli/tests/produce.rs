@@ -166,6 +166,14 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["produce", "--cluster", "meta://h:0", "--topic", "t"], "the port is 0"),
         (&["produce", "--cluster", "meta://h:1", "--topic", "a b"], "contains a space"),
         (&["produce", "--cluster", "meta://h:1", "--topic", "t", "--timeout", "soon"], "--timeout"),
+        (
+            &["produce", "--cluster", "meta://h:1", "--topic", "t", "--timeout", "0s"],
+            "'--timeout <TIMEOUT>': must be greater than zero",
+        ),
+        (
+            &["tx", "--cluster", "meta://h:1", "--topic", "t", "--commit", "--timeout", "0s"],
+            "'--timeout <TIMEOUT>': must be greater than zero",
+        ),
         (&["produce", "--cluster", "meta://h:1", "--topic", "t", "--in-flight", "0"], "--in-flight"),
         (
             &["produce", "--cluster", "meta://h:1", "--topic", "t", "--in-flight", "65537"],

@@ -117,3 +117,28 @@ fn a_dev_broker_whose_address_nobody_reads_ends_as_by_sigpipe() {
     let status = command.args(args).stdout(writer).stderr(Stdio::null()).status().unwrap();
     assert_eq!(status.code(), Some(141));
 }
+
+#[test]
+fn a_log_variable_that_can_not_be_used_is_told() {
+    for (value, said) in [
+        (
+            "debug,metaq_producer=loud",
+            Some("nothing is logged, since METAQ_LOG has \"metaq_producer=loud\": "),
+        ),
+        ("off", None),
+        ("metaq_producer=debug", None),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metaq"));
+        command.args(["inspect", "/dev/null"]).env("METAQ_LOG", value);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        match said {
+            Some(said) => {
+                assert!(stderr.starts_with(&format!("metaq: {said}")), "{stderr}");
+                assert_eq!(stderr.lines().count(), 1, "{stderr}");
+            }
+            None => assert_eq!(stderr, ""),
+        }
+    }
+}
