@@ -7,12 +7,11 @@ mod hex;
 mod message;
 
 use std::{
-    fs::File,
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::PathBuf,
 };
 
-use crate::{EXIT_DONE, EXIT_USAGE, stderr::complain};
+use crate::{EXIT_DONE, EXIT_USAGE, sources::Source, stderr::complain};
 
 /// Shows the frames in bytes that were captured from a connection, in either direction.
 ///
@@ -32,35 +31,35 @@ pub(crate) struct Args {
     /// What to read; - or nothing is the standard input
     file: Option<PathBuf>,
     /// Every line of the input is a stream of its own, in hexadecimal; what is printed starts with its number:
-    /// {"input":N,…}
+    /// {"input":N,…}. A line that isn't hexadecimal shows no frame, unless it is longer than 16 MiB: then those before the
+    /// mistake are shown
     #[arg(long)]
     hex: bool,
     /// Shows the bytes of each frame as they were on the wire, too: "bytes":"…"
     #[arg(long)]
     raw: bool,
     /// The other way: every line {"command":…,"fields":{…}} of the input becomes a line of hexadecimal, or
-    /// {"input":N,"error":"…"}; whatever else is shown is made from the fields
+    /// {"input":N,"error":"…"}, also if it is longer than 64 MiB; whatever else is shown is made from the fields
     #[arg(long, conflicts_with_all = ["hex", "raw"])]
     encode: bool,
 }
 
 pub(crate) fn run(args: &Args) -> u8 {
-    let input: Box<dyn Read> = match &args.file {
-        Some(file) if file.as_os_str() != "-" => match File::open(file) {
-            Ok(file) => Box::new(file),
-            Err(error) => {
-                complain(&format!("{} can't be read", file.display()), &error);
-                return EXIT_USAGE;
-            }
-        },
-        _ => Box::new(io::stdin().lock()),
+    let source = match &args.file {
+        Some(file) if file.as_os_str() != "-" => Source::File(file.clone()),
+        _ => Source::Stdin,
+    };
+    let input = match source.ensure_not_output().and_then(|()| source.open()) {
+        Ok(input) => input,
+        Err(error) => {
+            complain(&format!("{} can't be read", source.name()), &error);
+            return EXIT_USAGE;
+        }
     };
     let mut output = Output(BufWriter::with_capacity(BUFFER, io::stdout().lock()));
     let done = match *args {
-        Args { hex: true, raw, .. } => {
-            lines(input, &mut output, |output, number, line| decode::hex_line(output, number, line, raw))
-        }
-        Args { encode: true, .. } => lines(input, &mut output, encode::line),
+        Args { hex: true, raw, .. } => lines(input, &mut output, &decode::HexLines { raw }),
+        Args { encode: true, .. } => lines(input, &mut output, &encode::JsonLines),
         Args { raw, .. } => decode::stream(input, &mut output, raw),
     };
     match done.and_then(|()| output.0.flush().map_err(Stop::Output)) {
@@ -104,24 +103,69 @@ impl Output {
     }
 }
 
-/// Does `each` with the number and the bytes of every line, counted from 1.
-fn lines(
-    input: impl Read,
-    output: &mut Output,
-    mut each: impl FnMut(&mut Output, u64, &[u8]) -> Result<(), Stop>,
-) -> Result<(), Stop> {
+/// What is done with the lines of the input.
+trait EachLine {
+    /// Longer lines are not taken as a whole.
+    const MAX_LEN: usize;
+
+    /// Does what is to be done with the line of this number, without white space at either end.
+    fn whole(&self, output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop>;
+
+    /// The same for a line that is too long for that: it begins with `start`, and `rest` is read to its end by the caller.
+    fn long(
+        &self,
+        output: &mut Output,
+        number: u64,
+        start: &[u8],
+        rest: &mut impl BufRead,
+    ) -> Result<(), Stop>;
+}
+
+/// Goes through all lines, counted from 1.
+fn lines<L: EachLine>(input: impl Read, output: &mut Output, each: &L) -> Result<(), Stop> {
     let mut input = BufReader::with_capacity(BUFFER, input);
     let (mut line, mut number) = (Vec::new(), 0);
     loop {
-        if input.buffer().is_empty() {
+        if !input.buffer().contains(&b'\n') {
             // The next read may have to wait, and somebody may be waiting for what is done.
             output.flush()?;
         }
         line.clear();
-        if input.read_until(b'\n', &mut line).map_err(Stop::Input)? == 0 {
+        let limit = L::MAX_LEN as u64 + 1;
+        if (&mut input).take(limit).read_until(b'\n', &mut line).map_err(Stop::Input)? == 0 {
             return Ok(());
         }
         number += 1;
-        each(output, number, line.trim_ascii())?;
+        if line.len() <= L::MAX_LEN || line.ends_with(b"\n") {
+            each.whole(output, number, line.trim_ascii())?;
+        } else {
+            // Its end is left, so that this ends with it.
+            each.long(output, number, &line, &mut RestOfLine(&mut input))?;
+            input.skip_until(b'\n').map_err(Stop::Input)?;
+        }
+    }
+}
+
+/// Reads up to the end of a line, which is not taken.
+struct RestOfLine<'a, R>(&'a mut BufReader<R>);
+
+impl<R: Read> Read for RestOfLine<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut bytes = self.fill_buf()?;
+        let length = bytes.read(buffer)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl<R: Read> BufRead for RestOfLine<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let bytes = self.0.fill_buf()?;
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        Ok(&bytes[..end])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.0.consume(length);
     }
 }

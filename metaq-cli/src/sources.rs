@@ -20,7 +20,7 @@ pub(crate) enum Source {
 /// # Errors
 /// The first file that can't be read, and why.
 pub(crate) fn sources(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Error)> {
-    let output = duplicate(io::stdout()).and_then(|output| output.metadata()).ok();
+    let output = output_metadata();
     let mut sources: Vec<_> = (files.iter())
         .map(|path| if path == Path::new("-") { Source::Stdin } else { Source::File(path.clone()) })
         .collect();
@@ -50,26 +50,42 @@ impl Source {
         }
     }
 
-    /// Whether it can be read, as far as that can be known without a look at what is in it.
+    /// Fails if it certainly can't be read, as far as that is known without a look at what is in it.
     fn check(&self, output: Option<&Metadata>) -> io::Result<()> {
-        let metadata = match self {
-            Self::Stdin => self.open()?.metadata()?,
-            Self::File(path) => path.metadata()?,
-        };
+        let metadata = self.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         // Opening a pipe would be seen at its other end.
         if metadata.is_file() {
             self.open()?;
-            let is_same =
-                |output: &Metadata| (output.dev(), output.ino()) == (metadata.dev(), metadata.ino());
-            if output.is_some_and(is_same) {
-                return Err(io::Error::other("it is the output, too"));
-            }
         }
-        Ok(())
+        ensure_not_same(&metadata, output)
     }
+
+    /// Fails if it is a file to which standard output is written, too: there would be no end of it.
+    pub(crate) fn ensure_not_output(&self) -> io::Result<()> {
+        ensure_not_same(&self.metadata()?, output_metadata().as_ref())
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        match self {
+            Self::Stdin => self.open()?.metadata(),
+            Self::File(path) => path.metadata(),
+        }
+    }
+}
+
+fn output_metadata() -> Option<Metadata> {
+    duplicate(io::stdout()).and_then(|output| output.metadata()).ok()
+}
+
+fn ensure_not_same(input: &Metadata, output: Option<&Metadata>) -> io::Result<()> {
+    let is_same = |output: &Metadata| (output.dev(), output.ino()) == (input.dev(), input.ino());
+    if input.is_file() && output.is_some_and(is_same) {
+        return Err(io::Error::other("it is the output, too"));
+    }
+    Ok(())
 }
 
 /// The same open file, without the buffer that the standard library has.

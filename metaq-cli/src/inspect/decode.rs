@@ -1,15 +1,15 @@
 //! From bytes to JSON lines.
 
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, ErrorKind, Read};
 
 use bytes::BytesMut;
 use metaq_protocol::{Decoder, Limits, RawFrame};
 use serde::Serialize;
 
 use super::{
-    BUFFER, Output, Stop, fields,
-    hex::{self, Hex},
-    message::{Message, Stored},
+    BUFFER, EachLine, Output, Stop, fields,
+    hex::{self, Hex, InvalidHex},
+    message::{Message, Messages},
 };
 
 /// Longer header lines are taken for something that is no capture of this protocol.
@@ -27,7 +27,7 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<Message>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    messages: Option<Vec<Stored>>,
+    messages: Option<Messages<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<Hex<'a>>,
 }
@@ -82,7 +82,7 @@ impl Stream {
                         command: frame.name(),
                         fields: fields::Fields::of(&frame),
                         message: Message::of(&frame),
-                        messages: Stored::all_of(&frame),
+                        messages: Messages::of(&frame),
                         bytes: self.raw.then_some(Hex(&bytes)),
                     })?;
                     self.offset += bytes.len() as u64;
@@ -124,17 +124,63 @@ pub(super) fn stream(mut input: impl Read, output: &mut Output, raw: bool) -> Re
     }
 }
 
-/// A line is a stream, in hexadecimal.
-pub(super) fn hex_line(output: &mut Output, number: u64, line: &[u8], raw: bool) -> Result<(), Stop> {
-    let input = Some(number);
-    match hex::parse(line) {
-        Ok(bytes) => {
-            let mut stream = Stream::new(input, raw);
-            if stream.feed(&bytes, output)? {
-                stream.end(output)?;
+/// Each line is a stream, in hexadecimal.
+pub(super) struct HexLines {
+    pub(super) raw: bool,
+}
+
+impl EachLine for HexLines {
+    const MAX_LEN: usize = 16 << 20;
+
+    fn whole(&self, output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
+        match hex::parse(line) {
+            Ok(bytes) => {
+                let mut stream = Stream::new(Some(number), self.raw);
+                if stream.feed(&bytes, output)? {
+                    stream.end(output)?;
+                }
+                Ok(())
             }
-            Ok(())
+            Err(error) => not_hexadecimal(output, number, error),
         }
-        Err(error) => output.json(&Malformed { input, offset: None, error: error.to_string() }),
     }
+
+    fn long(
+        &self,
+        output: &mut Output,
+        number: u64,
+        start: &[u8],
+        rest: &mut impl BufRead,
+    ) -> Result<(), Stop> {
+        let (mut digits, mut stream) = (hex::Digits::default(), Stream::new(Some(number), self.raw));
+        let mut bytes = Vec::new();
+        let mut text = start;
+        let mut taken = 0;
+        loop {
+            bytes.clear();
+            let parsed = digits.push(text, &mut bytes);
+            if !stream.feed(&bytes, output)? {
+                return Ok(());
+            }
+            if let Err(error) = parsed {
+                return not_hexadecimal(output, number, error);
+            }
+            rest.consume(taken);
+            // What follows may have to be waited for.
+            output.flush()?;
+            text = rest.fill_buf().map_err(Stop::Input)?;
+            taken = text.len();
+            if taken == 0 {
+                break;
+            }
+        }
+        match digits.end() {
+            Ok(()) => stream.end(output),
+            Err(error) => not_hexadecimal(output, number, error),
+        }
+    }
+}
+
+fn not_hexadecimal(output: &mut Output, number: u64, error: InvalidHex) -> Result<(), Stop> {
+    output.json(&Malformed { input: Some(number), offset: None, error: error.to_string() })
 }

@@ -1,6 +1,6 @@
 //! From JSON lines to bytes.
 
-use std::fmt::Display;
+use std::{fmt::Display, io::BufRead};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
@@ -11,7 +11,7 @@ use metaq_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Output, Stop, hex};
+use super::{EachLine, Output, Stop, hex};
 
 /// A line of the input; whatever else it says is of no interest.
 #[derive(Deserialize)]
@@ -27,17 +27,27 @@ struct Refused<'a> {
     error: &'a str,
 }
 
-/// Prints the frame that a line describes, or why there is none.
-pub(super) fn line(output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
-    let bytes = serde_json::from_slice::<Line>(line)
-        .map_err(|error| format!("not a line {{\"command\":…,\"fields\":{{…}}}}: {error}"))
-        .and_then(|line| {
-            encoded(&line.command, &Fields(&line.fields))
-                .map_err(|error| format!("{}: {error}", line.command))
-        });
-    match bytes {
-        Ok(bytes) => output.text(&hex::line(&bytes)),
-        Err(error) => output.json(&Refused { input: number, error: &error }),
+/// Each line describes a frame, of which the bytes are printed, or why there is none.
+pub(super) struct JsonLines;
+
+impl EachLine for JsonLines {
+    const MAX_LEN: usize = 64 << 20;
+
+    fn whole(&self, output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
+        let bytes = serde_json::from_slice::<Line>(line)
+            .map_err(|error| format!("not a line {{\"command\":…,\"fields\":{{…}}}}: {error}"))
+            .and_then(|line| {
+                encoded(&line.command, &Fields(&line.fields))
+                    .map_err(|error| format!("{}: {error}", line.command))
+            });
+        match bytes {
+            Ok(bytes) => output.text(&hex::line(&bytes)),
+            Err(error) => output.json(&Refused { input: number, error: &error }),
+        }
+    }
+
+    fn long(&self, output: &mut Output, number: u64, _: &[u8], _: &mut impl BufRead) -> Result<(), Stop> {
+        output.json(&Refused { input: number, error: &format!("longer than {} bytes", Self::MAX_LEN) })
     }
 }
 

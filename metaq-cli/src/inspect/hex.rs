@@ -52,6 +52,42 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, InvalidHex> {
     (0..text.len()).step_by(2).map(|at| Ok(digit(at)? << 4 | digit(at + 1)?)).collect()
 }
 
+/// Reads pairs of digits that come in pieces. White space is passed over at the start and at the end.
+#[derive(Debug, Default)]
+pub(super) struct Digits {
+    /// How many digits there were.
+    count: usize,
+    /// The first digit of a pair whose second one has not come yet.
+    high: u8,
+    /// White space has come behind digits.
+    is_over: bool,
+}
+
+impl Digits {
+    /// Takes a piece, and adds the bytes that it completes, also those before a mistake.
+    pub(super) fn push(&mut self, text: &[u8], bytes: &mut Vec<u8>) -> Result<(), InvalidHex> {
+        for byte in text {
+            if byte.is_ascii_whitespace() {
+                self.is_over = self.count > 0;
+                continue;
+            }
+            let digit = char::from(*byte).to_digit(16).filter(|_| !self.is_over);
+            let digit = digit.ok_or(InvalidHex::NotADigit(self.count))? as u8;
+            if self.count.is_multiple_of(2) {
+                self.high = digit;
+            } else {
+                bytes.push(self.high << 4 | digit);
+            }
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&self) -> Result<(), InvalidHex> {
+        if self.count.is_multiple_of(2) { Ok(()) } else { Err(InvalidHex::Odd(self.count)) }
+    }
+}
+
 /// A text that is no hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InvalidHex {
@@ -66,6 +102,27 @@ impl fmt::Display for InvalidHex {
         match self {
             Self::Odd(digits) => write!(f, "not hexadecimal: {digits} digits are not whole bytes"),
             Self::NotADigit(at) => write!(f, "not hexadecimal: column {} is not a digit", at + 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_in_pieces_are_read_as_those_in_one() {
+        for text in ["", "0", "0a", "0aF", "0aFf", "0g", "0a0", "00 11", "00 1", "0 ", "\u{e4}0"] {
+            for at in 0..=text.len() {
+                let (mut digits, mut bytes) = (Digits::default(), Vec::new());
+                let (start, end) = text.as_bytes().split_at(at);
+                let read = [&b" \t"[..], start, end, b" \r"]
+                    .iter()
+                    .try_for_each(|piece| digits.push(piece, &mut bytes))
+                    .and_then(|()| digits.end())
+                    .map(|()| bytes);
+                assert_eq!(read, parse(text.trim_ascii().as_bytes()), "{text} at {at}");
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use metaq_protocol::{Command, Frame, InvalidAttribute, PutData, Response, SplitData, StoredMessages};
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 
 use super::hex::Hex;
 
@@ -41,7 +41,7 @@ impl From<Result<SplitData, InvalidAttribute>> for Message {
 /// One stored message of a `value`, or what ends them.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum Stored {
+enum Stored {
     Whole {
         offset: usize,
         id: i64,
@@ -59,30 +59,39 @@ pub(super) enum Stored {
     },
 }
 
-impl Stored {
-    pub(super) fn all_of(frame: &Frame) -> Option<Vec<Self>> {
-        let Frame::Response(Response::Data(value)) = frame else {
-            return None;
-        };
-        let (mut shown, mut offset) = (Vec::new(), 0);
-        let mut messages = StoredMessages::new(value.data.clone()).with_max_len(usize::MAX);
+/// The stored messages of a `value`, each of which is made when it is printed.
+pub(super) struct Messages<'a>(&'a Bytes);
+
+impl<'a> Messages<'a> {
+    pub(super) fn of(frame: &'a Frame) -> Option<Self> {
+        match frame {
+            Frame::Response(Response::Data(value)) => Some(Self(&value.data)),
+            _ => None,
+        }
+    }
+}
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (mut shown, mut offset) = (serializer.serialize_seq(None)?, 0);
+        let mut messages = StoredMessages::new(self.0.clone()).with_max_len(usize::MAX);
         for message in messages.by_ref() {
-            shown.push(match message {
+            shown.serialize_element(&match message {
                 Ok(message) => {
                     // Taken from the bytes, since an attribute that isn't UTF-8 is to be shown as it is.
-                    let data = value.data.slice(offset + STORED_HEADER..message.next_offset);
+                    let data = self.0.slice(offset + STORED_HEADER..message.next_offset);
                     let (start, id, flag) = (offset, message.id, message.flag.0);
                     offset = message.next_offset;
                     let message = Message::from(PutData::from(data).split(message.flag));
-                    Self::Whole { offset: start, id, flag, message }
+                    Stored::Whole { offset: start, id, flag, message }
                 }
-                Err(error) => Self::Corrupt { offset: error.offset(), error: error.kind().to_string() },
-            });
+                Err(error) => Stored::Corrupt { offset: error.offset(), error: error.kind().to_string() },
+            })?;
         }
         if let Some(tail) = messages.truncated() {
-            shown.push(Self::CutOff { offset: tail.offset, incomplete: true });
+            shown.serialize_element(&Stored::CutOff { offset: tail.offset, incomplete: true })?;
         }
-        Some(shown)
+        shown.end()
     }
 }
 
