@@ -35,8 +35,8 @@ const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///
 /// Exit status: 0 when everything asked for was done, 1 when something failed, 2 for wrong usage, 130 or 143 when
-/// stopped by SIGINT or SIGTERM (a dev-broker that runs is ended by them with 0), 141 when the reader of stdout has gone.
-/// METAQ_LOG=debug shows on stderr what happens inside.
+/// stopped by SIGINT or SIGTERM (a dev-broker that runs is ended by them with 0), 141 when the reader of stdout has gone
+/// (which is no failure of inspect). METAQ_LOG=debug shows on stderr what happens inside.
 #[derive(Debug, Parser)]
 #[command(name = "metaq", version)]
 struct Cli {

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// How long a message may take in all
     #[arg(long, default_value = "3s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// The most unacknowledged messages
+    /// The most unacknowledged messages, 65536 at most; fewer when their lines, and 1 KiB for each, take more than 32 MiB
     #[arg(long, value_name = "K", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
     /// An attribute for every message

@@ -173,35 +173,6 @@ async fn the_second_signal_while_a_transaction_ends_ends_the_program_with_an_unk
 }
 
 #[tokio::test]
-async fn the_memory_of_long_lines_is_bounded() {
-    let broker = broker().await;
-    let plan = broker.faults().plan(Requests::puts(), Fault::Ignore);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lines");
-    let mut line = vec![b'x'; 1_000_000];
-    line.push(b'\n');
-    std::fs::write(&path, line.repeat(400)).unwrap();
-    let metaq =
-        metaq("produce", &broker, &["--timeout", "30s"]).stdin(File::open(&path).unwrap()).spawn().unwrap();
-    until(|| plan.met() > 20).await;
-    // It reads no further than it may, however long it has.
-    let status = || std::fs::read_to_string(format!("/proc/{}/status", metaq.id())).unwrap();
-    let kib = |status: &str, what: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    let mut reached = 0;
-    for _ in 0..50 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        reached = reached.max(kib(&status(), "VmHWM:"));
-    }
-    println!("{reached} KiB at most");
-    assert!(reached < 160 << 10, "{reached} KiB");
-    signal(&metaq, Signal::SIGKILL);
-    ended(metaq).await;
-}
-
-#[tokio::test]
 async fn files_are_opened_one_after_another() {
     let broker = broker().await;
     let folder = tempfile::tempdir().unwrap();
