@@ -1,16 +1,24 @@
 //! `metaq dev-broker`: the embedded broker as a program.
 
-use std::{io::Write as _, path::PathBuf, str::FromStr};
+use std::{io, path::PathBuf, pin::pin, str::FromStr, time::Duration};
 
 use metaq_testkit::{Broker, Registry};
+use tokio::time::timeout;
 
-use crate::{EXIT_BROKEN_PIPE, EXIT_DONE, signals::StopSignals, stderr::complain};
+use crate::{EXIT_DONE, ending::status_of, output::Output, signals::StopSignals, stderr::complain};
+
+/// How long a registration that is under way when a signal comes has to succeed, so that it can be taken back.
+const LAST_REGISTRATION: Duration = Duration::from_millis(500);
 
 /// Runs a broker on the loopback interface, until it is stopped by a signal.
 ///
 /// It speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its messages in memory
 /// unless told otherwise. The first line that it prints is its address, which `metaq produce --cluster` takes. SIGINT
-/// and SIGTERM end it in order: it leaves the registries first, then closes its connections.
+/// and SIGTERM end it in order: it leaves the registries first, then closes its connections. It also leaves those where it is
+/// registered already when another one can't be entered, or its address can't be written.
+///
+/// Exit status: 0 when it was ended in order by a signal, 130 or 143 when that came before it was started, or a second one
+/// ended it at once, 1 when something failed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A topic and its number of partitions; may be repeated. A * in the name stands for any text
@@ -92,42 +100,73 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(signals) => signals,
         Err(error) => return complain("signals can't be listened to", &error),
     };
-    let started = async {
-        let mut builder =
-            Broker::builder().port(port).id(id).default_partitions(default_partitions).compat(compat);
-        for TopicArg { name, partitions } in &topics {
-            builder = builder.topic(name, *partitions);
-        }
-        for RegistryArg(registry) in registries {
-            builder = builder.register_in(registry);
-        }
-        if let Some(folder) = data_dir {
-            builder = builder.data_dir(folder);
-        }
-        let broker = builder.start().await?;
-        writeln!(std::io::stdout(), "{}", broker.addr())?;
-        Ok::<_, std::io::Error>(broker)
+    let mut builder =
+        Broker::builder().port(port).id(id).default_partitions(default_partitions).compat(compat);
+    for TopicArg { name, partitions } in &topics {
+        builder = builder.topic(name, *partitions);
+    }
+    if let Some(folder) = data_dir {
+        builder = builder.data_dir(folder);
+    }
+    let failed = if port == 0 {
+        "a broker can't be started".to_owned()
+    } else {
+        format!("a broker can't be started on port {port}")
     };
-    let started = tokio::select! {
-        started = started => started,
-        // To register may take long.
-        status = signals.next() => return status,
+    let mut broker = match builder.start().await {
+        Ok(broker) => broker,
+        Err(error) => return complain(&failed, &error),
     };
-    match started {
-        Ok(broker) => {
-            signals.next().await;
+    for RegistryArg(registry) in registries {
+        let (registered, status) = {
+            let mut registered = pin!(broker.register(registry));
             tokio::select! {
-                ended = broker.shut_down() => match ended {
-                    Ok(()) => EXIT_DONE,
-                    Err(error) => complain("the broker could not be ended in order", &error),
-                },
-                // Asked twice, it goes at once.
-                status = signals.next() => status,
+                registered = &mut registered => (Some(registered), None),
+                // To register may take long. If it is about to succeed, the entry can be taken back.
+                status = signals.next() => (timeout(LAST_REGISTRATION, registered).await.ok(), Some(status)),
             }
+        };
+        if let Some(status) = status {
+            return end(broker, &mut signals, status).await;
         }
-        // Whoever was to read its address has gone.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => EXIT_BROKEN_PIPE,
-        Err(error) if port == 0 => complain("a broker can't be started", &error),
-        Err(error) => complain(&format!("a broker can't be started on port {port}"), &error),
+        if let Some(Err(error)) = registered {
+            let status = complain(&failed, &error);
+            return end(broker, &mut signals, status).await;
+        }
+    }
+    let written = tokio::select! {
+        written = write_address(&broker) => written,
+        status = signals.next() => return end(broker, &mut signals, status).await,
+    };
+    if let Err(error) = written {
+        // Whoever was to read it may have gone, which is no news.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            complain("the broker's address can't be written", &error);
+        }
+        return end(broker, &mut signals, status_of(&error)).await;
+    }
+    signals.next().await;
+    end(broker, &mut signals, EXIT_DONE).await
+}
+
+async fn write_address(broker: &Broker) -> io::Result<()> {
+    let mut output = Output::stdout()?;
+    output.text().extend_from_slice(format!("{}\n", broker.addr()).as_bytes());
+    output.written().await;
+    output.take_failure().map_or(Ok(()), Err)
+}
+
+/// Ends the broker in order, unless a signal comes: asked twice, it goes at once. Returns the exit status, which is `status` if
+/// all goes well.
+async fn end(broker: Broker, signals: &mut StopSignals, status: u8) -> u8 {
+    tokio::select! {
+        ended = broker.shut_down() => match ended {
+            Ok(()) => status,
+            Err(error) => {
+                let failed = complain("the broker could not be ended in order", &error);
+                if status == EXIT_DONE { failed } else { status }
+            }
+        },
+        status = signals.next() => status,
     }
 }

@@ -18,8 +18,6 @@ use tokio::{
     time::Instant,
 };
 
-#[cfg(any(feature = "zookeeper", feature = "etcd"))]
-use super::super::registration::Registration;
 use super::{
     super::{
         Broker, BrokerConnector,
@@ -81,8 +79,7 @@ impl BrokerBuilder {
         let mut broker = self.assemble(port, Some(listener))?;
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         for registry in registries {
-            let registration = Registration::new(registry, Arc::clone(&broker.shared)).await?;
-            broker.registrations.push(registration);
+            broker.register(registry).await?;
         }
         Ok(broker)
     }

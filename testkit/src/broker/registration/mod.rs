@@ -20,7 +20,7 @@ use tokio::{
 
 pub use registry::Registry;
 
-use super::Shared;
+use super::{Broker, Shared};
 use keeper::{Keeper, Withdrawal};
 
 /// How long a withdrawal may take: a registry that is frozen answers no call of it.
@@ -36,6 +36,24 @@ pub(super) struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.keeping.abort();
+    }
+}
+
+impl Broker {
+    /// Registers a running broker in one more registry, as [`register_in`](super::BrokerBuilder::register_in) does for one that
+    /// is started. Whoever may have to give up while a registry doesn't answer can [`shut_down`](Self::shut_down) the broker
+    /// then, which takes it out of those where it is registered already.
+    ///
+    /// # Errors
+    /// When the broker can't be registered there: `AlreadyExists` when its id is that of another live broker. Its other
+    /// registrations are not affected.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped before it is done, the broker is not kept registered there; what was entered expires.
+    pub async fn register(&mut self, registry: Registry) -> io::Result<()> {
+        let registration = Registration::new(registry, Arc::clone(&self.shared)).await?;
+        self.registrations.push(registration);
+        Ok(())
     }
 }
 
