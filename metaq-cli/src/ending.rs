@@ -11,7 +11,10 @@ use crate::{EXIT_BROKEN_PIPE, EXIT_FAILED, output::Output, signals::Stopping};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long results may take to be written after the second signal.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+const WRITE_AFTER_SECOND: Duration = Duration::from_secs(1);
+
+/// The same when the deadline of the first one has passed, counted from when the program gets to it, on however busy a machine.
+const WRITE_AFTER_DEADLINE: Duration = Duration::from_millis(650);
 
 /// What a program owes: results that have not come yet, or are not written yet.
 pub(crate) trait Account {
@@ -29,14 +32,15 @@ pub(crate) trait Account {
     fn output(&mut self) -> &mut Output;
 }
 
-/// Completes an account: without a time limit until a signal comes, by the deadline that the first one sets, and within
-/// [`LAST_WRITE`] after the second one. Then writing is given up.
+/// Completes an account: without a time limit until a signal comes, by the deadline that the first one sets, or until the second
+/// one. Then results have a last, short time to be written before that is given up.
 pub(crate) async fn finish(account: &mut impl Account, stopping: &mut Stopping) {
     if stopping.in_time(account.complete()).await.is_some() {
         return;
     }
     account.stop_waiting(stopping.is_urgent());
-    if stopping.is_urgent() && timeout(LAST_WRITE, account.complete()).await.is_ok() {
+    let last = if stopping.is_urgent() { WRITE_AFTER_SECOND } else { WRITE_AFTER_DEADLINE };
+    if timeout(last, account.complete()).await.is_ok() {
         return;
     }
     let reason = "they were not read before the program had to end";

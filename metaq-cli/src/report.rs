@@ -207,7 +207,10 @@ impl Report {
     pub(crate) fn take_failure(&mut self) -> Option<(io::Error, Unwritten)> {
         self.count_unwritten();
         let unwritten = std::mem::take(&mut self.unwritten);
-        self.output.take_failure().map(|error| (error, unwritten))
+        let failure = self.output.take_failure();
+        // Writing may come to its end just when it is given up.
+        let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut || !unwritten.is_empty();
+        failure.filter(is_failure).map(|error| (error, unwritten))
     }
 
     /// Shows the progress, not too often, or for the last time.

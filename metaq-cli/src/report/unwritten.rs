@@ -8,6 +8,8 @@ use serde::Deserialize;
 pub(crate) struct Unwritten {
     /// The least and the greatest number of their lines.
     lines: Option<(u64, u64)>,
+    /// Something else, such as the line of a transaction's end.
+    has_other: bool,
     stored: u64,
     rejected: u64,
     unknown: u64,
@@ -31,9 +33,16 @@ impl Unwritten {
     /// Counts the results in lines that were to be printed. Other lines, such as that of a transaction's end, don't count.
     pub(super) fn count(&mut self, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n') {
-            let Ok(Printed { line, error }) = serde_json::from_slice(line) else { continue };
+            let Ok(Printed { line, error }) = serde_json::from_slice(line) else {
+                self.has_other |= !line.is_empty();
+                continue;
+            };
             self.add(line, error.map(|error| error.outcome));
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_none() && !self.has_other
     }
 
     /// Counts one result: the outcome in words of a message that was not acknowledged, `None` for one that was.
@@ -50,7 +59,7 @@ impl Unwritten {
 
     /// What there is to say about it. `stored` is the word for messages that were acknowledged.
     pub(crate) fn describe(&self, stored: &str) -> String {
-        let Self { lines: Some((first, last)), stored: count, rejected, unknown, not_sent } = self else {
+        let Self { lines: Some((first, last)), stored: count, rejected, unknown, not_sent, .. } = self else {
             return "the results of all lines were written".to_owned();
         };
         let all = count + rejected + unknown + not_sent;
@@ -69,14 +78,17 @@ mod tests {
     fn lines_are_counted_by_their_outcomes() {
         let mut unwritten = Unwritten::default();
         assert_eq!(unwritten.describe("stored"), "the results of all lines were written");
+        unwritten.count(b"");
+        assert!(unwritten.is_empty());
+        unwritten.count(b"{\"transaction\":null,\"outcome\":\"committed\",\"messages\":0}\n");
+        assert!(!unwritten.is_empty());
         unwritten.count(
             b"{\"line\":7,\"partition\":\"0-1\",\"offset\":-1,\"id\":\"-5\"}\n\
               {\"line\":3,\"error\":{\"kind\":\"k\",\"outcome\":\"unknown\",\"message\":\"a \\\"b\\\" \\u00e4\"}}\n",
         );
         unwritten.count(
             b"{\"line\":9,\"error\":{\"kind\":\"k\",\"outcome\":\"not-sent\",\"message\":\"\"}}\n\
-              {\"line\":8,\"error\":{\"kind\":\"k\",\"outcome\":\"rejected\",\"message\":\"\"}}\n\
-              {\"transaction\":null,\"outcome\":\"committed\",\"messages\":0}\n",
+              {\"line\":8,\"error\":{\"kind\":\"k\",\"outcome\":\"rejected\",\"message\":\"\"}}\n",
         );
         let text =
             "of lines 3 to 9 4 results could not be written: 1 taken, 1 rejected, 1 unknown, 1 not sent";
