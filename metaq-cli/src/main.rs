@@ -98,7 +98,7 @@ fn main() -> ExitCode {
             Command::Produce(args) => produce::run(args).await,
             Command::Tx(args) => tx::run(args).await,
             Command::Bench(args) => bench::run(args).await,
-            Command::DevBroker(args) => dev_broker::run(args).await,
+            Command::DevBroker(args) => Box::pin(dev_broker::run(args)).await,
             Command::Inspect(args) => inspect::run(&args),
         }
     });

@@ -35,8 +35,8 @@ pub struct EtcdConfig {
     pub connect_timeout: Duration,
     /// How long a single call may take before another server is tried. Default 2 s.
     pub call_timeout: Duration,
-    /// A server that is silent for so long is asked whether it is there, and left if it doesn't answer within the same
-    /// time. Default 2 s.
+    /// How often a server is asked whether it is there; it is left if it doesn't answer within `call_timeout`. Default 6 s.
+    /// etcd closes connections on which it is asked more often than its `--grpc-keepalive-min-time`, 5 s by default.
     pub keep_alive: Duration,
     /// How often everything is read anew even if no change was reported. Default 60 s.
     pub reread_interval: Duration,
@@ -73,7 +73,7 @@ impl Default for EtcdConfig {
         Self {
             connect_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(2),
-            keep_alive: Duration::from_secs(2),
+            keep_alive: Duration::from_secs(6),
             reread_interval: Duration::from_secs(60),
             credentials: None,
             #[cfg(feature = "tls")]

@@ -246,7 +246,7 @@ fn options(inner: &Inner, host: &str) -> Result<ConnectOptions, DiscoveryError> 
     // Without being asked while it is idle, a server that is gone would leave a watch waiting for ever.
     let mut options = ConnectOptions::new()
         .with_connect_timeout(limit)
-        .with_keep_alive(keep_alive, keep_alive)
+        .with_keep_alive(keep_alive, limit)
         .with_keep_alive_while_idle(true)
         .with_require_leader(true);
     if let Some(credentials) = &config.credentials {

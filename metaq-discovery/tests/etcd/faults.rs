@@ -108,7 +108,7 @@ async fn a_black_hole_is_noticed_and_left_behind() {
         ("swallows bytes", lost, Plan::new().swallow()),
     ];
     let holes = holes.map(async |(which, config, plan)| {
-        let limit = 2 * config.keep_alive + Duration::from_secs(1);
+        let limit = config.keep_alive + config.call_timeout + Duration::from_secs(1);
         let mut scene = Scene::open(&program, config).await;
         scene.proxy.plan_both(plan);
         scene.registry.register(BrokerId(1), addr(1001), 1).await;
@@ -140,6 +140,19 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
     scene.registry.register(BrokerId(1), addr(1001), 1).await;
     let seen = scene.observer.converges("0@1000:1 1@1001:1", thawed).await;
     println!("its silence was noticed after {noticed:?}, a change seen {seen:?} after it spoke again");
+    scene.close().await;
+}
+
+/// etcd closes connections on which it is asked too often whether it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_connection_is_kept() {
+    let Some(program) = EtcdProgram::get("a_quiet_connection_is_kept") else { return };
+    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
+    let connections = scene.proxy.accepted();
+    sleep(4 * EtcdConfig::default().keep_alive).await;
+    assert_eq!(scene.proxy.accepted(), connections);
+    let told = scene.observer.told();
+    assert!(!told.contains(&"lost".to_owned()), "{told:?}");
     scene.close().await;
 }
 
