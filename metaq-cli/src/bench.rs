@@ -269,7 +269,10 @@ async fn report(
     }
     stopping.leave_time_to_write();
     ending::finish(&mut Printing(output), stopping).await;
+    let is_written = output.has_failed() && output.take_unwritten().is_empty();
+    // Writing may come to its end just when it is given up.
     let failure = output.take_failure();
+    let failure = failure.filter(|error| error.kind() != io::ErrorKind::TimedOut || !is_written);
     // Whoever has gone wants to know nothing more.
     let is_unread = failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if let Some(error) = failure.as_ref().filter(|_| !is_unread) {

@@ -155,28 +155,30 @@ fn read_sources(
     batches: &mpsc::UnboundedSender<Batch>,
 ) -> io::Result<()> {
     for (at, source) in sources.iter().enumerate() {
-        match source.open().and_then(|file| read_source(file, shared, permits, batches)) {
+        let named = |error: io::Error| {
+            let mut text = format!("{}: {error}", source.name());
+            let left: Vec<_> = sources[at + 1..].iter().map(Source::name).collect();
+            if !left.is_empty() {
+                text += &format!("; not read therefore: {}", left.join(", "));
+            }
+            io::Error::new(error.kind(), text)
+        };
+        match source.open().and_then(|file| read_source(file, shared, permits, batches, named)) {
             Ok(true) => {}
             Ok(false) => break,
-            Err(error) => {
-                let mut text = format!("{}: {error}", source.name());
-                let left: Vec<_> = sources[at + 1..].iter().map(Source::name).collect();
-                if !left.is_empty() {
-                    text += &format!("; not read therefore: {}", left.join(", "));
-                }
-                return Err(io::Error::new(error.kind(), text));
-            }
+            Err(error) => return Err(named(error)),
         }
     }
     Ok(())
 }
 
-/// Reads a file to its end. Returns whether more is to be read.
+/// Reads a file to its end. Returns whether more is to be read. An error of reading is passed on as `named` makes it.
 fn read_source(
     mut file: File,
     shared: &Shared,
     permits: &std_mpsc::Receiver<()>,
     batches: &mpsc::UnboundedSender<Batch>,
+    named: impl Fn(io::Error) -> io::Error,
 ) -> io::Result<bool> {
     let patience = if file.metadata()?.is_file() { LAST_FILE_READ } else { LAST_OTHER_READ };
     let mut chunk = vec![0; READ_SIZE];
@@ -213,7 +215,11 @@ fn read_source(
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Whoever shares the input may have asked not to be kept waiting.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                // Under the lock, so that whoever takes the rest finds it.
+                Err(error) => {
+                    let _ = batches.send(Err(named(error)));
+                    return Ok(false);
+                }
             }
         };
         if length == 0 {

@@ -119,17 +119,17 @@ impl Output {
         self.shared.has_failed.load(Ordering::Acquire)
     }
 
-    /// Waits for room if there is none, or else for a failure; a failure ends both.
+    /// Hands over what was added, and waits until that was refused and there is room, or writing has failed. It may return
+    /// earlier: whoever waits for room looks again.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(crate) async fn changed(&mut self) {
-        let had_room = self.has_room();
-        loop {
-            if self.has_failed() || (!had_room && self.has_room()) {
-                return;
-            }
+        // If this is refused, the thread notifies when it takes its next portion, be it before or after the wait begins.
+        self.flush();
+        if !self.has_failed() {
             self.shared.progress.notified().await;
+            self.flush();
         }
     }
 
@@ -346,10 +346,37 @@ mod tests {
         let (mut output, mut reader) = pipe();
         fill(&mut output).await;
         let reading = thread::spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
-        soon(output.changed()).await;
-        assert!(output.has_room());
+        while !output.has_room() {
+            soon(output.changed()).await;
+        }
         soon(output.written()).await;
         drop(output);
+        reading.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_handed_over_by_waiting_for_anything() {
+        let (mut output, mut reader) = pipe();
+        let mut lines = 0;
+        while output.collected.is_empty() {
+            add(&mut output, lines);
+            lines += 1;
+            output.flush();
+        }
+        assert!(output.has_room());
+        let (all_read, is_read) = tokio::sync::oneshot::channel();
+        let reading = thread::spawn(move || {
+            let mut read = vec![0; 100 * lines];
+            reader.read_exact(&mut read).unwrap();
+            all_read.send(()).unwrap();
+        });
+        // There is room all the time, and nothing else happens.
+        let waiting = async {
+            loop {
+                output.changed().await;
+            }
+        };
+        soon(async { tokio::select!(() = waiting => {}, read = is_read => read.unwrap()) }).await;
         reading.join().unwrap();
     }
 

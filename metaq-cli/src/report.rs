@@ -180,7 +180,7 @@ impl Report {
         self.output.has_failed()
     }
 
-    /// Waits for room if there is none, or else for a failure; a failure ends both.
+    /// Waits until there may be room again, or writing has failed. It may return earlier.
     pub(crate) async fn changed(&mut self) {
         self.output.changed().await;
     }

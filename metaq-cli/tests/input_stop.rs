@@ -86,6 +86,10 @@ async fn two_that_read_one_pipe_account_for_what_they_have_taken() {
     // Each takes something, while the other one sleeps.
     for sleeping in [1, 0] {
         signal(&pair[sleeping], Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", pair[sleeping].id());
+        let is_stopped =
+            || std::fs::read_to_string(&stat).unwrap().rsplit(')').next().unwrap().starts_with(" T");
+        until(is_stopped).await;
         writer.write_all(b"x").unwrap();
         until(is_taken).await;
         signal(&pair[sleeping], Signal::SIGCONT);

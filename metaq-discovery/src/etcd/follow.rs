@@ -31,6 +31,9 @@ const PAUSES_MS: [u64; 3] = [50, 200, 500];
 /// How often it is looked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
+/// The shortest time between two logins at a server that lets us in and then refuses the login.
+const LOGIN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// So many views are published between two looks at other tasks.
 const PORTION: usize = 64;
 
@@ -186,14 +189,16 @@ impl Inner {
     async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<Infallible, Failure> {
         let mut server = Server::connect(self, host).await?;
         // Whether it was of use since logging in.
-        let mut was_read = false;
+        let (mut was_read, mut last_login) = (false, Instant::now());
         loop {
             match self.follow_server(&mut server, host, failures, &mut was_read).await {
                 Ok(()) => {} // Everything is to be read anew.
                 // A login ends when it is old, and when the user's password or rights are changed.
                 Err(Failure::Refused(refused)) if was_read && refused.may_pass() => {
+                    // Each login costs the server a slow hash.
+                    sleep_until(last_login + LOGIN_INTERVAL).await;
                     server.log_in_again().await?;
-                    was_read = false;
+                    (was_read, last_login) = (false, Instant::now());
                 }
                 Err(failure) => return Err(failure),
             }

@@ -25,6 +25,10 @@ const LASTING: [&str; 5] = [
     "user name not found",
 ];
 
+/// What etcd says when a login is to be made anew: its token is too old, or, with tokens that can't be taken back (JWT), users
+/// or roles were changed since.
+const STALE_LOGIN: [&str; 2] = ["invalid auth token", "revision of auth store is old"];
+
 /// An answer of a server that it may not be read.
 #[derive(Debug)]
 pub(super) struct Refused {
@@ -38,9 +42,9 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// Whether trying again at once may help: a password was changed after logging in.
+    /// Whether logging in again at once may help.
     pub(super) fn may_pass(&self) -> bool {
-        self.reason.contains("invalid auth token")
+        is_one_of(&STALE_LOGIN, &self.reason)
     }
 
     pub(super) fn error(&self) -> DiscoveryError {
@@ -64,7 +68,11 @@ pub(super) fn lasting_reason(error: &Error) -> Option<String> {
 
 /// Whether this is what etcd says to those who may not read.
 pub(super) fn lasts(reason: &str) -> bool {
-    LASTING.iter().any(|lasting| reason.contains(lasting))
+    is_one_of(&LASTING, reason) || is_one_of(&STALE_LOGIN, reason)
+}
+
+fn is_one_of(texts: &[&str], reason: &str) -> bool {
+    texts.iter().any(|text| reason.contains(text))
 }
 
 /// The last of one or more refusals in a row.

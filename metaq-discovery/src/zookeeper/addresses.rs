@@ -9,9 +9,6 @@ use tokio::time::timeout;
 /// How names are looked up: the addresses of a `HOST:PORT`.
 pub(super) type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
-/// How long all lookups may take. What takes longer is left to the client library.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
-
 /// How long a server may take to let us in before it is taken for one that doesn't.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -24,12 +21,13 @@ pub(super) fn look_up(server: String) -> BoxFuture<'static, io::Result<Vec<Socke
 ///
 /// The client library has one timeout for a name, and tries its addresses in order: one that swallows packets would hide
 /// those behind it.
-pub(super) async fn servers(hosts: &[String], look_up: Lookup) -> Vec<String> {
-    let each =
-        join_all(hosts.iter().map(async |host| match timeout(LOOKUP_LIMIT, look_up(host.clone())).await {
-            Ok(Ok(addresses)) if addresses.len() > 1 => addresses.iter().map(SocketAddr::to_string).collect(),
-            _ => vec![host.clone()],
-        }));
+///
+/// What isn't looked up within `limit` is left to the client library.
+pub(super) async fn servers(hosts: &[String], look_up: Lookup, limit: Duration) -> Vec<String> {
+    let each = join_all(hosts.iter().map(async |host| match timeout(limit, look_up(host.clone())).await {
+        Ok(Ok(addresses)) if addresses.len() > 1 => addresses.iter().map(SocketAddr::to_string).collect(),
+        _ => vec![host.clone()],
+    }));
     let mut servers: Vec<_> = each.await.concat();
     servers.sort_unstable();
     servers.dedup();
@@ -74,7 +72,7 @@ mod tests {
     async fn only_names_of_several_addresses_are_replaced() {
         let hosts = ["both:1", "one:2", "none:3", "unknown:4", "silent:5", "both:1"].map(str::to_owned);
         let expected = ["127.0.0.1:1", "[::1]:1", "none:3", "one:2", "silent:5", "unknown:4"];
-        assert_eq!(servers(&hosts, named).await, expected);
+        assert_eq!(servers(&hosts, named, Duration::from_secs(1)).await, expected);
     }
 
     #[tokio::test]

@@ -58,8 +58,14 @@ impl Follower<'_> {
                     }
                 }
             }
-            Purpose::Barrier(id, answer) if failed => self.barriers.push_back((id, answer)),
-            Purpose::Topics(answer) if failed => self.listings.push_back(answer),
+            Purpose::Barrier(id, answer) if failed => {
+                self.barriers.retain(|(_, waiting)| !waiting.is_closed());
+                self.barriers.push_back((id, answer));
+            }
+            Purpose::Topics(answer) if failed => {
+                self.listings.retain(|waiting| !waiting.is_closed());
+                self.listings.push_back(answer);
+            }
             Purpose::Barrier(id, answer) => {
                 // Its last watch was dropped meanwhile. Who asks asks again when the reply is dropped.
                 if !self.nodes.list(id).is_some_and(|list| list.wanted) {

@@ -163,7 +163,7 @@ impl Connector {
         if self.tls.is_some() {
             return hosts;
         }
-        addresses::servers(&hosts, self.look_up).await
+        addresses::servers(&hosts, self.look_up, NEXT_ATTEMPT.min(self.connect_timeout / 4)).await
     }
 
     async fn attempt(&self, servers: String) -> Result<Opened, Error> {
@@ -313,6 +313,7 @@ mod tests {
         });
         let longest = join_all(connections).await.into_iter().max().unwrap();
         println!("connected after {longest:?} at most");
-        assert!(longest < Duration::from_secs(2), "{longest:?}");
+        // Two seconds and what a busy machine takes, but not the four after which the library tries the next one.
+        assert!(longest < Duration::from_millis(3500), "{longest:?}");
     }
 }

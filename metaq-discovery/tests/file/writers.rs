@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use metaq_discovery::{Discovery, DiscoveryEvent, FileDiscovery};
 use tokio::{
     spawn,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{PATIENCE, Place, file, replace, told, topic};
@@ -14,6 +14,12 @@ use crate::{PATIENCE, Place, file, replace, told, topic};
 /// Many who ask see the first half of a file many times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_of_a_file_counts_for_nobody_however_many_look() {
+    // On a busy machine it may take so long to write the rest that the half has every right to count.
+    while !half_of_a_file_counts_for_nobody().await {}
+}
+
+/// Returns false if the rest was written too late for that.
+async fn half_of_a_file_counts_for_nobody() -> bool {
     let (before, after) = (file(20, 2, 1000), file(20, 3, 1000));
     let place = Place::old(&before);
     let discovery = FileDiscovery::new(&place.path);
@@ -23,12 +29,17 @@ async fn half_of_a_file_counts_for_nobody_however_many_look() {
     let (first, second) = after.split_at(after.len() / 2);
     let first = &first[..first.rfind("[topics").unwrap()];
     let second = &after[first.len()..second.len() + after.len() / 2];
+    let began = Instant::now();
     let mut writing = std::fs::File::create(&place.path).unwrap();
     writing.write_all(first.as_bytes()).unwrap();
     let calls = join_all((0..50).map(|_| discovery.topics()));
-    assert!(timeout(Duration::from_millis(200), calls).await.is_err(), "none has half of it for an answer");
+    let answered = timeout(Duration::from_millis(200), calls).await;
     writing.write_all(second.as_bytes()).unwrap();
     drop(writing);
+    if began.elapsed() > Duration::from_millis(400) {
+        return false;
+    }
+    assert!(answered.is_err(), "none has half of it for an answer");
     let changed = timeout(PATIENCE, watch.changed()).await.expect("the whole is seen").unwrap();
     assert_eq!(changed.brokers().len(), 3);
     for event in told(&mut events).await {
@@ -36,6 +47,7 @@ async fn half_of_a_file_counts_for_nobody_however_many_look() {
             assert!(change.removed.is_empty(), "{change:?}");
         }
     }
+    true
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -179,6 +179,7 @@ impl Nodes {
             list.created = false;
         }
         self.queue(id);
+        self.remove_unused_master(id);
     }
 
     pub(in crate::zookeeper) fn watched(&mut self, id: NodeId) {
