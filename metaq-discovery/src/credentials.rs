@@ -1,4 +1,4 @@
-//! Who reads a registry.
+//! Credentials for registries.
 
 use std::fmt;
 

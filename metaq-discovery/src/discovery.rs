@@ -30,7 +30,7 @@ pub trait Discovery: fmt::Debug + Send + Sync {
     /// When the registry can't be read.
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError>;
 
-    /// What happens to the registry from now on: whether it can be reached, which views change, which entries can't be
+    /// The events of the registry from now on: whether it can be reached, which views change, which entries can't be
     /// used. A discovery that doesn't tell has no events.
     fn events(&self) -> DiscoveryEvents {
         DiscoveryEvents::none()

@@ -1,4 +1,4 @@
-//! What can go wrong with a registry.
+//! The errors of registries.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// Why a registry could not be used.
+/// The kinds of errors of registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DiscoveryErrorKind {
@@ -50,7 +50,7 @@ impl DiscoveryError {
         Self::new(DiscoveryErrorKind::Closed, "the discovery was closed")
     }
 
-    /// Why the registry could not be used.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> DiscoveryErrorKind {
         self.inner.kind

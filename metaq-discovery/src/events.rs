@@ -1,4 +1,4 @@
-//! What happens to a registry, for those who want to know.
+//! The events of a registry.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     supervise::{contain, log},
 };
 
-/// So many events wait for a reader; older ones are replaced by [`DiscoveryEvent::Missed`].
+/// The number of events that wait for a reader; older ones are replaced by [`DiscoveryEvent::Missed`].
 const CAPACITY: usize = 256;
 
 /// Something that happened to a registry, or to what is read from it.
@@ -48,7 +48,7 @@ impl fmt::Display for DiscoveryEvent {
     }
 }
 
-/// How a view differs from the one before. Shown as `orders +1 -0 ~2`.
+/// The difference between a view and the one before. Shown as `orders +1 -0 ~2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ViewChange {
@@ -63,7 +63,7 @@ pub struct ViewChange {
 }
 
 impl ViewChange {
-    /// What is different in `new`; none if nothing is.
+    /// The difference of `new`; none if there is none.
     pub(crate) fn between(old: &TopicView, new: &TopicView) -> Option<Self> {
         let topic = new.topic().clone();
         let mut change = Self { topic, added: Vec::new(), removed: Vec::new(), changed: Vec::new() };
@@ -96,9 +96,9 @@ impl fmt::Display for ViewChange {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct BadEntry {
-    /// Where it is: a path, or a file and what is meant in it.
+    /// Its place: a path, or a file and what is meant in it.
     pub path: String,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
 }
 

@@ -28,10 +28,10 @@ use crate::{
 use look::{Looks, Memory, Seen};
 use parse::{Parsed, Said};
 
-/// How often the file is looked at, and how long what is new has to stay to count.
+/// The interval at which the file is looked at, and for which new contents have to stay to count.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a call waits for what the file says to stay.
+/// The time for which a call waits for the contents of the file to stay.
 const RESTLESS: Duration = Duration::from_secs(5);
 
 /// Brokers that are named in a TOML or JSON file, which is read again when it changes.
@@ -50,8 +50,9 @@ const RESTLESS: Duration = Duration::from_secs(5);
 /// A file whose name ends with `.json` is JSON of the same shape, any other TOML. It is read on threads of its own, twice a
 /// second as long as a topic is watched. A change counts when the file says the same at two looks that are half a second
 /// apart, so that it may be replaced in any way, also be written in portions; the first content counts at once if it was
-/// written half a second before. Comments and white space may change meanwhile. A call that finds a change waits until it counts. If the
-/// file says something else each time for 5 s, what counted before still does, or the call fails if there is nothing.
+/// written half a second before. Comments and white space may change meanwhile. A call that finds a change waits until it
+/// counts. If the file says something else each time for 5 s, what counted before still does, or the call fails if there is
+/// nothing.
 ///
 /// While the file is missing, malformed, or can't be read within 5 s, the last views hold; an entry that can't be used, such
 /// as the id `00`, leaves the others working. Both are logged and told by [`events`](Discovery::events).
@@ -76,12 +77,12 @@ struct Inner {
     task: TaskSlot,
 }
 
-/// What the looks so far have come to.
+/// The state of the looks so far.
 #[derive(Debug, Default)]
 struct Judged {
-    /// What the file said when that counted last.
+    /// The contents that counted last.
     settled: Option<Parsed>,
-    /// What it says otherwise, and the look that saw that first.
+    /// The contents that don't count yet, and the look that saw them first.
     unsettled: Option<(Parsed, Instant)>,
     /// Since when it has said other things than what counts.
     restless: Option<Instant>,
@@ -94,7 +95,7 @@ struct Judged {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What counts, or counted before that was malformed.
+    /// The contents that count, or that counted before they were malformed.
     said: Arc<Said>,
     publishers: Publishers,
     closed: bool,
@@ -108,7 +109,7 @@ enum Settled {
     NotYet,
 }
 
-/// What a look comes to.
+/// The verdict on a look.
 type Outcome = Result<Settled, DiscoveryError>;
 
 impl FileDiscovery {
@@ -230,7 +231,7 @@ impl Inner {
         !state.closed && !state.publishers.is_unused()
     }
 
-    /// What a call comes to that finds nothing new that counts.
+    /// The result of a call that finds nothing new that counts.
     fn former(&self) -> Result<(), DiscoveryError> {
         let settled = self.judged.lock().settled.clone();
         match &settled {

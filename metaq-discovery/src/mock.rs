@@ -122,13 +122,13 @@ impl MockDiscovery {
         self.inner.events.send(event);
     }
 
-    /// How often [`watch`](Discovery::watch) was called.
+    /// The number of calls of [`watch`](Discovery::watch).
     #[must_use]
     pub fn watch_calls(&self) -> usize {
         self.inner.state.lock().watch_calls
     }
 
-    /// How many watches of a topic are held now; clones of a watch count as one.
+    /// The number of watches of a topic that are held now; clones of a watch count as one.
     #[must_use]
     pub fn active_watches(&self, topic: &Topic) -> usize {
         self.inner.state.lock().watches.count(topic)

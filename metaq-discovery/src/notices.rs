@@ -1,4 +1,4 @@
-//! What watches and readers of events are to be told, in order, once no lock is held.
+//! Notices for watches and readers of events, delivered in order once no lock is held.
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -10,7 +10,7 @@ use crate::{TopicView, TopicWatch, ViewPublisher};
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
     by_topic: BTreeMap<Topic, Vec<Arc<ViewPublisher>>>,
-    /// How many there are, those that were dropped since the last time they were forgotten included.
+    /// Their number, those that were dropped since the last time they were forgotten included.
     count: usize,
     /// At how many those that were dropped are forgotten next.
     limit: usize,
@@ -37,7 +37,7 @@ impl Publishers {
         self.by_topic.get(topic).cloned().unwrap_or_default()
     }
 
-    /// How many watches of a topic are held; clones of a watch count as one.
+    /// The number of watches of a topic that are held; clones of a watch count as one.
     #[cfg(feature = "mock")]
     pub(crate) fn count(&self, topic: &Topic) -> usize {
         let publishers = self.by_topic.get(topic).into_iter().flatten();

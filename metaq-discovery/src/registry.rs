@@ -1,4 +1,4 @@
-//! What brokers keep in a registry: paths and data, read without touching any server.
+//! The entries of brokers in a registry: paths and data, read without touching any server.
 
 #[cfg(test)]
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ impl Layout {
         Self { root: if root.is_empty() { String::new() } else { format!("/{root}") } }
     }
 
-    /// What all paths here begin with.
+    /// The prefix of all paths here.
     #[cfg(feature = "etcd")]
     pub(crate) fn brokers(&self) -> String {
         format!("{}/brokers/", self.root)
@@ -37,7 +37,7 @@ impl Layout {
         format!("{}/brokers/topics-pub/{topic}", self.root)
     }
 
-    /// What the paths of all brokers' addresses begin with.
+    /// The prefix of the paths of all brokers' addresses.
     #[cfg(feature = "etcd")]
     pub(crate) fn ids(&self) -> String {
         format!("{}/brokers/ids/", self.root)
@@ -81,7 +81,7 @@ impl Layout {
     }
 }
 
-/// What the name of a topic's child says.
+/// The meaning of the name of a topic's child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Child {
     Master(BrokerId),
@@ -106,7 +106,7 @@ impl Child {
     }
 }
 
-/// What was read of one topic.
+/// The entries of one topic.
 #[cfg(test)]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TopicNodes {

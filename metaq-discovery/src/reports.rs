@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{BadEntry, DiscoveryEvent, EventPublisher, supervise::log};
 
-/// What passes by itself as a rule is told when it has lasted so long.
+/// The time after which an entry is reported that usually passes by itself.
 #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
 const LASTING: Duration = Duration::from_secs(2);
 
@@ -121,7 +121,7 @@ impl<K: Ord> Reports<K> {
         self.entries.remove(entry);
     }
 
-    /// When something that may pass will have lasted too long.
+    /// The time at which something that may pass will have lasted too long.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn due(&self) -> Option<Instant> {
         self.pending.first().map(|(since, _)| *since + LASTING)
@@ -178,7 +178,7 @@ mod tests {
         reports.report(reader, bad).iter().for_each(|entry| tell(entry, events));
     }
 
-    /// What was told; a last event marks the end.
+    /// The entries that were reported; a last event marks the end.
     async fn told(events: &EventPublisher, told: &mut crate::DiscoveryEvents) -> Vec<String> {
         events.send(DiscoveryEvent::Lost);
         let mut paths = Vec::new();

@@ -27,9 +27,9 @@ pub struct StaticDiscovery {
 #[derive(Debug)]
 struct Inner {
     topics: BTreeMap<Topic, TopicView>,
-    /// Where every other topic is.
+    /// The brokers of every other topic.
     direct: Option<BrokerAddr>,
-    /// What keeps the watches open until the discovery is closed.
+    /// The publishers that keep the watches open until the discovery is closed.
     publishers: Mutex<Option<Publishers>>,
 }
 

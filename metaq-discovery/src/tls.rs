@@ -17,14 +17,14 @@ use tokio_rustls::TlsConnector;
 
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
-/// So long a server is given when it is asked why it can't be talked to.
+/// The time that a server has when it is asked why it can't be talked to.
 const ASKING: Duration = Duration::from_secs(1);
 
-/// So long a server that accepted us is given to change its mind: by TLS 1.3 it says only then that it doesn't like our
+/// The time that a server that accepted us has to change its mind: by TLS 1.3 it says only then that it doesn't like our
 /// certificate.
 const SECOND_THOUGHTS: Duration = Duration::from_millis(300);
 
-/// Whom to trust as a server of a registry and, where the servers demand that, who we are. PEM, as files or as text;
+/// The authorities to trust for servers of a registry and, where the servers demand that, who we are. PEM, as files or as text;
 /// files are read once. The private key is never shown.
 ///
 /// A server has to have a certificate for the host by which it is named, a DNS name or an IP address.
@@ -115,7 +115,7 @@ impl TlsConfig {
         self.identity.as_ref().map(|(certificate, key)| (certificate.text.as_str(), key.text.as_str()))
     }
 
-    /// Why there is no TLS with a server at `HOST:PORT`, or none if that isn't the matter; the libraries don't tell.
+    /// The reason why there is no TLS with a server at `HOST:PORT`, or none if that isn't the matter; the libraries don't tell.
     /// [`Failed`](DiscoveryErrorKind::Failed) if it will stay so, [`Unreachable`](DiscoveryErrorKind::Unreachable) if it
     /// may change.
     pub(crate) async fn refusal(&self, kind: &str, host: &str, name: &str) -> Option<DiscoveryError> {

@@ -49,9 +49,9 @@ impl ReadTime {
 pub struct ViewBroker {
     /// The broker's id.
     pub id: BrokerId,
-    /// Where it listens.
+    /// The address that it listens on.
     pub addr: BrokerAddr,
-    /// How many partitions of the topic it has. None when only its address is known: then the broker chooses.
+    /// The number of its partitions of the topic. None when only its address is known: then the broker chooses.
     pub partitions: Option<u32>,
 }
 
@@ -126,7 +126,7 @@ impl TopicView {
         self
     }
 
-    /// How long ago the registry was read. A view stays in use while the registry is away.
+    /// The time since the registry was read. A view stays in use while the registry is away.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.read_time.0.lock().elapsed()
@@ -144,7 +144,7 @@ impl ViewBroker {
     }
 }
 
-/// When it was read makes no difference.
+/// The time of reading makes no difference.
 impl PartialEq for TopicView {
     fn eq(&self, other: &Self) -> bool {
         self.topic == other.topic && self.brokers == other.brokers
@@ -276,7 +276,7 @@ impl ViewPublisher {
         self.set_end(reason);
     }
 
-    /// What watches fail with once this was dropped.
+    /// The error of watches once this was dropped.
     pub(crate) fn set_end(&self, reason: DiscoveryError) {
         // The first reason stays.
         let _ = self.end.set(reason);

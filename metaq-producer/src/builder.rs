@@ -62,13 +62,13 @@ impl ProducerBuilder {
         }
     }
 
-    /// Where topics and brokers are found. Closed together with the producer. Required, unless
+    /// The registry of topics and brokers. Closed together with the producer. Required, unless
     /// [`shared_discovery`](Self::shared_discovery) is used.
     pub fn discovery(self, discovery: impl Discovery + 'static) -> Self {
         Self { discovery: Some(Arc::new(discovery)), broker: None, owns_discovery: true, ..self }
     }
 
-    /// Where topics and brokers are found, when others use it too: the producer doesn't close it.
+    /// A registry of topics and brokers that others use, too: the producer doesn't close it.
     pub fn shared_discovery(self, discovery: Arc<dyn Discovery>) -> Self {
         Self { discovery: Some(discovery), broker: None, owns_discovery: false, ..self }
     }
@@ -79,13 +79,13 @@ impl ProducerBuilder {
         Self { broker: Some(broker), discovery: None, owns_discovery: true, ..self }
     }
 
-    /// How brokers are reached. Default: [`TcpTransport`] with the settings of [`ProducerConfig`]. Another transport limits
+    /// The transport to brokers. Default: [`TcpTransport`] with the settings of [`ProducerConfig`]. Another transport limits
     /// by itself what one broker may have in flight.
     pub fn transport(self, transport: impl Transport + 'static) -> Self {
         Self { transport: Some(Arc::new(transport)), ..self }
     }
 
-    /// Which partition a message goes to. Default: [`RoundRobinSelector`].
+    /// The selector of partitions. Default: [`RoundRobinSelector`].
     pub fn selector(self, selector: impl PartitionSelector + 'static) -> Self {
         Self { selector: Arc::new(selector), ..self }
     }
@@ -101,13 +101,13 @@ impl ProducerBuilder {
         Self { config, ..self }
     }
 
-    /// How long a message may take in all; see [`ProducerConfig::send_timeout`]. Default 3 s.
+    /// The time that a message may take in all; see [`ProducerConfig::send_timeout`]. Default 3 s.
     pub fn send_timeout(mut self, send_timeout: Duration) -> Self {
         self.config.send_timeout = send_timeout;
         self
     }
 
-    /// How long publishing a topic may take; see [`ProducerConfig::publish_timeout`]. Default 10 s.
+    /// The time that publishing a topic may take; see [`ProducerConfig::publish_timeout`]. Default 10 s.
     pub fn publish_timeout(mut self, publish_timeout: Duration) -> Self {
         self.config.publish_timeout = publish_timeout;
         self

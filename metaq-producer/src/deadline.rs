@@ -28,7 +28,7 @@ pub(crate) fn runtime() -> Option<Handle> {
     Some(runtime)
 }
 
-/// Why a future was not waited for until its end.
+/// The reason why a future was not awaited to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotReached {
     /// The deadline has passed.

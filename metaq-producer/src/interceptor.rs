@@ -18,9 +18,9 @@ use crate::{
 
 /// Sees every message before it is accepted, for instance to add an attribute, and learns how each accepted message ended.
 ///
-/// A producer may have [several](crate::ProducerBuilder::interceptor), which are called in the order in which they were added. They are
-/// called on the threads that send and that read answers, without a lock, so they may call the producer, and should be quick. What they send is seen as well: there has to be an
-/// end to that.
+/// A producer may have [several](crate::ProducerBuilder::interceptor), which are called in the order in which they were added.
+/// They are called on the threads that send and that read answers, without a lock, so they may call the producer, and should be
+/// quick. What they send is seen as well: there has to be an end to that.
 ///
 /// ```
 /// use metaq_producer::{Interceptor, Message, Producer};
@@ -64,7 +64,7 @@ pub trait Interceptor: Send + Sync {
     }
 }
 
-/// How an accepted message ended.
+/// The outcome of an accepted message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompletedSend {
@@ -74,7 +74,7 @@ pub struct CompletedSend {
     pub partition: Option<Partition>,
     /// Whether it was acknowledged, or what is known of it otherwise.
     pub outcome: Result<(), Outcome>,
-    /// How often it was handed to a connection.
+    /// The number of times that it was handed to a connection.
     pub attempts: u32,
     /// The time from when it was offered to its outcome.
     pub elapsed: Duration,

@@ -85,7 +85,7 @@ impl JsonError {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Where in the value it is, such as `items[3].prices`. None if it is the value itself.
+    /// The place in the value, such as `items[3].prices`. None if it is the value itself.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.inner.path.as_deref()
@@ -98,7 +98,7 @@ impl JsonError {
     }
 }
 
-/// Where serialising `value` fails. Keeping account of the place takes time, so this is asked only when it has failed.
+/// Finds where serialising `value` fails. Keeping account of the place takes time, so this is asked only when it has failed.
 fn place_of_error<T: Serialize + ?Sized>(value: &T) -> Option<String> {
     let mut track = serde_path_to_error::Track::new();
     let mut serializer = serde_json::Serializer::new(std::io::sink());

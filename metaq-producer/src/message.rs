@@ -1,4 +1,4 @@
-//! What is sent, and what comes back.
+//! Messages, and the receipts for them.
 
 use std::{fmt, sync::Arc};
 
@@ -81,8 +81,8 @@ impl Message {
         self.key.as_ref().map(|key| &***key)
     }
 
-    /// How many bytes the message takes at a broker and at a consumer: its payload, and its attribute with four bytes of
-    /// length. [`max_message_size`](crate::ProducerConfig::max_message_size) limits them.
+    /// The number of bytes that the message takes at a broker and at a consumer: its payload, and its attribute with four bytes
+    /// of length. [`max_message_size`](crate::ProducerConfig::max_message_size) limits them.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         self.data.len()
@@ -113,7 +113,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Where an acknowledged message was stored.
+/// The place at which an acknowledged message was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SendReceipt {
@@ -121,10 +121,10 @@ pub struct SendReceipt {
     pub partition: Partition,
     /// The id that the broker gave it. Real brokers give negative ids, too.
     pub message_id: i64,
-    /// Where it begins in the partition's log, in bytes.
+    /// The offset of the message in the partition's log, in bytes.
     pub offset: i64,
     /// The broker that stored it.
     pub broker: BrokerAddr,
-    /// How many times it was handed to a connection until then; 1 as a rule.
+    /// The number of times that it was handed to a connection until then, usually 1.
     pub attempts: u32,
 }

@@ -97,7 +97,7 @@ fn forget(panic: Box<dyn Any + Send>) {
     }
 }
 
-/// What somebody panicked with, if it is a text.
+/// The text of a panic, if it has one.
 pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")

@@ -43,8 +43,8 @@ use crate::{
 ///
 /// # Runtimes
 /// A producer belongs to no runtime: it may live in a `static`, and be used from several one after another. What runs in the
-/// background runs where a topic was published or a message sent; when that runtime has ended, the next call starts it anew on its
-/// own, and messages that waited on the old one fail with [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio
+/// background runs where a topic was published or a message sent; when that runtime has ended, the next call starts it anew on
+/// its own, and messages that waited on the old one fail with [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio
 /// runtime, what would have to wait for room or for a broker fails so, too.
 ///
 /// A runtime that has not ended has to be driven: one that is kept and idle keeps the connections that were made on it, so
@@ -114,7 +114,8 @@ impl Producer {
     /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
     ///
     /// It waits for room when too much is unacknowledged, or [too much waits](ProducerConfig::max_in_flight) for the same
-    /// broker, and for a broker while none of the topic is connected. It is sent again only as [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
+    /// broker, and for a broker while none of the topic is connected. It is sent again only as
+    /// [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
     ///
     /// # Errors
     /// [`SendError::outcome`] says whether the message may be stored; when it is certainly not, the error gives it
@@ -247,8 +248,8 @@ impl Producer {
     ///
     /// A message waits while its brokers are not connected or have no capacity, before another attempt, and, with
     /// [`ordered`](ProducerConfig::ordered), for its turn. The handle of one that is taken back ends with an error of kind
-    /// [`Purged`](crate::SendErrorKind::Purged), whose outcome is [`NotSent`](Outcome::NotSent) for the messages that are returned. One that an
-    /// earlier attempt may have stored is [`Unknown`](Outcome::Unknown), and is not returned.
+    /// [`Purged`](crate::SendErrorKind::Purged), whose outcome is [`NotSent`](Outcome::NotSent) for the messages that are
+    /// returned. One that an earlier attempt may have stored is [`Unknown`](Outcome::Unknown), and is not returned.
     ///
     /// These are left alone: messages in flight, that is to say handed to a connection, also one that another thread is
     /// handing over during the call; messages that wait for room, which are not accepted yet and may be accepted into the
@@ -269,7 +270,7 @@ impl Producer {
         lookup.find(topic).map(|state| state.route().partitions.clone()).unwrap_or_default()
     }
 
-    /// What the producer has done so far.
+    /// The statistics of the producer since it was built.
     pub async fn stats(&self) -> ProducerStats {
         let (unacknowledged, unacknowledged_bytes) = self.inner.in_flight().permits.taken();
         let connections = self.inner.pool.in_use();
@@ -280,8 +281,8 @@ impl Producer {
     }
 
     /// Asks every broker that is connected for its own statistics: all of them, or those of `item`, which is `topics`,
-    /// `realtime`, `offsets`, or the name of a topic (wire rule 3.4). Each has `timeout` to answer; one that doesn't is in the result with
-    /// the reason (K-39).
+    /// `realtime`, `offsets`, or the name of a topic (wire rule 3.4). Each has `timeout` to answer; one that doesn't is in the
+    /// result with the reason (K-39).
     ///
     /// # Cancel safety
     /// Safe: it only asks.
@@ -346,7 +347,7 @@ impl Producer {
         self.inner.events.subscribe(self.inner.discovery.events())
     }
 
-    /// How the registry fares, and how the brokers of topics change.
+    /// The events of the registry, and the changes of topics' brokers.
     #[must_use]
     pub fn discovery_events(&self) -> DiscoveryEvents {
         self.inner.discovery.events()
@@ -355,8 +356,8 @@ impl Producer {
     /// Closes the producer and all its clones. New messages are refused; those that were accepted have `timeout` to get
     /// their outcome. Then those that still wait fail as not sent, those in flight as unknown, and the connections and,
     /// unless it is shared, the discovery are closed. Open local transactions are rolled back at once, and again while brokers
-    /// refuse that; a commit that was sent has until then to be answered. Takes at most `timeout` and a moment; outside of a tokio runtime it
-    /// waits for nothing.
+    /// refuse that; a commit that was sent has until then to be answered. Takes at most `timeout` and a moment; outside of a
+    /// tokio runtime it waits for nothing.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
@@ -409,7 +410,7 @@ impl Producer {
     }
 }
 
-/// How long closing may take when there is nothing to wait for.
+/// The time that closing may take when there is nothing to wait for.
 const MOMENT: Duration = Duration::from_millis(50);
 
 impl Inner {

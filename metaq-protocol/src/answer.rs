@@ -1,4 +1,4 @@
-//! What the body of an answer says, command by command.
+//! The bodies of answers, command by command.
 
 use alloc::{borrow::ToOwned, string::String};
 
@@ -42,13 +42,13 @@ impl InvalidAnswer {
         self.request
     }
 
-    /// What is missing or can't be read, for example `offset`.
+    /// The field that is missing or can't be read, for example `offset`.
     #[must_use]
     pub fn field(&self) -> &'static str {
         self.field
     }
 
-    /// What should have come, for example `MESSAGE-ID PARTITION OFFSET`.
+    /// The expected form, for example `MESSAGE-ID PARTITION OFFSET`.
     #[must_use]
     pub fn expected(&self) -> &'static str {
         self.expected

@@ -13,7 +13,7 @@ pub use error::{InvalidBrokerAddr, InvalidBrokerAddrKind};
 use error::InvalidBrokerAddrKind as Kind;
 use parts::Parts;
 
-/// Where a broker listens: `meta://host:port`, the text that a broker keeps in the registry
+/// The address that a broker listens on: `meta://host:port`, the text that a broker keeps in the registry
 /// (wire rule 10).
 ///
 /// The host is a name, an IPv4 address, or an IPv6 address, which is kept without its brackets.

@@ -72,7 +72,7 @@ impl Command {
         }
     }
 
-    /// What the answer will repeat. [`Opaque::NONE`] for `quit`, which isn't answered.
+    /// The number that the answer will repeat. [`Opaque::NONE`] for `quit`, which isn't answered.
     #[must_use]
     pub fn opaque(&self) -> Opaque {
         match self {

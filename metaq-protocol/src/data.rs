@@ -1,4 +1,4 @@
-//! What a message consists of: attribute and payload.
+//! The data of a message: attribute and payload.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::fmt;
@@ -78,7 +78,7 @@ impl PutData {
         Self { attribute: attribute.map(attribute_block), payload }
     }
 
-    /// How many bytes go over the wire.
+    /// The number of bytes on the wire.
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
@@ -107,7 +107,7 @@ impl PutData {
         self.attribute.as_deref().unwrap_or(&NO_BODY)
     }
 
-    /// What follows the attribute block.
+    /// The part behind the attribute block.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> &Bytes {

@@ -39,7 +39,7 @@ pub(crate) fn check_body((first, second): (&Bytes, &Bytes)) -> Result<(), BodyTo
 /// The body of a frame that has none.
 pub(crate) static NO_BODY: Bytes = Bytes::new();
 
-/// What every frame can do; the public types offer it as methods of their own.
+/// The methods of every frame; the public types offer them as their own.
 pub(crate) trait Encode {
     /// Exact length of the header line, CR LF included.
     fn head_len(&self) -> usize;
@@ -47,7 +47,7 @@ pub(crate) trait Encode {
     /// Appends the header line, after reserving exactly what it and `body_len` more bytes take.
     fn write_head(&self, dst: &mut BytesMut, body_len: usize);
 
-    /// What follows the header line.
+    /// The part behind the header line.
     fn body(&self) -> (&Bytes, &Bytes) {
         (&NO_BODY, &NO_BODY)
     }
@@ -66,7 +66,7 @@ macro_rules! frame_methods {
                 $crate::frame::check_body($crate::frame::Encode::body(self))
             }
 
-            /// How many bytes the whole frame takes, exactly. 0 for a frame that [can't be written](Self::check).
+            /// The exact number of bytes of the whole frame. 0 for a frame that [can't be written](Self::check).
             #[must_use]
             pub fn encoded_len(&self) -> usize {
                 match self.check() {
@@ -121,7 +121,7 @@ macro_rules! frame_methods {
                 }
             }
 
-            /// How many bytes the body has.
+            /// The number of bytes of the body.
             #[must_use]
             pub fn body_len(&self) -> usize {
                 let (first, second) = self.body_parts();
@@ -154,7 +154,7 @@ impl Frame {
         }
     }
 
-    /// What links request and answer.
+    /// The number that links request and answer.
     #[must_use]
     pub fn opaque(&self) -> crate::Opaque {
         match self {

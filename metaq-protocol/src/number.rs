@@ -122,7 +122,7 @@ fn parse_any_digits(negative: bool, digits: &[u8]) -> Option<i64> {
     if negative { Some(number) } else { number.checked_neg() }
 }
 
-/// How many bytes `number` takes as text, its sign included.
+/// The number of bytes of `number` as text, its sign included.
 pub(crate) fn text_len(number: i64) -> usize {
     let digits = number.unsigned_abs().checked_ilog10().map_or(1, |log| log as usize + 1);
     digits + usize::from(number < 0)

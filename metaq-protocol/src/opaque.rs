@@ -1,4 +1,4 @@
-//! What links an answer to its request.
+//! The number that links an answer to its request.
 
 use core::fmt;
 
@@ -16,7 +16,7 @@ use core::fmt;
 pub struct Opaque(pub i32);
 
 impl Opaque {
-    /// What a request without an opaque stands for: `quit`, a bare `version` or a bare `stats`.
+    /// The value of a request without an opaque: `quit`, a bare `version` or a bare `stats`.
     pub const NONE: Self = Self(i32::MAX);
 }
 

@@ -85,7 +85,7 @@ frame_methods!(Response);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BooleanCommand {
-    /// How it went.
+    /// The status.
     pub status: Status,
     /// The text, in UTF-8. No text and an empty one are the same on the wire.
     pub body: Bytes,

@@ -1,4 +1,4 @@
-//! What a broker made of a request.
+//! The status of an answer: what a broker made of a request.
 
 use core::fmt;
 

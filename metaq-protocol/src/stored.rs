@@ -26,15 +26,15 @@ pub struct StoredMessage {
     pub attribute: Option<String>,
     /// The payload.
     pub payload: Bytes,
-    /// Where the next message starts, counted from the beginning of the `value` body.
+    /// The start of the next message, counted from the beginning of the `value` body.
     pub next_offset: usize,
 }
 
 /// Appends a message as it is stored, which is how it stands in a `value`: twenty bytes of header, and its data,
 /// attribute block included. The checksum is that of the data.
 ///
-/// The length of the data is stored as an `i32`. Data longer than [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), which no `put` can have brought, has no
-/// stored form: nothing is appended.
+/// The length of the data is stored as an `i32`. Data longer than [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), which no `put` can
+/// have brought, has no stored form: nothing is appended.
 pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
     let Ok(length) = i32::try_from(data.len()) else {
         return;
@@ -98,13 +98,13 @@ impl StoredMessages {
         self
     }
 
-    /// How far the walk has come: where the next message starts, or the one that is cut off or corrupt.
+    /// The position of the walk: where the next message starts, or the one that is cut off or corrupt.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// What is left when it is the beginning of a message only.
+    /// The rest, when it is the beginning of a message only.
     #[must_use]
     pub fn truncated(&self) -> Option<Truncated> {
         let rest = &self.body[self.offset..];
@@ -191,11 +191,11 @@ impl Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Truncated {
-    /// Where the message starts. A `get` from there brings it whole, if `max_size` allows.
+    /// The start of the message. A `get` from there brings it whole, if `max_size` allows.
     pub offset: usize,
-    /// How many bytes of it are there.
+    /// The number of its bytes that are there.
     pub available: usize,
-    /// How many it takes; of a message whose length isn't there, the length of its header.
+    /// The number of bytes that it takes; of a message whose length isn't there, the length of its header.
     pub needed: usize,
 }
 
@@ -208,20 +208,20 @@ pub struct CorruptMessage {
 }
 
 impl CorruptMessage {
-    /// Where the message starts.
+    /// The start of the message.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// What is wrong with it.
+    /// The fault.
     #[must_use]
     pub fn kind(&self) -> CorruptMessageKind {
         self.kind
     }
 }
 
-/// What is wrong with a [`CorruptMessage`].
+/// The kinds of faults of a [`CorruptMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields are in the messages")]

@@ -67,7 +67,7 @@ pub(crate) fn check(text: &str) -> Result<(), InvalidTokenKind> {
     }
 }
 
-/// Why a text can't be one token of a command line: what is wrong with the text of an [`InvalidToken`] or an
+/// The reasons why a text can't be one token of a command line: the faults of an [`InvalidToken`] or an
 /// [`InvalidTopic`](crate::InvalidTopic).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -113,7 +113,7 @@ impl InvalidToken {
         &self.text
     }
 
-    /// What is wrong with it.
+    /// The fault.
     #[must_use]
     pub fn kind(&self) -> InvalidTokenKind {
         self.kind

@@ -85,7 +85,7 @@ impl InvalidTopic {
         &self.name
     }
 
-    /// What is wrong with it.
+    /// The fault.
     #[must_use]
     pub fn kind(&self) -> InvalidTokenKind {
         self.kind

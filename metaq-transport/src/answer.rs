@@ -1,19 +1,19 @@
-//! What a broker answered.
+//! The answers of brokers.
 
 use metaq_protocol::{PutAnswer, Response};
 use tokio::time::Instant;
 
-/// What a broker answered to a request, and when.
+/// The answer of a broker to a request, and the time at which it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer {
-    /// What it answered.
+    /// The answer.
     pub body: AnswerBody,
-    /// When the answer was read from the connection.
+    /// The time at which the answer was read from the connection.
     pub received_at: Instant,
 }
 
-/// What an [`Answer`] says.
+/// The contents of an [`Answer`].
 ///
 /// The answer to a put that was stored is read where it lies, without an allocation, because there is one for each
 /// message; everything else is kept as it came.
@@ -33,7 +33,7 @@ impl Answer {
         Self { body, received_at: Instant::now() }
     }
 
-    /// What the broker answered, if it isn't that a put was stored.
+    /// The response, if it isn't that a put was stored.
     #[must_use]
     pub fn into_response(self) -> Option<Response> {
         match self.body {

@@ -24,10 +24,10 @@ use crate::{
 
 type Dial<'a, S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send + 'a>>;
 
-/// How much of the answer is read at once.
+/// The bytes of the answer that are read at a time.
 const READ: usize = 1024;
 
-/// How much a broker may send that was asked for nothing but the first answer.
+/// The most bytes that a broker may send that was asked for nothing but the first answer.
 const MAX_UNASKED: usize = 64 * READ;
 
 /// The opaque of the first request. A copy of its answer that comes later must meet no other request: this is the key of the
@@ -51,7 +51,7 @@ enum Step<'a, S> {
 struct Greeting<S> {
     stream: S,
     begun: Instant,
-    /// What is left of the first request.
+    /// The rest of the first request.
     request: BytesMut,
     flushed: bool,
     unread: BytesMut,
@@ -62,13 +62,13 @@ struct Greeting<S> {
 /// A stream on which a broker has answered.
 pub(crate) struct Proven<S> {
     pub(crate) stream: S,
-    /// What was read behind the answer.
+    /// The bytes that were read behind the answer.
     pub(crate) unread: BytesMut,
-    /// What was written and read.
+    /// The counts of what was written and read.
     pub(crate) counts: ConnectionStats,
 }
 
-/// Why an attempt failed.
+/// The reason why an attempt failed.
 enum Failure {
     Dial(io::Error),
     Lost(LossReason),
@@ -84,7 +84,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, S> {
         self.started
     }
 
-    /// When the broker answered, if it has.
+    /// The time at which the broker answered, if it has.
     pub(crate) fn proven_at(&self) -> Option<Instant> {
         match self.step {
             Step::Proven(_, at) => Some(at),

@@ -18,7 +18,7 @@ pub struct CapacityWait {
     leave: Leave,
 }
 
-/// What [`Connection::reserve`](crate::Connection::reserve) returns.
+/// The result of [`Connection::reserve`](crate::Connection::reserve) returns.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "there is no third possibility")]
 pub enum Capacity {
@@ -28,14 +28,14 @@ pub enum Capacity {
     Waiting(CapacityWait),
 }
 
-/// What gives a reservation back.
+/// The means to give a reservation back.
 enum Release {
     Nothing,
     Custom(Box<dyn FnOnce() + Send + Sync>),
     Connection { link: Arc<Link>, bytes: u32 },
 }
 
-/// What gives up a place.
+/// The means to give up a place.
 enum Leave {
     Nothing,
     Custom(Box<dyn FnOnce() + Send + Sync>),
@@ -57,7 +57,7 @@ impl Reservation {
         Self { release: Release::Connection { link, bytes } }
     }
 
-    /// How many bytes it holds, if it is one of `link`.
+    /// The number of bytes that it holds, if it is one of `link`.
     pub(crate) fn bytes_on(&self, link: &Arc<Link>) -> Option<u32> {
         match &self.release {
             Release::Connection { link: own, bytes } if Arc::ptr_eq(own, link) => Some(*bytes),
@@ -65,7 +65,7 @@ impl Reservation {
         }
     }
 
-    /// What it holds belongs to a request now.
+    /// Hands what it holds to a request.
     pub(crate) fn use_up(mut self) {
         self.release = Release::Nothing;
     }

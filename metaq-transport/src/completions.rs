@@ -37,12 +37,12 @@ pub trait Completions: fmt::Debug + Send + Sync {
     }
 }
 
-/// Who is told of the end of a request, and by which token.
+/// The listener for the end of a request, and the token by which it knows the request.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a pair with names")]
 pub struct Ticket<'a> {
-    /// Who is told.
+    /// The listener.
     pub completions: &'a Arc<dyn Completions>,
-    /// What the request is called then.
+    /// The token by which the listener knows the request.
     pub token: u64,
 }

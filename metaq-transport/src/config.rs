@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{deadline::FAR, slots::MAX_SLOTS};
 
-/// What shorter durations count as.
+/// The least duration of settings; shorter ones count as this.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Settings of the connections of a transport, whatever they run over. With the feature `serde` they are read and written with
@@ -16,22 +16,22 @@ const SHORTEST: Duration = Duration::from_millis(1);
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// How long one attempt to connect may take: name resolution, all addresses of the name, a TLS handshake, and the answer to
-    /// a first request, by which the broker proves to be one and to be alive. Default 3 s. Too short, and a distant broker is
-    /// never reached. An attempt that isn't answered holds up no other: after 250 ms a second one is made beside it, and again
-    /// whenever that has had as much time.
+    /// The time that one attempt to connect may take: name resolution, all addresses of the name, a TLS handshake, and the
+    /// answer to a first request, by which the broker proves to be one and to be alive. Default 3 s. Too short, and a distant
+    /// broker is never reached. An attempt that isn't answered holds up no other: after 250 ms a second one is made beside it,
+    /// and again whenever that has had as much time.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub connect_timeout: Duration,
     /// The longest pause before the second attempt to connect; it doubles with each further failure. The actual pause
     /// is drawn at random between zero and that. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub first_pause: Duration,
-    /// What the pause doesn't grow beyond. Default 500 ms, so that a broker that comes back is used within a second, however
+    /// The longest pause. Default 500 ms, so that a broker that comes back is used within a second, however
     /// long it was away. Longer, and it is used later; much shorter, and many clients crowd it.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub longest_pause: Duration,
-    /// How long a broker that owes answers may be silent before nothing more is sent to it until it speaks again; what was
-    /// not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. A second
+    /// The time for which a broker that owes answers may be silent before nothing more is sent to it until it speaks again;
+    /// what was not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. A second
     /// connection is dialled then beside the silent one. If the broker answers on that one alone, it replaces the silent one,
     /// whose requests end with [`Lost`](crate::TransportErrorKind::Lost); if it speaks on the silent one first, or within a
     /// quarter of this time (250 ms at most) after the new one was answered, that is kept. Default 1 s. Too short, and a broker
@@ -42,7 +42,7 @@ pub struct ConnectionConfig {
     /// (rule N-10). The broker closes connections that are idle for 300 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_after: Duration,
-    /// How long the broker has to answer a heartbeat, or anything else, before the connection is given up and made
+    /// The time that the broker has to answer a heartbeat, or anything else, before the connection is given up and made
     /// anew, also if no other one was answered meanwhile. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_timeout: Duration,
@@ -51,7 +51,8 @@ pub struct ConnectionConfig {
     /// The most bytes of unanswered requests on a connection, from 1 to 4,294,967,295. One request may be larger if it is
     /// alone. Default 64 MiB.
     pub max_in_flight_bytes: usize,
-    /// How long a connection waits for its outstanding answers, late ones included, when its last handle is dropped. Default 5 s.
+    /// The time for which a connection waits for its outstanding answers, late ones included, when its last handle is dropped.
+    /// Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub drain_timeout: Duration,
 }

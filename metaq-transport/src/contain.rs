@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What a panic said.
+/// The text of a panic.
 #[derive(Clone, Debug)]
 pub(crate) struct Panicked(String);
 

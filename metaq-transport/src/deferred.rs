@@ -1,4 +1,4 @@
-//! What is done after the connection's lock is released.
+//! The effects that are run after the connection's lock is released.
 
 use std::{cell::RefCell, collections::VecDeque, sync::Arc, task::Waker};
 
@@ -12,7 +12,7 @@ use crate::{
     slots::{Caller, Ending, Outcome, Released, Whom},
 };
 
-/// Who asked for capacity, by which token, and how much was granted.
+/// The listener that asked for capacity, its token, and what was granted.
 type CapacityResult = (Arc<dyn Completions>, u64, Result<u32, TransportErrorKind>);
 
 /// Waits for capacity that ended, and on which connections.
@@ -36,7 +36,7 @@ pub(crate) struct Deferred {
     listener: u8,
     completions: Option<Arc<dyn Completions>>,
     told: Vec<(u64, Outcome)>,
-    /// What is for other listeners, which is rare: a connection has one, as a rule.
+    /// Completions for other listeners, which are rare: a connection usually has one.
     others: Vec<(u8, u64, Outcome)>,
     released: Vec<Released>,
     /// The listeners of `others` and `released`.
@@ -253,7 +253,7 @@ impl Deferred {
         }
     }
 
-    /// What the first panic said since this was asked last.
+    /// The text of the first panic since the last call.
     #[inline]
     pub(crate) fn take_panicked(&mut self) -> Option<Panicked> {
         self.panicked.take()

@@ -36,14 +36,14 @@ const HEAD_START: u32 = 20;
 const GRACE: u32 = 4;
 const MAX_GRACE: Duration = Duration::from_millis(250);
 
-/// What is kept from one connection to the next.
+/// The memory that is kept from one connection to the next.
 pub(crate) struct Memory {
     backoff: Backoff,
     /// The fastest attempt that succeeded.
     fastest: Option<Duration>,
     /// That the broker can't be reached was logged.
     said_unreachable: bool,
-    /// So many connections in a row were replaced on which nothing but heartbeats was answered.
+    /// The number of connections in a row that were replaced, on which nothing but heartbeats was answered.
     futile: u32,
 }
 
@@ -174,7 +174,7 @@ impl<'a, D: Dialer> Dialling<'a, D> {
         }
     }
 
-    /// When the silent connection is to be replaced by this one.
+    /// The time at which the silent connection is to be replaced by this one.
     fn replace_at(&self, proven: &Attempt<'a, D::Stream>, last_write: Instant) -> Instant {
         let proven_at = proven.proven_at().unwrap_or_else(Instant::now);
         let took = proven_at.saturating_duration_since(proven.started());
@@ -248,7 +248,7 @@ impl<'a, D: Dialer> Dialling<'a, D> {
         }
     }
 
-    /// How long an attempt may be unanswered before another is made.
+    /// The time that an attempt may be unanswered before another is made.
     fn unanswered(&self) -> Duration {
         let fastest = self.memory.fastest.unwrap_or_default();
         UNANSWERED.max(fastest.saturating_mul(TIMES_THE_FASTEST)).min(self.config.connect_timeout)

@@ -1,4 +1,4 @@
-//! What can go wrong between here and a broker.
+//! The errors between here and a broker.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ struct Inner {
     cause: Option<Cause>,
 }
 
-/// What went wrong.
+/// The kind of error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
@@ -48,7 +48,7 @@ pub enum TransportErrorKind {
     TooLarge,
 }
 
-/// How far a request had come when it failed.
+/// The progress of a request when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_enums,
@@ -89,7 +89,7 @@ impl TransportError {
         Self { inner: Arc::new(Inner { progress, ..Arc::unwrap_or_clone(self.inner) }) }
     }
 
-    /// What went wrong.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> TransportErrorKind {
         self.inner.kind
@@ -159,7 +159,7 @@ impl StdError for TransportError {
     }
 }
 
-/// Why an established connection was given up.
+/// The reason why an established connection was given up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LossReason {
     #[error("the broker closed the connection")]

@@ -14,13 +14,13 @@ use crate::{
     slots::SlotKey,
 };
 
-/// So long after a deadline a guard leaves it to the connection's task.
+/// The time after a deadline for which a guard leaves it to the connection's task.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// How long a guard sleeps at least.
+/// The shortest sleep of a guard.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
-/// How often a guard looks.
+/// The interval at which a guard looks.
 const GUARD_PERIOD: Duration = Duration::from_millis(20);
 
 impl Link {

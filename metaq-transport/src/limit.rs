@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, task::Waker};
 
 use crate::{Completions, TransportErrorKind, deferred::Deferred};
 
-/// How many requests, and how many of their bytes, are in flight or reserved, and who waits for capacity.
+/// The requests and bytes that are in flight or reserved, and the waiters for capacity.
 ///
 /// Capacity that is released goes to the first waiters that fit, as a reservation; while there are waiters, nobody else takes
 /// any. A request holds its share until it has ended, whoever still waits for it.
@@ -19,7 +19,7 @@ pub(crate) struct InFlightLimit {
     /// By number, which is the order in which they came.
     waiters: BTreeMap<u64, Waiter>,
     next_waiter: u64,
-    /// What came of the waits of futures that have not looked yet.
+    /// The results of waits whose futures have not looked yet.
     results: BTreeMap<u64, Result<u32, TransportErrorKind>>,
 }
 
@@ -29,7 +29,7 @@ struct Waiter {
     notify: Notify,
 }
 
-/// Who is notified when capacity is there.
+/// The waiter that is notified when capacity is there.
 #[derive(Debug)]
 pub(crate) enum Notify {
     /// A future; the waker once it was polled.
@@ -55,7 +55,7 @@ impl InFlightLimit {
         }
     }
 
-    /// What a request of `bytes` counts for: one that is larger than the whole limit may go alone.
+    /// The bytes that a request of `bytes` counts for: one that is larger than the whole limit may go alone.
     #[inline]
     fn charge(&self, bytes: usize) -> u32 {
         // The limit is at most what fits.
@@ -190,7 +190,7 @@ impl InFlightLimit {
         }
     }
 
-    /// What came of the wait of a future, if it has ended.
+    /// The result of the wait of a future, if it has ended.
     pub(crate) fn result(&mut self, number: u64) -> Option<Result<u32, TransportErrorKind>> {
         self.results.remove(&number)
     }

@@ -1,4 +1,4 @@
-//! What the callers of a connection and its task share.
+//! The state that the callers of a connection and its task share.
 
 use std::{
     sync::Arc,
@@ -39,14 +39,14 @@ pub(crate) struct Link {
     pub(crate) close_requested: Notify,
 }
 
-/// What is under the lock. Nobody holds it across an await, a system call, or code of others: what runs such code is put into
+/// The state under the lock. Nobody holds it across an await, a system call, or code of others: what runs such code is put into
 /// a [`Deferred`].
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) phase: Phase,
     pub(crate) slots: Slots,
     pub(crate) outbox: Outbox,
-    /// What the session is writing, while its task doesn't run and it isn't empty.
+    /// The outbox that the session is writing, while its task doesn't run and it isn't empty.
     pub(crate) writing: Outbox,
     /// Whether the session has taken what it writes; how much of it was written is known to it alone then.
     pub(crate) session_writes: bool,
@@ -58,9 +58,9 @@ pub(crate) struct Shared {
     pub(crate) unsuspected: Option<(Instant, Instant)>,
     pub(crate) limit: InFlightLimit,
     pub(crate) stats: ConnectionStats,
-    /// Who is told of the ends of puts; as a rule there is one.
+    /// The listeners for the ends of puts; usually one.
     pub(crate) listeners: Vec<Arc<dyn Completions>>,
-    /// Why there is no connection, or why it was closed without having been asked to.
+    /// The reason why there is no connection, or why it was closed unasked.
     pub(crate) last_error: Option<TransportError>,
     /// The state that is yet to be published.
     pub(crate) unpublished: Option<ConnectionState>,
@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     pub(crate) guards: Vec<runtime::Id>,
 }
 
-/// So many requests are worth a write when the broker has nothing else to do: it works on them while more are made.
+/// The number of requests that are worth a write when the broker has nothing else to do: it works on them while more are made.
 pub(crate) const FIRST_WRITE: usize = 32;
 
 /// A request may be so much larger than what was reserved for it, because what it takes is estimated.
@@ -298,7 +298,7 @@ fn drop_contained(completions: Option<Arc<dyn Completions>>) {
 }
 
 impl Shared {
-    /// What is done at the end of all that changes something under the lock.
+    /// Runs after everything that changes something under the lock.
     #[inline]
     pub(crate) fn finish(&mut self, deferred: &mut Deferred) {
         if self.limit.has_waiters() {

@@ -11,13 +11,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// How names are looked up: by a function that blocks.
+/// A function that looks up names, and blocks.
 type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-/// What is looked up: a host and a port.
+/// The key of a lookup: a host and a port.
 type Key = (String, u16);
 
-/// What came of a lookup, once it is done.
+/// The result of a lookup, once it is done.
 type Found = Option<Result<Vec<SocketAddr>, Arc<io::Error>>>;
 
 /// Looks up names, one lookup for each broker at a time.

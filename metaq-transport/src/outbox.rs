@@ -9,7 +9,7 @@ use metaq_protocol::{Command, PutRef};
 /// is cheaper than another slice for the kernel.
 const BY_REFERENCE_FROM: usize = 8 * 1024;
 
-/// So many bytes are worth a write.
+/// The number of bytes that are worth a write.
 const WORTH_A_WRITE: usize = 64 * 1024;
 
 /// So few void frames are left where they are.
@@ -25,14 +25,14 @@ const KEEP_CAPACITY: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inline: BytesMut,
-    /// How many bytes have left `inline` since it was empty of frames for the first time.
+    /// The number of bytes that have left `inline` since it was empty of frames for the first time.
     inline_left: u64,
     large: VecDeque<LargeBody>,
     large_len: usize,
     frames: VecDeque<QueuedFrame>,
-    /// How many bytes of the first frame were already handed to the operating system.
+    /// The number of bytes of the first frame that were handed to the operating system.
     started: usize,
-    /// How many frames are void.
+    /// The number of void frames.
     voids: usize,
     /// The bytes of void frames in `inline`.
     void_inline: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Outbox {
 
 #[derive(Debug)]
 struct LargeBody {
-    /// How many bytes have left `inline` when this body's turn comes.
+    /// The number of bytes that have left `inline` when this body's turn comes.
     after: u64,
     /// The number of the frame that it belongs to.
     number: u64,
@@ -75,12 +75,12 @@ impl Outbox {
         self.inline.len() + self.large_len / 8 >= WORTH_A_WRITE
     }
 
-    /// How many frames wait.
+    /// The number of frames that wait.
     pub(crate) fn frames(&self) -> usize {
         self.frames.len() - self.voids
     }
 
-    /// How many bytes wait in the outbox's own buffer; large bodies don't count.
+    /// The number of bytes that wait in the outbox's own buffer; large bodies don't count.
     pub(crate) fn inline_len(&self) -> usize {
         self.inline.len()
     }

@@ -1,4 +1,4 @@
-//! What a connection is doing, and what ends when that changes.
+//! The phases of a connection, and what ends when they change.
 //!
 //! The phase, the number of the first frame that was not written, and the slots change together under the connection's lock:
 //! a request that was submitted before a change has a known fate, one that comes after it is refused.
@@ -29,7 +29,7 @@ pub(crate) enum Phase {
     Closed,
 }
 
-/// When a connection that is being closed shall end.
+/// The time at which a connection that is being closed shall end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     /// Nothing is outstanding. Saying goodbye may take until then.

@@ -1,4 +1,4 @@
-//! What can be queued on a connection: any command, or a put that lies elsewhere.
+//! The things that can be queued on a connection: any command, or a put that lies elsewhere.
 
 use metaq_protocol::{Command, PutRef};
 
@@ -7,15 +7,15 @@ use crate::{Ticket, outbox::Outbox, slots::SlotKey};
 /// About what the words of a put take besides its topic.
 const PUT_WORDS: usize = 48;
 
-/// What is to be queued.
+/// A thing to be queued.
 pub(crate) trait Queued {
-    /// What it counts for in the limit of bytes.
+    /// The bytes that it counts for in the limit.
     fn bytes(&self) -> usize;
 
     /// Whether its answer may say where a message was stored.
     fn is_put(&self) -> bool;
 
-    /// Who is told of its end, and by which token; none when a future awaits it.
+    /// The listener for its end, and the token; none when a future awaits it.
     fn ticket(&self) -> Option<Ticket<'_>>;
 
     fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey);

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How long an address has the field to itself before the next one is tried beside it, as RFC 8305 recommends.
+/// The time for which an address has the field to itself before the next one is tried beside it, as RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// The first connection that comes about. The addresses are tried in order, the next one as soon as one has failed or has

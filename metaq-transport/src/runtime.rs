@@ -1,4 +1,4 @@
-//! What is asked of tokio's runtime without panicking where there is none.
+//! Questions to tokio's runtime that don't panic where there is none.
 
 use tokio::{
     runtime::Handle,

@@ -37,7 +37,7 @@ use growth::Growth;
 
 const READ_BUFFER: usize = 64 * 1024;
 
-/// So many answers are delivered in one go; senders get at the lock in between.
+/// The number of answers that are delivered in one go; senders get at the lock in between.
 const ANSWERS_AT_ONCE: usize = 64;
 
 /// So often it is read and written in one go before it is looked at the time.
@@ -46,13 +46,13 @@ const ROUNDS: u32 = 128;
 /// So often it is read at most from a connection that is lost already.
 const LAST_READS: u32 = 1024;
 
-/// How long there may be nothing to do when nothing asks for less.
+/// The longest sleep when nothing asks for less.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// How long saying goodbye may take.
+/// The time that saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// When a silent broker is asked for a sign of life, and how long it has for it.
+/// The times of heartbeats: when a silent broker is asked, and how long it has to answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     pub(crate) stall_after: Duration,
@@ -60,7 +60,8 @@ pub(crate) struct Patience {
     pub(crate) heartbeat_timeout: Duration,
 }
 
-/// Drives one established connection, on which the broker has answered, to its end. All its work is in [`poll`](Self::poll), which never blocks.
+/// Drives one established connection, on which the broker has answered, to its end. All its work is in [`poll`](Self::poll),
+/// which never blocks.
 ///
 /// When it is dropped, whatever the reason, it gives back what it was writing, so that what was written is known.
 pub(crate) struct Session<'a, S> {
@@ -73,9 +74,9 @@ pub(crate) struct Session<'a, S> {
     writing: Outbox,
     /// No deadline of what is in `writing` is before this.
     writing_deadline: Option<Instant>,
-    /// What is written is here, and not with the link.
+    /// The outbox is here, and not with the link.
     has_writing: bool,
-    /// What is written is with the link, and has to be taken back.
+    /// The outbox is with the link, and has to be taken back.
     gave_writing: bool,
     /// The stream is asked to write; if that panics, nobody knows what it has written.
     is_in_write: bool,
@@ -85,18 +86,18 @@ pub(crate) struct Session<'a, S> {
     patience: Patience,
     condition: Condition,
     last_read: Instant,
-    /// When the stream took bytes last while the broker was silent.
+    /// The time at which the stream took bytes last while the broker was silent.
     last_write: Instant,
     /// Since when the broker owes an answer without having sent a byte.
     owed_since: Option<Instant>,
-    /// When the heartbeat was sent that nothing was read since, and how long the broker has to answer it.
+    /// The time of the heartbeat since which nothing was read, and the time that the broker has to answer it.
     probed: Option<(Instant, Duration)>,
     growth: Growth,
     counts: Counts,
     end: Option<End>,
 }
 
-/// What is known of the other end.
+/// The knowledge of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
     Ready,
@@ -104,7 +105,7 @@ enum Condition {
     Stalled(Instant),
 }
 
-/// How the session is about to end.
+/// The way in which the session is about to end.
 #[derive(Debug)]
 enum End {
     /// The connection is lost. What has arrived is still read.
@@ -114,7 +115,7 @@ enum End {
 }
 
 impl End {
-    /// How to end now, if it is time to.
+    /// The way to end now, if it is time to.
     fn of_closing(closing: Option<Closing>, now: Instant) -> Option<Self> {
         match closing {
             Some(Closing::Now(end)) => Some(Self::Goodbye(end.min(deadline::after(now, GOODBYE)))),
@@ -179,7 +180,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         &self.stream
     }
 
-    /// How long nothing was read.
+    /// The time for which nothing was read.
     pub(crate) fn silent_for(&self) -> Duration {
         self.last_read.elapsed()
     }

@@ -38,7 +38,7 @@ impl SlotKey {
     }
 }
 
-/// What the caller's side of a request is doing.
+/// The caller's side of a request.
 #[derive(Debug)]
 pub(crate) enum Caller {
     /// Nobody will ask for the outcome: it was taken, or the future was dropped.
@@ -94,7 +94,7 @@ impl Reply {
     }
 }
 
-/// What the broker's side of a request is doing.
+/// The broker's side of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// No answer is to be expected.
@@ -110,11 +110,11 @@ enum Expected {
 #[derive(Debug)]
 struct Slot {
     caller: Caller,
-    /// When time is up for the answer; once it is there, when it came.
+    /// The deadline of the answer; once it is there, the time at which it came.
     time: Instant,
     /// The number of the request's frame on its connection.
     frame: u64,
-    /// What the request counts for in the limit of bytes.
+    /// The bytes that the request counts for in the limit.
     bytes: u32,
     generation: u16,
     expected: Expected,
@@ -127,11 +127,11 @@ pub(crate) struct Request {
     pub(crate) deadline: Instant,
     /// The number of its frame on its connection.
     pub(crate) frame: u64,
-    /// What it counts for in the limit of bytes.
+    /// The bytes that it counts for in the limit.
     pub(crate) bytes: u32,
     /// Whether its answer may say where a message was stored.
     pub(crate) is_put: bool,
-    /// Who is told of its end; none when a future awaits it.
+    /// The listener for its end; none when a future awaits it.
     pub(crate) told: Option<(u8, u64)>,
 }
 
@@ -142,7 +142,7 @@ pub(crate) struct Ending {
     pub(crate) whom: Whom,
 }
 
-/// Whom the end of a request concerns.
+/// The one whom the end of a request concerns.
 #[derive(Debug)]
 pub(crate) enum Whom {
     /// The caller is gone, or will look for himself.
@@ -162,7 +162,7 @@ pub(crate) struct Released {
     pub(crate) token: u64,
 }
 
-/// What a request that ended was: which key and frame it had, and how far it had come.
+/// A request that ended: its key, its frame, and its progress.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failed {
     pub(crate) key: SlotKey,
@@ -170,7 +170,7 @@ pub(crate) struct Failed {
     pub(crate) progress: Progress,
 }
 
-/// What became of an answer.
+/// The delivery of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
     /// It was awaited.
@@ -191,13 +191,13 @@ pub(crate) struct Slots {
     earliest: Option<Instant>,
     /// The deadlines of what was awaited when something was overdue last. Some may be out of date.
     deadlines: BinaryHeap<Reverse<(Instant, i32)>>,
-    /// How many slots were looked at for deadlines.
+    /// The number of slots that were looked at for deadlines.
     #[cfg(test)]
     looked_at: usize,
 }
 
 impl Slots {
-    /// How many requests more there are slots for; one is kept for a heartbeat.
+    /// The number of further requests that there are slots for; one is kept for a heartbeat.
     #[inline]
     pub(crate) fn left(&self) -> usize {
         (MAX_SLOTS - 1 + self.free.len()).saturating_sub(self.slots.len())
@@ -333,7 +333,7 @@ impl Slots {
         caller
     }
 
-    /// Which listeners somebody is yet to be told for.
+    /// The listeners that are still to be notified.
     pub(crate) fn listeners_in_use(&self) -> [bool; 256] {
         let mut in_use = [false; 256];
         for slot in &self.slots {

@@ -22,7 +22,7 @@ use crate::{
 /// Makes streams to brokers.
 #[async_trait]
 pub trait Dialer: fmt::Debug + Send + Sync + 'static {
-    /// What it makes.
+    /// The stream that it makes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
     /// A stream to `broker`, on which the broker's protocol can be spoken at once. It is dropped when it takes longer than

@@ -25,7 +25,7 @@ use crate::{
 /// Marks the connection closed however its task ends, also when its runtime is shut down under it.
 pub(crate) struct CloseAtEnd {
     link: Arc<Link>,
-    /// Why it is closed, if nobody asked for it.
+    /// The reason why it is closed, if nobody asked for it.
     reason: Option<LossReason>,
 }
 
@@ -133,7 +133,7 @@ async fn keep_connected<D: Dialer>(
     }
 }
 
-/// Why a connection is served no more.
+/// The reason why a connection is served no more.
 struct Loss {
     error: TransportError,
     /// There is another one already.
@@ -185,7 +185,7 @@ fn poll_session<S: AsyncRead + AsyncWrite + Unpin>(
         .unwrap_or_else(|panicked| Poll::Ready(Err(link.loss(LossReason::Panicked(panicked)))))
 }
 
-/// How many answers have come to requests, also to those that had been given up.
+/// The number of answers that have come to requests, also to those that had been given up.
 fn answers(link: &Link) -> u64 {
     let stats = link.stats();
     stats.answered + stats.ignored_answers

@@ -120,7 +120,7 @@ pub trait Connection: fmt::Debug + Send + Sync {
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError>;
 
-    /// What the connection has done so far. Zero everywhere for a connection that doesn't count.
+    /// The counts of the connection since it was made. Zero everywhere for a connection that doesn't count.
     fn stats(&self) -> ConnectionStats {
         ConnectionStats::default()
     }
@@ -135,14 +135,14 @@ pub trait Connection: fmt::Debug + Send + Sync {
     fn close(&self, deadline: Instant);
 }
 
-/// What a connection is doing.
+/// The states of a connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ConnectionState {
     /// No connection is established. It is being dialled, or about to be.
     #[non_exhaustive]
     Connecting {
-        /// Why the last attempt failed, or the last connection was lost.
+        /// The reason why the last attempt failed, or the last connection was lost.
         last_error: Option<TransportError>,
     },
     /// Requests can be submitted.
@@ -181,7 +181,7 @@ impl ConnectionState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
-    /// How many times it was established; attempts that were answered and never used don't count.
+    /// The number of times that it was established; attempts that were answered and never used don't count.
     pub established: u64,
     /// Requests that were accepted.
     pub requests: u64,

@@ -89,7 +89,7 @@ impl Link {
 }
 
 enum Reserved {
-    /// So many bytes are reserved.
+    /// The number of bytes that are reserved.
     Now(u32),
     /// The number of the waiter.
     Later(u64),

@@ -12,7 +12,7 @@ use std::{
 /// The lowest port that is chosen; services that are known by their ports lie below.
 const LOWEST: u16 = 10_000;
 
-/// How many ports are looked at before the search is given up.
+/// The number of ports that are looked at before the search is given up.
 const ATTEMPTS: usize = 1_000;
 
 /// A port on which its owner, or a process of its, listens or will. No other `Port` of any process on this machine is the

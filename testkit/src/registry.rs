@@ -44,7 +44,7 @@ pub struct EmbeddedRegistry {
 #[derive(Debug, Default)]
 struct State {
     brokers: BTreeMap<BrokerId, Entry>,
-    /// How to reach brokers, registered or not.
+    /// The connectors of brokers, registered or not.
     reachable: BTreeMap<BrokerAddr, BrokerConnector>,
     /// Those who are told, and the topics that they were told of.
     discoveries: Vec<MockDiscovery>,
@@ -54,10 +54,10 @@ struct State {
     registrations: u64,
 }
 
-/// What a broker tells of itself.
+/// The entry of a broker.
 #[derive(Debug)]
 struct Entry {
-    /// Which registration it is.
+    /// The number of the registration.
     number: u64,
     addr: BrokerAddr,
     topics: BTreeMap<Topic, u32>,
@@ -65,7 +65,7 @@ struct Entry {
     has_ended: bool,
 }
 
-/// What an [`EmbeddedRegistry`] does wrong.
+/// The faults of an [`EmbeddedRegistry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistryFault {

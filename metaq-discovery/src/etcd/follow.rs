@@ -28,13 +28,13 @@ use crate::{
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
 const PAUSES_MS: [u64; 3] = [50, 200, 500];
 
-/// How often it is looked whether anybody still needs the keys.
+/// The interval at which it is checked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
 /// The shortest time between two logins at a server that lets us in and then refuses the login.
 const LOGIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So many views are published between two looks at other tasks.
+/// The number of views that are published before other tasks get their turn.
 const PORTION: usize = 64;
 
 /// Pauses after logins that took too long double from the first to the last.
@@ -169,7 +169,7 @@ impl Inner {
         self.lost(SyncState::Refused(error));
     }
 
-    /// Why TLS fails with a server, or none if that isn't the matter.
+    /// The reason why TLS fails with a server, or none if that isn't the matter.
     #[cfg(feature = "tls")]
     async fn refusal(&self, host: &str) -> Option<DiscoveryError> {
         let tls = self.config.tls.as_ref()?;

@@ -31,16 +31,16 @@ use refusal::Refusal;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
-    /// How long reading the registry for the first time may take. Default 10 s.
+    /// The time that reading the registry for the first time may take. Default 10 s.
     pub connect_timeout: Duration,
-    /// How long a single call may take before another server is tried. Default 2 s.
+    /// The time that a single call may take before another server is tried. Default 2 s.
     pub call_timeout: Duration,
-    /// How often a server is asked whether it is there; it is left if it doesn't answer within `call_timeout`. Default 6 s.
-    /// etcd closes connections on which it is asked more often than its `--grpc-keepalive-min-time`, 5 s by default.
+    /// The interval at which a server is asked whether it is there; it is left if it doesn't answer within `call_timeout`.
+    /// Default 6 s. etcd closes connections on which it is asked more often than its `--grpc-keepalive-min-time`, 5 s by default.
     pub keep_alive: Duration,
-    /// How often everything is read anew even if no change was reported. Default 60 s.
+    /// The interval at which everything is read again even if no change was reported. Default 60 s.
     pub reread_interval: Duration,
-    /// Whom to read as. Default nobody.
+    /// The credentials to read with. Default none.
     pub credentials: Option<Credentials>,
     /// TLS. Default none.
     #[cfg(feature = "tls")]
@@ -120,7 +120,7 @@ struct State {
     keys: Keys,
     reports: Reports<Topic>,
     publishers: Publishers,
-    /// How many calls wait for the keys to be read, or are reading them.
+    /// The number of calls that wait for the keys to be read, or are reading them.
     waiting: usize,
     /// Whether the last event about the registry said that it answers.
     connected: bool,

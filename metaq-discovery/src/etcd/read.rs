@@ -10,10 +10,10 @@ use crate::{
     reports::Bad,
 };
 
-/// Why an entry can't be used whose value was not read.
+/// The reason why an entry can't be used whose value was not read.
 const TOO_LONG: &str = "its value is longer than the 4 MiB that can be read";
 
-/// What the keys of a registry say. Each value is parsed once, when it is set.
+/// The contents of a registry's keys. Each value is parsed once, when it is set.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     /// The children of each topic by name; topics without any aren't here.
@@ -22,14 +22,14 @@ pub(super) struct Keys {
     masters: BTreeMap<BrokerId, Result<BrokerAddr, String>>,
     /// The topics that have a child of each broker, a master's.
     offered: BTreeMap<BrokerId, BTreeSet<Topic>>,
-    /// How many keys there are.
+    /// The number of keys.
     len: usize,
 }
 
-/// What a child of a topic says.
+/// The contents of a topic's child.
 #[derive(Debug)]
 enum Entry {
-    /// How many partitions the broker has, or why that can't be used.
+    /// The number of the broker's partitions, or the reason why that can't be used.
     Master(BrokerId, Result<u32, String>),
     Slave,
     Unknown,
@@ -132,7 +132,7 @@ impl Keys {
         self.topics.keys().cloned().collect()
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub(super) fn len(&self) -> usize {
         self.len
     }

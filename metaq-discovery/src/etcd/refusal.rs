@@ -15,7 +15,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
-/// What etcd says to calls that fail in the same way until somebody changes users, roles or settings. The codes of these
+/// The texts of etcd for calls that fail in the same way until somebody changes users, roles or settings. The codes of these
 /// answers are also used for other failures.
 const LASTING: [&str; 5] = [
     "authentication failed",
@@ -25,8 +25,8 @@ const LASTING: [&str; 5] = [
     "user name not found",
 ];
 
-/// What etcd says when a login is to be made anew: its token is too old, or, with tokens that can't be taken back (JWT), users
-/// or roles were changed since.
+/// The texts of etcd for logins that have to be repeated: the token is too old, or, with tokens that can't be taken back (JWT),
+/// users or roles were changed since.
 const STALE_LOGIN: [&str; 2] = ["invalid auth token", "revision of auth store is old"];
 
 /// An answer of a server that it may not be read.
@@ -35,9 +35,9 @@ pub(super) struct Refused {
     pub(super) host: String,
     /// The name that it was asked under.
     pub(super) user: Option<String>,
-    /// What all keys begin with that were to be read.
+    /// The prefix of all keys that were to be read.
     pub(super) prefix: String,
-    /// What the server says.
+    /// The text of the server.
     pub(super) reason: String,
 }
 

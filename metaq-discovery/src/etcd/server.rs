@@ -16,23 +16,23 @@ use super::{
 };
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, registry::Layout, supervise::log};
 
-/// So many keys are read at a time at most. Fewer are if the answer would be longer than the client library decodes,
+/// The largest number of keys that are read at a time. Fewer are if the answer would be longer than the client library decodes,
 /// which is 4 MiB.
 const PORTION: i64 = 1000;
 
-/// How long the answers are to be, on average, in bytes.
+/// The average length of answers to aim at, in bytes.
 const ANSWER: usize = 1 << 20;
 
-/// What is logged when the revision that comes next is gone.
+/// The log text when the revision that comes next is gone.
 const FORGOTTEN: &str = "etcd forgot changes that were to come; all is read anew";
 
-/// What a server fails to do when the keys can't be read.
+/// The call that fails when the keys can't be read.
 const READ: &str = "read the registry";
 
 /// The code of gRPC for what is beyond a limit: a length, or the revisions that are kept.
 const OUT_OF_RANGE: i32 = 11;
 
-/// Why a server can't be followed.
+/// The reason why a server can't be followed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// It may not be read. Others of the same cluster would say the same.
@@ -60,17 +60,17 @@ fn is_compacted(error: &Error) -> bool {
         if status.code() as i32 == OUT_OF_RANGE && status.message().contains("compacted"))
 }
 
-/// Whom to ask for what, and as whom.
+/// The server, the keys that are asked for, and the credentials.
 struct Question<'a> {
     host: &'a str,
     user: Option<&'a str>,
-    /// What all keys of the registry begin with.
+    /// The prefix of all keys of the registry.
     prefix: String,
     call_timeout: Duration,
 }
 
 impl Question<'_> {
-    /// What `call` returns, for which the server has the time of one call.
+    /// Awaits `call`, for which the server has the time of one call.
     async fn ask<T>(&self, what: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
         self.within(what, call).await?.map_err(|error| self.failed(what, error))
     }
@@ -204,7 +204,7 @@ impl<'a> Server<'a> {
         self.question.ask("watch", watch).await
     }
 
-    /// What a watch has received; none if all is to be read anew.
+    /// Receives the next changes of a watch; none if all is to be read again.
     pub(super) fn change(
         &self,
         received: Result<Option<WatchResponse>, Error>,

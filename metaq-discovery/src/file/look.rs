@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{DiscoveryError, DiscoveryErrorKind, supervise::contain};
 
-/// How long reading may take. Measured on the system's clock, as the time of a runtime may pass faster.
+/// The time that reading may take. Measured on the system's clock, as the time of a runtime may pass faster.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The looks so far, of which one runs at a time.
@@ -40,7 +40,7 @@ impl Default for Looks {
     }
 }
 
-/// What the last look saw, for the next one.
+/// The result of the last look, for the next one.
 #[derive(Debug)]
 pub(super) struct Memory {
     stamp: Option<Stamp>,
@@ -48,11 +48,11 @@ pub(super) struct Memory {
     content: Parsed,
 }
 
-/// What a look saw.
+/// The result of a look.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) content: Parsed,
-    /// How long the file has not been written to.
+    /// The time since the file was written to.
     pub(super) quiet_for: Duration,
 }
 
@@ -126,7 +126,7 @@ impl Inner {
         self.end(begun, found, false);
     }
 
-    /// What was found says.
+    /// The contents that were found.
     fn parsed(&self, found: Found) -> Seen {
         let (mut memory, quiet_for) = (self.memory.lock(), found.quiet_for);
         let content = match (&mut *memory, found.bytes) {

@@ -1,4 +1,4 @@
-//! What the file says.
+//! The contents of the file.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{MAX_PARTITIONS, TopicView, reports::Bad, view::ReadTime};
 /// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
 pub(super) type Parsed = Result<Arc<Said>, String>;
 
-/// What a file of the right shape says.
+/// The contents of a file of the right shape.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) views: BTreeMap<Topic, TopicView>,
@@ -20,7 +20,7 @@ pub(super) struct Said {
     pub(super) read_time: ReadTime,
 }
 
-/// When it was read makes no difference.
+/// The time of reading makes no difference.
 impl PartialEq for Said {
     fn eq(&self, other: &Self) -> bool {
         self.views == other.views && self.bad == other.bad

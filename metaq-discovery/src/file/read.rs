@@ -13,7 +13,7 @@ pub(super) const MOST_BYTES: u64 = 64 << 20;
 /// The coarsest clock of a file system that is in use, that of FAT.
 const RESOLUTION: Duration = Duration::from_secs(2);
 
-/// What a file looks like from outside.
+/// The metadata of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     modified: Option<SystemTime>,
@@ -35,7 +35,7 @@ impl Stamp {
         }
     }
 
-    /// How long the file has not been written to. Zero if its clock is ahead of ours.
+    /// The time since the file was written to. Zero if its clock is ahead of ours.
     fn quiet_for(&self) -> Duration {
         self.modified.and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl Stamp {
     }
 }
 
-/// What a look at the file found.
+/// The finding of a look at the file.
 #[derive(Debug)]
 pub(super) struct Found {
     /// None if the file looks like the known one.

@@ -1,4 +1,4 @@
-//! What counts of what the looks see.
+//! Tests of what counts of what the looks see.
 
 use super::{
     parse::tests::{GOOD, texts},

@@ -1,4 +1,4 @@
-//! Which servers the client library is to try.
+//! The servers that the client library is to try.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -6,10 +6,10 @@ use async_net::TcpStream;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::timeout;
 
-/// How names are looked up: the addresses of a `HOST:PORT`.
+/// A lookup of the addresses of a `HOST:PORT`.
 pub(super) type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
-/// How long a server may take to let us in before it is taken for one that doesn't.
+/// The time that a server has to let us in before it is taken for one that doesn't.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Looks up a name on a thread for which no runtime waits when it is shut down.

@@ -1,4 +1,4 @@
-//! What follows from the answers of a server.
+//! The handling of a server's answers.
 
 use metaq_protocol::Topic;
 use tokio::time::{Duration, Instant};
@@ -264,7 +264,7 @@ impl Follower<'_> {
     }
 }
 
-/// What a node holds by an answer, if that says so.
+/// The content of a node by an answer, if that says so.
 fn content<T>(
     reply: Result<Reply, Error>,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,

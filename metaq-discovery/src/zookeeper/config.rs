@@ -16,28 +16,29 @@ const SHORTEST_SESSION: Duration = Duration::from_secs(1);
 /// The protocol has milliseconds in 32 bits with a sign.
 const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Settings of [`ZooKeeperDiscovery`](super::ZooKeeperDiscovery). A duration of zero is refused. Shorter ones than these are taken as these:
-/// 1 s for `session_timeout`, 100 ms for `silence_timeout` and `reread_interval`, 10 ms for the others.
+/// Settings of [`ZooKeeperDiscovery`](super::ZooKeeperDiscovery). A duration of zero is refused. Shorter ones than these are
+/// taken as these: 1 s for `session_timeout`, 100 ms for `silence_timeout` and `reread_interval`, 10 ms for the others.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZooKeeperConfig {
     /// After how long without contact the servers end the session. Default 30 s, as the Java client (rule S-5). The
     /// servers may have limits of their own.
     pub session_timeout: Duration,
-    /// How long connecting, and reading a topic for the first time, may take. Default 10 s.
+    /// The time that connecting, and reading a topic for the first time, may take. Default 10 s.
     pub connect_timeout: Duration,
     /// A server that is silent for so long is taken for lost, and another connection is made; it is asked whether it is
     /// there before. Nothing is lost by a false alarm, but it costs the servers work: with more than about 2,000 nodes,
     /// those of topics on brokers, everything is read anew. Where a busy server may pause for longer, choose a longer one.
     /// Default 4 s; 2/5 of the session timeout where this is more than 3/5 of that.
     pub silence_timeout: Duration,
-    /// How long a server that owes answers may answer nothing at all before the session is left for another one. Default 5 s.
+    /// The time for which a server that owes answers may answer nothing at all before the session is left for another one.
+    /// Default 5 s.
     pub call_timeout: Duration,
-    /// How often everything is read anew even if no change was reported. The reads are spread evenly over this time, and are
-    /// never more than 1,000 in a second. Default 60 s.
+    /// The interval at which everything is read again even if no change was reported. The reads are spread evenly over this
+    /// time, and are never more than 1,000 in a second. Default 60 s.
     pub reread_interval: Duration,
-    /// Whom to read as, by the scheme `digest`. Default nobody, which is enough for what brokers make: everybody may read
-    /// that.
+    /// The credentials to read with, by the scheme `digest`. Default none, which is enough for what brokers make: everybody may
+    /// read that.
     pub credentials: Option<Credentials>,
     /// TLS, on which the servers have another port. Default none.
     #[cfg(feature = "tls")]

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, supervise::catch};
 
-/// When no server has answered for so long, another attempt is made beside those under way, up to so many.
+/// The time after which another attempt is made beside those under way, and their largest number.
 const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
 const MOST_ATTEMPTS: usize = 4;
 
@@ -46,7 +46,7 @@ pub(super) struct Opened {
     pub(super) serving: Option<JoinHandle<()>>,
 }
 
-/// Why no session was opened.
+/// The reason why no session was opened.
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
     /// All servers refuse us as we are configured, and will go on to.
@@ -223,7 +223,8 @@ impl Connector {
         Ok(attempt.await)
     }
 
-    /// Why TLS fails with one of the servers, and whether it will go on to with all of them; none if that isn't the matter.
+    /// The reason why TLS fails with one of the servers, and whether it will go on to with all of them; none if that isn't the
+    /// matter.
     #[cfg(feature = "tls")]
     async fn refusal(&self) -> Option<(DiscoveryError, bool)> {
         let tls = self.tls.as_ref()?;

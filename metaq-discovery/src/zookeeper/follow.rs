@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{DiscoveryEvent, TopicWatch, deadline::after, notices::Notice, supervise::log};
 
-/// How many nodes are read at a time: more would wait in queues on a slow way, and delay what is urgent.
+/// The number of nodes that are read at a time: more would wait in queues on a slow way, and delay what is urgent.
 const WINDOW: usize = 128;
 
 /// The task goes on for so long before others get their turn.
@@ -38,7 +38,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Pauses after calls that failed grow from the first to the last, in milliseconds.
 const PAUSES_MS: [u64; 4] = [50, 200, 500, 1000];
 
-/// What a call is for.
+/// The purpose of a call.
 #[derive(Debug)]
 pub(super) enum Purpose {
     Node(NodeId, Step),
@@ -51,7 +51,7 @@ pub(super) enum Purpose {
     Topics(Reply<Vec<Topic>>),
 }
 
-/// Why a session isn't followed any more.
+/// The reason why a session isn't followed any more.
 #[derive(Debug)]
 pub(super) enum End {
     Unneeded,
@@ -81,10 +81,10 @@ pub(super) struct Follower<'a> {
     pub(super) nodes: Nodes,
     /// The topics that are still to be taken up.
     pub(super) topics: VecDeque<Topic>,
-    /// Who waits for the first view of a topic.
+    /// The callers that wait for the first view of a topic.
     pub(super) waiting: HashMap<NodeId, Vec<Reply<TopicWatch>>>,
     pub(super) barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
-    /// Who wants to know which topics there are.
+    /// The callers that want to know which topics there are.
     pub(super) listings: VecDeque<Reply<Vec<Topic>>>,
     pub(super) brokers: Brokers,
     /// The topics that aren't there, until it is known whether they are to be created.
@@ -312,7 +312,7 @@ impl<'a> Follower<'a> {
         Some(End::Lost)
     }
 
-    /// When something is to be done at the latest if nothing happens.
+    /// The latest time at which something has to be done if nothing happens.
     fn next_look(&self) -> Instant {
         let now = Instant::now();
         let silence = self.session.silent_since().filter(|_| self.is_connected);

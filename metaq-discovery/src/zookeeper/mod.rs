@@ -28,8 +28,8 @@ use crate::{
 pub use config::ZooKeeperConfig;
 use shared::{Handle, Inner, Reply, Request, Waiting};
 
-/// How long closing waits for the task that follows the registry. It ends at once, but on a runtime that isn't driven it
-/// doesn't.
+/// The time for which closing waits for the task that follows the registry. It ends at once, but on a runtime that isn't driven
+/// it doesn't.
 const LONGEST_CLOSE: Duration = Duration::from_secs(2);
 
 /// Finds brokers in ZooKeeper, where they register themselves.

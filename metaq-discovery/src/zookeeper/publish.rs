@@ -1,4 +1,4 @@
-//! Who watches which topics, and what they see.
+//! Watches of topics, and the publishing of their views.
 
 use metaq_protocol::Topic;
 
@@ -13,7 +13,7 @@ use crate::{
     supervise::{contain, log},
 };
 
-/// How many topics are taken up between two looks at the time.
+/// The number of topics that are taken up between two looks at the time.
 const PORTION: usize = 128;
 
 impl Follower<'_> {

@@ -13,13 +13,13 @@ use super::{
 };
 use crate::deadline::after;
 
-/// How many nodes are read at a time.
+/// The number of nodes that are read at a time.
 const WINDOW: usize = 8;
 
 /// The shortest time between two reads.
 const SHORTEST_GAP: Duration = Duration::from_millis(1);
 
-/// What was due while there was something else to do is not made up for beyond this.
+/// The longest arrears: what was due while there was something else to do is not made up for beyond this.
 const LONGEST_ARREARS: Duration = Duration::from_millis(50);
 
 /// The round of all nodes.
@@ -49,7 +49,7 @@ impl Recheck {
         }
     }
 
-    /// When the next node is to be read; none while it waits for answers, or there is nothing to read.
+    /// The time at which the next node is to be read; none while it waits for answers, or there is nothing to read.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next.filter(|_| self.under_way < WINDOW)
     }

@@ -14,7 +14,7 @@ use crate::supervise::catch;
 /// The client library sets watches of longer paths again by several requests, whose answers it takes for those of nobody.
 const RESUMABLE_BYTES: usize = 100 * 1024;
 
-/// What is asked of a server.
+/// A request to a server.
 #[derive(Debug)]
 pub(super) enum Call {
     Data {
@@ -34,7 +34,7 @@ pub(super) enum Call {
     },
 }
 
-/// What a server has answered.
+/// The answer of a server.
 #[derive(Debug)]
 pub(super) enum Reply {
     Data(Vec<u8>),
@@ -84,7 +84,7 @@ pub(super) struct Session<P> {
     serving: Option<JoinHandle<()>>,
     /// The length of all paths that are watched.
     watched_bytes: usize,
-    /// When a call was sent while none was under way, or the server was last heard of.
+    /// The time at which a call was sent while none was under way, or the server was last heard of.
     heard: Instant,
 }
 
@@ -123,7 +123,7 @@ impl<P: Send + 'static> Session<P> {
         }));
     }
 
-    /// How many calls are under way.
+    /// The number of calls under way.
     pub(super) fn calls(&self) -> usize {
         self.calls.len()
     }

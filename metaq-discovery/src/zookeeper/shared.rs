@@ -1,4 +1,4 @@
-//! What the handles of a discovery, its watches and the task that follows the registry share.
+//! The state that the handles of a discovery, its watches and the task that follows the registry share.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,7 +31,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, DiscoveryError>>;
 
-/// What the task that follows the registry is asked.
+/// A request to the task that follows the registry.
 #[derive(Debug)]
 pub(super) enum Request {
     Watch(Topic, Reply<TopicWatch>),
@@ -60,17 +60,17 @@ pub(crate) struct Inner {
 pub(super) struct Shared {
     pub(super) requests: VecDeque<Request>,
     pub(super) publishers: Publishers,
-    /// How many watches there are of each topic; clones of a watch count as one.
+    /// The number of watches of each topic; clones of a watch count as one.
     watches: BTreeMap<Topic, usize>,
     /// The topics whose last watch was dropped.
     pub(super) dropped: Vec<Topic>,
-    /// How many calls wait.
+    /// The number of calls that wait.
     waiting: usize,
     /// Whether a session was opened and hasn't ended.
     pub(super) is_open: bool,
     /// Whether there ever was a session.
     pub(super) was_open: bool,
-    /// Why there is no session.
+    /// The reason why there is no session.
     pub(super) trouble: Option<Trouble>,
     refusal: Option<Refusal>,
 }
@@ -167,7 +167,7 @@ impl Shared {
         is_new
     }
 
-    /// When the servers may be asked again.
+    /// The time at which the servers may be asked again.
     pub(super) fn next_attempt(&self) -> Option<Instant> {
         self.refusal.as_ref().map(|refusal| refusal.next_attempt)
     }
@@ -221,7 +221,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What a watch and its clones share.
+/// The state that a watch and its clones share.
 struct Watched {
     inner: Arc<Inner>,
     topic: Topic,

@@ -41,16 +41,16 @@ pub use file::ConfigError;
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ProducerConfig {
-    /// How long a message may take from when it is offered to its acknowledgement, everything included: waiting for room
+    /// The time from when a message is offered to its acknowledgement, everything included: waiting for room
     /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client (rule M-1). Too short,
     /// and messages that a busy broker stores end with an unknown outcome; too long, and a program learns late that
     /// nothing works.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub send_timeout: Duration,
-    /// How long publishing a topic may take until its first broker is connected. Default 10 s.
+    /// The time that publishing a topic may take until its first broker is connected. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub publish_timeout: Duration,
-    /// How long publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
+    /// The time that publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
     /// Some brokers register a topic anew when it is changed, so that for a moment nobody offers it.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub topic_timeout: Duration,
@@ -62,21 +62,22 @@ pub struct ProducerConfig {
     pub max_message_size: usize,
     /// The most messages that are accepted and have no outcome yet. One broker can have half of them, hence at most 131,072 for
     /// each of `connections_per_broker`, and a quarter may wait for a broker that is away or has its half, so that others find
-    /// room. Default 16,384. Too few, and the network is idle between answers; many take memory, and as many are unknown when a broker dies.
+    /// room. Default 16,384. Too few, and the network is idle between answers; many take memory, and as many are unknown when a
+    /// broker dies.
     pub max_in_flight: usize,
     /// The most bytes of those messages, of which one broker can have as much; a larger message may go alone. Default
     /// 64 MiB, at most 4 GiB.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_in_flight_bytes: usize,
-    /// How many connections each broker has, at most 64. Default 1, which is enough to keep a broker busy: its answers come
+    /// The number of connections to each broker, at most 64. Default 1, which is enough to keep a broker busy: its answers come
     /// in any order. More help where one connection can't fill a long line.
     pub connections_per_broker: usize,
     /// Whether there is one message in flight in each partition at a time, so that messages are stored in each partition in
     /// the order in which they were accepted, whoever offered them. Default `false`: a broker reorders what is in flight at
     /// the same time. Each partition then stores one message a round trip.
     ///
-    /// A message is decided for a partition when it is accepted: where the selector leaves the choice, for one whose turn is free,
-    /// else for the one with the shortest line of a few. It waits for that partition alone, also while its broker is
+    /// A message is decided for a partition when it is accepted: where the selector leaves the choice, for one whose turn is
+    /// free, else for the one with the shortest line of a few. It waits for that partition alone, also while its broker is
     /// away: other partitions don't notice. After a timeout the next message of the partition waits for the late answer, the
     /// end of the connection, or 5 s, because the broker may still store the one before. A message that the broker refuses
     /// because the partition is closed (403, 404) goes to another one if the selector agrees, and counts as accepted anew there;
@@ -97,9 +98,9 @@ pub struct ProducerConfig {
     /// `rejected` or `unknown`. A message that is refused when it was about to be accepted may have one, too. Messages of
     /// transactions have none.
     pub span_per_send: bool,
-    /// When messages are sent again.
+    /// The policy of retries.
     pub retry: RetryPolicy,
-    /// How connections behave, if the producer makes its own transport; its limits of what is in flight are set by those
+    /// The settings of connections, if the producer makes its own transport; its limits of what is in flight are set by those
     /// above.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::connection"))]
     pub connection: ConnectionConfig,

@@ -1,4 +1,4 @@
-//! How settings are read from files and written to them.
+//! The text forms of settings in files.
 
 use std::{borrow::Cow, fmt, time::Duration};
 

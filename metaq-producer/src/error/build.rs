@@ -1,4 +1,4 @@
-//! Why a producer can't be made.
+//! The error of a producer that can't be built.
 
 /// The description of a producer lacks something, or makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

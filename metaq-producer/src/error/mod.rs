@@ -1,4 +1,4 @@
-//! Why a producer can't be made, why a topic can't be published, and why a message isn't known to be stored.
+//! The errors: of building a producer, of publishing a topic, and of sending a message.
 
 pub(crate) mod build;
 pub(crate) mod publish;

@@ -1,4 +1,4 @@
-//! Why a topic could not be made ready for sending.
+//! The error of publishing a topic.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ struct PublishFailure {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// Why a topic could not be made ready.
+/// The kinds of errors of publishing a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PublishErrorKind {
@@ -96,7 +96,7 @@ impl PublishError {
         Self::new(PublishErrorKind::NoRuntime, topic, text.to_owned(), None)
     }
 
-    /// Why the topic could not be made ready.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> PublishErrorKind {
         self.inner.kind

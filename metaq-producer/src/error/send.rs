@@ -1,4 +1,4 @@
-//! What can go wrong with a message, what it means for it, and what to do.
+//! The error of a message: what happened, what it means for the message, and what to do.
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use metaq_transport::{Progress, TransportError, TransportErrorKind};
 
 use crate::Message;
 
-/// What is known of a message that was not acknowledged.
+/// The knowledge of a message that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a fourth answer would break every caller's logic")]
 pub enum Outcome {
@@ -19,7 +19,7 @@ pub enum Outcome {
     Unknown,
 }
 
-/// Why a message was not acknowledged.
+/// The kinds of errors of sending a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SendErrorKind {
@@ -110,15 +110,15 @@ struct SendFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedAttempt {
-    /// How long after the message was offered it failed.
+    /// The time from when the message was offered to this failure.
     pub after: Duration,
-    /// Where the message was to be stored.
+    /// The partition that the message was to be stored in.
     pub partition: Partition,
     /// The broker of that partition.
     pub broker: BrokerAddr,
-    /// What is known of the message as far as this attempt is concerned.
+    /// The knowledge of the message as far as this attempt is concerned.
     pub outcome: Outcome,
-    /// Why it failed.
+    /// The reason of the failure.
     pub cause: String,
 }
 
@@ -286,7 +286,7 @@ impl SendError {
         self.inner.outcome
     }
 
-    /// Why the message was not acknowledged.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> SendErrorKind {
         self.inner.kind

@@ -158,12 +158,12 @@ async fn follow(record: Arc<ConnectionRecord>, connection: Weak<dyn Connection>)
     }
 }
 
-/// What was reported of a connection so far.
+/// The changes of a connection that were reported so far.
 struct Changes {
     phase: ConnectionPhase,
     /// The number of times that it was established.
     established: u64,
-    /// Why it can't be established.
+    /// The reason why it can't be established.
     reason: Option<String>,
 }
 

@@ -33,7 +33,7 @@ use crate::{
     send::submit::Submitter,
 };
 
-/// How far the first publishing of a topic has come.
+/// The progress of the first publishing of a topic.
 #[derive(Clone, Debug)]
 pub(crate) enum Progress {
     Starting,
@@ -41,7 +41,7 @@ pub(crate) enum Progress {
     Failed(PublishError),
 }
 
-/// How long publishing a topic may take.
+/// The time limits of publishing a topic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PublishLimits {
     /// In all.
@@ -50,17 +50,17 @@ pub(crate) struct PublishLimits {
     pub(crate) topic: Duration,
 }
 
-/// How long a broker that the registry no longer names is used as long as it stays connected. One that is shut down takes
-/// itself out a second before it stops (registry §14).
+/// The time for which a broker that the registry no longer names is used as long as it stays connected. One that is shut down
+/// takes itself out a second before it stops (registry §14).
 const GRACE: Duration = Duration::from_millis(250);
 
-/// How long a follower pauses after it has panicked, and before it asks a registry again whose watch has ended.
+/// The pause of a follower after it has panicked, and before it asks a registry again whose watch has ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What it takes to follow a topic.
+/// The parts that a follower needs.
 pub(crate) struct FollowerParts {
     pub(crate) discovery: Arc<dyn Discovery>,
     pub(crate) pool: Arc<Pool>,
@@ -152,7 +152,7 @@ struct Follower {
 struct Link {
     topic_broker: Arc<TopicBroker>,
     connections: Vec<(Arc<dyn Connection>, watch::Receiver<ConnectionState>)>,
-    /// How often its connections had been established when that was looked at last.
+    /// The number of times that its connections had been established at the last look.
     established: u64,
 }
 

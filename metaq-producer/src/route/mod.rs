@@ -1,4 +1,4 @@
-//! Where the messages of a topic can go at this moment.
+//! The partitions that the messages of a topic can go to at this moment.
 //!
 //! [`topics`] holds the published topics. A [`follower`] for each brings its [route](topic_state) in line with the view of
 //! the discovery and the connections of the [`pool`]; [`diff`] says what changed. [`topic_broker`] is what is known of a broker

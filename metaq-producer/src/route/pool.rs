@@ -21,9 +21,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Pool {
     transport: Arc<dyn Transport>,
-    /// How many connections a broker has.
+    /// The number of connections to a broker.
     size: usize,
-    /// Where the changes of connections are reported.
+    /// The sender of the changes of connections.
     events: EventSender,
     brokers: Mutex<BTreeMap<BrokerAddr, Pooled>>,
 }

@@ -21,10 +21,10 @@ use crate::{
     stats::remote::{ask, raw},
 };
 
-/// How long connecting and asking may take before a topic is used without the answer.
+/// The time that connecting and asking may take before a topic is used without the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often the broker is asked again.
+/// The interval at which the broker is asked again.
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// Before a connection that is gone is replaced, and after a panic.
@@ -110,7 +110,7 @@ impl Inner {
         TopicView::new(topic.clone()).with_address(self.broker.clone())
     }
 
-    /// What the broker tells of the topic; none if it doesn't know it, or doesn't answer.
+    /// Asks the broker about the topic; none if it doesn't know it, or doesn't answer.
     async fn ask(&self, connection: &dyn Connection, topic: &Topic, deadline: Instant) -> Option<TopicView> {
         let config = raw(connection, Some("config"), deadline).await.ok()?;
         let partitions = configured_partitions(str::from_utf8(&config).ok()?, topic)?;
@@ -209,7 +209,7 @@ async fn settled(connection: &dyn Connection) -> bool {
     settled.await.is_ok_and(|state| state.is_ready())
 }
 
-/// How many partitions a topic has by the configuration of a broker; none if it isn't configured.
+/// The number of partitions of a topic in the configuration of a broker; none if it isn't configured.
 fn configured_partitions(config: &str, topic: &Topic) -> Option<u32> {
     let (mut section, mut default, mut own) = ("", "1", None);
     for line in config.lines().map(str::trim) {

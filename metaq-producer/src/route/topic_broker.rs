@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 use crate::{route::topic_state::TopicState, stats::counts::TopicBrokerCounts};
 
-/// What is known of one broker, whatever the topic. Its connections are elsewhere, so that messages in flight don't keep them
+/// The state of one broker, whatever the topic. Its connections are elsewhere, so that messages in flight don't keep them
 /// open.
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) addr: BrokerAddr,
-    /// How many queues wait for capacity on each of its connections.
+    /// The number of queues that wait for capacity on each of its connections.
     gates: Box<[AtomicUsize]>,
     cooldown: Cooldown,
 }
@@ -106,7 +106,7 @@ impl fmt::Debug for TopicBroker {
 #[derive(Debug)]
 struct Cooldown {
     origin: Instant,
-    /// When it ends, in milliseconds since the origin; 0 when there is none.
+    /// The end, in milliseconds since the origin; 0 when there is none.
     until: AtomicU64,
     failures: AtomicU64,
 }

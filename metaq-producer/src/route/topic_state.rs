@@ -1,4 +1,4 @@
-//! Where the messages of one topic can go at this moment.
+//! The partitions that the messages of one topic can go to at this moment.
 
 use std::{
     collections::HashMap,
@@ -147,7 +147,7 @@ impl TopicState {
         !route.partitions.is_empty() && route.brokers.iter().any(RouteBroker::is_open)
     }
 
-    /// Why they can't.
+    /// The reason why they can't.
     pub(crate) fn why_not_open(&self) -> String {
         let route = self.route();
         if route.named().next().is_none() && self.watch.lock().is_none() {
@@ -183,7 +183,7 @@ impl TopicState {
         self.cooldowns.forget(broker);
     }
 
-    /// What the partition was left alone for is over.
+    /// Ends the cooldown of a partition.
     pub(crate) fn forget_refusal(&self, partition: Partition) {
         self.cooldowns.end(partition);
     }
@@ -211,7 +211,7 @@ struct PartitionCooldowns {
     until: Mutex<HashMap<Partition, Instant>>,
 }
 
-/// How long a partition is left alone that a broker refused, before the next message tries it.
+/// The cooldown of a partition that a broker refused, until the next message tries it.
 const PARTITION_REST: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl PartitionCooldowns {
@@ -253,7 +253,7 @@ pub(crate) struct Route {
     pub(crate) partitions: Vec<Partition>,
     /// The connected brokers, sorted by id.
     pub(crate) brokers: Vec<RouteBroker>,
-    /// How many connections those have.
+    /// The number of their connections.
     pub(crate) connections: usize,
     /// The brokers that the registry names but that are not connected.
     pub(crate) waiting_for: Vec<(BrokerId, Arc<dyn Connection>)>,

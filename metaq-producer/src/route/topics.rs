@@ -28,7 +28,7 @@ use crate::{
 
 type TopicMap = HashMap<Topic, Arc<PublishedTopic>, foldhash::fast::RandomState>;
 
-/// Which topics are published, how often, and their routes. Senders look topics up without a lock.
+/// The topics that are published, how often, and their routes. Senders look topics up without a lock.
 pub(crate) struct Topics {
     parts: Arc<FollowerParts>,
     submitter: Arc<Submitter>,
@@ -38,10 +38,10 @@ pub(crate) struct Topics {
     holders: Mutex<Holders>,
 }
 
-/// So many topics are sooner looked through than one is found by its name.
+/// Up to this number of topics, a linear search is faster than the map.
 const FEW: usize = 4;
 
-/// How often whoever publishes looks whether the task that follows the topic is still there.
+/// The interval at which a publisher checks that the task that follows the topic still runs.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The topics at one moment.
@@ -62,7 +62,7 @@ impl Lookup {
     }
 }
 
-/// Who publishes a topic. Each takes back only what is its own.
+/// A publisher of a topic. Each takes back only its own publishing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Publisher {
     /// The program.
@@ -71,7 +71,7 @@ pub(crate) enum Publisher {
     Xa,
 }
 
-/// How many publishers hold each topic.
+/// The number of publishers that hold each topic.
 #[derive(Default)]
 struct Holders {
     counts: HashMap<Topic, HolderCounts>,
@@ -82,7 +82,7 @@ struct Holders {
 
 #[derive(Default)]
 struct HolderCounts {
-    /// Whose publishing is under way.
+    /// The publisher whose publishing is under way.
     pending: usize,
     program: usize,
     xa: usize,

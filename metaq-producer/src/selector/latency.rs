@@ -35,28 +35,28 @@ pub struct LatencySelector {
     shares: Mutex<Option<Shares>>,
 }
 
-/// How long the shares hold that were computed from the latencies.
+/// The time for which the shares hold that were computed from the latencies.
 const REFRESH: Duration = Duration::from_millis(10);
 
-/// In so long an old latency loses about two thirds of its weight against a new one.
+/// The time in which an old latency loses about two thirds of its weight against a new one.
 const MEMORY: Duration = Duration::from_secs(1);
 
-/// In so long the latency of a broker that isn't heard of comes half as near to that of the fastest.
+/// The half-life of the distance between the latency of a broker that isn't heard of and the fastest one's.
 const FADING: Duration = Duration::from_secs(1);
 
-/// In so long a broker that isn't heard of is forgotten.
+/// The time after which a broker that isn't heard of is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// What a new latency weighs at least; many arrive at the same time.
+/// The least weight of a new latency; many arrive at the same time.
 const LEAST_WEIGHT: f64 = 1.0 / 64.0;
 
-/// What a slow broker's partition gets at least, in relation to the fastest one's.
+/// The least share of a slow broker's partition, in relation to the fastest one's.
 const LEAST_SHARE: f64 = 0.01;
 
-/// What takes longer counts as this, so that one odd answer is soon forgotten.
+/// The longest latency that counts, so that one odd answer is soon forgotten.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What takes less counts as this: differences below are noise.
+/// The shortest latency that counts: differences below are noise.
 const SHORTEST: Duration = Duration::from_micros(10);
 
 impl LatencySelector {
@@ -88,7 +88,7 @@ impl PartitionSelector for LatencySelector {
     }
 }
 
-/// How long brokers take, sorted by id.
+/// The latencies of brokers, sorted by id.
 #[derive(Debug, Default)]
 struct Latencies {
     brokers: Vec<(BrokerId, Latency)>,
@@ -125,7 +125,7 @@ impl Latencies {
         }
     }
 
-    /// What is known of a broker, in seconds, and how much of it still counts.
+    /// The latency of a broker, in seconds, and its weight.
     fn of(&self, broker: BrokerId, now: Instant) -> Option<(f64, f64)> {
         let place = self.brokers.binary_search_by_key(&broker, |(id, _)| *id).ok()?;
         let Latency { average, at } = self.brokers[place].1;
@@ -134,7 +134,7 @@ impl Latencies {
     }
 }
 
-/// What part of the messages the partitions of each broker get.
+/// The share of messages that the partitions of each broker get.
 #[derive(Debug)]
 struct Shares {
     partitions: Vec<Partition>,
@@ -144,7 +144,7 @@ struct Shares {
 
 #[derive(Debug)]
 struct Share {
-    /// Where the broker's partitions are.
+    /// The positions of the broker's partitions.
     first: usize,
     count: usize,
     /// The weights of the brokers up to this one, itself included.
@@ -192,7 +192,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// What part of 20,000 messages each broker gets.
+    /// Returns the share of 20,000 messages that each broker gets.
     fn parts(selector: &dyn PartitionSelector, partitions: &[Partition]) -> [f64; 3] {
         let mut parts = [0.0; 3];
         for _ in 0..20_000 {

@@ -154,7 +154,7 @@ impl<F> fmt::Debug for SelectFn<F> {
     }
 }
 
-/// What the tests of all selectors need.
+/// Helpers for the tests of all selectors.
 #[cfg(test)]
 mod testing {
     use super::*;

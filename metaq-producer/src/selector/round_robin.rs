@@ -19,7 +19,7 @@ use crate::Message;
 #[derive(Debug)]
 pub struct RoundRobinSelector {
     turn: AtomicU32,
-    /// Where each topic begins; none to draw it.
+    /// The position at which each topic begins; none to draw it.
     start: Option<u32>,
     /// None for the order in which the partitions come.
     interleaved: Option<ArcSwap<Interleaved>>,

@@ -1,4 +1,4 @@
-//! What the end of an attempt means for the message.
+//! The meaning of an attempt's end for the message.
 
 use metaq_protocol::{BooleanCommand, BrokerId, Partition, PutAnswer, Response, Status, Topic};
 use metaq_transport::{Answer, AnswerBody, Progress, TransportError, TransportErrorKind};
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{Outcome, SendError, SendErrorKind, route::topic_broker::TopicBroker, send::retry::RetryPolicy};
 
-/// Where and when a message was stored.
+/// The place and time at which a message was stored.
 pub(crate) type Stored = (PutAnswer, Instant);
 
 /// An attempt that failed.
@@ -31,7 +31,7 @@ enum Retryability {
     AtLeastOnce,
 }
 
-/// What the failure says about where the message was sent.
+/// The part at fault, by what the failure says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
     None,
@@ -168,7 +168,7 @@ fn transport_failed(
 mod tests {
     use super::*;
 
-    /// What a real broker answers.
+    /// Answers of a real broker.
     const ANSWER: &str = "Put message to [broker 'meta://127.0.0.1:17713'] [partition 't0-1'] failed.Detail:\
                           org.apache.zookeeper.KeeperException$NodeExistsException: KeeperErrorCode = NodeExists for \
                           /meta/brokers/topics/t0/1-m";

@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 use crate::{Message, Outcome};
 
-/// What became of messages while a producer was being closed.
+/// The outcomes of messages while a producer was being closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// How many were acknowledged meanwhile.
+    /// The number of messages that were acknowledged meanwhile.
     pub acknowledged: u64,
-    /// How many were refused by a broker meanwhile.
+    /// The number of messages that a broker refused meanwhile.
     pub rejected: u64,
-    /// How many may be stored: they were written, and their answer had not come when the time was up.
+    /// The number of messages that may be stored: they were written, and their answer had not come when the time was up.
     pub unknown: u64,
     /// Those that were not sent, and are certainly not stored. Their handles tell the same.
     pub unsent: Vec<Message>,
@@ -42,7 +42,7 @@ impl Closing {
         self.is_on.store(true, Ordering::Release);
     }
 
-    /// How long ago it began.
+    /// The time since it began.
     pub(crate) fn elapsed(&self) -> Option<Duration> {
         self.began.get().map(Instant::elapsed)
     }

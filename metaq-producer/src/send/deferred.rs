@@ -1,4 +1,4 @@
-//! What is to be done when no lock is held.
+//! Steps that are run when no lock is held.
 //!
 //! Sending a message that waited may end it, which lets another go, and so on: each such step is queued on the thread, and
 //! done after the one before, not within it. So nothing is done under a lock, and the stack doesn't grow.
@@ -26,7 +26,7 @@ pub(crate) enum Step {
     Serve {
         reason: WaitReason,
         reservation: Option<Reservation>,
-        /// What was asked for and is there now; others are kept from the capacity until this is dropped.
+        /// The capacity that was asked for; it is kept from others until this is dropped.
         request: Option<CapacityRequest>,
     },
     /// Gives the turn in a partition to the next message.
@@ -36,7 +36,7 @@ pub(crate) enum Step {
 type Queued = (Arc<Submitter>, Arc<WaitQueues>, Step);
 
 thread_local! {
-    /// How many reasons there are not to do anything now.
+    /// The number of reasons to run nothing now.
     static HOLDS: Cell<u32> = const { Cell::new(0) };
     static HAS_STEPS: Cell<bool> = const { Cell::new(false) };
     static STEPS: RefCell<VecDeque<Queued>> = const { RefCell::new(VecDeque::new()) };

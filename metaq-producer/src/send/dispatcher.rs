@@ -29,16 +29,16 @@ use crate::{
 /// The queues that have asked for capacity, by the numbers of their requests.
 pub(crate) type Requests = HashMap<u64, (Arc<WaitQueues>, WaitReason), foldhash::fast::FixedState>;
 
-/// How often a connection is looked at that can't announce when it has capacity.
+/// The interval at which a connection is polled that can't announce its capacity.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// How often the head of a queue is tried at once while its connections change.
+/// The number of immediate attempts of the head of a queue while its connections change.
 const MOST_TRIES: u32 = 8;
 
 /// About what the words of a put take on a connection besides its topic.
 const HEADER: usize = 48;
 
-/// What became of a message that has waited.
+/// The result of trying a message that has waited.
 enum Tried {
     /// It doesn't wait any more.
     Gone,
@@ -341,7 +341,7 @@ impl Submitter {
     }
 }
 
-/// What came of asking for capacity.
+/// The result of asking for capacity.
 enum Asked {
     Reserved(Reservation),
     /// It will be announced, or looked for again.
@@ -429,7 +429,7 @@ impl Submitter {
         deferred::run(self, &waits, Step::Serve { reason, reservation, request });
     }
 
-    /// What a connection says to a request for capacity.
+    /// The answer of a connection to a request for capacity.
     pub(crate) fn answered(self: &Arc<Self>, number: u64, granted: Result<Reservation, TransportError>) {
         self.capacity(number, granted.ok());
     }

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// How many partitions a selector is asked for at most, to find one in which few messages wait.
+/// The largest number of partitions that a selector is asked for, to find one in which few messages wait.
 const MOST_CHOICES: usize = 8;
 
 impl Submitter {
@@ -218,7 +218,7 @@ impl InFlight {
 /// A message whose answers are late.
 #[derive(Default)]
 pub(crate) struct Late {
-    /// How many of its attempts the broker isn't done with.
+    /// The number of its attempts that the broker isn't done with.
     owed: usize,
     turn: Option<LateTurn>,
 }
@@ -228,7 +228,7 @@ pub(crate) struct Late {
 pub(crate) struct LateTurn {
     pub(crate) topic: Arc<TopicState>,
     pub(crate) partition: Partition,
-    /// When it is passed on all the same.
+    /// The time at which it is passed on all the same.
     pub(crate) until: Instant,
 }
 

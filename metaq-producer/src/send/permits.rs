@@ -14,7 +14,7 @@ pub(crate) struct Permits {
     returned: Notify,
 }
 
-/// What one message counts for, to be given back.
+/// The share of one message, to be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share(u32);
 
@@ -25,7 +25,7 @@ impl Share {
     }
 }
 
-/// What several messages give back.
+/// The shares that several messages give back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Returned {
     messages: usize,
@@ -52,7 +52,7 @@ impl Permits {
         }
     }
 
-    /// What a message of `len` bytes counts for. One that is larger than the whole limit may still go alone.
+    /// The share of a message of `len` bytes. One that is larger than the whole limit may still go alone.
     pub(crate) fn share(&self, len: usize) -> Share {
         Share(len.clamp(1, self.max_bytes) as u32)
     }
@@ -123,7 +123,7 @@ impl Permits {
         self.bytes.close();
     }
 
-    /// What is taken of what there is, for errors.
+    /// Describes how much of the limit is taken, for errors.
     pub(crate) fn describe(&self) -> String {
         let (messages, bytes) = self.taken();
         let Self { max_messages, max_bytes, .. } = self;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-/// When a message whose attempt failed is sent again, within its timeout.
+/// The policy by which a message whose attempt failed is sent again, within its timeout.
 ///
 /// By default only what is certainly not stored: what was never written to a connection, and what a broker refused for a
 /// reason that another partition or a moment later doesn't have: 403 (the partition is closed), 404, 503 (the broker is
@@ -15,14 +15,14 @@ use parking_lot::Mutex;
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How often a message is handed to a connection at most. Default 5; with 1 nothing is ever sent again, as by the Java
-    /// client (rule M-4).
+    /// The largest number of times that a message is handed to a connection. Default 5; with 1 nothing is ever sent again, as
+    /// by the Java client (rule M-4).
     pub max_attempts: u32,
     /// The longest pause before the second attempt; it doubles with each further one. The actual pause is drawn at random
     /// between zero and that. Default 10 ms. Without a pause, a busy broker gets no relief.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub first_pause: Duration,
-    /// What the pause doesn't grow beyond. Default 1 s.
+    /// The longest pause. Default 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub longest_pause: Duration,
     /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message is stored
@@ -31,7 +31,7 @@ pub struct RetryPolicy {
     /// Whether a message is sent again that a broker answered with 500 for whatever reason, which is also what a topic or a
     /// partition is answered with that it doesn't have. Default `false`.
     pub server_errors: bool,
-    /// Where the random numbers come from. No part of settings in a file.
+    /// The source of random numbers. No part of settings in a file.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub jitter: Jitter,
 }

@@ -29,13 +29,13 @@ use crate::{
     },
 };
 
-/// How often a selector is asked at most for a partition that messages can go to.
+/// The largest number of times that a selector is asked for a partition that messages can go to.
 const MOST_ASKS: usize = 1024;
 
-/// How often a selector may name the same partition again before it is taken to insist on it.
+/// The number of times that a selector may name the same partition before it is taken to insist on it.
 const MOST_REPEATS: usize = 8;
 
-/// What it takes to send a message.
+/// Submits messages to connections.
 pub(crate) struct Submitter {
     pub(crate) in_flight: Arc<InFlight>,
     /// The same, as connections know it.
@@ -48,7 +48,7 @@ pub(crate) struct Submitter {
     pub(crate) should_yield: AtomicBool,
 }
 
-/// Why a message was not handed to a connection.
+/// The reason why a message was not handed to a connection.
 pub(crate) enum NotSubmitted {
     /// It has to wait.
     Wait(Box<Wait>),
@@ -59,7 +59,7 @@ pub(crate) enum NotSubmitted {
 }
 
 impl NotSubmitted {
-    /// What the message has to wait for.
+    /// The reason to wait.
     ///
     /// # Errors
     /// Why it never can be sent.
@@ -74,7 +74,7 @@ impl NotSubmitted {
     }
 }
 
-/// Why a message was not accepted.
+/// The reason why a message was not accepted.
 pub(crate) enum NotAccepted {
     /// It can't be sent; the error gives it back.
     Refused(SendError),
@@ -82,7 +82,7 @@ pub(crate) enum NotAccepted {
     HasToWaitOutside(Message, WaitReason, Option<Box<SendSpan>>),
 }
 
-/// What a message has to wait for.
+/// The reason why a message waits.
 pub(crate) struct Wait {
     pub(crate) reason: WaitReason,
     /// The connections that have no capacity for it.
@@ -94,11 +94,11 @@ pub(crate) struct FullConnection {
     pub(crate) broker: Arc<Broker>,
     pub(crate) connection: Arc<dyn Connection>,
     pub(crate) id: BrokerId,
-    /// Which one of the broker's it is.
+    /// Its number among the broker's connections.
     pub(crate) number: usize,
 }
 
-/// What a message has met on its way to a connection.
+/// The partitions and brokers that a submission has tried.
 #[derive(Default)]
 struct Seen<'r> {
     full: Vec<FullConnection>,

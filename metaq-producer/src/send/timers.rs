@@ -1,4 +1,4 @@
-//! What is to be done at a certain time: the next attempt of a message, or its end.
+//! Timers: for the next attempts of messages, and for their ends.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use crate::{
     send::{slab::Token, submit::Submitter},
 };
 
-/// What is due.
+/// The action of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// The next attempt of a message.
@@ -34,7 +34,7 @@ pub(crate) enum Timer {
     Absent,
 }
 
-/// How long a keeper stays when there is nothing to do, so that not every message that waits starts another.
+/// The time for which a keeper stays when there is nothing to do, so that not every message that waits starts another.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The timers of a producer.

@@ -12,7 +12,7 @@ use crate::{
     send::slab::Token,
 };
 
-/// Why a message waits.
+/// The reasons why messages wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum WaitReason {
     /// No broker of the topic is connected.
@@ -87,7 +87,7 @@ pub(crate) struct WaitQueues {
 #[derive(Debug, Default)]
 struct Inner {
     queues: BTreeMap<WaitReason, Queue>,
-    /// Where each message waits, and its number.
+    /// The queue of each waiting message, and its number.
     places: HashMap<Token, (WaitReason, u64), foldhash::fast::FixedState>,
     /// The number of the message that came last.
     next: u64,
@@ -203,7 +203,7 @@ impl WaitQueues {
         true
     }
 
-    /// How many messages are in `partition` at the same time, those that wait for their turn and the one that has it.
+    /// The number of messages in `partition`, those that wait for their turn and the one that has it.
     pub(crate) fn line(&self, partition: Partition) -> usize {
         let inner = self.inner.lock();
         let queue = inner.queues.get(&WaitReason::Turn(partition));

@@ -1,4 +1,4 @@
-//! What is counted of every message.
+//! The counts of messages.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 
 use crate::{FailedAttempt, MessageCounts, Outcome, stats};
 
-/// So many topics that are no longer published keep their own figures. Those of others are only in the sums.
+/// The number of topics that are no longer published and keep their own figures. Those of others are only in the sums.
 pub(crate) const MAX_FORMER_TOPICS: usize = 100;
 
-/// So many brokers that a topic no longer uses keep their own figures.
+/// The number of brokers that a topic no longer uses and that keep their own figures.
 pub(crate) const MAX_FORMER_BROKERS: usize = 16;
 
 /// The counts of all topics, and of transactions.
@@ -31,7 +31,7 @@ pub(crate) struct Counts {
     pub(crate) transactions: Arc<TransactionTotals>,
 }
 
-/// How many local transactions there were, and how they ended.
+/// The numbers of local transactions by their outcomes.
 #[derive(Debug, Default)]
 pub(crate) struct TransactionTotals {
     pub(crate) begun: AtomicU64,
@@ -69,9 +69,9 @@ impl Counts {
 #[derive(Debug)]
 struct Kept<K, V> {
     entries: BTreeMap<K, Entry<V>>,
-    /// How often counts were asked for.
+    /// The number of times that counts were asked for.
     uses: u64,
-    /// How many entries there may be before the unused ones are looked for.
+    /// The number of entries from which on unused ones are looked for.
     limit: usize,
 }
 
@@ -135,7 +135,7 @@ impl<K: Ord + Clone, V: Default> Kept<K, V> {
 #[derive(Debug, Default)]
 pub(crate) struct TopicCounts {
     pub(crate) offered: AtomicU64,
-    /// How many wait now: for room, for a broker, for their turn.
+    /// The number of messages that wait now: for room, for a broker, for their turn.
     pub(crate) queued: AtomicU64,
     not_sent: AtomicU64,
     topic_brokers: Mutex<Kept<BrokerAddr, TopicBrokerCounts>>,
@@ -196,7 +196,7 @@ impl TopicCounts {
         self.failed(outcome, earlier.as_deref().or(topic_broker));
     }
 
-    /// How many messages were never written.
+    /// The number of messages that were never written.
     pub(crate) fn not_sent(&self) -> u64 {
         self.not_sent.load(Relaxed)
     }
@@ -227,7 +227,7 @@ impl TopicBrokerCounts {
     }
 }
 
-/// How long messages took, in microseconds, in buckets at most 1/32 wide: one addition a message, and no lock.
+/// The latencies of messages, in microseconds, in buckets at most 1/32 wide: one addition a message, and no lock.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
     // Only allocated once there is something to count.

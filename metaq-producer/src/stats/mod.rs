@@ -1,4 +1,4 @@
-//! What a producer has done so far.
+//! The statistics of a producer.
 //!
 //! Here are the figures as they are read, `counts` is what counts them, `remote` asks brokers for theirs, and `metrics`
 //! writes all of it to the `metrics` facade.
@@ -19,7 +19,7 @@ use metaq_transport::ConnectionStats;
 
 use counts::{Counts, TopicBrokerCounts, TopicCounts, TransactionTotals};
 
-/// What a producer has done so far. The figures of messages always add up:
+/// The statistics of a producer since it was built. The figures of messages always add up:
 /// `offered = queued + in_flight + acknowledged + rejected + unknown + not_sent`.
 ///
 /// # Sums
@@ -40,9 +40,9 @@ use counts::{Counts, TopicBrokerCounts, TopicCounts, TransactionTotals};
 pub struct ProducerStats {
     /// The messages of all topics together, those to topics that were not published included.
     pub messages: MessageCounts,
-    /// How many messages are accepted and have no outcome yet.
+    /// The number of messages that are accepted and have no outcome yet.
     pub unacknowledged: usize,
-    /// How many bytes those have.
+    /// The bytes of those messages.
     pub unacknowledged_bytes: usize,
     /// Each topic that is published, and the last 100 that were published before, sorted by name.
     pub topics: Vec<TopicStats>,
@@ -93,7 +93,7 @@ pub struct TransactionCounts {
     pub unknown: u64,
 }
 
-/// What was done for one topic.
+/// The statistics of one topic.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TopicStats {
@@ -107,7 +107,7 @@ pub struct TopicStats {
     pub other_brokers: OtherBrokerStats,
 }
 
-/// What was done for one topic at the brokers that are not listed any more.
+/// The statistics of one topic at the brokers that are not listed any more.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct OtherBrokerStats {
@@ -119,11 +119,11 @@ pub struct OtherBrokerStats {
     pub unknown: u64,
     /// Attempts that failed and were followed by another.
     pub retried: u64,
-    /// How long acknowledged messages took.
+    /// The latencies of acknowledged messages.
     pub latencies: LatencyStats,
 }
 
-/// What was done for one topic at one broker.
+/// The statistics of one topic at one broker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BrokerStats {
@@ -137,11 +137,11 @@ pub struct BrokerStats {
     pub unknown: u64,
     /// Attempts that failed and were followed by another, here or elsewhere.
     pub retried: u64,
-    /// How long acknowledged messages took.
+    /// The latencies of acknowledged messages.
     pub latencies: LatencyStats,
 }
 
-/// How long acknowledged messages took, from when they were offered until their answer was read, to about 3 % and one
+/// The latencies of acknowledged messages, from when they were offered until their answer was read, to about 3 % and one
 /// microsecond.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyStats {
@@ -150,7 +150,7 @@ pub struct LatencyStats {
 }
 
 impl LatencyStats {
-    /// How many messages there were.
+    /// The number of messages.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|(_, count)| count).sum()
@@ -174,7 +174,7 @@ impl LatencyStats {
         self.counts.iter().map(|(micros, count)| (Duration::from_micros(*micros), *count))
     }
 
-    /// What the slowest one took.
+    /// The latency of the slowest one.
     #[must_use]
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.counts.last().map_or(0, |(micros, _)| *micros))
@@ -276,7 +276,7 @@ fn transaction_counts(totals: &TransactionTotals) -> TransactionCounts {
 }
 
 impl ProducerStats {
-    /// What is counted of messages and transactions.
+    /// The counts of messages and transactions.
     pub(crate) fn of(counts: &Counts) -> Self {
         let (topics, folded) = counts.all();
         let unpublished = count(&counts.unpublished);

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::route::pool::Pool;
 
-/// What a broker told of itself: names and values, in the order in which it told them. A name may occur more than once.
+/// The figures of a broker as it reports them: names and values, in the order in which it told them. A name may occur more than
+/// once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BrokerFigures {
     figures: Vec<(String, Option<String>)>,

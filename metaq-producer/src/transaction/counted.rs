@@ -1,4 +1,4 @@
-//! What the statistics count of transactions and their messages.
+//! Counting of transactions and their messages.
 
 use std::{
     mem,
@@ -100,7 +100,7 @@ impl Put {
 }
 
 impl StepError {
-    /// What is known of a message that has ended so.
+    /// The outcome of a message by its error.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Refused(..) => Outcome::Rejected,

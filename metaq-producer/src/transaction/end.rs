@@ -19,7 +19,7 @@ pub struct CommitReceipt {
     pub transaction: Option<String>,
     /// Its broker.
     pub broker: Option<BrokerAddr>,
-    /// How many messages are stored by it.
+    /// The number of messages that it stored.
     pub messages: u64,
 }
 

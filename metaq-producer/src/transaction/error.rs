@@ -1,4 +1,4 @@
-//! What can go wrong with a local transaction, and what it means for it.
+//! The errors of local transactions.
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     steps::StepError,
 };
 
-/// What is known of a transaction after an error.
+/// The knowledge of a transaction after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a fourth answer would break every caller's logic")]
 pub enum TransactionOutcome {
@@ -35,7 +35,7 @@ impl TransactionOutcome {
     }
 }
 
-/// Why a step of a transaction failed.
+/// The kinds of errors of a transaction's steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransactionErrorKind {
@@ -110,7 +110,7 @@ struct Failure {
     source: Option<TransportError>,
 }
 
-/// What went wrong outside of a tokio runtime, and what to do about it.
+/// The error outside of a tokio runtime, and the remedy.
 pub(crate) const NO_RUNTIME: &str = "there is no tokio runtime here to wait in; await this within one";
 
 impl TransactionError {
@@ -201,13 +201,13 @@ impl TransactionError {
         self
     }
 
-    /// What became of the transaction.
+    /// The outcome of the transaction.
     #[must_use]
     pub fn outcome(&self) -> TransactionOutcome {
         self.inner.outcome
     }
 
-    /// Why the step failed.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> TransactionErrorKind {
         self.inner.kind
@@ -231,7 +231,7 @@ impl TransactionError {
         self.inner.status
     }
 
-    /// Why it failed, as text without what the other methods tell.
+    /// The reason as text, without what the other methods return.
     pub(crate) fn text(&self) -> &str {
         &self.inner.text
     }

@@ -82,7 +82,7 @@ pub struct Transaction {
     producer: Producer,
     options: TransactionOptions,
     state: State,
-    /// How many messages were acknowledged.
+    /// The number of messages that were acknowledged.
     messages: u64,
 }
 
@@ -96,16 +96,16 @@ enum State {
 
 /// A transaction that has ended.
 struct Over {
-    /// What it was called, and where; none if it never began.
+    /// Its id and broker; none if it never began.
     place: Option<(TransactionId, BrokerAddr)>,
-    /// What has ended it.
+    /// The reason of its end.
     text: String,
 }
 
 /// A transaction that a broker knows, or is being told.
 struct Open {
     branch: Branch,
-    /// How often its connection had been established when it began.
+    /// The number of times that its connection had been established when it began.
     established: u64,
     /// The answer to `BEGIN`, until it is there.
     begin: Option<PendingResponse>,
@@ -118,7 +118,7 @@ struct Open {
     registration: Option<Registration>,
 }
 
-/// Where a message of a transaction is to be stored.
+/// The place at which a message of a transaction is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionReceipt {
@@ -152,7 +152,7 @@ impl Transaction {
         self.place().map(|(_, broker)| broker)
     }
 
-    /// How many messages are part of it.
+    /// The number of messages in it.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages

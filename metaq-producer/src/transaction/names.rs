@@ -27,7 +27,7 @@ fn clean(host: &str) -> String {
 #[error("the operating system provided no random bits, without which its name would not be unique: {0}")]
 pub(crate) struct NoEntropy(getrandom::Error);
 
-/// What makes a session unique.
+/// The unique part of a session's name.
 type RandomBits = [u8; 16];
 
 fn random_bits() -> Result<RandomBits, NoEntropy> {

@@ -22,11 +22,11 @@ struct Held {
     transactions: HashMap<u64, HeldTransaction>,
 }
 
-/// What it takes to roll a transaction back.
+/// The parts that rolling a transaction back needs.
 #[derive(Clone, Debug)]
 pub(super) struct HeldTransaction {
     pub(super) branch: Branch,
-    /// How often the connection had been established when it began.
+    /// The number of times that the connection had been established when it began.
     pub(super) established: u64,
     pub(super) request_timeout: Duration,
 }

@@ -28,7 +28,7 @@ pub(crate) fn checked_request_timeout(request_timeout: Duration) -> Duration {
     request_timeout.max(SHORTEST_REQUEST_TIMEOUT)
 }
 
-/// How long a broker has to answer a step. As the Java client (rule T-13).
+/// The time that a broker has to answer a step. As the Java client (rule T-13).
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Default for TransactionOptions {
@@ -65,7 +65,7 @@ impl TransactionOptions {
         Self { timeout: None, ..self }
     }
 
-    /// How long the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client
+    /// The time that the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client
     /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as
     /// 10 ms, and more than 30 years as that.
     #[must_use]
@@ -79,7 +79,7 @@ impl TransactionOptions {
         self.timeout
     }
 
-    /// How long the broker has to answer the beginning and the end of the transaction.
+    /// The time that the broker has to answer the beginning and the end of the transaction.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout

@@ -1,4 +1,4 @@
-//! Where the messages of a transaction go.
+//! The placement of a transaction's messages.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -19,11 +19,11 @@ use crate::{
 pub(crate) struct Place {
     pub(crate) partition: Partition,
     pub(crate) connection: Arc<dyn Connection>,
-    /// What is counted of the topic at that broker.
+    /// The counts of the topic at that broker.
     pub(crate) counts: Arc<TopicBrokerCounts>,
 }
 
-/// Why there is no place for a message at the moment.
+/// The reason why there is no place for a message at the moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PlacementError {
     /// None of the brokers that may be used has a partition of the topic now.
@@ -34,7 +34,7 @@ pub(crate) enum PlacementError {
     Refused(String),
 }
 
-/// Why a message can't be sent wherever it is to go.
+/// The reason why a message can't be sent to any broker.
 #[derive(Debug)]
 pub(crate) enum Unsendable {
     Closed,

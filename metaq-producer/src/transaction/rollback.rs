@@ -29,9 +29,10 @@ pub(crate) struct Rollback {
     branch: Branch,
     /// The answer to `BEGIN`, if it isn't there yet. The rollback must not overtake it.
     begin: Option<PendingResponse>,
-    /// How often the connection had been established when the transaction began; none if it outlives its connection.
+    /// The number of times that the connection had been established when the transaction began; none if it outlives its
+    /// connection.
     established: Option<u64>,
-    /// How long the next attempt waits for its answer.
+    /// The time that the next attempt waits for its answer.
     attempt_timeout: Duration,
     /// An attempt that was submitted and not answered.
     attempt: Option<PendingResponse>,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{Message, deadline, route::topic_state::TopicState};
 
-/// How many messages [`Transaction::send_all`] has in flight.
+/// The number of messages that [`Transaction::send_all`] has in flight.
 const WINDOW: usize = 256;
 
 /// A message that was offered, and its topic.
@@ -23,8 +23,8 @@ impl Transaction {
     /// Sends a message as part of the transaction, and waits for the broker to take it, at most for the producer's send
     /// timeout, the beginning included where it is the first.
     ///
-    /// Nothing is sent twice: unlike [`Producer::send`](crate::Producer::send) this doesn't follow the retry policy, except that the transaction
-    /// begins at another broker where one can't be reached.
+    /// Nothing is sent twice: unlike [`Producer::send`](crate::Producer::send) this doesn't follow the retry policy, except
+    /// that the transaction begins at another broker where one can't be reached.
     ///
     /// # Errors
     /// [`TransactionError::outcome`] says whether the transaction goes on without the message: as long as the message is

@@ -21,7 +21,7 @@ pub(crate) struct Branch {
     pub(crate) connection: Arc<dyn Connection>,
 }
 
-/// Why a step failed, or why its outcome is unknown.
+/// The reason why a step failed, or why its outcome is unknown.
 #[derive(Debug)]
 pub(crate) enum StepError {
     /// The broker answered so.
@@ -105,7 +105,7 @@ impl Branch {
     }
 }
 
-/// What the broker said to a step.
+/// The broker's answer to a step.
 pub(crate) fn read(outcome: Result<Answer, TransportError>) -> Result<Bytes, StepError> {
     match outcome.map_err(StepError::NoAnswer)?.body {
         AnswerBody::Other(Response::Boolean(said)) if said.status.is_success() => Ok(said.body),
@@ -116,7 +116,7 @@ pub(crate) fn read(outcome: Result<Answer, TransportError>) -> Result<Bytes, Ste
     }
 }
 
-/// What the broker said to a message of the transaction. The offset is none (rule B-10).
+/// The broker's answer to a message of the transaction. The offset is none (rule B-10).
 pub(crate) fn read_put(outcome: Result<Answer, TransportError>) -> Result<PutAnswer, StepError> {
     match outcome {
         Ok(Answer { body: AnswerBody::Stored(place), .. }) => Ok(place),

@@ -1,4 +1,4 @@
-//! Which transaction messages belong to: start and end.
+//! The association of messages with a transaction: start and end.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -17,8 +17,9 @@ use crate::{
 
 impl XaResource {
     /// Takes up a transaction: from now on [`send`](Self::send) belongs to it. A new one must have a name that was never used
-    /// before, not even for an earlier attempt at the same: [`XaProducer::new_xid`](super::XaProducer::new_xid) makes one. The broker is asked first
-    /// whether it holds a prepared transaction of the name, because it takes the beginning of one for a success.
+    /// before, not even for an earlier attempt at the same: [`XaProducer::new_xid`](super::XaProducer::new_xid) makes one. The
+    /// broker is asked first whether it holds a prepared transaction of the name, because it takes the beginning of one for a
+    /// success.
     ///
     /// # Errors
     /// [`PROTO`](XaErrorCode::PROTO) while another one is taken up; [`DUPID`](XaErrorCode::DUPID) when it has begun here

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::XaErrorCode;
 use crate::deadline;
 
-/// How [`XaResource::start`](super::XaResource::start) takes up a transaction.
+/// The ways in which [`XaResource::start`](super::XaResource::start) takes up a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum XaStart {
@@ -20,7 +20,7 @@ pub enum XaStart {
     Resume,
 }
 
-/// How [`XaResource::end`](super::XaResource::end) leaves a transaction.
+/// The ways in which [`XaResource::end`](super::XaResource::end) leaves a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum XaEnd {
@@ -32,7 +32,7 @@ pub enum XaEnd {
     Suspend,
 }
 
-/// How a broker votes when it is asked to [prepare](super::XaResource::prepare).
+/// The vote of a broker that is asked to [prepare](super::XaResource::prepare).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a third vote would break every caller's logic")]
 pub enum XaVote {
@@ -43,19 +43,19 @@ pub enum XaVote {
     ReadOnly,
 }
 
-/// What is known of a transaction that goes through a resource.
+/// The state of a transaction that goes through a resource.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// It began here, and not by joining it.
     pub(super) begun: bool,
     pub(super) suspended: bool,
-    /// Why it can only be rolled back.
+    /// The reason why it can only be rolled back.
     pub(super) rollback_only: Option<(XaErrorCode, String)>,
-    /// When the broker has rolled it back for certain, unless it is prepared. None is never.
+    /// The time by which the broker has certainly rolled it back, unless it is prepared. None is never.
     pub(super) expires_at: Option<Instant>,
 }
 
-/// So much later than asked a broker rolls back at most: it looks twice a second.
+/// The longest delay with which a broker rolls back: it looks twice a second.
 const EXPIRY_SLACK: Duration = Duration::from_secs(5);
 
 impl Known {

@@ -1,4 +1,4 @@
-//! What is decided on an XA transaction: prepare, commit, rollback, forget; and which there are to decide on.
+//! The decisions on XA transactions: prepare, commit, rollback, forget; and which there are to decide on.
 
 use std::sync::Arc;
 
@@ -119,8 +119,8 @@ impl XaResource {
         Ok(())
     }
 
-    /// The prepared transactions of this broker that hold the producer's qualifier; [`XaProducer::recover`](super::XaProducer::recover)
-    /// asks all brokers, and says what it means that one isn't listed.
+    /// The prepared transactions of this broker that hold the producer's qualifier;
+    /// [`XaProducer::recover`](super::XaProducer::recover) asks all brokers, and says what it means that one isn't listed.
     ///
     /// # Errors
     /// When the broker can't be asked, or a line of its answer can't be read.

@@ -1,4 +1,4 @@
-//! What can go wrong with an XA transaction.
+//! The errors of XA transactions.
 
 use std::{error::Error as StdError, fmt};
 
@@ -51,7 +51,7 @@ codes! {
     /// The broker doesn't know it: it never began, has ended one way or the other, or was forgotten when the broker was
     /// restarted.
     NOTA = -4, "XAER_NOTA";
-    /// What was asked makes no sense.
+    /// The call makes no sense.
     INVAL = -5, "XAER_INVAL";
     /// It isn't in the state for this.
     PROTO = -6, "XAER_PROTO";
@@ -203,7 +203,7 @@ impl XaError {
         self
     }
 
-    /// Why it failed.
+    /// The reason of the failure.
     #[must_use]
     pub fn code(&self) -> XaErrorCode {
         self.inner.code

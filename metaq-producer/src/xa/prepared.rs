@@ -12,7 +12,8 @@ use crate::panics::contain;
 /// can forget a prepared transaction.
 const TOO_LONG: Duration = Duration::from_secs(300);
 
-/// A transaction that was prepared through this [`XaProducer`](super::XaProducer), and is neither committed nor rolled back by it.
+/// A transaction that was prepared through this [`XaProducer`](super::XaProducer), and is neither committed nor rolled back by
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PreparedTransaction {
@@ -36,7 +37,7 @@ struct Prepared {
     broker: BrokerAddr,
     since: Instant,
     is_warned_of: bool,
-    /// How many are committing it or rolling it back at this moment.
+    /// The number of calls that commit it or roll it back at this moment.
     deciders: usize,
 }
 

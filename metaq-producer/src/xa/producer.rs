@@ -1,4 +1,4 @@
-//! What the XA transactions of a program share, and their recovery.
+//! The shared state of a program's XA transactions, and their recovery.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -80,8 +80,8 @@ impl XaProducer {
         Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
     }
 
-    /// How long a broker has to be reached and answer a step. Default 5 s, as the Java client (rule T-13). Less than 10 ms is
-    /// taken as 10 ms, and more than 30 years as that.
+    /// The time that a broker has to be reached and answer a step. Default 5 s, as the Java client (rule T-13). Less than 10 ms
+    /// is taken as 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout: checked_request_timeout(request_timeout), ..self }
@@ -163,8 +163,8 @@ impl XaProducer {
         }
     }
 
-    /// The name of a new branch, as by [`xid`](Self::xid), with 16 random bytes as branch qualifier: for one attempt. Write it down before the
-    /// transaction is prepared, to find the decision on it after a crash.
+    /// The name of a new branch, as by [`xid`](Self::xid), with 16 random bytes as branch qualifier: for one attempt. Write it
+    /// down before the transaction is prepared, to find the decision on it after a crash.
     ///
     /// # Errors
     /// [`INVAL`](XaErrorCode::INVAL) when `gtrid` has more than 64 bytes; [`RMERR`](XaErrorCode::RMERR) when the operating

@@ -1,4 +1,4 @@
-//! Which transactions are to be decided on, at all brokers.
+//! The transactions to be decided on, at all brokers.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct RecoveredTransaction {
     pub broker: BrokerAddr,
 }
 
-/// What [`XaProducer::recover`] found.
+/// The result of [`XaProducer::recover`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Recovery {
@@ -29,7 +29,7 @@ pub struct Recovery {
     /// Transactions that were prepared through this [`XaProducer`], were not ended by it, and that their broker doesn't list:
     /// they were committed or rolled back by others, or the broker has forgotten them.
     pub missing: Vec<RecoveredTransaction>,
-    /// Why other brokers did not answer, or that a line of an answer can't be read. They may hold more.
+    /// The reasons why other brokers did not answer, or that a line of an answer can't be read. They may hold more.
     pub failures: Vec<(BrokerAddr, XaError)>,
 }
 
@@ -41,7 +41,7 @@ impl Recovery {
     }
 }
 
-/// What a broker lists.
+/// The list of a broker.
 pub(super) struct Listed {
     pub(super) transactions: Vec<XaTransactionId>,
     /// The first line that can't be read.
@@ -61,8 +61,8 @@ impl XaProducer {
     /// decision.
     ///
     /// A transaction that isn't listed by its broker was committed or rolled back, or the broker forgot it when it was restarted:
-    /// see [`XaResource::commit`](super::XaResource::commit). So keep a decision until its commit was confirmed; if the transaction
-    /// isn't listed any more and its commit was not confirmed, look whether its messages are stored.
+    /// see [`XaResource::commit`](super::XaResource::commit). So keep a decision until its commit was confirmed; if the
+    /// transaction isn't listed any more and its commit was not confirmed, look whether its messages are stored.
     ///
     /// # Cancel safety
     /// Safe: it only asks.

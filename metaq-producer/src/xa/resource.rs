@@ -31,8 +31,8 @@ use crate::{
 /// One that was not prepared is rolled back by the broker after its [timeout](Self::set_timeout), 60 s by default.
 ///
 /// # What is promised
-/// - A transaction votes [`Prepared`](super::XaVote::Prepared), and is committed in one phase, only if every message that was sent
-///   through this resource was answered: what a broker takes after that is lost (findings: "Transactions"). If one has no
+/// - A transaction votes [`Prepared`](super::XaVote::Prepared), and is committed in one phase, only if every message that was
+///   sent through this resource was answered: what a broker takes after that is lost (findings: "Transactions"). If one has no
 ///   answer the transaction can only be rolled back, with the code [`RBCOMMFAIL`](XaErrorCode::RBCOMMFAIL).
 /// - A step that was sent and not answered fails with [`RMFAIL`](XaErrorCode::RMFAIL) and
 ///   [`is_unknown`](XaError::is_unknown), never as failed or done.
@@ -62,7 +62,7 @@ pub struct XaResource {
     pub(super) timeout: Option<Duration>,
     /// Between start and end.
     pub(super) current: Option<Current>,
-    /// What is known of transactions that went through here and did not end yet.
+    /// The state of transactions that went through here and did not end yet.
     pub(super) known: HashMap<XaTransactionId, Known>,
 }
 

@@ -1,4 +1,4 @@
-//! Where a message was stored.
+//! The place at which a message was stored.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -41,7 +41,7 @@ impl PutAnswer {
         Self::plain(body).map_or_else(|| Self::any_spelling(body), Ok)
     }
 
-    /// What a broker really writes.
+    /// Bodies that a real broker writes.
     #[inline(always)]
     pub(crate) fn plain(body: &[u8]) -> Option<Self> {
         let (message_id, rest) = number::leading_i64(body)?;

@@ -88,7 +88,7 @@ impl InvalidStat {
         Self { field, text: text::excerpt(text).to_owned(), kind }
     }
 
-    /// Which of the two it is: `key` or `value`.
+    /// The one that it is: `key` or `value`.
     #[must_use]
     pub fn field(&self) -> &'static str {
         self.field
@@ -100,7 +100,7 @@ impl InvalidStat {
         &self.text
     }
 
-    /// What is wrong with it.
+    /// The fault.
     #[must_use]
     pub fn kind(&self) -> InvalidTokenKind {
         self.kind

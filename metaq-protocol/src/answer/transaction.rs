@@ -82,7 +82,7 @@ pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = Result<XaTransaction
     })
 }
 
-/// Why a broker refused a step of an XA transaction.
+/// The reason why a broker refused a step of an XA transaction.
 ///
 /// ```text
 /// << result 500 95 5\r\nXAException:code=-4,msg=XA transaction 'XID:2:71:72:uq' has not been started.

@@ -1,4 +1,4 @@
-//! Why a text is no address.
+//! The error of a text that is no address.
 
 use alloc::{borrow::ToOwned, string::String};
 
@@ -24,14 +24,14 @@ impl InvalidBrokerAddr {
         &self.text
     }
 
-    /// What is wrong with it.
+    /// The fault.
     #[must_use]
     pub fn kind(&self) -> InvalidBrokerAddrKind {
         self.kind
     }
 }
 
-/// What is wrong with the text of an [`InvalidBrokerAddr`].
+/// The kinds of faults of an [`InvalidBrokerAddr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidBrokerAddrKind {

@@ -52,7 +52,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What comes before the first `mark`, and what behind it, if it is there.
+/// Splits at the first `mark`, if there is one.
 fn cut(text: &str, mark: char) -> (&str, Option<&str>) {
     match text.split_once(mark) {
         Some((before, after)) => (before, Some(after)),

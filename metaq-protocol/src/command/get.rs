@@ -28,11 +28,11 @@ pub struct GetCommand {
     pub group: Token,
     /// The partition within the broker.
     pub partition: i32,
-    /// Where to read: a position in the partition's log, in bytes.
+    /// The place to read from: a position in the partition's log, in bytes.
     pub offset: i64,
-    /// How many bytes to send at most.
+    /// The largest number of bytes to send.
     pub max_size: i32,
-    /// What the answer repeats.
+    /// The number that the answer repeats.
     pub opaque: Opaque,
 }
 

@@ -33,7 +33,7 @@ pub struct PutCommand {
     pub checksum: Checksum,
     /// The transaction that the message belongs to.
     pub transaction: Option<TransactionId>,
-    /// What the answer repeats.
+    /// The number that the answer repeats.
     pub opaque: Opaque,
     /// Attribute and payload.
     pub data: PutData,
@@ -146,7 +146,7 @@ pub struct PutRef<'a> {
     pub checksum: Checksum,
     /// The transaction that the message belongs to.
     pub transaction: Option<&'a TransactionId>,
-    /// What the answer repeats.
+    /// The number that the answer repeats.
     pub opaque: Opaque,
     /// Attribute and payload.
     pub data: &'a PutData,

@@ -25,9 +25,9 @@ use crate::{
 #[derive(Clone, Debug, Eq)]
 #[non_exhaustive]
 pub struct StatsCommand {
-    /// What to ask for; none gives the figures of the broker as a whole.
+    /// The item to ask for; none gives the figures of the broker as a whole.
     pub item: Option<Token>,
-    /// What the answer repeats.
+    /// The number that the answer repeats.
     pub opaque: Opaque,
 }
 

@@ -32,7 +32,7 @@ pub struct TransactionCommand {
     pub session: Token,
     /// The step.
     pub action: TransactionAction,
-    /// What the answer repeats.
+    /// The number that the answer repeats.
     pub opaque: Opaque,
     timeout: i32,
     qualifier: Option<Token>,
@@ -145,7 +145,7 @@ impl Encode for TransactionCommand {
 
 frame_methods!(TransactionCommand);
 
-/// What a [`TransactionCommand`] asks for.
+/// The steps that a [`TransactionCommand`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TransactionAction {

@@ -28,7 +28,7 @@ impl SplitData {
     }
 }
 
-/// Why data has no sound attribute part although its flag announces one.
+/// The error of data that has no sound attribute part although its flag announces one.
 ///
 /// A broker doesn't look inside the data, so it stores such a message and confirms it; its consumers fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum InvalidAttribute {
     Length {
         /// The length that the data says, in bytes.
         length: i32,
-        /// How many bytes follow it.
+        /// The number of bytes that follow it.
         available: usize,
     },
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{DecodeError, Limits, ResponseKind, line::Words};
 use crate::{BooleanCommand, DataCommand, Opaque, Response, Status};
 
-/// What the header line of an answer says.
+/// The header line of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnswerHead {
     pub(super) kind: ResponseKind,

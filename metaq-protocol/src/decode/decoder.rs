@@ -149,7 +149,7 @@ impl Decoder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RawFrame {
-    /// What the bytes say.
+    /// The frame.
     pub frame: Frame,
     /// Header line and body. Their length is what the frame took; the spelling of the line may be another than
     /// [`Frame::encode`] writes.

@@ -1,4 +1,4 @@
-//! What is wrong with received bytes.
+//! The errors of received bytes.
 
 use alloc::{borrow::ToOwned, boxed::Box, string::String};
 use core::fmt;
@@ -30,7 +30,7 @@ struct Detail {
     limit: Option<usize>,
 }
 
-/// What kind of fault a [`DecodeError`] is.
+/// The kinds of faults of a [`DecodeError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
@@ -87,7 +87,7 @@ impl DecodeError {
         self
     }
 
-    /// What kind of fault it is.
+    /// The kind of fault.
     #[must_use]
     pub fn kind(&self) -> DecodeErrorKind {
         self.0.kind

@@ -17,7 +17,7 @@ use crate::{BooleanCommand, DataCommand, Opaque, PutAnswer, Response, Status, nu
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseRef<'a> {
-    /// Which of the two kinds of answer it is.
+    /// The kind of answer.
     pub kind: ResponseKind,
     /// The opaque of the request.
     pub opaque: Opaque,
@@ -25,7 +25,7 @@ pub struct ResponseRef<'a> {
     pub body: &'a [u8],
 }
 
-/// Which kind of answer a [`ResponseRef`] is.
+/// The kinds of answers that a [`ResponseRef`] can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseKind {
@@ -157,7 +157,7 @@ impl Decoder {
         Some((opaque, stored, head_len + body_len))
     }
 
-    /// How many bytes the answer takes that [`decode_response_in_place`](Self::decode_response_in_place)
+    /// The number of bytes of the answer that [`decode_response_in_place`](Self::decode_response_in_place)
     /// waits for, header included, once its header is there. A read buffer has to have that much room.
     #[must_use]
     pub fn awaited_len(&self) -> Option<usize> {

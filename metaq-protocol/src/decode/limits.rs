@@ -1,4 +1,4 @@
-//! How much a peer may send.
+//! The limits of what a peer may send.
 
 /// Limits that a [`Decoder`](super::Decoder) refuses to go beyond. The protocol itself has none
 /// (wire rule 9), so a peer could make a decoder without them buffer until memory runs out.

@@ -70,7 +70,7 @@ impl<'a> Words<'a> {
         self.line.len() + 2
     }
 
-    /// How many words there are; one more than the most that matter stands for any more.
+    /// The number of words; one more than the most that matter stands for any more.
     pub(super) fn count(&self) -> usize {
         self.count
     }

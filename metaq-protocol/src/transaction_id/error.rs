@@ -1,4 +1,4 @@
-//! Why a text is no transaction id.
+//! The error of a text that is no transaction id.
 
 use alloc::{borrow::ToOwned, string::String};
 
@@ -30,14 +30,14 @@ impl InvalidTransactionId {
         &self.text
     }
 
-    /// What is wrong with it.
+    /// The fault.
     #[must_use]
     pub fn kind(&self) -> InvalidTransactionIdKind {
         self.kind
     }
 }
 
-/// What is wrong with the text of an [`InvalidTransactionId`].
+/// The kinds of faults of an [`InvalidTransactionId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTransactionIdKind {

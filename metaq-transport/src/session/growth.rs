@@ -13,7 +13,7 @@ const TRY_AGAIN: u32 = 64;
 /// Whether a small write is left to grow.
 #[derive(Debug, Default)]
 pub(crate) struct Growth {
-    /// What the outbox held when this round was given to senders.
+    /// The bytes that the outbox held when this round was given to senders.
     given_at: Option<usize>,
     futile: u32,
     small_writes: u32,
@@ -38,7 +38,7 @@ impl Growth {
         wait
     }
 
-    /// So many bytes are about to be written.
+    /// The number of bytes that are about to be written.
     pub(crate) fn written(&mut self, waiting: usize) {
         if waiting < SMALL_WRITE {
             self.small_writes = self.small_writes.wrapping_add(1);

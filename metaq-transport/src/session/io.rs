@@ -21,7 +21,7 @@ use crate::{
     slots::{Delivered, Reply},
 };
 
-/// How many slices one vectored write takes at most.
+/// The largest number of slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {

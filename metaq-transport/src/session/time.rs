@@ -9,7 +9,7 @@ use super::{Condition, LONGEST_SLEEP, Session};
 use crate::{contain::log, deadline, error::LossReason};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
-    /// When the broker's silence has to be looked at next.
+    /// The time at which the broker's silence has to be looked at next.
     pub(super) fn next_silence(&self) -> Instant {
         let probe = match self.probed {
             Some((probed, limit)) => deadline::after(probed, limit),

@@ -1,4 +1,4 @@
-//! What the broker answers to each request (wire rule 3).
+//! The answers of the broker to each request (wire rule 3).
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use super::{Shared, local_transactions::LocalTransactions, topics::NotTaken, tra
 /// The text of a broker without a handler for `sync`: a master.
 const NO_SYNC: &str = "未注册请求处理器，请求处理器类为com.taobao.metamorphosis.network.SyncCommand";
 
-/// How a Java broker prints the id `null`.
+/// The text of the id `null` in a Java broker.
 pub(super) const NULL_ID: &str = "com.taobao.metamorphosis.transaction.NullTransactionId@1";
 
 /// The bytes of a stored message besides its data.

@@ -1,4 +1,4 @@
-//! What a client needs to find a broker and to reach it: discoveries, transports and connections without a port.
+//! The means by which a client finds and reaches a broker: discoveries, transports and connections without a port.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use tokio::{
 use super::{Broker, serve::Io};
 use crate::EmbeddedRegistry;
 
-/// How many bytes may be under way in each direction on a connection without a port.
+/// The number of bytes that may be under way in each direction on a connection without a port.
 const PIPE: usize = 64 * 1024;
 
 impl Broker {
@@ -26,7 +26,7 @@ impl Broker {
         client
     }
 
-    /// What connects to the broker without a port, and doesn't keep it alive: for a transport that is to reach it as long
+    /// A connector to the broker that needs no port and doesn't keep it alive: for a transport that is to reach it as long
     /// as it is there.
     #[must_use]
     pub fn connector(&self) -> BrokerConnector {

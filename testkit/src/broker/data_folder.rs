@@ -1,4 +1,4 @@
-//! What a broker has in its data folder besides partitions, and the claim to the folder: two brokers never write to it at
+//! The contents of a broker's data folder besides partitions, and the claim to the folder: two brokers never write to it at
 //! the same time.
 
 use std::{
@@ -14,7 +14,7 @@ pub(super) const OWN_FOLDER: &str = "embedded.metaq-0";
 /// Its first line names the broker that holds the lock, the second the first count of ids of that broker.
 const LOCK: &str = "lock";
 
-/// How many ids a broker may give out before the next one on its folder begins behind them.
+/// The number of ids that a broker may give out before the next one on its folder begins behind them.
 const IDS_OF_A_RUN: i64 = 1 << 32;
 
 /// The path of a file of the embedded broker's own.

@@ -1,4 +1,4 @@
-//! What the broker answers to `transaction` (wire rule 3.7).
+//! The answers of the broker to `transaction` (wire rule 3.7).
 
 use std::io;
 
@@ -14,7 +14,7 @@ use super::{
     transactions::{Heuristic, Pending, store},
 };
 
-/// What a Java broker says when it takes the id `null` for a local one.
+/// The text of a Java broker that takes the id `null` for a local one.
 const NULL_IS_NOT_LOCAL: &str = "class com.taobao.metamorphosis.transaction.NullTransactionId cannot be cast to class \
     com.taobao.metamorphosis.transaction.LocalTransactionId \
     (com.taobao.metamorphosis.transaction.NullTransactionId and \
@@ -23,7 +23,7 @@ const NULL_IS_NOT_LOCAL: &str = "class com.taobao.metamorphosis.transaction.Null
 /// `XAException.XA_RBOTHER`: rolled back for a reason of the broker's own.
 const ROLLED_BACK: i32 = 104;
 
-/// Why a step was refused.
+/// The reason why a step was refused.
 enum Refusal {
     Plain(String),
     Xa(XaError),

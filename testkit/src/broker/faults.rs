@@ -19,8 +19,8 @@ use super::requests::Requests;
 /// [`Broker::faults`](super::Broker::faults). Clones are the same.
 ///
 /// A plan says which [`Requests`] meet which [`Fault`]. A request meets one fault at most: that of the first plan that is
-/// for it; the others count it all the same. What is drawn at random comes from the broker's [seed](super::BrokerBuilder::seed), so that a run repeats
-/// exactly as long as its requests come in the same order.
+/// for it; the others count it all the same. What is drawn at random comes from the broker's
+/// [seed](super::BrokerBuilder::seed), so that a run repeats exactly as long as its requests come in the same order.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -46,7 +46,7 @@ struct Shared {
     conduct: watch::Sender<Conduct>,
 }
 
-/// How all connections are treated.
+/// The conduct of the broker towards all connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conduct {
     /// Nothing is read, nothing written.
@@ -167,7 +167,7 @@ impl Faults {
         met
     }
 
-    /// So many random bytes.
+    /// Returns that number of random bytes.
     pub(super) fn garbage(&self, length: usize) -> Bytes {
         let mut random = self.0.random.lock();
         std::iter::repeat_with(|| random.u8(..)).take(length).collect()
@@ -188,7 +188,7 @@ struct PlanState {
 }
 
 impl Plan {
-    /// How many requests met the fault up to now.
+    /// The number of requests that met the fault up to now.
     #[must_use]
     pub fn met(&self) -> u64 {
         self.0.met.load(Ordering::Acquire)
@@ -222,7 +222,7 @@ impl PlanState {
     }
 }
 
-/// What goes wrong with a request.
+/// The faults that a request can meet.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Fault {

@@ -21,7 +21,7 @@ struct State {
     timers_set: u64,
 }
 
-/// When a transaction times out, and the order in which timers were set.
+/// The time at which a transaction times out, and the order in which timers were set.
 type Timer = (Instant, u64);
 
 impl LocalMessages {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::segment::{Contents, Segment};
 
-/// When messages become readable, which in a Java broker is when they are written through to the disk (findings:
+/// The time at which messages become readable, which in a Java broker is when they are written through to the disk (findings:
 /// a put is answered before that).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -17,16 +17,16 @@ pub enum Flush {
     /// Once more than so many messages of a partition are not readable yet, or so much time has gone by since its last
     /// flush: `unflushThreshold` and `unflushInterval`, which are shipped as 1000 messages and 10 s.
     After {
-        /// How many messages may wait.
+        /// The number of messages that may wait.
         messages: u64,
-        /// How long they may wait.
+        /// The time that they may wait.
         interval: Duration,
     },
     /// Only by [`Broker::flush`](super::Broker::flush).
     ByHand,
 }
 
-/// How every log of a broker is kept.
+/// The settings of every log of a broker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogRules {
     pub(super) flush: Flush,
@@ -35,7 +35,7 @@ pub(super) struct LogRules {
 
 #[derive(Debug)]
 pub(super) struct Log {
-    /// Where its files are; none in memory.
+    /// The folder of its files; none in memory.
     folder: Option<PathBuf>,
     rules: LogRules,
     earlier: Vec<Segment>,
@@ -45,7 +45,7 @@ pub(super) struct Log {
     unflushed: u64,
     last_flush: Instant,
     pub(super) messages: u64,
-    /// How often it was appended to: all messages that a transaction has for it are one append.
+    /// The number of times that it was appended to: all messages that a transaction has for it are one append.
     pub(super) appends: u64,
     /// The broker has ended: its folder may be another's.
     closed: bool,
@@ -157,7 +157,7 @@ impl Log {
         Ok(())
     }
 
-    /// Where the next message will begin.
+    /// The offset at which the next message will begin.
     pub(super) fn end(&self) -> u64 {
         self.last.end()
     }
@@ -199,7 +199,7 @@ impl Log {
         bytes
     }
 
-    /// Where the segment begins that holds `offset`.
+    /// The offset at which the segment begins that holds `offset`.
     pub(super) fn segment_start(&mut self, offset: u64) -> u64 {
         self.earlier_segment(offset).map(|segment| segment.start).unwrap_or(self.last.start)
     }

@@ -50,7 +50,7 @@ pub use transactions::Heuristic;
 use serve::Io;
 use shared::Shared;
 
-/// What a released Java broker says, since the file that should hold its version is missing in it (wire rule 3.5).
+/// The version that a released Java broker answers, since the file that should hold its version is missing in it (wire rule 3.5).
 const VERSION: &str = "0.1";
 
 /// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any stream of
@@ -79,7 +79,7 @@ pub struct Broker {
     streams: mpsc::UnboundedSender<Box<dyn Io>>,
     accepting: JoinHandle<()>,
     stop: Option<oneshot::Sender<()>>,
-    /// What starts it again on the same port.
+    /// The builder that starts it again on the same port.
     builder: BrokerBuilder,
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     registrations: Vec<registration::Registration>,
@@ -92,7 +92,7 @@ impl Broker {
         BrokerBuilder::new()
     }
 
-    /// Where the broker listens.
+    /// The address that the broker listens on.
     #[must_use]
     pub fn addr(&self) -> &BrokerAddr {
         &self.shared.addr
@@ -104,19 +104,19 @@ impl Broker {
         self.shared.id
     }
 
-    /// What it does wrong.
+    /// The faults of the broker.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// How many connections were made to the broker since it started.
+    /// The number of connections that were made to the broker since it started.
     #[must_use]
     pub fn accepted_connections(&self) -> usize {
         self.shared.accepted.load(Ordering::Acquire)
     }
 
-    /// How many connections are open now.
+    /// The number of connections that are open now.
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.shared.open.load(Ordering::Acquire)

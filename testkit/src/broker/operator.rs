@@ -1,4 +1,4 @@
-//! What an operator does to a running broker: topics, partitions, its disk, and decisions.
+//! The actions of an operator on a running broker: topics, partitions, its disk, and decisions.
 
 use std::{io, sync::atomic::Ordering};
 

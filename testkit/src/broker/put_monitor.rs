@@ -32,7 +32,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Unanswered {
-    /// When those arrived that are unanswered now, by number.
+    /// The times at which those arrived that are unanswered now, by number.
     now: BTreeMap<u64, Instant>,
     most: usize,
     total: u64,

@@ -16,7 +16,7 @@ use super::{Broker, requests::Requests};
 pub struct SeenRequest {
     /// The connection that it came on, counted from 1 in the order in which they were made.
     pub connection: usize,
-    /// What it asked for.
+    /// The request.
     pub command: Command,
 }
 

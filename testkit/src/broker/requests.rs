@@ -1,8 +1,8 @@
-//! Which requests meet a fault, or are recorded.
+//! The requests that meet a fault, or are recorded.
 
 use metaq_protocol::{Command, TransactionAction};
 
-/// Which requests meet a fault or are recorded: every one of a kind, unless it is narrowed down.
+/// The requests that meet a fault or are recorded: every one of a kind, unless it is narrowed down.
 #[derive(Clone, Debug)]
 pub struct Requests {
     verb: Option<&'static str>,

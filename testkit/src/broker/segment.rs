@@ -13,13 +13,13 @@ use metaq_protocol::Checksum;
 /// Memory is taken in pieces, so that a long log is never copied to grow.
 const PIECE: usize = 1 << 20;
 
-/// What the names of segment files end with.
+/// The ending of the names of segment files.
 const SUFFIX: &str = ".meta";
 
 /// The fixed part of a stored message (wire rule 8).
 const HEADER_LEN: u64 = 20;
 
-/// How many files stay open in this process between appends. Segments beyond that number open theirs for each append.
+/// The number of files that stay open in this process between appends. Segments beyond that number open theirs for each append.
 const MOST_OPEN: usize = 32;
 
 static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
@@ -59,11 +59,11 @@ enum Storage {
     File { path: PathBuf, open: Option<OpenFile> },
 }
 
-/// What segments hold, up to what is not sound.
+/// The messages of segments, up to what is not sound.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) messages: u64,
-    /// Where the last sound message of a segment ends.
+    /// The end of the last sound message of a segment.
     pub(super) sound: u64,
     pub(super) highest_id: Option<i64>,
 }

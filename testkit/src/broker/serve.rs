@@ -21,7 +21,7 @@ use super::{
     talk::{Next, Talk},
 };
 
-/// What a connection goes over.
+/// The stream of a connection.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -29,11 +29,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// Room for one read.
 const READ: usize = 64 * 1024;
 
-/// How long what a client still sends is read after a connection was closed. Without that the system would tell the
+/// The time for which what a client still sends is read after a connection was closed. Without that the system would tell the
 /// client of a broken connection, and answers that are on their way would be lost.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// How long no connection is accepted after that failed, as it does while the process has no descriptors left.
+/// The time for which no connection is accepted after that failed, as it does while the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts TCP connections.

@@ -1,4 +1,4 @@
-//! What the connections of a broker share, and what registries are told of it.
+//! The state that the connections of a broker share, and what registries know of it.
 
 use std::sync::{
     OnceLock,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::EmbeddedRegistry;
 
-/// What the broker's connections share.
+/// The state that the broker's connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) id: BrokerId,
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) topics: Topics,
     pub(super) transactions: Mutex<XaTransactions>,
     pub(super) local_messages: LocalMessages,
-    /// How many ids were given out.
+    /// The number of ids that were given out.
     pub(super) ids: AtomicI64,
     pub(super) counters: Counters,
     pub(super) faults: Faults,

@@ -1,4 +1,4 @@
-//! What a broker counts, and its answers to `stats` (wire rule 3.4).
+//! The counts of a broker, and its answers to `stats` (wire rule 3.4).
 
 use std::{
     fmt::{self, Write as _},
@@ -23,7 +23,7 @@ impl fmt::Display for Counter {
     }
 }
 
-/// What a broker counts. A Java broker counts requests, refused ones included, with the exceptions that the answers to
+/// The counts of a broker. A Java broker counts requests, refused ones included, with the exceptions that the answers to
 /// them show.
 #[derive(Debug, Default)]
 pub(super) struct Counters {

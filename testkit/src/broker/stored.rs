@@ -1,4 +1,4 @@
-//! What a broker holds, as tests look at it.
+//! The messages of a broker, as tests look at them.
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{Partition, StoredMessages};
@@ -11,7 +11,7 @@ use super::Broker;
 pub struct Stored {
     /// The partition that holds it.
     pub partition: Partition,
-    /// Where it begins in the partition's log, in bytes.
+    /// The offset of the message in the partition's log, in bytes.
     pub offset: i64,
     /// Its id.
     pub id: i64,

@@ -1,4 +1,4 @@
-//! What goes on over one connection, without I/O: bytes come in, answers go out.
+//! The conversation over one connection, without I/O: bytes come in, answers go out.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,10 +11,10 @@ use super::{
     put_monitor::UnansweredPut, serve::OpenConnection,
 };
 
-/// How many bytes of answers are gathered before they are written: a client that doesn't read them isn't read from.
+/// The number of bytes of answers that are gathered before they are written: a client that doesn't read them isn't read from.
 const MOST_OUTPUT: usize = 256 * 1024;
 
-/// What to do after the output was written.
+/// The next thing to do after the output was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Wait for more bytes.
@@ -34,7 +34,7 @@ pub(super) struct Talk {
     locals: LocalTransactions,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    /// How many bytes were given out before what is in `output`.
+    /// The number of bytes that were given out before what is in `output`.
     written: u64,
     /// Answers that have their time, with the order in which they were given.
     late: BTreeMap<(Instant, u64), (Bytes, Option<UnansweredPut>)>,
@@ -74,12 +74,12 @@ impl Talk {
         self.open.0.activity.notify_waiters();
     }
 
-    /// How long the client may be silent.
+    /// The time for which the client may be silent.
     pub(super) fn idle_timeout(&self) -> Duration {
         self.open.0.settings.idle_timeout
     }
 
-    /// When the next late answer is due.
+    /// The time at which the next late answer is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.late.first_key_value().map(|((due, _), _)| *due)
     }

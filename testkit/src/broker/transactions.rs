@@ -36,7 +36,7 @@ pub(super) fn store(messages: &[Pending], topics: &Topics) -> bool {
     })
 }
 
-/// When a transaction that is begun now times out: after so many seconds, at most `most`; 0 or less is never.
+/// The time at which a transaction that is begun now times out: after so many seconds, at most `most`; 0 or less is never.
 pub(super) fn deadline(seconds: i32, most: Duration) -> Option<Instant> {
     let timeout = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     timeout.map(|timeout| Instant::now() + timeout.min(most))
@@ -65,7 +65,7 @@ impl Transaction {
     }
 }
 
-/// What an operator made of a prepared XA transaction without asking who had begun it.
+/// The decision of an operator on a prepared XA transaction, made without asking who had begun it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Heuristic {
@@ -163,7 +163,7 @@ impl XaTransactions {
         self.decided.remove(id).is_some()
     }
 
-    /// What is prepared or decided by an operator, oldest first: with the given qualifier, or all.
+    /// The transactions that are prepared or decided by an operator, oldest first: with the given qualifier, or all.
     pub(super) fn recover(&self, qualifier: Option<&str>) -> Vec<XaTransactionId> {
         let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
         let mut found: Vec<_> = prepared.map(|(id, (order, _))| (false, *order, id)).collect();

@@ -12,7 +12,7 @@ use tokio::{
 /// A change has to be seen so soon after it was made, or after the registry is back.
 pub(super) const CONVERGED: Duration = Duration::from_secs(2);
 
-/// So long is waited before that is judged, to say how long it took instead.
+/// The time for which a result is awaited before it is judged, to say how long it took instead.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sees every view of a topic through trouble with its registry.
@@ -24,7 +24,7 @@ pub struct Observer {
     watch: TopicWatch,
     events: DiscoveryEvents,
     brokers: usize,
-    /// What was told since [`told`](Self::told) was called.
+    /// The events that were told since [`told`](Self::told) was called.
     log: Vec<String>,
 }
 
@@ -128,7 +128,7 @@ pub async fn apart<T: Send + 'static>(start: impl Future<Output = T> + Send + 's
     runtime.spawn(start).await.expect("what is started apart doesn't panic")
 }
 
-/// How many tasks there were, to see that none is left of what was done since.
+/// The number of tasks that there were, to see that none is left of what was done since.
 #[derive(Clone, Copy, Debug)]
 pub struct Tasks(usize);
 

@@ -44,7 +44,7 @@ log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %-5p [%t] %c{1} - %m%n
 
 const JDK: &str = "openjdk-17-jdk-headless maven";
 
-/// What is needed to run real peers: the jars of ZooKeeper and of MetaQ, and a JDK.
+/// The artifacts that real peers need: the jars of ZooKeeper and of MetaQ, and a JDK.
 ///
 /// The jars and the compiled reader lie in the folder that the environment variable `METAQ_PEERS_DIR` names, or else in
 /// `metaq-peers` of the user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`. What is there is never changed, only
@@ -92,7 +92,7 @@ impl Peers {
         format!("{}:{}", self.reader.display(), self.broker_class_path())
     }
 
-    /// What the JVM of a broker or of a client is given besides its class path. It runs in `home`, where its log's
+    /// The arguments of the JVM of a broker or of a client besides its class path. It runs in `home`, where its log's
     /// configuration is put.
     pub(super) fn jvm_options(home: &Path) -> Result<Vec<String>, PeerError> {
         let logging = home.join("log4j.properties");

@@ -1,8 +1,8 @@
-//! How a Java broker is set up, and its configuration file.
+//! The settings of a Java broker, and its configuration file.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
-/// How a [`JavaBroker`](super::JavaBroker) is to be; made by [`JavaBroker::builder`](super::JavaBroker::builder).
+/// The settings of a [`JavaBroker`](super::JavaBroker); made by [`JavaBroker::builder`](super::JavaBroker::builder).
 #[derive(Clone, Debug)]
 pub struct JavaBrokerBuilder {
     pub(super) id: i32,

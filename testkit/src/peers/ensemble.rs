@@ -9,7 +9,7 @@ use crate::port::Port;
 #[derive(Debug)]
 pub struct ZooKeeperEnsemble {
     servers: Vec<ZooKeeper>,
-    /// Where they talk to each other.
+    /// The ports on which they talk to each other.
     _ports: Vec<Port>,
 }
 
@@ -29,7 +29,7 @@ impl ZooKeeperEnsemble {
         Ok(Self { servers: try_join_all(start).await?, _ports: ports })
     }
 
-    /// Where they listen, as clients want it: `127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// The connect string of all: `127.0.0.1:PORT,127.0.0.1:PORT,…`.
     #[must_use]
     pub fn connect_string(&self) -> String {
         self.servers.iter().map(ZooKeeper::connect_string).collect::<Vec<_>>().join(",")

@@ -1,4 +1,4 @@
-//! What can go wrong with real peers.
+//! The errors of real peers.
 
 use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 
@@ -10,7 +10,7 @@ pub enum PeerError {
     #[error("{what} is missing; on Debian: apt-get install {package}")]
     #[non_exhaustive]
     Missing {
-        /// What is missing.
+        /// The thing that is missing.
         what: &'static str,
         /// The Debian packages that have it.
         package: &'static str,
@@ -19,40 +19,40 @@ pub enum PeerError {
     #[error("{tool} could not fetch {what}, which takes access to {registry} the first time: {output}")]
     #[non_exhaustive]
     Fetch {
-        /// What was to fetch it.
+        /// The tool that was to fetch it.
         tool: &'static str,
         /// From where.
         registry: &'static str,
-        /// What was to be fetched.
+        /// The thing that was to be fetched.
         what: String,
-        /// What the tool printed.
+        /// The output of the tool.
         output: String,
     },
     /// A tool failed.
     #[error("{what} failed: {output}")]
     #[non_exhaustive]
     Tool {
-        /// What it was to do.
+        /// The task of the tool.
         what: String,
-        /// What it printed.
+        /// The output.
         output: String,
     },
     /// A file or a process could not be handled.
     #[error("could not {what}: {source}")]
     #[non_exhaustive]
     Io {
-        /// What was to be done.
+        /// The action that failed.
         what: String,
-        /// What went wrong.
+        /// The cause.
         source: io::Error,
     },
     /// A peer's process ended when it should have gone on, or ended badly.
     #[error("{what} ended with {status}; its log {log_file:?} ends with:\n{log}")]
     #[non_exhaustive]
     Ended {
-        /// Which peer.
+        /// The peer.
         what: String,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
         /// Its log; kept when its folder is removed otherwise.
         log_file: PathBuf,
@@ -63,7 +63,7 @@ pub enum PeerError {
     #[error("{what} could not start; its log {log_file:?} ends with:\n{log}")]
     #[non_exhaustive]
     Failed {
-        /// Which peer.
+        /// The peer.
         what: String,
         /// Its log; kept when its folder is removed otherwise.
         log_file: PathBuf,
@@ -74,9 +74,9 @@ pub enum PeerError {
     #[error("waited {patience:?} in vain for {what}; its log {log_file:?} ends with:\n{log}")]
     #[non_exhaustive]
     TimedOut {
-        /// Which peer, and what it was to do.
+        /// The peer, and its task.
         what: String,
-        /// How long it was waited for.
+        /// The time for which it was awaited.
         patience: Duration,
         /// Its log; kept when its folder is removed otherwise.
         log_file: PathBuf,
@@ -92,7 +92,7 @@ pub enum PeerError {
     Registered {
         /// The node.
         node: String,
-        /// How long it was waited for.
+        /// The time for which it was awaited.
         patience: Duration,
     },
 }

@@ -21,10 +21,10 @@ const MODULE: &str = "module metaq/etcd\n\ngo 1.24\n\ntool go.etcd.io/etcd/serve
 const SERVER: &str = "go.etcd.io/etcd/server/v3";
 const VERSION: &str = "v3.6.6";
 
-/// How often another port is tried when somebody took a free one before the server could.
+/// The number of times that another port is tried when somebody took a free one before the server could.
 const PORTS_TO_TRY: usize = 3;
 
-/// What the log says then.
+/// The log text in that case.
 const PORT_TAKEN: &str = "address already in use";
 
 /// The program of etcd 3.6.6, built by Go in the folder where [`Peers`](super::Peers) are.
@@ -69,7 +69,7 @@ pub struct Etcd {
     folder: TempDir,
     port: Port,
     peer_port: Port,
-    /// Where it tells that it is healthy, without TLS.
+    /// The address at which it reports that it is healthy, without TLS.
     health_port: Port,
     tls: Option<PeerTls>,
     max_request_bytes: Option<u32>,
@@ -123,7 +123,7 @@ impl Etcd {
         }
     }
 
-    /// Where it listens: `127.0.0.1:PORT`.
+    /// The address that it listens on: `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port.number())

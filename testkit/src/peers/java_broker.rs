@@ -18,10 +18,10 @@ use super::{
 };
 use crate::port::Port;
 
-/// How often another port is tried when somebody took the free one before the broker could.
+/// The number of times that another port is tried when somebody took the free one before the broker could.
 const PORTS_TO_TRY: usize = 3;
 
-/// What its log says when it could not get its port, or could not register. It does not end then.
+/// The log texts when it could not get its port, or could not register. It does not end then.
 const START_FAILED: &str = "MetamorphosisServerStartupException";
 const PORT_TAKEN: &str = "java.net.BindException";
 
@@ -71,7 +71,7 @@ impl JavaBroker {
         BrokerId(self.setup.id)
     }
 
-    /// Where it listens, or did last: `meta://127.0.0.1:PORT`.
+    /// The address that it listens on, or did last: `meta://127.0.0.1:PORT`.
     ///
     /// # Panics
     /// Never: the loopback address and a port of one's own make an address.
@@ -236,8 +236,8 @@ impl JavaBroker {
         tables.iter().flat_map(|table| table.lines()).filter_map(client).collect()
     }
 
-    /// How many TCP connections to its port are established. All are from this machine, so that each has a port of its own
-    /// at the other end. Linux only: 0 elsewhere.
+    /// The number of TCP connections to its port that are established. All are from this machine, so that each has a port of
+    /// its own at the other end. Linux only: 0 elsewhere.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.client_ports().len()

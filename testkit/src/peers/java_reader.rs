@@ -17,7 +17,7 @@ use super::{
 pub struct ReadMessage {
     /// The partition that holds it.
     pub partition: Partition,
-    /// Where it begins in the partition's log, in bytes.
+    /// The offset of the message in the partition's log, in bytes.
     pub offset: i64,
     /// Its id.
     pub id: i64,

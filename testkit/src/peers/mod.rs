@@ -49,8 +49,8 @@ pub use tls::{PeerTls, TestCa};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 
 impl Peers {
-    /// What is needed to run real peers, or `None` where it isn't there and can't be fetched: then a line `skipped: …` on
-    /// stderr says for `test` what is missing and how to get it. Blocks while it fetches.
+    /// Returns the artifacts that real peers need, or `None` where it isn't there and can't be fetched: then a line
+    /// `skipped: …` on stderr says for `test` what is missing and how to get it. Blocks while it fetches.
     ///
     /// # Panics
     /// Where it isn't there and the environment variable `CI` is `true`: there nothing may be skipped. And anywhere, when
@@ -62,7 +62,7 @@ impl Peers {
 }
 
 impl EtcdProgram {
-    /// What is needed to run etcd, or `None` where it isn't there and can't be made; all as for [`Peers::get`].
+    /// Returns the program of etcd, or `None` where it isn't there and can't be made; all as for [`Peers::get`].
     ///
     /// # Panics
     /// As [`Peers::get`].

@@ -25,7 +25,7 @@ use tokio::{
 use super::PeerError;
 use crate::port::Port;
 
-/// How long a peer may take to become ready, or to end.
+/// The time that a peer may take to become ready, or to end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at a condition.
@@ -46,7 +46,7 @@ pub(super) struct PeerProcess {
     child: Child,
     what: String,
     log: PathBuf,
-    /// Where the log of this process begins: a peer that was restarted adds to the log of its former process.
+    /// The position at which the log of this process begins: a peer that was restarted adds to the log of its former process.
     log_start: u64,
 }
 
@@ -206,7 +206,7 @@ pub(super) async fn wait_for<F: Future<Output = bool>>(
     true
 }
 
-/// Where something is left for the spawner: what to start, in which runtime, and where the answer goes.
+/// The job for the spawner: what to start, in which runtime, and where the answer goes.
 type Order = (Command, Handle, mpsc::SyncSender<io::Result<Child>>);
 
 /// Starts a process from a thread that lives as long as this process. The kernel ends a child when the *thread* that started

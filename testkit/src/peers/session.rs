@@ -1,6 +1,6 @@
 //! Taking over a session of ZooKeeper, whose id and password are all it takes.
 
-/// What a server makes passwords of, as a seed of Java's random numbers.
+/// The seed from which a server makes passwords, by Java's random numbers.
 const SECRET: i64 = 0xB341_5C00;
 
 /// The requests that take over a session and close it.

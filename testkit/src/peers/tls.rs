@@ -62,7 +62,7 @@ impl Default for TestCa {
     }
 }
 
-/// What a peer shows by TLS, and whom it lets in.
+/// The certificate of a peer, and the clients that it lets in.
 #[derive(Clone, Debug)]
 pub struct PeerTls {
     certificate: String,

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::port::Port;
 
-/// How often another port is tried when somebody took the free one before the server could.
+/// The number of times that another port is tried when somebody took the free one before the server could.
 const PORTS_TO_TRY: usize = 3;
 
-/// What the log says then.
+/// The log text in that case.
 const PORT_TAKEN: &str = "java.net.BindException";
 
 /// Has an old server log as a new one does.
@@ -39,11 +39,11 @@ pub struct ZooKeeper {
     setup: ZooKeeperBuilder,
     folder: TempDir,
     port: Port,
-    /// Where it listens for TLS, if it does.
+    /// The port for TLS, if there is one.
     secure_port: Port,
 }
 
-/// How a [`ZooKeeper`] is to be; made by [`ZooKeeper::builder`].
+/// The settings of a [`ZooKeeper`]; made by [`ZooKeeper::builder`].
 #[derive(Clone, Debug)]
 pub struct ZooKeeperBuilder {
     tick_time: Duration,
@@ -146,13 +146,13 @@ impl ZooKeeper {
         Self::builder().start(peers).await
     }
 
-    /// Where it listens, as clients want it: `127.0.0.1:PORT`.
+    /// The connect string: `127.0.0.1:PORT`.
     #[must_use]
     pub fn connect_string(&self) -> String {
         format!("127.0.0.1:{}", self.port.number())
     }
 
-    /// Where it listens for TLS, if it was built to.
+    /// The connect string for TLS, if it was built to.
     #[must_use]
     pub fn secure_connect_string(&self) -> String {
         format!("127.0.0.1:{}", self.secure_port.number())
@@ -286,14 +286,14 @@ impl ZooKeeper {
         Some(dump.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned).collect())
     }
 
-    /// How many packets it has received since it was started: one for each call of a client.
+    /// The number of packets that it has received since it was started: one for each call of a client.
     pub async fn packets_received(&self) -> u64 {
         let answer = self.ask("srvr").await.unwrap_or_default();
         let count = answer.lines().find_map(|line| line.strip_prefix("Received: "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
     }
 
-    /// How many lines of its log are warnings or errors.
+    /// The number of lines of its log that are warnings or errors.
     ///
     /// # Panics
     /// When the log can't be read.
@@ -303,7 +303,7 @@ impl ZooKeeper {
         log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).count()
     }
 
-    /// How many watches it keeps for clients, over all of their sessions.
+    /// The number of watches that it keeps for clients, over all of their sessions.
     pub async fn watches(&self) -> usize {
         // The word about watches knows only those on data.
         let answer = self.ask("mntr").await.unwrap_or_default();
@@ -343,7 +343,7 @@ impl ZooKeeper {
         timeout(PATIENCE, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
     }
 
-    /// How many client connections it has.
+    /// The number of its client connections.
     pub async fn connections(&self) -> usize {
         // Each line is a connection; the one that asks is among them.
         let cons = self.ask("cons").await.unwrap_or_default();

@@ -31,7 +31,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
 /// A TCP proxy between a client and its server, on a free port of the loopback interface, which a test controls while
 /// it runs. It forwards everything until it is told otherwise: by a [`Plan`] for each direction, by what new
 /// connections meet ([`on_connect`](Self::on_connect)), by ending the open ones ([`close_all`](Self::close_all),
-/// [`reset_all`](Self::reset_all)) and by stranding them ([`strand_all`](Self::strand_all)). Everything ends when it is dropped: connections are reset then.
+/// [`reset_all`](Self::reset_all)) and by stranding them ([`strand_all`](Self::strand_all)). Everything ends when it is
+/// dropped: connections are reset then.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -67,20 +68,20 @@ pub struct Proxy {
     _port: TcpSocket,
 }
 
-/// What new connections are to meet, and where it is told that they do.
+/// The treatment of new connections, and the place where its start is reported.
 type Order = (OnConnect, oneshot::Sender<io::Result<()>>);
 
-/// What the bytes of a connection travel towards.
+/// The directions of a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Direction {
-    /// What the client sends.
+    /// The bytes that the client sends.
     ToServer,
-    /// What the server sends.
+    /// The bytes that the server sends.
     ToClient,
 }
 
-/// What a new connection meets.
+/// The treatment of new connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnConnect {
@@ -96,14 +97,14 @@ pub enum OnConnect {
     Ignore,
 }
 
-/// What the proxy's handle, its listener and its connections share.
+/// The state that the proxy's handle, its listener and its connections share.
 #[derive(Debug)]
 struct Shared {
     target: String,
     plans: [watch::Sender<Arc<Plan>>; 2],
-    /// How the open connections are to end; they watch for a change.
+    /// The way in which open connections are to end; they watch for a change.
     end: watch::Sender<End>,
-    /// How often the open connections were stranded.
+    /// The number of times that the open connections were stranded.
     strandings: watch::Sender<u64>,
     accepted: AtomicUsize,
     open: AtomicUsize,
@@ -137,7 +138,7 @@ impl Proxy {
         Ok(Self { addr, shared, orders, accepting, _port: port })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -187,19 +188,19 @@ impl Proxy {
         self.shared.strandings.send_modify(|count| *count += 1);
     }
 
-    /// How many connections were accepted so far.
+    /// The number of connections that were accepted so far.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open.
+    /// The number of connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// How many bytes were forwarded in one direction so far, over all connections; neither what was swallowed nor what
+    /// The number of bytes that were forwarded in one direction so far, over all connections; neither what was swallowed nor what
     /// a fault added.
     #[must_use]
     pub fn forwarded(&self, direction: Direction) -> u64 {

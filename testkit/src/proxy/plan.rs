@@ -1,10 +1,10 @@
-//! What is done to the bytes of one direction.
+//! The treatment of the bytes of one direction.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// What is done to the bytes of one direction. By itself it forwards everything at once; each method adds something.
+/// The treatment of the bytes of one direction. By itself it forwards everything at once; each method adds something.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub(super) delay: Duration,
@@ -14,7 +14,7 @@ pub struct Plan {
     pub(super) faults: Vec<(u64, Fault)>,
 }
 
-/// What becomes of bytes when no fault is due.
+/// The flow of bytes when no fault is due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Flow {
     #[default]
@@ -23,7 +23,7 @@ pub(super) enum Flow {
     Swallow,
 }
 
-/// What happens at a position in the bytes of one direction.
+/// The faults at a position in the bytes of one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -35,8 +35,8 @@ pub enum Fault {
     Freeze,
     /// From here on everything is lost until another plan is set.
     Swallow,
-    /// So many bytes before the position are sent once more; as many as there were since the plan was set, if those are
-    /// fewer.
+    /// The number of bytes before the position that are sent once more; as many as there were since the plan was set, if those
+    /// are fewer.
     Duplicate(usize),
     /// These bytes are sent in between.
     Inject(Bytes),
@@ -87,7 +87,7 @@ impl Plan {
         self
     }
 
-    /// How many bytes before a position may have to be sent again.
+    /// The number of bytes before a position that may have to be sent again.
     pub(super) fn history(&self) -> usize {
         let duplicated = self.faults.iter().map(|(_, fault)| match fault {
             Fault::Duplicate(count) => *count,

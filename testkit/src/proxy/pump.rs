@@ -21,16 +21,16 @@ use super::{
     plan::{Fault, Flow, Plan},
 };
 
-/// So much is read at once.
+/// The number of bytes that are read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// So much may be under way while it is delayed.
+/// The number of bytes that may be under way while they are delayed.
 const MAX_UNDER_WAY: usize = 4 * 1024 * 1024;
 
 /// With a limited bandwidth it is written in pieces of what flows in so long.
 const PIECE: Duration = Duration::from_millis(20);
 
-/// How a connection ends.
+/// The ways in which a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Closed,
@@ -175,9 +175,9 @@ struct Pump<'a> {
     direction: Direction,
     plans: watch::Receiver<Arc<Plan>>,
     plan: Arc<Plan>,
-    /// What the plan or one of its faults makes of bytes now.
+    /// The flow of bytes now, by the plan or one of its faults.
     flow: Flow,
-    /// How many bytes there were since the plan was set, and how many of its faults have happened.
+    /// The number of bytes since the plan was set, and of its faults that have happened.
     position: u64,
     happened: usize,
     /// The last bytes before the position, if one of the faults may need them.
@@ -185,7 +185,7 @@ struct Pump<'a> {
     pieces: VecDeque<Piece>,
     under_way: usize,
     at_end: bool,
-    /// When the bandwidth lets the next piece go.
+    /// The time at which the bandwidth lets the next piece go.
     next: Instant,
 }
 

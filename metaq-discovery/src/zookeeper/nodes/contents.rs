@@ -1,4 +1,4 @@
-//! What nodes hold, and what follows from a change.
+//! The contents of nodes, and the effects of their changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -178,7 +178,8 @@ impl Nodes {
         self.remove_unused_master(id);
     }
 
-    /// What is known of a broker that has gone stays as long as it is watched: it may come back with the same address.
+    /// Removes a broker that no topic needs. Its address is kept as long as it is watched: it may come back with the same
+    /// address.
     pub(in crate::zookeeper) fn remove_unused_master(&mut self, id: NodeId) {
         let Some(Node { body: Body::Master(master), watchers: 0, reading: false, .. }) = self.by_id.get(&id)
         else {

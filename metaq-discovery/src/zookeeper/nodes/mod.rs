@@ -26,7 +26,7 @@ pub(super) struct Nodes {
     last: NodeId,
     /// The next step of nodes that are being read.
     steps: VecDeque<(NodeId, Step)>,
-    /// What is to be read: what has changed comes before what was never read, and what completes a topic before others.
+    /// The nodes to be read: what has changed comes before what was never read, and what completes a topic before others.
     changed: VecDeque<NodeId>,
     unread: VecDeque<NodeId>,
     unread_lists: VecDeque<NodeId>,
@@ -34,9 +34,9 @@ pub(super) struct Nodes {
     ready: VecDeque<NodeId>,
     /// The topics of brokers whose addresses have changed: there may be thousands.
     affected: VecDeque<NodeId>,
-    /// How many nodes belong to topics that nobody wants any more.
+    /// The number of nodes that belong to topics that nobody wants any more.
     unwanted: usize,
-    /// How many watchers belong to nodes that were removed.
+    /// The number of watchers that belong to nodes that were removed.
     orphans: usize,
 }
 

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use crate::DiscoveryError;
 
-/// What names a node, and never another one.
+/// The name of a node, which no other node ever has.
 pub(in crate::zookeeper) type NodeId = u64;
 
-/// What a node holds.
+/// The content of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::zookeeper) enum Content<T> {
     /// It was never read.
@@ -26,7 +26,7 @@ pub(in crate::zookeeper) enum Content<T> {
     Good(T),
 }
 
-/// What is done with a node.
+/// The steps that are taken with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::zookeeper) enum Step {
     /// It is read, and watched.
@@ -39,7 +39,7 @@ pub(in crate::zookeeper) enum Step {
     Create,
 }
 
-/// What the node of a topic says.
+/// The result of listing the node of a topic.
 #[derive(Clone, Debug)]
 pub(in crate::zookeeper) enum Found {
     Unread,
@@ -57,7 +57,7 @@ pub(in crate::zookeeper) struct List {
     pub(in crate::zookeeper) children: BTreeMap<Arc<str>, NodeId>,
     /// The names of children that no broker gives.
     pub(in crate::zookeeper) unknown: Vec<Box<str>>,
-    /// How many of these are not known: the list itself, its children, addresses that were never read.
+    /// The number of these that are not known: the list itself, its children, addresses that were never read.
     pub(super) pending: usize,
     pub(super) pending_since: Option<Instant>,
     /// Whether nothing was pending once.
@@ -99,7 +99,7 @@ pub(in crate::zookeeper) enum Body {
 #[derive(Debug)]
 pub(in crate::zookeeper) struct Node {
     pub(in crate::zookeeper) body: Body,
-    /// How many watchers will report its next change.
+    /// The number of watchers that will report its next change.
     pub(in crate::zookeeper) watchers: u16,
     /// Whether nothing is to be read.
     pub(super) settled: bool,

@@ -1,4 +1,4 @@
-//! Which nodes are to be read next, and of which topics everything is known.
+//! The queues of nodes to be read, and of topics of which everything is known.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{Body, Content, Found, NodeId, Nodes, Step, TopicChild};
 /// A topic whose nodes change all the time is published so long after its first change all the same.
 const LONGEST_BURST: Duration = Duration::from_millis(100);
 
-/// How many topics of a broker whose address has changed are taken up at once.
+/// The number of topics of a broker with a new address that are taken up at a time.
 const AT_ONCE: usize = 64;
 
 impl Nodes {

@@ -7,7 +7,7 @@ use metaq_protocol::{BrokerId, Topic};
 use super::{Body, Content, Found, NodeId, Nodes, Step};
 use crate::registry::{Layout, ViewBuilder, parse_addr, parse_partitions};
 
-/// What a server answers to a step.
+/// The answer of a server to a step.
 #[derive(Debug)]
 enum Answer {
     Names(Vec<String>),
@@ -82,7 +82,7 @@ impl Server {
         self.answers.push_back((id, step, answer));
     }
 
-    /// What the views have to be in the end.
+    /// The views that are right in the end.
     fn view(&self, topic: &Topic, layout: &Layout) -> String {
         let (mut builder, prefix) = (ViewBuilder::new(topic, layout), format!("{}/", layout.topic(topic)));
         for id in 0..6 {

@@ -1,4 +1,4 @@
-//! How attempts end, and what follows from it.
+//! The ends of attempts, and their effects.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// What is to be done when the lock is released again.
+/// The effects of ends, which are run when the lock is released.
 #[derive(Default)]
 pub(super) struct Effects {
     returned: Returned,
@@ -38,7 +38,7 @@ pub(super) struct Effects {
     wakers: SmallVec<[Waker; 16]>,
     /// Of messages that are no more: the code of their owners may run when they are dropped.
     pub(super) payloads: SmallVec<[Bytes; 64]>,
-    /// What nobody asks for any more, likewise.
+    /// Errors that no handle asks for any more, likewise.
     errors: Vec<SendError>,
     entries: Vec<Entry>,
     /// Likewise: the last of a topic's takes its selector with it.
@@ -53,7 +53,7 @@ pub(super) struct Effects {
     late: Vec<(Token, Instant)>,
     /// Of messages that wait no longer: somebody's task is woken when they are dropped.
     pub(super) permits: SmallVec<[WaitPermit; 1]>,
-    /// What selectors want to know.
+    /// The observations that selectors asked for.
     observed: Vec<Observation>,
     /// Messages that have ended, where somebody wants to know.
     completed: Vec<(CompletedSend, Option<Box<SendSpan>>)>,

@@ -12,7 +12,7 @@ use crate::{
     panics::with_contained_waker,
 };
 
-/// How often it is looked at whether messages are overdue, in case the runtime of their connection isn't driven.
+/// The interval at which overdue messages are looked for, in case the runtime of their connection isn't driven.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The flushes that are under way, and how many messages each waits for.
@@ -31,7 +31,7 @@ struct Inner {
 #[derive(Debug)]
 struct Flush {
     id: u64,
-    /// What its messages are marked with.
+    /// The mark of its messages.
     mark: u16,
     messages: usize,
 }

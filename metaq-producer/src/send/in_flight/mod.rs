@@ -60,7 +60,7 @@ pub(crate) struct InFlight {
     pub(crate) interceptors: Interceptors,
     pub(crate) closing: Closing,
     flushes: Flushes,
-    /// Who sends what had to wait.
+    /// The submitter of messages that had to wait.
     submitter: OnceLock<Weak<Submitter>>,
     /// The partitions, sent to in order, in which the answer to the message that had the turn is late.
     pub(crate) late: Mutex<HashMap<Token, Late, foldhash::fast::FixedState>>,
@@ -89,7 +89,7 @@ enum State {
     Ended(Option<Result<SendReceipt, SendError>>),
 }
 
-/// Where a message is to be handed to.
+/// The destination of a message.
 #[derive(Clone, Copy)]
 pub(crate) struct Way<'a> {
     pub(crate) topic_broker: &'a Arc<TopicBroker>,
@@ -97,7 +97,7 @@ pub(crate) struct Way<'a> {
     pub(crate) partition: Partition,
 }
 
-/// Why a message can't wait again.
+/// The reason why a message can't wait again.
 pub(crate) enum CannotWait {
     /// Whoever offered it has taken it back, or the producer was closed.
     Cancelled(PendingMessage),
@@ -130,7 +130,7 @@ impl InFlight {
         let _ = self.submitter.set(submitter);
     }
 
-    /// Who sends what had to wait; none when the producer is gone.
+    /// The submitter of messages that had to wait; none when the producer is gone.
     pub(crate) fn submitter(&self) -> Option<Arc<Submitter>> {
         self.submitter.get()?.upgrade()
     }
@@ -208,8 +208,8 @@ impl InFlight {
         Ok(Some(token))
     }
 
-    /// When an attempt is given up: when the message's time is up, or earlier if another attempt may follow that has to have
-    /// its share of the time (W23).
+    /// The time at which an attempt is given up: when the message's time is up, or earlier if another attempt may follow that
+    /// has to have its share of the time (W23).
     #[inline(always)]
     fn attempt_deadline(&self, pending: &PendingMessage) -> Instant {
         if self.policy.at_least_once && pending.attempts_before + 1 < self.policy.max_attempts {

@@ -1,4 +1,4 @@
-//! What is known of a message while it is on its way.
+//! A message between its acceptance and its outcome.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::{
 pub(crate) struct PendingMessage {
     pub(crate) message: Message,
     pub(crate) share: Share,
-    /// How often it was handed to a connection in vain.
+    /// The number of attempts that failed.
     pub(crate) attempts_before: u32,
     pub(crate) started: Instant,
-    /// How long it may take in all.
+    /// The time that it may take in all.
     pub(crate) timeout: Millis,
-    /// What most messages don't have.
+    /// The state that most messages don't have.
     pub(crate) rare: Option<Box<RareState>>,
 }
 
@@ -65,7 +65,7 @@ impl From<Millis> for Duration {
 #[derive(Debug, Default)]
 pub(crate) struct RareState {
     pub(crate) failed: Vec<FailedAttempt>,
-    /// Where it goes, when that was decided for good.
+    /// The partition that it goes to, once that is decided for good.
     pub(crate) partition: Option<Partition>,
     /// Whether it has the turn there.
     pub(crate) has_turn: bool,
@@ -73,7 +73,7 @@ pub(crate) struct RareState {
     pub(crate) was_refused: bool,
     /// While it waits.
     pub(crate) permit: Option<WaitPermit>,
-    /// When it was handed to a connection, where a selector wants to know how long it took from then.
+    /// The time at which it was handed to a connection, if the selector wants outcomes.
     pub(super) submitted_at: Option<Instant>,
     /// Its span, with the option `span_per_send`.
     pub(crate) span: Option<Box<SendSpan>>,
@@ -100,7 +100,7 @@ impl PendingMessage {
         Self { message, share, attempts_before: 0, started, timeout, rare }
     }
 
-    /// When its time is up.
+    /// The time at which it times out.
     #[inline(always)]
     pub(crate) fn deadline(&self) -> Instant {
         self.started + Duration::from(self.timeout)
@@ -114,7 +114,7 @@ impl PendingMessage {
         self.rare.get_or_insert_default()
     }
 
-    /// Where it goes, when that was decided for good.
+    /// The partition that it goes to, once that is decided for good.
     pub(crate) fn partition(&self) -> Option<Partition> {
         self.rare.as_ref()?.partition
     }

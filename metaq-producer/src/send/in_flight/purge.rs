@@ -11,7 +11,7 @@ use crate::{
     send::{deferred, slab::Token, timers::Timer},
 };
 
-/// How often messages are looked at again that other threads have in hand, each time after the others had the processor.
+/// The number of further looks at messages that other threads have in hand, each time after the others had the processor.
 const MOST_LOOKS: usize = 64;
 
 /// A message that was taken back, and where it stood in its topic's queues.

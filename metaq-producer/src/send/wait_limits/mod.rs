@@ -37,7 +37,7 @@ pub(crate) struct WaitLimits {
     room: Load,
     inner: Mutex<Inner>,
     timers: Arc<Timers>,
-    /// Who does what is due.
+    /// The submitter that runs what is due.
     submitter: OnceLock<Weak<Submitter>>,
 }
 
@@ -48,9 +48,9 @@ struct Inner {
     queues: HashMap<QueueKey, Queue, foldhash::fast::FixedState>,
     /// The number of who came to wait outside last.
     last: u64,
-    /// Who was let in and has not noticed yet, by their numbers.
+    /// Those who were let in and have not noticed yet, by their numbers.
     untaken: BTreeMap<u64, Untaken>,
-    /// How long the last who was let in took to notice.
+    /// The time that the last one to be let in took to notice.
     last_took: Duration,
     /// Whether a timer is set that looks for those who don't notice.
     is_watched: bool,
@@ -69,19 +69,19 @@ struct Load {
     bytes: usize,
 }
 
-/// What waits for one broker.
+/// The messages that wait for one broker.
 #[derive(Default)]
 struct Waiting {
     load: Load,
-    /// Who waits outside, by their numbers, and for which queue.
+    /// Those who wait outside, by their numbers, and their queues.
     outside: BTreeMap<u64, QueueKey>,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// How many permits there are for it.
+    /// The number of its permits.
     permits: usize,
-    /// Who waits outside, by their numbers.
+    /// Those who wait outside, by their numbers.
     outside: BTreeMap<u64, Outside>,
 }
 

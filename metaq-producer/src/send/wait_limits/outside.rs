@@ -177,8 +177,8 @@ impl Inner {
         self.untaken.remove(&number).is_some()
     }
 
-    /// How long whoever is let in has to notice: as long as tasks take at the moment. It is measured by those who noticed, in
-    /// time or too late, so that a busy runtime doesn't lose all its places.
+    /// The time that those who are let in have to notice: as long as tasks take at the moment. It is measured by those who
+    /// noticed, in time or too late, so that a busy runtime doesn't lose all its places.
     fn patience(&self) -> Duration {
         (2 * self.last_took).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
     }
@@ -187,7 +187,7 @@ impl Inner {
         self.groups.values().any(|group| !group.outside.is_empty())
     }
 
-    /// When to look for those who have not noticed, if there may be any and nobody is to look yet.
+    /// The time to look for those who have not noticed, if there may be any and nobody is to look yet.
     fn watch(&mut self) -> Option<Instant> {
         if self.is_watched || self.untaken.is_empty() || !self.has_outside() {
             return None;

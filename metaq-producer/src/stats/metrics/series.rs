@@ -1,4 +1,4 @@
-//! Where figures go.
+//! The destinations of figures.
 
 use std::{
     collections::HashMap,
@@ -12,13 +12,13 @@ pub(super) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
 /// Takes the figures of series.
 pub(super) trait Series {
-    /// What only grows, until that which is counted is made anew.
+    /// Writes a count, which only grows until what it counts is made anew.
     fn count(&mut self, name: &'static str, labels: &[(&'static str, &str)], value: u64);
 
     /// The same, of what isn't counted by ones.
     fn sum(&mut self, name: &'static str, labels: &[(&'static str, &str)], value: f64);
 
-    /// What grows and falls.
+    /// Writes a level, which grows and falls.
     fn level(&mut self, name: &'static str, labels: &[(&'static str, &str)], value: f64);
 }
 

@@ -1,4 +1,4 @@
-//! How a broker is to be.
+//! The settings of a broker.
 
 mod start;
 
@@ -13,7 +13,7 @@ use metaq_protocol::{BrokerId, Limits};
 use super::{Flush, log::LogRules};
 use crate::{EmbeddedRegistry, port::Port};
 
-/// How a [`Broker`](crate::Broker) is to be; made by [`Broker::builder`](crate::Broker::builder).
+/// The settings of a [`Broker`](crate::Broker); made by [`Broker::builder`](crate::Broker::builder).
 #[derive(Clone, Debug)]
 pub struct BrokerBuilder {
     id: BrokerId,
@@ -35,7 +35,7 @@ pub struct BrokerBuilder {
     registries: Vec<super::registration::Registry>,
 }
 
-/// What connections look at.
+/// The settings that connections look at.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) max_transfer: usize,
@@ -105,7 +105,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many partitions a topic has that isn't named itself. Default 1.
+    /// The number of partitions of topics that aren't named themselves. Default 1.
     #[must_use]
     pub fn default_partitions(mut self, partitions: u32) -> Self {
         self.default_partitions = partitions.max(1);
@@ -127,7 +127,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// When messages become readable. Default [`Flush::AtOnce`].
+    /// The time at which messages become readable. Default [`Flush::AtOnce`].
     #[must_use]
     pub fn flush(mut self, flush: Flush) -> Self {
         self.log.flush = flush;
@@ -141,8 +141,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many bytes a `get` returns at most. Default 1 MiB, as shipped (`maxTransferSize`): a message that takes more can't
-    /// be read, and hides what is behind it.
+    /// The largest number of bytes that a `get` returns. Default 1 MiB, as shipped (`maxTransferSize`): a message that takes
+    /// more can't be read, and hides what is behind it.
     #[must_use]
     pub fn max_transfer_size(mut self, bytes: usize) -> Self {
         self.settings.max_transfer = bytes.max(1);
@@ -163,7 +163,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long [`Broker::wait_for`](crate::Broker::wait_for) and [`Broker::wait_until`](crate::Broker::wait_until) wait at
+    /// The time that [`Broker::wait_for`](crate::Broker::wait_for) and [`Broker::wait_until`](crate::Broker::wait_until) wait at
     /// most, by tokio's clock. Default 30 s.
     #[must_use]
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
@@ -171,22 +171,22 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long a line and a body may be. Default 64 KiB and 64 MiB; beyond that the connection is closed.
+    /// The largest length of a line and of a body. Default 64 KiB and 64 MiB; beyond that the connection is closed.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self
     }
 
-    /// How many bytes all logs together may take; a segment that is dropped makes room again. Then puts are refused as by a Java broker whose disk is full: with
-    /// status 500 and no detail. Default no limit.
+    /// The largest number of bytes of all logs together; a segment that is dropped makes room again. Then puts are refused as
+    /// by a Java broker whose disk is full: with status 500 and no detail. Default no limit.
     #[must_use]
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.capacity = Some(bytes);
         self
     }
 
-    /// What is drawn at random follows from this: the partitions of puts that leave the choice to the broker, and
+    /// The seed of everything that is drawn at random: the partitions of puts that leave the choice to the broker, and
     /// [faults](super::Faults) with a chance. Default 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {

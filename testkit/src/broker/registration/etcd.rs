@@ -15,10 +15,10 @@ use tokio::{
 
 use super::session::{Occupant, Session};
 
-/// How long a call may take.
+/// The time that a call may take.
 const CALL: Duration = Duration::from_secs(5);
 
-/// How much later than its lease an entry may go: etcd looks at leases twice a second, and has to agree on their end.
+/// The delay with which an entry may go after its lease: etcd looks at leases twice a second, and has to agree on their end.
 const MARGIN: Duration = Duration::from_secs(4);
 
 struct EtcdSession {

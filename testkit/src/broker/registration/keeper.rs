@@ -17,16 +17,16 @@ use super::{
 /// Between attempts to reach a registry that is away.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long the first registration may take on top of the session timeout.
+/// The time that the first registration may take on top of the session timeout.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How many former sessions are remembered. Entries of an older one are waited for like those of a former process.
+/// The number of former sessions that are remembered. Entries of an older one are waited for like those of a former process.
 const FORMER_SESSIONS: usize = 16;
 
 /// An order to withdraw, and where to report how that went.
 pub(super) type Withdrawal = oneshot::Sender<io::Result<()>>;
 
-/// Why a broker could not be entered.
+/// The reason why a broker could not be entered.
 enum EnterError {
     /// The registry fails, or has ended the session: the next attempt may succeed.
     Registry(io::Error),
@@ -49,7 +49,7 @@ impl From<io::Error> for EnterError {
     }
 }
 
-/// What keeps one broker registered.
+/// The task that keeps one broker registered.
 pub(super) struct Keeper {
     registry: Registry,
     shared: Arc<Shared>,

@@ -18,7 +18,7 @@ impl Layout {
         Self { brokers: format!("{root}/brokers"), id: shared.id.to_string() }
     }
 
-    /// What stays, also when the broker has gone and a slave of it is there.
+    /// The entries that stay, also when the broker has gone and a slave of it is there.
     pub(super) fn broker(&self) -> String {
         format!("{}/ids/{}", self.brokers, self.id)
     }
@@ -32,7 +32,7 @@ impl Layout {
         format!("{}/ids/{}/master_config_checksum", self.brokers, self.id)
     }
 
-    /// What a broker tells of its topics (registry §1).
+    /// The entries of a broker's topics (registry §1).
     pub(super) fn topics(&self, shared: &Shared) -> TopicEntries {
         let mut topics = TopicEntries::new();
         for entry in shared.topics.all() {

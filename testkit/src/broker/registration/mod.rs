@@ -23,7 +23,7 @@ pub use registry::Registry;
 use super::{Broker, Shared};
 use keeper::{Keeper, Withdrawal};
 
-/// How long a withdrawal may take: a registry that is frozen answers no call of it.
+/// The time that a withdrawal may take: a registry that is frozen answers no call of it.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 /// A broker's registration. It ends with this, like that of a process that is killed.

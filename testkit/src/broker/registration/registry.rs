@@ -1,4 +1,4 @@
-//! Where a broker registers.
+//! The registries that a broker registers in.
 
 use std::{io, time::Duration};
 
@@ -7,7 +7,8 @@ use super::session::Session;
 /// ZooKeeper's protocol has milliseconds in 32 bits with a sign.
 const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Where a [`Broker`](crate::Broker) registers; for [`BrokerBuilder::register_in`](crate::BrokerBuilder::register_in).
+/// A registry that a [`Broker`](crate::Broker) registers in; for
+/// [`BrokerBuilder::register_in`](crate::BrokerBuilder::register_in).
 ///
 /// The broker registers what a Java broker registers, in the same order, and again whenever its session was lost. When the
 /// broker is dropped or [killed](crate::Broker::kill), its entries stay until the session has expired, as those of a

@@ -1,4 +1,4 @@
-//! What a registry offers to a broker that registers.
+//! The calls that a registry offers to a broker that registers.
 
 use std::{io, time::Duration};
 
@@ -42,6 +42,6 @@ pub(super) struct Occupant {
     pub(super) text: String,
     /// The time within which the entry goes if its owner lives no more.
     pub(super) lasts: Duration,
-    /// When the registry was read.
+    /// The time at which the registry was read.
     pub(super) revision: i64,
 }

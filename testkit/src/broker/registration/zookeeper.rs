@@ -11,7 +11,7 @@ use super::{
     session::{Occupant, Session},
 };
 
-/// How long a call may take: the library waits while it is disconnected.
+/// The time that a call may take: the library waits while it is disconnected.
 const CALL: Duration = Duration::from_secs(5);
 
 const LASTING: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -19,8 +19,8 @@ const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::
 
 struct ZooKeeperSession {
     client: Client,
-    /// How long the node of a former process is waited for. ZooKeeper tells nobody the timeout of another session, so this
-    /// one's is taken for it, and more.
+    /// The time for which the node of a former process is waited for. ZooKeeper tells nobody the timeout of another session, so
+    /// this one's is taken for it, and more.
     lasts: Duration,
 }
 

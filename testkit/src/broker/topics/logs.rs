@@ -20,7 +20,7 @@ use super::{
     Keeping, TopicEntry, Topics,
 };
 
-/// Why a message isn't taken.
+/// The reason why a message isn't taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::broker) enum NotTaken {
     /// The topic has no such partition.

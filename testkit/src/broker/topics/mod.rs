@@ -19,15 +19,15 @@ pub(super) use logs::NotTaken;
 
 use super::{data_folder::FolderClaim, log::LogRules};
 
-/// How a broker keeps its topics.
+/// The settings of a broker's topics.
 #[derive(Debug)]
 pub(super) struct Keeping {
-    /// Where the logs are; none in memory.
+    /// The folder of the logs; none in memory.
     pub(super) folder: Option<PathBuf>,
     pub(super) log: LogRules,
-    /// How many partitions a topic has that only a pattern takes.
+    /// The number of partitions of topics that only a pattern takes.
     pub(super) default_partitions: u32,
-    /// How many bytes all logs together may take.
+    /// The largest number of bytes of all logs together.
     pub(super) capacity: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ impl Topics {
         })
     }
 
-    /// How many partitions a topic has. Of one that is not configured, what the broker's default is.
+    /// The number of partitions of a topic. Of one that is not configured, what the broker's default is.
     pub(super) fn partitions(&self, entry: Option<&TopicEntry>) -> u32 {
         match entry.map_or(0, TopicEntry::configured_partitions) {
             0 => self.keeping.default_partitions,
