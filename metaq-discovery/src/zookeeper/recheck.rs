@@ -31,7 +31,6 @@ pub(super) struct Recheck {
     /// The topic whose children are being read, and those of them that are still to be.
     list: Option<NodeId>,
     children: VecDeque<NodeId>,
-    gap: Duration,
     next: Option<Instant>,
     under_way: usize,
 }
@@ -43,7 +42,6 @@ impl Recheck {
             roots: VecDeque::new(),
             list: None,
             children: VecDeque::new(),
-            gap: SHORTEST_GAP,
             next: None,
             under_way: 0,
         }
@@ -64,23 +62,23 @@ impl Follower<'_> {
     pub(super) fn send_rechecks(&mut self) {
         let now = Instant::now();
         let Some(next) = self.recheck.next else {
-            if self.nodes.len() > 0 {
-                self.begin_round();
-                self.recheck.next = Some(after(self.recheck.jittered()));
+            if self.nodes.wanted() > 0 {
+                self.recheck.roots = self.nodes.roots();
+                self.recheck.next = Some(after(self.gap()));
             }
             return;
         };
         let mut next = next.max(now.checked_sub(LONGEST_ARREARS).unwrap_or(now));
         while next <= now && self.recheck.under_way < WINDOW {
             let Some((id, last)) = self.next_recheck() else {
-                self.begin_round();
+                self.recheck.roots = self.nodes.roots();
                 if self.recheck.roots.is_empty() {
                     self.recheck.next = None;
                     return;
                 }
                 continue;
             };
-            next += self.recheck.jittered();
+            next += self.gap();
             if !self.recheck(id, last)
                 && let Some(list) = last
             {
@@ -90,13 +88,13 @@ impl Follower<'_> {
         self.recheck.next = Some(next);
     }
 
-    fn begin_round(&mut self) {
-        let recheck = &mut self.recheck;
-        recheck.roots = self.nodes.roots();
-        let children = |id: &NodeId| self.nodes.list(*id).map_or(0, |list| list.children.len());
-        let count: usize = recheck.roots.iter().map(|id| 1 + children(id)).sum();
-        let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
-        recheck.gap = (recheck.interval / count).max(SHORTEST_GAP);
+    /// The time to the next read, by chance half as long or half as long again: many processes begin at the same time.
+    ///
+    /// It follows the number of nodes during a round, which may begin while most of them are still to be found.
+    fn gap(&self) -> Duration {
+        let count = u32::try_from(self.nodes.wanted().max(1)).unwrap_or(u32::MAX);
+        let gap = (self.recheck.interval / count).max(SHORTEST_GAP);
+        gap.mul_f64(0.5 + fastrand::f64())
     }
 
     /// The next node, and the topic of which it is the last.
@@ -128,12 +126,5 @@ impl Follower<'_> {
         self.recheck.under_way += 1;
         self.session.send(Purpose::Recheck(id, last), id, call);
         true
-    }
-}
-
-impl Recheck {
-    /// The time to the next read, by chance half as long or half as long again: many processes begin at the same time.
-    fn jittered(&self) -> Duration {
-        self.gap.mul_f64(0.5 + fastrand::f64())
     }
 }

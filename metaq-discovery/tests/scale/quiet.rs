@@ -67,6 +67,32 @@ async fn a_quiet_registry_costs_no_memory_and_no_warning() {
     is_quiet("3.9.5", &peers, ZooKeeper::builder()).await;
 }
 
+/// The first round begins while most nodes are still to be found, and is no longer than others for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_is_read_once_more_soon_after_it_was_opened() {
+    let Some(peers) = Peers::get("all_is_read_once_more_soon_after_it_was_opened") else { return };
+    let _alone = alone().await;
+    let (topics, brokers, interval) = form((200, 10, 5), (1_000, 20, 30));
+    let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;
+    let discovery = plant.discovery(Duration::from_secs(interval));
+    let watches = plant.open(&discovery).await;
+    let opened = Instant::now();
+    let is_fresh = |watch: &TopicWatch| watch.current().age() < opened.elapsed();
+    while !watches.iter().all(is_fresh) {
+        assert!(opened.elapsed() < PATIENCE, "some views were not read once more");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let what = format!("{topics} topics on {brokers} brokers");
+    // A topic that misses the first round, which may be short, is read in the second.
+    figure(
+        format!("{what}: all was read once more, every {interval} s, after"),
+        " s",
+        opened.elapsed().as_secs_f64(),
+        8.0 * interval as f64,
+    );
+    discovery.close().await;
+}
+
 /// Watches a topic over and over; the watches of the server are those of the topics that somebody watches, in the end.
 async fn gives_watches_back(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
     let (topics, brokers) = (2_400, 4);

@@ -59,8 +59,9 @@ impl Nodes {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.by_id.len()
+    /// The number of nodes that somebody wants.
+    pub(super) fn wanted(&self) -> usize {
+        self.by_id.len().saturating_sub(self.unwanted)
     }
 
     /// Whether it would be cheaper to begin anew than to go on with what nobody wants.
