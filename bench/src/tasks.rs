@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use metaq_producer::{Message, Producer, ProducerConfig, Topic, ZooKeeperDiscovery};
+use metaq_producer::{Message, Producer, ProducerConfig, Topic, discovery::ZooKeeperDiscovery};
 use serde::{Deserialize, Serialize};
 use stats_alloc::StatsAlloc;
 use tokio::{runtime::Runtime, task::JoinHandle};

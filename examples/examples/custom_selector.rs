@@ -8,7 +8,10 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use metaq_producer::{Message, Partition, PartitionSelector, Producer, StaticDiscovery, Topic, TopicView};
+use metaq_producer::{
+    Message, Partition, PartitionSelector, Producer, Topic,
+    discovery::{StaticDiscovery, TopicView},
+};
 use metaq_testkit::Broker;
 
 /// Takes the attribute for the customer, and hashes it to a partition.
@@ -24,7 +27,7 @@ impl PartitionSelector for ByCustomer {
     }
 
     // Also when that broker failed lately or has no room: another partition would break the customer's order.
-    fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+    fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
         None
     }
 }

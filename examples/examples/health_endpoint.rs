@@ -19,7 +19,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metaq_producer::{BrokerHealth, ConnectionHealth, Producer, ProducerHealth, Topic, TopicHealth};
+use metaq_producer::{
+    Producer, Topic,
+    health::{BrokerHealth, ConnectionHealth, ProducerHealth, TopicHealth},
+};
 use metaq_testkit::Broker;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::sleep};

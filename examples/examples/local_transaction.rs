@@ -5,7 +5,10 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 
-use metaq_producer::{Message, Producer, Topic, TransactionError, TransactionOptions, TransactionOutcome};
+use metaq_producer::{
+    Message, Producer, Topic,
+    transaction::{TransactionError, TransactionOptions, TransactionOutcome},
+};
 use metaq_testkit::Broker;
 
 struct Shop {

@@ -5,7 +5,10 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 
-use metaq_producer::{Message, MockDiscovery, Producer, Topic, TopicView};
+use metaq_producer::{
+    Message, Producer, Topic,
+    discovery::{MockDiscovery, TopicView},
+};
 use metaq_testkit::Broker;
 
 #[tokio::main]

@@ -5,7 +5,10 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 
-use metaq_producer::{Message, Producer, StaticDiscovery, Topic, TopicView};
+use metaq_producer::{
+    Message, Producer, Topic,
+    discovery::{StaticDiscovery, TopicView},
+};
 use metaq_testkit::Broker;
 
 #[tokio::main]

@@ -9,7 +9,10 @@
 
 use std::fmt::Write as _;
 
-use metaq_producer::{CompletedSend, Interceptor, Message, Producer, Topic};
+use metaq_producer::{
+    Message, Producer, Topic,
+    interceptor::{CompletedSend, Interceptor},
+};
 use metaq_testkit::Broker;
 
 /// What the field is called in the attribute, as in the headers of HTTP.

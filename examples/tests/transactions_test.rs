@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use metaq_producer::{BrokerAddr, Producer, XaProducer};
+use metaq_producer::{BrokerAddr, Producer, xa::XaProducer};
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{
     Broker, Fault, Heuristic, Requests,

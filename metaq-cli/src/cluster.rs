@@ -3,7 +3,8 @@
 use std::{str::FromStr, time::Duration};
 
 use metaq_producer::{
-    BrokerAddr, DiscoveryError, FileDiscovery, ProducerBuilder, ZooKeeperConfig, ZooKeeperDiscovery,
+    BrokerAddr, ProducerBuilder,
+    discovery::{DiscoveryError, FileDiscovery, ZooKeeperConfig, ZooKeeperDiscovery},
 };
 
 /// How long to look for a registry that answers. A person waits for it.
@@ -16,7 +17,7 @@ pub(crate) enum Cluster {
     Direct(BrokerAddr),
     File(FileDiscovery),
     #[cfg(feature = "etcd")]
-    Etcd(metaq_producer::EtcdDiscovery),
+    Etcd(metaq_producer::discovery::EtcdDiscovery),
 }
 
 impl FromStr for Cluster {
@@ -31,7 +32,7 @@ impl FromStr for Cluster {
         } else if text.starts_with("meta://") {
             text.parse()
                 .map(Self::Direct)
-                .map_err(|error: metaq_producer::InvalidBrokerAddr| error.to_string())
+                .map_err(|error: metaq_producer::error::InvalidBrokerAddr| error.to_string())
         } else if text.starts_with("etcd://") {
             Self::etcd(text)
         } else if let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) {
@@ -45,9 +46,9 @@ impl FromStr for Cluster {
 impl Cluster {
     #[cfg(feature = "etcd")]
     fn etcd(text: &str) -> Result<Self, String> {
-        let mut config = metaq_producer::EtcdConfig::default();
+        let mut config = metaq_producer::discovery::EtcdConfig::default();
         config.connect_timeout = CONNECT_TIMEOUT;
-        let discovery = metaq_producer::EtcdDiscovery::with_config(text, config);
+        let discovery = metaq_producer::discovery::EtcdDiscovery::with_config(text, config);
         discovery.map(Self::Etcd).map_err(|error| error.to_string())
     }
 

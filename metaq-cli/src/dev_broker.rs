@@ -53,7 +53,7 @@ impl FromStr for RegistryArg {
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with("zk://") {
             // Which knows how such a text is to be.
-            metaq_producer::ZooKeeperDiscovery::new(text).map_err(|error| error.to_string())?;
+            metaq_producer::discovery::ZooKeeperDiscovery::new(text).map_err(|error| error.to_string())?;
             return Ok(Self(Registry::zookeeper(text)));
         }
         if text.starts_with("etcd://") {
@@ -66,7 +66,7 @@ impl FromStr for RegistryArg {
 impl RegistryArg {
     #[cfg(feature = "etcd")]
     fn etcd(text: &str) -> Result<Self, String> {
-        metaq_producer::EtcdDiscovery::new(text).map_err(|error| error.to_string())?;
+        metaq_producer::discovery::EtcdDiscovery::new(text).map_err(|error| error.to_string())?;
         Ok(Self(Registry::etcd(text)))
     }
 

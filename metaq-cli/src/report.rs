@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metaq_producer::{Outcome, SendError, SendReceipt, TransactionReceipt};
+use metaq_producer::{Outcome, SendError, SendReceipt, transaction::TransactionReceipt};
 use serde::Serialize;
 
 pub(crate) use self::unwritten::Unwritten;

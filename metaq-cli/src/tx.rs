@@ -4,7 +4,7 @@ mod run;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use metaq_producer::{Producer, Topic, TransactionOptions};
+use metaq_producer::{Producer, Topic, transaction::TransactionOptions};
 
 use self::run::Run;
 use crate::{

@@ -12,8 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_main};
 use metaq_producer::{
-    BrokerAddr, BrokerId, Message, Partition, PartitionSelector, Producer, RandomSelector,
-    RoundRobinSelector, StaticDiscovery, Topic, TopicView, Transport,
+    BrokerAddr, BrokerId, Message, Partition, PartitionSelector, Producer, Topic,
+    discovery::{StaticDiscovery, TopicView},
+    selector::{RandomSelector, RoundRobinSelector},
+    transport::Transport,
 };
 use metaq_protocol::{Command, PutAnswer, PutRef};
 use metaq_transport::{

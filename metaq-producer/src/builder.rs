@@ -11,12 +11,13 @@ use metaq_protocol::BrokerAddr;
 use metaq_transport::{TcpTransport, Transport};
 
 use crate::{
-    BuildError, Interceptor, PartitionSelector, Producer, ProducerConfig, RoundRobinSelector,
+    BuildError, PartitionSelector, Producer, ProducerConfig,
     error::build::Problem,
     health::EventSender,
-    interceptor::Interceptors,
+    interceptor::{Interceptor, Interceptors},
     producer::Inner,
     route::{follower::PublishLimits, pool::Pool, single_broker::DirectDiscovery, topics::Topics},
+    selector::RoundRobinSelector,
     send::{
         in_flight::{InFlight, Millis},
         permits::Permits,
@@ -28,7 +29,7 @@ use crate::{
 /// Describes a [`Producer`]. Only the discovery has no default.
 ///
 /// ```
-/// use metaq_producer::{Producer, RandomSelector, StaticDiscovery};
+/// use metaq_producer::{Producer, selector::RandomSelector, discovery::StaticDiscovery};
 ///
 /// let producer = Producer::builder()
 ///     .discovery(StaticDiscovery::direct("meta://127.0.0.1:8123".parse()?))

@@ -23,7 +23,7 @@ use crate::{
 /// quick. What they send is seen as well: there has to be an end to that.
 ///
 /// ```
-/// use metaq_producer::{Interceptor, Message, Producer};
+/// use metaq_producer::{interceptor::Interceptor, Message, Producer};
 ///
 /// /// Tells consumers which host a message is from.
 /// struct Origin(String);

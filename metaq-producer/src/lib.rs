@@ -1,7 +1,7 @@
 //! The producer for MetaQ 1.4 (Metamorphosis) message brokers. Not for RocketMQ, which is another system.
 //!
 //! ```no_run
-//! use metaq_producer::{Message, Producer, Topic, ZooKeeperDiscovery};
+//! use metaq_producer::{Message, Producer, Topic, discovery::ZooKeeperDiscovery};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let producer = Producer::builder()
@@ -24,65 +24,30 @@
 struct ReadmeDoctests;
 
 mod builder;
-mod config;
+pub mod config;
 mod deadline;
-mod error;
-mod health;
-mod interceptor;
+pub mod discovery;
+pub mod error;
+pub mod health;
+pub mod interceptor;
 #[cfg(feature = "json")]
-mod json;
+pub mod json;
 mod message;
 mod panics;
 mod producer;
 mod route;
-mod selector;
+pub mod selector;
 mod send;
-mod stats;
-mod transaction;
-mod xa;
+pub mod stats;
+pub mod transaction;
+pub mod transport;
+pub mod xa;
 
 pub use builder::ProducerBuilder;
-#[cfg(feature = "config")]
-pub use config::ConfigError;
-pub use config::ProducerConfig;
-pub use error::{
-    build::BuildError,
-    publish::{PublishError, PublishErrorKind},
-    send::{FailedAttempt, Outcome, SendError, SendErrorKind},
-};
-pub use health::{
-    BrokerHealth, ConnectionHealth, ConnectionPhase, NotReady, ProducerEvent, ProducerEvents, ProducerHealth,
-    RegistryHealth, TopicHealth,
-};
-pub use interceptor::{CompletedSend, Interceptor};
-#[cfg(feature = "json")]
-pub use json::{JsonError, SendJsonError};
+pub use config::{ProducerConfig, RetryPolicy};
+pub use error::{BuildError, Outcome, PublishError, SendError, SendErrorKind};
 pub use message::{Message, SendReceipt};
+pub use metaq_protocol::{BrokerAddr, BrokerId, Partition, Status, Topic};
 pub use producer::Producer;
-pub use selector::{
-    KeyHashSelector, LatencySelector, PartitionSelector, RandomSelector, RendezvousSelector,
-    RoundRobinSelector, SelectFn, StickySelector, key_hash, select_fn,
-};
-pub use send::retry::{Jitter, RetryPolicy};
+pub use selector::PartitionSelector;
 pub use send::{close::CloseReport, handle::SendHandle};
-pub use stats::remote::BrokerFigures;
-pub use stats::{
-    BrokerStats, LatencyStats, MessageCounts, OtherBrokerStats, ProducerStats, TopicStats, TransactionCounts,
-};
-pub use transaction::{
-    CommitReceipt, Transaction, TransactionError, TransactionErrorKind, TransactionOptions,
-    TransactionOutcome, TransactionReceipt,
-};
-pub use xa::{
-    InvalidQualifier, PreparedTransaction, RecoveredTransaction, Recovery, UniqueQualifier, XaEnd, XaError,
-    XaErrorCode, XaProducer, XaResource, XaStart, XaVote,
-};
-
-pub use metaq_discovery::*;
-pub use metaq_protocol::{
-    BrokerAddr, BrokerId, InvalidBrokerAddr, InvalidTopic, Partition, Status, Topic, TransactionId,
-    XaTransactionId,
-};
-pub use metaq_transport::{ConnectionConfig, ConnectionStats, TcpTransport, Transport, TransportError};
-#[cfg(feature = "tls")]
-pub use metaq_transport::{TlsTransport, rustls};

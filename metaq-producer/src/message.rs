@@ -15,7 +15,7 @@ use metaq_protocol::{BrokerAddr, Checksum, Flag, Partition, PutData, PutRef, Top
 /// let topic: Topic = "orders".parse()?;
 /// let message = Message::new(topic, "one coffee").with_attribute("table-7");
 /// assert_eq!(message.payload(), &b"one coffee"[..]);
-/// # Ok::<(), metaq_producer::InvalidTopic>(())
+/// # Ok::<(), metaq_producer::error::InvalidTopic>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
@@ -48,7 +48,7 @@ impl Message {
         self.checksum = self.data.checksum();
     }
 
-    /// The same message with a key. It stays here: selectors such as [`KeyHashSelector`](crate::KeyHashSelector) choose the
+    /// The same message with a key. It stays here: selectors such as [`KeyHashSelector`](crate::selector::KeyHashSelector) choose the
     /// partition by it, consumers never see it.
     #[must_use]
     pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Self {

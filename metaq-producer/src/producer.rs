@@ -16,9 +16,9 @@ use metaq_transport::{Connection, ConnectionState};
 use tokio::{task::yield_now, time::Instant};
 
 use crate::{
-    CloseReport, Message, NotReady, Outcome, ProducerBuilder, ProducerConfig, ProducerEvents, ProducerHealth,
-    ProducerStats, PublishError, RegistryHealth, SendError, SendHandle, SendReceipt, deadline,
-    health::EventSender,
+    CloseReport, Message, Outcome, ProducerBuilder, ProducerConfig, PublishError, SendError, SendHandle,
+    SendReceipt, deadline,
+    health::{EventSender, NotReady, ProducerEvents, ProducerHealth, RegistryHealth},
     panics::contain,
     route::{
         pool::Pool,
@@ -28,7 +28,10 @@ use crate::{
         in_flight::{InFlight, Millis, PendingMessage},
         submit::Submitter,
     },
-    stats::remote::{self, BrokerFigures},
+    stats::{
+        ProducerStats,
+        remote::{self, RemoteBrokerStats},
+    },
     transaction::{OpenTransactions, TransactionNames},
 };
 
@@ -106,7 +109,7 @@ impl Producer {
 
     /// Takes one [`publish_topic`](Self::publish_topic) back that has returned. With the last one the topic isn't followed any
     /// more, and connections that no other topic needs are closed after their outstanding messages have ended. False when there
-    /// was none to take back: what others are still publishing, or an [`XaProducer`](crate::XaProducer) has published, stays.
+    /// was none to take back: what others are still publishing, or an [`XaProducer`](crate::xa::XaProducer) has published, stays.
     pub fn unpublish_topic(&self, topic: &Topic) -> bool {
         self.inner.topics.release(topic, Publisher::Program)
     }
@@ -290,7 +293,7 @@ impl Producer {
         &self,
         item: Option<&str>,
         timeout: Duration,
-    ) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
+    ) -> Vec<(BrokerAddr, Result<RemoteBrokerStats, String>)> {
         let deadline = deadline::after(timeout);
         self.inner.topics.revive(deadline).await;
         remote::ask_all(&self.inner.pool, item, deadline).await

@@ -12,7 +12,8 @@ use cluster::{
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, SendErrorKind, Topic,
-    TransactionOptions, UniqueQualifier, XaEnd, XaProducer, XaStart,
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep};
@@ -214,7 +215,7 @@ impl PartitionSelector for PinnedOrAny {
         Pinned.select(topic, partitions, message).or_else(|| partitions.first().copied())
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         _: &Topic,
         partitions: &[Partition],
@@ -378,13 +379,7 @@ impl PartitionSelector for FirstThenSecond {
         Pinned.select(topic, partitions, message).or(Some(Partition::new(0, 0)))
     }
 
-    fn select_instead(
-        &self,
-        _: &Topic,
-        _: &[Partition],
-        message: &Message,
-        _: Partition,
-    ) -> Option<Partition> {
+    fn reselect(&self, _: &Topic, _: &[Partition], message: &Message, _: Partition) -> Option<Partition> {
         message.key().is_none().then(|| Partition::new(1, 0))
     }
 }

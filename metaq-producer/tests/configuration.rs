@@ -23,15 +23,15 @@ span_per_send = true
 
 [retry]
 max_attempts = 18
-first_pause = "19ms"
-longest_pause = "1m 20s"
+initial_backoff = "19ms"
+max_backoff = "1m 20s"
 at_least_once = true
 server_errors = true
 
 [connection]
 connect_timeout = "21s"
-first_pause = "22ms"
-longest_pause = "23s"
+initial_backoff = "22ms"
+max_backoff = "23s"
 stall_after = "24s"
 heartbeat_after = "25s"
 heartbeat_timeout = "26s"

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use metaq_producer::{Message, Producer, Topic, TransactionOptions, UniqueQualifier, XaProducer, XaStart};
+use metaq_producer::{
+    Message, Producer, Topic,
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaProducer, XaStart},
+};
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::timeout;

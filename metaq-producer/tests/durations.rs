@@ -9,8 +9,10 @@ use std::{cell::Cell, panic, sync::Once, time::Duration};
 use cluster::{Cluster, broker, builder, message, topic, until};
 use futures_util::future::join_all;
 use metaq_producer::{
-    Outcome, Producer, ProducerConfig, SendErrorKind, StickySelector, TransactionOptions, UniqueQualifier,
-    XaEnd, XaProducer, XaStart,
+    Outcome, Producer, ProducerConfig, SendErrorKind,
+    selector::StickySelector,
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart},
 };
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::time::timeout;
@@ -203,11 +205,11 @@ const SETTINGS: [Setting; 13] = [
     ("send_timeout", |config, time| config.send_timeout = time),
     ("publish_timeout", |config, time| config.publish_timeout = time),
     ("topic_timeout", |config, time| config.topic_timeout = time),
-    ("retry.first_pause", |config, time| config.retry.first_pause = time),
-    ("retry.longest_pause", |config, time| config.retry.longest_pause = time),
+    ("retry.initial_backoff", |config, time| config.retry.initial_backoff = time),
+    ("retry.max_backoff", |config, time| config.retry.max_backoff = time),
     ("connection.connect_timeout", |config, time| config.connection.connect_timeout = time),
-    ("connection.first_pause", |config, time| config.connection.first_pause = time),
-    ("connection.longest_pause", |config, time| config.connection.longest_pause = time),
+    ("connection.initial_backoff", |config, time| config.connection.initial_backoff = time),
+    ("connection.max_backoff", |config, time| config.connection.max_backoff = time),
     ("connection.stall_after", |config, time| config.connection.stall_after = time),
     ("connection.heartbeat_after", |config, time| config.connection.heartbeat_after = time),
     ("connection.heartbeat_timeout", |config, time| config.connection.heartbeat_timeout = time),

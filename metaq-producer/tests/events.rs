@@ -8,7 +8,10 @@ mod lines;
 
 use std::time::Duration;
 
-use metaq_producer::{Message, MockDiscovery, Producer, SendErrorKind, Topic, TopicView};
+use metaq_producer::{
+    Message, Producer, SendErrorKind, Topic,
+    discovery::{MockDiscovery, TopicView},
+};
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;

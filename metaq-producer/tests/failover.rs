@@ -9,8 +9,9 @@ use std::time::Duration;
 use cluster::{Cluster, Pinned, broker_with, builder, in_partition, message, pinned, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{
-    ConnectionPhase, Outcome, Producer, ProducerEvent, TransactionErrorKind, TransactionOptions,
-    TransactionOutcome,
+    Outcome, Producer,
+    health::{ConnectionPhase, ProducerEvent},
+    transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
 };
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep};

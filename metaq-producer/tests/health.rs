@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use cluster::{Cluster, SOON, message, topic, until};
 use metaq_producer::{
-    BrokerId, ConnectionPhase, DiscoveryEvent, EventPublisher, MockDiscovery, Producer, ProducerEvent,
-    ProducerEvents, ProducerHealth, RegistryState, Topic, TopicView,
+    BrokerId, Producer, Topic,
+    discovery::{DiscoveryEvent, EventPublisher, MockDiscovery, RegistryState, TopicView},
+    health::{ConnectionPhase, ProducerEvent, ProducerEvents, ProducerHealth},
 };
 use metaq_testkit::Broker;
 use tokio::time::{sleep, timeout};
@@ -115,19 +116,20 @@ async fn the_registry_is_a_part_of_it() {
     struct Told(EventPublisher);
 
     #[async_trait::async_trait]
-    impl metaq_producer::Discovery for Told {
+    impl metaq_producer::discovery::Discovery for Told {
         async fn watch(
             &self,
             _topic: &Topic,
-        ) -> Result<metaq_producer::TopicWatch, metaq_producer::DiscoveryError> {
+        ) -> Result<metaq_producer::discovery::TopicWatch, metaq_producer::discovery::DiscoveryError>
+        {
             std::future::pending().await
         }
 
-        async fn topics(&self) -> Result<Vec<Topic>, metaq_producer::DiscoveryError> {
+        async fn topics(&self) -> Result<Vec<Topic>, metaq_producer::discovery::DiscoveryError> {
             Ok(Vec::new())
         }
 
-        fn events(&self) -> metaq_producer::DiscoveryEvents {
+        fn events(&self) -> metaq_producer::discovery::DiscoveryEvents {
             self.0.subscribe()
         }
 

@@ -7,7 +7,7 @@ mod cluster;
 use std::{collections::BTreeSet, time::Duration};
 
 use cluster::{Cluster, SOON, broker, message, producer, topic, until};
-use metaq_producer::{ConnectionPhase, ProducerEvent, ProducerEvents};
+use metaq_producer::health::{ConnectionPhase, ProducerEvent, ProducerEvents};
 use metaq_testkit::EmbeddedRegistry;
 use tokio::{
     runtime::Builder,

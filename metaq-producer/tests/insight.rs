@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use metaq_producer::{Message, MockDiscovery, Producer, SendErrorKind, SendJsonError, Topic, TopicView};
+use metaq_producer::{
+    Message, Producer, SendErrorKind, Topic,
+    discovery::{MockDiscovery, TopicView},
+    json::SendJsonError,
+};
 use metaq_testkit::{Broker, Fault, Requests};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::time::timeout;

@@ -16,8 +16,10 @@ use std::{
 use cluster::{broker, builder, counts, message, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
-    CompletedSend, Interceptor, Message, Outcome, Producer, SendErrorKind, TransactionErrorKind,
-    TransactionOptions, UniqueQualifier, XaEnd, XaProducer, XaStart,
+    Message, Outcome, Producer, SendErrorKind,
+    interceptor::{CompletedSend, Interceptor},
+    transaction::{TransactionErrorKind, TransactionOptions},
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use parking_lot::Mutex;
@@ -55,8 +57,8 @@ impl Scene {
         let letter = |letter| Letter { letter, seen: Arc::clone(&seen) };
         let producer = builder(&registry, |config| {
             config.retry.max_attempts = max_attempts;
-            config.retry.first_pause = Duration::from_millis(1);
-            config.retry.longest_pause = Duration::from_millis(1);
+            config.retry.initial_backoff = Duration::from_millis(1);
+            config.retry.max_backoff = Duration::from_millis(1);
         });
         let producer = producer.interceptor(letter('a')).interceptor(letter('b')).build().unwrap();
         producer.publish_topic(&topic()).await.unwrap();
@@ -298,8 +300,8 @@ async fn the_partition_of_the_last_attempt_is_told() {
     let registry = EmbeddedRegistry::new();
     let (broker, seen) = (broker(&registry, 0), Arc::<Mutex<Vec<_>>>::default());
     let producer = builder(&registry, |config| {
-        config.retry.first_pause = Duration::from_millis(100);
-        config.retry.longest_pause = Duration::from_millis(100);
+        config.retry.initial_backoff = Duration::from_millis(100);
+        config.retry.max_backoff = Duration::from_millis(100);
     });
     let producer = &producer.interceptor(Letter { letter: 'a', seen: Arc::clone(&seen) }).build().unwrap();
     producer.publish_topic(&topic()).await.unwrap();

@@ -8,8 +8,9 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, MockDiscovery, Outcome, Producer, ProducerConfig, SendErrorKind, Status, Topic, TopicView,
-    select_fn,
+    Message, Outcome, Producer, ProducerConfig, SendErrorKind, Status, Topic,
+    discovery::{MockDiscovery, TopicView},
+    selector::select_fn,
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::Instant;

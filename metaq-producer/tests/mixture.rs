@@ -20,8 +20,9 @@ use std::{
 use cluster::{Pinned, broker_with, builder, pinned, sum};
 use fastrand::Rng;
 use metaq_producer::{
-    Message, Outcome, Producer, SendError, SendReceipt, Topic, TransactionOptions, TransactionOutcome,
-    UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaStart, XaVote,
+    Message, Outcome, Producer, SendError, SendReceipt, Topic,
+    transaction::{TransactionOptions, TransactionOutcome},
+    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaStart, XaVote},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests, Stored};
 use parking_lot::Mutex;
@@ -97,10 +98,10 @@ impl Stage {
                 config.max_in_flight_bytes = 1 << 20;
                 config.send_timeout = Duration::from_secs(5);
                 config.retry.max_attempts = 50;
-                config.retry.first_pause = Duration::from_millis(1);
-                config.retry.longest_pause = Duration::from_millis(5);
-                config.connection.first_pause = Duration::from_millis(1);
-                config.connection.longest_pause = Duration::from_millis(20);
+                config.retry.initial_backoff = Duration::from_millis(1);
+                config.retry.max_backoff = Duration::from_millis(5);
+                config.connection.initial_backoff = Duration::from_millis(1);
+                config.connection.max_backoff = Duration::from_millis(20);
                 if is_ordered {
                     // Connections are ended by the brokers alone, so that nothing is stored after its connection has ended.
                     config.connection.stall_after = Duration::from_secs(120);
@@ -520,7 +521,7 @@ fn everything_at_once() {
             assert!(counts.offered >= stage.account.offered[n].load(Ordering::Acquire), "{counts:?}");
             assert_eq!((counts.queued, counts.in_flight), (0, 0), "{counts:?}");
             assert_eq!((stats.unacknowledged, stats.unacknowledged_bytes), (0, 0));
-            let mut total = metaq_producer::MessageCounts::default();
+            let mut total = metaq_producer::stats::MessageCounts::default();
             for topic in &stats.topics {
                 assert_eq!(topic.messages.offered, sum(topic.messages), "{topic:?}");
                 total.acknowledged += topic.messages.acknowledged;

@@ -183,7 +183,7 @@ impl PartitionSelector for ChangesItsMind {
         partitions.get(usize::from(asked >= 2)).copied()
     }
 
-    fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+    fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
         None
     }
 }
@@ -232,7 +232,7 @@ impl PartitionSelector for Halves {
         partitions.iter().find(|partition| partition.broker.0 == first).copied()
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         _: &Topic,
         partitions: &[Partition],
@@ -415,7 +415,7 @@ fn a_dropped_transaction_is_rolled_back_although_a_subscriber_panics() {
         let rollbacks = broker.faults().plan(rollbacks, harmless);
         runtime.block_on(async {
             producer.publish_topic(&topic()).await.unwrap();
-            let mut transaction = producer.begin(metaq_producer::TransactionOptions::new());
+            let mut transaction = producer.begin(metaq_producer::transaction::TransactionOptions::new());
             transaction.send(message("never stored")).await.unwrap();
             let dropped = || tracing::subscriber::with_default(PanickingSubscriber, || drop(transaction));
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(dropped));

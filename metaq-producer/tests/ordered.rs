@@ -15,7 +15,7 @@ use std::{
 use cluster::{Cluster, Pinned, broker_with, builder, in_partition, message, pinned, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{
-    Jitter, Message, Outcome, Partition, PartitionSelector, ProducerConfig, SendErrorKind, Topic,
+    Message, Outcome, Partition, PartitionSelector, ProducerConfig, SendErrorKind, Topic, config::Jitter,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use parking_lot::Mutex;
@@ -312,7 +312,7 @@ impl PartitionSelector for Movable {
         Pinned.select(topic, partitions, message)
     }
 
-    fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, unfit: Partition) -> Option<Partition> {
+    fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, unfit: Partition) -> Option<Partition> {
         Some(Partition::new(0, 1 - unfit.index))
     }
 }
@@ -323,8 +323,8 @@ async fn a_message_that_moves_counts_as_accepted_anew_in_its_new_partition() {
     let broker = broker_with(&registry, 0, &[("t", 2)]);
     let producer = builder(&registry, |config| {
         config.ordered = true;
-        config.retry.first_pause = Duration::from_millis(1);
-        config.retry.longest_pause = Duration::from_millis(1);
+        config.retry.initial_backoff = Duration::from_millis(1);
+        config.retry.max_backoff = Duration::from_millis(1);
         config.send_timeout = Duration::from_secs(30);
     });
     let producer = producer.selector(Movable).build().unwrap();
@@ -428,10 +428,10 @@ fn the_order_of_acceptance_is_kept_whatever_happens_to_connections() {
         let (_registry, brokers, producer) = pinned_cluster(BROKERS, PARTITIONS as u32, |config| {
             config.send_timeout = Duration::from_secs(20);
             config.retry.max_attempts = 100;
-            config.retry.first_pause = Duration::from_millis(1);
-            config.retry.longest_pause = Duration::from_millis(2);
-            config.connection.first_pause = Duration::from_millis(2);
-            config.connection.longest_pause = Duration::from_millis(4);
+            config.retry.initial_backoff = Duration::from_millis(1);
+            config.retry.max_backoff = Duration::from_millis(2);
+            config.connection.initial_backoff = Duration::from_millis(2);
+            config.connection.max_backoff = Duration::from_millis(4);
             // The connections are ended by the brokers alone.
             config.connection.stall_after = Duration::from_secs(60);
             config.connection.heartbeat_after = Duration::from_secs(60);

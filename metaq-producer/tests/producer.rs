@@ -12,9 +12,11 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use metaq_producer::{
-    BrokerAddr, DiscoveryError, DiscoveryErrorKind, Message, MockDiscovery, Outcome, Partition, Producer,
-    ProducerConfig, PublishErrorKind, SendErrorKind, StaticDiscovery, Status, Topic, TopicView, Transport,
-    select_fn,
+    BrokerAddr, Message, Outcome, Partition, Producer, ProducerConfig, SendErrorKind, Status, Topic,
+    discovery::{DiscoveryError, DiscoveryErrorKind, MockDiscovery, StaticDiscovery, TopicView},
+    error::PublishErrorKind,
+    selector::select_fn,
+    transport::Transport,
 };
 use metaq_protocol::{BooleanCommand, Command, Opaque, Response};
 use metaq_testkit::Broker;

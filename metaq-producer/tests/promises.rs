@@ -18,8 +18,11 @@ use async_trait::async_trait;
 use cluster::{Cluster, broker_with, builder, builder_with_limits, message, producer, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
-    BrokerAddr, BrokerId, Jitter, Message, MockDiscovery, Outcome, Producer, SendErrorKind, Topic, TopicView,
-    UniqueQualifier, XaEnd, XaProducer, XaStart, select_fn,
+    BrokerAddr, BrokerId, Message, Outcome, Producer, SendErrorKind, Topic,
+    config::Jitter,
+    discovery::{MockDiscovery, TopicView},
+    selector::select_fn,
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use metaq_transport::{Connection, Transport, TransportError};

@@ -19,7 +19,7 @@ use cluster::{
 };
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
-    Jitter, Message, Outcome, Producer, SendError, SendErrorKind, SendHandle, SendReceipt, Topic,
+    Message, Outcome, Producer, SendError, SendErrorKind, SendHandle, SendReceipt, Topic, config::Jitter,
 };
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::task::JoinSet;
@@ -123,8 +123,8 @@ async fn what_is_in_flight_stays_and_what_waits_for_capacity_is_returned() {
 async fn what_may_be_stored_is_unknown_and_not_returned() {
     let cluster = Cluster::new(1, |config| {
         config.retry.at_least_once = true;
-        config.retry.first_pause = LONG / 2;
-        config.retry.longest_pause = LONG / 2;
+        config.retry.initial_backoff = LONG / 2;
+        config.retry.max_backoff = LONG / 2;
         config.retry.jitter = Jitter::seeded(1);
         config.retry.max_attempts = 2;
     })
@@ -148,8 +148,8 @@ async fn what_may_be_stored_is_unknown_and_not_returned() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_another_attempt_after_a_refusal_is_returned() {
     let cluster = Cluster::new(1, |config| {
-        config.retry.first_pause = LONG / 2;
-        config.retry.longest_pause = LONG / 2;
+        config.retry.initial_backoff = LONG / 2;
+        config.retry.max_backoff = LONG / 2;
         config.retry.jitter = Jitter::seeded(1);
     })
     .await;
@@ -243,7 +243,7 @@ async fn what_waits_behind_a_message_that_is_taken_back_is_not_sent_meanwhile() 
     let broker = broker(&registry, 0);
     let producer = builder(&registry, |config| {
         config.ordered = true;
-        (config.retry.first_pause, config.retry.longest_pause) = (LONG / 2, LONG / 2);
+        (config.retry.initial_backoff, config.retry.max_backoff) = (LONG / 2, LONG / 2);
         config.retry.jitter = Jitter::seeded(1);
     });
     let producer = producer.selector(Pinned).build().unwrap();

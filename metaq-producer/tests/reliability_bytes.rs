@@ -18,7 +18,8 @@ use measuring::{
     spoiled::{End, Spoiler, Spoiling},
 };
 use metaq_producer::{
-    ConnectionConfig, ConnectionStats, Message, Outcome, Partition, Producer, SendError, SendReceipt,
+    Message, Outcome, Partition, Producer, SendError, SendReceipt, stats::ConnectionStats,
+    transport::ConnectionConfig,
 };
 use metaq_protocol::Opaque;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests, Stored};

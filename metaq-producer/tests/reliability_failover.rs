@@ -6,7 +6,7 @@ mod reliability;
 
 use std::time::Duration;
 
-use metaq_producer::{BrokerAddr, ConnectionStats, Producer, Topic};
+use metaq_producer::{BrokerAddr, Producer, Topic, stats::ConnectionStats};
 use metaq_testkit::{
     peers::{JavaBroker, Peers, ZooKeeper},
     proxy::{OnConnect, Proxy},

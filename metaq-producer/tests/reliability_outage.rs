@@ -19,7 +19,8 @@ use measuring::{
     usage,
 };
 use metaq_producer::{
-    BrokerId, Message, Outcome, Producer, ProducerConfig, SendHandle, StaticDiscovery, Topic, TopicView,
+    BrokerId, Message, Outcome, Producer, ProducerConfig, SendHandle, Topic,
+    discovery::{StaticDiscovery, TopicView},
 };
 use metaq_testkit::Broker;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};

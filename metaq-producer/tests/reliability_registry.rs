@@ -7,8 +7,9 @@ mod reliability;
 use std::time::Duration;
 
 use metaq_producer::{
-    DiscoveryEvent, DiscoveryEvents, Message, Outcome, Producer, PublishErrorKind, SendErrorKind, Topic,
-    ZooKeeperConfig, ZooKeeperDiscovery,
+    Message, Outcome, Producer, SendErrorKind, Topic,
+    discovery::{DiscoveryEvent, DiscoveryEvents, ZooKeeperConfig, ZooKeeperDiscovery},
+    error::PublishErrorKind,
 };
 use metaq_testkit::{
     peers::{JavaBroker, Peers, ZooKeeper},
@@ -200,7 +201,7 @@ async fn forgotten(zookeeper: &ZooKeeper, topic: &Topic, times: usize, into: &mu
 async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
     use std::collections::BTreeSet;
 
-    use metaq_producer::EtcdDiscovery;
+    use metaq_producer::discovery::EtcdDiscovery;
     use metaq_testkit::{
         Broker, Registry,
         peers::{Etcd, EtcdProgram},

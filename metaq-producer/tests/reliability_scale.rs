@@ -18,7 +18,10 @@ use measuring::{
     process::{Measured, Role},
     usage,
 };
-use metaq_producer::{BrokerId, Message, Producer, SendError, StaticDiscovery, Topic, TopicView};
+use metaq_producer::{
+    BrokerId, Message, Producer, SendError, Topic,
+    discovery::{StaticDiscovery, TopicView},
+};
 use metaq_testkit::Broker;
 use tokio::time::{Instant, sleep};
 

@@ -15,7 +15,9 @@ use measuring::{
     usage,
 };
 use metaq_producer::{
-    BrokerAddr, BrokerId, Message, MessageCounts, MockDiscovery, Producer, ProducerConfig, Topic, TopicView,
+    BrokerAddr, BrokerId, Message, Producer, ProducerConfig, Topic,
+    discovery::{MockDiscovery, TopicView},
+    stats::MessageCounts,
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};

@@ -19,10 +19,10 @@ async fn every_message_ends(is_ordered: bool, closed_every: Duration, messages: 
         config.ordered = is_ordered;
         config.send_timeout = Duration::from_secs(20);
         config.retry.max_attempts = 1000;
-        config.retry.first_pause = Duration::ZERO;
-        config.retry.longest_pause = Duration::ZERO;
-        config.connection.first_pause = Duration::from_millis(1);
-        config.connection.longest_pause = Duration::from_millis(1);
+        config.retry.initial_backoff = Duration::ZERO;
+        config.retry.max_backoff = Duration::ZERO;
+        config.connection.initial_backoff = Duration::from_millis(1);
+        config.connection.max_backoff = Duration::from_millis(1);
     });
     let producer = producer.selector(Pinned).build().unwrap();
     producer.publish_topic(&topic()).await.unwrap();

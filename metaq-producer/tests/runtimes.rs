@@ -12,8 +12,11 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, PublishErrorKind,
-    SendErrorKind, Topic, TransactionOptions, UniqueQualifier, XaProducer, XaStart, select_fn,
+    Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, SendErrorKind, Topic,
+    error::PublishErrorKind,
+    selector::select_fn,
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaProducer, XaStart},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::runtime::{Builder, Runtime};

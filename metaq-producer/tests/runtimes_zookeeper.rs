@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use metaq_producer::{Message, Producer, Topic, ZooKeeperDiscovery};
+use metaq_producer::{Message, Producer, Topic, discovery::ZooKeeperDiscovery};
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::runtime::{Builder, Runtime};
 

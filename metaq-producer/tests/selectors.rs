@@ -14,8 +14,9 @@ use std::{
 };
 
 use metaq_producer::{
-    Jitter, KeyHashSelector, LatencySelector, Message, Outcome, Partition, PartitionSelector, Producer,
-    ProducerConfig, RendezvousSelector, SendErrorKind, StickySelector, Topic, select_fn,
+    Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, SendErrorKind, Topic,
+    config::Jitter,
+    selector::{KeyHashSelector, LatencySelector, RendezvousSelector, StickySelector, select_fn},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, timeout};
@@ -150,7 +151,7 @@ impl PartitionSelector for Shared {
         partitions.first().copied()
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         _: &Topic,
         partitions: &[Partition],
@@ -178,7 +179,7 @@ async fn every_end_of_an_attempt_is_told_with_what_that_attempt_took() {
     let one = |config: &mut ProducerConfig| {
         // One at a time, so that the second message waits for room.
         config.max_in_flight = 1;
-        config.retry.first_pause = Duration::from_secs(1);
+        config.retry.initial_backoff = Duration::from_secs(1);
         config.retry.jitter = Jitter::seeded(1);
     };
     let producer = cluster.producer(Shared(Arc::clone(&witness)), one).await;

@@ -7,7 +7,9 @@ mod cluster;
 use std::time::Duration;
 
 use cluster::{Cluster, SOON, counts, message, producer, sum, topic, until};
-use metaq_producer::{Jitter, Message, Outcome, Partition, SendErrorKind, Topic, select_fn};
+use metaq_producer::{
+    Message, Outcome, Partition, SendErrorKind, Topic, config::Jitter, selector::select_fn,
+};
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::{Instant, timeout};
 

@@ -120,8 +120,8 @@ async fn each_message_has_a_span_within_that_of_its_caller() {
     let _collecting = spans.collect();
     let cluster = Cluster::new(1, |config| {
         config.span_per_send = true;
-        config.retry.first_pause = Duration::from_millis(1);
-        config.retry.longest_pause = Duration::from_millis(1);
+        config.retry.initial_backoff = Duration::from_millis(1);
+        config.retry.max_backoff = Duration::from_millis(1);
     })
     .await;
     let (producer, faults) = (&cluster.producer, cluster.brokers[0].faults());

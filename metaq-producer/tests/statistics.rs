@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use cluster::{Cluster, builder, message, until};
 use metaq_producer::{
-    BrokerId, Jitter, Message, MessageCounts, MockDiscovery, Outcome, Producer, ProducerStats,
-    RoundRobinSelector, SendErrorKind, Topic, TopicView,
+    BrokerId, Message, Outcome, Producer, SendErrorKind, Topic,
+    config::Jitter,
+    discovery::{MockDiscovery, TopicView},
+    selector::RoundRobinSelector,
+    stats::{MessageCounts, ProducerStats},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 

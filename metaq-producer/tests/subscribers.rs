@@ -17,7 +17,7 @@ use std::{
 
 use cluster::{broker_with, builder, message, topic, until};
 use futures_util::FutureExt as _;
-use metaq_producer::{Message, Producer, Topic, TransactionOptions};
+use metaq_producer::{Message, Producer, Topic, transaction::TransactionOptions};
 use metaq_testkit::{Broker, EmbeddedRegistry};
 use parking_lot::Mutex;
 use tokio::runtime::Builder;
@@ -88,8 +88,8 @@ async fn eventful(does: impl FnOnce(&Producer) -> Does) {
     let brokers: Vec<Broker> =
         (0..2).map(|id| broker_with(&registry, id, &[("t", 2), ("other", 2)])).collect();
     let producer = builder(&registry, |config| {
-        config.connection.first_pause = Duration::from_millis(1);
-        config.connection.longest_pause = Duration::from_millis(10);
+        config.connection.initial_backoff = Duration::from_millis(1);
+        config.connection.max_backoff = Duration::from_millis(10);
     });
     let producer = producer.build().unwrap();
     let before = EVENTS.load(Ordering::Acquire);

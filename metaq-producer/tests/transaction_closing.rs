@@ -7,7 +7,7 @@ mod transacting;
 
 use std::time::Duration;
 
-use metaq_producer::{TransactionErrorKind, TransactionOptions, TransactionOutcome};
+use metaq_producer::transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome};
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, Fault, Plan, Requests};
 use tokio::time::Instant;

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use cluster::{Cluster, builder, message, topic};
 use metaq_producer::{
-    LatencySelector, Outcome, Partition, PartitionSelector, Producer, StickySelector, TransactionOptions,
-    UniqueQualifier, XaEnd, XaError, XaProducer, XaStart,
+    Outcome, Partition, PartitionSelector, Producer,
+    selector::{LatencySelector, StickySelector},
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaEnd, XaError, XaProducer, XaStart},
 };
 use proptest::{
     prelude::*,
@@ -121,7 +123,7 @@ fn selectors_stand_any_duration() {
         for selector in [&*sticky, &latency] {
             for _ in 0..10 {
                 assert!(selector.select(&topic, &partitions, &message).is_some());
-                assert!(selector.select_instead(&topic, &partitions, &message, partitions[0]).is_some());
+                assert!(selector.reselect(&topic, &partitions, &message, partitions[0]).is_some());
             }
         }
     }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use metaq_producer::{
-    BrokerAddr, SendErrorKind, TransactionErrorKind, TransactionOptions, TransactionOutcome,
+    BrokerAddr, SendErrorKind,
+    transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
@@ -65,7 +66,7 @@ async fn it_begins_at_another_broker_when_one_can_not_be_reached() {
     let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();
     let (bad, good) = (broker(0).await.unwrap(), broker(1).await.unwrap());
     let producer =
-        producer(&registry, |config| config.connection.longest_pause = Duration::from_millis(50)).await;
+        producer(&registry, |config| config.connection.max_backoff = Duration::from_millis(50)).await;
     bad.faults().plan(Requests::transactions(None), Fault::Close);
     for n in 0..6 {
         let mut transaction = producer.begin(TransactionOptions::new());
@@ -82,7 +83,7 @@ async fn the_first_message_waits_for_a_broker() {
     let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
     let producer = producer(&registry, |config| {
         config.send_timeout = Duration::from_millis(400);
-        config.connection.longest_pause = Duration::from_millis(20);
+        config.connection.max_backoff = Duration::from_millis(20);
     })
     .await;
     broker.faults().refuse_connections(true);

@@ -16,7 +16,7 @@ use std::{
 };
 
 use cluster::{broker, message, producer, topic};
-use metaq_producer::TransactionOptions;
+use metaq_producer::transaction::TransactionOptions;
 use metaq_testkit::EmbeddedRegistry;
 
 const PROCESSES: usize = 50;

@@ -7,8 +7,9 @@ mod transacting;
 use std::{path::PathBuf, pin::pin, time::Duration};
 
 use metaq_producer::{
-    Message, Producer, TransactionErrorKind, TransactionOptions, TransactionOutcome, UniqueQualifier, XaEnd,
-    XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId, XaVote,
+    Message, Producer,
+    transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
+    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId, XaVote},
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};

@@ -8,8 +8,9 @@ mod transacting;
 use std::{thread, time::Duration};
 
 use metaq_producer::{
-    Producer, TransactionErrorKind, TransactionOptions, TransactionOutcome, UniqueQualifier, XaProducer,
-    XaStart,
+    Producer,
+    transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
+    xa::{UniqueQualifier, XaProducer, XaStart},
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Plan, Requests};
@@ -117,11 +118,13 @@ async fn an_xa_rollback_outlives_its_connection() {
     until(|| repeated.met() == 1).await;
     let mut resource = xa.resource().unwrap();
     let error = resource.prepare(&xid).await.unwrap_err();
-    assert_eq!(error.code(), metaq_producer::XaErrorCode::NOTA, "it is gone");
+    assert_eq!(error.code(), metaq_producer::xa::XaErrorCode::NOTA, "it is gone");
 }
 
 /// A broker and a producer that live in `of_brokers`, and a transaction that was begun in `runtime`.
-fn with_transaction(runtime: &Runtime) -> (Runtime, Broker, Producer, metaq_producer::Transaction) {
+fn with_transaction(
+    runtime: &Runtime,
+) -> (Runtime, Broker, Producer, metaq_producer::transaction::Transaction) {
     let of_brokers = Runtime::new().unwrap();
     let registry = EmbeddedRegistry::new();
     let broker = Broker::builder().topic("t", 3).register_with(&registry).start();

@@ -13,8 +13,9 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Producer, Topic, TransactionErrorKind, TransactionOptions, TransactionOutcome, UniqueQualifier,
-    XaEnd, XaErrorCode, XaProducer, XaStart, XaVote,
+    Message, Producer, Topic,
+    transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
+    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaStart, XaVote},
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
@@ -69,7 +70,7 @@ fn local_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
     let (broker, producer) = start(&runtime);
     let rollbacks = Requests::transactions(Some(TransactionAction::Rollback));
     let rollbacks = broker.faults().plan(rollbacks, Fault::Late(Duration::ZERO));
-    let no_runtime = |error: metaq_producer::TransactionError| {
+    let no_runtime = |error: metaq_producer::transaction::TransactionError| {
         assert_eq!(error.kind(), TransactionErrorKind::NoRuntime, "{error}");
         assert!(error.to_string().contains("tokio runtime"), "{error}");
         error.outcome()
@@ -139,7 +140,7 @@ fn xa_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
     runtime.block_on(xa.publish_topic(&topic())).unwrap();
     let mut resource = xa.resource().unwrap();
     let xid = xa.xid(1, b"g", b"b").unwrap();
-    let no_runtime = |error: metaq_producer::XaError| {
+    let no_runtime = |error: metaq_producer::xa::XaError| {
         assert_eq!((error.code(), error.is_unknown()), (XaErrorCode::RMFAIL, false), "{error}");
         assert!(error.to_string().contains("tokio runtime"), "{error}");
     };

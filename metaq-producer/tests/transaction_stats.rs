@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use cluster::{Cluster, message, sum, topic, until};
 use metaq_producer::{
-    Message, MessageCounts, Producer, ProducerStats, Topic, Transaction, TransactionOptions, UniqueQualifier,
-    XaEnd, XaProducer, XaStart, select_fn,
+    Message, Producer, Topic,
+    selector::select_fn,
+    stats::{MessageCounts, ProducerStats},
+    transaction::{Transaction, TransactionOptions},
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart},
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Fault, Requests};
@@ -191,7 +194,7 @@ async fn a_selector_that_panics_costs_a_transaction_the_message_only() {
     let mut transaction = begin(&producer);
     for _ in 0..2 {
         let error = transaction.send(message("x").with_attribute("panic")).await.unwrap_err();
-        assert_eq!(error.kind(), metaq_producer::TransactionErrorKind::NoPartition);
+        assert_eq!(error.kind(), metaq_producer::transaction::TransactionErrorKind::NoPartition);
         assert!(error.to_string().contains("no idea"), "{error}");
         transaction.send(message("y")).await.unwrap();
     }

@@ -5,8 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use metaq_producer::{
-    BrokerId, Message, Producer, RoundRobinSelector, StaticDiscovery, Topic, TopicView, TransactionOptions,
-    UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote,
+    BrokerId, Message, Producer, Topic,
+    discovery::{StaticDiscovery, TopicView},
+    selector::RoundRobinSelector,
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote},
 };
 use metaq_protocol::{BooleanCommand, Command, Decoder, Frame, Opaque, Status, TransactionAction};
 use parking_lot::Mutex;

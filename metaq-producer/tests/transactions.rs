@@ -7,8 +7,9 @@ mod transacting;
 use std::collections::BTreeMap;
 
 use metaq_producer::{
-    CommitReceipt, Message, Producer, RoundRobinSelector, Topic, TransactionErrorKind, TransactionOptions,
-    TransactionOutcome, select_fn,
+    Message, Producer, Topic,
+    selector::{RoundRobinSelector, select_fn},
+    transaction::{CommitReceipt, TransactionErrorKind, TransactionOptions, TransactionOutcome},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use transacting::{message, one, payloads, producer, told, topic};
@@ -271,9 +272,13 @@ async fn what_the_broker_does_not_have_is_refused_without_harm() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     // The registry promises more than there is.
     let view = |name: &str| {
-        metaq_producer::TopicView::new(topic(name)).with_broker(broker.id(), broker.addr().clone(), 2)
+        metaq_producer::discovery::TopicView::new(topic(name)).with_broker(
+            broker.id(),
+            broker.addr().clone(),
+            2,
+        )
     };
-    let mock = metaq_producer::MockDiscovery::new();
+    let mock = metaq_producer::discovery::MockDiscovery::new();
     mock.set(view("t"));
     mock.set(view("u"));
     let selector = RoundRobinSelector::new().starting_at(1);

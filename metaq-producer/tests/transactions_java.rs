@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use metaq_producer::{
-    BrokerId, Message, Producer, ProducerConfig, StaticDiscovery, Topic, TopicView, TransactionErrorKind,
-    TransactionOptions, TransactionOutcome, ZooKeeperDiscovery,
+    BrokerId, Message, Producer, ProducerConfig, Topic,
+    discovery::{StaticDiscovery, TopicView, ZooKeeperDiscovery},
+    transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
 };
 use metaq_testkit::{
     Proxy,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use heap::{until_heap_is_below, used_heap};
 use metaq_producer::{
-    BrokerId, Message, Producer, StaticDiscovery, Topic, TopicView, Transaction, TransactionOptions,
+    BrokerId, Message, Producer, Topic,
+    discovery::{StaticDiscovery, TopicView},
+    transaction::{Transaction, TransactionOptions},
 };
 use metaq_testkit::{
     Proxy,

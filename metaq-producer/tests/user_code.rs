@@ -97,8 +97,8 @@ impl Scene {
         let producer = builder_with_limits(&registry, 2, 1 << 20, |config| {
             config.ordered = is_ordered;
             config.send_timeout = Duration::from_secs(10);
-            config.retry.first_pause = Duration::from_millis(1);
-            config.retry.longest_pause = Duration::from_millis(2);
+            config.retry.initial_backoff = Duration::from_millis(1);
+            config.retry.max_backoff = Duration::from_millis(2);
         });
         let producer = producer.selector(selector).build().unwrap();
         producer.publish_topic(&topic()).await.unwrap();
@@ -227,7 +227,8 @@ fn owned(caller: &Caller) -> Message {
 fn the_destructor_of_a_payload_may_call_the_producer() {
     in_every_way("payload", async |end, is_ordered| {
         let caller = Caller::default();
-        let scene = Scene::new(is_ordered, metaq_producer::RoundRobinSelector::new(), caller.clone()).await;
+        let scene =
+            Scene::new(is_ordered, metaq_producer::selector::RoundRobinSelector::new(), caller.clone()).await;
         scene.end(end, |_| owned(&caller), Some).await;
     });
 }
@@ -236,7 +237,8 @@ fn the_destructor_of_a_payload_may_call_the_producer() {
 fn the_destructor_of_a_payload_may_call_the_producer_when_nobody_looks_at_the_message() {
     in_every_way("payload without a handle", async |end, is_ordered| {
         let caller = Caller::default();
-        let scene = Scene::new(is_ordered, metaq_producer::RoundRobinSelector::new(), caller.clone()).await;
+        let scene =
+            Scene::new(is_ordered, metaq_producer::selector::RoundRobinSelector::new(), caller.clone()).await;
         scene.end(end, |_| owned(&caller), |_| None).await;
     });
 }
@@ -268,7 +270,8 @@ fn waker(caller: &Caller, handle: Option<SendHandle>) -> Waker {
 fn a_waker_may_call_the_producer_when_it_wakes_and_when_it_is_dropped() {
     in_every_way("waker", async |end, is_ordered| {
         let caller = Caller::default();
-        let scene = Scene::new(is_ordered, metaq_producer::RoundRobinSelector::new(), caller.clone()).await;
+        let scene =
+            Scene::new(is_ordered, metaq_producer::selector::RoundRobinSelector::new(), caller.clone()).await;
         let look = |mut handle: SendHandle| {
             // The second one replaces the first.
             for _ in 0..2 {
@@ -286,7 +289,8 @@ fn a_waker_may_call_the_producer_when_it_wakes_and_when_it_is_dropped() {
 fn a_waker_may_call_the_producer_when_its_handle_is_dropped() {
     in_every_way("waker of a dropped handle", async |end, is_ordered| {
         let caller = Caller::default();
-        let scene = Scene::new(is_ordered, metaq_producer::RoundRobinSelector::new(), caller.clone()).await;
+        let scene =
+            Scene::new(is_ordered, metaq_producer::selector::RoundRobinSelector::new(), caller.clone()).await;
         let look = |mut handle: SendHandle| {
             let _ = handle.poll_unpin(&mut Context::from_waker(&waker(&caller, None)));
             None
@@ -299,7 +303,8 @@ fn a_waker_may_call_the_producer_when_its_handle_is_dropped() {
 fn a_waker_may_own_the_handle_of_another_message() {
     in_every_way("waker with a handle", async |end, is_ordered| {
         let caller = Caller::default();
-        let scene = Scene::new(is_ordered, metaq_producer::RoundRobinSelector::new(), caller.clone()).await;
+        let scene =
+            Scene::new(is_ordered, metaq_producer::selector::RoundRobinSelector::new(), caller.clone()).await;
         let producer = scene.producer.clone();
         let look = move |mut handle: SendHandle| {
             for _ in 0..2 {
@@ -332,7 +337,7 @@ impl PartitionSelector for CallingSelector {
         partitions.first().copied()
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         _: &Topic,
         partitions: &[Partition],
@@ -373,7 +378,8 @@ fn a_selector_may_call_the_producer() {
 fn the_waker_of_whoever_waits_for_capacity_or_a_flush_may_call_the_producer() {
     in_every_way("waker of enqueue and flush", async |end, is_ordered| {
         let caller = Caller::default();
-        let scene = Scene::new(is_ordered, metaq_producer::RoundRobinSelector::new(), caller.clone()).await;
+        let scene =
+            Scene::new(is_ordered, metaq_producer::selector::RoundRobinSelector::new(), caller.clone()).await;
         let producer = scene.producer.clone();
         let waiting = Mutex::new(Vec::new());
         let look = |handle: SendHandle| {

@@ -217,7 +217,7 @@ fn whatever_tasks_and_brokers_do_nothing_is_left_of_it() {
                 config.max_in_flight_bytes = 100_000;
                 config.ordered = ordered;
                 config.connections_per_broker = 1 + seed as usize % 2;
-                config.connection.longest_pause = Duration::from_millis(20);
+                config.connection.max_backoff = Duration::from_millis(20);
                 config.send_timeout = Duration::from_millis(200);
             });
             let producer = builder.selector(Pinned).build().unwrap();

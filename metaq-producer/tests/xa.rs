@@ -8,8 +8,12 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Producer, ProducerConfig, RoundRobinSelector, Topic, UniqueQualifier, XaEnd, XaError,
-    XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId, XaVote,
+    Message, Producer, ProducerConfig, Topic,
+    selector::RoundRobinSelector,
+    xa::{
+        UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId,
+        XaVote,
+    },
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Heuristic, Requests};
@@ -327,7 +331,7 @@ async fn recovery_asks_every_broker_of_the_topics_for_what_is_ones_own() {
     // A program that was started anew.
     drop(xa);
     let xa = xa_producer(&registry, "q").await;
-    let found = |recovery: &metaq_producer::Recovery| -> BTreeSet<_> {
+    let found = |recovery: &metaq_producer::xa::Recovery| -> BTreeSet<_> {
         recovery.transactions.iter().map(|found| (found.broker.clone(), found.xid.clone())).collect()
     };
     let recovery = xa.recover().await;
@@ -444,7 +448,7 @@ async fn it_goes_on_beside_local_transactions_and_plain_messages_without_a_regis
     let mut resource = xa.resource().unwrap();
     let xid = xa.xid(1, b"g", b"").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
-    let mut local = producer.begin(metaq_producer::TransactionOptions::new());
+    let mut local = producer.begin(metaq_producer::transaction::TransactionOptions::new());
     local.send(message("local")).await.unwrap();
     resource.send(message("xa")).await.unwrap();
     producer.send(message("plain")).await.unwrap();

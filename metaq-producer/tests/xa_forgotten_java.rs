@@ -4,8 +4,10 @@
 use std::{fs, path::Path, time::Duration};
 
 use metaq_producer::{
-    Message, Producer, Topic, TransactionOptions, UniqueQualifier, XaEnd, XaErrorCode, XaProducer,
-    XaResource, XaStart, XaTransactionId, XaVote, ZooKeeperDiscovery,
+    Message, Producer, Topic,
+    discovery::ZooKeeperDiscovery,
+    transaction::TransactionOptions,
+    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId, XaVote},
 };
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::{process::Command, time::timeout};
@@ -140,7 +142,7 @@ async fn a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away(
     let mut again = xa.resource_at(&second.addr()).unwrap();
     assert_eq!(again.start(&xid, XaStart::New).await.unwrap_err().code(), XaErrorCode::DUPID);
     drop(again);
-    let found = |recovery: &metaq_producer::Recovery| -> Vec<_> {
+    let found = |recovery: &metaq_producer::xa::Recovery| -> Vec<_> {
         recovery.transactions.iter().map(|found| found.xid.clone()).collect()
     };
     assert_eq!(found(&xa.recover().await), std::slice::from_ref(&xid));

@@ -4,8 +4,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use metaq_producer::{
-    Message, Producer, Topic, UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart,
-    XaTransactionId, XaVote, ZooKeeperDiscovery,
+    Message, Producer, Topic,
+    discovery::ZooKeeperDiscovery,
+    xa::{
+        UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId,
+        XaVote,
+    },
 };
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::time::timeout;

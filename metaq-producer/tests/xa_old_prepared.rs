@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use global::{prepared, topic};
 use lines::Lines;
-use metaq_producer::XaProducer;
+use metaq_producer::xa::XaProducer;
 use tokio::time::sleep;
 use tracing_subscriber::EnvFilter;
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use global::{code, ended, message, one, prepared, topic, until, xa_producer};
 use metaq_producer::{
-    BrokerId, Producer, RecoveredTransaction, StaticDiscovery, TopicView, XaEnd, XaErrorCode, XaProducer,
-    XaResource, XaStart,
+    BrokerId, Producer,
+    discovery::{StaticDiscovery, TopicView},
+    xa::{RecoveredTransaction, XaEnd, XaErrorCode, XaProducer, XaResource, XaStart},
 };
 use metaq_protocol::{Status, TransactionAction};
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};

@@ -7,21 +7,28 @@ use crate::deadline::FAR;
 /// The smallest ceiling of a pause.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Full-jitter exponential backoff: the n-th pause is drawn between zero and `first * 2^n`, and never
-/// above `longest`, so that clients which lost the same broker don't come back in step.
+/// The upper bound of the backoff after `failures` failures in a row, the first of which is 0: `initial` doubled with each,
+/// but never above `max`. The backoff itself is drawn between zero and that ("full jitter"), so that clients which failed
+/// together don't come back in step.
+#[must_use]
+pub fn backoff_ceiling(initial: Duration, max: Duration, failures: u32) -> Duration {
+    initial.saturating_mul(1 << failures.min(20)).min(max)
+}
+
+/// Exponential backoff with full jitter.
 #[derive(Debug)]
 pub(crate) struct Backoff {
-    first: Duration,
-    longest: Duration,
+    initial: Duration,
+    max: Duration,
     failures: u32,
     rng: fastrand::Rng,
 }
 
 impl Backoff {
     /// Pauses below a millisecond, with which a broker that is away would be dialled without end, count as one.
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        let [first, longest] = [first, longest].map(|pause| pause.clamp(SHORTEST, FAR));
-        Self { first, longest, failures: 0, rng: fastrand::Rng::new() }
+    pub(crate) fn new(initial: Duration, max: Duration) -> Self {
+        let [initial, max] = [initial, max].map(|pause| pause.clamp(SHORTEST, FAR));
+        Self { initial, max, failures: 0, rng: fastrand::Rng::new() }
     }
 
     /// Forgets earlier failures.
@@ -31,7 +38,7 @@ impl Backoff {
 
     /// The pause after one more failure.
     pub(crate) fn next_pause(&mut self) -> Duration {
-        let ceiling = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
+        let ceiling = backoff_ceiling(self.initial, self.max, self.failures);
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(self.rng.f64())
     }

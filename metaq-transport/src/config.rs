@@ -22,14 +22,14 @@ pub struct ConnectionConfig {
     /// and again whenever that has had as much time.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub connect_timeout: Duration,
-    /// The longest pause before the second attempt to connect; it doubles with each further failure. The actual pause
-    /// is drawn at random between zero and that. Default 50 ms.
+    /// The upper bound of the backoff before the second attempt to connect; it doubles with each further failure. The
+    /// backoff itself is drawn at random between zero and that. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub first_pause: Duration,
-    /// The longest pause. Default 500 ms, so that a broker that comes back is used within a second, however
+    pub initial_backoff: Duration,
+    /// The limit of that upper bound. Default 500 ms, so that a broker that comes back is used within a second, however
     /// long it was away. Longer, and it is used later; much shorter, and many clients crowd it.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub longest_pause: Duration,
+    pub max_backoff: Duration,
     /// The time for which a broker that owes answers may be silent before nothing more is sent to it until it speaks again;
     /// what was not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. A second
     /// connection is dialled then beside the silent one. If the broker answers on that one alone, it replaces the silent one,
@@ -61,8 +61,8 @@ impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(3),
-            first_pause: Duration::from_millis(50),
-            longest_pause: Duration::from_millis(500),
+            initial_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_millis(500),
             stall_after: Duration::from_secs(1),
             heartbeat_after: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(5),
@@ -95,8 +95,8 @@ impl ConnectionConfig {
     pub(crate) fn with_usable_durations(mut self) -> Self {
         for duration in [
             &mut self.connect_timeout,
-            &mut self.first_pause,
-            &mut self.longest_pause,
+            &mut self.initial_backoff,
+            &mut self.max_backoff,
             &mut self.stall_after,
             &mut self.heartbeat_after,
             &mut self.heartbeat_timeout,

@@ -50,7 +50,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
-            backoff: Backoff::new(config.first_pause, config.longest_pause),
+            backoff: Backoff::new(config.initial_backoff, config.max_backoff),
             fastest: None,
             said_unreachable: false,
             futile: 0,

@@ -58,6 +58,8 @@ mod transport;
 mod waiting;
 
 pub use answer::{Answer, AnswerBody};
+#[doc(hidden)]
+pub use backoff::backoff_ceiling;
 pub use capacity::{Capacity, CapacityWait, Reservation};
 pub use completions::{Completions, Ticket};
 pub use config::{ConnectionConfig, InvalidConnectionConfig};

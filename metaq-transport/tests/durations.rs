@@ -13,8 +13,8 @@ type Setting = fn(&mut ConnectionConfig) -> &mut Duration;
 
 const SETTINGS: [(&str, Setting); 7] = [
     ("connect_timeout", |config| &mut config.connect_timeout),
-    ("first_pause", |config| &mut config.first_pause),
-    ("longest_pause", |config| &mut config.longest_pause),
+    ("initial_backoff", |config| &mut config.initial_backoff),
+    ("max_backoff", |config| &mut config.max_backoff),
     ("stall_after", |config| &mut config.stall_after),
     ("heartbeat_after", |config| &mut config.heartbeat_after),
     ("heartbeat_timeout", |config| &mut config.heartbeat_timeout),
@@ -52,7 +52,7 @@ async fn store(peer: &Peer, connection: &Arc<dyn metaq_transport::Connection>) {
 async fn live(config: ConnectionConfig) {
     let peer = Peer::default();
     let drains_long = config.drain_timeout > SOON;
-    let pauses_short = config.first_pause.min(config.longest_pause) <= Duration::from_secs(1);
+    let pauses_short = config.initial_backoff.min(config.max_backoff) <= Duration::from_secs(1);
     let connection = peer.try_connect(config).await.unwrap();
     soon(store(&peer, &connection)).await;
     if pauses_short {

@@ -61,8 +61,8 @@ fn config() -> ConnectionConfig {
     config.max_in_flight = 500;
     config.stall_after = Duration::from_millis(20);
     config.heartbeat_timeout = Duration::from_millis(200);
-    config.first_pause = Duration::from_millis(1);
-    config.longest_pause = Duration::from_millis(5);
+    config.initial_backoff = Duration::from_millis(1);
+    config.max_backoff = Duration::from_millis(5);
     config.drain_timeout = Duration::from_millis(30);
     config
 }

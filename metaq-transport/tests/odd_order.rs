@@ -332,8 +332,8 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
     const THREADS: u64 = 4;
     let mut config = ConnectionConfig::default();
     config.max_in_flight = 3;
-    config.first_pause = Duration::from_millis(1);
-    config.longest_pause = Duration::from_millis(1);
+    config.initial_backoff = Duration::from_millis(1);
+    config.max_backoff = Duration::from_millis(1);
     let home = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let peer = Peer::default();
     let connection = home.block_on(peer.connect(config));
@@ -419,8 +419,8 @@ fn every_put_ends_once_and_is_released_after_it_in_many_short_lives() {
         let mut config = ConnectionConfig::default();
         config.max_in_flight = 20;
         config.stall_after = Duration::from_millis(3);
-        config.first_pause = Duration::from_millis(1);
-        config.longest_pause = Duration::from_millis(1);
+        config.initial_backoff = Duration::from_millis(1);
+        config.max_backoff = Duration::from_millis(1);
         let peer = Peer::default();
         let connection = home.block_on(peer.connect(config));
         let log = Arc::new(Log::default());

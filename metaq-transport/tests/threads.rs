@@ -186,8 +186,8 @@ fn live(end: End, seed: u64) -> usize {
     config.max_in_flight = MAX_IN_FLIGHT;
     config.stall_after = Duration::from_millis(20);
     config.heartbeat_timeout = Duration::from_millis(60);
-    config.first_pause = Duration::from_millis(1);
-    config.longest_pause = Duration::from_millis(3);
+    config.initial_backoff = Duration::from_millis(1);
+    config.max_backoff = Duration::from_millis(3);
     config.drain_timeout = Duration::from_millis(20);
     let connection = {
         let (peer, (sender, receiver)) = (peer.clone(), std::sync::mpsc::channel());

@@ -3,8 +3,11 @@
 use std::{error::Error, future::Future, path::Path, time::Duration};
 
 use metaq_producer::{
-    BrokerAddr, Message, Producer, RecoveredTransaction, Topic, UniqueQualifier, XaEnd, XaErrorCode,
-    XaProducer, XaResource, XaStart, XaTransactionId, XaVote,
+    BrokerAddr, Message, Producer, Topic,
+    xa::{
+        RecoveredTransaction, UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaResource, XaStart,
+        XaTransactionId, XaVote,
+    },
 };
 use rusqlite::Connection;
 

@@ -4,7 +4,8 @@ use std::{io, sync::Arc, vec};
 
 use futures_util::FutureExt as _;
 use metaq_producer::{
-    Message, Outcome, Transaction, TransactionError, TransactionErrorKind, TransactionOutcome,
+    Message, Outcome,
+    transaction::{Transaction, TransactionError, TransactionErrorKind, TransactionOutcome},
 };
 
 use super::Args;

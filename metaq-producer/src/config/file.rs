@@ -20,7 +20,7 @@ impl ProducerConfig {
     /// "#;
     /// let config = ProducerConfig::from_toml(file)?.with_environment()?;
     /// assert_eq!(config.send_timeout, Duration::from_secs(10));
-    /// # Ok::<(), metaq_producer::ConfigError>(())
+    /// # Ok::<(), metaq_producer::config::ConfigError>(())
     /// ```
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metaq_protocol::{MAX_BODY_LEN, MAX_READABLE_DATA, Topic};
 use metaq_transport::ConnectionConfig;
 
-use crate::{BuildError, RetryPolicy, send::permits};
+use crate::{BuildError, send::permits};
 
 #[cfg(feature = "config")]
 mod file;
@@ -18,6 +18,8 @@ mod text_forms;
 
 #[cfg(feature = "config")]
 pub use file::ConfigError;
+
+pub use crate::send::retry::{Jitter, RetryPolicy};
 
 /// Settings of a [`Producer`](crate::Producer). Begin with the default and change what is to be different.
 ///
@@ -173,8 +175,8 @@ impl ProducerConfig {
         if self.max_message_size > MAX_BODY_LEN {
             return Err(BuildError::option("max_message_size", "is more than 2,147,483,647 (2 GiB - 1)"));
         }
-        if self.retry.first_pause > self.retry.longest_pause {
-            return Err(BuildError::option("retry.longest_pause", "is shorter than retry.first_pause"));
+        if self.retry.initial_backoff > self.retry.max_backoff {
+            return Err(BuildError::option("retry.max_backoff", "is shorter than retry.initial_backoff"));
         }
         Ok(())
     }
@@ -216,7 +218,7 @@ mod tests {
             (wrong(|config| config.max_in_flight_bytes = 1 << 32), "4 GiB"),
             (wrong(|config| config.connections_per_broker = 65), "connections_per_broker"),
             (wrong(|config| config.retry.max_attempts = 0), "retry.max_attempts"),
-            (wrong(|config| config.retry.first_pause = Duration::from_secs(9)), "retry.first_pause"),
+            (wrong(|config| config.retry.initial_backoff = Duration::from_secs(9)), "retry.initial_backoff"),
             (wrong(|config| config.connection.stall_after = Duration::ZERO), "connection.stall_after"),
         ] {
             assert!(error.contains(option), "{error}");

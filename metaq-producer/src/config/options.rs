@@ -29,8 +29,11 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
     ConfigOption { name: "default_topic", set: |to, text| topic(&mut to.default_topic, text) },
     ConfigOption { name: "span_per_send", set: |to, text| switch(&mut to.span_per_send, text) },
     ConfigOption { name: "retry.max_attempts", set: |to, text| number(&mut to.retry.max_attempts, text) },
-    ConfigOption { name: "retry.first_pause", set: |to, text| duration(&mut to.retry.first_pause, text) },
-    ConfigOption { name: "retry.longest_pause", set: |to, text| duration(&mut to.retry.longest_pause, text) },
+    ConfigOption {
+        name: "retry.initial_backoff",
+        set: |to, text| duration(&mut to.retry.initial_backoff, text),
+    },
+    ConfigOption { name: "retry.max_backoff", set: |to, text| duration(&mut to.retry.max_backoff, text) },
     ConfigOption { name: "retry.at_least_once", set: |to, text| switch(&mut to.retry.at_least_once, text) },
     ConfigOption { name: "retry.server_errors", set: |to, text| switch(&mut to.retry.server_errors, text) },
     ConfigOption {
@@ -38,12 +41,12 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
         set: |to, text| duration(&mut to.connection.connect_timeout, text),
     },
     ConfigOption {
-        name: "connection.first_pause",
-        set: |to, text| duration(&mut to.connection.first_pause, text),
+        name: "connection.initial_backoff",
+        set: |to, text| duration(&mut to.connection.initial_backoff, text),
     },
     ConfigOption {
-        name: "connection.longest_pause",
-        set: |to, text| duration(&mut to.connection.longest_pause, text),
+        name: "connection.max_backoff",
+        set: |to, text| duration(&mut to.connection.max_backoff, text),
     },
     ConfigOption {
         name: "connection.stall_after",
@@ -87,7 +90,7 @@ impl ProducerConfig {
     /// assert_eq!((config.send_timeout, config.retry.max_attempts), (Duration::from_secs(10), 3));
     /// let error = config.set("send_timeout", "soon").unwrap_err();
     /// assert!(error.to_string().starts_with("send_timeout is \"soon\""), "{error}");
-    /// # Ok::<(), metaq_producer::ConfigError>(())
+    /// # Ok::<(), metaq_producer::config::ConfigError>(())
     /// ```
     ///
     /// # Errors
@@ -121,7 +124,7 @@ impl ProducerConfig {
     /// let variables = [("METAQ_MAX_IN_FLIGHT".to_owned(), "100".to_owned())];
     /// let config = ProducerConfig::default().with_variables(variables)?;
     /// assert_eq!(config.max_in_flight, 100);
-    /// # Ok::<(), metaq_producer::ConfigError>(())
+    /// # Ok::<(), metaq_producer::config::ConfigError>(())
     /// ```
     ///
     /// # Errors

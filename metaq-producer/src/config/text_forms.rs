@@ -79,9 +79,9 @@ pub(super) mod connection {
         #[serde(with = "humantime_serde")]
         connect_timeout: Duration,
         #[serde(with = "humantime_serde")]
-        first_pause: Duration,
+        initial_backoff: Duration,
         #[serde(with = "humantime_serde")]
-        longest_pause: Duration,
+        max_backoff: Duration,
         #[serde(with = "humantime_serde")]
         stall_after: Duration,
         #[serde(with = "humantime_serde")]
@@ -102,8 +102,8 @@ pub(super) mod connection {
         fn from(config: &ConnectionConfig) -> Self {
             Self {
                 connect_timeout: config.connect_timeout,
-                first_pause: config.first_pause,
-                longest_pause: config.longest_pause,
+                initial_backoff: config.initial_backoff,
+                max_backoff: config.max_backoff,
                 stall_after: config.stall_after,
                 heartbeat_after: config.heartbeat_after,
                 heartbeat_timeout: config.heartbeat_timeout,
@@ -125,8 +125,8 @@ pub(super) mod connection {
         let options = ConnectionOptions::deserialize(deserializer)?;
         let mut config = ConnectionConfig::default();
         config.connect_timeout = options.connect_timeout;
-        config.first_pause = options.first_pause;
-        config.longest_pause = options.longest_pause;
+        config.initial_backoff = options.initial_backoff;
+        config.max_backoff = options.max_backoff;
         config.stall_after = options.stall_after;
         config.heartbeat_after = options.heartbeat_after;
         config.heartbeat_timeout = options.heartbeat_timeout;

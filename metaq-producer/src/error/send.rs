@@ -43,7 +43,7 @@ pub enum SendErrorKind {
     Full,
     /// The producer was closed.
     Closed,
-    /// An [interceptor](crate::Interceptor) panicked when it saw the message.
+    /// An [interceptor](crate::interceptor::Interceptor) panicked when it saw the message.
     Interceptor,
     /// It was taken back by [`purge`](crate::Producer::purge).
     Purged,

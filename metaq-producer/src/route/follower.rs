@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    ProducerEvent, PublishError, deadline,
-    health::EventSender,
+    PublishError, deadline,
+    health::{EventSender, ProducerEvent},
     panics::{self, contain},
     route::{
         diff::Difference,

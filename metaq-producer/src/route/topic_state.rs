@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    PartitionSelector, TopicHealth, deadline, health,
+    PartitionSelector, deadline, health,
+    health::TopicHealth,
     route::{follower::Followed, topic_broker::TopicBroker},
     selector::guarded::GuardedSelector,
     send::wait_queue::WaitQueues,
@@ -349,7 +350,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RandomSelector;
+    use crate::selector::RandomSelector;
 
     #[test]
     fn a_route_that_comes_after_the_topic_was_withdrawn_holds_no_connection() {

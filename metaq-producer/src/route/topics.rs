@@ -67,7 +67,7 @@ impl Lookup {
 pub(crate) enum Publisher {
     /// The program.
     Program,
-    /// An [`XaProducer`](crate::XaProducer).
+    /// An [`XaProducer`](crate::xa::XaProducer).
     Xa,
 }
 

@@ -44,7 +44,7 @@ impl GuardedSelector {
     ) -> Result<Option<Partition>, String> {
         let asked = panics::catch(|| match unfit {
             None => self.selector.select(topic, partitions, message),
-            Some(unfit) => self.selector.select_instead(topic, partitions, message, unfit),
+            Some(unfit) => self.selector.reselect(topic, partitions, message, unfit),
         });
         asked.map_err(|panic| format!("the partition selector panicked: {panic}"))
     }

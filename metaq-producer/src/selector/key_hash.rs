@@ -9,10 +9,10 @@ use crate::Message;
 /// [`key_hash`] modulo their number. Messages without a key are taken in turn.
 ///
 /// When a partition comes or goes — a broker that isn't connected counts as gone — nearly all keys move.
-/// [`RendezvousSelector`](crate::RendezvousSelector) moves only those that have to.
+/// [`RendezvousSelector`](crate::selector::RendezvousSelector) moves only those that have to.
 ///
 /// ```
-/// use metaq_producer::{KeyHashSelector, Message, Producer, Topic};
+/// use metaq_producer::{selector::KeyHashSelector, Message, Producer, Topic};
 ///
 /// let producer = Producer::builder()
 ///     .broker("meta://127.0.0.1:8123".parse()?)
@@ -44,7 +44,7 @@ impl PartitionSelector for KeyHashSelector {
         partitions.get(remainder as usize).copied()
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
@@ -106,7 +106,7 @@ mod tests {
         let topic = Topic::new("t").unwrap();
         let message = Message::new(topic.clone(), "");
         let unfit = partitions[0];
-        assert!(selector.select_instead(&topic, &partitions, &message, unfit).is_some());
-        assert_eq!(selector.select_instead(&topic, &partitions, &message.with_key("a"), unfit), None);
+        assert!(selector.reselect(&topic, &partitions, &message, unfit).is_some());
+        assert_eq!(selector.reselect(&topic, &partitions, &message.with_key("a"), unfit), None);
     }
 }

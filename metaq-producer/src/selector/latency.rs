@@ -21,7 +21,7 @@ use crate::{Message, Outcome};
 /// about the same each, but not exactly.
 ///
 /// ```
-/// use metaq_producer::{LatencySelector, Producer};
+/// use metaq_producer::{selector::LatencySelector, Producer};
 ///
 /// let producer = Producer::builder()
 ///     .broker("meta://127.0.0.1:8123".parse()?)

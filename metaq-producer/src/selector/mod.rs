@@ -44,7 +44,7 @@ pub use sticky::StickySelector;
 ///         partitions.get(customer % partitions.len()).copied()
 ///     }
 ///
-///     fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+///     fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
 ///         None // It has to be that one.
 ///     }
 /// }
@@ -57,7 +57,7 @@ pub trait PartitionSelector: Send + Sync {
     /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment: its broker
     /// failed lately or has no room. `None` says that it has to be that one: then the message is sent there all the same,
     /// or waits until there is room. The default asks [`select`](Self::select) again.
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
@@ -94,14 +94,14 @@ impl<S: PartitionSelector + ?Sized> PartitionSelector for Box<S> {
         (**self).select(topic, partitions, message)
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
         message: &Message,
         unfit: Partition,
     ) -> Option<Partition> {
-        (**self).select_instead(topic, partitions, message, unfit)
+        (**self).reselect(topic, partitions, message, unfit)
     }
 
     fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
@@ -120,7 +120,7 @@ impl<S: PartitionSelector + ?Sized> PartitionSelector for Box<S> {
 /// A selector made of a closure.
 ///
 /// ```
-/// use metaq_producer::{Producer, select_fn};
+/// use metaq_producer::{Producer, selector::select_fn};
 ///
 /// let always_first = select_fn(|_topic, partitions, _message| partitions.first().copied());
 /// let producer = Producer::builder()

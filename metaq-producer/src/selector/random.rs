@@ -28,7 +28,7 @@ impl PartitionSelector for RandomSelector {
     }
 
     /// Another partition, all others with the same chance; none if there is no other.
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
@@ -66,7 +66,7 @@ mod tests {
         let topic = Topic::new("t").unwrap();
         let message = Message::new(topic.clone(), "");
         let again = |partitions: &[Partition], unfit| {
-            RandomSelector::new().select_instead(&topic, partitions, &message, unfit)
+            RandomSelector::new().reselect(&topic, partitions, &message, unfit)
         };
         for unfit in &all {
             let mut counts = std::collections::BTreeMap::new();

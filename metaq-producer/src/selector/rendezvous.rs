@@ -10,7 +10,7 @@ use crate::Message;
 /// key are taken in turn.
 ///
 /// A broker that isn't connected counts as gone: its keys go elsewhere until it is back. Choosing takes a few nanoseconds for
-/// each partition of the topic, so for hundreds of partitions [`KeyHashSelector`](crate::KeyHashSelector) is faster.
+/// each partition of the topic, so for hundreds of partitions [`KeyHashSelector`](crate::selector::KeyHashSelector) is faster.
 ///
 /// # How it chooses
 /// By rendezvous hashing: the partition with the largest score, where the score of a key and partition is `mix(h ^ mix(p))`,
@@ -19,7 +19,7 @@ use crate::Message;
 /// x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^ x >> 31`, in 64 bits. None of this ever changes.
 ///
 /// ```
-/// use metaq_producer::{Producer, RendezvousSelector};
+/// use metaq_producer::{Producer, selector::RendezvousSelector};
 ///
 /// let producer = Producer::builder()
 ///     .broker("meta://127.0.0.1:8123".parse()?)
@@ -50,7 +50,7 @@ impl PartitionSelector for RendezvousSelector {
         partitions.iter().copied().max_by_key(|partition| score(hash, *partition))
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(select_key(&selector, &[], "a"), None);
         let topic = Topic::new("t").unwrap();
         let message = Message::new(topic.clone(), "").with_key("a");
-        assert_eq!(selector.select_instead(&topic, &partitions, &message, partitions[0]), None);
+        assert_eq!(selector.reselect(&topic, &partitions, &message, partitions[0]), None);
     }
 
     fn any_partitions() -> impl Strategy<Value = BTreeSet<(i32, i32)>> {

@@ -54,7 +54,7 @@ impl RoundRobinSelector {
     /// begins with 1, which is the second.
     ///
     /// ```
-    /// use metaq_producer::{Message, Partition, PartitionSelector, RoundRobinSelector, Topic};
+    /// use metaq_producer::{Message, Partition, PartitionSelector, selector::RoundRobinSelector, Topic};
     ///
     /// let selector = RoundRobinSelector::new().starting_at(1);
     /// let (topic, partitions) = (Topic::new("orders")?, [0, 1, 2].map(|index| Partition::new(0, index)));

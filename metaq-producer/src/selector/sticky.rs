@@ -17,7 +17,7 @@ use crate::{Message, deadline};
 ///
 /// ```
 /// use std::time::Duration;
-/// use metaq_producer::{Producer, StickySelector};
+/// use metaq_producer::{Producer, selector::StickySelector};
 ///
 /// let producer = Producer::builder()
 ///     .broker("meta://127.0.0.1:8123".parse()?)
@@ -96,7 +96,7 @@ impl PartitionSelector for StickySelector {
         Some(chosen.partition)
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
@@ -166,16 +166,12 @@ mod tests {
         let message = Message::new(topic.clone(), "");
         let selector = StickySelector::new().time(Duration::from_secs(3600));
         let first = selector.select(&topic, &all, &message).unwrap();
-        let second = selector.select_instead(&topic, &all, &message, first).unwrap();
+        let second = selector.reselect(&topic, &all, &message, first).unwrap();
         assert_ne!(first, second);
-        assert_eq!(selector.select_instead(&topic, &all, &message, first), Some(second), "it left that one");
+        assert_eq!(selector.reselect(&topic, &all, &message, first), Some(second), "it left that one");
         let other = [first];
         assert_eq!(selector.select(&topic, &other, &message), Some(first));
-        assert_eq!(
-            selector.select_instead(&topic, &other, &message, first),
-            Some(first),
-            "there is no other"
-        );
+        assert_eq!(selector.reselect(&topic, &other, &message, first), Some(first), "there is no other");
     }
 
     proptest! {

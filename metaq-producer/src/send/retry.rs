@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use metaq_transport::backoff_ceiling;
 use parking_lot::Mutex;
 
 /// The policy by which a message whose attempt failed is sent again, within its timeout.
@@ -18,13 +19,13 @@ pub struct RetryPolicy {
     /// The largest number of times that a message is handed to a connection. Default 5; with 1 nothing is ever sent again, as
     /// by the Java client (rule M-4).
     pub max_attempts: u32,
-    /// The longest pause before the second attempt; it doubles with each further one. The actual pause is drawn at random
-    /// between zero and that. Default 10 ms. Without a pause, a busy broker gets no relief.
+    /// The upper bound of the backoff before the second attempt; it doubles with each further one. The backoff itself is
+    /// drawn at random between zero and that. Default 10 ms. With zero, a busy broker gets no relief.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub first_pause: Duration,
-    /// The longest pause. Default 1 s.
+    pub initial_backoff: Duration,
+    /// The limit of that upper bound. Default 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub longest_pause: Duration,
+    pub max_backoff: Duration,
     /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message is stored
     /// at least once if it is acknowledged, and maybe twice. Default `false`.
     pub at_least_once: bool,
@@ -40,8 +41,8 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             max_attempts: 5,
-            first_pause: Duration::from_millis(10),
-            longest_pause: Duration::from_secs(1),
+            initial_backoff: Duration::from_millis(10),
+            max_backoff: Duration::from_secs(1),
             at_least_once: false,
             server_errors: false,
             jitter: Jitter::default(),
@@ -50,11 +51,10 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The pause after so many attempts failed.
-    pub(crate) fn pause(&self, attempts: u32) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(20);
-        let longest = self.first_pause.saturating_mul(1 << doublings).min(self.longest_pause);
-        longest.mul_f64(self.jitter.draw())
+    /// The backoff after `attempts` failed attempts.
+    pub(crate) fn backoff(&self, attempts: u32) -> Duration {
+        let failures = attempts.saturating_sub(1);
+        backoff_ceiling(self.initial_backoff, self.max_backoff, failures).mul_f64(self.jitter.draw())
     }
 }
 
@@ -93,15 +93,15 @@ mod tests {
     #[test]
     fn pauses_grow_and_are_jittered_and_a_seed_repeats_them() {
         let policy = |seed| RetryPolicy { jitter: Jitter::seeded(seed), ..RetryPolicy::default() };
-        let pauses = |seed| (1..40).map(|n| policy(seed).pause(n)).collect::<Vec<_>>();
+        let pauses = |seed| (1..40).map(|n| policy(seed).backoff(n)).collect::<Vec<_>>();
         assert_eq!(pauses(7), pauses(7));
         let policy = policy(7);
         for n in 1..200_u32 {
-            let ceiling = policy.first_pause.saturating_mul(1 << (n - 1).min(20)).min(policy.longest_pause);
-            assert!(policy.pause(n) <= ceiling);
+            let doubled = policy.initial_backoff.saturating_mul(1 << (n - 1).min(20));
+            assert!(policy.backoff(n) <= doubled.min(policy.max_backoff));
         }
-        let late: Vec<_> = (0..100).map(|_| policy.pause(30)).collect();
-        assert!(late.iter().any(|pause| *pause > policy.longest_pause / 2));
-        assert!(late.iter().any(|pause| *pause < policy.longest_pause / 2));
+        let late: Vec<_> = (0..100).map(|_| policy.backoff(30)).collect();
+        assert!(late.iter().any(|pause| *pause > policy.max_backoff / 2));
+        assert!(late.iter().any(|pause| *pause < policy.max_backoff / 2));
     }
 }

@@ -6,7 +6,8 @@ use metaq_protocol::Topic;
 use tracing::{Span, field::Empty};
 
 use crate::{
-    CompletedSend, Outcome,
+    Outcome,
+    interceptor::CompletedSend,
     panics::{self, contain},
 };
 

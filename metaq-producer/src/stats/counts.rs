@@ -12,7 +12,7 @@ use std::{
 use metaq_protocol::{BrokerAddr, Topic};
 use parking_lot::Mutex;
 
-use crate::{FailedAttempt, MessageCounts, Outcome, stats};
+use crate::{Outcome, error::FailedAttempt, stats, stats::MessageCounts};
 
 /// The number of topics that are no longer published and keep their own figures. Those of others are only in the sums.
 pub(crate) const MAX_FORMER_TOPICS: usize = 100;
@@ -327,10 +327,10 @@ mod tests {
                 });
             }
             scope.spawn(move || {
-                let mut before = crate::ProducerStats::default();
+                let mut before = crate::stats::ProducerStats::default();
                 loop {
                     let is_over = done.load(Relaxed) == THREADS;
-                    let stats = crate::ProducerStats::of(counts);
+                    let stats = crate::stats::ProducerStats::of(counts);
                     assert!(stats.messages.acknowledged >= before.messages.acknowledged);
                     assert!(stats.messages.rejected >= before.messages.rejected);
                     assert!(stats.messages.offered >= before.messages.offered);
@@ -341,7 +341,7 @@ mod tests {
                 }
             });
         });
-        let stats = crate::ProducerStats::of(counts);
+        let stats = crate::stats::ProducerStats::of(counts);
         let MessageCounts { offered, acknowledged, rejected, in_flight, .. } = stats.messages;
         let each = THREADS * TOPICS * 24;
         assert_eq!((offered, acknowledged, rejected, in_flight), (2 * each, each, each, 0));

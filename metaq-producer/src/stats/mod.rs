@@ -13,9 +13,10 @@ use std::{
     time::Duration,
 };
 
-use hdrhistogram::Histogram;
 use metaq_protocol::{BrokerAddr, Topic};
-use metaq_transport::ConnectionStats;
+
+pub use metaq_transport::ConnectionStats;
+pub use remote::RemoteBrokerStats;
 
 use counts::{Counts, TopicBrokerCounts, TopicCounts, TransactionTotals};
 
@@ -189,17 +190,6 @@ impl LatencyStats {
         }
         Self { counts: counts.into_iter().collect() }
     }
-
-    /// As a histogram of microseconds, to be written down or merged.
-    #[must_use]
-    pub fn to_histogram(&self) -> Histogram<u64> {
-        let mut histogram = Histogram::new(3).expect("three digits are possible");
-        for (micros, count) in &self.counts {
-            // It grows as needed.
-            let _ = histogram.record_n(*micros, *count);
-        }
-        histogram
-    }
 }
 
 impl MessageCounts {
@@ -306,7 +296,5 @@ mod tests {
         assert_eq!(LatencyStats::default().quantile(0.5), Duration::ZERO);
         let both = latencies.merged(&latencies);
         assert_eq!((both.count(), both.quantile(0.5)), (200, Duration::from_micros(10)));
-        let histogram = latencies.to_histogram();
-        assert_eq!((histogram.len(), histogram.value_at_quantile(0.5)), (100, 10));
     }
 }

@@ -12,11 +12,11 @@ use crate::route::pool::Pool;
 /// The figures of a broker as it reports them: names and values, in the order in which it told them. A name may occur more than
 /// once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BrokerFigures {
+pub struct RemoteBrokerStats {
     figures: Vec<(String, Option<String>)>,
 }
 
-impl BrokerFigures {
+impl RemoteBrokerStats {
     /// All names, with their values if they have one.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.figures.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
@@ -34,7 +34,7 @@ pub(crate) async fn ask_all(
     pool: &Pool,
     item: Option<&str>,
     deadline: Instant,
-) -> Vec<(BrokerAddr, Result<BrokerFigures, String>)> {
+) -> Vec<(BrokerAddr, Result<RemoteBrokerStats, String>)> {
     // One of the connections of each.
     let brokers: BTreeMap<_, _> =
         pool.in_use().into_iter().map(|connection| (connection.broker().clone(), connection)).collect();
@@ -49,11 +49,11 @@ pub(crate) async fn ask(
     connection: &dyn Connection,
     item: Option<&str>,
     deadline: Instant,
-) -> Result<BrokerFigures, String> {
+) -> Result<RemoteBrokerStats, String> {
     let body = raw(connection, item, deadline).await?;
     let figures =
         parse_stats(&body).map(|(name, value)| (name.into_owned(), value.map(|value| value.into_owned())));
-    Ok(BrokerFigures { figures: figures.collect() })
+    Ok(RemoteBrokerStats { figures: figures.collect() })
 }
 
 /// Asks one broker, and returns its answer as it is.

@@ -64,7 +64,7 @@ pub enum TransactionErrorKind {
     Closed,
     /// It was called outside of a tokio runtime, where nothing can be waited for.
     NoRuntime,
-    /// An [interceptor](crate::Interceptor) panicked when it saw the message.
+    /// An [interceptor](crate::interceptor::Interceptor) panicked when it saw the message.
     Interceptor,
     /// The operating system provided no random bits, which make the transaction's name unique.
     NoEntropy,

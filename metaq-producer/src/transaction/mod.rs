@@ -14,7 +14,7 @@ mod steps;
 
 use std::{collections::VecDeque, fmt, mem};
 
-use metaq_protocol::{BrokerAddr, Partition, TransactionId};
+use metaq_protocol::{BrokerAddr, Partition};
 use metaq_transport::{PendingResponse, TransportError, TransportErrorKind};
 use tokio::runtime::Handle;
 
@@ -24,6 +24,7 @@ pub(crate) use counted::{CountedMessage, Put};
 pub use end::CommitReceipt;
 pub(crate) use error::NO_RUNTIME;
 pub use error::{TransactionError, TransactionErrorKind, TransactionOutcome};
+pub use metaq_protocol::TransactionId;
 pub(crate) use names::TransactionNames;
 pub(crate) use open_transactions::OpenTransactions;
 use open_transactions::{HeldTransaction, Registration};
@@ -58,8 +59,8 @@ use crate::Producer;
 /// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator closed (K-49).
 ///
 /// # Statistics
-/// In [`ProducerStats`](crate::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
-/// of the transaction; [`transactions`](crate::ProducerStats::transactions) counts how those end.
+/// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
+/// of the transaction; [`transactions`](crate::stats::ProducerStats::transactions) counts how those end.
 ///
 /// # End
 /// An open transaction that is dropped is rolled back in the background, which is told to `tracing` as a warning. The
@@ -68,7 +69,7 @@ use crate::Producer;
 /// [closed](Producer::close), it rolls its open transactions back in the same way, until the deadline of that.
 ///
 /// ```no_run
-/// # use metaq_producer::{Message, Producer, Topic, TransactionOptions};
+/// # use metaq_producer::{Message, Producer, Topic, transaction::TransactionOptions};
 /// # async fn example(producer: Producer, orders: Topic, stock: Topic) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut transaction = producer.begin(TransactionOptions::new());
 /// transaction.send(Message::new(orders, "one coffee")).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use metaq_producer::TransactionOptions;
+/// use metaq_producer::transaction::TransactionOptions;
 ///
 /// let options = TransactionOptions::new().with_timeout(Duration::from_secs(30));
 /// assert_eq!(options.timeout(), Some(Duration::from_secs(30)));
@@ -49,7 +49,7 @@ impl TransactionOptions {
     /// It counts from the first message on, in whole seconds: a part of one, and zero, count as one. A broker with the
     /// shipped settings cuts it to 60 s (`maxTxTimeoutInSeconds`), and looks twice a second (rules T-12 and B-19). It has to
     /// be longer than the transaction takes: after it, sending and commit fail with
-    /// [`Expired`](crate::TransactionErrorKind::Expired).
+    /// [`Expired`](crate::transaction::TransactionErrorKind::Expired).
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self }

@@ -70,7 +70,7 @@ impl XaErrorCode {
     }
 
     /// Whether an operator decided on it: the codes from 5 to 8. The broker remembers that until it is told to
-    /// [`forget`](crate::XaResource::forget) it.
+    /// [`forget`](crate::xa::XaResource::forget) it.
     #[must_use]
     pub const fn is_heuristic(self) -> bool {
         matches!(self.0, 5..=8)
@@ -212,7 +212,7 @@ impl XaError {
     /// Whether the step may have been carried out, wholly or, in the case of a commit, in part: it was sent and no answer came
     /// that tells, or the broker failed while it stored the messages, or it does not know the transaction that it is to commit.
     ///
-    /// As long as [`recover`](crate::XaProducer::recover) lists the transaction, it is neither committed nor rolled back, and
+    /// As long as [`recover`](crate::xa::XaProducer::recover) lists the transaction, it is neither committed nor rolled back, and
     /// the step can be repeated. One that isn't listed may be committed, rolled back, or forgotten by a restart of the broker:
     /// then nothing is stored of it, although it was prepared. Keep the decision, and look whether its messages are stored.
     #[must_use]

@@ -13,6 +13,7 @@ mod resource;
 
 pub use course::{XaEnd, XaStart, XaVote};
 pub use error::{XaError, XaErrorCode};
+pub use metaq_protocol::XaTransactionId;
 pub use prepared::PreparedTransaction;
 pub use producer::XaProducer;
 pub use qualifier::{InvalidQualifier, UniqueQualifier};

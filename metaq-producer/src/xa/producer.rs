@@ -29,7 +29,7 @@ const LONGEST_PART: usize = 64;
 /// Cheap to clone. With the last clone its topics are unpublished.
 ///
 /// ```no_run
-/// # use metaq_producer::{Message, Producer, Topic, UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote};
+/// # use metaq_producer::{Message, Producer, Topic, xa::{UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote}};
 /// # async fn example(producer: Producer, topic: Topic) -> Result<(), Box<dyn std::error::Error>> {
 /// let xa = XaProducer::new(&producer, UniqueQualifier::new("billing-1")?);
 /// xa.publish_topic(&topic).await?;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use metaq_protocol::Token;
 
-/// The name of a producer in its XA transactions. [`recover`](crate::XaProducer::recover) finds those that hold it, so it has
+/// The name of a producer in its XA transactions. [`recover`](crate::xa::XaProducer::recover) finds those that hold it, so it has
 /// to be the same after a restart, and no other producer may have it, whatever its language: it would recover, and end, what
 /// is not its own.
 ///
@@ -14,12 +14,12 @@ use metaq_protocol::Token;
 /// that takes over from one in Java spells that client's qualifier out.
 ///
 /// ```
-/// use metaq_producer::UniqueQualifier;
+/// use metaq_producer::xa::UniqueQualifier;
 ///
 /// let qualifier: UniqueQualifier = "billing-1".parse()?;
 /// assert_eq!(qualifier.as_str(), "billing-1");
 /// assert!("12345".parse::<UniqueQualifier>().is_err());
-/// # Ok::<(), metaq_producer::InvalidQualifier>(())
+/// # Ok::<(), metaq_producer::xa::InvalidQualifier>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UniqueQualifier {

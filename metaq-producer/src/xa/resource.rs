@@ -14,11 +14,11 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{XaError, XaErrorCode, XaProducer, course::Known};
 use crate::{
-    Message, TransactionReceipt, deadline,
+    Message, deadline,
     panics::contain,
     transaction::{
-        Branch, Place, PlacementError, Put, Rollback, StepError, TIMEOUT, Unsendable, choose_on, read_put,
-        topic_of,
+        Branch, Place, PlacementError, Put, Rollback, StepError, TIMEOUT, TransactionReceipt, Unsendable,
+        choose_on, read_put, topic_of,
     },
 };
 
@@ -54,7 +54,7 @@ use crate::{
 /// dropped.
 ///
 /// # Statistics
-/// In [`ProducerStats`](crate::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
+/// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
 /// of the transaction.
 pub struct XaResource {
     pub(super) xa: XaProducer,

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use metaq_producer::{
-    ConnectionConfig, Message, MessageCounts, Partition, PartitionSelector, Producer, ProducerBuilder,
-    ProducerConfig, RoundRobinSelector, Topic,
+    Message, Partition, PartitionSelector, Producer, ProducerBuilder, ProducerConfig, Topic,
+    selector::RoundRobinSelector, stats::MessageCounts, transport::ConnectionConfig,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
 
@@ -116,7 +116,7 @@ impl PartitionSelector for Pinned {
         std::str::from_utf8(message.key()?).ok()?.parse().ok()
     }
 
-    fn select_instead(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
+    fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
         None
     }
 }

@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use metaq_producer::{
-    Message, Producer, Topic, UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart,
-    XaTransactionId, XaVote,
+    Message, Producer, Topic,
+    xa::{
+        UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId,
+        XaVote,
+    },
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
 use tokio::time::timeout;

@@ -11,7 +11,10 @@ pub(crate) use form::{figure, in_form, is_full};
 
 use std::{fmt, time::Duration};
 
-use metaq_producer::{Discovery, Producer, ProducerConfig, Topic, ZooKeeperDiscovery};
+use metaq_producer::{
+    Producer, ProducerConfig, Topic,
+    discovery::{Discovery, ZooKeeperDiscovery},
+};
 use metaq_testkit::peers::ZooKeeper;
 
 /// What a message may take longer than its timeout. In the short form other tests have the machine, too.

@@ -1,6 +1,6 @@
 //! The counts of producer, topics and brokers add up.
 
-use metaq_producer::{BrokerStats, MessageCounts, ProducerStats};
+use metaq_producer::stats::{BrokerStats, MessageCounts, ProducerStats};
 
 use crate::cluster::sum;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use metaq_producer::{ProducerStats, Topic};
+use metaq_producer::{Topic, stats::ProducerStats};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -33,7 +33,7 @@ impl Progress {
     }
 
     fn look(&mut self, stats: &ProducerStats) {
-        let of_topic = |topic: &metaq_producer::TopicStats| {
+        let of_topic = |topic: &metaq_producer::stats::TopicStats| {
             topic.brokers.iter().map(|broker| broker.retried).sum::<u64>() + topic.other_brokers.retried
         };
         let retried = stats.topics.iter().map(of_topic).sum();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metaq_producer::ConnectionConfig;
+use metaq_producer::transport::ConnectionConfig;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{

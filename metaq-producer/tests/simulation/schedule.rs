@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use fastrand::Rng;
 use futures_util::FutureExt as _;
 use metaq_producer::{
-    BrokerAddr, ConnectionStats, Jitter, Message, Outcome, Partition, Producer, RandomSelector, SendError,
-    SendErrorKind, SendHandle, SendReceipt, Topic,
+    BrokerAddr, Message, Outcome, Partition, Producer, SendError, SendErrorKind, SendHandle, SendReceipt,
+    Topic, config::Jitter, selector::RandomSelector, stats::ConnectionStats,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Stored};
 use tokio::time::{Instant, sleep, timeout};

@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use fastrand::Rng;
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use metaq_producer::{
-    Jitter, Message, Partition, PartitionSelector, RoundRobinSelector, SendError, SendReceipt, Topic,
+    Message, Partition, PartitionSelector, SendError, SendReceipt, Topic, config::Jitter,
+    selector::RoundRobinSelector,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep_until};
@@ -75,7 +76,7 @@ impl PartitionSelector for Mixed {
         }
     }
 
-    fn select_instead(
+    fn reselect(
         &self,
         topic: &Topic,
         partitions: &[Partition],
@@ -84,7 +85,7 @@ impl PartitionSelector for Mixed {
     ) -> Option<Partition> {
         match message.key() {
             Some(_) => None,
-            None => self.0.select_instead(topic, partitions, message, unfit),
+            None => self.0.reselect(topic, partitions, message, unfit),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use metaq_producer::{
-    Message, Partition, Producer, Transaction, TransactionErrorKind, TransactionOptions, TransactionOutcome,
-    UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote,
+    Message, Partition, Producer,
+    transaction::{Transaction, TransactionErrorKind, TransactionOptions, TransactionOutcome},
+    xa::{UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote},
 };
 use tokio::time::{Instant, timeout};
 

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use metaq_producer::{
-    Message, Producer, ProducerConfig, Topic, Transaction, TransactionError, TransactionErrorKind,
-    TransactionOptions, TransactionOutcome,
+    Message, Producer, ProducerConfig, Topic,
+    transaction::{
+        Transaction, TransactionError, TransactionErrorKind, TransactionOptions, TransactionOutcome,
+    },
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
 use tokio::time::timeout;

@@ -71,7 +71,7 @@ impl Requests {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use metaq_producer::{Message, Producer, Topic, TransactionOptions, TransactionOutcome};
+    /// # use metaq_producer::{Message, Producer, Topic, transaction::{TransactionOptions, TransactionOutcome}};
     /// use metaq_testkit::{Broker, Fault, Requests, TransactionAction};
     ///
     /// # #[tokio::main(flavor = "current_thread")]

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::{Entry, InFlight, PendingMessage, RareState, SHARDS, State, flush::Flushed};
 use crate::{
-    CompletedSend, Outcome, SendError, SendReceipt, deadline,
+    Outcome, SendError, SendReceipt, deadline,
+    interceptor::CompletedSend,
     panics::{contain, contain_each},
     route::{topic_broker::TopicBroker, topic_state::TopicState},
     selector::guarded::Observation,
@@ -141,7 +142,7 @@ impl InFlight {
             Blame::Broker => topic_broker.broker.failed(now),
         }
         let attempts = pending.attempts_before + 1;
-        let pause = self.policy.pause(attempts);
+        let pause = self.policy.backoff(attempts);
         let again = failure.is_retried(&self.policy, attempts)
             && deadline::at(now, pause) < pending.deadline()
             && !topic_broker.topic.is_withdrawn()

@@ -26,7 +26,8 @@ use flush::Flushes;
 pub(crate) use pending::{Millis, PendingMessage, RareState, Submission};
 
 use crate::{
-    FailedAttempt, Outcome, SendError, SendErrorKind, SendReceipt,
+    Outcome, SendError, SendErrorKind, SendReceipt,
+    error::FailedAttempt,
     interceptor::Interceptors,
     panics,
     route::{topic_broker::TopicBroker, topic_state::TopicState},

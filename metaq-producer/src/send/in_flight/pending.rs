@@ -6,7 +6,8 @@ use metaq_protocol::Partition;
 use tokio::time::Instant;
 
 use crate::{
-    FailedAttempt, Message,
+    Message,
+    error::FailedAttempt,
     send::{permits::Share, span::SendSpan, wait_limits::WaitPermit},
 };
 

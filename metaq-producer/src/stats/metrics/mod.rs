@@ -15,7 +15,9 @@ use series::{Exported, Labels, Series, Single};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    ConnectionPhase, LatencyStats, Producer, ProducerHealth, ProducerStats, TransactionCounts, deadline,
+    Producer, deadline,
+    health::{ConnectionPhase, ProducerHealth},
+    stats::{LatencyStats, ProducerStats, TransactionCounts},
 };
 
 impl ProducerStats {
