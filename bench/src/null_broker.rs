@@ -26,7 +26,7 @@ const FIRST_ID: i64 = -5_468_927_679_426_199_552;
 /// How far apart the ids of two connections begin.
 const IDS_OF_A_CONNECTION: i64 = 1 << 40;
 
-/// What a stored message takes beside its data (wire rule 8).
+/// What a stored message takes beside its data (protocol §8).
 const STORED_HEADER: i64 = 20;
 
 /// What the broker tells of itself.
@@ -173,7 +173,7 @@ impl Connection {
         }
     }
 
-    /// Says that a message was stored (wire rule 3.1).
+    /// Says that a message was stored (protocol §3.1).
     #[inline]
     fn acknowledge(&mut self, put: Put) {
         let (mut id, mut partition, mut offset) =
@@ -205,7 +205,7 @@ fn answer(output: &mut Vec<u8>, status: u16, opaque: i32, body: &[u8]) {
     output.extend_from_slice(body);
 }
 
-/// The statistics that a client without a registry asks for (wire rule 3.4).
+/// The statistics that a client without a registry asks for (protocol §3.4).
 fn stats(identity: &Identity, item: &[u8]) -> String {
     let Identity { id, topics } = identity;
     let mut text = String::new();

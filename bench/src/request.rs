@@ -35,7 +35,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// `topic partition length flag checksum [transaction] opaque` (wire rule 3.1).
+/// `topic partition length flag checksum [transaction] opaque` (protocol §3.1).
 #[inline]
 fn put(rest: &[u8]) -> Option<Request<'static>> {
     let (_topic, rest) = word(rest);

@@ -175,7 +175,7 @@ impl<'a> ViewBuilder<'a> {
 
     /// Reports a broker that offers the topic and has no address.
     pub(crate) fn missing_master(&mut self, id: BrokerId) {
-        // Rule of the registry §19: a broker that was killed and restarted at once registers topics only.
+        // Registry §19: a broker that was killed and restarted at once registers topics only.
         let reason = "the broker offers a topic but has no address here; it may need a restart";
         self.bad.push(Bad { entry: BadEntry::new(self.layout.master(id), reason), may_pass: true });
     }
@@ -252,7 +252,7 @@ mod tests {
             ],
             &[(0, Some("meta://127.0.0.1:20661")), (1, Some("meta://[::1]:20663"))],
         );
-        assert_eq!(partitions, ["0-0", "0-1", "0-2", "1-0", "1-1"], "registry §6, §13");
+        assert_eq!(partitions, ["0-0", "0-1", "0-2", "1-0", "1-1"], "registry §6, registry §13");
         assert!(bad.is_empty());
     }
 

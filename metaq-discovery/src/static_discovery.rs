@@ -40,7 +40,7 @@ impl StaticDiscovery {
         Self::with(topics, None)
     }
 
-    /// Every topic is on this one broker, which chooses the partitions: Java's direct mode (rule S-14). Its id isn't
+    /// Every topic is on this one broker, which chooses the partitions: Java's direct mode. Its id isn't
     /// known, so receipts show -1. The producer's builder has `broker`, which asks the broker instead.
     #[must_use]
     pub fn direct(broker: BrokerAddr) -> Self {

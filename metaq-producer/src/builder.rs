@@ -75,7 +75,7 @@ impl ProducerBuilder {
     }
 
     /// One broker that has every topic, without a registry. It is asked for its id and the partitions of each topic; where it
-    /// doesn't tell, it chooses the partition itself, as for the Java client (rule S-14), and receipts show the id -1.
+    /// doesn't tell, it chooses the partition itself, as for the Java client, and receipts show the id -1.
     pub fn broker(self, broker: BrokerAddr) -> Self {
         Self { broker: Some(broker), discovery: None, owns_discovery: true, ..self }
     }

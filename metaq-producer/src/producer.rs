@@ -41,7 +41,7 @@ use crate::{
 ///
 /// # Order
 /// Messages sent one after another, each awaited, to one partition are stored in that order. Messages that are
-/// in flight at the same time have no order, because the broker itself reorders them (findings: "Answers, order"), unless
+/// in flight at the same time have no order, because the broker itself reorders them, unless
 /// [`ordered`](ProducerConfig::ordered) is set.
 ///
 /// # Runtimes
@@ -284,8 +284,8 @@ impl Producer {
     }
 
     /// Asks every broker that is connected for its own statistics: all of them, or those of `item`, which is `topics`,
-    /// `realtime`, `offsets`, or the name of a topic (wire rule 3.4). Each has `timeout` to answer; one that doesn't is in the
-    /// result with the reason (K-39).
+    /// `realtime`, `offsets`, or the name of a topic. Each has `timeout` to answer; one that doesn't is in the
+    /// result with the reason.
     ///
     /// # Cancel safety
     /// Safe: it only asks.

@@ -456,7 +456,7 @@ async fn a_send_that_waits_for_a_broker_ends_when_the_producer_is_closed() {
     let started = Instant::now();
     let report = producer.close(Duration::from_millis(200)).await;
     assert!((200..300).contains(&started.elapsed().as_millis()), "a broker may still come until then");
-    assert_eq!(report.unsent, [message("x")], "W2");
+    assert_eq!(report.unsent, [message("x")], "what was not sent comes back");
     let error = timeout(Duration::from_millis(100), waiting).await.unwrap().unwrap().unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (SendErrorKind::Closed, Outcome::NotSent));
 }

@@ -178,7 +178,7 @@ async fn a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_account
             left <= STALL_AFTER + in_form(Duration::from_secs(1), Duration::from_millis(200)),
             "{left:?}"
         );
-        assert!(!is_full() || during >= 0.95 * before, "W21: {during:.0} of {before:.0}");
+        assert!(!is_full() || during >= 0.95 * before, "the other broker: {during:.0} of {before:.0}");
     }
     let account = account(&peers, &scene.zookeeper, "t", &all).await;
     figure(format_args!(

@@ -23,7 +23,7 @@ async fn a_message_is_sent_and_counted_whatever_becomes_of_its_handle() {
     assert_eq!(kept.await.unwrap().attempts, 1);
     producer.flush().await;
     let counts = cluster.counts().await;
-    assert_eq!((counts.offered, counts.acknowledged), (3, 3), "W18: {counts:?}");
+    assert_eq!((counts.offered, counts.acknowledged), (3, 3), "{counts:?}");
     assert_eq!(producer.stats().await.unacknowledged, 0, "nobody looked, and the room is free again");
     let mut stored = cluster.stored();
     stored.sort();
@@ -53,8 +53,8 @@ async fn when_there_is_no_room_one_can_wait_or_have_the_message_back() {
     cluster.brokers.iter().for_each(|broker| broker.faults().freeze());
     let handles: Vec<_> = (0..4).map(|n| producer.try_send(message(n.to_string())).unwrap()).collect();
     let error = producer.try_send(message("full")).unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (SendErrorKind::Full, Outcome::NotSent), "W17");
-    assert!(error.to_string().contains("4 of 4 messages"), "W20: {error}");
+    assert_eq!((error.kind(), error.outcome()), (SendErrorKind::Full, Outcome::NotSent), "at once");
+    assert!(error.to_string().contains("4 of 4 messages"), "{error}");
     assert_eq!(error.into_message(), Some(message("full")));
     // Those who wait are served in order, and nobody passes them.
     let waiting: Vec<_> = (0..3)
@@ -109,7 +109,7 @@ async fn a_send_that_is_given_up_is_taken_back_if_it_was_not_handed_to_a_connect
     cluster.brokers.push(cluster::broker(&cluster.registry, 0));
     assert!(kept.await.is_ok());
     producer.flush().await;
-    assert_eq!(cluster.stored().len(), 2, "W24");
+    assert_eq!(cluster.stored().len(), 2, "both are sent once a broker is there");
     let counts = cluster.counts().await;
     assert_eq!((counts.offered, counts.acknowledged, counts.not_sent), (3, 2, 1));
 }
@@ -121,7 +121,7 @@ async fn what_is_certainly_not_stored_is_sent_again_elsewhere() {
         // The first message goes to the second partition.
         cluster.brokers[0].faults().plan(Requests::puts(), Fault::refuse(status, text));
         let receipt = cluster.producer.send(message("x")).await.unwrap();
-        assert_eq!(receipt.partition.broker.0, 1, "F21: {status}");
+        assert_eq!(receipt.partition.broker.0, 1, "{status}");
         assert!(receipt.attempts >= 2);
         let before = cluster.producer.stats().await.topics[0].brokers[0].retried;
         for _ in 0..20 {
@@ -143,7 +143,11 @@ async fn refusals_that_go_on_end_with_the_last_word_and_the_attempts() {
     assert_eq!(error.attempts().len(), 4, "five attempts, of which the last is the error itself");
     assert!(error.to_string().contains("tried 4 times before"), "{error}");
     let attempt = &error.attempts()[0];
-    assert_eq!((attempt.partition, attempt.outcome), (Partition::new(0, 1), Outcome::Rejected), "W27");
+    assert_eq!(
+        (attempt.partition, attempt.outcome),
+        (Partition::new(0, 1), Outcome::Rejected),
+        "each attempt is listed"
+    );
     assert_eq!(error.into_message(), Some(message("x")));
     // 500 is no reason to try again by default.
     cluster.brokers[0].faults().heal();
@@ -170,7 +174,7 @@ async fn what_may_be_stored_is_not_sent_again_unless_asked_for() {
     }
     let started = Instant::now();
     let error = cluster.producer.send(message("x")).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (SendErrorKind::TimedOut, Outcome::Unknown), "W7, R-9");
+    assert_eq!((error.kind(), error.outcome()), (SendErrorKind::TimedOut, Outcome::Unknown), "R-9");
     assert_eq!(started.elapsed().as_millis(), 3000, "M-1");
     assert!(error.into_message().is_none());
     assert_eq!(cluster.stored(), ["x"], "it was stored once");
@@ -180,7 +184,7 @@ async fn what_may_be_stored_is_not_sent_again_unless_asked_for() {
     let started = Instant::now();
     let receipt = cluster.producer.send(message("x")).await.unwrap();
     assert_eq!(receipt.attempts, 2);
-    assert!(started.elapsed() < Duration::from_secs(3), "W23: the first attempt leaves time for another");
+    assert!(started.elapsed() < Duration::from_secs(3), "the first attempt leaves time for another");
     assert_eq!(cluster.stored(), ["x", "x"], "at least once");
 }
 
@@ -210,11 +214,7 @@ async fn a_broker_that_falls_silent_takes_its_share_and_no_more() {
     for n in 0..2000 {
         handles.push(cluster.producer.enqueue(message(n.to_string())).await.unwrap());
     }
-    assert!(
-        started.elapsed() < Duration::from_millis(500),
-        "W21: the other one goes on: {:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_millis(500), "the other one goes on: {:?}", started.elapsed());
     let mut unknown = 0;
     for handle in handles {
         match handle.await {
@@ -324,12 +324,12 @@ async fn closing_accounts_for_every_message_in_time() {
     }
     let started = Instant::now();
     let report = producer.close(Duration::from_millis(500)).await;
-    assert!(started.elapsed() <= Duration::from_millis(600), "W5: {:?}", started.elapsed());
+    assert!(started.elapsed() <= Duration::from_millis(600), "{:?}", started.elapsed());
     assert_eq!((report.acknowledged, report.rejected, report.unknown, report.unsent.len()), (9, 1, 10, 0));
     let mut seen = [0; 3];
     for handle in handles {
         // Every handle is resolved by now.
-        match timeout(Duration::ZERO, handle).await.expect("W1") {
+        match timeout(Duration::ZERO, handle).await.expect("an outcome") {
             Ok(_) => seen[0] += 1,
             Err(error) if error.outcome() == Outcome::Rejected => seen[1] += 1,
             Err(error) => {
@@ -354,9 +354,9 @@ async fn dropping_a_producer_resolves_every_handle() {
     until(async || cluster.producer.partitions(&topic()).is_empty()).await;
     let waiting = cluster.producer.enqueue_with_timeout(message("waiting"), Duration::from_secs(60)).await;
     drop(cluster.producer);
-    let error = timeout(SOON, waiting.unwrap()).await.expect("W1").unwrap_err();
+    let error = timeout(SOON, waiting.unwrap()).await.expect("an outcome").unwrap_err();
     assert_eq!((error.outcome(), error.into_message()), (Outcome::NotSent, Some(message("waiting"))));
-    assert_eq!(timeout(SOON, flying).await.expect("W1").unwrap_err().outcome(), Outcome::Unknown);
+    assert_eq!(timeout(SOON, flying).await.expect("an outcome").unwrap_err().outcome(), Outcome::Unknown);
 }
 
 #[test]
@@ -377,8 +377,11 @@ fn a_runtime_that_ends_resolves_every_handle() {
     let other = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     other.block_on(async {
         let [flying, waiting] = handles;
-        assert_eq!(timeout(SOON, flying).await.expect("F16").unwrap_err().outcome(), Outcome::Unknown);
-        assert_eq!(timeout(SOON, waiting).await.expect("F16").unwrap_err().outcome(), Outcome::NotSent);
+        assert_eq!(timeout(SOON, flying).await.expect("an outcome").unwrap_err().outcome(), Outcome::Unknown);
+        assert_eq!(
+            timeout(SOON, waiting).await.expect("an outcome").unwrap_err().outcome(),
+            Outcome::NotSent
+        );
         let error = timeout(SOON, producer.send(message("after"))).await.unwrap().unwrap_err();
         assert_eq!(error.outcome(), Outcome::NotSent);
     });

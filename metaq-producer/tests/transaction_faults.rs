@@ -252,7 +252,7 @@ async fn a_message_without_an_answer_rolls_it_back() {
         assert_eq!(error.outcome(), TransactionOutcome::RolledBack, "{fault:?}");
         let error = transaction.commit().await.unwrap_err();
         assert_eq!(told(&error), (TransactionErrorKind::Over, TransactionOutcome::RolledBack), "{fault:?}");
-        assert_eq!(payloads(&broker, "t"), [""; 0], "findings: the broker answers 200 to such a commit");
+        assert_eq!(payloads(&broker, "t"), [""; 0], "B-27: the broker would answer 200 to a commit");
     }
 }
 

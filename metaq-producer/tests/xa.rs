@@ -187,7 +187,7 @@ async fn a_transaction_is_suspended_resumed_and_joined() {
 
     let unknown = xa.xid(1, b"nobody's", b"").unwrap();
     second.start(&unknown, XaStart::Join).await.unwrap();
-    assert_eq!(code(second.send(message("x")).await), XaErrorCode::NOTA, "wire rule 3.7");
+    assert_eq!(code(second.send(message("x")).await), XaErrorCode::NOTA, "protocol §3.7");
     second.end(&unknown, XaEnd::Fail).await.unwrap();
 }
 

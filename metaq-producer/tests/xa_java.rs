@@ -86,7 +86,7 @@ async fn prepared_ones_outlive_the_brokers_and_the_program() {
     resource.forget(&xid).await.unwrap();
     let nobodys = xa.xid(1, b"nobody's", b"").unwrap();
     resource.start(&nobodys, XaStart::Join).await.unwrap();
-    assert_eq!(code(resource.send(Message::new(topic(), "x")).await), XaErrorCode::NOTA, "wire rule 3.7");
+    assert_eq!(code(resource.send(Message::new(topic(), "x")).await), XaErrorCode::NOTA, "protocol §3.7");
     resource.end(&nobodys, XaEnd::Fail).await.unwrap();
     resource.set_timeout(Duration::from_secs(1));
     let xid = xa.xid(1, b"timed out", b"").unwrap();
@@ -153,7 +153,7 @@ async fn prepared_ones_outlive_the_brokers_and_the_program() {
     let all: BTreeSet<_> = all.into_iter().chain([(elsewhere.clone(), second.addr())]).collect();
     assert_eq!(found, all, "X-15, B-23, C-120");
     let mut resource = xa.resource_at(&first.addr()).unwrap();
-    assert_eq!(code(resource.commit(&unprepared, true).await), XaErrorCode::NOTA, "findings: Transactions");
+    assert_eq!(code(resource.commit(&unprepared, true).await), XaErrorCode::NOTA, "B-33");
     resource.commit(&commit, false).await.unwrap();
     resource.rollback(&rollback).await.unwrap();
     xa.resource_at(&second.addr()).unwrap().commit(&elsewhere, false).await.unwrap();

@@ -13,8 +13,7 @@ pub use error::{InvalidBrokerAddr, InvalidBrokerAddrKind};
 use error::InvalidBrokerAddrKind as Kind;
 use parts::Parts;
 
-/// The address that a broker listens on: `meta://host:port`, the text that a broker keeps in the registry
-/// (wire rule 10).
+/// The address that a broker listens on: `meta://host:port`, the text that a broker keeps in the registry.
 ///
 /// The host is a name, an IPv4 address, or an IPv6 address, which is kept without its brackets.
 /// Cloning is cheap: the text is shared.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// CRC-32 of the data with the top bit cleared, or [`NONE`](Self::NONE) (wire rule 6).
+/// CRC-32 of the data with the top bit cleared, or [`NONE`](Self::NONE).
 ///
 /// It covers the attribute block and the payload, not the flag and not the message id.
 ///

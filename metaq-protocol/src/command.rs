@@ -1,4 +1,4 @@
-//! Requests: what a client sends to a broker, and a master to its slaves (wire rule 3).
+//! Requests: what a client sends to a broker, and a master to its slaves (protocol §3).
 
 use bytes::{Bytes, BytesMut};
 

@@ -15,11 +15,11 @@ pub use split::{InvalidAttribute, SplitData};
 const LENGTH: usize = 4;
 
 /// Largest [`PutData`] that a consumer can fetch from a broker with its shipped settings: a `get`
-/// never returns more than 1 MiB, message header included (wire rule 9). A larger message is
+/// never returns more than 1 MiB, message header included. A larger message is
 /// stored, answered 200, and blocks its partition for every consumer.
 pub const MAX_READABLE_DATA: usize = 1_048_556;
 
-/// The flag of a message: 32 bits, of which MetaQ uses the lowest (wire rule 5).
+/// The flag of a message: 32 bits, of which MetaQ uses the lowest.
 ///
 /// The broker stores the other bits and gives them back unchanged.
 ///
@@ -50,8 +50,8 @@ impl fmt::Display for Flag {
     }
 }
 
-/// The data that a `put` carries: an attribute block, which is usually empty, and the payload
-/// (wire rule 5). The two are kept apart so that a large payload is never copied.
+/// The data that a `put` carries: an attribute block, which is usually empty, and the payload.
+/// The two are kept apart so that a large payload is never copied.
 ///
 /// ```text
 /// no attribute     68 65 6c 6c 6f                               payload "hello", flag 0

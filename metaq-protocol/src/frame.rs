@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{Command, Response};
 
-/// Longest body of a frame: its length goes over the wire as an `i32` (wire rule 9). Peers take far less; see
+/// Longest body of a frame: its length goes over the wire as an `i32`. Peers take far less; see
 /// [`MAX_READABLE_DATA`](crate::MAX_READABLE_DATA) for the data of a `put`.
 pub const MAX_BODY_LEN: usize = 0x7fff_ffff;
 

@@ -1,8 +1,8 @@
 //! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, answers, stored messages, and the text forms of
 //! topics, partitions, brokers and transactions. No I/O, no clock, no async runtime, no `unsafe`.
 //!
-//! The rules cited as "wire rule N" are those that were found with the Java classes of MetaQ 1.4.6.2; every
-//! recorded case of them runs in the tests of this crate.
+//! `docs/protocol.md` in the repository describes the protocol as the Java classes of MetaQ 1.4.6.2 read and
+//! write it; every recorded case of them runs in the tests of this crate.
 //!
 //! # Frames
 //!

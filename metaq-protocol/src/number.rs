@@ -1,5 +1,5 @@
 //! Numbers as text: written as Java writes them, read as `Integer.parseInt` and `Long.parseLong`
-//! read them (wire rule 1.4).
+//! read them (protocol §1.4).
 
 use bytes::BytesMut;
 

@@ -2,10 +2,10 @@
 
 use core::fmt;
 
-/// The last token of a request, which its answer repeats (wire rule 1.1).
+/// The last token of a request, which its answer repeats.
 ///
 /// Any value may be used, negative ones included. It is the only link between the two, since
-/// answers may come in any order (wire rule 1.2).
+/// answers may come in any order.
 ///
 /// ```text
 /// >> version 60\r\n

@@ -1,4 +1,4 @@
-//! Answers: what a broker sends to a client (wire rule 4).
+//! Answers: what a broker sends to a client (protocol §4).
 
 use alloc::borrow::Cow;
 

@@ -4,7 +4,7 @@ use alloc::{borrow::Cow, vec::Vec};
 
 use crate::{InvalidBrokerAddrKind, number, text};
 
-/// The last `slaveId` of a query such as `a=b&slaveId=3` (wire rule 10). `None` where there is none, where it is blank, or
+/// The last `slaveId` of a query such as `a=b&slaveId=3` (protocol §10). `None` where there is none, where it is blank, or
 /// below zero, which all mean a master. Refuses what Java refuses.
 pub(crate) fn in_query(query: &str) -> Result<Option<i32>, InvalidBrokerAddrKind> {
     let mut found = None;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// The code of a `result` (wire rule 4). The set is open: any `i32` may come.
+/// The code of a `result`. The set is open: any `i32` may come.
 ///
 /// ```text
 /// result 404 47 53\r\nThe topic `test` in partition `3` is not exists

@@ -9,7 +9,7 @@ use crate::{Checksum, Flag, InvalidAttribute, PutData};
 /// The fixed part of a stored message.
 const HEADER_LEN: usize = 20;
 
-/// One message of a partition's log (wire rule 8).
+/// One message of a partition's log.
 ///
 /// ```text
 /// 0000000d 4b62e51c b41a7b7cae800000 00000001 00000004 61747472 68656c6c6f

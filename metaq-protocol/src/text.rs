@@ -1,4 +1,4 @@
-//! Text as Java reads it: faulty UTF-8 becomes U+FFFD (wire rule 1.3).
+//! Text as Java reads it: faulty UTF-8 becomes U+FFFD (protocol §1.3).
 
 use alloc::{borrow::Cow, string::String};
 

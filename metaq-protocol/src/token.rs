@@ -9,7 +9,7 @@ use crate::text;
 /// qualifier.
 ///
 /// On the wire a word ends at the next space and the line at the next CR LF, and nothing can be
-/// escaped (wire rule 1.3). So a `Token` made by a program is at least one character long and holds
+/// escaped. So a `Token` made by a program is at least one character long and holds
 /// no space and no line end. One that came from a peer may be empty, or hold a lone CR or LF.
 ///
 /// Cloning is cheap: the text is shared.

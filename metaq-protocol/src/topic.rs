@@ -11,7 +11,7 @@ use crate::{
 /// The name of a topic: one token of a command line.
 ///
 /// A name is at least one character long and holds no space and no line end, because the text
-/// protocol has no way to escape them (wire rule 1.3: the Java client writes such names and thereby
+/// protocol has no way to escape them (the Java client writes such names and thereby
 /// puts the stream out of step). Names outside ASCII are fine. A name that came from a peer may be
 /// empty, or hold a lone CR or LF.
 ///

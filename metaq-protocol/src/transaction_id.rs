@@ -13,7 +13,7 @@ pub use error::{InvalidTransactionId, InvalidTransactionIdKind};
 use error::InvalidTransactionIdKind as Kind;
 use parse::read_hex;
 
-/// The name of a transaction, in the text form of wire rule 7.
+/// The name of a transaction in its text form.
 ///
 /// ```text
 /// null                                     no id

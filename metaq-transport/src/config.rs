@@ -38,8 +38,8 @@ pub struct ConnectionConfig {
     /// is avoided whose disk or garbage collector takes a break; too long, and more messages are sent to a dead one.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stall_after: Duration,
-    /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java client
-    /// (rule N-10). The broker closes connections that are idle for 300 s.
+    /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java client.
+    /// The broker closes connections that are idle for 300 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_after: Duration,
     /// The time that the broker has to answer a heartbeat, or anything else, before the connection is given up and made

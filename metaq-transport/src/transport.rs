@@ -24,7 +24,7 @@ pub trait Transport: fmt::Debug + Send + Sync {
 }
 
 /// A pipelined connection to one broker: many requests may be unanswered at a time, and answers come in
-/// any order (wire rule 1.2).
+/// any order.
 ///
 /// Dropping the last handle closes the connection after its outstanding requests have ended.
 #[async_trait]

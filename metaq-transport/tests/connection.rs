@@ -146,7 +146,7 @@ async fn answers_in_any_order_find_their_requests() {
         accepted.answer(put.opaque, &payload).await;
     }
     for (n, pending) in pending.into_iter().enumerate() {
-        assert_eq!(text(pending).await, n.to_string(), "wire rule 1.2");
+        assert_eq!(text(pending).await, n.to_string(), "protocol §1.2");
     }
 }
 

@@ -3,6 +3,8 @@
 mod bench;
 mod fuzz;
 mod reliability;
+#[cfg(test)]
+mod rules;
 mod scale;
 mod simulate;
 

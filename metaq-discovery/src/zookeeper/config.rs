@@ -21,7 +21,7 @@ const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZooKeeperConfig {
-    /// After how long without contact the servers end the session. Default 30 s, as the Java client (rule S-5). The
+    /// After how long without contact the servers end the session. Default 30 s, as the Java client. The
     /// servers may have limits of their own.
     pub session_timeout: Duration,
     /// The time that connecting, and reading a topic for the first time, may take. Default 10 s.

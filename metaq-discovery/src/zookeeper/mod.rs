@@ -38,7 +38,7 @@ const LONGEST_CLOSE: Duration = Duration::from_secs(2);
 /// of them. Each node is read and watched once. While no server can be reached, and after the session has expired, the last
 /// view of each topic holds.
 ///
-/// Like the Java client, it creates the path of a topic that isn't there, so that brokers find it (rule P-4), but only
+/// Like the Java client, it creates the path of a topic that isn't there, so that brokers find it, but only
 /// below a root that holds brokers, and where that is allowed; otherwise it waits for the path to appear.
 ///
 /// When servers refuse to be used as configured, because of certificates or credentials, [`watch`](Discovery::watch) and

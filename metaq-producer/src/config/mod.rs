@@ -44,7 +44,7 @@ pub use crate::send::retry::{Jitter, RetryPolicy};
 #[non_exhaustive]
 pub struct ProducerConfig {
     /// The time from when a message is offered to its acknowledgement, everything included: waiting for room
-    /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client (rule M-1). Too short,
+    /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client. Too short,
     /// and messages that a busy broker stores end with an unknown outcome; too long, and a program learns late that
     /// nothing works.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -58,7 +58,7 @@ pub struct ProducerConfig {
     pub topic_timeout: Duration,
     /// The largest message that is accepted, in bytes, attribute and its four bytes of length included. Default
     /// 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by any consumer, and
-    /// hides everything behind it in its partition (findings: "Sizes"). Raise it only where the brokers'
+    /// hides everything behind it in its partition. Raise it only where the brokers'
     /// `maxTransferSize` is larger.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_message_size: usize,

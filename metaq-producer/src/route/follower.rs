@@ -50,8 +50,8 @@ pub(crate) struct PublishLimits {
     pub(crate) topic: Duration,
 }
 
-/// The time for which a broker that the registry no longer names is used as long as it stays connected. One that is shut down
-/// takes itself out a second before it stops (registry §14).
+/// The time for which a broker that the registry no longer names is used as long as it stays connected. One whose
+/// partitions change leaves the registry for some milliseconds (registry §8).
 const GRACE: Duration = Duration::from_millis(250);
 
 /// The pause of a follower after it has panicked, and before it asks a registry again whose watch has ended.

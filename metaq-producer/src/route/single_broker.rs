@@ -30,7 +30,7 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// Before a connection that is gone is replaced, and after a panic.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Every topic is on one broker, which is asked for its id and its configuration by `stats` (wire rule 3.4). The
+/// Every topic is on one broker, which is asked for its id and its configuration by `stats` (protocol §3.4). The
 /// configuration says how many partitions a topic has; `stats TOPIC` counts only those that hold something. Of a topic that
 /// isn't configured, or as long as the broker doesn't answer, it chooses the partition itself, and its id isn't known (rule
 /// S-14).

@@ -164,7 +164,7 @@ mod tests {
             let longest = FIRST.saturating_mul(1 << n.min(10)).min(LONGEST);
             assert!(cooldown.is_on(now + longest / 3), "{n}");
             now += longest + Duration::from_millis(1);
-            assert!(!cooldown.is_on(now), "W13: never for good");
+            assert!(!cooldown.is_on(now), "never for good");
         }
         cooldown.begin(now);
         cooldown.forget();

@@ -69,7 +69,7 @@ impl RoundRobinSelector {
     }
 
     /// A selector whose turn goes from broker to broker, so that no broker gets a burst for all its partitions while the
-    /// others have nothing to do (K-43). A broker with more partitions than others has its turn accordingly more often.
+    /// others have nothing to do. A broker with more partitions than others has its turn accordingly more often.
     #[must_use]
     pub fn interleaved() -> Self {
         Self { interleaved: Some(ArcSwap::default()), ..Self::default() }

@@ -1,6 +1,6 @@
 //! Sending in order: one message at a time in each partition.
 //!
-//! A broker stores messages of one partition that are in flight at the same time in any order (wire rule 1.2), so the order in
+//! A broker stores messages of one partition that are in flight at the same time in any order (protocol §1.2), so the order in
 //! which messages were accepted is kept only by waiting for each answer (K-50). A message is decided for a partition when it
 //! is accepted, and stays in line there until it was answered: also while its broker is away, and while it waits for capacity
 //! or for its next attempt. Where the selector leaves the choice, that is a partition whose turn is free, or else the one with

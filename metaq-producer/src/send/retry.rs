@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The largest number of times that a message is handed to a connection. Default 5; with 1 nothing is ever sent again, as
-    /// by the Java client (rule M-4).
+    /// by the Java client.
     pub max_attempts: u32,
     /// The upper bound of the backoff before the second attempt; it doubles with each further one. The backoff itself is
     /// drawn at random between zero and that. Default 10 ms. With zero, a busy broker gets no relief.

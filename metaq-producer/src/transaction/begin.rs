@@ -79,8 +79,7 @@ impl Transaction {
         }
     }
 
-    /// Sends `BEGIN`, and awaits the answer: the broker would take a message that follows at once before it (findings:
-    /// "Answers, order").
+    /// Sends `BEGIN`, and awaits the answer: the broker would take a message that follows at once before it (B-27).
     async fn begin_at(&mut self, branch: Branch, deadline: Instant) -> Result<(), NotBegun> {
         let seconds = whole_seconds(self.options.timeout());
         let deadline = deadline.min(deadline::after(self.options.request_timeout()));

@@ -28,7 +28,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't known. It isn't known only
-    /// when the commit was sent and the broker didn't answer, or not that it had no such transaction (rules T-10 and K-48).
+    /// when the commit was sent and the broker didn't answer, or not that it had no such transaction.
     ///
     /// # Cancel safety
     /// Not safe: if the future is dropped after it was polled, the transaction may be committed or not.

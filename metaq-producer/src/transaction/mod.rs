@@ -39,7 +39,7 @@ use crate::Producer;
 /// Messages that are stored together, or not at all; begun by [`Producer::begin`].
 ///
 /// All are stored by one broker, which the first message chooses: later ones go to that broker's partitions, whatever their
-/// topics, and fail where a topic has none there (rule T-8). Consumers see them when the transaction is committed, not
+/// topics, and fail where a topic has none there. Consumers see them when the transaction is committed, not
 /// before. Nothing depends on threads or tasks, a producer can have any number of transactions at a time, and their
 /// messages don't wait for one another's.
 ///
@@ -51,12 +51,12 @@ use crate::Producer;
 /// - Messages that are sent one after another to one partition are stored in that order.
 ///
 /// # What is not
-/// - A transaction lives on one connection. When that is lost, it is over and can't be committed any more (rule T-16), but
+/// - A transaction lives on one connection. When that is lost, it is over and can't be committed any more, but
 ///   the broker rolls nothing back: it keeps the messages in its memory, where nobody sees them, until the transaction's
 ///   [timeout](TransactionOptions::with_timeout) has passed, 60 s after the first message by default. Without a timeout it
-///   keeps them until it is restarted (rule B-18).
-/// - Nobody learns at which offsets the messages are stored (rule B-10).
-/// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator closed (K-49).
+///   keeps them until it is restarted.
+/// - Nobody learns at which offsets the messages are stored.
+/// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator closed.
 ///
 /// # Statistics
 /// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
@@ -123,7 +123,7 @@ struct Open {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionReceipt {
-    /// The partition. The offset isn't known, also after the commit (rule B-10).
+    /// The partition. The offset isn't known, also after the commit.
     pub partition: Partition,
     /// The id that the broker gave it. Real brokers give negative ids, too.
     pub message_id: i64,
@@ -132,7 +132,7 @@ pub struct TransactionReceipt {
 }
 
 impl Producer {
-    /// Begins a local transaction. No broker is asked before its first message (rule T-2). From then on it has to be committed
+    /// Begins a local transaction. No broker is asked before its first message. From then on it has to be committed
     /// within the [timeout](TransactionOptions::with_timeout), 60 s by default.
     pub fn begin(&self, options: TransactionOptions) -> Transaction {
         Transaction { producer: self.clone(), options, state: State::New, messages: 0 }

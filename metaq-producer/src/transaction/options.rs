@@ -47,7 +47,7 @@ impl TransactionOptions {
     /// Sets after how long the broker rolls the transaction back by itself unless it was committed. Default 60 s.
     ///
     /// It counts from the first message on, in whole seconds: a part of one, and zero, count as one. A broker with the
-    /// shipped settings cuts it to 60 s (`maxTxTimeoutInSeconds`), and looks twice a second (rules T-12 and B-19). It has to
+    /// shipped settings cuts it to 60 s (`maxTxTimeoutInSeconds`), and looks twice a second. It has to
     /// be longer than the transaction takes: after it, sending and commit fail with
     /// [`Expired`](crate::transaction::TransactionErrorKind::Expired).
     #[must_use]
@@ -65,8 +65,8 @@ impl TransactionOptions {
         Self { timeout: None, ..self }
     }
 
-    /// The time that the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client
-    /// (rule T-13). Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as
+    /// The time that the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client.
+    /// Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as
     /// 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
@@ -101,7 +101,7 @@ mod tests {
     fn a_part_of_a_second_counts_as_one() {
         let seconds = |millis| whole_seconds(Some(Duration::from_millis(millis)));
         assert_eq!([0, 1, 999, 1000, 1001].map(seconds), [1, 1, 1, 1, 2], "zero is a timeout, too");
-        assert_eq!(whole_seconds(Some(Duration::MAX)), i32::MAX, "wire rule 3.7");
+        assert_eq!(whole_seconds(Some(Duration::MAX)), i32::MAX, "protocol §3.7");
         assert_eq!(whole_seconds(None), 0);
     }
 

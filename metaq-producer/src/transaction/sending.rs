@@ -28,7 +28,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TransactionError::outcome`] says whether the transaction goes on without the message: as long as the message is
-    /// certainly not part of it (rule T-14). If that isn't certain the transaction is rolled back.
+    /// certainly not part of it. If that isn't certain the transaction is rolled back.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
@@ -41,7 +41,7 @@ impl Transaction {
     }
 
     /// Sends many messages as part of the transaction without waiting for each, and returns their receipts in the same
-    /// order. The broker stores them in any order (K-50). Each has the producer's send timeout.
+    /// order. The broker stores them in any order. Each has the producer's send timeout.
     ///
     /// # Errors
     /// As for [`send`](Self::send), with the first error. No more messages are sent then; those before it, and up to 255

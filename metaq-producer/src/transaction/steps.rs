@@ -60,8 +60,8 @@ impl Branch {
         }
     }
 
-    /// Queues a step. Requests on a connection are answered in any order, so whoever needs an order awaits the answer (wire
-    /// rule 1.2).
+    /// Queues a step. Requests on a connection are answered in any order, so whoever needs an order awaits the answer
+    /// (protocol §1.2).
     pub(crate) async fn submit(
         &self,
         action: TransactionAction,

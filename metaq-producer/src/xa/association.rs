@@ -25,7 +25,7 @@ impl XaResource {
     /// [`PROTO`](XaErrorCode::PROTO) while another one is taken up; [`DUPID`](XaErrorCode::DUPID) when it has begun here
     /// before, or the broker holds a prepared one of the name, which stays as it is;
     /// [`NOTA`](XaErrorCode::NOTA) when it was not suspended here; [`INVAL`](XaErrorCode::INVAL) for the qualifier of another
-    /// producer; or what the broker says. A transaction that did not begin isn't taken up (K-55). One whose beginning has no
+    /// producer; or what the broker says. A transaction that did not begin isn't taken up. One whose beginning has no
     /// answer is left to its timeout; there is nothing in it.
     ///
     /// # Cancel safety
@@ -90,7 +90,7 @@ impl XaResource {
     /// Leaves the transaction that was taken up. A suspended one may be ended without being taken up again.
     ///
     /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) when it isn't taken up (rule X-10).
+    /// [`PROTO`](XaErrorCode::PROTO) when it isn't taken up.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it taken up.

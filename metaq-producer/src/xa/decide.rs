@@ -12,7 +12,7 @@ impl XaResource {
     /// elsewhere. Decide soon: see [`commit`](Self::commit) for what a restart of the broker can do.
     ///
     /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) when it is taken up or suspended, or is prepared already (rules X-11 and B-22). When it can
+    /// [`PROTO`](XaErrorCode::PROTO) when it is taken up or suspended, or is prepared already. When it can
     /// only be rolled back, it is, and the [code says so](XaErrorCode::is_rollback). [`INVAL`](XaErrorCode::INVAL) for the
     /// qualifier of another producer, which would not find it again. With [`is_unknown`](XaError::is_unknown), as when the
     /// vote can't be read, it may be prepared: roll it back.
@@ -48,7 +48,7 @@ impl XaResource {
     /// Commits a transaction: one that is prepared, or in one phase one that isn't.
     ///
     /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) when it is taken up or suspended, or was to be prepared first (rules X-12 and B-22);
+    /// [`PROTO`](XaErrorCode::PROTO) when it is taken up or suspended, or was to be prepared first;
     /// [heuristic codes](XaErrorCode::is_heuristic) when an operator decided on it.
     ///
     /// With [`is_unknown`](XaError::is_unknown) it may be committed. If there was no answer, commit it again: as long as the
@@ -80,10 +80,10 @@ impl XaResource {
         Ok(())
     }
 
-    /// Rolls a transaction back, also one that is taken up or suspended (rule X-13).
+    /// Rolls a transaction back, also one that is taken up or suspended.
     ///
     /// # Errors
-    /// What the broker says: [`NOTA`](XaErrorCode::NOTA) when it doesn't know it, as after its timeout (rule X-18) or when it
+    /// What the broker says: [`NOTA`](XaErrorCode::NOTA) when it doesn't know it, as after its timeout or when it
     /// was forgotten at a restart: then nothing of it is stored, unless it was committed before;
     /// [heuristic codes](XaErrorCode::is_heuristic) when an operator decided on it.
     ///
@@ -101,7 +101,7 @@ impl XaResource {
         Ok(())
     }
 
-    /// Has the broker forget that an operator decided on a transaction. Of others the broker says nothing (rule X-14).
+    /// Has the broker forget that an operator decided on a transaction. Of others the broker says nothing.
     ///
     /// # Errors
     /// What the broker says.

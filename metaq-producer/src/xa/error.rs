@@ -287,7 +287,7 @@ mod tests {
             "XA transaction XID:1:67:62:uq on broker meta://h:1: XAER_PROTO (-6): Cannot call prepare now."
         );
         let of_a_message = refused("XA transaction 'XID:1:67:62:uq' has not been started.");
-        assert_eq!(of_a_message.code(), XaErrorCode::NOTA, "wire rule 3.7");
+        assert_eq!(of_a_message.code(), XaErrorCode::NOTA, "protocol §3.7");
         assert_eq!(refused("disk full").code(), XaErrorCode::RMERR, "X-17");
         assert!(refused("disk full").of_commit().is_unknown());
         let in_part = refused("XAException:code=104,msg=STORE COMMIT FAILED.").of_commit();

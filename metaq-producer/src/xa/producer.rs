@@ -80,7 +80,7 @@ impl XaProducer {
         Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
     }
 
-    /// The time that a broker has to be reached and answer a step. Default 5 s, as the Java client (rule T-13). Less than 10 ms
+    /// The time that a broker has to be reached and answer a step. Default 5 s, as the Java client. Less than 10 ms
     /// is taken as 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
@@ -97,7 +97,7 @@ impl XaProducer {
     ///
     /// # Errors
     /// [`RMFAIL`](XaErrorCode::RMFAIL) when it can't be published, or no broker has partitions of it and of all topics that
-    /// were published before; it isn't published then, however often that is tried (rule X-5, K-19).
+    /// were published before; it isn't published then, however often that is tried.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done leaves the topic as published as before.
@@ -139,7 +139,7 @@ impl XaProducer {
         self.shared.topics.lock().clone()
     }
 
-    /// The name of a branch of a distributed transaction, with this producer's qualifier (rule X-4). `format_id` is a number of
+    /// The name of a branch of a distributed transaction, with this producer's qualifier. `format_id` is a number of
     /// the program's choice, by which it tells its names from those of other programs; `gtrid` names what the transaction is
     /// about, such as an order, for all that take part in it.
     ///
@@ -190,8 +190,8 @@ impl XaProducer {
         Err(XaError::new(XaErrorCode::INVAL, text))
     }
 
-    /// The brokers that have partitions of all published topics and are connected, sorted (rule X-5). They are looked up
-    /// anew at each call (K-54).
+    /// The brokers that have partitions of all published topics and are connected, sorted. They are looked up
+    /// anew at each call.
     #[must_use]
     pub fn brokers(&self) -> Vec<BrokerAddr> {
         let mut brokers: Vec<_> =
@@ -200,10 +200,10 @@ impl XaProducer {
         brokers
     }
 
-    /// A resource: one of [`brokers`](Self::brokers), drawn at random (rule X-7).
+    /// A resource: one of [`brokers`](Self::brokers), drawn at random.
     ///
     /// # Errors
-    /// [`RMFAIL`](XaErrorCode::RMFAIL) when there is none. Nothing has begun then (K-16).
+    /// [`RMFAIL`](XaErrorCode::RMFAIL) when there is none. Nothing has begun then.
     pub fn resource(&self) -> Result<XaResource, XaError> {
         let _ = self.all();
         let candidates = self.candidates(&self.topics());

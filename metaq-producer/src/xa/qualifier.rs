@@ -31,7 +31,7 @@ impl UniqueQualifier {
     ///
     /// # Errors
     /// [`InvalidQualifier`] when it is blank, holds a colon, a blank, a line end or anything but visible ASCII characters, or is
-    /// all digits: a broker takes those for a timeout, and then recovers everybody's transactions (rules X-2 and B-23, K-20).
+    /// all digits: a broker takes those for a timeout, and then recovers everybody's transactions.
     pub fn new(text: &str) -> Result<Self, InvalidQualifier> {
         let invalid = |fault| InvalidQualifier { text: text.chars().take(100).collect(), fault };
         if text.trim().is_empty() {

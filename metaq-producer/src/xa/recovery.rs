@@ -50,7 +50,7 @@ pub(super) struct Listed {
 
 impl XaProducer {
     /// Asks every broker for the prepared transactions that hold this producer's qualifier, and those that an operator
-    /// decided on and that are not [forgotten](super::XaResource::forget). All are asked at the same time (rule X-15).
+    /// decided on and that are not [forgotten](super::XaResource::forget). All are asked at the same time.
     ///
     /// Asked are the brokers of the published topics. Brokers that were seen before, or that the program
     /// [expects](Self::expect_brokers), and are not among them now are in [`failures`](Recovery::failures): recover again when

@@ -32,16 +32,16 @@ use crate::{
 ///
 /// # What is promised
 /// - A transaction votes [`Prepared`](super::XaVote::Prepared), and is committed in one phase, only if every message that was
-///   sent through this resource was answered: what a broker takes after that is lost (findings: "Transactions"). If one has no
+///   sent through this resource was answered: what a broker takes after that is lost. If one has no
 ///   answer the transaction can only be rolled back, with the code [`RBCOMMFAIL`](XaErrorCode::RBCOMMFAIL).
 /// - A step that was sent and not answered fails with [`RMFAIL`](XaErrorCode::RMFAIL) and
 ///   [`is_unknown`](XaError::is_unknown), never as failed or done.
 ///
 /// # What is not
-/// - `END` is not sent to the broker, which does nothing about it and never answers it (rule B-20).
+/// - `END` is not sent to the broker, which does nothing about it and never answers it.
 /// - Whether a transaction that isn't prepared has begun before is not found out, except for those of this resource: a broker
-///   takes the beginning of one that it knows for a success (rule B-14). So names have to be unique.
-/// - Brokers don't compare checksums in a transaction (K-49), and nobody learns at which offsets the messages are stored.
+///   takes the beginning of one that it knows for a success. So names have to be unique.
+/// - Brokers don't compare checksums in a transaction, and nobody learns at which offsets the messages are stored.
 ///
 /// # End
 /// If it is dropped between start and end, a transaction that it has begun is rolled back in the background, which is told to
@@ -87,7 +87,7 @@ impl XaResource {
         self.connection.broker()
     }
 
-    /// Whether both are the same broker (rule X-16).
+    /// Whether both are the same broker.
     #[must_use]
     pub fn is_same_rm(&self, other: &Self) -> bool {
         self.broker() == other.broker()
@@ -100,7 +100,7 @@ impl XaResource {
     }
 
     /// Sets the timeout of the transactions that begin from now on, in whole seconds: a part of one, and zero, count as one.
-    /// A broker with the shipped settings cuts it to 60 s (rules X-18 and B-19), which is the default. It ends with prepare.
+    /// A broker with the shipped settings cuts it to 60 s, which is the default. It ends with prepare.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = Some(timeout);
     }
@@ -115,7 +115,7 @@ impl XaResource {
     /// producer's send timeout. Messages that are sent one after another to one partition are stored in that order.
     ///
     /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) when no transaction is taken up: nothing is sent outside of it instead (K-15).
+    /// [`PROTO`](XaErrorCode::PROTO) when no transaction is taken up: nothing is sent outside of it instead.
     /// [`INVAL`](XaErrorCode::INVAL) for a message that can't be sent to this broker, [`RMERR`](XaErrorCode::RMERR) for one that
     /// the broker refused: the transaction goes on without it. [`is_unknown`](XaError::is_unknown) when it may be
     /// part of the transaction, which can only be rolled back then.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::InvalidAnswer;
 use crate::number::{self, LineBuilder, text_len};
 
-/// The body of a `result 200` to a `put`: where the message was stored (wire rule 3.1).
+/// The body of a `result 200` to a `put`: where the message was stored.
 ///
 /// ```text
 /// << result 200 24 1\r\n-5468924307537133568 0 0

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{InvalidAnswer, stats::lines};
 use crate::{BooleanCommand, XaTransactionId, number, text};
 
-/// The body of a `result 200` to `PREPARE`: what is left to do (wire rule 3.7).
+/// The body of a `result 200` to `PREPARE`: what is left to do.
 ///
 /// ```text
 /// << result 200 1 -2147483635\r\n0

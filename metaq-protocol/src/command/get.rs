@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `get`: read stored messages (wire rule 3.2).
+/// `get`: read stored messages.
 ///
 /// ```text
 /// get topic group partition offset max_size opaque\r\n

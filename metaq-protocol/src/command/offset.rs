@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `offset`: find the start of the log segment that holds an offset (wire rule 3.3).
+/// `offset`: find the start of the log segment that holds an offset.
 ///
 /// ```text
 /// offset topic group partition offset opaque\r\n

@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `put`: store a message (wire rule 3.1).
+/// `put`: store a message.
 ///
 /// ```text
 /// put topic partition length flag checksum opaque\r\ndata

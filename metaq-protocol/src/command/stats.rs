@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `stats`: ask for statistics (wire rule 3.4).
+/// `stats`: ask for statistics.
 ///
 /// ```text
 /// stats item opaque\r\n

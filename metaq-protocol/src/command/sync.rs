@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `sync`: a master hands a stored message to its slave (wire rule 3.8).
+/// `sync`: a master hands a stored message to its slave.
 ///
 /// ```text
 /// sync topic partition length flag message_id checksum opaque\r\ndata

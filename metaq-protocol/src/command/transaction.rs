@@ -11,7 +11,7 @@ use crate::{
     number::{self, LineBuilder, text_len},
 };
 
-/// `transaction`: one step of a transaction (wire rule 3.7).
+/// `transaction`: one step of a transaction.
 ///
 /// ```text
 /// transaction id session action [timeout] [qualifier] opaque\r\n

@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `version`: ask for the broker's version; also the heartbeat (wire rule 3.5).
+/// `version`: ask for the broker's version; also the heartbeat.
 ///
 /// ```text
 /// >> version 60\r\n
@@ -41,7 +41,7 @@ impl Encode for VersionCommand {
 
 frame_methods!(VersionCommand);
 
-/// `quit`: end the connection (wire rule 3.6). Not answered; answers that are queued go out first.
+/// `quit`: end the connection. Not answered; answers that are queued go out first.
 ///
 /// ```text
 /// >> quit\r\n

@@ -1,4 +1,4 @@
-//! Data taken apart: attribute and payload (wire rule 5).
+//! Data taken apart: attribute and payload (protocol §5).
 
 use alloc::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Header lines of answers (wire rule 4).
+//! Header lines of answers (protocol §4).
 
 use bytes::Bytes;
 

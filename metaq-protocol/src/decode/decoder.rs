@@ -24,7 +24,7 @@ use crate::Frame;
 /// # Ok::<(), metaq_protocol::DecodeError>(())
 /// ```
 ///
-/// Unlike the Java decoder (wire rule 2), it refuses a header line that can't be right as soon as
+/// Unlike the Java decoder, it refuses a header line that can't be right as soon as
 /// the line is there instead of waiting for its body, has [`Limits`], wants the whole word of a
 /// command (`v 5` is no `version`), and never looks at a byte twice however the bytes are split.
 ///

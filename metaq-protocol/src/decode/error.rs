@@ -6,7 +6,7 @@ use core::fmt;
 use crate::text;
 
 /// Bytes that are no frame. The stream can't be followed any further: close the connection, as the
-/// Java broker does (wire rule 2).
+/// Java broker does.
 ///
 /// It names the command and the field where it got stuck, with the beginning of the offending text:
 ///

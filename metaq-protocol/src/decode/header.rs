@@ -1,4 +1,4 @@
-//! Header lines of each command (wire rules 3 and 4).
+//! Header lines of each command (protocol §3 and protocol §4).
 
 use bytes::Bytes;
 
@@ -86,7 +86,7 @@ fn put(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header, 
     words.at_most(8)?;
     let body_len = words.body_len(3, max_body)?;
     let flag = Flag(words.i32(4, "flag")?);
-    // The four layouts, and how the two of seven words are told apart: wire rule 3.1.
+    // The four layouts, and how the two of seven words are told apart: protocol §3.1.
     let (checksum, transaction, opaque) = match words.count() {
         8 => (Some(5), Some(6), 7),
         7 if looks_like_checksum(words.get(5).unwrap_or_default()) => (Some(5), None, 6),

@@ -1,7 +1,7 @@
 //! The limits of what a peer may send.
 
-/// Limits that a [`Decoder`](super::Decoder) refuses to go beyond. The protocol itself has none
-/// (wire rule 9), so a peer could make a decoder without them buffer until memory runs out.
+/// Limits that a [`Decoder`](super::Decoder) refuses to go beyond. The protocol itself has none,
+/// so a peer could make a decoder without them buffer until memory runs out.
 ///
 /// With the limits below, `put test 0 3000000 0 -1 1\r\n` is refused before a byte of its body has come.
 ///

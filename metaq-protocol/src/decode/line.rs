@@ -1,4 +1,4 @@
-//! Header lines: where one ends, and what its words are (wire rule 2, steps 2 to 4).
+//! Header lines: where one ends, and what its words are (protocol §2, steps 2 to 4).
 
 use super::{DecodeError, DecodeErrorKind};
 use crate::number;

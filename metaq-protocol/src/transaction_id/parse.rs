@@ -1,4 +1,4 @@
-//! Transaction ids read from text (wire rule 7).
+//! Transaction ids read from text (protocol §7).
 
 use alloc::vec::Vec;
 use core::str::FromStr;

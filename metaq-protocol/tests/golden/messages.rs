@@ -28,7 +28,7 @@ fn messages_are_those_of_java() {
             "store" => store(case),
             "store_batch" => {
                 let mut buffer = BytesMut::new();
-                // Checksums aren't compared inside a transaction (wire rule 3.7).
+                // Checksums aren't compared inside a transaction (protocol §3.7).
                 for put in case["puts"].as_array().unwrap() {
                     stored(put, &mut buffer);
                 }

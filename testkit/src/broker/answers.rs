@@ -1,4 +1,4 @@
-//! The answers of the broker to each request (wire rule 3).
+//! The answers of the broker to each request (protocol §3).
 
 use std::sync::atomic::Ordering;
 
@@ -47,7 +47,7 @@ impl Shared {
         })
     }
 
-    /// Rules of wire §3.1.
+    /// Rules of protocol §3.1.
     fn put(&self, put: &PutCommand) -> Response {
         self.counters.put.add_one();
         let refused = |status, index: i32, detail: &str| {
@@ -69,7 +69,7 @@ impl Shared {
             let detail = format!("Detail:partition[{}-{}] has been closed", self.id, put.partition);
             return refused(Status::FORBIDDEN, put.partition, &detail);
         }
-        // Closed partitions are drawn as well (wire rule 3.1).
+        // Closed partitions are drawn as well (protocol §3.1).
         let index = self.drawn_if_any(put.partition, self.topics.partitions(Some(&topic)));
         let log = match self.topics.log(&topic, index) {
             Ok(log) => log,
@@ -99,7 +99,7 @@ impl Shared {
         self.random.lock().u32(0..partitions.max(1)).cast_signed()
     }
 
-    /// Rules of wire §3.7: no prefix before the texts, no look at checksums and closed partitions, no offset.
+    /// Rules of protocol §3.7: no prefix before the texts, no look at checksums and closed partitions, no offset.
     fn put_in_transaction(
         &self,
         put: &PutCommand,
@@ -150,7 +150,7 @@ impl Shared {
         stored_at(put.opaque, message_id, index, -1)
     }
 
-    /// Rules of wire §3.2.
+    /// Rules of protocol §3.2.
     fn get(&self, get: &GetCommand) -> Response {
         self.counters.get.add_one();
         let text = |status, text: String| result(get.opaque, status, text);
@@ -191,7 +191,7 @@ impl Shared {
         }
     }
 
-    /// Rules of wire §3.3.
+    /// Rules of protocol §3.3.
     fn offset(&self, command: &OffsetCommand) -> Response {
         self.counters.offset.add_one();
         let topic = self.topics.get(&command.topic);

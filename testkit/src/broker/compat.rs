@@ -1,4 +1,4 @@
-//! The leniency with which a Java broker reads requests (wire rule 2).
+//! The leniency with which a Java broker reads requests (protocol §2).
 
 use bytes::{BufMut as _, BytesMut};
 use metaq_protocol::{Decoder, Limits};

@@ -1,4 +1,4 @@
-//! The answers of the broker to `transaction` (wire rule 3.7).
+//! The answers of the broker to `transaction` (protocol §3.7).
 
 use std::io;
 
@@ -123,7 +123,7 @@ impl Shared {
         self.counters.commit.add_one();
         let id = match id {
             TransactionId::Xa(id) => id,
-            // A local one takes the second phase, too (findings).
+            // A local one takes the second phase, too (B-16).
             TransactionId::Local(id) => {
                 let pending = locals.end(&self.local_messages, id);
                 let pending = pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?;

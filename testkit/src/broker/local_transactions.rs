@@ -1,4 +1,4 @@
-//! Local transactions: keys that connections begin, and the messages that all of them share (findings).
+//! Local transactions: keys that connections begin, and the messages that all of them share (B-18).
 
 use std::{collections::BTreeMap, time::Duration};
 

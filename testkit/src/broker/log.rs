@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::segment::{Contents, Segment};
 
-/// The time at which messages become readable, which in a Java broker is when they are written through to the disk (findings:
-/// a put is answered before that).
+/// The time at which messages become readable, which in a Java broker is when they are written through to the
+/// disk; a put is answered before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flush {
@@ -183,7 +183,7 @@ impl Log {
     }
 
     /// At most `max` bytes of the segment that holds `offset`, which has to be readable. They may go beyond what is
-    /// readable (wire rule 3.2).
+    /// readable (protocol §3.2).
     pub(super) fn read(&mut self, offset: u64, max: usize) -> io::Result<Bytes> {
         let closed = self.closed;
         let (segment, is_last) = match self.earlier_segment(offset) {

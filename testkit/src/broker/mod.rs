@@ -50,7 +50,7 @@ pub use transactions::Heuristic;
 use serve::Io;
 use shared::Shared;
 
-/// The version that a released Java broker answers, since the file that should hold its version is missing in it (wire rule 3.5).
+/// The version that a released Java broker answers, since the file that should hold its version is missing in it (protocol §3.5).
 const VERSION: &str = "0.1";
 
 /// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any stream of

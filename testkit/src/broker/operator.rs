@@ -20,7 +20,7 @@ impl Broker {
     }
 
     /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
-    /// out all the same, as a Java broker does (registry §9). Without effect on a topic that there is not.
+    /// out all the same, as a Java broker does. Without effect on a topic that there is not.
     pub fn set_accepts(&self, topic: impl AsRef<str>, publish: bool, subscribe: bool) {
         if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.publishes.store(publish, Ordering::Release);

@@ -1,4 +1,4 @@
-//! Prepared transactions on disk, and what operators decided: they outlive the broker, as a Java broker's do (findings).
+//! Prepared transactions on disk, and what operators decided: they outlive the broker, as a Java broker's do (B-33).
 
 use std::{fs, io, path::PathBuf};
 

@@ -16,7 +16,7 @@ const PIECE: usize = 1 << 20;
 /// The ending of the names of segment files.
 const SUFFIX: &str = ".meta";
 
-/// The fixed part of a stored message (wire rule 8).
+/// The fixed part of a stored message (protocol §8).
 const HEADER_LEN: u64 = 20;
 
 /// The number of files that stay open in this process between appends. Segments beyond that number open theirs for each append.

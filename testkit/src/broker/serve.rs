@@ -134,7 +134,7 @@ impl Drop for OpenConnection {
 }
 
 /// Answers requests until the client goes, quits, is silent for too long, or sends what is no request. Like a real
-/// broker it then closes without a word (wire rule 2).
+/// broker it then closes without a word (protocol §2).
 async fn serve(
     mut stream: impl Io,
     mut talk: Talk,

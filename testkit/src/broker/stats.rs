@@ -1,4 +1,4 @@
-//! The counts of a broker, and its answers to `stats` (wire rule 3.4).
+//! The counts of a broker, and its answers to `stats` (protocol §3.4).
 
 use std::{
     fmt::{self, Write as _},

@@ -22,8 +22,8 @@ pub struct Stored {
 }
 
 impl Broker {
-    /// The bytes of a partition's log from its first offset on, readable or not: its messages as they are stored (wire
-    /// rule 8). Empty when there is no such partition.
+    /// The bytes of a partition's log from its first offset on, readable or not: its messages as they are
+    /// stored. Empty when there is no such partition.
     #[must_use]
     pub fn log(&self, topic: impl AsRef<str>, index: i32) -> Bytes {
         let Some(log) = self.shared.topics.get(topic.as_ref()).and_then(|topic| topic.existing_log(index))

@@ -104,7 +104,7 @@ impl Talk {
                         break Next::Close;
                     }
                 }
-                // A real broker reads answers and drops them (wire rule 1).
+                // A real broker reads answers and drops them (protocol §1).
                 Ok(Some(_)) => {}
                 Ok(None) => break Next::Read,
             }

@@ -1,4 +1,4 @@
-//! Transactions: what both kinds have in common, and XA branches, which belong to the broker (wire rule 3.7).
+//! Transactions: what both kinds have in common, and XA branches, which belong to the broker (protocol §3.7).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ pub(super) fn store(messages: &[Pending], topics: &Topics) -> bool {
     batches.into_values().all(|batch| {
         let mut bytes = BytesMut::new();
         for pending in &batch {
-            // The checksum is made anew: a wrong one was let pass (findings).
+            // The checksum is made anew: a wrong one was let pass (B-10).
             encode_stored_message(&mut bytes, pending.id, pending.flag, &pending.data);
         }
         let Ok(log) = topics.log(&batch[0].topic, batch[0].partition) else { return false };
@@ -46,7 +46,7 @@ pub(super) fn deadline(seconds: i32, most: Duration) -> Option<Instant> {
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     pub(super) pending: Vec<Pending>,
-    /// Whether a put named it, a refused one included (findings).
+    /// Whether a put named it, a refused one included (B-21).
     pub(super) used: bool,
     pub(super) prepared: bool,
     deadline: Option<Instant>,
@@ -57,7 +57,7 @@ impl Transaction {
         !self.prepared && self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// Keeps a message until the commit. What comes after `PREPARE` is lost, as in a Java broker (findings).
+    /// Keeps a message until the commit. What comes after `PREPARE` is lost, as in a Java broker (B-24).
     pub(super) fn keep(&mut self, pending: Pending) {
         if !self.prepared {
             self.pending.push(pending);

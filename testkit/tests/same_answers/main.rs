@@ -93,7 +93,7 @@ impl Seen {
     }
 
     /// Whether this is what the Java broker showed. When it closes a connection, answers that its thread pools still owe
-    /// are lost (wire rule 2).
+    /// are lost (protocol §2).
     fn agrees_with(&self, java: &Self) -> bool {
         let (mut own, mut rest) = (self.answers.iter(), java.answers.iter());
         // Both are sorted.

@@ -210,7 +210,7 @@ impl InFlight {
     }
 
     /// The time at which an attempt is given up: when the message's time is up, or earlier if another attempt may follow that
-    /// has to have its share of the time (W23).
+    /// has to have its share of the time.
     #[inline(always)]
     fn attempt_deadline(&self, pending: &PendingMessage) -> Instant {
         if self.policy.at_least_once && pending.attempts_before + 1 < self.policy.max_attempts {

@@ -37,7 +37,7 @@ use crate::{
     port::{self, Port},
 };
 
-/// The ids of a real broker are negative too: its clock counts from the machine's start (findings). This is how often
+/// The ids of a real broker are negative too: its clock counts from the machine's start (B-35). This is how often
 /// 4096 ids were given out before the first.
 const FIRST_ID: i64 = (-5_468_927_679_426_199_552 >> 22) << 12;
 

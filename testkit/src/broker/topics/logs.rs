@@ -73,7 +73,7 @@ impl Topics {
         Ok(())
     }
 
-    /// The log of a partition, made when there is none yet: also a put that is refused afterwards makes it (findings).
+    /// The log of a partition, made when there is none yet: also a put that is refused afterwards makes it (B-37).
     pub(in crate::broker) fn log(
         &self,
         entry: &TopicEntry,
