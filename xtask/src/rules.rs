@@ -1,8 +1,8 @@
 //! A test that every citation of a rule has its rule in `docs/`.
 //!
 //! Rules have ids, such as the bold one at the beginning of a list item in `docs/java-client.md`. Sections of
-//! `docs/protocol.md` and `docs/registry.md` have numbers, and are cited by the name of the document, a section sign and
-//! the number. Public documentation explains in words and cites nothing.
+//! `docs/protocol.md` and `docs/registry.md` have numbers, and are cited by the name of the document, a section
+//! sign and the number. Public documentation explains in words and cites nothing.
 
 use std::{
     collections::BTreeMap,
@@ -87,7 +87,8 @@ fn citations(text: &str) -> Vec<(usize, Found)> {
         let is_old = is_rule && matches!(before.to_lowercase().as_str(), "wire" | "registry")
             || parts.any(|part| part.to_lowercase() == OLD || is_promise(part));
         if is_old {
-            found.push((line, Found::Stray(word.to_owned())));
+            let named = if is_rule { format!("{before} {word}") } else { word.to_owned() };
+            found.push((line, Found::Stray(named)));
         }
         before = last;
     }
@@ -155,7 +156,10 @@ fn problems(path: &Path, text: &str, rules: &BTreeMap<String, String>) -> Vec<St
     let is_rust = path.extension().is_some_and(|kind| kind == "rs");
     let public = if is_rust { public_documentation(path, text) } else { Vec::new() };
     let problem = |(line, found): &(usize, Found)| match found {
-        Found::Stray(text) => Some(format!("{}:{line}: \"{text}\" leads nowhere", path.display())),
+        Found::Stray(text) => Some(format!(
+            "{}:{line}: \"{text}\" leads nowhere; cite rules of docs/ as in CONTRIBUTING.md",
+            path.display()
+        )),
         Found::Rule(rule) if !rules.contains_key(rule) => {
             Some(format!("{}:{line}: there is no rule {rule} in docs/", path.display()))
         }
