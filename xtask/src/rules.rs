@@ -114,8 +114,18 @@ fn definitions(text: &str, name: Option<&str>) -> Vec<(usize, String)> {
     (1..).zip(text.lines()).filter_map(|(n, line)| define(line).map(|rule| (n, rule))).collect()
 }
 
+/// The files of a crate's public modules, if a file is its root.
+fn public_modules(path: &Path, text: &str) -> Vec<PathBuf> {
+    if !path.ends_with("lib.rs") {
+        return Vec::new();
+    }
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let files = |name| [path.with_file_name(format!("{name}.rs")), path.with_file_name(name).join("mod.rs")];
+    names.flat_map(files).chain([path.to_owned()]).collect()
+}
+
 /// The lines of public documentation in a Rust file: whatever is `pub` here can be reached.
-fn public_documentation(path: &Path, text: &str) -> Vec<usize> {
+fn public_documentation(text: &str, is_public_module: bool) -> Vec<usize> {
     let lines: Vec<_> = text.lines().collect();
     let indent = |line: &str| line.len() - line.trim_start().len();
     let is_public = |at: usize| {
@@ -130,10 +140,9 @@ fn public_documentation(path: &Path, text: &str) -> Vec<usize> {
                 line.starts_with("pub enum ") || line.starts_with("pub trait ")
             })
     };
-    let is_root = path.file_name().is_some_and(|name| name == "lib.rs");
     let is_documentation = |at: usize| {
         let line = lines[at].trim_start();
-        line.starts_with("//!") && is_root || line.starts_with("///") && is_public(at)
+        line.starts_with("//!") && is_public_module || line.starts_with("///") && is_public(at)
     };
     (0..lines.len()).filter(|at| is_documentation(*at)).map(|at| at + 1).collect()
 }
@@ -152,9 +161,15 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
 }
 
 /// The problems with the citations of a file, one a line.
-fn problems(path: &Path, text: &str, rules: &BTreeMap<String, String>) -> Vec<String> {
+fn problems(
+    path: &Path,
+    text: &str,
+    rules: &BTreeMap<String, String>,
+    public_modules: &[PathBuf],
+) -> Vec<String> {
     let is_rust = path.extension().is_some_and(|kind| kind == "rs");
-    let public = if is_rust { public_documentation(path, text) } else { Vec::new() };
+    let is_public_module = public_modules.iter().any(|module| module == path);
+    let public = if is_rust { public_documentation(text, is_public_module) } else { Vec::new() };
     let problem = |(line, found): &(usize, Found)| match found {
         Found::Stray(text) => Some(format!(
             "{}:{line}: \"{text}\" leads nowhere; cite rules of docs/ as in CONTRIBUTING.md",
@@ -197,11 +212,15 @@ fn every_citation_has_its_rule() {
     let mut paths = Vec::new();
     files(repository, &mut paths);
     paths.sort();
+    let texts: Vec<_> = paths
+        .iter()
+        .map(|path| (path.strip_prefix(repository).expect("a path of the repository"), read(path)))
+        .collect();
+    let public: Vec<_> = texts.iter().flat_map(|(path, text)| public_modules(path, text)).collect();
     let mut cited = 0;
-    for path in &paths {
-        let text = read(path);
-        cited += citations(&text).len();
-        wrong.extend(problems(path.strip_prefix(repository).unwrap_or(path), &text, &rules));
+    for (path, text) in &texts {
+        cited += citations(text).len();
+        wrong.extend(problems(path, text, &rules, &public));
     }
     assert!(cited > 700, "only {cited} citations were found in {} files", paths.len());
     assert!(wrong.is_empty(), "{} problems:\n{}", wrong.len(), wrong.join("\n"));
@@ -274,13 +293,16 @@ fn what_is_defined_twice_or_nowhere_is_a_problem() {
         all_rules([("a.md", Some("protocol"), document(&b)), ("b.md", Some("registry"), document(&b))]);
     assert_eq!(twice, [format!("b.md:2: {b} is defined at a.md:2 already")]);
     let path = Path::new("x.rs");
-    assert_eq!(problems(path, &format!("// {b}, protocol {SIGN}1\n"), &rules), [""; 0]);
+    assert_eq!(problems(path, &format!("// {b}, protocol {SIGN}1\n"), &rules, &[]), [""; 0]);
     assert_eq!(
-        problems(path, &format!("\n// {k}\n"), &rules),
+        problems(path, &format!("\n// {k}\n"), &rules, &[]),
         [format!("x.rs:2: there is no rule {k} in docs/")]
     );
     let section = format!("protocol {SIGN}1.9");
-    assert_eq!(problems(path, &section, &rules), [format!("x.rs:1: there is no rule {section} in docs/")]);
+    assert_eq!(
+        problems(path, &section, &rules, &[]),
+        [format!("x.rs:1: there is no rule {section} in docs/")]
+    );
 }
 
 #[test]
@@ -288,14 +310,17 @@ fn public_documentation_cites_nothing() {
     let b = rule("B", 901);
     let (rules, _) = all_rules([("a.md", None, format!("- **{b}** x"))]);
     let is_public = |path: &str, text: &str| {
-        !problems(Path::new(path), &text.replace('$', &format!("({b})")), &rules).is_empty()
+        let modules = public_modules(Path::new("src/lib.rs"), "pub mod public;\nmod private;\n");
+        !problems(Path::new(path), &text.replace('$', &format!("({b})")), &rules, &modules).is_empty()
     };
-    assert!(is_public("lib.rs", "//! A crate $."));
+    assert!(is_public("src/lib.rs", "//! A crate $."));
     assert!(is_public("x.rs", "/// A type $.\n#[derive(Debug)]\npub struct X;"));
     assert!(is_public("x.rs", "impl X {\n    /// A method\n    /// $.\n    pub fn x() {}\n}"));
     assert!(is_public("x.rs", "pub enum X {\n    A,\n    /// A variant $.\n    B,\n}"));
     assert!(is_public("x.rs", "pub trait X {\n    /// A method $.\n    fn x();\n}"));
-    assert!(!is_public("x.rs", "//! A module $."));
+    assert!(is_public("src/public.rs", "//! A module $."));
+    assert!(is_public("src/public/mod.rs", "//! A module $."));
+    assert!(!is_public("src/private.rs", "//! A module $."));
     assert!(!is_public("x.rs", "/// A type $.\npub(crate) struct X;"));
     assert!(!is_public("x.rs", "enum X {\n    /// A variant $.\n    B,\n}\npub struct Y;"));
     assert!(!is_public("x.rs", "pub fn x() {\n    // A comment $.\n    y();\n}"));
