@@ -209,8 +209,10 @@ impl Producer {
             };
             return Err(error.with_message(message));
         };
-        let span = if inner.config.span_per_send { Inner::span(&message, None) } else { None };
-        let pending = PendingMessage::new(message, share, started, timeout, span);
+        let mut pending = PendingMessage { message, share, attempts_before: 0, started, timeout, rare: None };
+        if inner.config.span_per_send {
+            pending.begin_span(None);
+        }
         let token = inner.submitter.submit_now(topic, pending)?;
         Ok(SendHandle::new(Arc::clone(&inner.submitter.in_flight), token))
     }

@@ -114,12 +114,6 @@ impl Inner {
         }
     }
 
-    /// The span that a message has already, or a new one.
-    #[cold]
-    pub(crate) fn span(message: &Message, span: Option<Box<SendSpan>>) -> Option<Box<SendSpan>> {
-        span.or_else(|| SendSpan::begin(message.topic()))
-    }
-
     /// Shows a message that is offered to the interceptors.
     ///
     /// # Errors
@@ -214,9 +208,25 @@ impl Inner {
         permit: Option<WaitPermit>,
         span: Option<Box<SendSpan>>,
     ) -> Result<SendHandle, NotAccepted> {
-        let span = if self.config.span_per_send { Self::span(&message, span) } else { None };
-        let pending = PendingMessage::new(message, share, started, timeout, span);
-        let mut submission = Submission::new(pending, permit);
+        // Written out: a function that returned it would have the message copied twice, the second time by loads that
+        // span two stores, which wait for both. The same if its address were taken before it is here.
+        let mut submission = Submission {
+            pending: Some(PendingMessage {
+                message,
+                share,
+                attempts_before: 0,
+                started,
+                timeout,
+                rare: None,
+            }),
+            much_waits: false,
+            permit,
+        };
+        if self.config.span_per_send
+            && let Some(pending) = &mut submission.pending
+        {
+            pending.begin_span(span);
+        }
         let token = self.submitter.submit_or_wait(topic, &mut submission)?;
         if submission.much_waits {
             self.submitter.should_yield.store(true, Ordering::Relaxed);

@@ -174,19 +174,27 @@ impl InFlight {
         if !is_new && (shard.is_cancelled(token) || self.is_closed()) {
             return Ok(None);
         }
-        let put = message.message.as_put(way.partition.index);
         let ticket = Ticket { completions: this, token: token.into() };
+        let (message, mut refusal) = (&message.message, None);
         // An answer can't be told before the lock is released, so the entry is there by then.
         // A connection may be anybody's code, and must not take the message with it.
-        let submitted = panics::catch(|| match reservation {
-            None => way.connection.submit_put(put, deadline, ticket),
-            some => way.connection.submit_reserved_put(put, deadline, ticket, some),
+        let submitted = panics::catch(|| {
+            // Made here, and the result taken apart here: each would be copied out of what was written in pieces just before.
+            let put = message.as_put(way.partition.index);
+            let submitted = match reservation {
+                None => way.connection.submit_put(put, deadline, ticket),
+                some => way.connection.submit_reserved_put(put, deadline, ticket, some),
+            };
+            submitted.map_err(|error| refusal = Some(error)).ok()
         });
         submission.much_waits = match submitted {
-            Ok(submitted) => submitted?,
-            Err(_) => {
-                let broker = way.topic_broker.broker.addr.clone();
-                return Err(TransportError::new(TransportErrorKind::NotConnected, broker));
+            Ok(Some(much_waits)) => much_waits,
+            Ok(None) | Err(_) => {
+                let panicked = || {
+                    let broker = way.topic_broker.broker.addr.clone();
+                    TransportError::new(TransportErrorKind::NotConnected, broker)
+                };
+                return Err(refusal.unwrap_or_else(panicked));
             }
         };
         if let Some(pending) = &mut submission.pending
