@@ -23,7 +23,7 @@
 #[cfg(doctest)]
 struct ReadmeDoctests;
 
-mod builder;
+mod branch;
 pub mod config;
 mod deadline;
 pub mod discovery;
@@ -33,21 +33,23 @@ pub mod interceptor;
 #[cfg(feature = "json")]
 pub mod json;
 mod message;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod panics;
 mod producer;
 mod route;
 pub mod selector;
 mod send;
 pub mod stats;
+mod token;
 pub mod transaction;
 pub mod transport;
 pub mod xa;
 
-pub use builder::ProducerBuilder;
 pub use config::{ProducerConfig, RetryPolicy};
 pub use error::{BuildError, Outcome, PublishError, SendError, SendErrorKind};
 pub use message::{Message, SendReceipt};
 pub use metaq_protocol::{BrokerAddr, BrokerId, Partition, Status, Topic};
-pub use producer::Producer;
+pub use producer::{Producer, ProducerBuilder};
 pub use selector::PartitionSelector;
 pub use send::{close::CloseReport, handle::SendHandle};

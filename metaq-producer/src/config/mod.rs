@@ -5,12 +5,13 @@ use std::time::Duration;
 use metaq_protocol::{MAX_BODY_LEN, MAX_READABLE_DATA, Topic};
 use metaq_transport::ConnectionConfig;
 
-use crate::{BuildError, send::permits};
+use crate::BuildError;
 
 #[cfg(feature = "config")]
 mod file;
 #[cfg(feature = "config")]
 mod options;
+mod retry;
 #[cfg(any(feature = "config", feature = "serde"))]
 mod size;
 #[cfg(feature = "serde")]
@@ -19,7 +20,15 @@ mod text_forms;
 #[cfg(feature = "config")]
 pub use file::ConfigError;
 
-pub use crate::send::retry::{Jitter, RetryPolicy};
+pub use retry::{Jitter, RetryPolicy};
+
+/// The default limits of messages and of bytes that are unacknowledged.
+const DEFAULT_MAX_IN_FLIGHT: usize = 16 * 1024;
+const DEFAULT_MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+const _: () = assert!(
+    DEFAULT_MAX_IN_FLIGHT_BYTES > 2 * MAX_READABLE_DATA,
+    "half of it, which one broker may have, holds the largest message"
+);
 
 /// Settings of a [`Producer`](crate::Producer). Begin with the default and change what is to be different.
 ///
@@ -115,8 +124,8 @@ impl Default for ProducerConfig {
             publish_timeout: Duration::from_secs(10),
             topic_timeout: Duration::from_secs(3),
             max_message_size: MAX_READABLE_DATA,
-            max_in_flight: permits::MAX_MESSAGES,
-            max_in_flight_bytes: permits::MAX_BYTES,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            max_in_flight_bytes: DEFAULT_MAX_IN_FLIGHT_BYTES,
             connections_per_broker: 1,
             ordered: false,
             default_topic: None,

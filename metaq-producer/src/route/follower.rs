@@ -25,12 +25,12 @@ use crate::{
     health::{EventSender, ProducerEvent},
     panics::{self, contain},
     route::{
+        RouteObserver,
         diff::Difference,
         pool::Pool,
         topic_broker::TopicBroker,
         topic_state::{Route, RouteBroker, TopicState},
     },
-    send::submit::Submitter,
 };
 
 /// The progress of the first publishing of a topic.
@@ -64,7 +64,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct FollowerParts {
     pub(crate) discovery: Arc<dyn Discovery>,
     pub(crate) pool: Arc<Pool>,
-    pub(crate) submitter: Weak<Submitter>,
+    pub(crate) observer: Weak<dyn RouteObserver>,
     pub(crate) limits: PublishLimits,
     pub(crate) events: EventSender,
 }
@@ -409,8 +409,8 @@ impl Follower {
     }
 
     fn route_changed(&self) {
-        if let Some(submitter) = self.parts.submitter.upgrade() {
-            submitter.route_changed(&self.state);
+        if let Some(observer) = self.parts.observer.upgrade() {
+            observer.route_changed(&self.state);
         }
     }
 

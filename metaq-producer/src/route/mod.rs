@@ -2,12 +2,25 @@
 //!
 //! [`topics`] holds the published topics. A [`follower`] for each brings its [route](topic_state) in line with the view of
 //! the discovery and the connections of the [`pool`]; [`diff`] says what changed. [`topic_broker`] is what is known of a broker
-//! and of one topic's messages to it. [`single_broker`] is the discovery of a producer that has one broker and no registry.
+//! and of one topic's messages to it, [`wait_queue`] the messages that wait for one, [`guarded_selector`] the topic's selector, whose
+//! panics are contained. [`single_broker`] is the discovery of a producer that has one broker and no registry.
+
+use std::sync::Arc;
+
+use topic_state::TopicState;
 
 pub(crate) mod diff;
 pub(crate) mod follower;
+pub(crate) mod guarded_selector;
 pub(crate) mod pool;
 pub(crate) mod single_broker;
 pub(crate) mod topic_broker;
 pub(crate) mod topic_state;
 pub(crate) mod topics;
+pub(crate) mod wait_queue;
+
+/// Learns when the brokers that a topic has connections to are others.
+pub(crate) trait RouteObserver: Send + Sync {
+    /// The topic has another route, or was unpublished.
+    fn route_changed(self: Arc<Self>, topic: &TopicState);
+}

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use metaq_protocol::BrokerAddr;
 use metaq_transport::{Connection, Transport, TransportError};
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     health::{BrokerHealth, ConnectionRecord, EventSender},
     route::topic_broker::Broker,
+    stats::remote::{RemoteBrokerStats, ask},
 };
 
 /// Hands out the connections. Whoever needs one holds it; with the last holder it closes by itself, after its
@@ -108,6 +110,21 @@ impl Pool {
     pub(crate) async fn any(&self, addr: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
         let (_, mut all) = self.get(addr).await?;
         Ok(all.swap_remove(0))
+    }
+
+    /// Asks every broker that is connected for its statistics.
+    pub(crate) async fn broker_stats(
+        &self,
+        item: Option<&str>,
+        deadline: Instant,
+    ) -> Vec<(BrokerAddr, Result<RemoteBrokerStats, String>)> {
+        // One of the connections of each.
+        let brokers: BTreeMap<_, _> =
+            self.in_use().into_iter().map(|connection| (connection.broker().clone(), connection)).collect();
+        let answers = brokers
+            .into_iter()
+            .map(|(broker, connection)| async move { (broker, ask(&*connection, item, deadline).await) });
+        join_all(answers).await
     }
 
     /// All connections that are in use.

@@ -241,7 +241,6 @@ mod tests {
 
     use super::*;
     use crate::health::EventSender;
-    use crate::stats::remote::ask_all;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -292,7 +291,7 @@ mod tests {
         settled(&*connection).await;
         let [second, long] = [1, u64::from(u32::MAX)].map(Duration::from_secs);
         for timeout in [Duration::ZERO, Duration::from_nanos(1), second, long, Duration::MAX] {
-            let told = ask_all(&pool, None, crate::deadline::after(timeout)).await;
+            let told = pool.broker_stats(None, crate::deadline::after(timeout)).await;
             let is_answered = told.len() == 1 && told[0].1.is_ok();
             assert!(is_answered || timeout < second, "{timeout:?}: {told:?}");
         }

@@ -23,9 +23,9 @@ use tokio::{
 use crate::{
     PartitionSelector, deadline, health,
     health::TopicHealth,
+    route::guarded_selector::GuardedSelector,
+    route::wait_queue::WaitQueues,
     route::{follower::Followed, topic_broker::TopicBroker},
-    selector::guarded::GuardedSelector,
-    send::wait_queue::WaitQueues,
     stats::counts::TopicCounts,
 };
 

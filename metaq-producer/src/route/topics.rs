@@ -18,11 +18,12 @@ use crate::{
     health::EventSender,
     panics::contain,
     route::{
+        RouteObserver,
         follower::{Followed, FollowerParts, Progress, PublishLimits},
         pool::Pool,
         topic_state::TopicState,
+        wait_queue::WaitQueues,
     },
-    send::{submit::Submitter, wait_queue::WaitQueues},
     stats::counts::Counts,
 };
 
@@ -31,7 +32,9 @@ type TopicMap = HashMap<Topic, Arc<PublishedTopic>, foldhash::fast::RandomState>
 /// The topics that are published, how often, and their routes. Senders look topics up without a lock.
 pub(crate) struct Topics {
     parts: Arc<FollowerParts>,
-    submitter: Arc<Submitter>,
+    /// The selector of topics that have none of their own.
+    selector: Arc<dyn PartitionSelector>,
+    observer: Arc<dyn RouteObserver>,
     ordered: bool,
     pub(crate) counts: Counts,
     lookup: ArcSwap<TopicMap>,
@@ -104,7 +107,7 @@ impl HolderCounts {
 /// A topic that is published, or being published for the first time.
 pub(crate) struct PublishedTopic {
     pub(crate) state: Arc<TopicState>,
-    submitter: Arc<Submitter>,
+    observer: Arc<dyn RouteObserver>,
 }
 
 impl PublishedTopic {
@@ -115,7 +118,7 @@ impl PublishedTopic {
     /// Stops following, lets go of the connections, and ends messages that wait for one.
     fn withdraw(&self) {
         self.state.withdraw();
-        self.submitter.route_changed(&self.state);
+        Arc::clone(&self.observer).route_changed(&self.state);
     }
 }
 
@@ -144,15 +147,17 @@ impl Topics {
     pub(crate) fn new(
         discovery: Arc<dyn Discovery>,
         pool: Arc<Pool>,
-        submitter: Arc<Submitter>,
+        selector: Arc<dyn PartitionSelector>,
+        observer: Arc<dyn RouteObserver>,
         limits: PublishLimits,
         events: EventSender,
         ordered: bool,
     ) -> Self {
-        let parts = FollowerParts { discovery, pool, submitter: Arc::downgrade(&submitter), limits, events };
+        let parts = FollowerParts { discovery, pool, observer: Arc::downgrade(&observer), limits, events };
         Self {
             parts: Arc::new(parts),
-            submitter,
+            selector,
+            observer,
             ordered,
             counts: Counts::default(),
             lookup: ArcSwap::default(),
@@ -253,7 +258,7 @@ impl Topics {
                 Some(published) if !is_failed(&published) => None,
                 failed => {
                     // Another one may have published it, and taken it back, in the meantime.
-                    let selector = selector.take().unwrap_or_else(|| Arc::clone(self.submitter.selector()));
+                    let selector = selector.take().unwrap_or_else(|| Arc::clone(&self.selector));
                     let new = self.new_topic(topic, selector, &mut holders);
                     self.change(|map| map.insert(topic.clone(), new));
                     failed
@@ -267,8 +272,7 @@ impl Topics {
 
     /// The topic's own selector, or the producer's.
     fn selector(&self, topic: &Topic) -> Arc<dyn PartitionSelector> {
-        let shared = self.submitter.selector();
-        shared.for_topic(topic).map_or_else(|| Arc::clone(shared), Arc::from)
+        self.selector.for_topic(topic).map_or_else(|| Arc::clone(&self.selector), Arc::from)
     }
 
     fn new_topic(
@@ -285,7 +289,7 @@ impl Topics {
         let followed = Followed::new(Arc::clone(&self.parts));
         let counts = self.counts.topic(topic);
         let state = TopicState::new(topic.clone(), counts, selector, self.ordered, waits, followed);
-        Arc::new(PublishedTopic { state: Arc::new(state), submitter: Arc::clone(&self.submitter) })
+        Arc::new(PublishedTopic { state: Arc::new(state), observer: Arc::clone(&self.observer) })
     }
 
     fn keep(&self, topic: &Topic, publisher: Publisher) {

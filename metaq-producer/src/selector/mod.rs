@@ -6,7 +6,6 @@ use metaq_protocol::{Partition, Topic};
 
 use crate::{Message, Outcome};
 
-pub(crate) mod guarded;
 mod hash;
 mod key_hash;
 mod latency;

@@ -4,7 +4,7 @@ use metaq_protocol::{BooleanCommand, BrokerId, Partition, PutAnswer, Response, S
 use metaq_transport::{Answer, AnswerBody, Progress, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
-use crate::{Outcome, SendError, SendErrorKind, route::topic_broker::TopicBroker, send::retry::RetryPolicy};
+use crate::{Outcome, RetryPolicy, SendError, SendErrorKind, route::topic_broker::TopicBroker};
 
 /// The place and time at which a message was stored.
 pub(crate) type Stored = (PutAnswer, Instant);

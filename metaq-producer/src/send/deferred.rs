@@ -14,10 +14,8 @@ use metaq_transport::Reservation;
 
 use crate::{
     panics,
-    send::{
-        submit::Submitter,
-        wait_queue::{CapacityRequest, WaitQueues, WaitReason},
-    },
+    route::wait_queue::{CapacityRequest, WaitQueues, WaitReason},
+    send::submit::Submitter,
 };
 
 /// A step that is to be done.

@@ -15,15 +15,19 @@ use tokio::time::Instant;
 
 use crate::{
     SendError, deadline, panics,
-    route::{topic_broker::Gate, topic_state::TopicState},
+    route::{
+        RouteObserver,
+        topic_broker::Gate,
+        topic_state::TopicState,
+        wait_queue::{CapacityRequest, WaitQueues, WaitReason},
+    },
     send::{
         deferred::{self, Step},
         in_flight::{CannotWait, PendingMessage, Submission},
-        slab::Token,
         submit::{FullConnection, NotSubmitted, Submitter, Wait},
         timers::Timer,
-        wait_queue::{CapacityRequest, WaitQueues, WaitReason},
     },
+    token::Token,
 };
 
 /// The queues that have asked for capacity, by the numbers of their requests.
@@ -46,6 +50,20 @@ enum Tried {
     Moved,
     /// It waits on, with so many bytes, for capacity on these connections if that is what it waits for.
     Waits(usize, Vec<FullConnection>),
+}
+
+impl RouteObserver for Submitter {
+    /// Has every message that waits look again.
+    fn route_changed(self: Arc<Self>, topic: &TopicState) {
+        for reason in topic.waits.reasons() {
+            self.serve(&topic.waits, reason, None);
+        }
+        if topic.is_withdrawn() {
+            for token in topic.waits.waiting_for_turns() {
+                self.fail_withdrawn(token);
+            }
+        }
+    }
 }
 
 impl Submitter {
@@ -107,18 +125,6 @@ impl Submitter {
     ) {
         if !matches!(reason, WaitReason::Turn(_)) {
             deferred::run(self, waits, Step::Serve { reason, reservation, request: None });
-        }
-    }
-
-    /// Other brokers of the topic are connected, or none: has every message look again.
-    pub(crate) fn route_changed(self: &Arc<Self>, topic: &TopicState) {
-        for reason in topic.waits.reasons() {
-            self.serve(&topic.waits, reason, None);
-        }
-        if topic.is_withdrawn() {
-            for token in topic.waits.waiting_for_turns() {
-                self.fail_withdrawn(token);
-            }
         }
     }
 

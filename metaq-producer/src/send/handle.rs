@@ -8,10 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::{
-    SendError, SendReceipt,
-    send::{in_flight::InFlight, slab::Token},
-};
+use crate::{SendError, SendReceipt, send::in_flight::InFlight, token::Token};
 
 /// Ends with the outcome of a message that was accepted: stored at a place, or not, and then whether it may be stored.
 ///

@@ -1,14 +1,13 @@
 //! A message from its offering to its outcome.
 //!
-//! [`accept`] checks a message and takes its room ([`permits`]); [`submit`] asks the selector and hands the message to a
-//! connection; [`in_flight`] keeps it until its outcome and learns how each attempt ended ([`classify`]). What can't be sent
-//! at once waits ([`wait_queue`], within [`wait_limits`]) until the [`dispatcher`] tries again, by an event or by one of the
-//! [`timers`]. [`handle`] is what the caller holds meanwhile, [`order`] and [`retry`] are options of sending, and [`close`] is
-//! the account of what becomes of messages while a producer is closed.
+//! The [`producer`](crate::producer) has checked it and taken its room ([`permits`]). [`submit`] asks the selector and hands the
+//! message to a connection; [`in_flight`] keeps it until its outcome and learns how each attempt ended ([`classify`]). What
+//! can't be sent at once waits in a [queue of its topic](crate::route::wait_queue), within [`wait_limits`], until the
+//! [`dispatcher`] tries again, by an event or by one of the [`timers`]. [`handle`] is what the caller holds meanwhile, [`order`]
+//! is an option of sending, and [`close`] is the account of what becomes of messages while a producer is closed.
 //!
-//! Uses [`route`](crate::route) and [`selector`](crate::selector) to find out where a message goes.
+//! Uses [`route`](crate::route) to find out where a message goes, and doesn't know the producer.
 
-pub(crate) mod accept;
 pub(crate) mod classify;
 pub(crate) mod close;
 pub(crate) mod deferred;
@@ -17,10 +16,8 @@ pub(crate) mod handle;
 pub(crate) mod in_flight;
 pub(crate) mod order;
 pub(crate) mod permits;
-pub(crate) mod retry;
 pub(crate) mod slab;
 pub(crate) mod span;
 pub(crate) mod submit;
 pub(crate) mod timers;
 pub(crate) mod wait_limits;
-pub(crate) mod wait_queue;

@@ -13,15 +13,17 @@ use metaq_transport::Reservation;
 use tokio::time::Instant;
 
 use crate::{
-    route::topic_state::{Route, TopicState},
+    route::{
+        topic_state::{Route, TopicState},
+        wait_queue::WaitReason,
+    },
     send::{
         deferred::{self, Step},
         in_flight::{InFlight, Submission},
-        slab::Token,
         submit::{NotSubmitted, Submitter, Wait},
         timers::Timer,
-        wait_queue::WaitReason,
     },
+    token::Token,
 };
 
 /// The largest number of partitions that a selector is asked for, to find one in which few messages wait.

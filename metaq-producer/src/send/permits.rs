@@ -1,6 +1,5 @@
 //! The limits of what a producer holds at a time.
 
-use metaq_protocol::MAX_READABLE_DATA;
 use tokio::sync::{Notify, Semaphore};
 
 /// Room for so many messages and so many of their bytes. A message holds its share from when it is accepted until it has its
@@ -130,11 +129,6 @@ impl Permits {
         format!("{messages} of {max_messages} messages and {bytes} of {max_bytes} bytes are unacknowledged")
     }
 }
-
-/// The default limits.
-pub(crate) const MAX_MESSAGES: usize = 16 * 1024;
-pub(crate) const MAX_BYTES: usize = 64 * 1024 * 1024;
-const _: () = assert!(MAX_BYTES > 2 * MAX_READABLE_DATA, "a broker's half has room for the largest message");
 
 #[cfg(test)]
 mod tests {

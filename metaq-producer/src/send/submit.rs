@@ -15,18 +15,18 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    Message, PartitionSelector, SendError, SendErrorKind, panics,
+    Message, SendError, SendErrorKind, panics,
     route::{
         topic_broker::Broker,
         topic_state::{Route, RouteBroker, TopicState},
+        wait_queue::WaitReason,
     },
     send::{
         dispatcher::Requests,
         in_flight::{InFlight, PendingMessage, Submission, Way},
-        slab::Token,
         span::SendSpan,
-        wait_queue::WaitReason,
     },
+    token::Token,
 };
 
 /// The largest number of times that a selector is asked for a partition that messages can go to.
@@ -40,7 +40,6 @@ pub(crate) struct Submitter {
     pub(crate) in_flight: Arc<InFlight>,
     /// The same, as connections know it.
     pub(crate) completions: Arc<dyn Completions>,
-    selector: Arc<dyn PartitionSelector>,
     /// The capacity that was asked for, by number.
     pub(crate) requests: Mutex<Requests>,
     pub(crate) next_request: AtomicU64,
@@ -176,24 +175,18 @@ impl From<Seen<'_>> for NotSubmitted {
 }
 
 impl Submitter {
-    pub(crate) fn new(in_flight: InFlight, selector: Arc<dyn PartitionSelector>) -> Arc<Self> {
+    pub(crate) fn new(in_flight: InFlight) -> Arc<Self> {
         let in_flight = Arc::new(in_flight);
         let completions = Arc::clone(&in_flight) as Arc<dyn Completions>;
         let this = Arc::new(Self {
             in_flight,
             completions,
-            selector,
             requests: Mutex::default(),
             next_request: AtomicU64::new(0),
             should_yield: AtomicBool::new(false),
         });
         this.in_flight.set_launcher(Arc::downgrade(&this));
         this
-    }
-
-    /// The producer's selector.
-    pub(crate) fn selector(&self) -> &Arc<dyn PartitionSelector> {
-        &self.selector
     }
 
     /// Sends a message, or keeps it until it can be sent; it is taken out of the submission.

@@ -14,10 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    SendError, deadline, panics,
-    send::{slab::Token, submit::Submitter},
-};
+use crate::{SendError, deadline, panics, send::submit::Submitter, token::Token};
 
 /// The action of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,11 +1,8 @@
 //! The statistics of a producer.
 //!
-//! Here are the figures as they are read, `counts` is what counts them, `remote` asks brokers for theirs, and `metrics`
-//! writes all of it to the `metrics` facade.
+//! Here are the figures as they are read, `counts` is what counts them, and `remote` asks a broker for its own.
 
 pub(crate) mod counts;
-#[cfg(feature = "metrics")]
-mod metrics;
 pub(crate) mod remote;
 
 use std::{

@@ -1,13 +1,8 @@
 //! The statistics that brokers keep themselves.
 
-use std::collections::BTreeMap;
-
-use futures_util::future::join_all;
-use metaq_protocol::{BrokerAddr, Command, Opaque, Response, StatsCommand, parse_stats};
+use metaq_protocol::{Command, Opaque, Response, StatsCommand, parse_stats};
 use metaq_transport::Connection;
 use tokio::time::Instant;
-
-use crate::route::pool::Pool;
 
 /// The figures of a broker as it reports them: names and values, in the order in which it told them. A name may occur more than
 /// once.
@@ -27,21 +22,6 @@ impl RemoteBrokerStats {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name)?.1
     }
-}
-
-/// Asks every broker that is connected.
-pub(crate) async fn ask_all(
-    pool: &Pool,
-    item: Option<&str>,
-    deadline: Instant,
-) -> Vec<(BrokerAddr, Result<RemoteBrokerStats, String>)> {
-    // One of the connections of each.
-    let brokers: BTreeMap<_, _> =
-        pool.in_use().into_iter().map(|connection| (connection.broker().clone(), connection)).collect();
-    let answers = brokers
-        .into_iter()
-        .map(|(broker, connection)| async move { (broker, ask(&*connection, item, deadline).await) });
-    join_all(answers).await
 }
 
 /// Asks one broker.

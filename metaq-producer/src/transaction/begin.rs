@@ -10,10 +10,10 @@ use tokio::{
 };
 
 use super::{
-    Branch, CountedTransaction, HeldTransaction, Open, Place, PlacementError, State, StepError, Transaction,
-    TransactionError, TransactionErrorKind, TransactionOutcome, choose, ends_connection, in_runtime, read,
-    whole_seconds,
+    CountedTransaction, Open, Place, PlacementError, State, Transaction, TransactionError,
+    TransactionErrorKind, TransactionOutcome, choose, whole_seconds,
 };
+use crate::branch::{Branch, HeldTransaction, StepError, ends_connection, in_runtime, read};
 use crate::{Message, deadline, panics::with_contained_waker, route::topic_state::TopicState};
 
 /// After so long brokers are tried again at which a transaction could not begin.

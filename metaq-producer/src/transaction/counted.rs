@@ -9,7 +9,8 @@ use metaq_protocol::Partition;
 use metaq_transport::{PendingResponse, Progress};
 use tokio::time::Instant;
 
-use super::{StepError, TransactionOutcome};
+use super::TransactionOutcome;
+use crate::branch::StepError;
 use crate::{
     Outcome,
     stats::counts::{TopicBrokerCounts, TopicCounts, TransactionTotals},

@@ -5,10 +5,8 @@ use std::{mem, time::Duration};
 use metaq_protocol::{BrokerAddr, TransactionAction};
 use metaq_transport::Progress;
 
-use super::{
-    CountedTransaction, Open, Rollback, State, StepError, Transaction, TransactionError, TransactionOutcome,
-    ends_connection, expired, read,
-};
+use super::{CountedTransaction, Open, State, Transaction, TransactionError, TransactionOutcome, expired};
+use crate::branch::{Rollback, StepError, ends_connection, read};
 use crate::{deadline, panics::contain};
 
 /// A transaction was committed.

@@ -5,10 +5,8 @@ use std::{error::Error as StdError, fmt, time::Duration};
 use metaq_protocol::{BrokerAddr, Status, TransactionId};
 use metaq_transport::TransportError;
 
-use super::{
-    place::{PlacementError, Unsendable},
-    steps::StepError,
-};
+use super::place::{PlacementError, Unsendable};
+use crate::branch::{NO_RUNTIME, StepError};
 
 /// The knowledge of a transaction after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,9 +107,6 @@ struct Failure {
     text: String,
     source: Option<TransportError>,
 }
-
-/// The error outside of a tokio runtime, and the remedy.
-pub(crate) const NO_RUNTIME: &str = "there is no tokio runtime here to wait in; await this within one";
 
 impl TransactionError {
     pub(crate) fn new(

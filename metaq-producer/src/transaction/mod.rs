@@ -4,37 +4,30 @@ mod begin;
 mod counted;
 mod end;
 mod error;
-mod names;
-mod open_transactions;
 mod options;
 mod place;
-mod rollback;
 mod sending;
-mod steps;
 
 use std::{collections::VecDeque, fmt, mem};
 
 use metaq_protocol::{BrokerAddr, Partition};
-use metaq_transport::{PendingResponse, TransportError, TransportErrorKind};
+use metaq_transport::PendingResponse;
 use tokio::runtime::Handle;
 
 use begin::NotBegun;
 use counted::CountedTransaction;
 pub(crate) use counted::{CountedMessage, Put};
 pub use end::CommitReceipt;
-pub(crate) use error::NO_RUNTIME;
 pub use error::{TransactionError, TransactionErrorKind, TransactionOutcome};
 pub use metaq_protocol::TransactionId;
-pub(crate) use names::TransactionNames;
-pub(crate) use open_transactions::OpenTransactions;
-use open_transactions::{HeldTransaction, Registration};
 pub use options::TransactionOptions;
-pub(crate) use options::{REQUEST_TIMEOUT, TIMEOUT, checked_request_timeout, whole_seconds};
+pub(crate) use options::{TIMEOUT, whole_seconds};
 pub(crate) use place::{Place, PlacementError, Unsendable, choose, choose_on, topic_of};
-pub(crate) use rollback::Rollback;
-pub(crate) use steps::{Branch, StepError, in_runtime, read, read_put};
 
-use crate::Producer;
+use crate::{
+    Producer,
+    branch::{Branch, Registration},
+};
 
 /// Messages that are stored together, or not at all; begun by [`Producer::begin`].
 ///
@@ -190,12 +183,6 @@ fn expired(open: &Open) -> TransactionError {
     let text = "the broker has ended it: its timeout has passed, or its connection was replaced";
     let kind = TransactionErrorKind::Expired;
     TransactionError::new(kind, TransactionOutcome::RolledBack, text).of(&open.branch.id, open.broker())
-}
-
-/// Whether the connection is gone, and local transactions with it.
-fn ends_connection(error: &TransportError) -> bool {
-    use TransportErrorKind::{Closed, Lost, NotConnected};
-    matches!(error.kind(), Closed | Lost | NotConnected)
 }
 
 impl Open {

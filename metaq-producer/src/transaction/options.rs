@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::branch::{REQUEST_TIMEOUT, checked_request_timeout};
+
 /// Options of a local [`Transaction`](super::Transaction).
 ///
 /// ```
@@ -19,17 +21,6 @@ pub struct TransactionOptions {
 
 /// The default timeout of a transaction at its broker, which brokers with the shipped settings cut longer ones to.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The least that a request timeout is taken as: nothing is answered sooner, and a commit would always be unknown.
-const SHORTEST_REQUEST_TIMEOUT: Duration = Duration::from_millis(10);
-
-/// A request timeout within its limits.
-pub(crate) fn checked_request_timeout(request_timeout: Duration) -> Duration {
-    request_timeout.max(SHORTEST_REQUEST_TIMEOUT)
-}
-
-/// The time that a broker has to answer a step. As the Java client (rule T-13).
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Default for TransactionOptions {
     fn default() -> Self {

@@ -7,10 +7,10 @@ use metaq_transport::Progress;
 use tokio::time::Instant;
 
 use super::{
-    CountedMessage, NotBegun, Place, Put, State, StepError, Transaction, TransactionError,
-    TransactionErrorKind, TransactionOutcome, TransactionReceipt, Unsendable, choose_on, ends_connection,
-    expired, in_runtime, read_put, topic_of,
+    CountedMessage, NotBegun, Place, Put, State, Transaction, TransactionError, TransactionErrorKind,
+    TransactionOutcome, TransactionReceipt, Unsendable, choose_on, expired, topic_of,
 };
+use crate::branch::{StepError, ends_connection, in_runtime, read_put};
 use crate::{Message, deadline, route::topic_state::TopicState};
 
 /// The number of messages that [`Transaction::send_all`] has in flight.

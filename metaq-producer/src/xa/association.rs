@@ -7,13 +7,10 @@ use tokio::time::Instant;
 
 use super::{
     XaError, XaErrorCode, XaResource,
-    course::{Known, XaEnd, XaStart},
+    flags::{Known, XaEnd, XaStart},
     resource::Current,
 };
-use crate::{
-    deadline,
-    transaction::{Branch, whole_seconds},
-};
+use crate::{branch::Branch, deadline, transaction::whole_seconds};
 
 impl XaResource {
     /// Takes up a transaction: from now on [`send`](Self::send) belongs to it. A new one must have a name that was never used

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt};
 use metaq_protocol::{BooleanCommand, BrokerAddr, Opaque, TransactionId, XaTransactionId};
 use metaq_transport::{Progress, TransportError, TransportErrorKind};
 
-use crate::transaction::{NO_RUNTIME, StepError};
+use crate::branch::{NO_RUNTIME, StepError};
 
 /// The code of an [`XaError`], as X/Open and the Java Transaction API number them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,17 +2,17 @@
 
 mod association;
 mod brokers;
-mod course;
 mod decide;
 mod error;
+mod flags;
 mod prepared;
 mod producer;
 mod qualifier;
 mod recovery;
 mod resource;
 
-pub use course::{XaEnd, XaStart, XaVote};
 pub use error::{XaError, XaErrorCode};
+pub use flags::{XaEnd, XaStart, XaVote};
 pub use metaq_protocol::XaTransactionId;
 pub use prepared::PreparedTransaction;
 pub use producer::XaProducer;

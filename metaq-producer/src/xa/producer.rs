@@ -11,10 +11,8 @@ use super::{
 };
 use crate::{
     Producer,
+    branch::{Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, checked_request_timeout, in_runtime},
     route::topics::Publisher,
-    transaction::{
-        Branch, NO_RUNTIME, REQUEST_TIMEOUT, TransactionNames, checked_request_timeout, in_runtime,
-    },
 };
 
 /// The longest global transaction identifier and branch qualifier, in bytes, by X/Open.

@@ -12,14 +12,13 @@ use metaq_transport::{Connection, Progress};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{XaError, XaErrorCode, XaProducer, course::Known};
+use super::{XaError, XaErrorCode, XaProducer, flags::Known};
 use crate::{
-    Message, deadline,
+    Message,
+    branch::{Branch, Rollback, StepError, read_put},
+    deadline,
     panics::contain,
-    transaction::{
-        Branch, Place, PlacementError, Put, Rollback, StepError, TIMEOUT, TransactionReceipt, Unsendable,
-        choose_on, read_put, topic_of,
-    },
+    transaction::{Place, PlacementError, Put, TIMEOUT, TransactionReceipt, Unsendable, choose_on, topic_of},
 };
 
 /// One broker as a resource of distributed transactions; made by [`XaProducer::resource`]. A transaction manager, or a program

@@ -18,17 +18,17 @@ use crate::{
     Outcome, SendError, SendReceipt, deadline,
     interceptor::CompletedSend,
     panics::{contain, contain_each},
-    route::{topic_broker::TopicBroker, topic_state::TopicState},
-    selector::guarded::Observation,
+    route::{guarded_selector::Observation, topic_broker::TopicBroker, topic_state::TopicState},
     send::{
         classify::{Blame, Failure, classify_attempt},
         order::{LATE_ANSWER, LateTurn},
         permits::Returned,
-        slab::{Slab, Token},
+        slab::Slab,
         span::SendSpan,
         timers::Timer,
         wait_limits::WaitPermit,
     },
+    token::Token,
 };
 
 /// The effects of ends, which are run when the lock is released.

@@ -26,23 +26,22 @@ use flush::Flushes;
 pub(crate) use pending::{Millis, PendingMessage, RareState, Submission};
 
 use crate::{
-    Outcome, SendError, SendErrorKind, SendReceipt,
+    Outcome, RetryPolicy, SendError, SendErrorKind, SendReceipt,
     error::FailedAttempt,
     interceptor::Interceptors,
     panics,
-    route::{topic_broker::TopicBroker, topic_state::TopicState},
+    route::{topic_broker::TopicBroker, topic_state::TopicState, wait_queue::WaitReason},
     send::{
         close::Closing,
         deferred,
         order::Late,
         permits::Permits,
-        retry::RetryPolicy,
-        slab::{Slab, Token},
+        slab::Slab,
         submit::Submitter,
         timers::{Timer, Timers},
         wait_limits::WaitLimits,
-        wait_queue::WaitReason,
     },
+    token::Token,
 };
 
 /// Messages are spread over so many locks, so that threads seldom meet.

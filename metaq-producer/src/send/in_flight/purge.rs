@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::{Effects, InFlight, State, fail};
 use crate::{
     Message, Outcome, SendError,
-    send::{deferred, slab::Token, timers::Timer},
+    send::{deferred, timers::Timer},
+    token::Token,
 };
 
 /// The number of further looks at messages that other threads have in hand, each time after the others had the processor.

@@ -25,12 +25,8 @@ use outside::{Outside, Untaken};
 
 use crate::{
     panics,
-    send::{
-        permits::Share,
-        submit::Submitter,
-        timers::Timers,
-        wait_queue::{WaitQueues, WaitReason},
-    },
+    route::wait_queue::{WaitQueues, WaitReason},
+    send::{permits::Share, submit::Submitter, timers::Timers},
 };
 
 pub(crate) struct WaitLimits {

@@ -8,11 +8,8 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{Group, Inner, Load, Queue, QueueKey, WaitLimits, WaitPermit, Waiting, key};
 use crate::{
     panics,
-    send::{
-        permits::Share,
-        timers::Timer,
-        wait_queue::{WaitQueues, WaitReason},
-    },
+    route::wait_queue::{WaitQueues, WaitReason},
+    send::{permits::Share, timers::Timer},
 };
 
 /// A task that is let in has at least so long to notice, while others wait for its place.

@@ -24,23 +24,23 @@ struct Held {
 
 /// The parts that rolling a transaction back needs.
 #[derive(Clone, Debug)]
-pub(super) struct HeldTransaction {
-    pub(super) branch: Branch,
+pub(crate) struct HeldTransaction {
+    pub(crate) branch: Branch,
     /// The number of times that the connection had been established when it began.
-    pub(super) established: u64,
-    pub(super) request_timeout: Duration,
+    pub(crate) established: u64,
+    pub(crate) request_timeout: Duration,
 }
 
 /// A place among the [`OpenTransactions`], given up when it is dropped.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
     open: Arc<OpenTransactions>,
     number: u64,
 }
 
 impl OpenTransactions {
     /// Adds a transaction; none once the producer is being closed.
-    pub(super) fn register(self: &Arc<Self>, transaction: HeldTransaction) -> Option<Registration> {
+    pub(crate) fn register(self: &Arc<Self>, transaction: HeldTransaction) -> Option<Registration> {
         let mut held = self.state.lock();
         if held.is_closed {
             return None;
@@ -91,7 +91,7 @@ impl OpenTransactions {
 impl Registration {
     /// Takes the transaction out, as when its commit is about to be submitted. False when the producer is being closed and
     /// rolls it back.
-    pub(super) fn withdraw(&self) -> bool {
+    pub(crate) fn withdraw(&self) -> bool {
         let mut held = self.open.state.lock();
         let is_closed = held.is_closed;
         let withdrawn = if is_closed { None } else { held.transactions.remove(&self.number) };

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::{
     SendError, SendErrorKind,
     route::{topic_broker::Gate, topic_state::TopicState},
-    send::slab::Token,
+    token::Token,
 };
 
 /// The reasons why messages wait.

@@ -47,7 +47,7 @@ pub(crate) struct Rollback {
 impl Rollback {
     /// Rolls back a local transaction that began when its connection was established for the time `established`; `begin` is
     /// the answer to its `BEGIN`, if that is outstanding.
-    pub(super) fn of_local(
+    pub(crate) fn of_local(
         branch: Branch,
         begin: Option<PendingResponse>,
         established: u64,
@@ -94,14 +94,14 @@ impl Rollback {
     }
 
     /// Submits the first attempt, unless the connection is gone.
-    pub(super) fn submit_first(&mut self) {
+    pub(crate) fn submit_first(&mut self) {
         if !self.is_lost() {
             self.submit();
         }
     }
 
     /// Nothing more is done.
-    pub(super) fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         self.settled = true;
     }
 
@@ -113,7 +113,7 @@ impl Rollback {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let limit = deadline::after(LIMIT);
         if let Some(begin) = &mut self.begin {
             let begun = begin.await;
@@ -218,7 +218,7 @@ impl Drop for Rollback {
 impl Branch {
     /// Whether a local transaction's connection is gone, which was established so often when the transaction began, if that is
     /// known. If this misses it, the broker says so.
-    pub(super) fn is_lost(&self, established: Option<u64>) -> bool {
+    pub(crate) fn is_lost(&self, established: Option<u64>) -> bool {
         let state = self.connection.state();
         let gone = matches!(*state.borrow(), ConnectionState::Connecting { .. } | ConnectionState::Closed);
         gone || established.is_some_and(|established| self.connection.stats().established != established)

@@ -10,20 +10,22 @@ use metaq_discovery::Discovery;
 use metaq_protocol::BrokerAddr;
 use metaq_transport::{TcpTransport, Transport};
 
+use super::Inner;
 use crate::{
     BuildError, PartitionSelector, Producer, ProducerConfig,
+    branch::TransactionNames,
     error::build::Problem,
     health::EventSender,
     interceptor::{Interceptor, Interceptors},
-    producer::Inner,
-    route::{follower::PublishLimits, pool::Pool, single_broker::DirectDiscovery, topics::Topics},
+    route::{
+        RouteObserver, follower::PublishLimits, pool::Pool, single_broker::DirectDiscovery, topics::Topics,
+    },
     selector::RoundRobinSelector,
     send::{
         in_flight::{InFlight, Millis},
         permits::Permits,
         submit::Submitter,
     },
-    transaction::TransactionNames,
 };
 
 /// Describes a [`Producer`]. Only the discovery has no default.
@@ -132,12 +134,13 @@ impl ProducerBuilder {
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
         let in_flight = InFlight::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
-        let submitter = Submitter::new(in_flight, self.selector);
+        let submitter = Submitter::new(in_flight);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout };
         let topics = Topics::new(
             Arc::clone(&discovery),
             Arc::clone(&pool),
-            Arc::clone(&submitter),
+            self.selector,
+            Arc::clone(&submitter) as Arc<dyn RouteObserver>,
             limits,
             events.clone(),
             config.ordered,

@@ -7,19 +7,18 @@ use std::{
 
 use tokio::{task::yield_now, time::Instant};
 
+use super::Inner;
 use crate::{
     Message, Outcome, SendError, SendErrorKind, SendHandle,
     deadline::{self, NotReached},
     panics::with_contained_waker,
-    producer::Inner,
-    route::{topic_state::TopicState, topics::Lookup},
+    route::{topic_state::TopicState, topics::Lookup, wait_queue::WaitReason},
     send::{
         in_flight::{Millis, PendingMessage, Submission},
         permits::Share,
         span::SendSpan,
         submit::NotAccepted,
         wait_limits::WaitPermit,
-        wait_queue::WaitReason,
     },
 };
 

@@ -1,4 +1,10 @@
 //! The producer: composes discovery, transport and selection.
+//!
+//! Here is what a program calls; [`builder`] makes it, and [`accept`] checks, counts and takes in a message before it goes to
+//! [`send`](crate::send).
+
+mod accept;
+mod builder;
 
 use std::{
     fmt,
@@ -15,9 +21,12 @@ use metaq_protocol::{BrokerAddr, Partition, Topic};
 use metaq_transport::{Connection, ConnectionState};
 use tokio::{task::yield_now, time::Instant};
 
+pub use builder::ProducerBuilder;
+
 use crate::{
-    CloseReport, Message, Outcome, ProducerBuilder, ProducerConfig, PublishError, SendError, SendHandle,
-    SendReceipt, deadline,
+    CloseReport, Message, Outcome, ProducerConfig, PublishError, SendError, SendHandle, SendReceipt,
+    branch::{OpenTransactions, TransactionNames},
+    deadline,
     health::{EventSender, NotReady, ProducerEvents, ProducerHealth, RegistryHealth},
     panics::contain,
     route::{
@@ -28,11 +37,7 @@ use crate::{
         in_flight::{InFlight, Millis, PendingMessage},
         submit::Submitter,
     },
-    stats::{
-        ProducerStats,
-        remote::{self, RemoteBrokerStats},
-    },
-    transaction::{OpenTransactions, TransactionNames},
+    stats::{ProducerStats, RemoteBrokerStats},
 };
 
 /// Sends messages to the brokers of the topics that were published on it.
@@ -298,7 +303,7 @@ impl Producer {
     ) -> Vec<(BrokerAddr, Result<RemoteBrokerStats, String>)> {
         let deadline = deadline::after(timeout);
         self.inner.topics.revive(deadline).await;
-        remote::ask_all(&self.inner.pool, item, deadline).await
+        self.inner.pool.broker_stats(item, deadline).await
     }
 
     /// A snapshot of the registry, the published topics, and the connections to their brokers. It asks nobody, and delays
