@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use metaq_protocol::{Command, Decoder, Frame, Opaque, PutAnswer, PutCommand, Response, Topic};
+use metaq_protocol::{Command, Decoder, Frame, Opaque, PutCommand, PutResponse, Response, Topic};
 use metaq_testkit::Broker;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,6 +40,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("not an answer to a put".into());
     };
     println!("received: {} {:?}, opaque {}", answer.status, answer.text(), answer.opaque);
-    println!("stored at {}", PutAnswer::parse(&answer.body)?.offset);
+    println!("stored at {}", PutResponse::parse(&answer.body)?.offset);
     Ok(())
 }

@@ -17,7 +17,7 @@ use metaq_producer::{
     selector::{RandomSelector, RoundRobinSelector},
     transport::Transport,
 };
-use metaq_protocol::{Command, PutAnswer, PutRef};
+use metaq_protocol::{Command, PutRef, PutResponse};
 use metaq_transport::{
     Answer, Completions, Connection, ConnectionState, PendingResponse, Ticket, TransportError,
     TransportErrorKind,
@@ -70,7 +70,7 @@ impl Connection for Stored {
     fn submit_put(&self, put: PutRef<'_>, _: Instant, ticket: Ticket<'_>) -> Result<bool, TransportError> {
         let mut completions = self.transport.completions.lock().expect("nobody panics");
         completions.get_or_insert_with(|| Arc::clone(ticket.completions));
-        let answer = PutAnswer::new(1, put.partition, 0).into();
+        let answer = PutResponse::new(1, put.partition, 0).into();
         self.transport.ended.lock().expect("nobody panics").push((ticket.token, Ok(answer)));
         Ok(false)
     }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_main};
 use metaq_protocol::{
-    BooleanCommand, Checksum, Command, Decoder, Flag, Opaque, PutAnswer, PutCommand, Response, Status,
+    BooleanCommand, Checksum, Command, Decoder, Flag, Opaque, PutCommand, PutResponse, Response, Status,
     StoredMessages, Topic, encode_stored_message,
 };
 
@@ -79,7 +79,7 @@ fn put(criterion: &mut Criterion) {
 
 fn result(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("result");
-    let answer = PutAnswer::new(-5_468_924_307_537_133_568, 3, 1_234_567);
+    let answer = PutResponse::new(-5_468_924_307_537_133_568, 3, 1_234_567);
     let response =
         Response::from(BooleanCommand::new(Status::SUCCESS, answer.to_body(), Opaque(123_456_789)));
     let mut frame = BytesMut::new();
@@ -91,7 +91,7 @@ fn result(criterion: &mut Criterion) {
     group.bench_function("decode_in_place_and_parse", |bencher| {
         bencher.iter(|| {
             let (answer, _) = decoder.decode_response_in_place(black_box(&frame)).ok()??;
-            let place = answer.put_answer().ok()?;
+            let place = answer.put_response().ok()?;
             Some(place.message_id ^ place.offset ^ i64::from(place.partition))
         });
     });

@@ -72,7 +72,7 @@ impl Command {
         }
     }
 
-    /// The number that the answer will repeat. [`Opaque::NONE`] for `quit`, which isn't answered.
+    /// The number that the response will repeat. [`Opaque::NONE`] for `quit`, which isn't answered.
     #[must_use]
     pub fn opaque(&self) -> Opaque {
         match self {
@@ -87,7 +87,7 @@ impl Command {
         }
     }
 
-    /// Sets what the answer will repeat. Without effect on `quit`.
+    /// Sets what the response will repeat. Without effect on `quit`.
     pub fn set_opaque(&mut self, opaque: Opaque) {
         match self {
             Self::Put(command) => command.opaque = opaque,

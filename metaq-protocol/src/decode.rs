@@ -1,12 +1,12 @@
 //! From bytes to frames, without I/O.
 
-mod answer_head;
 mod decoder;
 mod error;
 mod header;
 mod in_place;
 mod limits;
 mod line;
+mod response_head;
 
 pub use decoder::{Decoder, RawFrame};
 pub use error::{DecodeError, DecodeErrorKind};

@@ -134,13 +134,13 @@ pub(crate) use frame_methods;
 
 /// One frame of either direction: `version 60\r\n` as well as `result 200 3 60\r\n0.1`.
 ///
-/// Both sides of MetaQ use one codec, so a broker reads answers too (and drops them).
+/// Both sides of MetaQ use one codec, so a broker reads responses too (and drops them).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Frame {
     /// A request, from client to broker.
     Command(Command),
-    /// An answer, from broker to client.
+    /// A response, from broker to client.
     Response(Response),
 }
 
@@ -154,7 +154,7 @@ impl Frame {
         }
     }
 
-    /// The number that links request and answer.
+    /// The number that links request and response.
     #[must_use]
     pub fn opaque(&self) -> crate::Opaque {
         match self {
@@ -167,8 +167,8 @@ impl Frame {
         match self {
             Self::Command(Command::Put(put)) => put.data = body.into(),
             Self::Command(Command::Sync(sync)) => sync.data = body.into(),
-            Self::Response(Response::Boolean(answer)) => answer.body = body,
-            Self::Response(Response::Data(answer)) => answer.data = body,
+            Self::Response(Response::Boolean(response)) => response.body = body,
+            Self::Response(Response::Data(response)) => response.data = body,
             Self::Command(_) => {}
         }
     }

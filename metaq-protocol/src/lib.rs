@@ -1,4 +1,4 @@
-//! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, answers, stored messages, and the text forms of
+//! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, responses, stored messages, and the text forms of
 //! topics, partitions, brokers and transactions. No I/O, no clock, no async runtime, no `unsafe`.
 //!
 //! `docs/protocol.md` in the repository describes the protocol as the Java classes of MetaQ 1.4.6.2 read and
@@ -48,11 +48,11 @@
 //!
 //! A [`Decoder`] takes frames off a growing buffer, whichever direction they go; bodies share the buffer's memory.
 //! [`Decoder::decode_raw`] gives the bytes of a frame beside it, and [`PutCommand::split`] attribute and payload.
-//! [`Decoder::decode_response_in_place`] reads answers where they lie. Both have [`Limits`].
+//! [`Decoder::decode_response_in_place`] reads responses where they lie. Both have [`Limits`].
 //!
 //! ```
 //! use bytes::{Bytes, BytesMut};
-//! use metaq_protocol::{Command, Decoder, Frame, Opaque, PutAnswer, PutCommand, Status};
+//! use metaq_protocol::{Command, Decoder, Frame, Opaque, PutResponse, PutCommand, Status};
 //!
 //! let put = PutCommand::new("test".parse()?, 1, Bytes::from_static(b"hello"), None).with_opaque(Opaque(7));
 //! let mut wire = BytesMut::new();
@@ -62,10 +62,10 @@
 //! let frame = Decoder::new().decode(&mut wire)?;
 //! assert_eq!(frame, Some(Frame::from(put)));
 //!
-//! let answers = b"result 200 25 7\r\n-5468924306434031616 1 31";
-//! let (answer, used) = Decoder::new().decode_response_in_place(answers)?.expect("it is whole");
-//! assert_eq!((answer.status(), answer.opaque, used), (Some(Status::SUCCESS), Opaque(7), answers.len()));
-//! assert_eq!(answer.put_answer()?, PutAnswer { message_id: -5468924306434031616, partition: 1, offset: 31 });
+//! let received = b"result 200 25 7\r\n-5468924306434031616 1 31";
+//! let (response, used) = Decoder::new().decode_response_in_place(received)?.expect("it is whole");
+//! assert_eq!((response.status(), response.opaque, used), (Some(Status::SUCCESS), Opaque(7), received.len()));
+//! assert_eq!(response.put_response()?, PutResponse { message_id: -5468924306434031616, partition: 1, offset: 31 });
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -77,7 +77,6 @@
 
 extern crate alloc;
 
-mod answer;
 mod broker_addr;
 mod checksum;
 mod command;
@@ -88,6 +87,7 @@ mod number;
 mod opaque;
 mod partition;
 mod response;
+mod response_body;
 mod slave_id;
 mod status;
 mod stored;
@@ -96,10 +96,6 @@ mod token;
 mod topic;
 mod transaction_id;
 
-pub use answer::{
-    InvalidAnswer, InvalidStat, PrepareVote, PutAnswer, XaError, encode_recovered, encode_stats,
-    parse_recovered, parse_stats,
-};
 pub use broker_addr::{BrokerAddr, InvalidBrokerAddr, InvalidBrokerAddrKind};
 pub use checksum::Checksum;
 pub use command::{
@@ -112,6 +108,10 @@ pub use frame::{BodyTooLong, Frame, MAX_BODY_LEN};
 pub use opaque::Opaque;
 pub use partition::{BrokerId, InvalidPartition, Partition};
 pub use response::{BooleanCommand, DataCommand, Response};
+pub use response_body::{
+    InvalidResponse, InvalidStat, PrepareVote, PutResponse, XaError, encode_recovered, encode_stats,
+    parse_recovered, parse_stats,
+};
 pub use status::Status;
 pub use stored::{
     CorruptMessage, CorruptMessageKind, StoredMessage, StoredMessages, Truncated, encode_stored_message,

@@ -1,4 +1,4 @@
-//! The number that links an answer to its request.
+//! The number that links a response to its request.
 
 use core::fmt;
 

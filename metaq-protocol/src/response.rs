@@ -1,4 +1,4 @@
-//! Answers: what a broker sends to a client (protocol §4).
+//! Responses: what a broker sends to a client (protocol §4).
 
 use alloc::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::{
     text,
 };
 
-/// An answer: `result 200 3 60\r\n0.1` or `value 5 31\r\n.....`.
+/// A response: `result 200 3 60\r\n0.1` or `value 5 31\r\n.....`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Response {
@@ -35,23 +35,23 @@ impl Response {
     #[must_use]
     pub fn opaque(&self) -> Opaque {
         match self {
-            Self::Boolean(answer) => answer.opaque,
-            Self::Data(answer) => answer.opaque,
+            Self::Boolean(response) => response.opaque,
+            Self::Data(response) => response.opaque,
         }
     }
 
     /// Sets which request this answers.
     pub fn set_opaque(&mut self, opaque: Opaque) {
         match self {
-            Self::Boolean(answer) => answer.opaque = opaque,
-            Self::Data(answer) => answer.opaque = opaque,
+            Self::Boolean(response) => response.opaque = opaque,
+            Self::Data(response) => response.opaque = opaque,
         }
     }
 
     fn as_encode(&self) -> &dyn Encode {
         match self {
-            Self::Boolean(answer) => answer,
-            Self::Data(answer) => answer,
+            Self::Boolean(response) => response,
+            Self::Data(response) => response,
         }
     }
 }
@@ -80,7 +80,7 @@ frame_methods!(Response);
 /// << result 200 24 1\r\n-5468924307537133568 0 0
 /// ```
 ///
-/// What the text means depends on the request: see [`PutAnswer`](crate::PutAnswer),
+/// What the text means depends on the request: see [`PutResponse`](crate::PutResponse),
 /// [`parse_stats`](crate::parse_stats), [`XaError`](crate::XaError).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,7 +94,7 @@ pub struct BooleanCommand {
 }
 
 impl BooleanCommand {
-    /// An answer to the request with `opaque`.
+    /// A response to the request with `opaque`.
     #[must_use]
     pub fn new(status: Status, body: Bytes, opaque: Opaque) -> Self {
         Self { status, body, opaque }
@@ -150,7 +150,7 @@ pub struct DataCommand {
 }
 
 impl DataCommand {
-    /// An answer to the request with `opaque`.
+    /// A response to the request with `opaque`.
     #[must_use]
     pub fn new(data: Bytes, opaque: Opaque) -> Self {
         Self { data, opaque }
@@ -175,20 +175,20 @@ impl Encode for DataCommand {
 
 frame_methods!(DataCommand);
 
-macro_rules! from_answer {
+macro_rules! from_response {
     ($($variant:ident($type:ty)),* $(,)?) => {$(
         impl From<$type> for Response {
-            fn from(answer: $type) -> Self {
-                Self::$variant(answer)
+            fn from(response: $type) -> Self {
+                Self::$variant(response)
             }
         }
 
         impl From<$type> for crate::Frame {
-            fn from(answer: $type) -> Self {
-                Self::Response(answer.into())
+            fn from(response: $type) -> Self {
+                Self::Response(response.into())
             }
         }
     )*};
 }
 
-from_answer!(Boolean(BooleanCommand), Data(DataCommand));
+from_response!(Boolean(BooleanCommand), Data(DataCommand));

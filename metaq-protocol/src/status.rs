@@ -1,4 +1,4 @@
-//! The status of an answer: what a broker made of a request.
+//! The status of a response: what a broker made of a request.
 
 use core::fmt;
 
@@ -37,7 +37,7 @@ impl Status {
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     /// A thread pool is full, or the broker doesn't handle this command.
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
-    /// No answer came in time. Made up inside a client, never sent.
+    /// No response came in time. Made up inside a client, never sent.
     pub const GATEWAY_TIMEOUT: Self = Self(504);
 
     /// True for [`SUCCESS`](Self::SUCCESS) only.

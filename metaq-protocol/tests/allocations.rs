@@ -5,13 +5,13 @@ use std::{hint::black_box, time::Instant};
 use allocation_counter::measure;
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    BooleanCommand, Command, Decoder, Frame, Limits, Opaque, PutAnswer, PutCommand, Response, Status, Topic,
+    BooleanCommand, Command, Decoder, Frame, Limits, Opaque, PutCommand, PutResponse, Response, Status, Topic,
 };
 
 fn result(opaque: i32) -> Response {
     BooleanCommand::new(
         Status::SUCCESS,
-        PutAnswer::new(-5_468_924_307_537_133_568, 0, 0).to_body(),
+        PutResponse::new(-5_468_924_307_537_133_568, 0, 0).to_body(),
         Opaque(opaque),
     )
     .into()
@@ -43,7 +43,7 @@ fn answers_in_place_allocate_nothing() {
     let (mut used, mut answers) = (0, 0);
     let counted = measure(|| {
         while let Some((answer, length)) = decoder.decode_response_in_place(&frames[used..]).unwrap() {
-            assert_eq!(answer.put_answer().unwrap().offset, 0);
+            assert_eq!(answer.put_response().unwrap().offset, 0);
             used += length;
             answers += 1;
         }

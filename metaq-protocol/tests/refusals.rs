@@ -5,7 +5,7 @@ use metaq_protocol::{
     BooleanCommand, BrokerAddr, Checksum, CorruptMessageKind, DataCommand, DecodeError,
     DecodeErrorKind as Kind, Decoder, Flag, Frame, InvalidAttribute, InvalidTokenKind,
     InvalidTransactionIdKind as IdKind, Limits, LocalTransactionId, MAX_BODY_LEN, Opaque, Partition,
-    PrepareVote, PutAnswer, PutCommand, PutData, Status, StoredMessages, Token, Topic, TransactionAction,
+    PrepareVote, PutCommand, PutData, PutResponse, Status, StoredMessages, Token, Topic, TransactionAction,
     TransactionCommand, TransactionId, XaTransactionId, encode_stats, encode_stored_message,
 };
 
@@ -166,7 +166,7 @@ fn errors_are_cheap_to_pass_on() {
     fn is_shareable<T: std::error::Error + Send + Sync + Clone + 'static>() {}
     is_shareable::<DecodeError>();
     assert_eq!(size_of::<DecodeError>(), size_of::<usize>());
-    let answer = PutAnswer::parse(b"1 2").expect_err("no offset").to_string();
+    let answer = PutResponse::parse(b"1 2").expect_err("no offset").to_string();
     assert_eq!(answer, "the answer to put \"1 2\" has no valid offset; expected MESSAGE-ID PARTITION OFFSET");
     let slave = BrokerAddr::parse_with_slave_id("meta://h:1?slaveId=x").expect_err("no number").to_string();
     assert!(slave.contains("its slaveId is not a number"), "{slave}");
@@ -193,7 +193,7 @@ fn errors_say_text_and_reason_as_values() {
     assert_eq!(partition.text(), excerpt);
     let action = "begin".parse::<TransactionAction>().expect_err("lower case");
     assert_eq!(action.text(), "begin");
-    let answer = PutAnswer::parse(b"1 2 \xff").expect_err("no offset");
+    let answer = PutResponse::parse(b"1 2 \xff").expect_err("no offset");
     assert_eq!((answer.request(), answer.field(), answer.text()), ("put", "offset", "1 2 \u{fffd}"));
     assert_eq!(answer.expected(), "MESSAGE-ID PARTITION OFFSET");
     let vote = PrepareVote::parse(b"").expect_err("no number");

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_main};
 use metaq_protocol::{
-    BooleanCommand, BrokerAddr, Decoder, Flag, Frame, PutAnswer, PutData, PutRef, Response, Status, Topic,
+    BooleanCommand, BrokerAddr, Decoder, Flag, Frame, PutData, PutRef, PutResponse, Response, Status, Topic,
 };
 use metaq_transport::{
     Answer, Completions, Connection, ConnectionConfig, Dialer, StreamTransport, Ticket, Transport,
@@ -41,7 +41,7 @@ impl Dialer for Memory {
 /// Answers every request as if a put was stored.
 async fn answer(mut stream: DuplexStream) -> io::Result<()> {
     let (mut decoder, mut input, mut output) = (Decoder::new(), BytesMut::new(), BytesMut::new());
-    let body = PutAnswer::new(-5_468_924_307_537_133_568, 0, 0).to_body();
+    let body = PutResponse::new(-5_468_924_307_537_133_568, 0, 0).to_body();
     loop {
         while let Ok(Some(Frame::Command(command))) = decoder.decode(&mut input) {
             let answer = BooleanCommand::new(Status::SUCCESS, body.clone(), command.opaque());

@@ -1,6 +1,6 @@
 //! The answers of brokers.
 
-use metaq_protocol::{PutAnswer, Response};
+use metaq_protocol::{PutResponse, Response};
 use tokio::time::Instant;
 
 /// The answer of a broker to a request, and the time at which it came.
@@ -21,7 +21,7 @@ pub struct Answer {
 #[non_exhaustive]
 pub enum AnswerBody {
     /// A put was stored.
-    Stored(PutAnswer),
+    Stored(PutResponse),
     /// Anything else: a refusal, or the answer to another request.
     Other(Response),
 }
@@ -43,8 +43,8 @@ impl Answer {
     }
 }
 
-impl From<PutAnswer> for Answer {
-    fn from(answer: PutAnswer) -> Self {
+impl From<PutResponse> for Answer {
+    fn from(answer: PutResponse) -> Self {
         Self::new(AnswerBody::Stored(answer))
     }
 }

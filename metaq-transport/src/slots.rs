@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, task::Waker};
 
-use metaq_protocol::{BooleanCommand, Opaque, PutAnswer, Response, ResponseRef, Status};
+use metaq_protocol::{BooleanCommand, Opaque, PutResponse, Response, ResponseRef, Status};
 use tokio::time::Instant;
 
 use crate::{Answer, AnswerBody, Progress, TransportError};
@@ -69,13 +69,13 @@ pub(crate) enum Caller {
 /// hence boxed: a slot is one cache line.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Stored(PutAnswer),
+    Stored(PutResponse),
     Other(Box<Response>),
 }
 
 impl Reply {
     pub(crate) fn read(response: &ResponseRef<'_>) -> Self {
-        match response.put_answer() {
+        match response.put_response() {
             Ok(stored) if response.status() == Some(Status::SUCCESS) => Self::Stored(stored),
             _ => Self::Other(Box::new(response.to_response())),
         }
@@ -669,7 +669,7 @@ mod tests {
         let (now, mut slots) = (Instant::now(), Slots::default());
         let put = take(&mut slots, request(now, 0, 1));
         let other = take(&mut slots, Request { is_put: false, ..request(now, 1, 1) });
-        let place = PutAnswer::new(1, 2, 3);
+        let place = PutResponse::new(1, 2, 3);
         for key in [put, other] {
             slots.deliver(key.opaque(), Reply::Stored(place), now, |_| {});
         }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    BooleanCommand, BrokerAddr, Command, Decoder, Flag, Frame, Opaque, PutAnswer, PutCommand, PutData,
-    PutRef, Response, Status, Topic,
+    BooleanCommand, BrokerAddr, Command, Decoder, Flag, Frame, Opaque, PutCommand, PutData, PutRef,
+    PutResponse, Response, Status, Topic,
 };
 use metaq_transport::{
     Answer, AnswerBody, Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse,
@@ -491,7 +491,7 @@ async fn the_place_of_a_stored_message_is_read_from_the_answer() {
     let put = accepted.put().await;
     accepted.answer(put.opaque, "-5468924307537133568 3 99").await;
     let answer = timeout(SOON, pending).await.unwrap().unwrap();
-    assert_eq!(answer.body, AnswerBody::Stored(PutAnswer::new(-5_468_924_307_537_133_568, 3, 99)), "M-20");
+    assert_eq!(answer.body, AnswerBody::Stored(PutResponse::new(-5_468_924_307_537_133_568, 3, 99)), "M-20");
 }
 
 /// Writes down what it is told.
@@ -547,7 +547,7 @@ async fn ends_are_told_once_to_whom_they_concern() {
         for (token, outcome) in told {
             match outcome {
                 Ok(answer) => {
-                    let place = PutAnswer::new(token as i64, 0, 0);
+                    let place = PutResponse::new(token as i64, 0, 0);
                     assert_eq!(answer.body, AnswerBody::Stored(place));
                 }
                 Err(error) => assert!(token >= 1000, "{token}: {error}"),

@@ -43,7 +43,7 @@ async fn put(stream: impl AsyncRead + AsyncWrite + Send + 'static, partition: i3
             while let Some((answer, length)) = decoder.decode_response_in_place(&input[used..]).unwrap() {
                 assert!(answer.status().unwrap().is_success());
                 // Answers come in order: this is the last.
-                if answer.put_answer().is_err() {
+                if answer.put_response().is_err() {
                     return acknowledged;
                 }
                 used += length;

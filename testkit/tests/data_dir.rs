@@ -5,7 +5,7 @@ mod wire;
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use metaq_protocol::{PutAnswer, Response};
+use metaq_protocol::{PutResponse, Response};
 use metaq_testkit::{Broker, BrokerBuilder};
 use parking_lot::Mutex;
 use tokio::{io::DuplexStream, net::TcpStream, sync::Barrier, task::JoinSet};
@@ -42,7 +42,7 @@ async fn put_until_the_end(
         for _ in 0..20 {
             let Some(Response::Boolean(answer)) = client.next().await else { return };
             assert!(answer.status.is_success(), "{answer:?}");
-            let PutAnswer { message_id, partition, offset } = PutAnswer::parse(&answer.body).unwrap();
+            let PutResponse { message_id, partition, offset } = PutResponse::parse(&answer.body).unwrap();
             let other = places.lock().insert((partition, offset), message_id);
             assert_eq!(other, None, "two messages at {offset}");
         }
@@ -85,14 +85,14 @@ async fn one_after_another(end: impl AsyncFn(Broker)) {
             for partition in 0..PARTITIONS {
                 client.send(put(partition)).await;
                 let Some(Response::Boolean(answer)) = client.next().await else { panic!("no answer") };
-                answers.push(PutAnswer::parse(&answer.body).unwrap());
+                answers.push(PutResponse::parse(&answer.body).unwrap());
             }
         }
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
         let there = stored(&next);
-        for PutAnswer { message_id, partition, offset } in answers {
+        for PutResponse { message_id, partition, offset } in answers {
             assert_eq!(there.get(&(partition, offset)), Some(&message_id), "at {offset} of {partition}");
         }
     }

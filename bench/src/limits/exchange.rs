@@ -60,7 +60,7 @@ impl Window {
             if answer.status() != Some(Status::SUCCESS) {
                 return Err(invalid(format!("the broker refused a message: {answer:?}")));
             }
-            answer.put_answer().map_err(|error| invalid(error.to_string()))?;
+            answer.put_response().map_err(|error| invalid(error.to_string()))?;
             // As a producer does: whose answer it is.
             let whose = usize::try_from(answer.opaque.0).ok().and_then(|opaque| self.out.get_mut(opaque));
             *whose.ok_or_else(|| invalid("an answer to nothing".to_owned()))? ^= true;

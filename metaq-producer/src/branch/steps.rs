@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metaq_protocol::{
-    Command, PutAnswer, Response, Status, Token, TransactionAction, TransactionCommand, TransactionId,
+    Command, PutResponse, Response, Status, Token, TransactionAction, TransactionCommand, TransactionId,
 };
 use metaq_transport::{Answer, AnswerBody, Connection, PendingResponse, TransportError};
 use tokio::time::{Instant, timeout_at};
@@ -117,10 +117,10 @@ pub(crate) fn read(outcome: Result<Answer, TransportError>) -> Result<Bytes, Ste
 }
 
 /// The broker's answer to a message of the transaction. The offset is none (rule B-10).
-pub(crate) fn read_put(outcome: Result<Answer, TransportError>) -> Result<PutAnswer, StepError> {
+pub(crate) fn read_put(outcome: Result<Answer, TransportError>) -> Result<PutResponse, StepError> {
     match outcome {
         Ok(Answer { body: AnswerBody::Stored(place), .. }) => Ok(place),
-        other => PutAnswer::parse(&read(other)?)
+        other => PutResponse::parse(&read(other)?)
             .map_err(|error| StepError::Odd(format!("the broker reported success, but not where: {error}"))),
     }
 }

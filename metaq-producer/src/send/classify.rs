@@ -1,13 +1,13 @@
 //! The meaning of an attempt's end for the message.
 
-use metaq_protocol::{BooleanCommand, BrokerId, Partition, PutAnswer, Response, Status, Topic};
+use metaq_protocol::{BooleanCommand, BrokerId, Partition, PutResponse, Response, Status, Topic};
 use metaq_transport::{Answer, AnswerBody, Progress, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
 use crate::{Outcome, RetryPolicy, SendError, SendErrorKind, route::topic_broker::TopicBroker};
 
 /// The place and time at which a message was stored.
-pub(crate) type Stored = (PutAnswer, Instant);
+pub(crate) type Stored = (PutResponse, Instant);
 
 /// An attempt that failed.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(crate) fn classify_attempt(
     match answer.body {
         AnswerBody::Stored(place) => Ok((place, answer.received_at)),
         AnswerBody::Other(Response::Boolean(said)) if said.status.is_success() => {
-            match PutAnswer::parse(&said.body) {
+            match PutResponse::parse(&said.body) {
                 Ok(place) => Ok((place, answer.received_at)),
                 Err(error) => {
                     let text = format!("the broker reported success, but not where: {error}");

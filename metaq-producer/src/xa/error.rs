@@ -121,7 +121,7 @@ impl XaError {
         let this = match step {
             StepError::Refused(status, text) => {
                 let answer = BooleanCommand::new(status, text.into(), Opaque::NONE);
-                let (code, text) = match metaq_protocol::XaError::from_answer(&answer) {
+                let (code, text) = match metaq_protocol::XaError::from_response(&answer) {
                     Some(error) => (XaErrorCode(error.code), error.message),
                     None => (XaErrorCode::RMERR, answer.text().into_owned()),
                 };

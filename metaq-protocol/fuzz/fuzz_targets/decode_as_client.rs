@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use metaq_protocol::{Decoder, Frame, Limits, PutAnswer, XaError, parse_recovered, parse_stats};
+use metaq_protocol::{Decoder, Frame, Limits, PutResponse, XaError, parse_recovered, parse_stats};
 
 fn decoder() -> Decoder {
     Decoder::with_limits(Limits::default().with_max_line(512).with_max_body(4096))
@@ -25,13 +25,13 @@ fuzz_target!(|input: &[u8]| {
                 start += used;
                 assert_eq!(buffer.len(), bytes.len() - start);
                 assert_eq!(in_place.awaited_len(), None);
-                if let Ok(answer) = answer.put_answer() {
-                    assert_eq!(PutAnswer::parse(&answer.to_body()), Ok(answer));
+                if let Ok(answer) = answer.put_response() {
+                    assert_eq!(PutResponse::parse(&answer.to_body()), Ok(answer));
                 }
                 parse_stats(answer.body).for_each(drop);
                 parse_recovered(answer.body).for_each(drop);
                 if let metaq_protocol::Response::Boolean(answer) = response {
-                    assert_eq!(XaError::from_answer(&answer).is_none(), answer.status.is_success());
+                    assert_eq!(XaError::from_response(&answer).is_none(), answer.status.is_success());
                 }
             }
             Ok(None) if end < bytes.len() => end = (end + piece).min(bytes.len()),

@@ -32,7 +32,7 @@ pub struct GetCommand {
     pub offset: i64,
     /// The largest number of bytes to send.
     pub max_size: i32,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
 }
 

@@ -27,7 +27,7 @@ pub struct OffsetCommand {
     pub partition: i32,
     /// The offset to look for.
     pub offset: i64,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
 }
 

@@ -18,8 +18,8 @@ use crate::{
 /// << result 200 25 4\r\n-5468924306434031616 1 31
 /// ```
 ///
-/// The layouts before 1.4.4, without a checksum, are read too and never written. The answer to a
-/// stored message is a [`PutAnswer`](crate::PutAnswer).
+/// The layouts before 1.4.4, without a checksum, are read too and never written. The response to a
+/// stored message is a [`PutResponse`](crate::PutResponse).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PutCommand {
@@ -33,7 +33,7 @@ pub struct PutCommand {
     pub checksum: Checksum,
     /// The transaction that the message belongs to.
     pub transaction: Option<TransactionId>,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
     /// Attribute and payload.
     pub data: PutData,
@@ -146,7 +146,7 @@ pub struct PutRef<'a> {
     pub checksum: Checksum,
     /// The transaction that the message belongs to.
     pub transaction: Option<&'a TransactionId>,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
     /// Attribute and payload.
     pub data: &'a PutData,

@@ -19,7 +19,7 @@ use crate::{
 /// ```
 ///
 /// The items are `topics`, `offsets`, `realtime`, `config`, `help`, `reset`; anything else is taken
-/// for a topic. The answer is read with [`parse_stats`](crate::parse_stats).
+/// for a topic. The response is read with [`parse_stats`](crate::parse_stats).
 ///
 /// No item and an empty one, which only a peer can send, are equal: they are the same on the wire.
 #[derive(Clone, Debug, Eq)]
@@ -27,7 +27,7 @@ use crate::{
 pub struct StatsCommand {
     /// The item to ask for; none gives the figures of the broker as a whole.
     pub item: Option<Token>,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
 }
 

@@ -30,7 +30,7 @@ pub struct SyncCommand {
     pub message_id: i64,
     /// The checksum of the data.
     pub checksum: Checksum,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
     /// Attribute and payload.
     pub data: PutData,

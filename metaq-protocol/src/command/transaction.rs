@@ -32,7 +32,7 @@ pub struct TransactionCommand {
     pub session: Token,
     /// The step.
     pub action: TransactionAction,
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
     timeout: i32,
     qualifier: Option<Token>,

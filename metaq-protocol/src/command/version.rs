@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VersionCommand {
-    /// The number that the answer repeats.
+    /// The number that the response repeats.
     pub opaque: Opaque,
 }
 

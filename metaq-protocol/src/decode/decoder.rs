@@ -4,9 +4,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     DecodeError, Limits,
-    answer_head::AnswerHead,
     header::{self, Header, Names},
     line::LineSearch,
+    response_head::ResponseHead,
 };
 use crate::Frame;
 
@@ -37,8 +37,8 @@ pub struct Decoder {
     names: Names,
     /// A header that was read, stays in the buffer, and waits for its body.
     pending: Option<Header>,
-    /// The same for answers read in place.
-    pub(super) pending_answer: Option<AnswerHead>,
+    /// The same for responses read in place.
+    pub(super) pending_response: Option<ResponseHead>,
 }
 
 impl Decoder {
@@ -69,7 +69,7 @@ impl Decoder {
     /// [`DecodeError`] when the bytes are no frame or go beyond the limits.
     pub fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         if self.pending.is_none()
-            && let Some(head) = AnswerHead::plain_result(src, &self.limits)
+            && let Some(head) = ResponseHead::plain_result(src, &self.limits)
             && src.len() - head.head_len >= head.body_len
         {
             self.search = LineSearch::default();
@@ -90,7 +90,7 @@ impl Decoder {
     /// The same, with the bytes of the frame as they were on the wire: for proxies and captures.
     ///
     /// The bytes are split off from `src` without copying, and the body shares their memory. [`decode`](Self::decode) and
-    /// this may take turns. An answer that is [read in place](Self::decode_response_in_place) needs no such method: its
+    /// this may take turns. A response that is [read in place](Self::decode_response_in_place) needs no such method: its
     /// bytes are the first ones of the buffer, as many as it says.
     ///
     /// ```

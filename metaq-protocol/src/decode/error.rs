@@ -54,7 +54,7 @@ pub enum DecodeErrorKind {
     InvalidTransactionId,
     /// A word is not one of the actions of a `transaction`.
     UnknownAction,
-    /// A request came where only answers can be.
+    /// A request came where only responses can be.
     UnexpectedCommand,
 }
 

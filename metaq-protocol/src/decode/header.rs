@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{DecodeError, DecodeErrorKind, answer_head::AnswerHead, line::Words};
+use super::{DecodeError, DecodeErrorKind, line::Words, response_head::ResponseHead};
 use crate::{
     Checksum, Flag, Frame, GetCommand, OffsetCommand, Opaque, PutCommand, PutData, QuitCommand, StatsCommand,
     SyncCommand, Token, Topic, TransactionCommand, TransactionId, VersionCommand, command::is_all_digits,
@@ -206,15 +206,15 @@ fn transaction(words: &Words<'_>, _: usize, _: &mut Names) -> Result<Header, Dec
 }
 
 fn result(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, DecodeError> {
-    AnswerHead::result(words, max_body).map(Header::from)
+    ResponseHead::result(words, max_body).map(Header::from)
 }
 
 fn value(words: &Words<'_>, max_body: usize, _: &mut Names) -> Result<Header, DecodeError> {
-    AnswerHead::value(words, max_body).map(Header::from)
+    ResponseHead::value(words, max_body).map(Header::from)
 }
 
-impl From<AnswerHead> for Header {
-    fn from(head: AnswerHead) -> Self {
+impl From<ResponseHead> for Header {
+    fn from(head: ResponseHead) -> Self {
         Self { frame: head.with_body(Bytes::new()).into(), head_len: head.head_len, body_len: head.body_len }
     }
 }

@@ -1,14 +1,13 @@
-//! Answers read where they lie, for a client's read loop.
+//! Responses read where they lie, for a client's read loop.
 
 use super::{
-    DecodeError, DecodeErrorKind, Decoder,
-    answer_head::{AnswerHead, plain_number},
-    header,
+    DecodeError, DecodeErrorKind, Decoder, header,
     line::{LineSearch, Words},
+    response_head::{ResponseHead, plain_number},
 };
-use crate::{BooleanCommand, DataCommand, Opaque, PutAnswer, Response, Status, number::leading_i64};
+use crate::{BooleanCommand, DataCommand, Opaque, PutResponse, Response, Status, number::leading_i64};
 
-/// An answer that still lies in the read buffer.
+/// A response that still lies in the read buffer.
 ///
 /// ```text
 /// result 200 24 1\r\n-5468924307537133568 0 0
@@ -17,7 +16,7 @@ use crate::{BooleanCommand, DataCommand, Opaque, PutAnswer, Response, Status, nu
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResponseRef<'a> {
-    /// The kind of answer.
+    /// The kind of response.
     pub kind: ResponseKind,
     /// The opaque of the request.
     pub opaque: Opaque,
@@ -25,7 +24,7 @@ pub struct ResponseRef<'a> {
     pub body: &'a [u8],
 }
 
-/// The kinds of answers that a [`ResponseRef`] can be.
+/// The kinds of responses that a [`ResponseRef`] can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseKind {
@@ -56,30 +55,30 @@ impl ResponseRef<'_> {
         }
     }
 
-    /// Reads the body as the answer to a `put` that was stored.
+    /// Reads the body as the response to a `put` that was stored.
     ///
     /// # Errors
-    /// [`InvalidAnswer`](crate::InvalidAnswer) when it isn't one.
+    /// [`InvalidResponse`](crate::InvalidResponse) when it isn't one.
     #[inline]
-    pub fn put_answer(&self) -> Result<PutAnswer, crate::InvalidAnswer> {
-        PutAnswer::parse(self.body)
+    pub fn put_response(&self) -> Result<PutResponse, crate::InvalidResponse> {
+        PutResponse::parse(self.body)
     }
 }
 
 impl Decoder {
-    /// Reads the answer at the front of `src` where it lies, and says how many bytes it took.
+    /// Reads the response at the front of `src` where it lies, and says how many bytes it took.
     /// `None` asks for more bytes behind those in `src`.
     ///
-    /// Nothing is allocated or copied, so a batch of answers can be read straight from the buffer:
+    /// Nothing is allocated or copied, so a batch of responses can be read straight from the buffer:
     ///
     /// ```
     /// use metaq_protocol::{Decoder, Opaque, Status};
     ///
     /// let received = b"result 200 0 7\r\nresult 200 1 8\r\n0result 50";
     /// let (mut decoder, mut used, mut opaques) = (Decoder::new(), 0, Vec::new());
-    /// while let Some((answer, length)) = decoder.decode_response_in_place(&received[used..])? {
-    ///     assert_eq!(answer.status(), Some(Status::SUCCESS));
-    ///     opaques.push(answer.opaque);
+    /// while let Some((response, length)) = decoder.decode_response_in_place(&received[used..])? {
+    ///     assert_eq!(response.status(), Some(Status::SUCCESS));
+    ///     opaques.push(response.opaque);
     ///     used += length;
     /// }
     /// assert_eq!(opaques, [Opaque(7), Opaque(8)]);
@@ -90,18 +89,18 @@ impl Decoder {
     /// Don't mix it with [`decode`](Self::decode) on one stream.
     ///
     /// # Errors
-    /// [`DecodeError`] when the bytes are no answer or go beyond the limits.
+    /// [`DecodeError`] when the bytes are no response or go beyond the limits.
     pub fn decode_response_in_place<'a>(
         &mut self,
         src: &'a [u8],
     ) -> Result<Option<(ResponseRef<'a>, usize)>, DecodeError> {
-        let answer = match self.pending_answer.take() {
-            Some(answer) => answer,
-            None => match AnswerHead::plain_result(src, &self.limits) {
-                Some(answer) => {
+        let head = match self.pending_response.take() {
+            Some(head) => head,
+            None => match ResponseHead::plain_result(src, &self.limits) {
+                Some(head) => {
                     // A search may have begun while the line was not whole yet.
                     self.search = LineSearch::default();
-                    answer
+                    head
                 }
                 None => {
                     let Some(line) = self.search.find(src, self.limits.max_line)? else {
@@ -111,35 +110,35 @@ impl Decoder {
                 }
             },
         };
-        let length = answer.head_len + answer.body_len;
-        let Some(body) = src.get(answer.head_len..length) else {
-            self.pending_answer = Some(answer);
+        let length = head.head_len + head.body_len;
+        let Some(body) = src.get(head.head_len..length) else {
+            self.pending_response = Some(head);
             return Ok(None);
         };
-        let response = ResponseRef { kind: answer.kind, opaque: answer.opaque, body };
+        let response = ResponseRef { kind: head.kind, opaque: head.opaque, body };
         Ok(Some((response, length)))
     }
 }
 
 impl Decoder {
-    /// Reads the answer at the front of `src` if it says, as brokers spell it, that a message was stored; and says how many
+    /// Reads the response at the front of `src` if it says, as brokers spell it, that a message was stored; and says how many
     /// bytes it took. Everything else, and what isn't whole yet, is left to
-    /// [`decode_response_in_place`](Self::decode_response_in_place), which reads these answers, too: this is a faster way for
-    /// the one answer that there is for each message.
+    /// [`decode_response_in_place`](Self::decode_response_in_place), which reads these responses, too: this is a faster way for
+    /// the one response that there is for each message.
     ///
     /// ```
-    /// use metaq_protocol::{Decoder, Opaque, PutAnswer};
+    /// use metaq_protocol::{Decoder, Opaque, PutResponse};
     ///
     /// let mut decoder = Decoder::new();
     /// let received = b"result 200 24 1\r\n-5468924307537133568 0 0result 403 0 2\r\n";
-    /// let stored = PutAnswer::new(-5468924307537133568, 0, 0);
+    /// let stored = PutResponse::new(-5468924307537133568, 0, 0);
     /// assert_eq!(decoder.decode_stored_in_place(received), Some((Opaque(1), stored, 41)));
     /// assert_eq!(decoder.decode_stored_in_place(&received[41..]), None);
     /// assert_eq!(decoder.decode_stored_in_place(&received[..40]), None);
     /// ```
     #[inline]
-    pub fn decode_stored_in_place(&mut self, src: &[u8]) -> Option<(Opaque, PutAnswer, usize)> {
-        if self.pending_answer.is_some() {
+    pub fn decode_stored_in_place(&mut self, src: &[u8]) -> Option<(Opaque, PutResponse, usize)> {
+        if self.pending_response.is_some() {
             return None;
         }
         let rest = src.strip_prefix(b"result 200 ")?;
@@ -150,26 +149,26 @@ impl Decoder {
         if body_len > self.limits.max_body || head_len - 2 > self.limits.max_line {
             return None;
         }
-        let stored = PutAnswer::plain(rest.get(..body_len)?)?;
+        let stored = PutResponse::plain(rest.get(..body_len)?)?;
         let opaque = Opaque(i32::try_from(opaque).ok()?);
         // A search may have begun while the line was not whole yet.
         self.search = LineSearch::default();
         Some((opaque, stored, head_len + body_len))
     }
 
-    /// The number of bytes of the answer that [`decode_response_in_place`](Self::decode_response_in_place)
+    /// The number of bytes of the response that [`decode_response_in_place`](Self::decode_response_in_place)
     /// waits for, header included, once its header is there. A read buffer has to have that much room.
     #[must_use]
     pub fn awaited_len(&self) -> Option<usize> {
-        self.pending_answer.map(|answer| answer.head_len + answer.body_len)
+        self.pending_response.map(|head| head.head_len + head.body_len)
     }
 }
 
-fn parse(line: &[u8], max_body: usize) -> Result<AnswerHead, DecodeError> {
+fn parse(line: &[u8], max_body: usize) -> Result<ResponseHead, DecodeError> {
     let words = Words::split(line)?;
     let (command, head) = match words.get(0).unwrap_or_default() {
-        b"result" => ("result", AnswerHead::result(&words, max_body)),
-        b"value" => ("value", AnswerHead::value(&words, max_body)),
+        b"result" => ("result", ResponseHead::result(&words, max_body)),
+        b"value" => ("value", ResponseHead::value(&words, max_body)),
         verb if header::is_command(verb) => {
             return Err(DecodeError::new(DecodeErrorKind::UnexpectedCommand, verb));
         }

@@ -67,7 +67,7 @@ fn token_fails(text: &str) -> bool {
 
 fn xa_answer(case: &Value, body: &str) -> Outcome {
     let answer = BooleanCommand::new(Status(int(case, "code")), body.to_owned().into(), Opaque(1));
-    let Some(error) = XaError::from_answer(&answer) else {
+    let Some(error) = XaError::from_response(&answer) else {
         assert_eq!(case["outcome"], "ok");
         return Outcome::Same;
     };

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    Checksum, CorruptMessageKind, Flag, Opaque, Partition, PutAnswer, PutCommand, PutData, ResponseRef,
+    Checksum, CorruptMessageKind, Flag, Opaque, Partition, PutCommand, PutData, PutResponse, ResponseRef,
     Status, StoredMessages, encode_stored_message,
 };
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ fn send_result(case: &Value) {
     let status = Status(int(case, "code"));
     let body = text(case, "body").unwrap_or_default();
     let response = metaq_protocol::BooleanCommand::new(status, body.to_owned().into(), Opaque(1));
-    let read = PutAnswer::parse(&response.body);
+    let read = PutResponse::parse(&response.body);
     if case["outcome"] == "error" {
         let error = read.unwrap_err().to_string();
         return assert!(error.contains("the answer to put"), "{error}");
@@ -140,11 +140,11 @@ fn send_result(case: &Value) {
     assert_eq!(json!(answer.offset), case["offset"]);
     let partition = Partition::new(int(case, "broker_id"), answer.partition);
     assert_eq!(partition.to_string(), case["partition"].as_str().unwrap());
-    assert_eq!(PutAnswer::parse(&answer.to_body()), Ok(answer));
+    assert_eq!(PutResponse::parse(&answer.to_body()), Ok(answer));
     assert_eq!(answer.to_body(), answer.to_string());
     let mut frame = BytesMut::new();
     response.encode(&mut frame);
     let mut decoder = metaq_protocol::Decoder::new();
     let (in_place, _): (ResponseRef<'_>, usize) = decoder.decode_response_in_place(&frame).unwrap().unwrap();
-    assert_eq!(in_place.put_answer(), Ok(answer));
+    assert_eq!(in_place.put_response(), Ok(answer));
 }

@@ -5,8 +5,8 @@ mod arbitrary;
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
-    DecodeError, Decoder, Flag, Frame, InvalidAttribute, Limits, Opaque, PutAnswer, PutData, StoredMessages,
-    encode_stored_message,
+    DecodeError, Decoder, Flag, Frame, InvalidAttribute, Limits, Opaque, PutData, PutResponse,
+    StoredMessages, encode_stored_message,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -252,8 +252,8 @@ proptest! {
 
     #[test]
     fn put_answers_come_back(id in any::<i64>(), partition in any::<i32>(), offset in any::<i64>()) {
-        let answer = PutAnswer::new(id, partition, offset);
-        prop_assert_eq!(PutAnswer::parse(&answer.to_body()), Ok(answer));
+        let answer = PutResponse::new(id, partition, offset);
+        prop_assert_eq!(PutResponse::parse(&answer.to_body()), Ok(answer));
     }
 
     #[test]

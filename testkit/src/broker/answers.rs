@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use metaq_protocol::{
-    BooleanCommand, Command, DataCommand, GetCommand, OffsetCommand, Opaque, Partition, PutAnswer,
-    PutCommand, Response, Status, SyncCommand, TransactionId, encode_stored_message,
+    BooleanCommand, Command, DataCommand, GetCommand, OffsetCommand, Opaque, Partition, PutCommand,
+    PutResponse, Response, Status, SyncCommand, TransactionId, encode_stored_message,
 };
 
 use super::{Shared, local_transactions::LocalTransactions, topics::NotTaken, transactions::Pending};
@@ -217,7 +217,7 @@ impl Shared {
 }
 
 fn stored_at(opaque: Opaque, message_id: i64, partition: i32, offset: i64) -> Response {
-    result(opaque, Status::SUCCESS, PutAnswer { message_id, partition, offset }.to_body())
+    result(opaque, Status::SUCCESS, PutResponse { message_id, partition, offset }.to_body())
 }
 
 fn no_store(topic: &str, partition: i32) -> String {

@@ -1,7 +1,7 @@
 //! What two brokers can't have in common is taken out of their answers.
 
 use bytes::BytesMut;
-use metaq_protocol::{BooleanCommand, Command, DataCommand, Decoder, Frame, PutAnswer, Response};
+use metaq_protocol::{BooleanCommand, Command, DataCommand, Decoder, Frame, PutResponse, Response};
 use metaq_testkit::Broker;
 
 /// The broker that tells where messages lie: in the others they lie the same.
@@ -37,7 +37,7 @@ fn text_of(answer: &BooleanCommand, port: u16) -> String {
         return sections.join(" ");
     }
     if answer.status.is_success()
-        && let Ok(PutAnswer { partition, offset, .. }) = PutAnswer::parse(&answer.body)
+        && let Ok(PutResponse { partition, offset, .. }) = PutResponse::parse(&answer.body)
     {
         return format!("ID {partition} {offset}");
     }

@@ -5,7 +5,7 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use super::InvalidAnswer;
+use super::InvalidResponse;
 use crate::number::{self, LineBuilder, text_len};
 
 /// The body of a `result 200` to a `put`: where the message was stored.
@@ -15,8 +15,8 @@ use crate::number::{self, LineBuilder, text_len};
 ///                       message_id partition offset
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "the three numbers of the answer")]
-pub struct PutAnswer {
+#[expect(clippy::exhaustive_structs, reason = "the three numbers of the response")]
+pub struct PutResponse {
     /// The id of the message. It may well be negative, and ids of different brokers have no order.
     pub message_id: i64,
     /// The partition within the broker, which differs from the request only for -1.
@@ -25,7 +25,7 @@ pub struct PutAnswer {
     pub offset: i64,
 }
 
-impl PutAnswer {
+impl PutResponse {
     /// A place.
     #[must_use]
     pub fn new(message_id: i64, partition: i32, offset: i64) -> Self {
@@ -35,9 +35,9 @@ impl PutAnswer {
     /// Reads a body. As with the Java client, more words are ignored.
     ///
     /// # Errors
-    /// [`InvalidAnswer`] when a word is missing or is no number.
+    /// [`InvalidResponse`] when a word is missing or is no number.
     #[inline]
-    pub fn parse(body: &[u8]) -> Result<Self, InvalidAnswer> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidResponse> {
         Self::plain(body).map_or_else(|| Self::any_spelling(body), Ok)
     }
 
@@ -52,11 +52,11 @@ impl PutAnswer {
     }
 
     #[cold]
-    fn any_spelling(body: &[u8]) -> Result<Self, InvalidAnswer> {
+    fn any_spelling(body: &[u8]) -> Result<Self, InvalidResponse> {
         const EXPECTED: &str = "MESSAGE-ID PARTITION OFFSET";
         let mut words = body.split(|&byte| byte == b' ');
         let mut word = || words.next().unwrap_or_default();
-        let refused = |field| InvalidAnswer::new("put", field, EXPECTED, body);
+        let refused = |field| InvalidResponse::new("put", field, EXPECTED, body);
         Ok(Self {
             message_id: number::parse_i64(word()).ok_or_else(|| refused("message id"))?,
             partition: number::parse_i32(word()).ok_or_else(|| refused("partition"))?,
@@ -85,7 +85,7 @@ impl PutAnswer {
     }
 }
 
-impl fmt::Display for PutAnswer {
+impl fmt::Display for PutResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.message_id, self.partition, self.offset)
     }

@@ -1,4 +1,4 @@
-//! Answers to `transaction`.
+//! Responses to `transaction`.
 
 use alloc::{
     string::{String, ToString},
@@ -8,7 +8,7 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use super::{InvalidAnswer, stats::lines};
+use super::{InvalidResponse, stats::lines};
 use crate::{BooleanCommand, XaTransactionId, number, text};
 
 /// The body of a `result 200` to `PREPARE`: what is left to do.
@@ -29,16 +29,16 @@ impl PrepareVote {
     /// Reads a body.
     ///
     /// # Errors
-    /// [`InvalidAnswer`] when it is no number.
-    pub fn parse(body: &[u8]) -> Result<Self, InvalidAnswer> {
+    /// [`InvalidResponse`] when it is no number.
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidResponse> {
         match number::parse_i32(body) {
             Some(vote) => Ok(Self(vote)),
-            None => Err(InvalidAnswer::new("PREPARE", "vote", "a number", body)),
+            None => Err(InvalidResponse::new("PREPARE", "vote", "a number", body)),
         }
     }
 }
 
-/// Writes the body of the answer to `RECOVER`: the counterpart of [`parse_recovered`]. Empty for no ids.
+/// Writes the body of the response to `RECOVER`: the counterpart of [`parse_recovered`]. Empty for no ids.
 ///
 /// ```
 /// use metaq_protocol::{XaTransactionId, encode_recovered, parse_recovered};
@@ -60,25 +60,25 @@ pub fn encode_recovered<'a>(ids: impl IntoIterator<Item = &'a XaTransactionId>) 
     body.into()
 }
 
-/// Reads the body of the answer to `RECOVER`: the ids of prepared transactions, one a line.
+/// Reads the body of the response to `RECOVER`: the ids of prepared transactions, one a line.
 ///
 /// ```text
 /// << result 200 42 -2147483634\r\nXID:1:6774726964:6271:XAMessageProducer-vm
 /// ```
 ///
-/// Blank lines are skipped. A line that is no XA id is an [`InvalidAnswer`]; the Java client drops it and all that follow.
+/// Blank lines are skipped. A line that is no XA id is an [`InvalidResponse`]; the Java client drops it and all that follow.
 ///
 /// ```
 /// use metaq_protocol::parse_recovered;
 ///
 /// let ids: Result<Vec<_>, _> = parse_recovered(b"XID:1:67:62:uq\r\nXID:1:68:62:uq").collect();
 /// assert_eq!(ids?[1].gtrid(), [0x68]);
-/// # Ok::<(), metaq_protocol::InvalidAnswer>(())
+/// # Ok::<(), metaq_protocol::InvalidResponse>(())
 /// ```
-pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = Result<XaTransactionId, InvalidAnswer>> {
+pub fn parse_recovered(body: &[u8]) -> impl Iterator<Item = Result<XaTransactionId, InvalidResponse>> {
     lines(body).filter(|line| !line.trim_ascii().is_empty()).map(|line| {
         let id = text::from_utf8_lossy(line).parse();
-        id.map_err(|_| InvalidAnswer::new("RECOVER", "line", "an XA transaction id", line))
+        id.map_err(|_| InvalidResponse::new("RECOVER", "line", "an XA transaction id", line))
     })
 }
 
@@ -97,7 +97,7 @@ pub struct XaError {
 }
 
 impl XaError {
-    /// Something went wrong in the broker; also what an answer without a code is read as.
+    /// Something went wrong in the broker; also what a response without a code is read as.
     pub const RMERR: i32 = -3;
     /// The transaction isn't known.
     pub const NOTA: i32 = -4;
@@ -110,17 +110,17 @@ impl XaError {
         Self { code, message: message.into() }
     }
 
-    /// Reads the answer to an XA step: `None` when it is a success.
+    /// Reads the response to an XA step: `None` when it is a success.
     ///
     /// As with the Java client, a body that starts with `XAException:` and holds `code=N,msg=TEXT`
     /// somewhere gives that code and the text up to the line's end. Anything else is
     /// [`RMERR`](Self::RMERR) with the whole body.
     #[must_use]
-    pub fn from_answer(answer: &BooleanCommand) -> Option<Self> {
-        if answer.status.is_success() {
+    pub fn from_response(response: &BooleanCommand) -> Option<Self> {
+        if response.status.is_success() {
             return None;
         }
-        let body = answer.text();
+        let body = response.text();
         let found = body.strip_prefix("XAException:").and_then(find_code);
         Some(found.unwrap_or_else(|| Self::new(Self::RMERR, body)))
     }

@@ -1,13 +1,13 @@
-//! Header lines of answers (protocol §4).
+//! Header lines of responses (protocol §4).
 
 use bytes::Bytes;
 
 use super::{DecodeError, Limits, ResponseKind, line::Words};
 use crate::{BooleanCommand, DataCommand, Opaque, Response, Status};
 
-/// The header line of an answer.
+/// The header line of a response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AnswerHead {
+pub(super) struct ResponseHead {
     pub(super) kind: ResponseKind,
     pub(super) opaque: Opaque,
     /// Length of the line, CR LF included.
@@ -15,7 +15,7 @@ pub(super) struct AnswerHead {
     pub(super) body_len: usize,
 }
 
-impl AnswerHead {
+impl ResponseHead {
     /// `result status length opaque`
     pub(super) fn result(words: &Words<'_>, max_body: usize) -> Result<Self, DecodeError> {
         let body_len = words.body_len(2, max_body)?;
@@ -61,7 +61,7 @@ impl AnswerHead {
         (head.body_len <= limits.max_body && head.head_len - 2 <= limits.max_line).then_some(head)
     }
 
-    /// The answer with this body.
+    /// The response with this body.
     #[inline]
     pub(super) fn with_body(&self, body: Bytes) -> Response {
         match self.kind {

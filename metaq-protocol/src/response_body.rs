@@ -1,4 +1,4 @@
-//! The bodies of answers, command by command.
+//! The bodies of responses, command by command.
 
 use alloc::{borrow::ToOwned, string::String};
 
@@ -8,28 +8,28 @@ mod put;
 mod stats;
 mod transaction;
 
-pub use put::PutAnswer;
+pub use put::PutResponse;
 pub use stats::{InvalidStat, encode_stats, parse_stats};
 pub use transaction::{PrepareVote, XaError, encode_recovered, parse_recovered};
 
-/// The body of a successful answer that doesn't say what it should.
+/// The body of a successful response that doesn't say what it should.
 ///
 /// ```
-/// use metaq_protocol::PutAnswer;
+/// use metaq_protocol::PutResponse;
 ///
-/// let error = PutAnswer::parse(b"7 x 0").unwrap_err();
+/// let error = PutResponse::parse(b"7 x 0").unwrap_err();
 /// assert_eq!((error.request(), error.field(), error.text()), ("put", "partition", "7 x 0"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer to {request} {text:?} has no valid {field}; expected {expected}")]
-pub struct InvalidAnswer {
+pub struct InvalidResponse {
     request: &'static str,
     field: &'static str,
     expected: &'static str,
     text: String,
 }
 
-impl InvalidAnswer {
+impl InvalidResponse {
     #[cold]
     fn new(request: &'static str, field: &'static str, expected: &'static str, body: &[u8]) -> Self {
         let text = text::from_utf8_lossy(&body[..body.len().min(400)]);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{InvalidTokenKind, text, token};
 
-/// Reads the body of the answer to a [`StatsCommand`](crate::StatsCommand), line by line: key and value.
+/// Reads the body of the response to a [`StatsCommand`](crate::StatsCommand), line by line: key and value.
 ///
 /// ```text
 /// << result 200 36 70\r\nSTATS\r\npid 32025\r\nversion 0.1\r\nEND\r\n
@@ -36,7 +36,7 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
     })
 }
 
-/// Writes the body of the answer to a [`StatsCommand`](crate::StatsCommand): the counterpart of [`parse_stats`]. The lines
+/// Writes the body of the response to a [`StatsCommand`](crate::StatsCommand): the counterpart of [`parse_stats`]. The lines
 /// `STATS` and `END` are put round the figures.
 ///
 /// ```
