@@ -19,12 +19,12 @@ use metaq_producer::{
 };
 use metaq_protocol::{Command, PutRef, PutResponse};
 use metaq_transport::{
-    Answer, Completions, Connection, ConnectionState, PendingResponse, Ticket, TransportError,
+    Completions, Connection, ConnectionState, PendingResponse, ReceivedResponse, Ticket, TransportError,
     TransportErrorKind,
 };
 use tokio::{runtime::Builder, sync::watch, time::Instant};
 
-type Ended = Vec<(u64, Result<Answer, TransportError>)>;
+type Ended = Vec<(u64, Result<ReceivedResponse, TransportError>)>;
 
 /// Answers when it is told to, since a connection may not answer while a put is submitted.
 #[derive(Clone, Debug, Default)]

@@ -298,7 +298,7 @@ async fn answers_that_are_late_repeated_unknown_or_out_of_order_are_never_taken_
         }
     }
     let ignored: u64 =
-        cluster.producer.stats().await.connections.iter().map(|(_, stats)| stats.ignored_answers).sum();
+        cluster.producer.stats().await.connections.iter().map(|(_, stats)| stats.ignored_responses).sum();
     figure(format_args!(
         "{count} messages, whose answers were late, repeated, unknown or out of order: no wrong match, {unknown} unknown, \
          {ignored} answers ignored"

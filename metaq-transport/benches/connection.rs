@@ -12,7 +12,7 @@ use metaq_protocol::{
     BooleanCommand, BrokerAddr, Decoder, Flag, Frame, PutData, PutRef, PutResponse, Response, Status, Topic,
 };
 use metaq_transport::{
-    Answer, Completions, Connection, ConnectionConfig, Dialer, StreamTransport, Ticket, Transport,
+    Completions, Connection, ConnectionConfig, Dialer, ReceivedResponse, StreamTransport, Ticket, Transport,
     TransportError,
 };
 use tokio::{
@@ -63,7 +63,7 @@ struct Counted {
 }
 
 impl Completions for Counted {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         let ended = ended.drain(..).count();
         if self.left.fetch_sub(ended, std::sync::atomic::Ordering::AcqRel) == ended {
             self.done.notify_one();

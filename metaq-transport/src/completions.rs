@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{Answer, Reservation, TransportError};
+use crate::{ReceivedResponse, Reservation, TransportError};
 
 /// Is told how requests ended, many at a time: what a producer needs that has thousands of messages in flight, whoever awaits
 /// them.
@@ -13,7 +13,7 @@ pub trait Completions: fmt::Debug + Send + Sync {
     /// [`expire`](crate::Connection::expire); never from within [`submit_put`](crate::Connection::submit_put) or
     /// [`submit_reserved_put`](crate::Connection::submit_reserved_put), so it may wait for a lock that is held around those. If
     /// it panics, the outcomes that it was given are not reported again, and the connection is lost.
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>);
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>);
 
     /// Reports that the capacity that [`reserve`](crate::Connection::reserve) was asked for with this token is there, or that it
     /// never will be, because the connection left the state in which it accepts requests: the error is the one that a

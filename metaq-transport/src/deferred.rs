@@ -9,7 +9,8 @@ use crate::{
     contain::{Panicked, contain, log},
     limit::{InFlightLimit, Notify},
     link::Link,
-    slots::{Caller, Ending, Outcome, Released, Whom},
+    response::ResponseResult,
+    slots::{Caller, Ending, Released, Whom},
 };
 
 /// The listener that asked for capacity, its token, and what was granted.
@@ -35,9 +36,9 @@ pub(crate) struct Deferred {
     /// The listener of all that is in `told`.
     listener: u8,
     completions: Option<Arc<dyn Completions>>,
-    told: Vec<(u64, Outcome)>,
+    told: Vec<(u64, ResponseResult)>,
     /// Completions for other listeners, which are rare: a connection usually has one.
-    others: Vec<(u8, u64, Outcome)>,
+    others: Vec<(u8, u64, ResponseResult)>,
     released: Vec<Released>,
     /// The listeners of `others` and `released`.
     listeners: Vec<(u8, Arc<dyn Completions>)>,

@@ -24,7 +24,6 @@
 //! # }
 //! ```
 
-mod answer;
 mod attempt;
 mod backoff;
 mod capacity;
@@ -45,6 +44,7 @@ mod pending;
 mod phase;
 mod queued;
 mod race;
+mod response;
 mod runtime;
 mod session;
 mod slots;
@@ -57,7 +57,6 @@ mod told;
 mod transport;
 mod waiting;
 
-pub use answer::{Answer, AnswerBody};
 #[doc(hidden)]
 pub use backoff::backoff_ceiling;
 pub use capacity::{Capacity, CapacityWait, Reservation};
@@ -65,6 +64,7 @@ pub use completions::{Completions, Ticket};
 pub use config::{ConnectionConfig, InvalidConnectionConfig};
 pub use error::{Progress, TransportError, TransportErrorKind};
 pub use pending::{PendingResponse, Responder};
+pub use response::{ReceivedResponse, ResponseBody};
 pub use stream::{Dialer, StreamTransport};
 pub use tcp::TcpTransport;
 #[cfg(feature = "tls")]

@@ -24,7 +24,8 @@ use crate::{
     outbox::Outbox,
     phase::Phase,
     queued::{Queued, ToldPut},
-    slots::{Outcome, Request, SlotKey, Slots},
+    response::ResponseResult,
+    slots::{Request, SlotKey, Slots},
 };
 
 /// The shared half of a connection.
@@ -255,7 +256,7 @@ impl Link {
         }
     }
 
-    pub(crate) fn poll_outcome(self: &Arc<Self>, key: SlotKey, waker: &Waker) -> Poll<Outcome> {
+    pub(crate) fn poll_outcome(self: &Arc<Self>, key: SlotKey, waker: &Waker) -> Poll<ResponseResult> {
         let look = |shared: &mut Shared, _: &mut Deferred| {
             let outcome = shared.slots.take_outcome(key);
             let is_known = outcome.is_none() && shared.slots.is_woken_by(key, waker);

@@ -11,7 +11,10 @@ use std::{
 use metaq_protocol::BrokerAddr;
 use tokio::sync::oneshot;
 
-use crate::{Answer, Progress, TransportError, TransportErrorKind, link::Link, slots::SlotKey};
+use crate::{
+    Progress, ReceivedResponse, TransportError, TransportErrorKind, link::Link, response::ResponseResult,
+    slots::SlotKey,
+};
 
 /// Ends with the answer to a request, or with the reason why there is none.
 ///
@@ -29,7 +32,7 @@ enum Source {
 }
 
 struct Channel {
-    receiver: oneshot::Receiver<Result<Answer, TransportError>>,
+    receiver: oneshot::Receiver<ResponseResult>,
     broker: BrokerAddr,
 }
 
@@ -47,7 +50,7 @@ impl PendingResponse {
 }
 
 impl Future for PendingResponse {
-    type Output = Result<Answer, TransportError>;
+    type Output = Result<ReceivedResponse, TransportError>;
 
     /// # Panics
     /// When polled again after it was done.
@@ -83,12 +86,12 @@ impl fmt::Debug for PendingResponse {
 /// Answers a [`PendingResponse`] that was made by [`PendingResponse::channel`].
 #[derive(Debug)]
 pub struct Responder {
-    sender: oneshot::Sender<Result<Answer, TransportError>>,
+    sender: oneshot::Sender<ResponseResult>,
 }
 
 impl Responder {
     /// Ends the pending response with `outcome`. False when nobody waits for it any more.
-    pub fn respond(self, outcome: Result<Answer, TransportError>) -> bool {
+    pub fn respond(self, outcome: Result<ReceivedResponse, TransportError>) -> bool {
         self.sender.send(outcome).is_ok()
     }
 }

@@ -246,7 +246,7 @@ impl Shared {
     pub(crate) fn closing(&self) -> Option<Closing> {
         match self.phase {
             Phase::Closing { deadline, lingers }
-                if self.limit.is_idle() && !(lingers && self.slots.awaits_late_answers()) =>
+                if self.limit.is_idle() && !(lingers && self.slots.awaits_late_responses()) =>
             {
                 Some(Closing::Now(deadline))
             }

@@ -26,7 +26,7 @@ use crate::{
     link::{Link, Shared},
     outbox::Outbox,
     phase::Closing,
-    slots::Reply,
+    slots::CompactResponse,
 };
 
 mod growth;
@@ -38,7 +38,7 @@ use growth::Growth;
 const READ_BUFFER: usize = 64 * 1024;
 
 /// The number of answers that are delivered in one go; senders get at the lock in between.
-const ANSWERS_AT_ONCE: usize = 64;
+const RESPONSES_PER_BATCH: usize = 64;
 
 /// So often it is read and written in one go before it is looked at the time.
 const ROUNDS: u32 = 128;
@@ -70,7 +70,7 @@ pub(crate) struct Session<'a, S> {
     decoder: Decoder,
     read_buffer: BytesMut,
     /// Answers that were decoded and not yet delivered.
-    decoded: Vec<(Opaque, Reply)>,
+    decoded: Vec<(Opaque, CompactResponse)>,
     writing: Outbox,
     /// No deadline of what is in `writing` is before this.
     writing_deadline: Option<Instant>,
@@ -147,7 +147,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             stream: proven.stream,
             decoder: Decoder::new(),
             read_buffer,
-            decoded: Vec::with_capacity(ANSWERS_AT_ONCE),
+            decoded: Vec::with_capacity(RESPONSES_PER_BATCH),
             writing: Outbox::default(),
             writing_deadline: None,
             has_writing: false,
@@ -395,7 +395,7 @@ impl Counts {
         let counts = std::mem::take(self);
         let stats = &mut shared.stats;
         stats.answered += counts.answered;
-        stats.ignored_answers += counts.ignored;
+        stats.ignored_responses += counts.ignored;
         stats.writes += counts.writes;
         stats.bytes_written += counts.written;
         stats.reads += counts.reads;

@@ -5,9 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, task::Waker};
 use metaq_protocol::{BooleanCommand, Opaque, PutResponse, Response, ResponseRef, Status};
 use tokio::time::Instant;
 
-use crate::{Answer, AnswerBody, Progress, TransportError};
-
-pub(crate) type Outcome = Result<Answer, TransportError>;
+use crate::{Progress, ReceivedResponse, ResponseBody, TransportError, response::ResponseResult};
 
 /// The most requests one connection can await at once: an opaque has sixteen bits for the slot.
 pub(crate) const MAX_SLOTS: usize = 1 << 16;
@@ -61,19 +59,19 @@ pub(crate) enum Caller {
         token: u64,
     },
     /// The outcome waits for the caller's future.
-    Answered(Reply),
+    Answered(CompactResponse),
     Failed(TransportError),
 }
 
 /// An answer on its way to the caller. The answer to a put is kept as the three numbers that it is; everything else is rare,
 /// hence boxed: a slot is one cache line.
 #[derive(Debug)]
-pub(crate) enum Reply {
+pub(crate) enum CompactResponse {
     Stored(PutResponse),
     Other(Box<Response>),
 }
 
-impl Reply {
+impl CompactResponse {
     pub(crate) fn read(response: &ResponseRef<'_>) -> Self {
         match response.put_response() {
             Ok(stored) if response.status() == Some(Status::SUCCESS) => Self::Stored(stored),
@@ -83,13 +81,13 @@ impl Reply {
 
     /// The answer to a put, or to something else.
     #[inline]
-    fn into_body(self, is_put: bool, opaque: Opaque) -> AnswerBody {
+    fn into_body(self, is_put: bool, opaque: Opaque) -> ResponseBody {
         match self {
-            Self::Stored(stored) if is_put => AnswerBody::Stored(stored),
+            Self::Stored(stored) if is_put => ResponseBody::Stored(stored),
             Self::Stored(stored) => {
-                AnswerBody::Other(BooleanCommand::new(Status::SUCCESS, stored.to_body(), opaque).into())
+                ResponseBody::Other(BooleanCommand::new(Status::SUCCESS, stored.to_body(), opaque).into())
             }
-            Self::Other(response) => AnswerBody::Other(*response),
+            Self::Other(response) => ResponseBody::Other(*response),
         }
     }
 }
@@ -100,10 +98,10 @@ enum Expected {
     /// No answer is to be expected.
     Nothing,
     /// The answer is awaited.
-    Answer,
+    Response,
     /// The caller was told that time is up, but the request was written: the slot stays taken until the answer
     /// comes or the connection ends, so that a late answer can't meet another request.
-    LateAnswer,
+    LateResponse,
 }
 
 /// A slot is free when the caller is gone and no answer is expected.
@@ -151,7 +149,7 @@ pub(crate) enum Whom {
     Listener {
         listener: u8,
         token: u64,
-        outcome: Outcome,
+        outcome: ResponseResult,
     },
 }
 
@@ -222,7 +220,7 @@ impl Slots {
     #[inline(always)]
     pub(crate) fn take(&mut self, request: Request) -> Option<SlotKey> {
         let Request { deadline: time, frame, bytes, is_put, told } = request;
-        let expected = Expected::Answer;
+        let expected = Expected::Response;
         let caller = match told {
             Some((listener, token)) => Caller::Told { listener, token },
             None => Caller::Waiting(None),
@@ -264,7 +262,7 @@ impl Slots {
     pub(crate) fn deliver(
         &mut self,
         opaque: Opaque,
-        reply: Reply,
+        reply: CompactResponse,
         now: Instant,
         ended: impl FnOnce(Ending),
     ) -> Delivered {
@@ -274,13 +272,14 @@ impl Slots {
         };
         let delivered = match std::mem::replace(&mut slot.expected, Expected::Nothing) {
             Expected::Nothing => return Delivered::Unknown,
-            Expected::LateAnswer => Delivered::Late(slot.release()),
-            Expected::Answer => {
+            Expected::LateResponse => Delivered::Late(slot.release()),
+            Expected::Response => {
                 let is_heartbeat = slot.bytes == 0;
                 slot.time = now;
                 let is_put = slot.is_put;
-                let tell =
-                    |reply: Reply| Ok(Answer { body: reply.into_body(is_put, opaque), received_at: now });
+                let tell = |reply: CompactResponse| {
+                    Ok(ReceivedResponse { body: reply.into_body(is_put, opaque), received_at: now })
+                };
                 slot.finish(reply, Caller::Answered, tell, ended);
                 if is_heartbeat { Delivered::Heartbeat } else { Delivered::Answered }
             }
@@ -290,12 +289,12 @@ impl Slots {
     }
 
     /// Takes the outcome out of the slot, if it is there.
-    pub(crate) fn take_outcome(&mut self, key: SlotKey) -> Option<Outcome> {
+    pub(crate) fn take_outcome(&mut self, key: SlotKey) -> Option<ResponseResult> {
         let slot = self.get(key)?;
         let received_at = slot.time;
         let outcome = match std::mem::replace(&mut slot.caller, Caller::Gone) {
             Caller::Answered(reply) => {
-                Ok(Answer { body: reply.into_body(slot.is_put, key.opaque()), received_at })
+                Ok(ReceivedResponse { body: reply.into_body(slot.is_put, key.opaque()), received_at })
             }
             Caller::Failed(error) => Err(error),
             other => {
@@ -365,8 +364,9 @@ impl Slots {
         while let Some(Reverse((deadline, opaque))) = self.deadlines.peek().copied() {
             let key = SlotKey::from_opaque(Opaque(opaque));
             // Generations come again after a while; with the same deadline it is no matter which request it was.
-            let is_awaited =
-                self.get(key).is_some_and(|slot| slot.expected == Expected::Answer && slot.time == deadline);
+            let is_awaited = self
+                .get(key)
+                .is_some_and(|slot| slot.expected == Expected::Response && slot.time == deadline);
             if is_awaited && deadline > now {
                 break;
             }
@@ -385,7 +385,7 @@ impl Slots {
             };
             slot.expected = match progress {
                 Progress::NotWritten => Expected::Nothing,
-                Progress::Written => Expected::LateAnswer,
+                Progress::Written => Expected::LateResponse,
             };
             slot.finish(error(progress), Caller::Failed, Err, |ending| {
                 ended(Failed { key, frame, progress }, ending);
@@ -406,7 +406,7 @@ impl Slots {
         {
             self.looked_at += self.slots.len();
         }
-        let awaited = self.slots.iter().filter(|slot| slot.expected == Expected::Answer);
+        let awaited = self.slots.iter().filter(|slot| slot.expected == Expected::Response);
         self.earliest = awaited.map(|slot| slot.time).min();
         let any_overdue = self.earliest.is_some_and(|earliest| earliest <= now);
         let mut deadlines = std::mem::take(&mut self.deadlines).into_vec();
@@ -414,7 +414,7 @@ impl Slots {
         if any_overdue {
             self.earliest = None;
             let slots = self.slots.iter().enumerate();
-            deadlines.extend(slots.filter(|(_, slot)| slot.expected == Expected::Answer).map(
+            deadlines.extend(slots.filter(|(_, slot)| slot.expected == Expected::Response).map(
                 |(index, slot)| {
                     let key = SlotKey { index: index as u16, generation: slot.generation };
                     Reverse((slot.time, key.opaque().0))
@@ -429,7 +429,7 @@ impl Slots {
     pub(crate) fn told(&mut self, key: SlotKey) -> Option<Released> {
         let slot = self.get(key)?;
         let Caller::Telling { listener, token } = slot.caller else { return None };
-        if slot.expected == Expected::LateAnswer {
+        if slot.expected == Expected::LateResponse {
             slot.caller = Caller::Late { listener, token };
             return None;
         }
@@ -439,9 +439,9 @@ impl Slots {
     }
 
     /// Whether a listener waits for the broker to be done with a request that timed out.
-    pub(crate) fn awaits_late_answers(&self) -> bool {
+    pub(crate) fn awaits_late_responses(&self) -> bool {
         let is_late = |slot: &Slot| matches!(slot.caller, Caller::Late { .. } | Caller::Telling { .. });
-        self.slots.iter().any(|slot| slot.expected == Expected::LateAnswer && is_late(slot))
+        self.slots.iter().any(|slot| slot.expected == Expected::LateResponse && is_late(slot))
     }
 
     /// Ends every request whose frame was not written: those from number `first_unwritten` on. `error` makes the error,
@@ -485,7 +485,7 @@ impl Slots {
             let progress =
                 if slot.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
             match std::mem::replace(&mut slot.expected, Expected::Nothing) {
-                Expected::Answer => {
+                Expected::Response => {
                     slot.finish(error(progress), Caller::Failed, Err, |ending| ended(Some(ending), None));
                 }
                 _ => ended(None, slot.release()),
@@ -510,7 +510,7 @@ impl Slot {
         &mut self,
         outcome: T,
         keep: impl FnOnce(T) -> Caller,
-        tell: impl FnOnce(T) -> Outcome,
+        tell: impl FnOnce(T) -> ResponseResult,
         ended: impl FnOnce(Ending),
     ) {
         let bytes = self.bytes;
@@ -547,11 +547,11 @@ mod tests {
     fn deliver(slots: &mut Slots, key: SlotKey) -> (Delivered, Option<Ending>) {
         let response = BooleanCommand::new(Status::SUCCESS, Bytes::new(), key.opaque());
         let mut ending = None;
-        let reply = Reply::Other(Box::new(response.into()));
+        let reply = CompactResponse::Other(Box::new(response.into()));
         (slots.deliver(key.opaque(), reply, Instant::now(), |ended| ending = Some(ended)), ending)
     }
 
-    fn poll(slots: &mut Slots, key: SlotKey) -> Option<Outcome> {
+    fn poll(slots: &mut Slots, key: SlotKey) -> Option<ResponseResult> {
         slots.take_outcome(key)
     }
 
@@ -671,9 +671,9 @@ mod tests {
         let other = take(&mut slots, Request { is_put: false, ..request(now, 1, 1) });
         let place = PutResponse::new(1, 2, 3);
         for key in [put, other] {
-            slots.deliver(key.opaque(), Reply::Stored(place), now, |_| {});
+            slots.deliver(key.opaque(), CompactResponse::Stored(place), now, |_| {});
         }
-        assert_eq!(poll(&mut slots, put).unwrap().unwrap().body, AnswerBody::Stored(place));
+        assert_eq!(poll(&mut slots, put).unwrap().unwrap().body, ResponseBody::Stored(place));
         let other = poll(&mut slots, other).unwrap().unwrap();
         assert!(
             matches!(other.into_response(), Some(Response::Boolean(answer)) if &*answer.body == b"1 2 3")

@@ -107,7 +107,7 @@ async fn keep_connected<D: Dialer>(
         if !link.set_established(&proven.counts) {
             return;
         }
-        let answers_before = answers(link);
+        let responses_before = answers(link);
         let mut session = Session::new(link, proven, patience);
         let end = poll_fn(|cx| poll_serving(cx, link, &mut session, &mut dialling)).await;
         if end.is_err() {
@@ -120,7 +120,7 @@ async fn keep_connected<D: Dialer>(
         };
         link.lost(&error);
         log!(warn, broker = %link.broker, reason = %cause(&error), "connection lost");
-        dialling.memory().replaced(!is_replaced || answers(link) > answers_before);
+        dialling.memory().replaced(!is_replaced || answers(link) > responses_before);
         if link.is_closing() {
             return;
         }
@@ -188,7 +188,7 @@ fn poll_session<S: AsyncRead + AsyncWrite + Unpin>(
 /// The number of answers that have come to requests, also to those that had been given up.
 fn answers(link: &Link) -> u64 {
     let stats = link.stats();
-    stats.answered + stats.ignored_answers
+    stats.answered + stats.ignored_responses
 }
 
 fn cause(error: &TransportError) -> String {

@@ -12,7 +12,7 @@ use metaq_protocol::BrokerAddr;
 
 use crate::{
     Completions, Progress, Ticket, TransportError, TransportErrorKind, contain::contain, error::LossReason,
-    slots::Outcome,
+    response::ResponseResult,
 };
 
 const SUBMITTED: u8 = 0;
@@ -47,7 +47,7 @@ impl Told {
         (told, Accepted { broker: broker.clone(), state })
     }
 
-    pub(crate) fn tell(mut self, outcome: Outcome) {
+    pub(crate) fn tell(mut self, outcome: ResponseResult) {
         self.is_told = true;
         self.completions.ended(&mut vec![(self.token, outcome)]);
     }

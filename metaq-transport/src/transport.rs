@@ -188,7 +188,7 @@ pub struct ConnectionStats {
     /// Requests that were answered in time; heartbeats don't count.
     pub answered: u64,
     /// Answers that came when their requests had been given up, or that nobody asked for.
-    pub ignored_answers: u64,
+    pub ignored_responses: u64,
     /// Requests that are unanswered now.
     pub in_flight: usize,
     /// Bytes of those requests.

@@ -9,8 +9,8 @@ use metaq_protocol::{
     PutResponse, Response, Status, Topic,
 };
 use metaq_transport::{
-    Answer, AnswerBody, Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse,
-    Progress, TcpTransport, Ticket, Transport, TransportError, TransportErrorKind,
+    Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress, ReceivedResponse,
+    ResponseBody, TcpTransport, Ticket, Transport, TransportError, TransportErrorKind,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -491,15 +491,19 @@ async fn the_place_of_a_stored_message_is_read_from_the_answer() {
     let put = accepted.put().await;
     accepted.answer(put.opaque, "-5468924307537133568 3 99").await;
     let answer = timeout(SOON, pending).await.unwrap().unwrap();
-    assert_eq!(answer.body, AnswerBody::Stored(PutResponse::new(-5_468_924_307_537_133_568, 3, 99)), "M-20");
+    assert_eq!(
+        answer.body,
+        ResponseBody::Stored(PutResponse::new(-5_468_924_307_537_133_568, 3, 99)),
+        "M-20"
+    );
 }
 
 /// Writes down what it is told.
 #[derive(Debug, Default)]
-struct Told(std::sync::Mutex<Vec<(u64, Result<Answer, TransportError>)>>);
+struct Told(std::sync::Mutex<Vec<(u64, Result<ReceivedResponse, TransportError>)>>);
 
 impl Completions for Told {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         self.0.lock().unwrap().append(ended);
     }
 }
@@ -548,7 +552,7 @@ async fn ends_are_told_once_to_whom_they_concern() {
             match outcome {
                 Ok(answer) => {
                     let place = PutResponse::new(token as i64, 0, 0);
-                    assert_eq!(answer.body, AnswerBody::Stored(place));
+                    assert_eq!(answer.body, ResponseBody::Stored(place));
                 }
                 Err(error) => assert!(token >= 1000, "{token}: {error}"),
             }

@@ -316,7 +316,7 @@ async fn a_second_answer_to_the_first_request_meets_no_other_request() {
     peer.answer(put.opaque);
     assert!(soon(pending).await.is_ok());
     let stats = connection.stats();
-    assert_eq!((stats.answered, stats.ignored_answers), (1, 2));
+    assert_eq!((stats.answered, stats.ignored_responses), (1, 2));
 }
 
 /// Where the second connection is when the first is closed.

@@ -242,7 +242,7 @@ struct Resubmits {
 impl metaq_transport::Completions for Resubmits {
     fn ended(
         &self,
-        ended: &mut Vec<(u64, Result<metaq_transport::Answer, metaq_transport::TransportError>)>,
+        ended: &mut Vec<(u64, Result<metaq_transport::ReceivedResponse, metaq_transport::TransportError>)>,
     ) {
         ended.clear();
         let connection = self.connection.lock().unwrap().clone().unwrap();

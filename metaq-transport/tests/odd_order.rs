@@ -20,8 +20,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use metaq_protocol::{BooleanCommand, BrokerAddr, Command, Opaque, Response, Status};
 use metaq_transport::{
-    Answer, Capacity, Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse,
-    Progress, StreamTransport, Ticket, Transport as _, TransportError, TransportErrorKind,
+    Capacity, Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse, Progress,
+    ReceivedResponse, StreamTransport, Ticket, Transport as _, TransportError, TransportErrorKind,
 };
 use support::*;
 use tokio::{
@@ -105,7 +105,7 @@ struct Waits {
 }
 
 impl Completions for Waits {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         ended.clear();
         self.entered.lock().unwrap().send(()).unwrap();
         self.go_on.lock().unwrap().recv().unwrap();
@@ -181,7 +181,7 @@ async fn a_payload_that_panics_because_the_stream_did_ends_nothing_but_the_conne
 struct Declines(AtomicUsize);
 
 impl Completions for Declines {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         ended.clear();
     }
 

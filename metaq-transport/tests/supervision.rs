@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use metaq_protocol::{BrokerAddr, Command};
 use metaq_transport::{
-    Answer, Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress,
+    Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress, ReceivedResponse,
     TransportError, TransportErrorKind,
 };
 use support::*;
@@ -49,7 +49,7 @@ async fn a_panic_in_the_stream_or_the_dialer_ends_in_a_new_connection() {
 struct PanicsOnce(AtomicBool, Log);
 
 impl Completions for PanicsOnce {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         if !self.0.swap(true, Ordering::SeqCst) {
             panic!("completions panic");
         }
@@ -270,7 +270,7 @@ fn overdue_requests_end_on_any_thread_and_once() {
 struct EndsRuntime(Mutex<Option<Runtime>>, Log);
 
 impl Completions for EndsRuntime {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         self.1.ended(ended);
         drop(self.0.lock().unwrap().take());
     }

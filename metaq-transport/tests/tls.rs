@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use metaq_protocol::{BooleanCommand, BrokerAddr, Decoder, Frame, PutCommand, Response, Status, Topic};
 use metaq_testkit::{Broker, peers::TestCa};
 use metaq_transport::{
-    AnswerBody, Connection, ConnectionConfig, ConnectionState, TlsTransport, Transport, TransportErrorKind,
+    Connection, ConnectionConfig, ConnectionState, ResponseBody, TlsTransport, Transport, TransportErrorKind,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -97,7 +97,7 @@ async fn puts_of_every_size_go_through_tls() {
     let mut sizes = Vec::new();
     for (size, pending) in pending {
         let answer = timeout(SOON, pending).await.unwrap().unwrap();
-        assert!(matches!(answer.body, AnswerBody::Stored(_)), "{answer:?}");
+        assert!(matches!(answer.body, ResponseBody::Stored(_)), "{answer:?}");
         sizes.push(size);
     }
     let stored: Vec<_> = broker.messages("t").iter().map(|stored| stored.payload.len()).collect();

@@ -242,7 +242,7 @@ impl Meddling {
 }
 
 impl Completions for Meddling {
-    fn ended(&self, ended: &mut Vec<(u64, Result<metaq_transport::Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<metaq_transport::ReceivedResponse, TransportError>)>) {
         ended.clear();
         self.meddle();
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use metaq_protocol::{
     Command, PutResponse, Response, Status, Token, TransactionAction, TransactionCommand, TransactionId,
 };
-use metaq_transport::{Answer, AnswerBody, Connection, PendingResponse, TransportError};
+use metaq_transport::{Connection, PendingResponse, ReceivedResponse, ResponseBody, TransportError};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{Message, deadline};
@@ -106,10 +106,10 @@ impl Branch {
 }
 
 /// The broker's answer to a step.
-pub(crate) fn read(outcome: Result<Answer, TransportError>) -> Result<Bytes, StepError> {
+pub(crate) fn read(outcome: Result<ReceivedResponse, TransportError>) -> Result<Bytes, StepError> {
     match outcome.map_err(StepError::NoAnswer)?.body {
-        AnswerBody::Other(Response::Boolean(said)) if said.status.is_success() => Ok(said.body),
-        AnswerBody::Other(Response::Boolean(said)) => {
+        ResponseBody::Other(Response::Boolean(said)) if said.status.is_success() => Ok(said.body),
+        ResponseBody::Other(Response::Boolean(said)) => {
             Err(StepError::Refused(said.status, said.text().into_owned()))
         }
         _ => Err(StepError::Odd("the broker answered something else than asked for".to_owned())),
@@ -117,9 +117,9 @@ pub(crate) fn read(outcome: Result<Answer, TransportError>) -> Result<Bytes, Ste
 }
 
 /// The broker's answer to a message of the transaction. The offset is none (rule B-10).
-pub(crate) fn read_put(outcome: Result<Answer, TransportError>) -> Result<PutResponse, StepError> {
+pub(crate) fn read_put(outcome: Result<ReceivedResponse, TransportError>) -> Result<PutResponse, StepError> {
     match outcome {
-        Ok(Answer { body: AnswerBody::Stored(place), .. }) => Ok(place),
+        Ok(ReceivedResponse { body: ResponseBody::Stored(place), .. }) => Ok(place),
         other => PutResponse::parse(&read(other)?)
             .map_err(|error| StepError::Odd(format!("the broker reported success, but not where: {error}"))),
     }

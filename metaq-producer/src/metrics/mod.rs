@@ -252,7 +252,7 @@ fn connection_counts(stats: &ConnectionStats) -> [u64; CONNECTIONS.len()] {
         stats.established,
         stats.requests,
         stats.answered,
-        stats.ignored_answers,
+        stats.ignored_responses,
         stats.writes,
         stats.bytes_written,
         stats.reads,

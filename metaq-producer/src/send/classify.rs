@@ -1,7 +1,7 @@
 //! The meaning of an attempt's end for the message.
 
 use metaq_protocol::{BooleanCommand, BrokerId, Partition, PutResponse, Response, Status, Topic};
-use metaq_transport::{Answer, AnswerBody, Progress, TransportError, TransportErrorKind};
+use metaq_transport::{Progress, ReceivedResponse, ResponseBody, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
 use crate::{Outcome, RetryPolicy, SendError, SendErrorKind, route::topic_broker::TopicBroker};
@@ -61,12 +61,12 @@ pub(crate) fn classify_attempt(
     topic_broker: &TopicBroker,
     topic: &Topic,
     partition: Partition,
-    outcome: Result<Answer, TransportError>,
+    outcome: Result<ReceivedResponse, TransportError>,
 ) -> Result<Stored, Box<Failure>> {
     let answer = outcome.map_err(|error| transport_failed(topic_broker, partition, &error))?;
     match answer.body {
-        AnswerBody::Stored(place) => Ok((place, answer.received_at)),
-        AnswerBody::Other(Response::Boolean(said)) if said.status.is_success() => {
+        ResponseBody::Stored(place) => Ok((place, answer.received_at)),
+        ResponseBody::Other(Response::Boolean(said)) if said.status.is_success() => {
             match PutResponse::parse(&said.body) {
                 Ok(place) => Ok((place, answer.received_at)),
                 Err(error) => {
@@ -75,7 +75,7 @@ pub(crate) fn classify_attempt(
                 }
             }
         }
-        AnswerBody::Other(Response::Boolean(said)) => Err(refused(topic_broker, topic, partition, &said)),
+        ResponseBody::Other(Response::Boolean(said)) => Err(refused(topic_broker, topic, partition, &said)),
         _ => {
             let text = "the broker answered with data, as if asked for messages".to_owned();
             Err(bad_answer(topic_broker, partition, text))

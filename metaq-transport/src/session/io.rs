@@ -13,12 +13,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ANSWERS_AT_ONCE, Condition, READ_BUFFER, Session};
+use super::{Condition, READ_BUFFER, RESPONSES_PER_BATCH, Session};
 use crate::{
     contain::log,
     error::LossReason,
     link::Shared,
-    slots::{Delivered, Reply},
+    slots::{CompactResponse, Delivered},
 };
 
 /// The largest number of slices of one vectored write.
@@ -57,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let mut panicked = None;
         let outcome = loop {
             let outcome = self.decode(&mut used);
-            let full = self.decoded.len() == ANSWERS_AT_ONCE;
+            let full = self.decoded.len() == RESPONSES_PER_BATCH;
             if !self.decoded.is_empty() {
                 any = true;
                 self.link.locked(&mut self.deferred, |shared, deferred| {
@@ -98,17 +98,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Decodes as many answers as are delivered in one go, from byte `used` on.
     fn decode(&mut self, used: &mut usize) -> Result<(), LossReason> {
-        while self.decoded.len() < ANSWERS_AT_ONCE {
+        while self.decoded.len() < RESPONSES_PER_BATCH {
             let rest = &self.read_buffer[*used..];
             if let Some((opaque, stored, length)) = self.decoder.decode_stored_in_place(rest) {
                 *used += length;
-                self.decoded.push((opaque, Reply::Stored(stored)));
+                self.decoded.push((opaque, CompactResponse::Stored(stored)));
                 continue;
             }
             match self.decoder.decode_response_in_place(rest) {
                 Ok(Some((response, length))) => {
                     *used += length;
-                    self.decoded.push((response.opaque, Reply::read(&response)));
+                    self.decoded.push((response.opaque, CompactResponse::read(&response)));
                 }
                 Ok(None) => break,
                 Err(error) => return Err(LossReason::Garbage(error)),

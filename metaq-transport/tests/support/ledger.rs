@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use metaq_transport::{Answer, Completions, Progress, Reservation, TransportError, TransportErrorKind};
+use metaq_transport::{
+    Completions, Progress, ReceivedResponse, Reservation, TransportError, TransportErrorKind,
+};
 use tokio::{
     runtime::{Builder, Handle},
     time::Instant,
@@ -59,7 +61,7 @@ impl Ledger {
         (request.deadline, request.is_told) = (Some(deadline), is_told);
     }
 
-    pub fn ended(&self, token: u64, result: Result<Answer, TransportError>) {
+    pub fn ended(&self, token: u64, result: Result<ReceivedResponse, TransportError>) {
         let result = result.map(drop).map_err(|error| (error.kind(), error.progress()));
         let outcome = Outcome { result, at: Instant::now() };
         self.requests.lock().unwrap().entry(token).or_default().outcomes.push(outcome);
@@ -67,7 +69,7 @@ impl Ledger {
 }
 
 impl Completions for Ledger {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         ended.drain(..).for_each(|(token, result)| Self::ended(self, token, result));
     }
 

@@ -22,8 +22,8 @@ use metaq_protocol::{
     Status, Topic,
 };
 use metaq_transport::{
-    Answer, Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse, Reservation,
-    StreamTransport, Ticket, Transport as _, TransportError,
+    Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse, ReceivedResponse,
+    Reservation, StreamTransport, Ticket, Transport as _, TransportError,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -417,7 +417,7 @@ impl AsyncWrite for MemoryStream {
 /// What completions were told, in order.
 #[derive(Debug)]
 pub enum Event {
-    Ended(u64, Result<Answer, TransportError>),
+    Ended(u64, Result<ReceivedResponse, TransportError>),
     Capacity(u64, Result<Reservation, TransportError>),
     Released(u64),
 }
@@ -435,7 +435,7 @@ impl Event {
 pub struct Log(Mutex<Vec<Event>>);
 
 impl Completions for Log {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         self.0.lock().unwrap().extend(ended.drain(..).map(|(token, outcome)| Event::Ended(token, outcome)));
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use metaq_protocol::Partition;
-use metaq_transport::{Answer, Completions, Reservation, TransportError};
+use metaq_transport::{Completions, ReceivedResponse, Reservation, TransportError};
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -184,7 +184,7 @@ impl InFlight {
 }
 
 impl Completions for InFlight {
-    fn ended(&self, ended: &mut Vec<(u64, Result<Answer, TransportError>)>) {
+    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         let mut effects = Effects::default();
         let mut locked: Option<(usize, MutexGuard<'_, Slab<Entry>>)> = None;
         for (token, outcome) in ended.drain(..) {
@@ -221,7 +221,7 @@ impl InFlight {
         &self,
         shard: &mut Slab<Entry>,
         token: Token,
-        outcome: Result<Answer, TransportError>,
+        outcome: Result<ReceivedResponse, TransportError>,
         effects: &mut Effects,
     ) {
         let Some(entry) = shard.get_mut(token) else { return };
