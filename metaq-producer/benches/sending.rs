@@ -19,8 +19,8 @@ use metaq_producer::{
 };
 use metaq_protocol::{Command, PutRef, PutResponse};
 use metaq_transport::{
-    Completions, Connection, ConnectionState, PendingResponse, ReceivedResponse, Ticket, TransportError,
-    TransportErrorKind,
+    CompletionToken, Completions, Connection, ConnectionState, PendingResponse, ReceivedResponse,
+    TransportError, TransportErrorKind,
 };
 use tokio::{runtime::Builder, sync::watch, time::Instant};
 
@@ -37,7 +37,7 @@ impl AtOnce {
     fn answer(&self) {
         let mut ended = mem::take(&mut *self.ended.lock().expect("nobody panics"));
         if let Some(completions) = &*self.completions.lock().expect("nobody panics") {
-            completions.ended(&mut ended);
+            completions.completed(&mut ended);
         }
     }
 }
@@ -67,11 +67,16 @@ impl Connection for Stored {
         Err(TransportError::new(TransportErrorKind::Closed, self.broker.clone()))
     }
 
-    fn submit_put(&self, put: PutRef<'_>, _: Instant, ticket: Ticket<'_>) -> Result<bool, TransportError> {
+    fn submit_put(
+        &self,
+        put: PutRef<'_>,
+        _: Instant,
+        notify: CompletionToken<'_>,
+    ) -> Result<bool, TransportError> {
         let mut completions = self.transport.completions.lock().expect("nobody panics");
-        completions.get_or_insert_with(|| Arc::clone(ticket.completions));
+        completions.get_or_insert_with(|| Arc::clone(notify.completions));
         let answer = PutResponse::new(1, put.partition, 0).into();
-        self.transport.ended.lock().expect("nobody panics").push((ticket.token, Ok(answer)));
+        self.transport.ended.lock().expect("nobody panics").push((notify.token, Ok(answer)));
         Ok(false)
     }
 

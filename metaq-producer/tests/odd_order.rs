@@ -26,7 +26,7 @@ use metaq_producer::{Message, Partition, PartitionSelector, Producer, SendErrorK
 use metaq_protocol::{BrokerAddr, Command, PutRef, TransactionAction};
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use metaq_transport::{
-    Connection, ConnectionState, PendingResponse, StreamTransport, Ticket, Transport, TransportError,
+    CompletionToken, Connection, ConnectionState, PendingResponse, StreamTransport, Transport, TransportError,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -490,10 +490,10 @@ impl Connection for PanickingConnection {
         &self,
         put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
     ) -> Result<bool, TransportError> {
         assert_ne!(&put.data.payload()[..], b"panics", "as it was told");
-        self.0.submit_put(put, deadline, ticket)
+        self.0.submit_put(put, deadline, notify)
     }
 
     async fn submit_when_free(

@@ -12,8 +12,8 @@ use metaq_protocol::{
     BooleanCommand, BrokerAddr, Decoder, Flag, Frame, PutData, PutRef, PutResponse, Response, Status, Topic,
 };
 use metaq_transport::{
-    Completions, Connection, ConnectionConfig, Dialer, ReceivedResponse, StreamTransport, Ticket, Transport,
-    TransportError,
+    CompletionToken, Completions, Connection, ConnectionConfig, Dialer, ReceivedResponse, StreamTransport,
+    Transport, TransportError,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
@@ -63,9 +63,9 @@ struct Counted {
 }
 
 impl Completions for Counted {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        let ended = ended.drain(..).count();
-        if self.left.fetch_sub(ended, std::sync::atomic::Ordering::AcqRel) == ended {
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        let count = completed.drain(..).count();
+        if self.left.fetch_sub(count, std::sync::atomic::Ordering::AcqRel) == count {
             self.done.notify_one();
         }
     }
@@ -95,8 +95,8 @@ fn connection(criterion: &mut Criterion) {
                     let deadline = Instant::now() + Duration::from_secs(60);
                     for token in 0..IN_FLIGHT as u64 {
                         let put = PutRef::new(&topic, 3, Flag::EMPTY, checksum, &data);
-                        let ticket = Ticket { completions: &completions, token };
-                        connection.submit_put(put, deadline, ticket).expect("there is room");
+                        let notify = CompletionToken { completions: &completions, token };
+                        connection.submit_put(put, deadline, notify).expect("there is room");
                     }
                     counted.done.notified().await;
                 });

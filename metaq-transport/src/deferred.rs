@@ -7,22 +7,22 @@ use bytes::Bytes;
 use crate::{
     Completions, Reservation, TransportError, TransportErrorKind,
     contain::{Panicked, contain, log},
-    limit::{InFlightLimit, Notify},
+    limit::{CapacityNotify, InFlightLimit},
     link::Link,
     response::ResponseResult,
-    slots::{Caller, Ending, Released, Whom},
+    slots::{Caller, Completion, Notify, Released},
 };
 
 /// The listener that asked for capacity, its token, and what was granted.
 type CapacityResult = (Arc<dyn Completions>, u64, Result<u32, TransportErrorKind>);
 
 /// Waits for capacity that ended, and on which connections.
-type EndedWaits = VecDeque<(Arc<Link>, CapacityResult)>;
+type CapacityResults = VecDeque<(Arc<Link>, CapacityResult)>;
 
 thread_local! {
     /// Waits for capacity that ended while this thread was telling of another; none while it isn't. Whoever is told may give
     /// the capacity back at once, and so may the next one: each within the call before, they would take up the whole stack.
-    static ENDED_WITHIN: RefCell<Option<EndedWaits>> = const { RefCell::new(None) };
+    static NESTED_RESULTS: RefCell<Option<CapacityResults>> = const { RefCell::new(None) };
 }
 
 /// Collects under the lock what runs code of others, and runs it when the lock is released: completions, wakers, state
@@ -33,10 +33,10 @@ pub(crate) struct Deferred {
     pub(crate) state_changed: bool,
     /// Whether the state has to be published after everything else was run.
     pub(crate) closed: bool,
-    /// The listener of all that is in `told`.
+    /// The listener of all that is in `completed`.
     listener: u8,
     completions: Option<Arc<dyn Completions>>,
-    told: Vec<(u64, ResponseResult)>,
+    completed: Vec<(u64, ResponseResult)>,
     /// Completions for other listeners, which are rare: a connection usually has one.
     others: Vec<(u8, u64, ResponseResult)>,
     released: Vec<Released>,
@@ -56,7 +56,7 @@ pub(crate) struct Deferred {
 enum Garbage {
     Body(Bytes),
     Waker(Waker),
-    Notify(Notify),
+    Waiter(CapacityNotify),
     Caller(Caller),
     Error(TransportError),
 }
@@ -64,19 +64,19 @@ enum Garbage {
 impl Deferred {
     /// Adds a request that ended; heartbeats count for no bytes.
     #[inline(always)]
-    pub(crate) fn add(&mut self, limit: &mut InFlightLimit, ending: Ending) {
-        if ending.bytes > 0 {
-            limit.free(ending.bytes);
+    pub(crate) fn add(&mut self, limit: &mut InFlightLimit, completion: Completion) {
+        if completion.bytes > 0 {
+            limit.free(completion.bytes);
         }
-        match ending.whom {
-            Whom::Nobody => {}
-            Whom::Waker(waker) => self.wakers.push(waker),
-            Whom::Listener { listener, token, outcome } => {
-                if self.told.is_empty() {
+        match completion.notify {
+            Notify::None => {}
+            Notify::Waker(waker) => self.wakers.push(waker),
+            Notify::Listener { listener, token, outcome } => {
+                if self.completed.is_empty() {
                     self.listener = listener;
                 }
                 if self.listener == listener {
-                    self.told.push((token, outcome));
+                    self.completed.push((token, outcome));
                 } else {
                     self.others.push((listener, token, outcome));
                 }
@@ -97,8 +97,8 @@ impl Deferred {
         self.garbage.extend(waker.map(Garbage::Waker));
     }
 
-    pub(crate) fn drop_notify(&mut self, notify: Option<Notify>) {
-        self.garbage.extend(notify.map(Garbage::Notify));
+    pub(crate) fn drop_waiter(&mut self, notify: Option<CapacityNotify>) {
+        self.garbage.extend(notify.map(Garbage::Waiter));
     }
 
     pub(crate) fn drop_caller(&mut self, caller: Caller) {
@@ -112,7 +112,7 @@ impl Deferred {
     /// Looks up who is notified, while the lock is still held.
     #[inline]
     pub(crate) fn resolve(&mut self, listeners: &[Arc<dyn Completions>]) {
-        if !self.told.is_empty() && self.completions.is_none() {
+        if !self.completed.is_empty() && self.completions.is_none() {
             self.completions = listeners.get(usize::from(self.listener)).cloned();
         }
         if !self.others.is_empty() || !self.released.is_empty() {
@@ -139,16 +139,16 @@ impl Deferred {
             self.state_changed = false;
             link.publish();
         }
-        if !self.told.is_empty() {
+        if !self.completed.is_empty() {
             let completions = self.completions.take();
-            let told = &mut self.told;
+            let completed = &mut self.completed;
             let ended = contain(|| {
                 if let Some(completions) = completions {
-                    completions.ended(told);
+                    completions.completed(completed);
                 }
-                told.clear();
+                completed.clear();
             });
-            self.told.clear();
+            self.completed.clear();
             self.note(ended);
         }
         let rare = !self.others.is_empty()
@@ -177,7 +177,7 @@ impl Deferred {
             |listener: u8| listeners.iter().find(|(known, _)| *known == listener).map(|(_, found)| found);
         for (listener, token, outcome) in std::mem::take(&mut self.others) {
             if let Some(completions) = find(listener) {
-                let ended = contain(|| completions.ended(&mut vec![(token, outcome)]));
+                let ended = contain(|| completions.completed(&mut vec![(token, outcome)]));
                 self.note(ended);
             }
         }
@@ -186,12 +186,12 @@ impl Deferred {
             let of_listener = released.iter().filter(|released| released.listener == *listener);
             let mut tokens: Vec<_> = of_listener.map(|released| released.token).collect();
             if !tokens.is_empty() {
-                let told = contain(|| completions.released(&mut tokens));
-                self.note(told);
+                let notified = contain(|| completions.released(&mut tokens));
+                self.note(notified);
             }
         }
         if !self.capacity.is_empty() {
-            self.tell_of_capacity(link);
+            self.notify_capacity(link);
         }
         let dropped = contain(|| drop(listeners));
         self.note(dropped);
@@ -202,10 +202,10 @@ impl Deferred {
     }
 
     /// Tells of waits for capacity that ended, one after another, also if telling ends more of them on this thread.
-    fn tell_of_capacity(&mut self, link: &Arc<Link>) {
+    fn notify_capacity(&mut self, link: &Arc<Link>) {
         let mut ended: VecDeque<_> =
             std::mem::take(&mut self.capacity).into_iter().map(|one| (Arc::clone(link), one)).collect();
-        let is_within = ENDED_WITHIN.try_with(|within| match &mut *within.borrow_mut() {
+        let is_within = NESTED_RESULTS.try_with(|within| match &mut *within.borrow_mut() {
             Some(within) => {
                 within.append(&mut ended);
                 true
@@ -224,16 +224,16 @@ impl Deferred {
                     Ok(bytes) => Ok(Reservation::of_link(Arc::clone(&of), bytes)),
                     Err(kind) => Err(of.not_accepted(kind)),
                 };
-                let told = contain(|| {
+                let notified = contain(|| {
                     completions.capacity(token, result);
                     drop(completions);
                 });
                 if Arc::ptr_eq(&of, link) {
-                    self.note(told);
+                    self.note(notified);
                 }
             }
             // A thread that is about to end has no such place any more.
-            let more = ENDED_WITHIN.try_with(|within| {
+            let more = NESTED_RESULTS.try_with(|within| {
                 let mut within = within.borrow_mut();
                 let more = within.take().filter(|more| !more.is_empty());
                 if more.is_some() {

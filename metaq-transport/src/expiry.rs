@@ -25,7 +25,7 @@ const GUARD_PERIOD: Duration = Duration::from_millis(20);
 
 impl Link {
     /// Ends what is overdue, on the connection's task, whose session writes `writing`; returns what of it was written, for
-    /// [`told`](Self::told).
+    /// [`timeouts_reported`](Self::timeouts_reported).
     pub(crate) fn expire_in_session(
         &self,
         now: Instant,
@@ -42,10 +42,10 @@ impl Link {
     }
 
     /// Listeners were told that time is up for these requests, which were written.
-    pub(crate) fn told(&self, keys: Vec<SlotKey>, deferred: &mut Deferred) {
+    pub(crate) fn timeouts_reported(&self, keys: Vec<SlotKey>, deferred: &mut Deferred) {
         self.locked(deferred, |shared, deferred| {
             for key in keys {
-                if let Some(released) = shared.slots.told(key) {
+                if let Some(released) = shared.slots.timeout_reported(key) {
                     deferred.add_released(released);
                 }
             }
@@ -78,7 +78,7 @@ impl Link {
         });
         if !written.is_empty() {
             let mut deferred = Deferred::default();
-            self.told(written, &mut deferred);
+            self.timeouts_reported(written, &mut deferred);
             deferred.run(self);
         } else if !is_closed {
             return;
@@ -135,7 +135,7 @@ impl Shared {
             Progress::Written => errors[1].clone(),
         };
         let Self { slots, limit, outbox, .. } = self;
-        slots.expire(now, progress_of, error, |failed, ending| {
+        slots.expire(now, progress_of, error, |failed, completion| {
             match failed.progress {
                 Progress::NotWritten => {
                     writing.void(failed.frame, |body| deferred.drop_body(body));
@@ -143,7 +143,7 @@ impl Shared {
                 }
                 Progress::Written => written.push(failed.key),
             }
-            deferred.add(limit, ending);
+            deferred.add(limit, completion);
         });
     }
 

@@ -27,7 +27,8 @@
 mod attempt;
 mod backoff;
 mod capacity;
-mod completions;
+mod completion;
+mod completion_guard;
 mod config;
 mod contain;
 #[doc(hidden)]
@@ -42,8 +43,9 @@ mod lookup;
 mod outbox;
 mod pending;
 mod phase;
-mod queued;
+
 mod race;
+mod request;
 mod response;
 mod runtime;
 mod session;
@@ -53,14 +55,14 @@ mod supervisor;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
-mod told;
+
 mod transport;
 mod waiting;
 
 #[doc(hidden)]
 pub use backoff::backoff_ceiling;
 pub use capacity::{Capacity, CapacityWait, Reservation};
-pub use completions::{Completions, Ticket};
+pub use completion::{CompletionToken, Completions};
 pub use config::{ConnectionConfig, InvalidConnectionConfig};
 pub use error::{Progress, TransportError, TransportErrorKind};
 pub use pending::{PendingResponse, Responder};

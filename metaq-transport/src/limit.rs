@@ -26,12 +26,12 @@ pub(crate) struct InFlightLimit {
 #[derive(Debug)]
 struct Waiter {
     bytes: u32,
-    notify: Notify,
+    notify: CapacityNotify,
 }
 
 /// The waiter that is notified when capacity is there.
 #[derive(Debug)]
-pub(crate) enum Notify {
+pub(crate) enum CapacityNotify {
     /// A future; the waker once it was polled.
     Future(Option<Waker>),
     Completions {
@@ -146,7 +146,7 @@ impl InFlightLimit {
     }
 
     /// Queues a waiter, and returns its number.
-    pub(crate) fn wait(&mut self, bytes: usize, notify: Notify) -> u64 {
+    pub(crate) fn wait(&mut self, bytes: usize, notify: CapacityNotify) -> u64 {
         let number = self.next_waiter;
         self.next_waiter += 1;
         self.waiters.insert(number, Waiter { bytes: self.charge(bytes), notify });
@@ -175,16 +175,16 @@ impl InFlightLimit {
     fn notify(
         &mut self,
         number: u64,
-        notify: Notify,
+        notify: CapacityNotify,
         result: Result<u32, TransportErrorKind>,
         deferred: &mut Deferred,
     ) {
         match notify {
-            Notify::Future(waker) => {
+            CapacityNotify::Future(waker) => {
                 self.results.insert(number, result);
                 deferred.wakers.extend(waker);
             }
-            Notify::Completions { completions, token } => {
+            CapacityNotify::Completions { completions, token } => {
                 deferred.capacity.push((completions, token, result));
             }
         }
@@ -198,7 +198,7 @@ impl InFlightLimit {
     /// Whether `waker` is the one that the waiting future left.
     pub(crate) fn is_woken_by(&self, number: u64, waker: &Waker) -> bool {
         match self.waiters.get(&number).map(|waiter| &waiter.notify) {
-            Some(Notify::Future(Some(known))) => known.will_wake(waker),
+            Some(CapacityNotify::Future(Some(known))) => known.will_wake(waker),
             _ => false,
         }
     }
@@ -206,13 +206,13 @@ impl InFlightLimit {
     /// Leaves the waker of a waiting future; returns the one that it replaces, to be dropped without the lock.
     pub(crate) fn set_waker(&mut self, number: u64, waker: Waker) -> Option<Waker> {
         match self.waiters.get_mut(&number).map(|waiter| &mut waiter.notify) {
-            Some(Notify::Future(known)) => known.replace(waker),
+            Some(CapacityNotify::Future(known)) => known.replace(waker),
             _ => Some(waker),
         }
     }
 
     /// A waiter leaves, and what it may have been granted is free again. What is returned is to be dropped without the lock.
-    pub(crate) fn leave(&mut self, number: u64) -> Option<Notify> {
+    pub(crate) fn leave(&mut self, number: u64) -> Option<CapacityNotify> {
         if let Some(Ok(bytes)) = self.results.remove(&number) {
             self.unreserve(bytes);
         }
@@ -226,8 +226,8 @@ mod tests {
 
     const SLOTS: usize = 1 << 16;
 
-    fn future() -> Notify {
-        Notify::Future(Some(Waker::noop().clone()))
+    fn future() -> CapacityNotify {
+        CapacityNotify::Future(Some(Waker::noop().clone()))
     }
 
     #[test]

@@ -15,17 +15,17 @@ use tokio::{
 };
 
 use crate::{
-    Completions, ConnectionState, ConnectionStats, PendingResponse, Reservation, Ticket, TransportError,
-    TransportErrorKind,
+    CompletionToken, Completions, ConnectionState, ConnectionStats, PendingResponse, Reservation,
+    TransportError, TransportErrorKind,
     contain::contain,
     deadline,
     deferred::Deferred,
     limit::InFlightLimit,
     outbox::Outbox,
     phase::Phase,
-    queued::{Queued, ToldPut},
+    request::{CompletionPut, OutgoingRequest},
     response::ResponseResult,
-    slots::{Request, SlotKey, Slots},
+    slots::{SlotKey, SlotRequest, Slots},
 };
 
 /// The shared half of a connection.
@@ -172,9 +172,9 @@ impl Link {
         self: &Arc<Self>,
         mut put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
     ) -> Result<bool, TransportError> {
-        self.queue(ToldPut(&mut put, ticket), deadline, None).map(|(_, much_waits)| much_waits)
+        self.queue(CompletionPut(&mut put, notify), deadline, None).map(|(_, should_yield)| should_yield)
     }
 
     /// The same with capacity that was reserved on this connection, which is used up if the put is accepted. It notifies nobody.
@@ -182,28 +182,28 @@ impl Link {
         self: &Arc<Self>,
         mut put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
         reservation: &mut Option<Reservation>,
     ) -> Result<bool, TransportError> {
         let reserved = reservation.as_ref().and_then(|reservation| reservation.bytes_on(self));
-        let queued = self.queue(ToldPut(&mut put, ticket), deadline, reserved);
+        let queued = self.queue(CompletionPut(&mut put, notify), deadline, reserved);
         if queued.is_ok() && reserved.is_some() {
             reservation.take().into_iter().for_each(Reservation::use_up);
         }
-        queued.map(|(_, much_waits)| much_waits)
+        queued.map(|(_, should_yield)| should_yield)
     }
 
     /// Puts the request into the outbox if there is capacity; returns whether what waits there is worth a write, too.
     #[inline(always)]
     fn queue(
         self: &Arc<Self>,
-        mut queued: impl Queued,
+        mut request: impl OutgoingRequest,
         deadline: Instant,
         reserved: Option<u32>,
     ) -> Result<(SlotKey, bool), TransportError> {
-        let bytes = queued.bytes();
+        let bytes = request.bytes();
         let mut dropped = None;
-        let (key, much_waits, task, is_suspect) = {
+        let (key, should_yield, task, is_suspect) = {
             let mut shared = self.shared.lock();
             if let Some(kind) = shared.refusal() {
                 drop(shared);
@@ -218,7 +218,7 @@ impl Link {
                 drop(shared);
                 return Err(self.error(TransportErrorKind::Full));
             };
-            let Some(key) = shared.push(&mut queued, deadline, taken, &mut dropped) else {
+            let Some(key) = shared.push(&mut request, deadline, taken, &mut dropped) else {
                 shared.limit.free(taken);
                 if let Some(reserved) = reserved {
                     shared.limit.restore_reservation(reserved);
@@ -229,8 +229,8 @@ impl Link {
             shared.stats.requests += 1;
             shared.slots.expect_by(deadline);
             let is_suspect = shared.is_suspect(deadline);
-            let much_waits = shared.outbox.is_worth_a_write() || shared.is_first_write(FIRST_WRITE);
-            (key, much_waits, shared.idle_task.take(), is_suspect)
+            let should_yield = shared.outbox.is_worth_a_write() || shared.is_first_write(FIRST_WRITE);
+            (key, should_yield, shared.idle_task.take(), is_suspect)
         };
         if task.is_some() || is_suspect {
             self.ensure_driven();
@@ -241,7 +241,7 @@ impl Link {
         if dropped.is_some() {
             drop_contained(dropped);
         }
-        Ok((key, much_waits))
+        Ok((key, should_yield))
     }
 
     /// An error of `kind` with the reason why there is no connection, where one is known.
@@ -345,25 +345,26 @@ impl Shared {
     #[inline(always)]
     fn push(
         &mut self,
-        queued: &mut impl Queued,
+        request: &mut impl OutgoingRequest,
         deadline: Instant,
         bytes: u32,
         dropped: &mut Option<Arc<dyn Completions>>,
     ) -> Option<SlotKey> {
-        let told = match queued.ticket() {
-            Some(ticket) => Some((self.listener(ticket.completions, dropped)?, ticket.token)),
+        let listener = match request.notify() {
+            Some(notify) => Some((self.listener_number(notify.completions, dropped)?, notify.token)),
             None => None,
         };
         let frame = self.next_frame;
-        let key = self.slots.take(Request { deadline, frame, bytes, is_put: queued.is_put(), told })?;
+        let key =
+            self.slots.take(SlotRequest { deadline, frame, bytes, is_put: request.is_put(), listener })?;
         self.next_frame += 1;
-        queued.push(&mut self.outbox, frame, key);
+        request.push(&mut self.outbox, frame, key);
         Some(key)
     }
 
     /// The number of this listener; none when there are too many.
     #[inline]
-    fn listener(
+    fn listener_number(
         &mut self,
         completions: &Arc<dyn Completions>,
         dropped: &mut Option<Arc<dyn Completions>>,

@@ -97,7 +97,11 @@ impl Link {
             shared.outbox.remove_unwritten(|body| deferred.drop_body(body));
             let error = self.error(TransportErrorKind::Stalled);
             let Shared { slots, limit, .. } = shared;
-            slots.fail_unwritten(first_unwritten, |_| error.clone(), |ending| deferred.add(limit, ending));
+            slots.fail_unwritten(
+                first_unwritten,
+                |_| error.clone(),
+                |completion| deferred.add(limit, completion),
+            );
         });
     }
 
@@ -230,9 +234,9 @@ impl Shared {
             Progress::Written => written.clone(),
         };
         let Self { slots, limit, .. } = self;
-        slots.fail_all(first_unwritten, error_for, |ending, released| {
-            if let Some(ending) = ending {
-                deferred.add(limit, ending);
+        slots.fail_all(first_unwritten, error_for, |completion, released| {
+            if let Some(completion) = completion {
+                deferred.add(limit, completion);
             }
             if let Some(released) = released {
                 deferred.add_released(released);

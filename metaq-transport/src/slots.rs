@@ -42,24 +42,24 @@ pub(crate) enum Caller {
     /// Nobody will ask for the outcome: it was taken, or the future was dropped.
     Gone,
     /// The outcome is awaited; the waker is that of the caller's future, once it was polled.
-    Waiting(Option<Waker>),
+    Future(Option<Waker>),
     /// The outcome is told to the connection's n-th listener, by this token.
-    Told {
+    Listener {
         listener: u8,
         token: u64,
     },
     /// A thread is about to tell the listener that time is up.
-    Telling {
+    TimingOut {
         listener: u8,
         token: u64,
     },
     /// The listener was told that time is up, and is to be told when the broker is done with the request.
-    Late {
+    TimedOut {
         listener: u8,
         token: u64,
     },
     /// The outcome waits for the caller's future.
-    Answered(CompactResponse),
+    Responded(CompactResponse),
     Failed(TransportError),
 }
 
@@ -121,7 +121,7 @@ struct Slot {
 
 /// A request to find a slot for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
+pub(crate) struct SlotRequest {
     pub(crate) deadline: Instant,
     /// The number of its frame on its connection.
     pub(crate) frame: u64,
@@ -130,21 +130,21 @@ pub(crate) struct Request {
     /// Whether its answer may say where a message was stored.
     pub(crate) is_put: bool,
     /// The listener for its end; none when a future awaits it.
-    pub(crate) told: Option<(u8, u64)>,
+    pub(crate) listener: Option<(u8, u64)>,
 }
 
 /// A request that ended: the room that is free again, and whom that concerns.
 #[derive(Debug)]
-pub(crate) struct Ending {
+pub(crate) struct Completion {
     pub(crate) bytes: u32,
-    pub(crate) whom: Whom,
+    pub(crate) notify: Notify,
 }
 
 /// The one whom the end of a request concerns.
 #[derive(Debug)]
-pub(crate) enum Whom {
+pub(crate) enum Notify {
     /// The caller is gone, or will look for himself.
-    Nobody,
+    None,
     Waker(Waker),
     Listener {
         listener: u8,
@@ -162,7 +162,7 @@ pub(crate) struct Released {
 
 /// A request that ended: its key, its frame, and its progress.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Failed {
+pub(crate) struct Expired {
     pub(crate) key: SlotKey,
     pub(crate) frame: u64,
     pub(crate) progress: Progress,
@@ -218,12 +218,12 @@ impl Slots {
 
     /// Takes a slot; none when all are taken.
     #[inline(always)]
-    pub(crate) fn take(&mut self, request: Request) -> Option<SlotKey> {
-        let Request { deadline: time, frame, bytes, is_put, told } = request;
+    pub(crate) fn take(&mut self, request: SlotRequest) -> Option<SlotKey> {
+        let SlotRequest { deadline: time, frame, bytes, is_put, listener } = request;
         let expected = Expected::Response;
-        let caller = match told {
-            Some((listener, token)) => Caller::Told { listener, token },
-            None => Caller::Waiting(None),
+        let caller = match listener {
+            Some((listener, token)) => Caller::Listener { listener, token },
+            None => Caller::Future(None),
         };
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[usize::from(index)];
@@ -264,7 +264,7 @@ impl Slots {
         opaque: Opaque,
         reply: CompactResponse,
         now: Instant,
-        ended: impl FnOnce(Ending),
+        on_completed: impl FnOnce(Completion),
     ) -> Delivered {
         let key = SlotKey::from_opaque(opaque);
         let Some(slot) = self.get(key) else {
@@ -277,10 +277,10 @@ impl Slots {
                 let is_heartbeat = slot.bytes == 0;
                 slot.time = now;
                 let is_put = slot.is_put;
-                let tell = |reply: CompactResponse| {
+                let report = |reply: CompactResponse| {
                     Ok(ReceivedResponse { body: reply.into_body(is_put, opaque), received_at: now })
                 };
-                slot.finish(reply, Caller::Answered, tell, ended);
+                slot.finish(reply, Caller::Responded, report, on_completed);
                 if is_heartbeat { Delivered::Heartbeat } else { Delivered::Answered }
             }
         };
@@ -293,7 +293,7 @@ impl Slots {
         let slot = self.get(key)?;
         let received_at = slot.time;
         let outcome = match std::mem::replace(&mut slot.caller, Caller::Gone) {
-            Caller::Answered(reply) => {
+            Caller::Responded(reply) => {
                 Ok(ReceivedResponse { body: reply.into_body(slot.is_put, key.opaque()), received_at })
             }
             Caller::Failed(error) => Err(error),
@@ -309,7 +309,7 @@ impl Slots {
     /// Whether `waker` is the one that the caller's future left.
     pub(crate) fn is_woken_by(&mut self, key: SlotKey, waker: &Waker) -> bool {
         match self.get(key).map(|slot| &slot.caller) {
-            Some(Caller::Waiting(Some(known))) => known.will_wake(waker),
+            Some(Caller::Future(Some(known))) => known.will_wake(waker),
             _ => false,
         }
     }
@@ -317,7 +317,7 @@ impl Slots {
     /// Leaves the waker of the caller's future; returns the one that it replaces, to be dropped without the lock.
     pub(crate) fn set_waker(&mut self, key: SlotKey, waker: Waker) -> Option<Waker> {
         match self.get(key).map(|slot| &mut slot.caller) {
-            Some(Caller::Waiting(known)) => known.replace(waker),
+            Some(Caller::Future(known)) => known.replace(waker),
             _ => Some(waker),
         }
     }
@@ -336,9 +336,9 @@ impl Slots {
     pub(crate) fn listeners_in_use(&self) -> [bool; 256] {
         let mut in_use = [false; 256];
         for slot in &self.slots {
-            if let Caller::Told { listener, .. }
-            | Caller::Telling { listener, .. }
-            | Caller::Late { listener, .. } = slot.caller
+            if let Caller::Listener { listener, .. }
+            | Caller::TimingOut { listener, .. }
+            | Caller::TimedOut { listener, .. } = slot.caller
             {
                 in_use[usize::from(listener)] = true;
             }
@@ -347,7 +347,7 @@ impl Slots {
     }
 
     /// Ends every request that awaits its answer beyond its deadline. `progress_of` says how far a frame came, `error` makes
-    /// the error, `ended` is told of each. [`told`](Self::told) is to be called for each that was written, once its listener
+    /// the error, `ended` is told of each. [`timeout_reported`](Self::timeout_reported) is to be called for each that was written, once its listener
     /// was told: on another thread the connection may end meanwhile.
     ///
     /// It doesn't look at all slots each time: only if a request that came since is overdue.
@@ -356,7 +356,7 @@ impl Slots {
         now: Instant,
         progress_of: impl Fn(u64) -> Progress,
         error: impl Fn(Progress) -> TransportError,
-        mut ended: impl FnMut(Failed, Ending),
+        mut on_completed: impl FnMut(Expired, Completion),
     ) {
         if self.earliest.is_some_and(|earliest| earliest <= now) {
             self.look_at_all(now);
@@ -378,8 +378,8 @@ impl Slots {
             let frame = slot.frame;
             let progress = progress_of(frame);
             let late = match (progress, &slot.caller) {
-                (Progress::Written, &Caller::Told { listener, token }) => {
-                    Some(Caller::Telling { listener, token })
+                (Progress::Written, &Caller::Listener { listener, token }) => {
+                    Some(Caller::TimingOut { listener, token })
                 }
                 _ => None,
             };
@@ -387,8 +387,8 @@ impl Slots {
                 Progress::NotWritten => Expected::Nothing,
                 Progress::Written => Expected::LateResponse,
             };
-            slot.finish(error(progress), Caller::Failed, Err, |ending| {
-                ended(Failed { key, frame, progress }, ending);
+            slot.finish(error(progress), Caller::Failed, Err, |completion| {
+                on_completed(Expired { key, frame, progress }, completion);
             });
             if let Some(late) = late {
                 slot.caller = late;
@@ -426,11 +426,11 @@ impl Slots {
 
     /// The listener was told that time is up for this request, by [`expire`](Self::expire). Returns whom to tell
     /// that the broker is done with it, if it is.
-    pub(crate) fn told(&mut self, key: SlotKey) -> Option<Released> {
+    pub(crate) fn timeout_reported(&mut self, key: SlotKey) -> Option<Released> {
         let slot = self.get(key)?;
-        let Caller::Telling { listener, token } = slot.caller else { return None };
+        let Caller::TimingOut { listener, token } = slot.caller else { return None };
         if slot.expected == Expected::LateResponse {
-            slot.caller = Caller::Late { listener, token };
+            slot.caller = Caller::TimedOut { listener, token };
             return None;
         }
         slot.caller = Caller::Gone;
@@ -440,7 +440,7 @@ impl Slots {
 
     /// Whether a listener waits for the broker to be done with a request that timed out.
     pub(crate) fn awaits_late_responses(&self) -> bool {
-        let is_late = |slot: &Slot| matches!(slot.caller, Caller::Late { .. } | Caller::Telling { .. });
+        let is_late = |slot: &Slot| matches!(slot.caller, Caller::TimedOut { .. } | Caller::TimingOut { .. });
         self.slots.iter().any(|slot| slot.expected == Expected::LateResponse && is_late(slot))
     }
 
@@ -450,10 +450,12 @@ impl Slots {
         &mut self,
         first_unwritten: u64,
         error: impl Fn(Progress) -> TransportError,
-        mut ended: impl FnMut(Ending),
+        mut on_completed: impl FnMut(Completion),
     ) {
         let which = |slot: &Slot| slot.frame >= first_unwritten;
-        self.fail(first_unwritten, which, error, |ending, _| ending.into_iter().for_each(&mut ended));
+        self.fail(first_unwritten, which, error, |completion, _| {
+            completion.into_iter().for_each(&mut on_completed)
+        });
     }
 
     /// The connection is gone: ends every request, overdue ones too, of which `ended` is told that the broker is done with them.
@@ -462,11 +464,11 @@ impl Slots {
         &mut self,
         first_unwritten: u64,
         error: impl Fn(Progress) -> TransportError,
-        ended: impl FnMut(Option<Ending>, Option<Released>),
+        on_completed: impl FnMut(Option<Completion>, Option<Released>),
     ) {
         self.earliest = None;
         self.deadlines = BinaryHeap::new();
-        self.fail(first_unwritten, |_| true, error, ended);
+        self.fail(first_unwritten, |_| true, error, on_completed);
     }
 
     /// Ends the requests that `which` names.
@@ -475,7 +477,7 @@ impl Slots {
         first_unwritten: u64,
         which: impl Fn(&Slot) -> bool,
         error: impl Fn(Progress) -> TransportError,
-        mut ended: impl FnMut(Option<Ending>, Option<Released>),
+        mut on_completed: impl FnMut(Option<Completion>, Option<Released>),
     ) {
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
@@ -486,9 +488,11 @@ impl Slots {
                 if slot.frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
             match std::mem::replace(&mut slot.expected, Expected::Nothing) {
                 Expected::Response => {
-                    slot.finish(error(progress), Caller::Failed, Err, |ending| ended(Some(ending), None));
+                    slot.finish(error(progress), Caller::Failed, Err, |completion| {
+                        on_completed(Some(completion), None)
+                    });
                 }
-                _ => ended(None, slot.release()),
+                _ => on_completed(None, slot.release()),
             }
             self.free_if_over(index as u16);
         }
@@ -498,7 +502,7 @@ impl Slots {
 impl Slot {
     /// The broker is done with a request that had ended: whom to tell.
     fn release(&mut self) -> Option<Released> {
-        let Caller::Late { listener, token } = self.caller else { return None };
+        let Caller::TimedOut { listener, token } = self.caller else { return None };
         self.caller = Caller::Gone;
         Some(Released { listener, token })
     }
@@ -510,22 +514,25 @@ impl Slot {
         &mut self,
         outcome: T,
         keep: impl FnOnce(T) -> Caller,
-        tell: impl FnOnce(T) -> ResponseResult,
-        ended: impl FnOnce(Ending),
+        report: impl FnOnce(T) -> ResponseResult,
+        on_completed: impl FnOnce(Completion),
     ) {
         let bytes = self.bytes;
         match &mut self.caller {
-            Caller::Told { listener, token } => {
+            Caller::Listener { listener, token } => {
                 let (listener, token) = (*listener, *token);
                 self.caller = Caller::Gone;
-                ended(Ending { bytes, whom: Whom::Listener { listener, token, outcome: tell(outcome) } });
+                on_completed(Completion {
+                    bytes,
+                    notify: Notify::Listener { listener, token, outcome: report(outcome) },
+                });
             }
-            Caller::Waiting(waker) => {
-                let whom = waker.take().map_or(Whom::Nobody, Whom::Waker);
+            Caller::Future(waker) => {
+                let notify = waker.take().map_or(Notify::None, Notify::Waker);
                 self.caller = keep(outcome);
-                ended(Ending { bytes, whom });
+                on_completed(Completion { bytes, notify });
             }
-            _ => ended(Ending { bytes, whom: Whom::Nobody }),
+            _ => on_completed(Completion { bytes, notify: Notify::None }),
         }
     }
 }
@@ -540,15 +547,15 @@ mod tests {
     use super::*;
     use crate::TransportErrorKind;
 
-    fn request(deadline: Instant, frame: u64, bytes: u32) -> Request {
-        Request { deadline, frame, bytes, is_put: true, told: None }
+    fn request(deadline: Instant, frame: u64, bytes: u32) -> SlotRequest {
+        SlotRequest { deadline, frame, bytes, is_put: true, listener: None }
     }
 
-    fn deliver(slots: &mut Slots, key: SlotKey) -> (Delivered, Option<Ending>) {
+    fn deliver(slots: &mut Slots, key: SlotKey) -> (Delivered, Option<Completion>) {
         let response = BooleanCommand::new(Status::SUCCESS, Bytes::new(), key.opaque());
-        let mut ending = None;
+        let mut completion = None;
         let reply = CompactResponse::Other(Box::new(response.into()));
-        (slots.deliver(key.opaque(), reply, Instant::now(), |ended| ending = Some(ended)), ending)
+        (slots.deliver(key.opaque(), reply, Instant::now(), |ended| completion = Some(ended)), completion)
     }
 
     fn poll(slots: &mut Slots, key: SlotKey) -> Option<ResponseResult> {
@@ -562,17 +569,17 @@ mod tests {
         let progress_of =
             |frame| if frame >= first_unwritten { Progress::NotWritten } else { Progress::Written };
         let mut keys = Vec::new();
-        slots.expire(now, progress_of, error, |failed, ending| {
-            ended.push((failed.progress, ending.bytes));
+        slots.expire(now, progress_of, error, |failed, completion| {
+            ended.push((failed.progress, completion.bytes));
             keys.push(failed.key);
         });
         if !telling {
-            assert!(keys.into_iter().all(|key| slots.told(key).is_none()));
+            assert!(keys.into_iter().all(|key| slots.timeout_reported(key).is_none()));
         }
         ended
     }
 
-    fn take(slots: &mut Slots, request: Request) -> SlotKey {
+    fn take(slots: &mut Slots, request: SlotRequest) -> SlotKey {
         slots.expect_by(request.deadline);
         slots.take(request).unwrap()
     }
@@ -595,7 +602,10 @@ mod tests {
         let now = Instant::now();
         let mut slots = Slots::default();
         let first = take(&mut slots, request(now, 0, 1));
-        assert!(matches!(deliver(&mut slots, first), (Delivered::Answered, Some(Ending { bytes: 1, .. }))));
+        assert!(matches!(
+            deliver(&mut slots, first),
+            (Delivered::Answered, Some(Completion { bytes: 1, .. }))
+        ));
         assert!(poll(&mut slots, first).unwrap().is_ok());
         let second = take(&mut slots, request(now, 1, 1));
         assert_eq!(second.index, first.index, "the slot is used again");
@@ -643,7 +653,7 @@ mod tests {
         let more = take(&mut slots, request(now, 9, 1));
         slots.abandon(more);
         let mut count = 0;
-        slots.fail_all(9, error, |ending, _| count += usize::from(ending.is_some()));
+        slots.fail_all(9, error, |completion, _| count += usize::from(completion.is_some()));
         assert_eq!(count, 1, "the others had ended before");
         keys.iter().for_each(|key| assert!(poll(&mut slots, *key).unwrap().is_err()));
         let mut free = slots.free.clone();
@@ -656,7 +666,7 @@ mod tests {
         let (now, mut slots) = (Instant::now(), Slots::default());
         let keys: Vec<_> = (0..4).map(|n| take(&mut slots, request(now, n, 1))).collect();
         let mut ended = Vec::new();
-        slots.fail_unwritten(2, error, |ending| ended.push(ending.bytes));
+        slots.fail_unwritten(2, error, |completion| ended.push(completion.bytes));
         assert_eq!(ended, [1, 1]);
         assert!(poll(&mut slots, keys[0]).is_none() && poll(&mut slots, keys[1]).is_none());
         assert!(poll(&mut slots, keys[2]).unwrap().is_err());
@@ -668,7 +678,7 @@ mod tests {
     fn only_a_put_is_answered_with_a_place() {
         let (now, mut slots) = (Instant::now(), Slots::default());
         let put = take(&mut slots, request(now, 0, 1));
-        let other = take(&mut slots, Request { is_put: false, ..request(now, 1, 1) });
+        let other = take(&mut slots, SlotRequest { is_put: false, ..request(now, 1, 1) });
         let place = PutResponse::new(1, 2, 3);
         for key in [put, other] {
             slots.deliver(key.opaque(), CompactResponse::Stored(place), now, |_| {});
@@ -683,17 +693,17 @@ mod tests {
     #[test]
     fn who_was_told_that_time_is_up_is_told_when_the_broker_is_done() {
         let (now, mut slots) = (Instant::now(), Slots::default());
-        let told = |token| Request { told: Some((3, token)), ..request(now, 0, 1) };
-        let keys: Vec<_> = (0..4).map(|token| take(&mut slots, told(token))).collect();
-        let unwritten = take(&mut slots, Request { told: Some((3, 9)), ..request(now, 9, 1) });
+        let with_listener = |token| SlotRequest { listener: Some((3, token)), ..request(now, 0, 1) };
+        let keys: Vec<_> = (0..4).map(|token| take(&mut slots, with_listener(token))).collect();
+        let unwritten = take(&mut slots, SlotRequest { listener: Some((3, 9)), ..request(now, 9, 1) });
         assert_eq!(expire(&mut slots, now, 9, false).len(), 5);
         let released = |token| Some(Released { listener: 3, token });
         assert_eq!(deliver(&mut slots, keys[1]).0, Delivered::Late(released(1)));
         assert_eq!(deliver(&mut slots, keys[1]).0, Delivered::Unknown);
         assert_eq!(deliver(&mut slots, unwritten).0, Delivered::Unknown);
         let mut all = Vec::new();
-        slots.fail_all(9, error, |ending, released| {
-            assert!(ending.is_none());
+        slots.fail_all(9, error, |completion, released| {
+            assert!(completion.is_none());
             all.extend(released.map(|released| released.token));
         });
         assert_eq!(all, [0, 2, 3]);
@@ -703,12 +713,12 @@ mod tests {
     #[test]
     fn the_broker_is_not_done_before_the_listener_was_told_that_time_is_up() {
         let (now, mut slots) = (Instant::now(), Slots::default());
-        let told = |token| Request { told: Some((3, token)), ..request(now, 0, 1) };
-        let [early, late] = [0, 1].map(|token| take(&mut slots, told(token)));
+        let with_listener = |token| SlotRequest { listener: Some((3, token)), ..request(now, 0, 1) };
+        let [early, late] = [0, 1].map(|token| take(&mut slots, with_listener(token)));
         assert_eq!(expire(&mut slots, now, 9, true).len(), 2);
         assert_eq!(deliver(&mut slots, early).0, Delivered::Late(None), "the other thread is still telling");
-        assert_eq!(slots.told(early), Some(Released { listener: 3, token: 0 }));
-        assert_eq!((slots.told(late), slots.told(early)), (None, None));
+        assert_eq!(slots.timeout_reported(early), Some(Released { listener: 3, token: 0 }));
+        assert_eq!((slots.timeout_reported(late), slots.timeout_reported(early)), (None, None));
         assert_eq!(deliver(&mut slots, late).0, Delivered::Late(Some(Released { listener: 3, token: 1 })));
         assert_eq!(slots.free.len(), 2);
     }

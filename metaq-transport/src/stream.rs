@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    Capacity, Connection, ConnectionConfig, ConnectionState, ConnectionStats, PendingResponse, Reservation,
-    Ticket, Transport, TransportError, TransportErrorKind, deadline,
+    Capacity, CompletionToken, Connection, ConnectionConfig, ConnectionState, ConnectionStats,
+    PendingResponse, Reservation, Transport, TransportError, TransportErrorKind, deadline,
     limit::InFlightLimit,
     link::Link,
     runtime,
@@ -117,25 +117,25 @@ impl Connection for StreamConnection {
         &self,
         put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
     ) -> Result<bool, TransportError> {
         self.check(put.check())?;
-        self.link.submit_put(put, deadline, ticket)
+        self.link.submit_put(put, deadline, notify)
     }
 
     fn submit_reserved_put(
         &self,
         put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
         reservation: &mut Option<Reservation>,
     ) -> Result<bool, TransportError> {
         self.check(put.check())?;
-        self.link.submit_reserved_put(put, deadline, ticket, reservation)
+        self.link.submit_reserved_put(put, deadline, notify, reservation)
     }
 
-    fn reserve(&self, bytes: usize, ticket: Ticket<'_>) -> Result<Capacity, TransportError> {
-        self.link.reserve(bytes, ticket)
+    fn reserve(&self, bytes: usize, notify: CompletionToken<'_>) -> Result<Capacity, TransportError> {
+        self.link.reserve(bytes, notify)
     }
 
     fn expire(&self, now: Instant) {

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use metaq_protocol::{BrokerAddr, Command, PutRef};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{Capacity, PendingResponse, Reservation, Ticket, TransportError, TransportErrorKind, told::Told};
+use crate::{
+    Capacity, CompletionToken, PendingResponse, Reservation, TransportError, TransportErrorKind,
+    completion_guard::CompletionGuard,
+};
 
 /// Makes connections to brokers.
 #[async_trait]
@@ -55,14 +58,14 @@ pub trait Connection: fmt::Debug + Send + Sync {
         &self,
         put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
     ) -> Result<bool, TransportError> {
         let Some(runtime) = crate::runtime::current() else {
             return Err(TransportError::new(TransportErrorKind::NoRuntime, self.broker().clone()));
         };
         let pending = self.submit(&mut Command::from(put.to_put()), deadline)?;
-        let (told, accepted) = Told::new(ticket, self.broker());
-        drop(runtime.spawn(async move { told.tell(pending.await) }));
+        let (completion_guard, accepted) = CompletionGuard::new(notify, self.broker());
+        drop(runtime.spawn(async move { completion_guard.complete(pending.await) }));
         accepted.confirm().map(|()| false)
     }
 
@@ -76,11 +79,11 @@ pub trait Connection: fmt::Debug + Send + Sync {
         &self,
         put: PutRef<'_>,
         deadline: Instant,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
         reservation: &mut Option<Reservation>,
     ) -> Result<bool, TransportError> {
         let _ = reservation;
-        self.submit_put(put, deadline, ticket)
+        self.submit_put(put, deadline, notify)
     }
 
     /// Asks for capacity for one request of `bytes` bytes, payload, attribute and topic, first come, first served with all others
@@ -90,8 +93,8 @@ pub trait Connection: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the connection isn't ready or was closed; of kind [`Full`](TransportErrorKind::Full) when the connection can't
     /// announce capacity, which is what the default implementation says: then the caller has to try again from time to time.
-    fn reserve(&self, bytes: usize, ticket: Ticket<'_>) -> Result<Capacity, TransportError> {
-        let _ = (bytes, ticket);
+    fn reserve(&self, bytes: usize, notify: CompletionToken<'_>) -> Result<Capacity, TransportError> {
+        let _ = (bytes, notify);
         Err(TransportError::new(TransportErrorKind::Full, self.broker().clone()))
     }
 

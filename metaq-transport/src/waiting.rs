@@ -11,19 +11,19 @@ use metaq_protocol::Command;
 use tokio::time::Instant;
 
 use crate::{
-    Capacity, CapacityWait, PendingResponse, Reservation, Ticket, TransportError, TransportErrorKind,
-    limit::Notify, link::Link, runtime,
+    Capacity, CapacityWait, CompletionToken, PendingResponse, Reservation, TransportError,
+    TransportErrorKind, limit::CapacityNotify, link::Link, runtime,
 };
 
 impl Link {
     pub(crate) fn reserve(
         self: &Arc<Self>,
         bytes: usize,
-        ticket: Ticket<'_>,
+        notify: CompletionToken<'_>,
     ) -> Result<Capacity, TransportError> {
-        let reserved = self.reserve_or_wait(bytes, || Notify::Completions {
-            completions: Arc::clone(ticket.completions),
-            token: ticket.token,
+        let reserved = self.reserve_or_wait(bytes, || CapacityNotify::Completions {
+            completions: Arc::clone(notify.completions),
+            token: notify.token,
         })?;
         Ok(match reserved {
             Reserved::Now(bytes) => Capacity::Reserved(Reservation::of_link(Arc::clone(self), bytes)),
@@ -37,7 +37,7 @@ impl Link {
     fn reserve_or_wait(
         &self,
         bytes: usize,
-        notify: impl FnOnce() -> Notify,
+        notify: impl FnOnce() -> CapacityNotify,
     ) -> Result<Reserved, TransportError> {
         let mut shared = self.shared.lock();
         if let Some(kind) = shared.refusal() {
@@ -58,7 +58,7 @@ impl Link {
 
     /// A waiter leaves.
     pub(crate) fn leave(self: &Arc<Self>, waiter: u64) {
-        self.change(|shared, deferred| deferred.drop_notify(shared.limit.leave(waiter)));
+        self.change(|shared, deferred| deferred.drop_waiter(shared.limit.leave(waiter)));
     }
 
     pub(crate) async fn submit_when_free(
@@ -66,7 +66,7 @@ impl Link {
         command: &mut Command,
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError> {
-        match self.reserve_or_wait(command.encoded_len(), || Notify::Future(None))? {
+        match self.reserve_or_wait(command.encoded_len(), || CapacityNotify::Future(None))? {
             Reserved::Now(bytes) => self.submit_reserved(command, deadline, bytes),
             Reserved::Later(number) => {
                 let waiter = Waiter { link: self, number };

@@ -12,7 +12,7 @@ use std::{
 
 use metaq_protocol::{Checksum, Command, Flag, PutCommand, PutData, Topic};
 use metaq_transport::{
-    Capacity, Connection, ConnectionConfig, ConnectionState, Progress, Reservation, Ticket,
+    Capacity, CompletionToken, Connection, ConnectionConfig, ConnectionState, Progress, Reservation,
     TransportErrorKind,
 };
 use support::*;
@@ -24,7 +24,7 @@ fn at_most(requests: usize) -> ConnectionConfig {
 }
 
 fn reserve(connection: &Arc<dyn Connection>, bytes: usize, log: &Arc<Log>, token: u64) -> Capacity {
-    connection.reserve(bytes, Ticket { completions: &completions(log), token }).unwrap()
+    connection.reserve(bytes, CompletionToken { completions: &completions(log), token }).unwrap()
 }
 
 /// The reservation that `log` was told of with this token.
@@ -203,7 +203,8 @@ async fn waiters_are_told_when_the_connection_accepts_nothing_any_more() {
             other => panic!("{other:?}"),
         }
         assert_eq!(soon(waiting).await.unwrap().unwrap_err().kind(), kind);
-        let error = connection.reserve(1, Ticket { completions: &completions(&log), token: 8 }).unwrap_err();
+        let error =
+            connection.reserve(1, CompletionToken { completions: &completions(&log), token: 8 }).unwrap_err();
         assert!(error.kind() == kind || kind == TransportErrorKind::NotConnected, "{error}");
     }
 }

@@ -9,8 +9,8 @@ use metaq_protocol::{
     PutResponse, Response, Status, Topic,
 };
 use metaq_transport::{
-    Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress, ReceivedResponse,
-    ResponseBody, TcpTransport, Ticket, Transport, TransportError, TransportErrorKind,
+    CompletionToken, Completions, Connection, ConnectionConfig, ConnectionState, PendingResponse, Progress,
+    ReceivedResponse, ResponseBody, TcpTransport, Transport, TransportError, TransportErrorKind,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -503,8 +503,8 @@ async fn the_place_of_a_stored_message_is_read_from_the_answer() {
 struct Told(std::sync::Mutex<Vec<(u64, Result<ReceivedResponse, TransportError>)>>);
 
 impl Completions for Told {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        self.0.lock().unwrap().append(ended);
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        self.0.lock().unwrap().append(completed);
     }
 }
 
@@ -517,8 +517,8 @@ async fn ends_are_told_once_to_whom_they_concern() {
     let (topic, data) = (Topic::new("t").unwrap(), PutData::new("x".into(), None));
     let submit = |token: u64, millis| {
         let put = PutRef::new(&topic, 0, Flag::EMPTY, data.checksum(), &data);
-        let ticket = Ticket { completions: &listeners[token as usize % 2], token };
-        connection.submit_put(put, after(millis), ticket).unwrap();
+        let notify = CompletionToken { completions: &listeners[token as usize % 2], token };
+        connection.submit_put(put, after(millis), notify).unwrap();
     };
     (0..200).for_each(|token| submit(token, 10_000));
     let awaited = connection.submit(&mut put("awaited"), after(10_000)).unwrap();
@@ -571,8 +571,8 @@ async fn says_when_a_write_is_worth_it() {
         let data = PutData::new(vec![0; size].into(), None);
         let put = PutRef::new(&topic, 0, Flag::EMPTY, data.checksum(), &data);
         let submit = |token| {
-            let ticket = Ticket { completions: &completions, token };
-            connection.submit_put(put, after(10_000), ticket).unwrap()
+            let notify = CompletionToken { completions: &completions, token };
+            connection.submit_put(put, after(10_000), notify).unwrap()
         };
         (0..count as u64).map(submit).collect::<Vec<_>>()
     };

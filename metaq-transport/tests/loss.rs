@@ -240,11 +240,14 @@ struct Resubmits {
 }
 
 impl metaq_transport::Completions for Resubmits {
-    fn ended(
+    fn completed(
         &self,
-        ended: &mut Vec<(u64, Result<metaq_transport::ReceivedResponse, metaq_transport::TransportError>)>,
+        completed: &mut Vec<(
+            u64,
+            Result<metaq_transport::ReceivedResponse, metaq_transport::TransportError>,
+        )>,
     ) {
-        ended.clear();
+        completed.clear();
         let connection = self.connection.lock().unwrap().clone().unwrap();
         let result = submit(&connection, "again", after(60_000));
         self.kinds.lock().unwrap().push(result.map(drop).map_err(|error| error.kind()));

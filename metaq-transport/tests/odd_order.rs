@@ -20,8 +20,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use metaq_protocol::{BooleanCommand, BrokerAddr, Command, Opaque, Response, Status};
 use metaq_transport::{
-    Capacity, Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse, Progress,
-    ReceivedResponse, StreamTransport, Ticket, Transport as _, TransportError, TransportErrorKind,
+    Capacity, CompletionToken, Completions, Connection, ConnectionConfig, ConnectionState, Dialer,
+    PendingResponse, Progress, ReceivedResponse, StreamTransport, Transport as _, TransportError,
+    TransportErrorKind,
 };
 use support::*;
 use tokio::{
@@ -105,8 +106,8 @@ struct Waits {
 }
 
 impl Completions for Waits {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        ended.clear();
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        completed.clear();
         self.entered.lock().unwrap().send(()).unwrap();
         self.go_on.lock().unwrap().recv().unwrap();
     }
@@ -181,8 +182,8 @@ async fn a_payload_that_panics_because_the_stream_did_ends_nothing_but_the_conne
 struct Declines(AtomicUsize);
 
 impl Completions for Declines {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        ended.clear();
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        completed.clear();
     }
 
     fn capacity(&self, _: u64, granted: Result<metaq_transport::Reservation, TransportError>) {
@@ -201,7 +202,7 @@ async fn many_waiters_that_decline_their_capacity_one_after_another() {
     let declines = Arc::new(Declines::default());
     let told = Arc::clone(&declines) as Arc<dyn Completions>;
     let waiting: Vec<_> = (0..20_000)
-        .map(|token| connection.reserve(1, Ticket { completions: &told, token }).unwrap())
+        .map(|token| connection.reserve(1, CompletionToken { completions: &told, token }).unwrap())
         .collect();
     assert!(waiting.iter().all(|wait| matches!(wait, Capacity::Waiting(_))));
     peer.answer(peer.puts(1).await[0].opaque);
@@ -353,8 +354,8 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
                     match random.u32(0..8) {
                         0 if n == 0 => peer.hang_up(),
                         0..3 => {
-                            let ticket = Ticket { completions: &told, token };
-                            kept.extend(connection.reserve(random.usize(0..40), ticket));
+                            let notify = CompletionToken { completions: &told, token };
+                            kept.extend(connection.reserve(random.usize(0..40), notify));
                         }
                         3 => drop(submit_put(&connection, "x", after(random.u64(0..3)), &told, token)),
                         4 => connection.expire(Instant::now()),
@@ -399,7 +400,7 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
         logs.iter().for_each(|log| drop(log.take_now()));
         let told = completions(&Arc::new(Log::default()));
         eventually(|| {
-            let reserve = |token| connection.reserve(1, Ticket { completions: &told, token });
+            let reserve = |token| connection.reserve(1, CompletionToken { completions: &told, token });
             (0..3).map(reserve).collect::<Vec<_>>().iter().all(|one| matches!(one, Ok(Capacity::Reserved(_))))
         })
         .await;

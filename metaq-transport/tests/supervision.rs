@@ -49,11 +49,11 @@ async fn a_panic_in_the_stream_or_the_dialer_ends_in_a_new_connection() {
 struct PanicsOnce(AtomicBool, Log);
 
 impl Completions for PanicsOnce {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         if !self.0.swap(true, Ordering::SeqCst) {
             panic!("completions panic");
         }
-        self.1.ended(ended);
+        self.1.completed(completed);
     }
 }
 
@@ -270,8 +270,8 @@ fn overdue_requests_end_on_any_thread_and_once() {
 struct EndsRuntime(Mutex<Option<Runtime>>, Log);
 
 impl Completions for EndsRuntime {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        self.1.ended(ended);
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        self.1.completed(completed);
         drop(self.0.lock().unwrap().take());
     }
 

@@ -20,8 +20,8 @@ use std::{
 };
 
 use metaq_transport::{
-    Capacity, CapacityWait, Completions, Connection, ConnectionConfig, ConnectionState, Progress, Ticket,
-    TransportError,
+    Capacity, CapacityWait, CompletionToken, Completions, Connection, ConnectionConfig, ConnectionState,
+    Progress, TransportError,
 };
 use support::{ledger::*, *};
 use tokio::{
@@ -134,8 +134,8 @@ fn hammer(
                 }));
             }
             75..85 => {
-                let ticket = Ticket { completions: &completions, token };
-                match connection.reserve(payload.len() + 50, ticket) {
+                let notify = CompletionToken { completions: &completions, token };
+                match connection.reserve(payload.len() + 50, notify) {
                     Ok(Capacity::Reserved(reservation)) => {
                         told(submit_reserved(
                             connection,
@@ -250,7 +250,7 @@ async fn all_is_free(connection: &Arc<dyn Connection>, ledger: &Arc<Ledger>) {
     let all = async {
         loop {
             ledger.reservations.lock().unwrap().clear();
-            let reserve = |token| connection.reserve(1, Ticket { completions: &completions, token });
+            let reserve = |token| connection.reserve(1, CompletionToken { completions: &completions, token });
             let mut reserved = Vec::new();
             for token in 0..MAX_IN_FLIGHT as u64 {
                 if let Ok(Capacity::Reserved(reservation)) = reserve(token) {

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use metaq_transport::{
-    Completions, Connection, ConnectionConfig, ConnectionState, Reservation, Ticket, TransportError,
+    CompletionToken, Completions, Connection, ConnectionConfig, ConnectionState, Reservation, TransportError,
 };
 use support::*;
 use tokio::runtime::Builder;
@@ -51,7 +51,7 @@ impl Meddler {
         self.calls.fetch_add(1, Ordering::SeqCst);
         drop(submit(&self.connection, "from within", after(60_000)));
         let _ = submit_put(&self.connection, "from within", after(60_000), &self.log, 1_000);
-        drop(self.connection.reserve(1, Ticket { completions: &self.log, token: 1_001 }));
+        drop(self.connection.reserve(1, CompletionToken { completions: &self.log, token: 1_001 }));
         self.connection.stats();
         self.connection.expire(tokio::time::Instant::now());
     }
@@ -242,8 +242,11 @@ impl Meddling {
 }
 
 impl Completions for Meddling {
-    fn ended(&self, ended: &mut Vec<(u64, Result<metaq_transport::ReceivedResponse, TransportError>)>) {
-        ended.clear();
+    fn completed(
+        &self,
+        completed: &mut Vec<(u64, Result<metaq_transport::ReceivedResponse, TransportError>)>,
+    ) {
+        completed.clear();
         self.meddle();
     }
     fn capacity(&self, _: u64, granted: Result<Reservation, TransportError>) {
@@ -264,7 +267,7 @@ fn completions_that_submit() {
         let told = Arc::clone(&meddling) as Arc<dyn Completions>;
         submit_put(&scene.connection, "x", after(100), &told, 1).unwrap();
         let put = scene.peer.puts(1).await.pop().unwrap();
-        let _place = scene.connection.reserve(1, Ticket { completions: &told, token: 2 }).unwrap();
+        let _place = scene.connection.reserve(1, CompletionToken { completions: &told, token: 2 }).unwrap();
         eventually(|| meddling.1.load(Ordering::SeqCst) >= 2).await;
         scene.peer.answer(put.opaque);
         eventually(|| meddling.1.load(Ordering::SeqCst) >= 3).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use metaq_protocol::Partition;
-use metaq_transport::{Capacity, Reservation, Ticket, TransportError, TransportErrorKind};
+use metaq_transport::{Capacity, CompletionToken, Reservation, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
 use crate::{
@@ -384,9 +384,9 @@ impl Submitter {
                 self.look_again(waits, reason, number);
                 continue;
             }
-            let ticket = Ticket { completions: &self.completions, token: number };
+            let notify = CompletionToken { completions: &self.completions, token: number };
             // A connection may be anybody's code.
-            let asked = panics::catch(|| full.connection.reserve(bytes, ticket));
+            let asked = panics::catch(|| full.connection.reserve(bytes, notify));
             let asked = asked.unwrap_or_else(|_| {
                 Err(TransportError::new(TransportErrorKind::Full, full.broker.addr.clone()))
             });

@@ -63,8 +63,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.link.locked(&mut self.deferred, |shared, deferred| {
                     let Shared { slots, limit, .. } = shared;
                     for (opaque, reply) in self.decoded.drain(..) {
-                        let ended = |ending| deferred.add(limit, ending);
-                        match slots.deliver(opaque, reply, self.last_read, ended) {
+                        let on_completed = |completion| deferred.add(limit, completion);
+                        match slots.deliver(opaque, reply, self.last_read, on_completed) {
                             Delivered::Answered => self.counts.answered += 1,
                             Delivered::Heartbeat => {}
                             Delivered::Unknown | Delivered::Late(None) => self.counts.ignored += 1,

@@ -38,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if written.is_empty() {
             return ended.map(|()| false);
         }
-        self.link.told(written, &mut self.deferred);
+        self.link.timeouts_reported(written, &mut self.deferred);
         let released = self.run_deferred();
         ended.and(released).map(|()| true)
     }

@@ -69,8 +69,8 @@ impl Ledger {
 }
 
 impl Completions for Ledger {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        ended.drain(..).for_each(|(token, result)| Self::ended(self, token, result));
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        completed.drain(..).for_each(|(token, result)| Self::ended(self, token, result));
     }
 
     fn capacity(&self, _: u64, granted: Result<Reservation, TransportError>) {

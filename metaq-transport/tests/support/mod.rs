@@ -22,8 +22,8 @@ use metaq_protocol::{
     Status, Topic,
 };
 use metaq_transport::{
-    Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse, ReceivedResponse,
-    Reservation, StreamTransport, Ticket, Transport as _, TransportError,
+    CompletionToken, Completions, Connection, ConnectionConfig, ConnectionState, Dialer, PendingResponse,
+    ReceivedResponse, Reservation, StreamTransport, Transport as _, TransportError,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -435,8 +435,11 @@ impl Event {
 pub struct Log(Mutex<Vec<Event>>);
 
 impl Completions for Log {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
-        self.0.lock().unwrap().extend(ended.drain(..).map(|(token, outcome)| Event::Ended(token, outcome)));
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+        self.0
+            .lock()
+            .unwrap()
+            .extend(completed.drain(..).map(|(token, outcome)| Event::Ended(token, outcome)));
     }
 
     fn capacity(&self, token: u64, granted: Result<Reservation, TransportError>) {
@@ -512,7 +515,9 @@ pub fn submit_put(
     log: &Arc<dyn Completions>,
     token: u64,
 ) -> Result<bool, TransportError> {
-    with_put(payload.into(), |put| connection.submit_put(put, deadline, Ticket { completions: log, token }))
+    with_put(payload.into(), |put| {
+        connection.submit_put(put, deadline, CompletionToken { completions: log, token })
+    })
 }
 
 pub fn submit_reserved(
@@ -524,8 +529,8 @@ pub fn submit_reserved(
     reservation: Reservation,
 ) -> Result<bool, TransportError> {
     with_put(payload.into(), |put| {
-        let ticket = Ticket { completions: log, token };
-        connection.submit_reserved_put(put, deadline, ticket, &mut Some(reservation))
+        let notify = CompletionToken { completions: log, token };
+        connection.submit_reserved_put(put, deadline, notify, &mut Some(reservation))
     })
 }
 

@@ -184,10 +184,10 @@ impl InFlight {
 }
 
 impl Completions for InFlight {
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         let mut effects = Effects::default();
         let mut locked: Option<(usize, MutexGuard<'_, Slab<Entry>>)> = None;
-        for (token, outcome) in ended.drain(..) {
+        for (token, outcome) in completed.drain(..) {
             let token = Token::from(token);
             let place = token.shard() % SHARDS;
             let mut shard = match locked.take() {

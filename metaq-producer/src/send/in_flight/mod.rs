@@ -17,7 +17,9 @@ use std::{
 };
 
 use metaq_protocol::{Partition, Topic};
-use metaq_transport::{Completions, Connection, Reservation, Ticket, TransportError, TransportErrorKind};
+use metaq_transport::{
+    CompletionToken, Completions, Connection, Reservation, TransportError, TransportErrorKind,
+};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -173,7 +175,7 @@ impl InFlight {
         if !is_new && (shard.is_cancelled(token) || self.is_closed()) {
             return Ok(None);
         }
-        let ticket = Ticket { completions: this, token: token.into() };
+        let notify = CompletionToken { completions: this, token: token.into() };
         let (message, mut refusal) = (&message.message, None);
         // An answer can't be told before the lock is released, so the entry is there by then.
         // A connection may be anybody's code, and must not take the message with it.
@@ -181,8 +183,8 @@ impl InFlight {
             // Made here, and the result taken apart here: each would be copied out of what was written in pieces just before.
             let put = message.as_put(way.partition.index);
             let submitted = match reservation {
-                None => way.connection.submit_put(put, deadline, ticket),
-                some => way.connection.submit_reserved_put(put, deadline, ticket, some),
+                None => way.connection.submit_put(put, deadline, notify),
+                some => way.connection.submit_reserved_put(put, deadline, notify, some),
             };
             submitted.map_err(|error| refusal = Some(error)).ok()
         });

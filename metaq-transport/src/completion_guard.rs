@@ -11,8 +11,8 @@ use std::{
 use metaq_protocol::BrokerAddr;
 
 use crate::{
-    Completions, Progress, Ticket, TransportError, TransportErrorKind, contain::contain, error::LossReason,
-    response::ResponseResult,
+    CompletionToken, Completions, Progress, TransportError, TransportErrorKind, contain::contain,
+    error::LossReason, response::ResponseResult,
 };
 
 const SUBMITTED: u8 = 0;
@@ -20,49 +20,51 @@ const ACCEPTED: u8 = 1;
 const DROPPED: u8 = 2;
 
 /// Tells of the end of a put exactly once, also if the task that awaits it is dropped because its runtime ends.
-pub(crate) struct Told {
+pub(crate) struct CompletionGuard {
     completions: Arc<dyn Completions>,
     token: u64,
     broker: BrokerAddr,
     state: Arc<AtomicU8>,
-    is_told: bool,
+    is_reported: bool,
 }
 
 /// Whether the task that awaits the end exists.
-pub(crate) struct Accepted {
+pub(crate) struct SpawnCheck {
     broker: BrokerAddr,
     state: Arc<AtomicU8>,
 }
 
-impl Told {
-    pub(crate) fn new(ticket: Ticket<'_>, broker: &BrokerAddr) -> (Self, Accepted) {
+impl CompletionGuard {
+    pub(crate) fn new(notify: CompletionToken<'_>, broker: &BrokerAddr) -> (Self, SpawnCheck) {
         let state = Arc::new(AtomicU8::new(SUBMITTED));
-        let told = Self {
-            completions: Arc::clone(ticket.completions),
-            token: ticket.token,
+        let completion_guard = Self {
+            completions: Arc::clone(notify.completions),
+            token: notify.token,
             broker: broker.clone(),
             state: Arc::clone(&state),
-            is_told: false,
+            is_reported: false,
         };
-        (told, Accepted { broker: broker.clone(), state })
+        (completion_guard, SpawnCheck { broker: broker.clone(), state })
     }
 
-    pub(crate) fn tell(mut self, outcome: ResponseResult) {
-        self.is_told = true;
-        self.completions.ended(&mut vec![(self.token, outcome)]);
+    pub(crate) fn complete(mut self, outcome: ResponseResult) {
+        self.is_reported = true;
+        self.completions.completed(&mut vec![(self.token, outcome)]);
     }
 }
 
-impl Drop for Told {
+impl Drop for CompletionGuard {
     fn drop(&mut self) {
-        if !mem::replace(&mut self.is_told, true) && self.state.swap(DROPPED, Ordering::AcqRel) == ACCEPTED {
+        if !mem::replace(&mut self.is_reported, true)
+            && self.state.swap(DROPPED, Ordering::AcqRel) == ACCEPTED
+        {
             let error = ended(TransportErrorKind::Lost, &self.broker);
-            drop(contain(|| self.completions.ended(&mut vec![(self.token, Err(error))])));
+            drop(contain(|| self.completions.completed(&mut vec![(self.token, Err(error))])));
         }
     }
 }
 
-impl Accepted {
+impl SpawnCheck {
     /// To be called once the task was spawned. The error when the runtime has dropped it already: nobody is told then.
     pub(crate) fn confirm(self) -> Result<(), TransportError> {
         match self.state.swap(ACCEPTED, Ordering::AcqRel) {

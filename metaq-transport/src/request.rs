@@ -2,13 +2,13 @@
 
 use metaq_protocol::{Command, PutRef};
 
-use crate::{Ticket, outbox::Outbox, slots::SlotKey};
+use crate::{CompletionToken, outbox::Outbox, slots::SlotKey};
 
 /// About what the words of a put take besides its topic.
 const PUT_WORDS: usize = 48;
 
 /// A thing to be queued.
-pub(crate) trait Queued {
+pub(crate) trait OutgoingRequest {
     /// The bytes that it counts for in the limit.
     fn bytes(&self) -> usize;
 
@@ -16,12 +16,12 @@ pub(crate) trait Queued {
     fn is_put(&self) -> bool;
 
     /// The listener for its end, and the token; none when a future awaits it.
-    fn ticket(&self) -> Option<Ticket<'_>>;
+    fn notify(&self) -> Option<CompletionToken<'_>>;
 
     fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey);
 }
 
-impl Queued for &mut Command {
+impl OutgoingRequest for &mut Command {
     fn bytes(&self) -> usize {
         self.encoded_len()
     }
@@ -30,7 +30,7 @@ impl Queued for &mut Command {
         matches!(self, Command::Put(_))
     }
 
-    fn ticket(&self) -> Option<Ticket<'_>> {
+    fn notify(&self) -> Option<CompletionToken<'_>> {
         None
     }
 
@@ -41,9 +41,9 @@ impl Queued for &mut Command {
 }
 
 /// A put of which somebody is told.
-pub(crate) struct ToldPut<'a, 'p>(pub(crate) &'a mut PutRef<'p>, pub(crate) Ticket<'a>);
+pub(crate) struct CompletionPut<'a, 'p>(pub(crate) &'a mut PutRef<'p>, pub(crate) CompletionToken<'a>);
 
-impl Queued for ToldPut<'_, '_> {
+impl OutgoingRequest for CompletionPut<'_, '_> {
     #[inline]
     fn bytes(&self) -> usize {
         // Of the header only what may be long: the exact figure takes longer than it is worth.
@@ -56,7 +56,7 @@ impl Queued for ToldPut<'_, '_> {
     }
 
     #[inline]
-    fn ticket(&self) -> Option<Ticket<'_>> {
+    fn notify(&self) -> Option<CompletionToken<'_>> {
         Some(self.1)
     }
 

@@ -13,7 +13,7 @@ pub trait Completions: fmt::Debug + Send + Sync {
     /// [`expire`](crate::Connection::expire); never from within [`submit_put`](crate::Connection::submit_put) or
     /// [`submit_reserved_put`](crate::Connection::submit_reserved_put), so it may wait for a lock that is held around those. If
     /// it panics, the outcomes that it was given are not reported again, and the connection is lost.
-    fn ended(&self, ended: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>);
+    fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>);
 
     /// Reports that the capacity that [`reserve`](crate::Connection::reserve) was asked for with this token is there, or that it
     /// never will be, because the connection left the state in which it accepts requests: the error is the one that a
@@ -40,7 +40,7 @@ pub trait Completions: fmt::Debug + Send + Sync {
 /// The listener for the end of a request, and the token by which it knows the request.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a pair with names")]
-pub struct Ticket<'a> {
+pub struct CompletionToken<'a> {
     /// The listener.
     pub completions: &'a Arc<dyn Completions>,
     /// The token by which the listener knows the request.
