@@ -19,7 +19,7 @@ use crate::{
     ConnectionStats, Dialer, TransportError, TransportErrorKind,
     contain::{Panicked, contain},
     error::LossReason,
-    link::Link,
+    shared::ConnectionShared,
 };
 
 type Dial<'a, S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send + 'a>>;
@@ -93,7 +93,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, S> {
     }
 
     /// Ready when the broker has answered, or when the attempt has failed, also after the answer. Panics are failures.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Result<(), TransportError>> {
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &ConnectionShared,
+    ) -> Poll<Result<(), TransportError>> {
         let failure = match contain(|| self.step.poll(cx)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
@@ -102,22 +106,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, S> {
         };
         let failure = self.end().map_or(failure, |panicked| Failure::Lost(LossReason::Panicked(panicked)));
         Poll::Ready(Err(match failure {
-            Failure::Dial(error) => link.error(TransportErrorKind::NotConnected).with_cause(error),
-            Failure::Lost(reason) => link.loss(reason),
+            Failure::Dial(error) => shared.error(TransportErrorKind::NotConnected).with_cause(error),
+            Failure::Lost(reason) => shared.loss(reason),
         }))
     }
 
     /// The error of an attempt that has taken longer than `limit`.
-    pub(crate) fn too_late(&self, limit: Duration, link: &Link) -> TransportError {
+    pub(crate) fn too_late(&self, limit: Duration, shared: &ConnectionShared) -> TransportError {
         match &self.step {
             Step::Greeting(greeting) => {
                 let left = limit.saturating_sub(greeting.begun.saturating_duration_since(self.started));
-                link.loss(LossReason::NoGreeting(left))
+                shared.loss(LossReason::NoGreeting(left))
             }
             _ => {
                 let error =
                     io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"));
-                link.error(TransportErrorKind::NotConnected).with_cause(error)
+                shared.error(TransportErrorKind::NotConnected).with_cause(error)
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::link::Link;
+use crate::shared::ConnectionShared;
 
 /// Capacity for one request, set aside for its holder. Dropping it gives the capacity to the next who waits, who may be
 /// notified from within: don't drop it under a lock that [`Completions::capacity`](crate::Completions::capacity) takes. Where
@@ -32,14 +32,14 @@ pub enum Capacity {
 enum Release {
     Nothing,
     Custom(Box<dyn FnOnce() + Send + Sync>),
-    Connection { link: Arc<Link>, bytes: u32 },
+    Connection { shared: Arc<ConnectionShared>, bytes: u32 },
 }
 
 /// The means to give up a place.
 enum Leave {
     Nothing,
     Custom(Box<dyn FnOnce() + Send + Sync>),
-    Connection { link: Arc<Link>, waiter: u64 },
+    Connection { shared: Arc<ConnectionShared>, waiter: u64 },
 }
 
 impl Reservation {
@@ -53,14 +53,14 @@ impl Reservation {
         Self { release: Release::Nothing }
     }
 
-    pub(crate) fn of_link(link: Arc<Link>, bytes: u32) -> Self {
-        Self { release: Release::Connection { link, bytes } }
+    pub(crate) fn on_connection(shared: Arc<ConnectionShared>, bytes: u32) -> Self {
+        Self { release: Release::Connection { shared, bytes } }
     }
 
-    /// The number of bytes that it holds, if it is one of `link`.
-    pub(crate) fn bytes_on(&self, link: &Arc<Link>) -> Option<u32> {
+    /// The number of bytes that it holds, if it is one of `shared`.
+    pub(crate) fn bytes_on(&self, shared: &Arc<ConnectionShared>) -> Option<u32> {
         match &self.release {
-            Release::Connection { link: own, bytes } if Arc::ptr_eq(own, link) => Some(*bytes),
+            Release::Connection { shared: own, bytes } if Arc::ptr_eq(own, shared) => Some(*bytes),
             _ => None,
         }
     }
@@ -76,7 +76,7 @@ impl Drop for Reservation {
         match std::mem::replace(&mut self.release, Release::Nothing) {
             Release::Nothing => {}
             Release::Custom(release) => release(),
-            Release::Connection { link, bytes } => link.release(bytes),
+            Release::Connection { shared, bytes } => shared.release(bytes),
         }
     }
 }
@@ -87,8 +87,8 @@ impl CapacityWait {
         Self { leave: Leave::Custom(Box::new(leave)) }
     }
 
-    pub(crate) fn of_link(link: Arc<Link>, waiter: u64) -> Self {
-        Self { leave: Leave::Connection { link, waiter } }
+    pub(crate) fn on_connection(shared: Arc<ConnectionShared>, waiter: u64) -> Self {
+        Self { leave: Leave::Connection { shared, waiter } }
     }
 }
 
@@ -97,7 +97,7 @@ impl Drop for CapacityWait {
         match std::mem::replace(&mut self.leave, Leave::Nothing) {
             Leave::Nothing => {}
             Leave::Custom(leave) => leave(),
-            Leave::Connection { link, waiter } => link.leave(waiter),
+            Leave::Connection { shared, waiter } => shared.leave(waiter),
         }
     }
 }

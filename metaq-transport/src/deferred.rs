@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crate::{
     Completions, Reservation, TransportError, TransportErrorKind,
     contain::{Panicked, contain, log},
-    limit::{CapacityNotify, InFlightLimit},
-    link::Link,
+    in_flight_limit::{CapacityNotify, InFlightLimit},
     response::ResponseResult,
+    shared::ConnectionShared,
     slots::{Caller, Completion, Notify, Released},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 type CapacityResult = (Arc<dyn Completions>, u64, Result<u32, TransportErrorKind>);
 
 /// Waits for capacity that ended, and on which connections.
-type CapacityResults = VecDeque<(Arc<Link>, CapacityResult)>;
+type CapacityResults = VecDeque<(Arc<ConnectionShared>, CapacityResult)>;
 
 thread_local! {
     /// Waits for capacity that ended while this thread was telling of another; none while it isn't. Whoever is told may give
@@ -134,10 +134,10 @@ impl Deferred {
 
     /// Runs everything. The lock must not be held. Panics are contained; the first is kept.
     #[inline]
-    pub(crate) fn run(&mut self, link: &Arc<Link>) {
+    pub(crate) fn run(&mut self, shared: &Arc<ConnectionShared>) {
         if self.state_changed {
             self.state_changed = false;
-            link.publish();
+            shared.publish();
         }
         if !self.completed.is_empty() {
             let completions = self.completions.take();
@@ -156,22 +156,22 @@ impl Deferred {
             || !self.capacity.is_empty()
             || !self.garbage.is_empty();
         if rare {
-            self.run_rare(link);
+            self.run_rare(shared);
         }
         for waker in self.wakers.drain(..) {
             if let Err(panicked) = contain(|| waker.wake()) {
                 // It was woken, whatever came of that: nothing that the connection does depends on it.
-                log!(error, broker = %link.broker, %panicked, "a waker panicked");
+                log!(error, broker = %shared.broker, %panicked, "a waker panicked");
             }
         }
         if self.closed {
             self.closed = false;
-            link.publish();
+            shared.publish();
         }
     }
 
     #[cold]
-    fn run_rare(&mut self, link: &Arc<Link>) {
+    fn run_rare(&mut self, shared: &Arc<ConnectionShared>) {
         let listeners = std::mem::take(&mut self.listeners);
         let find =
             |listener: u8| listeners.iter().find(|(known, _)| *known == listener).map(|(_, found)| found);
@@ -191,7 +191,7 @@ impl Deferred {
             }
         }
         if !self.capacity.is_empty() {
-            self.notify_capacity(link);
+            self.notify_capacity(shared);
         }
         let dropped = contain(|| drop(listeners));
         self.note(dropped);
@@ -202,9 +202,9 @@ impl Deferred {
     }
 
     /// Tells of waits for capacity that ended, one after another, also if telling ends more of them on this thread.
-    fn notify_capacity(&mut self, link: &Arc<Link>) {
+    fn notify_capacity(&mut self, shared: &Arc<ConnectionShared>) {
         let mut ended: VecDeque<_> =
-            std::mem::take(&mut self.capacity).into_iter().map(|one| (Arc::clone(link), one)).collect();
+            std::mem::take(&mut self.capacity).into_iter().map(|one| (Arc::clone(shared), one)).collect();
         let is_within = NESTED_RESULTS.try_with(|within| match &mut *within.borrow_mut() {
             Some(within) => {
                 within.append(&mut ended);
@@ -221,14 +221,14 @@ impl Deferred {
         loop {
             while let Some((of, (completions, token, result))) = ended.pop_front() {
                 let result = match result {
-                    Ok(bytes) => Ok(Reservation::of_link(Arc::clone(&of), bytes)),
+                    Ok(bytes) => Ok(Reservation::on_connection(Arc::clone(&of), bytes)),
                     Err(kind) => Err(of.not_accepted(kind)),
                 };
                 let notified = contain(|| {
                     completions.capacity(token, result);
                     drop(completions);
                 });
-                if Arc::ptr_eq(&of, link) {
+                if Arc::ptr_eq(&of, shared) {
                     self.note(notified);
                 }
             }

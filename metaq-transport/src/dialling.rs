@@ -17,7 +17,7 @@ use crate::{
     backoff::Backoff,
     contain::log,
     deadline,
-    link::Link,
+    shared::ConnectionShared,
 };
 
 /// An attempt that isn't answered has the field to itself for so long; then another is made beside it. One that was made
@@ -70,7 +70,7 @@ impl Memory {
 
 /// The attempts of one connection: at most two while there is none, and one beside a connection that is silent.
 pub(crate) struct Dialling<'a, D: Dialer> {
-    link: &'a Arc<Link>,
+    shared: &'a Arc<ConnectionShared>,
     dialer: &'a D,
     config: &'a ConnectionConfig,
     memory: &'a mut Memory,
@@ -87,14 +87,14 @@ pub(crate) struct Dialling<'a, D: Dialer> {
 
 impl<'a, D: Dialer> Dialling<'a, D> {
     pub(crate) fn new(
-        link: &'a Arc<Link>,
+        shared: &'a Arc<ConnectionShared>,
         dialer: &'a D,
         config: &'a ConnectionConfig,
         memory: &'a mut Memory,
     ) -> Self {
         let now = Instant::now();
         Self {
-            link,
+            shared,
             dialer,
             config,
             memory,
@@ -152,7 +152,7 @@ impl<'a, D: Dialer> Dialling<'a, D> {
         }
         loop {
             if let Some(mut proven) = self.proven.take() {
-                match proven.poll(cx, self.link) {
+                match proven.poll(cx, self.shared) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => {
                         self.pause();
@@ -215,11 +215,11 @@ impl<'a, D: Dialer> Dialling<'a, D> {
                 let is_first = number == 0 && !is_beside;
                 let limit = if is_first { self.config.connect_timeout } else { unanswered };
                 let end = deadline::after(attempt.started(), limit);
-                let error = match attempt.poll(cx, self.link) {
+                let error = match attempt.poll(cx, self.shared) {
                     Poll::Ready(Ok(())) => return Poll::Ready(self.attempts.remove(number)),
                     Poll::Ready(Err(error)) => Some(error),
                     // One that was made beside another says nothing of the broker when it is given up.
-                    Poll::Pending if end <= now => is_first.then(|| attempt.too_late(limit, self.link)),
+                    Poll::Pending if end <= now => is_first.then(|| attempt.too_late(limit, self.shared)),
                     Poll::Pending => {
                         next = next.min(end);
                         number += 1;
@@ -237,7 +237,7 @@ impl<'a, D: Dialer> Dialling<'a, D> {
                     self.attempts.last().map(|attempt| deadline::after(attempt.started(), unanswered));
                 let at = newest.map_or(self.not_before, |newest| newest.max(self.not_before));
                 if at <= now {
-                    self.attempts.push(Attempt::new(self.dialer, &self.link.broker));
+                    self.attempts.push(Attempt::new(self.dialer, &self.shared.broker));
                     continue;
                 }
                 next = next.min(at);
@@ -255,10 +255,10 @@ impl<'a, D: Dialer> Dialling<'a, D> {
     }
 
     fn failed(&mut self, error: &TransportError) {
-        self.link.set_connecting(error);
+        self.shared.set_connecting(error);
         if !mem::replace(&mut self.memory.said_unreachable, true) {
             let error = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            log!(warn, broker = %self.link.broker, %error, "broker is unreachable; trying on");
+            log!(warn, broker = %self.shared.broker, %error, "broker is unreachable; trying on");
         }
     }
 

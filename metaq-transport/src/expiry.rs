@@ -8,9 +8,9 @@ use crate::{
     Progress, TransportErrorKind, deadline,
     deferred::Deferred,
     error::LossReason,
-    link::{Link, Shared},
     outbox::Outbox,
     phase::Phase,
+    shared::{ConnectionShared, LockedState},
     slots::SlotKey,
 };
 
@@ -23,7 +23,7 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// The interval at which a guard looks.
 const GUARD_PERIOD: Duration = Duration::from_millis(20);
 
-impl Link {
+impl ConnectionShared {
     /// Ends what is overdue, on the connection's task, whose session writes `writing`; returns what of it was written, for
     /// [`timeouts_reported`](Self::timeouts_reported).
     pub(crate) fn expire_in_session(
@@ -33,9 +33,9 @@ impl Link {
         deferred: &mut Deferred,
     ) -> Vec<SlotKey> {
         let mut written = Vec::new();
-        self.locked(deferred, |shared, deferred| {
-            if shared.slots.next_deadline().is_some_and(|next| next <= now) {
-                shared.end_overdue(now, writing, self, true, deferred, &mut written);
+        self.with_lock(deferred, |locked, deferred| {
+            if locked.slots.next_deadline().is_some_and(|next| next <= now) {
+                locked.end_overdue(now, writing, self, true, deferred, &mut written);
             }
         });
         written
@@ -43,9 +43,9 @@ impl Link {
 
     /// Listeners were told that time is up for these requests, which were written.
     pub(crate) fn timeouts_reported(&self, keys: Vec<SlotKey>, deferred: &mut Deferred) {
-        self.locked(deferred, |shared, deferred| {
+        self.with_lock(deferred, |locked, deferred| {
             for key in keys {
-                if let Some(released) = shared.slots.timeout_reported(key) {
+                if let Some(released) = locked.slots.timeout_reported(key) {
                     deferred.add_released(released);
                 }
             }
@@ -55,24 +55,24 @@ impl Link {
     /// Ends what is overdue, on any thread.
     pub(crate) fn expire(self: &Arc<Self>, now: Instant) {
         let mut written = Vec::new();
-        let is_closed = self.change(|shared, deferred| {
+        let is_closed = self.change(|locked, deferred| {
             // The session is being polled, and keeps time itself.
-            if shared.session_writes {
+            if locked.session_writes {
                 return false;
             }
-            if let Phase::Closing { deadline, .. } = shared.phase
+            if let Phase::Closing { deadline, .. } = locked.phase
                 && deadline <= now
             {
-                shared.set_closed(&self.error(TransportErrorKind::Closed), deferred);
+                locked.set_closed(&self.error(TransportErrorKind::Closed), deferred);
                 return true;
             }
-            if shared.slots.next_deadline().is_some_and(|next| next <= now) {
-                let mut writing = std::mem::take(&mut shared.writing);
+            if locked.slots.next_deadline().is_some_and(|next| next <= now) {
+                let mut writing = std::mem::take(&mut locked.writing);
                 // Woken, and not polled since.
-                let is_driven = shared.idle_task.is_some() || shared.phase != Phase::Ready;
-                shared.end_overdue(now, &mut writing, self, is_driven, deferred, &mut written);
-                shared.writing = writing;
-                shared.suspect_all();
+                let is_driven = locked.idle_task.is_some() || locked.phase != Phase::Ready;
+                locked.end_overdue(now, &mut writing, self, is_driven, deferred, &mut written);
+                locked.writing = writing;
+                locked.suspect_all();
             }
             false
         });
@@ -97,24 +97,24 @@ impl Link {
             return;
         }
         {
-            let mut shared = self.shared.lock();
-            if shared.guards.contains(&id) || !shared.needs_guard() {
+            let mut locked = self.inner.lock();
+            if locked.guards.contains(&id) || !locked.needs_guard() {
                 return;
             }
-            shared.guards.push(id);
+            locked.guards.push(id);
         }
-        let guard = Guard { link: Arc::clone(self), id: Some(id) };
+        let guard = Guard { shared: Arc::clone(self), id: Some(id) };
         drop(runtime.spawn(guard.run()));
     }
 }
 
-impl Shared {
+impl LockedState {
     /// Ends what is overdue, where `writing` is being written; adds to `written` what of it was.
     fn end_overdue(
         &mut self,
         now: Instant,
         writing: &mut Outbox,
-        link: &Link,
+        shared: &ConnectionShared,
         is_driven: bool,
         deferred: &mut Deferred,
         written: &mut Vec<SlotKey>,
@@ -125,8 +125,8 @@ impl Shared {
             false => Progress::Written,
         };
         let error = || match is_driven {
-            true => link.error(TransportErrorKind::TimedOut),
-            false => link.error(TransportErrorKind::TimedOut).with_cause(LossReason::NotDriven),
+            true => shared.error(TransportErrorKind::TimedOut),
+            false => shared.error(TransportErrorKind::TimedOut).with_cause(LossReason::NotDriven),
         };
         let errors =
             [Progress::NotWritten, Progress::Written].map(|progress| error().with_progress(progress));
@@ -163,7 +163,7 @@ impl Shared {
 
 /// Keeps time on a runtime that isn't the connection's.
 struct Guard {
-    link: Arc<Link>,
+    shared: Arc<ConnectionShared>,
     /// The runtime that it is on, as long as it is registered for it.
     id: Option<runtime::Id>,
 }
@@ -172,35 +172,35 @@ impl Guard {
     async fn run(mut self) {
         loop {
             let next = {
-                let mut shared = self.link.shared.lock();
-                if !shared.needs_guard() {
+                let mut locked = self.shared.inner.lock();
+                if !locked.needs_guard() {
                     // Whoever submits from now on starts another.
-                    shared.remove_guard(self.id.take());
+                    locked.remove_guard(self.id.take());
                     return;
                 }
-                shared.slots.next_deadline()
+                locked.slots.next_deadline()
             };
             let now = Instant::now();
             let period = deadline::after(now, GUARD_PERIOD);
             let next = next.map_or(period, |next| deadline::after(next, GRACE));
             let next = next.clamp(deadline::after(now, SHORTEST_SLEEP), period);
             let Some(timer) = crate::runtime::sleep_until(next) else {
-                self.link.shared.lock().remove_guard(self.id.take());
+                self.shared.inner.lock().remove_guard(self.id.take());
                 return;
             };
             timer.await;
-            self.link.expire(deadline::before(Instant::now(), GRACE));
+            self.shared.expire(deadline::before(Instant::now(), GRACE));
         }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut shared = self.link.shared.lock();
+        let mut locked = self.shared.inner.lock();
         if self.id.is_some() {
             // Its runtime ends. What it looked after is in the hands of whoever submits next.
-            shared.suspect_all();
+            locked.suspect_all();
         }
-        shared.remove_guard(self.id.take());
+        locked.remove_guard(self.id.take());
     }
 }

@@ -37,18 +37,18 @@ mod deferred;
 mod dialling;
 mod error;
 mod expiry;
-mod limit;
-mod link;
+mod in_flight_limit;
 mod lookup;
 mod outbox;
-mod pending;
+mod pending_response;
 mod phase;
+mod shared;
 
+mod driver;
 mod race;
 mod request;
 mod response;
 mod runtime;
-mod session;
 mod slots;
 mod stream;
 mod supervisor;
@@ -56,8 +56,8 @@ mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 
+mod reserve;
 mod transport;
-mod waiting;
 
 #[doc(hidden)]
 pub use backoff::backoff_ceiling;
@@ -65,7 +65,7 @@ pub use capacity::{Capacity, CapacityWait, Reservation};
 pub use completion::{CompletionToken, Completions};
 pub use config::{ConnectionConfig, InvalidConnectionConfig};
 pub use error::{Progress, TransportError, TransportErrorKind};
-pub use pending::{PendingResponse, Responder};
+pub use pending_response::{PendingResponse, Responder};
 pub use response::{ReceivedResponse, ResponseBody};
 pub use stream::{Dialer, StreamTransport};
 pub use tcp::TcpTransport;

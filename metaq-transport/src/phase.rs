@@ -12,8 +12,8 @@ use crate::{
     contain::contain,
     deferred::Deferred,
     error::LossReason,
-    link::{Link, Shared},
     outbox::Outbox,
+    shared::{ConnectionShared, LockedState},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +37,22 @@ pub(crate) enum Closing {
     At(Instant),
 }
 
-impl Link {
+impl ConnectionShared {
     /// Publishes the latest state. One thread at a time does, so that states come in order.
     pub(crate) fn publish(&self) {
         loop {
             let state = {
-                let mut shared = self.shared.lock();
-                if shared.is_publishing {
+                let mut locked = self.inner.lock();
+                if locked.is_publishing {
                     return;
                 }
-                let Some(state) = shared.unpublished.take() else { return };
-                shared.is_publishing = true;
+                let Some(state) = locked.unpublished.take() else { return };
+                locked.is_publishing = true;
                 state
             };
             // Wakes receivers, and drops the last state with its error.
             let published = contain(|| drop(self.state.send_replace(state)));
-            self.shared.lock().is_publishing = false;
+            self.inner.lock().is_publishing = false;
             drop(published);
         }
     }
@@ -60,7 +60,7 @@ impl Link {
     /// A connection was established, over which `counts` was written and read. False when it was closed meanwhile.
     pub(crate) fn set_established(self: &Arc<Self>, counts: &ConnectionStats) -> bool {
         {
-            let stats = &mut self.shared.lock().stats;
+            let stats = &mut self.inner.lock().stats;
             stats.writes += counts.writes;
             stats.bytes_written += counts.bytes_written;
             stats.reads += counts.reads;
@@ -71,15 +71,15 @@ impl Link {
 
     /// Requests are accepted from now on. False when the connection was closed meanwhile.
     pub(crate) fn set_ready(self: &Arc<Self>) -> bool {
-        self.change(|shared, deferred| {
-            match shared.phase {
-                Phase::Connecting => shared.stats.established += 1,
+        self.change(|locked, deferred| {
+            match locked.phase {
+                Phase::Connecting => locked.stats.established += 1,
                 Phase::Stalled => {}
                 _ => return false,
             }
-            shared.phase = Phase::Ready;
-            deferred.drop_error(shared.last_error.take());
-            shared.publish(ConnectionState::Ready, deferred);
+            locked.phase = Phase::Ready;
+            deferred.drop_error(locked.last_error.take());
+            locked.publish(ConnectionState::Ready, deferred);
             true
         })
     }
@@ -87,16 +87,16 @@ impl Link {
     /// The broker is silent and owes answers: what was not written is ended, and no more is accepted for now. `writing` is what
     /// the session was writing.
     pub(crate) fn set_stalled(&self, writing: &mut Outbox, deferred: &mut Deferred) {
-        self.locked(deferred, |shared, deferred| {
-            if shared.phase == Phase::Ready {
-                shared.phase = Phase::Stalled;
-                shared.publish(ConnectionState::Stalled, deferred);
+        self.with_lock(deferred, |locked, deferred| {
+            if locked.phase == Phase::Ready {
+                locked.phase = Phase::Stalled;
+                locked.publish(ConnectionState::Stalled, deferred);
             }
-            let first_unwritten = shared.first_unwritten(writing);
+            let first_unwritten = locked.first_unwritten(writing);
             writing.remove_unwritten(|body| deferred.drop_body(body));
-            shared.outbox.remove_unwritten(|body| deferred.drop_body(body));
+            locked.outbox.remove_unwritten(|body| deferred.drop_body(body));
             let error = self.error(TransportErrorKind::Stalled);
-            let Shared { slots, limit, .. } = shared;
+            let LockedState { slots, limit, .. } = locked;
             slots.fail_unwritten(
                 first_unwritten,
                 |_| error.clone(),
@@ -108,15 +108,15 @@ impl Link {
     /// There is no connection: `error` says why the last attempt failed or the last connection was lost. What is outstanding is
     /// left as it is.
     pub(crate) fn set_connecting(self: &Arc<Self>, error: &TransportError) {
-        self.change(|shared, deferred| shared.set_connecting(error, deferred));
+        self.change(|locked, deferred| locked.set_connecting(error, deferred));
     }
 
     /// The connection is lost, and nothing more comes from it: ends everything outstanding. The session has given back what it
     /// was writing.
     pub(crate) fn lost(self: &Arc<Self>, error: &TransportError) {
-        self.change(|shared, deferred| {
-            shared.set_connecting(error, deferred);
-            shared.fail_all(error, deferred);
+        self.change(|locked, deferred| {
+            locked.set_connecting(error, deferred);
+            locked.fail_all(error, deferred);
         });
     }
 
@@ -127,8 +127,8 @@ impl Link {
 
     /// Accepts no more requests; the task closes when the outstanding ones have ended, or at `deadline`.
     pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant, lingers: bool) {
-        let (is_closed, task) = self.change(|shared, _| {
-            match &mut shared.phase {
+        let (is_closed, task) = self.change(|locked, _| {
+            match &mut locked.phase {
                 Phase::Closing { deadline: earlier, lingers: too } => {
                     *earlier = deadline.min(*earlier);
                     *too &= lingers;
@@ -136,7 +136,7 @@ impl Link {
                 Phase::Closed => return (true, None),
                 phase => *phase = Phase::Closing { deadline, lingers },
             }
-            (false, shared.idle_task.take())
+            (false, locked.idle_task.take())
         });
         if is_closed {
             return;
@@ -147,7 +147,7 @@ impl Link {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.shared.lock().phase, Phase::Closing { .. } | Phase::Closed)
+        matches!(self.inner.lock().phase, Phase::Closing { .. } | Phase::Closed)
     }
 
     /// Closed for good: what is outstanding, waiting for capacity or yet to come fails. `reason` says why if nobody asked for it.
@@ -157,18 +157,18 @@ impl Link {
             Some(reason) => error.with_cause(reason),
             None => error,
         };
-        self.change(|shared, deferred| shared.set_closed(&error, deferred));
+        self.change(|locked, deferred| locked.set_closed(&error, deferred));
         self.drop_listeners();
     }
 
     /// Lets go of the listeners of a closed connection, unless another thread is about to tell them of something.
     pub(crate) fn drop_listeners(&self) {
         let listeners = {
-            let mut shared = self.shared.lock();
-            if shared.phase != Phase::Closed || shared.slots.listeners_in_use().contains(&true) {
+            let mut locked = self.inner.lock();
+            if locked.phase != Phase::Closed || locked.slots.listeners_in_use().contains(&true) {
                 return;
             }
-            std::mem::take(&mut shared.listeners)
+            std::mem::take(&mut locked.listeners)
         };
         for listener in listeners {
             drop(contain(|| drop(listener)));
@@ -176,7 +176,7 @@ impl Link {
     }
 }
 
-impl Shared {
+impl LockedState {
     #[inline]
     pub(crate) fn refusal(&self) -> Option<TransportErrorKind> {
         match self.phase {

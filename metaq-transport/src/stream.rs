@@ -13,9 +13,9 @@ use tokio::{
 use crate::{
     Capacity, CompletionToken, Connection, ConnectionConfig, ConnectionState, ConnectionStats,
     PendingResponse, Reservation, Transport, TransportError, TransportErrorKind, deadline,
-    limit::InFlightLimit,
-    link::Link,
+    in_flight_limit::InFlightLimit,
     runtime,
+    shared::ConnectionShared,
     supervisor::{CloseAtEnd, supervise},
 };
 
@@ -77,19 +77,19 @@ impl<D: Dialer> Transport for StreamTransport<D> {
             return Err(error(TransportErrorKind::NoRuntime));
         }
         let limit = InFlightLimit::new(config.max_in_flight, config.max_in_flight_bytes);
-        let link = Arc::new(Link::new(broker.clone(), home.id(), limit));
+        let shared = Arc::new(ConnectionShared::new(broker.clone(), home.id(), limit));
         let drain_timeout = config.drain_timeout;
         // It is made here, because a task that is never polled drops what it was given.
-        let at_end = CloseAtEnd::new(Arc::clone(&link));
+        let at_end = CloseAtEnd::new(Arc::clone(&shared));
         drop(home.spawn(supervise(at_end, Arc::clone(&self.dialer), config)));
-        Ok(Arc::new(StreamConnection { link, drain_timeout }))
+        Ok(Arc::new(StreamConnection { shared, drain_timeout }))
     }
 }
 
 /// A handle to a connection that [`supervise`] looks after.
 #[derive(Debug)]
 struct StreamConnection {
-    link: Arc<Link>,
+    shared: Arc<ConnectionShared>,
     drain_timeout: Duration,
 }
 
@@ -97,7 +97,7 @@ impl StreamConnection {
     /// Refuses a request that can't be written.
     fn check(&self, checked: Result<(), BodyTooLong>) -> Result<(), TransportError> {
         checked.map_err(|too_long| {
-            TransportError::new(TransportErrorKind::TooLarge, self.link.broker.clone()).with_cause(too_long)
+            TransportError::new(TransportErrorKind::TooLarge, self.shared.broker.clone()).with_cause(too_long)
         })
     }
 }
@@ -105,12 +105,12 @@ impl StreamConnection {
 #[async_trait]
 impl Connection for StreamConnection {
     fn broker(&self) -> &BrokerAddr {
-        &self.link.broker
+        &self.shared.broker
     }
 
     fn submit(&self, command: &mut Command, deadline: Instant) -> Result<PendingResponse, TransportError> {
         self.check(command.check())?;
-        self.link.submit(command, deadline)
+        self.shared.submit(command, deadline)
     }
 
     fn submit_put(
@@ -120,7 +120,7 @@ impl Connection for StreamConnection {
         notify: CompletionToken<'_>,
     ) -> Result<bool, TransportError> {
         self.check(put.check())?;
-        self.link.submit_put(put, deadline, notify)
+        self.shared.submit_put(put, deadline, notify)
     }
 
     fn submit_reserved_put(
@@ -131,15 +131,15 @@ impl Connection for StreamConnection {
         reservation: &mut Option<Reservation>,
     ) -> Result<bool, TransportError> {
         self.check(put.check())?;
-        self.link.submit_reserved_put(put, deadline, notify, reservation)
+        self.shared.submit_reserved_put(put, deadline, notify, reservation)
     }
 
     fn reserve(&self, bytes: usize, notify: CompletionToken<'_>) -> Result<Capacity, TransportError> {
-        self.link.reserve(bytes, notify)
+        self.shared.reserve(bytes, notify)
     }
 
     fn expire(&self, now: Instant) {
-        self.link.expire(now);
+        self.shared.expire(now);
     }
 
     async fn submit_when_free(
@@ -148,25 +148,25 @@ impl Connection for StreamConnection {
         deadline: Instant,
     ) -> Result<PendingResponse, TransportError> {
         self.check(command.check())?;
-        self.link.submit_when_free(command, deadline).await
+        self.shared.submit_when_free(command, deadline).await
     }
 
     fn stats(&self) -> ConnectionStats {
-        self.link.stats()
+        self.shared.stats()
     }
 
     fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.link.state()
+        self.shared.state()
     }
 
     fn close(&self, deadline: Instant) {
-        self.link.request_close(deadline, false);
+        self.shared.request_close(deadline, false);
     }
 }
 
 impl Drop for StreamConnection {
     fn drop(&mut self) {
         // Listeners may wait for late answers: as long as one may come, the broker may still store the message.
-        self.link.request_close(deadline::from_now(self.drain_timeout), true);
+        self.shared.request_close(deadline::from_now(self.drain_timeout), true);
     }
 }

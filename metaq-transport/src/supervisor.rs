@@ -17,34 +17,34 @@ use crate::{
     contain::{Contained, contain, log},
     deadline,
     dialling::{Dialling, Memory},
+    driver::{Patience, Session},
     error::LossReason,
-    link::Link,
-    session::{Patience, Session},
+    shared::ConnectionShared,
 };
 
 /// Marks the connection closed however its task ends, also when its runtime is shut down under it.
 pub(crate) struct CloseAtEnd {
-    link: Arc<Link>,
+    shared: Arc<ConnectionShared>,
     /// The reason why it is closed, if nobody asked for it.
     reason: Option<LossReason>,
 }
 
 impl CloseAtEnd {
-    pub(crate) fn new(link: Arc<Link>) -> Self {
-        Self { link, reason: Some(LossReason::RuntimeEnded) }
+    pub(crate) fn new(shared: Arc<ConnectionShared>) -> Self {
+        Self { shared, reason: Some(LossReason::RuntimeEnded) }
     }
 }
 
 impl Drop for CloseAtEnd {
     fn drop(&mut self) {
-        let outstanding = self.link.shared.lock().limit.in_flight().0;
+        let outstanding = self.shared.inner.lock().limit.in_flight().0;
         let reason = self.reason.take();
         let is_cut_off = reason.is_some() && outstanding > 0;
-        self.link.set_closed(reason);
+        self.shared.set_closed(reason);
         if is_cut_off {
             log!(
                 warn,
-                broker = %self.link.broker,
+                broker = %self.shared.broker,
                 outstanding,
                 "the tokio runtime ended while requests had no answer yet; what was written is unknown, the rest isn't stored"
             );
@@ -54,18 +54,18 @@ impl Drop for CloseAtEnd {
 
 /// The task of one connection, until it is closed.
 pub(crate) async fn supervise<D: Dialer>(mut at_end: CloseAtEnd, dialer: Arc<D>, config: ConnectionConfig) {
-    let link = Arc::clone(&at_end.link);
+    let shared = Arc::clone(&at_end.shared);
     let mut memory = Memory::new(&config);
     loop {
-        match Contained::new(keep_connected(&link, &*dialer, &config, &mut memory)).await {
+        match Contained::new(keep_connected(&shared, &*dialer, &config, &mut memory)).await {
             Ok(()) => break,
             Err(panicked) => {
-                let error = link.loss(LossReason::Panicked(panicked));
-                link.lost(&error);
-                log!(error, broker = %link.broker, reason = %cause(&error), "connection lost");
+                let error = shared.loss(LossReason::Panicked(panicked));
+                shared.lost(&error);
+                log!(error, broker = %shared.broker, reason = %cause(&error), "connection lost");
             }
         }
-        if pause(&link, &mut memory).await {
+        if pause(&shared, &mut memory).await {
             break;
         }
     }
@@ -73,21 +73,21 @@ pub(crate) async fn supervise<D: Dialer>(mut at_end: CloseAtEnd, dialer: Arc<D>,
 }
 
 /// Waits for a while before the next attempt. True when the connection is to be closed instead.
-async fn pause(link: &Link, memory: &mut Memory) -> bool {
-    if link.is_closing() {
+async fn pause(shared: &ConnectionShared, memory: &mut Memory) -> bool {
+    if shared.is_closing() {
         return true;
     }
     let end = deadline::from_now(memory.next_pause());
     tokio::select! {
         biased;
-        () = link.close_requested.notified() => true,
+        () = shared.close_requested.notified() => true,
         () = sleep_until(end) => false,
     }
 }
 
 /// Dials until the broker answers, serves the connection until it is lost or replaced, and again.
 async fn keep_connected<D: Dialer>(
-    link: &Arc<Link>,
+    shared: &Arc<ConnectionShared>,
     dialer: &D,
     config: &ConnectionConfig,
     memory: &mut Memory,
@@ -97,31 +97,31 @@ async fn keep_connected<D: Dialer>(
         heartbeat_after: config.heartbeat_after,
         heartbeat_timeout: config.heartbeat_timeout,
     };
-    let mut dialling = Dialling::new(link, dialer, config, memory);
+    let mut dialling = Dialling::new(shared, dialer, config, memory);
     loop {
         let proven = tokio::select! {
             biased;
-            () = link.close_requested.notified() => return,
+            () = shared.close_requested.notified() => return,
             proven = dialling.first_to_prove() => proven,
         };
-        if !link.set_established(&proven.counts) {
+        if !shared.set_established(&proven.counts) {
             return;
         }
-        let responses_before = answers(link);
-        let mut session = Session::new(link, proven, patience);
-        let end = poll_fn(|cx| poll_serving(cx, link, &mut session, &mut dialling)).await;
+        let responses_before = answers(shared);
+        let mut session = Session::new(shared, proven, patience);
+        let end = poll_fn(|cx| poll_serving(cx, shared, &mut session, &mut dialling)).await;
         if end.is_err() {
             drop(contain(|| dialer.abort(session.stream())));
         }
         drop(session);
         let Err(Loss { error, is_replaced }) = end else {
-            log!(info, broker = %link.broker, "disconnected as asked");
+            log!(info, broker = %shared.broker, "disconnected as asked");
             return;
         };
-        link.lost(&error);
-        log!(warn, broker = %link.broker, reason = %cause(&error), "connection lost");
-        dialling.memory().replaced(!is_replaced || answers(link) > responses_before);
-        if link.is_closing() {
+        shared.lost(&error);
+        log!(warn, broker = %shared.broker, reason = %cause(&error), "connection lost");
+        dialling.memory().replaced(!is_replaced || answers(shared) > responses_before);
+        if shared.is_closing() {
             return;
         }
         if is_replaced {
@@ -143,7 +143,7 @@ struct Loss {
 /// Serves the connection, and makes attempts beside it for as long as it is silent.
 fn poll_serving<D: Dialer>(
     cx: &mut Context<'_>,
-    link: &Link,
+    shared: &ConnectionShared,
     session: &mut Session<'_, D::Stream>,
     dialling: &mut Dialling<'_, D>,
 ) -> Poll<Result<(), Loss>>
@@ -151,14 +151,14 @@ where
     D::Stream: AsyncRead + AsyncWrite + Unpin,
 {
     let is_replaced = dialling.has_proven();
-    if let Poll::Ready(end) = poll_session(cx, link, session) {
+    if let Poll::Ready(end) = poll_session(cx, shared, session) {
         return Poll::Ready(end.map_err(|error| Loss { error, is_replaced }));
     }
     let Some(stalled) = session.stalled() else {
         dialling.stand_down();
         return Poll::Pending;
     };
-    if link.is_closing() {
+    if shared.is_closing() {
         dialling.stand_down();
         return Poll::Pending;
     }
@@ -171,23 +171,23 @@ where
         return Poll::Pending;
     }
     session.give_up(LossReason::Replaced(session.silent_for()));
-    poll_session(cx, link, session).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
+    poll_session(cx, shared, session).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
 }
 
 /// Serves the connection. One that panics is lost, which costs neither the attempts beside it nor, if dropping its stream
 /// panics as well, the process.
 fn poll_session<S: AsyncRead + AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
-    link: &Link,
+    shared: &ConnectionShared,
     session: &mut Session<'_, S>,
 ) -> Poll<Result<(), TransportError>> {
     contain(|| session.poll(cx))
-        .unwrap_or_else(|panicked| Poll::Ready(Err(link.loss(LossReason::Panicked(panicked)))))
+        .unwrap_or_else(|panicked| Poll::Ready(Err(shared.loss(LossReason::Panicked(panicked)))))
 }
 
 /// The number of answers that have come to requests, also to those that had been given up.
-fn answers(link: &Link) -> u64 {
-    let stats = link.stats();
+fn answers(shared: &ConnectionShared) -> u64 {
+    let stats = shared.stats();
     stats.answered + stats.ignored_responses
 }
 

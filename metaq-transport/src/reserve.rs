@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::{
     Capacity, CapacityWait, CompletionToken, PendingResponse, Reservation, TransportError,
-    TransportErrorKind, limit::CapacityNotify, link::Link, runtime,
+    TransportErrorKind, in_flight_limit::CapacityNotify, runtime, shared::ConnectionShared,
 };
 
-impl Link {
+impl ConnectionShared {
     pub(crate) fn reserve(
         self: &Arc<Self>,
         bytes: usize,
@@ -26,10 +26,10 @@ impl Link {
             token: notify.token,
         })?;
         Ok(match reserved {
-            Reserved::Now(bytes) => Capacity::Reserved(Reservation::of_link(Arc::clone(self), bytes)),
+            Reserved::Now(bytes) => Capacity::Reserved(Reservation::on_connection(Arc::clone(self), bytes)),
             Reserved::Later(waiter) => {
                 self.ensure_driven();
-                Capacity::Waiting(CapacityWait::of_link(Arc::clone(self), waiter))
+                Capacity::Waiting(CapacityWait::on_connection(Arc::clone(self), waiter))
             }
         })
     }
@@ -39,26 +39,26 @@ impl Link {
         bytes: usize,
         notify: impl FnOnce() -> CapacityNotify,
     ) -> Result<Reserved, TransportError> {
-        let mut shared = self.shared.lock();
-        if let Some(kind) = shared.refusal() {
-            drop(shared);
+        let mut locked = self.inner.lock();
+        if let Some(kind) = locked.refusal() {
+            drop(locked);
             return Err(self.not_accepted(kind));
         }
-        let left = shared.slots.left();
-        Ok(match shared.limit.reserve(bytes, left) {
+        let left = locked.slots.left();
+        Ok(match locked.limit.reserve(bytes, left) {
             Some(bytes) => Reserved::Now(bytes),
-            None => Reserved::Later(shared.limit.wait(bytes, notify())),
+            None => Reserved::Later(locked.limit.wait(bytes, notify())),
         })
     }
 
     /// Gives back a reservation.
     pub(crate) fn release(self: &Arc<Self>, bytes: u32) {
-        self.change(|shared, _| shared.limit.unreserve(bytes));
+        self.change(|locked, _| locked.limit.unreserve(bytes));
     }
 
     /// A waiter leaves.
     pub(crate) fn leave(self: &Arc<Self>, waiter: u64) {
-        self.change(|shared, deferred| deferred.drop_waiter(shared.limit.leave(waiter)));
+        self.change(|locked, deferred| deferred.drop_waiter(locked.limit.leave(waiter)));
     }
 
     pub(crate) async fn submit_when_free(
@@ -69,7 +69,7 @@ impl Link {
         match self.reserve_or_wait(command.encoded_len(), || CapacityNotify::Future(None))? {
             Reserved::Now(bytes) => self.submit_reserved(command, deadline, bytes),
             Reserved::Later(number) => {
-                let waiter = Waiter { link: self, number };
+                let waiter = Waiter { shared: self, number };
                 let Some(timer) = runtime::sleep_until(deadline) else {
                     return Err(self.error(TransportErrorKind::NoRuntime));
                 };
@@ -97,7 +97,7 @@ enum Reserved {
 
 /// A future's place in the queue, which it gives up when it is dropped.
 struct Waiter<'a> {
-    link: &'a Arc<Link>,
+    shared: &'a Arc<ConnectionShared>,
     number: u64,
 }
 
@@ -105,8 +105,8 @@ impl Waiter<'_> {
     fn poll(&self, cx: &Context<'_>) -> Poll<Result<u32, TransportErrorKind>> {
         let (number, waker) = (self.number, cx.waker());
         let (result, is_known) = {
-            let mut shared = self.link.shared.lock();
-            (shared.limit.result(number), shared.limit.is_woken_by(number, waker))
+            let mut locked = self.shared.inner.lock();
+            (locked.limit.result(number), locked.limit.is_woken_by(number, waker))
         };
         match result {
             Some(result) => return Poll::Ready(result),
@@ -115,9 +115,9 @@ impl Waiter<'_> {
         }
         // Wakers are cloned and dropped without the lock, because that runs code of others.
         let waker = waker.clone();
-        let result = self.link.change(|shared, deferred| {
-            let result = shared.limit.result(number);
-            let unused = if result.is_none() { shared.limit.set_waker(number, waker) } else { Some(waker) };
+        let result = self.shared.change(|locked, deferred| {
+            let result = locked.limit.result(number);
+            let unused = if result.is_none() { locked.limit.set_waker(number, waker) } else { Some(waker) };
             deferred.drop_waker(unused);
             result
         });
@@ -127,6 +127,6 @@ impl Waiter<'_> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.link.leave(self.number);
+        self.shared.leave(self.number);
     }
 }

@@ -17,7 +17,7 @@ use super::{Condition, READ_BUFFER, RESPONSES_PER_BATCH, Session};
 use crate::{
     contain::log,
     error::LossReason,
-    link::Shared,
+    shared::LockedState,
     slots::{CompactResponse, Delivered},
 };
 
@@ -60,8 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             let full = self.decoded.len() == RESPONSES_PER_BATCH;
             if !self.decoded.is_empty() {
                 any = true;
-                self.link.locked(&mut self.deferred, |shared, deferred| {
-                    let Shared { slots, limit, .. } = shared;
+                self.shared.with_lock(&mut self.deferred, |locked, deferred| {
+                    let LockedState { slots, limit, .. } = locked;
                     for (opaque, reply) in self.decoded.drain(..) {
                         let on_completed = |completion| deferred.add(limit, completion);
                         match slots.deliver(opaque, reply, self.last_read, on_completed) {
@@ -88,8 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.probed = None;
             if self.condition != Condition::Ready {
                 self.condition = Condition::Ready;
-                if self.link.set_ready() {
-                    log!(info, broker = %self.link.broker, "broker answers again");
+                if self.shared.set_ready() {
+                    log!(info, broker = %self.shared.broker, "broker answers again");
                 }
             }
         }
@@ -120,28 +120,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// Writes once, if anything waits and it isn't left to grow. What is overdue isn't written.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         if self.writing.is_empty() {
-            let mut shared = self.link.shared.lock();
-            let may_wait = !shared.has_first_write() && self.growth.may_wait(shared.outbox.inline_len());
-            if may_wait || shared.outbox.is_empty() {
-                drop(shared);
+            let mut locked = self.shared.inner.lock();
+            let may_wait = !locked.has_first_write() && self.growth.may_wait(locked.outbox.inline_len());
+            if may_wait || locked.outbox.is_empty() {
+                drop(locked);
                 return self.poll_flush(cx);
             }
-            let deadline = shared.slots.next_deadline();
+            let deadline = locked.slots.next_deadline();
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                drop(shared);
+                drop(locked);
                 self.end_overdue(Instant::now())?;
                 return Ok(Poll::Ready(()));
             }
-            std::mem::swap(&mut self.writing, &mut shared.outbox);
-            shared.session_writes = true;
-            shared.unsuspected = None;
-            drop(shared);
+            std::mem::swap(&mut self.writing, &mut locked.outbox);
+            locked.session_writes = true;
+            locked.unsuspected = None;
+            drop(locked);
             self.has_writing = true;
             self.writing_deadline = deadline;
             self.growth.written(self.writing.inline_len());
         } else if self.writing_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.end_overdue(Instant::now())?;
-            self.writing_deadline = self.link.shared.lock().slots.next_deadline();
+            self.writing_deadline = self.shared.inner.lock().slots.next_deadline();
             return Ok(Poll::Ready(()));
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];

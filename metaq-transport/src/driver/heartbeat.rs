@@ -33,12 +33,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Ends what is overdue; returns whether any of it was written.
     fn expire(&mut self, now: Instant) -> Result<bool, LossReason> {
-        let written = self.link.expire_in_session(now, &mut self.writing, &mut self.deferred);
+        let written = self.shared.expire_in_session(now, &mut self.writing, &mut self.deferred);
         let ended = self.run_deferred();
         if written.is_empty() {
             return ended.map(|()| false);
         }
-        self.link.timeouts_reported(written, &mut self.deferred);
+        self.shared.timeouts_reported(written, &mut self.deferred);
         let released = self.run_deferred();
         ended.and(released).map(|()| true)
     }
@@ -50,15 +50,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let stalled = stalls_at.is_some_and(|at| now >= at);
         if stalled && self.condition == Condition::Ready {
             self.condition = Condition::Stalled(now);
-            self.link.set_stalled(&mut self.writing, &mut self.deferred);
+            self.shared.set_stalled(&mut self.writing, &mut self.deferred);
             self.run_deferred()?;
             if self.probed.is_some() {
                 // The heartbeat may not have been written, and was taken back with everything else.
-                self.link.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
+                self.shared.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
             }
             log!(
                 warn,
-                broker = %self.link.broker,
+                broker = %self.shared.broker,
                 silent_for = ?self.patience.stall_after,
                 "broker is silent and owes answers; nothing more is sent to it for now"
             );
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     fn ask_for_a_sign_of_life(&mut self, now: Instant) {
         if self.probed.is_none() {
             self.probed = Some((now, self.patience.heartbeat_timeout));
-            self.link.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
+            self.shared.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
         }
     }
 }

@@ -23,17 +23,17 @@ use crate::{
     deadline,
     deferred::Deferred,
     error::LossReason,
-    link::{Link, Shared},
     outbox::Outbox,
     phase::Closing,
+    shared::{ConnectionShared, LockedState},
     slots::CompactResponse,
 };
 
-mod growth;
+mod heartbeat;
 mod io;
-mod time;
+mod write_coalescing;
 
-use growth::Growth;
+use write_coalescing::Growth;
 
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -65,7 +65,7 @@ pub(crate) struct Patience {
 ///
 /// When it is dropped, whatever the reason, it gives back what it was writing, so that what was written is known.
 pub(crate) struct Session<'a, S> {
-    link: &'a Arc<Link>,
+    shared: &'a Arc<ConnectionShared>,
     stream: S,
     decoder: Decoder,
     read_buffer: BytesMut,
@@ -137,13 +137,13 @@ struct Counts {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    pub(crate) fn new(link: &'a Arc<Link>, proven: Proven<S>, patience: Patience) -> Self {
+    pub(crate) fn new(shared: &'a Arc<ConnectionShared>, proven: Proven<S>, patience: Patience) -> Self {
         let now = Instant::now();
         let later = deadline::after(now, LONGEST_SLEEP);
         let mut read_buffer = BytesMut::with_capacity(READ_BUFFER);
         read_buffer.extend_from_slice(&proven.unread);
         Self {
-            link,
+            shared,
             stream: proven.stream,
             decoder: Decoder::new(),
             read_buffer,
@@ -188,7 +188,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     /// Has the next [`poll`](Self::poll) end with the loss of the connection for `reason`, after it has read what has arrived.
     pub(crate) fn give_up(&mut self, reason: LossReason) {
         if self.end.is_none() {
-            self.end = Some(End::Lost { error: self.link.loss(reason), reads: 0 });
+            self.end = Some(End::Lost { error: self.shared.loss(reason), reads: 0 });
         }
     }
 
@@ -204,9 +204,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 Poll::Ready(Ok(end)) => self.end = Some(end),
                 Poll::Ready(Err(reason)) => {
                     let reads = if reason.nothing_comes_after() { LAST_READS } else { 0 };
-                    let error = self.link.loss(reason);
+                    let error = self.shared.loss(reason);
                     // From here on nothing is submitted that would not be written.
-                    self.link.set_connecting(&error);
+                    self.shared.set_connecting(&error);
                     self.end = Some(End::Lost { error, reads });
                 }
             }
@@ -228,33 +228,33 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             if read.is_ready() || written.is_ready() {
                 continue;
             }
-            let mut shared = self.link.shared.lock();
+            let mut locked = self.shared.inner.lock();
             if self.writing.is_empty() {
-                if !shared.outbox.is_empty() {
-                    if !shared.has_first_write() && self.growth.wait(shared.outbox.inline_len()) {
-                        shared.session_writes = false;
+                if !locked.outbox.is_empty() {
+                    if !locked.has_first_write() && self.growth.wait(locked.outbox.inline_len()) {
+                        locked.session_writes = false;
                         self.has_writing = false;
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
                     continue;
                 }
-                shared.session_writes = false;
+                locked.session_writes = false;
                 self.has_writing = false;
             }
-            let has_waiters = shared.limit.has_waiters();
+            let has_waiters = locked.limit.has_waiters();
             if has_waiters {
                 // What a reserved put has released is handed on here.
-                shared.finish(&mut self.deferred);
+                locked.finish(&mut self.deferred);
             }
-            let closing = shared.closing();
-            let deadline = shared.slots.next_deadline();
-            let owes = !shared.limit.is_idle() || self.probed.is_some();
-            if !shared.idle_task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-                shared.idle_task = Some(cx.waker().clone());
+            let closing = locked.closing();
+            let deadline = locked.slots.next_deadline();
+            let owes = !locked.limit.is_idle() || self.probed.is_some();
+            if !locked.idle_task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+                locked.idle_task = Some(cx.waker().clone());
             }
-            self.counts.add_to(&mut shared);
-            drop(shared);
+            self.counts.add_to(&mut locked);
+            drop(locked);
             if has_waiters {
                 self.run_deferred()?;
             }
@@ -284,7 +284,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         }
         self.keep_time(Instant::now())?;
         // A broker that always has something to say is closed, too.
-        let closing = self.link.shared.lock().closing();
+        let closing = self.shared.inner.lock().closing();
         if let Some(end) = End::of_closing(closing, Instant::now()) {
             return Poll::Ready(Ok(end));
         }
@@ -340,25 +340,25 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
 
     /// Gives what is written to the link, for as long as the task doesn't run.
     fn give_writing(&mut self) {
-        let mut shared = self.link.shared.lock();
+        let mut locked = self.shared.inner.lock();
         self.gave_writing = !self.writing.is_empty();
         self.has_writing = false;
-        shared.session_writes = false;
-        shared.writing = std::mem::take(&mut self.writing);
+        locked.session_writes = false;
+        locked.writing = std::mem::take(&mut self.writing);
     }
 
     fn take_writing_back(&mut self) {
-        let mut shared = self.link.shared.lock();
-        self.writing = std::mem::take(&mut shared.writing);
+        let mut locked = self.shared.inner.lock();
+        self.writing = std::mem::take(&mut locked.writing);
         self.gave_writing = false;
         self.has_writing = !self.writing.is_empty();
-        shared.session_writes = self.has_writing;
+        locked.session_writes = self.has_writing;
     }
 
     /// Runs what was deferred. A panic in it ends the connection, because nobody knows what it left undone.
     #[inline]
     fn run_deferred(&mut self) -> Result<(), LossReason> {
-        self.deferred.run(self.link);
+        self.deferred.run(self.shared);
         match self.deferred.take_panicked() {
             None => Ok(()),
             Some(panicked) => Err(LossReason::Panicked(panicked)),
@@ -373,13 +373,13 @@ impl<S> Drop for Session<'_, S> {
             self.writing.assume_written(|body| bodies.push(body));
         }
         let task = {
-            let mut shared = self.link.shared.lock();
-            self.counts.add_to(&mut shared);
+            let mut locked = self.shared.inner.lock();
+            self.counts.add_to(&mut locked);
             if !self.gave_writing {
-                shared.writing = std::mem::take(&mut self.writing);
+                locked.writing = std::mem::take(&mut self.writing);
             }
-            shared.session_writes = false;
-            shared.idle_task.take()
+            locked.session_writes = false;
+            locked.idle_task.take()
         };
         drop(task);
         // A panic beside the one that has brought us here would end the process.
@@ -391,9 +391,9 @@ impl<S> Drop for Session<'_, S> {
 
 impl Counts {
     /// Adds what was counted to the counts that others see.
-    fn add_to(&mut self, shared: &mut Shared) {
+    fn add_to(&mut self, locked: &mut LockedState) {
         let counts = std::mem::take(self);
-        let stats = &mut shared.stats;
+        let stats = &mut locked.stats;
         stats.answered += counts.answered;
         stats.ignored_responses += counts.ignored;
         stats.writes += counts.writes;

@@ -20,7 +20,7 @@ use crate::{
     contain::contain,
     deadline,
     deferred::Deferred,
-    limit::InFlightLimit,
+    in_flight_limit::InFlightLimit,
     outbox::Outbox,
     phase::Phase,
     request::{CompletionPut, OutgoingRequest},
@@ -30,11 +30,11 @@ use crate::{
 
 /// The shared half of a connection.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ConnectionShared {
     pub(crate) broker: BrokerAddr,
     /// The runtime that the connection's task lives on.
     pub(crate) home: runtime::Id,
-    pub(crate) shared: Mutex<Shared>,
+    pub(crate) inner: Mutex<LockedState>,
     pub(crate) state: watch::Sender<ConnectionState>,
     /// Tells the task that is dialling or pausing that it shall close.
     pub(crate) close_requested: Notify,
@@ -43,7 +43,7 @@ pub(crate) struct Link {
 /// The state under the lock. Nobody holds it across an await, a system call, or code of others: what runs such code is put into
 /// a [`Deferred`].
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct LockedState {
     pub(crate) phase: Phase,
     pub(crate) slots: Slots,
     pub(crate) outbox: Outbox,
@@ -79,12 +79,12 @@ const RESERVATION_SLACK: usize = 1024;
 /// A task that was woken this long ago and has not run may be on a runtime that nobody drives.
 const SHOULD_HAVE_RUN: Duration = Duration::from_millis(10);
 
-impl Link {
+impl ConnectionShared {
     pub(crate) fn new(broker: BrokerAddr, home: runtime::Id, limit: InFlightLimit) -> Self {
         Self {
             broker,
             home,
-            shared: Mutex::new(Shared {
+            inner: Mutex::new(LockedState {
                 phase: Phase::Connecting,
                 slots: Slots::default(),
                 outbox: Outbox::default(),
@@ -109,21 +109,21 @@ impl Link {
     /// Runs `work` under the lock, sees to it that capacity that was released is handed on, and collects in `deferred` what is
     /// to be [run](Deferred::run) afterwards.
     #[inline]
-    pub(crate) fn locked<T>(
+    pub(crate) fn with_lock<T>(
         &self,
         deferred: &mut Deferred,
-        work: impl FnOnce(&mut Shared, &mut Deferred) -> T,
+        work: impl FnOnce(&mut LockedState, &mut Deferred) -> T,
     ) -> T {
-        let mut shared = self.shared.lock();
-        let result = work(&mut shared, deferred);
-        shared.finish(deferred);
+        let mut locked = self.inner.lock();
+        let result = work(&mut locked, deferred);
+        locked.finish(deferred);
         result
     }
 
-    /// [`locked`](Self::locked), and runs what was deferred.
-    pub(crate) fn change<T>(self: &Arc<Self>, work: impl FnOnce(&mut Shared, &mut Deferred) -> T) -> T {
+    /// [`with_lock`](Self::with_lock), and runs what was deferred.
+    pub(crate) fn change<T>(self: &Arc<Self>, work: impl FnOnce(&mut LockedState, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
-        let result = self.locked(&mut deferred, work);
+        let result = self.with_lock(&mut deferred, work);
         deferred.run(self);
         result
     }
@@ -133,9 +133,9 @@ impl Link {
     }
 
     pub(crate) fn stats(&self) -> ConnectionStats {
-        let shared = self.shared.lock();
-        let (in_flight, in_flight_bytes) = shared.limit.in_flight();
-        ConnectionStats { in_flight, in_flight_bytes, ..shared.stats }
+        let locked = self.inner.lock();
+        let (in_flight, in_flight_bytes) = locked.limit.in_flight();
+        ConnectionStats { in_flight, in_flight_bytes, ..locked.stats }
     }
 
     pub(crate) fn error(&self, kind: TransportErrorKind) -> TransportError {
@@ -204,33 +204,33 @@ impl Link {
         let bytes = request.bytes();
         let mut dropped = None;
         let (key, should_yield, task, is_suspect) = {
-            let mut shared = self.shared.lock();
-            if let Some(kind) = shared.refusal() {
-                drop(shared);
+            let mut locked = self.inner.lock();
+            if let Some(kind) = locked.refusal() {
+                drop(locked);
                 return Err(self.not_accepted(kind));
             }
-            let left = shared.slots.left();
+            let left = locked.slots.left();
             let taken = match reserved {
-                None => shared.limit.take(bytes, left),
-                Some(reserved) => shared.limit.use_reservation(reserved, bytes, RESERVATION_SLACK),
+                None => locked.limit.take(bytes, left),
+                Some(reserved) => locked.limit.use_reservation(reserved, bytes, RESERVATION_SLACK),
             };
             let Some(taken) = taken else {
-                drop(shared);
+                drop(locked);
                 return Err(self.error(TransportErrorKind::Full));
             };
-            let Some(key) = shared.push(&mut request, deadline, taken, &mut dropped) else {
-                shared.limit.free(taken);
+            let Some(key) = locked.push(&mut request, deadline, taken, &mut dropped) else {
+                locked.limit.free(taken);
                 if let Some(reserved) = reserved {
-                    shared.limit.restore_reservation(reserved);
+                    locked.limit.restore_reservation(reserved);
                 }
-                drop(shared);
+                drop(locked);
                 return Err(self.error(TransportErrorKind::Full));
             };
-            shared.stats.requests += 1;
-            shared.slots.expect_by(deadline);
-            let is_suspect = shared.is_suspect(deadline);
-            let should_yield = shared.outbox.is_worth_a_write() || shared.is_first_write(FIRST_WRITE);
-            (key, should_yield, shared.idle_task.take(), is_suspect)
+            locked.stats.requests += 1;
+            locked.slots.expect_by(deadline);
+            let is_suspect = locked.is_suspect(deadline);
+            let should_yield = locked.outbox.is_worth_a_write() || locked.is_first_write(FIRST_WRITE);
+            (key, should_yield, locked.idle_task.take(), is_suspect)
         };
         if task.is_some() || is_suspect {
             self.ensure_driven();
@@ -248,7 +248,7 @@ impl Link {
     #[cold]
     pub(crate) fn not_accepted(&self, kind: TransportErrorKind) -> TransportError {
         let error = self.error(kind);
-        let last_error = self.shared.lock().last_error.clone();
+        let last_error = self.inner.lock().last_error.clone();
         match (kind, last_error) {
             (TransportErrorKind::NotConnected, Some(last)) => error.with_cause(last),
             (TransportErrorKind::Closed, Some(last)) if last.kind() == TransportErrorKind::Closed => last,
@@ -257,9 +257,9 @@ impl Link {
     }
 
     pub(crate) fn poll_outcome(self: &Arc<Self>, key: SlotKey, waker: &Waker) -> Poll<ResponseResult> {
-        let look = |shared: &mut Shared, _: &mut Deferred| {
-            let outcome = shared.slots.take_outcome(key);
-            let is_known = outcome.is_none() && shared.slots.is_woken_by(key, waker);
+        let look = |locked: &mut LockedState, _: &mut Deferred| {
+            let outcome = locked.slots.take_outcome(key);
+            let is_known = outcome.is_none() && locked.slots.is_woken_by(key, waker);
             (outcome, is_known)
         };
         match self.change(look) {
@@ -269,9 +269,9 @@ impl Link {
         }
         // Wakers are cloned and dropped without the lock, because that runs code of others.
         let waker = waker.clone();
-        let outcome = self.change(|shared, deferred| {
-            let outcome = shared.slots.take_outcome(key);
-            let unused = if outcome.is_none() { shared.slots.set_waker(key, waker) } else { Some(waker) };
+        let outcome = self.change(|locked, deferred| {
+            let outcome = locked.slots.take_outcome(key);
+            let unused = if outcome.is_none() { locked.slots.set_waker(key, waker) } else { Some(waker) };
             deferred.drop_waker(unused);
             outcome
         });
@@ -279,16 +279,16 @@ impl Link {
     }
 
     pub(crate) fn abandon(self: &Arc<Self>, key: SlotKey) {
-        self.change(|shared, deferred| deferred.drop_caller(shared.slots.abandon(key)));
+        self.change(|locked, deferred| deferred.drop_caller(locked.slots.abandon(key)));
     }
 
     /// Queues a heartbeat, which no caller waits for and which counts for nothing.
     pub(crate) fn queue_heartbeat(&self, deadline: Instant) {
-        let mut shared = self.shared.lock();
+        let mut locked = self.inner.lock();
         let mut heartbeat = VersionCommand::default().into();
-        if let Some(key) = shared.push(&mut &mut heartbeat, deadline, 0, &mut None) {
+        if let Some(key) = locked.push(&mut &mut heartbeat, deadline, 0, &mut None) {
             // Nobody has left a waker.
-            drop(shared.slots.abandon(key));
+            drop(locked.slots.abandon(key));
         }
     }
 }
@@ -298,7 +298,7 @@ fn drop_contained(completions: Option<Arc<dyn Completions>>) {
     drop(contain(|| drop(completions)));
 }
 
-impl Shared {
+impl LockedState {
     /// Runs after everything that changes something under the lock.
     #[inline]
     pub(crate) fn finish(&mut self, deferred: &mut Deferred) {

@@ -12,8 +12,8 @@ use metaq_protocol::BrokerAddr;
 use tokio::sync::oneshot;
 
 use crate::{
-    Progress, ReceivedResponse, TransportError, TransportErrorKind, link::Link, response::ResponseResult,
-    slots::SlotKey,
+    Progress, ReceivedResponse, TransportError, TransportErrorKind, response::ResponseResult,
+    shared::ConnectionShared, slots::SlotKey,
 };
 
 /// Ends with the answer to a request, or with the reason why there is none.
@@ -26,7 +26,7 @@ pub struct PendingResponse {
 }
 
 enum Source {
-    Slot { link: Arc<Link>, key: SlotKey },
+    Slot { shared: Arc<ConnectionShared>, key: SlotKey },
     Channel(Box<Channel>),
     Taken,
 }
@@ -37,8 +37,8 @@ struct Channel {
 }
 
 impl PendingResponse {
-    pub(crate) fn of_slot(link: Arc<Link>, key: SlotKey) -> Self {
-        Self { source: Source::Slot { link, key } }
+    pub(crate) fn of_slot(shared: Arc<ConnectionShared>, key: SlotKey) -> Self {
+        Self { source: Source::Slot { shared, key } }
     }
 
     /// A pending response for a [`Connection`](crate::Connection) of one's own, and the other end, which answers it.
@@ -56,7 +56,7 @@ impl Future for PendingResponse {
     /// When polled again after it was done.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.source {
-            Source::Slot { link, key } => ready!(link.poll_outcome(*key, cx.waker())),
+            Source::Slot { shared, key } => ready!(shared.poll_outcome(*key, cx.waker())),
             Source::Channel(channel) => match ready!(Pin::new(&mut channel.receiver).poll(cx)) {
                 Ok(outcome) => outcome,
                 Err(_) => Err(TransportError::new(TransportErrorKind::Lost, channel.broker.clone())
@@ -71,8 +71,8 @@ impl Future for PendingResponse {
 
 impl Drop for PendingResponse {
     fn drop(&mut self) {
-        if let Source::Slot { link, key } = &self.source {
-            link.abandon(*key);
+        if let Source::Slot { shared, key } = &self.source {
+            shared.abandon(*key);
         }
     }
 }
