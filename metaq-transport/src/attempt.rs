@@ -107,7 +107,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, S> {
         let failure = self.end().map_or(failure, |panicked| Failure::Lost(LossReason::Panicked(panicked)));
         Poll::Ready(Err(match failure {
             Failure::Dial(error) => shared.error(TransportErrorKind::NotConnected).with_cause(error),
-            Failure::Lost(reason) => shared.loss(reason),
+            Failure::Lost(reason) => shared.loss_error(reason),
         }))
     }
 
@@ -116,7 +116,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, S> {
         match &self.step {
             Step::Greeting(greeting) => {
                 let left = limit.saturating_sub(greeting.begun.saturating_duration_since(self.started));
-                shared.loss(LossReason::NoGreeting(left))
+                shared.loss_error(LossReason::NoGreeting(left))
             }
             _ => {
                 let error =

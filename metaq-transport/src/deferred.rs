@@ -222,7 +222,7 @@ impl Deferred {
             while let Some((of, (completions, token, result))) = ended.pop_front() {
                 let result = match result {
                     Ok(bytes) => Ok(Reservation::on_connection(Arc::clone(&of), bytes)),
-                    Err(kind) => Err(of.not_accepted(kind)),
+                    Err(kind) => Err(of.refusal_error(kind)),
                 };
                 let notified = contain(|| {
                     completions.capacity(token, result);

@@ -192,7 +192,7 @@ pub(crate) enum LossReason {
 
 impl LossReason {
     /// Whether nothing can be read from the connection any more.
-    pub(crate) fn nothing_comes_after(&self) -> bool {
+    pub(crate) fn is_end_of_input(&self) -> bool {
         matches!(self, Self::ClosedByBroker | Self::Read(_) | Self::Garbage(_))
     }
 }

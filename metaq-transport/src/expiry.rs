@@ -21,12 +21,12 @@ const GRACE: Duration = Duration::from_millis(10);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
 /// The interval at which a guard looks.
-const GUARD_PERIOD: Duration = Duration::from_millis(20);
+const WATCHDOG_PERIOD: Duration = Duration::from_millis(20);
 
 impl ConnectionShared {
     /// Ends what is overdue, on the connection's task, whose session writes `writing`; returns what of it was written, for
     /// [`timeouts_reported`](Self::timeouts_reported).
-    pub(crate) fn expire_in_session(
+    pub(crate) fn expire_in_driver(
         &self,
         now: Instant,
         writing: &mut Outbox,
@@ -35,7 +35,7 @@ impl ConnectionShared {
         let mut written = Vec::new();
         self.with_lock(deferred, |locked, deferred| {
             if locked.slots.next_deadline().is_some_and(|next| next <= now) {
-                locked.end_overdue(now, writing, self, true, deferred, &mut written);
+                locked.expire_overdue(now, writing, self, true, deferred, &mut written);
             }
         });
         written
@@ -57,7 +57,7 @@ impl ConnectionShared {
         let mut written = Vec::new();
         let is_closed = self.change(|locked, deferred| {
             // The session is being polled, and keeps time itself.
-            if locked.session_writes {
+            if locked.driver_writes {
                 return false;
             }
             if let Phase::Closing { deadline, .. } = locked.phase
@@ -70,9 +70,9 @@ impl ConnectionShared {
                 let mut writing = std::mem::take(&mut locked.writing);
                 // Woken, and not polled since.
                 let is_driven = locked.idle_task.is_some() || locked.phase != Phase::Ready;
-                locked.end_overdue(now, &mut writing, self, is_driven, deferred, &mut written);
+                locked.expire_overdue(now, &mut writing, self, is_driven, deferred, &mut written);
                 locked.writing = writing;
-                locked.suspect_all();
+                locked.mark_task_overdue();
             }
             false
         });
@@ -90,7 +90,7 @@ impl ConnectionShared {
     /// may not be driven. The guard is one small task for each such runtime, while anything is in flight or the connection is
     /// being closed.
     #[cold]
-    pub(crate) fn ensure_driven(self: &Arc<Self>) {
+    pub(crate) fn ensure_watchdog(self: &Arc<Self>) {
         let Some(runtime) = crate::runtime::current() else { return };
         let id = runtime.id();
         if id == self.home {
@@ -98,19 +98,19 @@ impl ConnectionShared {
         }
         {
             let mut locked = self.inner.lock();
-            if locked.guards.contains(&id) || !locked.needs_guard() {
+            if locked.watchdogs.contains(&id) || !locked.needs_watchdog() {
                 return;
             }
-            locked.guards.push(id);
+            locked.watchdogs.push(id);
         }
-        let guard = Guard { shared: Arc::clone(self), id: Some(id) };
-        drop(runtime.spawn(guard.run()));
+        let watchdog = Watchdog { shared: Arc::clone(self), id: Some(id) };
+        drop(runtime.spawn(watchdog.run()));
     }
 }
 
 impl LockedState {
     /// Ends what is overdue, where `writing` is being written; adds to `written` what of it was.
-    fn end_overdue(
+    fn expire_overdue(
         &mut self,
         now: Instant,
         writing: &mut Outbox,
@@ -147,12 +147,12 @@ impl LockedState {
         });
     }
 
-    fn remove_guard(&mut self, guard: Option<runtime::Id>) {
-        self.guards.retain(|id| Some(*id) != guard);
+    fn remove_watchdog(&mut self, watchdog: Option<runtime::Id>) {
+        self.watchdogs.retain(|id| Some(*id) != watchdog);
     }
 
     /// Whether there is anything that has to end at some time: a request, or the connection that is being closed.
-    fn needs_guard(&self) -> bool {
+    fn needs_watchdog(&self) -> bool {
         match self.phase {
             Phase::Closed => false,
             Phase::Closing { .. } => true,
@@ -162,30 +162,30 @@ impl LockedState {
 }
 
 /// Keeps time on a runtime that isn't the connection's.
-struct Guard {
+struct Watchdog {
     shared: Arc<ConnectionShared>,
     /// The runtime that it is on, as long as it is registered for it.
     id: Option<runtime::Id>,
 }
 
-impl Guard {
+impl Watchdog {
     async fn run(mut self) {
         loop {
             let next = {
                 let mut locked = self.shared.inner.lock();
-                if !locked.needs_guard() {
+                if !locked.needs_watchdog() {
                     // Whoever submits from now on starts another.
-                    locked.remove_guard(self.id.take());
+                    locked.remove_watchdog(self.id.take());
                     return;
                 }
                 locked.slots.next_deadline()
             };
             let now = Instant::now();
-            let period = deadline::after(now, GUARD_PERIOD);
+            let period = deadline::after(now, WATCHDOG_PERIOD);
             let next = next.map_or(period, |next| deadline::after(next, GRACE));
             let next = next.clamp(deadline::after(now, SHORTEST_SLEEP), period);
             let Some(timer) = crate::runtime::sleep_until(next) else {
-                self.shared.inner.lock().remove_guard(self.id.take());
+                self.shared.inner.lock().remove_watchdog(self.id.take());
                 return;
             };
             timer.await;
@@ -194,13 +194,13 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for Watchdog {
     fn drop(&mut self) {
         let mut locked = self.shared.inner.lock();
         if self.id.is_some() {
             // Its runtime ends. What it looked after is in the hands of whoever submits next.
-            locked.suspect_all();
+            locked.mark_task_overdue();
         }
-        locked.remove_guard(self.id.take());
+        locked.remove_watchdog(self.id.take());
     }
 }

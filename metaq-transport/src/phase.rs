@@ -24,14 +24,14 @@ pub(crate) enum Phase {
     Closing {
         deadline: Instant,
         /// Whether late answers are awaited, too.
-        lingers: bool,
+        awaits_late_responses: bool,
     },
     Closed,
 }
 
 /// The time at which a connection that is being closed shall end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
+pub(crate) enum CloseTime {
     /// Nothing is outstanding. Saying goodbye may take until then.
     Now(Instant),
     At(Instant),
@@ -113,7 +113,7 @@ impl ConnectionShared {
 
     /// The connection is lost, and nothing more comes from it: ends everything outstanding. The session has given back what it
     /// was writing.
-    pub(crate) fn lost(self: &Arc<Self>, error: &TransportError) {
+    pub(crate) fn set_lost(self: &Arc<Self>, error: &TransportError) {
         self.change(|locked, deferred| {
             locked.set_connecting(error, deferred);
             locked.fail_all(error, deferred);
@@ -121,20 +121,20 @@ impl ConnectionShared {
     }
 
     /// The error of a connection that is lost for `reason`.
-    pub(crate) fn loss(&self, reason: LossReason) -> TransportError {
+    pub(crate) fn loss_error(&self, reason: LossReason) -> TransportError {
         self.error(TransportErrorKind::Lost).with_cause(reason)
     }
 
     /// Accepts no more requests; the task closes when the outstanding ones have ended, or at `deadline`.
-    pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant, lingers: bool) {
+    pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant, awaits_late_responses: bool) {
         let (is_closed, task) = self.change(|locked, _| {
             match &mut locked.phase {
-                Phase::Closing { deadline: earlier, lingers: too } => {
+                Phase::Closing { deadline: earlier, awaits_late_responses: too } => {
                     *earlier = deadline.min(*earlier);
-                    *too &= lingers;
+                    *too &= awaits_late_responses;
                 }
                 Phase::Closed => return (true, None),
-                phase => *phase = Phase::Closing { deadline, lingers },
+                phase => *phase = Phase::Closing { deadline, awaits_late_responses },
             }
             (false, locked.idle_task.take())
         });
@@ -143,7 +143,7 @@ impl ConnectionShared {
         }
         self.close_requested.notify_one();
         task.into_iter().for_each(Waker::wake);
-        self.ensure_driven();
+        self.ensure_watchdog();
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -247,15 +247,15 @@ impl LockedState {
     }
 
     /// Until when to wait for outstanding requests, when the connection is being closed and there are any.
-    pub(crate) fn closing(&self) -> Option<Closing> {
+    pub(crate) fn close_time(&self) -> Option<CloseTime> {
         match self.phase {
-            Phase::Closing { deadline, lingers }
-                if self.limit.is_idle() && !(lingers && self.slots.awaits_late_responses()) =>
+            Phase::Closing { deadline, awaits_late_responses }
+                if self.limit.is_idle() && !(awaits_late_responses && self.slots.awaits_late_responses()) =>
             {
-                Some(Closing::Now(deadline))
+                Some(CloseTime::Now(deadline))
             }
-            Phase::Closing { deadline, .. } => Some(Closing::At(deadline)),
-            Phase::Closed => Some(Closing::Now(Instant::now())),
+            Phase::Closing { deadline, .. } => Some(CloseTime::At(deadline)),
+            Phase::Closed => Some(CloseTime::Now(Instant::now())),
             _ => None,
         }
     }

@@ -28,7 +28,7 @@ impl ConnectionShared {
         Ok(match reserved {
             Reserved::Now(bytes) => Capacity::Reserved(Reservation::on_connection(Arc::clone(self), bytes)),
             Reserved::Later(waiter) => {
-                self.ensure_driven();
+                self.ensure_watchdog();
                 Capacity::Waiting(CapacityWait::on_connection(Arc::clone(self), waiter))
             }
         })
@@ -42,7 +42,7 @@ impl ConnectionShared {
         let mut locked = self.inner.lock();
         if let Some(kind) = locked.refusal() {
             drop(locked);
-            return Err(self.not_accepted(kind));
+            return Err(self.refusal_error(kind));
         }
         let left = locked.slots.left();
         Ok(match locked.limit.reserve(bytes, left) {
@@ -80,7 +80,7 @@ impl ConnectionShared {
                 });
                 match granted.await {
                     Some(Ok(bytes)) => self.submit_reserved(command, deadline, bytes),
-                    Some(Err(kind)) => Err(self.not_accepted(kind)),
+                    Some(Err(kind)) => Err(self.refusal_error(kind)),
                     None => Err(self.error(TransportErrorKind::TimedOut)),
                 }
             }

@@ -50,13 +50,13 @@ pub(crate) struct LockedState {
     /// The outbox that the session is writing, while its task doesn't run and it isn't empty.
     pub(crate) writing: Outbox,
     /// Whether the session has taken what it writes; how much of it was written is known to it alone then.
-    pub(crate) session_writes: bool,
+    pub(crate) driver_writes: bool,
     pub(crate) next_frame: u64,
     /// Wakes the connection's task when it has nothing to do.
     pub(crate) idle_task: Option<Waker>,
     /// The deadlines about that of the first request that the session has not taken yet. One with another either came so much
     /// later that the task should have run, or can't tell.
-    pub(crate) unsuspected: Option<(Instant, Instant)>,
+    pub(crate) deadline_window: Option<(Instant, Instant)>,
     pub(crate) limit: InFlightLimit,
     pub(crate) stats: ConnectionStats,
     /// The listeners for the ends of puts; usually one.
@@ -67,17 +67,17 @@ pub(crate) struct LockedState {
     pub(crate) unpublished: Option<ConnectionState>,
     pub(crate) is_publishing: bool,
     /// The runtimes that have a guard.
-    pub(crate) guards: Vec<runtime::Id>,
+    pub(crate) watchdogs: Vec<runtime::Id>,
 }
 
 /// The number of requests that are worth a write when the broker has nothing else to do: it works on them while more are made.
-pub(crate) const FIRST_WRITE: usize = 32;
+pub(crate) const FIRST_BATCH: usize = 32;
 
 /// A request may be so much larger than what was reserved for it, because what it takes is estimated.
 const RESERVATION_SLACK: usize = 1024;
 
 /// A task that was woken this long ago and has not run may be on a runtime that nobody drives.
-const SHOULD_HAVE_RUN: Duration = Duration::from_millis(10);
+const TASK_OVERDUE_AFTER: Duration = Duration::from_millis(10);
 
 impl ConnectionShared {
     pub(crate) fn new(broker: BrokerAddr, home: runtime::Id, limit: InFlightLimit) -> Self {
@@ -89,17 +89,17 @@ impl ConnectionShared {
                 slots: Slots::default(),
                 outbox: Outbox::default(),
                 writing: Outbox::default(),
-                session_writes: false,
+                driver_writes: false,
                 next_frame: 0,
                 idle_task: None,
-                unsuspected: None,
+                deadline_window: None,
                 limit,
                 stats: ConnectionStats::default(),
                 listeners: Vec::new(),
                 last_error: None,
                 unpublished: None,
                 is_publishing: false,
-                guards: Vec::new(),
+                watchdogs: Vec::new(),
             }),
             state: watch::Sender::new(ConnectionState::connecting(None)),
             close_requested: Notify::new(),
@@ -203,11 +203,11 @@ impl ConnectionShared {
     ) -> Result<(SlotKey, bool), TransportError> {
         let bytes = request.bytes();
         let mut dropped = None;
-        let (key, should_yield, task, is_suspect) = {
+        let (key, should_yield, task, is_task_overdue) = {
             let mut locked = self.inner.lock();
             if let Some(kind) = locked.refusal() {
                 drop(locked);
-                return Err(self.not_accepted(kind));
+                return Err(self.refusal_error(kind));
             }
             let left = locked.slots.left();
             let taken = match reserved {
@@ -228,12 +228,12 @@ impl ConnectionShared {
             };
             locked.stats.requests += 1;
             locked.slots.expect_by(deadline);
-            let is_suspect = locked.is_suspect(deadline);
-            let should_yield = locked.outbox.is_worth_a_write() || locked.is_first_write(FIRST_WRITE);
-            (key, should_yield, locked.idle_task.take(), is_suspect)
+            let is_task_overdue = locked.is_task_overdue(deadline);
+            let should_yield = locked.outbox.is_worth_a_write() || locked.is_first_batch(FIRST_BATCH);
+            (key, should_yield, locked.idle_task.take(), is_task_overdue)
         };
-        if task.is_some() || is_suspect {
-            self.ensure_driven();
+        if task.is_some() || is_task_overdue {
+            self.ensure_watchdog();
         }
         if let Some(task) = task {
             task.wake();
@@ -246,7 +246,7 @@ impl ConnectionShared {
 
     /// An error of `kind` with the reason why there is no connection, where one is known.
     #[cold]
-    pub(crate) fn not_accepted(&self, kind: TransportErrorKind) -> TransportError {
+    pub(crate) fn refusal_error(&self, kind: TransportErrorKind) -> TransportError {
         let error = self.error(kind);
         let last_error = self.inner.lock().last_error.clone();
         match (kind, last_error) {
@@ -265,7 +265,7 @@ impl ConnectionShared {
         match self.change(look) {
             (Some(outcome), _) => return Poll::Ready(outcome),
             (None, true) => return Poll::Pending,
-            (None, false) => self.ensure_driven(),
+            (None, false) => self.ensure_watchdog(),
         }
         // Wakers are cloned and dropped without the lock, because that runs code of others.
         let waker = waker.clone();
@@ -312,34 +312,34 @@ impl LockedState {
     }
 
     /// Whether so many requests wait, and the broker owes nothing else.
-    fn is_first_write(&self, frames: usize) -> bool {
+    fn is_first_batch(&self, frames: usize) -> bool {
         self.outbox.frames() == frames && self.limit.in_flight().0 == frames
     }
 
     /// Whether the broker owes nothing, and there is enough to have it begin.
-    pub(crate) fn has_first_write(&self) -> bool {
+    pub(crate) fn has_first_batch(&self) -> bool {
         let frames = self.outbox.frames();
-        frames >= FIRST_WRITE && self.is_first_write(frames)
+        frames >= FIRST_BATCH && self.is_first_batch(frames)
     }
 
     /// Whether it is not sure that the task runs soon enough for this deadline: since the session took the outbox last there
     /// was one that is not about the same. Deadlines tell the time here, because looking at the clock takes too long.
     #[inline]
-    fn is_suspect(&mut self, deadline: Instant) -> bool {
-        match self.unsuspected {
+    fn is_task_overdue(&mut self, deadline: Instant) -> bool {
+        match self.deadline_window {
             Some((from, to)) if from <= deadline && deadline <= to => false,
             known => {
-                let from = deadline::before(deadline, SHOULD_HAVE_RUN);
-                self.unsuspected = Some((from, deadline::after(deadline, SHOULD_HAVE_RUN)));
+                let from = deadline::before(deadline, TASK_OVERDUE_AFTER);
+                self.deadline_window = Some((from, deadline::after(deadline, TASK_OVERDUE_AFTER)));
                 known.is_some()
             }
         }
     }
 
     /// Requests had to be ended without the task, which should have run by now: whatever comes is suspect.
-    pub(crate) fn suspect_all(&mut self) {
+    pub(crate) fn mark_task_overdue(&mut self) {
         let now = Instant::now();
-        self.unsuspected = Some((now, now));
+        self.deadline_window = Some((now, now));
     }
 
     #[inline(always)]

@@ -16,7 +16,7 @@ use crate::{
     in_flight_limit::InFlightLimit,
     runtime,
     shared::ConnectionShared,
-    supervisor::{CloseAtEnd, supervise},
+    supervisor::{CloseGuard, supervise},
 };
 
 /// Makes streams to brokers.
@@ -80,8 +80,8 @@ impl<D: Dialer> Transport for StreamTransport<D> {
         let shared = Arc::new(ConnectionShared::new(broker.clone(), home.id(), limit));
         let drain_timeout = config.drain_timeout;
         // It is made here, because a task that is never polled drops what it was given.
-        let at_end = CloseAtEnd::new(Arc::clone(&shared));
-        drop(home.spawn(supervise(at_end, Arc::clone(&self.dialer), config)));
+        let close_guard = CloseGuard::new(Arc::clone(&shared));
+        drop(home.spawn(supervise(close_guard, Arc::clone(&self.dialer), config)));
         Ok(Arc::new(StreamConnection { shared, drain_timeout }))
     }
 }

@@ -17,25 +17,25 @@ use crate::{
     contain::{Contained, contain, log},
     deadline,
     dialling::{Dialling, Memory},
-    driver::{Patience, Session},
+    driver::{Driver, Timeouts},
     error::LossReason,
     shared::ConnectionShared,
 };
 
 /// Marks the connection closed however its task ends, also when its runtime is shut down under it.
-pub(crate) struct CloseAtEnd {
+pub(crate) struct CloseGuard {
     shared: Arc<ConnectionShared>,
     /// The reason why it is closed, if nobody asked for it.
     reason: Option<LossReason>,
 }
 
-impl CloseAtEnd {
+impl CloseGuard {
     pub(crate) fn new(shared: Arc<ConnectionShared>) -> Self {
         Self { shared, reason: Some(LossReason::RuntimeEnded) }
     }
 }
 
-impl Drop for CloseAtEnd {
+impl Drop for CloseGuard {
     fn drop(&mut self) {
         let outstanding = self.shared.inner.lock().limit.in_flight().0;
         let reason = self.reason.take();
@@ -53,15 +53,19 @@ impl Drop for CloseAtEnd {
 }
 
 /// The task of one connection, until it is closed.
-pub(crate) async fn supervise<D: Dialer>(mut at_end: CloseAtEnd, dialer: Arc<D>, config: ConnectionConfig) {
-    let shared = Arc::clone(&at_end.shared);
+pub(crate) async fn supervise<D: Dialer>(
+    mut close_guard: CloseGuard,
+    dialer: Arc<D>,
+    config: ConnectionConfig,
+) {
+    let shared = Arc::clone(&close_guard.shared);
     let mut memory = Memory::new(&config);
     loop {
         match Contained::new(keep_connected(&shared, &*dialer, &config, &mut memory)).await {
             Ok(()) => break,
             Err(panicked) => {
-                let error = shared.loss(LossReason::Panicked(panicked));
-                shared.lost(&error);
+                let error = shared.loss_error(LossReason::Panicked(panicked));
+                shared.set_lost(&error);
                 log!(error, broker = %shared.broker, reason = %cause(&error), "connection lost");
             }
         }
@@ -69,7 +73,7 @@ pub(crate) async fn supervise<D: Dialer>(mut at_end: CloseAtEnd, dialer: Arc<D>,
             break;
         }
     }
-    at_end.reason = None;
+    close_guard.reason = None;
 }
 
 /// Waits for a while before the next attempt. True when the connection is to be closed instead.
@@ -92,7 +96,7 @@ async fn keep_connected<D: Dialer>(
     config: &ConnectionConfig,
     memory: &mut Memory,
 ) {
-    let patience = Patience {
+    let timeouts = Timeouts {
         stall_after: config.stall_after,
         heartbeat_after: config.heartbeat_after,
         heartbeat_timeout: config.heartbeat_timeout,
@@ -108,17 +112,17 @@ async fn keep_connected<D: Dialer>(
             return;
         }
         let responses_before = answers(shared);
-        let mut session = Session::new(shared, proven, patience);
-        let end = poll_fn(|cx| poll_serving(cx, shared, &mut session, &mut dialling)).await;
+        let mut driver = Driver::new(shared, proven, timeouts);
+        let end = poll_fn(|cx| poll_serving(cx, shared, &mut driver, &mut dialling)).await;
         if end.is_err() {
-            drop(contain(|| dialer.abort(session.stream())));
+            drop(contain(|| dialer.abort(driver.stream())));
         }
-        drop(session);
+        drop(driver);
         let Err(Loss { error, is_replaced }) = end else {
             log!(info, broker = %shared.broker, "disconnected as asked");
             return;
         };
-        shared.lost(&error);
+        shared.set_lost(&error);
         log!(warn, broker = %shared.broker, reason = %cause(&error), "connection lost");
         dialling.memory().replaced(!is_replaced || answers(shared) > responses_before);
         if shared.is_closing() {
@@ -144,17 +148,17 @@ struct Loss {
 fn poll_serving<D: Dialer>(
     cx: &mut Context<'_>,
     shared: &ConnectionShared,
-    session: &mut Session<'_, D::Stream>,
+    driver: &mut Driver<'_, D::Stream>,
     dialling: &mut Dialling<'_, D>,
 ) -> Poll<Result<(), Loss>>
 where
     D::Stream: AsyncRead + AsyncWrite + Unpin,
 {
     let is_replaced = dialling.has_proven();
-    if let Poll::Ready(end) = poll_session(cx, shared, session) {
+    if let Poll::Ready(end) = poll_driver(cx, shared, driver) {
         return Poll::Ready(end.map_err(|error| Loss { error, is_replaced }));
     }
-    let Some(stalled) = session.stalled() else {
+    let Some(stalled) = driver.stalled() else {
         dialling.stand_down();
         return Poll::Pending;
     };
@@ -170,19 +174,19 @@ where
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
-    session.give_up(LossReason::Replaced(session.silent_for()));
-    poll_session(cx, shared, session).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
+    driver.give_up(LossReason::Replaced(driver.silent_for()));
+    poll_driver(cx, shared, driver).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
 }
 
 /// Serves the connection. One that panics is lost, which costs neither the attempts beside it nor, if dropping its stream
 /// panics as well, the process.
-fn poll_session<S: AsyncRead + AsyncWrite + Unpin>(
+fn poll_driver<S: AsyncRead + AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     shared: &ConnectionShared,
-    session: &mut Session<'_, S>,
+    driver: &mut Driver<'_, S>,
 ) -> Poll<Result<(), TransportError>> {
-    contain(|| session.poll(cx))
-        .unwrap_or_else(|panicked| Poll::Ready(Err(shared.loss(LossReason::Panicked(panicked)))))
+    contain(|| driver.poll(cx))
+        .unwrap_or_else(|panicked| Poll::Ready(Err(shared.loss_error(LossReason::Panicked(panicked)))))
 }
 
 /// The number of answers that have come to requests, also to those that had been given up.

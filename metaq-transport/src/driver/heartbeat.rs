@@ -5,35 +5,35 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Condition, LONGEST_SLEEP, Session};
+use super::{Driver, LONGEST_SLEEP, Liveness};
 use crate::{contain::log, deadline, error::LossReason};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     /// The time at which the broker's silence has to be looked at next.
-    pub(super) fn next_silence(&self) -> Instant {
+    pub(super) fn next_timeout(&self) -> Instant {
         let probe = match self.probed {
             Some((probed, limit)) => deadline::after(probed, limit),
-            None => deadline::after(self.last_read, self.patience.heartbeat_after),
+            None => deadline::after(self.last_read, self.timeouts.heartbeat_after),
         };
         match self.owed_since {
-            Some(since) if self.condition == Condition::Ready => {
-                probe.min(deadline::after(since, self.patience.stall_after))
+            Some(since) if self.liveness == Liveness::Responsive => {
+                probe.min(deadline::after(since, self.timeouts.stall_after))
             }
             _ => probe,
         }
     }
 
     /// Ends what is overdue, and asks for a sign of life if any of it was written.
-    pub(super) fn end_overdue(&mut self, now: Instant) -> Result<(), LossReason> {
+    pub(super) fn expire_overdue(&mut self, now: Instant) -> Result<(), LossReason> {
         if self.expire(now)? {
-            self.ask_for_a_sign_of_life(now);
+            self.send_heartbeat(now);
         }
         Ok(())
     }
 
     /// Ends what is overdue; returns whether any of it was written.
     fn expire(&mut self, now: Instant) -> Result<bool, LossReason> {
-        let written = self.shared.expire_in_session(now, &mut self.writing, &mut self.deferred);
+        let written = self.shared.expire_in_driver(now, &mut self.writing, &mut self.deferred);
         let ended = self.run_deferred();
         if written.is_empty() {
             return ended.map(|()| false);
@@ -44,12 +44,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     /// Ends what is overdue, stops sending to a silent broker, and asks it for a sign of life.
-    pub(super) fn keep_time(&mut self, now: Instant) -> Result<(), LossReason> {
+    pub(super) fn check_timeouts(&mut self, now: Instant) -> Result<(), LossReason> {
         let unanswered = self.expire(now)?;
-        let stalls_at = self.owed_since.map(|since| deadline::after(since, self.patience.stall_after));
+        let stalls_at = self.owed_since.map(|since| deadline::after(since, self.timeouts.stall_after));
         let stalled = stalls_at.is_some_and(|at| now >= at);
-        if stalled && self.condition == Condition::Ready {
-            self.condition = Condition::Stalled(now);
+        if stalled && self.liveness == Liveness::Responsive {
+            self.liveness = Liveness::Stalled(now);
             self.shared.set_stalled(&mut self.writing, &mut self.deferred);
             self.run_deferred()?;
             if self.probed.is_some() {
@@ -59,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             log!(
                 warn,
                 broker = %self.shared.broker,
-                silent_for = ?self.patience.stall_after,
+                silent_for = ?self.timeouts.stall_after,
                 "broker is silent and owes answers; nothing more is sent to it for now"
             );
         }
@@ -69,10 +69,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             Some(_) => Ok(()),
             None => {
-                let idle = now >= deadline::after(self.last_read, self.patience.heartbeat_after);
+                let idle = now >= deadline::after(self.last_read, self.timeouts.heartbeat_after);
                 // Not before the stall, which takes back what was not written.
                 if unanswered || stalled || idle {
-                    self.ask_for_a_sign_of_life(now);
+                    self.send_heartbeat(now);
                 }
                 Ok(())
             }
@@ -80,9 +80,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     /// Sends a heartbeat, unless one is unanswered.
-    fn ask_for_a_sign_of_life(&mut self, now: Instant) {
+    fn send_heartbeat(&mut self, now: Instant) {
         if self.probed.is_none() {
-            self.probed = Some((now, self.patience.heartbeat_timeout));
+            self.probed = Some((now, self.timeouts.heartbeat_timeout));
             self.shared.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
         }
     }

@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Condition, READ_BUFFER, RESPONSES_PER_BATCH, Session};
+use super::{Driver, Liveness, READ_BUFFER, RESPONSES_PER_BATCH};
 use crate::{
     contain::log,
     error::LossReason,
@@ -24,7 +24,7 @@ use crate::{
 /// The largest number of slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     /// [`poll_read`](Self::poll_read), where it doesn't matter how long a call takes.
     #[cold]
     pub(super) fn poll_last_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
@@ -84,10 +84,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
         };
         self.read_buffer.advance(used);
-        if any && self.end.is_none() {
+        if any && self.shutdown.is_none() {
             self.probed = None;
-            if self.condition != Condition::Ready {
-                self.condition = Condition::Ready;
+            if self.liveness != Liveness::Responsive {
+                self.liveness = Liveness::Responsive;
                 if self.shared.set_ready() {
                     log!(info, broker = %self.shared.broker, "broker answers again");
                 }
@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         if self.writing.is_empty() {
             let mut locked = self.shared.inner.lock();
-            let may_wait = !locked.has_first_write() && self.growth.may_wait(locked.outbox.inline_len());
+            let may_wait = !locked.has_first_batch() && self.coalescing.may_wait(locked.outbox.inline_len());
             if may_wait || locked.outbox.is_empty() {
                 drop(locked);
                 return self.poll_flush(cx);
@@ -129,18 +129,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             let deadline = locked.slots.next_deadline();
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 drop(locked);
-                self.end_overdue(Instant::now())?;
+                self.expire_overdue(Instant::now())?;
                 return Ok(Poll::Ready(()));
             }
             std::mem::swap(&mut self.writing, &mut locked.outbox);
-            locked.session_writes = true;
-            locked.unsuspected = None;
+            locked.driver_writes = true;
+            locked.deadline_window = None;
             drop(locked);
             self.has_writing = true;
             self.writing_deadline = deadline;
-            self.growth.written(self.writing.inline_len());
+            self.coalescing.written(self.writing.inline_len());
         } else if self.writing_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            self.end_overdue(Instant::now())?;
+            self.expire_overdue(Instant::now())?;
             self.writing_deadline = self.shared.inner.lock().slots.next_deadline();
             return Ok(Poll::Ready(()));
         }
@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.must_flush = true;
                 self.counts.writes += 1;
                 self.counts.written += written as u64;
-                if self.condition != Condition::Ready {
+                if self.liveness != Liveness::Responsive {
                     self.last_write = Instant::now();
                 }
                 self.writing.advance(written);

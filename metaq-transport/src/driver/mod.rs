@@ -24,7 +24,7 @@ use crate::{
     deferred::Deferred,
     error::LossReason,
     outbox::Outbox,
-    phase::Closing,
+    phase::CloseTime,
     shared::{ConnectionShared, LockedState},
     slots::CompactResponse,
 };
@@ -33,7 +33,7 @@ mod heartbeat;
 mod io;
 mod write_coalescing;
 
-use write_coalescing::Growth;
+use write_coalescing::WriteCoalescing;
 
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -50,11 +50,11 @@ const LAST_READS: u32 = 1024;
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// The time that saying goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GRACEFUL_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// The times of heartbeats: when a silent broker is asked, and how long it has to answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     pub(crate) stall_after: Duration,
     pub(crate) heartbeat_after: Duration,
     pub(crate) heartbeat_timeout: Duration,
@@ -64,7 +64,7 @@ pub(crate) struct Patience {
 /// which never blocks.
 ///
 /// When it is dropped, whatever the reason, it gives back what it was writing, so that what was written is known.
-pub(crate) struct Session<'a, S> {
+pub(crate) struct Driver<'a, S> {
     shared: &'a Arc<ConnectionShared>,
     stream: S,
     decoder: Decoder,
@@ -77,14 +77,14 @@ pub(crate) struct Session<'a, S> {
     /// The outbox is here, and not with the link.
     has_writing: bool,
     /// The outbox is with the link, and has to be taken back.
-    gave_writing: bool,
+    handed_over: bool,
     /// The stream is asked to write; if that panics, nobody knows what it has written.
     is_in_write: bool,
     must_flush: bool,
     deferred: Deferred,
     timer: Pin<Box<Sleep>>,
-    patience: Patience,
-    condition: Condition,
+    timeouts: Timeouts,
+    liveness: Liveness,
     last_read: Instant,
     /// The time at which the stream took bytes last while the broker was silent.
     last_write: Instant,
@@ -92,34 +92,36 @@ pub(crate) struct Session<'a, S> {
     owed_since: Option<Instant>,
     /// The time of the heartbeat since which nothing was read, and the time that the broker has to answer it.
     probed: Option<(Instant, Duration)>,
-    growth: Growth,
-    counts: Counts,
-    end: Option<End>,
+    coalescing: WriteCoalescing,
+    counts: DriverCounts,
+    shutdown: Option<Shutdown>,
 }
 
 /// The knowledge of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    Ready,
+enum Liveness {
+    Responsive,
     /// Since then.
     Stalled(Instant),
 }
 
 /// The way in which the session is about to end.
 #[derive(Debug)]
-enum End {
+enum Shutdown {
     /// The connection is lost. What has arrived is still read.
     Lost { error: TransportError, reads: u32 },
     /// Nothing is outstanding; the stream is shut down, but not beyond this.
-    Goodbye(Instant),
+    Graceful(Instant),
 }
 
-impl End {
+impl Shutdown {
     /// The way to end now, if it is time to.
-    fn of_closing(closing: Option<Closing>, now: Instant) -> Option<Self> {
-        match closing {
-            Some(Closing::Now(end)) => Some(Self::Goodbye(end.min(deadline::after(now, GOODBYE)))),
-            Some(Closing::At(end)) if end <= now => Some(Self::Goodbye(now)),
+    fn due(close_time: Option<CloseTime>, now: Instant) -> Option<Self> {
+        match close_time {
+            Some(CloseTime::Now(end)) => {
+                Some(Self::Graceful(end.min(deadline::after(now, GRACEFUL_SHUTDOWN))))
+            }
+            Some(CloseTime::At(end)) if end <= now => Some(Self::Graceful(now)),
             _ => None,
         }
     }
@@ -127,7 +129,7 @@ impl End {
 
 /// Counted here, and added to the connection's counts when its task goes idle.
 #[derive(Debug, Default)]
-struct Counts {
+struct DriverCounts {
     answered: u64,
     ignored: u64,
     writes: u64,
@@ -136,8 +138,8 @@ struct Counts {
     read: u64,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    pub(crate) fn new(shared: &'a Arc<ConnectionShared>, proven: Proven<S>, patience: Patience) -> Self {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
+    pub(crate) fn new(shared: &'a Arc<ConnectionShared>, proven: Proven<S>, timeouts: Timeouts) -> Self {
         let now = Instant::now();
         let later = deadline::after(now, LONGEST_SLEEP);
         let mut read_buffer = BytesMut::with_capacity(READ_BUFFER);
@@ -151,28 +153,28 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             writing: Outbox::default(),
             writing_deadline: None,
             has_writing: false,
-            gave_writing: false,
+            handed_over: false,
             is_in_write: false,
             must_flush: false,
             deferred: Deferred::default(),
             timer: Box::pin(sleep_until(later)),
-            patience,
-            condition: Condition::Ready,
+            timeouts,
+            liveness: Liveness::Responsive,
             last_read: now,
             last_write: now,
             owed_since: None,
             probed: None,
-            growth: Growth::default(),
-            counts: Counts::default(),
-            end: None,
+            coalescing: WriteCoalescing::default(),
+            counts: DriverCounts::default(),
+            shutdown: None,
         }
     }
 
     /// Since when the broker is silent for too long, and when the stream took bytes last since then.
     pub(crate) fn stalled(&self) -> Option<(Instant, Instant)> {
-        match self.condition {
-            Condition::Ready => None,
-            Condition::Stalled(since) => Some((since, self.last_write.max(since))),
+        match self.liveness {
+            Liveness::Responsive => None,
+            Liveness::Stalled(since) => Some((since, self.last_write.max(since))),
         }
     }
 
@@ -187,41 +189,41 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
 
     /// Has the next [`poll`](Self::poll) end with the loss of the connection for `reason`, after it has read what has arrived.
     pub(crate) fn give_up(&mut self, reason: LossReason) {
-        if self.end.is_none() {
-            self.end = Some(End::Lost { error: self.shared.loss(reason), reads: 0 });
+        if self.shutdown.is_none() {
+            self.shutdown = Some(Shutdown::Lost { error: self.shared.loss_error(reason), reads: 0 });
         }
     }
 
     /// Ready when the connection was closed as asked, or is lost. What is outstanding then is left to the caller.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        if self.gave_writing {
+        if self.handed_over {
             self.take_writing_back();
         }
         let mut polled = Poll::Pending;
-        if self.end.is_none() {
+        if self.shutdown.is_none() {
             match self.poll_open(cx) {
                 Poll::Pending => {}
-                Poll::Ready(Ok(end)) => self.end = Some(end),
+                Poll::Ready(Ok(end)) => self.shutdown = Some(end),
                 Poll::Ready(Err(reason)) => {
-                    let reads = if reason.nothing_comes_after() { LAST_READS } else { 0 };
-                    let error = self.shared.loss(reason);
+                    let reads = if reason.is_end_of_input() { LAST_READS } else { 0 };
+                    let error = self.shared.loss_error(reason);
                     // From here on nothing is submitted that would not be written.
                     self.shared.set_connecting(&error);
-                    self.end = Some(End::Lost { error, reads });
+                    self.shutdown = Some(Shutdown::Lost { error, reads });
                 }
             }
         }
-        if self.end.is_some() {
-            polled = self.poll_end(cx);
+        if self.shutdown.is_some() {
+            polled = self.poll_shutdown_steps(cx);
         }
         if self.has_writing {
-            self.give_writing();
+            self.hand_over_writing();
         }
         polled
     }
 
     /// Reads, writes and keeps time until there is nothing to do, or no more to be done.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<End, LossReason>> {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<Shutdown, LossReason>> {
         for _ in 0..ROUNDS {
             let read = self.poll_read(cx)?;
             let written = self.poll_write(cx)?;
@@ -231,15 +233,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             let mut locked = self.shared.inner.lock();
             if self.writing.is_empty() {
                 if !locked.outbox.is_empty() {
-                    if !locked.has_first_write() && self.growth.wait(locked.outbox.inline_len()) {
-                        locked.session_writes = false;
+                    if !locked.has_first_batch() && self.coalescing.wait(locked.outbox.inline_len()) {
+                        locked.driver_writes = false;
                         self.has_writing = false;
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
                     continue;
                 }
-                locked.session_writes = false;
+                locked.driver_writes = false;
                 self.has_writing = false;
             }
             let has_waiters = locked.limit.has_waiters();
@@ -247,7 +249,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 // What a reserved put has released is handed on here.
                 locked.finish(&mut self.deferred);
             }
-            let closing = locked.closing();
+            let close_time = locked.close_time();
             let deadline = locked.slots.next_deadline();
             let owes = !locked.limit.is_idle() || self.probed.is_some();
             if !locked.idle_task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
@@ -259,7 +261,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 self.run_deferred()?;
             }
             let now = Instant::now();
-            if let Some(end) = End::of_closing(closing, now) {
+            if let Some(end) = Shutdown::due(close_time, now) {
                 return Poll::Ready(Ok(end));
             }
             if !has_budget_remaining() {
@@ -272,20 +274,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             } else if self.owed_since.is_none() {
                 self.owed_since = Some(now);
             }
-            let end = match closing {
-                Some(Closing::At(end)) => end,
+            let end = match close_time {
+                Some(CloseTime::At(end)) => end,
                 _ => deadline::after(now, LONGEST_SLEEP),
             };
-            let next = self.next_silence().min(end).min(deadline.unwrap_or(end));
+            let next = self.next_timeout().min(end).min(deadline.unwrap_or(end));
             if self.poll_timer(cx, now, next).is_pending() {
                 return Poll::Pending;
             }
-            self.keep_time(Instant::now())?;
+            self.check_timeouts(Instant::now())?;
         }
-        self.keep_time(Instant::now())?;
+        self.check_timeouts(Instant::now())?;
         // A broker that always has something to say is closed, too.
-        let closing = self.shared.inner.lock().closing();
-        if let Some(end) = End::of_closing(closing, Instant::now()) {
+        let close_time = self.shared.inner.lock().close_time();
+        if let Some(end) = Shutdown::due(close_time, Instant::now()) {
             return Poll::Ready(Ok(end));
         }
         cx.waker().wake_by_ref();
@@ -302,10 +304,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         self.timer.as_mut().poll(cx)
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+    fn poll_shutdown_steps(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         loop {
-            match &mut self.end {
-                Some(End::Lost { reads, .. }) if *reads < LAST_READS => {
+            match &mut self.shutdown {
+                Some(Shutdown::Lost { reads, .. }) if *reads < LAST_READS => {
                     *reads += 1;
                     match self.poll_last_read(cx) {
                         Ok(Poll::Ready(())) => continue,
@@ -316,7 +318,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                         Ok(Poll::Pending) | Err(_) => {}
                     }
                 }
-                Some(End::Goodbye(until)) => {
+                Some(Shutdown::Graceful(until)) => {
                     let until = *until;
                     // Whether the broker hears of it in good order changes nothing: no answer is awaited any more.
                     if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
@@ -331,28 +333,28 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 }
                 _ => {}
             }
-            return Poll::Ready(match self.end.take() {
-                Some(End::Lost { error, .. }) => Err(error),
+            return Poll::Ready(match self.shutdown.take() {
+                Some(Shutdown::Lost { error, .. }) => Err(error),
                 _ => Ok(()),
             });
         }
     }
 
     /// Gives what is written to the link, for as long as the task doesn't run.
-    fn give_writing(&mut self) {
+    fn hand_over_writing(&mut self) {
         let mut locked = self.shared.inner.lock();
-        self.gave_writing = !self.writing.is_empty();
+        self.handed_over = !self.writing.is_empty();
         self.has_writing = false;
-        locked.session_writes = false;
+        locked.driver_writes = false;
         locked.writing = std::mem::take(&mut self.writing);
     }
 
     fn take_writing_back(&mut self) {
         let mut locked = self.shared.inner.lock();
         self.writing = std::mem::take(&mut locked.writing);
-        self.gave_writing = false;
+        self.handed_over = false;
         self.has_writing = !self.writing.is_empty();
-        locked.session_writes = self.has_writing;
+        locked.driver_writes = self.has_writing;
     }
 
     /// Runs what was deferred. A panic in it ends the connection, because nobody knows what it left undone.
@@ -366,7 +368,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 }
 
-impl<S> Drop for Session<'_, S> {
+impl<S> Drop for Driver<'_, S> {
     fn drop(&mut self) {
         let mut bodies = Vec::new();
         if self.is_in_write {
@@ -375,10 +377,10 @@ impl<S> Drop for Session<'_, S> {
         let task = {
             let mut locked = self.shared.inner.lock();
             self.counts.add_to(&mut locked);
-            if !self.gave_writing {
+            if !self.handed_over {
                 locked.writing = std::mem::take(&mut self.writing);
             }
-            locked.session_writes = false;
+            locked.driver_writes = false;
             locked.idle_task.take()
         };
         drop(task);
@@ -389,7 +391,7 @@ impl<S> Drop for Session<'_, S> {
     }
 }
 
-impl Counts {
+impl DriverCounts {
     /// Adds what was counted to the counts that others see.
     fn add_to(&mut self, locked: &mut LockedState) {
         let counts = std::mem::take(self);

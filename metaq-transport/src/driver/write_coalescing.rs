@@ -12,14 +12,14 @@ const TRY_AGAIN: u32 = 64;
 
 /// Whether a small write is left to grow.
 #[derive(Debug, Default)]
-pub(crate) struct Growth {
+pub(crate) struct WriteCoalescing {
     /// The bytes that the outbox held when this round was given to senders.
     given_at: Option<usize>,
     futile: u32,
     small_writes: u32,
 }
 
-impl Growth {
+impl WriteCoalescing {
     /// Whether so few bytes may be left to grow; [`wait`](Self::wait) decides.
     pub(crate) fn may_wait(&self, waiting: usize) -> bool {
         self.given_at.is_none() && self.is_worthwhile(waiting)
