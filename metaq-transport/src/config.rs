@@ -1,14 +1,15 @@
-//! Settings of connections.
+//! The settings of connections.
 
 use std::time::Duration;
 
-use crate::{deadline::FAR, slots::MAX_SLOTS};
+use crate::{connection::MAX_SLOTS, deadline::FAR};
 
-/// The least duration of settings; shorter ones count as this.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// The smallest duration of a setting. Shorter ones count as this one.
+const MIN_DURATION: Duration = Duration::from_millis(1);
 
-/// Settings of the connections of a transport, whatever they run over. With the feature `serde` they are read and written with
-/// durations as texts such as `3s`.
+/// The settings of a transport's connections, over any kind of stream.
+///
+/// With the feature `serde`, durations are read and written as texts such as `3s`.
 ///
 /// Durations below a millisecond count as one, those above thirty years as thirty years.
 #[derive(Clone, Debug)]
@@ -16,43 +17,57 @@ const SHORTEST: Duration = Duration::from_millis(1);
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// The time that one attempt to connect may take: name resolution, all addresses of the name, a TLS handshake, and the
-    /// answer to a first request, by which the broker proves to be one and to be alive. Default 3 s. Too short, and a distant
-    /// broker is never reached. An attempt that isn't answered holds up no other: after 250 ms a second one is made beside it,
-    /// and again whenever that has had as much time.
+    /// The time that one attempt to connect may take. Default 3 s.
+    ///
+    /// It covers name resolution, all addresses of the name, a TLS handshake, and the response to a first
+    /// request, by which the broker proves to be one and to be alive. If it is too short, a distant broker is
+    /// never reached. An attempt that is not answered delays no other: after 250 ms a second one is made
+    /// beside it, and again whenever that one has had as much time.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub connect_timeout: Duration,
-    /// The upper bound of the backoff before the second attempt to connect; it doubles with each further failure. The
-    /// backoff itself is drawn at random between zero and that. Default 50 ms.
+    /// The upper bound of the backoff before the second attempt to connect. Default 50 ms.
+    ///
+    /// It doubles with each further failure. The backoff itself is drawn at random between zero and that.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub initial_backoff: Duration,
-    /// The limit of that upper bound. Default 500 ms, so that a broker that comes back is used within a second, however
-    /// long it was away. Longer, and it is used later; much shorter, and many clients crowd it.
+    /// The limit of that upper bound. Default 500 ms.
+    ///
+    /// With the default, a broker that comes back is used within a second, however long it was away. If it is
+    /// longer, the broker is used later; if it is much shorter, many clients crowd the broker.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_backoff: Duration,
-    /// The time for which a broker that owes answers may be silent before nothing more is sent to it until it speaks again;
-    /// what was not written then ends with [`Stalled`](crate::TransportErrorKind::Stalled), so that it can go elsewhere. A second
-    /// connection is dialled then beside the silent one. If the broker answers on that one alone, it replaces the silent one,
-    /// whose requests end with [`Lost`](crate::TransportErrorKind::Lost); if it speaks on the silent one first, or within a
-    /// quarter of this time (250 ms at most) after the new one was answered, that is kept. Default 1 s. Too short, and a broker
-    /// is avoided whose disk or garbage collector takes a break; too long, and more messages are sent to a dead one.
+    /// The time for which a broker may be silent while responses are outstanding, before the connection
+    /// stalls. Default 1 s.
+    ///
+    /// Nothing more is sent on a stalled connection until the broker answers on it again. Requests that were
+    /// not written fail with [`Stalled`](crate::TransportErrorKind::Stalled), so that they can be sent to
+    /// another broker. A second stream is dialled beside the silent one. If the broker answers on the second
+    /// one alone, it replaces the silent one, whose requests fail with
+    /// [`Lost`](crate::TransportErrorKind::Lost). If the broker answers on the silent one first, or within a
+    /// quarter of this time (at most 250 ms) after it answered on the second one, the silent one is kept.
+    ///
+    /// If it is too short, a broker whose disk or garbage collector pauses is avoided; if it is too long,
+    /// more messages are sent to a dead broker.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stall_after: Duration,
     /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java client.
     /// The broker closes connections that are idle for 300 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_after: Duration,
-    /// The time that the broker has to answer a heartbeat, or anything else, before the connection is given up and made
-    /// anew, also if no other one was answered meanwhile. Default 5 s.
+    /// The time within which the broker has to send anything after a heartbeat. Default 5 s.
+    ///
+    /// After it the stream is given up and the broker is dialled again, even if no second stream was answered
+    /// meanwhile.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_timeout: Duration,
-    /// The most unanswered requests on a connection, from 1 to 65,536. Default 16,384.
+    /// The number of requests that may be in flight on a connection, from 1 to 65,536. Default 16,384.
     pub max_in_flight: usize,
-    /// The most bytes of unanswered requests on a connection, from 1 to 4,294,967,295. One request may be larger if it is
-    /// alone. Default 64 MiB.
+    /// The number of bytes that may be in flight on a connection, from 1 to 4,294,967,295. Default 64 MiB.
+    ///
+    /// A larger request may be sent when no other is in flight.
     pub max_in_flight_bytes: usize,
-    /// The time for which a connection waits for its outstanding answers, late ones included, when its last handle is dropped.
-    /// Default 5 s.
+    /// The time for which a connection waits for outstanding responses, late ones included, when its last
+    /// handle is dropped. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub drain_timeout: Duration,
 }
@@ -77,7 +92,7 @@ impl ConnectionConfig {
     /// Checks the limits, as [`Transport::connect`](crate::Transport::connect) does.
     ///
     /// # Errors
-    /// When a limit is zero, or more than is possible. Nothing is cut to what is possible silently.
+    /// When a limit is zero, or larger than a connection can have. Such limits are never clamped silently.
     pub fn validate(&self) -> Result<(), InvalidConnectionConfig> {
         let limits = [
             ("max_in_flight", self.max_in_flight, MAX_SLOTS),
@@ -91,7 +106,7 @@ impl ConnectionConfig {
         Ok(())
     }
 
-    /// The same with durations that a connection can live with.
+    /// Returns the same settings with durations clamped to what timers can handle.
     pub(crate) fn with_usable_durations(mut self) -> Self {
         for duration in [
             &mut self.connect_timeout,
@@ -101,7 +116,7 @@ impl ConnectionConfig {
             &mut self.heartbeat_after,
             &mut self.heartbeat_timeout,
         ] {
-            *duration = (*duration).clamp(SHORTEST, FAR);
+            *duration = (*duration).clamp(MIN_DURATION, FAR);
         }
         self.drain_timeout = self.drain_timeout.min(FAR);
         self
@@ -118,7 +133,7 @@ pub struct InvalidConnectionConfig {
 }
 
 impl InvalidConnectionConfig {
-    /// The name of the option.
+    /// Returns the name of the option.
     #[must_use]
     pub fn option(&self) -> &'static str {
         self.option

@@ -1,31 +1,31 @@
-//! Deadlines that saturate: arithmetic on points in time that can't overflow.
+//! Deadlines that saturate: arithmetic on instants that can't overflow.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest delay that is kept exactly; longer ones count as this one. Thirty years.
+/// The longest delay that is kept exactly, thirty years. Longer ones count as this one.
 pub const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// The point in time `delay` after `from`, or one in the far future if there is no such point.
+/// Returns the instant `delay` after `from`, or one in the far future if there is no such instant.
 #[must_use]
 pub fn after(from: Instant, delay: Duration) -> Instant {
     from.checked_add(delay.min(FAR)).unwrap_or(from)
 }
 
-/// The point in time `delay` from now, or one in the far future if there is no such point.
+/// Returns the instant `delay` from now, or one in the far future if there is no such instant.
 #[must_use]
 pub fn from_now(delay: Duration) -> Instant {
     after(Instant::now(), delay)
 }
 
-/// `deadline`, or the far future if it is later: timers overflow on deadlines beyond it.
+/// Returns `deadline`, or the far future if it is later: timers overflow on deadlines beyond it.
 #[must_use]
 pub fn for_timer(deadline: Instant) -> Instant {
     deadline.min(from_now(FAR))
 }
 
-/// The point in time `delay` before `from`, or `from` if there is no such point.
+/// Returns the instant `delay` before `from`, or `from` if there is no such instant.
 pub(crate) fn before(from: Instant, delay: Duration) -> Instant {
     from.checked_sub(delay).unwrap_or(from)
 }

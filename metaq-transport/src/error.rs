@@ -1,10 +1,10 @@
-//! The errors between here and a broker.
+//! The errors of connections and of the requests on them.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use metaq_protocol::BrokerAddr;
 
-use crate::contain::Panicked;
+use crate::panics::Panicked;
 
 type Cause = Arc<dyn StdError + Send + Sync>;
 
@@ -28,17 +28,19 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
-    /// There is no established connection to the broker at the moment; it is being dialled.
+    /// No connection to the broker is established at the moment. It is being dialled.
     NotConnected,
-    /// The broker has been silent for too long while it owes answers; nothing more is sent to it until it speaks again.
+    /// The broker has been silent for too long while responses are outstanding. Nothing more is sent until it
+    /// answers again.
     Stalled,
-    /// The limit of unanswered requests, or of their bytes, is reached.
+    /// The limit of requests in flight, or of their bytes, is reached.
     Full,
     /// The connection was closed on this side.
     Closed,
-    /// The connection was lost, or given up because the broker broke the protocol, fell silent, or answered on a new one only.
+    /// The connection was lost, or given up because the broker broke the protocol, fell silent, or answered
+    /// on a new stream only.
     Lost,
-    /// No answer came before the request's deadline.
+    /// No response came before the request's deadline.
     TimedOut,
     /// There is no tokio runtime where one is needed, or one without timers.
     NoRuntime,
@@ -48,29 +50,26 @@ pub enum TransportErrorKind {
     TooLarge,
 }
 
-/// The progress of a request when it failed.
+/// The progress of a request at its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "a third answer to this question would break every caller's logic"
-)]
+#[expect(clippy::exhaustive_enums, reason = "a third variant would break every caller's logic")]
 pub enum Progress {
-    /// Not one of its bytes was handed to the operating system: the broker can't have seen it.
+    /// None of its bytes was handed to the operating system: the broker can't have seen it.
     NotWritten,
-    /// Some or all of its bytes may have reached the broker, which may have carried it out.
+    /// Some or all of its bytes may have reached the broker, which may have executed it.
     Written,
 }
 
 impl TransportError {
-    /// An error of `kind` concerning `broker`. [`TransportErrorKind::NotConnected`], `Stalled`, `Full` and `Closed` are
-    /// about requests that were not written; for the other kinds say so with
-    /// [`with_progress`](Self::with_progress).
+    /// Creates an error of `kind` that concerns `broker`, for a request that was not written.
+    ///
+    /// For one that may have been written, set that with [`with_progress`](Self::with_progress).
     #[must_use]
     pub fn new(kind: TransportErrorKind, broker: BrokerAddr) -> Self {
         Self { inner: Arc::new(Inner { kind, broker, progress: Progress::NotWritten, cause: None }) }
     }
 
-    /// The same error with the cause `cause`.
+    /// Returns the same error with `cause`.
     #[must_use]
     pub fn with_cause(self, cause: impl StdError + Send + Sync + 'static) -> Self {
         self.with_shared_cause(Some(Arc::new(cause)))
@@ -80,7 +79,7 @@ impl TransportError {
         Self { inner: Arc::new(Inner { cause, ..Arc::unwrap_or_clone(self.inner) }) }
     }
 
-    /// The same error for a request that had come as far as `progress`.
+    /// Returns the same error for a request with this progress.
     #[must_use]
     pub fn with_progress(self, progress: Progress) -> Self {
         if self.inner.progress == progress {
@@ -89,24 +88,24 @@ impl TransportError {
         Self { inner: Arc::new(Inner { progress, ..Arc::unwrap_or_clone(self.inner) }) }
     }
 
-    /// The kind of error.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> TransportErrorKind {
         self.inner.kind
     }
 
-    /// Whether both are the same error, and not only alike.
+    /// Returns whether both share one allocation: clones of one error, not merely equal ones.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// The broker at the other end.
+    /// Returns the broker at the other end.
     #[must_use]
     pub fn broker(&self) -> &BrokerAddr {
         &self.inner.broker
     }
 
-    /// Whether the broker may have seen the request.
+    /// Returns whether the broker may have seen the request.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.inner.progress
@@ -159,7 +158,7 @@ impl StdError for TransportError {
     }
 }
 
-/// The reason why an established connection was given up.
+/// The reason why a stream was given up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LossReason {
     #[error("the broker closed the connection")]
@@ -175,7 +174,7 @@ pub(crate) enum LossReason {
     #[error("the broker was silent for {0:?} on this connection, and answered on a new one")]
     Replaced(Duration),
     #[error("the broker accepted the connection but did not answer a first request within {0:?}")]
-    NoGreeting(Duration),
+    HandshakeTimeout(Duration),
     #[error("code that runs on the connection's task panicked: {0}")]
     Panicked(Panicked),
     #[error(
@@ -191,7 +190,7 @@ pub(crate) enum LossReason {
 }
 
 impl LossReason {
-    /// Whether nothing can be read from the connection any more.
+    /// Returns whether nothing more can be read from the stream.
     pub(crate) fn is_end_of_input(&self) -> bool {
         matches!(self, Self::ClosedByBroker | Self::Read(_) | Self::Garbage(_))
     }

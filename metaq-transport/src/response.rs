@@ -20,8 +20,8 @@ pub struct ReceivedResponse {
 
 /// The contents of a [`ReceivedResponse`].
 ///
-/// The response to a put that was stored is decoded in the read buffer, without an allocation, because there is one for
-/// each message. All others are kept as they were received.
+/// The response to a put that was stored is decoded in the read buffer, without an allocation, because there
+/// is one for each message. All others are kept as they were received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseBody {

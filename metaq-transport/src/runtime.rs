@@ -1,19 +1,19 @@
-//! Questions to tokio's runtime that don't panic where there is none.
+//! Access to tokio's runtime that doesn't panic where there is none.
 
 use tokio::{
     runtime::Handle,
     time::{Instant, Sleep},
 };
 
-use crate::{contain::contain, deadline};
+use crate::{deadline, panics::catch};
 
-/// The runtime of the caller, if there is one.
+/// Returns the runtime of the caller, if there is one.
 pub(crate) fn current() -> Option<Handle> {
     Handle::try_current().ok()
 }
 
-/// A timer on the runtime of the caller; none where there is no runtime, or one without timers.
+/// Returns a timer on the runtime of the caller, or none where there is no runtime, or one without timers.
 pub(crate) fn sleep_until(deadline: Instant) -> Option<Sleep> {
     current()?;
-    contain(|| tokio::time::sleep_until(deadline::for_timer(deadline))).ok()
+    catch(|| tokio::time::sleep_until(deadline::for_timer(deadline))).ok()
 }

@@ -1,51 +1,26 @@
-//! Connections over streams of any kind: dials, keeps a connection alive, dials again.
+//! The transport over streams of any kind, and the handle to its connections.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use metaq_protocol::{BodyTooLong, BrokerAddr, Command, PutRef};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    Capacity, CompletionToken, Connection, ConnectionConfig, ConnectionState, ConnectionStats,
-    PendingResponse, Reservation, Transport, TransportError, TransportErrorKind, deadline,
-    in_flight_limit::InFlightLimit,
-    runtime,
-    shared::ConnectionShared,
+    Capacity, CompletionToken, Connection, ConnectionConfig, ConnectionState, ConnectionStats, Dialer,
+    PendingResponse, Reservation, Transport, TransportError, TransportErrorKind,
+    connection::{ConnectionShared, InFlightLimit},
+    deadline, runtime,
     supervisor::{CloseGuard, supervise},
 };
 
-/// Makes streams to brokers.
-#[async_trait]
-pub trait Dialer: fmt::Debug + Send + Sync + 'static {
-    /// The stream that it makes.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
-
-    /// A stream to `broker`, on which the broker's protocol can be spoken at once. It is dropped when it takes longer than
-    /// [`ConnectionConfig::connect_timeout`], and called again after a pause when it fails.
-    ///
-    /// # Errors
-    /// When the broker can't be reached now.
-    async fn dial(&self, broker: &BrokerAddr) -> io::Result<Self::Stream>;
-
-    /// A stream is given up as lost, and dropped next: what it was given and has not delivered yet had better never be. It
-    /// might be stored after what is sent on the next stream. Must not block. Default: does nothing.
-    fn abort(&self, stream: &Self::Stream) {
-        let _ = stream;
-    }
-}
-
-/// Connects to brokers by streams of one's own: for tests without ports, tunnels and the like. All that
-/// [`TcpTransport`](crate::TcpTransport) does after dialling is done here.
+/// Connects to brokers by the streams of a [`Dialer`]: for tests without ports, tunnels and the like.
 ///
-/// Each connection has one task, which runs on the tokio runtime that [`connect`](Transport::connect) was called on. If it
-/// panics, which only code of others can make it do, the connection is lost and dialled again. When that runtime ends, the
-/// connection is closed; requests say so. Requests that are submitted on another runtime end by their deadlines even if that
-/// one isn't driven.
+/// Does all that [`TcpTransport`](crate::TcpTransport) does after dialling. Each connection has one task,
+/// which runs on the tokio runtime that [`connect`](Transport::connect) was called on. If the task panics,
+/// which only user code can cause, the connection is lost and dialled again. When that runtime ends, the
+/// connection is closed, and the errors of requests say so. Requests that are submitted on another runtime
+/// fail by their deadlines even if the connection's runtime isn't driven.
 #[derive(Debug)]
 pub struct StreamTransport<D> {
     dialer: Arc<D>,
@@ -53,7 +28,7 @@ pub struct StreamTransport<D> {
 }
 
 impl<D: Dialer> StreamTransport<D> {
-    /// A transport over what `dialer` makes.
+    /// Creates a transport over the streams of `dialer`.
     pub fn new(dialer: D, config: ConnectionConfig) -> Self {
         Self { dialer: Arc::new(dialer), config }
     }
@@ -79,14 +54,15 @@ impl<D: Dialer> Transport for StreamTransport<D> {
         let limit = InFlightLimit::new(config.max_in_flight, config.max_in_flight_bytes);
         let shared = Arc::new(ConnectionShared::new(broker.clone(), home.id(), limit));
         let drain_timeout = config.drain_timeout;
-        // It is made here, because a task that is never polled drops what it was given.
+        // Made here, because a task that is never polled drops what it owns, and the connection is closed
+        // then, too.
         let close_guard = CloseGuard::new(Arc::clone(&shared));
         drop(home.spawn(supervise(close_guard, Arc::clone(&self.dialer), config)));
         Ok(Arc::new(StreamConnection { shared, drain_timeout }))
     }
 }
 
-/// A handle to a connection that [`supervise`] looks after.
+/// A handle to a connection that [`supervise`] drives.
 #[derive(Debug)]
 struct StreamConnection {
     shared: Arc<ConnectionShared>,
@@ -94,7 +70,7 @@ struct StreamConnection {
 }
 
 impl StreamConnection {
-    /// Refuses a request that can't be written.
+    /// Turns the failed check of a request that can't be written into an error.
     fn check(&self, checked: Result<(), BodyTooLong>) -> Result<(), TransportError> {
         checked.map_err(|too_long| {
             TransportError::new(TransportErrorKind::TooLarge, self.shared.broker.clone()).with_cause(too_long)
@@ -166,7 +142,8 @@ impl Connection for StreamConnection {
 
 impl Drop for StreamConnection {
     fn drop(&mut self) {
-        // Listeners may wait for late answers: as long as one may come, the broker may still store the message.
+        // Listeners may wait for late responses: as long as one may come, the broker may still store the
+        // message.
         self.shared.request_close(deadline::from_now(self.drain_timeout), true);
     }
 }

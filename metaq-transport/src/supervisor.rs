@@ -1,4 +1,5 @@
-//! The task of a connection: dials, keeps a connection alive, replaces it when it is silent, dials again, whatever panics.
+//! The task of a connection: dials, drives the stream, replaces it when it is silent, and dials again, also
+//! after panics.
 
 use std::{
     future::poll_fn,
@@ -14,18 +15,18 @@ use tokio::{
 
 use crate::{
     ConnectionConfig, Dialer, TransportError,
-    contain::{Contained, contain, log},
+    connection::ConnectionShared,
     deadline,
-    dialling::{Dialling, Memory},
+    dial::{connector::Connector, history::DialHistory},
     driver::{Driver, Timeouts},
     error::LossReason,
-    shared::ConnectionShared,
+    panics::{CatchPanic, catch, log},
 };
 
-/// Marks the connection closed however its task ends, also when its runtime is shut down under it.
+/// Marks the connection closed when its task ends in any way, also by the shutdown of its runtime.
 pub(crate) struct CloseGuard {
     shared: Arc<ConnectionShared>,
-    /// The reason why it is closed, if nobody asked for it.
+    /// The reason why the connection is closed, unless that was requested.
     reason: Option<LossReason>,
 }
 
@@ -52,16 +53,16 @@ impl Drop for CloseGuard {
     }
 }
 
-/// The task of one connection, until it is closed.
+/// Runs the task of one connection, until it is closed.
 pub(crate) async fn supervise<D: Dialer>(
     mut close_guard: CloseGuard,
     dialer: Arc<D>,
     config: ConnectionConfig,
 ) {
     let shared = Arc::clone(&close_guard.shared);
-    let mut memory = Memory::new(&config);
+    let mut history = DialHistory::new(&config);
     loop {
-        match Contained::new(keep_connected(&shared, &*dialer, &config, &mut memory)).await {
+        match CatchPanic::new(keep_connected(&shared, &*dialer, &config, &mut history)).await {
             Ok(()) => break,
             Err(panicked) => {
                 let error = shared.loss_error(LossReason::Panicked(panicked));
@@ -69,19 +70,19 @@ pub(crate) async fn supervise<D: Dialer>(
                 log!(error, broker = %shared.broker, reason = %cause(&error), "connection lost");
             }
         }
-        if pause(&shared, &mut memory).await {
+        if back_off(&shared, &mut history).await {
             break;
         }
     }
     close_guard.reason = None;
 }
 
-/// Waits for a while before the next attempt. True when the connection is to be closed instead.
-async fn pause(shared: &ConnectionShared, memory: &mut Memory) -> bool {
+/// Waits for the backoff before the next attempt. Returns true if the connection is to be closed instead.
+async fn back_off(shared: &ConnectionShared, history: &mut DialHistory) -> bool {
     if shared.is_closing() {
         return true;
     }
-    let end = deadline::from_now(memory.next_pause());
+    let end = deadline::from_now(history.next_delay());
     tokio::select! {
         biased;
         () = shared.close_requested.notified() => true,
@@ -89,33 +90,33 @@ async fn pause(shared: &ConnectionShared, memory: &mut Memory) -> bool {
     }
 }
 
-/// Dials until the broker answers, serves the connection until it is lost or replaced, and again.
+/// Dials until the broker answers, drives the stream until it is lost or replaced, and repeats.
 async fn keep_connected<D: Dialer>(
     shared: &Arc<ConnectionShared>,
     dialer: &D,
     config: &ConnectionConfig,
-    memory: &mut Memory,
+    history: &mut DialHistory,
 ) {
     let timeouts = Timeouts {
         stall_after: config.stall_after,
         heartbeat_after: config.heartbeat_after,
         heartbeat_timeout: config.heartbeat_timeout,
     };
-    let mut dialling = Dialling::new(shared, dialer, config, memory);
+    let mut connector = Connector::new(shared, dialer, config, history);
     loop {
-        let proven = tokio::select! {
+        let established = tokio::select! {
             biased;
             () = shared.close_requested.notified() => return,
-            proven = dialling.first_to_prove() => proven,
+            established = connector.connect() => established,
         };
-        if !shared.set_established(&proven.counts) {
+        if !shared.set_established(&established.counts) {
             return;
         }
-        let responses_before = answers(shared);
-        let mut driver = Driver::new(shared, proven, timeouts);
-        let end = poll_fn(|cx| poll_serving(cx, shared, &mut driver, &mut dialling)).await;
+        let responses_before = response_count(shared);
+        let mut driver = Driver::new(shared, established, timeouts);
+        let end = poll_fn(|cx| poll_driver_and_replacement(cx, shared, &mut driver, &mut connector)).await;
         if end.is_err() {
-            drop(contain(|| dialer.abort(driver.stream())));
+            drop(catch(|| dialer.abort(driver.stream())));
         }
         drop(driver);
         let Err(Loss { error, is_replaced }) = end else {
@@ -124,53 +125,53 @@ async fn keep_connected<D: Dialer>(
         };
         shared.set_lost(&error);
         log!(warn, broker = %shared.broker, reason = %cause(&error), "connection lost");
-        dialling.memory().replaced(!is_replaced || answers(shared) > responses_before);
+        connector.history().record_replacement(!is_replaced || response_count(shared) > responses_before);
         if shared.is_closing() {
             return;
         }
         if is_replaced {
-            // Whoever follows the states sees that this one was lost.
+            // Lets watchers of the state see that the stream was lost.
             tokio::task::yield_now().await;
         } else {
-            dialling.pause();
+            connector.back_off();
         }
     }
 }
 
-/// The reason why a connection is served no more.
+/// The loss of a stream.
 struct Loss {
     error: TransportError,
-    /// There is another one already.
+    /// Set if a new stream replaces it at once.
     is_replaced: bool,
 }
 
-/// Serves the connection, and makes attempts beside it for as long as it is silent.
-fn poll_serving<D: Dialer>(
+/// Drives the stream, and makes attempts to replace it while it is silent.
+fn poll_driver_and_replacement<D: Dialer>(
     cx: &mut Context<'_>,
     shared: &ConnectionShared,
     driver: &mut Driver<'_, D::Stream>,
-    dialling: &mut Dialling<'_, D>,
+    connector: &mut Connector<'_, D>,
 ) -> Poll<Result<(), Loss>>
 where
     D::Stream: AsyncRead + AsyncWrite + Unpin,
 {
-    let is_replaced = dialling.has_proven();
+    let is_replaced = connector.has_replacement();
     if let Poll::Ready(end) = poll_driver(cx, shared, driver) {
         return Poll::Ready(end.map_err(|error| Loss { error, is_replaced }));
     }
     let Some(stalled) = driver.stalled() else {
-        dialling.stand_down();
+        connector.cancel_replacement();
         return Poll::Pending;
     };
     if shared.is_closing() {
-        dialling.stand_down();
+        connector.cancel_replacement();
         return Poll::Pending;
     }
-    if dialling.poll_beside(cx, stalled).is_pending() {
+    if connector.poll_replacement(cx, stalled).is_pending() {
         return Poll::Pending;
     }
     if !has_budget_remaining() {
-        // An answer may be here that could not be read.
+        // A response may have arrived that could not be read.
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
@@ -178,23 +179,24 @@ where
     poll_driver(cx, shared, driver).map(|end| end.map_err(|error| Loss { error, is_replaced: true }))
 }
 
-/// Serves the connection. One that panics is lost, which costs neither the attempts beside it nor, if dropping its stream
-/// panics as well, the process.
+/// Drives the stream. A panic is its loss: that affects neither the attempts beside it nor, if the stream's
+/// destructor panics as well, the process.
 fn poll_driver<S: AsyncRead + AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     shared: &ConnectionShared,
     driver: &mut Driver<'_, S>,
 ) -> Poll<Result<(), TransportError>> {
-    contain(|| driver.poll(cx))
+    catch(|| driver.poll(cx))
         .unwrap_or_else(|panicked| Poll::Ready(Err(shared.loss_error(LossReason::Panicked(panicked)))))
 }
 
-/// The number of answers that have come to requests, also to those that had been given up.
-fn answers(shared: &ConnectionShared) -> u64 {
+/// Returns the number of responses to requests, including those that had been given up.
+fn response_count(shared: &ConnectionShared) -> u64 {
     let stats = shared.stats();
     stats.answered + stats.ignored_responses
 }
 
+/// Returns the text of the error's cause, for logs.
 fn cause(error: &TransportError) -> String {
     std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! TLS to brokers, which takes a proxy in front of each: brokers themselves don't speak it.
+//! TLS to brokers. Brokers don't speak it themselves, so that each needs a proxy in front of it.
 
 use std::{io, sync::Arc};
 
@@ -15,11 +15,11 @@ use crate::{
     Connection, ConnectionConfig, Dialer, StreamTransport, Transport, TransportError, tcp::TcpDialer,
 };
 
-/// Connects to brokers by TLS over TCP; otherwise a [`TcpTransport`](crate::TcpTransport). Brokers don't speak TLS
-/// themselves: there has to be something in front of each that does.
+/// Connects to brokers by TLS over TCP, and is otherwise like [`TcpTransport`](crate::TcpTransport).
 ///
-/// Whom to trust, and who one is, says a [`ClientConfig`] of `rustls`. A broker's certificate has to be for the host by which
-/// the registry names it, unless another name is given.
+/// Brokers don't speak TLS themselves: each needs a proxy in front of it that does. A [`ClientConfig`] of
+/// `rustls` has the trusted certificates and the client's own. A broker's certificate has to be for the host
+/// by which the registry names the broker, unless another name is given.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -40,13 +40,14 @@ pub struct TlsTransport {
 }
 
 impl TlsTransport {
-    /// A transport with the given settings.
+    /// Creates a transport with the given settings.
     #[must_use]
     pub fn new(config: ConnectionConfig, tls: Arc<ClientConfig>) -> Self {
         Self::with_name(config, tls, None)
     }
 
-    /// The same where all brokers have a certificate for this name, whatever the registry calls them.
+    /// Creates a transport to brokers that all have a certificate for `name`, whatever the registry calls
+    /// them.
     #[must_use]
     pub fn with_server_name(
         config: ConnectionConfig,

@@ -429,7 +429,7 @@ async fn a_broker_that_accepts_but_does_not_answer_is_never_ready() {
         |state: &ConnectionState| matches!(state, ConnectionState::Connecting { last_error: Some(_), .. });
     until(&connection, failed).await;
     let error = format!("{:?}", state.borrow_and_update());
-    assert!(error.contains("NoGreeting"), "{error}");
+    assert!(error.contains("HandshakeTimeout"), "{error}");
     drop(frozen);
     let _accepted = peer.accept().await;
     until(&connection, ConnectionState::is_ready).await;

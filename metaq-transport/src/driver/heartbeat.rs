@@ -1,4 +1,4 @@
-//! Deadlines, silence and heartbeats.
+//! Timeouts of requests, silence of the broker, and heartbeats.
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -6,10 +6,10 @@ use tokio::{
 };
 
 use super::{Driver, LONGEST_SLEEP, Liveness};
-use crate::{contain::log, deadline, error::LossReason};
+use crate::{deadline, error::LossReason, panics::log};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
-    /// The time at which the broker's silence has to be looked at next.
+    /// Returns the time at which the broker's silence is to be checked next.
     pub(super) fn next_timeout(&self) -> Instant {
         let probe = match self.probed {
             Some((probed, limit)) => deadline::after(probed, limit),
@@ -23,7 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         }
     }
 
-    /// Ends what is overdue, and asks for a sign of life if any of it was written.
+    /// Fails overdue requests, and sends a heartbeat if any of them was written.
     pub(super) fn expire_overdue(&mut self, now: Instant) -> Result<(), LossReason> {
         if self.expire(now)? {
             self.send_heartbeat(now);
@@ -31,19 +31,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         Ok(())
     }
 
-    /// Ends what is overdue; returns whether any of it was written.
+    /// Fails overdue requests. Returns whether any of them was written.
     fn expire(&mut self, now: Instant) -> Result<bool, LossReason> {
         let written = self.shared.expire_in_driver(now, &mut self.writing, &mut self.deferred);
-        let ended = self.run_deferred();
+        let reported = self.run_deferred();
         if written.is_empty() {
-            return ended.map(|()| false);
+            return reported.map(|()| false);
         }
         self.shared.timeouts_reported(written, &mut self.deferred);
         let released = self.run_deferred();
-        ended.and(released).map(|()| true)
+        reported.and(released).map(|()| true)
     }
 
-    /// Ends what is overdue, stops sending to a silent broker, and asks it for a sign of life.
+    /// Fails overdue requests, stalls the connection of a silent broker, and sends a heartbeat.
     pub(super) fn check_timeouts(&mut self, now: Instant) -> Result<(), LossReason> {
         let unanswered = self.expire(now)?;
         let stalls_at = self.owed_since.map(|since| deadline::after(since, self.timeouts.stall_after));
@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             self.shared.set_stalled(&mut self.writing, &mut self.deferred);
             self.run_deferred()?;
             if self.probed.is_some() {
-                // The heartbeat may not have been written, and was taken back with everything else.
+                // The heartbeat may have been taken back with the other unwritten requests.
                 self.shared.queue_heartbeat(deadline::after(now, LONGEST_SLEEP));
             }
             log!(
@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             Some(_) => Ok(()),
             None => {
                 let idle = now >= deadline::after(self.last_read, self.timeouts.heartbeat_after);
-                // Not before the stall, which takes back what was not written.
+                // After the stall, which takes back what was not written.
                 if unanswered || stalled || idle {
                     self.send_heartbeat(now);
                 }

@@ -1,4 +1,4 @@
-//! Reading and writing.
+//! Reading responses and writing requests.
 
 use std::{
     future::Future,
@@ -15,23 +15,22 @@ use tokio::{
 
 use super::{Driver, Liveness, READ_BUFFER, RESPONSES_PER_BATCH};
 use crate::{
-    contain::log,
+    connection::{CompactResponse, Delivered, LockedState},
     error::LossReason,
-    shared::LockedState,
-    slots::{CompactResponse, Delivered},
+    panics::log,
 };
 
 /// The largest number of slices of one vectored write.
 const MAX_SLICES: usize = 64;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
-    /// [`poll_read`](Self::poll_read), where it doesn't matter how long a call takes.
+    /// [`poll_read`](Self::poll_read), not inlined.
     #[cold]
     pub(super) fn poll_last_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         self.poll_read(cx)
     }
 
-    /// Reads once and delivers all answers that are complete.
+    /// Reads once and delivers all complete responses.
     #[inline(always)]
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         self.read_buffer.reserve(READ_BUFFER / 2);
@@ -50,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         }
     }
 
-    /// Hands every answer that is whole to its request, and sees that the broker is alive.
+    /// Delivers all complete responses, and ends a stall.
     fn deliver(&mut self) -> Result<(), LossReason> {
         let mut used = 0;
         let mut any = false;
@@ -96,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         panicked.map_or(outcome, Err)
     }
 
-    /// Decodes as many answers as are delivered in one go, from byte `used` on.
+    /// Decodes a batch of responses, from byte `used` on.
     fn decode(&mut self, used: &mut usize) -> Result<(), LossReason> {
         while self.decoded.len() < RESPONSES_PER_BATCH {
             let rest = &self.read_buffer[*used..];
@@ -117,12 +116,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         Ok(())
     }
 
-    /// Writes once, if anything waits and it isn't left to grow. What is overdue isn't written.
+    /// Writes once, if anything waits that is not delayed. Overdue requests are not written.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         if self.writing.is_empty() {
             let mut locked = self.shared.inner.lock();
-            let may_wait = !locked.has_first_batch() && self.coalescing.may_wait(locked.outbox.inline_len());
-            if may_wait || locked.outbox.is_empty() {
+            let may_delay =
+                !locked.has_first_batch() && self.coalescing.may_delay(locked.outbox.inline_len());
+            if may_delay || locked.outbox.is_empty() {
                 drop(locked);
                 return self.poll_flush(cx);
             }
@@ -138,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             drop(locked);
             self.has_writing = true;
             self.writing_deadline = deadline;
-            self.coalescing.written(self.writing.inline_len());
+            self.coalescing.record_write(self.writing.inline_len());
         } else if self.writing_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.expire_overdue(Instant::now())?;
             self.writing_deadline = self.shared.inner.lock().slots.next_deadline();
@@ -166,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         }
     }
 
-    /// Lets out what the stream itself may hold back.
+    /// Flushes what the stream itself may have buffered.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LossReason> {
         if self.must_flush {
             match Pin::new(&mut self.stream).poll_flush(cx) {

@@ -1,4 +1,9 @@
-//! One established connection: reads answers, writes requests, keeps time.
+//! The work on one established stream.
+//!
+//! A [`Driver`] reads responses and writes requests (`io`), and checks deadlines and the broker's silence
+//! (`heartbeat`). `write_coalescing` decides when small writes are delayed. `shutdown` has the last steps on
+//! a stream that is lost or closed. A driver lives as long as its stream; what lives longer is in
+//! `connection`, and what decides about the next stream is in `dial` and `supervisor`.
 
 use std::{
     future::Future,
@@ -18,41 +23,34 @@ use tokio::{
 
 use crate::{
     TransportError,
-    attempt::Proven,
-    contain::contain,
+    connection::{CloseTime, CompactResponse, ConnectionShared, Deferred, LockedState, Outbox},
     deadline,
-    deferred::Deferred,
+    dial::attempt::EstablishedStream,
     error::LossReason,
-    outbox::Outbox,
-    phase::CloseTime,
-    shared::{ConnectionShared, LockedState},
-    slots::CompactResponse,
+    panics::catch,
 };
 
 mod heartbeat;
 mod io;
+mod shutdown;
 mod write_coalescing;
 
+use shutdown::{LAST_READS, Shutdown};
 use write_coalescing::WriteCoalescing;
 
+/// The capacity of the read buffer, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// The number of answers that are delivered in one go; senders get at the lock in between.
+/// The number of responses that are delivered under one lock. Senders can take the lock between two batches.
 const RESPONSES_PER_BATCH: usize = 64;
 
-/// So often it is read and written in one go before it is looked at the time.
+/// The number of rounds of reading and writing in one poll before timeouts are checked.
 const ROUNDS: u32 = 128;
 
-/// So often it is read at most from a connection that is lost already.
-const LAST_READS: u32 = 1024;
-
-/// The longest sleep when nothing asks for less.
+/// The longest sleep of the driver.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// The time that saying goodbye may take.
-const GRACEFUL_SHUTDOWN: Duration = Duration::from_secs(1);
-
-/// The times of heartbeats: when a silent broker is asked, and how long it has to answer.
+/// The durations after which a silent broker gets a heartbeat, and after which it counts as stalled or lost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     pub(crate) stall_after: Duration,
@@ -60,25 +58,25 @@ pub(crate) struct Timeouts {
     pub(crate) heartbeat_timeout: Duration,
 }
 
-/// Drives one established connection, on which the broker has answered, to its end. All its work is in [`poll`](Self::poll),
-/// which never blocks.
+/// Drives one stream, on which the broker has answered, until it is lost or closed.
 ///
-/// When it is dropped, whatever the reason, it gives back what it was writing, so that what was written is known.
+/// All its work is done in [`poll`](Self::poll), which never blocks. When it is dropped, it hands over the
+/// outbox that it was writing, so that it is known what was written.
 pub(crate) struct Driver<'a, S> {
     shared: &'a Arc<ConnectionShared>,
     stream: S,
     decoder: Decoder,
     read_buffer: BytesMut,
-    /// Answers that were decoded and not yet delivered.
+    /// Responses that were decoded and not yet delivered.
     decoded: Vec<(Opaque, CompactResponse)>,
     writing: Outbox,
-    /// No deadline of what is in `writing` is before this.
+    /// A lower bound of the deadlines of the requests in `writing`.
     writing_deadline: Option<Instant>,
-    /// The outbox is here, and not with the link.
+    /// Set while `writing` is here, and not in the shared state.
     has_writing: bool,
-    /// The outbox is with the link, and has to be taken back.
+    /// Set while `writing` is in the shared state, and has to be taken back.
     handed_over: bool,
-    /// The stream is asked to write; if that panics, nobody knows what it has written.
+    /// Set while the stream writes. If that panics, all of `writing` may have been written.
     is_in_write: bool,
     must_flush: bool,
     deferred: Deferred,
@@ -86,48 +84,26 @@ pub(crate) struct Driver<'a, S> {
     timeouts: Timeouts,
     liveness: Liveness,
     last_read: Instant,
-    /// The time at which the stream took bytes last while the broker was silent.
+    /// The time at which the stream accepted bytes last while the broker was silent.
     last_write: Instant,
-    /// Since when the broker owes an answer without having sent a byte.
+    /// The time since which responses are outstanding and no byte was read.
     owed_since: Option<Instant>,
-    /// The time of the heartbeat since which nothing was read, and the time that the broker has to answer it.
+    /// The time of the unanswered heartbeat, and the time that the broker has to answer it.
     probed: Option<(Instant, Duration)>,
     coalescing: WriteCoalescing,
     counts: DriverCounts,
     shutdown: Option<Shutdown>,
 }
 
-/// The knowledge of the other end.
+/// The broker's condition, as far as its responses show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Liveness {
     Responsive,
-    /// Since then.
+    /// Silent for too long, since this time.
     Stalled(Instant),
 }
 
-/// The way in which the session is about to end.
-#[derive(Debug)]
-enum Shutdown {
-    /// The connection is lost. What has arrived is still read.
-    Lost { error: TransportError, reads: u32 },
-    /// Nothing is outstanding; the stream is shut down, but not beyond this.
-    Graceful(Instant),
-}
-
-impl Shutdown {
-    /// The way to end now, if it is time to.
-    fn due(close_time: Option<CloseTime>, now: Instant) -> Option<Self> {
-        match close_time {
-            Some(CloseTime::Now(end)) => {
-                Some(Self::Graceful(end.min(deadline::after(now, GRACEFUL_SHUTDOWN))))
-            }
-            Some(CloseTime::At(end)) if end <= now => Some(Self::Graceful(now)),
-            _ => None,
-        }
-    }
-}
-
-/// Counted here, and added to the connection's counts when its task goes idle.
+/// Counts that are added to the connection's when its task becomes idle.
 #[derive(Debug, Default)]
 struct DriverCounts {
     answered: u64,
@@ -139,14 +115,18 @@ struct DriverCounts {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
-    pub(crate) fn new(shared: &'a Arc<ConnectionShared>, proven: Proven<S>, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(
+        shared: &'a Arc<ConnectionShared>,
+        established: EstablishedStream<S>,
+        timeouts: Timeouts,
+    ) -> Self {
         let now = Instant::now();
         let later = deadline::after(now, LONGEST_SLEEP);
         let mut read_buffer = BytesMut::with_capacity(READ_BUFFER);
-        read_buffer.extend_from_slice(&proven.unread);
+        read_buffer.extend_from_slice(&established.unread);
         Self {
             shared,
-            stream: proven.stream,
+            stream: established.stream,
             decoder: Decoder::new(),
             read_buffer,
             decoded: Vec::with_capacity(RESPONSES_PER_BATCH),
@@ -170,7 +150,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         }
     }
 
-    /// Since when the broker is silent for too long, and when the stream took bytes last since then.
+    /// Returns the time since which the connection is stalled, and the time at which the stream accepted
+    /// bytes last since then.
     pub(crate) fn stalled(&self) -> Option<(Instant, Instant)> {
         match self.liveness {
             Liveness::Responsive => None,
@@ -182,19 +163,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         &self.stream
     }
 
-    /// The time for which nothing was read.
+    /// Returns the time for which nothing was read.
     pub(crate) fn silent_for(&self) -> Duration {
         self.last_read.elapsed()
     }
 
-    /// Has the next [`poll`](Self::poll) end with the loss of the connection for `reason`, after it has read what has arrived.
+    /// Gives up the stream: the next [`poll`](Self::poll) reads what has arrived and fails with `reason`.
     pub(crate) fn give_up(&mut self, reason: LossReason) {
         if self.shutdown.is_none() {
             self.shutdown = Some(Shutdown::Lost { error: self.shared.loss_error(reason), reads: 0 });
         }
     }
 
-    /// Ready when the connection was closed as asked, or is lost. What is outstanding then is left to the caller.
+    /// Ready when the connection was closed as requested, or the stream is lost. Outstanding requests are
+    /// left to the caller.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.handed_over {
             self.take_writing_back();
@@ -207,14 +189,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
                 Poll::Ready(Err(reason)) => {
                     let reads = if reason.is_end_of_input() { LAST_READS } else { 0 };
                     let error = self.shared.loss_error(reason);
-                    // From here on nothing is submitted that would not be written.
+                    // Accepts no more requests, which would not be written.
                     self.shared.set_connecting(&error);
                     self.shutdown = Some(Shutdown::Lost { error, reads });
                 }
             }
         }
         if self.shutdown.is_some() {
-            polled = self.poll_shutdown_steps(cx);
+            polled = self.poll_shutdown(cx);
         }
         if self.has_writing {
             self.hand_over_writing();
@@ -222,7 +204,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         polled
     }
 
-    /// Reads, writes and keeps time until there is nothing to do, or no more to be done.
+    /// Reads, writes and checks timeouts until there is nothing to do, or the stream is lost or to be shut
+    /// down.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<Shutdown, LossReason>> {
         for _ in 0..ROUNDS {
             let read = self.poll_read(cx)?;
@@ -233,7 +216,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
             let mut locked = self.shared.inner.lock();
             if self.writing.is_empty() {
                 if !locked.outbox.is_empty() {
-                    if !locked.has_first_batch() && self.coalescing.wait(locked.outbox.inline_len()) {
+                    if !locked.has_first_batch() && self.coalescing.delay(locked.outbox.inline_len()) {
                         locked.driver_writes = false;
                         self.has_writing = false;
                         cx.waker().wake_by_ref();
@@ -246,7 +229,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
             }
             let has_waiters = locked.limit.has_waiters();
             if has_waiters {
-                // What a reserved put has released is handed on here.
+                // Hands on the capacity that reserved puts have released.
                 locked.finish(&mut self.deferred);
             }
             let close_time = locked.close_time();
@@ -265,7 +248,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
                 return Poll::Ready(Ok(end));
             }
             if !has_budget_remaining() {
-                // Streams have nothing for this task until it was polled again, whatever has arrived.
+                // Out of budget, streams pretend to have nothing until the task is polled again.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -285,7 +268,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
             self.check_timeouts(Instant::now())?;
         }
         self.check_timeouts(Instant::now())?;
-        // A broker that always has something to say is closed, too.
+        // A connection is also closed while its broker keeps sending.
         let close_time = self.shared.inner.lock().close_time();
         if let Some(end) = Shutdown::due(close_time, Instant::now()) {
             return Poll::Ready(Ok(end));
@@ -294,53 +277,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         Poll::Pending
     }
 
-    /// Ready at `next`, or somewhat before it.
+    /// Ready at `next`, or before it.
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant, next: Instant) -> Poll<()> {
         let next = next.min(deadline::after(now, LONGEST_SLEEP));
-        // A timer that is early is set again when it goes off: that is rarer than setting it at every turn.
+        // A timer that is early is reset when it fires, which is rarer than resetting it in every round.
         if self.timer.deadline() > next || self.timer.is_elapsed() {
             self.timer.as_mut().reset(next);
         }
         self.timer.as_mut().poll(cx)
     }
 
-    fn poll_shutdown_steps(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        loop {
-            match &mut self.shutdown {
-                Some(Shutdown::Lost { reads, .. }) if *reads < LAST_READS => {
-                    *reads += 1;
-                    match self.poll_last_read(cx) {
-                        Ok(Poll::Ready(())) => continue,
-                        Ok(Poll::Pending) if !has_budget_remaining() => {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
-                        Ok(Poll::Pending) | Err(_) => {}
-                    }
-                }
-                Some(Shutdown::Graceful(until)) => {
-                    let until = *until;
-                    // Whether the broker hears of it in good order changes nothing: no answer is awaited any more.
-                    if Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
-                        let now = Instant::now();
-                        if now < until {
-                            if self.poll_timer(cx, now, until).is_pending() {
-                                return Poll::Pending;
-                            }
-                            continue;
-                        }
-                    }
-                }
-                _ => {}
-            }
-            return Poll::Ready(match self.shutdown.take() {
-                Some(Shutdown::Lost { error, .. }) => Err(error),
-                _ => Ok(()),
-            });
-        }
-    }
-
-    /// Gives what is written to the link, for as long as the task doesn't run.
+    /// Puts `writing` into the shared state, for as long as the task doesn't run.
     fn hand_over_writing(&mut self) {
         let mut locked = self.shared.inner.lock();
         self.handed_over = !self.writing.is_empty();
@@ -349,6 +296,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         locked.writing = std::mem::take(&mut self.writing);
     }
 
+    /// Takes `writing` back out of the shared state.
     fn take_writing_back(&mut self) {
         let mut locked = self.shared.inner.lock();
         self.writing = std::mem::take(&mut locked.writing);
@@ -357,7 +305,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         locked.driver_writes = self.has_writing;
     }
 
-    /// Runs what was deferred. A panic in it ends the connection, because nobody knows what it left undone.
+    /// Runs what was deferred. A panic in it ends the connection, because the user code may have left
+    /// anything undone.
     #[inline]
     fn run_deferred(&mut self) -> Result<(), LossReason> {
         self.deferred.run(self.shared);
@@ -384,15 +333,15 @@ impl<S> Drop for Driver<'_, S> {
             locked.idle_task.take()
         };
         drop(task);
-        // A panic beside the one that has brought us here would end the process.
+        // A second panic during an unwind would abort the process.
         for body in bodies {
-            drop(contain(|| drop(body)));
+            drop(catch(|| drop(body)));
         }
     }
 }
 
 impl DriverCounts {
-    /// Adds what was counted to the counts that others see.
+    /// Adds these counts to the connection's, and resets them.
     fn add_to(&mut self, locked: &mut LockedState) {
         let counts = std::mem::take(self);
         let stats = &mut locked.stats;

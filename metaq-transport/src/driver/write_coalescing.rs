@@ -1,50 +1,52 @@
-//! Small writes that are left to grow.
+//! Small writes that are delayed so that they coalesce.
 
-/// Less than this in the outbox is left to grow for one round of the scheduler: a woken task would
-/// otherwise write every few requests by themselves.
+/// Writes smaller than this, in bytes, are delayed by one scheduler tick so that they coalesce.
+///
+/// Otherwise a connection that was woken would write every few requests separately.
 const SMALL_WRITE: usize = 16 * 1024;
 
-/// After so many rounds in which nothing was added, small writes are no longer left to grow.
-const FUTILE_ROUNDS: u32 = 4;
+/// The number of delays in a row without growth after which small writes are no longer delayed.
+const FUTILE_DELAYS: u32 = 4;
 
-/// Every so many small writes it is tried again.
-const TRY_AGAIN: u32 = 64;
+/// The interval at which a small write is delayed again, in small writes.
+const RETRY_INTERVAL: u32 = 64;
 
-/// Whether a small write is left to grow.
+/// Decides whether a small write is delayed.
 #[derive(Debug, Default)]
 pub(crate) struct WriteCoalescing {
-    /// The bytes that the outbox held when this round was given to senders.
-    given_at: Option<usize>,
+    /// The number of bytes in the outbox when the write was delayed.
+    delayed_at: Option<usize>,
     futile: u32,
     small_writes: u32,
 }
 
 impl WriteCoalescing {
-    /// Whether so few bytes may be left to grow; [`wait`](Self::wait) decides.
-    pub(crate) fn may_wait(&self, waiting: usize) -> bool {
-        self.given_at.is_none() && self.is_worthwhile(waiting)
+    /// Returns whether a write of `bytes` bytes would be delayed by [`delay`](Self::delay).
+    pub(crate) fn may_delay(&self, bytes: usize) -> bool {
+        self.delayed_at.is_none() && self.is_worthwhile(bytes)
     }
 
-    fn is_worthwhile(&self, waiting: usize) -> bool {
-        waiting < SMALL_WRITE && (self.futile < FUTILE_ROUNDS || self.small_writes.is_multiple_of(TRY_AGAIN))
+    fn is_worthwhile(&self, bytes: usize) -> bool {
+        bytes < SMALL_WRITE
+            && (self.futile < FUTILE_DELAYS || self.small_writes.is_multiple_of(RETRY_INTERVAL))
     }
 
-    /// Gives this round to senders that are about to run, once. True when it is theirs.
-    pub(crate) fn wait(&mut self, waiting: usize) -> bool {
-        let wait = self.may_wait(waiting);
-        if wait {
-            self.given_at = Some(waiting);
+    /// Delays a write of `bytes` bytes once, so that senders run before it. Returns whether it is delayed.
+    pub(crate) fn delay(&mut self, bytes: usize) -> bool {
+        let delay = self.may_delay(bytes);
+        if delay {
+            self.delayed_at = Some(bytes);
         }
-        wait
+        delay
     }
 
-    /// The number of bytes that are about to be written.
-    pub(crate) fn written(&mut self, waiting: usize) {
-        if waiting < SMALL_WRITE {
+    /// Records that `bytes` bytes are about to be written.
+    pub(crate) fn record_write(&mut self, bytes: usize) {
+        if bytes < SMALL_WRITE {
             self.small_writes = self.small_writes.wrapping_add(1);
         }
-        if let Some(given_at) = self.given_at.take() {
-            self.futile = if waiting > given_at { 0 } else { self.futile.saturating_add(1) };
+        if let Some(delayed_at) = self.delayed_at.take() {
+            self.futile = if bytes > delayed_at { 0 } else { self.futile.saturating_add(1) };
         }
     }
 }

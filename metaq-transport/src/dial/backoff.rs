@@ -1,15 +1,17 @@
-//! Pauses between attempts to reach a broker.
+//! Exponential backoff between attempts to reach a broker.
 
 use std::time::Duration;
 
 use crate::deadline::FAR;
 
-/// The smallest ceiling of a pause.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// The smallest upper bound of a backoff.
+const MIN_CEILING: Duration = Duration::from_millis(1);
 
-/// The upper bound of the backoff after `failures` failures in a row, the first of which is 0: `initial` doubled with each,
-/// but never above `max`. The backoff itself is drawn between zero and that ("full jitter"), so that clients which failed
-/// together don't come back in step.
+/// Returns the upper bound of the backoff after one more failure, where `failures` preceded it: `initial`,
+/// doubled with each of them, at most `max`.
+///
+/// The backoff itself is drawn between zero and that ("full jitter"), so that clients that failed together
+/// don't return in step.
 #[must_use]
 pub fn backoff_ceiling(initial: Duration, max: Duration, failures: u32) -> Duration {
     initial.saturating_mul(1 << failures.min(20)).min(max)
@@ -25,9 +27,10 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses below a millisecond, with which a broker that is away would be dialled without end, count as one.
+    /// Bounds below a millisecond count as one: with a shorter backoff, a broker that is away would be
+    /// dialled in a busy loop.
     pub(crate) fn new(initial: Duration, max: Duration) -> Self {
-        let [initial, max] = [initial, max].map(|pause| pause.clamp(SHORTEST, FAR));
+        let [initial, max] = [initial, max].map(|bound| bound.clamp(MIN_CEILING, FAR));
         Self { initial, max, failures: 0, rng: fastrand::Rng::new() }
     }
 
@@ -36,8 +39,8 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The pause after one more failure.
-    pub(crate) fn next_pause(&mut self) -> Duration {
+    /// Returns the backoff after one more failure.
+    pub(crate) fn next_delay(&mut self) -> Duration {
         let ceiling = backoff_ceiling(self.initial, self.max, self.failures);
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(self.rng.f64())
@@ -55,8 +58,8 @@ mod tests {
         for (first, longest) in durations.iter().flat_map(|first| durations.map(|longest| (*first, longest)))
         {
             let mut backoff = Backoff::new(first, longest);
-            let pauses: Duration = (0..100).map(|_| backoff.next_pause()).sum();
-            assert!(pauses >= SHORTEST && pauses <= FAR * 100, "{first:?} {longest:?}: {pauses:?}");
+            let pauses: Duration = (0..100).map(|_| backoff.next_delay()).sum();
+            assert!(pauses >= MIN_CEILING && pauses <= FAR * 100, "{first:?} {longest:?}: {pauses:?}");
         }
     }
 
@@ -66,12 +69,12 @@ mod tests {
         let mut backoff = Backoff::new(first, longest);
         for n in 0..40_u32 {
             let ceiling = first.saturating_mul(1 << n.min(20)).min(longest);
-            assert!(backoff.next_pause() <= ceiling, "pause {n}");
+            assert!(backoff.next_delay() <= ceiling, "pause {n}");
         }
-        let late: Vec<_> = (0..200).map(|_| backoff.next_pause()).collect();
-        assert!(late.iter().any(|pause| *pause > longest / 2), "late pauses use the whole range");
-        assert!(late.iter().any(|pause| *pause < longest / 2), "and are not all alike");
+        let late: Vec<_> = (0..200).map(|_| backoff.next_delay()).collect();
+        assert!(late.iter().any(|back_off| *back_off > longest / 2), "late pauses use the whole range");
+        assert!(late.iter().any(|back_off| *back_off < longest / 2), "and are not all alike");
         backoff.reset();
-        assert!(backoff.next_pause() <= first);
+        assert!(backoff.next_delay() <= first);
     }
 }

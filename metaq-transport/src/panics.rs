@@ -1,4 +1,6 @@
-//! Code of others: wakers, completions, payload destructors, streams, log subscribers. Its panics are contained.
+//! Panics of user code: wakers, completions, payload destructors, streams, log subscribers.
+//!
+//! Such code runs without the connection's lock, and its panics are caught here.
 
 use std::{
     any::Any,
@@ -9,7 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// The text of a panic.
+/// The message of a panic.
 #[derive(Clone, Debug)]
 pub(crate) struct Panicked(String);
 
@@ -20,7 +22,7 @@ impl Panicked {
             (_, Some(text)) => text.clone(),
             _ => "a panic without a text".to_owned(),
         };
-        // The payload may have a destructor that panics.
+        // The payload's destructor may panic.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
         Self(text)
     }
@@ -32,46 +34,46 @@ impl fmt::Display for Panicked {
     }
 }
 
-/// Runs `code`, and returns its result or what its panic said.
+/// Runs `code`, and returns its result or its panic.
 #[inline]
-pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(Panicked::new)
 }
 
-/// Logs with a macro of `tracing`, and goes on if the subscriber panics.
+/// Logs with a macro of `tracing`, and catches a panic of the subscriber.
 macro_rules! log {
     ($level:ident, $($arguments:tt)*) => {
-        drop($crate::contain::contain(|| tracing::$level!($($arguments)*)))
+        drop($crate::panics::catch(|| tracing::$level!($($arguments)*)))
     };
 }
 pub(crate) use log;
 
-/// A future that ends with what its panic said if it panics.
-pub(crate) struct Contained<F> {
+/// A future that completes with the panic of the future inside, if that panics.
+pub(crate) struct CatchPanic<F> {
     inner: Option<Pin<Box<F>>>,
 }
 
-impl<F: Future> Contained<F> {
+impl<F: Future> CatchPanic<F> {
     pub(crate) fn new(future: F) -> Self {
         Self { inner: Some(Box::pin(future)) }
     }
 }
 
-impl<F: Future> Future for Contained<F> {
+impl<F: Future> Future for CatchPanic<F> {
     type Output = Result<F::Output, Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(inner) = &mut self.inner else { return Poll::Pending };
-        let polled = contain(|| inner.as_mut().poll(cx));
-        let ended = match polled {
+        let polled = catch(|| inner.as_mut().poll(cx));
+        let result = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
             Err(panicked) => Err(panicked),
         };
         let inner = self.inner.take();
-        match (ended, contain(|| drop(inner))) {
+        match (result, catch(|| drop(inner))) {
             (Ok(_), Err(panicked)) => Poll::Ready(Err(panicked)),
-            (ended, _) => Poll::Ready(ended),
+            (result, _) => Poll::Ready(result),
         }
     }
 }
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn a_panic_is_contained_wherever_it_comes_from() {
         fn poll(future: impl Future<Output = ()>) -> Poll<Result<(), Panicked>> {
-            Pin::new(&mut Contained::new(future)).poll(&mut Context::from_waker(Waker::noop()))
+            Pin::new(&mut CatchPanic::new(future)).poll(&mut Context::from_waker(Waker::noop()))
         }
         let panics = async { panic!("while {}", "polled") };
         let Poll::Ready(Err(panicked)) = poll(panics) else { panic!("it is contained") };
@@ -102,6 +104,6 @@ mod tests {
         assert!(matches!(poll(async move { std::mem::forget(guard) }), Poll::Ready(Ok(()))));
         let guard = PanicsWhenDropped;
         assert!(matches!(poll(async move { drop(guard) }), Poll::Ready(Err(_))));
-        assert!(contain(|| std::panic::panic_any(7)).is_err());
+        assert!(catch(|| std::panic::panic_any(7)).is_err());
     }
 }

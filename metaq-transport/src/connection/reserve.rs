@@ -1,4 +1,4 @@
-//! Waiting for capacity: futures, and completions that are notified.
+//! Reserving capacity, and waiting for it: by a listener, or by a future.
 
 use std::{
     future::poll_fn,
@@ -10,12 +10,14 @@ use std::{
 use metaq_protocol::Command;
 use tokio::time::Instant;
 
-use crate::{
-    Capacity, CapacityWait, CompletionToken, PendingResponse, Reservation, TransportError,
-    TransportErrorKind, in_flight_limit::CapacityNotify, runtime, shared::ConnectionShared,
+use super::{
+    Capacity, CapacityWait, CompletionToken, ConnectionShared, PendingResponse, Reservation,
+    in_flight_limit::CapacityNotify,
 };
+use crate::{TransportError, TransportErrorKind, runtime};
 
 impl ConnectionShared {
+    /// Reserves capacity, or queues the listener for it.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         bytes: usize,
@@ -56,11 +58,12 @@ impl ConnectionShared {
         self.change(|locked, _| locked.limit.unreserve(bytes));
     }
 
-    /// A waiter leaves.
+    /// Removes a waiter from the queue.
     pub(crate) fn leave(self: &Arc<Self>, waiter: u64) {
         self.change(|locked, deferred| deferred.drop_waiter(locked.limit.leave(waiter)));
     }
 
+    /// Submits a request as soon as there is capacity.
     pub(crate) async fn submit_when_free(
         self: &Arc<Self>,
         command: &mut Command,
@@ -69,7 +72,7 @@ impl ConnectionShared {
         match self.reserve_or_wait(command.encoded_len(), || CapacityNotify::Future(None))? {
             Reserved::Now(bytes) => self.submit_reserved(command, deadline, bytes),
             Reserved::Later(number) => {
-                let waiter = Waiter { shared: self, number };
+                let waiter = WaitingFuture { shared: self, number };
                 let Some(timer) = runtime::sleep_until(deadline) else {
                     return Err(self.error(TransportErrorKind::NoRuntime));
                 };
@@ -96,12 +99,12 @@ enum Reserved {
 }
 
 /// A future's place in the queue, which it gives up when it is dropped.
-struct Waiter<'a> {
+struct WaitingFuture<'a> {
     shared: &'a Arc<ConnectionShared>,
     number: u64,
 }
 
-impl Waiter<'_> {
+impl WaitingFuture<'_> {
     fn poll(&self, cx: &Context<'_>) -> Poll<Result<u32, TransportErrorKind>> {
         let (number, waker) = (self.number, cx.waker());
         let (result, is_known) = {
@@ -113,7 +116,7 @@ impl Waiter<'_> {
             None if is_known => return Poll::Pending,
             None => {}
         }
-        // Wakers are cloned and dropped without the lock, because that runs code of others.
+        // Wakers are cloned and dropped without the lock, because that runs user code.
         let waker = waker.clone();
         let result = self.shared.change(|locked, deferred| {
             let result = locked.limit.result(number);
@@ -125,7 +128,7 @@ impl Waiter<'_> {
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for WaitingFuture<'_> {
     fn drop(&mut self) {
         self.shared.leave(self.number);
     }

@@ -1,21 +1,20 @@
-//! The phases of a connection, and what ends when they change.
+//! The phases of a connection, and what their changes do to requests.
 //!
-//! The phase, the number of the first frame that was not written, and the slots change together under the connection's lock:
-//! a request that was submitted before a change has a known fate, one that comes after it is refused.
+//! The phase, the number of the first frame that was not written, and the slots change together under the
+//! connection's lock: a request that was submitted before a change is completed by it or not, and a later one
+//! is refused.
 
 use std::{sync::Arc, task::Waker};
 
 use tokio::time::Instant;
 
+use super::{ConnectionShared, Deferred, Outbox, shared::LockedState};
 use crate::{
-    ConnectionState, ConnectionStats, Progress, TransportError, TransportErrorKind,
-    contain::contain,
-    deferred::Deferred,
-    error::LossReason,
-    outbox::Outbox,
-    shared::{ConnectionShared, LockedState},
+    ConnectionState, ConnectionStats, Progress, TransportError, TransportErrorKind, error::LossReason,
+    panics::catch,
 };
 
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Connecting,
@@ -23,22 +22,23 @@ pub(crate) enum Phase {
     Stalled,
     Closing {
         deadline: Instant,
-        /// Whether late answers are awaited, too.
+        /// Set if late responses are awaited, too.
         awaits_late_responses: bool,
     },
     Closed,
 }
 
-/// The time at which a connection that is being closed shall end.
+/// The time at which a connection that is being closed is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseTime {
-    /// Nothing is outstanding. Saying goodbye may take until then.
+    /// At once, because nothing is outstanding. The shutdown may take until this time.
     Now(Instant),
+    /// At this time, unless everything has completed before.
     At(Instant),
 }
 
 impl ConnectionShared {
-    /// Publishes the latest state. One thread at a time does, so that states come in order.
+    /// Publishes the latest state. One thread at a time does, so that states are published in order.
     pub(crate) fn publish(&self) {
         loop {
             let state = {
@@ -50,14 +50,15 @@ impl ConnectionShared {
                 locked.is_publishing = true;
                 state
             };
-            // Wakes receivers, and drops the last state with its error.
-            let published = contain(|| drop(self.state.send_replace(state)));
+            // Wakes receivers and drops the former state with its error, which is user code.
+            let published = catch(|| drop(self.state.send_replace(state)));
             self.inner.lock().is_publishing = false;
             drop(published);
         }
     }
 
-    /// A connection was established, over which `counts` was written and read. False when it was closed meanwhile.
+    /// Enters the ready phase with a new stream, on which `counts` was written and read. Returns false if the
+    /// connection was closed meanwhile.
     pub(crate) fn set_established(self: &Arc<Self>, counts: &ConnectionStats) -> bool {
         {
             let stats = &mut self.inner.lock().stats;
@@ -69,7 +70,8 @@ impl ConnectionShared {
         self.set_ready()
     }
 
-    /// Requests are accepted from now on. False when the connection was closed meanwhile.
+    /// Enters the ready phase, in which requests are accepted. Returns false if the connection was closed
+    /// meanwhile.
     pub(crate) fn set_ready(self: &Arc<Self>) -> bool {
         self.change(|locked, deferred| {
             match locked.phase {
@@ -84,8 +86,9 @@ impl ConnectionShared {
         })
     }
 
-    /// The broker is silent and owes answers: what was not written is ended, and no more is accepted for now. `writing` is what
-    /// the session was writing.
+    /// Enters the stalled phase: fails the requests that were not written, and accepts no more for now.
+    ///
+    /// `writing` is the outbox that the driver was writing.
     pub(crate) fn set_stalled(&self, writing: &mut Outbox, deferred: &mut Deferred) {
         self.with_lock(deferred, |locked, deferred| {
             if locked.phase == Phase::Ready {
@@ -105,14 +108,16 @@ impl ConnectionShared {
         });
     }
 
-    /// There is no connection: `error` says why the last attempt failed or the last connection was lost. What is outstanding is
-    /// left as it is.
+    /// Enters the connecting phase, with the reason why the last attempt failed or the last stream was lost.
+    ///
+    /// Outstanding requests are left as they are.
     pub(crate) fn set_connecting(self: &Arc<Self>, error: &TransportError) {
         self.change(|locked, deferred| locked.set_connecting(error, deferred));
     }
 
-    /// The connection is lost, and nothing more comes from it: ends everything outstanding. The session has given back what it
-    /// was writing.
+    /// Enters the connecting phase after the loss of a stream, and fails everything outstanding.
+    ///
+    /// The driver must have handed over the outbox that it was writing.
     pub(crate) fn set_lost(self: &Arc<Self>, error: &TransportError) {
         self.change(|locked, deferred| {
             locked.set_connecting(error, deferred);
@@ -120,12 +125,8 @@ impl ConnectionShared {
         });
     }
 
-    /// The error of a connection that is lost for `reason`.
-    pub(crate) fn loss_error(&self, reason: LossReason) -> TransportError {
-        self.error(TransportErrorKind::Lost).with_cause(reason)
-    }
-
-    /// Accepts no more requests; the task closes when the outstanding ones have ended, or at `deadline`.
+    /// Enters the closing phase: accepts no more requests, and has the task close the connection when the
+    /// outstanding ones have completed, or at `deadline`.
     pub(crate) fn request_close(self: &Arc<Self>, deadline: Instant, awaits_late_responses: bool) {
         let (is_closed, task) = self.change(|locked, _| {
             match &mut locked.phase {
@@ -150,7 +151,10 @@ impl ConnectionShared {
         matches!(self.inner.lock().phase, Phase::Closing { .. } | Phase::Closed)
     }
 
-    /// Closed for good: what is outstanding, waiting for capacity or yet to come fails. `reason` says why if nobody asked for it.
+    /// Enters the closed phase for good: fails requests that are outstanding, wait for capacity, or come
+    /// later.
+    ///
+    /// `reason` is there if closing was not requested.
     pub(crate) fn set_closed(self: &Arc<Self>, reason: Option<LossReason>) {
         let error = self.error(TransportErrorKind::Closed);
         let error = match reason {
@@ -161,7 +165,7 @@ impl ConnectionShared {
         self.drop_listeners();
     }
 
-    /// Lets go of the listeners of a closed connection, unless another thread is about to tell them of something.
+    /// Drops the listeners of a closed connection, unless another thread is about to notify them.
     pub(crate) fn drop_listeners(&self) {
         let listeners = {
             let mut locked = self.inner.lock();
@@ -171,12 +175,13 @@ impl ConnectionShared {
             std::mem::take(&mut locked.listeners)
         };
         for listener in listeners {
-            drop(contain(|| drop(listener)));
+            drop(catch(|| drop(listener)));
         }
     }
 }
 
 impl LockedState {
+    /// Returns the kind of error with which requests are refused in this phase, or none in the ready phase.
     #[inline]
     pub(crate) fn refusal(&self) -> Option<TransportErrorKind> {
         match self.phase {
@@ -187,6 +192,7 @@ impl LockedState {
         }
     }
 
+    /// Leaves `state` to be published when the lock is released.
     fn publish(&mut self, state: ConnectionState, deferred: &mut Deferred) {
         if let Some(ConnectionState::Connecting { last_error }) = self.unpublished.replace(state) {
             deferred.drop_error(last_error);
@@ -217,12 +223,12 @@ impl LockedState {
         self.fail_all(error, deferred);
     }
 
-    /// The number of the first frame that was not written, where `writing` is being written.
+    /// Returns the number of the first frame of which nothing was written, where `writing` is being written.
     pub(crate) fn first_unwritten(&self, writing: &Outbox) -> u64 {
         writing.first_unwritten().or_else(|| self.outbox.first_unwritten()).unwrap_or(self.next_frame)
     }
 
-    /// Ends everything outstanding.
+    /// Fails everything outstanding.
     fn fail_all(&mut self, error: &TransportError, deferred: &mut Deferred) {
         let first_unwritten = self.first_unwritten(&self.writing);
         self.writing.assume_written(|body| deferred.drop_body(body));
@@ -246,7 +252,7 @@ impl LockedState {
         deferred.drop_error(Some(written));
     }
 
-    /// Until when to wait for outstanding requests, when the connection is being closed and there are any.
+    /// Returns the time at which the connection is to be shut down, if it is being closed.
     pub(crate) fn close_time(&self) -> Option<CloseTime> {
         match self.phase {
             Phase::Closing { deadline, awaits_late_responses }

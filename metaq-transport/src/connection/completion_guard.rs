@@ -1,4 +1,4 @@
-//! Puts on connections that have no way of their own to tell of their ends.
+//! The reports of puts on connections that use the default implementation of `submit_put`.
 
 use std::{
     mem,
@@ -10,16 +10,17 @@ use std::{
 
 use metaq_protocol::BrokerAddr;
 
+use super::{CompletionToken, Completions};
 use crate::{
-    CompletionToken, Completions, Progress, TransportError, TransportErrorKind, contain::contain,
-    error::LossReason, response::ResponseResult,
+    Progress, TransportError, TransportErrorKind, error::LossReason, panics::catch, response::ResponseResult,
 };
 
 const SUBMITTED: u8 = 0;
 const ACCEPTED: u8 = 1;
 const DROPPED: u8 = 2;
 
-/// Tells of the end of a put exactly once, also if the task that awaits it is dropped because its runtime ends.
+/// Reports the outcome of a put exactly once, also if the task that awaits it is dropped because its runtime
+/// ends.
 pub(crate) struct CompletionGuard {
     completions: Arc<dyn Completions>,
     token: u64,
@@ -28,7 +29,7 @@ pub(crate) struct CompletionGuard {
     is_reported: bool,
 }
 
-/// Whether the task that awaits the end exists.
+/// The submitter's side of a [`CompletionGuard`]: checks that its task was spawned.
 pub(crate) struct SpawnCheck {
     broker: BrokerAddr,
     state: Arc<AtomicU8>,
@@ -37,16 +38,17 @@ pub(crate) struct SpawnCheck {
 impl CompletionGuard {
     pub(crate) fn new(notify: CompletionToken<'_>, broker: &BrokerAddr) -> (Self, SpawnCheck) {
         let state = Arc::new(AtomicU8::new(SUBMITTED));
-        let completion_guard = Self {
+        let guard = Self {
             completions: Arc::clone(notify.completions),
             token: notify.token,
             broker: broker.clone(),
             state: Arc::clone(&state),
             is_reported: false,
         };
-        (completion_guard, SpawnCheck { broker: broker.clone(), state })
+        (guard, SpawnCheck { broker: broker.clone(), state })
     }
 
+    /// Reports the outcome.
     pub(crate) fn complete(mut self, outcome: ResponseResult) {
         self.is_reported = true;
         self.completions.completed(&mut vec![(self.token, outcome)]);
@@ -58,23 +60,26 @@ impl Drop for CompletionGuard {
         if !mem::replace(&mut self.is_reported, true)
             && self.state.swap(DROPPED, Ordering::AcqRel) == ACCEPTED
         {
-            let error = ended(TransportErrorKind::Lost, &self.broker);
-            drop(contain(|| self.completions.completed(&mut vec![(self.token, Err(error))])));
+            let error = runtime_ended(TransportErrorKind::Lost, &self.broker);
+            drop(catch(|| self.completions.completed(&mut vec![(self.token, Err(error))])));
         }
     }
 }
 
 impl SpawnCheck {
-    /// To be called once the task was spawned. The error when the runtime has dropped it already: nobody is told then.
+    /// Confirms that the put was accepted. Must be called once the task was spawned.
+    ///
+    /// # Errors
+    /// When the runtime has dropped the task already. Nothing is reported then.
     pub(crate) fn confirm(self) -> Result<(), TransportError> {
         match self.state.swap(ACCEPTED, Ordering::AcqRel) {
-            DROPPED => Err(ended(TransportErrorKind::NoRuntime, &self.broker)),
+            DROPPED => Err(runtime_ended(TransportErrorKind::NoRuntime, &self.broker)),
             _ => Ok(()),
         }
     }
 }
 
-fn ended(kind: TransportErrorKind, broker: &BrokerAddr) -> TransportError {
+fn runtime_ended(kind: TransportErrorKind, broker: &BrokerAddr) -> TransportError {
     TransportError::new(kind, broker.clone())
         .with_cause(LossReason::RuntimeEnded)
         .with_progress(Progress::Written)

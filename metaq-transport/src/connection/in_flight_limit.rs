@@ -1,13 +1,15 @@
-//! The limits of what is in flight on a connection, and the queue of those who wait for capacity.
+//! The limits of what is in flight on a connection, and the queue of waiters for capacity.
 
 use std::{collections::BTreeMap, sync::Arc, task::Waker};
 
-use crate::{Completions, TransportErrorKind, deferred::Deferred};
+use super::{Completions, Deferred};
+use crate::TransportErrorKind;
 
 /// The requests and bytes that are in flight or reserved, and the waiters for capacity.
 ///
-/// Capacity that is released goes to the first waiters that fit, as a reservation; while there are waiters, nobody else takes
-/// any. A request holds its share until it has ended, whoever still waits for it.
+/// First come, first served: released capacity is reserved for the first waiters, and while there are
+/// waiters, new requests fail. A request holds its capacity until it has completed, even if its caller is
+/// gone.
 #[derive(Debug)]
 pub(crate) struct InFlightLimit {
     requests: usize,
@@ -16,28 +18,27 @@ pub(crate) struct InFlightLimit {
     reserved_bytes: usize,
     max_requests: usize,
     max_bytes: usize,
-    /// By number, which is the order in which they came.
+    /// The waiters by number, which is the order in which they came.
     waiters: BTreeMap<u64, Waiter>,
     next_waiter: u64,
-    /// The results of waits whose futures have not looked yet.
+    /// The results of waits that their futures have not taken yet.
     results: BTreeMap<u64, Result<u32, TransportErrorKind>>,
 }
 
+/// An entry of the queue.
 #[derive(Debug)]
 struct Waiter {
     bytes: u32,
     notify: CapacityNotify,
 }
 
-/// The waiter that is notified when capacity is there.
+/// The notification of a waiter.
 #[derive(Debug)]
 pub(crate) enum CapacityNotify {
-    /// A future; the waker once it was polled.
+    /// Wakes a future. The waker is there once it was polled.
     Future(Option<Waker>),
-    Completions {
-        completions: Arc<dyn Completions>,
-        token: u64,
-    },
+    /// Calls a listener.
+    Completions { completions: Arc<dyn Completions>, token: u64 },
 }
 
 impl InFlightLimit {
@@ -55,10 +56,11 @@ impl InFlightLimit {
         }
     }
 
-    /// The bytes that a request of `bytes` counts for: one that is larger than the whole limit may go alone.
+    /// Returns the number of bytes that a request of `bytes` counts for. One that is larger than the whole
+    /// limit may be sent alone.
     #[inline]
     fn charge(&self, bytes: usize) -> u32 {
-        // The limit is at most what fits.
+        // The limit fits into 32 bits.
         bytes.clamp(1, self.max_bytes) as u32
     }
 
@@ -69,7 +71,8 @@ impl InFlightLimit {
             && free_slots > self.reserved
     }
 
-    /// Takes capacity for a request of `bytes`, and returns what it is charged. None while others wait for capacity.
+    /// Takes capacity for a request of `bytes`. Returns the number of bytes that it is charged, or none if it
+    /// doesn't fit or others wait for capacity.
     #[inline]
     pub(crate) fn take(&mut self, bytes: usize, free_slots: usize) -> Option<u32> {
         let bytes = self.charge(bytes);
@@ -81,7 +84,8 @@ impl InFlightLimit {
         Some(bytes)
     }
 
-    /// Sets capacity aside for a request of `bytes`, and returns how much. None while others wait for capacity.
+    /// Reserves capacity for a request of `bytes`. Returns the number of bytes, or none if it doesn't fit or
+    /// others wait for capacity.
     pub(crate) fn reserve(&mut self, bytes: usize, free_slots: usize) -> Option<u32> {
         let bytes = self.charge(bytes);
         if !self.waiters.is_empty() || !self.fits(bytes, free_slots) {
@@ -96,8 +100,10 @@ impl InFlightLimit {
         self.reserved_bytes += bytes as usize;
     }
 
-    /// A request of `bytes` takes the place of a reservation of `reserved`; returns what it is charged, or none if it is larger
-    /// than its reservation by more than `slack` and doesn't fit. The reservation remains then.
+    /// Turns a reservation of `reserved` into the capacity of a request of `bytes`.
+    ///
+    /// Returns the number of bytes that the request is charged. If the request exceeds its reservation by
+    /// more than `slack` and doesn't fit, returns none, and the reservation remains.
     pub(crate) fn use_reservation(&mut self, reserved: u32, bytes: usize, slack: usize) -> Option<u32> {
         let bytes = self.charge(bytes).max(reserved);
         let more = (bytes - reserved) as usize;
@@ -110,7 +116,7 @@ impl InFlightLimit {
         Some(bytes)
     }
 
-    /// A request that had taken the place of a reservation was not queued after all.
+    /// Restores the reservation of a request that was not queued after all.
     pub(crate) fn restore_reservation(&mut self, bytes: u32) {
         self.add_reserved(bytes);
     }
@@ -121,20 +127,20 @@ impl InFlightLimit {
         self.reserved_bytes -= bytes as usize;
     }
 
-    /// Gives back what one request took.
+    /// Gives back the capacity of one request.
     #[inline]
     pub(crate) fn free(&mut self, bytes: u32) {
         self.requests -= 1;
         self.bytes -= bytes as usize;
     }
 
-    /// Requests and bytes in flight.
+    /// Returns the requests and the bytes in flight.
     #[inline]
     pub(crate) fn in_flight(&self) -> (usize, usize) {
         (self.requests, self.bytes)
     }
 
-    /// Whether nothing is in flight; reservations don't count.
+    /// Returns whether nothing is in flight. Reservations don't count.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.requests == 0
@@ -153,7 +159,7 @@ impl InFlightLimit {
         number
     }
 
-    /// Hands capacity to the first waiters, as far as it goes.
+    /// Reserves capacity for the first waiters, until one doesn't fit.
     pub(crate) fn grant(&mut self, free_slots: usize, deferred: &mut Deferred) {
         while let Some((_, waiter)) = self.waiters.first_key_value() {
             if !self.fits(waiter.bytes, free_slots) {
@@ -165,7 +171,7 @@ impl InFlightLimit {
         }
     }
 
-    /// Ends all waits, because no requests are accepted now.
+    /// Fails all waits, because the connection accepts no requests now.
     pub(crate) fn refuse_waiters(&mut self, kind: TransportErrorKind, deferred: &mut Deferred) {
         for (number, waiter) in std::mem::take(&mut self.waiters) {
             self.notify(number, waiter.notify, Err(kind), deferred);
@@ -190,12 +196,12 @@ impl InFlightLimit {
         }
     }
 
-    /// The result of the wait of a future, if it has ended.
+    /// Takes the result of a future's wait, if it is there.
     pub(crate) fn result(&mut self, number: u64) -> Option<Result<u32, TransportErrorKind>> {
         self.results.remove(&number)
     }
 
-    /// Whether `waker` is the one that the waiting future left.
+    /// Returns whether `waker` would wake the same task as the waker that the waiting future left.
     pub(crate) fn is_woken_by(&self, number: u64, waker: &Waker) -> bool {
         match self.waiters.get(&number).map(|waiter| &waiter.notify) {
             Some(CapacityNotify::Future(Some(known))) => known.will_wake(waker),
@@ -203,7 +209,7 @@ impl InFlightLimit {
         }
     }
 
-    /// Leaves the waker of a waiting future; returns the one that it replaces, to be dropped without the lock.
+    /// Sets the waker of a waiting future. Returns the waker that is to be dropped without the lock.
     pub(crate) fn set_waker(&mut self, number: u64, waker: Waker) -> Option<Waker> {
         match self.waiters.get_mut(&number).map(|waiter| &mut waiter.notify) {
             Some(CapacityNotify::Future(known)) => known.replace(waker),
@@ -211,7 +217,8 @@ impl InFlightLimit {
         }
     }
 
-    /// A waiter leaves, and what it may have been granted is free again. What is returned is to be dropped without the lock.
+    /// Removes a waiter, and gives back what it may have been granted. What is returned is to be dropped
+    /// without the lock.
     pub(crate) fn leave(&mut self, number: u64) -> Option<CapacityNotify> {
         if let Some(Ok(bytes)) = self.results.remove(&number) {
             self.unreserve(bytes);

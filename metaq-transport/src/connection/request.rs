@@ -1,23 +1,24 @@
-//! The things that can be queued on a connection: any command, or a put that lies elsewhere.
+//! The requests that can be queued on a connection: any command, or a put by reference.
 
 use metaq_protocol::{Command, PutRef};
 
-use crate::{CompletionToken, outbox::Outbox, slots::SlotKey};
+use super::{CompletionToken, Outbox, SlotKey};
 
-/// About what the words of a put take besides its topic.
+/// An estimate of the bytes that a put's header takes besides its topic.
 const PUT_WORDS: usize = 48;
 
-/// A thing to be queued.
+/// A request that is to be queued.
 pub(crate) trait OutgoingRequest {
-    /// The bytes that it counts for in the limit.
+    /// Returns the number of bytes that it counts for in the limit.
     fn bytes(&self) -> usize;
 
-    /// Whether its answer may say where a message was stored.
+    /// Returns whether the response may say where a message was stored.
     fn is_put(&self) -> bool;
 
-    /// The listener for its end, and the token; none when a future awaits it.
+    /// Returns the listener for its outcome, and the token; none when a future awaits it.
     fn notify(&self) -> Option<CompletionToken<'_>>;
 
+    /// Sets the opaque and appends the frame to the outbox.
     fn push(&mut self, outbox: &mut Outbox, frame: u64, key: SlotKey);
 }
 
@@ -40,13 +41,13 @@ impl OutgoingRequest for &mut Command {
     }
 }
 
-/// A put of which somebody is told.
+/// A put whose outcome is reported to a listener.
 pub(crate) struct CompletionPut<'a, 'p>(pub(crate) &'a mut PutRef<'p>, pub(crate) CompletionToken<'a>);
 
 impl OutgoingRequest for CompletionPut<'_, '_> {
     #[inline]
     fn bytes(&self) -> usize {
-        // Of the header only what may be long: the exact figure takes longer than it is worth.
+        // An estimate, without counting the digits of the header: the exact figure would take longer.
         self.0.data.len() + self.0.topic.len() + PUT_WORDS
     }
 

@@ -1,4 +1,4 @@
-//! The future of an answer.
+//! The future of a response.
 
 use std::{
     fmt,
@@ -11,21 +11,19 @@ use std::{
 use metaq_protocol::BrokerAddr;
 use tokio::sync::oneshot;
 
-use crate::{
-    Progress, ReceivedResponse, TransportError, TransportErrorKind, response::ResponseResult,
-    shared::ConnectionShared, slots::SlotKey,
-};
+use super::{ConnectionShared, SlotKey};
+use crate::{Progress, ReceivedResponse, TransportError, TransportErrorKind, response::ResponseResult};
 
-/// Ends with the answer to a request, or with the reason why there is none.
+/// A future that completes with the response to a request, or with the reason why there is none.
 ///
 /// # Cancel safety
-/// Dropping it leaves the request as it is: what was queued is still written, and its answer is dropped.
+/// Dropping it doesn't cancel the request: it is still written, and its response is dropped.
 #[must_use = "the outcome of the request is lost without it"]
 pub struct PendingResponse {
-    source: Source,
+    source: ResponseSource,
 }
 
-enum Source {
+enum ResponseSource {
     Slot { shared: Arc<ConnectionShared>, key: SlotKey },
     Channel(Box<Channel>),
     Taken,
@@ -38,14 +36,19 @@ struct Channel {
 
 impl PendingResponse {
     pub(crate) fn of_slot(shared: Arc<ConnectionShared>, key: SlotKey) -> Self {
-        Self { source: Source::Slot { shared, key } }
+        Self { source: ResponseSource::Slot { shared, key } }
     }
 
-    /// A pending response for a [`Connection`](crate::Connection) of one's own, and the other end, which answers it.
-    /// When the other end is dropped, the request to `broker` fails as lost after it was written.
+    /// Creates a pending response and the responder that completes it, for implementations of
+    /// [`Connection`](crate::Connection).
+    ///
+    /// When the responder is dropped, the request to `broker` fails as lost after it was written.
     pub fn channel(broker: BrokerAddr) -> (Responder, Self) {
         let (sender, receiver) = oneshot::channel();
-        (Responder { sender }, Self { source: Source::Channel(Box::new(Channel { receiver, broker })) })
+        (
+            Responder { sender },
+            Self { source: ResponseSource::Channel(Box::new(Channel { receiver, broker })) },
+        )
     }
 }
 
@@ -53,25 +56,25 @@ impl Future for PendingResponse {
     type Output = Result<ReceivedResponse, TransportError>;
 
     /// # Panics
-    /// When polled again after it was done.
+    /// When polled again after it has completed.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.source {
-            Source::Slot { shared, key } => ready!(shared.poll_outcome(*key, cx.waker())),
-            Source::Channel(channel) => match ready!(Pin::new(&mut channel.receiver).poll(cx)) {
+            ResponseSource::Slot { shared, key } => ready!(shared.poll_outcome(*key, cx.waker())),
+            ResponseSource::Channel(channel) => match ready!(Pin::new(&mut channel.receiver).poll(cx)) {
                 Ok(outcome) => outcome,
                 Err(_) => Err(TransportError::new(TransportErrorKind::Lost, channel.broker.clone())
                     .with_progress(Progress::Written)),
             },
-            Source::Taken => panic!("polled after it was done"),
+            ResponseSource::Taken => panic!("polled after it was done"),
         };
-        self.source = Source::Taken;
+        self.source = ResponseSource::Taken;
         Poll::Ready(outcome)
     }
 }
 
 impl Drop for PendingResponse {
     fn drop(&mut self) {
-        if let Source::Slot { shared, key } = &self.source {
+        if let ResponseSource::Slot { shared, key } = &self.source {
             shared.abandon(*key);
         }
     }
@@ -83,14 +86,14 @@ impl fmt::Debug for PendingResponse {
     }
 }
 
-/// Answers a [`PendingResponse`] that was made by [`PendingResponse::channel`].
+/// Completes a [`PendingResponse`] that was made by [`PendingResponse::channel`].
 #[derive(Debug)]
 pub struct Responder {
     sender: oneshot::Sender<ResponseResult>,
 }
 
 impl Responder {
-    /// Ends the pending response with `outcome`. False when nobody waits for it any more.
+    /// Completes the pending response with `outcome`. Returns false if it was dropped.
     pub fn respond(self, outcome: Result<ReceivedResponse, TransportError>) -> bool {
         self.sender.send(outcome).is_ok()
     }

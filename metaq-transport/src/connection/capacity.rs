@@ -1,41 +1,44 @@
-//! Waiting for capacity on a connection.
+//! Reserved capacity, and places in the queue for capacity.
 
 use std::{fmt, sync::Arc};
 
-use crate::shared::ConnectionShared;
+use super::ConnectionShared;
 
-/// Capacity for one request, set aside for its holder. Dropping it gives the capacity to the next who waits, who may be
-/// notified from within: don't drop it under a lock that [`Completions::capacity`](crate::Completions::capacity) takes. Where
-/// it is dropped within that method, the next is notified after it has returned.
+/// Capacity for one request, set aside for its holder.
+///
+/// Dropping it hands the capacity to the next waiter, which may be notified from within the drop: don't drop
+/// it under a lock that [`Completions::capacity`](crate::Completions::capacity) takes. If it is dropped
+/// within that method, the next waiter is notified after the method has returned.
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation {
     release: Release,
 }
 
-/// A place among those who wait for capacity. Dropping it gives up the place; the next waiters may be notified from within.
+/// A place in the queue for capacity. Dropping it gives up the place, and may notify the next waiters from
+/// within.
 #[must_use = "dropping it gives up the place"]
 pub struct CapacityWait {
     leave: Leave,
 }
 
-/// The result of [`Connection::reserve`](crate::Connection::reserve) returns.
+/// The result of [`Connection::reserve`](crate::Connection::reserve).
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "there is no third possibility")]
 pub enum Capacity {
-    /// There is capacity, and nobody waits for it.
+    /// There was capacity, and no other waiter.
     Reserved(Reservation),
-    /// The caller waits in turn.
+    /// The caller is in the queue.
     Waiting(CapacityWait),
 }
 
-/// The means to give a reservation back.
+/// The way in which a reservation is given back.
 enum Release {
     Nothing,
     Custom(Box<dyn FnOnce() + Send + Sync>),
     Connection { shared: Arc<ConnectionShared>, bytes: u32 },
 }
 
-/// The means to give up a place.
+/// The way in which a place is given up.
 enum Leave {
     Nothing,
     Custom(Box<dyn FnOnce() + Send + Sync>),
@@ -43,12 +46,14 @@ enum Leave {
 }
 
 impl Reservation {
-    /// A reservation that calls `release` when it is dropped, for a [`Connection`](crate::Connection) of one's own.
+    /// Creates a reservation that calls `release` when it is dropped, for implementations of
+    /// [`Connection`](crate::Connection).
     pub fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self { release: Release::Custom(Box::new(release)) }
     }
 
-    /// A reservation of nothing: for a connection of one's own that only announces when it has capacity again.
+    /// Creates a reservation of nothing, for implementations of [`Connection`](crate::Connection) that only
+    /// announce when they have capacity again.
     pub fn untracked() -> Self {
         Self { release: Release::Nothing }
     }
@@ -57,7 +62,7 @@ impl Reservation {
         Self { release: Release::Connection { shared, bytes } }
     }
 
-    /// The number of bytes that it holds, if it is one of `shared`.
+    /// Returns the number of reserved bytes, if it is a reservation of this connection.
     pub(crate) fn bytes_on(&self, shared: &Arc<ConnectionShared>) -> Option<u32> {
         match &self.release {
             Release::Connection { shared: own, bytes } if Arc::ptr_eq(own, shared) => Some(*bytes),
@@ -65,7 +70,7 @@ impl Reservation {
         }
     }
 
-    /// Hands what it holds to a request.
+    /// Drops the reservation without giving it back: a request has taken its capacity.
     pub(crate) fn use_up(mut self) {
         self.release = Release::Nothing;
     }
@@ -82,7 +87,8 @@ impl Drop for Reservation {
 }
 
 impl CapacityWait {
-    /// A place that is given up by calling `leave`, for a [`Connection`](crate::Connection) of one's own.
+    /// Creates a place that is given up by calling `leave`, for implementations of
+    /// [`Connection`](crate::Connection).
     pub fn new(leave: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self { leave: Leave::Custom(Box::new(leave)) }
     }

@@ -1,48 +1,53 @@
-//! The effects that are run after the connection's lock is released.
+//! Effects that run after the connection's lock is released.
 
 use std::{cell::RefCell, collections::VecDeque, sync::Arc, task::Waker};
 
 use bytes::Bytes;
 
+use super::{
+    Caller, Completion, Completions, ConnectionShared, InFlightLimit, Notify, Released, Reservation,
+    in_flight_limit::CapacityNotify,
+};
 use crate::{
-    Completions, Reservation, TransportError, TransportErrorKind,
-    contain::{Panicked, contain, log},
-    in_flight_limit::{CapacityNotify, InFlightLimit},
+    TransportError, TransportErrorKind,
+    panics::{Panicked, catch, log},
     response::ResponseResult,
-    shared::ConnectionShared,
-    slots::{Caller, Completion, Notify, Released},
 };
 
-/// The listener that asked for capacity, its token, and what was granted.
+/// The listener that waited for capacity, its token, and the number of reserved bytes.
 type CapacityResult = (Arc<dyn Completions>, u64, Result<u32, TransportErrorKind>);
 
-/// Waits for capacity that ended, and on which connections.
+/// Waits for capacity that have completed, each with its connection.
 type CapacityResults = VecDeque<(Arc<ConnectionShared>, CapacityResult)>;
 
 thread_local! {
-    /// Waits for capacity that ended while this thread was telling of another; none while it isn't. Whoever is told may give
-    /// the capacity back at once, and so may the next one: each within the call before, they would take up the whole stack.
+    /// The waits that completed while this thread notifies a listener of another one; none while it doesn't.
+    ///
+    /// A listener may give the capacity back at once, which completes the next wait. Notified from within,
+    /// the next listeners would exhaust the stack.
     static NESTED_RESULTS: RefCell<Option<CapacityResults>> = const { RefCell::new(None) };
 }
 
-/// Collects under the lock what runs code of others, and runs it when the lock is released: completions, wakers, state
-/// watchers, destructors.
+/// Collects, under the lock, what runs user code, and runs it when the lock is released.
+///
+/// User code is listeners, wakers, watchers of the state, and the destructors of values that users have
+/// passed in.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
-    /// Whether the state has to be published before anything else is run.
+    /// Set if the state has to be published before anything else is run.
     pub(crate) state_changed: bool,
-    /// Whether the state has to be published after everything else was run.
+    /// Set if the state has to be published after everything else was run.
     pub(crate) closed: bool,
-    /// The listener of all that is in `completed`.
+    /// The number of the listener for `completed`.
     listener: u8,
     completions: Option<Arc<dyn Completions>>,
     completed: Vec<(u64, ResponseResult)>,
-    /// Completions for other listeners, which are rare: a connection usually has one.
+    /// Outcomes for other listeners. They are rare: a connection usually has one listener.
     others: Vec<(u8, u64, ResponseResult)>,
     released: Vec<Released>,
-    /// The listeners of `others` and `released`.
+    /// The listeners for `others` and `released`.
     listeners: Vec<(u8, Arc<dyn Completions>)>,
-    /// Waits for capacity that ended.
+    /// Waits for capacity that have completed.
     pub(crate) capacity: Vec<CapacityResult>,
     pub(crate) wakers: Vec<Waker>,
     garbage: Vec<Garbage>,
@@ -50,9 +55,9 @@ pub(crate) struct Deferred {
     panicked: Option<Panicked>,
 }
 
-/// Values whose destructors may run code of others.
+/// Values whose destructors may run user code.
 #[derive(Debug)]
-#[expect(dead_code, reason = "they are dropped and nothing else")]
+#[expect(dead_code, reason = "the values are only dropped")]
 enum Garbage {
     Body(Bytes),
     Waker(Waker),
@@ -62,7 +67,7 @@ enum Garbage {
 }
 
 impl Deferred {
-    /// Adds a request that ended; heartbeats count for no bytes.
+    /// Adds a request that has completed. Heartbeats count for no bytes.
     #[inline(always)]
     pub(crate) fn add(&mut self, limit: &mut InFlightLimit, completion: Completion) {
         if completion.bytes > 0 {
@@ -84,7 +89,7 @@ impl Deferred {
         }
     }
 
-    /// Adds a request that the broker is done with now.
+    /// Adds a request that timed out before, and that the broker is done with now.
     pub(crate) fn add_released(&mut self, released: Released) {
         self.released.push(released);
     }
@@ -109,7 +114,7 @@ impl Deferred {
         self.garbage.extend(error.map(Garbage::Error));
     }
 
-    /// Looks up who is notified, while the lock is still held.
+    /// Looks up the listeners that are to be notified, while the lock is still held.
     #[inline]
     pub(crate) fn resolve(&mut self, listeners: &[Arc<dyn Completions>]) {
         if !self.completed.is_empty() && self.completions.is_none() {
@@ -132,7 +137,8 @@ impl Deferred {
         }
     }
 
-    /// Runs everything. The lock must not be held. Panics are contained; the first is kept.
+    /// Runs everything that was collected. The lock must not be held. Panics are caught, and the first is
+    /// kept.
     #[inline]
     pub(crate) fn run(&mut self, shared: &Arc<ConnectionShared>) {
         if self.state_changed {
@@ -142,14 +148,14 @@ impl Deferred {
         if !self.completed.is_empty() {
             let completions = self.completions.take();
             let completed = &mut self.completed;
-            let ended = contain(|| {
+            let result = catch(|| {
                 if let Some(completions) = completions {
                     completions.completed(completed);
                 }
                 completed.clear();
             });
             self.completed.clear();
-            self.note(ended);
+            self.note(result);
         }
         let rare = !self.others.is_empty()
             || !self.released.is_empty()
@@ -159,8 +165,8 @@ impl Deferred {
             self.run_rare(shared);
         }
         for waker in self.wakers.drain(..) {
-            if let Err(panicked) = contain(|| waker.wake()) {
-                // It was woken, whatever came of that: nothing that the connection does depends on it.
+            if let Err(panicked) = catch(|| waker.wake()) {
+                // The panic is only logged: nothing that the connection does depends on the waker.
                 log!(error, broker = %shared.broker, %panicked, "a waker panicked");
             }
         }
@@ -177,8 +183,8 @@ impl Deferred {
             |listener: u8| listeners.iter().find(|(known, _)| *known == listener).map(|(_, found)| found);
         for (listener, token, outcome) in std::mem::take(&mut self.others) {
             if let Some(completions) = find(listener) {
-                let ended = contain(|| completions.completed(&mut vec![(token, outcome)]));
-                self.note(ended);
+                let result = catch(|| completions.completed(&mut vec![(token, outcome)]));
+                self.note(result);
             }
         }
         let released = std::mem::take(&mut self.released);
@@ -186,45 +192,46 @@ impl Deferred {
             let of_listener = released.iter().filter(|released| released.listener == *listener);
             let mut tokens: Vec<_> = of_listener.map(|released| released.token).collect();
             if !tokens.is_empty() {
-                let notified = contain(|| completions.released(&mut tokens));
+                let notified = catch(|| completions.released(&mut tokens));
                 self.note(notified);
             }
         }
         if !self.capacity.is_empty() {
             self.notify_capacity(shared);
         }
-        let dropped = contain(|| drop(listeners));
+        let dropped = catch(|| drop(listeners));
         self.note(dropped);
         for garbage in std::mem::take(&mut self.garbage) {
-            let dropped = contain(|| drop(garbage));
+            let dropped = catch(|| drop(garbage));
             self.note(dropped);
         }
     }
 
-    /// Tells of waits for capacity that ended, one after another, also if telling ends more of them on this thread.
+    /// Notifies the listeners of completed waits one after another, even if a notification completes more
+    /// waits on this thread.
     fn notify_capacity(&mut self, shared: &Arc<ConnectionShared>) {
-        let mut ended: VecDeque<_> =
+        let mut completed: VecDeque<_> =
             std::mem::take(&mut self.capacity).into_iter().map(|one| (Arc::clone(shared), one)).collect();
-        let is_within = NESTED_RESULTS.try_with(|within| match &mut *within.borrow_mut() {
-            Some(within) => {
-                within.append(&mut ended);
+        let is_nested = NESTED_RESULTS.try_with(|nested| match &mut *nested.borrow_mut() {
+            Some(nested) => {
+                nested.append(&mut completed);
                 true
             }
-            within => {
-                *within = Some(VecDeque::new());
+            nested => {
+                *nested = Some(VecDeque::new());
                 false
             }
         });
-        if is_within == Ok(true) {
+        if is_nested == Ok(true) {
             return;
         }
         loop {
-            while let Some((of, (completions, token, result))) = ended.pop_front() {
+            while let Some((of, (completions, token, result))) = completed.pop_front() {
                 let result = match result {
                     Ok(bytes) => Ok(Reservation::on_connection(Arc::clone(&of), bytes)),
                     Err(kind) => Err(of.refusal_error(kind)),
                 };
-                let notified = contain(|| {
+                let notified = catch(|| {
                     completions.capacity(token, result);
                     drop(completions);
                 });
@@ -232,29 +239,30 @@ impl Deferred {
                     self.note(notified);
                 }
             }
-            // A thread that is about to end has no such place any more.
-            let more = NESTED_RESULTS.try_with(|within| {
-                let mut within = within.borrow_mut();
-                let more = within.take().filter(|more| !more.is_empty());
+            // Fails on a thread that is about to end.
+            let more = NESTED_RESULTS.try_with(|nested| {
+                let mut nested = nested.borrow_mut();
+                let more = nested.take().filter(|more| !more.is_empty());
                 if more.is_some() {
-                    *within = Some(VecDeque::new());
+                    *nested = Some(VecDeque::new());
                 }
                 more
             });
             match more {
-                Ok(Some(more)) => ended = more,
+                Ok(Some(more)) => completed = more,
                 _ => return,
             }
         }
     }
 
+    /// Keeps the first panic.
     fn note(&mut self, result: Result<(), Panicked>) {
         if let Err(panicked) = result {
             self.panicked.get_or_insert(panicked);
         }
     }
 
-    /// The text of the first panic since the last call.
+    /// Takes the first panic since the last call.
     #[inline]
     pub(crate) fn take_panicked(&mut self) -> Option<Panicked> {
         self.panicked.take()
