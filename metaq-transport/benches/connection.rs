@@ -55,7 +55,7 @@ async fn answer(mut stream: DuplexStream) -> io::Result<()> {
     }
 }
 
-/// Counts what it is told of.
+/// Counts the outcomes that are reported.
 #[derive(Debug, Default)]
 struct Counted {
     left: std::sync::atomic::AtomicUsize,

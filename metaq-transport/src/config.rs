@@ -50,8 +50,8 @@ pub struct ConnectionConfig {
     /// more messages are sent to a dead broker.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stall_after: Duration,
-    /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java client.
-    /// The broker closes connections that are idle for 300 s.
+    /// After how long without a byte from the broker it is sent a heartbeat. Default 10 s, as the Java
+    /// client. The broker closes connections that are idle for 300 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub heartbeat_after: Duration,
     /// The time within which the broker has to send anything after a heartbeat. Default 5 s.

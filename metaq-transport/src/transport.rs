@@ -27,8 +27,8 @@ pub trait Transport: fmt::Debug + Send + Sync {
     async fn connect(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError>;
 }
 
-/// A pipelined connection to one broker: many requests may be unanswered at a time, and answers come in
-/// any order.
+/// A pipelined connection to one broker: many requests may be in flight at a time, and their responses come
+/// in any order.
 ///
 /// Dropping the last handle closes the connection after its outstanding requests have completed.
 #[async_trait]

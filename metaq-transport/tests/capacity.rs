@@ -1,4 +1,4 @@
-//! Capacity that is released is announced, whoever releases it.
+//! Capacity that is released is announced, whatever releases it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -27,7 +27,7 @@ fn reserve(connection: &Arc<dyn Connection>, bytes: usize, log: &Arc<Log>, token
     connection.reserve(bytes, CompletionToken { completions: &completions(log), token }).unwrap()
 }
 
-/// The reservation that `log` was told of with this token.
+/// Returns the reservation that was reported to `log` with this token.
 async fn granted(log: &Log, token: u64) -> Reservation {
     match log.take(1).await.pop().unwrap() {
         Event::Capacity(of, granted) if of == token => granted.unwrap(),
@@ -170,7 +170,7 @@ async fn a_waiter_that_expires_lets_the_next_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_are_told_when_the_connection_accepts_nothing_any_more() {
+async fn waiters_are_notified_when_the_connection_accepts_nothing_any_more() {
     for (kind, count) in [
         (TransportErrorKind::NotConnected, 0),
         (TransportErrorKind::Stalled, 1),
@@ -253,7 +253,7 @@ async fn limits_that_are_not_possible_are_refused_by_name() {
 async fn a_request_that_no_frame_can_carry_is_refused_at_once() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
-    // Pages that nobody touches take no memory, hence no checksum either.
+    // Untouched pages take no memory, so that no checksum is computed either.
     let largest = metaq_protocol::MAX_BODY_LEN;
     let data = PutData::new(vec![0_u8; largest + 1].into(), None);
     let topic = Topic::new("t").unwrap();

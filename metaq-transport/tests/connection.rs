@@ -203,7 +203,7 @@ async fn what_was_not_written_by_its_deadline_is_never_written() {
     let mut config = ConnectionConfig::default();
     config.stall_after = SOON;
     let (connection, mut accepted) = peer.connect(config).await;
-    // More than the sockets' buffers hold; nobody reads.
+    // More than the sockets' buffers hold, and the peer doesn't read.
     let submit = |n: usize, millis| submit(&connection, vec![n as u8; 1_000_000], after(millis)).unwrap();
     let mut commands: Vec<_> = (0..50).map(|n| put(vec![n; 1_000_000])).collect();
     let deadline = after(300);
@@ -345,7 +345,7 @@ async fn a_full_connection_gives_the_request_back_or_lets_it_wait() {
     config.max_in_flight = 2;
     let (connection, mut accepted) = peer.connect(config).await;
     let first = submit(&connection, "1", after(10_000)).unwrap();
-    // Nobody waits for this one's answer; it takes room until it comes all the same.
+    // The future of this request is dropped; it takes capacity until its response comes all the same.
     drop(submit(&connection, "2", after(10_000)).unwrap());
     let refused = submit(&connection, "3", after(10_000)).unwrap_err();
     assert_eq!(refused.kind(), TransportErrorKind::Full);
@@ -441,7 +441,7 @@ async fn a_silent_broker_gets_nothing_more_until_it_speaks_again() {
     let mut config = ConnectionConfig::default();
     config.stall_after = Duration::from_millis(200);
     let (connection, mut accepted) = peer.connect(config).await;
-    // More than the sockets' buffers hold; nobody reads.
+    // More than the sockets' buffers hold, and the peer doesn't read.
     let mut pending: Vec<_> =
         (0..50).map(|n| submit(&connection, vec![n; 1_000_000], after(10_000)).unwrap()).collect();
     until(&connection, |state| matches!(state, ConnectionState::Stalled)).await;
@@ -498,22 +498,22 @@ async fn the_place_of_a_stored_message_is_read_from_the_answer() {
     );
 }
 
-/// Writes down what it is told.
+/// Records the outcomes that are reported.
 #[derive(Debug, Default)]
-struct Told(std::sync::Mutex<Vec<(u64, Result<ReceivedResponse, TransportError>)>>);
+struct Recorder(std::sync::Mutex<Vec<(u64, Result<ReceivedResponse, TransportError>)>>);
 
-impl Completions for Told {
+impl Completions for Recorder {
     fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         self.0.lock().unwrap().append(completed);
     }
 }
 
 #[tokio::test]
-async fn ends_are_told_once_to_whom_they_concern() {
+async fn outcomes_are_reported_once_to_their_listeners() {
     let peer = Peer::new().await;
     let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
-    let told: [Arc<Told>; 2] = Default::default();
-    let listeners = told.clone().map(|told| told as Arc<dyn Completions>);
+    let recorders: [Arc<Recorder>; 2] = Default::default();
+    let listeners = recorders.clone().map(|recorder| recorder as Arc<dyn Completions>);
     let (topic, data) = (Topic::new("t").unwrap(), PutData::new("x".into(), None));
     let submit = |token: u64, millis| {
         let put = PutRef::new(&topic, 0, Flag::EMPTY, data.checksum(), &data);
@@ -534,21 +534,21 @@ async fn ends_are_told_once_to_whom_they_concern() {
     submit(1001, 10_000);
     accepted.put().await;
     drop((accepted, peer));
-    let all = || told.iter().map(|told| told.0.lock().unwrap().len()).sum::<usize>();
+    let all = || recorders.iter().map(|recorder| recorder.0.lock().unwrap().len()).sum::<usize>();
     let complete = async {
         while all() < 202 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(SOON, complete).await.expect("all are told");
-    for (listener, told) in told.iter().enumerate() {
-        let mut told = std::mem::take(&mut *told.0.lock().unwrap());
-        told.sort_by_key(|(token, _)| *token);
-        let tokens: Vec<_> = told.iter().map(|(token, _)| *token).collect();
+    timeout(SOON, complete).await.expect("all are reported");
+    for (listener, recorder) in recorders.iter().enumerate() {
+        let mut reported = std::mem::take(&mut *recorder.0.lock().unwrap());
+        reported.sort_by_key(|(token, _)| *token);
+        let tokens: Vec<_> = reported.iter().map(|(token, _)| *token).collect();
         let expected: Vec<_> =
             (0..200).chain([1000, 1001]).filter(|token| *token as usize % 2 == listener).collect();
         assert_eq!(tokens, expected);
-        for (token, outcome) in told {
+        for (token, outcome) in reported {
             match outcome {
                 Ok(answer) => {
                     let place = PutResponse::new(token as i64, 0, 0);
@@ -564,7 +564,7 @@ async fn ends_are_told_once_to_whom_they_concern() {
 async fn says_when_a_write_is_worth_it() {
     let peer = Peer::new().await;
     let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
-    let completions = Arc::new(Told::default()) as Arc<dyn Completions>;
+    let completions = Arc::new(Recorder::default()) as Arc<dyn Completions>;
     let topic = Topic::new("t").unwrap();
     // The connection's task doesn't run meanwhile.
     let submit = |size: usize, count: usize| {

@@ -1,4 +1,5 @@
-//! A connection that is silent is replaced by one beside it, and an attempt that isn't answered holds up no other.
+//! A connection that is silent is replaced by one beside it, and an attempt that isn't answered holds up no
+//! other.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -319,7 +320,7 @@ async fn a_second_answer_to_the_first_request_meets_no_other_request() {
     assert_eq!((stats.answered, stats.ignored_responses), (1, 2));
 }
 
-/// Where the second connection is when the first is closed.
+/// The progress of the second connection when the first is closed.
 #[derive(Clone, Copy, Debug)]
 enum Second {
     Dialling,
@@ -386,7 +387,8 @@ async fn closing_while_two_attempts_are_unanswered_ends_both() {
     assert_eq!(peer.state().dials, 2);
 }
 
-/// A system that goes on sending what a connection held would have it stored after what goes over the new one.
+/// A system that goes on sending what a connection held would have it stored after what goes over the new
+/// one.
 #[tokio::test]
 async fn what_a_replaced_connection_holds_is_discarded() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

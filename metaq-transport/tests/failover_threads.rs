@@ -1,5 +1,5 @@
-//! Threads submit without a pause while the connection falls silent, is replaced, comes back in the instant of that, or is
-//! closed: every request is accounted for, and the connection is used again.
+//! Threads submit without a pause while the connection falls silent, is replaced, comes back in the instant
+//! of that, or is closed: every request is accounted for, and the connection is used again.
 //!
 //! `METAQ_RELIABILITY=full` runs it for a minute.
 #![allow(
@@ -28,12 +28,12 @@ use tokio::{
 
 const HAMMERS: usize = 4;
 
-/// What happens to a connection that is silent.
+/// The fate of a connection that is silent.
 #[derive(Clone, Copy, Debug)]
 enum Then {
     /// Nothing: it is replaced.
     Silent,
-    /// It works again after so many microseconds, about when it would be replaced.
+    /// It works again after this number of microseconds, about when it would be replaced.
     Revives(u64),
     /// It ends.
     Ends(u64),
@@ -67,7 +67,7 @@ fn config() -> ConnectionConfig {
     config
 }
 
-/// Answers everything that can be answered, until it is told to stop.
+/// Answers everything that can be answered, until `stop` is set.
 fn answer(peer: &Peer, stop: &AtomicBool) -> Received {
     let mut received = Received::new();
     while !stop.load(Ordering::SeqCst) {
@@ -123,8 +123,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// One connection: `rounds` silences, and its end, in the middle of one if `within`. Returns how often it was replaced and
-/// how many requests there were.
+/// One connection: `rounds` silences, and its end, in the middle of one if `within`. Returns how often it was
+/// replaced and how many requests there were.
 fn live(rounds: usize, within: bool, seed: u64) -> (u64, usize) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (peer, ledger) = (Peer::default(), Arc::new(Ledger::default()));

@@ -1,4 +1,4 @@
-//! What is known of requests when a connection is lost, stalls, hangs or is closed.
+//! The progress of requests when a connection is lost, stalls, hangs or is closed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -232,7 +232,7 @@ async fn what_is_submitted_while_a_connection_is_lost_is_known_not_to_be_written
     }
 }
 
-/// Submits once more when it is told of an end.
+/// Submits once more when an outcome is reported.
 #[derive(Debug, Default)]
 struct Resubmits {
     connection: std::sync::Mutex<Option<Arc<dyn metaq_transport::Connection>>>,

@@ -51,8 +51,8 @@ fn every_put_has_a_guard_on_a_driven_runtime_not_only_the_first() {
     other_runtime().block_on(async {
         for token in 0..5 {
             submit_put(&connection, "x", after(20), &completions(&log), token).unwrap();
-            let told = log.take(1).await;
-            assert!(matches!(told[..], [Event::Ended(_, Err(_))]), "{told:?}");
+            let events = log.take(1).await;
+            assert!(matches!(events[..], [Event::Ended(_, Err(_))]), "{events:?}");
             // The guard ends when nothing is in flight.
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
@@ -114,7 +114,7 @@ impl Completions for Waits {
 }
 
 #[test]
-fn the_broker_is_done_with_a_request_after_its_end_was_told() {
+fn a_request_is_released_after_its_outcome_was_reported() {
     let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
     let (ready, is_ready) = mpsc::channel();
     let waits: Arc<dyn Completions> =
@@ -125,8 +125,8 @@ fn the_broker_is_done_with_a_request_after_its_end_was_told() {
             let peer = Peer::default();
             let connection = peer.connect(ConnectionConfig::default()).await;
             let (log, deadline) = (Arc::new(Log::default()), after(500));
-            for (token, told) in [completions(&log), waits, completions(&log)].iter().enumerate() {
-                submit_put(&connection, "x", deadline, told, token as u64).unwrap();
+            for (token, listener) in [completions(&log), waits, completions(&log)].iter().enumerate() {
+                submit_put(&connection, "x", deadline, listener, token as u64).unwrap();
             }
             peer.puts(3).await;
             ready.send(Arc::clone(&connection)).unwrap();
@@ -142,7 +142,7 @@ fn the_broker_is_done_with_a_request_after_its_end_was_told() {
     });
     let connection = is_ready.recv().unwrap();
     has_entered.recv().unwrap();
-    // All have timed out; one listener is being told, the other was not told of all yet.
+    // All have timed out. One listener is being notified, and the other was not notified of all yet.
     connection.close(Instant::now());
     connection.expire(Instant::now());
     go_on.send(()).unwrap();
@@ -200,9 +200,9 @@ async fn many_waiters_that_decline_their_capacity_one_after_another() {
     let connection = peer.connect(config).await;
     let pending = submit(&connection, "x", after(60_000)).unwrap();
     let declines = Arc::new(Declines::default());
-    let told = Arc::clone(&declines) as Arc<dyn Completions>;
+    let listener = Arc::clone(&declines) as Arc<dyn Completions>;
     let waiting: Vec<_> = (0..20_000)
-        .map(|token| connection.reserve(1, CompletionToken { completions: &told, token }).unwrap())
+        .map(|token| connection.reserve(1, CompletionToken { completions: &listener, token }).unwrap())
         .collect();
     assert!(waiting.iter().all(|wait| matches!(wait, Capacity::Waiting(_))));
     peer.answer(peer.puts(1).await[0].opaque);
@@ -212,7 +212,7 @@ async fn many_waiters_that_decline_their_capacity_one_after_another() {
     works(&peer, &connection).await;
 }
 
-/// A stream that always has more to read: answers that nobody asked for.
+/// A stream that always has more to read: responses to no request.
 #[derive(Debug)]
 struct Flood;
 
@@ -301,7 +301,7 @@ impl Connection for Custom {
 }
 
 #[test]
-fn the_end_of_a_put_on_a_connection_of_ones_own_is_told_also_if_the_runtime_ends() {
+fn the_outcome_of_a_put_on_a_custom_connection_is_reported_also_if_the_runtime_ends() {
     let connection: Arc<dyn Connection> =
         Arc::new(Custom(BrokerAddr::new("memory", 1).unwrap(), Mutex::default()));
     let log = Arc::new(Log::default());
@@ -345,7 +345,7 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
             let peer = peer.clone();
             thread::spawn(move || {
                 let log = Arc::new(Log::default());
-                let told = completions(&log);
+                let listener = completions(&log);
                 let mut random = fastrand::Rng::with_seed(n);
                 let mut kept = Vec::new();
                 let mut token = 0;
@@ -354,10 +354,10 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
                     match random.u32(0..8) {
                         0 if n == 0 => peer.hang_up(),
                         0..3 => {
-                            let notify = CompletionToken { completions: &told, token };
+                            let notify = CompletionToken { completions: &listener, token };
                             kept.extend(connection.reserve(random.usize(0..40), notify));
                         }
-                        3 => drop(submit_put(&connection, "x", after(random.u64(0..3)), &told, token)),
+                        3 => drop(submit_put(&connection, "x", after(random.u64(0..3)), &listener, token)),
                         4 => connection.expire(Instant::now()),
                         5 => drop(log.take_now()),
                         6 => {
@@ -370,7 +370,7 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
                                     &connection,
                                     "x",
                                     after(random.u64(0..3)),
-                                    &told,
+                                    &listener,
                                     token,
                                     reservation,
                                 );
@@ -398,17 +398,17 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
         })
         .await;
         logs.iter().for_each(|log| drop(log.take_now()));
-        let told = completions(&Arc::new(Log::default()));
+        let listener = completions(&Arc::new(Log::default()));
         eventually(|| {
-            let reserve = |token| connection.reserve(1, CompletionToken { completions: &told, token });
+            let reserve = |token| connection.reserve(1, CompletionToken { completions: &listener, token });
             (0..3).map(reserve).collect::<Vec<_>>().iter().all(|one| matches!(one, Ok(Capacity::Reserved(_))))
         })
         .await;
     });
 }
 
-/// Threads submit, expire, answer, hang up and close in any order, on runtimes of their own and on none: each put ends once,
-/// and the broker is done with each that was written and timed out, after that.
+/// Threads submit, expire, answer, hang up and close in any order, on runtimes of their own and on none: each
+/// put ends once, and the broker is done with each that was written and timed out, after that.
 #[test]
 fn every_put_ends_once_and_is_released_after_it_in_many_short_lives() {
     const THREADS: u64 = 5;
@@ -429,7 +429,7 @@ fn every_put_ends_once_and_is_released_after_it_in_many_short_lives() {
         let threads: Vec<_> = (0..THREADS)
             .map(|n| {
                 let (connection, peer) = (Arc::clone(&connection), peer.clone());
-                let told = completions([&log, &others[0], &others[1]][n as usize % 3]);
+                let listener = completions([&log, &others[0], &others[1]][n as usize % 3]);
                 thread::spawn(move || {
                     let runtime = (n % 2 == 0).then(other_runtime);
                     let _entered = runtime.as_ref().map(Runtime::enter);
@@ -452,7 +452,7 @@ fn every_put_ends_once_and_is_released_after_it_in_many_short_lives() {
                             }),
                             _ => {
                                 let deadline = Instant::now() + Duration::from_micros(random.u64(0..2000));
-                                if submit_put(&connection, "0123456789", deadline, &told, token).is_ok() {
+                                if submit_put(&connection, "0123456789", deadline, &listener, token).is_ok() {
                                     accepted.push(token);
                                 }
                             }

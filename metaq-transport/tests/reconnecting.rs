@@ -1,4 +1,4 @@
-//! How often a broker that is away is tried.
+//! The rate at which a broker that is away is dialled.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -12,7 +12,7 @@ use metaq_protocol::BrokerAddr;
 use metaq_transport::{ConnectionConfig, Dialer, StreamTransport, Transport as _};
 use tokio::{io::DuplexStream, time::Instant};
 
-/// Notes when it was asked, and reaches nobody.
+/// Records when it was called, and always fails.
 #[derive(Clone, Debug, Default)]
 struct InVain(Arc<Mutex<Vec<Instant>>>);
 

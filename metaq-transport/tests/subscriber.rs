@@ -1,4 +1,5 @@
-//! A log subscriber that panics. Alone in its process, because subscribers of other threads have a say in what is logged.
+//! A log subscriber that panics. Alone in its process, because subscribers of other threads have a say in
+//! what is logged.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;

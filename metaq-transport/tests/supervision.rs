@@ -265,7 +265,7 @@ fn overdue_requests_end_on_any_thread_and_once() {
     });
 }
 
-/// Ends the connection's runtime while it is told of an end.
+/// Ends the connection's runtime while an outcome is reported.
 #[derive(Debug)]
 struct EndsRuntime(Mutex<Option<Runtime>>, Log);
 
@@ -281,7 +281,7 @@ impl Completions for EndsRuntime {
 }
 
 #[test]
-fn the_broker_is_done_with_a_request_also_if_the_connection_ends_while_its_end_is_told() {
+fn a_request_is_released_also_if_the_connection_ends_while_its_outcome_is_reported() {
     let (home, peer, connection) = undriven(ConnectionConfig::default());
     let listener = Arc::new(EndsRuntime(Mutex::new(None), Log::default()));
     let completions = Arc::clone(&listener) as Arc<dyn Completions>;

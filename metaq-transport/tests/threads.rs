@@ -1,5 +1,5 @@
-//! Many threads use one connection while its broker hangs, fails and comes back, and its connections are lost without a word;
-//! then every request is accounted for.
+//! Many threads use one connection while its broker hangs, fails and comes back, and its connections are lost
+//! without a word; then every request is accounted for.
 //!
 //! `METAQ_RELIABILITY=full` runs it for a minute and a half.
 #![allow(
@@ -107,12 +107,12 @@ fn hammer(
         let (started, token) = (Instant::now(), ledger.new_token());
         let deadline = Instant::now() + Duration::from_millis(random.u64(..200));
         let payload = payload_of(token, &mut random);
-        let told = |accepted: Result<bool, TransportError>| match accepted {
+        let is_reported = |accepted: Result<bool, TransportError>| match accepted {
             Ok(_) => ledger.accepted(token, deadline, true),
             Err(error) => assert_eq!(error.progress(), Progress::NotWritten),
         };
         match random.u32(..100) {
-            0..50 => told(submit_put(connection, payload, deadline, &completions, token)),
+            0..50 => is_reported(submit_put(connection, payload, deadline, &completions, token)),
             50..65 => {
                 if let Ok(pending) = submit(connection, payload, deadline) {
                     ledger.accepted(token, deadline, false);
@@ -137,7 +137,7 @@ fn hammer(
                 let notify = CompletionToken { completions: &completions, token };
                 match connection.reserve(payload.len() + 50, notify) {
                     Ok(Capacity::Reserved(reservation)) => {
-                        told(submit_reserved(
+                        is_reported(submit_reserved(
                             connection,
                             payload,
                             deadline,
@@ -153,7 +153,14 @@ fn hammer(
             85..95 => {
                 let granted = ledger.reservations.lock().unwrap().pop();
                 if let Some(reservation) = granted {
-                    told(submit_reserved(connection, payload, deadline, &completions, token, reservation));
+                    is_reported(submit_reserved(
+                        connection,
+                        payload,
+                        deadline,
+                        &completions,
+                        token,
+                        reservation,
+                    ));
                 }
                 if places.len() > 20 {
                     drop(places.swap_remove(random.usize(..places.len())));
@@ -167,7 +174,7 @@ fn hammer(
     }
 }
 
-/// How the life of a connection ends.
+/// The way in which a connection ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Closed,
@@ -243,7 +250,7 @@ fn live(end: End, seed: u64) -> usize {
     ledger.len()
 }
 
-/// When nothing is outstanding and nobody holds or waits for anything, all capacity is there.
+/// Checks that all capacity is free when nothing is outstanding, reserved or waited for.
 async fn all_is_free(connection: &Arc<dyn Connection>, ledger: &Arc<Ledger>) {
     let waiter = Arc::new(Log::default());
     let completions = completions(&waiter);

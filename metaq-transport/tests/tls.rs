@@ -36,7 +36,7 @@ fn identity(ca: &TestCa, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKe
     (chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
 }
 
-/// An embedded broker behind TLS, which is for `name` and takes everybody whom `ca` has signed.
+/// An embedded broker behind TLS, which is for `name` and accepts every client with a certificate of `ca`.
 async fn broker(ca: &TestCa, name: &str, demands_certificate: bool) -> (Broker, BrokerAddr) {
     let builder = ServerConfig::builder();
     let builder = if demands_certificate {
@@ -133,7 +133,7 @@ async fn one_can_prove_who_one_is() {
 }
 
 #[tokio::test]
-async fn a_port_without_tls_is_told_from_a_broker_that_is_away() {
+async fn a_port_without_tls_is_distinguished_from_a_broker_that_is_away() {
     let ca = TestCa::new();
     let plain = Broker::builder().topic("t", 1).start().await.unwrap();
     let mut config = ConnectionConfig::default();
@@ -142,7 +142,8 @@ async fn a_port_without_tls_is_told_from_a_broker_that_is_away() {
     assert!(!error.contains("refused"), "{error}");
 }
 
-/// A TLS peer that shakes hands, answers the first request and then reads nothing more, so that its window fills.
+/// A TLS peer that shakes hands, answers the first request and then reads nothing more, so that its window
+/// fills.
 async fn frozen(ca: &TestCa) -> (BrokerAddr, tokio::task::JoinHandle<()>) {
     let (chain, key) = identity(ca, "127.0.0.1");
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();

@@ -228,7 +228,7 @@ fn watchers_of_the_state_that_submit() {
     });
 }
 
-/// Completions that meddle whatever they are told of.
+/// Completions that meddle in every report.
 #[derive(Debug)]
 struct Meddling(Mutex<Option<Meddler>>, AtomicUsize);
 
@@ -264,10 +264,11 @@ fn completions_that_submit() {
     without_deadlock(async || {
         let scene = Scene::new(|config| config.max_in_flight = 1).await;
         let meddling = Arc::new(Meddling(Mutex::new(Some(scene.code_parts())), AtomicUsize::new(0)));
-        let told = Arc::clone(&meddling) as Arc<dyn Completions>;
-        submit_put(&scene.connection, "x", after(100), &told, 1).unwrap();
+        let listener = Arc::clone(&meddling) as Arc<dyn Completions>;
+        submit_put(&scene.connection, "x", after(100), &listener, 1).unwrap();
         let put = scene.peer.puts(1).await.pop().unwrap();
-        let _place = scene.connection.reserve(1, CompletionToken { completions: &told, token: 2 }).unwrap();
+        let _place =
+            scene.connection.reserve(1, CompletionToken { completions: &listener, token: 2 }).unwrap();
         eventually(|| meddling.1.load(Ordering::SeqCst) >= 2).await;
         scene.peer.answer(put.opaque);
         eventually(|| meddling.1.load(Ordering::SeqCst) >= 3).await;
@@ -293,7 +294,7 @@ fn causes_of_errors_whose_destructor_submits() {
         let dropped = submit(&scene.connection, "y", after(60_000)).unwrap();
         eventually(|| scene.peer.state().dials >= 2).await;
         scene.peer.set(|state| state.write = Mode::Works);
-        // The connection is ready again and forgets why it was lost; futures that nobody awaits do as well.
+        // The connection is ready again and forgets why it was lost; so do futures that were dropped.
         until(&scene.connection, ConnectionState::is_ready).await;
         drop(dropped);
         let error = soon(pending).await.unwrap_err();

@@ -25,10 +25,11 @@ pub trait Completions: fmt::Debug + Send + Sync {
     /// accepts requests. It is called once for each [`Waiting`](crate::Capacity::Waiting) that was not
     /// dropped before, without any lock, on any thread, maybe before `reserve` has returned.
     ///
-    /// What releases capacity calls it: the connection's task, `expire`, [`close`](crate::Connection::close),
-    /// or the drop of a [`Reservation`], a [`CapacityWait`](crate::CapacityWait) or a
-    /// [`PendingResponse`](crate::PendingResponse). So a lock that it takes must not be held around those. It
-    /// is never called from within `submit`, `submit_put`, `submit_reserved_put` or `reserve`.
+    /// Everything that releases capacity calls it: the connection's task, `expire`,
+    /// [`close`](crate::Connection::close), or the drop of a [`Reservation`], a
+    /// [`CapacityWait`](crate::CapacityWait) or a [`PendingResponse`](crate::PendingResponse). So a lock that
+    /// it takes must not be held around those. It is never called from within `submit`, `submit_put`,
+    /// `submit_reserved_put` or `reserve`.
     fn capacity(&self, token: u64, granted: Result<Reservation, TransportError>) {
         drop((token, granted));
     }

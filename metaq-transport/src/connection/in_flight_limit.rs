@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_are_served_in_order_and_passed_by_nobody() {
+    fn waiters_are_served_in_order_and_never_passed() {
         let (mut limit, mut deferred) = (InFlightLimit::new(2, 100), Deferred::default());
         assert_eq!(limit.take(100, SLOTS), Some(100));
         let [large, small, last] = [80, 20, 1].map(|bytes| limit.wait(bytes, future()));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_leaves_holds_nobody_up() {
+    fn a_waiter_that_leaves_delays_no_other() {
         let (mut limit, mut deferred) = (InFlightLimit::new(10, 100), Deferred::default());
         assert_eq!(limit.take(50, SLOTS), Some(50));
         let [large, small] = [80, 20].map(|bytes| limit.wait(bytes, future()));

@@ -1,4 +1,4 @@
-//! What the callers of a connection and its task share, and the lock around it.
+//! The state that the callers of a connection and its task share, and the lock around it.
 
 use std::{sync::Arc, task::Waker};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use crate::ConnectionConfig;
 
-/// What is remembered of earlier attempts and connections, from one connection to the next.
+/// The results of earlier attempts and streams that influence the next ones.
 pub(crate) struct DialHistory {
     pub(super) backoff: Backoff,
     /// The duration of the fastest attempt that succeeded.

@@ -6,7 +6,7 @@
 //! attempt that is not answered, and one beside a connection that is silent. Between failed attempts it waits
 //! as `backoff` says, and it remembers in a [`DialHistory`](history::DialHistory) how earlier attempts fared.
 //!
-//! What happens on an established stream belongs to `driver`, name resolution and the race between the
+//! The work on an established stream belongs to `driver`, name resolution and the race between the
 //! addresses of a name to `tcp`. This room publishes the connection's state through `connection`, and uses no
 //! other room.
 

@@ -61,9 +61,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
                 any = true;
                 self.shared.with_lock(&mut self.deferred, |locked, deferred| {
                     let LockedState { slots, limit, .. } = locked;
-                    for (opaque, reply) in self.decoded.drain(..) {
+                    for (opaque, response) in self.decoded.drain(..) {
                         let on_completed = |completion| deferred.add(limit, completion);
-                        match slots.deliver(opaque, reply, self.last_read, on_completed) {
+                        match slots.deliver(opaque, response, self.last_read, on_completed) {
                             Delivered::Answered => self.counts.answered += 1,
                             Delivered::Heartbeat => {}
                             Delivered::Unknown | Delivered::Late(None) => self.counts.ignored += 1,

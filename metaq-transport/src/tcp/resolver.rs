@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_need_no_lookup_and_failures_are_told() {
+    async fn addresses_need_no_lookup_and_failures_are_reported() {
         let resolver = Resolver::new(|host, _| match host {
             "empty" => Ok(Vec::new()),
             "panics" => panic!("as asked"),

@@ -20,10 +20,10 @@ use tokio::{
 
 use super::after;
 
-/// What a request may be late.
+/// The time by which a request may be late.
 pub const LATE: Duration = Duration::from_millis(100);
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     result: Result<(), (TransportErrorKind, Progress)>,
@@ -33,12 +33,12 @@ pub struct Outcome {
 #[derive(Debug, Default)]
 pub struct Request {
     deadline: Option<Instant>,
-    is_told: bool,
+    has_listener: bool,
     pub outcomes: Vec<Outcome>,
     released: usize,
 }
 
-/// Everything that is known of the requests of one connection.
+/// The requests of one connection and all reports about them.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub requests: Mutex<HashMap<u64, Request>>,
@@ -55,10 +55,10 @@ impl Ledger {
         self.requests.lock().unwrap().len()
     }
 
-    pub fn accepted(&self, token: u64, deadline: Instant, is_told: bool) {
+    pub fn accepted(&self, token: u64, deadline: Instant, has_listener: bool) {
         let mut requests = self.requests.lock().unwrap();
         let request = requests.entry(token).or_default();
-        (request.deadline, request.is_told) = (Some(deadline), is_told);
+        (request.deadline, request.has_listener) = (Some(deadline), has_listener);
     }
 
     pub fn ended(&self, token: u64, result: Result<ReceivedResponse, TransportError>) {
@@ -89,7 +89,7 @@ impl Completions for Ledger {
     }
 }
 
-/// How late threads and tasks are at most, because others have the processors.
+/// The longest delay of threads and tasks, because others have the processors.
 #[derive(Debug, Default)]
 pub struct Lateness(AtomicU64);
 
@@ -139,7 +139,7 @@ impl Home {
     }
 }
 
-/// What the broker has received, and when it answered.
+/// The requests that the broker has received, and the time at which it answered each.
 pub type Received = HashMap<u64, Option<Instant>>;
 
 #[expect(
@@ -184,7 +184,7 @@ pub fn account_for(ledger: &Ledger, received: &Received, dials: usize, schedulin
                 }
             }
         }
-        assert_eq!(request.released, usize::from(is_late && request.is_told), "{}", says());
+        assert_eq!(request.released, usize::from(is_late && request.has_listener), "{}", says());
     }
     #[expect(clippy::print_stdout, reason = "a test shows what it counts")]
     {

@@ -1,5 +1,5 @@
-//! A broker at the other end of a stream in memory that does what the test says, and completions that write down what they are
-//! told.
+//! A scripted broker at the other end of a stream in memory, and completions that record what is reported to
+//! them.
 #![allow(dead_code, unreachable_pub, reason = "each test needs a part of it")]
 
 pub mod ledger;
@@ -32,11 +32,11 @@ use tokio::{
 
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// What happens to a call of the stream.
+/// The behaviour of a call of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Works,
-    /// So many bytes go through, and then none.
+    /// This number of bytes is accepted, and then none.
     Bytes(usize),
     /// Nothing happens, ever.
     Hangs,
@@ -57,11 +57,11 @@ impl std::fmt::Debug for Peer {
 }
 
 pub struct State {
-    /// How often it was dialled.
+    /// The number of times that it was dialled.
     pub dials: usize,
     pub dial: Mode,
     pub write: Mode,
-    /// What calls of single streams meet, by the number of their dial.
+    /// The behaviour of single streams, by the number of their dial.
     write_on: HashMap<usize, Mode>,
     pub shutdown: Mode,
     pub greets: bool,
@@ -88,7 +88,7 @@ struct Line {
     is_at_end: bool,
     /// It swallows everything, and nothing comes from it.
     is_stranded: bool,
-    /// What it swallowed.
+    /// The requests that it swallowed.
     held: Vec<Command>,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -185,7 +185,7 @@ impl Peer {
         changed
     }
 
-    /// Takes out the puts that were received, once there are so many.
+    /// Takes out `count` puts, once that number was received.
     pub async fn puts(&self, count: usize) -> Vec<PutCommand> {
         eventually(|| self.state().puts.len() >= count).await;
         self.state().puts.drain(..count).collect()
@@ -220,14 +220,14 @@ impl State {
         self.try_answer(opaque);
     }
 
-    /// Answers on the stream over which the request came. False if nobody can hear it.
+    /// Answers on the stream over which the request came. Returns false if the response can't be read.
     pub fn try_answer(&mut self, opaque: Opaque) -> bool {
         let newest = self.lines.keys().next_back().copied();
         let Some(dial) = self.origins.get(&opaque).copied().or(newest) else { return false };
         self.answer_on(dial, opaque)
     }
 
-    /// Whether the stream over which the request came is stranded, so that an answer would be lost.
+    /// Returns whether the stream over which the request came is stranded, so that a response would be lost.
     pub fn is_stranded(&self, opaque: Opaque) -> bool {
         let line = self.origins.get(&opaque).and_then(|dial| self.lines.get(dial));
         line.is_some_and(|line| line.is_stranded)
@@ -256,7 +256,7 @@ impl State {
         }
     }
 
-    /// What calls of one stream meet that write, in place of what those of all do.
+    /// Sets how writes behave on one stream, in place of how they do on all.
     pub fn set_write_on(&mut self, dial: usize, mode: Option<Mode>) {
         match mode {
             Some(mode) => self.write_on.insert(dial, mode),
@@ -264,7 +264,7 @@ impl State {
         };
     }
 
-    /// What the first heartbeat of a stream has for an opaque.
+    /// Returns the opaque of a stream's first heartbeat.
     pub fn first_greeting_on(&self, dial: usize) -> Option<Opaque> {
         self.lines.get(&dial)?.first_greeting
     }
@@ -414,7 +414,7 @@ impl AsyncWrite for MemoryStream {
     }
 }
 
-/// What completions were told, in order.
+/// A report to completions.
 #[derive(Debug)]
 pub enum Event {
     Ended(u64, Result<ReceivedResponse, TransportError>),
@@ -430,7 +430,7 @@ impl Event {
     }
 }
 
-/// Writes down what it is told.
+/// Records what is reported, in order.
 #[derive(Debug, Default)]
 pub struct Log(Mutex<Vec<Event>>);
 
@@ -456,13 +456,13 @@ impl Log {
         self.0.lock().unwrap().len()
     }
 
-    /// Takes out what was told, once it is so much.
+    /// Takes out all reports, once there are `count`.
     pub async fn take(&self, count: usize) -> Vec<Event> {
         eventually(|| self.len() >= count).await;
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 
-    /// Takes out all that was told.
+    /// Takes out all reports.
     pub fn take_now(&self) -> Vec<Event> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
@@ -476,7 +476,7 @@ pub async fn until(connection: &Arc<dyn Connection>, wanted: impl FnMut(&Connect
     timeout(SOON, connection.state().wait_for(wanted)).await.expect("the state is reached").unwrap();
 }
 
-/// Waits for a condition of which nobody tells.
+/// Waits until a condition is true, which it polls.
 pub async fn eventually(mut condition: impl FnMut() -> bool) {
     let wait = async {
         while !condition() {
@@ -507,7 +507,7 @@ pub fn submit(
     connection.submit(&mut put(payload), deadline)
 }
 
-/// Submits a put of which `log` is told.
+/// Submits a put whose outcome is reported to `log`.
 pub fn submit_put(
     connection: &Arc<dyn Connection>,
     payload: impl Into<Bytes>,
@@ -543,7 +543,7 @@ pub fn payload(put: &PutCommand) -> Bytes {
     put.data.to_bytes()
 }
 
-/// What an error and all its causes say.
+/// Returns the texts of an error and all its causes.
 pub fn whole_text(error: &TransportError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! What becomes of requests, as [`Slots`](super::Slots) reports it to its caller.
+//! The results of operations on [`Slots`](super::Slots), which its caller passes on.
 
 use std::task::Waker;
 

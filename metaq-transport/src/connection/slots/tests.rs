@@ -147,7 +147,7 @@ fn only_a_put_is_answered_with_a_place() {
 }
 
 #[test]
-fn who_was_told_that_time_is_up_is_told_when_the_broker_is_done() {
+fn a_listener_is_notified_when_a_request_that_timed_out_is_released() {
     let (now, mut slots) = (Instant::now(), Slots::default());
     let with_listener = |token| SlotRequest { listener: Some((3, token)), ..request(now, 0, 1) };
     let keys: Vec<_> = (0..4).map(|token| take(&mut slots, with_listener(token))).collect();
@@ -167,7 +167,7 @@ fn who_was_told_that_time_is_up_is_told_when_the_broker_is_done() {
 }
 
 #[test]
-fn the_broker_is_not_done_before_the_listener_was_told_that_time_is_up() {
+fn a_request_is_not_released_before_its_timeout_was_reported() {
     let (now, mut slots) = (Instant::now(), Slots::default());
     let with_listener = |token| SlotRequest { listener: Some((3, token)), ..request(now, 0, 1) };
     let [early, late] = [0, 1].map(|token| take(&mut slots, with_listener(token)));
