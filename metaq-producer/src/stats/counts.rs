@@ -327,10 +327,10 @@ mod tests {
                 });
             }
             scope.spawn(move || {
-                let mut before = crate::stats::ProducerStats::default();
+                let mut before = stats::ProducerStats::default();
                 loop {
                     let is_over = done.load(Relaxed) == THREADS;
-                    let stats = crate::stats::ProducerStats::of(counts);
+                    let stats = stats::ProducerStats::of(counts);
                     assert!(stats.messages.acknowledged >= before.messages.acknowledged);
                     assert!(stats.messages.rejected >= before.messages.rejected);
                     assert!(stats.messages.offered >= before.messages.offered);
@@ -341,7 +341,7 @@ mod tests {
                 }
             });
         });
-        let stats = crate::stats::ProducerStats::of(counts);
+        let stats = stats::ProducerStats::of(counts);
         let MessageCounts { offered, acknowledged, rejected, in_flight, .. } = stats.messages;
         let each = THREADS * TOPICS * 24;
         assert_eq!((offered, acknowledged, rejected, in_flight), (2 * each, each, each, 0));
