@@ -25,8 +25,9 @@
 //! # }
 //! ```
 
-// Arrows between the rooms point one way: `supervisor` uses `driver` and `dial`, which use `connection`.
-// `stream` starts supervisors, `tcp` and `tls` use `stream`. `transport` has the traits alone.
+// Dependencies between the modules point one way: `stream` starts the `supervisor`, which uses `driver` and
+// `dial`; `driver` takes its stream from `dial`, and all of them use `connection`. `tcp` and `tls` dial for
+// `stream`. `transport` has the traits alone.
 mod config;
 mod connection;
 #[doc(hidden)]

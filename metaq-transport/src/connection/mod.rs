@@ -6,7 +6,7 @@
 //! `phase` has what changes when the connection is established, stalls, is lost or is closed; `expiry` and
 //! `watchdog` fail requests at their deadlines; `deferred` runs user code after the lock is released.
 //!
-//! This room opens no stream and reads from none: `dial`, `driver` and `supervisor` use it, and it uses none
+//! This module opens no stream and reads from none: `dial`, `driver` and `supervisor` use it, and it uses none
 //! of them.
 
 mod capacity;

@@ -1,4 +1,4 @@
-//! Dialling: how a connection comes about.
+//! Attempts to connect, and when they are made.
 //!
 //! A [`Dialer`] makes streams. An [`Attempt`](attempt::Attempt) dials one and has the broker answer a first
 //! request (`handshake`), because a process that is frozen still accepts connections. The
@@ -6,9 +6,8 @@
 //! attempt that is not answered, and one beside a connection that is silent. Between failed attempts it waits
 //! as `backoff` says, and it remembers in a [`DialHistory`](history::DialHistory) how earlier attempts fared.
 //!
-//! The work on an established stream belongs to `driver`, name resolution and the race between the
-//! addresses of a name to `tcp`. This room publishes the connection's state through `connection`, and uses no
-//! other room.
+//! The work on an established stream belongs to `driver`, name resolution and the choice between the addresses
+//! of a name to `tcp`. Of the other modules of a connection's work, this one uses `connection` alone.
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;

@@ -2,7 +2,7 @@
 //!
 //! [`TcpTransport`] is a [`StreamTransport`] whose dialer resolves the broker's name (`resolver`) and
 //! connects to the first of its addresses that answers (`happy_eyeballs`). What is particular to TCP sockets
-//! belongs here; `tls` dials through this room. Attempts, timeouts and backoff belong to `dial`.
+//! belongs here; `tls` dials through this module. Attempts, timeouts and backoff belong to `dial`.
 
 use std::{io, sync::Arc, time::Duration};
 
