@@ -39,7 +39,7 @@ fn all_sources() -> Vec<(PathBuf, String)> {
 
 /// The part of a file that is tests.
 fn tests_of<'a>(path: &Path, text: &'a str) -> &'a str {
-    if path.components().any(|part| part.as_os_str() == "tests") {
+    if path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs") {
         return text;
     }
     text.find("#[cfg(test)]").map_or("", |start| &text[start..])
