@@ -23,6 +23,10 @@
 #[cfg(doctest)]
 struct ReadmeDoctests;
 
+#[doc = include_str!("../../docs/migration.md")]
+#[cfg(doctest)]
+struct MigrationDoctests;
+
 mod branch;
 pub mod config;
 mod deadline;
