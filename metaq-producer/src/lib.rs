@@ -27,6 +27,10 @@ struct ReadmeDoctests;
 #[cfg(doctest)]
 struct MigrationDoctests;
 
+#[doc = include_str!("../../docs/delivery.md")]
+#[cfg(doctest)]
+struct DeliveryDoctests;
+
 mod branch;
 pub mod config;
 mod deadline;
