@@ -1,4 +1,5 @@
-//! The producer's own part of sending: a transport of the benchmark's own takes every put and says at once that it was stored.
+//! The producer's own part of sending: a transport of the benchmark's own takes every put and says at once
+//! that it was stored.
 //!
 //! `cargo bench -p metaq-producer`
 

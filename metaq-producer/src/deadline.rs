@@ -15,7 +15,8 @@ pub(crate) fn after(timeout: Duration) -> Instant {
     at(Instant::now(), timeout)
 }
 
-/// The instant at which a timeout that began at `start` is over. Timeouts beyond [`FAR`] are taken as that long.
+/// The instant at which a timeout that began at `start` is over. Timeouts beyond [`FAR`] are taken as that
+/// long.
 pub(crate) fn at(start: Instant, timeout: Duration) -> Instant {
     start.checked_add(timeout.min(FAR)).unwrap_or(start)
 }
@@ -33,7 +34,8 @@ pub(crate) fn runtime() -> Option<Handle> {
 pub(crate) enum NotReached {
     /// The deadline has passed.
     Elapsed,
-    /// The caller is outside of any tokio runtime, or in one without timers, so that there is no clock to wait by.
+    /// The caller is outside of any tokio runtime, or in one without timers, so that there is no clock to
+    /// wait by.
     NoRuntime,
 }
 

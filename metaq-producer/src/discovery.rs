@@ -1,4 +1,5 @@
-//! The registries in which a producer looks up the brokers of its topics: the public items of `metaq-discovery`.
+//! The registries in which a producer looks up the brokers of its topics: the public items of
+//! `metaq-discovery`.
 
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 pub use metaq_discovery::Credentials;

@@ -16,11 +16,13 @@ use crate::{
     panics::{self, contain},
 };
 
-/// Sees every message before it is accepted, for instance to add an attribute, and learns how each accepted message ended.
+/// Sees every message before it is accepted, for instance to add an attribute, and learns how each accepted
+/// message ended.
 ///
-/// A producer may have [several](crate::ProducerBuilder::interceptor), which are called in the order in which they were added.
-/// They are called on the threads that send and that read answers, without a lock, so they may call the producer, and should be
-/// quick. What they send is seen as well: there has to be an end to that.
+/// A producer may have [several](crate::ProducerBuilder::interceptor), which are called in the order in which
+/// they were added. They are called on the threads that send and that read answers, without a lock, so they
+/// may call the producer, and should be quick. What they send is seen as well: there has to be an end to
+/// that.
 ///
 /// ```
 /// use metaq_producer::{interceptor::Interceptor, Message, Producer};
@@ -43,9 +45,10 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Interceptor: Send + Sync {
-    /// Looks at a message that is offered, and may change it, above all its attribute. Called once for each call that offers
-    /// it, also within transactions: a message that comes back in an error and is offered again is seen again, as it was
-    /// changed. It is checked, and its room and its partition are found, afterwards.
+    /// Looks at a message that is offered, and may change it, above all its attribute. Called once for each
+    /// call that offers it, also within transactions: a message that comes back in an error and is offered
+    /// again is seen again, as it was changed. It is checked, and its room and its partition are found,
+    /// afterwards.
     ///
     /// If this panics, the message is not sent: the call fails with an error of kind
     /// [`Interceptor`](crate::SendErrorKind::Interceptor), which gives the message back as it was offered.
@@ -53,12 +56,13 @@ pub trait Interceptor: Send + Sync {
         let _ = message;
     }
 
-    /// Learns how a message ended: once for each message that was accepted, whether its handle is there or not, at about the
-    /// time at which the handle has the outcome. What was not accepted is the error of the call, and is not told here;
-    /// neither are messages of transactions, whose outcome is that of the transaction. On several threads,
-    /// [`flush`](crate::Producer::flush) and [`close`](crate::Producer::close) may return a moment before the last calls.
+    /// Learns how a message ended: once for each message that was accepted, whether its handle is there or
+    /// not, at about the time at which the handle has the outcome. A message that was not accepted is the
+    /// error of its call, and is not reported here; neither are messages of transactions, whose outcome is
+    /// that of the transaction. On several threads, [`flush`](crate::Producer::flush) and
+    /// [`close`](crate::Producer::close) may return a moment before the last calls.
     ///
-    /// A panic is contained. A warning tells of the first one.
+    /// A panic is contained, and the first one is logged as a warning.
     fn after_outcome(&self, send: &CompletedSend) {
         let _ = send;
     }
@@ -70,7 +74,8 @@ pub trait Interceptor: Send + Sync {
 pub struct CompletedSend {
     /// The message's topic.
     pub topic: Topic,
-    /// The partition that it is stored in, or that its last attempt was for. None if it was handed to no connection.
+    /// The partition that it is stored in, or that its last attempt was for. None if it was handed to no
+    /// connection.
     pub partition: Option<Partition>,
     /// Whether it was acknowledged, or what is known of it otherwise.
     pub outcome: Result<(), Outcome>,
@@ -83,7 +88,7 @@ pub struct CompletedSend {
 /// The interceptors of a producer, whose panics stay with the message that they were called for.
 pub(crate) struct Interceptors {
     list: Box<[Arc<dyn Interceptor>]>,
-    /// Whether it was told that `after_outcome` panics.
+    /// Whether a panic of `after_outcome` was logged.
     has_panicked: AtomicBool,
 }
 

@@ -25,8 +25,8 @@ impl Message {
     /// ```
     ///
     /// # Errors
-    /// When the value has no form in JSON, such as a map whose keys aren't texts; the error says where. Numbers that JSON
-    /// doesn't have, NaN and the infinities, become `null`.
+    /// When the value has no form in JSON, such as a map whose keys aren't texts; the error says where.
+    /// Numbers that JSON doesn't have, NaN and the infinities, become `null`.
     pub fn json<T: Serialize + ?Sized>(topic: Topic, value: &T) -> Result<Self, JsonError> {
         match serde_json::to_vec(value) {
             Ok(payload) => Ok(Self::new(topic, payload)),
@@ -36,7 +36,8 @@ impl Message {
 }
 
 impl Producer {
-    /// Sends `value` as JSON, and waits until the message has its outcome: [`Message::json`] and [`send`](Self::send) in one.
+    /// Sends `value` as JSON, and waits until the message has its outcome: [`Message::json`] and
+    /// [`send`](Self::send) in one.
     ///
     /// # Errors
     /// When the value has no form in JSON: nothing is sent then. Otherwise as for `send`.
@@ -48,7 +49,8 @@ impl Producer {
         topic: &Topic,
         value: &T,
     ) -> Result<SendReceipt, SendJsonError> {
-        // Made before anything is awaited, so that the value need not be `Sync` for the future to cross threads.
+        // Made before anything is awaited, so that the value need not be `Sync` for the future to cross
+        // threads.
         let message = Message::json(topic.clone(), value);
         Ok(self.send(message?).await?)
     }
@@ -91,14 +93,15 @@ impl JsonError {
         self.inner.path.as_deref()
     }
 
-    /// The topic that it was to be sent to.
+    /// The topic of the message.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.inner.topic
     }
 }
 
-/// Finds where serialising `value` fails. Keeping account of the place takes time, so this is asked only when it has failed.
+/// Finds where serialising `value` fails. Keeping account of the place takes time, so this is asked only when
+/// it has failed.
 fn place_of_error<T: Serialize + ?Sized>(value: &T) -> Option<String> {
     let mut track = serde_path_to_error::Track::new();
     let mut serializer = serde_json::Serializer::new(std::io::sink());

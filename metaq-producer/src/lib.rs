@@ -16,8 +16,8 @@
 //! # }
 //! ```
 //!
-//! A message's way: [`Message`] → [`PartitionSelector`] over the connected partitions of its topic → the broker's
-//! connection → [`SendReceipt`], or a [`SendError`] that says whether the message may be stored.
+//! A message's way: [`Message`] → [`PartitionSelector`] over the connected partitions of its topic → the
+//! broker's connection → [`SendReceipt`], or a [`SendError`] that says whether the message may be stored.
 
 #[doc = include_str!("../../README.md")]
 #[cfg(doctest)]

@@ -48,8 +48,9 @@ impl Message {
         self.checksum = self.data.checksum();
     }
 
-    /// The same message with a key. It stays here: selectors such as [`KeyHashSelector`](crate::selector::KeyHashSelector) choose the
-    /// partition by it, consumers never see it.
+    /// The same message with a key. It stays here: selectors such as
+    /// [`KeyHashSelector`](crate::selector::KeyHashSelector) choose the partition by it, consumers never see
+    /// it.
     #[must_use]
     pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Self {
         self.key = Some(Arc::new(key.as_ref().into()));
@@ -81,8 +82,9 @@ impl Message {
         self.key.as_ref().map(|key| &***key)
     }
 
-    /// The number of bytes that the message takes at a broker and at a consumer: its payload, and its attribute with four bytes
-    /// of length. [`max_message_size`](crate::ProducerConfig::max_message_size) limits them.
+    /// The number of bytes that the message takes at a broker and at a consumer: its payload, and its
+    /// attribute with four bytes of length. [`max_message_size`](crate::ProducerConfig::max_message_size)
+    /// limits them.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         self.data.len()

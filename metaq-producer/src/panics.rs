@@ -9,8 +9,8 @@ use std::{
     task::{Context, Wake, Waker},
 };
 
-/// Runs code that belongs to the user, whose panic must not end what we are doing. The panic itself was reported by the
-/// program's panic hook.
+/// Runs code that belongs to the user, whose panic must not end what we are doing. The panic itself was
+/// reported by the program's panic hook.
 #[inline]
 pub(crate) fn contain(code: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
@@ -18,7 +18,8 @@ pub(crate) fn contain(code: impl FnOnce()) {
     }
 }
 
-/// Runs code that belongs to the user with each of `items`. One that panics keeps the code from nothing but itself.
+/// Runs code that belongs to the user with each of `items`. One that panics keeps the code from nothing but
+/// itself.
 #[inline]
 pub(crate) fn contain_each<T>(items: impl Iterator<Item = T>, mut code: impl FnMut(T)) {
     let mut items = items.fuse();
@@ -32,8 +33,8 @@ pub(crate) fn contain_each<T>(items: impl Iterator<Item = T>, mut code: impl FnM
     }
 }
 
-/// Waits for a future of tokio's, which wakes others after the caller's task: a waker that panics would keep them waiting, and
-/// whoever notifies them from what comes next.
+/// Waits for a future of tokio's, which wakes others after the caller's task: a waker that panics would keep
+/// them waiting, and whoever notifies them from what comes next.
 pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut known: Option<Arc<ContainedWaker>> = None;
@@ -89,7 +90,7 @@ fn into_text(panic: Box<dyn Any + Send>) -> String {
     text
 }
 
-/// Drops what somebody panicked with. It may be anything, and panic when it is dropped.
+/// Drops the payload of a panic. Its type is arbitrary, and its destructor may panic.
 #[cold]
 fn forget(panic: Box<dyn Any + Send>) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {

@@ -1,8 +1,8 @@
 //! The name of a message on its way.
 
-/// Names an entry: its shard, its place there, and which of the place's successive users it is. One number, since it goes
-/// from hand to hand, and what is written in parts is read as a whole only once all are in memory. The highest bits are
-/// always zero, for [`SendHandle`](crate::SendHandle) to use.
+/// Names an entry: its shard, its place there, and which of the place's successive users it is. One number,
+/// since it goes from hand to hand, and what is written in parts is read as a whole only once all are in
+/// memory. The highest bits are always zero, for [`SendHandle`](crate::SendHandle) to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Token(u64);
 

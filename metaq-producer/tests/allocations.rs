@@ -1,5 +1,5 @@
-//! What messages take of the allocator, counted on the thread that sends them: the producer and its connection run there, the
-//! broker on another.
+//! Allocations of messages, counted on the thread that sends them: the producer and its
+//! connection run there, the broker on another.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::VecDeque, hint::black_box, sync::mpsc, thread};
@@ -78,7 +78,7 @@ fn a_message_allocates_nothing() {
     });
 }
 
-/// How many bytes a producer holds with so many messages in flight, their handles included.
+/// The bytes that a producer holds with this number of messages in flight, handles included.
 fn held(count: usize) -> i64 {
     let mut held = 0;
     with_broker(|addr, freeze| {

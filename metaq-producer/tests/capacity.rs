@@ -21,7 +21,8 @@ use tokio::time::{Instant, sleep};
 const PROMPTLY: Duration = Duration::from_millis(10);
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
-/// One broker whose connection takes so many requests of so many bytes at a time, and a producer that has published `t`.
+/// One broker whose connection has these limits of requests and bytes, and a producer that has
+/// published `t`.
 async fn limited(requests: usize, bytes: usize) -> (EmbeddedRegistry, Broker, Producer) {
     let registry = EmbeddedRegistry::new();
     let broker = broker(&registry, 0);
@@ -123,7 +124,8 @@ async fn capacity_that_a_question_for_statistics_returns_goes_to_the_next_messag
     assert!(asking.await.unwrap()[0].1.is_ok());
 }
 
-/// About 850 of 1000 bytes are taken for five seconds; a message of 500 bytes waits at the head, one of 10 bytes behind it.
+/// About 850 of 1000 bytes are taken for five seconds; a message of 500 bytes waits at the head, one of 10
+/// bytes behind it.
 async fn head_that_does_not_fit() -> (EmbeddedRegistry, Broker, Producer) {
     let (registry, broker, producer) = limited(100, 1000).await;
     let late = broker.faults().plan(Requests::puts().first(1), Fault::Late(Duration::from_secs(2)));
@@ -182,7 +184,8 @@ async fn a_head_that_is_withdrawn_with_its_topic_lets_the_next_go_at_once() {
     assert!(started.elapsed() <= PROMPTLY, "{:?}", started.elapsed());
 }
 
-/// Two brokers that take one message at a time: the one with the index `slow` answers after a second, the other after 300 ms.
+/// Two brokers that take one message at a time: the one with the index `slow` answers after a second, the
+/// other after 300 ms.
 async fn two_full_brokers(
     slow: usize,
     config: impl FnOnce(&mut ProducerConfig),

@@ -1,5 +1,5 @@
-//! Every rule of the Java client is spoken of: in `docs/compatibility.md`, or in a test that cites it. And what is spoken of,
-//! there is.
+//! Every rule of the Java client is spoken of: in `docs/compatibility.md`, or in a test that cites it. And
+//! what is spoken of, there is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{

@@ -1,5 +1,5 @@
-//! The documents are true of the code: log lines in `docs/operations.md` have the texts and levels of the code, and the tests
-//! that documents name exist.
+//! The documents are true of the code: log lines in `docs/operations.md` have the texts and levels of the
+//! code, and the tests that documents name exist.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -73,7 +73,8 @@ fn first_literal(code: &str) -> Option<&str> {
     literal.split_once('"').map(|(literal, _)| literal)
 }
 
-/// The level and the text of every log line that `code` writes; a text that is made of values ends at the first of them.
+/// The level and the text of every log line that `code` writes; a text that is made of values ends at the
+/// first of them.
 fn logged(code: &str) -> Vec<(&'static str, &str)> {
     let mut found = Vec::new();
     for level in LEVELS {

@@ -1,5 +1,5 @@
-//! Transactions that are dropped while they are open. One test in a process of its own: what is told to `tracing` on one
-//! thread may be missed when others tell the same for the first time.
+//! Transactions that are dropped while they are open. One test in a process of its own: what is told to
+//! `tracing` on one thread may be missed when others tell the same for the first time.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -21,12 +21,12 @@ use tracing_subscriber::fmt::MakeWriter;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What was told.
+/// The lines that were logged.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<u8>>>);
 
 impl Told {
-    /// What was told since the last time.
+    /// The lines that were logged since the last call.
     fn take(&self) -> String {
         String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
     }

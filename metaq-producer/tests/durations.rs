@@ -1,4 +1,5 @@
-//! Every public duration with values that make little sense: nothing panics, nothing hangs, and a producer works afterwards.
+//! Every public duration with values that make little sense: nothing panics, nothing hangs, and a producer
+//! works afterwards.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -29,7 +30,7 @@ const ODD: [Duration; 5] = [
 const SOON: Duration = Duration::from_secs(60);
 
 thread_local! {
-    /// How many panics there were on this thread, which is that of a whole test with its runtime.
+    /// The number of panics on this thread, which is that of a whole test with its runtime.
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 

@@ -1,5 +1,5 @@
-//! What a producer says when it ends with messages outstanding. A test program of its own: another test's thread without a
-//! log could have the events of both switched off.
+//! The warning of a producer that is dropped with messages outstanding. A test program of its own: another
+//! test's thread without a log could have the events of both switched off.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 

@@ -1,5 +1,5 @@
-//! What a producer tells of itself in events. A test program of its own: another test's thread without a log could have the
-//! events of both switched off.
+//! The events of a producer. A test program of its own: another test's thread without a log
+//! could have the events of both switched off.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 

@@ -124,7 +124,7 @@ async fn in_order_the_next_message_waits_until_the_old_connection_is_given_up() 
 
 #[tokio::test(start_paused = true)]
 async fn a_transaction_ends_with_the_connection_on_which_it_began() {
-    /// When its connection is lost without a word.
+    /// The time at which its connection is lost without a word.
     #[derive(Clone, Copy, Debug)]
     enum When {
         Idle,

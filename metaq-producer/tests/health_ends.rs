@@ -1,4 +1,4 @@
-//! What health, readiness and events tell when connections, producers and runtimes end.
+//! Health, readiness and events when connections, producers and runtimes end.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 

@@ -158,7 +158,8 @@ async fn the_exported_figures_of_each_topic_balance() {
     assert_eq!((figures["offered_total"], figures["not_sent_total"]), (5, 5), "{figures:?}");
 }
 
-/// The sum of a series over what the labels leave open. The recorder's counters are 0 after that, until they are written again.
+/// The sum of a series over what the labels leave open. The recorder's counters are 0 after that, until they
+/// are written again.
 fn value(recorder: &DebuggingRecorder, name: &str, labels: &[(&str, &str)]) -> f64 {
     let series = recorder.snapshotter().snapshot().into_vec().into_iter().filter(|(key, ..)| {
         let has = |(name, value): &(&str, &str)| {

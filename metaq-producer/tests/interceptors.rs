@@ -1,4 +1,4 @@
-//! What interceptors see and change, and that nothing else suffers from what they do.
+//! Interceptors: their view of messages, their changes, and the containment of their faults.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -65,7 +65,7 @@ impl Scene {
         Self { _registry: registry, broker, producer, seen }
     }
 
-    /// What was learned since the last time.
+    /// The outcomes since the last call.
     fn learned(&self) -> Vec<(char, Result<(), Outcome>, u32)> {
         let seen = std::mem::take(&mut *self.seen.lock());
         seen.into_iter().map(|(letter, send)| (letter, send.outcome, send.attempts)).collect()

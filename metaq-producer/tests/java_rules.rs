@@ -1,4 +1,5 @@
-//! Rules of the Java client that other tests don't show: the default topic, every status, brokers' statistics.
+//! Rules of the Java client that other tests don't show: the default topic, every status, brokers'
+//! statistics.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 

@@ -1,6 +1,6 @@
-//! Everything at once on real threads: plain messages, messages in order, local and XA transactions, statistics, flushes, and
-//! topics that are unpublished and published again, while brokers do wrong. For two seconds, or for a minute with
-//! `METAQ_RELIABILITY=full`.
+//! Everything at once on real threads: plain messages, messages in order, local and XA transactions,
+//! statistics, flushes, and topics that are unpublished and published again, while brokers do wrong. For two
+//! seconds, or for a minute with `METAQ_RELIABILITY=full`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -33,10 +33,10 @@ use tokio::{
 
 const BROKERS: usize = 3;
 const PARTITIONS: i32 = 2;
-/// What a machine under load may take longer.
+/// The allowance for a machine under load.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// What has to become of payloads.
+/// The required fate of payloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stored,
@@ -73,7 +73,7 @@ impl Account {
     }
 }
 
-/// What all tasks share.
+/// State that all tasks share.
 struct Stage {
     brokers: Vec<Broker>,
     /// Without and with order.
@@ -103,7 +103,8 @@ impl Stage {
                 config.connection.initial_backoff = Duration::from_millis(1);
                 config.connection.max_backoff = Duration::from_millis(20);
                 if is_ordered {
-                    // Connections are ended by the brokers alone, so that nothing is stored after its connection has ended.
+                    // Connections are ended by the brokers alone, so that nothing is stored after its
+                    // connection has ended.
                     config.connection.stall_after = Duration::from_secs(120);
                     config.connection.heartbeat_after = Duration::from_secs(120);
                 }
@@ -153,7 +154,8 @@ impl Stage {
                     }
                 }
                 5 => {
-                    // Given up somewhere on its way; where it is given up before it is accepted, it may not be counted.
+                    // Given up somewhere on its way; where it is given up before it is accepted, it may not
+                    // be counted.
                     let patience = Duration::from_micros(rng.u64(..2000));
                     let sent = timeout(patience, producer.send_with_timeout(message, time)).await;
                     match sent {

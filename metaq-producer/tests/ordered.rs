@@ -23,7 +23,8 @@ use tokio::time::{Instant, sleep};
 
 const PROMPTLY: Duration = Duration::from_millis(10);
 
-/// So many brokers with so many partitions each, and a producer that keeps the order and sends to [`Pinned`] partitions.
+/// So many brokers with so many partitions each, and a producer that keeps the order and sends to [`Pinned`]
+/// partitions.
 fn pinned_cluster(
     brokers: i32,
     partitions: u32,
@@ -109,8 +110,8 @@ async fn a_message_for_a_broker_that_stays_away_ends_by_its_own_deadline() {
     assert_eq!(error.into_message(), Some(pinned("1-0", "x")));
 }
 
-/// Also when little may be in flight in all, and more comes for the silent broker than that, if the selector lets it go
-/// elsewhere.
+/// Also when little may be in flight in all, and more comes for the silent broker than that, if the selector
+/// lets it go elsewhere.
 #[tokio::test(start_paused = true)]
 async fn a_silent_broker_is_not_given_the_room_of_all_by_messages_that_wait_for_their_turn() {
     let cluster = Cluster::new(2, |config| {
@@ -416,8 +417,8 @@ async fn a_message_that_expires_or_is_cancelled_while_it_waits_for_its_turn_hold
     assert_eq!(in_partition(&brokers[0], "t", 0), ["first", "next"]);
 }
 
-/// Tasks on several threads offer to one partition each, so that the order in which messages are accepted is known, while
-/// the brokers except the first lose connections, refuse, freeze for a moment, and answer late.
+/// Tasks on several threads offer to one partition each, so that the order in which messages are accepted is
+/// known, while the brokers except the first lose connections, refuse, freeze for a moment, and answer late.
 #[test]
 fn the_order_of_acceptance_is_kept_whatever_happens_to_connections() {
     const BROKERS: i32 = 3;

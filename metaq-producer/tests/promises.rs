@@ -1,4 +1,5 @@
-//! What the documentation promises, to the letter: `enqueue` that is dropped, `flush`, `close`, and the end of a producer.
+//! The promises of the documentation, to the letter: `enqueue` that is dropped, `flush`, `close`, and the end
+//! of a producer.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -30,8 +31,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 const PROMPTLY: Duration = Duration::from_millis(10);
 
-/// Offers messages, gives each future so many polls, drops those that are not done, and compares what is stored with what
-/// was accepted.
+/// Offers messages, polls each future this number of times, drops those that are not done, and compares what
+/// is stored with what was accepted.
 async fn drops_after_polls(cluster: &Cluster, polls: usize, count: usize, len: usize) -> usize {
     let (mut accepted, mut dropped) = (BTreeSet::new(), BTreeSet::new());
     let before: BTreeSet<_> = cluster.stored().into_iter().collect();

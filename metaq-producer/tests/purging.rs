@@ -305,7 +305,8 @@ async fn a_message_is_in_the_account_of_closing_or_returned() {
     nothing_is_left(&producer).await;
 }
 
-/// Tasks on several threads send while others take back, and the broker freezes, thaws and loses its connections.
+/// Tasks on several threads send while others take back, and the broker freezes, thaws and loses its
+/// connections.
 #[test]
 fn each_message_is_stored_or_returned_once_under_threads() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();

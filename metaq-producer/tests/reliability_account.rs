@@ -1,5 +1,5 @@
-//! Every message is accounted for in time: under every fault when the producer is closed, when futures are dropped at any
-//! moment, and when the runtime is shut down under load.
+//! Every message is accounted for in time: under every fault when the producer is closed, when futures are
+//! dropped at any moment, and when the runtime is shut down under load.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -27,13 +27,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// What a message may take longer than its timeout, and closing than its own. In the short form other tests have the
-/// machine, too.
+/// The allowance for a message beyond its timeout, and for closing beyond its own. In the short form other
+/// tests have the machine, too.
 fn grace() -> Duration {
     in_form(Duration::from_secs(1), Duration::from_millis(100))
 }
 
-/// What happens to a cluster of two brokers.
+/// The fault of a cluster of two brokers.
 type Happening = fn(&mut Cluster);
 
 fn plan(cluster: &Cluster, fault: Fault) {

@@ -1,5 +1,5 @@
-//! Connections that end or go wrong at every byte, and answers that are not what was asked for: no message is taken for
-//! another, none is stored in part, and all end as documented. Time is paused.
+//! Connections that end or go wrong at every byte, and answers that are not what was asked for: no message is
+//! taken for another, none is stored in part, and all end as documented. Time is paused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -30,8 +30,8 @@ use tokio::time::{Instant, timeout};
 const TIMEOUT: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(100);
 
-/// A connection on which nothing makes sense any more is given up within this after a message had no answer: so long a
-/// heartbeat may take, and a new connection to be made.
+/// A connection on which nothing makes sense any more is given up within this after a message had no answer:
+/// so long a heartbeat may take, and a new connection to be made.
 const GIVEN_UP: Duration = Duration::from_secs(6);
 
 /// A broker, and a producer whose connection to it is spoiled.
@@ -56,7 +56,8 @@ impl Spoilt {
         Self { broker, producer, next }
     }
 
-    /// Sends messages while the connection is spoiled so, and waits for their ends. Then others are sent until one is stored.
+    /// Sends messages while the connection is spoiled so, and waits for their ends. Then others are sent
+    /// until one is stored.
     async fn send(&self, messages: &[Message], how: Spoiling) -> Vec<Ended> {
         *self.next.lock() = how;
         let handles: Vec<_> =
@@ -76,7 +77,8 @@ impl Spoilt {
         self.producer.stats().await.connections[0].1
     }
 
-    /// How often each message is stored; that each is whole, and where its receipt says.
+    /// The number of times that each message is stored; checks that each is whole, and where its receipt
+    /// says.
     fn stored(&self, ended: &[Ended]) -> Vec<usize> {
         let stored = self.broker.messages("t");
         let is = |stored: &Stored, message: &Message| {
@@ -112,12 +114,12 @@ fn three() -> [Message; 3] {
     [message("small"), message("x".repeat(40)).with_attribute("table-7"), message("y".repeat(9_000))]
 }
 
-/// The bytes to spoil: each one, or in the short form each of the first ones and one in so many after them.
+/// The bytes to spoil: each one, or in the short form each of the first ones and a sample after them.
 fn positions(all: u64) -> impl Iterator<Item = u64> {
     (0..all).filter(move |at| in_form(*at < 200 || at % 97 == 0 || at + 20 > all, true))
 }
 
-/// How long the frames of messages are that are sent together, and their answers.
+/// The lengths of the frames of messages that are sent together, and of their responses.
 async fn lengths(messages: &[Message]) -> (Vec<u64>, Vec<u64>) {
     let (mut frames, mut answers) = (Vec::new(), Vec::new());
     // Before them the broker is asked whether it is there.

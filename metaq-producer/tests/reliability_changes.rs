@@ -1,5 +1,5 @@
-//! Real Java brokers that come, move and go, and what they have registered changes: it is followed within a second, and nothing
-//! else is touched.
+//! Real Java brokers that come, move and go, and what they have registered changes: it is followed within a
+//! second, and nothing else is touched.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod reliability;
@@ -32,7 +32,8 @@ const PACE: Pace = Pace::PerSecond(2000);
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until the partitions that can be sent to are as wanted, and until what was sent before has its outcome.
+/// Waits until the partitions that can be sent to are as wanted, and until what was sent before has its
+/// outcome.
 async fn settles(
     load: &Load,
     producer: &Producer,

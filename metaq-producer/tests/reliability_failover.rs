@@ -1,5 +1,5 @@
-//! A real Java broker whose connection is lost without a word, that lets in and is silent, or stands still for a while: it is
-//! used again as soon as it can be.
+//! A real Java broker whose connection is lost without a word, that lets in and is silent, or stands still
+//! for a while: it is used again as soon as it can be.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod reliability;
@@ -38,7 +38,7 @@ async fn goes_on(load: &Load) {
     load.first(Instant::now() + Duration::from_millis(200), prompt).await;
 }
 
-/// How long after `since` a message is acknowledged, be it one that had waited.
+/// The time after `since` at which a message is acknowledged, be it one that had waited.
 async fn used(load: &Load, since: Instant) -> Duration {
     let stored = |sent: &&Sent| sent.ended >= since && sent.outcome.is_ok();
     let first = || load.look(|all| all.iter().filter(stored).map(|sent| sent.ended - since).min());

@@ -28,7 +28,7 @@ async fn nothing_is_lost_or_stored_twice_or_out_of_turn() {
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (_first, _second) = (first.unwrap(), second.unwrap());
     let (all_at_once, turns, ordered) = (topic("t"), topic("turns"), topic("ordered"));
-    // So long that a busy machine is no fault.
+    // Longer than a busy machine takes.
     let patience = Duration::from_secs(30);
     let producer = producer(&zookeeper, |config| config.send_timeout = patience);
     let keeps_order = reliability::producer(&zookeeper, |config| {

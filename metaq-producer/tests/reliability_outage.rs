@@ -1,5 +1,5 @@
-//! All brokers are down while messages are offered: memory is bounded, little is done, little is said, and it goes on soon
-//! after they are back. What it takes is measured in a process of its own, beside the brokers'.
+//! All brokers are down while messages are offered: memory is bounded, little is done, little is said, and it
+//! goes on soon after they are back. What it takes is measured in a process of its own, beside the brokers'.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -25,7 +25,7 @@ use metaq_producer::{
 use metaq_testkit::Broker;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
-/// Messages are offered so often, so many at a time: 10,000 a second.
+/// The interval and the number of messages offered at a time: 10,000 a second.
 const TICK: Duration = Duration::from_millis(10);
 const AT_A_TIME: usize = 100;
 
@@ -92,7 +92,7 @@ async fn while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said
     assert!(stored > 0, "what waited was stored");
 }
 
-/// What the process does whose producer is measured.
+/// The work of the process whose producer is measured.
 async fn measured(mut role: Role) {
     let lines = Lines::default();
     tracing_subscriber::fmt().with_writer(lines.clone()).without_time().with_ansi(false).init();
@@ -170,8 +170,8 @@ async fn measured(mut role: Role) {
     // An unoptimised build on a busy machine takes longer for the offering as well.
     let most = if cfg!(debug_assertions) { (3.0 * cost.share).max(0.4) } else { in_form(0.06, 0.02) };
     assert!(used <= most, "{used} of {most}");
-    // Of each broker: that it was connected, was lost, can't be reached, is used no more, is connected again, is used again,
-    // and was let go of. In the short form a machine that is too busy may have one stall.
+    // Of each broker: that it was connected, was lost, can't be reached, is used no more, is connected again,
+    // is used again, and was let go of. In the short form a machine that is too busy may have one stall.
     assert!(lines.len() <= in_form(3, 1) * (7 * brokers + 2), "{} lines", lines.len());
     let unreachable = lines.iter().filter(|line| line.contains("unreachable")).count();
     assert!(unreachable <= brokers, "it is tried on in silence: {unreachable}");
@@ -179,7 +179,7 @@ async fn measured(mut role: Role) {
     assert!(recovery <= in_form(Duration::from_secs(5), Duration::from_secs(1)), "{recovery:?}");
 }
 
-/// What something took of a core.
+/// The share of a core that something took.
 struct Cost {
     share: f64,
 }

@@ -1,5 +1,5 @@
-//! Refusals, messages that can't be sent, and registries that say what isn't so: each ends as documented, within its
-//! deadline, and what isn't stored is given back. Time is paused.
+//! Refusals, messages that can't be sent, and registries that say what isn't so: each ends as documented,
+//! within its deadline, and what isn't stored is given back. Time is paused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -20,11 +20,11 @@ const GRACE: Duration = Duration::from_millis(100);
 /// The largest message that is accepted by default.
 const LARGEST: usize = 1_048_556;
 
-/// How a message has to end.
+/// The required outcome of a message.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Stored,
-    /// Of this kind, with this status of a broker's, after so many attempts in all.
+    /// The kind, the broker's status, and the number of attempts in all.
     Failed(SendErrorKind, Outcome, Option<i32>, usize),
 }
 

@@ -1,5 +1,6 @@
-//! A real registry that is away, or forgets the producer: messages go on to the brokers of the last view, new topics fail, and what
-//! has changed is followed within two seconds after its return. What the views are meanwhile is tested in metaq-discovery.
+//! A real registry that is away, or forgets the producer: messages go on to the brokers of the last view, new
+//! topics fail, and what has changed is followed within two seconds after its return. What the views are
+//! meanwhile is tested in metaq-discovery.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod reliability;
@@ -27,8 +28,8 @@ use reliability::{
     topic,
 };
 
-/// What has changed has to be followed so soon after the registry is back. In the short form other tests have the machine,
-/// too.
+/// The time after the registry is back within which changes are followed. In the short form other tests have
+/// the machine, too.
 fn followed_within() -> Duration {
     in_form(Duration::from_secs(5), Duration::from_secs(2))
 }
@@ -37,7 +38,7 @@ const PUBLISH: Duration = Duration::from_secs(2);
 
 const PACE: Pace = Pace::PerSecond(1000);
 
-/// Waits until a topic has so many partitions. Returns how long after `since`.
+/// Waits until a topic has this number of partitions. Returns the time since `since`.
 async fn partitions(producer: &Producer, topic: &Topic, count: usize, since: Instant) -> Duration {
     let reached = async {
         while producer.partitions(topic).len() != count {
@@ -58,8 +59,8 @@ async fn is_lost(events: &mut DiscoveryEvents) {
     hears(events, &DiscoveryEvent::Lost).await;
 }
 
-/// Sees that a topic can't be published while the registry is away, and that the error comes in time and says why. Nothing can
-/// be sent to it either.
+/// Sees that a topic can't be published while the registry is away, and that the error comes in time and says
+/// why. Nothing can be sent to it either.
 async fn fails_clearly(producer: &Producer, topic: &Topic) {
     let asked = Instant::now();
     let error = producer.publish_topic(topic).await.unwrap_err();
@@ -161,8 +162,8 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     assert_eq!((account.unknown, account.rejected, account.not_sent), (0, 0, 0));
 }
 
-/// The way to the registry is cut until the session must have expired, over and over. Returns how soon what had changed meanwhile
-/// was followed.
+/// The way to the registry is cut until the session must have expired, over and over. Returns how soon what
+/// had changed meanwhile was followed.
 async fn forgotten(zookeeper: &ZooKeeper, topic: &Topic, times: usize, into: &mut Vec<Sent>) -> Times {
     let proxy = Proxy::start(zookeeper.connect_string()).await.unwrap();
     let mut config = ZooKeeperConfig::default();

@@ -19,7 +19,7 @@ use reliability::{
     topic,
 };
 
-/// So much that messages are always under way, and so little that JVMs can start beside it.
+/// Enough that messages are always in flight, and little enough that JVMs can start beside it.
 const PACE: Pace = Pace::PerSecond(2000);
 
 /// A broker that is back has to be used so soon. In the short form other tests have the machine, too.
@@ -27,7 +27,8 @@ fn used_again_within() -> Duration {
     in_form(Duration::from_secs(3), Duration::from_secs(1))
 }
 
-/// A broker that acknowledges what is in the system's memory, as by the shipped settings, and writes it to disk later.
+/// A broker that acknowledges what is in the system's memory, as by the shipped settings, and writes it to
+/// disk later.
 fn broker(id: i32, session_timeout: Duration) -> JavaBrokerBuilder {
     let broker = JavaBroker::builder(id).topic("t", 4).session_timeout(session_timeout);
     broker.setting("unflushThreshold", "10000").setting("unflushInterval", "500")
@@ -59,7 +60,7 @@ enum Back {
     AfterExpiry,
 }
 
-/// How often a broker could not register a topic because its own node was there, by its log.
+/// The number of times that a broker could not register a topic because its own node was there, by its log.
 fn registrations_failed(broker: &JavaBroker, topic: &str) -> usize {
     let node = format!("NodeExists for /meta/brokers/topics/{topic}/");
     let log = fs::read_to_string(broker.log()).unwrap();
@@ -235,7 +236,8 @@ async fn planned_restarts_fail_nothing_but_what_was_under_way() {
     load.reaches(&addr, Instant::now()).await;
     let connections = stays.client_ports();
     let mut used_again = Times::default();
-    // First as an operator does who has time: its topic is withdrawn, and it is stopped when nobody is connected any more.
+    // First as an operator does who has time: its topic is withdrawn, and it is stopped when nobody is
+    // connected any more.
     for withdrawn in [true, false] {
         for _ in 0..times {
             sleep(Duration::from_millis(fastrand::u64(0..200))).await;

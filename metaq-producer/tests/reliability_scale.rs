@@ -1,5 +1,5 @@
-//! A thousand topics of 64 partitions and ten thousand senders at once: little memory, and nobody waits longer than others.
-//! What it takes is measured in a process of its own, beside the brokers'.
+//! A thousand topics of 64 partitions and ten thousand senders at once: little memory, and nobody waits
+//! longer than others. What it takes is measured in a process of its own, beside the brokers'.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod measuring;
@@ -52,7 +52,7 @@ async fn ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_ha
     assert!(process.end(PATIENCE).await.success());
 }
 
-/// What the process does whose producer is measured.
+/// The work of the process whose producer is measured.
 async fn measured(role: Role) {
     let topics: Vec<_> = (0..TOPICS).map(|n| Topic::new(&format!("t{n}")).unwrap()).collect();
     let view = |topic: &Topic| {
@@ -81,7 +81,7 @@ async fn measured(role: Role) {
     phase.is_measured.store(true, Ordering::Release);
     let begun = Instant::now();
     sleep(in_form(Duration::from_secs(3), Duration::from_secs(30))).await;
-    // However fast the machine is: so many that the shares can be compared.
+    // Enough on a machine of any speed to compare the shares.
     let enough = SENDERS * in_form(20, 100);
     while phase.messages.load(Ordering::Relaxed) < enough {
         assert!(begun.elapsed() < PATIENCE, "{} messages", phase.messages.load(Ordering::Relaxed));
@@ -125,7 +125,7 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-/// What all senders do.
+/// The work of all senders.
 #[derive(Default)]
 struct Phase {
     is_measured: AtomicBool,
@@ -134,7 +134,7 @@ struct Phase {
     messages: AtomicUsize,
 }
 
-/// How long one sender waited for its messages.
+/// The times that one sender waited for its messages.
 #[derive(Default)]
 struct Waited {
     messages: u32,

@@ -1,5 +1,6 @@
-//! A real Java broker that falls silent: frozen, behind a line that loses everything, or accepting connections and no more. Every
-//! message ends in time, nothing more is sent there, and the other broker takes as much as before.
+//! A real Java broker that falls silent: frozen, behind a line that loses everything, or accepting
+//! connections and no more. Every message ends in time, nothing more is sent there, and the other broker
+//! takes as much as before.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod reliability;
@@ -23,22 +24,22 @@ use reliability::{
     topic,
 };
 
-/// How long a message may take.
+/// The longest time that a message may take.
 fn send_timeout() -> Duration {
     in_form(Duration::from_millis(1500), Duration::from_secs(3))
 }
 
-/// So many messages are in flight at a time; a broker can have half of what may be.
+/// The number of messages in flight at a time; a broker can have half of the limit.
 const WINDOW: usize = 1000;
 
-/// How long a broker that owes answers may be silent by default.
+/// The default time that a broker which owes responses may be silent.
 const STALL_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 enum Silence {
     /// Its process stands still. Its connections stay open, and the system takes in what is sent.
     Frozen,
-    /// The line loses everything, both ways, and nobody is told.
+    /// The line loses everything, both ways, without notice.
     HalfOpen,
     /// Its connection is reset; new ones are accepted, and nothing is answered.
     Accepts,

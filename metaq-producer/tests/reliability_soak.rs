@@ -1,5 +1,5 @@
-//! Random faults without end: memory, open files and tasks stay what they were, every message ends, and the counts balance.
-//! What it takes is measured in a process of its own, beside the brokers'.
+//! Random faults without end: memory, open files and tasks stay what they were, every message ends, and the
+//! counts balance. What it takes is measured in a process of its own, beside the brokers'.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -90,7 +90,7 @@ struct Cluster {
     addrs: Vec<BrokerAddr>,
     rng: Rng,
     faults: usize,
-    /// How many messages were stored by brokers that are gone.
+    /// The number of messages stored by brokers that are gone.
     stored: usize,
 }
 
@@ -170,7 +170,7 @@ async fn broker(id: i32, port: u16) -> Broker {
     TOPICS.iter().fold(builder, |builder, topic| builder.topic(topic, 4)).start().await.unwrap()
 }
 
-/// What the process does whose producer is measured.
+/// The work of the process whose producer is measured.
 struct Load {
     producer: Producer,
     registry: MockDiscovery,
@@ -179,7 +179,7 @@ struct Load {
     rng: Rng,
 }
 
-/// What the process holds when nothing happens.
+/// The resources that the idle process holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     memory_kib: u64,
@@ -289,7 +289,7 @@ impl Load {
         self.set_registry(None, 4);
     }
 
-    /// Has the registry tell of all brokers but one, with so many partitions.
+    /// Has the registry list all brokers but one, with this number of partitions.
     fn set_registry(&self, without: Option<usize>, partitions: u32) {
         for topic in &self.topics {
             let brokers = self.brokers.iter().enumerate().filter(|(index, _)| Some(*index) != without);
@@ -308,7 +308,8 @@ impl Load {
         }
     }
 
-    /// What is held when all messages have ended and all brokers are used; waits until that is no more than before.
+    /// The resources that are held when all messages are complete and all brokers are used; waits until that
+    /// is no more than before.
     async fn calm(&self, before: Option<Held>) -> Held {
         self.mend_registry();
         let held = || Held {
@@ -335,7 +336,8 @@ impl Load {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        // What the first part leaves behind ends by itself, such as tasks that wait with messages that have ended.
+        // What the first part leaves behind ends by itself, such as tasks that wait with messages that have
+        // ended.
         if before.is_none() {
             sleep(Duration::from_secs(6)).await;
         }

@@ -11,7 +11,8 @@ use metaq_producer::Outcome;
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, timeout};
 
-/// Messages wait for capacity or for their turn, are refused as soon as they are sent, and wait again at once.
+/// Messages wait for capacity or for their turn, are refused as soon as they are sent, and wait again at
+/// once.
 async fn every_message_ends(is_ordered: bool, closed_every: Duration, messages: usize) {
     let registry = EmbeddedRegistry::new();
     let broker = broker_with(&registry, 0, &[("t", 4)]);

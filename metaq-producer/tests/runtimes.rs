@@ -1,4 +1,5 @@
-//! A producer and the tokio runtimes that it is used on: several one after another, one that nobody drives, and none.
+//! A producer and the tokio runtimes that it is used on: several one after another, one that nobody drives,
+//! and none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -24,7 +25,7 @@ use watchdog::{block_on, watched};
 
 /// The least that a message is given; what comes on top is the machine's.
 const SHORT: Duration = Duration::from_millis(300);
-/// A machine under load may take so much longer.
+/// The allowance for a machine under load.
 const SLACK: Duration = Duration::from_secs(3);
 
 fn topic() -> Topic {
@@ -350,7 +351,7 @@ fn a_producer_can_be_closed_and_dropped_outside_of_a_runtime() {
     });
 }
 
-/// Panics where it is told to.
+/// Panics where the test has it panic.
 struct Panicking;
 
 impl PartitionSelector for Panicking {

@@ -1,5 +1,5 @@
-//! A producer in a `static`, as several tests or programs' parts share one, used from one runtime after another, with a real
-//! ZooKeeper server and a real Java broker on a runtime of their own.
+//! A producer in a `static`, as several tests or programs' parts share one, used from one runtime after
+//! another, with a real ZooKeeper server and a real Java broker on a runtime of their own.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "zookeeper")]
 

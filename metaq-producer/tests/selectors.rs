@@ -130,10 +130,10 @@ async fn a_panic_for_a_topic_reaches_whoever_publishes_it() {
     assert!(!producer.unpublish_topic(&Topic::new("other").unwrap()));
 }
 
-/// What it was told of an attempt.
+/// The arguments of an `observe`.
 type Told = (Partition, Duration, Result<(), Outcome>);
 
-/// Counts how often it is asked, and writes down what it is told.
+/// Counts its calls, and records what it observes.
 #[derive(Default)]
 struct Witness {
     asked: AtomicUsize,

@@ -1,4 +1,4 @@
-//! What becomes of messages: limits, retries, order, and the account. Time is paused.
+//! The fate of messages: limits, retries, order, and the account. Time is paused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 

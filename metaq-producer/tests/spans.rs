@@ -18,7 +18,7 @@ use tracing::{
     subscriber::DefaultGuard,
 };
 
-/// What was recorded of a span, and whether it is closed.
+/// The fields of a span that were recorded, and whether it is closed.
 #[derive(Clone, Debug, Default)]
 struct Recorded {
     name: String,

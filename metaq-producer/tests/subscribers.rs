@@ -1,4 +1,5 @@
-//! `tracing` subscribers that panic, or call the producer. A test program of its own, as its subscriber is the whole process's.
+//! `tracing` subscribers that panic, or call the producer. A test program of its own, as its subscriber is
+//! the whole process's.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -25,7 +26,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::{Layer, layer::SubscriberExt as _};
 use watchdog::watched;
 
-/// What the subscriber does with each event of the producer's.
+/// The subscriber's reaction to each event of the producer.
 #[derive(Clone)]
 enum Does {
     Nothing,
@@ -82,7 +83,7 @@ fn other() -> Topic {
     Topic::new("other").unwrap()
 }
 
-/// Has everything happen that the producer tells of.
+/// Provokes everything that the producer logs.
 async fn eventful(does: impl FnOnce(&Producer) -> Does) {
     let registry = EmbeddedRegistry::new();
     let brokers: Vec<Broker> =

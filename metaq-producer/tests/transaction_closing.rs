@@ -1,4 +1,5 @@
-//! Local transactions that are open while their producer is closed: they are rolled back as long as there are connections.
+//! Local transactions that are open while their producer is closed: they are rolled back as long as there are
+//! connections.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -121,7 +122,7 @@ async fn a_lost_connection_tells_what_the_broker_keeps() {
         until(|| broker.accepted_connections() > accepted).await;
         let error = transaction.commit().await.unwrap_err();
         assert_eq!(error.outcome(), TransactionOutcome::RolledBack);
-        // It may be told by the broker, in case the loss wasn't noticed.
+        // The broker may report it, in case the loss wasn't noticed.
         if error.kind() == TransactionErrorKind::ConnectionLost {
             assert!(error.to_string().contains(kept), "{error}");
         }

@@ -1,4 +1,4 @@
-//! What the statistics count of messages in transactions: each once, whatever becomes of it.
+//! The statistics of messages in transactions: each counts once, whatever its outcome.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -202,7 +202,7 @@ async fn a_selector_that_panics_costs_a_transaction_the_message_only() {
     assert_eq!(counts(&producer).await, [0, 0, 2, 0, 0, 2]);
 }
 
-/// What happens next.
+/// The next step.
 #[derive(Clone, Debug)]
 enum Step {
     Send { impatient: bool },

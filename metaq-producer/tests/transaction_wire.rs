@@ -1,4 +1,4 @@
-//! What transactions send, word by word, as the Java client does (rules G-7 to G-10).
+//! The requests of transactions, word by word, as the Java client sends them (rules G-7 to G-10).
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +18,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A broker that says yes to everything, and writes down what it was asked, with the opaque as `#` and the session as `S`.
+/// A broker that says yes to everything, and writes down what it was asked, with the opaque as `#` and the
+/// session as `S`.
 struct Yes {
     asked: Arc<Mutex<Vec<String>>>,
     view: TopicView,

@@ -1,4 +1,4 @@
-//! Local transactions at real Java brokers; a real Java consumer tells what became of them.
+//! Local transactions at real Java brokers; a real Java consumer shows what became of them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeMap, time::Duration};

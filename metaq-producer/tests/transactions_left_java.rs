@@ -1,4 +1,4 @@
-//! What local transactions leave at a real Java broker whose program, connection or producer ends.
+//! The traces of local transactions at a real Java broker whose program, connection or producer ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod heap;

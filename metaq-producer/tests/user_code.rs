@@ -1,5 +1,5 @@
-//! The code of users that runs within the producer: destructors of payloads, wakers, and selectors, which call the producer
-//! in turn. None of them may run while a lock is held: it would wait for itself.
+//! The code of users that runs within the producer: destructors of payloads, wakers, and selectors, which
+//! call the producer in turn. None of them may run while a lock is held: it would wait for itself.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -52,11 +52,11 @@ const ENDS: [End; 10] = [
     End::ProducerDropped,
 ];
 
-/// What user code does with a producer, until the test takes that away at its end.
+/// The calls of user code to a producer, until the test takes it away at its end.
 #[derive(Clone, Default)]
 struct Caller(Arc<Mutex<Option<Producer>>>, Arc<AtomicUsize>);
 
-/// What a call sends may have another call made, so there is an end to it.
+/// The depth is limited, because what a call sends may have another call made.
 const MOST_CALLS: usize = 200;
 
 thread_local! {
@@ -106,7 +106,8 @@ impl Scene {
         Self { broker, _registry: registry, producer, caller }
     }
 
-    /// Has messages end in this way. `look` is what is done with each handle; those that it returns are kept to the end.
+    /// Has messages end in this way. `look` is what is done with each handle; those that it returns are kept
+    /// to the end.
     async fn end(
         self,
         end: End,
@@ -319,7 +320,7 @@ fn a_waker_may_own_the_handle_of_another_message() {
     });
 }
 
-/// Calls the producer whenever it is asked or told anything, and when it is dropped.
+/// Calls the producer in each of its methods, and when it is dropped.
 #[derive(Clone)]
 struct CallingSelector(Arc<OnceLock<Caller>>);
 

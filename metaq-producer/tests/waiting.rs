@@ -208,7 +208,8 @@ async fn a_topic_that_waits_leaves_room_for_another_topic() {
     }
 }
 
-/// Tasks on several threads send to both brokers while one of them freezes, thaws and loses its connections over and over.
+/// Tasks on several threads send to both brokers while one of them freezes, thaws and loses its connections
+/// over and over.
 #[test]
 fn several_threads_share_the_room_with_a_broker_in_trouble() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();

@@ -200,7 +200,8 @@ async fn trouble(registry: EmbeddedRegistry, is_over: Arc<AtomicBool>, mut rng: 
     broker
 }
 
-/// After all of it is over nothing is left: neither counts nor room, and the quarter can be filled as at first.
+/// After all of it is over nothing is left: neither counts nor room, and the quarter can be filled as at
+/// first.
 #[test]
 fn whatever_tasks_and_brokers_do_nothing_is_left_of_it() {
     const MAX_IN_FLIGHT: usize = 12;
@@ -270,14 +271,14 @@ fn whatever_tasks_and_brokers_do_nothing_is_left_of_it() {
     }
 }
 
-/// How long this thread has run, where the system tells: on a busy machine it is kept waiting in between.
+/// The CPU time of this thread, where the system reports it: on a busy machine it is kept waiting in between.
 fn cpu_time() -> Duration {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let nanos = told.and_then(|told| told.split(' ').next()?.parse().ok());
     nanos.map_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap(), Duration::from_nanos)
 }
 
-/// How long it takes that so many begin to wait outside and end at the same time.
+/// The time in which this number of tasks begins to wait outside and completes.
 async fn many_end(count: usize, are_given_up: bool) -> Duration {
     let troubled = Troubled::new(Trouble::Away, |config| config.max_in_flight = 16).await;
     let producer = &troubled.producer;

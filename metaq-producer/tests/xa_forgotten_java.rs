@@ -1,4 +1,5 @@
-//! What a real Java broker makes of prepared transactions that it forgets, stores in part, or holds while it is away.
+//! A real Java broker with prepared transactions that it forgets, stores in part, or holds while it
+//! is away.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path, time::Duration};
@@ -106,7 +107,8 @@ async fn a_commit_that_is_told_as_rolled_back_may_be_stored() {
     let stored = |partition: &str| -> u64 {
         fs::read_dir(data.join(partition)).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum()
     };
-    // As if the disk became full while the commit is carried out: the broker's log can't grow any more, the partitions can.
+    // As if the disk became full while the commit is carried out: the broker's log can't grow any more, the
+    // partitions can.
     let log = fs::metadata(data.join("transactions/redo.1")).unwrap().len();
     let (pid, limit) = (broker.pid().unwrap().to_string(), format!("--fsize={log}"));
     let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status().await.unwrap();

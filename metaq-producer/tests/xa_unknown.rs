@@ -1,4 +1,4 @@
-//! XA transactions whose fate an answer doesn't tell, or whose broker is away.
+//! XA transactions whose outcome no response shows, or whose broker is away.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 

@@ -1,11 +1,12 @@
 //! A transaction at one broker.
 //!
-//! [`steps`] is what a broker is asked to do with a transaction, be it a local one or a branch of a distributed one, and
-//! [`rollback`] the one step that is repeated until a broker confirms it. [`open_transactions`] are the local transactions that
-//! brokers hold for a producer, which it rolls back when it is closed; [`names`] makes their names.
+//! [`steps`] is what a broker is asked to do with a transaction, be it a local one or a branch of a
+//! distributed one, and [`rollback`] the one step that is repeated until a broker confirms it.
+//! [`open_transactions`] are the local transactions that brokers hold for a producer, which it rolls back
+//! when it is closed; [`names`] makes their names.
 //!
-//! Knows connections and messages, and nothing of producers: [`transaction`](crate::transaction) and [`xa`](crate::xa) are what
-//! users see, and are built on this.
+//! Knows connections and messages, and nothing of producers: [`transaction`](crate::transaction) and
+//! [`xa`](crate::xa) are what users see, and are built on this.
 
 mod names;
 mod open_transactions;
@@ -24,7 +25,8 @@ pub(crate) use steps::{Branch, StepError, in_runtime, read, read_put};
 /// The error outside of a tokio runtime, and the remedy.
 pub(crate) const NO_RUNTIME: &str = "there is no tokio runtime here to wait in; await this within one";
 
-/// The least that a request timeout is taken as: nothing is answered sooner, and a commit would always be unknown.
+/// The least that a request timeout is taken as: nothing is answered sooner, and a commit would always be
+/// unknown.
 const SHORTEST_REQUEST_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// A request timeout within its limits.

@@ -40,17 +40,19 @@ fn random_bits() -> Result<RandomBits, NoEntropy> {
 #[derive(Debug)]
 struct Session {
     token: Token,
-    /// The process that drew the random bits. A child that this process forked has another id, and must not go on here.
+    /// The process that drew the random bits. A child that this process forked has another id, and must not
+    /// go on here.
     process: u32,
     /// The number of the last transaction.
     last: AtomicI32,
 }
 
 impl Session {
-    /// A session id, `HOST-PROCESS-RANDOM` (rule T-3), with the name of the host, since its address may hold colons.
+    /// A session id, `HOST-PROCESS-RANDOM` (rule T-3), with the name of the host, since its address may hold
+    /// colons.
     ///
-    /// Only the random bits make it unique: hosts share names, containers share process ids, and brokers merge transactions
-    /// of one name even if they come over different connections.
+    /// Only the random bits make it unique: hosts share names, containers share process ids, and brokers
+    /// merge transactions of one name even if they come over different connections.
     fn new(process: u32, bits: &RandomBits) -> Self {
         let mut name = format!("{}-{process}-", *HOST);
         for byte in bits {

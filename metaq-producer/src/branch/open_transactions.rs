@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::{Branch, Rollback};
 use crate::deadline;
 
-/// The local transactions of a producer that have begun at a broker and are neither committed nor certainly rolled back.
+/// The local transactions of a producer that have begun at a broker and are neither committed nor certainly
+/// rolled back.
 #[derive(Debug, Default)]
 pub(crate) struct OpenTransactions {
     state: Mutex<Held>,
@@ -51,10 +52,11 @@ impl OpenTransactions {
         Some(Registration { open: Arc::clone(self), number })
     }
 
-    /// Rolls all back, and takes no more. Waits until the brokers have confirmed it, at most until `deadline`, and returns
-    /// whether they have. Outside of a tokio runtime each rollback is submitted once.
+    /// Rolls all back, and takes no more. Waits until the brokers have confirmed it, at most until
+    /// `deadline`, and returns whether they have. Outside of a tokio runtime each rollback is submitted once.
     pub(crate) async fn roll_back_all(&self, until: Instant) -> bool {
-        // They stay until brokers have confirmed it: whoever closes beside this, or after it was given up, does it again.
+        // They stay until brokers have confirmed the rollback: another close, concurrent or later, repeats
+        // it.
         let held = {
             let mut held = self.state.lock();
             held.is_closed = true;
@@ -89,8 +91,8 @@ impl OpenTransactions {
 }
 
 impl Registration {
-    /// Takes the transaction out, as when its commit is about to be submitted. False when the producer is being closed and
-    /// rolls it back.
+    /// Takes the transaction out, as when its commit is about to be submitted. False when the producer is
+    /// being closed and rolls it back.
     pub(crate) fn withdraw(&self) -> bool {
         let mut held = self.open.state.lock();
         let is_closed = held.is_closed;

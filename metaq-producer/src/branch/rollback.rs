@@ -1,4 +1,4 @@
-//! Rollbacks that nobody waits for.
+//! Rollbacks in the background.
 
 use std::{any::Any, time::Duration};
 
@@ -13,7 +13,8 @@ use tokio::{
 use super::{Branch, REQUEST_TIMEOUT, StepError, ends_connection, read};
 use crate::{deadline, panics::contain};
 
-/// After so long a rollback that was never confirmed is given up. Brokers with the shipped settings cut timeouts to the same.
+/// A rollback that was never confirmed is given up after this time. Brokers with the shipped settings cut
+/// timeouts to the same.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The first attempt has at least this much time for its answer, however short the timeout of steps is.
@@ -23,30 +24,30 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A transaction to be rolled back in the background: until the broker confirms it, a local transaction's connection has
-/// ended, or [`LIMIT`] has passed.
+/// A transaction to be rolled back in the background: until the broker confirms it, a local transaction's
+/// connection has ended, or [`LIMIT`] has passed.
 pub(crate) struct Rollback {
     branch: Branch,
     /// The answer to `BEGIN`, if it isn't there yet. The rollback must not overtake it.
     begin: Option<PendingResponse>,
-    /// The number of times that the connection had been established when the transaction began; none if it outlives its
-    /// connection.
+    /// The number of times that the connection had been established when the transaction began; none if it
+    /// outlives its connection.
     established: Option<u64>,
     /// The time that the next attempt waits for its answer.
     attempt_timeout: Duration,
     /// An attempt that was submitted and not answered.
     attempt: Option<PendingResponse>,
-    /// Nothing more is to be done.
+    /// The rollback needs no further step.
     settled: bool,
     /// Whether it may be prepared: then the broker is asked before each attempt.
     may_be_prepared: bool,
-    /// Dropped when nothing more is to be done.
+    /// Dropped when the rollback needs no further step.
     held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Rollback {
-    /// Rolls back a local transaction that began when its connection was established for the time `established`; `begin` is
-    /// the answer to its `BEGIN`, if that is outstanding.
+    /// Rolls back a local transaction that began when its connection was established for the time
+    /// `established`; `begin` is the answer to its `BEGIN`, if that is outstanding.
     pub(crate) fn of_local(
         branch: Branch,
         begin: Option<PendingResponse>,
@@ -72,14 +73,14 @@ impl Rollback {
         }
     }
 
-    /// Keeps something until nothing more is to be done.
+    /// Keeps a value until the rollback needs no further step.
     pub(crate) fn holding(mut self, held: Box<dyn Any + Send + Sync>) -> Self {
         self.held = Some(held);
         self
     }
 
-    /// Begins at once, and goes on in the current runtime, or in `runtime` where there is none. Without any runtime the
-    /// rollback is submitted once.
+    /// Begins at once, and goes on in the current runtime, or in `runtime` where there is none. Without any
+    /// runtime the rollback is submitted once.
     pub(crate) fn start(mut self, runtime: Option<&Handle>) {
         if self.begin.is_none() && !self.may_be_prepared {
             self.submit();
@@ -206,8 +207,8 @@ impl Rollback {
 }
 
 impl Drop for Rollback {
-    /// Where the runtime ends before the rollback is confirmed, it is submitted once more: an attempt that is outstanding may
-    /// be refused. To roll back twice does no harm.
+    /// Where the runtime ends before the rollback is confirmed, it is submitted once more: an attempt that is
+    /// outstanding may be refused. To roll back twice does no harm.
     fn drop(&mut self) {
         if !self.settled && !self.may_be_prepared {
             self.submit();
@@ -216,8 +217,8 @@ impl Drop for Rollback {
 }
 
 impl Branch {
-    /// Whether a local transaction's connection is gone, which was established so often when the transaction began, if that is
-    /// known. If this misses it, the broker says so.
+    /// Whether a local transaction's connection is gone, which was established so often when the transaction
+    /// began, if that is known. If this misses it, the broker says so.
     pub(crate) fn is_lost(&self, established: Option<u64>) -> bool {
         let state = self.connection.state();
         let gone = matches!(*state.borrow(), ConnectionState::Connecting { .. } | ConnectionState::Closed);

@@ -60,8 +60,8 @@ impl Branch {
         }
     }
 
-    /// Queues a step. Requests on a connection are answered in any order, so whoever needs an order awaits the answer
-    /// (protocol §1.2).
+    /// Queues a step. Requests on a connection are answered in any order, so a caller that needs an order
+    /// awaits the answer (protocol §1.2).
     pub(crate) async fn submit(
         &self,
         action: TransactionAction,
@@ -95,7 +95,8 @@ impl Branch {
         self.connection.submit_when_free(&mut put.into(), deadline).await.map_err(StepError::NoAnswer)
     }
 
-    /// Waits until the connection is ready, or can't be in time. Only for transactions that outlive a connection.
+    /// Waits until the connection is ready, or can't be in time. Only for transactions that outlive a
+    /// connection.
     pub(crate) async fn ready(&self, deadline: Instant) -> Result<(), StepError> {
         in_runtime()?;
         let mut state = self.connection.state();

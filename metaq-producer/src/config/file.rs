@@ -3,8 +3,9 @@
 use super::{ProducerConfig, options::OPTIONS};
 
 impl ProducerConfig {
-    /// The settings that a TOML text says; what it leaves out has its default. Durations are texts such as `"3s"`, sizes numbers
-    /// of bytes or texts such as `"64MiB"`. `docs/configuration.md` of the repository has the list of all options.
+    /// The settings that a TOML text says; what it leaves out has its default. Durations are texts such as
+    /// `"3s"`, sizes numbers of bytes or texts such as `"64MiB"`. `docs/configuration.md` of the repository
+    /// has the list of all options.
     ///
     /// What the environment says usually goes before the file:
     ///
@@ -24,8 +25,9 @@ impl ProducerConfig {
     /// ```
     ///
     /// # Errors
-    /// When the text isn't TOML, names an option that there isn't, or has a value that is none; with the place. Whether the
-    /// values make sense is asked by [`validate`](Self::validate), and when the producer is built.
+    /// When the text isn't TOML, names an option that there isn't, or has a value that is none; with the
+    /// place. Whether the values make sense is asked by [`validate`](Self::validate), and when the producer
+    /// is built.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| ConfigError { problem: Problem::Toml(error) })
     }

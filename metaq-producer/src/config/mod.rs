@@ -30,10 +30,10 @@ const _: () = assert!(
     "half of it, which one broker may have, holds the largest message"
 );
 
-/// Settings of a [`Producer`](crate::Producer). Begin with the default and change what is to be different.
+/// Settings of a [`Producer`](crate::Producer). Begin with the default and change single fields.
 ///
-/// With the feature `serde` they can be a part of a program's own settings, with `config` they are read from TOML
-/// (`from_toml`), from the environment (`with_environment`), and set by name (`set`).
+/// With the feature `serde` they can be a part of a program's own settings, with `config` they are read from
+/// TOML (`from_toml`), from the environment (`with_environment`), and set by name (`set`).
 ///
 /// ```
 /// use std::time::Duration;
@@ -53,66 +53,68 @@ const _: () = assert!(
 #[non_exhaustive]
 pub struct ProducerConfig {
     /// The time from when a message is offered to its acknowledgement, everything included: waiting for room
-    /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client. Too short,
-    /// and messages that a busy broker stores end with an unknown outcome; too long, and a program learns late that
-    /// nothing works.
+    /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client. Too
+    /// short, and messages that a busy broker stores end with an unknown outcome; too long, and a program
+    /// learns late that nothing works.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub send_timeout: Duration,
     /// The time that publishing a topic may take until its first broker is connected. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub publish_timeout: Duration,
-    /// The time that publishing waits for a broker that offers the topic, when the registry knows none. Default 3 s.
-    /// Some brokers register a topic anew when it is changed, so that for a moment nobody offers it.
+    /// The time that publishing waits for a broker that offers the topic, when the registry knows none.
+    /// Default 3 s. Some brokers register a topic again when it is changed, so that for a moment no broker
+    /// offers it.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub topic_timeout: Duration,
-    /// The largest message that is accepted, in bytes, attribute and its four bytes of length included. Default
-    /// 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by any consumer, and
-    /// hides everything behind it in its partition. Raise it only where the brokers'
+    /// The largest message that is accepted, in bytes, attribute and its four bytes of length included.
+    /// Default 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by
+    /// any consumer, and hides everything behind it in its partition. Raise it only where the brokers'
     /// `maxTransferSize` is larger.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_message_size: usize,
-    /// The most messages that are accepted and have no outcome yet. One broker can have half of them, hence at most 131,072 for
-    /// each of `connections_per_broker`, and a quarter may wait for a broker that is away or has its half, so that others find
-    /// room. Default 16,384. Too few, and the network is idle between answers; many take memory, and as many are unknown when a
-    /// broker dies.
+    /// The most messages that are accepted and have no outcome yet. One broker can have half of them, hence
+    /// at most 131,072 for each of `connections_per_broker`, and a quarter may wait for a broker that is away
+    /// or has its half, so that others find room. Default 16,384. Too few, and the network is idle between
+    /// answers; many take memory, and as many are unknown when a broker dies.
     pub max_in_flight: usize,
-    /// The most bytes of those messages, of which one broker can have as much; a larger message may go alone. Default
-    /// 64 MiB, at most 4 GiB.
+    /// The most bytes of those messages, of which one broker can have as much; a larger message may go alone.
+    /// Default 64 MiB, at most 4 GiB.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_in_flight_bytes: usize,
-    /// The number of connections to each broker, at most 64. Default 1, which is enough to keep a broker busy: its answers come
-    /// in any order. More help where one connection can't fill a long line.
+    /// The number of connections to each broker, at most 64. Default 1, which is enough to keep a broker
+    /// busy: its answers come in any order. More help where one connection can't fill a long line.
     pub connections_per_broker: usize,
-    /// Whether there is one message in flight in each partition at a time, so that messages are stored in each partition in
-    /// the order in which they were accepted, whoever offered them. Default `false`: a broker reorders what is in flight at
-    /// the same time. Each partition then stores one message a round trip.
+    /// Whether there is one message in flight in each partition at a time, so that messages are stored in
+    /// each partition in the order in which they were accepted, across all callers. Default `false`: a broker
+    /// reorders what is in flight at the same time. Each partition then stores one message a round trip.
     ///
-    /// A message is decided for a partition when it is accepted: where the selector leaves the choice, for one whose turn is
-    /// free, else for the one with the shortest line of a few. It waits for that partition alone, also while its broker is
-    /// away: other partitions don't notice. After a timeout the next message of the partition waits for the late answer, the
-    /// end of the connection, or 5 s, because the broker may still store the one before. A message that the broker refuses
-    /// because the partition is closed (403, 404) goes to another one if the selector agrees, and counts as accepted anew there;
-    /// if the selector insists, it is tried again in its place, and those behind it wait.
+    /// A message is decided for a partition when it is accepted: where the selector leaves the choice, for
+    /// one whose turn is free, else for the one with the shortest line of a few. It waits for that partition
+    /// alone, also while its broker is away: other partitions don't notice. After a timeout the next message
+    /// of the partition waits for the late answer, the end of the connection, or 5 s, because the broker may
+    /// still store the one before. A message that the broker refuses because the partition is closed (403,
+    /// 404) goes to another one if the selector agrees, and counts as newly accepted there; if the selector
+    /// insists, it is tried again in its place, and those behind it wait.
     pub ordered: bool,
-    /// The topic whose brokers get messages to topics that are not published (rules P-9 and P-10). Default none: such
-    /// messages are refused. Publish it like any other.
+    /// The topic whose brokers get messages to topics that are not published (rules P-9 and P-10). Default
+    /// none: such messages are refused. Publish it like any other.
     #[cfg_attr(
         feature = "serde",
         serde(with = "text_forms::topic", skip_serializing_if = "Option::is_none")
     )]
     pub default_topic: Option<Topic>,
-    /// Whether each message has a `tracing` span of its own, `metaq.send`, from when it is accepted to its outcome. Default
-    /// `false`, which costs nothing.
+    /// Whether each message has a `tracing` span of its own, `metaq.send`, from when it is accepted to its
+    /// outcome. Default `false`, which costs nothing.
     ///
-    /// Its parent is the span that is current where the message is offered, its target `metaq_producer`, its level `INFO`. It is
-    /// never entered. Its fields are `topic`, and at the end `partition`, `attempts`, and `outcome`: `acknowledged`, `not-sent`,
-    /// `rejected` or `unknown`. A message that is refused when it was about to be accepted may have one, too. Messages of
-    /// transactions have none.
+    /// Its parent is the span that is current where the message is offered, its target `metaq_producer`, its
+    /// level `INFO`. It is never entered. Its fields are `topic`, and at the end `partition`, `attempts`, and
+    /// `outcome`: `acknowledged`, `not-sent`, `rejected` or `unknown`. A message that is refused when it was
+    /// about to be accepted may have one, too. Messages of transactions have none.
     pub span_per_send: bool,
     /// The policy of retries.
     pub retry: RetryPolicy,
-    /// The settings of connections, if the producer makes its own transport; its limits of what is in flight are set by those
-    /// above.
+    /// The settings of connections, if the producer makes its own transport; its limits of what is in flight
+    /// are set by those above.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::connection"))]
     pub connection: ConnectionConfig,
 }

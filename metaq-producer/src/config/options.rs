@@ -72,13 +72,15 @@ pub(super) fn variable(option: &str) -> String {
 }
 
 impl ProducerConfig {
-    /// The names of all options, as they stand in a file; those in tables with the table, such as `retry.max_attempts`.
+    /// The names of all options, as they stand in a file; those in tables with the table, such as
+    /// `retry.max_attempts`.
     pub fn option_names() -> impl Iterator<Item = &'static str> {
         OPTIONS.iter().map(|option| option.name)
     }
 
-    /// Sets the option with this name, for instance from an argument of a program. Durations are texts such as `3s` or
-    /// `500ms`, sizes numbers of bytes or texts such as `64MiB`, switches `true` or `false`; an empty `default_topic` is none.
+    /// Sets the option with this name, for instance from an argument of a program. Durations are texts such
+    /// as `3s` or `500ms`, sizes numbers of bytes or texts such as `64MiB`, switches `true` or `false`; an
+    /// empty `default_topic` is none.
     ///
     /// ```
     /// use std::time::Duration;
@@ -94,17 +96,17 @@ impl ProducerConfig {
     /// ```
     ///
     /// # Errors
-    /// When there is no such option, or the text is no value for it. Whether the value makes sense is asked by
-    /// [`validate`](Self::validate), and when the producer is built.
+    /// When there is no such option, or the text is no value for it. Whether the value makes sense is asked
+    /// by [`validate`](Self::validate), and when the producer is built.
     pub fn set(&mut self, option: &str, value: &str) -> Result<(), ConfigError> {
         let known = OPTIONS.iter().find(|known| known.name == option);
         let known = known.ok_or_else(|| ConfigError::unknown_option(option))?;
         (known.set)(self, value).map_err(|problem| ConfigError::value(option, value, &problem))
     }
 
-    /// The same settings with what the environment says: each option has a variable, `METAQ_` and its name in upper case with
-    /// `_` for `.`, such as `METAQ_SEND_TIMEOUT=3s` or `METAQ_RETRY_MAX_ATTEMPTS=3`. The values are those of
-    /// [`set`](Self::set). Other variables are left alone.
+    /// The same settings with what the environment says: each option has a variable, `METAQ_` and its name in
+    /// upper case with `_` for `.`, such as `METAQ_SEND_TIMEOUT=3s` or `METAQ_RETRY_MAX_ATTEMPTS=3`. The
+    /// values are those of [`set`](Self::set). Other variables are left alone.
     ///
     /// # Errors
     /// Names the variable, its value, and what is wrong with it.

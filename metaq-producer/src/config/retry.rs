@@ -7,30 +7,32 @@ use parking_lot::Mutex;
 
 /// The policy by which a message whose attempt failed is sent again, within its timeout.
 ///
-/// By default only what is certainly not stored: what was never written to a connection, and what a broker refused for a
-/// reason that another partition or a moment later doesn't have: 403 (the partition is closed), 404, 503 (the broker is
-/// busy), and 500 where the broker says that it could not enter the topic in ZooKeeper, as the first message to a topic is
-/// answered by a broker that was killed and started again while its former session lives. Nothing is stored twice then.
+/// By default only what is certainly not stored: what was never written to a connection, and what a broker
+/// refused for a reason that another partition or a moment later doesn't have: 403 (the partition is closed),
+/// 404, 503 (the broker is busy), and 500 where the broker says that it could not enter the topic in
+/// ZooKeeper, as the first message to a topic is answered by a broker that was killed and started again while
+/// its former session lives. Nothing is stored twice then.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// The largest number of times that a message is handed to a connection. Default 5; with 1 nothing is ever sent again, as
-    /// by the Java client.
+    /// The largest number of times that a message is handed to a connection. Default 5; with 1 nothing is
+    /// ever sent again, as by the Java client.
     pub max_attempts: u32,
-    /// The upper bound of the backoff before the second attempt; it doubles with each further one. The backoff itself is
-    /// drawn at random between zero and that. Default 10 ms. With zero, a busy broker gets no relief.
+    /// The upper bound of the backoff before the second attempt; it doubles with each further one. The
+    /// backoff itself is drawn at random between zero and that. Default 10 ms. With zero, a busy broker gets
+    /// no relief.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub initial_backoff: Duration,
     /// The limit of that upper bound. Default 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_backoff: Duration,
-    /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message is stored
-    /// at least once if it is acknowledged, and maybe twice. Default `false`.
+    /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message
+    /// is stored at least once if it is acknowledged, and maybe twice. Default `false`.
     pub at_least_once: bool,
-    /// Whether a message is sent again that a broker answered with 500 for whatever reason, which is also what a topic or a
-    /// partition is answered with that it doesn't have. Default `false`.
+    /// Whether a message is sent again that a broker answered with 500 for whatever reason, which is also
+    /// what a topic or a partition is answered with that it doesn't have. Default `false`.
     pub server_errors: bool,
     /// The source of random numbers. No part of settings in a file.
     #[cfg_attr(feature = "serde", serde(skip))]

@@ -1,7 +1,7 @@
 //! Sizes in bytes as text.
 
-/// The number of bytes that `text` says: a whole number, with `KiB`, `MiB`, `GiB` (1024 to the power of 1, 2, 3), `KB`, `MB`,
-/// `GB` (1000 to that), `B` or nothing behind it.
+/// The number of bytes that `text` says: a whole number, with `KiB`, `MiB`, `GiB` (1024 to the power of 1, 2,
+/// 3), `KB`, `MB`, `GB` (1000 to that), `B` or nothing behind it.
 pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

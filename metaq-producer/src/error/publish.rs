@@ -33,7 +33,8 @@ pub enum PublishErrorKind {
     Unreachable,
     /// The producer was closed.
     Closed,
-    /// There is no tokio runtime to work on: the call was made outside of one, or the one that it was made on has ended.
+    /// There is no tokio runtime to work on: the call was made outside of one, or the one that it was made on
+    /// has ended.
     NoRuntime,
 }
 

@@ -47,8 +47,8 @@ pub enum SendErrorKind {
     Interceptor,
     /// It was taken back by [`purge`](crate::Producer::purge).
     Purged,
-    /// There was no tokio runtime to send or wait on: the call was made outside of one, or the one that served the producer
-    /// has ended.
+    /// There was no tokio runtime to send or wait on: the call was made outside of one, or the one that
+    /// served the producer has ended.
     NoRuntime,
 }
 
@@ -112,7 +112,7 @@ struct SendFailure {
 pub struct FailedAttempt {
     /// The time from when the message was offered to this failure.
     pub after: Duration,
-    /// The partition that the message was to be stored in.
+    /// The partition that was chosen for the message.
     pub partition: Partition,
     /// The broker of that partition.
     pub broker: BrokerAddr,

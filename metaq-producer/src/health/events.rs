@@ -32,8 +32,8 @@ pub enum ProducerEvent {
         /// The reason.
         error: TransportError,
     },
-    /// A connection was lost; it is being established anew. Also reported when one that was silent is replaced by another on
-    /// which the broker answers.
+    /// A connection was lost; it is being re-established. Also reported when one that was silent is replaced
+    /// by another on which the broker answers.
     #[non_exhaustive]
     ConnectionLost {
         /// The broker.
@@ -53,8 +53,8 @@ pub enum ProducerEvent {
         /// The broker.
         broker: BrokerAddr,
     },
-    /// A connection was closed: no topic needs it any more, the producer was closed, or the runtime that it lived on has
-    /// ended.
+    /// A connection was closed: no topic needs it any more, the producer was closed, or the runtime that it
+    /// lived on has ended.
     #[non_exhaustive]
     Closed {
         /// The broker.
@@ -83,7 +83,8 @@ pub enum ProducerEvent {
 }
 
 impl ProducerEvent {
-    /// The event for one of the discovery's; none for a view, whose effect is reported as a change of the route.
+    /// The event for one of the discovery's; none for a view, whose effect is reported as a change of the
+    /// route.
     fn of_registry(event: DiscoveryEvent) -> Option<Self> {
         match event {
             DiscoveryEvent::Connected => Some(Self::RegistryConnected),
@@ -118,11 +119,12 @@ impl fmt::Display for ProducerEvent {
     }
 }
 
-/// The events of a producer from the moment of [`Producer::events`](crate::Producer::events) on, in the order in which they
-/// happened to each broker and to each topic.
+/// The events of a producer from the moment of [`Producer::events`](crate::Producer::events) on, in the order
+/// in which they happened to each broker and to each topic.
 ///
-/// At most 256 wait for their reader; one that is slower is told how many it [missed](ProducerEvent::Missed), and never
-/// delays messages. A state that lasted shorter than it took to look at it is skipped.
+/// At most 256 wait for their reader; a slower one receives the number that it
+/// [missed](ProducerEvent::Missed), and never delays messages. A state that lasted shorter than it took to
+/// look at it is skipped.
 #[derive(Debug)]
 pub struct ProducerEvents {
     own: broadcast::Receiver<ProducerEvent>,
@@ -131,8 +133,8 @@ pub struct ProducerEvents {
 }
 
 impl ProducerEvents {
-    /// Waits for the next event. None once the producer was closed, or its last clone dropped, and all events before that
-    /// were returned.
+    /// Waits for the next event. None once the producer was closed, or its last clone dropped, and all events
+    /// before that were returned.
     ///
     /// # Cancel safety
     /// No event is lost when the future is dropped.
@@ -210,7 +212,7 @@ impl EventSender {
 
     /// Sends an event. Readers may be woken on this thread, whose wakers are anybody's code.
     pub(crate) fn send(&self, event: ProducerEvent) {
-        // Nobody has to listen.
+        // There may be no reader.
         contain(|| drop(self.sender.send(event)));
     }
 

@@ -1,4 +1,5 @@
-//! The health of a producer: snapshots of its registry, topics and connections, and the events by which they change.
+//! The health of a producer: snapshots of its registry, topics and connections, and the events by which they
+//! change.
 
 mod events;
 mod monitor;
@@ -18,7 +19,8 @@ pub(crate) fn reason(error: &TransportError) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// The health of a producer at one moment. Its text form has a line for the registry, each topic and each connection.
+/// The health of a producer at one moment. Its text form has a line for the registry, each topic and each
+/// connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProducerHealth {
@@ -36,8 +38,8 @@ pub struct ProducerHealth {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RegistryHealth {
-    /// The state as of the latest event. [`Unknown`](RegistryState::Unknown) where the discovery has no registry, or was not
-    /// used yet.
+    /// The state as of the latest event. [`Unknown`](RegistryState::Unknown) where the discovery has no
+    /// registry, or was not used yet.
     pub state: RegistryState,
     /// The time since that state was entered. None where the discovery reports nothing.
     pub since: Option<Duration>,
@@ -55,7 +57,8 @@ pub struct TopicHealth {
     pub connected: Vec<BrokerId>,
     /// The brokers that the registry names and that are not connected, or only at a former address.
     pub missing: Vec<BrokerId>,
-    /// The time since the registry was read. None before the first time, and while no runtime follows the topic.
+    /// The time since the registry was read. None before the first time, and while no runtime follows the
+    /// topic.
     pub view_age: Option<Duration>,
 }
 
@@ -69,7 +72,8 @@ pub struct BrokerHealth {
     pub ids: Vec<BrokerId>,
     /// It failed lately, and messages that can go elsewhere do.
     pub cooling_down: bool,
-    /// Its connections; one unless [`connections_per_broker`](crate::ProducerConfig::connections_per_broker) says otherwise.
+    /// Its connections; one unless [`connections_per_broker`](crate::ProducerConfig::connections_per_broker)
+    /// says otherwise.
     pub connections: Vec<ConnectionHealth>,
 }
 
@@ -81,8 +85,8 @@ pub struct ConnectionHealth {
     pub phase: ConnectionPhase,
     /// The time since that phase was entered.
     pub since: Duration,
-    /// The error of the last attempt that failed, or by which it was lost last; it stays after the connection is
-    /// established again.
+    /// The error of the last attempt that failed, or by which it was lost last; it stays after the connection
+    /// is established again.
     pub last_error: Option<TransportError>,
     /// Requests that are unanswered.
     pub in_flight: usize,
@@ -109,8 +113,8 @@ pub enum ConnectionPhase {
 }
 
 impl ProducerHealth {
-    /// Returns true when the producer isn't closed, and a topic is published, and every published topic has a partition that
-    /// messages can go to. The registry need not answer for that.
+    /// Returns true when the producer isn't closed, and a topic is published, and every published topic has a
+    /// partition that messages can go to. The registry need not answer for that.
     #[must_use]
     pub fn is_sending(&self) -> bool {
         !self.is_closed && !self.topics.is_empty() && self.topics.iter().all(|topic| topic.partitions > 0)

@@ -39,8 +39,8 @@ enum End {
 }
 
 impl ConnectionRecord {
-    /// Follows `connection` until it is gone, on the caller's runtime. Outside of one its state is known only when it is
-    /// looked at.
+    /// Follows `connection` until it is gone, on the caller's runtime. Outside of one its state is known only
+    /// when it is looked at.
     pub(crate) fn follow(connection: &Arc<dyn Connection>, events: &EventSender) -> Arc<Self> {
         let entered = Entered {
             phase: ConnectionPhase::Connecting,
@@ -60,7 +60,8 @@ impl ConnectionRecord {
         record
     }
 
-    /// The health of `connection`, which the record is of. `closing` is for how long the producer has been closing.
+    /// The health of `connection`, which the record is of. `closing` is for how long the producer has been
+    /// closing.
     pub(crate) fn health(&self, connection: &dyn Connection, closing: Option<Duration>) -> ConnectionHealth {
         // The task that follows it may not have seen the state yet.
         drop(self.look());
@@ -80,9 +81,10 @@ impl ConnectionRecord {
         }
     }
 
-    /// Records the state that the connection has now. Returns it, and the error that was replaced, to be dropped without a lock.
+    /// Records the state that the connection has now. Returns it, and the error that was replaced, to be
+    /// dropped without a lock.
     fn look(&self) -> (ConnectionPhase, Option<TransportError>, Option<TransportError>) {
-        // Under the lock, so that nobody records an older state after a newer one.
+        // Under the lock, so that no older state is recorded after a newer one.
         let mut entered = self.entered.lock();
         let (phase, error) = phase(&self.state.borrow());
         if entered.phase != phase {

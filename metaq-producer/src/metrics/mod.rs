@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl ProducerStats {
-    /// Writes the figures to the recorder of the `metrics` facade that the program has installed. Messages cost nothing by it:
-    /// it takes what the producer counts anyway. The names, and their labels:
+    /// Writes the figures to the recorder of the `metrics` facade that the program has installed. Messages
+    /// cost nothing by it: it takes what the producer counts anyway. The names, and their labels:
     ///
     /// | name | labels | is |
     /// |---|---|---|
@@ -50,23 +50,25 @@ impl ProducerStats {
     /// | `metaq_writes_total`, `metaq_reads_total` | `broker` | calls of the operating system |
     /// | `metaq_written_bytes_total`, `metaq_read_bytes_total` | `broker` | bytes of those calls |
     ///
-    /// The counts of connections are sums over those that a broker has; they begin at zero when its connections are made anew.
-    /// [`export_metrics`](Producer::export_metrics) goes on from the former count then.
+    /// The counts of connections are sums over those that a broker has; they begin at zero when its
+    /// connections are replaced. [`export_metrics`](Producer::export_metrics) goes on from the former count
+    /// then.
     ///
-    /// The buckets count all latencies up to their limit, as those of a histogram in Prometheus do: they can be added up over
-    /// topics, brokers and producers, and `histogram_quantile` takes their rates.
+    /// The buckets count all latencies up to their limit, as those of a histogram in Prometheus do: they can
+    /// be added up over topics, brokers and producers, and `histogram_quantile` takes their rates.
     ///
-    /// Of each topic the offered messages are those that are queued, in flight or not sent, and those that its brokers
-    /// acknowledged, rejected or may have stored. Messages to topics that were not published have `not published` in place of
-    /// the topic, and are all not sent.
+    /// Of each topic the offered messages are those that are queued, in flight or not sent, and those that
+    /// its brokers acknowledged, rejected or may have stored. Messages to topics that were not published have
+    /// `not published` in place of the topic, and are all not sent.
     ///
-    /// Topics and brokers that the statistics [list no more](Self::other_topics) keep the values that were recorded last: they
-    /// are not added to anything else, so that sums over all topics or brokers stay right in a recorder that keeps them. Such a
-    /// topic begins at zero when it is published again; a recorder whose counters only grow shows it once it has passed its
-    /// former value, unless `export_metrics` writes it, which goes on from there.
+    /// Topics and brokers that the statistics [list no more](Self::other_topics) keep the values that were
+    /// recorded last: they are not added to anything else, so that sums over all topics or brokers stay right
+    /// in a recorder that keeps them. Such a topic begins at zero when it is published again; a recorder
+    /// whose counters only grow shows it once it has passed its former value, unless `export_metrics` writes
+    /// it, which goes on from there.
     ///
-    /// Where several producers of a program send to the same topic, give each its own recorder, or a label by a layer: else the
-    /// last one that writes is seen.
+    /// Where several producers of a program send to the same topic, give each its own recorder, or a label by
+    /// a layer: else the last one that writes is seen.
     pub fn record_metrics(&self) {
         self.write(&mut Single);
     }
@@ -113,7 +115,8 @@ impl ProducerStats {
 }
 
 impl ProducerHealth {
-    /// Writes the health to the recorder of the `metrics` facade that the program has installed. The names, and their labels:
+    /// Writes the health to the recorder of the `metrics` facade that the program has installed. The names,
+    /// and their labels:
     ///
     /// | name | labels | is |
     /// |---|---|---|
@@ -158,10 +161,11 @@ impl ProducerHealth {
 }
 
 impl Producer {
-    /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now and after each
-    /// interval of `every`, the last time at the end of the one in which the producer was closed. Counters never go back, also
-    /// when a connection is made anew or a topic is published again; gauges of topics, brokers and addresses that are no more,
-    /// and at the end all gauges, are set to 0. To be spawned:
+    /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now and
+    /// after each interval of `every`, the last time at the end of the one in which the producer was closed.
+    /// Counters never go back, also when a connection is re-established or a topic is published again; gauges
+    /// of topics, brokers and addresses that are no more, and at the end all gauges, are set to 0. To be
+    /// spawned:
     ///
     /// ```no_run
     /// # async fn example(producer: metaq_producer::Producer) {
@@ -169,11 +173,11 @@ impl Producer {
     /// # }
     /// ```
     ///
-    /// It doesn't keep the producer from ending; what is counted in the interval in which the last clone is dropped is not
-    /// written. An interval below 10 ms is taken as 10 ms. That the producer was closed or dropped is seen when the interval is
-    /// over.
+    /// It doesn't keep the producer from ending; what is counted in the interval in which the last clone is
+    /// dropped is not written. An interval below 10 ms is taken as 10 ms. That the producer was closed or
+    /// dropped is seen when the interval is over.
     ///
-    /// Outside of a tokio runtime it ends at once, which is told to `tracing` as an error.
+    /// Outside of a tokio runtime it returns immediately, and logs an error.
     ///
     /// # Cancel safety
     /// Safe: dropping the future ends the export.

@@ -12,7 +12,7 @@ pub(super) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
 /// Takes the figures of series.
 pub(super) trait Series {
-    /// Writes a count, which only grows until what it counts is made anew.
+    /// Writes a count, which only grows until its source begins again at zero.
     fn count(&mut self, name: &'static str, labels: &[(&'static str, &str)], value: u64);
 
     /// The same, of what isn't counted by ones.
@@ -45,8 +45,8 @@ impl Series for Single {
 
 type Key = (&'static str, Vec<Label>);
 
-/// Writes figures again and again: counts go on where they begin at zero anew, and levels that are no more are set to 0. All
-/// levels are when it is dropped.
+/// Writes figures again and again: counts continue where their source begins again at zero, and levels
+/// without a source are set to 0. All levels are when it is dropped.
 #[derive(Default)]
 pub(super) struct Exported {
     counts: HashMap<Key, Total<u64>>,
@@ -67,7 +67,7 @@ struct Total<T> {
 
 impl<T: Copy + PartialOrd + AddAssign + Add<Output = T>> Total<T> {
     fn with(&mut self, value: T, round: u64) -> T {
-        // What was missing meanwhile has begun anew, too.
+        // A source that was missing meanwhile has begun again as well.
         if value < self.last || self.round + 1 < round {
             self.before += self.last;
         }

@@ -25,7 +25,8 @@ use crate::{
 impl Inner {
     /// Accepts a message, when there is room for it, and sends it.
     ///
-    /// Nothing is awaited once it is accepted: whoever drops the future before it is done knows that it was not.
+    /// Nothing is awaited once the message is accepted: a future that is dropped before it is done has not
+    /// accepted it.
     // Not an `async fn`: it would move the message once more.
     #[expect(clippy::manual_async_fn, reason = "as said")]
     pub(crate) fn enqueue(
@@ -38,8 +39,8 @@ impl Inner {
             self.intercept(&mut message)?;
             if self.submitter.should_yield.load(Ordering::Relaxed) {
                 self.submitter.should_yield.store(false, Ordering::Relaxed);
-                // Else a task that sends without ever waiting would keep its connections from writing on a runtime with one
-                // thread, and everywhere fill memory with what waits.
+                // Else a task that sends without ever waiting would keep its connections from writing on a
+                // runtime with one thread, and everywhere fill memory with what waits.
                 let offered = Offered { inner: self, message: Some(&message) };
                 yield_now().await;
                 offered.checked();
@@ -78,7 +79,8 @@ impl Inner {
         }
     }
 
-    /// The same for a message that there is no room for at the moment, or that isn't to have any while it waits for `reason`.
+    /// The same for a message that there is no room for at the moment, or that isn't to have any while it
+    /// waits for `reason`.
     async fn enqueue_when_free(
         &self,
         topic: Arc<TopicState>,
@@ -169,7 +171,8 @@ impl Inner {
         counted_as_queued(topic, deadline, share, too_late).await
     }
 
-    /// Waits without room until the message may wait within, for `reason`. `came` is when it came to wait so first.
+    /// Waits without room until the message may wait within, for `reason`. `came` is when it came to wait so
+    /// first.
     async fn wait_outside(
         &self,
         message: &Message,
@@ -192,8 +195,8 @@ impl Inner {
         counted_as_queued(topic, deadline, permit, || reason.error(topic)).await
     }
 
-    /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to wait outside has
-    /// no share any more.
+    /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to
+    /// wait outside has no share any more.
     // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
@@ -207,8 +210,9 @@ impl Inner {
         permit: Option<WaitPermit>,
         span: Option<Box<SendSpan>>,
     ) -> Result<SendHandle, NotAccepted> {
-        // Written out: a function that returned it would have the message copied twice, the second time by loads that
-        // span two stores, which wait for both. The same if its address were taken before it is here.
+        // Written out: a function that returned it would have the message copied twice, the second time by
+        // loads that span two stores, which wait for both. The same if its address were taken before it is
+        // here.
         let mut submission = Submission {
             pending: Some(PendingMessage {
                 message,
@@ -265,7 +269,8 @@ impl Drop for Offered<'_> {
     }
 }
 
-/// Waits until the deadline. Meanwhile the message counts as queued, and as not sent if this fails or its owner goes away.
+/// Waits until the deadline. Meanwhile the message counts as queued, and as not sent if this fails or its
+/// owner goes away.
 async fn counted_as_queued<T>(
     topic: &TopicState,
     deadline: Instant,
@@ -282,7 +287,7 @@ async fn counted_as_queued<T>(
     ended
 }
 
-/// Counts a message as queued, and as not sent afterwards unless told otherwise.
+/// Counts a message as queued, and afterwards as not sent unless `is_not_sent` was reset.
 struct Queued<'a> {
     topic: &'a TopicState,
     is_not_sent: bool,

@@ -76,14 +76,15 @@ impl ProducerBuilder {
         Self { discovery: Some(discovery), broker: None, owns_discovery: false, ..self }
     }
 
-    /// One broker that has every topic, without a registry. It is asked for its id and the partitions of each topic; where it
-    /// doesn't tell, it chooses the partition itself, as for the Java client, and receipts show the id -1.
+    /// One broker that has every topic, without a registry. It is asked for its id and the partitions of each
+    /// topic; where it doesn't report them, it chooses the partition itself, as for the Java client, and
+    /// receipts show the id -1.
     pub fn broker(self, broker: BrokerAddr) -> Self {
         Self { broker: Some(broker), discovery: None, owns_discovery: true, ..self }
     }
 
-    /// The transport to brokers. Default: [`TcpTransport`] with the settings of [`ProducerConfig`]. Another transport limits
-    /// by itself what one broker may have in flight.
+    /// The transport to brokers. Default: [`TcpTransport`] with the settings of [`ProducerConfig`]. Another
+    /// transport limits by itself what one broker may have in flight.
     pub fn transport(self, transport: impl Transport + 'static) -> Self {
         Self { transport: Some(Arc::new(transport)), ..self }
     }

@@ -1,7 +1,7 @@
 //! The producer: composes discovery, transport and selection.
 //!
-//! Here is what a program calls; [`builder`] makes it, and [`accept`] checks, counts and takes in a message before it goes to
-//! [`send`](crate::send).
+//! Here is what a program calls; [`builder`] makes it, and [`accept`] checks, counts and takes in a message
+//! before it goes to [`send`](crate::send).
 
 mod accept;
 mod builder;
@@ -45,25 +45,27 @@ use crate::{
 /// Cheap to clone, and usable from any number of tasks at once: all clones share connections and topics.
 ///
 /// # Order
-/// Messages sent one after another, each awaited, to one partition are stored in that order. Messages that are
-/// in flight at the same time have no order, because the broker itself reorders them, unless
+/// Messages sent one after another, each awaited, to one partition are stored in that order. Messages that
+/// are in flight at the same time have no order, because the broker itself reorders them, unless
 /// [`ordered`](ProducerConfig::ordered) is set.
 ///
 /// # Runtimes
-/// A producer belongs to no runtime: it may live in a `static`, and be used from several one after another. What runs in the
-/// background runs where a topic was published or a message sent; when that runtime has ended, the next call starts it anew on
-/// its own, and messages that waited on the old one fail with [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio
-/// runtime, what would have to wait for room or for a broker fails so, too.
+/// A producer belongs to no runtime: it may live in a `static`, and be used from several one after another.
+/// What runs in the background runs where a topic was published or a message sent; when that runtime has
+/// ended, the next call restarts it on its own, and messages that waited on the old one fail with
+/// [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio runtime, what would have to wait for
+/// room or for a broker fails so, too.
 ///
-/// A runtime that has not ended has to be driven: one that is kept and idle keeps the connections that were made on it, so
-/// that calls on others end by their deadlines, in vain; dropping it heals that. The same holds for connections that were made
-/// while the clock of a test is paused. Messages that have no outcome when a runtime ends are unknown if they were written, and a
-/// warning says how many they are: call [`close`](Self::close) before that.
+/// A runtime that has not ended has to be driven: one that is kept and idle keeps the connections that were
+/// made on it, so that calls on others end by their deadlines, in vain; dropping it heals that. The same
+/// holds for connections that were made while the clock of a test is paused. Messages that have no outcome
+/// when a runtime ends are unknown if they were written, and a warning says how many they are: call
+/// [`close`](Self::close) before that.
 ///
 /// # End
-/// When the last clone is dropped, messages that wait for a broker fail, those in flight have a few seconds to be answered,
-/// and the connections close. Every handle has its outcome then. [`close`](Self::close) says when that is so, and what
-/// became of the messages.
+/// When the last clone is dropped, messages that wait for a broker fail, those in flight have a few seconds
+/// to be answered, and the connections close. Every handle has its outcome then. [`close`](Self::close) says
+/// when that is so, and what became of the messages.
 #[derive(Clone)]
 pub struct Producer {
     pub(crate) inner: Arc<Inner>,
@@ -95,15 +97,16 @@ impl Producer {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Gets a topic ready for sending: finds its brokers, connects to them, and follows every change from then on.
+    /// Gets a topic ready for sending: finds its brokers, connects to them, and follows every change from
+    /// then on.
     ///
     /// Returns when at least one broker is connected, and every other one is too or has failed to be.
     /// May be called any number of times, from any clone; the topic is followed until
     /// [`unpublish_topic`](Self::unpublish_topic) was called as often.
     ///
     /// # Errors
-    /// When the registry can't be read, no broker offers the topic, or none can be reached in time. The topic isn't
-    /// published then.
+    /// When the registry can't be read, no broker offers the topic, or none can be reached in time. The topic
+    /// isn't published then.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done leaves the topic as published as before.
@@ -112,26 +115,27 @@ impl Producer {
         self.inner.topics.publish(topic, Publisher::Program).await
     }
 
-    /// Takes one [`publish_topic`](Self::publish_topic) back that has returned. With the last one the topic isn't followed any
-    /// more, and connections that no other topic needs are closed after their outstanding messages have ended. False when there
-    /// was none to take back: what others are still publishing, or an [`XaProducer`](crate::xa::XaProducer) has published, stays.
+    /// Takes one [`publish_topic`](Self::publish_topic) back that has returned. With the last one the topic
+    /// isn't followed any more, and connections that no other topic needs are closed after their outstanding
+    /// messages have ended. False when there was none to take back: what others are still publishing, or an
+    /// [`XaProducer`](crate::xa::XaProducer) has published, stays.
     pub fn unpublish_topic(&self, topic: &Topic) -> bool {
         self.inner.topics.release(topic, Publisher::Program)
     }
 
     /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
     ///
-    /// It waits for room when too much is unacknowledged, or [too much waits](ProducerConfig::max_in_flight) for the same
-    /// broker, and for a broker while none of the topic is connected. It is sent again only as
+    /// It waits for room when too much is unacknowledged, or [too much waits](ProducerConfig::max_in_flight)
+    /// for the same broker, and for a broker while none of the topic is connected. It is sent again only as
     /// [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
     ///
     /// # Errors
-    /// [`SendError::outcome`] says whether the message may be stored; when it is certainly not, the error gives it
-    /// back.
+    /// [`SendError::outcome`] says whether the message may be stored; when it is certainly not, the error
+    /// gives it back.
     ///
     /// # Cancel safety
-    /// Dropping the future takes the message back if it was not handed to a connection yet; else it is still sent, and only
-    /// its outcome is lost.
+    /// Dropping the future takes the message back if it was not handed to a connection yet; else it is still
+    /// sent, and only its outcome is lost.
     pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
         self.inner.enqueue(message, self.inner.send_timeout).await?.that_cancels().await
     }
@@ -151,18 +155,18 @@ impl Producer {
         self.inner.enqueue(message, timeout.into()).await?.that_cancels().await
     }
 
-    /// Gives a message to the producer, and returns when there is room for it; the handle ends with its outcome. This way
-    /// one task can have thousands of messages in flight. One that can't be sent at once is accepted as long as
-    /// [not too much waits](ProducerConfig::max_in_flight) for the same broker.
+    /// Gives a message to the producer, and returns when there is room for it; the handle ends with its
+    /// outcome. This way one task can have thousands of messages in flight. One that can't be sent at once is
+    /// accepted as long as [not too much waits](ProducerConfig::max_in_flight) for the same broker.
     ///
     /// # Errors
     /// When the message can't be sent at all, or there is no room for it within the send timeout. Of kind
-    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when too many waited for a broker that is away. It was not sent
-    /// then, and the error gives it back.
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when too many waited for a broker that is away.
+    /// It was not sent then, and the error gives it back.
     ///
     /// # Cancel safety
-    /// Dropping this future before it is done means that the message was not accepted. Those who wait for room are served
-    /// in the order in which they came.
+    /// Dropping this future before it is done means that the message was not accepted. Those who wait for
+    /// room are served in the order in which they came.
     // No future around another: a message would be moved once more.
     pub fn enqueue(
         &self,
@@ -186,13 +190,14 @@ impl Producer {
         self.inner.enqueue(message, timeout.into()).await
     }
 
-    /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never waits.
+    /// Sends a message if it can be handed to a connection at once; the handle ends with its outcome. Never
+    /// waits.
     ///
     /// # Errors
     /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no room, or others wait for it, or, with
     /// [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
-    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as for
-    /// [`enqueue`](Self::enqueue). The error gives the message back.
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as
+    /// for [`enqueue`](Self::enqueue). The error gives the message back.
     pub fn try_send(&self, mut message: Message) -> Result<SendHandle, SendError> {
         let inner = &self.inner;
         let started = Instant::now();
@@ -222,7 +227,8 @@ impl Producer {
         Ok(SendHandle::new(Arc::clone(&inner.submitter.in_flight), token))
     }
 
-    /// Sends all messages, as many at a time as there is room for, and returns their outcomes in the same order.
+    /// Sends all messages, as many at a time as there is room for, and returns their outcomes in the same
+    /// order.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the messages that were accepted until then on their way.
@@ -244,8 +250,9 @@ impl Producer {
         outcomes
     }
 
-    /// Waits until all messages that were accepted before the call have their outcome. Messages that are accepted meanwhile
-    /// aren't waited for. Nothing is hurried by it: messages never wait for others to be sent with.
+    /// Waits until all messages that were accepted before the call have their outcome. Messages that are
+    /// accepted meanwhile aren't waited for. Nothing is hurried by it: messages never wait for others to be
+    /// sent with.
     ///
     /// # Cancel safety
     /// Safe: it only waits.
@@ -253,18 +260,20 @@ impl Producer {
         self.inner.in_flight().flush(|| self.inner.expire()).await;
     }
 
-    /// Takes the messages to `topic` back that wait, and returns those that are certainly not stored, in the order in which
-    /// they were offered. Nothing else changes: the topic stays published, and new messages are accepted.
+    /// Takes the messages to `topic` back that wait, and returns those that are certainly not stored, in the
+    /// order in which they were offered. Nothing else changes: the topic stays published, and new messages
+    /// are accepted.
     ///
-    /// A message waits while its brokers are not connected or have no capacity, before another attempt, and, with
-    /// [`ordered`](ProducerConfig::ordered), for its turn. The handle of one that is taken back ends with an error of kind
-    /// [`Purged`](crate::SendErrorKind::Purged), whose outcome is [`NotSent`](Outcome::NotSent) for the messages that are
-    /// returned. One that an earlier attempt may have stored is [`Unknown`](Outcome::Unknown), and is not returned.
+    /// A message waits while its brokers are not connected or have no capacity, before another attempt, and,
+    /// with [`ordered`](ProducerConfig::ordered), for its turn. The handle of one that is taken back ends
+    /// with an error of kind [`Purged`](crate::SendErrorKind::Purged), whose outcome is
+    /// [`NotSent`](Outcome::NotSent) for the messages that are returned. One that an earlier attempt may have
+    /// stored is [`Unknown`](Outcome::Unknown), and is not returned.
     ///
-    /// These are left alone: messages in flight, that is to say handed to a connection, also one that another thread is
-    /// handing over during the call; messages that wait for room, which are not accepted yet and may be accepted into the
-    /// room that becomes free; messages of transactions; and those to other topics, also if they go to the same brokers by way of
-    /// the [default topic](ProducerConfig::default_topic).
+    /// These are left alone: messages in flight, that is to say handed to a connection, also one that another
+    /// thread is handing over during the call; messages that wait for room, which are not accepted yet and
+    /// may be accepted into the room that becomes free; messages of transactions; and those to other topics,
+    /// also if they go to the same brokers by way of the [default topic](ProducerConfig::default_topic).
     ///
     /// If the producer is being closed, messages that are returned here are not in the [`CloseReport`].
     #[must_use = "the messages are taken back, and are in nobody else's hands"]
@@ -272,8 +281,8 @@ impl Producer {
         self.inner.in_flight().purge(topic)
     }
 
-    /// The partitions of a topic whose brokers are connected now, sorted. Empty when there is none, or the topic isn't
-    /// published.
+    /// The partitions of a topic whose brokers are connected now, sorted. Empty when there is none, or the
+    /// topic isn't published.
     #[must_use]
     pub fn partitions(&self, topic: &Topic) -> Vec<Partition> {
         let lookup = self.inner.topics.lookup();
@@ -290,9 +299,9 @@ impl Producer {
         ProducerStats { unacknowledged, unacknowledged_bytes, connections, ..counted }
     }
 
-    /// Asks every broker that is connected for its own statistics: all of them, or those of `item`, which is `topics`,
-    /// `realtime`, `offsets`, or the name of a topic. Each has `timeout` to answer; one that doesn't is in the
-    /// result with the reason.
+    /// Asks every broker that is connected for its own statistics: all of them, or those of `item`, which is
+    /// `topics`, `realtime`, `offsets`, or the name of a topic. Each has `timeout` to answer; one that
+    /// doesn't is in the result with the reason.
     ///
     /// # Cancel safety
     /// Safe: it only asks.
@@ -306,8 +315,8 @@ impl Producer {
         self.inner.pool.broker_stats(item, deadline).await
     }
 
-    /// A snapshot of the registry, the published topics, and the connections to their brokers. It asks nobody, and delays
-    /// messages by less than a microsecond for each connection.
+    /// A snapshot of the registry, the published topics, and the connections to their brokers. It sends no
+    /// requests, and delays messages by less than a microsecond for each connection.
     #[must_use]
     pub fn health(&self) -> ProducerHealth {
         let inner = &self.inner;
@@ -328,13 +337,15 @@ impl Producer {
         ProducerHealth { is_closed: inner.closed.load(Ordering::Acquire), registry, topics, brokers }
     }
 
-    /// Checks that messages of each of `topics` can be sent now: the topic is published, and a broker of it is connected. For
-    /// readiness probes.
+    /// Checks that messages of each of `topics` can be sent now: the topic is published, and a broker of it
+    /// is connected. For readiness probes.
     ///
-    /// Where the connections of a topic have ended with the runtime that they were made on, they are made anew on the caller's.
+    /// Where the connections of a topic have ended with the runtime that they were made on, they are
+    /// re-established on the caller's.
     ///
     /// # Errors
-    /// When the producer is closed, or a topic can't be sent to; the error names each such topic with the reason.
+    /// When the producer is closed, or a topic can't be sent to; the error names each such topic with the
+    /// reason.
     pub fn ready<'a>(&self, topics: impl IntoIterator<Item = &'a Topic>) -> Result<(), NotReady> {
         let is_closed = self.inner.closed.load(Ordering::Acquire);
         let lookup = self.inner.topics.lookup();
@@ -363,11 +374,12 @@ impl Producer {
         self.inner.discovery.events()
     }
 
-    /// Closes the producer and all its clones. New messages are refused; those that were accepted have `timeout` to get
-    /// their outcome. Then those that still wait fail as not sent, those in flight as unknown, and the connections and,
-    /// unless it is shared, the discovery are closed. Open local transactions are rolled back at once, and again while brokers
-    /// refuse that; a commit that was sent has until then to be answered. Takes at most `timeout` and a moment; outside of a
-    /// tokio runtime it waits for nothing.
+    /// Closes the producer and all its clones. New messages are refused; those that were accepted have
+    /// `timeout` to get their outcome. Then those that still wait fail as not sent, those in flight as
+    /// unknown, and the connections and, unless it is shared, the discovery are closed. Open local
+    /// transactions are rolled back at once, and again while brokers refuse that; a commit that was sent has
+    /// until then to be answered. Takes at most `timeout` and a moment; outside of a tokio runtime it waits
+    /// for nothing.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
@@ -388,8 +400,8 @@ impl Producer {
         inner.topics.close();
         // Closing takes no time of the network's.
         let end = deadline::at(until.max(Instant::now()), MOMENT);
-        // What is outstanding by now are steps of transactions, or nothing can be waited for any more; but rollbacks are
-        // written at least.
+        // What is outstanding by now are steps of transactions, or nothing can be waited for any more; but
+        // rollbacks are written at least.
         let close_by = if are_rolled_back { until } else { end };
         connections.iter().for_each(|connection| connection.close(close_by));
         let _ = deadline::timeout_at(end, async {

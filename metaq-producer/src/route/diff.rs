@@ -6,16 +6,16 @@ use metaq_protocol::{BrokerAddr, BrokerId};
 
 use crate::route::topic_state::Route;
 
-/// The part of a route that another one doesn't have. Shows the brokers as `0@meta://host:8123(4)`, with the number of
-/// partitions.
+/// The part of a route that another one doesn't have. Shows the brokers as `0@meta://host:8123(4)`, with the
+/// number of partitions.
 pub(crate) struct Difference<'a> {
     of: &'a Route,
     from: &'a Route,
 }
 
 impl<'a> Difference<'a> {
-    /// Returns the part of `of` that `from` doesn't have: brokers at another address or with another number of partitions
-    /// included.
+    /// Returns the part of `of` that `from` doesn't have: brokers at another address or with another number
+    /// of partitions included.
     pub(crate) fn new(of: &'a Route, from: &'a Route) -> Self {
         Self { of, from }
     }

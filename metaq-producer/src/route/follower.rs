@@ -50,8 +50,8 @@ pub(crate) struct PublishLimits {
     pub(crate) topic: Duration,
 }
 
-/// The time for which a broker that the registry no longer names is used as long as it stays connected. One whose
-/// partitions change leaves the registry for some milliseconds (registry §8).
+/// The time for which a broker that the registry no longer names is used as long as it stays connected. One
+/// whose partitions change leaves the registry for some milliseconds (registry §8).
 const GRACE: Duration = Duration::from_millis(250);
 
 /// The pause of a follower after it has panicked, and before it asks a registry again whose watch has ended.
@@ -69,7 +69,8 @@ pub(crate) struct FollowerParts {
     pub(crate) events: EventSender,
 }
 
-/// Sees to it that a task follows a topic: on the runtime of whoever needs it, when there is none or its runtime has ended.
+/// Keeps a task that follows a topic: started on the runtime of the caller when there is none or its runtime
+/// has ended.
 pub(crate) struct Followed {
     parts: Option<Arc<FollowerParts>>,
     task: Mutex<Option<AbortHandle>>,
@@ -81,7 +82,7 @@ impl Followed {
         Self { parts: Some(parts), task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
     }
 
-    /// A topic that nobody ever follows.
+    /// A topic that no task ever follows.
     #[cfg(test)]
     pub(crate) fn never() -> Self {
         Self { parts: None, task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
@@ -141,10 +142,11 @@ struct Follower {
     links: BTreeMap<BrokerAddr, Link>,
     /// The address at which each broker is used now.
     used: BTreeMap<BrokerId, BrokerAddr>,
-    /// The brokers of the last view, and those that are kept though the registry no longer names them: until when.
+    /// The brokers of the last view, and those that are kept though the registry no longer names them: until
+    /// when.
     last: Vec<ViewBroker>,
     kept: BTreeMap<BrokerId, Instant>,
-    /// Whether the topic was published, so that changes are worth telling.
+    /// Whether the topic was published, so that changes are reported.
     is_published: bool,
 }
 
@@ -170,8 +172,8 @@ impl Follower {
         }
     }
 
-    /// Runs until the task is aborted, or the topic could not be published at first. Whoever's code panics on it (a
-    /// discovery's, a transport's, a subscriber's), the topic is followed on.
+    /// Runs until the task is aborted, or the topic could not be published at first. A panic of foreign code
+    /// on it (a discovery's, a transport's, a subscriber's), the topic is followed on.
     async fn run(mut self) {
         loop {
             match AssertUnwindSafe(self.follow()).catch_unwind().await {
@@ -232,8 +234,8 @@ impl Follower {
         }
     }
 
-    /// Reads the first view with a broker in it, and waits until a broker is connected and all others are, or have
-    /// failed to be.
+    /// Reads the first view with a broker in it, and waits until a broker is connected and all others are, or
+    /// have failed to be.
     async fn first_route(&mut self) -> Result<TopicWatch, PublishError> {
         let (parts, topic) = (Arc::clone(&self.parts), self.state.topic.clone());
         let limits = parts.limits;
@@ -267,7 +269,8 @@ impl Follower {
         }
     }
 
-    /// Watches the topic again after a pause: its watch has ended, or its task is another. The last route holds meanwhile.
+    /// Watches the topic again after a pause: its watch has ended, or its task is another. The last route
+    /// holds meanwhile.
     async fn watch_again(&mut self, pause: Duration) -> TopicWatch {
         let (parts, topic) = (Arc::clone(&self.parts), self.state.topic.clone());
         self.pause(pause).await;
@@ -346,8 +349,8 @@ impl Follower {
         }
     }
 
-    /// Brings connections and route in line with `view`: connects to what is new, uses what is ready, keeps a moved
-    /// broker's old connection until the new one is ready, and lets go of the rest.
+    /// Brings connections and route in line with `view`: connects to what is new, uses what is ready, keeps a
+    /// moved broker's old connection until the new one is ready, and lets go of the rest.
     async fn apply(&mut self, view: &Arc<TopicView>) {
         self.view = Some(Arc::clone(view));
         let view = &self.with_kept(view);
@@ -403,7 +406,7 @@ impl Follower {
         self.used = used;
         let change = self.tell_change(&route);
         self.state.set_route(route);
-        // Whoever reads the event finds the route that it is about.
+        // A reader of the event finds the route that it is about.
         change.into_iter().for_each(|change| self.parts.events.send(change));
         self.route_changed();
     }
@@ -423,7 +426,8 @@ impl Follower {
         self.parts.events.send(route_changed(topic, &route));
     }
 
-    /// Logs the difference of the new route to the current one, and returns the event about it, if there is any.
+    /// Logs the difference of the new route to the current one, and returns the event about it, if there is
+    /// any.
     fn tell_change(&self, new: &Route) -> Option<ProducerEvent> {
         let old = self.state.route();
         let (added, removed) = (Difference::new(new, &old), Difference::new(&old, new));
@@ -435,8 +439,9 @@ impl Follower {
         Some(route_changed(topic, new))
     }
 
-    /// The view with the brokers that have just vanished from it but are still connected. A broker whose topics change
-    /// deletes its entry and creates it again a few milliseconds later (registry §8), which must not be felt.
+    /// The view with the brokers that have just vanished from it but are still connected. A broker whose
+    /// topics change deletes its entry and creates it again a few milliseconds later (registry §8), which
+    /// must not be felt.
     fn with_kept(&mut self, view: &TopicView) -> TopicView {
         let (now, mut kept) = (Instant::now(), BTreeMap::new());
         let mut merged = view.clone();

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct GuardedSelector {
     selector: Arc<dyn PartitionSelector>,
     wants_outcomes: bool,
-    /// Whether it was told that `observe` panics.
+    /// Whether a panic of `observe` was logged.
     has_panicked: AtomicBool,
 }
 
@@ -33,8 +33,9 @@ impl GuardedSelector {
     /// Asks the selector; again, if `unfit` is what it chose before.
     ///
     /// # Errors
-    /// What it panicked with. The senders' threads and the dispatcher, which sends the messages of everybody, go on: whatever
-    /// the selector left undone is behind its own `&self`, as if another thread had panicked in it.
+    /// What it panicked with. The senders' threads and the dispatcher, which sends the messages of everybody,
+    /// go on: whatever the selector left undone is behind its own `&self`, as if another thread had panicked
+    /// in it.
     pub(crate) fn select(
         &self,
         topic: &Topic,
@@ -49,7 +50,7 @@ impl GuardedSelector {
         asked.map_err(|panic| format!("the partition selector panicked: {panic}"))
     }
 
-    /// Whether the ends of attempts are to be told.
+    /// Whether the selector wants the outcomes of attempts.
     pub(crate) fn wants_outcomes(&self) -> bool {
         self.wants_outcomes
     }
@@ -64,8 +65,8 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Tells the selector. No lock may be held: what it does is its own affair. Nothing panics here, so that whatever else is
-    /// to be told is.
+    /// Tells the selector. No lock may be held: what it does is its own affair. Nothing panics here, so that
+    /// whatever else is to be told is.
     pub(crate) fn tell(self) {
         // Also of what is dropped with it.
         contain(|| self.observe());
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
     use crate::route::follower::Followed;
 
-    /// Panics when it is asked, and when it is told, with something that panics when it is dropped.
+    /// Panics in `select` and in `observe`, with a payload that panics when it is dropped.
     #[derive(Default)]
     struct Panics {
         told: AtomicUsize,

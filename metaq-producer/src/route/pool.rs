@@ -18,8 +18,8 @@ use crate::{
     stats::remote::{RemoteBrokerStats, ask},
 };
 
-/// Hands out the connections. Whoever needs one holds it; with the last holder it closes by itself, after its
-/// outstanding requests have ended.
+/// Hands out the connections. Each user holds its connection; when the last holder drops it, it closes by
+/// itself, after its outstanding requests have ended.
 #[derive(Debug)]
 pub(crate) struct Pool {
     transport: Arc<dyn Transport>,
@@ -39,7 +39,7 @@ struct Pooled {
     connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A connection, as long as somebody else holds it.
+/// A weak reference to a connection.
 #[derive(Clone, Debug)]
 struct PooledConnection {
     connection: Weak<dyn Connection>,
@@ -133,14 +133,15 @@ impl Pool {
         brokers.values().flat_map(Pooled::connections).map(|(connection, _)| connection).collect()
     }
 
-    /// Reports the end of those connections that are closed, unless that was done. False while other threads do.
+    /// Reports the end of those connections that are closed, unless that was done. False while other threads
+    /// do.
     pub(crate) fn report_ends(&self) -> bool {
         let connections: Vec<_> = self.brokers.lock().values().flat_map(Pooled::connections).collect();
         connections.iter().fold(true, |all, (_, record)| record.report_end_if_closed() && all)
     }
 
-    /// The health of each broker whose connections are in use, without the ids. `closing` is for how long the producer has been
-    /// closing.
+    /// The health of each broker whose connections are in use, without the ids. `closing` is for how long the
+    /// producer has been closing.
     pub(crate) fn health(&self, closing: Option<Duration>) -> Vec<BrokerHealth> {
         // Connections are anybody's code, and aren't asked under the lock.
         let brokers: Vec<_> = {

@@ -30,10 +30,10 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// Before a connection that is gone is replaced, and after a panic.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Every topic is on one broker, which is asked for its id and its configuration by `stats` (protocol §3.4). The
-/// configuration says how many partitions a topic has; `stats TOPIC` counts only those that hold something. Of a topic that
-/// isn't configured, or as long as the broker doesn't answer, it chooses the partition itself, and its id isn't known (rule
-/// S-14).
+/// Every topic is on one broker, which is asked for its id and its configuration by `stats` (protocol §3.4).
+/// The configuration says how many partitions a topic has; `stats TOPIC` counts only those that hold
+/// something. Of a topic that isn't configured, or as long as the broker doesn't answer, it chooses the
+/// partition itself, and its id isn't known (rule S-14).
 #[derive(Debug)]
 pub(crate) struct DirectDiscovery {
     inner: Arc<Inner>,
@@ -68,7 +68,8 @@ impl Discovery for DirectDiscovery {
         let ready = timeout_at(deadline, settled(&*connection)).await.unwrap_or(false);
         let told = if ready { inner.ask(&*connection, topic, deadline).await } else { None };
         let (publisher, watch) = TopicWatch::channel(told.unwrap_or_else(|| inner.unknown(topic)));
-        // The watch ends with the runtime, and says so; whoever watches then begins anew on its own.
+        // The watch ends with the runtime, and says so; the next call of `watch` begins again on its own
+        // runtime.
         runtime.spawn(inner.follow(topic.clone(), connection, ready, publisher));
         Ok(watch)
     }
@@ -119,8 +120,8 @@ impl Inner {
         Some(TopicView::new(topic.clone()).with_broker(BrokerId(id), self.broker.clone(), partitions))
     }
 
-    /// Asks again whenever the connection was established anew, and from time to time, until nobody watches the topic or
-    /// the discovery is closed. A panic, of a `tracing` subscriber say, is contained.
+    /// Asks again whenever the connection was re-established, and periodically, until the topic isn't watched
+    /// any more or the discovery is closed. A panic, of a `tracing` subscriber say, is contained.
     async fn follow(
         self: Arc<Self>,
         topic: Topic,
@@ -175,7 +176,7 @@ impl Inner {
                 return;
             }
             if is_ready && !asked {
-                // One that was told before holds while there is no answer.
+                // The view that was published before holds while there is no answer.
                 if let Some(view) = self.ask(connection, topic, Instant::now() + PATIENCE).await {
                     self.events.publish(publisher, view);
                 }

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use crate::{route::topic_state::TopicState, stats::counts::TopicBrokerCounts};
 
-/// The state of one broker, whatever the topic. Its connections are elsewhere, so that messages in flight don't keep them
-/// open.
+/// The state of one broker, whatever the topic. Its connections are elsewhere, so that messages in flight
+/// don't keep them open.
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) addr: BrokerAddr,
@@ -33,7 +33,8 @@ impl Broker {
         Self { addr, gates, cooldown: Cooldown::default() }
     }
 
-    /// Whether messages wait for capacity on this connection, so that those who come now have to wait behind them.
+    /// Whether messages wait for capacity on this connection, so that those who come now have to wait behind
+    /// them.
     #[inline]
     pub(crate) fn is_gated(&self, connection: usize) -> bool {
         self.gates.get(connection).is_some_and(|gate| gate.load(Acquire) > 0)

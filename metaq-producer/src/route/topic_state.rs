@@ -79,7 +79,8 @@ impl TopicState {
 
     pub(crate) fn set_route(&self, route: Route) {
         self.route.store(Arc::new(route));
-        // The follower may be setting its last route while the topic is withdrawn: connections would stay open for it.
+        // The follower may be setting its last route while the topic is withdrawn: connections would stay
+        // open for it.
         if self.is_withdrawn() {
             self.route.store(Arc::default());
         }
@@ -114,13 +115,13 @@ impl TopicState {
         &self.followed
     }
 
-    /// Follows the topic, on the caller's runtime, if no task does: none has yet, or it has ended with its runtime. True if
-    /// it began by this.
+    /// Follows the topic, on the caller's runtime, if no task does: none has yet, or it has ended with its
+    /// runtime. True if it began by this.
     pub(crate) fn ensure_followed(self: &Arc<Self>) -> bool {
         !self.is_withdrawn() && self.followed.ensure(self)
     }
 
-    /// Replaces the watch by which the age of the view is told.
+    /// Replaces the watch that knows the age of the view.
     pub(crate) fn set_watch(&self, watch: Option<TopicWatch>) {
         let old = std::mem::replace(&mut *self.watch.lock(), watch);
         // It may be the last that keeps a discovery's task.
@@ -174,12 +175,13 @@ impl TopicState {
         self.withdrawn.load(Ordering::SeqCst)
     }
 
-    /// A broker refused messages for `partition`, which is left alone for a moment as long as there are others.
+    /// A broker refused messages for `partition`, which is left alone for a moment as long as there are
+    /// others.
     pub(crate) fn refused(&self, partition: Partition, now: Instant) {
         self.cooldowns.begin(partition, now);
     }
 
-    /// A broker was connected anew: what it refused before says nothing any more.
+    /// A broker was connected again: its earlier refusals are void.
     pub(crate) fn forget_refusals(&self, broker: BrokerId) {
         self.cooldowns.forget(broker);
     }

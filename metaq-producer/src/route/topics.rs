@@ -58,7 +58,8 @@ impl Lookup {
         known.or_else(|| self.topics.get(topic)).map(|published| &published.state)
     }
 
-    /// The topic whose name is the very text that was published, as most senders use it: its letters need no look.
+    /// The topic whose name is the very text that was published, as most senders use it: its letters need no
+    /// look.
     #[inline]
     fn find_same(&self, topic: &Topic) -> Option<&Arc<PublishedTopic>> {
         self.topics.iter().find(|(name, _)| name.ptr_eq(topic)).map(|(_, published)| published)
@@ -174,8 +175,8 @@ impl Topics {
         self.lookup.load().get(topic).cloned()
     }
 
-    /// Adds a hold on `topic` and waits until it is ready. All who publish it at the same time share one attempt;
-    /// when that fails, or the caller goes away, the hold is given back.
+    /// Adds a hold on `topic` and waits until it is ready. All who publish it at the same time share one
+    /// attempt; when that fails, or the caller goes away, the hold is given back.
     pub(crate) async fn publish(&self, topic: &Topic, publisher: Publisher) -> Result<(), PublishError> {
         if deadline::runtime().is_none() {
             return Err(PublishError::no_runtime(topic));
@@ -227,7 +228,8 @@ impl Topics {
         states
     }
 
-    /// Has the topics followed on that were followed on a runtime that has ended, and waits for their connections.
+    /// Has the topics followed on that were followed on a runtime that has ended, and waits for their
+    /// connections.
     pub(crate) async fn revive(&self, deadline: Instant) {
         let revived: Vec<_> = self.states().into_iter().filter(|topic| topic.ensure_followed()).collect();
         for topic in revived {

@@ -21,8 +21,8 @@ pub(crate) enum WaitReason {
     Away(BrokerId),
     /// The one broker that it can go to has no capacity on this one of its connections.
     Capacity(BrokerId, usize),
-    /// None of several connections that it can go to has capacity. The number stands for these connections, so that
-    /// messages that can go elsewhere wait in another queue.
+    /// None of several connections that it can go to has capacity. The number stands for these connections,
+    /// so that messages that can go elsewhere wait in another queue.
     AnyCapacity(u64),
     /// Others are before it in the partition.
     Turn(Partition),
@@ -77,8 +77,9 @@ impl WaitReason {
 
 /// The queues of one topic, which outlive its being unpublished as long as anything of it is under way.
 ///
-/// One thread at a time looks at the head of a queue ([`begin`](Self::begin)), until the head has to wait on. Whatever could
-/// let it go meanwhile makes that thread look again, so that no wake-up is lost. Nothing here calls anybody.
+/// One thread at a time looks at the head of a queue ([`begin`](Self::begin)), until the head has to wait on.
+/// Whatever could let it go meanwhile makes that thread look again, so that no wake-up is lost. Nothing here
+/// calls anybody.
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueues {
     inner: Mutex<Inner>,
@@ -167,7 +168,7 @@ impl Inner {
         Some((reason, number))
     }
 
-    /// Forgets a queue that nobody needs, and returns what it had asked for.
+    /// Removes a queue that isn't needed, and returns the capacity that it had requested.
     fn tidy(&mut self, reason: WaitReason) -> Vec<CapacityRequest> {
         match self.queues.get_mut(&reason) {
             Some(queue) if queue.tokens.is_empty() => {
@@ -183,7 +184,7 @@ impl Inner {
 }
 
 impl WaitQueues {
-    /// Adds a message to the end of a queue. True if it is the head, which has to be looked at once.
+    /// Adds a message to the end of a queue. True if it is the head, which must be examined immediately.
     pub(crate) fn join(&self, token: Token, reason: WaitReason) -> bool {
         let mut inner = self.inner.lock();
         // Where it waited before its last attempt, if that is still being noted.
@@ -192,7 +193,7 @@ impl WaitQueues {
         inner.insert(token, reason, number)
     }
 
-    /// Takes the turn in `partition` if nobody has it or waits for it.
+    /// Takes the turn in `partition` if it is free and has no waiters.
     pub(crate) fn try_turn(&self, partition: Partition) -> bool {
         let mut inner = self.inner.lock();
         let queue = inner.queues.entry(WaitReason::Turn(partition)).or_default();
@@ -210,8 +211,8 @@ impl WaitQueues {
         queue.map_or(0, |queue| usize::from(queue.is_taken) + queue.tokens.len())
     }
 
-    /// Has a message wait for the turn in `partition` before all others: it had the turn, and its last attempt may still be at
-    /// the broker.
+    /// Has a message wait for the turn in `partition` before all others: it had the turn, and its last
+    /// attempt may still be at the broker.
     pub(crate) fn join_first(&self, token: Token, partition: Partition) {
         let reason = WaitReason::Turn(partition);
         let mut inner = self.inner.lock();
@@ -243,8 +244,8 @@ impl WaitQueues {
         self.inner.lock().queues.get(&reason).is_none_or(|queue| queue.tokens.is_empty())
     }
 
-    /// Begins to serve a queue, and returns its head. None when it is empty, or another thread serves it, which then looks
-    /// again.
+    /// Begins to serve a queue, and returns its head. None when it is empty, or another thread serves it,
+    /// which then looks again.
     pub(crate) fn begin(&self, reason: WaitReason) -> Option<Head> {
         let mut inner = self.inner.lock();
         let queue = inner.queues.get_mut(&reason)?;
@@ -260,8 +261,8 @@ impl WaitQueues {
         head
     }
 
-    /// The head is `gone`: it was sent, or has ended; or it waits in another queue already, if there is none. Returns the next
-    /// to look at, and what is to be dropped.
+    /// The head is `gone`: it was sent, or has ended; or it waits in another queue already, if there is none.
+    /// Returns the next to look at, and what is to be dropped.
     pub(crate) fn next(
         &self,
         reason: WaitReason,
@@ -289,8 +290,8 @@ impl WaitQueues {
         (None, inner.tidy(reason))
     }
 
-    /// The message waits for another reason from now on, where it keeps its place by when it came. True if it is the head
-    /// there.
+    /// The message waits for another reason from now on, where it keeps its place by when it came. True if it
+    /// is the head there.
     pub(crate) fn change(&self, token: Token, to: WaitReason) -> bool {
         let mut inner = self.inner.lock();
         let number = match inner.take_out(token) {
@@ -315,7 +316,8 @@ impl WaitQueues {
         false
     }
 
-    /// The head has to wait on. Returns it once more if something has happened since it was looked at, else ends serving.
+    /// The head has to wait on. Returns it once more if something has happened since it was looked at, else
+    /// ends serving.
     pub(crate) fn wait_on(&self, reason: WaitReason) -> Option<Head> {
         let mut inner = self.inner.lock();
         let queue = inner.queues.get_mut(&reason)?;
@@ -362,8 +364,8 @@ impl WaitQueues {
         turns.flat_map(|(_, queue)| queue.tokens.values()).copied().collect()
     }
 
-    /// The number of the request for capacity that the queue has made of the connection with this address, and for how many
-    /// bytes it is.
+    /// The number of the request for capacity that the queue has made of the connection with this address,
+    /// and for how many bytes it is.
     pub(crate) fn request_to(&self, reason: WaitReason, connection: usize) -> Option<(u64, usize)> {
         let inner = self.inner.lock();
         let requests = &inner.queues.get(&reason)?.requests;

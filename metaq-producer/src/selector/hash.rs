@@ -3,8 +3,9 @@
 use xxhash_rust::xxh64::xxh64;
 
 /// The hash of a key that [`KeyHashSelector`](crate::selector::KeyHashSelector) and
-/// [`RendezvousSelector`](crate::selector::RendezvousSelector) choose by: XXH64 with seed 0, as it is specified and to be had in every
-/// language. It never changes, so that other programs can find a key's partition, too.
+/// [`RendezvousSelector`](crate::selector::RendezvousSelector) choose by: XXH64 with seed 0, as it is
+/// specified and to be had in every language. It never changes, so that other programs can find a key's
+/// partition, too.
 ///
 /// ```
 /// use metaq_producer::selector::key_hash;

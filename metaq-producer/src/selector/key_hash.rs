@@ -5,8 +5,8 @@ use metaq_protocol::{Partition, Topic};
 use super::{PartitionSelector, RoundRobinSelector, key_hash};
 use crate::Message;
 
-/// Sends all messages of a key to the same partition, as long as the topic has the same partitions: the one at
-/// [`key_hash`] modulo their number. Messages without a key are taken in turn.
+/// Sends all messages of a key to the same partition, as long as the topic has the same partitions: the one
+/// at [`key_hash`] modulo their number. Messages without a key are taken in turn.
 ///
 /// When a partition comes or goes — a broker that isn't connected counts as gone — nearly all keys move.
 /// [`RendezvousSelector`](crate::selector::RendezvousSelector) moves only those that have to.

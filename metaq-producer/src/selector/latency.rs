@@ -9,16 +9,17 @@ use tokio::time::Instant;
 use super::PartitionSelector;
 use crate::{Message, Outcome};
 
-/// Draws a partition at random, those of faster brokers more often: a broker that takes twice as long gets half as many
-/// messages for each of its partitions.
+/// Draws a partition at random, those of faster brokers more often: a broker that takes twice as long gets
+/// half as many messages for each of its partitions.
 ///
-/// How long brokers take is learned from their answers of the last seconds, for all topics of the producer together; a failed
-/// attempt counts as one that took at least twice as long. A slow broker keeps at least a hundredth of what a fast one gets,
-/// and what is known of it fades within seconds when it isn't heard of, so it has its share again soon after it recovered.
-/// A broker that nothing is known of is taken for as fast as the fastest.
+/// How long brokers take is learned from their answers of the last seconds, for all topics of the producer
+/// together; a failed attempt counts as one that took at least twice as long. A slow broker keeps at least a
+/// hundredth of what a fast one gets, and what is known of it fades within seconds when it isn't heard of, so
+/// it has its share again soon after it recovered. A broker that nothing is known of is taken for as fast as
+/// the fastest.
 ///
-/// The messages of a key, or of anything else, have no partition of their own with it. Brokers that are equally fast get
-/// about the same each, but not exactly.
+/// The messages of a key, or of anything else, have no partition of their own with it. Brokers that are
+/// equally fast get about the same each, but not exactly.
 ///
 /// ```
 /// use metaq_producer::{selector::LatencySelector, Producer};
@@ -119,7 +120,7 @@ impl Latencies {
             Err(_) if !is_ok => {}
             Err(place) => {
                 self.brokers.insert(place, (broker, Latency { average: took, at: now }));
-                // Of those that are not heard of for so long nothing counts any more.
+                // Partitions without an outcome for this time start afresh.
                 self.brokers.retain(|(_, known)| now.saturating_duration_since(known.at) < FORGOTTEN);
             }
         }

@@ -24,12 +24,13 @@ pub use sticky::StickySelector;
 
 /// Chooses the partition that a message goes to.
 ///
-/// It is asked once for each message, and again when the chosen partition can't take it at that moment, on the task that
-/// sends it or on one of the producer's: so it must not block.
+/// It is asked once for each message, and again when the chosen partition can't take it at that moment, on
+/// the task that sends it or on one of the producer's: so it must not block.
 ///
-/// A selector that answers nonsense harms only the message that it was asked about: to refuse it, to choose a partition that
-/// the topic doesn't have, or to panic ends the message with [`NoPartition`](crate::SendErrorKind::NoPartition), not sent, and
-/// given back. (A program that is built to abort on panics still aborts.)
+/// A selector that answers nonsense harms only the message that it was asked about: to refuse it, to choose a
+/// partition that the topic doesn't have, or to panic ends the message with
+/// [`NoPartition`](crate::SendErrorKind::NoPartition), not sent, and given back. (A program that is built to
+/// abort on panics still aborts.)
 ///
 /// ```
 /// use metaq_producer::{Message, Partition, PartitionSelector, Topic};
@@ -44,18 +45,18 @@ pub use sticky::StickySelector;
 ///     }
 ///
 ///     fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
-///         None // It has to be that one.
+///         None // No other partition will do.
 ///     }
 /// }
 /// ```
 pub trait PartitionSelector: Send + Sync {
-    /// One of `partitions`, which are those of the brokers that are connected now, sorted by broker, then by index,
-    /// and never empty. `None` refuses the message.
+    /// One of `partitions`, which are those of the brokers that are connected now, sorted by broker, then by
+    /// index, and never empty. `None` refuses the message.
     fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition>;
 
-    /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment: its broker
-    /// failed lately or has no room. `None` says that it has to be that one: then the message is sent there all the same,
-    /// or waits until there is room. The default asks [`select`](Self::select) again.
+    /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment:
+    /// its broker failed lately or has no room. `None` insists on that one: then the message is sent there
+    /// all the same, or waits until there is room. The default asks [`select`](Self::select) again.
     fn reselect(
         &self,
         topic: &Topic,
@@ -67,22 +68,23 @@ pub trait PartitionSelector: Send + Sync {
         self.select(topic, partitions, message)
     }
 
-    /// A selector for `topic` alone, for selectors that keep a state for each topic. Called once when the topic is
-    /// published; a panic reaches whoever publishes it. The default is to have none: this selector is asked for all topics.
+    /// A selector for `topic` alone, for selectors that keep a state for each topic. Called once when the
+    /// topic is published; a panic propagates to the caller that publishes it. The default is none: this
+    /// selector is asked for all topics.
     fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
         let _ = topic;
         None
     }
 
-    /// Whether [`observe`](Self::observe) is to be called. Asked once when a topic is published, so that selectors which
-    /// don't learn cost nothing. The default is no.
+    /// Whether [`observe`](Self::observe) is called. Asked once when a topic is published, so that selectors
+    /// which don't learn cost nothing. The default is no.
     fn wants_outcomes(&self) -> bool {
         false
     }
 
-    /// An attempt to send a message to `partition` ended: `latency` after it was handed to the connection, which is neither
-    /// the message's wait for room before nor its earlier attempts. Called from the task that reads answers: it must not
-    /// block. What a panic says is logged, once for each topic.
+    /// An attempt to send a message to `partition` ended: `latency` after it was handed to the connection,
+    /// which is neither the message's wait for room before nor its earlier attempts. Called from the task
+    /// that reads answers: it must not block. What a panic says is logged, once for each topic.
     fn observe(&self, partition: Partition, latency: Duration, outcome: Result<(), Outcome>) {
         let _ = (partition, latency, outcome);
     }
@@ -158,7 +160,7 @@ impl<F> fmt::Debug for SelectFn<F> {
 mod testing {
     use super::*;
 
-    /// The partitions of brokers 0, 1, …, which have so many each.
+    /// The partitions of brokers 0, 1, …, with the given number each.
     pub(super) fn partitions(counts: &[i32]) -> Vec<Partition> {
         let of = |(broker, count): (usize, &i32)| {
             (0..*count)

@@ -5,18 +5,20 @@ use metaq_protocol::{Partition, Topic};
 use super::{PartitionSelector, RoundRobinSelector, key_hash};
 use crate::Message;
 
-/// Sends all messages of a key to the same partition. When partitions go, only their keys move, each to another one, evenly;
-/// when partitions come, they take their share of keys from all others, and no key moves between those. Messages without a
-/// key are taken in turn.
+/// Sends all messages of a key to the same partition. When partitions go, only their keys move, each to
+/// another one, evenly; when partitions come, they take their share of keys from all others, and no key moves
+/// between those. Messages without a key are taken in turn.
 ///
-/// A broker that isn't connected counts as gone: its keys go elsewhere until it is back. Choosing takes a few nanoseconds for
-/// each partition of the topic, so for hundreds of partitions [`KeyHashSelector`](crate::selector::KeyHashSelector) is faster.
+/// A broker that isn't connected counts as gone: its keys go elsewhere until it is back. Choosing takes a few
+/// nanoseconds for each partition of the topic, so for hundreds of partitions
+/// [`KeyHashSelector`](crate::selector::KeyHashSelector) is faster.
 ///
 /// # How it chooses
-/// By rendezvous hashing: the partition with the largest score, where the score of a key and partition is `mix(h ^ mix(p))`,
-/// with `h` the [`key_hash`], `p` the broker's id in the upper 32 bits and the partition's index in the lower, both as unsigned
-/// numbers, and `mix` the finalizer of SplitMix64: `x += 0x9e3779b97f4a7c15; x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-/// x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^ x >> 31`, in 64 bits. None of this ever changes.
+/// By rendezvous hashing: the partition with the largest score, where the score of a key and partition is
+/// `mix(h ^ mix(p))`, with `h` the [`key_hash`], `p` the broker's id in the upper 32 bits and the partition's
+/// index in the lower, both as unsigned numbers, and `mix` the finalizer of SplitMix64:
+/// `x += 0x9e3779b97f4a7c15; x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9; x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^ x >> 31`,
+/// in 64 bits. None of this ever changes.
 ///
 /// ```
 /// use metaq_producer::{Producer, selector::RendezvousSelector};

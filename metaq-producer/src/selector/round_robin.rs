@@ -13,9 +13,9 @@ use crate::Message;
 
 /// Takes the partitions of a topic in turn. The default.
 ///
-/// The first message goes to a partition that is drawn at random, so that many programs which send little each don't all send
-/// it to the same partition; with the Java client it goes to the second one. Each topic has a turn of its own, so that topics
-/// which are sent to alternately use all their partitions.
+/// The first message goes to a partition that is drawn at random, so that many programs which send little
+/// each don't all send it to the same partition; with the Java client it goes to the second one. Each topic
+/// has a turn of its own, so that topics which are sent to alternately use all their partitions.
 #[derive(Debug)]
 pub struct RoundRobinSelector {
     turn: AtomicU32,
@@ -44,14 +44,15 @@ fn drawn() -> u32 {
 }
 
 impl RoundRobinSelector {
-    /// A selector that begins with any partition, and has all partitions of a broker in turn before those of the next one.
+    /// A selector that begins with any partition, and has all partitions of a broker in turn before those of
+    /// the next one.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Begins each topic with the partition at `place`, modulo their number, in place of a random one. The Java client
-    /// begins with 1, which is the second.
+    /// Begins each topic with the partition at `place`, modulo their number, in place of a random one. The
+    /// Java client begins with 1, which is the second.
     ///
     /// ```
     /// use metaq_producer::{Message, Partition, PartitionSelector, selector::RoundRobinSelector, Topic};
@@ -68,8 +69,9 @@ impl RoundRobinSelector {
         Self { turn: AtomicU32::new(place), start: Some(place), ..self }
     }
 
-    /// A selector whose turn goes from broker to broker, so that no broker gets a burst for all its partitions while the
-    /// others have nothing to do. A broker with more partitions than others has its turn accordingly more often.
+    /// A selector whose turn goes from broker to broker, so that no broker gets a burst for all its
+    /// partitions while the others have nothing to do. A broker with more partitions than others has its turn
+    /// accordingly more often.
     #[must_use]
     pub fn interleaved() -> Self {
         Self { interleaved: Some(ArcSwap::default()), ..Self::default() }
@@ -193,7 +195,7 @@ mod tests {
             let selector = if interleaved { RoundRobinSelector::interleaved() } else { RoundRobinSelector::new() };
             selector.turn.store(start, Ordering::Relaxed);
             let rounds = 3;
-            // Where the count overflows, the turn may begin anew: twice at the most in a row.
+            // Where the count overflows, a partition may have its turn twice in a row at most.
             let overflows = u64::from(start) + (rounds * partitions.len()) as u64 >= u64::from(u32::MAX);
             let mut picks = std::collections::BTreeMap::new();
             for _ in 0..rounds * partitions.len() {

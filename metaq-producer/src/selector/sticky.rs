@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::PartitionSelector;
 use crate::{Message, deadline};
 
-/// Stays with a partition for some messages or some time, whichever is over first, and then draws another one at random.
+/// Stays with a partition for some messages or some time, whichever is over first, and then draws another one
+/// at random.
 ///
-/// Messages that are sent at the same time go to one broker then, in fewer and larger writes, which saves both sides work.
-/// In the long run all partitions get the same share. When the partition can't take a message, because its broker is gone,
-/// failed lately or has no room, it moves at once.
+/// Messages that are sent at the same time go to one broker then, in fewer and larger writes, which saves
+/// both sides work. In the long run all partitions get the same share. When the partition can't take a
+/// message, because its broker is gone, failed lately or has no room, it moves at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,15 +53,15 @@ impl StickySelector {
         Self::default()
     }
 
-    /// For how many messages it stays at most. With 1, or 0, it draws for each message. Too many, and one broker gets all of a
-    /// burst.
+    /// For how many messages it stays at most. With 1, or 0, it draws for each message. Too many, and one
+    /// broker gets all of a burst.
     #[must_use]
     pub fn messages(self, messages: u32) -> Self {
         Self { messages, ..self }
     }
 
-    /// For how long it stays at most. With zero it draws for each message. Too long, and where few messages are sent the
-    /// consumers of one partition get them all for a while.
+    /// For how long it stays at most. With zero it draws for each message. Too long, and where few messages
+    /// are sent the consumers of one partition get them all for a while.
     #[must_use]
     pub fn time(self, time: Duration) -> Self {
         Self { time, ..self }

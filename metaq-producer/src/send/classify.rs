@@ -42,7 +42,7 @@ pub(crate) enum Blame {
 }
 
 impl Failure {
-    /// Whether the message is to be sent again, after `attempts` failed, this one included.
+    /// Whether the message is retried after `attempts` failed attempts, this one included.
     pub(crate) fn is_retried(&self, policy: &RetryPolicy, attempts: u32) -> bool {
         attempts < policy.max_attempts
             && match self.again {
@@ -114,12 +114,12 @@ fn refused(
     failure(error, again, blame)
 }
 
-/// Whether a broker refused a message because it could not enter the topic in ZooKeeper: its own entry is still there, of the
-/// session that it had before it was killed and started again.
+/// Whether a broker refused a message because it could not enter the topic in ZooKeeper: its own entry is
+/// still there, of the session that it had before it was killed and started again.
 ///
-/// A broker enters the topic when it gets the first message to it, before it looks for a place to store that, and only
-/// entering it uses ZooKeeper: a message that is refused with this error is certainly not stored. The whole text is
-/// compared, because any other error with status 500 may come from writing.
+/// A broker enters the topic when it gets the first message to it, before it looks for a place to store that,
+/// and only entering it uses ZooKeeper: a message that is refused with this error is certainly not stored.
+/// The whole text is compared, because any other error with status 500 may come from writing.
 fn is_unregistered(text: &str, topic: &Topic, broker: BrokerId) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let seen = || {

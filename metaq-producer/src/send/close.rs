@@ -21,9 +21,10 @@ pub struct CloseReport {
     pub acknowledged: u64,
     /// The number of messages that a broker refused meanwhile.
     pub rejected: u64,
-    /// The number of messages that may be stored: they were written, and their answer had not come when the time was up.
+    /// The number of messages that may be stored: they were written, and their answer had not come when the
+    /// time was up.
     pub unknown: u64,
-    /// Those that were not sent, and are certainly not stored. Their handles tell the same.
+    /// Those that were not sent, and are certainly not stored. Their handles complete likewise.
     pub unsent: Vec<Message>,
 }
 

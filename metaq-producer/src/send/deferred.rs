@@ -1,7 +1,8 @@
 //! Steps that are run when no lock is held.
 //!
-//! Sending a message that waited may end it, which lets another go, and so on: each such step is queued on the thread, and
-//! done after the one before, not within it. So nothing is done under a lock, and the stack doesn't grow.
+//! Sending a message that waited may end it, which lets another go, and so on: each such step is queued on
+//! the thread, and done after the one before, not within it. So nothing is done under a lock, and the stack
+//! doesn't grow.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,7 +19,7 @@ use crate::{
     send::submit::Submitter,
 };
 
-/// A step that is to be done.
+/// A step that is outstanding.
 pub(crate) enum Step {
     /// Sends the messages that wait for this reason, as far as they can go.
     Serve {

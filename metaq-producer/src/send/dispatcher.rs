@@ -1,7 +1,8 @@
 //! Sends what had to wait: for a broker, for capacity, for its turn, or for its next attempt.
 //!
-//! Whoever notices that a message may go, sends it: the connection that has capacity again, the one who ended the message
-//! before it, the follower that has found a broker. Only what is due at a certain time takes a [task](crate::send::timers).
+//! The code that finds that a message may go sends it: the connection that has capacity again, the one who
+//! ended the message before it, the follower that has found a broker. Only what is due at a certain time
+//! takes a [task](crate::send::timers).
 
 use std::{
     collections::HashMap,
@@ -48,7 +49,7 @@ enum Tried {
     Gone,
     /// It waits for another reason from now on, and may be back for this one by the time that it is noted.
     Moved,
-    /// It waits on, with so many bytes, for capacity on these connections if that is what it waits for.
+    /// It waits on; if for capacity, with its size in bytes and the connections.
     Waits(usize, Vec<FullConnection>),
 }
 
@@ -70,7 +71,7 @@ impl Submitter {
     /// Keeps a new message until it can be sent.
     ///
     /// # Errors
-    /// When nobody would send it; the error gives it back.
+    /// When no task would send it; the error gives it back.
     pub(crate) fn wait_in_queue(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
@@ -130,7 +131,8 @@ impl Submitter {
 
     /// Ends a message that waits if its topic was unpublished.
     fn fail_withdrawn(&self, token: Token) {
-        // One of the topic's next publishing stays where it is: out of its place, a turn that comes would pass it by.
+        // One of the topic's next publishing stays where it is: out of its place, a turn that comes would
+        // pass it by.
         let taken = self.in_flight.take_waiting_if(token, |_, topic| topic.is_withdrawn());
         let Some((pending, topic)) = taken else { return };
         self.in_flight.leave_queue(token, &topic);
@@ -142,7 +144,7 @@ impl Submitter {
             Step::Serve { reason, mut reservation, request } => {
                 let served = Served { waits, reason };
                 self.serve_now(&served, &mut reservation);
-                // Whoever comes next for the capacity that is left has waited, too.
+                // The next message for the capacity that is left has waited as well.
                 drop((reservation, request));
                 drop(served);
             }
@@ -162,7 +164,8 @@ impl Submitter {
         let mut tries = 0;
         loop {
             let next = match self.try_parked(waits, head.token, Some(reason), reservation) {
-                // Removed only now, when it is in its next queue: those who come to wait behind it see it in one of the two.
+                // Removed only now, when it is in its next queue: those who come to wait behind it see it in
+                // one of the two.
                 gone @ (Tried::Gone | Tried::Moved) => {
                     let gone = matches!(gone, Tried::Gone).then_some(head);
                     let (next, requests) = waits.next(reason, gone);
@@ -267,7 +270,8 @@ impl Submitter {
                 self.unparkable(token, &topic, unparkable, new);
                 return Tried::Gone;
             }
-            // Also if it was set before: it may have been lost with its runtime while the message was in hand.
+            // Also if it was set before: it may have been lost with its runtime while the message was in
+            // hand.
             let timers = &self.in_flight.timers;
             if !timers.set(deadline, end, &self.in_flight.weak_submitter()) {
                 if let Some((pending, topic)) = self.in_flight.take_waiting(token) {
@@ -283,7 +287,7 @@ impl Submitter {
                     if !waits.change_to_turn(token, partition) {
                         return Tried::Moved;
                     }
-                    // It was nobody's turn.
+                    // No message had the turn.
                     let Some((taken, _)) = self.in_flight.take_waiting(token) else {
                         self.in_flight.pass_turn(&topic, partition);
                         return Tried::Gone;
@@ -335,7 +339,7 @@ impl Submitter {
                 }
             }
             Timer::Deadline(token, _) => {
-                // If somebody looks at it at this moment, they see that its time is up.
+                // A thread that examines it at this moment sees that its time is up.
                 let Some((pending, topic)) = self.in_flight.take_waiting(token) else { return };
                 let reason = self.in_flight.leave_queue(token, &topic).unwrap_or(WaitReason::NoBroker);
                 self.in_flight.fail_waiting_message(token, &topic, pending, reason.error(&topic));
@@ -419,7 +423,7 @@ impl Submitter {
         drop(waits.answered(reason, number));
     }
 
-    /// Forgets capacity that nobody waits for any more.
+    /// Gives up requests for capacity without waiters.
     pub(crate) fn forget(&self, requests: Vec<CapacityRequest>) {
         for request in requests {
             self.requests.lock().remove(&request.number);
@@ -427,7 +431,7 @@ impl Submitter {
         }
     }
 
-    /// The capacity that was asked for is there, or is to be looked for again.
+    /// The requested capacity is there, or must be requested again.
     pub(crate) fn capacity(self: &Arc<Self>, number: u64, reservation: Option<Reservation>) {
         let known = self.requests.lock().remove(&number);
         let Some((waits, reason)) = known else { return };

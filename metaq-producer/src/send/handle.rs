@@ -10,26 +10,28 @@ use std::{
 
 use crate::{SendError, SendReceipt, send::in_flight::InFlight, token::Token};
 
-/// Ends with the outcome of a message that was accepted: stored at a place, or not, and then whether it may be stored.
+/// Ends with the outcome of a message that was accepted: stored at a place, or not, and then whether it may
+/// be stored.
 ///
-/// The message belongs to the producer: it is sent, sent again if need be, and counted, whether the handle is polled or
-/// not.
+/// The message belongs to the producer: it is sent, sent again if need be, and counted, whether the handle is
+/// polled or not.
 ///
-/// It keeps no time of its own: a message that is in flight on a connection whose runtime isn't driven any more ends when that
-/// runtime runs again, when something is sent on another one, or with [`flush`](crate::Producer::flush) or
-/// [`close`](crate::Producer::close).
+/// It keeps no time of its own: a message that is in flight on a connection whose runtime isn't driven any
+/// more ends when that runtime runs again, when something is sent on another one, or with
+/// [`flush`](crate::Producer::flush) or [`close`](crate::Producer::close).
 ///
 /// # Cancel safety
 /// Dropping the handle loses the outcome, nothing else.
 #[must_use = "the outcome of the message is lost without it"]
 pub struct SendHandle {
     in_flight: Arc<InFlight>,
-    /// The message's token, and in the highest bits what becomes of the message if the handle is dropped: two words go from
-    /// hand to hand in registers.
+    /// The message's token, and in the highest bits what becomes of the message if the handle is dropped: two
+    /// words go from hand to hand in registers.
     word: u64,
 }
 
-/// Dropping the handle takes the message back, if it was not handed to a connection yet. Else the message goes on.
+/// Dropping the handle takes the message back, if it was not handed to a connection yet. Else the message
+/// goes on.
 const CANCELS: u64 = 1 << 63;
 /// The outcome was taken.
 const DONE: u64 = 1 << 62;
@@ -67,7 +69,7 @@ impl Future for SendHandle {
     /// When polled again after it was done.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         assert!(!self.is_done(), "polled after it was done");
-        // What was sent a moment ago has no outcome yet, as a rule.
+        // A message that was just sent usually has no outcome yet.
         let is_likely_pending = self.word & (CANCELS | POLLED) == CANCELS;
         let outcome = self.in_flight.poll(self.token(), cx, is_likely_pending);
         self.word |= if outcome.is_ready() { DONE } else { POLLED };

@@ -1,10 +1,11 @@
 //! Sending in order: one message at a time in each partition.
 //!
-//! A broker stores messages of one partition that are in flight at the same time in any order (protocol §1.2), so the order in
-//! which messages were accepted is kept only by waiting for each answer (K-50). A message is decided for a partition when it
-//! is accepted, and stays in line there until it was answered: also while its broker is away, and while it waits for capacity
-//! or for its next attempt. Where the selector leaves the choice, that is a partition whose turn is free, or else the one with
-//! the shortest line, so that a broker that is silent isn't given the room of all.
+//! A broker stores messages of one partition that are in flight at the same time in any order (protocol
+//! §1.2), so the order in which messages were accepted is kept only by waiting for each answer (K-50). A
+//! message is decided for a partition when it is accepted, and stays in line there until it was answered:
+//! also while its broker is away, and while it waits for capacity or for its next attempt. Where the selector
+//! leaves the choice, that is a partition whose turn is free, or else the one with the shortest line, so that
+//! a broker that is silent isn't given the room of all.
 
 use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
@@ -89,7 +90,7 @@ impl Submitter {
                 if !is_better_elsewhere {
                     return Ok(decided);
                 }
-                // The broker refuses messages for it. It counts as accepted anew where it goes instead.
+                // The broker refuses messages for it. It counts as newly accepted where it goes instead.
                 match self.select(topic, route, submission, Some(decided))? {
                     Some((other, _)) if other != decided && !topic.is_cooling_down(other, now) => {
                         self.change_partition(topic, submission, other);
@@ -109,8 +110,8 @@ impl Submitter {
         Ok(partition)
     }
 
-    /// The partition that the selector chooses, another one if that was refused lately or others are before the message there,
-    /// and the selector agrees. It may be that of a broker that is away.
+    /// The partition that the selector chooses, another one if that was refused lately or others are before
+    /// the message there, and the selector agrees. It may be that of a broker that is away.
     fn first_choice(
         &self,
         topic: &Arc<TopicState>,
@@ -171,7 +172,7 @@ impl InFlight {
     pub(crate) fn pass_turn(&self, topic: &TopicState, partition: Partition) {
         match self.submitter() {
             Some(submitter) => deferred::run(&submitter, &topic.waits, Step::PassTurn(partition)),
-            // Nobody sends any more.
+            // Nothing is sent any more.
             None => while topic.waits.pass_turn(partition).is_some() {},
         }
     }
@@ -184,7 +185,8 @@ impl InFlight {
         late.turn = Some(turn);
     }
 
-    /// The broker is done with an attempt to send a message whose answer was late. Another one may be late by now, too.
+    /// The broker is done with an attempt to send a message whose answer was late. Another one may be late by
+    /// now, too.
     pub(crate) fn late_attempt_ended(&self, token: Token) {
         let turn = {
             let mut late = self.late.lock();
@@ -225,8 +227,8 @@ pub(crate) struct Late {
     turn: Option<LateTurn>,
 }
 
-/// A turn that is kept until the late answer to the message that had it: the broker may still store it, and must not get the
-/// next one before.
+/// A turn that is kept until the late answer to the message that had it: the broker may still store it, and
+/// must not get the next one before.
 pub(crate) struct LateTurn {
     pub(crate) topic: Arc<TopicState>,
     pub(crate) partition: Partition,
@@ -234,7 +236,7 @@ pub(crate) struct LateTurn {
     pub(crate) until: Instant,
 }
 
-/// The longest time for which the turn is kept after the message timed out. The connection sends a heartbeat at the timeout:
-/// with its default settings it is given up by then if that isn't answered, and a broker that answers that and not the
-/// message has lost it.
+/// The longest time for which the turn is kept after the message timed out. The connection sends a heartbeat
+/// at the timeout: with its default settings it is given up by then if that isn't answered, and a broker that
+/// answers that and not the message has lost it.
 pub(crate) const LATE_ANSWER: Duration = Duration::from_secs(5);

@@ -2,8 +2,8 @@
 
 use tokio::sync::{Notify, Semaphore};
 
-/// Room for so many messages and so many of their bytes. A message holds its share from when it is accepted until it has its
-/// outcome, whoever still waits for it. Those who wait for room are served in the order in which they came.
+/// The limits of messages and of their bytes. A message holds its share from when it is accepted until it has
+/// its outcome, whether or not its handle is held. Waiters are served in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Permits {
     messages: Semaphore,
@@ -56,7 +56,7 @@ impl Permits {
         Share(len.clamp(1, self.max_bytes) as u32)
     }
 
-    /// Takes room for a message of `len` bytes if there is any and nobody waits for it.
+    /// Takes capacity for a message of `len` bytes if there is any and no waiters are queued.
     pub(crate) fn try_take(&self, len: usize) -> Option<Share> {
         let share = self.share(len);
         let message = self.messages.try_acquire().ok()?;

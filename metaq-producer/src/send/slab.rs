@@ -19,9 +19,9 @@ struct Place<T> {
     entry: Option<T>,
 }
 
-/// Somebody outside has the token, and will come back with it.
+/// A handle has the token, and will come back with it.
 const HELD: u8 = 1;
-/// Whoever offered the entry has taken it back.
+/// The caller has taken the entry back.
 const CANCELLED: u8 = 2;
 /// The token may still be named by a broker: the place isn't used again.
 const PINNED: u8 = 4;
@@ -46,7 +46,8 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Adds an entry, whose token is `next`, and held: what [`next`](Self::next) said, if nothing was added since.
+    /// Adds an entry, whose token is `next`, and held: what [`next`](Self::next) said, if nothing was added
+    /// since.
     // Inlined, so that the entry is made where it stays.
     #[inline]
     pub(crate) fn add(&mut self, next: Token, entry: T) {
@@ -77,14 +78,14 @@ impl<T> Slab<T> {
         if place.generation == token.generation() { place.entry.as_mut() } else { None }
     }
 
-    /// Nobody outside has the token any more.
+    /// No handle has the token any more.
     pub(crate) fn let_go(&mut self, token: Token) {
         if let Some(place) = self.place(token) {
             place.flags &= !HELD;
         }
     }
 
-    /// Whoever offered the entry takes it back, and has the token no more.
+    /// The caller takes the entry back, and has the token no more.
     pub(crate) fn cancel(&mut self, token: Token) {
         if let Some(place) = self.place(token) {
             place.flags = (place.flags & !HELD) | CANCELLED;
@@ -96,7 +97,8 @@ impl<T> Slab<T> {
         self.place(token).is_some_and(|place| place.flags & CANCELLED != 0)
     }
 
-    /// Keeps the token from being used again, also when its entry is removed, until it is [unpinned](Self::unpin).
+    /// Keeps the token from being used again, also when its entry is removed, until it is
+    /// [unpinned](Self::unpin).
     pub(crate) fn pin(&mut self, token: Token) {
         if let Some(place) = self.place(token) {
             place.flags |= PINNED;
@@ -114,16 +116,16 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Has the flush with this number wait for the entries that `waited_for` names and that no flush waits for yet; returns
-    /// how many they are.
+    /// Has the flush with this number wait for the entries that `waited_for` names and that no flush waits
+    /// for yet; returns how many they are.
     pub(crate) fn mark(&mut self, flush: u16, waited_for: impl Fn(&T) -> bool) -> usize {
         let unmarked =
             |place: &&mut Place<T>| place.flush == 0 && place.entry.as_ref().is_some_and(&waited_for);
         self.places.iter_mut().filter(unmarked).map(|place| place.flush = flush).count()
     }
 
-    /// The flush that waited for the entry, which now doesn't any more, 0 if none did; and the entry, if somebody outside has
-    /// the token.
+    /// The flush that waited for the entry, which now doesn't any more, 0 if none did; and the entry, if a
+    /// handle has the token.
     #[inline]
     pub(crate) fn ended(&mut self, token: Token) -> (u16, Option<&mut T>) {
         match self.place(token) {
@@ -135,7 +137,8 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Removes the entry, if it is there, and drops it where it is: for entries that hold nothing of anybody else's any more.
+    /// Removes the entry, if it is there, and drops it where it is: for entries that hold nothing of anybody
+    /// else's any more.
     #[inline]
     pub(crate) fn discard(&mut self, token: Token) {
         if let Some(place) = self.place(token)

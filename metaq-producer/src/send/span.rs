@@ -11,7 +11,8 @@ use crate::{
     panics::{self, contain},
 };
 
-/// The span of one message. The subscriber's code runs when it begins, ends, and is dropped: never under a lock.
+/// The span of one message. The subscriber's code runs when it begins, ends, and is dropped: never under a
+/// lock.
 #[derive(Debug)]
 pub(crate) struct SendSpan {
     span: Span,
@@ -19,7 +20,7 @@ pub(crate) struct SendSpan {
 }
 
 impl SendSpan {
-    /// Begins a span within the caller's current one. None if nobody wants it.
+    /// Begins a span within the caller's current one. None if no subscriber wants it.
     #[cold]
     pub(crate) fn begin(topic: &Topic) -> Option<Box<Self>> {
         let begun = panics::catch(|| {
@@ -60,7 +61,7 @@ impl SendSpan {
 impl Drop for SendSpan {
     fn drop(&mut self) {
         if !self.has_ended {
-            // Whoever offered it has given up before it was accepted.
+            // The caller has given up before it was accepted.
             self.end_refused();
         }
         let span = mem::replace(&mut self.span, Span::none());

@@ -43,7 +43,7 @@ pub(crate) struct Submitter {
     /// The capacity that was asked for, by number.
     pub(crate) requests: Mutex<Requests>,
     pub(crate) next_request: AtomicU64,
-    /// Whether somebody who offers messages had better let their connections write.
+    /// Set when callers should yield so that connections can write.
     pub(crate) should_yield: AtomicBool,
 }
 
@@ -77,7 +77,8 @@ impl NotSubmitted {
 pub(crate) enum NotAccepted {
     /// It can't be sent; the error gives it back.
     Refused(SendError),
-    /// So much waits for the same that it is to wait without its share of the room, which was given back.
+    /// Too much waits for the same broker: it has to wait without its share of the capacity, which was given
+    /// back.
     HasToWaitOutside(Message, WaitReason, Option<Box<SendSpan>>),
 }
 
@@ -265,8 +266,9 @@ impl Submitter {
         }
     }
 
-    /// Chooses a partition and hands the message to its broker's connection, which takes it out of the submission. `token` is
-    /// that of a message that has waited, which uses the reservation if it goes where that is.
+    /// Chooses a partition and hands the message to its broker's connection, which takes it out of the
+    /// submission. `token` is that of a message that has waited, which uses the reservation if it goes where
+    /// that is.
     ///
     /// # Errors
     /// Says why the message stays in the submission.

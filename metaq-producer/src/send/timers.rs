@@ -21,7 +21,8 @@ use crate::{SendError, deadline, panics, send::submit::Submitter, token::Token};
 pub(crate) enum Timer {
     /// The next attempt of a message.
     Attempt(Token),
-    /// The end of the time of a message that waits, after so many attempts: what is set for one wait isn't taken for another.
+    /// The deadline of a message that waits, with its number of attempts: a timer that was set for one wait
+    /// isn't taken for another.
     Deadline(Token, u32),
     /// Another look for capacity on a connection that can't announce it.
     Capacity(u64),
@@ -31,13 +32,14 @@ pub(crate) enum Timer {
     Absent,
 }
 
-/// The time for which a keeper stays when there is nothing to do, so that not every message that waits starts another.
+/// The time for which a keeper stays when there is nothing to do, so that not every message that waits starts
+/// another.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The timers of a producer.
 ///
-/// They are kept by a task on each runtime that has set one lately. So whoever sets a timer on a runtime that is driven can
-/// rely on it, whatever becomes of other runtimes.
+/// They are kept by a task on each runtime that has set one lately. So a caller that sets a timer on a
+/// runtime that is driven can rely on it, whatever becomes of other runtimes.
 #[derive(Default)]
 pub(crate) struct Timers {
     inner: Mutex<Inner>,
@@ -52,7 +54,8 @@ struct Inner {
 }
 
 impl Inner {
-    /// Removes the timers of messages that wait, and returns the messages. Whoever keeps time next sees to the others.
+    /// Removes the timers of messages that wait, and returns the messages. The next task that keeps time
+    /// handles the others.
     fn take_of_waiting(&mut self) -> Vec<Token> {
         let mut tokens = Vec::new();
         self.timers.retain(|(_, timer)| match timer {
@@ -67,7 +70,7 @@ impl Inner {
 }
 
 impl Timers {
-    /// Sets a timer. False if there is nobody to keep it: it isn't set then.
+    /// Sets a timer. False if there is no task to keep it: it isn't set then.
     #[must_use]
     pub(crate) fn set(self: &Arc<Self>, at: Instant, timer: Timer, submitter: &Weak<Submitter>) -> bool {
         let new_keeper = self.new_keeper();

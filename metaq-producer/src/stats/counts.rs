@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 
 use crate::{Outcome, error::FailedAttempt, stats, stats::MessageCounts};
 
-/// The number of topics that are no longer published and keep their own figures. Those of others are only in the sums.
+/// The number of topics that are no longer published and keep their own figures. Those of others are only in
+/// the sums.
 pub(crate) const MAX_FORMER_TOPICS: usize = 100;
 
 /// The number of brokers that a topic no longer uses and that keep their own figures.
@@ -26,7 +27,7 @@ pub(crate) struct Counts {
     topics: Mutex<Kept<Topic, TopicCounts>>,
     /// The sums of topics that are not kept any more.
     folded: Mutex<MessageCounts>,
-    /// Messages to topics that were not published; they are counted together, whatever names somebody thinks of.
+    /// Messages to topics that were not published; they are counted together, whatever their names.
     pub(crate) unpublished: AtomicU64,
     pub(crate) transactions: Arc<TransactionTotals>,
 }
@@ -65,7 +66,7 @@ impl Counts {
     }
 }
 
-/// Counts by name, of which those that nobody uses any more are given up when they become many.
+/// Counts by name, of which those out of use are removed when they become many.
 #[derive(Debug)]
 struct Kept<K, V> {
     entries: BTreeMap<K, Entry<V>>,
@@ -108,13 +109,13 @@ impl<K: Ord + Clone, V: Default> Kept<K, V> {
         self.entries.iter().map(|(key, entry)| (key.clone(), Arc::clone(&entry.counts))).collect()
     }
 
-    /// Removes the counts that nobody holds any more, except the `most` that were asked for last. Unless it has to be `now`,
-    /// that is put off until there are twice as many entries, so that each costs little.
+    /// Removes the counts that are held nowhere any more, except the `most` that were asked for last. Unless
+    /// it has to be `now`, that is put off until there are twice as many entries, so that each costs little.
     fn over(&mut self, most: usize, now: bool) -> Vec<(K, V)> {
         if !now && self.entries.len() <= self.limit.max(2 * most) {
             return Vec::new();
         }
-        // Nobody can take hold of them meanwhile: they would have to ask here.
+        // They can't be taken meanwhile: that would need this lock.
         let unused = self.entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.counts) == 1);
         let mut unused: Vec<_> = unused.map(|(key, entry)| (entry.last_use, key.clone())).collect();
         let excess = unused.len().saturating_sub(most);
@@ -152,8 +153,8 @@ impl TopicCounts {
         counts
     }
 
-    /// Has `see` look at the counts of all brokers that are kept, and at the sums of the others. Meanwhile none goes from the
-    /// ones to the others.
+    /// Has `see` look at the counts of all brokers that are kept, and at the sums of the others. Meanwhile
+    /// none goes from the ones to the others.
     pub(crate) fn topic_brokers<R>(
         &self,
         see: impl FnOnce(Vec<(BrokerAddr, Arc<TopicBrokerCounts>)>, &TopicBrokerCounts) -> R,
@@ -167,7 +168,8 @@ impl TopicCounts {
         former.iter().for_each(|(_, counts)| self.folded.add(counts));
     }
 
-    /// Counts one message that was not acknowledged; `topic_broker` is that of its last attempt, if that was the end of it.
+    /// Counts one message that was not acknowledged; `topic_broker` is that of its last attempt, if that was
+    /// the end of it.
     pub(crate) fn failed(&self, outcome: Outcome, topic_broker: Option<&TopicBrokerCounts>) {
         // A broker has seen it, so it is in the figures by broker, too.
         let topic_broker = topic_broker.unwrap_or(&self.folded);
@@ -179,8 +181,8 @@ impl TopicCounts {
         .fetch_add(1, Relaxed);
     }
 
-    /// Counts one message that was not acknowledged after earlier attempts. One that may be stored counts for the broker of
-    /// the last attempt whose outcome is unknown, any other for that of its last attempt.
+    /// Counts one message that was not acknowledged after earlier attempts. One that may be stored counts for
+    /// the broker of the last attempt whose outcome is unknown, any other for that of its last attempt.
     pub(crate) fn failed_after(
         &self,
         outcome: Outcome,
@@ -227,7 +229,8 @@ impl TopicBrokerCounts {
     }
 }
 
-/// The latencies of messages, in microseconds, in buckets at most 1/32 wide: one addition a message, and no lock.
+/// The latencies of messages, in microseconds, in buckets at most 1/32 wide: one addition a message, and no
+/// lock.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
     // Only allocated once there is something to count.

@@ -1,6 +1,7 @@
 //! The statistics of a producer.
 //!
-//! Here are the figures as they are read, `counts` is what counts them, and `remote` asks a broker for its own.
+//! Here are the figures as they are read, `counts` is what counts them, and `remote` asks a broker for its
+//! own.
 
 pub(crate) mod counts;
 pub(crate) mod remote;
@@ -21,18 +22,19 @@ use counts::{Counts, TopicBrokerCounts, TopicCounts, TransactionTotals};
 /// `offered = queued + in_flight + acknowledged + rejected + unknown + not_sent`.
 ///
 /// # Sums
-/// The producer's messages are those of its [`topics`](Self::topics) and of the [`other_topics`](Self::other_topics). What a
-/// topic has acknowledged, rejected and unknown is what its [`brokers`](TopicStats::brokers) and its
-/// [`other_brokers`](TopicStats::other_brokers) have. Only what a broker has certainly not taken part in is in none of them:
-/// messages that were not sent.
+/// The producer's messages are those of its [`topics`](Self::topics) and of the
+/// [`other_topics`](Self::other_topics). What a topic has acknowledged, rejected and unknown is what its
+/// [`brokers`](TopicStats::brokers) and its [`other_brokers`](TopicStats::other_brokers) have. Only what a
+/// broker has certainly not taken part in is in none of them: messages that were not sent.
 ///
-/// A message counts once, however many attempts it took: where it may be stored, for the broker of the last attempt whose
-/// outcome is unknown; else for the broker of its last attempt. The others count as [`retried`](BrokerStats::retried).
+/// A message counts once, however many attempts it took: where it may be stored, for the broker of the last
+/// attempt whose outcome is unknown; else for the broker of its last attempt. The others count as
+/// [`retried`](BrokerStats::retried).
 ///
 /// # Messages of transactions
-/// They are counted like any other, by what the broker answered to the message itself: it is acknowledged when the broker has
-/// taken it, although it is stored only by the commit, and stays so if the transaction is rolled back. It is unknown when its
-/// answer didn't come or nobody waited for it.
+/// They are counted like any other, by what the broker answered to the message itself: it is acknowledged
+/// when the broker has taken it, although it is stored only by the commit, and stays so if the transaction is
+/// rolled back. It is unknown when its answer didn't come or wasn't waited for.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ProducerStats {
@@ -44,10 +46,11 @@ pub struct ProducerStats {
     pub unacknowledged_bytes: usize,
     /// Each topic that is published, and the last 100 that were published before, sorted by name.
     pub topics: Vec<TopicStats>,
-    /// The messages of all other topics: those that were published earlier, and those that were not published at all. A topic
-    /// that is published again after that begins at zero.
+    /// The messages of all other topics: those that were published earlier, and those that were not published
+    /// at all. A topic that is published again after that begins at zero.
     pub other_topics: MessageCounts,
-    /// Those messages of `other_topics` that were refused because their topic was not published, or the producer was closed.
+    /// Those messages of `other_topics` that were refused because their topic was not published, or the
+    /// producer was closed.
     pub unpublished: u64,
     /// Local transactions.
     pub transactions: TransactionCounts,
@@ -139,8 +142,8 @@ pub struct BrokerStats {
     pub latencies: LatencyStats,
 }
 
-/// The latencies of acknowledged messages, from when they were offered until their answer was read, to about 3 % and one
-/// microsecond.
+/// The latencies of acknowledged messages, from when they were offered until their answer was read, to about
+/// 3 % and one microsecond.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyStats {
     /// Pairs of microseconds and counts, ascending.

@@ -4,8 +4,8 @@ use metaq_protocol::{Command, Opaque, Response, StatsCommand, parse_stats};
 use metaq_transport::Connection;
 use tokio::time::Instant;
 
-/// The figures of a broker as it reports them: names and values, in the order in which it told them. A name may occur more than
-/// once.
+/// The figures of a broker as it reports them: names and values, in the order in which it reports them. A
+/// name may occur more than once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteBrokerStats {
     figures: Vec<(String, Option<String>)>,

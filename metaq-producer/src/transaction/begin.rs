@@ -16,7 +16,7 @@ use super::{
 use crate::branch::{Branch, HeldTransaction, StepError, ends_connection, in_runtime, read};
 use crate::{Message, deadline, panics::with_contained_waker, route::topic_state::TopicState};
 
-/// After so long brokers are tried again at which a transaction could not begin.
+/// Brokers at which a transaction could not begin are tried again after this time.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The transaction did not begin.
@@ -27,8 +27,8 @@ pub(super) struct NotBegun {
 }
 
 impl Transaction {
-    /// Chooses a partition for the first message and begins at its broker, at another where that can't be reached. Waits for
-    /// a broker while there is none.
+    /// Chooses a partition for the first message and begins at its broker, at another where that can't be
+    /// reached. Waits for a broker while there is none.
     pub(super) async fn begin_for(
         &mut self,
         topic: &Arc<TopicState>,
@@ -79,7 +79,8 @@ impl Transaction {
         }
     }
 
-    /// Sends `BEGIN`, and awaits the answer: the broker would take a message that follows at once before it (B-27).
+    /// Sends `BEGIN`, and awaits the answer: the broker would take a message that follows at once before it
+    /// (B-27).
     async fn begin_at(&mut self, branch: Branch, deadline: Instant) -> Result<(), NotBegun> {
         let seconds = whole_seconds(self.options.timeout());
         let deadline = deadline.min(deadline::after(self.options.request_timeout()));

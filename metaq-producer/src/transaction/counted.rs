@@ -16,10 +16,11 @@ use crate::{
     stats::counts::{TopicBrokerCounts, TopicCounts, TransactionTotals},
 };
 
-/// A message of a transaction, as the statistics count it: offered once, and ended once, whatever becomes of it.
+/// A message of a transaction, as the statistics count it: offered once, and ended once, whatever becomes of
+/// it.
 ///
-/// Dropped before it was handed to a connection, it counts as not sent; after that as unknown, since nobody looked at its
-/// answer.
+/// Dropped before it was handed to a connection, it counts as not sent; after that as unknown, since the
+/// caller didn't read its answer.
 #[derive(Debug)]
 pub(crate) struct CountedMessage {
     counts: Arc<TopicCounts>,

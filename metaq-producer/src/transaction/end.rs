@@ -22,11 +22,13 @@ pub struct CommitReceipt {
 }
 
 impl Transaction {
-    /// Has the broker store all messages, which consumers see from then on. Without any message no broker is asked.
+    /// Has the broker store all messages, which consumers see from then on. Without any message no broker is
+    /// asked.
     ///
     /// # Errors
-    /// [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't known. It isn't known only
-    /// when the commit was sent and the broker didn't answer, or not that it had no such transaction.
+    /// [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't known. It
+    /// isn't known only when the commit was sent and the broker didn't answer, or not that it had no such
+    /// transaction.
     ///
     /// # Cancel safety
     /// Not safe: if the future is dropped after it was polled, the transaction may be committed or not.
@@ -85,19 +87,21 @@ impl Transaction {
         Err(error)
     }
 
-    /// Has the broker forget all messages, and waits for its confirmation. When the broker has ended the transaction before,
-    /// this is a success, too; also when its connection was lost, after which nothing is stored, but the broker keeps the
-    /// messages until the transaction's timeout. A transaction that an earlier error has ended is being rolled back in the
-    /// background already, which isn't waited for.
+    /// Has the broker forget all messages, and waits for its confirmation. When the broker has ended the
+    /// transaction before, this is a success, too; also when its connection was lost, after which nothing is
+    /// stored, but the broker keeps the messages until the transaction's timeout. A transaction that an
+    /// earlier error has ended is being rolled back in the background already, which isn't waited for.
     ///
     /// # Errors
-    /// When the broker doesn't confirm it in time. The outcome is [`RolledBack`](TransactionOutcome::RolledBack) even so: it
-    /// never was committed. The rollback is repeated in the background then, as if the transaction had been dropped.
+    /// When the broker doesn't confirm it in time. The outcome is
+    /// [`RolledBack`](TransactionOutcome::RolledBack) even so: it never was committed. The rollback is
+    /// repeated in the background then, as if the transaction had been dropped.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the rollback to be done in the background.
     pub async fn rollback(mut self) -> Result<(), TransactionError> {
-        // A rollback that overtakes the beginning would be without effect. If it fails there is nothing to roll back.
+        // A rollback that overtakes the beginning would be without effect. If it fails there is nothing to
+        // roll back.
         let _ = self.begun().await;
         let State::Open(open) = &self.state else {
             return Ok(());
@@ -124,7 +128,7 @@ impl Transaction {
     }
 }
 
-/// A transaction whose commit was submitted. Its outcome is unknown if nobody waits for the answer.
+/// A transaction whose commit was submitted. Its outcome is unknown if the answer isn't waited for.
 struct Commit {
     open: Option<Open>,
 }

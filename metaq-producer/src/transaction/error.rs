@@ -12,12 +12,13 @@ use crate::branch::{NO_RUNTIME, StepError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a fourth answer would break every caller's logic")]
 pub enum TransactionOutcome {
-    /// It goes on, and the message is not part of it. It can be committed without the message, or rolled back.
+    /// It goes on, and the message is not part of it. It can be committed without the message, or rolled
+    /// back.
     Open,
     /// It is over: nothing of it is stored, or ever will be.
     RolledBack,
-    /// The commit was sent and not answered: all of it is stored, or nothing. Or the broker failed while it stored the
-    /// messages, partition by partition: then a part may be stored. Only the stored messages tell.
+    /// The commit was sent and not answered: all of it is stored, or nothing. Or the broker failed while it
+    /// stored the messages, partition by partition: then a part may be stored. Only the stored messages tell.
     Unknown,
 }
 
@@ -47,14 +48,16 @@ pub enum TransactionErrorKind {
     NotConnected,
     /// No answer came in time, or it could not be written in time.
     TimedOut,
-    /// The transaction's connection was lost, which ends the transaction. It is not committed, but the broker keeps what was
-    /// sent in its memory until the transaction's [timeout](super::TransactionOptions::with_timeout).
+    /// The transaction's connection was lost, which ends the transaction. It is not committed, but the broker
+    /// keeps what was sent in its memory until the transaction's
+    /// [timeout](super::TransactionOptions::with_timeout).
     ConnectionLost,
     /// The broker answered with something other than success.
     Rejected,
     /// The broker's answer can't be understood.
     BadAnswer,
-    /// The broker does not know the transaction any more: its timeout has passed, or its connection was replaced.
+    /// The broker does not know the transaction any more: its timeout has passed, or its connection was
+    /// replaced.
     Expired,
     /// An earlier error ended the transaction.
     Over,

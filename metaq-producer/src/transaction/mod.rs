@@ -31,35 +31,39 @@ use crate::{
 
 /// Messages that are stored together, or not at all; begun by [`Producer::begin`].
 ///
-/// All are stored by one broker, which the first message chooses: later ones go to that broker's partitions, whatever their
-/// topics, and fail where a topic has none there. Consumers see them when the transaction is committed, not
-/// before. Nothing depends on threads or tasks, a producer can have any number of transactions at a time, and their
-/// messages don't wait for one another's.
+/// All are stored by one broker, which the first message chooses: later ones go to that broker's partitions,
+/// whatever their topics, and fail where a topic has none there. Consumers see them when the transaction is
+/// committed, not before. Nothing depends on threads or tasks, a producer can have any number of transactions
+/// at a time, and their messages don't wait for one another's.
 ///
 /// # What is promised
-/// - When [`commit`](Self::commit) returns `Ok`, exactly the messages are stored whose sending returned `Ok`, and those whose
-///   sending was given up, by dropping its future, after the broker had taken them.
-/// - When it fails, [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't known. It isn't
-///   known only when the commit was sent and was not answered, or refused while the broker stored the messages.
+/// - When [`commit`](Self::commit) returns `Ok`, exactly the messages are stored whose sending returned `Ok`,
+///   and those whose sending was given up, by dropping its future, after the broker had taken them.
+/// - When it fails, [`TransactionError::outcome`] says whether nothing is stored for certain, or that isn't
+///   known. It isn't known only when the commit was sent and was not answered, or refused while the broker
+///   stored the messages.
 /// - Messages that are sent one after another to one partition are stored in that order.
 ///
 /// # What is not
-/// - A transaction lives on one connection. When that is lost, it is over and can't be committed any more, but
-///   the broker rolls nothing back: it keeps the messages in its memory, where nobody sees them, until the transaction's
-///   [timeout](TransactionOptions::with_timeout) has passed, 60 s after the first message by default. Without a timeout it
-///   keeps them until it is restarted.
-/// - Nobody learns at which offsets the messages are stored.
-/// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator closed.
+/// - A transaction lives on one connection. When that is lost, it is over and can't be committed any more,
+///   but the broker rolls nothing back: it keeps the messages in its memory, where no consumer sees them,
+///   until the transaction's [timeout](TransactionOptions::with_timeout) has passed, 60 s after the first
+///   message by default. Without a timeout it keeps them until it is restarted.
+/// - The offsets of the stored messages aren't known.
+/// - Brokers don't compare checksums in a transaction, and take messages for partitions that an operator
+///   closed.
 ///
 /// # Statistics
-/// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
-/// of the transaction; [`transactions`](crate::stats::ProducerStats::transactions) counts how those end.
+/// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has
+/// taken it, whatever becomes of the transaction; [`transactions`](crate::stats::ProducerStats::transactions)
+/// counts how those end.
 ///
 /// # End
-/// An open transaction that is dropped is rolled back in the background, which is told to `tracing` as a warning. The
-/// rollback is repeated until the broker confirms it, the connection ends, or 60 s have passed. It runs on the tokio runtime
-/// in which the transaction is dropped, else on the one in which it began. When the producer is
-/// [closed](Producer::close), it rolls its open transactions back in the same way, until the deadline of that.
+/// An open transaction that is dropped is rolled back in the background, and a warning is logged. The
+/// rollback is repeated until the broker confirms it, the connection ends, or 60 s have passed. It runs on
+/// the tokio runtime in which the transaction is dropped, else on the one in which it began. When the
+/// producer is [closed](Producer::close), it rolls its open transactions back in the same way, until the
+/// deadline of that.
 ///
 /// ```no_run
 /// # use metaq_producer::{Message, Producer, Topic, transaction::TransactionOptions};
@@ -96,14 +100,15 @@ struct Over {
     text: String,
 }
 
-/// A transaction that a broker knows, or is being told.
+/// A transaction that a broker knows, or is asked to begin.
 struct Open {
     branch: Branch,
     /// The number of times that its connection had been established when it began.
     established: u64,
     /// The answer to `BEGIN`, until it is there.
     begin: Option<PendingResponse>,
-    /// Messages that were not answered yet, in order. There are some between two calls if a sending was dropped.
+    /// Messages that were not answered yet, in order. There are some between two calls if a sending was
+    /// dropped.
     puts: VecDeque<Put>,
     /// The runtime in which it began, to roll it back where there is none.
     runtime: Option<Handle>,
@@ -112,7 +117,7 @@ struct Open {
     registration: Option<Registration>,
 }
 
-/// The place at which a message of a transaction is to be stored.
+/// The place that was chosen for a message of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionReceipt {
@@ -125,16 +130,16 @@ pub struct TransactionReceipt {
 }
 
 impl Producer {
-    /// Begins a local transaction. No broker is asked before its first message. From then on it has to be committed
-    /// within the [timeout](TransactionOptions::with_timeout), 60 s by default.
+    /// Begins a local transaction. No broker is asked before its first message. From then on it must be
+    /// committed within the [timeout](TransactionOptions::with_timeout), 60 s by default.
     pub fn begin(&self, options: TransactionOptions) -> Transaction {
         Transaction { producer: self.clone(), options, state: State::New, messages: 0 }
     }
 }
 
 impl Transaction {
-    /// The transaction's name, `TX:…`, as it stands in the broker's log, also when an error has ended it; none before the
-    /// first message.
+    /// The transaction's name, `TX:…`, as it stands in the broker's log, also when an error has ended it;
+    /// none before the first message.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.place().map(|(id, _)| id.as_str())
@@ -160,7 +165,7 @@ impl Transaction {
         }
     }
 
-    /// It is over, for this reason. Returns what is to be rolled back.
+    /// It is over, for this reason. Returns the transaction to roll back.
     fn end(&mut self, text: impl Into<String>) -> Option<Open> {
         let place = self.place().map(|(id, broker)| (id.clone(), broker.clone()));
         let over = State::Over(Box::new(Over { place, text: text.into() }));

@@ -19,7 +19,8 @@ pub struct TransactionOptions {
     request_timeout: Duration,
 }
 
-/// The default timeout of a transaction at its broker, which brokers with the shipped settings cut longer ones to.
+/// The default timeout of a transaction at its broker, which brokers with the shipped settings cut longer
+/// ones to.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Default for TransactionOptions {
@@ -35,11 +36,12 @@ impl TransactionOptions {
         Self::default()
     }
 
-    /// Sets after how long the broker rolls the transaction back by itself unless it was committed. Default 60 s.
+    /// Sets after how long the broker rolls the transaction back by itself unless it was committed. Default
+    /// 60 s.
     ///
-    /// It counts from the first message on, in whole seconds: a part of one, and zero, count as one. A broker with the
-    /// shipped settings cuts it to 60 s (`maxTxTimeoutInSeconds`), and looks twice a second. It has to
-    /// be longer than the transaction takes: after it, sending and commit fail with
+    /// It counts from the first message on, in whole seconds: a part of one, and zero, count as one. A broker
+    /// with the shipped settings cuts it to 60 s (`maxTxTimeoutInSeconds`), and looks twice a second. It has
+    /// to be longer than the transaction takes: after it, sending and commit fail with
     /// [`Expired`](crate::transaction::TransactionErrorKind::Expired).
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
@@ -48,17 +50,17 @@ impl TransactionOptions {
 
     /// Has the broker keep the transaction until it is committed or rolled back, however long that takes.
     ///
-    /// If the connection is lost or the program killed before that, the broker holds the messages in its memory, and their
-    /// log on its disk, until it is restarted: a broker doesn't roll back what a connection leaves behind, and enough of it
-    /// takes the broker down.
+    /// If the connection is lost or the program killed before that, the broker holds the messages in its
+    /// memory, and their log on its disk, until it is restarted: a broker doesn't roll back what a connection
+    /// leaves behind, and enough of it takes the broker down.
     #[must_use]
     pub fn without_timeout(self) -> Self {
         Self { timeout: None, ..self }
     }
 
-    /// The time that the broker has to answer the beginning and the end of the transaction. Default 5 s, as the Java client.
-    /// Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is taken as
-    /// 10 ms, and more than 30 years as that.
+    /// The time that the broker has to answer the beginning and the end of the transaction. Default 5 s, as
+    /// the Java client. Too short, and commits that a busy broker carries out are unknown. Less than 10 ms is
+    /// taken as 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout: checked_request_timeout(request_timeout), ..self }

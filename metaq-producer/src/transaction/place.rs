@@ -28,7 +28,7 @@ pub(crate) struct Place {
 pub(crate) enum PlacementError {
     /// None of the brokers that may be used has a partition of the topic now.
     NoBroker,
-    /// The broker that is to be used isn't connected, or is silent.
+    /// The broker of the transaction isn't connected, or is silent.
     Away(String),
     /// The selector refused it, or chose what can't be.
     Refused(String),
@@ -74,7 +74,8 @@ pub(crate) fn topic_of(
     Ok((Arc::clone(topic), counted))
 }
 
-/// Has the selector choose among the partitions of the brokers that are `eligible`. Brokers that failed lately come second.
+/// Has the selector choose among the partitions of the brokers that are `eligible`. Brokers that failed
+/// lately come second.
 pub(crate) fn choose(
     topic: &TopicState,
     message: &Message,

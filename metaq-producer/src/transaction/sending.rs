@@ -20,19 +20,19 @@ const WINDOW: usize = 256;
 type Offered = Result<(Arc<TopicState>, CountedMessage), Unsendable>;
 
 impl Transaction {
-    /// Sends a message as part of the transaction, and waits for the broker to take it, at most for the producer's send
-    /// timeout, the beginning included where it is the first.
+    /// Sends a message as part of the transaction, and waits for the broker to take it, at most for the
+    /// producer's send timeout, the beginning included where it is the first.
     ///
-    /// Nothing is sent twice: unlike [`Producer::send`](crate::Producer::send) this doesn't follow the retry policy, except
-    /// that the transaction begins at another broker where one can't be reached.
+    /// Nothing is sent twice: unlike [`Producer::send`](crate::Producer::send) this doesn't follow the retry
+    /// policy, except that the transaction begins at another broker where one can't be reached.
     ///
     /// # Errors
-    /// [`TransactionError::outcome`] says whether the transaction goes on without the message: as long as the message is
-    /// certainly not part of it. If that isn't certain the transaction is rolled back.
+    /// [`TransactionError::outcome`] says whether the transaction goes on without the message: as long as the
+    /// message is certainly not part of it. If that isn't certain the transaction is rolled back.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
-    /// first; without one, the transaction is rolled back.
+    /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits
+    /// for its answer first; without one, the transaction is rolled back.
     pub async fn send(&mut self, mut message: Message) -> Result<TransactionReceipt, TransactionError> {
         let offered = self.offer(&mut message);
         self.settle().await?;
@@ -40,12 +40,12 @@ impl Transaction {
         self.receipt().await
     }
 
-    /// Sends many messages as part of the transaction without waiting for each, and returns their receipts in the same
-    /// order. The broker stores them in any order. Each has the producer's send timeout.
+    /// Sends many messages as part of the transaction without waiting for each, and returns their receipts in
+    /// the same order. The broker stores them in any order. Each has the producer's send timeout.
     ///
     /// # Errors
-    /// As for [`send`](Self::send), with the first error. No more messages are sent then; those before it, and up to 255
-    /// after it, may be part of the transaction.
+    /// As for [`send`](Self::send), with the first error. No more messages are sent then; those before it,
+    /// and up to 255 after it, may be part of the transaction.
     ///
     /// # Cancel safety
     /// As for `send`.
@@ -94,7 +94,7 @@ impl Transaction {
             return Err(self.refusal());
         }
         match self.begun().await {
-            // Nothing was sent in it yet: it begins anew.
+            // Nothing was sent in it yet: it begins again.
             Ok(()) | Err(NotBegun { elsewhere: true, .. }) => {}
             Err(NotBegun { error, .. }) => return Err(error),
         }
@@ -136,7 +136,7 @@ impl Transaction {
         }
     }
 
-    /// Waits for the answer to the first message that has none. There has to be one.
+    /// Waits for the answer to the first message that has none. There must be one.
     async fn receipt(&mut self) -> Result<TransactionReceipt, TransactionError> {
         let State::Open(open) = &mut self.state else { return Err(self.refusal()) };
         let Some(put) = open.puts.front_mut() else { return Err(self.refusal()) };

@@ -13,17 +13,17 @@ use super::{
 use crate::{branch::Branch, deadline, transaction::whole_seconds};
 
 impl XaResource {
-    /// Takes up a transaction: from now on [`send`](Self::send) belongs to it. A new one must have a name that was never used
-    /// before, not even for an earlier attempt at the same: [`XaProducer::new_xid`](super::XaProducer::new_xid) makes one. The
-    /// broker is asked first whether it holds a prepared transaction of the name, because it takes the beginning of one for a
-    /// success.
+    /// Takes up a transaction: from now on [`send`](Self::send) belongs to it. A new one must have a name
+    /// that was never used before, not even for an earlier attempt at the same:
+    /// [`XaProducer::new_xid`](super::XaProducer::new_xid) makes one. The broker is asked first whether it
+    /// holds a prepared transaction of the name, because it takes the beginning of one for a success.
     ///
     /// # Errors
-    /// [`PROTO`](XaErrorCode::PROTO) while another one is taken up; [`DUPID`](XaErrorCode::DUPID) when it has begun here
-    /// before, or the broker holds a prepared one of the name, which stays as it is;
-    /// [`NOTA`](XaErrorCode::NOTA) when it was not suspended here; [`INVAL`](XaErrorCode::INVAL) for the qualifier of another
-    /// producer; or what the broker says. A transaction that did not begin isn't taken up. One whose beginning has no
-    /// answer is left to its timeout; there is nothing in it.
+    /// [`PROTO`](XaErrorCode::PROTO) while another one is taken up; [`DUPID`](XaErrorCode::DUPID) when it has
+    /// begun here before, or the broker holds a prepared one of the name, which stays as it is;
+    /// [`NOTA`](XaErrorCode::NOTA) when it was not suspended here; [`INVAL`](XaErrorCode::INVAL) for the
+    /// qualifier of another producer; or what the broker says. A transaction that did not begin isn't taken
+    /// up. One whose beginning has no answer is left to its timeout; there is nothing in it.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a transaction at the broker, with nothing in it; it isn't taken up.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use metaq_protocol::{BrokerAddr, BrokerId};
 use parking_lot::Mutex;
 
-/// The brokers that were seen, or that the program told of.
+/// The brokers that were seen, or that the program named.
 #[derive(Debug, Default)]
 pub(super) struct KnownBrokers {
     /// With the id under which a broker was seen last.
@@ -13,8 +13,8 @@ pub(super) struct KnownBrokers {
 }
 
 impl KnownBrokers {
-    /// Takes note of the brokers that the registry names now. Those that were seen under one of these ids at another address
-    /// have moved, and are not expected there any more.
+    /// Takes note of the brokers that the registry names now. Those that were seen under one of these ids at
+    /// another address have moved, and are not expected there any more.
     pub(super) fn see(&self, present: &[(BrokerId, BrokerAddr)]) {
         let mut known = self.known.lock();
         let is_here = |addr: &BrokerAddr| present.iter().any(|(_, here)| here == addr);

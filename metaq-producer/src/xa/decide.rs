@@ -8,14 +8,16 @@ use metaq_protocol::{PrepareVote, TransactionAction, XaTransactionId};
 use super::{XaError, XaErrorCode, XaResource, XaVote};
 
 impl XaResource {
-    /// Asks the broker to prepare a transaction: to write it to its disk, so that it can be committed later. It may have begun
-    /// elsewhere. Decide soon: see [`commit`](Self::commit) for what a restart of the broker can do.
+    /// Asks the broker to prepare a transaction: to write it to its disk, so that it can be committed later.
+    /// It may have begun elsewhere. Decide soon: see [`commit`](Self::commit) for what a restart of the
+    /// broker can do.
     ///
     /// # Errors
     /// [`PROTO`](XaErrorCode::PROTO) when it is taken up or suspended, or is prepared already. When it can
-    /// only be rolled back, it is, and the [code says so](XaErrorCode::is_rollback). [`INVAL`](XaErrorCode::INVAL) for the
-    /// qualifier of another producer, which would not find it again. With [`is_unknown`](XaError::is_unknown), as when the
-    /// vote can't be read, it may be prepared: roll it back.
+    /// only be rolled back, it is, and the [code says so](XaErrorCode::is_rollback).
+    /// [`INVAL`](XaErrorCode::INVAL) for the qualifier of another producer, which would not find it again.
+    /// With [`is_unknown`](XaError::is_unknown), as when the vote can't be read, it may be prepared: roll it
+    /// back.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it open whether it is prepared.
@@ -51,17 +53,18 @@ impl XaResource {
     /// [`PROTO`](XaErrorCode::PROTO) when it is taken up or suspended, or was to be prepared first;
     /// [heuristic codes](XaErrorCode::is_heuristic) when an operator decided on it.
     ///
-    /// With [`is_unknown`](XaError::is_unknown) it may be committed. If there was no answer, commit it again: as long as the
-    /// broker knows it that does no harm. [`NOTA`](XaErrorCode::NOTA) means that the broker doesn't know
-    /// it any more: a commit before this one, by whichever resource, was carried out, somebody else ended it, or the broker has
-    /// forgotten it. A Java broker that is restarted forgets prepared transactions that are older than another one which was
-    /// live during its last checkpoint, and nothing of them is stored. [Rollback codes](XaErrorCode::is_rollback) mean
-    /// that the broker failed while it stored the messages, partition by partition, so that a part may be stored. In both
-    /// cases keep the decision, and look whether the messages are stored before they are sent again.
+    /// With [`is_unknown`](XaError::is_unknown) it may be committed. If there was no answer, commit it again:
+    /// as long as the broker knows it that does no harm. [`NOTA`](XaErrorCode::NOTA) means that the broker
+    /// doesn't know it any more: a commit before this one, by whichever resource, was carried out, another
+    /// program completed it, or the broker has forgotten it. A Java broker that is restarted forgets prepared
+    /// transactions that are older than another one which was live during its last checkpoint, and nothing of
+    /// them is stored. [Rollback codes](XaErrorCode::is_rollback) mean that the broker failed while it stored
+    /// the messages, partition by partition, so that a part may be stored. In both cases keep the decision,
+    /// and look whether the messages are stored before they are sent again.
     ///
-    /// The shorter a transaction is prepared, the less likely it is forgotten. Operators can raise the broker's
-    /// `checkpointInterval` (an hour as shipped) above the longest time between prepare and commit; its log on disk grows as
-    /// long.
+    /// The shorter a transaction is prepared, the less likely it is forgotten. Operators can raise the
+    /// broker's `checkpointInterval` (an hour as shipped) above the longest time between prepare and commit;
+    /// its log on disk grows as long.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it open whether it is committed.
@@ -83,8 +86,8 @@ impl XaResource {
     /// Rolls a transaction back, also one that is taken up or suspended.
     ///
     /// # Errors
-    /// What the broker says: [`NOTA`](XaErrorCode::NOTA) when it doesn't know it, as after its timeout or when it
-    /// was forgotten at a restart: then nothing of it is stored, unless it was committed before;
+    /// What the broker says: [`NOTA`](XaErrorCode::NOTA) when it doesn't know it, as after its timeout or
+    /// when it was forgotten at a restart: then nothing of it is stored, unless it was committed before;
     /// [heuristic codes](XaErrorCode::is_heuristic) when an operator decided on it.
     ///
     /// # Cancel safety
@@ -120,7 +123,8 @@ impl XaResource {
     }
 
     /// The prepared transactions of this broker that hold the producer's qualifier;
-    /// [`XaProducer::recover`](super::XaProducer::recover) asks all brokers, and says what it means that one isn't listed.
+    /// [`XaProducer::recover`](super::XaProducer::recover) asks all brokers, and says what it means that one
+    /// isn't listed.
     ///
     /// # Errors
     /// When the broker can't be asked, or a line of its answer can't be read.

@@ -34,7 +34,8 @@ codes! {
     RBROLLBACK = 100, "XA_RBROLLBACK";
     /// Rolled back because a message of it has no answer.
     RBCOMMFAIL = 101, "XA_RBCOMMFAIL";
-    /// The broker could not write it, and meant to roll it back. As the answer to a commit, a part may be stored.
+    /// The broker could not write it, and meant to roll it back. As the answer to a commit, a part may be
+    /// stored.
     RBOTHER = 104, "XA_RBOTHER";
     /// Rolled back because it took too long.
     RBTIMEOUT = 106, "XA_RBTIMEOUT";
@@ -48,8 +49,8 @@ codes! {
     HEURMIX = 5, "XA_HEURMIX";
     /// The broker failed.
     RMERR = -3, "XAER_RMERR";
-    /// The broker doesn't know it: it never began, has ended one way or the other, or was forgotten when the broker was
-    /// restarted.
+    /// The broker doesn't know it: it never began, has ended one way or the other, or was forgotten when the
+    /// broker was restarted.
     NOTA = -4, "XAER_NOTA";
     /// The call makes no sense.
     INVAL = -5, "XAER_INVAL";
@@ -62,15 +63,16 @@ codes! {
 }
 
 impl XaErrorCode {
-    /// Whether the code says that it was rolled back: the codes from 100 to 107. Of a commit that isn't certain: the broker
-    /// stores the messages partition by partition, and a part may be stored; [`XaError::is_unknown`] says so.
+    /// Whether the code says that it was rolled back: the codes from 100 to 107. Of a commit that isn't
+    /// certain: the broker stores the messages partition by partition, and a part may be stored;
+    /// [`XaError::is_unknown`] says so.
     #[must_use]
     pub const fn is_rollback(self) -> bool {
         matches!(self.0, 100..=107)
     }
 
-    /// Whether an operator decided on it: the codes from 5 to 8. The broker remembers that until it is told to
-    /// [`forget`](crate::xa::XaResource::forget) it.
+    /// Whether an operator decided on it: the codes from 5 to 8. The broker remembers that until it is told
+    /// to [`forget`](crate::xa::XaResource::forget) it.
     #[must_use]
     pub const fn is_heuristic(self) -> bool {
         matches!(self.0, 5..=8)
@@ -178,9 +180,9 @@ impl XaError {
         self
     }
 
-    /// The same error of a commit. A broker that fails while it stores the messages may have stored a part of them, and one
-    /// that doesn't know the transaction may have committed it, asked by any resource of any program, rolled it back, or
-    /// forgotten it.
+    /// The same error of a commit. A broker that fails while it stores the messages may have stored a part of
+    /// them, and one that doesn't know the transaction may have committed it, asked by any resource of any
+    /// program, rolled it back, or forgotten it.
     pub(crate) fn of_commit(mut self) -> Self {
         let failure = &mut self.inner;
         let reason = match failure.code {
@@ -209,12 +211,14 @@ impl XaError {
         self.inner.code
     }
 
-    /// Whether the step may have been carried out, wholly or, in the case of a commit, in part: it was sent and no answer came
-    /// that tells, or the broker failed while it stored the messages, or it does not know the transaction that it is to commit.
+    /// Whether the step may have been carried out, wholly or, in the case of a commit, in part: it was sent
+    /// and no answer came that tells, or the broker failed while it stored the messages, or it does not know
+    /// the transaction that it is to commit.
     ///
-    /// As long as [`recover`](crate::xa::XaProducer::recover) lists the transaction, it is neither committed nor rolled back, and
-    /// the step can be repeated. One that isn't listed may be committed, rolled back, or forgotten by a restart of the broker:
-    /// then nothing is stored of it, although it was prepared. Keep the decision, and look whether its messages are stored.
+    /// As long as [`recover`](crate::xa::XaProducer::recover) lists the transaction, it is neither committed
+    /// nor rolled back, and the step can be repeated. One that isn't listed may be committed, rolled back, or
+    /// forgotten by a restart of the broker: then nothing is stored of it, although it was prepared. Keep the
+    /// decision, and look whether its messages are stored.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.inner.unknown

@@ -13,8 +13,8 @@ use crate::deadline;
 pub enum XaStart {
     /// It begins: `TMNOFLAGS`. The broker must not hold a prepared one of the same name.
     New,
-    /// It began through another resource at the same broker: `TMJOIN`. The broker isn't asked; if it doesn't know it, the
-    /// first message is refused with [`NOTA`](XaErrorCode::NOTA).
+    /// It began through another resource at the same broker: `TMJOIN`. The broker isn't asked; if it doesn't
+    /// know it, the first message is refused with [`NOTA`](XaErrorCode::NOTA).
     Join,
     /// It was suspended by this resource: `TMRESUME`.
     Resume,
@@ -26,7 +26,8 @@ pub enum XaStart {
 pub enum XaEnd {
     /// All messages were sent: `TMSUCCESS`.
     Success,
-    /// It has failed, and can only be rolled back: `TMFAIL`. This resource sees to it; the broker isn't told before.
+    /// It has failed, and can only be rolled back: `TMFAIL`. This resource rolls it back; the broker isn't
+    /// notified before.
     Fail,
     /// There may be more messages: `TMSUSPEND`.
     Suspend,
@@ -36,8 +37,8 @@ pub enum XaEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a third vote would break every caller's logic")]
 pub enum XaVote {
-    /// It is prepared, is on the broker's disk, and has to be committed or rolled back, the sooner the better: `XA_OK`. A
-    /// restart of the broker can forget it, see [`XaResource::commit`](super::XaResource::commit).
+    /// It is prepared, is on the broker's disk, and must be committed or rolled back, the sooner the better:
+    /// `XA_OK`. A restart of the broker can forget it, see [`XaResource::commit`](super::XaResource::commit).
     Prepared,
     /// Nothing was sent in it, and it is over: `XA_RDONLY`.
     ReadOnly,
@@ -59,7 +60,7 @@ pub(super) struct Known {
 const EXPIRY_SLACK: Duration = Duration::from_secs(5);
 
 impl Known {
-    /// A transaction that begins now at a broker that was told this timeout.
+    /// A transaction that begins now at a broker, with this timeout.
     pub(super) fn begun(timeout: Option<Duration>) -> Self {
         let expires_at = timeout.map(|timeout| deadline::at(deadline::after(timeout), EXPIRY_SLACK));
         Self { begun: true, expires_at, ..Self::default() }

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use crate::panics::contain;
 
-/// A transaction that is prepared longer is warned of. A broker with the shipped settings makes a checkpoint each hour, which
-/// can forget a prepared transaction.
+/// A transaction that is prepared longer is warned of. A broker with the shipped settings makes a checkpoint
+/// each hour, which can forget a prepared transaction.
 const TOO_LONG: Duration = Duration::from_secs(300);
 
-/// A transaction that was prepared through this [`XaProducer`](super::XaProducer), and is neither committed nor rolled back by
-/// it.
+/// A transaction that was prepared through this [`XaProducer`](super::XaProducer), and is neither committed
+/// nor rolled back by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PreparedTransaction {
@@ -97,7 +97,7 @@ impl PreparedTransactions {
         self.prepared.lock().get(xid.as_str()).is_some_and(|prepared| prepared.deciders == 0)
     }
 
-    /// Somebody commits it or rolls it back: as long as that is under way, it isn't missing.
+    /// A commit or rollback is under way: until it is complete, the transaction isn't missing.
     pub(super) fn deciding(&self, xid: &XaTransactionId) -> Deciding<'_> {
         if let Some(prepared) = self.prepared.lock().get_mut(xid.as_str()) {
             prepared.deciders += 1;

@@ -18,16 +18,18 @@ use crate::{
 /// The longest global transaction identifier and branch qualifier, in bytes, by X/Open.
 const LONGEST_PART: usize = 64;
 
-/// Makes [`XaResource`]s, by which a transaction manager has brokers take part in distributed transactions, and finds those
-/// transactions again after a crash.
+/// Makes [`XaResource`]s, by which a transaction manager has brokers take part in distributed transactions,
+/// and finds those transactions again after a crash.
 ///
-/// Topics are published here, besides or instead of on the producer: a resource is one broker, and has to have partitions
-/// of all topics. The producer sends other messages meanwhile; nothing depends on threads or tasks.
+/// Topics are published here, besides or instead of on the producer: a resource is one broker, and has to
+/// have partitions of all topics. The producer sends other messages meanwhile; nothing depends on threads or
+/// tasks.
 ///
 /// Cheap to clone. With the last clone its topics are unpublished.
 ///
 /// ```no_run
-/// # use metaq_producer::{Message, Producer, Topic, xa::{UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote}};
+/// # use metaq_producer::{Message, Producer, Topic};
+/// # use metaq_producer::xa::{UniqueQualifier, XaEnd, XaProducer, XaStart, XaVote};
 /// # async fn example(producer: Producer, topic: Topic) -> Result<(), Box<dyn std::error::Error>> {
 /// let xa = XaProducer::new(&producer, UniqueQualifier::new("billing-1")?);
 /// xa.publish_topic(&topic).await?;
@@ -78,8 +80,8 @@ impl XaProducer {
         Self { producer: producer.clone(), shared, request_timeout: REQUEST_TIMEOUT }
     }
 
-    /// The time that a broker has to be reached and answer a step. Default 5 s, as the Java client. Less than 10 ms
-    /// is taken as 10 ms, and more than 30 years as that.
+    /// The time within which a broker must be reached and answer a step. Default 5 s, as the Java client.
+    /// Less than 10 ms is taken as 10 ms, and more than 30 years as that.
     #[must_use]
     pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout: checked_request_timeout(request_timeout), ..self }
@@ -94,8 +96,8 @@ impl XaProducer {
     /// Gets a topic ready for XA transactions. Publishing it again changes nothing.
     ///
     /// # Errors
-    /// [`RMFAIL`](XaErrorCode::RMFAIL) when it can't be published, or no broker has partitions of it and of all topics that
-    /// were published before; it isn't published then, however often that is tried.
+    /// [`RMFAIL`](XaErrorCode::RMFAIL) when it can't be published, or no broker has partitions of it and of
+    /// all topics that were published before; it isn't published then, however often that is tried.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done leaves the topic as published as before.
@@ -137,13 +139,14 @@ impl XaProducer {
         self.shared.topics.lock().clone()
     }
 
-    /// The name of a branch of a distributed transaction, with this producer's qualifier. `format_id` is a number of
-    /// the program's choice, by which it tells its names from those of other programs; `gtrid` names what the transaction is
-    /// about, such as an order, for all that take part in it.
+    /// The name of a branch of a distributed transaction, with this producer's qualifier. `format_id` is a
+    /// number of the program's choice, which distinguishes its names from those of other programs; `gtrid`
+    /// names what the transaction is about, such as an order, for all that take part in it.
     ///
     /// Each attempt needs a branch qualifier `bqual` that was never used before with this `gtrid`, as
-    /// [`new_xid`](Self::new_xid) draws one. A program that is restarted and tries "invoice 17" again under the name of its
-    /// former attempt may meet that one prepared: [`start`](XaResource::start) refuses it then.
+    /// [`new_xid`](Self::new_xid) draws one. A program that is restarted and tries "invoice 17" again under
+    /// the name of its former attempt may meet that one prepared: [`start`](XaResource::start) refuses it
+    /// then.
     ///
     /// # Errors
     /// [`INVAL`](XaErrorCode::INVAL) when a part has more than 64 bytes.
@@ -161,12 +164,12 @@ impl XaProducer {
         }
     }
 
-    /// The name of a new branch, as by [`xid`](Self::xid), with 16 random bytes as branch qualifier: for one attempt. Write it
-    /// down before the transaction is prepared, to find the decision on it after a crash.
+    /// The name of a new branch, as by [`xid`](Self::xid), with 16 random bytes as branch qualifier: for one
+    /// attempt. Write it down before the transaction is prepared, to find the decision on it after a crash.
     ///
     /// # Errors
-    /// [`INVAL`](XaErrorCode::INVAL) when `gtrid` has more than 64 bytes; [`RMERR`](XaErrorCode::RMERR) when the operating
-    /// system provides no random bits.
+    /// [`INVAL`](XaErrorCode::INVAL) when `gtrid` has more than 64 bytes; [`RMERR`](XaErrorCode::RMERR) when
+    /// the operating system provides no random bits.
     pub fn new_xid(&self, format_id: i32, gtrid: &[u8]) -> Result<XaTransactionId, XaError> {
         let mut bqual = [0; 16];
         getrandom::fill(&mut bqual).map_err(|error| {

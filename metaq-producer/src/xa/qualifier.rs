@@ -4,14 +4,15 @@ use std::{fmt, str::FromStr};
 
 use metaq_protocol::Token;
 
-/// The name of a producer in its XA transactions. [`recover`](crate::xa::XaProducer::recover) finds those that hold it, so it has
-/// to be the same after a restart, and no other producer may have it, whatever its language: it would recover, and end, what
-/// is not its own.
+/// The name of a producer in its XA transactions. [`recover`](crate::xa::XaProducer::recover) finds those
+/// that hold it, so it has to be the same after a restart, and no other producer may have it, whatever its
+/// language: it would recover, and end, what is not its own.
 ///
-/// So it comes from the program's configuration, one for each instance: `billing-1`, `billing-2`. There is none made of the
-/// host's name, as the Java client has by default (`XAMessageProducer-HOST`): two programs on one host have the same, so
-/// have containers of one name, and a pod that is restarted under another name doesn't find its transactions again. A program
-/// that takes over from one in Java spells that client's qualifier out.
+/// So it comes from the program's configuration, one for each instance: `billing-1`, `billing-2`. There is
+/// none made of the host's name, as the Java client has by default (`XAMessageProducer-HOST`): two programs
+/// on one host have the same, so have containers of one name, and a pod that is restarted under another name
+/// doesn't find its transactions again. A program that takes over from one in Java spells that client's
+/// qualifier out.
 ///
 /// ```
 /// use metaq_producer::xa::UniqueQualifier;
@@ -30,8 +31,9 @@ impl UniqueQualifier {
     /// A name of one's own.
     ///
     /// # Errors
-    /// [`InvalidQualifier`] when it is blank, holds a colon, a blank, a line end or anything but visible ASCII characters, or is
-    /// all digits: a broker takes those for a timeout, and then recovers everybody's transactions.
+    /// [`InvalidQualifier`] when it is blank, holds a colon, a blank, a line end or anything but visible
+    /// ASCII characters, or is all digits: a broker takes those for a timeout, and then recovers everybody's
+    /// transactions.
     pub fn new(text: &str) -> Result<Self, InvalidQualifier> {
         let invalid = |fault| InvalidQualifier { text: text.chars().take(100).collect(), fault };
         if text.trim().is_empty() {

@@ -26,15 +26,16 @@ pub struct RecoveredTransaction {
 pub struct Recovery {
     /// The transactions of all brokers that answered.
     pub transactions: Vec<RecoveredTransaction>,
-    /// Transactions that were prepared through this [`XaProducer`], were not ended by it, and that their broker doesn't list:
-    /// they were committed or rolled back by others, or the broker has forgotten them.
+    /// Transactions that were prepared through this [`XaProducer`], were not ended by it, and that their
+    /// broker doesn't list: they were committed or rolled back by others, or the broker has forgotten them.
     pub missing: Vec<RecoveredTransaction>,
-    /// The reasons why other brokers did not answer, or that a line of an answer can't be read. They may hold more.
+    /// The reasons why other brokers did not answer, or that a line of an answer can't be read. They may hold
+    /// more.
     pub failures: Vec<(BrokerAddr, XaError)>,
 }
 
 impl Recovery {
-    /// Whether every known broker told of all that it holds. If not, recover again later.
+    /// Whether every known broker listed all that it holds. If not, recover again later.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.failures.is_empty()
@@ -49,20 +50,22 @@ pub(super) struct Listed {
 }
 
 impl XaProducer {
-    /// Asks every broker for the prepared transactions that hold this producer's qualifier, and those that an operator
-    /// decided on and that are not [forgotten](super::XaResource::forget). All are asked at the same time.
+    /// Asks every broker for the prepared transactions that hold this producer's qualifier, and those that an
+    /// operator decided on and that are not [forgotten](super::XaResource::forget). All are asked at the same
+    /// time.
     ///
     /// Asked are the brokers of the published topics. Brokers that were seen before, or that the program
-    /// [expects](Self::expect_brokers), and are not among them now are in [`failures`](Recovery::failures): recover again when
-    /// they are back, and keep decisions until then.
+    /// [expects](Self::expect_brokers), and are not among them now are in [`failures`](Recovery::failures):
+    /// recover again when they are back, and keep decisions until then.
     ///
-    /// A listed transaction may be under way: another program, or another part of this one, may have prepared it a moment ago
-    /// and be about to decide. Only whoever knows that no other instance with this qualifier runs may roll back what has no
-    /// decision.
+    /// A listed transaction may be under way: another program, or another part of this one, may have prepared
+    /// it a moment ago and be about to decide. Only a program that knows that no other instance with this
+    /// qualifier runs may roll back transactions that have no decision.
     ///
-    /// A transaction that isn't listed by its broker was committed or rolled back, or the broker forgot it when it was restarted:
-    /// see [`XaResource::commit`](super::XaResource::commit). So keep a decision until its commit was confirmed; if the
-    /// transaction isn't listed any more and its commit was not confirmed, look whether its messages are stored.
+    /// A transaction that isn't listed by its broker was committed or rolled back, or the broker forgot it
+    /// when it was restarted: see [`XaResource::commit`](super::XaResource::commit). So keep a decision until
+    /// its commit was confirmed; if the transaction isn't listed any more and its commit was not confirmed,
+    /// look whether its messages are stored.
     ///
     /// # Cancel safety
     /// Safe: it only asks.
@@ -133,29 +136,31 @@ impl XaProducer {
         Ok(listed)
     }
 
-    /// Has [`recover`](Self::recover) expect these brokers, too, such as those that the program has written down before it was
-    /// restarted: a broker that is away isn't in the registry, and may hold prepared transactions.
+    /// Has [`recover`](Self::recover) expect these brokers, too, such as those that the program has written
+    /// down before it was restarted: a broker that is away isn't in the registry, and may hold prepared
+    /// transactions.
     pub fn expect_brokers(&self, brokers: impl IntoIterator<Item = BrokerAddr>) {
         self.shared.brokers.expect(brokers);
     }
 
-    /// The brokers that [`recover`](Self::recover) expects, sorted: all that were seen with published topics, and those that
-    /// the program [expects](Self::expect_brokers). One that was seen at another address since under the same id isn't
-    /// among them.
+    /// The brokers that [`recover`](Self::recover) expects, sorted: all that were seen with published topics,
+    /// and those that the program [expects](Self::expect_brokers). One that was seen at another address since
+    /// under the same id isn't among them.
     #[must_use]
     pub fn expected_brokers(&self) -> Vec<BrokerAddr> {
         let _ = self.all();
         self.shared.brokers.all()
     }
 
-    /// Has [`recover`](Self::recover) not expect a broker any more that is gone for good. False when it was not expected.
+    /// Has [`recover`](Self::recover) not expect a broker any more that is gone for good. False when it was
+    /// not expected.
     pub fn dismiss_broker(&self, broker: &BrokerAddr) -> bool {
         self.shared.brokers.dismiss(broker)
     }
 
-    /// The transactions that were prepared through this and are neither committed nor rolled back by it, the oldest first. A
-    /// broker can forget one when it is restarted, the more likely the older it is; one that is older than 5 minutes when
-    /// another begins, or in a recovery, is told to `tracing` as a warning.
+    /// The transactions that were prepared through this and are neither committed nor rolled back by it, the
+    /// oldest first. A broker can forget one when it is restarted, the more likely the older it is; one that
+    /// is older than 5 minutes when another begins, or in a recovery, is logged as a warning.
     #[must_use]
     pub fn prepared(&self) -> Vec<PreparedTransaction> {
         self.shared.prepared.all()

@@ -21,40 +21,43 @@ use crate::{
     transaction::{Place, PlacementError, Put, TIMEOUT, TransactionReceipt, Unsendable, choose_on, topic_of},
 };
 
-/// One broker as a resource of distributed transactions; made by [`XaProducer::resource`]. A transaction manager, or a program
-/// that is its own, takes the steps in the order of X/Open: start, send, end, prepare, then commit or rollback.
+/// One broker as a resource of distributed transactions; made by [`XaProducer::resource`]. A transaction
+/// manager, or a program that is its own, takes the steps in the order of X/Open: start, send, end, prepare,
+/// then commit or rollback.
 ///
-/// All steps go to this one broker. Unlike local transactions, these outlive the connection, and can be ended by any
-/// resource at the same broker, also by the Java client; once prepared they are on the broker's disk, too, though a restart can
-/// [forget](Self::commit) one that has been prepared for long.
-/// One that was not prepared is rolled back by the broker after its [timeout](Self::set_timeout), 60 s by default.
+/// All steps go to this one broker. Unlike local transactions, these outlive the connection, and can be ended
+/// by any resource at the same broker, also by the Java client; once prepared they are on the broker's disk,
+/// too, though a restart can [forget](Self::commit) one that has been prepared for long. One that was not
+/// prepared is rolled back by the broker after its [timeout](Self::set_timeout), 60 s by default.
 ///
 /// # What is promised
-/// - A transaction votes [`Prepared`](super::XaVote::Prepared), and is committed in one phase, only if every message that was
-///   sent through this resource was answered: what a broker takes after that is lost. If one has no
-///   answer the transaction can only be rolled back, with the code [`RBCOMMFAIL`](XaErrorCode::RBCOMMFAIL).
+/// - A transaction votes [`Prepared`](super::XaVote::Prepared), and is committed in one phase, only if every
+///   message that was sent through this resource was answered: what a broker takes after that is lost. If one
+///   has no answer the transaction can only be rolled back, with the code
+///   [`RBCOMMFAIL`](XaErrorCode::RBCOMMFAIL).
 /// - A step that was sent and not answered fails with [`RMFAIL`](XaErrorCode::RMFAIL) and
 ///   [`is_unknown`](XaError::is_unknown), never as failed or done.
 ///
 /// # What is not
 /// - `END` is not sent to the broker, which does nothing about it and never answers it.
-/// - Whether a transaction that isn't prepared has begun before is not found out, except for those of this resource: a broker
-///   takes the beginning of one that it knows for a success. So names have to be unique.
-/// - Brokers don't compare checksums in a transaction, and nobody learns at which offsets the messages are stored.
+/// - Whether a transaction that isn't prepared has begun before is not found out, except for those of this
+///   resource: a broker takes the beginning of one that it knows for a success. So names must be unique.
+/// - Brokers don't compare checksums in a transaction, and the offsets of the stored messages aren't known.
 ///
 /// # End
-/// If it is dropped between start and end, a transaction that it has begun is rolled back in the background, which is told to
-/// `tracing` as a warning, unless the broker lists it as prepared. That is repeated until the broker confirms it, the producer is
-/// closed, or 60 s have passed. It runs on the tokio runtime in which the resource is dropped, else on the one in which the
-/// transaction was taken up; without one the transaction is left to its timeout. A rollback that was asked for and not
-/// confirmed isn't repeated so: ask again, or leave it to the timeout.
+/// If it is dropped between start and end, a transaction that it has begun is rolled back in the background,
+/// which is logged to `tracing` as a warning, unless the broker lists it as prepared. That is repeated until
+/// the broker confirms it, the producer is closed, or 60 s have passed. It runs on the tokio runtime in which
+/// the resource is dropped, else on the one in which the transaction was taken up; without one the
+/// transaction is left to its timeout. A rollback that was asked for and not confirmed isn't repeated so: ask
+/// again, or leave it to the timeout.
 ///
-/// What it knows of a transaction that others may have ended is kept until its timeout; without one, until the resource is
-/// dropped.
+/// What it knows of a transaction that others may have ended is kept until its timeout; without one, until
+/// the resource is dropped.
 ///
 /// # Statistics
-/// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has taken it, whatever becomes
-/// of the transaction.
+/// In [`ProducerStats`](crate::stats::ProducerStats) a message counts as acknowledged when the broker has
+/// taken it, whatever becomes of the transaction.
 pub struct XaResource {
     pub(super) xa: XaProducer,
     pub(super) connection: Arc<dyn Connection>,
@@ -98,30 +101,34 @@ impl XaResource {
         self.timeout
     }
 
-    /// Sets the timeout of the transactions that begin from now on, in whole seconds: a part of one, and zero, count as one.
-    /// A broker with the shipped settings cuts it to 60 s, which is the default. It ends with prepare.
+    /// Sets the timeout of the transactions that begin from now on, in whole seconds: a part of one, and
+    /// zero, count as one. A broker with the shipped settings cuts it to 60 s, which is the default. It ends
+    /// with prepare.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = Some(timeout);
     }
 
-    /// Has transactions that begin from now on stay at the broker until they are committed or rolled back. One whose program
-    /// ends before it is prepared stays in the broker's memory, with its messages, until the broker is restarted.
+    /// Has transactions that begin from now on stay at the broker until they are committed or rolled back.
+    /// One whose program ends before it is prepared stays in the broker's memory, with its messages, until
+    /// the broker is restarted.
     pub fn remove_timeout(&mut self) {
         self.timeout = None;
     }
 
-    /// Sends a message as part of the transaction that was taken up, and waits for the broker to take it, at most for the
-    /// producer's send timeout. Messages that are sent one after another to one partition are stored in that order.
+    /// Sends a message as part of the transaction that was taken up, and waits for the broker to take it, at
+    /// most for the producer's send timeout. Messages that are sent one after another to one partition are
+    /// stored in that order.
     ///
     /// # Errors
     /// [`PROTO`](XaErrorCode::PROTO) when no transaction is taken up: nothing is sent outside of it instead.
-    /// [`INVAL`](XaErrorCode::INVAL) for a message that can't be sent to this broker, [`RMERR`](XaErrorCode::RMERR) for one that
-    /// the broker refused: the transaction goes on without it. [`is_unknown`](XaError::is_unknown) when it may be
-    /// part of the transaction, which can only be rolled back then.
+    /// [`INVAL`](XaErrorCode::INVAL) for a message that can't be sent to this broker,
+    /// [`RMERR`](XaErrorCode::RMERR) for one that the broker refused: the transaction goes on without it.
+    /// [`is_unknown`](XaError::is_unknown) when it may be part of the transaction, which can only be rolled
+    /// back then.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits for its answer
-    /// first.
+    /// Dropping the future leaves it open whether the message is part of the transaction. The next call waits
+    /// for its answer first.
     pub async fn send(&mut self, mut message: Message) -> Result<TransactionReceipt, XaError> {
         let offered = topic_of(&self.xa.producer.inner, &mut message);
         self.settle().await;
@@ -143,7 +150,7 @@ impl XaResource {
         self.receipt().await
     }
 
-    /// Waits for the answer to the first message that has none. There has to be one.
+    /// Waits for the answer to the first message that has none. There must be one.
     async fn receipt(&mut self) -> Result<TransactionReceipt, XaError> {
         let nothing = || XaError::new(XaErrorCode::PROTO, "no message awaits its answer");
         let current = self.current.as_mut().ok_or_else(nothing)?;

@@ -84,7 +84,8 @@ pub(crate) fn builder(
     Producer::builder().discovery(registry.discovery()).transport(transport).config(config).selector(selector)
 }
 
-/// A builder whose connections have limits of their own, so that brokers can be full while the producer is not.
+/// A builder whose connections have limits of their own, so that brokers can be full while the producer is
+/// not.
 pub(crate) fn builder_with_limits(
     registry: &EmbeddedRegistry,
     requests: usize,

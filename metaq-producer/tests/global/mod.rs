@@ -1,4 +1,4 @@
-//! What tests of XA transactions with embedded brokers share.
+//! Shared code of the tests of XA transactions with embedded brokers.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::time::Duration;

@@ -15,7 +15,7 @@ async fn jcmd(broker: &JavaBroker, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What is left of a broker's heap after a full collection, in bytes.
+/// The bytes of a broker's heap that are left after a full collection.
 pub(crate) async fn used_heap(broker: &JavaBroker) -> u64 {
     jcmd(broker, "GC.run").await;
     let info = jcmd(broker, "GC.heap_info").await;

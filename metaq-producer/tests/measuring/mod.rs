@@ -1,4 +1,4 @@
-//! What those tests of `docs/reliability.md` share that measure a producer against embedded brokers.
+//! Shared code of those tests of `docs/reliability.md` that measure a producer against embedded brokers.
 #![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
 #![allow(clippy::print_stdout, reason = "a test shows what it measures")]
 

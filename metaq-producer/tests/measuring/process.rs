@@ -1,4 +1,5 @@
-//! A process of its own for what is measured: the test's own program, which runs the same test again in another role.
+//! A process of its own for what is measured: the test's own program, which runs the same test again in
+//! another role.
 
 use std::{
     env, fmt,
@@ -15,7 +16,7 @@ use tokio::{
 /// Says to the process that it is one, and where the brokers are.
 const BROKERS: &str = "METAQ_MEASURED_BROKERS";
 
-/// What the process says to the test begins so; the rest of its output is for people.
+/// The prefix of lines from the process to the test; the rest of its output is for people.
 const SAID: &str = "measured: ";
 
 /// The test's end of the process.
@@ -41,7 +42,8 @@ impl Measured {
         self.orders.write_all(format!("{what}\n").as_bytes()).await.unwrap();
     }
 
-    /// Waits until the process says something that begins with `what`, and returns the rest. What else it prints is shown.
+    /// Waits until the process says something that begins with `what`, and returns the rest. What else it
+    /// prints is shown.
     pub(crate) async fn says(&mut self, what: &str, within: Duration) -> String {
         let said = async {
             loop {

@@ -14,14 +14,14 @@ use metaq_transport::Dialer;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-/// What is to happen to the connection that is open, once.
+/// The fault that the open connection suffers, once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spoiling {
-    /// So many bytes still reach the broker.
+    /// The bytes that still reach the broker.
     pub(crate) to_broker: Option<u64>,
-    /// So many bytes still reach the client.
+    /// The bytes that still reach the client.
     pub(crate) to_client: Option<u64>,
-    /// What the client is given in place of the byte after those, if the connection doesn't end there.
+    /// The replacement of the byte after those, if the connection doesn't end there.
     pub(crate) instead: Option<Vec<u8>>,
     pub(crate) end: End,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Spoiled {
 }
 
 impl Spoiled {
-    /// What has happened is over, and the next connection is as it should be.
+    /// Ends the fault: the next connection is healthy.
     fn happened(&self) {
         *self.spoiling.lock() = Spoiling::default();
     }

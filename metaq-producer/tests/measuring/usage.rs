@@ -1,4 +1,4 @@
-//! What this process uses of the machine.
+//! The resources that this process uses.
 
 use std::{fs, time::Duration};
 
@@ -35,7 +35,7 @@ fn status(name: &str) -> u64 {
     line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
 }
 
-/// How many file descriptors are open.
+/// The number of open file descriptors.
 pub(crate) fn open_files() -> usize {
     // Looking takes one.
     fs::read_dir("/proc/self/fd").unwrap().count() - 1

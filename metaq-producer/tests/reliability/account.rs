@@ -1,4 +1,4 @@
-//! What was promised of messages, held against what the brokers have.
+//! The promises about messages, compared with the contents of the brokers.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +10,7 @@ use metaq_testkit::peers::{JavaReader, Peers, ReadMessage, ZooKeeper};
 
 use super::load::{Sent, failures};
 
-/// How the messages of a topic ended, and how many of those without an acknowledgement are stored.
+/// The outcomes of a topic's messages, and the number of those stored without an acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Account {
     pub(crate) acknowledged: usize,
@@ -21,8 +21,8 @@ pub(crate) struct Account {
     pub(crate) not_sent: usize,
 }
 
-/// Reads a topic back through the Java client and sees that each acknowledged message is stored once, where its receipt says;
-/// that no message is stored twice; and that one which is certainly not stored isn't.
+/// Reads a topic back through the Java client and sees that each acknowledged message is stored once, where
+/// its receipt says; that no message is stored twice; and that one which is certainly not stored isn't.
 pub(crate) async fn account(peers: &Peers, zookeeper: &ZooKeeper, topic: &str, all: &[Sent]) -> Account {
     let [unknown, rejected, not_sent] = failures(all);
     let acknowledged = all.len() - unknown - rejected - not_sent;
@@ -84,7 +84,7 @@ pub(crate) fn by_partition(read: &[ReadMessage]) -> BTreeMap<Partition, Vec<u64>
     partitions
 }
 
-/// What was said of the messages that failed so, each text once, with how often.
+/// The texts of the errors with this outcome, each once, with its count.
 pub(crate) fn reasons(all: &[Sent], outcome: Outcome) -> BTreeMap<String, usize> {
     let mut reasons = BTreeMap::new();
     let errors = all.iter().filter_map(|sent| sent.outcome.as_ref().err());

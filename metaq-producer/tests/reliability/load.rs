@@ -17,17 +17,17 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 
-/// How long a test waits for what is to come by then.
+/// The time that a test waits for an expected event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const TICK: Duration = Duration::from_millis(5);
 
-/// How fast messages come.
+/// The pace of messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
-    /// So many a second, whatever becomes of them.
+    /// This number a second, whatever becomes of them.
     PerSecond(u32),
-    /// As fast as they end: so many are under way at any time.
+    /// As fast as they complete: this number is in flight at any time.
     UnderWay(usize),
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Pace {
 pub(crate) struct Sent {
     /// Its payload, as text.
     pub(crate) number: u64,
-    /// When it was offered.
+    /// The time at which it was offered.
     pub(crate) started: Instant,
     pub(crate) ended: Instant,
     pub(crate) outcome: Result<SendReceipt, SendError>,
@@ -74,7 +74,8 @@ impl Load {
         Self { stop, ended, sending: tokio::spawn(sender.send_all(pace)) }
     }
 
-    /// Waits until a message that was sent from `since` on is `wanted`. Returns how long after `since` it ended.
+    /// Waits until a message that was sent from `since` on is `wanted`. Returns how long after `since` it
+    /// ended.
     pub(crate) async fn first(&self, since: Instant, wanted: impl Fn(&Sent) -> bool) -> Duration {
         let mut seen = 0;
         let found = async {
@@ -103,13 +104,13 @@ impl Load {
         look(&self.ended.lock())
     }
 
-    /// When the last message was offered, after `since`, of those that are `such`; zero if none was.
+    /// The time after `since` at which the last message that is `such` was offered; zero if none was.
     pub(crate) fn last(&self, since: Instant, such: impl Fn(&Sent) -> bool) -> Duration {
         let those = |sent: &&Sent| sent.started >= since && such(sent);
         self.look(|all| all.iter().filter(those).map(|sent| sent.started - since).max()).unwrap_or_default()
     }
 
-    /// How many messages a second each broker acknowledged from `since` on, for so long.
+    /// The messages a second that each broker acknowledged from `since` on, for this time.
     pub(crate) fn rates(&self, since: Instant, time: Duration) -> BTreeMap<BrokerAddr, f64> {
         let mut rates = BTreeMap::new();
         self.look(|all| {
@@ -122,12 +123,12 @@ impl Load {
         rates
     }
 
-    /// How many messages a second `broker` acknowledged then.
+    /// The messages a second that `broker` acknowledged then.
     pub(crate) fn rate(&self, broker: &BrokerAddr, since: Instant, time: Duration) -> f64 {
         self.rates(since, time).get(broker).copied().unwrap_or_default()
     }
 
-    /// How many ended otherwise than acknowledged: unknown, rejected, not sent.
+    /// The number of messages without an acknowledgement: unknown, rejected, not sent.
     pub(crate) fn failures(&self) -> [usize; 3] {
         self.look(failures)
     }
@@ -145,7 +146,7 @@ impl Load {
     }
 }
 
-/// How many ended otherwise than acknowledged: unknown, rejected, not sent.
+/// The number of messages without an acknowledgement: unknown, rejected, not sent.
 pub(crate) fn failures(all: &[Sent]) -> [usize; 3] {
     [Outcome::Unknown, Outcome::Rejected, Outcome::NotSent].map(|outcome| {
         let those = |sent: &&Sent| sent.outcome.as_ref().is_err_and(|error| error.outcome() == outcome);

@@ -1,4 +1,4 @@
-//! What those tests of `docs/reliability.md` share that need real peers.
+//! Shared code of those tests of `docs/reliability.md` that need real peers.
 #![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
 
 pub(crate) mod account;
@@ -17,12 +17,12 @@ use metaq_producer::{
 };
 use metaq_testkit::peers::ZooKeeper;
 
-/// What a message may take longer than its timeout. In the short form other tests have the machine, too.
+/// The allowance for a message beyond its timeout. In the short form other tests have the machine, too.
 pub(crate) fn grace() -> Duration {
     in_form(Duration::from_secs(1), Duration::from_millis(100))
 }
 
-/// How long something took, over and over.
+/// Repeated measurements of a time.
 #[derive(Debug, Default)]
 pub(crate) struct Times(Vec<Duration>);
 

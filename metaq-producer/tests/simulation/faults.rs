@@ -1,4 +1,4 @@
-//! What goes wrong with brokers and registry.
+//! Faults of brokers and registry.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::{
     schedule::{Simulation, TOPICS, broker},
 };
 
-/// What is wrong with a broker.
+/// The fault of a broker.
 #[derive(Debug)]
 pub(crate) struct Standing {
     pub(crate) is_frozen: bool,
     /// A fault is planned that has not been healed.
     pub(crate) is_disturbed: bool,
-    /// The connections that the broker had accepted when it last had garbage to send: what comes over them later may not
-    /// be understood.
+    /// The connections that the broker had accepted when it last had garbage to send: what comes over them
+    /// later may not be understood.
     pub(crate) garbled: Option<usize>,
     /// The connections that the broker had accepted when they were stranded.
     pub(crate) stranded: Option<usize>,

@@ -1,5 +1,5 @@
-//! The log of a run: what the simulation did and saw, and the events that the rooms tell, with the time of the paused
-//! clock before each line. Two runs are the same if their logs are.
+//! The log of a run: what the simulation did and saw, and the events of the other modules, with the time of
+//! the paused clock before each line. Two runs are the same if their logs are.
 
 use std::{cell::RefCell, fmt, io, sync::Once};
 
@@ -19,7 +19,8 @@ thread_local! {
 /// Begins the log of a run, whose clock is paused already.
 pub(crate) fn begin() {
     static EVENTS: Once = Once::new();
-    // For the whole process: with a subscriber for each thread one run could have the events of another switched off.
+    // For the whole process: with a subscriber for each thread one run could have the events of another
+    // switched off.
     EVENTS.call_once(|| {
         let events = tracing_subscriber::fmt().with_writer(Events).without_time().with_ansi(false);
         events.with_env_filter(EnvFilter::new("metaq_producer=trace,metaq_transport=trace")).init();

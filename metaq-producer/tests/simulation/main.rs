@@ -1,28 +1,33 @@
-//! The producer against embedded brokers and an embedded registry, without ports and with time that is paused: random
-//! schedules of sends, cancelled sends, dropped handles, faults and changes of the cluster, all drawn from one seed.
+//! The producer against embedded brokers and an embedded registry, without ports and with time that is
+//! paused: random schedules of sends, cancelled sends, dropped handles, faults and changes of the cluster,
+//! all drawn from one seed.
 //!
-//! Two topics share the brokers, one of which is unpublished and published again; messages are large or small, ordered or not, sent
-//! to any partition or to the one that a key names; local transactions are short, long, or abandoned, XA transactions are
-//! prepared and recovered; statistics are asked for, and what was accepted is flushed.
+//! Two topics share the brokers, one of which is unpublished and published again; messages are large or
+//! small, ordered or not, sent to any partition or to the one that a key names; local transactions are short,
+//! long, or abandoned, XA transactions are prepared and recovered; statistics are asked for, and what was
+//! accepted is flushed.
 //!
-//! Whatever happens, at each step the counts of producer, topics and brokers add up and the limits hold; no message, question or
-//! flush is unresolved past its deadline; what was acknowledged is stored once, what failed for certain isn't stored;
-//! transactions are stored as a whole or not at all, as they were told; messages that a key sends to a partition are stored
-//! there in the order in which they were accepted, if that is asked for, and a broker has one of them at a time.
+//! Whatever happens, at each step the counts of producer, topics and brokers add up and the limits hold; no
+//! message, question or flush is unresolved past its deadline; what was acknowledged is stored once, what
+//! failed for certain isn't stored; transactions are stored as a whole or not at all, as was reported;
+//! messages that a key sends to a partition are stored there in the order in which they were accepted, if
+//! that is asked for, and a broker has one of them at a time.
 //!
-//! Also at each step, what can go goes: a message doesn't wait for longer than 10 ms, and the pauses before its next attempts,
-//! while a broker that may have it is connected, reads and has capacity; transactions and questions for statistics that nothing
-//! is in the way of end as soon. A broker whose last fault has ended is used again within 1 s, after a fault of the registry
-//! within 2 s. One that has sent what is no answer is within 7 s, because its connection may wait for the rest of it until a
-//! heartbeat isn't answered: 1 s of silence, 5 s for the heartbeat, and 1 s to connect anew. Requests that a broker never answers
-//! take its capacity until their own deadlines.
+//! Also at each step, what can go goes: a message doesn't wait for longer than 10 ms, and the pauses before
+//! its next attempts, while a broker that may have it is connected, reads and has capacity; transactions and
+//! questions for statistics that nothing is in the way of end as soon. A broker whose last fault has ended is
+//! used again within 1 s, after a fault of the registry within 2 s. One that has sent what is no answer is
+//! within 7 s, because its connection may wait for the rest of it until a heartbeat isn't answered: 1 s of
+//! silence, 5 s for the heartbeat, and 1 s to connect anew. Requests that a broker never answers take its
+//! capacity until their own deadlines.
 //!
 //! [`throughput`] compares what healthy brokers store with and without a fault of another one.
 //!
-//! `cargo xtask simulate` runs many seeds, and `cargo xtask simulate --seed N` runs one again, with its log: exactly as
-//! before. For that the simulation is built with `--cfg tokio_unstable`, so that tokio, too, draws from the seed in which order
-//! it wakes those who watch the same value. Where it is built without, as by `cargo test`, a seed has a few courses, not one;
-//! hence only a few seeds are run there. `METAQ_SEEDS=N` runs so many, `METAQ_SEED=N` that one.
+//! `cargo xtask simulate` runs many seeds, and `cargo xtask simulate --seed N` runs one again, with its log:
+//! exactly as before. For that the simulation is built with `--cfg tokio_unstable`, so that tokio, too, draws
+//! from the seed in which order it wakes those who watch the same value. Where it is built without, as by
+//! `cargo test`, a seed has a few courses, not one; hence only a few seeds are run there. `METAQ_SEEDS=N`
+//! runs so many, `METAQ_SEED=N` that one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
@@ -47,22 +52,22 @@ use std::{
 use schedule::Simulation;
 use tokio::runtime::Builder;
 
-/// How many seeds are run unless told otherwise.
+/// The default number of seeds.
 const SEEDS: u64 = if cfg!(tokio_unstable) { 40 } else { 5 };
 
 const STEPS: usize = 300;
 
-/// So much of the log is shown of a run that fails among others.
+/// The part of the log that is shown of a run that fails among others.
 const LAST_LINES: usize = 60;
 
-/// What a run came to.
+/// The result of a run.
 struct Run {
-    /// How many messages were acknowledged, unknown, rejected, and not sent.
+    /// The numbers of messages that were acknowledged, unknown, rejected, and not sent.
     ended: [usize; 4],
     log: Vec<String>,
 }
 
-/// Runs a seed. One that fails is told with the end of its log, and how to run it again.
+/// Runs a seed. A failure is reported with the end of its log, and how to run it again.
 fn run(seed: u64) -> Run {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let runtime = runtime(seed).enable_time().start_paused(true).build();

@@ -1,4 +1,4 @@
-//! What can go goes at once, at each step.
+//! Checks at each step that what can go goes immediately.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,20 +10,20 @@ use crate::{
     schedule::{PROMPTLY, Simulation, TOPICS, named},
 };
 
-/// What the largest message takes at most on a connection, in bytes.
+/// The largest size of a message on a connection, in bytes.
 pub(crate) const LARGEST: usize = 10_200;
 
-/// The longest pause before the last attempt of a message with the default settings: the pause before the second is at
-/// most 10 ms, and doubles with each of five.
+/// The longest pause before the last attempt of a message with the default settings: the pause before the
+/// second is at most 10 ms, and doubles with each of five.
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
-/// How often it is looked whether something that waited has gone.
+/// The interval of checks that something which waited has gone.
 const PERIOD: Duration = Duration::from_millis(1);
 
 /// The attempts that failed so far.
 pub(crate) struct Progress {
     retried: u64,
-    /// When it was seen last that another one had failed.
+    /// The time of the last failure of another one.
     last: Instant,
 }
 
@@ -44,7 +44,8 @@ impl Progress {
 }
 
 impl Simulation {
-    /// Fails if something waits on that could go. Messages that wait for their next attempt have the time for that.
+    /// Fails if something waits on that could go. Messages that wait for their next attempt have the time for
+    /// that.
     pub(crate) async fn check_waiting(&mut self) {
         let started = Instant::now();
         let stats = self.producer.stats().await;
@@ -96,7 +97,7 @@ impl Simulation {
             || (!self.is_garbled(index) && broker.monitor_puts().unanswered(topic, partition) == 0)
     }
 
-    /// What waits and could go: messages that are for one partition, and topics that have any such message.
+    /// Messages that wait and could go: those for one partition, and topics that have any such message.
     fn waiting(&self, stats: &ProducerStats) -> BTreeSet<String> {
         let mut waiting = BTreeSet::new();
         for (number, name) in TOPICS.iter().enumerate() {

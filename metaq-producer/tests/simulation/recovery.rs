@@ -1,4 +1,5 @@
-//! When a fault has ended, what can be sent is sent again soon; and the end of a run, when everything is mended.
+//! Recovery: soon after a fault has ended, what can be sent is sent; and the end of a run, when everything is
+//! mended.
 
 use std::time::Duration;
 
@@ -11,17 +12,17 @@ use crate::{
     schedule::{PROMPTLY, Simulation, TOPICS},
 };
 
-/// How long after the last fault of a broker all its partitions are used again: it is dialled once more after a pause of
-/// 500 ms at most.
+/// The time after the last fault of a broker within which all its partitions are used again: it is dialled
+/// once more after a pause of 500 ms at most.
 const RECOVERED: Duration = Duration::from_secs(1);
 
 /// The same after a fault of the registry.
 const REGISTRY_RECOVERED: Duration = Duration::from_secs(2);
 
 impl Simulation {
-    /// How long a broker may take until it is used again. One that has sent what is no answer may leave the connection waiting
-    /// for the rest of it. That ends when a heartbeat isn't answered in its time, which the broker is asked for after it was
-    /// silent, or after a message timed out.
+    /// The longest time until a broker is used again. One that has sent what is no answer may leave the
+    /// connection waiting for the rest of it. That ends when a heartbeat isn't answered in its time, which
+    /// the broker is asked for after it was silent, or after a message timed out.
     fn recovery_limit(&self, index: usize) -> Duration {
         let ConnectionConfig { stall_after, heartbeat_timeout, .. } = ConnectionConfig::default();
         match self.standings[index].garbled {
@@ -81,8 +82,8 @@ impl Simulation {
         self.compare()
     }
 
-    /// Sends a message to each broker that has capacity for it, and is free of what would come before it. All are mended, but
-    /// what brokers left unanswered takes capacity until it times out.
+    /// Sends a message to each broker that has capacity for it, and is free of what would come before it. All
+    /// are mended, but what brokers left unanswered takes capacity until it times out.
     async fn check_each_partition(&mut self) {
         for _ in 0..4 * self.brokers.len() {
             let stats = self.producer.stats().await;
@@ -121,7 +122,8 @@ impl Simulation {
         sleep(PROMPTLY).await;
         until(async || self.missing_broker().is_none()).await;
         let producer = self.producer.clone();
-        // A message that was refused waits for its next attempt, one in order for the late answer to the one before it.
+        // A message that was refused waits for its next attempt, one in order for the late answer to the one
+        // before it.
         until(async || producer.stats().await.unacknowledged == 0).await;
         let mut handles = Vec::new();
         for _ in 0..50 {

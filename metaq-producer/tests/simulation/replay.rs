@@ -8,10 +8,10 @@ use std::{
 
 use crate::{number, run};
 
-/// How many seeds are run again unless told otherwise.
+/// The default number of seeds that are run again.
 const SEEDS: u64 = 15;
 
-/// Where the other process leaves the logs of its runs.
+/// The folder in which the other process leaves the logs of its runs.
 const FOLDER: &str = "METAQ_REPLAY_FOLDER";
 
 fn file(folder: &Path, seed: u64) -> PathBuf {

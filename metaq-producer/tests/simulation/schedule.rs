@@ -20,7 +20,8 @@ use crate::{
     transacting::Transacting,
 };
 
-/// The topics, each with two partitions on every broker. The second is unpublished and published again now and then.
+/// The topics, each with two partitions on every broker. The second is unpublished and published again now
+/// and then.
 pub(crate) const TOPICS: [&str; 2] = ["t", "u"];
 
 pub(crate) fn broker(registry: &EmbeddedRegistry, id: i32) -> Broker {
@@ -33,13 +34,13 @@ pub(crate) fn named(topic: &str) -> Topic {
     topic.parse().unwrap()
 }
 
-/// What a message may take longer than its timeout.
+/// The allowance for a message beyond its timeout.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// What can go goes within this.
+/// The time within which what can go goes.
 pub(crate) const PROMPTLY: Duration = Duration::from_millis(10);
 
-/// Where a message is to go.
+/// The destination of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) topic: usize,
@@ -52,7 +53,7 @@ pub(crate) struct Simulation {
     pub(crate) rng: Rng,
     pub(crate) registry: EmbeddedRegistry,
     pub(crate) brokers: Vec<Option<Broker>>,
-    /// What is wrong with each broker.
+    /// The faults of each broker.
     pub(crate) standings: Vec<Standing>,
     pub(crate) registry_fails: bool,
     pub(crate) producer: Producer,
@@ -62,19 +63,20 @@ pub(crate) struct Simulation {
     pub(crate) at_least_once: bool,
     /// Whether the selector sends each message to the partition that its key names.
     pub(crate) is_pinned: bool,
-    /// The number of plain messages that were offered, and of those of them that were given up, which may not be counted.
+    /// The number of plain messages that were offered, and of those of them that were given up, which may not
+    /// be counted.
     offered: u64,
     given_up: u64,
-    /// Where each message is to go.
+    /// The destination of each message.
     pub(crate) targets: BTreeMap<u64, Target>,
     pub(crate) transacting: Transacting,
     pub(crate) progress: Progress,
     /// Handles that somebody looks at: what was sent, and until when it has time.
     pub(crate) watched: Vec<(String, Instant, SendHandle)>,
     pub(crate) outcomes: BTreeMap<String, Result<SendReceipt, SendError>>,
-    /// What brokers have stored: which broker it was, its address, and the message's id.
+    /// The messages that brokers have stored: the broker, its address, and the message's id.
     pub(crate) stored: BTreeMap<(u64, BrokerAddr, i64), Stored>,
-    /// How many brokers there were before each one that is there.
+    /// The number of brokers that preceded each present one.
     pub(crate) lives: Vec<u64>,
 }
 
@@ -292,7 +294,7 @@ impl Simulation {
     pub(crate) async fn check(&mut self) {
         let stats = self.producer.stats().await;
         let counts = stats.messages;
-        // How often connections read and wrote tells the slightest difference between two runs.
+        // The numbers of reads and writes show the slightest difference between two runs.
         for (broker, connection) in &stats.connections {
             // Not by how many bytes: names of transactions hold the number of the process.
             let ConnectionStats { established, requests, answered, writes, reads, .. } = connection;

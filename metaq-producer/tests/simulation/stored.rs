@@ -1,4 +1,4 @@
-//! What was promised, compared with what is stored.
+//! The promises, compared with what is stored.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,8 @@ use crate::{
 const LATE_ANSWER: Duration = Duration::from_secs(5);
 
 impl Simulation {
-    /// Keeps what a broker has stored, and checks that it had one put of each partition at a time if there is an order.
+    /// Keeps what a broker has stored, and checks that it had one put of each partition at a time if there is
+    /// an order.
     pub(crate) fn remember(&mut self, broker: &Broker) {
         let life = self.lives[broker.id().0 as usize];
         for stored in TOPICS.iter().flat_map(|topic| broker.messages(topic)) {
@@ -39,7 +40,7 @@ impl Simulation {
         }
     }
 
-    /// What was promised is compared with what is stored; returns how many messages ended in which way.
+    /// Compares the promises with what is stored; returns the number of messages by outcome.
     pub(crate) fn compare(&self) -> [usize; 4] {
         self.compare_transactions();
         if self.is_pinned && self.is_ordered {
@@ -83,7 +84,7 @@ impl Simulation {
         ended
     }
 
-    /// The messages of each transaction are stored as it was told.
+    /// Checks that the messages of each transaction are stored as was reported.
     fn compare_transactions(&self) {
         let mut stored: BTreeMap<&[u8], usize> = BTreeMap::new();
         self.stored.values().for_each(|one| *stored.entry(&one.payload[..]).or_default() += 1);
@@ -102,8 +103,8 @@ impl Simulation {
         }
     }
 
-    /// In each partition, the messages are stored in the order in which they were accepted, whatever is known of them. One that
-    /// is stored more than once is so before the next.
+    /// In each partition, the messages are stored in the order in which they were accepted, whatever is known
+    /// of them. One that is stored more than once is so before the next.
     fn compare_order(&self) {
         let mut partitions: BTreeMap<_, Vec<(i64, u64)>> = BTreeMap::new();
         for ((life, broker, _), stored) in &self.stored {

@@ -1,9 +1,10 @@
-//! What a fault of one broker costs the others: a steady load is offered for a fixed time, with and without the fault, and what
-//! the healthy brokers store of it is compared.
+//! The cost of a fault of one broker for the others: a steady load is offered for a fixed time, with and
+//! without the fault, and what the healthy brokers store of it is compared.
 //!
-//! The load is open: a message is offered at its time, whatever became of those before it. Some messages are free to go to any
-//! broker, the others are for one partition of each broker in turn. In some runs the limits are so small that the messages which
-//! insist on the broker that fails would fill them several times over until their timeout.
+//! The load is open: a message is offered at its time, whatever became of those before it. Some messages are
+//! free to go to any broker, the others are for one partition of each broker in turn. In some runs the limits
+//! are so small that the messages which insist on the broker that fails would fill them several times over
+//! until their timeout.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -21,13 +22,13 @@ use crate::{
     number, runtime,
 };
 
-/// How many seeds are run unless told otherwise.
+/// The default number of seeds.
 const SEEDS: u64 = 1;
 
 const BROKERS: i32 = 3;
 const PARTITIONS: u32 = 2;
 
-/// The load: one message for each broker and some free ones, so often, for so long.
+/// The load: one message for each broker and some free ones, its interval, and its duration.
 const PERIOD: Duration = Duration::from_millis(20);
 const TICKS: u32 = 150;
 
@@ -51,7 +52,7 @@ enum BrokerFault {
     RefusesPartition,
     Busy,
     Killed,
-    /// Its connections are lost and nobody is told. It is used again long before the fault ends.
+    /// Its connections are lost without notice. It is used again long before the fault ends.
     HalfOpen,
 }
 
@@ -99,7 +100,7 @@ struct Settings {
     is_tight: bool,
 }
 
-/// What the healthy brokers came to.
+/// The results of the healthy brokers.
 struct Totals {
     /// The messages that each broker has stored, those for one of its partitions and free ones.
     stored: BTreeMap<(i32, bool), usize>,

@@ -1,5 +1,5 @@
-//! The transactions of a run: short ones, some that stay open over many steps, some that are abandoned, and XA transactions
-//! whose decision is made up for at the end.
+//! The transactions of a run: short ones, some that stay open over many steps, some that are abandoned, and
+//! XA transactions whose decision is made up for at the end.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const REQUEST: Duration = Duration::from_millis(700);
 /// A step may rest on another one: a message on the transaction's beginning, a commit on its messages.
 const STEP: Duration = Duration::from_secs(8);
 
-/// What has to become of the messages of a transaction.
+/// The required fate of the messages of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Stored,
@@ -90,7 +90,8 @@ impl Transacting {
         }
     }
 
-    /// A broker has lost a partition. A commit that is still on its way to it stores the rest, as a Java broker does.
+    /// A broker has lost a partition. A commit that is still on its way to it stores the rest, as a Java
+    /// broker does.
     pub(crate) fn partition_lost(&mut self) {
         for (_, fate) in &mut self.ended {
             if *fate == Fate::AllOrNothing {
@@ -191,7 +192,8 @@ impl Transacting {
             Some(XaVote::Prepared) if commits => {
                 match timed(self.is_calm, resource.commit(&xid, false)).await {
                     Ok(()) => Fate::Stored,
-                    // It is rolled back in the end, unless it was committed, in part if the broker lost a partition.
+                    // It is rolled back in the end, unless it was committed, in part if the broker lost a
+                    // partition.
                     Err(_) => Fate::Any,
                 }
             }

@@ -1,4 +1,4 @@
-//! What tests of local transactions share.
+//! Shared code of the tests of local transactions.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::time::Duration;

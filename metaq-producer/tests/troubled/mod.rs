@@ -13,15 +13,15 @@ use tokio::{
 
 use crate::cluster::{Pinned, broker, builder, counts, pinned, topic, until};
 
-/// What a message to the broker that works may take.
+/// The time that a message to the healthy broker may take.
 pub(crate) const PROMPTLY: Duration = Duration::from_millis(10);
 
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
-/// What a test waits at most that runs in real time.
+/// The longest wait of a test that runs in real time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What keeps messages from broker 0.
+/// The fault that keeps messages from broker 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     Frozen,
@@ -65,7 +65,8 @@ impl Troubled {
         }
     }
 
-    /// Sends messages to a partition of broker 0, each in a task of its own, and waits until all of them wait.
+    /// Sends messages to a partition of broker 0, each in a task of its own, and waits until all of them
+    /// wait.
     pub(crate) async fn send_to_failing(
         &self,
         count: usize,

@@ -52,18 +52,19 @@ pub(super) struct Effects {
     turns: Vec<(Arc<TopicState>, Partition)>,
     /// Messages whose turn is kept until their late answer.
     late: Vec<(Token, Instant)>,
-    /// Of messages that wait no longer: somebody's task is woken when they are dropped.
+    /// Permits of messages that wait no longer: dropping them wakes tasks.
     pub(super) permits: SmallVec<[WaitPermit; 1]>,
     /// The observations that selectors asked for.
     observed: Vec<Observation>,
-    /// Messages that have ended, where somebody wants to know.
+    /// Completed messages that interceptors watch.
     completed: Vec<(CompletedSend, Option<Box<SendSpan>>)>,
     /// Whether its messages were not accepted.
     is_refused: bool,
 }
 
 impl InFlight {
-    /// Runs what can't be done under the lock. A panic in the code of others keeps nothing else from being done.
+    /// Runs what can't be done under the lock. A panic in the code of others keeps nothing else from being
+    /// done.
     pub(super) fn run_effects(&self, effects: &mut Effects) {
         let returned = std::mem::take(&mut effects.returned);
         contain(|| self.permits.give_back(returned));
@@ -102,7 +103,7 @@ impl InFlight {
         contain_each(effects.topic_brokers.drain(..), drop);
     }
 
-    /// Sets a timer for a message that waits, or ends it if nobody would see to it.
+    /// Sets a timer for a message that waits, or completes it if no task keeps timers.
     fn set_timer(&self, token: Token, at: Instant, timer: Timer) {
         let is_set = !self.is_closed() && self.timers.set(at, timer, &self.weak_submitter());
         if !is_set && let Some((pending, topic)) = self.take_waiting(token) {
@@ -149,8 +150,8 @@ impl InFlight {
             && !self.is_closed();
         let is_late = failure.is_late && pending.turn().is_some();
         if is_late {
-            // The broker may still store it: whoever is next in the partition has to wait for that, and who can go
-            // elsewhere had better.
+            // The broker may still store it: the next message of the partition waits for that, and one that
+            // can go elsewhere had better.
             topic_broker.topic.refused(partition, now);
             pending.rare().has_turn = false;
             shard.pin(token);
@@ -258,7 +259,8 @@ impl InFlight {
             effects.entries.extend(shard.remove(token));
             return;
         };
-        // First the message goes, then the receipt is made where it stays: a move would have to wait for what it is made of.
+        // First the message goes, then the receipt is made where it stays: a move would have to wait for what
+        // it is made of.
         entry.state = State::Taken;
         entry.state = State::Ended(Some(Ok(SendReceipt {
             partition: Partition { broker: broker_id, index: place.partition },

@@ -12,7 +12,8 @@ use crate::{
     panics::with_contained_waker,
 };
 
-/// The interval at which overdue messages are looked for, in case the runtime of their connection isn't driven.
+/// The interval at which overdue messages are looked for, in case the runtime of their connection isn't
+/// driven.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The flushes that are under way, and how many messages each waits for.
@@ -46,7 +47,7 @@ impl Flushes {
         inner.last += 1;
         let id = inner.last;
         let is_used = |mark: &u16| inner.flushes.iter().any(|flush| flush.mark == *mark);
-        // There are never so many at a time that none is free.
+        // One is always free.
         let mark =
             (0..=u16::MAX).map(|n| (id as u16).wrapping_add(n)).find(|mark| *mark != 0 && !is_used(mark));
         let mark = mark.unwrap_or(1);
@@ -110,8 +111,9 @@ impl InFlight {
         }
     }
 
-    /// Waits until all messages have their outcome, but not beyond `until`. `expire` ends what is overdue. No more messages may
-    /// be accepted; one who waited for room and isn't polled any more may hold some of it for ever.
+    /// Waits until all messages have their outcome, but not beyond `until`. `expire` ends what is overdue. No
+    /// more messages may be accepted; one who waited for room and isn't polled any more may hold some of it
+    /// for ever.
     pub(crate) async fn drain(&self, until: Instant, expire: impl Fn()) {
         let mut was_empty = false;
         loop {
@@ -122,7 +124,7 @@ impl InFlight {
                 Err(NotReached::Elapsed) if look < until => expire(),
                 Err(_) => return,
             }
-            // Twice: whoever had room just before is not seen the first time.
+            // Twice: a message that got its room just before is not seen the first time.
             let is_empty = self.tokens(|state| !matches!(state, State::Ended(_))).is_empty();
             if is_empty && was_empty {
                 return;

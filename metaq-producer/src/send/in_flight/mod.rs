@@ -46,13 +46,13 @@ use crate::{
     token::Token,
 };
 
-/// Messages are spread over so many locks, so that threads seldom meet.
+/// The number of locks that messages are spread over, so that threads seldom meet.
 const SHARDS: usize = 16;
 
-/// All messages of a producer that have no outcome yet, or one that nobody has taken yet.
+/// All messages of a producer that have no outcome yet, or one that wasn't taken yet.
 ///
-/// A message belongs to the producer, not to whoever waits for it: it has its outcome, gives its room back and is counted,
-/// whether its handle is polled, dropped or forgotten.
+/// A message belongs to the producer, not to its handle: it has its outcome, gives its capacity back and is
+/// counted, whether its handle is polled, dropped or forgotten.
 pub(crate) struct InFlight {
     shards: Vec<Mutex<Slab<Entry>>>,
     pub(crate) permits: Permits,
@@ -80,7 +80,7 @@ enum State {
         pending: PendingMessage,
         topic: Arc<TopicState>,
     },
-    /// Somebody looks at it.
+    /// A thread examines it.
     Taken,
     Flying {
         pending: PendingMessage,
@@ -101,7 +101,7 @@ pub(crate) struct Way<'a> {
 
 /// The reason why a message can't wait again.
 pub(crate) enum CannotWait {
-    /// Whoever offered it has taken it back, or the producer was closed.
+    /// The caller has taken it back, or the producer was closed.
     Cancelled(PendingMessage),
     /// Its time is up.
     Overdue(PendingMessage),
@@ -145,8 +145,8 @@ impl InFlight {
         self.shards[token.shard() % SHARDS].lock()
     }
 
-    /// Hands a message to a connection, which takes it out of the submission. `token` is that of a message that was accepted
-    /// before.
+    /// Hands a message to a connection, which takes it out of the submission. `token` is that of a message
+    /// that was accepted before.
     ///
     /// # Errors
     /// Leaves it where it is if the connection refuses it; without an error if it was taken back meanwhile.
@@ -177,10 +177,11 @@ impl InFlight {
         }
         let notify = CompletionToken { completions: this, token: token.into() };
         let (message, mut refusal) = (&message.message, None);
-        // An answer can't be told before the lock is released, so the entry is there by then.
+        // A completion can't be reported before the lock is released, so the entry is there by then.
         // A connection may be anybody's code, and must not take the message with it.
         let submitted = panics::catch(|| {
-            // Made here, and the result taken apart here: each would be copied out of what was written in pieces just before.
+            // Made here, and the result taken apart here: each would be copied out of what was written in
+            // pieces just before.
             let put = message.as_put(way.partition.index);
             let submitted = match reservation {
                 None => way.connection.submit_put(put, deadline, notify),
@@ -218,8 +219,8 @@ impl InFlight {
         Ok(Some(token))
     }
 
-    /// The time at which an attempt is given up: when the message's time is up, or earlier if another attempt may follow that
-    /// has to have its share of the time.
+    /// The time at which an attempt is given up: when the message's time is up, or earlier if another attempt
+    /// may follow that has to have its share of the time.
     #[inline(always)]
     fn attempt_deadline(&self, pending: &PendingMessage) -> Instant {
         if self.policy.at_least_once && pending.attempts_before + 1 < self.policy.max_attempts {
@@ -242,7 +243,7 @@ impl InFlight {
     /// Keeps a message on that was taken in hand.
     ///
     /// # Errors
-    /// Gives it back if it is to be ended meanwhile.
+    /// Gives it back if it was cancelled meanwhile.
     pub(crate) fn wait_again(
         &self,
         token: Token,
@@ -264,8 +265,8 @@ impl InFlight {
         Ok(())
     }
 
-    /// Takes a waiting message, to send it, have it wait again, or end it. None if it has ended, or somebody else has taken
-    /// it.
+    /// Takes a waiting message, to send it, have it wait again, or complete it. None if it is complete, or
+    /// another thread has taken it.
     pub(crate) fn take_waiting(&self, token: Token) -> Option<(PendingMessage, Arc<TopicState>)> {
         self.take_waiting_if(token, |_, _| true)
     }
@@ -338,7 +339,8 @@ impl InFlight {
         self.run_effects(&mut effects);
     }
 
-    /// The error as the message's last word: with the attempts before, and with the message if it isn't stored.
+    /// The error as the message's last word: with the attempts before, and with the message if it isn't
+    /// stored.
     fn failed(
         &self,
         error: SendError,
@@ -383,7 +385,7 @@ impl InFlight {
         error.with_message(pending.message)
     }
 
-    /// The outcome of a message, which is taken; or tells `cx` when it is there, which is `likely` to be necessary.
+    /// Takes the outcome of a message; or registers the waker of `cx`, which is `likely` to be necessary.
     pub(crate) fn poll(
         &self,
         token: Token,
@@ -424,7 +426,7 @@ impl InFlight {
         }
     }
 
-    /// The handle of a message is gone: its outcome is counted, and told to nobody.
+    /// The handle of a message was dropped: its outcome is counted only.
     pub(crate) fn unwatch(&self, token: Token) {
         let mut shard = self.shard(token);
         let Some(entry) = shard.get_mut(token) else { return };

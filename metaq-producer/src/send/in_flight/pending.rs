@@ -11,10 +11,11 @@ use crate::{
     send::{permits::Share, span::SendSpan, wait_limits::WaitPermit},
 };
 
-/// A message, and what is to be known to send it.
+/// A message, and all that sending it needs.
 ///
-/// The order of the fields is kept: after the padding at the end of an `Instant`, the message would be copied together with
-/// that, four bytes off, and loads that span two stores wait for both (12 ns a message, a tenth of its time).
+/// The order of the fields is kept: after the padding at the end of an `Instant`, the message would be copied
+/// together with that, four bytes off, and loads that span two stores wait for both (12 ns a message, a tenth
+/// of its time).
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct PendingMessage {
@@ -31,12 +32,13 @@ pub(crate) struct PendingMessage {
 
 /// A message on its way to a connection.
 ///
-/// It stays here until it is where it is kept: moved from hand to hand, it would take as long as to encode it.
+/// It stays here until it is where it is kept: moved from hand to hand, it would take as long as to encode
+/// it.
 #[derive(Debug)]
 pub(crate) struct Submission {
     /// None once it was taken.
     pub(crate) pending: Option<PendingMessage>,
-    /// Whether so much waits to be written where it was handed to that it is worth a write.
+    /// Set when the connection's write buffer is full enough that the caller should yield.
     pub(crate) much_waits: bool,
     /// Has it wait if it has to. Given up as soon as the message is where it is kept.
     pub(crate) permit: Option<WaitPermit>,

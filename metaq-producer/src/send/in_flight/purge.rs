@@ -12,7 +12,8 @@ use crate::{
     token::Token,
 };
 
-/// The number of further looks at messages that other threads have in hand, each time after the others had the processor.
+/// The number of further looks at messages that other threads have in hand, each time after the others had
+/// the processor.
 const MOST_LOOKS: usize = 64;
 
 /// A message that was taken back, and where it stood in its topic's queues.
@@ -23,13 +24,14 @@ struct Purged {
 }
 
 impl InFlight {
-    /// Ends the messages to `topic` that wait, and returns those that are certainly not stored, in the order in which they
-    /// came.
+    /// Ends the messages to `topic` that wait, and returns those that are certainly not stored, in the order
+    /// in which they came.
     pub(crate) fn purge(&self, topic: &Topic) -> Vec<Message> {
         let mut purged = Vec::new();
         let mut effects = Effects::default();
         {
-            // What waits behind a message that is taken back may belong to those, too: nothing is sent before all are out.
+            // What waits behind a message that is taken back may belong to those, too: nothing is sent before
+            // all are out.
             let _hold = deferred::Hold::new();
             let is_left = |state: &State| matches!(state, State::Taken) || state.waits_for(topic);
             let mut left = self.tokens(is_left);

@@ -1,13 +1,14 @@
 //! The limits of what may wait for one broker, so that it doesn't take the room of all.
 //!
-//! An accepted message keeps its room while it waits. Messages that insist on a broker that is away or slow would fill the
-//! room, and none could be accepted for the brokers that work. A message that can't be handed to a connection at once is
-//! therefore accepted only if three times what waits for its broker, and all that waits, fit into the room together: one such
-//! broker takes a quarter of it at most, and several leave something to the others. Else the message waits outside, without
-//! room, until those of its queue have left.
+//! An accepted message keeps its room while it waits. Messages that insist on a broker that is away or slow
+//! would fill the room, and none could be accepted for the brokers that work. A message that can't be handed
+//! to a connection at once is therefore accepted only if three times what waits for its broker, and all that
+//! waits, fit into the room together: one such broker takes a quarter of it at most, and several leave
+//! something to the others. Else the message waits outside, without room, until those of its queue have left.
 //!
-//! Each queue may hold one message whatever else waits, so that somebody goes when what the queue waits for comes. Whoever is
-//! let in and doesn't notice in time, because its task isn't run any more, loses the place to the next.
+//! Each queue may hold one message whatever else waits, so that one goes when what the queue waits for comes.
+//! A task that is let in and doesn't notice in time, because its task isn't run any more, loses the place to
+//! the next.
 
 mod outside;
 
@@ -120,7 +121,8 @@ fn key(waits: &Arc<WaitQueues>, reason: WaitReason) -> QueueKey {
 }
 
 impl WaitLimits {
-    /// Limits that are relative to a room of so many messages and bytes. `timers` watch those who are let in.
+    /// Limits in proportion to the producer's limits of messages and bytes. `timers` watch the tasks that are
+    /// let in.
     pub(crate) fn new(max_messages: usize, max_bytes: usize, timers: &Arc<Timers>) -> Arc<Self> {
         let room = Load { messages: max_messages, bytes: max_bytes };
         let (inner, submitter) = (Mutex::default(), OnceLock::new());
@@ -186,7 +188,7 @@ impl Inner {
             && fits(room.bytes, of_broker.bytes, self.all.bytes, share.bytes())
     }
 
-    /// Enters a new message if there is a place and nobody waits outside for it.
+    /// Enters a new message if there is a place and no task waits outside for it.
     fn try_enter(&mut self, room: Load, key: QueueKey, share: Share) -> bool {
         let has_outside = self.queues.get(&key).is_some_and(|queue| !queue.outside.is_empty());
         let enters = !has_outside && self.has_place(room, key, share);
@@ -215,7 +217,7 @@ impl Inner {
         self.tidy(key);
     }
 
-    /// Forgets what nobody waits for.
+    /// Removes queues without waiters.
     fn tidy(&mut self, key: QueueKey) {
         if self.queues.get(&key).is_some_and(|queue| queue.permits == 0 && queue.outside.is_empty()) {
             self.queues.remove(&key);
@@ -506,7 +508,7 @@ mod tests {
                                 }
                                 _ => {
                                     held.clear();
-                                    // Nobody holds anything for ever, so it comes to this one, too.
+                                    // No place is held for ever, so this one gets its turn as well.
                                     drop(enter_when_free(limits, waits, reason, share).await.unwrap());
                                 }
                             }

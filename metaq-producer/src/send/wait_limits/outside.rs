@@ -12,33 +12,33 @@ use crate::{
     send::{permits::Share, timers::Timer},
 };
 
-/// A task that is let in has at least so long to notice, while others wait for its place.
+/// The least time that a task which is let in has to notice, while others wait for its place.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(10);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Somebody who waits outside.
+/// A task that waits outside.
 pub(super) struct Outside {
     share: Share,
     /// Tells when they were let in.
     granted: oneshot::Sender<Instant>,
 }
 
-/// Somebody who counts as waiting within and has not noticed yet.
+/// A task that counts as waiting within and has not noticed yet.
 pub(super) struct Untaken {
     key: QueueKey,
     share: Share,
     since: Instant,
 }
 
-/// Somebody who is to be told that they were let in, when no lock is held.
+/// A task to wake because it was let in, when no lock is held.
 struct Grant {
     outside: Outside,
     at: Instant,
 }
 
 impl WaitLimits {
-    /// Waits for a permit; none when the producer was closed. `came` is the number of whoever has waited outside before, for
-    /// whatever reason: they keep their place by when they came.
+    /// Waits for a permit; none when the producer was closed. `came` is the number of a task that has waited
+    /// outside before, for whatever reason: they keep their place by when they came.
     pub(crate) async fn enter_when_free(
         self: &Arc<Self>,
         waits: &Arc<WaitQueues>,
@@ -64,7 +64,7 @@ impl WaitLimits {
         }
     }
 
-    /// Hands permits to those for whom there is a place now; `key` is the queue that has changed.
+    /// Hands permits to the tasks for which there is a place now; `key` is the queue that has changed.
     pub(super) fn let_in(self: &Arc<Self>, key: QueueKey) {
         let mut inner = self.inner.lock();
         let mut granted = Vec::new();
@@ -74,7 +74,8 @@ impl WaitLimits {
         self.tell(granted, watch);
     }
 
-    /// Lets others in for those who were let in and have not noticed in time: their tasks may not be run any more.
+    /// Lets others in for those who were let in and have not noticed in time: their tasks may not be run any
+    /// more.
     pub(crate) fn pass_over_absent(self: &Arc<Self>) {
         let mut inner = self.inner.lock();
         inner.is_watched = false;
@@ -90,7 +91,7 @@ impl WaitLimits {
     }
 
     fn tell(&self, granted: Vec<Grant>, watch: Option<Instant>) {
-        // Wakes their tasks. Whoever doesn't listen any more gives the place back.
+        // Wakes the tasks. One that doesn't listen any more gives the place back.
         panics::contain_each(granted.into_iter(), |Grant { outside, at }| {
             let _ = outside.granted.send(at);
         });
@@ -133,15 +134,15 @@ impl Inner {
         Some(outside)
     }
 
-    /// Counts those who wait outside and have a place now as waiting within. The first places go to those who wait for the
-    /// queue `key`, which has changed.
+    /// Counts those who wait outside and have a place now as waiting within. The first places go to those who
+    /// wait for the queue `key`, which has changed.
     fn grant(&mut self, room: Load, key: QueueKey, granted: &mut Vec<Grant>) {
         while let Some((number, share)) = self.queues.get(&key).and_then(Queue::first_outside)
             && self.has_place(room, key, share)
         {
             self.grant_one(key, number, granted);
         }
-        // Of most groups nobody is outside.
+        // Most groups have no task outside.
         let groups: SmallVec<[Group; 8]> = self
             .groups
             .iter()
@@ -174,8 +175,8 @@ impl Inner {
         self.untaken.remove(&number).is_some()
     }
 
-    /// The time that those who are let in have to notice: as long as tasks take at the moment. It is measured by those who
-    /// noticed, in time or too late, so that a busy runtime doesn't lose all its places.
+    /// The time that those who are let in have to notice: as long as tasks take at the moment. It is measured
+    /// by those who noticed, in time or too late, so that a busy runtime doesn't lose all its places.
     fn patience(&self) -> Duration {
         (2 * self.last_took).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
     }
@@ -184,7 +185,7 @@ impl Inner {
         self.groups.values().any(|group| !group.outside.is_empty())
     }
 
-    /// The time to look for those who have not noticed, if there may be any and nobody is to look yet.
+    /// The time to look for tasks that have not noticed, if there may be any and no look is scheduled yet.
     fn watch(&mut self) -> Option<Instant> {
         if self.is_watched || self.untaken.is_empty() || !self.has_outside() {
             return None;
@@ -194,7 +195,8 @@ impl Inner {
         Some(first + self.patience())
     }
 
-    /// Doesn't count those any more who have not noticed in time. Returns the queues that have a place by that.
+    /// Doesn't count those any more who have not noticed in time. Returns the queues that have a place by
+    /// that.
     fn take_absent(&mut self) -> Vec<QueueKey> {
         let (now, patience) = (Instant::now(), self.patience());
         let is_absent = |untaken: &Untaken| untaken.since + patience <= now;
@@ -235,7 +237,7 @@ struct PlaceOutside<'a> {
 
 impl Drop for PlaceOutside<'_> {
     fn drop(&mut self) {
-        // From here on the other end wakes nobody.
+        // From here on the other end wakes no task.
         self.granted.close();
         let mut inner = self.limits.inner.lock();
         let outside = inner.take_outside(self.key, self.number);
