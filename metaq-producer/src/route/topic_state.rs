@@ -215,12 +215,12 @@ struct PartitionCooldowns {
 }
 
 /// The cooldown of a partition that a broker refused, until the next message tries it.
-const PARTITION_REST: std::time::Duration = std::time::Duration::from_secs(10);
+const PARTITION_COOLDOWN: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl PartitionCooldowns {
     fn begin(&self, partition: Partition, now: Instant) {
         let mut until = self.until.lock();
-        until.insert(partition, deadline::at(now, PARTITION_REST));
+        until.insert(partition, deadline::at(now, PARTITION_COOLDOWN));
         self.count.store(until.len(), Ordering::Release);
     }
 
