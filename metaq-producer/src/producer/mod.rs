@@ -110,6 +110,19 @@ impl Producer {
     ///
     /// # Cancel safety
     /// Dropping the future before it is done leaves the topic as published as before.
+    ///
+    /// ```
+    /// # use metaq_producer::{Producer, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// producer.publish_topic(&orders).await?;
+    /// assert_eq!(producer.partitions(&orders).len(), 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "publish")]
     pub async fn publish_topic(&self, topic: &Topic) -> Result<(), PublishError> {
         self.inner.topics.publish(topic, Publisher::Program).await
@@ -136,6 +149,23 @@ impl Producer {
     /// # Cancel safety
     /// Dropping the future takes the message back if it was not handed to a connection yet; else it is still
     /// sent, and only its outcome is lost.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Outcome, Producer, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// match producer.send(Message::new(orders, "one coffee").with_attribute("table 7")).await {
+    ///     Ok(receipt) => println!("stored in partition {} at {}", receipt.partition, receipt.offset),
+    ///     Err(error) if error.outcome() == Outcome::Unknown => println!("may be stored: {error}"),
+    ///     Err(error) => println!("not stored: {error}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send(&self, message: Message) -> Result<SendReceipt, SendError> {
         self.inner.enqueue(message, self.inner.send_timeout).await?.that_cancels().await
     }
@@ -167,6 +197,23 @@ impl Producer {
     /// # Cancel safety
     /// Dropping this future before it is done means that the message was not accepted. Those who wait for
     /// room are served in the order in which they came.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Producer, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// let first = producer.enqueue(Message::new(orders.clone(), "one coffee")).await?;
+    /// let second = producer.enqueue(Message::new(orders, "one tea")).await?;
+    /// // Both are in flight.
+    /// let receipts = (first.await?, second.await?);
+    /// println!("stored in {} and {}", receipts.0.partition, receipts.1.partition);
+    /// # Ok(())
+    /// # }
+    /// ```
     // No future around another: a message would be moved once more.
     pub fn enqueue(
         &self,
@@ -198,6 +245,23 @@ impl Producer {
     /// [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
     /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as
     /// for [`enqueue`](Self::enqueue). The error gives the message back.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Producer, SendErrorKind, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// match producer.try_send(Message::new(orders, "one coffee")) {
+    ///     Ok(handle) => println!("stored at {}", handle.await?.offset),
+    ///     Err(error) if error.kind() == SendErrorKind::Full => println!("busy: {:?}", error.into_message()),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_send(&self, mut message: Message) -> Result<SendHandle, SendError> {
         let inner = &self.inner;
         let started = Instant::now();
@@ -232,6 +296,22 @@ impl Producer {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the messages that were accepted until then on their way.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Producer, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// let messages = ["one coffee", "one tea"].map(|order| Message::new(orders.clone(), order));
+    /// for outcome in producer.send_all(messages).await {
+    ///     println!("stored at {}", outcome?.offset);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send_all(
         &self,
         messages: impl IntoIterator<Item = Message>,
@@ -256,6 +336,22 @@ impl Producer {
     ///
     /// # Cancel safety
     /// Safe: it only waits.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Producer, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// let handle = producer.enqueue(Message::new(orders, "one coffee")).await?;
+    /// producer.flush().await;
+    /// // It has its outcome, so this doesn't wait.
+    /// handle.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn flush(&self) {
         self.inner.in_flight().flush(|| self.inner.expire()).await;
     }
@@ -383,6 +479,22 @@ impl Producer {
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Producer, Topic};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// let handle = producer.enqueue(Message::new(orders, "one coffee")).await?;
+    /// let report = producer.close(std::time::Duration::from_secs(5)).await;
+    /// assert_eq!((report.acknowledged, report.unknown, report.unsent.len()), (1, 0, 0));
+    /// # handle.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(&self, timeout: Duration) -> CloseReport {
         let inner = &*self.inner;
         let until = deadline::after(timeout);
