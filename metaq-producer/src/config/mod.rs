@@ -1,4 +1,8 @@
 //! Settings of a producer.
+//!
+//! Here are the settings and their limits; `retry` is the policy of retries. `file` reads TOML, `options`
+//! sets single settings by name and from the environment, `text_forms` has the forms of sizes, the default
+//! topic and the settings of connections in text, and `size` those of sizes.
 
 use std::time::Duration;
 
@@ -96,7 +100,7 @@ pub struct ProducerConfig {
     /// 404) goes to another one if the selector agrees, and counts as newly accepted there; if the selector
     /// insists, it is tried again in its place, and those behind it wait.
     pub ordered: bool,
-    /// The topic whose brokers get messages to topics that are not published (rules P-9 and P-10). Default
+    /// The topic whose brokers get messages to topics that are not published. Default
     /// none: such messages are refused. Publish it like any other.
     #[cfg_attr(
         feature = "serde",

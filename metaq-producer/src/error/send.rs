@@ -11,11 +11,12 @@ use crate::Message;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a fourth answer would break every caller's logic")]
 pub enum Outcome {
-    /// It never left this process: it is certainly not stored, and can be sent again.
+    /// It is certainly not stored, and can be sent again: no attempt wrote it, or a broker refused each
+    /// attempt that did.
     NotSent,
     /// A broker refused it: it is certainly not stored.
     Rejected,
-    /// It was sent, but no answer came: it may be stored. Sent again, it may be stored twice.
+    /// It was written, and no usable answer came: it may be stored. Sent again, it may be stored twice.
     Unknown,
 }
 
@@ -31,7 +32,7 @@ pub enum SendErrorKind {
     NoPartition,
     /// No broker of the topic, or not the chosen one, could be reached in time.
     NotConnected,
-    /// No answer came in time.
+    /// No answer came in time, or it could not be written, or had to wait for its turn, until its deadline.
     TimedOut,
     /// The connection was lost before the answer came.
     ConnectionLost,
@@ -39,7 +40,9 @@ pub enum SendErrorKind {
     Rejected,
     /// The broker's answer can't be understood.
     BadAnswer,
-    /// There was no room for it: too many messages are unacknowledged.
+    /// There was no capacity for it: the producer, or the one broker that it can go to, has too many messages
+    /// without an outcome; or, with [`ordered`](crate::ProducerConfig::ordered), others are before it in its
+    /// partition.
     Full,
     /// The producer was closed.
     Closed,
@@ -204,8 +207,11 @@ impl SendError {
             TransportErrorKind::Closed => {
                 (SendErrorKind::NotConnected, "the connection was closed on this side before it was written")
             }
-            TransportErrorKind::Lost => {
+            TransportErrorKind::Lost if written => {
                 (SendErrorKind::ConnectionLost, "the connection was lost before the answer came")
+            }
+            TransportErrorKind::Lost => {
+                (SendErrorKind::ConnectionLost, "the connection was lost before it was written")
             }
             TransportErrorKind::TimedOut if written => (SendErrorKind::TimedOut, "no answer came in time"),
             _ => (SendErrorKind::TimedOut, "it could not be written in time"),

@@ -128,7 +128,7 @@ impl Inner {
     #[cold]
     fn not_intercepted(&self, message: &Message, text: String) -> SendError {
         let lookup = self.topics.lookup();
-        // What it says otherwise is counted already.
+        // `check` has counted its own errors.
         if let Ok(topic) = self.check(message, &lookup) {
             topic.counts.failed(Outcome::NotSent, None);
         }
@@ -171,8 +171,8 @@ impl Inner {
         counted_as_queued(topic, deadline, share, too_late).await
     }
 
-    /// Waits without room until the message may wait within, for `reason`. `came` is when it came to wait so
-    /// first.
+    /// Waits without room until the message may wait within, for `reason`. `came` is its place in the queue,
+    /// kept across calls.
     async fn wait_outside(
         &self,
         message: &Message,
@@ -222,7 +222,7 @@ impl Inner {
                 timeout,
                 rare: None,
             }),
-            much_waits: false,
+            should_yield: false,
             permit,
         };
         if self.config.span_per_send
@@ -231,7 +231,7 @@ impl Inner {
             pending.begin_span(span);
         }
         let token = self.submitter.submit_or_wait(topic, &mut submission)?;
-        if submission.much_waits {
+        if submission.should_yield {
             self.submitter.should_yield.store(true, Ordering::Relaxed);
         }
         Ok(SendHandle::new(Arc::clone(&self.submitter.in_flight), token))
@@ -262,7 +262,7 @@ impl Drop for Offered<'_> {
     fn drop(&mut self) {
         let Some(message) = self.message else { return };
         let lookup = self.inner.topics.lookup();
-        // What it says otherwise is counted already.
+        // `check` has counted its own errors.
         if let Ok(topic) = self.inner.check(message, &lookup) {
             topic.counts.failed(Outcome::NotSent, None);
         }

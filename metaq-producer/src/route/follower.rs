@@ -172,8 +172,8 @@ impl Follower {
         }
     }
 
-    /// Runs until the task is aborted, or the topic could not be published at first. A panic of foreign code
-    /// on it (a discovery's, a transport's, a subscriber's), the topic is followed on.
+    /// Runs until the task is aborted, or the topic could not be published at first. After a panic of
+    /// foreign code on it (a discovery's, a transport's, a subscriber's), the topic is followed on.
     async fn run(mut self) {
         loop {
             match AssertUnwindSafe(self.follow()).catch_unwind().await {

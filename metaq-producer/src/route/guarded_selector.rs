@@ -65,9 +65,9 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Tells the selector. No lock may be held: what it does is its own affair. Nothing panics here, so that
-    /// whatever else is to be told is.
-    pub(crate) fn tell(self) {
+    /// Passes it to the selector. No lock may be held, because the selector is foreign code. Panics are
+    /// caught, so that later observations are still delivered.
+    pub(crate) fn deliver(self) {
         // Also of what is dropped with it.
         contain(|| self.observe());
     }
@@ -167,7 +167,7 @@ mod tests {
         with_default(PanicsAtEvents, || {
             for _ in 0..3 {
                 let (topic, partition) = (Arc::clone(&state), Partition::new(0, 0));
-                Observation { topic, partition, latency: Duration::ZERO, outcome: Ok(()) }.tell();
+                Observation { topic, partition, latency: Duration::ZERO, outcome: Ok(()) }.deliver();
             }
         });
         assert_eq!(selector.told.load(Ordering::Relaxed), 3);

@@ -96,7 +96,7 @@ impl TopicBroker {
 
 impl fmt::Debug for TopicBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane")
+        f.debug_struct("TopicBroker")
             .field("topic", &self.topic.topic)
             .field("broker", &self.broker)
             .finish_non_exhaustive()
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rest_ends_grows_and_is_forgotten() {
+    fn a_cooldown_ends_grows_and_is_forgotten() {
         let cooldown = Cooldown::default();
         let mut now = cooldown.origin;
         assert!(!cooldown.is_on(now));

@@ -337,7 +337,7 @@ impl WaitQueues {
         }
     }
 
-    /// The message waits no longer. Returns why it waited, and whether others wait for the same.
+    /// The message waits no longer. Returns why it waited, and requests for capacity to drop without a lock.
     pub(crate) fn leave(&self, token: Token) -> Option<(WaitReason, Vec<CapacityRequest>)> {
         let mut inner = self.inner.lock();
         let (reason, _) = inner.take_out(token)?;
@@ -357,7 +357,7 @@ impl WaitQueues {
         inner.queues.keys().filter(is_no_turn).copied().collect()
     }
 
-    /// The partitions in which messages wait for their turn.
+    /// The messages that wait for their turn.
     pub(crate) fn waiting_for_turns(&self) -> Vec<Token> {
         let inner = self.inner.lock();
         let turns = inner.queues.iter().filter(|(reason, _)| matches!(reason, WaitReason::Turn(_)));

@@ -103,7 +103,7 @@ impl Submitter {
         let waits = &topic.waits;
         match reason {
             WaitReason::Turn(partition) => {
-                if waits.change_to_turn(token, partition) && !self.has_turn(waits, token, partition) {
+                if waits.change_to_turn(token, partition) && !self.give_turn(waits, token, partition) {
                     // It has ended before it came to wait.
                     self.in_flight.pass_turn(topic, partition);
                 }
@@ -150,7 +150,7 @@ impl Submitter {
             }
             Step::PassTurn(partition) => {
                 while let Some(token) = waits.pass_turn(partition) {
-                    if self.has_turn(waits, token, partition) {
+                    if self.give_turn(waits, token, partition) {
                         break;
                     }
                 }
@@ -163,7 +163,7 @@ impl Submitter {
         let Some(mut head) = waits.begin(reason) else { return };
         let mut tries = 0;
         loop {
-            let next = match self.try_parked(waits, head.token, Some(reason), reservation) {
+            let next = match self.try_waiting(waits, head.token, Some(reason), reservation) {
                 // Removed only now, when it is in its next queue: those who come to wait behind it see it in
                 // one of the two.
                 gone @ (Tried::Gone | Tried::Moved) => {
@@ -194,8 +194,8 @@ impl Submitter {
         }
     }
 
-    /// The message has the turn in the partition. False if it is gone.
-    fn has_turn(self: &Arc<Self>, waits: &Arc<WaitQueues>, token: Token, partition: Partition) -> bool {
+    /// Gives a message the turn in the partition, and sends it. False if it is gone.
+    fn give_turn(self: &Arc<Self>, waits: &Arc<WaitQueues>, token: Token, partition: Partition) -> bool {
         let Some((mut pending, topic)) = self.in_flight.take_waiting(token) else { return false };
         let rare = pending.rare();
         (rare.partition, rare.has_turn) = (Some(partition), true);
@@ -203,7 +203,7 @@ impl Submitter {
         true
     }
 
-    fn try_parked(
+    fn try_waiting(
         self: &Arc<Self>,
         waits: &Arc<WaitQueues>,
         token: Token,
@@ -240,9 +240,9 @@ impl Submitter {
             let share = pending.share;
             let permit = pending.rare.as_mut().and_then(|rare| rare.permit.take());
             let mut submission = Submission::new(pending, permit);
-            let submitted_at = self.submit(&topic, &mut submission, Some(token), reservation);
+            let submitted = self.submit(&topic, &mut submission, Some(token), reservation);
             let Submission { pending: left, permit, .. } = submission;
-            let wait = match (submitted_at.map_err(NotSubmitted::into_wait), left) {
+            let wait = match (submitted.map_err(NotSubmitted::into_wait), left) {
                 (Err(Ok(wait)), Some(taken)) => {
                     pending = taken;
                     *wait
@@ -266,8 +266,8 @@ impl Submitter {
                 None => self.in_flight.wait_limits.enter(waits, new, share),
             };
             pending.rare().permit = Some(permit);
-            if let Err(unparkable) = self.in_flight.wait_again(token, Arc::clone(&topic), pending) {
-                self.unparkable(token, &topic, unparkable, new);
+            if let Err(why) = self.in_flight.wait_again(token, Arc::clone(&topic), pending) {
+                self.cannot_wait(token, &topic, why, new);
                 return Tried::Gone;
             }
             // Also if it was set before: it may have been lost with its runtime while the message was in
@@ -312,8 +312,8 @@ impl Submitter {
     }
 
     /// Ends a message that can't wait any longer.
-    fn unparkable(&self, token: Token, topic: &Arc<TopicState>, unparkable: CannotWait, reason: WaitReason) {
-        match unparkable {
+    fn cannot_wait(&self, token: Token, topic: &Arc<TopicState>, why: CannotWait, reason: WaitReason) {
+        match why {
             CannotWait::Cancelled(pending) => {
                 self.end(token, topic, pending, SendError::closed(&topic.topic))
             }

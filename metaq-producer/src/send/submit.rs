@@ -130,7 +130,7 @@ impl<'r> Seen<'r> {
     }
 
     #[cold]
-    fn add_resting(&mut self, broker: &'r RouteBroker, partition: Partition) {
+    fn add_cooling_down(&mut self, broker: &'r RouteBroker, partition: Partition) {
         let address = address(broker, partition);
         if !self.cooling_down.iter().any(|(partition, broker)| self::address(broker, *partition) == address) {
             self.cooling_down.push((partition, broker));
@@ -186,7 +186,7 @@ impl Submitter {
             next_request: AtomicU64::new(0),
             should_yield: AtomicBool::new(false),
         });
-        this.in_flight.set_launcher(Arc::downgrade(&this));
+        this.in_flight.set_submitter(Arc::downgrade(&this));
         this
     }
 
@@ -201,13 +201,13 @@ impl Submitter {
     ) -> Result<Token, NotAccepted> {
         match self.submit(topic, submission, None, &mut None) {
             Ok(token) => Ok(token),
-            Err(not_submitted) => self.park_submission(topic, submission, not_submitted),
+            Err(not_submitted) => self.have_wait(topic, submission, not_submitted),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn park_submission(
+    fn have_wait(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
         submission: &mut Submission,
@@ -236,18 +236,18 @@ impl Submitter {
         self.wait_in_queue(topic, pending, reason).map_err(NotAccepted::Refused)
     }
 
-    /// Sends a message, or fails if it would have to wait.
+    /// Sends a message.
     ///
     /// # Errors
-    /// As said; the error gives it back.
+    /// When the message would have to wait; the error gives it back.
     pub(crate) fn submit_now(
         &self,
         topic: &Arc<TopicState>,
         pending: PendingMessage,
     ) -> Result<Token, SendError> {
         let mut submission = Submission::new(pending, None);
-        let submitted_at = self.submit(topic, &mut submission, None, &mut None);
-        submitted_at.map_err(|not_submitted| {
+        let submitted = self.submit(topic, &mut submission, None, &mut None);
+        submitted.map_err(|not_submitted| {
             let error =
                 not_submitted.into_wait().map_or_else(|error| error, |wait| wait.reason.refusal(topic));
             self.refused(topic, submission.pending, error)
@@ -332,7 +332,7 @@ impl Submitter {
             let Some((partition, broker)) = chosen else { break };
             repeats = if seen.unfit.replace(partition) == Some(partition) { repeats + 1 } else { 0 };
             if broker.topic_broker.broker.is_cooling_down(now) || topic.is_cooling_down(partition, now) {
-                seen.add_resting(broker, partition);
+                seen.add_cooling_down(broker, partition);
                 continue;
             }
             if !seen.has(broker, partition) {
@@ -456,6 +456,6 @@ impl FullConnection {
 
 impl fmt::Debug for Submitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Launcher").field("flights", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Submitter").field("in_flight", &self.in_flight).finish_non_exhaustive()
     }
 }

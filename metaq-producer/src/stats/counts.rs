@@ -216,6 +216,12 @@ pub(crate) struct TopicBrokerCounts {
 }
 
 impl TopicBrokerCounts {
+    /// Counts a message that the broker stored.
+    #[inline]
+    pub(crate) fn acknowledged(&self, latency: Duration) {
+        self.latencies.record(latency);
+    }
+
     /// Adds what `other` has, which doesn't change any more.
     fn add(&self, other: &Self) {
         self.latencies.add(&other.latencies);

@@ -1,4 +1,5 @@
-//! The ends of attempts, and their effects.
+//! The ends of attempts: what becomes of the message, its outcome, successful or not, and the effects that run
+//! when no lock is held.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 
 use super::{Entry, InFlight, PendingMessage, RareState, SHARDS, State, flush::Flushed};
 use crate::{
-    Outcome, SendError, SendReceipt, deadline,
+    Outcome, SendError, SendErrorKind, SendReceipt, deadline,
+    error::FailedAttempt,
     interceptor::CompletedSend,
     panics::{contain, contain_each},
     route::{guarded_selector::Observation, topic_broker::TopicBroker, topic_state::TopicState},
@@ -83,7 +85,7 @@ impl InFlight {
         }
         effects.turns.drain(..).for_each(|(topic, partition)| self.pass_turn(&topic, partition));
         contain_each(effects.permits.drain(..), drop);
-        contain_each(effects.observed.drain(..), |observation| observation.tell());
+        contain_each(effects.observed.drain(..), |observation| observation.deliver());
         let is_refused = effects.is_refused;
         effects.completed.drain(..).for_each(|(send, span)| {
             if let Some(mut span) = span {
@@ -126,7 +128,7 @@ impl InFlight {
             failure.error = failure.error.of_closed_producer();
         }
         let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { mut pending, topic_broker, partition } =
+        let State::InFlight { mut pending, topic_broker, partition } =
             std::mem::replace(&mut entry.state, State::Taken)
         else {
             return;
@@ -176,8 +178,13 @@ impl InFlight {
                 entry.state = State::Waiting { pending, topic: Arc::clone(&topic_broker.topic) };
             }
         } else {
-            let error =
-                self.failed(failure.error, &topic_broker.topic, Some(&topic_broker), pending, effects);
+            let error = self.settle_failure(
+                failure.error,
+                &topic_broker.topic,
+                Some(&topic_broker),
+                pending,
+                effects,
+            );
             fail(shard, token, error, effects);
         }
         effects.keep(topic_broker);
@@ -226,7 +233,7 @@ impl InFlight {
         effects: &mut Effects,
     ) {
         let Some(entry) = shard.get_mut(token) else { return };
-        let State::Flying { pending, topic_broker, partition } = &mut entry.state else { return };
+        let State::InFlight { pending, topic_broker, partition } = &mut entry.state else { return };
         let verdict = classify_attempt(topic_broker, pending.message.topic(), *partition, outcome);
         if let Some(submitted_at) = pending.rare.as_ref().and_then(|rare| rare.submitted_at) {
             let (ended, outcome) = match &verdict {
@@ -241,12 +248,12 @@ impl InFlight {
             Ok(stored) => stored,
             Err(failure) => return self.attempt_failed(*failure, shard, token, effects),
         };
-        if self.is_watched(pending) {
+        if self.has_observers(pending) {
             let stored_in = Partition { broker: partition.broker, index: place.partition };
-            self.complete(pending, Some(stored_in), Ok(()), pending.attempts_before + 1, effects);
+            self.note_for_observers(pending, Some(stored_in), Ok(()), pending.attempts_before + 1, effects);
         }
         topic_broker.broker.worked();
-        topic_broker.counts.latencies.record(received_at.saturating_duration_since(pending.started));
+        topic_broker.counts.acknowledged(received_at.saturating_duration_since(pending.started));
         self.closing.ended(Ok(()), &pending.message);
         effects.give_back(&topic_broker.topic, pending);
         effects.payloads.push(pending.message.take_payload());
@@ -259,8 +266,8 @@ impl InFlight {
             effects.entries.extend(shard.remove(token));
             return;
         };
-        // First the message goes, then the receipt is made where it stays: a move would have to wait for what
-        // it is made of.
+        // First the message is dropped, then the receipt is made where it stays: a copy of it would wait
+        // until the stores of its parts are in the cache.
         entry.state = State::Taken;
         entry.state = State::Ended(Some(Ok(SendReceipt {
             partition: Partition { broker: broker_id, index: place.partition },
@@ -274,15 +281,61 @@ impl InFlight {
 }
 
 impl InFlight {
-    /// Whether anybody wants to know how the message ends, beside its handle.
+    /// Completes a message that failed: notes it for observers, counts it, gives its capacity, permit and
+    /// turn back, and returns its error with the attempts before, and with the message if it isn't stored.
+    pub(super) fn settle_failure(
+        &self,
+        error: SendError,
+        topic: &Arc<TopicState>,
+        topic_broker: Option<&TopicBroker>,
+        mut pending: PendingMessage,
+        effects: &mut Effects,
+    ) -> SendError {
+        if self.has_observers(&pending) {
+            let attempts = pending.attempts_before + u32::from(topic_broker.is_some());
+            // An earlier attempt may have stored it.
+            let is_unknown = pending.rare.as_ref().is_some_and(|rare| rare.may_be_stored());
+            let outcome = if is_unknown { Outcome::Unknown } else { error.outcome() };
+            let last = pending.rare.as_ref().and_then(|rare| rare.failed.last());
+            let partition = error.partition().or_else(|| Some(last?.partition));
+            self.note_for_observers(&mut pending, partition, Err(outcome), attempts, effects);
+        }
+        let (attempts, permit) = match pending.rare.as_mut() {
+            Some(rare) => (std::mem::take(&mut rare.failed), rare.permit.take()),
+            None => (Vec::new(), None),
+        };
+        effects.permits.extend(permit);
+        let unknown = attempts.iter().any(FailedAttempt::may_be_stored);
+        let last_attempt = topic_broker.map(|_| error.outcome());
+        let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
+        topic.counts.failed_after(
+            error.outcome(),
+            topic_broker.map(|topic_broker| &*topic_broker.counts),
+            last_attempt,
+            &attempts,
+        );
+        // What was taken back is returned by that call, and isn't in the account of closing as well.
+        if error.kind() != SendErrorKind::Purged || error.outcome() != Outcome::NotSent {
+            self.closing.ended(Err(error.outcome()), &pending.message);
+        }
+        effects.give_back(topic, &pending);
+        let error = error.with_attempts(attempts);
+        if error.outcome() == Outcome::Unknown {
+            effects.payloads.push(pending.message.take_payload());
+            return error;
+        }
+        error.with_message(pending.message)
+    }
+
+    /// Whether an interceptor or a span receives the outcome, beside the handle.
     #[inline]
-    pub(super) fn is_watched(&self, pending: &PendingMessage) -> bool {
+    pub(super) fn has_observers(&self, pending: &PendingMessage) -> bool {
         !self.interceptors.is_empty() || pending.rare.as_ref().is_some_and(|rare| rare.span.is_some())
     }
 
-    /// Notes how a message has ended for those who want to know.
+    /// Notes the outcome of a message for interceptors and its span.
     #[cold]
-    pub(super) fn complete(
+    pub(super) fn note_for_observers(
         &self,
         pending: &mut PendingMessage,
         partition: Option<Partition>,
@@ -333,7 +386,7 @@ impl Effects {
     }
 
     fn keep_another_alive(&mut self, topic_broker: &Arc<TopicBroker>) {
-        // Those that take turns are few.
+        // Few topic brokers alternate.
         match self.topic_brokers.iter().rev().take(8).position(|known| Arc::ptr_eq(known, topic_broker)) {
             Some(place) => {
                 let last = self.topic_brokers.len() - 1;
@@ -347,7 +400,7 @@ impl Effects {
         self.topic_brokers.push(topic_broker);
     }
 
-    /// A message has its outcome that a flush has marked so.
+    /// Counts a completed message for the flush that marked it.
     #[inline]
     pub(super) fn flushed(&mut self, mark: u16) {
         if mark == 0 {

@@ -29,7 +29,6 @@ pub(crate) use pending::{Millis, PendingMessage, RareState, Submission};
 
 use crate::{
     Outcome, RetryPolicy, SendError, SendErrorKind, SendReceipt,
-    error::FailedAttempt,
     interceptor::Interceptors,
     panics,
     route::{topic_broker::TopicBroker, topic_state::TopicState, wait_queue::WaitReason},
@@ -82,7 +81,7 @@ enum State {
     },
     /// A thread examines it.
     Taken,
-    Flying {
+    InFlight {
         pending: PendingMessage,
         topic_broker: Arc<TopicBroker>,
         partition: Partition,
@@ -126,9 +125,9 @@ impl InFlight {
         }
     }
 
-    /// Says who sends what had to wait.
-    pub(crate) fn set_launcher(&self, submitter: Weak<Submitter>) {
-        self.wait_limits.set_launcher(Weak::clone(&submitter));
+    /// Sets the submitter that sends messages which had to wait.
+    pub(crate) fn set_submitter(&self, submitter: Weak<Submitter>) {
+        self.wait_limits.set_submitter(Weak::clone(&submitter));
         let _ = self.submitter.set(submitter);
     }
 
@@ -189,8 +188,8 @@ impl InFlight {
             };
             submitted.map_err(|error| refusal = Some(error)).ok()
         });
-        submission.much_waits = match submitted {
-            Ok(Some(much_waits)) => much_waits,
+        submission.should_yield = match submitted {
+            Ok(Some(should_yield)) => should_yield,
             Ok(None) | Err(_) => {
                 let panicked = || {
                     let broker = way.topic_broker.broker.addr.clone();
@@ -205,7 +204,7 @@ impl InFlight {
             pending.rare().submitted_at = Some(Instant::now());
         }
         if let Some(pending) = submission.pending.take() {
-            let state = State::Flying {
+            let state = State::InFlight {
                 pending,
                 topic_broker: Arc::clone(way.topic_broker),
                 partition: way.partition,
@@ -299,7 +298,7 @@ impl InFlight {
         error: SendError,
     ) -> SendError {
         let mut effects = Effects::of_refused();
-        let error = self.failed(error, topic, None, pending, &mut effects);
+        let error = self.settle_failure(error, topic, None, pending, &mut effects);
         self.run_effects(&mut effects);
         error
     }
@@ -320,7 +319,7 @@ impl InFlight {
         drop(entry);
         let mut effects = Effects::of_refused();
         effects.flushed(mark);
-        let error = self.failed(error, topic, None, pending, &mut effects);
+        let error = self.settle_failure(error, topic, None, pending, &mut effects);
         self.run_effects(&mut effects);
         error
     }
@@ -334,55 +333,9 @@ impl InFlight {
         error: SendError,
     ) {
         let mut effects = Effects::default();
-        let error = self.failed(error, topic, None, pending, &mut effects);
+        let error = self.settle_failure(error, topic, None, pending, &mut effects);
         fail(&mut self.shard(token), token, error, &mut effects);
         self.run_effects(&mut effects);
-    }
-
-    /// The error as the message's last word: with the attempts before, and with the message if it isn't
-    /// stored.
-    fn failed(
-        &self,
-        error: SendError,
-        topic: &Arc<TopicState>,
-        topic_broker: Option<&TopicBroker>,
-        mut pending: PendingMessage,
-        effects: &mut Effects,
-    ) -> SendError {
-        if self.is_watched(&pending) {
-            let attempts = pending.attempts_before + u32::from(topic_broker.is_some());
-            // An earlier attempt may have stored it.
-            let is_unknown = pending.rare.as_ref().is_some_and(|rare| rare.may_be_stored());
-            let outcome = if is_unknown { Outcome::Unknown } else { error.outcome() };
-            let last = pending.rare.as_ref().and_then(|rare| rare.failed.last());
-            let partition = error.partition().or_else(|| Some(last?.partition));
-            self.complete(&mut pending, partition, Err(outcome), attempts, effects);
-        }
-        let (attempts, permit) = match pending.rare.as_mut() {
-            Some(rare) => (std::mem::take(&mut rare.failed), rare.permit.take()),
-            None => (Vec::new(), None),
-        };
-        effects.permits.extend(permit);
-        let unknown = attempts.iter().any(FailedAttempt::may_be_stored);
-        let last_attempt = topic_broker.map(|_| error.outcome());
-        let error = if unknown { error.with_outcome(Outcome::Unknown) } else { error };
-        topic.counts.failed_after(
-            error.outcome(),
-            topic_broker.map(|topic_broker| &*topic_broker.counts),
-            last_attempt,
-            &attempts,
-        );
-        // What was taken back is returned by that call, and isn't in the account of closing as well.
-        if error.kind() != SendErrorKind::Purged || error.outcome() != Outcome::NotSent {
-            self.closing.ended(Err(error.outcome()), &pending.message);
-        }
-        effects.give_back(topic, &pending);
-        let error = error.with_attempts(attempts);
-        if error.outcome() == Outcome::Unknown {
-            effects.payloads.push(pending.message.take_payload());
-            return error;
-        }
-        error.with_message(pending.message)
     }
 
     /// Takes the outcome of a message; or registers the waker of `cx`, which is `likely` to be necessary.
@@ -502,17 +455,22 @@ impl InFlight {
     /// Ends all messages whose answer can't be waited for any longer.
     pub(crate) fn fail_in_flight(&self) {
         let mut effects = Effects::default();
-        for token in self.tokens(|state| matches!(state, State::Flying { .. })) {
+        for token in self.tokens(|state| matches!(state, State::InFlight { .. })) {
             let mut shard = self.shard(token);
             let Some(entry) = shard.get_mut(token) else { continue };
             match std::mem::replace(&mut entry.state, State::Taken) {
-                State::Flying { pending, topic_broker, partition } => {
+                State::InFlight { pending, topic_broker, partition } => {
                     let text = "the producer was closed before the answer came";
                     let error = SendError::new(SendErrorKind::Closed, &topic_broker.topic.topic, text)
                         .with_outcome(Outcome::Unknown)
                         .at(partition, topic_broker.broker.addr.clone());
-                    let error =
-                        self.failed(error, &topic_broker.topic, Some(&topic_broker), pending, &mut effects);
+                    let error = self.settle_failure(
+                        error,
+                        &topic_broker.topic,
+                        Some(&topic_broker),
+                        pending,
+                        &mut effects,
+                    );
                     fail(&mut shard, token, error, &mut effects);
                     drop(shard);
                     drop(topic_broker);
@@ -549,7 +507,7 @@ fn own_shard() -> usize {
 
 impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flights").field("permits", &self.permits).finish_non_exhaustive()
+        f.debug_struct("InFlight").field("permits", &self.permits).finish_non_exhaustive()
     }
 }
 

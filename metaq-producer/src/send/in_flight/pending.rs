@@ -39,7 +39,7 @@ pub(crate) struct Submission {
     /// None once it was taken.
     pub(crate) pending: Option<PendingMessage>,
     /// Set when the connection's write buffer is full enough that the caller should yield.
-    pub(crate) much_waits: bool,
+    pub(crate) should_yield: bool,
     /// Has it wait if it has to. Given up as soon as the message is where it is kept.
     pub(crate) permit: Option<WaitPermit>,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Submission {
 impl Submission {
     #[inline(always)]
     pub(crate) fn new(pending: PendingMessage, permit: Option<WaitPermit>) -> Self {
-        Self { pending: Some(pending), much_waits: false, permit }
+        Self { pending: Some(pending), should_yield: false, permit }
     }
 }
 

@@ -64,7 +64,7 @@ impl InFlight {
         let number = state.waits.number(token).unwrap_or(0);
         self.leave_queue(token, &state);
         let (message, started) = (pending.message.clone(), pending.started);
-        let error = self.failed(SendError::purged(topic), &state, None, pending, effects);
+        let error = self.settle_failure(SendError::purged(topic), &state, None, pending, effects);
         if error.outcome() == Outcome::NotSent {
             purged.push(Purged { number, started, message });
         }

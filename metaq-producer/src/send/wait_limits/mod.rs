@@ -129,8 +129,8 @@ impl WaitLimits {
         Arc::new(Self { room, inner, timers: Arc::clone(timers), submitter })
     }
 
-    /// Says who does what is due.
-    pub(crate) fn set_launcher(&self, submitter: Weak<Submitter>) {
+    /// Sets the submitter that runs timers.
+    pub(crate) fn set_submitter(&self, submitter: Weak<Submitter>) {
         let _ = self.submitter.set(submitter);
     }
 
