@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metaq_testkit::{Broker, Fault, Plan, Requests};
+use metaq_testkit::{Broker, Fault, PlannedFault, Requests};
 
 /// A program whose messages get no answer.
 struct Unanswered {
     metaq: Child,
-    plan: Plan,
+    plan: PlannedFault,
     input: File,
     _broker: Broker,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use metaq_producer::transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome};
 use metaq_protocol::TransactionAction;
-use metaq_testkit::{Broker, Fault, Plan, Requests};
+use metaq_testkit::{Broker, Fault, PlannedFault, Requests};
 use tokio::time::Instant;
 use transacting::{begun, message, one, payloads, told, until};
 
@@ -19,7 +19,7 @@ fn rollbacks() -> Requests {
 }
 
 /// Counts rollbacks, and does no harm.
-fn count_rollbacks(broker: &Broker) -> Plan {
+fn count_rollbacks(broker: &Broker) -> PlannedFault {
     broker.faults().plan(rollbacks(), Fault::Late(Duration::ZERO))
 }
 

@@ -13,7 +13,7 @@ use metaq_producer::{
     xa::{UniqueQualifier, XaProducer, XaStart},
 };
 use metaq_protocol::TransactionAction;
-use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Plan, Requests};
+use metaq_testkit::{Broker, EmbeddedRegistry, Fault, PlannedFault, Requests};
 use tokio::{runtime::Runtime, time::Instant};
 use transacting::{begun, message, one, told, topic, until};
 
@@ -22,7 +22,7 @@ fn rollbacks() -> Requests {
 }
 
 /// Counts rollbacks, and does no harm.
-fn count_rollbacks(broker: &Broker) -> Plan {
+fn count_rollbacks(broker: &Broker) -> PlannedFault {
     broker.faults().plan(rollbacks(), Fault::Late(Duration::ZERO))
 }
 

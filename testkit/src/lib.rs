@@ -58,8 +58,8 @@ const LONGEST: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;
 pub use broker::{
-    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, Plan, PutMonitor, Record,
-    Requests, SeenRequest, Stored,
+    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, PlannedFault, PutMonitor,
+    Record, Requests, SeenRequest, Stored,
 };
 #[doc(no_inline)]
 pub use metaq_discovery::{MockDiscovery, TopicView};

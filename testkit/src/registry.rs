@@ -48,7 +48,7 @@ struct State {
     reachable: BTreeMap<BrokerAddr, BrokerConnector>,
     /// Those who are told, and the topics that they were told of.
     discoveries: Vec<MockDiscovery>,
-    told: BTreeSet<Topic>,
+    announced: BTreeSet<Topic>,
     faults: Vec<RegistryFault>,
     session_timeout: Duration,
     registrations: u64,
@@ -84,7 +84,7 @@ pub enum RegistryFault {
 }
 
 /// The port that nobody listens on.
-const NOBODY: u16 = 1;
+const CLOSED_PORT: u16 = 1;
 
 impl Default for EmbeddedRegistry {
     fn default() -> Self {
@@ -133,13 +133,13 @@ impl EmbeddedRegistry {
     /// Has it do something wrong from now on, on top of what it does wrong already.
     pub fn add_fault(&self, fault: RegistryFault) {
         self.state.lock().faults.push(fault);
-        self.changed();
+        self.publish_changes();
     }
 
     /// Ends all faults; what was changed meanwhile is seen.
     pub fn heal(&self) {
         self.state.lock().faults.clear();
-        self.changed();
+        self.publish_changes();
     }
 
     /// Whether both are the same registry.
@@ -189,21 +189,21 @@ impl EmbeddedRegistry {
         if let Some(entry) = self.state.lock().brokers.get_mut(&id).filter(|entry| entry.addr == *addr) {
             entry.topics = topics;
         }
-        self.changed();
+        self.publish_changes();
     }
 
     /// Takes a broker out, unless another has taken its place.
-    pub(crate) fn leave(&self, id: BrokerId, addr: &BrokerAddr) {
-        self.leave_if(id, |entry| entry.addr == *addr);
+    pub(crate) fn remove(&self, id: BrokerId, addr: &BrokerAddr) {
+        self.remove_if(id, |entry| entry.addr == *addr);
     }
 
-    fn leave_if(&self, id: BrokerId, is_that: impl FnOnce(&Entry) -> bool) {
+    fn remove_if(&self, id: BrokerId, is_that: impl FnOnce(&Entry) -> bool) {
         let mut state = self.state.lock();
         if state.brokers.get(&id).is_some_and(is_that) {
             state.brokers.remove(&id);
         }
         drop(state);
-        self.changed();
+        self.publish_changes();
     }
 
     /// Takes a broker out once its session has expired, unless it has registered anew.
@@ -217,44 +217,44 @@ impl EmbeddedRegistry {
             (timeout, entry.number)
         };
         // Without a runtime nobody is left who could watch.
-        let Ok(runtime) = Handle::try_current() else { return self.leave(id, addr) };
+        let Ok(runtime) = Handle::try_current() else { return self.remove(id, addr) };
         let this = self.clone();
         runtime.spawn(async move {
             sleep(timeout).await;
-            this.leave_if(id, |entry| entry.number == number);
+            this.remove_if(id, |entry| entry.number == number);
         });
     }
 
     /// Has watches told, at once or as late as faults want it.
-    fn changed(&self) {
+    fn publish_changes(&self) {
         let delay = self.state.lock().delay();
         if delay.is_zero() {
-            return self.state.lock().tell();
+            return self.state.lock().publish_views();
         }
         if let Ok(runtime) = Handle::try_current() {
             let this = self.clone();
             runtime.spawn(async move {
                 sleep(delay).await;
-                this.state.lock().tell();
+                this.state.lock().publish_views();
             });
         }
     }
 }
 
 impl State {
-    fn tell(&mut self) {
+    fn publish_views(&mut self) {
         let (away, delay) = (self.faults.contains(&RegistryFault::Gone), self.delay());
         let topics = self.topics();
         for mock in &self.discoveries {
             mock.set_delay(delay);
-            for topic in self.told.union(&topics) {
+            for topic in self.announced.union(&topics) {
                 let view = self.view(topic);
                 if view.is_empty() { mock.remove(topic) } else { mock.set(view) }
             }
             // What was set while it was away is seen when it comes back.
             mock.set_away(away);
         }
-        self.told = topics;
+        self.announced = topics;
     }
 
     fn topics(&self) -> BTreeSet<Topic> {
@@ -282,7 +282,7 @@ impl State {
                     RegistryFault::Missing(of) if of == id => missing = true,
                     RegistryFault::WrongPartitions(of, wrong) if of == id => partitions = *wrong,
                     RegistryFault::WrongAddress(of) if of == id => {
-                        addr = BrokerAddr::new("127.0.0.1", NOBODY).unwrap_or(addr);
+                        addr = BrokerAddr::new("127.0.0.1", CLOSED_PORT).unwrap_or(addr);
                     }
                     _ => {}
                 }

@@ -11,7 +11,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Broker, serve::Io};
+use super::{Broker, listener::Io};
 use crate::EmbeddedRegistry;
 
 /// The number of bytes that may be under way in each direction on a connection without a port.

@@ -35,20 +35,20 @@ use super::requests::Requests;
 /// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct Faults(Arc<Shared>);
+pub struct Faults(Arc<FaultsShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct FaultsShared {
     /// Whether there is any plan: a look that costs nothing.
     any: AtomicBool,
-    plans: Mutex<Vec<Arc<PlanState>>>,
+    plans: Mutex<Vec<Arc<PlannedFaultState>>>,
     random: Mutex<fastrand::Rng>,
-    conduct: watch::Sender<Conduct>,
+    behaviour: watch::Sender<Behaviour>,
 }
 
 /// The conduct of the broker towards all connections.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Conduct {
+pub(super) struct Behaviour {
     /// Nothing is read, nothing written.
     pub(super) frozen: bool,
     /// New connections are closed at once.
@@ -61,7 +61,7 @@ pub(super) struct Conduct {
     cuts: Vec<(Option<usize>, u64)>,
 }
 
-impl Conduct {
+impl Behaviour {
     /// After how many bytes of answers a connection is closed.
     pub(super) fn cut(&self, connection: usize) -> Option<u64> {
         let cuts = self.cuts.iter().filter(|(of, _)| of.is_none_or(|of| of == connection));
@@ -71,17 +71,17 @@ impl Conduct {
 
 impl Faults {
     pub(super) fn new(seed: u64) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(FaultsShared {
             any: AtomicBool::new(false),
             plans: Mutex::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
-            conduct: watch::Sender::default(),
+            behaviour: watch::Sender::default(),
         }))
     }
 
     /// Has these requests meet this fault from now on. Requests are counted from this call on, each plan its own.
-    pub fn plan(&self, requests: Requests, fault: Fault) -> Plan {
-        let state = Arc::new(PlanState {
+    pub fn plan(&self, requests: Requests, fault: Fault) -> PlannedFault {
+        let state = Arc::new(PlannedFaultState {
             requests,
             fault,
             seen: AtomicU64::new(0),
@@ -91,7 +91,7 @@ impl Faults {
         let mut plans = self.0.plans.lock();
         plans.push(Arc::clone(&state));
         self.0.any.store(true, Ordering::Release);
-        Plan(state)
+        PlannedFault(state)
     }
 
     /// Ends all plans, [`cut`](Self::cut)s, [`freeze`](Self::freeze) and
@@ -100,53 +100,53 @@ impl Faults {
         let mut plans = self.0.plans.lock();
         plans.clear();
         self.0.any.store(false, Ordering::Release);
-        self.0.conduct.send_modify(|conduct| {
-            let Conduct { closings, strandings, .. } = *conduct;
-            *conduct = Conduct { closings, strandings, ..Conduct::default() };
+        self.0.behaviour.send_modify(|behaviour| {
+            let Behaviour { closings, strandings, .. } = *behaviour;
+            *behaviour = Behaviour { closings, strandings, ..Behaviour::default() };
         });
     }
 
     /// Stops reading and writing on every connection, as a broker whose process is stopped; connections stay open, and new
     /// ones are accepted by the system alone.
     pub fn freeze(&self) {
-        self.0.conduct.send_modify(|conduct| conduct.frozen = true);
+        self.0.behaviour.send_modify(|behaviour| behaviour.frozen = true);
     }
 
     /// Goes on after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
-        self.0.conduct.send_modify(|conduct| conduct.frozen = false);
+        self.0.behaviour.send_modify(|behaviour| behaviour.frozen = false);
     }
 
     /// Closes new connections as soon as they are accepted, or takes them again.
     pub fn refuse_connections(&self, refuses: bool) {
-        self.0.conduct.send_modify(|conduct| conduct.refuses = refuses);
+        self.0.behaviour.send_modify(|behaviour| behaviour.refuses = refuses);
     }
 
     /// Closes all connections; what they asked for was carried out or not, and isn't answered.
     pub fn close_connections(&self) {
-        self.0.conduct.send_modify(|conduct| conduct.closings += 1);
+        self.0.behaviour.send_modify(|behaviour| behaviour.closings += 1);
     }
 
     /// Strands all connections, as where the network has forgotten them: what comes over them from now on is lost, and so are
     /// the answers that are outstanding; new connections are not affected. Neither side is told: they stay open until their
     /// client ends them, or [`close_connections`](Self::close_connections).
     pub fn strand_connections(&self) {
-        self.0.conduct.send_modify(|conduct| conduct.strandings += 1);
+        self.0.behaviour.send_modify(|behaviour| behaviour.strandings += 1);
     }
 
     /// Closes a connection once so many bytes of answers went out on it, in the middle of one if need be: the
     /// connection with this number, counted from 1 in the order in which they were made, or each that is made. Takes
     /// effect with the next answer.
     pub fn cut(&self, connection: Option<usize>, after: u64) {
-        self.0.conduct.send_modify(|conduct| conduct.cuts.push((connection, after)));
+        self.0.behaviour.send_modify(|behaviour| behaviour.cuts.push((connection, after)));
     }
 
-    pub(super) fn conduct(&self) -> watch::Receiver<Conduct> {
-        self.0.conduct.subscribe()
+    pub(super) fn behaviour(&self) -> watch::Receiver<Behaviour> {
+        self.0.behaviour.subscribe()
     }
 
     /// The fault that a request meets.
-    pub(super) fn meet(&self, command: &Command, connection: usize) -> Option<Fault> {
+    pub(super) fn take_fault(&self, command: &Command, connection: usize) -> Option<Fault> {
         if !self.0.any.load(Ordering::Acquire) {
             return None;
         }
@@ -154,10 +154,10 @@ impl Faults {
         let mut plans = self.0.plans.lock();
         for plan in &*plans {
             // Each plan counts its requests, whichever fault they meet.
-            if plan.requests.are(command, connection)
-                && plan.counts_to_due()
+            if plan.requests.matches(command, connection)
+                && plan.is_next()
                 && met.is_none()
-                && plan.meets(&self.0.random)
+                && plan.draws(&self.0.random)
             {
                 met = Some(plan.fault.clone());
             }
@@ -176,10 +176,10 @@ impl Faults {
 
 /// A fault that was planned. It stays planned when this is dropped.
 #[derive(Clone, Debug)]
-pub struct Plan(Arc<PlanState>);
+pub struct PlannedFault(Arc<PlannedFaultState>);
 
 #[derive(Debug)]
-struct PlanState {
+struct PlannedFaultState {
     requests: Requests,
     fault: Fault,
     seen: AtomicU64,
@@ -187,7 +187,7 @@ struct PlanState {
     cancelled: AtomicBool,
 }
 
-impl Plan {
+impl PlannedFault {
     /// The number of requests that met the fault up to now.
     #[must_use]
     pub fn met(&self) -> u64 {
@@ -200,25 +200,25 @@ impl Plan {
     }
 }
 
-impl PlanState {
+impl PlannedFaultState {
     /// Whether no request will meet the fault any more.
     fn is_exhausted(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire) || self.met.load(Ordering::Acquire) >= self.requests.most
+        self.cancelled.load(Ordering::Acquire) || self.met.load(Ordering::Acquire) >= self.requests.limit
     }
 
     /// Counts a request, and says whether it is one of those that the fault is for.
-    fn counts_to_due(&self) -> bool {
+    fn is_next(&self) -> bool {
         let seen = self.seen.fetch_add(1, Ordering::AcqRel);
         seen >= self.requests.skip && !self.is_exhausted()
     }
 
-    fn meets(&self, random: &Mutex<fastrand::Rng>) -> bool {
+    fn draws(&self, random: &Mutex<fastrand::Rng>) -> bool {
         let chance = self.requests.chance;
-        let meets = chance >= 1.0 || random.lock().f64() < chance;
-        if meets {
+        let draws = chance >= 1.0 || random.lock().f64() < chance;
+        if draws {
             self.met.fetch_add(1, Ordering::AcqRel);
         }
-        meets
+        draws
     }
 }
 
@@ -273,14 +273,14 @@ mod tests {
         let once = faults.plan(Requests::any().only(2), Fault::Swallow);
         let always = faults.plan(Requests::any(), Fault::Ignore);
         let left = || faults.0.plans.lock().len();
-        assert!(matches!(faults.meet(&version, 1), Some(Fault::Ignore)));
+        assert!(matches!(faults.take_fault(&version, 1), Some(Fault::Ignore)));
         assert_eq!(left(), 2);
-        assert!(matches!(faults.meet(&version, 1), Some(Fault::Swallow)));
+        assert!(matches!(faults.take_fault(&version, 1), Some(Fault::Swallow)));
         assert_eq!((left(), once.met()), (1, 1));
         always.cancel();
-        assert!(faults.meet(&version, 1).is_none());
+        assert!(faults.take_fault(&version, 1).is_none());
         assert_eq!((left(), always.met()), (0, 1));
         faults.plan(Requests::any(), Fault::Ignore);
-        assert!(faults.meet(&version, 1).is_some());
+        assert!(faults.take_fault(&version, 1).is_some());
     }
 }

@@ -6,7 +6,7 @@ use metaq_protocol::LocalTransactionId;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::transactions::{Pending, deadline};
+use super::transactions::{PendingMessage, deadline};
 
 /// The messages of all open local transactions. As in a Java broker there is one list for each key, however many connections
 /// have begun it: whichever commits first stores the messages of all, and a rollback or timeout of one drops the messages of
@@ -16,7 +16,7 @@ pub(super) struct LocalMessages(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    pending: BTreeMap<LocalTransactionId, Vec<Pending>>,
+    pending: BTreeMap<LocalTransactionId, Vec<PendingMessage>>,
     timers: BTreeMap<Timer, LocalTransactionId>,
     timers_set: u64,
 }
@@ -69,12 +69,16 @@ impl LocalTransactions {
     }
 
     /// Keeps a message until somebody commits the transaction.
-    pub(super) fn keep(messages: &LocalMessages, id: &LocalTransactionId, pending: Pending) {
+    pub(super) fn keep(messages: &LocalMessages, id: &LocalTransactionId, pending: PendingMessage) {
         messages.with(|state| state.pending.entry(id.clone()).or_default().push(pending));
     }
 
     /// Ends it; returns the messages that everybody put in it. None when this connection has not begun it.
-    pub(super) fn end(&mut self, messages: &LocalMessages, id: &LocalTransactionId) -> Option<Vec<Pending>> {
+    pub(super) fn end(
+        &mut self,
+        messages: &LocalMessages,
+        id: &LocalTransactionId,
+    ) -> Option<Vec<PendingMessage>> {
         let timer = self.0.remove(id).filter(|timer| !has_run_out(timer.as_ref(), Instant::now()))?;
         Some(messages.with(|state| {
             timer.and_then(|timer| state.timers.remove(&timer));

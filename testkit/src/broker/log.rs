@@ -28,7 +28,7 @@ pub enum Flush {
 
 /// The settings of every log of a broker.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LogRules {
+pub(super) struct LogSettings {
     pub(super) flush: Flush,
     pub(super) max_segment: u64,
 }
@@ -37,11 +37,11 @@ pub(super) struct LogRules {
 pub(super) struct Log {
     /// The folder of its files; none in memory.
     folder: Option<PathBuf>,
-    rules: LogRules,
-    earlier: Vec<Segment>,
-    last: Segment,
+    settings: LogSettings,
+    sealed: Vec<Segment>,
+    active: Segment,
     /// Up to where it is readable.
-    flushed: u64,
+    readable_to: u64,
     unflushed: u64,
     last_flush: Instant,
     pub(super) messages: u64,
@@ -52,14 +52,14 @@ pub(super) struct Log {
 }
 
 impl Log {
-    fn new(folder: Option<PathBuf>, rules: LogRules, earlier: Vec<Segment>, last: Segment) -> Self {
-        let (flushed, last_flush) = (last.end(), Instant::now());
+    fn new(folder: Option<PathBuf>, settings: LogSettings, sealed: Vec<Segment>, active: Segment) -> Self {
+        let (readable_to, last_flush) = (active.end_offset(), Instant::now());
         Self {
             folder,
-            rules,
-            earlier,
-            last,
-            flushed,
+            settings,
+            sealed,
+            active,
+            readable_to,
             unflushed: 0,
             last_flush,
             messages: 0,
@@ -68,19 +68,19 @@ impl Log {
         }
     }
 
-    pub(super) fn in_memory(rules: LogRules) -> Self {
-        Self::new(None, rules, Vec::new(), Segment::in_memory(0))
+    pub(super) fn in_memory(settings: LogSettings) -> Self {
+        Self::new(None, settings, Vec::new(), Segment::in_memory(0))
     }
 
     /// The log in a folder, which is made when there is none. Returns the highest id in it, too.
-    pub(super) fn open(folder: PathBuf, rules: LogRules) -> io::Result<(Self, Option<i64>)> {
+    pub(super) fn open(folder: PathBuf, settings: LogSettings) -> io::Result<(Self, Option<i64>)> {
         fs::create_dir_all(&folder)?;
         let (mut segments, Contents { messages, highest_id, .. }) = Segment::open_all(&folder)?;
-        let last = match segments.pop() {
-            Some(last) => last,
+        let active = match segments.pop() {
+            Some(active) => active,
             None => Segment::create(&folder, 0)?,
         };
-        let log = Self { messages, appends: messages, ..Self::new(Some(folder), rules, segments, last) };
+        let log = Self { messages, appends: messages, ..Self::new(Some(folder), settings, segments, active) };
         Ok((log, highest_id))
     }
 
@@ -95,104 +95,104 @@ impl Log {
         if self.closed {
             return Err(io::Error::other("the broker has ended"));
         }
-        if self.last_is_full() {
+        if self.active_is_full() {
             self.roll()?;
         }
-        let offset = self.end();
-        self.last.append(len, write)?;
+        let offset = self.end_offset();
+        self.active.append(len, write)?;
         // It is stored: whatever fails from here on fails again, and is reported, with the next message.
         self.messages += messages;
         self.appends += 1;
-        match self.rules.flush {
-            Flush::AtOnce => self.flushed = self.end(),
-            Flush::After { messages: most, .. } => {
-                if self.unflushed == 0 && self.flushed == offset {
+        match self.settings.flush {
+            Flush::AtOnce => self.readable_to = self.end_offset(),
+            Flush::After { messages: limit, .. } => {
+                if self.unflushed == 0 && self.readable_to == offset {
                     // Time counts from the first message that waits, or it would have run out long ago.
                     self.last_flush = Instant::now();
                 }
                 self.unflushed += messages;
-                if self.unflushed > most {
+                if self.unflushed > limit {
                     let _ = self.flush();
                 }
             }
             Flush::ByHand => {}
         }
-        if self.last_is_full() {
+        if self.active_is_full() {
             let _ = self.roll();
         }
-        self.last.close_surplus();
+        self.active.close_if_too_many_open();
         Ok(offset)
     }
 
-    fn last_is_full(&self) -> bool {
-        self.last.len >= self.rules.max_segment
+    fn active_is_full(&self) -> bool {
+        self.active.len >= self.settings.max_segment
     }
 
     /// Begins a new segment.
     fn roll(&mut self) -> io::Result<()> {
         self.flush()?;
-        let start = self.end();
+        let start = self.end_offset();
         let next = match &self.folder {
             Some(folder) => Segment::create(folder, start)?,
             None => Segment::in_memory(start),
         };
-        let mut full = std::mem::replace(&mut self.last, next);
+        let mut full = std::mem::replace(&mut self.active, next);
         full.seal();
-        self.earlier.push(full);
+        self.sealed.push(full);
         Ok(())
     }
 
     /// Refuses messages from now on. They can still be read.
     pub(super) fn close(&mut self) {
         self.closed = true;
-        self.last.seal();
+        self.active.seal();
     }
 
     /// Makes everything readable, and lasting.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.last.sync()?;
-        self.flushed = self.end();
+        self.active.sync()?;
+        self.readable_to = self.end_offset();
         self.unflushed = 0;
         self.last_flush = Instant::now();
         Ok(())
     }
 
     /// The offset at which the next message will begin.
-    pub(super) fn end(&self) -> u64 {
-        self.last.end()
+    pub(super) fn end_offset(&self) -> u64 {
+        self.active.end_offset()
     }
 
-    pub(super) fn first(&self) -> u64 {
-        self.earlier.first().unwrap_or(&self.last).start
+    pub(super) fn first_offset(&self) -> u64 {
+        self.sealed.first().unwrap_or(&self.active).start
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.end() - self.first()
+        self.end_offset() - self.first_offset()
     }
 
     /// Up to where it is readable now.
-    pub(super) fn readable(&mut self) -> u64 {
-        if let Flush::After { interval, .. } = self.rules.flush
+    pub(super) fn readable_end(&mut self) -> u64 {
+        if let Flush::After { interval, .. } = self.settings.flush
             && self.unflushed > 0
             && self.last_flush.elapsed() >= interval
         {
             // A disk that fails here fails the next message as well, which then tells.
             let _ = self.flush();
         }
-        self.flushed
+        self.readable_to
     }
 
     /// At most `max` bytes of the segment that holds `offset`, which has to be readable. They may go beyond what is
     /// readable (protocol §3.2).
     pub(super) fn read(&mut self, offset: u64, max: usize) -> io::Result<Bytes> {
         let closed = self.closed;
-        let (segment, is_last) = match self.earlier_segment(offset) {
+        let (segment, is_active) = match self.sealed_segment(offset) {
             Some(segment) => (segment, false),
-            None => (&mut self.last, true),
+            None => (&mut self.active, true),
         };
         let bytes = segment.read(offset, max);
-        if is_last && !closed {
-            segment.close_surplus();
+        if is_active && !closed {
+            segment.close_if_too_many_open();
         } else {
             segment.seal();
         }
@@ -201,25 +201,25 @@ impl Log {
 
     /// The offset at which the segment begins that holds `offset`.
     pub(super) fn segment_start(&mut self, offset: u64) -> u64 {
-        self.earlier_segment(offset).map(|segment| segment.start).unwrap_or(self.last.start)
+        self.sealed_segment(offset).map(|segment| segment.start).unwrap_or(self.active.start)
     }
 
     /// The segment that holds `offset`, unless it is the last.
-    fn earlier_segment(&mut self, offset: u64) -> Option<&mut Segment> {
-        let index = self.earlier.partition_point(|segment| segment.end() <= offset);
-        self.earlier.get_mut(index)
+    fn sealed_segment(&mut self, offset: u64) -> Option<&mut Segment> {
+        let index = self.sealed.partition_point(|segment| segment.end_offset() <= offset);
+        self.sealed.get_mut(index)
     }
 
     /// Drops the oldest segment, as a Java broker does with what is older than its `deletePolicy` says. Returns how many
     /// bytes it had; none when there is only the one that is written to.
     pub(super) fn drop_oldest_segment(&mut self) -> io::Result<Option<u64>> {
-        let Some(oldest) = self.earlier.first_mut().filter(|_| !self.closed) else { return Ok(None) };
+        let Some(oldest) = self.sealed.first_mut().filter(|_| !self.closed) else { return Ok(None) };
         let messages = oldest.contents()?.messages;
         oldest.seal();
         oldest.remove()?;
         let len = oldest.len;
         self.messages = self.messages.saturating_sub(messages);
-        self.earlier.remove(0);
+        self.sealed.remove(0);
         Ok(Some(len))
     }
 }

@@ -1,29 +1,29 @@
 //! A MetaQ broker inside the test's own process.
 
-mod answers;
+mod admin;
 mod builder;
 mod client;
-mod compat;
+mod connection;
 mod data_folder;
-mod decisions;
-mod end;
 mod faults;
+mod handlers;
+mod lenient_input;
+mod listener;
 mod local_transactions;
 mod log;
-mod operator;
-mod prepared;
+mod prepared_file;
 mod put_monitor;
 mod records;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
 mod requests;
 mod segment;
-mod serve;
 mod shared;
+mod shutdown;
 mod stats;
 mod stored;
-mod talk;
 mod topics;
+mod transaction_handlers;
 mod transactions;
 mod wait;
 
@@ -37,7 +37,7 @@ use tokio::{
 
 pub use builder::BrokerBuilder;
 pub use client::BrokerConnector;
-pub use faults::{Fault, Faults, Plan};
+pub use faults::{Fault, Faults, PlannedFault};
 pub use log::Flush;
 pub use put_monitor::PutMonitor;
 pub use records::{Record, SeenRequest};
@@ -47,8 +47,8 @@ pub use requests::Requests;
 pub use stored::Stored;
 pub use transactions::Heuristic;
 
-use serve::Io;
-use shared::Shared;
+use listener::Io;
+use shared::BrokerShared;
 
 /// The version that a released Java broker answers, since the file that should hold its version is missing in it (protocol §3.5).
 const VERSION: &str = "0.1";
@@ -75,7 +75,7 @@ const VERSION: &str = "0.1";
 /// ```
 #[derive(Debug)]
 pub struct Broker {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     streams: mpsc::UnboundedSender<Box<dyn Io>>,
     accepting: JoinHandle<()>,
     stop: Option<oneshot::Sender<()>>,

@@ -92,7 +92,7 @@ impl Records {
     }
 
     /// Adds a request to the records that are about it.
-    pub(super) fn seen(&self, command: &Command, connection: usize) {
+    pub(super) fn observe(&self, command: &Command, connection: usize) {
         if !self.any.load(Ordering::Acquire) {
             return;
         }
@@ -100,10 +100,10 @@ impl Records {
         records.retain(|record| Arc::strong_count(&record.0) > 1);
         self.any.store(!records.is_empty(), Ordering::Release);
         for Record(state) in &*records {
-            if state.requests.are(command, connection) {
+            if state.requests.matches(command, connection) {
                 let matched = state.matched.fetch_add(1, Ordering::AcqRel);
                 let mut seen = state.seen.lock();
-                if matched >= state.requests.skip && matched - state.requests.skip < state.requests.most {
+                if matched >= state.requests.skip && matched - state.requests.skip < state.requests.limit {
                     seen.push(SeenRequest { connection, command: command.clone() });
                 }
             }

@@ -11,7 +11,7 @@ pub struct Requests {
     partition: Option<i32>,
     connection: Option<usize>,
     pub(super) skip: u64,
-    pub(super) most: u64,
+    pub(super) limit: u64,
     pub(super) chance: f64,
 }
 
@@ -24,7 +24,7 @@ impl Requests {
             partition: None,
             connection: None,
             skip: 0,
-            most: u64::MAX,
+            limit: u64::MAX,
             chance: 1.0,
         }
     }
@@ -128,7 +128,7 @@ impl Requests {
     /// At most so many of them.
     #[must_use]
     pub fn first(mut self, n: u64) -> Self {
-        self.most = n;
+        self.limit = n;
         self
     }
 
@@ -147,7 +147,7 @@ impl Requests {
     }
 
     /// Whether a request is one of them, wherever it stands in their order.
-    pub(super) fn are(&self, command: &Command, connection: usize) -> bool {
+    pub(super) fn matches(&self, command: &Command, connection: usize) -> bool {
         let (topic, partition) = match command {
             Command::Put(put) => (Some(&put.topic), Some(put.partition)),
             Command::Get(get) => (Some(&get.topic), Some(get.partition)),

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use metaq_protocol::Checksum;
 
 /// Memory is taken in pieces, so that a long log is never copied to grow.
-const PIECE: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
 
 /// The ending of the names of segment files.
 const SUFFIX: &str = ".meta";
@@ -20,7 +20,7 @@ const SUFFIX: &str = ".meta";
 const HEADER_LEN: u64 = 20;
 
 /// The number of files that stay open in this process between appends. Segments beyond that number open theirs for each append.
-const MOST_OPEN: usize = 32;
+const MAX_OPEN_FILES: usize = 32;
 
 static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
 
@@ -64,7 +64,7 @@ enum Storage {
 pub(super) struct Contents {
     pub(super) messages: u64,
     /// The end of the last sound message of a segment.
-    pub(super) sound: u64,
+    pub(super) valid_len: u64,
     pub(super) highest_id: Option<i64>,
 }
 
@@ -98,8 +98,8 @@ impl Segment {
             let len = fs::metadata(&path)?.len();
             let mut segment = Self { start, len, storage: Storage::File { path, open: None } };
             let contents = segment.contents()?;
-            if n + 1 == starts.len() && contents.sound < len {
-                segment.cut(contents.sound)?;
+            if n + 1 == starts.len() && contents.valid_len < len {
+                segment.cut(contents.valid_len)?;
             }
             segment.seal();
             all.messages += contents.messages;
@@ -115,7 +115,7 @@ impl Segment {
 
     fn cut(&mut self, len: u64) -> io::Result<()> {
         if let Storage::File { path, open } = &mut self.storage {
-            opened(path, open)?.set_len(len)?;
+            open_file(path, open)?.set_len(len)?;
         }
         self.len = len;
         Ok(())
@@ -129,34 +129,34 @@ impl Segment {
     }
 
     /// Closes its file if too many are open.
-    pub(super) fn close_surplus(&mut self) {
-        if OPEN_FILES.load(Ordering::Relaxed) > MOST_OPEN {
+    pub(super) fn close_if_too_many_open(&mut self) {
+        if OPEN_FILES.load(Ordering::Relaxed) > MAX_OPEN_FILES {
             self.seal();
         }
     }
 
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end_offset(&self) -> u64 {
         self.start + self.len
     }
 
     /// Appends what `write` appends to a buffer, about `len` bytes.
     pub(super) fn append(&mut self, len: usize, write: impl FnOnce(&mut BytesMut)) -> io::Result<()> {
         match &mut self.storage {
-            Storage::Memory(pieces) => {
-                let full = |piece: &BytesMut| !piece.is_empty() && piece.len() + len > PIECE;
-                if pieces.last().is_none_or(|(_, piece)| full(piece)) {
-                    pieces.push((self.len, BytesMut::new()));
+            Storage::Memory(chunks) => {
+                let full = |chunk: &BytesMut| !chunk.is_empty() && chunk.len() + len > CHUNK;
+                if chunks.last().is_none_or(|(_, chunk)| full(chunk)) {
+                    chunks.push((self.len, BytesMut::new()));
                 }
-                if let Some((_, piece)) = pieces.last_mut() {
-                    let before = piece.len();
-                    write(piece);
-                    self.len += (piece.len() - before) as u64;
+                if let Some((_, chunk)) = chunks.last_mut() {
+                    let before = chunk.len();
+                    write(chunk);
+                    self.len += (chunk.len() - before) as u64;
                 }
             }
             Storage::File { path, open } => {
                 let mut bytes = BytesMut::with_capacity(len);
                 write(&mut bytes);
-                let file = opened(path, open)?;
+                let file = open_file(path, open)?;
                 // Not at the file's end: a write that failed may have left something there.
                 let written = file.seek(SeekFrom::Start(self.len)).and_then(|_| file.write_all(&bytes));
                 if let Err(error) = written {
@@ -175,12 +175,12 @@ impl Segment {
         let at = from.saturating_sub(self.start).min(self.len);
         let length = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(max);
         match &mut self.storage {
-            Storage::Memory(pieces) => {
-                let first = pieces.partition_point(|(start, _)| *start <= at).saturating_sub(1);
+            Storage::Memory(chunks) => {
+                let first = chunks.partition_point(|(start, _)| *start <= at).saturating_sub(1);
                 let mut bytes = BytesMut::with_capacity(length);
-                for (start, piece) in &pieces[first.min(pieces.len())..] {
+                for (start, chunk) in &chunks[first.min(chunks.len())..] {
                     let skip = usize::try_from(at.saturating_sub(*start)).unwrap_or(usize::MAX);
-                    let rest = piece.get(skip..).unwrap_or_default();
+                    let rest = chunk.get(skip..).unwrap_or_default();
                     bytes.extend_from_slice(&rest[..rest.len().min(length - bytes.len())]);
                     if bytes.len() == length {
                         break;
@@ -190,7 +190,7 @@ impl Segment {
             }
             Storage::File { path, open } => {
                 let mut bytes = vec![0; length];
-                let file = opened(path, open)?;
+                let file = open_file(path, open)?;
                 file.seek(SeekFrom::Start(at))?;
                 file.read_exact(&mut bytes)?;
                 Ok(bytes.into())
@@ -212,7 +212,7 @@ impl Segment {
             Storage::Memory(_) => Ok(()),
             Storage::File { path, open } => {
                 let stays_open = open.is_some();
-                let synced = opened(path, open)?.sync_data();
+                let synced = open_file(path, open)?.sync_data();
                 if !stays_open {
                     *open = None;
                 }
@@ -224,8 +224,8 @@ impl Segment {
     /// Reads what it holds.
     pub(super) fn contents(&mut self) -> io::Result<Contents> {
         let mut contents = Contents::default();
-        while contents.sound + HEADER_LEN <= self.len {
-            let at = contents.sound;
+        while contents.valid_len + HEADER_LEN <= self.len {
+            let at = contents.valid_len;
             let head = self.read(self.start + at, HEADER_LEN as usize)?;
             let (Some(length), Some(checksum), Some(id)) = (
                 head.first_chunk().map(|bytes| i32::from_be_bytes(*bytes)),
@@ -242,7 +242,7 @@ impl Segment {
             if Checksum::of(&data).0 != checksum {
                 break;
             }
-            contents.sound += HEADER_LEN + length;
+            contents.valid_len += HEADER_LEN + length;
             contents.messages += 1;
             contents.highest_id = contents.highest_id.max(Some(id));
         }
@@ -250,7 +250,7 @@ impl Segment {
     }
 }
 
-fn opened<'a>(path: &Path, open: &'a mut Option<OpenFile>) -> io::Result<&'a mut File> {
+fn open_file<'a>(path: &Path, open: &'a mut Option<OpenFile>) -> io::Result<&'a mut File> {
     let file = match open.take() {
         Some(file) => file,
         None => OpenFile::new(path, false)?,

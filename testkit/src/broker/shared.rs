@@ -25,7 +25,7 @@ use crate::EmbeddedRegistry;
 
 /// The state that the broker's connections share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct BrokerShared {
     pub(super) id: BrokerId,
     pub(super) addr: BrokerAddr,
     pub(super) settings: Settings,
@@ -45,34 +45,34 @@ pub(super) struct Shared {
     pub(super) accepted: AtomicUsize,
     pub(super) open: AtomicUsize,
     /// Counts the changes of what a registry is told.
-    pub(super) offered: watch::Sender<u64>,
+    pub(super) topic_changes: watch::Sender<u64>,
     pub(super) registries: Vec<EmbeddedRegistry>,
     /// A registry for whoever asks the broker for one.
     pub(super) own_registry: OnceLock<EmbeddedRegistry>,
 }
 
-impl Shared {
+impl BrokerShared {
     pub(super) fn registries(&self) -> impl Iterator<Item = &EmbeddedRegistry> {
         self.registries.iter().chain(self.own_registry.get())
     }
 
     /// A topic that only a pattern takes is registered with its first message (registry §12).
-    pub(super) fn offer(&self, topic: &TopicEntry) {
-        if topic.becomes_known() {
-            self.tell_registries();
+    pub(super) fn announce_topic(&self, topic: &TopicEntry) {
+        if topic.set_registered() {
+            self.notify_registries();
         }
     }
 
-    pub(super) fn tell_registries(&self) {
-        self.offered.send_modify(|changes| *changes += 1);
+    pub(super) fn notify_registries(&self) {
+        self.topic_changes.send_modify(|changes| *changes += 1);
         self.update_registries();
     }
 
     /// Tells the registries of this process what the broker offers.
     pub(super) fn update_registries(&self) {
         for registry in self.registries() {
-            let known = self.topics.all().into_iter().filter(|topic| topic.is_known());
-            let published = known.filter(|topic| topic.publishes.load(Ordering::Acquire));
+            let registered = self.topics.all().into_iter().filter(|topic| topic.is_registered());
+            let published = registered.filter(|topic| topic.publishes.load(Ordering::Acquire));
             let named = published.filter_map(|topic| {
                 let partitions = self.topics.partitions(Some(&topic));
                 // A client may have put to a name that can't be one.

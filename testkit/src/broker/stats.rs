@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{Shared, log::Log, topics::TopicEntry};
+use super::{BrokerShared, log::Log, topics::TopicEntry};
 
 /// A figure that only grows.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ const HELP: &str = "*EMPTY* Returns broker info.\r\nhelp Returns help menu.\r\n\
     topics Returns topics statistics detail info.\r\noffsets Returns partitions detail info.\r\n\
     realtime Returns realtime statistics detail info.\r\nconfig Returns broker's config file content.\r\n";
 
-impl Shared {
+impl BrokerShared {
     /// The whole body of the answer.
     pub(super) fn stats(&self, item: &str) -> String {
         let mut text = String::from("STATS\r\n");
@@ -109,7 +109,7 @@ impl Shared {
         for entry in self.topics.all() {
             for (index, log) in entry.logs() {
                 let mut log = log.lock();
-                let (first, end) = (log.first(), log.readable());
+                let (first, end) = (log.first_offset(), log.readable_end());
                 write!(text, "{} part {index} min_offset {first} max_offset {end}\r\n", entry.name)?;
             }
         }
@@ -138,7 +138,7 @@ impl Shared {
             "[system]\nbrokerId={}\nnumPartitions={}\nserverPort={}\nhostName={}\nmaxTransferSize={}\n\
              maxTxTimeoutInSeconds={}\n",
             self.id,
-            self.topics.keeping.default_partitions,
+            self.topics.settings.default_partitions,
             self.addr.port(),
             self.addr.host(),
             self.settings.max_transfer,

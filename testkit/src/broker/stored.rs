@@ -31,7 +31,7 @@ impl Broker {
             return Bytes::new();
         };
         let mut log = log.lock();
-        let (mut bytes, mut at) = (BytesMut::new(), log.first());
+        let (mut bytes, mut at) = (BytesMut::new(), log.first_offset());
         while let Ok(stretch) = log.read(at, usize::MAX)
             && !stretch.is_empty()
         {
@@ -52,7 +52,7 @@ impl Broker {
         for (index, log) in topic.logs() {
             let partition = Partition { broker: self.shared.id, index };
             let mut log = log.lock();
-            let (mut offset, end) = (log.first(), log.end());
+            let (mut offset, end) = (log.first_offset(), log.end_offset());
             'partition: while offset < end {
                 // A segment at a time, which holds whole messages.
                 let Ok(bytes) = log.read(offset, usize::MAX) else { break };

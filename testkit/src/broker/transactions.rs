@@ -10,7 +10,7 @@ use super::topics::{TopicEntry, Topics};
 
 /// The message of a transaction, which is stored when it commits.
 #[derive(Clone, Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingMessage {
     pub(super) topic: Arc<TopicEntry>,
     pub(super) partition: i32,
     pub(super) id: i64,
@@ -19,8 +19,8 @@ pub(super) struct Pending {
 }
 
 /// Stores messages, those for one partition in one piece. False when one could not be stored.
-pub(super) fn store(messages: &[Pending], topics: &Topics) -> bool {
-    let mut batches = BTreeMap::<(&str, i32), Vec<&Pending>>::new();
+pub(super) fn store(messages: &[PendingMessage], topics: &Topics) -> bool {
+    let mut batches = BTreeMap::<(&str, i32), Vec<&PendingMessage>>::new();
     for pending in messages {
         batches.entry((&pending.topic.name, pending.partition)).or_default().push(pending);
     }
@@ -44,21 +44,21 @@ pub(super) fn deadline(seconds: i32, most: Duration) -> Option<Instant> {
 
 /// An XA transaction that was begun.
 #[derive(Debug, Default)]
-pub(super) struct Transaction {
-    pub(super) pending: Vec<Pending>,
+pub(super) struct XaTransaction {
+    pub(super) pending: Vec<PendingMessage>,
     /// Whether a put named it, a refused one included (B-21).
     pub(super) used: bool,
     pub(super) prepared: bool,
     deadline: Option<Instant>,
 }
 
-impl Transaction {
+impl XaTransaction {
     fn has_expired(&self, now: Instant) -> bool {
         !self.prepared && self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     /// Keeps a message until the commit. What comes after `PREPARE` is lost, as in a Java broker (B-24).
-    pub(super) fn keep(&mut self, pending: Pending) {
+    pub(super) fn keep(&mut self, pending: PendingMessage) {
         if !self.prepared {
             self.pending.push(pending);
         }
@@ -92,7 +92,7 @@ impl Heuristic {
 #[derive(Debug, Default)]
 pub(super) struct XaTransactions {
     /// With their order.
-    open: BTreeMap<XaTransactionId, (u64, Transaction)>,
+    open: BTreeMap<XaTransactionId, (u64, XaTransaction)>,
     decided: BTreeMap<XaTransactionId, (u64, Heuristic)>,
     begun: u64,
     /// The broker has ended: its folder may be another's.
@@ -104,14 +104,14 @@ impl XaTransactions {
     pub(super) fn begin(&mut self, id: &XaTransactionId, seconds: i32, most: Duration) {
         self.drop_expired();
         let order = self.next();
-        let begun = || Transaction { deadline: deadline(seconds, most), ..Transaction::default() };
+        let begun = || XaTransaction { deadline: deadline(seconds, most), ..XaTransaction::default() };
         self.open.entry(id.clone()).or_insert_with(|| (order, begun()));
     }
 
     /// Takes up what was prepared before a restart.
-    pub(super) fn restore(&mut self, id: XaTransactionId, pending: Vec<Pending>) {
+    pub(super) fn restore(&mut self, id: XaTransactionId, pending: Vec<PendingMessage>) {
         let order = self.next();
-        let transaction = Transaction { pending, used: true, prepared: true, deadline: None };
+        let transaction = XaTransaction { pending, used: true, prepared: true, deadline: None };
         self.open.insert(id, (order, transaction));
     }
 
@@ -121,14 +121,14 @@ impl XaTransactions {
         self.decided.insert(id, (order, heuristic));
     }
 
-    pub(super) fn get(&mut self, id: &XaTransactionId) -> Result<&mut Transaction, XaError> {
+    pub(super) fn get(&mut self, id: &XaTransactionId) -> Result<&mut XaTransaction, XaError> {
         match self.open.get_mut(id) {
             Some((_, transaction)) if !transaction.has_expired(Instant::now()) => Ok(transaction),
             _ => Err(Self::unknown(&self.decided, id)),
         }
     }
 
-    pub(super) fn end(&mut self, id: &XaTransactionId) -> Result<Transaction, XaError> {
+    pub(super) fn end(&mut self, id: &XaTransactionId) -> Result<XaTransaction, XaError> {
         match self.open.remove(id) {
             Some((_, transaction)) if !transaction.has_expired(Instant::now()) => Ok(transaction),
             _ => Err(Self::unknown(&self.decided, id)),
@@ -153,7 +153,7 @@ impl XaTransactions {
     }
 
     /// The prepared transaction of this name.
-    pub(super) fn prepared_one(&self, id: &XaTransactionId) -> Option<&Transaction> {
+    pub(super) fn prepared_one(&self, id: &XaTransactionId) -> Option<&XaTransaction> {
         let (_, transaction) = self.open.get(id)?;
         transaction.prepared.then_some(transaction)
     }
@@ -174,7 +174,7 @@ impl XaTransactions {
     }
 
     /// All that is prepared.
-    pub(super) fn prepared(&self) -> impl Iterator<Item = (&XaTransactionId, &Transaction)> {
+    pub(super) fn prepared(&self) -> impl Iterator<Item = (&XaTransactionId, &XaTransaction)> {
         let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
         prepared.map(|(id, (_, transaction))| (id, transaction))
     }

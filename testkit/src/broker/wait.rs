@@ -40,7 +40,7 @@ impl Broker {
         if waited.await {
             return Ok(stored);
         }
-        let hint = if self.shared.topics.takes(topic) { "" } else { ", which it does not have" };
+        let hint = if self.shared.topics.accepts(topic) { "" } else { ", which it does not have" };
         Err(self.timed_out(&format!("{} of {count} messages of the topic {topic}{hint}", stored.len())))
     }
 

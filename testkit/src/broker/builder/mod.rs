@@ -10,7 +10,7 @@ use std::{
 
 use metaq_protocol::{BrokerId, Limits};
 
-use super::{Flush, log::LogRules};
+use super::{Flush, log::LogSettings};
 use crate::{EmbeddedRegistry, port::Port};
 
 /// The settings of a [`Broker`](crate::Broker); made by [`Broker::builder`](crate::Broker::builder).
@@ -24,7 +24,7 @@ pub struct BrokerBuilder {
     topics: Vec<(String, u32)>,
     default_partitions: u32,
     folder: Option<PathBuf>,
-    log: LogRules,
+    log: LogSettings,
     capacity: Option<u64>,
     seed: u64,
     settings: Settings,
@@ -56,7 +56,7 @@ impl BrokerBuilder {
             topics: Vec::new(),
             default_partitions: 1,
             folder: None,
-            log: LogRules { flush: Flush::AtOnce, max_segment: 1 << 30 },
+            log: LogSettings { flush: Flush::AtOnce, max_segment: 1 << 30 },
             capacity: None,
             seed: 0,
             settings: Settings {
@@ -210,7 +210,7 @@ impl BrokerBuilder {
     /// [id](Self::id) of its own: one with the id of a live broker can't be started.
     #[must_use]
     pub fn register_with(mut self, registry: &EmbeddedRegistry) -> Self {
-        if !self.embedded.iter().any(|known| known.is_same(registry)) {
+        if !self.embedded.iter().any(|other| other.is_same(registry)) {
             self.embedded.push(registry.clone());
         }
         self

@@ -22,13 +22,13 @@ use super::{
     super::{
         Broker, BrokerConnector,
         faults::Faults,
+        listener,
         local_transactions::LocalMessages,
-        prepared,
+        prepared_file,
         records::Records,
-        serve,
-        shared::Shared,
+        shared::BrokerShared,
         stats::Counters,
-        topics::{Keeping, Topics},
+        topics::{StoreSettings, Topics},
     },
     BrokerBuilder,
 };
@@ -106,27 +106,27 @@ impl BrokerBuilder {
         let builder = self.clone();
         let addr = BrokerAddr::new(&self.host, port)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let keeping = Keeping {
+        let settings = StoreSettings {
             folder: self.folder.clone(),
             log: self.log,
             default_partitions: self.default_partitions,
             capacity: self.capacity,
         };
         let owner = format!("broker {} at {addr} in process {}", self.id, std::process::id());
-        let topics = Topics::open(keeping, &owner)?;
+        let topics = Topics::open(settings, &owner)?;
         for (name, partitions) in &self.topics {
             let topic =
                 Topic::new(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
             topics.configure(&topic, *partitions);
         }
-        let transactions = prepared::read(&topics)?;
+        let transactions = prepared_file::read(&topics)?;
         // Ids rise, also over a restart.
         let lowest = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12).max(FIRST_ID);
         let first_id = topics.first_id(lowest)?;
         let (streams, incoming) = mpsc::unbounded_channel();
         let connector = BrokerConnector { streams: streams.clone() };
         claim_in_all(self.embedded.iter().chain(&self.own_registry), self.id, &addr, &connector)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(BrokerShared {
             id: self.id,
             addr,
             settings: self.settings,
@@ -143,12 +143,12 @@ impl BrokerBuilder {
             started: Instant::now(),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
-            offered: watch::Sender::default(),
+            topic_changes: watch::Sender::default(),
             registries: self.embedded,
             own_registry: self.own_registry.map_or_else(OnceLock::new, OnceLock::from),
         });
         let (stop, stopped) = oneshot::channel();
-        let accepting = tokio::spawn(serve::accept(listener, incoming, Arc::clone(&shared), stopped));
+        let accepting = tokio::spawn(listener::accept(listener, incoming, Arc::clone(&shared), stopped));
         shared.update_registries();
         Ok(Broker {
             shared,
@@ -178,7 +178,7 @@ fn claim_in_all<'a>(
     let mut claimed: Vec<&EmbeddedRegistry> = Vec::new();
     for registry in registries {
         if let Err(error) = registry.claim(id, addr, connector.clone()) {
-            claimed.iter().for_each(|registry| registry.leave(id, addr));
+            claimed.iter().for_each(|registry| registry.remove(id, addr));
             return Err(error);
         }
         claimed.push(registry);

@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::session::{Occupant, Session};
+use super::session::{ExistingEntry, Session};
 
 /// The time that a call may take.
 const CALL: Duration = Duration::from_secs(5);
@@ -27,21 +27,21 @@ struct EtcdSession {
     streams: Client,
     lease: i64,
     /// Leases of the same broker's former sessions.
-    former: Vec<i64>,
-    keeping: JoinHandle<()>,
+    former_sessions: Vec<i64>,
+    renewal: JoinHandle<()>,
     ended: watch::Receiver<bool>,
 }
 
 impl Drop for EtcdSession {
     fn drop(&mut self) {
-        self.keeping.abort();
+        self.renewal.abort();
     }
 }
 
 pub(super) async fn connect(
     hosts: &[String],
     session_timeout: Duration,
-    former: &[i64],
+    former_sessions: &[i64],
 ) -> io::Result<Box<dyn Session>> {
     let options = ConnectOptions::new().with_connect_timeout(CALL).with_timeout(CALL);
     let mut client = call("connect to", &hosts.join(","), Client::connect(hosts, Some(options))).await?;
@@ -51,25 +51,32 @@ pub(super) async fn connect(
     let endless = ConnectOptions::new().with_connect_timeout(CALL);
     let streams = call("connect to", &hosts.join(","), Client::connect(hosts, Some(endless))).await?;
     let (end, ended) = watch::channel(false);
-    let keeper = streams.clone();
-    let keeping = tokio::spawn(async move {
+    let lease_client = streams.clone();
+    let renewal = tokio::spawn(async move {
         // The error is that the lease is lost, or that nobody answers, which comes to the same.
-        let _ = keep_alive(keeper, lease, session_timeout).await;
+        let _ = keep_alive(lease_client, lease, session_timeout).await;
         end.send_replace(true);
     });
-    Ok(Box::new(EtcdSession { client, streams, lease, former: former.to_vec(), keeping, ended }))
+    Ok(Box::new(EtcdSession {
+        client,
+        streams,
+        lease,
+        former_sessions: former_sessions.to_vec(),
+        renewal,
+        ended,
+    }))
 }
 
 /// Renews the lease until it is lost.
 async fn keep_alive(mut client: Client, lease: i64, session_timeout: Duration) -> Result<(), Error> {
-    let gone = |text: &str| Error::LeaseKeepAliveError(text.to_owned());
-    let (mut keeper, mut answers) = client.lease_keep_alive(lease).await?;
+    let lost = |text: &str| Error::LeaseKeepAliveError(text.to_owned());
+    let (mut requests, mut responses) = client.lease_keep_alive(lease).await?;
     loop {
-        keeper.keep_alive().await?;
-        let answer = timeout(session_timeout, answers.message()).await;
-        let answer = answer.map_err(|_| gone("no answer"))??;
+        requests.keep_alive().await?;
+        let answer = timeout(session_timeout, responses.message()).await;
+        let answer = answer.map_err(|_| lost("no answer"))??;
         if answer.is_none_or(|answer| answer.ttl() <= 0) {
-            return Err(gone("the lease has expired"));
+            return Err(lost("the lease has expired"));
         }
         sleep(session_timeout / 3).await;
     }
@@ -97,25 +104,25 @@ fn entry(answer: &TxnResponse) -> Option<KeyValue> {
 
 impl EtcdSession {
     fn owns(&self, entry: &KeyValue) -> bool {
-        entry.lease() == self.lease || (entry.lease() != 0 && self.former.contains(&entry.lease()))
+        entry.lease() == self.lease || (entry.lease() != 0 && self.former_sessions.contains(&entry.lease()))
     }
 
     async fn txn(&self, what: &str, path: &str, txn: Txn) -> io::Result<TxnResponse> {
         call(what, path, self.client.clone().txn(txn)).await
     }
 
-    async fn occupant(&self, path: &str, entry: &KeyValue, revision: i64) -> io::Result<Occupant> {
+    async fn existing(&self, path: &str, entry: &KeyValue, revision: i64) -> io::Result<ExistingEntry> {
         let text = String::from_utf8_lossy(entry.value()).into_owned();
         if entry.lease() == 0 {
-            return Ok(Occupant { session: None, text, lasts: Duration::ZERO, revision });
+            return Ok(ExistingEntry { session: None, text, max_lifetime: Duration::ZERO, revision });
         }
         let mut client = self.client.clone();
         let asked = client.lease_time_to_live(entry.lease(), None);
         let left = call("look at the lease of", path, asked).await?.ttl();
         // Whole seconds, and a part of one; negative when the lease has expired meanwhile.
         let left = u64::try_from(left).map_or(0, |seconds| seconds.saturating_add(1));
-        let lasts = Duration::from_secs(left).min(crate::LONGEST) + MARGIN;
-        Ok(Occupant { session: Some(entry.lease()), text, lasts, revision })
+        let max_lifetime = Duration::from_secs(left).min(crate::LONGEST) + MARGIN;
+        Ok(ExistingEntry { session: Some(entry.lease()), text, max_lifetime, revision })
     }
 }
 
@@ -125,7 +132,7 @@ impl Session for EtcdSession {
         self.lease
     }
 
-    async fn create(&self, path: &str, text: &str) -> io::Result<Option<Occupant>> {
+    async fn create(&self, path: &str, text: &str) -> io::Result<Option<ExistingEntry>> {
         let mut revision = 0;
         loop {
             // Either there is no entry, or one of this broker's at this revision.
@@ -144,7 +151,7 @@ impl Session for EtcdSession {
                 Some(entry) => {
                     let read_at =
                         answer.header().map_or_else(|| entry.mod_revision(), |header| header.revision());
-                    return self.occupant(path, &entry, read_at).await.map(Some);
+                    return self.existing(path, &entry, read_at).await.map(Some);
                 }
                 // It has gone in between.
                 None => 0,
@@ -152,8 +159,8 @@ impl Session for EtcdSession {
         }
     }
 
-    async fn gone(&self, path: &str, occupant: &Occupant) -> io::Result<()> {
-        let options = WatchOptions::new().with_start_revision(occupant.revision + 1);
+    async fn wait_until_gone(&self, path: &str, existing: &ExistingEntry) -> io::Result<()> {
+        let options = WatchOptions::new().with_start_revision(existing.revision + 1);
         let mut client = self.streams.clone();
         let mut changes = call("watch", path, client.watch(path, Some(options))).await?;
         loop {
@@ -200,7 +207,7 @@ impl Session for EtcdSession {
         self.txn("remove", path, txn).await.map(drop)
     }
 
-    async fn ended(&self) {
+    async fn wait_until_ended(&self) {
         // The sender goes only with this.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use super::super::Shared;
+use super::super::BrokerShared;
 
 /// The entries of each topic: path and text.
 pub(super) type TopicEntries = BTreeMap<String, Vec<(String, String)>>;
@@ -14,7 +14,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(root: &str, shared: &Shared) -> Self {
+    pub(super) fn new(root: &str, shared: &BrokerShared) -> Self {
         Self { brokers: format!("{root}/brokers"), id: shared.id.to_string() }
     }
 
@@ -33,10 +33,10 @@ impl Layout {
     }
 
     /// The entries of a broker's topics (registry §1).
-    pub(super) fn topics(&self, shared: &Shared) -> TopicEntries {
+    pub(super) fn topics(&self, shared: &BrokerShared) -> TopicEntries {
         let mut topics = TopicEntries::new();
         for entry in shared.topics.all() {
-            if !entry.is_known() || !can_be_node(&entry.name) {
+            if !entry.is_registered() || !can_be_node(&entry.name) {
                 continue;
             }
             let partitions = shared.topics.partitions(Some(&entry));

@@ -2,10 +2,10 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
-mod keeper;
 mod layout;
 mod registry;
 mod session;
+mod task;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 
@@ -20,22 +20,22 @@ use tokio::{
 
 pub use registry::Registry;
 
-use super::{Broker, Shared};
-use keeper::{Keeper, Withdrawal};
+use super::{Broker, BrokerShared};
+use task::{RegistrationTask, Unregistration};
 
 /// The time that a withdrawal may take: a registry that is frozen answers no call of it.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
+const UNREGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A broker's registration. It ends with this, like that of a process that is killed.
 #[derive(Debug)]
 pub(super) struct Registration {
-    keeping: JoinHandle<()>,
-    withdrawals: mpsc::Sender<Withdrawal>,
+    task: JoinHandle<()>,
+    unregistrations: mpsc::Sender<Unregistration>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.keeping.abort();
+        self.task.abort();
     }
 }
 
@@ -58,33 +58,34 @@ impl Broker {
 }
 
 /// Takes the broker out of all its registries.
-pub(super) async fn withdraw_all(registrations: &[Registration]) -> io::Result<()> {
-    let withdrawn = join_all(registrations.iter().map(Registration::withdraw)).await;
-    withdrawn.into_iter().collect()
+pub(super) async fn unregister_all(registrations: &[Registration]) -> io::Result<()> {
+    let unregistered = join_all(registrations.iter().map(Registration::unregister)).await;
+    unregistered.into_iter().collect()
 }
 
 impl Registration {
     /// Registers the broker, and keeps it registered.
-    pub(super) async fn new(registry: Registry, shared: Arc<Shared>) -> io::Result<Self> {
-        let mut keeper = Keeper::new(registry, shared);
-        let entered = keeper.enter_first().await?;
-        let (withdrawals, orders) = mpsc::channel(1);
-        Ok(Self { keeping: tokio::spawn(keeper.keep(entered, orders)), withdrawals })
+    pub(super) async fn new(registry: Registry, shared: Arc<BrokerShared>) -> io::Result<Self> {
+        let mut task = RegistrationTask::new(registry, shared);
+        let registered = task.register_first().await?;
+        let (unregistrations, requests) = mpsc::channel(1);
+        Ok(Self { task: tokio::spawn(task.run(registered, requests)), unregistrations })
     }
 
-    async fn withdraw(&self) -> io::Result<()> {
-        let gone = || io::Error::other("the broker's registration has ended already");
-        let withdrawn = async {
+    async fn unregister(&self) -> io::Result<()> {
+        let ended = || io::Error::other("the broker's registration has ended already");
+        let unregistered = async {
             let (done, answer) = oneshot::channel();
-            self.withdrawals.send(done).await.map_err(|_| gone())?;
-            answer.await.unwrap_or_else(|_| Err(gone()))
+            self.unregistrations.send(done).await.map_err(|_| ended())?;
+            answer.await.unwrap_or_else(|_| Err(ended()))
         };
-        match timeout(WITHDRAWAL, withdrawn).await {
-            Ok(withdrawn) => withdrawn,
+        match timeout(UNREGISTER_TIMEOUT, unregistered).await {
+            Ok(unregistered) => unregistered,
             Err(_) => {
                 // What is left there expires.
-                self.keeping.abort();
-                let text = format!("the registry did not let the broker withdraw within {WITHDRAWAL:?}");
+                self.task.abort();
+                let text =
+                    format!("the registry did not let the broker withdraw within {UNREGISTER_TIMEOUT:?}");
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
         }
@@ -98,18 +99,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn withdrawing_has_a_deadline_whatever_the_registry_does() {
         let frozen = || {
-            let (withdrawals, orders) = mpsc::channel(1);
+            let (unregistrations, requests) = mpsc::channel(1);
             // It is in the middle of something, and never looks at its orders.
-            let keeping = tokio::spawn(async move {
-                let _orders = orders;
+            let task = tokio::spawn(async move {
+                let _requests = requests;
                 std::future::pending().await
             });
-            Registration { keeping, withdrawals }
+            Registration { task, unregistrations }
         };
         let registrations = [frozen(), frozen()];
         let started = tokio::time::Instant::now();
-        let waited = timeout(Duration::from_secs(3600), withdraw_all(&registrations)).await;
+        let waited = timeout(Duration::from_secs(3600), unregister_all(&registrations)).await;
         assert_eq!(waited.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(started.elapsed(), WITHDRAWAL, "both at the same time");
+        assert_eq!(started.elapsed(), UNREGISTER_TIMEOUT, "both at the same time");
     }
 }

@@ -72,12 +72,14 @@ impl Registry {
 
     /// Begins a session. In etcd it takes over the entries of `former` sessions of the same broker.
     #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "only etcd needs it"))]
-    pub(super) async fn connect(&self, former: &[i64]) -> io::Result<Box<dyn Session>> {
+    pub(super) async fn connect(&self, former_sessions: &[i64]) -> io::Result<Box<dyn Session>> {
         match self.kind {
             #[cfg(feature = "zookeeper")]
             Kind::ZooKeeper => super::zookeeper::connect(&self.hosts, self.session_timeout).await,
             #[cfg(feature = "etcd")]
-            Kind::Etcd => Box::pin(super::etcd::connect(&self.hosts, self.session_timeout, former)).await,
+            Kind::Etcd => {
+                Box::pin(super::etcd::connect(&self.hosts, self.session_timeout, former_sessions)).await
+            }
         }
     }
 }

@@ -12,10 +12,10 @@ pub(super) trait Session: Send + Sync {
 
     /// Creates an entry that goes with the session, and the path to it. An entry that is not this session's is left alone
     /// and returned.
-    async fn create(&self, path: &str, text: &str) -> io::Result<Option<Occupant>>;
+    async fn create(&self, path: &str, text: &str) -> io::Result<Option<ExistingEntry>>;
 
     /// Waits until the entry of an occupant is gone, or another's.
-    async fn gone(&self, path: &str, occupant: &Occupant) -> io::Result<()>;
+    async fn wait_until_gone(&self, path: &str, existing: &ExistingEntry) -> io::Result<()>;
 
     /// Creates or changes an entry that stays, and returns its version. Fails when the entry `held` is no longer this
     /// session's.
@@ -28,7 +28,7 @@ pub(super) trait Session: Send + Sync {
     async fn remove_or_empty(&self, path: &str, version: i64) -> io::Result<()>;
 
     /// Returns once the session has ended.
-    async fn ended(&self);
+    async fn wait_until_ended(&self);
 
     /// Ends the session, and what still goes with it.
     async fn end(&self) -> io::Result<()>;
@@ -36,12 +36,12 @@ pub(super) trait Session: Send + Sync {
 
 /// The owner of an entry that was to be created.
 #[derive(Debug)]
-pub(super) struct Occupant {
+pub(super) struct ExistingEntry {
     /// The number of its session; none when the entry stays without one.
     pub(super) session: Option<i64>,
     pub(super) text: String,
     /// The time within which the entry goes if its owner lives no more.
-    pub(super) lasts: Duration,
+    pub(super) max_lifetime: Duration,
     /// The time at which the registry was read.
     pub(super) revision: i64,
 }

@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
 use super::{
-    keeper::PATIENCE,
-    session::{Occupant, Session},
+    session::{ExistingEntry, Session},
+    task::REGISTER_TIMEOUT,
 };
 
 /// The time that a call may take: the library waits while it is disconnected.
@@ -21,7 +21,7 @@ struct ZooKeeperSession {
     client: Client,
     /// The time for which the node of a former process is waited for. ZooKeeper tells nobody the timeout of another session, so
     /// this one's is taken for it, and more.
-    lasts: Duration,
+    max_lifetime: Duration,
 }
 
 pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::Result<Box<dyn Session>> {
@@ -30,7 +30,7 @@ pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::
     let connector =
         Client::connector().with_session_timeout(session_timeout).with_detached().with_fail_eagerly();
     let client = call("connect to", &hosts, connector.connect(&hosts)).await?;
-    Ok(Box::new(ZooKeeperSession { client, lasts: session_timeout + PATIENCE }))
+    Ok(Box::new(ZooKeeperSession { client, max_lifetime: session_timeout + REGISTER_TIMEOUT }))
 }
 
 async fn call<T>(what: &str, path: &str, made: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
@@ -73,7 +73,7 @@ impl Session for ZooKeeperSession {
         self.client.session_id().0
     }
 
-    async fn create(&self, path: &str, text: &str) -> io::Result<Option<Occupant>> {
+    async fn create(&self, path: &str, text: &str) -> io::Result<Option<ExistingEntry>> {
         self.make_parents(path).await?;
         loop {
             let created = timeout(CALL, self.client.create(path, text.as_bytes(), &EPHEMERAL)).await;
@@ -85,14 +85,19 @@ impl Session for ZooKeeperSession {
             }
             let Some((text, stat)) = self.read(path).await? else { continue };
             let session = Some(stat.ephemeral_owner).filter(|owner| *owner != 0);
-            return Ok(Some(Occupant { session, text, lasts: self.lasts, revision: stat.czxid }));
+            return Ok(Some(ExistingEntry {
+                session,
+                text,
+                max_lifetime: self.max_lifetime,
+                revision: stat.czxid,
+            }));
         }
     }
 
-    async fn gone(&self, path: &str, occupant: &Occupant) -> io::Result<()> {
+    async fn wait_until_gone(&self, path: &str, existing: &ExistingEntry) -> io::Result<()> {
         loop {
             let (stat, watcher) = call("look at", path, self.client.check_and_watch_stat(path)).await?;
-            if stat.is_none_or(|stat| stat.czxid != occupant.revision) {
+            if stat.is_none_or(|stat| stat.czxid != existing.revision) {
                 return Ok(());
             }
             let _ = watcher.changed().await;
@@ -135,7 +140,7 @@ impl Session for ZooKeeperSession {
         call("remove", path, removed).await
     }
 
-    async fn ended(&self) {
+    async fn wait_until_ended(&self) {
         let mut states = self.client.state_watcher();
         while !states.peek_state().is_terminated() {
             states.changed().await;

@@ -19,9 +19,9 @@ pub(in crate::broker) struct TopicEntry {
     /// 0 for one that isn't configured.
     configured: AtomicU32,
     /// Whether a pattern takes it.
-    by_pattern: AtomicBool,
+    matches_pattern: AtomicBool,
     /// Whether registries were told of it.
-    known: AtomicBool,
+    registered: AtomicBool,
     pub(in crate::broker) publishes: AtomicBool,
     pub(in crate::broker) subscribes: AtomicBool,
     any_closed: AtomicBool,
@@ -35,8 +35,8 @@ impl TopicEntry {
         Self {
             name: name.into(),
             configured: AtomicU32::new(0),
-            by_pattern: AtomicBool::new(false),
-            known: AtomicBool::new(false),
+            matches_pattern: AtomicBool::new(false),
+            registered: AtomicBool::new(false),
             publishes: AtomicBool::new(true),
             subscribes: AtomicBool::new(true),
             any_closed: AtomicBool::new(false),
@@ -47,7 +47,7 @@ impl TopicEntry {
 
     pub(super) fn configure(&self, partitions: u32) {
         self.configured.store(partitions, Ordering::Release);
-        self.known.store(true, Ordering::Release);
+        self.registered.store(true, Ordering::Release);
     }
 
     /// 0 when it isn't configured.
@@ -55,23 +55,23 @@ impl TopicEntry {
         self.configured.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_taken_by_pattern(&self) {
-        self.by_pattern.store(true, Ordering::Release);
+    pub(super) fn set_matches_pattern(&self) {
+        self.matches_pattern.store(true, Ordering::Release);
     }
 
     /// Whether it takes messages: it is configured, or a pattern takes it.
-    pub(super) fn is_taken(&self) -> bool {
-        self.is_configured() || self.by_pattern.load(Ordering::Acquire)
+    pub(super) fn accepts_messages(&self) -> bool {
+        self.is_configured() || self.matches_pattern.load(Ordering::Acquire)
     }
 
     /// Whether registries are told of it.
-    pub(in crate::broker) fn is_known(&self) -> bool {
-        self.known.load(Ordering::Acquire)
+    pub(in crate::broker) fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire)
     }
 
     /// Has registries told of it; true when they were not before.
-    pub(in crate::broker) fn becomes_known(&self) -> bool {
-        !self.known.load(Ordering::Acquire) && !self.known.swap(true, Ordering::AcqRel)
+    pub(in crate::broker) fn set_registered(&self) -> bool {
+        !self.registered.load(Ordering::Acquire) && !self.registered.swap(true, Ordering::AcqRel)
     }
 
     pub(in crate::broker) fn is_configured(&self) -> bool {

@@ -17,12 +17,12 @@ use super::{
         data_folder::{FolderClaim, OWN_FOLDER},
         log::Log,
     },
-    Keeping, TopicEntry, Topics,
+    StoreSettings, TopicEntry, Topics,
 };
 
 /// The reason why a message isn't taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::broker) enum NotTaken {
+pub(in crate::broker) enum StoreError {
     /// The topic has no such partition.
     Partition,
     /// There is no room, the disk failed, or the broker has ended.
@@ -31,16 +31,16 @@ pub(in crate::broker) enum NotTaken {
 
 impl Topics {
     /// Claims the folder for `owner`, and opens what is in it. Entries that are no folder of a partition are left alone.
-    pub(in crate::broker) fn open(keeping: Keeping, owner: &str) -> io::Result<Self> {
+    pub(in crate::broker) fn open(settings: StoreSettings, owner: &str) -> io::Result<Self> {
         let mut topics = Self {
-            keeping,
+            settings,
             table: RwLock::default(),
-            taken: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(0),
             highest_id: None,
             claim: Mutex::new(None),
             closed: AtomicBool::new(false),
         };
-        if let Some(folder) = topics.keeping.folder.clone() {
+        if let Some(folder) = topics.settings.folder.clone() {
             let opened = FolderClaim::new(&folder, owner).and_then(|claim| {
                 topics.claim = Mutex::new(Some(claim));
                 topics.open_folder(&folder)
@@ -65,9 +65,9 @@ impl Topics {
             if index < 0 || !entry.file_type()?.is_dir() || name == OWN_FOLDER {
                 continue;
             }
-            let (log, highest) = Log::open(entry.path(), self.keeping.log)?;
+            let (log, highest) = Log::open(entry.path(), self.settings.log)?;
             self.highest_id = self.highest_id.max(highest);
-            self.taken.fetch_add(log.len(), Ordering::Relaxed);
+            self.used_bytes.fetch_add(log.len(), Ordering::Relaxed);
             self.entry(topic).logs.write().insert(index, Arc::new(Mutex::new(log)));
         }
         Ok(())
@@ -78,7 +78,7 @@ impl Topics {
         &self,
         entry: &TopicEntry,
         partition: i32,
-    ) -> Result<Arc<Mutex<Log>>, NotTaken> {
+    ) -> Result<Arc<Mutex<Log>>, StoreError> {
         if u32::try_from(partition).is_ok_and(|partition| partition < self.partitions(Some(entry))) {
             if let Some(log) = entry.logs.read().get(&partition) {
                 return Ok(Arc::clone(log));
@@ -88,21 +88,22 @@ impl Topics {
                 return Ok(Arc::clone(log));
             }
             if self.is_closed() {
-                return Err(NotTaken::Storage);
+                return Err(StoreError::Storage);
             }
-            let rules = self.keeping.log;
-            let log = match &self.keeping.folder {
-                None => Log::in_memory(rules),
+            let log_settings = self.settings.log;
+            let log = match &self.settings.folder {
+                None => Log::in_memory(log_settings),
                 Some(folder) => {
-                    let folder = partition_folder(folder, &entry.name, partition).ok_or(NotTaken::Storage)?;
-                    Log::open(folder, rules).map_err(|_| NotTaken::Storage)?.0
+                    let folder =
+                        partition_folder(folder, &entry.name, partition).ok_or(StoreError::Storage)?;
+                    Log::open(folder, log_settings).map_err(|_| StoreError::Storage)?.0
                 }
             };
             let log = Arc::new(Mutex::new(log));
             logs.insert(partition, Arc::clone(&log));
             return Ok(log);
         }
-        Err(NotTaken::Partition)
+        Err(StoreError::Partition)
     }
 
     /// Appends to a log as far as there is room. Returns where.
@@ -112,21 +113,22 @@ impl Topics {
         messages: u64,
         len: usize,
         write: impl FnOnce(&mut BytesMut),
-    ) -> Result<u64, NotTaken> {
-        let capacity = self.keeping.capacity.unwrap_or(u64::MAX);
-        let room = |taken: u64| taken.checked_add(len as u64).filter(|taken| *taken <= capacity);
-        let reserved = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-        reserved.map_err(|_| NotTaken::Storage)?;
+    ) -> Result<u64, StoreError> {
+        let capacity = self.settings.capacity.unwrap_or(u64::MAX);
+        let within_capacity =
+            |used_bytes: u64| used_bytes.checked_add(len as u64).filter(|used_bytes| *used_bytes <= capacity);
+        let reserved = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within_capacity);
+        reserved.map_err(|_| StoreError::Storage)?;
         log.lock().append(messages, len, write).map_err(|_| {
-            self.taken.fetch_sub(len as u64, Ordering::Relaxed);
-            NotTaken::Storage
+            self.used_bytes.fetch_sub(len as u64, Ordering::Relaxed);
+            StoreError::Storage
         })
     }
 
     /// Drops the oldest segment of a log. False when there is only the one that is written to.
     pub(in crate::broker) fn drop_oldest_segment(&self, log: &Mutex<Log>) -> io::Result<bool> {
         let dropped = log.lock().drop_oldest_segment()?;
-        self.taken.fetch_sub(dropped.unwrap_or_default(), Ordering::Relaxed);
+        self.used_bytes.fetch_sub(dropped.unwrap_or_default(), Ordering::Relaxed);
         Ok(dropped.is_some())
     }
 

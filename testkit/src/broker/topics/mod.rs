@@ -15,16 +15,16 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 pub(super) use entry::TopicEntry;
-pub(super) use logs::NotTaken;
+pub(super) use logs::StoreError;
 
-use super::{data_folder::FolderClaim, log::LogRules};
+use super::{data_folder::FolderClaim, log::LogSettings};
 
 /// The settings of a broker's topics.
 #[derive(Debug)]
-pub(super) struct Keeping {
+pub(super) struct StoreSettings {
     /// The folder of the logs; none in memory.
     pub(super) folder: Option<PathBuf>,
-    pub(super) log: LogRules,
+    pub(super) log: LogSettings,
     /// The number of partitions of topics that only a pattern takes.
     pub(super) default_partitions: u32,
     /// The largest number of bytes of all logs together.
@@ -33,9 +33,9 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 pub(super) struct Topics {
-    pub(super) keeping: Keeping,
+    pub(super) settings: StoreSettings,
     table: RwLock<BTreeMap<Arc<str>, Arc<TopicEntry>>>,
-    taken: AtomicU64,
+    used_bytes: AtomicU64,
     /// The highest id that was found in the folder.
     pub(super) highest_id: Option<i64>,
     /// Kept until the logs are closed; none in memory.
@@ -71,22 +71,22 @@ impl Topics {
     }
 
     /// Whether a topic can be put to: it is configured, or a pattern takes it.
-    pub(super) fn takes(&self, name: &str) -> bool {
+    pub(super) fn accepts(&self, name: &str) -> bool {
         let table = self.table.read();
-        table.get(name).is_some_and(|entry| entry.is_taken())
+        table.get(name).is_some_and(|entry| entry.accepts_messages())
             || table.values().any(|entry| entry.is_configured() && matches(&entry.name, name))
     }
 
     /// The topic to put to, if it [can be](Self::takes).
-    pub(super) fn taking(&self, name: &str) -> Option<Arc<TopicEntry>> {
+    pub(super) fn accepting(&self, name: &str) -> Option<Arc<TopicEntry>> {
         if let Some(entry) = self.table.read().get(name)
-            && entry.is_taken()
+            && entry.accepts_messages()
         {
             return Some(Arc::clone(entry));
         }
-        self.takes(name).then(|| {
+        self.accepts(name).then(|| {
             let entry = self.entry(name);
-            entry.set_taken_by_pattern();
+            entry.set_matches_pattern();
             entry
         })
     }
@@ -94,7 +94,7 @@ impl Topics {
     /// The number of partitions of a topic. Of one that is not configured, what the broker's default is.
     pub(super) fn partitions(&self, entry: Option<&TopicEntry>) -> u32 {
         match entry.map_or(0, TopicEntry::configured_partitions) {
-            0 => self.keeping.default_partitions,
+            0 => self.settings.default_partitions,
             configured => configured,
         }
     }
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_text() {
-        for (pattern, topic, taken) in [
+        for (pattern, topic, used_bytes) in [
             ("dyn*", "dyn", true),
             ("dyn*", "dynamic", true),
             ("dyn*", "xdyn", false),
@@ -134,7 +134,7 @@ mod tests {
             ("plain", "plainer", false),
             ("**x", "yx", true),
         ] {
-            assert_eq!(matches(pattern, topic), taken, "{pattern} {topic}");
+            assert_eq!(matches(pattern, topic), used_bytes, "{pattern} {topic}");
         }
     }
 }

@@ -7,46 +7,46 @@ use metaq_protocol::{Command, DecodeError, Decoder, Frame, Response};
 use tokio::time::Instant;
 
 use super::{
-    answers::result, compat::Lenience, faults::Fault, local_transactions::LocalTransactions,
-    put_monitor::UnansweredPut, serve::OpenConnection,
+    faults::Fault, handlers::result, lenient_input::Lenience, listener::OpenConnection,
+    local_transactions::LocalTransactions, put_monitor::UnansweredPut,
 };
 
 /// The number of bytes of answers that are gathered before they are written: a client that doesn't read them isn't read from.
-const MOST_OUTPUT: usize = 256 * 1024;
+const MAX_OUTPUT: usize = 256 * 1024;
 
 /// The next thing to do after the output was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextStep {
     /// Wait for more bytes.
     Read,
     /// There is more to answer already.
-    GoOn,
+    Continue,
     /// Close the connection.
     Close,
 }
 
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct Connection {
     open: OpenConnection,
     number: usize,
     decoder: Decoder,
     is_lenient: bool,
-    locals: LocalTransactions,
+    local_transactions: LocalTransactions,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
     /// The number of bytes that were given out before what is in `output`.
     written: u64,
     /// Answers that have their time, with the order in which they were given.
-    late: BTreeMap<(Instant, u64), (Bytes, Option<UnansweredPut>)>,
-    lates: u64,
+    delayed: BTreeMap<(Instant, u64), (Bytes, Option<UnansweredPut>)>,
+    delayed_count: u64,
     /// Answers that so many others are to overtake.
-    held: Vec<(usize, Bytes, Option<UnansweredPut>)>,
+    held_back: Vec<(usize, Bytes, Option<UnansweredPut>)>,
     /// The monitored puts whose answers are in `output`, and those that are never answered.
     answered: Vec<UnansweredPut>,
     never_answered: Vec<UnansweredPut>,
 }
 
-impl Talk {
+impl Connection {
     pub(super) fn new(open: OpenConnection, number: usize) -> Self {
         let settings = &open.0.settings;
         let is_lenient = settings.compat;
@@ -57,13 +57,13 @@ impl Talk {
             number,
             decoder,
             is_lenient,
-            locals: LocalTransactions::default(),
+            local_transactions: LocalTransactions::default(),
             input: BytesMut::new(),
             output: BytesMut::new(),
             written: 0,
-            late: BTreeMap::new(),
-            lates: 0,
-            held: Vec::new(),
+            delayed: BTreeMap::new(),
+            delayed_count: 0,
+            held_back: Vec::new(),
             answered: Vec::new(),
             never_answered: Vec::new(),
         }
@@ -81,36 +81,36 @@ impl Talk {
 
     /// The time at which the next late answer is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.late.first_key_value().map(|((due, _), _)| *due)
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// Answers the complete requests of the input, and what is due.
-    pub(super) fn answer_all(&mut self) -> Next {
+    pub(super) fn process_input(&mut self) -> NextStep {
         let now = Instant::now();
         while self.next_due().is_some_and(|due| due <= now) {
-            if let Some((_, (answer, put))) = self.late.pop_first() {
-                self.output.extend_from_slice(&answer);
+            if let Some((_, (bytes, put))) = self.delayed.pop_first() {
+                self.output.extend_from_slice(&bytes);
                 self.answered.extend(put);
             }
         }
         let next = loop {
-            if self.output.len() >= MOST_OUTPUT {
-                return Next::GoOn;
+            if self.output.len() >= MAX_OUTPUT {
+                return NextStep::Continue;
             }
             match self.decode() {
-                Ok(Some(Frame::Command(Command::Quit(_)))) | Err(_) => break Next::Close,
+                Ok(Some(Frame::Command(Command::Quit(_)))) | Err(_) => break NextStep::Close,
                 Ok(Some(Frame::Command(command))) => {
-                    if !self.carry_out(&command) {
-                        break Next::Close;
+                    if !self.handle(&command) {
+                        break NextStep::Close;
                     }
                 }
                 // A real broker reads answers and drops them (protocol §1).
                 Ok(Some(_)) => {}
-                Ok(None) => break Next::Read,
+                Ok(None) => break NextStep::Read,
             }
         };
-        for (_, answer, put) in self.held.drain(..) {
-            self.output.extend_from_slice(&answer);
+        for (_, bytes, put) in self.held_back.drain(..) {
+            self.output.extend_from_slice(&bytes);
             self.answered.extend(put);
         }
         next
@@ -118,14 +118,14 @@ impl Talk {
 
     /// The output is about to be written: the client may send again what it has waited to send. It may even do so on another
     /// connection, before this one's task goes on.
-    pub(super) fn begin_to_write(&mut self) {
+    pub(super) fn mark_answered(&mut self) {
         self.answered.clear();
     }
 
     /// The connection is about to be closed: what is unanswered stays so.
-    pub(super) fn end(&mut self) {
-        self.late.clear();
-        self.held.clear();
+    pub(super) fn abandon(&mut self) {
+        self.delayed.clear();
+        self.held_back.clear();
         self.answered.clear();
         self.never_answered.clear();
     }
@@ -133,11 +133,12 @@ impl Talk {
     /// Cuts the output where `after` bytes have been given out in all; true when that is the end.
     pub(super) fn cut_output(&mut self, after: Option<u64>) -> bool {
         let length = self.output.len() as u64;
-        let room = after.map(|after| after.saturating_sub(self.written)).filter(|room| *room <= length);
+        let remaining =
+            after.map(|after| after.saturating_sub(self.written)).filter(|remaining| *remaining <= length);
         self.written += length;
-        match room {
-            Some(room) if length > 0 => {
-                self.output.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        match remaining {
+            Some(remaining) if length > 0 => {
+                self.output.truncate(usize::try_from(remaining).unwrap_or(usize::MAX));
                 true
             }
             _ => false,
@@ -152,7 +153,7 @@ impl Talk {
     }
 
     /// False when the connection is to be closed.
-    fn carry_out(&mut self, command: &Command) -> bool {
+    fn handle(&mut self, command: &Command) -> bool {
         let shared = &self.open.0;
         let put = match command {
             Command::Put(put) if put.transaction.is_none() => {
@@ -160,21 +161,21 @@ impl Talk {
             }
             _ => None,
         };
-        shared.records.seen(command, self.number);
-        let Some(fault) = shared.faults.meet(command, self.number) else {
-            let response = shared.answer(command, &mut self.locals);
+        shared.records.observe(command, self.number);
+        let Some(fault) = shared.faults.take_fault(command, self.number) else {
+            let response = shared.handle(command, &mut self.local_transactions);
             // A refusal would be wrong: a process that has ended says nothing.
             if shared.topics.is_closed() {
                 return false;
             }
             if let Some(response) = response {
-                self.emit(&response, put);
+                self.write_response(&response, put);
             }
             return true;
         };
         match fault {
             Fault::Refuse(status, text) => {
-                self.emit(&result(command.opaque(), status, text), put);
+                self.write_response(&result(command.opaque(), status, text), put);
                 return true;
             }
             Fault::Ignore => {
@@ -184,29 +185,29 @@ impl Talk {
             Fault::Close => return false,
             _ => {}
         }
-        let answer = shared.answer(command, &mut self.locals);
+        let response = shared.handle(command, &mut self.local_transactions);
         if shared.topics.is_closed() {
             return false;
         }
-        let Some(mut response) = answer else { return true };
+        let Some(mut response) = response else { return true };
         match fault {
-            Fault::Answer(status, text) => self.emit(&result(command.opaque(), status, text), put),
+            Fault::Answer(status, text) => self.write_response(&result(command.opaque(), status, text), put),
             Fault::Late(time) => {
-                self.lates += 1;
+                self.delayed_count += 1;
                 let at = Instant::now() + time.min(crate::LONGEST);
-                self.late.insert((at, self.lates), (encoded(&response), put));
+                self.delayed.insert((at, self.delayed_count), (encoded(&response), put));
             }
             Fault::Opaque(opaque) => {
                 response.set_opaque(opaque);
-                self.emit(&response, None);
+                self.write_response(&response, None);
                 self.never_answered.extend(put);
             }
             Fault::Twice => {
-                self.emit(&response, put);
-                self.emit(&response, None);
+                self.write_response(&response, put);
+                self.write_response(&response, None);
             }
-            Fault::Behind(others) if others > 0 => self.held.push((others, encoded(&response), put)),
-            Fault::Behind(_) => self.emit(&response, put),
+            Fault::Behind(others) if others > 0 => self.held_back.push((others, encoded(&response), put)),
+            Fault::Behind(_) => self.write_response(&response, put),
             Fault::Garbage(length) => {
                 let garbage = self.open.0.faults.garbage(length);
                 self.output.extend_from_slice(&garbage);
@@ -217,8 +218,8 @@ impl Talk {
                 self.never_answered.extend(put);
             }
             Fault::Cut(length) => {
-                let answer = encoded(&response);
-                self.output.extend_from_slice(&answer[..length.min(answer.len())]);
+                let bytes = encoded(&response);
+                self.output.extend_from_slice(&bytes[..length.min(bytes.len())]);
                 return false;
             }
             // Swallowed; the others were dealt with above.
@@ -227,15 +228,15 @@ impl Talk {
         true
     }
 
-    fn emit(&mut self, response: &Response, put: Option<UnansweredPut>) {
+    fn write_response(&mut self, response: &Response, put: Option<UnansweredPut>) {
         response.encode(&mut self.output);
         self.answered.extend(put);
-        if !self.held.is_empty() {
-            for (others, ..) in &mut self.held {
+        if !self.held_back.is_empty() {
+            for (others, ..) in &mut self.held_back {
                 *others = others.saturating_sub(1);
             }
-            for (_, answer, put) in self.held.extract_if(.., |(others, ..)| *others == 0) {
-                self.output.extend_from_slice(&answer);
+            for (_, bytes, put) in self.held_back.extract_if(.., |(others, ..)| *others == 0) {
+                self.output.extend_from_slice(&bytes);
                 self.answered.extend(put);
             }
         }
@@ -258,15 +259,16 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_its_answers_is_not_read_from() {
         let broker = Broker::builder().topic("t", 1).start_without_port().unwrap();
-        let mut talk = Talk::new(OpenConnection(Arc::clone(&broker.shared)), 1);
-        talk.input
+        let mut connection = Connection::new(OpenConnection(Arc::clone(&broker.shared)), 1);
+        connection
+            .input
             .extend_from_slice(format!("put t 0 1000000 0 -1 1\r\n{}", "x".repeat(1_000_000)).as_bytes());
-        talk.input.extend_from_slice("get t g 0 0 1048576 1\r\n".repeat(1000).as_bytes());
+        connection.input.extend_from_slice("get t g 0 0 1048576 1\r\n".repeat(1000).as_bytes());
         let mut written = 0;
-        while talk.answer_all() == Next::GoOn {
-            assert!(talk.output.len() < MOST_OUTPUT + (1 << 20) + 1000, "{}", talk.output.len());
-            written += talk.output.len();
-            talk.output.clear();
+        while connection.process_input() == NextStep::Continue {
+            assert!(connection.output.len() < MAX_OUTPUT + (1 << 20) + 1000, "{}", connection.output.len());
+            written += connection.output.len();
+            connection.output.clear();
         }
         assert!(written > 1_000_000_000 - (1 << 20), "{written}");
     }

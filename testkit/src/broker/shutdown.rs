@@ -24,15 +24,15 @@ impl Broker {
     /// Dropping the future ends the broker at once, as dropping the broker does.
     pub async fn shut_down(mut self) -> io::Result<()> {
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
-        let withdrawn = registration::withdraw_all(&self.registrations).await;
+        let unregistered = registration::unregister_all(&self.registrations).await;
         #[cfg(not(any(feature = "zookeeper", feature = "etcd")))]
-        let withdrawn = Ok(());
+        let unregistered = Ok(());
         for registry in self.shared.registries() {
-            registry.leave(self.shared.id, &self.shared.addr);
+            registry.remove(self.shared.id, &self.shared.addr);
         }
         self.stop_serving().await;
         let flushed = self.flush();
-        withdrawn.and(flushed)
+        unregistered.and(flushed)
     }
 
     /// Ends the broker as if its process were killed: its connections break, registries keep it until its session expires,

@@ -8,33 +8,33 @@ use tokio::{
 };
 
 use super::{
-    super::Shared,
+    super::BrokerShared,
     layout::{Layout, TopicEntries},
     registry::Registry,
-    session::{Occupant, Session},
+    session::{ExistingEntry, Session},
 };
 
 /// Between attempts to reach a registry that is away.
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// The time that the first registration may take on top of the session timeout.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The number of former sessions that are remembered. Entries of an older one are waited for like those of a former process.
-const FORMER_SESSIONS: usize = 16;
+const MAX_FORMER_SESSIONS: usize = 16;
 
 /// An order to withdraw, and where to report how that went.
-pub(super) type Withdrawal = oneshot::Sender<io::Result<()>>;
+pub(super) type Unregistration = oneshot::Sender<io::Result<()>>;
 
 /// The reason why a broker could not be entered.
-enum EnterError {
+enum RegisterError {
     /// The registry fails, or has ended the session: the next attempt may succeed.
     Registry(io::Error),
     /// The id is another broker's.
     Occupied(String),
 }
 
-impl fmt::Display for EnterError {
+impl fmt::Display for RegisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry(error) => error.fmt(f),
@@ -43,79 +43,83 @@ impl fmt::Display for EnterError {
     }
 }
 
-impl From<io::Error> for EnterError {
+impl From<io::Error> for RegisterError {
     fn from(error: io::Error) -> Self {
         Self::Registry(error)
     }
 }
 
 /// The task that keeps one broker registered.
-pub(super) struct Keeper {
+pub(super) struct RegistrationTask {
     registry: Registry,
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     layout: Layout,
     /// The numbers of sessions that may have left entries behind.
-    former: Vec<i64>,
+    former_sessions: Vec<i64>,
 }
 
 /// The entries of a broker, and the session that they go with.
-pub(super) struct Entered {
+pub(super) struct Registered {
     session: Box<dyn Session>,
     topics: TopicEntries,
     /// The version of the broker's entry that stays; none when it was not written.
     version: Option<i64>,
 }
 
-impl Keeper {
-    pub(super) fn new(registry: Registry, shared: Arc<Shared>) -> Self {
+impl RegistrationTask {
+    pub(super) fn new(registry: Registry, shared: Arc<BrokerShared>) -> Self {
         let layout = Layout::new(&registry.root, &shared);
-        Self { registry, shared, layout, former: Vec::new() }
+        Self { registry, shared, layout, former_sessions: Vec::new() }
     }
 
     /// Enters the broker for the first time.
-    pub(super) async fn enter_first(&mut self) -> io::Result<Entered> {
-        let limit = PATIENCE + self.registry.session_timeout;
+    pub(super) async fn register_first(&mut self) -> io::Result<Registered> {
+        let limit = REGISTER_TIMEOUT + self.registry.session_timeout;
         let deadline = Instant::now() + limit;
         let (id, hosts) = (self.shared.id, self.registry.hosts.join(","));
         loop {
-            let error = match self.enter().await {
-                Ok(entered) => return Ok(entered),
-                Err(EnterError::Occupied(reason)) => {
+            let error = match self.register().await {
+                Ok(registered) => return Ok(registered),
+                Err(RegisterError::Occupied(reason)) => {
                     let text = format!("broker {id} could not be registered at {hosts}: {reason}");
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
                 }
-                Err(EnterError::Registry(error)) => error,
+                Err(RegisterError::Registry(error)) => error,
             };
-            if Instant::now() + PAUSE >= deadline {
+            if Instant::now() + RETRY_DELAY >= deadline {
                 let text =
                     format!("broker {id} could not be registered at {hosts} within {limit:?}: {error}");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 
     /// Keeps the broker entered, in a new session whenever one was lost, until it is to withdraw.
-    pub(super) async fn keep(mut self, first: Entered, mut orders: mpsc::Receiver<Withdrawal>) {
+    pub(super) async fn run(
+        mut self,
+        first: Registered,
+        mut unregistrations: mpsc::Receiver<Unregistration>,
+    ) {
         let mut current = Some(first);
         loop {
-            let entered = match current.take() {
-                Some(entered) => Ok(entered),
-                None => self.enter().await,
+            let registered = match current.take() {
+                Some(registered) => Ok(registered),
+                None => self.register().await,
             };
-            let error = match entered {
-                Ok(mut entered) => match self.follow(&mut entered, &mut orders).await {
+            let error = match registered {
+                Ok(mut registered) => match self.follow(&mut registered, &mut unregistrations).await {
                     Ok(()) => return,
                     Err(error) => {
-                        self.remember(&*entered.session);
+                        self.remember_session(&*registered.session);
                         error
                     }
                 },
                 Err(error) => error,
             };
             tokio::select! {
-                () = sleep(PAUSE) => {}
-                Some(done) = orders.recv() => {
+                () = sleep(RETRY_DELAY) => {}
+                Some(done) = unregistrations.recv() => {
                     let (id, hosts) = (self.shared.id, self.registry.hosts.join(","));
                     let text =
                         format!("broker {id} was not registered at {hosts} any more when it withdrew: {error}");
@@ -127,35 +131,35 @@ impl Keeper {
         }
     }
 
-    fn remember(&mut self, session: &dyn Session) {
-        if self.former.len() == FORMER_SESSIONS {
-            self.former.remove(0);
+    fn remember_session(&mut self, session: &dyn Session) {
+        if self.former_sessions.len() == MAX_FORMER_SESSIONS {
+            self.former_sessions.remove(0);
         }
-        self.former.push(session.number());
+        self.former_sessions.push(session.number());
     }
 
     /// Registers the broker: its address first, then its topics (rule B-31).
-    async fn enter(&mut self) -> Result<Entered, EnterError> {
-        let session = self.registry.connect(&self.former).await?;
-        let mut entered = Entered { session, topics: self.layout.topics(&self.shared), version: None };
-        let result = self.enter_all(&mut entered).await;
+    async fn register(&mut self) -> Result<Registered, RegisterError> {
+        let session = self.registry.connect(&self.former_sessions).await?;
+        let mut registered = Registered { session, topics: self.layout.topics(&self.shared), version: None };
+        let result = self.create_entries(&mut registered).await;
         match result {
-            Ok(()) => return Ok(entered),
+            Ok(()) => return Ok(registered),
             // The registry works, and nothing of a broker that gives up shall be left there. If that fails, it expires.
-            Err(EnterError::Occupied(_)) => drop(self.leave(&entered).await),
-            Err(EnterError::Registry(_)) => self.remember(&*entered.session),
+            Err(RegisterError::Occupied(_)) => drop(self.remove_entries(&registered).await),
+            Err(RegisterError::Registry(_)) => self.remember_session(&*registered.session),
         }
-        result.map(|()| entered)
+        result.map(|()| registered)
     }
 
-    async fn enter_all(&self, entered: &mut Entered) -> Result<(), EnterError> {
-        let (session, layout) = (&*entered.session, &self.layout);
+    async fn create_entries(&self, registered: &mut Registered) -> Result<(), RegisterError> {
+        let (session, layout) = (&*registered.session, &self.layout);
         let addr = self.shared.addr.to_string();
         let checksum = self.shared.config_checksum().to_string();
         self.create(session, &layout.master(), &addr).await?;
-        entered.version = Some(session.write(&layout.broker(), &addr, &layout.master()).await?);
+        registered.version = Some(session.write(&layout.broker(), &addr, &layout.master()).await?);
         self.create(session, &layout.checksum(), &checksum).await?;
-        for (path, text) in entered.topics.values().flatten() {
+        for (path, text) in registered.topics.values().flatten() {
             self.create(session, path, text).await?;
         }
         Ok(())
@@ -163,68 +167,68 @@ impl Keeper {
 
     /// Creates an entry. That of a former process with the same id is waited for as long as it can last without its
     /// process.
-    async fn create(&self, session: &dyn Session, path: &str, text: &str) -> Result<(), EnterError> {
-        let Some(mut occupant) = session.create(path, text).await? else { return Ok(()) };
-        let limit = occupant.lasts;
+    async fn create(&self, session: &dyn Session, path: &str, text: &str) -> Result<(), RegisterError> {
+        let Some(mut existing) = session.create(path, text).await? else { return Ok(()) };
+        let limit = existing.max_lifetime;
         let deadline = Instant::now() + limit;
         loop {
-            if occupant.session.is_none() {
-                return Err(EnterError::Occupied(stays(path, &occupant)));
+            if existing.session.is_none() {
+                return Err(RegisterError::Occupied(permanent_entry(path, &existing)));
             }
             let waited = tokio::select! {
-                waited = timeout_at(deadline, session.gone(path, &occupant)) => waited,
-                () = session.ended() => Ok(Err(ended())),
+                waited = timeout_at(deadline, session.wait_until_gone(path, &existing)) => waited,
+                () = session.wait_until_ended() => Ok(Err(session_ended())),
             };
             let is_over = waited.is_err();
             waited.unwrap_or(Ok(()))?;
             match session.create(path, text).await? {
                 None => return Ok(()),
                 Some(still) if is_over => {
-                    return Err(EnterError::Occupied(self.is_alive(path, &still, limit)));
+                    return Err(RegisterError::Occupied(self.owner_is_alive(path, &still, limit)));
                 }
-                Some(next) => occupant = next,
+                Some(next) => existing = next,
             }
         }
     }
 
-    fn is_alive(&self, path: &str, occupant: &Occupant, limit: Duration) -> String {
+    fn owner_is_alive(&self, path: &str, existing: &ExistingEntry, limit: Duration) -> String {
         let id = self.shared.id;
         format!(
             "the entry {path} ({}) is another broker's, and is still renewed after {limit:?}: a broker with the id {id} is \
              alive; stop it, or give this one another id",
-            occupant.text
+            existing.text
         )
     }
 
     /// Follows the changes of the broker's topics until it is to withdraw, which is good, or the session ends.
     async fn follow(
         &self,
-        entered: &mut Entered,
-        orders: &mut mpsc::Receiver<Withdrawal>,
-    ) -> Result<(), EnterError> {
-        let mut offered = self.shared.offered.subscribe();
+        registered: &mut Registered,
+        unregistrations: &mut mpsc::Receiver<Unregistration>,
+    ) -> Result<(), RegisterError> {
+        let mut topic_changes = self.shared.topic_changes.subscribe();
         // What changed since the topics were read.
-        offered.mark_changed();
+        topic_changes.mark_changed();
         loop {
             tokio::select! {
-                () = entered.session.ended() => return Err(ended().into()),
-                Ok(()) = offered.changed() => self.change_topics(entered).await?,
-                Some(done) = orders.recv() => {
+                () = registered.session.wait_until_ended() => return Err(session_ended().into()),
+                Ok(()) = topic_changes.changed() => self.change_topics(registered).await?,
+                Some(done) = unregistrations.recv() => {
                     // Whoever asked may have gone.
-                    let _ = done.send(self.leave(entered).await);
+                    let _ = done.send(self.remove_entries(registered).await);
                     return Ok(());
                 }
             }
         }
     }
 
-    async fn change_topics(&self, entered: &mut Entered) -> Result<(), EnterError> {
-        let (session, topics) = (&*entered.session, self.layout.topics(&self.shared));
-        if topics == entered.topics {
+    async fn change_topics(&self, registered: &mut Registered) -> Result<(), RegisterError> {
+        let (session, topics) = (&*registered.session, self.layout.topics(&self.shared));
+        if topics == registered.topics {
             return Ok(());
         }
         for (topic, entries) in &topics {
-            let before = entered.topics.get(topic);
+            let before = registered.topics.get(topic);
             if before == Some(entries) {
                 continue;
             }
@@ -239,33 +243,33 @@ impl Keeper {
         let path = self.layout.checksum();
         session.remove(&path).await?;
         self.create(session, &path, &self.shared.config_checksum().to_string()).await?;
-        entered.topics = topics;
+        registered.topics = topics;
         Ok(())
     }
 
     /// Takes the broker out (registry §14), and nothing that another one has registered meanwhile.
-    async fn leave(&self, entered: &Entered) -> io::Result<()> {
-        let session = &*entered.session;
+    async fn remove_entries(&self, registered: &Registered) -> io::Result<()> {
+        let session = &*registered.session;
         session.remove(&self.layout.master()).await?;
         session.remove(&self.layout.checksum()).await?;
-        if let Some(version) = entered.version {
+        if let Some(version) = registered.version {
             session.remove_or_empty(&self.layout.broker(), version).await?;
         }
-        for (path, _) in entered.topics.values().flatten() {
+        for (path, _) in registered.topics.values().flatten() {
             session.remove(path).await?;
         }
         session.end().await
     }
 }
 
-fn ended() -> io::Error {
+fn session_ended() -> io::Error {
     io::Error::other("the session has ended")
 }
 
-fn stays(path: &str, occupant: &Occupant) -> String {
+fn permanent_entry(path: &str, existing: &ExistingEntry) -> String {
     format!(
         "the entry {path} ({}) is there already, and goes with no session, so that it never expires; delete it if no \
          broker needs it, or give this one another id",
-        occupant.text
+        existing.text
     )
 }

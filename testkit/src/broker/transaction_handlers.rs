@@ -8,10 +8,10 @@ use metaq_protocol::{
 };
 
 use super::{
-    Shared,
-    answers::{NULL_ID, result},
+    BrokerShared,
+    handlers::{NULL_ID, result},
     local_transactions::LocalTransactions,
-    transactions::{Heuristic, Pending, store},
+    transactions::{Heuristic, PendingMessage, store},
 };
 
 /// The text of a Java broker that takes the id `null` for a local one.
@@ -41,20 +41,20 @@ impl Refusal {
     }
 }
 
-impl Shared {
+impl BrokerShared {
     /// Carries out a step of a transaction. `END` is never answered.
     pub(super) fn transaction(
         &self,
         command: &TransactionCommand,
-        locals: &mut LocalTransactions,
+        local_transactions: &mut LocalTransactions,
     ) -> Option<Response> {
         let id = &command.id;
         let done = match command.action {
-            TransactionAction::Begin => self.begin(id, command.timeout(), locals),
-            TransactionAction::Prepare => self.prepare(id, locals),
-            TransactionAction::CommitOnePhase => self.commit(id, true, locals),
-            TransactionAction::CommitTwoPhase => self.commit(id, false, locals),
-            TransactionAction::Rollback => self.roll_back(id, locals),
+            TransactionAction::Begin => self.begin(id, command.timeout(), local_transactions),
+            TransactionAction::Prepare => self.prepare(id, local_transactions),
+            TransactionAction::CommitOnePhase => self.commit(id, true, local_transactions),
+            TransactionAction::CommitTwoPhase => self.commit(id, false, local_transactions),
+            TransactionAction::Rollback => self.roll_back(id, local_transactions),
             TransactionAction::Forget => self.forget(id),
             TransactionAction::Recover => Ok(self.recover(command.qualifier())),
             _ => return None,
@@ -70,12 +70,12 @@ impl Shared {
         &self,
         id: &TransactionId,
         timeout: i32,
-        locals: &mut LocalTransactions,
+        local_transactions: &mut LocalTransactions,
     ) -> Result<Bytes, Refusal> {
         self.counters.begin.add_one();
         let most = self.settings.max_transaction;
         match id {
-            TransactionId::Local(id) => locals.begin(&self.local_messages, id, timeout, most),
+            TransactionId::Local(id) => local_transactions.begin(&self.local_messages, id, timeout, most),
             TransactionId::Xa(id) => {
                 self.counters.xa_begin.add_one();
                 self.transactions.lock().begin(id, timeout, most);
@@ -85,11 +85,15 @@ impl Shared {
         Ok(Bytes::new())
     }
 
-    fn prepare(&self, id: &TransactionId, locals: &mut LocalTransactions) -> Result<Bytes, Refusal> {
+    fn prepare(
+        &self,
+        id: &TransactionId,
+        local_transactions: &mut LocalTransactions,
+    ) -> Result<Bytes, Refusal> {
         let id = match id {
             TransactionId::Xa(id) => id,
             TransactionId::Local(id) => {
-                return Err(if locals.has(id) {
+                return Err(if local_transactions.has(id) {
                     XaError::new(XaError::RMERR, "Prepare not implemented on Local Transactions.").into()
                 } else {
                     Refusal::not_begun(id.as_str())
@@ -107,7 +111,7 @@ impl Shared {
             return Ok(Bytes::from_static(b"3"));
         }
         transaction.prepared = true;
-        if self.keep_prepared(&xa).is_err() {
+        if self.write_prepared(&xa).is_err() {
             xa.end(id)?;
             return Err(rolled_back("PRE-PREPARE").into());
         }
@@ -118,14 +122,14 @@ impl Shared {
         &self,
         id: &TransactionId,
         one_phase: bool,
-        locals: &mut LocalTransactions,
+        local_transactions: &mut LocalTransactions,
     ) -> Result<Bytes, Refusal> {
         self.counters.commit.add_one();
         let id = match id {
             TransactionId::Xa(id) => id,
             // A local one takes the second phase, too (B-16).
             TransactionId::Local(id) => {
-                let pending = locals.end(&self.local_messages, id);
+                let pending = local_transactions.end(&self.local_messages, id);
                 let pending = pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?;
                 // Held, so that the broker doesn't end within it.
                 let _xa = self.transactions.lock();
@@ -144,9 +148,9 @@ impl Shared {
         stored
     }
 
-    fn store(&self, messages: &[Pending]) -> Result<Bytes, Refusal> {
+    fn store(&self, messages: &[PendingMessage]) -> Result<Bytes, Refusal> {
         for pending in messages {
-            self.offer(&pending.topic);
+            self.announce_topic(&pending.topic);
         }
         if store(messages, &self.topics) {
             return Ok(Bytes::new());
@@ -154,11 +158,15 @@ impl Shared {
         Err(rolled_back("STORE COMMIT").into())
     }
 
-    fn roll_back(&self, id: &TransactionId, locals: &mut LocalTransactions) -> Result<Bytes, Refusal> {
+    fn roll_back(
+        &self,
+        id: &TransactionId,
+        local_transactions: &mut LocalTransactions,
+    ) -> Result<Bytes, Refusal> {
         self.counters.rollback.add_one();
         match id {
             TransactionId::Local(id) => {
-                let pending = locals.end(&self.local_messages, id);
+                let pending = local_transactions.end(&self.local_messages, id);
                 pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?;
             }
             TransactionId::Xa(id) => {
@@ -177,7 +185,7 @@ impl Shared {
                 let mut xa = self.transactions.lock();
                 if xa.forget(id) {
                     // When the disk fails, it is there again after a restart, to be forgotten again.
-                    let _ = self.keep_prepared(&xa);
+                    let _ = self.write_prepared(&xa);
                 }
                 return Ok(Bytes::new());
             }
@@ -208,7 +216,7 @@ impl Shared {
             return Err(io::Error::other("the messages of the transaction could not be stored"));
         }
         xa.decide(id, heuristic);
-        self.keep_prepared(&xa)?;
+        self.write_prepared(&xa)?;
         Ok(true)
     }
 }

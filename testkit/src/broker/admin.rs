@@ -16,7 +16,7 @@ impl Broker {
         let name = topic.as_ref();
         assert!(Topic::new(name).is_ok(), "{name:?} is no name of a topic");
         self.shared.topics.configure(name, partitions);
-        self.shared.tell_registries();
+        self.shared.notify_registries();
     }
 
     /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
@@ -25,7 +25,7 @@ impl Broker {
         if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.publishes.store(publish, Ordering::Release);
             topic.subscribes.store(subscribe, Ordering::Release);
-            self.shared.tell_registries();
+            self.shared.notify_registries();
         }
     }
 

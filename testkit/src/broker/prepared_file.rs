@@ -9,10 +9,10 @@ use metaq_protocol::{
 };
 
 use super::{
-    Shared,
+    BrokerShared,
     data_folder::own_file,
     topics::Topics,
-    transactions::{Heuristic, Pending, Transaction, XaTransactions},
+    transactions::{Heuristic, PendingMessage, XaTransaction, XaTransactions},
 };
 
 /// A file of the embedded broker's own in the data folder. Each transaction is a `transaction … PREPARE` frame, its messages behind it as `sync` frames, which have all that a stored message has. What an operator decided is
@@ -26,12 +26,12 @@ const DECIDED: [(Heuristic, TransactionAction); 3] = [
 ];
 
 fn path(topics: &Topics) -> Option<PathBuf> {
-    topics.keeping.folder.as_ref().map(|folder| own_file(folder, FILE))
+    topics.settings.folder.as_ref().map(|folder| own_file(folder, FILE))
 }
 
-impl Shared {
+impl BrokerShared {
     /// Writes down what is prepared now.
-    pub(super) fn keep_prepared(&self, transactions: &XaTransactions) -> io::Result<()> {
+    pub(super) fn write_prepared(&self, transactions: &XaTransactions) -> io::Result<()> {
         let Some(path) = path(&self.topics) else { return Ok(()) };
         if transactions.closed {
             return Err(io::Error::other("the broker has ended"));
@@ -63,10 +63,10 @@ impl Shared {
     }
 
     /// Writes down that a transaction, which may have been prepared, has ended.
-    pub(super) fn forget_prepared(&self, ended: &Transaction, transactions: &XaTransactions) {
+    pub(super) fn forget_prepared(&self, ended: &XaTransaction, transactions: &XaTransactions) {
         if ended.prepared {
             // When the disk fails, the transaction is there again after a restart, for its owner to end it again.
-            let _ = self.keep_prepared(transactions);
+            let _ = self.write_prepared(transactions);
         }
     }
 }
@@ -87,18 +87,18 @@ pub(super) fn read(topics: &Topics) -> io::Result<XaTransactions> {
     // A message was small enough for the broker that took it.
     let mut decoder =
         Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX));
-    let mut current: Option<(XaTransactionId, Vec<Pending>)> = None;
+    let mut current: Option<(XaTransactionId, Vec<PendingMessage>)> = None;
     loop {
         let frame = decoder.decode(&mut bytes).map_err(|error| broken(error.to_string()))?;
         match (frame, &mut current) {
             (Some(Frame::Command(Command::Sync(sync))), Some((_, pending))) => {
                 let data: Bytes = sync.data.to_bytes();
-                let topic = topics.taking(&sync.topic);
+                let topic = topics.accepting(&sync.topic);
                 let topic = topic.ok_or_else(|| {
                     broken(format!("a prepared message is for the topic {}, which there is not", sync.topic))
                 })?;
                 let (partition, id, flag) = (sync.partition, sync.message_id, sync.flag);
-                pending.push(Pending { topic, partition, id, flag, data });
+                pending.push(PendingMessage { topic, partition, id, flag, data });
             }
             (Some(Frame::Command(Command::Transaction(command))), _) => {
                 let TransactionId::Xa(id) = command.id else {

@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use super::{
-    Shared,
-    faults::Conduct,
-    talk::{Next, Talk},
+    BrokerShared,
+    connection::{Connection, NextStep},
+    faults::Behaviour,
 };
 
 /// The stream of a connection.
@@ -27,11 +27,11 @@ pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Room for one read.
-const READ: usize = 64 * 1024;
+const READ_CAPACITY: usize = 64 * 1024;
 
 /// The time for which what a client still sends is read after a connection was closed. Without that the system would tell the
 /// client of a broken connection, and answers that are on their way would be lost.
-const LINGER: Duration = Duration::from_millis(200);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The time for which no connection is accepted after that failed, as it does while the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,30 +52,30 @@ impl Listen for TcpListener {
 pub(super) async fn accept(
     listener: Option<impl Listen>,
     mut streams: mpsc::UnboundedReceiver<Box<dyn Io>>,
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     stop: oneshot::Receiver<()>,
 ) {
     let mut connections = JoinSet::new();
     {
-        let served = accept_all(listener.as_ref(), &mut streams, &shared, &mut connections);
+        let accepting = accept_until_stopped(listener.as_ref(), &mut streams, &shared, &mut connections);
         tokio::select! {
             biased;
             // Without a sender nobody waits for the end; the task is aborted then.
             Ok(()) = stop => {}
-            () = served => {}
+            () = accepting => {}
         }
     }
     drop((listener, streams));
     connections.shutdown().await;
 }
 
-async fn accept_all(
+async fn accept_until_stopped(
     listener: Option<&impl Listen>,
     streams: &mut mpsc::UnboundedReceiver<Box<dyn Io>>,
-    shared: &Arc<Shared>,
+    shared: &Arc<BrokerShared>,
     connections: &mut JoinSet<io::Result<()>>,
 ) {
-    let mut conduct = shared.faults.conduct();
+    let mut behaviour = shared.faults.behaviour();
     let mut paused_until = None::<Instant>;
     let accepted = async |is_paused: bool| match listener {
         Some(listener) if !is_paused => listener.accept().await,
@@ -86,7 +86,7 @@ async fn accept_all(
         None => std::future::pending().await,
     };
     loop {
-        if conduct.wait_for(|conduct| !conduct.frozen).await.is_err() {
+        if behaviour.wait_for(|behaviour| !behaviour.frozen).await.is_err() {
             return;
         }
         tokio::select! {
@@ -94,7 +94,7 @@ async fn accept_all(
             accepted = accepted(paused_until.is_some()) => match accepted {
                 Ok(stream) => {
                     if stream.set_nodelay(true).is_ok() {
-                        serve_one(connections, stream, shared);
+                        spawn_connection(connections, stream, shared);
                     }
                 }
                 // It was gone before it was accepted.
@@ -102,29 +102,33 @@ async fn accept_all(
                 Err(_) => paused_until = Some(Instant::now() + ACCEPT_PAUSE),
             },
             () = end_of_pause(paused_until) => paused_until = None,
-            Some(stream) = streams.recv() => serve_one(connections, stream, shared),
+            Some(stream) = streams.recv() => spawn_connection(connections, stream, shared),
             // It may have been the one whose descriptor was missing.
             Some(_) = connections.join_next() => paused_until = None,
-            _ = conduct.changed() => {}
+            _ = behaviour.changed() => {}
         }
     }
 }
 
-fn serve_one(connections: &mut JoinSet<io::Result<()>>, stream: impl Io + 'static, shared: &Arc<Shared>) {
+fn spawn_connection(
+    connections: &mut JoinSet<io::Result<()>>,
+    stream: impl Io + 'static,
+    shared: &Arc<BrokerShared>,
+) {
     let number = shared.accepted.fetch_add(1, Ordering::AcqRel) + 1;
-    let conduct = shared.faults.conduct();
-    if conduct.borrow().refuses {
+    let behaviour = shared.faults.behaviour();
+    if behaviour.borrow().refuses {
         return;
     }
     shared.open.fetch_add(1, Ordering::AcqRel);
     shared.activity.notify_waiters();
-    let talk = Talk::new(OpenConnection(Arc::clone(shared)), number);
-    connections.spawn(serve(stream, talk, conduct, number));
+    let connection = Connection::new(OpenConnection(Arc::clone(shared)), number);
+    connections.spawn(drive(stream, connection, behaviour, number));
 }
 
 /// Counts a connection as open for as long as it lives.
 #[derive(Debug)]
-pub(super) struct OpenConnection(pub(super) Arc<Shared>);
+pub(super) struct OpenConnection(pub(super) Arc<BrokerShared>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
@@ -135,62 +139,64 @@ impl Drop for OpenConnection {
 
 /// Answers requests until the client goes, quits, is silent for too long, or sends what is no request. Like a real
 /// broker it then closes without a word (protocol §2).
-async fn serve(
+async fn drive(
     mut stream: impl Io,
-    mut talk: Talk,
-    mut conduct: watch::Receiver<Conduct>,
+    mut connection: Connection,
+    mut behaviour: watch::Receiver<Behaviour>,
     number: usize,
 ) -> io::Result<()> {
-    let Conduct { closings, strandings, .. } = *conduct.borrow();
-    let mut last_news = Instant::now();
+    let Behaviour { closings, strandings, .. } = *behaviour.borrow();
+    let mut last_read = Instant::now();
     loop {
-        if conduct.borrow().strandings != strandings {
+        if behaviour.borrow().strandings != strandings {
             // What it owes is never answered.
-            talk.end();
-            drop(talk);
-            return strand(stream, conduct, closings).await;
+            connection.abandon();
+            drop(connection);
+            return strand(stream, behaviour, closings).await;
         }
-        let ends = |conduct: &Conduct| conduct.closings != closings || conduct.strandings != strandings;
-        let free = conduct.wait_for(|conduct| !conduct.frozen || ends(conduct)).await;
-        let Ok(cut) = free.map(|conduct| (conduct.closings == closings).then(|| conduct.cut(number))) else {
+        let closes_or_strands =
+            |behaviour: &Behaviour| behaviour.closings != closings || behaviour.strandings != strandings;
+        let free = behaviour.wait_for(|behaviour| !behaviour.frozen || closes_or_strands(behaviour)).await;
+        let Ok(cut) = free.map(|behaviour| (behaviour.closings == closings).then(|| behaviour.cut(number)))
+        else {
             return Ok(());
         };
         let Some(cut) = cut else { return Ok(()) };
-        if conduct.borrow().strandings != strandings {
+        if behaviour.borrow().strandings != strandings {
             continue;
         }
-        let mut next = talk.answer_all();
-        talk.notify();
-        if talk.cut_output(cut) {
-            next = Next::Close;
+        let mut next = connection.process_input();
+        connection.notify();
+        if connection.cut_output(cut) {
+            next = NextStep::Close;
         }
-        talk.begin_to_write();
+        connection.mark_answered();
         tokio::select! {
             biased;
-            _ = conduct.wait_for(ends) => continue,
-            written = stream.write_all_buf(&mut talk.output) => written?,
+            _ = behaviour.wait_for(closes_or_strands) => continue,
+            written = stream.write_all_buf(&mut connection.output) => written?,
         }
         match next {
-            Next::Close => {
-                talk.end();
+            NextStep::Close => {
+                connection.abandon();
                 return close(stream).await;
             }
-            Next::GoOn => continue,
-            Next::Read => {}
+            NextStep::Continue => continue,
+            NextStep::Read => {}
         }
-        talk.input.reserve(READ);
-        let silent_until = last_news + talk.idle_timeout();
-        let due = talk.next_due();
+        connection.input.reserve(READ_CAPACITY);
+        let silent_until = last_read + connection.idle_timeout();
+        let due = connection.next_due();
         tokio::select! {
             biased;
-            _ = conduct.changed() => {}
+            _ = behaviour.changed() => {}
             () = sleep_until(due.unwrap_or(silent_until)), if due.is_some() => {}
-            read = stream.read_buf(&mut talk.input) => match read? {
+            read = stream.read_buf(&mut connection.input) => match read? {
                 0 => return Ok(()),
-                _ => last_news = Instant::now(),
+                _ => last_read = Instant::now(),
             },
             () = sleep_until(silent_until) => {
-                talk.end();
+                connection.abandon();
                 return close(stream).await;
             }
         }
@@ -198,7 +204,11 @@ async fn serve(
 }
 
 /// Reads everything and answers nothing, until the client goes or all connections are closed.
-async fn strand(mut stream: impl Io, mut conduct: watch::Receiver<Conduct>, closings: u64) -> io::Result<()> {
+async fn strand(
+    mut stream: impl Io,
+    mut behaviour: watch::Receiver<Behaviour>,
+    closings: u64,
+) -> io::Result<()> {
     let mut rest = BytesMut::new();
     let swallow = async {
         while stream.read_buf(&mut rest).await? > 0 {
@@ -208,7 +218,7 @@ async fn strand(mut stream: impl Io, mut conduct: watch::Receiver<Conduct>, clos
     };
     tokio::select! {
         biased;
-        _ = conduct.wait_for(|conduct| conduct.closings != closings) => Ok(()),
+        _ = behaviour.wait_for(|behaviour| behaviour.closings != closings) => Ok(()),
         swallowed = swallow => swallowed,
     }
 }
@@ -216,7 +226,7 @@ async fn strand(mut stream: impl Io, mut conduct: watch::Receiver<Conduct>, clos
 async fn close(mut stream: impl Io) -> io::Result<()> {
     stream.shutdown().await?;
     let mut rest = [0; 1024];
-    let drained = timeout(LINGER, async { while stream.read_exact(&mut rest).await.is_ok() {} });
+    let drained = timeout(DRAIN_TIMEOUT, async { while stream.read_exact(&mut rest).await.is_ok() {} });
     // The client may go on sending; it was told.
     let _ = drained.await;
     Ok(())

@@ -8,7 +8,9 @@ use metaq_protocol::{
     PutResponse, Response, Status, SyncCommand, TransactionId, encode_stored_message,
 };
 
-use super::{Shared, local_transactions::LocalTransactions, topics::NotTaken, transactions::Pending};
+use super::{
+    BrokerShared, local_transactions::LocalTransactions, topics::StoreError, transactions::PendingMessage,
+};
 
 /// The text of a broker without a handler for `sync`: a master.
 const NO_SYNC: &str = "未注册请求处理器，请求处理器类为com.taobao.metamorphosis.network.SyncCommand";
@@ -24,14 +26,18 @@ pub(super) fn result(opaque: Opaque, status: Status, text: impl Into<Bytes>) -> 
     BooleanCommand::new(status, text.into(), opaque).into()
 }
 
-impl Shared {
+impl BrokerShared {
     /// Carries out a request. None for what is never answered.
-    pub(super) fn answer(&self, command: &Command, locals: &mut LocalTransactions) -> Option<Response> {
+    pub(super) fn handle(
+        &self,
+        command: &Command,
+        local_transactions: &mut LocalTransactions,
+    ) -> Option<Response> {
         let opaque = command.opaque();
         Some(match command {
             Command::Put(put) => match &put.transaction {
                 None => self.put(put),
-                Some(id) => self.put_in_transaction(put, id, locals),
+                Some(id) => self.put_in_transaction(put, id, local_transactions),
             },
             Command::Get(get) => self.get(get),
             Command::Offset(offset) => self.offset(offset),
@@ -41,7 +47,7 @@ impl Shared {
             Command::Version(_) => {
                 result(opaque, Status::SUCCESS, Bytes::from_static(super::VERSION.as_bytes()))
             }
-            Command::Transaction(transaction) => return self.transaction(transaction, locals),
+            Command::Transaction(transaction) => return self.transaction(transaction, local_transactions),
             Command::Sync(SyncCommand { .. }) => result(opaque, Status::SERVICE_UNAVAILABLE, NO_SYNC),
             _ => return None,
         })
@@ -61,7 +67,7 @@ impl Shared {
             self.counters.put_failed.add_one();
             refused(Status::INTERNAL_SERVER_ERROR, index, detail)
         };
-        let Some(topic) = self.topics.taking(&put.topic) else {
+        let Some(topic) = self.topics.accepting(&put.topic) else {
             let index = self.drawn_if_any(put.partition, self.topics.partitions(None));
             return failed(index, &format!("Detail:The server do not accept topic {}", put.topic));
         };
@@ -73,10 +79,10 @@ impl Shared {
         let index = self.drawn_if_any(put.partition, self.topics.partitions(Some(&topic)));
         let log = match self.topics.log(&topic, index) {
             Ok(log) => log,
-            Err(NotTaken::Storage) => return failed(index, ""),
-            Err(NotTaken::Partition) => return failed(index, &format!("Detail:wrong partition {index}")),
+            Err(StoreError::Storage) => return failed(index, ""),
+            Err(StoreError::Partition) => return failed(index, &format!("Detail:wrong partition {index}")),
         };
-        self.offer(&topic);
+        self.announce_topic(&topic);
         let data = put.data.to_bytes();
         if !put.checksum.matches(&data) {
             let detail = "Detail:Checksum failure,message may be corrupted when transfering on networking.";
@@ -104,13 +110,13 @@ impl Shared {
         &self,
         put: &PutCommand,
         id: &TransactionId,
-        locals: &mut LocalTransactions,
+        local_transactions: &mut LocalTransactions,
     ) -> Response {
         let refused = |text: String| result(put.opaque, Status::INTERNAL_SERVER_ERROR, text);
         let not_begun = |id: &str| refused(format!("Local transaction '{id}' has not been started."));
         let mut xa;
         let transaction = match id {
-            TransactionId::Local(id) if locals.has(id) => None,
+            TransactionId::Local(id) if local_transactions.has(id) => None,
             TransactionId::Local(id) => return not_begun(id.as_str()),
             TransactionId::Xa(id) => {
                 xa = self.transactions.lock();
@@ -129,19 +135,19 @@ impl Shared {
             self.counters.put_failed.add_one();
             return refused(format!("Invalid partition for transaction command:{index}"));
         }
-        let Some(topic) = self.topics.taking(&put.topic) else {
+        let Some(topic) = self.topics.accepting(&put.topic) else {
             return refused(format!("The server do not accept topic {}", put.topic));
         };
         if let Err(not_taken) = self.topics.log(&topic, index) {
             return refused(match not_taken {
-                NotTaken::Storage => format!("The log of {}-{index} can not be opened", put.topic),
-                NotTaken::Partition => format!("wrong partition {index}"),
+                StoreError::Storage => format!("The log of {}-{index} can not be opened", put.topic),
+                StoreError::Partition => format!("wrong partition {index}"),
             });
         }
         self.counters.put.add_one();
         let message_id = self.next_id();
         let data = put.data.to_bytes();
-        let pending = Pending { topic, partition: index, id: message_id, flag: put.flag, data };
+        let pending = PendingMessage { topic, partition: index, id: message_id, flag: put.flag, data };
         match (transaction, id) {
             (Some(transaction), _) => transaction.keep(pending),
             (None, TransactionId::Local(id)) => LocalTransactions::keep(&self.local_messages, id, pending),
@@ -154,9 +160,9 @@ impl Shared {
     fn get(&self, get: &GetCommand) -> Response {
         self.counters.get.add_one();
         let text = |status, text: String| result(get.opaque, status, text);
-        let miss = |status, answer: String| {
+        let miss = |status, handle: String| {
             self.counters.get_miss.add_one();
-            text(status, answer)
+            text(status, handle)
         };
         let moved = |offset: u64| {
             self.counters.offset.add_one();
@@ -176,7 +182,7 @@ impl Shared {
             return text(Status::BAD_REQUEST, format!("Bad request,invalid max size:{}", get.max_size));
         };
         let mut log = log.lock();
-        let (first, end) = (log.first(), log.readable());
+        let (first, end) = (log.first_offset(), log.readable_end());
         match u64::try_from(get.offset) {
             Err(_) => moved(first),
             Ok(offset) if offset < first => moved(first),
@@ -199,7 +205,7 @@ impl Shared {
             return result(command.opaque, Status::NOT_FOUND, no_store(&command.topic, command.partition));
         };
         let mut log = log.lock();
-        let (first, end) = (log.first(), log.readable());
+        let (first, end) = (log.first_offset(), log.readable_end());
         let offset = match u64::try_from(command.offset) {
             Ok(offset) if offset >= end => end,
             Ok(offset) if offset >= first => log.segment_start(offset),
