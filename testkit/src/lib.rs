@@ -46,6 +46,7 @@
 
 mod broker;
 pub mod conformance;
+mod connector;
 #[cfg(feature = "peers")]
 pub mod peers;
 mod port;
@@ -58,9 +59,10 @@ const LONGEST: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;
 pub use broker::{
-    Broker, BrokerBuilder, BrokerConnector, Fault, Faults, Flush, Heuristic, PlannedFault, PutMonitor,
-    Record, Requests, SeenRequest, Stored,
+    Broker, BrokerBuilder, Fault, Faults, Flush, Heuristic, PlannedFault, PutMonitor, Record, Requests,
+    SeenRequest, Stored,
 };
+pub use connector::BrokerConnector;
 #[doc(no_inline)]
 pub use metaq_discovery::{MockDiscovery, TopicView};
 #[doc(no_inline)]

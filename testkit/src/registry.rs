@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use metaq_discovery::{MockDiscovery, TopicView};
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
+use metaq_transport::{ConnectionConfig, Dialer, StreamTransport};
 use parking_lot::Mutex;
 use tokio::{io::DuplexStream, runtime::Handle, time::sleep};
 
-use crate::BrokerConnector;
+use crate::connector::BrokerConnector;
 
 /// A registry in the test's own process: embedded brokers
 /// [register in it](crate::BrokerBuilder::register_with), producers find them by its [`discovery`](Self::discovery), and
@@ -238,6 +240,45 @@ impl EmbeddedRegistry {
                 this.state.lock().publish_views();
             });
         }
+    }
+}
+
+impl EmbeddedRegistry {
+    /// A transport that reaches the brokers of this registry, whether they have ports or not, with the default settings
+    /// for connections. It uses no network. Together with [`discovery`](Self::discovery) it is all that a producer needs:
+    ///
+    /// ```
+    /// # use metaq_producer::Producer;
+    /// # use metaq_testkit::{Broker, EmbeddedRegistry};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let registry = EmbeddedRegistry::new();
+    /// let broker = |id| Broker::builder().id(id).topic("orders", 4).register_with(&registry).start_without_port();
+    /// let (_zero, _one) = (broker(0)?, broker(1)?);
+    /// let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport()).build()?;
+    /// producer.publish_topic(&"orders".parse()?).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn transport(&self) -> StreamTransport<Self> {
+        self.transport_with(ConnectionConfig::default())
+    }
+
+    /// A [`transport`](Self::transport) with other settings.
+    #[must_use]
+    pub fn transport_with(&self, config: ConnectionConfig) -> StreamTransport<Self> {
+        StreamTransport::new(self.clone(), config)
+    }
+}
+
+/// Reaches the brokers that have registered.
+#[async_trait]
+impl Dialer for EmbeddedRegistry {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
+        self.connect(broker)
     }
 }
 

@@ -1,124 +1,38 @@
-//! A MetaQ broker inside the test's own process.
+//! The embedded broker: a MetaQ broker inside the process of a test.
+//!
+//! - `handle/`: the methods of [`Broker`], and starting one with a [`BrokerBuilder`].
+//! - `connections/`: accepting connections, reading requests and writing responses.
+//! - `handlers/`: what each request does, and its response.
+//! - `transactions/`: the messages of open transactions, local and XA.
+//! - `store/`: topics, the logs of their partitions, and the data folder.
+//! - `faults/`: faults on demand. `observe/`: records of the requests that a broker receives.
+//! - `registration/`: entries in ZooKeeper and etcd.
+//!
+//! `shared` is the state that all connections share. Uses point one way: `handle` → `connections` → `handlers` →
+//! `shared` → `transactions` → `store`, and `handle` → `registration` → `shared`.
 
-mod admin;
 mod builder;
-mod client;
-mod connection;
-mod data_folder;
+mod config_text;
+mod connections;
+mod counters;
 mod faults;
+mod handle;
 mod handlers;
-mod lenient_input;
-mod listener;
-mod local_transactions;
-mod log;
-mod prepared_file;
-mod put_monitor;
-mod records;
+mod observe;
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 mod registration;
 mod requests;
-mod segment;
+mod settings;
 mod shared;
-mod shutdown;
-mod stats;
-mod stored;
-mod topics;
-mod transaction_handlers;
+mod store;
 mod transactions;
-mod wait;
-
-use std::sync::{Arc, atomic::Ordering};
-
-use metaq_protocol::{BrokerAddr, BrokerId};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
 
 pub use builder::BrokerBuilder;
-pub use client::BrokerConnector;
 pub use faults::{Fault, Faults, PlannedFault};
-pub use log::Flush;
-pub use put_monitor::PutMonitor;
-pub use records::{Record, SeenRequest};
+pub use handle::{Broker, Stored};
+pub use observe::{PutMonitor, Record, SeenRequest};
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use registration::Registry;
 pub use requests::Requests;
-pub use stored::Stored;
+pub use store::Flush;
 pub use transactions::Heuristic;
-
-use listener::Io;
-use shared::BrokerShared;
-
-/// The version that a released Java broker answers, since the file that should hold its version is missing in it (protocol §3.5).
-const VERSION: &str = "0.1";
-
-/// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any stream of
-/// bytes. It keeps its messages in memory, or on disk as a Java broker does.
-///
-/// It answers and refuses as a real broker does, with the same texts, and the Java client takes it for one. Where it
-/// differs on purpose, `docs/embedded-broker.md` says so; [`compat`](BrokerBuilder::compat) has it differ less. It does
-/// wrong what its [`faults`](Self::faults) say.
-///
-/// It ends when it is dropped, and its connections with it, as if its process were killed. [`kill`](Self::kill) does the same
-/// and waits until its port is free; [`shut_down`](Self::shut_down) is the orderly way.
-///
-/// ```
-/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// use metaq_testkit::Broker;
-///
-/// let broker = Broker::builder().topic("orders", 4).start().await?;
-/// println!("listening on {}", broker.addr());
-/// assert!(broker.messages("orders").is_empty());
-/// # Ok::<(), std::io::Error>(())
-/// # }).unwrap();
-/// ```
-#[derive(Debug)]
-pub struct Broker {
-    shared: Arc<BrokerShared>,
-    streams: mpsc::UnboundedSender<Box<dyn Io>>,
-    accepting: JoinHandle<()>,
-    stop: Option<oneshot::Sender<()>>,
-    /// The builder that starts it again on the same port.
-    builder: BrokerBuilder,
-    #[cfg(any(feature = "zookeeper", feature = "etcd"))]
-    registrations: Vec<registration::Registration>,
-}
-
-impl Broker {
-    /// A broker with the id 0, any free port and no topic, unless told otherwise.
-    #[must_use]
-    pub fn builder() -> BrokerBuilder {
-        BrokerBuilder::new()
-    }
-
-    /// The address that the broker listens on.
-    #[must_use]
-    pub fn addr(&self) -> &BrokerAddr {
-        &self.shared.addr
-    }
-
-    /// The broker's id.
-    #[must_use]
-    pub fn id(&self) -> BrokerId {
-        self.shared.id
-    }
-
-    /// The faults of the broker.
-    #[must_use]
-    pub fn faults(&self) -> &Faults {
-        &self.shared.faults
-    }
-
-    /// The number of connections that were made to the broker since it started.
-    #[must_use]
-    pub fn accepted_connections(&self) -> usize {
-        self.shared.accepted.load(Ordering::Acquire)
-    }
-
-    /// The number of connections that are open now.
-    #[must_use]
-    pub fn open_connections(&self) -> usize {
-        self.shared.open.load(Ordering::Acquire)
-    }
-}

@@ -13,13 +13,12 @@ use tokio::{
 };
 
 use super::{
-    Faults, PutMonitor,
-    builder::Settings,
-    local_transactions::LocalMessages,
-    records::Records,
-    stats::Counters,
-    topics::{TopicEntry, Topics},
-    transactions::XaTransactions,
+    counters::Counters,
+    faults::Faults,
+    observe::{PutMonitor, Records},
+    settings::Settings,
+    store::{TopicEntry, Topics},
+    transactions::{LocalMessages, XaTransactions},
 };
 use crate::EmbeddedRegistry;
 
@@ -80,5 +79,12 @@ impl BrokerShared {
             });
             registry.update(self.id, &self.addr, named.collect());
         }
+    }
+
+    /// Stores nothing from now on, and gives the folder up. A commit is carried out before that or not at all.
+    pub(super) fn close(&self) {
+        let mut xa = self.transactions.lock();
+        xa.closed = true;
+        self.topics.close();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use super::super::BrokerShared;
+use crate::broker::shared::BrokerShared;
 
 /// The entries of each topic: path and text.
 pub(super) type TopicEntries = BTreeMap<String, Vec<(String, String)>>;

@@ -1,4 +1,12 @@
-//! Registering the broker as a Java broker registers (registry).
+//! The registration of a broker in ZooKeeper and etcd, with the entries of a Java broker (registry).
+//!
+//! - `registry`: the registry to register in: its kind, hosts, root and session timeout.
+//! - `layout`: the entries of a broker: paths and texts.
+//! - `session`: the calls that a session with either registry offers; `zookeeper` and `etcd` implement them.
+//! - `task`: registers the broker, follows changes of its topics, and registers it again after a lost session.
+//!
+//! [`Registration`] is the handle of one running task. The registry of a test's own process is
+//! [`EmbeddedRegistry`](crate::EmbeddedRegistry), which needs none of this.
 
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -20,7 +28,7 @@ use tokio::{
 
 pub use registry::Registry;
 
-use super::{Broker, BrokerShared};
+use super::shared::BrokerShared;
 use task::{RegistrationTask, Unregistration};
 
 /// The time that a withdrawal may take: a registry that is frozen answers no call of it.
@@ -36,24 +44,6 @@ pub(super) struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-impl Broker {
-    /// Registers a running broker in one more registry, as [`register_in`](super::BrokerBuilder::register_in) does for one that
-    /// is started. Whoever may have to give up while a registry doesn't answer can [`shut_down`](Self::shut_down) the broker
-    /// then, which takes it out of those where it is registered already.
-    ///
-    /// # Errors
-    /// When the broker can't be registered there: `AlreadyExists` when its id is that of another live broker. Its other
-    /// registrations are not affected.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped before it is done, the broker is not kept registered there; what was entered expires.
-    pub async fn register(&mut self, registry: Registry) -> io::Result<()> {
-        let registration = Registration::new(registry, Arc::clone(&self.shared)).await?;
-        self.registrations.push(registration);
-        Ok(())
     }
 }
 

@@ -4,6 +4,9 @@ use std::{io, time::Duration};
 
 use async_trait::async_trait;
 
+/// The time that the first registration may take on top of the session timeout.
+pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A session with a registry. An error means that the session is of no more use.
 #[async_trait]
 pub(super) trait Session: Send + Sync {

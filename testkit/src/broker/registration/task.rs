@@ -8,17 +8,14 @@ use tokio::{
 };
 
 use super::{
-    super::BrokerShared,
     layout::{Layout, TopicEntries},
     registry::Registry,
-    session::{ExistingEntry, Session},
+    session::{ExistingEntry, REGISTER_TIMEOUT, Session},
 };
+use crate::broker::shared::BrokerShared;
 
 /// Between attempts to reach a registry that is away.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-
-/// The time that the first registration may take on top of the session timeout.
-pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The number of former sessions that are remembered. Entries of an older one are waited for like those of a former process.
 const MAX_FORMER_SESSIONS: usize = 16;

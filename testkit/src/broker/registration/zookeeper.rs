@@ -6,10 +6,7 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
-use super::{
-    session::{ExistingEntry, Session},
-    task::REGISTER_TIMEOUT,
-};
+use super::session::{ExistingEntry, REGISTER_TIMEOUT, Session};
 
 /// The time that a call may take: the library waits while it is disconnected.
 const CALL: Duration = Duration::from_secs(5);

@@ -1,0 +1,115 @@
+//! Reading and writing the stream of one connection.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::connection::{Connection, NextStep};
+use crate::{broker::faults::Behaviour, connector::Io};
+
+/// Room for one read.
+const READ_CAPACITY: usize = 64 * 1024;
+
+/// The time for which what a client still sends is read after a connection was closed. Without that the system would tell the
+/// client of a broken connection, and answers that are on their way would be lost.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Answers requests until the client goes, quits, is silent for too long, or sends what is no request. Like a real
+/// broker it then closes without a word (protocol §2).
+pub(super) async fn drive(
+    mut stream: impl Io,
+    mut connection: Connection,
+    mut behaviour: watch::Receiver<Behaviour>,
+    number: usize,
+) -> io::Result<()> {
+    let Behaviour { closings, strandings, .. } = *behaviour.borrow();
+    let mut last_read = Instant::now();
+    loop {
+        if behaviour.borrow().strandings != strandings {
+            // What it owes is never answered.
+            connection.abandon();
+            drop(connection);
+            return strand(stream, behaviour, closings).await;
+        }
+        let closes_or_strands =
+            |behaviour: &Behaviour| behaviour.closings != closings || behaviour.strandings != strandings;
+        let free = behaviour.wait_for(|behaviour| !behaviour.frozen || closes_or_strands(behaviour)).await;
+        let Ok(cut) = free.map(|behaviour| (behaviour.closings == closings).then(|| behaviour.cut(number)))
+        else {
+            return Ok(());
+        };
+        let Some(cut) = cut else { return Ok(()) };
+        if behaviour.borrow().strandings != strandings {
+            continue;
+        }
+        let mut next = connection.process_input();
+        connection.notify();
+        if connection.cut_output(cut) {
+            next = NextStep::Close;
+        }
+        connection.mark_answered();
+        tokio::select! {
+            biased;
+            _ = behaviour.wait_for(closes_or_strands) => continue,
+            written = stream.write_all_buf(&mut connection.output) => written?,
+        }
+        match next {
+            NextStep::Close => {
+                connection.abandon();
+                return close(stream).await;
+            }
+            NextStep::Continue => continue,
+            NextStep::Read => {}
+        }
+        connection.input.reserve(READ_CAPACITY);
+        let silent_until = last_read + connection.idle_timeout();
+        let due = connection.next_due();
+        tokio::select! {
+            biased;
+            _ = behaviour.changed() => {}
+            () = sleep_until(due.unwrap_or(silent_until)), if due.is_some() => {}
+            read = stream.read_buf(&mut connection.input) => match read? {
+                0 => return Ok(()),
+                _ => last_read = Instant::now(),
+            },
+            () = sleep_until(silent_until) => {
+                connection.abandon();
+                return close(stream).await;
+            }
+        }
+    }
+}
+
+/// Reads everything and answers nothing, until the client goes or all connections are closed.
+async fn strand(
+    mut stream: impl Io,
+    mut behaviour: watch::Receiver<Behaviour>,
+    closings: u64,
+) -> io::Result<()> {
+    let mut rest = BytesMut::new();
+    let swallow = async {
+        while stream.read_buf(&mut rest).await? > 0 {
+            rest.clear();
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        biased;
+        _ = behaviour.wait_for(|behaviour| behaviour.closings != closings) => Ok(()),
+        swallowed = swallow => swallowed,
+    }
+}
+
+async fn close(mut stream: impl Io) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    let drained = timeout(DRAIN_TIMEOUT, async { while stream.read_exact(&mut rest).await.is_ok() {} });
+    // The client may go on sending; it was told.
+    let _ = drained.await;
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The settings of a broker that its connections look at.
+
+use std::time::Duration;
+
+use metaq_protocol::Limits;
+
+/// The settings that connections look at.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) max_transfer: usize,
+    pub(super) max_transaction: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) wait_timeout: Duration,
+    pub(super) limits: Limits,
+    pub(super) compat: bool,
+}

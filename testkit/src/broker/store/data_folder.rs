@@ -1,0 +1,78 @@
+//! The contents of a broker's data folder besides partitions, and the claim to the folder: two brokers never write to it at
+//! the same time.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// The folder in a data folder that holds the files of the embedded broker alone. It is named like a partition, and a Java
+/// broker takes it for one of an empty topic: where anything else lies in its `dataPath`, it leaves out some partitions.
+pub(super) const OWN_FOLDER: &str = "embedded.metaq-0";
+
+/// Its first line names the broker that holds the lock, the second the first count of ids of that broker.
+const LOCK: &str = "lock";
+
+/// The number of ids that a broker may give out before the next one on its folder begins behind them.
+const IDS_OF_A_RUN: i64 = 1 << 32;
+
+/// The path of a file of the embedded broker's own.
+pub(in crate::broker) fn own_file(data_folder: &Path, name: &str) -> PathBuf {
+    data_folder.join(OWN_FOLDER).join(name)
+}
+
+/// A data folder that belongs to this broker until this is dropped.
+#[derive(Debug)]
+pub(super) struct FolderClaim {
+    file: File,
+    owner: String,
+    /// The lowest count of ids that no former broker has given out; none in a new folder.
+    unused_ids: Option<i64>,
+}
+
+impl FolderClaim {
+    /// Makes the folder if there is none, and claims it. The error names the owner when it is claimed already.
+    pub(super) fn new(folder: &Path, owner: &str) -> io::Result<Self> {
+        fs::create_dir_all(folder.join(OWN_FOLDER))?;
+        let path = own_file(folder, LOCK);
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let locked = file.try_lock();
+        let mut text = String::new();
+        let read = file.read_to_string(&mut text);
+        let mut lines = text.lines();
+        let former = lines.next();
+        match locked {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("it is in use by {}", former.unwrap_or("another broker"));
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+        }
+        read?;
+        let first = lines.next().and_then(|line| line.parse::<i64>().ok());
+        let unused_ids = first.map(|first| first.saturating_add(IDS_OF_A_RUN));
+        let claim = Self { file, owner: owner.to_owned(), unused_ids };
+        // Whoever is refused from now on is told who holds it.
+        claim.write(unused_ids.unwrap_or(i64::MIN))?;
+        Ok(claim)
+    }
+
+    /// Chooses the count of ids to begin with: one that no former broker on this folder has reached, and at least
+    /// `lowest`.
+    pub(super) fn first_id(&self, lowest: i64) -> io::Result<i64> {
+        let first = self.unused_ids.map_or(lowest, |unused| unused.max(lowest));
+        self.write(first)?;
+        Ok(first)
+    }
+
+    fn write(&self, first_id: i64) -> io::Result<()> {
+        let text = format!("{}\n{first_id}\n", self.owner);
+        let mut file = &self.file;
+        file.rewind()?;
+        // Not emptied before: a process that is killed in between leaves one of the two texts.
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    }
+}

@@ -1,0 +1,165 @@
+//! XA transactions, which belong to the broker (protocol §3.7).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use metaq_protocol::{XaError, XaTransactionId};
+use tokio::time::Instant;
+
+use super::pending::{PendingMessage, deadline};
+
+/// An XA transaction that was begun.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct XaTransaction {
+    pub(in crate::broker) pending: Vec<PendingMessage>,
+    /// Whether a put named it, a refused one included (B-21).
+    pub(in crate::broker) used: bool,
+    pub(in crate::broker) prepared: bool,
+    deadline: Option<Instant>,
+}
+
+impl XaTransaction {
+    fn has_expired(&self, now: Instant) -> bool {
+        !self.prepared && self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Keeps a message until the commit. What comes after `PREPARE` is lost, as in a Java broker (B-24).
+    pub(in crate::broker) fn keep(&mut self, pending: PendingMessage) {
+        if !self.prepared {
+            self.pending.push(pending);
+        }
+    }
+}
+
+/// The decision of an operator on a prepared XA transaction, made without asking who had begun it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Heuristic {
+    /// It was committed: `XA_HEURCOM`, 7.
+    Committed,
+    /// It was rolled back: `XA_HEURRB`, 6.
+    RolledBack,
+    /// It may have been either: `XA_HEURHAZ`, 8.
+    Completed,
+}
+
+impl Heuristic {
+    fn error(self, id: &XaTransactionId) -> XaError {
+        let (code, text) = match self {
+            Self::Committed => (7, "committed"),
+            Self::RolledBack => (6, "rolled back"),
+            Self::Completed => (8, "completed"),
+        };
+        XaError::new(code, format!("XA transaction '{}' has been heuristically {text}.", id.as_str()))
+    }
+}
+
+/// The XA transactions of a broker.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct XaTransactions {
+    /// With their order.
+    open: BTreeMap<XaTransactionId, (u64, XaTransaction)>,
+    decided: BTreeMap<XaTransactionId, (u64, Heuristic)>,
+    begun: u64,
+    /// The broker has ended: its folder may be another's.
+    pub(in crate::broker) closed: bool,
+}
+
+impl XaTransactions {
+    /// Begins it; one that goes on is left as it is.
+    pub(in crate::broker) fn begin(&mut self, id: &XaTransactionId, seconds: i32, most: Duration) {
+        self.drop_expired();
+        let order = self.next();
+        let begun = || XaTransaction { deadline: deadline(seconds, most), ..XaTransaction::default() };
+        self.open.entry(id.clone()).or_insert_with(|| (order, begun()));
+    }
+
+    /// Takes up what was prepared before a restart.
+    pub(in crate::broker) fn restore(&mut self, id: XaTransactionId, pending: Vec<PendingMessage>) {
+        let order = self.next();
+        let transaction = XaTransaction { pending, used: true, prepared: true, deadline: None };
+        self.open.insert(id, (order, transaction));
+    }
+
+    /// Takes up what an operator decided before a restart.
+    pub(in crate::broker) fn restore_decided(&mut self, id: XaTransactionId, heuristic: Heuristic) {
+        let order = self.next();
+        self.decided.insert(id, (order, heuristic));
+    }
+
+    pub(in crate::broker) fn get(&mut self, id: &XaTransactionId) -> Result<&mut XaTransaction, XaError> {
+        match self.open.get_mut(id) {
+            Some((_, transaction)) if !transaction.has_expired(Instant::now()) => Ok(transaction),
+            _ => Err(Self::unknown(&self.decided, id)),
+        }
+    }
+
+    pub(in crate::broker) fn end(&mut self, id: &XaTransactionId) -> Result<XaTransaction, XaError> {
+        match self.open.remove(id) {
+            Some((_, transaction)) if !transaction.has_expired(Instant::now()) => Ok(transaction),
+            _ => Err(Self::unknown(&self.decided, id)),
+        }
+    }
+
+    fn unknown(decided: &BTreeMap<XaTransactionId, (u64, Heuristic)>, id: &XaTransactionId) -> XaError {
+        match decided.get(id) {
+            Some((_, heuristic)) => heuristic.error(id),
+            None => {
+                let text = format!("XA transaction '{}' has not been started.", id.as_str());
+                XaError::new(XaError::NOTA, text)
+            }
+        }
+    }
+
+    /// Takes a prepared one out of its owner's hands.
+    pub(in crate::broker) fn decide(&mut self, id: &XaTransactionId, heuristic: Heuristic) {
+        if let Some((order, _)) = self.open.remove(id) {
+            self.decided.insert(id.clone(), (order, heuristic));
+        }
+    }
+
+    /// The prepared transaction of this name.
+    pub(in crate::broker) fn prepared_one(&self, id: &XaTransactionId) -> Option<&XaTransaction> {
+        let (_, transaction) = self.open.get(id)?;
+        transaction.prepared.then_some(transaction)
+    }
+
+    /// False when no operator had decided it.
+    pub(in crate::broker) fn forget(&mut self, id: &XaTransactionId) -> bool {
+        self.decided.remove(id).is_some()
+    }
+
+    /// The transactions that are prepared or decided by an operator, oldest first: with the given qualifier, or all.
+    pub(in crate::broker) fn recover(&self, qualifier: Option<&str>) -> Vec<XaTransactionId> {
+        let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
+        let mut found: Vec<_> = prepared.map(|(id, (order, _))| (false, *order, id)).collect();
+        found.extend(self.decided.iter().map(|(id, (order, _))| (true, *order, id)));
+        found.retain(|(_, _, id)| qualifier.is_none_or(|qualifier| id.qualifier() == qualifier));
+        found.sort_unstable_by_key(|(is_decided, order, _)| (*is_decided, *order));
+        found.into_iter().map(|(_, _, id)| id.clone()).collect()
+    }
+
+    /// All that is prepared.
+    pub(in crate::broker) fn prepared(&self) -> impl Iterator<Item = (&XaTransactionId, &XaTransaction)> {
+        let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
+        prepared.map(|(id, (_, transaction))| (id, transaction))
+    }
+
+    /// All that operators decided, oldest first.
+    pub(in crate::broker) fn decided(&self) -> Vec<(&XaTransactionId, Heuristic)> {
+        let mut decided: Vec<_> = self.decided.iter().collect();
+        decided.sort_unstable_by_key(|(_, (order, _))| *order);
+        decided.into_iter().map(|(id, (_, heuristic))| (id, *heuristic)).collect()
+    }
+
+    fn next(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
+    fn drop_expired(&mut self) {
+        if !self.open.is_empty() {
+            let now = Instant::now();
+            self.open.retain(|_, (_, transaction)| !transaction.has_expired(now));
+        }
+    }
+}
