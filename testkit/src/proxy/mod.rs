@@ -1,7 +1,8 @@
 //! A TCP proxy that spoils connections, for tests of what a network does.
 
 mod plan;
-mod pump;
+mod relay;
+mod shared;
 
 use std::{
     io,
@@ -20,13 +21,14 @@ use tokio::{
 };
 
 pub use plan::{Fault, Plan};
-use pump::End;
+pub use shared::{Direction, OnConnect};
+use shared::{End, ProxyShared};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
 /// Between attempts to accept while the system has no resources for that.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A TCP proxy between a client and its server, on a free port of the loopback interface, which a test controls while
 /// it runs. It forwards everything until it is told otherwise: by a [`Plan`] for each direction, by what new
@@ -61,55 +63,15 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
-    shared: Arc<Shared>,
-    orders: mpsc::UnboundedSender<Order>,
+    shared: Arc<ProxyShared>,
+    changes: mpsc::UnboundedSender<OnConnectChange>,
     accepting: JoinHandle<()>,
     /// Keeps the port while nobody listens on it.
     _port: TcpSocket,
 }
 
 /// The treatment of new connections, and the place where its start is reported.
-type Order = (OnConnect, oneshot::Sender<io::Result<()>>);
-
-/// The directions of a connection's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Direction {
-    /// The bytes that the client sends.
-    ToServer,
-    /// The bytes that the server sends.
-    ToClient,
-}
-
-/// The treatment of new connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum OnConnect {
-    /// It is accepted, and connected to the server. Where the server can't be reached it is reset.
-    #[default]
-    Forward,
-    /// It is refused by the system, as where nobody listens. The port stays taken.
-    Refuse,
-    /// It is accepted and reset at once.
-    Reset,
-    /// It is accepted, and nothing is ever read or answered; the server doesn't hear of it. It ends with
-    /// [`Proxy::close_all`] or [`Proxy::reset_all`].
-    Ignore,
-}
-
-/// The state that the proxy's handle, its listener and its connections share.
-#[derive(Debug)]
-struct Shared {
-    target: String,
-    plans: [watch::Sender<Arc<Plan>>; 2],
-    /// The way in which open connections are to end; they watch for a change.
-    end: watch::Sender<End>,
-    /// The number of times that the open connections were stranded.
-    strandings: watch::Sender<u64>,
-    accepted: AtomicUsize,
-    open: AtomicUsize,
-    forwarded: [AtomicU64; 2],
-}
+type OnConnectChange = (OnConnect, oneshot::Sender<io::Result<()>>);
 
 impl Proxy {
     /// Starts a proxy to `target`, an address as `HOST:PORT`. The target is connected to once for each connection that
@@ -121,7 +83,7 @@ impl Proxy {
     /// # Cancel safety
     /// Nothing listens when the future is dropped before it is done.
     pub async fn start(target: impl Into<String>) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyShared {
             target: target.into(),
             plans: [watch::Sender::default(), watch::Sender::default()],
             end: watch::Sender::new(End::Closed),
@@ -133,9 +95,9 @@ impl Proxy {
         let port = bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let addr = port.local_addr()?;
         let listener = bind(addr)?.listen(BACKLOG)?;
-        let (orders, incoming) = mpsc::unbounded_channel();
+        let (changes, incoming) = mpsc::unbounded_channel();
         let accepting = tokio::spawn(accept(listener, addr, incoming, Arc::clone(&shared)));
-        Ok(Self { addr, shared, orders, accepting, _port: port })
+        Ok(Self { addr, shared, changes, accepting, _port: port })
     }
 
     /// The address that it listens on.
@@ -166,9 +128,9 @@ impl Proxy {
     /// It is done all the same when the future is dropped, but it isn't known when.
     pub async fn on_connect(&self, what: OnConnect) -> io::Result<()> {
         let gone = || io::Error::other("the proxy's runtime has ended");
-        let (done, followed) = oneshot::channel();
-        self.orders.send((what, done)).map_err(|_| gone())?;
-        followed.await.map_err(|_| gone())?
+        let (done, applied) = oneshot::channel();
+        self.changes.send((what, done)).map_err(|_| gone())?;
+        applied.await.map_err(|_| gone())?
     }
 
     /// Ends all open connections by FIN, in both directions.
@@ -226,33 +188,33 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
 async fn accept(
     listener: TcpListener,
     addr: SocketAddr,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    shared: Arc<Shared>,
+    mut changes: mpsc::UnboundedReceiver<OnConnectChange>,
+    shared: Arc<ProxyShared>,
 ) {
     let mut listener = Some(listener);
-    let mut meets = OnConnect::Forward;
+    let mut on_connect = OnConnect::Forward;
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            order = orders.recv() => {
-                let Some((what, done)) = order else { return };
-                let followed = match (what, listener.take()) {
+            change = changes.recv() => {
+                let Some((what, done)) = change else { return };
+                let applied = match (what, listener.take()) {
                     (OnConnect::Refuse, _) => Ok(None),
                     (_, Some(listener)) => Ok(Some(listener)),
                     (_, None) => bind(addr).and_then(|socket| socket.listen(BACKLOG)).map(Some),
                 };
-                let followed = followed.map(|next| (listener, meets) = (next, what));
+                let applied = applied.map(|next| (listener, on_connect) = (next, what));
                 // Whoever gave the order may have gone.
-                let _ = done.send(followed);
+                let _ = done.send(applied);
             }
             Some(_) = connections.join_next() => {}
             accepted = next(listener.as_ref()) => match accepted {
                 Ok(client) => {
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
-                    connections.spawn(pump::serve(client, meets, Arc::clone(&shared)));
+                    connections.spawn(relay::relay_connection(client, on_connect, Arc::clone(&shared)));
                 }
-                Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
         }
     }

@@ -17,56 +17,33 @@ use tokio::{
 };
 
 use super::{
-    Direction, OnConnect, Shared,
     plan::{Fault, Flow, Plan},
+    shared::{Direction, End, OnConnect, OpenConnection, ProxyShared},
 };
 
 /// The number of bytes that are read at once.
-const CHUNK: usize = 16 * 1024;
+const READ_CAPACITY: usize = 16 * 1024;
 
 /// The number of bytes that may be under way while they are delayed.
-const MAX_UNDER_WAY: usize = 4 * 1024 * 1024;
+const MAX_BUFFERED: usize = 4 * 1024 * 1024;
 
 /// With a limited bandwidth it is written in pieces of what flows in so long.
-const PIECE: Duration = Duration::from_millis(20);
-
-/// The ways in which a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    Closed,
-    Reset,
-}
-
-/// Counts a connection as open.
-struct Open<'a>(&'a Shared);
-
-impl<'a> Open<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.open.fetch_add(1, Ordering::SeqCst);
-        Self(shared)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
-    }
-}
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Serves a connection to its end.
-pub(super) async fn serve(client: TcpStream, meets: OnConnect, shared: Arc<Shared>) {
+pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, shared: Arc<ProxyShared>) {
     // A connection whose task is stopped is reset.
     let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
-    let open = Open::new(&shared);
+    let open = OpenConnection::new(&shared);
     let mut end = shared.end.subscribe();
     let mut strandings = shared.strandings.subscribe();
-    if meets == OnConnect::Ignore {
+    if on_connect == OnConnect::Ignore {
         if ended(&mut end).await == End::Closed {
             close([&client]);
         }
         return;
     }
-    if meets != OnConnect::Forward {
+    if on_connect != OnConnect::Forward {
         return;
     }
     let server = tokio::select! {
@@ -83,16 +60,16 @@ pub(super) async fn serve(client: TcpStream, meets: OnConnect, shared: Arc<Share
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut to_server, mut to_client) =
-        (Pump::new(&shared, Direction::ToServer), Pump::new(&shared, Direction::ToClient));
+        (Relay::new(&shared, Direction::ToServer), Relay::new(&shared, Direction::ToClient));
     let both = async { tokio::try_join!(to_server.run(&client, &server), to_client.run(&server, &client)) };
-    let how = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         Ok(()) = strandings.changed() => None,
         end = ended(&mut end) => Some(end),
         done = both => Some(done.map_or_else(|end| end, |_| End::Closed)),
     };
-    let how = match how {
-        Some(how) => how,
+    let outcome = match outcome {
+        Some(outcome) => outcome,
         None => {
             let swallow = async {
                 tokio::join!(drain(&client), drain(&server));
@@ -104,7 +81,7 @@ pub(super) async fn serve(client: TcpStream, meets: OnConnect, shared: Arc<Share
             }
         }
     };
-    if how == End::Closed {
+    if outcome == End::Closed {
         close([&client, &server]);
         drop(open);
         // What comes in now would make the system reset the connection, and the receiver lose what it hasn't read.
@@ -153,7 +130,7 @@ async fn drain(stream: &TcpStream) {
 async fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     loop {
         stream.readable().await?;
-        buffer.reserve(CHUNK);
+        buffer.reserve(READ_CAPACITY);
         match stream.try_read_buf(buffer) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             result => return result,
@@ -162,16 +139,16 @@ async fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
 }
 
 /// Bytes that are under way.
-struct Piece {
+struct Chunk {
     due: Instant,
     bytes: Bytes,
     /// Added by a fault: it counts for nothing, and no fault hits it.
-    added: bool,
+    injected: bool,
 }
 
 /// One direction of a connection.
-struct Pump<'a> {
-    shared: &'a Shared,
+struct Relay<'a> {
+    shared: &'a ProxyShared,
     direction: Direction,
     plans: watch::Receiver<Arc<Plan>>,
     plan: Arc<Plan>,
@@ -179,40 +156,40 @@ struct Pump<'a> {
     flow: Flow,
     /// The number of bytes since the plan was set, and of its faults that have happened.
     position: u64,
-    happened: usize,
+    applied_faults: usize,
     /// The last bytes before the position, if one of the faults may need them.
     history: BytesMut,
-    pieces: VecDeque<Piece>,
-    under_way: usize,
+    chunks: VecDeque<Chunk>,
+    buffered: usize,
     at_end: bool,
     /// The time at which the bandwidth lets the next piece go.
     next: Instant,
 }
 
-impl<'a> Pump<'a> {
-    fn new(shared: &'a Shared, direction: Direction) -> Self {
+impl<'a> Relay<'a> {
+    fn new(shared: &'a ProxyShared, direction: Direction) -> Self {
         let plans = shared.plans[direction as usize].subscribe();
-        let mut pump = Self {
+        let mut relay = Self {
             shared,
             direction,
             plans,
             plan: Arc::default(),
             flow: Flow::Forward,
             position: 0,
-            happened: 0,
+            applied_faults: 0,
             history: BytesMut::new(),
-            pieces: VecDeque::new(),
-            under_way: 0,
+            chunks: VecDeque::new(),
+            buffered: 0,
             at_end: false,
             next: Instant::now(),
         };
-        pump.follow_plan();
-        pump
+        relay.load_plan();
+        relay
     }
 
-    fn follow_plan(&mut self) {
+    fn load_plan(&mut self) {
         self.plan = Arc::clone(&self.plans.borrow_and_update());
-        (self.flow, self.position, self.happened) = (self.plan.flow, 0, 0);
+        (self.flow, self.position, self.applied_faults) = (self.plan.flow, 0, 0);
         self.history.clear();
         self.next = Instant::now();
     }
@@ -221,43 +198,43 @@ impl<'a> Pump<'a> {
     async fn run(&mut self, from: &TcpStream, to: &TcpStream) -> Result<(), End> {
         let mut buffer = BytesMut::new();
         loop {
-            self.happen()?;
+            self.apply_due_faults()?;
             if self.flow == Flow::Swallow {
-                self.pieces.clear();
-                self.under_way = 0;
+                self.chunks.clear();
+                self.buffered = 0;
             }
-            if self.at_end && self.pieces.is_empty() && self.flow == Flow::Forward {
+            if self.at_end && self.chunks.is_empty() && self.flow == Flow::Forward {
                 // Where the other side has gone already there is nobody to tell.
                 let _ = SockRef::from(to).shutdown(Shutdown::Write);
                 return Ok(());
             }
-            let room = self.pieces.is_empty()
-                || !self.plan.delay.is_zero() && self.under_way < MAX_UNDER_WAY
+            let can_read = self.chunks.is_empty()
+                || !self.plan.delay.is_zero() && self.buffered < MAX_BUFFERED
                 || self.flow == Flow::Swallow;
-            let due = self.pieces.front().filter(|_| self.flow == Flow::Forward).map(|piece| {
-                if piece.added || self.plan.bandwidth.is_none() {
-                    piece.due
+            let due = self.chunks.front().filter(|_| self.flow == Flow::Forward).map(|chunk| {
+                if chunk.injected || self.plan.bandwidth.is_none() {
+                    chunk.due
                 } else {
-                    piece.due.max(self.next)
+                    chunk.due.max(self.next)
                 }
             });
             tokio::select! {
                 biased;
                 // Never an error: the sender is in what is shared.
-                Ok(()) = self.plans.changed() => self.follow_plan(),
+                Ok(()) = self.plans.changed() => self.load_plan(),
                 writable = writable(to, due), if due.is_some() => {
                     writable.map_err(|_| End::Reset)?;
                     self.write(to)?;
                 }
-                got = read(from, &mut buffer), if room && !self.at_end && self.flow != Flow::Freeze => {
-                    self.take_in(got, &mut buffer)?;
+                got = read(from, &mut buffer), if can_read && !self.at_end && self.flow != Flow::Freeze => {
+                    self.buffer_input(got, &mut buffer)?;
                 }
             }
         }
     }
 
     /// Takes in what was read.
-    fn take_in(&mut self, got: io::Result<usize>, buffer: &mut BytesMut) -> Result<(), End> {
+    fn buffer_input(&mut self, got: io::Result<usize>, buffer: &mut BytesMut) -> Result<(), End> {
         match got {
             Ok(0) => self.at_end = true,
             Ok(_) => {
@@ -265,8 +242,12 @@ impl<'a> Pump<'a> {
                 if self.flow == Flow::Swallow {
                     return Ok(());
                 }
-                self.under_way += bytes.len();
-                self.pieces.push_back(Piece { due: Instant::now() + self.plan.delay, bytes, added: false });
+                self.buffered += bytes.len();
+                self.chunks.push_back(Chunk {
+                    due: Instant::now() + self.plan.delay,
+                    bytes,
+                    injected: false,
+                });
             }
             // Nobody hears of it.
             Err(_) if self.flow == Flow::Swallow => self.at_end = true,
@@ -276,14 +257,15 @@ impl<'a> Pump<'a> {
     }
 
     /// Makes the faults happen that are due at this position.
-    fn happen(&mut self) -> Result<(), End> {
+    fn apply_due_faults(&mut self) -> Result<(), End> {
         // What a fault added goes before the next one.
-        while self.pieces.front().is_none_or(|piece| !piece.added) {
-            let Some((_, fault)) = self.plan.faults.get(self.happened).filter(|(at, _)| *at <= self.position)
+        while self.chunks.front().is_none_or(|chunk| !chunk.injected) {
+            let Some((_, fault)) =
+                self.plan.faults.get(self.applied_faults).filter(|(at, _)| *at <= self.position)
             else {
                 break;
             };
-            self.happened += 1;
+            self.applied_faults += 1;
             match fault {
                 Fault::Close => return Err(End::Closed),
                 Fault::Reset => return Err(End::Reset),
@@ -305,48 +287,48 @@ impl<'a> Pump<'a> {
 
     fn add(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
-            self.under_way += bytes.len();
-            self.pieces.push_front(Piece { due: Instant::now(), bytes, added: true });
+            self.buffered += bytes.len();
+            self.chunks.push_front(Chunk { due: Instant::now(), bytes, injected: true });
         }
     }
 
     /// Writes as much of the first piece as the plan lets go at once.
     fn write(&mut self, to: &TcpStream) -> Result<(), End> {
-        let Some(piece) = self.pieces.front_mut() else { return Ok(()) };
-        let mut limit = piece.bytes.len();
-        if !piece.added {
-            if let Some((at, _)) = self.plan.faults.get(self.happened) {
+        let Some(chunk) = self.chunks.front_mut() else { return Ok(()) };
+        let mut limit = chunk.bytes.len();
+        if !chunk.injected {
+            if let Some((at, _)) = self.plan.faults.get(self.applied_faults) {
                 limit = limit.min(usize::try_from(at - self.position).unwrap_or(usize::MAX));
             }
             if let Some(bandwidth) = self.plan.bandwidth {
-                let piece = bandwidth as f64 * PIECE.as_secs_f64();
-                limit = limit.min((piece as usize).max(1));
+                let chunk = bandwidth as f64 * WRITE_INTERVAL.as_secs_f64();
+                limit = limit.min((chunk as usize).max(1));
             }
         }
-        let written = match to.try_write(&piece.bytes[..limit]) {
+        let written = match to.try_write(&chunk.bytes[..limit]) {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(_) => return Err(End::Reset),
         };
-        let bytes = piece.bytes.split_to(written);
-        let (added, emptied) = (piece.added, piece.bytes.is_empty());
-        self.under_way -= written;
+        let bytes = chunk.bytes.split_to(written);
+        let (injected, emptied) = (chunk.injected, chunk.bytes.is_empty());
+        self.buffered -= written;
         if emptied {
-            self.pieces.pop_front();
+            self.chunks.pop_front();
         }
-        if !added {
+        if !injected {
             self.position += written as u64;
             self.shared.forwarded[self.direction as usize].fetch_add(written as u64, Ordering::SeqCst);
             if let Some(bandwidth) = self.plan.bandwidth {
                 self.next = self.next.max(Instant::now())
                     + Duration::from_secs_f64(written as f64 / bandwidth as f64);
             }
-            self.remember(&bytes);
+            self.keep_history(&bytes);
         }
         Ok(())
     }
 
-    fn remember(&mut self, bytes: &[u8]) {
+    fn keep_history(&mut self, bytes: &[u8]) {
         let wanted = self.plan.history();
         if wanted > 0 {
             self.history.extend_from_slice(bytes);
