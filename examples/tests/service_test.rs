@@ -104,7 +104,7 @@ async fn a_connection_that_breaks_is_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn orders_are_taken_while_the_registry_is_away() {
     let (shop, broker) = open().await;
-    broker.registry().add_fault(RegistryFault::Gone);
+    broker.registry().add_fault(RegistryFault::Unreachable);
     for n in 0..100 {
         assert_eq!(shop.place(&format!("coffee {n}"), "table 7").await, Placed::Yes);
         tokio::time::sleep(Duration::from_secs(1)).await;

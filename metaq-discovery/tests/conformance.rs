@@ -64,7 +64,7 @@ impl RegistryUnderTest for Mock {
         });
     }
 
-    async fn spoil(&self, broker: BrokerId) {
+    async fn corrupt(&self, broker: BrokerId) {
         self.unregister(broker).await;
         self.mock.tell(DiscoveryEvent::BadEntry(BadEntry::new(format!("{broker}"), "spoiled")));
     }
@@ -73,11 +73,11 @@ impl RegistryUnderTest for Mock {
         self.mock.set_delay(delay);
     }
 
-    async fn go_away(&self) {
+    async fn disconnect(&self) {
         self.mock.set_away(true);
     }
 
-    async fn come_back(&self) {
+    async fn reconnect(&self) {
         self.mock.set_away(false);
     }
 }
@@ -150,15 +150,15 @@ impl RegistryUnderTest for File {
         });
     }
 
-    async fn spoil(&self, broker: BrokerId) {
+    async fn corrupt(&self, broker: BrokerId) {
         self.change(|content| "nowhere".clone_into(&mut content.brokers.get_mut(&broker).unwrap().0));
     }
 
-    async fn go_away(&self) {
+    async fn disconnect(&self) {
         self.change(|content| content.away = true);
     }
 
-    async fn come_back(&self) {
+    async fn reconnect(&self) {
         self.change(|content| content.away = false);
     }
 }

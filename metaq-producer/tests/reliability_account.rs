@@ -70,7 +70,7 @@ const HAPPENINGS: [(&str, Happening); 21] = [
     ("garbage", |cluster| plan(cluster, Fault::Garbage(30))),
     ("answers that come twice", |cluster| plan(cluster, Fault::Twice)),
     ("answers that are cut", |cluster| plan(cluster, Fault::Cut(10))),
-    ("a registry that is gone", |cluster| cluster.registry.add_fault(RegistryFault::Gone)),
+    ("a registry that is gone", |cluster| cluster.registry.add_fault(RegistryFault::Unreachable)),
     ("an empty registry", |cluster| cluster.registry.add_fault(RegistryFault::Empty)),
     ("a wrong address", |cluster| {
         cluster.registry.add_fault(RegistryFault::WrongAddress(metaq_producer::BrokerId(0)));

@@ -84,7 +84,7 @@ const CASES: [Case; 19] = [
         x,
         STORED,
     ),
-    ("a registry that is gone", |cluster| cluster.registry.add_fault(RegistryFault::Gone), x, STORED),
+    ("a registry that is gone", |cluster| cluster.registry.add_fault(RegistryFault::Unreachable), x, STORED),
     ("a slow registry", |cluster| cluster.registry.add_fault(RegistryFault::Slow(TIMEOUT)), x, STORED),
     (
         "an empty registry",

@@ -76,7 +76,7 @@ pub enum RegistryFault {
     /// It says that no broker is there.
     Empty,
     /// It can't be reached: calls fail, changes are not seen, and the last view holds.
-    Gone,
+    Unreachable,
     /// It doesn't tell of this broker.
     Missing(BrokerId),
     /// It gives this broker the address of somebody else, where nobody listens.
@@ -112,7 +112,7 @@ impl EmbeddedRegistry {
         for topic in state.topics() {
             mock.set(state.view(&topic));
         }
-        mock.set_away(state.faults.contains(&RegistryFault::Gone));
+        mock.set_away(state.faults.contains(&RegistryFault::Unreachable));
         state.discoveries.push(mock.clone());
         mock
     }
@@ -284,7 +284,7 @@ impl Dialer for EmbeddedRegistry {
 
 impl State {
     fn publish_views(&mut self) {
-        let (away, delay) = (self.faults.contains(&RegistryFault::Gone), self.delay());
+        let (away, delay) = (self.faults.contains(&RegistryFault::Unreachable), self.delay());
         let topics = self.topics();
         for mock in &self.discoveries {
             mock.set_delay(delay);

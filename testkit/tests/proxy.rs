@@ -4,7 +4,7 @@
 use std::{io::ErrorKind, time::Duration};
 
 use bytes::Bytes;
-use metaq_testkit::proxy::{Direction, Fault, OnConnect, Plan, Proxy};
+use metaq_testkit::proxy::{Direction, OnConnect, Plan, Proxy, StreamFault};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -168,11 +168,11 @@ async fn what_is_swallowed_is_lost_while_the_sockets_live() {
 async fn faults_happen_at_their_byte() {
     let line = Line::open().await;
     let faults = Plan::new()
-        .at(9, Fault::Duplicate(100))
-        .at(3, Fault::Duplicate(2))
-        .at(6, Fault::Inject(Bytes::from_static(b"[in]")))
-        .at(6, Fault::Inject(Bytes::from_static(b"[between]")))
-        .at(12, Fault::Close);
+        .at(9, StreamFault::Duplicate(100))
+        .at(3, StreamFault::Duplicate(2))
+        .at(6, StreamFault::Inject(Bytes::from_static(b"[in]")))
+        .at(6, StreamFault::Inject(Bytes::from_static(b"[between]")))
+        .at(12, StreamFault::Close);
     line.proxy.plan(Direction::ToServer, faults);
     // On each connection anew, however the bytes are sent.
     for portion in [1, 2, 5, 20] {
@@ -193,14 +193,14 @@ async fn a_position_counts_from_the_plan_on() {
     let mut line = Line::open().await;
     line.client.write_all(b"before").await.unwrap();
     hears(&mut line.served, b"before").await;
-    line.proxy.plan(Direction::ToServer, Plan::new().at(2, Fault::Freeze));
+    line.proxy.plan(Direction::ToServer, Plan::new().at(2, StreamFault::Freeze));
     line.client.write_all(b"after").await.unwrap();
     hears(&mut line.served, b"af").await;
     hears_nothing(&mut line.served).await;
-    line.proxy.plan(Direction::ToServer, Plan::new().at(1, Fault::Swallow));
+    line.proxy.plan(Direction::ToServer, Plan::new().at(1, StreamFault::Swallow));
     hears(&mut line.served, b"t").await;
     hears_nothing(&mut line.served).await;
-    line.proxy.plan(Direction::ToServer, Plan::new().at(0, Fault::Reset));
+    line.proxy.plan(Direction::ToServer, Plan::new().at(0, StreamFault::Reset));
     is_reset(&mut line.served).await;
     is_reset(&mut line.client).await;
 }

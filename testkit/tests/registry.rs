@@ -105,7 +105,7 @@ async fn each_fault_does_what_it_says() {
     );
 
     // Gone: the last view holds, calls fail, and what changed is seen afterwards.
-    registry.add_fault(RegistryFault::Gone);
+    registry.add_fault(RegistryFault::Unreachable);
     one.set_topic(topic(), 7);
     assert_eq!(seen(&watch), right);
     let error = discovery.watch(&topic()).await.unwrap_err();

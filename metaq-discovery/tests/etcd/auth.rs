@@ -7,7 +7,7 @@ use metaq_discovery::{
     BrokerId, Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery,
 };
 use metaq_testkit::{
-    conformance::{Observer, RegistryUnderTest as _, apart, text, topic},
+    conformance::{Observer, RegistryUnderTest as _, on_own_runtime, text, topic},
     peers::{Etcd, EtcdProgram},
     proxy::{Plan, Proxy},
 };
@@ -112,8 +112,8 @@ async fn loses_and_regains(
     let log = Log::default();
     let _logging = log.listen();
     let program = program.clone();
-    let registry = apart(async move { Box::pin(guarded(&program)).await }).await;
-    let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
+    let registry = on_own_runtime(async move { Box::pin(guarded(&program)).await }).await;
+    let proxy = on_own_runtime(Proxy::start(registry.endpoint.clone())).await.unwrap();
     let mut config = config("metaq", "secret");
     config.reread_interval = Duration::from_millis(200);
     let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
@@ -121,7 +121,7 @@ async fn loses_and_regains(
     let mut observer = Observer::new(&discovery, &watch);
     let mut root = registry.client.clone();
     lose(&mut root).await;
-    observer.hears("lost").await;
+    observer.wait_for_event("lost").await;
     let lost = Instant::now();
     let connections = proxy.accepted();
     registry.register(BrokerId(1), addr(1001), 1).await;
@@ -134,7 +134,7 @@ async fn loses_and_regains(
     let attempts = proxy.accepted() - connections;
     assert!((1..=4).contains(&attempts), "{attempts} attempts in 4 s, after 0.5, 1.5 and 3.5 s");
     assert_eq!(text(&watch.current()), "0@1000:1", "the view holds");
-    assert_eq!(observer.told().iter().filter(|event| *event == "lost").count(), 1, "it is told once");
+    assert_eq!(observer.take_events().iter().filter(|event| *event == "lost").count(), 1, "it is told once");
     assert_eq!(log.count("etcd refuses to be read; the last views hold"), 1, "{}", log.text());
     assert_eq!(log.count(reason), 1, "{}", log.text());
     regain(&mut root).await;
@@ -143,7 +143,7 @@ async fn loses_and_regains(
         timeout(PATIENCE, watch.changed()).await.expect("it is followed again").unwrap();
     }
     assert!(regained.elapsed() < Duration::from_secs(8), "the pauses were 0.5, 1, 2 and 4 s");
-    assert!(observer.told().contains(&"connected".to_owned()));
+    assert!(observer.take_events().contains(&"connected".to_owned()));
     assert_eq!(discovery.topics().await.unwrap(), [topic()]);
     assert_eq!(log.count("etcd is read again"), 1, "{}", log.text());
     discovery.close().await;

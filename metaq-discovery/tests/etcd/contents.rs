@@ -12,7 +12,7 @@ use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::{StreamExt as _, future::try_join_all, stream};
 use metaq_discovery::{BrokerId, Discovery, DiscoveryEvent, EtcdDiscovery, Topic};
 use metaq_testkit::{
-    conformance::{RegistryUnderTest as _, apart, text, topic},
+    conformance::{RegistryUnderTest as _, on_own_runtime, text, topic},
     peers::EtcdProgram,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -146,7 +146,7 @@ async fn addresses_that_vanish_hold_up_no_task() {
     const TOPICS: usize = 500;
     const BROKERS: usize = 10;
     let Some(program) = EtcdProgram::get("addresses_that_vanish_hold_up_no_task") else { return };
-    let registry = apart(async move { Registry::start(&program).await }).await;
+    let registry = on_own_runtime(async move { Registry::start(&program).await }).await;
     let topics: Vec<_> = (0..TOPICS).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
     let mut client = registry.client.clone();
     let masters: Vec<_> = (0..BROKERS).map(|id| format!("/meta/brokers/ids/{id}/master")).collect();

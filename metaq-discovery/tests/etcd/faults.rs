@@ -7,7 +7,7 @@ use metaq_discovery::{
     BrokerId, Discovery, DiscoveryError, DiscoveryEvents, EtcdConfig, EtcdDiscovery, TopicWatch,
 };
 use metaq_testkit::{
-    conformance::{Observer, RegistryUnderTest as _, Tasks, apart, text, topic},
+    conformance::{Observer, RegistryUnderTest as _, Tasks, on_own_runtime, text, topic},
     peers::EtcdProgram,
     proxy::{Direction, OnConnect, Plan, Proxy},
 };
@@ -35,7 +35,7 @@ impl Scene {
     async fn open(program: &EtcdProgram, config: EtcdConfig) -> Self {
         let registry = Registry::start(program).await;
         registry.register(BrokerId(0), addr(1000), 1).await;
-        let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
+        let proxy = on_own_runtime(Proxy::start(registry.endpoint.clone())).await.unwrap();
         let tasks = Tasks::now();
         let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
         let watch = discovery.watch(&topic()).await.unwrap();
@@ -51,9 +51,9 @@ impl Scene {
             assert!(written.elapsed() < PATIENCE, "it isn't followed: {}", text(&self.watch.current()));
             self.watch.changed().await.unwrap();
         }
-        self.observer.told();
+        self.observer.take_events();
         self.discovery.close().await;
-        self.tasks.none_is_left().await;
+        self.tasks.wait_until_none_left().await;
     }
 }
 
@@ -62,13 +62,13 @@ async fn a_server_is_killed_and_started_again() {
     let Some(program) = EtcdProgram::get("a_server_is_killed_and_started_again") else { return };
     let mut scene = Scene::open(&program, EtcdConfig::default()).await;
     scene.registry.etcd.lock().await.kill().await.unwrap();
-    scene.observer.hears("lost").await;
+    scene.observer.wait_for_event("lost").await;
     scene.registry.etcd.lock().await.restart().await.unwrap();
     let back = Instant::now();
     scene.registry.register(BrokerId(1), addr(1001), 1).await;
-    let took = scene.observer.converges("0@1000:1 1@1001:1", back).await;
+    let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
     println!("a change was seen {took:?} after the server was back");
-    assert!(scene.observer.told().contains(&"connected".to_owned()));
+    assert!(scene.observer.take_events().contains(&"connected".to_owned()));
     scene.close().await;
 }
 
@@ -86,12 +86,12 @@ async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
     }
     scene.registry.register(BrokerId(2), addr(1002), 1).await;
     scene.registry.register(BrokerId(0), addr(2000), 1).await;
-    scene.observer.hears("lost").await;
+    scene.observer.wait_for_event("lost").await;
     sleep(Duration::from_secs(10)).await;
     assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
     assert!(scene.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
     scene.proxy.on_connect(OnConnect::Forward).await.unwrap();
-    let took = scene.observer.converges("0@2000:1 2@1002:1", Instant::now()).await;
+    let took = scene.observer.wait_for_view("0@2000:1 2@1002:1", Instant::now()).await;
     println!("all changes were seen {took:?} after 10 s without");
     assert!(scene.watch.current().age() < Duration::from_secs(2));
     scene.close().await;
@@ -112,13 +112,13 @@ async fn a_black_hole_is_noticed_and_left_behind() {
         let mut scene = Scene::open(&program, config).await;
         scene.proxy.plan_both(plan);
         scene.registry.register(BrokerId(1), addr(1001), 1).await;
-        let noticed = scene.observer.hears("lost").await;
+        let noticed = scene.observer.wait_for_event("lost").await;
         assert!(noticed < limit, "noticed after {noticed:?}");
         assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
         // So long that it is tried again, in vain.
         sleep(Duration::from_secs(4)).await;
         scene.proxy.plan_both(Plan::new());
-        let took = scene.observer.converges("0@1000:1 1@1001:1", Instant::now()).await;
+        let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
         println!("a black hole that {which} was noticed after {noticed:?}, over it {took:?} after its end");
         scene.close().await;
     });
@@ -134,11 +134,11 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
     config.keep_alive = Duration::from_secs(1);
     let mut scene = Scene::open(&program, config).await;
     scene.registry.etcd.lock().await.freeze();
-    let noticed = scene.observer.hears("lost").await;
+    let noticed = scene.observer.wait_for_event("lost").await;
     scene.registry.etcd.lock().await.thaw();
     let thawed = Instant::now();
     scene.registry.register(BrokerId(1), addr(1001), 1).await;
-    let seen = scene.observer.converges("0@1000:1 1@1001:1", thawed).await;
+    let seen = scene.observer.wait_for_view("0@1000:1 1@1001:1", thawed).await;
     println!("its silence was noticed after {noticed:?}, a change seen {seen:?} after it spoke again");
     scene.close().await;
 }
@@ -151,7 +151,7 @@ async fn a_quiet_connection_is_kept() {
     let connections = scene.proxy.accepted();
     sleep(4 * EtcdConfig::default().keep_alive).await;
     assert_eq!(scene.proxy.accepted(), connections);
-    let told = scene.observer.told();
+    let told = scene.observer.take_events();
     assert!(!told.contains(&"lost".to_owned()), "{told:?}");
     scene.close().await;
 }
@@ -165,7 +165,7 @@ async fn connections_that_break_over_and_over_leave_nothing_behind() {
     for round in 1..=15 {
         scene.proxy.reset_all();
         scene.registry.register(BrokerId(0), addr(1000 + round), 1).await;
-        scene.observer.converges(&format!("0@{}:1", 1000 + round), Instant::now()).await;
+        scene.observer.wait_for_view(&format!("0@{}:1", 1000 + round), Instant::now()).await;
     }
     scene.close().await;
 }
@@ -184,7 +184,7 @@ async fn changes_that_were_compacted_during_an_outage_are_not_needed() {
     scene.registry.compact().await;
     scene.registry.register(BrokerId(2), addr(1002), 1).await;
     scene.proxy.on_connect(OnConnect::Forward).await.unwrap();
-    let took = scene.observer.converges("1@1001:1 2@1002:1", Instant::now()).await;
+    let took = scene.observer.wait_for_view("1@1001:1 2@1002:1", Instant::now()).await;
     println!("what was left after the compaction was seen after {took:?}");
     scene.close().await;
 }
@@ -203,7 +203,7 @@ impl AboutToWatch {
         registry.register(BrokerId(0), addr(1000), 1).await;
         // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to go on.
         registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
-        let proxy = apart(Proxy::start(registry.endpoint.clone())).await.unwrap();
+        let proxy = on_own_runtime(Proxy::start(registry.endpoint.clone())).await.unwrap();
         // The request to watch takes so long that there is time to stop it.
         proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
         let mut config = EtcdConfig::default();
@@ -272,7 +272,7 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
 #[tokio::test]
 async fn what_was_received_before_the_end_counts() {
     let Some(program) = EtcdProgram::get("what_was_received_before_the_end_counts") else { return };
-    let (registry, proxy) = apart({
+    let (registry, proxy) = on_own_runtime({
         let program = program.clone();
         async move {
             let registry = Registry::start(&program).await;

@@ -108,14 +108,14 @@ async fn a_value_beyond_the_limit_is_a_bad_entry_and_leaves_the_others_working()
 
     let mut observer = Observer::new(&discovery, &watch);
     registry.apply(child(&topic(), 3), Some(partitions(1, 5 * MIB))).await;
-    observer.converges("0@1000:1", Instant::now()).await;
+    observer.wait_for_view("0@1000:1", Instant::now()).await;
     assert_eq!(bad_entry(&mut events).await, format!("/meta/brokers/topics-pub/{}/3-m: {reason}", topic()));
     registry.register(BrokerId(1), addr(1001), 2).await;
     registry.register(BrokerId(2), addr(1002), 1).await;
     registry.register(BrokerId(3), addr(1003), 3).await;
     ports(&mut watch, &[1000, 1001, 1002, 1003]).await;
-    observer.converges("0@1000:1 1@1001:2 2@1002:1 3@1003:3", Instant::now()).await;
-    assert!(observer.told().iter().all(|event| event != "lost"), "etcd was there");
+    observer.wait_for_view("0@1000:1 1@1001:2 2@1002:1 3@1003:3", Instant::now()).await;
+    assert!(observer.take_events().iter().all(|event| event != "lost"), "etcd was there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -135,9 +135,9 @@ async fn a_transaction_beyond_the_limit_of_a_message_is_read_anew() {
             TxnOp::put(child(&topic(), id), value, None)
         });
         registry.client.clone().txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
-        observer.converges(&format!("0@1000:{round}"), Instant::now()).await;
+        observer.wait_for_view(&format!("0@1000:{round}"), Instant::now()).await;
     }
-    assert!(observer.told().iter().all(|event| event != "lost"), "etcd was there");
+    assert!(observer.take_events().iter().all(|event| event != "lost"), "etcd was there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -11,7 +11,7 @@ use std::{
 
 use metaq_discovery::{BrokerId, Discovery, DiscoveryErrorKind, EtcdConfig, EtcdDiscovery};
 use metaq_testkit::{
-    conformance::{Observer, RegistryUnderTest as _, apart, text, topic},
+    conformance::{Observer, RegistryUnderTest as _, on_own_runtime, text, topic},
     peers::EtcdProgram,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -73,7 +73,7 @@ impl Subscriber for Panicking {
 async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, reread_interval: Duration) {
     let panicking = Panicking { target, left: Arc::default() };
     let _subscribed = tracing::subscriber::set_default(panicking.clone());
-    let registry = apart({
+    let registry = on_own_runtime({
         let program = program.clone();
         async move { Registry::start(&program).await }
     })
@@ -89,7 +89,7 @@ async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, rerea
         panicking.panics(times).await;
         let panicked = Instant::now();
         registry.register(BrokerId(0), addr(1000), round).await;
-        observer.converges(&format!("0@1000:{round}"), panicked).await;
+        observer.wait_for_view(&format!("0@1000:{round}"), panicked).await;
         assert_eq!(discovery.topics().await.unwrap(), [topic()]);
         assert_eq!(text(&discovery.watch(&topic()).await.unwrap().current()), format!("0@1000:{round}"));
     }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, ConnectOptions};
 use metaq_discovery::{BrokerAddr, BrokerId, Discovery, EtcdDiscovery, TopicWatch};
 use metaq_testkit::{
-    conformance::{RegistryUnderTest, apart, topic},
+    conformance::{RegistryUnderTest, on_own_runtime, topic},
     peers::{Etcd, EtcdProgram},
     proxy::{Plan, Proxy},
 };
@@ -41,7 +41,7 @@ impl Registry {
         let mut client = Client::connect([&endpoint], options).await.unwrap();
         // It connects with the first call only.
         client.get("x", None).await.unwrap();
-        let way = apart(Proxy::start(endpoint.clone())).await.unwrap();
+        let way = on_own_runtime(Proxy::start(endpoint.clone())).await.unwrap();
         Self { way, etcd: tokio::sync::Mutex::new(etcd), endpoint, client, later: Mutex::default() }
     }
 
@@ -102,7 +102,7 @@ impl RegistryUnderTest for Registry {
         self.write(Self::master(broker), None).await;
     }
 
-    async fn spoil(&self, broker: BrokerId) {
+    async fn corrupt(&self, broker: BrokerId) {
         self.write(Self::child(broker), Some("not JSON".to_owned())).await;
     }
 
@@ -110,12 +110,12 @@ impl RegistryUnderTest for Registry {
         self.way.plan_both(Plan::new().delay(delay));
     }
 
-    async fn go_away(&self) {
+    async fn disconnect(&self) {
         *self.later.lock().unwrap() = Some(Vec::new());
         self.etcd.lock().await.kill().await.unwrap();
     }
 
-    async fn come_back(&self) {
+    async fn reconnect(&self) {
         self.etcd.lock().await.restart().await.unwrap();
         let later = self.later.lock().unwrap().take();
         for (key, value) in later.unwrap_or_default() {

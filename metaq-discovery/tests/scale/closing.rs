@@ -48,7 +48,7 @@ async fn closing_at_any_moment_panics_nowhere_and_leaves_no_task() {
         longest = longest.max(started.elapsed());
         drop(watches);
     }
-    tasks.none_is_left().await;
+    tasks.wait_until_none_left().await;
     let _ = panic::take_hook();
     figure(format!("{rounds} discoveries closed: panics"), "", panics.load(Ordering::Relaxed), 0);
     figure(format!("{rounds} discoveries closed: longest"), " ms", longest.as_millis(), 1_000);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, future::try_join_all, stream};
 use metaq_discovery::{Discovery, Topic, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery};
 use metaq_testkit::{
-    conformance::apart,
+    conformance::on_own_runtime,
     peers::{Peers, ZooKeeper, ZooKeeperBuilder},
     proxy::{Direction, Proxy},
 };
@@ -56,7 +56,7 @@ impl Plant {
             try_join_all(children).await.unwrap();
         });
         created.buffer_unordered(64).collect::<()>().await;
-        let proxy = apart(Proxy::start(zookeeper.connect_string())).await.unwrap();
+        let proxy = on_own_runtime(Proxy::start(zookeeper.connect_string())).await.unwrap();
         Self { zookeeper, proxy, client, topics, brokers }
     }
 

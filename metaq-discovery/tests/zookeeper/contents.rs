@@ -27,20 +27,20 @@ async fn real_brokers_are_followed_through_their_lives() {
     assert!(topics.contains(&topic()) && topics.contains(&Topic::new("other").unwrap()), "{topics:?}");
 
     let mut one = JavaBroker::builder(1).topic("t", 3).start(&peers, &zookeeper).await.unwrap();
-    observer.converges(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
+    observer.wait_for_view(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
     // It ends its session itself, which takes its nodes with it.
     one.shut_down().await.unwrap();
-    observer.converges(&at(&zero, 2), Instant::now()).await;
+    observer.wait_for_view(&at(&zero, 2), Instant::now()).await;
     one.restart_elsewhere(&zookeeper).await.unwrap();
-    observer.converges(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
+    observer.wait_for_view(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
     // Its nodes stay until its session has expired.
     zero.kill().await.unwrap();
     let killed = Instant::now();
     becomes(&mut watch, &at(&one, 3)).await;
     println!("a killed broker was gone {:?} after it was killed", killed.elapsed());
     zero.restart(&zookeeper).await.unwrap();
-    observer.converges(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
-    let told = observer.told();
+    observer.wait_for_view(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
+    let told = observer.take_events();
     assert!(!told.iter().any(|event| event.starts_with("bad entry")), "nothing of theirs is bad: {told:?}");
 }
 

@@ -63,7 +63,7 @@ impl RegistryUnderTest for Conforming {
         self.change(Change::Unregister(broker)).await;
     }
 
-    async fn spoil(&self, broker: BrokerId) {
+    async fn corrupt(&self, broker: BrokerId) {
         let path = format!("/meta/brokers/topics-pub/{}/{broker}-m", self.registry.topic);
         self.registry.write(&path, r#"{"numParts":-1}"#).await;
     }
@@ -72,12 +72,12 @@ impl RegistryUnderTest for Conforming {
         self.way.plan_both(Plan::new().delay(delay));
     }
 
-    async fn go_away(&self) {
+    async fn disconnect(&self) {
         *self.later.lock().unwrap() = Some(Vec::new());
         self.server.lock().await.kill().await.unwrap();
     }
 
-    async fn come_back(&self) {
+    async fn reconnect(&self) {
         self.server.lock().await.restart().await.unwrap();
         let later = self.later.lock().unwrap().take();
         for change in later.unwrap_or_default() {
@@ -91,7 +91,7 @@ async fn keeps_the_contract() {
     let Some(peers) = Peers::get("keeps_the_contract") else { return };
     let server = ZooKeeper::start(&peers).await.unwrap();
     let conforming = Conforming {
-        way: conformance::apart(Proxy::start(server.connect_string())).await.unwrap(),
+        way: conformance::on_own_runtime(Proxy::start(server.connect_string())).await.unwrap(),
         registry: Registry::open_for(&server, conformance::topic()).await,
         server: tokio::sync::Mutex::new(server),
         later: Mutex::default(),

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use metaq_discovery::{Discovery, TopicWatch, ZooKeeperConfig, ZooKeeperDiscovery};
 use metaq_testkit::{
-    conformance::{Observer, Tasks, apart, text},
+    conformance::{Observer, Tasks, on_own_runtime, text},
     peers::{Peers, ZooKeeper, ZooKeeperEnsemble},
     proxy::{Direction, OnConnect, Plan, Proxy},
 };
@@ -29,7 +29,7 @@ impl Scene {
         let zookeeper = ZooKeeper::start(peers).await.unwrap();
         let registry = Registry::open(&zookeeper).await;
         registry.register(0, 1000, 1).await;
-        let proxy = apart(Proxy::start(zookeeper.connect_string())).await.unwrap();
+        let proxy = on_own_runtime(Proxy::start(zookeeper.connect_string())).await.unwrap();
         let tasks = Tasks::now();
         let discovery = ZooKeeperDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
         let watch = discovery.watch(&topic()).await.unwrap();
@@ -74,10 +74,10 @@ impl Scene {
         // before its broker was seen to go.
         let wanted = 1 + 2 * brokers;
         self.watches(wanted..=wanted + gone).await;
-        self.observer.told();
+        self.observer.take_events();
         self.discovery.close().await;
         self.watches(0..=0).await;
-        self.tasks.none_is_left().await;
+        self.tasks.wait_until_none_left().await;
     }
 
     /// Waits until the server has so many watches: a former session ends its own when it gets through.
@@ -105,19 +105,19 @@ async fn a_server_is_killed_and_started_again() {
     let Some(peers) = Peers::get("a_server_is_killed_and_started_again") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
     scene.zookeeper.kill().await.unwrap();
-    scene.observer.hears("lost").await;
+    scene.observer.wait_for_event("lost").await;
     scene.zookeeper.restart().await.unwrap();
     let (back, registry) = (Instant::now(), &scene.registry);
     // By a connection of its own, which doesn't have to recover.
     let other = Registry::open(&scene.zookeeper).await;
     other.register(1, 1001, 1).await;
-    let took = scene.observer.converges("0@1000:1 1@1001:1", back).await;
+    let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
     drop(other);
     println!("a change was seen {took:?} after the server was back");
     registry.unregister(0).await;
-    scene.observer.converges("1@1001:1", Instant::now()).await;
+    scene.observer.wait_for_view("1@1001:1", Instant::now()).await;
     registry.address(1, "meta://127.0.0.1:2001").await;
-    scene.observer.converges("1@2001:1", Instant::now()).await;
+    scene.observer.wait_for_view("1@2001:1", Instant::now()).await;
     scene.close(1).await;
 }
 
@@ -135,18 +135,18 @@ async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
             scene.registry.register(1, port, 2).await;
         }
         scene.registry.register(2, 1002, 1).await;
-        scene.observer.hears("lost").await;
+        scene.observer.wait_for_event("lost").await;
         sleep(Duration::from_secs(10)).await;
         assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
         assert!(scene.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
-        let told = scene.observer.told();
+        let told = scene.observer.take_events();
         assert_eq!(
             told.contains(&"expired".to_owned()),
             session_timeout < Duration::from_secs(10),
             "{told:?}"
         );
         scene.mend().await;
-        let took = scene.observer.converges("0@2000:1 1@3009:2 2@1002:1", Instant::now()).await;
+        let took = scene.observer.wait_for_view("0@2000:1 1@3009:2 2@1002:1", Instant::now()).await;
         println!("all changes were seen {took:?} after 10 s without, session timeout {session_timeout:?}");
         assert!(scene.watch.current().age() < Duration::from_secs(2));
         scene.close(0).await;
@@ -163,7 +163,7 @@ async fn an_expired_session_is_replaced_and_never_empties_a_view() {
         let ended = Instant::now();
         scene.registry.register(round, 1000, 1).await;
         let all: Vec<_> = (0..=round).map(|id| format!("{id}@1000:1")).collect();
-        let took = scene.observer.converges(&all.join(" "), ended).await;
+        let took = scene.observer.wait_for_view(&all.join(" "), ended).await;
         println!("a change was seen {took:?} after the session was ended by another client");
     }
     scene.close(0).await;
@@ -174,10 +174,10 @@ async fn a_session_that_expires_is_told_of_in_order() {
     let Some(peers) = Peers::get("a_session_that_expires_is_told_of_in_order") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
     scene.expire().await;
-    scene.observer.hears("connected").await;
+    scene.observer.wait_for_event("connected").await;
     scene.registry.register(1, 1001, 2).await;
-    scene.observer.converges("0@1000:1 1@1001:2", Instant::now()).await;
-    let told = scene.observer.told();
+    scene.observer.wait_for_view("0@1000:1 1@1001:2", Instant::now()).await;
+    let told = scene.observer.take_events();
     assert_eq!(told, ["lost", "expired", "connected", "view changed: t +1 -0 ~0"]);
     scene.close(0).await;
 }
@@ -203,14 +203,14 @@ async fn a_black_hole_is_noticed_and_left_behind() {
         let mut scene = Scene::open(&peers, config).await;
         scene.proxy.plan_both(plan);
         scene.registry.register(1, 1001, 1).await;
-        let noticed = scene.observer.hears("lost").await;
+        let noticed = scene.observer.wait_for_event("lost").await;
         assert!(noticed < silence + Duration::from_secs(1), "noticed after {noticed:?}");
         if expires {
-            scene.observer.hears("expired").await;
+            scene.observer.wait_for_event("expired").await;
         }
         assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
         scene.mend().await;
-        let took = scene.observer.converges("0@1000:1 1@1001:1", Instant::now()).await;
+        let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
         println!("a black hole that {which} was noticed after {noticed:?}, over it {took:?} after its end");
         scene.close(0).await;
     });
@@ -227,17 +227,18 @@ async fn a_server_that_owes_answers_for_too_long_is_left() {
     let mut scene = Scene::open(&peers, config).await;
     for round in 1..=3 {
         scene.proxy.plan(Direction::ToClient, Plan::new().freeze());
-        let noticed = scene.observer.hears("lost").await;
+        let noticed = scene.observer.wait_for_event("lost").await;
         assert!(noticed < Duration::from_secs(3), "noticed after {noticed:?}");
         assert!(!scene.watch.current().is_empty(), "the view holds");
         scene.registry.register(1, 1000 + round, 1).await;
         scene.mend().await;
-        let took = scene.observer.converges(&format!("0@1000:1 1@{}:1", 1000 + round), Instant::now()).await;
+        let took =
+            scene.observer.wait_for_view(&format!("0@1000:1 1@{}:1", 1000 + round), Instant::now()).await;
         println!("a server that owed answers was left after {noticed:?}, a change seen {took:?} after that");
     }
     scene.discovery.close().await;
     scene.watches(0..=0).await;
-    scene.tasks.none_is_left().await;
+    scene.tasks.wait_until_none_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,7 +250,7 @@ async fn a_server_that_lets_in_but_does_not_answer_yet_is_asked_again() {
     let mut scene = Scene::open(&peers, config(Duration::from_secs(30))).await;
     scene.cut().await;
     scene.registry.register(1, 1001, 1).await;
-    scene.observer.hears("lost").await;
+    scene.observer.wait_for_event("lost").await;
     let before = scene.proxy.accepted();
     scene.proxy.on_connect(OnConnect::Ignore).await.unwrap();
     // The client that was used, and one to replace it.
@@ -260,10 +261,10 @@ async fn a_server_that_lets_in_but_does_not_answer_yet_is_asked_again() {
     };
     timeout(PATIENCE, came_early).await.expect("they try to connect");
     scene.mend().await;
-    let took = scene.observer.converges("0@1000:1 1@1001:1", Instant::now()).await;
+    let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
     println!("all changes were seen {took:?} after the server answered");
     scene.proxy.reset_all();
-    scene.observer.hears("lost").await;
+    scene.observer.wait_for_event("lost").await;
     scene.close(0).await;
 }
 
@@ -276,7 +277,7 @@ async fn closing_without_a_registry_leaves_nothing_behind() {
     timeout(Duration::from_millis(100), scene.discovery.close()).await.expect("it doesn't wait for anybody");
     drop((scene.watch, scene.discovery));
     // The client library tries to end the session until it must have expired.
-    scene.tasks.none_is_left().await;
+    scene.tasks.wait_until_none_left().await;
     assert!(closed.elapsed() < Duration::from_secs(4), "{:?}", closed.elapsed());
 }
 
@@ -285,15 +286,15 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
     let Some(peers) = Peers::get("a_server_that_falls_silent_is_noticed_and_followed_again") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(3))).await;
     scene.zookeeper.freeze();
-    let noticed = scene.observer.hears("lost").await;
+    let noticed = scene.observer.wait_for_event("lost").await;
     // Longer than the session lasts: it is given up while nothing answers.
-    scene.observer.hears("expired").await;
+    scene.observer.wait_for_event("expired").await;
     assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
     scene.zookeeper.thaw();
     let thawed = Instant::now();
     scene.registry = Registry::open(&scene.zookeeper).await;
     scene.registry.register(1, 1001, 1).await;
-    let seen = scene.observer.converges("0@1000:1 1@1001:1", thawed).await;
+    let seen = scene.observer.wait_for_view("0@1000:1 1@1001:1", thawed).await;
     println!("noticed after {noticed:?}, a change seen {seen:?} after the thaw");
     scene.close(0).await;
 }
@@ -306,7 +307,7 @@ async fn connections_that_break_over_and_over_leave_nothing_behind() {
         scene.proxy.reset_all();
         scene.registry.register(0, 1000 + round, 1).await;
         let wanted = format!("0@{}:1", 1000 + round);
-        scene.observer.converges(&wanted, Instant::now()).await;
+        scene.observer.wait_for_view(&wanted, Instant::now()).await;
     }
     scene.close(0).await;
 }
@@ -334,8 +335,8 @@ async fn an_ensemble_that_loses_its_leader_is_followed_on() {
     timeout(PATIENCE, election).await.expect("another leader is elected");
     let (elected, quorum) = (killed.elapsed(), Instant::now());
     registry.register(1, 1001, 1).await;
-    let seen = observer.converges("0@1000:1 1@1001:1", quorum).await;
+    let seen = observer.wait_for_view("0@1000:1 1@1001:1", quorum).await;
     println!("another leader after {elected:?}, a change seen {seen:?} after that");
     discovery.close().await;
-    tasks.none_is_left().await;
+    tasks.wait_until_none_left().await;
 }

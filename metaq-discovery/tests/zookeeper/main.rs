@@ -144,7 +144,7 @@ async fn servers_of_the_age_of_metaq_are_followed() {
     assert!(discovery.topics().await.unwrap().contains(&nobody), "its path was created");
     for round in 1..=10_u16 {
         registry.register(1, 1000 + round, 1).await;
-        observer.converges(&format!("0@1000:2 1@{}:1", 1000 + round), Instant::now()).await;
+        observer.wait_for_view(&format!("0@1000:2 1@{}:1", 1000 + round), Instant::now()).await;
         // Everything is read anew in between.
         let (read, since) = (watch.current(), Instant::now());
         while std::sync::Arc::ptr_eq(&watch.current(), &read) {
@@ -152,16 +152,16 @@ async fn servers_of_the_age_of_metaq_are_followed() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         registry.unregister(1).await;
-        observer.converges("0@1000:2", Instant::now()).await;
+        observer.wait_for_view("0@1000:2", Instant::now()).await;
     }
-    let told = observer.told();
+    let told = observer.take_events();
     assert!(!told.iter().any(|event| event == "lost"), "{told:?}");
     zookeeper.kill().await.unwrap();
-    observer.hears("lost").await;
+    observer.wait_for_event("lost").await;
     zookeeper.restart().await.unwrap();
     let back = Instant::now();
     Registry::open_old(&zookeeper).await.register(2, 1002, 1).await;
-    observer.converges("0@1000:2 2@1002:1", back).await;
+    observer.wait_for_view("0@1000:2 2@1002:1", back).await;
     discovery.close().await;
 }
 

@@ -188,7 +188,7 @@ fn a_subscriber_that_panics_ends_nothing() {
             left.store(0, Ordering::Relaxed);
             discovery.close().await;
             drop((watch, discovery));
-            tasks.none_is_left().await;
+            tasks.wait_until_none_left().await;
         });
     }
 }

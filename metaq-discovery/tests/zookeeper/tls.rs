@@ -5,7 +5,7 @@ use std::{error::Error as _, fs, time::Duration};
 use futures_util::future::join_all;
 use metaq_discovery::{Discovery, DiscoveryErrorKind, TlsConfig, Topic, ZooKeeperConfig, ZooKeeperDiscovery};
 use metaq_testkit::{
-    conformance::apart,
+    conformance::on_own_runtime,
     peers::{PeerTls, Peers, TestCa, ZooKeeper},
     proxy::Proxy,
 };
@@ -109,7 +109,7 @@ async fn servers_that_refuse_are_asked_less_and_less_often_for_all_topics_togeth
     };
     let (ca, other_ca) = (TestCa::new(), TestCa::new());
     let zookeeper = ZooKeeper::builder().tls(PeerTls::new(&ca, "127.0.0.1")).start(&peers).await.unwrap();
-    let proxy = apart(Proxy::start(zookeeper.secure_connect_string())).await.unwrap();
+    let proxy = on_own_runtime(Proxy::start(zookeeper.secure_connect_string())).await.unwrap();
     let mut config = ZooKeeperConfig::default();
     config.tls = Some(TlsConfig::from_ca_pem(other_ca.certificate()).unwrap());
     let discovery = ZooKeeperDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();

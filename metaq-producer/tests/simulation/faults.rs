@@ -142,7 +142,7 @@ impl Simulation {
         let fault = match self.rng.u8(..6) {
             0 => RegistryFault::Slow(Duration::from_millis(self.rng.u64(..2000))),
             1 => RegistryFault::Empty,
-            2 => RegistryFault::Gone,
+            2 => RegistryFault::Unreachable,
             3 => RegistryFault::Missing(id),
             4 => RegistryFault::WrongAddress(id),
             _ => RegistryFault::WrongPartitions(id, self.rng.u32(1..9)),

@@ -10,14 +10,14 @@ use metaq_discovery::{
 };
 use tokio::time::{Instant, timeout};
 
-use observer::CONVERGED;
-pub use observer::{Observer, Tasks, apart, text};
+use observer::MAX_CONVERGENCE;
+pub use observer::{Observer, Tasks, on_own_runtime, text};
 
 /// Each answer of a slow registry comes so much later.
-const SLOW: Duration = Duration::from_millis(200);
+const SLOW_ANSWER: Duration = Duration::from_millis(200);
 
 /// Nothing takes longer than this, trouble with the registry included.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A registry that [`check_discovery`] changes, and a backend that reads it. It is empty at first.
 #[async_trait]
@@ -32,7 +32,7 @@ pub trait RegistryUnderTest: Send + Sync {
     async fn unregister(&self, broker: BrokerId);
 
     /// Makes the entry of a broker unusable.
-    async fn spoil(&self, broker: BrokerId);
+    async fn corrupt(&self, broker: BrokerId);
 
     /// Has the registry, or the way to it, answer so much later from now on; nothing happens for one that can't be slow.
     fn slow_down(&self, delay: Duration) {
@@ -40,10 +40,10 @@ pub trait RegistryUnderTest: Send + Sync {
     }
 
     /// Makes the registry unusable.
-    async fn go_away(&self);
+    async fn disconnect(&self);
 
     /// Makes the registry usable again, with what was changed while it was away.
-    async fn come_back(&self);
+    async fn reconnect(&self);
 }
 
 /// The topic that is followed.
@@ -69,16 +69,16 @@ pub async fn check_discovery(registry: &dyn RegistryUnderTest) -> Duration {
     let mut events = discovery.events();
     let mut checked = Checked { watch: first_view(registry, &*discovery).await, slowest: Duration::ZERO };
     changes(registry, &mut checked).await;
-    bad_entry(registry, &mut checked, &mut events).await;
-    slow(registry, &*discovery, &mut checked).await;
+    corrupt_entry(registry, &mut checked, &mut events).await;
+    slow_registry(registry, &*discovery, &mut checked).await;
     let mut second = discovery.watch(&topic()).await.expect("a second watch");
     assert_eq!(text(&second.current()), text(&checked.watch.current()), "watches agree");
-    away(registry, &*discovery, &mut checked, &mut events).await;
-    becomes(&mut second, "0@1000:2 3@1003:1").await;
-    dropped(&*discovery).await;
+    outage(registry, &*discovery, &mut checked, &mut events).await;
+    wait_for_view(&mut second, "0@1000:2 3@1003:1").await;
+    dropped_watches(&*discovery).await;
     closing(registry, &*discovery, second).await;
     drop((discovery, events, checked.watch));
-    tasks.none_is_left().await;
+    tasks.wait_until_none_left().await;
     checked.slowest
 }
 
@@ -88,9 +88,9 @@ struct Checked {
 }
 
 impl Checked {
-    async fn becomes(&mut self, wanted: &str) {
-        let took = becomes(&mut self.watch, wanted).await;
-        assert!(took <= CONVERGED, "the view became {wanted:?} only after {took:?}");
+    async fn wait_for_view(&mut self, wanted: &str) {
+        let took = wait_for_view(&mut self.watch, wanted).await;
+        assert!(took <= MAX_CONVERGENCE, "the view became {wanted:?} only after {took:?}");
         self.slowest = self.slowest.max(took);
     }
 }
@@ -103,7 +103,7 @@ async fn first_view(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery)
     registry.register(BrokerId(1), addr(1001), 1).await;
     let mut watch = discovery.watch(&topic()).await.expect("the topic can be watched");
     // A registry may take a moment to show what was just written, but never shows a broker in part.
-    becomes(&mut watch, "0@1000:2 1@1001:1").await;
+    wait_for_view(&mut watch, "0@1000:2 1@1001:1").await;
     let watch = discovery.watch(&topic()).await.expect("the topic can be watched again");
     assert_eq!(text(&watch.current()), "0@1000:2 1@1001:1", "the first view is complete");
     let partitions: Vec<_> = watch.current().partitions().iter().map(ToString::to_string).collect();
@@ -114,41 +114,48 @@ async fn first_view(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery)
 
 async fn changes(registry: &dyn RegistryUnderTest, checked: &mut Checked) {
     registry.register(BrokerId(10), addr(1010), 1).await;
-    checked.becomes("0@1000:2 1@1001:1 10@1010:1").await;
+    checked.wait_for_view("0@1000:2 1@1001:1 10@1010:1").await;
     registry.register(BrokerId(1), addr(2001), 1).await;
-    checked.becomes("0@1000:2 1@2001:1 10@1010:1").await;
+    checked.wait_for_view("0@1000:2 1@2001:1 10@1010:1").await;
     registry.register(BrokerId(1), addr(2001), 4).await;
-    checked.becomes("0@1000:2 1@2001:4 10@1010:1").await;
+    checked.wait_for_view("0@1000:2 1@2001:4 10@1010:1").await;
     registry.unregister(BrokerId(10)).await;
-    checked.becomes("0@1000:2 1@2001:4").await;
+    checked.wait_for_view("0@1000:2 1@2001:4").await;
     for port in 3001..3010 {
         registry.register(BrokerId(1), addr(port), 1).await;
     }
-    checked.becomes("0@1000:2 1@3009:1").await;
+    checked.wait_for_view("0@1000:2 1@3009:1").await;
     registry.unregister(BrokerId(0)).await;
     registry.unregister(BrokerId(1)).await;
-    checked.becomes("").await;
+    checked.wait_for_view("").await;
     registry.register(BrokerId(0), addr(1000), 2).await;
     registry.register(BrokerId(2), addr(1002), 1).await;
-    checked.becomes("0@1000:2 2@1002:1").await;
+    checked.wait_for_view("0@1000:2 2@1002:1").await;
 }
 
-async fn bad_entry(registry: &dyn RegistryUnderTest, checked: &mut Checked, events: &mut DiscoveryEvents) {
-    registry.spoil(BrokerId(2)).await;
-    checked.becomes("0@1000:2").await;
-    let event = event(events, |event| matches!(event, DiscoveryEvent::BadEntry(_))).await;
+async fn corrupt_entry(
+    registry: &dyn RegistryUnderTest,
+    checked: &mut Checked,
+    events: &mut DiscoveryEvents,
+) {
+    registry.corrupt(BrokerId(2)).await;
+    checked.wait_for_view("0@1000:2").await;
+    let event = next_event(events, |event| matches!(event, DiscoveryEvent::BadEntry(_))).await;
     let DiscoveryEvent::BadEntry(entry) = event else { unreachable!("it was waited for") };
     assert!(!entry.path.is_empty() && !entry.reason.is_empty(), "{entry:?}");
     registry.register(BrokerId(2), addr(1002), 3).await;
-    checked.becomes("0@1000:2 2@1002:3").await;
+    checked.wait_for_view("0@1000:2 2@1002:3").await;
 }
 
-async fn slow(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, checked: &mut Checked) {
-    registry.slow_down(SLOW);
+async fn slow_registry(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, checked: &mut Checked) {
+    registry.slow_down(SLOW_ANSWER);
     let (begun, nobody) = (topic(), Topic::new("nobody").expect("the name of a topic"));
     registry.register(BrokerId(2), addr(1002), 4).await;
-    let (begun, nobody, ()) =
-        tokio::join!(discovery.watch(&begun), discovery.watch(&nobody), checked.becomes("0@1000:2 2@1002:4"));
+    let (begun, nobody, ()) = tokio::join!(
+        discovery.watch(&begun),
+        discovery.watch(&nobody),
+        checked.wait_for_view("0@1000:2 2@1002:4")
+    );
     let begun = text(&begun.expect("a slow registry can be read").current());
     assert!(
         ["0@1000:2 2@1002:3", "0@1000:2 2@1002:4"].contains(&&*begun),
@@ -157,10 +164,10 @@ async fn slow(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, check
     assert!(nobody.expect("a slow registry can be read").current().is_empty());
     registry.slow_down(Duration::ZERO);
     registry.register(BrokerId(2), addr(1002), 3).await;
-    checked.becomes("0@1000:2 2@1002:3").await;
+    checked.wait_for_view("0@1000:2 2@1002:3").await;
 }
 
-async fn away(
+async fn outage(
     registry: &dyn RegistryUnderTest,
     discovery: &dyn Discovery,
     checked: &mut Checked,
@@ -172,34 +179,34 @@ async fn away(
             assert!(!view.is_empty(), "trouble with the registry never empties a view");
         }
     });
-    registry.go_away().await;
-    event(events, |event| *event == DiscoveryEvent::Lost).await;
+    registry.disconnect().await;
+    next_event(events, |event| *event == DiscoveryEvent::Lost).await;
     let lost = Instant::now();
     assert_eq!(text(&checked.watch.current()), "0@1000:2 2@1002:3", "the view holds");
     let begun = topic();
     let (begun, ()) = tokio::join!(discovery.watch(&begun), async {
         registry.register(BrokerId(3), addr(1003), 1).await;
         registry.unregister(BrokerId(2)).await;
-        registry.come_back().await;
+        registry.reconnect().await;
     });
     match begun {
         Ok(watch) => assert!(!watch.current().is_empty(), "a first view is complete or none"),
         Err(error) => assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable, "{error}"),
     }
-    checked.becomes("0@1000:2 3@1003:1").await;
-    event(events, |event| *event == DiscoveryEvent::Connected).await;
+    checked.wait_for_view("0@1000:2 3@1003:1").await;
+    next_event(events, |event| *event == DiscoveryEvent::Connected).await;
     assert!(checked.watch.current().age() < lost.elapsed(), "it was read again");
     assert!(!observer.is_finished(), "what observed the views has failed");
     observer.abort();
 }
 
 /// Watches that come and go leave no task behind.
-async fn dropped(discovery: &dyn Discovery) {
+async fn dropped_watches(discovery: &dyn Discovery) {
     let before = Tasks::now();
     for _ in 0..50 {
         discovery.watch(&topic()).await.expect("the topic can be watched");
     }
-    before.none_is_left().await;
+    before.wait_until_none_left().await;
 }
 
 async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mut watch: TopicWatch) {
@@ -214,7 +221,7 @@ async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mu
     discovery.close().await;
     discovery.close().await;
     let end =
-        timeout(PATIENCE, waiting).await.expect("who waits is told of the end").expect("without a panic");
+        timeout(TIMEOUT, waiting).await.expect("who waits is told of the end").expect("without a panic");
     assert_eq!(end, (DiscoveryErrorKind::Closed, "0@1000:2 3@1003:1".to_owned()), "the last view stays");
     let refused = discovery.watch(&topic()).await.expect_err("nothing is watched after the end");
     assert_eq!(refused.kind(), DiscoveryErrorKind::Closed);
@@ -228,9 +235,9 @@ fn addr(port: u16) -> BrokerAddr {
 }
 
 /// Waits until the view is as wanted; returns how long it took.
-async fn becomes(watch: &mut TopicWatch, wanted: &str) -> Duration {
+async fn wait_for_view(watch: &mut TopicWatch, wanted: &str) -> Duration {
     let started = Instant::now();
-    let reached = timeout(PATIENCE, async {
+    let reached = timeout(TIMEOUT, async {
         while text(&watch.current()) != wanted {
             watch.changed().await.expect("the watch goes on");
         }
@@ -239,8 +246,11 @@ async fn becomes(watch: &mut TopicWatch, wanted: &str) -> Duration {
     started.elapsed()
 }
 
-async fn event(events: &mut DiscoveryEvents, wanted: impl Fn(&DiscoveryEvent) -> bool) -> DiscoveryEvent {
-    let found = timeout(PATIENCE, async {
+async fn next_event(
+    events: &mut DiscoveryEvents,
+    wanted: impl Fn(&DiscoveryEvent) -> bool,
+) -> DiscoveryEvent {
+    let found = timeout(TIMEOUT, async {
         loop {
             let event = events.next().await.expect("the events go on");
             if wanted(&event) {

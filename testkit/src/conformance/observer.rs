@@ -10,10 +10,10 @@ use tokio::{
 };
 
 /// A change has to be seen so soon after it was made, or after the registry is back.
-pub(super) const CONVERGED: Duration = Duration::from_secs(2);
+pub(super) const MAX_CONVERGENCE: Duration = Duration::from_secs(2);
 
 /// The time for which a result is awaited before it is judged, to say how long it took instead.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Sees every view of a topic through trouble with its registry.
 ///
@@ -24,7 +24,7 @@ pub struct Observer {
     watch: TopicWatch,
     events: DiscoveryEvents,
     brokers: usize,
-    /// The events that were told since [`told`](Self::told) was called.
+    /// The events that were told since [`take_events`](Self::take_events) was called.
     log: Vec<String>,
 }
 
@@ -49,22 +49,25 @@ impl Observer {
     ///
     /// # Panics
     /// When it takes more than 2 s, or a view was empty.
-    pub async fn converges(&mut self, wanted: &str, since: Instant) -> Duration {
-        let reached = timeout(PATIENCE, async {
+    pub async fn wait_for_view(&mut self, wanted: &str, since: Instant) -> Duration {
+        let reached = timeout(TIMEOUT, async {
             while text(&self.watch.current()) != wanted {
                 self.watch.changed().await.expect("the watch goes on");
             }
         });
         let reached = reached.await.is_ok();
         let took = since.elapsed();
-        self.log = self.told();
-        let told = &self.log;
+        self.log = self.take_events();
+        let events = &self.log;
         let current = text(&self.watch.current());
         assert!(
             reached,
-            "the view is {current:?}, not {wanted:?}, {took:?} after it could be; told: {told:?}"
+            "the view is {current:?}, not {wanted:?}, {took:?} after it could be; events: {events:?}"
         );
-        assert!(took <= CONVERGED, "the view became {wanted:?} {took:?} after it could; told: {told:?}");
+        assert!(
+            took <= MAX_CONVERGENCE,
+            "the view became {wanted:?} {took:?} after it could; events: {events:?}"
+        );
         took
     }
 
@@ -72,19 +75,19 @@ impl Observer {
     ///
     /// # Panics
     /// When it isn't told within 20 s.
-    pub async fn hears(&mut self, wanted: &str) -> Duration {
+    pub async fn wait_for_event(&mut self, wanted: &str) -> Duration {
         let started = Instant::now();
-        let heard = timeout(PATIENCE, async {
+        let received = timeout(TIMEOUT, async {
             loop {
                 let event = self.events.next().await.expect("the events go on");
-                self.take_in(&event);
+                self.record(&event);
                 if event.to_string() == wanted {
                     return;
                 }
             }
         });
-        let heard = heard.await.is_ok();
-        assert!(heard, "the event {wanted:?} is told, after {:?}", self.log);
+        let received = received.await.is_ok();
+        assert!(received, "the event {wanted:?} arrives, after {:?}", self.log);
         started.elapsed()
     }
 
@@ -92,14 +95,14 @@ impl Observer {
     ///
     /// # Panics
     /// When a view was empty.
-    pub fn told(&mut self) -> Vec<String> {
+    pub fn take_events(&mut self) -> Vec<String> {
         while let Some(Some(event)) = self.events.next().now_or_never() {
-            self.take_in(&event);
+            self.record(&event);
         }
         std::mem::take(&mut self.log)
     }
 
-    fn take_in(&mut self, event: &DiscoveryEvent) {
+    fn record(&mut self, event: &DiscoveryEvent) {
         match event {
             DiscoveryEvent::ViewChanged(change) => {
                 self.brokers = self.brokers + change.added.len() - change.removed.len();
@@ -117,7 +120,7 @@ impl Observer {
 ///
 /// # Panics
 /// When `start` does, or no runtime can be built.
-pub async fn apart<T: Send + 'static>(start: impl Future<Output = T> + Send + 'static) -> T {
+pub async fn on_own_runtime<T: Send + 'static>(start: impl Future<Output = T> + Send + 'static) -> T {
     static RUNTIME: OnceLock<Handle> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -146,8 +149,8 @@ impl Tasks {
     ///
     /// # Panics
     /// When that takes more than 20 s.
-    pub async fn none_is_left(self) {
-        let ended = timeout(PATIENCE, async {
+    pub async fn wait_until_none_left(self) {
+        let ended = timeout(TIMEOUT, async {
             while Self::now().0 > self.0 {
                 sleep(Duration::from_millis(10)).await;
             }

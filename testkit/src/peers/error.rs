@@ -71,13 +71,13 @@ pub enum PeerError {
         log: String,
     },
     /// A peer did not do something in time.
-    #[error("waited {patience:?} in vain for {what}; its log {log_file:?} ends with:\n{log}")]
+    #[error("waited {timeout:?} in vain for {what}; its log {log_file:?} ends with:\n{log}")]
     #[non_exhaustive]
     TimedOut {
         /// The peer, and its task.
         what: String,
         /// The time for which it was awaited.
-        patience: Duration,
+        timeout: Duration,
         /// Its log; kept when its folder is removed otherwise.
         log_file: PathBuf,
         /// The last lines of its log.
@@ -85,7 +85,7 @@ pub enum PeerError {
     },
     /// The registry still holds a broker with the id of one that is to be started.
     #[error(
-        "waited {patience:?} in vain for {node} to go: another broker with this id is alive, or the session of the former \
+        "waited {timeout:?} in vain for {node} to go: another broker with this id is alive, or the session of the former \
          process has not expired"
     )]
     #[non_exhaustive]
@@ -93,7 +93,7 @@ pub enum PeerError {
         /// The node.
         node: String,
         /// The time for which it was awaited.
-        patience: Duration,
+        timeout: Duration,
     },
 }
 
@@ -111,7 +111,7 @@ impl PeerError {
     }
 
     /// True when this machine lacks what it takes to run peers, as opposed to a fault of theirs or of this crate.
-    pub(super) fn is_lack(&self) -> bool {
+    pub(super) fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Fetch { .. })
     }
 }

@@ -81,7 +81,7 @@ impl Etcd {
     /// # Errors
     /// When it can't be started, or doesn't become ready; the error shows the end of its log.
     pub async fn start(program: &EtcdProgram) -> Result<Self, PeerError> {
-        Self::launch(program, None, None).await
+        Self::spawn(program, None, None).await
     }
 
     /// Starts a server that takes longer requests than the 1.5 MiB that are usual, and so longer values.
@@ -89,7 +89,7 @@ impl Etcd {
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn start_with_max_request_bytes(program: &EtcdProgram, bytes: u32) -> Result<Self, PeerError> {
-        Self::launch(program, None, Some(bytes)).await
+        Self::spawn(program, None, Some(bytes)).await
     }
 
     /// Starts a server that listens for TLS only.
@@ -97,10 +97,10 @@ impl Etcd {
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn start_with_tls(program: &EtcdProgram, tls: PeerTls) -> Result<Self, PeerError> {
-        Self::launch(program, Some(tls), None).await
+        Self::spawn(program, Some(tls), None).await
     }
 
-    async fn launch(
+    async fn spawn(
         program: &EtcdProgram,
         tls: Option<PeerTls>,
         max_request_bytes: Option<u32>,

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     JavaBrokerBuilder, PeerError, Peers, ZooKeeper,
     artifacts::fast_start,
-    process::{PATIENCE, PeerProcess, free_port, wait_for},
+    process::{PEER_TIMEOUT, PeerProcess, free_port, wait_for},
 };
 use crate::port::Port;
 
@@ -131,9 +131,9 @@ impl JavaBroker {
     pub async fn restart(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         self.shut_down().await?;
         if self.setup.registers {
-            self.await_absence(zookeeper).await?;
+            self.wait_until_unregistered(zookeeper).await?;
         }
-        let mut process = self.launch()?;
+        let mut process = self.spawn()?;
         let this = &*self;
         let ready = process.wait_until(Some(START_FAILED), || async {
             (!this.setup.registers || this.is_registered(zookeeper).await) && this.answers().await
@@ -175,7 +175,7 @@ impl JavaBroker {
     /// When it doesn't answer in time; the error shows the end of its log.
     pub async fn restart_at_once(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
-        let mut process = self.launch()?;
+        let mut process = self.spawn()?;
         let result = process.wait_until(Some(PORT_TAKEN), || self.answers()).await;
         self.keep(process, result)
     }
@@ -194,7 +194,7 @@ impl JavaBroker {
         self.keep(process, result)
     }
 
-    fn launch(&self) -> Result<PeerProcess, PeerError> {
+    fn spawn(&self) -> Result<PeerProcess, PeerError> {
         let folder = self.folder.path();
         let config_path = folder.join("server.ini");
         let data = folder.join("data");
@@ -256,17 +256,17 @@ impl JavaBroker {
     }
 
     /// Waits until no process with its id is registered.
-    async fn await_absence(&self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
+    async fn wait_until_unregistered(&self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         let nodes = self.setup.nodes();
-        let patience = PATIENCE + self.setup.session_timeout;
-        let absent = wait_for(patience, || async {
+        let timeout = PEER_TIMEOUT + self.setup.session_timeout;
+        let absent = wait_for(timeout, || async {
             let there = zookeeper.answered_ephemerals().await;
             there.is_some_and(|there| !nodes.iter().any(|node| there.contains(node)))
         });
         if absent.await {
             Ok(())
         } else {
-            Err(PeerError::Registered { node: self.setup.master_node(), patience })
+            Err(PeerError::Registered { node: self.setup.master_node(), timeout })
         }
     }
 

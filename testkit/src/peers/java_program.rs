@@ -44,7 +44,7 @@ impl JavaProgram {
     ///
     /// # Cancel safety
     /// The program is killed when the future is dropped.
-    pub async fn run(&self, args: &[&str], patience: Duration) -> Result<(), PeerError> {
+    pub async fn run(&self, args: &[&str], timeout: Duration) -> Result<(), PeerError> {
         let mut folder =
             TempDir::with_prefix("metaq-java-").map_err(PeerError::io("make a temporary folder"))?;
         let mut all = fast_start();
@@ -54,7 +54,7 @@ impl JavaProgram {
         let log = folder.path().join("program.log");
         let what = format!("the Java program {} {}", self.main, args.join(" "));
         let mut process = PeerProcess::start(&what, "java", &all, folder.path(), &log)?;
-        let result = process.succeed(patience).await;
+        let result = process.succeed(timeout).await;
         if result.is_err() {
             folder.disable_cleanup(true);
         }

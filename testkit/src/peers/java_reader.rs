@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{
     PeerError, Peers, ZooKeeper,
     artifacts::fast_start,
-    process::{PATIENCE, PeerProcess},
+    process::{PEER_TIMEOUT, PeerProcess},
 };
 
 /// A message as the Java client read it.
@@ -85,7 +85,7 @@ impl JavaReader {
         args.push(printed.display().to_string());
         let mut process =
             PeerProcess::start(&what, "java", &args, folder.path(), &folder.path().join("reader.log"))?;
-        if let Err(error) = process.succeed(deadline + PATIENCE).await {
+        if let Err(error) = process.succeed(deadline + PEER_TIMEOUT).await {
             folder.disable_cleanup(true);
             return Err(error);
         }

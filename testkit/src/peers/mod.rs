@@ -23,30 +23,30 @@
 //! ```
 
 mod artifacts;
-mod broker_config;
-mod ensemble;
 mod error;
 mod etcd;
 mod java_broker;
+mod java_broker_builder;
 mod java_program;
 mod java_reader;
 mod process;
-mod session;
 mod tls;
 mod zookeeper;
+mod zookeeper_ensemble;
+mod zookeeper_session;
 
 use std::io::{self, Write as _};
 
 pub use artifacts::Peers;
-pub use broker_config::JavaBrokerBuilder;
-pub use ensemble::ZooKeeperEnsemble;
 pub use error::PeerError;
 pub use etcd::{Etcd, EtcdProgram};
 pub use java_broker::JavaBroker;
+pub use java_broker_builder::JavaBrokerBuilder;
 pub use java_program::JavaProgram;
 pub use java_reader::{JavaReader, ReadMessage};
 pub use tls::{PeerTls, TestCa};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
+pub use zookeeper_ensemble::ZooKeeperEnsemble;
 
 impl Peers {
     /// Returns the artifacts that real peers need, or `None` where it isn't there and can't be fetched: then a line
@@ -76,7 +76,7 @@ fn or_skipped<T>(test: &str, fetched: Result<T, PeerError>) -> Option<T> {
     match fetched {
         Ok(fetched) => Some(fetched),
         Err(error) => {
-            assert!(error.is_lack(), "{test}: {error}");
+            assert!(error.is_missing(), "{test}: {error}");
             // Not by a macro, whose output the test harness would hold back.
             let _ = writeln!(io::stderr(), "skipped: {test}: {error}");
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} may not be skipped here: {error}");

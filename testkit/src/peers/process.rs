@@ -26,10 +26,10 @@ use super::PeerError;
 use crate::port::Port;
 
 /// The time that a peer may take to become ready, or to end.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two looks at a condition.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A log's tail is what of its last bytes fits into so many lines.
 const TAIL_BYTES: u64 = 32 * 1024;
@@ -37,7 +37,7 @@ const TAIL_LINES: usize = 40;
 
 /// Goes on as the process `"$@"`, unless the test's process, whose id is `$0`, has ended before the kernel was told
 /// to watch over it.
-const ONLY_WITH_ITS_PARENT: &str = r#"test "$PPID" = "$0" && exec "$@""#;
+const EXEC_IF_PARENT_LIVES: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 
 /// A running process. It is killed when the handle is dropped, which waits until it has ended, and by the kernel when this
 /// process ends without that.
@@ -66,7 +66,7 @@ impl PeerProcess {
         let (stdout, stderr, log_start) = open().map_err(PeerError::io(format!("open {}", log.display())))?;
         // A test process that is killed runs no destructors; setpriv has the kernel see to its children.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "sh", "-c", ONLY_WITH_ITS_PARENT]);
+        command.args(["--pdeathsig", "KILL", "sh", "-c", EXEC_IF_PARENT_LIVES]);
         command.arg(std::process::id().to_string()).arg(program).args(args).current_dir(folder);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
         let child =
@@ -81,11 +81,11 @@ impl PeerProcess {
         fatal: Option<&str>,
         mut is_ready: impl FnMut() -> F,
     ) -> Result<(), PeerError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PEER_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().map_err(PeerError::io("look after a process"))? {
                 return Err(match fatal {
-                    Some(fatal) if self.log_says(fatal) => self.failed(),
+                    Some(fatal) if self.log_contains(fatal) => self.failed(),
                     _ => self.ended(status),
                 });
             }
@@ -93,24 +93,24 @@ impl PeerProcess {
                 return Ok(());
             }
             if let Some(fatal) = fatal
-                && self.log_says(fatal)
+                && self.log_contains(fatal)
             {
                 return Err(self.failed());
             }
             if Instant::now() > deadline {
-                return Err(self.timed_out("become ready", PATIENCE));
+                return Err(self.timed_out("become ready", PEER_TIMEOUT));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Waits until the process has ended by itself and well.
-    pub(super) async fn succeed(&mut self, patience: Duration) -> Result<(), PeerError> {
-        match timeout(patience, self.child.wait()).await {
+    pub(super) async fn succeed(&mut self, timeout: Duration) -> Result<(), PeerError> {
+        match tokio::time::timeout(timeout, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(self.ended(status)),
             Ok(Err(error)) => Err(PeerError::io(format!("wait for {}", self.what))(error)),
-            Err(_) => Err(self.timed_out("come to its end", patience)),
+            Err(_) => Err(self.timed_out("come to its end", timeout)),
         }
     }
 
@@ -132,33 +132,33 @@ impl PeerProcess {
         self.signal(signal);
         // One that is frozen would sleep on.
         self.signal(Signal::SIGCONT);
-        match timeout(PATIENCE, self.child.wait()).await {
+        match timeout(PEER_TIMEOUT, self.child.wait()).await {
             Ok(ended) => ended.map(drop).map_err(PeerError::io(format!("wait for {} to end", self.what))),
-            Err(_) => Err(self.timed_out(&format!("end after {signal}"), PATIENCE)),
+            Err(_) => Err(self.timed_out(&format!("end after {signal}"), PEER_TIMEOUT)),
         }
     }
 
     /// Whether this text is near the end of its log.
-    pub(super) fn log_says(&self, text: &str) -> bool {
+    pub(super) fn log_contains(&self, text: &str) -> bool {
         tail(&self.log, self.log_start).contains(text)
     }
 
     fn failed(&self) -> PeerError {
-        let (what, log_file, log) = self.story();
+        let (what, log_file, log) = self.description();
         PeerError::Failed { what, log_file, log }
     }
 
     fn ended(&self, status: ExitStatus) -> PeerError {
-        let (what, log_file, log) = self.story();
+        let (what, log_file, log) = self.description();
         PeerError::Ended { what, status, log_file, log }
     }
 
-    fn timed_out(&self, purpose: &str, patience: Duration) -> PeerError {
-        let (what, log_file, log) = self.story();
-        PeerError::TimedOut { what: format!("{what} to {purpose}"), patience, log_file, log }
+    fn timed_out(&self, purpose: &str, timeout: Duration) -> PeerError {
+        let (what, log_file, log) = self.description();
+        PeerError::TimedOut { what: format!("{what} to {purpose}"), timeout, log_file, log }
     }
 
-    fn story(&self) -> (String, PathBuf, String) {
+    fn description(&self) -> (String, PathBuf, String) {
         let text = tail(&self.log, self.log_start);
         let lines: Vec<_> = text.lines().collect();
         let log = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
@@ -193,27 +193,27 @@ fn tail(log: &Path, start: u64) -> String {
 
 /// Waits until `condition` holds; false when it still doesn't after `patience`.
 pub(super) async fn wait_for<F: Future<Output = bool>>(
-    patience: Duration,
+    timeout: Duration,
     mut condition: impl FnMut() -> F,
 ) -> bool {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     while !condition().await {
         if Instant::now() > deadline {
             return false;
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
     true
 }
 
 /// The job for the spawner: what to start, in which runtime, and where the answer goes.
-type Order = (Command, Handle, mpsc::SyncSender<io::Result<Child>>);
+type SpawnRequest = (Command, Handle, mpsc::SyncSender<io::Result<Child>>);
 
 /// Starts a process from a thread that lives as long as this process. The kernel ends a child when the *thread* that started
 /// it ends, and the threads of tests and of runtimes come and go.
 fn spawn(command: Command) -> io::Result<Child> {
-    static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
-        let (orders, incoming) = mpsc::channel::<Order>();
+    static SPAWNER: LazyLock<mpsc::Sender<SpawnRequest>> = LazyLock::new(|| {
+        let (requests, incoming) = mpsc::channel::<SpawnRequest>();
         std::thread::spawn(move || {
             for (mut command, runtime, answer) in incoming {
                 let _inside = runtime.enter();
@@ -221,7 +221,7 @@ fn spawn(command: Command) -> io::Result<Child> {
                 let _ = answer.send(command.spawn());
             }
         });
-        orders
+        requests
     });
     let gone = || io::Error::other("the thread that starts processes has ended");
     let (answer, started) = mpsc::sync_channel(1);

@@ -13,8 +13,8 @@ use tokio::{
 use super::{
     PeerError, PeerTls, Peers,
     artifacts::fast_start,
-    process::{PATIENCE, PeerProcess, free_port},
-    session,
+    process::{PEER_TIMEOUT, PeerProcess, free_port},
+    zookeeper_session,
 };
 use crate::port::Port;
 
@@ -165,7 +165,7 @@ impl ZooKeeper {
     /// As for [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
-        let result = self.launch().await;
+        let result = self.spawn().await;
         if result.is_err() {
             // The error names the log.
             self.folder.disable_cleanup(true);
@@ -173,7 +173,7 @@ impl ZooKeeper {
         result
     }
 
-    async fn launch(&mut self) -> Result<(), PeerError> {
+    async fn spawn(&mut self) -> Result<(), PeerError> {
         let folder = self.folder.path();
         let ZooKeeperBuilder {
             tick_time,
@@ -328,10 +328,10 @@ impl ZooKeeper {
             loop {
                 let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await?;
                 // At once, since its client comes for it too as soon as it has lost it.
-                stream.write_all(&session::takeover_and_close(id)).await?;
+                stream.write_all(&zookeeper_session::takeover_and_close(id)).await?;
                 let mut answer = Vec::new();
                 stream.read_to_end(&mut answer).await?;
-                match session::is_taken_over(&answer, id) {
+                match zookeeper_session::is_taken_over(&answer, id) {
                     Some(true) => return Ok(()),
                     Some(false) => return Err(io::Error::other("there is no such session")),
                     None => {} // Its client was quicker.
@@ -340,7 +340,7 @@ impl ZooKeeper {
         };
         let what = format!("end a session of ZooKeeper on port {}", self.port.number());
         let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        timeout(PATIENCE, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
+        timeout(PEER_TIMEOUT, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
     }
 
     /// The number of its client connections.

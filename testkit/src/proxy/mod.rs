@@ -20,7 +20,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-pub use plan::{Fault, Plan};
+pub use plan::{Plan, StreamFault};
 pub use shared::{Direction, OnConnect};
 use shared::{End, ProxyShared};
 
@@ -38,13 +38,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use metaq_testkit::proxy::{Direction, Fault, Plan, Proxy};
+/// use metaq_testkit::proxy::{Direction, Plan, Proxy, StreamFault};
 /// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
 ///
 /// let server = TcpListener::bind("127.0.0.1:0").await?;
 /// let proxy = Proxy::start(server.local_addr()?.to_string()).await?;
 /// // The client hears three bytes of the answer; then the connection is reset.
-/// proxy.plan(Direction::ToClient, Plan::new().at(3, Fault::Reset));
+/// proxy.plan(Direction::ToClient, Plan::new().at(3, StreamFault::Reset));
 ///
 /// let mut client = TcpStream::connect(proxy.addr()).await?;
 /// let (mut served, _) = server.accept().await?;

@@ -11,7 +11,7 @@ pub struct Plan {
     pub(super) bandwidth: Option<u64>,
     pub(super) flow: Flow,
     /// By position; those of one position in the order in which they were added.
-    pub(super) faults: Vec<(u64, Fault)>,
+    pub(super) faults: Vec<(u64, StreamFault)>,
 }
 
 /// The flow of bytes when no fault is due.
@@ -26,7 +26,7 @@ pub(super) enum Flow {
 /// The faults at a position in the bytes of one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum StreamFault {
     /// The connection ends by FIN, for both sides. What the receiver hasn't read yet it still can.
     Close,
     /// The connection ends by RST, for both sides.
@@ -81,7 +81,7 @@ impl Plan {
 
     /// Does something once on each connection, after exactly `position` bytes.
     #[must_use]
-    pub fn at(mut self, position: u64, fault: Fault) -> Self {
+    pub fn at(mut self, position: u64, fault: StreamFault) -> Self {
         let behind = self.faults.partition_point(|(other, _)| *other <= position);
         self.faults.insert(behind, (position, fault));
         self
@@ -90,7 +90,7 @@ impl Plan {
     /// The number of bytes before a position that may have to be sent again.
     pub(super) fn history(&self) -> usize {
         let duplicated = self.faults.iter().map(|(_, fault)| match fault {
-            Fault::Duplicate(count) => *count,
+            StreamFault::Duplicate(count) => *count,
             _ => 0,
         });
         duplicated.max().unwrap_or_default()

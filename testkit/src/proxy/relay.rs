@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    plan::{Fault, Flow, Plan},
+    plan::{Flow, Plan, StreamFault},
     shared::{Direction, End, OnConnect, OpenConnection, ProxyShared},
 };
 
@@ -267,16 +267,16 @@ impl<'a> Relay<'a> {
             };
             self.applied_faults += 1;
             match fault {
-                Fault::Close => return Err(End::Closed),
-                Fault::Reset => return Err(End::Reset),
-                Fault::Freeze => self.flow = Flow::Freeze,
-                Fault::Swallow => self.flow = Flow::Swallow,
-                Fault::Duplicate(count) => {
+                StreamFault::Close => return Err(End::Closed),
+                StreamFault::Reset => return Err(End::Reset),
+                StreamFault::Freeze => self.flow = Flow::Freeze,
+                StreamFault::Swallow => self.flow = Flow::Swallow,
+                StreamFault::Duplicate(count) => {
                     let kept = self.history.len();
                     let bytes = Bytes::copy_from_slice(&self.history[kept - kept.min(*count)..]);
                     self.add(bytes);
                 }
-                Fault::Inject(bytes) => {
+                StreamFault::Inject(bytes) => {
                     let bytes = bytes.clone();
                     self.add(bytes);
                 }
