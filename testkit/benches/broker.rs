@@ -1,5 +1,5 @@
-//! How many puts a second the embedded broker takes: `cargo bench --package metaq-testkit`. Other things on the machine,
-//! and the client's own work, count as well.
+//! The number of puts a second that the embedded broker handles: `cargo bench --package metaq-testkit`. The
+//! load of the machine and the client's own work are included.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for developers")]
 
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How many puts are in one write.
+/// The number of puts in one write.
 const BATCH: usize = 1000;
 
-/// How long each measurement takes.
+/// The duration of each measurement.
 const TIME: Duration = Duration::from_secs(1);
 
-/// Puts until the time is up; returns how many were acknowledged.
+/// Puts until the time is up. Returns the number of acknowledged puts.
 async fn put(stream: impl AsyncRead + AsyncWrite + Send + 'static, partition: i32, payload: usize) -> u64 {
     let topic = "bench".parse().unwrap();
     let put = PutCommand::new(topic, partition, Bytes::from(vec![b'x'; payload]), None);
@@ -42,7 +42,7 @@ async fn put(stream: impl AsyncRead + AsyncWrite + Send + 'static, partition: i3
             let mut used = 0;
             while let Some((answer, length)) = decoder.decode_response_in_place(&input[used..]).unwrap() {
                 assert!(answer.status().unwrap().is_success());
-                // Answers come in order: this is the last.
+                // Responses arrive in order: this is the last.
                 if answer.put_response().is_err() {
                     return acknowledged;
                 }

@@ -10,10 +10,10 @@ use tokio::{
     sync::mpsc,
 };
 
-/// The number of bytes that may be under way in each direction on a connection without a port.
+/// The number of bytes that each direction of a connection without a port buffers.
 const PIPE_CAPACITY: usize = 64 * 1024;
 
-/// The two ends of a connection without a port.
+/// Returns the two ends of a connection without a port.
 pub(crate) fn pipe() -> (DuplexStream, DuplexStream) {
     tokio::io::duplex(PIPE_CAPACITY)
 }
@@ -23,7 +23,8 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Connects to a [`Broker`](crate::Broker) without a port; got by [`Broker::connector`](crate::Broker::connector).
+/// Connects to a [`Broker`](crate::Broker) without a port; returned by
+/// [`Broker::connector`](crate::Broker::connector).
 #[derive(Clone, Debug)]
 pub struct BrokerConnector {
     streams: mpsc::UnboundedSender<Box<dyn Io>>,
@@ -34,7 +35,7 @@ impl BrokerConnector {
         Self { streams }
     }
 
-    /// The client's end of a new connection.
+    /// Returns the client's end of a new connection.
     ///
     /// # Errors
     /// `ConnectionRefused` when the broker has ended.
@@ -47,7 +48,7 @@ impl BrokerConnector {
     }
 }
 
-/// Reaches its broker, whatever the address.
+/// Connects to its broker, whatever the address.
 #[async_trait]
 impl Dialer for BrokerConnector {
     type Stream = DuplexStream;

@@ -1,12 +1,12 @@
-//! For tests of programs that use MetaQ 1.4 (Metamorphosis) brokers: an embedded [`Broker`] that needs nothing
-//! installed and does wrong what it is told to, an [`EmbeddedRegistry`] to find it, a [`Proxy`] that spoils connections,
-//! the [`conformance`] suite that every `Discovery` has to pass and, with the feature `peers`, handles that run real
-//! ZooKeeper and etcd servers and Java brokers.
+//! Test support for programs that use MetaQ 1.4 (Metamorphosis) brokers: an embedded [`Broker`] that needs
+//! nothing installed and misbehaves on demand, an [`EmbeddedRegistry`] to find it, a fault-injecting
+//! [`Proxy`], the [`conformance`] suite that every `Discovery` has to pass and, with the feature `peers`,
+//! handles that run real ZooKeeper and etcd servers and Java brokers.
 //!
 //! # A test of a service
 //!
-//! [`Broker::discovery`] and [`Broker::transport`] are all that a producer needs. [`Broker::wait_for`] waits for what the
-//! service sends; once it was acknowledged, [`Broker::messages`] has it:
+//! [`Broker::discovery`] and [`Broker::transport`] are all that a producer needs. [`Broker::wait_for`] waits
+//! for messages of the service; [`Broker::messages`] returns every message that was acknowledged:
 //!
 //! ```
 //! use metaq_producer::{Message, Producer, Topic};
@@ -30,18 +30,19 @@
 //! # }
 //! ```
 //!
-//! - Without a port nothing depends on the network, so that time may be paused: `#[tokio::test(start_paused = true)]`, with
-//!   tokio's feature `test-util`, makes every timeout and pause pass at once. A service that takes an address instead of a
-//!   producer is given that of a broker with a port: [`BrokerBuilder::start`] and [`Broker::addr`].
-//! - [`Broker::kill`] ends the broker as a crash does, and returns what starts it again. [`Broker::faults`] has it refuse, be
-//!   silent or slow, or break connections.
-//! - Transactions need nothing else. What a transaction holds is not among [`Broker::messages`] before it was committed. The
-//!   steps can be recorded, or made to fail, by [`Requests::transactions`].
-//! - Several brokers that a producer finds together have ids of their own and one [`EmbeddedRegistry`].
+//! - Without a port nothing depends on the network, so time may be paused:
+//!   `#[tokio::test(start_paused = true)]`, with tokio's feature `test-util`, makes every timeout and pause
+//!   pass immediately. A service that takes an address instead of a producer gets the address of a broker
+//!   with a port: [`BrokerBuilder::start`] and [`Broker::addr`].
+//! - [`Broker::kill`] ends the broker as a crash does, and returns a builder that starts it again.
+//!   [`Broker::faults`] makes it refuse requests, stay silent, respond late, or break connections.
+//! - Transactions need nothing else. [`Broker::messages`] includes the messages of a transaction once it has
+//!   committed. [`Requests::transactions`] selects its steps, to record them or to make them fail.
+//! - Several brokers that one producer finds have different ids and share one [`EmbeddedRegistry`].
 //!
 //! # Features
 //!
-//! - `zookeeper`, `etcd`: the embedded broker registers there. The latter is built with `protoc`.
+//! - `zookeeper`, `etcd`: registration of the embedded broker there. Building the latter takes `protoc`.
 //! - `peers`: real peers; see the module.
 
 mod broker;
@@ -53,7 +54,7 @@ mod port;
 pub mod proxy;
 mod registry;
 
-/// Longer durations are cut to this one, about 30 years, so that no addition overflows.
+/// The longest duration, about 30 years: longer ones are shortened to it so that no addition overflows.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]

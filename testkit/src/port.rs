@@ -1,7 +1,8 @@
-//! TCP ports of the loopback interface that nobody else takes.
+//! TCP ports of the loopback interface that no other process takes.
 //!
-//! A port that the kernel chooses is one of those it gives to outgoing connections too: whoever lets go of it to hand it
-//! to another process, or to listen on it again later, may find it taken. Ports are therefore chosen below that range.
+//! The kernel gives the ports that it chooses to outgoing connections, too: a port that is released, to hand
+//! it to another process or to listen on it again later, may be taken by then. Ports are therefore chosen
+//! below that range.
 
 use std::{
     fs, io,
@@ -9,24 +10,24 @@ use std::{
     sync::LazyLock,
 };
 
-/// The lowest port that is chosen; services that are known by their ports lie below.
+/// The lowest port that is chosen; well-known services use lower ones.
 const LOWEST: u16 = 10_000;
 
-/// The number of ports that are looked at before the search is given up.
+/// The number of ports that are tried before the search fails.
 const ATTEMPTS: usize = 1_000;
 
-/// A port on which its owner, or a process of its, listens or will. No other `Port` of any process on this machine is the
-/// same as long as this one lives.
+/// A port that its owner, or a child process of it, listens on. While this value lives, no other `Port` of
+/// any process on this machine has the same number.
 #[derive(Debug)]
 pub(crate) struct Port {
     number: u16,
-    /// The UDP port of the same number, which nothing here uses otherwise: the kernel gives it back whichever way the
-    /// process ends. A port that was chosen by somebody else isn't claimed.
+    /// The UDP port of the same number, used as a lock: the kernel releases it however the process ends. None
+    /// for a port that the caller chose.
     _claim: Option<UdpSocket>,
 }
 
 impl Port {
-    /// A port that nobody listens on.
+    /// Returns a port on which no process listens.
     pub(crate) fn free() -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
             let number = fastrand::u16(LOWEST..*FIRST_OF_THE_KERNEL);
@@ -44,13 +45,13 @@ impl Port {
         ))
     }
 
-    /// A port that this process has listened on; none when another `Port` is the same.
+    /// Claims a port that this process has listened on. Returns `None` if another `Port` has the same number.
     pub(crate) fn claimed(number: u16) -> Option<Self> {
         let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
         Some(Self { number, _claim: Some(claim) })
     }
 
-    /// The port that somebody asked for.
+    /// A port that the caller chose, without a claim.
     #[cfg(feature = "peers")]
     pub(crate) fn fixed(number: u16) -> Self {
         Self { number, _claim: None }
@@ -68,16 +69,16 @@ pub(crate) fn listen() -> io::Result<(Port, TcpListener)> {
         let port = Port::free()?;
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())) {
             Ok(listener) => return Ok((port, listener)),
-            // Somebody who knows nothing of claims was faster.
+            // A process without claims took the port in between.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < ATTEMPTS => attempts += 1,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// An address of the loopback interface at which nobody listens: connecting to it is refused. Nothing of this crate in any
-/// process takes its port as long as this process lives, unless it is told to, as by
-/// [`BrokerBuilder::port`](crate::BrokerBuilder::port): a broker that comes later.
+/// Returns an address of the loopback interface on which no process listens: connecting to it is refused.
+/// Nothing in this crate takes its port while this process lives, in any process, unless a test names the
+/// port, for instance by [`BrokerBuilder::port`](crate::BrokerBuilder::port) for a broker that starts later.
 ///
 /// ```
 /// let addr = metaq_testkit::unused_addr()?;
@@ -91,7 +92,7 @@ pub(crate) fn listen() -> io::Result<(Port, TcpListener)> {
 pub fn unused_addr() -> io::Result<SocketAddr> {
     let port = Port::free()?;
     let addr = (Ipv4Addr::LOCALHOST, port.number()).into();
-    // Claimed to the end of the process.
+    // Claimed until the process ends.
     std::mem::forget(port);
     Ok(addr)
 }
@@ -100,9 +101,9 @@ pub fn unused_addr() -> io::Result<SocketAddr> {
 static FIRST_OF_THE_KERNEL: LazyLock<u16> = LazyLock::new(|| {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
-    // As Linux has it by default; elsewhere the range begins higher.
+    // The default of Linux; the range begins higher elsewhere.
     let first = first.unwrap_or(32_768);
-    // A machine on which nearly all ports are the kernel's has no better ones.
+    // If the kernel uses nearly all ports, no better ones are left.
     if first > LOWEST + 1_000 { first } else { 32_768 }
 });
 

@@ -1,4 +1,4 @@
-//! A registry in the test's own process, in which embedded brokers register.
+//! A registry in the process of the test, in which embedded brokers register.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,15 @@ use tokio::{io::DuplexStream, runtime::Handle, time::sleep};
 
 use crate::connector::BrokerConnector;
 
-/// A registry in the test's own process: embedded brokers
-/// [register in it](crate::BrokerBuilder::register_with), producers find them by its [`discovery`](Self::discovery), and
-/// [`connect`](Self::connect) reaches those that have no port. What it does wrong is said by
-/// [`add_fault`](Self::add_fault). Clones are the same registry.
+/// A registry in the process of the test: embedded brokers [register in
+/// it](crate::BrokerBuilder::register_with), producers find them by its [`discovery`](Self::discovery), and
+/// [`connect`](Self::connect) reaches brokers without a port. [`add_fault`](Self::add_fault) makes it
+/// misbehave. Clones are the same registry.
 ///
-/// A broker is told as long as it is there, and after its end for the [session timeout](Self::session_timeout), as one
-/// that was killed; one that is shut down leaves at once. An id belongs to one broker at a time: starting another one with
-/// the id of a live broker fails with `AlreadyExists`. One that was killed or dropped can be started again at once.
+/// A broker is listed while it runs. After a kill it stays listed for the [session
+/// timeout](Self::session_timeout); after an orderly shutdown it is removed immediately. An id belongs to one
+/// broker at a time: starting another broker with the id of a live one fails with `AlreadyExists`. A broker
+/// that was killed or dropped can be started again immediately.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -48,7 +49,7 @@ struct State {
     brokers: BTreeMap<BrokerId, Entry>,
     /// The connectors of brokers, registered or not.
     reachable: BTreeMap<BrokerAddr, BrokerConnector>,
-    /// Those who are told, and the topics that they were told of.
+    /// The discoveries that receive views, and the topics that they have received.
     discoveries: Vec<MockDiscovery>,
     announced: BTreeSet<Topic>,
     faults: Vec<RegistryFault>,
@@ -63,7 +64,7 @@ struct Entry {
     number: u64,
     addr: BrokerAddr,
     topics: BTreeMap<Topic, u32>,
-    /// Set when its broker was killed or dropped: another may take the id.
+    /// Set when the broker was killed or dropped: another one may take the id.
     has_ended: bool,
 }
 
@@ -71,21 +72,21 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistryFault {
-    /// Calls, and the news of changes, take so much longer.
+    /// Calls and notifications of changes are delayed by this duration.
     Slow(Duration),
-    /// It says that no broker is there.
+    /// The registry lists no broker.
     Empty,
-    /// It can't be reached: calls fail, changes are not seen, and the last view holds.
+    /// The registry can't be reached: calls fail, changes are not seen, and the last view stays.
     Unreachable,
-    /// It doesn't tell of this broker.
+    /// The registry doesn't list this broker.
     Missing(BrokerId),
-    /// It gives this broker the address of somebody else, where nobody listens.
+    /// The registry lists this broker with another address, at which connections are refused.
     WrongAddress(BrokerId),
-    /// It gives this broker so many partitions of every topic.
+    /// The registry lists this broker with this number of partitions for every topic.
     WrongPartitions(BrokerId, u32),
 }
 
-/// The port that nobody listens on.
+/// A port on which no process listens.
 const CLOSED_PORT: u16 = 1;
 
 impl Default for EmbeddedRegistry {
@@ -102,8 +103,8 @@ impl EmbeddedRegistry {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// A discovery that reads this registry: for one producer, which may close it. A test may look at its calls and
-    /// watches.
+    /// Returns a discovery that reads this registry, for one producer, which may close it. A test may examine
+    /// its calls and watches.
     #[must_use]
     pub fn discovery(&self) -> MockDiscovery {
         let mock = MockDiscovery::new();
@@ -117,12 +118,13 @@ impl EmbeddedRegistry {
         mock
     }
 
-    /// For how long a broker that was dropped is still told. Default 6 s.
+    /// Sets the time for which a broker stays listed after it was killed or dropped. Default 6 s.
     pub fn session_timeout(&self, timeout: Duration) {
         self.state.lock().session_timeout = timeout.min(crate::LONGEST);
     }
 
-    /// The client's end of a connection to the broker with this address, whether it is registered now or not.
+    /// Returns the client's end of a new connection to the broker with this address, whether it is registered
+    /// now or not.
     ///
     /// # Errors
     /// `ConnectionRefused` when no such broker has registered, or it has ended.
@@ -132,25 +134,25 @@ impl EmbeddedRegistry {
         connector.ok_or_else(nobody)?.connect()
     }
 
-    /// Has it do something wrong from now on, on top of what it does wrong already.
+    /// Adds a fault to those that the registry has already.
     pub fn add_fault(&self, fault: RegistryFault) {
         self.state.lock().faults.push(fault);
         self.publish_changes();
     }
 
-    /// Ends all faults; what was changed meanwhile is seen.
+    /// Removes all faults; changes that were made meanwhile become visible.
     pub fn heal(&self) {
         self.state.lock().faults.clear();
         self.publish_changes();
     }
 
-    /// Whether both are the same registry.
+    /// Returns whether both are the same registry.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.state, &other.state)
     }
 
-    /// Takes the id for a broker, which tells its topics by [`update`](Self::update) then. What a former broker with this id has
-    /// told holds until then.
+    /// Claims the id for a broker, which then sets its topics by [`update`](Self::update). Until then the
+    /// topics of a former broker with this id stay.
     pub(crate) fn claim(
         &self,
         id: BrokerId,
@@ -169,7 +171,7 @@ impl EmbeddedRegistry {
             }
             former => former.map(|entry| entry.topics.clone()).unwrap_or_default(),
         };
-        // Brokers without ports can be given the same one.
+        // Brokers without ports can have the same address.
         let at_same = |entry: &Entry| entry.addr == *addr && !entry.has_ended;
         if let Some((other, _)) = state.brokers.iter().find(|(other, entry)| **other != id && at_same(entry))
         {
@@ -186,7 +188,7 @@ impl EmbeddedRegistry {
         Ok(())
     }
 
-    /// Changes what a broker tells, if it is still there.
+    /// Sets the topics of a broker, if it is still registered.
     pub(crate) fn update(&self, id: BrokerId, addr: &BrokerAddr, topics: BTreeMap<Topic, u32>) {
         if let Some(entry) = self.state.lock().brokers.get_mut(&id).filter(|entry| entry.addr == *addr) {
             entry.topics = topics;
@@ -194,7 +196,7 @@ impl EmbeddedRegistry {
         self.publish_changes();
     }
 
-    /// Takes a broker out, unless another has taken its place.
+    /// Removes a broker, unless another one has taken its id.
     pub(crate) fn remove(&self, id: BrokerId, addr: &BrokerAddr) {
         self.remove_if(id, |entry| entry.addr == *addr);
     }
@@ -208,7 +210,7 @@ impl EmbeddedRegistry {
         self.publish_changes();
     }
 
-    /// Takes a broker out once its session has expired, unless it has registered anew.
+    /// Removes a broker once its session has expired, unless it has registered again.
     pub(crate) fn expire(&self, id: BrokerId, addr: &BrokerAddr) {
         let (timeout, number) = {
             let mut state = self.state.lock();
@@ -218,7 +220,7 @@ impl EmbeddedRegistry {
             entry.has_ended = true;
             (timeout, entry.number)
         };
-        // Without a runtime nobody is left who could watch.
+        // Without a runtime no watch is left.
         let Ok(runtime) = Handle::try_current() else { return self.remove(id, addr) };
         let this = self.clone();
         runtime.spawn(async move {
@@ -227,7 +229,7 @@ impl EmbeddedRegistry {
         });
     }
 
-    /// Has watches told, at once or as late as faults want it.
+    /// Publishes new views to watches, immediately or after the delay of [`RegistryFault::Slow`].
     fn publish_changes(&self) {
         let delay = self.state.lock().delay();
         if delay.is_zero() {
@@ -244,8 +246,9 @@ impl EmbeddedRegistry {
 }
 
 impl EmbeddedRegistry {
-    /// A transport that reaches the brokers of this registry, whether they have ports or not, with the default settings
-    /// for connections. It uses no network. Together with [`discovery`](Self::discovery) it is all that a producer needs:
+    /// Returns a transport that reaches the brokers of this registry, with or without ports, with the default
+    /// settings for connections. It uses no network. With [`discovery`](Self::discovery) it is all that a
+    /// producer needs:
     ///
     /// ```
     /// # use metaq_producer::Producer;
@@ -265,14 +268,14 @@ impl EmbeddedRegistry {
         self.transport_with(ConnectionConfig::default())
     }
 
-    /// A [`transport`](Self::transport) with other settings.
+    /// Returns a [`transport`](Self::transport) with other settings.
     #[must_use]
     pub fn transport_with(&self, config: ConnectionConfig) -> StreamTransport<Self> {
         StreamTransport::new(self.clone(), config)
     }
 }
 
-/// Reaches the brokers that have registered.
+/// Connects to the brokers that have registered.
 #[async_trait]
 impl Dialer for EmbeddedRegistry {
     type Stream = DuplexStream;
@@ -292,7 +295,7 @@ impl State {
                 let view = self.view(topic);
                 if view.is_empty() { mock.remove(topic) } else { mock.set(view) }
             }
-            // What was set while it was away is seen when it comes back.
+            // Views that were set during the outage become visible with its end.
             mock.set_away(away);
         }
         self.announced = topics;

@@ -1,4 +1,4 @@
-//! Fetches what the real-peer tests need, so that they don't have to; says what is missing where that fails.
+//! Fetches the artifacts of real peers, so that the tests don't have to, and reports what is missing.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         [("ZooKeeper and Java brokers", Peers::fetch().map(drop)), ("etcd", EtcdProgram::fetch().map(drop))]
     {
         if let Err(error) = fetched {
-            // A stderr that is gone can't be told about.
+            // Nothing is left to do about a closed stderr.
             let _ = writeln!(std::io::stderr(), "{what} can't be run: {error}");
             code = ExitCode::FAILURE;
         }

@@ -1,4 +1,4 @@
-//! The settings of a broker.
+//! The builder of a broker.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ pub struct BrokerBuilder {
     pub(super) id: BrokerId,
     pub(super) host: String,
     pub(super) port: u16,
-    /// Keeps others of this crate from taking the port.
+    /// Reserves the port within this crate.
     pub(super) claim: Option<Arc<Port>>,
     pub(super) topics: Vec<(String, u32)>,
     pub(super) default_partitions: u32,
@@ -30,7 +30,7 @@ pub struct BrokerBuilder {
     pub(super) seed: u64,
     pub(super) settings: Settings,
     pub(super) embedded: Vec<EmbeddedRegistry>,
-    /// The registry of a former broker's own, by which clients know it.
+    /// The own registry of a killed broker, by which its clients find the next one.
     pub(super) own_registry: Option<EmbeddedRegistry>,
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     pub(super) registries: Vec<super::registration::Registry>,
@@ -64,119 +64,126 @@ impl BrokerBuilder {
         }
     }
 
-    /// The broker's id. Default 0.
+    /// Sets the id of the broker. Default 0.
     #[must_use]
     pub fn id(mut self, id: i32) -> Self {
         self.id = BrokerId(id);
         self
     }
 
-    /// The TCP port. Default 0, which takes a free one outside of the range from which the kernel serves outgoing
-    /// connections, so that a later broker can take it again.
+    /// Sets the TCP port. Default 0, which takes a free one outside the range that the kernel uses for
+    /// outgoing connections, so that a later broker can take it again.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         (self.port, self.claim) = (port, None);
         self
     }
 
-    /// The host in the broker's address, as it stands in its error texts and in a registry. Default `127.0.0.1`. It listens
-    /// on the loopback interface in any case.
+    /// Sets the host in the broker's address, which appears in its error texts and in registries. Default
+    /// `127.0.0.1`. The broker listens on the loopback interface in any case.
     #[must_use]
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);
         self
     }
 
-    /// Adds a topic with so many partitions. A `*` in its name stands for any text; a topic that only such a name takes
-    /// has the [default number](Self::default_partitions) of partitions.
+    /// Adds a topic with this number of partitions. A `*` in its name matches any text; a topic that only a
+    /// pattern matches has the [default number](Self::default_partitions) of partitions.
     #[must_use]
     pub fn topic(mut self, name: impl AsRef<str>, partitions: u32) -> Self {
         self.topics.push((name.as_ref().to_owned(), partitions));
         self
     }
 
-    /// The number of partitions of topics that aren't named themselves. Default 1.
+    /// Sets the number of partitions of topics that only a pattern matches. Default 1.
     #[must_use]
     pub fn default_partitions(mut self, partitions: u32) -> Self {
         self.default_partitions = partitions.max(1);
         self
     }
 
-    /// Keeps messages and prepared transactions in this folder instead of in memory; what is there already is taken over.
-    /// The layout is that of a Java broker's `dataPath`, which can open the folder when this broker doesn't run.
-    /// Prepared transactions are in a folder of their own, `embedded.metaq-0`, which a Java broker takes for an empty topic.
+    /// Keeps messages and prepared transactions in this folder instead of in memory, and loads what the
+    /// folder holds already. The layout is that of a Java broker's `dataPath`: a Java broker can open the
+    /// folder when this broker doesn't run. Prepared transactions are in a separate folder,
+    /// `embedded.metaq-0`, which a Java broker takes for an empty topic.
     ///
-    /// The folder belongs to one broker at a time: a second one, in whichever process, can't be started on it. Of a Java broker
-    /// that runs on it nothing is known.
+    /// The folder belongs to one broker at a time: a second embedded broker fails to start on it, in any
+    /// process. A Java broker that uses the folder is not detected.
     ///
-    /// A message is written before its put is answered, and so outlives the process; the disk has it for certain after
-    /// [`Broker::flush`](crate::Broker::flush) and [`Broker::shut_down`](crate::Broker::shut_down).
+    /// A message is written before its put is acknowledged, so it survives the process; it is certainly on
+    /// the disk after [`Broker::flush`](crate::Broker::flush) and
+    /// [`Broker::shut_down`](crate::Broker::shut_down).
     #[must_use]
     pub fn data_dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.folder = Some(folder.as_ref().to_owned());
         self
     }
 
-    /// The time at which messages become readable. Default [`Flush::AtOnce`].
+    /// Sets when messages become readable. Default [`Flush::AtOnce`].
     #[must_use]
     pub fn flush(mut self, flush: Flush) -> Self {
         self.log.flush = flush;
         self
     }
 
-    /// After how many bytes a partition gets a new segment. Default 1 GiB, as shipped (`maxSegmentSize`).
+    /// Sets the size in bytes at which a partition begins a new segment. Default 1 GiB, as shipped
+    /// (`maxSegmentSize`).
     #[must_use]
     pub fn max_segment_size(mut self, bytes: u64) -> Self {
         self.log.max_segment = bytes.max(1);
         self
     }
 
-    /// The largest number of bytes that a `get` returns. Default 1 MiB, as shipped (`maxTransferSize`): a message that takes
-    /// more can't be read, and hides what is behind it.
+    /// Sets the largest number of bytes that a `get` returns. Default 1 MiB, as shipped (`maxTransferSize`):
+    /// a larger message can't be read, and blocks reading the messages behind it.
     #[must_use]
     pub fn max_transfer_size(mut self, bytes: usize) -> Self {
         self.settings.max_transfer = bytes.max(1);
         self
     }
 
-    /// The longest timeout of a transaction. Default 60 s, as shipped (`maxTxTimeoutInSeconds`); a longer one is cut to it.
+    /// Sets the longest timeout of a transaction. Default 60 s, as shipped (`maxTxTimeoutInSeconds`); longer
+    /// ones are shortened to it.
     #[must_use]
     pub fn max_transaction_timeout(mut self, timeout: Duration) -> Self {
         self.settings.max_transaction = timeout.min(crate::LONGEST);
         self
     }
 
-    /// After how long without a request a connection is closed. Default 300 s, as a Java broker.
+    /// Sets the time without a request after which a connection is closed. Default 300 s, as in a Java
+    /// broker.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout.min(crate::LONGEST);
         self
     }
 
-    /// The time that [`Broker::wait_for`](crate::Broker::wait_for) and [`Broker::wait_until`](crate::Broker::wait_until) wait at
-    /// most, by tokio's clock. Default 30 s.
+    /// Sets the time limit of [`Broker::wait_for`](crate::Broker::wait_for) and
+    /// [`Broker::wait_until`](crate::Broker::wait_until), by tokio's clock. Default 30 s.
     #[must_use]
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.settings.wait_timeout = timeout.min(crate::LONGEST);
         self
     }
 
-    /// The largest length of a line and of a body. Default 64 KiB and 64 MiB; beyond that the connection is closed.
+    /// Sets the largest length of a line and of a body; longer ones close the connection. Default 64 KiB and
+    /// 64 MiB.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self
     }
 
-    /// The largest number of bytes of all logs together; a segment that is dropped makes room again. Then puts are refused as
-    /// by a Java broker whose disk is full: with status 500 and no detail. Default no limit.
+    /// Sets the largest number of bytes of all logs together; dropping a segment frees its bytes. At the
+    /// limit puts are refused as by a Java broker whose disk is full: with status 500 and no detail. Default
+    /// no limit.
     #[must_use]
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.capacity = Some(bytes);
         self
     }
 
-    /// The seed of everything that is drawn at random: the partitions of puts that leave the choice to the broker, and
+    /// Sets the seed of all random choices: the partitions of puts that leave the choice to the broker, and
     /// [faults](super::Faults) with a chance. Default 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -184,20 +191,21 @@ impl BrokerBuilder {
         self
     }
 
-    /// Has the defects of the Java broker, too, instead of behaving well:
+    /// Adds the defects of the Java broker:
     ///
     /// - lines and bodies have no limit,
-    /// - every word that begins with `v` is taken for `version`, except `value`, and with `q` for `quit`,
-    /// - a line that can't be right is refused only when the body that it announces has come,
-    /// - `stats` counts what a transaction brings to a partition as one message.
+    /// - every word that begins with `v`, except `value`, means `version`, and every word that begins with
+    ///   `q` means `quit`,
+    /// - a malformed line is refused only once the body that it announces has arrived,
+    /// - `stats` counts all messages that a transaction adds to a partition as one.
     #[must_use]
     pub fn compat(mut self, compat: bool) -> Self {
         self.settings.compat = compat;
         self
     }
 
-    /// Registers the broker in a registry of the test's own process. May be repeated. Give each broker of a registry an
-    /// [id](Self::id) of its own: one with the id of a live broker can't be started.
+    /// Registers the broker in a registry in the process of the test. May be repeated. Brokers of one
+    /// registry need different [ids](Self::id): a broker with the id of a live one fails to start.
     #[must_use]
     pub fn register_with(mut self, registry: &EmbeddedRegistry) -> Self {
         if !self.embedded.iter().any(|other| other.is_same(registry)) {
@@ -206,8 +214,9 @@ impl BrokerBuilder {
         self
     }
 
-    /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be repeated. Another
-    /// live broker with the same id is an error of [`start`](Self::start); see [`Registry`](crate::Registry).
+    /// Registers the broker as a Java broker does, and keeps it registered until it is shut down. May be
+    /// repeated. [`start`](Self::start) fails if another live broker has the same id; see
+    /// [`Registry`](crate::Registry).
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     #[must_use]
     pub fn register_in(mut self, registry: super::registration::Registry) -> Self {

@@ -1,11 +1,11 @@
-//! The configuration of a broker, as a Java broker's file has it.
+//! The configuration of a broker as the text of a Java broker's configuration file.
 
 use std::{fmt::Write as _, sync::atomic::Ordering};
 
 use super::shared::BrokerShared;
 
 impl BrokerShared {
-    /// The configuration in the form of a Java broker's file: what matters to clients.
+    /// Returns the configuration in the form of a Java broker's file: the settings that matter to clients.
     pub(super) fn config(&self) -> String {
         let mut text = format!(
             "[system]\nbrokerId={}\nnumPartitions={}\nserverPort={}\nhostName={}\nmaxTransferSize={}\n\
@@ -34,7 +34,7 @@ impl BrokerShared {
         text
     }
 
-    /// CRC-32 of the configuration.
+    /// Returns the CRC-32 of the configuration.
     pub(super) fn config_checksum(&self) -> u32 {
         crc32fast::hash(self.config().as_bytes())
     }

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// A figure that only grows.
+/// A count that only grows.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 
@@ -21,8 +21,8 @@ impl fmt::Display for Counter {
     }
 }
 
-/// The counts of a broker. A Java broker counts requests, refused ones included, with the exceptions that the answers to
-/// them show.
+/// The counts of a broker. A Java broker counts all requests, refused ones included; the handlers show the
+/// exceptions.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) put: Counter,

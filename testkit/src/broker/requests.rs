@@ -1,8 +1,9 @@
-//! The requests that meet a fault, or are recorded.
+//! A filter for the requests that meet a fault, or are recorded.
 
 use metaq_protocol::{Command, TransactionAction};
 
-/// The requests that meet a fault or are recorded: every one of a kind, unless it is narrowed down.
+/// A filter for the requests that meet a fault or are recorded: all requests of a kind, unless it is
+/// narrowed.
 #[derive(Clone, Debug)]
 pub struct Requests {
     verb: Option<&'static str>,
@@ -67,7 +68,8 @@ impl Requests {
 
     /// Every step of a transaction, or those of one kind. The commit of a local transaction is
     /// [`CommitOnePhase`](TransactionAction::CommitOnePhase), that of a prepared XA transaction
-    /// [`CommitTwoPhase`](TransactionAction::CommitTwoPhase). Messages in a transaction are [`puts`](Self::puts).
+    /// [`CommitTwoPhase`](TransactionAction::CommitTwoPhase). Messages in a transaction are
+    /// [`puts`](Self::puts).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -98,55 +100,56 @@ impl Requests {
         Self { action, ..Self::of(Some("transaction")) }
     }
 
-    /// Those for this topic. Only `put`, `get` and `offset` name one.
+    /// Keeps requests for this topic. Only `put`, `get` and `offset` name one.
     #[must_use]
     pub fn of_topic(mut self, topic: impl AsRef<str>) -> Self {
         self.topic = Some(topic.as_ref().to_owned());
         self
     }
 
-    /// Those for the partition with this index, as the request names it. Only `put`, `get` and `offset` name one.
+    /// Keeps requests for the partition with this index, as the request names it. Only `put`, `get` and
+    /// `offset` name one.
     #[must_use]
     pub fn of_partition(mut self, index: i32) -> Self {
         self.partition = Some(index);
         self
     }
 
-    /// Those that come on this connection, counted from 1 in the order in which they were made.
+    /// Keeps requests of this connection, counted from 1 in the order in which they were made.
     #[must_use]
     pub fn on_connection(mut self, number: usize) -> Self {
         self.connection = Some(number);
         self
     }
 
-    /// The `n`-th of them only, counted from 1.
+    /// Keeps the `n`-th request only, counted from 1.
     #[must_use]
     pub fn only(self, n: u64) -> Self {
         self.after(n.saturating_sub(1)).first(1)
     }
 
-    /// At most so many of them.
+    /// Keeps the first `n` requests.
     #[must_use]
     pub fn first(mut self, n: u64) -> Self {
         self.limit = n;
         self
     }
 
-    /// Those that come after the first `n`.
+    /// Skips the first `n` requests.
     #[must_use]
     pub fn after(mut self, n: u64) -> Self {
         self.skip = n;
         self
     }
 
-    /// Each of them with this chance, from 0 to 1.
+    /// Keeps each request with this chance, from 0 to 1.
     #[must_use]
     pub fn with_chance(mut self, chance: f64) -> Self {
         self.chance = chance;
         self
     }
 
-    /// Whether a request is one of them, wherever it stands in their order.
+    /// Returns whether a request matches, regardless of its position.
     pub(super) fn matches(&self, command: &Command, connection: usize) -> bool {
         let (topic, partition) = match command {
             Command::Put(put) => (Some(&put.topic), Some(put.partition)),

@@ -1,10 +1,10 @@
-//! The settings of a broker that its connections look at.
+//! The settings of a broker that its connections use.
 
 use std::time::Duration;
 
 use metaq_protocol::Limits;
 
-/// The settings that connections look at.
+/// The settings that connections use.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) max_transfer: usize,

@@ -1,4 +1,4 @@
-//! The state that the connections of a broker share, and what registries know of it.
+//! The state that the connections of a broker share, and the updates of registries from it.
 
 use std::sync::{
     OnceLock,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::EmbeddedRegistry;
 
-/// The state that the broker's connections share.
+/// The state that the connections of a broker share.
 #[derive(Debug)]
 pub(super) struct BrokerShared {
     pub(super) id: BrokerId,
@@ -31,22 +31,22 @@ pub(super) struct BrokerShared {
     pub(super) topics: Topics,
     pub(super) transactions: Mutex<XaTransactions>,
     pub(super) local_messages: LocalMessages,
-    /// The number of ids that were given out.
+    /// The number of ids that were issued.
     pub(super) ids: AtomicI64,
     pub(super) counters: Counters,
     pub(super) faults: Faults,
     pub(super) put_monitor: OnceLock<PutMonitor>,
     pub(super) records: Records,
-    /// Notifies of requests, messages and connections.
+    /// Notifies waiters of requests, messages and connections.
     pub(super) activity: Notify,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) started: Instant,
     pub(super) accepted: AtomicUsize,
     pub(super) open: AtomicUsize,
-    /// Counts the changes of what a registry is told.
+    /// Counts the changes of the topics that registries list.
     pub(super) topic_changes: watch::Sender<u64>,
     pub(super) registries: Vec<EmbeddedRegistry>,
-    /// A registry for whoever asks the broker for one.
+    /// The broker's own registry, made when a test first asks for it.
     pub(super) own_registry: OnceLock<EmbeddedRegistry>,
 }
 
@@ -55,7 +55,7 @@ impl BrokerShared {
         self.registries.iter().chain(self.own_registry.get())
     }
 
-    /// A topic that only a pattern takes is registered with its first message (registry §12).
+    /// Registers a topic with its first message if only a pattern matches it (registry §12).
     pub(super) fn announce_topic(&self, topic: &TopicEntry) {
         if topic.set_registered() {
             self.notify_registries();
@@ -67,21 +67,22 @@ impl BrokerShared {
         self.update_registries();
     }
 
-    /// Tells the registries of this process what the broker offers.
+    /// Updates the topics of the broker in all registries in the process of the test.
     pub(super) fn update_registries(&self) {
         for registry in self.registries() {
             let registered = self.topics.all().into_iter().filter(|topic| topic.is_registered());
             let published = registered.filter(|topic| topic.publishes.load(Ordering::Acquire));
             let named = published.filter_map(|topic| {
                 let partitions = self.topics.partitions(Some(&topic));
-                // A client may have put to a name that can't be one.
+                // A client may have put to a name that is no topic's.
                 Topic::new(&topic.name).ok().map(|name| (name, partitions))
             });
             registry.update(self.id, &self.addr, named.collect());
         }
     }
 
-    /// Stores nothing from now on, and gives the folder up. A commit is carried out before that or not at all.
+    /// Refuses to store anything from now on, and releases the data folder. A commit completes before that,
+    /// or stores nothing.
     pub(super) fn close(&self) {
         let mut xa = self.transactions.lock();
         xa.closed = true;

@@ -1,4 +1,4 @@
-//! One contract for every [`Discovery`]: what a backend has to do, whatever its registry is.
+//! The contract that every [`Discovery`] backend fulfils, whatever its registry.
 
 mod observer;
 
@@ -13,56 +13,58 @@ use tokio::time::{Instant, timeout};
 use observer::MAX_CONVERGENCE;
 pub use observer::{Observer, Tasks, on_own_runtime, text};
 
-/// Each answer of a slow registry comes so much later.
+/// The delay of each response of a slow registry.
 const SLOW_ANSWER: Duration = Duration::from_millis(200);
 
-/// Nothing takes longer than this, trouble with the registry included.
+/// The time limit of every step, including outages of the registry.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A registry that [`check_discovery`] changes, and a backend that reads it. It is empty at first.
+/// A registry that [`check_discovery`] changes, and the backend that reads it. It is empty at first.
 #[async_trait]
 pub trait RegistryUnderTest: Send + Sync {
-    /// A new discovery that reads this registry.
+    /// Returns a new discovery that reads this registry.
     fn discovery(&self) -> Arc<dyn Discovery>;
 
-    /// Enters a broker of [`topic`], or changes its entry.
+    /// Registers a broker of [`topic`], or changes its entry.
     async fn register(&self, broker: BrokerId, addr: BrokerAddr, partitions: u32);
 
-    /// Takes a broker out.
+    /// Removes a broker.
     async fn unregister(&self, broker: BrokerId);
 
-    /// Makes the entry of a broker unusable.
+    /// Makes the entry of a broker invalid.
     async fn corrupt(&self, broker: BrokerId);
 
-    /// Has the registry, or the way to it, answer so much later from now on; nothing happens for one that can't be slow.
+    /// Delays each response of the registry from now on. Has no effect on a registry that can't be slow.
     fn slow_down(&self, delay: Duration) {
         let _ = delay;
     }
 
-    /// Makes the registry unusable.
+    /// Makes the registry unreachable.
     async fn disconnect(&self);
 
-    /// Makes the registry usable again, with what was changed while it was away.
+    /// Makes the registry reachable again, with the changes that were made meanwhile.
     async fn reconnect(&self);
 }
 
-/// The topic that is followed.
+/// Returns the topic that the suite watches.
 ///
 /// # Panics
-/// Never: the name is a topic's.
+/// Never: the name is a valid topic.
 #[must_use]
 pub fn topic() -> Topic {
     Topic::new("conformance").expect("the name of a topic")
 }
 
-/// Holds the discoveries of `registry` to the contract, and tells how long the slowest change took to be seen.
+/// Checks that the discoveries of `registry` fulfil the contract. Returns the time until the slowest change
+/// was seen.
 ///
-/// It covers: the first view, brokers that are added, removed, moved and get other partitions, bursts of changes, entries
-/// that can't be used, a registry that is slow or away, several watches, dropped watches, closing while somebody waits, and
-/// tasks that are left. Changes have to be seen within 2 s, also those that were made while the registry was away.
+/// The suite covers: the first view; brokers that are added, removed, moved, and repartitioned; bursts of
+/// changes; invalid entries; a registry that is slow or unreachable; several watches; dropped watches;
+/// closing while a task waits; and tasks that are left. Changes have to be seen within 2 s, also those that
+/// were made during an outage.
 ///
 /// # Panics
-/// When the contract isn't kept, with what was expected.
+/// When the contract is violated, with the expected result.
 pub async fn check_discovery(registry: &dyn RegistryUnderTest) -> Duration {
     let tasks = Tasks::now();
     let discovery = registry.discovery();
@@ -102,7 +104,7 @@ async fn first_view(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery)
     registry.register(BrokerId(0), addr(1000), 2).await;
     registry.register(BrokerId(1), addr(1001), 1).await;
     let mut watch = discovery.watch(&topic()).await.expect("the topic can be watched");
-    // A registry may take a moment to show what was just written, but never shows a broker in part.
+    // A registry may delay new entries, but a broker never appears in part.
     wait_for_view(&mut watch, "0@1000:2 1@1001:1").await;
     let watch = discovery.watch(&topic()).await.expect("the topic can be watched again");
     assert_eq!(text(&watch.current()), "0@1000:2 1@1001:1", "the first view is complete");
@@ -200,7 +202,7 @@ async fn outage(
     observer.abort();
 }
 
-/// Watches that come and go leave no task behind.
+/// Dropped watches leave no task behind.
 async fn dropped_watches(discovery: &dyn Discovery) {
     let before = Tasks::now();
     for _ in 0..50 {
@@ -234,7 +236,7 @@ fn addr(port: u16) -> BrokerAddr {
     BrokerAddr::new("127.0.0.1", port).expect("the address of a broker")
 }
 
-/// Waits until the view is as wanted; returns how long it took.
+/// Waits until the view is as wanted. Returns the time that it took.
 async fn wait_for_view(watch: &mut TopicWatch, wanted: &str) -> Duration {
     let started = Instant::now();
     let reached = timeout(TIMEOUT, async {

@@ -1,4 +1,4 @@
-//! Looking on while a registry has trouble.
+//! Observing views and events during an outage of a registry.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -9,26 +9,26 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// A change has to be seen so soon after it was made, or after the registry is back.
+/// The time within which a change has to be seen after it was made, or after the registry is back.
 pub(super) const MAX_CONVERGENCE: Duration = Duration::from_secs(2);
 
-/// The time for which a result is awaited before it is judged, to say how long it took instead.
+/// The time to wait for a result that is late, to report its delay instead of a timeout.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Sees every view of a topic through trouble with its registry.
+/// Observes every view of a topic during outages of its registry.
 ///
-/// Only while a single topic of the discovery is watched, as its events are what is looked at: a [`TopicWatch`] skips
+/// Works only while the discovery watches a single topic, since it relies on events: a [`TopicWatch`] skips
 /// views.
 #[derive(Debug)]
 pub struct Observer {
     watch: TopicWatch,
     events: DiscoveryEvents,
     brokers: usize,
-    /// The events that were told since [`take_events`](Self::take_events) was called.
+    /// The events since [`take_events`](Self::take_events) was called.
     log: Vec<String>,
 }
 
-/// A view as `id@port:partitions …`.
+/// Formats a view as `id@port:partitions …`.
 #[must_use]
 pub fn text(view: &TopicView) -> String {
     let brokers = view.brokers().iter();
@@ -37,15 +37,15 @@ pub fn text(view: &TopicView) -> String {
 }
 
 impl Observer {
-    /// Begins to look at the topic of `watch`, in a moment without trouble.
+    /// Starts to observe the topic of `watch`, while the registry works.
     #[must_use]
     pub fn new(discovery: &dyn Discovery, watch: &TopicWatch) -> Self {
         let events = discovery.events();
         Self { watch: watch.clone(), events, brokers: watch.current().brokers().len(), log: Vec::new() }
     }
 
-    /// Waits until the view is `wanted`, as [`text`] shows it. `since` is when that could be expected: when the registry
-    /// was back, or when the change was made. Returns how long it took since.
+    /// Waits until the view is `wanted`, in the form of [`text`]. `since` is when that could be expected:
+    /// when the registry was back, or when the change was made. Returns the time since then.
     ///
     /// # Panics
     /// When it takes more than 2 s, or a view was empty.
@@ -71,10 +71,10 @@ impl Observer {
         took
     }
 
-    /// Waits for another event, shown as text; returns how long it took.
+    /// Waits for an event, in its text form. Returns the time that it took.
     ///
     /// # Panics
-    /// When it isn't told within 20 s.
+    /// When it doesn't arrive within 20 s.
     pub async fn wait_for_event(&mut self, wanted: &str) -> Duration {
         let started = Instant::now();
         let received = timeout(TIMEOUT, async {
@@ -91,7 +91,7 @@ impl Observer {
         started.elapsed()
     }
 
-    /// All events since the last call.
+    /// Returns all events since the last call.
     ///
     /// # Panics
     /// When a view was empty.
@@ -115,11 +115,12 @@ impl Observer {
     }
 }
 
-/// Runs `start` on a runtime of its own, for the tasks that it starts not to be counted by [`Tasks`]: a relay of a proxy
-/// lasts as long as the server keeps its end, which one that was starting when it let somebody in does for ever.
+/// Runs `start` on a separate runtime, so that [`Tasks`] doesn't count the tasks that it starts: a relay of a
+/// proxy lasts as long as the server keeps its end of the connection, which may be for ever if the server
+/// accepted it while starting.
 ///
 /// # Panics
-/// When `start` does, or no runtime can be built.
+/// When `start` panics, or no runtime can be built.
 pub async fn on_own_runtime<T: Send + 'static>(start: impl Future<Output = T> + Send + 'static) -> T {
     static RUNTIME: OnceLock<Handle> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
@@ -131,21 +132,21 @@ pub async fn on_own_runtime<T: Send + 'static>(start: impl Future<Output = T> + 
     runtime.spawn(start).await.expect("what is started apart doesn't panic")
 }
 
-/// The number of tasks that there were, to see that none is left of what was done since.
+/// The number of tasks at one time, to check later that no further one is left.
 #[derive(Clone, Copy, Debug)]
 pub struct Tasks(usize);
 
 impl Tasks {
-    /// The tasks of the current runtime now.
+    /// Counts the tasks of the current runtime.
     ///
     /// # Panics
-    /// Outside of a runtime.
+    /// Outside a runtime.
     #[must_use]
     pub fn now() -> Self {
         Self(Handle::current().metrics().num_alive_tasks())
     }
 
-    /// Waits until there are no more tasks than there were.
+    /// Waits until no more tasks are left than were counted.
     ///
     /// # Panics
     /// When that takes more than 20 s.

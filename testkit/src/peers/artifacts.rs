@@ -1,4 +1,4 @@
-//! Fetching what the peers need, once.
+//! Fetching the artifacts of peers, once.
 
 use std::{
     env,
@@ -46,9 +46,9 @@ const JDK: &str = "openjdk-17-jdk-headless maven";
 
 /// The artifacts that real peers need: the jars of ZooKeeper and of MetaQ, and a JDK.
 ///
-/// The jars and the compiled reader lie in the folder that the environment variable `METAQ_PEERS_DIR` names, or else in
-/// `metaq-peers` of the user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`. What is there is never changed, only
-/// added to.
+/// The jars and the compiled reader lie in the folder that the environment variable `METAQ_PEERS_DIR` names,
+/// or else in `metaq-peers` of the user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`. Files in it
+/// are added, never changed.
 #[derive(Clone, Debug)]
 pub struct Peers {
     zookeeper: PathBuf,
@@ -57,15 +57,15 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Fetches everything that isn't there yet, by Maven. Blocks. Several processes may do so at once: one fetches, the
-    /// others wait for it.
+    /// Fetches by Maven everything that is missing. Blocks. Several processes may call it at the same time:
+    /// one fetches, the others wait for it.
     ///
     /// # Errors
     /// When the JDK, Maven or `setpriv` is missing, or fetching fails.
     pub fn fetch() -> Result<Self, PeerError> {
         installed("setpriv", "setpriv", "util-linux")?;
         installed("java", "a JDK (java)", JDK)?;
-        // Held until the end of this function: whoever comes second finds everything there.
+        // Held until the end of this function: the next process finds everything there.
         let (cache, _lock) = locked_cache()?;
         let zookeeper = fetch_jars(&cache, "zookeeper", ZOOKEEPER)?;
         let broker = fetch_jars(&cache, "broker", BROKER)?;
@@ -81,7 +81,7 @@ impl Peers {
         all_jars(&self.broker)
     }
 
-    /// Compiles a Java program; returns the class path to run it with.
+    /// Compiles a Java program. Returns the class path to run it with.
     pub(super) fn compile(&self, main: &str, source: &str) -> Result<String, PeerError> {
         let (cache, _lock) = locked_cache()?;
         let classes = compile(&cache, main, source, &self.broker)?;
@@ -92,8 +92,8 @@ impl Peers {
         format!("{}:{}", self.reader.display(), self.broker_class_path())
     }
 
-    /// The arguments of the JVM of a broker or of a client besides its class path. It runs in `home`, where its log's
-    /// configuration is put.
+    /// Returns the arguments of the JVM of a broker or client, without its class path. The JVM runs in
+    /// `home`, where this writes the configuration of its log.
     pub(super) fn jvm_options(home: &Path) -> Result<Vec<String>, PeerError> {
         let logging = home.join("log4j.properties");
         fs::write(&logging, LOGGING).map_err(PeerError::io(format!("write {}", logging.display())))?;
@@ -108,7 +108,7 @@ impl Peers {
     }
 }
 
-/// The folder of what was fetched, and the lock of those who add to it.
+/// Returns the folder of fetched artifacts, and its lock.
 pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), PeerError> {
     let missing = || io::Error::new(ErrorKind::NotFound, "set METAQ_PEERS_DIR, XDG_CACHE_HOME or HOME");
     let cache = cache_folder(|name| env::var_os(name)).ok_or_else(missing).and_then(std::path::absolute);
@@ -119,7 +119,7 @@ pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), PeerError> {
     locked.map(|lock| (cache, lock)).map_err(PeerError::io(format!("lock {}", lock_path.display())))
 }
 
-/// For a JVM that lives for seconds.
+/// Returns the options of a JVM that lives for seconds.
 pub(super) fn fast_start() -> Vec<String> {
     ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned).to_vec()
 }
@@ -141,7 +141,7 @@ fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<Pat
     })
 }
 
-/// Compiles a class that uses the client; returns the folder that holds it.
+/// Compiles a class that uses the client. Returns the folder that contains it.
 fn compile(cache: &Path, class: &str, source: &str, broker: &Path) -> Result<PathBuf, PeerError> {
     made_once(cache, class, &format!("{source}{}", pom(BROKER)), |folder| {
         installed("javac", "a JDK (javac)", JDK)?;
@@ -153,8 +153,8 @@ fn compile(cache: &Path, class: &str, source: &str, broker: &Path) -> Result<Pat
     })
 }
 
-/// The folder whose name says that it was made from `recipe`. Where there is none, `make` fills a new one, which gets its
-/// name only when it is complete; so one that is there is complete, and may be in use.
+/// Returns the folder whose name contains the hash of `recipe`. If there is none, `make` fills a new one,
+/// which gets its name only once it is complete; so an existing one is complete, and may be in use.
 pub(super) fn made_once(
     cache: &Path,
     name: &str,
@@ -178,7 +178,7 @@ fn all_jars(folder: &Path) -> String {
     folder.join("lib/*").display().to_string()
 }
 
-/// The folder of what was fetched, by environment variables; none when none of them names it.
+/// Returns the folder of fetched artifacts by environment variables, or `None` if they name none.
 fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let absolute = |name: &str| folder(name).filter(|folder| folder.is_absolute());
@@ -189,7 +189,7 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
     folder("METAQ_PEERS_DIR").or_else(in_cache)
 }
 
-/// Fails when there is no such program.
+/// Fails if the program is not installed.
 pub(super) fn installed(program: &str, what: &'static str, package: &'static str) -> Result<(), PeerError> {
     match Command::new(program).arg("-version").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(PeerError::Missing { what, package }),

@@ -6,24 +6,24 @@ use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
-    /// Something has to be installed first.
+    /// A program or package is not installed.
     #[error("{what} is missing; on Debian: apt-get install {package}")]
     #[non_exhaustive]
     Missing {
         /// The thing that is missing.
         what: &'static str,
-        /// The Debian packages that have it.
+        /// The Debian packages that contain it.
         package: &'static str,
     },
     /// The parts of a peer could not be fetched.
     #[error("{tool} could not fetch {what}, which takes access to {registry} the first time: {output}")]
     #[non_exhaustive]
     Fetch {
-        /// The tool that was to fetch it.
+        /// The tool that failed to fetch them.
         tool: &'static str,
-        /// From where.
+        /// The registry that it fetches from.
         registry: &'static str,
-        /// The thing that was to be fetched.
+        /// The parts.
         what: String,
         /// The output of the tool.
         output: String,
@@ -46,7 +46,7 @@ pub enum PeerError {
         /// The cause.
         source: io::Error,
     },
-    /// A peer's process ended when it should have gone on, or ended badly.
+    /// A peer's process ended too early, or with a failure.
     #[error("{what} ended with {status}; its log {log_file:?} ends with:\n{log}")]
     #[non_exhaustive]
     Ended {
@@ -54,18 +54,18 @@ pub enum PeerError {
         what: String,
         /// The exit status.
         status: ExitStatus,
-        /// Its log; kept when its folder is removed otherwise.
+        /// Its log, which outlives its folder.
         log_file: PathBuf,
         /// The last lines of its log.
         log: String,
     },
-    /// A peer said in its log that it could not start; its process would have stayed.
+    /// A peer reported in its log that it could not start, without ending its process.
     #[error("{what} could not start; its log {log_file:?} ends with:\n{log}")]
     #[non_exhaustive]
     Failed {
         /// The peer.
         what: String,
-        /// Its log; kept when its folder is removed otherwise.
+        /// Its log, which outlives its folder.
         log_file: PathBuf,
         /// The last lines of its log.
         log: String,
@@ -76,14 +76,14 @@ pub enum PeerError {
     TimedOut {
         /// The peer, and its task.
         what: String,
-        /// The time for which it was awaited.
+        /// The time limit.
         timeout: Duration,
-        /// Its log; kept when its folder is removed otherwise.
+        /// Its log, which outlives its folder.
         log_file: PathBuf,
         /// The last lines of its log.
         log: String,
     },
-    /// The registry still holds a broker with the id of one that is to be started.
+    /// The registry still contains a broker with the id of the one to start.
     #[error(
         "waited {timeout:?} in vain for {node} to go: another broker with this id is alive, or the session of the former \
          process has not expired"
@@ -92,12 +92,12 @@ pub enum PeerError {
     Registered {
         /// The node.
         node: String,
-        /// The time for which it was awaited.
+        /// The time limit.
         timeout: Duration,
     },
 }
 
-/// As for people: tests show errors in this form, and a log is unreadable with its line ends escaped.
+/// Same as `Display`: tests show errors in this form, and a log is unreadable with escaped line ends.
 impl fmt::Debug for PeerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -110,7 +110,7 @@ impl PeerError {
         move |source| Self::Io { what, source }
     }
 
-    /// True when this machine lacks what it takes to run peers, as opposed to a fault of theirs or of this crate.
+    /// Returns true if this machine lacks what peers need, as opposed to a failure of peers or of this crate.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Fetch { .. })
     }

@@ -21,20 +21,21 @@ const MODULE: &str = "module metaq/etcd\n\ngo 1.24\n\ntool go.etcd.io/etcd/serve
 const SERVER: &str = "go.etcd.io/etcd/server/v3";
 const VERSION: &str = "v3.6.6";
 
-/// The number of times that another port is tried when somebody took a free one before the server could.
+/// The number of ports that are tried if another process takes a free one before the server does.
 const PORTS_TO_TRY: usize = 3;
 
 /// The log text in that case.
 const PORT_TAKEN: &str = "address already in use";
 
-/// The program of etcd 3.6.6, built by Go in the folder where [`Peers`](super::Peers) are.
+/// The program of etcd 3.6.6, built by Go in the folder of [`Peers`](super::Peers).
 #[derive(Clone, Debug)]
 pub struct EtcdProgram {
     path: PathBuf,
 }
 
 impl EtcdProgram {
-    /// Builds the program if it isn't there yet. Blocks. Several processes may do so at once: one builds, the others wait.
+    /// Builds the program if it isn't there yet. Blocks. Several processes may call it at the same time: one
+    /// builds, the others wait.
     ///
     /// # Errors
     /// When Go or `setpriv` is missing, or fetching or building fails.
@@ -60,16 +61,16 @@ impl EtcdProgram {
     }
 }
 
-/// A real etcd 3.6.6 server with a data folder of its own.
+/// A real etcd 3.6.6 server with its own data folder.
 #[derive(Debug)]
 pub struct Etcd {
-    /// Dropped before its folder is.
+    /// Dropped before its folder.
     process: Option<PeerProcess>,
     program: EtcdProgram,
     folder: TempDir,
     port: Port,
     peer_port: Port,
-    /// The address at which it reports that it is healthy, without TLS.
+    /// The address of its health check, without TLS.
     health_port: Port,
     tls: Option<PeerTls>,
     max_request_bytes: Option<u32>,
@@ -79,15 +80,15 @@ impl Etcd {
     /// Starts a server on a free port and waits until it answers.
     ///
     /// # Errors
-    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    /// When it can't be started, or doesn't become ready; the error contains the end of its log.
     pub async fn start(program: &EtcdProgram) -> Result<Self, PeerError> {
         Self::spawn(program, None, None).await
     }
 
-    /// Starts a server that takes longer requests than the 1.5 MiB that are usual, and so longer values.
+    /// Starts a server that accepts requests longer than the default of 1.5 MiB, and so longer values.
     ///
     /// # Errors
-    /// As for [`start`](Self::start).
+    /// The same as for [`start`](Self::start).
     pub async fn start_with_max_request_bytes(program: &EtcdProgram, bytes: u32) -> Result<Self, PeerError> {
         Self::spawn(program, None, Some(bytes)).await
     }
@@ -95,7 +96,7 @@ impl Etcd {
     /// Starts a server that listens for TLS only.
     ///
     /// # Errors
-    /// As for [`start`](Self::start).
+    /// The same as for [`start`](Self::start).
     pub async fn start_with_tls(program: &EtcdProgram, tls: PeerTls) -> Result<Self, PeerError> {
         Self::spawn(program, Some(tls), None).await
     }
@@ -123,17 +124,17 @@ impl Etcd {
         }
     }
 
-    /// The address that it listens on: `127.0.0.1:PORT`.
+    /// Returns the address on which it listens: `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port.number())
     }
 
-    /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
-    /// first.
+    /// Starts it again on the same port and with the same data, and waits until it answers. Shuts it down
+    /// first if it runs.
     ///
     /// # Errors
-    /// As for [`start`](Self::start).
+    /// The same as for [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<(), PeerError> {
         self.end(Signal::SIGTERM).await?;
         let folder = self.folder.path();
@@ -173,7 +174,7 @@ impl Etcd {
         result
     }
 
-    /// Ends it by SIGKILL, as a crash does. Nothing happens when it doesn't run.
+    /// Ends it by SIGKILL, as a crash does. Has no effect if it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -181,12 +182,13 @@ impl Etcd {
         self.end(Signal::SIGKILL).await
     }
 
-    /// Stops it without ending it: its connections stay open, and nothing is answered until [`thaw`](Self::thaw).
+    /// Stops its process without ending it: connections stay open, and nothing is answered until
+    /// [`thaw`](Self::thaw).
     pub fn freeze(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGSTOP));
     }
 
-    /// Lets it go on after [`freeze`](Self::freeze).
+    /// Resumes its process after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
     }

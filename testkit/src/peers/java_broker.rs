@@ -18,17 +18,17 @@ use super::{
 };
 use crate::port::Port;
 
-/// The number of times that another port is tried when somebody took the free one before the broker could.
+/// The number of ports that are tried if another process takes the free one before the broker does.
 const PORTS_TO_TRY: usize = 3;
 
-/// The log texts when it could not get its port, or could not register. It does not end then.
+/// The log texts of a broker that could not listen on its port, or could not register. It keeps running then.
 const START_FAILED: &str = "MetamorphosisServerStartupException";
 const PORT_TAKEN: &str = "java.net.BindException";
 
-/// A real MetaQ 1.4.6.2 broker with a data folder of its own.
+/// A real MetaQ 1.4.6.2 broker with its own data folder.
 #[derive(Debug)]
 pub struct JavaBroker {
-    /// Dropped before its folder is.
+    /// Dropped before its folder.
     process: Option<PeerProcess>,
     peers: Peers,
     setup: JavaBrokerBuilder,
@@ -41,7 +41,7 @@ impl JavaBrokerBuilder {
     /// Starts it and waits until it is registered in `zookeeper` with all its topics, and answers.
     ///
     /// # Errors
-    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    /// When it can't be started, or doesn't become ready; the error contains the end of its log.
     pub async fn start(self, peers: &Peers, zookeeper: &ZooKeeper) -> Result<JavaBroker, PeerError> {
         let folder =
             TempDir::with_prefix("metaq-broker-").map_err(PeerError::io("make a temporary folder"))?;
@@ -58,37 +58,38 @@ impl JavaBrokerBuilder {
 }
 
 impl JavaBroker {
-    /// A broker with the given id, the registry's root `/meta` and a session of 6 s. It makes messages readable about 100 ms
-    /// after they were acknowledged. It needs a topic at least: without one it does not start.
+    /// Returns a builder of a broker with the given id, the registry's root `/meta` and a session of 6 s.
+    /// Messages become readable about 100 ms after they were acknowledged. The broker needs at least one
+    /// topic: without one it does not start.
     #[must_use]
     pub fn builder(id: i32) -> JavaBrokerBuilder {
         JavaBrokerBuilder::new(id)
     }
 
-    /// Its id.
+    /// Returns the id of the broker.
     #[must_use]
     pub fn id(&self) -> BrokerId {
         BrokerId(self.setup.id)
     }
 
-    /// The address that it listens on, or did last: `meta://127.0.0.1:PORT`.
+    /// Returns the address on which it listens, or did last: `meta://127.0.0.1:PORT`.
     ///
     /// # Panics
-    /// Never: the loopback address and a port of one's own make an address.
+    /// Never: the loopback address and a port other than 0 make a valid address.
     #[must_use]
     #[expect(clippy::unwrap_used, reason = "a constant host and a port that is not 0")]
     pub fn addr(&self) -> BrokerAddr {
         BrokerAddr::new("127.0.0.1", self.port.number()).unwrap()
     }
 
-    /// The TCP port on which it listens, or did last.
+    /// Returns the TCP port on which it listens, or did last.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// Ends it properly, by SIGTERM: it takes its nodes out of the registry and closes its connections. Nothing happens when
-    /// it doesn't run.
+    /// Ends it in order, by SIGTERM: it removes its nodes from the registry and closes its connections. Has
+    /// no effect if it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -96,8 +97,8 @@ impl JavaBroker {
         self.end(Signal::SIGTERM).await
     }
 
-    /// Ends it by SIGKILL; its nodes stay in the registry until its session has expired. Nothing happens when it doesn't
-    /// run.
+    /// Ends it by SIGKILL; its nodes stay in the registry until its session has expired. Has no effect if it
+    /// doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -112,22 +113,24 @@ impl JavaBroker {
         }
     }
 
-    /// Stops it in its tracks by SIGSTOP; its connections stay open. After the session timeout its nodes go.
+    /// Stops its process by SIGSTOP; its connections stay open. After the session timeout its nodes
+    /// disappear.
     pub fn freeze(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGSTOP));
     }
 
-    /// Lets it go on after [`freeze`](Self::freeze). If its nodes are gone it registers again.
+    /// Resumes its process after [`freeze`](Self::freeze). If its nodes have disappeared it registers again.
     pub fn thaw(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
     }
 
-    /// Starts it again on the same port, with the same data, and waits until it is registered. If it runs, it is shut
-    /// down first. If it was killed, this waits for its session to expire before it starts it: a broker that finds the nodes
-    /// of its former process does not register (see [`restart_at_once`](Self::restart_at_once)).
+    /// Starts it again on the same port, with the same data, and waits until it is registered. Shuts it down
+    /// first if it runs. After a kill this waits for its session to expire before the start: a broker that
+    /// finds the nodes of its former process does not register (see
+    /// [`restart_at_once`](Self::restart_at_once)).
     ///
     /// # Errors
-    /// When it doesn't become ready; the error shows the end of its log.
+    /// When it doesn't become ready; the error contains the end of its log.
     pub async fn restart(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         self.shut_down().await?;
         if self.setup.registers {
@@ -142,18 +145,18 @@ impl JavaBroker {
         self.keep(process, result)
     }
 
-    /// Starts it again with the same id and data, but on another, free port, and waits until it is registered. If it runs,
-    /// it is shut down first.
+    /// Starts it again with the same id and data, but on another free port, and waits until it is registered.
+    /// Shuts it down first if it runs.
     ///
     /// # Errors
-    /// As for [`restart`](Self::restart).
+    /// The same as for [`restart`](Self::restart).
     pub async fn restart_elsewhere(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         self.shut_down().await?;
         self.port = free_port()?;
         self.restart_until_free(zookeeper).await
     }
 
-    /// Starts it, on another port if somebody else has its own.
+    /// Starts it, on another port if another process has taken its port.
     async fn restart_until_free(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
         let mut ports_left = PORTS_TO_TRY;
         loop {
@@ -167,12 +170,13 @@ impl JavaBroker {
         }
     }
 
-    /// Starts it again as a supervisor does after a crash: at once, without looking at the registry, and waits only until it
-    /// answers. When its former session has not expired it answers, but is not registered; it does not try again, but
-    /// the first message to a topic makes it register that topic, without its address. If it runs, it is shut down first.
+    /// Starts it again immediately, as a supervisor does after a crash, without regard to the registry, and
+    /// waits only until it answers. If its former session has not expired, it answers but is not registered;
+    /// it does not retry, but the first message to a topic makes it register that topic, without its address.
+    /// Shuts it down first if it runs.
     ///
     /// # Errors
-    /// When it doesn't answer in time; the error shows the end of its log.
+    /// When it doesn't answer in time; the error contains the end of its log.
     pub async fn restart_at_once(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
         let mut process = self.spawn()?;
@@ -180,7 +184,8 @@ impl JavaBroker {
         self.keep(process, result)
     }
 
-    /// Waits until it is registered with its address and all its topics, as after [`thaw`](Self::thaw).
+    /// Waits until it is registered with its address and all its topics, for instance after
+    /// [`thaw`](Self::thaw).
     ///
     /// # Errors
     /// When that takes more than a minute, or it has ended.
@@ -220,8 +225,8 @@ impl JavaBroker {
         result
     }
 
-    /// The ports at the other ends of its established TCP connections, read from `/proc/net`. As long as a port is
-    /// among them, its connection is the same. Linux only: empty elsewhere.
+    /// Returns the ports at the other ends of its established TCP connections, read from `/proc/net`. While a
+    /// port is among them, its connection is the same. Linux only: empty elsewhere.
     #[must_use]
     pub fn client_ports(&self) -> BTreeSet<u16> {
         const ESTABLISHED: &str = "01";
@@ -236,20 +241,20 @@ impl JavaBroker {
         tables.iter().flat_map(|table| table.lines()).filter_map(client).collect()
     }
 
-    /// The number of TCP connections to its port that are established. All are from this machine, so that each has a port of
-    /// its own at the other end. Linux only: 0 elsewhere.
+    /// Returns the number of established TCP connections to its port. All come from this machine, so each has
+    /// another port at the other end. Linux only: 0 elsewhere.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.client_ports().len()
     }
 
-    /// Its log, to which each start adds.
+    /// Returns the path of its log, to which each start appends.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("broker.log")
     }
 
-    /// The id of its process; none when it doesn't run.
+    /// Returns the id of its process, or `None` if it doesn't run.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().and_then(PeerProcess::pid)

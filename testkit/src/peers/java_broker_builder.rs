@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
-/// The settings of a [`JavaBroker`](super::JavaBroker); made by [`JavaBroker::builder`](super::JavaBroker::builder).
+/// The settings of a [`JavaBroker`](super::JavaBroker); made by
+/// [`JavaBroker::builder`](super::JavaBroker::builder).
 #[derive(Clone, Debug)]
 pub struct JavaBrokerBuilder {
     pub(super) id: i32,
@@ -43,14 +44,15 @@ impl JavaBrokerBuilder {
         }
     }
 
-    /// Adds a topic with so many partitions.
+    /// Adds a topic with this number of partitions.
     #[must_use]
     pub fn topic(self, name: impl AsRef<str>, partitions: u32) -> Self {
         self.topic_with(name, partitions, &[])
     }
 
-    /// Adds a topic with so many partitions and more lines of its section, such as `("acceptPublish", "false")`, which keeps
-    /// it out of `topics-pub`, or `("unflushThreshold", "0")`, which makes messages readable before they are acknowledged.
+    /// Adds a topic with this number of partitions and more lines of its section, such as
+    /// `("acceptPublish", "false")`, which keeps it out of `topics-pub`, or `("unflushThreshold", "0")`,
+    /// which makes messages readable before they are acknowledged.
     #[must_use]
     pub fn topic_with(mut self, name: impl AsRef<str>, partitions: u32, settings: &[(&str, &str)]) -> Self {
         let mut lines = owned(&[("stat", "true"), ("numPartitions", &partitions.to_string())]);
@@ -59,55 +61,56 @@ impl JavaBrokerBuilder {
         self
     }
 
-    /// The root of its registry. Default `/meta`.
+    /// Sets the root of its registry. Default `/meta`.
     #[must_use]
     pub fn root(mut self, root: &str) -> Self {
         root.clone_into(&mut self.root);
         self
     }
 
-    /// Keeps it out of the registry (`zk.zkEnable=false`). It still ends at its start when ZooKeeper can't be reached.
+    /// Keeps it out of the registry (`zk.zkEnable=false`). It still fails to start when ZooKeeper can't be
+    /// reached.
     #[must_use]
     pub fn unregistered(mut self) -> Self {
         self.registers = false;
         self
     }
 
-    /// The port on which it listens. Default: a free one.
+    /// Sets the port on which it listens. Default: a free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// After how long ZooKeeper gives it up when it is killed. Default 6 s.
+    /// Sets the time after which ZooKeeper removes it when it was killed. Default 6 s.
     #[must_use]
     pub fn session_timeout(mut self, session_timeout: Duration) -> Self {
         self.session_timeout = session_timeout;
         self
     }
 
-    /// Gives its JVM what a broker in service has: the default settings and a heap of 1 GiB. For measurements; by default it
-    /// starts faster, and never becomes fast.
+    /// Gives its JVM the settings of a broker in service: the default options and a heap of 1 GiB. For
+    /// measurements; by default it starts faster, but never becomes fast.
     #[must_use]
     pub fn in_service(mut self) -> Self {
         self.in_service = true;
         self
     }
 
-    /// A line of the section `[system]` of its configuration.
+    /// Sets a line of the section `[system]` of its configuration.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// The node that says that it lives.
+    /// Returns the node that shows that it is alive.
     pub(super) fn master_node(&self) -> String {
         format!("{}/brokers/ids/{}/master", self.root, self.id)
     }
 
-    /// All ephemeral nodes that it has once it is registered.
+    /// Returns all ephemeral nodes of a registered broker with these settings.
     pub(super) fn nodes(&self) -> Vec<String> {
         let Self { id, root, topics, .. } = self;
         let mut nodes = vec![self.master_node(), format!("{root}/brokers/ids/{id}/master_config_checksum")];
@@ -125,7 +128,7 @@ impl JavaBrokerBuilder {
         nodes
     }
 
-    /// The text of its `server.ini`.
+    /// Returns the text of its `server.ini`.
     pub(super) fn ini(&self, port: u16, data: &Path, zookeeper: &str) -> String {
         let Self { id, root, registers, session_timeout, topics, settings, .. } = self;
         let (data, timeout) = (data.display(), session_timeout.as_millis());

@@ -1,4 +1,4 @@
-//! Java programs of a test's own.
+//! A test's own Java programs.
 
 use std::{path::Path, time::Duration};
 
@@ -6,7 +6,8 @@ use tempfile::TempDir;
 
 use super::{PeerError, Peers, artifacts::fast_start, process::PeerProcess};
 
-/// A Java program that has the jars of MetaQ, client and broker, on its class path. Made by [`Peers::java_program`].
+/// A Java program that has the jars of MetaQ, client and broker, on its class path. Made by
+/// [`Peers::java_program`].
 #[derive(Clone, Debug)]
 pub struct JavaProgram {
     main: String,
@@ -14,7 +15,7 @@ pub struct JavaProgram {
 }
 
 impl Peers {
-    /// Compiles a program of one file, whose main class is `main`, unless that was done before. Blocks.
+    /// Compiles a program of one file, whose main class is `main`, unless it was compiled before. Blocks.
     ///
     /// # Errors
     /// When it can't be compiled.
@@ -25,9 +26,9 @@ impl Peers {
 }
 
 impl JavaProgram {
-    /// The arguments with which `java` runs it in the folder `home`, where the configuration of the client's log is put; the
-    /// client logs to the standard output. The JVM has its default settings; options may be put before these arguments, the
-    /// program's own arguments behind them.
+    /// Returns the arguments with which `java` runs it in the folder `home`, where this writes the
+    /// configuration of the client's log; the client logs to the standard output. The JVM has its default
+    /// settings. Options may precede these arguments, the program's own arguments may follow.
     ///
     /// # Errors
     /// When the configuration can't be written.
@@ -37,13 +38,13 @@ impl JavaProgram {
         Ok(args)
     }
 
-    /// Runs it with these arguments until it ends. What it prints goes to a log, whose end the error shows.
+    /// Runs it with these arguments until it ends. Its output goes to a log, whose end the error contains.
     ///
     /// # Errors
     /// When it ends with another status than 0, or not in time.
     ///
     /// # Cancel safety
-    /// The program is killed when the future is dropped.
+    /// Dropping the future kills the program.
     pub async fn run(&self, args: &[&str], timeout: Duration) -> Result<(), PeerError> {
         let mut folder =
             TempDir::with_prefix("metaq-java-").map_err(PeerError::io("make a temporary folder"))?;

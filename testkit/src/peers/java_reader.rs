@@ -19,11 +19,11 @@ pub struct ReadMessage {
     pub partition: Partition,
     /// The offset of the message in the partition's log, in bytes.
     pub offset: i64,
-    /// Its id.
+    /// The id of the message.
     pub id: i64,
-    /// Its attribute; an empty one is not the same as none.
+    /// The attribute; an empty one differs from none.
     pub attribute: Option<String>,
-    /// Its payload.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
@@ -36,35 +36,35 @@ pub struct JavaReader {
 }
 
 impl JavaReader {
-    /// A reader of clusters that register under `/meta`.
+    /// Returns a reader of clusters that register under `/meta`.
     #[must_use]
     pub fn new(peers: &Peers) -> Self {
         Self { peers: peers.clone(), root: "/meta".to_owned(), settle: Duration::from_millis(500) }
     }
 
-    /// The root of the cluster's registry. Default `/meta`.
+    /// Sets the root of the cluster's registry. Default `/meta`.
     #[must_use]
     pub fn root(mut self, root: &str) -> Self {
         root.clone_into(&mut self.root);
         self
     }
 
-    /// Once the expected number of messages was read, surplus ones have so long to show up. Default 500 ms, a multiple of
-    /// what a [`JavaBroker`](super::JavaBroker) with the default settings takes to make them readable. When it is shorter
-    /// than that, surplus messages may be missed.
+    /// Sets the time to wait for surplus messages after the expected number was read. Default 500 ms, several
+    /// times the delay after which a [`JavaBroker`](super::JavaBroker) with the default settings makes them
+    /// readable. With a shorter time surplus messages may be missed.
     #[must_use]
     pub fn settle(mut self, settle: Duration) -> Self {
         self.settle = settle;
         self
     }
 
-    /// Reads a whole topic from all its brokers. Waits until `expected` messages were read and nothing more came for a while,
-    /// but not longer than `deadline`. They come sorted by partition and, within it, by offset.
+    /// Reads a whole topic from all its brokers. Waits until `expected` messages were read and no more follow
+    /// for a while, but not longer than `deadline`. Returns them sorted by partition, then by offset.
     ///
     /// # Errors
-    /// When the reader can't be run, or when at the end a partition can't be read on: its broker has no address or doesn't
-    /// answer, or a message is broken or larger than the broker hands out at once. Fewer or more messages than
-    /// expected are no error.
+    /// When the reader can't be run, or when a partition can't be read to its end: its broker has no address
+    /// or doesn't answer, or a message is corrupt or larger than the broker's limit of one response. Fewer or
+    /// more messages than expected are no error.
     pub async fn read_topic(
         &self,
         zookeeper_connect: &str,
@@ -102,10 +102,11 @@ impl JavaReader {
 }
 
 impl Peers {
-    /// Reads a whole topic from all its brokers, which register under `/meta`, as [`JavaReader::read_topic`] does.
+    /// Reads a whole topic from all its brokers, which register under `/meta`, as [`JavaReader::read_topic`]
+    /// does.
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`JavaReader::read_topic`].
     pub async fn read_topic(
         &self,
         zookeeper: &ZooKeeper,

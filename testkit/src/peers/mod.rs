@@ -1,11 +1,12 @@
 //! Real ZooKeeper and etcd servers and real Java brokers, as processes of the test that starts them.
 //!
-//! [`Peers::get`] fetches what they need by Maven, [`EtcdProgram::get`] builds etcd by Go, once for the whole workspace.
-//! Everything runs in temporary folders and on free ports, and ends with its handle, or with the test's process however
-//! that ends. A peer that fails keeps its folder, and the error names its log there. Linux only.
+//! [`Peers::get`] fetches their artifacts by Maven, [`EtcdProgram::get`] builds etcd by Go, once for the
+//! whole workspace. Everything runs in temporary folders and on free ports, and ends with its handle, or with
+//! the test's process however that ends. A peer that fails keeps its folder, and the error names its log
+//! there. Linux only.
 //!
-//! ZooKeeper listens on the loopback interface. A Java broker knows no such setting: it listens on all, and registers as
-//! `127.0.0.1`.
+//! ZooKeeper listens on the loopback interface. A Java broker has no such setting: it listens on all
+//! interfaces, and registers as `127.0.0.1`.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -49,12 +50,13 @@ pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 pub use zookeeper_ensemble::ZooKeeperEnsemble;
 
 impl Peers {
-    /// Returns the artifacts that real peers need, or `None` where it isn't there and can't be fetched: then a line
-    /// `skipped: …` on stderr says for `test` what is missing and how to get it. Blocks while it fetches.
+    /// Returns the artifacts that real peers need, or `None` if they aren't there and can't be fetched: then
+    /// a line `skipped: …` on stderr names the `test`, what is missing and how to get it. Blocks while it
+    /// fetches.
     ///
     /// # Panics
-    /// Where it isn't there and the environment variable `CI` is `true`: there nothing may be skipped. And anywhere, when
-    /// it fails for another reason.
+    /// When the artifacts aren't there and the environment variable `CI` is `true`: tests may not be skipped
+    /// there. In any environment, when fetching fails for another reason.
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
         or_skipped(test, Self::fetch())
@@ -62,10 +64,11 @@ impl Peers {
 }
 
 impl EtcdProgram {
-    /// Returns the program of etcd, or `None` where it isn't there and can't be made; all as for [`Peers::get`].
+    /// Returns the program of etcd, or `None` if it isn't there and can't be built; otherwise as
+    /// [`Peers::get`].
     ///
     /// # Panics
-    /// As [`Peers::get`].
+    /// The same as for [`Peers::get`].
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
         or_skipped(test, Self::fetch())
@@ -77,7 +80,7 @@ fn or_skipped<T>(test: &str, fetched: Result<T, PeerError>) -> Option<T> {
         Ok(fetched) => Some(fetched),
         Err(error) => {
             assert!(error.is_missing(), "{test}: {error}");
-            // Not by a macro, whose output the test harness would hold back.
+            // Not by a macro: the test harness would capture its output.
             let _ = writeln!(io::stderr(), "skipped: {test}: {error}");
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} may not be skipped here: {error}");
             None

@@ -28,30 +28,31 @@ use crate::port::Port;
 /// The time that a peer may take to become ready, or to end.
 pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between two looks at a condition.
+/// The pause between two evaluations of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A log's tail is what of its last bytes fits into so many lines.
+/// The number of bytes and of lines of a log's end that errors contain.
 const TAIL_BYTES: u64 = 32 * 1024;
 const TAIL_LINES: usize = 40;
 
-/// Goes on as the process `"$@"`, unless the test's process, whose id is `$0`, has ended before the kernel was told
-/// to watch over it.
+/// Becomes the process `"$@"`, unless the test's process, whose id is `$0`, had ended before the kernel
+/// watched it.
 const EXEC_IF_PARENT_LIVES: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 
-/// A running process. It is killed when the handle is dropped, which waits until it has ended, and by the kernel when this
-/// process ends without that.
+/// A running process. Dropping the handle kills it and waits until it has ended; the kernel kills it when
+/// this process ends without that.
 #[derive(Debug)]
 pub(super) struct PeerProcess {
     child: Child,
     what: String,
     log: PathBuf,
-    /// The position at which the log of this process begins: a peer that was restarted adds to the log of its former process.
+    /// The position at which the log of this process begins: a restarted peer appends to the log of its
+    /// former process.
     log_start: u64,
 }
 
 impl PeerProcess {
-    /// Starts `program` with `args`; what it prints is added to `log`.
+    /// Starts `program` with `args`; its output is appended to `log`.
     pub(super) fn start(
         what: &str,
         program: &str,
@@ -64,7 +65,7 @@ impl PeerProcess {
             Ok((file.try_clone()?, file.try_clone()?, file.metadata()?.len()))
         };
         let (stdout, stderr, log_start) = open().map_err(PeerError::io(format!("open {}", log.display())))?;
-        // A test process that is killed runs no destructors; setpriv has the kernel see to its children.
+        // A killed test process runs no destructors: setpriv makes the kernel kill its children.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "sh", "-c", EXEC_IF_PARENT_LIVES]);
         command.arg(std::process::id().to_string()).arg(program).args(args).current_dir(folder);
@@ -74,8 +75,8 @@ impl PeerProcess {
         Ok(Self { child, what: what.to_owned(), log: log.to_owned(), log_start })
     }
 
-    /// Waits until `is_ready` says so. Fails when that takes too long, when the process ends, or when its log says
-    /// `fatal`.
+    /// Waits until `is_ready` returns true. Fails if that takes too long, if the process ends, or if its log
+    /// contains `fatal`.
     pub(super) async fn wait_until<F: Future<Output = bool>>(
         &mut self,
         fatal: Option<&str>,
@@ -104,7 +105,7 @@ impl PeerProcess {
         }
     }
 
-    /// Waits until the process has ended by itself and well.
+    /// Waits until the process has ended by itself, successfully.
     pub(super) async fn succeed(&mut self, timeout: Duration) -> Result<(), PeerError> {
         match tokio::time::timeout(timeout, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
@@ -114,23 +115,23 @@ impl PeerProcess {
         }
     }
 
-    /// Its id, or none once it is known to have ended.
+    /// Returns its id, or `None` once it is known to have ended.
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Sends a signal; a process that has ended gets none.
+    /// Sends a signal; has no effect on a process that has ended.
     pub(super) fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // It may have ended between the two.
+            // The process may have ended in between.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 
-    /// Sends a signal that ends the process, and waits until it has.
+    /// Sends a signal that ends the process, and waits until it has ended.
     pub(super) async fn end(&mut self, signal: Signal) -> Result<(), PeerError> {
         self.signal(signal);
-        // One that is frozen would sleep on.
+        // A stopped process doesn't handle the signal.
         self.signal(Signal::SIGCONT);
         match timeout(PEER_TIMEOUT, self.child.wait()).await {
             Ok(ended) => ended.map(drop).map_err(PeerError::io(format!("wait for {} to end", self.what))),
@@ -138,7 +139,7 @@ impl PeerProcess {
         }
     }
 
-    /// Whether this text is near the end of its log.
+    /// Returns whether the end of its log contains this text.
     pub(super) fn log_contains(&self, text: &str) -> bool {
         tail(&self.log, self.log_start).contains(text)
     }
@@ -169,16 +170,16 @@ impl PeerProcess {
 impl Drop for PeerProcess {
     fn drop(&mut self) {
         let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
-        // It may have ended.
+        // The process may have ended.
         let _ = self.child.start_kill();
-        // Blocks for the milliseconds that the kernel takes: what follows removes the folder that the process writes to. Who
-        // waits for the process by its handle still learns of its end.
+        // Blocks for the milliseconds that the kernel takes, because the folder that the process writes to is
+        // removed next. Another waiter for the process by its handle still gets its status.
         let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let _ = self.child.try_wait();
     }
 }
 
-/// The end of a log from `start` on, as far as it can be read.
+/// Returns the end of a log from `start` on, as far as it can be read.
 fn tail(log: &Path, start: u64) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
@@ -191,7 +192,7 @@ fn tail(log: &Path, start: u64) -> String {
     String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
-/// Waits until `condition` holds; false when it still doesn't after `patience`.
+/// Waits until `condition` holds. Returns false if it doesn't hold within `timeout`.
 pub(super) async fn wait_for<F: Future<Output = bool>>(
     timeout: Duration,
     mut condition: impl FnMut() -> F,
@@ -206,18 +207,18 @@ pub(super) async fn wait_for<F: Future<Output = bool>>(
     true
 }
 
-/// The job for the spawner: what to start, in which runtime, and where the answer goes.
+/// A request to the spawner: the command, its runtime, and the sender for the result.
 type SpawnRequest = (Command, Handle, mpsc::SyncSender<io::Result<Child>>);
 
-/// Starts a process from a thread that lives as long as this process. The kernel ends a child when the *thread* that started
-/// it ends, and the threads of tests and of runtimes come and go.
+/// Starts a process from a thread that lives as long as this process. The kernel kills a child when the
+/// *thread* that started it ends, and the threads of tests and of runtimes end earlier.
 fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: LazyLock<mpsc::Sender<SpawnRequest>> = LazyLock::new(|| {
         let (requests, incoming) = mpsc::channel::<SpawnRequest>();
         std::thread::spawn(move || {
             for (mut command, runtime, answer) in incoming {
                 let _inside = runtime.enter();
-                // Whoever gave the order waits for the answer.
+                // The requester waits for the result.
                 let _ = answer.send(command.spawn());
             }
         });
@@ -229,7 +230,7 @@ fn spawn(command: Command) -> io::Result<Child> {
     started.recv().map_err(|_| gone())?
 }
 
-/// A free port for a peer.
+/// Returns a free port for a peer.
 pub(super) fn free_port() -> Result<Port, PeerError> {
     Port::free().map_err(PeerError::io("find a free port"))
 }

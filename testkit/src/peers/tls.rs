@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 use super::PeerError;
 
-/// A certificate authority that a test makes, and that nobody else trusts.
+/// A certificate authority of a test, which no system trusts.
 #[derive(Debug)]
 pub struct TestCa {
     issuer: Issuer<'static, KeyPair>,
@@ -18,7 +18,7 @@ pub struct TestCa {
 }
 
 impl TestCa {
-    /// A new one.
+    /// Creates a certificate authority.
     ///
     /// # Panics
     /// When no key can be made.
@@ -29,20 +29,20 @@ impl TestCa {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        // Not the name of another one: who doesn't trust it shall say so, and not that its signature is wrong.
+        // A name of its own: an error is then about an unknown authority, not about a wrong signature.
         let name = format!("CA {} of a test", MADE.fetch_add(1, Ordering::Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).expect("a key signs its own certificate").pem();
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
-    /// Its own certificate, as PEM.
+    /// Returns its own certificate, as PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// A certificate for a host or a client of this name, and its private key, both as PEM.
+    /// Returns a certificate for a host or a client of this name, and its private key, both as PEM.
     ///
     /// # Panics
     /// When the name can't be in a certificate, or no key can be made.
@@ -62,7 +62,7 @@ impl Default for TestCa {
     }
 }
 
-/// The certificate of a peer, and the clients that it lets in.
+/// The certificate of a peer, and its demands on clients.
 #[derive(Clone, Debug)]
 pub struct PeerTls {
     certificate: String,
@@ -72,17 +72,17 @@ pub struct PeerTls {
 }
 
 impl PeerTls {
-    /// A server with a certificate for `host`, which lets everybody in.
+    /// Returns the settings of a server with a certificate for `host`, which accepts all clients.
     ///
     /// # Panics
-    /// As [`TestCa::issue`].
+    /// The same as for [`TestCa::issue`].
     #[must_use]
     pub fn new(ca: &TestCa, host: &str) -> Self {
         let (certificate, key) = ca.issue(host);
         Self { certificate, key, ca: ca.certificate.clone(), demands_certificate: false }
     }
 
-    /// Lets only clients in that have a certificate of the same CA.
+    /// Accepts only clients that have a certificate of the same CA.
     #[must_use]
     pub fn demanding_certificates(mut self) -> Self {
         self.demands_certificate = true;

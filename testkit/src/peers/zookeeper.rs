@@ -18,22 +18,23 @@ use super::{
 };
 use crate::port::Port;
 
-/// The number of times that another port is tried when somebody took the free one before the server could.
+/// The number of ports that are tried if another process takes the free one before the server does.
 const PORTS_TO_TRY: usize = 3;
 
 /// The log text in that case.
 const PORT_TAKEN: &str = "java.net.BindException";
 
-/// Has an old server log as a new one does.
+/// Makes an old server log like a new one.
 const LOG4J: &str = "log4j.rootLogger=INFO, console\n\
                      log4j.appender.console=org.apache.log4j.ConsoleAppender\n\
                      log4j.appender.console.layout=org.apache.log4j.PatternLayout\n\
                      log4j.appender.console.layout.ConversionPattern=%d [%t] %p %c - %m%n\n";
 
-/// A real ZooKeeper 3.9.5 server with a data folder of its own. By default it takes session timeouts from one second on.
+/// A real ZooKeeper 3.9.5 server with its own data folder. By default it accepts session timeouts from one
+/// second on.
 #[derive(Debug)]
 pub struct ZooKeeper {
-    /// Dropped before its folder is.
+    /// Dropped before its folder.
     process: Option<PeerProcess>,
     peers: Peers,
     setup: ZooKeeperBuilder,
@@ -62,16 +63,16 @@ impl ZooKeeperBuilder {
         self
     }
 
-    /// ZooKeeper's unit of time: sessions expire at multiples of it. Default 500 ms; with a longer one a killed peer's nodes
-    /// stay longer, a much shorter one costs sessions on a busy machine.
+    /// Sets ZooKeeper's unit of time: sessions expire at multiples of it. Default 500 ms. With a longer one
+    /// the nodes of a killed peer stay longer; a much shorter one loses sessions on a busy machine.
     #[must_use]
     pub fn tick_time(mut self, tick_time: Duration) -> Self {
         self.tick_time = tick_time;
         self
     }
 
-    /// The shortest and the longest session timeout that clients get, whatever they ask for. Default one second to one
-    /// minute.
+    /// Sets the shortest and the longest session timeout that clients get, whatever they request. Default one
+    /// second to one minute.
     #[must_use]
     pub fn session_timeouts(mut self, shortest: Duration, longest: Duration) -> Self {
         self.min_session_timeout = shortest;
@@ -79,21 +80,22 @@ impl ZooKeeperBuilder {
         self
     }
 
-    /// The release 3.4.3 instead, which is of the same age as MetaQ 1.4. It knows neither TLS nor how to remove watches.
+    /// Runs the release 3.4.3, which is as old as MetaQ 1.4. It knows neither TLS nor how to remove watches.
     #[must_use]
     pub fn old(mut self) -> Self {
         self.old = true;
         self
     }
 
-    /// The most memory that its nodes and watches may take, in MiB. Default 128, enough for some 100,000 of both.
+    /// Sets the limit of memory for its nodes and watches, in MiB. Default 128, enough for some 100,000 of
+    /// both.
     #[must_use]
     pub fn heap_mib(mut self, mib: u32) -> Self {
         self.heap_mib = mib;
         self
     }
 
-    /// Lets it listen for TLS too, on a port of its own: [`ZooKeeper::secure_connect_string`].
+    /// Listens for TLS too, on a separate port: [`ZooKeeper::secure_connect_string`].
     #[must_use]
     pub fn tls(mut self, tls: PeerTls) -> Self {
         self.tls = Some(tls);
@@ -103,7 +105,7 @@ impl ZooKeeperBuilder {
     /// Starts a server on a free port and waits until it answers.
     ///
     /// # Errors
-    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    /// When it can't be started, or doesn't become ready; the error contains the end of its log.
     pub async fn start(self, peers: &Peers) -> Result<ZooKeeper, PeerError> {
         let folder =
             TempDir::with_prefix("metaq-zookeeper-").map_err(PeerError::io("make a temporary folder"))?;
@@ -124,7 +126,7 @@ impl ZooKeeperBuilder {
 }
 
 impl ZooKeeper {
-    /// A server with the default settings.
+    /// Returns a builder with the default settings.
     #[must_use]
     pub fn builder() -> ZooKeeperBuilder {
         ZooKeeperBuilder {
@@ -141,28 +143,28 @@ impl ZooKeeper {
     /// Starts a server with the default settings on a free port and waits until it answers.
     ///
     /// # Errors
-    /// When it can't be started, or doesn't become ready; the error shows the end of its log.
+    /// When it can't be started, or doesn't become ready; the error contains the end of its log.
     pub async fn start(peers: &Peers) -> Result<Self, PeerError> {
         Self::builder().start(peers).await
     }
 
-    /// The connect string: `127.0.0.1:PORT`.
+    /// Returns the connect string: `127.0.0.1:PORT`.
     #[must_use]
     pub fn connect_string(&self) -> String {
         format!("127.0.0.1:{}", self.port.number())
     }
 
-    /// The connect string for TLS, if it was built to.
+    /// Returns the connect string for TLS, if it was built with it.
     #[must_use]
     pub fn secure_connect_string(&self) -> String {
         format!("127.0.0.1:{}", self.secure_port.number())
     }
 
-    /// Starts it again on the same port and with the same data, and waits until it answers. If it runs, it is shut down
-    /// first.
+    /// Starts it again on the same port and with the same data, and waits until it answers. Shuts it down
+    /// first if it runs.
     ///
     /// # Errors
-    /// As for [`start`](Self::start).
+    /// The same as for [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
         let result = self.spawn().await;
@@ -216,11 +218,11 @@ impl ZooKeeper {
         let config_path = folder.join("zoo.cfg");
         fs::write(&config_path, config).map_err(PeerError::io("write zoo.cfg"))?;
         let mut args = fast_start();
-        // Brokers come with its jar.
+        // The class path of brokers contains its jar.
         let jars = if *old { self.peers.broker_class_path() } else { self.peers.zookeeper_class_path() };
         args.extend([&format!("-Xmx{heap_mib}m"), "-cp", &jars].map(str::to_owned));
         if *old {
-            // It logs nothing by itself.
+            // It logs nothing by default.
             let logging = folder.join("log4j.properties");
             fs::write(&logging, LOG4J).map_err(PeerError::io("write log4j.properties"))?;
             args.push(format!("-Dlog4j.configuration=file:{}", logging.display()));
@@ -229,7 +231,7 @@ impl ZooKeeper {
         args.push(config_path.display().to_string());
         let what = format!("ZooKeeper on port {}", self.port.number());
         let mut process = PeerProcess::start(&what, "java", &args, folder, &self.log())?;
-        // Its configuration, so that nobody else who took the port is mistaken for it.
+        // The answer has to contain its configuration: another process may have taken the port.
         let mine = format!("dataDir={}", data.display());
         let (this, mine) = (&*self, &*mine);
         let ready = process.wait_until(Some(PORT_TAKEN), || async move {
@@ -240,7 +242,7 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Ends it by SIGTERM. Nothing happens when it doesn't run.
+    /// Ends it by SIGTERM. Has no effect if it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -249,7 +251,7 @@ impl ZooKeeper {
         self.end(Signal::SIGTERM).await
     }
 
-    /// Ends it by SIGKILL. Nothing happens when it doesn't run.
+    /// Ends it by SIGKILL. Has no effect if it doesn't run.
     ///
     /// # Errors
     /// When it doesn't end.
@@ -264,36 +266,36 @@ impl ZooKeeper {
         }
     }
 
-    /// Stops it in its tracks by SIGSTOP; its connections stay open.
+    /// Stops its process by SIGSTOP; its connections stay open.
     pub fn freeze(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGSTOP));
     }
 
-    /// Lets it go on after [`freeze`](Self::freeze).
+    /// Resumes its process after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.process.iter().for_each(|process| process.signal(Signal::SIGCONT));
     }
 
-    /// The paths of all ephemeral nodes: what lives only as long as the session of the process that made it. Empty also
-    /// when the server doesn't answer.
+    /// Returns the paths of all ephemeral nodes, which live as long as the session of their process. Empty
+    /// also when the server doesn't answer.
     pub async fn ephemerals(&self) -> Vec<String> {
         self.answered_ephemerals().await.unwrap_or_default()
     }
 
-    /// [`ephemerals`](Self::ephemerals), or none when the server doesn't answer.
+    /// Returns [`ephemerals`](Self::ephemerals), or `None` when the server doesn't answer.
     pub(super) async fn answered_ephemerals(&self) -> Option<Vec<String>> {
         let dump = self.ask("dump").await?;
         Some(dump.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned).collect())
     }
 
-    /// The number of packets that it has received since it was started: one for each call of a client.
+    /// Returns the number of packets that it has received since its start: one for each call of a client.
     pub async fn packets_received(&self) -> u64 {
         let answer = self.ask("srvr").await.unwrap_or_default();
         let count = answer.lines().find_map(|line| line.strip_prefix("Received: "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
     }
 
-    /// The number of lines of its log that are warnings or errors.
+    /// Returns the number of lines of its log that are warnings or errors.
     ///
     /// # Panics
     /// When the log can't be read.
@@ -303,23 +305,23 @@ impl ZooKeeper {
         log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).count()
     }
 
-    /// The number of watches that it keeps for clients, over all of their sessions.
+    /// Returns the number of watches that it keeps for clients, over all of their sessions.
     pub async fn watches(&self) -> usize {
-        // The word about watches knows only those on data.
+        // The command about watches counts only those on data.
         let answer = self.ask("mntr").await.unwrap_or_default();
         let count = answer.lines().find_map(|line| line.strip_prefix("zk_watch_count"));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
     }
 
-    /// The ids of the sessions of clients that are connected.
+    /// Returns the ids of the sessions of connected clients.
     pub async fn sessions(&self) -> Vec<i64> {
         let answer = self.ask("cons").await.unwrap_or_default();
         let ids = answer.split("sid=0x").skip(1).filter_map(|rest| rest.split(',').next());
         ids.filter_map(|id| u64::from_str_radix(id, 16).ok()).map(|id| id as i64).collect()
     }
 
-    /// Ends a session from another connection, as one who shares it can: the server takes it for expired when its client
-    /// comes with it again.
+    /// Ends a session from another connection, as a process with its password can: the server treats it as
+    /// expired when its client next uses it.
     ///
     /// # Errors
     /// When the server doesn't answer as expected.
@@ -327,7 +329,7 @@ impl ZooKeeper {
         let end = async {
             loop {
                 let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await?;
-                // At once, since its client comes for it too as soon as it has lost it.
+                // Immediately, since its client reconnects as soon as it has lost the session.
                 stream.write_all(&zookeeper_session::takeover_and_close(id)).await?;
                 let mut answer = Vec::new();
                 stream.read_to_end(&mut answer).await?;
@@ -343,31 +345,31 @@ impl ZooKeeper {
         timeout(PEER_TIMEOUT, end).await.unwrap_or_else(late).map_err(PeerError::io(what))
     }
 
-    /// The number of its client connections.
+    /// Returns the number of its client connections.
     pub async fn connections(&self) -> usize {
-        // Each line is a connection; the one that asks is among them.
+        // Each line is a connection, including the one of this request.
         let cons = self.ask("cons").await.unwrap_or_default();
         cons.lines().filter(|line| line.trim_start().starts_with('/')).count().saturating_sub(1)
     }
 
-    /// Whether it leads an ensemble.
+    /// Returns whether it leads an ensemble.
     pub(super) async fn leads(&self) -> bool {
         self.ask("srvr").await.is_some_and(|answer| answer.contains("Mode: leader"))
     }
 
-    /// Its log, to which each start adds.
+    /// Returns the path of its log, to which each start appends.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("zookeeper.log")
     }
 
-    /// The id of its process; none when it doesn't run.
+    /// Returns the id of its process, or `None` if it doesn't run.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().and_then(PeerProcess::pid)
     }
 
-    /// Asks one of the four-letter words; none when it doesn't answer.
+    /// Sends one of the four-letter commands. Returns `None` if the server doesn't answer.
     async fn ask(&self, word: &str) -> Option<String> {
         let ask = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await.ok()?;

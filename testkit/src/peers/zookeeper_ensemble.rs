@@ -1,23 +1,24 @@
-//! Several real ZooKeeper servers that vote.
+//! An ensemble of real ZooKeeper servers.
 
 use futures_util::future::try_join_all;
 
 use super::{PeerError, Peers, ZooKeeper, process::free_port};
 use crate::port::Port;
 
-/// Several real ZooKeeper 3.9.5 servers that elect a leader and keep one registry; it works as long as most of them do.
+/// Several real ZooKeeper 3.9.5 servers that elect a leader and keep one registry, which works while most of
+/// them run.
 #[derive(Debug)]
 pub struct ZooKeeperEnsemble {
     servers: Vec<ZooKeeper>,
-    /// The ports on which they talk to each other.
+    /// The ports for connections between the servers.
     _ports: Vec<Port>,
 }
 
 impl ZooKeeperEnsemble {
-    /// Starts so many servers on free ports and waits until all of them answer.
+    /// Starts this number of servers on free ports and waits until all of them answer.
     ///
     /// # Errors
-    /// When one can't be started, or doesn't become ready; the error shows the end of its log.
+    /// When one can't be started, or doesn't become ready; the error contains the end of its log.
     pub async fn start(peers: &Peers, servers: usize) -> Result<Self, PeerError> {
         let (mut members, mut ports) = (String::new(), Vec::new());
         for id in 1..=servers {
@@ -29,13 +30,13 @@ impl ZooKeeperEnsemble {
         Ok(Self { servers: try_join_all(start).await?, _ports: ports })
     }
 
-    /// The connect string of all: `127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// Returns the connect string of all servers: `127.0.0.1:PORT,127.0.0.1:PORT,…`.
     #[must_use]
     pub fn connect_string(&self) -> String {
         self.servers.iter().map(ZooKeeper::connect_string).collect::<Vec<_>>().join(",")
     }
 
-    /// The server that leads the others now; none while they have none.
+    /// Returns the server that leads the others, or `None` while there is no leader.
     pub async fn leader(&mut self) -> Option<&mut ZooKeeper> {
         for server in &mut self.servers {
             if server.leads().await {

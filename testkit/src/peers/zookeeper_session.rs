@@ -1,9 +1,9 @@
-//! Taking over a session of ZooKeeper, whose id and password are all it takes.
+//! Taking over a session of ZooKeeper, which takes its id and password only.
 
 /// The seed from which a server makes passwords, by Java's random numbers.
 const SECRET: i64 = 0xB341_5C00;
 
-/// The requests that take over a session and close it.
+/// Returns the requests that take over a session and close it.
 pub(super) fn takeover_and_close(id: i64) -> Vec<u8> {
     let mut requests = Vec::with_capacity(61);
     for part in [
@@ -15,7 +15,7 @@ pub(super) fn takeover_and_close(id: i64) -> Vec<u8> {
         &16_i32.to_be_bytes(),
         &password(id),
         &[0],                     // not read-only
-        &8_i32.to_be_bytes(),     // the length of the other
+        &8_i32.to_be_bytes(),     // the length of the second request
         &1_i32.to_be_bytes(),     // its xid
         &(-11_i32).to_be_bytes(), // close the session
     ] {
@@ -24,13 +24,14 @@ pub(super) fn takeover_and_close(id: i64) -> Vec<u8> {
     requests
 }
 
-/// Whether the answer grants the session; one that has expired is answered with an id of 0. None if there is no answer.
+/// Returns whether the response grants the session; an expired one has an id of 0. `None` if there is no
+/// response.
 pub(super) fn is_taken_over(answer: &[u8], id: i64) -> Option<bool> {
-    // After the answer's length, the version of the protocol and the session timeout.
+    // After the response's length, the version of the protocol and the session timeout.
     answer.get(12..20).map(|granted| granted == id.to_be_bytes())
 }
 
-/// The first 16 bytes of Java's random numbers.
+/// Returns the first 16 bytes of Java's random numbers.
 fn password(id: i64) -> [u8; 16] {
     const MULTIPLIER: i64 = 0x5_DEEC_E66D;
     const MASK: i64 = (1 << 48) - 1;

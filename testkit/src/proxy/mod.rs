@@ -1,4 +1,4 @@
-//! A TCP proxy that spoils connections, for tests of what a network does.
+//! A fault-injecting TCP proxy, for tests of network failures.
 
 mod plan;
 mod relay;
@@ -24,17 +24,18 @@ pub use plan::{Plan, StreamFault};
 pub use shared::{Direction, OnConnect};
 use shared::{End, ProxyShared};
 
-/// Connections that wait to be accepted.
+/// The number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Between attempts to accept while the system has no resources for that.
+/// The pause after accepting failed, as it does while the system has no resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// A TCP proxy between a client and its server, on a free port of the loopback interface, which a test controls while
-/// it runs. It forwards everything until it is told otherwise: by a [`Plan`] for each direction, by what new
-/// connections meet ([`on_connect`](Self::on_connect)), by ending the open ones ([`close_all`](Self::close_all),
-/// [`reset_all`](Self::reset_all)) and by stranding them ([`strand_all`](Self::strand_all)). Everything ends when it is
-/// dropped: connections are reset then.
+/// A TCP proxy between a client and its server, on a free port of the loopback interface, which a test
+/// controls while it runs. It forwards everything by default. A [`Plan`] for each direction changes the flow
+/// of bytes, [`on_connect`](Self::on_connect) the treatment of new connections;
+/// [`close_all`](Self::close_all) and [`reset_all`](Self::reset_all) end the open ones,
+/// [`strand_all`](Self::strand_all) strands them. Dropping the proxy ends everything, and resets its
+/// connections.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -66,22 +67,22 @@ pub struct Proxy {
     shared: Arc<ProxyShared>,
     changes: mpsc::UnboundedSender<OnConnectChange>,
     accepting: JoinHandle<()>,
-    /// Keeps the port while nobody listens on it.
+    /// Keeps the port while the proxy doesn't listen on it.
     _port: TcpSocket,
 }
 
-/// The treatment of new connections, and the place where its start is reported.
+/// The treatment of new connections, and the sender for the result of the change.
 type OnConnectChange = (OnConnect, oneshot::Sender<io::Result<()>>);
 
 impl Proxy {
-    /// Starts a proxy to `target`, an address as `HOST:PORT`. The target is connected to once for each connection that
-    /// is accepted, and needn't listen before.
+    /// Starts a proxy to `target`, an address as `HOST:PORT`. The proxy connects to the target once for each
+    /// connection that it accepts; the target need not listen before.
     ///
     /// # Errors
     /// When no port can be listened on.
     ///
     /// # Cancel safety
-    /// Nothing listens when the future is dropped before it is done.
+    /// Nothing listens when the future is dropped early.
     pub async fn start(target: impl Into<String>) -> io::Result<Self> {
         let shared = Arc::new(ProxyShared {
             target: target.into(),
@@ -100,32 +101,33 @@ impl Proxy {
         Ok(Self { addr, shared, changes, accepting, _port: port })
     }
 
-    /// The address that it listens on.
+    /// Returns the address on which the proxy listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Sets what is done to the bytes of one direction, of the connections that are open and of later ones. It replaces
-    /// the plan before. The positions of its faults count from here on; those of a later connection from its beginning.
+    /// Sets the plan for the bytes of one direction, of open and later connections. It replaces the former
+    /// plan. On open connections the positions of its faults count from this call, on later ones from their
+    /// beginning.
     pub fn plan(&self, direction: Direction, plan: Plan) {
         self.shared.plans[direction as usize].send_replace(Arc::new(plan));
     }
 
-    /// [`plan`](Self::plan) for both directions. `Plan::new()` undoes everything: what was held back flows, what was
-    /// swallowed is lost.
+    /// Sets the [`plan`](Self::plan) for both directions. `Plan::new()` restores forwarding: bytes that were
+    /// held back flow, bytes that were swallowed are lost.
     pub fn plan_both(&self, plan: Plan) {
         self.plan(Direction::ToServer, plan.clone());
         self.plan(Direction::ToClient, plan);
     }
 
-    /// Sets what new connections meet. Those that are open stay.
+    /// Sets the treatment of new connections. Open ones stay.
     ///
     /// # Errors
     /// When the port can't be listened on again.
     ///
     /// # Cancel safety
-    /// It is done all the same when the future is dropped, but it isn't known when.
+    /// The change takes effect even if the future is dropped, at an unknown time.
     pub async fn on_connect(&self, what: OnConnect) -> io::Result<()> {
         let gone = || io::Error::other("the proxy's runtime has ended");
         let (done, applied) = oneshot::channel();
@@ -143,27 +145,27 @@ impl Proxy {
         self.shared.end.send_replace(End::Reset);
     }
 
-    /// Strands all open connections: from now on whatever is sent over them is lost, in both directions, also that they end,
-    /// and neither side is told. New connections are not affected. They stay open until [`close_all`](Self::close_all) or
-    /// [`reset_all`](Self::reset_all).
+    /// Strands all open connections: from now on the proxy loses everything that is sent over them, in both
+    /// directions, including their end; neither side notices. New connections are not affected. Stranded ones
+    /// stay open until [`close_all`](Self::close_all) or [`reset_all`](Self::reset_all).
     pub fn strand_all(&self) {
         self.shared.strandings.send_modify(|count| *count += 1);
     }
 
-    /// The number of connections that were accepted so far.
+    /// Returns the number of connections that were accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// The number of connections that are open.
+    /// Returns the number of connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// The number of bytes that were forwarded in one direction so far, over all connections; neither what was swallowed nor what
-    /// a fault added.
+    /// Returns the number of bytes that were forwarded in one direction, over all connections, without those
+    /// that were swallowed or that a fault added.
     #[must_use]
     pub fn forwarded(&self, direction: Direction) -> u64 {
         self.shared.forwarded[direction as usize].load(Ordering::SeqCst)
@@ -176,7 +178,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A socket on `addr` that shares its port with the others of this proxy, and with nobody else.
+/// Returns a socket on `addr` that shares its port only with the other sockets of this proxy.
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseport(true)?;
@@ -205,7 +207,7 @@ async fn accept(
                     (_, None) => bind(addr).and_then(|socket| socket.listen(BACKLOG)).map(Some),
                 };
                 let applied = applied.map(|next| (listener, on_connect) = (next, what));
-                // Whoever gave the order may have gone.
+                // The caller may have dropped its future.
                 let _ = done.send(applied);
             }
             Some(_) = connections.join_next() => {}
@@ -220,7 +222,7 @@ async fn accept(
     }
 }
 
-/// The next connection; none ever while nobody listens.
+/// Returns the next connection; waits for ever without a listener.
 async fn next(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => listener.accept().await.map(|(client, _)| client),

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// The treatment of the bytes of one direction. By itself it forwards everything at once; each method adds something.
+/// The treatment of the bytes of one direction. The default forwards everything immediately; each method adds
+/// to it.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub(super) delay: Duration,
     pub(super) bandwidth: Option<u64>,
     pub(super) flow: Flow,
-    /// By position; those of one position in the order in which they were added.
+    /// By position, then by the order in which they were added.
     pub(super) faults: Vec<(u64, StreamFault)>,
 }
 
@@ -27,7 +28,7 @@ pub(super) enum Flow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamFault {
-    /// The connection ends by FIN, for both sides. What the receiver hasn't read yet it still can.
+    /// The connection ends by FIN, for both sides. The receiver can still read what it has not read yet.
     Close,
     /// The connection ends by RST, for both sides.
     Reset,
@@ -35,51 +36,51 @@ pub enum StreamFault {
     Freeze,
     /// From here on everything is lost until another plan is set.
     Swallow,
-    /// The number of bytes before the position that are sent once more; as many as there were since the plan was set, if those
-    /// are fewer.
+    /// This number of bytes before the position is sent once more; at most those since the plan was set.
     Duplicate(usize),
-    /// These bytes are sent in between.
+    /// These bytes are inserted.
     Inject(Bytes),
 }
 
 impl Plan {
-    /// Forwards everything at once.
+    /// Returns a plan that forwards everything immediately.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Every byte arrives so much later. How much flows isn't limited by that, up to 4 MiB that are under way.
+    /// Delays every byte by this duration. Up to 4 MiB may be delayed at a time.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay.min(crate::LONGEST);
         self
     }
 
-    /// No more than so many bytes flow in a second, at least one; the sender is slowed down. Default no limit.
+    /// Limits the flow to this number of bytes a second, at least one; the sender is slowed down. Default no
+    /// limit.
     #[must_use]
     pub fn bandwidth(mut self, bytes_per_second: u64) -> Self {
         self.bandwidth = Some(bytes_per_second.max(1));
         self
     }
 
-    /// Holds everything back, the end of the stream too: nothing is read, so that the sender is soon stopped by its full
-    /// buffers. Nothing is lost: all of it flows with the next plan that lets it.
+    /// Holds everything back, including the end of the stream: the proxy reads nothing, so full buffers soon
+    /// stop the sender. Nothing is lost: all bytes flow with the next plan that forwards.
     #[must_use]
     pub fn freeze(mut self) -> Self {
         self.flow = Flow::Freeze;
         self
     }
 
-    /// Reads everything and forwards nothing, not even the end of the stream: the sender believes that it was sent. With
-    /// the next plan the stream goes on behind what was lost.
+    /// Reads everything and forwards nothing, not even the end of the stream: to the sender the bytes are
+    /// sent. With the next plan the stream continues behind the lost bytes.
     #[must_use]
     pub fn swallow(mut self) -> Self {
         self.flow = Flow::Swallow;
         self
     }
 
-    /// Does something once on each connection, after exactly `position` bytes.
+    /// Applies a fault once on each connection, after exactly `position` bytes.
     #[must_use]
     pub fn at(mut self, position: u64, fault: StreamFault) -> Self {
         let behind = self.faults.partition_point(|(other, _)| *other <= position);
@@ -87,7 +88,7 @@ impl Plan {
         self
     }
 
-    /// The number of bytes before a position that may have to be sent again.
+    /// Returns the number of bytes before a position that may have to be sent again.
     pub(super) fn history(&self) -> usize {
         let duplicated = self.faults.iter().map(|(_, fault)| match fault {
             StreamFault::Duplicate(count) => *count,

@@ -21,18 +21,18 @@ use super::{
     shared::{Direction, End, OnConnect, OpenConnection, ProxyShared},
 };
 
-/// The number of bytes that are read at once.
+/// The number of bytes that one read reserves.
 const READ_CAPACITY: usize = 16 * 1024;
 
-/// The number of bytes that may be under way while they are delayed.
+/// The number of bytes that may be buffered while they are delayed.
 const MAX_BUFFERED: usize = 4 * 1024 * 1024;
 
-/// With a limited bandwidth it is written in pieces of what flows in so long.
+/// With a limited bandwidth, one write takes the bytes of this interval.
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Serves a connection to its end.
+/// Relays a connection to its end.
 pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, shared: Arc<ProxyShared>) {
-    // A connection whose task is stopped is reset.
+    // Aborting the task of a connection resets it.
     let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
     let open = OpenConnection::new(&shared);
     let mut end = shared.end.subscribe();
@@ -84,12 +84,13 @@ pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, s
     if outcome == End::Closed {
         close([&client, &server]);
         drop(open);
-        // What comes in now would make the system reset the connection, and the receiver lose what it hasn't read.
+        // Input after the close would make the system reset the connection, and the receiver lose what it has
+        // not read.
         tokio::join!(drain(&client), drain(&server));
     }
 }
 
-/// A connection to the server that is reset when it is given up, be it half made.
+/// Connects to the server. Dropping the connection resets it, even before it is established.
 async fn connect(target: &str) -> io::Result<TcpStream> {
     let mut result = Err(io::Error::other("it has no address"));
     for addr in lookup_host(target).await? {
@@ -110,7 +111,7 @@ async fn ended(end: &mut watch::Receiver<End>) -> End {
     }
 }
 
-/// Ends the streams by FIN. One that has ended otherwise needs nothing more.
+/// Ends the streams by FIN. Has no effect on streams that have ended.
 fn close<const N: usize>(streams: [&TcpStream; N]) {
     for stream in streams {
         let _ = SockRef::from(stream).set_linger(None);
@@ -126,7 +127,7 @@ async fn drain(stream: &TcpStream) {
     }
 }
 
-/// Reads what there is, 0 at the end. Cancel safe.
+/// Reads what is there; returns 0 at the end. Cancel safe.
 async fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     loop {
         stream.readable().await?;
@@ -138,11 +139,11 @@ async fn read(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     }
 }
 
-/// Bytes that are under way.
+/// Buffered bytes.
 struct Chunk {
     due: Instant,
     bytes: Bytes,
-    /// Added by a fault: it counts for nothing, and no fault hits it.
+    /// Set if a fault added the bytes: they don't count for positions, and no fault affects them.
     injected: bool,
 }
 
@@ -152,17 +153,17 @@ struct Relay<'a> {
     direction: Direction,
     plans: watch::Receiver<Arc<Plan>>,
     plan: Arc<Plan>,
-    /// The flow of bytes now, by the plan or one of its faults.
+    /// The current flow of bytes, set by the plan or one of its faults.
     flow: Flow,
-    /// The number of bytes since the plan was set, and of its faults that have happened.
+    /// The number of bytes since the plan was set, and the number of its faults that were applied.
     position: u64,
     applied_faults: usize,
-    /// The last bytes before the position, if one of the faults may need them.
+    /// The last bytes before the position, if a fault may need them.
     history: BytesMut,
     chunks: VecDeque<Chunk>,
     buffered: usize,
     at_end: bool,
-    /// The time at which the bandwidth lets the next piece go.
+    /// The time at which the bandwidth allows the next write.
     next: Instant,
 }
 
@@ -194,7 +195,7 @@ impl<'a> Relay<'a> {
         self.next = Instant::now();
     }
 
-    /// Forwards until the end of the stream is forwarded, or a fault ends the connection.
+    /// Forwards until it has forwarded the end of the stream, or a fault ends the connection.
     async fn run(&mut self, from: &TcpStream, to: &TcpStream) -> Result<(), End> {
         let mut buffer = BytesMut::new();
         loop {
@@ -204,7 +205,7 @@ impl<'a> Relay<'a> {
                 self.buffered = 0;
             }
             if self.at_end && self.chunks.is_empty() && self.flow == Flow::Forward {
-                // Where the other side has gone already there is nobody to tell.
+                // Fails if the other side has disconnected already.
                 let _ = SockRef::from(to).shutdown(Shutdown::Write);
                 return Ok(());
             }
@@ -220,7 +221,7 @@ impl<'a> Relay<'a> {
             });
             tokio::select! {
                 biased;
-                // Never an error: the sender is in what is shared.
+                // Never an error: the shared state holds the sender.
                 Ok(()) = self.plans.changed() => self.load_plan(),
                 writable = writable(to, due), if due.is_some() => {
                     writable.map_err(|_| End::Reset)?;
@@ -233,7 +234,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Takes in what was read.
+    /// Buffers the bytes that were read.
     fn buffer_input(&mut self, got: io::Result<usize>, buffer: &mut BytesMut) -> Result<(), End> {
         match got {
             Ok(0) => self.at_end = true,
@@ -249,16 +250,16 @@ impl<'a> Relay<'a> {
                     injected: false,
                 });
             }
-            // Nobody hears of it.
+            // The failure is swallowed, too.
             Err(_) if self.flow == Flow::Swallow => self.at_end = true,
             Err(_) => return Err(End::Reset),
         }
         Ok(())
     }
 
-    /// Makes the faults happen that are due at this position.
+    /// Applies the faults that are due at this position.
     fn apply_due_faults(&mut self) -> Result<(), End> {
-        // What a fault added goes before the next one.
+        // Bytes that a fault added are sent before the next fault.
         while self.chunks.front().is_none_or(|chunk| !chunk.injected) {
             let Some((_, fault)) =
                 self.plan.faults.get(self.applied_faults).filter(|(at, _)| *at <= self.position)
@@ -292,7 +293,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Writes as much of the first piece as the plan lets go at once.
+    /// Writes as much of the first chunk as the plan allows.
     fn write(&mut self, to: &TcpStream) -> Result<(), End> {
         let Some(chunk) = self.chunks.front_mut() else { return Ok(()) };
         let mut limit = chunk.bytes.len();
@@ -338,7 +339,7 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Waits until the time has come, and then until something can be written.
+/// Waits until `due`, and then until the stream is writable.
 async fn writable(to: &TcpStream, due: Option<Instant>) -> io::Result<()> {
     if let Some(due) = due {
         sleep_until(due).await;

@@ -23,15 +23,15 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnConnect {
-    /// It is accepted, and connected to the server. Where the server can't be reached it is reset.
+    /// The connection is accepted and connected to the server. If the server can't be reached it is reset.
     #[default]
     Forward,
-    /// It is refused by the system, as where nobody listens. The port stays taken.
+    /// The operating system refuses the connection, as on a port without a listener. The port stays reserved.
     Refuse,
-    /// It is accepted and reset at once.
+    /// The connection is accepted and reset immediately.
     Reset,
-    /// It is accepted, and nothing is ever read or answered; the server doesn't hear of it. It ends with
-    /// [`Proxy::close_all`](crate::Proxy::close_all) or [`Proxy::reset_all`](crate::Proxy::reset_all).
+    /// The connection is accepted, but nothing is read or answered, and the server doesn't see it. It ends
+    /// with [`Proxy::close_all`](crate::Proxy::close_all) or [`Proxy::reset_all`](crate::Proxy::reset_all).
     Ignore,
 }
 
@@ -40,7 +40,7 @@ pub enum OnConnect {
 pub(super) struct ProxyShared {
     pub(super) target: String,
     pub(super) plans: [watch::Sender<Arc<Plan>>; 2],
-    /// The way in which open connections are to end; they watch for a change.
+    /// The last way in which open connections were ended; they watch for changes.
     pub(super) end: watch::Sender<End>,
     /// The number of times that the open connections were stranded.
     pub(super) strandings: watch::Sender<u64>,
@@ -56,7 +56,7 @@ pub(super) enum End {
     Reset,
 }
 
-/// Counts a connection as open.
+/// Counts a connection as open while it lives.
 pub(super) struct OpenConnection<'a>(&'a ProxyShared);
 
 impl<'a> OpenConnection<'a> {

@@ -1,4 +1,4 @@
-//! The conversation over one connection, without I/O: bytes come in, answers go out.
+//! The protocol of one connection, without I/O: bytes come in, responses go out.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +16,10 @@ use crate::broker::{
     transactions::LocalTransactions,
 };
 
-/// The number of bytes of answers that are gathered before they are written: a client that doesn't read them isn't read from.
+/// The number of bytes of responses after which the connection stops reading requests until they are written.
 const MAX_OUTPUT: usize = 256 * 1024;
 
-/// Counts a connection as open for as long as it lives.
+/// Counts a connection as open while it lives.
 #[derive(Debug)]
 pub(super) struct OpenConnection(pub(super) Arc<BrokerShared>);
 
@@ -30,12 +30,12 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The next thing to do after the output was written.
+/// The next step after the output was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
     /// Wait for more bytes.
     Read,
-    /// There is more to answer already.
+    /// Process more input that has arrived already.
     Continue,
     /// Close the connection.
     Close,
@@ -50,14 +50,14 @@ pub(super) struct Connection {
     local_transactions: LocalTransactions,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    /// The number of bytes that were given out before what is in `output`.
+    /// The number of bytes that were written before those in `output`.
     written: u64,
-    /// Answers that have their time, with the order in which they were given.
+    /// Delayed responses by due time and order.
     delayed: BTreeMap<(Instant, u64), (Bytes, Option<UnansweredPut>)>,
     delayed_count: u64,
-    /// Answers that so many others are to overtake.
+    /// Responses that this number of others is yet to overtake.
     held_back: Vec<(usize, Bytes, Option<UnansweredPut>)>,
-    /// The monitored puts whose answers are in `output`, and those that are never answered.
+    /// The monitored puts whose responses are in `output`, and those that never get a response.
     answered: Vec<UnansweredPut>,
     never_answered: Vec<UnansweredPut>,
 }
@@ -85,22 +85,22 @@ impl Connection {
         }
     }
 
-    /// Notifies whoever waits for something to happen at the broker.
+    /// Notifies the methods that wait for changes at the broker.
     pub(super) fn notify(&self) {
         self.open.0.activity.notify_waiters();
     }
 
-    /// The time for which the client may be silent.
+    /// Returns the time for which the client may be silent.
     pub(super) fn idle_timeout(&self) -> Duration {
         self.open.0.settings.idle_timeout
     }
 
-    /// The time at which the next late answer is due.
+    /// Returns the time at which the next delayed response is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Answers the complete requests of the input, and what is due.
+    /// Processes the complete requests of the input, and adds the delayed responses that are due.
     pub(super) fn process_input(&mut self) -> NextStep {
         let now = Instant::now();
         while self.next_due().is_some_and(|due| due <= now) {
@@ -120,7 +120,7 @@ impl Connection {
                         break NextStep::Close;
                     }
                 }
-                // A real broker reads answers and drops them (protocol §1).
+                // A Java broker reads responses and drops them (protocol §1).
                 Ok(Some(_)) => {}
                 Ok(None) => break NextStep::Read,
             }
@@ -132,13 +132,13 @@ impl Connection {
         next
     }
 
-    /// The output is about to be written: the client may send again what it has waited to send. It may even do so on another
-    /// connection, before this one's task goes on.
+    /// Ends the monitoring of puts whose responses are about to be written: the client may react to them, on
+    /// another connection even, before this task runs again.
     pub(super) fn mark_answered(&mut self) {
         self.answered.clear();
     }
 
-    /// The connection is about to be closed: what is unanswered stays so.
+    /// Discards everything that is still unanswered, before the connection is closed.
     pub(super) fn abandon(&mut self) {
         self.delayed.clear();
         self.held_back.clear();
@@ -146,7 +146,8 @@ impl Connection {
         self.never_answered.clear();
     }
 
-    /// Cuts the output where `after` bytes have been given out in all; true when that is the end.
+    /// Cuts the output where `after` bytes have been written in total. Returns true if the connection ends
+    /// there.
     pub(super) fn cut_output(&mut self, after: Option<u64>) -> bool {
         let length = self.output.len() as u64;
         let remaining =
@@ -168,7 +169,8 @@ impl Connection {
         self.decoder.decode(&mut self.input)
     }
 
-    /// False when the connection is to be closed.
+    /// Carries out a request, with its fault if it meets one. Returns false if the connection has to be
+    /// closed.
     fn handle(&mut self, command: &Command) -> bool {
         let shared = &self.open.0;
         let put = match command {
@@ -180,7 +182,7 @@ impl Connection {
         shared.records.observe(command, self.number);
         let Some(fault) = shared.faults.take_fault(command, self.number) else {
             let response = shared.handle(command, &mut self.local_transactions);
-            // A refusal would be wrong: a process that has ended says nothing.
+            // A process that has ended sends nothing, not even a refusal.
             if shared.topics.is_closed() {
                 return false;
             }
@@ -238,7 +240,7 @@ impl Connection {
                 self.output.extend_from_slice(&bytes[..length.min(bytes.len())]);
                 return false;
             }
-            // Swallowed; the others were dealt with above.
+            // `Swallow`; the other faults are handled above.
             _ => self.never_answered.extend(put),
         }
         true

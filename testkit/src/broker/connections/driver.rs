@@ -12,15 +12,15 @@ use tokio::{
 use super::connection::{Connection, NextStep};
 use crate::{broker::faults::Behaviour, connector::Io};
 
-/// Room for one read.
+/// The number of bytes that one read reserves.
 const READ_CAPACITY: usize = 64 * 1024;
 
-/// The time for which what a client still sends is read after a connection was closed. Without that the system would tell the
-/// client of a broken connection, and answers that are on their way would be lost.
+/// The time for which input is still read after a connection was closed. Otherwise the system would reset the
+/// connection, and the client would lose responses in transit.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Answers requests until the client goes, quits, is silent for too long, or sends what is no request. Like a real
-/// broker it then closes without a word (protocol §2).
+/// Answers requests until the client disconnects, quits, is idle for too long, or sends a malformed request.
+/// Like a Java broker it then closes the connection without a response (protocol §2).
 pub(super) async fn drive(
     mut stream: impl Io,
     mut connection: Connection,
@@ -31,7 +31,7 @@ pub(super) async fn drive(
     let mut last_read = Instant::now();
     loop {
         if behaviour.borrow().strandings != strandings {
-            // What it owes is never answered.
+            // Outstanding responses are dropped.
             connection.abandon();
             drop(connection);
             return strand(stream, behaviour, closings).await;
@@ -85,7 +85,7 @@ pub(super) async fn drive(
     }
 }
 
-/// Reads everything and answers nothing, until the client goes or all connections are closed.
+/// Reads everything and answers nothing, until the client disconnects or all connections are closed.
 async fn strand(
     mut stream: impl Io,
     mut behaviour: watch::Receiver<Behaviour>,
@@ -109,7 +109,7 @@ async fn close(mut stream: impl Io) -> io::Result<()> {
     stream.shutdown().await?;
     let mut rest = [0; 1024];
     let drained = timeout(DRAIN_TIMEOUT, async { while stream.read_exact(&mut rest).await.is_ok() {} });
-    // The client may go on sending; it was told.
+    // The client may go on sending after the shutdown.
     let _ = drained.await;
     Ok(())
 }

@@ -3,17 +3,17 @@
 use bytes::{BufMut as _, BytesMut};
 use metaq_protocol::{Decoder, Limits};
 
-/// A decoder without limits.
+/// Returns a decoder without limits.
 pub(super) fn decoder() -> Decoder {
     Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX))
 }
 
-/// Puts the first line right. False when the decoder may not see it yet.
+/// Corrects the first line. Returns false if the decoder may not see it yet.
 pub(super) fn prepare(input: &mut BytesMut) -> bool {
     let Some(end) = input.windows(2).position(|pair| pair == b"\r\n") else { return false };
     let word_end = input[..end].iter().position(|byte| *byte == b' ').unwrap_or(end);
     let (word, rest) = input.split_at(word_end);
-    // The first character, cut to its low byte.
+    // The first character, truncated to its low byte.
     let first = std::str::from_utf8(word).ok().and_then(|word| word.chars().next());
     let right = match first.map(|first| u32::from(first) as u8) {
         Some(b'v') if word != b"version" && word != b"value" => "version",
@@ -27,7 +27,7 @@ pub(super) fn prepare(input: &mut BytesMut) -> bool {
     true
 }
 
-/// Whether the body that a line announces has come.
+/// Returns whether the body that a line announces has arrived.
 fn is_whole(input: &[u8], end: usize) -> bool {
     let mut words = input[..end].split(|byte| *byte == b' ');
     let length = match words.next() {

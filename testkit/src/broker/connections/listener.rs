@@ -1,4 +1,4 @@
-//! The broker's connections.
+//! Accepting connections, and running a task for each.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{broker::shared::BrokerShared, connector::Io};
 
-/// The time for which no connection is accepted after that failed, as it does while the process has no descriptors left.
+/// The pause after accepting failed, as it does while the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts TCP connections.
@@ -33,8 +33,8 @@ impl Listen for TcpListener {
     }
 }
 
-/// Serves every connection until it is told to stop, or the returned future is dropped; all connections end with it. If it
-/// is told to, none of their tasks runs any more when it is done.
+/// Serves all connections until `stop` arrives or the returned future is dropped; the connections end with
+/// it. After `stop`, no task of a connection runs any more when the future completes.
 pub(in crate::broker) async fn accept(
     listener: Option<impl Listen>,
     mut streams: mpsc::UnboundedReceiver<Box<dyn Io>>,
@@ -46,7 +46,7 @@ pub(in crate::broker) async fn accept(
         let accepting = accept_until_stopped(listener.as_ref(), &mut streams, &shared, &mut connections);
         tokio::select! {
             biased;
-            // Without a sender nobody waits for the end; the task is aborted then.
+            // Without a sender the task is aborted instead.
             Ok(()) = stop => {}
             () = accepting => {}
         }
@@ -83,13 +83,13 @@ async fn accept_until_stopped(
                         spawn_connection(connections, stream, shared);
                     }
                 }
-                // It was gone before it was accepted.
+                // The client disconnected before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(_) => paused_until = Some(Instant::now() + ACCEPT_PAUSE),
             },
             () = end_of_pause(paused_until) => paused_until = None,
             Some(stream) = streams.recv() => spawn_connection(connections, stream, shared),
-            // It may have been the one whose descriptor was missing.
+            // Its file descriptor may be the missing one.
             Some(_) = connections.join_next() => paused_until = None,
             _ = behaviour.changed() => {}
         }
@@ -119,12 +119,12 @@ mod tests {
     use super::*;
     use crate::Broker;
 
-    /// A listener of a process without descriptors.
+    /// A listener of a process without file descriptors.
     struct WithoutDescriptors(Arc<std::sync::atomic::AtomicUsize>);
 
     impl Listen for WithoutDescriptors {
         async fn accept(&self) -> io::Result<TcpStream> {
-            // Were it asked without a pause, the clock would stand still.
+            // Without a pause the paused clock would stand still.
             assert!(self.0.fetch_add(1, Ordering::AcqRel) < 1000, "accepting doesn't pause");
             tokio::task::yield_now().await;
             Err(io::Error::from_raw_os_error(24))

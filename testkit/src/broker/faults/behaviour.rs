@@ -1,22 +1,22 @@
 //! The behaviour of a broker towards all of its connections.
 
-/// The conduct of the broker towards all connections.
+/// The behaviour of a broker towards all of its connections.
 #[derive(Clone, Debug, Default)]
 pub(in crate::broker) struct Behaviour {
     /// Nothing is read, nothing written.
     pub(in crate::broker) frozen: bool,
-    /// New connections are closed at once.
+    /// New connections are closed immediately.
     pub(in crate::broker) refuses: bool,
-    /// Counts up whenever all are to be closed.
+    /// Incremented to close all connections.
     pub(in crate::broker) closings: u64,
-    /// Counts up whenever all are to be stranded.
+    /// Incremented to strand all connections.
     pub(in crate::broker) strandings: u64,
-    /// After how many bytes of answers a connection is closed; of all, or of one.
+    /// The number of bytes of responses after which a connection is closed; for all connections, or for one.
     pub(super) cuts: Vec<(Option<usize>, u64)>,
 }
 
 impl Behaviour {
-    /// After how many bytes of answers a connection is closed.
+    /// Returns the number of bytes of responses after which a connection is closed.
     pub(in crate::broker) fn cut(&self, connection: usize) -> Option<u64> {
         let cuts = self.cuts.iter().filter(|(of, _)| of.is_none_or(|of| of == connection));
         cuts.map(|(_, after)| *after).min()

@@ -9,34 +9,35 @@ use metaq_protocol::{Opaque, Status};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It is not carried out, and answered so.
+    /// The request is not carried out; the response has this status and text.
     Refuse(Status, String),
-    /// It is carried out, and answered so nevertheless.
+    /// The request is carried out; the response has this status and text all the same.
     Answer(Status, String),
-    /// It is carried out, and not answered.
+    /// The request is carried out, and gets no response.
     Swallow,
-    /// It is not carried out, and not answered.
+    /// The request is not carried out, and gets no response.
     Ignore,
-    /// It is carried out at once, and answered after this time, as tokio's clock has it.
+    /// The request is carried out immediately; the response follows after this time, by tokio's clock.
     Late(Duration),
-    /// It is carried out, and the answer names this opaque instead of its own.
+    /// The request is carried out; the response has this opaque instead of the right one.
     Opaque(Opaque),
-    /// It is carried out, and answered twice.
+    /// The request is carried out, and gets two responses.
     Twice,
-    /// It is carried out, and so many other answers overtake this one, as far as the broker has others to give.
+    /// The request is carried out, and this number of other responses overtakes its own, as far as the broker
+    /// has others.
     Behind(usize),
-    /// It is carried out, and so many random bytes go out in place of the answer.
+    /// The request is carried out; this number of random bytes replaces the response.
     Garbage(usize),
-    /// It is carried out, and these bytes go out in place of the answer.
+    /// The request is carried out; these bytes replace the response.
     Bytes(Bytes),
-    /// It is carried out, and the connection is closed after so many bytes of the answer.
+    /// The request is carried out; the connection is closed after this number of bytes of the response.
     Cut(usize),
-    /// It is not carried out, and the connection is closed.
+    /// The request is not carried out, and the connection is closed.
     Close,
 }
 
 impl Fault {
-    /// [`Refuse`](Self::Refuse) with a status as a number, such as 500 or 503.
+    /// Returns [`Refuse`](Self::Refuse) with a status as a number, such as 500 or 503.
     #[must_use]
     pub fn refuse(status: i32, text: &str) -> Self {
         Self::Refuse(Status(status), text.to_owned())

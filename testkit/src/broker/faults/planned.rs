@@ -1,4 +1,4 @@
-//! Faults on demand: what a broker is to do wrong, and when.
+//! Planned faults: which requests meet which fault.
 
 use std::sync::{
     Arc,
@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use super::{behaviour::Behaviour, fault::Fault};
 use crate::broker::requests::Requests;
 
-/// Makes a [`Broker`](crate::Broker) misbehave, from now on and while it runs; got by
+/// Makes a [`Broker`](crate::Broker) misbehave while it runs; returned by
 /// [`Broker::faults`](crate::Broker::faults). Clones are the same.
 ///
-/// A plan says which [`Requests`] meet which [`Fault`]. A request meets one fault at most: that of the first plan that is
-/// for it; the others count it all the same. What is drawn at random comes from the broker's
-/// [seed](crate::BrokerBuilder::seed), so that a run repeats exactly as long as its requests come in the same order.
+/// A plan names the [`Requests`] that meet a [`Fault`]. A request meets one fault at most, that of the first
+/// matching plan; the other plans count it all the same. Random choices follow from the broker's
+/// [seed](crate::BrokerBuilder::seed), so a run repeats exactly as long as its requests arrive in the same
+/// order.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -37,7 +38,7 @@ pub struct Faults(Arc<FaultsShared>);
 
 #[derive(Debug)]
 struct FaultsShared {
-    /// Whether there is any plan: a look that costs nothing.
+    /// Set while there is any plan, to check without the lock.
     any: AtomicBool,
     plans: Mutex<Vec<Arc<PlannedFaultState>>>,
     random: Mutex<fastrand::Rng>,
@@ -54,7 +55,7 @@ impl Faults {
         }))
     }
 
-    /// Has these requests meet this fault from now on. Requests are counted from this call on, each plan its own.
+    /// Plans a fault for requests from now on. Each plan counts its own requests, beginning with this call.
     pub fn plan(&self, requests: Requests, fault: Fault) -> PlannedFault {
         let state = Arc::new(PlannedFaultState {
             requests,
@@ -81,37 +82,38 @@ impl Faults {
         });
     }
 
-    /// Stops reading and writing on every connection, as a broker whose process is stopped; connections stay open, and new
-    /// ones are accepted by the system alone.
+    /// Stops reading and writing on every connection, like a broker whose process is stopped: connections
+    /// stay open, and only the operating system accepts new ones.
     pub fn freeze(&self) {
         self.0.behaviour.send_modify(|behaviour| behaviour.frozen = true);
     }
 
-    /// Goes on after [`freeze`](Self::freeze).
+    /// Resumes after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.0.behaviour.send_modify(|behaviour| behaviour.frozen = false);
     }
 
-    /// Closes new connections as soon as they are accepted, or takes them again.
+    /// Closes new connections as soon as they are accepted, or serves them again.
     pub fn refuse_connections(&self, refuses: bool) {
         self.0.behaviour.send_modify(|behaviour| behaviour.refuses = refuses);
     }
 
-    /// Closes all connections; what they asked for was carried out or not, and isn't answered.
+    /// Closes all connections. Their outstanding requests, carried out or not, get no response.
     pub fn close_connections(&self) {
         self.0.behaviour.send_modify(|behaviour| behaviour.closings += 1);
     }
 
-    /// Strands all connections, as where the network has forgotten them: what comes over them from now on is lost, and so are
-    /// the answers that are outstanding; new connections are not affected. Neither side is told: they stay open until their
-    /// client ends them, or [`close_connections`](Self::close_connections).
+    /// Strands all connections, as when the network has lost their state: input that arrives from now on is
+    /// lost, and so are outstanding responses. New connections are not affected. Neither side notices:
+    /// connections stay open until their client ends them, or [`close_connections`](Self::close_connections)
+    /// does.
     pub fn strand_connections(&self) {
         self.0.behaviour.send_modify(|behaviour| behaviour.strandings += 1);
     }
 
-    /// Closes a connection once so many bytes of answers went out on it, in the middle of one if need be: the
-    /// connection with this number, counted from 1 in the order in which they were made, or each that is made. Takes
-    /// effect with the next answer.
+    /// Closes a connection after this number of bytes of responses, even in the middle of one: the connection
+    /// with this number, counted from 1 in the order in which they were made, or every connection. Takes
+    /// effect with the next response.
     pub fn cut(&self, connection: Option<usize>, after: u64) {
         self.0.behaviour.send_modify(|behaviour| behaviour.cuts.push((connection, after)));
     }
@@ -120,7 +122,7 @@ impl Faults {
         self.0.behaviour.subscribe()
     }
 
-    /// The fault that a request meets.
+    /// Returns the fault that a request meets.
     pub(in crate::broker) fn take_fault(&self, command: &Command, connection: usize) -> Option<Fault> {
         if !self.0.any.load(Ordering::Acquire) {
             return None;
@@ -163,25 +165,25 @@ struct PlannedFaultState {
 }
 
 impl PlannedFault {
-    /// The number of requests that met the fault up to now.
+    /// Returns the number of requests that have met the fault.
     #[must_use]
     pub fn met(&self) -> u64 {
         self.0.met.load(Ordering::Acquire)
     }
 
-    /// Takes the plan back.
+    /// Cancels the plan.
     pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::Release);
     }
 }
 
 impl PlannedFaultState {
-    /// Whether no request will meet the fault any more.
+    /// Returns whether no further request will meet the fault.
     fn is_exhausted(&self) -> bool {
         self.cancelled.load(Ordering::Acquire) || self.met.load(Ordering::Acquire) >= self.requests.limit
     }
 
-    /// Counts a request, and says whether it is one of those that the fault is for.
+    /// Counts a request. Returns whether it is one of those that the fault is for.
     fn is_next(&self) -> bool {
         let seen = self.seen.fetch_add(1, Ordering::AcqRel);
         seen >= self.requests.skip && !self.is_exhausted()

@@ -1,4 +1,4 @@
-//! The actions of an operator on a running broker: topics, partitions, its disk, and decisions.
+//! The actions of an operator on a running broker: topics, partitions, the disk, decisions, registration.
 
 use std::{io, sync::atomic::Ordering};
 
@@ -10,11 +10,11 @@ use crate::broker::registration::{Registration, Registry};
 use crate::broker::transactions::Heuristic;
 
 impl Broker {
-    /// Adds a topic, or changes its number of partitions. What partitions hold is kept, but those beyond the number take
-    /// nothing more.
+    /// Adds a topic, or changes its number of partitions. Messages are kept, but partitions beyond the number
+    /// accept no more.
     ///
     /// # Panics
-    /// When the name can't be that of a topic.
+    /// When `topic` is not a valid name.
     pub fn set_topic(&self, topic: impl AsRef<str>, partitions: u32) {
         let name = topic.as_ref();
         assert!(Topic::new(name).is_ok(), "{name:?} is no name of a topic");
@@ -22,8 +22,8 @@ impl Broker {
         self.shared.notify_registries();
     }
 
-    /// Whether a topic is registered for producers and for consumers, both true at first. It takes messages and hands them
-    /// out all the same, as a Java broker does. Without effect on a topic that there is not.
+    /// Sets whether a topic is registered for producers and for consumers, both true at first. As in a Java
+    /// broker the topic accepts and returns messages regardless. Has no effect on an unknown topic.
     pub fn set_accepts(&self, topic: impl AsRef<str>, publish: bool, subscribe: bool) {
         if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.publishes.store(publish, Ordering::Release);
@@ -32,9 +32,9 @@ impl Broker {
         }
     }
 
-    /// Closes a partition, as an operator does: it neither takes nor hands out messages (status 403), except in
-    /// transactions and when the choice is left to the broker. It stays registered. Without effect when there is no such
-    /// topic.
+    /// Closes a partition, as an operator does: it neither accepts nor returns messages (status 403), except
+    /// in transactions and when the client leaves the choice of the partition to the broker. It stays
+    /// registered. Has no effect on an unknown topic.
     pub fn close_partition(&self, topic: impl AsRef<str>, index: i32) {
         if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.set_closed(index, true);
@@ -48,7 +48,7 @@ impl Broker {
         }
     }
 
-    /// Makes all messages readable, and has them written through to the disk.
+    /// Makes all messages readable, and writes them through to the disk.
     ///
     /// # Errors
     /// When the disk fails.
@@ -58,8 +58,8 @@ impl Broker {
         flushed
     }
 
-    /// Drops the oldest segment of a partition, as a Java broker does with old ones. False when there is only the one that
-    /// is written to.
+    /// Drops the oldest segment of a partition, as a Java broker does with old ones. Returns false if only
+    /// the active segment is left.
     ///
     /// # Errors
     /// When its file can't be removed.
@@ -68,27 +68,30 @@ impl Broker {
         log.map_or(Ok(false), |log| self.shared.topics.drop_oldest_segment(&log))
     }
 
-    /// Ends a prepared XA transaction behind its owner's back, as an operator of a Java broker can; the owner is told so
-    /// until it forgets it. False when no such transaction is prepared.
+    /// Completes a prepared XA transaction without its owner, as an operator of a Java broker can. The steps
+    /// of the owner fail with that outcome until it forgets the transaction. Returns false if no such
+    /// transaction is prepared.
     ///
     /// # Errors
-    /// When it was to be committed, and its messages can't be stored.
+    /// When the messages of a transaction to commit can't be stored.
     pub fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
         let decided = self.shared.decide(id, heuristic);
         self.shared.activity.notify_waiters();
         decided
     }
 
-    /// Registers a running broker in one more registry, as [`register_in`](crate::BrokerBuilder::register_in) does for one that
-    /// is started. Whoever may have to give up while a registry doesn't answer can [`shut_down`](Self::shut_down) the broker
-    /// then, which takes it out of those where it is registered already.
+    /// Registers a running broker in one more registry, as [`register_in`](crate::BrokerBuilder::register_in)
+    /// does at the start. A program that gives up on a registry that doesn't answer can
+    /// [`shut_down`](Self::shut_down) the broker, which removes it from the registries where it is registered
+    /// already.
     ///
     /// # Errors
-    /// When the broker can't be registered there: `AlreadyExists` when its id is that of another live broker. Its other
-    /// registrations are not affected.
+    /// When the broker can't be registered there: `AlreadyExists` when another live broker has its id. Its
+    /// other registrations are not affected.
     ///
     /// # Cancel safety
-    /// When the future is dropped before it is done, the broker is not kept registered there; what was entered expires.
+    /// When the future is dropped early, the broker doesn't stay registered there; entries that were created
+    /// expire.
     #[cfg(any(feature = "zookeeper", feature = "etcd"))]
     pub async fn register(&mut self, registry: Registry) -> io::Result<()> {
         let registration = Registration::new(registry, std::sync::Arc::clone(&self.shared)).await?;

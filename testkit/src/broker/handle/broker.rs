@@ -1,4 +1,4 @@
-//! The handle of a broker: what is known of it at any time.
+//! The handle of a broker: its address, id, faults and counts of connections.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -15,15 +15,15 @@ use crate::{
     connector::Io,
 };
 
-/// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any stream of
-/// bytes. It keeps its messages in memory, or on disk as a Java broker does.
+/// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any
+/// stream of bytes. It keeps its messages in memory, or on disk as a Java broker does.
 ///
-/// It answers and refuses as a real broker does, with the same texts, and the Java client takes it for one. Where it
-/// differs on purpose, `docs/embedded-broker.md` says so; [`compat`](BrokerBuilder::compat) has it differ less. It does
-/// wrong what its [`faults`](Self::faults) say.
+/// It answers and refuses as a Java broker does, with the same texts, and the Java client takes it for one.
+/// `docs/embedded-broker.md` lists the intended differences; [`compat`](BrokerBuilder::compat) removes some.
+/// [`faults`](Self::faults) make it misbehave.
 ///
-/// It ends when it is dropped, and its connections with it, as if its process were killed. [`kill`](Self::kill) does the same
-/// and waits until its port is free; [`shut_down`](Self::shut_down) is the orderly way.
+/// Dropping it ends it and its connections, as if its process were killed. [`kill`](Self::kill) does the same
+/// and waits until its port is free; [`shut_down`](Self::shut_down) ends it in order.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -48,37 +48,37 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker with the id 0, any free port and no topic, unless told otherwise.
+    /// Returns a builder of a broker with the id 0, any free port and no topic.
     #[must_use]
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::new()
     }
 
-    /// The address that the broker listens on.
+    /// Returns the address on which the broker listens.
     #[must_use]
     pub fn addr(&self) -> &BrokerAddr {
         &self.shared.addr
     }
 
-    /// The broker's id.
+    /// Returns the id of the broker.
     #[must_use]
     pub fn id(&self) -> BrokerId {
         self.shared.id
     }
 
-    /// The faults of the broker.
+    /// Returns the faults of the broker.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// The number of connections that were made to the broker since it started.
+    /// Returns the number of connections that were made to the broker since it started.
     #[must_use]
     pub fn accepted_connections(&self) -> usize {
         self.shared.accepted.load(Ordering::Acquire)
     }
 
-    /// The number of connections that are open now.
+    /// Returns the number of connections that are open now.
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.shared.open.load(Ordering::Acquire)

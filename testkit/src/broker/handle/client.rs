@@ -1,4 +1,4 @@
-//! The means by which a client finds and reaches a broker: discoveries, transports and connections without a port.
+//! Finding and reaching a broker: discoveries, transports and connections without a port.
 
 use metaq_discovery::MockDiscovery;
 use metaq_transport::StreamTransport;
@@ -8,7 +8,7 @@ use super::broker::Broker;
 use crate::{BrokerConnector, EmbeddedRegistry, connector::pipe};
 
 impl Broker {
-    /// Connects to the broker without a port. The stream is the client's end of the connection.
+    /// Connects to the broker without a port. Returns the client's end of the connection.
     #[must_use]
     pub fn connect(&self) -> DuplexStream {
         let (client, server) = pipe();
@@ -16,29 +16,29 @@ impl Broker {
         client
     }
 
-    /// A connector to the broker that needs no port and doesn't keep it alive: for a transport that is to reach it as long
-    /// as it is there.
+    /// Returns a connector to the broker that needs no port and doesn't keep it alive, for a transport that
+    /// reaches the broker while it runs.
     #[must_use]
     pub fn connector(&self) -> BrokerConnector {
         BrokerConnector::new(self.streams.clone())
     }
 
-    /// Serves one more connection, whose broker's end this stream is.
+    /// Serves one more connection. The stream is the broker's end of it.
     pub fn serve_stream(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        // Once the broker was shut down, the connection is closed by being dropped.
+        // After a shutdown the stream is dropped, which closes the connection.
         let _ = self.streams.send(Box::new(stream));
     }
 
-    /// A registry of its own that names this broker, besides those that it was [built](crate::BrokerBuilder::register_with)
-    /// with. It is made by the first call; later ones return the same, also those on a broker that was started again after
-    /// [`kill`](Self::kill).
+    /// Returns the broker's own registry, which lists this broker, in addition to those that it was
+    /// [built](crate::BrokerBuilder::register_with) with. The first call makes it; later ones return the
+    /// same, also on a broker that was started again after [`kill`](Self::kill).
     #[must_use]
     pub fn registry(&self) -> &EmbeddedRegistry {
         let mut is_new = false;
         let registry = self.shared.own_registry.get_or_init(|| {
             is_new = true;
             let registry = EmbeddedRegistry::new();
-            // It can't fail where no other broker is.
+            // A new registry holds no other broker.
             let _ = registry.claim(self.id(), self.addr(), self.connector());
             registry
         });
@@ -48,8 +48,9 @@ impl Broker {
         registry
     }
 
-    /// A discovery that finds this broker alone, also when it was started again after [`kill`](Self::kill), for one
-    /// producer. Together with [`transport`](Self::transport) it is all that a producer needs:
+    /// Returns a discovery that finds this broker alone, also after it was started again by
+    /// [`kill`](Self::kill), for one producer. With [`transport`](Self::transport) it is all that a producer
+    /// needs:
     ///
     /// ```
     /// # use metaq_producer::Producer;
@@ -67,8 +68,8 @@ impl Broker {
         self.registry().discovery()
     }
 
-    /// A transport that reaches this broker, whether it has a port or not, with the default settings for connections. It
-    /// uses no network.
+    /// Returns a transport that reaches this broker, with or without a port, with the default settings for
+    /// connections. It uses no network.
     #[must_use]
     pub fn transport(&self) -> StreamTransport<EmbeddedRegistry> {
         self.registry().transport()

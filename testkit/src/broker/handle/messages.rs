@@ -1,4 +1,4 @@
-//! The messages of a broker, as tests look at them.
+//! Reading the stored messages of a broker.
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{Partition, StoredMessages};
@@ -13,17 +13,17 @@ pub struct Stored {
     pub partition: Partition,
     /// The offset of the message in the partition's log, in bytes.
     pub offset: i64,
-    /// Its id.
+    /// The id of the message.
     pub id: i64,
-    /// Its attribute; an empty one is not the same as none.
+    /// The attribute; an empty one differs from none.
     pub attribute: Option<String>,
-    /// Its payload.
+    /// The payload.
     pub payload: Bytes,
 }
 
 impl Broker {
-    /// The bytes of a partition's log from its first offset on, readable or not: its messages as they are
-    /// stored. Empty when there is no such partition.
+    /// Returns the bytes of a partition's log from its first offset on, readable or not: the messages as they
+    /// are stored. Empty when there is no such partition.
     #[must_use]
     pub fn log(&self, topic: impl AsRef<str>, index: i32) -> Bytes {
         let Some(log) = self.shared.topics.get(topic.as_ref()).and_then(|topic| topic.existing_log(index))
@@ -41,9 +41,9 @@ impl Broker {
         bytes.freeze()
     }
 
-    /// All stored messages of a topic, readable or not; those of a transaction once it was committed. Partition by
-    /// partition, in the order in which they were stored. Each partition is shown up to a message whose flag promises an
-    /// attribute that isn't there, if it holds one: that message and those behind it are left out. Empty when there is no
+    /// Returns all stored messages of a topic, readable or not; those of a transaction once it has committed.
+    /// They are sorted by partition, then by order of storage. A message whose flag promises an attribute
+    /// that is missing, and the messages behind it in its partition, are left out. Empty when there is no
     /// such topic.
     #[must_use]
     pub fn messages(&self, topic: impl AsRef<str>) -> Vec<Stored> {
@@ -54,7 +54,7 @@ impl Broker {
             let mut log = log.lock();
             let (mut offset, end) = (log.first_offset(), log.end_offset());
             'partition: while offset < end {
-                // A segment at a time, which holds whole messages.
+                // One segment at a time: it holds whole messages.
                 let Ok(bytes) = log.read(offset, usize::MAX) else { break };
                 let start = offset;
                 for message in StoredMessages::new(bytes).with_max_len(usize::MAX) {

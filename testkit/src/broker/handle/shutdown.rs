@@ -1,4 +1,4 @@
-//! The end of a broker: shut down, killed or dropped.
+//! Ending a broker: shutting it down, killing it, dropping it.
 
 use std::io;
 
@@ -8,21 +8,22 @@ use crate::broker::builder::BrokerBuilder;
 use crate::broker::registration;
 
 impl Broker {
-    /// Waits until the broker is stopped by being dropped elsewhere, which is never: for programs that only serve.
+    /// Never returns while the broker runs: for programs that only serve.
     pub async fn serve(&mut self) {
-        // The task ends by being aborted, which only the drop of this broker does.
+        // Only dropping this broker aborts the task.
         let _ = (&mut self.accepting).await;
     }
 
-    /// Ends the broker in the order of a planned shutdown: it leaves the registries first, closes its port and its
-    /// connections, then has its messages written to the disk. When this returns, the port is free, nothing is written any
-    /// more, and the data folder can be another broker's.
+    /// Ends the broker as a planned shutdown does: it leaves the registries, closes its port and its
+    /// connections, then writes its messages through to the disk. When this returns, the port is free,
+    /// nothing is written any more, and another broker can use the data folder.
     ///
     /// # Errors
-    /// When a registry could not be told, or did not answer within 10 s, or the disk failed. It is ended all the same.
+    /// When a registry fails or doesn't answer within 10 s, or the disk fails. The broker has ended all the
+    /// same.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the broker at once, as dropping the broker does.
+    /// Dropping the future ends the broker immediately, as dropping the broker does.
     pub async fn shut_down(mut self) -> io::Result<()> {
         #[cfg(any(feature = "zookeeper", feature = "etcd"))]
         let unregistered = registration::unregister_all(&self.registrations).await;
@@ -36,13 +37,14 @@ impl Broker {
         unregistered.and(flushed)
     }
 
-    /// Ends the broker as if its process were killed: its connections break, registries keep it until its session expires,
-    /// and what was prepared or committed outlives it only in a [`data_dir`](BrokerBuilder::data_dir). When this returns, the
-    /// port is free, and the data folder can be another broker's.
+    /// Ends the broker as if its process were killed: its connections break, registries list it until its
+    /// session expires, and prepared or committed messages survive only in a
+    /// [`data_dir`](BrokerBuilder::data_dir). When this returns, the port is free, and another broker can use
+    /// the data folder.
     ///
-    /// Returns a builder that starts the broker again: as it was built, and on the same port, which nothing else of this
-    /// crate takes as long as the builder lives. If it had no port, start it by
-    /// [`start_without_port`](BrokerBuilder::start_without_port) again. Producers that were given its
+    /// Returns a builder that starts the broker again with the same settings and on the same port, which
+    /// nothing else in this crate takes while the builder lives. Start a broker without a port by
+    /// [`start_without_port`](BrokerBuilder::start_without_port) again. Producers with its
     /// [`discovery`](Self::discovery) and [`transport`](Self::transport) find it again in either case.
     ///
     /// ```
@@ -60,22 +62,22 @@ impl Broker {
     /// ```
     ///
     /// # Cancel safety
-    /// Dropping the future ends the broker at once, as dropping the broker does.
+    /// Dropping the future ends the broker immediately, as dropping the broker does.
     pub async fn kill(mut self) -> BrokerBuilder {
         let mut builder = self.builder.clone();
         self.stop_serving().await;
-        // Clients that know it by this find it again.
+        // Clients with this registry find the next broker.
         builder.own_registry = self.shared.own_registry.get().cloned();
         builder
     }
 
-    /// Ends the port and the connections, and waits until they have ended.
+    /// Closes the port and the connections, and waits until their tasks have ended.
     async fn stop_serving(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // If it fails, the task has ended with its runtime.
+            // Sending fails if the task has ended with its runtime.
             let _ = stop.send(());
         }
-        // It may have ended by a panic, or with its runtime.
+        // The task may have panicked, or ended with its runtime.
         let _ = (&mut self.accepting).await;
     }
 }

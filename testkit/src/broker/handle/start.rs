@@ -1,4 +1,4 @@
-//! Starting a broker as its builder says.
+//! Starting a broker from its builder.
 
 use std::{
     io,
@@ -34,22 +34,24 @@ use crate::{
     port::{self, Port},
 };
 
-/// The ids of a real broker are negative too: its clock counts from the machine's start (B-35). This is how often
-/// 4096 ids were given out before the first.
+/// The first count of ids, in units of 4096. Ids of a Java broker are negative too: its clock counts from the
+/// machine's start (B-35).
 const FIRST_ID: i64 = (-5_468_927_679_426_199_552 >> 22) << 12;
 
-/// The port that a broker without a port is said to have: this and its id.
+/// The port, plus the id, in the address of a broker without a port.
 const NOMINAL_PORT: u16 = 8123;
 
 impl BrokerBuilder {
-    /// Starts the broker on the current tokio runtime. If it is to be registered, it is when this returns.
+    /// Starts the broker on the current tokio runtime. When this returns, it is registered in all of its
+    /// registries.
     ///
     /// # Errors
-    /// Outside of a tokio runtime, and when the port can't be listened on, the name of a topic can't be one, the data folder
-    /// can't be used, or the broker can't be registered: `AlreadyExists` when its id is that of another live broker there.
+    /// Outside a tokio runtime, and when the port can't be listened on, the name of a topic is invalid, the
+    /// data folder can't be used, or the broker can't be registered: `AlreadyExists` when another live broker
+    /// there has its id.
     ///
     /// # Cancel safety
-    /// Nothing runs on when the future is dropped before it is done.
+    /// Nothing keeps running when the future is dropped early.
     pub async fn start(mut self) -> io::Result<Broker> {
         ensure_runtime()?;
         let listener = if self.port == 0 {
@@ -81,13 +83,14 @@ impl BrokerBuilder {
         Ok(broker)
     }
 
-    /// Starts the broker on the current tokio runtime without listening on a port: it is reached by [`Broker::transport`],
-    /// [`Broker::connect`] and the like only, and registered in [`EmbeddedRegistry`]s at most. Its address has the port that
-    /// was given, or else 8123 plus its id.
+    /// Starts the broker on the current tokio runtime without a port: only [`Broker::transport`],
+    /// [`Broker::connect`] and the like reach it, and only [`EmbeddedRegistry`]s can list it. Its address has
+    /// the port of the builder, or else 8123 plus its id.
     ///
     /// # Errors
-    /// Outside of a tokio runtime, and when the name of a topic can't be one, the data folder can't be used, or a live broker
-    /// has the same id (`AlreadyExists`) or the same address (`AddrInUse`) in an [`EmbeddedRegistry`].
+    /// Outside a tokio runtime, and when the name of a topic is invalid, the data folder can't be used, or a
+    /// live broker has the same id (`AlreadyExists`) or the same address (`AddrInUse`) in an
+    /// [`EmbeddedRegistry`].
     pub fn start_without_port(self) -> io::Result<Broker> {
         ensure_runtime()?;
         let nominal = NOMINAL_PORT.wrapping_add(self.id.0 as u16);
@@ -97,7 +100,7 @@ impl BrokerBuilder {
 
     fn assemble(mut self, port: u16, listener: Option<TcpListener>) -> io::Result<Broker> {
         if listener.is_some() {
-            // Started again, it has the same one.
+            // A restarted broker gets the same port.
             self.port = port;
         }
         let builder = self.clone();
@@ -117,7 +120,7 @@ impl BrokerBuilder {
             topics.configure(&topic, *partitions);
         }
         let transactions = prepared_file::read(&topics)?;
-        // Ids rise, also over a restart.
+        // Ids rise, also across a restart.
         let lowest = topics.highest_id.map_or(FIRST_ID, |id| ((id >> 22) + 1) << 12).max(FIRST_ID);
         let first_id = topics.first_id(lowest)?;
         let (streams, incoming) = mpsc::unbounded_channel();
@@ -165,7 +168,7 @@ fn ensure_runtime() -> io::Result<()> {
     Handle::try_current().map(drop).map_err(|_| io::Error::other(no_runtime))
 }
 
-/// Takes the id in all registries, or in none.
+/// Claims the id in all registries, or in none.
 fn claim_in_all<'a>(
     registries: impl Iterator<Item = &'a EmbeddedRegistry>,
     id: BrokerId,

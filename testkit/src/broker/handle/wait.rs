@@ -1,4 +1,4 @@
-//! Waiting for what happens at a broker.
+//! Waiting for messages and for conditions.
 
 use std::{io, pin::pin};
 
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{broker::Broker, messages::Stored};
 
 impl Broker {
-    /// Waits until a topic holds at least `count` messages, readable or not, and returns all of them, as
+    /// Waits until a topic holds at least `count` messages, readable or not. Returns all of them, as
     /// [`messages`](Self::messages) does.
     ///
     /// ```
@@ -25,8 +25,8 @@ impl Broker {
     /// ```
     ///
     /// # Errors
-    /// `TimedOut` when there are fewer messages after the [wait timeout](crate::BrokerBuilder::wait_timeout); the error says
-    /// how many there are.
+    /// `TimedOut` when there are fewer messages after the [wait timeout](crate::BrokerBuilder::wait_timeout);
+    /// the error text contains their number.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -44,8 +44,8 @@ impl Broker {
         Err(self.timed_out(&format!("{} of {count} messages of the topic {topic}{hint}", stored.len())))
     }
 
-    /// Waits until `condition` holds. It is asked at first, and whenever the broker has answered requests, and a
-    /// connection was made or has ended.
+    /// Waits until `condition` holds. It is evaluated immediately, and whenever the broker has answered
+    /// requests, or a connection was made or has ended.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -75,7 +75,7 @@ impl Broker {
         let reached = async {
             loop {
                 let mut notified = pin!(self.shared.activity.notified());
-                // What happens after the condition was asked isn't missed.
+                // Changes after the evaluation are not missed.
                 notified.as_mut().enable();
                 if condition(self) {
                     return;

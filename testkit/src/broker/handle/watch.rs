@@ -7,8 +7,8 @@ use crate::broker::{
 };
 
 impl Broker {
-    /// Records these requests from now on, those that meet a fault included. [`Requests::after`] and [`Requests::first`]
-    /// count from this call on; [`Requests::with_chance`] has no effect.
+    /// Records the requests that match from now on, also those that meet a fault. [`Requests::after`] and
+    /// [`Requests::first`] count from this call on; [`Requests::with_chance`] has no effect.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -28,8 +28,8 @@ impl Broker {
         record
     }
 
-    /// Counts the unanswered puts of each partition from now on. The first call begins to count, later ones return the same
-    /// monitor.
+    /// Counts the unanswered puts of each partition from now on. The first call starts the count, later ones
+    /// return the same monitor.
     #[must_use]
     pub fn monitor_puts(&self) -> PutMonitor {
         self.shared.put_monitor.get_or_init(PutMonitor::default).clone()

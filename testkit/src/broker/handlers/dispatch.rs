@@ -1,4 +1,4 @@
-//! The choice of the handler by the kind of a request (protocol §3).
+//! Choosing the handler of a request (protocol §3).
 
 use bytes::Bytes;
 use metaq_protocol::{Command, Response, Status, SyncCommand};
@@ -10,7 +10,7 @@ use crate::broker::{shared::BrokerShared, transactions::LocalTransactions};
 const NO_SYNC: &str = "未注册请求处理器，请求处理器类为com.taobao.metamorphosis.network.SyncCommand";
 
 impl BrokerShared {
-    /// Carries out a request. None for what is never answered.
+    /// Carries out a request. Returns `None` if the protocol has no response to it.
     pub(in crate::broker) fn handle(
         &self,
         command: &Command,

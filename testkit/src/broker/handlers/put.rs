@@ -13,11 +13,11 @@ use crate::broker::{
     transactions::{LocalTransactions, PendingMessage},
 };
 
-/// The bytes of a stored message besides its data.
+/// The number of bytes of a stored message besides its data.
 const STORED_HEADER: usize = 20;
 
 impl BrokerShared {
-    /// Rules of protocol §3.1.
+    /// Stores a message by the rules of protocol §3.1.
     pub(super) fn put(&self, put: &PutCommand) -> Response {
         self.counters.put.add_one();
         let refused = |status, index: i32, detail: &str| {
@@ -39,7 +39,7 @@ impl BrokerShared {
             let detail = format!("Detail:partition[{}-{}] has been closed", self.id, put.partition);
             return refused(Status::FORBIDDEN, put.partition, &detail);
         }
-        // Closed partitions are drawn as well (protocol §3.1).
+        // The choice includes closed partitions (protocol §3.1).
         let index = self.drawn_if_any(put.partition, self.topics.partitions(Some(&topic)));
         let log = match self.topics.log(&topic, index) {
             Ok(log) => log,
@@ -69,7 +69,8 @@ impl BrokerShared {
         self.random.lock().u32(0..partitions.max(1)).cast_signed()
     }
 
-    /// Rules of protocol §3.7: no prefix before the texts, no look at checksums and closed partitions, no offset.
+    /// Adds a message to a transaction by the rules of protocol §3.7: error texts have no prefix, checksums
+    /// and closed partitions are not checked, and the response contains no offset.
     pub(super) fn put_in_transaction(
         &self,
         put: &PutCommand,
@@ -120,8 +121,8 @@ impl BrokerShared {
         stored_at(put.opaque, message_id, index, -1)
     }
 
-    /// Ids are made as a Java broker makes them: milliseconds, ten bits of the broker's number, twelve of a count. The
-    /// milliseconds are not those of a clock, so that a run can be repeated.
+    /// Returns the next message id, composed as in a Java broker: milliseconds, ten bits of the broker's id,
+    /// twelve of a count. The milliseconds don't come from a clock, so that a run can be repeated.
     fn next_id(&self) -> i64 {
         let count = self.ids.fetch_add(1, Ordering::Relaxed);
         ((count >> 12) << 22) | (i64::from(self.id.0) & 0x3ff) << 12 | (count & 0xfff)

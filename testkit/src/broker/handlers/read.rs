@@ -6,7 +6,7 @@ use super::response::result;
 use crate::broker::shared::BrokerShared;
 
 impl BrokerShared {
-    /// Rules of protocol §3.2.
+    /// Returns messages by the rules of protocol §3.2.
     pub(super) fn get(&self, get: &GetCommand) -> Response {
         self.counters.get.add_one();
         let text = |status, text: String| result(get.opaque, status, text);
@@ -47,7 +47,7 @@ impl BrokerShared {
         }
     }
 
-    /// Rules of protocol §3.3.
+    /// Returns the offset of a segment by the rules of protocol §3.3.
     pub(super) fn offset(&self, command: &OffsetCommand) -> Response {
         self.counters.offset.add_one();
         let topic = self.topics.get(&command.topic);

@@ -1,4 +1,4 @@
-//! The counts of a broker, and its answers to `stats` (protocol §3.4).
+//! The handler of `stats` (protocol §3.4).
 
 use std::{
     fmt::{self, Write as _},
@@ -12,7 +12,7 @@ use crate::broker::{
     store::{Log, TopicEntry},
 };
 
-/// A Java broker says `null` for what it has not measured, as when no topic has the setting `stat`.
+/// The figures that a Java broker reports as `null` when no topic has the setting `stat`.
 const REALTIME: [&str; 6] = ["put", "get", "offset", "get_miss", "put_failed", "message_size"];
 
 const HELP: &str = "*EMPTY* Returns broker info.\r\nhelp Returns help menu.\r\n\
@@ -20,7 +20,7 @@ const HELP: &str = "*EMPTY* Returns broker info.\r\nhelp Returns help menu.\r\n\
     realtime Returns realtime statistics detail info.\r\nconfig Returns broker's config file content.\r\n";
 
 impl BrokerShared {
-    /// The whole body of the answer.
+    /// Returns the whole body of the response.
     pub(in crate::broker) fn stats(&self, item: &str) -> String {
         let mut text = String::from("STATS\r\n");
         // Writing to a string can't fail.
@@ -117,7 +117,8 @@ impl BrokerShared {
         figures
     }
 
-    /// A Java broker counts what a transaction brings to a partition as one message.
+    /// Returns the number of messages in the form of `stats`: a Java broker counts all messages that a
+    /// transaction adds to a partition as one.
     fn counted(&self, log: &Log) -> u64 {
         if self.settings.compat { log.appends } else { log.messages }
     }

@@ -1,4 +1,4 @@
-//! The answers of the broker to `transaction` (protocol §3.7).
+//! The handler of `transaction` (protocol §3.7).
 
 use std::io;
 
@@ -19,7 +19,7 @@ const NULL_IS_NOT_LOCAL: &str = "class com.taobao.metamorphosis.transaction.Null
     (com.taobao.metamorphosis.transaction.NullTransactionId and \
     com.taobao.metamorphosis.transaction.LocalTransactionId are in unnamed module of loader 'app')";
 
-/// `XAException.XA_RBOTHER`: rolled back for a reason of the broker's own.
+/// `XAException.XA_RBOTHER`: rolled back for a reason within the broker.
 const ROLLED_BACK: i32 = 104;
 
 /// The reason why a step was refused.
@@ -41,7 +41,7 @@ impl Refusal {
 }
 
 impl BrokerShared {
-    /// Carries out a step of a transaction. `END` is never answered.
+    /// Carries out a step of a transaction. `END` has no response.
     pub(super) fn transaction(
         &self,
         command: &TransactionCommand,
@@ -126,11 +126,11 @@ impl BrokerShared {
         self.counters.commit.add_one();
         let id = match id {
             TransactionId::Xa(id) => id,
-            // A local one takes the second phase, too (B-16).
+            // Local transactions accept the second phase, too (B-16).
             TransactionId::Local(id) => {
                 let pending = local_transactions.end(&self.local_messages, id);
                 let pending = pending.ok_or_else(|| Refusal::not_begun(id.as_str()))?;
-                // Held, so that the broker doesn't end within it.
+                // Locked so that the broker doesn't end during the commit.
                 let _xa = self.transactions.lock();
                 return self.store(&pending);
             }
@@ -183,7 +183,8 @@ impl BrokerShared {
             TransactionId::Xa(id) => {
                 let mut xa = self.transactions.lock();
                 if xa.forget(id) {
-                    // When the disk fails, it is there again after a restart, to be forgotten again.
+                    // When the disk fails, the transaction is there again after a restart, for another
+                    // `FORGET`.
                     let _ = prepared_file::write(&self.topics, &xa);
                 }
                 return Ok(Bytes::new());
@@ -200,7 +201,7 @@ impl BrokerShared {
         keys.join("\r\n").into()
     }
 
-    /// Ends a prepared transaction as an operator does. False when there is no such one.
+    /// Completes a prepared transaction for an operator. Returns false if no such transaction is prepared.
     pub(in crate::broker) fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
         let mut xa = self.transactions.lock();
         let Some(transaction) = xa.prepared_one(id) else { return Ok(false) };

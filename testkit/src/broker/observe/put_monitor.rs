@@ -1,4 +1,4 @@
-//! Counts the puts of each partition that are at a broker without an answer.
+//! Counting the puts of each partition that are at a broker without a response.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,13 +11,15 @@ use metaq_protocol::PutCommand;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Counts the puts of each partition that a [`Broker`](crate::Broker) has received and not answered yet, those in transactions excepted.
-/// Made by [`Broker::monitor_puts`](crate::Broker::monitor_puts). Clones count the same.
+/// Counts the puts of each partition that a [`Broker`](crate::Broker) has received and not answered yet,
+/// except those in transactions. Made by [`Broker::monitor_puts`](crate::Broker::monitor_puts). Clones share
+/// their counts.
 ///
-/// A put is unanswered from when the broker has read it until the broker writes its answer, or its connection ends. Two puts
-/// that arrive together are both unanswered for a moment, however fast the broker is.
+/// A put is unanswered from when the broker has read it until the broker writes its response or its
+/// connection ends. Two puts that arrive together are both unanswered for a moment, however fast the broker
+/// is.
 ///
-/// It keeps the data of all puts, hence is meant for tests that send little.
+/// The monitor keeps the data of all puts, so it is meant for tests that send little.
 #[derive(Clone, Debug, Default)]
 pub struct PutMonitor(Arc<Mutex<State>>);
 
@@ -30,7 +32,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Unanswered {
-    /// The times at which those arrived that are unanswered now, by number.
+    /// The arrival times of the unanswered puts, by number.
     now: BTreeMap<u64, Instant>,
     most: usize,
     total: u64,
@@ -38,33 +40,33 @@ struct Unanswered {
 }
 
 impl PutMonitor {
-    /// The number of puts of a partition that are unanswered now.
+    /// Returns the number of puts of a partition that are unanswered now.
     #[must_use]
     pub fn unanswered(&self, topic: impl AsRef<str>, index: i32) -> usize {
         self.of(topic.as_ref(), index, |partition| partition.now.len())
     }
 
-    /// The largest number of puts of a partition that were unanswered at the same time.
+    /// Returns the largest number of puts of a partition that were unanswered at the same time.
     #[must_use]
     pub fn most_unanswered(&self, topic: impl AsRef<str>, index: i32) -> usize {
         self.of(topic.as_ref(), index, |partition| partition.most)
     }
 
-    /// The number of puts that the broker has received for a partition, whatever it did with them.
+    /// Returns the number of puts that the broker has received for a partition, whatever it did with them.
     #[must_use]
     pub fn received(&self, topic: impl AsRef<str>, index: i32) -> u64 {
         self.of(topic.as_ref(), index, |partition| partition.total)
     }
 
-    /// The shortest time for which a put of a partition had been unanswered when the next one arrived. None if each arrived
-    /// when the one before was answered.
+    /// Returns the shortest time for which a put of a partition had been unanswered when the next one
+    /// arrived. `None` if each put arrived after the response to the one before.
     #[must_use]
     pub fn shortest_overlap(&self, topic: impl AsRef<str>, index: i32) -> Option<Duration> {
         self.of(topic.as_ref(), index, |partition| partition.shortest_overlap)
     }
 
-    /// The number of puts that the broker has received with this data, for any topic: the payload, preceded by the attribute
-    /// if there is one.
+    /// Returns the number of puts that the broker has received with this data, for any topic: the payload,
+    /// preceded by the attribute if there is one.
     #[must_use]
     pub fn received_data(&self, data: &[u8]) -> u64 {
         self.0.lock().data.get(data).copied().unwrap_or(0)
@@ -75,7 +77,7 @@ impl PutMonitor {
         state.topics.get(topic).and_then(|partitions| partitions.get(&index)).map(value).unwrap_or_default()
     }
 
-    /// Counts a put that has arrived, until the returned guard is dropped.
+    /// Counts a put as unanswered until the returned guard is dropped.
     pub(in crate::broker) fn arrived(&self, put: &PutCommand) -> UnansweredPut {
         let (topic, index, now) = (put.topic.to_string(), put.partition, Instant::now());
         let mut state = self.0.lock();
@@ -94,7 +96,7 @@ impl PutMonitor {
     }
 }
 
-/// A put without an answer.
+/// A put without a response.
 #[derive(Debug)]
 pub(in crate::broker) struct UnansweredPut {
     monitor: PutMonitor,

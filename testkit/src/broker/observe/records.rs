@@ -14,14 +14,15 @@ use crate::broker::requests::Requests;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SeenRequest {
-    /// The connection that it came on, counted from 1 in the order in which they were made.
+    /// The number of the connection on which it arrived, counted from 1 in the order in which they were made.
     pub connection: usize,
     /// The request.
     pub command: Command,
 }
 
-/// The requests that a [`Broker`](crate::Broker) received since [`Broker::record`](crate::Broker::record) was called, as far as they were asked for. Clones are the
-/// same record. The broker stops to add to it when the last clone is dropped.
+/// The requests that a [`Broker`](crate::Broker) received after [`Broker::record`](crate::Broker::record) was
+/// called, as far as they match. Clones are the same record. The broker stops recording when the last clone
+/// is dropped.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<RecordState>);
 
@@ -37,13 +38,13 @@ impl Record {
         Self(Arc::new(RecordState { requests, matched: AtomicU64::new(0), seen: Mutex::default() }))
     }
 
-    /// All recorded requests, in the order in which the broker received them.
+    /// Returns all recorded requests, in the order in which the broker received them.
     #[must_use]
     pub fn all(&self) -> Vec<SeenRequest> {
         self.0.seen.lock().clone()
     }
 
-    /// The number of recorded requests.
+    /// Returns the number of recorded requests.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.seen.lock().len()
@@ -59,7 +60,7 @@ impl Record {
 /// All records of a broker.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Records {
-    /// Whether there is any: a look that costs nothing.
+    /// Set while there is any record, to check without the lock.
     any: AtomicBool,
     records: Mutex<Vec<Record>>,
 }
@@ -71,7 +72,7 @@ impl Records {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Adds a request to the records that are about it.
+    /// Adds a request to the records that it matches.
     pub(in crate::broker) fn observe(&self, command: &Command, connection: usize) {
         if !self.any.load(Ordering::Acquire) {
             return;

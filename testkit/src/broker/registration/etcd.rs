@@ -15,18 +15,19 @@ use tokio::{
 
 use super::session::{ExistingEntry, Session};
 
-/// The time that a call may take.
+/// The time limit of a call.
 const CALL: Duration = Duration::from_secs(5);
 
-/// The delay with which an entry may go after its lease: etcd looks at leases twice a second, and has to agree on their end.
+/// The time for which an entry may outlive its lease: etcd examines leases twice a second, and its members
+/// have to agree on the end of one.
 const MARGIN: Duration = Duration::from_secs(4);
 
 struct EtcdSession {
     client: Client,
-    /// For streams, which the deadline of calls would end.
+    /// A client for streams, without the time limit of calls.
     streams: Client,
     lease: i64,
-    /// Leases of the same broker's former sessions.
+    /// The leases of former sessions of the same broker.
     former_sessions: Vec<i64>,
     renewal: JoinHandle<()>,
     ended: watch::Receiver<bool>,
@@ -53,7 +54,7 @@ pub(super) async fn connect(
     let (end, ended) = watch::channel(false);
     let lease_client = streams.clone();
     let renewal = tokio::spawn(async move {
-        // The error is that the lease is lost, or that nobody answers, which comes to the same.
+        // A lost lease and an etcd that doesn't respond both end the session.
         let _ = keep_alive(lease_client, lease, session_timeout).await;
         end.send_replace(true);
     });
@@ -94,7 +95,7 @@ fn failed(what: &str, path: &str, error: &Error) -> io::Error {
     io::Error::other(format!("etcd failed to {what} {path}: {error}"))
 }
 
-/// The entry that a transaction has read.
+/// Returns the entry that a transaction has read.
 fn entry(answer: &TxnResponse) -> Option<KeyValue> {
     answer.op_responses().into_iter().find_map(|response| match response {
         TxnOpResponse::Get(got) => got.kvs().first().cloned(),
@@ -119,7 +120,7 @@ impl EtcdSession {
         let mut client = self.client.clone();
         let asked = client.lease_time_to_live(entry.lease(), None);
         let left = call("look at the lease of", path, asked).await?.ttl();
-        // Whole seconds, and a part of one; negative when the lease has expired meanwhile.
+        // Rounded up to whole seconds; negative when the lease has expired meanwhile.
         let left = u64::try_from(left).map_or(0, |seconds| seconds.saturating_add(1));
         let max_lifetime = Duration::from_secs(left).min(crate::LONGEST) + MARGIN;
         Ok(ExistingEntry { session: Some(entry.lease()), text, max_lifetime, revision })
@@ -135,7 +136,7 @@ impl Session for EtcdSession {
     async fn create(&self, path: &str, text: &str) -> io::Result<Option<ExistingEntry>> {
         let mut revision = 0;
         loop {
-            // Either there is no entry, or one of this broker's at this revision.
+            // Succeeds without an entry, or with an entry of this broker at this revision.
             let unchanged = match revision {
                 0 => Compare::create_revision(path, CompareOp::Equal, 0),
                 revision => Compare::mod_revision(path, CompareOp::Equal, revision),
@@ -153,7 +154,7 @@ impl Session for EtcdSession {
                         answer.header().map_or_else(|| entry.mod_revision(), |header| header.revision());
                     return self.existing(path, &entry, read_at).await.map(Some);
                 }
-                // It has gone in between.
+                // The entry was removed in between.
                 None => 0,
             };
         }
@@ -169,7 +170,7 @@ impl Session for EtcdSession {
                 Ok(None) => return Err(io::Error::other(format!("etcd has ended the watch of {path}"))),
                 Err(error) => return Err(failed("watch", path, &error)),
             };
-            // It is canceled when etcd has forgotten what happened since.
+            // The watch is canceled when etcd has dropped the changes since that revision.
             if change.canceled()
                 || change.events().iter().any(|event| event.event_type() == EventType::Delete)
             {
@@ -208,7 +209,7 @@ impl Session for EtcdSession {
     }
 
     async fn wait_until_ended(&self) {
-        // The sender goes only with this.
+        // The sender lives as long as this session.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 

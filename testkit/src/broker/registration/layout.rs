@@ -18,12 +18,13 @@ impl Layout {
         Self { brokers: format!("{root}/brokers"), id: shared.id.to_string() }
     }
 
-    /// The entries that stay, also when the broker has gone and a slave of it is there.
+    /// Returns the path of the permanent entry, which stays when the broker leaves but one of its slaves
+    /// doesn't.
     pub(super) fn broker(&self) -> String {
         format!("{}/ids/{}", self.brokers, self.id)
     }
 
-    /// The broker's address. Whoever owns it is the broker with this id.
+    /// Returns the path of the broker's address. The owner of this entry is the broker with this id.
     pub(super) fn master(&self) -> String {
         format!("{}/ids/{}/master", self.brokers, self.id)
     }
@@ -32,7 +33,7 @@ impl Layout {
         format!("{}/ids/{}/master_config_checksum", self.brokers, self.id)
     }
 
-    /// The entries of a broker's topics (registry §1).
+    /// Returns the entries of a broker's topics (registry §1).
     pub(super) fn topics(&self, shared: &BrokerShared) -> TopicEntries {
         let mut topics = TopicEntries::new();
         for entry in shared.topics.all() {
@@ -54,7 +55,7 @@ impl Layout {
     }
 }
 
-/// Whether the name of a topic, which a client may have chosen, can be that of a node.
+/// Returns whether a topic's name, which a client may have chosen, is a valid name of a node.
 fn can_be_node(name: &str) -> bool {
     let refused = |c: char| {
         c == '/'

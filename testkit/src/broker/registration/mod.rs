@@ -3,7 +3,8 @@
 //! - `registry`: the registry to register in: its kind, hosts, root and session timeout.
 //! - `layout`: the entries of a broker: paths and texts.
 //! - `session`: the calls that a session with either registry offers; `zookeeper` and `etcd` implement them.
-//! - `task`: registers the broker, follows changes of its topics, and registers it again after a lost session.
+//! - `task`: registers the broker, follows changes of its topics, and registers it again after a lost
+//!   session.
 //!
 //! [`Registration`] is the handle of one running task. The registry of a test's own process is
 //! [`EmbeddedRegistry`](crate::EmbeddedRegistry), which needs none of this.
@@ -31,10 +32,10 @@ pub use registry::Registry;
 use super::shared::BrokerShared;
 use task::{RegistrationTask, Unregistration};
 
-/// The time that a withdrawal may take: a registry that is frozen answers no call of it.
+/// The time limit of leaving a registry: a frozen one answers no call.
 const UNREGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A broker's registration. It ends with this, like that of a process that is killed.
+/// A broker's registration. Dropping it ends it like the registration of a killed process.
 #[derive(Debug)]
 pub(super) struct Registration {
     task: JoinHandle<()>,
@@ -47,7 +48,7 @@ impl Drop for Registration {
     }
 }
 
-/// Takes the broker out of all its registries.
+/// Removes the broker from all of its registries.
 pub(super) async fn unregister_all(registrations: &[Registration]) -> io::Result<()> {
     let unregistered = join_all(registrations.iter().map(Registration::unregister)).await;
     unregistered.into_iter().collect()
@@ -72,7 +73,7 @@ impl Registration {
         match timeout(UNREGISTER_TIMEOUT, unregistered).await {
             Ok(unregistered) => unregistered,
             Err(_) => {
-                // What is left there expires.
+                // Entries that are left there expire.
                 self.task.abort();
                 let text =
                     format!("the registry did not let the broker withdraw within {UNREGISTER_TIMEOUT:?}");
@@ -90,7 +91,7 @@ mod tests {
     async fn withdrawing_has_a_deadline_whatever_the_registry_does() {
         let frozen = || {
             let (unregistrations, requests) = mpsc::channel(1);
-            // It is in the middle of something, and never looks at its orders.
+            // A task that is busy and never looks at its requests.
             let task = tokio::spawn(async move {
                 let _requests = requests;
                 std::future::pending().await

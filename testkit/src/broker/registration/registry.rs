@@ -4,20 +4,21 @@ use std::{io, time::Duration};
 
 use super::session::Session;
 
-/// ZooKeeper's protocol has milliseconds in 32 bits with a sign.
+/// ZooKeeper's protocol has milliseconds as a signed 32-bit number.
 const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// A registry that a [`Broker`](crate::Broker) registers in; for
 /// [`BrokerBuilder::register_in`](crate::BrokerBuilder::register_in).
 ///
-/// The broker registers what a Java broker registers, in the same order, and again whenever its session was lost. When the
-/// broker is dropped or [killed](crate::Broker::kill), its entries stay until the session has expired, as those of a
-/// process that was killed; [`Broker::shut_down`](crate::Broker::shut_down) removes them.
+/// The broker creates the entries of a Java broker, in the same order, and again after its session was lost.
+/// When the broker is dropped or [killed](crate::Broker::kill), its entries stay until the session has
+/// expired, like those of a killed process; [`Broker::shut_down`](crate::Broker::shut_down) removes them.
 ///
-/// An id belongs to one broker at a time. Starting a broker waits for the entries of a former process with the same id to
-/// expire: in etcd for as long as their lease lasts, in ZooKeeper for the session timeout and 15 s. If they are still there
-/// then, another broker with this id is alive; starting fails with `AlreadyExists`, and that broker's entries are
-/// untouched. (A Java broker gives up at once, and serves unregistered.)
+/// An id belongs to one broker at a time. Starting a broker waits for the entries of a former process with
+/// the same id to expire: in etcd as long as their lease lasts, in ZooKeeper for the session timeout and 15
+/// s. If they are still there then, another broker with this id is alive: starting fails with
+/// `AlreadyExists`, and leaves the entries of that broker untouched. (A Java broker gives up immediately, and
+/// serves unregistered.)
 #[derive(Clone, Debug)]
 pub struct Registry {
     kind: Kind,
@@ -36,15 +37,16 @@ enum Kind {
 }
 
 impl Registry {
-    /// A ZooKeeper, named as `HOST:PORT,HOST:PORT/ROOT`, with `zk://` before it or not; the root is `/meta` when left out.
+    /// A ZooKeeper, named as `HOST:PORT,HOST:PORT/ROOT`, optionally preceded by `zk://`. The default root is
+    /// `/meta`.
     #[cfg(feature = "zookeeper")]
     #[must_use]
     pub fn zookeeper(connect: &str) -> Self {
         Self::new(Kind::ZooKeeper, connect.strip_prefix("zk://").unwrap_or(connect))
     }
 
-    /// An etcd, named as `HOST:PORT,HOST:PORT/ROOT`, with `etcd://` before it or not; the root is `/meta` when left out. The
-    /// keys are the paths of ZooKeeper; what is ephemeral there has a lease.
+    /// An etcd, named as `HOST:PORT,HOST:PORT/ROOT`, optionally preceded by `etcd://`. The default root is
+    /// `/meta`. The keys are the paths of ZooKeeper; ephemeral entries have a lease.
     #[cfg(feature = "etcd")]
     #[must_use]
     pub fn etcd(connect: &str) -> Self {
@@ -62,15 +64,15 @@ impl Registry {
         }
     }
 
-    /// After how long the registry gives the broker up when it doesn't hear from it. Default 6 s, at most
-    /// 24 days. etcd counts in whole seconds, and doesn't go below 2 s.
+    /// Sets the time without contact after which the registry removes the broker. Default 6 s, at most 24
+    /// days. etcd counts whole seconds, at least 2 s.
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
         self.session_timeout = timeout.min(LONGEST_SESSION);
         self
     }
 
-    /// Begins a session. In etcd it takes over the entries of `former` sessions of the same broker.
+    /// Begins a session. In etcd it takes over the entries of `former_sessions` of the same broker.
     #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "only etcd needs it"))]
     pub(super) async fn connect(&self, former_sessions: &[i64]) -> io::Result<Box<dyn Session>> {
         match self.kind {

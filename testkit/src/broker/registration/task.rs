@@ -1,4 +1,4 @@
-//! Entering a broker in a registry, and keeping it there until it withdraws.
+//! Registering a broker, and keeping it registered until it leaves.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -14,20 +14,21 @@ use super::{
 };
 use crate::broker::shared::BrokerShared;
 
-/// Between attempts to reach a registry that is away.
+/// The pause between attempts to reach a registry.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// The number of former sessions that are remembered. Entries of an older one are waited for like those of a former process.
+/// The number of former sessions that are remembered. Entries of older ones are treated like those of a
+/// former process.
 const MAX_FORMER_SESSIONS: usize = 16;
 
-/// An order to withdraw, and where to report how that went.
+/// A request to unregister, with the sender for its result.
 pub(super) type Unregistration = oneshot::Sender<io::Result<()>>;
 
-/// The reason why a broker could not be entered.
+/// The reason why a broker could not be registered.
 enum RegisterError {
-    /// The registry fails, or has ended the session: the next attempt may succeed.
+    /// The registry failed, or ended the session: the next attempt may succeed.
     Registry(io::Error),
-    /// The id is another broker's.
+    /// The id belongs to another broker.
     Occupied(String),
 }
 
@@ -55,11 +56,11 @@ pub(super) struct RegistrationTask {
     former_sessions: Vec<i64>,
 }
 
-/// The entries of a broker, and the session that they go with.
+/// The entries of a broker, and the session to which they are bound.
 pub(super) struct Registered {
     session: Box<dyn Session>,
     topics: TopicEntries,
-    /// The version of the broker's entry that stays; none when it was not written.
+    /// The version of the broker's permanent entry; none when it was not written.
     version: Option<i64>,
 }
 
@@ -69,7 +70,7 @@ impl RegistrationTask {
         Self { registry, shared, layout, former_sessions: Vec::new() }
     }
 
-    /// Enters the broker for the first time.
+    /// Registers the broker for the first time.
     pub(super) async fn register_first(&mut self) -> io::Result<Registered> {
         let limit = REGISTER_TIMEOUT + self.registry.session_timeout;
         let deadline = Instant::now() + limit;
@@ -92,7 +93,7 @@ impl RegistrationTask {
         }
     }
 
-    /// Keeps the broker entered, in a new session whenever one was lost, until it is to withdraw.
+    /// Keeps the broker registered, in a new session after one was lost, until it unregisters.
     pub(super) async fn run(
         mut self,
         first: Registered,
@@ -120,7 +121,7 @@ impl RegistrationTask {
                     let (id, hosts) = (self.shared.id, self.registry.hosts.join(","));
                     let text =
                         format!("broker {id} was not registered at {hosts} any more when it withdrew: {error}");
-                    // What is left there expires.
+                    // Entries that are left there expire.
                     let _ = done.send(Err(io::Error::other(text)));
                     return;
                 }
@@ -142,7 +143,8 @@ impl RegistrationTask {
         let result = self.create_entries(&mut registered).await;
         match result {
             Ok(()) => return Ok(registered),
-            // The registry works, and nothing of a broker that gives up shall be left there. If that fails, it expires.
+            // The registry works, so nothing of a refused broker stays there. If removing fails, the entries
+            // expire.
             Err(RegisterError::Occupied(_)) => drop(self.remove_entries(&registered).await),
             Err(RegisterError::Registry(_)) => self.remember_session(&*registered.session),
         }
@@ -162,8 +164,8 @@ impl RegistrationTask {
         Ok(())
     }
 
-    /// Creates an entry. That of a former process with the same id is waited for as long as it can last without its
-    /// process.
+    /// Creates an entry. Waits for an entry of a former process with the same id as long as it can last
+    /// without its process.
     async fn create(&self, session: &dyn Session, path: &str, text: &str) -> Result<(), RegisterError> {
         let Some(mut existing) = session.create(path, text).await? else { return Ok(()) };
         let limit = existing.max_lifetime;
@@ -197,21 +199,22 @@ impl RegistrationTask {
         )
     }
 
-    /// Follows the changes of the broker's topics until it is to withdraw, which is good, or the session ends.
+    /// Follows the changes of the broker's topics. Returns `Ok` once it has unregistered, and an error when
+    /// the session ends.
     async fn follow(
         &self,
         registered: &mut Registered,
         unregistrations: &mut mpsc::Receiver<Unregistration>,
     ) -> Result<(), RegisterError> {
         let mut topic_changes = self.shared.topic_changes.subscribe();
-        // What changed since the topics were read.
+        // Topics may have changed since they were read.
         topic_changes.mark_changed();
         loop {
             tokio::select! {
                 () = registered.session.wait_until_ended() => return Err(session_ended().into()),
                 Ok(()) = topic_changes.changed() => self.change_topics(registered).await?,
                 Some(done) = unregistrations.recv() => {
-                    // Whoever asked may have gone.
+                    // The requester may have given up.
                     let _ = done.send(self.remove_entries(registered).await);
                     return Ok(());
                 }
@@ -229,7 +232,7 @@ impl RegistrationTask {
             if before == Some(entries) {
                 continue;
             }
-            // Deleted and made again, not written over (registry §8).
+            // Deleted and created again, not overwritten (registry §8).
             for (path, _) in before.into_iter().flatten() {
                 session.remove(path).await?;
             }
@@ -244,7 +247,7 @@ impl RegistrationTask {
         Ok(())
     }
 
-    /// Takes the broker out (registry §14), and nothing that another one has registered meanwhile.
+    /// Removes the broker (registry §14), but no entry that another broker has created meanwhile.
     async fn remove_entries(&self, registered: &Registered) -> io::Result<()> {
         let session = &*registered.session;
         session.remove(&self.layout.master()).await?;

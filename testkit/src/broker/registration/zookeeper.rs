@@ -8,7 +8,7 @@ use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
 use super::session::{ExistingEntry, REGISTER_TIMEOUT, Session};
 
-/// The time that a call may take: the library waits while it is disconnected.
+/// The time limit of a call: the library waits while it is disconnected.
 const CALL: Duration = Duration::from_secs(5);
 
 const LASTING: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -16,14 +16,14 @@ const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::
 
 struct ZooKeeperSession {
     client: Client,
-    /// The time for which the node of a former process is waited for. ZooKeeper tells nobody the timeout of another session, so
-    /// this one's is taken for it, and more.
+    /// The time to wait for the node of a former process. ZooKeeper doesn't report the timeout of another
+    /// session, so this session's, and a margin, stands for it.
     max_lifetime: Duration,
 }
 
 pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::Result<Box<dyn Session>> {
     let hosts = hosts.join(",");
-    // A session that outlives its client, as that of a process that is killed does.
+    // A session that outlives its client, like that of a killed process.
     let connector =
         Client::connector().with_session_timeout(session_timeout).with_detached().with_fail_eagerly();
     let client = call("connect to", &hosts, connector.connect(&hosts)).await?;
@@ -102,7 +102,7 @@ impl Session for ZooKeeperSession {
     }
 
     async fn write(&self, path: &str, text: &str, _held: &str) -> io::Result<i64> {
-        // What was created in this session is there as long as the session, and nothing is written without it.
+        // The nodes of this session exist as long as the session, and writing takes a session.
         call("create", path, self.client.mkdir(path, &LASTING)).await?;
         let written = call("write", path, self.client.set_data(path, text.as_bytes(), None)).await?;
         Ok(written.version.into())
@@ -145,7 +145,7 @@ impl Session for ZooKeeperSession {
     }
 
     async fn end(&self) -> io::Result<()> {
-        // A detached session can't be closed; without entries it may as well expire.
+        // A detached session can't be closed; without entries it may expire.
         Ok(())
     }
 }

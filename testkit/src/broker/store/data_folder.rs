@@ -1,5 +1,5 @@
-//! The contents of a broker's data folder besides partitions, and the claim to the folder: two brokers never write to it at
-//! the same time.
+//! The contents of a broker's data folder besides partitions, and the claim to the folder: two brokers never
+//! write to it at the same time.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -7,17 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The folder in a data folder that holds the files of the embedded broker alone. It is named like a partition, and a Java
-/// broker takes it for one of an empty topic: where anything else lies in its `dataPath`, it leaves out some partitions.
+/// The folder in a data folder that holds the embedded broker's own files. It is named like a partition, so
+/// that a Java broker takes it for one of an empty topic: with anything else in its `dataPath`, it leaves out
+/// some partitions.
 pub(super) const OWN_FOLDER: &str = "embedded.metaq-0";
 
-/// Its first line names the broker that holds the lock, the second the first count of ids of that broker.
+/// The lock file. Its first line names the broker that holds the lock, its second line is the first count of
+/// ids of that broker.
 const LOCK: &str = "lock";
 
-/// The number of ids that a broker may give out before the next one on its folder begins behind them.
+/// The number of ids that one broker may issue: the next one on its folder begins behind them.
 const IDS_OF_A_RUN: i64 = 1 << 32;
 
-/// The path of a file of the embedded broker's own.
+/// Returns the path of one of the embedded broker's own files.
 pub(in crate::broker) fn own_file(data_folder: &Path, name: &str) -> PathBuf {
     data_folder.join(OWN_FOLDER).join(name)
 }
@@ -27,12 +29,12 @@ pub(in crate::broker) fn own_file(data_folder: &Path, name: &str) -> PathBuf {
 pub(super) struct FolderClaim {
     file: File,
     owner: String,
-    /// The lowest count of ids that no former broker has given out; none in a new folder.
+    /// The lowest count of ids that no former broker has issued; none in a new folder.
     unused_ids: Option<i64>,
 }
 
 impl FolderClaim {
-    /// Makes the folder if there is none, and claims it. The error names the owner when it is claimed already.
+    /// Claims the folder, creating it if there is none. The error names the owner of a claimed folder.
     pub(super) fn new(folder: &Path, owner: &str) -> io::Result<Self> {
         fs::create_dir_all(folder.join(OWN_FOLDER))?;
         let path = own_file(folder, LOCK);
@@ -54,12 +56,12 @@ impl FolderClaim {
         let first = lines.next().and_then(|line| line.parse::<i64>().ok());
         let unused_ids = first.map(|first| first.saturating_add(IDS_OF_A_RUN));
         let claim = Self { file, owner: owner.to_owned(), unused_ids };
-        // Whoever is refused from now on is told who holds it.
+        // The error of a broker that is refused from now on names this owner.
         claim.write(unused_ids.unwrap_or(i64::MIN))?;
         Ok(claim)
     }
 
-    /// Chooses the count of ids to begin with: one that no former broker on this folder has reached, and at least
+    /// Chooses the first count of ids: one that no former broker on this folder has reached, and at least
     /// `lowest`.
     pub(super) fn first_id(&self, lowest: i64) -> io::Result<i64> {
         let first = self.unused_ids.map_or(lowest, |unused| unused.max(lowest));
@@ -71,7 +73,7 @@ impl FolderClaim {
         let text = format!("{}\n{first_id}\n", self.owner);
         let mut file = &self.file;
         file.rewind()?;
-        // Not emptied before: a process that is killed in between leaves one of the two texts.
+        // Not truncated first: a process that is killed in between leaves one of the two texts.
         file.write_all(text.as_bytes())?;
         file.set_len(text.len() as u64)
     }

@@ -1,4 +1,4 @@
-//! A partition's log: its messages one after another, in segments.
+//! The log of a partition: its messages one after another, in segments.
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use super::segment::{Contents, Segment};
 
-/// The time at which messages become readable, which in a Java broker is when they are written through to the
-/// disk; a put is answered before that.
+/// The time at which messages become readable. In a Java broker this is when they are written through to the
+/// disk, after their puts were acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flush {
-    /// Before the put is answered, as with `unflushThreshold=0`.
+    /// Before the put is acknowledged, as with `unflushThreshold=0`.
     AtOnce,
-    /// Once more than so many messages of a partition are not readable yet, or so much time has gone by since its last
-    /// flush: `unflushThreshold` and `unflushInterval`, which are shipped as 1000 messages and 10 s.
+    /// Once more than `messages` of a partition are unreadable, or `interval` has passed since its last
+    /// flush: `unflushThreshold` and `unflushInterval`, shipped as 1000 messages and 10 s.
     After {
         /// The number of messages that may wait.
         messages: u64,
@@ -40,14 +40,14 @@ pub(in crate::broker) struct Log {
     settings: LogSettings,
     sealed: Vec<Segment>,
     active: Segment,
-    /// Up to where it is readable.
+    /// The end of the readable part.
     readable_to: u64,
     unflushed: u64,
     last_flush: Instant,
     pub(in crate::broker) messages: u64,
-    /// The number of times that it was appended to: all messages that a transaction has for it are one append.
+    /// The number of appends: all messages that a transaction adds are one append.
     pub(in crate::broker) appends: u64,
-    /// The broker has ended: its folder may be another's.
+    /// Set when the broker has ended: its folder may belong to another.
     closed: bool,
 }
 
@@ -72,7 +72,7 @@ impl Log {
         Self::new(None, settings, Vec::new(), Segment::in_memory(0))
     }
 
-    /// The log in a folder, which is made when there is none. Returns the highest id in it, too.
+    /// Opens the log in a folder, creating the folder if there is none. Also returns the highest id in it.
     pub(super) fn open(folder: PathBuf, settings: LogSettings) -> io::Result<(Self, Option<i64>)> {
         fs::create_dir_all(&folder)?;
         let (mut segments, Contents { messages, highest_id, .. }) = Segment::open_all(&folder)?;
@@ -84,8 +84,8 @@ impl Log {
         Ok((log, highest_id))
     }
 
-    /// Appends `messages` messages, about `len` bytes, which `write` writes. Returns where they begin. If it fails, nothing
-    /// is stored.
+    /// Appends `messages` messages, about `len` bytes, which `write` writes. Returns their offset. Stores
+    /// nothing if it fails.
     pub(super) fn append(
         &mut self,
         messages: u64,
@@ -100,14 +100,15 @@ impl Log {
         }
         let offset = self.end_offset();
         self.active.append(len, write)?;
-        // It is stored: whatever fails from here on fails again, and is reported, with the next message.
+        // The messages are stored: a failure from here on happens again, and is reported, with the next
+        // message.
         self.messages += messages;
         self.appends += 1;
         match self.settings.flush {
             Flush::AtOnce => self.readable_to = self.end_offset(),
             Flush::After { messages: limit, .. } => {
                 if self.unflushed == 0 && self.readable_to == offset {
-                    // Time counts from the first message that waits, or it would have run out long ago.
+                    // The interval begins with the first message that waits, not with the last flush.
                     self.last_flush = Instant::now();
                 }
                 self.unflushed += messages;
@@ -142,13 +143,13 @@ impl Log {
         Ok(())
     }
 
-    /// Refuses messages from now on. They can still be read.
+    /// Refuses messages from now on. Reading still works.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.active.seal();
     }
 
-    /// Makes everything readable, and lasting.
+    /// Makes everything readable, and writes it through to the disk.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.active.sync()?;
         self.readable_to = self.end_offset();
@@ -157,7 +158,7 @@ impl Log {
         Ok(())
     }
 
-    /// The offset at which the next message will begin.
+    /// Returns the offset of the next message.
     pub(in crate::broker) fn end_offset(&self) -> u64 {
         self.active.end_offset()
     }
@@ -170,20 +171,20 @@ impl Log {
         self.end_offset() - self.first_offset()
     }
 
-    /// Up to where it is readable now.
+    /// Returns the end of the part that is readable now.
     pub(in crate::broker) fn readable_end(&mut self) -> u64 {
         if let Flush::After { interval, .. } = self.settings.flush
             && self.unflushed > 0
             && self.last_flush.elapsed() >= interval
         {
-            // A disk that fails here fails the next message as well, which then tells.
+            // If the disk fails here, the next message fails as well, and reports it.
             let _ = self.flush();
         }
         self.readable_to
     }
 
-    /// At most `max` bytes of the segment that holds `offset`, which has to be readable. They may go beyond what is
-    /// readable (protocol §3.2).
+    /// Returns at most `max` bytes of the segment that contains `offset`, which has to be readable. They may
+    /// extend beyond the readable part (protocol §3.2).
     pub(in crate::broker) fn read(&mut self, offset: u64, max: usize) -> io::Result<Bytes> {
         let closed = self.closed;
         let (segment, is_active) = match self.sealed_segment(offset) {
@@ -199,19 +200,19 @@ impl Log {
         bytes
     }
 
-    /// The offset at which the segment begins that holds `offset`.
+    /// Returns the offset at which the segment that contains `offset` begins.
     pub(in crate::broker) fn segment_start(&mut self, offset: u64) -> u64 {
         self.sealed_segment(offset).map(|segment| segment.start).unwrap_or(self.active.start)
     }
 
-    /// The segment that holds `offset`, unless it is the last.
+    /// Returns the segment that contains `offset`, unless it is the active one.
     fn sealed_segment(&mut self, offset: u64) -> Option<&mut Segment> {
         let index = self.sealed.partition_point(|segment| segment.end_offset() <= offset);
         self.sealed.get_mut(index)
     }
 
-    /// Drops the oldest segment, as a Java broker does with what is older than its `deletePolicy` says. Returns how many
-    /// bytes it had; none when there is only the one that is written to.
+    /// Drops the oldest segment, as a Java broker does by its `deletePolicy`. Returns its length in bytes, or
+    /// `None` if only the active segment is left.
     pub(super) fn drop_oldest_segment(&mut self) -> io::Result<Option<u64>> {
         let Some(oldest) = self.sealed.first_mut().filter(|_| !self.closed) else { return Ok(None) };
         let messages = oldest.contents()?.messages;

@@ -19,17 +19,18 @@ use super::{
     topics::{StoreSettings, Topics},
 };
 
-/// The reason why a message isn't taken.
+/// The reason why a message can't be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::broker) enum StoreError {
     /// The topic has no such partition.
     Partition,
-    /// There is no room, the disk failed, or the broker has ended.
+    /// The capacity is used up, the disk failed, or the broker has ended.
     Storage,
 }
 
 impl Topics {
-    /// Claims the folder for `owner`, and opens what is in it. Entries that are no folder of a partition are left alone.
+    /// Claims the folder for `owner`, and opens the logs in it. Ignores entries that are no folder of a
+    /// partition.
     pub(in crate::broker) fn open(settings: StoreSettings, owner: &str) -> io::Result<Self> {
         let mut topics = Self {
             settings,
@@ -72,7 +73,8 @@ impl Topics {
         Ok(())
     }
 
-    /// The log of a partition, made when there is none yet: also a put that is refused afterwards makes it (B-37).
+    /// Returns the log of a partition, creating it if there is none: even a put that is refused later creates
+    /// it (B-37).
     pub(in crate::broker) fn log(
         &self,
         entry: &TopicEntry,
@@ -105,7 +107,7 @@ impl Topics {
         Err(StoreError::Partition)
     }
 
-    /// Appends to a log as far as there is room. Returns where.
+    /// Appends to a log within the capacity. Returns the offset.
     pub(in crate::broker) fn append(
         &self,
         log: &Mutex<Log>,
@@ -124,21 +126,21 @@ impl Topics {
         })
     }
 
-    /// Drops the oldest segment of a log. False when there is only the one that is written to.
+    /// Drops the oldest segment of a log. Returns false if only the active segment is left.
     pub(in crate::broker) fn drop_oldest_segment(&self, log: &Mutex<Log>) -> io::Result<bool> {
         let dropped = log.lock().drop_oldest_segment()?;
         self.used_bytes.fetch_sub(dropped.unwrap_or_default(), Ordering::Relaxed);
         Ok(dropped.is_some())
     }
 
-    /// Whether nothing is stored any more.
+    /// Returns whether nothing is stored any more.
     pub(in crate::broker) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Refuses messages from now on, and gives the folder up.
+    /// Refuses messages from now on, and releases the folder.
     pub(in crate::broker) fn close(&self) {
-        // Before the logs are gone through: one that is made meanwhile is seen here, or isn't made.
+        // Set before the loop: a log that is created meanwhile is either seen by the loop or not created.
         self.closed.store(true, Ordering::SeqCst);
         for entry in self.all() {
             for (_, log) in entry.logs() {
@@ -148,7 +150,7 @@ impl Topics {
         *self.claim.lock() = None;
     }
 
-    /// The count of ids to begin with, at least `lowest`.
+    /// Returns the first count of ids, at least `lowest`.
     pub(in crate::broker) fn first_id(&self, lowest: i64) -> io::Result<i64> {
         self.claim.lock().as_ref().map_or(Ok(lowest), |claim| claim.first_id(lowest))
     }
@@ -164,7 +166,8 @@ impl Topics {
     }
 }
 
-/// None when the name of the topic would lead out of the data folder, or into the one that is the broker's own.
+/// Returns the folder of a partition, or `None` if the name of the topic would lead out of the data folder,
+/// or into the embedded broker's own folder.
 fn partition_folder(data: &Path, topic: &str, partition: i32) -> Option<PathBuf> {
     let name = format!("{topic}-{partition}");
     (!topic.contains(['/', '\\', '\0']) && name != OWN_FOLDER).then(|| data.join(name))

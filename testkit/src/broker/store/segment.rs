@@ -1,4 +1,4 @@
-//! One segment of a partition's log: in memory, or a file as a Java broker keeps it.
+//! One segment of a partition's log: in memory, or a file in a Java broker's format.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,21 +10,22 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::Checksum;
 
-/// Memory is taken in pieces, so that a long log is never copied to grow.
+/// The size of a piece of memory: a long log grows by pieces, without being copied.
 const CHUNK: usize = 1 << 20;
 
-/// The ending of the names of segment files.
+/// The suffix of segment files.
 const SUFFIX: &str = ".meta";
 
-/// The fixed part of a stored message (protocol §8).
+/// The length of the fixed part of a stored message (protocol §8).
 const HEADER_LEN: u64 = 20;
 
-/// The number of files that stay open in this process between appends. Segments beyond that number open theirs for each append.
+/// The number of files that stay open in this process between appends. Further segments open theirs for each
+/// append.
 const MAX_OPEN_FILES: usize = 32;
 
 static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
 
-/// A file that is counted as open.
+/// A file that counts as open.
 #[derive(Debug)]
 struct OpenFile(File);
 
@@ -42,7 +43,7 @@ impl Drop for OpenFile {
     }
 }
 
-/// A stretch of a log, from the offset `start` on.
+/// A part of a log, from the offset `start` on.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) start: u64,
@@ -52,18 +53,18 @@ pub(super) struct Segment {
 
 #[derive(Debug)]
 enum Storage {
-    /// Each piece with the place in the segment where it begins.
+    /// Each chunk with its position in the segment.
     Memory(Vec<(u64, BytesMut)>),
-    /// The file is opened when it is needed, and kept open until the segment is [sealed](Segment::seal), or
-    /// too many are open.
+    /// The file is opened when it is needed. It stays open until the segment is [sealed](Segment::seal), or
+    /// too many files are open.
     File { path: PathBuf, open: Option<OpenFile> },
 }
 
-/// The messages of segments, up to what is not sound.
+/// A summary of the messages of segments, up to the first invalid one.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) messages: u64,
-    /// The end of the last sound message of a segment.
+    /// The end of the last valid message of a segment.
     pub(super) valid_len: u64,
     pub(super) highest_id: Option<i64>,
 }
@@ -73,7 +74,7 @@ impl Segment {
         Self { start, len: 0, storage: Storage::Memory(Vec::new()) }
     }
 
-    /// A new file in the folder of a partition.
+    /// Creates a file in the folder of a partition.
     pub(super) fn create(folder: &Path, start: u64) -> io::Result<Self> {
         let path = file_name(folder, start);
         let file = OpenFile::new(&path, true)?;
@@ -81,8 +82,9 @@ impl Segment {
         Ok(Self { start, len, storage: Storage::File { path, open: Some(file) } })
     }
 
-    /// All segments in the folder of a partition, in order, none of them with an open file. The last one is cut off behind
-    /// its last sound message, as a Java broker does. Returns what they hold, too.
+    /// Opens all segments in the folder of a partition, in order, and closes their files again. Truncates the
+    /// last one behind its last valid message, as a Java broker does. Also returns a summary of their
+    /// messages.
     pub(super) fn open_all(folder: &Path) -> io::Result<(Vec<Self>, Contents)> {
         let mut starts = Vec::new();
         for entry in folder.read_dir()? {
@@ -121,7 +123,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Closes its file. What reads or writes the segment later opens it again.
+    /// Closes its file. Later reads and writes open it again.
     pub(super) fn seal(&mut self) {
         if let Storage::File { open, .. } = &mut self.storage {
             *open = None;
@@ -139,7 +141,7 @@ impl Segment {
         self.start + self.len
     }
 
-    /// Appends what `write` appends to a buffer, about `len` bytes.
+    /// Appends the bytes that `write` writes, about `len`.
     pub(super) fn append(&mut self, len: usize, write: impl FnOnce(&mut BytesMut)) -> io::Result<()> {
         match &mut self.storage {
             Storage::Memory(chunks) => {
@@ -157,7 +159,7 @@ impl Segment {
                 let mut bytes = BytesMut::with_capacity(len);
                 write(&mut bytes);
                 let file = open_file(path, open)?;
-                // Not at the file's end: a write that failed may have left something there.
+                // Not at the end of the file: a write that failed may have left bytes there.
                 let written = file.seek(SeekFrom::Start(self.len)).and_then(|_| file.write_all(&bytes));
                 if let Err(error) = written {
                     // A message is stored whole or not at all.
@@ -170,7 +172,7 @@ impl Segment {
         Ok(())
     }
 
-    /// At most `max` bytes from the offset `from` on, which has to lie in the segment.
+    /// Returns at most `max` bytes from the offset `from` on, which has to lie in the segment.
     pub(super) fn read(&mut self, from: u64, max: usize) -> io::Result<Bytes> {
         let at = from.saturating_sub(self.start).min(self.len);
         let length = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(max);
@@ -206,7 +208,7 @@ impl Segment {
         }
     }
 
-    /// Writes through to the disk.
+    /// Writes its file through to the disk.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         match &mut self.storage {
             Storage::Memory(_) => Ok(()),
@@ -221,7 +223,7 @@ impl Segment {
         }
     }
 
-    /// Reads what it holds.
+    /// Summarises the messages of the segment.
     pub(super) fn contents(&mut self) -> io::Result<Contents> {
         let mut contents = Contents::default();
         while contents.valid_len + HEADER_LEN <= self.len {

@@ -1,4 +1,4 @@
-//! One topic: how it is configured, which of its partitions are closed, and their logs.
+//! One topic: its configuration, its closed partitions, and its logs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,15 +12,15 @@ use parking_lot::{Mutex, RwLock};
 
 use super::log::Log;
 
-/// A topic that is configured, or that a pattern takes and that was put to. It is never forgotten again.
+/// A topic that is configured, or that a pattern matches and a client has put to. It is never removed.
 #[derive(Debug)]
 pub(in crate::broker) struct TopicEntry {
     pub(in crate::broker) name: Arc<str>,
-    /// 0 for one that isn't configured.
+    /// The number of partitions; 0 if the topic isn't configured.
     configured: AtomicU32,
-    /// Whether a pattern takes it.
+    /// Set if a pattern matches the topic.
     matches_pattern: AtomicBool,
-    /// Whether registries were told of it.
+    /// Set if registries list the topic.
     registered: AtomicBool,
     pub(in crate::broker) publishes: AtomicBool,
     pub(in crate::broker) subscribes: AtomicBool,
@@ -30,7 +30,7 @@ pub(in crate::broker) struct TopicEntry {
 }
 
 impl TopicEntry {
-    /// One that is neither configured nor put to.
+    /// Returns a topic that is neither configured nor put to.
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -50,7 +50,7 @@ impl TopicEntry {
         self.registered.store(true, Ordering::Release);
     }
 
-    /// 0 when it isn't configured.
+    /// Returns 0 if the topic isn't configured.
     pub(super) fn configured_partitions(&self) -> u32 {
         self.configured.load(Ordering::Acquire)
     }
@@ -59,17 +59,17 @@ impl TopicEntry {
         self.matches_pattern.store(true, Ordering::Release);
     }
 
-    /// Whether it takes messages: it is configured, or a pattern takes it.
+    /// Returns whether the topic accepts messages: it is configured, or a pattern matches it.
     pub(super) fn accepts_messages(&self) -> bool {
         self.is_configured() || self.matches_pattern.load(Ordering::Acquire)
     }
 
-    /// Whether registries are told of it.
+    /// Returns whether registries list the topic.
     pub(in crate::broker) fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Acquire)
     }
 
-    /// Has registries told of it; true when they were not before.
+    /// Marks the topic as listed by registries. Returns true if it was not before.
     pub(in crate::broker) fn set_registered(&self) -> bool {
         !self.registered.load(Ordering::Acquire) && !self.registered.swap(true, Ordering::AcqRel)
     }
@@ -82,12 +82,12 @@ impl TopicEntry {
         !self.logs.read().is_empty()
     }
 
-    /// The log of a partition, if there is one.
+    /// Returns the log of a partition, if there is one.
     pub(in crate::broker) fn existing_log(&self, partition: i32) -> Option<Arc<Mutex<Log>>> {
         self.logs.read().get(&partition).cloned()
     }
 
-    /// All logs, by partition.
+    /// Returns all logs, by partition.
     pub(in crate::broker) fn logs(&self) -> Vec<(i32, Arc<Mutex<Log>>)> {
         self.logs.read().iter().map(|(index, log)| (*index, Arc::clone(log))).collect()
     }

@@ -1,4 +1,4 @@
-//! The broker's topics: which it takes, and how many partitions they have.
+//! The table of topics, and the rule which names a broker accepts.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +13,13 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{data_folder::FolderClaim, log::LogSettings, topic::TopicEntry};
 
-/// The settings of a broker's topics.
+/// The settings of a broker's topics and logs.
 #[derive(Debug)]
 pub(in crate::broker) struct StoreSettings {
     /// The folder of the logs; none in memory.
     pub(in crate::broker) folder: Option<PathBuf>,
     pub(in crate::broker) log: LogSettings,
-    /// The number of partitions of topics that only a pattern takes.
+    /// The number of partitions of topics that only a pattern matches.
     pub(in crate::broker) default_partitions: u32,
     /// The largest number of bytes of all logs together.
     pub(in crate::broker) capacity: Option<u64>,
@@ -30,15 +30,15 @@ pub(in crate::broker) struct Topics {
     pub(in crate::broker) settings: StoreSettings,
     pub(super) table: RwLock<BTreeMap<Arc<str>, Arc<TopicEntry>>>,
     pub(super) used_bytes: AtomicU64,
-    /// The highest id that was found in the folder.
+    /// The highest message id in the folder.
     pub(in crate::broker) highest_id: Option<i64>,
-    /// Kept until the logs are closed; none in memory.
+    /// Held until the logs are closed; none in memory.
     pub(super) claim: Mutex<Option<FolderClaim>>,
     pub(super) closed: AtomicBool,
 }
 
 impl Topics {
-    /// The entry of a topic, made when there is none.
+    /// Returns the entry of a topic, creating it if there is none.
     pub(super) fn entry(&self, name: &str) -> Arc<TopicEntry> {
         if let Some(entry) = self.table.read().get(name) {
             return Arc::clone(entry);
@@ -54,24 +54,24 @@ impl Topics {
         entry
     }
 
-    /// A topic that is configured, or that was put to.
+    /// Returns a topic that is configured, or that a client has put to.
     pub(in crate::broker) fn get(&self, name: &str) -> Option<Arc<TopicEntry>> {
         self.table.read().get(name).cloned()
     }
 
-    /// All that are configured or hold a log.
+    /// Returns all topics that are configured or have a log.
     pub(in crate::broker) fn all(&self) -> Vec<Arc<TopicEntry>> {
         self.table.read().values().cloned().collect()
     }
 
-    /// Whether a topic can be put to: it is configured, or a pattern takes it.
+    /// Returns whether a topic accepts puts: it is configured, or a pattern matches it.
     pub(in crate::broker) fn accepts(&self, name: &str) -> bool {
         let table = self.table.read();
         table.get(name).is_some_and(|entry| entry.accepts_messages())
             || table.values().any(|entry| entry.is_configured() && matches(&entry.name, name))
     }
 
-    /// The topic to put to, if it [can be](Self::accepts).
+    /// Returns the topic for a put, if it [accepts](Self::accepts) one.
     pub(in crate::broker) fn accepting(&self, name: &str) -> Option<Arc<TopicEntry>> {
         if let Some(entry) = self.table.read().get(name)
             && entry.accepts_messages()
@@ -85,7 +85,7 @@ impl Topics {
         })
     }
 
-    /// The number of partitions of a topic. Of one that is not configured, what the broker's default is.
+    /// Returns the number of partitions of a topic: the default of the broker if the topic isn't configured.
     pub(in crate::broker) fn partitions(&self, entry: Option<&TopicEntry>) -> u32 {
         match entry.map_or(0, TopicEntry::configured_partitions) {
             0 => self.settings.default_partitions,
@@ -94,7 +94,7 @@ impl Topics {
     }
 }
 
-/// Whether a configured name, in which `*` stands for any text, takes a topic.
+/// Returns whether a configured name, in which `*` matches any text, matches a topic.
 fn matches(pattern: &str, topic: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

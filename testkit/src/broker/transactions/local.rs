@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::pending::{PendingMessage, deadline};
 
-/// The messages of all open local transactions. As in a Java broker there is one list for each key, however many connections
-/// have begun it: whichever commits first stores the messages of all, and a rollback or timeout of one drops the messages of
-/// all. The end of a connection leaves its messages here.
+/// The messages of all open local transactions. As in a Java broker there is one list for each key, however
+/// many connections have begun it: the first commit stores the messages of all connections, and a rollback or
+/// timeout of one drops the messages of all. Messages stay here when their connection ends.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct LocalMessages(Mutex<State>);
 
@@ -25,7 +25,7 @@ struct State {
 type Timer = (Instant, u64);
 
 impl LocalMessages {
-    /// Does something with the state of now: messages whose time has run out are gone.
+    /// Changes the state after dropping the messages that have timed out.
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.0.lock();
         let now = Instant::now();
@@ -37,12 +37,12 @@ impl LocalMessages {
     }
 }
 
-/// The local transactions that one connection has begun, each with its timer. The timers run on when the connection ends.
+/// The local transactions that one connection has begun, each with its timer. Timers outlive the connection.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct LocalTransactions(BTreeMap<LocalTransactionId, Option<Timer>>);
 
 impl LocalTransactions {
-    /// Begins it; one that goes on is left as it is.
+    /// Begins a transaction; has no effect on an open one.
     pub(in crate::broker) fn begin(
         &mut self,
         messages: &LocalMessages,
@@ -63,12 +63,12 @@ impl LocalTransactions {
         });
     }
 
-    /// Whether this connection has begun it, and its time has not run out.
+    /// Returns whether this connection has begun the transaction, and it has not timed out.
     pub(in crate::broker) fn has(&self, id: &LocalTransactionId) -> bool {
         self.0.get(id).is_some_and(|timer| !has_run_out(timer.as_ref(), Instant::now()))
     }
 
-    /// Keeps a message until somebody commits the transaction.
+    /// Keeps a message until any connection commits the transaction.
     pub(in crate::broker) fn keep(
         messages: &LocalMessages,
         id: &LocalTransactionId,
@@ -77,7 +77,8 @@ impl LocalTransactions {
         messages.with(|state| state.pending.entry(id.clone()).or_default().push(pending));
     }
 
-    /// Ends it; returns the messages that everybody put in it. None when this connection has not begun it.
+    /// Ends the transaction and returns the messages of all connections in it. `None` if this connection has
+    /// not begun it.
     pub(in crate::broker) fn end(
         &mut self,
         messages: &LocalMessages,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::broker::store::{TopicEntry, Topics};
 
-/// The message of a transaction, which is stored when it commits.
+/// A message of a transaction, which is stored when it commits.
 #[derive(Clone, Debug)]
 pub(in crate::broker) struct PendingMessage {
     pub(in crate::broker) topic: Arc<TopicEntry>,
@@ -18,7 +18,7 @@ pub(in crate::broker) struct PendingMessage {
     pub(in crate::broker) data: Bytes,
 }
 
-/// Stores messages, those for one partition in one piece. False when one could not be stored.
+/// Stores messages, those for one partition in one append. Returns false if one could not be stored.
 pub(in crate::broker) fn store_all(messages: &[PendingMessage], topics: &Topics) -> bool {
     let mut batches = BTreeMap::<(&str, i32), Vec<&PendingMessage>>::new();
     for pending in messages {
@@ -27,7 +27,7 @@ pub(in crate::broker) fn store_all(messages: &[PendingMessage], topics: &Topics)
     batches.into_values().all(|batch| {
         let mut bytes = BytesMut::new();
         for pending in &batch {
-            // The checksum is made anew: a wrong one was let pass (B-10).
+            // With a new checksum: transactions accept wrong ones (B-10).
             encode_stored_message(&mut bytes, pending.id, pending.flag, &pending.data);
         }
         let Ok(log) = topics.log(&batch[0].topic, batch[0].partition) else { return false };
@@ -36,7 +36,8 @@ pub(in crate::broker) fn store_all(messages: &[PendingMessage], topics: &Topics)
     })
 }
 
-/// The time at which a transaction that is begun now times out: after so many seconds, at most `most`; 0 or less is never.
+/// Returns the time at which a transaction that begins now times out: after `seconds`, at most `most`; never
+/// if it is 0 or negative.
 pub(in crate::broker) fn deadline(seconds: i32, most: Duration) -> Option<Instant> {
     let timeout = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     timeout.map(|timeout| Instant::now() + timeout.min(most))

@@ -1,4 +1,5 @@
-//! Prepared transactions on disk, and what operators decided: they outlive the broker, as a Java broker's do (B-33).
+//! Prepared transactions and decisions of operators on disk: they survive the broker, as in a Java broker
+//! (B-33).
 
 use std::{fs, io, path::PathBuf};
 
@@ -14,8 +15,9 @@ use super::{
 };
 use crate::broker::store::{Topics, own_file};
 
-/// A file of the embedded broker's own in the data folder. Each transaction is a `transaction … PREPARE` frame, its messages behind it as `sync` frames, which have all that a stored message has. What an operator decided is
-/// one frame, whose action says how: [`DECIDED`].
+/// The name of the file, one of the embedded broker's own. Each transaction is a `transaction … PREPARE`
+/// frame, followed by its messages as `sync` frames, which have all fields of a stored message. The decision
+/// of an operator is one frame with an action of [`DECIDED`].
 const FILE: &str = "prepared";
 
 const DECIDED: [(Heuristic, TransactionAction); 3] = [
@@ -28,7 +30,7 @@ fn path(topics: &Topics) -> Option<PathBuf> {
     topics.settings.folder.as_ref().map(|folder| own_file(folder, FILE))
 }
 
-/// Writes down what is prepared now.
+/// Writes all transactions that are prepared now.
 pub(in crate::broker) fn write(topics: &Topics, transactions: &XaTransactions) -> io::Result<()> {
     let Some(path) = path(topics) else { return Ok(()) };
     if transactions.closed {
@@ -54,21 +56,22 @@ pub(in crate::broker) fn write(topics: &Topics, transactions: &XaTransactions) -
                 .encode(&mut bytes);
         }
     }
-    // Whoever reads finds the old or the new list, whole.
+    // Readers find the old or the new list, complete.
     let fresh = path.with_extension("new");
     fs::write(&fresh, &bytes)?;
     fs::rename(fresh, path)
 }
 
-/// Writes down that a transaction, which may have been prepared, has ended.
+/// Updates the file after a transaction, prepared or not, has ended.
 pub(in crate::broker) fn forget(topics: &Topics, ended: &XaTransaction, transactions: &XaTransactions) {
     if ended.prepared {
-        // When the disk fails, the transaction is there again after a restart, for its owner to end it again.
+        // When the disk fails, the transaction is there again after a restart, and its owner has to end it
+        // again.
         let _ = write(topics, transactions);
     }
 }
 
-/// Reads what was prepared when the broker ended.
+/// Reads the transactions that were prepared when the broker ended.
 pub(in crate::broker) fn read(topics: &Topics) -> io::Result<XaTransactions> {
     let mut transactions = XaTransactions::default();
     let Some(path) = path(topics) else { return Ok(transactions) };
@@ -81,7 +84,7 @@ pub(in crate::broker) fn read(topics: &Topics) -> io::Result<XaTransactions> {
         let text = format!("{} can't be read: {reason}", path.display());
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
-    // A message was small enough for the broker that took it.
+    // No limits: the messages met those of the broker that accepted them.
     let mut decoder =
         Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX));
     let mut current: Option<(XaTransactionId, Vec<PendingMessage>)> = None;

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use super::pending::{PendingMessage, deadline};
 
-/// An XA transaction that was begun.
+/// An XA transaction that has begun.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct XaTransaction {
     pub(in crate::broker) pending: Vec<PendingMessage>,
-    /// Whether a put named it, a refused one included (B-21).
+    /// Set if a put named it, even a refused one (B-21).
     pub(in crate::broker) used: bool,
     pub(in crate::broker) prepared: bool,
     deadline: Option<Instant>,
@@ -22,7 +22,7 @@ impl XaTransaction {
         !self.prepared && self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// Keeps a message until the commit. What comes after `PREPARE` is lost, as in a Java broker (B-24).
+    /// Keeps a message until the commit. Messages after `PREPARE` are lost, as in a Java broker (B-24).
     pub(in crate::broker) fn keep(&mut self, pending: PendingMessage) {
         if !self.prepared {
             self.pending.push(pending);
@@ -30,15 +30,15 @@ impl XaTransaction {
     }
 }
 
-/// The decision of an operator on a prepared XA transaction, made without asking who had begun it.
+/// The decision of an operator on a prepared XA transaction, made without its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Heuristic {
-    /// It was committed: `XA_HEURCOM`, 7.
+    /// The transaction was committed: `XA_HEURCOM`, 7.
     Committed,
-    /// It was rolled back: `XA_HEURRB`, 6.
+    /// The transaction was rolled back: `XA_HEURRB`, 6.
     RolledBack,
-    /// It may have been either: `XA_HEURHAZ`, 8.
+    /// The transaction may have been committed or rolled back: `XA_HEURHAZ`, 8.
     Completed,
 }
 
@@ -56,16 +56,16 @@ impl Heuristic {
 /// The XA transactions of a broker.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct XaTransactions {
-    /// With their order.
+    /// Each with its order.
     open: BTreeMap<XaTransactionId, (u64, XaTransaction)>,
     decided: BTreeMap<XaTransactionId, (u64, Heuristic)>,
     begun: u64,
-    /// The broker has ended: its folder may be another's.
+    /// Set when the broker has ended: its folder may belong to another.
     pub(in crate::broker) closed: bool,
 }
 
 impl XaTransactions {
-    /// Begins it; one that goes on is left as it is.
+    /// Begins a transaction; has no effect on an open one.
     pub(in crate::broker) fn begin(&mut self, id: &XaTransactionId, seconds: i32, most: Duration) {
         self.drop_expired();
         let order = self.next();
@@ -73,14 +73,14 @@ impl XaTransactions {
         self.open.entry(id.clone()).or_insert_with(|| (order, begun()));
     }
 
-    /// Takes up what was prepared before a restart.
+    /// Restores a transaction that was prepared before a restart.
     pub(in crate::broker) fn restore(&mut self, id: XaTransactionId, pending: Vec<PendingMessage>) {
         let order = self.next();
         let transaction = XaTransaction { pending, used: true, prepared: true, deadline: None };
         self.open.insert(id, (order, transaction));
     }
 
-    /// Takes up what an operator decided before a restart.
+    /// Restores a decision that an operator made before a restart.
     pub(in crate::broker) fn restore_decided(&mut self, id: XaTransactionId, heuristic: Heuristic) {
         let order = self.next();
         self.decided.insert(id, (order, heuristic));
@@ -110,25 +110,26 @@ impl XaTransactions {
         }
     }
 
-    /// Takes a prepared one out of its owner's hands.
+    /// Replaces a prepared transaction by the decision of an operator.
     pub(in crate::broker) fn decide(&mut self, id: &XaTransactionId, heuristic: Heuristic) {
         if let Some((order, _)) = self.open.remove(id) {
             self.decided.insert(id.clone(), (order, heuristic));
         }
     }
 
-    /// The prepared transaction of this name.
+    /// Returns the prepared transaction with this id.
     pub(in crate::broker) fn prepared_one(&self, id: &XaTransactionId) -> Option<&XaTransaction> {
         let (_, transaction) = self.open.get(id)?;
         transaction.prepared.then_some(transaction)
     }
 
-    /// False when no operator had decided it.
+    /// Removes a decision. Returns false if there was none.
     pub(in crate::broker) fn forget(&mut self, id: &XaTransactionId) -> bool {
         self.decided.remove(id).is_some()
     }
 
-    /// The transactions that are prepared or decided by an operator, oldest first: with the given qualifier, or all.
+    /// Returns the transactions that are prepared or decided by an operator, oldest first: those with the
+    /// given qualifier, or all.
     pub(in crate::broker) fn recover(&self, qualifier: Option<&str>) -> Vec<XaTransactionId> {
         let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
         let mut found: Vec<_> = prepared.map(|(id, (order, _))| (false, *order, id)).collect();
@@ -138,13 +139,13 @@ impl XaTransactions {
         found.into_iter().map(|(_, _, id)| id.clone()).collect()
     }
 
-    /// All that is prepared.
+    /// Returns all prepared transactions.
     pub(in crate::broker) fn prepared(&self) -> impl Iterator<Item = (&XaTransactionId, &XaTransaction)> {
         let prepared = self.open.iter().filter(|(_, (_, transaction))| transaction.prepared);
         prepared.map(|(id, (_, transaction))| (id, transaction))
     }
 
-    /// All that operators decided, oldest first.
+    /// Returns all decisions of operators, oldest first.
     pub(in crate::broker) fn decided(&self) -> Vec<(&XaTransactionId, Heuristic)> {
         let mut decided: Vec<_> = self.decided.iter().collect();
         decided.sort_unstable_by_key(|(_, (order, _))| *order);
