@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_that_are_held_are_all_different_and_not_the_kernels() {
+    fn held_ports_are_distinct_and_outside_the_kernels_range() {
         let ports: Vec<_> = (0..500).map(|_| Port::free().unwrap()).collect();
         assert_eq!(ports.iter().map(Port::number).collect::<HashSet<_>>().len(), ports.len());
         assert!(ports.iter().all(|port| (LOWEST..*FIRST_OF_THE_KERNEL).contains(&port.number())));

@@ -256,9 +256,10 @@ impl EmbeddedRegistry {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let registry = EmbeddedRegistry::new();
-    /// let broker = |id| Broker::builder().id(id).topic("orders", 4).register_with(&registry).start_without_port();
-    /// let (_zero, _one) = (broker(0)?, broker(1)?);
-    /// let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport()).build()?;
+    /// let builder = |id| Broker::builder().id(id).topic("orders", 4).register_with(&registry);
+    /// let (_zero, _one) = (builder(0).start_without_port()?, builder(1).start_without_port()?);
+    /// let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport());
+    /// let producer = producer.build()?;
     /// producer.publish_topic(&"orders".parse()?).await?;
     /// # Ok(())
     /// # }

@@ -1,4 +1,4 @@
-//! The embedded broker by itself: what the Java broker can't show, or takes long to.
+//! The embedded broker alone: behaviour that a Java broker can't show, or shows slowly.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod wire;
@@ -34,7 +34,7 @@ fn put_in(id: &str) -> String {
     format!("put t 0 5 0 -1 {id} 1\r\nhello")
 }
 
-/// Where a put was stored: partition and offset.
+/// The partition and offset of a stored put.
 fn place(answer: &str) -> (i32, i64) {
     let words: Vec<_> =
         answer.strip_prefix("200 ").unwrap_or_else(|| panic!("{answer}")).split(' ').collect();
@@ -42,7 +42,7 @@ fn place(answer: &str) -> (i32, i64) {
 }
 
 #[tokio::test]
-async fn it_starts_at_once_and_many_live_side_by_side() {
+async fn many_brokers_start_quickly_and_run_side_by_side() {
     let started = Instant::now();
     let mut brokers = Vec::new();
     for id in 0..50 {
@@ -77,7 +77,7 @@ const LOCAL: &str = "TX:a:1";
 const NOT_BEGUN: &str = "500 Local transaction 'TX:a:1' has not been started.";
 
 #[tokio::test]
-async fn a_local_transaction_is_begun_for_its_connection() {
+async fn a_local_transaction_belongs_to_the_connection_that_began_it() {
     let broker = builder().start_without_port().unwrap();
     let (mut one, mut other) = (client(&broker), client(&broker));
     assert_eq!(one.ask(step(LOCAL, "BEGIN")).await, "200 ");
@@ -97,7 +97,7 @@ async fn a_local_transaction_is_begun_for_its_connection() {
 async fn local_transactions_of_one_key_share_their_messages() {
     let broker = builder().start_without_port().unwrap();
     let (mut one, mut other) = (client(&broker), client(&broker));
-    // The first commit stores what both have put, the second what came since.
+    // The first commit stores the messages of both connections, the second those that followed.
     for client in [&mut one, &mut other] {
         assert_eq!(client.ask(step(LOCAL, "BEGIN")).await, "200 ");
     }
@@ -109,7 +109,7 @@ async fn local_transactions_of_one_key_share_their_messages() {
     assert_eq!(other.ask(step(LOCAL, "COMMIT_ONE_PHASE")).await, "200 ");
     assert_eq!(payloads(&broker), ["a", "b", "c"]);
 
-    // A rollback drops what both have put; the commit succeeds and stores nothing.
+    // A rollback drops the messages of both connections; the commit succeeds and stores nothing.
     for client in [&mut one, &mut other] {
         assert_eq!(client.ask(step(LOCAL, "BEGIN")).await, "200 ");
     }
@@ -120,7 +120,7 @@ async fn local_transactions_of_one_key_share_their_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_a_local_transaction_outlive_its_connection_but_not_its_timeout() {
+async fn local_messages_outlive_the_connection_but_not_the_timeout() {
     let broker = builder().start_without_port().unwrap();
     for (begin, advanced, stored) in [
         ("BEGIN", 3600, &["left", "new"][..]),
@@ -142,7 +142,7 @@ async fn messages_of_a_local_transaction_outlive_its_connection_but_not_its_time
         broker.wait_until(|broker| broker.open_connections() == 0).await.unwrap();
     }
 
-    // The timeout of one drops what another has put, too.
+    // A timeout in one connection drops the messages of the other, too.
     let (mut one, mut other) = (client(&broker), client(&broker));
     one.ask(step(LOCAL, "BEGIN 1")).await;
     other.ask(step(LOCAL, "BEGIN")).await;
@@ -154,11 +154,11 @@ async fn messages_of_a_local_transaction_outlive_its_connection_but_not_its_time
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transaction_that_is_not_ended_in_time_is_rolled_back_unless_it_is_prepared() {
+async fn an_expired_transaction_is_rolled_back_unless_prepared() {
     let broker = builder().max_transaction_timeout(Duration::from_secs(60)).start_without_port().unwrap();
     let mut client = client(&broker);
     let xa = ["XID:1:01:01:q", "XID:1:02:02:q", "XID:1:03:03:q", "XID:1:04:04:q"];
-    // The second asks for more than there is, the third for none, and the fourth is prepared in time.
+    // The second requests more than the maximum, the third no timeout, and the fourth is prepared in time.
     for (id, timeout) in xa.iter().zip([" 5", " 1000", "", " 5"]) {
         assert_eq!(client.ask(step(id, &format!("BEGIN{timeout}"))).await, "200 ");
         assert_eq!(place(&client.ask(put_in(id)).await), (0, -1));
@@ -190,7 +190,7 @@ async fn a_transaction_that_is_not_ended_in_time_is_rolled_back_unless_it_is_pre
 }
 
 #[tokio::test]
-async fn what_an_operator_decided_is_told_until_it_is_forgotten() {
+async fn an_operators_decision_is_reported_until_forgotten() {
     let broker = builder().start_without_port().unwrap();
     let mut client = client(&broker);
     let outcomes = [
@@ -209,8 +209,8 @@ async fn what_an_operator_decided_is_told_until_it_is_forgotten() {
         assert_eq!(client.ask(step(&key, "PREPARE")).await, "200 0");
         assert!(broker.decide(&id, heuristic).unwrap());
         let text = format!("XA transaction '{key}' has been heuristically {word}.");
-        let told = format!("500 XAException:{code},msg={text}");
-        assert_eq!(client.ask(step(&key, "COMMIT_TWO_PHASE")).await, told);
+        let outcome = format!("500 XAException:{code},msg={text}");
+        assert_eq!(client.ask(step(&key, "COMMIT_TWO_PHASE")).await, outcome);
         assert_eq!(client.ask(put_in(&key)).await, format!("500 {text}"));
         assert_eq!(client.ask(step("null", "RECOVER q")).await, format!("200 {key}"));
         assert_eq!(client.ask(step(&key, "FORGET")).await, "200 ");
@@ -222,7 +222,7 @@ async fn what_an_operator_decided_is_told_until_it_is_forgotten() {
 }
 
 #[tokio::test]
-async fn messages_become_readable_when_the_rules_say_so() {
+async fn messages_become_readable_by_count_or_flush() {
     let get = |offset: i64| format!("get t g 0 {offset} 1000 1\r\n");
     let hidden = |offset: i64| format!("404 Could not find message at position {offset}");
 
@@ -265,7 +265,7 @@ async fn messages_become_readable_after_their_time() {
 }
 
 #[tokio::test]
-async fn segments_are_told_and_the_oldest_can_go() {
+async fn offsets_follow_segments_and_the_oldest_can_be_dropped() {
     let folder = tempfile::tempdir().unwrap();
     for on_disk in [false, true] {
         let builder = builder().max_segment_size(60);
@@ -293,7 +293,7 @@ async fn segments_are_told_and_the_oldest_can_go() {
 }
 
 #[tokio::test]
-async fn what_is_on_disk_outlives_the_broker() {
+async fn messages_on_disk_outlive_the_broker() {
     let folder = tempfile::tempdir().unwrap();
     let builder = || builder().topic("u*", 1).data_dir(folder.path());
     let broker = builder().start_without_port().unwrap();
@@ -313,7 +313,7 @@ async fn what_is_on_disk_outlives_the_broker() {
     assert_eq!(before.len(), 3);
     drop(broker);
 
-    // A message that was half written when the machine died.
+    // A message that was half written in a power failure.
     let file = folder.path().join("t-1/00000000000000000000.meta");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes.extend_from_slice(&[0, 0, 0, 50, 1, 2, 3]);
@@ -337,7 +337,7 @@ async fn what_is_on_disk_outlives_the_broker() {
 }
 
 #[tokio::test]
-async fn a_full_broker_refuses_as_one_whose_disk_is_full() {
+async fn a_full_broker_refuses_like_one_with_a_full_disk() {
     let broker = builder().capacity(60).start_without_port().unwrap();
     let mut client = client(&broker);
     client.ask(put(0)).await;
@@ -352,7 +352,7 @@ async fn a_full_broker_refuses_as_one_whose_disk_is_full() {
 }
 
 #[tokio::test]
-async fn its_limits_hold_unless_the_java_broker_is_to_be_like() {
+async fn limits_hold_except_with_the_java_brokers_defects() {
     let limits = Limits::default().with_max_line(100).with_max_body(1000);
     let put = format!("put t 0 2000 0 -1 1\r\n{}", "x".repeat(2000));
     for (compat, answer) in [(false, "closed"), (true, "200")] {
@@ -365,7 +365,7 @@ async fn its_limits_hold_unless_the_java_broker_is_to_be_like() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_connection_is_closed() {
+async fn an_idle_connection_is_closed() {
     let broker = builder().start_without_port().unwrap();
     let mut client = client(&broker);
     let started = tokio::time::Instant::now();
@@ -377,7 +377,7 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_it_is_shut_down_its_port_is_free_and_its_connections_are_closed() {
+async fn shutting_down_frees_the_port_and_closes_connections() {
     let mut broker = builder().start().await.unwrap();
     let port = broker.addr().port();
     for _ in 0..20 {
@@ -389,7 +389,7 @@ async fn when_it_is_shut_down_its_port_is_free_and_its_connections_are_closed() 
     }
     let connector = broker.connector();
     drop(broker);
-    // The task that serves ends when the runtime has its turn.
+    // The serving task ends when the runtime next runs it.
     while connector.connect().is_ok() {
         tokio::task::yield_now().await;
     }
@@ -397,7 +397,7 @@ async fn when_it_is_shut_down_its_port_is_free_and_its_connections_are_closed() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_killed_broker_comes_back_on_its_port_and_with_what_is_on_disk() {
+async fn a_killed_broker_restarts_on_its_port_with_its_disk() {
     let folder = tempfile::tempdir().unwrap();
     let mut broker = builder().id(3).data_dir(folder.path()).start().await.unwrap();
     let addr = broker.addr().clone();
@@ -416,7 +416,7 @@ async fn a_killed_broker_comes_back_on_its_port_and_with_what_is_on_disk() {
 }
 
 #[tokio::test]
-async fn a_full_broker_has_room_again_when_a_segment_is_dropped() {
+async fn dropping_a_segment_frees_capacity_of_a_full_broker() {
     let folder = tempfile::tempdir().unwrap();
     for on_disk in [false, true] {
         let builder = builder().max_segment_size(50).capacity(110);
@@ -435,7 +435,7 @@ async fn a_full_broker_has_room_again_when_a_segment_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_sound_hides_no_other_partition() {
+async fn an_invalid_message_hides_no_other_partition() {
     let broker = builder().start_without_port().unwrap();
     let mut client = client(&broker);
     client.ask(put(0)).await;
@@ -446,7 +446,7 @@ async fn a_message_that_is_not_sound_hides_no_other_partition() {
 }
 
 #[tokio::test]
-async fn no_id_is_given_twice_over_restarts() {
+async fn no_message_id_repeats_after_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let mut ids = std::collections::BTreeSet::new();
     for round in 0..4 {
@@ -495,8 +495,8 @@ async fn a_large_prepared_message_and_decisions_outlive_the_broker() {
     assert_eq!(broker.messages("t").len(), 1);
     assert_eq!(one.ask(step("null", "RECOVER")).await, format!("200 {large}\r\n{}", decided.join("\r\n")));
     for (key, code) in decided.into_iter().zip([7, 6, 8]) {
-        let told = one.ask(step(key, "COMMIT_TWO_PHASE")).await;
-        assert!(told.starts_with(&format!("500 XAException:code={code},")), "{told}");
+        let outcome = one.ask(step(key, "COMMIT_TWO_PHASE")).await;
+        assert!(outcome.starts_with(&format!("500 XAException:code={code},")), "{outcome}");
         assert_eq!(one.ask(step(key, "FORGET")).await, "200 ");
     }
     assert_eq!(one.ask(step(large, "COMMIT_TWO_PHASE")).await, "200 ");

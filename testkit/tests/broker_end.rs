@@ -1,4 +1,4 @@
-//! The end of a broker, of a decision that fails, and a topic with an odd name.
+//! Ending a broker, a failed decision of an operator, and a topic with an odd name.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod wire;
@@ -12,7 +12,7 @@ fn client(broker: &Broker) -> Client<DuplexStream> {
     Client::new(broker.connect())
 }
 
-async fn told(client: &mut Client<DuplexStream>, request: String) -> (i32, String) {
+async fn ask(client: &mut Client<DuplexStream>, request: String) -> (i32, String) {
     client.send(request).await;
     let Some(Response::Boolean(answer)) = client.next().await else { panic!("no answer") };
     (answer.status.0, answer.text().into_owned())
@@ -23,42 +23,42 @@ async fn a_topic_named_as_the_brokers_own_folder_keeps_its_messages() {
     let folder = tempfile::tempdir().unwrap();
     let builder = || Broker::builder().topic("embedded.metaq", 1).data_dir(folder.path());
     let broker = builder().start_without_port().unwrap();
-    let (status, _) = told(&mut client(&broker), "put embedded.metaq 0 5 0 -1 1\r\nhello".to_owned()).await;
+    let (status, _) = ask(&mut client(&broker), "put embedded.metaq 0 5 0 -1 1\r\nhello".to_owned()).await;
     broker.shut_down().await.unwrap();
     let broker = builder().start_without_port().unwrap();
     assert_eq!(broker.messages("embedded.metaq").len(), usize::from(status == 200), "after status {status}");
 }
 
 #[tokio::test]
-async fn a_transaction_that_an_operator_could_not_commit_is_not_told_as_committed() {
+async fn a_failed_operator_commit_is_not_reported_as_committed() {
     let broker = Broker::builder().topic("t", 1).capacity(10).start_without_port().unwrap();
     let mut client = client(&broker);
     let key = "XID:1:67:62:q";
-    assert_eq!(told(&mut client, format!("transaction {key} s BEGIN q 1\r\n")).await.0, 200);
-    assert_eq!(told(&mut client, format!("put t 0 5 0 -1 {key} 2\r\nhello")).await.0, 200);
-    assert_eq!(told(&mut client, format!("transaction {key} s PREPARE q 3\r\n")).await.1, "0");
+    assert_eq!(ask(&mut client, format!("transaction {key} s BEGIN q 1\r\n")).await.0, 200);
+    assert_eq!(ask(&mut client, format!("put t 0 5 0 -1 {key} 2\r\nhello")).await.0, 200);
+    assert_eq!(ask(&mut client, format!("transaction {key} s PREPARE q 3\r\n")).await.1, "0");
     let xid: XaTransactionId = key.parse().unwrap();
     broker.decide(&xid, Heuristic::Committed).unwrap_err();
     assert!(broker.messages("t").is_empty());
-    let (_, text) = told(&mut client, format!("transaction {key} s COMMIT_TWO_PHASE q 4\r\n")).await;
+    let (_, text) = ask(&mut client, format!("transaction {key} s COMMIT_TWO_PHASE q 4\r\n")).await;
     assert!(!text.contains("heuristically committed"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_local_commit_is_carried_out_before_the_end_or_not_at_all() {
+async fn a_local_commit_completes_before_the_end_or_stores_nothing() {
     const PARTITIONS: u32 = 40;
     for round in 0..60 {
         let folder = tempfile::tempdir().unwrap();
         let builder = || Broker::builder().topic("t", PARTITIONS).data_dir(folder.path());
         let broker = builder().start_without_port().unwrap();
         let mut client = client(&broker);
-        told(&mut client, "transaction TX:s:1 s BEGIN 1\r\n".to_owned()).await;
+        ask(&mut client, "transaction TX:s:1 s BEGIN 1\r\n".to_owned()).await;
         for partition in 0..PARTITIONS {
             let put = format!("put t {partition} 5 0 -1 TX:s:1 1\r\nhello");
-            assert_eq!(told(&mut client, put).await.0, 200);
+            assert_eq!(ask(&mut client, put).await.0, 200);
         }
         client.send("transaction TX:s:1 s COMMIT_ONE_PHASE 1\r\n".to_owned()).await;
-        // On a thread of its own: connections run on others.
+        // On a blocking thread: connections run on other threads.
         let ended = tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
             while broker.messages("t").is_empty() && begun.elapsed().as_secs() < 5 {
@@ -73,7 +73,7 @@ async fn a_local_commit_is_carried_out_before_the_end_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn the_error_names_a_port_that_is_taken() {
     let broker = Broker::builder().start().await.unwrap();
     let port = broker.addr().port();
     let error = Broker::builder().id(3).port(port).start().await.unwrap_err();
@@ -83,7 +83,7 @@ async fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
-fn without_a_runtime_it_says_what_to_do() {
+fn starting_without_a_runtime_explains_the_error() {
     let error = Broker::builder().start_without_port().unwrap_err().to_string();
     assert!(error.contains("#[tokio::test]"), "{error}");
     let mut start = std::pin::pin!(Broker::builder().start());

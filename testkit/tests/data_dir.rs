@@ -1,4 +1,4 @@
-//! What a broker keeps on disk stays right, however it ends and whoever else wants the folder.
+//! The data folder of a broker stays consistent, however it ends and whichever other broker claims it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod wire;
@@ -25,10 +25,10 @@ fn put(partition: i32) -> String {
     format!("put t {partition} 5 0 -1 1\r\nhello")
 }
 
-/// Where messages lie, by partition and offset, and their ids.
+/// The ids of messages by partition and offset.
 type Places = BTreeMap<(i32, i64), i64>;
 
-/// Puts until the connection ends; notes where the broker says that the messages lie.
+/// Puts until the connection ends; records the reported places of the messages.
 async fn put_until_the_end(
     stream: TcpStream,
     partition: i32,
@@ -57,7 +57,7 @@ fn stored(broker: &Broker) -> Places {
     all.into_iter().map(|stored| ((stored.partition.index, stored.offset), stored.id)).collect()
 }
 
-/// Starts brokers on one folder, one after another; each is ended by `end` while eight connections put.
+/// Starts brokers on one folder, one after another; `end` ends each while eight connections put.
 async fn one_after_another(end: impl AsyncFn(Broker)) {
     const CONNECTIONS: i32 = 8;
     let folder = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ async fn one_after_another(end: impl AsyncFn(Broker)) {
         }
         begun.wait().await;
         end(broker).await;
-        // The next one opens the folder while these learn of the end.
+        // The next broker opens the folder while these connections end.
         let next = builder(folder.path()).start_without_port().unwrap();
         let mut answers = Vec::new();
         for _ in 0..20 {
@@ -99,17 +99,17 @@ async fn one_after_another(end: impl AsyncFn(Broker)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_written_after_a_broker_was_shut_down() {
+async fn nothing_is_written_after_a_shutdown() {
     one_after_another(async |broker| broker.shut_down().await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_written_after_a_broker_was_dropped() {
+async fn nothing_is_written_after_a_drop() {
     one_after_another(async |broker| drop(broker)).await;
 }
 
 #[tokio::test]
-async fn a_folder_belongs_to_one_broker_which_the_refusal_names() {
+async fn a_data_folder_has_one_owner_which_the_refusal_names() {
     let folder = tempfile::tempdir().unwrap();
     let one = builder(folder.path()).id(7).start_without_port().unwrap();
     let refused = builder(folder.path()).start_without_port().unwrap_err();
@@ -119,18 +119,18 @@ async fn a_folder_belongs_to_one_broker_which_the_refusal_names() {
     assert!(text.contains(&holder) && text.contains(folder.path().to_str().unwrap()), "{text}");
     one.shut_down().await.unwrap();
     drop(builder(folder.path()).start_without_port().unwrap());
-    // One that could not be started holds nothing.
+    // A broker that failed to start holds no claim.
     let failed = builder(folder.path()).topic("two words", 1).start_without_port();
     assert!(failed.is_err());
     builder(folder.path()).start_without_port().unwrap();
 }
 
 #[tokio::test]
-async fn a_message_is_refused_exactly_when_it_is_not_stored() {
+async fn a_put_is_refused_exactly_when_it_is_not_stored() {
     let folder = tempfile::tempdir().unwrap();
     let broker = builder(folder.path()).max_segment_size(1).start_without_port().unwrap();
     let mut client = client(&broker);
-    // The second segment can't be made, then the fourth.
+    // Creating the second segment fails, then the fourth.
     for blocked in [25, 75] {
         let obstacle = folder.path().join(format!("t-0/{blocked:020}.meta"));
         fs::create_dir_all(&obstacle).unwrap();

@@ -1,4 +1,4 @@
-//! Few descriptors are enough. The limit counts for the whole process, hence a file with one test.
+//! Few descriptors are enough. The limit holds for the whole process, so this file has one test.
 #![cfg(feature = "peers")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

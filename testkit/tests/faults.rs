@@ -1,4 +1,4 @@
-//! Faults on demand do what they say, to whom they say, and the same each time.
+//! Faults on demand affect the requests that they are planned for, in the same way each time.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod wire;
@@ -26,7 +26,7 @@ fn put(topic: &str, partition: i32, opaque: i32) -> String {
     format!("put {topic} {partition} 5 0 -1 {opaque}\r\nhello")
 }
 
-/// The statuses of some puts, sent one after another.
+/// Returns the statuses of puts that are sent one after another.
 async fn statuses(client: &mut Client<DuplexStream>, puts: &[(&str, i32)]) -> Vec<String> {
     let mut statuses = Vec::new();
     for (topic, partition) in puts {
@@ -36,7 +36,7 @@ async fn statuses(client: &mut Client<DuplexStream>, puts: &[(&str, i32)]) -> Ve
     statuses
 }
 
-/// The opaques of the answers to come.
+/// Returns the opaques of the next responses.
 async fn opaques(client: &mut Client<DuplexStream>, count: usize) -> Vec<i32> {
     let mut opaques = Vec::new();
     for _ in 0..count {
@@ -46,7 +46,7 @@ async fn opaques(client: &mut Client<DuplexStream>, count: usize) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn a_fault_meets_the_requests_that_it_is_for() {
+async fn a_fault_affects_only_matching_requests() {
     let broker = start();
     let mut one = client(&broker);
     let third = broker.faults().plan(Requests::puts().only(3), Fault::refuse(503, "busy"));
@@ -109,7 +109,7 @@ async fn each_fault_does_what_it_says() {
     assert_eq!(opaques(&mut one, 2).await, [8, 8]);
     one.expect_silence().await;
 
-    // Overtaken by others, as far as there are any.
+    // Overtaken by other responses, as far as there are any.
     faults.plan(Requests::puts().only(1), Fault::Behind(2));
     one.send((0..5).map(|n| put("t", 0, n)).collect::<String>()).await;
     assert_eq!(opaques(&mut one, 5).await, [1, 2, 0, 3, 4]);
@@ -124,7 +124,7 @@ async fn each_fault_does_what_it_says() {
     assert_eq!(one.ask(put("t", 0, 3) + "version 1\r\n").await.split(' ').next(), Some("200"));
     assert!(one.next().await.is_none());
 
-    // A part of an answer, and random bytes.
+    // A part of a response, and random bytes.
     let mut raw = broker.connect();
     faults.plan(Requests::versions().only(1), Fault::Cut(11));
     tokio::io::AsyncWriteExt::write_all(&mut raw, b"version 60\r\n").await.unwrap();
@@ -141,7 +141,7 @@ async fn each_fault_does_what_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_comes_when_its_time_has_come_and_others_before() {
+async fn a_late_response_arrives_when_due_and_others_before_it() {
     let broker = start();
     let mut one = client(&broker);
     broker.faults().plan(Requests::puts().only(1), Fault::Late(Duration::from_secs(5)));
@@ -172,13 +172,13 @@ async fn a_connection_is_cut_at_any_byte() {
         assert_eq!(seen, whole[..after]);
         broker.faults().heal();
     }
-    // At the end of an answer that no other follows.
+    // At the end of a response that no other follows.
     broker.faults().cut(None, 19);
     let mut one = client(&broker);
     assert_eq!(one.ask("version 1\r\n").await, "200 0.1");
     assert!(one.next().await.is_none());
     broker.faults().heal();
-    // One connection, not the next.
+    // One connection, but not the next.
     let numbers = broker.accepted_connections();
     broker.faults().cut(Some(numbers + 1), 5);
     assert_eq!(client(&broker).ask("version 1\r\n").await, "closed");
@@ -186,7 +186,7 @@ async fn a_connection_is_cut_at_any_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frozen_broker_is_silent_and_goes_on_where_it_was() {
+async fn a_frozen_broker_is_silent_and_resumes_after_a_thaw() {
     let broker = start();
     let mut one = client(&broker);
     assert_eq!(one.ask("version 1\r\n").await, "200 0.1");
@@ -208,7 +208,7 @@ async fn a_frozen_broker_is_silent_and_goes_on_where_it_was() {
     broker.faults().refuse_connections(false);
     assert_eq!(client(&broker).ask("version 1\r\n").await, "200 0.1");
 
-    // Stranded connections hear nothing more, and new ones work.
+    // Stranded connections receive nothing more, and new ones work.
     let mut stranded = client(&broker);
     assert_eq!(stranded.ask("version 1\r\n").await, "200 0.1");
     broker.faults().strand_connections();
@@ -221,7 +221,7 @@ async fn a_frozen_broker_is_silent_and_goes_on_where_it_was() {
     broker.faults().close_connections();
     assert!(stranded.next().await.is_none());
 
-    // A frozen one can be closed as well.
+    // A frozen connection can be closed as well.
     let mut last = client(&broker);
     assert_eq!(last.ask("version 1\r\n").await, "200 0.1");
     broker.faults().freeze();
@@ -229,7 +229,7 @@ async fn a_frozen_broker_is_silent_and_goes_on_where_it_was() {
     assert!(last.next().await.is_none());
 }
 
-/// What comes of many puts under faults that are drawn.
+/// Returns the results of many puts under random faults.
 async fn run(seed: u64) -> (Vec<String>, Vec<u8>) {
     let broker = Broker::builder().topic("t", 4).seed(seed).start_without_port().unwrap();
     broker.faults().plan(Requests::puts().with_chance(0.3), Fault::refuse(503, "drawn"));
@@ -247,7 +247,7 @@ async fn run(seed: u64) -> (Vec<String>, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_seed_gives_the_same_run_again() {
+async fn a_seed_repeats_the_same_run() {
     let (answers, garbage) = run(7).await;
     let refused = answers.iter().filter(|answer| answer.starts_with("503")).count();
     assert!((30..=90).contains(&refused), "{refused} of 200 at a chance of 0.3");
@@ -258,7 +258,7 @@ async fn a_seed_gives_the_same_run_again() {
 }
 
 #[tokio::test]
-async fn over_tcp_it_is_the_same() {
+async fn faults_apply_over_tcp_as_well() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let connect =
         async || Client::new(TcpStream::connect(("127.0.0.1", broker.addr().port())).await.unwrap());
@@ -266,7 +266,7 @@ async fn over_tcp_it_is_the_same() {
     let (mut one, mut two) = (connect().await, connect().await);
     assert_eq!(one.ask("version 1\r\n").await, "200 0.1");
     assert_eq!(two.ask("version 1\r\n").await, "closed");
-    // Answers that are on their way arrive although the client sends on.
+    // Responses in transit arrive although the client goes on sending.
     let mut three = connect().await;
     three.send("version 1\r\nversion 2\r\nbogus\r\n".to_owned() + &"version 3\r\n".repeat(20_000)).await;
     assert_eq!(shown(three.next().await.as_ref()), "200 0.1");
@@ -275,7 +275,7 @@ async fn over_tcp_it_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_record_has_the_requests_that_it_is_about_also_those_that_meet_a_fault() {
+async fn a_record_contains_matching_requests_even_with_faults() {
     let broker = start();
     let (mut one, mut two) = (client(&broker), client(&broker));
     assert_eq!(one.ask(put("t", 0, 1)).await.split(' ').next(), Some("200"));
@@ -298,7 +298,7 @@ async fn a_record_has_the_requests_that_it_is_about_also_those_that_meet_a_fault
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn waiting_ends_when_the_condition_holds() {
+async fn a_wait_ends_when_its_condition_holds() {
     const CLIENTS: usize = 8;
     let broker = Broker::builder().topic("t", 2).topic("u", 1).start().await.unwrap();
     for round in 1..=50 {
@@ -315,7 +315,7 @@ async fn waiting_ends_when_the_condition_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_in_vain_ends_with_what_there_is() {
+async fn a_wait_that_times_out_reports_the_state() {
     let builder = Broker::builder().topic("t", 2).wait_timeout(Duration::from_secs(7));
     let broker = builder.start_without_port().unwrap();
     let mut one = client(&broker);

@@ -1,4 +1,4 @@
-//! The real Java client takes the embedded broker for a real one, and its folder for that of one.
+//! The Java client takes the embedded broker for a Java broker, and a Java broker takes over its data folder.
 #![cfg(all(feature = "peers", feature = "zookeeper"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,27 +13,27 @@ use metaq_testkit::{
 use tokio::net::TcpStream;
 use wire::Client;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn program(peers: &Peers) -> JavaProgram {
     peers.java_program("Acceptance", include_str!("../java/Acceptance.java")).unwrap()
 }
 
-/// Runs the program against the broker on this port: directly with one topic, through the registry with another.
+/// Runs the program against the broker on this port: one topic directly, another one through the registry.
 async fn accept(program: &JavaProgram, port: u16, zookeeper: &ZooKeeper, root: &str) {
     let direct = ["direct", &format!("127.0.0.1:{port}"), "direct", "3"];
-    program.run(&direct, PATIENCE).await.unwrap();
+    program.run(&direct, TIMEOUT).await.unwrap();
     let registry = ["registry", &zookeeper.connect_string(), root, "registered", "3"];
-    program.run(&registry, PATIENCE).await.unwrap();
+    program.run(&registry, TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
-async fn the_java_client_takes_it_for_a_real_broker() {
-    let Some(peers) = Peers::get("the_java_client_takes_it_for_a_real_broker") else { return };
+async fn the_java_client_accepts_the_embedded_broker() {
+    let Some(peers) = Peers::get("the_java_client_accepts_the_embedded_broker") else { return };
     let program = program(&peers);
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
 
-    // The program itself is right: a real broker passes.
+    // The program itself is right: a Java broker passes.
     let real = JavaBroker::builder(0).root("/real").setting("unflushThreshold", "0");
     let real = real.topic("direct", 3).topic("registered", 3).start(&peers, &zookeeper).await.unwrap();
     accept(&program, real.port(), &zookeeper, "/real").await;
@@ -55,7 +55,7 @@ async fn the_java_client_takes_it_for_a_real_broker() {
 /// A message: partition, offset, id, attribute and payload.
 type Message = (i32, i64, i64, Option<String>, Vec<u8>);
 
-/// What a topic holds.
+/// Returns the messages of a topic.
 fn held(broker: &Broker, topic: &str) -> Vec<Message> {
     let messages = broker.messages(topic).into_iter();
     let plain = messages.map(|m| (m.partition.index, m.offset, m.id, m.attribute, m.payload.to_vec()));
@@ -63,9 +63,8 @@ fn held(broker: &Broker, topic: &str) -> Vec<Message> {
 }
 
 #[tokio::test]
-async fn a_java_broker_serves_its_folder_and_it_serves_that_of_a_java_broker() {
-    let Some(peers) = Peers::get("a_java_broker_serves_its_folder_and_it_serves_that_of_a_java_broker")
-    else {
+async fn java_and_embedded_brokers_take_over_each_others_folders() {
+    let Some(peers) = Peers::get("java_and_embedded_brokers_take_over_each_others_folders") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -85,7 +84,7 @@ async fn a_java_broker_serves_its_folder_and_it_serves_that_of_a_java_broker() {
     client.ask("transaction TX:a:1 s BEGIN 1\r\n").await;
     client.ask("put t 1 5 0 -1 TX:a:1 1\r\nin tx").await;
     assert_eq!(client.ask("transaction TX:a:1 s COMMIT_ONE_PHASE 1\r\n").await, "200 ");
-    // Files of the embedded broker's own are there as well.
+    // The folder also contains the embedded broker's own files.
     client.ask("transaction XID:1:01:01:q s BEGIN 1\r\n").await;
     client.ask("put t 1 5 0 -1 XID:1:01:01:q 1\r\nin xa").await;
     assert_eq!(client.ask("transaction XID:1:01:01:q s PREPARE 1\r\n").await, "200 0");
@@ -94,12 +93,12 @@ async fn a_java_broker_serves_its_folder_and_it_serves_that_of_a_java_broker() {
     assert!(std::fs::read_dir(data.join("t-0")).unwrap().count() > 2, "several segments");
     broker.shut_down().await.unwrap();
 
-    // A real broker on the folder hands out every message, and adds to it.
+    // A Java broker on the folder returns every message, and adds to it.
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let java = JavaBroker::builder(0).topic("t", 2).setting("unflushThreshold", "0");
     let java = java.setting("dataPath", &data.display().to_string()).setting("maxSegmentSize", "1000");
     let mut java = java.start(&peers, &zookeeper).await.unwrap();
-    let read = peers.read_topic(&zookeeper, "t", before.len(), PATIENCE).await.unwrap();
+    let read = peers.read_topic(&zookeeper, "t", before.len(), TIMEOUT).await.unwrap();
     let read: Vec<_> =
         read.into_iter().map(|m| (m.partition.index, m.offset, m.id, m.attribute, m.payload)).collect();
     assert_eq!(read, before);

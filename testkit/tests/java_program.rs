@@ -1,4 +1,4 @@
-//! A Java program of a test's own, which uses the real Java client.
+//! A test's own Java program, which uses the Java client.
 #![cfg(feature = "peers")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,10 +16,10 @@ public class Shout {
 ";
 
 #[test]
-fn it_is_compiled_against_the_client_and_run() {
-    let Some(peers) = Peers::get("it_is_compiled_against_the_client_and_run") else { return };
+fn a_java_program_compiles_against_the_client_and_runs() {
+    let Some(peers) = Peers::get("a_java_program_compiles_against_the_client_and_runs") else { return };
     let home = tempfile::tempdir().unwrap();
-    // The second time it is there already.
+    // The second call finds it compiled.
     for word in ["hello", "again"] {
         let args = peers.java_program("Shout", SOURCE).unwrap().arguments(home.path()).unwrap();
         let output =
@@ -31,8 +31,10 @@ fn it_is_compiled_against_the_client_and_run() {
 }
 
 #[test]
-fn a_source_that_the_compiler_refuses_is_an_error_that_shows_what_it_says() {
-    let Some(peers) = Peers::get("a_source_that_the_compiler_refuses") else { return };
+fn a_source_that_fails_to_compile_returns_the_compiler_output() {
+    let Some(peers) = Peers::get("a_source_that_fails_to_compile_returns_the_compiler_output") else {
+        return;
+    };
     let error = peers.java_program("Bad", "public class Bad { int x = nowhere; }").unwrap_err();
     assert!(matches!(error, PeerError::Tool { .. }), "{error}");
     let text = error.to_string();

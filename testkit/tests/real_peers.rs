@@ -1,4 +1,4 @@
-//! The handles of real peers do what they say.
+//! Handles of real peers: their effects, their errors, and their end.
 #![cfg(feature = "peers")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,10 +20,10 @@ use tokio::{
 };
 use zookeeper_client::{Client, Error};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends a put with so many bytes of data, the flag that says whether an attribute is in front, and no checksum. Returns
-/// the id, the partition and the offset that the broker answers.
+/// Sends a put with this data and flag (whether an attribute precedes the payload), and no checksum. Returns
+/// the id, the partition and the offset from the broker's response.
 async fn put(broker: &JavaBroker, topic: &str, partition: i32, flag: i32, data: &[u8]) -> (i64, i32, i64) {
     let header = format!("put {topic} {partition} {} {flag} -1 1\r\n", data.len());
     let answer = ask(broker.port(), &[header.as_bytes(), data].concat()).await;
@@ -33,7 +33,7 @@ async fn put(broker: &JavaBroker, topic: &str, partition: i32, flag: i32, data: 
     (numbers[0], numbers[1].try_into().unwrap(), numbers[2])
 }
 
-/// Sends one raw request and returns the answer.
+/// Sends one raw request and returns the response.
 async fn ask(port: u16, request: &[u8]) -> String {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     stream.write_all(request).await.unwrap();
@@ -50,10 +50,10 @@ struct Registry(Client);
 
 impl Registry {
     async fn open(zookeeper: &ZooKeeper) -> Self {
-        Self(timeout(PATIENCE, Client::connect(&zookeeper.connect_string())).await.unwrap().unwrap())
+        Self(timeout(TIMEOUT, Client::connect(&zookeeper.connect_string())).await.unwrap().unwrap())
     }
 
-    /// The text of a node, or none where there is no such node.
+    /// Returns the text of a node, or `None` if there is no such node.
     async fn text(&self, path: &str) -> Option<String> {
         match self.0.get_data(path).await {
             Ok((data, _)) => Some(String::from_utf8(data).unwrap()),
@@ -62,17 +62,17 @@ impl Registry {
         }
     }
 
-    /// Waits until a node has this text, or isn't there.
+    /// Waits until a node has this text, or is absent.
     async fn await_text(&self, path: &str, text: Option<&str>) {
         let started = Instant::now();
         while self.text(path).await.as_deref() != text {
-            assert!(started.elapsed() < PATIENCE, "{path} is {:?}, not {text:?}", self.text(path).await);
+            assert!(started.elapsed() < TIMEOUT, "{path} is {:?}, not {text:?}", self.text(path).await);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
-/// Whether a process runs; one that has ended and waits for its parent to ask does not.
+/// Returns whether a process runs. A zombie does not.
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
@@ -87,8 +87,8 @@ async fn await_end(pid: u32) {
 }
 
 #[tokio::test]
-async fn two_brokers_register_and_a_java_client_reads_what_was_put_byte_for_byte() {
-    let test = "two_brokers_register_and_a_java_client_reads_what_was_put_byte_for_byte";
+async fn a_java_client_reads_every_byte_from_two_registered_brokers() {
+    let test = "a_java_client_reads_every_byte_from_two_registered_brokers";
     let Some(peers) = Peers::get(test) else { return };
     let started = Instant::now();
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
@@ -114,7 +114,7 @@ async fn two_brokers_register_and_a_java_client_reads_what_was_put_byte_for_byte
         assert!(text(&format!("topics-sub/quiet/{id}-m")).await.is_some());
     }
 
-    // One put as it is on the wire, the others by the same means.
+    // One put in its wire format, the others by the same means.
     let answer = ask(zero.port(), b"put t 0 5 0 907060870 1\r\nhello").await;
     assert!(answer.starts_with("result 200 "), "{answer}");
     let all_bytes: Vec<u8> = (0..=255).collect();
@@ -143,8 +143,8 @@ async fn two_brokers_register_and_a_java_client_reads_what_was_put_byte_for_byte
 
     let reader = JavaReader::new(&peers).root("/elsewhere");
     let started = Instant::now();
-    // Fewer are expected than there are: it reads on to the end all the same.
-    let read = reader.read_topic(&zookeeper.connect_string(), "t", 1, PATIENCE).await.unwrap();
+    // Fewer messages are expected than there are: it reads to the end all the same.
+    let read = reader.read_topic(&zookeeper.connect_string(), "t", 1, TIMEOUT).await.unwrap();
     println!("the reader was done after {:?}", started.elapsed());
     assert_eq!(read[1..].iter().map(|message| message.id).collect::<Vec<_>>(), ids);
     let plain =
@@ -152,7 +152,7 @@ async fn two_brokers_register_and_a_java_client_reads_what_was_put_byte_for_byte
     let read: Vec<_> = read.into_iter().map(plain).collect();
     assert!(read == expected, "what was read differs from what was put");
 
-    // More than there are: it waits for them to the deadline, and no longer.
+    // More messages are expected than there are: it waits for them until the deadline, and no longer.
     let started = Instant::now();
     let deadline = Duration::from_secs(2);
     let read = reader.read_topic(&zookeeper.connect_string(), "t", 8, deadline).await.unwrap();
@@ -161,19 +161,19 @@ async fn two_brokers_register_and_a_java_client_reads_what_was_put_byte_for_byte
 }
 
 #[tokio::test]
-async fn a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry() {
-    let Some(peers) = Peers::get("a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry") else {
+async fn the_registry_shows_that_a_broker_stops_moves_dies_or_freezes() {
+    let Some(peers) = Peers::get("the_registry_shows_that_a_broker_stops_moves_dies_or_freezes") else {
         return;
     };
     let mut zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    // Longer than a JVM takes to start on a machine that is busy: it is to find the nodes of its former process once.
+    // Longer than the start of a JVM on a busy machine: it has to find the nodes of its former process once.
     let broker = JavaBroker::builder(3).topic("t", 2).session_timeout(Duration::from_secs(6));
     let mut broker = broker.start(&peers, &zookeeper).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     let (master, topic) = ("/meta/brokers/ids/3/master", "/meta/brokers/topics-pub/t/3-m");
     put(&broker, "t", 1, 0, b"first").await;
 
-    // Shut down: it takes its nodes with it. Restarted: the same port and data.
+    // Shut down: it removes its nodes. Restarted: the same port and data.
     let old = (broker.port(), broker.pid().unwrap());
     broker.shut_down().await.unwrap();
     assert!(!runs(old.1));
@@ -196,7 +196,7 @@ async fn a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry() {
     let await_clients = async |broker: &JavaBroker, ports: &[u16]| {
         let started = Instant::now();
         while broker.client_ports() != ports.iter().copied().collect::<BTreeSet<_>>() {
-            assert!(started.elapsed() < PATIENCE, "clients: {:?}", broker.client_ports());
+            assert!(started.elapsed() < TIMEOUT, "clients: {:?}", broker.client_ports());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -205,7 +205,7 @@ async fn a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry() {
     drop(client);
     await_clients(&broker, &[]).await;
 
-    // Frozen: its nodes go while it keeps its port. Thawed: they come back.
+    // Frozen: its nodes disappear while it keeps its port. Thawed: they return.
     broker.freeze();
     registry.await_text(master, None).await;
     TcpStream::connect(("127.0.0.1", broker.port())).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry() {
     broker.await_registration(&zookeeper).await.unwrap();
     assert_eq!(registry.text(master).await, Some(broker.addr().to_string()));
 
-    // Killed: its nodes outlive it until its session has expired, and it is not restarted before that.
+    // Killed: its nodes stay until its session has expired, and it is not restarted before that.
     let (addr, session) = (broker.addr().to_string(), session_of(&registry, master).await);
     broker.kill().await.unwrap();
     assert_eq!(registry.text(master).await, Some(addr.clone()));
@@ -221,13 +221,13 @@ async fn a_broker_that_stops_moves_dies_or_freezes_shows_in_the_registry() {
     assert_eq!(registry.text(master).await, Some(addr));
     assert_ne!(session_of(&registry, master).await, session, "the nodes are those of the new process");
 
-    // Killed and restarted by a hasty supervisor: it answers, but is not registered.
+    // Killed and restarted too early: it answers, but is not registered.
     broker.kill().await.unwrap();
     broker.restart_at_once().await.unwrap();
     registry.await_text(master, None).await;
     assert!(ask(broker.port(), b"version 1\r\n").await.starts_with("result 200 "));
 
-    // The registry itself goes and comes back with what it held.
+    // The registry itself is restarted with its data.
     zookeeper.kill().await.unwrap();
     assert!(zookeeper.ephemerals().await.is_empty());
     zookeeper.restart().await.unwrap();
@@ -240,8 +240,8 @@ async fn session_of(registry: &Registry, path: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn failures_say_what_was_done_and_show_the_log() {
-    let Some(peers) = Peers::get("failures_say_what_was_done_and_show_the_log") else { return };
+async fn errors_name_the_action_and_contain_the_log() {
+    let Some(peers) = Peers::get("errors_name_the_action_and_contain_the_log") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
 
     // A port that is taken: on all interfaces, as the broker listens on them.
@@ -257,14 +257,14 @@ async fn failures_say_what_was_done_and_show_the_log() {
     assert!(fs::read_to_string(&log_file).unwrap().contains("java.net.BindException"));
     fs::remove_dir_all(log_file.parent().unwrap()).unwrap();
 
-    // A JVM that does not come up.
+    // A JVM that fails to start.
     let error = ZooKeeper::builder().tick_time(Duration::from_millis(0)).start(&peers).await.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("ZooKeeper on port ") && text.contains("tickTime"), "{text}");
     let PeerError::Ended { log_file, .. } = error else { panic!("{text}") };
     fs::remove_dir_all(log_file.parent().unwrap()).unwrap();
 
-    // A topic that no broker has, and a message that no client can get past.
+    // A topic that no broker has, and a message that no client can read past.
     let broker = JavaBroker::builder(0).topic("t", 1).setting("maxTransferSize", "1000");
     let broker = broker.start(&peers, &zookeeper).await.unwrap();
     put(&broker, "t", 0, 0, &[1; 2000]).await;
@@ -282,7 +282,7 @@ async fn failures_say_what_was_done_and_show_the_log() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_live_as_long_as_their_handle_and_no_longer() {
     let Some(peers) = Peers::get("peers_live_as_long_as_their_handle_and_no_longer") else { return };
-    // The thread that starts a peer may end before it.
+    // The thread that starts a peer may end before the peer.
     let runtime = tokio::runtime::Handle::current();
     let start =
         move || std::thread::spawn(move || runtime.block_on(ZooKeeper::start(&peers))).join().unwrap();
@@ -290,7 +290,7 @@ async fn peers_live_as_long_as_their_handle_and_no_longer() {
     let pid = zookeeper.pid().unwrap();
     Registry::open(&zookeeper).await;
     assert!(runs(pid));
-    // A frozen one as well.
+    // Also a frozen peer.
     zookeeper.freeze();
     drop(zookeeper);
     await_end(pid).await;
@@ -303,13 +303,13 @@ async fn peers_end_with_a_test_that_is_killed() {
     }
     let mut victim = tokio::process::Command::new(env::current_exe().unwrap());
     victim.args(["--exact", "victim", "--ignored", "--nocapture"]).env("METAQ_TEST_VICTIM", "1");
-    // It can't clean up.
+    // A killed process can't clean up.
     let folder = tempfile::tempdir().unwrap();
     victim.env("TMPDIR", folder.path());
     let mut victim = victim.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     let pids: Vec<u32> = loop {
-        let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+        let line = timeout(TIMEOUT, lines.next_line()).await.unwrap().unwrap();
         if let Some(pids) =
             line.expect("the victim ended").split_once("peers: ").map(|(_, pids)| pids.to_owned())
         {
@@ -325,7 +325,7 @@ async fn peers_end_with_a_test_that_is_killed() {
     }
 }
 
-/// Not a test: what `peers_end_with_a_test_that_is_killed` kills.
+/// Not a test: the process that `peers_end_with_a_test_that_is_killed` kills.
 #[tokio::test]
 #[ignore = "run by peers_end_with_a_test_that_is_killed"]
 async fn victim() {
@@ -340,8 +340,8 @@ async fn victim() {
 }
 
 #[tokio::test]
-async fn a_dropped_peer_has_ended_and_its_folder_is_gone() {
-    let Some(peers) = Peers::get("a_dropped_peer_has_ended_and_its_folder_is_gone") else { return };
+async fn dropping_a_peer_ends_it_and_removes_its_folder() {
+    let Some(peers) = Peers::get("dropping_a_peer_ends_it_and_removes_its_folder") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = JavaBroker::builder(0).topic("t", 1).start(&peers, &zookeeper).await.unwrap();
     let ended = |pid: u32, log: PathBuf| {
@@ -356,7 +356,7 @@ async fn a_dropped_peer_has_ended_and_its_folder_is_gone() {
     ended(pid, log);
 }
 
-/// Runs the test below in a process of its own, where nothing is installed.
+/// Runs the test below in a separate process, where nothing is installed.
 fn where_nothing_is_installed(ci: &str, folder: &Path) -> Output {
     let mut this = Command::new(env::current_exe().unwrap());
     this.args(["--exact", "needs_peers", "--ignored"]).env("PATH", folder).env("CI", ci);
@@ -364,7 +364,7 @@ fn where_nothing_is_installed(ci: &str, folder: &Path) -> Output {
 }
 
 #[test]
-fn where_something_is_missing_tests_are_skipped_aloud_but_not_in_ci() {
+fn missing_tools_skip_tests_with_a_message_except_in_ci() {
     let folder = tempfile::tempdir().unwrap();
     let output = where_nothing_is_installed("", folder.path());
     let text = String::from_utf8(output.stderr).unwrap();
@@ -372,7 +372,7 @@ fn where_something_is_missing_tests_are_skipped_aloud_but_not_in_ci() {
     assert_eq!(text, "skipped: needs_peers: setpriv is missing; on Debian: apt-get install util-linux\n");
     assert!(!where_nothing_is_installed("true", folder.path()).status.success());
 
-    // With the one but not the other.
+    // With one of the two programs.
     let link = |program: &str| {
         let path = env::var_os("PATH").unwrap();
         let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.exists());
@@ -405,9 +405,9 @@ fn where_something_is_missing_tests_are_skipped_aloud_but_not_in_ci() {
     assert_eq!(left, ["java", "lock", "mvn", "setpriv"].map(Into::into).into(), "nothing half done is left");
 }
 
-/// Not a test: what a test that needs peers does.
+/// Not a test: behaves like a test that needs peers.
 #[test]
-#[ignore = "run by where_something_is_missing_tests_are_skipped_aloud_but_not_in_ci"]
+#[ignore = "run by missing_tools_skip_tests_with_a_message_except_in_ci"]
 fn needs_peers() {
     let _ = Peers::get("needs_peers");
 }

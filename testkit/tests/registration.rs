@@ -1,4 +1,4 @@
-//! The embedded broker registers as a Java broker does.
+//! The embedded broker registers in ZooKeeper as a Java broker does.
 #![cfg(all(feature = "peers", feature = "zookeeper"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,17 +17,17 @@ use tokio::time::{sleep, timeout};
 use wire::Client;
 use zookeeper_client::Client as Keeper;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Path below the root, whether it goes with a session, and the text.
+/// By path below the root: whether the node is ephemeral, and its text.
 type Tree = BTreeMap<String, (bool, String)>;
 
-/// All nodes below a root.
+/// Returns all nodes below a root.
 async fn tree(keeper: &Keeper, root: &str) -> Tree {
     let mut tree = Tree::new();
     let mut paths = vec![root.to_owned()];
     while let Some(path) = paths.pop() {
-        // It may have gone in between.
+        // The node may have been removed in between.
         let Ok((data, stat)) = keeper.get_data(&path).await else { continue };
         let text = String::from_utf8(data).unwrap();
         tree.insert(path[root.len()..].to_owned(), (stat.ephemeral_owner != 0, text));
@@ -37,13 +37,13 @@ async fn tree(keeper: &Keeper, root: &str) -> Tree {
     tree
 }
 
-/// What one broker tells, without its own port and checksum.
+/// Replaces a broker's port and checksum, which differ between brokers.
 fn without_own(tree: Tree, port: u16) -> Tree {
     let mask = |(path, (ephemeral, text)): (String, (bool, String))| {
         let text = if path.ends_with("checksum") { "CHECKSUM".to_owned() } else { text };
         let mut text = text.replace(&format!(":{port}"), ":PORT");
         if let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(&text) {
-            // The keys come in either order.
+            // The keys have no order.
             text = fields.iter().map(|(key, value)| format!("{key}={value};")).collect();
         }
         (path, (ephemeral, text))
@@ -51,7 +51,7 @@ fn without_own(tree: Tree, port: u16) -> Tree {
     tree.into_iter().map(mask).collect()
 }
 
-/// Waits until the tree is so.
+/// Waits until the condition holds for the tree.
 async fn await_tree(keeper: &Keeper, root: &str, what: &str, holds: impl Fn(&Tree) -> bool) -> Tree {
     let started = Instant::now();
     loop {
@@ -59,7 +59,7 @@ async fn await_tree(keeper: &Keeper, root: &str, what: &str, holds: impl Fn(&Tre
         if holds(&tree) {
             return tree;
         }
-        assert!(started.elapsed() < PATIENCE, "{what}: {tree:#?}");
+        assert!(started.elapsed() < TIMEOUT, "{what}: {tree:#?}");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -69,8 +69,8 @@ fn text<'a>(tree: &'a Tree, path: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn it_registers_what_a_java_broker_registers() {
-    let Some(peers) = Peers::get("it_registers_what_a_java_broker_registers") else { return };
+async fn entries_in_zookeeper_match_those_of_a_java_broker() {
+    let Some(peers) = Peers::get("entries_in_zookeeper_match_those_of_a_java_broker") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let address = zookeeper.connect_string();
     let keeper = Keeper::connect(&address).await.unwrap();
@@ -91,12 +91,13 @@ async fn it_registers_what_a_java_broker_registers() {
         (mine, real)
     };
     let (mine, real) = alike().await;
-    // The parent of a topic that takes no messages stays, as when the setting is changed while a broker runs.
+    // The parent of a topic that accepts no messages stays, as after a change of the setting while a broker
+    // runs.
     let mut expected = real.clone();
     expected.insert("/brokers/topics-pub/quiet".to_owned(), (false, String::new()));
     assert_eq!(mine, expected);
 
-    // A topic that only a pattern takes comes with its first message.
+    // A topic that only a pattern matches is registered with its first message.
     let put = "put dynamic 0 5 0 -1 1\r\nhello";
     for port in [port, java_port] {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -124,7 +125,7 @@ async fn it_registers_what_a_java_broker_registers() {
     };
     await_tree(&keeper, "/mine", "partitions", more).await;
 
-    // An orderly end leaves the same behind.
+    // An orderly end leaves the same nodes behind.
     broker.shut_down().await.unwrap();
     java.shut_down().await.unwrap();
     let (mut mine, real) = alike().await;
@@ -133,8 +134,8 @@ async fn it_registers_what_a_java_broker_registers() {
 }
 
 #[tokio::test]
-async fn it_stays_registered_and_its_entries_outlive_a_kill_only_so_long() {
-    let Some(peers) = Peers::get("it_stays_registered_and_its_entries_outlive_a_kill_only_so_long") else {
+async fn a_broker_stays_registered_until_its_session_expires() {
+    let Some(peers) = Peers::get("a_broker_stays_registered_until_its_session_expires") else {
         return;
     };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
@@ -146,7 +147,7 @@ async fn it_stays_registered_and_its_entries_outlive_a_kill_only_so_long() {
     let registry = || Registry::zookeeper(&address).session_timeout(Duration::from_secs(2));
     let start = || Broker::builder().topic("t", 2).register_in(registry()).start();
 
-    // Killed: its nodes stay, and whoever comes next with its id waits for them to go.
+    // Killed: its nodes stay, and the next broker with its id waits until they are removed.
     let killed = start().await.unwrap();
     let first = owner(&keeper).await.unwrap();
     let old = killed.addr().to_string();
@@ -162,19 +163,19 @@ async fn it_stays_registered_and_its_entries_outlive_a_kill_only_so_long() {
     assert_eq!(text(&now, "/brokers/ids/0/master"), Some(&*broker.addr().to_string()));
     assert_ne!(broker.addr().to_string(), old);
 
-    // Its session is lost: it registers all anew.
+    // After the loss of its session it registers everything again.
     let second = owner(&keeper).await.unwrap();
     drop(keeper);
     zookeeper.freeze();
     sleep(Duration::from_secs(5)).await;
     zookeeper.thaw();
     let started = Instant::now();
-    keeper = timeout(PATIENCE, Keeper::connect(&address)).await.unwrap().unwrap();
+    keeper = timeout(TIMEOUT, Keeper::connect(&address)).await.unwrap().unwrap();
     loop {
         if owner(&keeper).await.is_some_and(|owner| owner != second) {
             break;
         }
-        assert!(started.elapsed() < PATIENCE, "it does not register again");
+        assert!(started.elapsed() < TIMEOUT, "it does not register again");
         sleep(Duration::from_millis(20)).await;
     }
     println!("registered again {:?} after the thaw", started.elapsed());
@@ -192,8 +193,8 @@ async fn it_stays_registered_and_its_entries_outlive_a_kill_only_so_long() {
 }
 
 #[tokio::test]
-async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
-    let Some(peers) = Peers::get("a_broker_with_the_id_of_a_live_one_is_refused") else { return };
+async fn a_live_id_is_refused_without_any_change() {
+    let Some(peers) = Peers::get("a_live_id_is_refused_without_any_change") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let address = zookeeper.connect_string();
     let keeper = Keeper::connect(&address).await.unwrap();
@@ -201,10 +202,10 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
         let registry = Registry::zookeeper(&address).session_timeout(Duration::from_secs(session));
         Broker::builder().topic("t", partitions).register_in(registry).start()
     };
-    // Its session is longer than the second waits, however slow the machine is.
+    // The session is longer than the second broker waits, even on a slow machine.
     let first = start(2, 30).await.unwrap();
     let before = tree(&keeper, "/meta").await;
-    let error = timeout(PATIENCE, start(3, 2)).await.unwrap().unwrap_err();
+    let error = timeout(TIMEOUT, start(3, 2)).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
     let error = error.to_string();
     let parts =
@@ -214,7 +215,7 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
     }
     assert_eq!(tree(&keeper, "/meta").await, before);
 
-    // A node that somebody else made instead is left alone as well, and so is the broker's own then.
+    // A node that another process created instead stays, and so does the broker's own then.
     let master = "/meta/brokers/ids/0/master";
     let options = zookeeper_client::CreateMode::Ephemeral.with_acls(zookeeper_client::Acls::anyone_all());
     keeper.delete(master, None).await.unwrap();
@@ -228,10 +229,10 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_not_there_is_told() {
+async fn an_unreachable_registry_is_an_error() {
     let error = Broker::builder()
         .register_in(Registry::zookeeper("127.0.0.1:1").session_timeout(Duration::ZERO))
         .start();
-    let error = timeout(PATIENCE, error).await.unwrap().unwrap_err().to_string();
+    let error = timeout(TIMEOUT, error).await.unwrap().unwrap_err().to_string();
     assert!(error.starts_with("broker 0 could not be registered at 127.0.0.1:1 within 15s: "), "{error}");
 }

@@ -15,9 +15,9 @@ use metaq_testkit::{
 };
 use tokio::time::sleep;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The session timeout of the brokers: long enough for a live one to keep it on a slow machine.
+/// The session timeout of the brokers: long enough for a live one on a slow machine.
 const SESSION: Duration = Duration::from_secs(4);
 
 const MASTER: &str = "/meta/brokers/ids/7/master";
@@ -27,7 +27,7 @@ const TOPIC: &str = "/meta/brokers/topics/t/7-m";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// 0 for one that stays.
+    /// 0 for a permanent entry.
     lease: i64,
     created: i64,
     changed: i64,
@@ -57,12 +57,12 @@ async fn await_tree(client: &Client, what: &str, holds: impl Fn(&Tree) -> bool) 
         if holds(&tree) {
             return tree;
         }
-        assert!(started.elapsed() < PATIENCE, "{what}: {tree:#?}");
+        assert!(started.elapsed() < TIMEOUT, "{what}: {tree:#?}");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// The leases of all entries that have one.
+/// Returns the leases of all entries that have one.
 fn leases(tree: &Tree) -> BTreeSet<i64> {
     tree.values().map(|entry| entry.lease).filter(|lease| *lease != 0).collect()
 }
@@ -78,7 +78,7 @@ async fn start_etcd(test: &str) -> Option<(Etcd, Client)> {
     Some((etcd, client))
 }
 
-/// A broker with the id 7 and a topic.
+/// Returns a builder of a broker with the id 7 and a topic.
 fn broker(etcd: &Etcd) -> BrokerBuilder {
     broker_with(etcd, SESSION)
 }
@@ -89,11 +89,11 @@ fn broker_with(etcd: &Etcd, session: Duration) -> BrokerBuilder {
 }
 
 #[tokio::test]
-async fn it_registers_what_it_registers_in_zookeeper() {
-    let Some((mut etcd, client)) = start_etcd("it_registers_what_it_registers_in_zookeeper").await else {
+async fn entries_in_etcd_match_those_in_zookeeper() {
+    let Some((mut etcd, client)) = start_etcd("entries_in_etcd_match_those_in_zookeeper").await else {
         return;
     };
-    // Long enough for etcd to restart meanwhile.
+    // Long enough for a restart of etcd.
     let session = Duration::from_secs(5);
     let started = broker_with(&etcd, session).start().await.unwrap();
     let addr = started.addr().to_string();
@@ -116,7 +116,7 @@ async fn it_registers_what_it_registers_in_zookeeper() {
     };
     assert_eq!(kinds(&found), owned(&expected));
 
-    // The lease is kept, and a change is followed.
+    // The lease is kept, and a change is registered.
     let first = leases(&found);
     sleep(session * 3 / 2).await;
     started.set_topic("t", 5);
@@ -126,7 +126,7 @@ async fn it_registers_what_it_registers_in_zookeeper() {
     let before = await_tree(&client, "the change", changed).await;
     assert_eq!(leases(&before), first);
 
-    // etcd restarts: the broker registers anew, and is never missing meanwhile.
+    // etcd restarts: the broker registers again, and is never missing meanwhile.
     etcd.kill().await.unwrap();
     etcd.restart().await.unwrap();
     let client = Client::connect([etcd.endpoint()], None).await.unwrap();
@@ -139,14 +139,14 @@ async fn it_registers_what_it_registers_in_zookeeper() {
     sleep(session * 3 / 2).await;
     assert_eq!(tree(&client).await, after, "the new lease is kept");
 
-    // Shut down: everything goes at once.
+    // Shut down: all its entries are removed immediately.
     started.shut_down().await.unwrap();
     assert_eq!(tree(&client).await, Tree::new());
 }
 
 #[tokio::test]
-async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
-    let Some((etcd, client)) = start_etcd("a_broker_with_the_id_of_a_live_one_is_refused").await else {
+async fn a_live_id_is_refused_without_any_change() {
+    let Some((etcd, client)) = start_etcd("a_live_id_is_refused_without_any_change").await else {
         return;
     };
     let first = broker(&etcd).start().await.unwrap();
@@ -159,7 +159,7 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
     }
     assert_eq!(tree(&client).await, before);
 
-    // The first goes on, and still withdraws.
+    // The first broker is not affected, and can still leave.
     first.set_topic("t", 3);
     await_tree(&client, "the change", |tree| text(tree, TOPIC) == Some("3")).await;
     first.shut_down().await.unwrap();
@@ -167,7 +167,7 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_killed_broker_that_is_started_again_waits_for_its_former_lease() {
+async fn a_restarted_broker_waits_for_the_lease_of_the_killed_one() {
     let Some((etcd, client)) = start_etcd("a_killed_broker_that_is_started_again_waits").await else {
         return;
     };
@@ -191,10 +191,10 @@ async fn a_killed_broker_that_is_started_again_waits_for_its_former_lease() {
 }
 
 #[tokio::test]
-async fn a_withdrawal_leaves_what_another_has_registered_meanwhile() {
+async fn unregistering_keeps_the_entries_of_another_broker() {
     let Some((etcd, client)) = start_etcd("a_withdrawal_leaves_what_another_has").await else { return };
     let first = broker(&etcd).start().await.unwrap();
-    // As if the first had been stopped for so long that its lease had ended.
+    // As if the first broker had been stopped beyond the end of its lease.
     let lease = client.clone().lease_grant(60, None).await.unwrap().id();
     let puts = tree(&client).await.into_iter().map(|(path, entry)| {
         let options = (entry.lease != 0).then(|| PutOptions::new().with_lease(lease));
@@ -208,7 +208,7 @@ async fn a_withdrawal_leaves_what_another_has_registered_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_four_that_start_at_once_with_one_id_exactly_one_registers() {
+async fn exactly_one_of_four_simultaneous_starts_registers_an_id() {
     let Some((etcd, client)) = start_etcd("of_four_that_start_at_once").await else { return };
     let starts: Vec<_> = (0..4).map(|_| tokio::spawn(broker(&etcd).start())).collect();
     let (mut started, mut refused) = (Vec::new(), Vec::new());
@@ -227,7 +227,7 @@ async fn of_four_that_start_at_once_with_one_id_exactly_one_registers() {
 }
 
 #[tokio::test]
-async fn an_entry_that_never_expires_is_named_at_once_and_nothing_else_is_left() {
+async fn a_permanent_entry_is_named_and_nothing_else_is_left() {
     let Some((etcd, client)) = start_etcd("an_entry_that_never_expires_is_named").await else { return };
     client.clone().put(TOPIC, "by hand", None).await.unwrap();
     let before = tree(&client).await;

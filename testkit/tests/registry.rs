@@ -1,4 +1,4 @@
-//! The registry of the test's own process: what brokers tell, and what it does wrong.
+//! The registry in the process of the test: the entries of brokers, and its faults.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod wire;
@@ -19,7 +19,7 @@ fn builder(registry: &EmbeddedRegistry, id: i32) -> BrokerBuilder {
     Broker::builder().id(id).topic("t", 2).register_with(registry)
 }
 
-/// Each broker with its address and its number of partitions.
+/// Returns each broker with its address and its number of partitions.
 fn brokers(view: &TopicView) -> Vec<(i32, BrokerAddr, usize)> {
     let partitions = |id| view.partitions().iter().filter(|partition| partition.broker == id).count();
     view.brokers().iter().map(|broker| (broker.id.0, broker.addr.clone(), partitions(broker.id))).collect()
@@ -30,7 +30,7 @@ fn seen(watch: &TopicWatch) -> Vec<(i32, BrokerAddr, usize)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn brokers_register_change_and_leave() {
+async fn brokers_register_change_and_unregister() {
     let registry = EmbeddedRegistry::new();
     let zero = builder(&registry, 0).start_without_port().unwrap();
     let discovery = registry.discovery();
@@ -43,7 +43,8 @@ async fn brokers_register_change_and_leave() {
     three.set_accepts(topic(), false, true);
     assert_eq!(seen(&watch).len(), 1);
 
-    // Both can be reached here, one of them has a port as well. A topic of a pattern comes with its first message.
+    // Both can be reached here, one of them has a port as well. A topic of a pattern is registered with its
+    // first message.
     let any: Topic = "anything".parse().unwrap();
     let other = discovery.watch(&any).await.unwrap();
     assert!(seen(&other).is_empty());
@@ -52,7 +53,7 @@ async fn brokers_register_change_and_leave() {
     assert_eq!(seen(&other), [(3, three.addr().clone(), 1)]);
     assert_eq!(discovery.topics().await.unwrap(), ["any*", "anything", "t"]);
 
-    // Shut down: at once. Dropped: after the session, in which it can't be reached.
+    // Shut down: immediately. Dropped: after the session, during which it can't be reached.
     three.shut_down().await.unwrap();
     assert!(seen(&other).is_empty());
     let addr = zero.addr().clone();
@@ -63,7 +64,7 @@ async fn brokers_register_change_and_leave() {
     tokio::time::sleep(Duration::from_millis(2)).await;
     assert!(seen(&watch).is_empty());
 
-    // Killed and back in time: its entry stays.
+    // Killed and restarted in time: its entry stays.
     let first = builder(&registry, 0).start_without_port().unwrap();
     drop(first);
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -93,7 +94,7 @@ async fn each_fault_does_what_it_says() {
     ] {
         registry.add_fault(fault.clone());
         assert_eq!(seen(&watch), expected, "{fault:?}");
-        // Whoever comes later sees the same.
+        // A later watch sees the same.
         let late = registry.discovery().watch(&topic()).await.unwrap();
         assert_eq!(seen(&late), expected, "{fault:?}");
         registry.heal();
@@ -104,7 +105,7 @@ async fn each_fault_does_what_it_says() {
         std::io::ErrorKind::ConnectionRefused
     );
 
-    // Gone: the last view holds, calls fail, and what changed is seen afterwards.
+    // Unreachable: the last view stays, calls fail, and changes are seen afterwards.
     registry.add_fault(RegistryFault::Unreachable);
     one.set_topic(topic(), 7);
     assert_eq!(seen(&watch), right);
@@ -115,7 +116,7 @@ async fn each_fault_does_what_it_says() {
     registry.heal();
     assert_eq!(seen(&watch)[1].2, 7);
 
-    // Slow: calls, and what is told.
+    // Slow: calls, and notifications of changes.
     registry.add_fault(RegistryFault::Slow(Duration::from_secs(2)));
     tokio::time::sleep(Duration::from_secs(3)).await;
     let started = Instant::now();
@@ -126,14 +127,14 @@ async fn each_fault_does_what_it_says() {
     tokio::time::sleep(Duration::from_millis(2_001)).await;
     assert_eq!(seen(&watch)[1].2, 8);
 
-    // One producer's discovery is its own.
+    // Each producer has its own discovery.
     registry.heal();
     discovery.close().await;
     assert!(registry.discovery().watch(&topic()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_default_registry_keeps_a_dropped_broker_for_the_session_timeout_as_well() {
+async fn a_dropped_broker_stays_for_the_default_session_timeout() {
     for registry in [EmbeddedRegistry::new(), EmbeddedRegistry::default()] {
         let broker = builder(&registry, 0).start_without_port().unwrap();
         let watch = registry.discovery().watch(&topic()).await.unwrap();
@@ -146,7 +147,7 @@ async fn a_default_registry_keeps_a_dropped_broker_for_the_session_timeout_as_we
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_with_the_address_of_a_live_one_is_refused_and_changes_nothing() {
+async fn a_live_address_is_refused_without_any_change() {
     let (registry, other) = (EmbeddedRegistry::new(), EmbeddedRegistry::new());
     let first = builder(&registry, 1).start_without_port().unwrap();
     let second = || builder(&other, 0).register_with(&registry).port(first.addr().port());
@@ -160,7 +161,7 @@ async fn a_broker_with_the_address_of_a_live_one_is_refused_and_changes_nothing(
     let mut stream = registry.connect(first.addr()).unwrap();
     first.wait_until(|broker| broker.open_connections() == 1).await.unwrap();
     drop(stream);
-    // The address of one that has ended is free, also while its session lasts.
+    // The address of a broker that has ended is free, even while its session lasts.
     let addr = first.addr().clone();
     drop(first);
     let second = builder(&registry, 0).port(addr.port()).start_without_port().unwrap();
@@ -170,7 +171,7 @@ async fn a_broker_with_the_address_of_a_live_one_is_refused_and_changes_nothing(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
+async fn a_live_id_is_refused_without_any_change() {
     let (registry, other) = (EmbeddedRegistry::new(), EmbeddedRegistry::new());
     let first = builder(&registry, 0).start_without_port().unwrap();
     let watch = registry.discovery().watch(&topic()).await.unwrap();
@@ -190,7 +191,7 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
     assert!(free.is_ok(), "where it was refused it holds no other id: {free:?}");
     drop(free);
 
-    // Dropped or shut down: the id is free at once.
+    // Dropped or shut down: the id is free immediately.
     drop(first);
     let next = second().start_without_port().unwrap();
     assert_eq!(seen(&watch), [(0, next.addr().clone(), 3)]);
@@ -199,7 +200,7 @@ async fn a_broker_with_the_id_of_a_live_one_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_four_that_start_at_once_with_one_id_exactly_one_registers() {
+async fn exactly_one_of_four_simultaneous_starts_registers_an_id() {
     let registry = EmbeddedRegistry::new();
     let together = Arc::new(tokio::sync::Barrier::new(4));
     let starts: Vec<_> = (1..=4)
@@ -223,7 +224,7 @@ async fn of_four_that_start_at_once_with_one_id_exactly_one_registers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_broker_is_found_again_by_those_who_knew_it() {
+async fn clients_of_a_killed_broker_find_it_after_a_restart() {
     for has_port in [false, true] {
         let builder = Broker::builder().topic("t", 2);
         let first =

@@ -8,8 +8,8 @@
 //! - `faults/`: faults on demand. `observe/`: records of the requests that a broker receives.
 //! - `registration/`: entries in ZooKeeper and etcd.
 //!
-//! `shared` is the state that all connections share. Uses point one way: `handle` → `connections` → `handlers` →
-//! `shared` → `transactions` → `store`, and `handle` → `registration` → `shared`.
+//! `shared` is the state that all connections share. Uses point one way: `handle` → `connections` →
+//! `handlers` → `shared` → `transactions` → `store`, and `handle` → `registration` → `shared`.
 
 mod builder;
 mod config_text;

@@ -73,16 +73,18 @@ impl Requests {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use metaq_producer::{Message, Producer, Topic, transaction::{TransactionOptions, TransactionOutcome}};
+    /// # use metaq_producer::{Message, Producer, Topic};
+    /// # use metaq_producer::transaction::{TransactionOptions, TransactionOutcome};
     /// use metaq_testkit::{Broker, Fault, Requests, TransactionAction};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let broker = Broker::builder().topic("orders", 1).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport());
+    /// # let producer = producer.build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
-    /// // The commit is carried out, and its answer is lost.
+    /// // The commit is carried out, and its response is lost.
     /// broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), Fault::Swallow);
     ///
     /// let options = TransactionOptions::new().with_request_timeout(Duration::from_millis(100));

@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_fetched_lies_in_the_named_folder_or_in_the_users_cache() {
+    fn the_cache_folder_is_the_named_one_or_the_users() {
         for (variables, folder) in [
             (&[("METAQ_PEERS_DIR", "/p"), ("XDG_CACHE_HOME", "/c"), ("HOME", "/h")][..], Some("/p")),
             (&[("METAQ_PEERS_DIR", "p"), ("HOME", "/h")], Some("p")),

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_that_takes_no_messages_has_no_node_for_producers() {
+    fn a_topic_without_publishing_has_no_node_for_producers() {
         let setup =
             JavaBrokerBuilder::new(7).root("/r").topic_with("quiet", 3, &[("acceptPublish", "false")]);
         assert_eq!(

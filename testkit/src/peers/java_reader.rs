@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_reader_prints() {
+    fn lines_of_the_reader_are_parsed() {
         let message = parse("0-3 31 -5468 61c3a9 00ff").unwrap();
         assert_eq!(message.partition, Partition::new(0, 3));
         assert_eq!((message.offset, message.id), (31, -5468));

@@ -44,16 +44,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// let server = TcpListener::bind("127.0.0.1:0").await?;
 /// let proxy = Proxy::start(server.local_addr()?.to_string()).await?;
-/// // The client hears three bytes of the answer; then the connection is reset.
+/// // The client receives three bytes of the answer; then the connection is reset.
 /// proxy.plan(Direction::ToClient, Plan::new().at(3, StreamFault::Reset));
 ///
 /// let mut client = TcpStream::connect(proxy.addr()).await?;
 /// let (mut served, _) = server.accept().await?;
 /// served.write_all(b"answer").await?;
-/// let mut heard = [0; 3];
-/// client.read_exact(&mut heard).await?;
-/// assert_eq!(&heard, b"ans");
-/// let error = client.read_exact(&mut heard).await.unwrap_err();
+/// let mut received = [0; 3];
+/// client.read_exact(&mut received).await?;
+/// assert_eq!(&received, b"ans");
+/// let error = client.read_exact(&mut received).await.unwrap_err();
 /// assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 ///
 /// // From now on nothing gets through in either direction, though all sockets stay open.

@@ -1,34 +1,34 @@
-//! Requests to both brokers, and where the embedded one answers otherwise on purpose.
+//! Requests to both brokers, and the intended differences of the embedded one.
 
 mod transactions;
 
-/// What both brokers are set up with.
+/// The topics of both brokers.
 pub(crate) const TOPICS: [(&str, u32); 5] =
     [("test", 3), ("single", 1), ("dyn*", 2), ("closed", 2), ("empty", 1)];
 
-/// How to wait for what comes of a request.
+/// The responses that a step waits for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
-    /// So many answers.
+    /// This number of responses.
     Answers(usize),
-    /// The connection is closed, after answers or not.
+    /// The end of the connection, after any responses.
     Closed,
-    /// Nothing: there is more to come.
+    /// Nothing: more input follows.
     Nothing,
-    /// One answer, which becomes one with this text when the request is repeated; that one counts.
+    /// One response, which becomes one with this text when the request is repeated; the last one counts.
     Becomes(&'static str),
 }
 
-/// Requests, on one connection unless told otherwise.
+/// Requests, on one connection by default.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) steps: Vec<(Vec<u8>, Outcome)>,
-    /// The connection of each step; the first one for those that are left out.
+    /// The connection of each step; the first one where it is left out.
     connections: Vec<usize>,
-    /// Why the embedded broker answers otherwise, unless it is to have the defects of the Java broker.
+    /// The reason why the embedded broker differs, without the defects of the Java broker.
     pub(crate) differs: Option<&'static str>,
-    /// Why it answers otherwise even then.
+    /// The reason why it differs even with them.
     pub(crate) always: Option<&'static str>,
 }
 
@@ -37,14 +37,14 @@ impl Case {
         Self { name: name.into(), steps, connections: Vec::new(), differs: None, always: None }
     }
 
-    /// Has each step go over the connection with its number.
+    /// Sends each step over the connection with its number.
     fn over(mut self, connections: impl Into<Vec<usize>>) -> Self {
         self.connections = connections.into();
         assert_eq!(self.connections.len(), self.steps.len(), "{}", self.name);
         self
     }
 
-    /// The steps, each with the number of its connection.
+    /// Returns the steps, each with the number of its connection.
     pub(crate) fn steps(&self) -> impl Iterator<Item = (&[u8], Outcome, usize)> {
         let connections = self.connections.iter().copied().chain(std::iter::repeat(0));
         self.steps
@@ -53,30 +53,30 @@ impl Case {
             .map(|((request, outcome), connection)| (&request[..], *outcome, connection))
     }
 
-    /// It differs unless the embedded broker is to have the defects of the Java broker.
+    /// Marks a difference that disappears with the defects of the Java broker.
     fn but(mut self, reason: &'static str) -> Self {
         self.differs = Some(reason);
         self
     }
 
-    /// It differs in any case.
+    /// Marks a difference that always remains.
     fn but_always(mut self, reason: &'static str) -> Self {
         (self.differs, self.always) = (Some(reason), Some(reason));
         self
     }
 }
 
-/// A request with one answer.
+/// A request with one response.
 pub(crate) fn ask(request: impl AsRef<[u8]>) -> (Vec<u8>, Outcome) {
     (request.as_ref().to_vec(), Outcome::Answers(1))
 }
 
-/// Requests in one write, with so many answers.
+/// Requests in one write, with this number of responses.
 fn many(answers: usize, requests: impl AsRef<[u8]>) -> (Vec<u8>, Outcome) {
     (requests.as_ref().to_vec(), Outcome::Answers(answers))
 }
 
-/// A request without an answer.
+/// A request without a response.
 pub(crate) fn silent(request: impl AsRef<[u8]>) -> (Vec<u8>, Outcome) {
     (request.as_ref().to_vec(), Outcome::Answers(0))
 }
@@ -91,7 +91,7 @@ fn closes(request: impl AsRef<[u8]>) -> (Vec<u8>, Outcome) {
     (request.as_ref().to_vec(), Outcome::Closed)
 }
 
-/// Requests with one answer each, each on a connection of its own.
+/// Requests with one response each, each on a separate connection.
 fn each<const N: usize>(name: &str, requests: [&str; N]) -> impl Iterator<Item = Case> {
     requests.into_iter().map(move |request| Case::new(format!("{name} {request:?}"), vec![ask(request)]))
 }
@@ -350,7 +350,7 @@ fn streams() -> [Case; 8] {
     ]
 }
 
-/// What the embedded broker does only when it is to have the defects of the Java broker.
+/// Requests that the embedded broker handles alike only with the defects of the Java broker.
 fn defects() -> Vec<Case> {
     let prefix = "words that only begin like a command are none";
     let waits = "a line that can't be right is refused before its body has come";
@@ -373,7 +373,7 @@ fn defects() -> Vec<Case> {
             .but(waits),
         Case::new("waits for two gigabytes", vec![part("put test 0 2147483647 0 -1 7\r\n")]).but(limits),
         Case::new("a long line", vec![ask(long)]).but(limits),
-        // Neither shows whether `quit` was meant.
+        // Neither broker shows whether `quit` was meant.
         Case::new("q is quit", vec![closes("q\r\n")]),
         Case::new("qwerty is quit", vec![closes("qwerty 1 2\r\n")]),
     ]

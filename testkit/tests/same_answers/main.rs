@@ -1,8 +1,9 @@
-//! The embedded broker and the Java broker 1.4.6.2 answer the same, byte for byte, to the same raw requests.
+//! The embedded broker and the Java broker 1.4.6.2 give the same responses, byte for byte, to the same raw
+//! requests.
 //!
-//! Both are set up alike and get the same requests in the same order. Masked are message ids, process ids, times,
-//! connections and threads, the measured figures of `stats`, the hash codes of Java objects, the brokers' addresses, the
-//! text of the configuration, and the order of pipelined answers.
+//! Both have the same settings and get the same requests in the same order. Masked are message ids, process
+//! ids, times, connections and threads, the measured figures of `stats`, the hash codes of Java objects, the
+//! brokers' addresses, the text of the configuration, and the order of pipelined responses.
 #![cfg(feature = "peers")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,18 +26,18 @@ use metaq_testkit::{
     peers::{JavaBroker, Peers, ZooKeeper},
 };
 use tokio::{net::TcpStream, time::timeout};
-use wire::{Client, PATIENCE};
+use wire::{Client, TIMEOUT};
 
-/// A request whose answer shows that nothing else is to come.
+/// A request whose response shows that no other is outstanding.
 const MARKER: i32 = 1_234_567;
 
-/// After so long without an answer none is expected, where no marker can be sent.
+/// The time without a response after which none is expected, if no marker can be sent.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// The brokers that are compared.
 struct Brokers {
     java: JavaBroker,
-    /// With the defects of the Java broker, and behaving well.
+    /// With the defects of the Java broker, and without.
     compat: Broker,
     plain: Broker,
     _zookeeper: ZooKeeper,
@@ -56,7 +57,7 @@ impl Brokers {
         let java = java.start(peers, &zookeeper).await.unwrap();
         let operator = peers.java_program("Operator", include_str!("../../java/Operator.java")).unwrap();
         let pid = java.pid().unwrap().to_string();
-        operator.run(&[&pid, "close", "closed", "1", "1"], PATIENCE).await.unwrap();
+        operator.run(&[&pid, "close", "closed", "1", "1"], TIMEOUT).await.unwrap();
         for broker in [&compat, &plain] {
             broker.close_partition("closed", 1);
         }
@@ -68,7 +69,7 @@ impl Brokers {
     }
 }
 
-/// What a broker made of one step.
+/// The result of one step at one broker.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     answers: Vec<String>,
@@ -76,8 +77,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Without the counts of requests, which are others where a broker closed the connection sooner, and without the
-    /// places of messages: pipelined ones overtake each other in a Java broker, also those of the connection before.
+    /// Omits the counts of requests, which differ if a broker closed the connection sooner, and the places of
+    /// messages: pipelined ones overtake each other in a Java broker, even those of the former connection.
     fn uncounted(mut self) -> Self {
         for answer in &mut self.answers {
             if answer.contains("STATS\r\n") && answer.contains("cmd_put") {
@@ -92,8 +93,8 @@ impl Seen {
         self
     }
 
-    /// Whether this is what the Java broker showed. When it closes a connection, answers that its thread pools still owe
-    /// are lost (protocol §2).
+    /// Returns whether this matches the result of the Java broker, which drops outstanding responses of its
+    /// thread pools when it closes a connection (protocol §2).
     fn agrees_with(&self, java: &Self) -> bool {
         let (mut own, mut rest) = (self.answers.iter(), java.answers.iter());
         // Both are sorted.
@@ -102,7 +103,7 @@ impl Seen {
     }
 }
 
-/// Takes a step, and waits for what is to come of it.
+/// Sends a step, and waits for its responses.
 async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) -> (Vec<Response>, bool) {
     client.send(request).await;
     let mut answers = Vec::new();
@@ -129,7 +130,7 @@ async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) 
                     answers.push(answer);
                 }
             };
-            let closed = timeout(PATIENCE / 4, all).await.is_ok();
+            let closed = timeout(TIMEOUT / 4, all).await.is_ok();
             (answers, closed)
         }
         Outcome::Becomes(text) => {
@@ -143,7 +144,7 @@ async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) 
                     }
                 }
             };
-            let answer = timeout(PATIENCE, becoming).await.expect("the answer changes");
+            let answer = timeout(TIMEOUT, becoming).await.expect("the answer changes");
             let closed = answer.is_none();
             (answer.into_iter().collect(), closed)
         }
@@ -159,9 +160,9 @@ async fn take(client: &mut Client<TcpStream>, request: &[u8], outcome: Outcome) 
     }
 }
 
-/// One broker, and the connections to it on which a case is played.
+/// One broker, with the connections of a case.
 struct Player<'a> {
-    /// None once the broker has closed it.
+    /// `None` once the broker has closed it.
     clients: BTreeMap<usize, Option<Client<TcpStream>>>,
     port: u16,
     place: Place<'a>,
@@ -193,7 +194,7 @@ impl<'a> Player<'a> {
     }
 }
 
-/// Plays a case on one broker.
+/// Runs a case at one broker.
 async fn play(port: u16, case: &Case, broker: &Broker) -> Vec<Seen> {
     let mut player = Player::new(port, Place(broker));
     for (request, outcome, connection) in case.steps() {
@@ -202,7 +203,8 @@ async fn play(port: u16, case: &Case, broker: &Broker) -> Vec<Seen> {
     player.seen
 }
 
-/// What the embedded broker with the defects of the Java broker, the one without, and the Java broker make of the first step.
+/// The results of the first step: the embedded broker with the defects of the Java broker, without them, and
+/// the Java broker.
 async fn play_on_all(brokers: &Brokers, case: &Case) -> [Seen; 3] {
     let [java, compat, plain] = brokers.ports();
     let broker = &brokers.compat;
@@ -211,20 +213,20 @@ async fn play_on_all(brokers: &Brokers, case: &Case) -> [Seen; 3] {
     [played.0, played.1, played.2].map(|mut seen| seen.remove(0).uncounted())
 }
 
-/// Up to where the partitions of a broker are readable. To ask for that is not counted.
+/// Returns the ends of the readable parts of a broker's partitions. These requests are not counted.
 async fn offsets(port: u16, broker: &Broker) -> Vec<Seen> {
     play(port, &Case::new("offsets", vec![cases::ask("stats offsets 1\r\n")]), broker).await
 }
 
-/// A Java broker answers a commit before its messages are stored: waits until they are, if they ever are.
+/// A Java broker responds to a commit before its messages are stored: waits until they are, if ever.
 async fn settle(java: u16, compat: u16, broker: &Broker) {
     let expected = offsets(compat, broker).await;
     let settled = timeout(QUIET * 20, async { while offsets(java, broker).await != expected {} });
-    // What is different then is seen by what follows.
+    // A difference shows in the next steps.
     let _ = settled.await;
 }
 
-/// Shows the first step that differs.
+/// Reports the first step that differs.
 fn unlike(case: &Case, what: &str, embedded: &[Seen], java: &[Seen]) -> String {
     let step = embedded.iter().zip(java).take_while(|(embedded, java)| embedded == java).count();
     let request = case.steps.get(step).map(|(request, _)| request.escape_ascii().to_string());
@@ -233,8 +235,8 @@ fn unlike(case: &Case, what: &str, embedded: &[Seen], java: &[Seen]) -> String {
 }
 
 #[tokio::test]
-async fn the_embedded_broker_answers_as_the_java_broker() {
-    let Some(peers) = Peers::get("the_embedded_broker_answers_as_the_java_broker") else { return };
+async fn the_embedded_broker_responds_like_the_java_broker() {
+    let Some(peers) = Peers::get("the_embedded_broker_responds_like_the_java_broker") else { return };
     let brokers = Brokers::start(&peers).await;
     let [java, compat, plain] = brokers.ports();
     let (mut steps, mut wrong) = (0, Vec::new());
@@ -272,17 +274,18 @@ async fn the_embedded_broker_answers_as_the_java_broker() {
 }
 
 #[tokio::test]
-async fn the_embedded_broker_takes_what_the_java_classes_were_seen_to_take() {
-    let name = "the_embedded_broker_takes_what_the_java_classes_were_seen_to_take";
+async fn the_embedded_broker_accepts_inputs_that_java_classes_accept() {
+    let name = "the_embedded_broker_accepts_inputs_that_java_classes_accept";
     let Some(peers) = Peers::get(name) else { return };
     let brokers = Brokers::start(&peers).await;
     let cases = recorded::all();
     let count = cases.len();
     let (mut wrong, mut differences) = (Vec::new(), Vec::new());
-    // None of these is about what is stored, so that they may overtake each other; transactions would meet.
+    // These cases don't depend on stored messages, so they may run side by side; transactions would
+    // interfere.
     for case in cases {
         let mut seen = play_on_all(&brokers, &case).await;
-        // A Java broker whose machine is busy is late at times: what differs has to differ again.
+        // A Java broker on a busy machine is late at times: only repeated differences count.
         for _ in 0..2 {
             let [alike, well_behaved, real] = &seen;
             if alike.agrees_with(real) && well_behaved.agrees_with(real) {
@@ -308,9 +311,9 @@ async fn the_embedded_broker_takes_what_the_java_classes_were_seen_to_take() {
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Every difference on purpose is told to users.
+/// The documentation lists every intended difference.
 #[test]
-fn the_differences_are_documented() {
+fn every_difference_is_documented() {
     let documented = include_str!("../../../docs/embedded-broker.md");
     let cases = cases::all();
     let reasons = cases.iter().flat_map(|case| [case.differs, case.always]).flatten();
@@ -319,9 +322,9 @@ fn the_differences_are_documented() {
     }
 }
 
-/// The comparison itself: a broker that answers one bit differently is found.
+/// A test of the comparison itself: it detects a broker whose response differs by one bit.
 #[tokio::test]
-async fn a_difference_is_seen() {
+async fn the_comparison_detects_a_difference() {
     let broker = Broker::builder().id(3).topic("test", 3).start().await.unwrap();
     let port = broker.addr().port();
     let case = Case::new("a put", vec![cases::ask("put test 0 5 0 -1 7\r\nhello")]);

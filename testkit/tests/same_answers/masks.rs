@@ -1,16 +1,16 @@
-//! What two brokers can't have in common is taken out of their answers.
+//! Masking the parts of responses that differ between brokers.
 
 use bytes::BytesMut;
 use metaq_protocol::{BooleanCommand, Command, DataCommand, Decoder, Frame, PutResponse, Response};
 use metaq_testkit::Broker;
 
-/// The broker that tells where messages lie: in the others they lie the same.
+/// The broker whose responses contain the places of messages: they are the same in the others.
 pub(crate) struct Place<'a>(pub(crate) &'a Broker);
 
-/// Lines of `stats` whose values are a process's own.
+/// The lines of `stats` whose values belong to a process.
 const OWN: [&str; 6] = ["pid ", "port ", "uptime ", "curr_connections ", "threads ", "config_checksum "];
 
-/// An answer as text, without what is a broker's own.
+/// Formats a response as text, with masks.
 pub(crate) fn masked(answer: &Response, request: &[u8], port: u16, place: &Place<'_>) -> String {
     match answer {
         Response::Boolean(answer) => {
@@ -31,7 +31,7 @@ fn text_of(answer: &BooleanCommand, port: u16) -> String {
         return without_figures(&text);
     }
     if text.starts_with("[system]") {
-        // Each has a configuration of its own; clients read the sections of topics.
+        // Each broker has a different configuration; clients read the sections of topics.
         let mut sections: Vec<_> = text.lines().filter(|line| line.starts_with("[topic=")).collect();
         sections.sort_unstable();
         return sections.join(" ");
@@ -63,7 +63,7 @@ fn without_figures(text: &str) -> String {
     lines.concat()
 }
 
-/// The bytes of a log, with zeros where they belong to a message's id.
+/// Returns the bytes of a log with zeros in place of message ids.
 fn without_ids(answer: &DataCommand, request: &[u8], place: &Place<'_>) -> Vec<u8> {
     let mut data = answer.data.to_vec();
     let frame = Decoder::new().decode(&mut BytesMut::from(request));

@@ -1,4 +1,4 @@
-//! The inputs whose reading by the Java classes was recorded, as requests to brokers.
+//! The inputs of recorded decodings by the Java classes, as requests to brokers.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::cases::{Case, Outcome};
 
-/// All recorded inputs, in order.
+/// Returns all recorded inputs, in order.
 pub(crate) fn all() -> Vec<Case> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../metaq-protocol/tests/vectors/decode.jsonl");
     let text = fs::read_to_string(path).unwrap();
@@ -15,7 +15,7 @@ pub(crate) fn all() -> Vec<Case> {
     recorded.filter(|recorded| !leaves_the_choice(recorded)).map(|recorded| case(&recorded)).collect()
 }
 
-/// Whether a put leaves the partition of a topic with several to the broker, which draws one.
+/// Returns whether a put leaves the choice among several partitions to the broker, which is random.
 fn leaves_the_choice(recorded: &Value) -> bool {
     let fields = &recorded["fields"];
     fields["topic"] == "test" && fields["partition"] == -1
@@ -45,13 +45,13 @@ fn unhex(text: &str) -> Vec<u8> {
     text.as_bytes().chunks(2).map(pair).collect()
 }
 
-/// Why the embedded broker, which behaves well, closed the connection where the Java broker did not.
+/// Returns the reason why only the embedded broker, without the Java broker's defects, closed the connection.
 pub(crate) fn difference(request: &[u8], closed: bool) -> Option<&'static str> {
     let lines = || request.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let word = |line: &[u8]| line.split(|byte| *byte == b' ').next().unwrap_or_default().to_vec();
     let first = lines().next().unwrap_or_default();
     let verb = word(first);
-    // The first character of a word counts by its low byte.
+    // The low byte of a word's first character counts.
     let letter = String::from_utf8_lossy(&verb).chars().next().map(|c| u32::from(c) as u8);
     if !closed {
         None

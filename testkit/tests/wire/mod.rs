@@ -1,4 +1,4 @@
-//! A client that sends raw bytes and shows what comes back.
+//! A client that sends raw bytes and formats the responses.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Client<S> {
     pub(crate) stream: S,
@@ -24,11 +24,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // A broker that closes the connection doesn't read on.
+        // A broker that closes the connection stops reading.
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
-    /// The next answer; none once the connection is closed.
+    /// Returns the next response, or `None` once the connection is closed.
     pub(crate) async fn next(&mut self) -> Option<Response> {
         let answer = async {
             loop {
@@ -43,17 +43,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 }
             }
         };
-        timeout(PATIENCE, answer).await.expect("an answer, or the end of the connection")
+        timeout(TIMEOUT, answer).await.expect("an answer, or the end of the connection")
     }
 
-    /// Sends a request and shows the answer: status and text, or `value` and the number of bytes; `closed` when there is none.
+    /// Sends a request and formats its response: status and text, or `value` and the number of bytes;
+    /// `closed` if there is none.
     #[allow(dead_code, reason = "not every test talks in steps")]
     pub(crate) async fn ask(&mut self, request: impl AsRef<[u8]>) -> String {
         self.send(request).await;
         shown(self.next().await.as_ref())
     }
 
-    /// Makes sure that nothing is on its way: what was sent last was not answered.
+    /// Asserts that no response is outstanding: the last request had none.
     #[allow(dead_code, reason = "not every test talks in steps")]
     pub(crate) async fn expect_silence(&mut self) {
         assert_eq!(self.ask("version 4711\r\n").await, "200 0.1", "nothing but the answer to this");

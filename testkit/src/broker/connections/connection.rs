@@ -273,7 +273,7 @@ mod tests {
     use crate::Broker;
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_its_answers_is_not_read_from() {
+    async fn a_client_that_does_not_read_responses_is_not_read_from() {
         let broker = Broker::builder().topic("t", 1).start_without_port().unwrap();
         let mut connection = Connection::new(OpenConnection(Arc::clone(&broker.shared)), 1);
         connection

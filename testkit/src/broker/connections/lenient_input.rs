@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_as_a_java_broker_does() {
+    fn words_are_read_as_by_a_java_broker() {
         for (line, read) in [
             ("v 5\r\n", "version 5\r\n"),
             ("versions 5\r\n", "version 5\r\n"),
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_the_body_of_a_line_that_is_wrong() {
+    fn a_malformed_line_waits_for_its_body() {
         for (line, whole) in [
             ("put test x 5 0 -1 7\r\nhell", false),
             ("put test x 5 0 -1 7\r\nhello", true),

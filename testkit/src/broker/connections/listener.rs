@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn accepting_pauses_while_there_are_no_descriptors() {
+    async fn accepting_pauses_without_file_descriptors() {
         let broker = Broker::builder().start_without_port().unwrap();
         let attempts = Arc::default();
         let (_sender, streams) = mpsc::unbounded_channel();

@@ -1,11 +1,12 @@
 //! Faults on demand: errors that a test plans.
 //!
-//! - `planned`: [`Faults`], the handle by which a test plans faults, and the choice of the fault for a request.
+//! - `planned`: [`Faults`], the handle by which a test plans faults, and the choice of the fault for a
+//!   request.
 //! - `fault`: the faults that a single request can meet.
 //! - `behaviour`: faults that concern all connections: frozen, refused, closed, stranded, cut.
 //!
-//! Faults are only chosen here. `connections` applies them: `connection` those of a request, `driver` and `listener`
-//! the behaviour.
+//! Faults are only chosen here. `connections` applies them: `connection` those of a request, `driver` and
+//! `listener` the behaviour.
 
 mod behaviour;
 mod fault;

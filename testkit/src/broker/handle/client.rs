@@ -58,7 +58,8 @@ impl Broker {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let broker = Broker::builder().topic("orders", 4).start_without_port()?;
-    /// let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport());
+    /// let producer = producer.build()?;
     /// producer.publish_topic(&"orders".parse()?).await?;
     /// # Ok(())
     /// # }

@@ -5,8 +5,8 @@
 //! - `transaction`: the steps of transactions. `stats`: `stats` and its items.
 //! - `response`: makes a response, and holds the texts that several handlers share.
 //!
-//! Handlers are methods of [`BrokerShared`](super::shared::BrokerShared), one request at a time; they perform no I/O
-//! on connections, and know no faults.
+//! Handlers are methods of [`BrokerShared`](super::shared::BrokerShared), one request at a time; they perform
+//! no I/O on connections, and know no faults.
 
 mod dispatch;
 mod put;

@@ -123,7 +123,7 @@ mod tests {
     use crate::{Broker, Fault, Requests};
 
     #[tokio::test(start_paused = true)]
-    async fn counts_puts_until_their_answer_or_the_end_of_their_connection() {
+    async fn puts_count_until_their_response_or_the_connections_end() {
         let broker = Broker::builder().topic("t", 2).start_without_port().unwrap();
         let monitor = broker.monitor_puts();
         broker.faults().plan(Requests::puts().of_partition(1), Fault::Swallow);

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_no_registry_takes_are_left_out() {
+    fn names_that_no_registry_accepts_are_left_out() {
         for (name, can) in [
             ("orders", true),
             ("dyn*", true),

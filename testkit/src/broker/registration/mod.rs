@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn withdrawing_has_a_deadline_whatever_the_registry_does() {
+    async fn unregistering_times_out_whatever_the_registry_does() {
         let frozen = || {
             let (unregistrations, requests) = mpsc::channel(1);
             // A task that is busy and never looks at its requests.

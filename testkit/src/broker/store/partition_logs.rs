@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_leads_out_of_the_folder() {
+    fn no_topic_name_leads_out_of_the_data_folder() {
         assert_eq!(partition_folder(Path::new("/d"), "t", 3), Some("/d/t-3".into()));
         assert_eq!(partition_folder(Path::new("/d"), "../t", 3), None);
         assert_eq!(partition_folder(Path::new("/d"), "/t", 3), None);

@@ -80,8 +80,8 @@ pub(super) fn local() -> Vec<Case> {
     ]
 }
 
-/// One key on several connections: each begins it for itself, and all put into the same list. A commit never brings two
-/// messages to one partition here, which `stats` would count differently.
+/// One key on several connections: each begins it, and all put into the same list. No commit here adds two
+/// messages to one partition, which `stats` would count differently.
 pub(super) fn local_of_one_key() -> Vec<Case> {
     let put = |key: u32, partition: u32, text: &str| {
         ask(format!("put test {partition} {} 0 -1 TX:one:{key} 3\r\n{text}", text.len()))
@@ -136,7 +136,8 @@ pub(super) fn local_of_one_key() -> Vec<Case> {
             ],
         )
         .over([0, 0, 0, 1, 1, 1, 1, 1, 1]),
-        // One thread of the broker sees to all timeouts: when a later one has passed, the others are done with.
+        // One thread of the broker handles all timeouts: when a later one has passed, the others are
+        // complete.
         Case::new(
             "a timeout drops the messages of all, and of a connection that has ended",
             vec![
@@ -163,7 +164,7 @@ pub(super) fn xa() -> Vec<Case> {
     let step = |rest: &str| ask(format!("transaction {rest}\r\n"));
     let x = "XID:1:aa:bb:q";
     let with = |action: &str| step(&format!("{x} s {action} 1"));
-    // Not used again: what is put after PREPARE waits for the next of that name.
+    // Not used again: messages after PREPARE wait for the next transaction of that name.
     let y = "XID:1:cc:dd:q";
     let with_y = |action: &str| step(&format!("{y} s {action} 1"));
     let put_in = |id: &str| put(&format!("test 0 5 0 -1 {id} 2"));
@@ -287,7 +288,7 @@ pub(super) fn batches() -> Case {
     .but("stats counts every message")
 }
 
-/// A message that comes after the transaction was prepared.
+/// A message that arrives after the transaction was prepared.
 pub(super) fn late_messages() -> Case {
     let step = |action: &str| ask(format!("transaction XID:5:05:05:q s {action} 1\r\n"));
     let put = || ask("put empty 0 5 0 -1 XID:5:05:05:q 2\r\nhello");
