@@ -19,19 +19,19 @@ pub(crate) fn pipe() -> (DuplexStream, DuplexStream) {
 }
 
 /// The stream of a connection.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// Connects to a [`Broker`](crate::Broker) without a port; returned by
 /// [`Broker::connector`](crate::Broker::connector).
 #[derive(Clone, Debug)]
 pub struct BrokerConnector {
-    streams: mpsc::UnboundedSender<Box<dyn Io>>,
+    streams: mpsc::UnboundedSender<Box<dyn ByteStream>>,
 }
 
 impl BrokerConnector {
-    pub(crate) fn new(streams: mpsc::UnboundedSender<Box<dyn Io>>) -> Self {
+    pub(crate) fn new(streams: mpsc::UnboundedSender<Box<dyn ByteStream>>) -> Self {
         Self { streams }
     }
 

@@ -55,7 +55,7 @@ pub mod proxy;
 mod registry;
 
 /// The longest duration, about 30 years: longer ones are shortened to it so that no addition overflows.
-const LONGEST: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24 * 365 * 30);
+const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 #[cfg(any(feature = "zookeeper", feature = "etcd"))]
 pub use broker::Registry;

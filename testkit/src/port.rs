@@ -11,10 +11,10 @@ use std::{
 };
 
 /// The lowest port that is chosen; well-known services use lower ones.
-const LOWEST: u16 = 10_000;
+const LOWEST_PORT: u16 = 10_000;
 
 /// The number of ports that are tried before the search fails.
-const ATTEMPTS: usize = 1_000;
+const MAX_ATTEMPTS: usize = 1_000;
 
 /// A port that its owner, or a child process of it, listens on. While this value lives, no other `Port` of
 /// any process on this machine has the same number.
@@ -29,8 +29,8 @@ pub(crate) struct Port {
 impl Port {
     /// Returns a port on which no process listens.
     pub(crate) fn free() -> io::Result<Self> {
-        for _ in 0..ATTEMPTS {
-            let number = fastrand::u16(LOWEST..*FIRST_OF_THE_KERNEL);
+        for _ in 0..MAX_ATTEMPTS {
+            let number = fastrand::u16(LOWEST_PORT..*FIRST_EPHEMERAL_PORT);
             let Ok(claim) = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)) else { continue };
             if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
                 return Ok(Self { number, _claim: Some(claim) });
@@ -39,8 +39,8 @@ impl Port {
         Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             format!(
-                "none of {ATTEMPTS} ports of 127.0.0.1 between {LOWEST} and {} is free",
-                *FIRST_OF_THE_KERNEL
+                "none of {MAX_ATTEMPTS} ports of 127.0.0.1 between {LOWEST_PORT} and {} is free",
+                *FIRST_EPHEMERAL_PORT
             ),
         ))
     }
@@ -70,7 +70,9 @@ pub(crate) fn listen() -> io::Result<(Port, TcpListener)> {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())) {
             Ok(listener) => return Ok((port, listener)),
             // A process without claims took the port in between.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < ATTEMPTS => attempts += 1,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts < MAX_ATTEMPTS => {
+                attempts += 1
+            }
             Err(error) => return Err(error),
         }
     }
@@ -98,13 +100,13 @@ pub fn unused_addr() -> io::Result<SocketAddr> {
 }
 
 /// The first port that the kernel gives to outgoing connections.
-static FIRST_OF_THE_KERNEL: LazyLock<u16> = LazyLock::new(|| {
+static FIRST_EPHEMERAL_PORT: LazyLock<u16> = LazyLock::new(|| {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
     // The default of Linux; the range begins higher elsewhere.
     let first = first.unwrap_or(32_768);
     // If the kernel uses nearly all ports, no better ones are left.
-    if first > LOWEST + 1_000 { first } else { 32_768 }
+    if first > LOWEST_PORT + 1_000 { first } else { 32_768 }
 });
 
 #[cfg(test)]
@@ -117,7 +119,7 @@ mod tests {
     fn held_ports_are_distinct_and_outside_the_kernels_range() {
         let ports: Vec<_> = (0..500).map(|_| Port::free().unwrap()).collect();
         assert_eq!(ports.iter().map(Port::number).collect::<HashSet<_>>().len(), ports.len());
-        assert!(ports.iter().all(|port| (LOWEST..*FIRST_OF_THE_KERNEL).contains(&port.number())));
+        assert!(ports.iter().all(|port| (LOWEST_PORT..*FIRST_EPHEMERAL_PORT).contains(&port.number())));
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl EmbeddedRegistry {
 
     /// Sets the time for which a broker stays listed after it was killed or dropped. Default 6 s.
     pub fn session_timeout(&self, timeout: Duration) {
-        self.state.lock().session_timeout = timeout.min(crate::LONGEST);
+        self.state.lock().session_timeout = timeout.min(crate::MAX_DURATION);
     }
 
     /// Returns the client's end of a new connection to the broker with this address, whether it is registered
@@ -130,8 +130,9 @@ impl EmbeddedRegistry {
     /// `ConnectionRefused` when no such broker has registered, or it has ended.
     pub fn connect(&self, broker: &BrokerAddr) -> io::Result<DuplexStream> {
         let connector = self.state.lock().reachable.get(broker).cloned();
-        let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, format!("nobody is at {broker}"));
-        connector.ok_or_else(nobody)?.connect()
+        let refused =
+            || io::Error::new(io::ErrorKind::ConnectionRefused, format!("no broker is at {broker}"));
+        connector.ok_or_else(refused)?.connect()
     }
 
     /// Adds a fault to those that the registry has already.

@@ -146,7 +146,7 @@ impl BrokerBuilder {
     /// ones are shortened to it.
     #[must_use]
     pub fn max_transaction_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.max_transaction = timeout.min(crate::LONGEST);
+        self.settings.max_transaction = timeout.min(crate::MAX_DURATION);
         self
     }
 
@@ -154,7 +154,7 @@ impl BrokerBuilder {
     /// broker.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.idle_timeout = timeout.min(crate::LONGEST);
+        self.settings.idle_timeout = timeout.min(crate::MAX_DURATION);
         self
     }
 
@@ -162,7 +162,7 @@ impl BrokerBuilder {
     /// [`Broker::wait_until`](crate::Broker::wait_until), by tokio's clock. Default 30 s.
     #[must_use]
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.wait_timeout = timeout.min(crate::LONGEST);
+        self.settings.wait_timeout = timeout.min(crate::MAX_DURATION);
         self
     }
 

@@ -14,7 +14,7 @@ use observer::MAX_CONVERGENCE;
 pub use observer::{Observer, Tasks, on_own_runtime, text};
 
 /// The delay of each response of a slow registry.
-const SLOW_ANSWER: Duration = Duration::from_millis(200);
+const SLOW_RESPONSE: Duration = Duration::from_millis(200);
 
 /// The time limit of every step, including outages of the registry.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -98,9 +98,9 @@ impl Checked {
 }
 
 async fn first_view(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery) -> TopicWatch {
-    let nobody = Topic::new("nobody").expect("the name of a topic");
-    let view = discovery.watch(&nobody).await.expect("a topic that nobody offers can be watched").current();
-    assert!(view.is_empty() && *view.topic() == nobody, "nobody offers it: {view:?}");
+    let absent = Topic::new("absent").expect("the name of a topic");
+    let view = discovery.watch(&absent).await.expect("a topic without brokers can be watched").current();
+    assert!(view.is_empty() && *view.topic() == absent, "no broker offers it: {view:?}");
     registry.register(BrokerId(0), addr(1000), 2).await;
     registry.register(BrokerId(1), addr(1001), 1).await;
     let mut watch = discovery.watch(&topic()).await.expect("the topic can be watched");
@@ -150,20 +150,20 @@ async fn corrupt_entry(
 }
 
 async fn slow_registry(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, checked: &mut Checked) {
-    registry.slow_down(SLOW_ANSWER);
-    let (begun, nobody) = (topic(), Topic::new("nobody").expect("the name of a topic"));
+    registry.slow_down(SLOW_RESPONSE);
+    let (watched, absent) = (topic(), Topic::new("absent").expect("the name of a topic"));
     registry.register(BrokerId(2), addr(1002), 4).await;
-    let (begun, nobody, ()) = tokio::join!(
-        discovery.watch(&begun),
-        discovery.watch(&nobody),
+    let (watched, absent, ()) = tokio::join!(
+        discovery.watch(&watched),
+        discovery.watch(&absent),
         checked.wait_for_view("0@1000:2 2@1002:4")
     );
-    let begun = text(&begun.expect("a slow registry can be read").current());
+    let watched = text(&watched.expect("a slow registry can be read").current());
     assert!(
-        ["0@1000:2 2@1002:3", "0@1000:2 2@1002:4"].contains(&&*begun),
-        "a first view is complete: {begun:?}"
+        ["0@1000:2 2@1002:3", "0@1000:2 2@1002:4"].contains(&&*watched),
+        "a first view is complete: {watched:?}"
     );
-    assert!(nobody.expect("a slow registry can be read").current().is_empty());
+    assert!(absent.expect("a slow registry can be read").current().is_empty());
     registry.slow_down(Duration::ZERO);
     registry.register(BrokerId(2), addr(1002), 3).await;
     checked.wait_for_view("0@1000:2 2@1002:3").await;
@@ -185,13 +185,13 @@ async fn outage(
     next_event(events, |event| *event == DiscoveryEvent::Lost).await;
     let lost = Instant::now();
     assert_eq!(text(&checked.watch.current()), "0@1000:2 2@1002:3", "the view holds");
-    let begun = topic();
-    let (begun, ()) = tokio::join!(discovery.watch(&begun), async {
+    let watched = topic();
+    let (watched, ()) = tokio::join!(discovery.watch(&watched), async {
         registry.register(BrokerId(3), addr(1003), 1).await;
         registry.unregister(BrokerId(2)).await;
         registry.reconnect().await;
     });
-    match begun {
+    match watched {
         Ok(watch) => assert!(!watch.current().is_empty(), "a first view is complete or none"),
         Err(error) => assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable, "{error}"),
     }
@@ -223,7 +223,7 @@ async fn closing(registry: &dyn RegistryUnderTest, discovery: &dyn Discovery, mu
     discovery.close().await;
     discovery.close().await;
     let end =
-        timeout(TIMEOUT, waiting).await.expect("who waits is told of the end").expect("without a panic");
+        timeout(TIMEOUT, waiting).await.expect("the waiting task sees the end").expect("without a panic");
     assert_eq!(end, (DiscoveryErrorKind::Closed, "0@1000:2 3@1003:1".to_owned()), "the last view stays");
     let refused = discovery.watch(&topic()).await.expect_err("nothing is watched after the end");
     assert_eq!(refused.kind(), DiscoveryErrorKind::Closed);
@@ -260,5 +260,5 @@ async fn next_event(
             }
         }
     });
-    found.await.expect("the event that was to be told")
+    found.await.expect("the event arrives")
 }

@@ -63,8 +63,8 @@ impl Peers {
     /// # Errors
     /// When the JDK, Maven or `setpriv` is missing, or fetching fails.
     pub fn fetch() -> Result<Self, PeerError> {
-        installed("setpriv", "setpriv", "util-linux")?;
-        installed("java", "a JDK (java)", JDK)?;
+        ensure_installed("setpriv", "setpriv", "util-linux")?;
+        ensure_installed("java", "a JDK (java)", JDK)?;
         // Held until the end of this function: the next process finds everything there.
         let (cache, _lock) = locked_cache()?;
         let zookeeper = fetch_jars(&cache, "zookeeper", ZOOKEEPER)?;
@@ -126,8 +126,8 @@ pub(super) fn fast_start() -> Vec<String> {
 
 fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<PathBuf, PeerError> {
     let pom = pom(artifacts);
-    made_once(cache, name, &pom, |folder| {
-        installed("mvn", "Maven (mvn)", "maven")?;
+    create_once(cache, name, &pom, |folder| {
+        ensure_installed("mvn", "Maven (mvn)", "maven")?;
         fs::write(folder.join("pom.xml"), &pom).map_err(PeerError::io("write a pom.xml for Maven"))?;
         let mut maven = Command::new("mvn");
         maven.args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]).current_dir(folder);
@@ -143,8 +143,8 @@ fn fetch_jars(cache: &Path, name: &str, artifacts: &[Coordinates]) -> Result<Pat
 
 /// Compiles a class that uses the client. Returns the folder that contains it.
 fn compile(cache: &Path, class: &str, source: &str, broker: &Path) -> Result<PathBuf, PeerError> {
-    made_once(cache, class, &format!("{source}{}", pom(BROKER)), |folder| {
-        installed("javac", "a JDK (javac)", JDK)?;
+    create_once(cache, class, &format!("{source}{}", pom(BROKER)), |folder| {
+        ensure_installed("javac", "a JDK (javac)", JDK)?;
         let file = folder.join(class).with_extension("java");
         fs::write(&file, source).map_err(PeerError::io(format!("write {}", file.display())))?;
         let mut javac = Command::new("javac");
@@ -155,7 +155,7 @@ fn compile(cache: &Path, class: &str, source: &str, broker: &Path) -> Result<Pat
 
 /// Returns the folder whose name contains the hash of `recipe`. If there is none, `make` fills a new one,
 /// which gets its name only once it is complete; so an existing one is complete, and may be in use.
-pub(super) fn made_once(
+pub(super) fn create_once(
     cache: &Path,
     name: &str,
     recipe: &str,
@@ -190,7 +190,11 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
 }
 
 /// Fails if the program is not installed.
-pub(super) fn installed(program: &str, what: &'static str, package: &'static str) -> Result<(), PeerError> {
+pub(super) fn ensure_installed(
+    program: &str,
+    what: &'static str,
+    package: &'static str,
+) -> Result<(), PeerError> {
     match Command::new(program).arg("-version").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(PeerError::Missing { what, package }),
         Err(error) => Err(PeerError::io(format!("run {program}"))(error)),

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     PeerError, PeerTls,
-    artifacts::{installed, locked_cache, made_once, run},
+    artifacts::{create_once, ensure_installed, locked_cache, run},
     process::{PeerProcess, free_port},
 };
 use crate::port::Port;
@@ -22,7 +22,7 @@ const SERVER: &str = "go.etcd.io/etcd/server/v3";
 const VERSION: &str = "v3.6.6";
 
 /// The number of ports that are tried if another process takes a free one before the server does.
-const PORTS_TO_TRY: usize = 3;
+const MAX_PORT_ATTEMPTS: usize = 3;
 
 /// The log text in that case.
 const PORT_TAKEN: &str = "address already in use";
@@ -40,10 +40,10 @@ impl EtcdProgram {
     /// # Errors
     /// When Go or `setpriv` is missing, or fetching or building fails.
     pub fn fetch() -> Result<Self, PeerError> {
-        installed("setpriv", "setpriv", "util-linux")?;
+        ensure_installed("setpriv", "setpriv", "util-linux")?;
         let (cache, _lock) = locked_cache()?;
-        let folder = made_once(&cache, "etcd", &format!("{MODULE}{SERVER}@{VERSION}"), |folder| {
-            installed("go", "Go (1.24 or later)", "golang-go")?;
+        let folder = create_once(&cache, "etcd", &format!("{MODULE}{SERVER}@{VERSION}"), |folder| {
+            ensure_installed("go", "Go (1.24 or later)", "golang-go")?;
             fs::write(folder.join("go.mod"), MODULE).map_err(PeerError::io("write a go.mod for etcd"))?;
             let mut get = Command::new("go");
             get.args(["get", "-tool", &format!("{SERVER}@{VERSION}")]).current_dir(folder);
@@ -111,7 +111,7 @@ impl Etcd {
         let (port, peer_port, health_port) = (free_port()?, free_port()?, free_port()?);
         let mut etcd =
             Self { program, folder, port, peer_port, health_port, tls, max_request_bytes, process: None };
-        let mut ports_left = PORTS_TO_TRY;
+        let mut ports_left = MAX_PORT_ATTEMPTS;
         loop {
             ports_left -= 1;
             match etcd.restart().await {
@@ -165,7 +165,7 @@ impl Etcd {
         let program = self.program.path.display().to_string();
         let mut process = PeerProcess::start(&what, &program, &args, folder, &folder.join("etcd.log"))?;
         let this = &*self;
-        let result = process.wait_until(Some(PORT_TAKEN), || this.answers()).await;
+        let result = process.wait_until(Some(PORT_TAKEN), || this.responds()).await;
         if result.is_err() {
             // The error names the log.
             self.folder.disable_cleanup(true);
@@ -200,7 +200,7 @@ impl Etcd {
         }
     }
 
-    async fn answers(&self) -> bool {
+    async fn responds(&self) -> bool {
         let ask = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.health_port.number())).await.ok()?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.ok()?;

@@ -19,7 +19,7 @@ use super::{
 use crate::port::Port;
 
 /// The number of ports that are tried if another process takes the free one before the broker does.
-const PORTS_TO_TRY: usize = 3;
+const MAX_PORT_ATTEMPTS: usize = 3;
 
 /// The log texts of a broker that could not listen on its port, or could not register. It keeps running then.
 const START_FAILED: &str = "MetamorphosisServerStartupException";
@@ -139,7 +139,7 @@ impl JavaBroker {
         let mut process = self.spawn()?;
         let this = &*self;
         let ready = process.wait_until(Some(START_FAILED), || async {
-            (!this.setup.registers || this.is_registered(zookeeper).await) && this.answers().await
+            (!this.setup.registers || this.is_registered(zookeeper).await) && this.responds().await
         });
         let result = ready.await;
         self.keep(process, result)
@@ -158,7 +158,7 @@ impl JavaBroker {
 
     /// Starts it, on another port if another process has taken its port.
     async fn restart_until_free(&mut self, zookeeper: &ZooKeeper) -> Result<(), PeerError> {
-        let mut ports_left = PORTS_TO_TRY;
+        let mut ports_left = MAX_PORT_ATTEMPTS;
         loop {
             ports_left -= 1;
             match self.restart(zookeeper).await {
@@ -180,7 +180,7 @@ impl JavaBroker {
     pub async fn restart_at_once(&mut self) -> Result<(), PeerError> {
         self.shut_down().await?;
         let mut process = self.spawn()?;
-        let result = process.wait_until(Some(PORT_TAKEN), || self.answers()).await;
+        let result = process.wait_until(Some(PORT_TAKEN), || self.responds()).await;
         self.keep(process, result)
     }
 
@@ -280,7 +280,7 @@ impl JavaBroker {
         self.setup.nodes().iter().all(|node| there.contains(node))
     }
 
-    async fn answers(&self) -> bool {
+    async fn responds(&self) -> bool {
         let ask = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await.ok()?;
             stream.write_all(b"version 1\r\n").await.ok()?;

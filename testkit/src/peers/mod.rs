@@ -59,7 +59,7 @@ impl Peers {
     /// there. In any environment, when fetching fails for another reason.
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
-        or_skipped(test, Self::fetch())
+        skip_if_missing(test, Self::fetch())
     }
 }
 
@@ -71,11 +71,11 @@ impl EtcdProgram {
     /// The same as for [`Peers::get`].
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
-        or_skipped(test, Self::fetch())
+        skip_if_missing(test, Self::fetch())
     }
 }
 
-fn or_skipped<T>(test: &str, fetched: Result<T, PeerError>) -> Option<T> {
+fn skip_if_missing<T>(test: &str, fetched: Result<T, PeerError>) -> Option<T> {
     match fetched {
         Ok(fetched) => Some(fetched),
         Err(error) => {

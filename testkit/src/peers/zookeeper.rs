@@ -19,7 +19,7 @@ use super::{
 use crate::port::Port;
 
 /// The number of ports that are tried if another process takes the free one before the server does.
-const PORTS_TO_TRY: usize = 3;
+const MAX_PORT_ATTEMPTS: usize = 3;
 
 /// The log text in that case.
 const PORT_TAKEN: &str = "java.net.BindException";
@@ -112,7 +112,7 @@ impl ZooKeeperBuilder {
         let (port, secure_port) = (free_port()?, free_port()?);
         let mut zookeeper =
             ZooKeeper { peers: peers.clone(), setup: self, folder, port, secure_port, process: None };
-        let mut ports_left = PORTS_TO_TRY;
+        let mut ports_left = MAX_PORT_ATTEMPTS;
         loop {
             ports_left -= 1;
             match zookeeper.restart().await {

@@ -97,7 +97,7 @@ impl Proxy {
         let addr = port.local_addr()?;
         let listener = bind(addr)?.listen(BACKLOG)?;
         let (changes, incoming) = mpsc::unbounded_channel();
-        let accepting = tokio::spawn(accept(listener, addr, incoming, Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept_connections(listener, addr, incoming, Arc::clone(&shared)));
         Ok(Self { addr, shared, changes, accepting, _port: port })
     }
 
@@ -187,7 +187,7 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// Accepts connections until the proxy is dropped; the connections end with it.
-async fn accept(
+async fn accept_connections(
     listener: TcpListener,
     addr: SocketAddr,
     mut changes: mpsc::UnboundedReceiver<OnConnectChange>,
@@ -211,7 +211,7 @@ async fn accept(
                 let _ = done.send(applied);
             }
             Some(_) = connections.join_next() => {}
-            accepted = next(listener.as_ref()) => match accepted {
+            accepted = accept_next(listener.as_ref()) => match accepted {
                 Ok(client) => {
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
                     connections.spawn(relay::relay_connection(client, on_connect, Arc::clone(&shared)));
@@ -223,7 +223,7 @@ async fn accept(
 }
 
 /// Returns the next connection; waits for ever without a listener.
-async fn next(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+async fn accept_next(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => listener.accept().await.map(|(client, _)| client),
         None => std::future::pending().await,

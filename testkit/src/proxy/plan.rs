@@ -52,7 +52,7 @@ impl Plan {
     /// Delays every byte by this duration. Up to 4 MiB may be delayed at a time.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.delay = delay.min(crate::LONGEST);
+        self.delay = delay.min(crate::MAX_DURATION);
         self
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, s
     let mut end = shared.end.subscribe();
     let mut strandings = shared.strandings.subscribe();
     if on_connect == OnConnect::Ignore {
-        if ended(&mut end).await == End::Closed {
+        if wait_for_end(&mut end).await == End::Closed {
             close([&client]);
         }
         return;
@@ -51,7 +51,7 @@ pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, s
             Ok(server) => server,
             Err(_) => return,
         },
-        end = ended(&mut end) => {
+        end = wait_for_end(&mut end) => {
             if end == End::Closed {
                 close([&client]);
             }
@@ -65,7 +65,7 @@ pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, s
     let outcome = tokio::select! {
         biased;
         Ok(()) = strandings.changed() => None,
-        end = ended(&mut end) => Some(end),
+        end = wait_for_end(&mut end) => Some(end),
         done = both => Some(done.map_or_else(|end| end, |_| End::Closed)),
     };
     let outcome = match outcome {
@@ -76,7 +76,7 @@ pub(super) async fn relay_connection(client: TcpStream, on_connect: OnConnect, s
                 std::future::pending().await
             };
             tokio::select! {
-                end = ended(&mut end) => end,
+                end = wait_for_end(&mut end) => end,
                 end = swallow => end,
             }
         }
@@ -104,7 +104,7 @@ async fn connect(target: &str) -> io::Result<TcpStream> {
     result
 }
 
-async fn ended(end: &mut watch::Receiver<End>) -> End {
+async fn wait_for_end(end: &mut watch::Receiver<End>) -> End {
     match end.changed().await {
         Ok(()) => *end.borrow_and_update(),
         Err(_) => End::Reset,

@@ -41,6 +41,8 @@ pub(super) enum NextStep {
     Close,
 }
 
+/// The state of one connection: its unprocessed input, its unwritten output, and the responses that faults
+/// delay.
 #[derive(Debug)]
 pub(super) struct Connection {
     open: OpenConnection,
@@ -175,7 +177,7 @@ impl Connection {
         let shared = &self.open.0;
         let put = match command {
             Command::Put(put) if put.transaction.is_none() => {
-                shared.put_monitor.get().map(|monitor| monitor.arrived(put))
+                shared.put_monitor.get().map(|monitor| monitor.put_arrived(put))
             }
             _ => None,
         };
@@ -212,8 +214,8 @@ impl Connection {
             Fault::Answer(status, text) => self.write_response(&result(command.opaque(), status, text), put),
             Fault::Late(time) => {
                 self.delayed_count += 1;
-                let at = Instant::now() + time.min(crate::LONGEST);
-                self.delayed.insert((at, self.delayed_count), (encoded(&response), put));
+                let at = Instant::now() + time.min(crate::MAX_DURATION);
+                self.delayed.insert((at, self.delayed_count), (encode_response(&response), put));
             }
             Fault::Opaque(opaque) => {
                 response.set_opaque(opaque);
@@ -224,7 +226,9 @@ impl Connection {
                 self.write_response(&response, put);
                 self.write_response(&response, None);
             }
-            Fault::Behind(others) if others > 0 => self.held_back.push((others, encoded(&response), put)),
+            Fault::Behind(others) if others > 0 => {
+                self.held_back.push((others, encode_response(&response), put))
+            }
             Fault::Behind(_) => self.write_response(&response, put),
             Fault::Garbage(length) => {
                 let garbage = self.open.0.faults.garbage(length);
@@ -236,7 +240,7 @@ impl Connection {
                 self.never_answered.extend(put);
             }
             Fault::Cut(length) => {
-                let bytes = encoded(&response);
+                let bytes = encode_response(&response);
                 self.output.extend_from_slice(&bytes[..length.min(bytes.len())]);
                 return false;
             }
@@ -261,7 +265,7 @@ impl Connection {
     }
 }
 
-fn encoded(response: &Response) -> Bytes {
+fn encode_response(response: &Response) -> Bytes {
     let mut bytes = BytesMut::new();
     response.encode(&mut bytes);
     bytes.freeze()

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::connection::{Connection, NextStep};
-use crate::{broker::faults::Behaviour, connector::Io};
+use crate::{broker::faults::Behaviour, connector::ByteStream};
 
 /// The number of bytes that one read reserves.
 const READ_CAPACITY: usize = 64 * 1024;
@@ -22,7 +22,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 /// Answers requests until the client disconnects, quits, is idle for too long, or sends a malformed request.
 /// Like a Java broker it then closes the connection without a response (protocol §2).
 pub(super) async fn drive(
-    mut stream: impl Io,
+    mut stream: impl ByteStream,
     mut connection: Connection,
     mut behaviour: watch::Receiver<Behaviour>,
     number: usize,
@@ -39,7 +39,8 @@ pub(super) async fn drive(
         let closes_or_strands =
             |behaviour: &Behaviour| behaviour.closings != closings || behaviour.strandings != strandings;
         let free = behaviour.wait_for(|behaviour| !behaviour.frozen || closes_or_strands(behaviour)).await;
-        let Ok(cut) = free.map(|behaviour| (behaviour.closings == closings).then(|| behaviour.cut(number)))
+        let Ok(cut) =
+            free.map(|behaviour| (behaviour.closings == closings).then(|| behaviour.cut_after(number)))
         else {
             return Ok(());
         };
@@ -87,7 +88,7 @@ pub(super) async fn drive(
 
 /// Reads everything and answers nothing, until the client disconnects or all connections are closed.
 async fn strand(
-    mut stream: impl Io,
+    mut stream: impl ByteStream,
     mut behaviour: watch::Receiver<Behaviour>,
     closings: u64,
 ) -> io::Result<()> {
@@ -105,7 +106,7 @@ async fn strand(
     }
 }
 
-async fn close(mut stream: impl Io) -> io::Result<()> {
+async fn close(mut stream: impl ByteStream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut rest = [0; 1024];
     let drained = timeout(DRAIN_TIMEOUT, async { while stream.read_exact(&mut rest).await.is_ok() {} });

@@ -18,7 +18,7 @@ pub(super) fn prepare(input: &mut BytesMut) -> bool {
     let right = match first.map(|first| u32::from(first) as u8) {
         Some(b'v') if word != b"version" && word != b"value" => "version",
         Some(b'q') if word != b"quit" => "quit",
-        _ => return is_whole(input, end),
+        _ => return body_has_arrived(input, end),
     };
     let mut corrected = BytesMut::with_capacity(input.len() + right.len());
     corrected.put_slice(right.as_bytes());
@@ -28,7 +28,7 @@ pub(super) fn prepare(input: &mut BytesMut) -> bool {
 }
 
 /// Returns whether the body that a line announces has arrived.
-fn is_whole(input: &[u8], end: usize) -> bool {
+fn body_has_arrived(input: &[u8], end: usize) -> bool {
     let mut words = input[..end].split(|byte| *byte == b' ');
     let length = match words.next() {
         Some(b"put" | b"sync") => words.nth(2),

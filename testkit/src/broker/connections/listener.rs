@@ -17,7 +17,7 @@ use super::{
     connection::{Connection, OpenConnection},
     driver::drive,
 };
-use crate::{broker::shared::BrokerShared, connector::Io};
+use crate::{broker::shared::BrokerShared, connector::ByteStream};
 
 /// The pause after accepting failed, as it does while the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,9 +35,9 @@ impl Listen for TcpListener {
 
 /// Serves all connections until `stop` arrives or the returned future is dropped; the connections end with
 /// it. After `stop`, no task of a connection runs any more when the future completes.
-pub(in crate::broker) async fn accept(
+pub(in crate::broker) async fn accept_connections(
     listener: Option<impl Listen>,
-    mut streams: mpsc::UnboundedReceiver<Box<dyn Io>>,
+    mut streams: mpsc::UnboundedReceiver<Box<dyn ByteStream>>,
     shared: Arc<BrokerShared>,
     stop: oneshot::Receiver<()>,
 ) {
@@ -57,11 +57,11 @@ pub(in crate::broker) async fn accept(
 
 async fn accept_until_stopped(
     listener: Option<&impl Listen>,
-    streams: &mut mpsc::UnboundedReceiver<Box<dyn Io>>,
+    streams: &mut mpsc::UnboundedReceiver<Box<dyn ByteStream>>,
     shared: &Arc<BrokerShared>,
     connections: &mut JoinSet<io::Result<()>>,
 ) {
-    let mut behaviour = shared.faults.behaviour();
+    let mut behaviour = shared.faults.watch_behaviour();
     let mut paused_until = None::<Instant>;
     let accepted = async |is_paused: bool| match listener {
         Some(listener) if !is_paused => listener.accept().await,
@@ -98,11 +98,11 @@ async fn accept_until_stopped(
 
 fn spawn_connection(
     connections: &mut JoinSet<io::Result<()>>,
-    stream: impl Io + 'static,
+    stream: impl ByteStream + 'static,
     shared: &Arc<BrokerShared>,
 ) {
     let number = shared.accepted.fetch_add(1, Ordering::AcqRel) + 1;
-    let behaviour = shared.faults.behaviour();
+    let behaviour = shared.faults.watch_behaviour();
     if behaviour.borrow().refuses {
         return;
     }
@@ -138,7 +138,7 @@ mod tests {
         let (_sender, streams) = mpsc::unbounded_channel();
         let (_stop, stopped) = oneshot::channel();
         let listener = WithoutDescriptors(Arc::clone(&attempts));
-        let serving = accept(Some(listener), streams, Arc::clone(&broker.shared), stopped);
+        let serving = accept_connections(Some(listener), streams, Arc::clone(&broker.shared), stopped);
         let waited = timeout(Duration::from_secs(10), serving);
         assert!(waited.await.is_err());
         assert!((50..=101).contains(&attempts.load(Ordering::Acquire)), "{attempts:?}");

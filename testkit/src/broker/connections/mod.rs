@@ -16,4 +16,4 @@ mod driver;
 mod lenient_input;
 mod listener;
 
-pub(super) use listener::accept;
+pub(super) use listener::accept_connections;

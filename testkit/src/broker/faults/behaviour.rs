@@ -17,7 +17,7 @@ pub(in crate::broker) struct Behaviour {
 
 impl Behaviour {
     /// Returns the number of bytes of responses after which a connection is closed.
-    pub(in crate::broker) fn cut(&self, connection: usize) -> Option<u64> {
+    pub(in crate::broker) fn cut_after(&self, connection: usize) -> Option<u64> {
         let cuts = self.cuts.iter().filter(|(of, _)| of.is_none_or(|of| of == connection));
         cuts.map(|(_, after)| *after).min()
     }

@@ -118,7 +118,7 @@ impl Faults {
         self.0.behaviour.send_modify(|behaviour| behaviour.cuts.push((connection, after)));
     }
 
-    pub(in crate::broker) fn behaviour(&self) -> watch::Receiver<Behaviour> {
+    pub(in crate::broker) fn watch_behaviour(&self) -> watch::Receiver<Behaviour> {
         self.0.behaviour.subscribe()
     }
 
@@ -132,9 +132,9 @@ impl Faults {
         for plan in &*plans {
             // Each plan counts its requests, whichever fault they meet.
             if plan.requests.matches(command, connection)
-                && plan.is_next()
+                && plan.count_request()
                 && met.is_none()
-                && plan.draws(&self.0.random)
+                && plan.passes_chance(&self.0.random)
             {
                 met = Some(plan.fault.clone());
             }
@@ -184,18 +184,18 @@ impl PlannedFaultState {
     }
 
     /// Counts a request. Returns whether it is one of those that the fault is for.
-    fn is_next(&self) -> bool {
+    fn count_request(&self) -> bool {
         let seen = self.seen.fetch_add(1, Ordering::AcqRel);
         seen >= self.requests.skip && !self.is_exhausted()
     }
 
-    fn draws(&self, random: &Mutex<fastrand::Rng>) -> bool {
+    fn passes_chance(&self, random: &Mutex<fastrand::Rng>) -> bool {
         let chance = self.requests.chance;
-        let draws = chance >= 1.0 || random.lock().f64() < chance;
-        if draws {
+        let passes_chance = chance >= 1.0 || random.lock().f64() < chance;
+        if passes_chance {
             self.met.fetch_add(1, Ordering::AcqRel);
         }
-        draws
+        passes_chance
     }
 }
 

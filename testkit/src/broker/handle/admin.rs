@@ -33,8 +33,8 @@ impl Broker {
     }
 
     /// Closes a partition, as an operator does: it neither accepts nor returns messages (status 403), except
-    /// in transactions and when the client leaves the choice of the partition to the broker. It stays
-    /// registered. Has no effect on an unknown topic.
+    /// in transactions and when the client leaves the choice of the partition to the broker. The
+    /// partition stays registered. Has no effect on an unknown topic.
     pub fn close_partition(&self, topic: impl AsRef<str>, index: i32) {
         if let Some(topic) = self.shared.topics.get(topic.as_ref()) {
             topic.set_closed(index, true);

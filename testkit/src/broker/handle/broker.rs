@@ -12,7 +12,7 @@ use tokio::{
 use crate::broker::registration::Registration;
 use crate::{
     broker::{builder::BrokerBuilder, faults::Faults, shared::BrokerShared},
-    connector::Io,
+    connector::ByteStream,
 };
 
 /// A broker that speaks the whole protocol of MetaQ 1.4 on a TCP port of the loopback interface, or over any
@@ -38,7 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Broker {
     pub(in crate::broker) shared: Arc<BrokerShared>,
-    pub(super) streams: mpsc::UnboundedSender<Box<dyn Io>>,
+    pub(super) streams: mpsc::UnboundedSender<Box<dyn ByteStream>>,
     pub(super) accepting: JoinHandle<()>,
     pub(super) stop: Option<oneshot::Sender<()>>,
     /// The builder that starts it again on the same port.

@@ -21,7 +21,7 @@ use tokio::{
 use super::broker::Broker;
 use crate::broker::{
     builder::BrokerBuilder,
-    connections::accept,
+    connections::accept_connections,
     counters::Counters,
     faults::Faults,
     observe::Records,
@@ -148,7 +148,7 @@ impl BrokerBuilder {
             own_registry: self.own_registry.map_or_else(OnceLock::new, OnceLock::from),
         });
         let (stop, stopped) = oneshot::channel();
-        let accepting = tokio::spawn(accept(listener, incoming, Arc::clone(&shared), stopped));
+        let accepting = tokio::spawn(accept_connections(listener, incoming, Arc::clone(&shared), stopped));
         shared.update_registries();
         Ok(Broker {
             shared,

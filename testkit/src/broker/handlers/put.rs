@@ -14,7 +14,7 @@ use crate::broker::{
 };
 
 /// The number of bytes of a stored message besides its data.
-const STORED_HEADER: usize = 20;
+const STORED_HEADER_LEN: usize = 20;
 
 impl BrokerShared {
     /// Stores a message by the rules of protocol §3.1.
@@ -32,7 +32,7 @@ impl BrokerShared {
             refused(Status::INTERNAL_SERVER_ERROR, index, detail)
         };
         let Some(topic) = self.topics.accepting(&put.topic) else {
-            let index = self.drawn_if_any(put.partition, self.topics.partitions(None));
+            let index = self.resolve_partition(put.partition, self.topics.partitions(None));
             return failed(index, &format!("Detail:The server do not accept topic {}", put.topic));
         };
         if topic.is_closed(put.partition) {
@@ -40,7 +40,7 @@ impl BrokerShared {
             return refused(Status::FORBIDDEN, put.partition, &detail);
         }
         // The choice includes closed partitions (protocol §3.1).
-        let index = self.drawn_if_any(put.partition, self.topics.partitions(Some(&topic)));
+        let index = self.resolve_partition(put.partition, self.topics.partitions(Some(&topic)));
         let log = match self.topics.log(&topic, index) {
             Ok(log) => log,
             Err(StoreError::Storage) => return failed(index, ""),
@@ -53,16 +53,16 @@ impl BrokerShared {
             return failed(index, detail);
         }
         let id = self.next_id();
-        let stored = self.topics.append(&log, 1, STORED_HEADER + data.len(), |to| {
+        let stored = self.topics.append(&log, 1, STORED_HEADER_LEN + data.len(), |to| {
             encode_stored_message(to, id, put.flag, &data);
         });
         match stored {
-            Ok(offset) => stored_at(put.opaque, id, index, offset.cast_signed()),
+            Ok(offset) => put_response(put.opaque, id, index, offset.cast_signed()),
             Err(_) => failed(index, ""),
         }
     }
 
-    fn drawn_if_any(&self, partition: i32, partitions: u32) -> i32 {
+    fn resolve_partition(&self, partition: i32, partitions: u32) -> i32 {
         if partition != Partition::ANY_INDEX {
             return partition;
         }
@@ -118,7 +118,7 @@ impl BrokerShared {
             (None, TransactionId::Local(id)) => LocalTransactions::keep(&self.local_messages, id, pending),
             (None, _) => return not_begun(NULL_ID),
         }
-        stored_at(put.opaque, message_id, index, -1)
+        put_response(put.opaque, message_id, index, -1)
     }
 
     /// Returns the next message id, composed as in a Java broker: milliseconds, ten bits of the broker's id,
@@ -129,6 +129,6 @@ impl BrokerShared {
     }
 }
 
-fn stored_at(opaque: Opaque, message_id: i64, partition: i32, offset: i64) -> Response {
+fn put_response(opaque: Opaque, message_id: i64, partition: i32, offset: i64) -> Response {
     result(opaque, Status::SUCCESS, PutResponse { message_id, partition, offset }.to_body())
 }

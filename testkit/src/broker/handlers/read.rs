@@ -26,7 +26,7 @@ impl BrokerShared {
             );
         }
         let Some(log) = topic.and_then(|topic| topic.existing_log(get.partition)) else {
-            return miss(Status::NOT_FOUND, no_store(&get.topic, get.partition));
+            return miss(Status::NOT_FOUND, no_such_log(&get.topic, get.partition));
         };
         let Some(max) = usize::try_from(get.max_size).ok().filter(|max| *max > 0) else {
             return text(Status::BAD_REQUEST, format!("Bad request,invalid max size:{}", get.max_size));
@@ -52,7 +52,7 @@ impl BrokerShared {
         self.counters.offset.add_one();
         let topic = self.topics.get(&command.topic);
         let Some(log) = topic.and_then(|topic| topic.existing_log(command.partition)) else {
-            return result(command.opaque, Status::NOT_FOUND, no_store(&command.topic, command.partition));
+            return result(command.opaque, Status::NOT_FOUND, no_such_log(&command.topic, command.partition));
         };
         let mut log = log.lock();
         let (first, end) = (log.first_offset(), log.readable_end());
@@ -65,6 +65,6 @@ impl BrokerShared {
     }
 }
 
-fn no_store(topic: &str, partition: i32) -> String {
+fn no_such_log(topic: &str, partition: i32) -> String {
     format!("The topic `{topic}` in partition `{partition}` is not exists")
 }

@@ -15,7 +15,7 @@ use crate::broker::{
 /// The figures that a Java broker reports as `null` when no topic has the setting `stat`.
 const REALTIME: [&str; 6] = ["put", "get", "offset", "get_miss", "put_failed", "message_size"];
 
-const HELP: &str = "*EMPTY* Returns broker info.\r\nhelp Returns help menu.\r\n\
+const HELP_TEXT: &str = "*EMPTY* Returns broker info.\r\nhelp Returns help menu.\r\n\
     topics Returns topics statistics detail info.\r\noffsets Returns partitions detail info.\r\n\
     realtime Returns realtime statistics detail info.\r\nconfig Returns broker's config file content.\r\n";
 
@@ -30,7 +30,7 @@ impl BrokerShared {
             "topics" => self.topics_stats(&mut text),
             "offsets" => self.offsets_stats(&mut text),
             "realtime" => REALTIME.iter().try_for_each(|figure| write!(text, "realtime_{figure} null\r\n")),
-            "help" => text.write_str(HELP),
+            "help" => text.write_str(HELP_TEXT),
             "reset" => text.write_str("reset ok\r\n"),
             topic => self.topic_stats(topic, &mut text),
         };
@@ -111,7 +111,7 @@ impl BrokerShared {
         for (_, log) in entry.logs() {
             let log = log.lock();
             figures.partitions += 1;
-            figures.messages += self.counted(&log);
+            figures.messages += self.message_count(&log);
             figures.bytes += log.len();
         }
         figures
@@ -119,7 +119,7 @@ impl BrokerShared {
 
     /// Returns the number of messages in the form of `stats`: a Java broker counts all messages that a
     /// transaction adds to a partition as one.
-    fn counted(&self, log: &Log) -> u64 {
+    fn message_count(&self, log: &Log) -> u64 {
         if self.settings.compat { log.appends } else { log.messages }
     }
 }

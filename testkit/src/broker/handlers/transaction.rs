@@ -204,7 +204,7 @@ impl BrokerShared {
     /// Completes a prepared transaction for an operator. Returns false if no such transaction is prepared.
     pub(in crate::broker) fn decide(&self, id: &XaTransactionId, heuristic: Heuristic) -> io::Result<bool> {
         let mut xa = self.transactions.lock();
-        let Some(transaction) = xa.prepared_one(id) else { return Ok(false) };
+        let Some(transaction) = xa.get_prepared(id) else { return Ok(false) };
         if heuristic == Heuristic::Committed && !store_all(&transaction.pending, &self.topics) {
             return Err(io::Error::other("the messages of the transaction could not be stored"));
         }

@@ -78,7 +78,7 @@ impl PutMonitor {
     }
 
     /// Counts a put as unanswered until the returned guard is dropped.
-    pub(in crate::broker) fn arrived(&self, put: &PutCommand) -> UnansweredPut {
+    pub(in crate::broker) fn put_arrived(&self, put: &PutCommand) -> UnansweredPut {
         let (topic, index, now) = (put.topic.to_string(), put.partition, Instant::now());
         let mut state = self.0.lock();
         *state.data.entry(put.data.to_bytes()).or_default() += 1;

@@ -16,11 +16,11 @@ use tokio::{
 use super::session::{ExistingEntry, Session};
 
 /// The time limit of a call.
-const CALL: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which an entry may outlive its lease: etcd examines leases twice a second, and its members
 /// have to agree on the end of one.
-const MARGIN: Duration = Duration::from_secs(4);
+const EXPIRY_MARGIN: Duration = Duration::from_secs(4);
 
 struct EtcdSession {
     client: Client,
@@ -44,12 +44,12 @@ pub(super) async fn connect(
     session_timeout: Duration,
     former_sessions: &[i64],
 ) -> io::Result<Box<dyn Session>> {
-    let options = ConnectOptions::new().with_connect_timeout(CALL).with_timeout(CALL);
+    let options = ConnectOptions::new().with_connect_timeout(CALL_TIMEOUT).with_timeout(CALL_TIMEOUT);
     let mut client = call("connect to", &hosts.join(","), Client::connect(hosts, Some(options))).await?;
     let seconds = session_timeout.as_secs().max(1).cast_signed();
     let granted = call("grant", "a lease", client.lease_grant(seconds, None)).await?;
     let lease = granted.id();
-    let endless = ConnectOptions::new().with_connect_timeout(CALL);
+    let endless = ConnectOptions::new().with_connect_timeout(CALL_TIMEOUT);
     let streams = call("connect to", &hosts.join(","), Client::connect(hosts, Some(endless))).await?;
     let (end, ended) = watch::channel(false);
     let lease_client = streams.clone();
@@ -84,14 +84,14 @@ async fn keep_alive(mut client: Client, lease: i64, session_timeout: Duration) -
 }
 
 async fn call<T>(what: &str, path: &str, made: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
-    match timeout(CALL, made).await {
+    match timeout(CALL_TIMEOUT, made).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failed(what, path, &error)),
-        Err(_) => Err(io::Error::other(format!("etcd took longer than {CALL:?} to {what} {path}"))),
+        Ok(Err(error)) => Err(call_error(what, path, &error)),
+        Err(_) => Err(io::Error::other(format!("etcd took longer than {CALL_TIMEOUT:?} to {what} {path}"))),
     }
 }
 
-fn failed(what: &str, path: &str, error: &Error) -> io::Error {
+fn call_error(what: &str, path: &str, error: &Error) -> io::Error {
     io::Error::other(format!("etcd failed to {what} {path}: {error}"))
 }
 
@@ -122,7 +122,7 @@ impl EtcdSession {
         let left = call("look at the lease of", path, asked).await?.ttl();
         // Rounded up to whole seconds; negative when the lease has expired meanwhile.
         let left = u64::try_from(left).map_or(0, |seconds| seconds.saturating_add(1));
-        let max_lifetime = Duration::from_secs(left).min(crate::LONGEST) + MARGIN;
+        let max_lifetime = Duration::from_secs(left).min(crate::MAX_DURATION) + EXPIRY_MARGIN;
         Ok(ExistingEntry { session: Some(entry.lease()), text, max_lifetime, revision })
     }
 }
@@ -168,7 +168,7 @@ impl Session for EtcdSession {
             let change = match changes.message().await {
                 Ok(Some(change)) => change,
                 Ok(None) => return Err(io::Error::other(format!("etcd has ended the watch of {path}"))),
-                Err(error) => return Err(failed("watch", path, &error)),
+                Err(error) => return Err(call_error("watch", path, &error)),
             };
             // The watch is canceled when etcd has dropped the changes since that revision.
             if change.canceled()

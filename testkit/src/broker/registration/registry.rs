@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use super::session::Session;
 
 /// ZooKeeper's protocol has milliseconds as a signed 32-bit number.
-const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
+const MAX_SESSION_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// A registry that a [`Broker`](crate::Broker) registers in; for
 /// [`BrokerBuilder::register_in`](crate::BrokerBuilder::register_in).
@@ -68,7 +68,7 @@ impl Registry {
     /// days. etcd counts whole seconds, at least 2 s.
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout.min(LONGEST_SESSION);
+        self.session_timeout = timeout.min(MAX_SESSION_TIMEOUT);
         self
     }
 

@@ -9,9 +9,9 @@ use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 use super::session::{ExistingEntry, REGISTER_TIMEOUT, Session};
 
 /// The time limit of a call: the library waits while it is disconnected.
-const CALL: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-const LASTING: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
 
 struct ZooKeeperSession {
@@ -31,14 +31,16 @@ pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::
 }
 
 async fn call<T>(what: &str, path: &str, made: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
-    match timeout(CALL, made).await {
+    match timeout(CALL_TIMEOUT, made).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failed(what, path, &error)),
-        Err(_) => Err(io::Error::other(format!("ZooKeeper took longer than {CALL:?} to {what} {path}"))),
+        Ok(Err(error)) => Err(call_error(what, path, &error)),
+        Err(_) => {
+            Err(io::Error::other(format!("ZooKeeper took longer than {CALL_TIMEOUT:?} to {what} {path}")))
+        }
     }
 }
 
-fn failed(what: &str, path: &str, error: &Error) -> io::Error {
+fn call_error(what: &str, path: &str, error: &Error) -> io::Error {
     io::Error::other(format!("ZooKeeper failed to {what} {path}: {error}"))
 }
 
@@ -46,7 +48,7 @@ impl ZooKeeperSession {
     async fn make_parents(&self, path: &str) -> io::Result<()> {
         match path.rsplit_once('/') {
             Some((parent, _)) if !parent.is_empty() => {
-                call("create", parent, self.client.mkdir(parent, &LASTING)).await
+                call("create", parent, self.client.mkdir(parent, &PERSISTENT)).await
             }
             _ => Ok(()),
         }
@@ -73,11 +75,11 @@ impl Session for ZooKeeperSession {
     async fn create(&self, path: &str, text: &str) -> io::Result<Option<ExistingEntry>> {
         self.make_parents(path).await?;
         loop {
-            let created = timeout(CALL, self.client.create(path, text.as_bytes(), &EPHEMERAL)).await;
+            let created = timeout(CALL_TIMEOUT, self.client.create(path, text.as_bytes(), &EPHEMERAL)).await;
             match created {
                 Ok(Ok(_)) => return Ok(None),
                 Ok(Err(Error::NodeExists)) => {}
-                Ok(Err(error)) => return Err(failed("create", path, &error)),
+                Ok(Err(error)) => return Err(call_error("create", path, &error)),
                 Err(_) => return call("create", path, std::future::pending()).await,
             }
             let Some((text, stat)) = self.read(path).await? else { continue };
@@ -103,7 +105,7 @@ impl Session for ZooKeeperSession {
 
     async fn write(&self, path: &str, text: &str, _held: &str) -> io::Result<i64> {
         // The nodes of this session exist as long as the session, and writing takes a session.
-        call("create", path, self.client.mkdir(path, &LASTING)).await?;
+        call("create", path, self.client.mkdir(path, &PERSISTENT)).await?;
         let written = call("write", path, self.client.set_data(path, text.as_bytes(), None)).await?;
         Ok(written.version.into())
     }

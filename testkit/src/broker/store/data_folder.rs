@@ -14,10 +14,10 @@ pub(super) const OWN_FOLDER: &str = "embedded.metaq-0";
 
 /// The lock file. Its first line names the broker that holds the lock, its second line is the first count of
 /// ids of that broker.
-const LOCK: &str = "lock";
+const LOCK_FILE: &str = "lock";
 
 /// The number of ids that one broker may issue: the next one on its folder begins behind them.
-const IDS_OF_A_RUN: i64 = 1 << 32;
+const IDS_PER_RUN: i64 = 1 << 32;
 
 /// Returns the path of one of the embedded broker's own files.
 pub(in crate::broker) fn own_file(data_folder: &Path, name: &str) -> PathBuf {
@@ -37,7 +37,7 @@ impl FolderClaim {
     /// Claims the folder, creating it if there is none. The error names the owner of a claimed folder.
     pub(super) fn new(folder: &Path, owner: &str) -> io::Result<Self> {
         fs::create_dir_all(folder.join(OWN_FOLDER))?;
-        let path = own_file(folder, LOCK);
+        let path = own_file(folder, LOCK_FILE);
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let locked = file.try_lock();
         let mut text = String::new();
@@ -54,7 +54,7 @@ impl FolderClaim {
         }
         read?;
         let first = lines.next().and_then(|line| line.parse::<i64>().ok());
-        let unused_ids = first.map(|first| first.saturating_add(IDS_OF_A_RUN));
+        let unused_ids = first.map(|first| first.saturating_add(IDS_PER_RUN));
         let claim = Self { file, owner: owner.to_owned(), unused_ids };
         // The error of a broker that is refused from now on names this owner.
         claim.write(unused_ids.unwrap_or(i64::MIN))?;

@@ -33,6 +33,7 @@ pub(in crate::broker) struct LogSettings {
     pub(in crate::broker) max_segment: u64,
 }
 
+/// The log of one partition.
 #[derive(Debug)]
 pub(in crate::broker) struct Log {
     /// The folder of its files; none in memory.

@@ -25,6 +25,7 @@ pub(in crate::broker) struct StoreSettings {
     pub(in crate::broker) capacity: Option<u64>,
 }
 
+/// The topics of a broker, with their logs.
 #[derive(Debug)]
 pub(in crate::broker) struct Topics {
     pub(in crate::broker) settings: StoreSettings,

@@ -51,7 +51,7 @@ impl LocalTransactions {
         most: Duration,
     ) {
         let now = Instant::now();
-        self.0.retain(|_, timer| !has_run_out(timer.as_ref(), now));
+        self.0.retain(|_, timer| !has_timed_out(timer.as_ref(), now));
         self.0.entry(id.clone()).or_insert_with(|| {
             let deadline = deadline(seconds, most)?;
             messages.with(|state| {
@@ -65,7 +65,7 @@ impl LocalTransactions {
 
     /// Returns whether this connection has begun the transaction, and it has not timed out.
     pub(in crate::broker) fn has(&self, id: &LocalTransactionId) -> bool {
-        self.0.get(id).is_some_and(|timer| !has_run_out(timer.as_ref(), Instant::now()))
+        self.0.get(id).is_some_and(|timer| !has_timed_out(timer.as_ref(), Instant::now()))
     }
 
     /// Keeps a message until any connection commits the transaction.
@@ -84,7 +84,7 @@ impl LocalTransactions {
         messages: &LocalMessages,
         id: &LocalTransactionId,
     ) -> Option<Vec<PendingMessage>> {
-        let timer = self.0.remove(id).filter(|timer| !has_run_out(timer.as_ref(), Instant::now()))?;
+        let timer = self.0.remove(id).filter(|timer| !has_timed_out(timer.as_ref(), Instant::now()))?;
         Some(messages.with(|state| {
             timer.and_then(|timer| state.timers.remove(&timer));
             state.pending.remove(id).unwrap_or_default()
@@ -92,6 +92,6 @@ impl LocalTransactions {
     }
 }
 
-fn has_run_out(timer: Option<&Timer>, now: Instant) -> bool {
+fn has_timed_out(timer: Option<&Timer>, now: Instant) -> bool {
     timer.is_some_and(|(deadline, _)| *deadline <= now)
 }

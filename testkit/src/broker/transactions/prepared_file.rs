@@ -18,7 +18,7 @@ use crate::broker::store::{Topics, own_file};
 /// The name of the file, one of the embedded broker's own. Each transaction is a `transaction … PREPARE`
 /// frame, followed by its messages as `sync` frames, which have all fields of a stored message. The decision
 /// of an operator is one frame with an action of [`DECIDED`].
-const FILE: &str = "prepared";
+const FILE_NAME: &str = "prepared";
 
 const DECIDED: [(Heuristic, TransactionAction); 3] = [
     (Heuristic::Committed, TransactionAction::CommitTwoPhase),
@@ -27,7 +27,7 @@ const DECIDED: [(Heuristic, TransactionAction); 3] = [
 ];
 
 fn path(topics: &Topics) -> Option<PathBuf> {
-    topics.settings.folder.as_ref().map(|folder| own_file(folder, FILE))
+    topics.settings.folder.as_ref().map(|folder| own_file(folder, FILE_NAME))
 }
 
 /// Writes all transactions that are prepared now.

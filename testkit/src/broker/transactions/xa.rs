@@ -68,21 +68,21 @@ impl XaTransactions {
     /// Begins a transaction; has no effect on an open one.
     pub(in crate::broker) fn begin(&mut self, id: &XaTransactionId, seconds: i32, most: Duration) {
         self.drop_expired();
-        let order = self.next();
+        let order = self.next_order();
         let begun = || XaTransaction { deadline: deadline(seconds, most), ..XaTransaction::default() };
         self.open.entry(id.clone()).or_insert_with(|| (order, begun()));
     }
 
     /// Restores a transaction that was prepared before a restart.
     pub(in crate::broker) fn restore(&mut self, id: XaTransactionId, pending: Vec<PendingMessage>) {
-        let order = self.next();
+        let order = self.next_order();
         let transaction = XaTransaction { pending, used: true, prepared: true, deadline: None };
         self.open.insert(id, (order, transaction));
     }
 
     /// Restores a decision that an operator made before a restart.
     pub(in crate::broker) fn restore_decided(&mut self, id: XaTransactionId, heuristic: Heuristic) {
-        let order = self.next();
+        let order = self.next_order();
         self.decided.insert(id, (order, heuristic));
     }
 
@@ -118,7 +118,7 @@ impl XaTransactions {
     }
 
     /// Returns the prepared transaction with this id.
-    pub(in crate::broker) fn prepared_one(&self, id: &XaTransactionId) -> Option<&XaTransaction> {
+    pub(in crate::broker) fn get_prepared(&self, id: &XaTransactionId) -> Option<&XaTransaction> {
         let (_, transaction) = self.open.get(id)?;
         transaction.prepared.then_some(transaction)
     }
@@ -152,7 +152,7 @@ impl XaTransactions {
         decided.into_iter().map(|(id, (_, heuristic))| (id, *heuristic)).collect()
     }
 
-    fn next(&mut self) -> u64 {
+    fn next_order(&mut self) -> u64 {
         self.begun += 1;
         self.begun
     }

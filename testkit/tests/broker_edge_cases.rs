@@ -1,4 +1,4 @@
-//! Ending a broker, a failed decision of an operator, and a topic with an odd name.
+//! Edge cases of a broker: an odd topic name, failed decisions, commits during its end, failed starts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod wire;
