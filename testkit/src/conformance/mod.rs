@@ -1,5 +1,7 @@
 //! The contract that every [`Discovery`] backend fulfils, whatever its registry.
 
+// This file has the suite and what it needs of a registry; `observer` has the parts that tests of a backend
+// use alone.
 mod observer;
 
 use std::{sync::Arc, time::Duration};

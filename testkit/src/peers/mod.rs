@@ -23,6 +23,10 @@
 //! # }
 //! ```
 
+// `artifacts` fetches and compiles, `process` runs a process that ends with its handle. `zookeeper` with its
+// `zookeeper_ensemble` and `zookeeper_session`, `etcd`, and `java_broker` with its `java_broker_builder` are
+// the peers; `java_reader` and `java_program` run programs that use the Java client. `tls` makes
+// certificates, `error` has the error of all of them.
 mod artifacts;
 mod error;
 mod etcd;

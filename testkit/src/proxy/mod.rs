@@ -1,5 +1,8 @@
 //! A fault-injecting TCP proxy, for tests of network failures.
 
+// This file has the handle and the listener; `relay` forwards the bytes of one connection by the `plan` of
+// each direction; `shared` is the state of all three. Uses point one way: this file → `relay` → `shared` →
+// `plan`.
 mod plan;
 mod relay;
 mod shared;
