@@ -49,7 +49,7 @@ impl Inner {
                 let lookup = self.topics.lookup();
                 match self.check(&message, &lookup) {
                     Ok(topic) => match self.in_flight().permits.try_take(message.encoded_len()) {
-                        Some(share) => match self.submit(topic, message, share, started, timeout, None, None)
+                        Some(share) => match self.accept(topic, message, share, started, timeout, None, None)
                         {
                             Ok(handle) => return Ok(handle),
                             Err(NotAccepted::Refused(error)) => return Err(error),
@@ -105,7 +105,7 @@ impl Inner {
                 Ok(share) => share,
                 Err(error) => return Err(refused(error.with_message(message), span)),
             };
-            match self.submit(&topic, message, share, started, timeout, permit, span) {
+            match self.accept(&topic, message, share, started, timeout, permit, span) {
                 Ok(handle) => return Ok(handle),
                 Err(NotAccepted::Refused(error)) => return Err(error),
                 Err(NotAccepted::HasToWaitOutside(back, reason, span)) => {
@@ -200,7 +200,7 @@ impl Inner {
     // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
-    fn submit(
+    fn accept(
         &self,
         topic: &Arc<TopicState>,
         message: Message,
@@ -230,7 +230,7 @@ impl Inner {
         {
             pending.begin_span(span);
         }
-        let token = self.submitter.submit_or_wait(topic, &mut submission)?;
+        let token = self.submitter.send_or_wait(topic, &mut submission)?;
         if submission.should_yield {
             self.submitter.should_yield.store(true, Ordering::Relaxed);
         }

@@ -287,7 +287,7 @@ impl Producer {
         if inner.config.span_per_send {
             pending.begin_span(None);
         }
-        let token = inner.submitter.submit_now(topic, pending)?;
+        let token = inner.submitter.send_now(topic, pending)?;
         Ok(SendHandle::new(Arc::clone(&inner.submitter.in_flight), token))
     }
 

@@ -240,9 +240,9 @@ impl Submitter {
             let share = pending.share;
             let permit = pending.rare.as_mut().and_then(|rare| rare.permit.take());
             let mut submission = Submission::new(pending, permit);
-            let submitted = self.submit(&topic, &mut submission, Some(token), reservation);
+            let sent = self.try_send(&topic, &mut submission, Some(token), reservation);
             let Submission { pending: left, permit, .. } = submission;
-            let wait = match (submitted.map_err(NotSubmitted::into_wait), left) {
+            let wait = match (sent.map_err(NotSubmitted::into_wait), left) {
                 (Err(Ok(wait)), Some(taken)) => {
                     pending = taken;
                     *wait

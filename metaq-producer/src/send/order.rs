@@ -34,8 +34,8 @@ impl Submitter {
     /// Sends a message if it has the turn in its partition, or can take it.
     ///
     /// # Errors
-    /// As [`submit`](Self::submit).
-    pub(crate) fn submit_in_order(
+    /// As [`try_send`](Self::try_send).
+    pub(crate) fn try_send_in_order(
         &self,
         topic: &Arc<TopicState>,
         submission: &mut Submission,

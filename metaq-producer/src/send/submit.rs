@@ -194,12 +194,12 @@ impl Submitter {
     ///
     /// # Errors
     /// When it never can be, or isn't to be kept now.
-    pub(crate) fn submit_or_wait(
+    pub(crate) fn send_or_wait(
         self: &Arc<Self>,
         topic: &Arc<TopicState>,
         submission: &mut Submission,
     ) -> Result<Token, NotAccepted> {
-        match self.submit(topic, submission, None, &mut None) {
+        match self.try_send(topic, submission, None, &mut None) {
             Ok(token) => Ok(token),
             Err(not_submitted) => self.have_wait(topic, submission, not_submitted),
         }
@@ -240,14 +240,14 @@ impl Submitter {
     ///
     /// # Errors
     /// When the message would have to wait; the error gives it back.
-    pub(crate) fn submit_now(
+    pub(crate) fn send_now(
         &self,
         topic: &Arc<TopicState>,
         pending: PendingMessage,
     ) -> Result<Token, SendError> {
         let mut submission = Submission::new(pending, None);
-        let submitted = self.submit(topic, &mut submission, None, &mut None);
-        submitted.map_err(|not_submitted| {
+        let sent = self.try_send(topic, &mut submission, None, &mut None);
+        sent.map_err(|not_submitted| {
             let error =
                 not_submitted.into_wait().map_or_else(|error| error, |wait| wait.reason.refusal(topic));
             self.refused(topic, submission.pending, error)
@@ -272,7 +272,7 @@ impl Submitter {
     ///
     /// # Errors
     /// Says why the message stays in the submission.
-    pub(crate) fn submit(
+    pub(crate) fn try_send(
         &self,
         topic: &Arc<TopicState>,
         submission: &mut Submission,
@@ -280,7 +280,7 @@ impl Submitter {
         reservation: &mut Option<Reservation>,
     ) -> Result<Token, NotSubmitted> {
         if topic.is_ordered {
-            return self.submit_in_order(topic, submission, token, reservation);
+            return self.try_send_in_order(topic, submission, token, reservation);
         }
         let route = topic.route();
         if route.partitions.is_empty() {
@@ -304,14 +304,14 @@ impl Submitter {
                 }
             };
         let seen = Seen::first(partition, broker, refused);
-        self.submit_elsewhere(topic, &route, submission, token, reservation, now, seen)
+        self.try_elsewhere(topic, &route, submission, token, reservation, now, seen)
     }
 
     /// Asks the selector for other partitions, until one takes the message or it has seen all of them.
     #[cold]
     #[inline(never)]
     #[expect(clippy::too_many_arguments, reason = "the second half of one function")]
-    fn submit_elsewhere<'r>(
+    fn try_elsewhere<'r>(
         &self,
         topic: &Arc<TopicState>,
         route: &'r Route,
@@ -433,7 +433,7 @@ impl Submitter {
             return Err(full());
         }
         let way = Way { topic_broker: &broker.topic_broker, connection: &**connection, partition };
-        match self.in_flight.submit(&self.completions, way, submission, token, reservation) {
+        match self.in_flight.hand_over(&self.completions, way, submission, token, reservation) {
             Ok(Some(token)) => Ok(token),
             Ok(None) => Err(None),
             Err(error) if error.kind() == TransportErrorKind::Full => Err(full()),

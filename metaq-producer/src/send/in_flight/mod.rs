@@ -145,12 +145,15 @@ impl InFlight {
     }
 
     /// Hands a message to a connection, which takes it out of the submission. `token` is that of a message
-    /// that was accepted before.
+    /// that was accepted before. Returns `None` if the message was taken back meanwhile.
+    ///
+    /// The end of the attempt arrives in [`Completions::completed`], in `completion.rs`, usually on the
+    /// connection's task.
     ///
     /// # Errors
-    /// Leaves it where it is if the connection refuses it; without an error if it was taken back meanwhile.
+    /// When the connection refuses the message, which stays in the submission.
     #[inline(always)]
-    pub(crate) fn submit(
+    pub(crate) fn hand_over(
         &self,
         this: &Arc<dyn Completions>,
         way: Way<'_>,
