@@ -5,20 +5,27 @@ use std::{io, path::PathBuf, pin::pin, str::FromStr, time::Duration};
 use metaq_testkit::{Broker, Registry};
 use tokio::time::timeout;
 
-use crate::{EXIT_DONE, ending::status_of, output::Output, signals::StopSignals, stderr::complain};
+use crate::{
+    EXIT_DONE,
+    output::Output,
+    shutdown::{StopSignals, exit_status_of},
+    stderr::print_error,
+};
 
-/// How long a registration that is under way when a signal comes has to succeed, so that it can be taken back.
+/// Limit on waiting for a registration in progress when a signal arrives, so that its entry can be removed
+/// again.
 const LAST_REGISTRATION: Duration = Duration::from_millis(500);
 
 /// Runs a broker on the loopback interface, until it is stopped by a signal.
 ///
-/// It speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its messages in memory
-/// unless told otherwise. The first line that it prints is its address, which `metaq produce --cluster` takes. SIGINT
-/// and SIGTERM end it in order: it leaves the registries first, then closes its connections. It also leaves those where it is
-/// registered already when another one can't be entered, or its address can't be written.
+/// It speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its messages in
+/// memory unless told otherwise. The first line that it prints is its address, which `metaq produce
+/// --cluster` takes. SIGINT and SIGTERM end it in order: it leaves the registries first, then closes its
+/// connections. It also leaves those where it is registered already when another one can't be entered, or its
+/// address can't be written.
 ///
-/// Exit status: 0 when it was ended in order by a signal, 130 or 143 when that came before it was started, or a second one
-/// ended it at once, 1 when something failed.
+/// Exit status: 0 when it was ended in order by a signal, 130 or 143 when that came before it was started, or
+/// a second one ended it at once, 1 when something failed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A topic and its number of partitions; may be repeated. A * in the name stands for any text
@@ -52,7 +59,7 @@ impl FromStr for RegistryArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with("zk://") {
-            // Which knows how such a text is to be.
+            // Checks the syntax.
             metaq_producer::discovery::ZooKeeperDiscovery::new(text).map_err(|error| error.to_string())?;
             return Ok(Self(Registry::zookeeper(text)));
         }
@@ -98,7 +105,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     let Args { topics, port, id, registries, data_dir, default_partitions, compat } = args;
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
-        Err(error) => return complain("signals can't be listened to", &error),
+        Err(error) => return print_error("signals can't be handled", &error),
     };
     let mut builder =
         Broker::builder().port(port).id(id).default_partitions(default_partitions).compat(compat);
@@ -115,38 +122,38 @@ pub(crate) async fn run(args: Args) -> u8 {
     };
     let mut broker = match builder.start().await {
         Ok(broker) => broker,
-        Err(error) => return complain(&failed, &error),
+        Err(error) => return print_error(&failed, &error),
     };
     for RegistryArg(registry) in registries {
         let (registered, status) = {
             let mut registered = pin!(broker.register(registry));
             tokio::select! {
                 registered = &mut registered => (Some(registered), None),
-                // To register may take long. If it is about to succeed, the entry can be taken back.
+                // Registering may take long. If it completes soon, its entry can be removed again.
                 status = signals.next() => (timeout(LAST_REGISTRATION, registered).await.ok(), Some(status)),
             }
         };
         if let Some(status) = status {
-            return end(broker, &mut signals, status).await;
+            return shut_down(broker, &mut signals, status).await;
         }
         if let Some(Err(error)) = registered {
-            let status = complain(&failed, &error);
-            return end(broker, &mut signals, status).await;
+            let status = print_error(&failed, &error);
+            return shut_down(broker, &mut signals, status).await;
         }
     }
     let written = tokio::select! {
         written = write_address(&broker) => written,
-        status = signals.next() => return end(broker, &mut signals, status).await,
+        status = signals.next() => return shut_down(broker, &mut signals, status).await,
     };
     if let Err(error) = written {
-        // Whoever was to read it may have gone, which is no news.
+        // That the reader of the address is gone is not worth a message.
         if error.kind() != io::ErrorKind::BrokenPipe {
-            complain("the broker's address can't be written", &error);
+            print_error("the broker's address can't be written", &error);
         }
-        return end(broker, &mut signals, status_of(&error)).await;
+        return shut_down(broker, &mut signals, exit_status_of(&error)).await;
     }
     signals.next().await;
-    end(broker, &mut signals, EXIT_DONE).await
+    shut_down(broker, &mut signals, EXIT_DONE).await
 }
 
 async fn write_address(broker: &Broker) -> io::Result<()> {
@@ -156,14 +163,14 @@ async fn write_address(broker: &Broker) -> io::Result<()> {
     output.take_failure().map_or(Ok(()), Err)
 }
 
-/// Ends the broker in order, unless a signal comes: asked twice, it goes at once. Returns the exit status, which is `status` if
-/// all goes well.
-async fn end(broker: Broker, signals: &mut StopSignals, status: u8) -> u8 {
+/// Shuts the broker down in order, or returns immediately when another signal arrives. Returns the exit
+/// status, which is `status` if the shutdown succeeds.
+async fn shut_down(broker: Broker, signals: &mut StopSignals, status: u8) -> u8 {
     tokio::select! {
-        ended = broker.shut_down() => match ended {
+        result = broker.shut_down() => match result {
             Ok(()) => status,
             Err(error) => {
-                let failed = complain("the broker could not be ended in order", &error);
+                let failed = print_error("the broker could not be shut down in order", &error);
                 if status == EXIT_DONE { failed } else { status }
             }
         },

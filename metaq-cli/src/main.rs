@@ -1,18 +1,20 @@
-//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures how fast they take messages, and
-//! runs an embedded broker.
+//! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures the rate at which they
+//! accept messages, and runs an embedded broker.
+//!
+//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker` and `inspect`, with its options,
+//! its help text and its work. They share `args` (values of options), `input` (lines of files and stdin),
+//! `output` and `stderr` (writing without blocking), `report` (one line for each message) and `shutdown`
+//! (signals and the orderly end).
 
+mod args;
 mod bench;
-mod cluster;
 mod dev_broker;
-mod duration;
-mod ending;
+mod input;
 mod inspect;
-mod lines;
 mod output;
 mod produce;
 mod report;
-mod signals;
-mod sources;
+mod shutdown;
 mod stderr;
 mod tx;
 
@@ -21,22 +23,22 @@ use std::{env::VarError, error::Error, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::stderr::{LogWriter, complain};
+use crate::stderr::{LogWriter, print_error};
 
-/// Everything asked for was done.
+/// Exit status: the command did everything it was asked for.
 const EXIT_DONE: u8 = 0;
-/// Something failed.
+/// Exit status: something failed.
 const EXIT_FAILED: u8 = 1;
-/// The command line, or a file that it names, can't be used.
+/// Exit status: the command line, or a file that it names, can't be used.
 const EXIT_USAGE: u8 = 2;
-/// The reader of stdout has gone; as of a program that is ended by SIGPIPE.
+/// Exit status: the reader of stdout is gone. The same as that of a program that SIGPIPE ends.
 const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///
-/// Exit status: 0 when everything asked for was done, 1 when something failed, 2 for wrong usage, 130 or 143 when
-/// stopped by SIGINT or SIGTERM (a dev-broker that runs is ended by them with 0), 141 when the reader of stdout has gone
-/// (which is no failure of inspect). METAQ_LOG=debug shows on stderr what happens inside.
+/// Exit status: 0 when everything asked for was done, 1 when something failed, 2 for wrong usage, 130 or 143
+/// when stopped by SIGINT or SIGTERM (a dev-broker that runs is ended by them with 0), 141 when the reader of
+/// stdout has gone (which is no failure of inspect). METAQ_LOG=debug shows on stderr what happens inside.
 #[derive(Debug, Parser)]
 #[command(name = "metaq", version)]
 struct Cli {
@@ -53,13 +55,14 @@ enum Command {
     Inspect(inspect::Args),
 }
 
-/// The environment variable that says what is logged.
+/// The environment variable that selects the log's directives.
 const LOG_VARIABLE: &str = "METAQ_LOG";
 
-/// What is logged: nothing unless it is asked for, or if what is asked for can't be understood, which is told.
+/// Returns the filter of the log. It is off by default, and after a message to stderr also if the directives
+/// can't be parsed.
 fn log_filter() -> EnvFilter {
     let unusable = |text: &str, error: &dyn Error| {
-        complain(&format!("nothing is logged, since {LOG_VARIABLE} has {text:?}"), error);
+        print_error(&format!("nothing is logged, since {LOG_VARIABLE} has {text:?}"), error);
         EnvFilter::new("off")
     };
     match std::env::var(LOG_VARIABLE) {
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(|| LogWriter)
-        // It would print what it can't write, and panic when that fails, too.
+        // By default the subscriber prints events it can't write, and panics if that fails too.
         .log_internal_errors(false)
         .with_env_filter(log_filter())
         .init();
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
     };
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return ExitCode::from(complain("the runtime can't be started", &error)),
+        Err(error) => return ExitCode::from(print_error("the runtime can't be started", &error)),
     };
     let status = runtime.block_on(async {
         match cli.command {
@@ -102,7 +105,7 @@ fn main() -> ExitCode {
             Command::Inspect(args) => inspect::run(&args),
         }
     });
-    // A read of stdin that is still blocked is left behind.
+    // A read of stdin that is still blocked is abandoned.
     runtime.shutdown_background();
     ExitCode::from(status)
 }

@@ -1,4 +1,5 @@
-//! Standard error: messages, the progress and the log. None of it ends the program or holds it up for long.
+//! Standard error: messages, progress and log. A failure to write there neither ends the program nor blocks
+//! it for long.
 
 use std::{
     error::Error,
@@ -18,20 +19,21 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::EXIT_FAILED;
 
-/// How long a message may take to be written. Whoever reads stderr may have stopped, and signals have to be heard.
+/// Limit on writing one message. The reader of stderr may have stopped, and the program must still react to
+/// signals.
 const MAX_WRITE: Duration = Duration::from_secs(1);
 
-/// A message could not be written in time; nothing more is tried.
+/// Set when a message could not be written in time; later ones are skipped.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Prints an error and its causes in one line; returns the exit status for it.
-pub(crate) fn complain(what: &str, error: &dyn Error) -> u8 {
-    say(&format!("{what}: {}", describe(error)));
+/// Prints an error and its causes in one line after `context`; returns the exit status of a failure.
+pub(crate) fn print_error(context: &str, error: &dyn Error) -> u8 {
+    print_message(&format!("{context}: {}", describe(error)));
     EXIT_FAILED
 }
 
-/// Prints a message in one line. Waits for that at most [`MAX_WRITE`].
-pub(crate) fn say(text: &str) {
+/// Prints a message in one line. Blocks for at most [`MAX_WRITE`].
+pub(crate) fn print_message(text: &str) {
     if IS_STUCK.load(Ordering::Relaxed) {
         return;
     }
@@ -40,7 +42,7 @@ pub(crate) fn say(text: &str) {
     let write = {
         let line = Arc::clone(&line);
         move || {
-            // A stderr that is gone can't be told about; nor does anybody listen who has given up.
+            // Neither failure can be reported: stderr is closed, or the caller has given up waiting.
             let _ = io::stderr().write_all(line.as_bytes());
             let _ = written.send(());
         }
@@ -52,18 +54,18 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-/// Shows the progress, unless the terminal takes nothing at the moment.
-pub(crate) fn show(text: &str) {
+/// Prints the progress, unless the terminal accepts no text at the moment.
+pub(crate) fn print_progress(text: &str) {
     let stderr = io::stderr();
     let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let takes_text = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    if takes_text && !IS_STUCK.load(Ordering::Relaxed) {
-        // A terminal that is gone can't be told about.
+    let accepts_text = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    if accepts_text && !IS_STUCK.load(Ordering::Relaxed) {
+        // The terminal may be gone, and there is no other place to report that.
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
 
-/// An error and its causes in one line.
+/// Formats an error and its causes in one line.
 pub(crate) fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -75,13 +77,13 @@ pub(crate) fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// Writes the log to stderr, or nowhere when that is full or gone: no failure to log ends anything.
+/// Writes the log to stderr, and discards it when stderr is full or closed: a failure to log ends nothing.
 #[derive(Debug)]
 pub(crate) struct LogWriter;
 
 impl io::Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // There is nobody to report it to.
+        // There is no other place to report a failure.
         let _ = io::stderr().write_all(bytes);
         Ok(bytes.len())
     }

@@ -138,7 +138,7 @@ async fn a_file_that_can_not_be_read_is_told_whatever_comes_later() {
     let mut said = String::new();
     stderr.read_line(&mut said).unwrap();
     assert!(said.starts_with("metaq: the input can't be read: "), "{said}");
-    assert!(said.contains("gone: No such file") && said.contains("not read therefore: "), "{said}");
+    assert!(said.contains("gone: No such file") && said.contains("not read because of that: "), "{said}");
     assert!(said.trim_end().ends_with(&last.display().to_string()), "{said}");
     // What is in flight is still waited for. Two signals that come at once are one.
     while metaq.try_wait().unwrap().is_none() {

@@ -1,4 +1,4 @@
-//! What `metaq bench` has measured.
+//! The results of `metaq bench`.
 
 use std::{
     fmt::Write as _,
@@ -14,15 +14,15 @@ use nix::sys::{
 };
 use serde::Serialize;
 
-/// Latencies up to a minute are told apart, in nanoseconds; longer ones count as that.
-const LONGEST: u64 = 60_000_000_000;
+/// Upper bound of recorded latencies, in nanoseconds: a minute. Longer ones are recorded as this.
+const MAX_LATENCY: u64 = 60_000_000_000;
 
-/// Figures of a latency are right to so many digits.
+/// The number of significant digits of recorded latencies.
 const DIGITS: u8 = 3;
 
-/// What came of messages.
+/// Counts and latencies of messages.
 pub(super) struct Tally {
-    /// Of acknowledged messages, in nanoseconds.
+    /// Latencies of acknowledged messages, in nanoseconds.
     latencies: Histogram<u64>,
     failures: Failures,
 }
@@ -37,12 +37,12 @@ pub(super) struct Failures {
 impl Tally {
     #[expect(clippy::expect_used, reason = "the bounds are constants that a histogram takes")]
     pub(super) fn new() -> Self {
-        let latencies = Histogram::new_with_max(LONGEST, DIGITS).expect("these bounds are fine");
+        let latencies = Histogram::new_with_max(MAX_LATENCY, DIGITS).expect("these bounds are fine");
         Self { latencies, failures: Failures::default() }
     }
 
     pub(super) fn acknowledged(&mut self, latency: Duration) {
-        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(MAX_LATENCY);
         self.latencies.saturating_record(nanoseconds);
     }
 
@@ -56,25 +56,25 @@ impl Tally {
     }
 }
 
-/// When the measuring began, and what the program had used until then.
-pub(super) struct Measured {
+/// A measurement in progress: its start, and the CPU time that the program had used by then.
+pub(super) struct Measurement {
     start: Instant,
     cpu: Duration,
 }
 
-impl Measured {
+impl Measurement {
     pub(super) fn start() -> Self {
         Self { cpu: cpu_time(), start: Instant::now() }
     }
 
     pub(super) fn end(self, tally: Tally) -> Figures {
         let (elapsed, cpu) = (self.start.elapsed(), cpu_time().saturating_sub(self.cpu));
-        // One that was stopped before it began may have taken no time; a rate is a number all the same.
+        // A run that was stopped before it began may have taken no time; the rate must still be a number.
         let elapsed = elapsed.max(Duration::from_nanos(1));
         let acknowledged = tally.latencies.len();
         let messages = acknowledged + tally.failures.count;
         let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64 / 1e3;
-        let line = Line {
+        let line = FiguresLine {
             messages,
             elapsed_s: elapsed.as_secs_f64(),
             msgs_per_s: acknowledged as f64 / elapsed.as_secs_f64(),
@@ -92,13 +92,13 @@ impl Measured {
 /// The figures of one run.
 #[derive(Debug)]
 pub(super) struct Figures {
-    line: Line,
+    line: FiguresLine,
     failures: Failures,
 }
 
-/// The line of JSON; its keys are for programs, and don't change.
+/// The line of JSON. Programs read it, so its keys don't change.
 #[derive(Debug, Serialize)]
-struct Line {
+struct FiguresLine {
     messages: u64,
     elapsed_s: f64,
     msgs_per_s: f64,
@@ -119,12 +119,12 @@ impl Figures {
         &self.failures
     }
 
-    /// For programs.
+    /// Formats the figures for programs.
     pub(super) fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(&self.line)
     }
 
-    /// For people.
+    /// Formats the figures for people.
     pub(super) fn table(&self, size: usize, in_flight: usize) -> String {
         let line = &self.line;
         let rows = [
@@ -147,7 +147,7 @@ impl Figures {
     }
 }
 
-/// The time that all threads of this program have spent on processors, in user and system mode.
+/// Returns the CPU time of all threads of this program, in user and system mode.
 fn cpu_time() -> Duration {
     let micros = |time: TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
     let usage = getrusage(UsageWho::RUSAGE_SELF);
@@ -155,11 +155,12 @@ fn cpu_time() -> Duration {
     Duration::from_micros(used.unsigned_abs())
 }
 
-/// The most memory that this program has had resident.
+/// Returns the peak resident memory of this program.
 fn peak_memory_kib() -> u64 {
-    // What getrusage tells includes what the parent of a process had when it started it.
+    // The value of `getrusage` includes the memory that the parent process had when it started this one.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let told = peak.and_then(|peak| peak.trim().strip_suffix("kB")?.trim().parse().ok());
-    told.unwrap_or_else(|| getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs()))
+    let parsed = peak.and_then(|peak| peak.trim().strip_suffix("kB")?.trim().parse().ok());
+    parsed
+        .unwrap_or_else(|| getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().unsigned_abs()))
 }

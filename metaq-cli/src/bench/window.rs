@@ -1,4 +1,4 @@
-//! So many operations in flight, all the time, in one task.
+//! A window of operations in flight, which one task keeps full.
 
 use std::{
     collections::VecDeque,
@@ -10,29 +10,31 @@ use std::{
 
 use tokio::task::yield_now;
 
-/// How many operations share a look at the clock, since one takes as long as a tenth of a message does. It comes before the
-/// first of those that start, and after the last of those that have ended: no time is told shorter than it was.
+/// The number of operations that share one reading of the clock, since reading it takes a tenth of the time
+/// of a message. It is read before the first operation of a group starts, and after the last one of a group
+/// completes, so no latency is recorded shorter than it was.
 const GROUP: usize = 8;
 
-/// What is done, and the account of what became of it.
-pub(crate) trait Load {
+/// A source of operations that also receives their outcomes.
+pub(crate) trait Workload {
     /// One operation.
     type Operation: Future + Unpin;
 
-    /// Begins the next one, or says how it failed at once, or that there is none.
+    /// Starts the next operation. Returns `Err` with the outcome if it fails immediately, and `None` if none
+    /// is left.
     fn start(&mut self) -> impl Future<Output = Option<Result<Self::Operation, OutcomeOf<Self>>>>;
 
-    /// One has ended so; whether it is to be told how long it took.
-    fn ended(&mut self, outcome: OutcomeOf<Self>) -> bool;
+    /// Receives the outcome of an operation. Returns whether its latency should be recorded.
+    fn completed(&mut self, outcome: OutcomeOf<Self>) -> bool;
 
-    /// One took so long, from before its start until its outcome was here.
-    fn took(&mut self, latency: Duration);
+    /// Receives the latency of an operation, from just before its start until its outcome arrived.
+    fn record_latency(&mut self, latency: Duration);
 }
 
-pub(crate) type OutcomeOf<L> = <<L as Load>::Operation as Future>::Output;
+pub(crate) type OutcomeOf<W> = <<W as Workload>::Operation as Future>::Output;
 
-/// Keeps `size` operations in flight. Returns when all have ended.
-pub(crate) async fn drive<L: Load>(size: usize, load: &mut L) {
+/// Keeps `size` operations in flight. Returns when all have completed.
+pub(crate) async fn drive<W: Workload>(size: usize, workload: &mut W) {
     let mut window = Window::new(size);
     let mut is_over = false;
     loop {
@@ -42,13 +44,13 @@ pub(crate) async fn drive<L: Load>(size: usize, load: &mut L) {
                 (started, in_group) = (Instant::now(), 0);
             }
             in_group += 1;
-            match load.start().await {
+            match workload.start().await {
                 Some(Ok(operation)) => window.in_order.push_back(Started { operation, started }),
                 Some(Err(output)) => {
-                    if load.ended(output) {
-                        load.took(started.elapsed());
+                    if workload.completed(output) {
+                        workload.record_latency(started.elapsed());
                     }
-                    // Others have to get on, for instance whoever can let the next one succeed.
+                    // Lets other tasks run, for instance the one that the next operation depends on.
                     yield_now().await;
                     in_group = GROUP;
                 }
@@ -58,22 +60,23 @@ pub(crate) async fn drive<L: Load>(size: usize, load: &mut L) {
         if window.in_flight() == 0 {
             return;
         }
-        poll_fn(|context| window.poll(context, load)).await;
+        poll_fn(|context| window.poll(context, workload)).await;
     }
 }
 
-/// What is in flight.
+/// The operations in flight.
 ///
-/// Outcomes mostly come in the order of the starts. So it is mostly enough that the first operation wakes the task, which
-/// then looks at each once. One in the middle wakes it, too, as a scout: when it has ended and the first has not, those before
-/// it that have not ended are put aside, and hold the others up no longer.
+/// Operations mostly complete in the order in which they started. So in general only the first one needs to
+/// wake the task, which then polls each operation once. One in the middle, the sentinel, wakes the task, too:
+/// when it has completed before the first one, the incomplete operations before it move to `overtaken`, where
+/// they no longer delay the others.
 struct Window<H: Future> {
     in_order: VecDeque<Started<H>>,
-    /// Where the scout is among them; not the first.
-    scout: Option<usize>,
-    aside: Vec<Started<H>>,
-    /// When those were started that have ended, and of which was not told yet how long they took.
-    ended: Vec<Instant>,
+    /// The index of the sentinel in `in_order`; never 0.
+    sentinel: Option<usize>,
+    overtaken: Vec<Started<H>>,
+    /// The start times of completed operations whose latency was not recorded yet.
+    completed: Vec<Instant>,
 }
 
 struct Started<H> {
@@ -89,87 +92,93 @@ impl<H: Future + Unpin> Started<H> {
 
 impl<H: Future + Unpin> Window<H> {
     fn new(size: usize) -> Self {
-        let (in_order, ended) = (VecDeque::with_capacity(size), Vec::with_capacity(GROUP));
-        Self { in_order, scout: None, aside: Vec::new(), ended }
+        let (in_order, completed) = (VecDeque::with_capacity(size), Vec::with_capacity(GROUP));
+        Self { in_order, sentinel: None, overtaken: Vec::new(), completed }
     }
 
     fn in_flight(&self) -> usize {
-        self.in_order.len() + self.aside.len()
+        self.in_order.len() + self.overtaken.len()
     }
 
-    /// Ready when at least one has ended. The task is woken when another one has, but for those behind the scout.
-    fn poll(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) -> Poll<()> {
+    /// Ready when at least one operation has completed. Operations behind the sentinel don't wake the task.
+    fn poll(&mut self, context: &mut Context<'_>, workload: &mut impl Workload<Operation = H>) -> Poll<()> {
         let before = self.in_flight();
-        self.poll_aside(context, load);
-        self.poll_first(context, load);
-        while self.poll_scout(context, load) {
-            self.poll_first(context, load);
+        self.poll_overtaken(context, workload);
+        self.poll_first(context, workload);
+        while self.poll_sentinel(context, workload) {
+            self.poll_first(context, workload);
         }
-        self.tell(load);
+        self.record_latencies(workload);
         if self.in_flight() < before { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Takes from the front what has ended.
-    fn poll_first(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) {
+    /// Removes completed operations from the front.
+    fn poll_first(&mut self, context: &mut Context<'_>, workload: &mut impl Workload<Operation = H>) {
         let mut done = 0;
         while let Some(first) = self.in_order.get_mut(done)
             && let Poll::Ready(output) = first.poll(context)
         {
             done += 1;
             let started = first.started;
-            self.has_ended(started, output, load);
+            self.complete(started, output, workload);
         }
         self.in_order.drain(..done);
-        self.scout = self.scout.and_then(|scout| scout.checked_sub(done)).filter(|scout| *scout > 0);
+        self.sentinel =
+            self.sentinel.and_then(|sentinel| sentinel.checked_sub(done)).filter(|sentinel| *sentinel > 0);
     }
 
-    /// Takes all up to the scout, if it has ended, and puts aside what has not; whether it had.
-    fn poll_scout(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) -> bool {
+    /// If the sentinel has completed, removes all operations up to it, and moves the incomplete ones to
+    /// `overtaken`. Returns whether it had.
+    fn poll_sentinel(
+        &mut self,
+        context: &mut Context<'_>,
+        workload: &mut impl Workload<Operation = H>,
+    ) -> bool {
         if self.in_order.len() < 2 {
             return false;
         }
-        let at = *self.scout.get_or_insert(self.in_order.len() / 2);
-        let scout = &mut self.in_order[at];
-        let Poll::Ready(output) = scout.poll(context) else { return false };
-        let started = scout.started;
-        self.has_ended(started, output, load);
-        let overtaken: Vec<_> = self.in_order.drain(..=at).take(at).collect();
-        for mut overtaken in overtaken {
-            match overtaken.poll(context) {
-                Poll::Ready(output) => self.has_ended(overtaken.started, output, load),
-                Poll::Pending => self.aside.push(overtaken),
+        let at = *self.sentinel.get_or_insert(self.in_order.len() / 2);
+        let sentinel = &mut self.in_order[at];
+        let Poll::Ready(output) = sentinel.poll(context) else { return false };
+        let started = sentinel.started;
+        self.complete(started, output, workload);
+        let passed: Vec<_> = self.in_order.drain(..=at).take(at).collect();
+        for mut operation in passed {
+            match operation.poll(context) {
+                Poll::Ready(output) => self.complete(operation.started, output, workload),
+                Poll::Pending => self.overtaken.push(operation),
             }
         }
-        self.scout = None;
+        self.sentinel = None;
         true
     }
 
-    fn poll_aside(&mut self, context: &mut Context<'_>, load: &mut impl Load<Operation = H>) {
+    fn poll_overtaken(&mut self, context: &mut Context<'_>, workload: &mut impl Workload<Operation = H>) {
         let mut at = 0;
-        while let Some(operation) = self.aside.get_mut(at) {
+        while let Some(operation) = self.overtaken.get_mut(at) {
             match operation.poll(context) {
                 Poll::Ready(output) => {
-                    let started = self.aside.swap_remove(at).started;
-                    self.has_ended(started, output, load);
+                    let started = self.overtaken.swap_remove(at).started;
+                    self.complete(started, output, workload);
                 }
                 Poll::Pending => at += 1,
             }
         }
     }
 
-    fn has_ended(&mut self, started: Instant, output: H::Output, load: &mut impl Load<Operation = H>) {
-        if load.ended(output) {
-            self.ended.push(started);
-            if self.ended.len() >= GROUP {
-                self.tell(load);
+    fn complete(&mut self, started: Instant, output: H::Output, workload: &mut impl Workload<Operation = H>) {
+        if workload.completed(output) {
+            self.completed.push(started);
+            if self.completed.len() >= GROUP {
+                self.record_latencies(workload);
             }
         }
     }
 
-    fn tell(&mut self, load: &mut impl Load<Operation = H>) {
-        if !self.ended.is_empty() {
+    fn record_latencies(&mut self, workload: &mut impl Workload<Operation = H>) {
+        if !self.completed.is_empty() {
             let now = Instant::now();
-            self.ended.drain(..).for_each(|started| load.took(now - started));
+            self.completed.drain(..).for_each(|started| workload.record_latency(now - started));
         }
     }
 }
@@ -185,10 +194,10 @@ mod tests {
 
     use super::*;
 
-    /// Calls a function for the next operation, another with what has ended, and another with how long each took.
+    /// Workload of three functions: one starts operations, one receives outcomes, one receives latencies.
     struct Calls<S, E, T>(S, E, T);
 
-    impl<O, S, E, T> Load for Calls<S, E, T>
+    impl<O, S, E, T> Workload for Calls<S, E, T>
     where
         O: Future + Unpin,
         S: FnMut() -> Option<Result<O, O::Output>>,
@@ -201,21 +210,21 @@ mod tests {
             self.0()
         }
 
-        fn ended(&mut self, outcome: O::Output) -> bool {
+        fn completed(&mut self, outcome: O::Output) -> bool {
             self.1(outcome);
             true
         }
 
-        fn took(&mut self, latency: Duration) {
+        fn record_latency(&mut self, latency: Duration) {
             self.2(latency);
         }
     }
 
-    /// Drives `count` operations, each of which waits as `wait` does; returns the most that were in flight, and the results,
-    /// sorted.
+    /// Drives `count` operations, each of which awaits `wait`. Returns the peak number in flight, and the
+    /// sorted results.
     async fn run<F: Future>(size: usize, count: usize, wait: impl Fn(usize) -> F) -> (usize, Vec<usize>) {
         let (in_flight, most) = (Cell::new(0), Cell::new(0));
-        let (mut next, ended) = (0..count, RefCell::new(Vec::new()));
+        let (mut next, completed) = (0..count, RefCell::new(Vec::new()));
         let (wait, in_flight, most) = (&wait, &in_flight, &most);
         let start = || {
             let n = next.next()?;
@@ -228,32 +237,32 @@ mod tests {
         };
         let end = |n| {
             in_flight.set(in_flight.get() - 1);
-            ended.borrow_mut().push(n);
+            completed.borrow_mut().push(n);
         };
         drive(size, &mut Calls(start, end, |_| {})).await;
-        let mut ended = ended.into_inner();
-        ended.sort_unstable();
-        (most.get(), ended)
+        let mut completed = completed.into_inner();
+        completed.sort_unstable();
+        (most.get(), completed)
     }
 
     #[tokio::test]
-    async fn as_many_are_in_flight_as_there_may_be_and_each_ends_once() {
+    async fn the_window_is_filled_and_each_operation_completes_once() {
         for (size, count) in [(1, 10), (63, 1000), (64, 1000), (65, 1000), (1024, 3000), (100, 7)] {
-            let (most, ended) = run(size, count, |_| yield_now()).await;
+            let (most, completed) = run(size, count, |_| yield_now()).await;
             assert_eq!(most, size.min(count), "{size} of {count}");
-            assert_eq!(ended, (0..count).collect::<Vec<_>>());
-            let (_, ended) = run(size, count, |_| std::future::ready(())).await;
-            assert_eq!(ended.len(), count, "when all end at once");
+            assert_eq!(completed, (0..count).collect::<Vec<_>>());
+            let (_, completed) = run(size, count, |_| std::future::ready(())).await;
+            assert_eq!(completed.len(), count, "when all complete immediately");
         }
     }
 
     #[tokio::test]
-    async fn the_window_stays_full_behind_one_that_takes_long() {
+    async fn the_window_stays_full_behind_a_slow_operation() {
         let last = Arc::new(Semaphore::new(0));
         let release = &*last;
         let wait = |n: usize| async move {
             if n == 0 {
-                // Ends when 999 others have.
+                // Completes after 999 others.
                 release.acquire_many(999).await.unwrap().forget();
             } else {
                 yield_now().await;
@@ -270,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn times_are_never_shorter_than_they_were() {
+    async fn latencies_are_never_recorded_too_short() {
         let (mut left, mut shortest) = (2000, Duration::MAX);
         let nap = Duration::from_millis(2);
         let start = || {
@@ -282,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fails_at_once_is_told_and_takes_no_place() {
+    async fn an_immediate_failure_is_reported_and_takes_no_slot() {
         let (mut n, mut failed, mut done) = (0, 0, 0);
         let start = || {
             n += 1;

@@ -1,4 +1,4 @@
-//! From bytes to JSON lines.
+//! Converts bytes to JSON lines.
 
 use std::io::{BufRead, ErrorKind, Read};
 
@@ -7,17 +7,17 @@ use metaq_protocol::{Decoder, Limits, RawFrame};
 use serde::Serialize;
 
 use super::{
-    BUFFER, EachLine, Output, Stop, fields,
+    BUFFER, EachLine, InspectError, Printer, fields,
     hex::{self, Hex, InvalidHex},
     message::{Message, Messages},
 };
 
-/// Longer header lines are taken for something that is no capture of this protocol.
+/// Limit on the length of a header line. A longer one means that the input is no capture of this protocol.
 const MAX_LINE: usize = 1 << 20;
 
-/// What is printed for one frame.
+/// The JSON line of one frame.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct FrameLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<u64>,
     offset: u64,
@@ -49,33 +49,33 @@ struct Incomplete {
     incomplete: bool,
 }
 
-/// One stream of bytes on its way through a decoder.
+/// One stream of bytes and its decoder.
 struct Stream {
     input: Option<u64>,
     decoder: Decoder,
-    /// What came and was not taken yet.
+    /// Bytes that the decoder has not consumed yet.
     rest: BytesMut,
-    /// Where the next frame starts.
+    /// The offset of the next frame.
     offset: u64,
-    /// Whether the bytes of each frame are shown.
+    /// Set when the bytes of each frame are printed, too.
     raw: bool,
 }
 
 impl Stream {
     fn new(input: Option<u64>, raw: bool) -> Self {
-        // The bytes are there, so a long body costs no more than they do.
+        // The bytes are in memory already, so a long body costs nothing more.
         let limits = Limits::default().with_max_line(MAX_LINE).with_max_body(i32::MAX as usize);
         Self { input, decoder: Decoder::with_limits(limits), rest: BytesMut::new(), offset: 0, raw }
     }
 
-    /// Takes more bytes, and shows the frames that they complete. False after what is malformed.
-    fn feed(&mut self, bytes: &[u8], output: &mut Output) -> Result<bool, Stop> {
+    /// Adds bytes, and prints the frames that they complete. Returns false after a malformed one.
+    fn feed(&mut self, bytes: &[u8], output: &mut Printer) -> Result<bool, InspectError> {
         self.rest.extend_from_slice(bytes);
         let input = self.input;
         loop {
             match self.decoder.decode_raw(&mut self.rest) {
                 Ok(Some(RawFrame { frame, bytes, .. })) => {
-                    output.json(&Shown {
+                    output.json(&FrameLine {
                         input,
                         offset: self.offset,
                         length: bytes.len(),
@@ -96,8 +96,8 @@ impl Stream {
         }
     }
 
-    /// Shows whether something is missing at the end.
-    fn end(&self, output: &mut Output) -> Result<(), Stop> {
+    /// Prints a line if the stream ends within a frame.
+    fn end(&self, output: &mut Printer) -> Result<(), InspectError> {
         if !self.rest.is_empty() {
             output.json(&Incomplete { input: self.input, offset: self.offset, incomplete: true })?;
         }
@@ -105,8 +105,8 @@ impl Stream {
     }
 }
 
-/// The whole input is one stream.
-pub(super) fn stream(mut input: impl Read, output: &mut Output, raw: bool) -> Result<(), Stop> {
+/// Prints the frames of an input that is one stream.
+pub(super) fn stream(mut input: impl Read, output: &mut Printer, raw: bool) -> Result<(), InspectError> {
     let mut stream = Stream::new(None, raw);
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -119,12 +119,12 @@ pub(super) fn stream(mut input: impl Read, output: &mut Output, raw: bool) -> Re
                 output.flush()?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(Stop::Input(error)),
+            Err(error) => return Err(InspectError::Input(error)),
         }
     }
 }
 
-/// Each line is a stream, in hexadecimal.
+/// Converts lines, each of which is a stream in hexadecimal.
 pub(super) struct HexLines {
     pub(super) raw: bool,
 }
@@ -132,7 +132,7 @@ pub(super) struct HexLines {
 impl EachLine for HexLines {
     const MAX_LEN: usize = 16 << 20;
 
-    fn whole(&self, output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
+    fn whole(&self, output: &mut Printer, number: u64, line: &[u8]) -> Result<(), InspectError> {
         match hex::parse(line) {
             Ok(bytes) => {
                 let mut stream = Stream::new(Some(number), self.raw);
@@ -147,11 +147,11 @@ impl EachLine for HexLines {
 
     fn long(
         &self,
-        output: &mut Output,
+        output: &mut Printer,
         number: u64,
         start: &[u8],
         rest: &mut impl BufRead,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), InspectError> {
         let (mut digits, mut stream) = (hex::Digits::default(), Stream::new(Some(number), self.raw));
         let mut bytes = Vec::new();
         let mut text = start;
@@ -166,9 +166,9 @@ impl EachLine for HexLines {
                 return not_hexadecimal(output, number, error);
             }
             rest.consume(taken);
-            // What follows may have to be waited for.
+            // The next read may block.
             output.flush()?;
-            text = rest.fill_buf().map_err(Stop::Input)?;
+            text = rest.fill_buf().map_err(InspectError::Input)?;
             taken = text.len();
             if taken == 0 {
                 break;
@@ -181,6 +181,6 @@ impl EachLine for HexLines {
     }
 }
 
-fn not_hexadecimal(output: &mut Output, number: u64, error: InvalidHex) -> Result<(), Stop> {
+fn not_hexadecimal(output: &mut Printer, number: u64, error: InvalidHex) -> Result<(), InspectError> {
     output.json(&Malformed { input: Some(number), offset: None, error: error.to_string() })
 }

@@ -1,4 +1,4 @@
-//! From JSON lines to bytes.
+//! Converts JSON lines to bytes.
 
 use std::{fmt::Display, io::BufRead};
 
@@ -11,9 +11,9 @@ use metaq_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{EachLine, Output, Stop, hex};
+use super::{EachLine, InspectError, Printer, hex};
 
-/// A line of the input; whatever else it says is of no interest.
+/// A line of the input; other keys are ignored.
 #[derive(Deserialize)]
 struct Line {
     command: String,
@@ -27,13 +27,13 @@ struct Refused<'a> {
     error: &'a str,
 }
 
-/// Each line describes a frame, of which the bytes are printed, or why there is none.
+/// Converts lines, each of which describes a frame: prints the frame's bytes, or an error.
 pub(super) struct JsonLines;
 
 impl EachLine for JsonLines {
     const MAX_LEN: usize = 64 << 20;
 
-    fn whole(&self, output: &mut Output, number: u64, line: &[u8]) -> Result<(), Stop> {
+    fn whole(&self, output: &mut Printer, number: u64, line: &[u8]) -> Result<(), InspectError> {
         let bytes = serde_json::from_slice::<Line>(line)
             .map_err(|error| format!("not a line {{\"command\":…,\"fields\":{{…}}}}: {error}"))
             .and_then(|line| {
@@ -46,7 +46,13 @@ impl EachLine for JsonLines {
         }
     }
 
-    fn long(&self, output: &mut Output, number: u64, _: &[u8], _: &mut impl BufRead) -> Result<(), Stop> {
+    fn long(
+        &self,
+        output: &mut Printer,
+        number: u64,
+        _: &[u8],
+        _: &mut impl BufRead,
+    ) -> Result<(), InspectError> {
         output.json(&Refused { input: number, error: &format!("longer than {} bytes", Self::MAX_LEN) })
     }
 }
@@ -116,7 +122,7 @@ fn frame(command: &str, fields: &Fields<'_>) -> Result<Frame, String> {
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
-    /// Says which field it is that can't be used.
+    /// Adds the name of the field to an error.
     fn read<T>(&self, name: &str, value: Result<T, impl Display>) -> Result<T, String> {
         value.map_err(|error| format!("the field {name} can't be used: {error}"))
     }
@@ -135,7 +141,7 @@ impl<'a> Fields<'a> {
         i32::try_from(number).map_err(|_| format!("the field {name} is beyond 32 bits: {number}"))
     }
 
-    /// A text, where null is the same as none.
+    /// Returns a text; null counts as absent.
     fn optional_text(&self, name: &str) -> Result<Option<&'a str>, String> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -144,7 +150,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text where a blank one is the same as none, as with Java.
+    /// Returns a text; a blank one counts as absent, as in the Java client.
     fn text_if_any(&self, name: &str) -> Result<Option<&'a str>, String> {
         Ok(self.optional_text(name)?.filter(|text| !text.trim().is_empty()))
     }
@@ -170,7 +176,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An id from its parts; its `key` says nothing more.
+    /// Builds a transaction id from its parts; its `key` is redundant.
     fn transaction_id(&self) -> Result<TransactionId, String> {
         match self.text("type")? {
             "null" => Ok(TransactionId::Null),
@@ -182,7 +188,7 @@ impl<'a> Fields<'a> {
                 let (gtrid, bqual) = (self.bytes("gtrid")?, self.bytes("bqual")?);
                 let (format_id, qualifier) = (self.i32("format_id")?, self.text("qualifier")?);
                 if qualifier.is_empty() {
-                    // No client begins one like this, yet it can be read and written.
+                    // No client begins a transaction with an empty qualifier, but such an id can be encoded.
                     let key = format!("XID:{format_id}:{}:{}:", hex::Hex(&gtrid), hex::Hex(&bqual));
                     return self.read("qualifier", key.parse());
                 }

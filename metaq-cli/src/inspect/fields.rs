@@ -78,7 +78,7 @@ impl<'a> Fields<'a> {
             Frame::Command(command) => Self::of_command(command),
             Frame::Response(Response::Boolean(answer)) => Self::Result {
                 code: answer.status.0,
-                // No text and an empty one are the same on the wire.
+                // An absent text and an empty one are the same on the wire.
                 message: (!answer.body.is_empty()).then(|| answer.text()),
                 opaque: answer.opaque.0,
             },
@@ -142,7 +142,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The data of a put, both parts in one text.
+/// The data of a put, attribute and payload as one text.
 pub(super) struct Data<'a>(&'a PutData);
 
 impl Serialize for Data<'_> {
@@ -152,7 +152,7 @@ impl Serialize for Data<'_> {
     }
 }
 
-/// The id of a transaction: its text, and its parts.
+/// The id of a transaction: its text and its parts.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(super) enum Transaction<'a> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Prints bytes, two digits each.
+/// Formats bytes with two digits each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hex<'a>(pub(super) &'a [u8]);
 
@@ -33,14 +33,14 @@ fn write(bytes: &[u8], text: &mut [u8]) {
     }
 }
 
-/// `bytes` as text.
+/// Returns `bytes` as digits.
 pub(super) fn line(bytes: &[u8]) -> Vec<u8> {
     let mut text = vec![0; 2 * bytes.len()];
     write(bytes, &mut text);
     text
 }
 
-/// Reads pairs of digits.
+/// Parses pairs of digits.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, InvalidHex> {
     let digit = |at: usize| match char::from(text[at]).to_digit(16) {
         Some(digit) => Ok(digit as u8),
@@ -52,19 +52,19 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, InvalidHex> {
     (0..text.len()).step_by(2).map(|at| Ok(digit(at)? << 4 | digit(at + 1)?)).collect()
 }
 
-/// Reads pairs of digits that come in pieces. White space is passed over at the start and at the end.
+/// Parser of pairs of digits that arrive in pieces. Skips white space at the start and at the end.
 #[derive(Debug, Default)]
 pub(super) struct Digits {
-    /// How many digits there were.
+    /// The number of digits so far.
     count: usize,
-    /// The first digit of a pair whose second one has not come yet.
+    /// The first digit of an incomplete pair.
     high: u8,
-    /// White space has come behind digits.
+    /// Set after white space that follows digits.
     is_over: bool,
 }
 
 impl Digits {
-    /// Takes a piece, and adds the bytes that it completes, also those before a mistake.
+    /// Parses a piece, and appends the bytes that it completes, including those before an error.
     pub(super) fn push(&mut self, text: &[u8], bytes: &mut Vec<u8>) -> Result<(), InvalidHex> {
         for byte in text {
             if byte.is_ascii_whitespace() {
@@ -88,12 +88,12 @@ impl Digits {
     }
 }
 
-/// A text that is no hexadecimal.
+/// A text that is not hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InvalidHex {
-    /// How many digits there are.
+    /// An odd number of digits.
     Odd(usize),
-    /// Where the first is that is none, in bytes.
+    /// The position of the first byte that is not a digit.
     NotADigit(usize),
 }
 

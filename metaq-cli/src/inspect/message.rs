@@ -1,4 +1,4 @@
-//! Messages as JSON: attribute and payload.
+//! The JSON of messages: attribute and payload.
 
 use bytes::Bytes;
 use metaq_protocol::{Command, Frame, InvalidAttribute, PutData, Response, SplitData, StoredMessages};
@@ -6,10 +6,10 @@ use serde::{Serialize, Serializer, ser::SerializeSeq as _};
 
 use super::hex::Hex;
 
-/// How many bytes of a stored message come before its data.
+/// The length of a stored message's header, in bytes.
 const STORED_HEADER: usize = 20;
 
-/// What the data of a put holds, or why it has no sound attribute.
+/// The data of a put in its parts, or the error that keeps it from being split.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Message {
@@ -38,7 +38,7 @@ impl From<Result<SplitData, InvalidAttribute>> for Message {
     }
 }
 
-/// One stored message of a `value`, or what ends them.
+/// One stored message of a `value`, or the reason why no more follow.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Stored {
@@ -59,7 +59,7 @@ enum Stored {
     },
 }
 
-/// The stored messages of a `value`, each of which is made when it is printed.
+/// The stored messages of a `value`, decoded one by one as they are printed.
 pub(super) struct Messages<'a>(&'a Bytes);
 
 impl<'a> Messages<'a> {
@@ -78,7 +78,7 @@ impl Serialize for Messages<'_> {
         for message in messages.by_ref() {
             shown.serialize_element(&match message {
                 Ok(message) => {
-                    // Taken from the bytes, since an attribute that isn't UTF-8 is to be shown as it is.
+                    // Split again from the bytes, so that an attribute that isn't UTF-8 is printed unchanged.
                     let data = self.0.slice(offset + STORED_HEADER..message.next_offset);
                     let (start, id, flag) = (offset, message.id, message.flag.0);
                     offset = message.next_offset;
@@ -95,7 +95,7 @@ impl Serialize for Messages<'_> {
     }
 }
 
-/// Bytes in hexadecimal, and as text where they are text.
+/// Bytes in hexadecimal, and as text if they are text.
 pub(super) struct Content(Bytes);
 
 impl Serialize for Content {
@@ -110,7 +110,8 @@ impl Serialize for Content {
     }
 }
 
-/// `bytes` if they are valid UTF-8 without control characters other than those that end lines, and tabs.
+/// Returns `bytes` as text if they are valid UTF-8 without control characters other than tab, line feed and
+/// carriage return.
 fn as_text(bytes: &[u8]) -> Option<&str> {
     let unprintable = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
     str::from_utf8(bytes).ok().filter(|text| !text.contains(unprintable))

@@ -1,4 +1,4 @@
-//! Sending lines, and reporting what became of them.
+//! One run of `metaq produce`: sends lines and reports their outcomes.
 
 use std::{
     collections::VecDeque,
@@ -14,28 +14,27 @@ use metaq_producer::{Message, Outcome, Producer, SendError, SendReceipt, Topic};
 
 use crate::{
     EXIT_DONE, EXIT_FAILED,
-    ending::{Account, finish, status_of},
-    lines::{Line, Lines, MAX_LINE},
+    input::{Line, Lines, MAX_LINE},
     output::Output,
     report::Report,
-    signals::Stopping,
-    stderr::{complain, describe, say},
+    shutdown::{PendingResults, Shutdown, exit_status_of, finish},
+    stderr::{describe, print_error, print_message},
 };
 
-/// How many bytes of lines may be on their way, beside a line that alone has more.
+/// Limit on the memory of messages in flight. A single larger line is sent alone.
 const MAX_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
-/// What a message on its way takes beside the bytes of its line, about.
+/// Approximate memory of a message in flight besides its line.
 const MESSAGE_SIZE: usize = 1024;
 
-/// The outcome of the message in one line of the input.
+/// The outcome of the message of one line.
 struct Completed {
     line: u64,
     size: usize,
     result: Result<SendReceipt, SendError>,
 }
 
-/// A message whose outcome isn't known yet.
+/// A message whose outcome is not known yet.
 struct Sending {
     line: u64,
     size: usize,
@@ -56,25 +55,27 @@ pub(super) struct Run {
     producer: Producer,
     topics: Vec<Topic>,
     attribute: Option<Arc<str>>,
-    /// How many messages may be on their way.
+    /// Limit on the number of messages in flight.
     in_flight: usize,
     report: Report,
     sent: FuturesUnordered<Sending>,
-    /// How much memory the messages of `sent` take.
+    /// The memory of the messages in `sent`.
     bytes: usize,
-    /// How many lines have been sent, or reported as not sent.
+    /// The number of lines that were sent, or reported as not sent.
     line: u64,
-    /// How many lines were read that are not going to be sent, and why not.
+    /// The number of lines that were read and will not be sent.
     unsent: u64,
+    /// The kind and the text of their error.
     unsent_because: (&'static str, &'static str),
-    /// Lines that were sent and whose outcome isn't waited for any more, and why not.
+    /// Lines that were sent and whose outcome is no longer waited for.
     unknown: VecDeque<u64>,
+    /// The text of their error.
     unknown_because: &'static str,
     input_failed: bool,
 }
 
-/// Why no more lines are read.
-enum Stop {
+/// The reason to read no more lines.
+enum StopReason {
     EndOfInput,
     Signal,
     InputFailed(io::Error),
@@ -106,81 +107,85 @@ impl Run {
         }
     }
 
-    /// Sends and reports all lines, or those that were read before there was a reason to stop. Returns the exit status.
-    pub(super) async fn run(mut self, lines: Lines, stopping: &mut Stopping) -> u8 {
-        self.read(lines, stopping).await;
-        finish(&mut self, stopping).await;
+    /// Sends and reports all lines, or those that were read before the run had to stop. Returns the exit
+    /// status.
+    pub(super) async fn run(mut self, lines: Lines, shutdown: &mut Shutdown) -> u8 {
+        self.read(lines, shutdown).await;
+        finish(&mut self, shutdown).await;
         self.report.progress(0, true);
         let failure = self.report.take_failure();
         if let Some((error, unwritten)) = &failure {
             let (lines, unwritten) = (self.line, unwritten.describe("stored"));
-            say(&format!(
+            print_message(&format!(
                 "the results can't be written: {}; {lines} lines were taken from the input; {unwritten}",
                 describe(error)
             ));
         }
-        if let Some(status) = stopping.status() {
+        if let Some(status) = shutdown.status() {
             return status;
         }
         match failure {
-            Some((error, _)) => status_of(&error),
+            Some((error, _)) => exit_status_of(&error),
             None if self.input_failed || !self.report.is_clean() => EXIT_FAILED,
             None => EXIT_DONE,
         }
     }
 
-    /// Reads and sends until there is a reason to stop.
-    async fn read(&mut self, mut lines: Lines, stopping: &mut Stopping) {
+    /// Reads and sends until the end of the input, a signal, or a failure.
+    async fn read(&mut self, mut lines: Lines, shutdown: &mut Shutdown) {
         let mut waiting = Vec::new().into_iter();
         let stop = loop {
             self.report_completed();
-            // From here to the waiting nothing completes, so that there is something to wait for: either as much as
-            // may be in flight is, or all that was read has been sent, or there is no room for results.
+            // Nothing completes between here and the wait below. So that wait always has something to wait
+            // for: a limit of messages in flight is reached, or all lines read are sent, or results have no
+            // capacity.
             while self.sent.len() < self.in_flight
                 && self.bytes < MAX_BYTES_IN_FLIGHT
-                && self.report.has_room()
+                && self.report.has_capacity()
                 && let Some(line) = waiting.next()
             {
                 self.send(line);
             }
             self.report.flush();
-            let has_room = self.report.has_room();
+            let has_capacity = self.report.has_capacity();
             let more = waiting.len() == 0;
             tokio::select! {
                 biased;
-                _ = stopping.signal() => break Stop::Signal,
-                () = self.report.changed() => if self.report.has_failed() { break Stop::OutputFailed },
-                Some(completed) = self.sent.next(), if has_room => self.completed(&completed),
-                batch = lines.next(), if has_room && more => match batch {
+                _ = shutdown.signal() => break StopReason::Signal,
+                () = self.report.changed() => if self.report.has_failed() { break StopReason::OutputFailed },
+                Some(completed) = self.sent.next(), if has_capacity => self.completed(&completed),
+                batch = lines.next(), if has_capacity && more => match batch {
                     Some(Ok(batch)) => waiting = batch.into_iter(),
-                    Some(Err(error)) => break Stop::InputFailed(error),
-                    None => break Stop::EndOfInput,
+                    Some(Err(error)) => break StopReason::InputFailed(error),
+                    None => break StopReason::EndOfInput,
                 },
             }
         };
         self.unsent_because = match stop {
-            Stop::EndOfInput => return,
-            Stop::Signal => ("stopped", "the program was told to stop before this line was sent"),
-            Stop::OutputFailed => ("stopped", "the results could not be written before this line was sent"),
-            Stop::InputFailed(error) => {
+            StopReason::EndOfInput => return,
+            StopReason::Signal => ("stopped", "the program was told to stop before this line was sent"),
+            StopReason::OutputFailed => {
+                ("stopped", "the results could not be written before this line was sent")
+            }
+            StopReason::InputFailed(error) => {
                 self.input_error(&error);
                 ("input", "the input could not be read to the end of this line")
             }
         };
-        // Read, but not to be sent any more: these too are accounted for.
+        // These lines were read and will not be sent, but are reported, too.
         let rest = lines.take_rest();
         self.unsent = waiting.len() as u64 + rest.lines;
         if let Some(error) = rest.error {
             self.input_error(&error);
         }
         if rest.is_incomplete {
-            say("a read of the input is still under way, and what it may take is not reported");
+            print_message("a read of the input is still under way, and what it may take is not reported");
         }
     }
 
-    /// Tells of it now: a signal may come, and set the exit status.
+    /// Prints the error immediately, because a signal may still replace the exit status.
     fn input_error(&mut self, error: &io::Error) {
-        complain("the input can't be read", error);
+        print_error("the input can't be read", error);
         self.input_failed = true;
     }
 
@@ -203,7 +208,7 @@ impl Run {
         let producer = self.producer.clone();
         let result = async move { producer.send(message).await }.boxed();
         let mut sending = Sending { line: number, size, result };
-        // Its time begins now, and not after whatever is done before outcomes are waited for.
+        // The first poll starts the message's timeout now, not when outcomes are next waited for.
         match (&mut sending).now_or_never() {
             Some(completed) => self.report.message(number, &completed.result),
             None => {
@@ -213,15 +218,15 @@ impl Run {
         }
     }
 
-    /// A message that was on its way has its outcome.
+    /// Reports the outcome of a message that was in flight.
     fn completed(&mut self, completed: &Completed) {
         self.bytes -= completed.size;
         self.report.message(completed.line, &completed.result);
     }
 
-    /// Reports what has completed, as there is room for it.
+    /// Reports completed messages as the output has capacity.
     fn report_completed(&mut self) {
-        while self.report.has_room()
+        while self.report.has_capacity()
             && let Some(Some(completed)) = self.sent.next().now_or_never()
         {
             self.completed(&completed);
@@ -230,23 +235,23 @@ impl Run {
     }
 }
 
-impl Account for Run {
+impl PendingResults for Run {
     async fn complete(&mut self) {
         loop {
             self.report_completed();
-            while self.report.has_room() && self.unsent > 0 {
+            while self.report.has_capacity() && self.unsent > 0 {
                 self.unsent -= 1;
                 self.line += 1;
                 let (kind, text) = self.unsent_because;
                 self.report.failed(self.line, kind, Outcome::NotSent, text);
             }
-            while self.report.has_room()
+            while self.report.has_capacity()
                 && let Some(line) = self.unknown.pop_front()
             {
                 self.report.failed(line, "stopped", Outcome::Unknown, self.unknown_because);
             }
             self.report.flush();
-            if !self.report.has_room() {
+            if !self.report.has_capacity() {
                 self.report.changed().await;
             } else if let Some(completed) = self.sent.next().await {
                 self.completed(&completed);
@@ -257,11 +262,11 @@ impl Account for Run {
         self.report.written().await;
     }
 
-    fn stop_waiting(&mut self, is_urgent: bool) {
+    fn stop_waiting(&mut self, is_forced: bool) {
         while let Some(Some(completed)) = self.sent.next().now_or_never() {
             self.completed(&completed);
         }
-        self.unknown_because = if is_urgent {
+        self.unknown_because = if is_forced {
             "the program was told twice to stop before the outcome of this message was known"
         } else {
             "the program was told to stop, and its time was over before the outcome of this message was known"

@@ -1,14 +1,14 @@
-//! The results that could not be written.
+//! Counts of the results that could not be written.
 
 use metaq_producer::Outcome;
 use serde::Deserialize;
 
-/// How many results could not be written, by their outcomes.
+/// Counts, by outcome, of the results that could not be written.
 #[derive(Debug, Default)]
 pub(crate) struct Unwritten {
-    /// The least and the greatest number of their lines.
+    /// The lowest and the highest line number.
     lines: Option<(u64, u64)>,
-    /// Something else, such as the line of a transaction's end.
+    /// Set for any other line, such as the result of a transaction.
     has_other: bool,
     stored: u64,
     rejected: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Unwritten {
     not_sent: u64,
 }
 
-/// What matters in a line that was to be printed.
+/// The relevant part of a line that was not written.
 #[derive(Deserialize)]
 struct Printed<'a> {
     line: u64,
@@ -30,7 +30,8 @@ struct Failure<'a> {
 }
 
 impl Unwritten {
-    /// Counts the results in lines that were to be printed. Other lines, such as that of a transaction's end, don't count.
+    /// Counts the results in lines that were not written. Other lines, such as the result of a transaction,
+    /// don't count.
     pub(super) fn count(&mut self, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n') {
             let Ok(Printed { line, error }) = serde_json::from_slice(line) else {
@@ -45,7 +46,8 @@ impl Unwritten {
         self.lines.is_none() && !self.has_other
     }
 
-    /// Counts one result: the outcome in words of a message that was not acknowledged, `None` for one that was.
+    /// Counts one result: `outcome` is that of a message that was not acknowledged, `None` for an
+    /// acknowledged one.
     pub(super) fn add(&mut self, line: u64, outcome: Option<&str>) {
         let (first, last) = self.lines.unwrap_or((line, line));
         self.lines = Some((first.min(line), last.max(line)));
@@ -57,7 +59,7 @@ impl Unwritten {
         }
     }
 
-    /// What there is to say about it. `stored` is the word for messages that were acknowledged.
+    /// Formats the counts. `stored` is the word for acknowledged messages.
     pub(crate) fn describe(&self, stored: &str) -> String {
         let Self { lines: Some((first, last)), stored: count, rejected, unknown, not_sent, .. } = self else {
             return "the results of all lines were written".to_owned();

@@ -1,4 +1,4 @@
-//! Sending the lines of one transaction, ending it, and reporting that.
+//! One run of `metaq tx`: sends the lines, commits or rolls back, and reports the result.
 
 use std::{io, sync::Arc, vec};
 
@@ -11,118 +11,120 @@ use metaq_producer::{
 use super::Args;
 use crate::{
     EXIT_DONE, EXIT_FAILED,
-    ending::{Account, finish, status_of},
-    lines::{Line, Lines, MAX_LINE},
+    input::{Line, Lines, MAX_LINE},
     output::Output,
-    report::{Report, TransactionEnd},
-    signals::Stopping,
-    stderr::{complain, describe, say},
+    report::{Report, TransactionResult},
+    shutdown::{PendingResults, Shutdown, exit_status_of, finish},
+    stderr::{describe, print_error, print_message},
 };
 
 /// One run of the command.
 pub(super) struct Run {
     args: Args,
     report: Report,
-    /// How many lines were sent, or reported as not sent.
+    /// The number of lines that were sent, or reported as not sent.
     line: u64,
-    /// How many lines were read that are not going to be sent.
+    /// The number of lines that were read and will not be sent.
     unsent: u64,
-    /// How the transaction ended, until it is reported.
-    end: Option<TransactionEnd>,
+    /// The result of the transaction, until it is reported.
+    result: Option<TransactionResult>,
 }
 
-/// Why no more lines are sent.
-enum Stop {
+/// The reason to send no more lines.
+enum StopReason {
     EndOfInput,
     Signal,
     InputFailed(io::Error),
     OutputFailed,
-    /// A line can't be sent.
+    /// A line can't be sent; the text says which and why.
     Refused(String),
-    /// The transaction is over.
+    /// The transaction has already failed.
     Over(TransactionError),
 }
 
 impl Run {
     pub(super) fn new(args: Args, report: Report) -> Self {
-        Self { args, report, line: 0, unsent: 0, end: None }
+        Self { args, report, line: 0, unsent: 0, result: None }
     }
 
-    /// Sends all lines and ends the transaction as asked, or rolls it back. Returns the exit status.
+    /// Sends all lines and then commits or rolls back, as the options ask; rolls back if that is not
+    /// possible. Returns the exit status.
     pub(super) async fn run(
         mut self,
         mut transaction: Transaction,
         lines: Lines,
-        stopping: &mut Stopping,
+        shutdown: &mut Shutdown,
     ) -> u8 {
-        let stop = self.send(&mut transaction, lines, stopping).await;
-        let (end, is_as_asked) = self.end(transaction, &stop, stopping).await;
-        let text = end.describe();
-        self.end = Some(end);
-        stopping.leave_time_to_write();
-        finish(&mut self, stopping).await;
+        let stop = self.send(&mut transaction, lines, shutdown).await;
+        let (result, is_as_asked) = self.end(transaction, &stop, shutdown).await;
+        let text = result.describe();
+        self.result = Some(result);
+        shutdown.extend_deadline_for_writing();
+        finish(&mut self, shutdown).await;
         self.report.progress(0, true);
         let failure = self.report.take_failure();
         if let Some((error, unwritten)) = &failure {
             let (lines, unwritten) = (self.line, unwritten.describe("taken by the broker"));
-            say(&format!(
+            print_message(&format!(
                 "the results can't be written: {}; {text}; {lines} lines were taken from the input; {unwritten}",
                 describe(error)
             ));
         }
-        if let Some(status) = stopping.status() {
+        if let Some(status) = shutdown.status() {
             return status;
         }
         match (failure, stop) {
-            (Some((error, _)), _) => status_of(&error),
-            (None, Stop::InputFailed(_)) => EXIT_FAILED,
+            (Some((error, _)), _) => exit_status_of(&error),
+            (None, StopReason::InputFailed(_)) => EXIT_FAILED,
             (None, _) if is_as_asked => EXIT_DONE,
             (None, _) => EXIT_FAILED,
         }
     }
 
-    /// Commits or rolls back. Returns what there is to report about it, and whether it is as asked.
+    /// Commits or rolls back. Returns the result, and whether it is the one that the options ask for.
     async fn end(
         &self,
         transaction: Transaction,
-        stop: &Stop,
-        stopping: &mut Stopping,
-    ) -> (TransactionEnd, bool) {
-        let mut end = TransactionEnd {
+        stop: &StopReason,
+        shutdown: &mut Shutdown,
+    ) -> (TransactionResult, bool) {
+        let mut result = TransactionResult {
             transaction: transaction.id().map(str::to_owned),
             messages: transaction.messages(),
-            ..TransactionEnd::default()
+            ..TransactionResult::default()
         };
-        let commits = self.args.commit && matches!(stop, Stop::EndOfInput);
-        let ended = match stop {
-            Stop::Over(_) => Some(Ok(())),
+        let commits = self.args.commit && matches!(stop, StopReason::EndOfInput);
+        let completion = match stop {
+            StopReason::Over(_) => Some(Ok(())),
             _ if commits => {
-                let committed = stopping.unless_urgent(transaction.commit()).await;
-                committed.map(|committed| committed.map(|receipt| end.messages = receipt.messages))
+                let committed = shutdown.unless_forced(transaction.commit()).await;
+                committed.map(|committed| committed.map(|receipt| result.messages = receipt.messages))
             }
-            _ => stopping.unless_urgent(transaction.rollback()).await,
+            _ => shutdown.unless_forced(transaction.rollback()).await,
         };
-        end.outcome = match &ended {
+        result.outcome = match &completion {
             Some(Ok(())) if commits => "committed",
             Some(Err(error)) if error.outcome() == TransactionOutcome::Unknown => "unknown",
             None => "unknown",
             _ => "rolled-back",
         };
-        end.error = match stop {
-            Stop::Over(error) => Some((error.kind().as_str(), describe(error))),
-            Stop::Refused(text) => Some(("refused", text.clone())),
-            Stop::InputFailed(error) => Some(("input", format!("the input can't be read: {error}"))),
-            Stop::OutputFailed => Some(("output", "the results can't be written".to_owned())),
-            Stop::Signal => Some(("stopped", "the program was told to stop".to_owned())),
-            Stop::EndOfInput => match &ended {
-                Some(ended) => ended.as_ref().err().map(|error| (error.kind().as_str(), describe(error))),
+        result.error = match stop {
+            StopReason::Over(error) => Some((error.kind().as_str(), describe(error))),
+            StopReason::Refused(text) => Some(("refused", text.clone())),
+            StopReason::InputFailed(error) => Some(("input", format!("the input can't be read: {error}"))),
+            StopReason::OutputFailed => Some(("output", "the results can't be written".to_owned())),
+            StopReason::Signal => Some(("stopped", "the program was told to stop".to_owned())),
+            StopReason::EndOfInput => match &completion {
+                Some(completion) => {
+                    completion.as_ref().err().map(|error| (error.kind().as_str(), describe(error)))
+                }
                 None => Some((
                     "stopped",
                     "the program was told twice to stop before the outcome was known".to_owned(),
                 )),
             },
         };
-        let is_as_asked = match &ended {
+        let is_as_asked = match &completion {
             Some(Ok(())) => {
                 if commits {
                     self.args.commit
@@ -130,30 +132,30 @@ impl Run {
                     self.args.rollback
                 }
             }
-            // Not confirmed, even if it can't be otherwise.
+            // The broker has not confirmed it, even where no other outcome is possible.
             _ => false,
         };
-        (end, is_as_asked)
+        (result, is_as_asked)
     }
 
-    /// Sends line after line until there is a reason to stop.
+    /// Sends line after line until the end of the input, a signal, or a failure.
     async fn send(
         &mut self,
         transaction: &mut Transaction,
         mut lines: Lines,
-        stopping: &mut Stopping,
-    ) -> Stop {
+        shutdown: &mut Shutdown,
+    ) -> StopReason {
         let mut batch = Vec::new().into_iter();
-        let stop = self.send_lines(transaction, &mut lines, &mut batch, stopping).await;
-        if !matches!(stop, Stop::EndOfInput) {
-            // Read, but not to be sent any more: these too are accounted for.
+        let stop = self.send_lines(transaction, &mut lines, &mut batch, shutdown).await;
+        if !matches!(stop, StopReason::EndOfInput) {
+            // These lines were read and will not be sent, but are reported, too.
             let rest = lines.take_rest();
             self.unsent += batch.len() as u64 + rest.lines;
             if let Some(error) = rest.error {
-                complain("the input can't be read", &error);
+                print_error("the input can't be read", &error);
             }
             if rest.is_incomplete {
-                say("a read of the input is still under way, and what it may take is not reported");
+                print_message("a read of the input is still under way, and what it may take is not reported");
             }
         }
         stop
@@ -164,31 +166,31 @@ impl Run {
         transaction: &mut Transaction,
         lines: &mut Lines,
         batch: &mut vec::IntoIter<Line>,
-        stopping: &mut Stopping,
-    ) -> Stop {
+        shutdown: &mut Shutdown,
+    ) -> StopReason {
         loop {
             self.report.flush();
             let next = loop {
                 tokio::select! {
                     biased;
-                    _ = stopping.signal() => return Stop::Signal,
-                    () = self.report.changed() => if self.report.has_failed() { return Stop::OutputFailed },
+                    _ = shutdown.signal() => return StopReason::Signal,
+                    () = self.report.changed() => if self.report.has_failed() { return StopReason::OutputFailed },
                     next = lines.next() => break next,
                 }
             };
             *batch = match next {
                 Some(Ok(next)) => next.into_iter(),
-                Some(Err(error)) => return Stop::InputFailed(error),
-                None => return self.before_the_end(stopping).await,
+                Some(Err(error)) => return StopReason::InputFailed(error),
+                None => return self.wait_for_results(shutdown).await,
             };
             for line in batch.by_ref() {
-                if let Some(stop) = self.wait_for_room(stopping).await {
-                    // It is neither sent nor reported yet.
+                if let Some(stop) = self.wait_for_capacity(shutdown).await {
+                    // The line is neither sent nor reported yet.
                     self.unsent += 1;
                     return stop;
                 }
                 self.line += 1;
-                if let Some(stop) = self.send_line(transaction, line, stopping).await {
+                if let Some(stop) = self.send_line(transaction, line, shutdown).await {
                     return stop;
                 }
                 self.report.progress(0, false);
@@ -196,71 +198,74 @@ impl Run {
         }
     }
 
-    /// Nothing is committed whose messages could not be reported.
-    async fn before_the_end(&mut self, stopping: &mut Stopping) -> Stop {
+    /// Before a commit, waits until all results are written: a transaction whose results can't be written is
+    /// rolled back.
+    async fn wait_for_results(&mut self, shutdown: &mut Shutdown) -> StopReason {
         if self.args.commit {
             tokio::select! {
                 biased;
-                _ = stopping.signal() => return Stop::Signal,
-                () = self.report.written() => if self.report.has_failed() { return Stop::OutputFailed },
+                _ = shutdown.signal() => return StopReason::Signal,
+                () = self.report.written() => if self.report.has_failed() { return StopReason::OutputFailed },
             }
         }
-        Stop::EndOfInput
+        StopReason::EndOfInput
     }
 
-    async fn wait_for_room(&mut self, stopping: &mut Stopping) -> Option<Stop> {
-        while !self.report.has_room() {
+    async fn wait_for_capacity(&mut self, shutdown: &mut Shutdown) -> Option<StopReason> {
+        while !self.report.has_capacity() {
             tokio::select! {
                 biased;
-                _ = stopping.signal() => return Some(Stop::Signal),
+                _ = shutdown.signal() => return Some(StopReason::Signal),
                 () = self.report.changed() => {}
             }
         }
-        self.report.has_failed().then_some(Stop::OutputFailed)
+        self.report.has_failed().then_some(StopReason::OutputFailed)
     }
 
     async fn send_line(
         &mut self,
         transaction: &mut Transaction,
         line: Line,
-        stopping: &mut Stopping,
-    ) -> Option<Stop> {
+        shutdown: &mut Shutdown,
+    ) -> Option<StopReason> {
         let message = match self.message(line) {
             Ok(message) => message,
-            Err(text) => return Some(Stop::Refused(text)),
+            Err(text) => return Some(StopReason::Refused(text)),
         };
         let mut sending = std::pin::pin!(transaction.send(message));
         let sent = match (&mut sending).now_or_never() {
             Some(sent) => sent,
             None => {
-                // Whoever waits for the results before has them while this one takes its time.
+                // Results of earlier lines are written while this line is waited for.
                 self.report.flush();
                 tokio::select! {
                     biased;
                     sent = sending => sent,
-                    _ = stopping.signal() => {
+                    _ = shutdown.signal() => {
                         let text = "the program was told to stop before the broker had taken this line";
                         self.report.failed(self.line, "stopped", Outcome::Rejected, text);
-                        return Some(Stop::Signal);
+                        return Some(StopReason::Signal);
                     }
                 }
             }
         };
         match sent {
-            Ok(receipt) => self.report.taken(self.line, &receipt),
+            Ok(receipt) => self.report.accepted(self.line, &receipt),
             Err(error) => {
                 let outcome = outcome_of(error.kind());
                 self.report.failed(self.line, error.kind().as_str(), outcome, &describe(&error));
                 return Some(match error.outcome() {
-                    TransactionOutcome::Open => Stop::Refused(format!("line {} was not taken", self.line)),
-                    _ => Stop::Over(error),
+                    TransactionOutcome::Open => {
+                        StopReason::Refused(format!("line {} was not taken", self.line))
+                    }
+                    _ => StopReason::Over(error),
                 });
             }
         }
         None
     }
 
-    /// The message of a line; in its place what to say when it can't be one.
+    /// Converts a line to a message, or reports the line and returns the reason to stop.
     fn message(&mut self, line: Line) -> Result<Message, String> {
         let Line::Whole(payload) = line else {
             let text = format!("the line is longer than {MAX_LINE} bytes, which no consumer could fetch");
@@ -276,10 +281,10 @@ impl Run {
     }
 }
 
-impl Account for Run {
+impl PendingResults for Run {
     async fn complete(&mut self) {
         loop {
-            while self.report.has_room() && self.unsent > 0 {
+            while self.report.has_capacity() && self.unsent > 0 {
                 self.unsent -= 1;
                 self.line += 1;
                 let text = "the transaction was ended before this line was sent";
@@ -290,8 +295,8 @@ impl Account for Run {
             }
             self.report.changed().await;
         }
-        if let Some(end) = self.end.take() {
-            self.report.transaction(&end);
+        if let Some(result) = self.result.take() {
+            self.report.transaction(&result);
         }
         self.report.written().await;
     }
@@ -303,7 +308,8 @@ impl Account for Run {
     }
 }
 
-/// What a failed line is called by the words of `metaq produce`. It is not stored in any case.
+/// Maps the error of a line to the outcome that `metaq produce` would report. In each case the line is not
+/// stored.
 fn outcome_of(kind: TransactionErrorKind) -> Outcome {
     match kind {
         TransactionErrorKind::NotPublished

@@ -1,4 +1,4 @@
-//! Cutting what is read into lines.
+//! The splitter of chunks into lines.
 
 use std::mem;
 
@@ -6,15 +6,16 @@ use bytes::Bytes;
 
 use super::{Line, MAX_LINE};
 
-/// Cuts chunks into lines.
+/// Splits chunks into lines.
 ///
-/// Lines that lie in one chunk as a whole share a copy of the part that they make up; a line that began in an earlier chunk has
-/// memory of its own. In either case lines hold on to no more memory than their bytes, and those next to them, take.
+/// Lines that lie completely in one chunk share one copy of their part of it; a line that began in an earlier
+/// chunk has its own memory. In either case lines retain no more memory than their bytes, and those of their
+/// neighbours, take.
 #[derive(Debug, Default)]
 pub(super) struct Splitter {
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not been read yet.
     begun: Vec<u8>,
-    /// It is longer than the limit; its bytes are dropped.
+    /// Set when that line is longer than the limit; its bytes are dropped.
     too_long: bool,
 }
 
@@ -65,7 +66,7 @@ impl Splitter {
         if mem::take(&mut self.too_long) {
             return Line::TooLong;
         }
-        // It has grown by doubling; the allocator takes the rest back in place.
+        // The vector has grown by doubling; the allocator reclaims the excess in place.
         Line::Whole(line.into_boxed_slice().into())
     }
 }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_feed_ends_a_line_and_the_end_does_if_something_is_left() {
+    fn line_feeds_and_the_end_of_a_nonempty_rest_complete_lines() {
         assert_eq!(split(&[b"a\n\nb\r\n"]), whole(&["a", "", "b\r"]));
         assert_eq!(split(&[b"a\nb"]), whole(&["a", "b"]));
         assert_eq!(split(&[b"a", b"b", b"\n", b"c"]), whole(&["ab", "c"]));
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_beyond_the_limit_is_dropped_and_the_next_one_is_not() {
+    fn a_line_beyond_the_limit_is_dropped_and_the_next_kept() {
         let chunk = vec![b'x'; MAX_LINE / 2 + 1];
         assert_eq!(
             split(&[&chunk, &chunk, b"more\nnext\n"]),
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_hold_on_to_no_more_memory_than_they_need() {
+    fn lines_retain_no_more_memory_than_they_need() {
         let long = vec![b'x'; 1_000_000];
         for chunks in [
             &[
@@ -123,7 +124,7 @@ sho", b"rt
         ] {
             for (kept, length) in [(0, 1_000_001), (1, 5)] {
                 let Line::Whole(line) = split(chunks).swap_remove(kept) else { panic!("it isn't too long") };
-                // The others are gone; alone, it is the vector that it was made of.
+                // The other lines are dropped, so this one is again the vector that it was made from.
                 let line = Vec::<u8>::from(line);
                 assert_eq!(line.len(), length);
                 assert!(line.capacity() <= length + 1, "{} for {length} bytes", line.capacity());

@@ -1,4 +1,4 @@
-//! `metaq produce`: every line of the input is one message.
+//! `metaq produce`: each line of the input is one message.
 
 mod run;
 
@@ -10,14 +10,11 @@ use metaq_producer::{Producer, PublishError, Topic};
 use self::run::Run;
 use crate::{
     EXIT_USAGE,
-    cluster::Cluster,
-    duration::parse_timeout,
-    ending::close,
-    lines::Lines,
+    args::{Cluster, parse_timeout},
+    input::{Lines, checked_sources},
     report::Report,
-    signals::{StopSignals, Stopping},
-    sources::sources,
-    stderr::complain,
+    shutdown::{Shutdown, StopSignals, close},
+    stderr::print_error,
 };
 
 /// Sends every line of the input as one message, as soon as it is read. An empty line is an empty message.
@@ -26,10 +23,11 @@ use crate::{
 /// {"line":N,"partition":"0-1","offset":O,"id":"I"} or
 /// {"line":N,"error":{"kind":"…","outcome":"not-sent|rejected|unknown","message":"…"}}
 ///
-/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop the reading; what is
-/// in flight still gets its line, as long as the lines are read within --timeout. The second signal ends the program at
-/// once, or after 1s if the lines are not read; what is in flight is reported as unknown. When lines can't be written, the
-/// reading stops, too, and stderr tells of how many messages, and what became of those.
+/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop the
+/// reading; what is in flight still gets its line, as long as the lines are read within --timeout. The second
+/// signal ends the program at once, or after 1s if the lines are not read; what is in flight is reported as
+/// unknown. When lines can't be written, the reading stops, too, and stderr tells of how many messages, and
+/// what became of those.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
@@ -42,7 +40,8 @@ pub(crate) struct Args {
     /// How long a message may take in all
     #[arg(long, default_value = "3s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// The most unacknowledged messages, 65536 at most; fewer when their lines, and 1 KiB for each, take more than 32 MiB
+    /// The most unacknowledged messages, 65536 at most; fewer when their lines, and 1 KiB for each, take more
+    /// than 32 MiB
     #[arg(long, value_name = "K", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
     /// An attribute for every message
@@ -54,37 +53,37 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let sources = match sources(&args.files) {
+    let sources = match checked_sources(&args.files) {
         Ok(sources) => sources,
         Err((name, error)) => {
-            complain(&format!("{name} can't be read"), &error);
+            print_error(&format!("{name} can't be read"), &error);
             return EXIT_USAGE;
         }
     };
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
-        Err(error) => return complain("signals can't be handled", &error),
+        Err(error) => return print_error("signals can't be handled", &error),
     };
-    let producer = match args.cluster.tell(Producer::builder()).send_timeout(args.timeout).build() {
+    let producer = match args.cluster.configure(Producer::builder()).send_timeout(args.timeout).build() {
         Ok(producer) => producer,
-        Err(error) => return complain("the producer can't be made", &error),
+        Err(error) => return print_error("the producer can't be made", &error),
     };
     let published = tokio::select! {
         published = publish(&producer, &args.topics) => published,
         status = signals.next() => return status,
     };
     if let Err(error) = published {
-        return complain("can't send", &error);
+        return print_error("can't send", &error);
     }
     let started = Report::new().and_then(|report| Ok((report, Lines::read(sources)?)));
     let (report, lines) = match started {
         Ok(started) => started,
-        Err(error) => return complain("can't read and write", &error),
+        Err(error) => return print_error("can't read and write", &error),
     };
-    let mut stopping = Stopping::new(signals, args.timeout);
+    let mut shutdown = Shutdown::new(signals, args.timeout);
     let run = Run::new(producer.clone(), args.topics, args.attribute, args.in_flight as usize, report);
-    let status = run.run(lines, &mut stopping).await;
-    close(&producer, &mut stopping, status).await
+    let status = run.run(lines, &mut shutdown).await;
+    close(&producer, &mut shutdown, status).await
 }
 
 async fn publish(producer: &Producer, topics: &[Topic]) -> Result<(), PublishError> {

@@ -1,4 +1,6 @@
-//! What is printed for each message, and the progress.
+//! The result line of each message, and the progress.
+//!
+//! `unwritten` counts the results that could not be written.
 
 mod unwritten;
 
@@ -13,21 +15,21 @@ use serde::Serialize;
 pub(crate) use self::unwritten::Unwritten;
 use crate::{
     output::Output,
-    stderr::{describe, show},
+    stderr::{describe, print_progress},
 };
 
-/// The JSON line of a message that was stored.
+/// The JSON line of a stored message.
 #[derive(Serialize)]
-struct Stored {
+struct StoredLine {
     line: u64,
     partition: String,
     offset: i64,
     id: String,
 }
 
-/// The JSON line of one that was not acknowledged.
+/// The JSON line of a message that was not acknowledged.
 #[derive(Serialize)]
-struct Failed<'a> {
+struct FailedLine<'a> {
     line: u64,
     error: Failure<'a>,
 }
@@ -39,18 +41,18 @@ struct Failure<'a> {
     message: &'a str,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Debug, Default)]
-pub(crate) struct TransactionEnd {
+pub(crate) struct TransactionResult {
     pub(crate) transaction: Option<String>,
     pub(crate) outcome: &'static str,
     pub(crate) messages: u64,
-    /// The kind and the text.
+    /// The kind and the text of the error.
     pub(crate) error: Option<(&'static str, String)>,
 }
 
-impl TransactionEnd {
-    /// The same for stderr.
+impl TransactionResult {
+    /// Formats the result for stderr.
     pub(crate) fn describe(&self) -> String {
         let transaction = self.transaction.as_deref().unwrap_or("without a name");
         let messages = match self.messages {
@@ -67,9 +69,9 @@ impl TransactionEnd {
     }
 }
 
-/// The JSON line of a transaction's end.
+/// The JSON line of a transaction's result.
 #[derive(Serialize)]
-struct Ended<'a> {
+struct TransactionLine<'a> {
     transaction: Option<&'a str>,
     outcome: &'a str,
     messages: u64,
@@ -83,7 +85,7 @@ struct Reason<'a> {
     message: &'a str,
 }
 
-/// Has one line written to stdout for each message, and shows the progress on stderr if that is a terminal.
+/// Prints one line to stdout for each message, and the progress to stderr if that is a terminal.
 #[derive(Debug)]
 pub(crate) struct Report {
     output: Output,
@@ -97,19 +99,19 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Report {
     /// # Errors
-    /// When no file descriptor or no thread is to be had.
+    /// When no file descriptor or no thread is available.
     pub(crate) fn new() -> io::Result<Self> {
         let progress = io::stderr().is_terminal().then(Instant::now);
         let (output, unwritten) = (Output::stdout()?, Unwritten::default());
         Ok(Self { output, unwritten, acknowledged: 0, failed: 0, progress })
     }
 
-    /// Where the lines go.
+    /// The output that lines are written to.
     pub(crate) fn output(&mut self) -> &mut Output {
         &mut self.output
     }
 
-    /// Whether every message so far was acknowledged.
+    /// Returns whether every message so far was acknowledged.
     pub(crate) fn is_clean(&self) -> bool {
         self.failed == 0
     }
@@ -126,7 +128,7 @@ impl Report {
         if self.has_failed() {
             return self.unwritten.add(line, None);
         }
-        self.write(&Stored {
+        self.write(&StoredLine {
             line,
             partition: receipt.partition.to_string(),
             offset: receipt.offset,
@@ -134,13 +136,13 @@ impl Report {
         });
     }
 
-    /// A message of a transaction was taken. Its offset is not told.
-    pub(crate) fn taken(&mut self, line: u64, receipt: &TransactionReceipt) {
+    /// Reports a message of a transaction that the broker accepted. The broker doesn't report its offset.
+    pub(crate) fn accepted(&mut self, line: u64, receipt: &TransactionReceipt) {
         self.acknowledged += 1;
         if self.has_failed() {
             return self.unwritten.add(line, None);
         }
-        self.write(&Stored {
+        self.write(&StoredLine {
             line,
             partition: receipt.partition.to_string(),
             offset: -1,
@@ -148,10 +150,10 @@ impl Report {
         });
     }
 
-    pub(crate) fn transaction(&mut self, end: &TransactionEnd) {
-        let error = end.error.as_ref().map(|(kind, message)| Reason { kind, message });
-        let (transaction, outcome) = (end.transaction.as_deref(), end.outcome);
-        self.write(&Ended { transaction, outcome, messages: end.messages, error });
+    pub(crate) fn transaction(&mut self, result: &TransactionResult) {
+        let error = result.error.as_ref().map(|(kind, message)| Reason { kind, message });
+        let (transaction, outcome) = (result.transaction.as_deref(), result.outcome);
+        self.write(&TransactionLine { transaction, outcome, messages: result.messages, error });
     }
 
     pub(crate) fn failed(&mut self, line: u64, kind: &str, outcome: Outcome, message: &str) {
@@ -159,20 +161,20 @@ impl Report {
         if self.has_failed() {
             return self.unwritten.add(line, Some(outcome.as_str()));
         }
-        self.write(&Failed { line, error: Failure { kind, outcome: outcome.as_str(), message } });
+        self.write(&FailedLine { line, error: Failure { kind, outcome: outcome.as_str(), message } });
     }
 
     fn write(&mut self, line: &impl Serialize) {
         let text = self.output.text();
-        // Numbers and texts are always JSON, and memory takes them.
+        // Numbers and texts always serialize, and writing to memory can't fail.
         let _ = serde_json::to_writer(&mut *text, line);
         text.push(b'\n');
     }
 
-    /// Returns whether more should be reported before [`changed`](Self::changed) completes. Once writing has failed there is
-    /// always room: what can't be written is only counted.
-    pub(crate) fn has_room(&mut self) -> bool {
-        self.output.has_room() || self.count_unwritten()
+    /// Returns whether more should be reported before [`changed`](Self::changed) completes. After writing has
+    /// failed this is always true: results that can't be written are only counted.
+    pub(crate) fn has_capacity(&mut self) -> bool {
+        self.output.has_capacity() || self.count_unwritten()
     }
 
     /// Returns whether writing has failed.
@@ -180,22 +182,22 @@ impl Report {
         self.output.has_failed()
     }
 
-    /// Waits until there may be room again, or writing has failed. It may return earlier.
+    /// Waits until there may be capacity again, or writing has failed. May return early.
     pub(crate) async fn changed(&mut self) {
         self.output.changed().await;
     }
 
-    /// Lets everything out that was reported.
+    /// Hands all reported lines to the thread that writes.
     pub(crate) fn flush(&mut self) {
         self.output.flush();
     }
 
-    /// Waits until everything is written, or writing has failed.
+    /// Waits until all lines are written, or writing has failed.
     pub(crate) async fn written(&mut self) {
         self.output.written().await;
     }
 
-    /// Counts what was not written; false if writing has not failed.
+    /// Counts the results that were not written. Returns whether writing has failed.
     fn count_unwritten(&mut self) -> bool {
         if self.has_failed() {
             self.unwritten.count(&self.output.take_unwritten());
@@ -203,24 +205,24 @@ impl Report {
         self.has_failed()
     }
 
-    /// Takes why lines could not be written, and which.
+    /// Takes the error that ended writing, and the results that could not be written.
     pub(crate) fn take_failure(&mut self) -> Option<(io::Error, Unwritten)> {
         self.count_unwritten();
         let unwritten = std::mem::take(&mut self.unwritten);
         let failure = self.output.take_failure();
-        // Writing may come to its end just when it is given up.
+        // Writing may complete just when it is given up.
         let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut || !unwritten.is_empty();
         failure.filter(is_failure).map(|error| (error, unwritten))
     }
 
-    /// Shows the progress, not too often, or for the last time.
+    /// Prints the progress, at most every [`PROGRESS_INTERVAL`], or for the last time.
     pub(crate) fn progress(&mut self, in_flight: usize, last: bool) {
         let Some(shown) = &mut self.progress else { return };
         if last || shown.elapsed() >= PROGRESS_INTERVAL {
             *shown = Instant::now();
             let end = if last { "\n" } else { "" };
             let Self { acknowledged, failed, .. } = self;
-            show(&format!(
+            print_progress(&format!(
                 "\r{acknowledged} acknowledged, {failed} failed, {in_flight} in flight\x1b[K{end}"
             ));
         }

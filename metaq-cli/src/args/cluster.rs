@@ -5,12 +5,13 @@ use std::{str::FromStr, time::Duration};
 use metaq_producer::{
     BrokerAddr, ProducerBuilder,
     discovery::{DiscoveryError, FileDiscovery, ZooKeeperConfig, ZooKeeperDiscovery},
+    error::InvalidBrokerAddr,
 };
 
-/// How long to look for a registry that answers. A person waits for it.
+/// Limit on the time until a registry answers; short, because a person waits for it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the brokers are found.
+/// The source of broker addresses.
 #[derive(Clone, Debug)]
 pub(crate) enum Cluster {
     ZooKeeper(ZooKeeperDiscovery),
@@ -30,15 +31,15 @@ impl FromStr for Cluster {
             let discovery = ZooKeeperDiscovery::with_config(text, config);
             discovery.map(Self::ZooKeeper).map_err(|error: DiscoveryError| error.to_string())
         } else if text.starts_with("meta://") {
-            text.parse()
-                .map(Self::Direct)
-                .map_err(|error: metaq_producer::error::InvalidBrokerAddr| error.to_string())
+            text.parse().map(Self::Direct).map_err(|error: InvalidBrokerAddr| error.to_string())
         } else if text.starts_with("etcd://") {
             Self::etcd(text)
         } else if let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Ok(Self::File(FileDiscovery::new(path)))
         } else {
-            Err("expected zk://HOST:PORT,HOST:PORT/ROOT, meta://HOST:PORT or file:PATH".to_owned())
+            Err("expected zk://HOST:PORT,HOST:PORT/ROOT, etcd://HOST:PORT,HOST:PORT/ROOT, \
+                 meta://HOST:PORT or file:PATH"
+                .to_owned())
         }
     }
 }
@@ -57,8 +58,8 @@ impl Cluster {
         Err("this metaq was built without etcd; cargo install it with --features etcd".to_owned())
     }
 
-    /// The builder, told where the brokers are found.
-    pub(crate) fn tell(self, builder: ProducerBuilder) -> ProducerBuilder {
+    /// Sets the source of broker addresses on `builder`.
+    pub(crate) fn configure(self, builder: ProducerBuilder) -> ProducerBuilder {
         match self {
             Self::ZooKeeper(discovery) => builder.discovery(discovery),
             #[cfg(feature = "etcd")]

@@ -1,4 +1,4 @@
-//! What lines are read from: files, or standard input.
+//! The sources of lines: files, or standard input.
 
 use std::{
     fs::{File, Metadata},
@@ -7,19 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Something to read lines from.
+/// A source of lines.
 #[derive(Debug)]
 pub(crate) enum Source {
     Stdin,
     File(PathBuf),
 }
 
-/// What is read: the files, or stdin if there are none. `-` stands for stdin. Files are opened when their turn comes; those
-/// that could not be are told of now.
+/// Returns the sources that `files` names, or stdin if there are none; `-` stands for stdin. A source is
+/// opened when its turn comes, but one that can't be opened is reported now.
 ///
 /// # Errors
-/// The first file that can't be read, and why.
-pub(crate) fn sources(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Error)> {
+/// The name of the first source that can't be read, and the cause.
+pub(crate) fn checked_sources(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Error)> {
     let output = output_metadata();
     let mut sources: Vec<_> = (files.iter())
         .map(|path| if path == Path::new("-") { Source::Stdin } else { Source::File(path.clone()) })
@@ -34,7 +34,7 @@ pub(crate) fn sources(files: &[PathBuf]) -> Result<Vec<Source>, (String, io::Err
 }
 
 impl Source {
-    /// What it is called in messages.
+    /// Returns the name of the source in messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Stdin => "stdin".to_owned(),
@@ -42,7 +42,7 @@ impl Source {
         }
     }
 
-    /// Opens it.
+    /// Opens the source.
     pub(crate) fn open(&self) -> io::Result<File> {
         match self {
             Self::Stdin => duplicate(io::stdin()),
@@ -50,20 +50,20 @@ impl Source {
         }
     }
 
-    /// Fails if it certainly can't be read, as far as that is known without a look at what is in it.
+    /// Returns an error if the source can't be read, as far as that is known without reading from it.
     fn check(&self, output: Option<&Metadata>) -> io::Result<()> {
         let metadata = self.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        // Opening a pipe would be seen at its other end.
+        // The process at the other end of a named pipe would notice that it was opened.
         if metadata.is_file() {
             self.open()?;
         }
         ensure_not_same(&metadata, output)
     }
 
-    /// Fails if it is a file to which standard output is written, too: there would be no end of it.
+    /// Returns an error if standard output is written to the same file, since reading it would never end.
     pub(crate) fn ensure_not_output(&self) -> io::Result<()> {
         ensure_not_same(&self.metadata()?, output_metadata().as_ref())
     }
@@ -88,7 +88,7 @@ fn ensure_not_same(input: &Metadata, output: Option<&Metadata>) -> io::Result<()
     Ok(())
 }
 
-/// The same open file, without the buffer that the standard library has.
+/// Duplicates the descriptor, which bypasses the standard library's buffer.
 pub(crate) fn duplicate(file: impl AsFd) -> io::Result<File> {
     file.as_fd().try_clone_to_owned().map(File::from)
 }

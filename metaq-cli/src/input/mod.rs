@@ -1,5 +1,8 @@
-//! Reading the lines of the input on a thread of its own, as soon as they are there.
+//! The lines of the input, read by a dedicated thread as soon as they are available.
+//!
+//! [`Lines`] is the handle; `source` names and opens the files, `splitter` cuts what is read into lines.
 
+mod source;
 mod splitter;
 
 use std::{
@@ -19,120 +22,121 @@ use nix::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
+pub(crate) use self::source::{Source, checked_sources, duplicate};
 use self::splitter::Splitter;
-use crate::sources::Source;
 
 const READ_SIZE: usize = 64 * 1024;
 
-/// Longer lines are reported, not kept: no broker setting makes them readable by consumers.
+/// Limit on the length of a line. Longer ones are reported, not kept: no broker setting makes them readable
+/// by consumers.
 pub(crate) const MAX_LINE: usize = 16 * 1024 * 1024;
 
-/// How many reads may wait to be sent.
+/// Limit on the number of reads whose lines were not taken yet.
 const READ_AHEAD: usize = 4;
 
-/// How long a read of a file that is under way is waited for when no more is to be read: a disk may hang.
+/// Limit on waiting for a read in progress from a regular file after reading has stopped: a disk may hang.
 const LAST_FILE_READ: Duration = Duration::from_secs(1);
 
-/// The same for what is not a file. Such a read was known not to have to wait, but whoever else reads there may have taken
-/// what there was.
+/// The same limit for other inputs. Such a read begins only when data is available, but another process that
+/// reads the same input may have taken the data first.
 const LAST_OTHER_READ: Duration = Duration::from_millis(250);
 
 /// A line of the input, without its line feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Whole(Bytes),
-    /// It has more than [`MAX_LINE`] bytes.
+    /// A line of more than [`MAX_LINE`] bytes.
     TooLong,
 }
 
-/// What the thread hands over: the lines that one read has completed, or why there are no more.
+/// The lines that one read has completed, or the error after which there are no more.
 pub(crate) type Batch = io::Result<Vec<Line>>;
 
-/// The lines that were read and not taken yet.
+/// Handle to the lines that were read and not taken yet.
 #[derive(Debug)]
 pub(crate) struct Lines {
     batches: mpsc::UnboundedReceiver<Batch>,
-    /// Lets the thread read once more for each.
+    /// Each message permits the thread one more read.
     permits: std_mpsc::Sender<()>,
     shared: Arc<Shared>,
 }
 
-/// What had been taken from the input when no more was to be read.
+/// The part of the input that was read and not taken when reading stopped.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
-    /// A line that has only begun included.
+    /// The number of lines, an incomplete last one included.
     pub(crate) lines: u64,
-    /// Why the input could not be read any further, if nobody was told yet.
+    /// The error that ended reading, if it was not returned before.
     pub(crate) error: Option<io::Error>,
-    /// A read may have taken something that is in none of these lines.
+    /// True if a read in progress may have taken data that is in none of these lines.
     pub(crate) is_incomplete: bool,
 }
 
-/// What both threads know. Not locked during a read, which may have to wait.
+/// State that both threads share. It is not locked during a read, which may block.
 #[derive(Debug, Default)]
 struct Shared {
     reading: Mutex<Reading>,
-    /// Notified when a read has ended that was waited for.
+    /// Notified when a read that `take_rest` waits for has completed.
     has_read: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Reading {
     splitter: Splitter,
-    /// A read is under way; how long to wait for it at most.
-    under_way: Option<Duration>,
-    /// No more reads are to begin.
+    /// Set while a read is in progress: the limit on waiting for it.
+    in_progress: Option<Duration>,
+    /// Set when no further read may begin.
     is_over: bool,
-    /// Nobody takes anything any more.
+    /// Set when the handle is gone, so that no lines are taken any more.
     is_abandoned: bool,
 }
 
 impl Lines {
-    /// Starts to read.
+    /// Starts the thread that reads `sources`.
     ///
     /// # Errors
-    /// When no thread is to be had.
+    /// When no thread can be started.
     pub(crate) fn read(sources: Vec<Source>) -> io::Result<Self> {
         let (batch_sender, batches) = mpsc::unbounded_channel();
         let (permits, permit_receiver) = std_mpsc::channel();
         for _ in 0..READ_AHEAD {
-            // The receiver is still here, so that this can't fail.
+            // The receiver still exists, so this can't fail.
             let _ = permits.send(());
         }
         let shared = Arc::<Shared>::default();
         let lines = Self { batches, permits, shared: Arc::clone(&shared) };
         thread::Builder::new().name("input".to_owned()).spawn(move || {
             if let Err(error) = read_sources(&sources, &shared, &permit_receiver, &batch_sender) {
-                // If nobody listens any more, nobody wants to know.
+                // If the handle is gone, the error is of no interest.
                 let _ = batch_sender.send(Err(error));
             }
         })?;
         Ok(lines)
     }
 
-    /// The lines that come next; none at the end.
+    /// Waits for the next lines; `None` at the end of the input.
     pub(crate) async fn next(&mut self) -> Option<Batch> {
         let batch = self.batches.recv().await;
-        // The thread may have ended.
+        // The thread may have finished.
         let _ = self.permits.send(());
         batch
     }
 
-    /// Counts what was taken from the input and not from here. From now on nothing is taken from the input, except by a read
-    /// that is under way and does not end in time.
+    /// Stops reading, and counts the lines that were read and not taken. After that, only a read that was in
+    /// progress and did not complete in time can still take data from the input.
     pub(crate) fn take_rest(mut self) -> Rest {
         let mut reading = self.shared.reading.lock();
         reading.is_over = true;
-        if let Some(patience) = reading.under_way {
-            let deadline = Instant::now() + patience;
-            while reading.under_way.is_some() {
+        if let Some(limit) = reading.in_progress {
+            let deadline = Instant::now() + limit;
+            while reading.in_progress.is_some() {
                 if self.shared.has_read.wait_until(&mut reading, deadline).timed_out() {
                     break;
                 }
             }
         }
         reading.is_abandoned = true;
-        let mut rest = Rest { is_incomplete: reading.under_way.is_some(), ..Rest::default() };
+        let mut rest = Rest { is_incomplete: reading.in_progress.is_some(), ..Rest::default() };
         while let Ok(batch) = self.batches.try_recv() {
             match batch {
                 Ok(lines) => rest.lines += lines.len() as u64,
@@ -147,7 +151,8 @@ impl Lines {
 /// Reads one source after the other.
 ///
 /// # Errors
-/// Which one can't be read, why, and which are not read therefore.
+/// When a source can't be opened. The text names it, the cause, and the sources that are skipped because of
+/// it.
 fn read_sources(
     sources: &[Source],
     shared: &Shared,
@@ -159,7 +164,7 @@ fn read_sources(
             let mut text = format!("{}: {error}", source.name());
             let left: Vec<_> = sources[at + 1..].iter().map(Source::name).collect();
             if !left.is_empty() {
-                text += &format!("; not read therefore: {}", left.join(", "));
+                text += &format!("; not read because of that: {}", left.join(", "));
             }
             io::Error::new(error.kind(), text)
         };
@@ -172,7 +177,8 @@ fn read_sources(
     Ok(())
 }
 
-/// Reads a file to its end. Returns whether more is to be read. An error of reading is passed on as `named` makes it.
+/// Reads a file to its end, and returns whether to continue with the next one. A read error is sent to the
+/// handle as `named` formats it.
 fn read_source(
     mut file: File,
     shared: &Shared,
@@ -180,11 +186,11 @@ fn read_source(
     batches: &mpsc::UnboundedSender<Batch>,
     named: impl Fn(io::Error) -> io::Error,
 ) -> io::Result<bool> {
-    let patience = if file.metadata()?.is_file() { LAST_FILE_READ } else { LAST_OTHER_READ };
+    let limit = if file.metadata()?.is_file() { LAST_FILE_READ } else { LAST_OTHER_READ };
     let mut chunk = vec![0; READ_SIZE];
     while permits.recv().is_ok() {
         let length = loop {
-            // What can't be waited for is read at once.
+            // An input that can't be polled is read immediately.
             let ready = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
             {
                 let mut reading = shared.reading.lock();
@@ -194,11 +200,11 @@ fn read_source(
                 if ready == Err(Errno::EINTR) {
                     continue;
                 }
-                reading.under_way = Some(patience);
+                reading.in_progress = Some(limit);
             }
             let read = file.read(&mut chunk);
             let mut reading = shared.reading.lock();
-            reading.under_way = None;
+            reading.in_progress = None;
             if reading.is_over {
                 shared.has_read.notify_one();
             }
@@ -213,9 +219,9 @@ fn read_source(
                     break length;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever shares the input may have asked not to be kept waiting.
+                // Another process that shares the input may have made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Under the lock, so that whoever takes the rest finds it.
+                // Sent under the lock, so that `take_rest` finds it.
                 Err(error) => {
                     let _ = batches.send(Err(named(error)));
                     return Ok(false);

@@ -1,0 +1,23 @@
+//! Time limits on the command line.
+
+use std::time::Duration;
+
+/// Parses a time limit such as `3s`; zero is refused, since it leaves no time for anything.
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() { Err("must be greater than zero".to_owned()) } else { Ok(time) }
+}
+
+/// The time after which a broker rolls a transaction back on its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TransactionTimeout {
+    After(Duration),
+    Never,
+}
+
+impl TransactionTimeout {
+    /// Parses `never` or a time limit.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text == "never" { Ok(Self::Never) } else { parse_timeout(text).map(Self::After) }
+    }
+}

@@ -1,0 +1,74 @@
+//! The end of a program that a signal may have asked to stop: pending results get the time that signals
+//! leave.
+
+mod signals;
+mod state;
+
+use std::{io, time::Duration};
+
+use metaq_producer::Producer;
+use tokio::time::timeout;
+
+pub(crate) use self::{signals::StopSignals, state::Shutdown};
+use crate::{EXIT_BROKEN_PIPE, EXIT_FAILED, output::Output};
+
+/// Limit on closing connections at the end; every message has its outcome by then.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Limit on writing results after the second signal.
+const WRITE_AFTER_SECOND: Duration = Duration::from_secs(1);
+
+/// Limit on writing results after the deadline of the first signal. Counted from the moment at which the
+/// program gets to it, so that a busy machine doesn't shorten it.
+const WRITE_AFTER_DEADLINE: Duration = Duration::from_millis(650);
+
+/// Results that have not arrived yet, or have not been written yet.
+pub(crate) trait PendingResults {
+    /// Reports every pending result as the output has capacity, and waits until all are written. After
+    /// writing has failed, waits for results only.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the next call continues where it stopped.
+    fn complete(&mut self) -> impl Future<Output = ()>;
+
+    /// Replaces outstanding results by "unknown" or "not sent". `is_forced` is true after a second signal.
+    fn stop_waiting(&mut self, is_forced: bool);
+
+    /// The destination of results.
+    fn output(&mut self) -> &mut Output;
+}
+
+/// Completes pending results: without a time limit until a signal arrives, then until the deadline that the
+/// first signal sets, or until the second signal. After that, results get a last, short time to be written.
+pub(crate) async fn finish(pending: &mut impl PendingResults, shutdown: &mut Shutdown) {
+    if shutdown.before_deadline(pending.complete()).await.is_some() {
+        return;
+    }
+    pending.stop_waiting(shutdown.is_forced());
+    let last = if shutdown.is_forced() { WRITE_AFTER_SECOND } else { WRITE_AFTER_DEADLINE };
+    if timeout(last, pending.complete()).await.is_ok() {
+        return;
+    }
+    let reason = "they were not read before the program had to end";
+    pending.output().give_up(io::Error::new(io::ErrorKind::TimedOut, reason));
+    pending.complete().await;
+}
+
+/// Closes the producer after all results are reported; a signal interrupts it. Returns the exit status, which
+/// is `status` if no signal arrives.
+pub(crate) async fn close(producer: &Producer, shutdown: &mut Shutdown, status: u8) -> u8 {
+    if shutdown.is_forced() {
+        return status;
+    }
+    let timeout = shutdown.remaining_of(CLOSE_TIMEOUT);
+    tokio::select! {
+        biased;
+        _ = producer.close(timeout) => status,
+        status = shutdown.signal() => status,
+    }
+}
+
+/// Returns the exit status for results that could not be written.
+pub(crate) fn exit_status_of(failure: &io::Error) -> u8 {
+    if failure.kind() == io::ErrorKind::BrokenPipe { EXIT_BROKEN_PIPE } else { EXIT_FAILED }
+}

@@ -1,0 +1,107 @@
+//! `metaq tx`: all lines of the input are one transaction.
+
+mod run;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use metaq_producer::{Producer, Topic, transaction::TransactionOptions};
+
+use self::run::Run;
+use crate::{
+    EXIT_USAGE,
+    args::{Cluster, TransactionTimeout},
+    input::{Lines, checked_sources},
+    report::Report,
+    shutdown::{Shutdown, StopSignals, close},
+    stderr::print_error,
+};
+
+/// Limit on writing results after the first signal, unless the transaction's timeout is shorter.
+const WRITE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Sends all lines of the input in one local transaction, one after the other, and commits it or rolls it
+/// back. All are stored by one broker, or none. An empty line is an empty message.
+///
+/// For each message one JSON line is printed when the broker has taken it, as by metaq produce; the offset is
+/// -1, since it is never told. They count only by the last line, which says what became of the transaction:
+/// {"transaction":"TX:…","outcome":"committed|rolled-back|unknown","messages":N}, with "error" if it is not
+/// as asked. When a line can't be sent, the transaction is rolled back.
+///
+/// Exit status: 0 when the outcome is as asked, 1 when it isn't, or isn't known, or isn't confirmed by the
+/// broker. SIGINT and SIGTERM roll the transaction back, except when its commit was sent; lines that were
+/// read and not sent are reported, if the report is read within 3s. While the transaction is being ended, the
+/// first signal sets the exit status, and the second ends the program at once, or after 1s if the report is
+/// not read: the outcome is unknown then. It is committed when the lines of all messages are written, and
+/// rolled back when they can't be; stderr tells then what became of it.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("end").args(["commit", "rollback"]).required(true)))]
+pub(crate) struct Args {
+    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
+    /// meta://HOST:PORT for one broker without a registry, or file:PATH for a TOML or JSON file of brokers
+    #[arg(long)]
+    cluster: Cluster,
+    /// The topic. When repeated, line N goes to topic (N-1) modulo their number; all have to be on one broker
+    #[arg(long = "topic", value_name = "TOPIC", required = true)]
+    topics: Vec<Topic>,
+    /// Commits at the end of the input
+    #[arg(long)]
+    commit: bool,
+    /// Rolls back at the end of the input
+    #[arg(long)]
+    rollback: bool,
+    /// After how long the broker rolls back by itself, in whole seconds, 60 at most as brokers are shipped;
+    /// "never" leaves the messages in its memory until it is restarted if this program is killed
+    #[arg(long, value_parser = TransactionTimeout::parse, default_value = "60s")]
+    timeout: TransactionTimeout,
+    /// An attribute for every message
+    #[arg(long)]
+    attribute: Option<Arc<str>>,
+    /// Files to read; stdin when there are none, or for -
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(crate) async fn run(args: Args) -> u8 {
+    let sources = match checked_sources(&args.files) {
+        Ok(sources) => sources,
+        Err((name, error)) => {
+            print_error(&format!("{name} can't be read"), &error);
+            return EXIT_USAGE;
+        }
+    };
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return print_error("signals can't be handled", &error),
+    };
+    let producer = match args.cluster.clone().configure(Producer::builder()).build() {
+        Ok(producer) => producer,
+        Err(error) => return print_error("the producer can't be made", &error),
+    };
+    for topic in &args.topics {
+        let published = tokio::select! {
+            published = producer.publish_topic(topic) => published,
+            status = signals.next() => return status,
+        };
+        if let Err(error) = published {
+            return print_error("can't send", &error);
+        }
+    }
+    let options = match args.timeout {
+        TransactionTimeout::After(timeout) => TransactionOptions::new().with_timeout(timeout),
+        TransactionTimeout::Never => TransactionOptions::new().without_timeout(),
+    };
+    let transaction = producer.begin(options);
+    let started = Report::new().and_then(|report| Ok((report, Lines::read(sources)?)));
+    let (report, lines) = match started {
+        Ok(started) => started,
+        Err(error) => return print_error("can't read and write", &error),
+    };
+    let limit = match args.timeout {
+        TransactionTimeout::After(timeout) => timeout.min(WRITE_LIMIT),
+        TransactionTimeout::Never => WRITE_LIMIT,
+    };
+    let mut shutdown = Shutdown::new(signals, limit);
+    let status = Run::new(args, report).run(transaction, lines, &mut shutdown).await;
+    // Closing also rolls back a transaction that was not completed.
+    close(&producer, &mut shutdown, status).await
+}
