@@ -1,5 +1,6 @@
 //! etcd, with the keys that brokers have in ZooKeeper.
 
+mod call_error;
 mod follow;
 mod read;
 mod refusal;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     Inner,
+    call_error::CallError,
     read::Keys,
     refusal::{Refused, lasting_reason, lasts},
 };
@@ -96,7 +97,7 @@ impl Question<'_> {
             Some(reason) => self.refused(reason),
             None => {
                 let text = format!("etcd at {} failed to {what}", self.host);
-                DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error).into()
+                DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, CallError(error)).into()
             }
         }
     }
