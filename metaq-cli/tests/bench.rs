@@ -1,11 +1,11 @@
 //! `metaq bench` as a process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::time::Duration;
 
-use command::{Finished, Metaq};
+use common::{Finished, Metaq};
 use metaq_testkit::{Broker, Fault, Requests};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// The keys, in their order.
+/// The keys of the JSON line, in order.
 const KEYS: [&str; 9] = [
     "messages",
     "elapsed_s",
@@ -35,7 +35,7 @@ fn args<'a>(cluster: &'a str, topic: &'a str, more: &[&'a str]) -> Vec<&'a str> 
     [&["bench", "--cluster", cluster, "--topic", topic], more].concat()
 }
 
-/// The figures on the last line.
+/// Parses the figures on the last line.
 fn figures(finished: &Finished) -> Value {
     serde_json::from_str(finished.stdout.lines().last().unwrap()).unwrap()
 }
@@ -64,13 +64,13 @@ async fn the_last_line_has_exactly_these_keys_and_they_fit_together() {
         number("p99_us") <= number("p999_us") && number("p999_us") <= number("elapsed_s") * 1e6,
         "{line}"
     );
-    // Half of the messages took at least the median, 64 at a time.
+    // Half of the messages took at least the median, with 64 in flight.
     assert!(number("p50_us") * 1000.0 / 64.0 <= number("elapsed_s") * 1e6, "{line}");
     assert!((0.1..10_000.0).contains(&number("cpu_us_per_msg")), "{line}");
     assert!((1024.0..1_048_576.0).contains(&number("max_rss_kib")), "{line}");
 
     let stored = broker.messages("t");
-    assert_eq!(stored.len(), 2500, "what warms up is sent, too");
+    assert_eq!(stored.len(), 2500, "the warm-up is sent, too");
     assert!(stored.iter().all(|message| message.payload.len() == 100 && message.attribute.is_none()));
 }
 
@@ -98,7 +98,7 @@ async fn without_json_there_is_a_table_for_people() {
 }
 
 #[tokio::test]
-async fn more_may_be_in_flight_than_messages_or_than_a_connection_takes_by_default() {
+async fn the_window_may_exceed_the_messages_and_the_default_limit() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     for (messages, size, in_flight) in [("3", "1048556", "65536"), ("50000", "1", "40000")] {
         let more = ["--messages", messages, "--size", size, "--in-flight", in_flight, "--json"];
@@ -110,7 +110,7 @@ async fn more_may_be_in_flight_than_messages_or_than_a_connection_takes_by_defau
 }
 
 #[tokio::test]
-async fn refused_messages_are_counted_and_the_first_reason_is_told() {
+async fn rejected_messages_are_counted_and_the_first_error_printed() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let addr = broker.addr().to_string();
     let more = ["--messages", "100", "--size", "8", "--in-flight", "8", "--json"];
@@ -129,7 +129,7 @@ async fn refused_messages_are_counted_and_the_first_reason_is_told() {
 }
 
 #[tokio::test]
-async fn failures_while_it_warms_up_are_told_and_are_no_success() {
+async fn failures_of_the_warm_up_are_reported_and_set_the_status() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     broker.faults().plan(Requests::puts().only(1), Fault::refuse(500, "not yet"));
     let more = ["--messages", "10", "--size", "8", "--in-flight", "1", "--warmup", "2", "--json"];
@@ -143,23 +143,28 @@ async fn failures_while_it_warms_up_are_told_and_are_no_success() {
 }
 
 #[tokio::test]
-async fn a_broker_that_tells_no_partitions_chooses_them() {
+async fn a_broker_that_lists_no_partitions_chooses_one() {
+    let addr = start_broker_without_statistics().await;
+    let more = ["--messages", "500", "--size", "16", "--in-flight", "8", "--json"];
+    let finished = bench(&addr, "t", &more).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    assert_eq!(figures(&finished)["failures"], 0);
+}
+
+/// Starts a broker without statistics, and returns its address.
+async fn start_broker_without_statistics() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = format!("meta://{}", listener.local_addr().unwrap());
-    let broker = tokio::spawn(async move {
+    tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             tokio::spawn(answer_puts_to_any_partition(stream));
         }
     });
-    let more = ["--messages", "500", "--size", "16", "--in-flight", "8", "--json"];
-    let finished = bench(&addr, "t", &more).await;
-    assert_eq!((finished.status, &*finished.stderr), (0, ""));
-    assert_eq!(figures(&finished)["failures"], 0);
-    broker.abort();
+    addr
 }
 
-/// A broker of the simplest kind: it has no statistics, and refuses what isn't sent to partition -1.
+/// Answers as a broker without statistics, which accepts only puts to partition -1 that are not empty.
 async fn answer_puts_to_any_partition(stream: TcpStream) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -169,7 +174,8 @@ async fn answer_puts_to_any_partition(stream: TcpStream) {
         let answer = if words[0] == "put" {
             let mut payload = vec![0; words[3].parse().unwrap()];
             stream.read_exact(&mut payload).await.unwrap();
-            let (code, body) = if words[2] == "-1" { (200, "-1 0 0") } else { (500, "no -1") };
+            let is_accepted = words[2] == "-1" && !payload.is_empty();
+            let (code, body) = if is_accepted { (200, "-1 0 0") } else { (500, "refused") };
             format!("result {code} {} {opaque}\r\n{body}", body.len())
         } else {
             format!("result 503 0 {opaque}\r\n")
@@ -180,7 +186,7 @@ async fn answer_puts_to_any_partition(stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_signal_stops_it_and_what_was_measured_is_reported() {
+async fn a_signal_stops_it_and_the_figures_are_printed() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let broker = Broker::builder().topic("t", 1).start().await.unwrap();
         let addr = broker.addr().to_string();
@@ -205,7 +211,7 @@ async fn a_signal_stops_it_and_what_was_measured_is_reported() {
 }
 
 #[tokio::test]
-async fn one_that_is_stopped_while_it_warms_up_has_measured_nothing() {
+async fn a_signal_during_the_warm_up_leaves_zero_figures() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let addr = broker.addr().to_string();
     let most = u64::MAX.to_string();
@@ -224,7 +230,7 @@ async fn one_that_is_stopped_while_it_warms_up_has_measured_nothing() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_ends_it_quietly() {
+async fn a_closed_stdout_ends_it_without_a_message() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let addr = broker.addr().to_string();
     let mut metaq = Metaq::start(&args(&addr, "t", &["--messages", "9", "--size", "1", "--in-flight", "1"]));
@@ -258,7 +264,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         if option == "--timeout" {
             continue;
         }
-        // Each of the others is needed.
+        // Each of the other options is required.
         args.drain(at..at + 2);
         let finished = Metaq::start(&args).finish(b"").await;
         assert_eq!((finished.status, &*finished.stdout), (2, ""), "without {option}");
@@ -267,7 +273,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_not_there_gives_one_line_and_no_figures() {
+async fn an_unreachable_cluster_gives_one_line_and_no_figures() {
     let port = metaq_testkit::unused_addr().unwrap().port();
     let addr = format!("meta://127.0.0.1:{port}");
     let finished = bench(&addr, "t", &["--messages", "1", "--size", "1", "--in-flight", "1", "--json"]).await;

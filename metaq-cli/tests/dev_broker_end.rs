@@ -1,19 +1,18 @@
-//! `metaq dev-broker` that ends before it serves: it leaves no entries behind.
+//! `metaq dev-broker` that exits before it serves: it leaves no entries behind.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::{
-    fs::OpenOptions,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use command::Metaq;
+use common::{Metaq, dev_full};
 use metaq_testkit::peers::{Peers, ZooKeeper};
 use nix::sys::signal::Signal;
 
-/// Waits until a broker is registered in it.
+/// Waits until a broker is registered.
 async fn until_registered(zookeeper: &ZooKeeper) {
     let registered = async {
         while !zookeeper.ephemerals().await.iter().any(|path| path.contains("/brokers/ids/")) {
@@ -27,18 +26,18 @@ async fn until_registered(zookeeper: &ZooKeeper) {
 async fn a_dev_broker_that_ends_early_leaves_the_registries() {
     let Some(peers) = Peers::get("a_dev_broker_that_ends_early_leaves_the_registries") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
-    let (cluster, nobody) = (format!("zk://{}", zookeeper.connect_string()), "zk://127.0.0.1:1/meta");
+    let (cluster, unreachable) = (format!("zk://{}", zookeeper.connect_string()), "zk://127.0.0.1:1/meta");
     let args = |id| ["dev-broker", "--topic", "t:1", "--id", id, "--register", &cluster];
 
-    // The second registry doesn't answer, until a signal comes.
-    let metaq = Metaq::start(&[&args("0")[..], &["--register", nobody]].concat());
+    // The second registry doesn't answer before the signal.
+    let metaq = Metaq::start(&[&args("0")[..], &["--register", unreachable]].concat());
     until_registered(&zookeeper).await;
     metaq.signal(Signal::SIGINT);
     let finished = metaq.wait().await;
     assert_eq!((finished.status, &*finished.stdout), (130, ""));
     assert_eq!(zookeeper.ephemerals().await, [""; 0]);
 
-    // The second registry has a broker of this id.
+    // The second registry already has a broker with this id.
     let mut other = Metaq::start(&[&args("1")[..6], &[&format!("{cluster}/other")]].concat());
     other.next_line().await;
     let finished =
@@ -49,12 +48,11 @@ async fn a_dev_broker_that_ends_early_leaves_the_registries() {
     assert_eq!(other.wait().await.status, 0);
     assert_eq!(zookeeper.ephemerals().await, [""; 0]);
 
-    // Nobody can read its address.
+    // The address can't be written.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let said = "metaq: the broker's address can't be written: No space left on device (os error 28)\n";
-    for (stdout, status, said) in [(Stdio::from(writer), 141, ""), (full.into(), 1, said)] {
+    for (stdout, status, said) in [(Stdio::from(writer), 141, ""), (dev_full().into(), 1, said)] {
         let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));
         metaq.args(args("2")).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let output = tokio::task::spawn_blocking(move || metaq.output().unwrap()).await.unwrap();

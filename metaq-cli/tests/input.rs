@@ -1,63 +1,24 @@
-//! What `metaq produce` and `metaq tx` take from their input, and that all of it is accounted for.
+//! The input of `metaq produce` and `metaq tx`: every line that was read is reported.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
 
 use std::{
     fs::File,
     io::{Seek as _, Write as _},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use common::{Running, broker, command, json_lines, line_numbers, wait_until};
 use metaq_testkit::{Broker, Fault, Requests};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 
-async fn broker() -> Broker {
-    Broker::builder().topic("t", 2).start().await.unwrap()
-}
-
-fn metaq(command: &str, broker: &Broker, args: &[&str]) -> Command {
-    let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));
-    metaq.args([command, "--cluster", &broker.addr().to_string(), "--topic", "t"]).args(args);
-    metaq.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    metaq
-}
-
-fn signal(metaq: &Child, signal: Signal) {
-    kill(Pid::from_raw(metaq.id() as i32), signal).unwrap();
-}
-
-/// The output of a program that is about to end.
-async fn ended(metaq: Child) -> Output {
-    tokio::task::spawn_blocking(move || metaq.wait_with_output().unwrap()).await.unwrap()
-}
-
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the condition is reached");
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The numbers of the lines that were reported, in order.
-fn numbers(lines: &[Value]) -> Vec<u64> {
-    let mut numbers: Vec<_> = lines.iter().filter_map(|line| line["line"].as_u64()).collect();
-    numbers.sort_unstable();
-    numbers
-}
-
-/// A file of lines of different lengths.
+/// Writes a file of lines of different lengths, and returns its content.
 fn file_of_lines(path: &Path, bytes: usize) -> Vec<u8> {
     let mut content = Vec::with_capacity(bytes + 1000);
     for number in 0_usize.. {
@@ -72,22 +33,22 @@ fn file_of_lines(path: &Path, bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_byte_that_was_taken_when_a_signal_came_is_in_a_line_of_the_report() {
+async fn every_byte_read_before_a_signal_is_in_a_reported_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lines");
     let content = file_of_lines(&path, 64 << 20);
-    for (round, command) in
+    for (round, subcommand) in
         (0..24_u64).zip([["produce", "--in-flight", "64"], ["tx", "--commit", ""]].iter().cycle())
     {
         let broker = broker().await;
-        let args: Vec<_> = command[1..].iter().copied().filter(|arg| !arg.is_empty()).collect();
-        // How far it is read is told by the copy that stays here.
+        let args: Vec<_> = subcommand[1..].iter().copied().filter(|arg| !arg.is_empty()).collect();
+        // The copy of the descriptor that stays here shares the position of the reads.
         let mut file = File::open(&path).unwrap();
-        let started = metaq(command[0], &broker, &args).stdin(file.try_clone().unwrap()).spawn().unwrap();
-        // So that it never waits for its output to be taken.
-        let pid = started.id() as i32;
-        let output = tokio::spawn(ended(started));
-        until(|| file.stream_position().unwrap() > 0).await;
+        let metaq = Running::start(command(subcommand[0], &broker, &args).stdin(file.try_clone().unwrap()));
+        let pid = metaq.id() as i32;
+        // Its output is read continuously, so that it never waits for a reader.
+        let output = tokio::spawn(metaq.output());
+        wait_until(|| file.stream_position().unwrap() > 0).await;
         tokio::time::sleep(Duration::from_micros(round * 977)).await;
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         let output = output.await.unwrap();
@@ -95,27 +56,28 @@ async fn every_byte_that_was_taken_when_a_signal_came_is_in_a_line_of_the_report
         let taken = &content[..file.stream_position().unwrap() as usize];
         let parts = taken.split(|byte| *byte == b'\n').count() as u64;
         let wanted = parts - u64::from(taken.ends_with(b"\n"));
-        let reported = numbers(&lines(&output));
-        assert_eq!(reported, (1..=wanted).collect::<Vec<_>>(), "of {} bytes, by {}", taken.len(), command[0]);
+        let reported = line_numbers(&json_lines(&output.stdout));
+        let context = format!("of {} bytes, by {}", taken.len(), subcommand[0]);
+        assert_eq!(reported, (1..=wanted).collect::<Vec<_>>(), "{context}");
     }
 }
 
 #[tokio::test]
-async fn a_line_that_has_only_begun_is_accounted_for_when_a_signal_comes() {
-    for command in [&["produce"][..], &["tx", "--commit"]] {
+async fn an_incomplete_line_is_reported_after_a_signal() {
+    for subcommand in [&["produce"][..], &["tx", "--commit"]] {
         let broker = broker().await;
-        let mut metaq = metaq(command[0], &broker, &command[1..]).spawn().unwrap();
+        let mut metaq = Running::start(&mut command(subcommand[0], &broker, &subcommand[1..]));
         let mut stdin = metaq.stdin.take().unwrap();
         let plan = broker.faults().plan(Requests::puts(), Fault::Late(Duration::ZERO));
         stdin.write_all(b"whole\nbegun").unwrap();
-        until(|| plan.met() > 0).await;
-        // The answer may be under way; what matters is that both parts were read, which was at once.
-        signal(&metaq, Signal::SIGINT);
-        let output = ended(metaq).await;
+        wait_until(|| plan.met() > 0).await;
+        // One read has taken both lines. Whether the answer has arrived makes no difference.
+        metaq.signal(Signal::SIGINT);
+        let output = metaq.output().await;
         drop(stdin);
-        assert_eq!(output.status.code(), Some(130), "{command:?}");
-        let lines = lines(&output);
-        assert_eq!(numbers(&lines), [1, 2], "{lines:?}");
+        assert_eq!(output.status.code(), Some(130), "{subcommand:?}");
+        let lines = json_lines(&output.stdout);
+        assert_eq!(line_numbers(&lines), [1, 2], "{lines:?}");
         let begun = lines.iter().find(|line| line["line"] == 2).unwrap();
         assert_eq!(
             (&begun["error"]["kind"], &begun["error"]["outcome"]),
@@ -125,44 +87,39 @@ async fn a_line_that_has_only_begun_is_accounted_for_when_a_signal_comes() {
     }
 }
 
-/// A `metaq tx` whose one line was taken and whose input has ended, and whose transaction's end the broker has, whatever it
-/// does with that.
-async fn tx_that_ends(broker: &Broker, end: &str, fault: Fault) -> Child {
-    // The first is BEGIN.
+/// Starts `metaq tx` with one line, and waits until the broker has its commit or rollback, to which `fault`
+/// applies.
+async fn start_ending_tx(broker: &Broker, end: &str, fault: Fault) -> Running {
+    // The first request of a transaction is BEGIN.
     let plan = broker.faults().plan(Requests::transactions(None).after(1), fault);
-    let mut metaq = metaq("tx", broker, &[end]).spawn().unwrap();
+    let mut metaq = Running::start(&mut command("tx", broker, &[end]));
     metaq.stdin.take().unwrap().write_all(b"1\n").unwrap();
-    until(|| plan.met() > 0).await;
+    wait_until(|| plan.met() > 0).await;
     metaq
 }
 
 #[tokio::test]
-async fn a_signal_while_a_transaction_ends_sets_the_exit_status() {
+async fn a_signal_during_commit_or_rollback_sets_the_status() {
     for (end, outcome) in [("--commit", "committed"), ("--rollback", "rolled-back")] {
         let broker = broker().await;
-        let metaq = tx_that_ends(&broker, end, Fault::Late(Duration::from_secs(1))).await;
-        signal(&metaq, Signal::SIGTERM);
-        let output = ended(metaq).await;
+        let metaq = start_ending_tx(&broker, end, Fault::Late(Duration::from_secs(1))).await;
+        metaq.signal(Signal::SIGTERM);
+        let output = metaq.output().await;
         assert_eq!(output.status.code(), Some(143));
-        assert_eq!(lines(&output).last().unwrap()["outcome"], outcome);
+        assert_eq!(json_lines(&output.stdout).last().unwrap()["outcome"], outcome);
     }
 }
 
 #[tokio::test]
-async fn the_second_signal_while_a_transaction_ends_ends_the_program_with_an_unknown_outcome() {
+async fn a_second_signal_during_the_end_makes_the_outcome_unknown() {
     for end in ["--commit", "--rollback"] {
         let broker = broker().await;
-        let mut metaq = tx_that_ends(&broker, end, Fault::Ignore).await;
+        let mut metaq = start_ending_tx(&broker, end, Fault::Ignore).await;
         let started = Instant::now();
-        // Two that come at once are one.
-        while metaq.try_wait().unwrap().is_none() {
-            signal(&metaq, Signal::SIGINT);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let status = metaq.signal_until_exit(Signal::SIGINT, Duration::ZERO).await;
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-        let output = ended(metaq).await;
-        assert_eq!(output.status.code(), Some(130));
-        let lines = lines(&output);
+        assert_eq!(status.code(), Some(130));
+        let lines = json_lines(&metaq.output().await.stdout);
         let last = lines.last().unwrap();
         assert_eq!(
             (&last["outcome"], &last["error"]["kind"]),
@@ -183,37 +140,36 @@ async fn files_are_opened_one_after_another() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_metaq")]);
     shell.args(["produce", "--cluster", &broker.addr().to_string(), "--topic", "t"]).args(&paths);
-    let output = ended(shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await;
+    let output = Running::start(shell.stdout(Stdio::piped()).stderr(Stdio::piped())).output().await;
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(numbers(&lines(&output)), (1..=100).collect::<Vec<_>>());
+    assert_eq!(line_numbers(&json_lines(&output.stdout)), (1..=100).collect::<Vec<_>>());
     assert_eq!(broker.messages("t").len(), 100);
 }
 
 #[tokio::test]
-async fn an_input_that_is_the_output_and_a_folder_are_refused() {
+async fn the_output_and_a_folder_are_refused_as_input() {
     let broker = broker().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("both");
     std::fs::write(&path, "1\n").unwrap();
     let append = || File::options().append(true).open(&path).unwrap();
     let named = path.display().to_string();
-    for command in [&["produce"][..], &["tx", "--commit"]] {
-        let args = |file: Option<&str>| command[1..].iter().copied().chain(file).map(str::to_owned).collect();
-        let metaq = |args: Vec<String>| {
-            metaq(command[0], &broker, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    for subcommand in [&["produce"][..], &["tx", "--commit"]] {
+        let metaq = |file: Option<&str>| {
+            let args: Vec<_> = subcommand[1..].iter().copied().chain(file).collect();
+            command(subcommand[0], &broker, &args)
         };
-        let mut by_name = metaq(args(Some(&named)));
-        let mut by_redirection = metaq(args(None));
+        let (mut by_name, mut by_redirection) = (metaq(Some(&named)), metaq(None));
         by_name.stdout(append());
         by_redirection.stdin(File::open(&path).unwrap()).stdout(append());
         for (program, name) in [(&mut by_name, &*named), (&mut by_redirection, "stdin")] {
-            let output = ended(program.spawn().unwrap()).await;
+            let output = Running::start(program).output().await;
             assert_eq!(output.status.code(), Some(2));
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!(stderr, format!("metaq: {name} can't be read: it is the output, too\n"));
         }
         let folder = folder.path().display().to_string();
-        let output = ended(metaq(args(Some(&folder))).spawn().unwrap()).await;
+        let output = Running::start(&mut metaq(Some(&folder))).output().await;
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains("is a directory"));
     }

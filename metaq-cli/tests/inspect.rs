@@ -1,12 +1,12 @@
-//! `metaq inspect` as a process, with the cases that were recorded from the Java classes.
+//! `metaq inspect` as a process, with cases that were recorded from the Java classes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "says how many cases ran, and how fast")]
+#![allow(clippy::print_stdout, reason = "prints the number of cases and the time")]
 
-mod command;
+mod common;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::Path, time::Instant};
 
-use command::{Finished, Metaq};
+use common::{Finished, Metaq};
 use serde_json::{Value, json};
 
 async fn inspect(args: &[&str], input: &[u8]) -> Finished {
@@ -25,7 +25,7 @@ fn is_defect(value: &Value) -> bool {
     value["java_defect"] == json!(true)
 }
 
-/// What came out for each line of the input, without its number.
+/// Returns the printed lines for each line of the input, without its number.
 fn by_input(finished: &Finished) -> BTreeMap<u64, Vec<Value>> {
     let mut found: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
     for (line, mut shown) in finished.stdout.lines().zip(finished.json()) {
@@ -36,7 +36,7 @@ fn by_input(finished: &Finished) -> BTreeMap<u64, Vec<Value>> {
     found
 }
 
-/// Takes out what is shown of a message beside the fields, and checks that the two say the same.
+/// Removes the parts of messages from a printed frame, and checks that they agree with its fields.
 fn take_message(shown: &mut Value) {
     let message = shown.as_object_mut().unwrap().remove("message");
     let messages = shown.as_object_mut().unwrap().remove("messages");
@@ -53,7 +53,7 @@ fn take_message(shown: &mut Value) {
 }
 
 #[tokio::test]
-async fn shows_what_java_reads() {
+async fn frames_are_decoded_as_java_decodes_them() {
     let cases = vectors("decode.jsonl");
     let input: String = cases.iter().map(|case| format!("{}\n", case["bytes"].as_str().unwrap())).collect();
     let shown = by_input(&inspect(&["--hex"], input.as_bytes()).await);
@@ -95,7 +95,7 @@ async fn shows_what_java_reads() {
 }
 
 #[tokio::test]
-async fn writes_what_java_writes() {
+async fn frames_are_encoded_as_java_encodes_them() {
     let cases = vectors("encode.jsonl");
     let input: String = cases.iter().fold(String::new(), |mut input, case| {
         writeln!(input, "{case}").unwrap();
@@ -131,7 +131,7 @@ async fn writes_what_java_writes() {
 }
 
 #[tokio::test]
-async fn what_is_shown_is_written_again() {
+async fn printed_frames_can_be_encoded_again() {
     let hex: Vec<String> = vectors("decode.jsonl")
         .iter()
         .filter(|case| case["reencode"] == "same")
@@ -156,14 +156,14 @@ async fn a_capture_is_one_stream() {
     ];
     assert_eq!(inspect(&[], frames).await.json(), expected);
     assert_eq!(inspect(&[], b"").await.stdout, "");
-    // What is cut off, and what is malformed; nothing comes after it.
+    // An incomplete frame, and a malformed one; nothing is printed after it.
     let cut = [&frames[..], b"version 1"].concat();
     assert_eq!(inspect(&["-"], &cut).await.json()[3], json!({"offset": 58, "incomplete": true}));
     let malformed = [&frames[..], b"bogus\r\n", frames].concat();
     let shown = inspect(&[], &malformed).await.json();
     assert_eq!(shown.len(), 4);
     assert_eq!(shown[3], json!({"offset": 58, "error": "\"bogus\" is not a command"}));
-    // From a file, and as it stands in the line.
+    // From a file, and as hexadecimal in a line.
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(frames).unwrap();
     let from_file = inspect(&[file.path().to_str().unwrap()], b"").await;
@@ -188,7 +188,7 @@ async fn frames_may_lie_across_reads() {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_told_and_passed_over() {
+async fn a_bad_line_is_reported_and_skipped() {
     let shown = inspect(&["--hex"], b"7175\n71756974\n717\n0d0a\r\n\n71756G\n717569740D0A\n\xff").await;
     let shown: Vec<String> = shown.stdout.lines().map(str::to_owned).collect();
     assert_eq!(
@@ -242,7 +242,7 @@ async fn a_bad_line_is_told_and_passed_over() {
 }
 
 #[tokio::test]
-async fn a_line_is_answered_as_soon_as_it_is_read() {
+async fn a_line_is_converted_as_soon_as_it_is_read() {
     for (args, input, output) in [
         (&["--hex"][..], "717569740d0a\n", "quit"),
         (&["--encode"], "{\"command\":\"quit\"}\n", "717569740d0a"),
@@ -258,7 +258,7 @@ async fn a_line_is_answered_as_soon_as_it_is_read() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told() {
+async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
     for args in [&["inspect", "--hex", "--encode"][..], &["inspect", "/no/such/file"], &["inspect", "a", "b"]]
     {
         let finished = Metaq::start(args).finish(b"").await;
@@ -271,7 +271,7 @@ async fn wrong_usage_is_told() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_is_no_failure() {
+async fn a_closed_stdout_is_no_failure() {
     let mut metaq = Metaq::start(&["inspect", "--hex"]);
     metaq.write(b"717569740d0a\n").await;
     assert!(metaq.next_line().await.contains("quit"));
@@ -290,7 +290,7 @@ async fn a_million_lines_in_one_process() {
     assert_eq!(shown.lines().count(), LINES);
     let last = r#"{"input":1000000,"offset":0,"length":11,"command":"version","fields":{"opaque":1}}"#;
     assert_eq!(shown.lines().next_back(), Some(last));
-    // And back, a part of it.
+    // The same in the other direction, for a part of the lines.
     let some = shown.lines().take(LINES / 10).fold(String::new(), |text, line| text + line + "\n");
     let written = inspect(&["--encode"], some.as_bytes()).await.stdout;
     assert!(written == input[..input.len() / 10]);

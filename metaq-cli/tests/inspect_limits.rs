@@ -1,14 +1,14 @@
-//! `metaq inspect` with lines that come in portions, or are long, or are its own output.
+//! `metaq inspect` with lines that arrive in portions, are long, or are its own output.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::{
     fs::File,
     process::{Command, Stdio},
 };
 
-use command::Metaq;
+use common::Metaq;
 use serde_json::json;
 
 fn hex(bytes: &[u8]) -> String {
@@ -16,7 +16,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn what_is_done_is_shown_also_when_the_next_line_has_begun() {
+async fn a_line_is_converted_before_the_next_one_is_complete() {
     for (args, line, shown) in [
         (["inspect", "--hex"], "717569740d0a", "quit"),
         (["inspect", "--encode"], "{\"command\":\"quit\"}", "717569740d0a"),
@@ -71,7 +71,7 @@ async fn a_long_line_is_shown_frame_by_frame() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_too_long_to_be_encoded_is_told_and_passed_over() {
+async fn encode_reports_and_skips_a_line_that_is_too_long() {
     let long = format!("{{\"command\":\"quit\",\"x\":\"{}\"}}", "x".repeat(65 << 20));
     let input = format!("{long}\n{{\"command\":\"quit\"}}");
     let finished = Metaq::start(&["inspect", "--encode"]).finish(input.as_bytes()).await;
@@ -81,14 +81,14 @@ async fn a_line_that_is_too_long_to_be_encoded_is_told_and_passed_over() {
 }
 
 #[test]
-fn an_input_that_is_the_output_is_refused() {
+fn an_input_that_is_also_the_output_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("both");
     std::fs::write(&path, "717569740d0a\n").unwrap();
     let append = || File::options().append(true).open(&path).unwrap();
     let inspect = || {
         let mut metaq = Command::new("sh");
-        // Without the refusal there is no end of it, but that of the room that it may take.
+        // Without the refusal it would never end; `ulimit` bounds the file then.
         metaq.args([
             "-c",
             "ulimit -f 2000; exec \"$@\"",

@@ -1,9 +1,9 @@
-//! What `metaq inspect` shows beside the fields of a frame: messages, and bytes as they came.
+//! The output of `metaq inspect` besides the fields of a frame: messages, and the bytes on the wire.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
-use command::{Finished, Metaq};
+use common::{Finished, Metaq};
 use serde_json::json;
 
 async fn inspect(args: &[&str], input: &[u8]) -> Finished {
@@ -24,13 +24,13 @@ async fn a_message_is_shown_in_its_parts() {
             &b"put test 1 13 1 -1 1\r\n\0\0\0\x04attrhello"[..],
             json!({"attribute": part("61747472", "attr"), "payload": part("68656c6c6f", "hello")}),
         ),
-        // An empty attribute is not the same as none, and the other bits of the flag are of no interest.
+        // An empty attribute is not the same as none, and the other bits of the flag are ignored.
         (
             b"sync test 1 9 3 5 -1 1\r\n\0\0\0\0hello",
             json!({"attribute": part("", ""), "payload": part("68656c6c6f", "hello")}),
         ),
         (b"put test 1 4 2 -1 1\r\na\tb\n", json!({"attribute": null, "payload": part("6109620a", "a\tb\n")})),
-        // What is no text is shown in hexadecimal only.
+        // Bytes that are not text are printed in hexadecimal only.
         (
             b"put test 1 8 1 -1 1\r\n\0\0\0\x01\xffa\x1bb",
             json!({"attribute": {"hex": "ff"}, "payload": {"hex": "611b62"}}),
@@ -50,7 +50,7 @@ async fn a_message_is_shown_in_its_parts() {
     ] {
         let shown = inspect(&[], frame).await;
         assert_eq!(shown.json()[0]["message"], message);
-        // The fields say all that is needed to write it again.
+        // The fields suffice to encode the frame again.
         let written = inspect(&["--encode"], shown.stdout.as_bytes()).await.stdout;
         assert_eq!(
             inspect(&["--hex"], written.as_bytes()).await.json()[0]["fields"],

@@ -1,6 +1,8 @@
-//! What `metaq` takes of memory, whatever its input is and its brokers do.
+//! The memory of `metaq` is bounded, whatever its input is and its brokers do.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "says how much was taken")]
+#![allow(clippy::print_stdout, reason = "prints the figures")]
+
+mod common;
 
 use std::{
     fs::File,
@@ -9,47 +11,39 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::{Running, broker, command};
 use metaq_testkit::{Broker, Fault, PlannedFault, Requests};
 
 /// A program whose messages get no answer.
 struct Unanswered {
-    metaq: Child,
+    metaq: Running,
     plan: PlannedFault,
     input: File,
     _broker: Broker,
 }
 
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        // It has not ended: nothing is answered.
-        let _ = self.metaq.kill();
-        let _ = self.metaq.wait();
-    }
-}
-
 impl Unanswered {
-    async fn start(more: &[&str], part: &[u8], times: usize) -> Self {
-        let broker = Broker::builder().topic("t", 2).start().await.unwrap();
+    /// Starts it with an input that repeats `part`.
+    async fn start(args: &[&str], part: &[u8], times: usize) -> Self {
+        let broker = broker().await;
         let plan = broker.faults().plan(Requests::puts(), Fault::Ignore);
         let mut input = tempfile::tempfile().unwrap();
         for _ in 0..times {
             input.write_all(part).unwrap();
         }
         input.rewind().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_metaq"));
-        command.args(["produce", "--cluster", &broker.addr().to_string(), "--topic", "t"]).args(more);
-        command.stdin(input.try_clone().unwrap()).stdout(Stdio::null());
-        let metaq = command.spawn().unwrap();
+        let mut produce = command("produce", &broker, args);
+        produce.stdin(input.try_clone().unwrap()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        let metaq = Running::start(&mut produce);
         Self { metaq, plan, input, _broker: broker }
     }
 
-    /// Waits until it reads no further, although it has the time to, and sends nothing more; returns the most memory that it
-    /// has had, in KiB.
-    async fn at_rest(&mut self) -> u64 {
+    /// Waits until it has neither read nor sent anything for a second; returns its peak memory in KiB.
+    async fn peak_when_idle(&mut self) -> u64 {
         let (mut before, mut since) = ((0, 0), Instant::now());
         while before.1 == 0 || since.elapsed() < Duration::from_secs(1) {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            assert!(self.metaq.try_wait().unwrap().is_none(), "it has ended");
+            assert!(self.metaq.try_wait().unwrap().is_none(), "it has exited");
             let now = (self.input.stream_position().unwrap(), self.plan.met());
             if now != before {
                 (before, since) = (now, Instant::now());
@@ -59,6 +53,7 @@ impl Unanswered {
     }
 }
 
+/// Returns the peak memory of a process in KiB.
 fn peak(metaq: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", metaq.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -71,15 +66,15 @@ fn peak(metaq: &Child) -> u64 {
 async fn the_memory_of_long_lines_is_bounded() {
     let line = [&[b'x'; 1_000_000][..], b"\n"].concat();
     let mut metaq = Unanswered::start(&["--timeout", "1h"], &line, 400).await;
-    assert!(metaq.at_rest().await < 160 << 10);
+    assert!(metaq.peak_when_idle().await < 160 << 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_short_line_does_not_hold_on_to_the_memory_of_a_long_one() {
-    // The long ones are refused at once, since no consumer could fetch them.
+async fn a_short_line_does_not_retain_the_memory_of_a_long_one() {
+    // Long lines are refused without sending them, since no consumer could fetch them.
     let lines = [&[b'x'; 2_000_000][..], b"\nx\n"].concat();
     let mut metaq = Unanswered::start(&["--timeout", "1h"], &lines, 400).await;
-    assert!(metaq.at_rest().await < 160 << 10);
+    assert!(metaq.peak_when_idle().await < 160 << 10);
     assert_eq!(metaq.plan.met(), 400);
 }
 
@@ -87,7 +82,7 @@ async fn a_short_line_does_not_hold_on_to_the_memory_of_a_long_one() {
 async fn the_memory_of_many_empty_lines_is_bounded() {
     let more = ["--timeout", "1h", "--in-flight", "65536"];
     let mut metaq = Unanswered::start(&more, &[b'\n'; 1 << 16], 100).await;
-    assert!(metaq.at_rest().await < 160 << 10);
+    assert!(metaq.peak_when_idle().await < 160 << 10);
 }
 
 #[test]
@@ -103,7 +98,7 @@ fn inspect_takes_no_more_memory_for_a_longer_line() {
         for _ in 0..300 {
             stdin.write_all(&piece).unwrap();
         }
-        // It has read all but what the pipe holds.
+        // It has read all of the input but the part in the pipe.
         assert!(peak(&metaq) < 200 << 10, "{args:?}");
         stdin.write_all(b"\n71756974").unwrap();
         drop(stdin);

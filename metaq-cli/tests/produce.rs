@@ -1,14 +1,14 @@
 //! `metaq produce` and `metaq dev-broker` as processes, against embedded brokers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::{
     io::Write as _,
     time::{Duration, Instant},
 };
 
-use command::{Finished, Metaq};
+use common::{Finished, Metaq};
 use metaq_testkit::Broker;
 use serde_json::json;
 
@@ -197,7 +197,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_not_there_gives_one_line_within_its_deadline() {
+async fn an_unreachable_cluster_gives_one_line_in_time() {
     let port = metaq_testkit::unused_addr().unwrap().port();
     for (cluster, said) in [
         (format!("zk://127.0.0.1:{port}"), format!("no ZooKeeper answered at 127.0.0.1:{port} within 5s")),
@@ -217,7 +217,7 @@ async fn a_cluster_that_is_not_there_gives_one_line_within_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_signal_stops_the_reading_and_accounts_for_every_message() {
+async fn a_signal_stops_reading_and_every_message_is_reported() {
     for (signal, status) in [(nix::sys::signal::SIGINT, 130), (nix::sys::signal::SIGTERM, 143)] {
         let broker = Broker::builder().topic("t", 2).start().await.unwrap();
         let mut metaq = Metaq::start(&["produce", "--cluster", &broker.addr().to_string(), "--topic", "t"]);
@@ -244,7 +244,7 @@ async fn a_signal_stops_the_reading_and_accounts_for_every_message() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_ends_it_and_what_it_missed_is_counted() {
+async fn a_closed_stdout_ends_it_and_unwritten_lines_are_counted() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let mut metaq = Metaq::start(&["produce", "--cluster", &broker.addr().to_string(), "--topic", "t"]);
     metaq.write(b"x\n").await;
@@ -299,7 +299,7 @@ async fn the_dev_broker_keeps_its_messages_in_a_folder() {
 async fn a_dev_broker_that_can_not_register_can_be_stopped() {
     let mut dev_broker =
         Metaq::start(&["dev-broker", "--topic", "a:1", "--register", "zk://127.0.0.1:1/meta"]);
-    // It has had its time to start, and waits for the registry.
+    // By then the broker has started, and waits for the registry.
     assert!(tokio::time::timeout(Duration::from_millis(300), dev_broker.next_line()).await.is_err());
     dev_broker.signal(nix::sys::signal::SIGINT);
     assert_eq!(dev_broker.wait().await.status, 130);

@@ -1,20 +1,20 @@
-//! The main job: lines typed into `metaq produce` are stored by real brokers that were found through a real ZooKeeper,
-//! and a real Java client reads them back.
+//! The main use: `metaq produce` finds real brokers through a real ZooKeeper, they store its lines, and a
+//! real Java client reads them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use command::Metaq;
+use common::Metaq;
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 
 type Payload = (Vec<u8>, Option<String>);
 
-/// What is sent in one run of the command.
+/// Joins the lines of one run of the command.
 fn input(lines: &[Vec<u8>]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect()
 }
@@ -106,7 +106,7 @@ async fn dev_brokers_make_a_cluster_in_a_real_zookeeper() {
         finished.json().iter().map(|line| (line["partition"].to_string(), ())).collect();
     assert_eq!(used.into_keys().collect::<Vec<_>>(), [r#""0-0""#, r#""0-1""#, r#""1-0""#, r#""1-1""#]);
 
-    // What registers is gone as soon as a broker has ended.
+    // A broker that has exited leaves no entries behind.
     for broker in brokers {
         broker.signal(nix::sys::signal::Signal::SIGTERM);
         assert_eq!(broker.wait().await.status, 0);

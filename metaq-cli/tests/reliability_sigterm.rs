@@ -1,15 +1,15 @@
-//! SIGTERM to `metaq produce` under load, with real brokers: every line that was read is accounted for, in time. A row of
-//! `docs/reliability.md`; `cargo xtask reliability` runs it more often.
+//! SIGTERM to `metaq produce` under load, with real brokers: every line that was read is reported, in time.
+//! Its figures are in `docs/reliability.md`; `cargo xtask reliability` repeats it more often.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-use command::Metaq;
+use common::Metaq;
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -18,21 +18,21 @@ use tokio::{
     sync::watch,
 };
 
-/// How long a message may take.
+/// The value of `--timeout`.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// So many lines are acknowledged before the signal comes.
+/// The number of lines that are acknowledged before the signal.
 const ACKNOWLEDGED: usize = 2000;
 
-/// How many lines ended how.
+/// The numbers of lines by outcome.
 #[derive(Debug, Default)]
-struct Ended {
+struct Outcomes {
     acknowledged: usize,
     unknown: usize,
     stopped: usize,
 }
 
-/// What a run printed of each line, in the order of the lines; there is one for each that was read.
+/// Parses the results of a run, and sorts them by line; each line that was read has exactly one.
 fn by_line(printed: &str) -> Vec<Value> {
     let mut lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     lines.sort_by_key(|line| line["line"].as_u64().unwrap());
@@ -58,17 +58,17 @@ async fn sigterm_under_load_accounts_for_every_line_in_time() {
     let timeout = format!("{}s", TIMEOUT.as_secs());
     let args = ["produce", "--cluster", &cluster, "--topic", "t", "--timeout", &timeout];
 
-    // What every payload's result was, whichever run sent it.
+    // The result of each payload, over all runs.
     let mut results = HashMap::new();
-    // All is well, or one of the brokers doesn't answer any more.
+    // First both brokers answer, then one of them stops answering.
     for frozen in [false, true] {
-        let (mut ended, mut slowest) = (Ended::default(), Duration::ZERO);
+        let (mut outcomes, mut slowest) = (Outcomes::default(), Duration::ZERO);
         for run in 0..times {
             let name = format!("{frozen}-{run}");
             let mut metaq = Metaq::start(&args);
             let mut feed = metaq.take_stdin();
             let payloads = name.clone();
-            // Until it reads no more.
+            // Writes until the program reads no more.
             let feeding = tokio::spawn(async move {
                 for batch in 0.. {
                     let lines = (1..=100).map(|n| format!("{payloads} {} {:.<200}\n", batch * 100 + n, ""));
@@ -77,7 +77,7 @@ async fn sigterm_under_load_accounts_for_every_line_in_time() {
                     }
                 }
             });
-            // All the time: it waits for those who read slowly.
+            // Reads continuously, since a slow reader would slow the program down.
             let mut stdout = metaq.take_stdout();
             let (count, mut counted) = watch::channel(0);
             let reading = tokio::spawn(async move {
@@ -103,9 +103,9 @@ async fn sigterm_under_load_accounts_for_every_line_in_time() {
             for line in by_line(&reading.await.unwrap()) {
                 let outcome = line["error"]["outcome"].as_str().map(str::to_owned);
                 match outcome.as_deref() {
-                    None => ended.acknowledged += 1,
-                    Some("unknown") => ended.unknown += 1,
-                    Some("not-sent") if line["error"]["kind"] == "stopped" => ended.stopped += 1,
+                    None => outcomes.acknowledged += 1,
+                    Some("unknown") => outcomes.unknown += 1,
+                    Some("not-sent") if line["error"]["kind"] == "stopped" => outcomes.stopped += 1,
                     other => panic!("{other:?}: {line}"),
                 }
                 results.insert(format!("{name} {}", line["line"]), line);
@@ -113,11 +113,11 @@ async fn sigterm_under_load_accounts_for_every_line_in_time() {
         }
         let what = if frozen { "with a frozen broker" } else { "under load" };
         println!(
-            "reliability: SIGTERM to `metaq produce` {what} ×{times}: {ended:?}, ended after {} ms at most, with a timeout of {timeout}",
+            "reliability: SIGTERM to `metaq produce` {what} ×{times}: {outcomes:?}, exited after {} ms at most, with a timeout of {timeout}",
             slowest.as_millis()
         );
-        assert!(ended.acknowledged >= times * ACKNOWLEDGED && ended.stopped > 0, "{ended:?}");
-        assert!(frozen || ended.unknown == 0, "{ended:?}");
+        assert!(outcomes.acknowledged >= times * ACKNOWLEDGED && outcomes.stopped > 0, "{outcomes:?}");
+        assert!(frozen || outcomes.unknown == 0, "{outcomes:?}");
     }
 
     let acknowledged = results.values().filter(|line| line["error"].is_null()).count();

@@ -1,19 +1,19 @@
-//! `metaq` with a log that can't be written: what is stored, what is reported and the exit status are as without.
+//! The log on stderr: a log that can't be written changes neither what is stored, nor what is reported, nor
+//! the exit status; and its text is plain.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::{
-    fs::OpenOptions,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    process::{Child, Command, Stdio},
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Command, Stdio},
 };
 
+use common::{Running, broker, dev_full};
 use metaq_testkit::Broker;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
-/// What stderr is.
+/// The state of stderr.
 #[derive(Clone, Copy, Debug)]
 enum Stderr {
     Closed,
@@ -23,8 +23,8 @@ enum Stderr {
 
 const ALL: [Stderr; 3] = [Stderr::Closed, Stderr::Full, Stderr::WithoutReader];
 
-/// Starts `metaq`, which logs all that it can.
-fn start(stderr: Stderr, args: &[&str]) -> Child {
+/// Starts `metaq` with the most detailed log.
+fn start(stderr: Stderr, args: &[&str]) -> Running {
     let metaq = env!("CARGO_BIN_EXE_metaq");
     let mut command = match stderr {
         Stderr::Closed => {
@@ -37,35 +37,32 @@ fn start(stderr: Stderr, args: &[&str]) -> Child {
     command.args(args).env("METAQ_LOG", "trace").stdin(Stdio::piped()).stdout(Stdio::piped());
     match stderr {
         Stderr::Closed => command.stderr(Stdio::null()),
-        Stderr::Full => command.stderr(OpenOptions::new().write(true).open("/dev/full").unwrap()),
+        Stderr::Full => command.stderr(dev_full()),
         Stderr::WithoutReader => {
             let (reader, writer) = std::io::pipe().unwrap();
             drop(reader);
             command.stderr(writer)
         }
     };
-    command.spawn().unwrap()
+    Running::start(&mut command)
 }
 
-/// Writes the input and waits for the end: the exit status and what was printed.
-fn finish(mut child: Child, input: &str) -> (Option<i32>, String) {
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    let mut output = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-    (child.wait().unwrap().code(), output)
+/// Writes the input and waits for the exit; returns the exit status and the output.
+fn finish(mut metaq: Running, input: &str) -> (Option<i32>, String) {
+    metaq.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = metaq.read_stdout();
+    (metaq.wait().unwrap().code(), output)
 }
 
-/// So many messages are stored in a broker.
+/// Returns the number of messages that a broker has stored.
 fn stored(broker: &Broker) -> usize {
     broker.messages("t").len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_can_not_be_written_changes_nothing() {
+async fn an_unwritable_log_changes_nothing() {
     for stderr in ALL {
-        let broker = Broker::builder().topic("t", 2).start().await.unwrap();
+        let broker = broker().await;
         let cluster = broker.addr().to_string();
         let at = ["--cluster", &cluster, "--topic", "t"];
         let run = |command: &str, more: &[&str], input: &str| {
@@ -86,7 +83,7 @@ async fn a_log_that_can_not_be_written_changes_nothing() {
         let bench = ["--messages", "50", "--size", "10", "--in-flight", "5", "--json"];
         let (status, output) = run("bench", &bench, "");
         assert_eq!((status, stored(&broker)), (Some(0), 55), "{stderr:?}: {output}");
-        // What can't be sent is told by the exit status, as far as nothing else can tell it.
+        // The exit status alone reports a failure when stderr can't.
         let (status, output) =
             finish(start(stderr, &["produce", "--cluster", "zk://127.0.0.1:1", "--topic", "t"]), "");
         assert_eq!((status, &*output), (Some(1), ""), "{stderr:?}");
@@ -94,7 +91,7 @@ async fn a_log_that_can_not_be_written_changes_nothing() {
 }
 
 #[test]
-fn a_dev_broker_whose_log_can_not_be_written_serves() {
+fn a_dev_broker_with_an_unwritable_log_serves() {
     for stderr in ALL {
         let mut dev_broker = start(stderr, &["dev-broker", "--topic", "t:1"]);
         let mut output = BufReader::new(dev_broker.stdout.take().unwrap());
@@ -103,13 +100,13 @@ fn a_dev_broker_whose_log_can_not_be_written_serves() {
         let args = ["produce", "--cluster", addr.trim(), "--topic", "t"];
         let (status, output) = finish(start(stderr, &args), "1\n2\n");
         assert_eq!((status, output.lines().count()), (Some(0), 2), "{stderr:?}");
-        kill(Pid::from_raw(dev_broker.id() as i32), Signal::SIGTERM).unwrap();
+        dev_broker.signal(Signal::SIGTERM);
         assert_eq!(dev_broker.wait().unwrap().code(), Some(0), "{stderr:?}");
     }
 }
 
 #[test]
-fn a_dev_broker_whose_address_nobody_reads_ends_as_by_sigpipe() {
+fn a_dev_broker_without_a_reader_exits_with_141() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let args = ["dev-broker", "--topic", "t:1"];
@@ -119,7 +116,7 @@ fn a_dev_broker_whose_address_nobody_reads_ends_as_by_sigpipe() {
 }
 
 #[test]
-fn a_log_variable_that_can_not_be_used_is_told() {
+fn an_invalid_log_variable_is_reported() {
     for (value, said) in [
         (
             "debug,metaq_producer=loud",

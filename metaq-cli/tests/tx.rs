@@ -1,11 +1,11 @@
 //! `metaq tx` as a process, against embedded brokers and a real cluster.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::time::Duration;
 
-use command::{Finished, Metaq};
+use common::{Finished, Metaq, broker, wait_until};
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{
     Broker, Fault, Requests,
@@ -13,11 +13,6 @@ use metaq_testkit::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio::time::timeout;
-
-async fn broker() -> Broker {
-    Broker::builder().topic("t", 2).start().await.unwrap()
-}
 
 async fn run(broker: &Broker, args: &[&str], input: &[u8]) -> Finished {
     let cluster = broker.addr().to_string();
@@ -34,22 +29,13 @@ fn payloads(broker: &Broker) -> Vec<String> {
     payloads
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(Duration::from_secs(10), reached).await.expect("the condition is reached");
-}
-
-/// The last line, which is about the transaction.
+/// Returns the last line, which has the result of the transaction.
 fn end(finished: &Finished) -> Value {
     finished.json().pop().unwrap()
 }
 
 #[tokio::test]
-async fn a_broker_rolls_back_after_a_minute_unless_that_is_declined() {
+async fn the_timeout_is_60s_by_default_and_may_be_never() {
     let broker = broker().await;
     let finished = run(&broker, &["--commit", "--timeout", "never"], b"one").await;
     assert_eq!((finished.status, &*finished.stderr), (0, ""));
@@ -136,7 +122,7 @@ async fn a_commit_without_an_answer_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_signal_or_a_reader_that_goes_away_rolls_back() {
+async fn a_signal_or_a_closed_stdout_rolls_back() {
     let broker = broker().await;
     let cluster = broker.addr().to_string();
     let args = ["tx", "--cluster", &cluster, "--topic", "t", "--commit"];
@@ -155,17 +141,17 @@ async fn a_signal_or_a_reader_that_goes_away_rolls_back() {
     metaq.write(b"two\n").await;
     assert_eq!(metaq.wait().await.status, 141);
 
-    // Killed, nothing is left of it either (B-18).
+    // A killed program leaves nothing behind either (B-18).
     let mut metaq = Metaq::start(&args);
     metaq.write(b"one\n").await;
     metaq.next_line().await;
     drop(metaq);
-    until(|| broker.open_connections() == 0).await;
+    wait_until(|| broker.open_connections() == 0).await;
     assert_eq!(payloads(&broker), [""; 0]);
 }
 
 #[tokio::test]
-async fn it_says_how_it_is_to_end() {
+async fn either_commit_or_rollback_is_required() {
     let cluster = ["tx", "--cluster", "meta://h:1", "--topic", "t"];
     for (args, said) in [(&[][..], "--commit"), (&["--commit", "--rollback"], "cannot be used with")] {
         let finished = Metaq::start(&[&cluster, args].concat()).finish(b"").await;
@@ -174,8 +160,8 @@ async fn it_says_how_it_is_to_end() {
 }
 
 #[tokio::test]
-async fn a_real_cluster_shows_what_was_committed_and_not_what_was_killed() {
-    let Some(peers) = Peers::get("a_real_cluster_shows_what_was_committed_and_not_what_was_killed") else {
+async fn a_real_cluster_stores_committed_and_not_killed_transactions() {
+    let Some(peers) = Peers::get("a_real_cluster_stores_committed_and_not_killed_transactions") else {
         return;
     };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
@@ -207,7 +193,7 @@ async fn a_real_cluster_shows_what_was_committed_and_not_what_was_killed() {
     assert_eq!(read, ["eins", "два", "三"]);
 }
 
-/// Runs a transaction of two lines by a process of its own, and returns its name.
+/// Runs a transaction of two lines in its own process, and returns its name.
 async fn one_of_a_pair(cluster: &str, end: &str, pair: usize) -> String {
     let finished = Metaq::start(&["tx", "--cluster", cluster, "--topic", "t", end])
         .finish(format!("{end} {pair} first\n{end} {pair} second\n").as_bytes())
@@ -220,11 +206,9 @@ async fn one_of_a_pair(cluster: &str, end: &str, pair: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_beside_rollbacks_of_other_processes_store_exactly_what_was_committed() {
+async fn concurrent_processes_store_exactly_what_they_commit() {
     const PAIRS: usize = 200;
-    let Some(peers) =
-        Peers::get("commits_beside_rollbacks_of_other_processes_store_exactly_what_was_committed")
-    else {
+    let Some(peers) = Peers::get("concurrent_processes_store_exactly_what_they_commit") else {
         return;
     };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
@@ -232,7 +216,7 @@ async fn commits_beside_rollbacks_of_other_processes_store_exactly_what_was_comm
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (_first, _second) = (first.unwrap(), second.unwrap());
     let cluster = format!("zk://{}", zookeeper.connect_string());
-    // Eight processes at a time.
+    // Four pairs, so eight processes, at a time.
     let at_a_time = std::sync::Arc::new(tokio::sync::Semaphore::new(4));
     let pairs = (0..PAIRS).map(|pair| {
         let (cluster, at_a_time) = (cluster.clone(), std::sync::Arc::clone(&at_a_time));
@@ -248,7 +232,7 @@ async fn commits_beside_rollbacks_of_other_processes_store_exactly_what_was_comm
         let (commit, rollback) = pair.await.unwrap();
         names.extend([commit, rollback]);
     }
-    assert_eq!(names.len(), 2 * PAIRS, "each transaction has a name of its own");
+    assert_eq!(names.len(), 2 * PAIRS, "names are unique");
     let mut expected: Vec<_> = (0..PAIRS)
         .flat_map(|pair| ["first", "second"].map(|line| format!("--commit {pair} {line}")))
         .collect();

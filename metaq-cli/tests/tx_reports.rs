@@ -1,19 +1,15 @@
-//! When `metaq tx` reports, and what its exit status says of an end that is not confirmed.
+//! The time at which `metaq tx` reports, and its exit status after an unconfirmed rollback.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
+mod common;
 
 use std::time::Duration;
 
-use command::Metaq;
+use common::{Metaq, broker};
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, Fault, Requests};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-async fn broker() -> Broker {
-    Broker::builder().topic("t", 2).start().await.unwrap()
-}
 
 fn start(broker: &Broker, end: &str) -> Metaq {
     Metaq::start(&["tx", "--cluster", &broker.addr().to_string(), "--topic", "t", end])
@@ -25,7 +21,7 @@ async fn next_json(metaq: &mut Metaq) -> Value {
 }
 
 #[tokio::test]
-async fn a_message_is_reported_while_the_next_one_is_being_sent() {
+async fn a_message_is_reported_while_the_next_one_is_sent() {
     let broker = broker().await;
     broker.faults().plan(Requests::puts().only(2), Fault::Ignore);
     let mut metaq = start(&broker, "--commit");
@@ -33,14 +29,14 @@ async fn a_message_is_reported_while_the_next_one_is_being_sent() {
     let first = next_json(&mut metaq).await;
     assert_eq!((&first["line"], &first["offset"]), (&json!(1), &json!(-1)));
     metaq.signal(Signal::SIGTERM);
-    // It would have timed out if the first one had been held back.
+    // It would have timed out if the first line had been held back.
     let second = next_json(&mut metaq).await;
     assert_eq!((&second["line"], &second["error"]["kind"]), (&json!(2), &json!("stopped")));
     assert_eq!(metaq.wait().await.status, 143);
 }
 
 #[tokio::test]
-async fn a_rollback_that_is_not_confirmed_is_no_success_and_a_signal_is_heard_behind_it() {
+async fn an_unconfirmed_rollback_fails_and_later_signals_are_handled() {
     for stops in [false, true] {
         let broker = broker().await;
         broker.faults().plan(Requests::transactions(Some(TransactionAction::Rollback)), Fault::Ignore);

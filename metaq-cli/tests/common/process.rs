@@ -1,4 +1,4 @@
-//! The `metaq` command as a process.
+//! `metaq` as a process that is written to and read from asynchronously.
 
 use std::process::Stdio;
 
@@ -6,6 +6,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -18,7 +19,7 @@ pub(crate) struct Metaq {
     stdout: Option<BufReader<ChildStdout>>,
 }
 
-/// What an ended `metaq` has left.
+/// The exit status and the output of a `metaq` that has exited.
 pub(crate) struct Finished {
     pub(crate) status: i32,
     pub(crate) stdout: String,
@@ -40,42 +41,35 @@ impl Metaq {
         Self { child, stdin, stdout }
     }
 
-    #[allow(dead_code, reason = "not every test writes in steps")]
     pub(crate) async fn write(&mut self, input: &[u8]) {
         self.stdin.as_mut().unwrap().write_all(input).await.unwrap();
     }
 
-    /// Its input, to be written beside what it prints.
-    #[allow(dead_code, reason = "not every test writes by itself")]
+    /// Takes stdin, for a task that writes while the test reads.
     pub(crate) fn take_stdin(&mut self) -> ChildStdin {
         self.stdin.take().unwrap()
     }
 
-    /// What it prints, to be read all the time.
-    #[allow(dead_code, reason = "not every test reads by itself")]
+    /// Takes stdout, for a task that reads continuously.
     pub(crate) fn take_stdout(&mut self) -> BufReader<ChildStdout> {
         self.stdout.take().unwrap()
     }
 
-    #[allow(dead_code, reason = "not every test reads in steps")]
     pub(crate) async fn next_line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.as_mut().unwrap().read_line(&mut line).await.unwrap();
         line.trim_end().to_owned()
     }
 
-    #[allow(dead_code, reason = "not every test closes it")]
     pub(crate) fn close_stdout(&mut self) {
         self.stdout = None;
     }
 
-    #[allow(dead_code, reason = "not every test sends signals")]
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().unwrap() as i32), signal).unwrap();
     }
 
-    /// Writes the input, closes it, and waits for the end.
-    #[allow(dead_code, reason = "not every test has a short input")]
+    /// Writes the input, closes it, and waits for the exit.
     pub(crate) async fn finish(mut self, input: &[u8]) -> Finished {
         let mut stdin = self.stdin.take().unwrap();
         let write = async move {
@@ -85,7 +79,7 @@ impl Metaq {
         tokio::join!(write, self.wait()).1
     }
 
-    /// Waits for the end; the input stays open.
+    /// Waits for the exit; the input stays open.
     pub(crate) async fn wait(mut self) -> Finished {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut errors = self.child.stderr.take().unwrap();
@@ -97,16 +91,15 @@ impl Metaq {
         };
         let (_, read_errors) = tokio::join!(read_output, errors.read_to_end(&mut stderr));
         read_errors.unwrap();
-        let status = self.child.wait().await.unwrap().code().expect("it was not ended by a signal");
+        let status = self.child.wait().await.unwrap().code().expect("no signal killed it");
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Finished { status, stdout: text(stdout), stderr: text(stderr) }
     }
 }
 
 impl Finished {
-    /// Each line of stdout, read as JSON.
-    #[allow(dead_code, reason = "not every test wants them all")]
-    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    /// Parses each line of stdout as JSON.
+    pub(crate) fn json(&self) -> Vec<Value> {
+        super::json_lines(self.stdout.as_bytes())
     }
 }
