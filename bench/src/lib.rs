@@ -1,10 +1,12 @@
-//! The benchmarks of metaq. `cargo xtask bench` runs them; the programs can be used by hand, too:
+//! The benchmarks of metaq. `cargo xtask bench` runs them; the programs can also be run by hand:
 //!
-//! - `null-broker`: a broker that stores nothing and answers at once, so that the client is what is measured;
-//! - `raw-limits`: what a client without a runtime, without features and without promises reaches over the same bytes;
-//! - `tasks` and `allocations`: many tasks that send one message at a time each, the latter with every allocation counted;
-//! - `keep-awake`: keeps processors from halting, when it is run at the lowest priority;
-//! - `compare`: all of it beside the real Java client, and the tables of the results.
+//! - `null-broker`: a broker that stores nothing and answers immediately, so that only the client is
+//!   measured;
+//! - `raw-limits`: the rate of a client without a runtime, features and guarantees that sends the same bytes;
+//! - `tasks` and `allocations`: many tasks that send one message at a time each, the latter with an allocator
+//!   that counts;
+//! - `keep-awake`: keeps processors from halting when it runs at the lowest priority;
+//! - `compare`: runs the others and the real Java client in turns, and writes the tables of results.
 
 pub mod compare;
 pub mod limits;

@@ -1,8 +1,9 @@
-//! A broker that stores nothing and answers at once.
+//! A broker that stores nothing and answers immediately.
 //!
-//! One thread for each connection, with blocking calls: nothing comes between a read and the write of its answers. The
-//! data of a message is passed over, whatever its size; its checksum isn't looked at. Everything else is as with a real
-//! broker: whole requests are answered in order, what is no request closes the connection.
+//! Each connection has a thread with blocking calls, so that no scheduling lies between a read and the write
+//! of its answers. The data of a message is skipped, whatever its size, and its checksum is ignored.
+//! Otherwise the broker behaves as a real one: complete requests are answered in order, and anything else
+//! closes the connection.
 
 use std::{
     fmt::Write as _,
@@ -17,54 +18,56 @@ use std::{
 
 use crate::request::Request;
 
-/// What is read at once. Larger takes the data out of the processor's cache, smaller takes more system calls.
+/// The size of a read. A larger one evicts the data from the processor's cache, a smaller one takes more
+/// system calls.
 const INPUT: usize = 256 * 1024;
 
-/// The first id of a message: negative and of 20 characters, as those of real brokers.
+/// The first message id: negative and of 20 characters, as the ids of real brokers.
 const FIRST_ID: i64 = -5_468_927_679_426_199_552;
 
-/// How far apart the ids of two connections begin.
-const IDS_OF_A_CONNECTION: i64 = 1 << 40;
+/// The distance between the first message ids of two connections.
+const IDS_PER_CONNECTION: i64 = 1 << 40;
 
-/// What a stored message takes beside its data (protocol §8).
+/// The length of a stored message's header (protocol §8).
 const STORED_HEADER: i64 = 20;
 
-/// What the broker tells of itself.
+/// The id and the topics that the broker reports.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Identity {
-    /// Its id.
+    /// The broker's id.
     pub id: i32,
-    /// Its topics, with the number of their partitions. It takes messages for others, too.
+    /// The broker's topics and the number of their partitions. Messages to other topics are accepted, too.
     pub topics: Vec<(String, u32)>,
 }
 
 impl Identity {
-    /// An identity.
+    /// Returns an identity with these values.
     #[must_use]
     pub fn new(id: i32, topics: Vec<(String, u32)>) -> Self {
         Self { id, topics }
     }
 }
 
-/// Starts a broker on `port` of the loopback interface, 0 for any free one; returns where it listens. It ends with the
-/// process.
+/// Starts a broker on `port` of the loopback interface, 0 for any free one, and returns its address. The
+/// broker runs until the process ends.
 ///
 /// # Errors
-/// When the port can't be listened on.
+/// When the port can't be bound.
 pub fn start(port: u16, identity: Identity) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     let addr = listener.local_addr()?;
     let (identity, next_id) = (Arc::new(identity), Arc::new(AtomicI64::new(FIRST_ID)));
     thread::Builder::new().name("accept".to_owned()).spawn(move || {
         for stream in listener.incoming() {
-            // A connection that was gone before it was accepted is no reason to stop.
+            // A connection may be lost before it is accepted; others follow.
             let Ok(stream) = stream else { continue };
             let identity = Arc::clone(&identity);
-            let next_id = next_id.fetch_add(IDS_OF_A_CONNECTION, Ordering::Relaxed);
-            // Without a thread the connection is closed, which its client sees.
+            let next_id = next_id.fetch_add(IDS_PER_CONNECTION, Ordering::Relaxed);
+            // If no thread can be started, the connection is closed, which its client notices.
             let _ = thread::Builder::new().name("connection".to_owned()).spawn(move || {
-                // The client has gone, or sent what is no request.
+                // An error means that the client has closed the connection, or sent something that is no
+                // request.
                 let _ = Connection::new(stream, identity, next_id).serve();
             });
         }
@@ -72,9 +75,9 @@ pub fn start(port: u16, identity: Identity) -> io::Result<SocketAddr> {
     Ok(addr)
 }
 
-/// A `put` whose data has not come in whole.
+/// A `put` whose data has not arrived completely.
 #[derive(Clone, Copy)]
-struct Awaited {
+struct IncompletePut {
     missing: usize,
     put: Put,
 }
@@ -90,10 +93,10 @@ struct Connection {
     stream: TcpStream,
     identity: Arc<Identity>,
     input: Vec<u8>,
-    /// What of the input is filled and not read: `start..end`.
+    /// The unread part of the input is `start..end`.
     start: usize,
     end: usize,
-    awaited: Option<Awaited>,
+    incomplete: Option<IncompletePut>,
     output: Vec<u8>,
     next_id: i64,
     offset: i64,
@@ -107,7 +110,7 @@ impl Connection {
             input: vec![0; INPUT],
             start: 0,
             end: 0,
-            awaited: None,
+            incomplete: None,
             output: Vec::with_capacity(INPUT),
             next_id,
             offset: 0,
@@ -117,17 +120,17 @@ impl Connection {
     fn serve(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         loop {
-            let go_on = self.answer_all();
+            let stays_open = self.answer_all();
             self.stream.write_all(&self.output)?;
             self.output.clear();
-            if !go_on {
+            if !stays_open {
                 return Ok(());
             }
-            // What is left is a part of a line.
+            // The unread part is the beginning of a line.
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
             if self.end == INPUT {
-                // A line without an end.
+                // The line is longer than the input.
                 return Ok(());
             }
             match self.stream.read(&mut self.input[self.end..])? {
@@ -137,17 +140,17 @@ impl Connection {
         }
     }
 
-    /// Answers every request that is whole; false when the connection is to be closed.
+    /// Answers all complete requests. Returns false when the connection should be closed.
     fn answer_all(&mut self) -> bool {
         loop {
-            if let Some(Awaited { missing, put }) = self.awaited {
-                let come = missing.min(self.end - self.start);
-                self.start += come;
-                if come < missing {
-                    self.awaited = Some(Awaited { missing: missing - come, put });
+            if let Some(IncompletePut { missing, put }) = self.incomplete {
+                let arrived = missing.min(self.end - self.start);
+                self.start += arrived;
+                if arrived < missing {
+                    self.incomplete = Some(IncompletePut { missing: missing - arrived, put });
                     return true;
                 }
-                self.awaited = None;
+                self.incomplete = None;
                 self.acknowledge(put);
             }
             let unread = &self.input[self.start..self.end];
@@ -158,7 +161,8 @@ impl Connection {
             self.start += line_end + 1;
             match request {
                 Request::Put { partition, length, opaque } => {
-                    self.awaited = Some(Awaited { missing: length, put: Put { partition, length, opaque } });
+                    self.incomplete =
+                        Some(IncompletePut { missing: length, put: Put { partition, length, opaque } });
                 }
                 Request::Stats { item, opaque } => {
                     let text = stats(&self.identity, item);
@@ -173,13 +177,13 @@ impl Connection {
         }
     }
 
-    /// Says that a message was stored (protocol §3.1).
+    /// Writes the answer to a stored message (protocol §3.1).
     #[inline]
     fn acknowledge(&mut self, put: Put) {
         let (mut id, mut partition, mut offset) =
             (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
         let id = id.format(self.next_id);
-        // -1 lets the broker choose.
+        // A client that sends to partition -1 lets the broker choose.
         let partition = partition.format(put.partition.max(0));
         let offset = offset.format(self.offset);
         let (mut length, mut opaque) = (itoa::Buffer::new(), itoa::Buffer::new());
@@ -205,7 +209,7 @@ fn answer(output: &mut Vec<u8>, status: u16, opaque: i32, body: &[u8]) {
     output.extend_from_slice(body);
 }
 
-/// The statistics that a client without a registry asks for (protocol §3.4).
+/// Returns the statistics that a client without a registry reads (protocol §3.4).
 fn stats(identity: &Identity, item: &[u8]) -> String {
     let Identity { id, topics } = identity;
     let mut text = String::new();
@@ -247,7 +251,7 @@ mod tests {
         stream
     }
 
-    /// Reads as many bytes as `expected` has.
+    /// Reads as many bytes as `expected` has, and compares them.
     fn expect(stream: &mut TcpStream, expected: &str) {
         let mut answer = vec![0; expected.len()];
         stream.read_exact(&mut answer).unwrap();
@@ -284,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_its_id_and_its_partitions() {
+    fn reports_its_id_and_its_partitions() {
         let mut stream = connect();
         stream.write_all(b"version 1\r\nstats config 2\r\nstats  3\r\nget t g 0 0 1 4\r\n").unwrap();
         let config = "[system]\nbrokerId=7\n[topic=t]\nnumPartitions=3\n";
@@ -303,7 +307,7 @@ mod tests {
             let mut stream = connect();
             stream.write_all(request).unwrap();
             let mut rest = Vec::new();
-            // It may have left bytes unread, which resets the connection.
+            // The broker may have left bytes unread, which resets the connection.
             let _ = stream.read_to_end(&mut rest);
             assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
         }

@@ -1,4 +1,4 @@
-//! Requests, read no further than a broker needs that stores nothing.
+//! The headers of requests, parsed only as far as a broker that stores nothing needs.
 
 /// The header of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,14 +9,15 @@ pub(crate) enum Request<'a> {
     Stats { item: &'a [u8], opaque: i32 },
     /// `version`.
     Version { opaque: i32 },
-    /// What this broker doesn't do.
+    /// A command that this broker doesn't support.
     Other { opaque: i32 },
     /// `quit`.
     Quit,
 }
 
 impl<'a> Request<'a> {
-    /// Reads a header line without its line end; `None` when it isn't one, or one whose body's length isn't known here.
+    /// Parses a header line without its line end. Returns `None` if it is malformed, or has a body of unknown
+    /// length.
     pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
         if let Some(rest) = line.strip_prefix(b"put ") {
             return put(rest);
@@ -50,7 +51,7 @@ fn put(rest: &[u8]) -> Option<Request<'static>> {
     })
 }
 
-/// The first word, and what follows the space behind it.
+/// Returns the first word, and the text after the space that follows it.
 #[inline]
 fn word(text: &[u8]) -> (&[u8], &[u8]) {
     match text.iter().position(|&byte| byte == b' ') {

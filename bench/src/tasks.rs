@@ -1,4 +1,4 @@
-//! Many tasks, each of which sends one message at a time.
+//! Sends from many tasks, each of which sends one message at a time.
 
 use std::{
     alloc::System,
@@ -20,14 +20,14 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 
 use crate::usage::{cpu_time, peak_memory_kib};
 
-/// How many messages of all tasks are timed, about.
+/// Approximate number of latencies that all tasks keep together.
 const SAMPLES: usize = 65_536;
 
-/// One message of a task in so many is timed.
-const SAMPLED: u64 = 8;
+/// Each task measures the latency of one message in this many.
+const SAMPLE_INTERVAL: u64 = 8;
 
-/// Sends messages from many tasks, each of which sends one at a time, for some time, and prints what was measured as one line
-/// of JSON.
+/// Sends messages from many tasks, each of which sends one at a time, and prints the figures as one line of
+/// JSON.
 #[derive(Debug, Parser)]
 struct Args {
     /// zk://HOST:PORT/ROOT or meta://HOST:PORT
@@ -39,13 +39,13 @@ struct Args {
     /// The size of each message's payload in bytes
     #[arg(long, default_value_t = 128)]
     size: usize,
-    /// How many tasks send
+    /// The number of tasks that send
     #[arg(long, default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     tasks: u32,
-    /// On which runtime of tokio
+    /// The runtime of tokio
     #[arg(long, value_enum, default_value_t = Threads::Many)]
     threads: Threads,
-    /// How long it is measured, in milliseconds; as long again comes before, to warm up
+    /// The duration of the measurement in milliseconds; a warm-up of the same duration precedes it
     #[arg(long, default_value_t = 1000)]
     millis: u64,
 }
@@ -61,37 +61,37 @@ pub enum Threads {
     Many,
 }
 
-/// What was measured.
+/// The figures of one run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TaskFigures {
-    /// How many tasks sent.
+    /// The number of tasks.
     pub tasks: u32,
-    /// On which runtime.
+    /// The runtime.
     pub threads: Threads,
     /// Acknowledged messages per second.
     pub msgs_per_s: f64,
-    /// The median time of a message, in microseconds.
+    /// The median latency, in microseconds.
     pub p50_us: f64,
-    /// The 99th percentile of the same.
+    /// The 99th percentile of the latency, in microseconds.
     pub p99_us: f64,
-    /// Processor time for each message, in microseconds.
+    /// CPU time per message, in microseconds.
     pub cpu_us_per_msg: f64,
-    /// The most memory that was resident, in KiB.
+    /// Peak resident memory, in KiB.
     pub max_rss_kib: u64,
-    /// How many messages were not acknowledged.
+    /// The number of messages that were not acknowledged.
     pub failures: u64,
-    /// How many messages the task sent that sent the fewest.
+    /// The lowest number of acknowledged messages of a task.
     pub fewest_per_task: u64,
-    /// How many messages the task sent that sent the most.
+    /// The highest number of acknowledged messages of a task.
     pub most_per_task: u64,
-    /// Allocations for each message, reallocations included, if they were counted.
+    /// Allocations per message, reallocations included, if they were counted.
     pub allocations_per_msg: Option<f64>,
-    /// Bytes allocated for each message, if they were counted.
+    /// Bytes allocated per message, if they were counted.
     pub alloc_bytes_per_msg: Option<f64>,
 }
 
-/// Runs the program; with the allocations counted by `counter`, if there is one.
+/// Runs the program. Allocations are counted by `counter`, if there is one.
 #[must_use]
 pub fn main(counter: Option<&StatsAlloc<System>>) -> ExitCode {
     let printed = run(&Args::parse(), counter)
@@ -99,7 +99,7 @@ pub fn main(counter: Option<&StatsAlloc<System>>) -> ExitCode {
     match printed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A stderr that is gone can't be told about.
+            // Stderr may be closed, and there is no other place to report that.
             let _ = writeln!(io::stderr(), "tasks: {error}");
             ExitCode::FAILURE
         }
@@ -116,7 +116,7 @@ fn run(args: &Args, counter: Option<&StatsAlloc<System>>) -> Result<TaskFigures,
     } else {
         Producer::builder().broker(args.cluster.parse()?)
     };
-    // One broker can have half of what a producer has in flight.
+    // One broker can have at most half of the messages that a producer has in flight.
     let (tasks, mut config) = (args.tasks as usize, ProducerConfig::default());
     config.max_in_flight = config.max_in_flight.max(2 * tasks);
     config.max_in_flight_bytes = config.max_in_flight_bytes.max(2 * tasks * (args.size + 1024));
@@ -178,7 +178,7 @@ fn measure(
     })
 }
 
-/// What the tasks are to do with what they send.
+/// The phase of the run, which decides what the tasks do with each outcome.
 #[derive(Debug, Default)]
 struct Phase(AtomicU8);
 
@@ -195,11 +195,11 @@ impl Phase {
     }
 }
 
-/// What a task has sent while it was measured.
+/// The messages that a task has sent during the measurement.
 struct Sent {
     acknowledged: u64,
     failed: u64,
-    /// In nanoseconds, the latest ones; 0 where there were fewer.
+    /// The latest latencies in nanoseconds; 0 in unused places.
     times: Vec<u32>,
 }
 
@@ -208,7 +208,7 @@ async fn send(producer: Producer, message: Message, phase: Arc<Phase>, samples: 
     let (mut n, mut sample) = (0_u64, 0);
     loop {
         n += 1;
-        let begun = n.is_multiple_of(SAMPLED).then(Instant::now);
+        let begun = n.is_multiple_of(SAMPLE_INTERVAL).then(Instant::now);
         let result = producer.send(message.clone()).await;
         match phase.get() {
             Phase::MEASURED => {}

@@ -1,4 +1,4 @@
-//! What this process has used.
+//! CPU time and memory of this process.
 
 use std::{fs, time::Duration};
 
@@ -7,8 +7,8 @@ use nix::sys::{
     time::TimeVal,
 };
 
-/// The time that all threads of this process have spent on processors, in user and system mode. Zero where the system
-/// doesn't tell.
+/// Returns the CPU time of all threads of this process, in user and system mode; zero if the system doesn't
+/// report it.
 #[must_use]
 pub fn cpu_time() -> Duration {
     let micros = |time: TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
@@ -17,8 +17,9 @@ pub fn cpu_time() -> Duration {
     Duration::from_micros(used.unsigned_abs())
 }
 
-/// The most memory that this process has had resident, in KiB. From `/proc`, since what `getrusage` tells includes what the
-/// parent of a process had when it started it. Zero where the system doesn't tell.
+/// Returns the peak resident memory of this process in KiB; zero if the system doesn't report it. Reads
+/// `/proc`, since the value of `getrusage` includes the memory that the parent process had when it started
+/// this one.
 #[must_use]
 pub fn peak_memory_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

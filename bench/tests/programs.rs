@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-/// A null broker, which ends with its input.
+/// A null broker, which exits at the end of its input.
 struct NullBroker {
     process: Child,
     addr: String,
@@ -28,13 +28,13 @@ impl NullBroker {
 
 impl Drop for NullBroker {
     fn drop(&mut self) {
-        // Only after a test that has failed.
+        // After a successful test it has exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The lines that a program prints, as JSON.
+/// Runs a program, and parses the lines of its output as JSON.
 fn lines(program: &str, args: &[&str]) -> Vec<Value> {
     let output = Command::new(program).args(args).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -65,7 +65,7 @@ fn the_null_broker_ends_with_its_input() {
 
 #[test]
 fn each_limit_is_measured() {
-    // It starts a null broker by itself.
+    // The program starts a null broker.
     let args = ["--sizes", "100,20000", "--windows", "1,64", "--millis", "20"];
     let limits = lines(env!("CARGO_BIN_EXE_raw-limits"), &args);
     let what: Vec<_> = limits.iter().map(|limit| limit["what"].as_str().unwrap()).collect();
@@ -95,7 +95,7 @@ fn every_task_sends_and_only_the_counting_program_counts() {
             assert_eq!(figures["threads"], threads);
             assert!(0.0 < number("fewest_per_task"), "{figures}");
             let (fewest, most) = (number("fewest_per_task") * 20.0, number("most_per_task") * 20.0);
-            // The time is a little more than asked for.
+            // The measurement takes a little longer than asked for.
             assert!(most >= number("msgs_per_s") * 0.3 * 0.99, "{figures}");
             assert!(fewest <= number("msgs_per_s") * 0.3 * 2.0, "{figures}");
             assert!(0.0 < number("p50_us") && number("p50_us") <= number("p99_us"), "{figures}");

@@ -1,4 +1,4 @@
-//! The same as `tasks`, with every allocation counted, which makes each slower.
+//! The program `tasks` with an allocator that counts, which makes every allocation slower.
 
 use std::{alloc::System, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! The Java client and ours, in turns, over the same brokers.
+//! Compares the Java client and metaq, in turns, over the same brokers.
 
 use std::process::ExitCode;
 

@@ -1,12 +1,12 @@
-//! Keeps all processors busy until its input ends. It is meant to be run by `chrt --idle 0`: then it runs only where nothing
-//! else does, and what wakes up finds a processor that needn't wake up first.
+//! Keeps all processors busy until its input ends. Run it with `chrt --idle 0`: then it runs only on
+//! processors that are otherwise idle, and a thread that wakes up finds a processor that is already awake.
 
 use std::{hint::spin_loop, io, thread};
 
 fn main() -> io::Result<()> {
     let processors = thread::available_parallelism()?;
     for _ in 0..processors.get() {
-        // They end with the process.
+        // The threads end with the process.
         thread::spawn(|| {
             loop {
                 spin_loop();

@@ -1,4 +1,4 @@
-//! A broker that stores nothing and answers at once. The first line that it prints is where it listens.
+//! A broker that stores nothing and answers immediately. The first line of its output is its address.
 
 use std::{
     io::{self, Write as _},
@@ -9,13 +9,14 @@ use std::{
 use clap::Parser;
 use metaq_bench::null_broker::{Identity, start};
 
-/// A MetaQ broker that stores nothing and answers at once. It prints where it listens, and ends when its input does.
+/// A MetaQ broker that stores nothing and answers immediately. It prints its address, and exits at the end of
+/// its input.
 #[derive(Debug, Parser)]
 struct Args {
-    /// A topic and its number of partitions; may be repeated. It takes messages for other topics, too
+    /// A topic and its number of partitions; may be repeated. Messages to other topics are accepted, too
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", default_value = "bench:4")]
     topics: Vec<TopicArg>,
-    /// Its id
+    /// The broker's id
     #[arg(long, default_value_t = 0)]
     id: i32,
     /// The TCP port; 0 takes any free one
@@ -31,9 +32,9 @@ impl FromStr for TopicArg {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, partitions) = text.rsplit_once(':').ok_or("expected NAME:PARTITIONS, such as orders:4")?;
-        metaq_protocol::Topic::new(name).map_err(|_| "that is no name of a topic")?;
+        metaq_protocol::Topic::new(name).map_err(|_| "that is not the name of a topic")?;
         let partitions = partitions.parse().ok().filter(|partitions| *partitions > 0);
-        Ok(Self(name.to_owned(), partitions.ok_or("the number of partitions is no positive number")?))
+        Ok(Self(name.to_owned(), partitions.ok_or("the number of partitions is not a positive number")?))
     }
 }
 
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     match served {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            // A stderr that is gone can't be told about.
+            // Stderr may be closed, and there is no other place to report that.
             let _ = writeln!(io::stderr(), "null-broker can't serve on port {}: {error}", args.port);
             ExitCode::FAILURE
         }

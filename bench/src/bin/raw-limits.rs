@@ -1,4 +1,4 @@
-//! Measures what this machine allows a client, and prints it as JSON, one line a limit.
+//! Measures the limits that this machine sets to a client, and prints one line of JSON for each.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -11,36 +11,36 @@ use clap::{Parser, ValueEnum};
 use metaq_bench::limits::{Puts, Work, exchange, ping_pong, tcp_throughput};
 use metaq_protocol::Topic;
 
-/// Measures what this machine allows a client that has no runtime and makes no promises: puts over one connection, made
-/// beforehand ("pre-encoded") or one by one ("no-async loop"), one at a time ("ping-pong"), and bytes that nobody looks
-/// at ("TCP"). Prints one line of JSON for each.
+/// Measures the rate of a client that has no runtime and gives no guarantees: puts over one connection,
+/// encoded in advance ("pre-encoded") or one by one ("no-async loop"), one at a time ("ping-pong"), and bytes
+/// that are not parsed ("TCP"). Prints one line of JSON for each.
 #[derive(Debug, Parser)]
 struct Args {
-    /// The broker; without it a null broker is started
+    /// The broker; by default a null broker is started
     #[arg(long, value_name = "IP:PORT")]
     broker: Option<SocketAddr>,
     /// The topic to send to
     #[arg(long, default_value = "bench")]
     topic: Topic,
-    /// How many partitions it has
+    /// The number of its partitions
     #[arg(long, default_value_t = 4)]
     partitions: u32,
-    /// Sizes of payloads in bytes
+    /// Payload sizes in bytes
     #[arg(long, value_delimiter = ',', default_value = "128")]
     sizes: Vec<usize>,
-    /// How many messages are in flight
+    /// Numbers of messages in flight
     #[arg(long, value_delimiter = ',', default_value = "1,64,1024,8192", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     windows: Vec<u32>,
-    /// How long each is measured, in milliseconds; as long again comes before, to warm up
+    /// The duration of each measurement in milliseconds; a warm-up of the same duration precedes it
     #[arg(long, default_value_t = 1000)]
     millis: u64,
-    /// Only one of them
+    /// Measures only this limit
     #[arg(long, value_enum)]
-    only: Option<What>,
+    only: Option<LimitKind>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum What {
+enum LimitKind {
     PreEncoded,
     Loop,
     PingPong,
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A stderr that is gone can't be told about.
+            // Stderr may be closed, and there is no other place to report that.
             let _ = writeln!(io::stderr(), "raw-limits: {error}");
             ExitCode::FAILURE
         }
@@ -65,21 +65,21 @@ fn run(args: &Args) -> io::Result<()> {
         None => started.insert(NullBroker::start()?).addr,
     };
     let time = Duration::from_millis(args.millis);
-    let wanted = |what| args.only.is_none_or(|only| only == what);
+    let wanted = |kind| args.only.is_none_or(|only| only == kind);
     for &size in &args.sizes {
         for &window in &args.windows {
             let puts = |work| Puts::new(work, args.topic.clone(), args.partitions, size, window as usize);
-            if wanted(What::PreEncoded) {
+            if wanted(LimitKind::PreEncoded) {
                 print(&exchange("pre-encoded", broker, puts(Work::PreEncoded), time)?)?;
             }
-            if wanted(What::Loop) {
+            if wanted(LimitKind::Loop) {
                 print(&exchange("no-async loop", broker, puts(Work::Encode), time)?)?;
             }
         }
-        if wanted(What::PingPong) {
+        if wanted(LimitKind::PingPong) {
             print(&ping_pong(broker, &args.topic, size, time)?)?;
         }
-        if wanted(What::Tcp) {
+        if wanted(LimitKind::Tcp) {
             print(&tcp_throughput(size, time)?)?;
         }
     }
@@ -90,9 +90,9 @@ fn print(limit: &metaq_bench::limits::Limit) -> io::Result<()> {
     writeln!(io::stdout(), "{}", serde_json::to_string(limit)?)
 }
 
-/// A null broker as a process, so that its work isn't counted as the client's.
+/// A null broker in its own process, so that its CPU time isn't counted as the client's.
 struct NullBroker {
-    /// Ends when this end of its input is closed, or this process ends.
+    /// Exits when its input is closed, at the latest when this process ends.
     process: Child,
     addr: SocketAddr,
 }
@@ -113,7 +113,7 @@ impl NullBroker {
 impl Drop for NullBroker {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
-        // It ends with its input.
+        // It exits at the end of its input.
         let _ = self.process.wait();
     }
 }

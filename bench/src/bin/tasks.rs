@@ -1,4 +1,4 @@
-//! Many tasks that send one message at a time each.
+//! Sends from many tasks, each of which sends one message at a time.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Two builds of our client, in turns.
+//! Compares two builds of metaq, in turns.
 
 use std::{
     io::{self, Write as _},
@@ -7,14 +7,14 @@ use std::{
 
 use super::{
     Result,
+    environment::Environment,
     figures::{Figures, Spread},
     metaq,
     plan::{Case, Plan, thousands},
-    say,
-    stage::Stage,
+    print_message,
 };
 
-/// A figure that both builds give.
+/// A figure of both builds.
 struct Measure {
     name: &'static str,
     of: fn(&Figures) -> f64,
@@ -27,35 +27,36 @@ const MEASURES: [Measure; 4] = [
     Measure { name: "peak memory", of: |figures| figures.max_rss_kib as f64 },
 ];
 
-/// The rounds of one case. Each pair was measured one after the other, the former build first in every other pair.
+/// The rounds of one case. The builds of a pair were measured one after the other, the former build first in
+/// every other pair.
 struct Pairs {
     case: Case,
     pairs: Vec<[Figures; 2]>,
 }
 
-/// Runs the build at `former` and the current one in turns through the cases of `plan`, and prints the ratios of their
-/// figures.
+/// Runs the build at `former` and the current one in turns through the cases of `plan`, and prints the ratios
+/// of their figures.
 ///
 /// # Errors
 /// When a program can't be run, or the table can't be printed.
-pub(super) fn run(stage: &Stage, plan: &Plan, former: &Path) -> Result<()> {
-    let current = stage.program("metaq");
+pub(super) fn run(environment: &Environment, plan: &Plan, former: &Path) -> Result<()> {
+    let current = environment.program("metaq");
     let mut rows = Vec::new();
     for &case in &plan.cases {
-        let _awake = case.awake.then(|| stage.keep_awake()).transpose()?;
-        let trial = metaq::round(stage, &current, case, plan.messages(1000.0, case))?;
+        let _awake = case.awake.then(|| environment.keep_awake()).transpose()?;
+        let trial = metaq::round(environment, &current, case, plan.messages(1000.0, case))?;
         let messages = plan.messages(trial.msgs_per_s, case);
         let mut row = Pairs { case, pairs: Vec::new() };
         for round in 0..plan.rounds {
             let pair = if round % 2 == 0 {
-                let former = metaq::round(stage, former, case, messages)?;
-                [former, metaq::round(stage, &current, case, messages)?]
+                let former = metaq::round(environment, former, case, messages)?;
+                [former, metaq::round(environment, &current, case, messages)?]
             } else {
-                let current = metaq::round(stage, &current, case, messages)?;
-                [metaq::round(stage, former, case, messages)?, current]
+                let current = metaq::round(environment, &current, case, messages)?;
+                [metaq::round(environment, former, case, messages)?, current]
             };
             let [former, current] = &pair;
-            say(&format!(
+            print_message(&format!(
                 "{case}: former {}/s, current {}/s",
                 thousands(former.msgs_per_s),
                 thousands(current.msgs_per_s)
@@ -67,7 +68,8 @@ pub(super) fn run(stage: &Stage, plan: &Plan, former: &Path) -> Result<()> {
     Ok(write!(io::stdout(), "{}", table(&rows, plan.rounds))?)
 }
 
-/// The ratios as a table, current / former: the median of all pairs, and the least and the most in brackets.
+/// Formats the ratios current / former as a table: the median of all pairs, and minimum and maximum in
+/// brackets.
 fn table(rows: &[Pairs], rounds: usize) -> String {
     let names = MEASURES.map(|measure| measure.name).join(" | ");
     let mut text = format!(
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_those_of_pairs() {
+    fn ratios_are_computed_by_pair() {
         let case = Plan::quick().cases[0];
         let pairs = vec![
             [figures(100.0, 2.0), figures(110.0, 1.0)],

@@ -1,8 +1,8 @@
-//! The figures of rounds.
+//! The figures of rounds, and their spread.
 
 use serde::Deserialize;
 
-/// One round, as `metaq bench --json` and the Java program tell it.
+/// The figures of one round, as `metaq bench --json` and the Java program print them.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Figures {
     pub(super) msgs_per_s: f64,
@@ -11,11 +11,11 @@ pub(super) struct Figures {
     pub(super) cpu_us_per_msg: f64,
     pub(super) max_rss_kib: u64,
     pub(super) failures: u64,
-    /// Only Java tells.
+    /// Reported by the Java program only.
     pub(super) alloc_bytes_per_msg: Option<f64>,
 }
 
-/// The least, the middle and the most of what several rounds gave.
+/// The minimum, median and maximum of several rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
     pub(super) min: f64,
@@ -24,7 +24,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// Of nothing there is none.
+    /// Returns the spread of the values; `None` if there are none.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_is_the_median() {
+    fn the_median_of_an_even_count_is_the_midpoint() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied()).map(|s| (s.min, s.median, s.max));
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
         assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));

@@ -8,14 +8,16 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Result, figures::Figures, plan::Case, program::Program, stage::Stage, stage::TOPIC};
+use super::{
+    Result, environment::Environment, environment::TOPIC, figures::Figures, plan::Case, program::Program,
+};
 
 const PROGRAM: &str = include_str!("../../java/SendBench.java");
 
-/// What the JVM is given: its own choice of collector (G1) and compilers, and more heap than it needs.
+/// Options of the JVM: more heap than it needs. Collector (G1) and compilers are the JVM's choice.
 pub(super) const JVM_OPTIONS: &[&str] = &["-Xmx2g"];
 
-/// The Java client with one size of messages and one window.
+/// The Java client, started for one message size and one window.
 pub(super) struct Java {
     program: Program,
     log: PathBuf,
@@ -23,19 +25,19 @@ pub(super) struct Java {
 }
 
 impl Java {
-    pub(super) fn start(stage: &Stage, case: Case) -> Result<Self> {
+    pub(super) fn start(environment: &Environment, case: Case) -> Result<Self> {
         let home = TempDir::with_prefix("metaq-java-bench-")?;
         let log = home.path().join("log");
         let mut command = Command::new("java");
-        let program = stage.peers.java_program("SendBench", PROGRAM)?;
+        let program = environment.peers.java_program("SendBench", PROGRAM)?;
         command.args(JVM_OPTIONS).args(program.arguments(home.path())?);
-        command.args([&stage.zookeeper(), stage.root(case.target), TOPIC]);
+        command.args([&environment.zookeeper(), environment.root(case.target), TOPIC]);
         command.args([case.size.to_string(), case.window.to_string()]);
         command.current_dir(home.path()).stderr(File::create(&log)?);
         Ok(Self { program: Program::start("the Java client", &mut command)?, log, _home: home })
     }
 
-    /// Sends so many messages.
+    /// Sends `messages` messages.
     pub(super) fn round(&mut self, messages: u64) -> Result<Figures> {
         let figures =
             self.program.ask(&messages.to_string()).and_then(|line| Ok(serde_json::from_str(&line)?));

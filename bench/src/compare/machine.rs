@@ -1,8 +1,8 @@
-//! What the figures were measured on, and with.
+//! The machine and the tools that the figures were measured with.
 
 use std::{fs, process::Command, thread, time::SystemTime};
 
-/// Facts about the machine, each with its name.
+/// Returns facts about the machine, each with its name.
 pub(super) fn facts() -> Vec<(&'static str, String)> {
     let unknown = || "unknown".to_owned();
     let field = |file: &str, name: &str| {
@@ -26,13 +26,13 @@ pub(super) fn facts() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// How many tasks wanted a processor in the last minute, on average.
+/// Returns the load average of the last minute.
 pub(super) fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
-/// The first line of what a program says of its version.
+/// Returns the first line of a program's version text.
 fn version(program: &str, option: &str) -> String {
     let output = Command::new(program).arg(option).output();
     let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();

@@ -1,7 +1,12 @@
-//! The Java client and ours, in turns, over the same brokers.
+//! Compares the Java client and metaq, in turns, over the same brokers.
+//!
+//! `plan` lists the cases, `environment` starts the brokers, `comparison` runs the rounds of all clients
+//! (`java`, `metaq` and the raw client), `measures` and `figures` evaluate them, and `report` writes the
+//! tables. `against` compares two builds of metaq instead.
 
 mod against;
-mod contest;
+mod comparison;
+mod environment;
 mod figures;
 mod java;
 mod machine;
@@ -10,7 +15,6 @@ mod metaq;
 mod plan;
 mod program;
 mod report;
-mod stage;
 
 use std::{
     error::Error,
@@ -23,28 +27,30 @@ use std::{
 use clap::Parser;
 
 use self::{
-    contest::{Contest, Results},
+    comparison::{Comparison, Results},
+    environment::Environment,
     plan::Plan,
-    stage::Stage,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Compares the real Java client 1.4.6.2 with metaq, in turns, over a null broker and a real one, and writes tables.
+/// Compares the real Java client 1.4.6.2 with metaq, in turns, over a null broker and a real one, and writes
+/// tables.
 ///
-/// Takes what it runs from the folder that it is in: metaq, null-broker, raw-limits, tasks, allocations and keep-awake.
+/// Runs programs of the folder that it is in: metaq, null-broker, raw-limits, tasks, allocations and
+/// keep-awake.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Fewer cases, fewer and shorter rounds
+    /// Runs fewer cases, and fewer and shorter rounds
     #[arg(long)]
     quick: bool,
-    /// Where the tables go
+    /// The file for the tables
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results/latest.md"))]
     output: PathBuf,
-    /// Compare with this former build of metaq instead of Java, and print the ratios
+    /// Compares with this former build of metaq instead of Java, and prints the ratios
     #[arg(long, value_name = "PROGRAM", conflicts_with = "output")]
     against: Option<PathBuf>,
-    /// Only cases whose name contains this
+    /// Runs only cases whose name contains this text
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -55,7 +61,7 @@ pub fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("compare: {error}"));
+            print_message(&format!("compare: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -66,13 +72,13 @@ fn run(args: &Args) -> Result<()> {
     if let Some(only) = &args.only {
         plan.retain(only);
     }
-    let stage = Stage::set()?;
+    let environment = Environment::start()?;
     if let Some(former) = &args.against {
-        return against::run(&stage, &plan.against(), former);
+        return against::run(&environment, &plan.against(), former);
     }
-    let results = Contest::new(&stage, plan).run()?;
+    let results = Comparison::new(&environment, plan).run()?;
     write(&args.output, &results)?;
-    say(&format!("the results are in {}", args.output.display()));
+    print_message(&format!("the results are in {}", args.output.display()));
     Ok(())
 }
 
@@ -83,8 +89,8 @@ fn write(path: &Path, results: &Results) -> io::Result<()> {
     fs::write(path, report::markdown(results))
 }
 
-/// Says what is going on.
-fn say(text: &str) {
-    // A stderr that is gone can't be told about.
+/// Prints a message to stderr.
+fn print_message(text: &str) {
+    // Stderr may be closed, and there is no other place to report that.
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -1,33 +1,33 @@
-//! What is compared.
+//! The cases to compare, and the number and duration of rounds.
 
 use std::{fmt, time::Duration};
 
-/// What a window of messages may take at most. Beyond that, memory is measured rather than clients.
+/// Limit on the bytes of a window of messages. A larger one would measure memory rather than clients.
 const LARGEST_WINDOW: usize = 128 << 20;
 
 const SIZES: [usize; 4] = [128, 1024, 16 * 1024, 256 * 1024];
 const WINDOWS: [usize; 4] = [1, 64, 1024, 8192];
 
-/// The fewest messages of a round.
-pub(super) const FEWEST: u64 = 50;
+/// The minimum number of messages of a round.
+pub(super) const MIN_MESSAGES: u64 = 50;
 
-/// The most messages of a round.
-const MOST: u64 = 20_000_000;
+/// The maximum number of messages of a round.
+const MAX_MESSAGES: u64 = 20_000_000;
 
-/// Which broker is sent to.
+/// The broker to send to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Null,
     Real,
 }
 
-/// One case: so many messages of a size in flight to a broker.
+/// One case: a message size, and a number of messages in flight to a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
     pub(super) target: Target,
     pub(super) size: usize,
     pub(super) window: usize,
-    /// Whether processors are kept from halting.
+    /// Set if processors are kept from halting.
     pub(super) awake: bool,
 }
 
@@ -58,12 +58,12 @@ impl fmt::Display for Case {
     }
 }
 
-/// A size, as people write it.
+/// Formats a size for people.
 pub(super) fn bytes(size: usize) -> String {
     if size.is_multiple_of(1024) { format!("{} KiB", size / 1024) } else { format!("{size} B") }
 }
 
-/// A whole number, as people write it.
+/// Formats a whole number for people, with thousands separators.
 pub(super) fn thousands(number: f64) -> String {
     let digits = format!("{:.0}", number.abs());
     let mut text = String::from(if number <= -0.5 { "-" } else { "" });
@@ -76,22 +76,22 @@ pub(super) fn thousands(number: f64) -> String {
     text
 }
 
-/// All that is measured, and how long.
+/// The cases, and the number and duration of rounds.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) quick: bool,
     pub(super) cases: Vec<Case>,
-    /// What is left out because its window takes too much memory.
+    /// Cases left out because their window takes too much memory.
     pub(super) left_out: Vec<Case>,
-    /// How many tasks send one message at a time each.
+    /// Numbers of tasks that send one message at a time each.
     pub(super) tasks: Vec<u32>,
-    /// How many rounds of each client are measured.
+    /// The number of measured rounds of each client.
     pub(super) rounds: usize,
-    /// How many rounds the Java client gets before that, to be compiled.
+    /// The number of rounds that the Java client gets first, so that the JVM compiles it.
     pub(super) warm_up: usize,
-    /// How long a measured round takes, about.
+    /// The approximate duration of a measured round.
     pub(super) round: Duration,
-    /// How long one of Java's rounds before that takes, about.
+    /// The approximate duration of one of Java's first rounds.
     pub(super) warm_up_round: Duration,
 }
 
@@ -133,13 +133,14 @@ impl Plan {
         }
     }
 
-    /// The cases in which two builds of metaq are compared: Java isn't run, so there can be more rounds.
+    /// Returns the plan for comparing two builds of metaq. Java doesn't run, so there is time for more
+    /// rounds.
     pub(super) fn against(self) -> Self {
         let rounds = if self.quick { 9 } else { 15 };
         Self { rounds, ..self }
     }
 
-    /// The number of messages that take as long as a round at `rate` a second.
+    /// Returns the number of messages of a round at `rate` messages a second.
     pub(super) fn messages(&self, rate: f64, case: Case) -> u64 {
         messages(rate, self.round, case)
     }
@@ -150,9 +151,9 @@ impl Plan {
     }
 }
 
-/// The number of messages that take `time` at `rate` a second, within the limits of a round.
+/// Returns the number of messages that take `time` at `rate` messages a second, within the limits of a round.
 pub(super) fn messages(rate: f64, time: Duration, case: Case) -> u64 {
-    ((rate * time.as_secs_f64()) as u64).max(4 * case.window as u64).clamp(FEWEST, MOST)
+    ((rate * time.as_secs_f64()) as u64).max(4 * case.window as u64).clamp(MIN_MESSAGES, MAX_MESSAGES)
 }
 
 #[cfg(test)]
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_sizes_and_windows_are_measured_or_left_out_for_their_memory() {
+    fn every_size_and_window_is_measured_or_left_out() {
         let plan = Plan::full();
         let left_out: Vec<_> = plan.left_out.iter().map(Case::to_string).collect();
         assert_eq!(left_out, ["256 KiB, 1,024", "256 KiB, 8,192"]);

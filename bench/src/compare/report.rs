@@ -1,9 +1,9 @@
-//! The tables.
+//! The tables of results, as Markdown.
 
 use std::fmt::Write as _;
 
 use super::{
-    contest::{Results, Row, TaskRow},
+    comparison::{Results, Row, TaskRow},
     figures::{Figures, Spread},
     java::JVM_OPTIONS,
     measures::{MEASURES, Measure},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{limits::Limit, tasks::Threads};
 
-/// All results as Markdown.
+/// Formats all results as Markdown.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = String::new();
     head(&mut text, results);
@@ -107,7 +107,7 @@ fn against_the_limit(text: &mut String, results: &Results) {
 }
 
 fn tasks(text: &mut String, results: &Results) {
-    // What the Java client does with as many callbacks in flight.
+    // The Java client with as many callbacks in flight.
     let mut rows = results.rows.iter();
     let java = rows.find(|row| row.case.to_string() == "128 B, 1,024").and_then(|row| MEASURES[0].java(row));
     line!(text, "## Many tasks that send one message at a time each\n");
@@ -157,7 +157,8 @@ fn allocations(text: &mut String, results: &Results) {
     line!(text, "");
 }
 
-/// What the peaks of memory differ by, with few messages in flight and with many.
+/// Appends the memory of a message in flight: the difference of the peaks with few and with many messages,
+/// per message.
 fn memory_in_flight(text: &mut String, results: &Results) {
     let [_, _, _, _, memory] = &MEASURES;
     let row = |window: usize| {
@@ -216,7 +217,7 @@ fn runtime(threads: Threads) -> &'static str {
     }
 }
 
-/// What a cell says where nothing was measured.
+/// The text of a cell without a measurement.
 fn none() -> String {
     "–".to_owned()
 }
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_in_flight_takes_what_peaks_differ_by() {
+    fn memory_of_a_message_is_the_difference_of_peaks() {
         let mut results = results();
         let plan = Plan::quick();
         results.rows.clear();
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_failed_is_said() {
+    fn failed_messages_are_reported() {
         let mut results = results();
         results.rows[0].metaq[0].failures = 7;
         assert!(markdown(&results).contains("**Failed in `128 B, 1,024`: 0 messages of Java, 7 of metaq.**"));

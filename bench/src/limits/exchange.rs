@@ -1,4 +1,4 @@
-//! Puts and their answers over one connection, by one thread.
+//! Puts and their answers over one connection, on one thread.
 
 use std::{
     io::{self, Read as _},
@@ -12,39 +12,39 @@ use metaq_protocol::{Decoder, Status};
 use super::{Limit, Puts, Work};
 use crate::usage::cpu_time;
 
-/// Answers that are read at once.
+/// The size of a read of answers.
 const INPUT: usize = 256 * 1024;
 
-/// Longer than any answer to a put.
-const LONGEST_ANSWER: usize = 16 * 1024;
+/// Upper bound of the length of an answer to a put.
+const MAX_ANSWER: usize = 16 * 1024;
 
-/// What is timed beyond that counts as that: a minute, in nanoseconds.
-const LONGEST_TIME: u64 = 60_000_000_000;
+/// Upper bound of recorded times, in nanoseconds: a minute. Longer ones are recorded as this.
+const MAX_TIME: u64 = 60_000_000_000;
 
-/// How many messages of a window were written and not answered.
+/// A connection with a window of puts in flight.
 struct Window {
     stream: TcpStream,
     puts: Puts,
     input: Vec<u8>,
     filled: usize,
     decoder: Decoder,
-    /// Which opaques are out.
-    out: Vec<bool>,
+    /// For each opaque, whether its put is in flight.
+    in_flight: Vec<bool>,
 }
 
 impl Window {
     fn connect(broker: SocketAddr, puts: Puts) -> io::Result<Self> {
         let stream = TcpStream::connect(broker)?;
         stream.set_nodelay(true)?;
-        let out = vec![false; puts.window()];
-        Ok(Self { stream, puts, input: vec![0; INPUT], filled: 0, decoder: Decoder::new(), out })
+        let in_flight = vec![false; puts.window()];
+        Ok(Self { stream, puts, input: vec![0; INPUT], filled: 0, decoder: Decoder::new(), in_flight })
     }
 
     fn write(&mut self, count: usize) -> io::Result<()> {
         self.puts.write(&mut self.stream, count)
     }
 
-    /// Waits for answers; returns how many have come.
+    /// Waits for answers, and returns their number.
     fn read(&mut self) -> io::Result<usize> {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         let count = self.stream.read(&mut self.input[self.filled..])?;
@@ -61,23 +61,23 @@ impl Window {
                 return Err(invalid(format!("the broker refused a message: {answer:?}")));
             }
             answer.put_response().map_err(|error| invalid(error.to_string()))?;
-            // As a producer does: whose answer it is.
-            let whose = usize::try_from(answer.opaque.0).ok().and_then(|opaque| self.out.get_mut(opaque));
-            *whose.ok_or_else(|| invalid("an answer to nothing".to_owned()))? ^= true;
+            // Finds the put that the answer belongs to, as a producer does.
+            let put = usize::try_from(answer.opaque.0).ok().and_then(|opaque| self.in_flight.get_mut(opaque));
+            *put.ok_or_else(|| invalid("an answer to nothing".to_owned()))? ^= true;
             used += length;
             answers += 1;
         }
         self.input.copy_within(used..self.filled, 0);
         self.filled -= used;
-        if self.filled > LONGEST_ANSWER {
+        if self.filled > MAX_ANSWER {
             return Err(invalid("an answer without an end".to_owned()));
         }
         Ok(answers)
     }
 }
 
-/// Keeps the window of `puts` full for so long; the same again, not counted, comes before it. As many puts are written as
-/// were answered, together.
+/// Keeps the window of `puts` full for `time`, after an uncounted warm-up of the same duration. Each read of
+/// answers is followed by one write of as many puts.
 ///
 /// # Errors
 /// When the connection is lost, or the broker refuses a message.
@@ -102,7 +102,8 @@ pub fn exchange(what: &str, broker: SocketAddr, puts: Puts, time: Duration) -> i
     }
 }
 
-/// One message at a time for so long, each timed; the same again, not counted, comes before it.
+/// Sends one message at a time for `time`, and records the time of each, after an uncounted warm-up of the
+/// same duration.
 ///
 /// # Errors
 /// When the connection is lost, or the broker refuses a message.
@@ -113,7 +114,7 @@ pub fn ping_pong(
     time: Duration,
 ) -> io::Result<Limit> {
     let mut window = Window::connect(broker, Puts::new(Work::Encode, topic.clone(), 1, size, 1))?;
-    let mut times = Histogram::<u64>::new_with_max(LONGEST_TIME, 3).map_err(io::Error::other)?;
+    let mut times = Histogram::<u64>::new_with_max(MAX_TIME, 3).map_err(io::Error::other)?;
     let (mut start, mut cpu) = (Instant::now(), cpu_time());
     let mut warming_up = true;
     loop {
@@ -155,7 +156,8 @@ mod tests {
         }
         let limit = ping_pong(broker, &topic, 128, time).unwrap();
         let (p50, p99) = (limit.p50_us.unwrap(), limit.p99_us.unwrap());
-        // More than half of the messages take at least the median, so the rate can't be more than twice its inverse.
+        // More than half of the messages take at least the median, so the rate can't be more than twice its
+        // inverse.
         assert!(p50 > 0.5 && p50 <= p99 && limit.msgs_per_s * p50 < 2e6, "{limit:?}");
     }
 }

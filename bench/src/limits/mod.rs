@@ -1,5 +1,5 @@
-//! What this machine allows: the same bytes to the same broker, by a client that has no runtime, one thread and none of the
-//! promises of a producer.
+//! The limits of this machine: a client with one thread, and without a runtime or the guarantees of a
+//! producer, sends the same bytes to the same broker.
 
 mod exchange;
 mod puts;
@@ -13,23 +13,23 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What was measured of one limit.
+/// The figures of one limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Limit {
-    /// Which limit.
+    /// The name of the limit.
     pub what: String,
-    /// Bytes of a message's payload.
+    /// The size of each payload, in bytes.
     pub size: usize,
-    /// How many messages were in flight; 0 where none is answered.
+    /// The number of messages in flight; 0 if none is answered.
     pub window: usize,
     /// Messages per second.
     pub msgs_per_s: f64,
-    /// Processor time of the client for each message, in microseconds; none where the other end is in the same process.
+    /// CPU time of the client per message, in microseconds; none if the peer is in the same process.
     pub cpu_us_per_msg: Option<f64>,
-    /// The median time from a message to its answer, in microseconds, where single messages were timed.
+    /// The median time from a message to its answer, in microseconds, if single messages were timed.
     pub p50_us: Option<f64>,
-    /// The 99th percentile of the same.
+    /// The 99th percentile of that time, in microseconds.
     pub p99_us: Option<f64>,
 }
 

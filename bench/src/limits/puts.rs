@@ -1,4 +1,4 @@
-//! Frames of puts, made beforehand or one by one, and written together.
+//! Frames of puts, encoded in advance or one by one, and written together.
 
 use std::{
     io::{self, IoSlice, Write},
@@ -8,23 +8,23 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{Opaque, PutCommand, Topic};
 
-/// From this size on a payload is written from where it lies instead of being copied behind its header.
+/// Payloads of this size or larger are not copied behind their header, but written from their own memory.
 const BY_REFERENCE: usize = 4 * 1024;
 
-/// How many slices a system takes at once.
+/// Limit on the slices in one vectored write.
 const SLICES: usize = 1024;
 
-/// What is done for each message.
+/// The work for each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "there is nothing between the two")]
 pub enum Work {
-    /// Nothing: the frames were made beforehand, checksums included.
+    /// None: the frames are encoded in advance, checksums included.
     PreEncoded,
-    /// A command is made with its checksum and encoded, as in a producer.
+    /// Builds the command, with its checksum, and encodes it, as a producer does.
     Encode,
 }
 
-/// The source of what is written: puts with the opaques `0..window`, again and again.
+/// An endless sequence of puts with the opaques `0..window`, repeated.
 #[derive(Debug)]
 pub struct Puts {
     work: Work,
@@ -33,32 +33,33 @@ pub struct Puts {
     payload: Bytes,
     window: usize,
     next: usize,
-    /// Pre-encoded frames, or what was encoded for this write. Without payloads when they are written by reference.
+    /// The frames encoded in advance, or those of the current write. Payloads written by reference are not
+    /// included.
     frames: BytesMut,
-    /// Where each frame lies there.
-    places: Vec<Range<usize>>,
+    /// The range of each frame in `frames`.
+    ranges: Vec<Range<usize>>,
 }
 
 impl Puts {
-    /// Puts of `size` bytes to the partitions of a topic in turn.
+    /// Returns puts of `size` bytes to the partitions of a topic in turn.
     #[must_use]
     pub fn new(work: Work, topic: Topic, partitions: u32, size: usize, window: usize) -> Self {
         let (payload, partitions) = (Bytes::from(vec![b'x'; size]), partitions.max(1) as i32);
-        let (frames, places) = (BytesMut::new(), Vec::new());
-        let mut puts = Self { work, topic, partitions, payload, window, next: 0, frames, places };
+        let (frames, ranges) = (BytesMut::new(), Vec::new());
+        let mut puts = Self { work, topic, partitions, payload, window, next: 0, frames, ranges };
         if work == Work::PreEncoded {
             (0..window).for_each(|opaque| puts.encode(opaque));
         }
         puts
     }
 
-    /// Bytes of payload in each.
+    /// Returns the size of each payload, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.payload.len()
     }
 
-    /// How many there may be in flight.
+    /// Returns the number of puts in flight.
     #[must_use]
     pub fn window(&self) -> usize {
         self.window
@@ -74,7 +75,7 @@ impl Puts {
         } else {
             put.encode_head(&mut self.frames);
         }
-        self.places.push(start..self.frames.len());
+        self.ranges.push(start..self.frames.len());
     }
 
     /// Writes the next `count` puts.
@@ -87,11 +88,11 @@ impl Puts {
             let now = count.min(self.window - first);
             if self.work == Work::Encode {
                 self.frames.clear();
-                self.places.clear();
+                self.ranges.clear();
                 (first..first + now).for_each(|opaque| self.encode(opaque));
-                self.write_places(stream, 0..now)?;
+                self.write_ranges(stream, 0..now)?;
             } else {
-                self.write_places(stream, first..first + now)?;
+                self.write_ranges(stream, first..first + now)?;
             }
             self.next = (first + now) % self.window;
             count -= now;
@@ -99,16 +100,16 @@ impl Puts {
         Ok(())
     }
 
-    fn write_places(&self, stream: &mut impl Write, which: Range<usize>) -> io::Result<()> {
-        let places = &self.places[which];
+    fn write_ranges(&self, stream: &mut impl Write, which: Range<usize>) -> io::Result<()> {
+        let ranges = &self.ranges[which];
         if self.payload.len() < BY_REFERENCE {
-            let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(()) };
+            let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(()) };
             return stream.write_all(&self.frames[first.start..last.end]);
         }
-        for places in places.chunks(SLICES / 2) {
+        for ranges in ranges.chunks(SLICES / 2) {
             let slices =
-                |place: &Range<usize>| [&self.frames[place.clone()], &self.payload[..]].map(IoSlice::new);
-            let mut slices: Vec<_> = places.iter().flat_map(slices).collect();
+                |range: &Range<usize>| [&self.frames[range.clone()], &self.payload[..]].map(IoSlice::new);
+            let mut slices: Vec<_> = ranges.iter().flat_map(slices).collect();
             let mut left = &mut slices[..];
             while !left.is_empty() {
                 match stream.write_vectored(left)? {

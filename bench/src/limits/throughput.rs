@@ -1,4 +1,4 @@
-//! What TCP carries.
+//! The throughput of TCP alone.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -9,14 +9,14 @@ use std::{
 
 use super::Limit;
 
-/// What one call writes at least, and the other end's reads take at most.
+/// The size of each write, and the largest size of a read.
 const PIECE: usize = 256 * 1024;
 
-/// What a put's header takes beside its payload.
+/// The length of a put's header.
 const HEADER: usize = 45;
 
-/// How many messages of a size a connection over loopback carries in a second, when nothing is made of them at either end:
-/// one thread writes, one reads.
+/// Measures the rate at which a connection over loopback carries messages of a size that neither side encodes
+/// or parses: one thread writes, one reads.
 ///
 /// # Errors
 /// When the connection can't be made.
@@ -26,7 +26,7 @@ pub fn tcp_throughput(size: usize, time: Duration) -> io::Result<Limit> {
     let (mut reader, _) = listener.accept()?;
     thread::spawn(move || {
         let piece = vec![b'x'; PIECE];
-        // Until the reader has gone.
+        // Writes until the reader has closed the connection.
         while writer.write_all(&piece).is_ok() {}
     });
     let mut input = vec![0; PIECE];
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn something_is_carried() {
+    fn a_rate_is_measured() {
         let limit = tcp_throughput(1024, Duration::from_millis(50)).unwrap();
         assert!(limit.msgs_per_s > 1000.0, "{limit:?}");
     }

@@ -1,4 +1,4 @@
-//! The brokers that are sent to.
+//! The brokers that the clients send to, and their ZooKeeper.
 
 use std::{
     net::SocketAddr,
@@ -10,39 +10,39 @@ use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::runtime::{Builder, Runtime};
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use super::{Result, plan::Target, program::Program, say};
+use super::{Result, plan::Target, print_message, program::Program};
 
 pub(super) const TOPIC: &str = "bench";
 pub(super) const PARTITIONS: u32 = 4;
 
-/// Where the null broker is registered; the real one is under /meta.
+/// The root of the registry with the null broker; the real one is under /meta.
 const NULL_ROOT: &str = "/null";
 
-/// A real ZooKeeper, a null broker and a real broker, which both are registered there.
-pub(super) struct Stage {
+/// A real ZooKeeper, and a null broker and a real broker that are registered there.
+pub(super) struct Environment {
     pub(super) peers: Peers,
     zookeeper: ZooKeeper,
     null_addr: SocketAddr,
     real: JavaBroker,
-    /// Where the programs of this workspace are.
+    /// The folder of this workspace's programs.
     programs: PathBuf,
     _null: Program,
     _runtime: Runtime,
 }
 
-impl Stage {
-    pub(super) fn set() -> Result<Self> {
+impl Environment {
+    pub(super) fn start() -> Result<Self> {
         let programs = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
         let peers = Peers::fetch()?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        say("starting ZooKeeper, a null broker and a real broker");
+        print_message("starting ZooKeeper, a null broker and a real broker");
         let zookeeper = runtime.block_on(ZooKeeper::start(&peers))?;
         let mut null_broker = Command::new(programs.join("null-broker"));
         null_broker.args(["--topic", &format!("{TOPIC}:{PARTITIONS}")]);
         let mut null = Program::start("null-broker", &mut null_broker)?;
         let null_addr = null.line()?.parse()?;
         runtime.block_on(register(&zookeeper, null_addr))?;
-        // Written to disk as by a broker with the shipped settings: now and then.
+        // Flushes to disk by number and time, as brokers with the shipped settings do.
         let real = JavaBroker::builder(0)
             .topic(TOPIC, PARTITIONS)
             .setting("unflushThreshold", "1000")
@@ -52,7 +52,7 @@ impl Stage {
         Ok(Self { peers, zookeeper, null_addr, real, programs, _null: null, _runtime: runtime })
     }
 
-    /// A program of this workspace.
+    /// Returns the path of a program of this workspace.
     pub(super) fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
@@ -61,7 +61,7 @@ impl Stage {
         self.zookeeper.connect_string()
     }
 
-    /// Under which root of the registry a broker is.
+    /// Returns the root of the registry with a broker.
     pub(super) fn root(&self, target: Target) -> &'static str {
         match target {
             Target::Null => NULL_ROOT,
@@ -69,7 +69,7 @@ impl Stage {
         }
     }
 
-    /// A cluster, as `metaq` takes it.
+    /// Returns a cluster for `metaq --cluster`.
     pub(super) fn cluster(&self, target: Target) -> String {
         format!("zk://{}{}", self.zookeeper(), self.root(target))
     }
@@ -81,16 +81,17 @@ impl Stage {
         }
     }
 
-    /// Keeps processors from halting until it is dropped.
+    /// Keeps processors from halting until the returned program is dropped.
     pub(super) fn keep_awake(&self) -> Result<Program> {
-        // Runs only where nothing else does.
+        // It runs only on processors that are otherwise idle.
         let mut command = Command::new("chrt");
         command.args(["--idle", "0"]).arg(self.program("keep-awake"));
         Program::start("keep-awake by chrt", &mut command)
     }
 }
 
-/// Registers the null broker as a real one registers (registry §1), as far as producers look.
+/// Writes the registry entries of the null broker, as far as producers read them (`docs/registry.md`, section
+/// 1).
 async fn register(zookeeper: &ZooKeeper, addr: SocketAddr) -> Result<()> {
     let client = Client::connect(&zookeeper.connect_string()).await?;
     let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
