@@ -1,5 +1,5 @@
-//! A partition selector of one's own: messages of one customer stay in order, because they all go to one partition and
-//! each is awaited before the next.
+//! A custom partition selector. Messages of one customer stay in order, because they all go to one partition,
+//! and each is awaited before the next.
 //!
 //! ```text
 //! cargo run --example custom_selector
@@ -14,7 +14,7 @@ use metaq_producer::{
 };
 use metaq_testkit::Broker;
 
-/// Takes the attribute for the customer, and hashes it to a partition.
+/// Selects a partition by the hash of the attribute, which names the customer.
 struct ByCustomer;
 
 impl PartitionSelector for ByCustomer {
@@ -26,7 +26,8 @@ impl PartitionSelector for ByCustomer {
         partitions.get(hasher.finish() as usize % partitions.len()).copied()
     }
 
-    // Also when that broker failed lately or has no room: another partition would break the customer's order.
+    // Refuses another partition even if the broker is cooling down or has no capacity, since a customer's
+    // messages must not be reordered.
     fn reselect(&self, _: &Topic, _: &[Partition], _: &Message, _: Partition) -> Option<Partition> {
         None
     }
@@ -48,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{customer}'s {order} -> partition {}", receipt.partition);
     }
 
-    let nobody = producer.send(Message::new(topic, "lost")).await;
-    println!("without a customer: {}", nobody.expect_err("the selector refuses it"));
+    let refused = producer.send(Message::new(topic, "lost")).await;
+    println!("without a customer: {}", refused.expect_err("the selector refuses it"));
     Ok(())
 }

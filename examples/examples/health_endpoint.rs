@@ -1,5 +1,5 @@
-//! Probes over HTTP: `/live`, `/ready`, which answers 503 with the reasons while messages can't be sent, and `/health`, all
-//! that the producer knows as JSON.
+//! Probes over HTTP: `/live`; `/ready`, which answers 503 with the reasons while messages can't be sent; and
+//! `/health`, the producer's health as JSON.
 //!
 //! ```text
 //! cargo run --example health_endpoint
@@ -27,22 +27,22 @@ use metaq_testkit::Broker;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::sleep};
 
-/// What the probes are about.
+/// The producer and the topics that the probes report on.
 struct Probes {
     producer: Producer,
-    /// The topics without which the program is of no use.
+    /// The topics that the program needs to be ready.
     topics: Vec<Topic>,
 }
 
 impl Probes {
-    /// Answers probes. Each connection has a task of its own.
+    /// Answers probes. Each connection has its own task.
     async fn serve(self: Arc<Self>, listener: TcpListener) -> Infallible {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
-                // As when there are no descriptors for a moment: no reason to end what is being watched.
+                // For example, no descriptor is free at the moment. That must not end the program.
                 Err(error) => {
-                    println!("a probe can't be let in: {error}");
+                    println!("a probe can't be accepted: {error}");
                     sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -54,9 +54,9 @@ impl Probes {
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 let mut server = http1::Builder::new();
-                // One that sends nothing is not kept for ever.
+                // Closes a connection that sends nothing.
                 server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
-                // What goes wrong on a connection is its client's affair.
+                // A failed connection concerns only its client.
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
             });
         }
@@ -70,7 +70,8 @@ impl Probes {
             return answer;
         }
         match request.uri().path() {
-            // The program runs and answers. A producer connects again by itself, so a restart would repair nothing.
+            // The program runs and answers. A producer reconnects on its own, so a restart would repair
+            // nothing.
             "/live" => as_json(StatusCode::OK, &json!({ "live": true })),
             "/ready" => self.ready(),
             "/health" => as_json(StatusCode::OK, &health(&self.producer.health())),
@@ -167,22 +168,22 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Asks once; returns the status and the body.
+    /// Sends one request; returns the status and the body of the answer.
     async fn ask(addr: SocketAddr, request: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        timeout(TIMEOUT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap())
     }
 
-    /// Asks until the status is that one; returns the body.
-    async fn until(addr: SocketAddr, request: &str, wanted: u16) -> Value {
+    /// Repeats a request until the status is `wanted`; returns the body.
+    async fn ask_until(addr: SocketAddr, request: &str, wanted: u16) -> Value {
         let asked = async {
             loop {
                 let (status, body) = ask(addr, request).await;
@@ -192,7 +193,7 @@ mod tests {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, asked).await.expect("it answers so in time")
+        timeout(TIMEOUT, asked).await.expect("the status is reached in time")
     }
 
     #[tokio::test]
@@ -214,17 +215,17 @@ mod tests {
         assert_eq!(ask(addr, "GET /ready").await, (200, json!({ "ready": true })));
 
         let killed = broker.kill().await;
-        let body = until(addr, "GET /ready", 503).await;
+        let body = ask_until(addr, "GET /ready", 503).await;
         let reason = body["reasons"][0]["reason"].as_str().unwrap();
         assert!(reason.starts_with("no broker is connected"), "{body}");
-        // The program itself is well.
+        // The program itself is alive.
         assert_eq!(ask(addr, "GET /live").await, (200, json!({ "live": true })));
         let (status, body) = ask(addr, "GET /health").await;
         assert_eq!((status, body["sending"].clone()), (200, json!(false)), "{body}");
         assert_ne!(body["brokers"][0]["connections"][0]["phase"], json!("ready"), "{body}");
 
         let _back = killed.start().await.unwrap();
-        assert_eq!(until(addr, "GET /ready", 200).await, json!({ "ready": true }));
+        assert_eq!(ask_until(addr, "GET /ready", 200).await, json!({ "ready": true }));
         let (_, body) = ask(addr, "GET /health").await;
         assert_eq!(
             (body["sending"].clone(), body["topics"][0]["partitions"].clone()),

@@ -1,4 +1,4 @@
-//! Messages to two topics that are stored together, or not at all:
+//! Messages to two topics, which are stored together or not at all:
 //!
 //! ```text
 //! cargo run --example local_transaction
@@ -17,22 +17,23 @@ struct Shop {
     stock: Topic,
 }
 
-/// Books a sale: an order, and what it takes from the stock. True when both are stored, false when neither is; of an error its
-/// `outcome` says whether that is known.
+/// Books a sale: an order, and its removal from the stock. Returns true if both are stored, and false if
+/// neither is. The `outcome` of an error says whether the result is known.
 async fn book(shop: &Shop, order: &str, pieces: u32) -> Result<bool, TransactionError> {
     let mut transaction = shop.producer.begin(TransactionOptions::new());
-    // Whatever fails before the commit: the transaction is dropped, and so rolled back.
+    // An error before the commit drops the transaction, which rolls it back.
     transaction.send(Message::new(shop.orders.clone(), order.to_owned())).await?;
     if pieces > 10 {
-        // We have changed our mind. Returning would do, too: what is dropped is rolled back, with a warning to `tracing`.
+        // Rolls back explicitly. Dropping the transaction would do so as well, with a warning to `tracing`.
         transaction.rollback().await?;
         return Ok(false);
     }
     transaction.send(Message::new(shop.stock.clone(), format!("-{pieces}"))).await?;
     match transaction.commit().await {
         Ok(_) => Ok(true),
-        // No answer came: both are stored, or neither; or the broker failed on the way, and one is. Only a look at the topics
-        // tells. An XA transaction, as in the example `two_phase`, can be asked for and committed again.
+        // No answer arrived. Both messages are stored, or neither is, or only one is if the broker failed
+        // meanwhile; only the contents of the topics show which. An XA transaction, as in the example
+        // `two_phase`, can be looked up and committed again.
         Err(error) if error.outcome() == TransactionOutcome::Unknown => Err(error),
         Err(_) => Ok(false),
     }

@@ -1,4 +1,5 @@
-//! A test's own registry: brokers come and go by calls, and the producer follows. No ZooKeeper, no waiting.
+//! A registry for tests: method calls add and remove brokers, and the producer follows, without ZooKeeper or
+//! waiting.
 //!
 //! ```text
 //! cargo run --example mock_discovery
@@ -28,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let receipt = producer.send(Message::new(topic.clone(), "first")).await?;
     println!("first -> broker {}", receipt.broker);
 
-    // The cluster changes under the producer's feet.
+    // The cluster changes while the producer is in use.
     registry.set(with(&new));
     loop {
         let receipt = producer.send(Message::new(topic.clone(), "next")).await?;

@@ -1,4 +1,4 @@
-//! `metaq-protocol` alone: a put over a plain blocking socket, without any runtime.
+//! `metaq-protocol` alone: a put over a blocking socket, without a runtime.
 //!
 //! ```text
 //! cargo run --example protocol_only

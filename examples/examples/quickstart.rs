@@ -1,4 +1,5 @@
-//! Publishes a few messages to an embedded broker and shows what it stored. Needs nothing but the Rust toolchain:
+//! Publishes a few messages to an embedded broker and prints the messages that it stored. Needs only the Rust
+//! toolchain:
 //!
 //! ```text
 //! cargo run --release --example quickstart
@@ -13,7 +14,7 @@ use metaq_testkit::Broker;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A broker in this process. A program of yours would name a ZooKeeper instead:
+    // A broker in this process. In production, a program names a ZooKeeper instead:
     // ZooKeeperDiscovery::new("zk1:2181,zk2:2181/meta")?
     let broker = Broker::builder().topic("orders", 4).start().await?;
     println!("embedded broker on {}", broker.addr());

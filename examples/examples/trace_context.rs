@@ -1,5 +1,5 @@
-//! Carries a W3C trace context to consumers: an interceptor adds the `traceparent` of the current request to the attribute
-//! of every message, and the consumer's side takes it out again.
+//! Carries a W3C trace context to consumers: an interceptor adds the `traceparent` of the current request to
+//! the attribute of every message, and the consumer extracts it.
 //!
 //! ```text
 //! cargo run --example trace_context
@@ -15,7 +15,7 @@ use metaq_producer::{
 };
 use metaq_testkit::Broker;
 
-/// What the field is called in the attribute, as in the headers of HTTP.
+/// The name of the field in the attribute, as in HTTP headers.
 const FIELD: &str = "traceparent=";
 
 tokio::task_local! {
@@ -36,7 +36,7 @@ impl TraceParent {
         format!("00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled))
     }
 
-    /// Reads version 00; none for anything else.
+    /// Parses version 00; returns `None` for any other text.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let mut next = |length: usize| {
@@ -53,21 +53,21 @@ impl TraceParent {
     }
 }
 
-/// The attribute without the field, and the value of the field.
-fn take_apart(attribute: &str) -> (String, Option<TraceParent>) {
+/// Splits an attribute into the text without the field, and the value of the field.
+fn split_attribute(attribute: &str) -> (String, Option<TraceParent>) {
     let (own, fields): (Vec<_>, Vec<_>) = attribute.split(';').partition(|part| !part.starts_with(FIELD));
     let parent = fields.iter().find_map(|field| TraceParent::parse(&field[FIELD.len()..]));
     (own.join(";"), parent)
 }
 
-/// Adds the current request to the attribute, behind what the program has put there.
+/// Appends the current request to the attribute that the program has set.
 struct TraceContext;
 
 impl Interceptor for TraceContext {
     fn before_send(&self, message: &mut Message) {
         let Ok(parent) = REQUEST.try_with(|parent| *parent) else { return };
-        // A message that came back and is sent again has one already.
-        let (mut attribute, _) = take_apart(message.attribute().unwrap_or_default());
+        // A message that is sent again already has the field.
+        let (mut attribute, _) = split_attribute(message.attribute().unwrap_or_default());
         let separator = if attribute.is_empty() { "" } else { ";" };
         let _ = write!(attribute, "{separator}{FIELD}{}", parent.to_text());
         message.set_attribute(attribute);
@@ -92,11 +92,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let order = Message::new(topic.clone(), "one coffee").with_attribute("table-7");
     REQUEST.scope(request, producer.send(order)).await?;
-    producer.send(Message::new(topic, "nobody's request")).await?;
+    producer.send(Message::new(topic, "without a request")).await?;
 
-    // The consumer's side.
+    // The consumer.
     let stored = broker.messages("orders");
-    let (own, parent) = take_apart(stored[0].attribute.as_deref().unwrap_or_default());
+    let (own, parent) = split_attribute(stored[0].attribute.as_deref().unwrap_or_default());
     println!(
         "{}: attribute {own:?}, part of {}",
         stored[0].attribute.as_deref().unwrap_or("-"),
@@ -114,7 +114,7 @@ mod tests {
     const PARENT: TraceParent = TraceParent { trace: 0xabc, span: 0xd, sampled: false };
 
     #[test]
-    fn what_is_written_can_be_read_and_nothing_else() {
+    fn only_formatted_contexts_are_parsed() {
         let text = PARENT.to_text();
         assert_eq!(text, "00-00000000000000000000000000000abc-000000000000000d-00");
         assert_eq!(TraceParent::parse(&text), Some(PARENT));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_message_has_the_request_of_its_task_and_keeps_its_own_attribute() {
+    async fn each_message_has_the_trace_context_of_its_task() {
         let broker = Broker::builder().topic("t", 1).start_without_port().unwrap();
         let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport());
         let producer = producer.interceptor(TraceContext).build().unwrap();
@@ -147,7 +147,7 @@ mod tests {
             let parent = TraceParent { span: n, ..PARENT };
             let mut message = Message::new(topic.clone(), n.to_string());
             if n.is_multiple_of(2) {
-                // As if it came back from another request.
+                // As if another request had failed to send it before.
                 message.set_attribute(format!("own {n};{FIELD}{}", PARENT.to_text()));
             }
             let producer = producer.clone();
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(stored.len(), 20);
         for message in stored {
             let n: u64 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
-            let (own, parent) = take_apart(message.attribute.as_deref().unwrap());
+            let (own, parent) = split_attribute(message.attribute.as_deref().unwrap());
             assert_eq!(parent, Some(TraceParent { span: n, ..PARENT }));
             assert_eq!(own, if n.is_multiple_of(2) { format!("own {n}") } else { String::new() });
         }

@@ -1,5 +1,5 @@
-//! How a service that publishes is tested: against embedded brokers, without ports, and with the faults that it has to
-//! stand. Time is paused, so that waiting takes none.
+//! Tests of a service that publishes: against embedded brokers, without ports, and with the faults that the
+//! service must tolerate. Time is paused, so that waiting takes none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use metaq_producer::{Message, Outcome, Producer, SendError, Topic};
 use metaq_testkit::{Broker, Fault, RegistryFault, Requests};
 use tokio::time::Instant;
 
-// --- What is tested: a service of yours. --------------------------------------------------------------------------------
+// --- The service under test. -------------------------------------------------------------------------------
 
 struct Shop {
     producer: Producer,
@@ -20,7 +20,7 @@ enum Placed {
     Yes,
     /// The customer may try again: nothing was stored.
     No,
-    /// Somebody has to look after it.
+    /// The order may be stored; a person must check.
     Perhaps,
 }
 
@@ -41,9 +41,9 @@ impl Shop {
     }
 }
 
-// --- What the tests need. -----------------------------------------------------------------------------------------------
+// --- Helpers of the tests. ---------------------------------------------------------------------------------
 
-/// A shop, and the broker that it finds.
+/// Opens a shop, and the broker that it sends to.
 async fn open() -> (Shop, Broker) {
     let broker = Broker::builder().topic("orders", 2).start_without_port().unwrap();
     let producer = Producer::builder()
@@ -57,7 +57,7 @@ async fn open() -> (Shop, Broker) {
     (Shop { producer, orders }, broker)
 }
 
-// --- The tests. ---------------------------------------------------------------------------------------------------------
+// --- The tests. --------------------------------------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]
 async fn an_order_is_stored_with_its_customer() {
@@ -80,7 +80,7 @@ async fn an_order_that_is_refused_can_be_placed_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_nobody_answers_ends_in_time_and_is_looked_after() {
+async fn an_order_without_an_answer_fails_in_time() {
     let (shop, broker) = open().await;
     broker.faults().plan(Requests::puts(), Fault::Swallow);
     let started = Instant::now();
@@ -90,11 +90,11 @@ async fn an_order_that_nobody_answers_ends_in_time_and_is_looked_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_breaks_is_made_anew() {
+async fn a_broken_connection_is_replaced() {
     let (shop, broker) = open().await;
     assert_eq!(shop.place("one coffee", "table 7").await, Placed::Yes);
     broker.faults().close_connections();
-    // The shop is told at once, or the order waits for the new connection.
+    // The shop gets an error immediately, or the order waits for the new connection.
     while shop.place("one tea", "table 7").await != Placed::Yes {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -113,7 +113,7 @@ async fn orders_are_taken_while_the_registry_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_is_placed_elsewhere_is_waited_for() {
+async fn wait_for_returns_an_order_placed_by_another_task() {
     let (shop, broker) = open().await;
     let puts = broker.record(Requests::puts());
     let placing = tokio::spawn(async move {

@@ -1,5 +1,5 @@
-//! The examples of transactions, run as programs: with embedded brokers as they are, and against a real Java broker that is
-//! killed, too.
+//! Tests that run the examples of transactions as programs: with embedded brokers, and with a real Java
+//! broker that is killed as well.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-/// Cargo builds the examples of a package before it runs all of the package's tests.
+/// Prepares an example as a program. Cargo builds a package's examples before it runs all of its tests.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
@@ -31,7 +31,7 @@ fn example(name: &str) -> Command {
     command
 }
 
-/// Runs it to its end; returns what it printed.
+/// Runs an example to its end, and returns its output.
 async fn run(name: &str, args: &[&str]) -> String {
     let output = example(name).args(args).output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -40,7 +40,7 @@ async fn run(name: &str, args: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn the_example_of_a_local_transaction_shows_what_it_says() {
+async fn the_local_transaction_example_prints_what_it_claims() {
     let text = run("local_transaction", &[]).await;
     assert!(text.contains("a thousand cups: not booked\n"), "{text}");
     let orders = text.lines().find(|line| line.starts_with("orders: ")).unwrap();
@@ -49,7 +49,7 @@ async fn the_example_of_a_local_transaction_shows_what_it_says() {
 }
 
 #[tokio::test]
-async fn the_example_of_two_phases_shows_that_database_and_broker_agree() {
+async fn the_two_phase_example_leaves_database_and_broker_equal() {
     let text = run("two_phase", &[]).await;
     for said in [
         "rolled back: killed when prepared\n",
@@ -79,7 +79,7 @@ impl Shop {
         Self { _folder: folder, database, broker: broker.to_string() }
     }
 
-    /// Sells, and kills the seller at a step if it gets there. True if it ended well.
+    /// Sells, and kills the seller at a step if it gets there. Returns true if it succeeded.
     async fn sell(&self, order: &str, killed_when: &str) -> bool {
         let mut command = example("two_phase");
         let mut child =
@@ -93,7 +93,7 @@ impl Shop {
         child.wait().await.unwrap().success()
     }
 
-    /// Recovers until nothing is left, and returns what was said.
+    /// Recovers until nothing is left, and returns all output.
     async fn recover(&self) -> String {
         let started = Instant::now();
         let mut said = String::new();
@@ -122,10 +122,11 @@ fn announced(broker: &Broker) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn database_and_broker_agree_whichever_answer_is_lost_and_sold_again() {
+async fn database_and_broker_agree_whichever_answer_is_lost() {
     let broker = Broker::builder().topic("orders", 2).start().await.unwrap();
     let shop = Shop::new(broker.addr());
-    // Whether the request was carried out or not, its answer is lost with the connection; also when every rollback fails.
+    // The answer is lost with the connection, after the request was carried out or before it; and also if
+    // rollbacks fail.
     let lost = [Fault::Cut(3), Fault::Close];
     let requests = [
         Requests::transactions(Some(TransactionAction::Recover)),
@@ -142,13 +143,13 @@ async fn database_and_broker_agree_whichever_answer_is_lost_and_sold_again() {
             broker.faults().plan(rollbacks, Fault::Close);
             shop.sell(&order, "").await;
             broker.faults().heal();
-            // At once, before anybody has recovered.
+            // Immediately, before any recovery.
             assert!(shop.sell(&order, "").await, "{order}");
             let said = shop.recover().await;
             assert_eq!(shop.orders().await, announced(&broker), "{order}: {said}");
         }
     }
-    // Also of the recovery's own.
+    // Answers to the recovery's own requests are lost, too.
     for (n, action) in
         [TransactionAction::CommitTwoPhase, TransactionAction::Rollback].into_iter().enumerate()
     {
@@ -166,7 +167,7 @@ async fn database_and_broker_agree_whichever_answer_is_lost_and_sold_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_could_not_be_rolled_back_is_left() {
+async fn a_failed_rollback_is_left_for_the_next_recovery() {
     let broker = Broker::builder().topic("orders", 1).start().await.unwrap();
     let shop = Shop::new(broker.addr());
     assert!(!shop.sell("a cup", "prepared").await);
@@ -180,7 +181,7 @@ async fn what_could_not_be_rolled_back_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_an_operator_decides_stops_no_recovery() {
+async fn decisions_of_an_operator_do_not_stop_recovery() {
     let broker = Broker::builder().topic("orders", 1).start().await.unwrap();
     let shop = Shop::new(broker.addr());
     for step in ["prepared", "decided"] {
@@ -221,8 +222,8 @@ async fn what_an_operator_decides_stops_no_recovery() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn database_and_java_broker_agree_though_both_programs_are_killed() {
-    let Some(peers) = Peers::get("database_and_java_broker_agree_though_both_programs_are_killed") else {
+async fn database_and_java_broker_agree_after_both_are_killed() {
+    let Some(peers) = Peers::get("database_and_java_broker_agree_after_both_are_killed") else {
         return;
     };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
@@ -231,7 +232,7 @@ async fn database_and_java_broker_agree_though_both_programs_are_killed() {
     assert!(shop.sell("sold", "").await);
     for step in STEPS {
         assert!(!shop.sell(&format!("killed when {step}"), step).await);
-        // A retry, before anybody has recovered.
+        // A retry, before any recovery.
         assert!(!shop.sell(&format!("killed twice when {step}"), step).await);
         assert!(shop.sell(&format!("killed twice when {step}"), "").await);
     }

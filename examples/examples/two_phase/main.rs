@@ -1,24 +1,25 @@
-//! A database and a broker that agree, whatever crashes: orders go to SQLite and are announced by messages, in one
-//! distributed transaction.
+//! A database and a broker that agree, whichever process crashes: orders are stored in SQLite and announced
+//! by messages, in one distributed transaction.
 //!
 //! ```text
 //! cargo run --example two_phase
 //! ```
 //!
-//! starts an embedded broker, and then itself again to sell: some sales succeed, some are killed (SIGKILL) on the way. Then it
-//! starts itself once more to recover, and shows what database and broker hold.
+//! starts an embedded broker, and itself as child processes that sell: some sales succeed, some are killed
+//! (SIGKILL) at a step. Then it starts itself once more to recover, and prints the contents of database and
+//! broker.
 //!
-//! How it works: SQLite takes no part in distributed transactions itself, so it is asked last, and its own commit is the
-//! decision:
+//! SQLite doesn't support distributed transactions, so it comes last, and its own commit is the decision:
 //!
-//! 1. The message is sent and prepared under a name that this attempt alone has. The broker shows it to nobody.
-//! 2. One SQLite transaction stores the order, and that it was decided to commit.
-//! 3. The broker is told to commit. The decision is kept until it has confirmed that.
+//! 1. The message is sent and prepared under a transaction id of this attempt alone. No consumer sees it yet.
+//! 2. One SQLite transaction stores the order and the decision to commit.
+//! 3. The broker commits. The decision is kept until the broker has confirmed that.
 //!
-//! Whatever fails before 2 rolls the message back. Whoever starts after a crash asks the broker what is prepared, and the
-//! database what was decided: what has no decision is rolled back, the rest is committed. A broker that doesn't know a
-//! transaction that was decided has committed it before, or has forgotten it, as a restart can do: then the message is looked
-//! for among those that are stored.
+//! A failure before step 2 rolls the message back. After a crash, recovery reads the prepared transactions
+//! from the broker and the decisions from the database: transactions without a decision are rolled back, the
+//! others are committed. If the broker doesn't know a transaction that was decided, it has committed it
+//! before, or has lost it, as a restart can do: then recovery looks for the message among those that are
+//! stored.
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 
 mod read_back;
@@ -33,18 +34,18 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// Says how far it has come; if this is where to stop, waits to be killed.
+/// Prints the step that was reached; at the step `stop_when`, waits for the kill.
 async fn reached(step: &str, stop_when: &str) {
     println!("{step}");
-    // Nobody reads it any more otherwise.
+    // A failure means that the parent process is gone.
     let _ = std::io::stdout().flush();
     if step == stop_when {
         std::future::pending::<()>().await;
     }
 }
 
-/// Starts this program again.
-fn again(args: &[&str]) -> Done<Child> {
+/// Starts this program as a child process.
+fn start_self(args: &[&str]) -> Done<Child> {
     let program = std::env::current_exe()?;
     Ok(Command::new(program).args(args).stdout(Stdio::piped()).kill_on_drop(true).spawn()?)
 }
@@ -52,7 +53,7 @@ fn again(args: &[&str]) -> Done<Child> {
 async fn demonstrate() -> Done<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("shop.db");
-    let database = path.to_str().ok_or("the folder's name is no text")?;
+    let database = path.to_str().ok_or("the folder's name is not UTF-8")?;
     let broker = Broker::builder().topic("orders", 2).start().await?;
     let address = broker.addr().to_string();
     for (order, stop_when) in [
@@ -63,7 +64,7 @@ async fn demonstrate() -> Done<()> {
         ("killed when decided", "decided"),
         ("killed when committed", "committed"),
     ] {
-        let mut child = again(&["sell", database, &address, order, stop_when])?;
+        let mut child = start_self(&["sell", database, &address, order, stop_when])?;
         let mut steps = BufReader::new(child.stdout.take().ok_or("it has no output")?).lines();
         while let Some(step) = steps.next_line().await? {
             if step == stop_when {
@@ -73,7 +74,7 @@ async fn demonstrate() -> Done<()> {
         let status = child.wait().await?;
         println!("sold {order:?}: {status}");
     }
-    let mut recovery = again(&["recover", database, &address])?;
+    let mut recovery = start_self(&["recover", database, &address])?;
     let mut lines = BufReader::new(recovery.stdout.take().ok_or("it has no output")?).lines();
     while let Some(line) = lines.next_line().await? {
         println!("{line}");

@@ -1,4 +1,4 @@
-//! Reads what a broker has stored, to see whether a message is among it.
+//! Reads the messages that a broker has stored, to find out whether a certain one is among them.
 
 use std::collections::HashSet;
 
@@ -15,8 +15,8 @@ use crate::shop::Done;
 
 const CHUNK: i32 = 1 << 20;
 
-/// The attributes of all messages of a topic in these partitions of a broker. A program that has many remembers, with its
-/// decisions, how long the partitions were, and begins there.
+/// Reads the attributes of all messages of a topic in these partitions of a broker. A program with many
+/// messages stores the lengths of the partitions with its decisions, and begins to read there.
 pub(crate) async fn stored_attributes(
     broker: &BrokerAddr,
     topic: &Topic,
@@ -40,7 +40,7 @@ pub(crate) async fn stored_attributes(
                     return Err("the broker closed the connection".into());
                 }
             };
-            // Anything else is the end of the partition.
+            // Any other answer means the end of the partition.
             let Frame::Response(Response::Data(data)) = answer else { break };
             let mut messages = StoredMessages::new(data.data);
             for message in &mut messages {

@@ -1,4 +1,4 @@
-//! Sells, and ends what a crash, a lost answer or an operator has left.
+//! Sales, and the recovery of transactions that a crash, a lost answer or an operator has left behind.
 
 use std::{error::Error, future::Future, path::Path, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::read_back::stored_attributes;
 
 pub(crate) type Done<T> = Result<T, Box<dyn Error>>;
 
-/// A number of one's own, by which transactions of this program are told from others'.
+/// The format id that distinguishes this program's transactions from others.
 const FORMAT: i32 = 4711;
 
 pub(crate) struct Shop {
@@ -31,14 +31,15 @@ impl Shop {
         database.execute_batch(
             "PRAGMA synchronous = FULL;
              CREATE TABLE IF NOT EXISTS orders (name TEXT PRIMARY KEY);
-             -- What was decided to commit, and isn't known to be committed.
+             -- Transactions that were decided to commit, and are not known to be committed.
              CREATE TABLE IF NOT EXISTS decisions (xid TEXT PRIMARY KEY, broker TEXT);
-             -- Who may hold transactions, also while it is away.
+             -- Brokers that may hold transactions, even while they are unreachable.
              CREATE TABLE IF NOT EXISTS brokers (address TEXT PRIMARY KEY);",
         )?;
         let broker: BrokerAddr = broker.parse()?;
         let producer = Producer::builder().broker(broker).build()?;
-        // From the configuration: the same after a restart, and nobody else's, for by it the transactions are found again.
+        // A qualifier from the configuration: recovery finds transactions by it, so it is the same after a
+        // restart, and no other program uses it.
         let xa = XaProducer::new(&producer, UniqueQualifier::new("example-shop-1")?);
         let xa = xa.with_request_timeout(Duration::from_secs(2));
         let topic: Topic = "orders".parse()?;
@@ -49,7 +50,8 @@ impl Shop {
         Ok(shop)
     }
 
-    /// Sells, and calls `reached` after each step. Sold is what is in the database, whatever is returned.
+    /// Sells, and calls `reached` after each step. An order is sold if it is in the database, whatever this
+    /// returns.
     pub(crate) async fn sell<F: Future>(
         &mut self,
         order: &str,
@@ -62,16 +64,16 @@ impl Shop {
         for broker in self.xa.expected_brokers() {
             self.database.execute("INSERT OR IGNORE INTO brokers VALUES (?1)", [broker.to_string()])?;
         }
-        // A name for this attempt alone: one before it may be prepared, and not be decided on yet.
+        // An id for this attempt alone: an earlier attempt may be prepared and not decided yet.
         let xid = self.xa.new_xid(FORMAT, order.as_bytes())?;
         let mut resource = self.xa.resource()?;
-        // It may have come since.
+        // This broker may be new since the loop above.
         let broker = resource.broker().to_string();
         self.database.execute("INSERT OR IGNORE INTO brokers VALUES (?1)", [broker])?;
         resource.start(&xid, XaStart::New).await?;
         reached("begun").await;
         let prepared = async {
-            // By the name the message is recognized when it is looked for.
+            // The id in the attribute identifies the message when recovery looks for it.
             let message = Message::new(self.topic.clone(), order.to_owned()).with_attribute(xid.as_str());
             resource.send(message).await?;
             reached("sent").await;
@@ -87,11 +89,11 @@ impl Shop {
             Ok(XaVote::ReadOnly) => Err("a message was sent, and the broker has none".into()),
             Err(error) => Err(error.into()),
         };
-        // What the database holds is the decision, also if it failed while it stored that.
+        // The database contents are the decision, even if storing it has returned an error.
         if let Err(error) = decided
             && self.decisions()?.iter().all(|(decided, _)| *decided != xid)
         {
-            // It may be prepared. Without a decision `recover` rolls it back if this doesn't.
+            // The transaction may be prepared. Without a decision, `recover` rolls it back if this fails.
             if let Err(failed) = resource.rollback(&xid).await {
                 println!("left to be rolled back by recovery: {failed}");
             }
@@ -103,7 +105,7 @@ impl Shop {
         Ok(())
     }
 
-    /// The decision: the order and what is owed to the broker are stored together.
+    /// Stores the decision: the order, and the transaction that the broker must commit.
     fn decide(&mut self, order: &str, xid: &XaTransactionId, broker: &BrokerAddr) -> Done<()> {
         let transaction = self.database.transaction()?;
         transaction.execute("INSERT INTO orders VALUES (?1)", [order])?;
@@ -111,7 +113,7 @@ impl Shop {
         Ok(transaction.commit()?)
     }
 
-    /// Carries a decision out. Unless it is known that the message is stored, the decision stays, and is left to `recover`.
+    /// Carries a decision out. The decision is kept for `recover`, unless the message is known to be stored.
     async fn commit(&self, resource: &mut XaResource, xid: &XaTransactionId) -> Done<()> {
         match resource.commit(xid, false).await {
             Ok(()) => println!("committed: {}", order_of(xid)),
@@ -119,7 +121,8 @@ impl Shop {
                 println!("committed by an operator: {}", order_of(xid));
                 resource.forget(xid).await?;
             }
-            // The broker doesn't know it, or failed on the way: it may be stored, or not.
+            // The broker doesn't know the transaction, or failed meanwhile: the message may or may not be
+            // stored.
             Err(error) if error.code() == XaErrorCode::NOTA || error.code().is_rollback() => {
                 if !self.is_stored(xid, resource.broker()).await? {
                     println!("{} is decided, and not to be seen at the broker: {error}", order_of(xid));
@@ -141,7 +144,7 @@ impl Shop {
         Ok(())
     }
 
-    /// True when the broker holds nothing of it any more.
+    /// Rolls a transaction back. Returns true if the broker holds nothing of it any more.
     async fn roll_back(&self, resource: &mut XaResource, xid: &XaTransactionId) -> Done<bool> {
         match resource.rollback(xid).await {
             Ok(()) => println!("rolled back: {}", order_of(xid)),
@@ -162,8 +165,8 @@ impl Shop {
         Ok(true)
     }
 
-    /// Ends what is left, each for itself; true when nothing is. Nothing else may sell under the same qualifier meanwhile: what
-    /// it has prepared and not decided yet would be rolled back.
+    /// Completes each transaction that is left; returns true if none remains. No other process may sell under
+    /// the same qualifier meanwhile: its prepared transactions that are not decided yet would be rolled back.
     pub(crate) async fn recover(&self) -> Done<bool> {
         let recovery = self.xa.recover().await;
         for (broker, error) in &recovery.failures {
@@ -176,7 +179,7 @@ impl Shop {
         for RecoveredTransaction { xid, broker, .. } in &listed {
             let done = match self.xa.resource_at(broker) {
                 Ok(mut resource) if decided.iter().any(|(known, _)| known == xid) => {
-                    // What is left is told by the decisions.
+                    // Decisions that remain show whether this succeeded.
                     self.commit(&mut resource, xid).await.map(|()| true)
                 }
                 Ok(mut resource) => self.roll_back(&mut resource, xid).await,
@@ -187,7 +190,8 @@ impl Shop {
                 false
             });
         }
-        // What was decided and isn't listed was committed, unless the broker has forgotten it: its commit tells.
+        // A decided transaction that is not listed was committed, unless the broker has lost it. Another
+        // commit shows which.
         for (xid, broker) in &decided {
             let was_asked = !recovery.failures.iter().any(|(failed, _)| failed == broker);
             if was_asked && !listed.iter().any(|found| found.xid == *xid) {
