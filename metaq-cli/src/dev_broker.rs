@@ -16,16 +16,16 @@ use crate::{
 /// again.
 const LAST_REGISTRATION: Duration = Duration::from_millis(500);
 
-/// Runs a broker on the loopback interface, until it is stopped by a signal.
+/// Runs a broker on the loopback interface until a signal stops it.
 ///
-/// It speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its messages in
-/// memory unless told otherwise. The first line that it prints is its address, which `metaq produce
-/// --cluster` takes. SIGINT and SIGTERM end it in order: it leaves the registries first, then closes its
-/// connections. It also leaves those where it is registered already when another one can't be entered, or its
-/// address can't be written.
+/// The broker speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its
+/// messages in memory unless --data-dir is given. The first line of the output is its address, for `metaq
+/// produce --cluster`. SIGINT and SIGTERM shut it down in order: it leaves the registries first, then closes
+/// its connections. It also leaves the registries when it can't register in one of several, or its address
+/// can't be written.
 ///
-/// Exit status: 0 when it was ended in order by a signal, 130 or 143 when that came before it was started, or
-/// a second one ended it at once, 1 when something failed.
+/// Exit status: 0 when a signal shut it down in order, 130 or 143 when the signal arrived before the broker
+/// had started, or a second one interrupted the shutdown, 1 when something failed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A topic and its number of partitions; may be repeated. A * in the name stands for any text
@@ -40,13 +40,15 @@ pub(crate) struct Args {
     /// A registry to register in, zk://HOST:PORT,HOST:PORT/ROOT or etcd://…; may be repeated
     #[arg(long = "register", value_name = "REGISTRY")]
     registries: Vec<RegistryArg>,
-    /// The folder to keep messages in, as a Java broker does in its dataPath; what is there is served
+    /// The folder that keeps messages, in the format of a Java broker's dataPath; messages already there are
+    /// served
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
-    /// How many partitions a topic has that only a name with a * takes
+    /// The number of partitions of a topic that matches only a name with a *
     #[arg(long, value_name = "PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     default_partitions: u32,
-    /// Has the defects of the Java broker, too: no limits, and any word that begins with v or q is a command
+    /// Reproduces the defects of the Java broker: no limits, and any word that begins with v or q is a
+    /// command
     #[arg(long)]
     compat: bool,
 }

@@ -18,7 +18,12 @@ mod shutdown;
 mod stderr;
 mod tx;
 
-use std::{env::VarError, error::Error, process::ExitCode};
+use std::{
+    env::VarError,
+    error::Error,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -36,9 +41,9 @@ const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///
-/// Exit status: 0 when everything asked for was done, 1 when something failed, 2 for wrong usage, 130 or 143
-/// when stopped by SIGINT or SIGTERM (a dev-broker that runs is ended by them with 0), 141 when the reader of
-/// stdout has gone (which is no failure of inspect). METAQ_LOG=debug shows on stderr what happens inside.
+/// Exit status: 0 when everything succeeded, 1 when something failed, 2 for wrong usage, 130 or 143 when
+/// SIGINT or SIGTERM stopped the command (a running dev-broker exits with 0 then), 141 when the reader of
+/// stdout is gone (inspect exits with 0 then). METAQ_LOG=debug writes a log to stderr.
 #[derive(Debug, Parser)]
 #[command(name = "metaq", version)]
 struct Cli {
@@ -62,7 +67,7 @@ const LOG_VARIABLE: &str = "METAQ_LOG";
 /// can't be parsed.
 fn log_filter() -> EnvFilter {
     let unusable = |text: &str, error: &dyn Error| {
-        print_error(&format!("nothing is logged, since {LOG_VARIABLE} has {text:?}"), error);
+        print_error(&format!("logging is off, because {LOG_VARIABLE} contains {text:?}"), error);
         EnvFilter::new("off")
     };
     match std::env::var(LOG_VARIABLE) {
@@ -77,10 +82,16 @@ fn log_filter() -> EnvFilter {
     }
 }
 
+/// Returns whether the log is coloured: on a terminal only, and not if `NO_COLOR` is set.
+fn has_colors() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(|| LogWriter)
+        .with_ansi(has_colors())
         // By default the subscriber prints events it can't write, and panics if that fails too.
         .log_internal_errors(false)
         .with_env_filter(log_filter())

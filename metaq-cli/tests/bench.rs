@@ -137,7 +137,7 @@ async fn failures_of_the_warm_up_are_reported_and_set_the_status() {
     assert_eq!(finished.status, 1);
     let figures = figures(&finished);
     assert_eq!((&figures["messages"], &figures["failures"]), (&10.into(), &0.into()));
-    let said = "metaq: 1 messages to warm up failed, the first: ";
+    let said = "metaq: 1 message failed during the warm-up, the first: ";
     assert!(finished.stderr.starts_with(said) && finished.stderr.contains("not yet"), "{}", finished.stderr);
     assert_eq!(finished.stderr.lines().count(), 1);
 }
@@ -149,6 +149,16 @@ async fn a_broker_that_lists_no_partitions_chooses_one() {
     let finished = bench(&addr, "t", &more).await;
     assert_eq!((finished.status, &*finished.stderr), (0, ""));
     assert_eq!(figures(&finished)["failures"], 0);
+}
+
+#[tokio::test]
+async fn errors_name_any_partition_in_words() {
+    let addr = start_broker_without_statistics().await;
+    let finished = bench(&addr, "t", &["--messages", "1", "--size", "0", "--in-flight", "1"]).await;
+    let said = format!("message to topic t, any partition of broker {addr} was rejected");
+    assert!(finished.status == 1 && finished.stderr.contains(&said), "{}", finished.stderr);
+    let finished = Metaq::start(&["produce", "--cluster", &addr, "--topic", "t"]).finish(b"\n").await;
+    assert!(finished.status == 1 && finished.stdout.contains(&said), "{}", finished.stdout);
 }
 
 /// Starts a broker without statistics, and returns its address.

@@ -216,6 +216,29 @@ async fn an_unreachable_cluster_gives_one_line_in_time() {
     }
 }
 
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn an_unreachable_etcd_gives_one_line_without_debug_text() {
+    let port = metaq_testkit::unused_addr().unwrap().port();
+    let cluster = format!("etcd://127.0.0.1:{port}");
+    let finished = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "t"]).finish(b"x\n").await;
+    assert_eq!((finished.status, finished.stdout.as_str()), (1, ""));
+    let Finished { stderr, .. } = finished;
+    let said = format!("no etcd answered at 127.0.0.1:{port} within 5s");
+    assert!(stderr.contains(&said) && stderr.contains("Connection refused"), "{stderr}");
+    assert!(stderr.lines().count() == 1 && !stderr.contains("Error"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_help_names_every_kind_of_cluster() {
+    for subcommand in ["produce", "tx", "bench"] {
+        let help = Metaq::start(&[subcommand, "--help"]).finish(b"").await.stdout;
+        for cluster in ["zk://HOST:PORT", "etcd://HOST:PORT", "meta://HOST:PORT", "file:PATH"] {
+            assert!(help.contains(cluster), "{subcommand}: {help}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_signal_stops_reading_and_every_message_is_reported() {
     for (signal, status) in [(nix::sys::signal::SIGINT, 130), (nix::sys::signal::SIGTERM, 143)] {

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Running, broker, dev_full};
+use common::{Running, broker, command, dev_full};
 use metaq_testkit::Broker;
 use nix::sys::signal::Signal;
 
@@ -120,7 +120,7 @@ fn an_invalid_log_variable_is_reported() {
     for (value, said) in [
         (
             "debug,metaq_producer=loud",
-            Some("nothing is logged, since METAQ_LOG has \"metaq_producer=loud\": "),
+            Some("logging is off, because METAQ_LOG contains \"metaq_producer=loud\": "),
         ),
         ("off", None),
         ("metaq_producer=debug", None),
@@ -138,4 +138,15 @@ fn an_invalid_log_variable_is_reported() {
             None => assert_eq!(stderr, ""),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_no_terminal_has_no_colors() {
+    let broker = broker().await;
+    let mut produce = command("produce", &broker, &[]);
+    let mut metaq = Running::start(produce.env("METAQ_LOG", "debug"));
+    metaq.stdin.take().unwrap().write_all(b"1\n").unwrap();
+    let output = metaq.output().await;
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains(" INFO ") && !log.contains('\x1b'), "{log}");
 }

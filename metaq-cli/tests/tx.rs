@@ -48,6 +48,25 @@ async fn the_timeout_is_60s_by_default_and_may_be_never() {
 }
 
 #[tokio::test]
+async fn the_timeout_must_be_whole_seconds_that_fit_32_bits() {
+    let tx = ["tx", "--cluster", "meta://h:1", "--topic", "t", "--commit", "--timeout"];
+    for (timeout, said) in [
+        ("1500ms", "must be a whole number of seconds"),
+        ("10ns", "must be a whole number of seconds"),
+        ("0s", "must be greater than zero"),
+        ("2147483648s", "must be at most 2147483647s"),
+    ] {
+        let finished = Metaq::start(&[&tx[..], &[timeout]].concat()).finish(b"").await;
+        assert_eq!(finished.status, 2, "{timeout}");
+        assert!(finished.stderr.contains(said), "{timeout}: {}", finished.stderr);
+    }
+    // Beyond the default limit of brokers, which can be configured.
+    let broker = broker().await;
+    let finished = run(&broker, &["--commit", "--timeout", "61s"], b"one").await;
+    assert_eq!((finished.status, payloads(&broker)), (0, vec!["one".to_owned()]));
+}
+
+#[tokio::test]
 async fn all_lines_are_committed_or_rolled_back_as_asked() {
     let broker = broker().await;
     let finished = run(&broker, &["--rollback"], b"never\nnever\n").await;
@@ -92,7 +111,7 @@ async fn a_line_that_is_refused_rolls_everything_back() {
     assert_eq!(lines[1]["error"]["kind"], json!("rejected"));
     assert_eq!((&lines[2]["line"], &lines[2]["error"]["outcome"]), (&json!(3), &json!("not-sent")));
     assert_eq!((&lines[3]["outcome"], &lines[3]["messages"]), (&json!("rolled-back"), &json!(1)));
-    assert_eq!(lines[3]["error"]["message"], json!("line 2 was not taken"));
+    assert_eq!(lines[3]["error"]["message"], json!("line 2 was not accepted"));
     refused();
     let finished = run(&broker, &["--rollback"], b"1\n2\n3\n").await;
     assert_eq!((finished.status, &end(&finished)["outcome"]), (0, &json!("rolled-back")), "as asked");

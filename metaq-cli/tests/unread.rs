@@ -60,7 +60,7 @@ async fn the_second_signal_ends_produce_with_unread_results() {
     let printed = metaq.read_stdout();
     // The lines in the pipe were written; the last write may have succeeded after it was given up.
     let written = printed.lines().count();
-    let taken = numbers(stderr.split("lines were taken").next().unwrap()).pop().unwrap();
+    let taken = numbers(stderr.split("lines were read").next().unwrap()).pop().unwrap();
     assert!((taken..=taken + 60).contains(&(written + all)), "{written} lines, and {stderr}");
     assert_eq!(all, stored + rejected + unknown + not_sent, "{stderr}");
     assert!((1..=last).contains(&first) && last <= taken && not_sent > 0, "{stderr}");
@@ -148,7 +148,7 @@ async fn results_that_a_full_disk_rejects_are_counted() {
     let [first, last, all, stored, rejected, unknown, not_sent] = unwritten(&stderr);
     assert_eq!((first, last, stored + rejected + unknown + not_sent), (1, all, all), "{stderr}");
     assert_eq!((stored, rejected, unknown), (broker.messages("t").len(), 0, 0), "{stderr}");
-    assert!(stderr.contains(&format!("{all} lines were taken from the input")), "{stderr}");
+    assert!(stderr.contains(&format!("{all} lines were read from the input")), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 

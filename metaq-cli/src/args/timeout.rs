@@ -16,8 +16,18 @@ pub(crate) enum TransactionTimeout {
 }
 
 impl TransactionTimeout {
-    /// Parses `never` or a time limit.
+    /// Parses `never` or a time limit in whole seconds, which is all that the protocol can express.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        if text == "never" { Ok(Self::Never) } else { parse_timeout(text).map(Self::After) }
+        if text == "never" {
+            return Ok(Self::Never);
+        }
+        let time = parse_timeout(text)?;
+        if time.subsec_nanos() > 0 {
+            return Err("must be a whole number of seconds".to_owned());
+        }
+        if i32::try_from(time.as_secs()).is_err() {
+            return Err(format!("must be at most {}s", i32::MAX));
+        }
+        Ok(Self::After(time))
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED,
     args::{Cluster, parse_timeout},
     output::Output,
+    report::{count_messages, describe_send_error},
     shutdown::{self, PendingResults, Shutdown, StopSignals},
     stderr::{describe, print_error, print_message, print_progress},
 };
@@ -34,41 +35,42 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Upper bound of a message's header on a connection.
 const HEADER: usize = 1024;
 
-/// Sends messages as fast as they are acknowledged, and measures it. THE MESSAGES ARE STORED: use a topic
-/// made for this.
+/// Sends messages as fast as they are acknowledged, and measures the rate. THE MESSAGES ARE STORED: use a
+/// dedicated topic.
 ///
 /// The latency of a message is the time from just before it is sent until the program has its
 /// acknowledgement. CPU is the user and system time of this program; the rate counts acknowledged messages.
-/// What is sent to warm up isn't measured; stderr tells how much of it failed.
+/// Messages of the warm-up are not measured; stderr reports the number of those that failed.
 ///
-/// Exit status: 0 when every message was acknowledged, 1 when any was not, one to warm up included. SIGINT
-/// and SIGTERM stop the sending; what was measured until then is reported, if it is read within --timeout.
-/// The second signal ends the program at once.
+/// Exit status: 0 when every message was acknowledged, 1 when any was not, the warm-up included. SIGINT and
+/// SIGTERM stop sending; the figures so far are printed, if they are read within --timeout. A second signal
+/// ends the program immediately.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
-    /// meta://HOST:PORT for one broker without a registry, or file:PATH for a TOML or JSON file of brokers
+    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
+    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
+    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers
     #[arg(long)]
     cluster: Cluster,
     /// The topic
     #[arg(long)]
     topic: Topic,
-    /// How many messages are measured
+    /// The number of messages to measure
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
     /// The size of each message's payload in bytes
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(0..=MAX_READABLE_DATA as u64))]
     size: u64,
-    /// How many messages are sent and not acknowledged at any time
+    /// The number of unacknowledged messages at any time
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
-    /// How many messages are sent first, without being measured
+    /// The number of messages to send first, without measuring them
     #[arg(long, value_name = "W", default_value_t = 0)]
     warmup: u64,
-    /// How long a message may take in all
+    /// The time limit for each message, retries included
     #[arg(long, default_value = "3s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// Print the figures as one line of JSON, too, as the last line
+    /// Prints the figures also as one line of JSON, after the table
     #[arg(long)]
     json: bool,
 }
@@ -96,7 +98,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     let builder = Producer::builder().config(config);
     let producer = match args.cluster.configure(builder).build() {
         Ok(producer) => producer,
-        Err(error) => return print_error("the producer can't be made", &error),
+        Err(error) => return print_error("the producer can't be created", &error),
     };
     let published = tokio::select! {
         published = producer.publish_topic(&args.topic) => published,
@@ -288,16 +290,13 @@ async fn report(
         ));
     }
     if !is_unread {
-        for (failures, messages) in [
-            (warmup, "messages to warm up".to_owned()),
-            (figures.failures(), format!("of {} messages", figures.messages())),
+        let measured = figures.failures();
+        for (failures, summary) in [
+            (warmup, format!("{} failed during the warm-up", count_messages(warmup.count))),
+            (measured, format!("{} of {} failed", measured.count, count_messages(figures.messages()))),
         ] {
             if let Some(error) = &failures.first {
-                print_message(&format!(
-                    "{} {messages} failed, the first: {}",
-                    failures.count,
-                    describe(error)
-                ));
+                print_message(&format!("{summary}, the first: {}", describe_send_error(error)));
             }
         }
     }

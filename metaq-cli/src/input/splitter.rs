@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn line_feeds_and_the_end_of_a_nonempty_rest_complete_lines() {
+    fn line_feeds_and_the_end_of_the_input_complete_lines() {
         assert_eq!(split(&[b"a\n\nb\r\n"]), whole(&["a", "", "b\r"]));
         assert_eq!(split(&[b"a\nb"]), whole(&["a", "b"]));
         assert_eq!(split(&[b"a", b"b", b"\n", b"c"]), whole(&["ab", "c"]));

@@ -16,37 +16,36 @@ use std::{
 
 use crate::{EXIT_DONE, EXIT_USAGE, input::Source, stderr::print_error};
 
-/// Shows the frames in bytes that were captured from a connection, in either direction.
+/// Prints the frames in bytes that were captured from a connection, in either direction.
 ///
-/// One JSON line is printed for each frame: {"offset":O,"length":L,"command":"put","fields":{…}}, where a
-/// frame starts at byte O of the input and takes L bytes. The input ends with {"offset":O,"error":"…"} where
-/// it is malformed, and with {"offset":O,"incomplete":true} where it is cut off. Bytes are shown in
-/// hexadecimal.
+/// Prints one JSON line for each frame: {"offset":O,"length":L,"command":"put","fields":{…}}, for a frame of
+/// L bytes that starts at byte O of the input. The last line is {"offset":O,"error":"…"} if the input is
+/// malformed from there on, and {"offset":O,"incomplete":true} if it ends within a frame. Bytes are printed
+/// in hexadecimal.
 ///
-/// A put or sync also shows what its data holds: "message":{"attribute":A,"payload":P}, each
-/// {"hex":"…","text":"…"}, where A is null when the flag announces none, and {"error":"…"} stands in place of
-/// both when the data has no sound attribute. A value shows its whole messages so, each with offset, id and
-/// flag, and last what ends them:
-/// "messages":[{"offset":0,"id":I,"flag":F,"attribute":A,"payload":P},{"offset":M,"incomplete":true}]. There
-/// is a text where the bytes are valid UTF-8 without control characters other than tab, line feed and
-/// carriage return.
+/// The line of a put or sync also has the parts of its data: "message":{"attribute":A,"payload":P}, each
+/// {"hex":"…", "text":"…"}, where A is null if the flag announces no attribute; {"error":"…"} replaces both
+/// if the data has no valid attribute. The line of a value has its complete messages, each with offset, id
+/// and flag, and at the end the reason why no more follow:
+/// "messages":[{"offset":0,"id":I,"flag":F,"attribute":A,"payload":P},{"offset":M,"incomplete":true}]. "text"
+/// is present if the bytes are valid UTF-8 without control characters other than tab, line feed and carriage
+/// return.
 ///
-/// What the bytes are is no matter of the exit status: it is 0 unless the input can't be read.
+/// The exit status doesn't depend on the bytes: it is 0 unless the input can't be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to read; - or nothing is the standard input
+    /// The file to read; stdin if there is none, or for -
     file: Option<PathBuf>,
-    /// Every line of the input is a stream of its own, in hexadecimal; what is printed starts with its
-    /// number: {"input":N,…}. A line that isn't hexadecimal shows no frame, unless it is longer than 16 MiB:
-    /// then those before the mistake are shown
+    /// Reads each line of the input as a stream of its own, in hexadecimal; printed lines start with the
+    /// number of the line: {"input":N,…}. A line that isn't hexadecimal has no frames, unless it is longer
+    /// than 16 MiB: then the frames before the error are printed
     #[arg(long)]
     hex: bool,
-    /// Shows the bytes of each frame as they were on the wire, too: "bytes":"…"
+    /// Prints the bytes of each frame as they were on the wire, too: "bytes":"…"
     #[arg(long)]
     raw: bool,
-    /// The other way: every line {"command":…,"fields":{…}} of the input becomes a line of hexadecimal, or
-    /// {"input":N,"error":"…"}, also if it is longer than 64 MiB; whatever else is shown is made from the
-    /// fields
+    /// Converts in the other direction: each line {"command":…,"fields":{…}} of the input becomes a line of
+    /// hexadecimal, or {"input":N,"error":"…"}, also if it is longer than 64 MiB; other keys are ignored
     #[arg(long, conflicts_with_all = ["hex", "raw"])]
     encode: bool,
 }

@@ -17,30 +17,31 @@ use crate::{
     stderr::print_error,
 };
 
-/// Sends every line of the input as one message, as soon as it is read. An empty line is an empty message.
+/// Sends each line of the input as one message, as soon as it is read. An empty line is an empty message.
 ///
-/// For each message one JSON line is printed when its outcome is known:
+/// Prints one JSON line for each message when its outcome is known:
 /// {"line":N,"partition":"0-1","offset":O,"id":"I"} or
 /// {"line":N,"error":{"kind":"…","outcome":"not-sent|rejected|unknown","message":"…"}}
 ///
-/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop the
-/// reading; what is in flight still gets its line, as long as the lines are read within --timeout. The second
-/// signal ends the program at once, or after 1s if the lines are not read; what is in flight is reported as
-/// unknown. When lines can't be written, the reading stops, too, and stderr tells of how many messages, and
-/// what became of those.
+/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop reading;
+/// messages in flight still get their lines, as long as the lines are read within --timeout. A second signal
+/// ends the program immediately, or after 1s if the lines are not read; messages in flight are reported as
+/// unknown. When lines can't be written, reading stops, too, and stderr reports the number of messages
+/// without a line, by outcome.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
-    /// meta://HOST:PORT for one broker without a registry, or file:PATH for a TOML or JSON file of brokers
+    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
+    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
+    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers
     #[arg(long)]
     cluster: Cluster,
     /// The topic. When repeated, line N goes to topic (N-1) modulo their number
     #[arg(long = "topic", value_name = "TOPIC", required = true)]
     topics: Vec<Topic>,
-    /// How long a message may take in all
+    /// The time limit for each message, retries included
     #[arg(long, default_value = "3s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// The most unacknowledged messages, 65536 at most; fewer when their lines, and 1 KiB for each, take more
+    /// The limit on unacknowledged messages, at most 65536; fewer if their lines, plus 1 KiB each, take more
     /// than 32 MiB
     #[arg(long, value_name = "K", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     };
     let producer = match args.cluster.configure(Producer::builder()).send_timeout(args.timeout).build() {
         Ok(producer) => producer,
-        Err(error) => return print_error("the producer can't be made", &error),
+        Err(error) => return print_error("the producer can't be created", &error),
     };
     let published = tokio::select! {
         published = publish(&producer, &args.topics) => published,
@@ -78,7 +79,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     let started = Report::new().and_then(|report| Ok((report, Lines::read(sources)?)));
     let (report, lines) = match started {
         Ok(started) => started,
-        Err(error) => return print_error("can't read and write", &error),
+        Err(error) => return print_error("the input and the output can't be set up", &error),
     };
     let mut shutdown = Shutdown::new(signals, args.timeout);
     let run = Run::new(producer.clone(), args.topics, args.attribute, args.in_flight as usize, report);

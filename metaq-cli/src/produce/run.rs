@@ -117,7 +117,7 @@ impl Run {
         if let Some((error, unwritten)) = &failure {
             let (lines, unwritten) = (self.line, unwritten.describe("stored"));
             print_message(&format!(
-                "the results can't be written: {}; {lines} lines were taken from the input; {unwritten}",
+                "the results can't be written: {}; {lines} lines were read from the input; {unwritten}",
                 describe(error)
             ));
         }
@@ -163,7 +163,7 @@ impl Run {
         };
         self.unsent_because = match stop {
             StopReason::EndOfInput => return,
-            StopReason::Signal => ("stopped", "the program was told to stop before this line was sent"),
+            StopReason::Signal => ("stopped", "the program was stopped before this line was sent"),
             StopReason::OutputFailed => {
                 ("stopped", "the results could not be written before this line was sent")
             }
@@ -179,7 +179,9 @@ impl Run {
             self.input_error(&error);
         }
         if rest.is_incomplete {
-            print_message("a read of the input is still under way, and what it may take is not reported");
+            print_message(
+                "a read of the input is still in progress; lines that it may take are not reported",
+            );
         }
     }
 
@@ -267,9 +269,9 @@ impl PendingResults for Run {
             self.completed(&completed);
         }
         self.unknown_because = if is_forced {
-            "the program was told twice to stop before the outcome of this message was known"
+            "a second signal stopped the program before the outcome of this message was known"
         } else {
-            "the program was told to stop, and its time was over before the outcome of this message was known"
+            "the program was stopped, and its time limit expired before the outcome of this message was known"
         };
         self.unknown.extend(self.sent.iter().map(|sending| sending.line));
         self.unknown.make_contiguous().sort_unstable();

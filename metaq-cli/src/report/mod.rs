@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metaq_producer::{Outcome, SendError, SendReceipt, transaction::TransactionReceipt};
+use metaq_producer::{Outcome, Partition, SendError, SendReceipt, transaction::TransactionReceipt};
 use serde::Serialize;
 
 pub(crate) use self::unwritten::Unwritten;
@@ -55,10 +55,7 @@ impl TransactionResult {
     /// Formats the result for stderr.
     pub(crate) fn describe(&self) -> String {
         let transaction = self.transaction.as_deref().unwrap_or("without a name");
-        let messages = match self.messages {
-            1 => "1 message".to_owned(),
-            messages => format!("{messages} messages"),
-        };
+        let messages = count_messages(self.messages);
         let became = match self.outcome {
             "committed" => "was committed",
             "rolled-back" => "was rolled back",
@@ -66,6 +63,21 @@ impl TransactionResult {
         };
         let error = self.error.as_ref().map(|(_, error)| format!(": {error}")).unwrap_or_default();
         format!("transaction {transaction} {became} ({messages}){error}")
+    }
+}
+
+/// Formats a number of messages.
+pub(crate) fn count_messages(count: u64) -> String {
+    if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
+}
+
+/// Formats a send error and its causes in one line. Replaces the text form of [`Partition::ANY`], `-1--1`, by
+/// words.
+pub(crate) fn describe_send_error(error: &SendError) -> String {
+    let text = describe(error);
+    match error.partition() {
+        Some(Partition::ANY) => text.replacen(&format!("partition {}", Partition::ANY), "any partition", 1),
+        _ => text,
     }
 }
 
@@ -119,7 +131,9 @@ impl Report {
     pub(crate) fn message(&mut self, line: u64, result: &Result<SendReceipt, SendError>) {
         match result {
             Ok(receipt) => self.stored(line, receipt),
-            Err(error) => self.failed(line, error.kind().as_str(), error.outcome(), &describe(error)),
+            Err(error) => {
+                self.failed(line, error.kind().as_str(), error.outcome(), &describe_send_error(error))
+            }
         }
     }
 

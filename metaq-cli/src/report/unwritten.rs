@@ -66,7 +66,7 @@ impl Unwritten {
         };
         let all = count + rejected + unknown + not_sent;
         format!(
-            "of lines {first} to {last} {all} results could not be written: \
+            "of lines {first} to {last}, {all} results could not be written: \
              {count} {stored}, {rejected} rejected, {unknown} unknown, {not_sent} not sent"
         )
     }
@@ -93,7 +93,7 @@ mod tests {
               {\"line\":8,\"error\":{\"kind\":\"k\",\"outcome\":\"rejected\",\"message\":\"\"}}\n",
         );
         let text =
-            "of lines 3 to 9 4 results could not be written: 1 taken, 1 rejected, 1 unknown, 1 not sent";
+            "of lines 3 to 9, 4 results could not be written: 1 taken, 1 rejected, 1 unknown, 1 not sent";
         assert_eq!(unwritten.describe("taken"), text);
     }
 }

@@ -19,28 +19,30 @@ use crate::{
 /// Limit on writing results after the first signal, unless the transaction's timeout is shorter.
 const WRITE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Sends all lines of the input in one local transaction, one after the other, and commits it or rolls it
-/// back. All are stored by one broker, or none. An empty line is an empty message.
+/// Sends all lines of the input in one local transaction, one after the other, then commits it or rolls it
+/// back. One broker stores all of them, or none. An empty line is an empty message.
 ///
-/// For each message one JSON line is printed when the broker has taken it, as by metaq produce; the offset is
-/// -1, since it is never told. They count only by the last line, which says what became of the transaction:
+/// Prints one JSON line for each message that the broker accepted, as metaq produce does; the offset is -1,
+/// since brokers don't report it. The last line is decisive and has the outcome of the transaction:
 /// {"transaction":"TX:…","outcome":"committed|rolled-back|unknown","messages":N}, with "error" if it is not
-/// as asked. When a line can't be sent, the transaction is rolled back.
+/// the one asked for. When a line can't be sent, the transaction is rolled back.
 ///
-/// Exit status: 0 when the outcome is as asked, 1 when it isn't, or isn't known, or isn't confirmed by the
-/// broker. SIGINT and SIGTERM roll the transaction back, except when its commit was sent; lines that were
-/// read and not sent are reported, if the report is read within 3s. While the transaction is being ended, the
-/// first signal sets the exit status, and the second ends the program at once, or after 1s if the report is
-/// not read: the outcome is unknown then. It is committed when the lines of all messages are written, and
-/// rolled back when they can't be; stderr tells then what became of it.
+/// Exit status: 0 when the outcome is the one asked for, 1 when it is not, or is unknown, or the broker did
+/// not confirm it. SIGINT and SIGTERM roll the transaction back, unless its commit was sent; lines that were
+/// read and not sent are reported, if the report is read within 3s. During commit or rollback, the first
+/// signal sets the exit status, and the second one ends the program immediately, or after 1s if the report is
+/// not read: the outcome is unknown then. The transaction is committed after the lines of all messages are
+/// written, and rolled back when they can't be written; stderr reports the outcome then.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("end").args(["commit", "rollback"]).required(true)))]
 pub(crate) struct Args {
-    /// Where the brokers are found: zk://HOST:PORT,HOST:PORT[/ROOT] (ROOT is /meta when left out),
-    /// meta://HOST:PORT for one broker without a registry, or file:PATH for a TOML or JSON file of brokers
+    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
+    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
+    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers
     #[arg(long)]
     cluster: Cluster,
-    /// The topic. When repeated, line N goes to topic (N-1) modulo their number; all have to be on one broker
+    /// The topic. When repeated, line N goes to topic (N-1) modulo their number; one broker must have all of
+    /// them
     #[arg(long = "topic", value_name = "TOPIC", required = true)]
     topics: Vec<Topic>,
     /// Commits at the end of the input
@@ -49,8 +51,10 @@ pub(crate) struct Args {
     /// Rolls back at the end of the input
     #[arg(long)]
     rollback: bool,
-    /// After how long the broker rolls back by itself, in whole seconds, 60 at most as brokers are shipped;
-    /// "never" leaves the messages in its memory until it is restarted if this program is killed
+    /// The time after which the broker rolls back on its own, counted from the first message, in whole
+    /// seconds. A broker caps it at its setting maxTxTimeoutInSeconds, 60 by default: a longer time has no
+    /// effect there. With "never", the messages stay in the broker's memory until it is restarted if this
+    /// program is killed
     #[arg(long, value_parser = TransactionTimeout::parse, default_value = "60s")]
     timeout: TransactionTimeout,
     /// An attribute for every message
@@ -75,7 +79,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     };
     let producer = match args.cluster.clone().configure(Producer::builder()).build() {
         Ok(producer) => producer,
-        Err(error) => return print_error("the producer can't be made", &error),
+        Err(error) => return print_error("the producer can't be created", &error),
     };
     for topic in &args.topics {
         let published = tokio::select! {
@@ -94,7 +98,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     let started = Report::new().and_then(|report| Ok((report, Lines::read(sources)?)));
     let (report, lines) = match started {
         Ok(started) => started,
-        Err(error) => return print_error("can't read and write", &error),
+        Err(error) => return print_error("the input and the output can't be set up", &error),
     };
     let limit = match args.timeout {
         TransactionTimeout::After(timeout) => timeout.min(WRITE_LIMIT),

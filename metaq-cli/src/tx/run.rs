@@ -64,9 +64,9 @@ impl Run {
         self.report.progress(0, true);
         let failure = self.report.take_failure();
         if let Some((error, unwritten)) = &failure {
-            let (lines, unwritten) = (self.line, unwritten.describe("taken by the broker"));
+            let (lines, unwritten) = (self.line, unwritten.describe("accepted by the broker"));
             print_message(&format!(
-                "the results can't be written: {}; {text}; {lines} lines were taken from the input; {unwritten}",
+                "the results can't be written: {}; {text}; {lines} lines were read from the input; {unwritten}",
                 describe(error)
             ));
         }
@@ -113,14 +113,14 @@ impl Run {
             StopReason::Refused(text) => Some(("refused", text.clone())),
             StopReason::InputFailed(error) => Some(("input", format!("the input can't be read: {error}"))),
             StopReason::OutputFailed => Some(("output", "the results can't be written".to_owned())),
-            StopReason::Signal => Some(("stopped", "the program was told to stop".to_owned())),
+            StopReason::Signal => Some(("stopped", "a signal stopped the program".to_owned())),
             StopReason::EndOfInput => match &completion {
                 Some(completion) => {
                     completion.as_ref().err().map(|error| (error.kind().as_str(), describe(error)))
                 }
                 None => Some((
                     "stopped",
-                    "the program was told twice to stop before the outcome was known".to_owned(),
+                    "a second signal stopped the program before the outcome was known".to_owned(),
                 )),
             },
         };
@@ -155,7 +155,9 @@ impl Run {
                 print_error("the input can't be read", &error);
             }
             if rest.is_incomplete {
-                print_message("a read of the input is still under way, and what it may take is not reported");
+                print_message(
+                    "a read of the input is still in progress; lines that it may take are not reported",
+                );
             }
         }
         stop
@@ -242,7 +244,7 @@ impl Run {
                     biased;
                     sent = sending => sent,
                     _ = shutdown.signal() => {
-                        let text = "the program was told to stop before the broker had taken this line";
+                        let text = "the program was stopped before the broker accepted this line";
                         self.report.failed(self.line, "stopped", Outcome::Rejected, text);
                         return Some(StopReason::Signal);
                     }
@@ -256,7 +258,7 @@ impl Run {
                 self.report.failed(self.line, error.kind().as_str(), outcome, &describe(&error));
                 return Some(match error.outcome() {
                     TransactionOutcome::Open => {
-                        StopReason::Refused(format!("line {} was not taken", self.line))
+                        StopReason::Refused(format!("line {} was not accepted", self.line))
                     }
                     _ => StopReason::Over(error),
                 });
@@ -287,7 +289,7 @@ impl PendingResults for Run {
             while self.report.has_capacity() && self.unsent > 0 {
                 self.unsent -= 1;
                 self.line += 1;
-                let text = "the transaction was ended before this line was sent";
+                let text = "the transaction had ended before this line was sent";
                 self.report.failed(self.line, "stopped", Outcome::NotSent, text);
             }
             if self.unsent == 0 {
