@@ -7,8 +7,8 @@ use std::{
 
 use crate::{cargo, cargo_command, protoc, say, succeeds, target};
 
-/// Runs the benchmarks; true when that was done. `--against COMMIT` builds the command of that commit first; all other
-/// arguments go to the program that compares.
+/// Runs the benchmarks; true when that was done. `--against COMMIT` builds the command of that commit first;
+/// all other arguments go to the program that compares.
 pub(crate) fn run(args: &[String]) -> bool {
     let mut args = args.to_vec();
     if let Some(at) = args.iter().position(|arg| arg == "--against") {

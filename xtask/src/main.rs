@@ -3,10 +3,10 @@
 mod bench;
 mod fuzz;
 mod reliability;
-#[cfg(test)]
 mod rules;
 mod scale;
 mod simulate;
+mod tidy;
 
 use std::{
     io::{self, Write as _},
@@ -34,6 +34,9 @@ usage: cargo xtask TASK
   scale [TESTS…] follows up to 10,000 topics on 100 brokers in ZooKeeper, over slow ways and on old servers too, and
                  prints time, calls, bytes and memory, each beside its bound: about half an hour, and 8 GiB of memory.
                  Fails when one is beyond it. Nothing else should run meanwhile
+  tidy [--graph [CRATE]]
+                 checks what needs no compiling, in seconds: arrows between crates and between the rooms of each, lengths
+                 of comments, names and files, citations of rules. With --graph, prints the rooms as text for Graphviz
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             };
         }
+        Some("tidy") => tidy::run(&args.collect::<Vec<_>>()),
         Some("fuzz") => fuzz::run(args.next().as_deref().unwrap_or("100000")),
         _ => {
             say(USAGE);

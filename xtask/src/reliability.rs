@@ -17,7 +17,8 @@ pub(crate) fn run(args: &[String]) -> bool {
     run_measured(&tests, args, "METAQ_RELIABILITY", FIGURE)
 }
 
-/// Runs tests whose full form `variable` selects, and prints their figures: the lines that hold `mark`, from there on.
+/// Runs tests whose full form `variable` selects, and prints their figures: the lines that hold `mark`, from
+/// there on.
 pub(crate) fn run_measured(tests: &[&str], args: &[String], variable: &str, mark: &str) -> bool {
     let mut command = cargo_command();
     command.args(tests).args(["--", "--test-threads=1", "--nocapture"]).args(args);
