@@ -356,11 +356,27 @@ async fn dropping_a_peer_ends_it_and_removes_its_folder() {
     ended(pid, log);
 }
 
-/// Runs the test below in a separate process, where nothing is installed.
-fn where_nothing_is_installed(ci: &str, folder: &Path) -> Output {
+/// Runs the test below in a separate process.
+fn run_needs_peers(ci: &str, peers: &str, folder: &Path) -> Output {
     let mut this = Command::new(env::current_exe().unwrap());
-    this.args(["--exact", "needs_peers", "--ignored"]).env("PATH", folder).env("CI", ci);
-    this.env("METAQ_PEERS_DIR", folder).output().unwrap()
+    this.args(["--exact", "needs_peers", "--ignored"]).env("CI", ci).env("METAQ_PEERS", peers);
+    this.env("PATH", folder).env("METAQ_PEERS_DIR", folder).output().unwrap()
+}
+
+/// Runs the test below where nothing is installed.
+fn where_nothing_is_installed(ci: &str, folder: &Path) -> Output {
+    run_needs_peers(ci, "", folder)
+}
+
+#[test]
+fn unwanted_peers_are_skipped_with_a_message_except_in_ci() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run_needs_peers("", "none", folder.path());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text, "skipped: needs_peers: METAQ_PEERS=none leaves out tests with real peers\n");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was looked for");
+    assert!(!run_needs_peers("true", "none", folder.path()).status.success());
 }
 
 #[test]
@@ -407,7 +423,7 @@ fn missing_tools_skip_tests_with_a_message_except_in_ci() {
 
 /// Not a test: behaves like a test that needs peers.
 #[test]
-#[ignore = "run by missing_tools_skip_tests_with_a_message_except_in_ci"]
+#[ignore = "run by the tests of what is skipped"]
 fn needs_peers() {
     let _ = Peers::get("needs_peers");
 }

@@ -15,6 +15,10 @@ pub enum PeerError {
         /// The Debian packages that contain it.
         package: &'static str,
     },
+    /// The environment asks for tests without real peers.
+    #[error("METAQ_PEERS=none leaves out tests with real peers")]
+    #[non_exhaustive]
+    Unwanted,
     /// The parts of a peer could not be fetched.
     #[error("{tool} could not fetch {what}, which takes access to {registry} the first time: {output}")]
     #[non_exhaustive]
@@ -110,8 +114,9 @@ impl PeerError {
         move |source| Self::Io { what, source }
     }
 
-    /// Returns true if this machine lacks what peers need, as opposed to a failure of peers or of this crate.
+    /// Returns true if this machine lacks what peers need, or is asked to run none, as opposed to a failure of
+    /// peers or of this crate.
     pub(super) fn is_missing(&self) -> bool {
-        matches!(self, Self::Missing { .. } | Self::Fetch { .. })
+        matches!(self, Self::Missing { .. } | Self::Fetch { .. } | Self::Unwanted)
     }
 }

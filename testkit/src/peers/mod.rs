@@ -53,17 +53,22 @@ pub use tls::{PeerTls, TestCa};
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 pub use zookeeper_ensemble::ZooKeeperEnsemble;
 
+/// The environment variable that has tests with real peers skipped.
+const VARIABLE: &str = "METAQ_PEERS";
+
 impl Peers {
     /// Returns the artifacts that real peers need, or `None` if they aren't there and can't be fetched: then
     /// a line `skipped: …` on stderr names the `test`, what is missing and how to get it. Blocks while it
     /// fetches.
     ///
+    /// With `METAQ_PEERS=none` in the environment, returns `None` after such a line, and looks for nothing.
+    ///
     /// # Panics
-    /// When the artifacts aren't there and the environment variable `CI` is `true`: tests may not be skipped
-    /// there. In any environment, when fetching fails for another reason.
+    /// When it would return `None` and the environment variable `CI` is `true`: tests may not be skipped there.
+    /// In any environment, when fetching fails for another reason.
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
-        skip_if_missing(test, Self::fetch())
+        skip_if_missing(test, Self::fetch)
     }
 }
 
@@ -75,17 +80,19 @@ impl EtcdProgram {
     /// The same as for [`Peers::get`].
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
-        skip_if_missing(test, Self::fetch())
+        skip_if_missing(test, Self::fetch)
     }
 }
 
-fn skip_if_missing<T>(test: &str, fetched: Result<T, PeerError>) -> Option<T> {
-    match fetched {
+fn skip_if_missing<T>(test: &str, fetch: impl FnOnce() -> Result<T, PeerError>) -> Option<T> {
+    let is_wanted = std::env::var(VARIABLE).as_deref() != Ok("none");
+    match if is_wanted { fetch() } else { Err(PeerError::Unwanted) } {
         Ok(fetched) => Some(fetched),
         Err(error) => {
             assert!(error.is_missing(), "{test}: {error}");
-            // Not by a macro: the test harness would capture its output.
-            let _ = writeln!(io::stderr(), "skipped: {test}: {error}");
+            // Not by a macro: the test harness would capture its output. In one write, so that the lines of
+            // several tests don't mix.
+            let _ = io::stderr().write_all(format!("skipped: {test}: {error}\n").as_bytes());
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} may not be skipped here: {error}");
             None
         }
