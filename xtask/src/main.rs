@@ -1,12 +1,16 @@
 //! Development tasks: `cargo xtask test` runs all tests, those with real peers included.
 
 mod bench;
+mod fast;
 mod fuzz;
 mod reliability;
 mod rules;
 mod scale;
 mod simulate;
+mod tally;
+mod test;
 mod tidy;
+mod times;
 
 use std::{
     io::{self, Write as _},
@@ -19,7 +23,11 @@ usage: cargo xtask TASK
 
   test [ARGS…]   fetches what the real-peer tests need, then runs all tests of the workspace;
                  ARGS go to `cargo test`. Where a peer can't be run, its tests say `skipped: …`;
-                 with CI=true that is a failure. Without ARGS the simulation is run as well
+                 with CI=true that is a failure. Without ARGS the simulation is run as well. The last line
+                 says what passed, failed and was skipped
+  test --fast [NAMES…]
+                 the loop while developing: runs the tests that need nothing but Rust, in about two minutes after the
+                 build, with the same last line. NAMES select tests whose names contain one of them
   simulate [--seeds N | --seed N]
                  runs the producer through random schedules, of 40 seeds or so many, in which a seed determines
                  everything; or runs that one again, and prints its log. Built into target/simulation
@@ -45,7 +53,7 @@ usage: cargo xtask TASK
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let done = match args.next().as_deref() {
-        Some("test") => test(&args.collect::<Vec<_>>()),
+        Some("test") => test::run(&args.collect::<Vec<_>>()),
         Some("simulate") => simulate::run(&args.collect::<Vec<_>>()),
         Some("bench") => bench::run(&args.collect::<Vec<_>>()),
         Some("reliability") => fetch_peers() && reliability::run(&args.collect::<Vec<_>>()),
@@ -65,13 +73,6 @@ fn main() -> ExitCode {
         }
     };
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Runs all tests; true when they passed.
-fn test(args: &[String]) -> bool {
-    fetch_peers()
-        && cargo(&["test", "--workspace", "--all-features"], args)
-        && (!args.is_empty() || simulate::run(&[]))
 }
 
 /// Fetches what the tests need; false when it can't be, and nothing may be skipped.
