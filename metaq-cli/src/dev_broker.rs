@@ -6,7 +6,7 @@ use metaq_testkit::{Broker, Registry};
 use tokio::time::timeout;
 
 use crate::{
-    EXIT_DONE,
+    exit_status::EXIT_DONE,
     output::Output,
     shutdown::{StopSignals, exit_status_of},
     stderr::print_error,

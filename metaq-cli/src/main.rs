@@ -9,6 +9,7 @@
 mod args;
 mod bench;
 mod dev_broker;
+mod exit_status;
 mod input;
 mod inspect;
 mod output;
@@ -29,15 +30,6 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::stderr::{LogWriter, print_error};
-
-/// Exit status: the command did everything it was asked for.
-const EXIT_DONE: u8 = 0;
-/// Exit status: something failed.
-const EXIT_FAILED: u8 = 1;
-/// Exit status: the command line, or a file that it names, can't be used.
-const EXIT_USAGE: u8 = 2;
-/// Exit status: the reader of stdout is gone. The same as that of a program that SIGPIPE ends.
-const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///

@@ -17,7 +17,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::EXIT_FAILED;
+use crate::exit_status::EXIT_FAILED;
 
 /// Limit on writing one message. The reader of stderr may have stopped, and the program must still react to
 /// signals.

@@ -21,8 +21,8 @@ use tokio::task::{JoinError, JoinHandle};
 
 use self::figures::{Failures, Figures, Tally};
 use crate::{
-    EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED,
     args::{Cluster, parse_timeout},
+    exit_status::{EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED},
     output::Output,
     report::{count_messages, describe_send_error},
     shutdown::{self, PendingResults, Shutdown, StopSignals},

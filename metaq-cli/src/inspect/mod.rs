@@ -14,7 +14,11 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{EXIT_DONE, EXIT_USAGE, input::Source, stderr::print_error};
+use crate::{
+    exit_status::{EXIT_DONE, EXIT_USAGE},
+    input::Source,
+    stderr::print_error,
+};
 
 /// Prints the frames in bytes that were captured from a connection, in either direction.
 ///

@@ -9,8 +9,8 @@ use metaq_producer::{Producer, PublishError, Topic};
 
 use self::run::Run;
 use crate::{
-    EXIT_USAGE,
     args::{Cluster, parse_timeout},
+    exit_status::EXIT_USAGE,
     input::{Lines, checked_sources},
     report::Report,
     shutdown::{Shutdown, StopSignals, close},

@@ -13,7 +13,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use metaq_producer::{Message, Outcome, Producer, SendError, SendReceipt, Topic};
 
 use crate::{
-    EXIT_DONE, EXIT_FAILED,
+    exit_status::{EXIT_DONE, EXIT_FAILED},
     input::{Line, Lines, MAX_LINE},
     output::Output,
     report::Report,

@@ -10,7 +10,10 @@ use metaq_producer::Producer;
 use tokio::time::timeout;
 
 pub(crate) use self::{signals::StopSignals, state::Shutdown};
-use crate::{EXIT_BROKEN_PIPE, EXIT_FAILED, output::Output};
+use crate::{
+    exit_status::{EXIT_BROKEN_PIPE, EXIT_FAILED},
+    output::Output,
+};
 
 /// Limit on closing connections at the end; every message has its outcome by then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use metaq_producer::{Producer, Topic, transaction::TransactionOptions};
 
 use self::run::Run;
 use crate::{
-    EXIT_USAGE,
     args::{Cluster, TransactionTimeout},
+    exit_status::EXIT_USAGE,
     input::{Lines, checked_sources},
     report::Report,
     shutdown::{Shutdown, StopSignals, close},

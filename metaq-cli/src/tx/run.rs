@@ -10,7 +10,7 @@ use metaq_producer::{
 
 use super::Args;
 use crate::{
-    EXIT_DONE, EXIT_FAILED,
+    exit_status::{EXIT_DONE, EXIT_FAILED},
     input::{Line, Lines, MAX_LINE},
     output::Output,
     report::{Report, TransactionResult},
