@@ -119,7 +119,10 @@ impl fmt::Debug for Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SendReceipt {
-    /// The partition that holds it. In direct mode the broker's id is unknown (-1).
+    /// The partition that holds it. The broker's id is -1 where it isn't known: with
+    /// [`StaticDiscovery::direct`](crate::discovery::StaticDiscovery::direct), and with
+    /// [`ProducerBuilder::broker`](crate::ProducerBuilder::broker) as long as the broker doesn't report its
+    /// partitions of the topic.
     pub partition: Partition,
     /// The id that the broker gave it. Real brokers give negative ids, too.
     pub message_id: i64,

@@ -21,7 +21,7 @@ use metaq_producer::{
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::{SOON, broker, builder, topic, until};
+use crate::cluster::{Pinned, SOON, broker, builder, pinned, topic, until};
 
 fn message() -> Message {
     cluster::message("x")
@@ -302,4 +302,31 @@ async fn the_faster_broker_gets_more_until_the_other_is_as_fast() {
     share().await;
     let healed = share().await;
     assert!((0.40..0.60).contains(&healed), "{healed} when both take as long");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_partition_is_waited_for_while_its_broker_is_listed() {
+    for ordered in [false, true] {
+        let mut cluster = Cluster::new(2);
+        cluster.registry.session_timeout(Duration::from_secs(6));
+        let producer = cluster.producer(Pinned, |config| config.ordered = ordered).await;
+        until(async || producer.partitions(&topic()).len() == 4).await;
+        drop(cluster.brokers.pop());
+        until(async || producer.partitions(&topic()).len() == 2).await;
+        let message = || pinned("1-0", "x");
+        assert_eq!(producer.try_send(message()).unwrap_err().kind(), SendErrorKind::NotConnected);
+        let error = producer.send_with_timeout(message(), Duration::from_secs(1)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (SendErrorKind::NotConnected, Outcome::NotSent));
+
+        // The session of its broker ends meanwhile.
+        let started = Instant::now();
+        let error = producer.send_with_timeout(message(), Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (SendErrorKind::NoPartition, Outcome::NotSent));
+        assert!((3..7).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+        assert_eq!(error.into_message(), Some(message()));
+
+        cluster.brokers.push(broker(&cluster.registry, 1));
+        until(async || producer.partitions(&topic()).len() == 4).await;
+        assert_eq!(producer.send(message()).await.unwrap().partition, Partition::new(1, 0));
+    }
 }

@@ -28,7 +28,8 @@ pub enum SendErrorKind {
     NotPublished,
     /// The encoded message is larger than consumers can fetch.
     TooLarge,
-    /// The selector refused the message, or chose a partition that the topic doesn't have.
+    /// The selector refused the message, or panicked, or chose a partition that its connected broker doesn't
+    /// have, or whose broker the registry doesn't name.
     NoPartition,
     /// No broker of the topic, or not the chosen one, could be reached in time.
     NotConnected,

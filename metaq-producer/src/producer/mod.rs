@@ -105,8 +105,11 @@ impl Producer {
     /// [`unpublish_topic`](Self::unpublish_topic) was called as often.
     ///
     /// # Errors
-    /// When the registry can't be read, no broker offers the topic, or none can be reached in time. The topic
-    /// isn't published then.
+    /// When the registry can't be read, no broker offers the topic
+    /// ([`NoSuchTopic`](crate::error::PublishErrorKind::NoSuchTopic), after
+    /// [`topic_timeout`](ProducerConfig::topic_timeout)), or none can be reached in time. The topic isn't
+    /// published then, and nothing tries again by itself: a program that starts before its brokers calls this
+    /// again.
     ///
     /// # Cancel safety
     /// Dropping the future before it is done leaves the topic as published as before.

@@ -50,8 +50,19 @@ pub use sticky::StickySelector;
 /// }
 /// ```
 pub trait PartitionSelector: Send + Sync {
-    /// One of `partitions`, which are those of the brokers that are connected now, sorted by broker, then by
-    /// index, and never empty. `None` refuses the message.
+    /// Returns one of `partitions`, which are those of the brokers that are connected now, sorted by broker,
+    /// then by index, and never empty. `None` refuses the message.
+    ///
+    /// A partition of a broker that the registry names and that is not connected may be returned as well: the
+    /// message then waits for that broker, within its timeout, and [`reselect`](Self::reselect) is not asked.
+    /// So a selector with a fixed list of partitions moves no key while a broker is away. A partition of a
+    /// broker that the registry does not name ends the message with
+    /// [`NoPartition`](crate::SendErrorKind::NoPartition).
+    ///
+    /// Within a transaction, `partitions` are those of the transaction's broker only. For the first message
+    /// of a local transaction they are those of the connected brokers that did not fail lately, if there are
+    /// any. So a hash modulo the length of the list chooses others than outside of transactions. A partition
+    /// that is not in the list is refused there.
     fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition>;
 
     /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment:
