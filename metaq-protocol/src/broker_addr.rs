@@ -3,10 +3,9 @@
 use alloc::sync::Arc;
 use core::{fmt, net::Ipv6Addr, str::FromStr};
 
-use crate::slave_id;
-
 mod error;
 mod parts;
+mod slave_id;
 
 pub use error::{InvalidBrokerAddr, InvalidBrokerAddrKind};
 

@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    Opaque,
-    frame::{Encode, frame_methods},
+    InvalidAttribute, Opaque, SplitData,
+    encode::{Encode, frame_methods},
 };
 
 mod get;
@@ -138,12 +138,6 @@ macro_rules! from_command {
                 Self::$variant(command)
             }
         }
-
-        impl From<$type> for crate::Frame {
-            fn from(command: $type) -> Self {
-                Self::Command(command.into())
-            }
-        }
     )*};
 }
 
@@ -157,3 +151,19 @@ from_command!(
     Quit(QuitCommand),
     Transaction(TransactionCommand),
 );
+
+macro_rules! split_method {
+    ($($type:ty),*) => {$(
+        impl $type {
+            /// Takes attribute and payload apart, as the flag says that they lie; see [`PutData::split`](crate::PutData::split).
+            ///
+            /// # Errors
+            /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a sound one.
+            pub fn split(&self) -> Result<SplitData, InvalidAttribute> {
+                self.data.split(self.flag)
+            }
+        }
+    )*};
+}
+
+split_method!(PutCommand, PutRef<'_>, SyncCommand);

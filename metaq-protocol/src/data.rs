@@ -5,7 +5,7 @@ use core::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Checksum, frame::NO_BODY};
+use crate::{Checksum, encode::NO_BODY};
 
 mod split;
 

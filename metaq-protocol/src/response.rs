@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     Opaque, Status,
-    frame::{Encode, NO_BODY, frame_methods},
+    encode::{Encode, NO_BODY, frame_methods},
     number::{LineBuilder, text_len},
     text,
 };
@@ -180,12 +180,6 @@ macro_rules! from_response {
         impl From<$type> for Response {
             fn from(response: $type) -> Self {
                 Self::$variant(response)
-            }
-        }
-
-        impl From<$type> for crate::Frame {
-            fn from(response: $type) -> Self {
-                Self::Response(response.into())
             }
         }
     )*};

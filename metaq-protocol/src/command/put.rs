@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     Checksum, Flag, Opaque, PutData, Topic, TransactionId,
-    frame::{Encode, frame_methods},
+    encode::{Encode, frame_methods},
     number::{LineBuilder, text_len},
 };
 

@@ -6,8 +6,9 @@ use core::{fmt, str::FromStr};
 use bytes::BytesMut;
 
 use crate::{
-    InvalidToken, InvalidTokenKind, Opaque, Token, TransactionId, excerpt,
-    frame::{Encode, frame_methods},
+    InvalidToken, InvalidTokenKind, Opaque, Token, TransactionId,
+    encode::{Encode, frame_methods},
+    excerpt,
     number::{self, LineBuilder, text_len},
 };
 

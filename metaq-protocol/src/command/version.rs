@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use crate::{
     Opaque,
-    frame::{Encode, frame_methods},
+    encode::{Encode, frame_methods},
     number::{LineBuilder, text_len},
 };
 

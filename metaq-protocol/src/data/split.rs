@@ -5,7 +5,7 @@ use alloc::borrow::Cow;
 use bytes::{Buf as _, Bytes};
 
 use super::{Flag, PutData};
-use crate::{PutCommand, PutRef, SyncCommand, text};
+use crate::text;
 
 /// The attribute and the payload of a message, taken apart by [`PutData::split`].
 ///
@@ -54,7 +54,7 @@ pub enum InvalidAttribute {
 
 impl PutData {
     /// Takes attribute and payload apart, as `flag` says that they lie. This is the way for data of raw bytes, such as that
-    /// of a received [`PutCommand`], and works for data with an attribute block of its own, too.
+    /// of a received [`PutCommand`](crate::PutCommand), and works for data with an attribute block of its own, too.
     ///
     /// Nothing is copied, unless the data was made with an attribute and the flag announces none.
     ///
@@ -95,19 +95,3 @@ impl PutData {
         }
     }
 }
-
-macro_rules! split_method {
-    ($($type:ty),*) => {$(
-        impl $type {
-            /// Takes attribute and payload apart, as the flag says that they lie; see [`PutData::split`].
-            ///
-            /// # Errors
-            /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a sound one.
-            pub fn split(&self) -> Result<SplitData, InvalidAttribute> {
-                self.data.split(self.flag)
-            }
-        }
-    )*};
-}
-
-split_method!(PutCommand, PutRef<'_>, SyncCommand);
