@@ -20,12 +20,7 @@
 //! # }).unwrap();
 //! ```
 
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
-mod connect;
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
-mod credentials;
-#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
-mod deadline;
+mod backend;
 mod discovery;
 mod error;
 #[cfg(feature = "etcd")]
@@ -35,40 +30,27 @@ mod events;
 mod file;
 #[cfg(feature = "mock")]
 mod mock;
-#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
-mod notices;
-mod publishers;
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
-mod registry;
-#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-mod reports;
+mod panics;
 mod static_discovery;
-#[cfg_attr(
-    not(any(feature = "etcd", feature = "file", feature = "zookeeper")),
-    allow(dead_code, reason = "static and mock have no tasks")
-)]
-mod supervise;
-#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
-mod tls;
 mod view;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
-pub use credentials::Credentials;
+pub use backend::credentials::Credentials;
+#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+pub use backend::tls::TlsConfig;
 pub use discovery::Discovery;
 pub use error::{DiscoveryError, DiscoveryErrorKind};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdDiscovery};
-pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, RegistryState, ViewChange};
+pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, RegistryState};
 #[cfg(feature = "file")]
 pub use file::FileDiscovery;
 #[cfg(feature = "mock")]
 pub use mock::MockDiscovery;
 pub use static_discovery::StaticDiscovery;
-#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
-pub use tls::TlsConfig;
-pub use view::{MAX_PARTITIONS, TopicView, TopicWatch, ViewBroker, ViewPublisher};
+pub use view::{MAX_PARTITIONS, TopicView, TopicWatch, ViewBroker, ViewChange, ViewPublisher};
 #[cfg(feature = "zookeeper")]
 pub use zookeeper::{ZooKeeperConfig, ZooKeeperDiscovery};
 

@@ -14,10 +14,12 @@ use tokio::time::sleep_until;
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
     TopicView, TopicWatch,
-    deadline::after,
-    notices::{Notice, Notices},
-    publishers::Publishers,
-    supervise::runtime,
+    backend::{
+        deadline::after,
+        notices::{Notice, Notices},
+        publishers::Publishers,
+        task::runtime,
+    },
 };
 
 /// A registry that a test holds in its hands: views are set by calls, failures and delays are scripted, and calls are

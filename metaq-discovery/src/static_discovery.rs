@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use metaq_protocol::{BrokerAddr, Topic};
 use parking_lot::Mutex;
 
-use crate::{Discovery, DiscoveryError, TopicView, TopicWatch, publishers::Publishers, supervise::contain};
+use crate::{
+    Discovery, DiscoveryError, TopicView, TopicWatch, backend::publishers::Publishers, panics::contain,
+};
 
 /// Brokers that are known beforehand and never change. It has no tasks and needs no runtime.
 ///

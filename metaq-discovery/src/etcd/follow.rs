@@ -19,10 +19,12 @@ use super::{
 use crate::{DiscoveryError, DiscoveryErrorKind};
 use crate::{
     DiscoveryEvent,
-    deadline::after,
-    notices::Notice,
-    reports::{Bad, tell},
-    supervise::{contain, log},
+    backend::{
+        bad_entries::{Bad, tell},
+        deadline::after,
+        notices::Notice,
+    },
+    panics::{contain, log},
 };
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
@@ -181,7 +183,7 @@ impl Inner {
     pub(super) fn server_name(&self, host: &str) -> Result<String, DiscoveryError> {
         match &self.config.server_name {
             Some(name) => Ok(name.clone()),
-            None => crate::tls::server_name("etcd", host),
+            None => crate::backend::tls::server_name("etcd", host),
         }
     }
 

@@ -15,13 +15,15 @@ use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
     Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
-    connect::ConnectString,
-    deadline::{LONGEST, after, setting},
-    notices::{Notice, Notices},
-    publishers::Publishers,
-    registry::Layout,
-    reports::Reports,
-    supervise::{TaskSlot, runtime},
+    backend::{
+        bad_entries::Reports,
+        connect_string::ConnectString,
+        deadline::{LONGEST, after, setting},
+        notices::{Notice, Notices},
+        publishers::Publishers,
+        registry::Layout,
+        task::{TaskSlot, runtime},
+    },
     view::ViewSource,
 };
 use read::Keys;
@@ -167,7 +169,7 @@ impl EtcdDiscovery {
         #[cfg(feature = "tls")]
         if config.tls.is_some() {
             let mut names = config.server_name.iter().chain(&hosts);
-            names.try_for_each(|name| crate::tls::server_name("etcd", name).map(drop))?;
+            names.try_for_each(|name| crate::backend::tls::server_name("etcd", name).map(drop))?;
         }
         let config = config.checked()?;
         Ok(Self {

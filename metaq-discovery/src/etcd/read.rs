@@ -6,8 +6,10 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
 use crate::{
     TopicView,
-    registry::{Child, Layout, ViewBuilder, parse_addr, parse_partitions},
-    reports::Bad,
+    backend::{
+        bad_entries::Bad,
+        registry::{Child, Layout, ViewBuilder, parse_addr, parse_partitions},
+    },
 };
 
 /// The reason why an entry can't be used whose value was not read.

@@ -15,7 +15,7 @@ use super::{
     read::Keys,
     refusal::{Refused, lasting_reason, lasts},
 };
-use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, registry::Layout, supervise::log};
+use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, backend::registry::Layout, panics::log};
 
 /// The largest number of keys that are read at a time. Fewer are if the answer would be longer than the client library decodes,
 /// which is 4 MiB.

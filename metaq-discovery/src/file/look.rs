@@ -18,7 +18,7 @@ use super::{
     parse::{Parsed, parse},
     read::{Found, MOST_BYTES, Stamp, read_at_most},
 };
-use crate::{DiscoveryError, DiscoveryErrorKind, supervise::contain};
+use crate::{DiscoveryError, DiscoveryErrorKind, panics::contain};
 
 /// The time that reading may take. Measured on the system's clock, as the time of a runtime may pass faster.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{MAX_PARTITIONS, TopicView, reports::Bad, view::ReadTime};
+use crate::{MAX_PARTITIONS, TopicView, backend::bad_entries::Bad, view::ReadTime};
 
 /// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
 pub(super) type Parsed = Result<Arc<Said>, String>;

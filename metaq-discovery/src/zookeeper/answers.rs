@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     DiscoveryError,
-    registry::{parse_addr, parse_partitions},
-    supervise::contain,
+    backend::registry::{parse_addr, parse_partitions},
+    panics::contain,
 };
 
 /// It is asked again whether there are brokers when it is known for so long that there were none.

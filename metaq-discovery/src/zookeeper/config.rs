@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Credentials, DiscoveryError,
-    deadline::{LONGEST, setting},
+    backend::deadline::{LONGEST, setting},
 };
 
 /// The least that settings are taken as.

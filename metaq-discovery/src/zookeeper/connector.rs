@@ -18,7 +18,7 @@ use super::{
     ZooKeeperConfig,
     addresses::{self, Lookup},
 };
-use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, supervise::catch};
+use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, panics::catch};
 
 /// The time after which another attempt is made beside those under way, and their largest number.
 const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
@@ -229,7 +229,7 @@ impl Connector {
     async fn refusal(&self) -> Option<(DiscoveryError, bool)> {
         let tls = self.tls.as_ref()?;
         let asked = self.hosts.split(',').map(async |host| {
-            let name = crate::tls::server_name("ZooKeeper", host).ok()?;
+            let name = crate::backend::tls::server_name("ZooKeeper", host).ok()?;
             tls.refusal("ZooKeeper", host, &name).await
         });
         let answers = futures_util::future::join_all(asked).await;

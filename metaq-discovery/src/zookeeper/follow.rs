@@ -20,7 +20,11 @@ use super::{
     session::{Call, Happening, Session},
     shared::{Inner, Reply},
 };
-use crate::{DiscoveryEvent, TopicWatch, deadline::after, notices::Notice, supervise::log};
+use crate::{
+    DiscoveryEvent, TopicWatch,
+    backend::{deadline::after, notices::Notice},
+    panics::log,
+};
 
 /// The number of nodes that are read at a time: more would wait in queues on a slow way, and delay what is urgent.
 const WINDOW: usize = 128;

@@ -22,8 +22,8 @@ use tokio::{
 };
 
 use crate::{
-    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, TopicWatch, connect::ConnectString,
-    deadline::after, notices::Notice, supervise::runtime,
+    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, TopicWatch,
+    backend::{connect_string::ConnectString, deadline::after, notices::Notice, task::runtime},
 };
 pub use config::ZooKeeperConfig;
 use shared::{Handle, Inner, Reply, Request, Waiting};
@@ -70,7 +70,9 @@ impl ZooKeeperDiscovery {
         #[cfg(feature = "tls")]
         if config.tls.is_some() {
             // The client library would panic.
-            hosts.iter().try_for_each(|host| crate::tls::server_name("ZooKeeper", host).map(drop))?;
+            hosts
+                .iter()
+                .try_for_each(|host| crate::backend::tls::server_name("ZooKeeper", host).map(drop))?;
         }
         let inner = Arc::new(Inner::new(&hosts, layout, config.checked()?));
         let handle = Arc::new(Handle::new(Arc::clone(&inner)));

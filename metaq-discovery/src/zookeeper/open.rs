@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     DiscoveryEvent,
-    supervise::{contain, log},
+    panics::{contain, log},
 };
 
 /// Between attempts to find a server that answers.

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     DiscoveryError,
-    notices::Notice,
-    supervise::{contain, log},
+    backend::notices::Notice,
+    panics::{contain, log},
 };
 
 /// The number of topics that are taken up between two looks at the time.

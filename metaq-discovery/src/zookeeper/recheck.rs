@@ -11,7 +11,7 @@ use super::{
     nodes::{Body, Content, NodeId, TopicChild},
     session::Call,
 };
-use crate::deadline::after;
+use crate::backend::deadline::after;
 
 /// The number of nodes that are read at a time.
 const WINDOW: usize = 8;

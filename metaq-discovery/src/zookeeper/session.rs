@@ -9,7 +9,7 @@ use zookeeper_client::{
 };
 
 use super::{connector::Opened, nodes::NodeId};
-use crate::supervise::catch;
+use crate::panics::catch;
 
 /// The client library sets watches of longer paths again by several requests, whose answers it takes for those of nobody.
 const RESUMABLE_BYTES: usize = 100 * 1024;

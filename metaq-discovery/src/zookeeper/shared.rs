@@ -21,8 +21,11 @@ use super::{
     connector::{Connector, Trouble},
 };
 use crate::{
-    DiscoveryError, EventPublisher, TopicView, TopicWatch, notices::Notices, publishers::Publishers,
-    registry::Layout, reports::Reports, supervise::TaskSlot, view::ViewSource,
+    DiscoveryError, EventPublisher, TopicView, TopicWatch,
+    backend::{
+        bad_entries::Reports, notices::Notices, publishers::Publishers, registry::Layout, task::TaskSlot,
+    },
+    view::ViewSource,
 };
 
 /// Pauses after servers have refused us grow from the first to the last.

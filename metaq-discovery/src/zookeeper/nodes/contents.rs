@@ -10,8 +10,10 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use super::{Body, Content, Found, List, Node, NodeId, Nodes, TopicChild, node::Master};
 use crate::{
     TopicView,
-    registry::{Child, ViewBuilder},
-    reports::Bad,
+    backend::{
+        bad_entries::Bad,
+        registry::{Child, ViewBuilder},
+    },
 };
 
 impl Nodes {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use metaq_protocol::{BrokerId, Topic};
 
-use crate::registry::Layout;
+use crate::backend::registry::Layout;
 pub(super) use contents::sort;
 pub(super) use node::{Body, Content, Found, List, Node, NodeId, Step, TopicChild};
 

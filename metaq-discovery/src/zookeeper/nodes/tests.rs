@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use metaq_protocol::{BrokerId, Topic};
 
 use super::{Body, Content, Found, NodeId, Nodes, Step};
-use crate::registry::{Layout, ViewBuilder, parse_addr, parse_partitions};
+use crate::backend::registry::{Layout, ViewBuilder, parse_addr, parse_partitions};
 
 /// The answer of a server to a step.
 #[derive(Debug)]

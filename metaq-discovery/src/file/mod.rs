@@ -17,11 +17,13 @@ use tokio::{
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
     TopicWatch,
-    deadline::after,
-    notices::{Notice, Notices},
-    publishers::Publishers,
-    reports::{Bad, Reports},
-    supervise::{TaskSlot, runtime},
+    backend::{
+        bad_entries::{Bad, Reports},
+        deadline::after,
+        notices::{Notice, Notices},
+        publishers::Publishers,
+        task::{TaskSlot, runtime},
+    },
     view::ViewSource,
 };
 

@@ -249,7 +249,7 @@ pub(crate) fn server_name(kind: &str, host: &str) -> Result<String, DiscoveryErr
     match ServerName::try_from(name) {
         Ok(_) => Ok(name.to_owned()),
         Err(error) => {
-            let name = crate::connect::without_secrets(name);
+            let name = super::connect_string::without_secrets(name);
             let text = format!("no certificate can be for {name:?}, a host of {kind}");
             Err(DiscoveryError::with_source(DiscoveryErrorKind::Config, text, error))
         }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::BadEntry;
 #[cfg(any(feature = "file", feature = "mock"))]
 use crate::DiscoveryEvent;
-use crate::{DiscoveryError, EventPublisher, TopicView, ViewPublisher, supervise::contain};
+use crate::{DiscoveryError, EventPublisher, TopicView, ViewPublisher, panics::contain};
 
 /// Something to tell.
 #[derive(Debug)]
@@ -84,9 +84,9 @@ impl Notice {
             #[cfg(any(feature = "file", feature = "mock"))]
             Self::Event(event) => contain(|| events.send(event)),
             #[cfg(feature = "file")]
-            Self::Warning(text) => crate::supervise::log(|| tracing::warn!("{text}")),
+            Self::Warning(text) => crate::panics::log(|| tracing::warn!("{text}")),
             #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-            Self::BadEntry(entry) => contain(|| crate::reports::tell(&entry, events)),
+            Self::BadEntry(entry) => contain(|| super::bad_entries::tell(&entry, events)),
             Self::View(publishers, view) => {
                 let mut publishers = publishers.into_iter();
                 if let Some(first) = publishers.next() {

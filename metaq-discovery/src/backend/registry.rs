@@ -6,7 +6,8 @@ use std::str;
 
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
-use crate::{BadEntry, MAX_PARTITIONS, TopicView, ViewBroker, reports::Bad};
+use super::bad_entries::Bad;
+use crate::{BadEntry, MAX_PARTITIONS, TopicView, ViewBroker};
 
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
 #[derive(Clone, Debug, PartialEq, Eq)]

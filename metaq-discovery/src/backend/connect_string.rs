@@ -1,6 +1,7 @@
 //! The text that names the servers of a registry and its root in it.
 
-use crate::{DiscoveryError, DiscoveryErrorKind, registry::Layout};
+use super::registry::Layout;
+use crate::{DiscoveryError, DiscoveryErrorKind};
 
 /// `HOST:PORT,HOST:PORT/ROOT`, read.
 #[derive(Debug, PartialEq, Eq)]

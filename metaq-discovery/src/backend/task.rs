@@ -1,15 +1,12 @@
 //! Background tasks that are started anew after a panic, and after the end of the runtime that they ran on.
 
 use std::{
-    any::Any,
-    future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    future::Future,
+    panic::catch_unwind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -19,7 +16,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{DiscoveryError, DiscoveryErrorKind};
+use crate::{
+    DiscoveryError, DiscoveryErrorKind,
+    panics::{catch, log},
+};
 
 /// Pauses after panics grow from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -42,47 +42,6 @@ pub(crate) fn runtime() -> Result<Handle, DiscoveryError> {
         refused("the Tokio runtime has no timers; build it with enable_all, or enable_time and enable_io")
     })?;
     Ok(handle)
-}
-
-/// Records an event by `tracing`. A subscriber that panics does no harm.
-pub(crate) fn log(record: impl FnOnce()) {
-    forget_panic(catch_unwind(AssertUnwindSafe(record)));
-}
-
-/// Runs code of others, such as wakers. Its panic is reported and does no further harm.
-pub(crate) fn contain(run: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
-        let panic = take_message(payload);
-        log(|| tracing::error!(panic, "code that watches a registry panicked when it was woken"));
-    }
-}
-
-/// Returns the message of a panic.
-fn take_message(payload: Box<dyn Any + Send>) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    forget_panic(Err(payload));
-    text.unwrap_or_else(|| "a panic without a message".to_owned())
-}
-
-/// Drops the payload of a panic, which may panic itself.
-fn forget_panic(result: Result<(), Box<dyn Any + Send>>) {
-    if let Err(payload) = result
-        && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload)))
-    {
-        std::mem::forget(again);
-    }
-}
-
-/// The future's output, or the message of its panic.
-pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output, String> {
-    let mut future = pin!(future);
-    let caught = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-        Err(payload) => Poll::Ready(Err(payload)),
-    });
-    caught.await.map_err(take_message)
 }
 
 /// Runs what `run` returns until it ends without a panic. `panicked` is called with the message of each panic.

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{BadEntry, DiscoveryEvent, EventPublisher, supervise::log};
+use crate::{BadEntry, DiscoveryEvent, EventPublisher, panics::log};
 
 /// The time after which an entry is reported that usually passes by itself.
 #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]

@@ -1,0 +1,32 @@
+//! The machinery that several backends share, and no backend itself.
+//!
+//! - For each topic: `publishers` holds the watches, `notices` delivers views, events and warnings once no lock is held.
+//! - For what a registry contains: `registry` is the layout of paths and data that brokers write, `bad_entries` reports each
+//!   unusable entry once.
+//! - For servers: `connect_string`, `credentials` and `tls` are the settings by which they are reached.
+//! - For time and tasks: `deadline` limits durations, `task` runs a backend's background task and starts it again.
+//!
+//! A backend (`static_discovery`, `mock`, `file`, `etcd`, `zookeeper`) uses these; they use the public types of the crate
+//! and `panics`, and never a backend.
+
+#[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
+pub(crate) mod bad_entries;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+pub(crate) mod connect_string;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+pub(crate) mod credentials;
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
+pub(crate) mod deadline;
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
+pub(crate) mod notices;
+pub(crate) mod publishers;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+pub(crate) mod registry;
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
+#[cfg_attr(
+    not(any(feature = "etcd", feature = "file", feature = "zookeeper")),
+    allow(dead_code, reason = "a mock has no task")
+)]
+pub(crate) mod task;
+#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+pub(crate) mod tls;
