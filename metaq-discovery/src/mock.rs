@@ -80,7 +80,7 @@ impl MockDiscovery {
     /// Sets the view of its topic; everybody who watches the topic is told, unless the registry is away.
     pub fn set(&self, view: TopicView) {
         self.change(|state, notices| {
-            state.tell(&view, notices);
+            state.notify(&view, notices);
             state.views.insert(view.topic().clone(), view);
         });
     }
@@ -88,7 +88,7 @@ impl MockDiscovery {
     /// Removes a topic: no broker offers it any more.
     pub fn remove(&self, topic: &Topic) {
         self.change(|state, notices| {
-            state.tell(&TopicView::new(topic.clone()), notices);
+            state.notify(&TopicView::new(topic.clone()), notices);
             state.views.remove(topic);
         });
     }
@@ -114,7 +114,7 @@ impl MockDiscovery {
             notices.push(Notice::Event(event));
             for topic in state.watches.topics() {
                 let view = state.views.get(&topic).cloned().unwrap_or_else(|| TopicView::new(topic));
-                state.tell(&view, notices);
+                state.notify(&view, notices);
             }
         });
     }
@@ -161,7 +161,7 @@ impl MockDiscovery {
 
 impl State {
     /// Queues a view for all who watch its topic, unless the registry is away.
-    fn tell(&self, view: &TopicView, notices: &Notices) {
+    fn notify(&self, view: &TopicView, notices: &Notices) {
         if !self.away {
             notices.push(Notice::View(self.watches.of(view.topic()), view.clone()));
         }

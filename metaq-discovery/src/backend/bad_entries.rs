@@ -13,20 +13,20 @@ use crate::{BadEntry, DiscoveryEvent, EventPublisher, panics::log};
 
 /// The time after which an entry is reported that usually passes by itself.
 #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
-const LASTING: Duration = Duration::from_secs(2);
+const TRANSIENT_GRACE: Duration = Duration::from_secs(2);
 
 /// An entry that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bad {
+pub(crate) struct UnusableEntry {
     pub(crate) entry: BadEntry,
     /// Whether it may well pass: a broker that is shut down takes out its address before its topics.
-    pub(crate) may_pass: bool,
+    pub(crate) is_transient: bool,
 }
 
-impl Bad {
+impl UnusableEntry {
     /// One that stays so until somebody mends it.
-    pub(crate) fn lasting(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { entry: BadEntry::new(path, reason), may_pass: false }
+    pub(crate) fn permanent(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { entry: BadEntry::new(path, reason), is_transient: false }
     }
 }
 
@@ -35,7 +35,7 @@ impl Bad {
 ///
 /// A report costs what the reader's own entries do, however many other readers there are.
 #[derive(Debug)]
-pub(crate) struct Reports<K> {
+pub(crate) struct BadEntryReports<K> {
     by_reader: BTreeMap<K, BTreeSet<Arc<BadEntry>>>,
     entries: BTreeMap<Arc<BadEntry>, Known>,
     /// The entries that may pass and aren't told yet, by when they were first met.
@@ -51,34 +51,34 @@ struct Known {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Told,
-    Since(Instant),
+    Reported,
+    PendingSince(Instant),
 }
 
-impl<K> Default for Reports<K> {
+impl<K> Default for BadEntryReports<K> {
     fn default() -> Self {
         Self { by_reader: BTreeMap::new(), entries: BTreeMap::new(), pending: BTreeSet::new() }
     }
 }
 
-impl<K: Ord> Reports<K> {
+impl<K: Ord> BadEntryReports<K> {
     /// Returns those of the entries in `bad`, which are all that a reader has come across now, that nobody had before.
     /// Those that may pass aren't among them yet.
-    #[must_use = "they are to be told once no lock is held"]
-    pub(crate) fn report(&mut self, reader: K, bad: Vec<Bad>) -> Vec<BadEntry> {
+    #[must_use = "report them once no lock is held"]
+    pub(crate) fn report(&mut self, reader: K, bad: Vec<UnusableEntry>) -> Vec<BadEntry> {
         if bad.is_empty() && !self.by_reader.contains_key(&reader) {
             return Vec::new();
         }
         let mut former = self.by_reader.remove(&reader).unwrap_or_default();
         let (mut found, mut new) = (BTreeSet::new(), Vec::new());
-        for Bad { entry, may_pass } in bad {
+        for UnusableEntry { entry, is_transient } in bad {
             if let Some(entry) = former.take(&entry) {
                 found.insert(entry);
             } else if !found.contains(&entry) {
-                found.insert(self.meet(entry, may_pass, &mut new));
+                found.insert(self.add_reader(entry, is_transient, &mut new));
             }
         }
-        former.iter().for_each(|entry| self.leave(entry));
+        former.iter().for_each(|entry| self.remove_reader(entry));
         if !found.is_empty() {
             self.by_reader.insert(reader, found);
         }
@@ -86,7 +86,7 @@ impl<K: Ord> Reports<K> {
     }
 
     /// Counts a reader that has come across an entry.
-    fn meet(&mut self, entry: BadEntry, may_pass: bool, new: &mut Vec<BadEntry>) -> Arc<BadEntry> {
+    fn add_reader(&mut self, entry: BadEntry, is_transient: bool, new: &mut Vec<BadEntry>) -> Arc<BadEntry> {
         let entry = Arc::new(entry);
         match self.entries.entry(Arc::clone(&entry)) {
             btree_map::Entry::Occupied(mut known) => {
@@ -94,13 +94,13 @@ impl<K: Ord> Reports<K> {
                 Arc::clone(known.key())
             }
             btree_map::Entry::Vacant(unknown) => {
-                let state = if may_pass {
+                let state = if is_transient {
                     let now = Instant::now();
                     self.pending.insert((now, Arc::clone(&entry)));
-                    State::Since(now)
+                    State::PendingSince(now)
                 } else {
                     new.push(BadEntry::clone(&entry));
-                    State::Told
+                    State::Reported
                 };
                 unknown.insert(Known { readers: 1, state });
                 entry
@@ -109,13 +109,13 @@ impl<K: Ord> Reports<K> {
     }
 
     /// Counts off a reader that doesn't come across an entry any more.
-    fn leave(&mut self, entry: &Arc<BadEntry>) {
+    fn remove_reader(&mut self, entry: &Arc<BadEntry>) {
         let Some(known) = self.entries.get_mut(entry) else { return };
         known.readers -= 1;
         if known.readers > 0 {
             return;
         }
-        if let State::Since(since) = known.state {
+        if let State::PendingSince(since) = known.state {
             self.pending.remove(&(since, Arc::clone(entry)));
         }
         self.entries.remove(entry);
@@ -124,29 +124,29 @@ impl<K: Ord> Reports<K> {
     /// The time at which something that may pass will have lasted too long.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.pending.first().map(|(since, _)| *since + LASTING)
+        self.pending.first().map(|(since, _)| *since + TRANSIENT_GRACE)
     }
 
     /// Returns what may pass but has lasted too long.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
-    #[must_use = "they are to be told once no lock is held"]
-    pub(crate) fn lasting(&mut self) -> Vec<BadEntry> {
-        let (now, mut told) = (Instant::now(), Vec::new());
+    #[must_use = "report them once no lock is held"]
+    pub(crate) fn take_overdue(&mut self) -> Vec<BadEntry> {
+        let (now, mut overdue) = (Instant::now(), Vec::new());
         while self.due().is_some_and(|due| due <= now) {
             let Some((_, entry)) = self.pending.pop_first() else { break };
             if let Some(known) = self.entries.get_mut(&entry) {
-                known.state = State::Told;
+                known.state = State::Reported;
             }
-            told.push(BadEntry::clone(&entry));
+            overdue.push(BadEntry::clone(&entry));
         }
-        told
+        overdue
     }
 
     /// Forgets what a reader has come across who reads no more.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn forget(&mut self, reader: &K) {
         let former = self.by_reader.remove(reader).unwrap_or_default();
-        former.iter().for_each(|entry| self.leave(entry));
+        former.iter().for_each(|entry| self.remove_reader(entry));
     }
 
     /// Forgets what all others than these have come across.
@@ -161,7 +161,7 @@ impl<K: Ord> Reports<K> {
 }
 
 /// Tells that an entry can't be used.
-pub(crate) fn tell(entry: &BadEntry, events: &EventPublisher) {
+pub(crate) fn publish_bad_entry(entry: &BadEntry, events: &EventPublisher) {
     log(|| tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used"));
     events.send(DiscoveryEvent::BadEntry(entry.clone()));
 }
@@ -170,19 +170,24 @@ pub(crate) fn tell(entry: &BadEntry, events: &EventPublisher) {
 mod tests {
     use super::*;
 
-    fn bad(paths: &[&str], may_pass: bool) -> Vec<Bad> {
-        paths.iter().map(|path| Bad { entry: BadEntry::new(*path, "bad"), may_pass }).collect()
+    fn bad(paths: &[&str], is_transient: bool) -> Vec<UnusableEntry> {
+        paths.iter().map(|path| UnusableEntry { entry: BadEntry::new(*path, "bad"), is_transient }).collect()
     }
 
-    fn report(reports: &mut Reports<i32>, reader: i32, bad: Vec<Bad>, events: &EventPublisher) {
-        reports.report(reader, bad).iter().for_each(|entry| tell(entry, events));
+    fn report(
+        reports: &mut BadEntryReports<i32>,
+        reader: i32,
+        bad: Vec<UnusableEntry>,
+        events: &EventPublisher,
+    ) {
+        reports.report(reader, bad).iter().for_each(|entry| publish_bad_entry(entry, events));
     }
 
     /// The entries that were reported; a last event marks the end.
-    async fn told(events: &EventPublisher, told: &mut crate::DiscoveryEvents) -> Vec<String> {
+    async fn reported(events: &EventPublisher, listening: &mut crate::DiscoveryEvents) -> Vec<String> {
         events.send(DiscoveryEvent::Lost);
         let mut paths = Vec::new();
-        while let Some(DiscoveryEvent::BadEntry(entry)) = told.next().await {
+        while let Some(DiscoveryEvent::BadEntry(entry)) = listening.next().await {
             paths.push(entry.path);
         }
         paths
@@ -191,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_is_told_once_whoever_meets_it_and_again_when_it_comes_back() {
         let events = EventPublisher::default();
-        let (mut listening, mut reports) = (events.subscribe(), Reports::default());
+        let (mut listening, mut reports) = (events.subscribe(), BadEntryReports::default());
         report(&mut reports, 1, bad(&["a", "b"], false), &events);
         report(&mut reports, 2, bad(&["b", "c"], false), &events);
         report(&mut reports, 1, bad(&["b"], false), &events);
@@ -200,27 +205,27 @@ mod tests {
         report(&mut reports, 1, bad(&[], false), &events);
         report(&mut reports, 2, bad(&["b"], false), &events);
         assert_eq!(reports.due(), None);
-        assert_eq!(told(&events, &mut listening).await, ["a", "b", "c", "a", "b"]);
+        assert_eq!(reported(&events, &mut listening).await, ["a", "b", "c", "a", "b"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_may_pass_is_told_when_it_lasts() {
         let events = EventPublisher::default();
-        let (mut listening, mut reports) = (events.subscribe(), Reports::default());
+        let (mut listening, mut reports) = (events.subscribe(), BadEntryReports::default());
         report(&mut reports, 1, bad(&["passes", "lasts"], true), &events);
         tokio::time::advance(Duration::from_secs(1)).await;
         report(&mut reports, 1, bad(&["lasts"], true), &events);
         report(&mut reports, 2, bad(&["lasts", "later"], true), &events);
-        reports.lasting().iter().for_each(|entry| tell(entry, &events));
-        assert!(told(&events, &mut listening).await.is_empty());
+        reports.take_overdue().iter().for_each(|entry| publish_bad_entry(entry, &events));
+        assert!(reported(&events, &mut listening).await.is_empty());
         assert_eq!(reports.due(), Some(Instant::now() + Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
-        reports.lasting().iter().for_each(|entry| tell(entry, &events));
+        reports.take_overdue().iter().for_each(|entry| publish_bad_entry(entry, &events));
         report(&mut reports, 3, bad(&["lasts"], true), &events);
-        assert_eq!(told(&events, &mut listening).await, ["lasts"]);
+        assert_eq!(reported(&events, &mut listening).await, ["lasts"]);
         tokio::time::advance(Duration::from_secs(1)).await;
-        reports.lasting().iter().for_each(|entry| tell(entry, &events));
-        assert_eq!(told(&events, &mut listening).await, ["later"]);
+        reports.take_overdue().iter().for_each(|entry| publish_bad_entry(entry, &events));
+        assert_eq!(reported(&events, &mut listening).await, ["later"]);
         assert_eq!(reports.due(), None);
     }
 
@@ -229,7 +234,7 @@ mod tests {
         const READERS: i32 = 4_000;
         let paths: Vec<_> = (0..10).map(|id| format!("/meta/brokers/ids/{id}/master")).collect();
         let paths: Vec<_> = paths.iter().map(String::as_str).collect();
-        let (started, mut reports) = (std::time::Instant::now(), Reports::default());
+        let (started, mut reports) = (std::time::Instant::now(), BadEntryReports::default());
         for reader in 0..READERS {
             assert!(reports.report(reader, bad(&paths, true)).is_empty());
         }

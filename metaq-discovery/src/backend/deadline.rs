@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Longer durations are cut to this one, about 30 years, so that no addition overflows.
-pub(crate) const LONGEST: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// The point in time that is `duration` from now; at most [`LONGEST`] from now.
+/// The point in time that is `duration` from now; at most [`MAX_DURATION`] from now.
 pub(crate) fn after(duration: Duration) -> Instant {
-    Instant::now() + duration.min(LONGEST)
+    Instant::now() + duration.min(MAX_DURATION)
 }
 
 /// Returns the setting `name` within its limits.
@@ -40,7 +40,7 @@ mod tests {
             assert!(after(duration) <= Instant::now() + duration);
         }
         for duration in [Duration::from_secs(u64::from(u32::MAX)), Duration::MAX] {
-            assert!(after(duration) > Instant::now() + LONGEST / 2);
+            assert!(after(duration) > Instant::now() + MAX_DURATION / 2);
         }
     }
 }

@@ -86,7 +86,7 @@ impl Notice {
             #[cfg(feature = "file")]
             Self::Warning(text) => crate::panics::log(|| tracing::warn!("{text}")),
             #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
-            Self::BadEntry(entry) => contain(|| super::bad_entries::tell(&entry, events)),
+            Self::BadEntry(entry) => contain(|| super::bad_entries::publish_bad_entry(&entry, events)),
             Self::View(publishers, view) => {
                 let mut publishers = publishers.into_iter();
                 if let Some(first) = publishers.next() {

@@ -21,7 +21,7 @@ impl Publishers {
     pub(crate) fn watch(&mut self, first: TopicView) -> TopicWatch {
         // Not at each: then many, of one topic or of many, would take time that grows with their square.
         if self.count >= self.limit {
-            self.forget_dropped();
+            self.remove_dropped();
             self.limit = (self.count * 2).max(16);
         }
         self.count += 1;
@@ -53,13 +53,13 @@ impl Publishers {
     /// The topics that are watched.
     #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
     pub(crate) fn topics(&mut self) -> Vec<Topic> {
-        self.forget_dropped();
+        self.remove_dropped();
         self.by_topic.keys().cloned().collect()
     }
 
     /// Takes the publishers of a topic out that nobody watches any more.
     #[cfg(feature = "zookeeper")]
-    #[must_use = "they are to be dropped once no lock is held"]
+    #[must_use = "drop them once no lock is held"]
     pub(crate) fn take(&mut self, topic: &Topic) -> Vec<Arc<ViewPublisher>> {
         let taken = self.by_topic.remove(topic).unwrap_or_default();
         self.count -= taken.len();
@@ -72,7 +72,7 @@ impl Publishers {
         std::mem::take(&mut self.by_topic).into_values().flatten().collect()
     }
 
-    fn forget_dropped(&mut self) {
+    fn remove_dropped(&mut self) {
         self.count = 0;
         self.by_topic.retain(|_, publishers| {
             publishers.retain(|publisher| !publisher.is_closed());

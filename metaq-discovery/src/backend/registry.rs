@@ -6,7 +6,7 @@ use std::str;
 
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
-use super::bad_entries::Bad;
+use super::bad_entries::UnusableEntry;
 use crate::{BadEntry, MAX_PARTITIONS, TopicView, ViewBroker};
 
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
@@ -120,7 +120,7 @@ pub(crate) struct TopicNodes {
 #[cfg(test)]
 impl TopicNodes {
     /// The view, without what can't be used, and a list of that.
-    pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {
+    pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<UnusableEntry>) {
         let mut builder = ViewBuilder::new(topic, layout);
         for (name, data) in &self.children {
             match (Child::parse(name), data) {
@@ -148,7 +148,7 @@ pub(crate) struct ViewBuilder<'a> {
     topic: &'a Topic,
     layout: &'a Layout,
     view: TopicView,
-    bad: Vec<Bad>,
+    bad: Vec<UnusableEntry>,
 }
 
 impl<'a> ViewBuilder<'a> {
@@ -167,21 +167,22 @@ impl<'a> ViewBuilder<'a> {
     }
 
     pub(crate) fn bad_child(&mut self, name: &str, reason: &str) {
-        self.bad.push(Bad::lasting(self.layout.child(self.topic, name), reason));
+        self.bad.push(UnusableEntry::permanent(self.layout.child(self.topic, name), reason));
     }
 
     pub(crate) fn bad_master(&mut self, id: BrokerId, reason: &str) {
-        self.bad.push(Bad::lasting(self.layout.master(id), reason));
+        self.bad.push(UnusableEntry::permanent(self.layout.master(id), reason));
     }
 
     /// Reports a broker that offers the topic and has no address.
     pub(crate) fn missing_master(&mut self, id: BrokerId) {
         // Registry §19: a broker that was killed and restarted at once registers topics only.
         let reason = "the broker offers a topic but has no address here; it may need a restart";
-        self.bad.push(Bad { entry: BadEntry::new(self.layout.master(id), reason), may_pass: true });
+        self.bad
+            .push(UnusableEntry { entry: BadEntry::new(self.layout.master(id), reason), is_transient: true });
     }
 
-    pub(crate) fn build(self) -> (TopicView, Vec<Bad>) {
+    pub(crate) fn build(self) -> (TopicView, Vec<UnusableEntry>) {
         (self.view, self.bad)
     }
 }

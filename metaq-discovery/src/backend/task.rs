@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// Pauses after panics grow from the first to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A task that has run for this long is restarted after the first pause again.
-const STABLE: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The Tokio runtime of the caller.
 ///
@@ -45,22 +45,22 @@ pub(crate) fn runtime() -> Result<Handle, DiscoveryError> {
 }
 
 /// Runs what `run` returns until it ends without a panic. `panicked` is called with the message of each panic.
-pub(crate) async fn supervised<F: Future<Output = ()>>(
+pub(crate) async fn supervise<F: Future<Output = ()>>(
     name: &'static str,
     mut run: impl FnMut() -> F,
     panicked: impl Fn(&str),
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = INITIAL_BACKOFF;
     loop {
         let started = Instant::now();
         let Err(panic) = catch(run()).await else { return };
         log(|| tracing::error!(task = name, panic, "background task panicked and is started again"));
         log(|| panicked(&panic));
-        if started.elapsed() >= STABLE {
-            pause = FIRST_PAUSE;
+        if started.elapsed() >= STABLE_AFTER {
+            pause = INITIAL_BACKOFF;
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
+        pause = (pause * 2).min(MAX_BACKOFF);
     }
 }
 
@@ -72,18 +72,18 @@ pub(crate) struct TaskSlot {
 
 /// Frees the slot when it is dropped: at the task's end, or with the runtime.
 #[derive(Debug)]
-struct Running(watch::Sender<bool>);
+struct RunningGuard(watch::Sender<bool>);
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         self.0.send_replace(false);
     }
 }
 
 impl TaskSlot {
-    fn try_start(&self) -> Option<Running> {
+    fn try_start(&self) -> Option<RunningGuard> {
         let started = self.running.send_if_modified(|running| !std::mem::replace(running, true));
-        started.then(|| Running(self.running.clone()))
+        started.then(|| RunningGuard(self.running.clone()))
     }
 
     /// Starts the task on the caller's runtime unless one runs. It is started again after a panic, and if it is `needed`
@@ -91,7 +91,7 @@ impl TaskSlot {
     ///
     /// # Errors
     /// When it doesn't run, and there is no runtime to start it on.
-    pub(crate) fn ensure<F: Future<Output = ()> + Send + 'static>(
+    pub(crate) fn ensure_running<F: Future<Output = ()> + Send + 'static>(
         &self,
         name: &'static str,
         mut run: impl FnMut() -> F + Send + 'static,
@@ -112,7 +112,7 @@ impl TaskSlot {
             runtime.spawn(async move {
                 runs.store(true, Ordering::Release);
                 while let Some(guard) = running.take() {
-                    supervised(name, &mut run, &panicked).await;
+                    supervise(name, &mut run, &panicked).await;
                     drop(guard);
                     // Somebody may have relied on the task while it was about to end.
                     if needed() {
@@ -128,7 +128,7 @@ impl TaskSlot {
 
     /// Waits until the task doesn't run.
     #[cfg(feature = "zookeeper")]
-    pub(crate) async fn ended(&self) {
+    pub(crate) async fn stopped(&self) {
         // Never an error: the sender is here.
         let _ = self.running.subscribe().wait_for(|running| !running).await;
     }
@@ -166,7 +166,7 @@ mod tests {
                 starts.fetch_add(1, Ordering::Relaxed);
                 std::future::pending::<()>()
             };
-            slot.ensure("test", run, |_| {}, || true)
+            slot.ensure_running("test", run, |_| {}, || true)
         };
         assert_eq!(run().unwrap_err().kind(), DiscoveryErrorKind::NoRuntime);
         for round in 1..=3 {
@@ -191,7 +191,7 @@ mod tests {
                     for _ in 0..2_000 {
                         let left = AtomicUsize::new(3);
                         let needed = move || left.fetch_sub(1, Ordering::Relaxed) > 1;
-                        slot.ensure("test", || async {}, |_| {}, needed).unwrap();
+                        slot.ensure_running("test", || async {}, |_| {}, needed).unwrap();
                     }
                 });
             }
@@ -200,12 +200,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_is_contained_and_told() {
-        let (left, told) = (AtomicUsize::new(3), std::cell::RefCell::new(Vec::new()));
+        let (left, reported) = (AtomicUsize::new(3), std::cell::RefCell::new(Vec::new()));
         let run = || async {
             assert!(left.fetch_sub(1, Ordering::Relaxed) == 1, "out of order");
         };
-        supervised("test", run, |panic| told.borrow_mut().push(panic.to_owned())).await;
-        assert_eq!(*told.borrow(), ["out of order", "out of order"]);
+        supervise("test", run, |panic| reported.borrow_mut().push(panic.to_owned())).await;
+        assert_eq!(*reported.borrow(), ["out of order", "out of order"]);
     }
 
     #[test]

@@ -18,11 +18,11 @@ use tokio_rustls::TlsConnector;
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
 /// The time that a server has when it is asked why it can't be talked to.
-const ASKING: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The time that a server that accepted us has to change its mind: by TLS 1.3 it says only then that it doesn't like our
 /// certificate.
-const SECOND_THOUGHTS: Duration = Duration::from_millis(300);
+const ALERT_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The authorities to trust for servers of a registry and, where the servers demand that, who we are. PEM, as files or as text;
 /// files are read once. The private key is never shown.
@@ -118,12 +118,12 @@ impl TlsConfig {
     /// The reason why there is no TLS with a server at `HOST:PORT`, or none if that isn't the matter; the libraries don't tell.
     /// [`Failed`](DiscoveryErrorKind::Failed) if it will stay so, [`Unreachable`](DiscoveryErrorKind::Unreachable) if it
     /// may change.
-    pub(crate) async fn refusal(&self, kind: &str, host: &str, name: &str) -> Option<DiscoveryError> {
+    pub(crate) async fn handshake_error(&self, kind: &str, host: &str, name: &str) -> Option<DiscoveryError> {
         let name = ServerName::try_from(name.to_owned()).ok()?;
-        let stream = timeout(ASKING, TcpStream::connect(host)).await.ok()?.ok()?;
+        let stream = timeout(PROBE_TIMEOUT, TcpStream::connect(host)).await.ok()?.ok()?;
         let connector = TlsConnector::from(Arc::clone(&self.rustls));
-        let (error, agreed) = match timeout(ASKING, connector.connect(name, stream)).await {
-            Ok(Ok(mut stream)) => (timeout(SECOND_THOUGHTS, stream.read_u8()).await.ok()?.err()?, true),
+        let (error, agreed) = match timeout(PROBE_TIMEOUT, connector.connect(name, stream)).await {
+            Ok(Ok(mut stream)) => (timeout(ALERT_TIMEOUT, stream.read_u8()).await.ok()?.err()?, true),
             Ok(Err(error)) => (error, false),
             Err(late) => (late.into(), false),
         };
@@ -165,9 +165,9 @@ impl TlsConfig {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let identity = self.identity.as_ref().map(|(certificate, _)| certificate.place());
+        let identity = self.identity.as_ref().map(|(certificate, _)| certificate.source());
         f.debug_struct("TlsConfig")
-            .field("ca", &self.ca.place())
+            .field("ca", &self.ca.source())
             .field("identity", &identity)
             .finish_non_exhaustive()
     }
@@ -182,7 +182,7 @@ impl Pem {
         Ok(Self { file: Some(file.to_owned()), text })
     }
 
-    fn place(&self) -> String {
+    fn source(&self) -> String {
         self.file.as_ref().map_or_else(|| "PEM".to_owned(), |file| file.display().to_string())
     }
 

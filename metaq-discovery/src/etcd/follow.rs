@@ -12,15 +12,15 @@ use tokio::{
 
 use super::{
     Inner, State, SyncState,
-    refusal::{Refusal, Refused},
-    server::{Failure, Server},
+    refusal::{AccessRefused, RefusalBackoff},
+    server::{Server, ServerError},
 };
 #[cfg(feature = "tls")]
 use crate::{DiscoveryError, DiscoveryErrorKind};
 use crate::{
     DiscoveryEvent,
     backend::{
-        bad_entries::{Bad, tell},
+        bad_entries::{UnusableEntry, publish_bad_entry},
         deadline::after,
         notices::Notice,
     },
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Pauses after all servers have failed grow from the first to the last, in milliseconds.
-const PAUSES_MS: [u64; 3] = [50, 200, 500];
+const BACKOFF_MS: [u64; 3] = [50, 200, 500];
 
 /// The interval at which it is checked whether anybody still needs the keys.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
@@ -37,15 +37,15 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 const LOGIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The number of views that are published before other tasks get their turn.
-const PORTION: usize = 64;
+const VIEWS_PER_TURN: usize = 64;
 
 /// Pauses after logins that took too long double from the first to the last.
-const LOGIN_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
+const LOGIN_BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
 /// Says that the keys are no longer those of the registry when nothing follows it any more, the runtime's end included.
-struct Unsynced<'a>(&'a Inner);
+struct ResetSyncOnDrop<'a>(&'a Inner);
 
-impl Drop for Unsynced<'_> {
+impl Drop for ResetSyncOnDrop<'_> {
     fn drop(&mut self) {
         self.0.sync.send_if_modified(|sync| {
             let outdated = matches!(sync, SyncState::Synced | SyncState::Refused(_));
@@ -60,17 +60,17 @@ impl Drop for Unsynced<'_> {
 impl Inner {
     /// Follows the registry until nobody needs it or the discovery is closed.
     pub(super) async fn follow(self: Arc<Self>) {
-        let _unsynced = Unsynced(&self);
+        let _unsynced = ResetSyncOnDrop(&self);
         let mut closed = self.closed.subscribe();
         tokio::select! {
             () = self.follow_always() => {}
-            () = self.unused() => {}
+            () = self.until_unused() => {}
             _ = closed.wait_for(|closed| *closed) => {}
         }
     }
 
     /// Waits until nobody needs the keys.
-    async fn unused(&self) {
+    async fn until_unused(&self) {
         while self.is_needed() {
             sleep(IDLE_CHECK).await;
         }
@@ -83,7 +83,7 @@ impl Inner {
     }
 
     /// Says that the registry can't be read, and why.
-    pub(super) fn lost(&self, why: SyncState) {
+    pub(super) fn set_lost(&self, why: SyncState) {
         self.sync.send_replace(why);
         let was_there = std::mem::take(&mut self.state.lock().connected);
         if was_there {
@@ -92,7 +92,7 @@ impl Inner {
     }
 
     /// Queues what wasn't told yet of the entries that can't be used.
-    pub(super) fn report(&self, state: &mut State, topic: Topic, bad: Vec<Bad>) {
+    pub(super) fn report(&self, state: &mut State, topic: Topic, bad: Vec<UnusableEntry>) {
         let new = state.reports.report(topic, bad);
         new.into_iter().for_each(|entry| self.notices.push(Notice::BadEntry(entry)));
     }
@@ -109,23 +109,23 @@ impl Inner {
                 (slow_login, login_pause) = (false, Duration::ZERO);
             }
             let error = match failure {
-                Failure::Refused(refused) if failures > 0 || !refused.may_pass() => {
+                ServerError::Refused(refused) if failures > 0 || !refused.is_stale_login() => {
                     self.refused(refused);
                     self.state.lock().host = (host + 1) % self.hosts.len();
                     failures += 1;
                     continue;
                 }
-                Failure::Refused(refused) => refused.error(),
-                Failure::Login(error) => {
+                ServerError::Refused(refused) => refused.error(),
+                ServerError::Login(error) => {
                     slow_login = true;
                     error
                 }
-                Failure::Other(error) => error,
+                ServerError::Other(error) => error,
             };
             if failures == 0 {
                 log(|| tracing::warn!(%error, "etcd can't be read; the last views hold"));
             }
-            self.lost(SyncState::Lost(error));
+            self.set_lost(SyncState::Lost(error));
             #[cfg(feature = "tls")]
             if let Some(refusal) = self.refusal(&self.hosts[host]).await {
                 refusals = if refusal.kind() == DiscoveryErrorKind::Failed { refusals + 1 } else { 0 };
@@ -138,9 +138,9 @@ impl Inner {
             let rounds = failures / self.hosts.len();
             failures += 1;
             if failures % self.hosts.len() == 0 {
-                let pause = Duration::from_millis(PAUSES_MS[rounds.min(PAUSES_MS.len() - 1)]);
+                let pause = Duration::from_millis(BACKOFF_MS[rounds.min(BACKOFF_MS.len() - 1)]);
                 if std::mem::take(&mut slow_login) {
-                    login_pause = (login_pause * 2).clamp(LOGIN_PAUSES[0], LOGIN_PAUSES[1]);
+                    login_pause = (login_pause * 2).clamp(LOGIN_BACKOFF[0], LOGIN_BACKOFF[1]);
                 }
                 sleep(pause.max(login_pause)).await;
             }
@@ -158,24 +158,24 @@ impl Inner {
     }
 
     /// Reports that etcd refuses to be read as configured. The next attempt is made after a pause that grows.
-    fn refused(&self, refused: Refused) {
+    fn refused(&self, refused: AccessRefused) {
         let (error, is_new) = {
             let mut state = self.state.lock();
-            let refusal = Refusal::after(state.refusal.as_ref(), refused);
+            let refusal = RefusalBackoff::after(state.refusal.as_ref(), refused);
             let is_new = state.refusal.as_ref().is_none_or(|former| former.reason != refusal.reason);
             (state.refusal.insert(refusal).error.clone(), is_new)
         };
         if is_new {
             log(|| tracing::warn!(%error, "etcd refuses to be read; the last views hold"));
         }
-        self.lost(SyncState::Refused(error));
+        self.set_lost(SyncState::Refused(error));
     }
 
     /// The reason why TLS fails with a server, or none if that isn't the matter.
     #[cfg(feature = "tls")]
     async fn refusal(&self, host: &str) -> Option<DiscoveryError> {
         let tls = self.config.tls.as_ref()?;
-        tls.refusal("etcd", host, &self.server_name(host).ok()?).await
+        tls.handshake_error("etcd", host, &self.server_name(host).ok()?).await
     }
 
     /// The name that the certificate of a server has to hold for.
@@ -188,7 +188,7 @@ impl Inner {
     }
 
     /// Follows one server by one login, as long as it lasts.
-    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<Infallible, Failure> {
+    async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<Infallible, ServerError> {
         let mut server = Server::connect(self, host).await?;
         // Whether it was of use since logging in.
         let (mut was_read, mut last_login) = (false, Instant::now());
@@ -196,7 +196,7 @@ impl Inner {
             match self.follow_server(&mut server, host, failures, &mut was_read).await {
                 Ok(()) => {} // Everything is to be read anew.
                 // A login ends when it is old, and when the user's password or rights are changed.
-                Err(Failure::Refused(refused)) if was_read && refused.may_pass() => {
+                Err(ServerError::Refused(refused)) if was_read && refused.is_stale_login() => {
                     // Each login costs the server a slow hash.
                     sleep_until(last_login + LOGIN_INTERVAL).await;
                     server.log_in_again().await?;
@@ -214,7 +214,7 @@ impl Inner {
         host: &str,
         failures: &mut usize,
         was_read: &mut bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ServerError> {
         let Some((keys, revision)) = server.read(&self.layout).await? else { return Ok(()) };
         let mut changes = server.watch(revision + 1).await?;
         let topics = {
@@ -240,7 +240,7 @@ impl Inner {
         loop {
             let due = self.state.lock().reports.due().unwrap_or(reread).min(reread);
             let change = timeout_at(due, changes.message()).await;
-            self.tell_lasting();
+            self.report_overdue();
             let Ok(change) = change else {
                 if Instant::now() >= reread {
                     return Ok(());
@@ -272,7 +272,7 @@ impl Inner {
     }
 
     /// Reports what can't be used and might have passed, but has not.
-    fn tell_lasting(&self) {
+    fn report_overdue(&self) {
         let lasting = {
             let mut state = self.state.lock();
             if state.reports.due().is_none_or(|due| due > Instant::now()) {
@@ -281,9 +281,9 @@ impl Inner {
             // What nobody watches any more is nobody's trouble.
             let topics = state.publishers.topics();
             state.reports.retain(|topic| topics.binary_search(topic).is_ok());
-            state.reports.lasting()
+            state.reports.take_overdue()
         };
-        lasting.iter().for_each(|entry| contain(|| tell(entry, &self.events)));
+        lasting.iter().for_each(|entry| contain(|| publish_bad_entry(entry, &self.events)));
     }
 
     /// Applies what a watch tells. `affected` are the topics whose views may be others now.
@@ -303,7 +303,7 @@ impl Inner {
         loop {
             {
                 let mut state = self.state.lock();
-                for topic in topics.by_ref().take(PORTION) {
+                for topic in topics.by_ref().take(VIEWS_PER_TURN) {
                     let publishers = state.publishers.of(&topic);
                     if !publishers.is_empty() {
                         let (view, bad) = state.keys.view(&topic, &self.layout);

@@ -16,9 +16,9 @@ use tokio::{sync::watch, time::timeout_at};
 use crate::{
     Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
     backend::{
-        bad_entries::Reports,
+        bad_entries::BadEntryReports,
         connect_string::ConnectString,
-        deadline::{LONGEST, after, setting},
+        deadline::{MAX_DURATION, after, setting},
         notices::{Notice, Notices},
         publishers::Publishers,
         registry::Layout,
@@ -27,7 +27,7 @@ use crate::{
     view::ViewSource,
 };
 use read::Keys;
-use refusal::Refusal;
+use refusal::RefusalBackoff;
 
 /// Settings of [`EtcdDiscovery`]. A duration of zero is refused; one below 10 ms is taken as 10 ms, and a
 /// `reread_interval` below 100 ms as 100 ms.
@@ -54,19 +54,19 @@ pub struct EtcdConfig {
 }
 
 /// The least that the settings may be, and what their sum with a point in time can bear.
-const SHORTEST: Duration = Duration::from_millis(10);
-const SHORTEST_REREAD: Duration = Duration::from_millis(100);
+const MIN_DURATION: Duration = Duration::from_millis(10);
+const MIN_REREAD: Duration = Duration::from_millis(100);
 
 impl EtcdConfig {
     /// The settings within their limits.
     fn checked(mut self) -> Result<Self, DiscoveryError> {
         let limited = |name, value: &mut Duration, shortest| {
-            setting(name, *value, shortest, LONGEST).map(|checked| *value = checked)
+            setting(name, *value, shortest, MAX_DURATION).map(|checked| *value = checked)
         };
-        limited("connect_timeout", &mut self.connect_timeout, SHORTEST)?;
-        limited("call_timeout", &mut self.call_timeout, SHORTEST)?;
-        limited("keep_alive", &mut self.keep_alive, SHORTEST)?;
-        limited("reread_interval", &mut self.reread_interval, SHORTEST_REREAD)?;
+        limited("connect_timeout", &mut self.connect_timeout, MIN_DURATION)?;
+        limited("call_timeout", &mut self.call_timeout, MIN_DURATION)?;
+        limited("keep_alive", &mut self.keep_alive, MIN_DURATION)?;
+        limited("reread_interval", &mut self.reread_interval, MIN_REREAD)?;
         Ok(self)
     }
 }
@@ -121,7 +121,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     keys: Keys,
-    reports: Reports<Topic>,
+    reports: BadEntryReports<Topic>,
     publishers: Publishers,
     /// The number of calls that wait for the keys to be read, or are reading them.
     waiting: usize,
@@ -129,7 +129,7 @@ struct State {
     connected: bool,
     host: usize,
     /// The last answer of etcd that it may not be read, until it was.
-    refusal: Option<Refusal>,
+    refusal: Option<RefusalBackoff>,
 }
 
 #[derive(Clone, Debug)]
@@ -142,9 +142,9 @@ enum SyncState {
 }
 
 /// One of the calls that wait for the keys.
-struct Waiting<'a>(&'a Inner);
+struct WaitingCall<'a>(&'a Inner);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         self.0.state.lock().waiting -= 1;
     }
@@ -188,7 +188,7 @@ impl EtcdDiscovery {
     }
 
     /// Waits until the keys are those of the registry. They are followed from then on until nobody needs them.
-    async fn synced(&self) -> Result<Waiting<'_>, DiscoveryError> {
+    async fn synced(&self) -> Result<WaitingCall<'_>, DiscoveryError> {
         runtime()?;
         let inner = &self.inner;
         let mut sync = inner.sync.subscribe();
@@ -198,11 +198,11 @@ impl EtcdDiscovery {
         }
         let waiting = {
             let mut state = inner.state.lock();
-            if let Some(refused) = state.refusal.as_ref().and_then(Refusal::standing) {
+            if let Some(refused) = state.refusal.as_ref().and_then(RefusalBackoff::active_error) {
                 return Err(refused);
             }
             state.waiting += 1;
-            Waiting(inner)
+            WaitingCall(inner)
         };
         let limit = inner.config.connect_timeout;
         let settled = async {
@@ -290,10 +290,10 @@ impl ViewSource for Inner {
         let [followed, panicking, inner] = [(); 3].map(|()| Arc::clone(&self));
         let panicked = move |panic: &str| {
             let text = format!("following etcd panicked, and is begun again: {panic}");
-            panicking.lost(SyncState::Lost(DiscoveryError::new(DiscoveryErrorKind::Failed, text)));
+            panicking.set_lost(SyncState::Lost(DiscoveryError::new(DiscoveryErrorKind::Failed, text)));
         };
         let follow = move || Arc::clone(&followed).follow();
-        self.task.ensure("etcd follower", follow, panicked, move || inner.is_needed())
+        self.task.ensure_running("etcd follower", follow, panicked, move || inner.is_needed())
     }
 }
 

@@ -7,7 +7,7 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use crate::{
     TopicView,
     backend::{
-        bad_entries::Bad,
+        bad_entries::UnusableEntry,
         registry::{Child, Layout, ViewBuilder, parse_addr, parse_partitions},
     },
 };
@@ -104,7 +104,7 @@ impl Keys {
     }
 
     /// The view of a topic, without what can't be used, and a list of that.
-    pub(super) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<Bad>) {
+    pub(super) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<UnusableEntry>) {
         let mut builder = ViewBuilder::new(topic, layout);
         let mut names: BTreeMap<BrokerId, &str> = BTreeMap::new();
         for (name, entry) in self.topics.get(topic).into_iter().flatten() {
@@ -191,7 +191,7 @@ mod tests {
         let (view, bad) = keys.view(&topic(), &layout);
         let partitions: Vec<_> = view.partitions().iter().map(ToString::to_string).collect();
         assert_eq!(partitions, ["0-0", "3-0"]);
-        let mut paths: Vec<_> = bad.iter().map(|bad| (bad.entry.path.as_str(), bad.may_pass)).collect();
+        let mut paths: Vec<_> = bad.iter().map(|bad| (bad.entry.path.as_str(), bad.is_transient)).collect();
         paths.sort_unstable();
         assert_eq!(
             paths,

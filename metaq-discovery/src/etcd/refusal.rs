@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
 /// Pauses after refusals double from the first to the last: each attempt to log in costs the server a slow hash.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The codes of gRPC for a call that is not permitted, and for one of nobody known.
 const PERMISSION_DENIED: i32 = 7;
@@ -17,7 +17,7 @@ const UNAUTHENTICATED: i32 = 16;
 
 /// The texts of etcd for calls that fail in the same way until somebody changes users, roles or settings. The codes of these
 /// answers are also used for other failures.
-const LASTING: [&str; 5] = [
+const PERMANENT_ERRORS: [&str; 5] = [
     "authentication failed",
     "authentication is not enabled",
     "permission denied",
@@ -31,7 +31,7 @@ const STALE_LOGIN: [&str; 2] = ["invalid auth token", "revision of auth store is
 
 /// An answer of a server that it may not be read.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct AccessRefused {
     pub(super) host: String,
     /// The name that it was asked under.
     pub(super) user: Option<String>,
@@ -41,9 +41,9 @@ pub(super) struct Refused {
     pub(super) reason: String,
 }
 
-impl Refused {
+impl AccessRefused {
     /// Whether logging in again at once may help.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_stale_login(&self) -> bool {
         is_one_of(&STALE_LOGIN, &self.reason)
     }
 
@@ -60,15 +60,15 @@ impl Refused {
 }
 
 /// The reason why an error will last; none for others.
-pub(super) fn lasting_reason(error: &Error) -> Option<String> {
+pub(super) fn permanent_reason(error: &Error) -> Option<String> {
     let Error::GRpcStatus(status) = error else { return None };
     let denied = [PERMISSION_DENIED, UNAUTHENTICATED].contains(&(status.code() as i32));
-    (denied || lasts(status.message())).then(|| status.message().to_owned())
+    (denied || is_access_error(status.message())).then(|| status.message().to_owned())
 }
 
 /// Whether this is what etcd says to those who may not read.
-pub(super) fn lasts(reason: &str) -> bool {
-    is_one_of(&LASTING, reason) || is_one_of(&STALE_LOGIN, reason)
+pub(super) fn is_access_error(reason: &str) -> bool {
+    is_one_of(&PERMANENT_ERRORS, reason) || is_one_of(&STALE_LOGIN, reason)
 }
 
 fn is_one_of(texts: &[&str], reason: &str) -> bool {
@@ -77,25 +77,25 @@ fn is_one_of(texts: &[&str], reason: &str) -> bool {
 
 /// The last of one or more refusals in a row.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct RefusalBackoff {
     pub(super) error: DiscoveryError,
     pub(super) reason: String,
     pub(super) next_attempt: Instant,
     pause: Duration,
 }
 
-impl Refusal {
+impl RefusalBackoff {
     /// A refusal, and the one before it if nothing was read in between.
-    pub(super) fn after(former: Option<&Self>, refused: Refused) -> Self {
+    pub(super) fn after(former: Option<&Self>, refused: AccessRefused) -> Self {
         let now = Instant::now();
         // A pause that nobody has waited for lately tells nothing of how often the servers are asked.
-        let recent = former.filter(|former| now < former.next_attempt + 2 * LAST_PAUSE);
-        let pause = recent.map_or(FIRST_PAUSE, |former| (former.pause * 2).min(LAST_PAUSE));
+        let recent = former.filter(|former| now < former.next_attempt + 2 * MAX_BACKOFF);
+        let pause = recent.map_or(INITIAL_BACKOFF, |former| (former.pause * 2).min(MAX_BACKOFF));
         Self { error: refused.error(), reason: refused.reason, next_attempt: now + pause, pause }
     }
 
     /// The error for a call that comes before etcd is asked again.
-    pub(super) fn standing(&self) -> Option<DiscoveryError> {
+    pub(super) fn active_error(&self) -> Option<DiscoveryError> {
         let left = self.next_attempt.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         let text = format!("{}; it is asked again in {} ms", self.error, left.as_millis().max(1));
         Some(DiscoveryError::new(self.error.kind(), text))
@@ -106,8 +106,8 @@ impl Refusal {
 mod tests {
     use super::*;
 
-    fn refused() -> Refused {
-        Refused {
+    fn refused() -> AccessRefused {
+        AccessRefused {
             host: "h:1".to_owned(),
             user: Some("metaq".to_owned()),
             prefix: "/meta/brokers/".to_owned(),
@@ -117,19 +117,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_half_a_minute_and_begin_anew_after_a_long_rest() {
-        let mut refusal = Refusal::after(None, refused());
+        let mut refusal = RefusalBackoff::after(None, refused());
         let mut pauses = Vec::new();
         for _ in 0..8 {
             pauses.push((refusal.next_attempt - Instant::now()).as_millis());
             tokio::time::advance(refusal.next_attempt - Instant::now()).await;
-            assert!(refusal.standing().is_none());
-            refusal = Refusal::after(Some(&refusal), refused());
+            assert!(refusal.active_error().is_none());
+            refusal = RefusalBackoff::after(Some(&refusal), refused());
         }
         assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
         tokio::time::advance(Duration::from_secs(200)).await;
-        refusal = Refusal::after(Some(&refusal), refused());
+        refusal = RefusalBackoff::after(Some(&refusal), refused());
         assert_eq!(
-            refusal.standing().unwrap().to_string(),
+            refusal.active_error().unwrap().to_string(),
             "etcd at h:1 refuses to be read as \"metaq\": etcdserver: permission denied; the right to read all keys \
              that begin with /meta/brokers/ is needed; it is asked again in 500 ms"
         );

@@ -13,19 +13,19 @@ use super::{
     Inner,
     call_error::CallError,
     read::Keys,
-    refusal::{Refused, lasting_reason, lasts},
+    refusal::{AccessRefused, is_access_error, permanent_reason},
 };
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, backend::registry::Layout, panics::log};
 
 /// The largest number of keys that are read at a time. Fewer are if the answer would be longer than the client library decodes,
 /// which is 4 MiB.
-const PORTION: i64 = 1000;
+const MAX_KEYS_PER_READ: i64 = 1000;
 
 /// The average length of answers to aim at, in bytes.
-const ANSWER: usize = 1 << 20;
+const TARGET_RESPONSE_BYTES: usize = 1 << 20;
 
 /// The log text when the revision that comes next is gone.
-const FORGOTTEN: &str = "etcd forgot changes that were to come; all is read anew";
+const COMPACTED: &str = "etcd forgot changes that were to come; all is read anew";
 
 /// The call that fails when the keys can't be read.
 const READ: &str = "read the registry";
@@ -35,15 +35,15 @@ const OUT_OF_RANGE: i32 = 11;
 
 /// The reason why a server can't be followed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum ServerError {
     /// It may not be read. Others of the same cluster would say the same.
-    Refused(Refused),
+    Refused(AccessRefused),
     /// Logging in took too long, which costs the server as much as a refusal does.
     Login(DiscoveryError),
     Other(DiscoveryError),
 }
 
-impl From<DiscoveryError> for Failure {
+impl From<DiscoveryError> for ServerError {
     fn from(error: DiscoveryError) -> Self {
         Self::Other(error)
     }
@@ -62,7 +62,7 @@ fn is_compacted(error: &Error) -> bool {
 }
 
 /// The server, the keys that are asked for, and the credentials.
-struct Question<'a> {
+struct CallContext<'a> {
     host: &'a str,
     user: Option<&'a str>,
     /// The prefix of all keys of the registry.
@@ -70,30 +70,34 @@ struct Question<'a> {
     call_timeout: Duration,
 }
 
-impl Question<'_> {
+impl CallContext<'_> {
     /// Awaits `call`, for which the server has the time of one call.
-    async fn ask<T>(&self, what: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    async fn ask<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, ServerError> {
         self.within(what, call).await?.map_err(|error| self.failed(what, error))
     }
 
-    async fn log_in<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    async fn log_in<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, ServerError> {
         let what = "let us in";
         match self.within(what, call).await {
             Ok(answer) => answer.map_err(|error| self.failed(what, error)),
-            Err(Failure::Other(late)) if self.user.is_some() => Err(Failure::Login(late)),
+            Err(ServerError::Other(late)) if self.user.is_some() => Err(ServerError::Login(late)),
             Err(failure) => Err(failure),
         }
     }
 
-    async fn within<T>(&self, what: &str, call: impl Future<Output = T>) -> Result<T, Failure> {
+    async fn within<T>(&self, what: &str, call: impl Future<Output = T>) -> Result<T, ServerError> {
         timeout(self.call_timeout, call).await.map_err(|_| {
             let text = format!("etcd at {} did not {what} within {:?}", self.host, self.call_timeout);
             DiscoveryError::new(DiscoveryErrorKind::Unreachable, text).into()
         })
     }
 
-    fn failed(&self, what: &str, error: Error) -> Failure {
-        match lasting_reason(&error) {
+    fn failed(&self, what: &str, error: Error) -> ServerError {
+        match permanent_reason(&error) {
             Some(reason) => self.refused(reason),
             None => {
                 let text = format!("etcd at {} failed to {what}", self.host);
@@ -102,8 +106,8 @@ impl Question<'_> {
         }
     }
 
-    fn refused(&self, reason: String) -> Failure {
-        Failure::Refused(Refused {
+    fn refused(&self, reason: String) -> ServerError {
+        ServerError::Refused(AccessRefused {
             host: self.host.to_owned(),
             user: self.user.map(str::to_owned),
             prefix: self.prefix.clone(),
@@ -115,39 +119,39 @@ impl Question<'_> {
 /// A server that was connected to.
 pub(super) struct Server<'a> {
     client: Client,
-    question: Question<'a>,
+    context: CallContext<'a>,
 }
 
 impl<'a> Server<'a> {
-    pub(super) async fn connect(inner: &'a Inner, host: &'a str) -> Result<Self, Failure> {
+    pub(super) async fn connect(inner: &'a Inner, host: &'a str) -> Result<Self, ServerError> {
         let config = &inner.config;
-        let question = Question {
+        let context = CallContext {
             host,
             user: config.credentials.as_ref().map(Credentials::name),
             prefix: inner.layout.brokers(),
             call_timeout: config.call_timeout,
         };
         let connect = Client::connect([host], Some(options(inner, host)?));
-        let client = question.log_in(Box::pin(connect)).await?;
-        Ok(Self { client, question })
+        let client = context.log_in(Box::pin(connect)).await?;
+        Ok(Self { client, context })
     }
 
     /// Logs in once more, as the server has forgotten that it has let us in.
-    pub(super) async fn log_in_again(&self) -> Result<(), Failure> {
-        self.question.log_in(Box::pin(self.client.refresh_token())).await
+    pub(super) async fn log_in_again(&self) -> Result<(), ServerError> {
+        self.context.log_in(Box::pin(self.client.refresh_token())).await
     }
 
     /// All keys of the registry, and the revision at which they were read; none if that was forgotten meanwhile, and
     /// all is to be read anew.
-    pub(super) async fn read(&mut self, layout: &Layout) -> Result<Option<(Keys, i64)>, Failure> {
-        let (mut keys, mut revision, mut portion) = (Keys::default(), 0, PORTION);
-        let mut from = self.question.prefix.clone().into_bytes();
+    pub(super) async fn read(&mut self, layout: &Layout) -> Result<Option<(Keys, i64)>, ServerError> {
+        let (mut keys, mut revision, mut portion) = (Keys::default(), 0, MAX_KEYS_PER_READ);
+        let mut from = self.context.prefix.clone().into_bytes();
         loop {
             let options = GetOptions::new().with_limit(portion).with_revision(revision);
             let (mut answer, is_whole) = match self.range(&from, options.clone()).await? {
                 Ok(answer) => (answer, true),
                 Err(error) if is_compacted(&error) => {
-                    log(|| tracing::info!(host = self.question.host, "{FORGOTTEN}"));
+                    log(|| tracing::info!(host = self.context.host, "{COMPACTED}"));
                     return Ok(None);
                 }
                 Err(error) if is_too_long(&error) && portion > 1 => {
@@ -157,9 +161,9 @@ impl<'a> Server<'a> {
                 Err(error) if is_too_long(&error) => match self.range(&from, options.with_keys_only()).await?
                 {
                     Ok(answer) => (answer, false),
-                    Err(error) => return Err(self.question.failed(READ, error)),
+                    Err(error) => return Err(self.context.failed(READ, error)),
                 },
-                Err(error) => return Err(self.question.failed(READ, error)),
+                Err(error) => return Err(self.context.failed(READ, error)),
             };
             if revision == 0 {
                 revision = answer.header().map_or(0, |header| header.revision());
@@ -179,9 +183,11 @@ impl<'a> Server<'a> {
             if !answer.more() {
                 return Ok(Some((keys, revision)));
             }
-            let fitting = ANSWER * count / length.max(1);
+            let fitting = TARGET_RESPONSE_BYTES * count / length.max(1);
             // One long value is often followed by others.
-            portion = i64::try_from(fitting).unwrap_or(PORTION).clamp(1, PORTION.min(portion * 4));
+            portion = i64::try_from(fitting)
+                .unwrap_or(MAX_KEYS_PER_READ)
+                .clamp(1, MAX_KEYS_PER_READ.min(portion * 4));
         }
     }
 
@@ -190,27 +196,27 @@ impl<'a> Server<'a> {
         &mut self,
         from: &[u8],
         options: GetOptions,
-    ) -> Result<Result<GetResponse, Error>, Failure> {
+    ) -> Result<Result<GetResponse, Error>, ServerError> {
         // The slash at the end of the prefix made one greater is behind all of its keys.
-        let prefix = self.question.prefix.as_bytes();
+        let prefix = self.context.prefix.as_bytes();
         let end = [&prefix[..prefix.len() - 1], b"0"].concat();
-        self.question.within("answer", self.client.get(from, Some(options.with_range(end)))).await
+        self.context.within("answer", self.client.get(from, Some(options.with_range(end)))).await
     }
 
     /// The changes of the registry from a revision on.
-    pub(super) async fn watch(&mut self, revision: i64) -> Result<WatchStream, Failure> {
+    pub(super) async fn watch(&mut self, revision: i64) -> Result<WatchStream, ServerError> {
         // Without fragments, what many changes make up may be longer than the client library decodes.
         let options = WatchOptions::new().with_prefix().with_start_revision(revision).with_fragment();
-        let watch = self.client.watch(self.question.prefix.as_str(), Some(options));
-        self.question.ask("watch", watch).await
+        let watch = self.client.watch(self.context.prefix.as_str(), Some(options));
+        self.context.ask("watch", watch).await
     }
 
     /// Receives the next changes of a watch; none if all is to be read again.
     pub(super) fn change(
         &self,
         received: Result<Option<WatchResponse>, Error>,
-    ) -> Result<Option<WatchResponse>, Failure> {
-        let host = self.question.host;
+    ) -> Result<Option<WatchResponse>, ServerError> {
+        let host = self.context.host;
         let change = match received {
             Ok(Some(change)) => change,
             Ok(None) => {
@@ -221,17 +227,17 @@ impl<'a> Server<'a> {
                 log(|| tracing::info!(host, %error, "a change is too long to be received; all is read anew"));
                 return Ok(None);
             }
-            Err(error) => return Err(self.question.failed("watch", error)),
+            Err(error) => return Err(self.context.failed("watch", error)),
         };
         // The stream stays open then, without an error and without any change.
         if change.canceled() {
             if change.compact_revision() > 0 {
-                log(|| tracing::info!(host, revision = change.compact_revision(), "{FORGOTTEN}"));
+                log(|| tracing::info!(host, revision = change.compact_revision(), "{COMPACTED}"));
                 return Ok(None);
             }
             let reason = change.cancel_reason();
-            if lasts(reason) {
-                return Err(self.question.refused(reason.to_owned()));
+            if is_access_error(reason) {
+                return Err(self.context.refused(reason.to_owned()));
             }
             let text = format!("etcd at {host} ended the watch: {reason}");
             return Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text).into());

@@ -1,8 +1,8 @@
 //! Brokers that are named in a file.
 
-mod look;
 mod parse;
 mod read;
+mod scan;
 
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
     TopicWatch,
     backend::{
-        bad_entries::{Bad, Reports},
+        bad_entries::{BadEntryReports, UnusableEntry},
         deadline::after,
         notices::{Notice, Notices},
         publishers::Publishers,
@@ -27,14 +27,14 @@ use crate::{
     view::ViewSource,
 };
 
-use look::{Looks, Memory, Seen};
-use parse::{Parsed, Said};
+use parse::{FileContent, Parsed};
+use scan::{LastRead, ScanResult, Scans};
 
 /// The interval at which the file is looked at, and for which new contents have to stay to count.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time for which a call waits for the contents of the file to stay.
-const RESTLESS: Duration = Duration::from_secs(5);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Brokers that are named in a TOML or JSON file, which is read again when it changes.
 ///
@@ -67,11 +67,11 @@ pub struct FileDiscovery {
 
 struct Inner {
     path: PathBuf,
-    looks: watch::Sender<Looks>,
+    scans: watch::Sender<Scans>,
     /// Held by the thread that reads the file.
     reading: Mutex<()>,
-    memory: Mutex<Option<Memory>>,
-    judged: Mutex<Judged>,
+    last_read: Mutex<Option<LastRead>>,
+    scan_state: Mutex<ScanState>,
     state: Mutex<State>,
     events: EventPublisher,
     notices: Notices,
@@ -81,24 +81,24 @@ struct Inner {
 
 /// The state of the looks so far.
 #[derive(Debug, Default)]
-struct Judged {
+struct ScanState {
     /// The contents that counted last.
     settled: Option<Parsed>,
     /// The contents that don't count yet, and the look that saw them first.
     unsettled: Option<(Parsed, Instant)>,
     /// Since when it has said other things than what counts.
-    restless: Option<Instant>,
+    unsettled_since: Option<Instant>,
     /// Whether that has been told.
-    is_told: bool,
+    is_reported: bool,
     /// Whether the file could be read the last time.
     readable: bool,
-    reports: Reports<()>,
+    reports: BadEntryReports<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The contents that count, or that counted before they were malformed.
-    said: Arc<Said>,
+    content: Arc<FileContent>,
     publishers: Publishers,
     closed: bool,
 }
@@ -112,17 +112,17 @@ enum Settled {
 }
 
 /// The verdict on a look.
-type Outcome = Result<Settled, DiscoveryError>;
+type ScanOutcome = Result<Settled, DiscoveryError>;
 
 impl FileDiscovery {
     /// A discovery that reads `path`, which is not opened before the first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let inner = Inner {
             path: path.into(),
-            looks: watch::Sender::default(),
+            scans: watch::Sender::default(),
             reading: Mutex::default(),
-            memory: Mutex::default(),
-            judged: Mutex::default(),
+            last_read: Mutex::default(),
+            scan_state: Mutex::default(),
             state: Mutex::default(),
             events: EventPublisher::default(),
             notices: Notices::default(),
@@ -136,7 +136,7 @@ impl fmt::Debug for FileDiscovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (topics, closed) = {
             let state = self.inner.state.lock();
-            (state.said.views.len(), state.closed)
+            (state.content.views.len(), state.closed)
         };
         let mut shown = f.debug_struct("FileDiscovery");
         shown.field("path", &self.inner.path).field("topics", &topics).field("closed", &closed);
@@ -154,7 +154,7 @@ impl Discovery for FileDiscovery {
             if state.closed {
                 return Err(DiscoveryError::closed());
             }
-            let view = state.said.view(topic);
+            let view = state.content.view(topic);
             state.publishers.watch(view)
         };
         Arc::clone(inner).ensure_followed()?;
@@ -163,8 +163,8 @@ impl Discovery for FileDiscovery {
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         self.inner.settle().await?;
-        let said = Arc::clone(&self.inner.state.lock().said);
-        Ok(said.views.keys().cloned().collect())
+        let content = Arc::clone(&self.inner.state.lock().content);
+        Ok(content.views.keys().cloned().collect())
     }
 
     fn events(&self) -> DiscoveryEvents {
@@ -190,33 +190,33 @@ impl ViewSource for Inner {
         }
         let (followed, inner) = (Arc::clone(&self), Arc::clone(&self));
         let follow = move || Arc::clone(&followed).follow();
-        self.task.ensure("file follower", follow, |_| {}, move || inner.is_needed())
+        self.task.ensure_running("file follower", follow, |_| {}, move || inner.is_needed())
     }
 }
 
 impl Inner {
-    /// Looks at the file until what it says counts. When it doesn't stay as it is, what counted before does.
+    /// Scans at the file until what it says counts. When it doesn't stay as it is, what counted before does.
     ///
     /// # Errors
     /// When it can't be read, or used.
     async fn settle(self: &Arc<Self>) -> Result<(), DiscoveryError> {
         runtime()?;
-        let deadline = after(RESTLESS);
+        let deadline = after(SETTLE_TIMEOUT);
         loop {
             if self.state.lock().closed {
                 return Err(DiscoveryError::closed());
             }
-            if self.look().await? == Settled::Yes {
+            if self.scan().await? == Settled::Yes {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return self.former();
+                return self.last_settled();
             }
             sleep(INTERVAL).await;
         }
     }
 
-    /// Looks at the file until nobody watches a topic any more.
+    /// Scans at the file until nobody watches a topic any more.
     async fn follow(self: Arc<Self>) {
         loop {
             sleep(INTERVAL).await;
@@ -224,7 +224,7 @@ impl Inner {
                 return;
             }
             // What is wrong has been told; the last views hold.
-            let _ = self.look().await;
+            let _ = self.scan().await;
         }
     }
 
@@ -234,15 +234,16 @@ impl Inner {
     }
 
     /// The result of a call that finds nothing new that counts.
-    fn former(&self) -> Result<(), DiscoveryError> {
-        let settled = self.judged.lock().settled.clone();
+    fn last_settled(&self) -> Result<(), DiscoveryError> {
+        let settled = self.scan_state.lock().settled.clone();
         match &settled {
             Some(Ok(_)) => Ok(()),
             Some(Err(reason)) => Err(self.malformed(reason)),
             None => {
                 let path = self.path.display();
-                let text =
-                    format!("the file of brokers {path} said something else at each look for {RESTLESS:?}");
+                let text = format!(
+                    "the file of brokers {path} said something else at each look for {SETTLE_TIMEOUT:?}"
+                );
                 Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text))
             }
         }
@@ -254,23 +255,28 @@ impl Inner {
     }
 
     /// Brings the views in line with what a look that began at `begun` saw, and tells what is new. One look at a time.
-    fn take_in(&self, begun: Instant, seen: io::Result<Seen>) -> Outcome {
+    fn apply_scan(&self, begun: Instant, result: io::Result<ScanResult>) -> ScanOutcome {
         if self.state.lock().closed {
             return Err(DiscoveryError::closed());
         }
-        let outcome = self.judge(&mut self.judged.lock(), begun, seen);
+        let outcome = self.evaluate(&mut self.scan_state.lock(), begun, result);
         self.notices.deliver(&self.events);
         outcome
     }
 
-    /// [`take_in`](Self::take_in), but that what is to be told is queued.
-    fn judge(&self, judged: &mut Judged, begun: Instant, seen: io::Result<Seen>) -> Outcome {
+    /// [`apply_scan`](Self::apply_scan), but that what is to be told is queued.
+    fn evaluate(
+        &self,
+        scan_state: &mut ScanState,
+        begun: Instant,
+        result: io::Result<ScanResult>,
+    ) -> ScanOutcome {
         let path = self.path.display();
-        let Seen { content, quiet_for } = match seen {
-            Ok(seen) => seen,
+        let ScanResult { content, quiet_for } = match result {
+            Ok(result) => result,
             Err(error) => {
-                (judged.unsettled, judged.restless) = (None, None);
-                if std::mem::take(&mut judged.readable) {
+                (scan_state.unsettled, scan_state.unsettled_since) = (None, None);
+                if std::mem::take(&mut scan_state.readable) {
                     let text =
                         format!("the file of brokers {path} can't be read; the last views hold: {error}");
                     self.notices.push(Notice::Warning(text));
@@ -280,29 +286,31 @@ impl Inner {
                 return Err(DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error));
             }
         };
-        if !std::mem::replace(&mut judged.readable, true) {
+        if !std::mem::replace(&mut scan_state.readable, true) {
             self.notices.push(Notice::Event(DiscoveryEvent::Connected));
         }
-        let is_new = judged.settled.as_ref() != Some(&content);
-        if is_new && !judged.counts(&content, begun, quiet_for) {
-            let restless = *judged.restless.get_or_insert(begun);
-            if begun.duration_since(restless) >= RESTLESS && !std::mem::replace(&mut judged.is_told, true) {
+        let is_new = scan_state.settled.as_ref() != Some(&content);
+        if is_new && !scan_state.counts(&content, begun, quiet_for) {
+            let unsettled_since = *scan_state.unsettled_since.get_or_insert(begun);
+            if begun.duration_since(unsettled_since) >= SETTLE_TIMEOUT
+                && !std::mem::replace(&mut scan_state.is_reported, true)
+            {
                 let text = format!(
-                    "the file of brokers {path} has said something else at each look for {RESTLESS:?}; the last views hold"
+                    "the file of brokers {path} has said something else at each look for {SETTLE_TIMEOUT:?}; the last views hold"
                 );
                 self.notices.push(Notice::Warning(text));
             }
             return Ok(Settled::NotYet);
         }
-        (judged.unsettled, judged.restless, judged.is_told) = (None, None, false);
+        (scan_state.unsettled, scan_state.unsettled_since, scan_state.is_reported) = (None, None, false);
         // Equal, but with the time of reading that the views share.
-        let content = if is_new { content } else { judged.settled.clone().unwrap_or(content) };
-        if let Ok(said) = &content {
-            said.read_time.set(begun);
+        let content = if is_new { content } else { scan_state.settled.clone().unwrap_or(content) };
+        if let Ok(content) = &content {
+            content.read_time.set(begun);
         }
         if is_new {
-            judged.settled = Some(content.clone());
-            self.publish(judged, &content);
+            scan_state.settled = Some(content.clone());
+            self.publish(scan_state, &content);
         }
         match &content {
             Ok(_) => Ok(Settled::Yes),
@@ -311,27 +319,27 @@ impl Inner {
     }
 
     /// Puts content that counts in place of the former; what is to be told is queued.
-    fn publish(&self, judged: &mut Judged, content: &Parsed) {
+    fn publish(&self, scan_state: &mut ScanState, content: &Parsed) {
         let bad = match content {
-            Ok(said) => said.bad.clone(),
-            Err(reason) => vec![Bad::lasting(self.path.display().to_string(), reason)],
+            Ok(content) => content.bad.clone(),
+            Err(reason) => vec![UnusableEntry::permanent(self.path.display().to_string(), reason)],
         };
-        let new = judged.reports.report((), bad);
+        let new = scan_state.reports.report((), bad);
         new.into_iter().for_each(|entry| self.notices.push(Notice::BadEntry(entry)));
-        let Ok(said) = content else { return };
+        let Ok(content) = content else { return };
         let former = {
             let mut state = self.state.lock();
             for topic in state.publishers.topics() {
-                self.notices.push(Notice::View(state.publishers.of(&topic), said.view(&topic)));
+                self.notices.push(Notice::View(state.publishers.of(&topic), content.view(&topic)));
             }
-            std::mem::replace(&mut state.said, Arc::clone(said))
+            std::mem::replace(&mut state.content, Arc::clone(content))
         };
         // Which takes its time, and nobody has to wait for that.
         drop(former);
     }
 }
 
-impl Judged {
+impl ScanState {
     /// Whether new content counts that a look which began at `begun` saw.
     fn counts(&mut self, content: &Parsed, begun: Instant, quiet_for: Duration) -> bool {
         // The first content is better than nothing, unless somebody may be writing it.

@@ -6,30 +6,30 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{MAX_PARTITIONS, TopicView, backend::bad_entries::Bad, view::ReadTime};
+use crate::{MAX_PARTITIONS, TopicView, backend::bad_entries::UnusableEntry, view::ReadTime};
 
 /// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
-pub(super) type Parsed = Result<Arc<Said>, String>;
+pub(super) type Parsed = Result<Arc<FileContent>, String>;
 
 /// The contents of a file of the right shape.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct FileContent {
     pub(super) views: BTreeMap<Topic, TopicView>,
-    pub(super) bad: Vec<Bad>,
+    pub(super) bad: Vec<UnusableEntry>,
     /// That of all the views.
     pub(super) read_time: ReadTime,
 }
 
 /// The time of reading makes no difference.
-impl PartialEq for Said {
+impl PartialEq for FileContent {
     fn eq(&self, other: &Self) -> bool {
         self.views == other.views && self.bad == other.bad
     }
 }
 
-impl Eq for Said {}
+impl Eq for FileContent {}
 
-impl Said {
+impl FileContent {
     /// The view of a topic, which is empty if the file doesn't name it.
     pub(super) fn view(&self, topic: &Topic) -> TopicView {
         let view = self.views.get(topic).cloned();
@@ -46,14 +46,14 @@ struct Entries {
 }
 
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
-    let content = entries(path, bytes)?;
-    let mut said = Said::default();
+    let entries = entries(path, bytes)?;
+    let mut content = FileContent::default();
     let mut report = |entry: String, reason: String| {
-        said.bad.push(Bad::lasting(format!("{} {entry}", path.display()), reason));
+        content.bad.push(UnusableEntry::permanent(format!("{} {entry}", path.display()), reason));
     };
     // None where the address can't be used, which is reported once.
     let mut brokers = BTreeMap::new();
-    for (text, addr) in &content.brokers {
+    for (text, addr) in &entries.brokers {
         match parse_id(text).map(|id| (id, broker(addr))) {
             Ok((id, addr)) => {
                 let addr = addr.map_err(|reason| report(format!("brokers.{text}"), reason));
@@ -64,7 +64,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
     }
     // The brokers that are missing, how many topics name each, and the first of those.
     let mut missing: BTreeMap<BrokerId, (usize, &str)> = BTreeMap::new();
-    for (name, counts) in &content.topics {
+    for (name, counts) in &entries.topics {
         let topic = match Topic::new(name) {
             Ok(topic) => topic,
             Err(error) => {
@@ -72,7 +72,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
                 continue;
             }
         };
-        let mut view = TopicView::new(topic.clone()).read_at(&said.read_time);
+        let mut view = TopicView::new(topic.clone()).read_at(&content.read_time);
         for (text, count) in counts {
             match parse_id(text).and_then(|id| Ok((id, partitions(count)?))) {
                 Ok((id, count)) => match brokers.get(&id) {
@@ -83,7 +83,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
                 Err(reason) => report(format!("topics.{name}.{text}"), reason),
             }
         }
-        said.views.insert(topic, view);
+        content.views.insert(topic, view);
     }
     for (id, (count, first)) in missing {
         let topics = if count == 1 {
@@ -93,7 +93,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
         };
         report(format!("brokers.{id}"), format!("it is missing, and named by {topics}"));
     }
-    Ok(Arc::new(said))
+    Ok(Arc::new(content))
 }
 
 fn entries(path: &Path, bytes: &[u8]) -> Result<Entries, String> {
@@ -145,8 +145,8 @@ pub(super) mod tests {
 
     #[test]
     fn toml_and_json_say_the_same() {
-        let said = parse(Path::new("x.toml"), GOOD.as_bytes()).unwrap();
-        let (views, bad) = (&said.views, &said.bad);
+        let content = parse(Path::new("x.toml"), GOOD.as_bytes()).unwrap();
+        let (views, bad) = (&content.views, &content.bad);
         assert!(bad.is_empty(), "{bad:?}");
         assert_eq!(texts(views), ["a 0-0 0-1 1-0", "b 1-0"]);
         let json =
@@ -176,8 +176,8 @@ pub(super) mod tests {
             } else {
                 lines.push_str(line);
             }
-            let said = parse(Path::new("x"), lines.as_bytes()).unwrap();
-            let (views, bad) = (&said.views, &said.bad);
+            let content = parse(Path::new("x"), lines.as_bytes()).unwrap();
+            let (views, bad) = (&content.views, &content.bad);
             assert_eq!(texts(views), ["a 1-0", "b 1-0"], "{line}");
             assert_eq!(bad.len(), 1, "{line}: {bad:?}");
             let entry = &bad[0].entry;
@@ -204,11 +204,11 @@ pub(super) mod tests {
     fn a_broker_that_many_topics_miss_is_one_bad_entry() {
         let mut text = GOOD.replace("[brokers]\n", "[brokers]\n8 = \"nowhere\"\n");
         (0..500).for_each(|n| text += &format!("[topics.t{n:03}]\n1 = 1\n8 = 1\n9 = 1\n"));
-        let said = parse(Path::new("x"), text.as_bytes()).unwrap();
-        let bad: Vec<_> = said.bad.iter().map(|bad| bad.entry.to_string()).collect();
+        let content = parse(Path::new("x"), text.as_bytes()).unwrap();
+        let bad: Vec<_> = content.bad.iter().map(|bad| bad.entry.to_string()).collect();
         assert_eq!(bad.len(), 2, "{bad:?}");
         assert!(bad[0].starts_with("x brokers.8: "), "{bad:?}");
         assert_eq!(bad[1], "x brokers.9: it is missing, and named by 500 topics, the first of which is t000");
-        assert!(said.views.len() == 502 && said.views.values().all(|view| !view.is_empty()));
+        assert!(content.views.len() == 502 && content.views.values().all(|view| !view.is_empty()));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A file that has more bytes isn't read. One that names 10,000 topics of 100 brokers each has about 10 MiB.
-pub(super) const MOST_BYTES: u64 = 64 << 20;
+pub(super) const MAX_BYTES: u64 = 64 << 20;
 
 /// The coarsest clock of a file system that is in use, that of FAT.
 const RESOLUTION: Duration = Duration::from_secs(2);
@@ -57,7 +57,7 @@ impl Stamp {
 
 /// The finding of a look at the file.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ReadResult {
     /// None if the file looks like the known one.
     pub(super) bytes: Option<Vec<u8>>,
     /// None if the next content may look the same from outside.
@@ -66,7 +66,7 @@ pub(super) struct Found {
 }
 
 /// Reads a file of at most `most` bytes, unless it looks like `known`.
-pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io::Result<Found> {
+pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io::Result<ReadResult> {
     let refused = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     let file = open(path)?;
     let metadata = file.metadata()?;
@@ -80,7 +80,7 @@ pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io:
     let stamp = Stamp::of(&metadata);
     let quiet_for = stamp.quiet_for();
     if known == Some(&stamp) {
-        return Ok(Found { bytes: None, stamp: Some(stamp), quiet_for });
+        return Ok(ReadResult { bytes: None, stamp: Some(stamp), quiet_for });
     }
     let stamp = Some(stamp).filter(Stamp::is_distinct);
     let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
@@ -88,7 +88,7 @@ pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io:
     if bytes.len() as u64 > most {
         return refused(format!("it has more than {most} bytes"));
     }
-    Ok(Found { bytes: Some(bytes), stamp, quiet_for })
+    Ok(ReadResult { bytes: Some(bytes), stamp, quiet_for })
 }
 
 /// Opens a file without waiting for anybody: a pipe without a writer would keep the caller for ever.

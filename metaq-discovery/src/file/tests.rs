@@ -6,29 +6,29 @@ use super::{
 };
 
 /// A file, and looks at it at times of the test's own.
-struct Scene {
+struct Fixture {
     discovery: FileDiscovery,
     begun: Instant,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         Self { discovery: FileDiscovery::new("x.toml"), begun: Instant::now() }
     }
 
     /// A look so long after the one before, at a file that was written just before it.
-    fn look(&mut self, after: Duration, text: &str) -> Outcome {
-        self.look_at(after, text, Duration::ZERO)
+    fn scan(&mut self, after: Duration, text: &str) -> ScanOutcome {
+        self.scan_at(after, text, Duration::ZERO)
     }
 
-    fn look_at(&mut self, after: Duration, text: &str, quiet_for: Duration) -> Outcome {
+    fn scan_at(&mut self, after: Duration, text: &str, quiet_for: Duration) -> ScanOutcome {
         self.begun += after;
         let content = parse::parse(&self.discovery.inner.path, text.as_bytes());
-        self.discovery.inner.take_in(self.begun, Ok(Seen { content, quiet_for }))
+        self.discovery.inner.apply_scan(self.begun, Ok(ScanResult { content, quiet_for }))
     }
 
-    fn seen(&self) -> Vec<String> {
-        texts(&self.discovery.inner.state.lock().said.views)
+    fn views(&self) -> Vec<String> {
+        texts(&self.discovery.inner.state.lock().content.views)
     }
 }
 
@@ -38,64 +38,64 @@ const SOON: Duration = Duration::from_millis(1);
 /// A writer hasn't written all yet. Cut at the end of a line, TOML is as sound as the whole, and names fewer topics.
 #[test]
 fn what_does_not_stay_for_an_interval_spoils_no_view() {
-    let mut scene = Scene::new();
-    assert_eq!(scene.look(SOON, GOOD).unwrap(), Settled::NotYet, "somebody may be writing it");
-    assert_eq!(scene.look(INTERVAL, GOOD).unwrap(), Settled::Yes);
-    assert_eq!(scene.seen(), WHOLE);
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.scan(SOON, GOOD).unwrap(), Settled::NotYet, "somebody may be writing it");
+    assert_eq!(fixture.scan(INTERVAL, GOOD).unwrap(), Settled::Yes);
+    assert_eq!(fixture.views(), WHOLE);
     let (portion, _) = GOOD.split_at(GOOD.find("[topics.b]").unwrap());
     for portion in [portion, "", "[brokers"] {
-        assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::NotYet);
+        assert_eq!(fixture.scan(INTERVAL, portion).unwrap(), Settled::NotYet);
         // Whoever looks how often in between.
         for _ in 0..10 {
-            assert_eq!(scene.look(INTERVAL / 11, portion).unwrap(), Settled::NotYet);
+            assert_eq!(fixture.scan(INTERVAL / 11, portion).unwrap(), Settled::NotYet);
         }
-        assert_eq!(scene.look(INTERVAL, GOOD).unwrap(), Settled::Yes);
-        assert_eq!(scene.seen(), WHOLE);
+        assert_eq!(fixture.scan(INTERVAL, GOOD).unwrap(), Settled::Yes);
+        assert_eq!(fixture.views(), WHOLE);
     }
     let changed = GOOD.replace("1 = 1\n[topics.b]", "1 = 2\n[topics.b]");
-    assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::NotYet);
-    assert_eq!(scene.look(INTERVAL, &changed).unwrap(), Settled::NotYet);
-    assert_eq!(scene.seen(), WHOLE);
-    // Looks in between don't put it off either.
-    assert_eq!(scene.look(INTERVAL / 2, &changed).unwrap(), Settled::NotYet);
-    assert_eq!(scene.look(INTERVAL / 2, &changed).unwrap(), Settled::Yes);
-    assert_eq!(scene.seen(), ["a 0-0 0-1 1-0 1-1", "b 1-0"]);
-    assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::NotYet);
-    assert_eq!(scene.look(INTERVAL, portion).unwrap(), Settled::Yes, "it is meant");
-    assert_eq!(scene.seen(), ["a 0-0 0-1 1-0"]);
-    assert_eq!(scene.look(INTERVAL, "[brokers").unwrap(), Settled::NotYet);
-    assert!(scene.look(INTERVAL, "[brokers").is_err());
-    assert_eq!(scene.seen(), ["a 0-0 0-1 1-0"], "the last views hold");
+    assert_eq!(fixture.scan(INTERVAL, portion).unwrap(), Settled::NotYet);
+    assert_eq!(fixture.scan(INTERVAL, &changed).unwrap(), Settled::NotYet);
+    assert_eq!(fixture.views(), WHOLE);
+    // Scans in between don't put it off either.
+    assert_eq!(fixture.scan(INTERVAL / 2, &changed).unwrap(), Settled::NotYet);
+    assert_eq!(fixture.scan(INTERVAL / 2, &changed).unwrap(), Settled::Yes);
+    assert_eq!(fixture.views(), ["a 0-0 0-1 1-0 1-1", "b 1-0"]);
+    assert_eq!(fixture.scan(INTERVAL, portion).unwrap(), Settled::NotYet);
+    assert_eq!(fixture.scan(INTERVAL, portion).unwrap(), Settled::Yes, "it is meant");
+    assert_eq!(fixture.views(), ["a 0-0 0-1 1-0"]);
+    assert_eq!(fixture.scan(INTERVAL, "[brokers").unwrap(), Settled::NotYet);
+    assert!(fixture.scan(INTERVAL, "[brokers").is_err());
+    assert_eq!(fixture.views(), ["a 0-0 0-1 1-0"], "the last views hold");
 }
 
 #[test]
 fn the_first_content_counts_at_once_if_it_is_older_than_an_interval() {
-    let mut scene = Scene::new();
-    assert_eq!(scene.look_at(SOON, GOOD, INTERVAL).unwrap(), Settled::Yes);
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.scan_at(SOON, GOOD, INTERVAL).unwrap(), Settled::Yes);
     // Any other has to stay: the file may have been replaced by one that is older, and is being replaced again.
-    assert_eq!(scene.look_at(SOON, "[brokers]\n[topics]", INTERVAL).unwrap(), Settled::NotYet);
-    assert_eq!(scene.seen(), WHOLE);
+    assert_eq!(fixture.scan_at(SOON, "[brokers]\n[topics]", INTERVAL).unwrap(), Settled::NotYet);
+    assert_eq!(fixture.views(), WHOLE);
 }
 
 #[test]
 fn what_differs_without_saying_anything_else_counts() {
-    let mut scene = Scene::new();
-    assert_eq!(scene.look(SOON, &format!("# 1\n{GOOD}")).unwrap(), Settled::NotYet);
-    assert_eq!(scene.look(INTERVAL, &format!("# 2\n{GOOD}")).unwrap(), Settled::Yes);
-    assert_eq!(scene.look(SOON, &format!("# 3\n{GOOD}")).unwrap(), Settled::Yes);
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.scan(SOON, &format!("# 1\n{GOOD}")).unwrap(), Settled::NotYet);
+    assert_eq!(fixture.scan(INTERVAL, &format!("# 2\n{GOOD}")).unwrap(), Settled::Yes);
+    assert_eq!(fixture.scan(SOON, &format!("# 3\n{GOOD}")).unwrap(), Settled::Yes);
 }
 
 #[test]
 fn views_tell_how_old_the_last_look_is_that_they_stood() {
-    let mut scene = Scene::new();
-    scene.look_at(SOON, GOOD, INTERVAL).unwrap();
-    let view = |name: &str| scene.discovery.inner.state.lock().said.view(&Topic::new(name).unwrap());
+    let mut fixture = Fixture::new();
+    fixture.scan_at(SOON, GOOD, INTERVAL).unwrap();
+    let view = |name: &str| fixture.discovery.inner.state.lock().content.view(&Topic::new(name).unwrap());
     let views = [view("a"), view("not-there")];
-    scene.begun -= Duration::from_secs(60);
-    scene.look(SOON, GOOD).unwrap();
+    fixture.begun -= Duration::from_secs(60);
+    fixture.scan(SOON, GOOD).unwrap();
     assert!(views.iter().all(|view| view.age() >= Duration::from_secs(50)));
-    scene.begun += Duration::from_secs(60);
-    scene.look(SOON, GOOD).unwrap();
+    fixture.begun += Duration::from_secs(60);
+    fixture.scan(SOON, GOOD).unwrap();
     assert!(views.iter().all(|view| view.age() < Duration::from_secs(50)));
 }
 
@@ -164,15 +164,18 @@ async fn a_file_that_says_something_else_at_each_look_is_not_waited_for_for_ever
 
 #[test]
 fn a_file_that_never_stays_is_told_of_once_until_it_does() {
-    let mut scene = Scene::new();
-    scene.look_at(SOON, GOOD, INTERVAL).unwrap();
+    let mut fixture = Fixture::new();
+    fixture.scan_at(SOON, GOOD, INTERVAL).unwrap();
     for _ in 0..2 {
         for round in 1..40 {
             let text = GOOD.replace("h:1", &format!("h:{}", 1000 + round));
-            assert_eq!(scene.look(INTERVAL, &text).unwrap(), Settled::NotYet);
-            assert_eq!(scene.discovery.inner.judged.lock().is_told, INTERVAL * (round - 1) >= RESTLESS);
+            assert_eq!(fixture.scan(INTERVAL, &text).unwrap(), Settled::NotYet);
+            assert_eq!(
+                fixture.discovery.inner.scan_state.lock().is_reported,
+                INTERVAL * (round - 1) >= SETTLE_TIMEOUT
+            );
         }
-        assert_eq!(scene.look(INTERVAL, GOOD).unwrap(), Settled::Yes);
-        assert!(!scene.discovery.inner.judged.lock().is_told);
+        assert_eq!(fixture.scan(INTERVAL, GOOD).unwrap(), Settled::Yes);
+        assert!(!fixture.discovery.inner.scan_state.lock().is_reported);
     }
 }

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use crate::{
     Credentials, DiscoveryError,
-    backend::deadline::{LONGEST, setting},
+    backend::deadline::{MAX_DURATION, setting},
 };
 
 /// The least that settings are taken as.
-const SHORTEST: Duration = Duration::from_millis(10);
-const SHORTEST_REREAD: Duration = Duration::from_millis(100);
-const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
-const SHORTEST_SESSION: Duration = Duration::from_secs(1);
+const MIN_DURATION: Duration = Duration::from_millis(10);
+const MIN_REREAD: Duration = Duration::from_millis(100);
+const MIN_SILENCE: Duration = Duration::from_millis(100);
+const MIN_SESSION: Duration = Duration::from_secs(1);
 
 /// The protocol has milliseconds in 32 bits with a sign.
-const LONGEST_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
+const MAX_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Settings of [`ZooKeeperDiscovery`](super::ZooKeeperDiscovery). A duration of zero is refused. Shorter ones than these are
 /// taken as these: 1 s for `session_timeout`, 100 ms for `silence_timeout` and `reread_interval`, 10 ms for the others.
@@ -51,11 +51,11 @@ impl ZooKeeperConfig {
         let limited = |name, value: &mut Duration, shortest, longest| {
             setting(name, *value, shortest, longest).map(|checked| *value = checked)
         };
-        limited("session_timeout", &mut self.session_timeout, SHORTEST_SESSION, LONGEST_SESSION)?;
-        limited("connect_timeout", &mut self.connect_timeout, SHORTEST, LONGEST)?;
-        limited("silence_timeout", &mut self.silence_timeout, SHORTEST_SILENCE, LONGEST_SESSION)?;
-        limited("call_timeout", &mut self.call_timeout, SHORTEST, LONGEST)?;
-        limited("reread_interval", &mut self.reread_interval, SHORTEST_REREAD, LONGEST)?;
+        limited("session_timeout", &mut self.session_timeout, MIN_SESSION, MAX_SESSION)?;
+        limited("connect_timeout", &mut self.connect_timeout, MIN_DURATION, MAX_DURATION)?;
+        limited("silence_timeout", &mut self.silence_timeout, MIN_SILENCE, MAX_SESSION)?;
+        limited("call_timeout", &mut self.call_timeout, MIN_DURATION, MAX_DURATION)?;
+        limited("reread_interval", &mut self.reread_interval, MIN_REREAD, MAX_DURATION)?;
         Ok(self)
     }
 }

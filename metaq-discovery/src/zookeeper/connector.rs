@@ -21,8 +21,8 @@ use super::{
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, panics::catch};
 
 /// The time after which another attempt is made beside those under way, and their largest number.
-const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
-const MOST_ATTEMPTS: usize = 4;
+const ATTEMPT_DELAY: Duration = Duration::from_secs(1);
+const MAX_ATTEMPTS: usize = 4;
 
 /// Opens sessions.
 #[derive(Debug)]
@@ -40,15 +40,15 @@ pub(super) struct Connector {
 
 /// A session that was opened.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedSession {
     pub(super) client: Client,
     /// The task of the client library that serves the session; none if it was spawned past us.
-    pub(super) serving: Option<JoinHandle<()>>,
+    pub(super) session_task: Option<JoinHandle<()>>,
 }
 
 /// The reason why no session was opened.
 #[derive(Clone, Debug)]
-pub(super) enum Trouble {
+pub(super) enum ConnectError {
     /// All servers refuse us as we are configured, and will go on to.
     Refused(DiscoveryError),
     /// TLS fails with one of the servers.
@@ -100,37 +100,37 @@ impl Connector {
         &self.hosts
     }
 
-    /// Tries all servers once. `noted` is called with what is known of the trouble as long as the outcome is open.
-    pub(super) async fn connect(&self, noted: impl Fn(Trouble)) -> Result<Opened, Trouble> {
+    /// Tries all servers once. `noted` is called with what is known of the connect_error as long as the outcome is open.
+    pub(super) async fn connect(&self, noted: impl Fn(ConnectError)) -> Result<OpenedSession, ConnectError> {
         let attempt = timeout(self.connect_timeout, self.connect_once());
         #[cfg(not(feature = "tls"))]
         let attempted = attempt.await;
         #[cfg(feature = "tls")]
         let attempted = self.unless_refused(attempt, &noted).await?;
-        let trouble = match attempted {
+        let connect_error = match attempted {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error @ (Error::BadArguments(_) | Error::AuthFailed))) => {
-                return Err(Trouble::Refused(self.failed("connect to", "", error)));
+                return Err(ConnectError::Refused(self.failed("connect to", "", error)));
             }
-            Ok(Err(error)) => Trouble::Library(error),
-            Err(_) => Trouble::Silence,
+            Ok(Err(error)) => ConnectError::Library(error),
+            Err(_) => ConnectError::Silence,
         };
-        noted(trouble.clone());
+        noted(connect_error.clone());
         #[cfg(feature = "tls")]
         if let Ok(Some((refusal, lasting))) = timeout(self.connect_timeout, self.refusal()).await {
-            return Err(if lasting { Trouble::Refused(refusal) } else { Trouble::Tls(refusal) });
+            return Err(if lasting { ConnectError::Refused(refusal) } else { ConnectError::Tls(refusal) });
         }
-        Err(trouble)
+        Err(connect_error)
     }
 
     /// Tries all servers, and again beside that as long as none has answered: one that is starting lets clients in and never
     /// answers them. Fails with the first try that does while no other is under way.
-    async fn connect_once(&self) -> Result<Opened, Error> {
+    async fn connect_once(&self) -> Result<OpenedSession, Error> {
         let servers = &self.servers().await;
         let mut attempts = FuturesUnordered::new();
         let mut is_first = true;
         loop {
-            if attempts.len() < MOST_ATTEMPTS {
+            if attempts.len() < MAX_ATTEMPTS {
                 let is_first = std::mem::take(&mut is_first);
                 attempts.push(Box::pin(async move {
                     // The library tries one server after another, in any order, and stays with one that swallows packets.
@@ -142,7 +142,7 @@ impl Connector {
                     catch(attempt).await.unwrap_or_else(|panic| Err(panicked(panic)))
                 }));
             }
-            let answered = timeout(NEXT_ATTEMPT, async {
+            let answered = timeout(ATTEMPT_DELAY, async {
                 loop {
                     match attempts.next().await {
                         Some(Err(_)) if !attempts.is_empty() => {}
@@ -163,14 +163,14 @@ impl Connector {
         if self.tls.is_some() {
             return hosts;
         }
-        addresses::servers(&hosts, self.look_up, NEXT_ATTEMPT.min(self.connect_timeout / 4)).await
+        addresses::servers(&hosts, self.look_up, ATTEMPT_DELAY.min(self.connect_timeout / 4)).await
     }
 
-    async fn attempt(&self, servers: String) -> Result<Opened, Error> {
+    async fn attempt(&self, servers: String) -> Result<OpenedSession, Error> {
         let spawner = Spawner::default();
         let client = spawning(&spawner, Box::pin(self.connect_library(&servers)).as_mut()).await?;
-        let serving = spawner.spawned.lock().take();
-        Ok(Opened { client, serving })
+        let session_task = spawner.spawned.lock().take();
+        Ok(OpenedSession { client, session_task })
     }
 
     async fn connect_library(&self, servers: &str) -> Result<Client, Error> {
@@ -203,11 +203,11 @@ impl Connector {
     async fn unless_refused<T>(
         &self,
         attempt: impl Future<Output = T>,
-        noted: impl Fn(Trouble),
-    ) -> Result<T, Trouble> {
+        noted: impl Fn(ConnectError),
+    ) -> Result<T, ConnectError> {
         let mut attempt = pin!(attempt);
         let asking = async {
-            sleep(NEXT_ATTEMPT).await;
+            sleep(ATTEMPT_DELAY).await;
             self.refusal().await
         };
         let refusal = tokio::select! {
@@ -216,8 +216,8 @@ impl Connector {
             refusal = asking => refusal,
         };
         match refusal {
-            Some((refusal, true)) => return Err(Trouble::Refused(refusal)),
-            Some((refusal, false)) => noted(Trouble::Tls(refusal)),
+            Some((refusal, true)) => return Err(ConnectError::Refused(refusal)),
+            Some((refusal, false)) => noted(ConnectError::Tls(refusal)),
             None => {}
         }
         Ok(attempt.await)
@@ -230,7 +230,7 @@ impl Connector {
         let tls = self.tls.as_ref()?;
         let asked = self.hosts.split(',').map(async |host| {
             let name = crate::backend::tls::server_name("ZooKeeper", host).ok()?;
-            tls.refusal("ZooKeeper", host, &name).await
+            tls.handshake_error("ZooKeeper", host, &name).await
         });
         let answers = futures_util::future::join_all(asked).await;
         let lasting = |answer: &Option<DiscoveryError>| {
@@ -247,15 +247,15 @@ impl Connector {
     }
 
     /// The error of who has waited for a session in vain.
-    pub(super) fn unreachable(&self, trouble: Option<Trouble>) -> DiscoveryError {
+    pub(super) fn unreachable(&self, connect_error: Option<ConnectError>) -> DiscoveryError {
         let text = format!("no ZooKeeper answered at {} within {:?}", self.hosts, self.connect_timeout);
         let kind = DiscoveryErrorKind::Unreachable;
-        match trouble {
+        match connect_error {
             #[cfg(feature = "tls")]
-            Some(Trouble::Tls(error)) => DiscoveryError::with_source(kind, text, error),
-            Some(Trouble::Refused(error)) => DiscoveryError::with_source(kind, text, error),
-            Some(Trouble::Library(error)) => DiscoveryError::with_source(kind, text, error),
-            Some(Trouble::Silence) | None => DiscoveryError::new(kind, text),
+            Some(ConnectError::Tls(error)) => DiscoveryError::with_source(kind, text, error),
+            Some(ConnectError::Refused(error)) => DiscoveryError::with_source(kind, text, error),
+            Some(ConnectError::Library(error)) => DiscoveryError::with_source(kind, text, error),
+            Some(ConnectError::Silence) | None => DiscoveryError::new(kind, text),
         }
     }
 }
@@ -309,7 +309,7 @@ mod tests {
             let began = Instant::now();
             let opened = connector.connect(|_| {}).await.unwrap();
             let took = began.elapsed();
-            opened.serving.unwrap().abort();
+            opened.session_task.unwrap().abort();
             took
         });
         let longest = join_all(connections).await.into_iter().max().unwrap();

@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep_until};
 use zookeeper_client::{EventType, SessionState};
 
 use super::{
-    connector::Opened,
+    connector::OpenedSession,
     nodes::{NodeId, Nodes, Step},
     recheck::Recheck,
-    session::{Call, Happening, Session},
+    session::{Call, Session, SessionEvent},
     shared::{Inner, Reply},
 };
 use crate::{
@@ -30,21 +30,21 @@ use crate::{
 const WINDOW: usize = 128;
 
 /// The task goes on for so long before others get their turn.
-const SLICE: Duration = Duration::from_millis(1);
+const TIME_SLICE: Duration = Duration::from_millis(1);
 
 /// A client that is disconnected for so long is replaced as soon as that is possible. It would connect again by itself, but
 /// doubles its pauses without a limit: after an outage of ten seconds it may take as long again.
-const GIVE_UP: Duration = Duration::from_secs(2);
+const REPLACE_AFTER: Duration = Duration::from_secs(2);
 
 /// A server that owes answers has so much more time after it seemed silent: this process may have been stopped.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Pauses after calls that failed grow from the first to the last, in milliseconds.
-const PAUSES_MS: [u64; 4] = [50, 200, 500, 1000];
+const BACKOFF_MS: [u64; 4] = [50, 200, 500, 1000];
 
 /// The purpose of a call.
 #[derive(Debug)]
-pub(super) enum Purpose {
+pub(super) enum PendingCall {
     Node(NodeId, Step),
     /// A topic isn't there: are there any brokers?
     Brokers,
@@ -57,12 +57,12 @@ pub(super) enum Purpose {
 
 /// The reason why a session isn't followed any more.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum LeaveReason {
     Unneeded,
     /// It has ended, or is of no use.
     Lost,
     /// Another one was opened because this one stayed disconnected.
-    Replaced(Opened),
+    Replaced(OpenedSession),
     /// It holds more watches that nobody wants than others.
     Outgrown,
 }
@@ -81,7 +81,7 @@ pub(super) enum Brokers {
 /// Follows all topics by one session.
 pub(super) struct Follower<'a> {
     pub(super) inner: &'a Arc<Inner>,
-    pub(super) session: Session<Purpose>,
+    pub(super) session: Session<PendingCall>,
     pub(super) nodes: Nodes,
     /// The topics that are still to be taken up.
     pub(super) topics: VecDeque<Topic>,
@@ -89,24 +89,24 @@ pub(super) struct Follower<'a> {
     pub(super) waiting: HashMap<NodeId, Vec<Reply<TopicWatch>>>,
     pub(super) barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
     /// The callers that want to know which topics there are.
-    pub(super) listings: VecDeque<Reply<Vec<Topic>>>,
+    pub(super) topic_requests: VecDeque<Reply<Vec<Topic>>>,
     pub(super) brokers: Brokers,
     /// The topics that aren't there, until it is known whether they are to be created.
     pub(super) undecided: Vec<NodeId>,
     pub(super) recheck: Recheck,
     is_connected: bool,
-    give_up: Option<Instant>,
+    give_up_at: Option<Instant>,
     /// Opens another session meanwhile.
-    opening: Option<BoxFuture<'a, Option<Opened>>>,
+    opening: Option<BoxFuture<'a, Option<OpenedSession>>>,
     /// Calls have failed though the session is connected: nothing is sent until then.
-    hold: Option<Instant>,
+    hold_until: Option<Instant>,
     failures: usize,
     was_answered: bool,
     has_grace: bool,
 }
 
 impl<'a> Follower<'a> {
-    pub(super) fn new(inner: &'a Arc<Inner>, opened: Opened) -> Self {
+    pub(super) fn new(inner: &'a Arc<Inner>, opened: OpenedSession) -> Self {
         Self {
             inner,
             session: Session::new(opened),
@@ -114,14 +114,14 @@ impl<'a> Follower<'a> {
             topics: inner.shared.lock().topics(),
             waiting: HashMap::new(),
             barriers: VecDeque::new(),
-            listings: VecDeque::new(),
+            topic_requests: VecDeque::new(),
             brokers: Brokers::default(),
             undecided: Vec::new(),
             recheck: Recheck::new(inner.config.reread_interval),
             is_connected: true,
-            give_up: None,
+            give_up_at: None,
             opening: None,
-            hold: None,
+            hold_until: None,
             failures: 0,
             was_answered: false,
             has_grace: true,
@@ -142,7 +142,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Follows the topics until the session has to be left.
-    pub(super) async fn run(&mut self) -> End {
+    pub(super) async fn run(&mut self) -> LeaveReason {
         // It may have changed before anybody looked.
         let mut end = match self.session.state() {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => None,
@@ -150,31 +150,31 @@ impl<'a> Follower<'a> {
         };
         loop {
             let slice = std::time::Instant::now();
-            while end.is_none() && slice.elapsed() < SLICE {
-                let Some(happening) = self.session.next().now_or_never() else { break };
-                end = self.take(happening);
+            while end.is_none() && slice.elapsed() < TIME_SLICE {
+                let Some(event) = self.session.next().now_or_never() else { break };
+                end = self.handle(event);
             }
             if let Some(end) = end {
                 return end;
             }
             if !self.inner.is_needed() {
-                return End::Unneeded;
+                return LeaveReason::Unneeded;
             }
-            if self.nodes.is_littered() {
-                return End::Outgrown;
+            if self.nodes.should_rebuild() {
+                return LeaveReason::Outgrown;
             }
             self.take_requests();
             self.send();
-            while self.publish_next() && slice.elapsed() < 2 * SLICE {}
-            self.tell_lasting();
-            if let Some(lost) = self.judge_silence() {
+            while self.publish_next() && slice.elapsed() < 2 * TIME_SLICE {}
+            self.report_overdue();
+            if let Some(lost) = self.check_silence() {
                 return lost;
             }
-            if slice.elapsed() >= SLICE || self.nodes.has_ready() || !self.topics.is_empty() {
+            if slice.elapsed() >= TIME_SLICE || self.nodes.has_ready() || !self.topics.is_empty() {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let until = self.next_look();
+            let until = self.next_deadline();
             let opening = async {
                 match &mut self.opening {
                     Some(opening) => opening.await,
@@ -183,17 +183,17 @@ impl<'a> Follower<'a> {
             };
             tokio::select! {
                 biased;
-                happening = self.session.next() => end = self.take(happening),
+                event = self.session.next() => end = self.handle(event),
                 () = self.inner.wake.notified() => {}
                 opened = opening => {
                     if let Some(opened) = opened {
-                        return End::Replaced(opened);
+                        return LeaveReason::Replaced(opened);
                     }
                     self.opening = Some(self.inner.try_open().boxed());
                 }
                 () = sleep_until(until) => {
-                    if self.give_up.is_some_and(|at| at <= Instant::now()) {
-                        self.give_up = None;
+                    if self.give_up_at.is_some_and(|at| at <= Instant::now()) {
+                        self.give_up_at = None;
                         self.opening = Some(self.inner.try_open().boxed());
                     }
                 }
@@ -202,51 +202,53 @@ impl<'a> Follower<'a> {
     }
 
     /// Returns why the session is to be left, if it is.
-    fn take(&mut self, happening: Happening<Purpose>) -> Option<End> {
-        match happening {
-            Happening::Fired(node, event) => self.nodes.fired(node, event == EventType::NodeDeleted),
-            Happening::Answered(purpose, reply, watched) => self.answered(purpose, reply, watched),
-            Happening::State(state) => return self.enter(state),
-            Happening::Ending => {}
-            Happening::Died(why) => {
+    fn handle(&mut self, event: SessionEvent<PendingCall>) -> Option<LeaveReason> {
+        match event {
+            SessionEvent::Fired(node, event) => self.nodes.fired(node, event == EventType::NodeDeleted),
+            SessionEvent::Answered(pending_call, reply, watched) => {
+                self.answered(pending_call, reply, watched)
+            }
+            SessionEvent::State(state) => return self.enter(state),
+            SessionEvent::Closing => {}
+            SessionEvent::TaskEnded(why) => {
                 let session = self.session.id();
                 log(|| tracing::warn!(%session, why, "session with ZooKeeper has died; another is opened"));
-                self.inner.tell(DiscoveryEvent::Lost);
-                return Some(End::Lost);
+                self.inner.send_event(DiscoveryEvent::Lost);
+                return Some(LeaveReason::Lost);
             }
         }
         None
     }
 
-    fn enter(&mut self, state: SessionState) -> Option<End> {
+    fn enter(&mut self, state: SessionState) -> Option<LeaveReason> {
         match state {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
                 self.is_connected = true;
                 // Also if an attempt to open another one was refused meanwhile.
                 self.inner.shared.lock().open();
-                (self.give_up, self.opening, self.hold) = (None, None, None);
-                self.session.heard_at(Instant::now());
-                self.inner.tell(DiscoveryEvent::Connected);
+                (self.give_up_at, self.opening, self.hold_until) = (None, None, None);
+                self.session.set_last_activity(Instant::now());
+                self.inner.send_event(DiscoveryEvent::Connected);
                 return None;
             }
             SessionState::Disconnected => {
                 self.is_connected = false;
-                self.give_up = Some(Instant::now() + GIVE_UP);
-                self.inner.tell(DiscoveryEvent::Lost);
-                return (!self.session.is_resumable()).then_some(End::Lost);
+                self.give_up_at = Some(Instant::now() + REPLACE_AFTER);
+                self.inner.send_event(DiscoveryEvent::Lost);
+                return (!self.session.is_resumable()).then_some(LeaveReason::Lost);
             }
-            SessionState::Expired => self.inner.tell(DiscoveryEvent::Expired),
-            _ => self.inner.tell(DiscoveryEvent::Lost),
+            SessionState::Expired => self.inner.send_event(DiscoveryEvent::Expired),
+            _ => self.inner.send_event(DiscoveryEvent::Lost),
         }
-        Some(End::Lost)
+        Some(LeaveReason::Lost)
     }
 
     /// Sends what is to be read, as far as the window goes.
     fn send(&mut self) {
-        if !self.is_connected || self.hold.is_some_and(|hold| hold > Instant::now()) {
+        if !self.is_connected || self.hold_until.is_some_and(|hold| hold > Instant::now()) {
             return;
         }
-        self.hold = None;
+        self.hold_until = None;
         self.send_steps();
         if !self.nodes.has_steps() {
             self.send_rechecks();
@@ -259,14 +261,14 @@ impl<'a> Follower<'a> {
         while self.session.calls() < WINDOW {
             if let Some((node, step)) = self.nodes.next_change() {
                 self.send_step(node, step);
-            } else if let Some(reply) = self.listings.pop_front() {
+            } else if let Some(reply) = self.topic_requests.pop_front() {
                 let call = Call::Names { path: self.inner.layout.topics(), watch: false };
-                self.session.send(Purpose::Topics(reply), 0, call);
+                self.session.send(PendingCall::Topics(reply), 0, call);
             } else if let Some((node, reply)) = self.barriers.pop_front() {
                 match self.nodes.path(node) {
                     Some(path) => {
                         let call = Call::Names { path, watch: false };
-                        self.session.send(Purpose::Barrier(node, reply), node, call);
+                        self.session.send(PendingCall::Barrier(node, reply), node, call);
                     }
                     // It has gone meanwhile; who asks asks again.
                     None => drop(reply),
@@ -281,16 +283,16 @@ impl<'a> Follower<'a> {
 
     fn send_step(&mut self, node: NodeId, step: Step) {
         if let Some(call) = self.call(node, step) {
-            self.session.send(Purpose::Node(node, step), node, call);
+            self.session.send(PendingCall::Node(node, step), node, call);
         }
     }
 
     /// A call was answered, if only by an error.
-    pub(super) fn note_answer(&mut self, is_failure: bool) {
+    pub(super) fn record_reply(&mut self, is_failure: bool) {
         if is_failure {
-            let pause = PAUSES_MS[self.failures.min(PAUSES_MS.len() - 1)];
+            let pause = BACKOFF_MS[self.failures.min(BACKOFF_MS.len() - 1)];
             self.failures += 1;
-            self.hold = Some(Instant::now() + Duration::from_millis(pause));
+            self.hold_until = Some(Instant::now() + Duration::from_millis(pause));
         } else {
             self.failures = 0;
             (self.was_answered, self.has_grace) = (true, true);
@@ -299,7 +301,7 @@ impl<'a> Follower<'a> {
 
     /// Leaves a session whose server owes answers for too long. A call is never given up alone: its answer may come with a
     /// watcher, and dropping that costs what dropping a watcher does.
-    fn judge_silence(&mut self) -> Option<End> {
+    fn check_silence(&mut self) -> Option<LeaveReason> {
         let limit = self.inner.config.call_timeout;
         let silent = self.session.silent_since().filter(|_| self.is_connected)?;
         if silent + limit > Instant::now() {
@@ -307,33 +309,33 @@ impl<'a> Follower<'a> {
         }
         if std::mem::take(&mut self.has_grace) {
             let now = Instant::now();
-            self.session.heard_at(now.checked_sub(limit.saturating_sub(GRACE)).unwrap_or(now));
+            self.session.set_last_activity(now.checked_sub(limit.saturating_sub(GRACE)).unwrap_or(now));
             return None;
         }
         let hosts = self.inner.connector.hosts();
         log(|| tracing::warn!(hosts, ?limit, "ZooKeeper does not answer; another session is opened"));
-        self.inner.tell(DiscoveryEvent::Lost);
-        Some(End::Lost)
+        self.inner.send_event(DiscoveryEvent::Lost);
+        Some(LeaveReason::Lost)
     }
 
     /// The latest time at which something has to be done if nothing happens.
-    fn next_look(&self) -> Instant {
+    fn next_deadline(&self) -> Instant {
         let now = Instant::now();
         let silence = self.session.silent_since().filter(|_| self.is_connected);
         let silence = silence.map(|since| since + self.inner.config.call_timeout);
-        let is_idle = self.is_connected && self.hold.is_none() && !self.nodes.has_steps();
+        let is_idle = self.is_connected && self.hold_until.is_none() && !self.nodes.has_steps();
         let recheck = self.recheck.next().filter(|_| is_idle);
         let lasting = self.inner.reports.lock().due();
-        let hold = self.hold.filter(|_| self.is_connected);
-        let times = [silence, recheck, lasting, self.give_up, hold];
+        let hold = self.hold_until.filter(|_| self.is_connected);
+        let times = [silence, recheck, lasting, self.give_up_at, hold];
         let next = times.into_iter().flatten().min();
         next.map_or_else(|| after(Duration::MAX), |next| next.max(now))
     }
 
     /// Tells what may pass but has lasted.
-    fn tell_lasting(&self) {
+    fn report_overdue(&self) {
         if self.inner.reports.lock().due().is_some_and(|due| due <= Instant::now()) {
-            let lasting = self.inner.reports.lock().lasting();
+            let lasting = self.inner.reports.lock().take_overdue();
             lasting.into_iter().for_each(|entry| self.inner.notices.push(Notice::BadEntry(entry)));
             self.inner.notices.deliver(&self.inner.events);
         }

@@ -1,7 +1,6 @@
 //! ZooKeeper, where brokers register themselves.
 
 mod addresses;
-mod answers;
 mod config;
 mod connector;
 mod follow;
@@ -9,6 +8,7 @@ mod nodes;
 mod open;
 mod publish;
 mod recheck;
+mod replies;
 mod session;
 mod shared;
 
@@ -26,11 +26,11 @@ use crate::{
     backend::{connect_string::ConnectString, deadline::after, notices::Notice, task::runtime},
 };
 pub use config::ZooKeeperConfig;
-use shared::{Handle, Inner, Reply, Request, Waiting};
+use shared::{Handle, Inner, Reply, Request, WaitingCall};
 
 /// The time for which closing waits for the task that follows the registry. It ends at once, but on a runtime that isn't driven
 /// it doesn't.
-const LONGEST_CLOSE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Finds brokers in ZooKeeper, where they register themselves.
 ///
@@ -89,7 +89,7 @@ impl ZooKeeperDiscovery {
         if *closed.borrow() {
             return Err(DiscoveryError::closed());
         }
-        let _waiting = Waiting::begin(inner)?;
+        let _waiting = WaitingCall::begin(inner)?;
         let answer = async {
             loop {
                 let (reply, answer) = oneshot::channel();
@@ -110,7 +110,7 @@ impl ZooKeeperDiscovery {
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(DiscoveryError::closed()),
-            answer = timeout_at(deadline, answer) => answer.unwrap_or_else(|_| Err(inner.late())),
+            answer = timeout_at(deadline, answer) => answer.unwrap_or_else(|_| Err(inner.timeout_error())),
         }
     }
 }
@@ -133,7 +133,7 @@ impl Discovery for ZooKeeperDiscovery {
         let inner = &self.inner;
         inner.closed.send_replace(true);
         if runtime().is_ok() {
-            let _ = timeout(LONGEST_CLOSE, inner.task.ended()).await;
+            let _ = timeout(CLOSE_TIMEOUT, inner.task.stopped()).await;
         }
         let ended = inner.shared.lock().publishers.take_all();
         inner.notices.push(Notice::End(ended, DiscoveryError::closed()));
@@ -144,10 +144,10 @@ impl Discovery for ZooKeeperDiscovery {
 
 impl Inner {
     /// The error of who has waited for too long.
-    fn late(&self) -> DiscoveryError {
+    fn timeout_error(&self) -> DiscoveryError {
         let shared = self.shared.lock();
         if !shared.is_open {
-            return self.connector.unreachable(shared.trouble.clone());
+            return self.connector.unreachable(shared.connect_error.clone());
         }
         let (hosts, limit) = (self.connector.hosts(), self.config.connect_timeout);
         let text = format!("ZooKeeper at {hosts} did not answer within {limit:?}");

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, sleep_until};
 
 use super::{
-    connector::{Opened, Trouble},
-    follow::{End, Follower},
+    connector::{ConnectError, OpenedSession},
+    follow::{Follower, LeaveReason},
     shared::{Inner, Request},
 };
 use crate::{
@@ -18,12 +18,12 @@ use crate::{
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 /// Pauses after sessions in which nothing was answered grow up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Says that there is no session when nothing follows the registry any more, the runtime's end included.
-struct Ended<'a>(&'a Inner);
+struct MarkClosedOnDrop<'a>(&'a Inner);
 
-impl Drop for Ended<'_> {
+impl Drop for MarkClosedOnDrop<'_> {
     fn drop(&mut self) {
         self.0.shared.lock().is_open = false;
     }
@@ -32,7 +32,7 @@ impl Drop for Ended<'_> {
 impl Inner {
     /// Follows the registry until nobody needs it or the discovery is closed.
     pub(super) async fn follow(self: Arc<Self>) {
-        let _ended = Ended(&self);
+        let _ended = MarkClosedOnDrop(&self);
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;
@@ -54,19 +54,19 @@ impl Inner {
             self.shared.lock().open();
             let session = opened.client.session_id();
             log(|| tracing::info!(hosts = self.connector.hosts(), %session, "session with ZooKeeper opened"));
-            self.tell(DiscoveryEvent::Connected);
+            self.send_event(DiscoveryEvent::Connected);
             let mut follower = Follower::new(self, opened);
             let end = follower.run().await;
             let was_useful = follower.was_answered();
             self.shared.lock().is_open = false;
             match end {
-                End::Unneeded => return,
-                End::Replaced(opened) => next = Some(opened),
-                End::Outgrown => {}
-                End::Lost => {
+                LeaveReason::Unneeded => return,
+                LeaveReason::Replaced(opened) => next = Some(opened),
+                LeaveReason::Outgrown => {}
+                LeaveReason::Lost => {
                     follower.abort();
                     // A session that dies at once, again and again, costs the servers work.
-                    pause = if was_useful { Duration::ZERO } else { (pause * 2).clamp(PAUSE, LONGEST_PAUSE) };
+                    pause = if was_useful { Duration::ZERO } else { (pause * 2).clamp(PAUSE, MAX_PAUSE) };
                     sleep(pause).await;
                 }
             }
@@ -74,7 +74,7 @@ impl Inner {
     }
 
     /// Opens a session; none when nobody needs one any more.
-    async fn open(&self) -> Option<Opened> {
+    async fn open(&self) -> Option<OpenedSession> {
         loop {
             let opened = tokio::select! {
                 biased;
@@ -88,7 +88,7 @@ impl Inner {
     }
 
     /// Tells an event, also when whoever is woken by that panics.
-    pub(super) fn tell(&self, event: DiscoveryEvent) {
+    pub(super) fn send_event(&self, event: DiscoveryEvent) {
         contain(|| self.events.send(event));
     }
 
@@ -100,28 +100,28 @@ impl Inner {
     }
 
     /// Tries once to open a session, when it is time to; pauses after a failure.
-    pub(super) async fn try_open(&self) -> Option<Opened> {
+    pub(super) async fn try_open(&self) -> Option<OpenedSession> {
         let next_attempt = self.shared.lock().next_attempt();
         if let Some(next_attempt) = next_attempt {
             sleep_until(next_attempt).await;
         }
-        let noted = |trouble| self.shared.lock().trouble = Some(trouble);
-        let trouble = match self.connector.connect(noted).await {
+        let noted = |connect_error| self.shared.lock().connect_error = Some(connect_error);
+        let connect_error = match self.connector.connect(noted).await {
             Ok(opened) => return Some(opened),
-            Err(trouble) => trouble,
+            Err(connect_error) => connect_error,
         };
         let (refused, is_new) = {
             let mut shared = self.shared.lock();
-            shared.trouble = Some(trouble.clone());
-            match &trouble {
-                Trouble::Refused(error) => {
+            shared.connect_error = Some(connect_error.clone());
+            match &connect_error {
+                ConnectError::Refused(error) => {
                     let is_new = shared.refuse(error.clone());
                     (std::mem::take(&mut shared.requests), is_new)
                 }
                 _ => Default::default(),
             }
         };
-        let Trouble::Refused(error) = trouble else {
+        let ConnectError::Refused(error) = connect_error else {
             sleep(PAUSE).await;
             return None;
         };

@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// The number of topics that are taken up between two looks at the time.
-const PORTION: usize = 128;
+const TOPICS_PER_TURN: usize = 128;
 
 impl Follower<'_> {
     /// Takes up what was asked, and leaves what nobody wants any more.
     pub(super) fn take_requests(&mut self) {
         let (requests, dropped) = {
             let mut shared = self.inner.shared.lock();
-            let count = PORTION.min(shared.requests.len());
+            let count = TOPICS_PER_TURN.min(shared.requests.len());
             let requests: Vec<_> = shared.requests.drain(..count).collect();
             if !shared.requests.is_empty() {
                 self.inner.wake.notify_one();
@@ -31,7 +31,7 @@ impl Follower<'_> {
         for topic in dropped {
             self.drop_topic(&topic);
         }
-        for _ in 0..PORTION {
+        for _ in 0..TOPICS_PER_TURN {
             let Some(topic) = self.topics.pop_front() else { break };
             self.nodes.want(&topic);
         }
@@ -46,7 +46,7 @@ impl Follower<'_> {
                         self.barriers.push_back((node, reply));
                     }
                 }
-                Request::Topics(reply) => self.listings.push_back(reply),
+                Request::Topics(reply) => self.topic_requests.push_back(reply),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    follow::{Follower, Purpose},
+    follow::{Follower, PendingCall},
     nodes::{Body, Content, NodeId, TopicChild},
     session::Call,
 };
@@ -17,10 +17,10 @@ use crate::backend::deadline::after;
 const WINDOW: usize = 8;
 
 /// The shortest time between two reads.
-const SHORTEST_GAP: Duration = Duration::from_millis(1);
+const MIN_GAP: Duration = Duration::from_millis(1);
 
 /// The longest arrears: what was due while there was something else to do is not made up for beyond this.
-const LONGEST_ARREARS: Duration = Duration::from_millis(50);
+const MAX_BACKLOG: Duration = Duration::from_millis(50);
 
 /// The round of all nodes.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Follower<'_> {
             }
             return;
         };
-        let mut next = next.max(now.checked_sub(LONGEST_ARREARS).unwrap_or(now));
+        let mut next = next.max(now.checked_sub(MAX_BACKLOG).unwrap_or(now));
         while next <= now && self.recheck.under_way < WINDOW {
             let Some((id, last)) = self.next_recheck() else {
                 self.recheck.roots = self.nodes.roots();
@@ -93,7 +93,7 @@ impl Follower<'_> {
     /// It follows the number of nodes during a round, which may begin while most of them are still to be found.
     fn gap(&self) -> Duration {
         let count = u32::try_from(self.nodes.wanted().max(1)).unwrap_or(u32::MAX);
-        let gap = (self.recheck.interval / count).max(SHORTEST_GAP);
+        let gap = (self.recheck.interval / count).max(MIN_GAP);
         gap.mul_f64(0.5 + fastrand::f64())
     }
 
@@ -124,7 +124,7 @@ impl Follower<'_> {
             Body::Child(_) | Body::Master(_) => Call::Data { path, watch: false },
         };
         self.recheck.under_way += 1;
-        self.session.send(Purpose::Recheck(id, last), id, call);
+        self.session.send(PendingCall::Recheck(id, last), id, call);
         true
     }
 }

@@ -8,7 +8,7 @@ use zookeeper_client::{
     Acls, Client, CreateMode, Error, EventType, OneshotWatcher, SessionState, StateWatcher,
 };
 
-use super::{connector::Opened, nodes::NodeId};
+use super::{connector::OpenedSession, nodes::NodeId};
 use crate::panics::catch;
 
 /// The client library sets watches of longer paths again by several requests, whose answers it takes for those of nobody.
@@ -45,20 +45,20 @@ pub(super) enum Reply {
 
 /// Something that happened to a session.
 #[derive(Debug)]
-pub(super) enum Happening<P> {
+pub(super) enum SessionEvent<P> {
     /// A call was answered. True if the node is watched now.
     Answered(P, Result<Reply, Error>, bool),
     /// A watch has fired.
     Fired(NodeId, EventType),
     State(SessionState),
     /// A watcher has heard that the session has ended, which the state is about to say.
-    Ending,
+    Closing,
     /// The task that served the session is no more.
-    Died(String),
+    TaskEnded(String),
 }
 
-struct Answer<P> {
-    purpose: P,
+struct CallResult<P> {
+    pending_call: P,
     node: NodeId,
     path_bytes: usize,
     reply: Result<Result<(Reply, Option<OneshotWatcher>), Error>, String>,
@@ -77,28 +77,28 @@ struct Event {
 /// before 3.5 don't know, and never answer.
 pub(super) struct Session<P> {
     /// Each holds a client.
-    calls: FuturesUnordered<BoxFuture<'static, Answer<P>>>,
+    calls: FuturesUnordered<BoxFuture<'static, CallResult<P>>>,
     client: Client,
     states: StateWatcher,
     watchers: FuturesUnordered<BoxFuture<'static, Event>>,
-    serving: Option<JoinHandle<()>>,
+    session_task: Option<JoinHandle<()>>,
     /// The length of all paths that are watched.
     watched_bytes: usize,
     /// The time at which a call was sent while none was under way, or the server was last heard of.
-    heard: Instant,
+    last_activity: Instant,
 }
 
 impl<P: Send + 'static> Session<P> {
-    pub(super) fn new(opened: Opened) -> Self {
-        let Opened { client, serving } = opened;
+    pub(super) fn new(opened: OpenedSession) -> Self {
+        let OpenedSession { client, session_task } = opened;
         Self {
             calls: FuturesUnordered::new(),
             states: client.state_watcher(),
             client,
             watchers: FuturesUnordered::new(),
-            serving,
+            session_task,
             watched_bytes: 0,
-            heard: Instant::now(),
+            last_activity: Instant::now(),
         }
     }
 
@@ -111,15 +111,15 @@ impl<P: Send + 'static> Session<P> {
     }
 
     /// Sends a call about `node`. It is answered unless the session ends.
-    pub(super) fn send(&mut self, purpose: P, node: NodeId, call: Call) {
+    pub(super) fn send(&mut self, pending_call: P, node: NodeId, call: Call) {
         if self.calls.is_empty() {
-            self.heard = Instant::now();
+            self.last_activity = Instant::now();
         }
         let client = self.client.clone();
         self.calls.push(Box::pin(async move {
             let path_bytes = call.path().len();
             let reply = catch(ask(&client, &call)).await;
-            Answer { purpose, node, path_bytes, reply }
+            CallResult { pending_call, node, path_bytes, reply }
         }));
     }
 
@@ -130,12 +130,12 @@ impl<P: Send + 'static> Session<P> {
 
     /// Since when a server that owes answers is silent.
     pub(super) fn silent_since(&self) -> Option<Instant> {
-        (!self.calls.is_empty()).then_some(self.heard)
+        (!self.calls.is_empty()).then_some(self.last_activity)
     }
 
     /// Gives the server so much more time.
-    pub(super) fn heard_at(&mut self, heard: Instant) {
-        self.heard = heard;
+    pub(super) fn set_last_activity(&mut self, at: Instant) {
+        self.last_activity = at;
     }
 
     /// Whether the client library can set all watches again after a disconnection.
@@ -147,52 +147,52 @@ impl<P: Send + 'static> Session<P> {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self) -> Happening<P> {
+    pub(super) async fn next(&mut self) -> SessionEvent<P> {
         tokio::select! {
             biased;
-            state = self.states.changed() => Happening::State(state),
+            state = self.states.changed() => SessionEvent::State(state),
             // Before the watchers, which panic then.
-            end = Self::serving(&mut self.serving) => Happening::Died(end),
+            end = Self::session_task(&mut self.session_task) => SessionEvent::TaskEnded(end),
             Some(event) = self.watchers.next(), if !self.watchers.is_empty() => {
-                self.heard = Instant::now();
+                self.last_activity = Instant::now();
                 self.watched_bytes -= event.path_bytes;
                 match event.event {
-                    Some(EventType::Session) => Happening::Ending,
-                    Some(kind) => Happening::Fired(event.node, kind),
-                    None => Happening::Died("it doesn't report events any more".to_owned()),
+                    Some(EventType::Session) => SessionEvent::Closing,
+                    Some(kind) => SessionEvent::Fired(event.node, kind),
+                    None => SessionEvent::TaskEnded("it doesn't report events any more".to_owned()),
                 }
             },
             Some(answer) = self.calls.next(), if !self.calls.is_empty() => {
-                self.heard = Instant::now();
+                self.last_activity = Instant::now();
                 self.answered(answer)
             }
         }
     }
 
     /// Waits for the end of the session's task.
-    async fn serving(serving: &mut Option<JoinHandle<()>>) -> String {
-        let Some(handle) = serving else { return std::future::pending().await };
+    async fn session_task(session_task: &mut Option<JoinHandle<()>>) -> String {
+        let Some(handle) = session_task else { return std::future::pending().await };
         let end = handle.await;
-        *serving = None;
+        *session_task = None;
         match end {
             Ok(()) => "its task has ended".to_owned(),
             Err(error) => format!("its task has ended: {error}"),
         }
     }
 
-    fn answered(&mut self, answer: Answer<P>) -> Happening<P> {
-        let Answer { purpose, node, path_bytes, reply } = answer;
+    fn answered(&mut self, answer: CallResult<P>) -> SessionEvent<P> {
+        let CallResult { pending_call, node, path_bytes, reply } = answer;
         match reply {
             Ok(Ok((reply, watcher))) => {
                 let watched = watcher.is_some();
                 if let Some(watcher) = watcher {
                     self.watch(node, path_bytes, watcher);
                 }
-                Happening::Answered(purpose, Ok(reply), watched)
+                SessionEvent::Answered(pending_call, Ok(reply), watched)
             }
-            Ok(Err(error)) if is_dead(&error) => Happening::Died(error.to_string()),
-            Ok(Err(error)) => Happening::Answered(purpose, Err(error), false),
-            Err(panic) => Happening::Died(format!("the client library panicked: {panic}")),
+            Ok(Err(error)) if is_dead(&error) => SessionEvent::TaskEnded(error.to_string()),
+            Ok(Err(error)) => SessionEvent::Answered(pending_call, Err(error), false),
+            Err(panic) => SessionEvent::TaskEnded(format!("the client library panicked: {panic}")),
         }
     }
 
@@ -207,8 +207,8 @@ impl<P: Send + 'static> Session<P> {
     /// Stops the session's task at once, without a word to the servers. The session ends there with its timeout, its
     /// watches with the connection.
     pub(super) fn abort(self) {
-        if let Some(serving) = &self.serving {
-            serving.abort();
+        if let Some(session_task) = &self.session_task {
+            session_task.abort();
         }
     }
 }

@@ -18,19 +18,20 @@ use tokio::{
 
 use super::{
     ZooKeeperConfig,
-    connector::{Connector, Trouble},
+    connector::{ConnectError, Connector},
 };
 use crate::{
     DiscoveryError, EventPublisher, TopicView, TopicWatch,
     backend::{
-        bad_entries::Reports, notices::Notices, publishers::Publishers, registry::Layout, task::TaskSlot,
+        bad_entries::BadEntryReports, notices::Notices, publishers::Publishers, registry::Layout,
+        task::TaskSlot,
     },
     view::ViewSource,
 };
 
 /// Pauses after servers have refused us grow from the first to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, DiscoveryError>>;
 
@@ -48,7 +49,7 @@ pub(crate) struct Inner {
     pub(super) config: ZooKeeperConfig,
     pub(super) events: EventPublisher,
     pub(super) notices: Notices,
-    pub(super) reports: Mutex<Reports<Topic>>,
+    pub(super) reports: Mutex<BadEntryReports<Topic>>,
     pub(super) shared: Mutex<Shared>,
     /// Wakes the task when something was asked, or somebody went.
     pub(super) wake: Notify,
@@ -74,13 +75,13 @@ pub(super) struct Shared {
     /// Whether there ever was a session.
     pub(super) was_open: bool,
     /// The reason why there is no session.
-    pub(super) trouble: Option<Trouble>,
-    refusal: Option<Refusal>,
+    pub(super) connect_error: Option<ConnectError>,
+    refusal: Option<RefusalBackoff>,
 }
 
 /// The answer of servers that can't be used as it is configured.
 #[derive(Debug)]
-struct Refusal {
+struct RefusalBackoff {
     error: DiscoveryError,
     next_attempt: Instant,
     pause: Duration,
@@ -118,7 +119,7 @@ impl Inner {
         let inner = Arc::clone(&self);
         let follow = move || Arc::clone(&self).follow();
         let needed = Arc::clone(&inner);
-        inner.task.ensure("ZooKeeper follower", follow, |_| {}, move || needed.is_needed())
+        inner.task.ensure_running("ZooKeeper follower", follow, |_| {}, move || needed.is_needed())
     }
 
     /// A watch of a topic that begins with `first`.
@@ -128,7 +129,7 @@ impl Inner {
         *shared.watches.entry(topic.clone()).or_default() += 1;
         let watch = shared.publishers.watch(first);
         drop(shared);
-        watch.with_source(Arc::new(Watched { inner: Arc::clone(self), topic }))
+        watch.with_source(Arc::new(WatchSource { inner: Arc::clone(self), topic }))
     }
 }
 
@@ -164,9 +165,9 @@ impl Shared {
     /// they did already.
     pub(super) fn refuse(&mut self, error: DiscoveryError) -> bool {
         let former = self.refusal.take();
-        let pause = former.as_ref().map_or(FIRST_PAUSE, |former| (former.pause * 2).min(LAST_PAUSE));
+        let pause = former.as_ref().map_or(INITIAL_BACKOFF, |former| (former.pause * 2).min(MAX_BACKOFF));
         let is_new = former.is_none_or(|former| former.error.to_string() != error.to_string());
-        self.refusal = Some(Refusal { error, next_attempt: Instant::now() + pause, pause });
+        self.refusal = Some(RefusalBackoff { error, next_attempt: Instant::now() + pause, pause });
         is_new
     }
 
@@ -178,7 +179,7 @@ impl Shared {
     /// A session was opened.
     pub(super) fn open(&mut self) {
         (self.is_open, self.was_open) = (true, true);
-        (self.trouble, self.refusal) = (None, None);
+        (self.connect_error, self.refusal) = (None, None);
     }
 }
 
@@ -201,9 +202,9 @@ impl Drop for Handle {
 
 /// One of the calls that wait for an answer.
 #[derive(Debug)]
-pub(super) struct Waiting<'a>(&'a Inner);
+pub(super) struct WaitingCall<'a>(&'a Inner);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingCall<'a> {
     /// # Errors
     /// When the servers have refused us, and aren't to be asked again yet.
     pub(super) fn begin(inner: &'a Inner) -> Result<Self, DiscoveryError> {
@@ -217,7 +218,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingCall<'_> {
     fn drop(&mut self) {
         self.0.shared.lock().waiting -= 1;
         self.0.wake.notify_one();
@@ -225,18 +226,18 @@ impl Drop for Waiting<'_> {
 }
 
 /// The state that a watch and its clones share.
-struct Watched {
+struct WatchSource {
     inner: Arc<Inner>,
     topic: Topic,
 }
 
-impl ViewSource for Watched {
+impl ViewSource for WatchSource {
     fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError> {
         Arc::clone(&self.inner).ensure_followed()
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchSource {
     fn drop(&mut self) {
         let mut shared = self.inner.shared.lock();
         let Some(watches) = shared.watches.get_mut(&self.topic) else { return };

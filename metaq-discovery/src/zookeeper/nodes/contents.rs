@@ -11,7 +11,7 @@ use super::{Body, Content, Found, List, Node, NodeId, Nodes, TopicChild, node::M
 use crate::{
     TopicView,
     backend::{
-        bad_entries::Bad,
+        bad_entries::UnusableEntry,
         registry::{Child, ViewBuilder},
     },
 };
@@ -20,7 +20,7 @@ impl Nodes {
     /// A node has changed. `deleted` if it isn't there any more.
     pub(in crate::zookeeper) fn fired(&mut self, id: NodeId, deleted: bool) {
         let Some(node) = self.by_id.get_mut(&id) else {
-            self.orphans = self.orphans.saturating_sub(1);
+            self.orphaned_watchers = self.orphaned_watchers.saturating_sub(1);
             return;
         };
         node.watchers = node.watchers.saturating_sub(1);
@@ -60,7 +60,7 @@ impl Nodes {
     /// Removes a node. Its watchers stay until they fire.
     fn remove(&mut self, id: NodeId) -> Option<Node> {
         let node = self.by_id.remove(&id)?;
-        self.orphans += usize::from(node.watchers);
+        self.orphaned_watchers += usize::from(node.watchers);
         Some(node)
     }
 
@@ -101,7 +101,7 @@ impl Nodes {
             if let Some(list) = self.list_mut(id) {
                 list.children.insert(name, child);
             }
-            self.pend(id);
+            self.add_pending(id);
             self.queue(child);
             self.link(id, broker);
         }
@@ -138,7 +138,7 @@ impl Nodes {
         list.children.remove(name);
         let Some(Node { body: Body::Child(child), settled, .. }) = node else { return };
         if !settled {
-            self.unpend(id);
+            self.remove_pending(id);
         }
         self.unlink(id, child.broker);
     }
@@ -156,7 +156,7 @@ impl Nodes {
         let Some(Node { body: Body::Master(master), settled, .. }) = self.by_id.get_mut(&id) else { return };
         let (unread, settled) = (master.content == Content::Unread, *settled);
         if master.lists.insert(list) && unread {
-            self.pend(list);
+            self.add_pending(list);
         }
         if !settled {
             self.queue(id);
@@ -175,7 +175,7 @@ impl Nodes {
         let Some(&id) = self.masters.get(&broker) else { return };
         let Some(Node { body: Body::Master(master), .. }) = self.by_id.get_mut(&id) else { return };
         if master.lists.remove(&list) && master.content == Content::Unread {
-            self.unpend(list);
+            self.remove_pending(list);
         }
         self.remove_unused_master(id);
     }
@@ -213,11 +213,11 @@ impl Nodes {
             return;
         }
         let lists: Vec<_> = master.lists.iter().copied().collect();
-        lists.into_iter().for_each(|list| self.unpend(list));
+        lists.into_iter().for_each(|list| self.remove_pending(list));
     }
 
     /// The view of a topic, without what can't be used, and a list of that.
-    pub(in crate::zookeeper) fn view(&self, list: &List) -> (TopicView, Vec<Bad>) {
+    pub(in crate::zookeeper) fn view(&self, list: &List) -> (TopicView, Vec<UnusableEntry>) {
         let mut builder = ViewBuilder::new(&list.topic, &self.layout);
         list.unknown.iter().for_each(|name| builder.unknown_child(name));
         let children = list.children.values().filter_map(|id| match &self.by_id.get(id)?.body {

@@ -37,7 +37,7 @@ pub(super) struct Nodes {
     /// The number of nodes that belong to topics that nobody wants any more.
     unwanted: usize,
     /// The number of watchers that belong to nodes that were removed.
-    orphans: usize,
+    orphaned_watchers: usize,
 }
 
 impl Nodes {
@@ -55,7 +55,7 @@ impl Nodes {
             ready: VecDeque::new(),
             affected: VecDeque::new(),
             unwanted: 0,
-            orphans: 0,
+            orphaned_watchers: 0,
         }
     }
 
@@ -65,8 +65,8 @@ impl Nodes {
     }
 
     /// Whether it would be cheaper to begin anew than to go on with what nobody wants.
-    pub(super) fn is_littered(&self) -> bool {
-        self.unwanted + self.orphans > 10_000.max(self.by_id.len() / 2)
+    pub(super) fn should_rebuild(&self) -> bool {
+        self.unwanted + self.orphaned_watchers > 10_000.max(self.by_id.len() / 2)
     }
 
     pub(super) fn get(&self, id: NodeId) -> Option<&Node> {
@@ -108,7 +108,14 @@ impl Nodes {
 
     fn insert(&mut self, body: Body) -> NodeId {
         self.last += 1;
-        let node = Node { body, watchers: 0, settled: false, queued: false, reading: false, again: false };
+        let node = Node {
+            body,
+            watchers: 0,
+            settled: false,
+            queued: false,
+            reading: false,
+            changed_while_reading: false,
+        };
         self.by_id.insert(self.last, node);
         self.last
     }

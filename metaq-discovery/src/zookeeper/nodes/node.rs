@@ -107,5 +107,5 @@ pub(in crate::zookeeper) struct Node {
     /// Whether it is being read.
     pub(super) reading: bool,
     /// Whether it has changed since it is being read.
-    pub(super) again: bool,
+    pub(super) changed_while_reading: bool,
 }

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use super::{Body, Content, Found, NodeId, Nodes, Step, TopicChild};
 
 /// A topic whose nodes change all the time is published so long after its first change all the same.
-const LONGEST_BURST: Duration = Duration::from_millis(100);
+const MAX_BURST: Duration = Duration::from_millis(100);
 
 /// The number of topics of a broker with a new address that are taken up at a time.
-const AT_ONCE: usize = 64;
+const AFFECTED_PER_TURN: usize = 64;
 
 impl Nodes {
     /// The next step to take with what is being read, or has changed.
@@ -67,7 +67,7 @@ impl Nodes {
     /// Takes up some of the topics whose brokers have other addresses. All of them come before the first that is published,
     /// so that each is once. False if there are none.
     pub(in crate::zookeeper) fn take_affected(&mut self) -> bool {
-        let count = AT_ONCE.min(self.affected.len());
+        let count = AFFECTED_PER_TURN.min(self.affected.len());
         let affected: Vec<_> = self.affected.drain(..count).collect();
         for list in affected {
             if self.list(list).is_some_and(|list| list.wanted) {
@@ -104,18 +104,18 @@ impl Nodes {
         }
     }
 
-    pub(super) fn pend(&mut self, list: NodeId) {
+    pub(super) fn add_pending(&mut self, list: NodeId) {
         if let Some(list) = self.list_mut(list) {
             list.pending += 1;
             list.pending_since.get_or_insert_with(Instant::now);
         }
     }
 
-    pub(super) fn unpend(&mut self, id: NodeId) {
+    pub(super) fn remove_pending(&mut self, id: NodeId) {
         let Some(list) = self.list_mut(id) else { return };
         list.pending -= 1;
         list.complete |= list.pending == 0;
-        let lasts = || list.pending_since.is_some_and(|since| since.elapsed() >= LONGEST_BURST);
+        let lasts = || list.pending_since.is_some_and(|since| since.elapsed() >= MAX_BURST);
         if list.pending == 0 || list.complete && lasts() {
             self.make_ready(id);
         }
@@ -127,7 +127,7 @@ impl Nodes {
         if std::mem::replace(&mut node.settled, false)
             && let Some(list) = list
         {
-            self.pend(list);
+            self.add_pending(list);
         }
     }
 
@@ -136,12 +136,12 @@ impl Nodes {
         let list = self.list_of(id);
         let Some(node) = self.by_id.get_mut(&id) else { return };
         node.reading = false;
-        if std::mem::take(&mut node.again) {
+        if std::mem::take(&mut node.changed_while_reading) {
             self.queue(id);
         } else if !std::mem::replace(&mut node.settled, true)
             && let Some(list) = list
         {
-            self.unpend(list);
+            self.remove_pending(list);
         }
     }
 
@@ -154,7 +154,7 @@ impl Nodes {
     pub(super) fn queue(&mut self, id: NodeId) {
         let Some(node) = self.by_id.get_mut(&id) else { return };
         if node.reading {
-            node.again = true;
+            node.changed_while_reading = true;
             return;
         }
         if std::mem::replace(&mut node.queued, true) {
@@ -173,7 +173,7 @@ impl Nodes {
     /// The call that was to read a node has failed with the connection; it is made again.
     pub(in crate::zookeeper) fn interrupted(&mut self, id: NodeId) {
         if let Some(node) = self.by_id.get_mut(&id) {
-            (node.reading, node.again) = (false, false);
+            (node.reading, node.changed_while_reading) = (false, false);
         }
         if let Some(list) = self.list_mut(id) {
             list.created = false;
@@ -185,7 +185,7 @@ impl Nodes {
     pub(in crate::zookeeper) fn watched(&mut self, id: NodeId) {
         match self.by_id.get_mut(&id) {
             Some(node) => node.watchers = node.watchers.saturating_add(1),
-            None => self.orphans += 1,
+            None => self.orphaned_watchers += 1,
         }
     }
 }

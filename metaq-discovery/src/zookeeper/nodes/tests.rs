@@ -237,7 +237,7 @@ fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard
         assert!(server.reads < 4_000, "seed {seed}: {} reads", server.reads);
         let watched = [&server.data, &server.children].map(|watches| watches.values().flatten().count());
         let watchers: usize = nodes.by_id.values().map(|node| usize::from(node.watchers)).sum();
-        assert_eq!(watchers + nodes.orphans, watched[0] + watched[1], "seed {seed}: watches");
+        assert_eq!(watchers + nodes.orphaned_watchers, watched[0] + watched[1], "seed {seed}: watches");
         assert_eq!(nodes.unwanted, 0, "seed {seed}: everybody came back");
         for node in nodes.by_id.values() {
             if let Body::Master(master) = &node.body {

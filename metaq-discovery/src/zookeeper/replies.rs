@@ -5,7 +5,7 @@ use tokio::time::{Duration, Instant};
 use zookeeper_client::Error;
 
 use super::{
-    follow::{Brokers, Follower, Purpose},
+    follow::{Brokers, Follower, PendingCall},
     nodes::{Body, Content, Found, NodeId, Step, sort},
     session::{Call, Reply},
 };
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// It is asked again whether there are brokers when it is known for so long that there were none.
-const NONE_FOR: Duration = Duration::from_secs(1);
+const RELIST_BROKERS_AFTER: Duration = Duration::from_secs(1);
 
 impl Follower<'_> {
     /// The call for a step; none if the node is no more.
@@ -34,11 +34,11 @@ impl Follower<'_> {
         })
     }
 
-    pub(super) fn answered(&mut self, purpose: Purpose, reply: Result<Reply, Error>, watched: bool) {
+    pub(super) fn answered(&mut self, pending_call: PendingCall, reply: Result<Reply, Error>, watched: bool) {
         let failed = reply.as_ref().is_err_and(is_of_connection);
-        self.note_answer(failed);
-        match purpose {
-            Purpose::Node(id, step) => {
+        self.record_reply(failed);
+        match pending_call {
+            PendingCall::Node(id, step) => {
                 if watched {
                     self.nodes.watched(id);
                 }
@@ -48,8 +48,8 @@ impl Follower<'_> {
                     self.step_done(id, step, reply);
                 }
             }
-            Purpose::Brokers => self.brokers_listed(failed, reply),
-            Purpose::Recheck(id, last) => {
+            PendingCall::Brokers => self.brokers_listed(failed, reply),
+            PendingCall::Recheck(id, last) => {
                 self.recheck.answered();
                 if !failed {
                     self.compare(id, reply);
@@ -58,15 +58,15 @@ impl Follower<'_> {
                     }
                 }
             }
-            Purpose::Barrier(id, answer) if failed => {
+            PendingCall::Barrier(id, answer) if failed => {
                 self.barriers.retain(|(_, waiting)| !waiting.is_closed());
                 self.barriers.push_back((id, answer));
             }
-            Purpose::Topics(answer) if failed => {
-                self.listings.retain(|waiting| !waiting.is_closed());
-                self.listings.push_back(answer);
+            PendingCall::Topics(answer) if failed => {
+                self.topic_requests.retain(|waiting| !waiting.is_closed());
+                self.topic_requests.push_back(answer);
             }
-            Purpose::Barrier(id, answer) => {
+            PendingCall::Barrier(id, answer) => {
                 // Its last watch was dropped meanwhile. Who asks asks again when the reply is dropped.
                 if !self.nodes.list(id).is_some_and(|list| list.wanted) {
                     return;
@@ -75,7 +75,7 @@ impl Follower<'_> {
                 self.waiting.entry(id).or_default().push(answer);
                 self.nodes.refresh(id);
             }
-            Purpose::Topics(answer) => {
+            PendingCall::Topics(answer) => {
                 let topics = self.topics_of(reply);
                 contain(|| drop(answer.send(topics)));
             }
@@ -198,7 +198,7 @@ impl Follower<'_> {
     /// nothing, and is left alone.
     fn create_or_wait(&mut self, id: NodeId) {
         if let Brokers::NoneAt(at) = self.brokers
-            && at.elapsed() >= NONE_FOR
+            && at.elapsed() >= RELIST_BROKERS_AFTER
         {
             self.brokers = Brokers::Unknown;
         }
@@ -210,7 +210,7 @@ impl Follower<'_> {
                 self.undecided.push(id);
                 self.brokers = Brokers::Asked;
                 let call = Call::Names { path: self.inner.layout.brokers_node(), watch: false };
-                self.session.send(Purpose::Brokers, 0, call);
+                self.session.send(PendingCall::Brokers, 0, call);
             }
         }
     }
