@@ -1,4 +1,4 @@
-//! The trait: what a producer asks of a registry.
+//! The trait by which a producer finds brokers.
 
 use std::fmt;
 
@@ -7,35 +7,36 @@ use metaq_protocol::Topic;
 
 use crate::{DiscoveryError, DiscoveryEvents, TopicWatch};
 
-/// Finds the brokers of topics, and tells when they change.
+/// Finds the brokers of topics, and reports changes.
 ///
-/// A discovery belongs to no runtime, and may live in a `static`. Those of this crate run their tasks on the runtime of
-/// whoever calls first, and start them again on that of the next caller once it has ended. A call that needs a Tokio
-/// runtime and has none fails with [`NoRuntime`](crate::DiscoveryErrorKind::NoRuntime).
+/// A discovery is not bound to a runtime, and may be stored in a `static`. The discoveries of this crate run
+/// their tasks on the runtime of the first caller, and start them again on the runtime of the next caller
+/// once that one has shut down. A call that needs a Tokio runtime and has none fails with
+/// [`NoRuntime`](crate::DiscoveryErrorKind::NoRuntime).
 #[async_trait]
 pub trait Discovery: fmt::Debug + Send + Sync {
-    /// Starts to follow a topic. The watch already holds the first complete view when this returns; that view is empty
+    /// Starts to follow a topic. The returned watch already holds the first complete view, which is empty
     /// when no broker offers the topic.
     ///
     /// # Errors
     /// When the registry can't be read.
     ///
     /// # Cancel safety
-    /// Nothing is followed when the future is dropped before it is done.
+    /// If the future is dropped before it completes, nothing is followed.
     async fn watch(&self, topic: &Topic) -> Result<TopicWatch, DiscoveryError>;
 
-    /// All topics that the registry knows, sorted.
+    /// Returns all topics in the registry, sorted.
     ///
     /// # Errors
     /// When the registry can't be read.
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError>;
 
-    /// The events of the registry from now on: whether it can be reached, which views change, which entries can't be
-    /// used. A discovery that doesn't tell has no events.
+    /// Subscribes to the events of the registry from now on: loss and return of the connection, changed
+    /// views, unusable entries. The default has no events.
     fn events(&self) -> DiscoveryEvents {
         DiscoveryEvents::none()
     }
 
-    /// Ends all watches and leaves the registry. Calling it again does nothing.
+    /// Ends all watches and disconnects from the registry. Further calls do nothing.
     async fn close(&self);
 }

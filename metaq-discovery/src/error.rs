@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
-/// A registry could not be used. Cheap to clone.
+/// The error of an operation on a registry. Cheap to clone.
 #[derive(Clone)]
 pub struct DiscoveryError {
     inner: Arc<Inner>,
@@ -18,7 +18,7 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DiscoveryErrorKind {
-    /// The settings make no sense.
+    /// The settings are invalid.
     Config,
     /// No server of the registry could be reached in time.
     Unreachable,
@@ -26,18 +26,18 @@ pub enum DiscoveryErrorKind {
     Failed,
     /// The discovery was closed.
     Closed,
-    /// There is no Tokio runtime to follow the registry on: the call was made outside of one, or the runtime that
-    /// followed it has ended. The same call works on a runtime.
+    /// There is no Tokio runtime to follow the registry on: the call was made outside of one, or the runtime
+    /// that followed the registry has shut down. The same call works on a runtime.
     NoRuntime,
 }
 
 impl DiscoveryError {
-    /// An error of `kind`. `text` says what was being done, and where.
+    /// Creates an error of `kind`. `text` names the operation and the registry.
     pub fn new(kind: DiscoveryErrorKind, text: impl Into<String>) -> Self {
         Self { inner: Arc::new(Inner { kind, text: text.into(), source: None }) }
     }
 
-    /// An error of `kind` that was caused by `source`.
+    /// Creates an error of `kind` that was caused by `source`.
     pub fn with_source(
         kind: DiscoveryErrorKind,
         text: impl Into<String>,

@@ -13,24 +13,25 @@ use crate::{
     panics::{contain, log},
 };
 
-/// The number of events that wait for a reader; older ones are replaced by [`DiscoveryEvent::Missed`].
+/// The number of events that are kept for a slow reader; older ones are replaced by
+/// [`DiscoveryEvent::Missed`].
 const CAPACITY: usize = 256;
 
-/// Something that happened to a registry, or to what is read from it.
+/// A change of a registry, or of the views that are read from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiscoveryEvent {
     /// The registry answers, for the first time or again.
     Connected,
-    /// The registry doesn't answer. All views hold.
+    /// The registry doesn't answer. All views remain valid.
     Lost,
-    /// The session with the registry has ended; a new one is being opened. All views hold.
+    /// The session with the registry has expired; another one is being opened. All views remain valid.
     Expired,
     /// The view of a watched topic was replaced by a different one.
     ViewChanged(ViewChange),
-    /// An entry can't be used. The others are; it is told once until it changes.
+    /// An entry can't be used; the others are used. Reported once until the entry changes.
     BadEntry(BadEntry),
-    /// The reader was so slow that this many events were dropped.
+    /// This many events were dropped because the reader was too slow.
     Missed(u64),
 }
 
@@ -51,14 +52,14 @@ impl fmt::Display for DiscoveryEvent {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct BadEntry {
-    /// Its place: a path, or a file and what is meant in it.
+    /// The location of the entry: a path, or a file and a key in it.
     pub path: String,
-    /// The fault.
+    /// The reason why the entry can't be used.
     pub reason: String,
 }
 
 impl BadEntry {
-    /// An entry at `path`, and why it can't be used.
+    /// Creates an entry at `path` that can't be used because of `reason`.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { path: path.into(), reason: reason.into() }
     }
@@ -79,7 +80,7 @@ pub enum RegistryState {
     Unknown,
     /// The registry answers.
     Connected,
-    /// The registry does not answer, or its session has expired. All views hold.
+    /// The registry does not answer, or its session has expired. All views remain valid.
     Lost,
 }
 
@@ -93,7 +94,7 @@ impl fmt::Display for RegistryState {
     }
 }
 
-/// The state of a registry, and when it was entered.
+/// The state of a registry, and the time at which it was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RegistryStatus {
     state: RegistryState,
@@ -101,7 +102,7 @@ struct RegistryStatus {
 }
 
 impl RegistryStatus {
-    /// Applies an event; returns true when the state is another one now.
+    /// Applies an event; returns true if it changes the state.
     fn apply(&mut self, event: &DiscoveryEvent) -> bool {
         let state = match event {
             DiscoveryEvent::Connected => RegistryState::Connected,
@@ -116,7 +117,7 @@ impl RegistryStatus {
     }
 }
 
-/// The events of a discovery from the moment of [`Discovery::events`](crate::Discovery::events) on.
+/// The events of a discovery, beginning with the call of [`Discovery::events`](crate::Discovery::events).
 #[derive(Debug)]
 pub struct DiscoveryEvents {
     receiver: Option<(broadcast::Receiver<DiscoveryEvent>, watch::Receiver<bool>)>,
@@ -124,14 +125,14 @@ pub struct DiscoveryEvents {
 }
 
 impl DiscoveryEvents {
-    /// Events of a discovery that has none.
+    /// Returns the events of a discovery that never has any.
     #[must_use]
     pub fn none() -> Self {
         Self { receiver: None, status: None }
     }
 
-    /// The state of the registry as of the latest event, read or not, and when it was entered. `None` in place of the time
-    /// when there are no events.
+    /// The state of the registry after the latest event, including unread ones, and the time at which it was
+    /// entered. The time is `None` for a discovery without events.
     #[must_use]
     pub fn registry(&self) -> (RegistryState, Option<Instant>) {
         self.status.as_ref().map_or((RegistryState::Unknown, None), |status| {
@@ -140,15 +141,16 @@ impl DiscoveryEvents {
         })
     }
 
-    /// Waits for the next event. None when there will be no other, because the discovery was closed or is gone.
+    /// Waits for the next event. Returns `None` when there will be no further event, because the discovery
+    /// was closed or dropped.
     ///
     /// # Cancel safety
-    /// No event is lost when the future is dropped.
+    /// If the future is dropped, no event is lost.
     pub async fn next(&mut self) -> Option<DiscoveryEvent> {
         use broadcast::error::{RecvError, TryRecvError};
         let (events, closed) = self.receiver.as_mut()?;
         loop {
-            // Asked first, so that what was sent before closing is returned.
+            // Read first, so that events sent before closing are still returned.
             let is_closed = *closed.borrow_and_update();
             match events.try_recv() {
                 Ok(event) => return Some(event),
@@ -170,7 +172,7 @@ impl DiscoveryEvents {
     }
 }
 
-/// Tells [`DiscoveryEvents`] what happens: for a [`Discovery`](crate::Discovery) of one's own.
+/// Sends events to [`DiscoveryEvents`]: for implementations of [`Discovery`](crate::Discovery).
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     sender: broadcast::Sender<DiscoveryEvent>,
@@ -190,7 +192,7 @@ impl Default for EventPublisher {
 }
 
 impl EventPublisher {
-    /// The events from now on.
+    /// Subscribes to the events from now on.
     #[must_use]
     pub fn subscribe(&self) -> DiscoveryEvents {
         DiscoveryEvents {
@@ -199,12 +201,12 @@ impl EventPublisher {
         }
     }
 
-    /// Says that there will be no other event: those who have subscribed get what was told before, and then None.
+    /// Marks the end of the events: subscribers receive the events sent before, and then `None`.
     pub fn close(&self) {
         self.closed.send_replace(true);
     }
 
-    /// Tells an event to all who have subscribed, if anybody has.
+    /// Sends an event to all subscribers, if there are any.
     pub fn send(&self, event: DiscoveryEvent) {
         if self.status.lock().apply(&event) {
             match event {
@@ -212,12 +214,12 @@ impl EventPublisher {
                 _ => log(|| tracing::warn!("registry doesn't answer; all views hold")),
             }
         }
-        // That nobody listens is no error.
+        // An event without subscribers is not an error.
         let _ = self.sender.send(event);
     }
 
-    /// Publishes a view. If it is a change, that is told before anybody can see it. Calls for the same publisher must not
-    /// overlap, or changes are told inexactly.
+    /// Publishes a view. If it differs from the current one, the change is sent before the new view becomes
+    /// visible. Calls for the same publisher must not overlap, or changes are reported incorrectly.
     pub fn publish(&self, publisher: &ViewPublisher, view: TopicView) {
         if let Some(change) = ViewChange::between(&publisher.current(), &view) {
             log(|| {
@@ -226,7 +228,7 @@ impl EventPublisher {
                     changed = ?change.changed, "view of the topic changed"
                 );
             });
-            // Whoever is woken by it may panic; the view is published all the same.
+            // A waker may panic; the view is published all the same.
             contain(|| self.send(DiscoveryEvent::ViewChanged(change)));
         }
         publisher.publish(view);

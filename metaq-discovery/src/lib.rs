@@ -1,13 +1,13 @@
 //! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
 //!
 //! [`Discovery`] is the trait. [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
-//! `EtcdDiscovery` (feature `etcd`) reads the same from etcd, [`StaticDiscovery`] knows its brokers beforehand,
-//! `FileDiscovery` (feature `file`) reads them from a TOML or JSON file, and `MockDiscovery` (feature `mock`) is for
-//! tests. ZooKeeper and etcd are reached by TLS with a `TlsConfig` (feature `tls`). Watching a topic gives a
-//! [`TopicWatch`], which always holds the latest [`TopicView`] and tells when there is a new one; [`Discovery::events`]
-//! tells how the registry fares.
+//! `EtcdDiscovery` (feature `etcd`) reads the same from etcd, [`StaticDiscovery`] has a fixed list of
+//! brokers, `FileDiscovery` (feature `file`) reads them from a TOML or JSON file, and `MockDiscovery`
+//! (feature `mock`) is for tests. With a `TlsConfig` (feature `tls`), ZooKeeper and etcd are reached over
+//! TLS. Watching a topic returns a [`TopicWatch`], which always holds the latest [`TopicView`] and reports
+//! new ones; [`Discovery::events`] reports the state of the registry.
 //!
-//! This crate knows registries, but neither the brokers' protocol nor connections to brokers.
+//! This crate reads registries. It contains neither the brokers' protocol nor connections to brokers.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

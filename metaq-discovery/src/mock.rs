@@ -1,4 +1,4 @@
-//! A registry that a test holds in its hands.
+//! A registry that a test controls.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// A registry that a test holds in its hands: views are set by calls, failures and delays are scripted, and calls are
-/// counted. Clones share everything, so a test keeps one and gives one to the producer.
+/// A registry that a test controls: views are set by calls, failures and delays are scripted, and calls are
+/// counted. Clones share their state, so a test keeps one and passes another to the producer.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -40,7 +40,7 @@ use crate::{
 /// # }).unwrap();
 /// ```
 ///
-/// Setters called by several threads at once take effect in some order, at the latest when the last of them returns.
+/// Setters called concurrently take effect in some order, at the latest when the last of them returns.
 #[derive(Clone, Debug, Default)]
 pub struct MockDiscovery {
     inner: Arc<Inner>,
@@ -65,19 +65,19 @@ struct State {
 }
 
 impl MockDiscovery {
-    /// A registry without topics.
+    /// Creates a registry without topics.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Changes the state, then tells what `change` has queued.
+    /// Changes the state, then delivers the notifications that `change` has queued.
     fn change(&self, change: impl FnOnce(&mut State, &Notices)) {
         change(&mut self.inner.state.lock(), &self.inner.notices);
         self.inner.notices.deliver(&self.inner.events);
     }
 
-    /// Sets the view of its topic; everybody who watches the topic is told, unless the registry is away.
+    /// Sets the view of its topic, and notifies the watches of the topic unless the registry is away.
     pub fn set(&self, view: TopicView) {
         self.change(|state, notices| {
             state.notify(&view, notices);
@@ -93,18 +93,18 @@ impl MockDiscovery {
         });
     }
 
-    /// The next call that hasn't got a failure yet fails with `error`. May be called repeatedly.
+    /// Queues a failure: the next call without one fails with `error`. May be called repeatedly.
     pub fn fail_next(&self, error: DiscoveryError) {
         self.inner.state.lock().failures.push_back(error);
     }
 
-    /// Every call takes so long from now on.
+    /// Delays every call from now on by `delay`.
     pub fn set_delay(&self, delay: Duration) {
         self.inner.state.lock().delay = delay;
     }
 
-    /// Takes the registry away, or brings it back. While it is away all views hold, calls fail, and what is set becomes
-    /// visible afterwards.
+    /// Makes the registry unavailable, or available again. While it is away, all views remain valid, calls
+    /// fail, and new views become visible only afterwards.
     pub fn set_away(&self, away: bool) {
         self.change(|state, notices| {
             if std::mem::replace(&mut state.away, away) == away {
@@ -119,7 +119,7 @@ impl MockDiscovery {
         });
     }
 
-    /// Tells an event to all who listen to the [`events`](Discovery::events).
+    /// Sends an event to all subscribers of [`events`](Discovery::events).
     pub fn tell(&self, event: DiscoveryEvent) {
         self.inner.events.send(event);
     }
@@ -130,7 +130,7 @@ impl MockDiscovery {
         self.inner.state.lock().watch_calls
     }
 
-    /// The number of watches of a topic that are held now; clones of a watch count as one.
+    /// The number of watches of a topic that are held; clones of a watch count as one.
     #[must_use]
     pub fn active_watches(&self, topic: &Topic) -> usize {
         self.inner.state.lock().watches.count(topic)
@@ -160,7 +160,7 @@ impl MockDiscovery {
 }
 
 impl State {
-    /// Queues a view for all who watch its topic, unless the registry is away.
+    /// Queues a view for all watches of its topic, unless the registry is away.
     fn notify(&self, view: &TopicView, notices: &Notices) {
         if !self.away {
             notices.push(Notice::View(self.watches.of(view.topic()), view.clone()));
@@ -175,7 +175,7 @@ impl Discovery for MockDiscovery {
         self.scripted().await?;
         let mut state = self.inner.state.lock();
         if state.closed {
-            // It was closed after the look in `scripted`.
+            // Closed after the check in `scripted`.
             return Err(DiscoveryError::closed());
         }
         let view = state.views.get(topic).cloned().unwrap_or_else(|| TopicView::new(topic.clone()));

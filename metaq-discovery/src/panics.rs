@@ -1,4 +1,4 @@
-//! Containment of panics in code of others: wakers, subscribers of `tracing`, client libraries.
+//! Containment of panics in foreign code: wakers, subscribers of `tracing`, client libraries.
 
 use std::{
     any::Any,
@@ -11,12 +11,12 @@ use std::{
     task::Poll,
 };
 
-/// Records an event by `tracing`. A subscriber that panics does no harm.
+/// Records an event with `tracing`. A panic of the subscriber has no effect.
 pub(crate) fn log(record: impl FnOnce()) {
     forget_panic(catch_unwind(AssertUnwindSafe(record)));
 }
 
-/// Runs code of others, such as wakers. Its panic is reported and does no further harm.
+/// Runs foreign code, such as wakers. A panic is logged and has no other effect.
 pub(crate) fn contain(run: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
         let panic = take_message(payload);
@@ -32,7 +32,7 @@ fn take_message(payload: Box<dyn Any + Send>) -> String {
     text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-/// Drops the payload of a panic, which may panic itself.
+/// Drops the payload of a panic, which may itself panic.
 fn forget_panic(result: Result<(), Box<dyn Any + Send>>) {
     if let Err(payload) = result
         && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload)))
@@ -41,7 +41,7 @@ fn forget_panic(result: Result<(), Box<dyn Any + Send>>) {
     }
 }
 
-/// The future's output, or the message of its panic.
+/// Returns the future's output, or the message of its panic.
 #[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
 pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output, String> {
     let mut future = pin!(future);

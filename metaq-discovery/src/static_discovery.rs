@@ -1,4 +1,4 @@
-//! Brokers that are known beforehand.
+//! A fixed list of brokers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     Discovery, DiscoveryError, TopicView, TopicWatch, backend::publishers::Publishers, panics::contain,
 };
 
-/// Brokers that are known beforehand and never change. It has no tasks and needs no runtime.
+/// A fixed list of brokers that never changes. It has no tasks and needs no runtime.
 ///
 /// ```
 /// use metaq_discovery::{BrokerId, StaticDiscovery, Topic, TopicView};
@@ -36,14 +36,15 @@ struct Inner {
 }
 
 impl StaticDiscovery {
-    /// Exactly these topics; any other has no broker.
+    /// Creates a discovery of exactly these topics; any other topic has no broker.
     pub fn new(views: impl IntoIterator<Item = TopicView>) -> Self {
         let topics = views.into_iter().map(|view| (view.topic().clone(), view)).collect();
         Self::with(topics, None)
     }
 
-    /// Every topic is on this one broker, which chooses the partitions: Java's direct mode. Its id isn't
-    /// known, so receipts show -1. The producer's builder has `broker`, which asks the broker instead.
+    /// Creates a discovery in which this one broker serves every topic and chooses the partitions: Java's
+    /// direct mode. The broker's id isn't known, so receipts show -1. The producer's builder has `broker`,
+    /// which asks the broker instead.
     #[must_use]
     pub fn direct(broker: BrokerAddr) -> Self {
         Self::with(BTreeMap::new(), Some(broker))
@@ -75,10 +76,10 @@ impl Discovery for StaticDiscovery {
 
     async fn close(&self) {
         let publishers = self.inner.publishers.lock().take();
-        // Those who watch are woken when the lock is free.
+        // Watches are woken after the lock is released.
         let all = publishers.map(|mut publishers| publishers.take_all()).unwrap_or_default();
         all.into_iter().for_each(|publisher| {
-            // The last handle of a publisher wakes as it is dropped.
+            // Dropping the last handle of a publisher wakes its watches.
             contain(|| {
                 publisher.set_end(DiscoveryError::closed());
                 drop(publisher);

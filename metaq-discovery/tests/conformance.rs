@@ -1,4 +1,5 @@
-//! The backends without a server against the suite that every backend has to pass; ZooKeeper's is in its own file.
+//! The backends without a server against the suite that every backend has to pass; ZooKeeper's is in its own
+//! file.
 #![cfg(all(feature = "file", feature = "mock"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,5 @@
-//! Discoveries that outlive their runtimes, that are used without one, and whose callers' code panics or calls back.
+//! Discoveries that outlive their runtimes, that are used without one, and whose callers' code panics or
+//! calls back.
 #![cfg(all(feature = "file", feature = "mock"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

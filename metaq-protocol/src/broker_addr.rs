@@ -62,9 +62,9 @@ impl BrokerAddr {
         }
     }
 
-    /// Reads what a registry holds, as lenient as the Java client: a user part, a path and a fragment are dropped, and any
-    /// scheme goes. From the query comes the number of a slave, `None` for a master: Java appends it to the address of a
-    /// slave's node.
+    /// Reads what a registry holds, as lenient as the Java client: a user part, a path and a fragment are
+    /// dropped, and any scheme goes. From the query comes the number of a slave, `None` for a master: Java
+    /// appends it to the address of a slave's node.
     ///
     /// An address that somebody typed is better read with [`FromStr`], which refuses what it doesn't use.
     ///
@@ -107,7 +107,8 @@ fn is_ipv6(text: &str) -> bool {
 impl FromStr for BrokerAddr {
     type Err = InvalidBrokerAddr;
 
-    /// Reads `meta://host:port` and nothing else: [`parse_with_slave_id`](Self::parse_with_slave_id) takes a query and more.
+    /// Reads `meta://host:port` and nothing else: [`parse_with_slave_id`](Self::parse_with_slave_id) takes a
+    /// query and more.
     ///
     /// ```
     /// use metaq_protocol::{BrokerAddr, InvalidBrokerAddrKind};

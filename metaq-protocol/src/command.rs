@@ -155,10 +155,12 @@ from_command!(
 macro_rules! split_method {
     ($($type:ty),*) => {$(
         impl $type {
-            /// Takes attribute and payload apart, as the flag says that they lie; see [`PutData::split`](crate::PutData::split).
+            /// Takes attribute and payload apart, as the flag says that they lie; see
+            /// [`PutData::split`](crate::PutData::split).
             ///
             /// # Errors
-            /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a sound one.
+            /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a
+            /// sound one.
             pub fn split(&self) -> Result<SplitData, InvalidAttribute> {
                 self.data.split(self.flag)
             }

@@ -71,7 +71,8 @@ impl PutData {
     /// The data of a message. An empty attribute is not the same as none: it arrives as an empty one.
     ///
     /// The length of the data goes over the wire as an `i32`. Longer data, attribute included, is refused by
-    /// [`PutCommand::check`](crate::PutCommand::check) and never written; see [`MAX_READABLE_DATA`] for the limit that matters.
+    /// [`PutCommand::check`](crate::PutCommand::check) and never written; see [`MAX_READABLE_DATA`] for the
+    /// limit that matters.
     #[must_use]
     #[inline]
     pub fn new(payload: Bytes, attribute: Option<&str>) -> Self {

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 /// [`MAX_READABLE_DATA`](crate::MAX_READABLE_DATA) for the data of a `put`.
 pub const MAX_BODY_LEN: usize = 0x7fff_ffff;
 
-/// A body that is longer than [`MAX_BODY_LEN`], so that no header line can say how long. Such a frame is never
-/// written, neither whole nor in part.
+/// A body that is longer than [`MAX_BODY_LEN`], so that no header line can say how long. Such a frame is
+/// never written, neither whole nor in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can say"
@@ -64,7 +64,8 @@ macro_rules! frame_methods {
                 $crate::encode::check_body($crate::encode::Encode::body(self))
             }
 
-            /// The exact number of bytes of the whole frame. 0 for a frame that [can't be written](Self::check).
+            /// The exact number of bytes of the whole frame. 0 for a frame that [can't be
+            /// written](Self::check).
             #[must_use]
             pub fn encoded_len(&self) -> usize {
                 match self.check() {
@@ -90,18 +91,20 @@ macro_rules! frame_methods {
                 }
             }
 
-            /// Appends the whole frame, or says why it can't be written: for bodies of which nobody else limits the size.
+            /// Appends the whole frame, or says why it can't be written: for bodies of which nobody else
+            /// limits the size.
             ///
             /// # Errors
-            /// [`BodyTooLong`](crate::BodyTooLong) when the body is longer than a header line can say. Nothing is appended then.
+            /// [`BodyTooLong`](crate::BodyTooLong) when the body is longer than a header line can say.
+            /// Nothing is appended then.
             pub fn try_encode(&self, dst: &mut bytes::BytesMut) -> Result<(), $crate::BodyTooLong> {
                 self.check()?;
                 self.encode(dst);
                 Ok(())
             }
 
-            /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow. Nothing is
-            /// appended for a frame that [can't be written](Self::check).
+            /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow.
+            /// Nothing is appended for a frame that [can't be written](Self::check).
             pub fn encode_head(&self, dst: &mut bytes::BytesMut) {
                 if self.check().is_ok() {
                     $crate::encode::Encode::write_head(self, dst, 0);

@@ -1,5 +1,5 @@
-//! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, responses, stored messages, and the text forms of
-//! topics, partitions, brokers and transactions. No I/O, no clock, no async runtime, no `unsafe`.
+//! The wire protocol of MetaQ 1.4 (Metamorphosis): commands, responses, stored messages, and the text forms
+//! of topics, partitions, brokers and transactions. No I/O, no clock, no async runtime, no `unsafe`.
 //!
 //! `docs/protocol.md` in the repository describes the protocol as the Java classes of MetaQ 1.4.6.2 read and
 //! write it; every recorded case of them runs in the tests of this crate.
@@ -39,16 +39,17 @@
 //!
 //! # Writing
 //!
-//! [`encode`](PutCommand::encode) appends to a buffer and can't fail: a text that no line can carry (with a space, a
-//! line end, nothing in it) is refused where a [`Topic`], a [`Token`] or a [`TransactionId`] is made. The one exception
-//! is a body longer than [`MAX_BODY_LEN`]: such a frame is not written, and [`try_encode`](PutCommand::try_encode) says so.
-//! [`encode_head`](PutCommand::encode_head) and [`body_parts`](PutCommand::body_parts) serve vectored writes.
+//! [`encode`](PutCommand::encode) appends to a buffer and can't fail: a text that no line can carry (with a
+//! space, a line end, nothing in it) is refused where a [`Topic`], a [`Token`] or a [`TransactionId`] is
+//! made. The one exception is a body longer than [`MAX_BODY_LEN`]: such a frame is not written, and
+//! [`try_encode`](PutCommand::try_encode) says so. [`encode_head`](PutCommand::encode_head) and
+//! [`body_parts`](PutCommand::body_parts) serve vectored writes.
 //!
 //! # Reading
 //!
-//! A [`Decoder`] takes frames off a growing buffer, whichever direction they go; bodies share the buffer's memory.
-//! [`Decoder::decode_raw`] gives the bytes of a frame beside it, and [`PutCommand::split`] attribute and payload.
-//! [`Decoder::decode_response_in_place`] reads responses where they lie. Both have [`Limits`].
+//! A [`Decoder`] takes frames off a growing buffer, whichever direction they go; bodies share the buffer's
+//! memory. [`Decoder::decode_raw`] gives the bytes of a frame beside it, and [`PutCommand::split`] attribute
+//! and payload. [`Decoder::decode_response_in_place`] reads responses where they lie. Both have [`Limits`].
 //!
 //! ```
 //! use bytes::{Bytes, BytesMut};

@@ -155,7 +155,8 @@ pub(crate) struct LineBuilder {
 }
 
 impl LineBuilder {
-    /// Room for six numbers of twenty digits with their spaces, for the line end, and for a name of usual length.
+    /// Room for six numbers of twenty digits with their spaces, for the line end, and for a name of usual
+    /// length.
     const CAPACITY: usize = 192;
 
     /// An empty run of words.

@@ -21,8 +21,8 @@ impl fmt::Display for BrokerId {
 
 /// One partition of a topic: the broker that holds it, and its index within that broker.
 ///
-/// On the wire only the index is told, since a connection leads to one broker: the 1 in
-/// `put test 1 5 0 907060870 1\r\nhello`. The text form is `broker-index`, for example `0-1`. Partitions are ordered by
+/// On the wire only the index is told, since a connection leads to one broker: the 1 in `put test 1 5 0
+/// 907060870 1\r\nhello`. The text form is `broker-index`, for example `0-1`. Partitions are ordered by
 /// broker, then by index.
 ///
 /// ```

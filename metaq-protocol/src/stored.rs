@@ -30,11 +30,11 @@ pub struct StoredMessage {
     pub next_offset: usize,
 }
 
-/// Appends a message as it is stored, which is how it stands in a `value`: twenty bytes of header, and its data,
-/// attribute block included. The checksum is that of the data.
+/// Appends a message as it is stored, which is how it stands in a `value`: twenty bytes of header, and its
+/// data, attribute block included. The checksum is that of the data.
 ///
-/// The length of the data is stored as an `i32`. Data longer than [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), which no `put` can
-/// have brought, has no stored form: nothing is appended.
+/// The length of the data is stored as an `i32`. Data longer than [`MAX_BODY_LEN`](crate::MAX_BODY_LEN),
+/// which no `put` can have brought, has no stored form: nothing is appended.
 pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
     let Ok(length) = i32::try_from(data.len()) else {
         return;

@@ -86,9 +86,9 @@ fn check_part(part: &str) -> Result<(), InvalidTransactionId> {
     Err(InvalidTransactionId::new(part, kind))
 }
 
-/// A local transaction, `TX:session:number`: the seventh word of
-/// `put test 1 5 0 607740173 TX:h-1:1 9\r\nin tx`. It belongs to one connection. When that
-/// closes it can't be committed any more, and the broker keeps its messages until the timeout that the beginning named.
+/// A local transaction, `TX:session:number`: the seventh word of `put test 1 5 0 607740173 TX:h-1:1 9\r\nin
+/// tx`. It belongs to one connection. When that closes it can't be committed any more, and the broker keeps
+/// its messages until the timeout that the beginning named.
 ///
 /// ```
 /// use metaq_protocol::LocalTransactionId;
@@ -138,8 +138,9 @@ impl LocalTransactionId {
     }
 }
 
-/// A branch of a distributed transaction, `XID:format:gtrid:bqual:qualifier`, the two in the middle
-/// in hexadecimal: the seventh word of `put test 1 5 0 1827112641 XID:1:67:6271:uq 9\r\nin xa`. It survives its connection.
+/// A branch of a distributed transaction, `XID:format:gtrid:bqual:qualifier`, the two in the middle in
+/// hexadecimal: the seventh word of `put test 1 5 0 1827112641 XID:1:67:6271:uq 9\r\nin xa`. It survives its
+/// connection.
 ///
 /// ```
 /// use metaq_protocol::XaTransactionId;

@@ -1,4 +1,4 @@
-//! Reports each unusable entry of a registry once.
+//! Reporting of each unusable entry of a registry exactly once.
 
 #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
 use std::time::Duration;
@@ -11,38 +11,39 @@ use tokio::time::Instant;
 
 use crate::{BadEntry, DiscoveryEvent, EventPublisher, panics::log};
 
-/// The time after which an entry is reported that usually passes by itself.
+/// The time for which a transient fault must last before it is reported.
 #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
 const TRANSIENT_GRACE: Duration = Duration::from_secs(2);
 
-/// An entry that can't be used.
+/// An entry of a registry that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnusableEntry {
     pub(crate) entry: BadEntry,
-    /// Whether it may well pass: a broker that is shut down takes out its address before its topics.
+    /// Set for faults that usually disappear without repair: a broker that shuts down removes its address
+    /// before its topics.
     pub(crate) is_transient: bool,
 }
 
 impl UnusableEntry {
-    /// One that stays so until somebody mends it.
+    /// A fault that remains until the entry is repaired.
     pub(crate) fn permanent(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { entry: BadEntry::new(path, reason), is_transient: false }
     }
 }
 
-/// The entries that can't be used, and the readers that have come across each: the address of a broker may be missed by
-/// all topics.
+/// Deduplicates reports of unusable entries, and counts the readers that found each: every topic of a broker
+/// finds that the broker's address is missing.
 ///
-/// A report costs what the reader's own entries do, however many other readers there are.
+/// The cost of a report depends on the reader's own entries, not on the number of other readers.
 #[derive(Debug)]
 pub(crate) struct BadEntryReports<K> {
     by_reader: BTreeMap<K, BTreeSet<Arc<BadEntry>>>,
     entries: BTreeMap<Arc<BadEntry>, Known>,
-    /// The entries that may pass and aren't told yet, by when they were first met.
+    /// The transient faults that were not reported yet, by the time at which they were first found.
     pending: BTreeSet<(Instant, Arc<BadEntry>)>,
 }
 
-/// An entry that at least one reader has come across.
+/// An entry that at least one reader has found.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     readers: usize,
@@ -62,8 +63,8 @@ impl<K> Default for BadEntryReports<K> {
 }
 
 impl<K: Ord> BadEntryReports<K> {
-    /// Returns those of the entries in `bad`, which are all that a reader has come across now, that nobody had before.
-    /// Those that may pass aren't among them yet.
+    /// Replaces the entries that `reader` has found by `bad`, and returns those of them that no reader had
+    /// found before. Transient faults are not returned yet; see `take_overdue`.
     #[must_use = "report them once no lock is held"]
     pub(crate) fn report(&mut self, reader: K, bad: Vec<UnusableEntry>) -> Vec<BadEntry> {
         if bad.is_empty() && !self.by_reader.contains_key(&reader) {
@@ -85,7 +86,7 @@ impl<K: Ord> BadEntryReports<K> {
         new
     }
 
-    /// Counts a reader that has come across an entry.
+    /// Adds a reader that has found an entry.
     fn add_reader(&mut self, entry: BadEntry, is_transient: bool, new: &mut Vec<BadEntry>) -> Arc<BadEntry> {
         let entry = Arc::new(entry);
         match self.entries.entry(Arc::clone(&entry)) {
@@ -108,7 +109,7 @@ impl<K: Ord> BadEntryReports<K> {
         }
     }
 
-    /// Counts off a reader that doesn't come across an entry any more.
+    /// Removes a reader that no longer finds an entry.
     fn remove_reader(&mut self, entry: &Arc<BadEntry>) {
         let Some(known) = self.entries.get_mut(entry) else { return };
         known.readers -= 1;
@@ -121,13 +122,13 @@ impl<K: Ord> BadEntryReports<K> {
         self.entries.remove(entry);
     }
 
-    /// The time at which something that may pass will have lasted too long.
+    /// The time at which the next transient fault becomes overdue.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn due(&self) -> Option<Instant> {
         self.pending.first().map(|(since, _)| *since + TRANSIENT_GRACE)
     }
 
-    /// Returns what may pass but has lasted too long.
+    /// Returns the transient faults that have lasted for `TRANSIENT_GRACE`.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
     #[must_use = "report them once no lock is held"]
     pub(crate) fn take_overdue(&mut self) -> Vec<BadEntry> {
@@ -142,14 +143,14 @@ impl<K: Ord> BadEntryReports<K> {
         overdue
     }
 
-    /// Forgets what a reader has come across who reads no more.
+    /// Removes the entries of a reader that has stopped reading.
     #[cfg(any(test, feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn forget(&mut self, reader: &K) {
         let former = self.by_reader.remove(reader).unwrap_or_default();
         former.iter().for_each(|entry| self.remove_reader(entry));
     }
 
-    /// Forgets what all others than these have come across.
+    /// Removes the entries of all readers for which `reads` returns false.
     #[cfg(feature = "etcd")]
     pub(crate) fn retain(&mut self, reads: impl Fn(&K) -> bool)
     where
@@ -160,7 +161,7 @@ impl<K: Ord> BadEntryReports<K> {
     }
 }
 
-/// Tells that an entry can't be used.
+/// Logs that an entry can't be used, and sends the event.
 pub(crate) fn publish_bad_entry(entry: &BadEntry, events: &EventPublisher) {
     log(|| tracing::warn!(path = %entry.path, reason = %entry.reason, "entry of the registry can't be used"));
     events.send(DiscoveryEvent::BadEntry(entry.clone()));
@@ -243,7 +244,7 @@ mod tests {
             assert!(reports.report(reader, Vec::new()).is_empty());
         }
         assert!(reports.entries.is_empty() && reports.pending.is_empty() && reports.by_reader.is_empty());
-        // With each report looking at all readers it took 24 s.
+        // When each report scanned all readers, this took 24 s.
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 }

@@ -1,9 +1,9 @@
-//! The text that names the servers of a registry and its root in it.
+//! The text that names the servers of a registry and its root.
 
 use super::registry::Layout;
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
-/// `HOST:PORT,HOST:PORT/ROOT`, read.
+/// The parsed form of `HOST:PORT,HOST:PORT/ROOT`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ConnectString {
     /// Each `HOST:PORT`.
@@ -17,10 +17,10 @@ const NO_SECRETS: &str =
     "no name or password can stand before a host; set the `credentials` of the configuration";
 
 impl ConnectString {
-    /// Reads the text that names a registry of `kind`, and may begin with `scheme`.
+    /// Parses the text that names a registry of `kind`, with an optional `scheme` in front.
     pub(crate) fn parse(kind: &str, scheme: &str, text: &str) -> Result<Self, DiscoveryError> {
         let refused = |reason: String| {
-            // What is wrong may be part of a password, if there is one.
+            // With an `@`, the faulty part may belong to a password.
             let reason = if text.contains('@') { NO_SECRETS.to_owned() } else { reason };
             let shown = without_secrets(text);
             let text = format!(
@@ -36,7 +36,7 @@ impl ConnectString {
             Some((hosts, root)) => (hosts, root),
             None => (bare, DEFAULT_ROOT),
         };
-        // A password may hold a slash; then what follows is no root, but a host.
+        // A password may contain a slash; the text that follows it is then a host, not a root.
         if hosts.contains('@') || text.rsplit_once('@').is_some_and(|(_, end)| end.contains(':')) {
             return Err(refused(NO_SECRETS.to_owned()));
         }
@@ -59,7 +59,7 @@ impl ConnectString {
     }
 }
 
-/// The text without what stands before an `@`, which may be a password.
+/// Removes everything before an `@`, which may be a password.
 pub(crate) fn without_secrets(text: &str) -> String {
     text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, end)| format!("...@{end}"))
 }
@@ -136,7 +136,7 @@ mod tests {
             assert!(!format!("{error} {error:?}").contains("s3"), "{text}: {error:?}");
             assert!(error.to_string().contains("`credentials`"), "{text}: {error}");
         }
-        // The root is no secret.
+        // An `@` in the root is not a secret.
         assert!(ConnectString::parse("etcd", "etcd://", "h:1/meta@home").is_ok());
     }
 }

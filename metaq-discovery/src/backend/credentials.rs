@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The name and the password to read a registry with. The password is never shown.
+/// The name and the password with which a registry is read. `Debug` does not show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     name: String,

@@ -1,21 +1,21 @@
-//! Points in time and settings that hold for every [`Duration`].
+//! Deadlines and settings that are valid for every [`Duration`].
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longer durations are cut to this one, about 30 years, so that no addition overflows.
+/// The longest duration, about 30 years. Longer ones are reduced to it so that no addition overflows.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// The point in time that is `duration` from now; at most [`MAX_DURATION`] from now.
+/// The point in time `duration` from now, and at most [`MAX_DURATION`] from now.
 pub(crate) fn after(duration: Duration) -> Instant {
     Instant::now() + duration.min(MAX_DURATION)
 }
 
-/// Returns the setting `name` within its limits.
+/// Returns the setting `name`, limited to the range from `shortest` to `longest`.
 ///
 /// # Errors
-/// When it is zero, which would let every attempt fail, or repeat something without a pause.
+/// When the value is zero, with which every attempt would fail or a loop would repeat without a pause.
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 pub(crate) fn setting(
     name: &str,

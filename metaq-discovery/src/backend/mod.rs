@@ -1,13 +1,14 @@
-//! The machinery that several backends share, and no backend itself.
+//! Machinery that several backends share.
 //!
-//! - For each topic: `publishers` holds the watches, `notices` delivers views, events and warnings once no lock is held.
-//! - For what a registry contains: `registry` is the layout of paths and data that brokers write, `bad_entries` reports each
-//!   unusable entry once.
-//! - For servers: `connect_string`, `credentials` and `tls` are the settings by which they are reached.
-//! - For time and tasks: `deadline` limits durations, `task` runs a backend's background task and starts it again.
+//! - Per topic: `publishers` holds the watches; `notices` delivers views, events and warnings after the lock
+//!   is released.
+//! - Contents of a registry: `registry` is the layout of the paths and data that brokers write; `bad_entries`
+//!   reports each unusable entry once.
+//! - Servers: `connect_string`, `credentials` and `tls` are the settings of a connection to them.
+//! - Time and tasks: `deadline` limits durations; `task` runs a backend's background task and restarts it.
 //!
-//! A backend (`static_discovery`, `mock`, `file`, `etcd`, `zookeeper`) uses these; they use the public types of the crate
-//! and `panics`, and never a backend.
+//! The backends (`static_discovery`, `mock`, `file`, `etcd`, `zookeeper`) use these modules. The modules use
+//! the public types of the crate and `panics`, and never a backend.
 
 #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
 pub(crate) mod bad_entries;

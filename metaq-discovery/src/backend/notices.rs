@@ -1,4 +1,4 @@
-//! Notices for watches and readers of events, delivered in order once no lock is held.
+//! Notifications of watches and readers of events, delivered in order after the lock is released.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::BadEntry;
 use crate::DiscoveryEvent;
 use crate::{DiscoveryError, EventPublisher, TopicView, ViewPublisher, panics::contain};
 
-/// Something to tell.
+/// A pending notification.
 #[derive(Debug)]
 pub(crate) enum Notice {
     #[cfg(any(feature = "file", feature = "mock"))]
@@ -19,14 +19,14 @@ pub(crate) enum Notice {
     Warning(String),
     #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
     BadEntry(BadEntry),
-    /// The view of all these, who watch the same topic; the change is told once.
+    /// A new view for all these watches of one topic. The change is reported once.
     View(Vec<Arc<ViewPublisher>>, TopicView),
-    /// There will be no other view.
+    /// The end of these watches.
     End(Vec<Arc<ViewPublisher>>, DiscoveryError),
 }
 
-/// A queue of notices. They are queued while the state that they are about is locked, and delivered after that, because
-/// whoever is woken may call the discovery at once.
+/// A queue of notifications. A notification is queued while the state that it describes is locked, and
+/// delivered after the lock is released, because a waker may call the discovery immediately.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     queue: Mutex<Queue>,
@@ -38,7 +38,7 @@ struct Queue {
     delivering: bool,
 }
 
-/// Ends the delivery also when a waker panics.
+/// Marks the delivery as finished, also when a waker panics.
 struct Delivering<'a>(&'a Notices);
 
 impl Drop for Delivering<'_> {
@@ -52,7 +52,8 @@ impl Notices {
         self.queue.lock().waiting.push_back(notice);
     }
 
-    /// Tells what waits. When somebody is doing that already, this returns at once, and it is told in its turn.
+    /// Delivers the queued notifications. Returns immediately while another thread delivers: that thread
+    /// delivers these as well.
     pub(crate) fn deliver(&self, events: &EventPublisher) {
         loop {
             let Some(delivering) = self.begin() else { return };
@@ -60,7 +61,7 @@ impl Notices {
                 notice.deliver(events);
             }
             drop(delivering);
-            // Something may have been queued after the last look.
+            // A notification may have been queued after the queue was found empty.
         }
     }
 
@@ -78,7 +79,7 @@ impl Notices {
 }
 
 impl Notice {
-    /// Tells everybody whom it concerns, also when the code of one of them panics as it is woken.
+    /// Notifies every recipient, even if the waker of one of them panics.
     fn deliver(self, events: &EventPublisher) {
         match self {
             #[cfg(any(feature = "file", feature = "mock"))]
@@ -102,7 +103,7 @@ impl Notice {
                     });
                 });
             }
-            // The last handle of a publisher wakes, too, as it is dropped.
+            // Dropping the last handle of a publisher also wakes its watches.
             Self::End(publishers, reason) => publishers.into_iter().for_each(|publisher| {
                 contain(|| {
                     publisher.set_end(reason.clone());

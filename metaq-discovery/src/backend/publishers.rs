@@ -1,4 +1,4 @@
-//! The watches of several topics, for backends that hold them all in one place.
+//! The watches of all topics of a backend.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,20 +6,20 @@ use metaq_protocol::Topic;
 
 use crate::{TopicView, TopicWatch, ViewPublisher};
 
-/// The publishers of the topics that are watched.
+/// The publishers of the watched topics.
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
     by_topic: BTreeMap<Topic, Vec<Arc<ViewPublisher>>>,
-    /// Their number, those that were dropped since the last time they were forgotten included.
+    /// The number of publishers, including dropped ones that were not removed yet.
     count: usize,
-    /// At how many those that were dropped are forgotten next.
+    /// The `count` at which dropped publishers are removed next.
     limit: usize,
 }
 
 impl Publishers {
-    /// A watch that begins with `first`.
+    /// Returns a watch that begins with `first`.
     pub(crate) fn watch(&mut self, first: TopicView) -> TopicWatch {
-        // Not at each: then many, of one topic or of many, would take time that grows with their square.
+        // Not on every call: the total time would be quadratic in the number of watches.
         if self.count >= self.limit {
             self.remove_dropped();
             self.limit = (self.count * 2).max(16);
@@ -31,33 +31,33 @@ impl Publishers {
         watch
     }
 
-    /// The publishers of all who watch a topic.
+    /// The publishers of all watches of a topic.
     #[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
     pub(crate) fn of(&self, topic: &Topic) -> Vec<Arc<ViewPublisher>> {
         self.by_topic.get(topic).cloned().unwrap_or_default()
     }
 
-    /// The number of watches of a topic that are held; clones of a watch count as one.
+    /// The number of watches of a topic; clones of a watch count as one.
     #[cfg(feature = "mock")]
     pub(crate) fn count(&self, topic: &Topic) -> usize {
         let publishers = self.by_topic.get(topic).into_iter().flatten();
         publishers.filter(|publisher| !publisher.is_closed()).count()
     }
 
-    /// Whether nobody watches a topic.
+    /// Returns true when no topic is watched.
     #[cfg(any(feature = "etcd", feature = "file"))]
     pub(crate) fn is_unused(&self) -> bool {
         self.by_topic.values().flatten().all(|publisher| publisher.is_closed())
     }
 
-    /// The topics that are watched.
+    /// The watched topics.
     #[cfg(any(feature = "etcd", feature = "file", feature = "mock"))]
     pub(crate) fn topics(&mut self) -> Vec<Topic> {
         self.remove_dropped();
         self.by_topic.keys().cloned().collect()
     }
 
-    /// Takes the publishers of a topic out that nobody watches any more.
+    /// Removes and returns the publishers of a topic that is no longer watched.
     #[cfg(feature = "zookeeper")]
     #[must_use = "drop them once no lock is held"]
     pub(crate) fn take(&mut self, topic: &Topic) -> Vec<Arc<ViewPublisher>> {
@@ -66,7 +66,7 @@ impl Publishers {
         taken
     }
 
-    /// Takes all publishers out, to end their watches.
+    /// Removes and returns all publishers, so that their watches can be ended.
     pub(crate) fn take_all(&mut self) -> Vec<Arc<ViewPublisher>> {
         (self.count, self.limit) = (0, 0);
         std::mem::take(&mut self.by_topic).into_values().flatten().collect()
@@ -95,10 +95,10 @@ mod tests {
         let topic = Topic::new("t").unwrap();
         let watches: Vec<_> = (0..WATCHES).map(|_| publishers.watch(TopicView::new(topic.clone()))).collect();
         assert_eq!(publishers.by_topic[&topic].len(), WATCHES);
-        // Looking for dropped watches at every other one took longer than this limit.
+        // Searching for dropped watches on every other call took longer than this limit.
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         drop(watches);
-        // Those that were dropped don't pile up.
+        // Dropped watches do not accumulate.
         (0..3 * WATCHES).for_each(|_| drop(publishers.watch(TopicView::new(topic.clone()))));
         assert!(publishers.by_topic[&topic].len() <= 2 * WATCHES, "{}", publishers.by_topic[&topic].len());
     }

@@ -1,4 +1,4 @@
-//! The entries of brokers in a registry: paths and data, read without touching any server.
+//! The entries of brokers in a registry: paths and data, without I/O.
 
 #[cfg(test)]
 use std::collections::BTreeMap;
@@ -12,18 +12,18 @@ use crate::{BadEntry, MAX_PARTITIONS, TopicView, ViewBroker};
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Empty, or beginning and not ending with a slash.
+    /// Empty, or with a leading slash and without a trailing one.
     root: String,
 }
 
 impl Layout {
-    /// Begins the root with a slash and takes slashes off its end (rule S-7).
+    /// Adds a leading slash to the root and removes trailing ones (rule S-7).
     pub(crate) fn new(root: &str) -> Self {
         let root = root.trim_matches('/');
         Self { root: if root.is_empty() { String::new() } else { format!("/{root}") } }
     }
 
-    /// The prefix of all paths here.
+    /// The prefix of all paths of the registry.
     #[cfg(feature = "etcd")]
     pub(crate) fn brokers(&self) -> String {
         format!("{}/brokers/", self.root)
@@ -38,13 +38,13 @@ impl Layout {
         format!("{}/brokers/topics-pub/{topic}", self.root)
     }
 
-    /// The prefix of the paths of all brokers' addresses.
+    /// The prefix of the paths of brokers' addresses.
     #[cfg(feature = "etcd")]
     pub(crate) fn ids(&self) -> String {
         format!("{}/brokers/ids/", self.root)
     }
 
-    /// The node above that of a broker's address.
+    /// The parent of the node with a broker's address.
     #[cfg(feature = "zookeeper")]
     pub(crate) fn broker(&self, broker: BrokerId) -> String {
         format!("{}/brokers/ids/{broker}", self.root)
@@ -56,7 +56,7 @@ impl Layout {
         format!("{}/brokers/ids", self.root)
     }
 
-    /// The topic and the name of the child at a path; none for any other path.
+    /// The topic and the child's name of a path; `None` for any other path.
     #[cfg(feature = "etcd")]
     pub(crate) fn child_of<'a>(&self, path: &'a [u8]) -> Option<(Topic, &'a str)> {
         let below = str::from_utf8(path).ok()?.strip_prefix(&self.topics())?.strip_prefix('/')?;
@@ -64,12 +64,12 @@ impl Layout {
         Some((Topic::new(topic).ok()?, name))
     }
 
-    /// The broker whose address is at a path; none for any other path.
+    /// The broker whose address is stored at a path; `None` for any other path.
     #[cfg(feature = "etcd")]
     pub(crate) fn master_of(&self, path: &[u8]) -> Option<BrokerId> {
         let path = str::from_utf8(path).ok()?;
         let id = path.strip_prefix(&self.ids())?.strip_suffix("/master")?.parse().ok().map(BrokerId)?;
-        // Its id is written in one way only.
+        // Only the canonical spelling of an id counts.
         (self.master(id) == path).then_some(id)
     }
 
@@ -86,7 +86,7 @@ impl Layout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Child {
     Master(BrokerId),
-    /// Slaves aren't sent to (rule P-27).
+    /// Producers do not send to slaves (rule P-27).
     Slave,
     Unknown,
 }
@@ -111,15 +111,15 @@ impl Child {
 #[cfg(test)]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TopicNodes {
-    /// The data of each child; none for one that was gone when it was read.
+    /// The data of each child; `None` for a child that was gone when it was read.
     pub(crate) children: BTreeMap<String, Option<Vec<u8>>>,
-    /// The data of `ids/ID/master` of each master among the children; none where there is no such node.
+    /// The data of `ids/ID/master` of each master among the children; `None` where there is no such node.
     pub(crate) masters: BTreeMap<BrokerId, Option<Vec<u8>>>,
 }
 
 #[cfg(test)]
 impl TopicNodes {
-    /// The view, without what can't be used, and a list of that.
+    /// The view of the usable entries, and the list of the unusable ones.
     pub(crate) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<UnusableEntry>) {
         let mut builder = ViewBuilder::new(topic, layout);
         for (name, data) in &self.children {
@@ -142,7 +142,7 @@ impl TopicNodes {
     }
 }
 
-/// Collects the view of a topic from its nodes, and what of them can't be used.
+/// Builds the view of a topic from its nodes, and collects the unusable entries.
 #[derive(Debug)]
 pub(crate) struct ViewBuilder<'a> {
     topic: &'a Topic,
@@ -156,12 +156,12 @@ impl<'a> ViewBuilder<'a> {
         Self { topic, layout, view: TopicView::new(topic.clone()), bad: Vec::new() }
     }
 
-    /// Adds a broker; the view is built fastest in the order of the ids.
+    /// Adds a broker. Building is fastest in ascending order of ids.
     pub(crate) fn broker(&mut self, id: BrokerId, addr: BrokerAddr, partitions: u32) {
         self.view.insert(ViewBroker { id, addr, partitions: Some(partitions.min(MAX_PARTITIONS)) });
     }
 
-    /// Reports a child whose name no broker gives.
+    /// Reports a child whose name does not have the form that brokers use.
     pub(crate) fn unknown_child(&mut self, name: &str) {
         self.bad_child(name, "its name is neither ID-m nor ID-sN");
     }
@@ -174,9 +174,9 @@ impl<'a> ViewBuilder<'a> {
         self.bad.push(UnusableEntry::permanent(self.layout.master(id), reason));
     }
 
-    /// Reports a broker that offers the topic and has no address.
+    /// Reports a broker that offers the topic but has no address.
     pub(crate) fn missing_master(&mut self, id: BrokerId) {
-        // Registry §19: a broker that was killed and restarted at once registers topics only.
+        // docs/registry.md §19: a broker that is killed and restarted immediately registers only its topics.
         let reason = "the broker offers a topic but has no address here; it may need a restart";
         self.bad
             .push(UnusableEntry { entry: BadEntry::new(self.layout.master(id), reason), is_transient: true });
@@ -187,8 +187,8 @@ impl<'a> ViewBuilder<'a> {
     }
 }
 
-/// Reads `{"broker":"0-m","numParts":3}`. As lenient as the Java client (rule P-24), except that it isn't choosy about
-/// unknown fields.
+/// Parses `{"broker":"0-m","numParts":3}`. As lenient as the Java client (rule P-24), and additionally
+/// ignores unknown fields.
 pub(crate) fn parse_partitions(data: &[u8]) -> Result<u32, String> {
     let mut values = serde_json::Deserializer::from_slice(data).into_iter::<serde_json::Value>();
     let value = match values.next() {
@@ -213,7 +213,7 @@ pub(crate) fn parse_addr(data: &[u8]) -> Result<BrokerAddr, String> {
     if text.is_empty() {
         return Err("it has no data".to_owned());
     }
-    // As lenient as the Java client, which takes any URI.
+    // As lenient as the Java client, which accepts any URI.
     BrokerAddr::parse_with_slave_id(text).map(|(addr, _)| addr).map_err(|error| error.to_string())
 }
 

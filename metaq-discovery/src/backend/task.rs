@@ -1,4 +1,4 @@
-//! Background tasks that are started anew after a panic, and after the end of the runtime that they ran on.
+//! Background tasks that are restarted after a panic, and after the end of the runtime on which they ran.
 
 use std::{
     future::Future,
@@ -21,11 +21,11 @@ use crate::{
     panics::{catch, log},
 };
 
-/// Pauses after panics grow from the first to the last.
+/// The backoff after panics doubles from the first to the last.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A task that has run for this long is restarted after the first pause again.
+/// A task that has run for this long is restarted with the initial backoff again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The Tokio runtime of the caller.
@@ -37,14 +37,15 @@ pub(crate) fn runtime() -> Result<Handle, DiscoveryError> {
     let handle = Handle::try_current().map_err(|_| {
         refused("there is no Tokio runtime here; call this from a task, or within Runtime::block_on")
     })?;
-    // There is no other way to find out.
+    // Tokio has no other way to detect this.
     catch_unwind(|| drop(sleep(Duration::ZERO))).map_err(|_| {
         refused("the Tokio runtime has no timers; build it with enable_all, or enable_time and enable_io")
     })?;
     Ok(handle)
 }
 
-/// Runs what `run` returns until it ends without a panic. `panicked` is called with the message of each panic.
+/// Runs the future that `run` returns until it completes without a panic. Calls `panicked` with the message
+/// of each panic.
 pub(crate) async fn supervise<F: Future<Output = ()>>(
     name: &'static str,
     mut run: impl FnMut() -> F,
@@ -64,13 +65,13 @@ pub(crate) async fn supervise<F: Future<Output = ()>>(
     }
 }
 
-/// The place of a task of which one runs at a time.
+/// Ensures that at most one instance of a task runs.
 #[derive(Debug, Default)]
 pub(crate) struct TaskSlot {
     running: watch::Sender<bool>,
 }
 
-/// Frees the slot when it is dropped: at the task's end, or with the runtime.
+/// Frees the slot when it is dropped: at the end of the task, or with the runtime.
 #[derive(Debug)]
 struct RunningGuard(watch::Sender<bool>);
 
@@ -86,11 +87,11 @@ impl TaskSlot {
         started.then(|| RunningGuard(self.running.clone()))
     }
 
-    /// Starts the task on the caller's runtime unless one runs. It is started again after a panic, and if it is `needed`
-    /// though it has ended. Returns whether the task runs.
+    /// Starts the task on the caller's runtime unless it runs. The task is restarted after a panic, and when
+    /// it has completed although it is still `needed`. Returns a receiver that holds whether the task runs.
     ///
     /// # Errors
-    /// When it doesn't run, and there is no runtime to start it on.
+    /// When the task doesn't run, and there is no runtime to start it on.
     pub(crate) fn ensure_running<F: Future<Output = ()> + Send + 'static>(
         &self,
         name: &'static str,
@@ -104,7 +105,7 @@ impl TaskSlot {
                 return Ok(is_running);
             }
             let runtime = runtime()?;
-            // Else somebody else has been quicker, whose start may have failed since.
+            // Another caller was faster, but its start may have failed since.
             let Some(running) = self.try_start() else { continue };
             let slot = Self { running: self.running.clone() };
             let (mut running, has_run) = (Some(running), Arc::new(AtomicBool::new(false)));
@@ -114,13 +115,13 @@ impl TaskSlot {
                 while let Some(guard) = running.take() {
                     supervise(name, &mut run, &panicked).await;
                     drop(guard);
-                    // Somebody may have relied on the task while it was about to end.
+                    // A caller may have relied on the task while it was about to complete.
                     if needed() {
                         running = slot.try_start();
                     }
                 }
             });
-            // The runtime drops what is spawned on it when it is shutting down. It may also have run to its end by now.
+            // A runtime that is shutting down drops spawned tasks. The task may also have completed by now.
             let is_started = *is_running.borrow() || has_run.load(Ordering::Acquire);
             return if is_started { Ok(is_running) } else { Err(runtime_ended()) };
         }
@@ -129,7 +130,7 @@ impl TaskSlot {
     /// Waits until the task doesn't run.
     #[cfg(feature = "zookeeper")]
     pub(crate) async fn stopped(&self) {
-        // Never an error: the sender is here.
+        // Never an error: `self` holds the sender.
         let _ = self.running.subscribe().wait_for(|running| !running).await;
     }
 
@@ -140,7 +141,7 @@ impl TaskSlot {
     }
 }
 
-/// The error of whoever relies on a task that can't be started.
+/// The error for callers that rely on a task that can't be started.
 pub(crate) fn runtime_ended() -> DiscoveryError {
     let text = "the Tokio runtime that followed the registry has ended; watch the topic again on another one";
     DiscoveryError::new(DiscoveryErrorKind::NoRuntime, text)
@@ -179,7 +180,7 @@ mod tests {
         }
     }
 
-    /// Tasks that end at once, and are started again by themselves and by everybody else.
+    /// The tasks complete immediately, and are restarted by themselves and by all other threads.
     #[test]
     fn whoever_relies_on_a_task_that_is_about_to_end_gets_no_error() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

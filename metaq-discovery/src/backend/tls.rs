@@ -1,4 +1,5 @@
-//! TLS to the servers of a registry: who is trusted, who we are, and why a handshake fails.
+//! TLS to the servers of a registry: trusted authorities, the client's identity, and the reasons of failed
+//! handshakes.
 
 use std::{
     fmt, fs,
@@ -17,17 +18,18 @@ use tokio_rustls::TlsConnector;
 
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
-/// The time that a server has when it is asked why it can't be talked to.
+/// The limit for each step of the probe that finds the reason of a failed handshake.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The time that a server that accepted us has to change its mind: by TLS 1.3 it says only then that it doesn't like our
-/// certificate.
+/// The time to wait for an alert after the handshake: with TLS 1.3 the server rejects a client certificate
+/// only then.
 const ALERT_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// The authorities to trust for servers of a registry and, where the servers demand that, who we are. PEM, as files or as text;
-/// files are read once. The private key is never shown.
+/// The trusted authorities for servers of a registry and, where the servers demand it, the identity of the
+/// client. PEM, as files or as text; files are read once. `Debug` does not show the private key.
 ///
-/// A server has to have a certificate for the host by which it is named, a DNS name or an IP address.
+/// The certificate of a server must be valid for the host by which the server is named, a DNS name or an IP
+/// address.
 ///
 /// ```no_run
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,7 +46,7 @@ pub struct TlsConfig {
     rustls: Arc<ClientConfig>,
 }
 
-/// A text in the format PEM, and where it is from.
+/// Text in PEM format, and the file that it was read from.
 #[derive(Clone)]
 struct Pem {
     file: Option<PathBuf>,
@@ -55,15 +57,15 @@ impl TlsConfig {
     /// Trusts servers whose certificate was signed by one of the certificates in `file`.
     ///
     /// # Errors
-    /// When the file can't be read, or holds no usable certificate.
+    /// When the file can't be read, or contains no usable certificate.
     pub fn from_ca_file(file: impl AsRef<Path>) -> Result<Self, DiscoveryError> {
         Self::new(Pem::read("the CA certificates", file.as_ref())?)
     }
 
-    /// [`from_ca_file`](Self::from_ca_file) with the text itself.
+    /// Like [`from_ca_file`](Self::from_ca_file), with the PEM text.
     ///
     /// # Errors
-    /// When it holds no usable certificate.
+    /// When the text contains no usable certificate.
     pub fn from_ca_pem(text: impl Into<String>) -> Result<Self, DiscoveryError> {
         Self::new(Pem { file: None, text: text.into() })
     }
@@ -73,11 +75,12 @@ impl TlsConfig {
         Ok(Self { ca, identity: None, rustls })
     }
 
-    /// Shows the servers the certificate in one file, followed by those between it and the CA's if there are any, and
-    /// proves it by the private key in the other.
+    /// Authenticates to the servers with the certificate in one file, followed by intermediate certificates
+    /// if there are any, and the private key in the other.
     ///
     /// # Errors
-    /// When a file can't be read, has no certificate or no key in it, or the key isn't the certificate's.
+    /// When a file can't be read, contains no certificate or no key, or the key doesn't match the
+    /// certificate.
     pub fn with_identity_files(
         self,
         certificate: impl AsRef<Path>,
@@ -87,10 +90,10 @@ impl TlsConfig {
         self.with_identity(certificate, Pem::read("the client's private key", key.as_ref())?)
     }
 
-    /// [`with_identity_files`](Self::with_identity_files) with the texts themselves.
+    /// Like [`with_identity_files`](Self::with_identity_files), with the PEM texts.
     ///
     /// # Errors
-    /// When there is no certificate or no key, or the key isn't the certificate's.
+    /// When there is no certificate or no key, or the key doesn't match the certificate.
     pub fn with_identity_pem(
         self,
         certificate: impl Into<String>,
@@ -115,9 +118,9 @@ impl TlsConfig {
         self.identity.as_ref().map(|(certificate, key)| (certificate.text.as_str(), key.text.as_str()))
     }
 
-    /// The reason why there is no TLS with a server at `HOST:PORT`, or none if that isn't the matter; the libraries don't tell.
-    /// [`Failed`](DiscoveryErrorKind::Failed) if it will stay so, [`Unreachable`](DiscoveryErrorKind::Unreachable) if it
-    /// may change.
+    /// The reason why TLS fails with a server at `HOST:PORT`, or `None` if TLS is not the problem; the client
+    /// libraries don't report it. [`Failed`](DiscoveryErrorKind::Failed) if the failure is permanent,
+    /// [`Unreachable`](DiscoveryErrorKind::Unreachable) if it may be temporary.
     pub(crate) async fn handshake_error(&self, kind: &str, host: &str, name: &str) -> Option<DiscoveryError> {
         let name = ServerName::try_from(name.to_owned()).ok()?;
         let stream = timeout(PROBE_TIMEOUT, TcpStream::connect(host)).await.ok()?.ok()?;
@@ -213,7 +216,7 @@ impl Pem {
     }
 }
 
-/// Reads everything, so that what is wrong is said before anything is connected to.
+/// Reads all certificates and keys, so that faults are reported before the first connection.
 fn client_config(ca: &Pem, identity: Option<(&Pem, &Pem)>) -> Result<ClientConfig, DiscoveryError> {
     install_provider();
     let mut roots = RootCertStore::empty();
@@ -233,16 +236,16 @@ fn client_config(ca: &Pem, identity: Option<(&Pem, &Pem)>) -> Result<ClientConfi
     })
 }
 
-/// The client library of ZooKeeper takes the provider of the process, and panics when a program was built with several
-/// and has chosen none.
+/// The ZooKeeper client library uses the provider of the process, and panics when a program was built with
+/// several and has selected none.
 fn install_provider() {
     if CryptoProvider::get_default().is_none() {
-        // Somebody else may have been quicker.
+        // Another thread may have installed one first.
         let _ = aws_lc_rs::default_provider().install_default();
     }
 }
 
-/// The host of `HOST:PORT` as a certificate names it.
+/// The host of `HOST:PORT`, in the form used by certificates.
 pub(crate) fn server_name(kind: &str, host: &str) -> Result<String, DiscoveryError> {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
@@ -262,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    /// A CA, a certificate that it signed, and that one's key.
+    /// A CA, a certificate that it signed, and the key of that certificate.
     fn made() -> (String, String, String) {
         let ca = metaq_testkit::peers::TestCa::new();
         let (certificate, key) = ca.issue("localhost");

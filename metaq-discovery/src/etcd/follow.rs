@@ -1,4 +1,4 @@
-//! Reading the keys, and following them by a watch from the next revision on.
+//! Reading the keys, and watching them from the next revision on.
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
@@ -27,22 +27,22 @@ use crate::{
     panics::{contain, log},
 };
 
-/// Pauses after all servers have failed grow from the first to the last, in milliseconds.
+/// The backoff after all servers have failed, in milliseconds.
 const BACKOFF_MS: [u64; 3] = [50, 200, 500];
 
-/// The interval at which it is checked whether anybody still needs the keys.
+/// The interval at which the task checks whether the keys are still needed.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
-/// The shortest time between two logins at a server that lets us in and then refuses the login.
+/// The shortest time between two logins at a server that accepts the login and later rejects its token.
 const LOGIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The number of views that are published before other tasks get their turn.
+/// The number of views that are published before other tasks run.
 const VIEWS_PER_TURN: usize = 64;
 
-/// Pauses after logins that took too long double from the first to the last.
+/// The backoff after logins that timed out doubles from the first to the last.
 const LOGIN_BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
-/// Says that the keys are no longer those of the registry when nothing follows it any more, the runtime's end included.
+/// Marks the keys as outdated when the task stops, also when the runtime shuts down.
 struct ResetSyncOnDrop<'a>(&'a Inner);
 
 impl Drop for ResetSyncOnDrop<'_> {
@@ -58,7 +58,7 @@ impl Drop for ResetSyncOnDrop<'_> {
 }
 
 impl Inner {
-    /// Follows the registry until nobody needs it or the discovery is closed.
+    /// Follows the registry until it is no longer needed or the discovery is closed.
     pub(super) async fn follow(self: Arc<Self>) {
         let _unsynced = ResetSyncOnDrop(&self);
         let mut closed = self.closed.subscribe();
@@ -69,20 +69,20 @@ impl Inner {
         }
     }
 
-    /// Waits until nobody needs the keys.
+    /// Waits until the keys are no longer needed.
     async fn until_unused(&self) {
         while self.is_needed() {
             sleep(IDLE_CHECK).await;
         }
     }
 
-    /// Whether somebody watches a topic, or waits for the keys.
+    /// Returns true while a topic is watched, or a call waits for the keys.
     pub(super) fn is_needed(&self) -> bool {
         let state = self.state.lock();
         !*self.closed.borrow() && (state.waiting > 0 || !state.publishers.is_unused())
     }
 
-    /// Says that the registry can't be read, and why.
+    /// Records that the registry can't be read, with the reason.
     pub(super) fn set_lost(&self, why: SyncState) {
         self.sync.send_replace(why);
         let was_there = std::mem::take(&mut self.state.lock().connected);
@@ -91,7 +91,7 @@ impl Inner {
         }
     }
 
-    /// Queues what wasn't told yet of the entries that can't be used.
+    /// Queues the unusable entries that were not reported yet.
     pub(super) fn report(&self, state: &mut State, topic: Topic, bad: Vec<UnusableEntry>) {
         let new = state.reports.report(topic, bad);
         new.into_iter().for_each(|entry| self.notices.push(Notice::BadEntry(entry)));
@@ -147,17 +147,17 @@ impl Inner {
         }
     }
 
-    /// Waits until a server that refused to be read may be asked again.
+    /// Waits for the backoff after a refusal.
     async fn back_off(&self) {
         let refusal = self.state.lock().refusal.clone();
         let Some(refusal) = refusal.filter(|refusal| refusal.next_attempt > Instant::now()) else { return };
         self.sync.send_replace(SyncState::Refused(refusal.error.clone()));
         sleep_until(refusal.next_attempt).await;
-        // Whoever asks from now on waits for the outcome of this attempt.
+        // Calls from now on wait for the outcome of this attempt.
         self.sync.send_replace(SyncState::Lost(refusal.error));
     }
 
-    /// Reports that etcd refuses to be read as configured. The next attempt is made after a pause that grows.
+    /// Reports that etcd refuses access with these settings, and increases the backoff.
     fn refused(&self, refused: AccessRefused) {
         let (error, is_new) = {
             let mut state = self.state.lock();
@@ -171,14 +171,14 @@ impl Inner {
         self.set_lost(SyncState::Refused(error));
     }
 
-    /// The reason why TLS fails with a server, or none if that isn't the matter.
+    /// The reason why TLS fails with a server, or `None` if TLS is not the problem.
     #[cfg(feature = "tls")]
     async fn refusal(&self, host: &str) -> Option<DiscoveryError> {
         let tls = self.config.tls.as_ref()?;
         tls.handshake_error("etcd", host, &self.server_name(host).ok()?).await
     }
 
-    /// The name that the certificate of a server has to hold for.
+    /// The name for which the server's certificate must be valid.
     #[cfg(feature = "tls")]
     pub(super) fn server_name(&self, host: &str) -> Result<String, DiscoveryError> {
         match &self.config.server_name {
@@ -187,15 +187,15 @@ impl Inner {
         }
     }
 
-    /// Follows one server by one login, as long as it lasts.
+    /// Follows one server with one login, as long as the login is valid.
     async fn follow_host(&self, host: &str, failures: &mut usize) -> Result<Infallible, ServerError> {
         let mut server = Server::connect(self, host).await?;
-        // Whether it was of use since logging in.
+        // `was_read` is set once the keys were read with this login.
         let (mut was_read, mut last_login) = (false, Instant::now());
         loop {
             match self.follow_server(&mut server, host, failures, &mut was_read).await {
-                Ok(()) => {} // Everything is to be read anew.
-                // A login ends when it is old, and when the user's password or rights are changed.
+                Ok(()) => {} // Everything must be read again.
+                // A login expires with time, and when the user's password or rights change.
                 Err(ServerError::Refused(refused)) if was_read && refused.is_stale_login() => {
                     // Each login costs the server a slow hash.
                     sleep_until(last_login + LOGIN_INTERVAL).await;
@@ -207,7 +207,7 @@ impl Inner {
         }
     }
 
-    /// Reads everything from a server, and applies what changes until all is to be read anew.
+    /// Reads everything from a server, and applies changes until everything must be read again.
     async fn follow_server(
         &self,
         server: &mut Server<'_>,
@@ -248,7 +248,7 @@ impl Inner {
                 continue;
             };
             let (mut next, mut burst, mut end) = (Some(change), Vec::new(), None);
-            // A burst of changes makes one view. What ends it doesn't undo what has come before.
+            // A burst of changes makes one view. The error that ends it doesn't undo earlier changes.
             while let Some(change) = next.take() {
                 match server.change(change) {
                     Ok(Some(change)) if is_behind(&change, revision) => end = Some(Ok(())),
@@ -271,14 +271,14 @@ impl Inner {
         }
     }
 
-    /// Reports what can't be used and might have passed, but has not.
+    /// Reports transient faults that have lasted.
     fn report_overdue(&self) {
         let lasting = {
             let mut state = self.state.lock();
             if state.reports.due().is_none_or(|due| due > Instant::now()) {
                 return;
             }
-            // What nobody watches any more is nobody's trouble.
+            // Topics that are no longer watched need no reports.
             let topics = state.publishers.topics();
             state.reports.retain(|topic| topics.binary_search(topic).is_ok());
             state.reports.take_overdue()
@@ -286,7 +286,7 @@ impl Inner {
         lasting.iter().for_each(|entry| contain(|| publish_bad_entry(entry, &self.events)));
     }
 
-    /// Applies what a watch tells. `affected` are the topics whose views may be others now.
+    /// Applies a response of the watch, and adds the topics whose views may have changed to `affected`.
     fn apply(&self, change: &WatchResponse, affected: &mut BTreeSet<Topic>) {
         let mut state = self.state.lock();
         for kv in change.events().iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
@@ -297,7 +297,7 @@ impl Inner {
         }
     }
 
-    /// Publishes what the keys say of those of the topics that are watched, in portions between which others have a turn.
+    /// Publishes the views of the watched ones among `topics`, in portions between which other tasks run.
     async fn publish(&self, topics: impl IntoIterator<Item = Topic>) {
         let mut topics = topics.into_iter().peekable();
         loop {
@@ -321,8 +321,8 @@ impl Inner {
     }
 }
 
-/// Whether a server has begun to watch before the revision that was read: its data was replaced by older, and what happens
-/// until then would not be told.
+/// Returns true if a server began to watch before the revision that was read: its data was replaced by an
+/// older state, and changes until that revision would not be reported.
 fn is_behind(change: &WatchResponse, revision: i64) -> bool {
     change.created() && change.header().is_some_and(|header| header.revision() < revision)
 }

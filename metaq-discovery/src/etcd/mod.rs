@@ -1,4 +1,4 @@
-//! etcd, with the keys that brokers have in ZooKeeper.
+//! etcd, with the same keys that brokers write to ZooKeeper.
 
 mod call_error;
 mod follow;
@@ -29,36 +29,37 @@ use crate::{
 use read::Keys;
 use refusal::RefusalBackoff;
 
-/// Settings of [`EtcdDiscovery`]. A duration of zero is refused; one below 10 ms is taken as 10 ms, and a
-/// `reread_interval` below 100 ms as 100 ms.
+/// Settings of [`EtcdDiscovery`]. A duration of zero is refused; one below 10 ms is raised to 10 ms, and a
+/// `reread_interval` below 100 ms to 100 ms.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
-    /// The time that reading the registry for the first time may take. Default 10 s.
+    /// The limit for reading the registry for the first time. Default 10 s.
     pub connect_timeout: Duration,
-    /// The time that a single call may take before another server is tried. Default 2 s.
+    /// The limit for a single call, after which another server is tried. Default 2 s.
     pub call_timeout: Duration,
-    /// The interval at which a server is asked whether it is there; it is left if it doesn't answer within `call_timeout`.
-    /// Default 6 s. etcd closes connections on which it is asked more often than its `--grpc-keepalive-min-time`, 5 s by default.
+    /// The interval of keep-alive pings; a server that doesn't answer within `call_timeout` is left. Default
+    /// 6 s. etcd closes connections on which pings come more often than its `--grpc-keepalive-min-time`, 5 s
+    /// by default.
     pub keep_alive: Duration,
     /// The interval at which everything is read again even if no change was reported. Default 60 s.
     pub reread_interval: Duration,
-    /// The credentials to read with. Default none.
+    /// The credentials for reading. Default none.
     pub credentials: Option<Credentials>,
     /// TLS. Default none.
     #[cfg(feature = "tls")]
     pub tls: Option<crate::TlsConfig>,
-    /// The name that the servers' certificates have to hold for. Default the host of each server.
+    /// The name for which the servers' certificates must be valid. Default the host of each server.
     #[cfg(feature = "tls")]
     pub server_name: Option<String>,
 }
 
-/// The least that the settings may be, and what their sum with a point in time can bear.
+/// The smallest values of the settings.
 const MIN_DURATION: Duration = Duration::from_millis(10);
 const MIN_REREAD: Duration = Duration::from_millis(100);
 
 impl EtcdConfig {
-    /// The settings within their limits.
+    /// Checks the settings and limits them to their ranges.
     fn checked(mut self) -> Result<Self, DiscoveryError> {
         let limited = |name, value: &mut Duration, shortest| {
             setting(name, *value, shortest, MAX_DURATION).map(|checked| *value = checked)
@@ -87,18 +88,19 @@ impl Default for EtcdConfig {
     }
 }
 
-/// Finds brokers in etcd, under the same paths as in ZooKeeper: `ROOT/brokers/ids/ID/master` holds a broker's address, and
-/// `ROOT/brokers/topics-pub/TOPIC/ID-m` its partitions of a topic. Brokers of MetaQ register in ZooKeeper only; something
-/// else has to write these keys.
+/// Finds brokers in etcd, under the same paths as in ZooKeeper: `ROOT/brokers/ids/ID/master` holds a broker's
+/// address, and `ROOT/brokers/topics-pub/TOPIC/ID-m` its partitions of a topic. Brokers of MetaQ register
+/// only in ZooKeeper; another program must write these keys.
 ///
-/// The whole registry is read and followed once for all topics, from the first watch until the last is dropped. While no
-/// server can be reached, the last view of each topic holds.
+/// The whole registry is read and followed once for all topics, from the first watch until the last is
+/// dropped. While no server can be reached, the last view of each topic remains valid.
 ///
-/// When etcd refuses to be read, because of a wrong password or missing rights, [`watch`](Discovery::watch) and
-/// [`topics`](Discovery::topics) fail at once with its reason. As each attempt to log in costs the servers work, etcd is
-/// asked again after pauses that grow from 500 ms to 30 s, whoever asks; calls in between return the same error. A login that
-/// takes longer than `call_timeout` costs the servers as much, and is followed by pauses from 500 ms to 5 s. One login serves as
-/// long as its connection lasts and the servers accept it.
+/// When etcd refuses access, because of a wrong password or missing rights, [`watch`](Discovery::watch) and
+/// [`topics`](Discovery::topics) fail immediately with its reason. As each login costs the servers work, the
+/// next attempt is made after a backoff that grows from 500 ms to 30 s and is shared by all callers; calls in
+/// between return the same error. A login that takes longer than `call_timeout` costs the servers as much,
+/// and is followed by a backoff from 500 ms to 5 s. A login is used as long as its connection lasts and the
+/// servers accept it.
 #[derive(Clone)]
 pub struct EtcdDiscovery {
     inner: Arc<Inner>,
@@ -113,7 +115,7 @@ struct Inner {
     notices: Notices,
     /// The task that follows the registry.
     task: TaskSlot,
-    /// Whether the keys are those of the registry now.
+    /// The state of the keys relative to the registry.
     sync: watch::Sender<SyncState>,
     closed: watch::Sender<bool>,
 }
@@ -123,12 +125,12 @@ struct State {
     keys: Keys,
     reports: BadEntryReports<Topic>,
     publishers: Publishers,
-    /// The number of calls that wait for the keys to be read, or are reading them.
+    /// The number of calls that wait for the keys, or are reading them.
     waiting: usize,
-    /// Whether the last event about the registry said that it answers.
+    /// Set if the last event about the registry was `Connected`.
     connected: bool,
     host: usize,
-    /// The last answer of etcd that it may not be read, until it was.
+    /// The last refusal of access, until the registry was read again.
     refusal: Option<RefusalBackoff>,
 }
 
@@ -137,11 +139,11 @@ enum SyncState {
     Never,
     Synced,
     Lost(DiscoveryError),
-    /// The servers refuse to be read as it is configured: nobody needs to wait.
+    /// The servers refuse access with these settings: calls fail without waiting.
     Refused(DiscoveryError),
 }
 
-/// One of the calls that wait for the keys.
+/// A call that waits for the keys.
 struct WaitingCall<'a>(&'a Inner);
 
 impl Drop for WaitingCall<'_> {
@@ -151,8 +153,8 @@ impl Drop for WaitingCall<'_> {
 }
 
 impl EtcdDiscovery {
-    /// A discovery with the default settings. `connect` is `HOST:PORT,HOST:PORT/ROOT`, optionally with `etcd://` before
-    /// it; the root is `/meta` when left out.
+    /// Creates a discovery with the default settings. `connect` is `HOST:PORT,HOST:PORT/ROOT`, optionally
+    /// with `etcd://` in front; without a root, `/meta` is used.
     ///
     /// # Errors
     /// When `connect` is malformed. Nothing is connected to yet.
@@ -160,7 +162,7 @@ impl EtcdDiscovery {
         Self::with_config(connect, EtcdConfig::default())
     }
 
-    /// A discovery with other settings.
+    /// Creates a discovery with other settings.
     ///
     /// # Errors
     /// As for [`new`](Self::new), and when a duration is zero.
@@ -187,7 +189,8 @@ impl EtcdDiscovery {
         })
     }
 
-    /// Waits until the keys are those of the registry. They are followed from then on until nobody needs them.
+    /// Waits until the keys match the registry. They are followed from then on until they are no longer
+    /// needed.
     async fn synced(&self) -> Result<WaitingCall<'_>, DiscoveryError> {
         runtime()?;
         let inner = &self.inner;
@@ -215,7 +218,7 @@ impl EtcdDiscovery {
                         Ok(SyncState::Refused(error)) => Err(error.clone()),
                         _ => Ok(()),
                     },
-                    // The runtime that followed the registry has ended: it is followed on this one.
+                    // The runtime that followed the registry has shut down: follow it on this one.
                     _ = running.wait_for(|running| !running) => {}
                 }
             }

@@ -1,4 +1,4 @@
-//! The keys of a registry, and what they say.
+//! The keys of a registry, and the views that they describe.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,17 +12,17 @@ use crate::{
     },
 };
 
-/// The reason why an entry can't be used whose value was not read.
+/// The reason reported for an entry whose value was not read.
 const TOO_LONG: &str = "its value is longer than the 4 MiB that can be read";
 
 /// The contents of a registry's keys. Each value is parsed once, when it is set.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    /// The children of each topic by name; topics without any aren't here.
+    /// The children of each topic by name, without topics that have none.
     topics: BTreeMap<Topic, BTreeMap<String, Entry>>,
-    /// The address of each broker, or why it can't be used.
+    /// The address of each broker, or the reason why it can't be used.
     masters: BTreeMap<BrokerId, Result<BrokerAddr, String>>,
-    /// The topics that have a child of each broker, a master's.
+    /// The topics that have a master's child of each broker.
     offered: BTreeMap<BrokerId, BTreeSet<Topic>>,
     /// The number of keys.
     len: usize,
@@ -31,7 +31,7 @@ pub(super) struct Keys {
 /// The contents of a topic's child.
 #[derive(Debug)]
 enum Entry {
-    /// The number of the broker's partitions, or the reason why that can't be used.
+    /// The number of the broker's partitions, or the reason why the value can't be used.
     Master(BrokerId, Result<u32, String>),
     Slave,
     Unknown,
@@ -39,7 +39,7 @@ enum Entry {
 }
 
 impl Entry {
-    /// The child `name` with a value, or with one that is too long to be read.
+    /// Parses the child `name`. `None` stands for a value that is too long to be read.
     fn new(name: &str, value: Option<&[u8]>) -> Self {
         match (Child::parse(name), value) {
             (_, None) => Self::TooLong,
@@ -51,7 +51,7 @@ impl Entry {
 }
 
 impl Keys {
-    /// Sets or removes a key. Returns the topics whose views may be others now.
+    /// Sets or removes a key. Returns the topics whose views may have changed.
     pub(super) fn apply(&mut self, layout: &Layout, key: &[u8], value: Option<&[u8]>) -> BTreeSet<Topic> {
         match value {
             Some(value) => self.set(layout, key, Some(value)),
@@ -103,7 +103,7 @@ impl Keys {
         BTreeSet::from([topic])
     }
 
-    /// The view of a topic, without what can't be used, and a list of that.
+    /// The view of the usable entries of a topic, and the list of the unusable ones.
     pub(super) fn view(&self, topic: &Topic, layout: &Layout) -> (TopicView, Vec<UnusableEntry>) {
         let mut builder = ViewBuilder::new(topic, layout);
         let mut names: BTreeMap<BrokerId, &str> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Refusals of etcd to be read by whom it is asked: wrong passwords, missing rights.
+//! Refusals of etcd to let the keys be read: wrong passwords, missing rights.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use tokio::time::Instant;
 
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
-/// Pauses after refusals double from the first to the last: each attempt to log in costs the server a slow hash.
+/// The backoff after refusals doubles from the first to the last: each login costs the server a slow hash.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// The codes of gRPC for a call that is not permitted, and for one of nobody known.
+/// The gRPC codes of a call that is not permitted, and of a call without valid authentication.
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
-/// The texts of etcd for calls that fail in the same way until somebody changes users, roles or settings. The codes of these
-/// answers are also used for other failures.
+/// The texts of etcd for calls that fail in the same way until users, roles or settings are changed. The
+/// codes of these responses are also used for other failures.
 const PERMANENT_ERRORS: [&str; 5] = [
     "authentication failed",
     "authentication is not enabled",
@@ -25,24 +25,24 @@ const PERMANENT_ERRORS: [&str; 5] = [
     "user name not found",
 ];
 
-/// The texts of etcd for logins that have to be repeated: the token is too old, or, with tokens that can't be taken back (JWT),
-/// users or roles were changed since.
+/// The texts of etcd for logins that must be repeated: the token has expired or, for tokens that can't be
+/// revoked (JWT), users or roles have changed since.
 const STALE_LOGIN: [&str; 2] = ["invalid auth token", "revision of auth store is old"];
 
-/// An answer of a server that it may not be read.
+/// The refusal of a server to let the keys be read.
 #[derive(Debug)]
 pub(super) struct AccessRefused {
     pub(super) host: String,
-    /// The name that it was asked under.
+    /// The user name of the request.
     pub(super) user: Option<String>,
-    /// The prefix of all keys that were to be read.
+    /// The prefix of all keys of the request.
     pub(super) prefix: String,
-    /// The text of the server.
+    /// The server's reason.
     pub(super) reason: String,
 }
 
 impl AccessRefused {
-    /// Whether logging in again at once may help.
+    /// Returns true if another login may succeed immediately.
     pub(super) fn is_stale_login(&self) -> bool {
         is_one_of(&STALE_LOGIN, &self.reason)
     }
@@ -59,14 +59,14 @@ impl AccessRefused {
     }
 }
 
-/// The reason why an error will last; none for others.
+/// The reason of an error that is permanent; `None` for other errors.
 pub(super) fn permanent_reason(error: &Error) -> Option<String> {
     let Error::GRpcStatus(status) = error else { return None };
     let denied = [PERMISSION_DENIED, UNAUTHENTICATED].contains(&(status.code() as i32));
     (denied || is_access_error(status.message())).then(|| status.message().to_owned())
 }
 
-/// Whether this is what etcd says to those who may not read.
+/// Returns true for the texts with which etcd refuses access.
 pub(super) fn is_access_error(reason: &str) -> bool {
     is_one_of(&PERMANENT_ERRORS, reason) || is_one_of(&STALE_LOGIN, reason)
 }
@@ -75,7 +75,7 @@ fn is_one_of(texts: &[&str], reason: &str) -> bool {
     texts.iter().any(|text| reason.contains(text))
 }
 
-/// The last of one or more refusals in a row.
+/// The last one of consecutive refusals, with the backoff.
 #[derive(Clone, Debug)]
 pub(super) struct RefusalBackoff {
     pub(super) error: DiscoveryError,
@@ -85,16 +85,16 @@ pub(super) struct RefusalBackoff {
 }
 
 impl RefusalBackoff {
-    /// A refusal, and the one before it if nothing was read in between.
+    /// Creates the state after a refusal; `former` is the refusal before it if nothing was read in between.
     pub(super) fn after(former: Option<&Self>, refused: AccessRefused) -> Self {
         let now = Instant::now();
-        // A pause that nobody has waited for lately tells nothing of how often the servers are asked.
+        // A backoff that was not used lately says nothing about the current rate of requests.
         let recent = former.filter(|former| now < former.next_attempt + 2 * MAX_BACKOFF);
         let pause = recent.map_or(INITIAL_BACKOFF, |former| (former.pause * 2).min(MAX_BACKOFF));
         Self { error: refused.error(), reason: refused.reason, next_attempt: now + pause, pause }
     }
 
-    /// The error for a call that comes before etcd is asked again.
+    /// The error for calls during the backoff.
     pub(super) fn active_error(&self) -> Option<DiscoveryError> {
         let left = self.next_attempt.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         let text = format!("{}; it is asked again in {} ms", self.error, left.as_millis().max(1));

@@ -1,4 +1,4 @@
-//! One server of etcd: what it is asked, and what its failures mean.
+//! One server of etcd: requests to it, and the classification of its errors.
 
 use std::time::Duration;
 
@@ -17,28 +17,28 @@ use super::{
 };
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, backend::registry::Layout, panics::log};
 
-/// The largest number of keys that are read at a time. Fewer are if the answer would be longer than the client library decodes,
-/// which is 4 MiB.
+/// The largest number of keys in one read. Reads are smaller if the response would exceed the 4 MiB that the
+/// client library decodes.
 const MAX_KEYS_PER_READ: i64 = 1000;
 
-/// The average length of answers to aim at, in bytes.
+/// The average length of responses to aim at, in bytes.
 const TARGET_RESPONSE_BYTES: usize = 1 << 20;
 
-/// The log text when the revision that comes next is gone.
+/// The log text when the next revision was compacted.
 const COMPACTED: &str = "etcd forgot changes that were to come; all is read anew";
 
-/// The call that fails when the keys can't be read.
+/// The name of the read call in errors.
 const READ: &str = "read the registry";
 
-/// The code of gRPC for what is beyond a limit: a length, or the revisions that are kept.
+/// The gRPC code for values beyond a limit: a length, or the revisions that are kept.
 const OUT_OF_RANGE: i32 = 11;
 
 /// The reason why a server can't be followed.
 #[derive(Debug)]
 pub(super) enum ServerError {
-    /// It may not be read. Others of the same cluster would say the same.
+    /// Access was refused. Other servers of the same cluster would answer the same.
     Refused(AccessRefused),
-    /// Logging in took too long, which costs the server as much as a refusal does.
+    /// The login timed out, which costs the server as much as a refused one.
     Login(DiscoveryError),
     Other(DiscoveryError),
 }
@@ -49,19 +49,19 @@ impl From<DiscoveryError> for ServerError {
     }
 }
 
-/// Whether the client library refused to decode a message because of its length.
+/// Returns true if the client library refused to decode a message because of its length.
 fn is_too_long(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status)
         if status.code() as i32 == OUT_OF_RANGE && status.message().contains("message length too large"))
 }
 
-/// Whether the revision that was to be read isn't kept any more.
+/// Returns true if the requested revision was compacted.
 fn is_compacted(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status)
         if status.code() as i32 == OUT_OF_RANGE && status.message().contains("compacted"))
 }
 
-/// The server, the keys that are asked for, and the credentials.
+/// The context of calls: the server, the key prefix, and the credentials.
 struct CallContext<'a> {
     host: &'a str,
     user: Option<&'a str>,
@@ -71,7 +71,7 @@ struct CallContext<'a> {
 }
 
 impl CallContext<'_> {
-    /// Awaits `call`, for which the server has the time of one call.
+    /// Awaits `call`, with the limit for one call.
     async fn ask<T>(
         &self,
         what: &str,
@@ -116,7 +116,7 @@ impl CallContext<'_> {
     }
 }
 
-/// A server that was connected to.
+/// A connection to a server.
 pub(super) struct Server<'a> {
     client: Client,
     context: CallContext<'a>,
@@ -136,13 +136,13 @@ impl<'a> Server<'a> {
         Ok(Self { client, context })
     }
 
-    /// Logs in once more, as the server has forgotten that it has let us in.
+    /// Logs in again after the server has invalidated the token.
     pub(super) async fn log_in_again(&self) -> Result<(), ServerError> {
         self.context.log_in(Box::pin(self.client.refresh_token())).await
     }
 
-    /// All keys of the registry, and the revision at which they were read; none if that was forgotten meanwhile, and
-    /// all is to be read anew.
+    /// Reads all keys of the registry, and the revision at which they were read. `None` if that revision was
+    /// compacted meanwhile, and everything must be read again.
     pub(super) async fn read(&mut self, layout: &Layout) -> Result<Option<(Keys, i64)>, ServerError> {
         let (mut keys, mut revision, mut portion) = (Keys::default(), 0, MAX_KEYS_PER_READ);
         let mut from = self.context.prefix.clone().into_bytes();
@@ -184,34 +184,34 @@ impl<'a> Server<'a> {
                 return Ok(Some((keys, revision)));
             }
             let fitting = TARGET_RESPONSE_BYTES * count / length.max(1);
-            // One long value is often followed by others.
+            // A long value is often followed by others.
             portion = i64::try_from(fitting)
                 .unwrap_or(MAX_KEYS_PER_READ)
                 .clamp(1, MAX_KEYS_PER_READ.min(portion * 4));
         }
     }
 
-    /// Keys of the registry from one on.
+    /// Reads keys of the registry, beginning with `from`.
     async fn range(
         &mut self,
         from: &[u8],
         options: GetOptions,
     ) -> Result<Result<GetResponse, Error>, ServerError> {
-        // The slash at the end of the prefix made one greater is behind all of its keys.
+        // The prefix with its final slash incremented sorts after all of its keys.
         let prefix = self.context.prefix.as_bytes();
         let end = [&prefix[..prefix.len() - 1], b"0"].concat();
         self.context.within("answer", self.client.get(from, Some(options.with_range(end)))).await
     }
 
-    /// The changes of the registry from a revision on.
+    /// Watches the changes of the registry from a revision on.
     pub(super) async fn watch(&mut self, revision: i64) -> Result<WatchStream, ServerError> {
-        // Without fragments, what many changes make up may be longer than the client library decodes.
+        // Without fragments, a large transaction may exceed the length that the client library decodes.
         let options = WatchOptions::new().with_prefix().with_start_revision(revision).with_fragment();
         let watch = self.client.watch(self.context.prefix.as_str(), Some(options));
         self.context.ask("watch", watch).await
     }
 
-    /// Receives the next changes of a watch; none if all is to be read again.
+    /// Returns the next changes of a watch. `None` if everything must be read again.
     pub(super) fn change(
         &self,
         received: Result<Option<WatchResponse>, Error>,
@@ -229,7 +229,7 @@ impl<'a> Server<'a> {
             }
             Err(error) => return Err(self.context.failed("watch", error)),
         };
-        // The stream stays open then, without an error and without any change.
+        // In this case the stream stays open, without an error and without any further change.
         if change.canceled() {
             if change.compact_revision() > 0 {
                 log(|| tracing::info!(host, revision = change.compact_revision(), "{COMPACTED}"));
@@ -250,7 +250,7 @@ impl<'a> Server<'a> {
 fn options(inner: &Inner, host: &str) -> Result<ConnectOptions, DiscoveryError> {
     let config = &inner.config;
     let (limit, keep_alive) = (config.call_timeout, config.keep_alive);
-    // Without being asked while it is idle, a server that is gone would leave a watch waiting for ever.
+    // Without pings while it is idle, a watch would wait forever for a server that is gone.
     let mut options = ConnectOptions::new()
         .with_connect_timeout(limit)
         .with_keep_alive(keep_alive, limit)

@@ -1,4 +1,4 @@
-//! Brokers that are named in a file.
+//! Brokers that are listed in a file.
 
 mod parse;
 mod read;
@@ -30,13 +30,13 @@ use crate::{
 use parse::{FileContent, Parsed};
 use scan::{LastRead, ScanResult, Scans};
 
-/// The interval at which the file is looked at, and for which new contents have to stay to count.
+/// The interval of scans, and the time for which a new content must stay the same to be accepted.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// The time for which a call waits for the contents of the file to stay.
+/// The time for which a call waits for the content of the file to settle.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Brokers that are named in a TOML or JSON file, which is read again when it changes.
+/// Brokers that are listed in a TOML or JSON file, which is read again when it changes.
 ///
 /// ```toml
 /// [brokers]
@@ -49,17 +49,19 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// 1 = 2
 /// ```
 ///
-/// A file whose name ends with `.json` is JSON of the same shape, any other TOML. It is read on threads of its own, twice a
-/// second as long as a topic is watched. A change counts when the file says the same at two looks that are half a second
-/// apart, so that it may be replaced in any way, also be written in portions; the first content counts at once if it was
-/// written half a second before. Comments and white space may change meanwhile. A call that finds a change waits until it
-/// counts. If the file says something else each time for 5 s, what counted before still does, or the call fails if there is
-/// nothing.
+/// A file whose name ends with `.json` is JSON of the same shape, any other file is TOML. While a topic is
+/// watched, the file is scanned twice a second on separate threads. A change is accepted when two scans that
+/// are half a second apart find the same content, so the file may be replaced in any way, including a write
+/// in several parts. The first content is accepted immediately if the file was last written at least half a
+/// second before. Comments and white space do not count as changes. A call that finds a change waits until it
+/// is accepted. If the content differs at each scan for 5 s, the accepted content remains valid, or the call
+/// fails if there is none.
 ///
-/// While the file is missing, malformed, or can't be read within 5 s, the last views hold; an entry that can't be used, such
-/// as the id `00`, leaves the others working. Both are logged and told by [`events`](Discovery::events).
+/// While the file is missing, malformed, or can't be read within 5 s, the last views remain valid. An entry
+/// that can't be used, such as the id `00`, does not affect the others. Both are logged and sent to
+/// [`events`](Discovery::events).
 ///
-/// It has to be a regular file of 64 MiB at most.
+/// The file must be a regular file of at most 64 MiB.
 #[derive(Clone)]
 pub struct FileDiscovery {
     inner: Arc<Inner>,
@@ -75,47 +77,47 @@ struct Inner {
     state: Mutex<State>,
     events: EventPublisher,
     notices: Notices,
-    /// The task that looks at the file.
+    /// The task that scans the file.
     task: TaskSlot,
 }
 
-/// The state of the looks so far.
+/// The state that results from all scans.
 #[derive(Debug, Default)]
 struct ScanState {
-    /// The contents that counted last.
+    /// The accepted content.
     settled: Option<Parsed>,
-    /// The contents that don't count yet, and the look that saw them first.
+    /// The content that is not accepted yet, and the start of the scan that found it first.
     unsettled: Option<(Parsed, Instant)>,
-    /// Since when it has said other things than what counts.
+    /// The time since which scans have found other contents than the accepted one.
     unsettled_since: Option<Instant>,
-    /// Whether that has been told.
+    /// Set once a warning about that was logged.
     is_reported: bool,
-    /// Whether the file could be read the last time.
+    /// Set if the last scan could read the file.
     readable: bool,
     reports: BadEntryReports<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The contents that count, or that counted before they were malformed.
+    /// The accepted content, or the last one before the file became malformed.
     content: Arc<FileContent>,
     publishers: Publishers,
     closed: bool,
 }
 
-/// Whether what the file says counts.
+/// The acceptance of the content that a scan found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Settled {
     Yes,
-    /// It has changed, and may be about to change further.
+    /// The content has changed, and may be changing further.
     NotYet,
 }
 
-/// The verdict on a look.
+/// The result of a scan.
 type ScanOutcome = Result<Settled, DiscoveryError>;
 
 impl FileDiscovery {
-    /// A discovery that reads `path`, which is not opened before the first use.
+    /// Creates a discovery that reads `path`. The file is not opened before the first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let inner = Inner {
             path: path.into(),
@@ -195,10 +197,11 @@ impl ViewSource for Inner {
 }
 
 impl Inner {
-    /// Scans at the file until what it says counts. When it doesn't stay as it is, what counted before does.
+    /// Scans the file until its content is accepted. If it doesn't settle, the accepted content remains
+    /// valid.
     ///
     /// # Errors
-    /// When it can't be read, or used.
+    /// When the file can't be read or used.
     async fn settle(self: &Arc<Self>) -> Result<(), DiscoveryError> {
         runtime()?;
         let deadline = after(SETTLE_TIMEOUT);
@@ -216,14 +219,14 @@ impl Inner {
         }
     }
 
-    /// Scans at the file until nobody watches a topic any more.
+    /// Scans the file until no topic is watched any more.
     async fn follow(self: Arc<Self>) {
         loop {
             sleep(INTERVAL).await;
             if !self.is_needed() {
                 return;
             }
-            // What is wrong has been told; the last views hold.
+            // Errors were already reported; the last views remain valid.
             let _ = self.scan().await;
         }
     }
@@ -233,7 +236,7 @@ impl Inner {
         !state.closed && !state.publishers.is_unused()
     }
 
-    /// The result of a call that finds nothing new that counts.
+    /// The result of a call that finds no new content to accept.
     fn last_settled(&self) -> Result<(), DiscoveryError> {
         let settled = self.scan_state.lock().settled.clone();
         match &settled {
@@ -254,7 +257,8 @@ impl Inner {
         DiscoveryError::new(DiscoveryErrorKind::Config, text)
     }
 
-    /// Brings the views in line with what a look that began at `begun` saw, and tells what is new. One look at a time.
+    /// Updates the views with the result of a scan that began at `begun`, and sends notifications. Scans must
+    /// not overlap.
     fn apply_scan(&self, begun: Instant, result: io::Result<ScanResult>) -> ScanOutcome {
         if self.state.lock().closed {
             return Err(DiscoveryError::closed());
@@ -264,7 +268,7 @@ impl Inner {
         outcome
     }
 
-    /// [`apply_scan`](Self::apply_scan), but that what is to be told is queued.
+    /// [`apply_scan`](Self::apply_scan), with the notifications queued instead of sent.
     fn evaluate(
         &self,
         scan_state: &mut ScanState,
@@ -303,7 +307,7 @@ impl Inner {
             return Ok(Settled::NotYet);
         }
         (scan_state.unsettled, scan_state.unsettled_since, scan_state.is_reported) = (None, None, false);
-        // Equal, but with the time of reading that the views share.
+        // The same content, but with the read time that the views share.
         let content = if is_new { content } else { scan_state.settled.clone().unwrap_or(content) };
         if let Ok(content) = &content {
             content.read_time.set(begun);
@@ -318,7 +322,7 @@ impl Inner {
         }
     }
 
-    /// Puts content that counts in place of the former; what is to be told is queued.
+    /// Replaces the accepted content, and queues the notifications.
     fn publish(&self, scan_state: &mut ScanState, content: &Parsed) {
         let bad = match content {
             Ok(content) => content.bad.clone(),
@@ -334,15 +338,15 @@ impl Inner {
             }
             std::mem::replace(&mut state.content, Arc::clone(content))
         };
-        // Which takes its time, and nobody has to wait for that.
+        // Dropping takes time, and must not happen under the lock.
         drop(former);
     }
 }
 
 impl ScanState {
-    /// Whether new content counts that a look which began at `begun` saw.
+    /// Returns true if a new content, found by a scan that began at `begun`, is accepted.
     fn counts(&mut self, content: &Parsed, begun: Instant, quiet_for: Duration) -> bool {
-        // The first content is better than nothing, unless somebody may be writing it.
+        // The first content is better than none, unless the file may still be being written.
         let is_first = self.settled.is_none() && quiet_for >= INTERVAL;
         match &self.unsettled {
             Some((unsettled, first)) if unsettled == content => {

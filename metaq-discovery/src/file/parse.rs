@@ -8,19 +8,19 @@ use serde_json::Value;
 
 use crate::{MAX_PARTITIONS, TopicView, backend::bad_entries::UnusableEntry, view::ReadTime};
 
-/// The views of all topics, and the entries that can't be used; or why the file as a whole can't be.
+/// The views of all topics and the unusable entries, or the reason why the file as a whole can't be used.
 pub(super) type Parsed = Result<Arc<FileContent>, String>;
 
-/// The contents of a file of the right shape.
+/// The content of a well-formed file.
 #[derive(Debug, Default)]
 pub(super) struct FileContent {
     pub(super) views: BTreeMap<Topic, TopicView>,
     pub(super) bad: Vec<UnusableEntry>,
-    /// That of all the views.
+    /// The read time that all views share.
     pub(super) read_time: ReadTime,
 }
 
-/// The time of reading makes no difference.
+/// The read time is not compared.
 impl PartialEq for FileContent {
     fn eq(&self, other: &Self) -> bool {
         self.views == other.views && self.bad == other.bad
@@ -30,14 +30,14 @@ impl PartialEq for FileContent {
 impl Eq for FileContent {}
 
 impl FileContent {
-    /// The view of a topic, which is empty if the file doesn't name it.
+    /// The view of a topic, which is empty if the file doesn't list the topic.
     pub(super) fn view(&self, topic: &Topic) -> TopicView {
         let view = self.views.get(topic).cloned();
         view.unwrap_or_else(|| TopicView::new(topic.clone()).read_at(&self.read_time))
     }
 }
 
-/// The file, as far as its shape is right.
+/// The raw structure of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entries {
@@ -51,7 +51,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
     let mut report = |entry: String, reason: String| {
         content.bad.push(UnusableEntry::permanent(format!("{} {entry}", path.display()), reason));
     };
-    // None where the address can't be used, which is reported once.
+    // `None` for an address that can't be used, which is reported once.
     let mut brokers = BTreeMap::new();
     for (text, addr) in &entries.brokers {
         match parse_id(text).map(|id| (id, broker(addr))) {
@@ -62,7 +62,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
             Err(reason) => report(format!("brokers.{text}"), reason),
         }
     }
-    // The brokers that are missing, how many topics name each, and the first of those.
+    // The missing brokers, with the number of topics that name each and the first of these topics.
     let mut missing: BTreeMap<BrokerId, (usize, &str)> = BTreeMap::new();
     for (name, counts) in &entries.topics {
         let topic = match Topic::new(name) {
@@ -117,7 +117,7 @@ fn broker(addr: &Value) -> Result<BrokerAddr, String> {
 fn parse_id(text: &str) -> Result<BrokerId, String> {
     let id: Option<i32> = text.parse().ok().filter(|id| *id >= 0);
     match id {
-        // Else two entries could be of the same broker, and one of them count.
+        // Otherwise two entries could name the same broker, and only one of them would be used.
         Some(id) if id.to_string() != text => Err(format!("{text:?} is to be written {id}")),
         Some(id) => Ok(BrokerId(id)),
         None => Err(format!("{text:?} is not the id of a broker, a number from 0 on")),

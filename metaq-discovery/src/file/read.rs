@@ -1,4 +1,4 @@
-//! Reading the file, whatever it turns out to be.
+//! Reading of the file, whatever kind of file it is.
 
 use std::{
     fs::{File, Metadata, OpenOptions},
@@ -7,10 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// A file that has more bytes isn't read. One that names 10,000 topics of 100 brokers each has about 10 MiB.
+/// The largest file that is read. A file of 10,000 topics with 100 brokers each has about 10 MiB.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
 
-/// The coarsest clock of a file system that is in use, that of FAT.
+/// The resolution of the coarsest file system clock in use, that of FAT.
 const RESOLUTION: Duration = Duration::from_secs(2);
 
 /// The metadata of a file.
@@ -18,7 +18,7 @@ const RESOLUTION: Duration = Duration::from_secs(2);
 pub(super) struct Stamp {
     modified: Option<SystemTime>,
     len: u64,
-    /// Device, inode, and the time of the last change of anything, which no program can set.
+    /// Device, inode, and the change time, which no program can set.
     #[cfg(unix)]
     identity: (u64, u64, i64, i64),
 }
@@ -35,12 +35,13 @@ impl Stamp {
         }
     }
 
-    /// The time since the file was written to. Zero if its clock is ahead of ours.
+    /// The time since the last write. Zero if the file system's clock is ahead of ours.
     fn quiet_for(&self) -> Duration {
         self.modified.and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
     }
 
-    /// Whether the next change will give the file another stamp, however coarse the clock of its file system is.
+    /// Returns true if the next change will result in a different stamp, however coarse the clock of the file
+    /// system is.
     fn is_distinct(&self) -> bool {
         #[cfg(unix)]
         let changed = {
@@ -49,28 +50,28 @@ impl Stamp {
         };
         #[cfg(not(unix))]
         let changed = SystemTime::UNIX_EPOCH;
-        // The seconds of the last change are cut, hence one more.
+        // The seconds of the change time are truncated, so one more is added.
         let changed = changed.elapsed().is_ok_and(|elapsed| elapsed > RESOLUTION + Duration::from_secs(1));
         changed && self.quiet_for() > RESOLUTION
     }
 }
 
-/// The finding of a look at the file.
+/// The result of reading the file.
 #[derive(Debug)]
 pub(super) struct ReadResult {
-    /// None if the file looks like the known one.
+    /// `None` if the file has the known stamp.
     pub(super) bytes: Option<Vec<u8>>,
-    /// None if the next content may look the same from outside.
+    /// `None` if the next content might have the same stamp.
     pub(super) stamp: Option<Stamp>,
     pub(super) quiet_for: Duration,
 }
 
-/// Reads a file of at most `most` bytes, unless it looks like `known`.
+/// Reads a file of at most `most` bytes, unless it has the stamp `known`.
 pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io::Result<ReadResult> {
     let refused = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     let file = open(path)?;
     let metadata = file.metadata()?;
-    // Reading it could wait for somebody at the other end, or never end.
+    // Reading a pipe or a device could block, or never end.
     if !metadata.is_file() {
         return refused("it is not a regular file".to_owned());
     }
@@ -91,7 +92,7 @@ pub(super) fn read_at_most(path: &Path, known: Option<&Stamp>, most: u64) -> io:
     Ok(ReadResult { bytes: Some(bytes), stamp, quiet_for })
 }
 
-/// Opens a file without waiting for anybody: a pipe without a writer would keep the caller for ever.
+/// Opens a file without blocking: a pipe without a writer would block the caller forever.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -117,7 +118,7 @@ mod tests {
         }
     }
 
-    /// As when it took the place of the file just before that is opened.
+    /// Covers a pipe that replaces the file just before it is opened.
     #[cfg(unix)]
     #[test]
     fn opening_a_pipe_waits_for_nobody() {
@@ -141,7 +142,7 @@ mod tests {
         assert!(read_at_most(&path, Some(&stamp), 100).unwrap().bytes.is_none());
         let new = folder.path().join("new");
         std::fs::write(&new, "two").unwrap();
-        // Whatever its time says, it is another file.
+        // It is a different file, even with the same modification time.
         let modified = path.metadata().unwrap().modified().unwrap();
         File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
         std::fs::rename(new, &path).unwrap();
@@ -157,7 +158,7 @@ mod tests {
             Stamp { modified: Some(modified), len: 1, identity: (1, 1, changed.cast_signed(), 0) }
         };
         assert!(ago(60).is_distinct() && !ago(1).is_distinct());
-        // Neither a program that sets the time back nor a clock that is ahead deceives.
+        // A program that sets the time back and a clock that is ahead are both detected.
         let set_back = Stamp { modified: ago(60).modified, ..ago(1) };
         let ahead = Stamp { modified: Some(SystemTime::now() + Duration::from_secs(60)), ..ago(60) };
         assert!(!set_back.is_distinct() && !ahead.is_distinct());

@@ -1,5 +1,6 @@
-//! Scans at the file: threads of their own read and parse it, one at a time, and a file system that hangs holds up neither a
-//! runtime nor its end. A look belongs to nobody, so that it ends whoever has gone meanwhile.
+//! Scans of the file. Separate threads read and parse it, one scan at a time, so that a file system that
+//! hangs blocks neither a runtime nor its shutdown. A scan belongs to no caller, and completes even if all
+//! callers have gone.
 
 use std::{
     io,
@@ -20,17 +21,18 @@ use super::{
 };
 use crate::{DiscoveryError, DiscoveryErrorKind, panics::contain};
 
-/// The time that reading may take. Measured on the system's clock, as the time of a runtime may pass faster.
+/// The limit for reading. Measured by the system's clock, because the time of a paused runtime may advance
+/// faster.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The looks so far, of which one runs at a time.
+/// The scans so far. At most one runs at a time.
 #[derive(Debug)]
 pub(super) struct Scans {
     started: u64,
-    /// Those whose outcome is known. A look may go on after that: it has been given up because of its length.
+    /// The number of scans whose outcome is known. A scan may still run after that if it has timed out.
     finished: u64,
     is_running: bool,
-    /// That of the last of them.
+    /// The outcome of the last of them.
     outcome: ScanOutcome,
 }
 
@@ -40,7 +42,7 @@ impl Default for Scans {
     }
 }
 
-/// The result of the last look, for the next one.
+/// The result of the last read, for the next one.
 #[derive(Debug)]
 pub(super) struct LastRead {
     stamp: Option<Stamp>,
@@ -52,12 +54,13 @@ pub(super) struct LastRead {
 #[derive(Debug)]
 pub(super) struct ScanResult {
     pub(super) content: Parsed,
-    /// The time since the file was written to.
+    /// The time since the last write to the file.
     pub(super) quiet_for: Duration,
 }
 
 impl Inner {
-    /// The outcome of a look that begins after this call has: one and the same for all who come before it begins.
+    /// Returns the outcome of a scan that begins after this call. All calls made before the scan begins share
+    /// it.
     pub(super) async fn scan(self: &Arc<Self>) -> ScanOutcome {
         let mut scans = self.scans.subscribe();
         let wanted = scans.borrow().started + 1;
@@ -66,7 +69,7 @@ impl Inner {
                 self.start();
             }
             let finished_or_free = |scans: &Scans| scans.finished == scans.started;
-            // Never an error: the sender is here.
+            // Never an error: `self` holds the sender.
             if let Ok(scans) = scans.wait_for(finished_or_free).await
                 && (scans.finished >= wanted || scans.is_running)
             {
@@ -75,7 +78,7 @@ impl Inner {
         }
     }
 
-    /// Whether the caller has to begin a look: nobody else has, and none runs.
+    /// Returns true if the caller must start a scan: no other caller has, and none runs.
     fn claim(&self, wanted: u64) -> bool {
         let mut claimed = false;
         self.scans.send_if_modified(|scans| {
@@ -96,7 +99,7 @@ impl Inner {
         }
     }
 
-    /// Has another thread read the file, and keeps the time.
+    /// Reads the file on another thread, and enforces the limit.
     fn run(self: Arc<Self>, begun: Instant) {
         let (result, results) = channel();
         let inner = Arc::clone(&self);
@@ -115,7 +118,7 @@ impl Inner {
                 let text = format!("it could not be read within {READ_TIMEOUT:?}");
                 self.finish(begun, Err(io::Error::new(io::ErrorKind::TimedOut, text)), true);
                 let found = results.recv().unwrap_or_else(|_| Err(panicked(())));
-                // Who comes from now on waits for it to be taken in.
+                // Calls from now on wait until its result is applied.
                 self.scans.send_if_modified(|scans| {
                     scans.finished -= 1;
                     false
@@ -126,7 +129,7 @@ impl Inner {
         self.finish(begun, found, false);
     }
 
-    /// The contents that were found.
+    /// Parses the content that was read.
     fn parsed(&self, found: ReadResult) -> ScanResult {
         let (mut last_read, quiet_for) = (self.last_read.lock(), found.quiet_for);
         let content = match (&mut *last_read, found.bytes) {
@@ -143,7 +146,7 @@ impl Inner {
         ScanResult { content, quiet_for }
     }
 
-    /// Takes in what a look found, and says so to those who wait for it.
+    /// Applies the result of a scan, and notifies the waiting calls.
     fn finish(&self, begun: Instant, found: io::Result<ReadResult>, is_running: bool) {
         let text = "taking in the file of brokers panicked";
         let mut outcome = Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text));

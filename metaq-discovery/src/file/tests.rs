@@ -1,11 +1,11 @@
-//! Tests of what counts of what the looks see.
+//! Tests of the acceptance of contents.
 
 use super::{
     parse::tests::{GOOD, texts},
     *,
 };
 
-/// A file, and looks at it at times of the test's own.
+/// A file, scanned at times that the test chooses.
 struct Fixture {
     discovery: FileDiscovery,
     begun: Instant,
@@ -16,7 +16,7 @@ impl Fixture {
         Self { discovery: FileDiscovery::new("x.toml"), begun: Instant::now() }
     }
 
-    /// A look so long after the one before, at a file that was written just before it.
+    /// A scan `after` the one before, of a file that was written just before the scan.
     fn scan(&mut self, after: Duration, text: &str) -> ScanOutcome {
         self.scan_at(after, text, Duration::ZERO)
     }
@@ -35,7 +35,7 @@ impl Fixture {
 const WHOLE: [&str; 2] = ["a 0-0 0-1 1-0", "b 1-0"];
 const SOON: Duration = Duration::from_millis(1);
 
-/// A writer hasn't written all yet. Cut at the end of a line, TOML is as sound as the whole, and names fewer topics.
+/// A writer has not finished yet. TOML that is cut at the end of a line is valid, and lists fewer topics.
 #[test]
 fn what_does_not_stay_for_an_interval_spoils_no_view() {
     let mut fixture = Fixture::new();
@@ -45,7 +45,7 @@ fn what_does_not_stay_for_an_interval_spoils_no_view() {
     let (portion, _) = GOOD.split_at(GOOD.find("[topics.b]").unwrap());
     for portion in [portion, "", "[brokers"] {
         assert_eq!(fixture.scan(INTERVAL, portion).unwrap(), Settled::NotYet);
-        // Whoever looks how often in between.
+        // The number of scans in between does not matter.
         for _ in 0..10 {
             assert_eq!(fixture.scan(INTERVAL / 11, portion).unwrap(), Settled::NotYet);
         }
@@ -56,7 +56,7 @@ fn what_does_not_stay_for_an_interval_spoils_no_view() {
     assert_eq!(fixture.scan(INTERVAL, portion).unwrap(), Settled::NotYet);
     assert_eq!(fixture.scan(INTERVAL, &changed).unwrap(), Settled::NotYet);
     assert_eq!(fixture.views(), WHOLE);
-    // Scans in between don't put it off either.
+    // Scans in between do not delay the acceptance.
     assert_eq!(fixture.scan(INTERVAL / 2, &changed).unwrap(), Settled::NotYet);
     assert_eq!(fixture.scan(INTERVAL / 2, &changed).unwrap(), Settled::Yes);
     assert_eq!(fixture.views(), ["a 0-0 0-1 1-0 1-1", "b 1-0"]);
@@ -72,7 +72,8 @@ fn what_does_not_stay_for_an_interval_spoils_no_view() {
 fn the_first_content_counts_at_once_if_it_is_older_than_an_interval() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.scan_at(SOON, GOOD, INTERVAL).unwrap(), Settled::Yes);
-    // Any other has to stay: the file may have been replaced by one that is older, and is being replaced again.
+    // Any other content must stay the same: the file may have been replaced by an older one, and is being
+    // replaced again.
     assert_eq!(fixture.scan_at(SOON, "[brokers]\n[topics]", INTERVAL).unwrap(), Settled::NotYet);
     assert_eq!(fixture.views(), WHOLE);
 }
@@ -99,7 +100,7 @@ fn views_tell_how_old_the_last_look_is_that_they_stood() {
     assert!(views.iter().all(|view| view.age() < Duration::from_secs(50)));
 }
 
-/// A file system that hangs. Nobody is kept beyond the limit, and who comes later not at all.
+/// A file system that hangs. No call waits longer than the limit, and later calls do not wait at all.
 #[tokio::test]
 #[allow(clippy::await_holding_lock, reason = "that is what hangs")]
 async fn a_read_that_hangs_is_given_up_once_and_taken_in_when_it_ends() {
@@ -125,7 +126,8 @@ async fn a_read_that_hangs_is_given_up_once_and_taken_in_when_it_ends() {
     assert_eq!(discovery.topics().await.unwrap().len(), 2);
 }
 
-/// Puts `text` in the place of a file. Its time is ahead of ours, so that it never looks old.
+/// Replaces a file by one with `text`. Its modification time is ahead of ours, so that it never counts as
+/// old.
 fn replace(path: &std::path::Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
@@ -134,8 +136,8 @@ fn replace(path: &std::path::Path, text: &str) {
     std::fs::rename(new, path).unwrap();
 }
 
-/// Never the same twice: what counted before counts, and where nothing did it is an error. A look begins only when the call
-/// is polled, hence after another content has been put in place.
+/// The content is never the same twice: the accepted content remains valid, and without one the call fails. A
+/// scan begins only when the call is polled, hence after the next content was written.
 #[tokio::test(start_paused = true)]
 async fn a_file_that_says_something_else_at_each_look_is_not_waited_for_for_ever() {
     let folder = tempfile::tempdir().unwrap();

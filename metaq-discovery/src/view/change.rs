@@ -6,7 +6,7 @@ use metaq_protocol::{BrokerId, Topic};
 
 use super::TopicView;
 
-/// The difference between a view and the one before. Shown as `orders +1 -0 ~2`.
+/// The difference between a view and the previous one. Displayed as `orders +1 -0 ~2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ViewChange {
@@ -21,7 +21,7 @@ pub struct ViewChange {
 }
 
 impl ViewChange {
-    /// The difference of `new`; none if there is none.
+    /// Compares two views; `None` if they are equal.
     pub(crate) fn between(old: &TopicView, new: &TopicView) -> Option<Self> {
         let topic = new.topic().clone();
         let mut change = Self { topic, added: Vec::new(), removed: Vec::new(), changed: Vec::new() };

@@ -1,4 +1,4 @@
-//! The brokers and partitions of a topic at one moment, and how they are followed.
+//! The brokers and partitions of a topic at one moment, and the watches of a topic.
 
 mod change;
 mod watch;
@@ -14,10 +14,10 @@ pub use change::ViewChange;
 pub(crate) use watch::ViewSource;
 pub use watch::{TopicWatch, ViewPublisher};
 
-/// No broker is believed to have more partitions of one topic than this.
+/// The largest number of partitions of one topic that is accepted for a broker.
 pub const MAX_PARTITIONS: u32 = 65_536;
 
-/// The brokers and partitions of one topic at one moment. Master brokers only, and only those whose address is known.
+/// The brokers and partitions of one topic at one moment: master brokers whose address is known.
 #[derive(Clone, Debug)]
 pub struct TopicView {
     topic: Topic,
@@ -26,7 +26,7 @@ pub struct TopicView {
     read_time: ReadTime,
 }
 
-/// The time of reading, of one view and its clones or of many views that are read together.
+/// The time of reading, shared by clones of a view or by all views that are read together.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadTime(Arc<Mutex<Instant>>);
 
@@ -38,7 +38,7 @@ impl Default for ReadTime {
 }
 
 impl ReadTime {
-    /// Says that the registry was read again at this time, and all is still so.
+    /// Records that the registry was read again at this time and has not changed.
     #[cfg(feature = "file")]
     pub(crate) fn set(&self, time: Instant) {
         *self.0.lock() = time;
@@ -51,41 +51,42 @@ impl ReadTime {
 pub struct ViewBroker {
     /// The broker's id.
     pub id: BrokerId,
-    /// The address that it listens on.
+    /// The address on which the broker listens.
     pub addr: BrokerAddr,
-    /// The number of its partitions of the topic. None when only its address is known: then the broker chooses.
+    /// The number of its partitions of the topic. `None` when only its address is known: then the broker
+    /// chooses.
     pub partitions: Option<u32>,
 }
 
 impl TopicView {
-    /// A view without brokers, to add them to.
+    /// Creates a view without brokers.
     #[must_use]
     pub fn new(topic: Topic) -> Self {
         Self { topic, brokers: Vec::new(), partitions: Vec::new(), read_time: ReadTime::default() }
     }
 
-    /// The view with one broker more, which has the partitions 0 to `partitions` - 1, at most
-    /// [`MAX_PARTITIONS`] of them. A broker of the same id is replaced.
+    /// Adds a broker with the partitions 0 to `partitions` - 1, at most [`MAX_PARTITIONS`] of them. Replaces
+    /// a broker of the same id.
     #[must_use]
     pub fn with_broker(self, id: BrokerId, addr: BrokerAddr, partitions: u32) -> Self {
         self.with(ViewBroker { id, addr, partitions: Some(partitions.min(MAX_PARTITIONS)) })
     }
 
-    /// The view with one broker more, of which only the address is known: its id is
-    /// [`BrokerId::UNKNOWN`], and its only partition is [`Partition::ANY`].
+    /// Adds a broker of which only the address is known: its id is [`BrokerId::UNKNOWN`], and its only
+    /// partition is [`Partition::ANY`].
     #[must_use]
     pub fn with_address(self, addr: BrokerAddr) -> Self {
         self.with(ViewBroker { id: BrokerId::UNKNOWN, addr, partitions: None })
     }
 
-    /// The view with one broker more, as it is in another view. A broker of the same id is replaced.
+    /// Adds a broker of another view. Replaces a broker of the same id.
     #[must_use]
     pub fn with(mut self, broker: ViewBroker) -> Self {
         self.insert(broker);
         self
     }
 
-    /// Adds a broker, which replaces one of the same id.
+    /// Adds a broker, or replaces the one with the same id.
     pub(crate) fn insert(&mut self, broker: ViewBroker) {
         let place = self.brokers.partition_point(|other| other.id < broker.id);
         let begin = self.partitions.partition_point(|partition| partition.broker < broker.id);
@@ -115,20 +116,20 @@ impl TopicView {
         &self.partitions
     }
 
-    /// Whether no broker offers the topic.
+    /// Returns true when no broker offers the topic.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.brokers.is_empty()
     }
 
-    /// The view with a time of reading that it shares with others.
+    /// Sets a time of reading that is shared with other views.
     #[cfg(feature = "file")]
     pub(crate) fn read_at(mut self, time: &ReadTime) -> Self {
         self.read_time = time.clone();
         self
     }
 
-    /// The time since the registry was read. A view stays in use while the registry is away.
+    /// The time since the registry was read. A view remains in use while the registry is unavailable.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.read_time.0.lock().elapsed()
@@ -146,7 +147,7 @@ impl ViewBroker {
     }
 }
 
-/// The time of reading makes no difference.
+/// The time of reading is not compared.
 impl PartialEq for TopicView {
     fn eq(&self, other: &Self) -> bool {
         self.topic == other.topic && self.brokers == other.brokers
@@ -195,7 +196,7 @@ mod tests {
         let view = (0..10_000).fold(view(), |view, id| view.with_broker(BrokerId(id), addr(1), 4));
         assert_eq!(view.partitions().len(), 40_000);
         assert_eq!(ViewChange::between(&view, &view.clone()), None);
-        // Sorting and collecting everything for each broker took longer than this limit.
+        // Sorting and collecting all brokers for each addition took longer than this limit.
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 

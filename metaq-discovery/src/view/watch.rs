@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use super::{TopicView, ViewChange};
 use crate::{DiscoveryError, DiscoveryErrorKind};
 
-/// Follows one topic. Dropping it ends that.
+/// A watch of one topic. The topic is followed until the watch is dropped.
 ///
-/// It isn't bound to the runtime on which it was made. When that has ended, [`changed`](Self::changed) continues on the
-/// caller's, as far as the discovery follows its registry by itself.
+/// The watch isn't bound to the runtime on which it was created. When that has shut down,
+/// [`changed`](Self::changed) continues on the caller's runtime, provided the discovery runs its own task.
 #[derive(Clone)]
 pub struct TopicWatch {
     views: watch::Receiver<Arc<TopicView>>,
@@ -21,18 +21,18 @@ pub struct TopicWatch {
     source: Option<Arc<dyn ViewSource>>,
 }
 
-/// Whatever publishes views from a task that can be started again.
+/// A publisher of views whose task can be restarted.
 pub(crate) trait ViewSource: Send + Sync {
-    /// Starts the task on the caller's runtime if it doesn't run. Returns what tells whether it runs.
+    /// Starts the task on the caller's runtime unless it runs. Returns a receiver that holds whether it runs.
     ///
     /// # Errors
-    /// When it doesn't run and can't be started: the discovery was closed, or there is no runtime.
+    /// When the task doesn't run and can't be started: the discovery was closed, or there is no runtime.
     fn ensure_followed(self: Arc<Self>) -> Result<watch::Receiver<bool>, DiscoveryError>;
 }
 
 impl TopicWatch {
-    /// A watch that begins with `first`, and the other end, which publishes later views: for a
-    /// [`Discovery`](crate::Discovery) of one's own.
+    /// Creates a watch that begins with `first`, and the publisher of later views: for implementations of
+    /// [`Discovery`](crate::Discovery).
     #[must_use]
     pub fn channel(first: TopicView) -> (ViewPublisher, Self) {
         let (publisher, views) = watch::channel(Arc::new(first));
@@ -40,7 +40,7 @@ impl TopicWatch {
         (ViewPublisher { views: publisher, end: Arc::clone(&end) }, Self { views, end, source: None })
     }
 
-    /// The watch, which sees to it that `source` runs.
+    /// Sets the source, which the watch starts again when it has stopped.
     #[cfg(any(feature = "etcd", feature = "file", feature = "zookeeper"))]
     pub(crate) fn with_source(mut self, source: Arc<dyn ViewSource>) -> Self {
         self.source = Some(source);
@@ -53,20 +53,20 @@ impl TopicWatch {
         Arc::clone(&self.views.borrow())
     }
 
-    /// Waits for a view that this method of this watch hasn't returned yet, and returns it. Views that were replaced
-    /// before anyone looked are skipped.
+    /// Waits for a view that this method of this watch hasn't returned yet, and returns it. Views that were
+    /// replaced in the meantime are skipped.
     ///
     /// # Errors
-    /// [`Closed`](DiscoveryErrorKind::Closed) when there will be no other view, because the discovery was closed;
-    /// [`NoRuntime`](DiscoveryErrorKind::NoRuntime) when the runtime that followed the registry has ended: watch the topic
-    /// again. The current view stays available.
+    /// [`Closed`](DiscoveryErrorKind::Closed) when there will be no further view because the discovery was
+    /// closed; [`NoRuntime`](DiscoveryErrorKind::NoRuntime) when the runtime that followed the registry has
+    /// shut down: watch the topic again. The current view stays available.
     ///
     /// # Cancel safety
-    /// No view is missed when the future is dropped.
+    /// If the future is dropped, no view is missed.
     pub async fn changed(&mut self) -> Result<Arc<TopicView>, DiscoveryError> {
         loop {
             let running = match &self.source {
-                // What was published before needs nobody.
+                // A view that is already published needs no running source.
                 Some(source) if matches!(self.views.has_changed(), Ok(false)) => {
                     Some(Arc::clone(source).ensure_followed()?)
                 }
@@ -90,7 +90,7 @@ impl TopicWatch {
         }
     }
 
-    /// The error when the publisher was dropped without a word.
+    /// The error when the publisher was dropped without a reason.
     fn abandoned(&self) -> DiscoveryError {
         let text = format!(
             "nobody publishes views of topic {} any more; the Tokio runtime that followed the registry may have ended: \
@@ -107,8 +107,8 @@ impl fmt::Debug for TopicWatch {
     }
 }
 
-/// Publishes the views of one topic to a [`TopicWatch`] and its clones. Dropping it tells them that there will be no
-/// other; [`end`](Self::end) also tells why.
+/// Publishes the views of one topic to a [`TopicWatch`] and its clones. Dropping the publisher ends the
+/// watches; [`end`](Self::end) also gives them a reason.
 #[derive(Debug)]
 pub struct ViewPublisher {
     views: watch::Sender<Arc<TopicView>>,
@@ -116,8 +116,7 @@ pub struct ViewPublisher {
 }
 
 impl ViewPublisher {
-    /// Replaces the current view. Watches are told only if it differs from the one before; then the difference is
-    /// returned.
+    /// Replaces the current view. If the new view differs, notifies the watches and returns the difference.
     pub fn publish(&self, view: TopicView) -> Option<ViewChange> {
         let (mut change, mut view) = (None, Arc::new(view));
         self.views.send_if_modified(|current| {
@@ -133,9 +132,9 @@ impl ViewPublisher {
         self.set_end(reason);
     }
 
-    /// The error of watches once this was dropped.
+    /// Sets the error that watches return once the publisher is dropped.
     pub(crate) fn set_end(&self, reason: DiscoveryError) {
-        // The first reason stays.
+        // The first reason is kept.
         let _ = self.end.set(reason);
     }
 
@@ -145,7 +144,7 @@ impl ViewPublisher {
         Arc::clone(&self.views.borrow())
     }
 
-    /// Whether all watches were dropped.
+    /// Returns true when all watches were dropped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.views.is_closed()
@@ -154,7 +153,7 @@ impl ViewPublisher {
     /// Waits until all watches were dropped.
     ///
     /// # Cancel safety
-    /// Dropping the future changes nothing.
+    /// If the future is dropped, nothing changes.
     pub async fn closed(&self) {
         self.views.closed().await;
     }

@@ -1,4 +1,4 @@
-//! The servers that the client library is to try.
+//! The list of servers for the client library.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,20 +9,20 @@ use tokio::time::timeout;
 /// A lookup of the addresses of a `HOST:PORT`.
 pub(super) type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 
-/// The time that a server has to let us in before it is taken for one that doesn't.
+/// The limit for a TCP connection, after which a server counts as unreachable.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Looks up a name on a thread for which no runtime waits when it is shut down.
+/// Looks up a name on a thread that does not delay the shutdown of a runtime.
 pub(super) fn look_up(server: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
     Box::pin(async_net::resolve(server))
 }
 
-/// The servers at `hosts`, where a name that has several addresses is replaced by these.
+/// The servers at `hosts`, with each name that has several addresses replaced by them.
 ///
-/// The client library has one timeout for a name, and tries its addresses in order: one that swallows packets would hide
-/// those behind it.
+/// The client library has one timeout for a name, and tries its addresses in order: an address that drops
+/// packets would hide those after it.
 ///
-/// What isn't looked up within `limit` is left to the client library.
+/// Names that are not resolved within `limit` are left to the client library.
 pub(super) async fn servers(hosts: &[String], look_up: Lookup, limit: Duration) -> Vec<String> {
     let each = join_all(hosts.iter().map(async |host| match timeout(limit, look_up(host.clone())).await {
         Ok(Ok(addresses)) if addresses.len() > 1 => addresses.iter().map(SocketAddr::to_string).collect(),
@@ -34,7 +34,7 @@ pub(super) async fn servers(hosts: &[String], look_up: Lookup, limit: Duration) 
     servers
 }
 
-/// Those of `servers` that let us in now; all if none does.
+/// Returns those of `servers` that accept a TCP connection now; all of them if none does.
 pub(super) async fn reachable(servers: &[String]) -> Vec<String> {
     if servers.len() < 2 {
         return servers.to_vec();

@@ -7,46 +7,47 @@ use crate::{
     backend::deadline::{MAX_DURATION, setting},
 };
 
-/// The least that settings are taken as.
+/// The smallest values of the settings.
 const MIN_DURATION: Duration = Duration::from_millis(10);
 const MIN_REREAD: Duration = Duration::from_millis(100);
 const MIN_SILENCE: Duration = Duration::from_millis(100);
 const MIN_SESSION: Duration = Duration::from_secs(1);
 
-/// The protocol has milliseconds in 32 bits with a sign.
+/// The protocol stores milliseconds in a signed 32-bit number.
 const MAX_SESSION: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// Settings of [`ZooKeeperDiscovery`](super::ZooKeeperDiscovery). A duration of zero is refused. Shorter ones than these are
-/// taken as these: 1 s for `session_timeout`, 100 ms for `silence_timeout` and `reread_interval`, 10 ms for the others.
+/// Settings of [`ZooKeeperDiscovery`](super::ZooKeeperDiscovery). A duration of zero is refused. Short ones
+/// are raised: `session_timeout` to 1 s, `silence_timeout` and `reread_interval` to 100 ms, the others to 10
+/// ms.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ZooKeeperConfig {
-    /// After how long without contact the servers end the session. Default 30 s, as the Java client. The
-    /// servers may have limits of their own.
+    /// The time without contact after which the servers expire the session. Default 30 s, as in the Java
+    /// client. The servers may have limits of their own.
     pub session_timeout: Duration,
-    /// The time that connecting, and reading a topic for the first time, may take. Default 10 s.
+    /// The limit for connecting, and for reading a topic for the first time. Default 10 s.
     pub connect_timeout: Duration,
-    /// A server that is silent for so long is taken for lost, and another connection is made; it is asked whether it is
-    /// there before. Nothing is lost by a false alarm, but it costs the servers work: with more than about 2,000 nodes,
-    /// those of topics on brokers, everything is read anew. Where a busy server may pause for longer, choose a longer one.
-    /// Default 4 s; 2/5 of the session timeout where this is more than 3/5 of that.
+    /// The silence after which a server counts as lost and another connection is made; the server is pinged
+    /// before that. A false alarm loses nothing, but costs the servers work: with more than about 2,000
+    /// nodes, counted per topic and broker, everything is read again. Choose a longer time where a busy
+    /// server may pause for longer. Default 4 s; 2/5 of the session timeout if this is more than 3/5 of that.
     pub silence_timeout: Duration,
-    /// The time for which a server that owes answers may answer nothing at all before the session is left for another one.
-    /// Default 5 s.
+    /// The time for which a server with outstanding requests may send no response at all before the session
+    /// is replaced by another one. Default 5 s.
     pub call_timeout: Duration,
-    /// The interval at which everything is read again even if no change was reported. The reads are spread evenly over this
-    /// time, and are never more than 1,000 in a second. Default 60 s.
+    /// The interval at which everything is read again even if no change was reported. The reads are spread
+    /// evenly over this time, with at most 1,000 per second. Default 60 s.
     pub reread_interval: Duration,
-    /// The credentials to read with, by the scheme `digest`. Default none, which is enough for what brokers make: everybody may
-    /// read that.
+    /// The credentials for reading, with the scheme `digest`. Default none, which suffices for nodes that
+    /// brokers create: everyone may read those.
     pub credentials: Option<Credentials>,
-    /// TLS, on which the servers have another port. Default none.
+    /// TLS, for which the servers have a separate port. Default none.
     #[cfg(feature = "tls")]
     pub tls: Option<crate::TlsConfig>,
 }
 
 impl ZooKeeperConfig {
-    /// The settings within their limits.
+    /// Checks the settings and limits them to their ranges.
     pub(super) fn checked(mut self) -> Result<Self, DiscoveryError> {
         let limited = |name, value: &mut Duration, shortest, longest| {
             setting(name, *value, shortest, longest).map(|checked| *value = checked)

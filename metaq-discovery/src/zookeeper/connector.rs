@@ -20,14 +20,14 @@ use super::{
 };
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, panics::catch};
 
-/// The time after which another attempt is made beside those under way, and their largest number.
+/// The delay before a further concurrent attempt, and the largest number of concurrent attempts.
 const ATTEMPT_DELAY: Duration = Duration::from_secs(1);
 const MAX_ATTEMPTS: usize = 4;
 
 /// Opens sessions.
 #[derive(Debug)]
 pub(super) struct Connector {
-    /// Each `HOST:PORT`, divided by commas.
+    /// Each `HOST:PORT`, separated by commas.
     hosts: String,
     look_up: Lookup,
     session_timeout: Duration,
@@ -42,16 +42,16 @@ pub(super) struct Connector {
 #[derive(Debug)]
 pub(super) struct OpenedSession {
     pub(super) client: Client,
-    /// The task of the client library that serves the session; none if it was spawned past us.
+    /// The client library's task for the session; `None` if it was spawned in another way.
     pub(super) session_task: Option<JoinHandle<()>>,
 }
 
 /// The reason why no session was opened.
 #[derive(Clone, Debug)]
 pub(super) enum ConnectError {
-    /// All servers refuse us as we are configured, and will go on to.
+    /// All servers refuse these settings, permanently.
     Refused(DiscoveryError),
-    /// TLS fails with one of the servers.
+    /// TLS fails with at least one of the servers.
     #[cfg(feature = "tls")]
     Tls(DiscoveryError),
     /// The error of the client library.
@@ -60,8 +60,8 @@ pub(super) enum ConnectError {
     Silence,
 }
 
-/// Spawns the task of a session as the client library would, but keeps its handle: there is no other way to end the task
-/// of a client that is given up, which connects again and sends all of its watches.
+/// Spawns a session's task like the client library, but keeps its handle: there is no other way to stop the
+/// task of an abandoned client, which would reconnect and send all of its watches again.
 #[derive(Default)]
 struct Spawner {
     spawned: Mutex<Option<JoinHandle<()>>>,
@@ -73,7 +73,7 @@ impl Spawn for Spawner {
     }
 }
 
-/// Runs `future`, and spawns with `spawner` what it spawns.
+/// Runs `future`, and uses `spawner` for the tasks that it spawns.
 async fn spawning<F: Future>(spawner: &Spawner, mut future: Pin<&mut F>) -> F::Output {
     poll_fn(|context| {
         let _scope = spawns_core::enter(spawner);
@@ -100,7 +100,7 @@ impl Connector {
         &self.hosts
     }
 
-    /// Tries all servers once. `noted` is called with what is known of the connect_error as long as the outcome is open.
+    /// Tries all servers once. Calls `noted` with each error that is known before the outcome.
     pub(super) async fn connect(&self, noted: impl Fn(ConnectError)) -> Result<OpenedSession, ConnectError> {
         let attempt = timeout(self.connect_timeout, self.connect_once());
         #[cfg(not(feature = "tls"))]
@@ -123,8 +123,9 @@ impl Connector {
         Err(connect_error)
     }
 
-    /// Tries all servers, and again beside that as long as none has answered: one that is starting lets clients in and never
-    /// answers them. Fails with the first try that does while no other is under way.
+    /// Tries all servers, and starts further concurrent attempts while none has answered: a server that is
+    /// starting accepts clients and never answers them. Fails with the first failed attempt while no other
+    /// one runs.
     async fn connect_once(&self) -> Result<OpenedSession, Error> {
         let servers = &self.servers().await;
         let mut attempts = FuturesUnordered::new();
@@ -133,7 +134,8 @@ impl Connector {
             if attempts.len() < MAX_ATTEMPTS {
                 let is_first = std::mem::take(&mut is_first);
                 attempts.push(Box::pin(async move {
-                    // The library tries one server after another, in any order, and stays with one that swallows packets.
+                    // The library tries one server after another, in random order, and waits for one that
+                    // drops packets.
                     let servers =
                         if is_first { servers.clone() } else { addresses::reachable(servers).await };
                     let panicked =
@@ -156,7 +158,7 @@ impl Connector {
         }
     }
 
-    /// The servers to try. Those of TLS have to be named, so that their certificates can be checked.
+    /// The servers to try. With TLS, servers keep their names so that certificates can be verified.
     async fn servers(&self) -> Vec<String> {
         let hosts: Vec<_> = self.hosts.split(',').map(str::to_owned).collect();
         #[cfg(feature = "tls")]
@@ -175,7 +177,8 @@ impl Connector {
 
     async fn connect_library(&self, servers: &str) -> Result<Client, Error> {
         let mut connector = Client::connector()
-            // Servers of the age of MetaQ don't answer the newer way to create a node; newer ones know the old.
+            // Servers as old as MetaQ don't answer the newer request for creating a node; newer servers
+            // support the old one.
             .with_server_version(3, 3, 0)
             .with_session_timeout(self.session_timeout)
             .with_connection_timeout(self.silence_timeout)
@@ -195,10 +198,11 @@ impl Connector {
         connector.connect(servers).await
     }
 
-    /// Runs `attempt`, and asks beside it for the reason why TLS fails: it may last until there is no time left to ask.
+    /// Runs `attempt`, and concurrently probes the reason why TLS fails: the attempt may last until no time
+    /// is left for the probe.
     ///
     /// # Errors
-    /// The reason, if TLS will go on failing with all servers.
+    /// The reason, if TLS fails permanently with all servers.
     #[cfg(feature = "tls")]
     async fn unless_refused<T>(
         &self,
@@ -223,8 +227,8 @@ impl Connector {
         Ok(attempt.await)
     }
 
-    /// The reason why TLS fails with one of the servers, and whether it will go on to with all of them; none if that isn't the
-    /// matter.
+    /// The reason why TLS fails with one of the servers, and whether it fails permanently with all of them;
+    /// `None` if TLS is not the problem.
     #[cfg(feature = "tls")]
     async fn refusal(&self) -> Option<(DiscoveryError, bool)> {
         let tls = self.tls.as_ref()?;
@@ -240,13 +244,13 @@ impl Connector {
         answers.into_iter().flatten().next().map(|refusal| (refusal, all))
     }
 
-    /// An error of a call that tried to `what` the node at `path`.
+    /// The error of a call that failed to `what` the node at `path`.
     pub(super) fn failed(&self, what: &str, path: &str, error: Error) -> DiscoveryError {
         let text = format!("ZooKeeper at {} failed to {what} {path}", self.hosts);
         DiscoveryError::with_source(DiscoveryErrorKind::Failed, text, error)
     }
 
-    /// The error of who has waited for a session in vain.
+    /// The error for callers that waited for a session until their deadline.
     pub(super) fn unreachable(&self, connect_error: Option<ConnectError>) -> DiscoveryError {
         let text = format!("no ZooKeeper answered at {} within {:?}", self.hosts, self.connect_timeout);
         let kind = DiscoveryErrorKind::Unreachable;
@@ -278,7 +282,7 @@ mod tests {
 
     const BLACK_HOLE: [u8; 4] = [127, 0, 0, 2];
 
-    /// Any name has the addresses of the black hole and of the server.
+    /// Resolves every name to the addresses of the black hole and of the server.
     fn look_up(server: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
         let port = server.rsplit_once(':').unwrap().1.parse().unwrap();
         Box::pin(async move { Ok(vec![(BLACK_HOLE, port).into(), ([127, 0, 0, 1], port).into()]) })
@@ -292,7 +296,7 @@ mod tests {
         let zookeeper = ZooKeeper::start(&peers).await.unwrap();
         let proxy = Proxy::start(zookeeper.connect_string()).await.unwrap();
         let port = proxy.addr().port();
-        // Where the queue of those who want in is full, their packets are dropped.
+        // When the accept queue is full, further packets are dropped.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((BLACK_HOLE, port).into()).unwrap();
         let _black_hole = socket.listen(0).unwrap();
@@ -302,7 +306,7 @@ mod tests {
             queue.push(entered.unwrap());
         }
         let config = ZooKeeperConfig::default().checked().unwrap();
-        // Each tries the addresses in an order of its own.
+        // Each connector tries the addresses in its own order.
         let connections = (0..16).map(async |_| {
             let mut connector = Connector::new(&[format!("registry:{port}")], &config);
             connector.look_up = look_up;
@@ -314,7 +318,8 @@ mod tests {
         });
         let longest = join_all(connections).await.into_iter().max().unwrap();
         println!("connected after {longest:?} at most");
-        // Two seconds and what a busy machine takes, but not the four after which the library tries the next one.
+        // Two seconds plus the delay of a busy machine, but less than the four seconds after which the
+        // library tries the next address.
         assert!(longest < Duration::from_millis(3500), "{longest:?}");
     }
 }

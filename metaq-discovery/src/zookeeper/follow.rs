@@ -1,6 +1,7 @@
-//! Following all topics by one session.
+//! Follows all topics with one session.
 //!
-//! Persistent watches are not used: after a reconnect the client library delivers nothing through them any more.
+//! Persistent watches are not used: after a reconnect the client library delivers no more events through
+//! them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,79 +27,81 @@ use crate::{
     panics::log,
 };
 
-/// The number of nodes that are read at a time: more would wait in queues on a slow way, and delay what is urgent.
+/// The number of concurrent reads. More would queue on a slow connection, and delay urgent ones.
 const WINDOW: usize = 128;
 
-/// The task goes on for so long before others get their turn.
+/// The time for which the task runs before it yields to others.
 const TIME_SLICE: Duration = Duration::from_millis(1);
 
-/// A client that is disconnected for so long is replaced as soon as that is possible. It would connect again by itself, but
-/// doubles its pauses without a limit: after an outage of ten seconds it may take as long again.
+/// The time without connection after which a client is replaced as soon as possible. The client would
+/// reconnect by itself, but doubles its pauses without a limit: after an outage of ten seconds it may take
+/// another ten.
 const REPLACE_AFTER: Duration = Duration::from_secs(2);
 
-/// A server that owes answers has so much more time after it seemed silent: this process may have been stopped.
+/// The additional time for a server that seems silent: this process may have been suspended.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Pauses after calls that failed grow from the first to the last, in milliseconds.
+/// The backoff after failed calls, in milliseconds.
 const BACKOFF_MS: [u64; 4] = [50, 200, 500, 1000];
 
-/// The purpose of a call.
+/// The reason for which a call was made, and the data to handle its reply.
 #[derive(Debug)]
 pub(super) enum PendingCall {
     Node(NodeId, Step),
-    /// A topic isn't there: are there any brokers?
+    /// A topic is missing: the reply shows whether there are any brokers.
     Brokers,
-    /// Reads once more what is watched. `last` of the nodes of this topic.
+    /// Reads a watched node once more. The second value is the topic whose nodes end with this one.
     Recheck(NodeId, Option<NodeId>),
-    /// Somebody watches a topic that is followed already. When this is answered, all that had changed before was reported.
+    /// A call watches a topic that is already followed. The reply comes after the reports of all earlier
+    /// changes.
     Barrier(NodeId, Reply<TopicWatch>),
     Topics(Reply<Vec<Topic>>),
 }
 
-/// The reason why a session isn't followed any more.
+/// The reason to leave a session.
 #[derive(Debug)]
 pub(super) enum LeaveReason {
     Unneeded,
-    /// It has ended, or is of no use.
+    /// The session has expired, or is unusable.
     Lost,
-    /// Another one was opened because this one stayed disconnected.
+    /// Another session was opened because this one stayed disconnected.
     Replaced(OpenedSession),
-    /// It holds more watches that nobody wants than others.
+    /// The session holds more obsolete watches than needed ones.
     Outgrown,
 }
 
-/// Whether topics that aren't there are created.
+/// The presence of brokers, which decides whether missing topics are created.
 #[derive(Debug, Default)]
 pub(super) enum Brokers {
     #[default]
     Unknown,
     Asked,
-    /// There were some, or none at that time.
+    /// There are brokers.
     Some,
     NoneAt(Instant),
 }
 
-/// Follows all topics by one session.
+/// Follows all topics with one session.
 pub(super) struct Follower<'a> {
     pub(super) inner: &'a Arc<Inner>,
     pub(super) session: Session<PendingCall>,
     pub(super) nodes: Nodes,
-    /// The topics that are still to be taken up.
+    /// The topics that were not added to the table yet.
     pub(super) topics: VecDeque<Topic>,
-    /// The callers that wait for the first view of a topic.
+    /// The calls that wait for the first view of a topic.
     pub(super) waiting: HashMap<NodeId, Vec<Reply<TopicWatch>>>,
     pub(super) barriers: VecDeque<(NodeId, Reply<TopicWatch>)>,
-    /// The callers that want to know which topics there are.
+    /// The calls that wait for the list of topics.
     pub(super) topic_requests: VecDeque<Reply<Vec<Topic>>>,
     pub(super) brokers: Brokers,
-    /// The topics that aren't there, until it is known whether they are to be created.
+    /// The missing topics, until it is known whether they are created.
     pub(super) undecided: Vec<NodeId>,
     pub(super) recheck: Recheck,
     is_connected: bool,
     give_up_at: Option<Instant>,
-    /// Opens another session meanwhile.
+    /// Opens another session in the background.
     opening: Option<BoxFuture<'a, Option<OpenedSession>>>,
-    /// Calls have failed though the session is connected: nothing is sent until then.
+    /// No calls are sent until then, because calls failed although the session is connected.
     hold_until: Option<Instant>,
     failures: usize,
     was_answered: bool,
@@ -128,22 +131,22 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Whether the session was of any use.
+    /// Returns true if a call was answered in this session.
     pub(super) fn was_answered(&self) -> bool {
         self.was_answered
     }
 
     /// Ends the session.
     pub(super) fn abort(self) {
-        // What can be resumed ends in an orderly way, by another connection if need be.
+        // A resumable session is closed in an orderly way, with another connection if necessary.
         if !self.session.is_resumable() {
             self.session.abort();
         }
     }
 
-    /// Follows the topics until the session has to be left.
+    /// Follows the topics until the session must be left.
     pub(super) async fn run(&mut self) -> LeaveReason {
-        // It may have changed before anybody looked.
+        // The state may have changed before the first read.
         let mut end = match self.session.state() {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => None,
             state => self.enter(state),
@@ -201,7 +204,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Returns why the session is to be left, if it is.
+    /// Handles an event. Returns the reason to leave the session, if there is one.
     fn handle(&mut self, event: SessionEvent<PendingCall>) -> Option<LeaveReason> {
         match event {
             SessionEvent::Fired(node, event) => self.nodes.fired(node, event == EventType::NodeDeleted),
@@ -224,7 +227,7 @@ impl<'a> Follower<'a> {
         match state {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
                 self.is_connected = true;
-                // Also if an attempt to open another one was refused meanwhile.
+                // Resets a refusal of another session, too.
                 self.inner.shared.lock().open();
                 (self.give_up_at, self.opening, self.hold_until) = (None, None, None);
                 self.session.set_last_activity(Instant::now());
@@ -243,7 +246,7 @@ impl<'a> Follower<'a> {
         Some(LeaveReason::Lost)
     }
 
-    /// Sends what is to be read, as far as the window goes.
+    /// Sends reads, up to the window.
     fn send(&mut self) {
         if !self.is_connected || self.hold_until.is_some_and(|hold| hold > Instant::now()) {
             return;
@@ -252,7 +255,7 @@ impl<'a> Follower<'a> {
         self.send_steps();
         if !self.nodes.has_steps() {
             self.send_rechecks();
-            // What isn't watched is to be read anew.
+            // Nodes without a watch must be read again.
             self.send_steps();
         }
     }
@@ -270,7 +273,7 @@ impl<'a> Follower<'a> {
                         let call = Call::Names { path, watch: false };
                         self.session.send(PendingCall::Barrier(node, reply), node, call);
                     }
-                    // It has gone meanwhile; who asks asks again.
+                    // The node has gone meanwhile; the caller asks again.
                     None => drop(reply),
                 }
             } else if let Some((node, step)) = self.nodes.next_unread() {
@@ -287,7 +290,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// A call was answered, if only by an error.
+    /// Records that a call was answered or failed.
     pub(super) fn record_reply(&mut self, is_failure: bool) {
         if is_failure {
             let pause = BACKOFF_MS[self.failures.min(BACKOFF_MS.len() - 1)];
@@ -299,8 +302,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Leaves a session whose server owes answers for too long. A call is never given up alone: its answer may come with a
-    /// watcher, and dropping that costs what dropping a watcher does.
+    /// Leaves a session whose server has not responded for too long. Single calls are never abandoned: the
+    /// reply may contain a watcher, and dropping that costs as much as dropping a watcher.
     fn check_silence(&mut self) -> Option<LeaveReason> {
         let limit = self.inner.config.call_timeout;
         let silent = self.session.silent_since().filter(|_| self.is_connected)?;
@@ -318,7 +321,7 @@ impl<'a> Follower<'a> {
         Some(LeaveReason::Lost)
     }
 
-    /// The latest time at which something has to be done if nothing happens.
+    /// The time at which the task must act even if no event arrives.
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
         let silence = self.session.silent_since().filter(|_| self.is_connected);
@@ -332,7 +335,7 @@ impl<'a> Follower<'a> {
         next.map_or_else(|| after(Duration::MAX), |next| next.max(now))
     }
 
-    /// Tells what may pass but has lasted.
+    /// Reports transient faults that have lasted.
     fn report_overdue(&self) {
         if self.inner.reports.lock().due().is_some_and(|due| due <= Instant::now()) {
             let lasting = self.inner.reports.lock().take_overdue();

@@ -28,32 +28,32 @@ use crate::{
 pub use config::ZooKeeperConfig;
 use shared::{Handle, Inner, Reply, Request, WaitingCall};
 
-/// The time for which closing waits for the task that follows the registry. It ends at once, but on a runtime that isn't driven
-/// it doesn't.
+/// The time for which closing waits for the task that follows the registry. The task stops immediately,
+/// except on a runtime that isn't driven.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Finds brokers in ZooKeeper, where they register themselves.
 ///
-/// All topics share one session, which is opened at the first use, and opened anew after it has ended; one task follows all
-/// of them. Each node is read and watched once. While no server can be reached, and after the session has expired, the last
-/// view of each topic holds.
+/// All topics share one session, which is opened on first use, and reopened after it has expired; one task
+/// follows all of them. Each node is read and watched once. While no server can be reached, and after the
+/// session has expired, the last view of each topic remains valid.
 ///
-/// Like the Java client, it creates the path of a topic that isn't there, so that brokers find it, but only
-/// below a root that holds brokers, and where that is allowed; otherwise it waits for the path to appear.
+/// Like the Java client, it creates the path of a missing topic, so that brokers find it, but only below a
+/// root that contains brokers, and if it has the right to; otherwise it waits for the path to appear.
 ///
-/// When servers refuse to be used as configured, because of certificates or credentials, [`watch`](Discovery::watch) and
-/// [`topics`](Discovery::topics) fail at once with the reason. They are asked again after pauses that grow from 200 ms to
-/// 5 s, whoever asks; calls in between return the same error.
+/// When servers refuse the settings, because of certificates or credentials, [`watch`](Discovery::watch) and
+/// [`topics`](Discovery::topics) fail immediately with the reason. The next attempt is made after a backoff
+/// that grows from 200 ms to 5 s and is shared by all callers; calls in between return the same error.
 #[derive(Clone, Debug)]
 pub struct ZooKeeperDiscovery {
     inner: Arc<Inner>,
-    /// Tells the task when nobody can use the discovery any more.
+    /// Notifies the task when the last handle is dropped.
     _handle: Arc<Handle>,
 }
 
 impl ZooKeeperDiscovery {
-    /// A discovery with the default settings. `connect` is `HOST:PORT,HOST:PORT/ROOT`, optionally with `zk://` before
-    /// it; the root, under which the brokers register, is `/meta` when left out.
+    /// Creates a discovery with the default settings. `connect` is `HOST:PORT,HOST:PORT/ROOT`, optionally
+    /// with `zk://` in front; without a root, under which the brokers register, `/meta` is used.
     ///
     /// # Errors
     /// When `connect` is malformed. Nothing is connected to yet.
@@ -61,7 +61,7 @@ impl ZooKeeperDiscovery {
         Self::with_config(connect, ZooKeeperConfig::default())
     }
 
-    /// A discovery with other settings.
+    /// Creates a discovery with other settings.
     ///
     /// # Errors
     /// As for [`new`](Self::new), and when a duration is zero.
@@ -79,8 +79,8 @@ impl ZooKeeperDiscovery {
         Ok(Self { inner, _handle: handle })
     }
 
-    /// Has the task that follows the registry answer a request, but not beyond the connect timeout nor the closing of the
-    /// discovery.
+    /// Sends a request to the task that follows the registry and waits for its reply, until the connect
+    /// timeout or until the discovery is closed.
     async fn ask<T>(&self, request: impl Fn(Reply<T>) -> Request) -> Result<T, DiscoveryError> {
         let inner = &self.inner;
         runtime()?;
@@ -98,11 +98,11 @@ impl ZooKeeperDiscovery {
                 inner.wake.notify_one();
                 tokio::select! {
                     biased;
-                    // Otherwise the request has ended with a session or a runtime.
+                    // Otherwise the request was lost with a session or a runtime.
                     answer = answer => if let Ok(answer) = answer {
                         return answer;
                     },
-                    // The runtime has ended before the request was taken up.
+                    // The runtime has shut down before the task received the request.
                     _ = running.wait_for(|running| !running) => {}
                 }
             }
@@ -143,7 +143,7 @@ impl Discovery for ZooKeeperDiscovery {
 }
 
 impl Inner {
-    /// The error of who has waited for too long.
+    /// The error for callers that waited until their deadline.
     fn timeout_error(&self) -> DiscoveryError {
         let shared = self.shared.lock();
         if !shared.is_open {

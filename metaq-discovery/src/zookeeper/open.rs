@@ -14,13 +14,13 @@ use crate::{
     panics::{contain, log},
 };
 
-/// Between attempts to find a server that answers.
+/// The pause between attempts to open a session.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
-/// Pauses after sessions in which nothing was answered grow up to this.
+/// The longest backoff after sessions in which no call was answered.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Says that there is no session when nothing follows the registry any more, the runtime's end included.
+/// Records that there is no session when the task stops, also when the runtime shuts down.
 struct MarkClosedOnDrop<'a>(&'a Inner);
 
 impl Drop for MarkClosedOnDrop<'_> {
@@ -30,7 +30,7 @@ impl Drop for MarkClosedOnDrop<'_> {
 }
 
 impl Inner {
-    /// Follows the registry until nobody needs it or the discovery is closed.
+    /// Follows the registry until it is no longer needed or the discovery is closed.
     pub(super) async fn follow(self: Arc<Self>) {
         let _ended = MarkClosedOnDrop(&self);
         let mut closed = self.closed.subscribe();
@@ -65,7 +65,7 @@ impl Inner {
                 LeaveReason::Outgrown => {}
                 LeaveReason::Lost => {
                     follower.abort();
-                    // A session that dies at once, again and again, costs the servers work.
+                    // Sessions that repeatedly fail immediately cost the servers work.
                     pause = if was_useful { Duration::ZERO } else { (pause * 2).clamp(PAUSE, MAX_PAUSE) };
                     sleep(pause).await;
                 }
@@ -73,7 +73,7 @@ impl Inner {
         }
     }
 
-    /// Opens a session; none when nobody needs one any more.
+    /// Opens a session. Returns `None` when none is needed any more.
     async fn open(&self) -> Option<OpenedSession> {
         loop {
             let opened = tokio::select! {
@@ -87,19 +87,19 @@ impl Inner {
         }
     }
 
-    /// Tells an event, also when whoever is woken by that panics.
+    /// Sends an event, and contains panics of wakers.
     pub(super) fn send_event(&self, event: DiscoveryEvent) {
         contain(|| self.events.send(event));
     }
 
-    /// Waits until nobody needs the registry.
+    /// Waits until the registry is no longer needed.
     pub(super) async fn unneeded(&self) {
         while self.is_needed() {
             self.wake.notified().await;
         }
     }
 
-    /// Tries once to open a session, when it is time to; pauses after a failure.
+    /// Tries once to open a session, after the backoff of a refusal; pauses after a failure.
     pub(super) async fn try_open(&self) -> Option<OpenedSession> {
         let next_attempt = self.shared.lock().next_attempt();
         if let Some(next_attempt) = next_attempt {
@@ -129,7 +129,7 @@ impl Inner {
             log(|| tracing::warn!(%error, "ZooKeeper refuses to be used; the last views hold"));
         }
         for request in refused {
-            // Who has gone needs no answer.
+            // A caller that has gone needs no reply.
             contain(|| match request {
                 Request::Watch(_, reply) => drop(reply.send(Err(error.clone()))),
                 Request::Topics(reply) => drop(reply.send(Err(error.clone()))),

@@ -13,11 +13,11 @@ use crate::{
     panics::{contain, log},
 };
 
-/// The number of topics that are taken up between two looks at the time.
+/// The number of topics that are added per turn.
 const TOPICS_PER_TURN: usize = 128;
 
 impl Follower<'_> {
-    /// Takes up what was asked, and leaves what nobody wants any more.
+    /// Handles queued requests, and leaves topics that are no longer watched.
     pub(super) fn take_requests(&mut self) {
         let (requests, dropped) = {
             let mut shared = self.inner.shared.lock();
@@ -51,7 +51,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Leaves a topic unless somebody watches it, or waits for it.
+    /// Leaves a topic unless it is watched, or a call waits for it.
     fn drop_topic(&mut self, topic: &Topic) {
         if self.inner.shared.lock().is_watched(topic) {
             return;
@@ -67,7 +67,8 @@ impl Follower<'_> {
         self.nodes.unwant(topic);
     }
 
-    /// Publishes the view of a topic of which everything is known, and answers who waits for it. False if there is none.
+    /// Publishes the view of the next topic that is completely read, and replies to the calls that wait for
+    /// it. Returns false if there is none.
     pub(super) fn publish_next(&mut self) -> bool {
         if self.nodes.take_affected() {
             return true;
@@ -101,7 +102,7 @@ impl Follower<'_> {
             notices.push(Notice::View(publishers, view));
         }
         notices.deliver(&inner.events);
-        // Who has gone drops the watch.
+        // If the caller has gone, this drops the watch.
         waiting.into_iter().zip(watches).for_each(|(reply, watch)| contain(|| drop(reply.send(Ok(watch)))));
         if self.nodes.list_mut(id).is_some_and(|list| std::mem::take(&mut list.was_failed)) {
             log(|| tracing::info!(%topic, "topic is read again"));
@@ -111,7 +112,7 @@ impl Follower<'_> {
         }
     }
 
-    /// A topic can't be listed.
+    /// Handles a topic that can't be listed.
     fn failed(&mut self, id: NodeId, error: &DiscoveryError) {
         let waiting = self.waiting.remove(&id).unwrap_or_default();
         waiting.into_iter().for_each(|reply| contain(|| drop(reply.send(Err(error.clone())))));

@@ -1,6 +1,7 @@
-//! Reading once more what is watched: a change that was not reported is seen all the same, and views tell their age.
+//! Repeated reading of watched nodes: finds changes that were not reported, and keeps the age of views
+//! accurate.
 //!
-//! The reads of a round are spread evenly over the interval, and never are more than a thousand in a second.
+//! The reads of a round are spread evenly over the interval, with at most a thousand per second.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,22 +14,22 @@ use super::{
 };
 use crate::backend::deadline::after;
 
-/// The number of nodes that are read at a time.
+/// The number of concurrent reads.
 const WINDOW: usize = 8;
 
 /// The shortest time between two reads.
 const MIN_GAP: Duration = Duration::from_millis(1);
 
-/// The longest arrears: what was due while there was something else to do is not made up for beyond this.
+/// The longest backlog. Reads that were due earlier, while the task had other work, are not made up for.
 const MAX_BACKLOG: Duration = Duration::from_millis(50);
 
-/// The round of all nodes.
+/// A round of reads of all nodes.
 #[derive(Debug)]
 pub(super) struct Recheck {
     interval: Duration,
-    /// The topics and the brokers' addresses that are still to be read in this round.
+    /// The topics and brokers' addresses that are not read yet in this round.
     roots: VecDeque<NodeId>,
-    /// The topic whose children are being read, and those of them that are still to be.
+    /// The topic whose children are being read, and those children that are not read yet.
     list: Option<NodeId>,
     children: VecDeque<NodeId>,
     next: Option<Instant>,
@@ -47,7 +48,7 @@ impl Recheck {
         }
     }
 
-    /// The time at which the next node is to be read; none while it waits for answers, or there is nothing to read.
+    /// The time at which the next node is due; `None` while the window is full, or there is nothing to read.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next.filter(|_| self.under_way < WINDOW)
     }
@@ -88,16 +89,17 @@ impl Follower<'_> {
         self.recheck.next = Some(next);
     }
 
-    /// The time to the next read, by chance half as long or half as long again: many processes begin at the same time.
+    /// The time to the next read, varied at random by half in either direction, because many processes start
+    /// at the same time.
     ///
-    /// It follows the number of nodes during a round, which may begin while most of them are still to be found.
+    /// It follows the number of nodes during a round, which may begin before most of them are known.
     fn gap(&self) -> Duration {
         let count = u32::try_from(self.nodes.wanted().max(1)).unwrap_or(u32::MAX);
         let gap = (self.recheck.interval / count).max(MIN_GAP);
         gap.mul_f64(0.5 + fastrand::f64())
     }
 
-    /// The next node, and the topic of which it is the last.
+    /// The next node, and the topic of which it is the last one.
     fn next_recheck(&mut self) -> Option<(NodeId, Option<NodeId>)> {
         if let Some(child) = self.recheck.children.pop_front() {
             let last = self.recheck.children.is_empty();
@@ -115,7 +117,7 @@ impl Follower<'_> {
         let (Some(path), Some(node)) = (self.nodes.path(id), self.nodes.get(id)) else { return false };
         let call = match &node.body {
             Body::List(_) => Call::Names { path, watch: false },
-            // One that isn't there is not watched: its list is.
+            // A missing child is not watched; its list is.
             Body::Child(TopicChild { content: Content::Missing, .. }) if node.watchers == 0 => return false,
             Body::Child(_) | Body::Master(_) if node.watchers == 0 => {
                 self.nodes.requeue(id);

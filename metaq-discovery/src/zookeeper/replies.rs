@@ -1,4 +1,4 @@
-//! The handling of a server's answers.
+//! Handling of the servers' replies.
 
 use metaq_protocol::Topic;
 use tokio::time::{Duration, Instant};
@@ -15,17 +15,18 @@ use crate::{
     panics::contain,
 };
 
-/// It is asked again whether there are brokers when it is known for so long that there were none.
+/// The time after which the brokers are listed again if there were none.
 const RELIST_BROKERS_AFTER: Duration = Duration::from_secs(1);
 
 impl Follower<'_> {
-    /// The call for a step; none if the node is no more.
+    /// The call for a step; `None` if the node was removed.
     pub(super) fn call(&self, id: NodeId, step: Step) -> Option<Call> {
         let path = self.nodes.path(id)?;
         Some(match (step, &self.nodes.get(id)?.body) {
             (Step::Read, Body::List(_)) => Call::Names { path, watch: true },
             (Step::Read, _) => Call::Data { path, watch: true },
-            // Since 3.9.2 nobody is told of a node that he may not read, but its parent's children can be watched.
+            // Since 3.9.2, servers report no events of unreadable nodes, but the children of the parent can
+            // be watched.
             (Step::Unreadable, Body::Master(master)) => {
                 Call::Names { path: self.inner.layout.broker(master.broker), watch: true }
             }
@@ -67,7 +68,7 @@ impl Follower<'_> {
                 self.topic_requests.push_back(answer);
             }
             PendingCall::Barrier(id, answer) => {
-                // Its last watch was dropped meanwhile. Who asks asks again when the reply is dropped.
+                // Its last watch was dropped meanwhile. Dropping the reply makes the caller ask again.
                 if !self.nodes.list(id).is_some_and(|list| list.wanted) {
                     return;
                 }
@@ -104,7 +105,7 @@ impl Follower<'_> {
         }
     }
 
-    /// One that isn't there, or can't be read, isn't watched: its list is.
+    /// A child that is missing or unreadable isn't watched; its list is.
     fn child_done(&mut self, id: NodeId, reply: Result<Reply, Error>) {
         if let Some(content) = content(reply, parse_partitions) {
             self.nodes.child_read(id, content);
@@ -126,7 +127,7 @@ impl Follower<'_> {
                 }
                 is_unreadable.then_some(Step::Unreadable)
             }
-            // It has appeared meanwhile.
+            // The node has appeared meanwhile.
             (Step::Missing, Ok(Reply::Stat(true))) => Some(Step::Read),
             (Step::Missing, reply) => {
                 if let Some(content) = content(reply, parse_addr) {
@@ -134,7 +135,7 @@ impl Follower<'_> {
                 }
                 None
             }
-            // It has gone meanwhile.
+            // The node has gone meanwhile.
             (Step::Unreadable, Ok(Reply::Names(names))) if !is_there(&names) => Some(Step::Missing),
             (Step::Unreadable, Err(Error::NoNode)) => Some(Step::Missing),
             (Step::Unreadable | Step::Create, _) => None,
@@ -160,11 +161,12 @@ impl Follower<'_> {
                 }
                 Some(Step::Missing)
             }
-            // Created, or it has appeared meanwhile.
+            // The node was created, or has appeared meanwhile.
             (Step::Create, Ok(_) | Err(Error::NodeExists)) | (Step::Missing, Ok(Reply::Stat(true))) => {
                 Some(Step::Read)
             }
-            // Without the right to write, the path has to be made by a broker; until then its appearance is watched.
+            // Without the right to write, a broker must create the path; until then its appearance is
+            // watched.
             (Step::Create, Err(_)) => Some(Step::Missing),
             (Step::Missing | Step::Unreadable, Ok(Reply::Stat(false))) => {
                 self.nodes.not_listed(id, Found::Missing);
@@ -175,7 +177,7 @@ impl Follower<'_> {
                 let what = if step == Step::Read { "list" } else { "watch" };
                 let error = self.inner.connector.failed(what, &path, error);
                 self.nodes.not_listed(id, Found::Failed(error));
-                // One watcher is enough, however often it is asked for.
+                // One watcher suffices for repeated requests.
                 let is_unwatched = self.nodes.get(id).is_some_and(|node| node.watchers == 0);
                 (step == Step::Read && is_unwatched).then_some(Step::Unreadable)
             }
@@ -194,8 +196,8 @@ impl Follower<'_> {
         self.nodes.settle(id);
     }
 
-    /// The path of a topic that isn't there is created if there are brokers below the root: one that was mistyped holds
-    /// nothing, and is left alone.
+    /// Creates the path of a missing topic if there are brokers below the root. A mistyped root contains
+    /// none, and is not changed.
     fn create_or_wait(&mut self, id: NodeId) {
         if let Brokers::NoneAt(at) = self.brokers
             && at.elapsed() >= RELIST_BROKERS_AFTER
@@ -233,7 +235,7 @@ impl Follower<'_> {
         undecided.into_iter().for_each(|id| self.create_or_wait(id));
     }
 
-    /// Compares what was read once more with what is known. A difference is read again, and watched.
+    /// Compares a repeated read with the known content. If they differ, the node is read and watched again.
     fn compare(&mut self, id: NodeId, reply: Result<Reply, Error>) {
         let Some(node) = self.nodes.get(id) else { return };
         let is_same = match &node.body {
@@ -264,7 +266,7 @@ impl Follower<'_> {
     }
 }
 
-/// The content of a node by an answer, if that says so.
+/// The content of a node according to a reply, if the reply determines it.
 fn content<T>(
     reply: Result<Reply, Error>,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
@@ -280,7 +282,8 @@ fn content<T>(
     })
 }
 
-/// Whether a call failed with the connection, the session or the server's load; it is to be made again.
+/// Returns true if a call failed because of the connection, the session or the server's load, and must be
+/// repeated.
 fn is_of_connection(error: &Error) -> bool {
     matches!(
         error,
@@ -292,7 +295,7 @@ fn is_of_connection(error: &Error) -> bool {
             | Error::Timeout
             | Error::NoHosts
             | Error::Throttled
-            // Those of the connection, as one that was reset, or that has sent what is no answer.
+            // Errors of the connection, such as a reset or an invalid response.
             | Error::Custom(_)
             | Error::UnexpectedError(_)
             | Error::UnmarshalError { .. }

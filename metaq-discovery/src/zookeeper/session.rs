@@ -1,4 +1,4 @@
-//! A session: the calls that it has to answer, and the one-shot watches that it keeps.
+//! A session: its pending calls and its one-shot watches.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,7 +11,8 @@ use zookeeper_client::{
 use super::{connector::OpenedSession, nodes::NodeId};
 use crate::panics::catch;
 
-/// The client library sets watches of longer paths again by several requests, whose answers it takes for those of nobody.
+/// The client library restores longer sets of watches with several requests, and does not recognise their
+/// responses.
 const RESUMABLE_BYTES: usize = 100 * 1024;
 
 /// A request to a server.
@@ -25,7 +26,7 @@ pub(super) enum Call {
         path: String,
         watch: bool,
     },
-    /// Whether there is a node, which is watched, be it there or not.
+    /// Checks whether a node exists, and watches it in either case.
     Stat {
         path: String,
     },
@@ -34,7 +35,7 @@ pub(super) enum Call {
     },
 }
 
-/// The answer of a server.
+/// A server's reply.
 #[derive(Debug)]
 pub(super) enum Reply {
     Data(Vec<u8>),
@@ -43,17 +44,17 @@ pub(super) enum Reply {
     Created,
 }
 
-/// Something that happened to a session.
+/// An event of a session.
 #[derive(Debug)]
 pub(super) enum SessionEvent<P> {
-    /// A call was answered. True if the node is watched now.
+    /// A call was answered. True if the node is now watched.
     Answered(P, Result<Reply, Error>, bool),
     /// A watch has fired.
     Fired(NodeId, EventType),
     State(SessionState),
-    /// A watcher has heard that the session has ended, which the state is about to say.
+    /// A watcher reports the end of the session, which the state will report next.
     Closing,
-    /// The task that served the session is no more.
+    /// The task that served the session has ended.
     TaskEnded(String),
 }
 
@@ -67,24 +68,24 @@ struct CallResult<P> {
 struct Event {
     node: NodeId,
     path_bytes: usize,
-    /// None when the session's task is gone.
+    /// `None` when the session's task has ended.
     event: Option<EventType>,
 }
 
-/// A session, with `P` for what each call is for.
+/// A session. `P` describes the purpose of each call.
 ///
-/// The fields are dropped in this order: a watcher that is dropped while a client is left has the library send what servers
-/// before 3.5 don't know, and never answer.
+/// The fields are dropped in this order: dropping a watcher while a client exists makes the library send a
+/// request that servers before 3.5 don't know, and never answer.
 pub(super) struct Session<P> {
-    /// Each holds a client.
+    /// Each future holds a client.
     calls: FuturesUnordered<BoxFuture<'static, CallResult<P>>>,
     client: Client,
     states: StateWatcher,
     watchers: FuturesUnordered<BoxFuture<'static, Event>>,
     session_task: Option<JoinHandle<()>>,
-    /// The length of all paths that are watched.
+    /// The total length of all watched paths.
     watched_bytes: usize,
-    /// The time at which a call was sent while none was under way, or the server was last heard of.
+    /// The time of the last response, or of the first call after all calls were answered.
     last_activity: Instant,
 }
 
@@ -110,7 +111,7 @@ impl<P: Send + 'static> Session<P> {
         self.client.state()
     }
 
-    /// Sends a call about `node`. It is answered unless the session ends.
+    /// Sends a call about `node`. The call is answered unless the session ends.
     pub(super) fn send(&mut self, pending_call: P, node: NodeId, call: Call) {
         if self.calls.is_empty() {
             self.last_activity = Instant::now();
@@ -123,35 +124,35 @@ impl<P: Send + 'static> Session<P> {
         }));
     }
 
-    /// The number of calls under way.
+    /// The number of pending calls.
     pub(super) fn calls(&self) -> usize {
         self.calls.len()
     }
 
-    /// Since when a server that owes answers is silent.
+    /// The time since which a server with pending calls is silent.
     pub(super) fn silent_since(&self) -> Option<Instant> {
         (!self.calls.is_empty()).then_some(self.last_activity)
     }
 
-    /// Gives the server so much more time.
+    /// Changes the time of the last activity, which gives the server more time.
     pub(super) fn set_last_activity(&mut self, at: Instant) {
         self.last_activity = at;
     }
 
-    /// Whether the client library can set all watches again after a disconnection.
+    /// Returns true if the client library can restore all watches after a disconnection.
     pub(super) fn is_resumable(&self) -> bool {
         self.watched_bytes <= RESUMABLE_BYTES
     }
 
-    /// Waits for what happens next.
+    /// Waits for the next event.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// If the future is dropped, no event is lost.
     pub(super) async fn next(&mut self) -> SessionEvent<P> {
         tokio::select! {
             biased;
             state = self.states.changed() => SessionEvent::State(state),
-            // Before the watchers, which panic then.
+            // Polled before the watchers, which panic when the task has ended.
             end = Self::session_task(&mut self.session_task) => SessionEvent::TaskEnded(end),
             Some(event) = self.watchers.next(), if !self.watchers.is_empty() => {
                 self.last_activity = Instant::now();
@@ -198,14 +199,15 @@ impl<P: Send + 'static> Session<P> {
 
     fn watch(&mut self, node: NodeId, path_bytes: usize, watcher: OneshotWatcher) {
         self.watched_bytes += path_bytes;
-        // The client library panics in a watcher whose session's task was stopped, as a runtime does that shuts down.
+        // The client library panics in a watcher whose session's task was stopped, which happens when a
+        // runtime shuts down.
         let event = AssertUnwindSafe(watcher.changed()).catch_unwind();
         let event = event.map(|event| event.map(|event| event.event_type).ok());
         self.watchers.push(Box::pin(async move { Event { node, path_bytes, event: event.await } }));
     }
 
-    /// Stops the session's task at once, without a word to the servers. The session ends there with its timeout, its
-    /// watches with the connection.
+    /// Stops the session's task immediately, without notifying the servers. There the session expires with
+    /// its timeout, and its watches end with the connection.
     pub(super) fn abort(self) {
         if let Some(session_task) = &self.session_task {
             session_task.abort();
@@ -215,7 +217,7 @@ impl<P: Send + 'static> Session<P> {
 
 impl<P> Drop for Session<P> {
     fn drop(&mut self) {
-        // What was answered already holds watchers; they have to outlive the clients of the calls.
+        // Replies that have arrived contain watchers, which must outlive the clients of the calls.
         while let Some(Some(answer)) = self.calls.next().now_or_never() {
             if let Ok(Ok((_, Some(watcher)))) = answer.reply {
                 let (node, path_bytes) = (answer.node, answer.path_bytes);
@@ -264,7 +266,8 @@ async fn ask(client: &Client, call: &Call) -> Result<(Reply, Option<OneshotWatch
     })
 }
 
-/// Whether a call failed because the task of the client's session has died: with its runtime, or by a panic.
+/// Returns true if a call failed because the task of the client's session has stopped: with its runtime, or
+/// by a panic.
 fn is_dead(error: &Error) -> bool {
     matches!(error, Error::UnexpectedError(text) if text.starts_with("expect error state, got")
         || text.ends_with("expect response, but got none"))

@@ -1,4 +1,4 @@
-//! The state that the handles of a discovery, its watches and the task that follows the registry share.
+//! The state shared by the handles of a discovery, its watches, and the task that follows the registry.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,7 +29,7 @@ use crate::{
     view::ViewSource,
 };
 
-/// Pauses after servers have refused us grow from the first to the last.
+/// The backoff after refusals doubles from the first to the last.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -51,12 +51,12 @@ pub(crate) struct Inner {
     pub(super) notices: Notices,
     pub(super) reports: Mutex<BadEntryReports<Topic>>,
     pub(super) shared: Mutex<Shared>,
-    /// Wakes the task when something was asked, or somebody went.
+    /// Wakes the task after a request, or when a watch or a handle was dropped.
     pub(super) wake: Notify,
     /// The task that follows the registry.
     pub(super) task: TaskSlot,
     pub(super) closed: watch::Sender<bool>,
-    /// Whether somebody can use the discovery.
+    /// Set while a handle of the discovery exists.
     is_held: AtomicBool,
 }
 
@@ -68,18 +68,18 @@ pub(super) struct Shared {
     watches: BTreeMap<Topic, usize>,
     /// The topics whose last watch was dropped.
     pub(super) dropped: Vec<Topic>,
-    /// The number of calls that wait.
+    /// The number of waiting calls.
     waiting: usize,
-    /// Whether a session was opened and hasn't ended.
+    /// Set while a session is open.
     pub(super) is_open: bool,
-    /// Whether there ever was a session.
+    /// Set once a session was opened.
     pub(super) was_open: bool,
     /// The reason why there is no session.
     pub(super) connect_error: Option<ConnectError>,
     refusal: Option<RefusalBackoff>,
 }
 
-/// The answer of servers that can't be used as it is configured.
+/// The servers' refusal of the settings, with the backoff.
 #[derive(Debug)]
 struct RefusalBackoff {
     error: DiscoveryError,
@@ -104,7 +104,8 @@ impl Inner {
         }
     }
 
-    /// Whether the registry is to be followed. As long as the discovery is held a session is kept once it was needed.
+    /// Returns true if the registry must be followed. Once a session was needed, it is kept as long as the
+    /// discovery is held.
     pub(super) fn is_needed(&self) -> bool {
         let shared = self.shared.lock();
         let is_kept = shared.was_open && self.is_held.load(Ordering::Acquire);
@@ -122,7 +123,7 @@ impl Inner {
         inner.task.ensure_running("ZooKeeper follower", follow, |_| {}, move || needed.is_needed())
     }
 
-    /// A watch of a topic that begins with `first`.
+    /// Creates a watch of a topic that begins with `first`.
     pub(super) fn new_watch(self: &Arc<Self>, first: TopicView) -> TopicWatch {
         let topic = first.topic().clone();
         let mut shared = self.shared.lock();
@@ -134,7 +135,7 @@ impl Inner {
 }
 
 impl Request {
-    /// Whether nobody waits for the answer.
+    /// Returns true if the caller no longer waits.
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Watch(_, reply) => reply.is_closed(),
@@ -144,7 +145,8 @@ impl Request {
 }
 
 impl Shared {
-    /// Adds a request, and forgets those of callers that have gone: nothing else takes them while no server can be reached.
+    /// Queues a request, and removes those of callers that have gone: while no server can be reached, the
+    /// task doesn't take requests.
     pub(super) fn request(&mut self, request: Request) {
         if self.requests.len() > 2 * self.waiting + 16 {
             self.requests.retain(|request| !request.is_closed());
@@ -156,13 +158,13 @@ impl Shared {
         self.watches.contains_key(topic)
     }
 
-    /// The topics that are watched.
+    /// The watched topics.
     pub(super) fn topics(&self) -> VecDeque<Topic> {
         self.watches.keys().cloned().collect()
     }
 
-    /// Remembers that the servers refuse to be used; the next attempt is made after a pause that grows. Returns true unless
-    /// they did already.
+    /// Records that the servers refuse the settings, and increases the backoff. Returns true if the error is
+    /// new.
     pub(super) fn refuse(&mut self, error: DiscoveryError) -> bool {
         let former = self.refusal.take();
         let pause = former.as_ref().map_or(INITIAL_BACKOFF, |former| (former.pause * 2).min(MAX_BACKOFF));
@@ -176,14 +178,14 @@ impl Shared {
         self.refusal.as_ref().map(|refusal| refusal.next_attempt)
     }
 
-    /// A session was opened.
+    /// Records that a session was opened.
     pub(super) fn open(&mut self) {
         (self.is_open, self.was_open) = (true, true);
         (self.connect_error, self.refusal) = (None, None);
     }
 }
 
-/// Whoever holds the discovery, all clones together.
+/// The handles of a discovery: shared by all clones.
 #[derive(Debug)]
 pub(super) struct Handle(Arc<Inner>);
 
@@ -200,13 +202,13 @@ impl Drop for Handle {
     }
 }
 
-/// One of the calls that wait for an answer.
+/// A call that waits for a reply.
 #[derive(Debug)]
 pub(super) struct WaitingCall<'a>(&'a Inner);
 
 impl<'a> WaitingCall<'a> {
     /// # Errors
-    /// When the servers have refused us, and aren't to be asked again yet.
+    /// The last refusal, during its backoff.
     pub(super) fn begin(inner: &'a Inner) -> Result<Self, DiscoveryError> {
         let mut shared = inner.shared.lock();
         if let Some(refusal) = shared.refusal.as_ref().filter(|refusal| refusal.next_attempt > Instant::now())

@@ -1,4 +1,5 @@
-//! A registry that is not for everybody: passwords and rights that are wrong from the beginning, or become so.
+//! A registry that is not for everybody: passwords and rights that are wrong from the beginning, or become
+//! so.
 
 use std::{error::Error as _, sync::Arc, time::Duration};
 
@@ -101,8 +102,8 @@ async fn credentials_for_an_etcd_that_asks_for_none_are_refused_with_its_reason(
     assert!(error.ends_with("as \"metaq\": etcdserver: authentication is not enabled"), "{error}");
 }
 
-/// Sees that a registry which can't be read any more is told of once with the reason, keeps its view, is asked seldom,
-/// and is followed again once it can be read. In one thread, so that its log is all of the log.
+/// Sees that a registry which can't be read any more is told of once with the reason, keeps its view, is
+/// asked seldom, and is followed again once it can be read. In one thread, so that its log is all of the log.
 async fn loses_and_regains(
     program: &EtcdProgram,
     lose: impl AsyncFn(&mut Client),

@@ -140,7 +140,8 @@ fn ran() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// All brokers lose their addresses at once. The longest time is measured that another task of the thread had to wait.
+/// All brokers lose their addresses at once. The longest time is measured that another task of the thread had
+/// to wait.
 #[tokio::test]
 async fn addresses_that_vanish_hold_up_no_task() {
     const TOPICS: usize = 500;

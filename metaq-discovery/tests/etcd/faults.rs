@@ -1,5 +1,5 @@
-//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right within two
-//! seconds after the registry is back, and no task may be left.
+//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right
+//! within two seconds after the registry is back, and no task may be left.
 
 use std::time::Duration;
 
@@ -189,8 +189,8 @@ async fn changes_that_were_compacted_during_an_outage_are_not_needed() {
     scene.close().await;
 }
 
-/// A discovery that has read the registry, with the broker 0, and whose request to watch it from the next revision on is
-/// held back.
+/// A discovery that has read the registry, with the broker 0, and whose request to watch it from the next
+/// revision on is held back.
 pub(crate) struct AboutToWatch {
     discovery: EtcdDiscovery,
     pub(crate) events: DiscoveryEvents,
@@ -201,7 +201,8 @@ pub(crate) struct AboutToWatch {
 impl AboutToWatch {
     pub(crate) async fn open(registry: &Registry) -> Self {
         registry.register(BrokerId(0), addr(1000), 1).await;
-        // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to go on.
+        // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to
+        // go on.
         registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
         let proxy = on_own_runtime(Proxy::start(registry.endpoint.clone())).await.unwrap();
         // The request to watch takes so long that there is time to stop it.
@@ -225,7 +226,8 @@ impl AboutToWatch {
         Self { discovery, events, proxy, opening }
     }
 
-    /// Lets the request pass. The view has to be right within two seconds, and followed on, without any word of trouble.
+    /// Lets the request pass. The view has to be right within two seconds, and followed on, without any word
+    /// of trouble.
     pub(crate) async fn goes_on(mut self, registry: &Registry, wanted: &str) {
         assert!(!self.opening.is_finished(), "it waits for its watch");
         self.proxy.plan(Direction::ToServer, Plan::new());
@@ -249,8 +251,8 @@ impl AboutToWatch {
     }
 }
 
-/// The one moment in which a compaction does harm: after the registry was read, and before it is watched from the next
-/// revision on. In one thread, so that its log is all of the log.
+/// The one moment in which a compaction does harm: after the registry was read, and before it is watched from
+/// the next revision on. In one thread, so that its log is all of the log.
 #[tokio::test]
 async fn a_compaction_between_reading_and_watching_is_noticed() {
     let Some(program) = EtcdProgram::get("a_compaction_between_reading_and_watching_is_noticed") else {
@@ -268,7 +270,8 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
     assert_eq!(log.count(forgotten), 1, "the watch was canceled");
 }
 
-/// A change and the end of the connection arrive at once: this runtime has one thread, which stands still meanwhile.
+/// A change and the end of the connection arrive at once: this runtime has one thread, which stands still
+/// meanwhile.
 #[tokio::test]
 async fn what_was_received_before_the_end_counts() {
     let Some(program) = EtcdProgram::get("what_was_received_before_the_end_counts") else { return };

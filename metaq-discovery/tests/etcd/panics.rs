@@ -1,5 +1,5 @@
-//! Panics on the task that follows, and on those of the client library. A subscriber of `tracing` panics, which the library
-//! calls wherever it does something.
+//! Panics on the task that follows, and on those of the client library. A subscriber of `tracing` panics,
+//! which the library calls wherever it does something.
 
 use std::{
     sync::{
@@ -68,8 +68,8 @@ impl Subscriber for Panicking {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Has the modules of `target` panic, each time while the registry changes, and sees that it is followed all the same.
-/// In one thread, which the subscriber is that of.
+/// Has the modules of `target` panic, each time while the registry changes, and sees that it is followed all
+/// the same. In one thread, which the subscriber is that of.
 async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, reread_interval: Duration) {
     let panicking = Panicking { target, left: Arc::default() };
     let _subscribed = tracing::subscriber::set_default(panicking.clone());

@@ -1,5 +1,5 @@
-//! [`FileDiscovery`](metaq_discovery::FileDiscovery) on files that are written by others meanwhile, that are large, and that
-//! many read at once.
+//! [`FileDiscovery`](metaq_discovery::FileDiscovery) on files that are written by others meanwhile, that are
+//! large, and that many read at once.
 #![cfg(feature = "file")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

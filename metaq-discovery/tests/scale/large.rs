@@ -19,7 +19,8 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
     let server = ZooKeeper::builder().heap_mib(heap);
     let mut plant = Plant::start(&peers, server, topics, brokers).await;
     let (nodes, what) = (plant.nodes(), format!("{topics} topics on {brokers} brokers"));
-    // Seconds that so many nodes may take, in a build without optimizations on a machine that does other things too.
+    // Seconds that so many nodes may take, in a build without optimizations on a machine that does other
+    // things too.
     let seconds = |nodes: u64| form(60.0, 10.0) + nodes as f64 / 4_000.0;
     let discovery = plant.discovery(Duration::from_secs(60));
     let before = resident_kib();

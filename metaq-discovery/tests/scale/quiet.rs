@@ -40,7 +40,8 @@ async fn is_quiet(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
         format!("ZooKeeper {which}, {topics} topics on {brokers} brokers, read {count} times in {took:.1?}");
     figure(format!("{what}: warnings of the server"), "", warnings, 0);
     figure(format!("{what}: memory"), " KiB more", resident_kib() - before.0, 2 * 1024);
-    // Each node once in a round; the first and the last round are cut, and there are pings and the test's own questions.
+    // Each node once in a round; the first and the last round are cut, and there are pings and the test's own
+    // questions.
     figure(format!("{what}: calls"), "", calls, plant.nodes() * (count as u64 + 2) + 100);
     figure(format!("{what}: bytes"), "", plant.bytes() - bytes, calls * 300);
     let per_second = calls as f64 / took.as_secs_f64();
@@ -93,7 +94,8 @@ async fn all_is_read_once_more_soon_after_it_was_opened() {
     discovery.close().await;
 }
 
-/// Watches a topic over and over; the watches of the server are those of the topics that somebody watches, in the end.
+/// Watches a topic over and over; the watches of the server are those of the topics that somebody watches, in
+/// the end.
 async fn gives_watches_back(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
     let (topics, brokers) = (2_400, 4);
     let plant = Plant::start(peers, server, topics, brokers).await;

@@ -22,7 +22,8 @@ fn ran() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// The longest time in microseconds that a task which is always ready had to wait, on a runtime of one thread.
+/// The longest time in microseconds that a task which is always ready had to wait, on a runtime of one
+/// thread.
 fn watch_delays() -> Arc<AtomicU64> {
     let longest = Arc::new(AtomicU64::new(0));
     let shown = Arc::downgrade(&longest);

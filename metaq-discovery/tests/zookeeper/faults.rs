@@ -1,5 +1,5 @@
-//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right within two
-//! seconds after the registry is back, and no task may be left.
+//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right
+//! within two seconds after the registry is back, and no task may be left.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -48,8 +48,9 @@ impl Scene {
         self.proxy.on_connect(OnConnect::Forward).await.unwrap();
     }
 
-    /// Has another client end the session, which has its id and password. The client that is followed here is kept from
-    /// connecting until that is done: a server that it reaches meanwhile may take it in and never answer.
+    /// Has another client end the session, which has its id and password. The client that is followed here is
+    /// kept from connecting until that is done: a server that it reaches meanwhile may take it in and never
+    /// answer.
     async fn expire(&self) {
         let registrys = self.registry.client.session_id().0;
         let mut sessions = self.zookeeper.sessions().await;
@@ -60,8 +61,8 @@ impl Scene {
         self.proxy.on_connect(OnConnect::Forward).await.unwrap();
     }
 
-    /// Sees that the topic is followed as before, and that nothing is left when that is over: neither a watch on the
-    /// server nor a task. So many of the brokers that were there before have gone.
+    /// Sees that the topic is followed as before, and that nothing is left when that is over: neither a watch
+    /// on the server nor a task. So many of the brokers that were there before have gone.
     async fn close(mut self, gone: usize) {
         self.registry.register(7, 1007, 7).await;
         let seen = Instant::now();
@@ -70,8 +71,8 @@ impl Scene {
             self.watch.changed().await.unwrap();
         }
         let brokers = self.watch.current().brokers().len();
-        // The children, each child, and its broker's address; that of a broker which has gone is watched on unless it went
-        // before its broker was seen to go.
+        // The children, each child, and its broker's address; that of a broker which has gone is watched on
+        // unless it went before its broker was seen to go.
         let wanted = 1 + 2 * brokers;
         self.watches(wanted..=wanted + gone).await;
         self.observer.take_events();
@@ -185,8 +186,8 @@ async fn a_session_that_expires_is_told_of_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_black_hole_is_noticed_and_left_behind() {
     let Some(peers) = Peers::get("a_black_hole_is_noticed_and_left_behind") else { return };
-    // What was sent into it comes out later, as when packets are sent again, or is lost; the session outlives it, or
-    // doesn't.
+    // What was sent into it comes out later, as when packets are sent again, or is lost; the session outlives
+    // it, or doesn't.
     let held = config(Duration::from_secs(30));
     let mut lost = config(Duration::from_secs(30));
     lost.silence_timeout = Duration::from_secs(1);

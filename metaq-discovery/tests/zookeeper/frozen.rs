@@ -24,8 +24,8 @@ const SERVERS: &str = "METAQ_TEST_FOLLOW";
 
 const SESSION: Duration = Duration::from_secs(2);
 
-/// What the process that is to stand still does: it shows each event, and each view that it sees, until its standard
-/// input ends.
+/// What the process that is to stand still does: it shows each event, and each view that it sees, until its
+/// standard input ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it is the child of a_process_that_stood_still_follows_again"]
 async fn follow_as_a_child() {

@@ -179,7 +179,8 @@ async fn a_root_without_brokers_is_left_alone_until_one_comes() {
     let registry = Registry::open_for(&zookeeper, topics[7].clone()).await;
     registry.register(0, 1000, 1).await;
     becomes(&mut watches[7], "0@1000:1").await;
-    // Below a root with brokers there is one call for each topic to list it, to create it, and to list it again.
+    // Below a root with brokers there is one call for each topic to list it, to create it, and to list it
+    // again.
     let before = zookeeper.packets_received().await;
     let others: Vec<_> = (50..100).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
     let created = try_join_all(others.iter().map(|topic| discovery.watch(topic))).await.unwrap();

@@ -18,7 +18,8 @@ impl InvalidBrokerAddr {
         Self { text: excerpt(text).to_owned(), kind }
     }
 
-    /// The beginning of the text, or of the host given to [`BrokerAddr::new`](super::BrokerAddr::new), at most 80 characters.
+    /// The beginning of the text, or of the host given to [`BrokerAddr::new`](super::BrokerAddr::new), at
+    /// most 80 characters.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text

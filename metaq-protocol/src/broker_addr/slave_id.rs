@@ -5,8 +5,8 @@ use alloc::{borrow::Cow, vec::Vec};
 use super::InvalidBrokerAddrKind;
 use crate::{number, text};
 
-/// The last `slaveId` of a query such as `a=b&slaveId=3` (protocol §10). `None` where there is none, where it is blank, or
-/// below zero, which all mean a master. Refuses what Java refuses.
+/// The last `slaveId` of a query such as `a=b&slaveId=3` (protocol §10). `None` where there is none, where it
+/// is blank, or below zero, which all mean a master. Refuses what Java refuses.
 pub(super) fn in_query(query: &str) -> Result<Option<i32>, InvalidBrokerAddrKind> {
     let mut found = None;
     for part in query.split('&') {

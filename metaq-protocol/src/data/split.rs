@@ -13,8 +13,8 @@ use crate::text;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SplitData {
-    /// The attribute as it was on the wire, which should be UTF-8. `None` when the flag announces none, which is not
-    /// the same as an empty one.
+    /// The attribute as it was on the wire, which should be UTF-8. `None` when the flag announces none, which
+    /// is not the same as an empty one.
     pub attribute: Option<Bytes>,
     /// The payload.
     pub payload: Bytes,
@@ -53,8 +53,9 @@ pub enum InvalidAttribute {
 }
 
 impl PutData {
-    /// Takes attribute and payload apart, as `flag` says that they lie. This is the way for data of raw bytes, such as that
-    /// of a received [`PutCommand`](crate::PutCommand), and works for data with an attribute block of its own, too.
+    /// Takes attribute and payload apart, as `flag` says that they lie. This is the way for data of raw
+    /// bytes, such as that of a received [`PutCommand`](crate::PutCommand), and works for data with an
+    /// attribute block of its own, too.
     ///
     /// Nothing is copied, unless the data was made with an attribute and the flag announces none.
     ///
@@ -76,7 +77,8 @@ impl PutData {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a sound one.
+    /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a sound
+    /// one.
     pub fn split(&self, flag: Flag) -> Result<SplitData, InvalidAttribute> {
         if !flag.has_attribute() {
             return Ok(SplitData { attribute: None, payload: self.to_bytes() });

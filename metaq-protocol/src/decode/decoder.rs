@@ -89,9 +89,10 @@ impl Decoder {
 
     /// The same, with the bytes of the frame as they were on the wire: for proxies and captures.
     ///
-    /// The bytes are split off from `src` without copying, and the body shares their memory. [`decode`](Self::decode) and
-    /// this may take turns. A response that is [read in place](Self::decode_response_in_place) needs no such method: its
-    /// bytes are the first ones of the buffer, as many as it says.
+    /// The bytes are split off from `src` without copying, and the body shares their memory.
+    /// [`decode`](Self::decode) and this may take turns. A response that is [read in
+    /// place](Self::decode_response_in_place) needs no such method: its bytes are the first ones of the
+    /// buffer, as many as it says.
     ///
     /// ```
     /// use bytes::BytesMut;
@@ -151,7 +152,7 @@ impl Decoder {
 pub struct RawFrame {
     /// The frame.
     pub frame: Frame,
-    /// Header line and body. Their length is what the frame took; the spelling of the line may be another than
-    /// [`Frame::encode`] writes.
+    /// Header line and body. Their length is what the frame took; the spelling of the line may be another
+    /// than [`Frame::encode`] writes.
     pub bytes: Bytes,
 }

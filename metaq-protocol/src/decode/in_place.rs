@@ -121,10 +121,10 @@ impl Decoder {
 }
 
 impl Decoder {
-    /// Reads the response at the front of `src` if it says, as brokers spell it, that a message was stored; and says how many
-    /// bytes it took. Everything else, and what isn't whole yet, is left to
-    /// [`decode_response_in_place`](Self::decode_response_in_place), which reads these responses, too: this is a faster way for
-    /// the one response that there is for each message.
+    /// Reads the response at the front of `src` if it says, as brokers spell it, that a message was stored;
+    /// and says how many bytes it took. Everything else, and what isn't whole yet, is left to
+    /// [`decode_response_in_place`](Self::decode_response_in_place), which reads these responses, too: this
+    /// is a faster way for the one response that there is for each message.
     ///
     /// ```
     /// use metaq_protocol::{Decoder, Opaque, PutResponse};

@@ -29,8 +29,8 @@ impl Limits {
         self
     }
 
-    /// The same limits with another one for bodies, in bytes. A broker with shipped settings sends at most 1 MiB in a
-    /// `value`.
+    /// The same limits with another one for bodies, in bytes. A broker with shipped settings sends at most 1
+    /// MiB in a `value`.
     #[must_use]
     pub const fn with_max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;

@@ -36,8 +36,8 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
     })
 }
 
-/// Writes the body of the response to a [`StatsCommand`](crate::StatsCommand): the counterpart of [`parse_stats`]. The lines
-/// `STATS` and `END` are put round the figures.
+/// Writes the body of the response to a [`StatsCommand`](crate::StatsCommand): the counterpart of
+/// [`parse_stats`]. The lines `STATS` and `END` are put round the figures.
 ///
 /// ```
 /// use metaq_protocol::{encode_stats, parse_stats};
@@ -50,8 +50,8 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
 /// ```
 ///
 /// # Errors
-/// [`InvalidStat`] when a key is empty or holds a space or a line end, or a value holds a line end: read again, it would be
-/// another figure.
+/// [`InvalidStat`] when a key is empty or holds a space or a line end, or a value holds a line end: read
+/// again, it would be another figure.
 pub fn encode_stats<K: AsRef<str>, V: AsRef<str>>(
     figures: impl IntoIterator<Item = (K, Option<V>)>,
 ) -> Result<Bytes, InvalidStat> {

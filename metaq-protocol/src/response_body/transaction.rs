@@ -66,7 +66,8 @@ pub fn encode_recovered<'a>(ids: impl IntoIterator<Item = &'a XaTransactionId>) 
 /// << result 200 42 -2147483634\r\nXID:1:6774726964:6271:XAMessageProducer-vm
 /// ```
 ///
-/// Blank lines are skipped. A line that is no XA id is an [`InvalidResponse`]; the Java client drops it and all that follow.
+/// Blank lines are skipped. A line that is no XA id is an [`InvalidResponse`]; the Java client drops it and
+/// all that follow.
 ///
 /// ```
 /// use metaq_protocol::parse_recovered;

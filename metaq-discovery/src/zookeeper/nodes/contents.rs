@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Nodes {
-    /// A node has changed. `deleted` if it isn't there any more.
+    /// Handles a change of a node. `deleted` if the node is gone.
     pub(in crate::zookeeper) fn fired(&mut self, id: NodeId, deleted: bool) {
         let Some(node) = self.by_id.get_mut(&id) else {
             self.orphaned_watchers = self.orphaned_watchers.saturating_sub(1);
@@ -31,7 +31,7 @@ impl Nodes {
             }
             Body::Child(child) if deleted => {
                 let list = child.list;
-                // Its list has changed, too, and says whether it is there again.
+                // Its list has changed as well, and shows whether the child exists again.
                 if !self.by_id.get(&list).is_some_and(|list| list.settled) {
                     return self.unsettle(id);
                 }
@@ -57,7 +57,7 @@ impl Nodes {
         }
     }
 
-    /// Removes a node. Its watchers stay until they fire.
+    /// Removes a node. Its watchers remain until they fire.
     fn remove(&mut self, id: NodeId) -> Option<Node> {
         let node = self.by_id.remove(&id)?;
         self.orphaned_watchers += usize::from(node.watchers);
@@ -80,7 +80,8 @@ impl Nodes {
         for (name, broker) in brokers {
             let known = self.list(id).and_then(|list| list.children.get(name.as_str()).copied());
             if let Some(child) = known {
-                // One that was deleted and created again waits for this; of one that may not be read, servers report nothing.
+                // A child that was deleted and created again waits for this list; servers report no changes
+                // of unreadable nodes.
                 let is_outdated = |node: &Node| {
                     let content = match &node.body {
                         Body::Child(child) => &child.content,
@@ -107,7 +108,7 @@ impl Nodes {
         }
     }
 
-    /// The node of a topic is not there, or can't be listed; in the latter case its children are what they were.
+    /// Handles a topic's node that is missing or can't be listed. In the latter case its children remain.
     pub(in crate::zookeeper) fn not_listed(&mut self, id: NodeId, found: Found) {
         let Some(list) = self.list_mut(id) else { return };
         if matches!(found, Found::Missing) {
@@ -122,7 +123,7 @@ impl Nodes {
         self.read_deleted(id);
     }
 
-    /// Reads the children that were deleted, and waited for their list to say whether they are there again.
+    /// Reads the deleted children that waited for their list to show whether they exist again.
     pub(in crate::zookeeper) fn read_deleted(&mut self, id: NodeId) {
         let children = self.list(id).map(|list| list.children.values().copied().collect::<Vec<_>>());
         for child in children.unwrap_or_default() {
@@ -164,7 +165,7 @@ impl Nodes {
     }
 
     pub(super) fn unlink(&mut self, list: NodeId, broker: BrokerId) {
-        // Names like 0-m and 00-m are of the same broker.
+        // Names like 0-m and 00-m denote the same broker.
         let is_of = |child: &NodeId| match self.by_id.get(child).map(|node| &node.body) {
             Some(Body::Child(child)) => child.broker == broker,
             _ => false,
@@ -180,8 +181,8 @@ impl Nodes {
         self.remove_unused_master(id);
     }
 
-    /// Removes a broker that no topic needs. Its address is kept as long as it is watched: it may come back with the same
-    /// address.
+    /// Removes a broker that no topic needs. Its address is kept while it is watched: the broker may return
+    /// with the same address.
     pub(in crate::zookeeper) fn remove_unused_master(&mut self, id: NodeId) {
         let Some(Node { body: Body::Master(master), watchers: 0, reading: false, .. }) = self.by_id.get(&id)
         else {
@@ -194,7 +195,7 @@ impl Nodes {
         }
     }
 
-    /// Replaces what a child holds.
+    /// Replaces the content of a child.
     pub(in crate::zookeeper) fn child_read(&mut self, id: NodeId, content: Content<u32>) {
         if let Some(Node { body: Body::Child(child), .. }) = self.by_id.get_mut(&id) {
             child.content = content;
@@ -216,7 +217,7 @@ impl Nodes {
         lists.into_iter().for_each(|list| self.remove_pending(list));
     }
 
-    /// The view of a topic, without what can't be used, and a list of that.
+    /// The view of the usable entries of a topic, and the list of the unusable ones.
     pub(in crate::zookeeper) fn view(&self, list: &List) -> (TopicView, Vec<UnusableEntry>) {
         let mut builder = ViewBuilder::new(&list.topic, &self.layout);
         list.unknown.iter().for_each(|name| builder.unknown_child(name));
@@ -250,7 +251,7 @@ impl Nodes {
     }
 }
 
-/// The names of brokers among those of a topic's children, and those that no broker gives.
+/// Separates the names of a topic's children into brokers and unknown names.
 pub(in crate::zookeeper) fn sort(names: Vec<String>) -> (BTreeMap<String, BrokerId>, Vec<Box<str>>) {
     let (mut brokers, mut unknown) = (BTreeMap::new(), Vec::new());
     for name in names {

@@ -1,6 +1,7 @@
-//! The nodes that are read for the topics, without touching any server: what they hold, and which are to be read next.
+//! The table of nodes that are read for the topics, without I/O: their contents, and the queue of nodes to
+//! read next.
 //!
-//! Each node is read and watched once, whatever number of topics needs it.
+//! Each node is read and watched once, no matter how many topics need it.
 
 mod contents;
 mod node;
@@ -24,19 +25,20 @@ pub(super) struct Nodes {
     topics: BTreeMap<Topic, NodeId>,
     masters: BTreeMap<BrokerId, NodeId>,
     last: NodeId,
-    /// The next step of nodes that are being read.
+    /// The next steps of nodes that are being read.
     steps: VecDeque<(NodeId, Step)>,
-    /// The nodes to be read: what has changed comes before what was never read, and what completes a topic before others.
+    /// The nodes to read: changed nodes before unread ones, and nodes that complete a topic before new
+    /// topics.
     changed: VecDeque<NodeId>,
     unread: VecDeque<NodeId>,
     unread_lists: VecDeque<NodeId>,
-    /// The topics of which everything is known that there is.
+    /// The topics that are completely read.
     ready: VecDeque<NodeId>,
-    /// The topics of brokers whose addresses have changed: there may be thousands.
+    /// The topics of brokers whose addresses have changed; there may be thousands.
     affected: VecDeque<NodeId>,
-    /// The number of nodes that belong to topics that nobody wants any more.
+    /// The number of nodes of topics that are no longer followed.
     unwanted: usize,
-    /// The number of watchers that belong to nodes that were removed.
+    /// The number of watchers of removed nodes.
     orphaned_watchers: usize,
 }
 
@@ -59,12 +61,13 @@ impl Nodes {
         }
     }
 
-    /// The number of nodes that somebody wants.
+    /// The number of nodes of followed topics.
     pub(super) fn wanted(&self) -> usize {
         self.by_id.len().saturating_sub(self.unwanted)
     }
 
-    /// Whether it would be cheaper to begin anew than to go on with what nobody wants.
+    /// Returns true if a new session is cheaper than keeping the nodes and watchers of topics that are no
+    /// longer followed.
     pub(super) fn should_rebuild(&self) -> bool {
         self.unwanted + self.orphaned_watchers > 10_000.max(self.by_id.len() / 2)
     }
@@ -91,7 +94,7 @@ impl Nodes {
         self.topics.get(topic).copied()
     }
 
-    /// The nodes of the topics that are wanted, and those of all brokers' addresses.
+    /// The nodes of the followed topics, and those of all brokers' addresses.
     pub(super) fn roots(&self) -> VecDeque<NodeId> {
         let lists = self.topics.values().copied();
         let lists = lists.filter(|id| self.list(*id).is_some_and(|list| list.wanted));
@@ -120,7 +123,7 @@ impl Nodes {
         self.last
     }
 
-    /// Reads and watches a topic from now on. Returns its node, and whether that is to be read.
+    /// Follows a topic from now on. Returns its node, and whether the topic must be read first.
     pub(super) fn want(&mut self, topic: &Topic) -> (NodeId, bool) {
         let Some(&id) = self.topics.get(topic) else {
             let list = List {
@@ -153,7 +156,7 @@ impl Nodes {
         let children: Vec<_> = list.children.values().copied().collect();
         let unwanted = std::mem::take(&mut list.unwanted);
         self.unwanted -= unwanted;
-        // What has changed while nobody wanted it was not read.
+        // Changes were not read while the topic was not followed.
         let mut outdated = vec![id];
         for child in children {
             let Some(Body::Child(TopicChild { broker, .. })) = self.by_id.get(&child).map(|node| &node.body)
@@ -174,8 +177,8 @@ impl Nodes {
         (id, !self.by_id[&id].settled)
     }
 
-    /// Nobody wants a topic any more. Its watches stay until they fire, as old servers can't be told to remove them, and
-    /// serve who wants it again.
+    /// Stops following a topic. Its watches remain until they fire, because old servers can't remove watches,
+    /// and are reused when the topic is followed again.
     pub(super) fn unwant(&mut self, topic: &Topic) {
         let Some(&id) = self.topics.get(topic) else { return };
         if let Some(list) = self.list_mut(id)

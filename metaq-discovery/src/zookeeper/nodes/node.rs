@@ -1,4 +1,4 @@
-//! A node, and what is known of it.
+//! A node, and its known content.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,32 +10,32 @@ use tokio::time::Instant;
 
 use crate::DiscoveryError;
 
-/// The name of a node, which no other node ever has.
+/// The unique id of a node.
 pub(in crate::zookeeper) type NodeId = u64;
 
 /// The content of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::zookeeper) enum Content<T> {
-    /// It was never read.
+    /// Never read.
     Unread,
     Missing,
-    /// It can't be used, and why.
+    /// Unusable, with the reason.
     Bad(Box<str>),
-    /// It can't be read, and why.
+    /// Unreadable, with the reason.
     Unreadable(Box<str>),
     Good(T),
 }
 
-/// The steps that are taken with a node.
+/// The next call for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::zookeeper) enum Step {
-    /// It is read, and watched.
+    /// Reads and watches the node.
     Read,
-    /// It wasn't there; whether it is now is asked, and watched.
+    /// The node was missing: checks whether it exists, and watches that.
     Missing,
-    /// It can't be read; it is watched that it is made anew.
+    /// The node can't be read: watches for it to be created again.
     Unreadable,
-    /// The node of a topic is created.
+    /// Creates the node of a topic.
     Create,
 }
 
@@ -45,29 +45,29 @@ pub(in crate::zookeeper) enum Found {
     Unread,
     Missing,
     There,
-    /// It can't be listed.
+    /// The node can't be listed.
     Failed(DiscoveryError),
 }
 
-/// The node of a topic, whose children are its brokers.
+/// The node of a topic. Its children are the brokers of the topic.
 #[derive(Debug)]
 pub(in crate::zookeeper) struct List {
     pub(in crate::zookeeper) topic: Topic,
     pub(in crate::zookeeper) found: Found,
     pub(in crate::zookeeper) children: BTreeMap<Arc<str>, NodeId>,
-    /// The names of children that no broker gives.
+    /// The names of children that do not have the form that brokers use.
     pub(in crate::zookeeper) unknown: Vec<Box<str>>,
-    /// The number of these that are not known: the list itself, its children, addresses that were never read.
+    /// The number of unknown parts: the list itself, its children, and addresses that were never read.
     pub(super) pending: usize,
     pub(super) pending_since: Option<Instant>,
-    /// Whether nothing was pending once.
+    /// Set once nothing was pending.
     pub(super) complete: bool,
     pub(super) is_ready: bool,
     pub(in crate::zookeeper) wanted: bool,
-    /// As how many nodes that nobody wants it was counted.
+    /// The number of nodes with which it is counted in `Nodes::unwanted`.
     pub(super) unwanted: usize,
     pub(in crate::zookeeper) created: bool,
-    /// Whether it was said that it can't be listed.
+    /// Set if the log says that the topic can't be listed.
     pub(in crate::zookeeper) was_failed: bool,
 }
 
@@ -99,13 +99,13 @@ pub(in crate::zookeeper) enum Body {
 #[derive(Debug)]
 pub(in crate::zookeeper) struct Node {
     pub(in crate::zookeeper) body: Body,
-    /// The number of watchers that will report its next change.
+    /// The number of watchers that will report the next change of the node.
     pub(in crate::zookeeper) watchers: u16,
-    /// Whether nothing is to be read.
+    /// Set when the content is up to date.
     pub(super) settled: bool,
     pub(super) queued: bool,
-    /// Whether it is being read.
+    /// Set while a call for the node is pending.
     pub(super) reading: bool,
-    /// Whether it has changed since it is being read.
+    /// Set if the node has changed since the pending call was sent.
     pub(super) changed_while_reading: bool,
 }

@@ -1,4 +1,4 @@
-//! The queues of nodes to be read, and of topics of which everything is known.
+//! The queues of nodes to read, and of topics to publish.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use tokio::time::Instant;
 
 use super::{Body, Content, Found, NodeId, Nodes, Step, TopicChild};
 
-/// A topic whose nodes change all the time is published so long after its first change all the same.
+/// The longest time from the first change of a topic to its view, even if its nodes keep changing.
 const MAX_BURST: Duration = Duration::from_millis(100);
 
-/// The number of topics of a broker with a new address that are taken up at a time.
+/// The number of topics of a broker with a new address that are handled per turn.
 const AFFECTED_PER_TURN: usize = 64;
 
 impl Nodes {
-    /// The next step to take with what is being read, or has changed.
+    /// The next step for nodes that are being read or have changed.
     pub(in crate::zookeeper) fn next_change(&mut self) -> Option<(NodeId, Step)> {
         let step = self.steps.pop_front();
         step.or_else(|| self.next_read(|nodes| nodes.changed.pop_front()))
     }
 
-    /// The next step to take with what was never read.
+    /// The next step for nodes that were never read.
     pub(in crate::zookeeper) fn next_unread(&mut self) -> Option<(NodeId, Step)> {
         self.next_read(|nodes| nodes.unread.pop_front().or_else(|| nodes.unread_lists.pop_front()))
     }
@@ -37,18 +37,18 @@ impl Nodes {
         }
     }
 
-    /// Whether something is to be read.
+    /// Returns true if there is a node to read.
     pub(in crate::zookeeper) fn has_steps(&self) -> bool {
         let queues = [&self.changed, &self.unread, &self.unread_lists];
         !self.steps.is_empty() || queues.into_iter().any(|queue| !queue.is_empty())
     }
 
-    /// Takes another step with a node that is being read.
+    /// Queues the next step for a node that is being read.
     pub(in crate::zookeeper) fn push_step(&mut self, id: NodeId, step: Step) {
         self.steps.push_back((id, step));
     }
 
-    /// A topic of which everything is known.
+    /// The next topic that is completely read.
     pub(in crate::zookeeper) fn next_ready(&mut self) -> Option<NodeId> {
         loop {
             let id = self.ready.pop_front()?;
@@ -64,8 +64,8 @@ impl Nodes {
         !self.ready.is_empty() || !self.affected.is_empty()
     }
 
-    /// Takes up some of the topics whose brokers have other addresses. All of them come before the first that is published,
-    /// so that each is once. False if there are none.
+    /// Queues the views of some topics whose brokers have new addresses. All such topics are queued before
+    /// the first is published, so that each is published once. Returns false if there are none.
     pub(in crate::zookeeper) fn take_affected(&mut self) -> bool {
         let count = AFFECTED_PER_TURN.min(self.affected.len());
         let affected: Vec<_> = self.affected.drain(..count).collect();
@@ -81,7 +81,7 @@ impl Nodes {
         self.list(id).is_some_and(|list| list.pending == 0)
     }
 
-    /// Has the view of a topic published as soon as everything of it is known.
+    /// Publishes the view of a topic as soon as the topic is completely read.
     pub(in crate::zookeeper) fn refresh(&mut self, id: NodeId) {
         if self.is_settled(id) {
             self.make_ready(id);
@@ -131,7 +131,7 @@ impl Nodes {
         }
     }
 
-    /// A node was read.
+    /// Completes the read of a node.
     pub(in crate::zookeeper) fn settle(&mut self, id: NodeId) {
         let list = self.list_of(id);
         let Some(node) = self.by_id.get_mut(&id) else { return };
@@ -145,7 +145,7 @@ impl Nodes {
         }
     }
 
-    /// Has a node read.
+    /// Marks a node as outdated and queues it for reading.
     pub(in crate::zookeeper) fn requeue(&mut self, id: NodeId) {
         self.unsettle(id);
         self.queue(id);
@@ -170,7 +170,7 @@ impl Nodes {
         }
     }
 
-    /// The call that was to read a node has failed with the connection; it is made again.
+    /// Repeats a call for a node that has failed with the connection.
     pub(in crate::zookeeper) fn interrupted(&mut self, id: NodeId) {
         if let Some(node) = self.by_id.get_mut(&id) {
             (node.reading, node.changed_while_reading) = (false, false);

@@ -1,4 +1,5 @@
-//! The table against a registry that changes at random, with answers and events as a server sends them.
+//! The table against a registry that changes at random, with replies and events in the order in which a
+//! server sends them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -7,7 +8,7 @@ use metaq_protocol::{BrokerId, Topic};
 use super::{Body, Content, Found, NodeId, Nodes, Step};
 use crate::backend::registry::{Layout, ViewBuilder, parse_addr, parse_partitions};
 
-/// The answer of a server to a step.
+/// A server's reply to a step.
 #[derive(Debug)]
 enum Answer {
     Names(Vec<String>),
@@ -23,7 +24,7 @@ struct Server {
     data: BTreeMap<String, Vec<NodeId>>,
     children: BTreeMap<String, Vec<NodeId>>,
     answers: VecDeque<(NodeId, Step, Answer)>,
-    /// The node, whether it was deleted, and how many answers come before that.
+    /// The node, whether it was deleted, and the number of replies that precede the event.
     events: VecDeque<(NodeId, bool, usize)>,
     answered: usize,
     reads: usize,
@@ -56,7 +57,7 @@ impl Server {
         }
     }
 
-    /// Takes a step of the table, which sets a watch.
+    /// Executes a step of the table, which sets a watch.
     fn take(&mut self, nodes: &Nodes, id: NodeId, step: Step) {
         self.reads += 1;
         let Some(path) = nodes.path(id) else { return };
@@ -82,7 +83,7 @@ impl Server {
         self.answers.push_back((id, step, answer));
     }
 
-    /// The views that are right in the end.
+    /// The correct view at the end.
     fn view(&self, topic: &Topic, layout: &Layout) -> String {
         let (mut builder, prefix) = (ViewBuilder::new(topic, layout), format!("{}/", layout.topic(topic)));
         for id in 0..6 {
@@ -138,7 +139,7 @@ fn apply(nodes: &mut Nodes, id: NodeId, step: Step, answer: Answer) {
 fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard() {
     let layout = Layout::new("meta");
     let topics: Vec<_> = (0..4).map(|n| Topic::new(&format!("t{n}")).unwrap()).collect();
-    // With 2450 a child that several watchers report as deleted comes back before all of them have.
+    // With seed 2450, a child that several watchers report as deleted returns before all of them have fired.
     for seed in (0..400).chain([2450]) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut server = Server {
@@ -190,14 +191,14 @@ fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard
                     }
                 }
                 6 | 7 => {
-                    // An answer may be heard before an event that was sent before it.
+                    // A reply may be received before an event that was sent before it,
                     if let Some((id, step, answer)) = server.answers.pop_front() {
                         server.answered += 1;
                         apply(&mut nodes, id, step, answer);
                     }
                 }
                 8 => {
-                    // But no event before the answers that were sent before it.
+                    // but no event before the replies that were sent before it.
                     if server.events.front().is_some_and(|(_, _, before)| *before <= server.answered) {
                         let (id, deleted, _) = server.events.pop_front().unwrap();
                         nodes.fired(id, deleted);
@@ -214,7 +215,7 @@ fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard
             }
             let is_idle = !nodes.has_steps() && !nodes.has_ready();
             if left == 0 && is_idle && server.answers.is_empty() && server.events.is_empty() {
-                // Whoever left comes back.
+                // Topics that were left are followed again.
                 let mut outdated = false;
                 for topic in topics.iter().filter(|topic| wanted.contains(topic)) {
                     let was_wanted =
