@@ -1,5 +1,4 @@
-//! The backends without a server against the suite that every backend has to pass; ZooKeeper's is in its own
-//! file.
+//! The conformance suite for the backends without a server; ZooKeeper and etcd have their own test files.
 #![cfg(all(feature = "file", feature = "mock"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -40,7 +39,7 @@ impl Mock {
 #[async_trait]
 impl RegistryUnderTest for Mock {
     fn discovery(&self) -> Arc<dyn Discovery> {
-        // Closing the one under test must not close its successor.
+        // Closing the tested discovery must not close its successor.
         let brokers = self.brokers.lock().unwrap();
         if brokers.is_empty() {
             return Arc::new(self.mock.clone());
@@ -92,7 +91,7 @@ struct File {
 
 #[derive(Default)]
 struct Content {
-    /// As they are written, usable or not.
+    /// The entries as they are written, usable or not.
     brokers: BTreeMap<BrokerId, (String, u32)>,
     away: bool,
 }
@@ -126,7 +125,7 @@ impl File {
             content.brokers.iter().for_each(|(id, (_, count))| text += &format!("{id} = {count}\n"));
             text
         };
-        // A file that is replaced is never seen in part.
+        // Readers of a replaced file never see a part of it.
         let new = self.path.with_extension("new");
         fs::write(&new, text).unwrap();
         fs::rename(new, &self.path).unwrap();
@@ -198,7 +197,8 @@ async fn a_file_that_is_not_there_or_malformed_is_named() {
     let mut events = discovery.events();
     let watch = discovery.watch(&topic()).await.unwrap();
     assert_eq!(events.next().await, Some(DiscoveryEvent::Connected));
-    // Malformed for a while: the view holds, and it is told once; again when it happens again.
+    // While the file is malformed the view remains valid. The fault is reported once, and again when it
+    // recurs.
     for _ in 0..2 {
         replace("[brokers]\n0 = ");
         let mut told = Vec::new();

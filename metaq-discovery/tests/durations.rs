@@ -1,4 +1,4 @@
-//! Every duration that a discovery takes: none panics, and none leaves a discovery that can't be used.
+//! Every duration setting of every discovery: no value panics or leaves a discovery unusable.
 #![cfg(all(feature = "etcd", feature = "mock", feature = "zookeeper"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,12 +19,12 @@ const DURATIONS: [Duration; 5] = [
     Duration::MAX,
 ];
 
-/// Where a setting is in its configuration.
+/// The name of a setting, and access to it in its configuration.
 type Setting<C> = (&'static str, fn(&mut C) -> &mut Duration);
 
 type Made = Result<Arc<dyn Discovery>, DiscoveryError>;
 
-/// A discovery of each kind with one of its settings set to `duration`, and the name of that.
+/// Discoveries of each kind, each with one of its settings set to `duration`, and the name of that setting.
 fn with_each_setting(duration: Duration, servers: &str) -> Vec<(&'static str, Made)> {
     let zookeeper: [Setting<ZooKeeperConfig>; 5] = [
         ("session_timeout", |config| &mut config.session_timeout),
@@ -58,7 +58,7 @@ fn with_each_setting(duration: Duration, servers: &str) -> Vec<(&'static str, Ma
 
 #[tokio::test]
 async fn no_duration_panics_and_zero_is_refused_by_name() {
-    // Accepts and says nothing.
+    // Accepts connections and never responds.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let servers = listener.local_addr().unwrap().to_string();
     let topic = Topic::new("t").unwrap();
@@ -73,7 +73,7 @@ async fn no_duration_panics_and_zero_is_refused_by_name() {
                 }
             };
             assert_ne!(duration, Duration::ZERO, "{name}");
-            // Nothing answers: it fails by its deadline, or waits for ever as it was told to.
+            // No server responds: the call fails at its deadline, or waits forever as configured.
             match timeout(Duration::from_millis(600), discovery.watch(&topic)).await {
                 Ok(watch) => assert_eq!(watch.unwrap_err().kind(), DiscoveryErrorKind::Unreachable, "{name}"),
                 Err(_) => assert!(name == "connect_timeout" && duration >= Duration::from_secs(1), "{name}"),

@@ -1,5 +1,5 @@
-//! Discoveries that outlive their runtimes, that are used without one, and whose callers' code panics or
-//! calls back.
+//! Discoveries that outlive their runtimes, that are used without a runtime, and whose callers' code panics
+//! or calls back.
 #![cfg(all(feature = "file", feature = "mock"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -63,7 +63,7 @@ fn a_file_is_followed_over_three_runtimes_by_old_and_new_watches() {
     let mut watches = Vec::new();
     for (round, runtime) in (2..).zip(runtimes()) {
         runtime.block_on(async {
-            // Those of runtimes that have ended, first: nothing else has started the task then.
+            // Watches from former runtimes first: nothing else has started the task then.
             write(&path, round);
             for watch in &mut watches {
                 becomes(watch, round as usize).await;
@@ -82,7 +82,7 @@ fn who_waits_on_one_runtime_is_not_left_alone_by_the_end_of_another() {
     write(&path, 1);
     let discovery = FileDiscovery::new(&path);
     let [first, second] = [(); 2].map(|()| Builder::new_multi_thread().enable_all().build().unwrap());
-    // The file is followed on the first, and waited for on the second.
+    // The file is followed on the first runtime, and awaited on the second.
     let mut watch = first.block_on(discovery.watch(&topic())).unwrap();
     let (begun, waits) = mpsc::channel();
     let waiting = second.spawn(async move {
@@ -128,7 +128,7 @@ fn static_and_mock_discoveries_belong_to_no_runtime() {
     }
 }
 
-/// Polls outside of any runtime; what is polled must be ready at once.
+/// Polls outside of any runtime; the future must be ready immediately.
 fn without_runtime<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("it doesn't wait for a runtime that isn't there")
 }
@@ -158,10 +158,10 @@ fn without_a_runtime_there_is_an_error_and_never_a_panic() {
             }
         }
     }
-    // Nothing is damaged by that.
+    // The error has no lasting effect.
     let watch = runtimes()[0].block_on(file.watch(&topic())).unwrap();
     assert_eq!(watch.current().partitions().len(), 1);
-    // Its task has ended with the runtime, and can't be started here.
+    // Its task has stopped with the runtime, and can't be started here.
     let error = without_runtime(watch.clone().changed()).unwrap_err();
     assert_eq!(error.kind(), DiscoveryErrorKind::NoRuntime);
     write(&path, 2);
@@ -176,7 +176,7 @@ fn without_a_runtime_there_is_an_error_and_never_a_panic() {
     assert_eq!(without_runtime(watch.clone().changed()).unwrap().partitions().len(), 2, "published before");
 }
 
-/// A waker that runs a test's code.
+/// A waker that calls a closure.
 struct Calls<F: Fn() + Send + Sync>(F);
 
 impl<F: Fn() + Send + Sync> Wake for Calls<F> {
@@ -185,7 +185,7 @@ impl<F: Fn() + Send + Sync> Wake for Calls<F> {
     }
 }
 
-/// Has `watch` wait with a waker that runs `f`.
+/// Lets `watch` wait with a waker that runs `f`.
 fn wait_with(watch: &mut TopicWatch, f: impl Fn() + Send + Sync + 'static, then: impl FnOnce()) {
     let waker = Waker::from(Arc::new(Calls(f)));
     let mut changed = std::pin::pin!(watch.changed());
@@ -195,7 +195,7 @@ fn wait_with(watch: &mut TopicWatch, f: impl Fn() + Send + Sync + 'static, then:
 
 #[test]
 fn whoever_is_woken_may_call_the_discovery() {
-    // On a thread of its own: if a lock is held, it never ends.
+    // On a separate thread: if a lock is held, the call never returns.
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
         let mock = MockDiscovery::new();

@@ -1,4 +1,5 @@
-//! Encoding and decoding beside the floor of the same work: the checksum of the bytes and one copy.
+//! Encoding and decoding, compared with the minimum for the same work: the checksum of the bytes and one
+//! copy.
 //!
 //! `cargo bench -p metaq-protocol`. Compare `put/encode` with `put/floor` of the same size.
 
@@ -20,8 +21,8 @@ fn put(criterion: &mut Criterion) {
         let payload = Bytes::from(vec![0x5a; size]);
         group.throughput(Throughput::Bytes(size as u64));
         let mut dst = BytesMut::with_capacity(2 * size + 256);
-        // The copy goes where a frame's body would go: at the same place within a page as its source it
-        // would be several times slower, which is no floor.
+        // The destination has the same offset within a page as a frame's body would have: at the offset of
+        // the source the copy would be several times slower, and not the minimum.
         dst.extend_from_slice(b"put orders 3 65536 0 1274296614 123456789\r\n");
         let head = dst.len();
         group.bench_function(format!("floor/{name}"), |bencher| {
@@ -44,7 +45,7 @@ fn put(criterion: &mut Criterion) {
                 black_box(dst.len())
             });
         });
-        // The same with making the command, which shares topic and payload, and dropping it.
+        // The same, including creation of the command, which shares topic and payload, and its drop.
         group.bench_function(format!("make_and_encode/{name}"), |bencher| {
             bencher.iter(|| {
                 dst.clear();
@@ -59,7 +60,7 @@ fn put(criterion: &mut Criterion) {
         );
         let mut frame = BytesMut::new();
         command.encode(&mut frame);
-        // As a broker does it: bytes come into a buffer, a command leaves it, its checksum is compared.
+        // As in a broker: bytes are appended to a buffer, a command is decoded, its checksum is compared.
         let mut decoder = Decoder::new();
         let mut src = BytesMut::with_capacity(2 * frame.len());
         group.bench_function(format!("decode/{name}"), |bencher| {

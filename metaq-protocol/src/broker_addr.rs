@@ -12,10 +12,10 @@ pub use error::{InvalidBrokerAddr, InvalidBrokerAddrKind};
 use error::InvalidBrokerAddrKind as Kind;
 use parts::Parts;
 
-/// The address that a broker listens on: `meta://host:port`, the text that a broker keeps in the registry.
+/// The address on which a broker listens: `meta://host:port`, the text that a broker writes to the registry.
 ///
-/// The host is a name, an IPv4 address, or an IPv6 address, which is kept without its brackets.
-/// Cloning is cheap: the text is shared.
+/// The host is a name, an IPv4 address, or an IPv6 address, which is stored without brackets. Cloning is
+/// cheap: the text is shared.
 ///
 /// ```
 /// use metaq_protocol::BrokerAddr;
@@ -32,10 +32,10 @@ pub struct BrokerAddr {
 }
 
 impl BrokerAddr {
-    /// The address of a broker on `host` and `port`. Brackets round an IPv6 address are optional.
+    /// Creates the address of a broker on `host` and `port`. Brackets around an IPv6 address are optional.
     ///
     /// # Errors
-    /// [`InvalidBrokerAddr`] when the host is empty or can't be a host, or the port is 0.
+    /// [`InvalidBrokerAddr`] when the host is empty or invalid, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, InvalidBrokerAddr> {
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_needed = bracketed
@@ -62,11 +62,11 @@ impl BrokerAddr {
         }
     }
 
-    /// Reads what a registry holds, as lenient as the Java client: a user part, a path and a fragment are
-    /// dropped, and any scheme goes. From the query comes the number of a slave, `None` for a master: Java
-    /// appends it to the address of a slave's node.
+    /// Parses an address from a registry as leniently as the Java client: any scheme is accepted, and a user
+    /// part, a path and a fragment are ignored. The second value is the number of a slave from the query,
+    /// `None` for a master: Java appends it to the address of a slave's node.
     ///
-    /// An address that somebody typed is better read with [`FromStr`], which refuses what it doesn't use.
+    /// For an address from a configuration, prefer [`FromStr`], which refuses the parts that it doesn't use.
     ///
     /// ```
     /// use metaq_protocol::BrokerAddr;
@@ -77,7 +77,7 @@ impl BrokerAddr {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidBrokerAddr`] when there is no host, no usable port, or a query that can't be read.
+    /// [`InvalidBrokerAddr`] when there is no host, no usable port, or a query that can't be parsed.
     pub fn parse_with_slave_id(text: &str) -> Result<(Self, Option<i32>), InvalidBrokerAddr> {
         let read = || {
             let parts = Parts::split(text)?;
@@ -107,8 +107,8 @@ fn is_ipv6(text: &str) -> bool {
 impl FromStr for BrokerAddr {
     type Err = InvalidBrokerAddr;
 
-    /// Reads `meta://host:port` and nothing else: [`parse_with_slave_id`](Self::parse_with_slave_id) takes a
-    /// query and more.
+    /// Parses `meta://host:port` and nothing else: [`parse_with_slave_id`](Self::parse_with_slave_id) accepts
+    /// a query and more.
     ///
     /// ```
     /// use metaq_protocol::{BrokerAddr, InvalidBrokerAddrKind};

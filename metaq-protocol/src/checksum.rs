@@ -22,7 +22,7 @@ use core::fmt;
 pub struct Checksum(pub i32);
 
 impl Checksum {
-    /// "Do not check": what the layouts before 1.4.4 are read as. A real checksum is never negative.
+    /// "Do not check": the value for layouts before 1.4.4. A real checksum is never negative.
     pub const NONE: Self = Self(-1);
 
     /// The checksum of `data`.
@@ -31,7 +31,7 @@ impl Checksum {
         Self::of_parts([data])
     }
 
-    /// The checksum of `parts` one behind the other.
+    /// The checksum of the concatenation of `parts`.
     #[must_use]
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = crc32fast::Hasher::new();
@@ -41,7 +41,8 @@ impl Checksum {
         Self((hasher.finalize() & 0x7fff_ffff).cast_signed())
     }
 
-    /// Whether a broker would take `data` under this checksum: it is [`NONE`](Self::NONE) or right.
+    /// Returns true if a broker would accept `data` with this checksum: it is [`NONE`](Self::NONE) or
+    /// correct.
     #[must_use]
     pub fn matches(self, data: &[u8]) -> bool {
         self == Self::NONE || self == Self::of(data)

@@ -1,4 +1,4 @@
-//! Requests: what a client sends to a broker, and a master to its slaves (protocol §3).
+//! Requests from a client to a broker, and from a master to its slaves (protocol §3).
 
 use bytes::{Bytes, BytesMut};
 
@@ -44,7 +44,7 @@ pub enum Command {
     Get(GetCommand),
     /// `offset`: find the log segment that holds an offset.
     Offset(OffsetCommand),
-    /// `sync`: a master hands a stored message to its slave.
+    /// `sync`: pass a stored message from a master to its slave.
     Sync(SyncCommand),
     /// `stats`: ask for statistics.
     Stats(StatsCommand),
@@ -72,7 +72,7 @@ impl Command {
         }
     }
 
-    /// The number that the response will repeat. [`Opaque::NONE`] for `quit`, which isn't answered.
+    /// The number that the response repeats. [`Opaque::NONE`] for `quit`, which has no response.
     #[must_use]
     pub fn opaque(&self) -> Opaque {
         match self {
@@ -87,7 +87,7 @@ impl Command {
         }
     }
 
-    /// Sets what the response will repeat. Without effect on `quit`.
+    /// Sets the number that the response repeats. No effect on `quit`.
     pub fn set_opaque(&mut self, opaque: Opaque) {
         match self {
             Self::Put(command) => command.opaque = opaque,
@@ -155,12 +155,12 @@ from_command!(
 macro_rules! split_method {
     ($($type:ty),*) => {$(
         impl $type {
-            /// Takes attribute and payload apart, as the flag says that they lie; see
+            /// Separates attribute and payload according to the flag; see
             /// [`PutData::split`](crate::PutData::split).
             ///
             /// # Errors
             /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a
-            /// sound one.
+            /// valid one.
             pub fn split(&self) -> Result<SplitData, InvalidAttribute> {
                 self.data.split(self.flag)
             }

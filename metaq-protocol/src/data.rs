@@ -11,17 +11,17 @@ mod split;
 
 pub use split::{InvalidAttribute, SplitData};
 
-/// The bytes that say how long an attribute is.
+/// The number of bytes of an attribute's length.
 const LENGTH: usize = 4;
 
-/// Largest [`PutData`] that a consumer can fetch from a broker with its shipped settings: a `get`
-/// never returns more than 1 MiB, message header included. A larger message is
-/// stored, answered 200, and blocks its partition for every consumer.
+/// The largest [`PutData`] that a consumer can fetch from a broker with its default settings: a `get` never
+/// returns more than 1 MiB, message header included. A larger message is stored with status 200, and blocks
+/// its partition for every consumer.
 pub const MAX_READABLE_DATA: usize = 1_048_556;
 
 /// The flag of a message: 32 bits, of which MetaQ uses the lowest.
 ///
-/// The broker stores the other bits and gives them back unchanged.
+/// The broker stores the other bits and returns them unchanged.
 ///
 /// ```text
 /// put test 1 13 1 1264772380 1\r\n\x00\x00\x00\x04attrhello
@@ -37,7 +37,7 @@ impl Flag {
     /// Bit 0: the data starts with an attribute.
     pub const ATTRIBUTE: Self = Self(1);
 
-    /// Whether the data starts with an attribute.
+    /// Returns true if the data starts with an attribute.
     #[must_use]
     pub const fn has_attribute(self) -> bool {
         self.0 & Self::ATTRIBUTE.0 != 0
@@ -50,8 +50,8 @@ impl fmt::Display for Flag {
     }
 }
 
-/// The data that a `put` carries: an attribute block, which is usually empty, and the payload.
-/// The two are kept apart so that a large payload is never copied.
+/// The data of a `put`: an attribute block, which is usually empty, and the payload. The two are stored
+/// separately so that a large payload is never copied.
 ///
 /// ```text
 /// no attribute     68 65 6c 6c 6f                               payload "hello", flag 0
@@ -59,20 +59,20 @@ impl fmt::Display for Flag {
 /// attribute ""     00 00 00 00 68 65 6c 6c 6f                   length, "hello", flag 1
 /// ```
 ///
-/// Two are equal when the bytes on the wire are equal.
+/// Two values are equal when their bytes on the wire are equal.
 #[derive(Clone, Default)]
 pub struct PutData {
-    /// Behind a pointer, since most messages have none, and many are held at a time.
+    /// Behind a pointer, because most messages have no attribute, and many messages are held at a time.
     attribute: Option<Arc<Bytes>>,
     payload: Bytes,
 }
 
 impl PutData {
-    /// The data of a message. An empty attribute is not the same as none: it arrives as an empty one.
+    /// Creates the data of a message. An empty attribute differs from none: it arrives as an empty one.
     ///
-    /// The length of the data goes over the wire as an `i32`. Longer data, attribute included, is refused by
-    /// [`PutCommand::check`](crate::PutCommand::check) and never written; see [`MAX_READABLE_DATA`] for the
-    /// limit that matters.
+    /// The wire format stores the length of the data as an `i32`. Longer data, attribute included, is refused
+    /// by [`PutCommand::check`](crate::PutCommand::check) and never written; see [`MAX_READABLE_DATA`] for
+    /// the limit that matters in practice.
     #[must_use]
     #[inline]
     pub fn new(payload: Bytes, attribute: Option<&str>) -> Self {
@@ -86,15 +86,15 @@ impl PutData {
         self.attribute_block().len() + self.payload.len()
     }
 
-    /// Whether nothing goes over the wire.
+    /// Returns true if there are no bytes on the wire.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Attribute block and payload, to be written one behind the other.
+    /// Attribute block and payload, in the order in which they are written.
     ///
-    /// Data made from raw bytes is all in the second part, whatever its flag says.
+    /// Data created from raw bytes is all in the second part, independent of its flag.
     #[must_use]
     #[inline]
     pub fn parts(&self) -> (&Bytes, &Bytes) {
@@ -108,21 +108,21 @@ impl PutData {
         self.attribute.as_deref().unwrap_or(&NO_BODY)
     }
 
-    /// The part behind the attribute block.
+    /// The part after the attribute block.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }
 
-    /// Takes the payload out and leaves an empty one.
+    /// Takes the payload, and leaves an empty one.
     #[must_use]
     #[inline]
     pub fn take_payload(&mut self) -> Bytes {
         core::mem::take(&mut self.payload)
     }
 
-    /// All bytes in one piece: a copy when there is an attribute block, else shared.
+    /// All bytes in one buffer: a copy when there is an attribute block, otherwise shared.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let Some(attribute) = &self.attribute else {
@@ -134,7 +134,7 @@ impl PutData {
         bytes.into()
     }
 
-    /// The checksum that belongs to the data.
+    /// The checksum of the data.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
         match &self.attribute {
@@ -144,16 +144,16 @@ impl PutData {
     }
 }
 
-/// Length and attribute.
+/// Creates the attribute block: length and attribute.
 fn attribute_block(attribute: &str) -> Arc<Bytes> {
     let mut block = BytesMut::with_capacity(LENGTH + attribute.len());
-    // What an `i32` can't say is longer than any frame that is written.
+    // A length beyond an `i32` exceeds every frame that is written.
     block.put_u32(u32::try_from(attribute.len()).unwrap_or(u32::MAX));
     block.put_slice(attribute.as_bytes());
     Arc::new(block.freeze())
 }
 
-/// Takes raw data as it was on the wire, attribute block and all.
+/// Wraps raw data from the wire, including an attribute block.
 impl From<Bytes> for PutData {
     fn from(data: Bytes) -> Self {
         Self { attribute: None, payload: data }

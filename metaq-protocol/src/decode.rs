@@ -1,4 +1,4 @@
-//! From bytes to frames, without I/O.
+//! Decoding of frames from bytes, without I/O.
 
 mod decoder;
 mod error;

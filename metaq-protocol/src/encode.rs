@@ -2,12 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Longest body of a frame: its length goes over the wire as an `i32`. Peers take far less; see
+/// The longest body of a frame: the wire format stores its length as an `i32`. Peers accept far less; see
 /// [`MAX_READABLE_DATA`](crate::MAX_READABLE_DATA) for the data of a `put`.
 pub const MAX_BODY_LEN: usize = 0x7fff_ffff;
 
-/// A body that is longer than [`MAX_BODY_LEN`], so that no header line can say how long. Such a frame is
-/// never written, neither whole nor in part.
+/// The error of a body that is longer than [`MAX_BODY_LEN`], so that its length doesn't fit into a header
+/// line. Such a frame is never written, not even in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can say"
@@ -24,10 +24,10 @@ impl BodyTooLong {
     }
 }
 
-/// Refuses a body whose length can't be said.
+/// Refuses a body whose length doesn't fit into a header line.
 #[inline]
 pub(crate) fn check_body((first, second): (&Bytes, &Bytes)) -> Result<(), BodyTooLong> {
-    // Two lengths of memory that exists never overflow.
+    // Two lengths of existing memory never overflow.
     match first.len().saturating_add(second.len()) {
         0..=MAX_BODY_LEN => Ok(()),
         body_len => Err(BodyTooLong { body_len }),
@@ -37,26 +37,26 @@ pub(crate) fn check_body((first, second): (&Bytes, &Bytes)) -> Result<(), BodyTo
 /// The body of a frame that has none.
 pub(crate) static NO_BODY: Bytes = Bytes::new();
 
-/// The methods of every frame; the public types offer them as their own.
+/// The methods of every frame; the public types offer them as inherent methods.
 pub(crate) trait Encode {
     /// Exact length of the header line, CR LF included.
     fn head_len(&self) -> usize;
 
-    /// Appends the header line, after reserving exactly what it and `body_len` more bytes take.
+    /// Appends the header line, after reserving exactly the space for it and for `body_len` more bytes.
     fn write_head(&self, dst: &mut BytesMut, body_len: usize);
 
-    /// The part behind the header line.
+    /// The part after the header line.
     fn body(&self) -> (&Bytes, &Bytes) {
         (&NO_BODY, &NO_BODY)
     }
 }
 
-/// Gives a type the public methods of a frame.
+/// Implements the public methods of a frame for a type.
 macro_rules! frame_methods {
     ($type:ty) => {
         impl $type {
-            /// Makes sure that the frame can be written: its body is no longer than
-            /// [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), the most that a header line can say.
+            /// Checks that the frame can be written: its body is no longer than
+            /// [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), the most that a header line can express.
             ///
             /// # Errors
             /// [`BodyTooLong`](crate::BodyTooLong) when it is longer.
@@ -74,10 +74,10 @@ macro_rules! frame_methods {
                 }
             }
 
-            /// Appends the whole frame, after reserving exactly what it takes.
+            /// Appends the whole frame, after reserving exactly the space that it takes.
             ///
-            /// Nothing is appended for a frame that [can't be written](Self::check);
-            /// [`try_encode`](Self::try_encode) says so.
+            /// Appends nothing for a frame that [can't be written](Self::check);
+            /// [`try_encode`](Self::try_encode) returns an error instead.
             pub fn encode(&self, dst: &mut bytes::BytesMut) {
                 let (first, second) = $crate::encode::Encode::body(self);
                 if $crate::encode::check_body((first, second)).is_err() {
@@ -91,11 +91,11 @@ macro_rules! frame_methods {
                 }
             }
 
-            /// Appends the whole frame, or says why it can't be written: for bodies of which nobody else
-            /// limits the size.
+            /// Appends the whole frame, or returns the reason why it can't be written: for bodies whose size
+            /// is not limited otherwise.
             ///
             /// # Errors
-            /// [`BodyTooLong`](crate::BodyTooLong) when the body is longer than a header line can say.
+            /// [`BodyTooLong`](crate::BodyTooLong) when the body is longer than a header line can express.
             /// Nothing is appended then.
             pub fn try_encode(&self, dst: &mut bytes::BytesMut) -> Result<(), $crate::BodyTooLong> {
                 self.check()?;
@@ -103,16 +103,16 @@ macro_rules! frame_methods {
                 Ok(())
             }
 
-            /// Appends the header line alone, CR LF included. The [body](Self::body_parts) has to follow.
-            /// Nothing is appended for a frame that [can't be written](Self::check).
+            /// Appends the header line alone, CR LF included. The [body](Self::body_parts) must follow.
+            /// Appends nothing for a frame that [can't be written](Self::check).
             pub fn encode_head(&self, dst: &mut bytes::BytesMut) {
                 if self.check().is_ok() {
                     $crate::encode::Encode::write_head(self, dst, 0);
                 }
             }
 
-            /// The body, to be written right behind the header line, one part behind the other.
-            /// Both are empty for a frame without body, and for one that [can't be written](Self::check).
+            /// The two parts of the body, to be written in this order directly after the header line. Both
+            /// are empty for a frame without body, and for one that [can't be written](Self::check).
             #[must_use]
             pub fn body_parts(&self) -> (&bytes::Bytes, &bytes::Bytes) {
                 let parts = $crate::encode::Encode::body(self);

@@ -1,4 +1,4 @@
-//! One frame: a command or a response.
+//! A frame: a command or a response.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,9 +8,9 @@ use crate::{
     encode::{Encode, frame_methods},
 };
 
-/// One frame of either direction: `version 60\r\n` as well as `result 200 3 60\r\n0.1`.
+/// A frame of either direction: `version 60\r\n` as well as `result 200 3 60\r\n0.1`.
 ///
-/// Both sides of MetaQ use one codec, so a broker reads responses too (and drops them).
+/// Both sides of MetaQ use one codec, so a broker decodes responses too (and drops them).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Frame {

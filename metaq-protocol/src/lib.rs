@@ -40,16 +40,17 @@
 //! # Writing
 //!
 //! [`encode`](PutCommand::encode) appends to a buffer and can't fail: a text that no line can carry (with a
-//! space, a line end, nothing in it) is refused where a [`Topic`], a [`Token`] or a [`TransactionId`] is
-//! made. The one exception is a body longer than [`MAX_BODY_LEN`]: such a frame is not written, and
-//! [`try_encode`](PutCommand::try_encode) says so. [`encode_head`](PutCommand::encode_head) and
+//! space, with a line end, or empty) is refused when a [`Topic`], a [`Token`] or a [`TransactionId`] is
+//! created. The one exception is a body longer than [`MAX_BODY_LEN`]: such a frame is not written, and
+//! [`try_encode`](PutCommand::try_encode) returns an error. [`encode_head`](PutCommand::encode_head) and
 //! [`body_parts`](PutCommand::body_parts) serve vectored writes.
 //!
 //! # Reading
 //!
-//! A [`Decoder`] takes frames off a growing buffer, whichever direction they go; bodies share the buffer's
-//! memory. [`Decoder::decode_raw`] gives the bytes of a frame beside it, and [`PutCommand::split`] attribute
-//! and payload. [`Decoder::decode_response_in_place`] reads responses where they lie. Both have [`Limits`].
+//! A [`Decoder`] takes frames of both directions from a growing buffer; bodies share the buffer's memory.
+//! [`Decoder::decode_raw`] also returns the bytes of a frame, and [`PutCommand::split`] separates attribute
+//! and payload. [`Decoder::decode_response_in_place`] decodes responses without copying them. Both ways have
+//! [`Limits`].
 //!
 //! ```
 //! use bytes::{Bytes, BytesMut};
@@ -72,7 +73,8 @@
 //!
 //! # Features
 //!
-//! `std` (default): the checksum uses what the processor offers. Without it the crate needs `alloc` only.
+//! `std` (default): the checksum uses the instructions that the processor offers. Without it the crate needs
+//! `alloc` only.
 
 #![no_std]
 

@@ -1,10 +1,10 @@
-//! Numbers as text: written as Java writes them, read as `Integer.parseInt` and `Long.parseLong`
-//! read them (protocol §1.4).
+//! Numbers as text: written as Java writes them, parsed as `Integer.parseInt` and `Long.parseLong` parse them
+//! (protocol §1.4).
 
 use bytes::BytesMut;
 
-/// The zeros of every decimal script in the basic plane of Unicode 13, which is what Java 17 knows.
-/// The nine code points behind each are its other digits.
+/// The zeros of every decimal script in the basic plane of Unicode 13, the version of Java 17. The nine code
+/// points after each are its other digits.
 const ZEROS: [u16; 37] = [
     0x0030, 0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66,
     0x0de6, 0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50,
@@ -28,12 +28,12 @@ pub(crate) fn hex_digit(c: char) -> Option<u8> {
     }
 }
 
-/// Reads an `i32`. `None` for everything that Java refuses with a `NumberFormatException`.
+/// Parses an `i32`. `None` for every text that Java refuses with a `NumberFormatException`.
 pub(crate) fn parse_i32(text: &[u8]) -> Option<i32> {
     parse_i64(text).and_then(|number| i32::try_from(number).ok())
 }
 
-/// Reads an `i64`. `None` for everything that Java refuses with a `NumberFormatException`.
+/// Parses an `i64`. `None` for every text that Java refuses with a `NumberFormatException`.
 #[inline]
 pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
@@ -64,8 +64,8 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
     if negative { 0_i64.checked_sub_unsigned(number) } else { i64::try_from(number).ok() }
 }
 
-/// Reads the number that `text` starts with, as far as it is written as Java writes it: an optional `-` and
-/// up to 19 ASCII digits. What follows them is for the caller to judge.
+/// Parses the number at the start of `text` in the form that Java writes: an optional `-` and up to 19 ASCII
+/// digits. The caller must check the rest.
 #[inline]
 pub(crate) fn leading_i64(text: &[u8]) -> Option<(i64, &[u8])> {
     let (negative, mut rest) = match text {
@@ -93,12 +93,12 @@ pub(crate) fn leading_i64(text: &[u8]) -> Option<(i64, &[u8])> {
     signed.filter(|_| most < 19).map(|number| (number, rest))
 }
 
-/// The value of eight ASCII digits, taken together: digits to pairs, pairs to fours, fours to all.
+/// The value of eight ASCII digits, computed in parallel: digits to pairs, pairs to fours, fours to all.
 #[inline]
 fn eight_digits(digits: [u8; 8]) -> Option<u64> {
     const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
     let ascii = u64::from_le_bytes(digits);
-    // A digit has a high half of 3, and still has when 6 is added to it.
+    // A digit has a high half of 3, and still has it after 6 is added.
     if ascii & HIGH != 0x3030_3030_3030_3030
         || ascii.wrapping_add(0x0606_0606_0606_0606) & HIGH != ascii & HIGH
     {
@@ -110,11 +110,11 @@ fn eight_digits(digits: [u8; 8]) -> Option<u64> {
     Some(fours.wrapping_mul(10_000 << 32 | 1) >> 32)
 }
 
-/// The slow way round: leading zeros without end, limits of the type, digits of other scripts.
+/// The slow path: leading zeros in any number, limits of the type, digits of other scripts.
 #[cold]
 fn parse_any_digits(negative: bool, digits: &[u8]) -> Option<i64> {
     let digits = core::str::from_utf8(digits).ok().filter(|digits| !digits.is_empty())?;
-    // Gathered below zero, since the smallest number has no positive twin.
+    // Accumulated as a negative number, because the smallest number has no positive counterpart.
     let mut number = 0_i64;
     for c in digits.chars() {
         number = number.checked_mul(10)?.checked_sub(i64::from(digit(c)?))?;
@@ -147,25 +147,25 @@ fn four_digits(number: u32) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// A header line, or the end of one, put together from its end to its start: that is the order in
-/// which digits come out of a number, and a line written at once costs less than one written in words.
+/// Builds a header line, or the end of one, from its end to its start: digits come out of a number in that
+/// order, and one write of the whole line costs less than a write per word.
 pub(crate) struct LineBuilder {
     bytes: [u8; Self::CAPACITY],
     start: usize,
 }
 
 impl LineBuilder {
-    /// Room for six numbers of twenty digits with their spaces, for the line end, and for a name of usual
+    /// Space for six numbers of twenty digits with their spaces, for the line end, and for a name of usual
     /// length.
     const CAPACITY: usize = 192;
 
-    /// An empty run of words.
+    /// Creates an empty sequence of words.
     #[inline]
     pub(crate) fn new() -> Self {
         Self { bytes: [0; Self::CAPACITY], start: Self::CAPACITY }
     }
 
-    /// The end of a line.
+    /// Creates the end of a line.
     #[inline]
     pub(crate) fn line_end() -> Self {
         let mut line = Self::new();
@@ -173,11 +173,11 @@ impl LineBuilder {
         line
     }
 
-    /// Puts a space and `number` before what is there.
+    /// Puts a space and `number` before the content.
     #[inline]
     pub(crate) fn number(&mut self, number: impl Into<i64>) -> &mut Self {
         match number.into() {
-            // Partitions and flags mostly are.
+            // The usual case for partitions and flags.
             digit @ 0..=9 => self.start = self.put(self.start, [b' ', b'0' + digit as u8]),
             number => self.signed(number),
         }
@@ -186,10 +186,10 @@ impl LineBuilder {
 
     fn signed(&mut self, number: i64) {
         let mut rest = number.unsigned_abs();
-        // The place is kept out of `self`, where it would go through memory with each digit.
+        // A local position, because `self` would go through memory for each digit.
         let mut at = self.start;
         while rest > u64::from(u32::MAX) {
-            // Eight digits at a time, so that what is left soon fits the faster arithmetic.
+            // Eight digits at a time, so that the rest soon fits the faster arithmetic.
             let low = (rest % 100_000_000) as u32;
             at = self.put(at, four_digits(low % 10_000));
             at = self.put(at, four_digits(low / 10_000));
@@ -212,15 +212,16 @@ impl LineBuilder {
         self.start = if number < 0 { self.put(at, *b" -") } else { self.put(at, *b" ") };
     }
 
-    /// Puts `bytes` before `at`, and says where they start.
+    /// Puts `bytes` before `at`, and returns their start.
     #[inline]
     fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> usize {
         self.bytes[at - N..at].copy_from_slice(&bytes);
         at - N
     }
 
-    /// Appends `first` and then the line to `dst`, after reserving room for it and for `body_len` more.
-    // With the command's name known, its copy is a single store.
+    /// Appends `first` and then the line to `dst`, after reserving space for it and for `body_len` more
+    /// bytes.
+    // With the command's name known at compile time, its copy is a single store.
     #[inline(always)]
     pub(crate) fn append_to(&mut self, dst: &mut BytesMut, first: [&[u8]; 2], body_len: usize) {
         let first_len = first[0].len() + first[1].len();

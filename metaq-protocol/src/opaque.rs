@@ -2,10 +2,10 @@
 
 use core::fmt;
 
-/// The last token of a request, which its answer repeats.
+/// The last word of a request, which its response repeats.
 ///
-/// Any value may be used, negative ones included. It is the only link between the two, since
-/// answers may come in any order.
+/// Any value may be used, including negative ones. It is the only link between request and response, because
+/// responses may arrive in any order.
 ///
 /// ```text
 /// >> version 60\r\n

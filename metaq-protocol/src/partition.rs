@@ -21,8 +21,8 @@ impl fmt::Display for BrokerId {
 
 /// One partition of a topic: the broker that holds it, and its index within that broker.
 ///
-/// On the wire only the index is told, since a connection leads to one broker: the 1 in `put test 1 5 0
-/// 907060870 1\r\nhello`. The text form is `broker-index`, for example `0-1`. Partitions are ordered by
+/// The wire format contains only the index, because a connection leads to one broker: the 1 in `put test 1 5
+/// 0 907060870 1\r\nhello`. The text form is `broker-index`, for example `0-1`. Partitions are ordered by
 /// broker, then by index.
 ///
 /// ```
@@ -38,18 +38,18 @@ impl fmt::Display for BrokerId {
 pub struct Partition {
     /// The broker that holds the partition.
     pub broker: BrokerId,
-    /// The number of the partition within that broker. -1 lets the broker choose.
+    /// The number of the partition within that broker. With -1 the broker chooses.
     pub index: i32,
 }
 
 impl Partition {
-    /// The index that lets the broker choose one of its partitions.
+    /// The index with which the broker chooses one of its partitions.
     pub const ANY_INDEX: i32 = -1;
 
-    /// "Any partition", text form `-1--1`: what is used when only a broker's address is known.
+    /// "Any partition", text form `-1--1`: used when only a broker's address is known.
     pub const ANY: Self = Self { broker: BrokerId::UNKNOWN, index: Self::ANY_INDEX };
 
-    /// The partition `index` of the broker with the id `broker`.
+    /// Creates the partition `index` of the broker with the id `broker`.
     #[must_use]
     pub const fn new(broker: i32, index: i32) -> Self {
         Self { broker: BrokerId(broker), index }
@@ -65,8 +65,8 @@ impl fmt::Display for Partition {
 impl FromStr for Partition {
     type Err = InvalidPartition;
 
-    /// Reads `broker-index` as Java does: further parts are ignored, and of negative numbers only
-    /// `-1--1` can be read.
+    /// Parses `broker-index` as Java does: further parts are ignored, and `-1--1` is the only valid form with
+    /// negative numbers.
     fn from_str(text: &str) -> Result<Self, InvalidPartition> {
         if text == "-1--1" {
             return Ok(Self::ANY);
@@ -80,7 +80,7 @@ impl FromStr for Partition {
     }
 }
 
-/// A text that isn't a partition.
+/// The error of a text that isn't a partition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a partition; expected BROKER-INDEX such as 0-1")]
 pub struct InvalidPartition {

@@ -1,4 +1,4 @@
-//! Responses: what a broker sends to a client (protocol §4).
+//! Responses from a broker to a client (protocol §4).
 
 use alloc::borrow::Cow;
 
@@ -40,7 +40,7 @@ impl Response {
         }
     }
 
-    /// Sets which request this answers.
+    /// Sets the opaque of the request that this answers.
     pub fn set_opaque(&mut self, opaque: Opaque) {
         match self {
             Self::Boolean(response) => response.opaque = opaque,
@@ -80,7 +80,7 @@ frame_methods!(Response);
 /// << result 200 24 1\r\n-5468924307537133568 0 0
 /// ```
 ///
-/// What the text means depends on the request: see [`PutResponse`](crate::PutResponse),
+/// The meaning of the text depends on the request: see [`PutResponse`](crate::PutResponse),
 /// [`parse_stats`](crate::parse_stats), [`XaError`](crate::XaError).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,13 +94,13 @@ pub struct BooleanCommand {
 }
 
 impl BooleanCommand {
-    /// A response to the request with `opaque`.
+    /// Creates a response to the request with `opaque`.
     #[must_use]
     pub fn new(status: Status, body: Bytes, opaque: Opaque) -> Self {
         Self { status, body, opaque }
     }
 
-    /// The body as text; what isn't UTF-8 becomes U+FFFD.
+    /// The body as text; invalid UTF-8 becomes U+FFFD.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         text::from_utf8_lossy(&self.body)
@@ -131,7 +131,7 @@ impl Encode for BooleanCommand {
 
 frame_methods!(BooleanCommand);
 
-/// `value`: a stretch of a partition's log.
+/// `value`: a section of a partition's log.
 ///
 /// ```text
 /// value length opaque\r\nmessages
@@ -139,7 +139,7 @@ frame_methods!(BooleanCommand);
 /// << value 25 31\r\n\x00\x00\x00\x0b\rJ\x11\x85...      (25 bytes: cut inside a message)
 /// ```
 ///
-/// [`StoredMessages`](crate::StoredMessages) walks the messages.
+/// [`StoredMessages`](crate::StoredMessages) iterates over the messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DataCommand {
@@ -150,7 +150,7 @@ pub struct DataCommand {
 }
 
 impl DataCommand {
-    /// A response to the request with `opaque`.
+    /// Creates a response to the request with `opaque`.
     #[must_use]
     pub fn new(data: Bytes, opaque: Opaque) -> Self {
         Self { data, opaque }

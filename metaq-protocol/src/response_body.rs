@@ -1,4 +1,4 @@
-//! The bodies of responses, command by command.
+//! The bodies of responses to each command.
 
 use alloc::{borrow::ToOwned, string::String};
 
@@ -12,7 +12,7 @@ pub use put::PutResponse;
 pub use stats::{InvalidStat, encode_stats, parse_stats};
 pub use transaction::{PrepareVote, XaError, encode_recovered, parse_recovered};
 
-/// The body of a successful response that doesn't say what it should.
+/// The error of a successful response with an invalid body.
 ///
 /// ```
 /// use metaq_protocol::PutResponse;
@@ -42,7 +42,7 @@ impl InvalidResponse {
         self.request
     }
 
-    /// The field that is missing or can't be read, for example `offset`.
+    /// The missing or invalid field, for example `offset`.
     #[must_use]
     pub fn field(&self) -> &'static str {
         self.field
@@ -54,7 +54,7 @@ impl InvalidResponse {
         self.expected
     }
 
-    /// The beginning of the body, at most 80 characters. What isn't UTF-8 became U+FFFD.
+    /// The beginning of the body, at most 80 characters. Invalid UTF-8 became U+FFFD.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text

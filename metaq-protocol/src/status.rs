@@ -1,8 +1,8 @@
-//! The status of a response: what a broker made of a request.
+//! The status of a response.
 
 use core::fmt;
 
-/// The code of a `result`. The set is open: any `i32` may come.
+/// The code of a `result`. The set is open: any `i32` may occur.
 ///
 /// ```text
 /// result 404 47 53\r\nThe topic `test` in partition `3` is not exists
@@ -21,9 +21,9 @@ use core::fmt;
 pub struct Status(pub i32);
 
 impl Status {
-    /// Done. `result 200 24 1\r\n-5468924307537133568 0 0`
+    /// Success. `result 200 24 1\r\n-5468924307537133568 0 0`
     pub const SUCCESS: Self = Self(200);
-    /// A `get` has to go on at the offset in the body. `result 301 2 42\r\n45`
+    /// A `get` must continue at the offset in the body. `result 301 2 42\r\n45`
     pub const MOVED: Self = Self(301);
     /// A `get` asked for no bytes. `result 400 29 31\r\nBad request,invalid max size:0`
     pub const BAD_REQUEST: Self = Self(400);
@@ -33,14 +33,14 @@ impl Status {
     pub const FORBIDDEN: Self = Self(403);
     /// Nothing is stored at that offset, or in that partition.
     pub const NOT_FOUND: Self = Self(404);
-    /// Anything else that went wrong; the body says what.
+    /// Any other failure; the body contains the reason.
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     /// A thread pool is full, or the broker doesn't handle this command.
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
-    /// No response came in time. Made up inside a client, never sent.
+    /// No response arrived in time. Generated inside a client, never sent.
     pub const GATEWAY_TIMEOUT: Self = Self(504);
 
-    /// True for [`SUCCESS`](Self::SUCCESS) only.
+    /// Returns true for [`SUCCESS`](Self::SUCCESS) only.
     #[must_use]
     pub const fn is_success(self) -> bool {
         self.0 == Self::SUCCESS.0

@@ -1,4 +1,4 @@
-//! Messages as a broker stores them.
+//! Messages in the form in which a broker stores them.
 
 use alloc::{borrow::Cow, string::String};
 
@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{Checksum, Flag, InvalidAttribute, PutData};
 
-/// The fixed part of a stored message.
+/// The length of the fixed part of a stored message.
 const HEADER_LEN: usize = 20;
 
 /// One message of a partition's log.
@@ -18,11 +18,11 @@ const HEADER_LEN: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredMessage {
-    /// The id that the broker gave it. Not covered by the checksum.
+    /// The id that the broker assigned. Not covered by the checksum.
     pub id: i64,
-    /// The flag that it was put with. Not covered by the checksum.
+    /// The flag of the put. Not covered by the checksum.
     pub flag: Flag,
-    /// The attribute, when the flag says that there is one. What isn't UTF-8 in it became U+FFFD.
+    /// The attribute, if the flag announces one. Invalid UTF-8 became U+FFFD.
     pub attribute: Option<String>,
     /// The payload.
     pub payload: Bytes,
@@ -30,11 +30,11 @@ pub struct StoredMessage {
     pub next_offset: usize,
 }
 
-/// Appends a message as it is stored, which is how it stands in a `value`: twenty bytes of header, and its
-/// data, attribute block included. The checksum is that of the data.
+/// Appends a message in stored form, which is also its form in a `value`: twenty bytes of header, and its
+/// data with the attribute block. The checksum is that of the data.
 ///
-/// The length of the data is stored as an `i32`. Data longer than [`MAX_BODY_LEN`](crate::MAX_BODY_LEN),
-/// which no `put` can have brought, has no stored form: nothing is appended.
+/// The stored form holds the length of the data as an `i32`. Data longer than
+/// [`MAX_BODY_LEN`](crate::MAX_BODY_LEN), which no `put` can carry, has no stored form: nothing is appended.
 pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8]) {
     let Ok(length) = i32::try_from(data.len()) else {
         return;
@@ -47,14 +47,15 @@ pub fn encode_stored_message(dst: &mut BytesMut, id: i64, flag: Flag, data: &[u8
     dst.put_slice(data);
 }
 
-/// Walks the messages of a `value` body.
+/// Iterates over the messages of a `value` body.
 ///
 /// ```text
 /// << value 40 1\r\n │ message │ message │ beginning of a message
 /// ```
 ///
-/// The walk ends in one of three ways: nothing is left, [`truncated`](Self::truncated) says that the
-/// last message is cut off (ask again from there), or the last item is a [`CorruptMessage`].
+/// The iteration ends in one of three ways: no bytes are left, [`truncated`](Self::truncated) returns the
+/// position of an incomplete last message (request it again from there), or the last item is a
+/// [`CorruptMessage`].
 ///
 /// ```
 /// use bytes::{Bytes, BytesMut};
@@ -82,29 +83,29 @@ pub struct StoredMessages {
 }
 
 impl StoredMessages {
-    /// Longest data that is taken unless set: what the Java consumer takes.
+    /// The default limit for the data of a message: that of the Java consumer.
     pub const DEFAULT_MAX_LEN: usize = 2_097_152;
 
-    /// A walk from the beginning of `body`. Payloads share its memory.
+    /// Begins at the start of `body`. Payloads share its memory.
     #[must_use]
     pub fn new(body: impl Into<Bytes>) -> Self {
         Self { body: body.into(), offset: 0, max_len: Self::DEFAULT_MAX_LEN, failed: false }
     }
 
-    /// The same walk with another limit for the data of a message.
+    /// Sets the limit for the data of a message.
     #[must_use]
     pub fn with_max_len(mut self, bytes: usize) -> Self {
         self.max_len = bytes;
         self
     }
 
-    /// The position of the walk: where the next message starts, or the one that is cut off or corrupt.
+    /// The position of the iteration: the start of the next message, or of the incomplete or corrupt one.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// The rest, when it is the beginning of a message only.
+    /// The rest, if it is an incomplete message.
     #[must_use]
     pub fn truncated(&self) -> Option<Truncated> {
         let rest = &self.body[self.offset..];
@@ -187,19 +188,19 @@ impl Head {
     }
 }
 
-/// The beginning of a message at the end of a `value` body, where the broker cut it.
+/// An incomplete message at the end of a `value` body, where the broker cut it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Truncated {
-    /// The start of the message. A `get` from there brings it whole, if `max_size` allows.
+    /// The start of the message. A `get` from there returns it completely, if `max_size` allows.
     pub offset: usize,
-    /// The number of its bytes that are there.
+    /// The number of its bytes that are present.
     pub available: usize,
-    /// The number of bytes that it takes; of a message whose length isn't there, the length of its header.
+    /// The number of bytes that it needs; the length of the header if the message's length is missing.
     pub needed: usize,
 }
 
-/// A stored message that can't be read. What lies behind it can't be found.
+/// The error of an invalid stored message. The messages after it can't be found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stored message at offset {offset} is corrupt: {kind}")]
 pub struct CorruptMessage {
@@ -214,19 +215,19 @@ impl CorruptMessage {
         self.offset
     }
 
-    /// The fault.
+    /// The reason.
     #[must_use]
     pub fn kind(&self) -> CorruptMessageKind {
         self.kind
     }
 }
 
-/// The kinds of faults of a [`CorruptMessage`].
+/// The reasons of a [`CorruptMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields are in the messages")]
 pub enum CorruptMessageKind {
-    /// The length of its data is below zero.
+    /// The length of its data is negative.
     #[error("its length {length} is negative")]
     NegativeLength { length: i32 },
     /// The data doesn't match its checksum.
@@ -235,7 +236,7 @@ pub enum CorruptMessageKind {
     /// The data is longer than the limit.
     #[error("its data of {length} bytes is longer than the limit of {limit}")]
     TooLong { length: usize, limit: usize },
-    /// The flag announces an attribute, and the data has no sound one.
+    /// The flag announces an attribute, and the data has no valid one.
     #[error("{0}")]
     Attribute(InvalidAttribute),
 }

@@ -1,8 +1,8 @@
-//! Text as Java reads it: faulty UTF-8 becomes U+FFFD (protocol §1.3).
+//! Text as Java decodes it: invalid UTF-8 becomes U+FFFD (protocol §1.3).
 
 use alloc::{borrow::Cow, string::String};
 
-/// Reads `bytes` as UTF-8, with one U+FFFD for each maximal faulty part.
+/// Decodes `bytes` as UTF-8, with one U+FFFD for each maximal invalid part.
 ///
 /// One rule differs from [`String::from_utf8_lossy`]: a surrogate in three bytes is one part, not three.
 pub(crate) fn from_utf8_lossy(bytes: &[u8]) -> Cow<'_, str> {
@@ -36,7 +36,7 @@ fn replace_faults(bytes: &[u8], mut error: core::str::Utf8Error) -> String {
     }
 }
 
-/// The first part of a text that came from outside, short enough for an error message.
+/// The first part of an external text, short enough for an error message.
 pub(crate) fn excerpt(text: &str) -> &str {
     text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
 }
@@ -54,7 +54,7 @@ mod tests {
             (b"\xe4\xb8", "\u{fffd}"),
             (b"\xc0\x80", "\u{fffd}\u{fffd}"),
             (b"\xf0\x9f\x98", "\u{fffd}"),
-            // A surrogate in three bytes is one fault, here and where it is cut off.
+            // A surrogate in three bytes is one invalid part, also when it is cut off.
             (b"\xed\xa0\x80x", "\u{fffd}x"),
             (b"\xed\xa0x", "\u{fffd}x"),
             (b"\xed\xa0", "\u{fffd}"),

@@ -8,9 +8,9 @@ use crate::text;
 /// One word of a command line: the name of a consumer group, a statistics item, a session id or a
 /// qualifier.
 ///
-/// On the wire a word ends at the next space and the line at the next CR LF, and nothing can be
-/// escaped. So a `Token` made by a program is at least one character long and holds
-/// no space and no line end. One that came from a peer may be empty, or hold a lone CR or LF.
+/// On the wire a word ends at the next space and the line at the next CR LF, and there is no escaping. So a
+/// `Token` created by a program is at least one character long and contains no space and no line end. A
+/// received one may be empty, or contain a lone CR or LF.
 ///
 /// Cloning is cheap: the text is shared.
 ///
@@ -32,10 +32,10 @@ use crate::text;
 pub struct Token(Arc<str>);
 
 impl Token {
-    /// Checks `text` and makes a word of it.
+    /// Checks `text` and creates a token.
     ///
     /// # Errors
-    /// [`InvalidToken`] when the text is empty or holds a space, a carriage return or a line feed.
+    /// [`InvalidToken`] when the text is empty or contains a space, a carriage return or a line feed.
     pub fn new(text: &str) -> Result<Self, InvalidToken> {
         match check(text) {
             Ok(()) => Ok(Self(text.into())),
@@ -43,7 +43,7 @@ impl Token {
         }
     }
 
-    /// A word that was cut out of a received line, and so can't put a line out of step.
+    /// Creates a token from a word of a received line, which can't break the framing.
     pub(crate) fn received(bytes: &[u8]) -> Self {
         Self(text::from_utf8_lossy(bytes).into())
     }
@@ -55,7 +55,7 @@ impl Token {
     }
 }
 
-/// Says why `text` can't stand as one token of a command line, if it can't.
+/// Checks that `text` can be one token of a command line.
 pub(crate) fn check(text: &str) -> Result<(), InvalidTokenKind> {
     if text.is_empty() {
         return Err(InvalidTokenKind::Empty);
@@ -67,27 +67,27 @@ pub(crate) fn check(text: &str) -> Result<(), InvalidTokenKind> {
     }
 }
 
-/// The reasons why a text can't be one token of a command line: the faults of an [`InvalidToken`] or an
+/// The reasons why a text can't be one token of a command line: those of an [`InvalidToken`] or an
 /// [`InvalidTopic`](crate::InvalidTopic).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTokenKind {
-    /// It is empty.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// It holds a space, where it would end.
+    /// The text contains a space, where a word would end.
     #[error("contains a space")]
     Space,
-    /// It holds a carriage return or a line feed.
+    /// The text contains a carriage return or a line feed.
     #[error("contains a line end")]
     LineEnd,
-    /// A qualifier is all digits, and there is no timeout beside it; see
+    /// A qualifier consists of digits, and there is no timeout; see
     /// [`TransactionCommand::with_qualifier`](crate::TransactionCommand::with_qualifier).
     #[error("is all digits and would be read as a timeout, since there is none")]
     TakenForTimeout,
 }
 
-/// A text that can't be one word of a command line.
+/// The error of a text that can't be one word of a command line.
 ///
 /// ```
 /// use metaq_protocol::{InvalidTokenKind, Token};
@@ -113,7 +113,7 @@ impl InvalidToken {
         &self.text
     }
 
-    /// The fault.
+    /// The reason.
     #[must_use]
     pub fn kind(&self) -> InvalidTokenKind {
         self.kind

@@ -10,10 +10,9 @@ use crate::{
 
 /// The name of a topic: one token of a command line.
 ///
-/// A name is at least one character long and holds no space and no line end, because the text
-/// protocol has no way to escape them (the Java client writes such names and thereby
-/// puts the stream out of step). Names outside ASCII are fine. A name that came from a peer may be
-/// empty, or hold a lone CR or LF.
+/// A name is at least one character long and contains no space and no line end, because the text protocol has
+/// no escaping (the Java client writes such names and thereby breaks the framing of the stream). Names
+/// outside ASCII are allowed. A received name may be empty, or contain a lone CR or LF.
 ///
 /// Cloning is cheap: the text is shared.
 ///
@@ -34,10 +33,10 @@ use crate::{
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// Checks `name` and makes a topic of it.
+    /// Checks `name` and creates a topic.
     ///
     /// # Errors
-    /// [`InvalidTopic`] when the name is empty or holds a space, a carriage return or a line feed.
+    /// [`InvalidTopic`] when the name is empty or contains a space, a carriage return or a line feed.
     pub fn new(name: &str) -> Result<Self, InvalidTopic> {
         match token::check(name) {
             Ok(()) => Ok(Self(name.into())),
@@ -45,7 +44,7 @@ impl Topic {
         }
     }
 
-    /// A name that was cut out of a received line, and so can't put a line out of step.
+    /// Creates a topic from a word of a received line, which can't break the framing.
     pub(crate) fn received(bytes: &[u8]) -> Self {
         Self(text::from_utf8_lossy(bytes).into())
     }
@@ -56,14 +55,14 @@ impl Topic {
         &self.0
     }
 
-    /// Whether both share the same text in memory. Equal topics may still differ here.
+    /// Returns true if both share the same text in memory. May be false for equal topics.
     #[must_use]
     pub fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// A text that can't be the name of a topic.
+/// The error of a text that can't be the name of a topic.
 ///
 /// ```
 /// use metaq_protocol::{InvalidTokenKind, Topic};
@@ -85,7 +84,7 @@ impl InvalidTopic {
         &self.name
     }
 
-    /// The fault.
+    /// The reason.
     #[must_use]
     pub fn kind(&self) -> InvalidTokenKind {
         self.kind

@@ -21,7 +21,7 @@ use parse::read_hex;
 /// XID:1:6774726964:6271:XAMessageProducer  XA: format id, gtrid, bqual, qualifier
 /// ```
 ///
-/// Reading follows Java, with one exception: a space is refused, since no command line can carry it.
+/// Parsing follows Java, with one exception: a space is refused, because no command line can carry it.
 ///
 /// ```
 /// use metaq_protocol::TransactionId;
@@ -34,7 +34,7 @@ use parse::read_hex;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TransactionId {
-    /// No id, written `null`. A `put` with it is refused by the broker; `RECOVER` is sent with it.
+    /// No id, written `null`. A broker refuses a `put` with it; `RECOVER` is sent with it.
     Null,
     /// A transaction of one connection.
     Local(LocalTransactionId),
@@ -43,18 +43,18 @@ pub enum TransactionId {
 }
 
 impl TransactionId {
-    /// The local transaction `number` of the session `session`; see [`LocalTransactionId::new`].
+    /// Creates the local transaction `number` of the session `session`; see [`LocalTransactionId::new`].
     ///
     /// # Errors
-    /// [`InvalidTransactionId`] when the session holds `:`, a space or a line end.
+    /// [`InvalidTransactionId`] when the session contains `:`, a space or a line end.
     pub fn local(session: &str, number: i32) -> Result<Self, InvalidTransactionId> {
         LocalTransactionId::new(session, number).map(Self::Local)
     }
 
-    /// The branch `bqual` of the distributed transaction `gtrid`; see [`XaTransactionId::new`].
+    /// Creates the branch `bqual` of the distributed transaction `gtrid`; see [`XaTransactionId::new`].
     ///
     /// # Errors
-    /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, a space, a tab or a line end.
+    /// [`InvalidTransactionId`] when the qualifier is blank, or contains `:`, a space, a tab or a line end.
     pub fn xa(
         format_id: i32,
         gtrid: &[u8],
@@ -64,7 +64,7 @@ impl TransactionId {
         XaTransactionId::new(format_id, gtrid, bqual, qualifier).map(Self::Xa)
     }
 
-    /// The text form, as it stands in a command line.
+    /// The text form, as in a command line.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -87,8 +87,8 @@ fn check_part(part: &str) -> Result<(), InvalidTransactionId> {
 }
 
 /// A local transaction, `TX:session:number`: the seventh word of `put test 1 5 0 607740173 TX:h-1:1 9\r\nin
-/// tx`. It belongs to one connection. When that closes it can't be committed any more, and the broker keeps
-/// its messages until the timeout that the beginning named.
+/// tx`. It belongs to one connection. Once that is closed it can't be committed any more, and the broker
+/// keeps its messages until the timeout set at its beginning.
 ///
 /// ```
 /// use metaq_protocol::LocalTransactionId;
@@ -105,11 +105,11 @@ pub struct LocalTransactionId {
 }
 
 impl LocalTransactionId {
-    /// The local transaction `number` of the session `session`.
+    /// Creates the local transaction `number` of the session `session`.
     ///
     /// # Errors
-    /// [`InvalidTransactionId`] when the session holds `:`, a space or a line end: Java writes such
-    /// an id, and no peer can read it.
+    /// [`InvalidTransactionId`] when the session contains `:`, a space or a line end: Java writes such an id,
+    /// and no peer can parse it.
     pub fn new(session: &str, number: i32) -> Result<Self, InvalidTransactionId> {
         check_part(session)?;
         Ok(Self::from_parts(session, number))
@@ -119,13 +119,13 @@ impl LocalTransactionId {
         Self { text: format!("TX:{session}:{number}").into(), number }
     }
 
-    /// The session that began it. May be empty.
+    /// The session that began the transaction. May be empty.
     #[must_use]
     pub fn session(&self) -> &str {
         self.text.split(':').nth(1).unwrap_or_default()
     }
 
-    /// Its number within the session.
+    /// The number within the session.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.number
@@ -138,7 +138,7 @@ impl LocalTransactionId {
     }
 }
 
-/// A branch of a distributed transaction, `XID:format:gtrid:bqual:qualifier`, the two in the middle in
+/// A branch of a distributed transaction, `XID:format:gtrid:bqual:qualifier`, with gtrid and bqual in
 /// hexadecimal: the seventh word of `put test 1 5 0 1827112641 XID:1:67:6271:uq 9\r\nin xa`. It survives its
 /// connection.
 ///
@@ -157,10 +157,10 @@ pub struct XaTransactionId {
 }
 
 impl XaTransactionId {
-    /// The branch `bqual` of the distributed transaction `gtrid`, begun by the producer `qualifier`.
+    /// Creates the branch `bqual` of the distributed transaction `gtrid`, begun by the producer `qualifier`.
     ///
     /// # Errors
-    /// [`InvalidTransactionId`] when the qualifier is blank, or holds `:`, a space, a tab or a line end.
+    /// [`InvalidTransactionId`] when the qualifier is blank, or contains `:`, a space, a tab or a line end.
     pub fn new(
         format_id: i32,
         gtrid: &[u8],
@@ -170,7 +170,7 @@ impl XaTransactionId {
         if qualifier.trim().is_empty() {
             return Err(InvalidTransactionId::new(qualifier, Kind::BlankQualifier));
         }
-        // A command line carries a tab, and the Java client's setter doesn't.
+        // A command line can carry a tab, but the Java client's setter refuses it.
         if qualifier.contains('\t') {
             return Err(InvalidTransactionId::new(qualifier, Kind::Tab));
         }
@@ -213,7 +213,7 @@ impl XaTransactionId {
         read_hex(self.part(3)).unwrap_or_default()
     }
 
-    /// The name of the producer that began it. Empty only when it came from a peer.
+    /// The name of the producer that began the branch. Empty only when received so.
     #[must_use]
     pub fn qualifier(&self) -> &str {
         self.part(4)

@@ -1,4 +1,4 @@
-//! How much memory the codec takes, counted by the allocator.
+//! Memory use of the codec, counted by the allocator.
 
 use std::{hint::black_box, time::Instant};
 
@@ -86,7 +86,7 @@ fn an_announced_length_is_not_believed() {
         let mut decoder = Decoder::new();
         let error = decoder.decode(&mut BytesMut::from(line)).unwrap_err();
         assert_eq!((error.field(), error.limit()), (Some("length"), Some(64 << 20)), "{line}");
-        // Let through by others, and still not believed.
+        // Accepted by other limits, but not trusted.
         let mut decoder = Decoder::with_limits(Limits::default().with_max_body(usize::MAX));
         let counted = measure(|| {
             let mut src = BytesMut::from(line);
@@ -127,7 +127,7 @@ fn errors_are_small() {
 
 #[test]
 fn no_byte_is_searched_twice() {
-    // A megabyte that comes byte by byte: read again with each one, it would take minutes.
+    // A megabyte that arrives byte by byte: reading all of it again for each byte would take minutes.
     let limits = Limits::default().with_max_line(2 << 20);
     let start = Instant::now();
     for (head, body) in [("version ", "1"), ("value 1048576 1\r\n", "x"), ("stats \n\n", "\n")] {

@@ -1,4 +1,4 @@
-//! What is said about bytes that are no frame, and about texts that no frame can carry.
+//! The errors of bytes that are not frames, and of texts that no frame can carry.
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
@@ -16,7 +16,7 @@ fn decoder() -> Decoder {
 fn refused(bytes: &[u8]) -> DecodeError {
     let mut src = BytesMut::from(bytes);
     let error = decoder().decode(&mut src).expect_err("no frame");
-    // In place, a request is no answer, whatever else is wrong with it.
+    // In place, a request is not a response, whatever else is wrong with it.
     let in_place = decoder().decode_response_in_place(bytes).expect_err("no answer");
     let same = in_place == error || in_place.kind() == Kind::UnexpectedCommand;
     assert!(same, "{in_place} in place, else {error}");
@@ -29,7 +29,7 @@ fn errors_name_command_field_text_and_limit() {
     let excerpt = "x".repeat(80);
     let too_long =
         format!("the header line is longer than the limit of 100 bytes; it starts with {excerpt:?}");
-    /// Bytes, and what is said about them: kind, command, field, limit, message.
+    /// Bytes, and the expected error: kind, command, field, limit, message.
     type Case<'a> = (&'a str, Kind, Option<&'a str>, Option<&'a str>, Option<usize>, &'a str);
     let cases: &[Case<'_>] = &[
         ("\r\n", Kind::BlankLine, None, None, None, "the header line is empty"),
@@ -151,7 +151,8 @@ fn a_qualifier_of_digits_needs_a_timeout() {
     let with_timeout = step.with_timeout(5).with_qualifier("42").expect("beside a timeout");
     for (step, line) in [
         (with_timeout.clone(), "transaction null s RECOVER 5 42 0\r\n"),
-        // Taken away later, the timeout is written all the same: 0 is never, and the qualifier stays one.
+        // When the timeout is removed later, it is still encoded: 0 is never, and the qualifier remains a
+        // qualifier.
         (with_timeout.with_timeout(-1), "transaction null s RECOVER 0 42 0\r\n"),
     ] {
         let mut written = BytesMut::new();
@@ -266,7 +267,7 @@ fn each_kind_of_transaction_id_reads_its_own() {
     assert_eq!(TransactionId::xa(-1, b"", b"\xff", "uq"), Ok(xa.clone().into()));
     assert_eq!(local.as_str().parse(), Ok(local.clone()));
     assert_eq!(xa.as_str().parse(), Ok(xa.clone()));
-    // Any spelling that the general one reads.
+    // Any spelling that the general parser accepts.
     assert_eq!("TX:h-1:-07:".parse(), Ok(local.clone()));
     assert_eq!("XID:-01::FF:uq".parse(), Ok(xa.clone()));
     for text in [xa.as_str(), "null"] {
@@ -279,7 +280,7 @@ fn each_kind_of_transaction_id_reads_its_own() {
     }
 }
 
-/// Zeroed memory that is never touched takes none of the machine.
+/// Zeroed memory that is never touched takes no physical memory.
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn a_body_longer_than_a_length_can_say_is_never_written() {

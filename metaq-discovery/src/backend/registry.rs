@@ -176,7 +176,7 @@ impl<'a> ViewBuilder<'a> {
 
     /// Reports a broker that offers the topic but has no address.
     pub(crate) fn missing_master(&mut self, id: BrokerId) {
-        // docs/registry.md §19: a broker that is killed and restarted immediately registers only its topics.
+        // Registry §19: a broker that is killed and restarted immediately registers only its topics.
         let reason = "the broker offers a topic but has no address here; it may need a restart";
         self.bad
             .push(UnusableEntry { entry: BadEntry::new(self.layout.master(id), reason), is_transient: true });

@@ -1,5 +1,4 @@
-//! A registry that is not for everybody: passwords and rights that are wrong from the beginning, or become
-//! so.
+//! A registry with access control: passwords and rights that are wrong from the beginning, or become wrong.
 
 use std::{error::Error as _, sync::Arc, time::Duration};
 
@@ -19,12 +18,12 @@ use crate::{
     registry::{PATIENCE, Registry, addr},
 };
 
-/// What the user `metaq` needs.
+/// The permission that the user `metaq` needs.
 fn right() -> Permission {
     Permission::new(PermissionType::Read, "/meta/brokers/").with_prefix()
 }
 
-/// A server that only `root` and `metaq` may use, the latter to read, with the broker 0.
+/// A server with the broker 0 that only `root` and `metaq` may use, the latter only for reading.
 async fn guarded(program: &EtcdProgram) -> Registry {
     let etcd = Etcd::start(program).await.unwrap();
     let mut client = Box::pin(Client::connect([etcd.endpoint()], None)).await.unwrap();
@@ -50,7 +49,7 @@ fn config(user: &str, password: &str) -> EtcdConfig {
     config
 }
 
-/// The error of watching a topic, which has to come at once.
+/// The error of watching a topic, which must be returned immediately.
 async fn refused(discovery: &EtcdDiscovery) -> DiscoveryError {
     let started = Instant::now();
     let error = discovery.watch(&topic()).await.unwrap_err();
@@ -102,8 +101,9 @@ async fn credentials_for_an_etcd_that_asks_for_none_are_refused_with_its_reason(
     assert!(error.ends_with("as \"metaq\": etcdserver: authentication is not enabled"), "{error}");
 }
 
-/// Sees that a registry which can't be read any more is told of once with the reason, keeps its view, is
-/// asked seldom, and is followed again once it can be read. In one thread, so that its log is all of the log.
+/// Checks that a registry which becomes unreadable is reported once with the reason, keeps its view, is asked
+/// rarely, and is followed again once it is readable. Single-threaded, so that the log of this thread is
+/// complete.
 async fn loses_and_regains(
     program: &EtcdProgram,
     lose: impl AsyncFn(&mut Client),
@@ -126,7 +126,7 @@ async fn loses_and_regains(
     let lost = Instant::now();
     let connections = proxy.accepted();
     registry.register(BrokerId(1), addr(1001), 1).await;
-    // Others who ask meanwhile don't have etcd asked more often.
+    // Other callers do not increase the number of requests.
     while lost.elapsed() < Duration::from_secs(4) {
         let error = discovery.topics().await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");

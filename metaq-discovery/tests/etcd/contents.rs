@@ -1,4 +1,4 @@
-//! What the keys hold: bad data, leases, thousands of topics.
+//! Contents of keys: bad data, leases, thousands of topics.
 
 use std::{
     sync::{
@@ -59,7 +59,7 @@ async fn bad_data_leaves_the_others_working_and_is_told_once() {
             registry.apply(key, Some(r#"{"numParts":1}"#.to_owned())).await;
         }
     }
-    // 1 has no address, that of 2 is none, 3 is well.
+    // 1 has no address, the address of 2 is invalid, 3 is usable.
     registry.apply("/meta/brokers/ids/2/master".to_owned(), Some("nowhere".to_owned())).await;
     registry.apply("/meta/brokers/ids/3/master".to_owned(), Some("meta://[::1]:1003".to_owned())).await;
     let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
@@ -76,7 +76,7 @@ async fn bad_data_leaves_the_others_working_and_is_told_once() {
             timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
         }
     }
-    // That an address is missing may pass, so it is told only when it lasts.
+    // A missing address is a transient fault, and reported only when it lasts.
     let mut told = Vec::new();
     while told.last().is_none_or(|path| path != "/meta/brokers/ids/1/master") {
         told.extend(bad_path(timeout(PATIENCE, events.next()).await.expect("it is told").unwrap()));
@@ -107,7 +107,7 @@ async fn thousands_of_topics_share_one_watch() {
         registry.apply(child(topic, 0), parts(2)).await;
     });
     written.await;
-    // A broker without an address is told of once, however many topics it offers.
+    // A broker without an address is reported once, however many topics it offers.
     registry.apply(child(&topics[0], 1), parts(1)).await;
     registry.apply(child(&topics[1], 1), parts(1)).await;
     let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
@@ -135,13 +135,12 @@ async fn thousands_of_topics_share_one_watch() {
     assert!(moved < Duration::from_secs(2), "{moved:?}");
 }
 
-/// The time that this thread has run: not that in which others had the processor.
+/// The CPU time of this thread, which excludes the time that other threads and processes use.
 fn ran() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// All brokers lose their addresses at once. The longest time is measured that another task of the thread had
-/// to wait.
+/// All brokers lose their addresses at once. Measures the longest time that another task of the thread waits.
 #[tokio::test]
 async fn addresses_that_vanish_hold_up_no_task() {
     const TOPICS: usize = 500;

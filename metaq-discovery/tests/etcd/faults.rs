@@ -1,5 +1,5 @@
-//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right
-//! within two seconds after the registry is back, and no task may be left.
+//! Faults of the server and of the connection to it. No view may become empty, the view must be correct
+//! within two seconds after the registry is back, and no task may remain.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use crate::{
     registry::{PATIENCE, Registry, addr},
 };
 
-/// A server, a way to it that can be spoiled, and a topic with the broker 0 that is followed by that way.
+/// A server, a proxy that can inject faults, and a topic with the broker 0 that is followed through the
+/// proxy.
 struct Scene {
     registry: Registry,
     proxy: Proxy,
@@ -43,7 +44,7 @@ impl Scene {
         Self { registry, proxy, discovery, watch, observer, tasks }
     }
 
-    /// Sees that the topic is followed as before, and that no task is left when that is over.
+    /// Checks that the topic is still followed, and that no task remains afterwards.
     async fn close(mut self) {
         self.registry.register(BrokerId(7), addr(1007), 7).await;
         let written = Instant::now();
@@ -100,7 +101,7 @@ async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_black_hole_is_noticed_and_left_behind() {
     let Some(program) = EtcdProgram::get("a_black_hole_is_noticed_and_left_behind") else { return };
-    // What was sent into it comes out later, as when packets are sent again, or is lost.
+    // Data sent into the outage is delivered late, as after a retransmission, or lost.
     let mut lost = EtcdConfig::default();
     (lost.keep_alive, lost.call_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
     let holes = [
@@ -115,7 +116,7 @@ async fn a_black_hole_is_noticed_and_left_behind() {
         let noticed = scene.observer.wait_for_event("lost").await;
         assert!(noticed < limit, "noticed after {noticed:?}");
         assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
-        // So long that it is tried again, in vain.
+        // Long enough for further attempts, which fail.
         sleep(Duration::from_secs(4)).await;
         scene.proxy.plan_both(Plan::new());
         let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
@@ -143,7 +144,7 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
     scene.close().await;
 }
 
-/// etcd closes connections on which it is asked too often whether it is there.
+/// etcd closes connections that send keep-alive pings too often.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_connection_is_kept() {
     let Some(program) = EtcdProgram::get("a_quiet_connection_is_kept") else { return };
@@ -189,7 +190,7 @@ async fn changes_that_were_compacted_during_an_outage_are_not_needed() {
     scene.close().await;
 }
 
-/// A discovery that has read the registry, with the broker 0, and whose request to watch it from the next
+/// A discovery that has read the registry, with the broker 0, and whose request to watch from the next
 /// revision on is held back.
 pub(crate) struct AboutToWatch {
     discovery: EtcdDiscovery,
@@ -201,11 +202,11 @@ pub(crate) struct AboutToWatch {
 impl AboutToWatch {
     pub(crate) async fn open(registry: &Registry) -> Self {
         registry.register(BrokerId(0), addr(1000), 1).await;
-        // So much that it is seen when the answer passes, and not so much that it needs the reader's leave to
-        // go on.
+        // Large enough to be recognized when the response passes, and small enough to need no flow-control
+        // update.
         registry.apply("/meta/brokers/ballast".to_owned(), Some("x".repeat(20_000))).await;
         let proxy = on_own_runtime(Proxy::start(registry.endpoint.clone())).await.unwrap();
-        // The request to watch takes so long that there is time to stop it.
+        // The delay of the watch request leaves time to stop it.
         proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
         let mut config = EtcdConfig::default();
         config.call_timeout = Duration::from_secs(10);
@@ -226,8 +227,8 @@ impl AboutToWatch {
         Self { discovery, events, proxy, opening }
     }
 
-    /// Lets the request pass. The view has to be right within two seconds, and followed on, without any word
-    /// of trouble.
+    /// Lets the request pass. The view must be correct within two seconds and remain followed, without any
+    /// event of an outage.
     pub(crate) async fn goes_on(mut self, registry: &Registry, wanted: &str) {
         assert!(!self.opening.is_finished(), "it waits for its watch");
         self.proxy.plan(Direction::ToServer, Plan::new());
@@ -241,7 +242,7 @@ impl AboutToWatch {
         while text(&watch.current()) != format!("{wanted} 9@1009:1") {
             timeout(PATIENCE, watch.changed()).await.expect("it is followed").unwrap();
         }
-        // It wasn't away.
+        // The registry was never reported as lost.
         assert_eq!(self.events.next().await.unwrap().to_string(), "connected");
         self.discovery.close().await;
         drop(self.discovery);
@@ -251,8 +252,8 @@ impl AboutToWatch {
     }
 }
 
-/// The one moment in which a compaction does harm: after the registry was read, and before it is watched from
-/// the next revision on. In one thread, so that its log is all of the log.
+/// The only moment in which a compaction matters: after the registry was read, and before the watch from the
+/// next revision on. Single-threaded, so that the log of this thread is complete.
 #[tokio::test]
 async fn a_compaction_between_reading_and_watching_is_noticed() {
     let Some(program) = EtcdProgram::get("a_compaction_between_reading_and_watching_is_noticed") else {
@@ -270,7 +271,7 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
     assert_eq!(log.count(forgotten), 1, "the watch was canceled");
 }
 
-/// A change and the end of the connection arrive at once: this runtime has one thread, which stands still
+/// A change and the end of the connection arrive together: the only thread of this runtime is blocked
 /// meanwhile.
 #[tokio::test]
 async fn what_was_received_before_the_end_counts() {
@@ -287,7 +288,7 @@ async fn what_was_received_before_the_end_counts() {
     .await;
     let discovery = EtcdDiscovery::new(&proxy.addr().to_string()).unwrap();
     let mut watch = discovery.watch(&topic()).await.unwrap();
-    // The watch has begun when a first change is seen.
+    // The watch has begun when the first change is visible.
     registry.register(BrokerId(0), addr(1000), 2).await;
     ports_and_partitions(&mut watch, "0@1000:2").await;
     proxy.on_connect(OnConnect::Refuse).await.unwrap();

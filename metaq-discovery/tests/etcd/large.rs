@@ -1,4 +1,4 @@
-//! Registries, changes and values beyond the 4 MiB that the client library decodes at once.
+//! Registries, changes and values beyond the 4 MiB that the client library decodes in one message.
 
 use etcd_client::{Txn, TxnOp};
 use futures_util::{StreamExt as _, stream};
@@ -16,7 +16,7 @@ use crate::{
 
 const MIB: usize = 1 << 20;
 
-/// A number of partitions in so many bytes.
+/// A number of partitions in a value of `length` bytes.
 fn partitions(count: u32, length: usize) -> String {
     let mut text = format!(r#"{{"numParts":{count}}}"#);
     text.extend(std::iter::repeat_n(' ', length.saturating_sub(text.len())));
@@ -27,7 +27,7 @@ fn child(topic: &Topic, id: i32) -> String {
     format!("/meta/brokers/topics-pub/{topic}/{id}-m")
 }
 
-/// A server that takes values of 5 MiB.
+/// A server that accepts values of 5 MiB.
 async fn lenient(program: &EtcdProgram) -> Registry {
     let etcd = Etcd::start_with_max_request_bytes(program, 10 << 20).await.unwrap();
     Registry::of(etcd, None).await
@@ -42,7 +42,7 @@ async fn a_registry_beyond_the_limit_of_an_answer_is_read_in_portions() {
     };
     let registry = Registry::start(&program).await;
     registry.register(BrokerId(0), addr(1000), 1).await;
-    // Long values between short ones, and one of nearly the most that etcd takes.
+    // Long values between short ones, and one of nearly the largest size that etcd accepts.
     let topics: Vec<_> = (0..TOPICS).map(|n| Topic::new(&format!("topic-{n:04}")).unwrap()).collect();
     let written = stream::iter(topics.iter().enumerate()).for_each_concurrent(50, async |(n, topic)| {
         let length = match n {
@@ -62,7 +62,7 @@ async fn a_registry_beyond_the_limit_of_an_answer_is_read_in_portions() {
         let watch = discovery.watch(&topics[n]).await.unwrap();
         assert_eq!(text(&watch.current()), format!("0@1000:{}", n % 5 + 1), "{n}");
     }
-    // It is followed.
+    // Changes are followed.
     let mut watch = discovery.watch(&topics[9]).await.unwrap();
     registry.apply(child(&topics[9], 0), Some(partitions(9, 0))).await;
     timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
@@ -129,7 +129,7 @@ async fn a_transaction_beyond_the_limit_of_a_message_is_read_anew() {
     let watch = discovery.watch(&topic()).await.unwrap();
     let mut observer = Observer::new(&discovery, &watch);
     for round in 2..5 {
-        // Each value is short enough, and all of them are one change.
+        // Each value is short, but all of them are one change.
         let puts = (0..100).map(|id| {
             let value = if id == 0 { partitions(round, 0) } else { partitions(1, 60_000) };
             TxnOp::put(child(&topic(), id), value, None)

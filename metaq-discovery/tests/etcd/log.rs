@@ -1,4 +1,4 @@
-//! What is logged.
+//! Capture of the log.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use tracing::subscriber::DefaultGuard;
 
-/// All that is logged on one thread.
+/// The captured log of one thread.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -23,7 +23,7 @@ impl io::Write for Log {
 }
 
 impl Log {
-    /// Begins to take in what this thread logs, until the guard is dropped.
+    /// Captures the log of this thread until the guard is dropped.
     pub(crate) fn listen(&self) -> DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone()).with_ansi(false).finish();
@@ -34,7 +34,7 @@ impl Log {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 
-    /// How many lines contain `text`.
+    /// The number of lines that contain `text`.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.text().lines().filter(|line| line.contains(text)).count()
     }

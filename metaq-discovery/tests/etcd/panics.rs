@@ -1,5 +1,5 @@
-//! Panics on the task that follows, and on those of the client library. A subscriber of `tracing` panics,
-//! which the library calls wherever it does something.
+//! Panics on the task that follows, and on tasks of the client library. They come from a subscriber of
+//! `tracing`, which the library calls in many places.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::registry::{PATIENCE, Registry, addr};
 
-/// Panics so many times when something is recorded by a module whose path begins with `target`.
+/// Panics this many times when a module whose path begins with `target` records something.
 #[derive(Clone)]
 struct Panicking {
     target: &'static str,
@@ -35,7 +35,7 @@ impl Panicking {
         }
     }
 
-    /// Arms it, and waits until it has panicked.
+    /// Arms the subscriber, and waits until it has panicked.
     async fn panics(&self, times: usize) {
         self.left.store(times, Ordering::SeqCst);
         let armed = Instant::now();
@@ -68,8 +68,8 @@ impl Subscriber for Panicking {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Has the modules of `target` panic, each time while the registry changes, and sees that it is followed all
-/// the same. In one thread, which the subscriber is that of.
+/// Lets the modules of `target` panic while the registry changes, and checks that the registry is still
+/// followed. Single-threaded, because the subscriber is set for this thread.
 async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, reread_interval: Duration) {
     let panicking = Panicking { target, left: Arc::default() };
     let _subscribed = tracing::subscriber::set_default(panicking.clone());
@@ -93,7 +93,7 @@ async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, rerea
         assert_eq!(discovery.topics().await.unwrap(), [topic()]);
         assert_eq!(text(&discovery.watch(&topic()).await.unwrap().current()), format!("0@1000:{round}"));
     }
-    // Calls don't wait for a task that panics each time, and say why they fail.
+    // Calls don't wait for a task that panics repeatedly, and return the reason.
     panicking.left.store(usize::MAX, Ordering::SeqCst);
     timeout(PATIENCE, discovery.close()).await.expect("closing doesn't wait");
     let mut watch = watch;
@@ -111,7 +111,7 @@ async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, rerea
 #[tokio::test]
 async fn a_panic_of_the_following_task_has_it_begin_anew() {
     let Some(program) = EtcdProgram::get("a_panic_of_the_following_task_has_it_begin_anew") else { return };
-    // Whoever makes a call has it queued.
+    // Every call is queued by the caller.
     goes_on_after_panics(&program, "tower::buffer::service", Duration::from_millis(200)).await;
 }
 

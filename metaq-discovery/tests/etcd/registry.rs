@@ -1,4 +1,4 @@
-//! The registry as something writes it to etcd, and what is read of it.
+//! A registry in etcd, as a program would write it, and the views that are read from it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A key, and what it is set to; none when it is removed.
+/// A key, and its new value; `None` removes it.
 type Change = (String, Option<String>);
 
-/// The registry of a server. What is to be changed while it is away is changed when it is back.
+/// The registry of a server. Changes made while the server is away are applied when it is back.
 pub(crate) struct Registry {
     pub(crate) etcd: tokio::sync::Mutex<Etcd>,
     pub(crate) endpoint: String,
-    /// The way of a [`discovery`](RegistryUnderTest::discovery) to it.
+    /// The proxy between a [`discovery`](RegistryUnderTest::discovery) and the server.
     way: Proxy,
     pub(crate) client: Client,
     later: Mutex<Option<Vec<Change>>>,
@@ -35,11 +35,11 @@ impl Registry {
         Self::of(Etcd::start(program).await.unwrap(), None).await
     }
 
-    /// The registry of a server that is running, reached with these options.
+    /// Wraps the registry of a running server, reached with these options.
     pub(crate) async fn of(etcd: Etcd, options: Option<ConnectOptions>) -> Self {
         let endpoint = etcd.endpoint();
         let mut client = Client::connect([&endpoint], options).await.unwrap();
-        // It connects with the first call only.
+        // The client connects on its first call.
         client.get("x", None).await.unwrap();
         let way = on_own_runtime(Proxy::start(endpoint.clone())).await.unwrap();
         Self { way, etcd: tokio::sync::Mutex::new(etcd), endpoint, client, later: Mutex::default() }
@@ -52,7 +52,7 @@ impl Registry {
         self.apply(key, value).await;
     }
 
-    /// Has the server forget everything but what is there now.
+    /// Compacts the server's history to the current revision.
     pub(crate) async fn compact(&self) {
         let mut client = self.client.clone();
         let revision = client.get("x", None).await.unwrap().header().unwrap().revision();
@@ -142,7 +142,7 @@ pub(crate) async fn ports(watch: &mut TopicWatch, wanted: &[u16]) -> Duration {
     started.elapsed()
 }
 
-/// An address where nobody listens.
+/// An address on which no server listens.
 pub(crate) fn nobody() -> String {
     metaq_testkit::unused_addr().unwrap().to_string()
 }

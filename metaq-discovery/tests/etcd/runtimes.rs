@@ -1,4 +1,4 @@
-//! One discovery over several runtimes, and a panic on the task that follows the keys.
+//! One discovery on several runtimes, and a panic of the task that follows the keys.
 
 use std::{
     future::Future,
@@ -40,7 +40,7 @@ async fn becomes(watch: &mut TopicWatch, wanted: u32) {
 #[test]
 fn a_discovery_works_on_over_three_runtimes() {
     let Some(program) = EtcdProgram::get("a_discovery_works_on_over_three_runtimes") else { return };
-    // The server and those who write belong to a runtime that stays.
+    // The server and the writers run on a runtime that stays.
     let outside = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let registry = Arc::new(outside.block_on(Registry::start(&program)));
     let write = |count: u32| {
@@ -54,7 +54,7 @@ fn a_discovery_works_on_over_three_runtimes() {
             if count == 2 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
         builder.enable_all().build().unwrap().block_on(async {
             write(count).await.unwrap();
-            // In every other round the old watches come first: nothing else has started the task then.
+            // In every other round the old watches are used first: nothing else has started the task then.
             if count % 2 == 0 {
                 for watch in &mut watches {
                     becomes(watch, count).await;
@@ -84,7 +84,7 @@ fn a_discovery_works_on_over_three_runtimes() {
     drop(registry);
 }
 
-/// A call that waits on one runtime for what is followed on another.
+/// A call on one runtime waits for a task on another one.
 #[test]
 fn a_call_that_waits_is_not_left_alone_by_the_end_of_the_follower_s_runtime() {
     let Some(program) =
@@ -157,7 +157,7 @@ async fn a_panic_on_the_task_that_follows_does_not_end_it() {
     }
 }
 
-/// What lasts too long is told by the task that follows, to wakers of others.
+/// The following task reports faults that have lasted, and wakes foreign wakers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd() {
     let Some(program) =
@@ -170,7 +170,7 @@ async fn a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd() {
     let child = format!("/meta/brokers/topics-pub/{}/1-m", topic());
     registry.apply(child, Some(r#"{"numParts":1}"#.to_owned())).await;
     let mut config = EtcdConfig::default();
-    // Servers end connections that are pinged often while nothing else happens.
+    // Servers close connections that are pinged often while idle.
     (config.keep_alive, config.reread_interval) = (PATIENCE, Duration::from_millis(300));
     let discovery = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
     let mut watch = discovery.watch(&topic()).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd() {
     let (mut told, started) = (Vec::new(), Instant::now());
     while told.last().is_none_or(|event: &String| !event.starts_with("bad entry")) {
         assert!(started.elapsed() < PATIENCE, "it is told: {told:?}");
-        // Not awaited: tokio wakes nobody after a waker that panics.
+        // Not awaited: tokio wakes no further task after a waker that panics.
         told.extend(events.next().now_or_never().flatten().map(|event| event.to_string()));
         sleep(Duration::from_millis(5)).await;
     }
@@ -208,7 +208,7 @@ async fn shortest_and_longest_settings_follow_a_registry() {
     let mut count = 1;
     for (number, setting) in (0..).zip(settings) {
         for duration in [Duration::from_nanos(1), second, longest, Duration::MAX] {
-            // As short as that, no answer may be there in time.
+            // With so short a limit, a response may not arrive in time.
             if duration < second && number < 3 {
                 continue;
             }

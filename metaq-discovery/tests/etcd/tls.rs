@@ -1,4 +1,4 @@
-//! etcd by TLS.
+//! etcd over TLS.
 
 use std::{error::Error as _, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::registry::{Registry, addr, nobody, ports};
 
-/// The name that the server's certificate is for.
+/// The name in the server's certificate.
 const NAME: &str = "etcd.example";
 
 fn by_tls(connect: &str, name: Option<&str>, tls: &TlsConfig) -> EtcdDiscovery {
@@ -23,7 +23,7 @@ fn by_tls(connect: &str, name: Option<&str>, tls: &TlsConfig) -> EtcdDiscovery {
     EtcdDiscovery::with_config(connect, config).unwrap()
 }
 
-/// The error of one who can't be served, and its cause; it doesn't take until the deadline to find out.
+/// The error of a discovery whose handshake fails, and its cause. It is found before the deadline.
 async fn refused(connect: &str, name: Option<&str>, tls: &TlsConfig) -> (String, String) {
     let started = Instant::now();
     let error = by_tls(connect, name, tls).watch(&topic()).await.unwrap_err();
@@ -66,7 +66,7 @@ async fn servers_and_clients_prove_who_they_are() {
     let refusal = "it refuses us with the client certificate";
     assert_eq!(error, format!("no TLS with etcd at {host}: {refusal}"), "{cause}");
 
-    // A server that isn't there doesn't keep us from the other.
+    // A server that is away does not affect the other one.
     let discovery = by_tls(&format!("{},{host}", nobody()), Some(NAME), &known);
     let mut watch = discovery.watch(&topic()).await.unwrap();
     ports(&mut watch, &[1000]).await;

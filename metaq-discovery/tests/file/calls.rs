@@ -1,4 +1,4 @@
-//! Calls at the same time, calls that are given up, and calls while time stands still.
+//! Concurrent calls, dropped calls, and calls while the clock is paused.
 
 use std::{
     fmt::Write as _,
@@ -22,12 +22,12 @@ async fn thousands_of_topics_are_opened_at_once_by_few_looks() {
     let watches = try_join_all(topics.iter().map(|topic| discovery.watch(topic))).await.unwrap();
     let took = started.elapsed();
     assert!(watches.iter().all(|watch| watch.current().brokers().len() == 1));
-    // With each call reading for itself and publishing all views it took minutes.
+    // When each call read the file and published all views, this took minutes.
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(told(&mut events).await, [DiscoveryEvent::Connected]);
 }
 
-/// The threads of this process that read files.
+/// The number of threads of this process that read files.
 #[cfg(target_os = "linux")]
 fn threads() -> usize {
     let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
@@ -52,7 +52,7 @@ async fn a_call_that_is_given_up_while_it_reads_does_no_harm_to_the_next() {
         let started = Instant::now();
         loop {
             match watch.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                // It was too quick.
+                // The call completed before it could be dropped.
                 Poll::Ready(_) => break,
                 Poll::Pending if threads() > before => break,
                 Poll::Pending => assert!(started.elapsed() < PATIENCE, "no thread reads"),
@@ -65,7 +65,7 @@ async fn a_call_that_is_given_up_while_it_reads_does_no_harm_to_the_next() {
     }
 }
 
-/// Threads don't keep a clock that is paused from going ahead.
+/// Threads do not stop a paused clock from advancing.
 #[tokio::test(start_paused = true)]
 async fn files_are_read_and_followed_while_the_clock_is_paused() {
     let place = Place::new(&file(1, 1, 1000));

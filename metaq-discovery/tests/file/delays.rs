@@ -1,4 +1,4 @@
-//! What the runtime does for a large file: nearly nothing.
+//! The load on the runtime for a large file.
 
 use std::{
     sync::{
@@ -17,16 +17,15 @@ use crate::{PATIENCE, Place, file, topic};
 
 const TOPICS: usize = 1_000;
 
-/// The longest that a task may wait for the code of a discovery.
+/// The longest time that a task may wait because of a discovery.
 const LONGEST_MS: u64 = 100;
 
-/// The time that this thread has run: not that in which others had the processor.
+/// The CPU time of this thread, which excludes the time that other threads and processes use.
 fn ran() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// The longest time in milliseconds that a task which is always ready had to wait, on a runtime of one
-/// thread.
+/// The longest time in milliseconds that an always ready task had to wait, on a single-threaded runtime.
 fn watch_delays() -> Arc<AtomicU64> {
     let longest = Arc::new(AtomicU64::new(0));
     let shown = Arc::downgrade(&longest);
@@ -68,6 +67,6 @@ async fn a_large_file_that_stays_costs_the_runtime_nothing() {
     let took = ran() - before;
     println!("5 s of quiet took {took:?} of the runtime's thread");
     assert!(took < Duration::from_millis(50), "{took:?}");
-    // All the same it is known to be so.
+    // The views are nevertheless confirmed.
     assert!(watches.iter().all(|watch| watch.current().age() < Duration::from_secs(4)));
 }

@@ -1,5 +1,5 @@
-//! [`FileDiscovery`](metaq_discovery::FileDiscovery) on files that are written by others meanwhile, that are
-//! large, and that many read at once.
+//! [`FileDiscovery`](metaq_discovery::FileDiscovery) with files that change while they are read, that are
+//! large, and that many tasks read at once.
 #![cfg(feature = "file")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A folder, and a file of brokers in it.
+/// A folder with a file of brokers.
 struct Place {
     _folder: TempDir,
     path: PathBuf,
@@ -33,7 +33,7 @@ impl Place {
         place
     }
 
-    /// With a file that was written long ago.
+    /// Creates a file that was written long ago.
     fn old(text: &str) -> Self {
         let place = Self::new(text);
         let long_ago = SystemTime::now() - Duration::from_secs(3600);
@@ -41,7 +41,7 @@ impl Place {
         place
     }
 
-    /// Replaces the file, so that it is never seen in part.
+    /// Replaces the file, so that no reader sees a part of it.
     fn replace(&self, text: &str) {
         replace(&self.path, text);
     }
@@ -57,7 +57,7 @@ fn topic(n: usize) -> Topic {
     Topic::new(&format!("t{n}")).unwrap()
 }
 
-/// A file of so many topics, each on so many brokers, on ports from one on.
+/// A file with a number of topics on a number of brokers each, at ports from `port` on.
 fn file(topics: usize, brokers: usize, port: usize) -> String {
     let mut text = "[brokers]\n".to_owned();
     (0..brokers).for_each(|id| text += &format!("{id} = \"meta://h:{}\"\n", port + id));
@@ -68,7 +68,7 @@ fn file(topics: usize, brokers: usize, port: usize) -> String {
     text
 }
 
-/// What has been told since the last time.
+/// The events since the last call.
 async fn told(events: &mut DiscoveryEvents) -> Vec<DiscoveryEvent> {
     let mut told = Vec::new();
     while let Some(Some(event)) = futures_util::FutureExt::now_or_never(events.next()) {

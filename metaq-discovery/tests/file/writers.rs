@@ -1,4 +1,4 @@
-//! Files that somebody writes while they are read.
+//! Files that are written while they are read.
 
 use std::{io::Write as _, time::Duration};
 
@@ -11,14 +11,14 @@ use tokio::{
 
 use crate::{PATIENCE, Place, file, replace, told, topic};
 
-/// Many who ask see the first half of a file many times.
+/// Many calls read the first half of a file many times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_of_a_file_counts_for_nobody_however_many_look() {
-    // On a busy machine it may take so long to write the rest that the half has every right to count.
+    // On a busy machine writing the rest may take so long that the half is rightly accepted.
     while !half_of_a_file_counts_for_nobody().await {}
 }
 
-/// Returns false if the rest was written too late for that.
+/// Returns false if the rest was written too late for a result.
 async fn half_of_a_file_counts_for_nobody() -> bool {
     let (before, after) = (file(20, 2, 1000), file(20, 3, 1000));
     let place = Place::old(&before);
@@ -60,7 +60,7 @@ async fn comments_that_change_all_the_time_keep_nothing_from_counting() {
     let writing = spawn(async move {
         for round in 0.. {
             replace(&path, &format!("# {round}\n{new}"));
-            // Not in step with the looks.
+            // Not a divisor of the scan interval.
             sleep(Duration::from_millis(37)).await;
         }
     });

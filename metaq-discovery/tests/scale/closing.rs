@@ -1,4 +1,4 @@
-//! Closing while everything changes.
+//! Closing during changes.
 
 use std::{
     panic,
@@ -38,7 +38,7 @@ async fn closing_at_any_moment_panics_nowhere_and_leaves_no_task() {
     for round in 0..rounds {
         let discovery = plant.discovery(Duration::from_millis(100));
         let opening = Box::pin(plant.open(&discovery));
-        // While topics are opened, while their nodes change, or while nothing happens.
+        // While topics are opened, while their nodes change, or while idle.
         let watches = tokio::time::timeout(Duration::from_millis(round % 5 * 30), opening).await;
         if round % 2 == 0 {
             plant.offer(0, 0, 3).await;

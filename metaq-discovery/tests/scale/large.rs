@@ -19,8 +19,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
     let server = ZooKeeper::builder().heap_mib(heap);
     let mut plant = Plant::start(&peers, server, topics, brokers).await;
     let (nodes, what) = (plant.nodes(), format!("{topics} topics on {brokers} brokers"));
-    // Seconds that so many nodes may take, in a build without optimizations on a machine that does other
-    // things too.
+    // The limit in seconds for a number of nodes, in an unoptimized build on a busy machine.
     let seconds = |nodes: u64| form(60.0, 10.0) + nodes as f64 / 4_000.0;
     let discovery = plant.discovery(Duration::from_secs(60));
     let before = resident_kib();
@@ -47,7 +46,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
         seen,
         removed + form(30.0, 2.0) + nodes as f64 / 20_000.0,
     );
-    // The test's own deletions are among them.
+    // The test's own deletions are included.
     figure(
         format!("{what}: calls when a broker goes"),
         "",
@@ -72,7 +71,7 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
     let first = started.elapsed().as_secs_f64();
     let since = Instant::now();
     let mut fresh = 0;
-    // The first ones may be read before the test is told that the server has started.
+    // The first topics may be read before the test learns that the server has started.
     while fresh < topics {
         assert!(since.elapsed() < crate::plant::PATIENCE * 4, "{fresh} views are new");
         sleep(Duration::from_millis(20)).await;
@@ -114,12 +113,12 @@ async fn a_connection_that_breaks_with_thousands_of_watches_is_made_again_once()
         let changed = |view: &TopicView| view.brokers().iter().any(|broker| broker.partitions == Some(3));
         slowest = slowest.max(all_become(&mut watches[round..=round], changed).await.as_secs_f64());
     }
-    // The client library may begin to connect again before it is stopped.
+    // The client library may begin to reconnect before it is stopped.
     let accepted = plant.proxy.accepted() - before;
     figure(format!("{what}: connections for {rounds} that broke"), "", accepted, 2 * rounds);
     let bound = form(30.0, 2.0) + plant.nodes() as f64 / 2_000.0;
     figure(format!("{what}: a change at that moment was seen after"), " s", slowest, bound);
-    // It would break again at once, and again, if the watches were set again by several requests.
+    // With several requests for the watches, the new connection would break immediately, again and again.
     let accepted = plant.proxy.accepted();
     sleep(Duration::from_secs(3)).await;
     figure(format!("{what}: connections in the 3 s after"), "", plant.proxy.accepted() - accepted, 0);

@@ -1,4 +1,4 @@
-//! Large registries, as brokers write them.
+//! Large registries, written as brokers write them.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use metaq_testkit::{
 use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions};
 
-/// Whatever is waited for comes within this time, also on a busy machine.
+/// The limit for every wait, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A server with so many topics, each on so many brokers, and a way to it that can be spoiled.
+/// A server with a number of topics on a number of brokers each, and a proxy that can inject faults.
 pub(crate) struct Plant {
     pub(crate) zookeeper: ZooKeeper,
     pub(crate) proxy: Proxy,
@@ -60,21 +60,21 @@ impl Plant {
         Self { zookeeper, proxy, client, topics, brokers }
     }
 
-    /// One who writes to the server, old or new.
+    /// A client that writes to the server, old or new.
     async fn connect(zookeeper: &ZooKeeper) -> Client {
         let connector = Client::connector().with_server_version(3, 4, 3);
         let connector = connector.with_session_timeout(Duration::from_secs(30));
         timeout(PATIENCE, connector.connect(&zookeeper.connect_string())).await.unwrap().unwrap()
     }
 
-    /// Writes by a new connection from now on.
+    /// Uses a new connection for writing from now on.
     pub(crate) async fn reconnect(&mut self) {
         self.client = Self::connect(&self.zookeeper).await;
     }
 
     pub(crate) fn discovery(&self, reread_interval: Duration) -> ZooKeeperDiscovery {
         let mut config = ZooKeeperConfig::default();
-        // A server with a million of watches, on a machine that does other things too, may pause for long.
+        // A server with a million watches on a busy machine may pause for long.
         (config.silence_timeout, config.call_timeout) = (PATIENCE / 4, PATIENCE / 4);
         config.session_timeout = PATIENCE / 2;
         config.connect_timeout = PATIENCE * 8;
@@ -89,12 +89,12 @@ impl Plant {
         watches
     }
 
-    /// How many nodes are read, each once.
+    /// The number of nodes that a discovery reads, each counted once.
     pub(crate) fn nodes(&self) -> u64 {
         (self.topics.len() * (1 + self.brokers as usize)) as u64 + self.brokers as u64
     }
 
-    /// The bytes that went either way.
+    /// The bytes transferred in both directions.
     pub(crate) fn bytes(&self) -> u64 {
         self.proxy.forwarded(Direction::ToServer) + self.proxy.forwarded(Direction::ToClient)
     }
@@ -104,14 +104,14 @@ impl Plant {
         self.client.set_data(&path, &partitions(broker, count), None).await.unwrap();
     }
 
-    /// Takes the addresses of brokers away at once.
+    /// Removes the addresses of brokers at once.
     pub(crate) async fn remove_addresses(&self, brokers: std::ops::Range<i32>) {
         try_join_all(brokers.map(async |broker| self.client.delete(&master(broker), None).await))
             .await
             .unwrap();
     }
 
-    /// Takes all nodes of a broker away, in the order in which a real one does.
+    /// Removes all nodes of a broker, in the order in which a real one does.
     pub(crate) async fn remove_broker(&self, broker: i32) {
         self.client.delete(&master(broker), None).await.unwrap();
         let children = stream::iter(&self.topics);
@@ -133,7 +133,7 @@ fn address(port: u16) -> Vec<u8> {
     format!("meta://127.0.0.1:{port}").into_bytes()
 }
 
-/// Waits until all views are as wanted; returns how long it took.
+/// Waits until all views are as wanted; returns the time that it took.
 pub(crate) async fn all_become(
     watches: &mut [TopicWatch],
     wanted: impl Fn(&metaq_discovery::TopicView) -> bool,

@@ -1,4 +1,4 @@
-//! A registry in which nothing happens.
+//! An idle registry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     plant::{PATIENCE, Plant, all_become},
 };
 
-/// Waits until a topic was read anew so many times.
+/// Waits until a topic was reread `rounds` times.
 async fn rounds(watch: &TopicWatch, rounds: usize) {
     for round in 0..rounds {
         let (read, since) = (watch.current(), Instant::now());
@@ -25,10 +25,10 @@ async fn rounds(watch: &TopicWatch, rounds: usize) {
 async fn is_quiet(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
     let (topics, brokers, count) = form((60, 4, 6), (300, 4, 120));
     let plant = Plant::start(peers, server, topics, brokers).await;
-    // As short as it may be, but no more than 1,000 nodes are read in a second.
+    // The shortest interval, but at most 1,000 nodes are read per second.
     let discovery = plant.discovery(Duration::from_millis(100));
     let watches = plant.open(&discovery).await;
-    // The first rounds fill whatever is kept for reuse.
+    // The first rounds fill the caches.
     rounds(&watches[0], 2).await;
     let before = (resident_kib(), plant.zookeeper.warnings(), plant.zookeeper.packets_received().await);
     let (bytes, started) = (plant.bytes(), Instant::now());
@@ -40,8 +40,8 @@ async fn is_quiet(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
         format!("ZooKeeper {which}, {topics} topics on {brokers} brokers, read {count} times in {took:.1?}");
     figure(format!("{what}: warnings of the server"), "", warnings, 0);
     figure(format!("{what}: memory"), " KiB more", resident_kib() - before.0, 2 * 1024);
-    // Each node once in a round; the first and the last round are cut, and there are pings and the test's own
-    // questions.
+    // One call per node and round; the first and the last round are incomplete, and there are pings and the
+    // test's own requests.
     figure(format!("{what}: calls"), "", calls, plant.nodes() * (count as u64 + 2) + 100);
     figure(format!("{what}: bytes"), "", plant.bytes() - bytes, calls * 300);
     let per_second = calls as f64 / took.as_secs_f64();
@@ -68,7 +68,7 @@ async fn a_quiet_registry_costs_no_memory_and_no_warning() {
     is_quiet("3.9.5", &peers, ZooKeeper::builder()).await;
 }
 
-/// The first round begins while most nodes are still to be found, and is no longer than others for that.
+/// The first round begins while most nodes are unknown, and must not take longer because of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_is_read_once_more_soon_after_it_was_opened() {
     let Some(peers) = Peers::get("all_is_read_once_more_soon_after_it_was_opened") else { return };
@@ -94,15 +94,14 @@ async fn all_is_read_once_more_soon_after_it_was_opened() {
     discovery.close().await;
 }
 
-/// Watches a topic over and over; the watches of the server are those of the topics that somebody watches, in
-/// the end.
+/// Watches a topic repeatedly. At the end the server has the watches of the topics that are still watched.
 async fn gives_watches_back(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
     let (topics, brokers) = (2_400, 4);
     let plant = Plant::start(peers, server, topics, brokers).await;
     let discovery = plant.discovery(Duration::from_secs(60));
     let kept = discovery.watch(&plant.topics[0]).await.unwrap();
     let calls = plant.zookeeper.packets_received().await;
-    // One topic again and again costs a call each time, and no watch.
+    // Watching one topic repeatedly costs one call each time, and no further watch.
     for _ in 0..200 {
         drop(discovery.watch(&plant.topics[1]).await.unwrap());
     }

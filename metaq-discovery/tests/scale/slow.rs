@@ -1,4 +1,4 @@
-//! A registry behind a slow way.
+//! A registry with a slow connection.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     plant::{Plant, all_become},
 };
 
-/// A change has to be seen so soon.
+/// The limit in seconds until a change is visible.
 const SEEN: f64 = 5.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,7 +24,7 @@ async fn changes_are_seen_over_twenty_kilobytes_a_second() {
     let (topics, brokers, lasts) = form((80, 5, Duration::from_secs(8)), (400, 5, Duration::from_secs(240)));
     let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;
     plant.proxy.plan_both(Plan::new().bandwidth(20_000));
-    // So often that the way is never free.
+    // Frequent enough to keep the connection always busy.
     let discovery = plant.discovery(Duration::from_secs(2));
     let (started, bytes) = (Instant::now(), plant.bytes());
     let mut watches = plant.open(&discovery).await;
@@ -52,7 +52,7 @@ async fn changes_are_seen_over_twenty_kilobytes_a_second() {
     plant.remove_addresses(0..1).await;
     let took = all_become(&mut watches, |view| view.brokers().len() == brokers as usize - 1).await;
     figure(format!("{what}: a broker's address gone from all views"), " s", took.as_secs_f64(), SEEN);
-    // And nothing was lost meanwhile.
+    // Nothing was lost meanwhile.
     plant.proxy.plan_both(Plan::new());
     discovery.close().await;
 }

@@ -17,13 +17,12 @@ use crate::{
     plant::{Plant, all_become},
 };
 
-/// The time that this thread has run: not that in which others had the processor.
+/// The CPU time of this thread, which excludes the time that other threads and processes use.
 fn ran() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// The longest time in microseconds that a task which is always ready had to wait, on a runtime of one
-/// thread.
+/// The longest time in microseconds that an always ready task had to wait, on a single-threaded runtime.
 fn watch_delays() -> Arc<AtomicU64> {
     let longest = Arc::new(AtomicU64::new(0));
     let shown = Arc::downgrade(&longest);

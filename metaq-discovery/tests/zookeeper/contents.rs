@@ -1,4 +1,4 @@
-//! What nodes hold: those of real brokers, and bad data.
+//! Contents of nodes: those of real brokers, and bad data.
 
 use std::time::Duration;
 
@@ -28,12 +28,12 @@ async fn real_brokers_are_followed_through_their_lives() {
 
     let mut one = JavaBroker::builder(1).topic("t", 3).start(&peers, &zookeeper).await.unwrap();
     observer.wait_for_view(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
-    // It ends its session itself, which takes its nodes with it.
+    // The broker closes its session, which removes its nodes.
     one.shut_down().await.unwrap();
     observer.wait_for_view(&at(&zero, 2), Instant::now()).await;
     one.restart_elsewhere(&zookeeper).await.unwrap();
     observer.wait_for_view(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
-    // Its nodes stay until its session has expired.
+    // Its nodes remain until its session has expired.
     zero.kill().await.unwrap();
     let killed = Instant::now();
     becomes(&mut watch, &at(&one, 3)).await;
@@ -77,7 +77,7 @@ async fn bad_data_leaves_the_others_working_and_is_told_once() {
         (master(11), "meta://[::1]:1011"),
         (master(12), "meta://broker-12.example:1012"),
         (child("0-s1"), r#"{"broker":"0-s1","numParts":3}"#),
-        // And these are no brokers' at all.
+        // These do not belong to brokers.
         (child("lock"), "mine"),
         (child("x-m"), r#"{"numParts":1}"#),
     ] {
@@ -85,7 +85,7 @@ async fn bad_data_leaves_the_others_working_and_is_told_once() {
     }
     registry.delete(&master(10)).await;
     registry.delete(&child("13-m")).await;
-    // The brokers whose address is missing or bad are met a second time.
+    // The brokers whose address is missing or bad appear a second time.
     for id in [1, 2, 10] {
         other.offer(id, 1).await;
     }
@@ -103,7 +103,7 @@ async fn bad_data_leaves_the_others_working_and_is_told_once() {
     becomes(&mut watch, "0@1000:4 5@1000:5 11@1011:1 12@1012:1").await;
     registry.write(&child("5-m"), "bad again").await;
     becomes(&mut watch, "0@1000:4 11@1011:1 12@1012:1").await;
-    // That an address is missing may pass, so it is told only when it lasts.
+    // A missing address is a transient fault, and reported only when it lasts.
     let mut told = Vec::new();
     while told.last().is_none_or(|path| *path != master(10)) {
         told.extend(bad_path(timeout(PATIENCE, events.next()).await.expect("it is told").unwrap()));

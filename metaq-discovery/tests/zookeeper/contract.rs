@@ -1,4 +1,4 @@
-//! The suite that every backend has to pass.
+//! The conformance suite that every backend must pass.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,13 +15,13 @@ use metaq_testkit::{
 
 use crate::registry::Registry;
 
-/// The registry of a server as the conformance suite changes it. A killed server loses nothing.
+/// The registry of a server for the conformance suite. A killed server loses no data.
 struct Conforming {
     server: tokio::sync::Mutex<ZooKeeper>,
-    /// The way of a discovery to it.
+    /// The proxy between a discovery and the server.
     way: Proxy,
     registry: Registry,
-    /// What is to be done when the server is back.
+    /// The changes to apply when the server is back.
     later: Mutex<Option<Vec<Change>>>,
 }
 

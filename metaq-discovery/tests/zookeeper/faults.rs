@@ -1,5 +1,5 @@
-//! Trouble with the server, and with the way to it. Each time no view may be empty, the view has to be right
-//! within two seconds after the registry is back, and no task may be left.
+//! Faults of the server and of the connection to it. No view may become empty, the view must be correct
+//! within two seconds after the registry is back, and no task may remain.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::registry::{PATIENCE, Registry, becomes, topic};
 
-/// A server, a way to it that can be spoiled, and a topic with the broker 0 that is followed by that way.
+/// A server, a proxy that can inject faults, and a topic with the broker 0 that is followed through the
+/// proxy.
 struct Scene {
     zookeeper: ZooKeeper,
     proxy: Proxy,
@@ -37,7 +38,7 @@ impl Scene {
         Self { zookeeper, proxy, registry, discovery, watch, observer, tasks }
     }
 
-    /// Nothing gets through any more, and nobody is let in.
+    /// Drops all data, and accepts no connections.
     async fn cut(&self) {
         self.proxy.on_connect(OnConnect::Refuse).await.unwrap();
         self.proxy.reset_all();
@@ -48,9 +49,8 @@ impl Scene {
         self.proxy.on_connect(OnConnect::Forward).await.unwrap();
     }
 
-    /// Has another client end the session, which has its id and password. The client that is followed here is
-    /// kept from connecting until that is done: a server that it reaches meanwhile may take it in and never
-    /// answer.
+    /// Another client with the same session id and password ends the session. The client under test is kept
+    /// from connecting until then: a server that it reaches meanwhile may accept it and never respond.
     async fn expire(&self) {
         let registrys = self.registry.client.session_id().0;
         let mut sessions = self.zookeeper.sessions().await;
@@ -61,8 +61,8 @@ impl Scene {
         self.proxy.on_connect(OnConnect::Forward).await.unwrap();
     }
 
-    /// Sees that the topic is followed as before, and that nothing is left when that is over: neither a watch
-    /// on the server nor a task. So many of the brokers that were there before have gone.
+    /// Checks that the topic is still followed, and that neither a watch on the server nor a task remains
+    /// afterwards. `gone` is the number of brokers that have left.
     async fn close(mut self, gone: usize) {
         self.registry.register(7, 1007, 7).await;
         let seen = Instant::now();
@@ -71,8 +71,8 @@ impl Scene {
             self.watch.changed().await.unwrap();
         }
         let brokers = self.watch.current().brokers().len();
-        // The children, each child, and its broker's address; that of a broker which has gone is watched on
-        // unless it went before its broker was seen to go.
+        // The list of children, each child, and its broker's address. The address of a broker that has left
+        // stays watched unless it was removed before the broker's child.
         let wanted = 1 + 2 * brokers;
         self.watches(wanted..=wanted + gone).await;
         self.observer.take_events();
@@ -81,7 +81,8 @@ impl Scene {
         self.tasks.wait_until_none_left().await;
     }
 
-    /// Waits until the server has so many watches: a former session ends its own when it gets through.
+    /// Waits until the server has a number of watches within `wanted`: a former session ends its own when its
+    /// connection works again.
     async fn watches(&self, wanted: RangeInclusive<usize>) {
         let begun = Instant::now();
         loop {
@@ -109,7 +110,7 @@ async fn a_server_is_killed_and_started_again() {
     scene.observer.wait_for_event("lost").await;
     scene.zookeeper.restart().await.unwrap();
     let (back, registry) = (Instant::now(), &scene.registry);
-    // By a connection of its own, which doesn't have to recover.
+    // On a separate connection, which doesn't have to recover.
     let other = Registry::open(&scene.zookeeper).await;
     other.register(1, 1001, 1).await;
     let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
@@ -125,7 +126,7 @@ async fn a_server_is_killed_and_started_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
     let Some(peers) = Peers::get("ten_seconds_without_a_registry_that_changes_meanwhile") else { return };
-    // The session outlives that, or it doesn't.
+    // The session survives the first outage, but not the second.
     let outages = [Duration::from_secs(15), Duration::from_secs(3)].map(async |session_timeout| {
         let mut scene = Scene::open(&peers, config(session_timeout)).await;
         scene.cut().await;
@@ -186,8 +187,8 @@ async fn a_session_that_expires_is_told_of_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_black_hole_is_noticed_and_left_behind() {
     let Some(peers) = Peers::get("a_black_hole_is_noticed_and_left_behind") else { return };
-    // What was sent into it comes out later, as when packets are sent again, or is lost; the session outlives
-    // it, or doesn't.
+    // Data sent into the outage is delivered late, as after a retransmission, or lost; the session survives
+    // or expires.
     let held = config(Duration::from_secs(30));
     let mut lost = config(Duration::from_secs(30));
     lost.silence_timeout = Duration::from_secs(1);
@@ -222,7 +223,7 @@ async fn a_black_hole_is_noticed_and_left_behind() {
 async fn a_server_that_owes_answers_for_too_long_is_left() {
     let Some(peers) = Peers::get("a_server_that_owes_answers_for_too_long_is_left") else { return };
     let mut config = config(Duration::from_secs(30));
-    // The connection itself would be taken for lost only after the longer one.
+    // The connection itself would count as lost only after the longer limit.
     (config.call_timeout, config.silence_timeout) = (Duration::from_millis(500), Duration::from_secs(15));
     config.reread_interval = Duration::from_millis(100);
     let mut scene = Scene::open(&peers, config).await;
@@ -247,14 +248,14 @@ async fn a_server_that_lets_in_but_does_not_answer_yet_is_asked_again() {
     let Some(peers) = Peers::get("a_server_that_lets_in_but_does_not_answer_yet_is_asked_again") else {
         return;
     };
-    // As a server that is starting, which never answers those who came too early.
+    // Like a starting server, which never responds to clients that connected too early.
     let mut scene = Scene::open(&peers, config(Duration::from_secs(30))).await;
     scene.cut().await;
     scene.registry.register(1, 1001, 1).await;
     scene.observer.wait_for_event("lost").await;
     let before = scene.proxy.accepted();
     scene.proxy.on_connect(OnConnect::Ignore).await.unwrap();
-    // The client that was used, and one to replace it.
+    // The client in use, and its replacement.
     let came_early = async {
         while scene.proxy.accepted() < before + 2 {
             sleep(Duration::from_millis(10)).await;
@@ -277,7 +278,7 @@ async fn closing_without_a_registry_leaves_nothing_behind() {
     let closed = Instant::now();
     timeout(Duration::from_millis(100), scene.discovery.close()).await.expect("it doesn't wait for anybody");
     drop((scene.watch, scene.discovery));
-    // The client library tries to end the session until it must have expired.
+    // The client library tries to close the session until it must have expired.
     scene.tasks.wait_until_none_left().await;
     assert!(closed.elapsed() < Duration::from_secs(4), "{:?}", closed.elapsed());
 }
@@ -288,7 +289,7 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
     let mut scene = Scene::open(&peers, config(Duration::from_secs(3))).await;
     scene.zookeeper.freeze();
     let noticed = scene.observer.wait_for_event("lost").await;
-    // Longer than the session lasts: it is given up while nothing answers.
+    // Longer than the session timeout: the session is abandoned while nothing responds.
     scene.observer.wait_for_event("expired").await;
     assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
     scene.zookeeper.thaw();
@@ -323,7 +324,7 @@ async fn an_ensemble_that_loses_its_leader_is_followed_on() {
     let tasks = Tasks::now();
     let discovery = ZooKeeperDiscovery::new(&servers).unwrap();
     let mut watch = discovery.watch(&topic()).await.unwrap();
-    // The server of the one that writes may not have told the server of the one that reads yet.
+    // The writer's server may not have propagated the change to the reader's server yet.
     becomes(&mut watch, "0@1000:1").await;
     let mut observer = Observer::new(&discovery, &watch);
     ensemble.leader().await.expect("there is a leader").kill().await.unwrap();

@@ -1,4 +1,4 @@
-//! A client whose whole process stands still, longer than its session lasts.
+//! A client whose process is suspended for longer than its session lasts.
 
 use std::{env, io::Write as _, process::Stdio, time::Duration};
 
@@ -19,13 +19,12 @@ use tokio::{
 
 use crate::registry::{PATIENCE, Registry, topic};
 
-/// Tells the child which servers to ask.
+/// The environment variable with the servers for the child.
 const SERVERS: &str = "METAQ_TEST_FOLLOW";
 
 const SESSION: Duration = Duration::from_secs(2);
 
-/// What the process that is to stand still does: it shows each event, and each view that it sees, until its
-/// standard input ends.
+/// The suspended process: it prints each event and each view until its standard input is closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it is the child of a_process_that_stood_still_follows_again"]
 async fn follow_as_a_child() {
@@ -52,7 +51,7 @@ async fn follow_as_a_child() {
     }
 }
 
-/// This program, as a process that follows.
+/// This program, as a child process that follows a topic.
 struct Follower {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -96,7 +95,7 @@ async fn a_process_that_stood_still_follows_again() {
     let mut sessions = zookeeper.sessions().await;
     sessions.retain(|id| *id != registry.client.session_id().0 && *id != 0);
     follower.signal(Signal::SIGSTOP);
-    // Until the server has given up its session, and with changes that nobody was told of.
+    // Until the server has expired its session, with changes that no watch has reported.
     let frozen = Instant::now();
     while zookeeper.sessions().await.iter().any(|id| sessions.contains(id)) {
         assert!(frozen.elapsed() < PATIENCE, "the session is still there");
@@ -112,7 +111,7 @@ async fn a_process_that_stood_still_follows_again() {
     let took = thawed.elapsed();
     registry.unregister(0).await;
     follower.shows("view 1@1001:2").await;
-    // Told by another task of the child, before or after.
+    // Printed by another task of the child, before or after.
     let removed = "event view changed: t +0 -1 ~0";
     if !follower.shown.iter().any(|line| line == removed) {
         follower.shows(removed).await;
@@ -123,7 +122,7 @@ async fn a_process_that_stood_still_follows_again() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     let lines = |wanted: &dyn Fn(&str) -> bool| follower.shown.iter().filter(|line| wanted(line)).count();
     assert_eq!(lines(&|line| line == "view"), 0, "a view was empty: {:?}", follower.shown);
-    // Nothing was removed but in the end.
+    // Nothing was removed before the end.
     let removing = lines(&|line| line.starts_with("event view changed") && !line.contains("-0"));
     assert_eq!(removing, 1, "{:?}", follower.shown);
 }

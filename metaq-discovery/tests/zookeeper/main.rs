@@ -1,4 +1,4 @@
-//! [`ZooKeeperDiscovery`] against real ZooKeeper servers. The nodes are made as a real broker makes them.
+//! [`ZooKeeperDiscovery`] with real ZooKeeper servers. The nodes are created as a real broker creates them.
 #![cfg(feature = "zookeeper")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -51,7 +51,7 @@ async fn follows_everything_that_can_change() {
     registry.unregister(1).await;
     step("0@2000:2 2@1002:1").await;
     registry.register(1, 3001, 1).await;
-    step("0@2000:2 1@3001:1 2@1002:1").await; // moved by being registered anew
+    step("0@2000:2 1@3001:1 2@1002:1").await; // moved by registering again
     for port in 4001..4010 {
         registry.unregister(1).await;
         registry.register(1, port, 1).await;
@@ -83,14 +83,15 @@ async fn a_broker_that_offers_a_topic_anew_has_the_address_it_had() {
     registry.register(0, 1000, 2).await;
     let discovery = discovery(&zookeeper, Duration::from_secs(6));
     let mut watch = discovery.watch(&topic()).await.unwrap();
-    // Registry §8: its topics' nodes are deleted and created again, that of its address isn't touched.
+    // Registry §8: its topics' nodes are deleted and created again, and the node of its address is
+    // not changed.
     for partitions in 3..6 {
         registry.delete("/meta/brokers/topics-pub/t/0-m").await;
         becomes(&mut watch, "").await;
         registry.offer(0, partitions).await;
         becomes(&mut watch, &format!("0@1000:{partitions}")).await;
     }
-    // And it may have moved meanwhile.
+    // The broker may have moved meanwhile.
     registry.delete("/meta/brokers/topics-pub/t/0-m").await;
     becomes(&mut watch, "").await;
     registry.address(0, "meta://127.0.0.1:2000").await;
@@ -111,7 +112,7 @@ async fn who_may_not_write_waits_for_the_path_of_a_topic() {
     let root = "/some/where";
     owner.mkdir(&format!("{root}/brokers/topics-pub"), &options).await.unwrap();
     owner.mkdir(&format!("{root}/brokers/ids/0"), &options).await.unwrap();
-    // Several hosts, one of which isn't there.
+    // Several hosts, one of which is away.
     let nobody = metaq_testkit::unused_addr().unwrap();
     let connect = format!("zk://{nobody}, {}{root}/", zookeeper.connect_string());
     let discovery = ZooKeeperDiscovery::new(&connect).unwrap();
@@ -138,14 +139,14 @@ async fn servers_of_the_age_of_metaq_are_followed() {
     let watch = discovery.watch(&topic()).await.unwrap();
     assert_eq!(text(&watch.current()), "0@1000:2");
     let mut observer = Observer::new(&discovery, &watch);
-    // A topic whose path is to be created, and a watch that is dropped.
+    // A topic whose path must be created, and a watch that is dropped.
     let nobody = metaq_discovery::Topic::new("nobody").unwrap();
     drop(discovery.watch(&nobody).await.unwrap());
     assert!(discovery.topics().await.unwrap().contains(&nobody), "its path was created");
     for round in 1..=10_u16 {
         registry.register(1, 1000 + round, 1).await;
         observer.wait_for_view(&format!("0@1000:2 1@{}:1", 1000 + round), Instant::now()).await;
-        // Everything is read anew in between.
+        // Everything is read again in between.
         let (read, since) = (watch.current(), Instant::now());
         while std::sync::Arc::ptr_eq(&watch.current(), &read) {
             assert!(since.elapsed() < PATIENCE, "it is read anew");

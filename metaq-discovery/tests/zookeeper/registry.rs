@@ -1,4 +1,4 @@
-//! The registry as brokers write it, and what is read of it.
+//! A registry as brokers write it, and the views that are read from it.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl Registry {
         Self::open_at(&zookeeper.connect_string(), topic).await
     }
 
-    /// The registry of a server that knows only the old ways to write.
+    /// The registry of a server that supports only the old requests for writing.
     pub(crate) async fn open_old(zookeeper: &ZooKeeper) -> Self {
         let connector = Client::connector().with_server_version(3, 4, 3);
         let client =
@@ -47,7 +47,7 @@ impl Registry {
         self.client.mkdir(path, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.unwrap();
     }
 
-    /// Registers a broker; the address comes first, as with a real one (B-31).
+    /// Registers a broker; the address is written first, as by a real one (B-31).
     pub(crate) async fn register(&self, id: i32, port: u16, partitions: u32) {
         self.address(id, &format!("meta://127.0.0.1:{port}")).await;
         self.offer(id, partitions).await;
@@ -63,7 +63,7 @@ impl Registry {
         self.write(&format!("/meta/brokers/topics-pub/{}/{id}-m", self.topic), &data).await;
     }
 
-    /// Takes a broker's nodes out in the order in which a real one does.
+    /// Removes a broker's nodes in the order in which a real one does.
     pub(crate) async fn unregister(&self, id: i32) {
         self.delete(&format!("/meta/brokers/ids/{id}/master")).await;
         self.delete(&format!("/meta/brokers/topics-pub/{}/{id}-m", self.topic)).await;
@@ -98,7 +98,7 @@ pub(crate) fn text(view: &TopicView) -> String {
     texts.collect::<Vec<_>>().join(" ")
 }
 
-/// Waits until the view is as wanted; returns how long it took.
+/// Waits until the view is as wanted; returns the time that it took.
 pub(crate) async fn becomes(watch: &mut TopicWatch, wanted: &str) -> Duration {
     let started = Instant::now();
     let reached = async {

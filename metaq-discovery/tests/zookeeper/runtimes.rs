@@ -1,4 +1,4 @@
-//! One discovery over several runtimes, panics on its tasks, and sessions that die without a word.
+//! One discovery on several runtimes, panics on its tasks, and sessions that stop without notice.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ fn runtimes() -> Vec<Runtime> {
     builders.iter_mut().map(|builder| builder.enable_all().build().unwrap()).collect()
 }
 
-/// A server and whoever writes to it, on a runtime that stays.
+/// A server and a client that writes to it, on a runtime that stays.
 struct Outside {
     runtime: Runtime,
     zookeeper: Option<ZooKeeper>,
@@ -51,7 +51,7 @@ impl Outside {
         discovery(self.zookeeper.as_ref().unwrap(), session_timeout)
     }
 
-    /// Moves the broker, on the runtime outside.
+    /// Moves the broker, on the separate runtime.
     async fn move_to(&self, port: u16) {
         let registry = Arc::clone(&self.registry);
         self.runtime.spawn(async move { registry.register(0, port, 1).await }).await.unwrap();
@@ -71,7 +71,8 @@ fn a_discovery_works_on_over_three_runtimes() {
     let outside = Outside::start(&peers);
     let discovery = outside.discovery(Duration::from_secs(6));
     let mut watches = Vec::new();
-    // In every other round the watches of former runtimes come first: nothing else has opened a session then.
+    // In every other round the watches of former runtimes are used first: nothing else has opened a session
+    // then.
     for (round, runtime) in (1..).zip(runtimes().into_iter().chain(runtimes())) {
         runtime.block_on(async {
             outside.move_to(1000 + round).await;
@@ -93,7 +94,7 @@ fn a_discovery_works_on_over_three_runtimes() {
         });
     }
     let runtime = &runtimes()[0];
-    // Not on any runtime that has followed it.
+    // On a runtime that has never followed it.
     runtime.block_on(async {
         timeout(PATIENCE, discovery.close()).await.unwrap();
         for watch in &mut watches {
@@ -122,7 +123,7 @@ fn a_topic_is_followed_on_when_the_runtime_of_the_session_ends() {
         let first = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opening = discovery.clone();
         let elsewhere = first.spawn(async move { opening.watch(&topic()).await }).await.unwrap().unwrap();
-        // This one is followed here, by the session of the other runtime.
+        // This topic is followed here, with the session of the other runtime.
         let mut watch = discovery.watch(&topic()).await.unwrap();
         first.shutdown_background();
         for round in 1..4 {
@@ -134,7 +135,7 @@ fn a_topic_is_followed_on_when_the_runtime_of_the_session_ends() {
     });
 }
 
-/// Panics at so many events whose target begins with a text.
+/// Panics at a number of events whose target begins with a text.
 struct Panics {
     target: &'static str,
     left: Arc<AtomicUsize>,
@@ -158,7 +159,7 @@ fn a_subscriber_that_panics_ends_nothing() {
     let Some(peers) = Peers::get("a_subscriber_that_panics_ends_nothing") else { return };
     let outside = Outside::start(&peers);
     let mut port = 1000;
-    // Our own events, each of them; and those of the client library, on the task of its session.
+    // Every event of our own, and those of the client library on the task of its session.
     for (target, panics) in
         [("metaq_discovery", usize::MAX), ("zookeeper_client", 1), ("zookeeper_client", 3)]
     {
@@ -176,7 +177,7 @@ fn a_subscriber_that_panics_ends_nothing() {
                 outside.move_to(port).await;
                 becomes(&mut watch, &format!("0@{port}:1")).await;
                 left.store(panics, Ordering::Relaxed);
-                // Whatever is recorded next: an answer, a session's end, a new connection.
+                // The next recorded event: a response, the end of a session, or a new connection.
                 let since = Instant::now();
                 while target == "zookeeper_client" && left.load(Ordering::Relaxed) > 0 {
                     assert!(since.elapsed() < PATIENCE, "{} panics are left", left.load(Ordering::Relaxed));
@@ -210,7 +211,7 @@ async fn shortest_and_longest_settings_follow_a_registry() {
     let mut port = 1000;
     for (number, setting) in (0..).zip(settings) {
         for duration in [Duration::from_nanos(1), second, longest, Duration::MAX] {
-            // As short as that, no answer may be there in time.
+            // With so short a limit, a response may not arrive in time.
             if duration < second && (number == 1 || number == 3) {
                 continue;
             }

@@ -10,7 +10,7 @@ use zookeeper_client::{Acls, CreateMode};
 
 use crate::registry::{PATIENCE, Registry, becomes, discovery, text};
 
-/// The memory of this process, in KiB.
+/// The resident memory of this process, in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

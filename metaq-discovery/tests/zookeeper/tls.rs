@@ -1,4 +1,4 @@
-//! ZooKeeper by TLS.
+//! ZooKeeper over TLS.
 
 use std::{error::Error as _, fs, time::Duration};
 
@@ -20,7 +20,7 @@ fn by_tls(connect: &str, tls: &TlsConfig) -> ZooKeeperDiscovery {
     ZooKeeperDiscovery::with_config(connect, config).unwrap()
 }
 
-/// The error of one who can't be served, and its cause; it doesn't take until the deadline to find out.
+/// The error of a discovery whose handshake fails, and its cause. It is found before the deadline.
 async fn refused(connect: &str, tls: &TlsConfig) -> (String, String) {
     let started = Instant::now();
     let error = by_tls(connect, tls).watch(&topic()).await.unwrap_err();
@@ -69,7 +69,7 @@ async fn servers_and_clients_prove_who_they_are() {
     let (error, cause) = refused(&secure, &strange).await;
     let refusal = format!("it refuses us with the client certificate in {}", stranger.display());
     assert_eq!(error, format!("no TLS with ZooKeeper at {secure}: {refusal}"), "{cause}");
-    // TLS where there is none, and none where there is TLS.
+    // TLS to a plain port, and a plain connection to a TLS port.
     let mut config = ZooKeeperConfig::default();
     config.connect_timeout = Duration::from_secs(4);
     config.silence_timeout = Duration::from_secs(1);
@@ -84,7 +84,7 @@ async fn servers_and_clients_prove_who_they_are() {
     let unanswered = "it does not answer the handshake; it may expect none at this port";
     assert_eq!(with.source().unwrap().to_string(), format!("no TLS with ZooKeeper at {plain}: {unanswered}"));
 
-    // A server that can't be used doesn't keep us from the other.
+    // An unusable server does not affect the other one.
     let discovery = by_tls(&format!("{plain},{secure}"), &known);
     let mut watch = discovery.watch(&topic).await.unwrap();
     assert_eq!(text(&watch.current()), "0@1000:1");
@@ -120,10 +120,11 @@ async fn servers_that_refuse_are_asked_less_and_less_often_for_all_topics_togeth
             assert_eq!(refused.unwrap_err().kind(), DiscoveryErrorKind::Failed);
             calls += 1;
         }
-        // Who publishes tries again after a while.
+        // Publishers retry after a while.
         sleep(Duration::from_millis(20)).await;
     }
-    // At once, and 0.2, 0.6, 1.4 and 3 s after that; each time to connect, and to find out why that fails.
+    // Immediately, and 0.2, 0.6, 1.4 and 3 s later; each time one connection for the session, and one to find
+    // the reason.
     let (attempts, most) = (proxy.accepted(), 12);
     println!("{calls} calls were refused by {attempts} connections");
     assert!(attempts <= most, "{attempts} connections for {calls} calls");

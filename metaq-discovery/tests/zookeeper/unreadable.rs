@@ -1,4 +1,4 @@
-//! Nodes that may not be read, and roots that hold no brokers.
+//! Nodes that may not be read, and roots without brokers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::registry::{PATIENCE, Registry, becomes, text, topic};
 
-/// One who owns nodes that nobody else may read.
+/// A client that owns nodes which no other client may read.
 async fn owner(zookeeper: &ZooKeeper) -> Client {
     let connector = Client::connector().with_server_version(3, 4, 3).with_auth("digest", b"owner:secret");
     connector.connect(&zookeeper.connect_string()).await.unwrap()
@@ -25,7 +25,7 @@ fn discovery(zookeeper: &ZooKeeper, reread_interval: Duration) -> ZooKeeperDisco
     ZooKeeperDiscovery::with_config(&zookeeper.connect_string(), config).unwrap()
 }
 
-/// Waits for the next event about a bad entry.
+/// Waits for the next event of a bad entry.
 async fn bad_entry(events: &mut DiscoveryEvents) -> (String, String) {
     loop {
         let event = timeout(PATIENCE, events.next()).await.expect("it is told").unwrap();
@@ -35,7 +35,7 @@ async fn bad_entry(events: &mut DiscoveryEvents) -> (String, String) {
     }
 }
 
-/// Waits until the topic was read anew.
+/// Waits until the topic was read again.
 async fn is_reread(watch: &TopicWatch) {
     let (read, since) = (watch.current(), Instant::now());
     while Arc::ptr_eq(&watch.current(), &read) {
@@ -56,7 +56,7 @@ async fn unreadable_nodes_are_bad_entries(zookeeper: ZooKeeper) {
         owner.delete(path, None).await.unwrap();
         owner.create(path, data.as_bytes(), &owners).await.unwrap();
     }
-    // Nothing is read anew within this test: a change has to be noticed by itself.
+    // Nothing is reread within this test: changes must be found through watches.
     let discovery = discovery(&zookeeper, Duration::from_secs(600));
     let mut events = discovery.events();
     let mut watch = discovery.watch(&topic()).await.unwrap();
@@ -65,7 +65,7 @@ async fn unreadable_nodes_are_bad_entries(zookeeper: ZooKeeper) {
     told.sort();
     let reason = "it can't be read: not authorized";
     assert_eq!(told, [(master, reason), (child, reason)].map(|(path, why)| (path.into(), why.into())));
-    // The topic is followed on.
+    // Changes of the topic are followed.
     registry.offer(0, 2).await;
     becomes(&mut watch, "0@1000:2").await;
     for path in [master, child] {
@@ -105,7 +105,7 @@ async fn rights_that_come_and_go_without_an_event_are_found() {
     assert_eq!(bad_entry(&mut events).await.0, "/meta/brokers/ids/1/master");
     open("/meta/brokers/ids/1/master").await;
     becomes(&mut watch, "0@1000:1 1@1001:1").await;
-    // The last view of a topic that can't be listed holds, whatever changes below.
+    // The last view of a topic that can't be listed remains valid, whatever changes below it.
     restrict("/meta/brokers/topics-pub/t").await;
     let since = Instant::now();
     let refused = loop {
@@ -124,7 +124,7 @@ async fn rights_that_come_and_go_without_an_event_are_found() {
     discovery.close().await;
 }
 
-/// It has no watcher, and nothing happens beside: reading anew is all that can find it.
+/// The node has no watcher, and nothing else happens: only rereading can find the change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_right_to_read_an_entry_is_found_without_an_event() {
     let Some(peers) = Peers::get("a_right_to_read_an_entry_is_found_without_an_event") else { return };
@@ -156,7 +156,7 @@ async fn a_watch_that_begins_while_the_last_one_ends_is_answered() {
         let watch = discovery.watch(&topic()).await.unwrap();
         let other = discovery.clone();
         let next = tokio::spawn(async move { other.watch(&topic()).await });
-        // It is dropped before the other is asked for, taken up, or answered.
+        // The watch is dropped before the other call is made, received, or answered.
         for _ in 0..round % 50 {
             std::thread::yield_now();
         }
@@ -179,7 +179,7 @@ async fn a_root_without_brokers_is_left_alone_until_one_comes() {
     let registry = Registry::open_for(&zookeeper, topics[7].clone()).await;
     registry.register(0, 1000, 1).await;
     becomes(&mut watches[7], "0@1000:1").await;
-    // Below a root with brokers there is one call for each topic to list it, to create it, and to list it
+    // Below a root with brokers, each topic costs one call to list it, one to create it, and one to list it
     // again.
     let before = zookeeper.packets_received().await;
     let others: Vec<_> = (50..100).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();

@@ -1,4 +1,5 @@
-//! Frames of any kind: the same whole and in pieces, and the same when written and read again.
+//! Frames of any kind: decoded whole and in pieces with the same result, and unchanged when encoded and
+//! decoded again.
 
 #![no_main]
 
@@ -32,13 +33,13 @@ fuzz_target!(|input: &[u8]| {
     let (whole, end) = read(bytes, usize::MAX);
     let (pieces, other_end) = read(bytes, usize::from(piece).max(1));
     assert_eq!(whole, pieces);
-    // The text of a line that is too long depends on how much of it had come.
+    // The text of a line that is too long depends on how much of it had arrived.
     assert_eq!(end.map_err(|error| error.kind()), other_end.map_err(|error| error.kind()));
     for frame in whole {
         let mut written = BytesMut::new();
         frame.encode(&mut written);
         assert_eq!(written.len(), frame.encoded_len());
-        // A fault in UTF-8 takes three bytes when it is written again, so a line may get longer.
+        // An invalid byte becomes three bytes when it is written again, so a line may get longer.
         let again = Decoder::new().decode(&mut written);
         assert_eq!(again, Ok(Some(frame)));
         assert!(written.is_empty());

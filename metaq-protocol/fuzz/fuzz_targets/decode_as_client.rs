@@ -1,4 +1,4 @@
-//! Answers read in place: the same as out of a buffer, and the same in pieces.
+//! Responses decoded in place: the same result as from a buffer, and the same in pieces.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Stored messages: the walk stays within its bytes, and what comes out is stored as it was.
+//! Stored messages: iteration stays within its bytes, and its messages are stored again unchanged.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use metaq_protocol::{Checksum, StoredMessages, encode_stored_message};
 
-/// No fuzzer guesses a checksum, so it is given to half of the inputs.
+/// A fuzzer does not guess checksums, so half of the inputs get correct ones.
 fn correct_checksums(mut body: &mut [u8]) {
     while let [l0, l1, l2, l3, c0, c1, c2, c3, rest @ ..] = body {
         let length = i32::from_be_bytes([*l0, *l1, *l2, *l3]);

@@ -1,4 +1,4 @@
-//! The parts of an address as text.
+//! The parts of an address in text form.
 
 use super::{Kind, is_ipv6};
 
@@ -9,7 +9,7 @@ pub(super) struct Parts<'a> {
     /// Without brackets.
     pub(super) host: &'a str,
     pub(super) port: u16,
-    /// With its slash, or empty.
+    /// With its leading slash, or empty.
     path: &'a str,
     pub(super) query: Option<&'a str>,
     fragment: Option<&'a str>,
@@ -39,7 +39,7 @@ impl<'a> Parts<'a> {
         Ok(Self { scheme, user, host, port: number(port)?, path, query, fragment })
     }
 
-    /// Refuses what an address has no need of.
+    /// Refuses the parts that an address doesn't use.
     pub(super) fn check_no_more(&self) -> Result<(), Kind> {
         match self {
             Self { scheme, .. } if !scheme.eq_ignore_ascii_case("meta") => Err(Kind::Scheme),

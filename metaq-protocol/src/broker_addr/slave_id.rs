@@ -1,12 +1,12 @@
-//! The number of a slave broker, in the query of its address.
+//! The number of a slave broker in the query of its address.
 
 use alloc::{borrow::Cow, vec::Vec};
 
 use super::InvalidBrokerAddrKind;
 use crate::{number, text};
 
-/// The last `slaveId` of a query such as `a=b&slaveId=3` (protocol §10). `None` where there is none, where it
-/// is blank, or below zero, which all mean a master. Refuses what Java refuses.
+/// The last `slaveId` of a query such as `a=b&slaveId=3` (protocol §10). `None` for a master: without a
+/// `slaveId`, or when it is blank or negative. Fails where Java fails.
 pub(super) fn in_query(query: &str) -> Result<Option<i32>, InvalidBrokerAddrKind> {
     let mut found = None;
     for part in query.split('&') {
@@ -32,7 +32,7 @@ fn decoded(text: &str) -> Result<Cow<'_, str>, InvalidBrokerAddrKind> {
     from_form(text).ok_or(InvalidBrokerAddrKind::QueryUnreadable)
 }
 
-/// Undoes the encoding of forms: `+` is a space, `%31` a byte.
+/// Decodes the encoding of HTML forms: `+` is a space, `%31` a byte.
 fn from_form(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains(['%', '+']) {
         return Some(Cow::Borrowed(text));

@@ -17,18 +17,18 @@ use crate::{
 /// << result 301 2 42\r\n45
 /// ```
 ///
-/// Answered by a [`DataCommand`](crate::DataCommand) of at most `max_size` bytes, cut wherever that
-/// falls, or by a [`BooleanCommand`](crate::BooleanCommand).
+/// The response is a [`DataCommand`](crate::DataCommand) of at most `max_size` bytes, cut at any byte, or a
+/// [`BooleanCommand`](crate::BooleanCommand).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GetCommand {
     /// The topic to read from.
     pub topic: Topic,
-    /// The consumer group, for filters on the broker's side.
+    /// The consumer group, which a broker may use for filters.
     pub group: Token,
     /// The partition within the broker.
     pub partition: i32,
-    /// The place to read from: a position in the partition's log, in bytes.
+    /// The position in the partition's log to read from, in bytes.
     pub offset: i64,
     /// The largest number of bytes to send.
     pub max_size: i32,
@@ -37,13 +37,13 @@ pub struct GetCommand {
 }
 
 impl GetCommand {
-    /// A request for at most `max_size` bytes from `offset` on.
+    /// Creates a request for at most `max_size` bytes from `offset` on.
     #[must_use]
     pub fn new(topic: Topic, group: Token, partition: i32, offset: i64, max_size: i32) -> Self {
         Self { topic, group, partition, offset, max_size, opaque: Opaque::default() }
     }
 
-    /// The same request with another opaque.
+    /// Sets the opaque.
     #[must_use]
     pub fn with_opaque(mut self, opaque: Opaque) -> Self {
         self.opaque = opaque;

@@ -19,26 +19,26 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OffsetCommand {
-    /// The topic to look in.
+    /// The topic to search.
     pub topic: Topic,
     /// The consumer group.
     pub group: Token,
     /// The partition within the broker.
     pub partition: i32,
-    /// The offset to look for.
+    /// The offset to find.
     pub offset: i64,
     /// The number that the response repeats.
     pub opaque: Opaque,
 }
 
 impl OffsetCommand {
-    /// A request for the segment that holds `offset`.
+    /// Creates a request for the segment that holds `offset`.
     #[must_use]
     pub fn new(topic: Topic, group: Token, partition: i32, offset: i64) -> Self {
         Self { topic, group, partition, offset, opaque: Opaque::default() }
     }
 
-    /// The same request with another opaque.
+    /// Sets the opaque.
     #[must_use]
     pub fn with_opaque(mut self, opaque: Opaque) -> Self {
         self.opaque = opaque;

@@ -18,16 +18,16 @@ use crate::{
 /// << result 200 25 4\r\n-5468924306434031616 1 31
 /// ```
 ///
-/// The layouts before 1.4.4, without a checksum, are read too and never written. The response to a
+/// The layouts before 1.4.4, without a checksum, can be decoded but are never encoded. The response to a
 /// stored message is a [`PutResponse`](crate::PutResponse).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PutCommand {
     /// The topic to store the message in.
     pub topic: Topic,
-    /// The partition within the broker; -1 lets the broker draw one, closed ones included.
+    /// The partition within the broker; with -1 the broker draws one, including closed ones.
     pub partition: i32,
-    /// Whether the data starts with an attribute.
+    /// The flag, which announces an attribute at the start of the data.
     pub flag: Flag,
     /// The checksum of the data. The broker refuses a wrong one, except inside a transaction.
     pub checksum: Checksum,
@@ -40,15 +40,15 @@ pub struct PutCommand {
 }
 
 impl PutCommand {
-    /// A put of one message, with flag and checksum to match. The opaque is
-    /// [`Opaque::default()`] until it is set.
+    /// Creates a put of one message, with the matching flag and checksum. The opaque is [`Opaque::default()`]
+    /// until it is set.
     #[must_use]
     pub fn new(topic: Topic, partition: i32, payload: Bytes, attribute: Option<&str>) -> Self {
         let flag = if attribute.is_some() { Flag::ATTRIBUTE } else { Flag::EMPTY };
         Self::from_data(topic, partition, flag, PutData::new(payload, attribute))
     }
 
-    /// A put of data that is encoded already, with the checksum to match.
+    /// Creates a put of encoded data, with the matching checksum.
     #[must_use]
     pub fn from_data(topic: Topic, partition: i32, flag: Flag, data: PutData) -> Self {
         Self {
@@ -62,34 +62,34 @@ impl PutCommand {
         }
     }
 
-    /// A put of data whose checksum is known, for instance because it is sent a second time.
+    /// Creates a put of data with a known checksum, for instance to send it a second time.
     #[must_use]
     pub fn from_checked(topic: Topic, partition: i32, flag: Flag, checksum: Checksum, data: PutData) -> Self {
         Self { topic, partition, flag, checksum, transaction: None, opaque: Opaque::default(), data }
     }
 
-    /// The same put as part of a transaction.
+    /// Sets the transaction.
     #[must_use]
     pub fn with_transaction(mut self, transaction: TransactionId) -> Self {
         self.transaction = Some(transaction);
         self
     }
 
-    /// The same put with another opaque.
+    /// Sets the opaque.
     #[must_use]
     pub fn with_opaque(mut self, opaque: Opaque) -> Self {
         self.opaque = opaque;
         self
     }
 
-    /// The same put with another checksum, for instance [`Checksum::NONE`].
+    /// Sets the checksum, for instance to [`Checksum::NONE`].
     #[must_use]
     pub fn with_checksum(mut self, checksum: Checksum) -> Self {
         self.checksum = checksum;
         self
     }
 
-    /// The same put, lying where it is.
+    /// A borrowed form of the same put.
     #[must_use]
     pub fn as_put(&self) -> PutRef<'_> {
         PutRef {
@@ -120,7 +120,7 @@ impl Encode for PutCommand {
 
 frame_methods!(PutCommand);
 
-/// A [`PutCommand`] whose parts lie elsewhere: for writing one without putting it together first.
+/// A [`PutCommand`] with borrowed parts, to encode it without copying them.
 ///
 /// ```
 /// use bytes::{Bytes, BytesMut};
@@ -140,7 +140,7 @@ pub struct PutRef<'a> {
     pub topic: &'a Topic,
     /// The partition within the broker; see [`PutCommand::partition`].
     pub partition: i32,
-    /// Whether the data starts with an attribute.
+    /// The flag, which announces an attribute at the start of the data.
     pub flag: Flag,
     /// The checksum of the data.
     pub checksum: Checksum,
@@ -153,19 +153,19 @@ pub struct PutRef<'a> {
 }
 
 impl<'a> PutRef<'a> {
-    /// A put of data whose checksum is known.
+    /// Creates a put of data with a known checksum.
     #[must_use]
     pub fn new(topic: &'a Topic, partition: i32, flag: Flag, checksum: Checksum, data: &'a PutData) -> Self {
         Self { topic, partition, flag, checksum, transaction: None, opaque: Opaque::default(), data }
     }
 
-    /// The same put with another opaque.
+    /// Sets the opaque.
     #[must_use]
     pub fn with_opaque(self, opaque: Opaque) -> Self {
         Self { opaque, ..self }
     }
 
-    /// The same put, put together. Topic and data are shared.
+    /// Creates an owned form of the same put. Topic and data are shared.
     #[must_use]
     pub fn to_put(&self) -> PutCommand {
         PutCommand {
@@ -183,7 +183,7 @@ impl<'a> PutRef<'a> {
         self.data.len() as i64
     }
 
-    /// The numbers between topic and transaction.
+    /// Writes the numbers between topic and transaction.
     #[inline]
     fn write_numbers(&self, line: &mut LineBuilder) {
         line.number(self.checksum.0).number(self.flag.0).number(self.length()).number(self.partition);

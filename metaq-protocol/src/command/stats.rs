@@ -18,21 +18,21 @@ use crate::{
 /// << result 200 294 70\r\nSTATS\r\npid 32025\r\n...\r\nEND\r\n
 /// ```
 ///
-/// The items are `topics`, `offsets`, `realtime`, `config`, `help`, `reset`; anything else is taken
-/// for a topic. The response is read with [`parse_stats`](crate::parse_stats).
+/// The items are `topics`, `offsets`, `realtime`, `config`, `help`, `reset`; any other text is taken for a
+/// topic. [`parse_stats`](crate::parse_stats) parses the response.
 ///
 /// No item and an empty one, which only a peer can send, are equal: they are the same on the wire.
 #[derive(Clone, Debug, Eq)]
 #[non_exhaustive]
 pub struct StatsCommand {
-    /// The item to ask for; none gives the figures of the broker as a whole.
+    /// The item to ask for; `None` requests the statistics of the broker as a whole.
     pub item: Option<Token>,
     /// The number that the response repeats.
     pub opaque: Opaque,
 }
 
 impl StatsCommand {
-    /// A request for the statistics of `item`.
+    /// Creates a request for the statistics of `item`.
     #[must_use]
     pub fn new(item: Option<Token>, opaque: Opaque) -> Self {
         Self { item, opaque }

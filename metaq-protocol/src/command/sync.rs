@@ -8,7 +8,7 @@ use crate::{
     number::{LineBuilder, text_len},
 };
 
-/// `sync`: a master hands a stored message to its slave.
+/// `sync`: pass a stored message from a master to its slave.
 ///
 /// ```text
 /// sync topic partition length flag message_id checksum opaque\r\ndata
@@ -16,7 +16,7 @@ use crate::{
 /// >> sync test 0 5 0 7 907060870 1\r\nhello
 /// ```
 ///
-/// The layout before 1.4.4, without a checksum, is read too and never written.
+/// The layout before 1.4.4, without a checksum, can be decoded but is never encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncCommand {
@@ -24,9 +24,9 @@ pub struct SyncCommand {
     pub topic: Topic,
     /// The partition within the broker.
     pub partition: i32,
-    /// Whether the data starts with an attribute.
+    /// The flag, which announces an attribute at the start of the data.
     pub flag: Flag,
-    /// The id that the master gave the message.
+    /// The id that the master assigned to the message.
     pub message_id: i64,
     /// The checksum of the data.
     pub checksum: Checksum,
@@ -37,7 +37,7 @@ pub struct SyncCommand {
 }
 
 impl SyncCommand {
-    /// A stored message on its way to a slave, with the checksum to match.
+    /// Creates a command for a stored message, with the matching checksum.
     #[must_use]
     pub fn new(topic: Topic, partition: i32, flag: Flag, message_id: i64, data: PutData) -> Self {
         Self {
@@ -51,14 +51,14 @@ impl SyncCommand {
         }
     }
 
-    /// The same command with another opaque.
+    /// Sets the opaque.
     #[must_use]
     pub fn with_opaque(mut self, opaque: Opaque) -> Self {
         self.opaque = opaque;
         self
     }
 
-    /// The same command with another checksum.
+    /// Sets the checksum.
     #[must_use]
     pub fn with_checksum(mut self, checksum: Checksum) -> Self {
         self.checksum = checksum;

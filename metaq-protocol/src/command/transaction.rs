@@ -21,15 +21,14 @@ use crate::{
 /// << result 200 0 -2147483644\r\n
 /// ```
 ///
-/// With six words, a fifth of digits only is the timeout, anything else the qualifier. So a
-/// qualifier of digits only needs a timeout beside it, which [`with_qualifier`](Self::with_qualifier)
-/// asks for.
+/// Of six words, the fifth is the timeout if it consists of digits, and the qualifier otherwise. A qualifier
+/// of digits therefore needs a timeout, which [`with_qualifier`](Self::with_qualifier) checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionCommand {
     /// The transaction; [`TransactionId::Null`] for `RECOVER`.
     pub id: TransactionId,
-    /// The session. The broker doesn't compare it with the one in a local id.
+    /// The session. The broker doesn't compare it with the session in a local id.
     pub session: Token,
     /// The step.
     pub action: TransactionAction,
@@ -40,13 +39,13 @@ pub struct TransactionCommand {
 }
 
 impl TransactionCommand {
-    /// A step without timeout and qualifier.
+    /// Creates a step without timeout and qualifier.
     #[must_use]
     pub fn new(id: TransactionId, session: Token, action: TransactionAction) -> Self {
         Self::received(id, session, action, 0, None)
     }
 
-    /// A step as read from a line, where any combination may come.
+    /// Creates a step from a received line, where any combination may occur.
     pub(crate) fn received(
         id: TransactionId,
         session: Token,
@@ -57,18 +56,18 @@ impl TransactionCommand {
         Self { id, session, action, opaque: Opaque::default(), timeout, qualifier }
     }
 
-    /// The same step with a timeout in seconds. 0 or less means never, and isn't written.
+    /// Sets the timeout in seconds. 0 or less means never, and isn't encoded.
     #[must_use]
     pub fn with_timeout(mut self, seconds: i32) -> Self {
         self.timeout = seconds.max(0);
         self
     }
 
-    /// The same step with the name of the producer that `RECOVER` goes by. Set the timeout first.
+    /// Sets the name of the producer, by which `RECOVER` selects. Set the timeout first.
     ///
     /// # Errors
-    /// [`InvalidToken`] when the qualifier is empty, holds a space or a line end, or is all digits
-    /// while there is no timeout: it would be read as one.
+    /// [`InvalidToken`] when the qualifier is empty, contains a space or a line end, or consists of digits
+    /// while there is no timeout: a peer would take it for one.
     pub fn with_qualifier(mut self, qualifier: &str) -> Result<Self, InvalidToken> {
         let token = Token::new(qualifier)?;
         if self.timeout == 0 && is_all_digits(qualifier) {
@@ -78,14 +77,14 @@ impl TransactionCommand {
         Ok(self)
     }
 
-    /// The same step with another opaque.
+    /// Sets the opaque.
     #[must_use]
     pub fn with_opaque(mut self, opaque: Opaque) -> Self {
         self.opaque = opaque;
         self
     }
 
-    /// After how many seconds the broker rolls back. 0 is never; negative only when it came so.
+    /// The number of seconds after which the broker rolls back. 0 is never; negative only when received so.
     #[must_use]
     pub fn timeout(&self) -> i32 {
         self.timeout
@@ -97,15 +96,14 @@ impl TransactionCommand {
         self.qualifier.as_deref()
     }
 
-    /// The timeout, when it has to be written: when it says something, or when the qualifier would
-    /// be misread without it.
+    /// The timeout if it is encoded: when it is set, or when the qualifier would be misread without it.
     fn written_timeout(&self) -> Option<i32> {
         let misread = self.qualifier.as_ref().is_some_and(|qualifier| is_all_digits(qualifier));
         (self.timeout != 0 || misread).then_some(self.timeout)
     }
 }
 
-/// Whether Java takes a word for a timeout: all its characters are digits, of which it may have none.
+/// Returns true if Java takes a word for a timeout: all its characters are digits. An empty word counts, too.
 pub(crate) fn is_all_digits(word: &str) -> bool {
     word.chars().all(|c| number::digit(c).is_some())
 }
@@ -146,25 +144,26 @@ impl Encode for TransactionCommand {
 
 frame_methods!(TransactionCommand);
 
-/// The steps that a [`TransactionCommand`] asks for.
+/// The steps of a transaction that a [`TransactionCommand`] requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TransactionAction {
-    /// `BEGIN`: start it. Answered with an empty body, also when it exists already.
+    /// `BEGIN`: start the transaction. The response has an empty body, also when the transaction exists
+    /// already.
     Begin,
-    /// `PREPARE`: first phase of an XA commit. Answered with `0` or, when it was empty, `3`.
+    /// `PREPARE`: first phase of an XA commit. The response is `0`, or `3` for an empty transaction.
     Prepare,
-    /// `COMMIT_ONE_PHASE`: commit without `PREPARE`. Answered with an empty body.
+    /// `COMMIT_ONE_PHASE`: commit without `PREPARE`. The response has an empty body.
     CommitOnePhase,
-    /// `COMMIT_TWO_PHASE`: commit what was prepared. Answered with an empty body.
+    /// `COMMIT_TWO_PHASE`: commit a prepared transaction. The response has an empty body.
     CommitTwoPhase,
-    /// `ROLLBACK`: drop it. Answered with an empty body.
+    /// `ROLLBACK`: discard the transaction. The response has an empty body.
     Rollback,
-    /// `RECOVER`: list what is prepared. Answered with the ids, one a line.
+    /// `RECOVER`: list prepared transactions. The response has one id per line.
     Recover,
-    /// `FORGET`: drop what was decided heuristically. Answered with an empty body.
+    /// `FORGET`: drop a heuristically decided transaction. The response has an empty body.
     Forget,
-    /// `END`: the XA branch ends its work. **Not answered at all.**
+    /// `END`: end the work of the XA branch. **There is no response at all.**
     End,
 }
 
@@ -212,7 +211,7 @@ impl FromStr for TransactionAction {
     }
 }
 
-/// A word that is no [`TransactionAction`]; they are case-sensitive.
+/// A word that is not a [`TransactionAction`]; actions are case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not one of BEGIN, PREPARE, COMMIT_ONE_PHASE, COMMIT_TWO_PHASE, ROLLBACK, RECOVER, FORGET, END"

@@ -22,7 +22,7 @@ pub struct VersionCommand {
 }
 
 impl VersionCommand {
-    /// A request for the version.
+    /// Creates a request for the version.
     #[must_use]
     pub fn new(opaque: Opaque) -> Self {
         Self { opaque }
@@ -41,7 +41,7 @@ impl Encode for VersionCommand {
 
 frame_methods!(VersionCommand);
 
-/// `quit`: end the connection. Not answered; answers that are queued go out first.
+/// `quit`: end the connection. There is no response; queued responses are sent first.
 ///
 /// ```text
 /// >> quit\r\n
@@ -51,7 +51,7 @@ frame_methods!(VersionCommand);
 pub struct QuitCommand {}
 
 impl QuitCommand {
-    /// The end of a connection.
+    /// Creates a request to end the connection.
     #[must_use]
     pub fn new() -> Self {
         Self {}

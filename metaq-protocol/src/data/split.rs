@@ -1,4 +1,4 @@
-//! Data taken apart: attribute and payload (protocol §5).
+//! Data split into attribute and payload (protocol §5).
 
 use alloc::borrow::Cow;
 
@@ -7,30 +7,30 @@ use bytes::{Buf as _, Bytes};
 use super::{Flag, PutData};
 use crate::text;
 
-/// The attribute and the payload of a message, taken apart by [`PutData::split`].
+/// The attribute and the payload of a message, separated by [`PutData::split`].
 ///
-/// Both share the memory of the data that they were taken from.
+/// Both share the memory of the original data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SplitData {
     /// The attribute as it was on the wire, which should be UTF-8. `None` when the flag announces none, which
-    /// is not the same as an empty one.
+    /// differs from an empty one.
     pub attribute: Option<Bytes>,
     /// The payload.
     pub payload: Bytes,
 }
 
 impl SplitData {
-    /// The attribute as text. As with the Java client, what isn't UTF-8 becomes U+FFFD.
+    /// The attribute as text. As in the Java client, invalid UTF-8 becomes U+FFFD.
     #[must_use]
     pub fn attribute_text(&self) -> Option<Cow<'_, str>> {
         self.attribute.as_deref().map(text::from_utf8_lossy)
     }
 }
 
-/// The error of data that has no sound attribute part although its flag announces one.
+/// The error of data without a valid attribute although the flag announces one.
 ///
-/// A broker doesn't look inside the data, so it stores such a message and confirms it; its consumers fail.
+/// A broker doesn't look inside the data, so it stores such a message and confirms it; consumers fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidAttribute {
@@ -42,22 +42,21 @@ pub enum InvalidAttribute {
         /// The length of the data in bytes, below 4.
         available: usize,
     },
-    /// The length of the attribute is negative, or more than what follows it.
+    /// The length of the attribute is negative, or exceeds the bytes that follow it.
     #[error("the attribute of {length} bytes doesn't fit into the {available} bytes behind its length")]
     Length {
-        /// The length that the data says, in bytes.
+        /// The length in the data, in bytes.
         length: i32,
-        /// The number of bytes that follow it.
+        /// The number of bytes that follow the length.
         available: usize,
     },
 }
 
 impl PutData {
-    /// Takes attribute and payload apart, as `flag` says that they lie. This is the way for data of raw
-    /// bytes, such as that of a received [`PutCommand`](crate::PutCommand), and works for data with an
-    /// attribute block of its own, too.
+    /// Separates attribute and payload according to `flag`. Use it for data of raw bytes, such as that of a
+    /// received [`PutCommand`](crate::PutCommand); it works for data with a separate attribute block, too.
     ///
-    /// Nothing is copied, unless the data was made with an attribute and the flag announces none.
+    /// Copies nothing, unless the data was created with an attribute and the flag announces none.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -77,7 +76,7 @@ impl PutData {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a sound
+    /// [`InvalidAttribute`] when the flag announces an attribute, and the data doesn't begin with a valid
     /// one.
     pub fn split(&self, flag: Flag) -> Result<SplitData, InvalidAttribute> {
         if !flag.has_attribute() {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::Frame;
 
-/// Reads frames from a growing buffer, without I/O.
+/// Decodes frames from a growing buffer, without I/O.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -24,49 +24,49 @@ use crate::Frame;
 /// # Ok::<(), metaq_protocol::DecodeError>(())
 /// ```
 ///
-/// Unlike the Java decoder, it refuses a header line that can't be right as soon as
-/// the line is there instead of waiting for its body, has [`Limits`], wants the whole word of a
-/// command (`v 5` is no `version`), and never looks at a byte twice however the bytes are split.
+/// Unlike the Java decoder, it refuses an invalid header line as soon as the line is complete instead of
+/// waiting for its body, has [`Limits`], requires the whole word of a command (`v 5` is not `version`), and
+/// never reads a byte twice, however the bytes are split.
 ///
-/// A decoder belongs to one stream: between calls, bytes may only be added at the end of the
-/// buffer. After an error it can't be used any further.
+/// A decoder belongs to one stream: between calls, bytes may only be appended to the buffer. After an error
+/// the decoder can't be used any further.
 #[derive(Debug, Default)]
 pub struct Decoder {
     pub(super) limits: Limits,
     pub(super) search: LineSearch,
     names: Names,
-    /// A header that was read, stays in the buffer, and waits for its body.
+    /// A decoded header, which stays in the buffer until its body is complete.
     pending: Option<Header>,
-    /// The same for responses read in place.
+    /// The same for responses that are decoded in place.
     pub(super) pending_response: Option<ResponseHead>,
 }
 
 impl Decoder {
-    /// Room that is worth a read.
+    /// The smallest free space that is worth a read.
     const LEAST_ROOM: usize = 64 << 10;
 
-    /// Most room that is reserved for a body that is announced and hasn't come, while little has come.
+    /// The largest space that is reserved for an announced body while little of it has arrived.
     const MOST_RESERVED: usize = 256 << 10;
 
-    /// A decoder with the limits of [`Limits::default`].
+    /// Creates a decoder with [`Limits::default`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A decoder with other limits.
+    /// Creates a decoder with other limits.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Takes the first frame from the front of `src`. `None` asks for more bytes.
+    /// Decodes the first frame of `src` and removes it. `None` when more bytes are needed.
     ///
-    /// The body is split off from `src` without copying. When it isn't there yet, room for it is
-    /// reserved, though never much more than has come already.
+    /// The body is split off from `src` without copying. While it is incomplete, space for it is reserved,
+    /// though never much more than the bytes that have arrived.
     ///
     /// # Errors
-    /// [`DecodeError`] when the bytes are no frame or go beyond the limits.
+    /// [`DecodeError`] when the bytes are not a frame or exceed the limits.
     pub fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         if self.pending.is_none()
             && let Some(head) = ResponseHead::plain_result(src, &self.limits)
@@ -87,12 +87,13 @@ impl Decoder {
         Ok(Some(frame))
     }
 
-    /// The same, with the bytes of the frame as they were on the wire: for proxies and captures.
+    /// Like [`decode`](Self::decode), and also returns the bytes of the frame as they were on the wire: for
+    /// proxies and captures.
     ///
-    /// The bytes are split off from `src` without copying, and the body shares their memory.
-    /// [`decode`](Self::decode) and this may take turns. A response that is [read in
-    /// place](Self::decode_response_in_place) needs no such method: its bytes are the first ones of the
-    /// buffer, as many as it says.
+    /// The bytes are split off from `src` without copying, and the body shares their memory. Calls of
+    /// [`decode`](Self::decode) and of this method may alternate. Responses that are [decoded in
+    /// place](Self::decode_response_in_place) need no such method: their bytes are the first ones of the
+    /// buffer, and their number is returned.
     ///
     /// ```
     /// use bytes::BytesMut;
@@ -108,7 +109,7 @@ impl Decoder {
     /// ```
     ///
     /// # Errors
-    /// [`DecodeError`] when the bytes are no frame or go beyond the limits.
+    /// [`DecodeError`] when the bytes are not a frame or exceed the limits.
     pub fn decode_raw(&mut self, src: &mut BytesMut) -> Result<Option<RawFrame>, DecodeError> {
         let Some(Header { mut frame, head_len, body_len }) = self.whole(src)? else {
             return Ok(None);
@@ -120,7 +121,7 @@ impl Decoder {
         Ok(Some(RawFrame { frame, bytes }))
     }
 
-    /// The header of the first frame, once all of the frame is in `src`.
+    /// The header of the first frame, once the whole frame is in `src`.
     #[inline]
     fn whole(&mut self, src: &mut BytesMut) -> Result<Option<Header>, DecodeError> {
         let header = match self.pending.take() {
@@ -146,13 +147,12 @@ impl Decoder {
     }
 }
 
-/// A frame with its bytes as they were on the wire, taken by [`Decoder::decode_raw`].
+/// A frame with its bytes as they were on the wire, decoded by [`Decoder::decode_raw`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RawFrame {
     /// The frame.
     pub frame: Frame,
-    /// Header line and body. Their length is what the frame took; the spelling of the line may be another
-    /// than [`Frame::encode`] writes.
+    /// Header line and body. The line may be spelled differently from that of [`Frame::encode`].
     pub bytes: Bytes,
 }

@@ -1,14 +1,14 @@
-//! The errors of received bytes.
+//! The errors of decoding.
 
 use alloc::{borrow::ToOwned, boxed::Box, string::String};
 use core::fmt;
 
 use crate::text;
 
-/// Bytes that are no frame. The stream can't be followed any further: close the connection, as the
-/// Java broker does.
+/// The error of bytes that are not a frame. The rest of the stream can't be decoded: close the connection, as
+/// the Java broker does.
 ///
-/// It names the command and the field where it got stuck, with the beginning of the offending text:
+/// The error names the command and the field, with the beginning of the offending text:
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -30,38 +30,38 @@ struct Detail {
     limit: Option<usize>,
 }
 
-/// The kinds of faults of a [`DecodeError`].
+/// The kinds of a [`DecodeError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// The header line is longer than [`Limits::max_line`](crate::Limits::max_line), its end or not.
+    /// The header line is longer than [`Limits::max_line`](crate::Limits::max_line), with or without its end.
     LineTooLong,
     /// The body is longer than [`Limits::max_body`](crate::Limits::max_body).
     BodyTooLong,
-    /// The header line is empty, holds only spaces, or starts with one.
+    /// The header line is empty, consists of spaces, or starts with one.
     BlankLine,
-    /// The first word is no command, as in `bogus 1\r\n`.
+    /// The first word is not a command, as in `bogus 1\r\n`.
     UnknownCommand,
     /// A word is missing at the end of the line, as in `value 9\r\n`.
     MissingField,
-    /// The line has more words than the command has forms for: `put`, `sync` and `transaction` only.
+    /// The line has more words than any form of the command: `put`, `sync` and `transaction` only.
     SurplusField,
-    /// A word is not a number, or one out of range, as in `version 2147483648\r\n`.
+    /// A word is not a number, or is out of range, as in `version 2147483648\r\n`.
     InvalidNumber,
-    /// The announced length of the body is below zero, as in `value -1 1\r\n`.
+    /// The announced length of the body is negative, as in `value -1 1\r\n`.
     NegativeLength,
     /// A word is not the text form of a transaction id.
     InvalidTransactionId,
     /// A word is not one of the actions of a `transaction`.
     UnknownAction,
-    /// A request came where only responses can be.
+    /// A request arrived where only responses are allowed.
     UnexpectedCommand,
 }
 
 impl DecodeError {
     #[cold]
     pub(crate) fn new(kind: DecodeErrorKind, text: &[u8]) -> Self {
-        // An excerpt is 80 characters, so more than 80 times the longest character can't matter.
+        // An excerpt has 80 characters, so more than 80 times the longest character isn't needed.
         let text = text::from_utf8_lossy(&text[..text.len().min(400)]);
         Self(Box::new(Detail {
             kind,
@@ -87,19 +87,19 @@ impl DecodeError {
         self
     }
 
-    /// The kind of fault.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> DecodeErrorKind {
         self.0.kind
     }
 
-    /// The command whose header line is at fault, when it got that far.
+    /// The command of the invalid header line, if it was recognized.
     #[must_use]
     pub fn command(&self) -> Option<&'static str> {
         self.0.command
     }
 
-    /// The field at fault.
+    /// The invalid field.
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.0.field

@@ -9,7 +9,7 @@ use crate::{
     number, text,
 };
 
-/// A header line that was understood, with the length of the body that has to follow.
+/// A decoded header line, with the length of the body that must follow.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) frame: Frame,
@@ -18,8 +18,8 @@ pub(super) struct Header {
     pub(super) body_len: usize,
 }
 
-/// The names that came last. Frames of one connection mostly repeat them, and a repeated name is
-/// shared instead of allocated.
+/// The last received names. Frames of one connection mostly repeat them, and a repeated name is shared
+/// instead of allocated.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     topic: Option<Topic>,
@@ -44,7 +44,7 @@ impl Names {
 
 type Parse = fn(&Words<'_>, usize, &mut Names) -> Result<Header, DecodeError>;
 
-/// The word on the wire, and what reads the rest of its line.
+/// Finds the parser for a command's word.
 fn reader(verb: &[u8]) -> Option<(&'static str, Parse)> {
     Some(match verb {
         b"put" => ("put", put),
@@ -61,12 +61,12 @@ fn reader(verb: &[u8]) -> Option<(&'static str, Parse)> {
     })
 }
 
-/// Whether a line may start with this word.
+/// Returns true if a line may start with this word.
 pub(super) fn is_command(verb: &[u8]) -> bool {
     reader(verb).is_some()
 }
 
-/// Reads a header line, and refuses it without regard to the body.
+/// Parses a header line, independent of the body.
 pub(super) fn parse(line: &[u8], max_body: usize, names: &mut Names) -> Result<Header, DecodeError> {
     let words = Words::split(line)?;
     let verb = words.get(0).unwrap_or_default();
@@ -86,7 +86,7 @@ fn put(words: &Words<'_>, max_body: usize, names: &mut Names) -> Result<Header, 
     words.at_most(8)?;
     let body_len = words.body_len(3, max_body)?;
     let flag = Flag(words.i32(4, "flag")?);
-    // The four layouts, and how the two of seven words are told apart: protocol §3.1.
+    // The four layouts, and the distinction between the two with seven words: protocol §3.1.
     let (checksum, transaction, opaque) = match words.count() {
         8 => (Some(5), Some(6), 7),
         7 if looks_like_checksum(words.get(5).unwrap_or_default()) => (Some(5), None, 6),
@@ -108,7 +108,7 @@ fn looks_like_checksum(word: &[u8]) -> bool {
     match word {
         [b'-' | b'0'..=b'9', ..] => true,
         [byte, ..] if byte.is_ascii() => false,
-        // No character takes more than four bytes.
+        // A character has at most four bytes.
         _ => {
             let first = text::from_utf8_lossy(&word[..word.len().min(4)]).chars().next();
             first.is_some_and(|c| number::digit(c).is_some())

@@ -1,4 +1,4 @@
-//! Responses read where they lie, for a client's read loop.
+//! Responses decoded in place, for a client's read loop.
 
 use super::{
     DecodeError, DecodeErrorKind, Decoder, header,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{BooleanCommand, DataCommand, Opaque, PutResponse, Response, Status, number::leading_i64};
 
-/// A response that still lies in the read buffer.
+/// A response that borrows from the read buffer.
 ///
 /// ```text
 /// result 200 24 1\r\n-5468924307537133568 0 0
@@ -24,7 +24,7 @@ pub struct ResponseRef<'a> {
     pub body: &'a [u8],
 }
 
-/// The kinds of responses that a [`ResponseRef`] can be.
+/// The kinds of a [`ResponseRef`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseKind {
@@ -35,7 +35,7 @@ pub enum ResponseKind {
 }
 
 impl ResponseRef<'_> {
-    /// A copy that owns its body.
+    /// Copies the response, with its own body.
     #[must_use]
     pub fn to_response(&self) -> Response {
         let body = bytes::Bytes::copy_from_slice(self.body);
@@ -55,10 +55,10 @@ impl ResponseRef<'_> {
         }
     }
 
-    /// Reads the body as the response to a `put` that was stored.
+    /// Parses the body as the response to a stored `put`.
     ///
     /// # Errors
-    /// [`InvalidResponse`](crate::InvalidResponse) when it isn't one.
+    /// [`InvalidResponse`](crate::InvalidResponse) when the body is not such a response.
     #[inline]
     pub fn put_response(&self) -> Result<PutResponse, crate::InvalidResponse> {
         PutResponse::parse(self.body)
@@ -66,10 +66,10 @@ impl ResponseRef<'_> {
 }
 
 impl Decoder {
-    /// Reads the response at the front of `src` where it lies, and says how many bytes it took.
-    /// `None` asks for more bytes behind those in `src`.
+    /// Decodes the response at the front of `src` in place, and returns it with the number of its bytes.
+    /// `None` when more bytes are needed.
     ///
-    /// Nothing is allocated or copied, so a batch of responses can be read straight from the buffer:
+    /// Nothing is allocated or copied, so a batch of responses can be decoded directly from the buffer:
     ///
     /// ```
     /// use metaq_protocol::{Decoder, Opaque, Status};
@@ -86,10 +86,10 @@ impl Decoder {
     /// # Ok::<(), metaq_protocol::DecodeError>(())
     /// ```
     ///
-    /// Don't mix it with [`decode`](Self::decode) on one stream.
+    /// Don't mix this with [`decode`](Self::decode) on one stream.
     ///
     /// # Errors
-    /// [`DecodeError`] when the bytes are no response or go beyond the limits.
+    /// [`DecodeError`] when the bytes are not a response or exceed the limits.
     pub fn decode_response_in_place<'a>(
         &mut self,
         src: &'a [u8],
@@ -98,7 +98,7 @@ impl Decoder {
             Some(head) => head,
             None => match ResponseHead::plain_result(src, &self.limits) {
                 Some(head) => {
-                    // A search may have begun while the line was not whole yet.
+                    // A search may have begun while the line was incomplete.
                     self.search = LineSearch::default();
                     head
                 }
@@ -121,10 +121,10 @@ impl Decoder {
 }
 
 impl Decoder {
-    /// Reads the response at the front of `src` if it says, as brokers spell it, that a message was stored;
-    /// and says how many bytes it took. Everything else, and what isn't whole yet, is left to
-    /// [`decode_response_in_place`](Self::decode_response_in_place), which reads these responses, too: this
-    /// is a faster way for the one response that there is for each message.
+    /// A faster way to decode the response of a stored message, of which there is one for each message.
+    /// Decodes the response at the front of `src` if it has the form that brokers write, and returns it with
+    /// the number of its bytes. `None` for any other response, and for an incomplete one;
+    /// [`decode_response_in_place`](Self::decode_response_in_place) decodes those, and these as well.
     ///
     /// ```
     /// use metaq_protocol::{Decoder, Opaque, PutResponse};
@@ -151,13 +151,13 @@ impl Decoder {
         }
         let stored = PutResponse::plain(rest.get(..body_len)?)?;
         let opaque = Opaque(i32::try_from(opaque).ok()?);
-        // A search may have begun while the line was not whole yet.
+        // A search may have begun while the line was incomplete.
         self.search = LineSearch::default();
         Some((opaque, stored, head_len + body_len))
     }
 
     /// The number of bytes of the response that [`decode_response_in_place`](Self::decode_response_in_place)
-    /// waits for, header included, once its header is there. A read buffer has to have that much room.
+    /// waits for, header included, once its header has arrived. A read buffer needs this capacity.
     #[must_use]
     pub fn awaited_len(&self) -> Option<usize> {
         self.pending_response.map(|head| head.head_len + head.body_len)

@@ -1,9 +1,9 @@
-//! The limits of what a peer may send.
+//! The limits of received frames.
 
-/// Limits that a [`Decoder`](super::Decoder) refuses to go beyond. The protocol itself has none,
-/// so a peer could make a decoder without them buffer until memory runs out.
+/// The limits of a [`Decoder`](super::Decoder). The protocol itself has none, so a peer could make a decoder
+/// without limits buffer until memory runs out.
 ///
-/// With the limits below, `put test 0 3000000 0 -1 1\r\n` is refused before a byte of its body has come.
+/// With the limits below, `put test 0 3000000 0 -1 1\r\n` is refused before a byte of its body has arrived.
 ///
 /// ```
 /// use metaq_protocol::Limits;
@@ -19,31 +19,30 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The same limits with another one for header lines, in bytes without their CR LF.
+    /// Sets the limit of header lines, in bytes without their CR LF.
     ///
-    /// Too small a value refuses long topic names or XA ids; a `put` with the longest ids that an
-    /// `Xid` allows takes about 500 bytes beside its names.
+    /// Too small a value refuses long topic names or XA ids; a `put` with the longest ids that an `Xid`
+    /// allows takes about 500 bytes in addition to its names.
     #[must_use]
     pub const fn with_max_line(mut self, bytes: usize) -> Self {
         self.max_line = bytes;
         self
     }
 
-    /// The same limits with another one for bodies, in bytes. A broker with shipped settings sends at most 1
-    /// MiB in a `value`.
+    /// Sets the limit of bodies, in bytes. A broker with default settings sends at most 1 MiB in a `value`.
     #[must_use]
     pub const fn with_max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
         self
     }
 
-    /// Longest header line in bytes, without its CR LF. 64 KiB unless set.
+    /// The longest header line in bytes, without its CR LF. Default 64 KiB.
     #[must_use]
     pub const fn max_line(&self) -> usize {
         self.max_line
     }
 
-    /// Longest body in bytes. 64 MiB unless set.
+    /// The longest body in bytes. Default 64 MiB.
     #[must_use]
     pub const fn max_body(&self) -> usize {
         self.max_body

@@ -1,18 +1,18 @@
-//! Header lines: where one ends, and what its words are (protocol §2, steps 2 to 4).
+//! Header lines: the search for their end, and their words (protocol §2, steps 2 to 4).
 
 use super::{DecodeError, DecodeErrorKind};
 use crate::number;
 
-/// The search for the end of a line, which goes on where it stopped when more bytes come.
+/// The search for the end of a line, which resumes where it stopped when more bytes arrive.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LineSearch {
     scanned: usize,
 }
 
 impl LineSearch {
-    /// The length of the first line of `src` without its CR LF, or `None` when the line goes on.
+    /// The length of the first line of `src` without its CR LF, or `None` when the line is incomplete.
     pub(super) fn find(&mut self, src: &[u8], max_line: usize) -> Result<Option<usize>, DecodeError> {
-        // What lies beyond the limit is of no interest.
+        // Bytes beyond the limit are irrelevant.
         let window = &src[..src.len().min(max_line.saturating_add(2))];
         let mut from = self.scanned.min(window.len());
         while let Some(found) = memchr::memchr(b'\n', &window[from..]) {
@@ -34,7 +34,7 @@ impl LineSearch {
     }
 }
 
-/// The most words that any form of any command has.
+/// The largest number of words in any form of any command.
 const MOST_WORDS: usize = 8;
 
 /// The words of a header line, split at every single space. Empty words at the end don't count.
@@ -70,7 +70,7 @@ impl<'a> Words<'a> {
         self.line.len() + 2
     }
 
-    /// The number of words; one more than the most that matter stands for any more.
+    /// The number of words. All numbers above the maximum are returned as the maximum plus one.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -79,7 +79,7 @@ impl<'a> Words<'a> {
         (index < self.count).then(|| self.words.get(index).copied()).flatten()
     }
 
-    /// The word at `index`, which has to be there.
+    /// The word at `index`, which is required.
     pub(super) fn required(&self, index: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let missing = || DecodeError::new(DecodeErrorKind::MissingField, self.line).in_field(field);
         self.get(index).ok_or_else(missing)

@@ -39,8 +39,8 @@ impl ResponseHead {
         })
     }
 
-    /// The straight way for what a broker really writes: `result`, three plain numbers, CR LF. Anything
-    /// else, however little it differs, gives `None` and has to go the other way.
+    /// The fast path for the form that brokers write: `result`, three plain numbers, CR LF. Returns `None`
+    /// for anything else, which the general path decodes.
     #[inline(always)]
     pub(super) fn plain_result(src: &[u8], limits: &Limits) -> Option<Self> {
         let rest = src.strip_prefix(b"result ")?;
@@ -61,7 +61,7 @@ impl ResponseHead {
         (head.body_len <= limits.max_body && head.head_len - 2 <= limits.max_line).then_some(head)
     }
 
-    /// The response with this body.
+    /// Creates the response with this body.
     #[inline]
     pub(super) fn with_body(&self, body: Bytes) -> Response {
         match self.kind {
@@ -71,7 +71,7 @@ impl ResponseHead {
     }
 }
 
-/// One to ten digits.
+/// Parses one to ten digits.
 #[inline]
 pub(super) fn plain_number(src: &[u8]) -> Option<(i64, &[u8])> {
     let mut number = 0_i64;

@@ -1,4 +1,4 @@
-//! The place at which a message was stored.
+//! The response to a stored message.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::InvalidResponse;
 use crate::number::{self, LineBuilder, text_len};
 
-/// The body of a `result 200` to a `put`: where the message was stored.
+/// The body of a `result 200` to a `put`: the position at which the message was stored.
 ///
 /// ```text
 /// << result 200 24 1\r\n-5468924307537133568 0 0
@@ -17,31 +17,31 @@ use crate::number::{self, LineBuilder, text_len};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "the three numbers of the response")]
 pub struct PutResponse {
-    /// The id of the message. It may well be negative, and ids of different brokers have no order.
+    /// The id of the message. It may be negative, and ids of different brokers have no order.
     pub message_id: i64,
-    /// The partition within the broker, which differs from the request only for -1.
+    /// The partition within the broker, which differs from the request only if that was -1.
     pub partition: i32,
     /// The position in the partition's log in bytes; -1 inside a transaction.
     pub offset: i64,
 }
 
 impl PutResponse {
-    /// A place.
+    /// Creates a response.
     #[must_use]
     pub fn new(message_id: i64, partition: i32, offset: i64) -> Self {
         Self { message_id, partition, offset }
     }
 
-    /// Reads a body. As with the Java client, more words are ignored.
+    /// Parses a body. As in the Java client, further words are ignored.
     ///
     /// # Errors
-    /// [`InvalidResponse`] when a word is missing or is no number.
+    /// [`InvalidResponse`] when a word is missing or not a number.
     #[inline]
     pub fn parse(body: &[u8]) -> Result<Self, InvalidResponse> {
         Self::plain(body).map_or_else(|| Self::any_spelling(body), Ok)
     }
 
-    /// Bodies that a real broker writes.
+    /// Parses a body in the form that a real broker writes.
     #[inline(always)]
     pub(crate) fn plain(body: &[u8]) -> Option<Self> {
         let (message_id, rest) = number::leading_i64(body)?;
@@ -64,7 +64,7 @@ impl PutResponse {
         })
     }
 
-    /// The body that says this.
+    /// The body in wire format.
     #[must_use]
     pub fn to_body(&self) -> Bytes {
         let mut body = Vec::with_capacity(self.encoded_len());
@@ -76,7 +76,7 @@ impl PutResponse {
     pub fn write(&self, dst: &mut impl Extend<u8>) {
         let mut words = LineBuilder::new();
         words.number(self.offset).number(self.partition).number(self.message_id);
-        // The run starts with a space that belongs between words only.
+        // The sequence starts with a space that belongs only between words.
         dst.extend(words.as_bytes()[1..].iter().copied());
     }
 

@@ -10,15 +10,16 @@ use bytes::Bytes;
 
 use crate::{InvalidTokenKind, text, token};
 
-/// Reads the body of the response to a [`StatsCommand`](crate::StatsCommand), line by line: key and value.
+/// Parses the body of the response to a [`StatsCommand`](crate::StatsCommand) line by line, as keys and
+/// values.
 ///
 /// ```text
 /// << result 200 36 70\r\nSTATS\r\npid 32025\r\nversion 0.1\r\nEND\r\n
 /// ```
 ///
-/// A line without a space has no value, and neither has one that starts with a space. So the lines
-/// `STATS` and `END` round the figures are there too, and a key may come twice; the Java client
-/// keeps the last of them.
+/// A line without a space has no value, and neither has one that starts with a space. So the lines `STATS`
+/// and `END` around the statistics are included, and a key may occur twice; the Java client keeps the last
+/// occurrence.
 ///
 /// ```
 /// use metaq_protocol::parse_stats;
@@ -37,7 +38,7 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
 }
 
 /// Writes the body of the response to a [`StatsCommand`](crate::StatsCommand): the counterpart of
-/// [`parse_stats`]. The lines `STATS` and `END` are put round the figures.
+/// [`parse_stats`]. Adds the lines `STATS` and `END` around the statistics.
 ///
 /// ```
 /// use metaq_protocol::{encode_stats, parse_stats};
@@ -50,8 +51,8 @@ pub fn parse_stats(body: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Co
 /// ```
 ///
 /// # Errors
-/// [`InvalidStat`] when a key is empty or holds a space or a line end, or a value holds a line end: read
-/// again, it would be another figure.
+/// [`InvalidStat`] when a key is empty or contains a space or a line end, or a value contains a line end:
+/// parsed again, it would differ.
 pub fn encode_stats<K: AsRef<str>, V: AsRef<str>>(
     figures: impl IntoIterator<Item = (K, Option<V>)>,
 ) -> Result<Bytes, InvalidStat> {
@@ -74,7 +75,7 @@ pub fn encode_stats<K: AsRef<str>, V: AsRef<str>>(
     Ok(body.into())
 }
 
-/// A key or a value that no line of statistics can carry.
+/// The error of a key or a value that no line of statistics can carry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {field} {text:?} {kind}; a line of statistics has no way to carry it")]
 pub struct InvalidStat {
@@ -88,7 +89,7 @@ impl InvalidStat {
         Self { field, text: text::excerpt(text).to_owned(), kind }
     }
 
-    /// The one that it is: `key` or `value`.
+    /// The invalid part: `key` or `value`.
     #[must_use]
     pub fn field(&self) -> &'static str {
         self.field
@@ -100,15 +101,15 @@ impl InvalidStat {
         &self.text
     }
 
-    /// The fault.
+    /// The reason.
     #[must_use]
     pub fn kind(&self) -> InvalidTokenKind {
         self.kind
     }
 }
 
-/// The lines of a body, split at CR LF as Java's `String.split` does: empty ones at the end don't
-/// count, yet an empty body is one empty line.
+/// The lines of a body, split at CR LF as by Java's `String.split`: empty ones at the end are dropped, but an
+/// empty body is one empty line.
 pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(body);
     while let Some(shorter) = rest.and_then(|rest| rest.strip_suffix(b"\r\n")) {

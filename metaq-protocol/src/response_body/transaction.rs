@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{InvalidResponse, stats::lines};
 use crate::{BooleanCommand, XaTransactionId, number, text};
 
-/// The body of a `result 200` to `PREPARE`: what is left to do.
+/// The body of a `result 200` to `PREPARE`: the remaining work.
 ///
 /// ```text
 /// << result 200 1 -2147483635\r\n0
@@ -21,15 +21,15 @@ use crate::{BooleanCommand, XaTransactionId, number, text};
 pub struct PrepareVote(pub i32);
 
 impl PrepareVote {
-    /// Prepared: it has to be committed or rolled back.
+    /// Prepared: must be committed or rolled back.
     pub const PREPARED: Self = Self(0);
-    /// Nothing was put, and the transaction is gone.
+    /// The transaction was empty, and has been removed.
     pub const READ_ONLY: Self = Self(3);
 
-    /// Reads a body.
+    /// Parses a body.
     ///
     /// # Errors
-    /// [`InvalidResponse`] when it is no number.
+    /// [`InvalidResponse`] when the body is not a number.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidResponse> {
         match number::parse_i32(body) {
             Some(vote) => Ok(Self(vote)),
@@ -38,7 +38,7 @@ impl PrepareVote {
     }
 }
 
-/// Writes the body of the response to `RECOVER`: the counterpart of [`parse_recovered`]. Empty for no ids.
+/// Writes the body of the response to `RECOVER`: the counterpart of [`parse_recovered`]. Empty without ids.
 ///
 /// ```
 /// use metaq_protocol::{XaTransactionId, encode_recovered, parse_recovered};
@@ -60,14 +60,14 @@ pub fn encode_recovered<'a>(ids: impl IntoIterator<Item = &'a XaTransactionId>) 
     body.into()
 }
 
-/// Reads the body of the response to `RECOVER`: the ids of prepared transactions, one a line.
+/// Parses the body of the response to `RECOVER`: the ids of prepared transactions, one per line.
 ///
 /// ```text
 /// << result 200 42 -2147483634\r\nXID:1:6774726964:6271:XAMessageProducer-vm
 /// ```
 ///
-/// Blank lines are skipped. A line that is no XA id is an [`InvalidResponse`]; the Java client drops it and
-/// all that follow.
+/// Blank lines are skipped. A line that is not an XA id is an [`InvalidResponse`]; the Java client drops it
+/// and all lines after it.
 ///
 /// ```
 /// use metaq_protocol::parse_recovered;
@@ -98,24 +98,24 @@ pub struct XaError {
 }
 
 impl XaError {
-    /// Something went wrong in the broker; also what a response without a code is read as.
+    /// The broker failed; also the code for a response without one.
     pub const RMERR: i32 = -3;
-    /// The transaction isn't known.
+    /// The transaction is unknown.
     pub const NOTA: i32 = -4;
-    /// The transaction isn't in the state for this.
+    /// The state of the transaction doesn't allow this step.
     pub const PROTO: i32 = -6;
 
-    /// An error with a code of `XAException`.
+    /// Creates an error with a code of `XAException`.
     #[must_use]
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
-    /// Reads the response to an XA step: `None` when it is a success.
+    /// Parses the response to an XA step: `None` when it is a success.
     ///
-    /// As with the Java client, a body that starts with `XAException:` and holds `code=N,msg=TEXT`
-    /// somewhere gives that code and the text up to the line's end. Anything else is
-    /// [`RMERR`](Self::RMERR) with the whole body.
+    /// As in the Java client, a body that starts with `XAException:` and contains `code=N,msg=TEXT` yields
+    /// that code and the text up to the end of the line. Any other body yields [`RMERR`](Self::RMERR) with
+    /// the whole body.
     #[must_use]
     pub fn from_response(response: &BooleanCommand) -> Option<Self> {
         if response.status.is_success() {
@@ -126,7 +126,7 @@ impl XaError {
         Some(found.unwrap_or_else(|| Self::new(Self::RMERR, body)))
     }
 
-    /// The body that says this.
+    /// The body in wire format.
     #[must_use]
     pub fn to_body(&self) -> String {
         self.to_string()

@@ -1,10 +1,10 @@
-//! The error of a text that is no transaction id.
+//! The error of an invalid transaction id.
 
 use alloc::{borrow::ToOwned, string::String};
 
 use crate::text;
 
-/// A text or a part that can't be the name of a transaction.
+/// The error of a text or a part that can't be the name of a transaction.
 ///
 /// ```
 /// use metaq_protocol::{InvalidTransactionIdKind, TransactionId};
@@ -30,39 +30,39 @@ impl InvalidTransactionId {
         &self.text
     }
 
-    /// The fault.
+    /// The reason.
     #[must_use]
     pub fn kind(&self) -> InvalidTransactionIdKind {
         self.kind
     }
 }
 
-/// The kinds of faults of an [`InvalidTransactionId`].
+/// The reasons of an [`InvalidTransactionId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTransactionIdKind {
-    /// It holds a space, which no command line can carry.
+    /// The text contains a space, which no command line can carry.
     #[error("it contains a space")]
     Space,
-    /// It holds a line end.
+    /// The text contains a line end.
     #[error("it contains a line end")]
     LineEnd,
-    /// A qualifier holds a tab, which the Java client refuses.
+    /// A qualifier contains a tab, which the Java client refuses.
     #[error("it contains a tab")]
     Tab,
-    /// A session or a qualifier holds the character between the parts.
+    /// A session or a qualifier contains the separator of the parts.
     #[error("a part of it contains a colon")]
     Colon,
-    /// A qualifier is empty or only white space.
+    /// A qualifier is empty or consists of white space.
     #[error("the qualifier is blank")]
     BlankQualifier,
-    /// It starts with neither `TX:` nor `XID:`, and isn't `null`.
+    /// The text starts with neither `TX:` nor `XID:`, and isn't `null`.
     #[error("it starts with neither TX: nor XID:")]
     Prefix,
-    /// It starts with `TX:`, and has not three parts.
+    /// The text starts with `TX:`, and does not have three parts.
     #[error("a local id has three parts")]
     LocalParts,
-    /// It starts with `XID:`, and has not five parts.
+    /// The text starts with `XID:`, and does not have five parts.
     #[error("an XA id has five parts")]
     XaParts,
     /// The last part of a local id is not an `i32`.
@@ -74,10 +74,10 @@ pub enum InvalidTransactionIdKind {
     /// The gtrid or the bqual of an XA id is not hexadecimal.
     #[error("one of its identifiers is not hexadecimal")]
     Hexadecimal,
-    /// It is an id, and not that of a local transaction.
+    /// The text is a valid id, but not of a local transaction.
     #[error("it is not the id of a local transaction")]
     NotLocal,
-    /// It is an id, and not that of an XA transaction.
+    /// The text is a valid id, but not of an XA transaction.
     #[error("it is not the id of an XA transaction")]
     NotXa,
 }

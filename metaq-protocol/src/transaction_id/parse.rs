@@ -1,4 +1,4 @@
-//! Transaction ids read from text (protocol §7).
+//! Parsing of transaction ids (protocol §7).
 
 use alloc::vec::Vec;
 use core::str::FromStr;
@@ -9,8 +9,8 @@ use crate::number;
 impl FromStr for TransactionId {
     type Err = InvalidTransactionId;
 
-    /// Reads the text form in any spelling that Java reads: leading zeros, capitals, signs, empty
-    /// parts at the end.
+    /// Parses the text form in any spelling that Java accepts: leading zeros, capitals, signs, empty parts at
+    /// the end.
     fn from_str(text: &str) -> Result<Self, InvalidTransactionId> {
         let refused = |kind| InvalidTransactionId::new(text, kind);
         if text.contains(' ') {
@@ -50,7 +50,7 @@ impl FromStr for TransactionId {
 impl FromStr for LocalTransactionId {
     type Err = InvalidTransactionId;
 
-    /// Reads `TX:session:number`, as [`TransactionId`] does.
+    /// Parses `TX:session:number`, like [`TransactionId`].
     fn from_str(text: &str) -> Result<Self, InvalidTransactionId> {
         match text.parse()? {
             TransactionId::Local(id) => Ok(id),
@@ -62,7 +62,7 @@ impl FromStr for LocalTransactionId {
 impl FromStr for XaTransactionId {
     type Err = InvalidTransactionId;
 
-    /// Reads `XID:format:gtrid:bqual:qualifier`, as [`TransactionId`] does.
+    /// Parses `XID:format:gtrid:bqual:qualifier`, like [`TransactionId`].
     fn from_str(text: &str) -> Result<Self, InvalidTransactionId> {
         match text.parse()? {
             TransactionId::Xa(id) => Ok(id),
@@ -71,8 +71,8 @@ impl FromStr for XaTransactionId {
     }
 }
 
-/// Reads pairs of hexadecimal digits as Java does: each with `Integer.parseInt(pair, 16)`, which
-/// takes a sign, and without an odd digit at the end. Pairs are of UTF-16 units, as in Java.
+/// Parses pairs of hexadecimal digits as Java does: each with `Integer.parseInt(pair, 16)`, which accepts a
+/// sign, and ignoring an odd digit at the end. Pairs are of UTF-16 units, as in Java.
 pub(super) fn read_hex(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 2);
     let mut chars = text.chars();

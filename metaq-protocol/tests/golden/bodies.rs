@@ -1,4 +1,4 @@
-//! `body.jsonl`: what the bodies of answers say.
+//! `body.jsonl`: the contents of the bodies of responses.
 
 use metaq_protocol::{
     BooleanCommand, Opaque, PrepareVote, Status, Token, TransactionId, XaError, encode_recovered,
@@ -22,7 +22,7 @@ fn bodies_are_read_as_java_reads_them() {
                 Err(_) => assert_eq!(case["outcome"], "error"),
             },
             "recover_answer" => {
-                // The Java client ends at the first line that it can't read.
+                // The Java client stops at the first line that it can't parse.
                 let ids: Vec<_> = parse_recovered(body.as_bytes()).map_while(Result::ok).collect();
                 let written = encode_recovered(&ids);
                 assert!(parse_recovered(&written).map(Result::unwrap).eq(ids.iter().cloned()), "{written:?}");
@@ -44,7 +44,7 @@ fn bodies_are_read_as_java_reads_them() {
     });
 }
 
-/// What was read between `STATS` and `END` is written so that it reads the same, or refused.
+/// Statistics between `STATS` and `END` are encoded so that parsing yields the same, or refused.
 fn stats_again(body: &str) {
     let figures: Vec<_> = parse_stats(body.as_bytes()).collect();
     let inner = match &figures[..] {
@@ -73,7 +73,7 @@ fn xa_answer(case: &Value, body: &str) -> Outcome {
     };
     assert_eq!(case["outcome"], "xa_exception");
     if case["java_defect"] == json!(true) {
-        // Java stumbles and reports its own stumbling; we report what the broker said.
+        // Java fails and reports its own failure; this crate reports the broker's text.
         assert_eq!((error.code, &*error.message), (XaError::RMERR, body));
         return Outcome::refused("Java's own exception");
     }

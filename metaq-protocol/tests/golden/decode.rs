@@ -1,4 +1,4 @@
-//! `decode.jsonl`: what we read is what Java reads.
+//! `decode.jsonl`: decoding yields the same as in Java.
 
 use bytes::BytesMut;
 use metaq_protocol::{Decoder, Frame, Limits, ResponseKind};
@@ -14,14 +14,14 @@ fn decoder() -> Decoder {
     Decoder::with_limits(Limits::default().with_max_line(usize::MAX).with_max_body(usize::MAX))
 }
 
-/// One step of reading: a frame and the piece of input after which it came out, or the end.
+/// One step of decoding: a frame and the piece of input after which it was complete, or the end.
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
     Frame { chunk: usize, consumed: usize, frame: Frame },
     Refused { chunk: usize, error: String },
 }
 
-/// Reads `bytes` in pieces of these sizes. Also says how many bytes stay unused.
+/// Decodes `bytes` in pieces of these sizes. Also returns the number of unused bytes.
 fn read(bytes: &[u8], pieces: &[usize]) -> (Vec<Step>, usize) {
     let (mut decoder, mut buffer, mut steps) = (decoder(), BytesMut::new(), Vec::new());
     let (mut rest, mut ends, mut fed) = (bytes, 0, 0);
@@ -70,7 +70,7 @@ fn reads_what_java_reads() {
     });
 }
 
-/// The steps without the pieces after which they came out.
+/// The steps without the pieces after which the frames were complete.
 fn without_chunks(steps: &[Step]) -> Vec<Step> {
     steps
         .iter()
@@ -114,7 +114,7 @@ fn compare(expected: &[Value], steps: &[Step], unused: usize, bytes: &[u8], in_p
     Outcome::Same
 }
 
-/// What was read is written as Java would write it, or at least so that it reads the same.
+/// A decoded frame is encoded as by Java, or at least so that decoding yields the same.
 fn written_again(frame: &Frame, reencode: &Value, original: &[u8]) {
     let mut written = BytesMut::new();
     frame.encode(&mut written);
@@ -126,7 +126,7 @@ fn written_again(frame: &Frame, reencode: &Value, original: &[u8]) {
     assert!(written.is_empty());
 }
 
-/// Reading answers in place gives the same as reading them out of the buffer.
+/// Decoding responses in place yields the same as decoding them from the buffer.
 fn in_place(bytes: &[u8], steps: &[Step]) {
     let (mut decoder, mut position) = (decoder(), 0);
     for step in steps {
@@ -146,7 +146,7 @@ fn in_place(bytes: &[u8], steps: &[Step]) {
     }
 }
 
-/// The bytes of each frame are those that came, however they are spelled, and also when they come one by one.
+/// The bytes of each frame equal the input, in any spelling, and also when they arrive one by one.
 fn raw(bytes: &[u8], steps: &[Step]) {
     for pieces in [vec![bytes], bytes.chunks(1).collect()] {
         let (mut decoder, mut buffer, mut position) = (decoder(), BytesMut::new(), 0);

@@ -1,4 +1,4 @@
-//! `encode.jsonl`: what we write is what Java writes.
+//! `encode.jsonl`: encoding yields the same as in Java.
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{Decoder, Frame, PutData};
@@ -9,8 +9,8 @@ use crate::{
     run::{self, Outcome},
 };
 
-/// Why Java's encoder fails here while ours has no reason to: these are names outside ASCII and the
-/// smallest `i64`, which the text form carries and every decoder reads.
+/// Returns true where Java's encoder fails for a reason that doesn't apply here: names outside ASCII and the
+/// smallest `i64`, which the text form can carry and every decoder accepts.
 fn java_cannot_write(case: &Value) -> bool {
     matches!(
         case["cat"].as_str().unwrap(),

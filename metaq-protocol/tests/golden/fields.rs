@@ -1,4 +1,4 @@
-//! Commands to and from the JSON of the vectors (README.md beside them).
+//! Conversion of commands to and from the JSON of the vectors (see their README.md).
 
 use bytes::Bytes;
 use metaq_protocol::{
@@ -29,12 +29,12 @@ pub(crate) fn text<'a>(fields: &'a Value, name: &str) -> Option<&'a str> {
     fields[name].as_str()
 }
 
-/// `data` of a put and the like; Java's null is written as no data.
+/// The `data` of a put and similar commands; Java's null is encoded as no data.
 pub(crate) fn data(fields: &Value) -> Bytes {
     hex(text(fields, "data").unwrap_or_default()).into()
 }
 
-/// Builds what a program would build from these fields, or says why it can't.
+/// Builds the frame that a program would build from these fields, or returns the reason why it can't.
 pub(crate) fn frame(command: &str, fields: &Value) -> Result<Frame, Refusal> {
     let topic = || Topic::new(text(fields, "topic").unwrap());
     let group = || Token::new(text(fields, "group").unwrap());
@@ -122,7 +122,7 @@ pub(crate) fn transaction_id_fields(id: &TransactionId) -> Value {
     }
 }
 
-/// The fields as the vectors name them.
+/// The fields, as named in the vectors.
 pub(crate) fn fields(frame: &Frame) -> Value {
     match frame {
         Frame::Command(command) => command_fields(command),

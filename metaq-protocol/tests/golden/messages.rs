@@ -1,4 +1,4 @@
-//! `message.jsonl`: messages as they are put and as they are stored.
+//! `message.jsonl`: messages in their put and stored forms.
 
 use bytes::{Bytes, BytesMut};
 use metaq_protocol::{
@@ -62,7 +62,7 @@ fn stored(put: &Value, buffer: &mut BytesMut) {
     encode_stored_message(buffer, int(put, "msg_id"), Flag(int(put, "flag")), &data);
 }
 
-/// A broker refuses a put for its checksum, or stores it with a fresh one.
+/// A broker refuses a put because of its checksum, or stores it with a new one.
 fn store(case: &Value) {
     let fits = Checksum(int(case, "checksum")).matches(&hex(text(case, "data").unwrap()));
     assert_eq!(fits, case["outcome"] == "ok");
@@ -119,7 +119,7 @@ fn iterate(case: &Value) {
     }
 }
 
-/// How the producer reads the answer to a put.
+/// Interpretation of the response to a put by the producer.
 fn send_result(case: &Value) {
     let status = Status(int(case, "code"));
     let body = text(case, "body").unwrap_or_default();

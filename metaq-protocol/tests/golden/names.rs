@@ -96,7 +96,7 @@ fn parse_broker(case: &Value) -> Outcome {
             assert!(ok, "not refused");
             assert_eq!(json!(slave_id.is_some()), case["is_slave"]);
             assert_eq!(json!(slave_id.unwrap_or(-1)), case["slave_id"]);
-            // Java takes a host with an underscore for no host at all; we can connect to it.
+            // Java finds no host in an address with an underscore; we can connect to it.
             let Some(host) = text(case, "host") else {
                 assert!(addr.host().contains('_'));
                 return Outcome::Same;

@@ -1,7 +1,7 @@
-//! Where we refuse on purpose what Java lets through. `run.rs` checks that the table is exact: that
-//! nothing else is refused, and that nothing in it is let through.
+//! Cases that are refused on purpose although Java accepts them. `run.rs` checks that the table is exact: no
+//! other case is refused, and no case in it is accepted.
 
-/// Cases of one category that we refuse, and why.
+/// Refused cases of one category, with the reason.
 pub(crate) struct Refusal {
     pub(crate) file: &'static str,
     pub(crate) category: &'static str,

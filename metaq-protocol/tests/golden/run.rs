@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use crate::refused::{REFUSED, Refusal};
 
-/// What a case came to.
+/// The outcome of a case.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The same as with Java.
     Same,
-    /// We refuse what Java lets through.
+    /// Refused, although Java accepts it.
     Refused(String),
 }
 
@@ -23,8 +23,8 @@ impl Outcome {
 
 /// Runs every case of `tests/vectors/NAME.jsonl`.
 ///
-/// `case` panics where we differ from Java, and says where we refuse what Java lets through. Those
-/// have to be exactly the cases in the table in `refused.rs`.
+/// `case` panics where the result differs from Java's, and returns the reason where a case is refused that
+/// Java accepts. Those must be exactly the cases in the table in `refused.rs`.
 pub(crate) fn all(name: &str, expected: usize, case: impl Fn(&Value) -> Outcome) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name).with_extension("jsonl");
     let text = std::fs::read_to_string(&path).unwrap();

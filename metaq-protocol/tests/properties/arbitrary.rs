@@ -1,4 +1,4 @@
-//! Any frame that a program can make.
+//! Any frame that a program can create.
 
 use bytes::Bytes;
 use metaq_protocol::{
@@ -8,7 +8,7 @@ use metaq_protocol::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-/// A word of any script, short ones mostly.
+/// A word of any script, mostly a short one.
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
         8 => "[a-zA-Z0-9._-]{1,12}",
@@ -64,7 +64,7 @@ fn transaction() -> impl Strategy<Value = TransactionCommand> {
         |(id, session, action, timeout, qualifier)| {
             let command = TransactionCommand::new(id, session, action).with_timeout(timeout);
             match qualifier {
-                // Refused when it would be read as a timeout.
+                // Refused when it would be taken for a timeout.
                 Some(qualifier) => command.clone().with_qualifier(&qualifier).unwrap_or(command),
                 None => command,
             }

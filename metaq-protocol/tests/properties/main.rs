@@ -1,4 +1,4 @@
-//! What holds for every frame, every split and any bytes at all.
+//! Properties of every frame, every split and any bytes.
 #![allow(clippy::unwrap_used, reason = "a case that is not as expected has to fail")]
 
 mod arbitrary;
@@ -18,7 +18,7 @@ fn written(frames: &[Frame]) -> BytesMut {
     bytes
 }
 
-/// Reads `bytes`, which come in pieces that end at these places.
+/// Decodes `bytes`, which arrive in pieces that end at these positions.
 fn read(decoder: &mut Decoder, bytes: &[u8], ends: &[usize]) -> Result<(Vec<Frame>, usize), DecodeError> {
     let (mut buffer, mut frames, mut fed) = (BytesMut::new(), Vec::new(), 0);
     for &end in ends.iter().chain([&bytes.len()]) {
@@ -61,7 +61,7 @@ proptest! {
         let (expected, unused) = read(&mut Decoder::new(), &bytes, &ends).unwrap();
         prop_assert_eq!(&expected, &frames);
         prop_assert_eq!(unused, 0);
-        // A stream that breaks off gives all frames before the break, and no error.
+        // A truncated stream yields all frames before the cut, and no error.
         bytes.truncate(bytes.len().saturating_sub(cut));
         let (expected, _) = read(&mut Decoder::new(), &bytes, &ends).unwrap();
         prop_assert_eq!(&expected[..], &frames[..expected.len()]);
@@ -79,7 +79,7 @@ proptest! {
         ends.push(bytes.len());
         let (mut decoder, mut buffer) = (Decoder::new(), BytesMut::new());
         let (mut fed, mut start, mut found) = (0, 0, Vec::new());
-        // The way of decoding may change with each call, also while a frame is only partly there.
+        // The decoding method may change with each call, also while a frame is incomplete.
         let mut turns = turns.iter().cycle();
         for end in ends {
             let end = end.clamp(fed, bytes.len());
@@ -109,7 +109,7 @@ proptest! {
         others in any::<i32>(),
     ) {
         let data = PutData::new(payload.clone(), attribute.as_deref());
-        // The other bits of a flag are of no interest.
+        // The other bits of a flag are irrelevant.
         let flag = Flag(others & !Flag::ATTRIBUTE.0 | i32::from(attribute.is_some()));
         for data in [data.clone(), PutData::from(data.to_bytes())] {
             let split = data.split(flag).unwrap();

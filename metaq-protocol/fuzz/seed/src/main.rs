@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (Some(id), Some(hex)) = (case["id"].as_str(), case[key].as_str()) else {
                 continue;
             };
-            // The first byte says how the rest is cut into pieces.
+            // The first byte selects how the rest is split into pieces.
             let mut seed = vec![7];
             for at in (0..hex.len()).step_by(2) {
                 seed.push(u8::from_str_radix(&hex[at..at + 2], 16)?);
