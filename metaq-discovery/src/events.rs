@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_hears_how_much_it_missed() {
+    async fn a_slow_reader_receives_the_number_of_missed_events() {
         let publisher = EventPublisher::default();
         let mut events = publisher.subscribe();
         (0..CAPACITY + 7).for_each(|_| publisher.send(DiscoveryEvent::Lost));

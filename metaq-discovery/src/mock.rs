@@ -206,7 +206,7 @@ mod tests {
     use crate::DiscoveryErrorKind;
 
     #[tokio::test(start_paused = true)]
-    async fn fails_and_delays_as_scripted_and_counts() {
+    async fn failures_and_delays_follow_the_script() {
         let mock = MockDiscovery::new();
         let topic = Topic::new("t").unwrap();
         mock.fail_next(DiscoveryError::new(DiscoveryErrorKind::Failed, "scripted"));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn no_watch_outlives_closing_at_the_same_time() {
+    fn no_watch_survives_a_concurrent_close() {
         use futures_util::FutureExt as _;
         let topic = Topic::new("t").unwrap();
         for _ in 0..5_000 {

@@ -94,7 +94,7 @@ mod tests {
     use metaq_protocol::{BrokerId, Partition};
 
     #[tokio::test]
-    async fn knows_its_topics_and_no_others() {
+    async fn only_the_given_topics_have_brokers() {
         let (known, other) = (Topic::new("known").unwrap(), Topic::new("other").unwrap());
         let addr: BrokerAddr = "meta://h:1".parse().unwrap();
         let discovery =
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn direct_mode_has_every_topic_and_closes() {
+    async fn direct_mode_serves_every_topic_and_closes() {
         let discovery = StaticDiscovery::direct("meta://h:1".parse().unwrap());
         let topic = Topic::new("any").unwrap();
         let mut watch = discovery.watch(&topic).await.unwrap();

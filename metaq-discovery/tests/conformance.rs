@@ -164,22 +164,22 @@ impl RegistryUnderTest for File {
 }
 
 #[tokio::test]
-async fn the_mock_keeps_the_contract() {
+async fn the_mock_passes_the_conformance_suite() {
     println!("the slowest change was seen after {:?}", check_discovery(&Mock::default()).await);
 }
 
 #[tokio::test]
-async fn a_toml_file_keeps_the_contract() {
+async fn a_toml_file_passes_the_conformance_suite() {
     println!("the slowest change was seen after {:?}", check_discovery(&File::new("brokers.toml")).await);
 }
 
 #[tokio::test]
-async fn a_json_file_keeps_the_contract() {
+async fn a_json_file_passes_the_conformance_suite() {
     println!("the slowest change was seen after {:?}", check_discovery(&File::new("brokers.json")).await);
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_or_malformed_is_named() {
+async fn errors_name_a_missing_or_malformed_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");
     // A file that is written in place could be read in between.
@@ -217,7 +217,7 @@ async fn a_file_that_is_not_there_or_malformed_is_named() {
 }
 
 #[test]
-fn a_pipe_in_place_of_the_file_holds_up_neither_a_call_nor_the_end_of_a_runtime() {
+fn a_pipe_blocks_neither_a_call_nor_the_runtimes_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -232,7 +232,7 @@ fn a_pipe_in_place_of_the_file_holds_up_neither_a_call_nor_the_end_of_a_runtime(
 }
 
 #[tokio::test]
-async fn thousands_of_topics_are_opened_from_a_file_in_little_time() {
+async fn thousands_of_topics_are_opened_quickly_from_a_file() {
     const TOPICS: usize = 2_000;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");

@@ -89,7 +89,7 @@ async fn no_duration_panics_and_zero_is_refused_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_mock_waits_for_any_time() {
+async fn the_mock_accepts_any_delay() {
     let (mock, topic) = (MockDiscovery::new(), Topic::new("t").unwrap());
     for duration in DURATIONS {
         mock.set_delay(duration);

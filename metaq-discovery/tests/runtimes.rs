@@ -55,7 +55,7 @@ async fn becomes(watch: &mut TopicWatch, partitions: usize) {
 }
 
 #[test]
-fn a_file_is_followed_over_three_runtimes_by_old_and_new_watches() {
+fn a_file_is_followed_over_three_runtimes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");
     write(&path, 1);
@@ -76,7 +76,7 @@ fn a_file_is_followed_over_three_runtimes_by_old_and_new_watches() {
 }
 
 #[test]
-fn who_waits_on_one_runtime_is_not_left_alone_by_the_end_of_another() {
+fn a_waiting_watch_survives_the_end_of_another_runtime() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");
     write(&path, 1);
@@ -101,7 +101,7 @@ fn who_waits_on_one_runtime_is_not_left_alone_by_the_end_of_another() {
 }
 
 #[test]
-fn static_and_mock_discoveries_belong_to_no_runtime() {
+fn static_and_mock_discoveries_need_no_runtime() {
     let known = StaticDiscovery::new([view(2)]);
     let mock = MockDiscovery::new();
     let mut watches: Vec<TopicWatch> = Vec::new();
@@ -134,7 +134,7 @@ fn without_runtime<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn without_a_runtime_there_is_an_error_and_never_a_panic() {
+fn calls_without_a_runtime_return_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");
     write(&path, 1);
@@ -194,7 +194,7 @@ fn wait_with(watch: &mut TopicWatch, f: impl Fn() + Send + Sync + 'static, then:
 }
 
 #[test]
-fn whoever_is_woken_may_call_the_discovery() {
+fn a_waker_may_call_the_discovery() {
     // On a separate thread: if a lock is held, the call never returns.
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
@@ -244,7 +244,7 @@ fn whoever_is_woken_may_call_the_discovery() {
 }
 
 #[tokio::test]
-async fn a_panic_on_the_task_that_follows_a_file_does_not_end_it() {
+async fn a_panic_does_not_stop_following_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("brokers.toml");
     write(&path, 1);
@@ -264,7 +264,7 @@ async fn a_panic_on_the_task_that_follows_a_file_does_not_end_it() {
 }
 
 #[test]
-fn a_waker_that_panics_as_a_static_discovery_is_closed_keeps_nobody_from_being_told() {
+fn closing_a_static_discovery_contains_panicking_wakers() {
     let known = StaticDiscovery::new([view(1)]);
     let [mut panicking, mut other] = [(); 2].map(|()| without_runtime(known.watch(&topic())).unwrap());
     let waker = Waker::from(Arc::new(Calls(|| panic!("a waker panics"))));

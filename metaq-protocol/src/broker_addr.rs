@@ -148,7 +148,7 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn reads_what_a_registry_holds() {
+    fn registry_addresses_are_parsed_as_by_java() {
         for (text, host, port) in [
             ("meta://127.0.0.1:8123", "127.0.0.1", 8123),
             ("meta://my_host:8123", "my_host", 8123),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_writes() {
+    fn written_addresses_parse_to_the_same() {
         for text in [
             "meta://127.0.0.1:8123",
             "meta://my_host.example-1:1",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong() {
+    fn errors_name_the_fault() {
         for (text, kind) in [
             ("", Kind::Scheme),
             ("h:8123", Kind::Scheme),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_alone_has_no_more_parts() {
+    fn from_str_refuses_further_parts() {
         for (text, kind) in [
             ("http://h:80", Kind::Scheme),
             ("meta://user@h:8123", Kind::User),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_checked_without_a_text_too() {
+    fn new_checks_the_host() {
         assert_eq!(BrokerAddr::new("::1", 8123).unwrap().to_string(), "meta://[::1]:8123");
         assert_eq!(BrokerAddr::new("[::1]", 8123).unwrap().host(), "::1");
         for (host, port, kind) in [

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_number_up_to_what_follows_it() {
+    fn leading_i64_stops_after_the_number() {
         for (text, number, rest) in [
             ("0", 0, ""),
             ("-7 1", -7, " 1"),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_digits_of_every_script() {
+    fn digits_of_every_script_are_parsed() {
         let all: Vec<char> = ('\0'..=char::MAX).filter(|&c| digit(c).is_some()).collect();
         assert_eq!(all.len(), 370, "ten in each of 37 scripts");
         assert!(all.iter().all(|c| c.is_numeric() && u32::from(*c) < 0x1_0000));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_every_length() {
+    fn numbers_of_every_length_are_written() {
         let mut numbers: Vec<i64> = [i64::MIN, i64::MAX, 0].into();
         for power in 0..19 {
             let power = 10_i64.pow(power);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_go_beside_the_buffer() {
+    fn long_names_bypass_the_buffer() {
         for length in [0, 1, LineBuilder::CAPACITY - 5, LineBuilder::CAPACITY, 1000] {
             let name = "n".repeat(length);
             let mut dst = BytesMut::new();

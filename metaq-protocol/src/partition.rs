@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_by_number_not_by_text() {
+    fn partitions_are_ordered_by_number() {
         assert!(Partition::new(2, 5) < Partition::new(10, 0), "C-99");
         assert!(Partition::new(0, 9) < Partition::new(0, 10));
     }

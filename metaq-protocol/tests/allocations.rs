@@ -36,7 +36,7 @@ fn encoding_a_put_allocates_nothing() {
 }
 
 #[test]
-fn answers_in_place_allocate_nothing() {
+fn decoding_responses_in_place_allocates_nothing() {
     let mut frames = BytesMut::new();
     (0..1000).for_each(|opaque| result(opaque).encode(&mut frames));
     let mut decoder = Decoder::new();
@@ -52,7 +52,7 @@ fn answers_in_place_allocate_nothing() {
 }
 
 #[test]
-fn frames_out_of_a_buffer_allocate_nothing_in_steady_state() {
+fn decoding_from_a_buffer_allocates_nothing_in_steady_state() {
     let mut frames = BytesMut::new();
     for opaque in 0..16 {
         result(opaque).encode(&mut frames);
@@ -75,7 +75,7 @@ fn frames_out_of_a_buffer_allocate_nothing_in_steady_state() {
 }
 
 #[test]
-fn an_announced_length_is_not_believed() {
+fn an_announced_length_is_not_trusted() {
     for line in [
         "put t 0 2147483647 0 -1 1\r\n",
         "sync t 0 2147483647 0 5 -1 1\r\n",
@@ -99,7 +99,7 @@ fn an_announced_length_is_not_believed() {
 }
 
 #[test]
-fn room_grows_with_what_has_come() {
+fn reserved_space_grows_with_received_bytes() {
     let mut decoder = Decoder::new();
     let mut src = BytesMut::from("value 4000000 1\r\n");
     let whole = src.len() + 4_000_000;

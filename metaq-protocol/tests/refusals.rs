@@ -128,7 +128,7 @@ fn the_longest_line_is_the_limit() {
 }
 
 #[test]
-fn texts_are_refused_where_they_are_made() {
+fn invalid_texts_are_refused_on_creation() {
     for text in ["", "a b", "a\r\nquit", "a\n", "\r"] {
         assert!(Topic::new(text).is_err() && Token::new(text).is_err(), "{text:?}");
     }
@@ -163,7 +163,7 @@ fn a_qualifier_of_digits_needs_a_timeout() {
 }
 
 #[test]
-fn errors_are_cheap_to_pass_on() {
+fn errors_are_shareable_and_small() {
     fn is_shareable<T: std::error::Error + Send + Sync + Clone + 'static>() {}
     is_shareable::<DecodeError>();
     assert_eq!(size_of::<DecodeError>(), size_of::<usize>());
@@ -174,7 +174,7 @@ fn errors_are_cheap_to_pass_on() {
 }
 
 #[test]
-fn errors_say_text_and_reason_as_values() {
+fn errors_expose_text_and_reason() {
     let long = "ä b".repeat(100);
     let excerpt: String = long.chars().take(80).collect();
     for text in ["a b", &*long] {
@@ -218,7 +218,7 @@ fn errors_say_text_and_reason_as_values() {
 }
 
 #[test]
-fn transaction_ids_name_what_is_wrong() {
+fn transaction_id_errors_name_the_fault() {
     for (text, kind) in [
         ("", IdKind::Prefix),
         ("xid:1:67:62:uq", IdKind::Prefix),
@@ -259,7 +259,7 @@ fn transaction_ids_name_what_is_wrong() {
 }
 
 #[test]
-fn each_kind_of_transaction_id_reads_its_own() {
+fn each_kind_of_transaction_id_parses_its_own_form() {
     let local = LocalTransactionId::new("h-1", -7).expect("an id");
     let xa = XaTransactionId::new(-1, b"", b"\xff", "uq").expect("an id");
     assert_eq!((local.to_string(), xa.to_string()), ("TX:h-1:-7".to_owned(), "XID:-1::ff:uq".to_owned()));

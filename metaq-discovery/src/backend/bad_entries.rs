@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_is_told_once_whoever_meets_it_and_again_when_it_comes_back() {
+    async fn an_entry_is_reported_once_and_again_after_it_was_gone() {
         let events = EventPublisher::default();
         let (mut listening, mut reports) = (events.subscribe(), BadEntryReports::default());
         report(&mut reports, 1, bad(&["a", "b"], false), &events);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_told_when_it_lasts() {
+    async fn a_transient_fault_is_reported_when_it_lasts() {
         let events = EventPublisher::default();
         let (mut listening, mut reports) = (events.subscribe(), BadEntryReports::default());
         report(&mut reports, 1, bad(&["passes", "lasts"], true), &events);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_costs_the_same_however_many_readers_there_are() {
+    fn the_cost_of_a_report_does_not_grow_with_readers() {
         const READERS: i32 = 4_000;
         let paths: Vec<_> = (0..10).map(|id| format!("/meta/brokers/ids/{id}/master")).collect();
         let paths: Vec<_> = paths.iter().map(String::as_str).collect();

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_names_no_servers() {
+    fn texts_without_valid_servers_are_refused() {
         for text in [
             "",
             "zk://",
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_refused_and_shown_nowhere() {
+    fn a_password_is_refused_and_not_shown() {
         for text in [
             "root:s3cret@h:1",
             "etcd://root:s3cret@h:1",

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_has_an_end() {
+    fn every_duration_yields_a_deadline() {
         for duration in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1)] {
             assert!(after(duration) <= Instant::now() + duration);
         }

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_is_told_though_a_waker_panics() {
+    async fn a_panicking_waker_does_not_stop_notifications() {
         let topic: metaq_protocol::Topic = "t".parse().unwrap();
         let view = |port: u16| {
             let addr = metaq_protocol::BrokerAddr::new("h", port).unwrap();

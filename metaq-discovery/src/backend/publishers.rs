@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_watches_of_one_topic_take_time_in_proportion() {
+    fn opening_watches_of_one_topic_takes_linear_time() {
         const WATCHES: usize = 40_000;
         let (started, mut publishers) = (std::time::Instant::now(), Publishers::default());
         let topic = Topic::new("t").unwrap();

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_masters_and_leaves_slaves_alone() {
+    fn masters_are_read_and_slaves_ignored() {
         let (partitions, bad) = view(
             &[
                 ("0-m", r#"{"broker":"0-m","numParts":3}"#),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_entry_leaves_the_others_working() {
+    fn a_bad_entry_does_not_affect_the_others() {
         let good = [
             ("1-m", r#"{"numParts":1}"#),
             ("2-m", r#"{"numParts":"2","more":1} x"#),

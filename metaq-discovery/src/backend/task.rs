@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_started_again_on_the_next_runtime() {
+    fn a_task_is_restarted_on_the_next_runtime() {
         let (slot, starts) = (TaskSlot::default(), Arc::new(AtomicUsize::new(0)));
         let run = || {
             let starts = Arc::clone(&starts);
@@ -182,7 +182,7 @@ mod tests {
 
     /// The tasks complete immediately, and are restarted by themselves and by all other threads.
     #[test]
-    fn whoever_relies_on_a_task_that_is_about_to_end_gets_no_error() {
+    fn ensure_running_succeeds_while_the_task_completes() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let (runtime, slot) = (runtime.unwrap(), TaskSlot::default());
         std::thread::scope(|scope| {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_is_contained_and_told() {
+    async fn a_panic_is_contained_and_reported() {
         let (left, reported) = (AtomicUsize::new(3), std::cell::RefCell::new(Vec::new()));
         let run = || async {
             assert!(left.fetch_sub(1, Ordering::Relaxed) == 1, "out of order");

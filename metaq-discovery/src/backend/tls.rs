@@ -273,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn neither_key_nor_text_is_shown() {
+    fn debug_shows_neither_key_nor_text() {
         let (ca, certificate, key) = made();
         let tls = TlsConfig::from_ca_pem(ca).unwrap().with_identity_pem(certificate, key).unwrap();
         assert_eq!(format!("{tls:?}"), r#"TlsConfig { ca: "PEM", identity: Some("PEM"), .. }"#);
     }
 
     #[test]
-    fn what_can_not_be_used_is_named() {
+    fn errors_name_the_unusable_file() {
         let (ca, certificate, key) = made();
         let other_key = made().2;
         let folder = tempfile::tempdir().unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_named_as_certificates_do() {
+    fn server_names_have_the_form_of_certificates() {
         for (host, name) in
             [("[::1]:2281", "::1"), ("127.0.0.1:1", "127.0.0.1"), ("zk-1.example:2", "zk-1.example")]
         {

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_belongs_to_the_topic() {
+    fn only_keys_of_the_topic_are_read() {
         let layout = Layout::new("meta");
         let mut keys = Keys::default();
         for (key, value) in [
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_affects_the_topics_that_name_the_broker_and_no_others() {
+    fn a_change_affects_only_topics_that_name_the_broker() {
         let (layout, mut keys) = (Layout::new("meta"), Keys::default());
         let mut apply = |key: &str, value: Option<&str>| -> Vec<String> {
             let affected = keys.apply(&layout, key.as_bytes(), value.map(str::as_bytes));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_to_half_a_minute_and_begin_anew_after_a_long_rest() {
+    async fn backoff_grows_to_30_seconds_and_resets_after_a_long_pause() {
         let mut refusal = RefusalBackoff::after(None, refused());
         let mut pauses = Vec::new();
         for _ in 0..8 {

@@ -144,7 +144,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn toml_and_json_say_the_same() {
+    fn toml_and_json_parse_to_the_same() {
         let content = parse(Path::new("x.toml"), GOOD.as_bytes()).unwrap();
         let (views, bad) = (&content.views, &content.bad);
         assert!(bad.is_empty(), "{bad:?}");
@@ -155,7 +155,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_bad_entry_is_named_and_leaves_the_others_working() {
+    fn a_bad_entry_is_named_and_does_not_affect_the_others() {
         for (line, path, reason) in [
             ("[brokers]\n9 = \"h:1\"", "x brokers.9", "meta://"),
             ("[brokers]\n9 = 7", "x brokers.9", "7 is not an address"),
@@ -186,7 +186,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_malformed_file_says_where() {
+    fn errors_of_malformed_files_contain_the_position() {
         for (file, text, wanted) in [
             ("x.toml", "[brokers", "expected `]` at line 1"),
             ("x.toml", "[brokers]\n\n0 = [1", "at line 3"),

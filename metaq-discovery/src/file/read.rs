@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_or_too_large_is_not_read() {
+    fn irregular_and_too_large_files_are_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large");
         std::fs::write(&path, [b'x'; 100]).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     /// Covers a pipe that replaces the file just before it is opened.
     #[cfg(unix)]
     #[test]
-    fn opening_a_pipe_waits_for_nobody() {
+    fn opening_a_pipe_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_as_it_did_is_not_read_again() {
+    fn an_unchanged_file_is_not_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "one").unwrap();
@@ -151,7 +151,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_stamp_is_distinct_when_it_is_older_than_the_clock_is_coarse() {
+    fn a_stamp_is_distinct_once_older_than_the_clock_resolution() {
         let ago = |seconds: u64| {
             let modified = SystemTime::now() - Duration::from_secs(seconds);
             let changed = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();

@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_millis(1);
 
 /// A writer has not finished yet. TOML that is cut at the end of a line is valid, and lists fewer topics.
 #[test]
-fn what_does_not_stay_for_an_interval_spoils_no_view() {
+fn short_lived_content_changes_no_view() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.scan(SOON, GOOD).unwrap(), Settled::NotYet, "somebody may be writing it");
     assert_eq!(fixture.scan(INTERVAL, GOOD).unwrap(), Settled::Yes);
@@ -69,7 +69,7 @@ fn what_does_not_stay_for_an_interval_spoils_no_view() {
 }
 
 #[test]
-fn the_first_content_counts_at_once_if_it_is_older_than_an_interval() {
+fn old_first_content_is_accepted_immediately() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.scan_at(SOON, GOOD, INTERVAL).unwrap(), Settled::Yes);
     // Any other content must stay the same: the file may have been replaced by an older one, and is being
@@ -79,7 +79,7 @@ fn the_first_content_counts_at_once_if_it_is_older_than_an_interval() {
 }
 
 #[test]
-fn what_differs_without_saying_anything_else_counts() {
+fn changes_of_comments_do_not_delay_acceptance() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.scan(SOON, &format!("# 1\n{GOOD}")).unwrap(), Settled::NotYet);
     assert_eq!(fixture.scan(INTERVAL, &format!("# 2\n{GOOD}")).unwrap(), Settled::Yes);
@@ -87,7 +87,7 @@ fn what_differs_without_saying_anything_else_counts() {
 }
 
 #[test]
-fn views_tell_how_old_the_last_look_is_that_they_stood() {
+fn the_age_of_views_is_that_of_the_last_scan() {
     let mut fixture = Fixture::new();
     fixture.scan_at(SOON, GOOD, INTERVAL).unwrap();
     let view = |name: &str| fixture.discovery.inner.state.lock().content.view(&Topic::new(name).unwrap());
@@ -103,7 +103,7 @@ fn views_tell_how_old_the_last_look_is_that_they_stood() {
 /// A file system that hangs. No call waits longer than the limit, and later calls do not wait at all.
 #[tokio::test]
 #[allow(clippy::await_holding_lock, reason = "that is what hangs")]
-async fn a_read_that_hangs_is_given_up_once_and_taken_in_when_it_ends() {
+async fn a_hanging_read_times_out_once_and_is_applied_when_done() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.toml");
     std::fs::write(&path, GOOD).unwrap();
@@ -139,7 +139,7 @@ fn replace(path: &std::path::Path, text: &str) {
 /// The content is never the same twice: the accepted content remains valid, and without one the call fails. A
 /// scan begins only when the call is polled, hence after the next content was written.
 #[tokio::test(start_paused = true)]
-async fn a_file_that_says_something_else_at_each_look_is_not_waited_for_for_ever() {
+async fn a_call_fails_when_the_file_never_settles() {
     let folder = tempfile::tempdir().unwrap();
     for is_known in [true, false] {
         let path = folder.path().join("x.toml");
@@ -165,7 +165,7 @@ async fn a_file_that_says_something_else_at_each_look_is_not_waited_for_for_ever
 }
 
 #[test]
-fn a_file_that_never_stays_is_told_of_once_until_it_does() {
+fn an_unsettled_file_is_reported_once() {
     let mut fixture = Fixture::new();
     fixture.scan_at(SOON, GOOD, INTERVAL).unwrap();
     for _ in 0..2 {

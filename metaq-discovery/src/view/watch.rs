@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_is_told_of_differences_only() {
+    async fn a_watch_is_notified_only_of_differences() {
         let (publisher, mut watch) = TopicWatch::channel(view());
         assert_eq!(publisher.publish(view()), None);
         let change = publisher.publish(view().with_broker(BrokerId(0), addr(1), 1)).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropping_the_watch_tells_the_publisher() {
+    async fn dropping_the_watch_closes_the_publisher() {
         let (publisher, watch) = TopicWatch::channel(view());
         assert!(!publisher.is_closed());
         drop(watch);

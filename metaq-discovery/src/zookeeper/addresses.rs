@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn servers_that_let_nobody_in_are_left_out_unless_all_do_not() {
+    async fn unreachable_servers_are_left_out_unless_all_are() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap().to_string();
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

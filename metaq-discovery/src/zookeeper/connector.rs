@@ -289,8 +289,8 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn an_address_that_swallows_packets_does_not_hide_the_others() {
-        let Some(peers) = Peers::get("an_address_that_swallows_packets_does_not_hide_the_others") else {
+    async fn an_address_that_drops_packets_does_not_hide_the_others() {
+        let Some(peers) = Peers::get("an_address_that_drops_packets_does_not_hide_the_others") else {
             return;
         };
         let zookeeper = ZooKeeper::start(&peers).await.unwrap();

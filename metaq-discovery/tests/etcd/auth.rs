@@ -59,8 +59,8 @@ async fn refused(discovery: &EtcdDiscovery) -> DiscoveryError {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn those_who_may_not_read_hear_so_at_once() {
-    let Some(program) = EtcdProgram::get("those_who_may_not_read_hear_so_at_once") else { return };
+async fn missing_rights_fail_immediately() {
+    let Some(program) = EtcdProgram::get("missing_rights_fail_immediately") else { return };
     let registry = Box::pin(guarded(&program)).await;
     let failed = "etcdserver: authentication failed, invalid user ID or password";
     let rights =
@@ -89,10 +89,8 @@ async fn those_who_may_not_read_hear_so_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn credentials_for_an_etcd_that_asks_for_none_are_refused_with_its_reason() {
-    let Some(program) =
-        EtcdProgram::get("credentials_for_an_etcd_that_asks_for_none_are_refused_with_its_reason")
-    else {
+async fn credentials_for_an_etcd_without_auth_are_refused() {
+    let Some(program) = EtcdProgram::get("credentials_for_an_etcd_without_auth_are_refused") else {
         return;
     };
     let registry = Registry::start(&program).await;
@@ -151,8 +149,8 @@ async fn loses_and_regains(
 }
 
 #[tokio::test]
-async fn a_right_that_is_revoked_is_told_once_and_regained() {
-    let Some(program) = EtcdProgram::get("a_right_that_is_revoked_is_told_once_and_regained") else { return };
+async fn a_revoked_right_is_reported_once_and_recovers() {
+    let Some(program) = EtcdProgram::get("a_revoked_right_is_reported_once_and_recovers") else { return };
     let revoke = async |root: &mut Client| {
         root.user_revoke_role("metaq", "reader").await.unwrap();
     };
@@ -163,8 +161,8 @@ async fn a_right_that_is_revoked_is_told_once_and_regained() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_changed_is_told_once_and_regained() {
-    let Some(program) = EtcdProgram::get("a_password_that_is_changed_is_told_once_and_regained") else {
+async fn a_changed_password_is_reported_once_and_recovers() {
+    let Some(program) = EtcdProgram::get("a_changed_password_is_reported_once_and_recovers") else {
         return;
     };
     let change = async |root: &mut Client| {
@@ -177,8 +175,8 @@ async fn a_password_that_is_changed_is_told_once_and_regained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_login_serves_for_all_that_is_read() {
-    let Some(program) = EtcdProgram::get("one_login_serves_for_all_that_is_read") else { return };
+async fn one_login_serves_all_reads() {
+    let Some(program) = EtcdProgram::get("one_login_serves_all_reads") else { return };
     let registry = Box::pin(guarded(&program)).await;
     let proxy = Proxy::start(registry.endpoint.clone()).await.unwrap();
     let mut config = config("metaq", "secret");
@@ -198,8 +196,8 @@ async fn one_login_serves_for_all_that_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_takes_long_to_log_in_is_asked_seldom() {
-    let Some(program) = EtcdProgram::get("a_server_that_takes_long_to_log_in_is_asked_seldom") else {
+async fn a_server_with_slow_logins_is_asked_rarely() {
+    let Some(program) = EtcdProgram::get("a_server_with_slow_logins_is_asked_rarely") else {
         return;
     };
     let registry = Box::pin(guarded(&program)).await;

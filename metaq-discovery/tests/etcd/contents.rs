@@ -21,8 +21,8 @@ use tokio::time::{Instant, timeout};
 use crate::registry::{PATIENCE, Registry, addr, ports};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_goes_with_its_lease() {
-    let Some(program) = EtcdProgram::get("a_broker_goes_with_its_lease") else { return };
+async fn a_broker_leaves_when_its_lease_expires() {
+    let Some(program) = EtcdProgram::get("a_broker_leaves_when_its_lease_expires") else { return };
     let registry = Registry::start(&program).await;
     registry.register(BrokerId(0), addr(1000), 1).await;
     registry.register(BrokerId(1), addr(1001), 1).await;
@@ -46,8 +46,8 @@ fn bad_path(event: DiscoveryEvent) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_data_leaves_the_others_working_and_is_told_once() {
-    let Some(program) = EtcdProgram::get("bad_data_leaves_the_others_working_and_is_told_once") else {
+async fn bad_data_is_reported_once_and_does_not_affect_others() {
+    let Some(program) = EtcdProgram::get("bad_data_is_reported_once_and_does_not_affect_others") else {
         return;
     };
     let registry = Registry::start(&program).await;
@@ -142,10 +142,10 @@ fn ran() -> Duration {
 
 /// All brokers lose their addresses at once. Measures the longest time that another task of the thread waits.
 #[tokio::test]
-async fn addresses_that_vanish_hold_up_no_task() {
+async fn vanishing_addresses_block_no_task() {
     const TOPICS: usize = 500;
     const BROKERS: usize = 10;
-    let Some(program) = EtcdProgram::get("addresses_that_vanish_hold_up_no_task") else { return };
+    let Some(program) = EtcdProgram::get("vanishing_addresses_block_no_task") else { return };
     let registry = on_own_runtime(async move { Registry::start(&program).await }).await;
     let topics: Vec<_> = (0..TOPICS).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();
     let mut client = registry.client.clone();

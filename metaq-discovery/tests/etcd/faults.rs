@@ -59,8 +59,8 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_is_killed_and_started_again() {
-    let Some(program) = EtcdProgram::get("a_server_is_killed_and_started_again") else { return };
+async fn a_killed_server_is_followed_after_its_restart() {
+    let Some(program) = EtcdProgram::get("a_killed_server_is_followed_after_its_restart") else { return };
     let mut scene = Scene::open(&program, EtcdConfig::default()).await;
     scene.registry.etcd.lock().await.kill().await.unwrap();
     scene.observer.wait_for_event("lost").await;
@@ -74,8 +74,8 @@ async fn a_server_is_killed_and_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
-    let Some(program) = EtcdProgram::get("ten_seconds_without_a_registry_that_changes_meanwhile") else {
+async fn changes_during_a_ten_second_outage_are_found() {
+    let Some(program) = EtcdProgram::get("changes_during_a_ten_second_outage_are_found") else {
         return;
     };
     let mut scene = Scene::open(&program, EtcdConfig::default()).await;
@@ -99,8 +99,8 @@ async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_black_hole_is_noticed_and_left_behind() {
-    let Some(program) = EtcdProgram::get("a_black_hole_is_noticed_and_left_behind") else { return };
+async fn a_black_hole_is_detected_and_left() {
+    let Some(program) = EtcdProgram::get("a_black_hole_is_detected_and_left") else { return };
     // Data sent into the outage is delivered late, as after a retransmission, or lost.
     let mut lost = EtcdConfig::default();
     (lost.keep_alive, lost.call_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
@@ -127,8 +127,8 @@ async fn a_black_hole_is_noticed_and_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
-    let Some(program) = EtcdProgram::get("a_server_that_falls_silent_is_noticed_and_followed_again") else {
+async fn a_silent_server_is_detected_and_followed_again() {
+    let Some(program) = EtcdProgram::get("a_silent_server_is_detected_and_followed_again") else {
         return;
     };
     let mut config = EtcdConfig::default();
@@ -146,8 +146,8 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
 
 /// etcd closes connections that send keep-alive pings too often.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quiet_connection_is_kept() {
-    let Some(program) = EtcdProgram::get("a_quiet_connection_is_kept") else { return };
+async fn an_idle_connection_is_kept() {
+    let Some(program) = EtcdProgram::get("an_idle_connection_is_kept") else { return };
     let mut scene = Scene::open(&program, EtcdConfig::default()).await;
     let connections = scene.proxy.accepted();
     sleep(4 * EtcdConfig::default().keep_alive).await;
@@ -158,8 +158,8 @@ async fn a_quiet_connection_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_break_over_and_over_leave_nothing_behind() {
-    let Some(program) = EtcdProgram::get("connections_that_break_over_and_over_leave_nothing_behind") else {
+async fn repeatedly_broken_connections_leave_nothing_behind() {
+    let Some(program) = EtcdProgram::get("repeatedly_broken_connections_leave_nothing_behind") else {
         return;
     };
     let mut scene = Scene::open(&program, EtcdConfig::default()).await;
@@ -172,9 +172,8 @@ async fn connections_that_break_over_and_over_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_that_were_compacted_during_an_outage_are_not_needed() {
-    let Some(program) = EtcdProgram::get("changes_that_were_compacted_during_an_outage_are_not_needed")
-    else {
+async fn changes_compacted_during_an_outage_are_not_needed() {
+    let Some(program) = EtcdProgram::get("changes_compacted_during_an_outage_are_not_needed") else {
         return;
     };
     let mut scene = Scene::open(&program, EtcdConfig::default()).await;
@@ -255,8 +254,8 @@ impl AboutToWatch {
 /// The only moment in which a compaction matters: after the registry was read, and before the watch from the
 /// next revision on. Single-threaded, so that the log of this thread is complete.
 #[tokio::test]
-async fn a_compaction_between_reading_and_watching_is_noticed() {
-    let Some(program) = EtcdProgram::get("a_compaction_between_reading_and_watching_is_noticed") else {
+async fn a_compaction_between_read_and_watch_is_detected() {
+    let Some(program) = EtcdProgram::get("a_compaction_between_read_and_watch_is_detected") else {
         return;
     };
     let log = Log::default();
@@ -274,8 +273,8 @@ async fn a_compaction_between_reading_and_watching_is_noticed() {
 /// A change and the end of the connection arrive together: the only thread of this runtime is blocked
 /// meanwhile.
 #[tokio::test]
-async fn what_was_received_before_the_end_counts() {
-    let Some(program) = EtcdProgram::get("what_was_received_before_the_end_counts") else { return };
+async fn changes_received_before_the_end_are_applied() {
+    let Some(program) = EtcdProgram::get("changes_received_before_the_end_are_applied") else { return };
     let (registry, proxy) = on_own_runtime({
         let program = program.clone();
         async move {

@@ -34,10 +34,9 @@ async fn lenient(program: &EtcdProgram) -> Registry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_registry_beyond_the_limit_of_an_answer_is_read_in_portions() {
+async fn a_registry_beyond_the_message_limit_is_read_in_portions() {
     const TOPICS: usize = 1_200;
-    let Some(program) = EtcdProgram::get("a_registry_beyond_the_limit_of_an_answer_is_read_in_portions")
-    else {
+    let Some(program) = EtcdProgram::get("a_registry_beyond_the_message_limit_is_read_in_portions") else {
         return;
     };
     let registry = Registry::start(&program).await;
@@ -79,10 +78,8 @@ async fn bad_entry(events: &mut DiscoveryEvents) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_value_beyond_the_limit_is_a_bad_entry_and_leaves_the_others_working() {
-    let Some(program) =
-        EtcdProgram::get("a_value_beyond_the_limit_is_a_bad_entry_and_leaves_the_others_working")
-    else {
+async fn a_value_beyond_the_message_limit_is_a_bad_entry() {
+    let Some(program) = EtcdProgram::get("a_value_beyond_the_message_limit_is_a_bad_entry") else {
         return;
     };
     let registry = lenient(&program).await;
@@ -119,8 +116,8 @@ async fn a_value_beyond_the_limit_is_a_bad_entry_and_leaves_the_others_working()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_transaction_beyond_the_limit_of_a_message_is_read_anew() {
-    let Some(program) = EtcdProgram::get("a_transaction_beyond_the_limit_of_a_message_is_read_anew") else {
+async fn a_transaction_beyond_the_message_limit_is_reread() {
+    let Some(program) = EtcdProgram::get("a_transaction_beyond_the_message_limit_is_reread") else {
         return;
     };
     let registry = lenient(&program).await;
@@ -141,9 +138,8 @@ async fn a_transaction_beyond_the_limit_of_a_message_is_read_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn changes_that_come_at_once_are_followed_whatever_their_length() {
-    let Some(program) = EtcdProgram::get("changes_that_come_at_once_are_followed_whatever_their_length")
-    else {
+async fn simultaneous_changes_of_any_length_are_followed() {
+    let Some(program) = EtcdProgram::get("simultaneous_changes_of_any_length_are_followed") else {
         return;
     };
     let registry = Registry::start(&program).await;

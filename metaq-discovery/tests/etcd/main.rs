@@ -35,8 +35,8 @@ async fn keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_server_beside_a_good_one_is_passed_over() {
-    let Some(program) = EtcdProgram::get("a_dead_server_beside_a_good_one_is_passed_over") else { return };
+async fn an_unreachable_server_is_skipped() {
+    let Some(program) = EtcdProgram::get("an_unreachable_server_is_skipped") else { return };
     let registry = Registry::start(&program).await;
     registry.register(BrokerId(0), addr(1000), 1).await;
     let connect = format!("etcd://{},{}/meta", nobody(), registry.endpoint);
@@ -48,8 +48,8 @@ async fn a_dead_server_beside_a_good_one_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropping_every_watch_ends_the_following() {
-    let Some(program) = EtcdProgram::get("dropping_every_watch_ends_the_following") else { return };
+async fn dropping_every_watch_stops_following() {
+    let Some(program) = EtcdProgram::get("dropping_every_watch_stops_following") else { return };
     let registry = Registry::start(&program).await;
     let tasks = || Handle::current().metrics().num_alive_tasks();
     let before = tasks();
@@ -68,7 +68,7 @@ async fn dropping_every_watch_ends_the_following() {
 }
 
 #[tokio::test]
-async fn servers_that_are_not_there_fail_within_the_deadline() {
+async fn unreachable_servers_fail_within_the_deadline() {
     let (host, mut config) = (nobody(), EtcdConfig::default());
     config.connect_timeout = Duration::from_secs(1);
     let discovery = EtcdDiscovery::with_config(&host, config).unwrap();

@@ -109,16 +109,15 @@ async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, rerea
 }
 
 #[tokio::test]
-async fn a_panic_of_the_following_task_has_it_begin_anew() {
-    let Some(program) = EtcdProgram::get("a_panic_of_the_following_task_has_it_begin_anew") else { return };
+async fn a_panic_restarts_the_following_task() {
+    let Some(program) = EtcdProgram::get("a_panic_restarts_the_following_task") else { return };
     // Every call is queued by the caller.
     goes_on_after_panics(&program, "tower::buffer::service", Duration::from_millis(200)).await;
 }
 
 #[tokio::test]
-async fn a_panic_of_the_librarys_tasks_is_not_taken_for_a_quiet_registry() {
-    let Some(program) = EtcdProgram::get("a_panic_of_the_librarys_tasks_is_not_taken_for_a_quiet_registry")
-    else {
+async fn a_panic_of_the_librarys_tasks_is_detected() {
+    let Some(program) = EtcdProgram::get("a_panic_of_the_librarys_tasks_is_detected") else {
         return;
     };
     goes_on_after_panics(&program, "h2::codec::framed_read", Duration::from_secs(3600)).await;

@@ -38,8 +38,8 @@ async fn becomes(watch: &mut TopicWatch, wanted: u32) {
 }
 
 #[test]
-fn a_discovery_works_on_over_three_runtimes() {
-    let Some(program) = EtcdProgram::get("a_discovery_works_on_over_three_runtimes") else { return };
+fn a_discovery_continues_over_three_runtimes() {
+    let Some(program) = EtcdProgram::get("a_discovery_continues_over_three_runtimes") else { return };
     // The server and the writers run on a runtime that stays.
     let outside = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let registry = Arc::new(outside.block_on(Registry::start(&program)));
@@ -86,10 +86,8 @@ fn a_discovery_works_on_over_three_runtimes() {
 
 /// A call on one runtime waits for a task on another one.
 #[test]
-fn a_call_that_waits_is_not_left_alone_by_the_end_of_the_follower_s_runtime() {
-    let Some(program) =
-        EtcdProgram::get("a_call_that_waits_is_not_left_alone_by_the_end_of_the_follower_s_runtime")
-    else {
+fn a_waiting_call_survives_the_end_of_the_followers_runtime() {
+    let Some(program) = EtcdProgram::get("a_waiting_call_survives_the_end_of_the_followers_runtime") else {
         return;
     };
     let [outside, first, second] =
@@ -136,8 +134,8 @@ impl Wake for Panics {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_panic_on_the_task_that_follows_does_not_end_it() {
-    let Some(program) = EtcdProgram::get("a_panic_on_the_task_that_follows_does_not_end_it") else { return };
+async fn a_panic_does_not_end_the_following_task() {
+    let Some(program) = EtcdProgram::get("a_panic_does_not_end_the_following_task") else { return };
     let registry = Registry::start(&program).await;
     registry.register(BrokerId(0), addr(1000), 1).await;
     let discovery = EtcdDiscovery::new(&registry.endpoint).unwrap();
@@ -159,10 +157,8 @@ async fn a_panic_on_the_task_that_follows_does_not_end_it() {
 
 /// The following task reports faults that have lasted, and wakes foreign wakers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd() {
-    let Some(program) =
-        EtcdProgram::get("a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd")
-    else {
+async fn a_panicking_waker_of_a_bad_entry_is_contained() {
+    let Some(program) = EtcdProgram::get("a_panicking_waker_of_a_bad_entry_is_contained") else {
         return;
     };
     let registry = Registry::start(&program).await;
@@ -195,8 +191,8 @@ async fn a_panic_of_who_hears_of_a_lasting_bad_entry_is_no_trouble_with_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn shortest_and_longest_settings_follow_a_registry() {
-    let Some(program) = EtcdProgram::get("shortest_and_longest_settings_follow_a_registry") else { return };
+async fn extreme_settings_follow_a_registry() {
+    let Some(program) = EtcdProgram::get("extreme_settings_follow_a_registry") else { return };
     let registry = Registry::start(&program).await;
     let settings: [fn(&mut EtcdConfig) -> &mut Duration; 4] = [
         |config| &mut config.connect_timeout,

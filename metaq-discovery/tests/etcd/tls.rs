@@ -33,8 +33,8 @@ async fn refused(connect: &str, name: Option<&str>, tls: &TlsConfig) -> (String,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_and_clients_prove_who_they_are() {
-    let Some(program) = EtcdProgram::get("servers_and_clients_prove_who_they_are") else { return };
+async fn servers_and_clients_authenticate() {
+    let Some(program) = EtcdProgram::get("servers_and_clients_authenticate") else { return };
     let (ca, other_ca) = (TestCa::new(), TestCa::new());
     let setup = PeerTls::new(&ca, NAME).demanding_certificates();
     let etcd = Etcd::start_with_tls(&program, setup).await.unwrap();
@@ -81,8 +81,8 @@ async fn servers_and_clients_prove_who_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_tls_is_not_waited_for_beyond_the_deadline() {
-    let Some(program) = EtcdProgram::get("a_server_without_tls_is_not_waited_for_beyond_the_deadline") else {
+async fn a_server_without_tls_fails_within_the_deadline() {
+    let Some(program) = EtcdProgram::get("a_server_without_tls_fails_within_the_deadline") else {
         return;
     };
     let registry = Registry::start(&program).await;

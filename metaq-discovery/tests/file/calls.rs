@@ -13,7 +13,7 @@ use metaq_discovery::{Discovery, DiscoveryEvent, FileDiscovery};
 use crate::{PATIENCE, Place, file, told, topic};
 
 #[tokio::test]
-async fn thousands_of_topics_are_opened_at_once_by_few_looks() {
+async fn thousands_of_topics_are_opened_with_few_scans() {
     const TOPICS: usize = 2_000;
     let place = Place::old(&file(TOPICS, 1, 1000));
     let discovery = FileDiscovery::new(&place.path);
@@ -37,7 +37,7 @@ fn threads() -> usize {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_call_that_is_given_up_while_it_reads_does_no_harm_to_the_next() {
+async fn a_dropped_call_does_not_affect_the_next() {
     let mut text = file(1, 1, 1000);
     while text.len() < 30 << 20 {
         writeln!(text, "# {}", "x".repeat(1000)).unwrap();
@@ -67,7 +67,7 @@ async fn a_call_that_is_given_up_while_it_reads_does_no_harm_to_the_next() {
 
 /// Threads do not stop a paused clock from advancing.
 #[tokio::test(start_paused = true)]
-async fn files_are_read_and_followed_while_the_clock_is_paused() {
+async fn files_are_followed_while_the_clock_is_paused() {
     let place = Place::new(&file(1, 1, 1000));
     let discovery = FileDiscovery::new(&place.path);
     let mut events = discovery.events();

@@ -42,7 +42,7 @@ fn watch_delays() -> Arc<AtomicU64> {
 }
 
 #[tokio::test]
-async fn a_large_file_that_changes_holds_up_no_task() {
+async fn a_changing_large_file_blocks_no_task() {
     let place = Place::old(&file(TOPICS, 30, 1000));
     let discovery = FileDiscovery::new(&place.path);
     let topics: Vec<_> = (0..TOPICS).map(topic).collect();
@@ -57,7 +57,7 @@ async fn a_large_file_that_changes_holds_up_no_task() {
 }
 
 #[tokio::test]
-async fn a_large_file_that_stays_costs_the_runtime_nothing() {
+async fn an_unchanged_large_file_costs_the_runtime_nothing() {
     let place = Place::old(&file(TOPICS, 30, 1000));
     let discovery = FileDiscovery::new(&place.path);
     let topics: Vec<_> = (0..TOPICS).map(topic).collect();

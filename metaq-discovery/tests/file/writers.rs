@@ -13,13 +13,13 @@ use crate::{PATIENCE, Place, file, replace, told, topic};
 
 /// Many calls read the first half of a file many times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_of_a_file_counts_for_nobody_however_many_look() {
+async fn half_of_a_file_is_never_accepted() {
     // On a busy machine writing the rest may take so long that the half is rightly accepted.
-    while !half_of_a_file_counts_for_nobody().await {}
+    while !is_half_of_a_file_ignored().await {}
 }
 
 /// Returns false if the rest was written too late for a result.
-async fn half_of_a_file_counts_for_nobody() -> bool {
+async fn is_half_of_a_file_ignored() -> bool {
     let (before, after) = (file(20, 2, 1000), file(20, 3, 1000));
     let place = Place::old(&before);
     let discovery = FileDiscovery::new(&place.path);
@@ -51,7 +51,7 @@ async fn half_of_a_file_counts_for_nobody() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn comments_that_change_all_the_time_keep_nothing_from_counting() {
+async fn changing_comments_do_not_delay_acceptance() {
     let place = Place::old(&file(1, 1, 1000));
     let discovery = FileDiscovery::new(&place.path);
     let mut watch = discovery.watch(&topic(0)).await.unwrap();

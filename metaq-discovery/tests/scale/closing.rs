@@ -22,8 +22,8 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn closing_at_any_moment_panics_nowhere_and_leaves_no_task() {
-    let Some(peers) = Peers::get("closing_at_any_moment_panics_nowhere_and_leaves_no_task") else { return };
+async fn closing_at_any_moment_leaves_no_task_and_no_panic() {
+    let Some(peers) = Peers::get("closing_at_any_moment_leaves_no_task_and_no_panic") else { return };
     let _alone = alone().await;
     let plant = Plant::start(&peers, ZooKeeper::builder(), 200, 4).await;
     let panics = Arc::new(AtomicUsize::new(0));

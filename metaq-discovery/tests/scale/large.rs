@@ -12,8 +12,8 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_registry_is_opened_and_followed_over_a_restart() {
-    let Some(peers) = Peers::get("a_large_registry_is_opened_and_followed_over_a_restart") else { return };
+async fn a_large_registry_is_followed_over_a_restart() {
+    let Some(peers) = Peers::get("a_large_registry_is_followed_over_a_restart") else { return };
     let _alone = alone().await;
     let (topics, brokers, heap) = form((400, 20, 256), (10_000, 100, 4096));
     let server = ZooKeeper::builder().heap_mib(heap);
@@ -95,9 +95,8 @@ async fn a_large_registry_is_opened_and_followed_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_breaks_with_thousands_of_watches_is_made_again_once() {
-    let Some(peers) = Peers::get("a_connection_that_breaks_with_thousands_of_watches_is_made_again_once")
-    else {
+async fn a_broken_connection_with_many_watches_reconnects_once() {
+    let Some(peers) = Peers::get("a_broken_connection_with_many_watches_reconnects_once") else {
         return;
     };
     let _alone = alone().await;

@@ -53,8 +53,8 @@ async fn is_quiet(which: &str, peers: &Peers, server: ZooKeeperBuilder) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quiet_registry_on_an_old_server_costs_no_memory_and_no_warning() {
-    let Some(peers) = Peers::get("a_quiet_registry_on_an_old_server_costs_no_memory_and_no_warning") else {
+async fn an_idle_old_server_costs_no_memory_and_no_warning() {
+    let Some(peers) = Peers::get("an_idle_old_server_costs_no_memory_and_no_warning") else {
         return;
     };
     let _alone = alone().await;
@@ -62,16 +62,16 @@ async fn a_quiet_registry_on_an_old_server_costs_no_memory_and_no_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quiet_registry_costs_no_memory_and_no_warning() {
-    let Some(peers) = Peers::get("a_quiet_registry_costs_no_memory_and_no_warning") else { return };
+async fn an_idle_registry_costs_no_memory_and_no_warning() {
+    let Some(peers) = Peers::get("an_idle_registry_costs_no_memory_and_no_warning") else { return };
     let _alone = alone().await;
     is_quiet("3.9.5", &peers, ZooKeeper::builder()).await;
 }
 
 /// The first round begins while most nodes are unknown, and must not take longer because of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_is_read_once_more_soon_after_it_was_opened() {
-    let Some(peers) = Peers::get("all_is_read_once_more_soon_after_it_was_opened") else { return };
+async fn everything_is_reread_soon_after_opening() {
+    let Some(peers) = Peers::get("everything_is_reread_soon_after_opening") else { return };
     let _alone = alone().await;
     let (topics, brokers, interval) = form((200, 10, 5), (1_000, 20, 30));
     let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;
@@ -131,8 +131,8 @@ async fn gives_watches_back(which: &str, peers: &Peers, server: ZooKeeperBuilder
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_that_nobody_wants_are_given_back() {
-    let Some(peers) = Peers::get("watches_that_nobody_wants_are_given_back") else { return };
+async fn unneeded_watches_are_released() {
+    let Some(peers) = Peers::get("unneeded_watches_are_released") else { return };
     let _alone = alone().await;
     gives_watches_back("3.4.3", &peers, ZooKeeper::builder().old()).await;
     gives_watches_back("3.9.5", &peers, ZooKeeper::builder()).await;

@@ -18,8 +18,8 @@ use crate::{
 const SEEN: f64 = 5.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_are_seen_over_twenty_kilobytes_a_second() {
-    let Some(peers) = Peers::get("changes_are_seen_over_twenty_kilobytes_a_second") else { return };
+async fn changes_are_seen_at_twenty_kilobytes_per_second() {
+    let Some(peers) = Peers::get("changes_are_seen_at_twenty_kilobytes_per_second") else { return };
     let _alone = alone().await;
     let (topics, brokers, lasts) = form((80, 5, Duration::from_secs(8)), (400, 5, Duration::from_secs(240)));
     let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;

@@ -39,8 +39,8 @@ fn watch_delays() -> Arc<AtomicU64> {
 }
 
 #[tokio::test]
-async fn addresses_that_vanish_hold_up_no_task() {
-    let Some(peers) = Peers::get("addresses_that_vanish_hold_up_no_task") else { return };
+async fn vanishing_addresses_block_no_task() {
+    let Some(peers) = Peers::get("vanishing_addresses_block_no_task") else { return };
     let _alone = alone().await;
     let (topics, brokers) = form((500, 10), (2_000, 10));
     let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;

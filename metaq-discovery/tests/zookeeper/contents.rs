@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout};
 use crate::registry::{PATIENCE, Registry, becomes, discovery, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_brokers_are_followed_through_their_lives() {
-    let Some(peers) = Peers::get("real_brokers_are_followed_through_their_lives") else { return };
+async fn real_brokers_are_followed_from_start_to_end() {
+    let Some(peers) = Peers::get("real_brokers_are_followed_from_start_to_end") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let zero = JavaBroker::builder(0).topic("t", 2).topic("other", 1).session_timeout(Duration::from_secs(2));
     let mut zero = zero.start(&peers, &zookeeper).await.unwrap();
@@ -52,8 +52,8 @@ fn bad_path(event: DiscoveryEvent) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_data_leaves_the_others_working_and_is_told_once() {
-    let Some(peers) = Peers::get("bad_data_leaves_the_others_working_and_is_told_once") else { return };
+async fn bad_data_is_reported_once_and_does_not_affect_others() {
+    let Some(peers) = Peers::get("bad_data_is_reported_once_and_does_not_affect_others") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let (registry, other) = (Registry::open(&zookeeper).await, Topic::new("other").unwrap());
     let other = Registry::open_for(&zookeeper, other).await;

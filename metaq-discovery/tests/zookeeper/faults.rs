@@ -103,8 +103,8 @@ fn config(session_timeout: Duration) -> ZooKeeperConfig {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_is_killed_and_started_again() {
-    let Some(peers) = Peers::get("a_server_is_killed_and_started_again") else { return };
+async fn a_killed_server_is_followed_after_its_restart() {
+    let Some(peers) = Peers::get("a_killed_server_is_followed_after_its_restart") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
     scene.zookeeper.kill().await.unwrap();
     scene.observer.wait_for_event("lost").await;
@@ -124,8 +124,8 @@ async fn a_server_is_killed_and_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_seconds_without_a_registry_that_changes_meanwhile() {
-    let Some(peers) = Peers::get("ten_seconds_without_a_registry_that_changes_meanwhile") else { return };
+async fn changes_during_a_ten_second_outage_are_found() {
+    let Some(peers) = Peers::get("changes_during_a_ten_second_outage_are_found") else { return };
     // The session survives the first outage, but not the second.
     let outages = [Duration::from_secs(15), Duration::from_secs(3)].map(async |session_timeout| {
         let mut scene = Scene::open(&peers, config(session_timeout)).await;
@@ -172,8 +172,8 @@ async fn an_expired_session_is_replaced_and_never_empties_a_view() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_expires_is_told_of_in_order() {
-    let Some(peers) = Peers::get("a_session_that_expires_is_told_of_in_order") else { return };
+async fn events_of_an_expired_session_are_in_order() {
+    let Some(peers) = Peers::get("events_of_an_expired_session_are_in_order") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
     scene.expire().await;
     scene.observer.wait_for_event("connected").await;
@@ -185,8 +185,8 @@ async fn a_session_that_expires_is_told_of_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_black_hole_is_noticed_and_left_behind() {
-    let Some(peers) = Peers::get("a_black_hole_is_noticed_and_left_behind") else { return };
+async fn a_black_hole_is_detected_and_left() {
+    let Some(peers) = Peers::get("a_black_hole_is_detected_and_left") else { return };
     // Data sent into the outage is delivered late, as after a retransmission, or lost; the session survives
     // or expires.
     let held = config(Duration::from_secs(30));
@@ -220,8 +220,8 @@ async fn a_black_hole_is_noticed_and_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_that_owes_answers_for_too_long_is_left() {
-    let Some(peers) = Peers::get("a_server_that_owes_answers_for_too_long_is_left") else { return };
+async fn a_server_that_does_not_answer_calls_is_left() {
+    let Some(peers) = Peers::get("a_server_that_does_not_answer_calls_is_left") else { return };
     let mut config = config(Duration::from_secs(30));
     // The connection itself would count as lost only after the longer limit.
     (config.call_timeout, config.silence_timeout) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -244,8 +244,8 @@ async fn a_server_that_owes_answers_for_too_long_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_lets_in_but_does_not_answer_yet_is_asked_again() {
-    let Some(peers) = Peers::get("a_server_that_lets_in_but_does_not_answer_yet_is_asked_again") else {
+async fn a_server_that_accepts_but_never_answers_is_retried() {
+    let Some(peers) = Peers::get("a_server_that_accepts_but_never_answers_is_retried") else {
         return;
     };
     // Like a starting server, which never responds to clients that connected too early.
@@ -284,8 +284,8 @@ async fn closing_without_a_registry_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
-    let Some(peers) = Peers::get("a_server_that_falls_silent_is_noticed_and_followed_again") else { return };
+async fn a_silent_server_is_detected_and_followed_again() {
+    let Some(peers) = Peers::get("a_silent_server_is_detected_and_followed_again") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(3))).await;
     scene.zookeeper.freeze();
     let noticed = scene.observer.wait_for_event("lost").await;
@@ -302,8 +302,8 @@ async fn a_server_that_falls_silent_is_noticed_and_followed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_break_over_and_over_leave_nothing_behind() {
-    let Some(peers) = Peers::get("connections_that_break_over_and_over_leave_nothing_behind") else { return };
+async fn repeatedly_broken_connections_leave_nothing_behind() {
+    let Some(peers) = Peers::get("repeatedly_broken_connections_leave_nothing_behind") else { return };
     let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
     for round in 1..=15 {
         scene.proxy.reset_all();
@@ -315,8 +315,8 @@ async fn connections_that_break_over_and_over_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ensemble_that_loses_its_leader_is_followed_on() {
-    let Some(peers) = Peers::get("an_ensemble_that_loses_its_leader_is_followed_on") else { return };
+async fn an_ensemble_without_its_leader_is_still_followed() {
+    let Some(peers) = Peers::get("an_ensemble_without_its_leader_is_still_followed") else { return };
     let mut ensemble = ZooKeeperEnsemble::start(&peers, 3).await.unwrap();
     let servers = ensemble.connect_string();
     let registry = Registry::open_at(&servers, topic()).await;

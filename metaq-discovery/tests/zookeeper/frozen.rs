@@ -26,7 +26,7 @@ const SESSION: Duration = Duration::from_secs(2);
 
 /// The suspended process: it prints each event and each view until its standard input is closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it is the child of a_process_that_stood_still_follows_again"]
+#[ignore = "it is the child of a_suspended_process_follows_again"]
 async fn follow_as_a_child() {
     let servers = env::var(SERVERS).expect("it is started by its parent");
     let mut config = ZooKeeperConfig::default();
@@ -85,8 +85,8 @@ impl Follower {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_stood_still_follows_again() {
-    let Some(peers) = Peers::get("a_process_that_stood_still_follows_again") else { return };
+async fn a_suspended_process_follows_again() {
+    let Some(peers) = Peers::get("a_suspended_process_follows_again") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 1).await;

@@ -26,8 +26,8 @@ use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 use registry::{PATIENCE, Registry, becomes, discovery, text, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn follows_everything_that_can_change() {
-    let Some(peers) = Peers::get("follows_everything_that_can_change") else { return };
+async fn every_kind_of_change_is_followed() {
+    let Some(peers) = Peers::get("every_kind_of_change_is_followed") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 2).await;
@@ -76,8 +76,8 @@ async fn follows_everything_that_can_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_offers_a_topic_anew_has_the_address_it_had() {
-    let Some(peers) = Peers::get("a_broker_that_offers_a_topic_anew_has_the_address_it_had") else { return };
+async fn a_broker_that_offers_a_topic_again_keeps_its_address() {
+    let Some(peers) = Peers::get("a_broker_that_offers_a_topic_again_keeps_its_address") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 2).await;
@@ -101,8 +101,8 @@ async fn a_broker_that_offers_a_topic_anew_has_the_address_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_not_write_waits_for_the_path_of_a_topic() {
-    let Some(peers) = Peers::get("who_may_not_write_waits_for_the_path_of_a_topic") else { return };
+async fn without_write_access_the_path_of_a_topic_is_awaited() {
+    let Some(peers) = Peers::get("without_write_access_the_path_of_a_topic_is_awaited") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let owner = Client::connector().with_auth("digest", b"owner:secret");
     let owner = owner.connect(&zookeeper.connect_string()).await.unwrap();
@@ -128,8 +128,8 @@ async fn who_may_not_write_waits_for_the_path_of_a_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_of_the_age_of_metaq_are_followed() {
-    let Some(peers) = Peers::get("servers_of_the_age_of_metaq_are_followed") else { return };
+async fn servers_as_old_as_metaq_are_followed() {
+    let Some(peers) = Peers::get("servers_as_old_as_metaq_are_followed") else { return };
     let mut zookeeper = ZooKeeper::builder().old().start(&peers).await.unwrap();
     let registry = Registry::open_old(&zookeeper).await;
     registry.register(0, 1000, 2).await;
@@ -167,7 +167,7 @@ async fn servers_of_the_age_of_metaq_are_followed() {
 }
 
 #[tokio::test]
-async fn servers_that_are_not_there_fail_within_the_deadline() {
+async fn unreachable_servers_fail_within_the_deadline() {
     let port = metaq_testkit::unused_addr().unwrap().port();
     let mut config = ZooKeeperConfig::default();
     config.connect_timeout = Duration::from_secs(1);
@@ -180,7 +180,7 @@ async fn servers_that_are_not_there_fail_within_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_fails_within_the_deadline() {
+async fn a_silent_server_fails_within_the_deadline() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hosts = listener.local_addr().unwrap().to_string();
     let mut config = ZooKeeperConfig::default();
@@ -192,7 +192,7 @@ async fn a_server_that_accepts_and_says_nothing_fails_within_the_deadline() {
 }
 
 #[tokio::test]
-async fn closing_ends_who_waits() {
+async fn closing_ends_waiting_calls() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let discovery = ZooKeeperDiscovery::new(&listener.local_addr().unwrap().to_string()).unwrap();
     let waiting = tokio::spawn({
@@ -207,8 +207,8 @@ async fn closing_ends_who_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropping_everything_ends_the_session() {
-    let Some(peers) = Peers::get("dropping_everything_ends_the_session") else { return };
+async fn dropping_all_handles_ends_the_session() {
+    let Some(peers) = Peers::get("dropping_all_handles_ends_the_session") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let discovery = discovery(&zookeeper, Duration::from_secs(6));
     let watch = discovery.watch(&topic()).await.unwrap();
@@ -226,8 +226,8 @@ async fn dropping_everything_ends_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_is_not_for_everybody_is_read_with_credentials() {
-    let Some(peers) = Peers::get("a_registry_that_is_not_for_everybody_is_read_with_credentials") else {
+async fn a_protected_registry_is_read_with_credentials() {
+    let Some(peers) = Peers::get("a_protected_registry_is_read_with_credentials") else {
         return;
     };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();

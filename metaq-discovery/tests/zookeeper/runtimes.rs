@@ -66,8 +66,8 @@ impl Drop for Outside {
 }
 
 #[test]
-fn a_discovery_works_on_over_three_runtimes() {
-    let Some(peers) = Peers::get("a_discovery_works_on_over_three_runtimes") else { return };
+fn a_discovery_continues_over_three_runtimes() {
+    let Some(peers) = Peers::get("a_discovery_continues_over_three_runtimes") else { return };
     let outside = Outside::start(&peers);
     let discovery = outside.discovery(Duration::from_secs(6));
     let mut watches = Vec::new();
@@ -110,8 +110,8 @@ fn a_discovery_works_on_over_three_runtimes() {
 }
 
 #[test]
-fn a_topic_is_followed_on_when_the_runtime_of_the_session_ends() {
-    let Some(peers) = Peers::get("a_topic_is_followed_on_when_the_runtime_of_the_session_ends") else {
+fn a_topic_survives_the_end_of_the_sessions_runtime() {
+    let Some(peers) = Peers::get("a_topic_survives_the_end_of_the_sessions_runtime") else {
         return;
     };
     let outer = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -155,8 +155,8 @@ impl<S: tracing::Subscriber> Layer<S> for Panics {
 }
 
 #[test]
-fn a_subscriber_that_panics_ends_nothing() {
-    let Some(peers) = Peers::get("a_subscriber_that_panics_ends_nothing") else { return };
+fn a_panicking_subscriber_stops_nothing() {
+    let Some(peers) = Peers::get("a_panicking_subscriber_stops_nothing") else { return };
     let outside = Outside::start(&peers);
     let mut port = 1000;
     // Every event of our own, and those of the client library on the task of its session.
@@ -195,8 +195,8 @@ fn a_subscriber_that_panics_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn shortest_and_longest_settings_follow_a_registry() {
-    let Some(peers) = Peers::get("shortest_and_longest_settings_follow_a_registry") else { return };
+async fn extreme_settings_follow_a_registry() {
+    let Some(peers) = Peers::get("extreme_settings_follow_a_registry") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 1).await;

@@ -30,8 +30,8 @@ async fn refused(connect: &str, tls: &TlsConfig) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_and_clients_prove_who_they_are() {
-    let Some(peers) = Peers::get("servers_and_clients_prove_who_they_are") else { return };
+async fn servers_and_clients_authenticate() {
+    let Some(peers) = Peers::get("servers_and_clients_authenticate") else { return };
     let (ca, other_ca) = (TestCa::new(), TestCa::new());
     let setup = PeerTls::new(&ca, "127.0.0.1").demanding_certificates();
     let mut zookeeper = ZooKeeper::builder().tls(setup).start(&peers).await.unwrap();
@@ -102,9 +102,8 @@ async fn servers_and_clients_prove_who_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn servers_that_refuse_are_asked_less_and_less_often_for_all_topics_together() {
-    let Some(peers) = Peers::get("servers_that_refuse_are_asked_less_and_less_often_for_all_topics_together")
-    else {
+async fn refusing_servers_are_asked_with_a_shared_backoff() {
+    let Some(peers) = Peers::get("refusing_servers_are_asked_with_a_shared_backoff") else {
         return;
     };
     let (ca, other_ca) = (TestCa::new(), TestCa::new());
@@ -133,7 +132,7 @@ async fn servers_that_refuse_are_asked_less_and_less_often_for_all_topics_togeth
 }
 
 #[test]
-fn a_host_that_no_certificate_can_be_for_is_refused() {
+fn a_host_without_a_possible_certificate_is_refused() {
     let mut config = ZooKeeperConfig::default();
     config.tls = Some(TlsConfig::from_ca_pem(TestCa::new().certificate()).unwrap());
     let error = ZooKeeperDiscovery::with_config("zk-1:2281,z$k:2281", config).unwrap_err();

@@ -79,16 +79,16 @@ async fn unreadable_nodes_are_bad_entries(zookeeper: ZooKeeper) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_node_that_may_not_be_read_is_a_bad_entry() {
-    let Some(peers) = Peers::get("a_node_that_may_not_be_read_is_a_bad_entry") else { return };
+async fn an_unreadable_node_is_a_bad_entry() {
+    let Some(peers) = Peers::get("an_unreadable_node_is_a_bad_entry") else { return };
     unreadable_nodes_are_bad_entries(ZooKeeper::start(&peers).await.unwrap()).await;
     let old = ZooKeeper::builder().old().start(&peers).await.unwrap();
     unreadable_nodes_are_bad_entries(old).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn rights_that_come_and_go_without_an_event_are_found() {
-    let Some(peers) = Peers::get("rights_that_come_and_go_without_an_event_are_found") else { return };
+async fn changes_of_rights_are_found_without_an_event() {
+    let Some(peers) = Peers::get("changes_of_rights_are_found_without_an_event") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 1).await;
@@ -126,8 +126,8 @@ async fn rights_that_come_and_go_without_an_event_are_found() {
 
 /// The node has no watcher, and nothing else happens: only rereading can find the change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_right_to_read_an_entry_is_found_without_an_event() {
-    let Some(peers) = Peers::get("a_right_to_read_an_entry_is_found_without_an_event") else { return };
+async fn a_new_right_to_read_is_found_without_an_event() {
+    let Some(peers) = Peers::get("a_new_right_to_read_is_found_without_an_event") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 1).await;
@@ -146,8 +146,8 @@ async fn a_right_to_read_an_entry_is_found_without_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_watch_that_begins_while_the_last_one_ends_is_answered() {
-    let Some(peers) = Peers::get("a_watch_that_begins_while_the_last_one_ends_is_answered") else { return };
+async fn a_watch_is_answered_while_the_last_one_is_dropped() {
+    let Some(peers) = Peers::get("a_watch_is_answered_while_the_last_one_is_dropped") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
     registry.register(0, 1000, 1).await;
@@ -168,8 +168,8 @@ async fn a_watch_that_begins_while_the_last_one_ends_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_root_without_brokers_is_left_alone_until_one_comes() {
-    let Some(peers) = Peers::get("a_root_without_brokers_is_left_alone_until_one_comes") else { return };
+async fn a_root_without_brokers_is_not_changed() {
+    let Some(peers) = Peers::get("a_root_without_brokers_is_not_changed") else { return };
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let discovery = ZooKeeperDiscovery::new(&zookeeper.connect_string()).unwrap();
     let topics: Vec<_> = (0..50).map(|n| Topic::new(&format!("topic-{n}")).unwrap()).collect();

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[test]
-fn bodies_are_read_as_java_reads_them() {
+fn bodies_are_parsed_as_by_java() {
     run::all("body", 51, |case| {
         let body = text(case, "body").unwrap_or_default();
         match case["op"].as_str().unwrap() {

@@ -167,7 +167,7 @@ fn raw(bytes: &[u8], steps: &[Step]) {
 }
 
 #[test]
-fn in_place_goes_on_where_it_stopped() {
+fn decoding_in_place_resumes_where_it_stopped() {
     let bytes = b"result 200 24 1\r\n-5468924307537133568 0 0value 3 -7\r\nabcresult 404 1 +2\r\nx";
     let mut decoder = Decoder::new();
     let (mut start, mut found) = (0, Vec::new());

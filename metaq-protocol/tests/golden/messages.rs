@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[test]
-fn messages_are_those_of_java() {
+fn messages_equal_those_of_java() {
     run::all("message", 243, |case| {
         match case["op"].as_str().unwrap() {
             "payload" => payload(case),

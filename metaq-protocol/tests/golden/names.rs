@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn transaction_ids_are_those_of_java() {
+fn transaction_ids_equal_those_of_java() {
     run::all("txid", 130, |case| {
         let id = match case["op"].as_str().unwrap() {
             "parse" => text(case, "text").unwrap().parse::<TransactionId>(),
@@ -44,7 +44,7 @@ fn transaction_ids_are_those_of_java() {
 }
 
 #[test]
-fn partitions_are_those_of_java() {
+fn partitions_equal_those_of_java() {
     run::all("partition", 55, |case| {
         match case["op"].as_str().unwrap() {
             "parse" => match text(case, "text").unwrap().parse::<Partition>() {
@@ -74,7 +74,7 @@ fn partitions_are_those_of_java() {
 }
 
 #[test]
-fn brokers_are_those_of_java() {
+fn broker_addresses_equal_those_of_java() {
     run::all("broker", 56, |case| match case["op"].as_str().unwrap() {
         "parse" => parse_broker(case),
         "format" => match BrokerAddr::new(text(case, "host").unwrap(), int(case, "port")) {

@@ -36,7 +36,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn what_is_written_reads_the_same(frame in arbitrary::frame()) {
+    fn encoded_frames_decode_to_the_same(frame in arbitrary::frame()) {
         let mut bytes = written(std::slice::from_ref(&frame));
         prop_assert_eq!(bytes.len(), frame.encoded_len());
         let mut parts = BytesMut::new();
@@ -69,7 +69,7 @@ proptest! {
     }
 
     #[test]
-    fn raw_bytes_are_those_that_came(
+    fn raw_bytes_equal_the_input(
         frames in vec(arbitrary::frame(), 0..8),
         mut ends in vec(0_usize..3000, 0..20),
         turns in vec(any::<bool>(), 1..8),
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn data_is_split_as_it_was_put_together(
+    fn data_is_split_into_its_original_parts(
         payload in arbitrary::bytes(),
         attribute in proptest::option::of("\\PC{0,10}"),
         others in any::<i32>(),
@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn answers_in_place_are_the_same(
+    fn responses_in_place_equal_buffered_ones(
         answers in vec(arbitrary::answer(), 0..8),
         mut ends in vec(0_usize..3000, 0..20),
     ) {
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(
+    fn any_bytes_are_decoded_or_refused(
         bytes in prop_oneof![
             vec(any::<u8>(), 0..300),
             "(put|get|sync|result|value|stats|quit|transaction)( [a-z0-9+-]{0,3}){0,9}(\r\n)?.{0,9}"
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_frames_are_read_or_refused(
+    fn damaged_frames_are_decoded_or_refused(
         frames in vec(arbitrary::frame(), 1..4),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
@@ -202,7 +202,7 @@ proptest! {
     }
 
     #[test]
-    fn stored_messages_come_out_as_they_went_in(
+    fn stored_messages_are_read_unchanged(
         messages in vec((any::<i64>(), any::<bool>(), arbitrary::bytes()), 0..6),
         cut in 0_usize..40,
     ) {
@@ -251,13 +251,13 @@ proptest! {
     }
 
     #[test]
-    fn put_answers_come_back(id in any::<i64>(), partition in any::<i32>(), offset in any::<i64>()) {
+    fn put_responses_are_parsed_unchanged(id in any::<i64>(), partition in any::<i32>(), offset in any::<i64>()) {
         let answer = PutResponse::new(id, partition, offset);
         prop_assert_eq!(PutResponse::parse(&answer.to_body()), Ok(answer));
     }
 
     #[test]
-    fn the_opaque_is_the_one_set(frame in arbitrary::frame(), opaque in any::<i32>()) {
+    fn the_opaque_is_preserved(frame in arbitrary::frame(), opaque in any::<i32>()) {
         let (opaque, set) = match frame {
             Frame::Command(mut command) => {
                 command.set_opaque(Opaque(opaque));

@@ -136,7 +136,7 @@ fn apply(nodes: &mut Nodes, id: NodeId, step: Step, answer: Answer) {
 }
 
 #[test]
-fn views_are_right_in_the_end_whatever_changes_and_in_whatever_order_it_is_heard() {
+fn views_converge_for_random_changes_and_orders() {
     let layout = Layout::new("meta");
     let topics: Vec<_> = (0..4).map(|n| Topic::new(&format!("t{n}")).unwrap()).collect();
     // With seed 2450, a child that several watchers report as deleted returns before all of them have fired.
