@@ -10,7 +10,7 @@ pub const MAX_BODY_LEN: usize = 0x7fff_ffff;
 /// line. Such a frame is never written, not even in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can say"
+    "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can express"
 )]
 pub struct BodyTooLong {
     body_len: usize,

@@ -21,7 +21,7 @@ pub use transaction::{PrepareVote, XaError, encode_recovered, parse_recovered};
 /// assert_eq!((error.request(), error.field(), error.text()), ("put", "partition", "7 x 0"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer to {request} {text:?} has no valid {field}; expected {expected}")]
+#[error("the response {text:?} to {request} has no valid {field}; expected {expected}")]
 pub struct InvalidResponse {
     request: &'static str,
     field: &'static str,

@@ -231,7 +231,7 @@ pub enum CorruptMessageKind {
     #[error("its length {length} is negative")]
     NegativeLength { length: i32 },
     /// The data doesn't match its checksum.
-    #[error("its checksum is {stored}, that of its data {found}")]
+    #[error("its checksum is {stored}, but that of its data is {found}")]
     Checksum { stored: Checksum, found: Checksum },
     /// The data is longer than the limit.
     #[error("its data of {length} bytes is longer than the limit of {limit}")]

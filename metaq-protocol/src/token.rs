@@ -83,7 +83,7 @@ pub enum InvalidTokenKind {
     LineEnd,
     /// A qualifier consists of digits, and there is no timeout; see
     /// [`TransactionCommand::with_qualifier`](crate::TransactionCommand::with_qualifier).
-    #[error("is all digits and would be read as a timeout, since there is none")]
+    #[error("is all digits and would be taken for the timeout, which is not set")]
     TakenForTimeout,
 }
 

@@ -146,7 +146,7 @@ fn a_qualifier_of_digits_needs_a_timeout() {
     let step = TransactionCommand::new(TransactionId::Null, session, TransactionAction::Recover);
     for digits in ["42", "٤٢"] {
         let error = step.clone().with_qualifier(digits).expect_err("read as a timeout").to_string();
-        assert!(error.contains("would be read as a timeout"), "{error}");
+        assert!(error.contains("would be taken for the timeout"), "{error}");
     }
     let with_timeout = step.with_timeout(5).with_qualifier("42").expect("beside a timeout");
     for (step, line) in [
@@ -168,7 +168,10 @@ fn errors_are_shareable_and_small() {
     is_shareable::<DecodeError>();
     assert_eq!(size_of::<DecodeError>(), size_of::<usize>());
     let answer = PutResponse::parse(b"1 2").expect_err("no offset").to_string();
-    assert_eq!(answer, "the answer to put \"1 2\" has no valid offset; expected MESSAGE-ID PARTITION OFFSET");
+    assert_eq!(
+        answer,
+        "the response \"1 2\" to put has no valid offset; expected MESSAGE-ID PARTITION OFFSET"
+    );
     let slave = BrokerAddr::parse_with_slave_id("meta://h:1?slaveId=x").expect_err("no number").to_string();
     assert!(slave.contains("its slaveId is not a number"), "{slave}");
 }

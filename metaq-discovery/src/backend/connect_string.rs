@@ -14,7 +14,7 @@ pub(crate) struct ConnectString {
 const DEFAULT_ROOT: &str = "/meta";
 
 const NO_SECRETS: &str =
-    "no name or password can stand before a host; set the `credentials` of the configuration";
+    "a name or password is not allowed before a host; set the `credentials` of the configuration";
 
 impl ConnectString {
     /// Parses the text that names a registry of `kind`, with an optional `scheme` in front.
@@ -30,7 +30,7 @@ impl ConnectString {
         };
         let bare = text.strip_prefix(scheme).unwrap_or(text);
         if bare.contains("://") {
-            return Err(refused("it is the address of something else".to_owned()));
+            return Err(refused("it has the scheme of something else".to_owned()));
         }
         let (hosts, root) = match bare.split_once('/') {
             Some((hosts, root)) => (hosts, root),

@@ -143,7 +143,8 @@ impl TaskSlot {
 
 /// The error for callers that rely on a task that can't be started.
 pub(crate) fn runtime_ended() -> DiscoveryError {
-    let text = "the Tokio runtime that followed the registry has ended; watch the topic again on another one";
+    let text =
+        "the Tokio runtime that followed the registry has shut down; watch the topic again on another one";
     DiscoveryError::new(DiscoveryErrorKind::NoRuntime, text)
 }
 

@@ -135,21 +135,22 @@ impl TlsConfig {
             Some(reason) => (DiscoveryErrorKind::Failed, self.explain(reason)),
             None if agreed => return None,
             None => {
-                let why = "it does not answer the handshake; it may expect none at this port";
+                let why = "it does not answer the handshake; this port may not use TLS";
                 (DiscoveryErrorKind::Unreachable, why.to_owned())
             }
         };
-        Some(DiscoveryError::with_source(error_kind, format!("no TLS with {kind} at {host}: {why}"), error))
+        Some(DiscoveryError::with_source(
+            error_kind,
+            format!("TLS with {kind} at {host} failed: {why}"),
+            error,
+        ))
     }
 
     fn explain(&self, reason: &rustls::Error) -> String {
         use AlertDescription as Alert;
         match (reason, &self.identity) {
             (rustls::Error::InvalidCertificate(_), _) => {
-                format!(
-                    "its certificate does not hold for us, who trust {}",
-                    self.ca.show("the CA certificates")
-                )
+                format!("its certificate can't be verified by {}", self.ca.show("the CA certificates"))
             }
             (
                 rustls::Error::AlertReceived(
@@ -158,9 +159,9 @@ impl TlsConfig {
                 None,
             ) => "it demands a client certificate, and none is configured".to_owned(),
             (rustls::Error::AlertReceived(_), Some((certificate, _))) => {
-                format!("it refuses us with {}", certificate.show("the client certificate"))
+                format!("it rejects {}", certificate.show("the client certificate"))
             }
-            (rustls::Error::InvalidMessage(_), _) => "it does not speak TLS there".to_owned(),
+            (rustls::Error::InvalidMessage(_), _) => "it does not use TLS on this port".to_owned(),
             _ => "the handshake failed".to_owned(),
         }
     }
@@ -198,7 +199,7 @@ impl Pem {
 
     fn certificates(&self, what: &str) -> Result<Vec<CertificateDer<'static>>, DiscoveryError> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.text.as_bytes()).collect();
-        let certificates = read.map_err(|error| self.unusable(what, "what is there is not PEM", error))?;
+        let certificates = read.map_err(|error| self.unusable(what, "the content is not PEM", error))?;
         if certificates.is_empty() {
             return Err(self.unusable(what, "there is no certificate", pem::Error::NoItemsFound));
         }
@@ -221,9 +222,9 @@ fn client_config(ca: &Pem, identity: Option<(&Pem, &Pem)>) -> Result<ClientConfi
     install_provider();
     let mut roots = RootCertStore::empty();
     for certificate in ca.certificates("the CA certificates")? {
-        roots
-            .add(certificate)
-            .map_err(|error| ca.unusable("the CA certificates", "one is no certificate of a CA", error))?;
+        roots.add(certificate).map_err(|error| {
+            ca.unusable("the CA certificates", "one of them is not a CA certificate", error)
+        })?;
     }
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
@@ -253,7 +254,7 @@ pub(crate) fn server_name(kind: &str, host: &str) -> Result<String, DiscoveryErr
         Ok(_) => Ok(name.to_owned()),
         Err(error) => {
             let name = super::connect_string::without_secrets(name);
-            let text = format!("no certificate can be for {name:?}, a host of {kind}");
+            let text = format!("no certificate can name {name:?}, a host of {kind}");
             Err(DiscoveryError::with_source(DiscoveryErrorKind::Config, text, error))
         }
     }
@@ -304,11 +305,11 @@ mod tests {
             ),
             (
                 TlsConfig::from_ca_file(&broken),
-                "the CA certificates in BROKEN can't be used: what is there is not PEM",
+                "the CA certificates in BROKEN can't be used: the content is not PEM",
             ),
             (
                 TlsConfig::from_ca_file(&odd),
-                "the CA certificates in ODD can't be used: one is no certificate of a CA",
+                "the CA certificates in ODD can't be used: one of them is not a CA certificate",
             ),
             (TlsConfig::from_ca_pem("?"), "the CA certificates can't be used: there is no certificate"),
             (
@@ -343,8 +344,8 @@ mod tests {
             assert_eq!(server_name("ZooKeeper", host).unwrap(), name);
         }
         let error = server_name("ZooKeeper", "a b:1").unwrap_err();
-        assert_eq!(error.to_string(), "no certificate can be for \"a b\", a host of ZooKeeper");
+        assert_eq!(error.to_string(), "no certificate can name \"a b\", a host of ZooKeeper");
         let error = server_name("ZooKeeper", "root:s3cret@h:1").unwrap_err();
-        assert_eq!(error.to_string(), "no certificate can be for \"...@h\", a host of ZooKeeper");
+        assert_eq!(error.to_string(), "no certificate can name \"...@h\", a host of ZooKeeper");
     }
 }

@@ -292,7 +292,7 @@ impl ViewSource for Inner {
         }
         let [followed, panicking, inner] = [(); 3].map(|()| Arc::clone(&self));
         let panicked = move |panic: &str| {
-            let text = format!("following etcd panicked, and is begun again: {panic}");
+            let text = format!("the task that follows etcd panicked and is restarted: {panic}");
             panicking.set_lost(SyncState::Lost(DiscoveryError::new(DiscoveryErrorKind::Failed, text)));
         };
         let follow = move || Arc::clone(&followed).follow();

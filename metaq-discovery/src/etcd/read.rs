@@ -120,8 +120,10 @@ impl Keys {
                         None => builder.missing_master(*id),
                     }
                     if let Some(former) = names.insert(*id, name) {
-                        builder
-                            .bad_child(former, &format!("{name} is of the same broker, and counts instead"));
+                        builder.bad_child(
+                            former,
+                            &format!("{name} belongs to the same broker, and is used instead"),
+                        );
                     }
                 }
             }
@@ -242,6 +244,9 @@ mod tests {
         let (view, bad) = keys.view(&topic(), &layout);
         assert_eq!((view.partitions().len(), bad.len()), (2, 1), "{bad:?}");
         let text = bad[0].entry.to_string();
-        assert_eq!(text, "/meta/brokers/topics-pub/a/0-m: 00-m is of the same broker, and counts instead");
+        assert_eq!(
+            text,
+            "/meta/brokers/topics-pub/a/0-m: 00-m belongs to the same broker, and is used instead"
+        );
     }
 }

@@ -51,7 +51,7 @@ impl AccessRefused {
         let Self { host, user, prefix, reason } = self;
         let user =
             user.as_ref().map_or_else(|| "without credentials".to_owned(), |user| format!("as {user:?}"));
-        let mut text = format!("etcd at {host} refuses to be read {user}: {reason}");
+        let mut text = format!("etcd at {host} refuses access {user}: {reason}");
         if reason.contains("permission denied") {
             text.push_str(&format!("; the right to read all keys that begin with {prefix} is needed"));
         }
@@ -97,7 +97,7 @@ impl RefusalBackoff {
     /// The error for calls during the backoff.
     pub(super) fn active_error(&self) -> Option<DiscoveryError> {
         let left = self.next_attempt.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-        let text = format!("{}; it is asked again in {} ms", self.error, left.as_millis().max(1));
+        let text = format!("{}; next attempt in {} ms", self.error, left.as_millis().max(1));
         Some(DiscoveryError::new(self.error.kind(), text))
     }
 }
@@ -130,8 +130,8 @@ mod tests {
         refusal = RefusalBackoff::after(Some(&refusal), refused());
         assert_eq!(
             refusal.active_error().unwrap().to_string(),
-            "etcd at h:1 refuses to be read as \"metaq\": etcdserver: permission denied; the right to read all keys \
-             that begin with /meta/brokers/ is needed; it is asked again in 500 ms"
+            "etcd at h:1 refuses access as \"metaq\": etcdserver: permission denied; the right to read all keys \
+             that begin with /meta/brokers/ is needed; next attempt in 500 ms"
         );
     }
 }

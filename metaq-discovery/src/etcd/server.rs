@@ -81,7 +81,7 @@ impl CallContext<'_> {
     }
 
     async fn log_in<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, ServerError> {
-        let what = "let us in";
+        let what = "accept the connection";
         match self.within(what, call).await {
             Ok(answer) => answer.map_err(|error| self.failed(what, error)),
             Err(ServerError::Other(late)) if self.user.is_some() => Err(ServerError::Login(late)),
@@ -220,7 +220,7 @@ impl<'a> Server<'a> {
         let change = match received {
             Ok(Some(change)) => change,
             Ok(None) => {
-                let text = format!("etcd at {host} did not go on to watch");
+                let text = format!("etcd at {host} closed the watch");
                 return Err(DiscoveryError::new(DiscoveryErrorKind::Unreachable, text).into());
             }
             Err(error) if is_too_long(&error) => {
@@ -239,7 +239,7 @@ impl<'a> Server<'a> {
             if is_access_error(reason) {
                 return Err(self.context.refused(reason.to_owned()));
             }
-            let text = format!("etcd at {host} ended the watch: {reason}");
+            let text = format!("etcd at {host} canceled the watch: {reason}");
             return Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text).into());
         }
         Ok(Some(change))

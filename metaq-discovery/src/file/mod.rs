@@ -245,7 +245,7 @@ impl Inner {
             None => {
                 let path = self.path.display();
                 let text = format!(
-                    "the file of brokers {path} said something else at each look for {SETTLE_TIMEOUT:?}"
+                    "the content of the file of brokers {path} was different at each scan for {SETTLE_TIMEOUT:?}"
                 );
                 Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text))
             }

@@ -91,7 +91,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
         } else {
             format!("{count} topics, the first of which is {first}")
         };
-        report(format!("brokers.{id}"), format!("it is missing, and named by {topics}"));
+        report(format!("brokers.{id}"), format!("it is missing, but named by {topics}"));
     }
     Ok(Arc::new(content))
 }
@@ -118,7 +118,7 @@ fn parse_id(text: &str) -> Result<BrokerId, String> {
     let id: Option<i32> = text.parse().ok().filter(|id| *id >= 0);
     match id {
         // Otherwise two entries could name the same broker, and only one of them would be used.
-        Some(id) if id.to_string() != text => Err(format!("{text:?} is to be written {id}")),
+        Some(id) if id.to_string() != text => Err(format!("{text:?} must be written as {id}")),
         Some(id) => Ok(BrokerId(id)),
         None => Err(format!("{text:?} is not the id of a broker, a number from 0 on")),
     }
@@ -160,10 +160,10 @@ pub(super) mod tests {
             ("[brokers]\n9 = \"h:1\"", "x brokers.9", "meta://"),
             ("[brokers]\n9 = 7", "x brokers.9", "7 is not an address"),
             ("[brokers]\n-1 = \"meta://h:1\"", "x brokers.-1", "\"-1\" is not the id"),
-            ("[topics.a]\n9 = 1", "x brokers.9", "it is missing, and named by topic a"),
-            ("[brokers]\n00 = \"meta://h:3\"", "x brokers.00", "\"00\" is to be written 0"),
-            ("[brokers]\n\"+0\" = \"meta://h:3\"", "x brokers.+0", "is to be written 0"),
-            ("[topics.a]\n01 = 7", "x topics.a.01", "is to be written 1"),
+            ("[topics.a]\n9 = 1", "x brokers.9", "it is missing, but named by topic a"),
+            ("[brokers]\n00 = \"meta://h:3\"", "x brokers.00", "\"00\" must be written as 0"),
+            ("[brokers]\n\"+0\" = \"meta://h:3\"", "x brokers.+0", "must be written as 0"),
+            ("[topics.a]\n01 = 7", "x topics.a.01", "must be written as 1"),
             ("[topics.a]\n0 = 0", "x topics.a.0", "0 is not a number of partitions"),
             ("[topics.a]\n0 = 65537", "x topics.a.0", "from 1 to 65536"),
             ("[topics.a]\n0 = \"2\"", "x topics.a.0", "is not a number of partitions"),
@@ -208,7 +208,7 @@ pub(super) mod tests {
         let bad: Vec<_> = content.bad.iter().map(|bad| bad.entry.to_string()).collect();
         assert_eq!(bad.len(), 2, "{bad:?}");
         assert!(bad[0].starts_with("x brokers.8: "), "{bad:?}");
-        assert_eq!(bad[1], "x brokers.9: it is missing, and named by 500 topics, the first of which is t000");
+        assert_eq!(bad[1], "x brokers.9: it is missing, but named by 500 topics, the first of which is t000");
         assert!(content.views.len() == 502 && content.views.values().all(|view| !view.is_empty()));
     }
 }

@@ -148,7 +148,7 @@ impl Inner {
 
     /// Applies the result of a scan, and notifies the waiting calls.
     fn finish(&self, begun: Instant, found: io::Result<ReadResult>, is_running: bool) {
-        let text = "taking in the file of brokers panicked";
+        let text = "processing the file of brokers panicked";
         let mut outcome = Err(DiscoveryError::new(DiscoveryErrorKind::Failed, text));
         contain(|| outcome = self.apply_scan(begun, found.map(|found| self.parsed(found))));
         contain(|| {

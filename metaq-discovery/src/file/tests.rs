@@ -158,7 +158,7 @@ async fn a_call_fails_when_the_file_never_settles() {
             Ok(watch) => assert_eq!((is_known, watch.current().brokers()[0].addr.port()), (true, 1)),
             Err(error) => {
                 assert_eq!((is_known, error.kind()), (false, DiscoveryErrorKind::Failed));
-                assert!(error.to_string().contains("something else at each look for 5s"), "{error}");
+                assert!(error.to_string().contains("different at each scan for 5s"), "{error}");
             }
         }
     }

@@ -93,7 +93,7 @@ impl TopicWatch {
     /// The error when the publisher was dropped without a reason.
     fn abandoned(&self) -> DiscoveryError {
         let text = format!(
-            "nobody publishes views of topic {} any more; the Tokio runtime that followed the registry may have ended: \
+            "no views of topic {} are published any more; the Tokio runtime that followed the registry may have shut down: \
              watch the topic again",
             self.views.borrow().topic
         );

@@ -77,7 +77,7 @@ async fn missing_rights_fail_immediately() {
         let error = refused(&discovery).await;
         assert_eq!(
             error.to_string(),
-            format!("etcd at {} refuses to be read {reason}", registry.endpoint),
+            format!("etcd at {} refuses access {reason}", registry.endpoint),
             "{:?}",
             error.source()
         );

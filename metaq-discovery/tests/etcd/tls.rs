@@ -51,20 +51,20 @@ async fn servers_and_clients_authenticate() {
 
     let trusting_another = TlsConfig::from_ca_pem(other_ca.certificate()).unwrap();
     let (error, cause) = refused(host, Some(NAME), &trusting_another).await;
-    let untrusted = "its certificate does not hold for us, who trust the CA certificates";
-    assert_eq!(error, format!("no TLS with etcd at {host}: {untrusted}"));
+    let untrusted = "its certificate can't be verified by the CA certificates";
+    assert_eq!(error, format!("TLS with etcd at {host} failed: {untrusted}"));
     assert!(cause.contains("UnknownIssuer"), "{cause}");
     let (error, cause) = refused(host, None, &known).await;
-    assert_eq!(error, format!("no TLS with etcd at {host}: {untrusted}"));
+    assert_eq!(error, format!("TLS with etcd at {host} failed: {untrusted}"));
     assert!(cause.contains("not valid for name \"127.0.0.1\""), "{cause}");
     let (error, _) = refused(host, Some(NAME), &trusting()).await;
     let demanded = "it demands a client certificate, and none is configured";
-    assert_eq!(error, format!("no TLS with etcd at {host}: {demanded}"));
+    assert_eq!(error, format!("TLS with etcd at {host} failed: {demanded}"));
     let (strange, strange_key) = other_ca.issue("stranger");
     let stranger = trusting().with_identity_pem(strange, strange_key).unwrap();
     let (error, cause) = refused(host, Some(NAME), &stranger).await;
-    let refusal = "it refuses us with the client certificate";
-    assert_eq!(error, format!("no TLS with etcd at {host}: {refusal}"), "{cause}");
+    let refusal = "it rejects the client certificate";
+    assert_eq!(error, format!("TLS with etcd at {host} failed: {refusal}"), "{cause}");
 
     // A server that is away does not affect the other one.
     let discovery = by_tls(&format!("{},{host}", nobody()), Some(NAME), &known);
@@ -95,6 +95,6 @@ async fn a_server_without_tls_fails_within_the_deadline() {
     assert!(started.elapsed() < Duration::from_millis(3500), "{:?}", started.elapsed());
     assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
     let cause = error.source().unwrap().to_string();
-    let unanswered = "it does not answer the handshake; it may expect none at this port";
-    assert_eq!(cause, format!("no TLS with etcd at {}: {unanswered}", registry.endpoint));
+    let unanswered = "it does not answer the handshake; this port may not use TLS";
+    assert_eq!(cause, format!("TLS with etcd at {} failed: {unanswered}", registry.endpoint));
 }

@@ -147,7 +147,9 @@ impl fmt::Display for DecodeError {
                 write!(f, "the {field} {text:?} is not a transaction id")
             }
             DecodeErrorKind::UnknownAction => write!(f, "the {field} {text:?} is not known"),
-            DecodeErrorKind::UnexpectedCommand => f.write_str("a request came where only answers can be"),
+            DecodeErrorKind::UnexpectedCommand => {
+                f.write_str("a request arrived where only responses are allowed")
+            }
         }
     }
 }
