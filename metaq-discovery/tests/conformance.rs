@@ -201,11 +201,11 @@ async fn errors_name_a_missing_or_malformed_file() {
     // recurs.
     for _ in 0..2 {
         replace("[brokers]\n0 = ");
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while let Ok(Some(event)) = timeout(Duration::from_secs(2), events.next()).await {
-            told.push(event);
+            reported.push(event);
         }
-        assert!(matches!(told[..], [DiscoveryEvent::BadEntry(_)]), "{told:?}");
+        assert!(matches!(reported[..], [DiscoveryEvent::BadEntry(_)]), "{reported:?}");
         assert_eq!(watch.current().brokers().len(), 1);
         replace(good);
         assert!(discovery.watch(&topic()).await.is_ok());

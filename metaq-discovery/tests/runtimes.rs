@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn topic() -> Topic {
     Topic::new("t").unwrap()
@@ -51,7 +51,7 @@ async fn becomes(watch: &mut TopicWatch, partitions: usize) {
             watch.changed().await.unwrap();
         }
     };
-    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("the view is {:?}", watch.current()));
+    timeout(TIMEOUT, reached).await.unwrap_or_else(|_| panic!("the view is {:?}", watch.current()));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_waiting_watch_survives_the_end_of_another_runtime() {
             begun.send(()).unwrap();
             changed.await.map(|view| view.partitions().len())
         };
-        timeout(PATIENCE, changed).await
+        timeout(TIMEOUT, changed).await
     });
     waits.recv().unwrap();
     drop(first);
@@ -141,11 +141,14 @@ fn calls_without_a_runtime_return_an_error() {
     let mock = MockDiscovery::new();
     mock.set_delay(Duration::from_secs(1));
     let file = FileDiscovery::new(&path);
-    let mut refusing: Vec<Arc<dyn Discovery>> = vec![Arc::new(file.clone()), Arc::new(mock)];
-    #[cfg(feature = "zookeeper")]
-    refusing.push(Arc::new(metaq_discovery::ZooKeeperDiscovery::new("127.0.0.1:1").unwrap()));
-    #[cfg(feature = "etcd")]
-    refusing.push(Arc::new(metaq_discovery::EtcdDiscovery::new("127.0.0.1:1").unwrap()));
+    let refusing: Vec<Arc<dyn Discovery>> = vec![
+        Arc::new(file.clone()),
+        Arc::new(mock),
+        #[cfg(feature = "zookeeper")]
+        Arc::new(metaq_discovery::ZooKeeperDiscovery::new("127.0.0.1:1").unwrap()),
+        #[cfg(feature = "etcd")]
+        Arc::new(metaq_discovery::EtcdDiscovery::new("127.0.0.1:1").unwrap()),
+    ];
     for discovery in &refusing {
         for _ in 0..2 {
             let errors = [
@@ -240,7 +243,7 @@ fn a_waker_may_call_the_discovery() {
         });
         done.send(()).unwrap();
     });
-    is_done.recv_timeout(PATIENCE).expect("no lock is held while somebody is woken");
+    is_done.recv_timeout(TIMEOUT).expect("no lock is held while somebody is woken");
 }
 
 #[tokio::test]

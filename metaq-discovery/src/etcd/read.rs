@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(apply(&child("b", "0-m"), partitions), ["b"]);
         assert_eq!(apply(&child("c", "1-m"), partitions), ["c"]);
         assert_eq!(apply(first, None), ["a", "b"]);
-        assert!(apply(other, Some("meta://h:2")).is_empty(), "nobody reads that path");
+        assert!(apply(other, Some("meta://h:2")).is_empty(), "that path is not read");
         assert_eq!(apply(&child("a", "0-m"), None), ["a"]);
         assert_eq!(apply(&child("b", "0-m"), None), ["b"]);
         assert_eq!(apply(first, Some("meta://h:1")), ["b"], "it still has 00-m");

@@ -39,7 +39,7 @@ const SOON: Duration = Duration::from_millis(1);
 #[test]
 fn short_lived_content_changes_no_view() {
     let mut fixture = Fixture::new();
-    assert_eq!(fixture.scan(SOON, GOOD).unwrap(), Settled::NotYet, "somebody may be writing it");
+    assert_eq!(fixture.scan(SOON, GOOD).unwrap(), Settled::NotYet, "a writer may not have finished");
     assert_eq!(fixture.scan(INTERVAL, GOOD).unwrap(), Settled::Yes);
     assert_eq!(fixture.views(), WHOLE);
     let (portion, _) = GOOD.split_at(GOOD.find("[topics.b]").unwrap());

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     log::Log,
-    registry::{PATIENCE, Registry, addr},
+    registry::{Registry, TIMEOUT, addr},
 };
 
 /// The permission that the user `metaq` needs.
@@ -133,13 +133,17 @@ async fn loses_and_regains(
     let attempts = proxy.accepted() - connections;
     assert!((1..=4).contains(&attempts), "{attempts} attempts in 4 s, after 0.5, 1.5 and 3.5 s");
     assert_eq!(text(&watch.current()), "0@1000:1", "the view holds");
-    assert_eq!(observer.take_events().iter().filter(|event| *event == "lost").count(), 1, "it is told once");
+    assert_eq!(
+        observer.take_events().iter().filter(|event| *event == "lost").count(),
+        1,
+        "it is reported once"
+    );
     assert_eq!(log.count("etcd refuses to be read; the last views hold"), 1, "{}", log.text());
     assert_eq!(log.count(reason), 1, "{}", log.text());
     regain(&mut root).await;
     let regained = Instant::now();
     while text(&watch.current()) != "0@1000:1 1@1001:1" {
-        timeout(PATIENCE, watch.changed()).await.expect("it is followed again").unwrap();
+        timeout(TIMEOUT, watch.changed()).await.expect("it is followed again").unwrap();
     }
     assert!(regained.elapsed() < Duration::from_secs(8), "the pauses were 0.5, 1, 2 and 4 s");
     assert!(observer.take_events().contains(&"connected".to_owned()));
@@ -187,7 +191,7 @@ async fn one_login_serves_all_reads() {
     for round in 0..5 {
         let read = watch.current();
         while Arc::ptr_eq(&watch.current(), &read) {
-            assert!(started.elapsed() < PATIENCE, "it was read anew {round} times");
+            assert!(started.elapsed() < TIMEOUT, "it was read anew {round} times");
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -205,7 +209,7 @@ async fn a_server_with_slow_logins_is_asked_rarely() {
     proxy.plan_both(Plan::new().freeze());
     let mut config = config("metaq", "secret");
     config.call_timeout = Duration::from_secs(1);
-    config.connect_timeout = PATIENCE * 3;
+    config.connect_timeout = TIMEOUT * 3;
     let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
     let watched = topic();
     let mut watching = discovery.watch(&watched);
@@ -213,7 +217,7 @@ async fn a_server_with_slow_logins_is_asked_rarely() {
     let attempts = proxy.accepted();
     assert!(attempts <= 4, "{attempts} attempts in 10 s, after 1.5, 3.5 and 6.5 s");
     proxy.plan_both(Plan::new());
-    let watch = timeout(PATIENCE, watching).await.expect("it is let in").unwrap();
+    let watch = timeout(TIMEOUT, watching).await.expect("it is let in").unwrap();
     assert_eq!(text(&watch.current()), "0@1000:1");
     discovery.close().await;
 }

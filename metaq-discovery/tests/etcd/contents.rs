@@ -18,7 +18,7 @@ use metaq_testkit::{
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, timeout};
 
-use crate::registry::{PATIENCE, Registry, addr, ports};
+use crate::registry::{Registry, TIMEOUT, addr, ports};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_leaves_when_its_lease_expires() {
@@ -73,13 +73,13 @@ async fn bad_data_is_reported_once_and_does_not_affect_others() {
     for round in 2..5 {
         registry.register(BrokerId(0), addr(1000), round).await;
         while text(&watch.current()) != format!("0@1000:{round} 3@1003:1") {
-            timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
+            timeout(TIMEOUT, watch.changed()).await.unwrap().unwrap();
         }
     }
     // A missing address is a transient fault, and reported only when it lasts.
-    let mut told = Vec::new();
-    while told.last().is_none_or(|path| path != "/meta/brokers/ids/1/master") {
-        told.extend(bad_path(timeout(PATIENCE, events.next()).await.expect("it is told").unwrap()));
+    let mut reported = Vec::new();
+    while reported.last().is_none_or(|path| path != "/meta/brokers/ids/1/master") {
+        reported.extend(bad_path(timeout(TIMEOUT, events.next()).await.expect("it is reported").unwrap()));
     }
     registry
         .apply("/meta/brokers/ids/1/master".to_owned(), Some("meta://host.example:1001".to_owned()))
@@ -88,10 +88,10 @@ async fn bad_data_is_reported_once_and_does_not_affect_others() {
     discovery.close().await;
     drop(discovery);
     while let Some(event) = events.next().await {
-        told.extend(bad_path(event));
+        reported.extend(bad_path(event));
     }
-    told.sort();
-    assert_eq!(told, ["/meta/brokers/ids/1/master", "/meta/brokers/ids/2/master"]);
+    reported.sort();
+    assert_eq!(reported, ["/meta/brokers/ids/1/master", "/meta/brokers/ids/2/master"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,14 +120,14 @@ async fn thousands_of_topics_share_one_watch() {
 
     let started = Instant::now();
     registry.apply(child(&topics[7], 0), parts(3)).await;
-    timeout(PATIENCE, watches[7].changed()).await.unwrap().unwrap();
+    timeout(TIMEOUT, watches[7].changed()).await.unwrap().unwrap();
     println!("one topic's change was seen after {:?}", started.elapsed());
     assert_eq!(text(&watches[7].current()), "0@1000:3");
 
     let started = Instant::now();
     registry.apply("/meta/brokers/ids/0/master".to_owned(), Some("meta://127.0.0.1:2000".to_owned())).await;
     for (n, watch) in watches.iter_mut().enumerate() {
-        timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
+        timeout(TIMEOUT, watch.changed()).await.unwrap().unwrap();
         assert_eq!(text(&watch.current()), if n == 7 { "0@2000:3" } else { "0@2000:2" });
     }
     let moved = started.elapsed();
@@ -177,7 +177,7 @@ async fn vanishing_addresses_block_no_task() {
     client.txn(Txn::new().and_then(deletions)).await.unwrap();
     for watch in &mut watches {
         while !watch.current().is_empty() {
-            timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
+            timeout(TIMEOUT, watch.changed()).await.unwrap().unwrap();
         }
     }
     let longest = longest.load(Ordering::Relaxed);

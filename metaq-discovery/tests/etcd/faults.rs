@@ -18,12 +18,12 @@ use tokio::{
 
 use crate::{
     log::Log,
-    registry::{PATIENCE, Registry, addr},
+    registry::{Registry, TIMEOUT, addr},
 };
 
 /// A server, a proxy that can inject faults, and a topic with the broker 0 that is followed through the
 /// proxy.
-struct Scene {
+struct Fixture {
     registry: Registry,
     proxy: Proxy,
     discovery: EtcdDiscovery,
@@ -32,7 +32,7 @@ struct Scene {
     tasks: Tasks,
 }
 
-impl Scene {
+impl Fixture {
     async fn open(program: &EtcdProgram, config: EtcdConfig) -> Self {
         let registry = Registry::start(program).await;
         registry.register(BrokerId(0), addr(1000), 1).await;
@@ -49,7 +49,7 @@ impl Scene {
         self.registry.register(BrokerId(7), addr(1007), 7).await;
         let written = Instant::now();
         while text(&self.watch.current()).split(' ').all(|broker| broker != "7@1007:7") {
-            assert!(written.elapsed() < PATIENCE, "it isn't followed: {}", text(&self.watch.current()));
+            assert!(written.elapsed() < TIMEOUT, "it isn't followed: {}", text(&self.watch.current()));
             self.watch.changed().await.unwrap();
         }
         self.observer.take_events();
@@ -61,16 +61,16 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_is_followed_after_its_restart() {
     let Some(program) = EtcdProgram::get("a_killed_server_is_followed_after_its_restart") else { return };
-    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
-    scene.registry.etcd.lock().await.kill().await.unwrap();
-    scene.observer.wait_for_event("lost").await;
-    scene.registry.etcd.lock().await.restart().await.unwrap();
+    let mut fixture = Fixture::open(&program, EtcdConfig::default()).await;
+    fixture.registry.etcd.lock().await.kill().await.unwrap();
+    fixture.observer.wait_for_event("lost").await;
+    fixture.registry.etcd.lock().await.restart().await.unwrap();
     let back = Instant::now();
-    scene.registry.register(BrokerId(1), addr(1001), 1).await;
-    let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
+    fixture.registry.register(BrokerId(1), addr(1001), 1).await;
+    let took = fixture.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
     println!("a change was seen {took:?} after the server was back");
-    assert!(scene.observer.take_events().contains(&"connected".to_owned()));
-    scene.close().await;
+    assert!(fixture.observer.take_events().contains(&"connected".to_owned()));
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,24 +78,24 @@ async fn changes_during_a_ten_second_outage_are_found() {
     let Some(program) = EtcdProgram::get("changes_during_a_ten_second_outage_are_found") else {
         return;
     };
-    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
-    scene.proxy.on_connect(OnConnect::Refuse).await.unwrap();
-    scene.proxy.reset_all();
+    let mut fixture = Fixture::open(&program, EtcdConfig::default()).await;
+    fixture.proxy.on_connect(OnConnect::Refuse).await.unwrap();
+    fixture.proxy.reset_all();
     for port in 3001..3010 {
-        scene.registry.register(BrokerId(1), addr(port), 2).await;
-        scene.registry.unregister(BrokerId(1)).await;
+        fixture.registry.register(BrokerId(1), addr(port), 2).await;
+        fixture.registry.unregister(BrokerId(1)).await;
     }
-    scene.registry.register(BrokerId(2), addr(1002), 1).await;
-    scene.registry.register(BrokerId(0), addr(2000), 1).await;
-    scene.observer.wait_for_event("lost").await;
+    fixture.registry.register(BrokerId(2), addr(1002), 1).await;
+    fixture.registry.register(BrokerId(0), addr(2000), 1).await;
+    fixture.observer.wait_for_event("lost").await;
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
-    assert!(scene.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
-    scene.proxy.on_connect(OnConnect::Forward).await.unwrap();
-    let took = scene.observer.wait_for_view("0@2000:1 2@1002:1", Instant::now()).await;
+    assert_eq!(text(&fixture.watch.current()), "0@1000:1", "the view holds");
+    assert!(fixture.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
+    fixture.proxy.on_connect(OnConnect::Forward).await.unwrap();
+    let took = fixture.observer.wait_for_view("0@2000:1 2@1002:1", Instant::now()).await;
     println!("all changes were seen {took:?} after 10 s without");
-    assert!(scene.watch.current().age() < Duration::from_secs(2));
-    scene.close().await;
+    assert!(fixture.watch.current().age() < Duration::from_secs(2));
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,18 +110,18 @@ async fn a_black_hole_is_detected_and_left() {
     ];
     let holes = holes.map(async |(which, config, plan)| {
         let limit = config.keep_alive + config.call_timeout + Duration::from_secs(1);
-        let mut scene = Scene::open(&program, config).await;
-        scene.proxy.plan_both(plan);
-        scene.registry.register(BrokerId(1), addr(1001), 1).await;
-        let noticed = scene.observer.wait_for_event("lost").await;
+        let mut fixture = Fixture::open(&program, config).await;
+        fixture.proxy.plan_both(plan);
+        fixture.registry.register(BrokerId(1), addr(1001), 1).await;
+        let noticed = fixture.observer.wait_for_event("lost").await;
         assert!(noticed < limit, "noticed after {noticed:?}");
-        assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
+        assert_eq!(text(&fixture.watch.current()), "0@1000:1", "the view holds");
         // Long enough for further attempts, which fail.
         sleep(Duration::from_secs(4)).await;
-        scene.proxy.plan_both(Plan::new());
-        let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
+        fixture.proxy.plan_both(Plan::new());
+        let took = fixture.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
         println!("a black hole that {which} was noticed after {noticed:?}, over it {took:?} after its end");
-        scene.close().await;
+        fixture.close().await;
     });
     futures_util::future::join_all(holes).await;
 }
@@ -133,28 +133,28 @@ async fn a_silent_server_is_detected_and_followed_again() {
     };
     let mut config = EtcdConfig::default();
     config.keep_alive = Duration::from_secs(1);
-    let mut scene = Scene::open(&program, config).await;
-    scene.registry.etcd.lock().await.freeze();
-    let noticed = scene.observer.wait_for_event("lost").await;
-    scene.registry.etcd.lock().await.thaw();
+    let mut fixture = Fixture::open(&program, config).await;
+    fixture.registry.etcd.lock().await.freeze();
+    let noticed = fixture.observer.wait_for_event("lost").await;
+    fixture.registry.etcd.lock().await.thaw();
     let thawed = Instant::now();
-    scene.registry.register(BrokerId(1), addr(1001), 1).await;
-    let seen = scene.observer.wait_for_view("0@1000:1 1@1001:1", thawed).await;
+    fixture.registry.register(BrokerId(1), addr(1001), 1).await;
+    let seen = fixture.observer.wait_for_view("0@1000:1 1@1001:1", thawed).await;
     println!("its silence was noticed after {noticed:?}, a change seen {seen:?} after it spoke again");
-    scene.close().await;
+    fixture.close().await;
 }
 
 /// etcd closes connections that send keep-alive pings too often.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_is_kept() {
     let Some(program) = EtcdProgram::get("an_idle_connection_is_kept") else { return };
-    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
-    let connections = scene.proxy.accepted();
+    let mut fixture = Fixture::open(&program, EtcdConfig::default()).await;
+    let connections = fixture.proxy.accepted();
     sleep(4 * EtcdConfig::default().keep_alive).await;
-    assert_eq!(scene.proxy.accepted(), connections);
-    let told = scene.observer.take_events();
-    assert!(!told.contains(&"lost".to_owned()), "{told:?}");
-    scene.close().await;
+    assert_eq!(fixture.proxy.accepted(), connections);
+    let reported = fixture.observer.take_events();
+    assert!(!reported.contains(&"lost".to_owned()), "{reported:?}");
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,13 +162,13 @@ async fn repeatedly_broken_connections_leave_nothing_behind() {
     let Some(program) = EtcdProgram::get("repeatedly_broken_connections_leave_nothing_behind") else {
         return;
     };
-    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
+    let mut fixture = Fixture::open(&program, EtcdConfig::default()).await;
     for round in 1..=15 {
-        scene.proxy.reset_all();
-        scene.registry.register(BrokerId(0), addr(1000 + round), 1).await;
-        scene.observer.wait_for_view(&format!("0@{}:1", 1000 + round), Instant::now()).await;
+        fixture.proxy.reset_all();
+        fixture.registry.register(BrokerId(0), addr(1000 + round), 1).await;
+        fixture.observer.wait_for_view(&format!("0@{}:1", 1000 + round), Instant::now()).await;
     }
-    scene.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,17 +176,17 @@ async fn changes_compacted_during_an_outage_are_not_needed() {
     let Some(program) = EtcdProgram::get("changes_compacted_during_an_outage_are_not_needed") else {
         return;
     };
-    let mut scene = Scene::open(&program, EtcdConfig::default()).await;
-    scene.proxy.on_connect(OnConnect::Refuse).await.unwrap();
-    scene.proxy.reset_all();
-    scene.registry.register(BrokerId(1), addr(1001), 1).await;
-    scene.registry.unregister(BrokerId(0)).await;
-    scene.registry.compact().await;
-    scene.registry.register(BrokerId(2), addr(1002), 1).await;
-    scene.proxy.on_connect(OnConnect::Forward).await.unwrap();
-    let took = scene.observer.wait_for_view("1@1001:1 2@1002:1", Instant::now()).await;
+    let mut fixture = Fixture::open(&program, EtcdConfig::default()).await;
+    fixture.proxy.on_connect(OnConnect::Refuse).await.unwrap();
+    fixture.proxy.reset_all();
+    fixture.registry.register(BrokerId(1), addr(1001), 1).await;
+    fixture.registry.unregister(BrokerId(0)).await;
+    fixture.registry.compact().await;
+    fixture.registry.register(BrokerId(2), addr(1002), 1).await;
+    fixture.proxy.on_connect(OnConnect::Forward).await.unwrap();
+    let took = fixture.observer.wait_for_view("1@1001:1 2@1002:1", Instant::now()).await;
     println!("what was left after the compaction was seen after {took:?}");
-    scene.close().await;
+    fixture.close().await;
 }
 
 /// A discovery that has read the registry, with the broker 0, and whose request to watch from the next
@@ -221,7 +221,7 @@ impl AboutToWatch {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, read).await.expect("the registry is read");
+        timeout(TIMEOUT, read).await.expect("the registry is read");
         proxy.plan(Direction::ToServer, Plan::new().freeze());
         Self { discovery, events, proxy, opening }
     }
@@ -232,14 +232,14 @@ impl AboutToWatch {
         assert!(!self.opening.is_finished(), "it waits for its watch");
         self.proxy.plan(Direction::ToServer, Plan::new());
         let thawed = Instant::now();
-        let mut watch = timeout(PATIENCE, self.opening).await.unwrap().unwrap().unwrap();
+        let mut watch = timeout(TIMEOUT, self.opening).await.unwrap().unwrap().unwrap();
         while text(&watch.current()) != wanted {
-            timeout(PATIENCE, watch.changed()).await.expect("what is there now is seen").unwrap();
+            timeout(TIMEOUT, watch.changed()).await.expect("what is there now is seen").unwrap();
         }
         assert!(thawed.elapsed() < Duration::from_secs(2), "{:?}", thawed.elapsed());
         registry.register(BrokerId(9), addr(1009), 1).await;
         while text(&watch.current()) != format!("{wanted} 9@1009:1") {
-            timeout(PATIENCE, watch.changed()).await.expect("it is followed").unwrap();
+            timeout(TIMEOUT, watch.changed()).await.expect("it is followed").unwrap();
         }
         // The registry was never reported as lost.
         assert_eq!(self.events.next().await.unwrap().to_string(), "connected");
@@ -317,6 +317,6 @@ async fn changes_received_before_the_end_are_applied() {
 
 async fn ports_and_partitions(watch: &mut TopicWatch, wanted: &str) {
     while text(&watch.current()) != wanted {
-        timeout(PATIENCE, watch.changed()).await.expect("it is seen").unwrap();
+        timeout(TIMEOUT, watch.changed()).await.expect("it is seen").unwrap();
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     faults::AboutToWatch,
-    registry::{PATIENCE, Registry, addr, ports},
+    registry::{Registry, TIMEOUT, addr, ports},
 };
 
 const MIB: usize = 1 << 20;
@@ -64,13 +64,13 @@ async fn a_registry_beyond_the_message_limit_is_read_in_portions() {
     // Changes are followed.
     let mut watch = discovery.watch(&topics[9]).await.unwrap();
     registry.apply(child(&topics[9], 0), Some(partitions(9, 0))).await;
-    timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
+    timeout(TIMEOUT, watch.changed()).await.unwrap().unwrap();
     assert_eq!(text(&watch.current()), "0@1000:9");
 }
 
 async fn bad_entry(events: &mut DiscoveryEvents) -> String {
     loop {
-        let event = timeout(PATIENCE, events.next()).await.expect("a bad entry is told").unwrap();
+        let event = timeout(TIMEOUT, events.next()).await.expect("a bad entry is reported").unwrap();
         if let DiscoveryEvent::BadEntry(entry) = event {
             return entry.to_string();
         }
@@ -92,11 +92,11 @@ async fn a_value_beyond_the_message_limit_is_a_bad_entry() {
     let mut events = discovery.events();
     let mut watch = discovery.watch(&topic()).await.unwrap();
     assert_eq!(text(&watch.current()), "0@1000:1 3@1003:1");
-    let mut told = [bad_entry(&mut events).await, bad_entry(&mut events).await];
-    told.sort();
+    let mut reported = [bad_entry(&mut events).await, bad_entry(&mut events).await];
+    reported.sort();
     let reason = "its value is longer than the 4 MiB that can be read";
     assert_eq!(
-        told,
+        reported,
         [
             format!("/meta/brokers/ids/2/master: {reason}"),
             format!("/meta/brokers/topics-pub/{}/1-m: {reason}", topic())

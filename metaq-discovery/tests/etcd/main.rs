@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use registry::{PATIENCE, Registry, addr, nobody};
+use registry::{Registry, TIMEOUT, addr, nobody};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeps_the_contract() {
@@ -63,7 +63,7 @@ async fn dropping_every_watch_stops_following() {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, ended).await.expect("no task is left");
+        timeout(TIMEOUT, ended).await.expect("no task is left");
     }
 }
 

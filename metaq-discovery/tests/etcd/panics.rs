@@ -17,7 +17,7 @@ use metaq_testkit::{
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Event, Metadata, Subscriber, span};
 
-use crate::registry::{PATIENCE, Registry, addr};
+use crate::registry::{Registry, TIMEOUT, addr};
 
 /// Panics this many times when a module whose path begins with `target` records something.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl Panicking {
         self.left.store(times, Ordering::SeqCst);
         let armed = Instant::now();
         while self.left.load(Ordering::SeqCst) > 0 {
-            assert!(armed.elapsed() < PATIENCE, "{} records nothing", self.target);
+            assert!(armed.elapsed() < TIMEOUT, "{} records nothing", self.target);
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -95,7 +95,7 @@ async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, rerea
     }
     // Calls don't wait for a task that panics repeatedly, and return the reason.
     panicking.left.store(usize::MAX, Ordering::SeqCst);
-    timeout(PATIENCE, discovery.close()).await.expect("closing doesn't wait");
+    timeout(TIMEOUT, discovery.close()).await.expect("closing doesn't wait");
     let mut watch = watch;
     let ended = async {
         loop {
@@ -104,7 +104,7 @@ async fn goes_on_after_panics(program: &EtcdProgram, target: &'static str, rerea
             }
         }
     };
-    assert_eq!(timeout(PATIENCE, ended).await.unwrap().kind(), DiscoveryErrorKind::Closed);
+    assert_eq!(timeout(TIMEOUT, ended).await.unwrap().kind(), DiscoveryErrorKind::Closed);
     panicking.left.store(0, Ordering::SeqCst);
 }
 

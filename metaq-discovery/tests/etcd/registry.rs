@@ -15,7 +15,7 @@ use metaq_testkit::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A key, and its new value; `None` removes it.
 type Change = (String, Option<String>);
@@ -74,7 +74,7 @@ impl Registry {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, written).await.expect("the key is written");
+        timeout(TIMEOUT, written).await.expect("the key is written");
     }
 
     fn child(id: BrokerId) -> String {
@@ -133,7 +133,7 @@ pub(crate) async fn ports(watch: &mut TopicWatch, wanted: &[u16]) -> Duration {
     let current = |watch: &TopicWatch| -> Vec<_> {
         watch.current().brokers().iter().map(|broker| broker.addr.port()).collect()
     };
-    let reached = timeout(PATIENCE, async {
+    let reached = timeout(TIMEOUT, async {
         while current(watch) != wanted {
             watch.changed().await.unwrap();
         }

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::registry::{PATIENCE, Registry, addr};
+use crate::registry::{Registry, TIMEOUT, addr};
 
 fn partitions(view: &TopicView) -> u32 {
     view.brokers().iter().filter_map(|broker| broker.partitions).sum()
@@ -34,7 +34,7 @@ async fn becomes(watch: &mut TopicWatch, wanted: u32) {
             watch.changed().await.unwrap();
         }
     };
-    timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("the view is {:?}", watch.current()));
+    timeout(TIMEOUT, reached).await.unwrap_or_else(|_| panic!("the view is {:?}", watch.current()));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_waiting_call_survives_the_end_of_the_followers_runtime() {
     let proxy = outside.block_on(Proxy::start(registry.endpoint.clone())).unwrap();
     outside.block_on(proxy.on_connect(OnConnect::Refuse)).unwrap();
     let mut config = EtcdConfig::default();
-    config.connect_timeout = PATIENCE * 3;
+    config.connect_timeout = TIMEOUT * 3;
     let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
     let watching = || {
         let discovery = discovery.clone();
@@ -119,7 +119,7 @@ fn a_waiting_call_survives_the_end_of_the_followers_runtime() {
     waits_second.recv().unwrap();
     drop(first);
     outside.block_on(proxy.on_connect(OnConnect::Forward)).unwrap();
-    let seen = outside.block_on(async { timeout(PATIENCE, waiting).await });
+    let seen = outside.block_on(async { timeout(TIMEOUT, waiting).await });
     assert_eq!(seen.expect("it is followed").unwrap().unwrap(), 3);
     let _entered = outside.enter();
     drop((registry, proxy));
@@ -167,7 +167,7 @@ async fn a_panicking_waker_of_a_bad_entry_is_contained() {
     registry.apply(child, Some(r#"{"numParts":1}"#.to_owned())).await;
     let mut config = EtcdConfig::default();
     // Servers close connections that are pinged often while idle.
-    (config.keep_alive, config.reread_interval) = (PATIENCE, Duration::from_millis(300));
+    (config.keep_alive, config.reread_interval) = (TIMEOUT, Duration::from_millis(300));
     let discovery = EtcdDiscovery::with_config(&registry.endpoint, config).unwrap();
     let mut watch = discovery.watch(&topic()).await.unwrap();
     let (mut panicking, mut events) = (discovery.events(), discovery.events());
@@ -175,19 +175,19 @@ async fn a_panicking_waker_of_a_bad_entry_is_contained() {
     while let Some(Some(_)) = panicking.next().now_or_never() {}
     let mut next = pin!(panicking.next());
     assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    let (mut told, started) = (Vec::new(), Instant::now());
-    while told.last().is_none_or(|event: &String| !event.starts_with("bad entry")) {
-        assert!(started.elapsed() < PATIENCE, "it is told: {told:?}");
+    let (mut reported, started) = (Vec::new(), Instant::now());
+    while reported.last().is_none_or(|event: &String| !event.starts_with("bad entry")) {
+        assert!(started.elapsed() < TIMEOUT, "it is reported: {reported:?}");
         // Not awaited: tokio wakes no further task after a waker that panics.
-        told.extend(events.next().now_or_never().flatten().map(|event| event.to_string()));
+        reported.extend(events.next().now_or_never().flatten().map(|event| event.to_string()));
         sleep(Duration::from_millis(5)).await;
     }
     registry.register(BrokerId(0), addr(1000), 3).await;
     becomes(&mut watch, 3).await;
     while let Some(Some(event)) = events.next().now_or_never() {
-        told.push(event.to_string());
+        reported.push(event.to_string());
     }
-    assert!(!told.contains(&"lost".to_owned()), "{told:?}");
+    assert!(!reported.contains(&"lost".to_owned()), "{reported:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

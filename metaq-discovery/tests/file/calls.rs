@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::try_join_all;
 use metaq_discovery::{Discovery, DiscoveryEvent, FileDiscovery};
 
-use crate::{PATIENCE, Place, file, told, topic};
+use crate::{Place, TIMEOUT, events_so_far, file, topic};
 
 #[tokio::test]
 async fn thousands_of_topics_are_opened_with_few_scans() {
@@ -24,7 +24,7 @@ async fn thousands_of_topics_are_opened_with_few_scans() {
     assert!(watches.iter().all(|watch| watch.current().brokers().len() == 1));
     // When each call read the file and published all views, this took minutes.
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(told(&mut events).await, [DiscoveryEvent::Connected]);
+    assert_eq!(events_so_far(&mut events).await, [DiscoveryEvent::Connected]);
 }
 
 /// The number of threads of this process that read files.
@@ -55,13 +55,13 @@ async fn a_dropped_call_does_not_affect_the_next() {
                 // The call completed before it could be dropped.
                 Poll::Ready(_) => break,
                 Poll::Pending if threads() > before => break,
-                Poll::Pending => assert!(started.elapsed() < PATIENCE, "no thread reads"),
+                Poll::Pending => assert!(started.elapsed() < TIMEOUT, "no thread reads"),
             }
         }
         drop(watch);
         let watch = discovery.watch(&watched).await.unwrap();
         assert_eq!(watch.current().brokers().len(), 1);
-        assert_eq!(told(&mut events).await, [DiscoveryEvent::Connected]);
+        assert_eq!(events_so_far(&mut events).await, [DiscoveryEvent::Connected]);
     }
 }
 
@@ -75,7 +75,7 @@ async fn files_are_followed_while_the_clock_is_paused() {
     assert_eq!(discovery.topics().await.unwrap(), [topic(0)]);
     place.replace(&file(1, 2, 1000));
     assert_eq!(watch.changed().await.unwrap().brokers().len(), 2);
-    assert!(!told(&mut events).await.contains(&DiscoveryEvent::Lost));
+    assert!(!events_so_far(&mut events).await.contains(&DiscoveryEvent::Lost));
 }
 
 #[tokio::test]

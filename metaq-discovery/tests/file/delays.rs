@@ -13,7 +13,7 @@ use metaq_discovery::{Discovery, FileDiscovery};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{sleep, timeout};
 
-use crate::{PATIENCE, Place, file, topic};
+use crate::{Place, TIMEOUT, file, topic};
 
 const TOPICS: usize = 1_000;
 
@@ -49,7 +49,7 @@ async fn a_changing_large_file_blocks_no_task() {
     let mut watches = try_join_all(topics.iter().map(|topic| discovery.watch(topic))).await.unwrap();
     let longest = watch_delays();
     place.replace(&file(TOPICS, 31, 1000));
-    let seen = timeout(PATIENCE, watches[TOPICS - 1].changed()).await.expect("the change is seen").unwrap();
+    let seen = timeout(TIMEOUT, watches[TOPICS - 1].changed()).await.expect("the change is seen").unwrap();
     assert_eq!(seen.brokers().len(), 31);
     let longest = longest.load(Ordering::Relaxed);
     println!("a change of {TOPICS} topics held tasks up for {longest} ms");

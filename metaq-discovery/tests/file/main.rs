@@ -16,7 +16,7 @@ use std::{
 use metaq_discovery::{DiscoveryEvent, DiscoveryEvents, Topic};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A folder with a file of brokers.
 struct Place {
@@ -69,10 +69,10 @@ fn file(topics: usize, brokers: usize, port: usize) -> String {
 }
 
 /// The events since the last call.
-async fn told(events: &mut DiscoveryEvents) -> Vec<DiscoveryEvent> {
-    let mut told = Vec::new();
+async fn events_so_far(events: &mut DiscoveryEvents) -> Vec<DiscoveryEvent> {
+    let mut reported = Vec::new();
     while let Some(Some(event)) = futures_util::FutureExt::now_or_never(events.next()) {
-        told.push(event);
+        reported.push(event);
     }
-    told
+    reported
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{PATIENCE, Place, file, replace, told, topic};
+use crate::{Place, TIMEOUT, events_so_far, file, replace, topic};
 
 /// Many calls read the first half of a file many times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,9 +40,9 @@ async fn is_half_of_a_file_ignored() -> bool {
         return false;
     }
     assert!(answered.is_err(), "none has half of it for an answer");
-    let changed = timeout(PATIENCE, watch.changed()).await.expect("the whole is seen").unwrap();
+    let changed = timeout(TIMEOUT, watch.changed()).await.expect("the whole is seen").unwrap();
     assert_eq!(changed.brokers().len(), 3);
-    for event in told(&mut events).await {
+    for event in events_so_far(&mut events).await {
         if let DiscoveryEvent::ViewChanged(change) = event {
             assert!(change.removed.is_empty(), "{change:?}");
         }
@@ -64,9 +64,9 @@ async fn changing_comments_do_not_delay_acceptance() {
             sleep(Duration::from_millis(37)).await;
         }
     });
-    let changed = timeout(PATIENCE, watch.changed()).await.expect("the new broker is seen").unwrap();
+    let changed = timeout(TIMEOUT, watch.changed()).await.expect("the new broker is seen").unwrap();
     assert_eq!(changed.brokers().len(), 2);
-    let again = timeout(PATIENCE, discovery.watch(&topic(0))).await.expect("it counts").unwrap();
+    let again = timeout(TIMEOUT, discovery.watch(&topic(0))).await.expect("it counts").unwrap();
     assert_eq!(again.current().brokers().len(), 2);
     writing.abort();
 }

@@ -18,14 +18,14 @@ use tokio::time::Instant;
 
 use crate::{
     figures::{alone, figure, form},
-    plant::Plant,
+    large_registry::LargeRegistry,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn closing_at_any_moment_leaves_no_task_and_no_panic() {
     let Some(peers) = Peers::get("closing_at_any_moment_leaves_no_task_and_no_panic") else { return };
     let _alone = alone().await;
-    let plant = Plant::start(&peers, ZooKeeper::builder(), 200, 4).await;
+    let registry = LargeRegistry::start(&peers, ZooKeeper::builder(), 200, 4).await;
     let panics = Arc::new(AtomicUsize::new(0));
     let former = Arc::new(panic::take_hook());
     let (seen, shown) = (Arc::clone(&panics), Arc::clone(&former));
@@ -36,12 +36,12 @@ async fn closing_at_any_moment_leaves_no_task_and_no_panic() {
     let rounds = form(15, 200);
     let (tasks, mut longest) = (Tasks::now(), Duration::ZERO);
     for round in 0..rounds {
-        let discovery = plant.discovery(Duration::from_millis(100));
-        let opening = Box::pin(plant.open(&discovery));
+        let discovery = registry.discovery(Duration::from_millis(100));
+        let opening = Box::pin(registry.open(&discovery));
         // While topics are opened, while their nodes change, or while idle.
         let watches = tokio::time::timeout(Duration::from_millis(round % 5 * 30), opening).await;
         if round % 2 == 0 {
-            plant.offer(0, 0, 3).await;
+            registry.offer(0, 0, 3).await;
         }
         let started = Instant::now();
         discovery.close().await;

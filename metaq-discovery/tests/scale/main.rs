@@ -10,7 +10,7 @@
 mod closing;
 mod figures;
 mod large;
-mod plant;
+mod large_registry;
 mod quiet;
 mod slow;
 mod vanish;

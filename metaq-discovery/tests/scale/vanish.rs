@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     figures::{alone, figure, form},
-    plant::{Plant, all_become},
+    large_registry::{LargeRegistry, all_become},
 };
 
 /// The CPU time of this thread, which excludes the time that other threads and processes use.
@@ -43,15 +43,15 @@ async fn vanishing_addresses_block_no_task() {
     let Some(peers) = Peers::get("vanishing_addresses_block_no_task") else { return };
     let _alone = alone().await;
     let (topics, brokers) = form((500, 10), (2_000, 10));
-    let plant = Plant::start(&peers, ZooKeeper::builder(), topics, brokers).await;
-    let discovery = plant.discovery(Duration::from_secs(60));
-    let mut watches = plant.open(&discovery).await;
+    let registry = LargeRegistry::start(&peers, ZooKeeper::builder(), topics, brokers).await;
+    let discovery = registry.discovery(Duration::from_secs(60));
+    let mut watches = registry.open(&discovery).await;
     let what = format!("{topics} topics whose {brokers} brokers lose their addresses");
     let longest = watch_delays();
-    let calls = plant.zookeeper.packets_received().await;
-    plant.remove_addresses(0..brokers).await;
+    let calls = registry.zookeeper.packets_received().await;
+    registry.remove_addresses(0..brokers).await;
     let took = all_become(&mut watches, TopicView::is_empty).await;
-    let calls = plant.zookeeper.packets_received().await - calls;
+    let calls = registry.zookeeper.packets_received().await - calls;
     figure(format!("{what}: all views were right after"), " s", took.as_secs_f64(), 2.0);
     figure(format!("{what}: calls"), "", calls, 40);
     figure(format!("{what}: longest delay of a task"), " us", longest.load(Ordering::Relaxed), 10_000);

@@ -9,7 +9,7 @@ use metaq_testkit::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::registry::{PATIENCE, Registry, becomes, discovery, topic};
+use crate::registry::{Registry, TIMEOUT, becomes, discovery, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_brokers_are_followed_from_start_to_end() {
@@ -40,8 +40,11 @@ async fn real_brokers_are_followed_from_start_to_end() {
     println!("a killed broker was gone {:?} after it was killed", killed.elapsed());
     zero.restart(&zookeeper).await.unwrap();
     observer.wait_for_view(&format!("{} {}", at(&zero, 2), at(&one, 3)), Instant::now()).await;
-    let told = observer.take_events();
-    assert!(!told.iter().any(|event| event.starts_with("bad entry")), "nothing of theirs is bad: {told:?}");
+    let reported = observer.take_events();
+    assert!(
+        !reported.iter().any(|event| event.starts_with("bad entry")),
+        "nothing of theirs is bad: {reported:?}"
+    );
 }
 
 fn bad_path(event: DiscoveryEvent) -> Option<String> {
@@ -104,18 +107,18 @@ async fn bad_data_is_reported_once_and_does_not_affect_others() {
     registry.write(&child("5-m"), "bad again").await;
     becomes(&mut watch, "0@1000:4 11@1011:1 12@1012:1").await;
     // A missing address is a transient fault, and reported only when it lasts.
-    let mut told = Vec::new();
-    while told.last().is_none_or(|path| *path != master(10)) {
-        told.extend(bad_path(timeout(PATIENCE, events.next()).await.expect("it is told").unwrap()));
+    let mut reported = Vec::new();
+    while reported.last().is_none_or(|path| *path != master(10)) {
+        reported.extend(bad_path(timeout(TIMEOUT, events.next()).await.expect("it is reported").unwrap()));
     }
     discovery.close().await;
     drop((watch, second, discovery));
     while let Some(event) = events.next().await {
-        told.extend(bad_path(event));
+        reported.extend(bad_path(event));
     }
-    told.sort();
+    reported.sort();
     let mut wanted: Vec<_> = [1, 2, 3, 10].map(master).into();
     wanted.extend(["4-m", "5-m", "5-m", "6-m", "7-m", "8-m", "9-m", "lock", "x-m"].map(child));
     wanted.sort();
-    assert_eq!(told, wanted);
+    assert_eq!(reported, wanted);
 }

@@ -11,11 +11,11 @@ use metaq_testkit::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::registry::{PATIENCE, Registry, becomes, topic};
+use crate::registry::{Registry, TIMEOUT, becomes, topic};
 
 /// A server, a proxy that can inject faults, and a topic with the broker 0 that is followed through the
 /// proxy.
-struct Scene {
+struct Fixture {
     zookeeper: ZooKeeper,
     proxy: Proxy,
     registry: Registry,
@@ -25,7 +25,7 @@ struct Scene {
     tasks: Tasks,
 }
 
-impl Scene {
+impl Fixture {
     async fn open(peers: &Peers, config: ZooKeeperConfig) -> Self {
         let zookeeper = ZooKeeper::start(peers).await.unwrap();
         let registry = Registry::open(&zookeeper).await;
@@ -67,7 +67,7 @@ impl Scene {
         self.registry.register(7, 1007, 7).await;
         let seen = Instant::now();
         while text(&self.watch.current()).split(' ').all(|broker| broker != "7@1007:7") {
-            assert!(seen.elapsed() < PATIENCE, "it isn't followed any more: {}", text(&self.watch.current()));
+            assert!(seen.elapsed() < TIMEOUT, "it isn't followed any more: {}", text(&self.watch.current()));
             self.watch.changed().await.unwrap();
         }
         let brokers = self.watch.current().brokers().len();
@@ -90,7 +90,7 @@ impl Scene {
             if wanted.contains(&watches) {
                 return;
             }
-            assert!(begun.elapsed() < PATIENCE, "there are {watches} watches instead of {wanted:?}");
+            assert!(begun.elapsed() < TIMEOUT, "there are {watches} watches instead of {wanted:?}");
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -105,22 +105,22 @@ fn config(session_timeout: Duration) -> ZooKeeperConfig {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_is_followed_after_its_restart() {
     let Some(peers) = Peers::get("a_killed_server_is_followed_after_its_restart") else { return };
-    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
-    scene.zookeeper.kill().await.unwrap();
-    scene.observer.wait_for_event("lost").await;
-    scene.zookeeper.restart().await.unwrap();
-    let (back, registry) = (Instant::now(), &scene.registry);
+    let mut fixture = Fixture::open(&peers, config(Duration::from_secs(20))).await;
+    fixture.zookeeper.kill().await.unwrap();
+    fixture.observer.wait_for_event("lost").await;
+    fixture.zookeeper.restart().await.unwrap();
+    let (back, registry) = (Instant::now(), &fixture.registry);
     // On a separate connection, which doesn't have to recover.
-    let other = Registry::open(&scene.zookeeper).await;
+    let other = Registry::open(&fixture.zookeeper).await;
     other.register(1, 1001, 1).await;
-    let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
+    let took = fixture.observer.wait_for_view("0@1000:1 1@1001:1", back).await;
     drop(other);
     println!("a change was seen {took:?} after the server was back");
     registry.unregister(0).await;
-    scene.observer.wait_for_view("1@1001:1", Instant::now()).await;
+    fixture.observer.wait_for_view("1@1001:1", Instant::now()).await;
     registry.address(1, "meta://127.0.0.1:2001").await;
-    scene.observer.wait_for_view("1@2001:1", Instant::now()).await;
-    scene.close(1).await;
+    fixture.observer.wait_for_view("1@2001:1", Instant::now()).await;
+    fixture.close(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,30 +128,30 @@ async fn changes_during_a_ten_second_outage_are_found() {
     let Some(peers) = Peers::get("changes_during_a_ten_second_outage_are_found") else { return };
     // The session survives the first outage, but not the second.
     let outages = [Duration::from_secs(15), Duration::from_secs(3)].map(async |session_timeout| {
-        let mut scene = Scene::open(&peers, config(session_timeout)).await;
-        scene.cut().await;
-        scene.registry.register(1, 1001, 2).await;
-        scene.registry.address(0, "meta://127.0.0.1:2000").await;
+        let mut fixture = Fixture::open(&peers, config(session_timeout)).await;
+        fixture.cut().await;
+        fixture.registry.register(1, 1001, 2).await;
+        fixture.registry.address(0, "meta://127.0.0.1:2000").await;
         for port in 3001..3010 {
-            scene.registry.unregister(1).await;
-            scene.registry.register(1, port, 2).await;
+            fixture.registry.unregister(1).await;
+            fixture.registry.register(1, port, 2).await;
         }
-        scene.registry.register(2, 1002, 1).await;
-        scene.observer.wait_for_event("lost").await;
+        fixture.registry.register(2, 1002, 1).await;
+        fixture.observer.wait_for_event("lost").await;
         sleep(Duration::from_secs(10)).await;
-        assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
-        assert!(scene.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
-        let told = scene.observer.take_events();
+        assert_eq!(text(&fixture.watch.current()), "0@1000:1", "the view holds");
+        assert!(fixture.watch.current().age() >= Duration::from_secs(10), "it says how old it is");
+        let reported = fixture.observer.take_events();
         assert_eq!(
-            told.contains(&"expired".to_owned()),
+            reported.contains(&"expired".to_owned()),
             session_timeout < Duration::from_secs(10),
-            "{told:?}"
+            "{reported:?}"
         );
-        scene.mend().await;
-        let took = scene.observer.wait_for_view("0@2000:1 1@3009:2 2@1002:1", Instant::now()).await;
+        fixture.mend().await;
+        let took = fixture.observer.wait_for_view("0@2000:1 1@3009:2 2@1002:1", Instant::now()).await;
         println!("all changes were seen {took:?} after 10 s without, session timeout {session_timeout:?}");
-        assert!(scene.watch.current().age() < Duration::from_secs(2));
-        scene.close(0).await;
+        assert!(fixture.watch.current().age() < Duration::from_secs(2));
+        fixture.close(0).await;
     });
     futures_util::future::join_all(outages).await;
 }
@@ -159,29 +159,29 @@ async fn changes_during_a_ten_second_outage_are_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_session_is_replaced_and_never_empties_a_view() {
     let Some(peers) = Peers::get("an_expired_session_is_replaced_and_never_empties_a_view") else { return };
-    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
+    let mut fixture = Fixture::open(&peers, config(Duration::from_secs(20))).await;
     for round in 1..=5 {
-        scene.expire().await;
+        fixture.expire().await;
         let ended = Instant::now();
-        scene.registry.register(round, 1000, 1).await;
+        fixture.registry.register(round, 1000, 1).await;
         let all: Vec<_> = (0..=round).map(|id| format!("{id}@1000:1")).collect();
-        let took = scene.observer.wait_for_view(&all.join(" "), ended).await;
+        let took = fixture.observer.wait_for_view(&all.join(" "), ended).await;
         println!("a change was seen {took:?} after the session was ended by another client");
     }
-    scene.close(0).await;
+    fixture.close(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_an_expired_session_are_in_order() {
     let Some(peers) = Peers::get("events_of_an_expired_session_are_in_order") else { return };
-    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
-    scene.expire().await;
-    scene.observer.wait_for_event("connected").await;
-    scene.registry.register(1, 1001, 2).await;
-    scene.observer.wait_for_view("0@1000:1 1@1001:2", Instant::now()).await;
-    let told = scene.observer.take_events();
-    assert_eq!(told, ["lost", "expired", "connected", "view changed: t +1 -0 ~0"]);
-    scene.close(0).await;
+    let mut fixture = Fixture::open(&peers, config(Duration::from_secs(20))).await;
+    fixture.expire().await;
+    fixture.observer.wait_for_event("connected").await;
+    fixture.registry.register(1, 1001, 2).await;
+    fixture.observer.wait_for_view("0@1000:1 1@1001:2", Instant::now()).await;
+    let reported = fixture.observer.take_events();
+    assert_eq!(reported, ["lost", "expired", "connected", "view changed: t +1 -0 ~0"]);
+    fixture.close(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,19 +202,19 @@ async fn a_black_hole_is_detected_and_left() {
     let holes = holes.map(async |(which, config, plan)| {
         let silence = config.silence_timeout;
         let expires = config.session_timeout < Duration::from_secs(10);
-        let mut scene = Scene::open(&peers, config).await;
-        scene.proxy.plan_both(plan);
-        scene.registry.register(1, 1001, 1).await;
-        let noticed = scene.observer.wait_for_event("lost").await;
+        let mut fixture = Fixture::open(&peers, config).await;
+        fixture.proxy.plan_both(plan);
+        fixture.registry.register(1, 1001, 1).await;
+        let noticed = fixture.observer.wait_for_event("lost").await;
         assert!(noticed < silence + Duration::from_secs(1), "noticed after {noticed:?}");
         if expires {
-            scene.observer.wait_for_event("expired").await;
+            fixture.observer.wait_for_event("expired").await;
         }
-        assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
-        scene.mend().await;
-        let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
+        assert_eq!(text(&fixture.watch.current()), "0@1000:1", "the view holds");
+        fixture.mend().await;
+        let took = fixture.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
         println!("a black hole that {which} was noticed after {noticed:?}, over it {took:?} after its end");
-        scene.close(0).await;
+        fixture.close(0).await;
     });
     futures_util::future::join_all(holes).await;
 }
@@ -226,21 +226,21 @@ async fn a_server_that_does_not_answer_calls_is_left() {
     // The connection itself would count as lost only after the longer limit.
     (config.call_timeout, config.silence_timeout) = (Duration::from_millis(500), Duration::from_secs(15));
     config.reread_interval = Duration::from_millis(100);
-    let mut scene = Scene::open(&peers, config).await;
+    let mut fixture = Fixture::open(&peers, config).await;
     for round in 1..=3 {
-        scene.proxy.plan(Direction::ToClient, Plan::new().freeze());
-        let noticed = scene.observer.wait_for_event("lost").await;
+        fixture.proxy.plan(Direction::ToClient, Plan::new().freeze());
+        let noticed = fixture.observer.wait_for_event("lost").await;
         assert!(noticed < Duration::from_secs(3), "noticed after {noticed:?}");
-        assert!(!scene.watch.current().is_empty(), "the view holds");
-        scene.registry.register(1, 1000 + round, 1).await;
-        scene.mend().await;
+        assert!(!fixture.watch.current().is_empty(), "the view holds");
+        fixture.registry.register(1, 1000 + round, 1).await;
+        fixture.mend().await;
         let took =
-            scene.observer.wait_for_view(&format!("0@1000:1 1@{}:1", 1000 + round), Instant::now()).await;
+            fixture.observer.wait_for_view(&format!("0@1000:1 1@{}:1", 1000 + round), Instant::now()).await;
         println!("a server that owed answers was left after {noticed:?}, a change seen {took:?} after that");
     }
-    scene.discovery.close().await;
-    scene.watches(0..=0).await;
-    scene.tasks.wait_until_none_left().await;
+    fixture.discovery.close().await;
+    fixture.watches(0..=0).await;
+    fixture.tasks.wait_until_none_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,69 +249,71 @@ async fn a_server_that_accepts_but_never_answers_is_retried() {
         return;
     };
     // Like a starting server, which never responds to clients that connected too early.
-    let mut scene = Scene::open(&peers, config(Duration::from_secs(30))).await;
-    scene.cut().await;
-    scene.registry.register(1, 1001, 1).await;
-    scene.observer.wait_for_event("lost").await;
-    let before = scene.proxy.accepted();
-    scene.proxy.on_connect(OnConnect::Ignore).await.unwrap();
+    let mut fixture = Fixture::open(&peers, config(Duration::from_secs(30))).await;
+    fixture.cut().await;
+    fixture.registry.register(1, 1001, 1).await;
+    fixture.observer.wait_for_event("lost").await;
+    let before = fixture.proxy.accepted();
+    fixture.proxy.on_connect(OnConnect::Ignore).await.unwrap();
     // The client in use, and its replacement.
     let came_early = async {
-        while scene.proxy.accepted() < before + 2 {
+        while fixture.proxy.accepted() < before + 2 {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, came_early).await.expect("they try to connect");
-    scene.mend().await;
-    let took = scene.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
+    timeout(TIMEOUT, came_early).await.expect("they try to connect");
+    fixture.mend().await;
+    let took = fixture.observer.wait_for_view("0@1000:1 1@1001:1", Instant::now()).await;
     println!("all changes were seen {took:?} after the server answered");
-    scene.proxy.reset_all();
-    scene.observer.wait_for_event("lost").await;
-    scene.close(0).await;
+    fixture.proxy.reset_all();
+    fixture.observer.wait_for_event("lost").await;
+    fixture.close(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_without_a_registry_leaves_nothing_behind() {
     let Some(peers) = Peers::get("closing_without_a_registry_leaves_nothing_behind") else { return };
-    let scene = Scene::open(&peers, config(Duration::from_secs(2))).await;
-    scene.cut().await;
+    let fixture = Fixture::open(&peers, config(Duration::from_secs(2))).await;
+    fixture.cut().await;
     let closed = Instant::now();
-    timeout(Duration::from_millis(100), scene.discovery.close()).await.expect("it doesn't wait for anybody");
-    drop((scene.watch, scene.discovery));
+    timeout(Duration::from_millis(100), fixture.discovery.close())
+        .await
+        .expect("it doesn't wait for anybody");
+    drop((fixture.watch, fixture.discovery));
     // The client library tries to close the session until it must have expired.
-    scene.tasks.wait_until_none_left().await;
+    fixture.tasks.wait_until_none_left().await;
     assert!(closed.elapsed() < Duration::from_secs(4), "{:?}", closed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_is_detected_and_followed_again() {
     let Some(peers) = Peers::get("a_silent_server_is_detected_and_followed_again") else { return };
-    let mut scene = Scene::open(&peers, config(Duration::from_secs(3))).await;
-    scene.zookeeper.freeze();
-    let noticed = scene.observer.wait_for_event("lost").await;
+    let mut fixture = Fixture::open(&peers, config(Duration::from_secs(3))).await;
+    fixture.zookeeper.freeze();
+    let noticed = fixture.observer.wait_for_event("lost").await;
     // Longer than the session timeout: the session is abandoned while nothing responds.
-    scene.observer.wait_for_event("expired").await;
-    assert_eq!(text(&scene.watch.current()), "0@1000:1", "the view holds");
-    scene.zookeeper.thaw();
+    fixture.observer.wait_for_event("expired").await;
+    assert_eq!(text(&fixture.watch.current()), "0@1000:1", "the view holds");
+    fixture.zookeeper.thaw();
     let thawed = Instant::now();
-    scene.registry = Registry::open(&scene.zookeeper).await;
-    scene.registry.register(1, 1001, 1).await;
-    let seen = scene.observer.wait_for_view("0@1000:1 1@1001:1", thawed).await;
+    fixture.registry = Registry::open(&fixture.zookeeper).await;
+    fixture.registry.register(1, 1001, 1).await;
+    let seen = fixture.observer.wait_for_view("0@1000:1 1@1001:1", thawed).await;
     println!("noticed after {noticed:?}, a change seen {seen:?} after the thaw");
-    scene.close(0).await;
+    fixture.close(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeatedly_broken_connections_leave_nothing_behind() {
     let Some(peers) = Peers::get("repeatedly_broken_connections_leave_nothing_behind") else { return };
-    let mut scene = Scene::open(&peers, config(Duration::from_secs(20))).await;
+    let mut fixture = Fixture::open(&peers, config(Duration::from_secs(20))).await;
     for round in 1..=15 {
-        scene.proxy.reset_all();
-        scene.registry.register(0, 1000 + round, 1).await;
+        fixture.proxy.reset_all();
+        fixture.registry.register(0, 1000 + round, 1).await;
         let wanted = format!("0@{}:1", 1000 + round);
-        scene.observer.wait_for_view(&wanted, Instant::now()).await;
+        fixture.observer.wait_for_view(&wanted, Instant::now()).await;
     }
-    scene.close(0).await;
+    fixture.close(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -334,7 +336,7 @@ async fn an_ensemble_without_its_leader_is_still_followed() {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, election).await.expect("another leader is elected");
+    timeout(TIMEOUT, election).await.expect("another leader is elected");
     let (elected, quorum) = (killed.elapsed(), Instant::now());
     registry.register(1, 1001, 1).await;
     let seen = observer.wait_for_view("0@1000:1 1@1001:1", quorum).await;

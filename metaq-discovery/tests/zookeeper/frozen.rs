@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::registry::{PATIENCE, Registry, topic};
+use crate::registry::{Registry, TIMEOUT, topic};
 
 /// The environment variable with the servers for the child.
 const SERVERS: &str = "METAQ_TEST_FOLLOW";
@@ -74,7 +74,7 @@ impl Follower {
 
     /// Reads on until this line.
     async fn shows(&mut self, wanted: &str) {
-        let shown = timeout(PATIENCE, async {
+        let shown = timeout(TIMEOUT, async {
             while self.shown.last().is_none_or(|last| last != wanted) {
                 let line = self.lines.next_line().await.unwrap().expect("the child goes on");
                 self.shown.push(line.trim_end().to_owned());
@@ -98,7 +98,7 @@ async fn a_suspended_process_follows_again() {
     // Until the server has expired its session, with changes that no watch has reported.
     let frozen = Instant::now();
     while zookeeper.sessions().await.iter().any(|id| sessions.contains(id)) {
-        assert!(frozen.elapsed() < PATIENCE, "the session is still there");
+        assert!(frozen.elapsed() < TIMEOUT, "the session is still there");
         sleep(Duration::from_millis(20)).await;
     }
     let expired = frozen.elapsed();

@@ -23,7 +23,7 @@ use metaq_testkit::{
 use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
-use registry::{PATIENCE, Registry, becomes, discovery, text, topic};
+use registry::{Registry, TIMEOUT, becomes, discovery, text, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_change_is_followed() {
@@ -149,14 +149,14 @@ async fn servers_as_old_as_metaq_are_followed() {
         // Everything is read again in between.
         let (read, since) = (watch.current(), Instant::now());
         while std::sync::Arc::ptr_eq(&watch.current(), &read) {
-            assert!(since.elapsed() < PATIENCE, "it is read anew");
+            assert!(since.elapsed() < TIMEOUT, "it is read anew");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         registry.unregister(1).await;
         observer.wait_for_view("0@1000:2", Instant::now()).await;
     }
-    let told = observer.take_events();
-    assert!(!told.iter().any(|event| event == "lost"), "{told:?}");
+    let reported = observer.take_events();
+    assert!(!reported.iter().any(|event| event == "lost"), "{reported:?}");
     zookeeper.kill().await.unwrap();
     observer.wait_for_event("lost").await;
     zookeeper.restart().await.unwrap();
@@ -222,7 +222,7 @@ async fn dropping_all_handles_ends_the_session() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, gone).await.expect("the session ends");
+    timeout(TIMEOUT, gone).await.expect("the session ends");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

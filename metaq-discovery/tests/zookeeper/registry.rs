@@ -7,7 +7,7 @@ use metaq_testkit::peers::ZooKeeper;
 use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acls, Client, CreateMode};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The registry as brokers write it.
 pub(crate) struct Registry {
@@ -27,13 +27,12 @@ impl Registry {
     /// The registry of a server that supports only the old requests for writing.
     pub(crate) async fn open_old(zookeeper: &ZooKeeper) -> Self {
         let connector = Client::connector().with_server_version(3, 4, 3);
-        let client =
-            timeout(PATIENCE, connector.connect(&zookeeper.connect_string())).await.unwrap().unwrap();
+        let client = timeout(TIMEOUT, connector.connect(&zookeeper.connect_string())).await.unwrap().unwrap();
         Self::of(client, topic()).await
     }
 
     pub(crate) async fn open_at(servers: &str, topic: Topic) -> Self {
-        let client = timeout(PATIENCE, Client::connect(servers)).await.unwrap().unwrap();
+        let client = timeout(TIMEOUT, Client::connect(servers)).await.unwrap().unwrap();
         Self::of(client, topic).await
     }
 
@@ -106,7 +105,7 @@ pub(crate) async fn becomes(watch: &mut TopicWatch, wanted: &str) -> Duration {
             watch.changed().await.unwrap();
         }
     };
-    if timeout(PATIENCE, reached).await.is_err() {
+    if timeout(TIMEOUT, reached).await.is_err() {
         panic!("the view is {:?}, not {wanted:?}", text(&watch.current()));
     }
     started.elapsed()

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt as _};
 
-use crate::registry::{PATIENCE, Registry, becomes, discovery, text, topic};
+use crate::registry::{Registry, TIMEOUT, becomes, discovery, text, topic};
 
 /// Runtimes of both kinds.
 fn runtimes() -> Vec<Runtime> {
@@ -84,7 +84,7 @@ fn a_discovery_continues_over_three_runtimes() {
             }
             let started = Instant::now();
             let watch = discovery.watch(&topic()).await.unwrap();
-            assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
+            assert!(started.elapsed() < TIMEOUT / 2, "{:?}", started.elapsed());
             assert_eq!(text(&watch.current()), wanted);
             assert_eq!(discovery.topics().await.unwrap(), [topic()]);
             watches.push(watch);
@@ -96,7 +96,7 @@ fn a_discovery_continues_over_three_runtimes() {
     let runtime = &runtimes()[0];
     // On a runtime that has never followed it.
     runtime.block_on(async {
-        timeout(PATIENCE, discovery.close()).await.unwrap();
+        timeout(TIMEOUT, discovery.close()).await.unwrap();
         for watch in &mut watches {
             // The last view may not have been returned yet.
             let end = loop {
@@ -180,7 +180,7 @@ fn a_panicking_subscriber_stops_nothing() {
                 // The next recorded event: a response, the end of a session, or a new connection.
                 let since = Instant::now();
                 while target == "zookeeper_client" && left.load(Ordering::Relaxed) > 0 {
-                    assert!(since.elapsed() < PATIENCE, "{} panics are left", left.load(Ordering::Relaxed));
+                    assert!(since.elapsed() < TIMEOUT, "{} panics are left", left.load(Ordering::Relaxed));
                     let _ = discovery.topics().await;
                     sleep(Duration::from_millis(10)).await;
                 }

@@ -8,7 +8,7 @@ use metaq_testkit::peers::{Peers, ZooKeeper};
 use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::registry::{PATIENCE, Registry, becomes, discovery, text};
+use crate::registry::{Registry, TIMEOUT, becomes, discovery, text};
 
 /// The resident memory of this process, in KiB.
 fn resident() -> u64 {
@@ -66,5 +66,5 @@ async fn thousands_of_topics_share_one_session() {
             while watch.changed().await.is_ok() {}
         }
     };
-    timeout(PATIENCE, ended).await.expect("watches end with the discovery");
+    timeout(TIMEOUT, ended).await.expect("watches end with the discovery");
 }

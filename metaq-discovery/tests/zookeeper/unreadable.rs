@@ -11,7 +11,7 @@ use metaq_testkit::peers::{Peers, ZooKeeper};
 use tokio::time::{Instant, sleep, timeout};
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::registry::{PATIENCE, Registry, becomes, text, topic};
+use crate::registry::{Registry, TIMEOUT, becomes, text, topic};
 
 /// A client that owns nodes which no other client may read.
 async fn owner(zookeeper: &ZooKeeper) -> Client {
@@ -28,7 +28,7 @@ fn discovery(zookeeper: &ZooKeeper, reread_interval: Duration) -> ZooKeeperDisco
 /// Waits for the next event of a bad entry.
 async fn bad_entry(events: &mut DiscoveryEvents) -> (String, String) {
     loop {
-        let event = timeout(PATIENCE, events.next()).await.expect("it is told").unwrap();
+        let event = timeout(TIMEOUT, events.next()).await.expect("it is reported").unwrap();
         if let DiscoveryEvent::BadEntry(entry) = event {
             return (entry.path, entry.reason);
         }
@@ -39,7 +39,7 @@ async fn bad_entry(events: &mut DiscoveryEvents) -> (String, String) {
 async fn is_reread(watch: &TopicWatch) {
     let (read, since) = (watch.current(), Instant::now());
     while Arc::ptr_eq(&watch.current(), &read) {
-        assert!(since.elapsed() < PATIENCE, "it is read anew");
+        assert!(since.elapsed() < TIMEOUT, "it is read anew");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -61,10 +61,10 @@ async fn unreadable_nodes_are_bad_entries(zookeeper: ZooKeeper) {
     let mut events = discovery.events();
     let mut watch = discovery.watch(&topic()).await.unwrap();
     assert_eq!(text(&watch.current()), "0@1000:1");
-    let mut told = [bad_entry(&mut events).await, bad_entry(&mut events).await];
-    told.sort();
+    let mut reported = [bad_entry(&mut events).await, bad_entry(&mut events).await];
+    reported.sort();
     let reason = "it can't be read: not authorized";
-    assert_eq!(told, [(master, reason), (child, reason)].map(|(path, why)| (path.into(), why.into())));
+    assert_eq!(reported, [(master, reason), (child, reason)].map(|(path, why)| (path.into(), why.into())));
     // Changes of the topic are followed.
     registry.offer(0, 2).await;
     becomes(&mut watch, "0@1000:2").await;
@@ -111,7 +111,7 @@ async fn changes_of_rights_are_found_without_an_event() {
     let refused = loop {
         match discovery.watch(&topic()).await {
             Err(error) => break error,
-            Ok(_) => assert!(since.elapsed() < PATIENCE, "it can't be listed"),
+            Ok(_) => assert!(since.elapsed() < TIMEOUT, "it can't be listed"),
         }
     };
     assert_eq!(refused.kind(), DiscoveryErrorKind::Failed);
@@ -161,7 +161,7 @@ async fn a_watch_is_answered_while_the_last_one_is_dropped() {
             std::thread::yield_now();
         }
         drop(watch);
-        let next = timeout(PATIENCE / 2, next).await.expect("it is answered").unwrap().unwrap();
+        let next = timeout(TIMEOUT / 2, next).await.expect("it is answered").unwrap().unwrap();
         assert_eq!(text(&next.current()), "0@1000:1");
     }
     discovery.close().await;

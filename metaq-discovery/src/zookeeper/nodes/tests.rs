@@ -239,7 +239,7 @@ fn views_converge_for_random_changes_and_orders() {
         let watched = [&server.data, &server.children].map(|watches| watches.values().flatten().count());
         let watchers: usize = nodes.by_id.values().map(|node| usize::from(node.watchers)).sum();
         assert_eq!(watchers + nodes.orphaned_watchers, watched[0] + watched[1], "seed {seed}: watches");
-        assert_eq!(nodes.unwanted, 0, "seed {seed}: everybody came back");
+        assert_eq!(nodes.unwanted, 0, "seed {seed}: all topics are followed again");
         for node in nodes.by_id.values() {
             if let Body::Master(master) = &node.body {
                 assert!(!master.lists.is_empty() || node.watchers > 0, "seed {seed}: {node:?} is of no use");

@@ -13,10 +13,10 @@ use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions};
 
 /// The limit for every wait, also on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A server with a number of topics on a number of brokers each, and a proxy that can inject faults.
-pub(crate) struct Plant {
+pub(crate) struct LargeRegistry {
     pub(crate) zookeeper: ZooKeeper,
     pub(crate) proxy: Proxy,
     pub(crate) client: Client,
@@ -36,7 +36,7 @@ fn master(broker: i32) -> String {
     format!("/meta/brokers/ids/{broker}/master")
 }
 
-impl Plant {
+impl LargeRegistry {
     pub(crate) async fn start(peers: &Peers, server: ZooKeeperBuilder, topics: usize, brokers: i32) -> Self {
         let zookeeper = server.start(peers).await.unwrap();
         let client = Self::connect(&zookeeper).await;
@@ -64,7 +64,7 @@ impl Plant {
     async fn connect(zookeeper: &ZooKeeper) -> Client {
         let connector = Client::connector().with_server_version(3, 4, 3);
         let connector = connector.with_session_timeout(Duration::from_secs(30));
-        timeout(PATIENCE, connector.connect(&zookeeper.connect_string())).await.unwrap().unwrap()
+        timeout(TIMEOUT, connector.connect(&zookeeper.connect_string())).await.unwrap().unwrap()
     }
 
     /// Uses a new connection for writing from now on.
@@ -75,9 +75,9 @@ impl Plant {
     pub(crate) fn discovery(&self, reread_interval: Duration) -> ZooKeeperDiscovery {
         let mut config = ZooKeeperConfig::default();
         // A server with a million watches on a busy machine may pause for long.
-        (config.silence_timeout, config.call_timeout) = (PATIENCE / 4, PATIENCE / 4);
-        config.session_timeout = PATIENCE / 2;
-        config.connect_timeout = PATIENCE * 8;
+        (config.silence_timeout, config.call_timeout) = (TIMEOUT / 4, TIMEOUT / 4);
+        config.session_timeout = TIMEOUT / 2;
+        config.connect_timeout = TIMEOUT * 8;
         config.reread_interval = reread_interval;
         ZooKeeperDiscovery::with_config(&self.proxy.addr().to_string(), config).unwrap()
     }
@@ -146,6 +146,6 @@ pub(crate) async fn all_become(
             }
         }
     };
-    timeout(PATIENCE, reached).await.expect("all views are right in the end");
+    timeout(TIMEOUT, reached).await.expect("all views are right in the end");
     started.elapsed()
 }
