@@ -50,7 +50,7 @@ pub(super) struct LastRead {
     content: Parsed,
 }
 
-/// The result of a look.
+/// The result of a scan.
 #[derive(Debug)]
 pub(super) struct ScanResult {
     pub(super) content: Parsed,
