@@ -116,7 +116,7 @@ fn check(root: &Path) -> io::Result<Found> {
     let mut found = Found::default();
     found.problems.extend(crates::check(&tables::CRATES, read).iter().map(ToString::to_string));
     for folder in rooms::CRATES {
-        found.problems.extend(Rooms::of(folder, &files).problems(folder, &tables::ALLOWED));
+        found.problems.extend(Rooms::of(folder, &files).problems(folder));
     }
     let (grown, hints) = limits::check(&files, &tables::CEILINGS);
     found.problems.extend(grown.iter().map(ToString::to_string));
@@ -129,7 +129,7 @@ fn check(root: &Path) -> io::Result<Found> {
 fn graph(root: &Path, only: Option<&str>) -> io::Result<String> {
     let files = rust_files(root)?;
     let folders = rooms::CRATES.iter().filter(|folder| only.is_none_or(|only| only == **folder));
-    Ok(folders.map(|folder| Rooms::of(folder, &files).graphviz(folder, &tables::ALLOWED)).collect())
+    Ok(folders.map(|folder| Rooms::of(folder, &files).graphviz(folder)).collect())
 }
 
 /// All Rust files of the repository, by their paths.

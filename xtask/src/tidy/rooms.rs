@@ -12,23 +12,11 @@ use std::{
 use super::{
     File, Problem,
     source::{Code, Named},
-    tables,
 };
 
 /// The crates whose rooms are looked at, by their folders.
 pub(super) const CRATES: [&str; 6] =
     ["metaq-protocol", "metaq-discovery", "metaq-transport", "metaq-producer", "testkit", "metaq-cli"];
-
-/// An arrow of a circle that is there for a reason.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Allowed {
-    pub(super) folder: &'static str,
-    pub(super) from: &'static str,
-    pub(super) to: &'static str,
-    pub(super) reason: &'static str,
-    /// Its line in the tables.
-    pub(super) line: u32,
-}
 
 /// The rooms of a crate and what each uses, with the first place where it does.
 #[derive(Debug, Default)]
@@ -140,20 +128,11 @@ impl Rooms {
         imports
     }
 
-    /// The circles that aren't allowed, and the entries of the list that allow nothing.
-    pub(super) fn problems(&self, folder: &str, allowed: &[Allowed]) -> Vec<String> {
+    /// The circles, each named with every arrow.
+    pub(super) fn problems(&self, folder: &str) -> Vec<String> {
         let mut problems: Vec<_> = self.problems.iter().map(ToString::to_string).collect();
-        let allowed: Vec<_> = allowed.iter().filter(|allowed| allowed.folder == folder).collect();
-        let is_allowed = |(from, to): &(String, String)| {
-            allowed.iter().any(|allowed| allowed.from == from.as_str() && allowed.to == to.as_str())
-        };
-        let mut rest: BTreeSet<(&str, &str)> = self
-            .arrows
-            .keys()
-            .filter(|arrow| !is_allowed(arrow))
-            .map(|(from, to)| (from.as_str(), to.as_str()))
-            .collect();
-        let mut found = rest.clone();
+        let arrows = self.arrows.keys().map(|(from, to)| (from.as_str(), to.as_str()));
+        let mut found: BTreeSet<(&str, &str)> = arrows.collect();
         while let Some(circle) = shortest_circle(&found) {
             let place = |(from, to): &(&str, &str)| {
                 let place = &self.arrows[&((*from).to_owned(), (*to).to_owned())];
@@ -169,28 +148,15 @@ impl Rooms {
             // Each arrow is reported once, so that a few lines name what has to change.
             found.retain(|arrow| !circle.contains(arrow));
         }
-        for Allowed { from, to, reason, line, .. } in allowed {
-            let entry =
-                format!("{}:{line}: the arrow of {folder} from {from} to {to} (\"{reason}\")", tables::PATH);
-            if !self.arrows.contains_key(&((*from).to_owned(), (*to).to_owned())) {
-                problems.push(format!("{entry} isn't there any more; remove the entry"));
-            } else if way(&rest, to, from).is_none() {
-                rest.insert((from, to));
-                problems.push(format!("{entry} closes no circle any more; remove the entry"));
-            }
-        }
         problems
     }
 
-    /// The graph as text for Graphviz, with the allowed arrows of circles dashed.
-    pub(super) fn graphviz(&self, folder: &str, allowed: &[Allowed]) -> String {
+    /// The graph as text for Graphviz.
+    pub(super) fn graphviz(&self, folder: &str) -> String {
         let mut text = format!("digraph \"{folder}\" {{\n    rankdir=LR;\n    node [shape=box];\n");
         for (from, to) in self.arrows.keys() {
-            let is_allowed =
-                |entry: &&Allowed| entry.folder == folder && entry.from == from && entry.to == to;
-            let style = allowed.iter().find(is_allowed).map(|_| " [style=dashed, constraint=false]");
             // A String takes whatever is written.
-            let _ = writeln!(text, "    \"{from}\" -> \"{to}\"{};", style.unwrap_or_default());
+            let _ = writeln!(text, "    \"{from}\" -> \"{to}\";");
         }
         text.push_str("}\n");
         text
@@ -269,10 +235,6 @@ mod tests {
         rooms(files).arrows.keys().map(|(from, to)| format!("{from} {to}")).collect()
     }
 
-    fn allowed(from: &'static str, to: &'static str) -> Allowed {
-        Allowed { folder: "x", from, to, reason: "so", line: 7 }
-    }
-
     #[test]
     fn paths_lead_to_the_rooms_that_define_what_they_name() {
         let root = "mod a;\nmod b;\npub use a::{A, deep::C as D};\npub use other::E;\nconst F: u8 = 1;";
@@ -327,36 +289,15 @@ mod tests {
             ("c.rs", "use crate::a::A;"),
             ("d.rs", "use crate::a::A;"),
         ];
-        let found = rooms(&files).problems("x", &[]);
+        let found = rooms(&files).problems("x");
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("x/src/a.rs:2: a uses b, in a circle of rooms of x; "), "{found:?}");
         assert!(found[0].ends_with("\n    x/src/b.rs:1: b uses c\n    x/src/c.rs:1: c uses a"), "{found:?}");
-        assert_eq!(rooms(&files).problems("x", &[allowed("c", "a")]), [""; 0]);
-    }
-
-    #[test]
-    fn an_allowed_arrow_that_closes_no_circle_is_a_problem() {
-        let files = [("a.rs", "use crate::b::B;"), ("b.rs", "")];
-        let found = rooms(&files).problems("x", &[allowed("a", "b"), allowed("b", "a")]);
-        assert_eq!(found.len(), 2);
-        assert!(found[0].starts_with("xtask/src/tidy/tables.rs:7: the arrow of x "), "{found:?}");
-        assert!(
-            found[0].ends_with("from a to b (\"so\") closes no circle any more; remove the entry"),
-            "{found:?}"
-        );
-        assert!(
-            found[1].ends_with("from b to a (\"so\") isn't there any more; remove the entry"),
-            "{found:?}"
-        );
-        // Of two that allow the same circle, one is enough.
-        let circle = [("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")];
-        assert_eq!(rooms(&circle).problems("x", &[allowed("a", "b"), allowed("b", "a")]).len(), 1);
-        assert_eq!(rooms(&circle).problems("y", &[allowed("a", "b")]).len(), 1, "it is of another crate");
     }
 
     #[test]
     fn a_root_that_hands_on_everything_is_a_problem() {
-        let found = rooms(&[("lib.rs", "mod a;\npub use a::*;"), ("a.rs", "")]).problems("x", &[]);
+        let found = rooms(&[("lib.rs", "mod a;\npub use a::*;"), ("a.rs", "")]).problems("x");
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("x/src/lib.rs:2: the root names all of a room"), "{found:?}");
     }
@@ -364,9 +305,8 @@ mod tests {
     #[test]
     fn the_graph_can_be_drawn() {
         let files = [("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")];
-        let text = rooms(&files).graphviz("x", &[allowed("b", "a")]);
+        let text = rooms(&files).graphviz("x");
         assert!(text.starts_with("digraph \"x\" {\n") && text.ends_with("}\n"), "{text}");
         assert!(text.contains("\n    \"a\" -> \"b\";\n"), "{text}");
-        assert!(text.contains("\n    \"b\" -> \"a\" [style=dashed, constraint=false];\n"), "{text}");
     }
 }
