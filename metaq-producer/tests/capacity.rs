@@ -1,14 +1,10 @@
 //! Waiting for capacity at brokers: whoever takes it and gives it back, the next in turn goes at once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{
-    Cluster, Pinned, broker, broker_with, builder_with_limits, in_partition, message, pinned, topic, until,
-};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, SendErrorKind, Topic,
@@ -17,6 +13,11 @@ use metaq_producer::{
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep};
+
+use crate::common::{
+    cluster::{Cluster, Pinned, broker, broker_with, builder_with_limits, in_partition, pinned},
+    message, topic, until,
+};
 
 const PROMPTLY: Duration = Duration::from_millis(10);
 const HALF_A_SECOND: Duration = Duration::from_millis(500);

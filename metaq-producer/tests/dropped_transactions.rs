@@ -1,13 +1,10 @@
 //! Transactions that are dropped while they are open. One test in a process of its own: what is told to
 //! `tracing` on one thread may be missed when others tell the same for the first time.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod common;
+
+use std::time::Duration;
 
 use metaq_producer::{
     Message, Producer, Topic,
@@ -17,52 +14,12 @@ use metaq_producer::{
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::timeout;
-use tracing_subscriber::fmt::MakeWriter;
 
-const SOON: Duration = Duration::from_secs(10);
-
-/// The lines that were logged.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<u8>>>);
-
-impl Told {
-    /// The lines that were logged since the last call.
-    fn take(&self) -> String {
-        String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
-    }
-}
-
-impl io::Write for Told {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Told {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(SOON, reached).await.expect("the condition is reached");
-}
+use crate::common::{lines::Lines, until};
 
 #[tokio::test]
 async fn what_is_dropped_is_rolled_back_in_the_background_and_told() {
-    let told = Told::default();
+    let told = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         .with_ansi(false)
@@ -85,16 +42,16 @@ async fn what_is_dropped_is_rolled_back_in_the_background_and_told() {
     let mut transaction = producer.begin(TransactionOptions::new());
     transaction.send(message()).await.unwrap();
     transaction.commit().await.unwrap();
-    assert_eq!((rollbacks.met(), told.take()), (1, String::new()), "nothing is told of proper ends");
+    assert_eq!((rollbacks.met(), told.take()), (1, vec![]), "nothing is told of proper ends");
 
     let mut transaction = producer.begin(TransactionOptions::new());
     transaction.send(message()).await.unwrap();
     let id = transaction.id().unwrap().to_owned();
     drop(transaction);
-    let warning = told.take();
+    let warning = told.take().join("\n");
     assert!(warning.contains("WARN") && warning.contains(&id), "K-14: {warning}");
     assert!(warning.contains("an open transaction was dropped and is rolled back"), "{warning}");
-    until(|| rollbacks.met() == 2).await;
+    until(async || rollbacks.met() == 2).await;
 
     // Dropped before its beginning was answered: the rollback must not overtake that.
     let late = Fault::Late(Duration::from_millis(600));
@@ -104,7 +61,7 @@ async fn what_is_dropped_is_rolled_back_in_the_background_and_told() {
     drop(transaction);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(rollbacks.met(), 2, "not before the beginning was answered");
-    until(|| rollbacks.met() == 3).await;
+    until(async || rollbacks.met() == 3).await;
     told.take();
 
     let xa = XaProducer::new(&producer, UniqueQualifier::new("dropped").unwrap());
@@ -114,12 +71,12 @@ async fn what_is_dropped_is_rolled_back_in_the_background_and_told() {
     begun.start(&xid, XaStart::New).await.unwrap();
     joined.start(&xid, XaStart::Join).await.unwrap();
     drop(joined);
-    let warning = told.take();
+    let warning = told.take().join("\n");
     assert!(warning.contains("it was begun elsewhere, and is left"), "{warning}");
     begun.send(message()).await.unwrap();
     drop(begun);
-    let warning = told.take();
+    let warning = told.take().join("\n");
     assert!(warning.contains(xid.as_str()) && warning.contains("is rolled back"), "K-14: {warning}");
-    until(|| rollbacks.met() == 4).await;
+    until(async || rollbacks.met() == 4).await;
     assert_eq!(broker.messages("t").len(), 1);
 }

@@ -1,13 +1,11 @@
 //! Every public duration with values that make little sense: nothing panics, nothing hangs, and a producer
 //! works afterwards.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{cell::Cell, panic, sync::Once, time::Duration};
 
-use cluster::{Cluster, broker, builder, message, topic, until};
 use futures_util::future::join_all;
 use metaq_producer::{
     Outcome, Producer, ProducerConfig, SendErrorKind,
@@ -17,6 +15,11 @@ use metaq_producer::{
 };
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::time::timeout;
+
+use crate::common::{
+    cluster::{Cluster, broker, builder},
+    message, topic, until,
+};
 
 const ODD: [Duration; 5] = [
     Duration::ZERO,

@@ -1,18 +1,15 @@
 //! The warning of a producer that is dropped with messages outstanding. A test program of its own: another
 //! test's thread without a log could have the events of both switched off.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-#[path = "measuring/lines.rs"]
-mod lines;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Cluster, message, topic, until};
-use lines::Lines;
 use tokio::time::sleep;
 use tracing_subscriber::EnvFilter;
+
+use crate::common::{cluster::Cluster, lines::Lines, message, topic, until};
 
 fn log(lines: &Lines, of: &str) -> tracing::subscriber::DefaultGuard {
     let log = tracing_subscriber::fmt()

@@ -3,8 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
-#[path = "measuring/lines.rs"]
-mod lines;
+mod common;
 
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
-use lines::Lines;
+use crate::common::lines::Lines;
 
 /// The lines, without those of connections, which come from tasks of their own.
 fn take(lines: &Lines) -> Vec<String> {

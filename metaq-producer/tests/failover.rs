@@ -1,12 +1,10 @@
 //! A broker whose connection is lost without a word: what producers notice of its replacement.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Cluster, Pinned, broker_with, builder, in_partition, message, pinned, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{
     Outcome, Producer,
@@ -15,6 +13,11 @@ use metaq_producer::{
 };
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep};
+
+use crate::common::{
+    cluster::{Cluster, Pinned, broker_with, builder, in_partition, pinned},
+    message, topic, until,
+};
 
 /// By then a connection that lost everything at `Instant::now()` is replaced.
 const REPLACED: Duration = Duration::from_millis(1350);

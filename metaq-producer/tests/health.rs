@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Cluster, SOON, message, topic, until};
 use metaq_producer::{
     BrokerId, Producer, Topic,
     discovery::{DiscoveryEvent, EventPublisher, MockDiscovery, RegistryState, TopicView},
@@ -14,6 +13,8 @@ use metaq_producer::{
 };
 use metaq_testkit::Broker;
 use tokio::time::{sleep, timeout};
+
+use crate::common::{SOON, cluster::Cluster, message, topic, until};
 
 async fn next(events: &mut ProducerEvents) -> String {
     timeout(SOON, events.next()).await.expect("an event comes").expect("there are more").to_string()

@@ -1,17 +1,21 @@
 //! Health, readiness and events when connections, producers and runtimes end.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use cluster::{Cluster, SOON, broker, message, producer, topic, until};
 use metaq_producer::health::{ConnectionPhase, ProducerEvent, ProducerEvents};
 use metaq_testkit::EmbeddedRegistry;
 use tokio::{
     runtime::Builder,
     time::{sleep, timeout},
+};
+
+use crate::common::{
+    SOON,
+    cluster::{Cluster, broker, producer},
+    message, topic, until,
 };
 
 async fn is_closed(events: &mut ProducerEvents) -> bool {

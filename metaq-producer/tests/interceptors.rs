@@ -1,8 +1,7 @@
 //! Interceptors: their view of messages, their changes, and the containment of their faults.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{
     cell::Cell,
@@ -13,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use cluster::{broker, builder, counts, message, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     Message, Outcome, Producer, SendErrorKind,
@@ -24,6 +22,11 @@ use metaq_producer::{
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use parking_lot::Mutex;
 use tokio::time::sleep;
+
+use crate::common::{
+    cluster::{broker, builder, counts, sum},
+    message, topic, until,
+};
 
 /// Adds its letter to the attribute, and writes down what it learns.
 #[derive(Clone)]

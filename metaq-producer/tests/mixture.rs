@@ -2,11 +2,8 @@
 //! statistics, flushes, and topics that are unpublished and published again, while brokers do wrong. For two
 //! seconds, or for a minute with `METAQ_RELIABILITY=full`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-#[path = "measuring/form.rs"]
-mod form;
+mod common;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cluster::{Pinned, broker_with, builder, pinned, sum};
 use fastrand::Rng;
 use metaq_producer::{
     Message, Outcome, Producer, SendError, SendReceipt, Topic,
@@ -29,6 +25,12 @@ use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
+};
+
+use crate::common::{
+    cluster::{Pinned, broker_with, builder, in_partition, pinned, sum},
+    form::in_form,
+    until,
 };
 
 const BROKERS: usize = 3;
@@ -466,7 +468,7 @@ fn check_stored(stage: &Stage) -> BTreeMap<&'static str, usize> {
     for (broker, index) in
         stage.brokers.iter().flat_map(|broker| (0..PARTITIONS).map(move |index| (broker, index)))
     {
-        let stored = cluster::in_partition(broker, "ordered", index);
+        let stored = in_partition(broker, "ordered", index);
         let passed: Vec<_> = stored.windows(2).filter(|pair| pair[0] >= pair[1]).collect();
         assert!(passed.is_empty(), "broker {}: {passed:?}", broker.id());
     }
@@ -495,7 +497,7 @@ fn everything_at_once() {
         tasks.spawn(Arc::clone(&stage).asks());
         tasks.spawn(Arc::clone(&stage).publishes());
         tasks.spawn(Arc::clone(&stage).does_wrong());
-        sleep(form::in_form(Duration::from_secs(2), Duration::from_secs(60))).await;
+        sleep(in_form(Duration::from_secs(2), Duration::from_secs(60))).await;
         stage.ends.store(true, Ordering::Release);
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap();
@@ -532,7 +534,7 @@ fn everything_at_once() {
             }
             assert_eq!(total.acknowledged, counts.acknowledged);
         }
-        cluster::until(async || stage.brokers.iter().all(|broker| broker.open_connections() == 0)).await;
+        until(async || stage.brokers.iter().all(|broker| broker.open_connections() == 0)).await;
         for (monitor, broker) in monitors.iter().zip(&stage.brokers) {
             for index in 0..PARTITIONS {
                 assert_eq!(monitor.most_unanswered("ordered", index), 1, "broker {}", broker.id());

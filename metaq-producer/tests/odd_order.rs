@@ -1,10 +1,8 @@
 //! Races and habits of programs that once had messages wait for ever, or be sent although they were taken
 //! back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-mod watchdog;
+mod common;
 
 use std::{
     cell::RefCell,
@@ -21,7 +19,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cluster::{Cluster, broker_with, builder, builder_with_limits, in_partition, message, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{Message, Partition, PartitionSelector, Producer, SendErrorKind, Topic};
 use metaq_protocol::{BrokerAddr, Command, PutRef, TransactionAction};
@@ -35,7 +32,12 @@ use tokio::{
     sync::watch,
     time::Instant,
 };
-use watchdog::watched;
+
+use crate::common::{
+    cluster::{Cluster, broker_with, builder, builder_with_limits, in_partition},
+    message, topic, until,
+    watchdog::watched,
+};
 
 fn threads(number: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(number).enable_all().build().unwrap()

@@ -1,8 +1,7 @@
 //! Ordered sending: the order in each partition, what others notice of it, and how long a turn is held.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{
     sync::{
@@ -12,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, Pinned, broker_with, builder, in_partition, message, pinned, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{
     Message, Outcome, Partition, PartitionSelector, ProducerConfig, SendErrorKind, Topic, config::Jitter,
@@ -20,6 +18,11 @@ use metaq_producer::{
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
+
+use crate::common::{
+    cluster::{Cluster, Pinned, broker_with, builder, in_partition, pinned},
+    message, topic, until,
+};
 
 const PROMPTLY: Duration = Duration::from_millis(10);
 

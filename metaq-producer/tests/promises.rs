@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cluster::{Cluster, broker_with, builder, builder_with_limits, message, producer, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     BrokerAddr, BrokerId, Message, Outcome, Producer, SendErrorKind, Topic,
@@ -28,6 +27,11 @@ use metaq_producer::{
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use metaq_transport::{Connection, Transport, TransportError};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::common::{
+    cluster::{Cluster, broker_with, builder, builder_with_limits, producer, sum},
+    message, topic, until,
+};
 
 const PROMPTLY: Duration = Duration::from_millis(10);
 

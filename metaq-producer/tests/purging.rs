@@ -1,8 +1,7 @@
 //! Taking back what waits: what is returned, what the handles say, and what goes on as before.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{
     collections::HashMap,
@@ -13,16 +12,19 @@ use std::{
     time::Duration,
 };
 
-use cluster::{
-    Cluster, Pinned, broker, broker_with, builder, builder_with_limits, counts, in_partition, message,
-    pinned, sum, topic, until,
-};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     Message, Outcome, Producer, SendError, SendErrorKind, SendHandle, SendReceipt, Topic, config::Jitter,
 };
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::task::JoinSet;
+
+use crate::common::{
+    cluster::{
+        Cluster, Pinned, broker, broker_with, builder, builder_with_limits, counts, in_partition, pinned, sum,
+    },
+    message, topic, until,
+};
 
 const LONG: Duration = Duration::from_secs(3600);
 

@@ -1,13 +1,14 @@
 //! A broker that is back is used as if nothing had been.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Cluster, message, topic, until};
 use metaq_testkit::{Fault, Requests};
 use tokio::time::Instant;
+
+use crate::common::{cluster::Cluster, message, topic, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_comes_back_is_used_at_once_whatever_it_refused_before() {

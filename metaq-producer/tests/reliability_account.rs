@@ -1,9 +1,8 @@
 //! Every message is accounted for in time: under every fault when the producer is closed, when futures are
 //! dropped at any moment, and when the runtime is shut down under load.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 mod measuring;
 
 use std::{
@@ -15,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, counts, message, sum, topic, until};
 use fastrand::Rng;
 use futures_util::future::join_all;
 use measuring::{figure, in_form};
@@ -25,6 +23,11 @@ use tokio::{
     runtime,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
+};
+
+use crate::common::{
+    cluster::{Cluster, counts, sum},
+    message, topic, until,
 };
 
 /// The allowance for a message beyond its timeout, and for closing beyond its own. In the short form other

@@ -1,9 +1,8 @@
 //! Connections that end or go wrong at every byte, and answers that are not what was asked for: no message is
 //! taken for another, none is stored in part, and all end as documented. Time is paused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 mod measuring;
 
 use std::{
@@ -12,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, broker, message, topic};
 use measuring::{
     figure, in_form,
     spoiled::{End, Spoiler, Spoiling},
@@ -26,6 +24,11 @@ use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests, Stored};
 use metaq_transport::StreamTransport;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
+
+use crate::common::{
+    cluster::{Cluster, broker},
+    message, topic,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(100);

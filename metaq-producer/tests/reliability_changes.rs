@@ -2,6 +2,7 @@
 //! second, and nothing else is touched.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod reliability;
 
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //! for a while: it is used again as soon as it can be.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod reliability;
 
 use std::time::Duration;

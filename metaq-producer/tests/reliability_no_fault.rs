@@ -1,6 +1,7 @@
 //! Real Java brokers and a real ZooKeeper, and nothing goes wrong.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod reliability;
 
 use std::time::Duration;

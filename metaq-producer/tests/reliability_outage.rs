@@ -1,18 +1,13 @@
 //! All brokers are down while messages are offered: memory is bounded, little is done, little is said, and it
 //! goes on soon after they are back. What it takes is measured in a process of its own, beside the brokers'.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-#[path = "measuring/lines.rs"]
-mod lines;
+mod common;
 mod measuring;
 
 use std::{collections::VecDeque, time::Duration};
 
-use cluster::{Cluster, broker, message};
 use futures_util::FutureExt as _;
-use lines::Lines;
 use measuring::{
     figure, in_form,
     process::{Measured, Role},
@@ -24,6 +19,12 @@ use metaq_producer::{
 };
 use metaq_testkit::Broker;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::common::{
+    cluster::{Cluster, broker},
+    lines::Lines,
+    message,
+};
 
 /// The interval and the number of messages offered at a time: 10,000 a second.
 const TICK: Duration = Duration::from_millis(10);

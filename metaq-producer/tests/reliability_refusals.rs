@@ -1,18 +1,18 @@
 //! Refusals, messages that can't be sent, and registries that say what isn't so: each ends as documented,
 //! within its deadline, and what isn't stored is given back. Time is paused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 mod measuring;
 
 use std::time::Duration;
 
-use cluster::{Cluster, message, topic};
 use measuring::figure;
 use metaq_producer::{BrokerId, Message, Outcome, SendErrorKind, Status, Topic};
 use metaq_testkit::{Fault, RegistryFault, Requests};
 use tokio::time::{Instant, sleep};
+
+use crate::common::{cluster::Cluster, message, topic};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(100);

@@ -3,6 +3,7 @@
 //! meanwhile is tested in metaq-discovery.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod reliability;
 
 use std::time::Duration;

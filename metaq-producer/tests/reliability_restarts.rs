@@ -1,6 +1,7 @@
 //! Real Java brokers that are killed and started again, or restarted as planned, under load.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod reliability;
 
 use std::{fs, path::Path, time::Duration};

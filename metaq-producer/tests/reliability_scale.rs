@@ -2,6 +2,7 @@
 //! longer than others. What it takes is measured in a process of its own, beside the brokers'.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod measuring;
 
 use std::{

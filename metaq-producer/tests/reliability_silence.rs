@@ -3,6 +3,7 @@
 //! takes as much as before.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod reliability;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
+mod common;
 mod measuring;
 
 use std::{alloc::System, time::Duration};

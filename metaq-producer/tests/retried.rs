@@ -1,15 +1,18 @@
 //! Messages that are sent again while other threads still look after their last attempt.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Pinned, broker_with, builder_with_limits, pinned, sum, topic};
 use metaq_producer::Outcome;
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, timeout};
+
+use crate::common::{
+    cluster::{Pinned, broker_with, builder_with_limits, pinned, sum},
+    topic,
+};
 
 /// Messages wait for capacity or for their turn, are refused as soon as they are sent, and wait again at
 /// once.

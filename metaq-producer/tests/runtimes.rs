@@ -1,9 +1,8 @@
 //! A producer and the tokio runtimes that it is used on: several one after another, one that nobody drives,
 //! and none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod watchdog;
+mod common;
 
 use std::{
     error::Error as _,
@@ -21,20 +20,16 @@ use metaq_producer::{
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::runtime::{Builder, Runtime};
-use watchdog::{block_on, watched};
+
+use crate::common::{
+    message, topic,
+    watchdog::{block_on, watched},
+};
 
 /// The least that a message is given; what comes on top is the machine's.
 const SHORT: Duration = Duration::from_millis(300);
 /// The allowance for a machine under load.
 const SLACK: Duration = Duration::from_secs(3);
-
-fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
-
-fn message(payload: impl Into<String>) -> Message {
-    Message::new(topic(), payload.into())
-}
 
 fn one_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()

@@ -1,8 +1,7 @@
 //! Selectors at work in a producer: what it makes of their answers, their panics and what they learn.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{
     collections::BTreeMap,
@@ -21,14 +20,14 @@ use metaq_producer::{
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Pinned, SOON, broker, builder, pinned, topic, until};
-
-fn message() -> Message {
-    cluster::message("x")
-}
+use crate::common::{
+    SOON,
+    cluster::{Pinned, broker, builder, pinned},
+    message, topic, until,
+};
 
 fn keyed(key: impl ToString) -> Message {
-    message().with_key(key.to_string())
+    message("x").with_key(key.to_string())
 }
 
 /// Brokers 0, 1, …, with two partitions of the topic each.
@@ -72,11 +71,11 @@ async fn a_selector_that_panics_harms_only_the_message() {
     for (attribute, said) in
         [("at once", "panicked: no idea where b\"x\" goes"), ("later", "panicked: (no text)")]
     {
-        let error = producer.send(message().with_attribute(attribute)).await.unwrap_err();
+        let error = producer.send(message("x").with_attribute(attribute)).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (SendErrorKind::NoPartition, Outcome::NotSent), "L-6");
         assert!(error.to_string().contains(said), "{error}");
-        assert_eq!(error.into_message(), Some(message().with_attribute(attribute)));
-        assert!(producer.send(message()).await.is_ok());
+        assert_eq!(error.into_message(), Some(message("x").with_attribute(attribute)));
+        assert!(producer.send(message("x")).await.is_ok());
     }
     assert_eq!(producer.stats().await.messages.not_sent, 2);
 }
@@ -94,14 +93,14 @@ async fn a_panic_at_the_second_attempt_stops_nothing_either() {
     });
     let producer = cluster.producer(selector, |_| {}).await;
     let refusals = cluster.brokers[0].faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
-    let sent = timeout(SOON, producer.send(message())).await.expect("the message has its outcome");
+    let sent = timeout(SOON, producer.send(message("x"))).await.expect("the message has its outcome");
     let error = sent.unwrap_err();
     assert_eq!((error.kind(), error.attempts().len()), (SendErrorKind::NoPartition, 1));
     assert!(error.to_string().contains("the second time is too much"), "{error}");
     // What sends messages again is alive.
     refusals.cancel();
     cluster.brokers[0].faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
-    let sent = timeout(SOON, producer.send(message())).await.expect("the message has its outcome");
+    let sent = timeout(SOON, producer.send(message("x"))).await.expect("the message has its outcome");
     assert_eq!(sent.unwrap().attempts, 2);
     assert_eq!(producer.close(Duration::from_secs(1)).await.unsent, []);
 }
@@ -126,7 +125,7 @@ async fn a_panic_for_a_topic_reaches_whoever_publishes_it() {
         async move { producer.publish_topic(&Topic::new("other").unwrap()).await }
     });
     assert!(publishing.await.unwrap_err().is_panic());
-    assert!(producer.send(message()).await.is_ok());
+    assert!(producer.send(message("x")).await.is_ok());
     assert!(!producer.unpublish_topic(&Topic::new("other").unwrap()));
 }
 
@@ -185,14 +184,14 @@ async fn every_end_of_an_attempt_is_told_with_what_that_attempt_took() {
     let producer = cluster.producer(Shared(Arc::clone(&witness)), one).await;
     let faults = cluster.brokers[0].faults();
     faults.plan(Requests::puts(), Fault::Late(Duration::from_millis(100)));
-    let (first, second) = tokio::join!(producer.send(message()), producer.send(message()));
+    let (first, second) = tokio::join!(producer.send(message("x")), producer.send(message("x")));
     assert!(first.is_ok() && second.is_ok(), "a panic in `observe` changes nothing");
     faults.heal();
     faults.plan(Requests::puts().first(1), Fault::refuse(500, "no"));
-    assert_eq!(producer.send(message()).await.unwrap_err().outcome(), Outcome::Rejected);
+    assert_eq!(producer.send(message("x")).await.unwrap_err().outcome(), Outcome::Rejected);
     faults.plan(Requests::puts().first(1), Fault::refuse(503, "busy"));
     let started = Instant::now();
-    assert_eq!(producer.send(message()).await.unwrap().attempts, 2);
+    assert_eq!(producer.send(message("x")).await.unwrap().attempts, 2);
     assert!(started.elapsed() > Duration::from_millis(100), "there was a pause: {:?}", started.elapsed());
     let observed = std::mem::take(&mut *witness.observed.lock().unwrap());
     let outcomes: Vec<_> = observed.iter().map(|(_, _, outcome)| *outcome).collect();
@@ -212,8 +211,9 @@ async fn a_selector_that_insists_is_asked_twice_and_its_message_waits() {
     let witness = Arc::new(Witness { insists: true, ..Witness::default() });
     let producer = cluster.producer(Shared(Arc::clone(&witness)), four).await;
     cluster.brokers[0].faults().freeze();
-    let waiting: Vec<_> = [producer.try_send(message()), producer.try_send(message())].into_iter().collect();
-    assert_eq!(producer.try_send(message()).unwrap_err().kind(), SendErrorKind::Full);
+    let waiting: Vec<_> =
+        [producer.try_send(message("x")), producer.try_send(message("x"))].into_iter().collect();
+    assert_eq!(producer.try_send(message("x")).unwrap_err().kind(), SendErrorKind::Full);
     assert_eq!((witness.asked.load(SeqCst), witness.asked_again.load(SeqCst)), (3, 1));
     drop(waiting);
 
@@ -221,9 +221,9 @@ async fn a_selector_that_insists_is_asked_twice_and_its_message_waits() {
     let witness = Arc::new(Witness::default());
     let producer = cluster.producer(Shared(Arc::clone(&witness)), four).await;
     until(async || producer.partitions(&topic()).len() == 4).await;
-    let _two = [producer.try_send(message()), producer.try_send(message())];
+    let _two = [producer.try_send(message("x")), producer.try_send(message("x"))];
     // It takes another one: first of the same broker, then of the other.
-    let third = producer.enqueue(message()).await.unwrap();
+    let third = producer.enqueue(message("x")).await.unwrap();
     assert!(witness.asked_again.load(SeqCst) > 0);
     drop(third);
 }
@@ -263,13 +263,13 @@ async fn the_sticky_one_leaves_a_broker_that_fails() {
     let cluster = Cluster::new(2);
     let selector = StickySelector::new().messages(1_000_000).time(Duration::from_secs(1_000_000));
     let producer = cluster.producer(selector, |_| {}).await;
-    let first = producer.send(message()).await.unwrap().partition;
-    assert_eq!(producer.send(message()).await.unwrap().partition, first);
+    let first = producer.send(message("x")).await.unwrap().partition;
+    assert_eq!(producer.send(message("x")).await.unwrap().partition, first);
     cluster.brokers[first.broker.0 as usize].faults().plan(Requests::puts(), Fault::refuse(503, "busy"));
-    let receipt = producer.send(message()).await.unwrap();
+    let receipt = producer.send(message("x")).await.unwrap();
     assert_ne!(receipt.partition.broker, first.broker);
     assert_eq!(
-        producer.send(message()).await.unwrap().partition,
+        producer.send(message("x")).await.unwrap().partition,
         receipt.partition,
         "and stays with the other"
     );
@@ -287,7 +287,7 @@ async fn the_faster_broker_gets_more_until_the_other_is_as_fast() {
     let share = async || {
         let before = cluster.stored(1);
         for _ in 0..20 {
-            let sent = producer.send_all((0..50).map(|_| message())).await;
+            let sent = producer.send_all((0..50).map(|_| message("x"))).await;
             assert!(sent.iter().all(Result::is_ok));
         }
         (cluster.stored(1) - before) as f64 / 1000.0

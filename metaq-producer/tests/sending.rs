@@ -1,17 +1,21 @@
 //! The fate of messages: limits, retries, order, and the account. Time is paused.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Cluster, SOON, counts, message, producer, sum, topic, until};
 use metaq_producer::{
     Message, Outcome, Partition, SendErrorKind, Topic, config::Jitter, selector::select_fn,
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::{Instant, timeout};
+
+use crate::common::{
+    SOON,
+    cluster::{Cluster, broker, builder, counts, producer, sum},
+    message, topic, until,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_is_sent_and_counted_whatever_becomes_of_its_handle() {
@@ -106,7 +110,7 @@ async fn a_send_that_is_given_up_is_taken_back_if_it_was_not_handed_to_a_connect
     let kept = producer.enqueue(message("kept")).await.unwrap();
     drop(producer.enqueue(message("dropped")).await.unwrap());
     assert_eq!(cluster.counts().await.queued, 2);
-    cluster.brokers.push(cluster::broker(&cluster.registry, 0));
+    cluster.brokers.push(broker(&cluster.registry, 0));
     assert!(kept.await.is_ok());
     producer.flush().await;
     assert_eq!(cluster.stored().len(), 2, "both are sent once a broker is there");
@@ -435,12 +439,12 @@ async fn topics_that_share_a_full_connection_both_go_on() {
 #[tokio::test(start_paused = true)]
 async fn a_selector_that_insists_on_a_full_broker_waits_for_it() {
     let registry = metaq_testkit::EmbeddedRegistry::new();
-    let brokers: Vec<_> = (0..2).map(|id| cluster::broker(&registry, id)).collect();
+    let brokers: Vec<_> = (0..2).map(|id| broker(&registry, id)).collect();
     let by_key = select_fn(|_, partitions, message| {
         let broker = if message.key().is_some() { partitions.first()? } else { partitions.last()? };
         Some(*broker)
     });
-    let producer = cluster::builder(&registry, |config| config.max_in_flight = 8).selector(by_key).build();
+    let producer = builder(&registry, |config| config.max_in_flight = 8).selector(by_key).build();
     let producer = producer.unwrap();
     producer.publish_topic(&topic()).await.unwrap();
     brokers[0].faults().plan(Requests::puts(), Fault::Late(Duration::from_millis(10)));

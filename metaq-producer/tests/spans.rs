@@ -1,12 +1,10 @@
 //! The span of each message, with the option `span_per_send`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use cluster::{Cluster, message, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_testkit::{Fault, Requests};
 use parking_lot::Mutex;
@@ -17,6 +15,8 @@ use tracing::{
     span::{Attributes, Id, Record},
     subscriber::DefaultGuard,
 };
+
+use crate::common::{cluster::Cluster, message, topic, until};
 
 /// The fields of a span that were recorded, and whether it is closed.
 #[derive(Clone, Debug, Default)]

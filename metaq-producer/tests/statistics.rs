@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::time::Duration;
 
-use cluster::{Cluster, builder, message, until};
 use metaq_producer::{
     BrokerId, Message, Outcome, Producer, SendErrorKind, Topic,
     config::Jitter,
@@ -15,6 +14,11 @@ use metaq_producer::{
     stats::{MessageCounts, ProducerStats},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
+
+use crate::common::{
+    cluster::{Cluster, broker, builder},
+    message, topic, until,
+};
 
 /// The figures of a topic at its brokers: acknowledged, rejected, unknown.
 fn by_broker(stats: &ProducerStats, topic: usize) -> [u64; 3] {
@@ -34,7 +38,7 @@ fn by_broker(stats: &ProducerStats, topic: usize) -> [u64; 3] {
 async fn topics_that_come_and_go_leave_no_more_than_a_hundred_behind() {
     const TOPICS: u64 = 1000;
     let registry = EmbeddedRegistry::new();
-    let broker = cluster::broker(&registry, 0);
+    let broker = broker(&registry, 0);
     let producer = builder(&registry, |_| {}).build().unwrap();
     let stays = Topic::new("t").unwrap();
     producer.publish_topic(&stays).await.unwrap();
@@ -109,14 +113,14 @@ async fn brokers_whose_addresses_change_leave_no_more_than_sixteen_behind() {
 #[tokio::test(start_paused = true)]
 async fn a_message_counts_for_the_broker_that_may_have_stored_it() {
     let registry = EmbeddedRegistry::new();
-    let brokers = [cluster::broker(&registry, 0), cluster::broker(&registry, 1)];
+    let brokers = [broker(&registry, 0), broker(&registry, 1)];
     let producer = builder(&registry, |config| {
         config.retry.at_least_once = true;
         config.retry.max_attempts = 2;
         config.retry.jitter = Jitter::seeded(1);
     });
     let producer = producer.selector(RoundRobinSelector::new().starting_at(0)).build().unwrap();
-    producer.publish_topic(&cluster::topic()).await.unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
     // The first attempt goes to broker 0 and has no answer, the second one is refused by broker 1.
     brokers[0].faults().plan(Requests::puts(), Fault::Swallow);
     brokers[1].faults().plan(Requests::puts(), Fault::refuse(500, "no"));

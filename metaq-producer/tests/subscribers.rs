@@ -1,10 +1,8 @@
 //! `tracing` subscribers that panic, or call the producer. A test program of its own, as its subscriber is
 //! the whole process's.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-mod watchdog;
+mod common;
 
 use std::{
     cell::Cell,
@@ -16,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use cluster::{broker_with, builder, message, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{Message, Producer, Topic, transaction::TransactionOptions};
 use metaq_testkit::{Broker, EmbeddedRegistry};
@@ -24,7 +21,12 @@ use parking_lot::Mutex;
 use tokio::runtime::Builder;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{Layer, layer::SubscriberExt as _};
-use watchdog::watched;
+
+use crate::common::{
+    cluster::{broker_with, builder},
+    message, topic, until,
+    watchdog::watched,
+};
 
 /// The subscriber's reaction to each event of the producer.
 #[derive(Clone)]

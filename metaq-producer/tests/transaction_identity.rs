@@ -1,8 +1,8 @@
-//! Names of local transactions, which brokers merge when two processes have the same.
+//! Names of local transactions, which brokers merge when two processes have the same. A test program of its
+//! own: its processes would take the time of other tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 
 use std::{
     collections::HashSet,
@@ -15,9 +15,13 @@ use std::{
     thread,
 };
 
-use cluster::{broker, message, producer, topic};
 use metaq_producer::transaction::TransactionOptions;
 use metaq_testkit::EmbeddedRegistry;
+
+use crate::common::{
+    cluster::{broker, producer},
+    message, topic,
+};
 
 const PROCESSES: usize = 50;
 const SESSIONS: usize = 200;

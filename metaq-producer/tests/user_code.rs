@@ -1,10 +1,8 @@
 //! The code of users that runs within the producer: destructors of payloads, wakers, and selectors, which
 //! call the producer in turn. None of them may run while a lock is held: it would wait for itself.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-mod watchdog;
+mod common;
 
 use std::{
     cell::Cell,
@@ -16,13 +14,17 @@ use std::{
     time::Duration,
 };
 
-use cluster::{broker_with, builder_with_limits, message, topic, until};
 use futures_util::FutureExt as _;
 use metaq_producer::{Message, Outcome, Partition, PartitionSelector, Producer, SendHandle, Topic};
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use parking_lot::Mutex;
 use tokio::runtime::Builder;
-use watchdog::watched;
+
+use crate::common::{
+    cluster::{broker_with, builder_with_limits},
+    message, topic, until,
+    watchdog::watched,
+};
 
 /// The ways in which a message can end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

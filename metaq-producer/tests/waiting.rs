@@ -1,13 +1,11 @@
 //! Messages that wait for a broker which is away or silent, beside those for a broker that works.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 mod troubled;
 
 use std::{sync::Arc, time::Duration};
 
-use cluster::{Pinned, broker, builder, counts, in_partition, message, pinned, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{Message, Outcome, SendErrorKind, SendHandle};
 use metaq_testkit::EmbeddedRegistry;
@@ -16,6 +14,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 use troubled::{LONG, PATIENCE, PROMPTLY, Trouble, Troubled};
+
+use crate::common::{
+    cluster::{Pinned, broker, broker_with, builder, counts, in_partition, pinned, sum},
+    message, topic, until,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_in_trouble_leaves_room_for_another() {
@@ -183,7 +186,7 @@ async fn closing_and_unpublishing_end_those_that_wait_outside() {
 #[tokio::test(start_paused = true)]
 async fn a_topic_that_waits_leaves_room_for_another_topic() {
     let registry = EmbeddedRegistry::new();
-    let (lost, _working) = (broker(&registry, 0), cluster::broker_with(&registry, 1, &[("other", 1)]));
+    let (lost, _working) = (broker(&registry, 0), broker_with(&registry, 1, &[("other", 1)]));
     let producer = builder(&registry, |config| config.max_in_flight = 64).build().unwrap();
     let other = "other".parse().unwrap();
     producer.publish_topic(&topic()).await.unwrap();

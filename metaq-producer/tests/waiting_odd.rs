@@ -1,8 +1,7 @@
 //! Messages that wait for a broker in trouble, offered by tasks that misbehave.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
+mod common;
 mod troubled;
 
 use std::{
@@ -15,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Pinned, broker_with, builder, counts, in_partition, pinned, sum, topic, until};
 use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{Message, Producer, SendError, SendHandle};
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
@@ -24,6 +22,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 use troubled::{LONG, PATIENCE, Trouble, Troubled};
+
+use crate::common::{
+    cluster::{Pinned, broker_with, builder, counts, in_partition, pinned, sum},
+    topic, until,
+};
 
 /// Futures that were polled once and are kept, as by a task on a runtime that nobody drives any more.
 #[tokio::test(start_paused = true)]

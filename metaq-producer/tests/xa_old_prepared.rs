@@ -1,20 +1,16 @@
 //! Prepared transactions that wait for long. One test in a process of its own: what is told to `tracing` on
 //! one thread may be missed when others tell the same for the first time.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
-mod cluster;
-mod global;
-#[path = "measuring/lines.rs"]
-mod lines;
+mod common;
 
 use std::time::Duration;
 
-use global::{prepared, topic};
-use lines::Lines;
 use metaq_producer::xa::XaProducer;
 use tokio::time::sleep;
 use tracing_subscriber::EnvFilter;
+
+use crate::common::{cluster::Cluster, lines::Lines, topic, xa::prepared};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_prepared_for_long_is_warned_of_once() {
@@ -25,7 +21,7 @@ async fn what_is_prepared_for_long_is_warned_of_once() {
         .with_env_filter(EnvFilter::new("metaq_producer=warn"))
         .finish();
     let _log = tracing::subscriber::set_default(log);
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let xa = XaProducer::new(&cluster.producer, "q".parse().unwrap());
     xa.publish_topic(&topic()).await.unwrap();
     let mut resource = xa.resource().unwrap();

@@ -2,9 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
 #![allow(clippy::print_stdout, reason = "a test shows what it measures")]
 
-mod form;
 pub(crate) mod process;
 pub(crate) mod spoiled;
 pub(crate) mod usage;
 
-pub(crate) use form::{figure, in_form, is_full};
+pub(crate) use crate::common::form::{figure, in_form, is_full};

@@ -2,12 +2,10 @@
 #![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
 
 pub(crate) mod account;
-#[path = "../measuring/form.rs"]
-mod form;
 pub(crate) mod load;
 pub(crate) mod registry;
 
-pub(crate) use form::{figure, in_form, is_full};
+pub(crate) use crate::common::form::{figure, in_form, is_full};
 
 use std::{fmt, time::Duration};
 

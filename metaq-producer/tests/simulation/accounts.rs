@@ -2,7 +2,7 @@
 
 use metaq_producer::stats::{BrokerStats, MessageCounts, ProducerStats};
 
-use crate::cluster::sum;
+use crate::common::cluster::sum;
 
 /// Counts of producer, topics and brokers agree.
 pub(crate) fn check_sums(stats: &ProducerStats) {

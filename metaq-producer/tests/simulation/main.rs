@@ -29,11 +29,10 @@
 //! `cargo test`, a seed has a few courses, not one; hence only a few seeds are run there. `METAQ_SEEDS=N`
 //! runs so many, `METAQ_SEED=N` that one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 mod accounts;
-#[path = "../cluster/mod.rs"]
-mod cluster;
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod log;
 mod progress;

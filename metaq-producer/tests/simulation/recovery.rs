@@ -7,7 +7,7 @@ use metaq_producer::transport::ConnectionConfig;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    cluster::{counts, until},
+    common::{cluster::counts, until},
     log::note,
     schedule::{PROMPTLY, Simulation, TOPICS},
 };

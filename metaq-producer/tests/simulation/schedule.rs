@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     accounts::check_sums,
-    cluster::{Pinned, broker_with, builder},
+    common::cluster::{Pinned, broker_with, builder},
     faults::Standing,
     log::note,
     progress::{LARGEST, Progress},

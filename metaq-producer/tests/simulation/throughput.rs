@@ -18,7 +18,7 @@ use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    cluster::{Pinned, broker_with, builder},
+    common::cluster::{Pinned, broker_with, builder},
     number, runtime,
 };
 

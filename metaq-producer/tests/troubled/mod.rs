@@ -11,7 +11,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::cluster::{Pinned, broker, builder, counts, pinned, topic, until};
+use crate::common::{
+    cluster::{Pinned, broker, builder, counts, pinned},
+    topic, until,
+};
 
 /// The time that a message to the healthy broker may take.
 pub(crate) const PROMPTLY: Duration = Duration::from_millis(10);

@@ -1,7 +1,4 @@
 //! A cluster of embedded brokers without ports, for tests whose time is paused.
-#![allow(dead_code, reason = "not every test needs all of it")]
-
-use std::time::Duration;
 
 use metaq_producer::{
     Message, Partition, PartitionSelector, Producer, ProducerBuilder, ProducerConfig, Topic,
@@ -9,15 +6,7 @@ use metaq_producer::{
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
 
-pub(crate) const SOON: Duration = Duration::from_secs(10);
-
-pub(crate) fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
-
-pub(crate) fn message(payload: impl Into<String>) -> Message {
-    Message::new(topic(), payload.into())
-}
+use super::{message, topic};
 
 /// Brokers with two partitions each of topic `t`, and a producer that has published it.
 pub(crate) struct Cluster {
@@ -131,16 +120,6 @@ pub(crate) fn pinned(partition: &str, payload: impl Into<String>) -> Message {
 pub(crate) fn in_partition(broker: &Broker, topic: &str, index: i32) -> Vec<String> {
     let all = broker.messages(topic).into_iter().filter(|stored| stored.partition.index == index);
     all.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect()
-}
-
-/// Waits until `condition` holds.
-pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
-    let reached = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the condition is reached");
 }
 
 pub(crate) fn sum(counts: MessageCounts) -> u64 {

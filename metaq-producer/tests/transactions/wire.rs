@@ -1,5 +1,4 @@
 //! The requests of transactions, word by word, as the Java client sends them (rules G-7 to G-10).
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{sync::Arc, time::Duration};
 

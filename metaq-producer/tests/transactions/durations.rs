@@ -1,12 +1,7 @@
 //! Every duration that transactions can be given, however absurd: nothing panics, and the producer goes on.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, builder, message, topic};
 use metaq_producer::{
     Outcome, Partition, PartitionSelector, Producer,
     selector::{LatencySelector, StickySelector},
@@ -16,6 +11,11 @@ use metaq_producer::{
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
+};
+
+use crate::common::{
+    cluster::{Cluster, builder},
+    message, topic,
 };
 
 const ABSURD: [Duration; 5] = [

@@ -1,8 +1,4 @@
 //! Local transactions when something goes wrong on the way.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod transacting;
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +10,12 @@ use metaq_producer::{
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::timeout;
-use transacting::{begun, message, one, payloads, producer, told, topic, until};
+
+use crate::common::{
+    message, payloads, topic,
+    transactions::{begun, one, producer, told},
+    until,
+};
 
 #[tokio::test]
 async fn a_failed_beginning_leaves_nothing_behind() {
@@ -70,7 +71,7 @@ async fn it_begins_at_another_broker_when_one_can_not_be_reached() {
     bad.faults().plan(Requests::transactions(None), Fault::Close);
     for n in 0..6 {
         let mut transaction = producer.begin(TransactionOptions::new());
-        transaction.send(message(&n.to_string())).await.unwrap();
+        transaction.send(message(n.to_string())).await.unwrap();
         assert_eq!(transaction.broker(), Some(good.addr()));
         transaction.commit().await.unwrap();
     }
@@ -88,7 +89,7 @@ async fn the_first_message_waits_for_a_broker() {
     .await;
     broker.faults().refuse_connections(true);
     broker.faults().close_connections();
-    until(|| producer.partitions(&topic("t")).is_empty()).await;
+    until(async || producer.partitions(&topic()).is_empty()).await;
     let mut transaction = producer.begin(TransactionOptions::new());
     let started = Instant::now();
     let error = transaction.send(message("a")).await.unwrap_err();
@@ -127,7 +128,7 @@ async fn a_commit_without_an_answer_is_unknown_always() {
         for (fault, is_carried_out) in &faults {
             broker.faults().plan(commits(), fault.clone());
             // The last one may have taken the connection with it.
-            until(|| !producer.partitions(&topic("t")).is_empty()).await;
+            until(async || !producer.partitions(&topic()).is_empty()).await;
             let mut transaction = begun(&producer);
             transaction.send(message("x")).await.unwrap();
             let error = transaction.commit().await.unwrap_err();
@@ -148,17 +149,17 @@ async fn a_commit_without_an_answer_is_unknown_always() {
 async fn a_connection_that_is_lost_before_the_commit_ends_it_for_certain() {
     let (broker, producer) = one().await;
     for round in 0..10 {
-        until(|| !producer.partitions(&topic("t")).is_empty()).await;
+        until(async || !producer.partitions(&topic()).is_empty()).await;
         let mut transaction = producer.begin(TransactionOptions::new());
         transaction.send(message("x")).await.unwrap();
         broker.faults().refuse_connections(true);
         broker.faults().close_connections();
         // Only when that has come to be known: a commit before that is unknown.
-        until(|| producer.partitions(&topic("t")).is_empty()).await;
+        until(async || producer.partitions(&topic()).is_empty()).await;
         broker.faults().refuse_connections(false);
         if round % 2 == 0 {
             // With the next connection, on which the broker knows nothing of it.
-            until(|| !producer.partitions(&topic("t")).is_empty()).await;
+            until(async || !producer.partitions(&topic()).is_empty()).await;
         }
         let error = if round % 4 < 2 {
             let error = transaction.send(message("y")).await.unwrap_err();
@@ -178,7 +179,7 @@ async fn a_connection_that_is_lost_before_the_commit_ends_it_for_certain() {
         );
     }
     // Rolling back what is gone is no error.
-    until(|| !producer.partitions(&topic("t")).is_empty()).await;
+    until(async || !producer.partitions(&topic()).is_empty()).await;
     let mut transaction = producer.begin(TransactionOptions::new());
     transaction.send(message("x")).await.unwrap();
     broker.faults().close_connections();
@@ -195,7 +196,7 @@ async fn a_message_that_waits_for_capacity_while_the_connection_is_replaced_was_
     transaction.send(message("a")).await.unwrap();
     let late = broker.faults().plan(Requests::puts().first(2), Fault::Late(Duration::from_millis(100)));
     let owed: Vec<_> = (0..2).map(|_| producer.try_send(message("plain")).unwrap()).collect();
-    until(|| late.met() == 2).await;
+    until(async || late.met() == 2).await;
     let mut waiting = Box::pin(transaction.send(message("b")));
     assert!((&mut waiting).now_or_never().is_none());
     // It is given capacity, and learns of that when the connection has been replaced.
@@ -204,7 +205,7 @@ async fn a_message_that_waits_for_capacity_while_the_connection_is_replaced_was_
     }
     broker.faults().close_connections();
     let reconnects = || producer.health().brokers[0].connections[0].reconnects;
-    until(|| reconnects() == 1 && !producer.partitions(&topic("t")).is_empty()).await;
+    until(async || reconnects() == 1 && !producer.partitions(&topic()).is_empty()).await;
     let error = waiting.await.unwrap_err();
     assert_eq!(
         told(&error),
@@ -284,7 +285,7 @@ async fn closing_the_producer_ends_its_transactions() {
     let error = producer.begin(TransactionOptions::new()).send(message("d")).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::Closed, TransactionOutcome::RolledBack));
     assert_eq!(producer.send(message("e")).await.unwrap_err().kind(), SendErrorKind::Closed);
-    until(|| broker.open_connections() == 0).await;
+    until(async || broker.open_connections() == 0).await;
     assert_eq!(payloads(&broker, "t"), [""; 0]);
 }
 
@@ -336,11 +337,11 @@ async fn a_silent_broker_is_no_reason_to_end_it() {
     broker.faults().freeze();
     // Something that it owes an answer to.
     let owed = producer.try_send(message("plain")).unwrap();
-    until(|| producer.partitions(&topic("t")).is_empty()).await;
+    until(async || producer.partitions(&topic()).is_empty()).await;
     let error = transaction.send(message("b")).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::NotConnected, TransactionOutcome::Open), "{error}");
     broker.faults().thaw();
-    until(|| !producer.partitions(&topic("t")).is_empty()).await;
+    until(async || !producer.partitions(&topic()).is_empty()).await;
     owed.await.unwrap();
     transaction.send(message("c")).await.unwrap();
     transaction.commit().await.unwrap();

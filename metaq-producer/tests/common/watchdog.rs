@@ -1,5 +1,4 @@
 //! Tests that must not hang: they run on a thread of their own, and fail after a while.
-#![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},

@@ -1,8 +1,4 @@
 //! Local transactions with embedded brokers.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod transacting;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +8,11 @@ use metaq_producer::{
     transaction::{CommitReceipt, TransactionErrorKind, TransactionOptions, TransactionOutcome},
 };
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
-use transacting::{message, one, payloads, producer, told, topic};
+
+use crate::common::{
+    message, payloads, topic, topic_named,
+    transactions::{one, producer, told},
+};
 
 #[tokio::test]
 async fn all_messages_go_to_the_broker_of_the_first_and_are_stored_by_the_commit() {
@@ -20,7 +20,7 @@ async fn all_messages_go_to_the_broker_of_the_first_and_are_stored_by_the_commit
     let broker = |id| Broker::builder().id(id).topic("t", 2).topic("u", 2).register_with(&registry).start();
     let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap()];
     let producer = producer(&registry, |_| {}).await;
-    producer.publish_topic(&topic("u")).await.unwrap();
+    producer.publish_topic(&topic_named("u")).await.unwrap();
     let mut used = BTreeMap::<i32, usize>::new();
     for round in 0..8 {
         let mut transaction = producer.begin(TransactionOptions::new());
@@ -31,7 +31,7 @@ async fn all_messages_go_to_the_broker_of_the_first_and_are_stored_by_the_commit
         assert!(id.starts_with("TX:") && id.ends_with(&format!(":{}", round + 1)), "T-4: {id}");
         assert_eq!(transaction.broker(), Some(&first.broker), "T-6");
         let second = transaction.send(message("b").with_attribute("x")).await.unwrap();
-        let third = transaction.send(Message::new(topic("u"), "c")).await.unwrap();
+        let third = transaction.send(Message::new(topic_named("u"), "c")).await.unwrap();
         let broker = &brokers[first.partition.broker.0 as usize];
         for receipt in [&first, &second, &third] {
             assert_eq!(receipt.broker, *broker.addr(), "T-8");
@@ -84,10 +84,10 @@ async fn a_topic_that_the_broker_lacks_is_refused_and_the_transaction_goes_on() 
     let one = Broker::builder().id(0).topic("t", 1).register_with(&registry).start().await.unwrap();
     let other = Broker::builder().id(1).topic("u", 1).register_with(&registry).start().await.unwrap();
     let producer = producer(&registry, |_| {}).await;
-    producer.publish_topic(&topic("u")).await.unwrap();
+    producer.publish_topic(&topic_named("u")).await.unwrap();
     let mut transaction = producer.begin(TransactionOptions::new());
     transaction.send(message("a")).await.unwrap();
-    let error = transaction.send(Message::new(topic("u"), "b")).await.unwrap_err();
+    let error = transaction.send(Message::new(topic_named("u"), "b")).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::NoPartition, TransactionOutcome::Open), "T-8, M-12");
     let text = error.to_string();
     assert!(text.contains("topic u") && text.contains(&one.addr().to_string()), "{text}");
@@ -101,10 +101,10 @@ async fn a_topic_that_the_broker_lacks_is_refused_and_the_transaction_goes_on() 
 async fn a_message_that_is_refused_is_left_out() {
     let (broker, producer) = one().await;
     let mut transaction = producer.begin(TransactionOptions::new());
-    let large = Message::new(topic("t"), vec![0; 2_000_000]);
+    let large = Message::new(topic(), vec![0; 2_000_000]);
     let error = transaction.send(large).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::TooLarge, TransactionOutcome::Open));
-    let error = transaction.send(Message::new(topic("nowhere"), "x")).await.unwrap_err();
+    let error = transaction.send(Message::new(topic_named("nowhere"), "x")).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::NotPublished, TransactionOutcome::Open));
     assert_eq!(transaction.id(), None, "K-16: nothing has begun");
     transaction.send(message("a")).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_message_that_is_refused_is_left_out() {
 async fn many_messages_at_a_time_have_their_receipts_in_order() {
     let (broker, producer) = one().await;
     let mut transaction = producer.begin(TransactionOptions::new());
-    let receipts = transaction.send_all((0..2000).map(|n| message(&format!("{n:04}")))).await.unwrap();
+    let receipts = transaction.send_all((0..2000).map(|n| message(format!("{n:04}")))).await.unwrap();
     assert_eq!((receipts.len(), transaction.messages()), (2000, 2000));
     assert!(receipts.is_sorted_by_key(|receipt| receipt.message_id));
     transaction.commit().await.unwrap();
@@ -129,7 +129,7 @@ async fn many_messages_at_a_time_have_their_receipts_in_order() {
 
     let mut transaction = producer.begin(TransactionOptions::new());
     broker.faults().plan(Requests::puts().only(500), Fault::refuse(500, "full"));
-    let error = transaction.send_all((0..2000).map(|n| message(&format!("{n:04}")))).await.unwrap_err();
+    let error = transaction.send_all((0..2000).map(|n| message(format!("{n:04}")))).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::Rejected, TransactionOutcome::Open));
     assert!((499..=755).contains(&transaction.messages()), "{}", transaction.messages());
     transaction.rollback().await.unwrap();
@@ -148,9 +148,9 @@ async fn transactions_and_plain_messages_of_one_producer_do_not_mix() {
             for n in 0..50 {
                 let mut transaction = producer.begin(TransactionOptions::new());
                 for part in 0..3 {
-                    transaction.send(message(&format!("{task}-{n}-{part}"))).await.unwrap();
+                    transaction.send(message(format!("{task}-{n}-{part}"))).await.unwrap();
                 }
-                producer.send(message(&format!("plain-{task}-{n}"))).await.unwrap();
+                producer.send(message(format!("plain-{task}-{n}"))).await.unwrap();
                 match n % 3 {
                     0 => drop(transaction.commit().await.unwrap()),
                     1 => transaction.rollback().await.unwrap(),
@@ -186,10 +186,10 @@ async fn transactions_and_plain_messages_of_one_producer_do_not_mix() {
 async fn a_broker_without_a_registry_takes_part_if_it_tells_its_partitions() {
     let broker = Broker::builder().topic("t", 2).topic("any*", 2).start().await.unwrap();
     let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
-    producer.publish_topic(&topic("t")).await.unwrap();
-    producer.publish_topic(&topic("anything")).await.unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    producer.publish_topic(&topic_named("anything")).await.unwrap();
     let mut transaction = producer.begin(TransactionOptions::new());
-    let error = transaction.send(Message::new(topic("anything"), "x")).await.unwrap_err();
+    let error = transaction.send(Message::new(topic_named("anything"), "x")).await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::NoPartition, TransactionOutcome::Open), "K-23, B-11");
     transaction.send(message("a")).await.unwrap();
     transaction.commit().await.unwrap();
@@ -207,7 +207,7 @@ async fn a_selector_that_refuses_is_told() {
         |_, _, _| Some(metaq_producer::Partition::new(7, 7));
     for selector in [refuses, invents] {
         let producer = build(selector).unwrap();
-        producer.publish_topic(&topic("t")).await.unwrap();
+        producer.publish_topic(&topic()).await.unwrap();
         let error = producer.begin(TransactionOptions::new()).send(message("x")).await.unwrap_err();
         assert_eq!(told(&error), (TransactionErrorKind::NoPartition, TransactionOutcome::Open), "L-6");
     }
@@ -272,29 +272,27 @@ async fn what_the_broker_does_not_have_is_refused_without_harm() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     // The registry promises more than there is.
     let view = |name: &str| {
-        metaq_producer::discovery::TopicView::new(topic(name)).with_broker(
+        metaq_producer::discovery::TopicView::new(topic_named(name)).with_broker(
             broker.id(),
             broker.addr().clone(),
             2,
         )
     };
-    let mock = metaq_producer::discovery::MockDiscovery::new();
-    mock.set(view("t"));
-    mock.set(view("u"));
+    let registry = metaq_producer::discovery::StaticDiscovery::new([view("t"), view("u")]);
     let selector = RoundRobinSelector::new().starting_at(1);
-    let producer = Producer::builder().discovery(mock).selector(selector).build().unwrap();
-    producer.publish_topic(&topic("t")).await.unwrap();
-    producer.publish_topic(&topic("u")).await.unwrap();
+    let producer = Producer::builder().discovery(registry).selector(selector).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    producer.publish_topic(&topic_named("u")).await.unwrap();
     let mut transaction = producer.begin(TransactionOptions::new());
     let error = transaction.send(message("x")).await.unwrap_err();
     assert!(error.to_string().ends_with("wrong partition 1"), "B-12: {error}");
     transaction.send(message("y")).await.unwrap();
-    let error = transaction.send(Message::new(topic("u"), "x")).await.unwrap_err();
+    let error = transaction.send(Message::new(topic_named("u"), "x")).await.unwrap_err();
     assert!(error.to_string().ends_with("The server do not accept topic u"), "B-12: {error}");
     transaction.commit().await.unwrap();
     assert_eq!(payloads(&broker, "t"), ["y"]);
     // K-49, B-7: a closed partition takes messages of transactions all the same.
-    broker.close_partition(topic("t"), 0);
+    broker.close_partition(topic(), 0);
     let mut transaction = producer.begin(TransactionOptions::new());
     while transaction.messages() == 0 {
         let _ = transaction.send(message("z")).await;

@@ -1,13 +1,7 @@
 //! XA transactions whose outcome no response shows, or whose broker is away.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod cluster;
-mod global;
 
 use std::time::Duration;
 
-use global::{code, ended, message, one, prepared, topic, until, xa_producer};
 use metaq_producer::{
     BrokerId, Producer,
     discovery::{StaticDiscovery, TopicView},
@@ -15,6 +9,12 @@ use metaq_producer::{
 };
 use metaq_protocol::{Status, TransactionAction};
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
+
+use crate::common::{
+    cluster::Cluster,
+    message, topic, until,
+    xa::{code, ended, one, prepared, xa_producer},
+};
 
 fn steps(action: TransactionAction) -> Requests {
     Requests::transactions(Some(action))
@@ -125,7 +125,7 @@ async fn what_another_has_prepared_is_not_rolled_back_when_it_is_dropped() {
     let rollbacks = broker.faults().plan(steps(TransactionAction::Rollback), Fault::Late(Duration::ZERO));
     let asked = broker.faults().plan(steps(TransactionAction::Recover), Fault::Late(Duration::ZERO));
     drop(resource);
-    until(|| asked.met() >= 1).await;
+    until(async || asked.met() >= 1).await;
     // The name is free again when the rollback was given up.
     let mut next = xa.resource().unwrap();
     loop {
@@ -147,14 +147,14 @@ async fn a_broker_that_was_seen_and_is_away_makes_recovery_incomplete() {
     let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();
     let (here, away) = (broker(0).await.unwrap(), broker(1).await.unwrap());
     let xa = xa_producer(&registry, "q").await;
-    until(|| xa.brokers().len() == 2).await;
+    until(async || xa.brokers().len() == 2).await;
     let mut resource = xa.resource_at(away.addr()).unwrap();
     let xid = prepared(&xa, &mut resource, "x").await;
     assert_eq!(xa.expected_brokers().len(), 2);
     let gone = away.addr().clone();
     drop(resource);
     away.shut_down().await.unwrap();
-    until(|| xa.brokers() == [here.addr().clone()]).await;
+    until(async || xa.brokers() == [here.addr().clone()]).await;
     let recovery = xa.recover().await;
     assert!(recovery.transactions.is_empty() && recovery.missing.is_empty(), "{recovery:?}");
     let failures: Vec<_> = recovery.failures.iter().map(|(broker, error)| (broker, error.code())).collect();
@@ -213,7 +213,7 @@ async fn the_qualifier_of_another_producer_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn what_others_may_have_ended_is_forgotten_with_its_timeout() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let xa = XaProducer::new(&cluster.producer, "q".parse().unwrap());
     xa.publish_topic(&topic()).await.unwrap();
     let (mut resource, mut other) = (xa.resource().unwrap(), xa.resource().unwrap());

@@ -1,8 +1,4 @@
 //! Transactions that end at odd moments: closed twice, decided by others, at brokers that move.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod transacting;
 
 use std::{path::PathBuf, pin::pin, time::Duration};
 
@@ -14,7 +10,12 @@ use metaq_producer::{
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::time::timeout;
-use transacting::{SOON, begun, message, one, payloads, producer, told, topic, until};
+
+use crate::common::{
+    SOON, message, payloads, topic,
+    transactions::{begun, one, producer, told},
+    until,
+};
 
 fn steps(action: TransactionAction) -> Requests {
     Requests::transactions(Some(action))
@@ -46,7 +47,7 @@ async fn a_closing_that_is_given_up_leaves_the_next_one_to_roll_back() {
         }
     }
     // The one of the drop is refused, too.
-    until(|| asked.count() >= 2).await;
+    until(async || asked.count() >= 2).await;
     busy.cancel();
     let before = asked.count();
     producer.close(SOON).await;
@@ -105,11 +106,11 @@ async fn what_could_not_be_committed_is_rolled_back_by_closing() {
     let puts = broker.record(Requests::puts());
     let other = producer.clone();
     let unanswered = tokio::spawn(async move { other.send(message("plain")).await });
-    until(|| puts.count() == 1).await;
+    until(async || puts.count() == 1).await;
     let error = transaction.commit().await.unwrap_err();
     assert_eq!(told(&error), (TransactionErrorKind::TimedOut, TransactionOutcome::RolledBack));
     unanswered.await.unwrap().unwrap();
-    until(|| rollbacks.count() > 0).await;
+    until(async || rollbacks.count() > 0).await;
     producer.close(SOON).await;
     // What rolls back in the background may ask beside what closes.
     assert!(rollbacks.count() >= 4, "it is rolled back again while the broker refuses that");
@@ -118,14 +119,14 @@ async fn what_could_not_be_committed_is_rolled_back_by_closing() {
 async fn xa(producer: &Producer) -> XaProducer {
     let xa = XaProducer::new(producer, UniqueQualifier::new("q").unwrap());
     let xa = xa.with_request_timeout(Duration::from_millis(500));
-    xa.publish_topic(&topic("t")).await.unwrap();
+    xa.publish_topic(&topic()).await.unwrap();
     xa
 }
 
 async fn ended(xa: &XaProducer, resource: &mut XaResource) -> XaTransactionId {
     let xid = xa.new_xid(1, b"g").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
-    resource.send(Message::new(topic("t"), "x")).await.unwrap();
+    resource.send(Message::new(topic(), "x")).await.unwrap();
     resource.end(&xid, XaEnd::Success).await.unwrap();
     xid
 }
@@ -193,7 +194,7 @@ async fn moved(folder: Option<PathBuf>) -> (Broker, XaProducer, XaTransactionId)
     let xid = ended(&xa, &mut resource).await;
     assert_eq!(resource.prepare(&xid).await.unwrap(), XaVote::Prepared);
     let broker = broker.kill().await.port(0).start().await.unwrap();
-    until(|| xa.brokers() == [broker.addr().clone()]).await;
+    until(async || xa.brokers() == [broker.addr().clone()]).await;
     (broker, xa, xid)
 }
 

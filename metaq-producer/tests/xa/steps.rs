@@ -1,6 +1,4 @@
 //! XA transactions with embedded brokers.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,86 +6,17 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Producer, ProducerConfig, Topic,
-    selector::RoundRobinSelector,
-    xa::{
-        UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId,
-        XaVote,
-    },
+    Message, Producer,
+    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaStart, XaVote},
 };
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Heuristic, Requests};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(10);
-
-fn topic(name: &str) -> Topic {
-    name.parse().unwrap()
-}
-
-fn message(payload: &str) -> Message {
-    Message::new(topic("t"), payload.to_owned())
-}
-
-fn producer(registry: &EmbeddedRegistry) -> Producer {
-    let mut config = ProducerConfig::default();
-    config.send_timeout = Duration::from_millis(300);
-    config.topic_timeout = Duration::from_millis(300);
-    let builder = Producer::builder().discovery(registry.discovery()).config(config);
-    builder.selector(RoundRobinSelector::new().starting_at(1)).build().unwrap()
-}
-
-async fn xa_producer(registry: &EmbeddedRegistry, qualifier: &str) -> XaProducer {
-    let xa = XaProducer::new(&producer(registry), UniqueQualifier::new(qualifier).unwrap());
-    let xa = xa.with_request_timeout(Duration::from_millis(300));
-    xa.publish_topic(&topic("t")).await.unwrap();
-    xa
-}
-
-/// One broker with the topic `t`, and what transactions need.
-async fn one() -> (Broker, XaProducer, XaResource) {
-    let registry = EmbeddedRegistry::new();
-    let broker = Broker::builder().topic("t", 3).register_with(&registry).start().await.unwrap();
-    let xa = xa_producer(&registry, "q").await;
-    let resource = xa.resource().unwrap();
-    (broker, xa, resource)
-}
-
-/// A transaction of one message that has ended, and isn't prepared.
-async fn ended(xa: &XaProducer, resource: &mut XaResource, name: &str) -> XaTransactionId {
-    let xid = xa.xid(1, name.as_bytes(), b"").unwrap();
-    resource.start(&xid, XaStart::New).await.unwrap();
-    resource.send(message(name)).await.unwrap();
-    resource.end(&xid, XaEnd::Success).await.unwrap();
-    xid
-}
-
-async fn prepared(xa: &XaProducer, resource: &mut XaResource, name: &str) -> XaTransactionId {
-    let xid = ended(xa, resource, name).await;
-    assert_eq!(resource.prepare(&xid).await.unwrap(), XaVote::Prepared, "X-11");
-    xid
-}
-
-fn payloads(broker: &Broker) -> Vec<String> {
-    let messages = broker.messages("t").into_iter();
-    let mut payloads: Vec<_> =
-        messages.map(|stored| String::from_utf8(stored.payload.to_vec()).unwrap()).collect();
-    payloads.sort_unstable();
-    payloads
-}
-
-fn code<T: std::fmt::Debug>(result: Result<T, XaError>) -> XaErrorCode {
-    result.unwrap_err().code()
-}
-
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(SOON, reached).await.expect("the condition is reached");
-}
+use crate::common::{
+    message, payloads, topic, topic_named, until,
+    xa::{code, ended, one, prepared, producer, xa_producer},
+};
 
 #[tokio::test]
 async fn both_phases_one_phase_and_rollback() {
@@ -99,13 +28,13 @@ async fn both_phases_one_phase_and_rollback() {
     assert_eq!((receipt.partition.broker, &receipt.broker), (broker.id(), broker.addr()), "X-9");
     resource.end(&xid, XaEnd::Success).await.unwrap();
     assert_eq!(resource.prepare(&xid).await.unwrap(), XaVote::Prepared);
-    assert_eq!(payloads(&broker), [""; 0]);
+    assert_eq!(payloads(&broker, "t"), [""; 0]);
     resource.commit(&xid, false).await.unwrap();
-    assert_eq!(payloads(&broker), ["two phases"], "X-12");
+    assert_eq!(payloads(&broker, "t"), ["two phases"], "X-12");
 
     let xid = ended(&xa, &mut resource, "one phase").await;
     resource.commit(&xid, true).await.unwrap();
-    assert_eq!(payloads(&broker), ["one phase", "two phases"], "X-12");
+    assert_eq!(payloads(&broker, "t"), ["one phase", "two phases"], "X-12");
     let stored = broker.messages("t").into_iter().map(|stored| stored.partition.index);
     assert_eq!(stored.collect::<Vec<_>>(), [1, 2], "X-1: partitions take turns");
 
@@ -125,7 +54,7 @@ async fn both_phases_one_phase_and_rollback() {
     resource.end(&xid, XaEnd::Success).await.unwrap();
     assert_eq!(resource.prepare(&xid).await.unwrap(), XaVote::ReadOnly, "B-21");
     assert_eq!(code(resource.commit(&xid, false).await), XaErrorCode::NOTA, "B-21");
-    assert_eq!(payloads(&broker), ["one phase", "two phases"]);
+    assert_eq!(payloads(&broker, "t"), ["one phase", "two phases"]);
 }
 
 #[tokio::test]
@@ -156,7 +85,7 @@ async fn steps_in_the_wrong_order_are_refused_here_or_there() {
     assert_eq!(code(resource.commit(&xid, false).await), XaErrorCode::NOTA);
     assert_eq!(code(resource.prepare(&other).await), XaErrorCode::NOTA, "X-17");
     resource.forget(&other).await.unwrap();
-    assert_eq!(payloads(&broker), ["x"]);
+    assert_eq!(payloads(&broker, "t"), ["x"]);
     assert_eq!(code(xa.xid(1, &[0; 65], b"")), XaErrorCode::INVAL);
 }
 
@@ -182,7 +111,7 @@ async fn a_transaction_is_suspended_resumed_and_joined() {
     resource.end(&xid, XaEnd::Success).await.unwrap();
     resource.prepare(&xid).await.unwrap();
     second.commit(&xid, false).await.unwrap();
-    assert_eq!(payloads(&broker), ["a", "b", "c"], "K-18");
+    assert_eq!(payloads(&broker, "t"), ["a", "b", "c"], "K-18");
     resource.rollback(&other).await.unwrap();
 
     let unknown = xa.xid(1, b"nobody's", b"").unwrap();
@@ -231,15 +160,15 @@ async fn what_has_failed_is_rolled_back_instead_of_prepared() {
     broker.faults().plan(Requests::puts().first(1), Fault::refuse(500, "disk full"));
     let error = resource.send(message("refused")).await.unwrap_err();
     assert_eq!((error.code(), error.is_unknown()), (XaErrorCode::RMERR, false));
-    assert_eq!(code(resource.send(Message::new(topic("u"), "x")).await), XaErrorCode::INVAL);
-    assert_eq!(code(resource.send(Message::new(topic("t"), vec![0; 2_000_000])).await), XaErrorCode::INVAL);
+    assert_eq!(code(resource.send(Message::new(topic_named("u"), "x")).await), XaErrorCode::INVAL);
+    assert_eq!(code(resource.send(Message::new(topic(), vec![0; 2_000_000])).await), XaErrorCode::INVAL);
     // One that was not waited for is.
     broker.faults().plan(Requests::puts().first(1), Fault::Late(Duration::from_millis(50)));
     assert!(timeout(Duration::from_millis(10), resource.send(message("late"))).await.is_err());
     resource.end(&xid, XaEnd::Success).await.unwrap();
     resource.prepare(&xid).await.unwrap();
     resource.commit(&xid, false).await.unwrap();
-    assert_eq!(payloads(&broker), ["late"]);
+    assert_eq!(payloads(&broker, "t"), ["late"]);
 }
 
 #[tokio::test]
@@ -308,7 +237,7 @@ async fn what_an_operator_decides_is_told_until_it_is_forgotten() {
         resource.forget(&xid).await.unwrap();
         assert_eq!(code(resource.commit(&xid, false).await), XaErrorCode::NOTA, "X-14");
     }
-    assert_eq!(payloads(&broker), ["0"]);
+    assert_eq!(payloads(&broker, "t"), ["0"]);
 }
 
 #[tokio::test]
@@ -349,7 +278,7 @@ async fn recovery_asks_every_broker_of_the_topics_for_what_is_ones_own() {
         resource.commit(xid, false).await.unwrap();
     }
     assert!(xa.recover().await.transactions.is_empty());
-    let stored: Vec<_> = brokers.iter().flat_map(payloads).collect();
+    let stored: Vec<_> = brokers.iter().flat_map(|broker| payloads(broker, "t")).collect();
     assert_eq!(stored, ["a0", "b0", "a1", "b1", "a2", "b2"]);
     let nowhere = "meta://127.0.0.1:1".parse().unwrap();
     assert_eq!(code(xa.resource_at(&nowhere)), XaErrorCode::RMFAIL);
@@ -366,39 +295,36 @@ async fn a_resource_has_all_topics_or_there_is_none() {
     let producer = producer(&registry);
     let xa = XaProducer::new(&producer, UniqueQualifier::new("q").unwrap());
     assert_eq!(code(xa.resource()), XaErrorCode::RMFAIL, "X-7, K-16");
-    xa.publish_topic(&topic("t")).await.unwrap();
+    xa.publish_topic(&topic()).await.unwrap();
     let mut drawn = BTreeMap::<_, usize>::new();
     for _ in 0..100 {
         *drawn.entry(xa.resource().unwrap().broker().clone()).or_default() += 1;
     }
     assert_eq!(drawn.len(), 2, "X-7: at random: {drawn:?}");
-    xa.publish_topic(&topic("u")).await.unwrap();
+    xa.publish_topic(&topic_named("u")).await.unwrap();
     assert_eq!(xa.brokers(), [both.addr().clone()], "X-5, C-14");
     for _ in 0..2 {
-        let error = xa.publish_topic(&topic("v")).await.unwrap_err();
+        let error = xa.publish_topic(&topic_named("v")).await.unwrap_err();
         assert_eq!(error.code(), XaErrorCode::RMFAIL, "X-5, K-19");
         assert!(error.to_string().contains("t, u, v"), "{error}");
-        assert!(!producer.unpublish_topic(&topic("v")), "it is not published");
+        assert!(!producer.unpublish_topic(&topic_named("v")), "it is not published");
     }
-    assert_eq!(code(xa.publish_topic(&topic("nowhere")).await), XaErrorCode::RMFAIL);
-    xa.publish_topic(&topic("u")).await.unwrap();
+    assert_eq!(code(xa.publish_topic(&topic_named("nowhere")).await), XaErrorCode::RMFAIL);
+    xa.publish_topic(&topic_named("u")).await.unwrap();
     let mut resource = xa.resource().unwrap();
     let xid = xa.xid(1, b"g", b"").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
-    resource.send(Message::new(topic("t"), "a")).await.unwrap();
-    resource.send(Message::new(topic("u"), "b")).await.unwrap();
+    resource.send(Message::new(topic(), "a")).await.unwrap();
+    resource.send(Message::new(topic_named("u"), "b")).await.unwrap();
     resource.end(&xid, XaEnd::Success).await.unwrap();
     resource.commit(&xid, true).await.unwrap();
     assert_eq!((both.messages("t").len(), both.messages("u").len()), (1, 1));
 
     // K-54, X-6: what changes is seen by the next look.
-    one.set_topic(topic("u"), 1);
-    until(|| xa.brokers().len() == 2).await;
+    one.set_topic(topic_named("u"), 1);
+    until(async || xa.brokers().len() == 2).await;
     drop((xa, resource));
-    assert!(
-        producer.partitions(&topic("t")).is_empty(),
-        "X-21: with the last clone its topics are unpublished"
-    );
+    assert!(producer.partitions(&topic()).is_empty(), "X-21: with the last clone its topics are unpublished");
 }
 
 #[tokio::test]
@@ -423,7 +349,7 @@ async fn one_that_is_not_prepared_ends_with_its_timeout() {
     assert_eq!(code(resource.prepare(&xid).await), XaErrorCode::NOTA, "X-18, C-159");
     assert_eq!(code(resource.rollback(&xid).await), XaErrorCode::NOTA, "X-18");
     resource.commit(&early, false).await.unwrap();
-    assert_eq!(payloads(&broker), ["prepared in time"], "B-19");
+    assert_eq!(payloads(&broker, "t"), ["prepared in time"], "B-19");
 }
 
 #[tokio::test]
@@ -431,12 +357,12 @@ async fn a_lost_connection_does_not_end_it() {
     let (broker, xa, mut resource) = one().await;
     let xid = ended(&xa, &mut resource, "x").await;
     broker.faults().close_connections();
-    until(|| broker.accepted_connections() == 2).await;
+    until(async || broker.accepted_connections() == 2).await;
     resource.prepare(&xid).await.unwrap();
     broker.faults().close_connections();
-    until(|| broker.accepted_connections() == 3).await;
+    until(async || broker.accepted_connections() == 3).await;
     resource.commit(&xid, false).await.unwrap();
-    assert_eq!(payloads(&broker), ["x"], "B-18");
+    assert_eq!(payloads(&broker, "t"), ["x"], "B-18");
 }
 
 #[tokio::test]
@@ -444,7 +370,7 @@ async fn it_goes_on_beside_local_transactions_and_plain_messages_without_a_regis
     let broker = Broker::builder().topic("t", 2).start().await.unwrap();
     let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
     let xa = XaProducer::new(&producer, UniqueQualifier::new("q").unwrap());
-    xa.publish_topic(&topic("t")).await.unwrap(); // X-20, K-23
+    xa.publish_topic(&topic()).await.unwrap(); // X-20, K-23
     let mut resource = xa.resource().unwrap();
     let xid = xa.xid(1, b"g", b"").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
@@ -452,11 +378,11 @@ async fn it_goes_on_beside_local_transactions_and_plain_messages_without_a_regis
     local.send(message("local")).await.unwrap();
     resource.send(message("xa")).await.unwrap();
     producer.send(message("plain")).await.unwrap();
-    assert_eq!(payloads(&broker), ["plain"], "X-19");
+    assert_eq!(payloads(&broker, "t"), ["plain"], "X-19");
     local.commit().await.unwrap();
-    assert_eq!(payloads(&broker), ["local", "plain"], "X-19");
+    assert_eq!(payloads(&broker, "t"), ["local", "plain"], "X-19");
     resource.end(&xid, XaEnd::Success).await.unwrap();
     resource.prepare(&xid).await.unwrap();
     resource.commit(&xid, false).await.unwrap();
-    assert_eq!(payloads(&broker), ["local", "plain", "xa"], "X-19");
+    assert_eq!(payloads(&broker, "t"), ["local", "plain", "xa"], "X-19");
 }

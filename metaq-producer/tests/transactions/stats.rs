@@ -1,12 +1,7 @@
 //! The statistics of messages in transactions: each counts once, whatever its outcome.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, message, sum, topic, until};
 use metaq_producer::{
     Message, Producer, Topic,
     selector::select_fn,
@@ -21,6 +16,11 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use tokio::time::timeout;
+
+use crate::common::{
+    cluster::{Cluster, builder, sum},
+    message, topic, until,
+};
 
 /// Checks that everything adds up.
 #[track_caller]
@@ -189,7 +189,7 @@ async fn a_selector_that_panics_costs_a_transaction_the_message_only() {
         Some("panic") => panic!("no idea"),
         _ => partitions.first().copied(),
     });
-    let producer = cluster::builder(&cluster.registry, |_| {}).selector(selector).build().unwrap();
+    let producer = builder(&cluster.registry, |_| {}).selector(selector).build().unwrap();
     producer.publish_topic(&topic()).await.unwrap();
     let mut transaction = begin(&producer);
     for _ in 0..2 {

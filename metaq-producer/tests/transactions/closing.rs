@@ -1,10 +1,5 @@
 //! Local transactions that are open while their producer is closed: they are rolled back as long as there are
 //! connections.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod cluster;
-mod transacting;
 
 use std::time::Duration;
 
@@ -12,7 +7,13 @@ use metaq_producer::transaction::{TransactionErrorKind, TransactionOptions, Tran
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, Fault, PlannedFault, Requests};
 use tokio::time::Instant;
-use transacting::{begun, message, one, payloads, told, until};
+
+use crate::common::{
+    cluster::Cluster,
+    message, payloads,
+    transactions::{begun, one, told},
+    until,
+};
 
 fn rollbacks() -> Requests {
     Requests::transactions(Some(TransactionAction::Rollback))
@@ -53,7 +54,7 @@ async fn closing_rolls_back_what_is_open_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn closing_repeats_a_rollback_that_is_refused() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     let refused = broker.faults().plan(rollbacks().first(3), Fault::refuse(503, "busy"));
     let mut transaction = begun(producer);
@@ -62,10 +63,10 @@ async fn closing_repeats_a_rollback_that_is_refused() {
         let producer = producer.clone();
         async move { producer.close(Duration::from_secs(30)).await }
     });
-    until(|| refused.met() == 3).await;
+    until(async || refused.met() == 3).await;
     refused.cancel();
     let confirmed = count_rollbacks(broker);
-    until(|| confirmed.met() == 1).await;
+    until(async || confirmed.met() == 1).await;
     let started = Instant::now();
     close.await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(1), "it closes when it is confirmed");
@@ -79,29 +80,30 @@ async fn without_any_time_the_rollbacks_are_written_at_least() {
         let mut transaction = begun(&producer);
         transaction.send(message("x")).await.unwrap();
         producer.close(Duration::ZERO).await;
-        until(|| rolled_back.met() >= 1).await;
+        until(async || rolled_back.met() >= 1).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn closing_sees_to_rollbacks_in_the_background() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     let refused = broker.faults().plan(rollbacks().first(4), Fault::refuse(503, "busy"));
     let mut transaction = begun(producer);
     transaction.send(message("x")).await.unwrap();
     drop(transaction);
-    until(|| refused.met() == 1).await;
+    until(async || refused.met() == 1).await;
     producer.close(Duration::from_secs(30)).await;
     refused.cancel();
     assert!(refused.met() >= 4, "{}: it was confirmed after that", refused.met());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_broker_that_does_not_confirm_does_not_keep_the_producer_from_closing() {
-    let (broker, producer) = one().await;
+    let cluster = Cluster::new(1, |_| {}).await;
+    let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     broker.faults().plan(rollbacks(), Fault::Ignore);
-    let mut transaction = begun(&producer);
+    let mut transaction = begun(producer);
     transaction.send(message("x")).await.unwrap();
     let started = Instant::now();
     producer.close(Duration::from_millis(200)).await;
@@ -119,7 +121,7 @@ async fn a_lost_connection_tells_what_the_broker_keeps() {
         transaction.send(message("x")).await.unwrap();
         let accepted = broker.accepted_connections();
         broker.faults().close_connections();
-        until(|| broker.accepted_connections() > accepted).await;
+        until(async || broker.accepted_connections() > accepted).await;
         let error = transaction.commit().await.unwrap_err();
         assert_eq!(error.outcome(), TransactionOutcome::RolledBack);
         // The broker may report it, in case the loss wasn't noticed.

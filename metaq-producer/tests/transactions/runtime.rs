@@ -1,19 +1,13 @@
 //! Transactions outside of a tokio runtime: an error instead of a panic, and all is well afterwards.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 use std::{
-    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
+    thread,
     time::{Duration, Instant},
 };
 
 use metaq_producer::{
-    Message, Producer, Topic,
+    Producer,
     transaction::{TransactionErrorKind, TransactionOptions, TransactionOutcome},
     xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaStart, XaVote},
 };
@@ -21,31 +15,7 @@ use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::runtime::Runtime;
 
-/// Waits for a future on this thread, without a runtime.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park();
-    }
-}
-
-fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
-
-fn message() -> Message {
-    Message::new(topic(), "x")
-}
+use crate::common::{message, topic, watchdog::block_on};
 
 fn start(runtime: &Runtime) -> (Broker, Producer) {
     let registry = EmbeddedRegistry::new();
@@ -77,10 +47,13 @@ fn local_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
     };
     let mut transaction = producer.begin(TransactionOptions::new());
     for _ in 0..2 {
-        assert_eq!(no_runtime(block_on(transaction.send(message())).unwrap_err()), TransactionOutcome::Open);
-        let error = block_on(transaction.send_all([message(), message()])).unwrap_err();
+        assert_eq!(
+            no_runtime(block_on(transaction.send(message("x"))).unwrap_err()),
+            TransactionOutcome::Open
+        );
+        let error = block_on(transaction.send_all([message("x"), message("x")])).unwrap_err();
         assert_eq!(no_runtime(error), TransactionOutcome::Open);
-        runtime.block_on(transaction.send(message())).unwrap();
+        runtime.block_on(transaction.send(message("x"))).unwrap();
     }
     runtime.block_on(transaction.commit()).unwrap();
     assert_eq!(broker.messages("t").len(), 2);
@@ -88,7 +61,7 @@ fn local_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
     // Ends that were tried there are rolled back by the runtime in which it began.
     let begun = || {
         let mut transaction = producer.begin(TransactionOptions::new());
-        runtime.block_on(transaction.send(message())).unwrap();
+        runtime.block_on(transaction.send(message("x"))).unwrap();
         transaction
     };
     assert_eq!(no_runtime(block_on(begun().commit()).unwrap_err()), TransactionOutcome::RolledBack);
@@ -110,7 +83,7 @@ fn dropped_in_a_runtime_without_timers_it_is_rolled_back_by_the_one_in_which_it_
     let rollbacks = broker.record(asked());
     broker.faults().plan(asked().first(1), Fault::refuse(503, "busy"));
     let mut transaction = producer.begin(TransactionOptions::new().without_timeout());
-    runtime.block_on(transaction.send(message())).unwrap();
+    runtime.block_on(transaction.send(message("x"))).unwrap();
     without_timers.block_on(async { drop(transaction) });
     // The first attempt is refused.
     wait_until(|| rollbacks.count() == 2);
@@ -126,7 +99,7 @@ fn the_wait_for_a_broker_fails_outside_of_a_runtime_too() {
     broker.faults().close_connections();
     wait_until(|| producer.partitions(&topic()).is_empty());
     let mut transaction = producer.begin(TransactionOptions::new());
-    let error = block_on(transaction.send(message())).unwrap_err();
+    let error = block_on(transaction.send(message("x"))).unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (TransactionErrorKind::NoRuntime, TransactionOutcome::Open));
 }
 
@@ -146,8 +119,8 @@ fn xa_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
     };
     no_runtime(block_on(resource.start(&xid, XaStart::New)).unwrap_err());
     runtime.block_on(resource.start(&xid, XaStart::New)).unwrap();
-    no_runtime(block_on(resource.send(message())).unwrap_err());
-    runtime.block_on(resource.send(message())).unwrap();
+    no_runtime(block_on(resource.send(message("x"))).unwrap_err());
+    runtime.block_on(resource.send(message("x"))).unwrap();
     block_on(resource.end(&xid, XaEnd::Success)).unwrap();
     no_runtime(block_on(resource.prepare(&xid)).unwrap_err());
     assert_eq!(runtime.block_on(resource.prepare(&xid)).unwrap(), XaVote::Prepared);
@@ -167,11 +140,12 @@ fn a_panic_that_was_caught_leaves_nothing_damaged() {
     let runtime = Runtime::new().unwrap();
     let (broker, producer) = start(&runtime);
     let mut transaction = producer.begin(TransactionOptions::new());
-    runtime.block_on(transaction.send(message())).unwrap();
-    let panics = std::iter::once_with(message).chain(std::iter::once_with(|| panic!("no more messages")));
+    runtime.block_on(transaction.send(message("x"))).unwrap();
+    let panics =
+        std::iter::once_with(|| message("x")).chain(std::iter::once_with(|| panic!("no more messages")));
     let sending = catch_unwind(AssertUnwindSafe(|| runtime.block_on(transaction.send_all(panics))));
     assert!(sending.is_err());
-    runtime.block_on(transaction.send(message())).unwrap();
+    runtime.block_on(transaction.send(message("x"))).unwrap();
     let receipt = runtime.block_on(transaction.commit()).unwrap();
     assert_eq!((receipt.messages, broker.messages("t").len()), (3, 3));
 }

@@ -1,31 +1,30 @@
-//! Shared code of the tests of XA transactions with embedded brokers.
-#![allow(dead_code, reason = "not every test needs all of it")]
+//! XA transactions with embedded brokers.
 
 use std::time::Duration;
 
 use metaq_producer::{
-    Message, Producer, Topic,
+    Producer, ProducerConfig,
+    selector::RoundRobinSelector,
     xa::{
         UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId,
         XaVote,
     },
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
-use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(10);
+use super::{message, topic};
 
-pub(crate) fn topic() -> Topic {
-    "t".parse().unwrap()
-}
-
-pub(crate) fn message(payload: &str) -> Message {
-    Message::new(topic(), payload.to_owned())
+/// A producer that soon gives up, and whose partitions take turns.
+pub(crate) fn producer(registry: &EmbeddedRegistry) -> Producer {
+    let mut config = ProducerConfig::default();
+    config.send_timeout = Duration::from_millis(500);
+    config.topic_timeout = Duration::from_millis(500);
+    let builder = Producer::builder().discovery(registry.discovery()).config(config);
+    builder.selector(RoundRobinSelector::new().starting_at(1)).build().unwrap()
 }
 
 pub(crate) async fn xa_producer(registry: &EmbeddedRegistry, qualifier: &str) -> XaProducer {
-    let producer = Producer::builder().discovery(registry.discovery()).build().unwrap();
-    let xa = XaProducer::new(&producer, UniqueQualifier::new(qualifier).unwrap());
+    let xa = XaProducer::new(&producer(registry), UniqueQualifier::new(qualifier).unwrap());
     let xa = xa.with_request_timeout(Duration::from_millis(500));
     xa.publish_topic(&topic()).await.unwrap();
     xa
@@ -57,13 +56,4 @@ pub(crate) async fn prepared(xa: &XaProducer, resource: &mut XaResource, name: &
 
 pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, XaError>) -> XaErrorCode {
     result.unwrap_err().code()
-}
-
-pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(SOON, reached).await.expect("the condition is reached");
 }

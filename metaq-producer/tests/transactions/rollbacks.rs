@@ -1,9 +1,4 @@
 //! Rollbacks that nobody waits for: what is dropped is rolled back as long as that can be done.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod cluster;
-mod transacting;
 
 use std::{thread, time::Duration};
 
@@ -15,7 +10,13 @@ use metaq_producer::{
 use metaq_protocol::TransactionAction;
 use metaq_testkit::{Broker, EmbeddedRegistry, Fault, PlannedFault, Requests};
 use tokio::{runtime::Runtime, time::Instant};
-use transacting::{begun, message, one, told, topic, until};
+
+use crate::common::{
+    cluster::Cluster,
+    message, topic,
+    transactions::{begun, one, told},
+    until,
+};
 
 fn rollbacks() -> Requests {
     Requests::transactions(Some(TransactionAction::Rollback))
@@ -28,17 +29,17 @@ fn count_rollbacks(broker: &Broker) -> PlannedFault {
 
 #[tokio::test(start_paused = true)]
 async fn a_rollback_that_is_refused_or_not_answered_is_repeated() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     for (fault, times) in [(Fault::refuse(503, "busy"), 4), (Fault::Ignore, 3)] {
         let failing = broker.faults().plan(rollbacks().first(times), fault);
         let mut transaction = begun(producer);
         transaction.send(message("x")).await.unwrap();
         drop(transaction);
-        until(|| failing.met() == times).await;
+        until(async || failing.met() == times).await;
         failing.cancel();
         let repeated = count_rollbacks(broker);
-        until(|| repeated.met() == 1).await;
+        until(async || repeated.met() == 1).await;
         tokio::time::sleep(Duration::from_secs(70)).await;
         assert_eq!(repeated.met(), 1, "it is not repeated any more");
         broker.faults().heal();
@@ -47,7 +48,7 @@ async fn a_rollback_that_is_refused_or_not_answered_is_repeated() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rollback_that_is_never_confirmed_is_given_up() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let refused = cluster.brokers[0].faults().plan(rollbacks(), Fault::refuse(503, "busy"));
     let mut transaction = begun(&cluster.producer);
     transaction.send(message("x")).await.unwrap();
@@ -61,7 +62,7 @@ async fn a_rollback_that_is_never_confirmed_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rollback_that_was_waited_for_in_vain_goes_on() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     let ignored = broker.faults().plan(rollbacks().first(1), Fault::Ignore);
     let mut transaction = begun(producer);
@@ -70,7 +71,7 @@ async fn a_rollback_that_was_waited_for_in_vain_goes_on() {
     assert_eq!(told(&error), (TransactionErrorKind::TimedOut, TransactionOutcome::RolledBack));
     ignored.cancel();
     let repeated = count_rollbacks(broker);
-    until(|| repeated.met() == 1).await;
+    until(async || repeated.met() == 1).await;
 
     // The same if it isn't waited for any longer.
     broker.faults().heal();
@@ -78,44 +79,45 @@ async fn a_rollback_that_was_waited_for_in_vain_goes_on() {
     let mut transaction = begun(producer);
     transaction.send(message("x")).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(10), transaction.rollback()).await.is_err());
-    until(|| ignored.met() == 1).await;
+    until(async || ignored.met() == 1).await;
     ignored.cancel();
     let repeated = count_rollbacks(broker);
-    until(|| repeated.met() == 1).await;
+    until(async || repeated.met() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_local_rollback_ends_with_its_connection() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     let refused = broker.faults().plan(rollbacks(), Fault::refuse(503, "busy"));
     let mut transaction = begun(producer);
     transaction.send(message("x")).await.unwrap();
     drop(transaction);
-    until(|| refused.met() == 2).await;
+    until(async || refused.met() == 2).await;
     broker.faults().close_connections();
     let accepted = broker.accepted_connections();
-    until(|| broker.accepted_connections() > accepted || !producer.partitions(&topic("t")).is_empty()).await;
+    until(async || broker.accepted_connections() > accepted || !producer.partitions(&topic()).is_empty())
+        .await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(refused.met() <= 3, "{}: another connection has no such transaction", refused.met());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_xa_rollback_outlives_its_connection() {
-    let cluster = cluster::Cluster::new(1, |_| {}).await;
+    let cluster = Cluster::new(1, |_| {}).await;
     let broker = &cluster.brokers[0];
     let xa = XaProducer::new(&cluster.producer, UniqueQualifier::new("q").unwrap());
-    xa.publish_topic(&topic("t")).await.unwrap();
+    xa.publish_topic(&topic()).await.unwrap();
     let xid = xa.xid(1, b"g", b"b").unwrap();
     let mut resource = xa.resource().unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
     resource.send(message("x")).await.unwrap();
     let closing = broker.faults().plan(rollbacks().first(2), Fault::Close);
     drop(resource);
-    until(|| closing.met() == 2).await;
+    until(async || closing.met() == 2).await;
     closing.cancel();
     let repeated = count_rollbacks(broker);
-    until(|| repeated.met() == 1).await;
+    until(async || repeated.met() == 1).await;
     let mut resource = xa.resource().unwrap();
     let error = resource.prepare(&xid).await.unwrap_err();
     assert_eq!(error.code(), metaq_producer::xa::XaErrorCode::NOTA, "it is gone");
@@ -130,7 +132,7 @@ fn with_transaction(
     let broker = Broker::builder().topic("t", 3).register_with(&registry).start();
     let broker = of_brokers.block_on(broker).unwrap();
     let producer = Producer::builder().discovery(registry.discovery()).build().unwrap();
-    of_brokers.block_on(producer.publish_topic(&topic("t"))).unwrap();
+    of_brokers.block_on(producer.publish_topic(&topic())).unwrap();
     let mut transaction = producer.begin(TransactionOptions::new());
     runtime.block_on(transaction.send(message("x"))).unwrap();
     (of_brokers, broker, producer, transaction)

@@ -1,0 +1,8 @@
+//! XA transactions.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod steps;
+mod unknown;
