@@ -1,6 +1,6 @@
-//! Figures of a producer for the `metrics` facade, and values as JSON.
+//! Figures of a producer for the `metrics` facade.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(all(feature = "mock", feature = "metrics", feature = "json"))]
+#![cfg(all(feature = "mock", feature = "metrics"))]
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +11,8 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Producer, SendErrorKind, Topic,
+    Message, Producer, Topic,
     discovery::{MockDiscovery, TopicView},
-    json::SendJsonError,
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -271,22 +270,4 @@ async fn the_export_does_not_keep_the_producer() {
     let export = tokio::spawn(producer.export_metrics(Duration::from_millis(10)));
     drop(producer);
     timeout(SOON, export).await.expect("it ends with the producer").unwrap();
-}
-
-#[tokio::test]
-async fn a_value_is_sent_as_json_or_it_is_said_why_not() {
-    let broker = Broker::builder().id(0).topic("t", 1).start().await.unwrap();
-    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
-    producer.publish_topic(&topic()).await.unwrap();
-    producer.send_json(&topic(), &["one coffee", "two teas"]).await.unwrap();
-    assert_eq!(broker.messages("t")[0].payload, r#"["one coffee","two teas"]"#);
-    let error = producer.send_json(&topic(), &[BTreeMap::from([((1, 2), 3)])]).await.unwrap_err();
-    assert!(matches!(&error, SendJsonError::Json(error) if error.path() == Some("[0]")), "{error}");
-    let other = Topic::new("other").unwrap();
-    let error = producer.send_json(&other, "text").await.unwrap_err();
-    assert!(
-        matches!(&error, SendJsonError::Send(error) if error.kind() == SendErrorKind::NotPublished),
-        "{error}"
-    );
-    assert_eq!(producer.stats().await.messages.offered, 2, "what has no form was never offered");
 }

@@ -16,7 +16,7 @@ use std::{
 
 use fastrand::Rng;
 use metaq_producer::{
-    Message, Outcome, Producer, SendError, SendReceipt, Topic,
+    Message, Outcome, Producer, SendError, SendReceipt,
     transaction::{TransactionOptions, TransactionOutcome},
     xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaStart, XaVote},
 };
@@ -30,7 +30,7 @@ use tokio::{
 use crate::common::{
     cluster::{Pinned, broker_with, builder, in_partition, pinned, sum},
     form::in_form,
-    until,
+    topic_named, until,
 };
 
 const BROKERS: usize = 3;
@@ -84,10 +84,6 @@ struct Stage {
     ends: AtomicBool,
 }
 
-fn topic(name: &str) -> Topic {
-    name.parse().unwrap()
-}
-
 impl Stage {
     async fn new() -> Self {
         let registry = EmbeddedRegistry::new();
@@ -115,9 +111,9 @@ impl Stage {
             builder.build().unwrap()
         });
         for name in ["plain", "again"] {
-            producers[0].publish_topic(&topic(name)).await.unwrap();
+            producers[0].publish_topic(&topic_named(name)).await.unwrap();
         }
-        producers[1].publish_topic(&topic("ordered")).await.unwrap();
+        producers[1].publish_topic(&topic_named("ordered")).await.unwrap();
         Self { brokers, producers, account: Account::default(), ends: AtomicBool::new(false) }
     }
 
@@ -140,7 +136,7 @@ impl Stage {
             let payload =
                 format!("plain {task} {n} {}", "x".repeat(if rng.u8(..10) == 0 { 50_000 } else { 5 }));
             let name = if rng.u8(..4) == 0 { "again" } else { "plain" };
-            let message = Message::new(topic(name), payload.clone());
+            let message = Message::new(topic_named(name), payload.clone());
             let time = Duration::from_millis(rng.u64(50..5000));
             match rng.u8(..10) {
                 0..4 => {
@@ -207,7 +203,7 @@ impl Stage {
                 break;
             }
             let payload = format!("ordered {id}-{index} {n:08} {}", "x".repeat(rng.usize(..2000)));
-            let mut message = Message::new(topic("ordered"), payload.clone());
+            let mut message = Message::new(topic_named("ordered"), payload.clone());
             message = message.with_key(pinned(&format!("{id}-{index}"), "").key().unwrap());
             self.offered(1);
             match producer.enqueue(message).await {
@@ -237,7 +233,7 @@ impl Stage {
             let mut is_over = false;
             for part in 0..rng.usize(1..6) {
                 let payload = format!("transaction {task} {n} {part}");
-                let message = Message::new(topic("plain"), payload.clone());
+                let message = Message::new(topic_named("plain"), payload.clone());
                 match timeout(SLACK, transaction.send(message)).await.expect("a step ends") {
                     Ok(_) => parts.push(payload),
                     Err(error) => {
@@ -283,7 +279,7 @@ impl Stage {
         let mut rng = Rng::with_seed(200);
         let xa = XaProducer::new(&self.producers[0], UniqueQualifier::new("mixture").unwrap());
         let xa = xa.with_request_timeout(Duration::from_secs(1));
-        xa.publish_topic(&topic("plain")).await.unwrap();
+        xa.publish_topic(&topic_named("plain")).await.unwrap();
         // Those that were prepared and not ended, and whether they are to be committed.
         let mut prepared = Vec::new();
         for n in 0.. {
@@ -302,7 +298,7 @@ impl Stage {
             let (mut parts, mut is_sound) = (Vec::new(), true);
             for part in 0..rng.usize(1..4) {
                 let payload = format!("xa {n} {part}");
-                match resource.send(Message::new(topic("plain"), payload.clone())).await {
+                match resource.send(Message::new(topic_named("plain"), payload.clone())).await {
                     Ok(_) => parts.push(payload),
                     Err(_) => {
                         is_sound = false;
@@ -379,9 +375,9 @@ impl Stage {
         let producer = &self.producers[0];
         while self.goes_on() {
             sleep(Duration::from_millis(40)).await;
-            assert!(producer.unpublish_topic(&topic("again")));
+            assert!(producer.unpublish_topic(&topic_named("again")));
             sleep(Duration::from_millis(2)).await;
-            let published = timeout(SLACK + SLACK, producer.publish_topic(&topic("again"))).await;
+            let published = timeout(SLACK + SLACK, producer.publish_topic(&topic_named("again"))).await;
             published.expect("publishing ends").unwrap();
         }
     }
@@ -505,7 +501,7 @@ fn everything_at_once() {
         // Everything is well again, and works.
         for (producer, name, key) in [(0, "plain", None), (0, "again", None), (1, "ordered", Some("1-0"))] {
             let payload = format!("{name} zzz at last");
-            let mut message = Message::new(topic(name), payload.clone());
+            let mut message = Message::new(topic_named(name), payload.clone());
             if let Some(key) = key {
                 message = message.with_key(key);
             }

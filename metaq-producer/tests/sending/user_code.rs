@@ -1,8 +1,5 @@
 //! The code of users that runs within the producer: destructors of payloads, wakers, and selectors, which
 //! call the producer in turn. None of them may run while a lock is held: it would wait for itself.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     cell::Cell,

@@ -1,6 +1,4 @@
 //! The producer with a mock registry and embedded brokers, or a transport of the test's own.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,15 +26,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-const SOON: Duration = Duration::from_secs(10);
-
-fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
-
-fn message(payload: &'static str) -> Message {
-    Message::new(topic(), payload)
-}
+use crate::common::{SOON, message, topic, until};
 
 async fn broker(id: i32) -> Broker {
     Broker::builder().id(id).topic("t", 2).start().await.unwrap()
@@ -72,15 +62,6 @@ async fn reaches(producer: &Producer, addr: &BrokerAddr) {
     timeout(SOON, reached).await.expect("the broker is used");
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(SOON, reached).await.expect("the condition is reached");
-}
-
 #[tokio::test]
 async fn publishing_at_the_same_time_is_one_attempt() {
     let broker = broker(0).await;
@@ -100,7 +81,7 @@ async fn publishing_at_the_same_time_is_one_attempt() {
         assert!(producer.send(message("x")).await.is_ok());
         assert!(producer.unpublish_topic(&topic()));
     }
-    until(|| mock.active_watches(&topic()) == 0 && broker.open_connections() == 0).await; // K-10
+    until(async || mock.active_watches(&topic()) == 0 && broker.open_connections() == 0).await; // K-10
     assert!(!producer.unpublish_topic(&topic()));
     let error = producer.send(message("x")).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (SendErrorKind::NotPublished, Outcome::NotSent));
@@ -115,7 +96,7 @@ async fn a_topic_that_nobody_offers_fails_within_three_seconds_and_can_be_publis
     let error = producer.publish_topic(&topic()).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::NoSuchTopic);
     assert_eq!(started.elapsed(), Duration::from_secs(3));
-    until(|| mock.active_watches(&topic()) == 0).await;
+    until(async || mock.active_watches(&topic()) == 0).await;
     assert_eq!(producer.send(message("x")).await.unwrap_err().kind(), SendErrorKind::NotPublished);
 
     mock.fail_next(DiscoveryError::new(DiscoveryErrorKind::Failed, "scripted"));
@@ -133,7 +114,7 @@ async fn a_topic_that_appears_while_it_is_published_is_found() {
         let producer = producer.clone();
         async move { producer.publish_topic(&topic()).await }
     });
-    until(|| mock.active_watches(&topic()) == 1).await;
+    until(async || mock.active_watches(&topic()) == 1).await;
     mock.set(view(&[(0, broker.addr())]));
     publish.await.unwrap().unwrap();
     assert!(producer.send(message("x")).await.is_ok());
@@ -144,7 +125,7 @@ async fn giving_up_publishing_leaves_nothing_behind() {
     let mock = MockDiscovery::new();
     let producer = Producer::builder().discovery(mock.clone()).build().unwrap();
     assert!(timeout(Duration::from_millis(50), producer.publish_topic(&topic())).await.is_err());
-    until(|| mock.active_watches(&topic()) == 0).await;
+    until(async || mock.active_watches(&topic()) == 0).await;
 }
 
 #[tokio::test]
@@ -220,7 +201,7 @@ async fn a_moved_broker_is_used_at_its_old_address_until_the_new_one_is_ready() 
     }
     let new = Broker::builder().id(0).port(new_addr.port()).topic("t", 2).start().await.unwrap();
     reaches(&producer, new.addr()).await;
-    until(|| old.open_connections() == 0).await;
+    until(async || old.open_connections() == 0).await;
     let before = old.messages("t").len();
     for _ in 0..20 {
         assert_eq!(producer.send(message("x")).await.unwrap().broker, *new.addr());
@@ -289,7 +270,7 @@ async fn a_broker_that_registers_anew_is_not_left_for_an_instant() {
     assert_eq!((broker.open_connections(), other.open_connections()), (1, 1));
     let taken_out = Instant::now();
     mock.set(view(&[(1, other.addr())]));
-    until(|| broker.open_connections() == 0).await;
+    until(async || broker.open_connections() == 0).await;
     assert!(taken_out.elapsed() < Duration::from_secs(1), "it is left: {:?}", taken_out.elapsed());
     let before = broker.messages("t").len();
     for _ in 0..8 {
@@ -304,7 +285,7 @@ async fn a_send_waits_for_a_broker_but_not_beyond_its_deadline() {
     let addr = gone.addr().clone();
     let producer = published(&mock(&[(0, &addr)])).await;
     drop(gone);
-    until(|| std::net::TcpStream::connect((addr.host(), addr.port())).is_err()).await;
+    until(async || std::net::TcpStream::connect((addr.host(), addr.port())).is_err()).await;
     let started = Instant::now();
     let error = producer.send_with_timeout(message("x"), Duration::from_millis(200)).await.unwrap_err();
     assert!((190..400).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
@@ -379,7 +360,7 @@ async fn a_broker_without_a_registry_tells_its_partitions() {
     assert_eq!(refused.outcome(), Outcome::Rejected, "{refused}");
     assert_eq!(broker.accepted_connections(), 1, "it is asked over the connection that is sent on");
     producer.close(Duration::from_secs(1)).await;
-    until(|| broker.open_connections() == 0).await;
+    until(async || broker.open_connections() == 0).await;
 }
 
 #[tokio::test]
@@ -423,7 +404,7 @@ async fn closing_leaves_no_connection_and_refuses_messages() {
         .collect();
     let report = producer.close(SOON).await;
     assert_eq!((report.unknown, report.unsent.len()), (0, 0));
-    until(|| broker.open_connections() == 0).await;
+    until(async || broker.open_connections() == 0).await;
     let mut stored = 0;
     for send in sends {
         match send.await.unwrap() {
@@ -447,7 +428,7 @@ async fn a_send_that_waits_for_a_broker_ends_when_the_producer_is_closed() {
     let mock = mock(&[(0, broker.addr())]);
     let producer = published(&mock).await;
     mock.remove(&topic());
-    until(|| broker.open_connections() == 0).await;
+    until(async || broker.open_connections() == 0).await;
     let waiting = tokio::spawn({
         let producer = producer.clone();
         async move { producer.send_with_timeout(message("x"), SOON).await }
@@ -468,7 +449,7 @@ async fn dropping_the_producer_closes_its_connections() {
     let producer = published(&mock).await;
     assert!(producer.send(message("x")).await.is_ok());
     drop(producer);
-    until(|| broker.open_connections() == 0 && mock.active_watches(&topic()) == 0).await;
+    until(async || broker.open_connections() == 0 && mock.active_watches(&topic()) == 0).await;
 }
 
 /// A transport whose only connection hands its requests to the test.

@@ -1,7 +1,4 @@
 //! A broker whose connection is lost without a word: what producers notice of its replacement.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 

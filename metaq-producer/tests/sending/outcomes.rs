@@ -1,7 +1,4 @@
 //! The fate of messages: limits, retries, order, and the account. Time is paused.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 

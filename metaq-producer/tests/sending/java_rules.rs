@@ -1,7 +1,5 @@
 //! Rules of the Java client that other tests don't show: the default topic, every status, brokers'
 //! statistics.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,19 +7,17 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Outcome, Producer, ProducerConfig, SendErrorKind, Status, Topic,
+    Message, Outcome, Producer, ProducerConfig, SendErrorKind, Status,
     discovery::{MockDiscovery, TopicView},
     selector::select_fn,
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::Instant;
 
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
-}
+use crate::common::{topic, topic_named};
 
-fn message(topic_name: &str) -> Message {
-    Message::new(topic(topic_name), "x")
+fn message_to(topic_name: &str) -> Message {
+    Message::new(topic_named(topic_name), "x")
 }
 
 async fn broker(id: i32) -> Broker {
@@ -30,7 +26,7 @@ async fn broker(id: i32) -> Broker {
 
 fn mock(name: &str, brokers: &[&Broker]) -> MockDiscovery {
     let mock = MockDiscovery::new();
-    mock.set(brokers.iter().fold(TopicView::new(topic(name)), |view, broker| {
+    mock.set(brokers.iter().fold(TopicView::new(topic_named(name)), |view, broker| {
         view.with_broker(broker.id(), broker.addr().clone(), 2)
     }));
     mock
@@ -54,21 +50,21 @@ async fn the_default_topic_lends_its_brokers_to_topics_that_are_not_published() 
         }
     });
     let mut config = ProducerConfig::default();
-    config.default_topic = Some(topic("t"));
+    config.default_topic = Some(topic());
     let builder = Producer::builder().discovery(mock("t", &[&broker])).selector(selector).config(config);
     let producer = builder.build().unwrap();
-    let error = producer.send(message("other")).await.unwrap_err();
+    let error = producer.send(message_to("other")).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::NotPublished, "P-9: it has to be published like any other");
 
-    producer.publish_topic(&topic("t")).await.unwrap();
-    let receipt = producer.send(message("other")).await.unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let receipt = producer.send(message_to("other")).await.unwrap();
     assert_eq!(broker.messages("other").len(), 1, "P-10: it is stored under its own name");
     assert_eq!((receipt.partition.to_string().as_str(), broker.messages("t").len()), ("0-0", 0));
     assert_eq!(*asked.lock().unwrap(), ["t"], "P-10: the selector chooses for the default topic");
 
-    assert!(producer.unpublish_topic(&topic("t")));
+    assert!(producer.unpublish_topic(&topic()));
     assert_eq!(
-        producer.send(message("other")).await.unwrap_err().kind(),
+        producer.send(message_to("other")).await.unwrap_err().kind(),
         SendErrorKind::NotPublished,
         "P-11"
     );
@@ -79,10 +75,10 @@ async fn every_other_status_is_a_refusal_of_one_attempt_with_the_brokers_words()
     let broker = broker(0).await;
     let producer =
         Producer::builder().discovery(mock("t", &[&broker])).config(one_attempt()).build().unwrap();
-    producer.publish_topic(&topic("t")).await.unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
     for status in [301, 400, 401, 403, 404, 500, 503, 504, 999, -1] {
         let plan = broker.faults().plan(Requests::puts(), Fault::refuse(status, "because"));
-        let error = producer.send(message("t")).await.unwrap_err();
+        let error = producer.send(message_to("t")).await.unwrap_err();
         assert_eq!(
             (error.kind(), error.outcome()),
             (SendErrorKind::Rejected, Outcome::Rejected),
@@ -94,7 +90,7 @@ async fn every_other_status_is_a_refusal_of_one_attempt_with_the_brokers_words()
         broker.faults().heal();
     }
     broker.faults().plan(Requests::puts(), Fault::refuse(500, ""));
-    let error = producer.send(message("t")).await.unwrap_err().to_string();
+    let error = producer.send(message_to("t")).await.unwrap_err().to_string();
     assert!(error.contains("no reason given"), "{error}");
     assert_eq!(broker.messages("t").len(), 0);
 }
@@ -103,9 +99,9 @@ async fn every_other_status_is_a_refusal_of_one_attempt_with_the_brokers_words()
 async fn an_empty_message_is_one_and_no_time_is_too_little() {
     let broker = broker(0).await;
     let producer = Producer::builder().discovery(mock("t", &[&broker])).build().unwrap();
-    producer.publish_topic(&topic("t")).await.unwrap();
-    producer.send(Message::new(topic("t"), "")).await.unwrap();
-    producer.send(Message::new(topic("t"), "").with_attribute("")).await.unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    producer.send(Message::new(topic(), "")).await.unwrap();
+    producer.send(Message::new(topic(), "").with_attribute("")).await.unwrap();
     let stored = broker.messages("t");
     assert!(stored.iter().all(|stored| stored.payload.is_empty()), "M-2");
     let mut attributes: Vec<_> = stored.iter().map(|stored| stored.attribute.as_deref()).collect();
@@ -113,7 +109,7 @@ async fn an_empty_message_is_one_and_no_time_is_too_little() {
     assert_eq!(attributes, [None, Some("")], "M-6: an empty attribute isn't none");
     broker.faults().plan(Requests::puts(), Fault::Swallow);
     let started = Instant::now();
-    let error = producer.send_with_timeout(message("t"), Duration::ZERO).await.unwrap_err();
+    let error = producer.send_with_timeout(message_to("t"), Duration::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::TimedOut, "M-13, K-32");
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
 }
@@ -123,7 +119,7 @@ async fn each_broker_tells_its_statistics_or_why_not() {
     let (one, two) = (broker(0).await, broker(1).await);
     let producer = Producer::builder().discovery(mock("t", &[&one, &two])).build().unwrap();
     assert_eq!(producer.broker_stats(None, Duration::from_secs(3)).await, [], "Q-1: nobody is connected");
-    producer.publish_topic(&topic("t")).await.unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
     two.faults().plan(Requests::stats(), Fault::Ignore);
     let figures = producer.broker_stats(Some("t"), Duration::from_millis(200)).await;
     let mut expected = [one.addr(), two.addr()];

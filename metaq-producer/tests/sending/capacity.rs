@@ -1,7 +1,4 @@
 //! Waiting for capacity at brokers: whoever takes it and gives it back, the next in turn goes at once.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 

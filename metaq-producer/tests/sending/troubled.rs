@@ -1,5 +1,4 @@
 //! A cluster with a broker in trouble, beside one that works.
-#![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::time::Duration;
 

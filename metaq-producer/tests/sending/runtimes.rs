@@ -1,8 +1,5 @@
 //! A producer and the tokio runtimes that it is used on: several one after another, one that nobody drives,
 //! and none.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     error::Error as _,

@@ -1,7 +1,4 @@
 //! Taking back what waits: what is returned, what the handles say, and what goes on as before.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,4 @@
 //! Messages that are sent again while other threads still look after their last attempt.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 

@@ -1,8 +1,5 @@
 //! Races and habits of programs that once had messages wait for ever, or be sent although they were taken
 //! back.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     cell::RefCell,

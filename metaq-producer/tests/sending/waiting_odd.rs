@@ -1,8 +1,4 @@
 //! Messages that wait for a broker in trouble, offered by tasks that misbehave.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod troubled;
 
 use std::{
     pin::Pin,
@@ -21,12 +17,12 @@ use tokio::{
     task::{JoinSet, yield_now},
     time::{Instant, timeout},
 };
-use troubled::{LONG, PATIENCE, Trouble, Troubled};
 
 use crate::common::{
     cluster::{Pinned, broker_with, builder, counts, in_partition, pinned, sum},
     topic, until,
 };
+use crate::troubled::{LONG, PATIENCE, Trouble, Troubled};
 
 /// Futures that were polled once and are kept, as by a task on a runtime that nobody drives any more.
 #[tokio::test(start_paused = true)]

@@ -1,9 +1,5 @@
 //! The promises of the documentation, to the letter: `enqueue` that is dropped, `flush`, `close`, and the end
 //! of a producer.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod common;
 
 use std::{
     collections::BTreeSet,

@@ -1,8 +1,5 @@
 //! Every public duration with values that make little sense: nothing panics, nothing hangs, and a producer
 //! works afterwards.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{cell::Cell, panic, sync::Once, time::Duration};
 

@@ -1,7 +1,4 @@
 //! A broker that is back is used as if nothing had been.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 

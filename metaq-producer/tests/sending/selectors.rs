@@ -1,7 +1,4 @@
 //! Selectors at work in a producer: what it makes of their answers, their panics and what they learn.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,4 @@
 //! Messages that wait for a broker which is away or silent, beside those for a broker that works.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod troubled;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +9,12 @@ use tokio::{
     task::{JoinHandle, JoinSet, yield_now},
     time::{Instant, timeout},
 };
-use troubled::{LONG, PATIENCE, PROMPTLY, Trouble, Troubled};
 
 use crate::common::{
     cluster::{Pinned, broker, broker_with, builder, counts, in_partition, pinned, sum},
     message, topic, until,
 };
+use crate::troubled::{LONG, PATIENCE, PROMPTLY, Trouble, Troubled};
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_in_trouble_leaves_room_for_another() {

@@ -1,8 +1,6 @@
 //! Interceptors: their view of messages, their changes, and the containment of their faults.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
 use std::{
     cell::Cell,
     sync::{

@@ -1,7 +1,4 @@
 //! Ordered sending: the order in each partition, what others notice of it, and how long a turn is held.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     sync::{

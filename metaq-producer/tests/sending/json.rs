@@ -1,0 +1,26 @@
+//! Values as JSON messages.
+
+use std::collections::BTreeMap;
+
+use metaq_producer::{Producer, SendErrorKind, json::SendJsonError};
+use metaq_testkit::Broker;
+
+use crate::common::{topic, topic_named};
+
+#[tokio::test]
+async fn a_value_is_sent_as_json_or_it_is_said_why_not() {
+    let broker = Broker::builder().id(0).topic("t", 1).start().await.unwrap();
+    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    producer.send_json(&topic(), &["one coffee", "two teas"]).await.unwrap();
+    assert_eq!(broker.messages("t")[0].payload, r#"["one coffee","two teas"]"#);
+    let error = producer.send_json(&topic(), &[BTreeMap::from([((1, 2), 3)])]).await.unwrap_err();
+    assert!(matches!(&error, SendJsonError::Json(error) if error.path() == Some("[0]")), "{error}");
+    let other = topic_named("other");
+    let error = producer.send_json(&other, "text").await.unwrap_err();
+    assert!(
+        matches!(&error, SendJsonError::Send(error) if error.kind() == SendErrorKind::NotPublished),
+        "{error}"
+    );
+    assert_eq!(producer.stats().await.messages.offered, 2, "what has no form was never offered");
+}

@@ -1,0 +1,31 @@
+//! Publishing and sending: the fate of messages, their order, waiting and capacity, and the code of users
+//! that runs within.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod capacity;
+mod durations;
+mod failover;
+mod interceptors;
+#[cfg(feature = "mock")]
+mod java_rules;
+#[cfg(feature = "json")]
+mod json;
+mod odd_order;
+mod ordered;
+mod outcomes;
+#[cfg(feature = "mock")]
+mod producer;
+#[cfg(feature = "mock")]
+mod promises;
+mod purging;
+mod recovery;
+mod retried;
+mod runtimes;
+mod selectors;
+mod troubled;
+mod user_code;
+mod waiting;
+mod waiting_odd;
