@@ -1,6 +1,5 @@
 //! Settings from TOML, from the environment and by name, and their list in `docs/configuration.md`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "config")]
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,35 +1,22 @@
 //! The events of a producer. A test program of its own: another test's thread without a log
 //! could have the events of both switched off.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 mod common;
 
-use std::time::Duration;
-
 use metaq_producer::{
-    Message, Producer, SendErrorKind, Topic,
+    Producer, SendErrorKind,
     discovery::{MockDiscovery, TopicView},
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
-use crate::common::lines::Lines;
+use crate::common::{SOON, lines::Lines, message, topic};
 
 /// The lines, without those of connections, which come from tasks of their own.
 fn take(lines: &Lines) -> Vec<String> {
     lines.take().into_iter().filter(|line| !line.starts_with("INFO broker connected")).collect()
-}
-
-const SOON: Duration = Duration::from_secs(10);
-
-fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
-
-fn message() -> Message {
-    Message::new(topic(), "x")
 }
 
 #[tokio::test]
@@ -56,10 +43,10 @@ async fn changes_are_told_once_and_messages_are_not() {
     assert_eq!(take(&lines), [published]);
 
     for _ in 0..100 {
-        producer.send(message()).await.unwrap();
+        producer.send(message("x")).await.unwrap();
     }
     one.faults().plan(Requests::puts().first(1), Fault::refuse(403, "closed"));
-    assert!(producer.send(message()).await.is_ok());
+    assert!(producer.send(message("x")).await.is_ok());
     mock.set(view.clone());
     assert_eq!(
         take(&lines),
@@ -78,9 +65,9 @@ async fn changes_are_told_once_and_messages_are_not() {
     assert_eq!(take(&lines), [changed]);
 
     two.faults().plan(Requests::puts(), Fault::refuse(500, "no"));
-    while producer.send(message()).await.is_ok() {}
+    while producer.send(message("x")).await.is_ok() {}
     assert!(producer.unpublish_topic(&topic()));
-    assert_eq!(producer.send(message()).await.unwrap_err().kind(), SendErrorKind::NotPublished);
+    assert_eq!(producer.send(message("x")).await.unwrap_err().kind(), SendErrorKind::NotPublished);
     producer.close(SOON).await;
     let closed = "INFO producer closed acknowledged=0 rejected=0 unknown=0 unsent=0";
     assert_eq!(take(&lines), ["INFO topic unpublished topic=t", closed]);

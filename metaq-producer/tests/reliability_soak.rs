@@ -1,7 +1,6 @@
 //! Random faults without end: memory, open files and tasks stay what they were, every message ends, and the
 //! counts balance. What it takes is measured in a process of its own, beside the brokers'.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
 
 mod common;
 mod measuring;

@@ -1,4 +1,5 @@
-//! The span of each message, with the option `span_per_send`.
+//! The span of each message, with the option `span_per_send`. A test program of its own: another test's
+//! thread without a subscriber could have the spans of both switched off.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;

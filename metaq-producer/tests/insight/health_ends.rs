@@ -1,7 +1,4 @@
 //! Health, readiness and events when connections, producers and runtimes end.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,8 +1,4 @@
 //! Statistics that don't grow with what happened before, and whose figures agree.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod common;
 
 use std::time::Duration;
 

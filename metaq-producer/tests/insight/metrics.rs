@@ -1,6 +1,4 @@
 //! Figures of a producer for the `metrics` facade.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(all(feature = "mock", feature = "metrics"))]
 
 use std::{
     collections::BTreeMap,
@@ -11,22 +9,14 @@ use std::{
 };
 
 use metaq_producer::{
-    Message, Producer, Topic,
+    Message, Producer,
     discovery::{MockDiscovery, TopicView},
 };
 use metaq_testkit::{Broker, Fault, Requests};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(10);
-
-fn topic() -> Topic {
-    Topic::new("t").unwrap()
-}
-
-fn message() -> Message {
-    Message::new(topic(), "x")
-}
+use crate::common::{SOON, message, topic, topic_named};
 
 #[tokio::test(flavor = "current_thread")]
 async fn figures_are_exported_until_the_producer_is_closed() {
@@ -39,10 +29,10 @@ async fn figures_are_exported_until_the_producer_is_closed() {
     let producer = Producer::builder().discovery(mock).build().unwrap();
     producer.publish_topic(&topic()).await.unwrap();
     for _ in 0..3 {
-        producer.send(message()).await.unwrap();
+        producer.send(message("x")).await.unwrap();
     }
     broker.faults().plan(Requests::puts(), Fault::refuse(500, "no"));
-    producer.send(message()).await.unwrap_err();
+    producer.send(message("x")).await.unwrap_err();
     // Closing ends the connections, whose last figures stay.
     producer.stats().await.record_metrics();
     producer.health().record_metrics();
@@ -135,12 +125,12 @@ async fn the_exported_figures_of_each_topic_balance() {
         // Refused, without an answer, or neither; and by one broker after the other.
         let fault = [Fault::refuse(503, "busy"), Fault::refuse(500, "no"), Fault::Ignore][n % 3].clone();
         brokers[n % 2].faults().plan(Requests::puts().first(1), fault);
-        let _ = producer.send_with_timeout(message(), Duration::from_millis(150)).await;
+        let _ = producer.send_with_timeout(message("x"), Duration::from_millis(150)).await;
     }
     let too_large = Message::new(topic(), vec![0; 2_000_000]);
     producer.send(too_large).await.unwrap_err();
     for n in 0..5 {
-        let elsewhere = Topic::new(&format!("elsewhere-{n}")).unwrap();
+        let elsewhere = topic_named(&format!("elsewhere-{n}"));
         producer.send(Message::new(elsewhere, "x")).await.unwrap_err();
     }
     let stats = producer.stats().await;
@@ -205,7 +195,7 @@ async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
     let (ready, connections) = ([("broker", &*addr), ("state", "ready")], [("broker", &*addr)]);
     let send = async |count| {
         for _ in 0..count {
-            producer.send(message()).await.unwrap();
+            producer.send(message("x")).await.unwrap();
         }
     };
     send(20).await;

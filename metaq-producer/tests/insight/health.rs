@@ -1,8 +1,4 @@
 //! The health of a producer, its readiness, and its events.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "mock")]
-
-mod common;
 
 use std::time::Duration;
 
