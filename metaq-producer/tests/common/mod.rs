@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use metaq_producer::{Message, Topic};
 use metaq_testkit::Broker;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The time within which an event of a test is expected.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -47,4 +48,10 @@ pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the condition is reached");
+}
+
+/// Lets one test of a binary run at a time: each takes the whole machine.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
 }

@@ -1,5 +1,4 @@
 //! Local transactions at real Java brokers; a real Java consumer shows what became of them.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,10 +12,11 @@ use metaq_testkit::{
     peers::{JavaBroker, Peers, ReadMessage, ZooKeeper},
     proxy::{Direction, OnConnect, Plan},
 };
-use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{
+    PATIENCE,
+    common::{alone, until},
+};
 
 fn message(topic: &Topic, payload: impl Into<String>) -> Message {
     Message::new(topic.clone(), payload.into())
@@ -36,18 +36,10 @@ fn sorted(read: &[ReadMessage]) -> Vec<String> {
     payloads
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(SOON, reached).await.expect("the condition is reached");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_committed_is_read_and_nothing_else() {
     let Some(peers) = Peers::get("what_is_committed_is_read_and_nothing_else") else { return };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id| JavaBroker::builder(id).topic("tx", 2).start(&peers, &zookeeper);
     let (first, second) = tokio::join!(broker(0), broker(1));
@@ -105,20 +97,20 @@ async fn what_is_committed_is_read_and_nothing_else() {
     cut.publish_topic(&topic).await.unwrap();
     let options = || TransactionOptions::new().with_request_timeout(Duration::from_millis(200));
     for round in 0..6 {
-        until(|| !cut.partitions(&topic).is_empty()).await;
+        until(async || !cut.partitions(&topic).is_empty()).await;
         let mut transaction = cut.begin(options());
         transaction.send(message(&topic, format!("cut-{round}"))).await.unwrap();
         if round % 2 == 0 {
             // And is not there again before the commit.
             proxy.on_connect(OnConnect::Refuse).await.unwrap();
             proxy.reset_all();
-            until(|| cut.partitions(&topic).is_empty()).await;
+            until(async || cut.partitions(&topic).is_empty()).await;
             proxy.on_connect(OnConnect::Forward).await.unwrap();
         } else {
             let accepted = proxy.accepted();
             proxy.close_all();
-            until(|| proxy.accepted() > accepted).await;
-            until(|| !cut.partitions(&topic).is_empty()).await;
+            until(async || proxy.accepted() > accepted).await;
+            until(async || !cut.partitions(&topic).is_empty()).await;
         }
         let error = transaction.commit().await.unwrap_err();
         assert_eq!(error.outcome(), TransactionOutcome::RolledBack, "T-16, B-18: {error}");
@@ -126,7 +118,7 @@ async fn what_is_committed_is_read_and_nothing_else() {
     // Commits without an answer, half of which the broker sees.
     let mut may_be_there = Vec::new();
     for round in 0..10 {
-        until(|| !cut.partitions(&topic).is_empty()).await;
+        until(async || !cut.partitions(&topic).is_empty()).await;
         let mut transaction = cut.begin(options());
         let payload = format!("unknown-{round}");
         transaction.send(message(&topic, payload.clone())).await.unwrap();
@@ -138,7 +130,7 @@ async fn what_is_committed_is_read_and_nothing_else() {
         let accepted = proxy.accepted();
         proxy.reset_all();
         proxy.plan_both(Plan::new());
-        until(|| proxy.accepted() > accepted).await;
+        until(async || proxy.accepted() > accepted).await;
         if reaches_it {
             may_be_there.push(payload);
         }
@@ -157,7 +149,7 @@ async fn what_is_committed_is_read_and_nothing_else() {
     let error = transaction.commit().await.unwrap_err();
     assert_ne!(error.outcome(), TransactionOutcome::Open);
     first.restart(&zookeeper).await.unwrap();
-    until(|| producer.partitions(&topic).len() == 4).await;
+    until(async || producer.partitions(&topic).len() == 4).await;
 
     // A Java broker shows what it had before a restart after the next message to each partition.
     for n in 0..8 {
@@ -193,6 +185,7 @@ async fn sixteen_hundred_transactions_of_eight_tasks_at_two_brokers() {
     let Some(peers) = Peers::get("sixteen_hundred_transactions_of_eight_tasks_at_two_brokers") else {
         return;
     };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id| JavaBroker::builder(id).topic("soak", 4).start(&peers, &zookeeper);
     let (first, second) = tokio::join!(broker(0), broker(1));

@@ -1,27 +1,25 @@
 //! XA transactions at real Java brokers, and beside the real Java XA client.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, time::Duration};
 
 use metaq_producer::{
     Message, Producer, Topic,
     discovery::ZooKeeperDiscovery,
-    xa::{
-        UniqueQualifier, XaEnd, XaError, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId,
-        XaVote,
-    },
+    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId, XaVote},
 };
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{
+    PATIENCE,
+    common::{alone, topic_named, xa::code},
+};
 
-fn topic() -> Topic {
-    "xa".parse().unwrap()
+pub(crate) fn topic() -> Topic {
+    topic_named("xa")
 }
 
-async fn xa_producer(zookeeper: &ZooKeeper) -> (Producer, XaProducer) {
+pub(crate) async fn xa_producer(zookeeper: &ZooKeeper) -> (Producer, XaProducer) {
     let discovery = ZooKeeperDiscovery::new(&zookeeper.connect_string()).unwrap();
     let producer = Producer::builder().discovery(discovery).build().unwrap();
     let xa = XaProducer::new(&producer, UniqueQualifier::new("xa-test").unwrap());
@@ -43,10 +41,6 @@ async fn prepared(xa: &XaProducer, resource: &mut XaResource, name: &str) -> XaT
     xid
 }
 
-fn code<T: std::fmt::Debug>(result: Result<T, XaError>) -> XaErrorCode {
-    result.unwrap_err().code()
-}
-
 async fn read(peers: &Peers, zookeeper: &ZooKeeper, expected: usize) -> Vec<String> {
     let read = peers.read_topic(zookeeper, "xa", expected, PATIENCE).await.unwrap();
     let mut payloads: Vec<_> =
@@ -58,6 +52,7 @@ async fn read(peers: &Peers, zookeeper: &ZooKeeper, expected: usize) -> Vec<Stri
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prepared_ones_outlive_the_brokers_and_the_program() {
     let Some(peers) = Peers::get("prepared_ones_outlive_the_brokers_and_the_program") else { return };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id| JavaBroker::builder(id).topic("xa", 2).start(&peers, &zookeeper);
     let (first, second) = tokio::join!(broker(0), broker(1));
@@ -99,7 +94,7 @@ async fn prepared_ones_outlive_the_brokers_and_the_program() {
             }
         }
     };
-    assert_eq!(timeout(SOON, refused).await.unwrap().code(), XaErrorCode::NOTA, "X-18, B-19");
+    assert_eq!(timeout(PATIENCE, refused).await.unwrap().code(), XaErrorCode::NOTA, "X-18, B-19");
     resource.end(&xid, XaEnd::Success).await.unwrap();
     assert_eq!(code(resource.prepare(&xid).await), XaErrorCode::NOTA, "X-18");
 
@@ -114,7 +109,7 @@ async fn prepared_ones_outlive_the_brokers_and_the_program() {
         let xid = prepared(&xa, &mut resource, &format!("operator-{decision}")).await;
         decided.push((xid, decision, expected));
     }
-    let operator = peers.java_program("XaOperator", include_str!("java/XaOperator.java")).unwrap();
+    let operator = peers.java_program("XaOperator", include_str!("XaOperator.java")).unwrap();
     let pid = second.pid().unwrap().to_string();
     let mut args = vec![&*pid];
     args.extend(decided.iter().flat_map(|(xid, decision, _)| [xid.as_str(), decision]));
@@ -145,7 +140,7 @@ async fn prepared_ones_outlive_the_brokers_and_the_program() {
         }
         xa.recover().await
     };
-    let recovery = timeout(SOON, recovered).await.unwrap();
+    let recovery = timeout(PATIENCE, recovered).await.unwrap();
     assert!(recovery.failures.is_empty(), "{recovery:?}");
     let found: BTreeSet<_> =
         recovery.transactions.into_iter().map(|found| (found.xid, found.broker)).collect();
@@ -168,9 +163,10 @@ async fn the_java_client_and_this_one_finish_each_others_transactions() {
     let Some(peers) = Peers::get("the_java_client_and_this_one_finish_each_others_transactions") else {
         return;
     };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = JavaBroker::builder(0).topic("xa", 2).start(&peers, &zookeeper).await.unwrap();
-    let program = peers.java_program("XaPeer", include_str!("java/XaPeer.java")).unwrap();
+    let program = peers.java_program("XaPeer", include_str!("XaPeer.java")).unwrap();
     let address = zookeeper.connect_string();
     let (_producer, xa) = xa_producer(&zookeeper).await;
     let run = |action: &'static str| {

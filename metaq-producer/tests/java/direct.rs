@@ -1,14 +1,16 @@
 //! A real broker without a registry.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use metaq_producer::{Message, Producer, Topic};
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 
+use crate::{PATIENCE, common::alone};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_broker_without_a_registry_tells_its_partitions() {
     let Some(peers) = Peers::get("a_real_broker_without_a_registry_tells_its_partitions") else { return };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = JavaBroker::builder(3).topic("direct", 4).start(&peers, &zookeeper).await.unwrap();
     let producer = Producer::builder().broker(broker.addr()).build().unwrap();
@@ -25,6 +27,6 @@ async fn a_real_broker_without_a_registry_tells_its_partitions() {
         assert_eq!(used, BTreeMap::from(expected), "K-23");
         producer.unpublish_topic(&topic);
     }
-    let read = peers.read_topic(&zookeeper, "direct", 16, Duration::from_secs(60)).await.unwrap();
+    let read = peers.read_topic(&zookeeper, "direct", 16, PATIENCE).await.unwrap();
     assert_eq!(read.len(), 16);
 }

@@ -1,12 +1,11 @@
 //! The memory that a Java broker really uses.
-#![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::time::Duration;
 
 use metaq_testkit::peers::JavaBroker;
 use tokio::{process::Command, time::Instant};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 async fn jcmd(broker: &JavaBroker, command: &str) -> String {
     let pid = broker.pid().unwrap().to_string();

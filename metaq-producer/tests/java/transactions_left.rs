@@ -1,11 +1,7 @@
 //! The traces of local transactions at a real Java broker whose program, connection or producer ends.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod heap;
 
 use std::time::Duration;
 
-use heap::{until_heap_is_below, used_heap};
 use metaq_producer::{
     BrokerId, Message, Producer, Topic,
     discovery::{StaticDiscovery, TopicView},
@@ -17,12 +13,17 @@ use metaq_testkit::{
     proxy::OnConnect,
 };
 
+use crate::{
+    common::{alone, topic_named},
+    heap::{until_heap_is_below, used_heap},
+};
+
 const MIB: u64 = 1 << 20;
 const TRANSACTIONS: u64 = 500;
 const SIZE: usize = 200_000;
 
 fn topic() -> Topic {
-    "left".parse().unwrap()
+    topic_named("left")
 }
 
 /// A producer whose connections go through a proxy.
@@ -56,6 +57,7 @@ async fn five_hundred_abandoned_transactions_leave_a_brokers_memory_with_their_t
     else {
         return;
     };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     // Cuts the default timeout.
     let builder = JavaBroker::builder(0).topic("left", 1).setting("maxTxTimeoutInSeconds", "5");
@@ -82,6 +84,7 @@ async fn five_hundred_abandoned_transactions_leave_a_brokers_memory_with_their_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_closed_or_dropped_leaves_a_brokers_memory_at_once() {
     let Some(peers) = Peers::get("what_is_closed_or_dropped_leaves_a_brokers_memory_at_once") else { return };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = JavaBroker::builder(0).topic("left", 1).start(&peers, &zookeeper).await.unwrap();
     let proxy = proxy(&broker).await;

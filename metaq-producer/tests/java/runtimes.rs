@@ -1,13 +1,13 @@
 //! A producer in a `static`, as several tests or programs' parts share one, used from one runtime after
 //! another, with a real ZooKeeper server and a real Java broker on a runtime of their own.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg(feature = "zookeeper")]
 
 use std::sync::OnceLock;
 
 use metaq_producer::{Message, Producer, Topic, discovery::ZooKeeperDiscovery};
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 use tokio::runtime::{Builder, Runtime};
+
+use crate::common::alone;
 
 static PRODUCER: OnceLock<Producer> = OnceLock::new();
 
@@ -25,6 +25,7 @@ fn a_producer_in_a_static_outlives_its_runtimes_with_a_real_registry() {
         return;
     };
     let of_peers = several_threads();
+    let _alone = of_peers.block_on(alone());
     let (zookeeper, mut broker) = of_peers.block_on(async {
         let zookeeper = ZooKeeper::start(&peers).await.unwrap();
         let broker = JavaBroker::builder(0).topic("runtimes", 2).start(&peers, &zookeeper).await.unwrap();

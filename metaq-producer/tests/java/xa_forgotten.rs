@@ -1,31 +1,20 @@
 //! A real Java broker with prepared transactions that it forgets, stores in part, or holds while it
 //! is away.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path, time::Duration};
 
 use metaq_producer::{
-    Message, Producer, Topic,
-    discovery::ZooKeeperDiscovery,
+    Message,
     transaction::TransactionOptions,
-    xa::{UniqueQualifier, XaEnd, XaErrorCode, XaProducer, XaResource, XaStart, XaTransactionId, XaVote},
+    xa::{XaEnd, XaErrorCode, XaResource, XaStart, XaTransactionId, XaVote},
 };
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
-use tokio::{process::Command, time::timeout};
+use tokio::process::Command;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn topic() -> Topic {
-    "xa".parse().unwrap()
-}
-
-async fn xa_producer(zookeeper: &ZooKeeper) -> (Producer, XaProducer) {
-    let discovery = ZooKeeperDiscovery::new(&zookeeper.connect_string()).unwrap();
-    let producer = Producer::builder().discovery(discovery).build().unwrap();
-    let xa = XaProducer::new(&producer, UniqueQualifier::new("forgotten").unwrap());
-    xa.publish_topic(&topic()).await.unwrap();
-    (producer, xa)
-}
+use crate::{
+    common::{alone, until},
+    xa::{topic, xa_producer},
+};
 
 async fn prepared(resource: &mut XaResource, xid: &XaTransactionId, messages: usize) {
     resource.start(xid, XaStart::New).await.unwrap();
@@ -36,22 +25,13 @@ async fn prepared(resource: &mut XaResource, xid: &XaTransactionId, messages: us
     assert_eq!(resource.prepare(xid).await.unwrap(), XaVote::Prepared);
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, reached).await.expect("the condition is reached");
-}
-
 /// Waits until a broker has made a whole checkpoint: it writes this file at the end of each.
 async fn until_checkpoint(data: &Path) {
     let written =
         || fs::metadata(data.join("transactions/heuristic.log")).and_then(|file| file.modified()).ok();
     for _ in 0..2 {
         let before = written();
-        until(|| written() != before).await;
+        until(async || written() != before).await;
     }
 }
 
@@ -60,6 +40,7 @@ async fn a_prepared_transaction_that_a_checkpoint_forgot_is_unknown() {
     let Some(peers) = Peers::get("a_prepared_transaction_that_a_checkpoint_forgot_is_unknown") else {
         return;
     };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let builder = JavaBroker::builder(0).topic("xa", 2).setting("checkpointInterval", "1500");
     let mut broker = builder.start(&peers, &zookeeper).await.unwrap();
@@ -97,6 +78,7 @@ async fn a_commit_that_is_told_as_rolled_back_may_be_stored() {
     let Some(peers) = Peers::get("a_commit_that_is_told_as_rolled_back_may_be_stored") else {
         return;
     };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = JavaBroker::builder(0).topic("xa", 2).start(&peers, &zookeeper).await.unwrap();
     let data = broker.log().with_file_name("data");
@@ -126,12 +108,13 @@ async fn a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away(
     else {
         return;
     };
+    let _alone = alone().await;
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id| JavaBroker::builder(id).topic("xa", 1).start(&peers, &zookeeper);
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (first, mut second) = (first.unwrap(), second.unwrap());
     let (producer, xa) = xa_producer(&zookeeper).await;
-    until(|| xa.brokers().len() == 2).await;
+    until(async || xa.brokers().len() == 2).await;
     let xid = xa.xid(1, b"invoice 17", b"b").unwrap();
     prepared(&mut xa.resource_at(&second.addr()).unwrap(), &xid, 1).await;
     let written_down = xa.expected_brokers();
@@ -140,7 +123,7 @@ async fn a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away(
 
     // It tries again under the same name before it has recovered, and gives up.
     let (_producer, xa) = xa_producer(&zookeeper).await;
-    until(|| xa.brokers().len() == 2).await;
+    until(async || xa.brokers().len() == 2).await;
     let mut again = xa.resource_at(&second.addr()).unwrap();
     assert_eq!(again.start(&xid, XaStart::New).await.unwrap_err().code(), XaErrorCode::DUPID);
     drop(again);
@@ -151,7 +134,7 @@ async fn a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away(
 
     // The broker is away: one who knows it from before says so, and one who has written it down.
     second.shut_down().await.unwrap();
-    until(|| xa.brokers() == [first.addr()]).await;
+    until(async || xa.brokers() == [first.addr()]).await;
     let (_restarted, restarted) = xa_producer(&zookeeper).await;
     restarted.expect_brokers(written_down);
     for xa in [&xa, &restarted] {
@@ -161,7 +144,7 @@ async fn a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away(
         assert_eq!(away, [second.addr()]);
     }
     second.restart(&zookeeper).await.unwrap();
-    until(|| xa.brokers().len() == 2).await;
+    until(async || xa.brokers().len() == 2).await;
     let recovery = xa.recover().await;
     assert_eq!((found(&recovery), recovery.is_complete()), (vec![xid.clone()], true));
     xa.resource_at(&second.addr()).unwrap().commit(&xid, false).await.unwrap();
