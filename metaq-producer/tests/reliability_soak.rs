@@ -1,19 +1,14 @@
 //! Random faults without end: memory, open files and tasks stay what they were, every message ends, and the
-//! counts balance. What it takes is measured in a process of its own, beside the brokers'.
+//! counts balance. What it takes is measured in a process of its own, beside the brokers'. A test
+//! program of its own for its allocator.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
-mod measuring;
 
 use std::{alloc::System, time::Duration};
 
 use fastrand::Rng;
 use futures_util::FutureExt as _;
-use measuring::{
-    figure, in_form, is_full,
-    process::{Measured, Role},
-    usage,
-};
 use metaq_producer::{
     BrokerAddr, BrokerId, Message, Producer, ProducerConfig, Topic,
     discovery::{MockDiscovery, TopicView},
@@ -24,6 +19,12 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout},
+};
+
+use crate::common::measuring::{
+    figure, in_form, is_full,
+    process::{Measured, Role},
+    usage,
 };
 
 /// Counts what is allocated, since what is resident also shows the allocator's habits.

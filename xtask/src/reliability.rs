@@ -13,7 +13,7 @@ const FIGURE: &str = "reliability: ";
 /// Runs them one after another; ARGS name tests, all are run without any. True when they passed.
 pub(crate) fn run(args: &[String]) -> bool {
     // As the tests of `cargo xtask test` are built, so that nothing is built twice.
-    let tests = ["test", "--workspace", "--all-features", "--no-fail-fast", "--test", "reliability_*"];
+    let tests = ["test", "--workspace", "--all-features", "--no-fail-fast", "--test", "reliability*"];
     run_measured(&tests, args, "METAQ_RELIABILITY", FIGURE)
 }
 

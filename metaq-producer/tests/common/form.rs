@@ -1,6 +1,5 @@
 //! The two forms of the tests of `docs/reliability.md`: a short one, which always runs, and a full one, in
 //! which faults come more often and last longer: `cargo xtask reliability`.
-#![allow(dead_code, reason = "not every test needs all of it")]
 
 use std::fmt;
 

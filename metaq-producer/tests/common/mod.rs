@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod form;
 pub(crate) mod lines;
+pub(crate) mod measuring;
 pub(crate) mod transactions;
 pub(crate) mod watchdog;
 pub(crate) mod xa;

@@ -1,9 +1,5 @@
 //! A thousand topics of 64 partitions and ten thousand senders at once: little memory, and nobody waits
 //! longer than others. What it takes is measured in a process of its own, beside the brokers'.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod measuring;
 
 use std::{
     sync::{
@@ -14,17 +10,21 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use measuring::{
-    figure, in_form,
-    process::{Measured, Role},
-    usage,
-};
 use metaq_producer::{
     BrokerId, Message, Producer, SendError, Topic,
     discovery::{StaticDiscovery, TopicView},
 };
 use metaq_testkit::Broker;
 use tokio::time::{Instant, sleep};
+
+use crate::common::{
+    alone,
+    measuring::{
+        figure, in_form,
+        process::{Measured, Role},
+        usage,
+    },
+};
 
 const TOPICS: usize = 1_000;
 
@@ -43,12 +43,13 @@ async fn ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_ha
     if let Some(role) = Role::get() {
         return measured(role).await;
     }
+    let _alone = alone().await;
     let mut brokers = Vec::new();
     for id in 0..2 {
         let builder = Broker::builder().id(id).topic("t*", PARTITIONS).default_partitions(PARTITIONS);
         brokers.push(builder.start().await.unwrap());
     }
-    let name = "ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_have_their_turn";
+    let name = "scale::ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_have_their_turn";
     let process = Measured::start(name, brokers.iter().map(Broker::addr));
     assert!(process.end(PATIENCE).await.success());
 }
@@ -118,7 +119,7 @@ async fn measured(role: Role) {
     ));
     assert!(peak <= MEMORY, "{peak} KiB");
     assert!(fewest >= in_form(3, 50), "{fewest}");
-    // In a short time chance has more to say, and in the short form other tests have the machine, too.
+    // In a short time chance has more to say, and in the short form other work has the machine, too.
     assert!(ratio <= in_form(6.0, 2.0), "{ratio}");
 }
 

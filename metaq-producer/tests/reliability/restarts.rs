@@ -1,8 +1,4 @@
 //! Real Java brokers that are killed and started again, or restarted as planned, under load.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod reliability;
 
 use std::{fs, path::Path, time::Duration};
 
@@ -10,20 +6,22 @@ use metaq_producer::{Message, Outcome};
 use metaq_testkit::peers::{JavaBroker, JavaBrokerBuilder, Peers, ZooKeeper};
 use tokio::time::{Instant, sleep, timeout};
 
-use reliability::{
-    Count, Times,
-    account::{account, counted, reasons},
-    figure, in_form, is_full,
-    load::{Load, Pace, slowest},
-    producer,
-    registry::Registry,
-    topic,
+use crate::{
+    common::{alone, topic_named},
+    peers::{
+        Count, Times,
+        account::{account, counted, reasons},
+        figure, in_form, is_full,
+        load::{Load, Pace, slowest},
+        producer,
+        registry::Registry,
+    },
 };
 
 /// Enough that messages are always in flight, and little enough that JVMs can start beside it.
 const PACE: Pace = Pace::PerSecond(2000);
 
-/// A broker that is back has to be used so soon. In the short form other tests have the machine, too.
+/// A broker that is back has to be used so soon. In the short form other work has the machine, too.
 fn used_again_within() -> Duration {
     in_form(Duration::from_secs(3), Duration::from_secs(1))
 }
@@ -79,7 +77,7 @@ async fn killed_over_and_over(peers: &Peers, back: Back, times: usize) {
         broker(1, session_timeout).start(peers, &zookeeper)
     );
     let (stays, mut dies) = (stays.unwrap(), dies.unwrap());
-    let (topic, producer) = (topic("t"), producer(&zookeeper, |_| {}));
+    let (topic, producer) = (topic_named("t"), producer(&zookeeper, |_| {}));
     producer.publish_topic(&topic).await.unwrap();
     let load = Load::start(&producer, &topic, PACE);
     load.reaches(&dies.addr(), Instant::now()).await;
@@ -137,6 +135,7 @@ async fn killed_over_and_over(peers: &Peers, back: Back, times: usize) {
 async fn a_broker_that_is_killed_and_restarted_at_once_loses_nothing_acknowledged() {
     let test = "a_broker_that_is_killed_and_restarted_at_once_loses_nothing_acknowledged";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     killed_over_and_over(&peers, Back::AtOnce, in_form(3, 50)).await;
 }
 
@@ -154,11 +153,12 @@ fn is_in_files(folder: &Path, text: &str) -> bool {
 async fn what_a_broker_refuses_because_it_can_not_register_is_not_stored() {
     let test = "what_a_broker_refuses_because_it_can_not_register_is_not_stored";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     let (topics, times) = (in_form(3, 10), in_form(2, 12));
     let longest = Duration::from_secs(3600);
     let zookeeper =
         ZooKeeper::builder().session_timeouts(Duration::from_secs(1), longest).start(&peers).await.unwrap();
-    let topics: Vec<_> = (0..topics).map(|n| topic(&format!("t{n}"))).collect();
+    let topics: Vec<_> = (0..topics).map(|n| topic_named(&format!("t{n}"))).collect();
     let builder = JavaBroker::builder(1).session_timeout(longest);
     let builder = topics.iter().fold(builder, |builder, topic| builder.topic(topic, 2));
     let mut broker = builder.start(&peers, &zookeeper).await.unwrap();
@@ -214,6 +214,7 @@ async fn what_a_broker_refuses_because_it_can_not_register_is_not_stored() {
 async fn a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged() {
     let test = "a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     killed_over_and_over(&peers, Back::AfterExpiry, in_form(1, 20)).await;
 }
 
@@ -221,6 +222,7 @@ async fn a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged()
 async fn planned_restarts_fail_nothing_but_what_was_under_way() {
     let test = "planned_restarts_fail_nothing_but_what_was_under_way";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     let times = in_form(2, 20);
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let registry = Registry::open(&zookeeper).await;
@@ -230,7 +232,7 @@ async fn planned_restarts_fail_nothing_but_what_was_under_way() {
         broker(1, session).start(&peers, &zookeeper)
     );
     let (stays, mut restarts) = (stays.unwrap(), restarts.unwrap());
-    let (topic, producer) = (topic("t"), producer(&zookeeper, |_| {}));
+    let (topic, producer) = (topic_named("t"), producer(&zookeeper, |_| {}));
     producer.publish_topic(&topic).await.unwrap();
     let load = Load::start(&producer, &topic, PACE);
     let addr = restarts.addr();

@@ -1,9 +1,5 @@
 //! A real Java broker whose connection is lost without a word, that lets in and is silent, or stands still
 //! for a while: it is used again as soon as it can be.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod reliability;
 
 use std::time::Duration;
 
@@ -14,21 +10,23 @@ use metaq_testkit::{
 };
 use tokio::time::Instant;
 
-use reliability::{
-    Count, Times,
-    account::{account, counted},
-    figure, in_form, is_full,
-    load::{Load, Pace, Sent, failures},
-    producer,
-    registry::Registry,
-    topic,
+use crate::{
+    common::{alone, topic_named},
+    peers::{
+        Count, Times,
+        account::{account, counted},
+        figure, in_form, is_full,
+        load::{Load, Pace, Sent, failures},
+        producer,
+        registry::Registry,
+    },
 };
 
 fn rounds() -> u32 {
     in_form(3, 20)
 }
 
-/// In the short form other tests have the machine, too.
+/// In the short form other work has the machine, too.
 fn within(full: Duration) -> Duration {
     in_form(full + Duration::from_secs(1), full)
 }
@@ -79,7 +77,7 @@ impl Scene {
         let proxy = Proxy::start(format!("127.0.0.1:{}", broker.port())).await.unwrap();
         let addr = BrokerAddr::new("127.0.0.1", proxy.addr().port()).unwrap();
         Registry::open(&zookeeper).await.move_broker(0, &addr).await;
-        Self { zookeeper, broker, proxy, addr, topic: topic("t"), sent: Vec::new() }
+        Self { zookeeper, broker, proxy, addr, topic: topic_named("t"), sent: Vec::new() }
     }
 
     /// A producer whose messages have `time`, and of which the broker has stored something.
@@ -112,6 +110,7 @@ impl Scene {
 async fn a_broker_is_used_again_within_a_second_of_when_it_can_be() {
     let test = "a_broker_is_used_again_within_a_second_of_when_it_can_be";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     let mut scene = Scene::open(&peers).await;
 
     // Half open: new connections work at once.

@@ -1,10 +1,6 @@
 //! A real Java broker that falls silent: frozen, behind a line that loses everything, or accepting
 //! connections and no more. Every message ends in time, nothing more is sent there, and the other broker
 //! takes as much as before.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod reliability;
 
 use std::time::Duration;
 
@@ -15,14 +11,16 @@ use metaq_testkit::{
 };
 use tokio::time::Instant;
 
-use reliability::{
-    Count,
-    account::{account, counted},
-    figure, grace, in_form, is_full,
-    load::{Load, Pace, Sent, failures, slowest},
-    producer,
-    registry::Registry,
-    topic,
+use crate::{
+    common::{alone, topic_named},
+    peers::{
+        Count,
+        account::{account, counted},
+        figure, grace, in_form, is_full,
+        load::{Load, Pace, Sent, failures, slowest},
+        producer,
+        registry::Registry,
+    },
 };
 
 /// The longest time that a message may take.
@@ -73,7 +71,7 @@ impl Scene {
         let proxy = Proxy::start(format!("127.0.0.1:{}", failing.port())).await.unwrap();
         let addr = BrokerAddr::new("127.0.0.1", proxy.addr().port()).unwrap();
         Registry::open(&zookeeper).await.move_broker(1, &addr).await;
-        Self { zookeeper, healthy, failing, proxy, addr, topic: topic("t") }
+        Self { zookeeper, healthy, failing, proxy, addr, topic: topic_named("t") }
     }
 
     /// A producer that has published, and of which both brokers have stored something.
@@ -131,6 +129,7 @@ impl Scene {
 async fn a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_accounted_for() {
     let test = "a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_accounted_for";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     let time = in_form(Duration::from_secs(1), Duration::from_secs(10));
     let scene = Scene::open(&peers).await;
     let healthy = scene.healthy.addr();

@@ -1,10 +1,6 @@
 //! A real registry that is away, or forgets the producer: messages go on to the brokers of the last view, new
 //! topics fail, and what has changed is followed within two seconds after its return. What the views are
 //! meanwhile is tested in metaq-discovery.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod reliability;
 
 use std::time::Duration;
 
@@ -19,17 +15,19 @@ use metaq_testkit::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use reliability::{
-    Count, Times,
-    account::account,
-    figure, in_form,
-    load::{Load, Pace, Sent, failures},
-    producer, producer_with,
-    registry::Registry,
-    topic,
+use crate::{
+    common::{alone, topic_named},
+    peers::{
+        Count, Times,
+        account::account,
+        figure, in_form,
+        load::{Load, Pace, Sent, failures},
+        producer, producer_with,
+        registry::Registry,
+    },
 };
 
-/// The time after the registry is back within which changes are followed. In the short form other tests have
+/// The time after the registry is back within which changes are followed. In the short form other work has
 /// the machine, too.
 fn followed_within() -> Duration {
     in_form(Duration::from_secs(5), Duration::from_secs(2))
@@ -66,7 +64,7 @@ async fn fails_clearly(producer: &Producer, topic: &Topic) {
     let asked = Instant::now();
     let error = producer.publish_topic(topic).await.unwrap_err();
     let took = asked.elapsed();
-    assert!(took <= PUBLISH + reliability::grace(), "publishing failed after {took:?}");
+    assert!(took <= PUBLISH + crate::peers::grace(), "publishing failed after {took:?}");
     assert_eq!(error.kind(), PublishErrorKind::Discovery);
     let said = format!("topic {topic} can't be published: its brokers could not be looked up");
     assert!(error.to_string().starts_with(&said), "{error}");
@@ -78,6 +76,7 @@ async fn fails_clearly(producer: &Producer, topic: &Topic) {
 async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     let test = "sends_go_on_while_zookeeper_is_away_and_its_return_is_followed";
     let Some(peers) = Peers::get(test) else { return };
+    let _alone = alone().await;
     let (times, outage, for_good) = in_form(
         (2, Duration::from_secs(2), Duration::from_secs(2)),
         (5, Duration::from_secs(10), Duration::from_secs(60)),
@@ -86,7 +85,7 @@ async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
     let broker = |id| JavaBroker::builder(id).topic("t", 4).topic("new", 1).start(&peers, &zookeeper);
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (first, second) = (first.unwrap(), second.unwrap());
-    let (topic, new) = (topic("t"), topic("new"));
+    let (topic, new) = (topic_named("t"), topic_named("new"));
 
     // It is away when the program starts.
     zookeeper.kill().await.unwrap();
@@ -212,6 +211,7 @@ async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
     let Some(program) = EtcdProgram::get("sends_go_on_while_etcd_is_away_and_its_return_is_followed") else {
         return;
     };
+    let _alone = alone().await;
     let (times, outage, for_good) = in_form(
         (2, Duration::from_secs(2), Duration::from_secs(2)),
         (5, Duration::from_secs(10), Duration::from_secs(60)),
@@ -225,7 +225,7 @@ async fn sends_go_on_while_etcd_is_away_and_its_return_is_followed() {
         broker.start().await.unwrap()
     };
     let mut brokers = vec![broker(0).await, broker(1).await];
-    let (topic, new) = (topic("t"), topic("new"));
+    let (topic, new) = (topic_named("t"), topic_named("new"));
     etcd.kill().await.unwrap();
     let discovery = EtcdDiscovery::new(&endpoint).unwrap();
     let producer = producer_with(discovery, |config| config.publish_timeout = PUBLISH);

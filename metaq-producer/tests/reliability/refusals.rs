@@ -1,18 +1,13 @@
 //! Refusals, messages that can't be sent, and registries that say what isn't so: each ends as documented,
 //! within its deadline, and what isn't stored is given back. Time is paused.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod measuring;
 
 use std::time::Duration;
 
-use measuring::figure;
 use metaq_producer::{BrokerId, Message, Outcome, SendErrorKind, Status, Topic};
 use metaq_testkit::{Fault, RegistryFault, Requests};
 use tokio::time::{Instant, sleep};
 
-use crate::common::{cluster::Cluster, message, topic};
+use crate::common::{alone, cluster::Cluster, measuring::figure, message, topic};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(100);
@@ -108,6 +103,7 @@ const CASES: [Case; 19] = [
 
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_or_can_not_be_sent_ends_as_documented_and_comes_back() {
+    let _alone = alone().await;
     let (mut latest, mut given_back) = (Duration::ZERO, 0);
     for (name, prepare, message, end) in CASES {
         let mut cluster = Cluster::new(2, |_| {}).await;
@@ -157,6 +153,7 @@ async fn what_is_refused_or_can_not_be_sent_ends_as_documented_and_comes_back() 
 
 #[tokio::test(start_paused = true)]
 async fn partitions_that_only_the_registry_knows_give_their_messages_back() {
+    let _alone = alone().await;
     let cluster = Cluster::new(1, |_| {}).await;
     cluster.registry.add_fault(RegistryFault::WrongPartitions(BrokerId(0), 4));
     sleep(Duration::from_millis(10)).await;

@@ -1,9 +1,5 @@
 //! Connections that end or go wrong at every byte, and answers that are not what was asked for: no message is
 //! taken for another, none is stored in part, and all end as documented. Time is paused.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod measuring;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,10 +7,6 @@ use std::{
     time::Duration,
 };
 
-use measuring::{
-    figure, in_form,
-    spoiled::{End, Spoiler, Spoiling},
-};
 use metaq_producer::{
     Message, Outcome, Partition, Producer, SendError, SendReceipt, stats::ConnectionStats,
     transport::ConnectionConfig,
@@ -26,7 +18,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::common::{
+    alone,
     cluster::{Cluster, broker},
+    measuring::{
+        figure, in_form,
+        spoiled::{End, Spoiler, Spoiling},
+    },
     message, topic,
 };
 
@@ -146,6 +143,7 @@ async fn lengths(messages: &[Message]) -> (Vec<u64>, Vec<u64>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_put_that_is_cut_at_any_byte_is_stored_whole_or_not_at_all() {
+    let _alone = alone().await;
     let messages = three();
     let (frames, _) = lengths(&messages).await;
     let mut cuts = 0;
@@ -180,6 +178,7 @@ async fn a_put_that_is_cut_at_any_byte_is_stored_whole_or_not_at_all() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_that_are_cut_at_any_byte_are_taken_for_what_they_are() {
+    let _alone = alone().await;
     let messages = three();
     let (_, answers) = lengths(&messages).await;
     let mut cuts = 0;
@@ -208,6 +207,7 @@ async fn answers_that_are_cut_at_any_byte_are_taken_for_what_they_are() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_wrong_in_any_byte_ends_its_message_in_time() {
+    let _alone = alone().await;
     let one = [message("one")];
     let (_, answers) = lengths(&one).await;
     let mut ends: HashMap<&str, usize> = HashMap::new();
@@ -252,6 +252,7 @@ async fn an_answer_that_is_wrong_in_any_byte_ends_its_message_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_that_are_late_repeated_unknown_or_out_of_order_are_never_taken_for_others() {
+    let _alone = alone().await;
     let cluster = Cluster::new(2, |_| {}).await;
     for broker in &cluster.brokers {
         let some = |chance| Requests::puts().with_chance(chance);

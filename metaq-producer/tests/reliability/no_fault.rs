@@ -1,25 +1,25 @@
 //! Real Java brokers and a real ZooKeeper, and nothing goes wrong.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod reliability;
 
 use std::time::Duration;
 
 use metaq_producer::Message;
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 
-use reliability::{
-    Count,
-    account::{account, by_partition, counted, read},
-    figure, in_form,
-    load::{Load, Pace, failures, slowest},
-    producer, topic,
+use crate::{
+    common::{alone, topic_named},
+    peers::{
+        Count,
+        account::{account, by_partition, counted, read},
+        figure, in_form,
+        load::{Load, Pace, failures, slowest},
+        producer,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_stored_twice_or_out_of_turn() {
     let Some(peers) = Peers::get("nothing_is_lost_or_stored_twice_or_out_of_turn") else { return };
+    let _alone = alone().await;
     let (count, in_turn) = in_form((100_000, 2_000), (1_000_000, 20_000));
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id| {
@@ -28,11 +28,11 @@ async fn nothing_is_lost_or_stored_twice_or_out_of_turn() {
     };
     let (first, second) = tokio::join!(broker(0), broker(1));
     let (_first, _second) = (first.unwrap(), second.unwrap());
-    let (all_at_once, turns, ordered) = (topic("t"), topic("turns"), topic("ordered"));
+    let (all_at_once, turns, ordered) = (topic_named("t"), topic_named("turns"), topic_named("ordered"));
     // Longer than a busy machine takes.
     let patience = Duration::from_secs(30);
     let producer = producer(&zookeeper, |config| config.send_timeout = patience);
-    let keeps_order = reliability::producer(&zookeeper, |config| {
+    let keeps_order = crate::peers::producer(&zookeeper, |config| {
         config.send_timeout = patience;
         config.ordered = true;
     });

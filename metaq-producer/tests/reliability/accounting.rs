@@ -1,9 +1,5 @@
 //! Every message is accounted for in time: under every fault when the producer is closed, when futures are
 //! dropped at any moment, and when the runtime is shut down under load.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod measuring;
 
 use std::{
     collections::HashMap,
@@ -16,7 +12,6 @@ use std::{
 
 use fastrand::Rng;
 use futures_util::future::join_all;
-use measuring::{figure, in_form};
 use metaq_producer::{Outcome, Producer, SendError, SendHandle, SendReceipt};
 use metaq_testkit::{Broker, Fault, RegistryFault, Requests};
 use tokio::{
@@ -26,12 +21,14 @@ use tokio::{
 };
 
 use crate::common::{
+    alone,
     cluster::{Cluster, counts, sum},
+    measuring::{figure, in_form},
     message, topic, until,
 };
 
 /// The allowance for a message beyond its timeout, and for closing beyond its own. In the short form other
-/// tests have the machine, too.
+/// work has the machine, too.
 fn grace() -> Duration {
     in_form(Duration::from_secs(1), Duration::from_millis(100))
 }
@@ -114,6 +111,7 @@ fn compare(cluster: &Cluster, outcomes: &[(String, Result<SendReceipt, SendError
 
 #[tokio::test(start_paused = true)]
 async fn closing_under_any_fault_accounts_for_every_message_in_time() {
+    let _alone = alone().await;
     let mut rng = Rng::with_seed(1);
     let (mut closings, mut latest, mut all) = (0, Duration::ZERO, [0; 4]);
     for round in 0..in_form(3, 60) {
@@ -179,6 +177,7 @@ async fn closing_under_any_fault_accounts_for_every_message_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn futures_that_are_dropped_at_any_moment_leave_nothing_behind() {
+    let _alone = alone().await;
     const TIMEOUT: Duration = Duration::from_millis(500);
     let cluster = Cluster::new(2, |config| config.max_in_flight = 500).await;
     for broker in &cluster.brokers {
@@ -255,6 +254,7 @@ async fn load(
 fn a_runtime_that_is_shut_down_under_load_ends_every_message_and_another_one_goes_on() {
     let mut rng = Rng::with_seed(3);
     let of_brokers = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let _alone = of_brokers.block_on(alone());
     let rounds = in_form(20, 500);
     let (mut latest, mut all) = (Duration::ZERO, [0; 4]);
     for _ in 0..rounds {

@@ -1,18 +1,9 @@
 //! All brokers are down while messages are offered: memory is bounded, little is done, little is said, and it
 //! goes on soon after they are back. What it takes is measured in a process of its own, beside the brokers'.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod measuring;
 
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::FutureExt as _;
-use measuring::{
-    figure, in_form,
-    process::{Measured, Role},
-    usage,
-};
 use metaq_producer::{
     BrokerId, Message, Outcome, Producer, ProducerConfig, SendHandle, Topic,
     discovery::{StaticDiscovery, TopicView},
@@ -21,8 +12,14 @@ use metaq_testkit::Broker;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::common::{
+    alone,
     cluster::{Cluster, broker},
     lines::Lines,
+    measuring::{
+        figure, in_form,
+        process::{Measured, Role},
+        usage,
+    },
     message,
 };
 
@@ -43,6 +40,7 @@ fn outage() -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_is_back_is_used_within_a_second() {
+    let _alone = alone().await;
     let mut cluster = Cluster::new(1, |_| {}).await;
     // It stays registered, so that nothing but its answers tells that it is there.
     cluster.registry.session_timeout(Duration::from_secs(3600));
@@ -70,12 +68,13 @@ async fn while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said
     if let Some(role) = Role::get() {
         return measured(role).await;
     }
+    let _alone = alone().await;
     let mut brokers = Vec::new();
     for id in 0..2 {
         brokers.push(Broker::builder().id(id).topic("t", 4).start().await.unwrap());
     }
     let addrs: Vec<_> = brokers.iter().map(|broker| broker.addr().clone()).collect();
-    let name = "while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said";
+    let name = "outage::while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said";
     let mut process = Measured::start(name, &addrs);
     process.says("is ready", PATIENCE).await;
     for broker in brokers {
@@ -176,7 +175,7 @@ async fn measured(mut role: Role) {
     assert!(lines.len() <= in_form(3, 1) * (7 * brokers + 2), "{} lines", lines.len());
     let unreachable = lines.iter().filter(|line| line.contains("unreachable")).count();
     assert!(unreachable <= brokers, "it is tried on in silence: {unreachable}");
-    // In the short form other tests have the machine, too.
+    // In the short form other work has the machine, too.
     assert!(recovery <= in_form(Duration::from_secs(5), Duration::from_secs(1)), "{recovery:?}");
 }
 

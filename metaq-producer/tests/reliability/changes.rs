@@ -1,9 +1,5 @@
 //! Real Java brokers that come, move and go, and what they have registered changes: it is followed within a
 //! second, and nothing else is touched.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-mod reliability;
 
 use std::time::Duration;
 
@@ -14,17 +10,19 @@ use metaq_testkit::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use reliability::{
-    Count, Times,
-    account::{account, counted},
-    figure, in_form,
-    load::{Load, Pace, Sent},
-    producer,
-    registry::Registry,
-    topic,
+use crate::{
+    common::{alone, topic_named},
+    peers::{
+        Count, Times,
+        account::{account, counted},
+        figure, in_form,
+        load::{Load, Pace, Sent},
+        producer,
+        registry::Registry,
+    },
 };
 
-/// The registry's change has to be followed within this. In the short form other tests have the machine, too.
+/// The registry's change has to be followed within this. In the short form other work has the machine, too.
 fn followed_within() -> Duration {
     in_form(Duration::from_secs(5), Duration::from_secs(1))
 }
@@ -61,6 +59,7 @@ fn is_in_changing(sent: &Sent) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_data_alone_are_followed_within_a_second() {
     let Some(peers) = Peers::get("changes_of_data_alone_are_followed_within_a_second") else { return };
+    let _alone = alone().await;
     let times = in_form(5, 50);
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id| JavaBroker::builder(id).topic("t", 4).start(&peers, &zookeeper);
@@ -70,7 +69,7 @@ async fn changes_of_data_alone_are_followed_within_a_second() {
     let proxy = Proxy::start(format!("127.0.0.1:{}", changes.port())).await.unwrap();
     let elsewhere = BrokerAddr::new("127.0.0.1", proxy.addr().port()).unwrap();
     let registry = Registry::open(&zookeeper).await;
-    let (topic, producer) = (topic("t"), producer(&zookeeper, |_| {}));
+    let (topic, producer) = (topic_named("t"), producer(&zookeeper, |_| {}));
     producer.publish_topic(&topic).await.unwrap();
     let load = Load::start(&producer, &topic, PACE);
     load.reaches(&changes.addr(), Instant::now()).await;
@@ -136,12 +135,13 @@ async fn follows_brokers_that_come_move_and_go_and_leaves_the_others_alone() {
     let Some(peers) = Peers::get("follows_brokers_that_come_move_and_go_and_leaves_the_others_alone") else {
         return;
     };
+    let _alone = alone().await;
     let times = in_form(1, 10);
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let broker = |id, partitions| JavaBroker::builder(id).topic("flow", partitions).start(&peers, &zookeeper);
     let (stays, moves) = tokio::join!(broker(0, 4), broker(1, 2));
     let (stays, mut moves) = (stays.unwrap(), moves.unwrap());
-    let (topic, producer) = (topic("flow"), producer(&zookeeper, |_| {}));
+    let (topic, producer) = (topic_named("flow"), producer(&zookeeper, |_| {}));
     producer.publish_topic(&topic).await.unwrap();
     let of_stays = stays.client_ports();
     assert_eq!((of_stays.len(), moves.client_ports().len()), (1, 1), "one connection for each broker");

@@ -1,5 +1,4 @@
-//! Shared code of those tests of `docs/reliability.md` that need real peers.
-#![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
+//! Real peers, and messages that flow all the time.
 
 pub(crate) mod account;
 pub(crate) mod load;
@@ -10,12 +9,12 @@ pub(crate) use crate::common::form::{figure, in_form, is_full};
 use std::{fmt, time::Duration};
 
 use metaq_producer::{
-    Producer, ProducerConfig, Topic,
+    Producer, ProducerConfig,
     discovery::{Discovery, ZooKeeperDiscovery},
 };
 use metaq_testkit::peers::ZooKeeper;
 
-/// The allowance for a message beyond its timeout. In the short form other tests have the machine, too.
+/// The allowance for a message beyond its timeout. In the short form other work has the machine, too.
 pub(crate) fn grace() -> Duration {
     in_form(Duration::from_secs(1), Duration::from_millis(100))
 }
@@ -58,10 +57,6 @@ pub(crate) fn producer_with(
     let mut config = ProducerConfig::default();
     change(&mut config);
     Producer::builder().discovery(discovery).config(config).build().unwrap()
-}
-
-pub(crate) fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
 }
 
 /// With thousands between commas.

@@ -1,9 +1,0 @@
-//! Shared code of those tests of `docs/reliability.md` that measure a producer against embedded brokers.
-#![allow(dead_code, unused_imports, reason = "not every test needs all of it")]
-#![allow(clippy::print_stdout, reason = "a test shows what it measures")]
-
-pub(crate) mod process;
-pub(crate) mod spoiled;
-pub(crate) mod usage;
-
-pub(crate) use crate::common::form::{figure, in_form, is_full};
