@@ -27,7 +27,7 @@ use tokio::{runtime::Builder, sync::watch, time::Instant};
 
 type Ended = Vec<(u64, Result<ReceivedResponse, TransportError>)>;
 
-/// Answers when it is told to, since a connection may not answer while a put is submitted.
+/// Answers when the benchmark asks for it, since a connection may not answer while a put is submitted.
 #[derive(Clone, Debug, Default)]
 struct AtOnce {
     ended: Arc<Mutex<Ended>>,

@@ -34,7 +34,7 @@ pub(crate) fn contain_each<T>(items: impl Iterator<Item = T>, mut code: impl FnM
 }
 
 /// Waits for a future of tokio's, which wakes others after the caller's task: a waker that panics would keep
-/// them waiting, and whoever notifies them from what comes next.
+/// them waiting, and the code that notifies them from completing.
 pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut known: Option<Arc<ContainedWaker>> = None;

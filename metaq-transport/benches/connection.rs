@@ -1,5 +1,5 @@
-//! One connection, over a stream in memory to a task that answers at once: what the pieces between a command and its answer
-//! take together.
+//! One connection, over a stream in memory to a task that answers at once: what the pieces between a command
+//! and its answer take together.
 //!
 //! `cargo bench -p metaq-transport`
 

@@ -118,7 +118,7 @@ fn cargo(args: &[&str], more: &[String]) -> bool {
 }
 
 fn cargo_command() -> Command {
-    // Cargo tells its subcommands and aliases which cargo it is.
+    // Cargo passes its own path to subcommands and aliases.
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
@@ -133,6 +133,6 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 fn say(text: &str) {
-    // A stderr that is gone can't be told about.
+    // The loss of stderr can't be reported.
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{cargo_command, protoc, say};
 
-/// What a line with a figure begins with, maybe behind the name of its test.
+/// The prefix of a line with a figure, maybe behind the name of its test.
 const FIGURE: &str = "reliability: ";
 
 /// Runs them one after another; ARGS name tests, all are run without any. True when they passed.
@@ -34,7 +34,7 @@ pub(crate) fn run_measured(tests: &[&str], args: &[String], variable: &str, mark
     for line in lines.map_while(Result::ok) {
         // What went wrong is on stderr.
         if let Some(begin) = line.find(mark) {
-            // Somebody may only want to know whether they pass.
+            // The caller may only want to know whether they pass.
             let _ = writeln!(io::stdout(), "{}", &line[begin..]);
         }
     }

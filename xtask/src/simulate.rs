@@ -7,7 +7,7 @@ use crate::{cargo_command, say, succeeds, target};
 /// Has tokio take the seed of its own random choices from the simulation.
 const FLAG: &str = "--cfg tokio_unstable";
 
-/// Runs so many seeds, or one again; true when all promises held.
+/// Runs the given number of seeds, or one again; true when all promises held.
 pub(crate) fn run(args: &[String]) -> bool {
     let chosen = match args {
         [] => None,

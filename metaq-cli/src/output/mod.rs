@@ -93,8 +93,8 @@ impl Output {
         self.shared.has_failed.load(Ordering::Acquire)
     }
 
-    /// Hands collected text to the thread. Completes when the thread accepts text that it had refused, or when
-    /// writing has failed, and stays pending otherwise. May complete early, so callers check
+    /// Hands collected text to the thread. Completes when the thread accepts text that it had refused, or
+    /// when writing has failed, and stays pending otherwise. May complete early, so callers check
     /// [`has_capacity`](Self::has_capacity) again.
     ///
     /// # Cancel safety

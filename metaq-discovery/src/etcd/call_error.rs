@@ -4,8 +4,8 @@ use std::{error, fmt};
 
 use etcd_client::Error;
 
-/// The error of a call to etcd. The text of a gRPC status is its message and the cause of that, without the debug text
-/// that the client library adds.
+/// The error of a call to etcd. The text of a gRPC status is its message and the cause of that, without the
+/// debug text that the client library adds.
 #[derive(Debug)]
 pub(super) struct CallError(pub(super) Error);
 

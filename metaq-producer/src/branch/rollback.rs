@@ -207,7 +207,7 @@ impl Rollback {
 }
 
 impl Drop for Rollback {
-    /// Where the runtime ends before the rollback is confirmed, it is submitted once more: an attempt that is
+    /// If the runtime ends before the rollback is confirmed, it is submitted once more: an attempt that is
     /// outstanding may be refused. To roll back twice does no harm.
     fn drop(&mut self) {
         if !self.settled && !self.may_be_prepared {

@@ -148,7 +148,7 @@ const MOST_CONNECTIONS: usize = 64;
 /// The most bytes that can be counted of what is in flight.
 const MOST_BYTES: usize = u32::MAX as usize;
 
-/// The most requests that one connection can tell apart.
+/// The most requests that one connection can distinguish.
 const MOST_REQUESTS: usize = 1 << 16;
 
 impl ProducerConfig {

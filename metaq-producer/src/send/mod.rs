@@ -8,8 +8,8 @@
 //! is an option of sending, and [`close`] is the account of what becomes of messages while a producer is
 //! closed.
 //!
-//! Each level has its verb: the producer *accepts* a message, [`submit`] *tries to send* it, [`in_flight`] *hands
-//! it over*, and the connection *submits the put*.
+//! Each level has its verb: the producer *accepts* a message, [`submit`] *tries to send* it, [`in_flight`]
+//! *hands it over*, and the connection *submits the put*.
 //!
 //! Uses [`route`](crate::route) to find out where a message goes, and doesn't know the producer.
 

@@ -18,7 +18,8 @@ pub enum TransactionOutcome {
     /// It is over: nothing of it is stored, or ever will be.
     RolledBack,
     /// The commit was sent and not answered: all of it is stored, or nothing. Or the broker failed while it
-    /// stored the messages, partition by partition: then a part may be stored. Only the stored messages tell.
+    /// stored the messages, partition by partition: then a part may be stored. Only the stored messages show
+    /// it.
     Unknown,
 }
 

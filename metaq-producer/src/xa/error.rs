@@ -212,8 +212,8 @@ impl XaError {
     }
 
     /// Whether the step may have been carried out, wholly or, in the case of a commit, in part: it was sent
-    /// and no answer came that tells, or the broker failed while it stored the messages, or it does not know
-    /// the transaction that it is to commit.
+    /// and no answer showed the outcome, or the broker failed while it stored the messages, or it does not
+    /// know the transaction that it is to commit.
     ///
     /// As long as [`recover`](crate::xa::XaProducer::recover) lists the transaction, it is neither committed
     /// nor rolled back, and the step can be repeated. One that isn't listed may be committed, rolled back, or

@@ -17,7 +17,7 @@ pub(crate) fn watched<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + 
     let (done, ends) = mpsc::channel();
     thread::spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(body));
-        // Nobody listens any more once it has hung.
+        // There is no listener any more once it has hung.
         let _ = done.send(result);
     });
     match ends.recv_timeout(PATIENCE) {

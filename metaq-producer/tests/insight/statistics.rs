@@ -144,7 +144,7 @@ async fn a_message_that_ends_between_two_attempts_counts_for_a_broker_too() {
         async move { producer.send(message("x")).await }
     });
     until(async || swallowed.met() == 1).await;
-    // Nobody takes the second attempt.
+    // The second attempt has no taker.
     drop(cluster.brokers.pop());
     let error = sending.await.unwrap().unwrap_err();
     assert_eq!(error.outcome(), Outcome::Unknown, "{error}");

@@ -221,7 +221,7 @@ async fn futures_that_are_dropped_at_any_moment_leave_nothing_behind() {
     assert!(producer.send(message("next")).await.is_ok(), "no room is lost");
 }
 
-/// Sends without a pause until it is told to stop.
+/// Sends without a pause until it is stopped.
 async fn load(
     producer: Producer,
     name: usize,

@@ -42,7 +42,7 @@ fn outage() -> Duration {
 async fn a_broker_that_is_back_is_used_within_a_second() {
     let _alone = alone().await;
     let mut cluster = Cluster::new(1, |_| {}).await;
-    // It stays registered, so that nothing but its answers tells that it is there.
+    // It stays registered, so that only its answers show that it is there.
     cluster.registry.session_timeout(Duration::from_secs(3600));
     let mut times = Vec::new();
     for away in (0..in_form(200, 5_000)).map(|n| Duration::from_millis(50 + 301 * (n % 200))) {

@@ -33,7 +33,7 @@ fn broker(id: i32, session_timeout: Duration) -> JavaBrokerBuilder {
     broker.setting("unflushThreshold", "10000").setting("unflushInterval", "500")
 }
 
-/// Waits until somebody listens on a port. Without connecting to it: such a connection may meet itself.
+/// Waits until a port has a listener. Without connecting to it: such a connection may meet itself.
 async fn listens(port: u16) -> Instant {
     let listening = format!(":{port:04X}");
     let is_it = |line: &str| {

@@ -1,4 +1,4 @@
-//! Waiting for capacity at brokers: whoever takes it and gives it back, the next in turn goes at once.
+//! Waiting for capacity at brokers: whichever request returns it, the next in turn goes immediately.
 
 use std::time::Duration;
 

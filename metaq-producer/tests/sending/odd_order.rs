@@ -85,7 +85,7 @@ fn flush_does_not_wait_for_a_message_that_was_refused_after_all() {
         let (_broker, _brokers) = broker_apart(&registry);
         let producer = builder(&registry, |_| {}).build().unwrap();
         threads(1).block_on(producer.publish_topic(&topic())).unwrap();
-        // Its runtime is gone, so there is nobody who would send what waits.
+        // Its runtime is gone, so there is no task to send what waits.
         let is_over = Arc::new(AtomicBool::new(false));
         let senders: Vec<_> = (0..4)
             .map(|_| {
@@ -110,7 +110,7 @@ fn flush_does_not_wait_for_a_message_that_was_refused_after_all() {
     });
 }
 
-/// Stops in the selector when it is asked for the message `stops`, until it is told to go on.
+/// Stops in the selector when it is asked for the message `stops`, until the test lets it go on.
 struct Stops {
     reached: mpsc::Sender<()>,
     goes_on: Mutex<mpsc::Receiver<()>>,
@@ -298,7 +298,7 @@ fn a_message_can_be_taken_back_when_its_thread_ends() {
     assert_eq!(runtime.block_on(cluster.counts()).queued, 0);
 }
 
-/// Its watches end as soon as it is told to.
+/// Its watches end when the test ends them.
 #[derive(Debug)]
 struct Ending {
     inner: Arc<dyn metaq_discovery::Discovery>,

@@ -23,8 +23,8 @@ use crate::common::{
 
 const PROMPTLY: Duration = Duration::from_millis(10);
 
-/// So many brokers with so many partitions each, and a producer that keeps the order and sends to [`Pinned`]
-/// partitions.
+/// The given numbers of brokers and of partitions of each, and a producer that keeps the order and sends to
+/// [`Pinned`] partitions.
 fn pinned_cluster(
     brokers: i32,
     partitions: u32,

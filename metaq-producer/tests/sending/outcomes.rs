@@ -57,7 +57,7 @@ async fn when_there_is_no_room_one_can_wait_or_have_the_message_back() {
     assert_eq!((error.kind(), error.outcome()), (SendErrorKind::Full, Outcome::NotSent), "at once");
     assert!(error.to_string().contains("4 of 4 messages"), "{error}");
     assert_eq!(error.into_message(), Some(message("full")));
-    // Those who wait are served in order, and nobody passes them.
+    // Those who wait are served in order, and are not overtaken.
     let waiting: Vec<_> = (0..3)
         .map(|n| {
             let producer = producer.clone();

@@ -51,7 +51,7 @@ async fn published(mock: &MockDiscovery) -> Producer {
     producer
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 fn nowhere() -> BrokerAddr {
     BrokerAddr::new("127.0.0.1", metaq_testkit::unused_addr().unwrap().port()).unwrap()
 }
@@ -256,7 +256,7 @@ async fn a_broker_that_registers_anew_is_not_left_for_an_instant() {
     let producer = published(&mock).await;
     for partitions in [2, 1, 2] {
         mock.remove(&topic());
-        // Sends go on as if nothing had happened while the registry names nobody (registry §8).
+        // Sends go on as if nothing had happened while the registry names no broker (registry §8).
         let mut used: Vec<_> = Vec::new();
         for _ in 0..8 {
             let sent = producer.send_with_timeout(message("x"), Duration::from_millis(100)).await.unwrap();

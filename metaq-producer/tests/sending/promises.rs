@@ -131,7 +131,7 @@ async fn flush_under_steady_load_ends_with_what_was_accepted_before() {
     let ends = Arc::new(AtomicBool::new(false));
     let load = steady_load(&cluster.producer, &ends);
     sleep(Duration::from_millis(100)).await;
-    // Somebody once was very patient.
+    // An earlier message had a very long timeout.
     let patient = cluster.producer.send_with_timeout(message("patient"), Duration::from_secs(120));
     patient.await.unwrap();
     for _ in 0..10 {
@@ -276,7 +276,7 @@ async fn an_id_that_moved_does_not_keep_an_address_that_is_given_to_another() {
         let partitions = producer.partitions(&topic());
         partitions.iter().map(|partition| partition.broker.0).collect::<BTreeSet<_>>()
     };
-    // Broker 0 is where nobody is yet, and its former address is that of broker 1.
+    // Broker 0 is at an address without a listener, and its former address is that of broker 1.
     mock.set(view(&[(0, &nobody), (1, one.addr())]));
     until(async || ids().await.contains(&1)).await;
     for n in 0..20 {

@@ -101,7 +101,7 @@ async fn what_is_in_flight_stays_and_what_waits_for_capacity_is_returned() {
     broker.faults().freeze();
     let handles = enqueue(&producer, numbers(0..10).into_iter().map(message)).await;
     assert_eq!(texts(&producer.purge(&topic())), numbers(4..10));
-    // The capacity that those had asked for is nobody's.
+    // The capacity that those had requested is free.
     let next = enqueue(&producer, [message("next")]).await;
     broker.faults().thaw();
     for (n, handle) in handles.into_iter().enumerate() {

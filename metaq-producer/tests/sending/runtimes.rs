@@ -1,4 +1,4 @@
-//! A producer and the tokio runtimes that it is used on: several one after another, one that nobody drives,
+//! A producer and the tokio runtimes that it is used on: several one after another, one that isn't driven,
 //! and none.
 
 use std::{

@@ -24,7 +24,7 @@ use crate::common::{
 };
 use crate::troubled::{LONG, PATIENCE, Trouble, Troubled};
 
-/// Futures that were polled once and are kept, as by a task on a runtime that nobody drives any more.
+/// Futures that were polled once and are kept, as by a task on a runtime that isn't driven any more.
 #[tokio::test(start_paused = true)]
 async fn those_that_are_let_in_and_not_polled_keep_nobody_else_waiting() {
     for absent in [1, 4, 40] {
@@ -46,7 +46,7 @@ async fn those_that_are_let_in_and_not_polled_keep_nobody_else_waiting() {
             outcome.unwrap().unwrap();
         }
         println!("{absent} absent: {:?}", back.elapsed());
-        // They are still let in, as soon as somebody polls them.
+        // They are still let in, as soon as they are polled.
         for enqueue in kept {
             enqueue.await.unwrap().await.unwrap();
         }
@@ -176,7 +176,7 @@ async fn misbehave(producer: Producer, mut rng: fastrand::Rng) {
     }
 }
 
-/// Freezes, thaws, kills and starts broker 0, and has it refuse, until told to stop.
+/// Freezes, thaws, kills and starts broker 0, and has it refuse, until it is stopped.
 async fn trouble(registry: EmbeddedRegistry, is_over: Arc<AtomicBool>, mut rng: fastrand::Rng) -> Broker {
     let topics = TOPICS.map(|topic| (topic, 2));
     let mut broker = broker_with(&registry, 0, &topics);

@@ -71,7 +71,7 @@ pub(crate) struct Simulation {
     pub(crate) targets: BTreeMap<u64, Target>,
     pub(crate) transacting: Transacting,
     pub(crate) progress: Progress,
-    /// Handles that somebody looks at: what was sent, and until when it has time.
+    /// Handles that are polled: the message, and its deadline.
     pub(crate) watched: Vec<(String, Instant, SendHandle)>,
     pub(crate) outcomes: BTreeMap<String, Result<SendReceipt, SendError>>,
     /// The messages that brokers have stored: the broker, its address, and the message's id.

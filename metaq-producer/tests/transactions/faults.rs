@@ -318,7 +318,7 @@ async fn a_step_has_its_own_time() {
             transaction.rollback().await.unwrap_err()
         };
         assert_eq!(error.kind(), TransactionErrorKind::TimedOut, "T-10");
-        // A rollback without an answer leaves nothing in doubt: nobody has committed.
+        // A rollback without an answer leaves nothing in doubt: there was no commit.
         let outcome = if commits { TransactionOutcome::Unknown } else { TransactionOutcome::RolledBack };
         assert_eq!(error.outcome(), outcome, "T-10");
         let took = started.elapsed();

@@ -1,4 +1,4 @@
-//! Rollbacks that nobody waits for: what is dropped is rolled back as long as that can be done.
+//! Rollbacks in the background: what is dropped is rolled back as long as that can be done.
 
 use std::{thread, time::Duration};
 

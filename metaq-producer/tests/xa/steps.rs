@@ -147,7 +147,7 @@ async fn what_has_failed_is_rolled_back_instead_of_prepared() {
         assert_eq!(code(resource.prepare(&xid).await), XaErrorCode::RBCOMMFAIL, "{fault:?}");
         assert_eq!(code(resource.rollback(&xid).await), XaErrorCode::NOTA, "{fault:?}");
     }
-    // Also when nobody waited for it.
+    // Also when it wasn't awaited.
     let xid = xa.xid(1, b"g", b"").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();
     broker.faults().plan(Requests::puts().first(1), Fault::Ignore);

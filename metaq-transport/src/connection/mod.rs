@@ -6,8 +6,8 @@
 //! `phase` has what changes when the connection is established, stalls, is lost or is closed; `expiry` and
 //! `watchdog` fail requests at their deadlines; `deferred` runs user code after the lock is released.
 //!
-//! This module opens no stream and reads from none: `dial`, `driver` and `supervisor` use it, and it uses none
-//! of them.
+//! This module opens no stream and reads from none: `dial`, `driver` and `supervisor` use it, and it uses
+//! none of them.
 
 mod capacity;
 mod completion;

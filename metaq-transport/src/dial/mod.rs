@@ -6,8 +6,9 @@
 //! attempt that is not answered, and one beside a connection that is silent. Between failed attempts it waits
 //! as `backoff` says, and it remembers in a [`DialHistory`](history::DialHistory) how earlier attempts fared.
 //!
-//! The work on an established stream belongs to `driver`, name resolution and the choice between the addresses
-//! of a name to `tcp`. Of the other modules of a connection's work, this one uses `connection` alone.
+//! The work on an established stream belongs to `driver`, name resolution and the choice between the
+//! addresses of a name to `tcp`. Of the other modules of a connection's work, this one uses `connection`
+//! alone.
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;

@@ -114,8 +114,8 @@ impl PeerError {
         move |source| Self::Io { what, source }
     }
 
-    /// Returns true if this machine lacks what peers need, or is asked to run none, as opposed to a failure of
-    /// peers or of this crate.
+    /// Returns true if this machine lacks what peers need, or is asked to run none, as opposed to a failure
+    /// of peers or of this crate.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Fetch { .. } | Self::Unwanted)
     }

@@ -64,8 +64,8 @@ impl Peers {
     /// With `METAQ_PEERS=none` in the environment, returns `None` after such a line, and looks for nothing.
     ///
     /// # Panics
-    /// When it would return `None` and the environment variable `CI` is `true`: tests may not be skipped there.
-    /// In any environment, when fetching fails for another reason.
+    /// When it would return `None` and the environment variable `CI` is `true`: tests may not be skipped
+    /// there. In any environment, when fetching fails for another reason.
     #[must_use]
     pub fn get(test: &str) -> Option<Self> {
         skip_if_missing(test, Self::fetch)

@@ -1,5 +1,5 @@
-//! The ends of attempts: what becomes of the message, its outcome, successful or not, and the effects that run
-//! when no lock is held.
+//! The ends of attempts: what becomes of the message, its outcome, successful or not, and the effects that
+//! run when no lock is held.
 
 use std::{
     sync::{Arc, atomic::Ordering},
