@@ -35,7 +35,7 @@ pub enum SendErrorKind {
     NotConnected,
     /// No answer came in time, or it could not be written, or had to wait for its turn, until its deadline.
     TimedOut,
-    /// The connection was lost before the answer came.
+    /// The connection was lost before the answer came, or before the message was written.
     ConnectionLost,
     /// The broker answered with something other than success.
     Rejected,
