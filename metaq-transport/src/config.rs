@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_read_with_durations_as_texts_and_unknown_ones_are_named() {
+    fn settings_take_durations_as_text_and_name_unknown_ones() {
         let read = |text: &str| serde_json::from_str::<ConnectionConfig>(text);
         let config = read(r#"{"stall_after": "1m 30s", "max_in_flight": 7}"#).unwrap();
         assert_eq!((config.stall_after, config.max_in_flight), (Duration::from_secs(90), 7));

@@ -79,7 +79,7 @@ async fn whoever_releases_capacity_the_next_waiter_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_of_both_kinds_are_served_in_the_order_in_which_they_came() {
+async fn waiters_of_both_kinds_are_served_in_order_of_arrival() {
     let peer = Peer::default();
     let connection = peer.connect(at_most(1)).await;
     let log = Arc::new(Log::default());
@@ -120,7 +120,7 @@ fn futures_poll<T>(future: std::pin::Pin<&mut (impl Future<Output = T> + ?Sized)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_is_never_polled_again_holds_its_own_share_and_nobody_up() {
+async fn an_abandoned_waiter_holds_its_own_share_alone() {
     let peer = Peer::default();
     let connection = peer.connect(at_most(3)).await;
     let pending: Vec<_> = (0..3).map(|_| submit(&connection, "x", after(60_000)).unwrap()).collect();
@@ -170,7 +170,7 @@ async fn a_waiter_that_expires_lets_the_next_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_are_notified_when_the_connection_accepts_nothing_any_more() {
+async fn waiters_are_notified_when_the_connection_stops_accepting() {
     for (kind, count) in [
         (TransportErrorKind::NotConnected, 0),
         (TransportErrorKind::Stalled, 1),

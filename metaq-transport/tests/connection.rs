@@ -236,7 +236,7 @@ async fn what_was_not_written_by_its_deadline_is_never_written() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_fails_what_was_outstanding_and_is_made_again() {
+async fn a_lost_connection_fails_what_is_outstanding_and_reconnects() {
     let peer = Peer::new().await;
     let (connection, mut accepted) = peer.connect(ConnectionConfig::default()).await;
     let pending = submit(&connection, "x", after(10_000)).unwrap();

@@ -34,7 +34,7 @@ async fn stalled(peer: &Peer) -> (Arc<dyn Connection>, metaq_transport::PendingR
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_open_connection_is_replaced_within_one_and_a_half_seconds() {
+async fn a_half_open_connection_is_replaced_within_1500_ms() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
     let mut states = connection.state();
@@ -57,7 +57,7 @@ async fn a_half_open_connection_is_replaced_within_one_and_a_half_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_open_connection_without_requests_is_replaced_after_its_heartbeat() {
+async fn an_idle_half_open_connection_is_replaced_after_a_heartbeat() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
     let began = Instant::now();
@@ -70,7 +70,7 @@ async fn a_half_open_connection_without_requests_is_replaced_after_its_heartbeat
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_with_short_deadlines_do_not_hide_that_a_connection_is_silent() {
+async fn short_deadlines_do_not_hide_a_silent_connection() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
     let began = Instant::now();
@@ -195,7 +195,7 @@ async fn a_connection_that_takes_bytes_is_not_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_on_which_nothing_is_answered_are_replaced_less_and_less() {
+async fn connections_without_responses_are_replaced_less_and_less() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
     // Only the first request of a connection is answered.
@@ -220,7 +220,7 @@ async fn connections_on_which_nothing_is_answered_are_replaced_less_and_less() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_a_silent_connection_ends_the_one_beside_it_serves_at_once() {
+async fn the_second_connection_serves_when_the_silent_one_ends() {
     // The second attempt is answered before the first connection ends, or after it.
     for is_answered in [true, false] {
         let peer = Peer::default();
@@ -330,7 +330,7 @@ enum Second {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_is_bounded_and_leaves_nothing_wherever_the_second_connection_is() {
+async fn closing_is_bounded_at_any_state_of_the_second_connection() {
     for second in [Second::Dialling, Second::Unanswered, Second::Answered, Second::Pausing] {
         for drops in [false, true] {
             let peer = Peer::default();

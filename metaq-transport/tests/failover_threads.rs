@@ -213,7 +213,7 @@ fn silence(peer: &Peer, then: Then) {
 }
 
 #[test]
-fn threads_that_submit_while_a_connection_is_replaced_lose_nothing() {
+fn threads_that_submit_during_a_replacement_lose_nothing() {
     let is_full = std::env::var("METAQ_RELIABILITY").is_ok_and(|form| form == "full");
     let (started, time) = (StdInstant::now(), Duration::from_secs(if is_full { 60 } else { 4 }));
     let first = fastrand::u64(..1_000_000);

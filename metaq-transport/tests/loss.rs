@@ -10,7 +10,7 @@ use support::*;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_have_arrived_are_delivered_before_a_write_error_fails_the_rest() {
+async fn arrived_responses_are_delivered_before_a_write_error_fails() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
     let log = Arc::new(Log::default());
@@ -41,7 +41,7 @@ async fn answers_that_have_arrived_are_delivered_before_a_write_error_fails_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_overdue_is_not_written_when_the_stream_takes_bytes_again() {
+async fn overdue_requests_are_not_written_when_the_stream_resumes() {
     let peer = Peer::default();
     let mut config = ConnectionConfig::default();
     config.stall_after = Duration::from_secs(60);
@@ -107,7 +107,7 @@ async fn a_stream_that_hangs_does_not_stop_the_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_broker_is_done_with_a_request_when_its_late_answer_comes_or_the_connection_ends() {
+async fn a_late_response_or_the_connections_end_releases_a_request() {
     let peer = Peer::default();
     let mut config = ConnectionConfig::default();
     config.max_in_flight = 3;
@@ -143,7 +143,7 @@ async fn the_broker_is_done_with_a_request_when_its_late_answer_comes_or_the_con
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_dropped_waits_for_late_answers_and_one_that_is_closed_does_not() {
+async fn a_dropped_connection_waits_for_late_responses_unlike_close() {
     for (closes, answers, wanted) in [(false, true, 1_100), (false, false, 5_000), (true, false, 100)] {
         let peer = Peer::default();
         let mut config = ConnectionConfig::default();
@@ -193,7 +193,7 @@ async fn nothing_is_submitted_to_a_connection_that_is_being_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_submitted_while_a_connection_is_lost_is_known_not_to_be_written() {
+async fn requests_submitted_during_a_loss_are_known_to_be_unwritten() {
     for way in 0..3 {
         let peer = Peer::default();
         let connection = peer.connect(ConnectionConfig::default()).await;

@@ -90,7 +90,7 @@ fn a_put_has_a_guard_whatever_timeouts_those_before_it_had() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_although_its_runtime_is_not_driven() {
+fn an_idle_connection_closes_although_no_runtime_is_driven() {
     let (_home, _peer, connection) = undriven();
     other_runtime().block_on(async {
         connection.close(after(30));
@@ -164,7 +164,7 @@ impl Drop for PanicsWhenDropped {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_payload_that_panics_because_the_stream_did_ends_nothing_but_the_connection() {
+async fn a_payload_panic_after_a_streams_ends_only_the_connection() {
     let peer = Peer::default();
     let connection = peer.connect(ConnectionConfig::default()).await;
     peer.set(|state| state.write = Mode::Panics);
@@ -301,7 +301,7 @@ impl Connection for Custom {
 }
 
 #[test]
-fn the_outcome_of_a_put_on_a_custom_connection_is_reported_also_if_the_runtime_ends() {
+fn a_custom_connection_reports_puts_when_the_runtime_ends() {
     let connection: Arc<dyn Connection> =
         Arc::new(Custom(BrokerAddr::new("memory", 1).unwrap(), Mutex::default()));
     let log = Arc::new(Log::default());
@@ -318,7 +318,7 @@ fn the_outcome_of_a_put_on_a_custom_connection_is_reported_also_if_the_runtime_e
 }
 
 #[test]
-fn a_connection_that_is_closed_on_another_thread_lets_go_of_its_listeners() {
+fn a_connection_closed_on_another_thread_drops_its_listeners() {
     let (_home, _peer, connection) = undriven();
     let log = Arc::new(Log::default());
     submit_put(&connection, "x", after(60_000), &completions(&log), 0).unwrap();
@@ -329,7 +329,7 @@ fn a_connection_that_is_closed_on_another_thread_lets_go_of_its_listeners() {
 }
 
 #[test]
-fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
+fn capacity_is_whole_after_threads_reserved_across_losses() {
     const THREADS: u64 = 4;
     let mut config = ConnectionConfig::default();
     config.max_in_flight = 3;
@@ -410,7 +410,7 @@ fn capacity_is_whole_after_many_threads_have_reserved_across_losses() {
 /// Threads submit, expire, answer, hang up and close in any order, on runtimes of their own and on none: each
 /// put ends once, and the broker is done with each that was written and timed out, after that.
 #[test]
-fn every_put_ends_once_and_is_released_after_it_in_many_short_lives() {
+fn every_put_completes_once_and_is_then_released() {
     const THREADS: u64 = 5;
     let home = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let end = StdInstant::now() + Duration::from_secs(3);

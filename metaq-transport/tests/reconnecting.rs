@@ -27,7 +27,7 @@ impl Dialer for InVain {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_that_was_away_for_long_is_noticed_within_half_a_second() {
+async fn a_broker_that_returns_late_is_noticed_within_500_ms() {
     let dials = InVain::default();
     let transport = StreamTransport::new(dials.clone(), ConnectionConfig::default());
     let addr = BrokerAddr::new("away", 8123).unwrap();

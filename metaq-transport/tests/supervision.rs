@@ -80,7 +80,7 @@ async fn a_panic_in_completions_ends_in_a_new_connection() {
 }
 
 #[test]
-fn when_its_runtime_ends_a_connection_says_so_and_what_was_written() {
+fn the_end_of_its_runtime_says_what_a_connection_has_written() {
     let peer = Peer::default();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let (connection, written, unwritten) = runtime.block_on(async {
@@ -187,7 +187,7 @@ fn undriven(config: ConnectionConfig) -> (Runtime, Peer, Arc<dyn Connection>) {
 }
 
 #[test]
-fn requests_end_by_their_deadlines_although_the_connections_runtime_is_not_driven() {
+fn requests_time_out_although_the_runtime_is_not_driven() {
     let (home, peer, connection) = undriven(ConnectionConfig::default());
     let other = Builder::new_current_thread().enable_all().build().unwrap();
     let log = Arc::new(Log::default());
@@ -281,7 +281,7 @@ impl Completions for EndsRuntime {
 }
 
 #[test]
-fn a_request_is_released_also_if_the_connection_ends_while_its_outcome_is_reported() {
+fn a_request_is_released_if_the_connection_ends_as_it_completes() {
     let (home, peer, connection) = undriven(ConnectionConfig::default());
     let listener = Arc::new(EndsRuntime(Mutex::new(None), Log::default()));
     let completions = Arc::clone(&listener) as Arc<dyn Completions>;

@@ -279,7 +279,7 @@ async fn all_is_free(connection: &Arc<dyn Connection>, ledger: &Arc<Ledger>) {
 }
 
 #[test]
-fn every_request_is_accounted_for_whatever_threads_and_brokers_do() {
+fn every_request_is_accounted_for_under_threads_and_faults() {
     let is_full = std::env::var("METAQ_RELIABILITY").is_ok_and(|form| form == "full");
     let (started, time) = (StdInstant::now(), Duration::from_secs(if is_full { 90 } else { 3 }));
     let ends = [End::Closed, End::Dropped, End::RuntimeEnded, End::Closed, End::Dropped];
@@ -295,7 +295,7 @@ fn every_request_is_accounted_for_whatever_threads_and_brokers_do() {
 
 /// The broker reads everything and is silent again and again, while threads submit without a pause.
 #[test]
-fn a_put_that_is_submitted_while_a_stall_is_detected_has_a_known_fate() {
+fn a_put_submitted_as_a_stall_is_detected_has_a_known_outcome() {
     let is_full = std::env::var("METAQ_RELIABILITY").is_ok_and(|form| form == "full");
     let (started, time) = (StdInstant::now(), Duration::from_secs(if is_full { 60 } else { 3 }));
     let (peer, ledger, lateness) =

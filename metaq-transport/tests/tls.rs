@@ -133,7 +133,7 @@ async fn one_can_prove_who_one_is() {
 }
 
 #[tokio::test]
-async fn a_port_without_tls_is_distinguished_from_a_broker_that_is_away() {
+async fn a_port_without_tls_differs_from_a_broker_that_is_away() {
     let ca = TestCa::new();
     let plain = Broker::builder().topic("t", 1).start().await.unwrap();
     let mut config = ConnectionConfig::default();

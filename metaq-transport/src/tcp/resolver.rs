@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lookup_that_hangs_holds_up_neither_later_attempts_nor_the_runtime() {
+    fn a_hanging_lookup_delays_neither_attempts_nor_the_runtime() {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         static HANG: Mutex<()> = Mutex::new(());
         let hang = HANG.lock();

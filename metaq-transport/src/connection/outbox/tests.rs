@@ -44,7 +44,7 @@ fn drain(outbox: &mut Outbox, step: usize) -> Vec<u8> {
 const SIZES: [usize; 7] = [5, BY_REFERENCE_FROM, 0, BY_REFERENCE_FROM + 1, BY_REFERENCE_FROM * 3, 17, 18];
 
 #[test]
-fn writes_small_and_large_frames_in_order_however_the_writes_are_cut() {
+fn small_and_large_frames_are_in_order_however_writes_are_cut() {
     let commands = puts(&SIZES);
     let wanted = expected(&commands);
     for step in [1, 7, 100, BY_REFERENCE_FROM, usize::MAX] {

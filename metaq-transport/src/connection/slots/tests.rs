@@ -72,7 +72,7 @@ fn a_repeated_answer_does_not_reach_the_next_user_of_the_slot() {
 }
 
 #[test]
-fn an_overdue_slot_is_kept_for_the_late_answer_only_if_the_request_was_written() {
+fn an_overdue_slot_is_kept_only_if_its_request_was_written() {
     let now = Instant::now();
     let mut slots = Slots::default();
     let written = take(&mut slots, request(now, 0, 10));
@@ -147,7 +147,7 @@ fn only_a_put_is_answered_with_a_place() {
 }
 
 #[test]
-fn a_listener_is_notified_when_a_request_that_timed_out_is_released() {
+fn a_listener_learns_that_a_timed_out_request_is_released() {
     let (now, mut slots) = (Instant::now(), Slots::default());
     let with_listener = |token| SlotRequest { listener: Some((3, token)), ..request(now, 0, 1) };
     let keys: Vec<_> = (0..4).map(|token| take(&mut slots, with_listener(token))).collect();
@@ -180,7 +180,7 @@ fn a_request_is_not_released_before_its_timeout_was_reported() {
 }
 
 #[test]
-fn deadlines_that_pass_one_after_another_take_one_look_at_all_slots() {
+fn deadlines_that_pass_in_a_row_take_one_look_at_all_slots() {
     let (start, mut slots) = (Instant::now(), Slots::default());
     let at = |n: u64| start + Duration::from_millis(n);
     let keys: Vec<_> = (0..8_000).map(|n| take(&mut slots, request(at(n), n, 1))).collect();
@@ -199,7 +199,7 @@ fn deadlines_that_pass_one_after_another_take_one_look_at_all_slots() {
 }
 
 #[test]
-fn a_deadline_is_not_taken_for_that_of_a_later_request_in_the_slot() {
+fn a_deadline_is_not_that_of_a_later_request_in_the_slot() {
     let (start, mut slots) = (Instant::now(), Slots::default());
     let at = |n: u64| start + Duration::from_secs(n);
     let overdue = take(&mut slots, request(at(0), 0, 1));
