@@ -66,8 +66,10 @@
 //!
 //! let received = b"result 200 25 7\r\n-5468924306434031616 1 31";
 //! let (response, used) = Decoder::new().decode_response_in_place(received)?.expect("it is whole");
-//! assert_eq!((response.status(), response.opaque, used), (Some(Status::SUCCESS), Opaque(7), received.len()));
-//! assert_eq!(response.put_response()?, PutResponse { message_id: -5468924306434031616, partition: 1, offset: 31 });
+//! assert_eq!((response.status(), response.opaque), (Some(Status::SUCCESS), Opaque(7)));
+//! assert_eq!(used, received.len());
+//! let stored = PutResponse { message_id: -5468924306434031616, partition: 1, offset: 31 };
+//! assert_eq!(response.put_response()?, stored);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

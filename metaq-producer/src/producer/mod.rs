@@ -119,7 +119,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// producer.publish_topic(&orders).await?;
     /// assert_eq!(producer.partitions(&orders).len(), 4);
@@ -158,7 +159,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
     /// match producer.send(Message::new(orders, "one coffee").with_attribute("table 7")).await {
@@ -206,7 +208,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
     /// let first = producer.enqueue(Message::new(orders.clone(), "one coffee")).await?;
@@ -254,7 +257,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
     /// match producer.try_send(Message::new(orders, "one coffee")) {
@@ -305,7 +309,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
     /// let messages = ["one coffee", "one tea"].map(|order| Message::new(orders.clone(), order));
@@ -345,7 +350,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
     /// let handle = producer.enqueue(Message::new(orders, "one coffee")).await?;
@@ -488,7 +494,8 @@ impl Producer {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
-    /// # let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer = builder.transport(broker.transport()).build()?;
     /// # let orders: Topic = "orders".parse()?;
     /// # producer.publish_topic(&orders).await?;
     /// let handle = producer.enqueue(Message::new(orders, "one coffee")).await?;

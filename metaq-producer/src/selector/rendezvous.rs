@@ -17,7 +17,14 @@ use crate::Message;
 /// By rendezvous hashing: the partition with the largest score, where the score of a key and partition is
 /// `mix(h ^ mix(p))`, with `h` the [`key_hash`], `p` the broker's id in the upper 32 bits and the partition's
 /// index in the lower, both as unsigned numbers, and `mix` the finalizer of SplitMix64:
-/// `x += 0x9e3779b97f4a7c15; x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9; x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^ x >> 31`,
+///
+/// ```text
+/// x += 0x9e3779b97f4a7c15;
+/// x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+/// x = (x ^ x >> 27) * 0x94d049bb133111eb;
+/// x ^ x >> 31
+/// ```
+///
 /// in 64 bits. None of this ever changes.
 ///
 /// ```

@@ -67,7 +67,8 @@ use crate::{
 ///
 /// ```no_run
 /// # use metaq_producer::{Message, Producer, Topic, transaction::TransactionOptions};
-/// # async fn example(producer: Producer, orders: Topic, stock: Topic) -> Result<(), Box<dyn std::error::Error>> {
+/// # type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+/// # async fn example(producer: Producer, orders: Topic, stock: Topic) -> Result {
 /// let mut transaction = producer.begin(TransactionOptions::new());
 /// transaction.send(Message::new(orders, "one coffee")).await?;
 /// transaction.send(Message::new(stock, "coffee -1")).await?;

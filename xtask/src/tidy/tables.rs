@@ -60,10 +60,10 @@ pub(super) const CRATES: [Crate; 9] = [
 
 /// The things that are too long, for now. The figures may only shrink.
 pub(super) const CEILINGS: [Ceilings; 9] = [
-    ceilings("metaq-protocol", 5, 0, 0),
+    ceilings("metaq-protocol", 0, 0, 0),
     ceilings("metaq-discovery", 0, 0, 0),
     ceilings("metaq-transport", 0, 0, 0),
-    ceilings("metaq-producer", 18, 122, 4),
+    ceilings("metaq-producer", 0, 122, 4),
     ceilings("testkit", 0, 0, 0),
     ceilings("metaq-cli", 0, 0, 0),
     ceilings("examples", 0, 0, 0),

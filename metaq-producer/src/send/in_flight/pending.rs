@@ -13,9 +13,9 @@ use crate::{
 
 /// A message, and all that sending it needs.
 ///
-/// The order of the fields is fixed. Behind the padding at the end of an `Instant` the message would be copied
-/// together with that padding, four bytes off, and loads that span two stores wait for both: 2 % of a message's
-/// CPU.
+/// The order of the fields is fixed. Behind the padding at the end of an `Instant` the message would be
+/// copied together with that padding, four bytes off, and loads that span two stores wait for both: 2 % of a
+/// message's CPU.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct PendingMessage {
