@@ -110,7 +110,7 @@ fn held(count: usize) -> i64 {
 }
 
 #[test]
-fn a_message_in_flight_takes_at_most_256_bytes_beside_its_payload() {
+fn message_in_flight_takes_at_most_256_bytes_of_overhead() {
     let (few, many) = (8 * 1024, 16 * 1024);
     let (with_few, with_many) = (held(few), held(many));
     // What a connection takes anyhow, its buffers above all, is not a message's.

@@ -88,7 +88,7 @@ fn every_option_is_read_from_a_file_a_variable_and_by_name() {
 }
 
 #[test]
-fn the_environment_goes_before_the_file_and_that_before_the_defaults() {
+fn environment_overrides_file_and_file_overrides_defaults() {
     let config = ProducerConfig::from_toml("send_timeout = \"7s\"\nmax_in_flight = 70\n").unwrap();
     let variables = [("METAQ_MAX_IN_FLIGHT", "700"), ("METAQ_LOG", "info"), ("HOME", "/")];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -103,7 +103,7 @@ fn rows() -> Vec<(&'static str, &'static str)> {
 }
 
 #[test]
-fn every_log_line_of_the_libraries_is_in_the_document_with_its_level() {
+fn every_log_line_is_documented_with_its_level() {
     let rows = rows();
     let mut count = 0;
     for (path, code) in libraries() {

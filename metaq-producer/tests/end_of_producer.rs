@@ -89,7 +89,7 @@ async fn messages_that_wait_for_a_broker_are_told_of_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_producer_that_ends_with_nothing_outstanding_warns_of_nothing() {
+async fn producer_with_nothing_outstanding_ends_without_warning() {
     let lines = Lines::default();
     let _log = log(&lines, "metaq_producer");
     let cluster = Cluster::new(1, |_| {}).await;

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_is_asked_on_every_runtime_and_old_watches_say_that_theirs_has_ended() {
+    fn single_broker_is_asked_again_on_each_runtime() {
         let outside = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let broker = outside.block_on(Broker::builder().topic("t", 2).start()).unwrap();
         let discovery = DirectDiscovery::new(broker.addr().clone(), pool());

@@ -355,7 +355,7 @@ mod tests {
     use crate::selector::RandomSelector;
 
     #[test]
-    fn a_route_that_comes_after_the_topic_was_withdrawn_holds_no_connection() {
+    fn route_after_withdrawal_holds_no_connection() {
         let topic = Topic::new("t").unwrap();
         let selector = Arc::new(RandomSelector::new());
         let state =

@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_comes_back_before_it_was_noted_that_it_left_waits_on() {
+    fn message_returned_before_its_departure_is_noted_waits_on() {
         let (queues, reason) = (WaitQueues::default(), WaitReason::NoBroker);
         queues.join(token(1), reason);
         let head = queues.begin(reason).unwrap();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_serves_a_queue_and_looks_again_when_something_has_happened() {
+    fn one_thread_serves_a_queue_and_rechecks_after_changes() {
         let (queues, reason) = (WaitQueues::default(), WaitReason::NoBroker);
         assert_eq!(queues.begin(reason), None);
         assert!(queues.join(token(1), reason) && !queues.join(token(2), reason));

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_it_is_the_next_ones_turn_and_with_one_no_other_will_do() {
+    fn takes_turns_without_a_key_and_insists_with_one() {
         let partitions = partitions(&[3]);
         let selector = KeyHashSelector::new();
         let picks: Vec<_> = (0..4).map(|_| select(&selector, &partitions).unwrap().index).collect();

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_broker_a_hundred_times_slower_loses_its_share_and_has_it_again_soon_after() {
+    async fn slow_broker_loses_its_share_and_regains_it() {
         let partitions = partitions(&[1, 1, 1]);
         let selector = LatencySelector::new();
         let slow_for = async |millis: u64, slow: Duration| {
@@ -292,7 +292,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_observed_it_chooses_one_that_exists_and_forgets_none(
+        fn any_observation_leaves_every_partition_eligible(
             counts in prop::collection::vec(0..4_i32, 1..4),
             seen in prop::collection::vec((0..6_i32, any::<u64>(), any::<bool>()), 0..50),
         ) {

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn random_offers_another_partition_and_each_with_the_same_chance() {
+    fn random_is_uniform_and_accepts_another_partition() {
         let all = partitions(&[2, 2]);
         let topic = Topic::new("t").unwrap();
         let message = Message::new(topic.clone(), "");

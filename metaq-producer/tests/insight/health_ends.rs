@@ -47,7 +47,7 @@ async fn a_broker_that_lets_nobody_in_is_reported_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_before_a_topic_is_published_nor_after_closing() {
+async fn health_is_not_sending_before_publishing_or_after_closing() {
     let cluster = Cluster::unpublished(1, |_| ());
     assert!(!cluster.producer.health().is_sending());
     cluster.producer.publish_topic(&topic()).await.unwrap();
@@ -96,7 +96,7 @@ fn the_end_of_a_runtime_is_told_and_readiness_heals_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_end_of_each_connection_is_told_before_that_of_the_producer() {
+async fn connections_report_their_end_before_the_producer() {
     for _ in 0..100 {
         let cluster = Cluster::new(2, |_| ()).await;
         let mut events = cluster.producer.events();

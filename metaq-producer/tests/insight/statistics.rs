@@ -72,7 +72,7 @@ async fn topics_that_come_and_go_leave_no_more_than_a_hundred_behind() {
 }
 
 #[tokio::test]
-async fn brokers_whose_addresses_change_leave_no_more_than_sixteen_behind() {
+async fn at_most_sixteen_former_addresses_keep_figures() {
     const ADDRESSES: u64 = 40;
     let topic = Topic::new("t").unwrap();
     let mock = MockDiscovery::new();
@@ -130,7 +130,7 @@ async fn a_message_counts_for_the_broker_that_may_have_stored_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_ends_between_two_attempts_counts_for_a_broker_too() {
+async fn message_that_ends_between_attempts_counts_for_a_broker() {
     let mut cluster = Cluster::new(1, |config| {
         config.retry.at_least_once = true;
         config.send_timeout = Duration::from_secs(2);

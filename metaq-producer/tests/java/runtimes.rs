@@ -20,8 +20,8 @@ fn one_thread() -> Runtime {
 }
 
 #[test]
-fn a_producer_in_a_static_outlives_its_runtimes_with_a_real_registry() {
-    let Some(peers) = Peers::get("a_producer_in_a_static_outlives_its_runtimes_with_a_real_registry") else {
+fn static_producer_outlives_runtimes_with_real_registry() {
+    let Some(peers) = Peers::get("static_producer_outlives_runtimes_with_real_registry") else {
         return;
     };
     let of_peers = several_threads();

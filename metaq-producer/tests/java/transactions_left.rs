@@ -51,10 +51,8 @@ async fn opened(producer: &Producer, options: &TransactionOptions) -> Vec<Transa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn five_hundred_abandoned_transactions_leave_a_brokers_memory_with_their_timeout() {
-    let Some(peers) =
-        Peers::get("five_hundred_abandoned_transactions_leave_a_brokers_memory_with_their_timeout")
-    else {
+async fn abandoned_transactions_leave_broker_memory_at_their_timeout() {
+    let Some(peers) = Peers::get("abandoned_transactions_leave_broker_memory_at_their_timeout") else {
         return;
     };
     let _alone = alone().await;

@@ -103,9 +103,8 @@ async fn a_commit_that_is_told_as_rolled_back_may_be_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away() {
-    let Some(peers) = Peers::get("a_restarted_program_destroys_nothing_and_misses_no_broker_that_is_away")
-    else {
+async fn recovery_after_restart_spares_others_and_covers_all_brokers() {
+    let Some(peers) = Peers::get("recovery_after_restart_spares_others_and_covers_all_brokers") else {
         return;
     };
     let _alone = alone().await;

@@ -251,7 +251,7 @@ async fn load(
 }
 
 #[test]
-fn a_runtime_that_is_shut_down_under_load_ends_every_message_and_another_one_goes_on() {
+fn runtime_shutdown_under_load_ends_every_message() {
     let mut rng = Rng::with_seed(3);
     let of_brokers = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let _alone = of_brokers.block_on(alone());

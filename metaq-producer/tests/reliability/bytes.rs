@@ -251,7 +251,7 @@ async fn an_answer_that_is_wrong_in_any_byte_ends_its_message_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_late_repeated_unknown_or_out_of_order_are_never_taken_for_others() {
+async fn odd_answers_are_never_matched_to_another_request() {
     let _alone = alone().await;
     let cluster = Cluster::new(2, |_| {}).await;
     for broker in &cluster.brokers {

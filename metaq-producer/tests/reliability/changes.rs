@@ -131,8 +131,8 @@ async fn changes_of_data_alone_are_followed_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn follows_brokers_that_come_move_and_go_and_leaves_the_others_alone() {
-    let Some(peers) = Peers::get("follows_brokers_that_come_move_and_go_and_leaves_the_others_alone") else {
+async fn broker_changes_are_followed_without_disturbing_others() {
+    let Some(peers) = Peers::get("broker_changes_are_followed_without_disturbing_others") else {
         return;
     };
     let _alone = alone().await;

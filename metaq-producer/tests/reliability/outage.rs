@@ -64,7 +64,7 @@ async fn a_broker_that_is_back_is_used_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said() {
+async fn outage_of_all_brokers_costs_bounded_memory_cpu_and_logs() {
     if let Some(role) = Role::get() {
         return measured(role).await;
     }
@@ -74,7 +74,7 @@ async fn while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said
         brokers.push(Broker::builder().id(id).topic("t", 4).start().await.unwrap());
     }
     let addrs: Vec<_> = brokers.iter().map(|broker| broker.addr().clone()).collect();
-    let name = "outage::while_all_brokers_are_down_memory_is_bounded_and_little_is_done_or_said";
+    let name = "outage::outage_of_all_brokers_costs_bounded_memory_cpu_and_logs";
     let mut process = Measured::start(name, &addrs);
     process.says("is ready", PATIENCE).await;
     for broker in brokers {

@@ -102,7 +102,7 @@ const CASES: [Case; 19] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_or_can_not_be_sent_ends_as_documented_and_comes_back() {
+async fn refused_and_unsendable_messages_are_given_back() {
     let _alone = alone().await;
     let (mut latest, mut given_back) = (Duration::ZERO, 0);
     for (name, prepare, message, end) in CASES {
@@ -152,7 +152,7 @@ async fn what_is_refused_or_can_not_be_sent_ends_as_documented_and_comes_back() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn partitions_that_only_the_registry_knows_give_their_messages_back() {
+async fn messages_for_partitions_unknown_to_brokers_are_given_back() {
     let _alone = alone().await;
     let cluster = Cluster::new(1, |_| {}).await;
     cluster.registry.add_fault(RegistryFault::WrongPartitions(BrokerId(0), 4));

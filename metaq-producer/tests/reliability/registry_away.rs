@@ -73,8 +73,8 @@ async fn fails_clearly(producer: &Producer, topic: &Topic) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sends_go_on_while_zookeeper_is_away_and_its_return_is_followed() {
-    let test = "sends_go_on_while_zookeeper_is_away_and_its_return_is_followed";
+async fn sending_continues_without_zookeeper_and_follows_its_return() {
+    let test = "sending_continues_without_zookeeper_and_follows_its_return";
     let Some(peers) = Peers::get(test) else { return };
     let _alone = alone().await;
     let (times, outage, for_good) = in_form(

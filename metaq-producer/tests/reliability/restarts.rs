@@ -132,8 +132,8 @@ async fn killed_over_and_over(peers: &Peers, back: Back, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_killed_and_restarted_at_once_loses_nothing_acknowledged() {
-    let test = "a_broker_that_is_killed_and_restarted_at_once_loses_nothing_acknowledged";
+async fn broker_killed_and_restarted_at_once_keeps_acknowledged() {
+    let test = "broker_killed_and_restarted_at_once_keeps_acknowledged";
     let Some(peers) = Peers::get(test) else { return };
     let _alone = alone().await;
     killed_over_and_over(&peers, Back::AtOnce, in_form(3, 50)).await;
@@ -150,8 +150,8 @@ fn is_in_files(folder: &Path, text: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_broker_refuses_because_it_can_not_register_is_not_stored() {
-    let test = "what_a_broker_refuses_because_it_can_not_register_is_not_stored";
+async fn puts_refused_by_failed_registration_are_not_stored() {
+    let test = "puts_refused_by_failed_registration_are_not_stored";
     let Some(peers) = Peers::get(test) else { return };
     let _alone = alone().await;
     let (topics, times) = (in_form(3, 10), in_form(2, 12));
@@ -211,8 +211,8 @@ async fn what_a_broker_refuses_because_it_can_not_register_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged() {
-    let test = "a_broker_that_is_killed_and_registers_anew_loses_nothing_acknowledged";
+async fn broker_killed_and_registered_anew_keeps_acknowledged() {
+    let test = "broker_killed_and_registered_anew_keeps_acknowledged";
     let Some(peers) = Peers::get(test) else { return };
     let _alone = alone().await;
     killed_over_and_over(&peers, Back::AfterExpiry, in_form(1, 20)).await;

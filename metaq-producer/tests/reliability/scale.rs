@@ -39,7 +39,7 @@ const MEMORY: u64 = 150 * 1024;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_have_their_turn() {
+async fn ten_thousand_senders_share_fairly_in_bounded_memory() {
     if let Some(role) = Role::get() {
         return measured(role).await;
     }
@@ -49,7 +49,7 @@ async fn ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_ha
         let builder = Broker::builder().id(id).topic("t*", PARTITIONS).default_partitions(PARTITIONS);
         brokers.push(builder.start().await.unwrap());
     }
-    let name = "scale::ten_thousand_senders_to_a_thousand_topics_take_little_memory_and_all_have_their_turn";
+    let name = "scale::ten_thousand_senders_share_fairly_in_bounded_memory";
     let process = Measured::start(name, brokers.iter().map(Broker::addr));
     assert!(process.end(PATIENCE).await.success());
 }

@@ -126,8 +126,8 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_accounted_for() {
-    let test = "a_broker_that_falls_silent_disturbs_nobody_and_every_message_is_accounted_for";
+async fn silent_broker_leaves_others_alone_and_accounts_balanced() {
+    let test = "silent_broker_leaves_others_alone_and_accounts_balanced";
     let Some(peers) = Peers::get(test) else { return };
     let _alone = alone().await;
     let time = in_form(Duration::from_secs(1), Duration::from_secs(10));

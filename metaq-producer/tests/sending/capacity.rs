@@ -37,7 +37,7 @@ fn is_between(took: Duration, least: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn plain_messages_go_once_a_transaction_of_80_megabytes_leaves_capacity() {
+async fn plain_messages_go_once_an_80_mb_transaction_ends() {
     let cluster = Cluster::new(1, |_| {}).await;
     let producer = cluster.producer.clone();
     let mut transaction = producer.begin(TransactionOptions::new());
@@ -63,7 +63,7 @@ async fn plain_messages_go_once_a_transaction_of_80_megabytes_leaves_capacity() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn capacity_that_a_transaction_returns_goes_to_the_next_plain_message_at_once() {
+async fn capacity_of_a_transaction_goes_to_the_next_message() {
     let (_registry, broker, producer) = limited(8, 1 << 20).await;
     let late = broker.faults().plan(Requests::puts().first(8), Fault::Late(HALF_A_SECOND));
     let mut transaction = producer.begin(TransactionOptions::new());
@@ -80,7 +80,7 @@ async fn capacity_that_a_transaction_returns_goes_to_the_next_plain_message_at_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn capacity_that_an_xa_transaction_returns_goes_to_the_next_plain_message_at_once() {
+async fn capacity_of_an_xa_transaction_goes_to_the_next_message() {
     let registry = EmbeddedRegistry::new();
     let broker = broker(&registry, 0);
     let producer = builder_with_limits(&registry, 1, 1 << 20, |config| {
@@ -107,7 +107,7 @@ async fn capacity_that_an_xa_transaction_returns_goes_to_the_next_plain_message_
 }
 
 #[tokio::test(start_paused = true)]
-async fn capacity_that_a_question_for_statistics_returns_goes_to_the_next_message_at_once() {
+async fn capacity_of_a_stats_request_goes_to_the_next_message() {
     let (_registry, broker, producer) = limited(1, 1 << 20).await;
     let late = broker.faults().plan(Requests::stats().first(1), Fault::Late(HALF_A_SECOND));
     let asking = {
@@ -160,7 +160,7 @@ async fn a_head_that_is_cancelled_lets_the_next_go_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_is_withdrawn_with_its_topic_lets_the_next_go_at_once() {
+async fn head_withdrawn_with_its_topic_lets_the_next_go() {
     let registry = EmbeddedRegistry::new();
     let broker = broker_with(&registry, 0, &[("t", 1), ("other", 1)]);
     let producer = builder_with_limits(&registry, 100, 1000, |config| {
@@ -232,7 +232,7 @@ impl PartitionSelector for PinnedOrAny {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_two_full_brokers_a_message_goes_to_the_one_that_is_free_first() {
+async fn of_two_full_brokers_the_first_free_takes_the_message() {
     for slow in 0..2 {
         let (_registry, _brokers, producer) = two_full_brokers(slow, |_| {}).await;
         let started = Instant::now();
@@ -243,7 +243,7 @@ async fn with_two_full_brokers_a_message_goes_to_the_one_that_is_free_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_insists_waits_for_its_own_broker_and_holds_up_nobody_else() {
+async fn insisting_message_waits_for_its_broker_and_delays_no_other() {
     for slow in 0..2 {
         let (_registry, brokers, producer) = two_full_brokers(slow, |_| {}).await;
         let started = Instant::now();
@@ -386,7 +386,7 @@ impl PartitionSelector for FirstThenSecond {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_all_brokers_failed_lately_a_message_goes_to_the_one_that_has_capacity() {
+async fn with_all_brokers_resting_the_one_with_capacity_is_used() {
     let registry = EmbeddedRegistry::new();
     let (silent, other) = (broker(&registry, 0), broker(&registry, 1));
     let producer = builder_with_limits(&registry, 2, 1 << 20, |config| {

@@ -24,7 +24,7 @@ async fn established(producer: &Producer) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_open_connection_is_reported_as_stalled_lost_and_made_anew() {
+async fn half_open_connection_is_stalled_then_lost_then_replaced() {
     let Cluster { brokers, producer, .. } = Cluster::new(1, |_| {}).await;
     let mut events = producer.events();
     let began = Instant::now();
@@ -93,7 +93,7 @@ async fn a_broker_that_stood_still_recovers_without_a_loss() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_order_the_next_message_waits_until_the_old_connection_is_given_up() {
+async fn ordered_message_waits_for_the_end_of_the_old_connection() {
     let registry = EmbeddedRegistry::new();
     let broker = broker_with(&registry, 0, &[("t", 1)]);
     let producer = builder(&registry, |config| {

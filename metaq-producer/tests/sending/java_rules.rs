@@ -39,7 +39,7 @@ fn one_attempt() -> ProducerConfig {
 }
 
 #[tokio::test]
-async fn the_default_topic_lends_its_brokers_to_topics_that_are_not_published() {
+async fn default_topic_lends_its_brokers_to_unpublished_topics() {
     let broker = broker(0).await;
     let asked = Arc::new(Mutex::new(Vec::new()));
     let selector = select_fn({
@@ -71,7 +71,7 @@ async fn the_default_topic_lends_its_brokers_to_topics_that_are_not_published() 
 }
 
 #[tokio::test]
-async fn every_other_status_is_a_refusal_of_one_attempt_with_the_brokers_words() {
+async fn any_other_status_rejects_with_the_brokers_words() {
     let broker = broker(0).await;
     let producer =
         Producer::builder().discovery(mock("t", &[&broker])).config(one_attempt()).build().unwrap();

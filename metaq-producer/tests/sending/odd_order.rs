@@ -48,7 +48,7 @@ fn broker_apart(registry: &EmbeddedRegistry) -> (Broker, Runtime) {
 }
 
 #[test]
-fn a_turn_is_not_lost_with_a_message_that_expires_while_it_comes_to_wait() {
+fn turn_survives_a_message_that_expires_as_it_queues() {
     watched("an ordered topic", || {
         threads(4).block_on(async {
             let registry = EmbeddedRegistry::new();
@@ -135,7 +135,7 @@ impl PartitionSelector for Stops {
 }
 
 #[test]
-fn a_message_that_is_taken_back_while_its_partition_is_chosen_is_not_sent() {
+fn message_taken_back_during_selection_is_not_sent() {
     watched("a message that is taken back", || {
         let registry = EmbeddedRegistry::new();
         let (broker, _brokers) = broker_apart(&registry);
@@ -189,7 +189,7 @@ impl PartitionSelector for ChangesItsMind {
 }
 
 #[test]
-fn a_message_that_is_being_looked_at_while_a_runtime_ends_keeps_its_deadline() {
+fn message_in_dispatch_at_runtime_end_keeps_its_deadline() {
     watched("a message whose runtime ends", || {
         let registry = EmbeddedRegistry::new();
         let runtime = threads(4);
@@ -244,7 +244,7 @@ impl PartitionSelector for Halves {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_wait_for_other_brokers_do_not_hold_up_a_message() {
+async fn waiters_for_other_brokers_delay_no_message() {
     let registry = EmbeddedRegistry::new();
     let brokers: Vec<_> = (0..4).map(|id| broker_with(&registry, id, &[("t", 1)])).collect();
     let producer = builder_with_limits(&registry, 1, 1 << 20, |config| {
@@ -403,7 +403,7 @@ impl tracing::Subscriber for PanickingSubscriber {
 }
 
 #[test]
-fn a_dropped_transaction_is_rolled_back_although_a_subscriber_panics() {
+fn dropped_transaction_rolls_back_despite_panicking_subscriber() {
     watched("a dropped transaction", || {
         let registry = EmbeddedRegistry::new();
         let (broker, _brokers) = broker_apart(&registry);
@@ -425,7 +425,7 @@ fn a_dropped_transaction_is_rolled_back_although_a_subscriber_panics() {
 }
 
 #[test]
-fn a_message_that_waits_ends_in_time_where_its_handle_is_awaited() {
+fn waiting_message_ends_in_time_where_its_handle_is_awaited() {
     watched("a handle on another runtime", || {
         let registry = EmbeddedRegistry::new();
         let (broker, _brokers) = broker_apart(&registry);
@@ -447,7 +447,7 @@ fn a_message_that_waits_ends_in_time_where_its_handle_is_awaited() {
 }
 
 #[test]
-fn closing_does_not_wait_for_one_who_waits_for_room_and_is_not_polled() {
+fn close_ignores_an_unpolled_caller_that_waits_for_room() {
     watched("closing", || {
         threads(2).block_on(async {
             let registry = EmbeddedRegistry::new();

@@ -57,7 +57,7 @@ async fn sends_at_once_to_broker_0(producer: &metaq_producer::Producer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_for_a_broker_that_is_away_delays_nobody_at_the_others() {
+async fn ordered_message_for_an_absent_broker_delays_no_other() {
     let (_registry, brokers, producer) = pinned_cluster(2, 2, |_| {});
     producer.publish_topic(&topic()).await.unwrap();
     takes_away(&brokers, &producer).await;
@@ -75,7 +75,7 @@ async fn a_message_for_a_broker_that_is_away_delays_nobody_at_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_waited_for_their_turn_at_a_broker_that_goes_away_delay_nobody_at_the_others() {
+async fn turns_at_a_broker_that_leaves_delay_no_other_broker() {
     let (_registry, brokers, producer) = pinned_cluster(2, 2, |_| {});
     producer.publish_topic(&topic()).await.unwrap();
     brokers[1].faults().freeze();
@@ -99,7 +99,7 @@ async fn messages_that_waited_for_their_turn_at_a_broker_that_goes_away_delay_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_for_a_broker_that_stays_away_ends_by_its_own_deadline() {
+async fn ordered_message_for_an_absent_broker_ends_by_its_deadline() {
     let (_registry, brokers, producer) = pinned_cluster(2, 2, |_| {});
     producer.publish_topic(&topic()).await.unwrap();
     takes_away(&brokers, &producer).await;
@@ -113,7 +113,7 @@ async fn a_message_for_a_broker_that_stays_away_ends_by_its_own_deadline() {
 /// Also when little may be in flight in all, and more comes for the silent broker than that, if the selector
 /// lets it go elsewhere.
 #[tokio::test(start_paused = true)]
-async fn a_silent_broker_is_not_given_the_room_of_all_by_messages_that_wait_for_their_turn() {
+async fn turns_at_a_silent_broker_leave_room_for_other_brokers() {
     let cluster = Cluster::new(2, |config| {
         config.ordered = true;
         config.max_in_flight = 64;
@@ -176,7 +176,7 @@ async fn a_turn_is_held_until_the_late_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_is_held_until_the_connection_ends_if_the_answer_never_comes() {
+async fn unanswered_turn_is_held_until_the_connection_ends() {
     let (_registry, brokers, producer) = pinned_cluster(1, 1, |config| {
         config.connection.stall_after = Duration::from_secs(60);
     });
@@ -198,7 +198,7 @@ async fn a_turn_is_held_until_the_connection_ends_if_the_answer_never_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_late_answer_to_an_attempt_does_not_end_the_turn_of_the_next_attempt() {
+async fn late_answer_does_not_end_the_turn_of_the_next_attempt() {
     let (_registry, brokers, producer) = pinned_cluster(1, 1, |config| {
         config.connection.stall_after = Duration::from_secs(600);
         config.retry.at_least_once = true;
@@ -217,7 +217,7 @@ async fn the_late_answer_to_an_attempt_does_not_end_the_turn_of_the_next_attempt
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeouts_do_not_let_puts_of_a_partition_pile_up_at_a_slow_broker() {
+async fn timed_out_puts_of_a_partition_do_not_pile_up() {
     let (_registry, brokers, producer) = pinned_cluster(1, 2, |config| {
         config.connection.stall_after = Duration::from_secs(60);
     });
@@ -277,7 +277,7 @@ async fn a_partition_that_is_opened_again_is_used_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_insist_on_a_closed_partition_are_rejected_in_order() {
+async fn insisting_on_a_closed_partition_rejects_in_order() {
     let (_registry, brokers, producer) = pinned_cluster(1, 2, |_| {});
     producer.publish_topic(&topic()).await.unwrap();
     let monitor = brokers[0].monitor_puts();
@@ -319,7 +319,7 @@ impl PartitionSelector for Movable {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_moves_counts_as_accepted_anew_in_its_new_partition() {
+async fn moved_message_takes_a_new_place_in_its_new_partition() {
     let registry = EmbeddedRegistry::new();
     let broker = broker_with(&registry, 0, &[("t", 2)]);
     let producer = builder(&registry, |config| {
@@ -348,7 +348,7 @@ async fn a_message_that_moves_counts_as_accepted_anew_in_its_new_partition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn publishing_again_does_not_let_two_be_in_flight_in_a_partition() {
+async fn publishing_again_keeps_one_in_flight_per_partition() {
     for stays_connected in [true, false] {
         let registry = EmbeddedRegistry::new();
         let broker = broker_with(&registry, 0, &[("t", 1), ("other", 1)]);
@@ -395,7 +395,7 @@ async fn a_message_that_is_sent_again_keeps_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_expires_or_is_cancelled_while_it_waits_for_its_turn_holds_up_nobody() {
+async fn expired_or_cancelled_waiter_delays_no_other_turn() {
     let (_registry, brokers, producer) = pinned_cluster(1, 1, |config| {
         config.connection.stall_after = Duration::from_secs(60);
     });
@@ -420,7 +420,7 @@ async fn a_message_that_expires_or_is_cancelled_while_it_waits_for_its_turn_hold
 /// Tasks on several threads offer to one partition each, so that the order in which messages are accepted is
 /// known, while the brokers except the first lose connections, refuse, freeze for a moment, and answer late.
 #[test]
-fn the_order_of_acceptance_is_kept_whatever_happens_to_connections() {
+fn order_of_acceptance_survives_lost_connections() {
     const BROKERS: i32 = 3;
     const PARTITIONS: i32 = 4;
     const MESSAGES: usize = 250;

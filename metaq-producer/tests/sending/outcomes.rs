@@ -33,7 +33,7 @@ async fn a_message_is_sent_and_counted_whatever_becomes_of_its_handle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_messages_than_there_is_room_for_can_be_accepted_before_any_handle_is_looked_at() {
+async fn more_than_the_room_is_accepted_before_handles_are_polled() {
     let cluster = Cluster::new(2, |config| config.max_in_flight = 4).await;
     let outcomes = cluster.producer.send_all((0..1000).map(|n| message(n.to_string()))).await;
     assert!(outcomes.iter().all(Result::is_ok));
@@ -98,7 +98,7 @@ async fn waiting_for_room_ends_at_the_deadline_and_can_be_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_is_given_up_is_taken_back_if_it_was_not_handed_to_a_connection() {
+async fn dropped_send_is_taken_back_unless_handed_over() {
     let mut cluster = Cluster::new(1, |_| {}).await;
     let producer = cluster.producer.clone();
     drop(cluster.brokers.pop());
@@ -253,7 +253,7 @@ async fn nobody_passes_those_who_wait_for_room_on_a_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_for_a_silent_broker_wait_for_it_if_there_is_no_other() {
+async fn messages_wait_for_a_silent_broker_without_alternative() {
     let cluster = Cluster::new(1, |_| {}).await;
     cluster.brokers[0].faults().freeze();
     let first = cluster.producer.enqueue_with_timeout(message("first"), SOON).await.unwrap();
@@ -297,7 +297,7 @@ async fn ordered_messages_are_stored_in_the_order_of_the_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_default_topic_takes_messages_of_topics_that_are_not_published() {
+async fn default_topic_takes_messages_of_unpublished_topics() {
     let registry = metaq_testkit::EmbeddedRegistry::new();
     let builder = Broker::builder().topic("t", 2).topic("other", 2);
     let broker = builder.register_with(&registry).start_without_port().unwrap();

@@ -89,7 +89,7 @@ async fn publishing_at_the_same_time_is_one_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_that_nobody_offers_fails_within_three_seconds_and_can_be_published_later() {
+async fn unoffered_topic_fails_in_3_s_and_can_be_published_later() {
     let mock = MockDiscovery::new();
     let producer = Producer::builder().discovery(mock.clone()).build().unwrap();
     let started = Instant::now();
@@ -129,7 +129,7 @@ async fn giving_up_publishing_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_unreachable_broker_disturbs_nobody_and_joins_when_it_comes() {
+async fn unreachable_broker_disturbs_no_other_and_joins_later() {
     let good = broker(0).await;
     let away = nowhere();
     let mock = mock(&[(0, good.addr()), (1, &away)]);
@@ -190,7 +190,7 @@ async fn topics_share_the_connection_to_a_broker() {
 }
 
 #[tokio::test]
-async fn a_moved_broker_is_used_at_its_old_address_until_the_new_one_is_ready() {
+async fn moved_broker_serves_at_its_old_address_until_ready() {
     let old = broker(0).await;
     let new_addr = nowhere();
     let mock = mock(&[(0, old.addr())]);
@@ -210,7 +210,7 @@ async fn a_moved_broker_is_used_at_its_old_address_until_the_new_one_is_ready() 
 }
 
 #[tokio::test]
-async fn renumbered_brokers_and_exchanged_addresses_keep_their_connections() {
+async fn renumbered_and_exchanged_addresses_keep_connections() {
     let (a, b) = (broker(0).await, broker(1).await);
     let mock = mock(&[(0, a.addr()), (1, b.addr())]);
     let producer = published(&mock).await;
@@ -423,7 +423,7 @@ async fn closing_leaves_no_connection_and_refuses_messages() {
 }
 
 #[tokio::test]
-async fn a_send_that_waits_for_a_broker_ends_when_the_producer_is_closed() {
+async fn send_that_waits_for_a_broker_ends_at_close() {
     let broker = broker(0).await;
     let mock = mock(&[(0, broker.addr())]);
     let producer = published(&mock).await;

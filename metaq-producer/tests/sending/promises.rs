@@ -80,7 +80,7 @@ async fn a_message_whose_enqueue_is_dropped_was_not_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_whose_enqueue_is_dropped_while_it_waits_for_capacity_was_not_accepted() {
+async fn enqueue_dropped_while_waiting_accepts_nothing() {
     for polls in 1..6 {
         let cluster = Cluster::new(2, |config| config.max_in_flight = 10).await;
         cluster.brokers.iter().for_each(|broker| broker.faults().freeze());
@@ -90,7 +90,7 @@ async fn a_message_whose_enqueue_is_dropped_while_it_waits_for_capacity_was_not_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_enqueue_that_is_dropped_by_a_timeout_can_be_repeated_without_storing_twice() {
+async fn enqueue_dropped_by_a_timeout_repeats_without_duplicates() {
     let cluster = Cluster::new(1, |config| config.max_in_flight_bytes = 400_000).await;
     cluster.brokers[0].faults().plan(Requests::puts(), Fault::Late(Duration::from_millis(3)));
     for n in 0..200 {
@@ -209,7 +209,7 @@ async fn several_flushes_each_wait_for_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn flush_waits_for_messages_that_wait_and_ends_by_their_deadline() {
+async fn flush_covers_waiting_messages_until_their_deadline() {
     let mut cluster = Cluster::new(1, |config| config.retry.jitter = Jitter::seeded(1)).await;
     let producer = cluster.producer.clone();
     // One that is sent again.
@@ -231,7 +231,7 @@ async fn flush_waits_for_messages_that_wait_and_ends_by_their_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_least_once_does_not_end_what_was_never_written_at_half_time() {
+async fn at_least_once_keeps_unwritten_messages_past_half_time() {
     let cluster = Cluster::new(1, |config| {
         config.retry.at_least_once = true;
         config.retry.jitter = Jitter::seeded(1);
@@ -258,7 +258,7 @@ fn broker_at(registry: &EmbeddedRegistry, id: i32, port: u16) -> Broker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_moved_does_not_keep_an_address_that_is_given_to_another() {
+async fn moved_id_gives_up_an_address_assigned_to_another() {
     let registry = EmbeddedRegistry::new();
     let (one, two) = (broker_at(&registry, 1, 9001), broker_at(&registry, 2, 9002));
     let mock = MockDiscovery::new();
@@ -297,7 +297,7 @@ async fn an_id_that_moved_does_not_keep_an_address_that_is_given_to_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unpublishing_once_too_often_takes_nothing_from_an_xa_producer() {
+async fn excess_unpublish_takes_nothing_from_an_xa_producer() {
     for own in 0..3 {
         let registry = EmbeddedRegistry::new();
         let broker = broker_with(&registry, 0, &[("t", 2)]);
@@ -377,7 +377,7 @@ fn whatever_meets_the_close_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_message_that_was_accepted_just_before_the_close_is_told_of_it() {
+async fn message_accepted_just_before_close_ends_as_closed() {
     let registry = EmbeddedRegistry::new();
     let _broker = broker_with(&registry, 0, &[("t", 2)]);
     let (entered, enters) = std::sync::mpsc::channel();
@@ -453,7 +453,7 @@ async fn statistics_do_not_wait_for_a_transport_that_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_that_nobody_can_tell_apart_from_another_is_published_on_its_own() {
+async fn topics_with_equal_hashes_are_published_separately() {
     // Two topics over one broker whose connections are limited: unpublishing one leaves the other alone.
     let registry = EmbeddedRegistry::new();
     let broker = broker_with(&registry, 0, &[("t", 1), ("other", 1)]);

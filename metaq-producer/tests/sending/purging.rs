@@ -56,7 +56,7 @@ async fn nothing_is_left(producer: &Producer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_broker_is_returned_in_order_and_other_topics_are_left_alone() {
+async fn purge_returns_one_topics_waiters_in_order() {
     let registry = EmbeddedRegistry::new();
     let lost = broker_with(&registry, 0, &[("t", 2), ("other", 1)]);
     let producer = builder(&registry, |_| {}).build().unwrap();
@@ -92,7 +92,7 @@ async fn what_waits_for_a_broker_is_returned_in_order_and_other_topics_are_left_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_flight_stays_and_what_waits_for_capacity_is_returned() {
+async fn purge_leaves_in_flight_and_returns_waiting() {
     let registry = EmbeddedRegistry::new();
     let broker = broker(&registry, 0);
     let producer = builder_with_limits(&registry, 4, 1 << 20, |config| config.connection.stall_after = LONG);
@@ -169,7 +169,7 @@ async fn what_waits_for_another_attempt_after_a_refusal_is_returned() {
 
 /// The next one has the turn when its broker is away, and comes to wait later than those that came after it.
 #[tokio::test(start_paused = true)]
-async fn what_came_first_is_returned_first_also_when_it_was_tried_again() {
+async fn purge_returns_retried_messages_by_arrival() {
     let registry = EmbeddedRegistry::new();
     let broker = broker(&registry, 0);
     let producer = builder(&registry, |config| {
@@ -237,7 +237,7 @@ async fn turns_stay_right() {
 
 /// The first one has the turn while it waits for its next attempt; those behind it could be sent.
 #[tokio::test(start_paused = true)]
-async fn what_waits_behind_a_message_that_is_taken_back_is_not_sent_meanwhile() {
+async fn nothing_behind_a_purged_message_is_sent_meanwhile() {
     let registry = EmbeddedRegistry::new();
     let broker = broker(&registry, 0);
     let producer = builder(&registry, |config| {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::common::{cluster::Cluster, message, topic, until};
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_that_comes_back_is_used_at_once_whatever_it_refused_before() {
+async fn returning_broker_is_used_at_once_despite_old_refusals() {
     let cluster = Cluster::new(2, |config| config.send_timeout = Duration::from_millis(500)).await;
     let (healthy, failing) = (&cluster.brokers[0], &cluster.brokers[1]);
     for fault in [Fault::refuse(403, "closed"), Fault::refuse(503, "busy"), Fault::Ignore] {

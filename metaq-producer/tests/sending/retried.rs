@@ -83,6 +83,6 @@ async fn messages_that_wait_for_a_broker_again_and_again_all_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn messages_that_wait_for_a_broker_in_order_again_and_again_all_end() {
+async fn repeatedly_requeued_ordered_messages_all_end() {
     every_message_ends(true, Duration::from_millis(1), 100).await;
 }

@@ -65,7 +65,7 @@ fn on_three_runtimes(new: fn() -> Runtime, mut body: impl AsyncFnMut(usize)) {
 }
 
 #[test]
-fn a_producer_that_publishes_on_each_of_three_runtimes_works_on_each() {
+fn publishing_on_each_of_three_runtimes_works_on_each() {
     for new in [one_thread, several_threads] {
         watched("three runtimes", move || {
             let (broker, producer) = cluster(|_| {});
@@ -84,7 +84,7 @@ fn a_producer_that_publishes_on_each_of_three_runtimes_works_on_each() {
 }
 
 #[test]
-fn a_producer_that_was_published_on_an_earlier_runtime_works_on_later_ones() {
+fn topic_published_on_an_earlier_runtime_works_on_later_ones() {
     for new in [one_thread, several_threads] {
         watched("three runtimes", move || {
             let (broker, producer) = cluster(|_| {});
@@ -137,7 +137,7 @@ fn messages_that_meet_the_end_of_a_runtime_are_told_the_cause() {
 }
 
 #[test]
-fn the_statistics_of_brokers_can_be_the_first_that_is_asked_for_on_another_runtime() {
+fn broker_stats_can_come_first_on_another_runtime() {
     watched("a runtime that ends", || {
         let (_broker, producer) = cluster(|_| {});
         on_three_runtimes(one_thread, async |n| {
@@ -151,7 +151,7 @@ fn the_statistics_of_brokers_can_be_the_first_that_is_asked_for_on_another_runti
 }
 
 #[test]
-fn a_message_ends_in_time_although_nobody_drives_the_runtime_of_its_connection() {
+fn message_ends_in_time_on_an_undriven_connection_runtime() {
     watched("a runtime that is not driven", || {
         let (_broker, producer) = cluster(|_| {});
         let asleep = one_thread();
@@ -176,7 +176,7 @@ fn a_message_ends_in_time_although_nobody_drives_the_runtime_of_its_connection()
 }
 
 #[test]
-fn flush_ends_although_nobody_drives_the_runtime_of_the_connections() {
+fn flush_ends_on_an_undriven_connection_runtime() {
     watched("a runtime that is not driven", || {
         let (_broker, producer) = cluster(|config| config.send_timeout = SHORT);
         let asleep = one_thread();
@@ -201,7 +201,7 @@ fn flush_ends_although_nobody_drives_the_runtime_of_the_connections() {
 }
 
 #[test]
-fn close_accounts_for_all_although_nobody_drives_the_runtime_of_the_connections() {
+fn close_accounts_for_all_on_an_undriven_connection_runtime() {
     watched("a runtime that is not driven", || {
         let (broker, producer) = cluster(|_| {});
         let asleep = one_thread();
@@ -306,7 +306,7 @@ fn outside_of_a_runtime_no_method_of_a_new_producer_panics() {
 }
 
 #[test]
-fn outside_of_a_runtime_no_method_of_a_producer_panics_whose_runtime_runs() {
+fn no_method_panics_outside_a_runtime_that_runs() {
     watched("outside of a runtime", || {
         let (_broker, producer) = cluster(|config| config.send_timeout = SHORT);
         let runtime = several_threads();
@@ -319,7 +319,7 @@ fn outside_of_a_runtime_no_method_of_a_producer_panics_whose_runtime_runs() {
 }
 
 #[test]
-fn outside_of_a_runtime_no_method_of_a_producer_panics_whose_runtime_has_ended() {
+fn no_method_panics_outside_a_runtime_that_has_ended() {
     watched("outside of a runtime", || {
         let (_broker, producer) = cluster(|config| config.send_timeout = SHORT);
         works_on_a_runtime(&producer);
@@ -383,7 +383,7 @@ fn a_selector_that_panics_harms_only_its_message() {
 }
 
 #[test]
-fn a_selector_that_panics_when_a_waiting_message_is_sent_harms_only_its_message() {
+fn panicking_selector_harms_only_its_waiting_message() {
     watched("a panicking selector", || {
         let registry = EmbeddedRegistry::new();
         let broker = broker(&registry);

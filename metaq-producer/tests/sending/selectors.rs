@@ -245,7 +245,7 @@ async fn keys_move_only_to_the_broker_that_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_stays_with_its_partition_also_when_its_broker_failed_lately() {
+async fn key_stays_with_its_partition_after_failures() {
     let cluster = Cluster::new(2);
     let producer = cluster.producer(KeyHashSelector::new(), |_| {}).await;
     let usual = producer.send(keyed("a")).await.unwrap().partition;

@@ -234,7 +234,7 @@ fn the_destructor_of_a_payload_may_call_the_producer() {
 }
 
 #[test]
-fn the_destructor_of_a_payload_may_call_the_producer_when_nobody_looks_at_the_message() {
+fn payload_destructor_may_call_the_producer_unobserved() {
     in_every_way("payload without a handle", async |end, is_ordered| {
         let caller = Caller::default();
         let scene =
@@ -267,7 +267,7 @@ fn waker(caller: &Caller, handle: Option<SendHandle>) -> Waker {
 }
 
 #[test]
-fn a_waker_may_call_the_producer_when_it_wakes_and_when_it_is_dropped() {
+fn waker_may_call_the_producer_on_wake_and_drop() {
     in_every_way("waker", async |end, is_ordered| {
         let caller = Caller::default();
         let scene =
@@ -375,7 +375,7 @@ fn a_selector_may_call_the_producer() {
 }
 
 #[test]
-fn the_waker_of_whoever_waits_for_capacity_or_a_flush_may_call_the_producer() {
+fn waker_of_a_capacity_or_flush_wait_may_call_the_producer() {
     in_every_way("waker of enqueue and flush", async |end, is_ordered| {
         let caller = Caller::default();
         let scene =

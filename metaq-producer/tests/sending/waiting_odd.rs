@@ -26,7 +26,7 @@ use crate::troubled::{LONG, PATIENCE, Trouble, Troubled};
 
 /// Futures that were polled once and are kept, as by a task on a runtime that isn't driven any more.
 #[tokio::test(start_paused = true)]
-async fn those_that_are_let_in_and_not_polled_keep_nobody_else_waiting() {
+async fn admitted_but_unpolled_callers_delay_no_other() {
     for absent in [1, 4, 40] {
         let mut troubled = Troubled::new(Trouble::Away, |config| config.max_in_flight = 16).await;
         let mut waiting = troubled.send_to_failing(4, |n| format!("within {n}")).await;
@@ -71,7 +71,7 @@ fn poll_with_panicking_waker<F: Future + Unpin>(future: &mut F) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_not_let_in_harms_nobody_by_the_waker_of_another() {
+async fn refused_message_leaves_wakers_of_others_alone() {
     let mut troubled = Troubled::new(Trouble::Away, |config| {
         config.max_in_flight = 4;
         config.ordered = true;
@@ -308,7 +308,7 @@ async fn many_end(count: usize, are_given_up: bool) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_many_that_wait_outside_costs_in_proportion_to_their_number() {
+async fn ending_many_blocked_callers_costs_linear_time() {
     for are_given_up in [true, false] {
         let mut each = [1_000_u32, 10_000].map(|count| (count, Duration::MAX));
         for _ in 0..2 {

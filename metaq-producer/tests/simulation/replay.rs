@@ -31,7 +31,7 @@ fn assert_same(seed: u64, first: &[String], again: &[String], where_else: &str) 
     not(tokio_unstable),
     ignore = "tokio draws from the seed only if built so; `cargo xtask simulate` does"
 )]
-fn a_seed_gives_the_same_run_again_in_this_process_and_in_another() {
+fn seed_repeats_its_run_within_and_across_processes() {
     if number("METAQ_SEED").is_some() {
         // That one is to be seen, not to be compared.
         return;
@@ -45,7 +45,7 @@ fn a_seed_gives_the_same_run_again_in_this_process_and_in_another() {
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("replay-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let this = "replay::a_seed_gives_the_same_run_again_in_this_process_and_in_another";
+    let this = "replay::seed_repeats_its_run_within_and_across_processes";
     let mut other = Command::new(env::current_exe().unwrap());
     let other = other.args(["--exact", this]).env(FOLDER, &folder).stdout(Stdio::piped()).spawn().unwrap();
     let logs: Vec<_> = (0..count).map(|seed| run(seed).log).collect();

@@ -99,7 +99,7 @@ async fn closing_sees_to_rollbacks_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_that_does_not_confirm_does_not_keep_the_producer_from_closing() {
+async fn unconfirmed_rollback_does_not_block_close() {
     let cluster = Cluster::new(1, |_| {}).await;
     let (broker, producer) = (&cluster.brokers[0], &cluster.producer);
     broker.faults().plan(rollbacks(), Fault::Ignore);

@@ -146,7 +146,7 @@ async fn a_commit_without_an_answer_is_unknown_always() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_lost_before_the_commit_ends_it_for_certain() {
+async fn connection_lost_before_commit_ends_the_transaction() {
     let (broker, producer) = one().await;
     for round in 0..10 {
         until(async || !producer.partitions(&topic()).is_empty()).await;
@@ -188,7 +188,7 @@ async fn a_connection_that_is_lost_before_the_commit_ends_it_for_certain() {
 }
 
 #[tokio::test]
-async fn a_message_that_waits_for_capacity_while_the_connection_is_replaced_was_lost_with_the_old_one() {
+async fn message_waiting_across_a_replaced_connection_was_lost() {
     let registry = EmbeddedRegistry::new();
     let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
     let producer = producer(&registry, |config| config.max_in_flight = 4).await;

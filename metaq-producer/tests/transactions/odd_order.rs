@@ -132,7 +132,7 @@ async fn ended(xa: &XaProducer, resource: &mut XaResource) -> XaTransactionId {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_commit_that_another_resource_has_asked_for_may_be_carried_out() {
+async fn commit_asked_for_by_another_resource_may_be_done() {
     let (broker, producer) = one().await;
     let xa = xa(&producer).await;
     let mut first = xa.resource().unwrap();
@@ -206,7 +206,7 @@ async fn what_a_broker_forgot_while_it_moved_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_was_committed_at_a_broker_that_moved_is_not_prepared_any_more() {
+async fn committed_at_a_moved_broker_is_no_longer_prepared() {
     let folder = std::env::temp_dir().join(format!("adversary-{}", std::process::id()));
     let (broker, xa, xid) = moved(Some(folder.clone())).await;
     let recovery = xa.recover().await;

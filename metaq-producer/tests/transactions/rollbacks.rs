@@ -179,7 +179,7 @@ fn without_its_runtime_the_rollback_is_submitted() {
 }
 
 #[tokio::test]
-async fn one_transaction_that_is_stuck_does_not_keep_the_producer_from_closing() {
+async fn stuck_transaction_does_not_block_close() {
     let (broker, producer) = one().await;
     broker.faults().plan(rollbacks(), Fault::Ignore);
     let mut transaction = begun(&producer);

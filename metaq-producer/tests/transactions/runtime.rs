@@ -35,7 +35,7 @@ fn wait_until(condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn local_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
+fn local_transactions_need_a_runtime_and_resume_within_one() {
     let runtime = Runtime::new().unwrap();
     let (broker, producer) = start(&runtime);
     let rollbacks = Requests::transactions(Some(TransactionAction::Rollback));
@@ -75,7 +75,7 @@ fn local_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
 }
 
 #[test]
-fn dropped_in_a_runtime_without_timers_it_is_rolled_back_by_the_one_in_which_it_began() {
+fn drop_without_timers_rolls_back_on_the_first_runtime() {
     let runtime = Runtime::new().unwrap();
     let (broker, producer) = start(&runtime);
     let without_timers = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -104,7 +104,7 @@ fn the_wait_for_a_broker_fails_outside_of_a_runtime_too() {
 }
 
 #[test]
-fn xa_transactions_fail_outside_of_a_runtime_and_go_on_within_one() {
+fn xa_transactions_need_a_runtime_and_resume_within_one() {
     let runtime = Runtime::new().unwrap();
     let (_broker, producer) = start(&runtime);
     let xa = XaProducer::new(&producer, UniqueQualifier::new("q").unwrap());

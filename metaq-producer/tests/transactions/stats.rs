@@ -70,7 +70,7 @@ fn begin(producer: &Producer) -> Transaction {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_local_transactions_count_by_what_the_broker_answered() {
+async fn transactional_messages_count_by_the_brokers_answer() {
     let cluster = Cluster::new(1, |_| {}).await;
     let (producer, faults) = (&cluster.producer, cluster.brokers[0].faults());
     let mut transaction = begin(producer);

@@ -15,7 +15,7 @@ use crate::common::{
 };
 
 #[tokio::test]
-async fn all_messages_go_to_the_broker_of_the_first_and_are_stored_by_the_commit() {
+async fn transaction_stays_at_one_broker_and_stores_at_commit() {
     let registry = EmbeddedRegistry::new();
     let broker = |id| Broker::builder().id(id).topic("t", 2).topic("u", 2).register_with(&registry).start();
     let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap()];
@@ -79,7 +79,7 @@ async fn what_is_rolled_back_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_topic_that_the_broker_lacks_is_refused_and_the_transaction_goes_on() {
+async fn topic_missing_at_the_broker_is_refused_and_work_continues() {
     let registry = EmbeddedRegistry::new();
     let one = Broker::builder().id(0).topic("t", 1).register_with(&registry).start().await.unwrap();
     let other = Broker::builder().id(1).topic("u", 1).register_with(&registry).start().await.unwrap();
@@ -183,7 +183,7 @@ async fn transactions_and_plain_messages_of_one_producer_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_broker_without_a_registry_takes_part_if_it_tells_its_partitions() {
+async fn broker_without_registry_takes_part_by_its_stats() {
     let broker = Broker::builder().topic("t", 2).topic("any*", 2).start().await.unwrap();
     let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
     producer.publish_topic(&topic()).await.unwrap();

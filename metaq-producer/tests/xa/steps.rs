@@ -241,7 +241,7 @@ async fn what_an_operator_decides_is_told_until_it_is_forgotten() {
 }
 
 #[tokio::test]
-async fn recovery_asks_every_broker_of_the_topics_for_what_is_ones_own() {
+async fn recovery_asks_every_broker_for_its_own_transactions() {
     let registry = EmbeddedRegistry::new();
     let broker = |id| Broker::builder().id(id).topic("t", 1).register_with(&registry).start();
     let brokers = [broker(0).await.unwrap(), broker(1).await.unwrap(), broker(2).await.unwrap()];
@@ -366,7 +366,7 @@ async fn a_lost_connection_does_not_end_it() {
 }
 
 #[tokio::test]
-async fn it_goes_on_beside_local_transactions_and_plain_messages_without_a_registry() {
+async fn xa_runs_beside_local_and_plain_without_a_registry() {
     let broker = Broker::builder().topic("t", 2).start().await.unwrap();
     let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
     let xa = XaProducer::new(&producer, UniqueQualifier::new("q").unwrap());

@@ -115,7 +115,7 @@ async fn one_that_is_prepared_does_not_begin_again() {
 }
 
 #[tokio::test]
-async fn what_another_has_prepared_is_not_rolled_back_when_it_is_dropped() {
+async fn drop_does_not_roll_back_what_another_prepared() {
     let (broker, xa, mut resource) = one().await;
     let xid = xa.new_xid(1, b"g").unwrap();
     resource.start(&xid, XaStart::New).await.unwrap();

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_outside_comes_in_when_one_leaves_in_the_order_in_which_they_came() {
+    fn blocked_callers_enter_in_order_of_arrival() {
         let (limits, waits, others) = (limits(4), Arc::default(), Arc::default());
         let one = limits.try_enter(&waits, AWAY, share(1)).unwrap();
         let mut first = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_to_wait_for_another_reason_keeps_its_place_by_when_it_came() {
+    fn requeued_waiter_keeps_its_place_by_arrival() {
         let (limits, waits) = (limits(4), Arc::default());
         let full = WaitReason::Capacity(BrokerId(1), 0);
         let away = limits.try_enter(&waits, AWAY, share(1)).unwrap();
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_notice_that_it_was_let_in_loses_its_place_and_not_its_number() {
+    async fn unpolled_caller_loses_its_place_and_keeps_its_number() {
         let (limits, waits) = (limits(4), Arc::default());
         let within = limits.try_enter(&waits, AWAY, share(1));
         let mut absent = enter_when_free(&limits, &waits, AWAY, share(1)).boxed();
