@@ -10,7 +10,7 @@ use super::{
     environment::Environment,
     figures::{Figures, Spread},
     metaq,
-    plan::{Case, Plan, thousands},
+    plan::{Case, Plan, Target, thousands},
     print_message,
 };
 
@@ -26,6 +26,19 @@ const MEASURES: [Measure; 4] = [
     Measure { name: "99th percentile", of: |figures| figures.p99_us },
     Measure { name: "peak memory", of: |figures| figures.max_rss_kib as f64 },
 ];
+
+/// The pairs with the real broker for each with the null broker: its garbage collector and its disk scatter
+/// the figures of single rounds.
+const REAL_ROUNDS: usize = 4;
+
+/// The rounds between two looks at how the real broker's rate grows.
+const WARM_UP_ROUNDS: usize = 3;
+
+/// The looks after which it has to be good enough.
+const WARM_UPS: usize = 10;
+
+/// The growth from one look to the next that is none.
+const GROWTH: f64 = 1.05;
 
 /// The rounds of one case. The builds of a pair were measured one after the other, the former build first in
 /// every other pair.
@@ -45,9 +58,14 @@ pub(super) fn run(environment: &Environment, plan: &Plan, former: &Path) -> Resu
     for &case in &plan.cases {
         let _awake = case.awake.then(|| environment.keep_awake()).transpose()?;
         let trial = metaq::round(environment, &current, case, plan.messages(1000.0, case))?;
-        let messages = plan.messages(trial.msgs_per_s, case);
+        let mut messages = plan.messages(trial.msgs_per_s, case);
+        let mut rounds = plan.rounds;
+        if case.target == Target::Real {
+            messages = plan.messages(warm_up(environment, &current, case, messages)?, case);
+            rounds *= REAL_ROUNDS;
+        }
         let mut row = Pairs { case, pairs: Vec::new() };
-        for round in 0..plan.rounds {
+        for round in 0..rounds {
             let pair = if round % 2 == 0 {
                 let former = metaq::round(environment, former, case, messages)?;
                 [former, metaq::round(environment, &current, case, messages)?]
@@ -65,15 +83,32 @@ pub(super) fn run(environment: &Environment, plan: &Plan, former: &Path) -> Resu
         }
         rows.push(row);
     }
-    Ok(write!(io::stdout(), "{}", table(&rows, plan.rounds))?)
+    Ok(write!(io::stdout(), "{}", table(&rows))?)
+}
+
+/// Sends to the real broker, a Java program, until its rate no longer grows by more than [`GROWTH`]; returns
+/// its rate.
+fn warm_up(environment: &Environment, program: &Path, case: Case, messages: u64) -> Result<f64> {
+    print_message(&format!("{case}: warming the real broker up"));
+    let mut best: f64 = 0.0;
+    for _ in 0..WARM_UPS {
+        let before = best;
+        for _ in 0..WARM_UP_ROUNDS {
+            best = best.max(metaq::round(environment, program, case, messages)?.msgs_per_s);
+        }
+        if best < before * GROWTH {
+            break;
+        }
+    }
+    Ok(best)
 }
 
 /// Formats the ratios current / former as a table: the median of all pairs, and minimum and maximum in
 /// brackets.
-fn table(rows: &[Pairs], rounds: usize) -> String {
+fn table(rows: &[Pairs]) -> String {
     let names = MEASURES.map(|measure| measure.name).join(" | ");
     let mut text = format!(
-        "Current / former, medians of {rounds} pairs (least to most):\n\n| messages, in flight | {names} |\n|---|{}\n",
+        "Current / former, medians of all pairs (least to most):\n\n| messages, in flight | pairs | {names} |\n|---|---|{}\n",
         "---|".repeat(MEASURES.len())
     );
     for row in rows {
@@ -84,7 +119,7 @@ fn table(rows: &[Pairs], rounds: usize) -> String {
             Some(format!("{median:.3} ({min:.2} to {max:.2})"))
         });
         let ratios: Vec<_> = ratios.map(|ratio| ratio.unwrap_or_else(|| "none".to_owned())).collect();
-        text.push_str(&format!("| {} | {} |\n", row.case, ratios.join(" | ")));
+        text.push_str(&format!("| {} | {} | {} |\n", row.case, row.pairs.len(), ratios.join(" | ")));
     }
     text
 }
@@ -108,8 +143,8 @@ mod tests {
             [figures(200.0, 2.0), figures(200.0, 3.0)],
             [figures(50.0, 1.0), figures(60.0, 1.0)],
         ];
-        let text = table(&[Pairs { case, pairs }], 3);
-        let wanted = "| 128 B, 1 | 1.100 (1.00 to 1.20) | 1.000 (0.50 to 1.50) | 1.000 (1.00 to 1.00) | 1.000 (1.00 to 1.00) |";
+        let text = table(&[Pairs { case, pairs }]);
+        let wanted = "| 128 B, 1 | 3 | 1.100 (1.00 to 1.20) | 1.000 (0.50 to 1.50) | 1.000 (1.00 to 1.00) | 1.000 (1.00 to 1.00) |";
         assert!(text.lines().any(|line| line == wanted), "{text}");
     }
 }
