@@ -130,8 +130,14 @@ fn public_documentation(text: &str, is_public_module: bool) -> Vec<usize> {
     let lines: Vec<_> = text.lines().collect();
     let indent = |line: &str| line.len() - line.trim_start().len();
     let is_public = |at: usize| {
-        let mut after = lines[at..].iter().map(|line| line.trim_start());
-        let item = after.find(|line| !line.starts_with("///") && !line.starts_with("#["));
+        let mut after = lines[at..].iter().map(|line| line.trim());
+        // An attribute ends at the line that closes it.
+        let mut is_attribute = false;
+        let item = after.find(|line| {
+            let is_part = is_attribute || line.starts_with("#[");
+            is_attribute = is_part && !line.ends_with(']');
+            !line.starts_with("///") && !is_part
+        });
         // A variant, or a method of a trait, is as public as what it belongs to.
         let outer =
             lines[..at].iter().rev().find(|line| !line.is_empty() && indent(line) < indent(lines[at]));
@@ -330,6 +336,7 @@ mod tests {
         };
         assert!(is_public("src/lib.rs", "//! A crate $."));
         assert!(is_public("x.rs", "/// A type $.\n#[derive(Debug)]\npub struct X;"));
+        assert!(is_public("x.rs", "/// A function $.\n#[deprecated(\n    note = \"x\"\n)]\npub fn x() {}"));
         assert!(is_public("x.rs", "impl X {\n    /// A method\n    /// $.\n    pub fn x() {}\n}"));
         assert!(is_public("x.rs", "pub enum X {\n    A,\n    /// A variant $.\n    B,\n}"));
         assert!(is_public("x.rs", "pub trait X {\n    /// A method $.\n    fn x();\n}"));
