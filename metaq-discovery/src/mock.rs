@@ -120,7 +120,7 @@ impl MockDiscovery {
     }
 
     /// Sends an event to all subscribers of [`events`](Discovery::events).
-    pub fn tell(&self, event: DiscoveryEvent) {
+    pub fn send_event(&self, event: DiscoveryEvent) {
         self.inner.events.send(event);
     }
 

@@ -66,7 +66,7 @@ impl RegistryUnderTest for Mock {
 
     async fn corrupt(&self, broker: BrokerId) {
         self.unregister(broker).await;
-        self.mock.tell(DiscoveryEvent::BadEntry(BadEntry::new(format!("{broker}"), "spoiled")));
+        self.mock.send_event(DiscoveryEvent::BadEntry(BadEntry::new(format!("{broker}"), "spoiled")));
     }
 
     fn slow_down(&self, delay: Duration) {

@@ -171,7 +171,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
     /// Gives up the stream: the next [`poll`](Self::poll) reads what has arrived and fails with `reason`.
     pub(crate) fn give_up(&mut self, reason: LossReason) {
         if self.shutdown.is_none() {
-            self.shutdown = Some(Shutdown::Lost { error: self.shared.loss_error(reason), reads: 0 });
+            self.shutdown =
+                Some(Shutdown::Lost { error: self.shared.loss_error(reason), reads_left: LAST_READS });
         }
     }
 
@@ -187,11 +188,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
                 Poll::Pending => {}
                 Poll::Ready(Ok(end)) => self.shutdown = Some(end),
                 Poll::Ready(Err(reason)) => {
-                    let reads = if reason.is_end_of_input() { LAST_READS } else { 0 };
+                    let reads_left = if reason.is_end_of_input() { 0 } else { LAST_READS };
                     let error = self.shared.loss_error(reason);
                     // Accepts no more requests, which would not be written.
                     self.shared.set_connecting(&error);
-                    self.shutdown = Some(Shutdown::Lost { error, reads });
+                    self.shutdown = Some(Shutdown::Lost { error, reads_left });
                 }
             }
         }

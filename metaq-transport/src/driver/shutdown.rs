@@ -25,7 +25,7 @@ const GRACEFUL_SHUTDOWN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Shutdown {
     /// The stream is lost. What has arrived is still read.
-    Lost { error: TransportError, reads: u32 },
+    Lost { error: TransportError, reads_left: u32 },
     /// The connection is closed. The stream is shut down, at the latest by this time.
     Graceful(Instant),
 }
@@ -48,8 +48,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         loop {
             match &mut self.shutdown {
-                Some(Shutdown::Lost { reads, .. }) if *reads < LAST_READS => {
-                    *reads += 1;
+                Some(Shutdown::Lost { reads_left, .. }) if *reads_left > 0 => {
+                    *reads_left -= 1;
                     match self.poll_last_read(cx) {
                         Ok(Poll::Ready(())) => continue,
                         Ok(Poll::Pending) if !has_budget_remaining() => {
