@@ -40,7 +40,7 @@ pub enum SendErrorKind {
     /// The broker answered with something other than success.
     Rejected,
     /// The broker's answer can't be understood.
-    BadAnswer,
+    BadResponse,
     /// There was no capacity for it: the producer, or the one broker that it can go to, has too many messages
     /// without an outcome; or, with [`ordered`](crate::ProducerConfig::ordered), others are before it in its
     /// partition.
@@ -68,7 +68,7 @@ impl SendErrorKind {
             Self::TimedOut => "timed-out",
             Self::ConnectionLost => "connection-lost",
             Self::Rejected => "rejected",
-            Self::BadAnswer => "bad-answer",
+            Self::BadResponse => "bad-response",
             Self::Full => "full",
             Self::Closed => "closed",
             Self::Interceptor => "interceptor",
@@ -137,7 +137,7 @@ impl SendError {
     pub(crate) fn new(kind: SendErrorKind, topic: &Topic, text: impl Into<String>) -> Self {
         let outcome = match kind {
             SendErrorKind::Rejected => Outcome::Rejected,
-            SendErrorKind::BadAnswer => Outcome::Unknown,
+            SendErrorKind::BadResponse => Outcome::Unknown,
             _ => Outcome::NotSent,
         };
         Self {

@@ -12,7 +12,6 @@ use std::{
 use futures_util::future::{FutureExt as _, select_all};
 use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
-use metaq_transport::{Connection, ConnectionState};
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -27,6 +26,7 @@ use crate::{
     route::{
         RouteObserver,
         diff::Difference,
+        link::Link,
         pool::Pool,
         topic_broker::TopicBroker,
         topic_state::{Route, RouteBroker, TopicState},
@@ -148,14 +148,6 @@ struct Follower {
     kept: BTreeMap<BrokerId, Instant>,
     /// Whether the topic was published, so that changes are reported.
     is_published: bool,
-}
-
-#[derive(Debug)]
-struct Link {
-    topic_broker: Arc<TopicBroker>,
-    connections: Vec<(Arc<dyn Connection>, watch::Receiver<ConnectionState>)>,
-    /// The number of times that its connections had been established at the last look.
-    established: u64,
 }
 
 impl Follower {
@@ -378,12 +370,12 @@ impl Follower {
             let old = old.and_then(|addr| self.links.get_key_value(addr)).filter(|(_, old)| old.is_ready());
             let (addr, link) = match old {
                 Some(old) if !link.is_ready() => {
-                    route.waiting_for.extend(link.first().map(|connection| (broker.id, connection)));
+                    route.missing.extend(link.first().map(|connection| (broker.id, connection)));
                     old
                 }
                 _ if link.is_ready() => (&broker.addr, link),
                 _ => {
-                    route.waiting_for.extend(link.first().map(|connection| (broker.id, connection)));
+                    route.missing.extend(link.first().map(|connection| (broker.id, connection)));
                     continue;
                 }
             };
@@ -421,7 +413,7 @@ impl Follower {
         self.is_published = true;
         let route = self.state.route();
         let (topic, brokers) = (&self.state.topic, Difference::new(&route, &Route::default()).to_string());
-        let (partitions, missing) = (route.partitions.len(), route.waiting_for.len());
+        let (partitions, missing) = (route.partitions.len(), route.missing.len());
         contain(|| tracing::info!(%topic, brokers, partitions, missing, "topic published"));
         self.parts.events.send(route_changed(topic, &route));
     }
@@ -434,7 +426,7 @@ impl Follower {
         if !self.is_published || (added.is_empty() && removed.is_empty()) {
             return None;
         }
-        let (topic, partitions, missing) = (&self.state.topic, new.partitions.len(), new.waiting_for.len());
+        let (topic, partitions, missing) = (&self.state.topic, new.partitions.len(), new.missing.len());
         contain(|| tracing::info!(%topic, %added, %removed, partitions, missing, "route changed"));
         Some(route_changed(topic, new))
     }
@@ -465,12 +457,7 @@ impl Follower {
         match self.parts.pool.get(addr).await {
             Ok((broker, connections)) => {
                 let topic_broker = Arc::new(TopicBroker::new(Arc::clone(&self.state), broker));
-                let with_state = |connection: Arc<dyn Connection>| {
-                    let state = connection.state();
-                    (connection, state)
-                };
-                let connections = connections.into_iter().map(with_state).collect();
-                self.links.insert(addr.clone(), Link { topic_broker, connections, established: 0 });
+                self.links.insert(addr.clone(), Link::new(topic_broker, connections));
             }
             Err(error) => {
                 let topic = &self.state.topic;
@@ -490,44 +477,6 @@ impl Drop for Watching {
 }
 
 fn route_changed(topic: &Topic, route: &Route) -> ProducerEvent {
-    let missing = route.waiting_for.iter().map(|(id, _)| *id).collect();
+    let missing = route.missing.iter().map(|(id, _)| *id).collect();
     ProducerEvent::RouteChanged { topic: topic.clone(), partitions: route.partitions.len(), missing }
-}
-
-impl Link {
-    fn is_ready(&self) -> bool {
-        self.connections.iter().any(|(_, state)| state.borrow().is_ready())
-    }
-
-    fn has_closed(&self) -> bool {
-        self.connections.iter().any(|(_, state)| state.borrow().is_closed())
-    }
-
-    /// Whether a connection was established since this was asked last.
-    fn is_anew(&mut self) -> bool {
-        let established = self.connections.iter().map(|(connection, _)| connection.stats().established).sum();
-        std::mem::replace(&mut self.established, established) != established
-    }
-
-    /// Whether a connection is ready, or it is known why none is.
-    fn is_settled(&self) -> bool {
-        self.is_ready() || self.connections.iter().all(|(_, state)| is_settled(&state.borrow()))
-    }
-
-    fn ready(&self) -> Vec<Arc<dyn Connection>> {
-        let ready = self.connections.iter().filter(|(_, state)| state.borrow().is_ready());
-        ready.map(|(connection, _)| Arc::clone(connection)).collect()
-    }
-
-    fn first(&self) -> Option<Arc<dyn Connection>> {
-        self.connections.first().map(|(connection, _)| Arc::clone(connection))
-    }
-}
-
-/// Whether a connection is ready, or it is known why it isn't.
-fn is_settled(state: &ConnectionState) -> bool {
-    match state {
-        ConnectionState::Connecting { last_error, .. } => last_error.is_some(),
-        _ => true,
-    }
 }

@@ -1,10 +1,10 @@
 //! The partitions that the messages of a topic can go to at this moment.
 //!
 //! [`topics`] holds the published topics. A [`follower`] for each brings its [route](topic_state) in line
-//! with the view of the discovery and the connections of the [`pool`]; [`diff`] says what changed.
-//! [`topic_broker`] is what is known of a broker and of one topic's messages to it, [`wait_queue`] the
-//! messages that wait for one, [`guarded_selector`] the topic's selector, whose panics are contained.
-//! [`single_broker`] is the discovery of a producer that has one broker and no registry.
+//! with the view of the discovery and the connections of the [`pool`], with a [`link`] to each address;
+//! [`diff`] says what changed. [`topic_broker`] is what is known of a broker and of one topic's messages to
+//! it, [`wait_queue`] the messages that wait for one, [`guarded_selector`] the topic's selector, whose panics
+//! are contained. [`single_broker`] is the discovery of a producer that has one broker and no registry.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use topic_state::TopicState;
 pub(crate) mod diff;
 pub(crate) mod follower;
 pub(crate) mod guarded_selector;
+mod link;
 pub(crate) mod pool;
 pub(crate) mod single_broker;
 pub(crate) mod topic_broker;

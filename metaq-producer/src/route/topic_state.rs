@@ -138,7 +138,7 @@ impl TopicState {
             topic: self.topic.clone(),
             partitions: partitions.filter(|partition| connected.contains(&partition.broker)).count(),
             connected,
-            missing: route.waiting_for.iter().map(|(id, _)| *id).collect(),
+            missing: route.missing.iter().map(|(id, _)| *id).collect(),
             view_age: self.watch.lock().as_ref().map(|watch| watch.current().age()),
         }
     }
@@ -259,7 +259,7 @@ pub(crate) struct Route {
     /// The number of their connections.
     pub(crate) connections: usize,
     /// The brokers that the registry names but that are not connected.
-    pub(crate) waiting_for: Vec<(BrokerId, Arc<dyn Connection>)>,
+    pub(crate) missing: Vec<(BrokerId, Arc<dyn Connection>)>,
 }
 
 /// A broker that is connected.
@@ -312,20 +312,20 @@ impl Route {
 
     /// Whether the registry names the broker, connected or not.
     pub(crate) fn knows(&self, id: BrokerId) -> bool {
-        self.broker(id).is_some() || self.waiting_for.iter().any(|(waiting, _)| *waiting == id)
+        self.broker(id).is_some() || self.missing.iter().any(|(waiting, _)| *waiting == id)
     }
 
     /// The brokers, connected or not, each with its address.
     pub(crate) fn named(&self) -> impl Iterator<Item = (BrokerId, &BrokerAddr)> {
         let connected = self.brokers.iter().map(|broker| (broker.id, &broker.topic_broker.broker.addr));
-        let waiting = self.waiting_for.iter().map(|(id, connection)| (*id, connection.broker()));
+        let waiting = self.missing.iter().map(|(id, connection)| (*id, connection.broker()));
         connected.chain(waiting)
     }
 
     /// The brokers that can't be reached, as text with the reasons, and the last reason.
     pub(crate) fn unreachable(&self) -> (String, Option<TransportError>) {
         let (mut text, mut last) = (String::new(), None);
-        for (id, connection) in &self.waiting_for {
+        for (id, connection) in &self.missing {
             let separator = if text.is_empty() { "" } else { ", " };
             let addr = connection.broker();
             // Writing to a string can't fail.

@@ -88,7 +88,7 @@ fn failure(error: SendError, again: Retryability, blame: Blame) -> Box<Failure> 
 }
 
 fn bad_answer(topic_broker: &TopicBroker, partition: Partition, text: String) -> Box<Failure> {
-    let error = SendError::new(SendErrorKind::BadAnswer, &topic_broker.topic.topic, text);
+    let error = SendError::new(SendErrorKind::BadResponse, &topic_broker.topic.topic, text);
     failure(error.at(partition, topic_broker.broker.addr.clone()), Retryability::AtLeastOnce, Blame::None)
 }
 

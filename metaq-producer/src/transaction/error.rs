@@ -56,7 +56,7 @@ pub enum TransactionErrorKind {
     /// The broker answered with something other than success.
     Rejected,
     /// The broker's answer can't be understood.
-    BadAnswer,
+    BadResponse,
     /// The broker does not know the transaction any more: its timeout has passed, or its connection was
     /// replaced.
     Expired,
@@ -84,7 +84,7 @@ impl TransactionErrorKind {
             Self::TimedOut => "timed-out",
             Self::ConnectionLost => "connection-lost",
             Self::Rejected => "rejected",
-            Self::BadAnswer => "bad-answer",
+            Self::BadResponse => "bad-response",
             Self::Expired => "expired",
             Self::Over => "over",
             Self::Closed => "closed",
@@ -152,7 +152,7 @@ impl TransactionError {
                 this.inner.status = Some(status);
                 this
             }
-            StepError::Odd(text) => Self::new(TransactionErrorKind::BadAnswer, outcome, text),
+            StepError::Odd(text) => Self::new(TransactionErrorKind::BadResponse, outcome, text),
             StepError::NoRuntime => Self::new(TransactionErrorKind::NoRuntime, outcome, NO_RUNTIME),
             StepError::NoAnswer(error) => {
                 let written = error.progress() == Progress::Written;

@@ -122,7 +122,7 @@ pub(crate) fn choose_on(
     match choose(topic, message, on_it) {
         Ok(place) => Ok(place),
         Err(PlacementError::NoBroker) => {
-            let waits = topic.route().waiting_for.iter().any(|(_, known)| known.broker() == broker);
+            let waits = topic.route().missing.iter().any(|(_, known)| known.broker() == broker);
             Err(if waits {
                 PlacementError::Away(format!("broker {broker} is not connected, or silent"))
             } else {

@@ -274,7 +274,7 @@ impl XaProducer {
             let route = state.route();
             let connected = route.brokers.iter();
             let connected = connected.filter_map(|broker| Some((broker.id, broker.connections.first()?)));
-            let waiting = route.waiting_for.iter().map(|(id, connection)| (*id, connection));
+            let waiting = route.missing.iter().map(|(id, connection)| (*id, connection));
             for (id, connection) in connected.chain(waiting) {
                 if !all.iter().any(|known| known.broker() == connection.broker()) {
                     present.push((id, connection.broker().clone()));

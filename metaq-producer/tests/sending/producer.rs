@@ -523,8 +523,8 @@ async fn every_answer_has_its_outcome() {
     for (given, expected) in [
         (answer(200, "-7 1 31"), Ok((Partition::new(3, 1), -7, 31))),
         (answer(200, "1 0 0 more"), Ok((Partition::new(3, 0), 1, 0))),
-        (answer(200, ""), Err((SendErrorKind::BadAnswer, Outcome::Unknown))), // M-21, K-27
-        (answer(200, "1 x 3"), Err((SendErrorKind::BadAnswer, Outcome::Unknown))),
+        (answer(200, ""), Err((SendErrorKind::BadResponse, Outcome::Unknown))), // M-21, K-27
+        (answer(200, "1 x 3"), Err((SendErrorKind::BadResponse, Outcome::Unknown))),
         (answer(403, "closed"), Err((SendErrorKind::Rejected, Outcome::Rejected))), // M-22
         (answer(503, ""), Err((SendErrorKind::Rejected, Outcome::Rejected))),
         (answer(999, "?"), Err((SendErrorKind::Rejected, Outcome::Rejected))),

@@ -63,7 +63,7 @@ pub(super) const CEILINGS: [Ceilings; 9] = [
     ceilings("metaq-protocol", 0, 0, 0),
     ceilings("metaq-discovery", 0, 0, 0),
     ceilings("metaq-transport", 0, 0, 0),
-    ceilings("metaq-producer", 0, 0, 4),
+    ceilings("metaq-producer", 0, 0, 0),
     ceilings("testkit", 0, 0, 0),
     ceilings("metaq-cli", 0, 0, 0),
     ceilings("examples", 0, 0, 0),
