@@ -10,9 +10,9 @@ use std::{
 };
 
 /// The time after which what runs is taken to hang.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs `body` on another thread, and fails if it takes more than 20 s.
+/// Runs `body` on another thread, and fails if it takes more than two minutes.
 pub(crate) fn watched<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, ends) = mpsc::channel();
     thread::spawn(move || {

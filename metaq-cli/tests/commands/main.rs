@@ -1,0 +1,13 @@
+//! The commands: what they take, print and exit with.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bench;
+mod inspect;
+mod inspect_limits;
+mod inspect_messages;
+mod produce;
+mod tx;
+mod tx_reports;
