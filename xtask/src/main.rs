@@ -3,6 +3,7 @@
 mod bench;
 mod fast;
 mod fuzz;
+mod lint;
 mod reliability;
 mod rules;
 mod scale;
@@ -45,6 +46,12 @@ usage: cargo xtask TASK
   tidy [--graph [CRATE]]
                  checks what needs no compiling, in seconds: arrows between crates and between the rooms of each, lengths
                  of comments, names and files, citations of rules. With --graph, prints the rooms as text for Graphviz
+  lint [--quick | STEPS…]
+                 every check that is no test: format, tidy, clippy, sets of features, documentation, builds without std,
+                 for wasm32 and musl, licences, advisories, the oldest dependencies and the oldest toolchain, the public
+                 interface. All run although one fails, and the last line counts. A step that lacks a tool is skipped;
+                 with CI=true that is a failure if cargo can install it, or if the step was named. With --quick, only
+                 the steps of .ci/run
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -65,6 +72,7 @@ fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             };
         }
+        Some("lint") => lint::run(&args.collect::<Vec<_>>()),
         Some("tidy") => tidy::run(&args.collect::<Vec<_>>()),
         Some("fuzz") => fuzz::run(args.next().as_deref().unwrap_or("100000")),
         _ => {
