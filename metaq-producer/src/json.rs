@@ -1,6 +1,6 @@
 //! Values as JSON messages.
 
-use std::{any::type_name, fmt, sync::Arc};
+use std::{any::type_name, error::Error as StdError, fmt, sync::Arc};
 
 use metaq_protocol::Topic;
 use serde::Serialize;
@@ -57,15 +57,44 @@ impl Producer {
 }
 
 /// A value was not sent as JSON.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum SendJsonError {
     /// It has no form in JSON; nothing was sent.
-    #[error(transparent)]
-    Json(#[from] JsonError),
+    Json(JsonError),
     /// Its message was not acknowledged.
-    #[error(transparent)]
-    Send(#[from] SendError),
+    Send(SendError),
+}
+
+impl From<JsonError> for SendJsonError {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+impl From<SendError> for SendJsonError {
+    fn from(error: SendError) -> Self {
+        Self::Send(error)
+    }
+}
+
+impl fmt::Display for SendJsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(error) => error.fmt(f),
+            Self::Send(error) => error.fmt(f),
+        }
+    }
+}
+
+impl StdError for SendJsonError {
+    /// The source of the error, which it shows itself.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Json(error) => error.source(),
+            Self::Send(error) => error.source(),
+        }
+    }
 }
 
 /// A value has no form in JSON.
@@ -127,7 +156,7 @@ impl fmt::Debug for JsonError {
     }
 }
 
-impl std::error::Error for JsonError {}
+impl StdError for JsonError {}
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,7 @@
 //! Encoding: the methods that every frame has, and the limit of a body's length.
 
+use core::fmt;
+
 use bytes::{Bytes, BytesMut};
 
 /// The longest body of a frame: the wire format stores its length as an `i32`. Peers accept far less; see
@@ -8,13 +10,22 @@ pub const MAX_BODY_LEN: usize = 0x7fff_ffff;
 
 /// The error of a body that is longer than [`MAX_BODY_LEN`], so that its length doesn't fit into a header
 /// line. Such a frame is never written, not even in part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can express"
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyTooLong {
     body_len: usize,
 }
+
+impl fmt::Display for BodyTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { body_len } = self;
+        write!(
+            f,
+            "the body of {body_len} bytes is longer than {MAX_BODY_LEN} bytes, the most that a header line can express"
+        )
+    }
+}
+
+impl core::error::Error for BodyTooLong {}
 
 impl BodyTooLong {
     /// The length of the body in bytes.

@@ -81,11 +81,19 @@ impl FromStr for Partition {
 }
 
 /// The error of a text that isn't a partition.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a partition; expected BROKER-INDEX such as 0-1")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidPartition {
     text: String,
 }
+
+impl fmt::Display for InvalidPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text } = self;
+        write!(f, "{text:?} is not a partition; expected BROKER-INDEX such as 0-1")
+    }
+}
+
+impl core::error::Error for InvalidPartition {}
 
 impl InvalidPartition {
     /// The beginning of the text, at most 80 characters.

@@ -1,6 +1,7 @@
 //! The bodies of responses to each command.
 
 use alloc::{borrow::ToOwned, string::String};
+use core::fmt;
 
 use crate::text;
 
@@ -20,14 +21,22 @@ pub use transaction::{PrepareVote, XaError, encode_recovered, parse_recovered};
 /// let error = PutResponse::parse(b"7 x 0").unwrap_err();
 /// assert_eq!((error.request(), error.field(), error.text()), ("put", "partition", "7 x 0"));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the response {text:?} to {request} has no valid {field}; expected {expected}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidResponse {
     request: &'static str,
     field: &'static str,
     expected: &'static str,
     text: String,
 }
+
+impl fmt::Display for InvalidResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, request, field, expected } = self;
+        write!(f, "the response {text:?} to {request} has no valid {field}; expected {expected}")
+    }
+}
+
+impl core::error::Error for InvalidResponse {}
 
 impl InvalidResponse {
     #[cold]

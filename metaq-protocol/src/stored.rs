@@ -1,6 +1,7 @@
 //! Messages in the form in which a broker stores them.
 
 use alloc::{borrow::Cow, string::String};
+use core::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -201,12 +202,20 @@ pub struct Truncated {
 }
 
 /// The error of an invalid stored message. The messages after it can't be found.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stored message at offset {offset} is corrupt: {kind}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CorruptMessage {
     offset: usize,
     kind: CorruptMessageKind,
 }
+
+impl fmt::Display for CorruptMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, kind } = self;
+        write!(f, "the stored message at offset {offset} is corrupt: {kind}")
+    }
+}
+
+impl core::error::Error for CorruptMessage {}
 
 impl CorruptMessage {
     /// The start of the message.
@@ -223,20 +232,33 @@ impl CorruptMessage {
 }
 
 /// The reasons of a [`CorruptMessage`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields are in the messages")]
 pub enum CorruptMessageKind {
     /// The length of its data is negative.
-    #[error("its length {length} is negative")]
     NegativeLength { length: i32 },
     /// The data doesn't match its checksum.
-    #[error("its checksum is {stored}, but that of its data is {found}")]
     Checksum { stored: Checksum, found: Checksum },
     /// The data is longer than the limit.
-    #[error("its data of {length} bytes is longer than the limit of {limit}")]
     TooLong { length: usize, limit: usize },
     /// The flag announces an attribute, and the data has no valid one.
-    #[error("{0}")]
     Attribute(InvalidAttribute),
 }
+
+impl fmt::Display for CorruptMessageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NegativeLength { length } => write!(f, "its length {length} is negative"),
+            Self::Checksum { stored, found } => {
+                write!(f, "its checksum is {stored}, but that of its data is {found}")
+            }
+            Self::TooLong { length, limit } => {
+                write!(f, "its data of {length} bytes is longer than the limit of {limit}")
+            }
+            Self::Attribute(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for CorruptMessageKind {}

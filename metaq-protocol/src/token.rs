@@ -69,23 +69,32 @@ pub(crate) fn check(text: &str) -> Result<(), InvalidTokenKind> {
 
 /// The reasons why a text can't be one token of a command line: those of an [`InvalidToken`] or an
 /// [`InvalidTopic`](crate::InvalidTopic).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidTokenKind {
     /// The text is empty.
-    #[error("is empty")]
     Empty,
     /// The text contains a space, where a word would end.
-    #[error("contains a space")]
     Space,
     /// The text contains a carriage return or a line feed.
-    #[error("contains a line end")]
     LineEnd,
     /// A qualifier consists of digits, and there is no timeout; see
     /// [`TransactionCommand::with_qualifier`](crate::TransactionCommand::with_qualifier).
-    #[error("is all digits and would be taken for the timeout, which is not set")]
     TakenForTimeout,
 }
+
+impl fmt::Display for InvalidTokenKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "is empty",
+            Self::Space => "contains a space",
+            Self::LineEnd => "contains a line end",
+            Self::TakenForTimeout => "is all digits and would be taken for the timeout, which is not set",
+        })
+    }
+}
+
+impl core::error::Error for InvalidTokenKind {}
 
 /// The error of a text that can't be one word of a command line.
 ///
@@ -95,12 +104,20 @@ pub enum InvalidTokenKind {
 /// let error = Token::new("two words").unwrap_err();
 /// assert_eq!((error.text(), error.kind()), ("two words", InvalidTokenKind::Space));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the word {text:?} {kind}; a command line has no way to carry it")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidToken {
     text: String,
     kind: InvalidTokenKind,
 }
+
+impl fmt::Display for InvalidToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, kind } = self;
+        write!(f, "the word {text:?} {kind}; a command line has no way to carry it")
+    }
+}
+
+impl core::error::Error for InvalidToken {}
 
 impl InvalidToken {
     pub(crate) fn new(text: &str, kind: InvalidTokenKind) -> Self {

@@ -70,12 +70,20 @@ impl Topic {
 /// let error = Topic::new("two words").unwrap_err();
 /// assert_eq!((error.text(), error.kind()), ("two words", InvalidTokenKind::Space));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the topic name {name:?} {kind}; a name is one word without spaces or line ends")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidTopic {
     name: String,
     kind: InvalidTokenKind,
 }
+
+impl fmt::Display for InvalidTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, kind } = self;
+        write!(f, "the topic name {name:?} {kind}; a name is one word without spaces or line ends")
+    }
+}
+
+impl core::error::Error for InvalidTopic {}
 
 impl InvalidTopic {
     /// The beginning of the text, at most 80 characters.

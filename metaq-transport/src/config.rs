@@ -1,6 +1,6 @@
 //! The settings of connections.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{connection::MAX_SLOTS, deadline::FAR};
 
@@ -124,13 +124,21 @@ impl ConnectionConfig {
 }
 
 /// A limit of a [`ConnectionConfig`] that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{option} is {value}, but a connection can have from 1 to {limit}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidConnectionConfig {
     option: &'static str,
     value: usize,
     limit: usize,
 }
+
+impl fmt::Display for InvalidConnectionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { option, value, limit } = self;
+        write!(f, "{option} is {value}, but a connection can have from 1 to {limit}")
+    }
+}
+
+impl std::error::Error for InvalidConnectionConfig {}
 
 impl InvalidConnectionConfig {
     /// Returns the name of the option.

@@ -159,35 +159,54 @@ impl StdError for TransportError {
 }
 
 /// The reason why a stream was given up.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(crate) enum LossReason {
-    #[error("the broker closed the connection")]
     ClosedByBroker,
-    #[error("reading failed: {0}")]
     Read(std::io::Error),
-    #[error("writing failed: {0}")]
     Write(std::io::Error),
-    #[error("the broker sent bytes that are no answer: {0}")]
     Garbage(metaq_protocol::DecodeError),
-    #[error("the broker was silent for {0:?} and did not answer a heartbeat")]
     Silent(Duration),
-    #[error("the broker was silent for {0:?} on this connection, and answered on a new one")]
     Replaced(Duration),
-    #[error("the broker accepted the connection but did not answer a first request within {0:?}")]
     HandshakeTimeout(Duration),
-    #[error("code that runs on the connection's task panicked: {0}")]
     Panicked(Panicked),
-    #[error(
-        "the tokio runtime that the connection was made on has ended; connect anew on one that is running, or keep that one \
-         for as long as the connection is used"
-    )]
     RuntimeEnded,
-    #[error(
-        "the task of the connection has not run; the tokio runtime that the connection was made on exists, and has to be driven \
-         as long as it does"
-    )]
     NotDriven,
 }
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedByBroker => f.write_str("the broker closed the connection"),
+            Self::Read(error) => write!(f, "reading failed: {error}"),
+            Self::Write(error) => write!(f, "writing failed: {error}"),
+            Self::Garbage(error) => write!(f, "the broker sent bytes that are no answer: {error}"),
+            Self::Silent(time) => {
+                write!(f, "the broker was silent for {time:?} and did not answer a heartbeat")
+            }
+            Self::Replaced(time) => write!(
+                f,
+                "the broker was silent for {time:?} on this connection, and answered on a new one"
+            ),
+            Self::HandshakeTimeout(time) => write!(
+                f,
+                "the broker accepted the connection but did not answer a first request within {time:?}"
+            ),
+            Self::Panicked(panicked) => {
+                write!(f, "code that runs on the connection's task panicked: {panicked}")
+            }
+            Self::RuntimeEnded => f.write_str(
+                "the tokio runtime that the connection was made on has ended; connect anew on one that is running, \
+                 or keep that one for as long as the connection is used",
+            ),
+            Self::NotDriven => f.write_str(
+                "the task of the connection has not run; the tokio runtime that the connection was made on exists, \
+                 and has to be driven as long as it does",
+            ),
+        }
+    }
+}
+
+impl StdError for LossReason {}
 
 impl LossReason {
     /// Returns whether nothing more can be read from the stream.

@@ -1,7 +1,7 @@
 //! Names of local transactions.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     process,
     sync::{
         Arc, LazyLock,
@@ -13,7 +13,8 @@ use arc_swap::ArcSwapOption;
 use metaq_protocol::{Token, TransactionId};
 
 /// This machine's name, as it can stand in the name of a transaction.
-static HOST: LazyLock<String> = LazyLock::new(|| clean(&gethostname::gethostname().to_string_lossy()));
+static HOST: LazyLock<String> =
+    LazyLock::new(|| clean(&hostname::get().unwrap_or_default().to_string_lossy()));
 
 /// Replaces what a peer misreads. A colon would make the broker close the connection (K-21).
 fn clean(host: &str) -> String {
@@ -23,9 +24,20 @@ fn clean(host: &str) -> String {
 }
 
 /// The operating system provided no random bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operating system provided no random bits, without which its name would not be unique: {0}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoEntropy(getrandom::Error);
+
+impl fmt::Display for NoEntropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the operating system provided no random bits, without which its name would not be unique: {}",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for NoEntropy {}
 
 /// The unique part of a session's name.
 type RandomBits = [u8; 16];

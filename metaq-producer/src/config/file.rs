@@ -1,5 +1,7 @@
 //! Settings from TOML, and what can be wrong with settings that are given as text.
 
+use std::{error::Error as StdError, fmt};
+
 use super::{ProducerConfig, options::OPTIONS};
 
 impl ProducerConfig {
@@ -34,21 +36,31 @@ impl ProducerConfig {
 }
 
 /// Settings that are given as text are wrong.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error(transparent)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConfigError {
     problem: Problem,
 }
 
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq)]
 enum Problem {
-    #[error("there is no option {option}; there are {known}")]
     UnknownOption { option: String, known: String },
-    #[error("{name} is {value:?}, but {problem}")]
     Value { name: String, value: String, problem: String },
-    #[error("the settings are wrong: {}", .0.to_string().trim_end())]
     Toml(toml::de::Error),
 }
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            Problem::UnknownOption { option, known } => {
+                write!(f, "there is no option {option}; there are {known}")
+            }
+            Problem::Value { name, value, problem } => write!(f, "{name} is {value:?}, but {problem}"),
+            Problem::Toml(error) => write!(f, "the settings are wrong: {}", error.to_string().trim_end()),
+        }
+    }
+}
+
+impl StdError for ConfigError {}
 
 impl ConfigError {
     pub(super) fn unknown_option(option: &str) -> Self {

@@ -85,12 +85,20 @@ impl fmt::Debug for UniqueQualifier {
 }
 
 /// A text that can't be a [`UniqueQualifier`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} can't be a unique qualifier: {fault}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidQualifier {
     text: String,
     fault: &'static str,
 }
+
+impl fmt::Display for InvalidQualifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, fault } = self;
+        write!(f, "{text:?} can't be a unique qualifier: {fault}")
+    }
+}
+
+impl std::error::Error for InvalidQualifier {}
 
 #[cfg(test)]
 mod tests {

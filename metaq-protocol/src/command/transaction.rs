@@ -212,13 +212,22 @@ impl FromStr for TransactionAction {
 }
 
 /// A word that is not a [`TransactionAction`]; actions are case-sensitive.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is not one of BEGIN, PREPARE, COMMIT_ONE_PHASE, COMMIT_TWO_PHASE, ROLLBACK, RECOVER, FORGET, END"
-)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidTransactionAction {
     text: String,
 }
+
+impl fmt::Display for InvalidTransactionAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text } = self;
+        write!(
+            f,
+            "{text:?} is not one of BEGIN, PREPARE, COMMIT_ONE_PHASE, COMMIT_TWO_PHASE, ROLLBACK, RECOVER, FORGET, END"
+        )
+    }
+}
+
+impl core::error::Error for InvalidTransactionAction {}
 
 impl InvalidTransactionAction {
     /// The beginning of the word, at most 80 characters.

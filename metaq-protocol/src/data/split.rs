@@ -1,6 +1,7 @@
 //! Data split into attribute and payload (protocol §5).
 
 use alloc::borrow::Cow;
+use core::fmt;
 
 use bytes::{Buf as _, Bytes};
 
@@ -31,19 +32,15 @@ impl SplitData {
 /// The error of data without a valid attribute although the flag announces one.
 ///
 /// A broker doesn't look inside the data, so it stores such a message and confirms it; consumers fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidAttribute {
     /// The data is shorter than the four bytes of the attribute's length.
-    #[error(
-        "the flag announces an attribute, and the data of {available} bytes has no room for the attribute's length"
-    )]
     Missing {
         /// The length of the data in bytes, below 4.
         available: usize,
     },
     /// The length of the attribute is negative, or exceeds the bytes that follow it.
-    #[error("the attribute of {length} bytes doesn't fit into the {available} bytes behind its length")]
     Length {
         /// The length in the data, in bytes.
         length: i32,
@@ -51,6 +48,23 @@ pub enum InvalidAttribute {
         available: usize,
     },
 }
+
+impl fmt::Display for InvalidAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { available } => write!(
+                f,
+                "the flag announces an attribute, and the data of {available} bytes has no room for the attribute's length"
+            ),
+            Self::Length { length, available } => write!(
+                f,
+                "the attribute of {length} bytes doesn't fit into the {available} bytes behind its length"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for InvalidAttribute {}
 
 impl PutData {
     /// Separates attribute and payload according to `flag`. Use it for data of raw bytes, such as that of a

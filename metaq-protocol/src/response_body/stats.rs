@@ -5,6 +5,7 @@ use alloc::{
     string::String,
     vec::Vec,
 };
+use core::fmt;
 
 use bytes::Bytes;
 
@@ -76,13 +77,21 @@ pub fn encode_stats<K: AsRef<str>, V: AsRef<str>>(
 }
 
 /// The error of a key or a value that no line of statistics can carry.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {field} {text:?} {kind}; a line of statistics has no way to carry it")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidStat {
     field: &'static str,
     text: String,
     kind: InvalidTokenKind,
 }
+
+impl fmt::Display for InvalidStat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, text, kind } = self;
+        write!(f, "the {field} {text:?} {kind}; a line of statistics has no way to carry it")
+    }
+}
+
+impl core::error::Error for InvalidStat {}
 
 impl InvalidStat {
     fn new(text: &str, field: &'static str, kind: InvalidTokenKind) -> Self {
