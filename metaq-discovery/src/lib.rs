@@ -38,7 +38,7 @@ mod zookeeper;
 
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 pub use backend::credentials::Credentials;
-#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+#[cfg(any(all(feature = "_tls", feature = "etcd"), all(feature = "tls", feature = "zookeeper")))]
 pub use backend::tls::TlsConfig;
 pub use discovery::Discovery;
 pub use error::{DiscoveryError, DiscoveryErrorKind};

@@ -7,7 +7,10 @@ pub use metaq_discovery::Credentials;
 pub use metaq_discovery::FileDiscovery;
 #[cfg(feature = "mock")]
 pub use metaq_discovery::MockDiscovery;
-#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+#[cfg(any(
+    all(feature = "tls", any(feature = "etcd", feature = "zookeeper")),
+    all(feature = "tls-ring", feature = "etcd")
+))]
 pub use metaq_discovery::TlsConfig;
 pub use metaq_discovery::{
     BadEntry, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,

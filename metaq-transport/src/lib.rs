@@ -42,7 +42,7 @@ mod state;
 mod stream;
 mod supervisor;
 mod tcp;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
 mod tls;
 mod transport;
 
@@ -58,8 +58,8 @@ pub use response::{ReceivedResponse, ResponseBody};
 pub use state::{ConnectionState, ConnectionStats};
 pub use stream::StreamTransport;
 pub use tcp::TcpTransport;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
 pub use tls::TlsTransport;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "tls-ring"))]
 pub use tokio_rustls::rustls;
 pub use transport::{Connection, Transport};

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{ClientConfig, pki_types::ServerName},
+    rustls::{ClientConfig, crypto::CryptoProvider, pki_types::ServerName},
 };
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
 /// Brokers don't speak TLS themselves: each needs a proxy in front of it that does. A [`ClientConfig`] of
 /// `rustls` has the trusted certificates and the client's own. A broker's certificate has to be for the host
 /// by which the registry names the broker, unless another name is given.
+/// [`crypto_provider`](Self::crypto_provider) has the cryptography of the enabled feature.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -29,7 +30,10 @@ use crate::{
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut roots = RootCertStore::empty();
 /// roots.add(CertificateDer::from_pem_file("ca.pem")?)?;
-/// let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+/// let tls = ClientConfig::builder_with_provider(TlsTransport::crypto_provider())
+///     .with_safe_default_protocol_versions()?
+///     .with_root_certificates(roots)
+///     .with_no_client_auth();
 /// let transport = TlsTransport::new(ConnectionConfig::default(), Arc::new(tls));
 /// # Ok(())
 /// # }
@@ -57,6 +61,16 @@ impl TlsTransport {
         Self::with_name(config, tls, Some(name))
     }
 
+    /// Returns the cryptography for a [`ClientConfig`]: the one that the program has installed
+    /// ([`CryptoProvider::install_default`]) or else ring with the feature `tls-ring`, even if `tls` is
+    /// enabled too, and otherwise aws-lc-rs.
+    ///
+    /// `ClientConfig::builder` panics where a program was built with several and has installed none.
+    #[must_use]
+    pub fn crypto_provider() -> Arc<CryptoProvider> {
+        CryptoProvider::get_default().map_or_else(|| Arc::new(provider()), Arc::clone)
+    }
+
     fn with_name(
         config: ConnectionConfig,
         tls: Arc<ClientConfig>,
@@ -71,6 +85,16 @@ impl Transport for TlsTransport {
     async fn connect(&self, broker: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
         self.streams.connect(broker).await
     }
+}
+
+#[cfg(feature = "tls-ring")]
+fn provider() -> CryptoProvider {
+    tokio_rustls::rustls::crypto::ring::default_provider()
+}
+
+#[cfg(not(feature = "tls-ring"))]
+fn provider() -> CryptoProvider {
+    tokio_rustls::rustls::crypto::aws_lc_rs::default_provider()
 }
 
 #[derive(Debug)]

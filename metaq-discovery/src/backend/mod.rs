@@ -29,5 +29,5 @@ pub(crate) mod registry;
     allow(dead_code, reason = "a mock has no task")
 )]
 pub(crate) mod task;
-#[cfg(all(feature = "tls", any(feature = "etcd", feature = "zookeeper")))]
+#[cfg(any(all(feature = "_tls", feature = "etcd"), all(feature = "tls", feature = "zookeeper")))]
 pub(crate) mod tls;

@@ -10,7 +10,7 @@ use std::{
 
 use rustls::{
     AlertDescription, ClientConfig, RootCertStore,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject as _},
 };
 use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
@@ -30,6 +30,11 @@ const ALERT_TIMEOUT: Duration = Duration::from_millis(300);
 ///
 /// The certificate of a server must be valid for the host by which the server is named, a DNS name or an IP
 /// address.
+///
+/// The cryptography is the one that the program has installed
+/// ([`CryptoProvider::install_default`](rustls::crypto::CryptoProvider::install_default)). If there is none,
+/// the first `TlsConfig` installs one: ring with the feature `tls-ring`, even if `tls` is enabled too, and
+/// otherwise aws-lc-rs.
 ///
 /// ```no_run
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -242,8 +247,18 @@ fn client_config(ca: &Pem, identity: Option<(&Pem, &Pem)>) -> Result<ClientConfi
 fn install_provider() {
     if CryptoProvider::get_default().is_none() {
         // Another thread may have installed one first.
-        let _ = aws_lc_rs::default_provider().install_default();
+        let _ = provider().install_default();
     }
+}
+
+#[cfg(feature = "tls-ring")]
+fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+#[cfg(not(feature = "tls-ring"))]
+fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
 }
 
 /// The host of `HOST:PORT`, in the form used by certificates.
@@ -278,6 +293,14 @@ mod tests {
         let (ca, certificate, key) = made();
         let tls = TlsConfig::from_ca_pem(ca).unwrap().with_identity_pem(certificate, key).unwrap();
         assert_eq!(format!("{tls:?}"), r#"TlsConfig { ca: "PEM", identity: Some("PEM"), .. }"#);
+    }
+
+    #[test]
+    fn ring_is_installed_if_enabled_and_otherwise_aws_lc_rs() {
+        let (ca, ..) = made();
+        TlsConfig::from_ca_pem(ca).unwrap();
+        let installed = format!("{:?}", CryptoProvider::get_default().unwrap().secure_random);
+        assert_eq!(installed, if cfg!(feature = "tls-ring") { "Ring" } else { "AwsLcRs" });
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     refusal::{AccessRefused, RefusalBackoff},
     server::{Server, ServerError},
 };
-#[cfg(feature = "tls")]
+#[cfg(feature = "_tls")]
 use crate::{DiscoveryError, DiscoveryErrorKind};
 use crate::{
     DiscoveryEvent,
@@ -99,7 +99,7 @@ impl Inner {
 
     async fn follow_always(&self) {
         let (mut failures, mut slow_login, mut login_pause) = (0, false, Duration::ZERO);
-        #[cfg(feature = "tls")]
+        #[cfg(feature = "_tls")]
         let mut refusals = 0;
         loop {
             self.back_off().await;
@@ -126,7 +126,7 @@ impl Inner {
                 log(|| tracing::warn!(%error, "etcd can't be read; the last views hold"));
             }
             self.set_lost(SyncState::Lost(error));
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "_tls")]
             if let Some(refusal) = self.refusal(&self.hosts[host]).await {
                 refusals = if refusal.kind() == DiscoveryErrorKind::Failed { refusals + 1 } else { 0 };
                 let lost = if refusals < self.hosts.len() { SyncState::Lost } else { SyncState::Refused };
@@ -172,14 +172,14 @@ impl Inner {
     }
 
     /// The reason why TLS fails with a server, or `None` if TLS is not the problem.
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     async fn refusal(&self, host: &str) -> Option<DiscoveryError> {
         let tls = self.config.tls.as_ref()?;
         tls.handshake_error("etcd", host, &self.server_name(host).ok()?).await
     }
 
     /// The name for which the server's certificate must be valid.
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     pub(super) fn server_name(&self, host: &str) -> Result<String, DiscoveryError> {
         match &self.config.server_name {
             Some(name) => Ok(name.clone()),

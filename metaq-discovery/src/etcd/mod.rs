@@ -47,10 +47,10 @@ pub struct EtcdConfig {
     /// The credentials for reading. Default none.
     pub credentials: Option<Credentials>,
     /// TLS. Default none.
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     pub tls: Option<crate::TlsConfig>,
     /// The name for which the servers' certificates must be valid. Default the host of each server.
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     pub server_name: Option<String>,
 }
 
@@ -80,9 +80,9 @@ impl Default for EtcdConfig {
             keep_alive: Duration::from_secs(6),
             reread_interval: Duration::from_secs(60),
             credentials: None,
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "_tls")]
             tls: None,
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "_tls")]
             server_name: None,
         }
     }
@@ -168,7 +168,7 @@ impl EtcdDiscovery {
     /// As for [`new`](Self::new), and when a duration is zero.
     pub fn with_config(connect: &str, config: EtcdConfig) -> Result<Self, DiscoveryError> {
         let ConnectString { hosts, layout } = ConnectString::parse("etcd", "etcd://", connect)?;
-        #[cfg(feature = "tls")]
+        #[cfg(feature = "_tls")]
         if config.tls.is_some() {
             let mut names = config.server_name.iter().chain(&hosts);
             names.try_for_each(|name| crate::backend::tls::server_name("etcd", name).map(drop))?;

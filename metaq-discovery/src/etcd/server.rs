@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "tls")]
+#[cfg(feature = "_tls")]
 use etcd_client::{Certificate, Identity, TlsOptions};
 use etcd_client::{
     Client, ConnectOptions, Error, GetOptions, GetResponse, WatchOptions, WatchResponse, WatchStream,
@@ -246,7 +246,7 @@ impl<'a> Server<'a> {
     }
 }
 
-#[cfg_attr(not(feature = "tls"), expect(unused_variables, clippy::unnecessary_wraps, reason = "for TLS"))]
+#[cfg_attr(not(feature = "_tls"), expect(unused_variables, clippy::unnecessary_wraps, reason = "for TLS"))]
 fn options(inner: &Inner, host: &str) -> Result<ConnectOptions, DiscoveryError> {
     let config = &inner.config;
     let (limit, keep_alive) = (config.call_timeout, config.keep_alive);
@@ -259,7 +259,7 @@ fn options(inner: &Inner, host: &str) -> Result<ConnectOptions, DiscoveryError> 
     if let Some(credentials) = &config.credentials {
         options = options.with_user(credentials.name(), credentials.password());
     }
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     if let Some(tls) = &config.tls {
         let mut shown = TlsOptions::new()
             .ca_certificate(Certificate::from_pem(tls.ca()))

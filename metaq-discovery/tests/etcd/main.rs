@@ -10,7 +10,7 @@ mod log;
 mod panics;
 mod registry;
 mod runtimes;
-#[cfg(feature = "tls")]
+#[cfg(feature = "_tls")]
 mod tls;
 
 use std::time::Duration;

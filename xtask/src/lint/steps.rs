@@ -34,10 +34,24 @@ const LIBRARIES: [&str; 5] =
 /// code. `powerset` checks many more.
 const FEATURES: [(&str, &[&str]); 5] = [
     ("metaq-protocol", &["", "std"]),
-    ("metaq-discovery", &["", "zookeeper", "etcd", "file", "mock", "tls", "zookeeper,tls", "etcd,tls"]),
-    ("metaq-transport", &["", "serde", "tls"]),
+    (
+        "metaq-discovery",
+        &[
+            "",
+            "zookeeper",
+            "etcd",
+            "file",
+            "mock",
+            "tls",
+            "zookeeper,tls",
+            "etcd,tls",
+            "tls-ring",
+            "etcd,tls-ring",
+        ],
+    ),
+    ("metaq-transport", &["", "serde", "tls", "tls-ring"]),
     ("metaq-testkit", &["", "zookeeper", "etcd", "peers"]),
-    ("metaq-producer", &["", "serde", "config", "json", "metrics"]),
+    ("metaq-producer", &["", "serde", "config", "json", "metrics", "tls-ring"]),
 ];
 
 /// Features of `metaq-producer` that are combined at a time. All sets of nine would take hours, and its
