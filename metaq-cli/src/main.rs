@@ -14,6 +14,7 @@ mod input;
 mod inspect;
 mod output;
 mod produce;
+mod progress;
 mod report;
 mod shutdown;
 mod stderr;

@@ -1,4 +1,4 @@
-//! Standard error: messages, progress and log. A failure to write there neither ends the program nor blocks
+//! Standard error: messages and log. A failure to write there neither ends the program nor blocks
 //! it for long.
 
 use std::{
@@ -54,15 +54,11 @@ pub(crate) fn print_message(text: &str) {
     }
 }
 
-/// Prints the progress, unless the terminal accepts no text at the moment.
-pub(crate) fn print_progress(text: &str) {
+/// Returns whether stderr accepts text without blocking. A stopped terminal doesn't.
+pub(crate) fn accepts_text() -> bool {
     let stderr = io::stderr();
     let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let accepts_text = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    if accepts_text && !IS_STUCK.load(Ordering::Relaxed) {
-        // The terminal may be gone, and there is no other place to report that.
-        let _ = io::stderr().write_all(text.as_bytes());
-    }
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) && !IS_STUCK.load(Ordering::Relaxed)
 }
 
 /// Formats an error and its causes in one line.

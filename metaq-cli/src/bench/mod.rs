@@ -6,12 +6,12 @@ mod figures;
 mod window;
 
 use std::{
-    io::{self, IsTerminal as _},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,13 +24,11 @@ use crate::{
     args::{Cluster, parse_timeout},
     exit_status::{EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED},
     output::Output,
+    progress::{PROGRESS_INTERVAL, ProgressLine},
     report::{count_messages, describe_send_error},
     shutdown::{self, PendingResults, Shutdown, StopSignals},
-    stderr::{describe, print_error, print_message, print_progress},
+    stderr::{describe, print_error, print_message},
 };
-
-/// The time between two updates of the progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Upper bound of a message's header on a connection.
 const HEADER: usize = 1024;
@@ -210,10 +208,10 @@ async fn watch<T>(
     messages: u64,
     shutdown: &mut Shutdown,
 ) -> Option<Result<T, JoinError>> {
-    let line = io::stderr().is_terminal().then(|| ProgressLine);
+    let line =
+        ProgressLine::new(Some(messages), "{human_pos} of {human_len} messages, {per_sec}, {eta} left");
     let first = tokio::time::Instant::now() + PROGRESS_INTERVAL;
     let mut ticks = tokio::time::interval_at(first, PROGRESS_INTERVAL);
-    let (mut before, mut shown) = (0, Instant::now());
     loop {
         tokio::select! {
             _ = shutdown.signal() => {
@@ -223,22 +221,12 @@ async fn watch<T>(
                 progress.is_stopped.store(true, Ordering::Relaxed);
             }
             sent = &mut sending => return Some(sent),
-            _ = ticks.tick(), if line.is_some() => {
-                let completed = progress.completed.load(Ordering::Relaxed);
-                let rate = (completed - before) as f64 / shown.elapsed().as_secs_f64();
-                (before, shown) = (completed, Instant::now());
-                print_progress(&format!("\r{completed} of {messages} messages, {rate:.0} in a second\x1b[K"));
+            _ = ticks.tick() => {
+                if let Some(line) = &line {
+                    line.show(|bar| bar.set_position(progress.completed.load(Ordering::Relaxed)));
+                }
             }
         }
-    }
-}
-
-/// The line of the progress, which is cleared from the terminal when this is dropped.
-struct ProgressLine;
-
-impl Drop for ProgressLine {
-    fn drop(&mut self) {
-        print_progress("\r\x1b[K");
     }
 }
 

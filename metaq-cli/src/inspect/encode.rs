@@ -3,6 +3,7 @@
 use std::{fmt::Display, io::BufRead};
 
 use bytes::{Bytes, BytesMut};
+use data_encoding::HEXLOWER;
 use metaq_protocol::{
     BooleanCommand, Checksum, DataCommand, Flag, Frame, GetCommand, OffsetCommand, Opaque, PutCommand,
     PutData, QuitCommand, StatsCommand, Status, SyncCommand, Token, Topic, TransactionCommand, TransactionId,
@@ -41,7 +42,7 @@ impl EachLine for JsonLines {
                     .map_err(|error| format!("{}: {error}", line.command))
             });
         match bytes {
-            Ok(bytes) => output.text(&hex::line(&bytes)),
+            Ok(bytes) => output.text(HEXLOWER.encode(&bytes).as_bytes()),
             Err(error) => output.json(&Refused { input: number, error: &error }),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+use data_encoding::{DecodeKind, HEXLOWER, HEXLOWER_PERMISSIVE};
 
 /// Formats bytes with two digits each.
 #[derive(Clone, Copy, Debug)]
@@ -10,13 +10,7 @@ pub(super) struct Hex<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 512];
-        for bytes in self.0.chunks(text.len() / 2) {
-            let text = &mut text[..2 * bytes.len()];
-            write(bytes, text);
-            f.write_str(str::from_utf8(text).unwrap_or_default())?;
-        }
-        Ok(())
+        HEXLOWER.encode_display(self.0).fmt(f)
     }
 }
 
@@ -26,30 +20,16 @@ impl serde::Serialize for Hex<'_> {
     }
 }
 
-fn write(bytes: &[u8], text: &mut [u8]) {
-    for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-}
-
-/// Returns `bytes` as digits.
-pub(super) fn line(bytes: &[u8]) -> Vec<u8> {
-    let mut text = vec![0; 2 * bytes.len()];
-    write(bytes, &mut text);
-    text
-}
-
 /// Parses pairs of digits.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, InvalidHex> {
-    let digit = |at: usize| match char::from(text[at]).to_digit(16) {
-        Some(digit) => Ok(digit as u8),
-        None => Err(InvalidHex::NotADigit(at)),
-    };
-    if !text.len().is_multiple_of(2) {
-        return Err((0..text.len()).find_map(|at| digit(at).err()).unwrap_or(InvalidHex::Odd(text.len())));
-    }
-    (0..text.len()).step_by(2).map(|at| Ok(digit(at)? << 4 | digit(at + 1)?)).collect()
+    HEXLOWER_PERMISSIVE.decode(text).map_err(|error| match error.kind {
+        // The length is looked at first.
+        DecodeKind::Length => text
+            .iter()
+            .position(|byte| !byte.is_ascii_hexdigit())
+            .map_or(InvalidHex::Odd(text.len()), InvalidHex::NotADigit),
+        _ => InvalidHex::NotADigit(error.position),
+    })
 }
 
 /// Parser of pairs of digits that arrive in pieces. Skips white space at the start and at the end.

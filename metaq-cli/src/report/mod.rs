@@ -4,10 +4,7 @@
 
 mod unwritten;
 
-use std::{
-    io::{self, IsTerminal as _},
-    time::{Duration, Instant},
-};
+use std::{io, time::Instant};
 
 use metaq_producer::{Outcome, Partition, SendError, SendReceipt, transaction::TransactionReceipt};
 use serde::Serialize;
@@ -15,7 +12,8 @@ use serde::Serialize;
 pub(crate) use self::unwritten::Unwritten;
 use crate::{
     output::Output,
-    stderr::{describe, print_progress},
+    progress::{PROGRESS_INTERVAL, ProgressLine},
+    stderr::describe,
 };
 
 /// The JSON line of a stored message.
@@ -104,18 +102,18 @@ pub(crate) struct Report {
     unwritten: Unwritten,
     acknowledged: u64,
     failed: u64,
-    progress: Option<Instant>,
+    progress: Option<ProgressLine>,
+    /// The time of the last update of the progress.
+    shown: Instant,
 }
-
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Report {
     /// # Errors
     /// When no file descriptor or no thread is available.
     pub(crate) fn new() -> io::Result<Self> {
-        let progress = io::stderr().is_terminal().then(Instant::now);
         let (output, unwritten) = (Output::stdout()?, Unwritten::default());
-        Ok(Self { output, unwritten, acknowledged: 0, failed: 0, progress })
+        let progress = ProgressLine::new(None, "{msg}");
+        Ok(Self { output, unwritten, acknowledged: 0, failed: 0, progress, shown: Instant::now() })
     }
 
     /// The output that lines are written to.
@@ -231,14 +229,17 @@ impl Report {
 
     /// Prints the progress, at most every [`PROGRESS_INTERVAL`], or for the last time.
     pub(crate) fn progress(&mut self, in_flight: usize, last: bool) {
-        let Some(shown) = &mut self.progress else { return };
-        if last || shown.elapsed() >= PROGRESS_INTERVAL {
-            *shown = Instant::now();
-            let end = if last { "\n" } else { "" };
-            let Self { acknowledged, failed, .. } = self;
-            print_progress(&format!(
-                "\r{acknowledged} acknowledged, {failed} failed, {in_flight} in flight\x1b[K{end}"
-            ));
+        let Some(line) = &self.progress else { return };
+        let Self { acknowledged, failed, .. } = self;
+        let text = || format!("{acknowledged} acknowledged, {failed} failed, {in_flight} in flight");
+        if last {
+            let text = text();
+            if let Some(line) = self.progress.take() {
+                line.finish(text);
+            }
+        } else if self.shown.elapsed() >= PROGRESS_INTERVAL {
+            line.show(|bar| bar.set_message(text()));
+            self.shown = Instant::now();
         }
     }
 }

@@ -5,13 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use data_encoding::HEXLOWER;
 use serde_json::json;
 
 use crate::common::Metaq;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 #[tokio::test]
 async fn a_line_is_converted_before_the_next_one_is_complete() {
@@ -32,8 +29,8 @@ async fn a_line_is_converted_before_the_next_one_is_complete() {
 #[tokio::test]
 async fn a_long_line_is_shown_frame_by_frame() {
     let frame = [&b"result 200 1000000 1\r\n"[..], &[b'x'; 1_000_000]].concat();
-    let frames = hex(&frame).repeat(10);
-    let quit = hex(b"quit\r\n");
+    let frames = HEXLOWER.encode(&frame).repeat(10);
+    let quit = HEXLOWER.encode(b"quit\r\n");
     for (end, last) in [
         (
             quit.clone(),
@@ -52,7 +49,7 @@ async fn a_long_line_is_shown_frame_by_frame() {
             "error": format!("not hexadecimal: {} digits are not whole bytes", frames.len() + 3)}),
         ),
         (
-            hex(b"bogus\r\nquit\r\n"),
+            HEXLOWER.encode(b"bogus\r\nquit\r\n"),
             json!({"input": 1, "offset": 10 * frame.len(),
             "error": "\"bogus\" is not a command"}),
         ),

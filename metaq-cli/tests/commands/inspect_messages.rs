@@ -1,5 +1,6 @@
 //! The output of `metaq inspect` besides the fields of a frame: messages, and the bytes on the wire.
 
+use data_encoding::HEXLOWER;
 use serde_json::json;
 
 use crate::common::{Finished, Metaq};
@@ -8,10 +9,6 @@ async fn inspect(args: &[&str], input: &[u8]) -> Finished {
     let finished = Metaq::start(&[&["inspect"], args].concat()).finish(input).await;
     assert_eq!((finished.status, &*finished.stderr), (0, ""));
     finished
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]
@@ -54,7 +51,7 @@ async fn a_message_is_shown_in_its_parts() {
             inspect(&["--hex"], written.as_bytes()).await.json()[0]["fields"],
             shown.json()[0]["fields"]
         );
-        assert_eq!(written.trim_end(), hex(frame));
+        assert_eq!(written.trim_end(), HEXLOWER.encode(frame));
     }
 }
 
@@ -62,7 +59,7 @@ async fn a_message_is_shown_in_its_parts() {
 async fn stored_messages_are_shown_one_by_one() {
     let first = "0000000d4b62e51cb41a7b7cae80000000000001000000046174747268656c6c6f";
     let second = "000000053610a68600000000000000070000000068656c6c6f";
-    let frame = |data: &str| hex(format!("value {} 1\r\n", data.len() / 2).as_bytes()) + data;
+    let frame = |data: &str| HEXLOWER.encode(format!("value {} 1\r\n", data.len() / 2).as_bytes()) + data;
     let whole = [
         json!({"offset": 0, "id": -5_468_923_022_054_260_736_i64, "flag": 1,
             "attribute": {"hex": "61747472", "text": "attr"}, "payload": {"hex": "68656c6c6f", "text": "hello"}}),
@@ -89,13 +86,13 @@ async fn the_bytes_of_a_frame_are_shown_as_they_came() {
     for shown in &shown[..3] {
         let length = shown["length"].as_u64().unwrap() as usize;
         assert_eq!(shown["offset"], json!(start));
-        assert_eq!(shown["bytes"], hex(&frames[start..start + length]));
+        assert_eq!(shown["bytes"], HEXLOWER.encode(&frames[start..start + length]));
         start += length;
     }
     assert_eq!(shown[3], json!({"offset": start, "incomplete": true}));
     assert_eq!(inspect(&[], frames).await.json()[0].get("bytes"), None);
-    let by_line = inspect(&["--hex", "--raw"], hex(b"version 007\r\n").as_bytes()).await.json();
-    assert_eq!(by_line[0]["bytes"], hex(b"version 007\r\n"));
+    let by_line = inspect(&["--hex", "--raw"], HEXLOWER.encode(b"version 007\r\n").as_bytes()).await.json();
+    assert_eq!(by_line[0]["bytes"], HEXLOWER.encode(b"version 007\r\n"));
     let refused = Metaq::start(&["inspect", "--encode", "--raw"]).finish(b"").await;
     assert_eq!(refused.status, 2);
 }

@@ -2,12 +2,16 @@
 //! the exit status; and its text is plain.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     process::{Command, Stdio},
 };
 
 use metaq_testkit::Broker;
-use nix::sys::signal::Signal;
+use nix::{
+    pty::{Winsize, openpty},
+    sys::signal::Signal,
+};
 
 use crate::common::{Running, broker, command, dev_full};
 
@@ -147,4 +151,26 @@ async fn a_log_that_is_no_terminal_has_no_colors() {
     let output = metaq.output().await;
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains(" INFO ") && !log.contains('\x1b'), "{log}");
+}
+
+/// The progress goes to the terminal alone, and leaves the results as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_is_shown_on_a_terminal() {
+    let broker = broker().await;
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(&size, None).unwrap();
+    let mut produce = command("produce", &broker, &[]);
+    produce.env("TERM", "xterm").stderr(terminal.slave);
+    let mut metaq = Running::start(&mut produce);
+    // Nothing of this process may keep the terminal open.
+    drop(produce);
+    metaq.stdin.take().unwrap().write_all(b"1\n2\n3\n").unwrap();
+    let output = metaq.read_stdout();
+    assert_eq!(metaq.wait().unwrap().code(), Some(0));
+    assert!(output.lines().count() == 3 && !output.contains('\x1b'), "{output}");
+    let mut shown = Vec::new();
+    // Reading ends with EIO when the last process has closed the terminal.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("3 acknowledged, 0 failed, 0 in flight"), "{shown:?}");
 }

@@ -1,6 +1,7 @@
 //! Conversion of commands to and from the JSON of the vectors (see their README.md).
 
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use metaq_protocol::{
     BooleanCommand, Checksum, Command, DataCommand, Flag, Frame, GetCommand, OffsetCommand, Opaque,
     PutCommand, PutData, QuitCommand, Response, StatsCommand, Status, SyncCommand, Token, Topic,
@@ -11,13 +12,11 @@ use serde_json::{Value, json};
 pub(crate) type Refusal = Box<dyn std::error::Error>;
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
-    assert!(text.len().is_multiple_of(2), "odd hexadecimal");
-    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
-    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).unwrap()
 }
 
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(bytes)
 }
 
 pub(crate) fn int<T: TryFrom<i64>>(fields: &Value, name: &str) -> T {

@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use metaq_protocol::Partition;
 use tempfile::TempDir;
 
@@ -132,10 +133,7 @@ fn parse(line: &str) -> Option<ReadMessage> {
 }
 
 fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
-    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?));
-    if rest.is_empty() { bytes.collect() } else { None }
+    HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use data_encoding::HEXLOWER;
 use metaq_protocol::TransactionAction;
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ fn leaves_the_choice(recorded: &Value) -> bool {
 }
 
 fn case(recorded: &Value) -> Case {
-    let bytes = unhex(recorded["bytes"].as_str().unwrap());
+    let bytes = HEXLOWER.decode(recorded["bytes"].as_str().unwrap().as_bytes()).unwrap();
     let steps = recorded["steps"].as_array().cloned().unwrap_or_else(|| vec![recorded.clone()]);
     let mut answers = 0;
     let mut outcome = None;
@@ -38,11 +39,6 @@ fn case(recorded: &Value) -> Case {
     }
     let name = format!("{} {}", recorded["id"].as_str().unwrap(), recorded["cat"].as_str().unwrap());
     Case::new(name, vec![(bytes, outcome.unwrap_or(Outcome::Answers(answers)))])
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let pair = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// Returns the reason why only the embedded broker, without the Java broker's defects, closed the connection.

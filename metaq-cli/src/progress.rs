@@ -1,0 +1,55 @@
+//! The progress on standard error, which is shown only if that is a terminal.
+
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::stderr::accepts_text;
+
+/// The time between two updates.
+pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A line of the terminal that is updated in place, and cleared when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ProgressLine {
+    bar: ProgressBar,
+}
+
+impl ProgressLine {
+    /// Returns a line with this template of `indicatif`, or `None` if stderr is not a terminal.
+    pub(crate) fn new(length: Option<u64>, template: &'static str) -> Option<Self> {
+        if !io::stderr().is_terminal() {
+            return None;
+        }
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+        Some(Self { bar: bar.with_style(ProgressStyle::with_template(template).ok()?) })
+    }
+
+    /// Shows a changed state, unless the terminal accepts no text at the moment.
+    pub(crate) fn show(&self, change: impl FnOnce(&ProgressBar)) {
+        if accepts_text() {
+            change(&self.bar);
+        }
+    }
+
+    /// Shows the last state, which stays, and ends the line.
+    pub(crate) fn finish(self, text: String) {
+        self.show(|bar| bar.finish_with_message(text));
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        if accepts_text() {
+            if !self.bar.is_finished() {
+                self.bar.finish_and_clear();
+            }
+        } else {
+            // Dropping the bar would write, and wait for the terminal.
+            self.bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+    }
+}
