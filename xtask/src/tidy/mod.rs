@@ -6,6 +6,7 @@ mod limits;
 mod rooms;
 mod source;
 mod tables;
+mod trees;
 
 use std::{
     fmt, fs, io,
@@ -121,6 +122,9 @@ fn check(root: &Path) -> io::Result<Found> {
     let (grown, hints) = limits::check(&files, &tables::CEILINGS);
     found.problems.extend(grown.iter().map(ToString::to_string));
     found.hints = hints;
+    let (grown, hints) = trees::check(root, &tables::TREES, &read(Path::new("ARCHITECTURE.md")))?;
+    found.problems.extend(grown.iter().map(ToString::to_string));
+    found.hints.extend(hints);
     found.problems.extend(rules::check(root)?);
     Ok(found)
 }

@@ -2,7 +2,7 @@
 
 use std::panic::Location;
 
-use super::{crates::Crate, limits::Ceilings};
+use super::{crates::Crate, limits::Ceilings, trees::Tree};
 
 /// This file, as messages name it.
 pub(super) const PATH: &str = "xtask/src/tidy/tables.rs";
@@ -70,6 +70,27 @@ pub(super) const CEILINGS: [Ceilings; 9] = [
     ceilings("bench", 0, 0, 0),
     ceilings("xtask", 0, 0, 0),
 ];
+
+/// The crates from elsewhere that a program builds, for now. The figures may only shrink, unless
+/// ARCHITECTURE.md has a reason for one more.
+pub(super) const TREES: [Tree; 6] = [
+    tree("metaq-protocol", &[], 4, true),
+    tree("metaq-transport", &[], 24, false),
+    tree("metaq-discovery", &["--no-default-features"], 21, false),
+    tree("metaq-producer", &["--no-default-features"], 34, true),
+    tree("metaq-producer", &[], 110, false),
+    tree("metaq-producer", &["--no-default-features", "--features", "tls-ring"], 43, false),
+];
+
+#[track_caller]
+const fn tree(
+    package: &'static str,
+    features: &'static [&'static str],
+    ceiling: usize,
+    has_reasons: bool,
+) -> Tree {
+    Tree { package, features, ceiling, has_reasons, line: Location::caller().line() }
+}
 
 #[track_caller]
 const fn ceilings(
