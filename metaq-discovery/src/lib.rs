@@ -1,24 +1,14 @@
-//! Finds the brokers and partitions of MetaQ 1.4 (Metamorphosis) topics.
+//! [`Discovery`]: crate::Discovery
+//! [`ZooKeeperDiscovery`]: crate::ZooKeeperDiscovery
+//! [`StaticDiscovery`]: crate::StaticDiscovery
+//! [`TopicWatch`]: crate::TopicWatch
+//! [`TopicView`]: crate::TopicView
+//! [`events`]: crate::Discovery::events
+//! [`TopicWatch::channel`]: crate::TopicWatch::channel
 //!
-//! [`Discovery`] is the trait. [`ZooKeeperDiscovery`] reads the registry that brokers keep in ZooKeeper,
-//! `EtcdDiscovery` (feature `etcd`) reads the same from etcd, [`StaticDiscovery`] has a fixed list of
-//! brokers, `FileDiscovery` (feature `file`) reads them from a TOML or JSON file, and `MockDiscovery`
-//! (feature `mock`) is for tests. With a `TlsConfig` (feature `tls`), ZooKeeper and etcd are reached over
-//! TLS. Watching a topic returns a [`TopicWatch`], which always holds the latest [`TopicView`] and reports
-//! new ones; [`Discovery::events`] reports the state of the registry.
-//!
-//! This crate reads registries. It contains neither the brokers' protocol nor connections to brokers.
-//!
-//! ```
-//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-//! use metaq_discovery::{Discovery, StaticDiscovery, Topic};
-//!
-//! let discovery = StaticDiscovery::direct("meta://127.0.0.1:8123".parse()?);
-//! let watch = discovery.watch(&Topic::new("orders")?).await?;
-//! assert_eq!(watch.current().brokers()[0].addr.port(), 8123);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap();
-//! ```
+// The first definition of a link counts: on docs.rs those above replace the addresses of README.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backend;
 mod discovery;

@@ -1,5 +1,5 @@
 //! The documents are true of the code: log lines in `docs/operations.md` have the texts and levels of the
-//! code, and the tests that documents name exist.
+//! code, the tests that documents name exist, and links have targets.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -15,17 +15,17 @@ const LEVELS: [&str; 5] = ["trace", "debug", "info", "warn", "error"];
 const NAMING_TESTS: [&str; 2] =
     [include_str!("../../docs/reliability.md"), include_str!("../../docs/transactions.md")];
 
-/// Documents that link to source files, and the folders that they are in.
-const LINKING: [(&str, &str); 9] = [
-    ("", include_str!("../../README.md")),
-    ("", include_str!("../../ARCHITECTURE.md")),
-    ("docs", include_str!("../../docs/compatibility.md")),
-    ("docs", include_str!("../../docs/delivery.md")),
-    ("docs", include_str!("../../docs/embedded-broker.md")),
-    ("docs", include_str!("../../docs/migration.md")),
-    ("docs", DOCUMENT),
-    ("docs", include_str!("../../docs/performance.md")),
-    ("docs", include_str!("../../docs/transactions.md")),
+/// The folders of documents.
+const FOLDERS: [&str; 9] = [
+    "",
+    "docs",
+    "metaq-protocol",
+    "metaq-protocol/tests/vectors",
+    "metaq-discovery",
+    "metaq-transport",
+    "metaq-producer",
+    "metaq-cli",
+    "testkit",
 ];
 
 fn repository() -> &'static Path {
@@ -160,22 +160,111 @@ fn every_test_that_a_document_names_exists() {
     assert!(count > 40, "only {count} tests are named");
 }
 
+/// The documents of the repository, by their paths.
+fn documents() -> Vec<(PathBuf, String)> {
+    let entries = FOLDERS.iter().flat_map(|folder| fs::read_dir(repository().join(folder)).unwrap());
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let documents = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    documents.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The text of a document outside of its blocks of code.
+fn prose(document: &str) -> String {
+    let mut is_code = false;
+    let is_prose = |line: &&str| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    };
+    document.lines().filter(is_prose).fold(String::new(), |prose, line| prose + line + "\n")
+}
+
+/// The links that a document defines: labels and targets.
+fn definitions(prose: &str) -> Vec<(&str, &str)> {
+    let definitions = prose.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+    definitions.filter(|(label, _)| !label.contains(']')).collect()
+}
+
+/// The name of a heading in links.
+fn place(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    text.chars().filter(|letter| letter.is_alphanumeric() || ['-', '_'].contains(letter)).collect()
+}
+
 #[test]
-fn every_source_file_that_a_document_links_to_exists() {
+fn every_link_of_a_document_has_a_target() {
     let mut count = 0;
-    for (folder, document) in LINKING {
-        let targets = document.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for target in targets.filter(|target| target.ends_with(".rs")) {
+    for (path, document) in documents() {
+        let prose = prose(&document);
+        let in_place = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let targets = in_place.chain(definitions(&prose).into_iter().map(|(_, target)| target));
+        for target in targets.filter(|target| !target.starts_with("https://")) {
             count += 1;
-            assert!(repository().join(folder).join(target).is_file(), "there is no {target}");
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let of_file = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(of_file.exists(), "{}: there is no {target}", path.display());
+            if !heading.is_empty() {
+                let text = self::prose(&fs::read_to_string(&of_file).unwrap());
+                let mut headings = text.lines().filter(|line| line.starts_with('#')).map(place);
+                assert!(headings.any(|place| place == heading), "{}: there is no {target}", path.display());
+            }
         }
     }
-    assert!(count > 40, "only {count} links were found");
+    assert!(count > 150, "only {count} links were found");
+}
+
+#[test]
+fn every_link_of_a_document_is_defined() {
+    let mut count = 0;
+    for (path, document) in documents() {
+        let prose = prose(&document);
+        let definitions = definitions(&prose);
+        for label in prose.split("][").skip(1).filter_map(|rest| rest.split(']').next()) {
+            count += 1;
+            let is_defined = definitions.iter().any(|(defined, _)| *defined == label);
+            assert!(is_defined, "{}: [{label}] is not defined", path.display());
+        }
+        for (label, _) in &definitions {
+            count += 1;
+            let uses = prose.matches(&format!("[{label}]")).count();
+            assert!(uses > 1, "{}: [{label}] is not used", path.display());
+        }
+    }
+    assert!(count > 100, "only {count} links were found");
+}
+
+#[test]
+fn every_link_of_a_guide_has_a_target_on_docs_rs() {
+    let on_docs_rs = include_str!("../src/guide_links.md");
+    let known = definitions(on_docs_rs);
+    let guides = include_str!("../src/guides.rs");
+    let mut count = 0;
+    for guide in fs::read_dir(repository().join("metaq-producer/guides")).unwrap() {
+        let guide = guide.unwrap();
+        let name = guide.file_name().into_string().unwrap();
+        let stem = name.trim_end_matches(".md");
+        if stem == "repository" {
+            continue;
+        }
+        assert!(guides.contains(&format!("\"{stem}\"")), "{name} is not a module of the documentation");
+        let prose = prose(&fs::read_to_string(guide.path()).unwrap());
+        let in_place = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in in_place {
+            let is_kept = target.starts_with('#') || target.starts_with("https://");
+            assert!(is_kept, "{name}: define the link to {target} at the end of the document");
+        }
+        for (label, _) in definitions(&prose) {
+            count += 1;
+            let is_known = known.iter().any(|(known, _)| *known == label);
+            assert!(is_known, "{name}: guide_links.md doesn't define [{label}]");
+        }
+    }
+    assert!(count > 30, "only {count} links were found");
 }
 
 #[test]
 fn every_module_in_the_tables_of_the_architecture_exists() {
-    let (_, architecture) = LINKING[1];
+    let architecture = include_str!("../../ARCHITECTURE.md");
     let (mut source, mut count) = (None, 0);
     for line in architecture.lines() {
         if line.starts_with('#') {

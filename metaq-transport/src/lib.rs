@@ -1,29 +1,13 @@
-//! Connections to MetaQ 1.4 (Metamorphosis) brokers: the [`Transport`] and [`Connection`] traits, and TCP.
+//! [`Transport`]: crate::Transport
+//! [`Connection`]: crate::Connection
+//! [`TcpTransport`]: crate::TcpTransport
+//! [`StreamTransport`]: crate::StreamTransport
+//! [`Progress`]: crate::Progress
+//! [`ConnectionConfig`]: crate::ConnectionConfig
 //!
-//! A connection is pipelined: requests are submitted without waiting for earlier responses, and each response
-//! finds its request by the opaque that the broker repeats. A connection maintains itself in the background.
-//! It dials, sends heartbeats when the broker is silent, replaces a stream that is silent while the broker
-//! answers on a new one, gives up on a broker that doesn't answer heartbeats, and dials again with growing,
-//! jittered backoff, until it is closed.
-//!
-//! This crate knows commands and bytes, but no topics and no registries.
-//!
-//! ```no_run
-//! use std::time::Duration;
-//! use metaq_protocol::{PutCommand, Topic};
-//! use metaq_transport::{TcpTransport, Transport};
-//! use tokio::time::Instant;
-//!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let connection = TcpTransport::default().connect(&"meta://127.0.0.1:8123".parse()?).await?;
-//! connection.state().wait_for(|state| state.is_ready()).await?;
-//!
-//! let put = PutCommand::new(Topic::new("orders")?, 0, "hello".into(), None);
-//! let response = connection.submit(&mut put.into(), Instant::now() + Duration::from_secs(3))?;
-//! println!("{:?}", response.await?);
-//! # Ok(())
-//! # }
-//! ```
+// The first definition of a link counts: on docs.rs those above replace the addresses of README.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Dependencies between the modules point one way: `stream` starts the `supervisor`, which uses `driver` and
 // `dial`; `driver` takes its stream from `dial`, and all of them use `connection`. `tcp` and `tls` dial for

@@ -1,49 +1,20 @@
-//! Test support for programs that use MetaQ 1.4 (Metamorphosis) brokers: an embedded [`Broker`] that needs
-//! nothing installed and misbehaves on demand, an [`EmbeddedRegistry`] to find it, a fault-injecting
-//! [`Proxy`], the [`conformance`] suite that every `Discovery` has to pass and, with the feature `peers`,
-//! handles that run real ZooKeeper and etcd servers and Java brokers.
+//! [`Broker`]: crate::Broker
+//! [`Faults`]: crate::Faults
+//! [`EmbeddedRegistry`]: crate::EmbeddedRegistry
+//! [`Proxy`]: crate::Proxy
+//! [`conformance`]: crate::conformance
+//! [`Broker::discovery`]: crate::Broker::discovery
+//! [`Broker::transport`]: crate::Broker::transport
+//! [`Broker::wait_for`]: crate::Broker::wait_for
+//! [`Broker::messages`]: crate::Broker::messages
+//! [`Broker::addr`]: crate::Broker::addr
+//! [`Broker::kill`]: crate::Broker::kill
+//! [`BrokerBuilder::start`]: crate::BrokerBuilder::start
+//! [`Requests::transactions`]: crate::Requests::transactions
 //!
-//! # A test of a service
-//!
-//! [`Broker::discovery`] and [`Broker::transport`] are all that a producer needs. [`Broker::wait_for`] waits
-//! for messages of the service; [`Broker::messages`] returns every message that was acknowledged:
-//!
-//! ```
-//! use metaq_producer::{Message, Producer, Topic};
-//! use metaq_testkit::Broker;
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // In a function with #[tokio::test]:
-//! let broker = Broker::builder().topic("orders", 4).start_without_port()?;
-//! let producer = Producer::builder().discovery(broker.discovery()).transport(broker.transport()).build()?;
-//!
-//! // What the service does:
-//! let orders: Topic = "orders".parse()?;
-//! producer.publish_topic(&orders).await?;
-//! producer.send(Message::new(orders, "one coffee").with_attribute("table 7")).await?;
-//!
-//! let stored = broker.wait_for("orders", 1).await?;
-//! assert_eq!(stored[0].payload, "one coffee");
-//! assert_eq!(stored[0].attribute.as_deref(), Some("table 7"));
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! - Without a port nothing depends on the network, so time may be paused:
-//!   `#[tokio::test(start_paused = true)]`, with tokio's feature `test-util`, makes every timeout and pause
-//!   pass immediately. A service that takes an address instead of a producer gets the address of a broker
-//!   with a port: [`BrokerBuilder::start`] and [`Broker::addr`].
-//! - [`Broker::kill`] ends the broker as a crash does, and returns a builder that starts it again.
-//!   [`Broker::faults`] makes it refuse requests, stay silent, respond late, or break connections.
-//! - Transactions need nothing else. [`Broker::messages`] includes the messages of a transaction once it has
-//!   committed. [`Requests::transactions`] selects its steps, to record them or to make them fail.
-//! - Several brokers that one producer finds have different ids and share one [`EmbeddedRegistry`].
-//!
-//! # Features
-//!
-//! - `zookeeper`, `etcd`: registration of the embedded broker there. Building the latter takes `protoc`.
-//! - `peers`: real peers; see the module.
+// The first definition of a link counts: on docs.rs those above replace the addresses of README.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod broker;
 pub mod conformance;
@@ -76,7 +47,3 @@ pub use metaq_transport::{ConnectionConfig, StreamTransport};
 pub use port::unused_addr;
 pub use proxy::Proxy;
 pub use registry::{EmbeddedRegistry, RegistryFault};
-
-#[doc = include_str!("../../docs/embedded-broker.md")]
-#[cfg(doctest)]
-struct EmbeddedBrokerDoctests;

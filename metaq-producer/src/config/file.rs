@@ -6,8 +6,8 @@ use super::{ProducerConfig, options::OPTIONS};
 
 impl ProducerConfig {
     /// The settings that a TOML text says; what it leaves out has its default. Durations are texts such as
-    /// `"3s"`, sizes numbers of bytes or texts such as `"64MiB"`. `docs/configuration.md` of the repository
-    /// has the list of all options.
+    /// `"3s"`, sizes numbers of bytes or texts such as `"64MiB"`. The guide
+    /// [`configuration`](crate::guides::configuration) lists all options.
     ///
     /// What the environment says usually goes before the file:
     ///

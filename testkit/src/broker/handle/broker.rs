@@ -19,8 +19,10 @@ use crate::{
 /// stream of bytes. It keeps its messages in memory, or on disk as a Java broker does.
 ///
 /// It answers and refuses as a Java broker does, with the same texts, and the Java client takes it for one.
-/// `docs/embedded-broker.md` lists the intended differences; [`compat`](BrokerBuilder::compat) removes some.
-/// [`faults`](Self::faults) make it misbehave.
+/// The guide [embedded broker] lists the intended differences, of which [`compat`](BrokerBuilder::compat)
+/// removes some. [`faults`](Self::faults) make it misbehave.
+///
+/// [embedded broker]: https://docs.rs/metaq-producer/latest/metaq_producer/guides/embedded_broker/index.html
 ///
 /// Dropping it ends it and its connections, as if its process were killed. [`kill`](Self::kill) does the same
 /// and waits until its port is free; [`shut_down`](Self::shut_down) ends it in order.
