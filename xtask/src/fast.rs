@@ -155,7 +155,7 @@ impl Suite {
 }
 
 /// Runs a command; its output of both kinds in order, and whether it succeeded.
-fn output(mut command: Command) -> io::Result<(String, bool)> {
+pub(crate) fn output(mut command: Command) -> io::Result<(String, bool)> {
     let (mut output, writer) = io::pipe()?;
     let mut running = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
     // It holds the writing end, without which the output ends with the program.

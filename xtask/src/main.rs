@@ -4,6 +4,7 @@ mod bench;
 mod fast;
 mod fuzz;
 mod lint;
+mod release_check;
 mod reliability;
 mod rules;
 mod scale;
@@ -52,6 +53,8 @@ usage: cargo xtask TASK
                  interface. All run although one fails, and the last line counts. A step that lacks a tool is skipped;
                  with CI=true that is a failure if cargo can install it, or if the step was named. With --quick, only
                  the steps of .ci/run
+  release-check  packs the published crates, and checks the packages outside of this workspace: unit tests, doc tests,
+                 the programs of their README files, documentation and its links
   protoc         prints the path of a protoc, which building the feature `etcd` takes; `test` sees to it itself
   fuzz [RUNS]    runs each fuzz target of metaq-protocol so often (default 100000), seeded from the
                  golden cases; needs a nightly toolchain, and installs cargo-fuzz
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
             };
         }
         Some("lint") => lint::run(&args.collect::<Vec<_>>()),
+        Some("release-check") => release_check::run(&args.collect::<Vec<_>>()),
         Some("tidy") => tidy::run(&args.collect::<Vec<_>>()),
         Some("fuzz") => fuzz::run(args.next().as_deref().unwrap_or("100000")),
         _ => {

@@ -8,7 +8,7 @@ const SKIPPED: &str = "skipped: ";
 /// The results of one test program.
 #[derive(Debug, Default)]
 pub(crate) struct Program {
-    name: String,
+    pub(crate) name: String,
     /// The number of tests that its last line gives; none before.
     passed: Option<usize>,
     failed: Vec<String>,
@@ -51,7 +51,7 @@ impl Program {
     }
 
     /// The number of tests that passed. The harness counts those that were skipped among them.
-    fn passed(&self) -> usize {
+    pub(crate) fn passed(&self) -> usize {
         self.passed.unwrap_or(0).saturating_sub(self.skipped.intersection(&self.names).count())
     }
 
