@@ -1,5 +1,11 @@
 //! Tests of a service that publishes: against embedded brokers, without ports, and with the faults that the
 //! service must tolerate. Time is paused, so that waiting takes none.
+//!
+//! ```text
+//! cargo test -p metaq-examples --test service_test
+//! ```
+//!
+//! prints the names of the tests, each of which is ok.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;

@@ -45,7 +45,8 @@ pub(super) const CRATES: [Crate; 9] = [
     Crate {
         folder: "examples",
         name: "metaq-examples",
-        dependencies: &["metaq-producer", "metaq-protocol", "metaq-testkit"],
+        // A transport of a program's own is made of the parts of `metaq-transport`.
+        dependencies: &["metaq-producer", "metaq-protocol", "metaq-testkit", "metaq-transport"],
         dev_dependencies: &[],
     },
     Crate {

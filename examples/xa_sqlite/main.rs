@@ -2,7 +2,7 @@
 //! by messages, in one distributed transaction.
 //!
 //! ```text
-//! cargo run --example two_phase
+//! cargo run -p metaq-examples --features sqlite --example xa_sqlite
 //! ```
 //!
 //! starts an embedded broker, and itself as child processes that sell: some sales succeed, some are killed
@@ -115,6 +115,6 @@ async fn main() -> Done<()> {
             println!("{}", Shop::open(Path::new(database), broker).await?.orders()?.join("\n"));
             Ok(())
         }
-        _ => Err("usage: two_phase [sell DATABASE BROKER ORDER STEP | recover DATABASE BROKER | orders DATABASE BROKER]".into()),
+        _ => Err("usage: xa_sqlite [sell DATABASE BROKER ORDER STEP | recover DATABASE BROKER | orders DATABASE BROKER]".into()),
     }
 }

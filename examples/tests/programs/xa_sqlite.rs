@@ -1,8 +1,7 @@
-//! Tests that run the examples of transactions as programs: with embedded brokers, and with a real Java
-//! broker that is killed as well.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! The example `xa_sqlite` with faults: with embedded brokers, and with a real Java broker that is killed as
+//! well.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use metaq_producer::{BrokerAddr, Producer, xa::XaProducer};
 use metaq_protocol::TransactionAction;
@@ -17,49 +16,21 @@ use tokio::{
     time::Instant,
 };
 
-/// Prepares an example as a program. Cargo builds a package's examples before it runs all of its tests.
-fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(
-        program.exists(),
-        "{} is missing; cargo builds it when it runs all tests of the package",
-        program.display()
-    );
-    let mut command = Command::new(program);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
+use crate::program;
 
-/// Runs an example to its end, and returns its output.
-async fn run(name: &str, args: &[&str]) -> String {
-    let output = example(name).args(args).output().await.unwrap();
+/// Runs the example to its end, and returns its output.
+async fn run(args: &[&str]) -> String {
+    let output = example().args(args).output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{name} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
 }
 
-#[tokio::test]
-async fn the_local_transaction_example_prints_what_it_claims() {
-    let text = run("local_transaction", &[]).await;
-    assert!(text.contains("a thousand cups: not booked\n"), "{text}");
-    let orders = text.lines().find(|line| line.starts_with("orders: ")).unwrap();
-    assert!(orders.contains("two cups") && orders.contains("three cups"), "{text}");
-    assert!(!orders.contains("thousand"), "{text}");
-}
-
-#[tokio::test]
-async fn the_two_phase_example_leaves_database_and_broker_equal() {
-    let text = run("two_phase", &[]).await;
-    for said in [
-        "rolled back: killed when prepared\n",
-        "committed: killed when decided\n",
-        "nothing is left\n",
-        "in the database: killed when committed, killed when decided, one cup, two cups\n",
-        "at the broker:   killed when committed, killed when decided, one cup, two cups\n",
-    ] {
-        assert!(text.contains(said), "{text}");
-    }
+/// Prepares the example as a program.
+fn example() -> Command {
+    let mut command = Command::new(program::path("xa_sqlite"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
 }
 
 /// The steps of a sale.
@@ -81,7 +52,7 @@ impl Shop {
 
     /// Sells, and kills the seller at a step if it gets there. Returns true if it succeeded.
     async fn sell(&self, order: &str, killed_when: &str) -> bool {
-        let mut command = example("two_phase");
+        let mut command = example();
         let mut child =
             command.args(["sell", &self.database, &self.broker, order, killed_when]).spawn().unwrap();
         let mut steps = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -98,7 +69,7 @@ impl Shop {
         let started = Instant::now();
         let mut said = String::new();
         loop {
-            let text = run("two_phase", &["recover", &self.database, &self.broker]).await;
+            let text = run(&["recover", &self.database, &self.broker]).await;
             said.push_str(&text);
             if text.ends_with("nothing is left\n") {
                 return said;
@@ -108,7 +79,7 @@ impl Shop {
     }
 
     async fn orders(&self) -> Vec<String> {
-        let text = run("two_phase", &["orders", &self.database, &self.broker]).await;
+        let text = run(&["orders", &self.database, &self.broker]).await;
         text.lines().map(str::to_owned).filter(|line| !line.is_empty()).collect()
     }
 }
@@ -173,7 +144,7 @@ async fn a_failed_rollback_is_left_for_the_next_recovery() {
     assert!(!shop.sell("a cup", "prepared").await);
     let rollbacks = Requests::transactions(Some(TransactionAction::Rollback));
     let lost = broker.faults().plan(rollbacks, Fault::Ignore);
-    let text = run("two_phase", &["recover", &shop.database, &shop.broker]).await;
+    let text = run(&["recover", &shop.database, &shop.broker]).await;
     assert!(text.contains("try again later") && text.ends_with("something is left\n"), "{text}");
     lost.cancel();
     shop.recover().await;
@@ -204,7 +175,7 @@ async fn decisions_of_an_operator_do_not_stop_recovery() {
         };
         assert!(broker.decide(&found.xid, decision).unwrap());
     }
-    let said = run("two_phase", &["recover", &shop.database, &shop.broker]).await;
+    let said = run(&["recover", &shop.database, &shop.broker]).await;
     for line in [
         "rolled back: prepared 3\n",
         "committed: decided 3\n",

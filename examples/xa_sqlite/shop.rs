@@ -174,7 +174,8 @@ impl Shop {
         }
         let decided = self.decisions()?;
         let is_ours = |found: &&RecoveredTransaction| found.xid.format_id() == FORMAT;
-        let listed: Vec<_> = recovery.transactions.iter().filter(is_ours).collect();
+        let mut listed: Vec<_> = recovery.transactions.iter().filter(is_ours).collect();
+        listed.sort_by_key(|found| found.xid.gtrid());
         let mut all_rolled_back = true;
         for RecoveredTransaction { xid, broker, .. } in &listed {
             let done = match self.xa.resource_at(broker) {

@@ -1,15 +1,19 @@
-//! A custom partition selector. Messages of one customer stay in order, because they all go to one partition,
-//! and each is awaited before the next.
+//! A partition selector of one's own: messages of one customer stay in order, because they all go to one
+//! partition, and each is awaited before the next.
 //!
 //! ```text
-//! cargo run --example custom_selector
+//! cargo run -p metaq-examples --example custom_selector
 //! ```
+//!
+//! prints the partition of each order, which is the same for all orders of a customer, and how a message
+//! without a customer is refused.
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use anyhow::{Result, bail};
 use metaq_producer::{
-    Message, Partition, PartitionSelector, Producer, Topic,
+    Message, Outcome, Partition, PartitionSelector, Producer, SendErrorKind, Topic,
     discovery::{StaticDiscovery, TopicView},
 };
 use metaq_testkit::Broker;
@@ -34,7 +38,7 @@ impl PartitionSelector for ByCustomer {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<()> {
     let broker = Broker::builder().topic("orders", 4).start().await?;
     let topic: Topic = "orders".parse()?;
     let view = TopicView::new(topic.clone()).with_broker(broker.id(), broker.addr().clone(), 4);
@@ -45,11 +49,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (customer, order) in
         [("ann", "tea"), ("bob", "coffee"), ("ann", "cake"), ("bob", "water"), ("ann", "bill")]
     {
-        let receipt = producer.send(Message::new(topic.clone(), order).with_attribute(customer)).await?;
-        println!("{customer}'s {order} -> partition {}", receipt.partition);
+        match producer.send(Message::new(topic.clone(), order).with_attribute(customer)).await {
+            Ok(receipt) => println!("{customer}'s {order} -> partition {}", receipt.partition),
+            // Whatever happens to it, what comes next must not overtake it.
+            Err(error) if error.outcome() == Outcome::Unknown => bail!("{order} may be stored: {error}"),
+            Err(error) => bail!("{order} is not stored: {error}"),
+        }
     }
 
-    let refused = producer.send(Message::new(topic, "lost")).await;
-    println!("without a customer: {}", refused.expect_err("the selector refuses it"));
-    Ok(())
+    match producer.send(Message::new(topic, "lost")).await {
+        Err(error) if error.kind() == SendErrorKind::NoPartition => {
+            println!("without a customer: {error}");
+            Ok(())
+        }
+        other => bail!("the selector was not asked: {other:?}"),
+    }
 }

@@ -1,1 +1,0 @@
-//! Examples of metaq; see `examples/` beside this folder.
