@@ -2,7 +2,7 @@
 //! nothing has to be installed or started before.
 //!
 //! ```text
-//! cargo run --release -p metaq-examples --example quickstart
+//! cargo run -p metaq-examples --example quickstart
 //! ```
 //!
 //! prints step by step what happens: the broker's address, and the partition and the offset of each message.

@@ -35,10 +35,18 @@ fn every_example_is_documented_with_its_command() {
     for (name, path, features) in examples() {
         let section = sections.iter().find(|section| section.name == name).unwrap();
         assert_eq!(section.file, path);
-        let release = if name == "quickstart" { "--release " } else { "" };
         let features = features.map(|features| format!("--features {features} ")).unwrap_or_default();
-        let command = format!("cargo run {release}-p metaq-examples {features}--example {name}");
+        let command = format!("cargo run -p metaq-examples {features}--example {name}");
         assert!(section.command.contains(&command), "{name} is not run by {command}");
+    }
+}
+
+#[test]
+fn the_readme_of_the_repository_links_every_example() {
+    let readme = include_str!("../../../README.md");
+    for section in sections(README) {
+        let link = format!("[{}](examples/{})", section.name, section.file);
+        assert!(readme.contains(&link), "README.md lacks {link}");
     }
 }
 
