@@ -168,7 +168,9 @@ fn what_makes_no_sense_is_named_when_the_producer_is_built() {
 #[test]
 fn the_document_has_every_option_with_its_variable_and_default() {
     let defaults = toml::Value::Table(as_table(&ProducerConfig::default()));
-    let mut rows = DOCUMENT.lines().filter(|line| line.starts_with("| `"));
+    // Another table, of features, is in the section about TLS.
+    let options = DOCUMENT.split("\n## TLS\n").next().unwrap();
+    let mut rows = options.lines().filter(|line| line.starts_with("| `"));
     for name in ProducerConfig::option_names() {
         let row = rows.next().unwrap_or_else(|| panic!("{name} has no row"));
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();

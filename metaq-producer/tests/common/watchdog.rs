@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-/// The time after which what runs is taken to hang.
+/// The time after which what runs is taken to hang. Beside other programs, a test of seconds took more than
+/// twenty.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs `body` on another thread, and fails if it takes more than two minutes.

@@ -13,7 +13,7 @@ use crate::wire::Client;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn program(peers: &Peers) -> JavaProgram {
-    peers.java_program("Acceptance", include_str!("../java/Acceptance.java")).unwrap()
+    peers.java_program("Acceptance", include_str!("../../java/Acceptance.java")).unwrap()
 }
 
 /// Runs the program against the broker on this port: one topic directly, another one through the registry.

@@ -300,7 +300,7 @@ async fn peers_end_with_a_test_that_is_killed() {
         return;
     }
     let mut victim = tokio::process::Command::new(env::current_exe().unwrap());
-    victim.args(["--exact", "victim", "--ignored", "--nocapture"]).env("METAQ_TEST_VICTIM", "1");
+    victim.args(["--exact", "real_peers::victim", "--ignored", "--nocapture"]).env("METAQ_TEST_VICTIM", "1");
     // A killed process can't clean up.
     let folder = tempfile::tempdir().unwrap();
     victim.env("TMPDIR", folder.path());
@@ -357,7 +357,7 @@ async fn dropping_a_peer_ends_it_and_removes_its_folder() {
 /// Runs the test below in a separate process.
 fn run_needs_peers(ci: &str, peers: &str, folder: &Path) -> Output {
     let mut this = Command::new(env::current_exe().unwrap());
-    this.args(["--exact", "needs_peers", "--ignored"]).env("CI", ci).env("METAQ_PEERS", peers);
+    this.args(["--exact", "real_peers::needs_peers", "--ignored"]).env("CI", ci).env("METAQ_PEERS", peers);
     this.env("PATH", folder).env("METAQ_PEERS_DIR", folder).output().unwrap()
 }
 
