@@ -9,12 +9,11 @@
 //! without a customer is refused.
 #![allow(clippy::print_stdout, reason = "examples show what they do")]
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use anyhow::{Result, bail};
 use metaq_producer::{
     Message, Outcome, Partition, PartitionSelector, Producer, SendErrorKind, Topic,
     discovery::{StaticDiscovery, TopicView},
+    selector::key_hash,
 };
 use metaq_testkit::Broker;
 
@@ -25,9 +24,10 @@ impl PartitionSelector for ByCustomer {
     fn select(&self, _: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition> {
         // A message without a customer is refused: its send fails with `SendErrorKind::NoPartition`.
         let customer = message.attribute()?;
-        let mut hasher = DefaultHasher::new();
-        customer.hash(&mut hasher);
-        partitions.get(hasher.finish() as usize % partitions.len()).copied()
+        // Other partitions, as when a broker comes or goes, move most customers to others of them.
+        // `RendezvousSelector` moves only those that have to.
+        let index = key_hash(customer.as_bytes()) % (partitions.len() as u64).max(1);
+        partitions.get(index as usize).copied()
     }
 
     // Refuses another partition even if the broker is cooling down or has no capacity, since a customer's

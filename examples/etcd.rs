@@ -27,7 +27,7 @@ async fn main() -> Result<()> {
     };
     let topic: Topic = topic.parse()?;
 
-    // Credentials and, with the feature `tls`, certificates are settings as well.
+    // Credentials and, with the feature `tls` or `tls-ring`, certificates are settings as well.
     let mut config = EtcdConfig::default();
     config.connect_timeout = Duration::from_secs(5);
     let etcd = EtcdDiscovery::with_config(servers, config)?;

@@ -64,7 +64,8 @@ async fn main() -> Result<()> {
         let request = tracing::info_span!("request", order);
         let sent = producer.send(Message::new(orders.clone(), order)).instrument(request).await;
         if let Err(error) = sent {
-            tracing::error!(order, %error, "an order is lost");
+            // Of a message that is not stored the error says so; `Outcome::Unknown` may be stored.
+            tracing::error!(order, outcome = ?error.outcome(), %error, "an order failed");
         }
     }
 

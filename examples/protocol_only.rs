@@ -53,7 +53,9 @@ fn main() -> Result<()> {
         bail!("the broker's answer is not one to a put");
     };
     println!("received: {} {:?}, opaque {}", answer.status, answer.text(), answer.opaque);
-    let stored = PutResponse::parse(&answer.body).context("the broker has refused the message")?;
+    ensure!(answer.opaque == Opaque(42), "this is the answer to another request: the message may be stored");
+    ensure!(answer.status.is_success(), "the broker has refused the message: {:?}", answer.text());
+    let stored = PutResponse::parse(&answer.body).context("stored, the broker says, in words of its own")?;
     println!("stored at byte {}", stored.offset);
     Ok(())
 }

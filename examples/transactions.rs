@@ -43,7 +43,11 @@ impl Shop {
             // meanwhile; only the contents of the topics show which. An XA transaction, as in the example
             // `xa_sqlite`, can be looked up and committed again.
             Err(error) if error.outcome() == TransactionOutcome::Unknown => Err(error),
-            Err(_) => Ok(false),
+            // Neither is stored.
+            Err(error) => {
+                println!("{order}: {error}");
+                Ok(false)
+            }
         }
     }
 }
@@ -57,7 +61,7 @@ async fn main() -> Result<()> {
         shop.producer.publish_topic(topic).await?;
     }
     for (order, pieces) in [("two cups", 2), ("a thousand cups", 1000), ("three cups", 3)] {
-        let is_booked = shop.book(order, pieces).await.with_context(|| format!("{order} may be booked"))?;
+        let is_booked = shop.book(order, pieces).await.with_context(|| format!("booking {order} failed"))?;
         println!("{order}: {}", if is_booked { "booked" } else { "not booked" });
     }
     for topic in ["orders", "stock"] {

@@ -79,7 +79,7 @@ async fn demonstrate() -> Done<()> {
     while let Some(line) = lines.next_line().await? {
         println!("{line}");
     }
-    recovery.wait().await?;
+    recovery.wait().await?.success().then_some(()).ok_or("the recovery failed")?;
 
     let orders = Shop::open(&path, &address).await?.orders()?;
     let mut announced: Vec<_> = broker.messages("orders").into_iter().map(|stored| stored.payload).collect();
