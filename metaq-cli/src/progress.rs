@@ -25,7 +25,8 @@ impl ProgressLine {
             return None;
         }
         let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
-        Some(Self { bar: bar.with_style(ProgressStyle::with_template(template).ok()?) })
+        let style = ProgressStyle::with_template(template).expect("templates are constants, and valid");
+        Some(Self { bar: bar.with_style(style) })
     }
 
     /// Shows a changed state, unless the terminal accepts no text at the moment.

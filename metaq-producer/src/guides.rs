@@ -19,8 +19,9 @@
 //! # In the repository
 //!
 //! The guides name files that are not part of this crate. They are in its repository: the examples
-//! `transactions`, `xa_sqlite`, `health_endpoint` and `trace_context` in the folder `examples`, the
-//! results of the benchmarks in `bench/results/latest.md`, `ARCHITECTURE.md` and `CONTRIBUTING.md`.
+//! `transactions`, `xa_sqlite`, `health_endpoint`, `metrics_and_tracing` and `trace_context` in the folder
+//! `examples`, the results of the benchmarks in `bench/results/latest.md`, `ARCHITECTURE.md` and
+//! `CONTRIBUTING.md`.
 
 /// A module whose documentation is a guide.
 macro_rules! guide {

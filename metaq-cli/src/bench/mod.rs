@@ -221,7 +221,7 @@ async fn watch<T>(
                 progress.is_stopped.store(true, Ordering::Relaxed);
             }
             sent = &mut sending => return Some(sent),
-            _ = ticks.tick() => {
+            _ = ticks.tick(), if line.is_some() => {
                 if let Some(line) = &line {
                     line.show(|bar| bar.set_position(progress.completed.load(Ordering::Relaxed)));
                 }

@@ -38,11 +38,8 @@ pub(super) fn write(packed: &[Packed], folder: &Path) -> Result<Vec<Program>, St
             return Err(format!("README of {0} doesn't say how to depend on {0}", packed.of.name));
         };
         let root = folder.join(&package);
-        fs::create_dir_all(root.join("src")).map_err(failed)?;
         fs::create_dir_all(root.join("examples")).map_err(failed)?;
         fs::write(root.join("Cargo.toml"), manifest).map_err(failed)?;
-        // A package without any target but examples isn't one.
-        fs::write(root.join("src").join("lib.rs"), "").map_err(failed)?;
         for example in &examples {
             let file = root.join("examples").join(&example.name).with_extension("rs");
             fs::write(file, &example.code).map_err(failed)?;
