@@ -120,7 +120,7 @@ fn sending(criterion: &mut Criterion) {
                 runtime.block_on(async {
                     for _ in 0..count {
                         let message = Message::new(topic.clone(), payload.clone());
-                        handles.push(producer.enqueue(message).await.expect("there is room"));
+                        handles.push(producer.enqueue(message).await.expect("there is capacity"));
                     }
                     transport.answer();
                     for handle in handles.drain(..) {

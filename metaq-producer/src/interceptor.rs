@@ -47,7 +47,7 @@ use crate::{
 pub trait Interceptor: Send + Sync {
     /// Looks at a message that is offered, and may change it, above all its attribute. Called once for each
     /// call that offers it, also within transactions: a message that comes back in an error and is offered
-    /// again is seen again, as it was changed. It is checked, and its room and its partition are found,
+    /// again is seen again, as it was changed. It is checked, and its capacity and its partition are found,
     /// afterwards.
     ///
     /// If this panics, the message is not sent: the call fails with an error of kind

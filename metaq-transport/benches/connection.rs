@@ -96,7 +96,7 @@ fn connection(criterion: &mut Criterion) {
                     for token in 0..IN_FLIGHT as u64 {
                         let put = PutRef::new(&topic, 3, Flag::EMPTY, checksum, &data);
                         let notify = CompletionToken { completions: &completions, token };
-                        connection.submit_put(put, deadline, notify).expect("there is room");
+                        connection.submit_put(put, deadline, notify).expect("there is capacity");
                     }
                     counted.done.notified().await;
                 });

@@ -56,10 +56,10 @@ const _: () = assert!(
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ProducerConfig {
-    /// The time from when a message is offered to its acknowledgement, everything included: waiting for room
-    /// and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java client. Too
-    /// short, and messages that a busy broker stores end with an unknown outcome; too long, and a program
-    /// learns late that nothing works.
+    /// The time from when a message is offered to its acknowledgement, everything included: waiting for
+    /// capacity and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java
+    /// client. Too short, and messages that a busy broker stores end with an unknown outcome; too long, and
+    /// a program learns late that nothing works.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub send_timeout: Duration,
     /// The time that publishing a topic may take until its first broker is connected. Default 10 s.
@@ -76,10 +76,11 @@ pub struct ProducerConfig {
     /// `maxTransferSize` is larger.
     #[cfg_attr(feature = "serde", serde(with = "text_forms::size"))]
     pub max_message_size: usize,
-    /// The most messages that are accepted and have no outcome yet. One broker can have half of them, hence
-    /// at most 131,072 for each of `connections_per_broker`, and a quarter may wait for a broker that is away
-    /// or has its half, so that others find room. Default 16,384. Too few, and the network is idle between
-    /// answers; many take memory, and as many are unknown when a broker dies.
+    /// The producer's capacity: the most messages that are accepted and have no outcome yet, whether they
+    /// wait or are in flight on a connection. One broker can have half of them, hence at most 131,072 for
+    /// each of `connections_per_broker`, and a quarter may wait for a broker that is away or has its half,
+    /// so that others find capacity. Default 16,384. Too few, and the network is idle between answers; many
+    /// take memory, and as many are unknown when a broker dies.
     pub max_in_flight: usize,
     /// The most bytes of those messages, of which one broker can have as much; a larger message may go alone.
     /// Default 64 MiB, at most 4 GiB.

@@ -172,7 +172,7 @@ impl SendError {
 
     pub(crate) fn full(topic: &Topic, limits: &str) -> Self {
         let text = format!(
-            "there is no room for it: {limits}; wait with enqueue or send, or raise max_in_flight and max_in_flight_bytes"
+            "there is no capacity for it: {limits}; wait with enqueue or send, or raise max_in_flight and max_in_flight_bytes"
         );
         Self::new(SendErrorKind::Full, topic, text)
     }

@@ -41,7 +41,7 @@ impl ProducerStats {
     /// | `metaq_transactions_committed_total` | — | those that were committed |
     /// | `metaq_transactions_rolled_back_total` | — | those of which nothing is stored |
     /// | `metaq_transactions_unknown_total` | — | those whose commit has no known outcome |
-    /// | `metaq_unacknowledged_messages` | — | messages that hold room |
+    /// | `metaq_unacknowledged_messages` | — | messages that hold capacity |
     /// | `metaq_unacknowledged_bytes` | — | their bytes |
     /// | `metaq_connections_established_total` | `broker` | how often a connection was established |
     /// | `metaq_requests_total` | `broker` | requests that connections accepted |
@@ -303,7 +303,7 @@ fn describe_metrics() {
     describe_counter!(LATENCY_COUNT, Unit::Count, "Acknowledged messages");
     describe_gauge!(LATENCY_SUM, Unit::Seconds, "How long acknowledged messages took together");
     for (name, unit, text) in [
-        (QUEUED, Unit::Count, "Messages that wait for room, a broker, their turn or their next attempt"),
+        (QUEUED, Unit::Count, "Messages that wait for capacity, a broker, their turn or their next attempt"),
         (IN_FLIGHT, Unit::Count, "Messages that were handed to a connection, and await their answer"),
         (UNACKNOWLEDGED, Unit::Count, "Messages that are accepted and have no outcome yet"),
         (UNACKNOWLEDGED_BYTES, Unit::Bytes, "Bytes of the messages that have no outcome yet"),

@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Inner {
-    /// Accepts a message, when there is room for it, and sends it.
+    /// Accepts a message, when there is capacity for it, and sends it.
     ///
     /// Nothing is awaited once the message is accepted: a future that is dropped before it is done has not
     /// accepted it.
@@ -63,7 +63,7 @@ impl Inner {
                                 )))
                             }
                         },
-                        // Boxed: there are many futures of messages, and few of them wait for room.
+                        // Boxed: there are many futures of messages, and few of them wait for capacity.
                         None => Box::pin(with_contained_waker(self.enqueue_when_free(
                             Arc::clone(topic),
                             message,
@@ -79,7 +79,7 @@ impl Inner {
         }
     }
 
-    /// The same for a message that there is no room for at the moment, or that isn't to have any while it
+    /// The same for a message that there is no capacity for at the moment, or that isn't to have any while it
     /// waits for `reason`.
     async fn enqueue_when_free(
         &self,
@@ -101,7 +101,7 @@ impl Inner {
                 }
                 None => (None, None),
             };
-            let share = match self.room(&message, &topic, until).await {
+            let share = match self.capacity(&message, &topic, until).await {
                 Ok(share) => share,
                 Err(error) => return Err(refused(error.with_message(message), span)),
             };
@@ -156,8 +156,8 @@ impl Inner {
         Ok(topic)
     }
 
-    /// Waits for room.
-    async fn room(
+    /// Waits for capacity.
+    async fn capacity(
         &self,
         message: &Message,
         topic: &TopicState,
@@ -171,8 +171,8 @@ impl Inner {
         counted_as_queued(topic, deadline, share, too_late).await
     }
 
-    /// Waits without room until the message may wait within, for `reason`. `came` is its place in the queue,
-    /// kept across calls.
+    /// Waits without capacity until the message may wait within, for `reason`. `came` is its place in the
+    /// queue, kept across calls.
     async fn wait_outside(
         &self,
         message: &Message,
@@ -195,8 +195,8 @@ impl Inner {
         counted_as_queued(topic, deadline, permit, || reason.error(topic)).await
     }
 
-    /// Sends a message that has its share of the room, or keeps it until it can be sent. A message that is to
-    /// wait outside has no share any more.
+    /// Sends a message that has its share of the capacity, or keeps it until it can be sent. A message that
+    /// is to wait outside has no share any more.
     // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]

@@ -55,7 +55,7 @@ use crate::{
 /// What runs in the background runs where a topic was published or a message sent; when that runtime has
 /// ended, the next call restarts it on its own, and messages that waited on the old one fail with
 /// [`NoRuntime`](crate::SendErrorKind::NoRuntime). Outside of a tokio runtime, what would have to wait for
-/// room or for a broker fails so, too.
+/// capacity or for a broker fails so, too.
 ///
 /// A runtime that has not ended has to be driven: one that is kept and idle keeps the connections that were
 /// made on it, so that calls on others end by their deadlines, in vain; dropping it heals that. The same

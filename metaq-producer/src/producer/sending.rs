@@ -16,9 +16,10 @@ use crate::{Message, Outcome, SendError, SendHandle, SendReceipt, send::in_fligh
 impl Producer {
     /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
     ///
-    /// It waits for room when too much is unacknowledged, or [too much waits](ProducerConfig::max_in_flight)
-    /// for the same broker, and for a broker while none of the topic is connected. It is sent again only as
-    /// [`RetryPolicy`](crate::RetryPolicy) says: by default never when it may be stored.
+    /// It waits for capacity when too much is unacknowledged, or [too much
+    /// waits](ProducerConfig::max_in_flight) for the same broker, and for a broker while none of the topic
+    /// is connected. It is sent again only as [`RetryPolicy`](crate::RetryPolicy) says: by default never
+    /// when it may be stored.
     ///
     /// # Errors
     /// [`SendError::outcome`] says whether the message may be stored; when it is certainly not, the error
@@ -64,18 +65,18 @@ impl Producer {
         self.inner.enqueue(message, timeout.into()).await?.that_cancels().await
     }
 
-    /// Gives a message to the producer, and returns when there is room for it; the handle ends with its
+    /// Gives a message to the producer, and returns when there is capacity for it; the handle ends with its
     /// outcome. This way one task can have thousands of messages in flight. One that can't be sent at once is
     /// accepted as long as [not too much waits](ProducerConfig::max_in_flight) for the same broker.
     ///
     /// # Errors
-    /// When the message can't be sent at all, or there is no room for it within the send timeout. Of kind
+    /// When the message can't be sent at all, or there is no capacity for it within the send timeout. Of kind
     /// [`NotConnected`](crate::SendErrorKind::NotConnected) when too many waited for a broker that is away.
     /// It was not sent then, and the error gives it back.
     ///
     /// # Cancel safety
     /// Dropping this future before it is done means that the message was not accepted. Those who wait for
-    /// room are served in the order in which they came.
+    /// capacity are served in the order in which they came.
     ///
     /// ```
     /// # use metaq_producer::{Message, Producer, Topic};
@@ -121,8 +122,8 @@ impl Producer {
     /// waits.
     ///
     /// # Errors
-    /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no room, or others wait for it, or, with
-    /// [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
+    /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no capacity, or others wait for it, or,
+    /// with [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
     /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as
     /// for [`enqueue`](Self::enqueue). The error gives the message back.
     ///
@@ -156,7 +157,7 @@ impl Producer {
         let permits = &inner.in_flight().permits;
         let Some(share) = permits.try_take(message.encoded_len()) else {
             topic.counts.failed(Outcome::NotSent, None);
-            // It may have been closed a moment ago, which gives no room to anybody.
+            // It may have been closed a moment ago, which gives no capacity to anybody.
             let error = if inner.closed.load(Ordering::Acquire) {
                 SendError::closed(&topic.topic)
             } else {
@@ -172,7 +173,7 @@ impl Producer {
         Ok(SendHandle::new(Arc::clone(&inner.submitter.in_flight), token))
     }
 
-    /// Sends all messages, as many at a time as there is room for, and returns their outcomes in the same
+    /// Sends all messages, as many at a time as there is capacity for, and returns their outcomes in the same
     /// order.
     ///
     /// # Cancel safety
@@ -249,10 +250,11 @@ impl Producer {
     /// [`NotSent`](Outcome::NotSent) for the messages that are returned. One that an earlier attempt may have
     /// stored is [`Unknown`](Outcome::Unknown), and is not returned.
     ///
-    /// These are left alone: messages in flight, that is to say handed to a connection, also one that another
-    /// thread is handing over during the call; messages that wait for room, which are not accepted yet and
-    /// may be accepted into the room that becomes free; messages of transactions; and those to other topics,
-    /// also if they go to the same brokers by way of the [default topic](ProducerConfig::default_topic).
+    /// These are left alone: messages in flight, that is to say handed to a connection, also one that
+    /// another thread is handing over during the call; messages that wait for capacity, which are not
+    /// accepted yet and may be accepted into the capacity that becomes free; messages of transactions; and
+    /// those to other topics, also if they go to the same brokers by way of the [default
+    /// topic](ProducerConfig::default_topic).
     ///
     /// If the producer is being closed, messages that are returned here are not in the [`CloseReport`].
     #[must_use = "the messages are taken back, and are in nobody else's hands"]

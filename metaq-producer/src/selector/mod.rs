@@ -66,8 +66,9 @@ pub trait PartitionSelector: Send + Sync {
     fn select(&self, topic: &Topic, partitions: &[Partition], message: &Message) -> Option<Partition>;
 
     /// Another partition for a message that `unfit`, which was chosen before, can't take well at the moment:
-    /// its broker failed lately or has no room. `None` insists on that one: then the message is sent there
-    /// all the same, or waits until there is room. The default asks [`select`](Self::select) again.
+    /// its broker failed lately or has no capacity. `None` insists on that one: then the message is sent
+    /// there all the same, or waits until there is capacity. The default asks [`select`](Self::select)
+    /// again.
     fn reselect(
         &self,
         topic: &Topic,
@@ -94,7 +95,7 @@ pub trait PartitionSelector: Send + Sync {
     }
 
     /// An attempt to send a message to `partition` ended: `latency` after it was handed to the connection,
-    /// which is neither the message's wait for room before nor its earlier attempts. Called from the task
+    /// which is neither the message's wait for capacity before nor its earlier attempts. Called from the task
     /// that reads answers: it must not block. What a panic says is logged, once for each topic.
     fn observe(&self, partition: Partition, latency: Duration, outcome: Result<(), Outcome>) {
         let _ = (partition, latency, outcome);

@@ -14,7 +14,7 @@ use crate::{Message, deadline};
 ///
 /// Messages that are sent at the same time go to one broker then, in fewer and larger writes, which saves
 /// both sides work. In the long run all partitions get the same share. When the partition can't take a
-/// message, because its broker is gone, failed lately or has no room, it moves at once.
+/// message, because its broker is gone, failed lately or has no capacity, it moves at once.
 ///
 /// ```
 /// use std::time::Duration;

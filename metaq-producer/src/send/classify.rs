@@ -71,14 +71,14 @@ pub(crate) fn classify_attempt(
                 Ok(place) => Ok((place, answer.received_at)),
                 Err(error) => {
                     let text = format!("the broker reported success, but not where: {error}");
-                    Err(bad_answer(topic_broker, partition, text))
+                    Err(bad_response(topic_broker, partition, text))
                 }
             }
         }
         ResponseBody::Other(Response::Boolean(said)) => Err(refused(topic_broker, topic, partition, &said)),
         _ => {
             let text = "the broker answered with data, as if asked for messages".to_owned();
-            Err(bad_answer(topic_broker, partition, text))
+            Err(bad_response(topic_broker, partition, text))
         }
     }
 }
@@ -87,7 +87,7 @@ fn failure(error: SendError, again: Retryability, blame: Blame) -> Box<Failure> 
     Box::new(Failure { error, again, blame, is_late: false })
 }
 
-fn bad_answer(topic_broker: &TopicBroker, partition: Partition, text: String) -> Box<Failure> {
+fn bad_response(topic_broker: &TopicBroker, partition: Partition, text: String) -> Box<Failure> {
     let error = SendError::new(SendErrorKind::BadResponse, &topic_broker.topic.topic, text);
     failure(error.at(partition, topic_broker.broker.addr.clone()), Retryability::AtLeastOnce, Blame::None)
 }

@@ -1,6 +1,6 @@
 //! A message from its offering to its outcome.
 //!
-//! The [`producer`](crate::producer) has checked it and taken its room ([`permits`]). [`submit`] asks the
+//! The [`producer`](crate::producer) has checked it and taken its capacity ([`permits`]). [`submit`] asks the
 //! selector and hands the message to a connection; [`in_flight`] keeps it until its outcome and learns how
 //! each attempt ended ([`classify`]). What can't be sent at once waits in a
 //! [queue of its topic](crate::route::wait_queue), within [`wait_limits`], until the [`dispatcher`] tries

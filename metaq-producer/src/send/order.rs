@@ -5,7 +5,7 @@
 //! message is decided for a partition when it is accepted, and stays in line there until it was answered:
 //! also while its broker is away, and while it waits for capacity or for its next attempt. Where the selector
 //! leaves the choice, that is a partition whose turn is free, or else the one with the shortest line, so that
-//! a broker that is silent isn't given the room of all.
+//! a broker that is silent isn't given the capacity of all.
 
 use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 

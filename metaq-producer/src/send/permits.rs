@@ -65,7 +65,7 @@ impl Permits {
         Some(share)
     }
 
-    /// Waits for room for a message of `len` bytes; none when the producer was closed.
+    /// Waits for capacity for a message of `len` bytes; none when the producer was closed.
     pub(crate) async fn take(&self, len: usize) -> Option<Share> {
         let share = self.share(len);
         let message = self.messages.acquire().await.ok()?;
@@ -116,7 +116,7 @@ impl Permits {
         }
     }
 
-    /// Refuses all who wait for room or will ask for it.
+    /// Refuses all who wait for capacity or will ask for it.
     pub(crate) fn close(&self) {
         self.messages.close();
         self.bytes.close();

@@ -136,7 +136,7 @@ impl<K: Ord + Clone, V: Default> Kept<K, V> {
 #[derive(Debug, Default)]
 pub(crate) struct TopicCounts {
     pub(crate) offered: AtomicU64,
-    /// The number of messages that wait now: for room, for a broker, for their turn.
+    /// The number of messages that wait now: for capacity, for a broker, for their turn.
     pub(crate) queued: AtomicU64,
     not_sent: AtomicU64,
     topic_brokers: Mutex<Kept<BrokerAddr, TopicBrokerCounts>>,

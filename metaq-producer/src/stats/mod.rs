@@ -64,7 +64,7 @@ pub struct ProducerStats {
 pub struct MessageCounts {
     /// Were given to the producer.
     pub offered: u64,
-    /// Wait for room, for a broker, for their turn, or for their next attempt.
+    /// Wait for capacity, for a broker, for their turn, or for their next attempt.
     pub queued: u64,
     /// Were handed to a connection, and await their answer.
     pub in_flight: u64,

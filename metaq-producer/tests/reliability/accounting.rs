@@ -132,7 +132,7 @@ async fn closing_under_any_fault_accounts_for_every_message_in_time() {
                     (text, outcome)
                 })
             };
-            // Some before and some after it happens; the last ones have to wait for room.
+            // Some before and some after it happens; the last ones have to wait for capacity.
             let mut sends: Vec<_> = (0..rng.usize(..60)).map(|n| send(format!("before {n}"))).collect();
             sleep(Duration::from_millis(rng.u64(..3))).await;
             happen(&mut cluster);
@@ -160,7 +160,7 @@ async fn closing_under_any_fault_accounts_for_every_message_in_time() {
             let expected = after.acknowledged + after.unknown + after.rejected
                 - (before.acknowledged + before.unknown + before.rejected);
             assert_eq!(meanwhile, expected, "{name}: {report:?}");
-            // Those that waited for room were never the producer's: they have their error only.
+            // Those that waited for capacity were never the producer's: they have their error only.
             assert!(report.unsent.len() as u64 <= after.not_sent - before.not_sent, "{name}: {report:?}");
             compare(&cluster, &outcomes, at_least_once);
             all.iter_mut().zip(told).for_each(|(all, told)| *all += told);
@@ -218,7 +218,7 @@ async fn futures_that_are_dropped_at_any_moment_leave_nothing_behind() {
         "{stored} {counts:?}"
     );
     assert!(dropped > 0 && counts.not_sent > 0 && counts.unknown > 0, "{counts:?}");
-    assert!(producer.send(message("next")).await.is_ok(), "no room is lost");
+    assert!(producer.send(message("next")).await.is_ok(), "no capacity is lost");
 }
 
 /// Sends without a pause until it is stopped.

@@ -234,7 +234,7 @@ impl Offering {
             // What has ended is let go of first: an error holds its message, which is the producer's no more.
             self.take_ended();
             let message = Message::new(topic.clone(), vec![b'x'; PAYLOAD]);
-            // One that there is no room for now is offered no longer.
+            // One that there is no capacity for now is offered no longer.
             if let Some(Ok(handle)) = self.producer.enqueue(message).now_or_never() {
                 self.handles.push_back(handle);
             }

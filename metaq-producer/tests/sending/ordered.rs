@@ -132,7 +132,7 @@ async fn turns_at_a_silent_broker_leave_room_for_other_brokers() {
             handles.push(cluster.producer.enqueue(message("x")).await.unwrap());
             sleep(Duration::from_millis(3)).await;
         }
-        assert!(Instant::now() < until, "step {step}: room is waited for");
+        assert!(Instant::now() < until, "step {step}: capacity is waited for");
         tokio::time::sleep_until(until).await;
         stored.push(cluster.brokers[1].messages("t").len() - before);
     }

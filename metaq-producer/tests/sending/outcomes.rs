@@ -25,7 +25,7 @@ async fn a_message_is_sent_and_counted_whatever_becomes_of_its_handle() {
     producer.flush().await;
     let counts = cluster.counts().await;
     assert_eq!((counts.offered, counts.acknowledged), (3, 3), "{counts:?}");
-    assert_eq!(producer.stats().await.unacknowledged, 0, "nobody looked, and the room is free again");
+    assert_eq!(producer.stats().await.unacknowledged, 0, "nobody looked, and the capacity is free again");
     let mut stored = cluster.stored();
     stored.sort();
     assert_eq!(stored, ["dropped", "forgotten", "kept"]);
@@ -91,7 +91,7 @@ async fn waiting_for_room_ends_at_the_deadline_and_can_be_given_up() {
     assert!(timeout(Duration::from_millis(10), producer.enqueue(message("given up"))).await.is_err());
     cluster.brokers[0].faults().thaw();
     assert!(first.await.is_ok());
-    assert!(producer.send(message("next")).await.is_ok(), "no room is lost");
+    assert!(producer.send(message("next")).await.is_ok(), "no capacity is lost");
     let counts = cluster.counts().await;
     assert_eq!((counts.offered, counts.acknowledged, counts.not_sent, counts.queued), (4, 2, 2, 0));
     assert_eq!(cluster.stored(), ["next", "first"]);

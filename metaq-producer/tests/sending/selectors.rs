@@ -173,7 +173,7 @@ async fn every_end_of_an_attempt_is_told_with_what_that_attempt_took() {
     let cluster = Cluster::new(1);
     let witness = Arc::new(Witness { panics: true, ..Witness::default() });
     let one = |config: &mut ProducerConfig| {
-        // One at a time, so that the second message waits for room.
+        // One at a time, so that the second message waits for capacity.
         config.max_in_flight = 1;
         config.retry.initial_backoff = Duration::from_secs(1);
         config.retry.jitter = Jitter::seeded(1);
@@ -196,7 +196,7 @@ async fn every_end_of_an_attempt_is_told_with_what_that_attempt_took() {
     assert_eq!(outcomes, [Ok(()), Ok(()), rejected, rejected, Ok(())]);
     for (partition, latency, _) in &observed[..2] {
         assert_eq!(*partition, Partition::new(0, 0));
-        assert!((100..150).contains(&latency.as_millis()), "{latency:?} without the wait for room");
+        assert!((100..150).contains(&latency.as_millis()), "{latency:?} without the wait for capacity");
     }
     assert!(observed[4].1 < Duration::from_millis(50), "without the attempt before: {:?}", observed[4]);
 }

@@ -246,7 +246,7 @@ fn several_threads_share_the_room_with_a_broker_in_trouble() {
                     ended.unwrap();
                 }
             };
-            timeout(PATIENCE, all_ended).await.expect("they find room");
+            timeout(PATIENCE, all_ended).await.expect("they find capacity");
             assert_eq!(working.messages("t").len(), 1600);
             assert_eq!(failing.messages("t").len(), 0);
             // Frozen and thawed on and on until all is stored.

@@ -80,9 +80,9 @@ async fn refused_message_leaves_wakers_of_others_alone() {
     .await;
     let producer = troubled.producer.clone();
     let mut waiting = troubled.send_to_failing(1, |n| format!("waits {n}")).await;
-    // All the room is taken.
+    // All the capacity is taken.
     troubled.working.faults().freeze();
-    let send = |partition: &str| producer.send_with_timeout(pinned(partition, "takes room"), LONG);
+    let send = |partition: &str| producer.send_with_timeout(pinned(partition, "takes capacity"), LONG);
     let mut sends: Vec<_> =
         ["1-0", "1-1", "1-0"].into_iter().map(|partition| Box::pin(send(partition))).collect();
     for send in &mut sends {
@@ -94,7 +94,7 @@ async fn refused_message_leaves_wakers_of_others_alone() {
     poll_with_panicking_waker(&mut panicking);
     let mut behind = Box::pin(send("1-1"));
     assert!((&mut behind).now_or_never().is_none());
-    // One gives room back, to a message that takes its turn and isn't let in, which gives it back, too.
+    // One gives capacity back, to a message that takes its turn and isn't let in, which gives it back, too.
     drop(sends.pop());
     assert!((&mut refused).now_or_never().is_none());
     troubled.working.faults().heal();
@@ -199,7 +199,7 @@ async fn trouble(registry: EmbeddedRegistry, is_over: Arc<AtomicBool>, mut rng: 
     broker
 }
 
-/// After all of it is over nothing is left: neither counts nor room, and the quarter can be filled as at
+/// After all of it is over nothing is left: neither counts nor capacity, and the quarter can be filled as at
 /// first.
 #[test]
 fn whatever_tasks_and_brokers_do_nothing_is_left_of_it() {

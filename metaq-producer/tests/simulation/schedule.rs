@@ -247,7 +247,7 @@ impl Simulation {
                         let stats = self.producer.stats().await;
                         let is_full = stats.unacknowledged >= self.max_in_flight
                             || stats.unacknowledged_bytes + LARGEST > self.max_in_flight_bytes;
-                        // What waits for one broker may take a quarter of the room.
+                        // What waits for one broker may take a quarter of the capacity.
                         let most_waiting = 4 * (stats.messages.queued as usize + 1);
                         let much_waits = most_waiting > self.max_in_flight
                             || most_waiting * LARGEST > self.max_in_flight_bytes;

@@ -111,9 +111,9 @@ impl InFlight {
         }
     }
 
-    /// Waits until all messages have their outcome, but not beyond `until`. `expire` ends what is overdue. No
-    /// more messages may be accepted; one who waited for room and isn't polled any more may hold some of it
-    /// for ever.
+    /// Waits until all messages have their outcome, but not beyond `until`. `expire` ends what is overdue.
+    /// No more messages may be accepted; one who waited for capacity and isn't polled any more may hold some
+    /// of it for ever.
     pub(crate) async fn drain(&self, until: Instant, expire: impl Fn()) {
         let mut was_empty = false;
         loop {
@@ -124,7 +124,7 @@ impl InFlight {
                 Err(NotReached::Elapsed) if look < until => expire(),
                 Err(_) => return,
             }
-            // Twice: a message that got its room just before is not seen the first time.
+            // Twice: a message that got its capacity just before is not seen the first time.
             let is_empty = self.tokens(|state| !matches!(state, State::Ended(_))).is_empty();
             if is_empty && was_empty {
                 return;

@@ -1,10 +1,11 @@
-//! The limits of what may wait for one broker, so that it doesn't take the room of all.
+//! The limits of what may wait for one broker, so that it doesn't take the capacity of all.
 //!
-//! An accepted message keeps its room while it waits. Messages that insist on a broker that is away or slow
-//! would fill the room, and none could be accepted for the brokers that work. A message that can't be handed
-//! to a connection at once is therefore accepted only if three times what waits for its broker, and all that
-//! waits, fit into the room together: one such broker takes a quarter of it at most, and several leave
-//! something to the others. Else the message waits outside, without room, until those of its queue have left.
+//! An accepted message keeps its capacity while it waits. Messages that insist on a broker that is away or
+//! slow would fill the capacity, and none could be accepted for the brokers that work. A message that can't
+//! be handed to a connection at once is therefore accepted only if three times what waits for its broker,
+//! and all that waits, fit into the capacity together: one such broker takes a quarter of it at most, and
+//! several leave something to the others. Else the message waits outside, without capacity, until those of
+//! its queue have left.
 //!
 //! Each queue may hold one message whatever else waits, so that one goes when what the queue waits for comes.
 //! A task that is let in and doesn't notice in time, because its task isn't run any more, loses the place to
@@ -33,7 +34,7 @@ use crate::{
 };
 
 pub(crate) struct WaitLimits {
-    room: Load,
+    capacity: Load,
     inner: Mutex<Inner>,
     timers: Arc<Timers>,
     /// The submitter that runs what is due.
@@ -126,9 +127,9 @@ impl WaitLimits {
     /// Limits in proportion to the producer's limits of messages and bytes. `timers` watch the tasks that are
     /// let in.
     pub(crate) fn new(max_messages: usize, max_bytes: usize, timers: &Arc<Timers>) -> Arc<Self> {
-        let room = Load { messages: max_messages, bytes: max_bytes };
+        let capacity = Load { messages: max_messages, bytes: max_bytes };
         let (inner, submitter) = (Mutex::default(), OnceLock::new());
-        Arc::new(Self { room, inner, timers: Arc::clone(timers), submitter })
+        Arc::new(Self { capacity, inner, timers: Arc::clone(timers), submitter })
     }
 
     /// Sets the submitter that runs timers.
@@ -143,7 +144,7 @@ impl WaitLimits {
         reason: WaitReason,
         share: Share,
     ) -> Option<WaitPermit> {
-        if !self.inner.lock().try_enter(self.room, key(waits, reason), share) {
+        if !self.inner.lock().try_enter(self.capacity, key(waits, reason), share) {
             return None;
         }
         Some(self.permit(waits, reason, share))
@@ -179,21 +180,22 @@ impl WaitLimits {
 
 impl Inner {
     /// Whether a message may come to wait in the queue.
-    fn has_place(&self, room: Load, (queue, reason): QueueKey, share: Share) -> bool {
+    fn has_place(&self, capacity: Load, (queue, reason): QueueKey, share: Share) -> bool {
         if self.queues.get(&(queue, reason)).is_none_or(|queue| queue.permits == 0) {
             return true;
         }
         let of_broker = self.groups.get(&reason.group()).map(|group| group.load).unwrap_or_default();
-        let fits =
-            |room: usize, of_broker: usize, all: usize, rare: usize| 3 * of_broker + all + 4 * rare <= room;
-        fits(room.messages, of_broker.messages, self.all.messages, 1)
-            && fits(room.bytes, of_broker.bytes, self.all.bytes, share.bytes())
+        let fits = |capacity: usize, of_broker: usize, all: usize, rare: usize| {
+            3 * of_broker + all + 4 * rare <= capacity
+        };
+        fits(capacity.messages, of_broker.messages, self.all.messages, 1)
+            && fits(capacity.bytes, of_broker.bytes, self.all.bytes, share.bytes())
     }
 
     /// Enters a new message if there is a place and no task waits outside for it.
-    fn try_enter(&mut self, room: Load, key: QueueKey, share: Share) -> bool {
+    fn try_enter(&mut self, capacity: Load, key: QueueKey, share: Share) -> bool {
         let has_outside = self.queues.get(&key).is_some_and(|queue| !queue.outside.is_empty());
-        let enters = !has_outside && self.has_place(room, key, share);
+        let enters = !has_outside && self.has_place(capacity, key, share);
         if enters {
             self.enter(key, share);
         }
@@ -242,8 +244,8 @@ impl WaitPermit {
 
     /// The message, which is not accepted yet, has to wait for another reason. None if it may not.
     pub(crate) fn try_change(mut self, reason: WaitReason) -> Option<Self> {
-        let room = self.limits.room;
-        let is_changed = self.change_if(reason, |inner, new, share| inner.try_enter(room, new, share));
+        let capacity = self.limits.capacity;
+        let is_changed = self.change_if(reason, |inner, new, share| inner.try_enter(capacity, new, share));
         is_changed.then_some(self)
     }
 

@@ -1,4 +1,4 @@
-//! Those who wait without room until they may wait within.
+//! Those who wait without capacity until they may wait within.
 
 use std::{sync::Arc, time::Duration};
 
@@ -68,7 +68,7 @@ impl WaitLimits {
     pub(super) fn let_in(self: &Arc<Self>, key: QueueKey) {
         let mut inner = self.inner.lock();
         let mut granted = Vec::new();
-        inner.grant(self.room, key, &mut granted);
+        inner.grant(self.capacity, key, &mut granted);
         let watch = inner.watch();
         drop(inner);
         self.tell(granted, watch);
@@ -82,7 +82,7 @@ impl WaitLimits {
         let mut granted = Vec::new();
         if inner.has_outside() {
             for key in inner.take_absent() {
-                inner.grant(self.room, key, &mut granted);
+                inner.grant(self.capacity, key, &mut granted);
             }
         }
         let watch = inner.watch();
@@ -136,9 +136,9 @@ impl Inner {
 
     /// Counts those who wait outside and have a place now as waiting within. The first places go to those who
     /// wait for the queue `key`, which has changed.
-    fn grant(&mut self, room: Load, key: QueueKey, granted: &mut Vec<Grant>) {
+    fn grant(&mut self, capacity: Load, key: QueueKey, granted: &mut Vec<Grant>) {
         while let Some((number, share)) = self.queues.get(&key).and_then(Queue::first_outside)
-            && self.has_place(room, key, share)
+            && self.has_place(capacity, key, share)
         {
             self.grant_one(key, number, granted);
         }
@@ -153,7 +153,7 @@ impl Inner {
             while let Some((number, key)) = self.groups.get(&group).and_then(Waiting::first_outside)
                 && let Some(share) =
                     self.queues.get(&key).and_then(|queue| Some(queue.outside.get(&number)?.share))
-                && self.has_place(room, key, share)
+                && self.has_place(capacity, key, share)
             {
                 self.grant_one(key, number, granted);
             }
