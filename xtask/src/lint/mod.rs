@@ -93,7 +93,7 @@ pub(crate) fn run(args: &[String]) -> bool {
     for step in chosen {
         let began = Instant::now();
         let result = (step.check)();
-        summary.add(step.name, result, strictness, began.elapsed());
+        say(&summary.add(step.name, result, strictness, began.elapsed()));
     }
     if !is_chosen {
         times.set(times::ALL, began.elapsed());
@@ -125,17 +125,23 @@ struct Summary {
 }
 
 impl Summary {
-    /// Adds a result, and prints it.
-    fn add(&mut self, name: &'static str, result: Result<(), Stop>, strictness: Strictness, took: Duration) {
+    /// Adds a result. Returns the line about it.
+    fn add(
+        &mut self,
+        name: &'static str,
+        result: Result<(), Stop>,
+        strictness: Strictness,
+        took: Duration,
+    ) -> String {
         let seconds = took.as_secs_f32();
         match result {
             Ok(()) => {
                 self.passed += 1;
-                say(&format!("passed: {name}: {seconds:.1} s\n"));
+                format!("passed: {name}: {seconds:.1} s\n")
             }
             Err(Stop::Failed(output)) => {
                 self.failed.push(name);
-                say(&format!("{}\nFAILED: {name}: {seconds:.1} s, see above\n", output.trim_end()));
+                format!("{}\nFAILED: {name}: {seconds:.1} s, see above\n", output.trim_end())
             }
             Err(Stop::Missing(Missing { what, remedy, source })) => {
                 let (list, result) = if strictness.demands(source) {
@@ -144,7 +150,7 @@ impl Summary {
                     (&mut self.skipped, "skipped")
                 };
                 list.push(name);
-                say(&format!("{result}: {name}: {what}; {remedy}\n"));
+                format!("{result}: {name}: {what}; {remedy}\n")
             }
         }
     }
@@ -204,7 +210,8 @@ mod tests {
         assert_eq!(summary.text(), "passed 1, failed 0, skipped 0");
         summary.add("b", Err(Stop::Failed("x".to_owned())), ci, Duration::ZERO);
         summary.add("c", missing(Source::Registry), ci, Duration::ZERO);
-        summary.add("d", missing(Source::Elsewhere), ci, Duration::ZERO);
+        let line = summary.add("d", missing(Source::Elsewhere), ci, Duration::ZERO);
+        assert_eq!(line, "skipped: d: no tool; get it\n");
         assert_eq!(summary.text(), "passed 1, failed 2 (b, c), skipped 1 (d)");
     }
 }
