@@ -106,6 +106,11 @@ impl Check {
         let unit = self.tests(&["--lib", "--bins"])?;
         say("running their doc tests\n");
         let doc = self.tests(&["--doc"])?;
+        // No result is no success: a name that isn't found in the output counts as none.
+        let libraries = || packed.iter().map(|packed| packed.of.name).filter(|name| *name != COMMAND);
+        if let Some(name) = libraries().find(|name| passed(&unit, name) == 0 || passed(&doc, name) == 0) {
+            return Err(format!("{name}: no unit test or no doc test has run"));
+        }
         say("building the command, as `cargo install` does\n");
         self.command()?;
         say("running the programs of their README files\n");
