@@ -55,7 +55,8 @@ fn main() -> Result<()> {
     println!("received: {} {:?}, opaque {}", answer.status, answer.text(), answer.opaque);
     ensure!(answer.opaque == Opaque(42), "this is the answer to another request: the message may be stored");
     ensure!(answer.status.is_success(), "the broker has refused the message: {:?}", answer.text());
-    let stored = PutResponse::parse(&answer.body).context("stored, the broker says, in words of its own")?;
+    let stored = PutResponse::parse(&answer.body)
+        .context("the broker has stored the message, and its answer can't be read")?;
     println!("stored at byte {}", stored.offset);
     Ok(())
 }

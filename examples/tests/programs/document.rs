@@ -11,7 +11,7 @@ pub(crate) struct Section<'a> {
     pub(crate) file: &'a str,
     /// The command that runs it.
     pub(crate) command: &'a str,
-    /// What it prints.
+    /// The output.
     pub(crate) output: &'a str,
 }
 

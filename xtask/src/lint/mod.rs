@@ -24,7 +24,7 @@ struct Step {
     check: fn() -> Result<(), Stop>,
 }
 
-/// Why a step did not pass.
+/// The reason why a step did not pass.
 #[derive(Debug)]
 enum Stop {
     /// It found something, which this output describes.
@@ -47,7 +47,7 @@ struct Missing {
     source: Source,
 }
 
-/// Where a missing thing comes from.
+/// The origin of a missing thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     /// The registry of crates, which every machine that builds the workspace reaches.
@@ -56,7 +56,7 @@ enum Source {
     Elsewhere,
 }
 
-/// How strict a run is about what is missing.
+/// The strictness of a run about what is missing.
 #[derive(Clone, Copy, Debug)]
 struct Strictness {
     /// `CI=true`.

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &[String]) -> bool {
         Ok(lines) => {
             lines.iter().for_each(|line| say(&format!("{line}\n")));
             say(&format!("release-check: the packed crates work, after {} s\n", began.elapsed().as_secs()));
-            // What is left behind is in the way of nothing.
+            // A folder that is left behind does no harm.
             let _ = fs::remove_dir_all(&check.folder);
             true
         }

@@ -80,7 +80,7 @@ fn unpack_one(of: Crate, repository: &Path, packages: &Path, folder: &Path) -> R
     Ok(Packed { of, folder: unpacked, path, bytes, manifest })
 }
 
-/// What is missing in a manifest as it was packed.
+/// Describes what is missing in a manifest as it was packed.
 fn problem_of_manifest(manifest: &str) -> Option<String> {
     let (_, package) = manifest.split_once("[package]")?;
     let package = package.split("\n[").next().unwrap_or_default();
