@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use metaq_protocol::{BrokerAddr, Checksum, Flag, Partition, PutData, PutRef, Topic};
 
-/// A message: where it goes, its payload, and optionally an attribute and a key.
+/// A message: its topic and its payload, and optionally an attribute, and a key or a partition.
 ///
 /// Cloning is cheap: topic, payload, attribute and key are shared.
 ///
@@ -23,7 +23,14 @@ pub struct Message {
     data: PutData,
     checksum: Checksum,
     /// Behind one pointer, since most messages have none.
-    key: Option<Arc<Box<[u8]>>>,
+    placement: Option<Arc<Placement>>,
+}
+
+/// What decides about the partition of a message.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Placement {
+    key: Option<Box<[u8]>>,
+    partition: Option<Partition>,
 }
 
 impl Message {
@@ -31,7 +38,7 @@ impl Message {
     pub fn new(topic: Topic, payload: impl Into<Bytes>) -> Self {
         let payload = payload.into();
         let checksum = Checksum::of(&payload);
-        Self { topic, checksum, data: PutData::new(payload, None), key: None }
+        Self { topic, checksum, data: PutData::new(payload, None), placement: None }
     }
 
     /// The same message with an attribute: a text that consumers get beside the payload, and can filter by.
@@ -53,8 +60,31 @@ impl Message {
     /// it.
     #[must_use]
     pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.key = Some(Arc::new(key.as_ref().into()));
+        self.placement().key = Some(key.as_ref().into());
         self
+    }
+
+    /// The same message for this partition and no other; the [selector](crate::PartitionSelector) is not
+    /// asked. While the partition's broker is not connected, the message waits for it, within its timeout. If
+    /// the registry doesn't name the broker, or the connected broker doesn't have the partition, the message
+    /// ends with [`NoPartition`](crate::SendErrorKind::NoPartition).
+    ///
+    /// ```
+    /// use metaq_producer::{Message, Partition, Topic};
+    ///
+    /// let orders: Topic = "orders".parse()?;
+    /// let message = Message::new(orders, "one coffee").with_partition(Partition::new(0, 3));
+    /// assert_eq!(message.partition(), Some(Partition::new(0, 3)));
+    /// # Ok::<(), metaq_producer::error::InvalidTopic>(())
+    /// ```
+    #[must_use]
+    pub fn with_partition(mut self, partition: Partition) -> Self {
+        self.placement().partition = Some(partition);
+        self
+    }
+
+    fn placement(&mut self) -> &mut Placement {
+        Arc::make_mut(self.placement.get_or_insert_default())
     }
 
     /// The topic.
@@ -79,7 +109,13 @@ impl Message {
     /// The key, if there is one.
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.as_ref().map(|key| &***key)
+        self.placement.as_ref()?.key.as_deref()
+    }
+
+    /// The partition that it is for, if it may go to no other.
+    #[must_use]
+    pub fn partition(&self) -> Option<Partition> {
+        self.placement.as_ref()?.partition
     }
 
     /// The number of bytes that the message takes at a broker and at a consumer: its payload, and its
@@ -111,6 +147,7 @@ impl fmt::Debug for Message {
             .field("payload_bytes", &self.payload().len())
             .field("attribute", &self.attribute())
             .field("key_bytes", &self.key().map(<[u8]>::len))
+            .field("partition", &self.partition())
             .finish()
     }
 }

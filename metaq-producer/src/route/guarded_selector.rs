@@ -30,7 +30,8 @@ impl GuardedSelector {
         Self { selector, wants_outcomes, has_panicked: AtomicBool::new(false) }
     }
 
-    /// Asks the selector; again, if `unfit` is what it chose before.
+    /// Asks the selector; again, if `unfit` is what it chose before. A message that names its partition goes
+    /// there, whatever the selector would say.
     ///
     /// # Errors
     /// What it panicked with. The senders' threads and the dispatcher, which sends the messages of everybody,
@@ -43,6 +44,9 @@ impl GuardedSelector {
         message: &Message,
         unfit: Option<Partition>,
     ) -> Result<Option<Partition>, String> {
+        if let Some(partition) = message.partition() {
+            return Ok(unfit.is_none().then_some(partition));
+        }
         let asked = panics::catch(|| match unfit {
             None => self.selector.select(topic, partitions, message),
             Some(unfit) => self.selector.reselect(topic, partitions, message, unfit),

@@ -400,9 +400,7 @@ impl Submitter {
             Some(broker) if route.has(partition) => Ok(Some((partition, broker))),
             None if route.knows(partition.broker) && unfit.is_some() => Ok(None),
             None if route.knows(partition.broker) => Err(NotSubmitted::Away(partition)),
-            _ => {
-                Err(wrong(format!("the partition selector chose {partition}, which the topic doesn't have")))
-            }
+            _ => Err(wrong(no_such_partition(&pending.message, partition))),
         }
     }
 
@@ -440,6 +438,16 @@ impl Submitter {
             Err(_) => Err(None),
         }
     }
+}
+
+/// The text about a chosen partition that there is none of.
+#[cold]
+fn no_such_partition(message: &Message, partition: Partition) -> String {
+    let chosen = match message.partition() {
+        Some(_) => "it is for partition",
+        None => "the partition selector chose",
+    };
+    format!("{chosen} {partition}, which the topic doesn't have")
 }
 
 impl FullConnection {

@@ -57,6 +57,43 @@ impl Cluster {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_with_a_partition_goes_there_and_nowhere_else() {
+    for ordered in [false, true] {
+        let cluster = Cluster::new(2);
+        let never = select_fn(|_, _, _| panic!("it is not asked"));
+        let producer = cluster.producer(never, |config| config.ordered = ordered).await;
+        let to = |partition| message("x").with_key("k").with_partition(partition);
+        for _ in 0..3 {
+            let receipt = producer.send(to(Partition::new(1, 1))).await.unwrap();
+            assert_eq!(receipt.partition, Partition::new(1, 1));
+        }
+        for absent in [Partition::new(1, 2), Partition::new(7, 0)] {
+            let error = producer.send(to(absent)).await.unwrap_err();
+            assert_eq!((error.kind(), error.outcome()), (SendErrorKind::NoPartition, Outcome::NotSent));
+            let names = format!("it is for partition {absent}, which the topic doesn't have");
+            assert!(error.to_string().contains(&names), "{error}");
+            assert_eq!(error.into_message(), Some(to(absent)));
+        }
+        assert_eq!((cluster.stored(0), cluster.stored(1)), (0, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_with_a_partition_waits_for_its_broker() {
+    for ordered in [false, true] {
+        let mut cluster = Cluster::new(2);
+        let producer = cluster.producer(KeyHashSelector::default(), |config| config.ordered = ordered).await;
+        let down = cluster.brokers.remove(1).kill().await;
+        until(async || producer.partitions(&topic()).len() == 2).await;
+        let waiting = producer.enqueue(message("x").with_partition(Partition::new(1, 0))).await.unwrap();
+        producer.send(message("other").with_partition(Partition::new(0, 0))).await.unwrap();
+        assert_eq!(producer.stats().await.messages.queued, 1);
+        cluster.brokers.push(down.start_without_port().unwrap());
+        assert_eq!(waiting.await.unwrap().partition, Partition::new(1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_selector_that_panics_harms_only_the_message() {
     let cluster = Cluster::new(1);
     let selector = select_fn(|_, partitions, message| match message.attribute() {
