@@ -1,5 +1,5 @@
-//! Many messages in flight from one task, and back-pressure: memory is bounded, and who sends faster than
-//! brokers store has to wait, or is told so.
+//! Many messages in flight from one task, and back-pressure: memory is bounded, and a program that sends
+//! faster than brokers store has to wait, or gets an error.
 //!
 //! ```text
 //! cargo run -p metaq-examples --example pipelining

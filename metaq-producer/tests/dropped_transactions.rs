@@ -1,5 +1,5 @@
-//! Transactions that are dropped while they are open. One test in a process of its own: what is told to
-//! `tracing` on one thread may be missed when others tell the same for the first time.
+//! Transactions that are dropped while they are open. One test in a process of its own: an event of
+//! `tracing` on one thread may be missed when other threads emit the same one for the first time.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;

@@ -259,7 +259,7 @@ impl Load {
         }
     }
 
-    /// Sends a message in one of the ways that there are, which nobody may wait for.
+    /// Sends a message in one of the possible ways, and does not wait for its outcome.
     fn send(&mut self) {
         let topic = self.rng.choice(&self.topics).unwrap().clone();
         let message = Message::new(topic, vec![b'x'; self.rng.usize(..4_000)]);

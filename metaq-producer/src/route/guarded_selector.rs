@@ -86,7 +86,7 @@ impl Observation {
             // A subscriber may panic, too.
             let topic = &topic.topic;
             contain(|| {
-                tracing::error!(%topic, panic, "partition selector panicked when told how a message fared; said once");
+                tracing::error!(%topic, panic, "partition selector panicked in observe; further panics are not reported");
             });
         }
     }

@@ -43,7 +43,8 @@ pub(crate) struct Submitter {
     /// The capacity that was asked for, by number.
     pub(crate) requests: Mutex<Requests>,
     pub(crate) next_request: AtomicU64,
-    /// Set when callers should yield so that connections can write.
+    /// Set when callers should yield so that connections can write; the next `Inner::enqueue` does, of any
+    /// task.
     pub(crate) should_yield: AtomicBool,
 }
 

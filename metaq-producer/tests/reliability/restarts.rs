@@ -239,7 +239,7 @@ async fn planned_restarts_fail_nothing_but_what_was_under_way() {
     load.reaches(&addr, Instant::now()).await;
     let connections = stays.client_ports();
     let mut used_again = Times::default();
-    // First as an operator does who has time: its topic is withdrawn, and it is stopped when nobody is
+    // First as an operator does who has time: its topic is withdrawn, and it is stopped when no client is
     // connected any more.
     for withdrawn in [true, false] {
         for _ in 0..times {

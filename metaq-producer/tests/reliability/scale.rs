@@ -1,4 +1,4 @@
-//! A thousand topics of 64 partitions and ten thousand senders at once: little memory, and nobody waits
+//! A thousand topics of 64 partitions and ten thousand senders at once: little memory, and no sender waits
 //! longer than others. What it takes is measured in a process of its own, beside the brokers'.
 
 use std::{

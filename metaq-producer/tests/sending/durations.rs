@@ -34,7 +34,7 @@ thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts panics from now on, also those of tasks, which nobody else sees.
+/// Counts panics from now on, also those of tasks, which are not seen otherwise.
 fn count_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -132,7 +132,7 @@ async fn a_dropped_sending_counts_whatever_it_waited_for() {
     assert_eq!(counts(&producer).await, [0, 1, 0, 0, 0, 0]);
     transaction.send(message("b")).await.unwrap();
     assert_eq!(counts(&producer).await, [0, 0, 2, 0, 0, 0]);
-    // Or nobody.
+    // Or no call looks at.
     cluster.brokers[0].faults().plan(Requests::puts().first(1), Fault::Ignore);
     assert!(timeout(moment, transaction.send(message("c"))).await.is_err());
     assert_eq!(counts(&producer).await, [0, 1, 2, 0, 0, 0]);

@@ -75,7 +75,7 @@ impl ConnectionShared {
     }
 
     /// Queues the request if there is capacity. Returns its key, and whether the caller should yield so that
-    /// the driver can write.
+    /// the driver can write. `Driver::poll_write` writes it; its outcome comes by `Deferred::run`.
     #[inline(always)]
     fn queue(
         self: &Arc<Self>,

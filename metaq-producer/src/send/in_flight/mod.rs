@@ -237,7 +237,8 @@ impl InFlight {
         error
     }
 
-    /// Takes the outcome of a message; or registers the waker of `cx`, which is `likely` to be necessary.
+    /// Takes the outcome of a message; or registers the waker of `cx`, which is `likely` to be necessary, and
+    /// which `run_effects` wakes.
     pub(crate) fn poll(
         &self,
         token: Token,
