@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     TopicView, ViewChange, ViewPublisher,
-    panics::{contain, log},
+    panics::{contain, log, with_contained_waker},
 };
 
 /// The number of events that are kept for a slow reader; older ones are replaced by
@@ -99,6 +99,8 @@ impl fmt::Display for RegistryState {
 struct RegistryStatus {
     state: RegistryState,
     since: Instant,
+    /// How often it was lost.
+    losses: u64,
 }
 
 impl RegistryStatus {
@@ -111,7 +113,8 @@ impl RegistryStatus {
         };
         let changes = state != self.state;
         if changes {
-            *self = Self { state, since: Instant::now() };
+            let losses = self.losses + u64::from(state == RegistryState::Lost);
+            *self = Self { state, since: Instant::now(), losses };
         }
         changes
     }
@@ -136,9 +139,15 @@ impl DiscoveryEvents {
     #[must_use]
     pub fn registry(&self) -> (RegistryState, Option<Instant>) {
         self.status.as_ref().map_or((RegistryState::Unknown, None), |status| {
-            let RegistryStatus { state, since } = *status.lock();
+            let RegistryStatus { state, since, .. } = *status.lock();
             (state, Some(since))
         })
+    }
+
+    /// The number of times that the registry has become [`Lost`](RegistryState::Lost) so far.
+    #[must_use]
+    pub fn registry_losses(&self) -> u64 {
+        self.status.as_ref().map_or(0, |status| status.lock().losses)
     }
 
     /// Waits for the next event. Returns `None` when there will be no further event, because the discovery
@@ -159,14 +168,18 @@ impl DiscoveryEvents {
                 Err(TryRecvError::Empty) if is_closed => return None,
                 Err(TryRecvError::Empty) => {}
             }
-            tokio::select! {
-                biased;
-                event = events.recv() => return match event {
-                    Ok(event) => Some(event),
-                    Err(RecvError::Lagged(count)) => Some(DiscoveryEvent::Missed(count)),
-                    Err(RecvError::Closed) => None,
-                },
-                changed = closed.changed() => changed.ok()?,
+            let next = async {
+                tokio::select! {
+                    biased;
+                    event = events.recv() => Some(event),
+                    changed = closed.changed() => changed.err().map(|_| Err(RecvError::Closed)),
+                }
+            };
+            match with_contained_waker(next).await {
+                Some(Ok(event)) => return Some(event),
+                Some(Err(RecvError::Lagged(count))) => return Some(DiscoveryEvent::Missed(count)),
+                Some(Err(RecvError::Closed)) => return None,
+                None => {}
             }
         }
     }
@@ -182,7 +195,7 @@ pub struct EventPublisher {
 
 impl Default for EventPublisher {
     fn default() -> Self {
-        let status = RegistryStatus { state: RegistryState::Unknown, since: Instant::now() };
+        let status = RegistryStatus { state: RegistryState::Unknown, since: Instant::now(), losses: 0 };
         Self {
             sender: broadcast::Sender::new(CAPACITY),
             closed: watch::Sender::new(false),
@@ -206,13 +219,15 @@ impl EventPublisher {
         self.closed.send_replace(true);
     }
 
-    /// Sends an event to all subscribers, if there are any.
+    /// Sends an event to all subscribers, if there are any. [`Connected`](DiscoveryEvent::Connected) and
+    /// [`Lost`](DiscoveryEvent::Lost) are sent only if they change the state of the registry.
     pub fn send(&self, event: DiscoveryEvent) {
-        if self.status.lock().apply(&event) {
-            match event {
-                DiscoveryEvent::Connected => log(|| tracing::info!("registry answers")),
-                _ => log(|| tracing::warn!("registry doesn't answer; all views hold")),
-            }
+        let changes = self.status.lock().apply(&event);
+        match event {
+            DiscoveryEvent::Connected if changes => log(|| tracing::info!("registry answers")),
+            _ if changes => log(|| tracing::warn!("registry doesn't answer; all views hold")),
+            DiscoveryEvent::Connected | DiscoveryEvent::Lost => return,
+            _ => {}
         }
         // An event without subscribers is not an error.
         let _ = self.sender.send(event);
@@ -237,6 +252,8 @@ impl EventPublisher {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+
     use super::*;
 
     #[test]
@@ -253,17 +270,62 @@ mod tests {
         assert_eq!(events.registry(), (RegistryState::Connected, since), "nothing has changed");
         publisher.send(DiscoveryEvent::Lost);
         publisher.send(DiscoveryEvent::Expired);
+        publisher.send(DiscoveryEvent::Lost);
+        assert_eq!((events.registry_losses(), DiscoveryEvents::none().registry_losses()), (1, 0));
         assert_eq!((state(), publisher.subscribe().registry().0), (RegistryState::Lost, RegistryState::Lost));
         assert_eq!(DiscoveryEvents::none().registry(), (RegistryState::Unknown, None));
+    }
+
+    #[tokio::test]
+    async fn states_that_do_not_change_are_not_sent_again() {
+        let publisher = EventPublisher::default();
+        let mut events = publisher.subscribe();
+        let twice = |event: DiscoveryEvent| {
+            publisher.send(event.clone());
+            publisher.send(event);
+        };
+        twice(DiscoveryEvent::Connected);
+        twice(DiscoveryEvent::Lost);
+        publisher.send(DiscoveryEvent::Expired);
+        publisher.close();
+        for expected in [DiscoveryEvent::Connected, DiscoveryEvent::Lost, DiscoveryEvent::Expired] {
+            assert_eq!(events.next().await, Some(expected));
+        }
+        assert_eq!(events.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_waker_that_panics_leaves_no_other_reader_asleep() {
+        let publisher = EventPublisher::default();
+        let mut panicking: Vec<_> = (0..3).map(|_| publisher.subscribe()).collect();
+        let mut futures: Vec<_> = panicking.iter_mut().map(|events| Box::pin(events.next())).collect();
+        let waker = std::task::Waker::from(Arc::new(PanicsWhenWoken));
+        for future in &mut futures {
+            assert!(future.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        }
+        let mut events = publisher.subscribe();
+        let other = tokio::spawn(async move { (events.next().await, events.next().await) });
+        tokio::task::yield_now().await;
+        publisher.send(DiscoveryEvent::Lost);
+        publisher.close();
+        assert_eq!(other.await.unwrap(), (Some(DiscoveryEvent::Lost), None));
+    }
+
+    struct PanicsWhenWoken;
+
+    impl std::task::Wake for PanicsWhenWoken {
+        fn wake(self: Arc<Self>) {
+            panic!("woken");
+        }
     }
 
     #[tokio::test]
     async fn a_slow_reader_receives_the_number_of_missed_events() {
         let publisher = EventPublisher::default();
         let mut events = publisher.subscribe();
-        (0..CAPACITY + 7).for_each(|_| publisher.send(DiscoveryEvent::Lost));
+        (0..CAPACITY + 7).for_each(|_| publisher.send(DiscoveryEvent::Expired));
         assert_eq!(events.next().await, Some(DiscoveryEvent::Missed(7)));
-        assert_eq!(events.next().await, Some(DiscoveryEvent::Lost));
+        assert_eq!(events.next().await, Some(DiscoveryEvent::Expired));
         let mut closed = publisher.subscribe();
         publisher.send(DiscoveryEvent::Expired);
         publisher.close();

@@ -1,14 +1,14 @@
 //! Containment of panics in foreign code: wakers, subscribers of `tracing`, client libraries.
 
+#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
+use std::task::Poll;
 use std::{
     any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
-#[cfg(any(feature = "etcd", feature = "file", feature = "mock", feature = "zookeeper"))]
-use std::{
     future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    task::Poll,
+    sync::Arc,
+    task::{Context, Wake, Waker},
 };
 
 /// Records an event with `tracing`. A panic of the subscriber has no effect.
@@ -21,6 +21,32 @@ pub(crate) fn contain(run: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
         let panic = take_message(payload);
         log(|| tracing::error!(panic, "code that watches a registry panicked when it was woken"));
+    }
+}
+
+/// Waits for a future of tokio's, which wakes others after the caller's task: a waker that panics would leave
+/// them asleep.
+pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let contained = Waker::from(Arc::new(ContainedWaker(Some(context.waker().clone()))));
+        future.as_mut().poll(&mut Context::from_waker(&contained))
+    })
+    .await
+}
+
+/// The waker of a task; `None` once it was dropped.
+struct ContainedWaker(Option<Waker>);
+
+impl Wake for ContainedWaker {
+    fn wake(self: Arc<Self>) {
+        contain(|| self.0.iter().for_each(Waker::wake_by_ref));
+    }
+}
+
+impl Drop for ContainedWaker {
+    fn drop(&mut self) {
+        contain(|| drop(self.0.take()));
     }
 }
 

@@ -186,7 +186,7 @@ mod tests {
 
     /// The entries that were reported; a last event marks the end.
     async fn reported(events: &EventPublisher, listening: &mut crate::DiscoveryEvents) -> Vec<String> {
-        events.send(DiscoveryEvent::Lost);
+        events.send(DiscoveryEvent::Expired);
         let mut paths = Vec::new();
         while let Some(DiscoveryEvent::BadEntry(entry)) = listening.next().await {
             paths.push(entry.path);

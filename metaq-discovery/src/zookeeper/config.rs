@@ -41,7 +41,8 @@ pub struct ZooKeeperConfig {
     /// The credentials for reading, with the scheme `digest`. Default none, which suffices for nodes that
     /// brokers create: everyone may read those.
     pub credentials: Option<Credentials>,
-    /// TLS, for which the servers have a separate port. Default none.
+    /// TLS, for which the servers have a separate port. Each server needs a name of its own then: of a name
+    /// with several addresses only the one that comes first is tried. Default none.
     #[cfg(feature = "tls")]
     pub tls: Option<crate::TlsConfig>,
 }

@@ -20,25 +20,33 @@ pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// The longest backoff after sessions in which no call was answered.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Records that there is no session when the task stops, also when the runtime shuts down.
-struct MarkClosedOnDrop<'a>(&'a Inner);
+/// Records that there is no session when the task stops, also when it panics or the runtime shuts down.
+struct MarkClosedOnDrop<'a> {
+    inner: &'a Inner,
+    /// Set when the registry is no longer needed.
+    is_unneeded: bool,
+}
 
 impl Drop for MarkClosedOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.shared.lock().is_open = false;
+        let was_open = std::mem::take(&mut self.inner.shared.lock().is_open);
+        if was_open && !self.is_unneeded {
+            self.inner.send_event(DiscoveryEvent::Lost);
+        }
     }
 }
 
 impl Inner {
     /// Follows the registry until it is no longer needed or the discovery is closed.
     pub(super) async fn follow(self: Arc<Self>) {
-        let _ended = MarkClosedOnDrop(&self);
+        let mut ended = MarkClosedOnDrop { inner: &self, is_unneeded: false };
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => {}
             () = self.follow_always() => {}
         }
+        ended.is_unneeded = true;
     }
 
     async fn follow_always(self: &Arc<Self>) {
@@ -62,7 +70,7 @@ impl Inner {
             match end {
                 LeaveReason::Unneeded => return,
                 LeaveReason::Replaced(opened) => next = Some(opened),
-                LeaveReason::Outgrown => {}
+                LeaveReason::Outgrown => self.send_event(DiscoveryEvent::Lost),
                 LeaveReason::Lost => {
                     follower.abort();
                     // Sessions that repeatedly fail immediately cost the servers work.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use metaq_discovery::{Discovery, DiscoveryErrorKind, ZooKeeperConfig, ZooKeeperDiscovery};
+use metaq_discovery::{Discovery, DiscoveryErrorKind, RegistryState, ZooKeeperConfig, ZooKeeperDiscovery};
 use metaq_testkit::{
     conformance::Tasks,
     peers::{Peers, ZooKeeper},
@@ -91,7 +91,11 @@ fn a_discovery_continues_over_three_runtimes() {
             for watch in &mut watches {
                 becomes(watch, &wanted).await;
             }
+            assert_eq!(discovery.events().registry().0, RegistryState::Connected);
         });
+        drop(runtime);
+        // The session has ended with it.
+        assert_eq!(discovery.events().registry().0, RegistryState::Lost);
     }
     let runtime = &runtimes()[0];
     // On a runtime that has never followed it.

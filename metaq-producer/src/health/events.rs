@@ -1,6 +1,12 @@
 //! The events of a producer.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use futures_util::FutureExt as _;
 use metaq_discovery::{BadEntry, DiscoveryEvent, DiscoveryEvents};
@@ -9,7 +15,7 @@ use metaq_transport::TransportError;
 use tokio::sync::{broadcast, watch};
 
 use super::reason;
-use crate::panics::contain;
+use crate::panics::{contain, with_contained_waker};
 
 /// The number of events that wait for a reader; older ones are replaced by [`ProducerEvent::Missed`].
 const CAPACITY: usize = 256;
@@ -78,7 +84,8 @@ pub enum ProducerEvent {
     RegistryExpired,
     /// An entry of the registry can't be used. The others are.
     BadEntry(BadEntry),
-    /// The reader was so slow that this many events were dropped.
+    /// The reader was so slow that this many events were dropped. Changes of views, which are no events of
+    /// their own, may be among them.
     Missed(u64),
 }
 
@@ -130,6 +137,8 @@ pub struct ProducerEvents {
     own: broadcast::Receiver<ProducerEvent>,
     closed: watch::Receiver<bool>,
     registry: Option<DiscoveryEvents>,
+    /// Set once all events were returned.
+    has_ended: bool,
 }
 
 impl ProducerEvents {
@@ -139,6 +148,15 @@ impl ProducerEvents {
     /// # Cancel safety
     /// No event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<ProducerEvent> {
+        if self.has_ended {
+            return None;
+        }
+        let next = with_contained_waker(self.next_of_both()).await;
+        self.has_ended = next.is_none();
+        next
+    }
+
+    async fn next_of_both(&mut self) -> Option<ProducerEvent> {
         use broadcast::error::{RecvError, TryRecvError};
         loop {
             // Asked first, so that what was sent before closing is returned.
@@ -188,16 +206,45 @@ impl ProducerEvents {
     }
 }
 
-/// Sends the events of one producer to all who have subscribed.
+/// The number of events of each kind since the producer was built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventCounts {
+    /// [`Connected`](ProducerEvent::Connected).
+    pub connected: u64,
+    /// [`Unreachable`](ProducerEvent::Unreachable).
+    pub unreachable: u64,
+    /// [`ConnectionLost`](ProducerEvent::ConnectionLost).
+    pub connection_lost: u64,
+    /// [`Stalled`](ProducerEvent::Stalled).
+    pub stalled: u64,
+    /// [`Recovered`](ProducerEvent::Recovered).
+    pub recovered: u64,
+    /// [`Closed`](ProducerEvent::Closed).
+    pub closed: u64,
+    /// [`RouteChanged`](ProducerEvent::RouteChanged).
+    pub route_changed: u64,
+    /// The registry was lost, or its session expired. A discovery that several producers share counts for
+    /// each of them, and from its beginning.
+    pub registry_lost: u64,
+}
+
+/// Sends the events of one producer to all who have subscribed, and counts them.
 #[derive(Clone, Debug)]
 pub(crate) struct EventSender {
     sender: broadcast::Sender<ProducerEvent>,
     closed: watch::Sender<bool>,
+    /// In the order of [`place`](Self::place).
+    counts: Arc<[AtomicU64; 7]>,
 }
 
 impl Default for EventSender {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(CAPACITY), closed: watch::Sender::new(false) }
+        Self {
+            sender: broadcast::Sender::new(CAPACITY),
+            closed: watch::Sender::new(false),
+            counts: Arc::default(),
+        }
     }
 }
 
@@ -207,11 +254,51 @@ impl EventSender {
             own: self.sender.subscribe(),
             closed: self.closed.subscribe(),
             registry: Some(registry),
+            has_ended: false,
+        }
+    }
+
+    /// Whether the streams end, which they do once the producer has closed.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// The place of the event's kind in the counts; none for those of the registry.
+    fn place(event: &ProducerEvent) -> Option<usize> {
+        Some(match event {
+            ProducerEvent::Connected { .. } => 0,
+            ProducerEvent::Unreachable { .. } => 1,
+            ProducerEvent::ConnectionLost { .. } => 2,
+            ProducerEvent::Stalled { .. } => 3,
+            ProducerEvent::Recovered { .. } => 4,
+            ProducerEvent::Closed { .. } => 5,
+            ProducerEvent::RouteChanged { .. } => 6,
+            _ => return None,
+        })
+    }
+
+    /// The numbers of events, with that of losses of the registry.
+    pub(crate) fn counts(&self, registry_lost: u64) -> EventCounts {
+        let [connected, unreachable, connection_lost, stalled, recovered, closed, route_changed] =
+            [0, 1, 2, 3, 4, 5, 6].map(|place: usize| self.counts[place].load(Ordering::Relaxed));
+        EventCounts {
+            connected,
+            unreachable,
+            connection_lost,
+            stalled,
+            recovered,
+            closed,
+            route_changed,
+            registry_lost,
         }
     }
 
     /// Sends an event. Readers may be woken on this thread, whose wakers are anybody's code.
     pub(crate) fn send(&self, event: ProducerEvent) {
+        if let Some(place) = Self::place(&event) {
+            self.counts[place].fetch_add(1, Ordering::Relaxed);
+        }
         // There may be no reader.
         contain(|| drop(self.sender.send(event)));
     }

@@ -11,7 +11,7 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use metaq_transport::TransportError;
 
 pub(crate) use events::EventSender;
-pub use events::{ProducerEvent, ProducerEvents};
+pub use events::{EventCounts, ProducerEvent, ProducerEvents};
 pub(crate) use monitor::ConnectionRecord;
 
 /// The cause of an error, without the broker that it is about.
@@ -32,6 +32,8 @@ pub struct ProducerHealth {
     pub topics: Vec<TopicHealth>,
     /// The brokers that are connected or being connected to, sorted by address.
     pub brokers: Vec<BrokerHealth>,
+    /// The numbers of events.
+    pub events: EventCounts,
 }
 
 /// The connection to the registry.

@@ -7,6 +7,7 @@ use metaq_transport::{Connection, ConnectionState, TransportError, TransportErro
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Duration, Instant},
 };
 
@@ -31,33 +32,38 @@ struct Entered {
 }
 
 /// Whether the end of a connection was reported.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     NotReported,
+    /// Another event is being sent, after which the end can be reported.
+    AfterEvent,
     BeingReported,
     Reported,
 }
 
 impl ConnectionRecord {
-    /// Follows `connection` until it is gone, on the caller's runtime. Outside of one its state is known only
-    /// when it is looked at.
-    pub(crate) fn follow(connection: &Arc<dyn Connection>, events: &EventSender) -> Arc<Self> {
+    /// The record of a connection that begins.
+    pub(crate) fn new(connection: &Arc<dyn Connection>, events: &EventSender) -> Arc<Self> {
         let entered = Entered {
             phase: ConnectionPhase::Connecting,
             since: Instant::now(),
             last_error: None,
             end: End::NotReported,
         };
-        let record = Arc::new(Self {
+        Arc::new(Self {
             broker: connection.broker().clone(),
             state: connection.state(),
             events: events.clone(),
             entered: Mutex::new(entered),
-        });
+        })
+    }
+
+    /// Follows `connection`, which the record is of, until it is gone, on the caller's runtime. Outside of
+    /// one its state is known only when it is looked at.
+    pub(crate) fn follow(self: Arc<Self>, connection: &Arc<dyn Connection>) {
         if let Some(runtime) = deadline::runtime() {
-            runtime.spawn(follow(Arc::clone(&record), Arc::downgrade(connection)));
+            runtime.spawn(follow(self, Arc::downgrade(connection)));
         }
-        record
     }
 
     /// The health of `connection`, which the record is of. `closing` is for how long the producer has been
@@ -95,13 +101,30 @@ impl ConnectionRecord {
         (phase, error, replaced)
     }
 
-    /// Reports that the connection is closed, unless that was done. False while another thread does.
+    /// Sends an event, unless the end was reported: nothing comes after that.
+    fn send(&self, event: ProducerEvent) {
+        {
+            let mut entered = self.entered.lock();
+            if entered.end != End::NotReported {
+                return;
+            }
+            entered.end = End::AfterEvent;
+        }
+        if let ProducerEvent::Connected { broker } = &event {
+            contain(|| tracing::info!(%broker, "broker connected"));
+        }
+        self.events.send(event);
+        self.entered.lock().end = End::NotReported;
+    }
+
+    /// Reports that the connection is closed, unless that was done. False while another thread reports that
+    /// or something else.
     fn report_end(&self) -> bool {
         {
             let mut entered = self.entered.lock();
             match entered.end {
                 End::NotReported => entered.end = End::BeingReported,
-                End::BeingReported => return false,
+                End::AfterEvent | End::BeingReported => return false,
                 End::Reported => return true,
             }
         }
@@ -143,16 +166,19 @@ async fn follow(record: Arc<ConnectionRecord>, connection: Weak<dyn Connection>)
     let mut changes = Changes::default();
     loop {
         state.mark_unchanged();
+        let established = || connection.upgrade().map(|connection| connection.stats().established);
+        let before = established();
         let (phase, error, _) = record.look();
         if phase == ConnectionPhase::Closed {
             return;
         }
-        let established = connection.upgrade().map(|connection| connection.stats().established);
-        for event in changes.to(&record.broker, phase, error, established) {
-            if let ProducerEvent::Connected { broker } = &event {
-                contain(|| tracing::info!(%broker, "broker connected"));
-            }
-            record.events.send(event);
+        // It was established again meanwhile: whether before or after the look is not known.
+        if before != established() {
+            yield_now().await;
+            continue;
+        }
+        for event in changes.to(&record.broker, phase, error, before) {
+            record.send(event);
         }
         if state.changed().await.is_err() {
             return;

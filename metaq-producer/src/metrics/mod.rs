@@ -2,11 +2,7 @@
 
 mod series;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metaq_discovery::RegistryState;
 use metaq_transport::ConnectionStats;
@@ -16,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     Producer, deadline,
-    health::{ConnectionPhase, ProducerHealth},
+    health::{ConnectionHealth, ConnectionPhase, EventCounts, ProducerHealth},
     stats::{LatencyStats, ProducerStats, TransactionCounts},
 };
 
@@ -125,6 +121,9 @@ impl ProducerHealth {
     /// | `metaq_topic_brokers_missing` | `topic` | brokers that the registry names and that are not connected |
     /// | `metaq_topic_view_age_seconds` | `topic` | how long ago the registry was read |
     /// | `metaq_connection_state` | `broker`, `state` | connections in this state: `connecting`, `ready`, `stalled`, `closing` or `closed` |
+    /// | `metaq_connection_requests` | `broker` | requests that the broker has not answered yet |
+    /// | `metaq_connection_bytes` | `broker` | bytes of those requests |
+    /// | `metaq_events_total` | `event` | [events](crate::health::ProducerEvent): `connected`, `unreachable`, `connection_lost`, `stalled`, `recovered`, `closed`, `route_changed` or `registry_lost` |
     ///
     /// A broker or topic that isn't used any more keeps the values that were recorded last;
     /// [`export_metrics`](Producer::export_metrics) sets them to 0.
@@ -156,13 +155,20 @@ impl ProducerHealth {
                 let labels = [("broker", broker.as_str()), ("state", &phase.to_string())];
                 to.level(CONNECTION_STATE, &labels, count as f64);
             }
+            let labels = [("broker", broker.as_str())];
+            let sum = |of: fn(&ConnectionHealth) -> usize| health.connections.iter().map(of).sum::<usize>();
+            to.level(CONNECTION_REQUESTS, &labels, sum(|connection| connection.in_flight) as f64);
+            to.level(CONNECTION_BYTES, &labels, sum(|connection| connection.in_flight_bytes) as f64);
+        }
+        for (event, count) in event_counts(&self.events) {
+            to.count(EVENTS, &[("event", event)], count);
         }
     }
 }
 
 impl Producer {
     /// Writes the figures of [`ProducerStats::record_metrics`] and [`ProducerHealth::record_metrics`] now and
-    /// after each interval of `every`, the last time at the end of the one in which the producer was closed.
+    /// after each interval of `every`, the last time when [`close`](Self::close) has ended.
     /// Counters never go back, also when a connection is re-established or a topic is published again; gauges
     /// of topics, brokers and addresses that are no more, and at the end all gauges, are set to 0. To be
     /// spawned:
@@ -174,8 +180,7 @@ impl Producer {
     /// ```
     ///
     /// It doesn't keep the producer from ending; what is counted in the interval in which the last clone is
-    /// dropped is not written. An interval below 10 ms is taken as 10 ms. That the producer was closed or
-    /// dropped is seen when the interval is over.
+    /// dropped is not written. An interval below 10 ms is taken as 10 ms.
     ///
     /// Outside of a tokio runtime it returns immediately, and logs an error.
     ///
@@ -183,6 +188,7 @@ impl Producer {
     /// Safe: dropping the future ends the export.
     pub fn export_metrics(&self, every: Duration) -> impl Future<Output = ()> + Send + 'static {
         let inner = Arc::downgrade(&self.inner);
+        let mut closed = self.inner.events.closed();
         async move {
             describe_metrics();
             if deadline::runtime().is_none() {
@@ -196,10 +202,13 @@ impl Producer {
             // Sets the gauges to 0 at the end, whatever that is.
             let mut exported = Exported::default();
             loop {
-                ticks.tick().await;
+                let is_closed = tokio::select! {
+                    biased;
+                    // An error means that the last clone was dropped.
+                    closed = closed.wait_for(|closed| *closed) => closed.is_ok(),
+                    _ = ticks.tick() => false,
+                };
                 let Some(inner) = inner.upgrade() else { return };
-                // Asked before the figures are read, so that the last ones are not older than the end.
-                let is_closed = inner.closed.load(Ordering::Acquire);
                 let producer = Self { inner };
                 producer.stats().await.write(&mut exported);
                 producer.health().write(&mut exported);
@@ -238,6 +247,23 @@ const PARTITIONS: &str = "metaq_topic_partitions";
 const MISSING: &str = "metaq_topic_brokers_missing";
 const VIEW_AGE: &str = "metaq_topic_view_age_seconds";
 const CONNECTION_STATE: &str = "metaq_connection_state";
+const CONNECTION_REQUESTS: &str = "metaq_connection_requests";
+const CONNECTION_BYTES: &str = "metaq_connection_bytes";
+const EVENTS: &str = "metaq_events_total";
+
+/// The counts of events, each with the value of its label.
+fn event_counts(events: &EventCounts) -> [(&'static str, u64); 8] {
+    [
+        ("connected", events.connected),
+        ("unreachable", events.unreachable),
+        ("connection_lost", events.connection_lost),
+        ("stalled", events.stalled),
+        ("recovered", events.recovered),
+        ("closed", events.closed),
+        ("route_changed", events.route_changed),
+        ("registry_lost", events.registry_lost),
+    ]
+}
 
 /// The counts of connections, in the order of [`connection_counts`].
 const CONNECTIONS: [(&str, &str); 8] = [
@@ -300,6 +326,7 @@ fn describe_metrics() {
     }
     CONNECTIONS.into_iter().for_each(|(name, text)| describe_counter!(name, Unit::Count, text));
     describe_counter!(LATENCY_BUCKET, Unit::Count, "Acknowledged messages that took at most `le` seconds");
+    describe_counter!(EVENTS, Unit::Count, "Events of connections, routes and the registry");
     describe_counter!(LATENCY_COUNT, Unit::Count, "Acknowledged messages");
     describe_gauge!(LATENCY_SUM, Unit::Seconds, "How long acknowledged messages took together");
     for (name, unit, text) in [
@@ -312,6 +339,8 @@ fn describe_metrics() {
         (MISSING, Unit::Count, "Brokers that the registry names and that are not connected"),
         (VIEW_AGE, Unit::Seconds, "How long ago the registry was read"),
         (CONNECTION_STATE, Unit::Count, "Connections in this state"),
+        (CONNECTION_REQUESTS, Unit::Count, "Requests that the broker has not answered yet"),
+        (CONNECTION_BYTES, Unit::Bytes, "Bytes of the requests that the broker has not answered yet"),
     ] {
         describe_gauge!(name, unit, text);
     }

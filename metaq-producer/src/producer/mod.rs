@@ -180,7 +180,8 @@ impl Producer {
     #[must_use]
     pub fn health(&self) -> ProducerHealth {
         let inner = &self.inner;
-        let (state, since) = inner.discovery.events().registry();
+        let of_registry = inner.discovery.events();
+        let (state, since) = of_registry.registry();
         let registry = RegistryHealth { state, since: since.map(|since| since.elapsed()) };
         let states = inner.topics.states();
         let mut brokers = inner.pool.health(inner.in_flight().closing.elapsed());
@@ -194,14 +195,15 @@ impl Producer {
             }
         }
         let topics = states.iter().map(|state| state.health()).collect();
-        ProducerHealth { is_closed: inner.closed.load(Ordering::Acquire), registry, topics, brokers }
+        let events = inner.events.counts(of_registry.registry_losses());
+        ProducerHealth { is_closed: inner.closed.load(Ordering::Acquire), registry, topics, brokers, events }
     }
 
     /// Checks that messages of each of `topics` can be sent now: the topic is published, and a broker of it
     /// is connected. For readiness probes.
     ///
-    /// Where the connections of a topic have ended with the runtime that they were made on, they are
-    /// re-established on the caller's.
+    /// Where a topic was followed, or its connections were made, on a runtime that has ended, both begin
+    /// again on the caller's.
     ///
     /// # Errors
     /// When the producer is closed, or a topic can't be sent to; the error names each such topic with the
@@ -211,10 +213,11 @@ impl Producer {
         let lookup = self.inner.topics.lookup();
         let reason = |topic: &Topic| match lookup.find(topic) {
             None => Some("it is not published".to_owned()),
-            Some(state) if state.is_open() => None,
             Some(state) => {
+                // Its connections may live on another runtime than the one that it was followed on.
                 state.ensure_followed();
-                Some(state.why_not_open())
+                let is_ready = state.is_open() && state.is_reachable();
+                (!is_ready).then(|| state.why_not_open())
             }
         };
         let reasons = topics.into_iter().filter_map(|topic| Some((topic.clone(), reason(topic)?)));
@@ -273,6 +276,7 @@ impl Producer {
                 .await;
         in_flight.close();
         in_flight.fail_waiting(SendError::closed);
+        inner.pool.refuse();
         let connections = inner.pool.in_use();
         inner.topics.close();
         // Closing takes no time of the network's.

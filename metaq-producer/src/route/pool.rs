@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use metaq_protocol::BrokerAddr;
-use metaq_transport::{Connection, Transport, TransportError};
+use metaq_transport::{Connection, Transport, TransportError, TransportErrorKind};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -28,6 +31,8 @@ pub(crate) struct Pool {
     /// The sender of the changes of connections.
     events: EventSender,
     brokers: Mutex<BTreeMap<BrokerAddr, Pooled>>,
+    /// Set when the producer closes its connections; changed under the lock of `brokers`.
+    refuses: AtomicBool,
 }
 
 /// A broker that is in use.
@@ -66,7 +71,14 @@ pub(crate) type Connected = (Arc<Broker>, Vec<Arc<dyn Connection>>);
 
 impl Pool {
     pub(crate) fn new(transport: Arc<dyn Transport>, size: usize, events: EventSender) -> Self {
-        Self { transport, size: size.max(1), events, brokers: Mutex::new(BTreeMap::new()) }
+        let (size, brokers) = (size.max(1), Mutex::default());
+        Self { transport, size, events, brokers, refuses: AtomicBool::new(false) }
+    }
+
+    /// Refuses new connections from now on: what follows a topic may not have ended yet.
+    pub(crate) fn refuse(&self) {
+        let _brokers = self.brokers.lock();
+        self.refuses.store(true, Ordering::Relaxed);
     }
 
     /// The connections to the broker at `addr`: those that are in use, or new ones.
@@ -90,19 +102,28 @@ impl Pool {
             }
         };
         all.retain(|(connection, _)| is_open(connection));
-        while all.len() < self.size {
+        let mut new = Vec::new();
+        while all.len() + new.len() < self.size {
             let connection = self.transport.connect(addr).await?;
-            let record = ConnectionRecord::follow(&connection, &self.events);
-            all.push((connection, record));
+            let record = ConnectionRecord::new(&connection, &self.events);
+            new.push((connection, record));
         }
+        all.extend(new.iter().cloned());
         let pooled = |(connection, record): &(_, _)| PooledConnection {
             connection: Arc::downgrade(connection),
             record: Arc::clone(record),
         };
         let connections = all.iter().map(pooled).collect();
         let pooled = Pooled { broker: Arc::clone(&broker), connections, connecting: Arc::clone(&connecting) };
-        let old = self.brokers.lock().insert(addr.clone(), pooled);
+        let mut brokers = self.brokers.lock();
+        if self.refuses.load(Ordering::Relaxed) && !new.is_empty() {
+            drop(brokers);
+            return Err(TransportError::new(TransportErrorKind::Closed, addr.clone()));
+        }
+        let old = brokers.insert(addr.clone(), pooled);
+        drop(brokers);
         drop(old);
+        new.into_iter().for_each(|(connection, record)| record.follow(&connection));
         Ok((broker, all.into_iter().map(|(connection, _)| connection).collect()))
     }
 

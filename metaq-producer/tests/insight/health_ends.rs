@@ -11,8 +11,8 @@ use tokio::{
 
 use crate::common::{
     SOON,
-    cluster::{Cluster, broker, producer},
-    message, topic, until,
+    cluster::{Cluster, broker, broker_with, producer},
+    message, topic, topic_named, until,
 };
 
 async fn is_closed(events: &mut ProducerEvents) -> bool {
@@ -93,6 +93,61 @@ fn the_end_of_a_runtime_is_told_and_readiness_heals_it() {
         producer.send(message("x")).await.unwrap();
         producer.close(SOON).await;
     });
+}
+
+#[test]
+fn readiness_follows_a_topic_whose_runtime_has_ended() {
+    let registry = EmbeddedRegistry::new();
+    let runtime = || Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (of_broker, of_connection, of_topic) = (runtime(), runtime(), runtime());
+    let start = |id| {
+        let _entered = of_broker.enter();
+        broker_with(&registry, id, &[("t", 1), ("u", 1)])
+    };
+    let _first = start(0);
+    let producer = producer(&registry, |_| ());
+    // The connection lives on another runtime than the task that follows the topic.
+    of_connection.block_on(producer.publish_topic(&topic_named("u"))).unwrap();
+    of_topic.block_on(producer.publish_topic(&topic())).unwrap();
+    drop(of_topic);
+    let _second = start(1);
+    of_connection.block_on(async {
+        until(async || producer.ready([&topic()]).is_ok() && producer.partitions(&topic()).len() == 2).await;
+        producer.close(SOON).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_event_of_a_connection_follows_its_end() {
+    for _ in 0..30 {
+        let cluster = Cluster::new(4, |_| ()).await;
+        let mut events = cluster.producer.events();
+        let closing = tokio::spawn({
+            let producer = cluster.producer.clone();
+            async move { producer.close(SOON).await }
+        });
+        for broker in &cluster.brokers {
+            broker.faults().close_connections();
+        }
+        closing.await.unwrap();
+        let mut ended = BTreeSet::new();
+        while let Some(event) = timeout(SOON, events.next()).await.expect("the events end") {
+            let broker = match &event {
+                ProducerEvent::Closed { broker, .. } => {
+                    ended.insert(broker.clone());
+                    continue;
+                }
+                ProducerEvent::Connected { broker, .. }
+                | ProducerEvent::Unreachable { broker, .. }
+                | ProducerEvent::ConnectionLost { broker, .. }
+                | ProducerEvent::Stalled { broker, .. }
+                | ProducerEvent::Recovered { broker, .. } => broker,
+                _ => continue,
+            };
+            assert!(!ended.contains(broker), "{event} after the end");
+        }
+        assert!(events.next().await.is_none() && ended.len() == 4, "{ended:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

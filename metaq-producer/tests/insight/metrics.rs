@@ -16,7 +16,7 @@ use metaq_testkit::{Broker, Fault, Requests};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::time::timeout;
 
-use crate::common::{SOON, message, topic, topic_named};
+use crate::common::{SOON, message, topic, topic_named, until};
 
 #[tokio::test(flavor = "current_thread")]
 async fn figures_are_exported_until_the_producer_is_closed() {
@@ -86,6 +86,8 @@ async fn figures_are_exported_until_the_producer_is_closed() {
         figure(&format!("metaq_connection_state broker={addr} state={state}"));
     }
     assert_eq!(figure("metaq_topic_partitions topic=t"), 1.0);
+    assert_eq!(figure("metaq_events_total event=connected"), 1.0);
+    assert_eq!(figure(&format!("metaq_connection_requests broker={addr}")), 0.0);
 }
 
 /// The figures of a recorder by topic and name: the sums over all brokers.
@@ -176,7 +178,7 @@ async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
     producer.publish_topic(&topic()).await.unwrap();
     let export = tokio::spawn(producer.export_metrics(Duration::from_millis(10)));
     let addr = broker.addr().to_string();
-    let until = async |name: &str, labels: &[(&str, &str)], is_wanted: &dyn Fn(f64) -> bool| {
+    let value_when = async |name: &str, labels: &[(&str, &str)], is_wanted: &dyn Fn(f64) -> bool| {
         let found = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -190,7 +192,7 @@ async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
         found.unwrap_or_else(|_| panic!("{name} {labels:?} is {}", value(&recorder, name, labels)))
     };
     let becomes = async |name: &str, labels: &[(&str, &str)], wanted: f64| {
-        until(name, labels, &|value| value == wanted).await;
+        value_when(name, labels, &|value| value == wanted).await;
     };
     let (ready, connections) = ([("broker", &*addr), ("state", "ready")], [("broker", &*addr)]);
     let send = async |count| {
@@ -202,7 +204,7 @@ async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
     becomes("metaq_connection_state", &ready, 1.0).await;
     becomes("metaq_topic_partitions", &[("topic", "t")], 1.0).await;
     becomes("metaq_messages_acknowledged_total", &[], 20.0).await;
-    let requests = until("metaq_requests_total", &connections, &|value| value >= 20.0).await;
+    let requests = value_when("metaq_requests_total", &connections, &|value| value >= 20.0).await;
 
     mock.set(TopicView::new(topic()));
     becomes("metaq_connection_state", &ready, 0.0).await;
@@ -211,7 +213,7 @@ async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
     becomes("metaq_connections_established_total", &connections, 2.0).await;
     send(3).await;
     becomes("metaq_messages_acknowledged_total", &[], 23.0).await;
-    until("metaq_requests_total", &connections, &|value| value >= requests + 3.0).await;
+    value_when("metaq_requests_total", &connections, &|value| value >= requests + 3.0).await;
 
     producer.unpublish_topic(&topic());
     becomes("metaq_topic_partitions", &[("topic", "t")], 0.0).await;
@@ -229,6 +231,31 @@ async fn exported_counters_go_on_and_gauges_end_with_what_they_are_of() {
     {
         assert_eq!(value(&recorder, name, labels), 0.0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn figures_are_exported_until_closing_has_ended() {
+    let recorder = DebuggingRecorder::new();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let broker = Broker::builder().id(0).topic("t", 1).start().await.unwrap();
+    let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
+    producer.publish_topic(&topic()).await.unwrap();
+    let export = tokio::spawn(producer.export_metrics(Duration::from_millis(10)));
+    broker.faults().freeze();
+    let handle = producer.enqueue(message("x")).await.unwrap();
+    let closing = tokio::spawn({
+        let producer = producer.clone();
+        async move { producer.close(SOON).await }
+    });
+    // Several intervals are over while the message is in flight and the producer is being closed.
+    until(async || producer.health().is_closed).await;
+    let _ = value(&recorder, "metaq_messages_in_flight", &[]);
+    until(async || value(&recorder, "metaq_messages_in_flight", &[("topic", "t")]) == 1.0).await;
+    broker.faults().thaw();
+    assert_eq!((closing.await.unwrap().acknowledged, handle.await.is_ok()), (1, true));
+    timeout(SOON, export).await.expect("it ends with the close").unwrap();
+    assert_eq!(value(&recorder, "metaq_messages_acknowledged_total", &[]), 1.0);
+    assert_eq!(value(&recorder, "metaq_messages_in_flight", &[]), 0.0);
 }
 
 #[tokio::test(start_paused = true)]
