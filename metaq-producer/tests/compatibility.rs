@@ -51,7 +51,7 @@ fn cited(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (dash, _) in text.match_indices('-') {
         let Some(letter) =
-            dash.checked_sub(1).map(|at| bytes[at]).filter(|letter| b"SPDLMTXQNK".contains(letter))
+            dash.checked_sub(1).map(|at| bytes[at]).filter(|letter| b"SPDLMTXQNEK".contains(letter))
         else {
             continue;
         };

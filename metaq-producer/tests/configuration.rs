@@ -18,6 +18,7 @@ max_in_flight_bytes = "16MiB"
 connections_per_broker = 17
 ordered = true
 default_topic = "misc"
+partitions = "a=0:4;1:4 b=ever-named"
 span_per_send = true
 
 [retry]
@@ -98,6 +99,17 @@ fn environment_overrides_file_and_file_overrides_defaults() {
 }
 
 #[test]
+fn partitions_are_read_as_a_table_or_as_one_text() {
+    let table =
+        ProducerConfig::from_toml("[partitions]\nledger = \" 0:4; 1:4 \"\n\"a.b\" = \"ever-named\"\n");
+    let text = ProducerConfig::from_toml("partitions = \"ledger=0:4; 1:4 a.b=ever-named\"").unwrap();
+    let table = table.unwrap();
+    assert_eq!(table.partitions, text.partitions);
+    let of = |topic: &str| table.partitions[topic].to_string();
+    assert_eq!((of("ledger"), of("a.b")), ("0:4;1:4".to_owned(), "ever-named".to_owned()));
+}
+
+#[test]
 fn what_is_wrong_in_a_file_is_named_with_its_place() {
     for (text, expected) in [
         ("send_timeuot = \"3s\"", &["line 1", "send_timeuot", "`send_timeout`"][..]),
@@ -109,6 +121,9 @@ fn what_is_wrong_in_a_file_is_named_with_its_place() {
         ("max_in_flight_bytes = \"64 miles\"", &["line 1", "64 miles", "64MiB"]),
         ("max_message_size = -1", &["line 1", "-1", "a whole number of bytes"]),
         ("default_topic = \"a topic\"", &["line 1", "a topic"]),
+        ("[partitions]\nt = \"0:4;1\"", &["line 1", "of topic t, \"1\" is no set of partitions"]),
+        ("partitions = \"0:4\"", &["line 1", "\"0:4\" has no topic; expected TOPIC=0:4"]),
+        ("partitions = 4", &["line 1", "a table of topics"]),
         ("ordered = \"yes\"", &["line 1", "yes", "a boolean"]),
         ("retry = 3", &["line 1", "3"]),
         ("send_timeout", &["line 1"]),
@@ -140,6 +155,12 @@ fn what_is_wrong_in_the_environment_is_named_with_its_variable() {
         ),
         ("METAQ_ORDERED", "yes", "METAQ_ORDERED is \"yes\", but it has to be true or false"),
         (
+            "METAQ_PARTITIONS",
+            "t=0:0",
+            "METAQ_PARTITIONS is \"t=0:0\", but it has to be TOPIC=BROKER:COUNT;BROKER:COUNT, or TOPIC=ever-named: of \
+             topic t, \"0:0\" is no set of partitions such as 0:4;1:4: a broker has from 1 to 65536 partitions",
+        ),
+        (
             "METAQ_DEFAULT_TOPIC",
             "a b",
             "METAQ_DEFAULT_TOPIC is \"a b\", but it has to be the name of a topic",
@@ -169,7 +190,7 @@ fn what_makes_no_sense_is_named_when_the_producer_is_built() {
 fn the_document_has_every_option_with_its_variable_and_default() {
     let defaults = toml::Value::Table(as_table(&ProducerConfig::default()));
     // Another table, of features, is in the section about TLS.
-    let options = DOCUMENT.split("\n## TLS\n").next().unwrap();
+    let options = DOCUMENT.split("\n## Partitions\n").next().unwrap();
     let mut rows = options.lines().filter(|line| line.starts_with("| `"));
     for name in ProducerConfig::option_names() {
         let row = rows.next().unwrap_or_else(|| panic!("{name} has no row"));

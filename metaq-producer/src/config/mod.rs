@@ -1,10 +1,11 @@
 //! Settings of a producer.
 //!
-//! Here are the settings and their limits; `retry` is the policy of retries. `file` reads TOML, `options`
+//! Here are the settings and their limits; `retry` is the policy of retries, `partition_set` the configured
+//! partitions of a topic. `file` reads TOML, `options`
 //! sets single settings by name and from the environment, `text_forms` has the forms of sizes, the default
 //! topic and the settings of connections in text, and `size` those of sizes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use metaq_protocol::{MAX_BODY_LEN, MAX_READABLE_DATA, Topic};
 use metaq_transport::ConnectionConfig;
@@ -15,6 +16,7 @@ use crate::BuildError;
 mod file;
 #[cfg(feature = "config")]
 mod options;
+mod partition_set;
 mod retry;
 #[cfg(any(feature = "config", feature = "serde"))]
 mod size;
@@ -24,6 +26,7 @@ mod text_forms;
 #[cfg(feature = "config")]
 pub use file::ConfigError;
 
+pub use partition_set::{InvalidPartitionSet, PartitionSet};
 pub use retry::{Jitter, RetryPolicy};
 
 /// The default limits of messages and of bytes that are unacknowledged.
@@ -108,6 +111,17 @@ pub struct ProducerConfig {
         serde(with = "text_forms::topic", skip_serializing_if = "Option::is_none")
     )]
     pub default_topic: Option<Topic>,
+    /// The partitions that selectors choose from, by topic, in place of those of the brokers that are
+    /// connected: a chosen one that is away has its message wait, and no key moves when a broker dies.
+    /// Default none. In a file a table, or as in a variable one text such as `orders=0:4;1:4
+    /// payments=ever-named`.
+    ///
+    /// Within transactions selectors choose from the partitions of the transaction's broker all the same.
+    #[cfg_attr(
+        feature = "serde",
+        serde(with = "text_forms::partitions", skip_serializing_if = "BTreeMap::is_empty")
+    )]
+    pub partitions: BTreeMap<Topic, PartitionSet>,
     /// Whether each message has a `tracing` span of its own, `metaq.send`, from when it is accepted to its
     /// outcome. Default `false`, which costs nothing.
     ///
@@ -136,6 +150,7 @@ impl Default for ProducerConfig {
             connections_per_broker: 1,
             ordered: false,
             default_topic: None,
+            partitions: BTreeMap::new(),
             span_per_send: false,
             retry: RetryPolicy::default(),
             connection: ConnectionConfig::default(),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use metaq_protocol::Topic;
 
-use super::{ConfigError, ProducerConfig, size::parse_size};
+use super::{ConfigError, ProducerConfig, partition_set::parse_by_topic, size::parse_size};
 
 /// An option, and what sets it.
 pub(super) struct ConfigOption {
@@ -27,6 +27,7 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
     },
     ConfigOption { name: "ordered", set: |to, text| switch(&mut to.ordered, text) },
     ConfigOption { name: "default_topic", set: |to, text| topic(&mut to.default_topic, text) },
+    ConfigOption { name: "partitions", set: |to, text| partitions(to, text) },
     ConfigOption { name: "span_per_send", set: |to, text| switch(&mut to.span_per_send, text) },
     ConfigOption { name: "retry.max_attempts", set: |to, text| number(&mut to.retry.max_attempts, text) },
     ConfigOption {
@@ -80,7 +81,7 @@ impl ProducerConfig {
 
     /// Sets the option with this name, for instance from an argument of a program. Durations are texts such
     /// as `3s` or `500ms`, sizes numbers of bytes or texts such as `64MiB`, switches `true` or `false`; an
-    /// empty `default_topic` is none.
+    /// empty `default_topic` is none, and so are empty `partitions`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -173,5 +174,12 @@ fn topic(to: &mut Option<Topic>, text: &str) -> Result<(), String> {
         "" => None,
         text => Some(text.parse().map_err(|error| format!("it has to be the name of a topic: {error}"))?),
     };
+    Ok(())
+}
+
+fn partitions(to: &mut ProducerConfig, text: &str) -> Result<(), String> {
+    let problem =
+        |error| format!("it has to be TOPIC=BROKER:COUNT;BROKER:COUNT, or TOPIC=ever-named: {error}");
+    to.partitions = parse_by_topic(text).map_err(problem)?;
     Ok(())
 }

@@ -1,15 +1,19 @@
 //! The text forms of settings in files.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use metaq_protocol::Topic;
 use metaq_transport::ConnectionConfig;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Visitor},
+    de::{self, MapAccess, Visitor},
 };
 
-use super::size::parse_size;
+use super::{
+    PartitionSet,
+    partition_set::{parse_by_topic, write_by_topic},
+    size::parse_size,
+};
 
 /// A size: a number of bytes, or a text such as `64MiB`.
 pub(super) mod size {
@@ -65,6 +69,49 @@ pub(super) mod topic {
         match Option::<Cow<'de, str>>::deserialize(deserializer)?.as_deref() {
             None | Some("") => Ok(None),
             Some(name) => name.parse().map(Some).map_err(de::Error::custom),
+        }
+    }
+}
+
+/// The partition sets of topics: a table, or a text such as `orders=0:4;1:4 payments=ever-named`.
+pub(super) mod partitions {
+    use super::*;
+
+    type Sets = BTreeMap<Topic, PartitionSet>;
+
+    pub(in super::super) fn serialize<S: Serializer>(sets: &Sets, serializer: S) -> Result<S::Ok, S::Error> {
+        write_by_topic(sets).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Sets, D::Error> {
+        deserializer.deserialize_any(SetsVisitor)
+    }
+
+    struct SetsVisitor;
+
+    impl<'de> Visitor<'de> for SetsVisitor {
+        type Value = Sets;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table of topics with texts such as \"0:4;1:4\" or \"ever-named\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Sets, E> {
+            parse_by_topic(text).map_err(E::custom)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Sets, A::Error> {
+            let mut sets = Sets::new();
+            while let Some((topic, set)) = map.next_entry::<String, String>()? {
+                let topic: Topic = topic.parse().map_err(de::Error::custom)?;
+                let set = set
+                    .parse()
+                    .map_err(|error| de::Error::custom(format_args!("of topic {topic}, {error}")))?;
+                sets.insert(topic, set);
+            }
+            Ok(sets)
         }
     }
 }

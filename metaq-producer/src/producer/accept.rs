@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use metaq_protocol::Topic;
 use tokio::{task::yield_now, time::Instant};
 
 use super::Inner;
@@ -135,19 +136,36 @@ impl Inner {
         SendError::new(SendErrorKind::Interceptor, message.topic(), text).with_message(message.clone())
     }
 
-    /// Counts a message as offered, and finds its topic.
-    pub(crate) fn check<'a>(
+    /// The topic whose brokers a message goes to.
+    #[inline]
+    pub(crate) fn find<'a>(
         &self,
         message: &Message,
         lookup: &'a Lookup,
     ) -> Result<&'a Arc<TopicState>, SendError> {
         let name = message.topic();
         let topic = lookup.find(name).or_else(|| lookup.find(self.config.default_topic.as_ref()?));
-        let Some(topic) = topic.filter(|_| !self.closed.load(Ordering::Acquire)) else {
+        topic.filter(|_| !self.closed.load(Ordering::Acquire)).ok_or_else(|| self.not_found(name))
+    }
+
+    #[cold]
+    fn not_found(&self, name: &Topic) -> SendError {
+        match self.closed.load(Ordering::Acquire) {
+            true => SendError::closed(name),
+            false => SendError::not_published(name),
+        }
+    }
+
+    /// Counts a message as offered, and finds its topic.
+    pub(crate) fn check<'a>(
+        &self,
+        message: &Message,
+        lookup: &'a Lookup,
+    ) -> Result<&'a Arc<TopicState>, SendError> {
+        let topic = self.find(message, lookup).inspect_err(|_| {
             self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
-            let closed = self.closed.load(Ordering::Acquire);
-            return Err(if closed { SendError::closed(name) } else { SendError::not_published(name) });
-        };
+        })?;
+        let name = message.topic();
         topic.counts.offered.fetch_add(1, Ordering::Relaxed);
         if message.encoded_len() > self.config.max_message_size {
             topic.counts.failed(Outcome::NotSent, None);

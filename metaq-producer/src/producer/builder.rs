@@ -7,13 +7,14 @@ use std::{
 };
 
 use metaq_discovery::Discovery;
-use metaq_protocol::BrokerAddr;
+use metaq_protocol::{BrokerAddr, Topic};
 use metaq_transport::{TcpTransport, Transport};
 
 use super::Inner;
 use crate::{
     BuildError, PartitionSelector, Producer, ProducerConfig,
     branch::TransactionNames,
+    config::PartitionSet,
     error::build::Problem,
     health::EventSender,
     interceptor::{Interceptor, Interceptors},
@@ -117,6 +118,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// The partitions of a topic that its selector chooses from; see [`ProducerConfig::partitions`]. Default:
+    /// those of the brokers that are connected.
+    pub fn partitions(mut self, topic: Topic, set: PartitionSet) -> Self {
+        self.config.partitions.insert(topic, set);
+        self
+    }
+
     /// Makes the producer. Does no I/O: brokers are looked up when a topic is published.
     ///
     /// # Errors
@@ -144,6 +152,7 @@ impl ProducerBuilder {
             Arc::clone(&submitter) as Arc<dyn RouteObserver>,
             limits,
             events.clone(),
+            config.partitions.clone(),
             config.ordered,
         );
         let send_timeout = Millis::from(config.send_timeout);

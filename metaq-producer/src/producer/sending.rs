@@ -11,7 +11,10 @@ use tokio::time::Instant;
 use super::Producer;
 #[cfg(doc)]
 use crate::{CloseReport, ProducerConfig};
-use crate::{Message, Outcome, SendError, SendHandle, SendReceipt, send::in_flight::PendingMessage};
+use crate::{
+    Message, Outcome, Partition, SendError, SendHandle, SendReceipt,
+    send::{choice, in_flight::PendingMessage},
+};
 
 impl Producer {
     /// Sends a message and waits until it has its outcome, at most for the send timeout (3 s by default).
@@ -211,6 +214,44 @@ impl Producer {
             });
         }
         outcomes
+    }
+
+    /// The partition that a message would go to if it were sent now: its
+    /// [own](Message::with_partition), or what the topic's selector answers. Nothing is sent or counted, and
+    /// interceptors don't see the message.
+    ///
+    /// The partition's broker may be away, if the message would wait for it. The answer binds nothing: a
+    /// selector that takes partitions in turn goes on by one, and answers something else when the message is
+    /// sent. Give the partition to the message by [`Message::with_partition`] to have it go there.
+    ///
+    /// # Errors
+    /// Of kind [`NotPublished`](crate::SendErrorKind::NotPublished) or
+    /// [`Closed`](crate::SendErrorKind::Closed); of kind
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when there are no partitions to choose from,
+    /// because no broker is connected; of kind [`NoPartition`](crate::SendErrorKind::NoPartition) when the
+    /// selector refuses the message, or panics, or chooses a partition that the topic doesn't have.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Partition, Producer, Topic, selector::KeyHashSelector};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = metaq_testkit::Broker::builder().topic("orders", 4).start_without_port()?;
+    /// # let builder = Producer::builder().discovery(broker.discovery());
+    /// # let producer =
+    /// #     builder.transport(broker.transport()).selector(KeyHashSelector::new()).build()?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// # producer.publish_topic(&orders).await?;
+    /// let message = Message::new(orders, "one coffee").with_key("table 7");
+    /// let partition = producer.partition_for(&message)?;
+    /// assert_eq!(producer.send(message).await?.partition, partition);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn partition_for(&self, message: &Message) -> Result<Partition, SendError> {
+        let lookup = self.inner.topics.lookup();
+        let topic = self.inner.find(message, &lookup)?;
+        topic.ensure_followed();
+        choice::partition_for(topic, message)
     }
 
     /// Waits until all messages that were accepted before the call have their outcome. Messages that are

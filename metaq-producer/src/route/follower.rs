@@ -392,6 +392,7 @@ impl Follower {
         route.connections = route.brokers.iter().map(|broker| broker.connections.len()).sum();
         let is_used = |id: &BrokerId| used.contains_key(id);
         route.partitions.extend(view.partitions().iter().filter(|partition| is_used(&partition.broker)));
+        route.configured = self.state.configured(view.partitions());
         let named = |addr: &BrokerAddr| view.brokers().iter().any(|broker| broker.addr == *addr);
         let in_use = |addr: &BrokerAddr| used.values().any(|used| used == addr);
         self.links.retain(|addr, _| named(addr) || in_use(addr));

@@ -164,6 +164,7 @@ mod tests {
             topic.clone(),
             Arc::default(),
             guarded,
+            None,
             false,
             Arc::default(),
             Followed::never(),

@@ -3,7 +3,8 @@
 //! [`topics`] holds the published topics. A [`follower`] for each brings its [route](topic_state) in line
 //! with the view of the discovery and the connections of the [`pool`], with a [`link`] to each address;
 //! [`diff`] says what changed. [`topic_broker`] is what is known of a broker and of one topic's messages to
-//! it, [`wait_queue`] the messages that wait for one, [`guarded_selector`] the topic's selector, whose panics
+//! it, [`wait_queue`] the messages that wait for one, each for a
+//! [reason](wait_reason), [`guarded_selector`] the topic's selector, whose panics
 //! are contained. [`single_broker`] is the discovery of a producer that has one broker and no registry.
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(crate) mod topic_broker;
 pub(crate) mod topic_state;
 pub(crate) mod topics;
 pub(crate) mod wait_queue;
+mod wait_reason;
 
 /// Learns when the brokers that a topic has connections to are others.
 pub(crate) trait RouteObserver: Send + Sync {

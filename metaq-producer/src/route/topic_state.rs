@@ -21,7 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    PartitionSelector, deadline, health,
+    PartitionSelector,
+    config::PartitionSet,
+    deadline, health,
     health::TopicHealth,
     route::guarded_selector::GuardedSelector,
     route::wait_queue::WaitQueues,
@@ -39,6 +41,8 @@ pub(crate) struct TopicState {
     pub(crate) waits: Arc<WaitQueues>,
     /// Whether there is one message at a time in each partition.
     pub(crate) is_ordered: bool,
+    /// The partitions that the selector chooses from, if they are configured.
+    partition_set: Option<PartitionSet>,
     /// Sees to it that the topic is followed.
     followed: Followed,
     /// The watch of the task that follows the topic.
@@ -54,19 +58,22 @@ impl TopicState {
         topic: Topic,
         counts: Arc<TopicCounts>,
         selector: Arc<dyn PartitionSelector>,
+        partition_set: Option<PartitionSet>,
         is_ordered: bool,
         waits: Arc<WaitQueues>,
         followed: Followed,
     ) -> Self {
+        let configured = partition_set.as_ref().and_then(|set| set.choices(&[], None));
         Self {
             topic,
             counts,
             selector: GuardedSelector::new(selector),
             waits,
             is_ordered,
+            partition_set,
             followed,
             watch: Mutex::default(),
-            route: ArcSwap::from_pointee(Route::default()),
+            route: ArcSwap::from_pointee(Route { configured, ..Route::default() }),
             changed: Notify::new(),
             withdrawn: AtomicBool::new(false),
             cooldowns: PartitionCooldowns::default(),
@@ -85,6 +92,11 @@ impl TopicState {
             self.route.store(Arc::default());
         }
         self.changed.notify_waiters();
+    }
+
+    /// The partitions that the selector chooses from when the registry names these, if they are configured.
+    pub(crate) fn configured(&self, named: &[Partition]) -> Option<Arc<[Partition]>> {
+        self.partition_set.as_ref()?.choices(named, self.route().configured.as_ref())
     }
 
     /// Waits for another route, from when it is enabled or polled.
@@ -250,10 +262,21 @@ impl PartitionCooldowns {
     }
 }
 
+/// What of a partition is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// Its broker is not connected.
+    Broker,
+    /// Its broker is connected, and the registry doesn't name this partition of it.
+    Partition,
+}
+
 /// The partitions that a message can go to now, and the ways to their brokers. Never changed, only replaced.
 #[derive(Debug, Default)]
 pub(crate) struct Route {
     pub(crate) partitions: Vec<Partition>,
+    /// Those that the selector chooses from in place of these, sorted.
+    pub(crate) configured: Option<Arc<[Partition]>>,
     /// The connected brokers, sorted by id.
     pub(crate) brokers: Vec<RouteBroker>,
     /// The number of their connections.
@@ -310,6 +333,27 @@ impl Route {
         self.partitions.binary_search(&partition).is_ok()
     }
 
+    /// The partitions that the selector chooses from.
+    #[inline]
+    pub(crate) fn choices(&self) -> &[Partition] {
+        match &self.configured {
+            Some(configured) => configured,
+            None => &self.partitions,
+        }
+    }
+
+    /// Why messages for `partition` have to wait for it, if they do: its broker is away, or the partition is
+    /// configured and is not there.
+    pub(crate) fn absence(&self, partition: Partition) -> Option<Absence> {
+        let is_configured =
+            || self.configured.as_ref().is_some_and(|set| set.binary_search(&partition).is_ok());
+        match self.broker(partition.broker) {
+            Some(_) if !self.has(partition) && is_configured() => Some(Absence::Partition),
+            None if is_configured() || self.knows(partition.broker) => Some(Absence::Broker),
+            _ => None,
+        }
+    }
+
     /// Whether the registry names the broker, connected or not.
     pub(crate) fn knows(&self, id: BrokerId) -> bool {
         self.broker(id).is_some() || self.missing.iter().any(|(waiting, _)| *waiting == id)
@@ -359,7 +403,7 @@ mod tests {
         let topic = Topic::new("t").unwrap();
         let selector = Arc::new(RandomSelector::new());
         let state =
-            TopicState::new(topic, Arc::default(), selector, false, Arc::default(), Followed::never());
+            TopicState::new(topic, Arc::default(), selector, None, false, Arc::default(), Followed::never());
         let route = || Route { partitions: vec![Partition::new(0, 0)], ..Route::default() };
         state.set_route(route());
         assert_eq!(state.route().partitions.len(), 1);

@@ -1,7 +1,7 @@
 //! The topics that are published on a producer.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     pin::pin,
     sync::{Arc, Weak},
     time::Duration,
@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    PartitionSelector, PublishError, deadline,
+    PartitionSelector, PublishError,
+    config::PartitionSet,
+    deadline,
     health::EventSender,
     panics::contain,
     route::{
@@ -35,6 +37,8 @@ pub(crate) struct Topics {
     /// The selector of topics that have none of their own.
     selector: Arc<dyn PartitionSelector>,
     observer: Arc<dyn RouteObserver>,
+    /// The configured partitions of topics that have some.
+    partition_sets: BTreeMap<Topic, PartitionSet>,
     ordered: bool,
     pub(crate) counts: Counts,
     lookup: ArcSwap<TopicMap>,
@@ -152,6 +156,7 @@ impl Topics {
         observer: Arc<dyn RouteObserver>,
         limits: PublishLimits,
         events: EventSender,
+        partition_sets: BTreeMap<Topic, PartitionSet>,
         ordered: bool,
     ) -> Self {
         let parts = FollowerParts { discovery, pool, observer: Arc::downgrade(&observer), limits, events };
@@ -159,6 +164,7 @@ impl Topics {
             parts: Arc::new(parts),
             selector,
             observer,
+            partition_sets,
             ordered,
             counts: Counts::default(),
             lookup: ArcSwap::default(),
@@ -290,7 +296,8 @@ impl Topics {
         holders.waits.insert(topic.clone(), Arc::downgrade(&waits));
         let followed = Followed::new(Arc::clone(&self.parts));
         let counts = self.counts.topic(topic);
-        let state = TopicState::new(topic.clone(), counts, selector, self.ordered, waits, followed);
+        let set = self.partition_sets.get(topic).cloned();
+        let state = TopicState::new(topic.clone(), counts, selector, set, self.ordered, waits, followed);
         Arc::new(PublishedTopic { state: Arc::new(state), observer: Arc::clone(&self.observer) })
     }
 

@@ -8,7 +8,8 @@ use crate::Message;
 /// Sends all messages of a key to the same partition, as long as the topic has the same partitions: the one
 /// at [`key_hash`] modulo their number. Messages without a key are taken in turn.
 ///
-/// When a partition comes or goes — a broker that isn't connected counts as gone — nearly all keys move.
+/// When a partition comes or goes — a broker that isn't connected counts as gone — nearly all keys move,
+/// unless the partitions are [configured](crate::config::PartitionSet).
 /// [`RendezvousSelector`](crate::selector::RendezvousSelector) moves only those that have to.
 ///
 /// ```

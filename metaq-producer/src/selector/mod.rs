@@ -50,14 +50,14 @@ pub use sticky::StickySelector;
 /// }
 /// ```
 pub trait PartitionSelector: Send + Sync {
-    /// Returns one of `partitions`, which are those of the brokers that are connected now, sorted by broker,
-    /// then by index, and never empty. `None` refuses the message.
+    /// Returns one of `partitions`, which are those of the brokers that are connected now, or those that are
+    /// [configured](crate::config::PartitionSet) for the topic, sorted by broker, then by index, and never
+    /// empty. `None` refuses the message.
     ///
-    /// A partition of a broker that the registry names and that is not connected may be returned as well: the
-    /// message then waits for that broker, within its timeout, and [`reselect`](Self::reselect) is not asked.
-    /// So a selector with a fixed list of partitions moves no key while a broker is away. A partition of a
-    /// broker that the registry does not name ends the message with
-    /// [`NoPartition`](crate::SendErrorKind::NoPartition).
+    /// For a partition that is configured and is not there the message waits, within its timeout, and
+    /// [`reselect`](Self::reselect) is not asked. The same for a partition of a broker that the registry
+    /// names and that is not connected. A partition that is not configured, of a broker that the registry
+    /// does not name, ends the message with [`NoPartition`](crate::SendErrorKind::NoPartition).
     ///
     /// Within a transaction, `partitions` are those of the transaction's broker only. For the first message
     /// of a local transaction they are those of the connected brokers that did not fail lately, if there are

@@ -9,7 +9,8 @@ use crate::Message;
 /// another one, evenly; when partitions come, they take their share of keys from all others, and no key moves
 /// between those. Messages without a key are taken in turn.
 ///
-/// A broker that isn't connected counts as gone: its keys go elsewhere until it is back. Choosing takes a few
+/// A broker that isn't connected counts as gone: its keys go elsewhere until it is back, unless the
+/// partitions are [configured](crate::config::PartitionSet). Choosing takes a few
 /// nanoseconds for each partition of the topic, so for hundreds of partitions
 /// [`KeyHashSelector`](crate::selector::KeyHashSelector) is faster.
 ///

@@ -1,8 +1,8 @@
 //! A message from its offering to its outcome.
 //!
-//! The [`producer`](crate::producer) has checked it and taken its capacity ([`permits`]). [`submit`] asks the
-//! selector and hands the message to a connection; [`in_flight`] keeps it until its outcome and learns how
-//! each attempt ended ([`classify`]). What can't be sent at once waits in a
+//! The [`producer`](crate::producer) has checked it and taken its capacity ([`permits`]). [`submit`] has the
+//! selector asked ([`choice`]) and hands the message to a connection; [`in_flight`] keeps it until its
+//! outcome and learns how each attempt ended ([`classify`]). What can't be sent at once waits in a
 //! [queue of its topic](crate::route::wait_queue), within [`wait_limits`], until the [`dispatcher`] tries
 //! again, by an event or by one of the [`timers`]. [`handle`] is what the caller holds meanwhile, [`order`]
 //! is an option of sending, and [`close`] is the account of what becomes of messages while a producer is
@@ -13,6 +13,7 @@
 //!
 //! Uses [`route`](crate::route) to find out where a message goes, and doesn't know the producer.
 
+pub(crate) mod choice;
 pub(crate) mod classify;
 pub(crate) mod close;
 pub(crate) mod deferred;

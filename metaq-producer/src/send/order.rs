@@ -58,6 +58,9 @@ impl Submitter {
             topic.ensure_followed();
             return Err(WaitReason::Away(partition.broker).into());
         };
+        if route.configured.is_some() && !route.has(partition) {
+            return Err(WaitReason::Unnamed(partition).into());
+        }
         match self.hand_over(partition, broker, submission, token, reservation) {
             Ok(token) => Ok(token),
             Err(Some(full)) => {
@@ -79,8 +82,8 @@ impl Submitter {
         let Some(pending) = &mut submission.pending else { return Err(WaitReason::NoBroker.into()) };
         let decided = pending.partition();
         if let Some(decided) = decided {
-            let is_away = route.broker(decided.broker).is_none() && route.knows(decided.broker);
-            if is_away || (route.partitions.is_empty() && route.brokers.is_empty()) {
+            let is_absent = || route.absence(decided).is_some();
+            if is_absent() || (route.partitions.is_empty() && route.brokers.is_empty()) {
                 return Ok(decided);
             }
             if route.has(decided) {
@@ -99,7 +102,7 @@ impl Submitter {
                     _ => return Ok(decided),
                 }
             }
-        } else if route.partitions.is_empty()
+        } else if route.choices().is_empty()
             || (token.is_none() && !topic.waits.is_empty(WaitReason::NoBroker))
         {
             // Those who wait for a broker come before it.
@@ -122,9 +125,10 @@ impl Submitter {
         let mut unfit = None;
         // The first of those that are cooling down, and the one with the shortest line of the others.
         let (mut cooling_down, mut shortest): (_, Option<(usize, Partition)>) = (None, None);
-        let most = if route.partitions.len() == 1 { 1 } else { MOST_CHOICES.min(2 * route.partitions.len()) };
+        let all = route.choices().len();
+        let most = if all == 1 { 1 } else { MOST_CHOICES.min(2 * all) };
         let mut choices = 0;
-        while choices < 2 * route.partitions.len() && !(shortest.is_some() && choices >= most) {
+        while choices < 2 * all && !(shortest.is_some() && choices >= most) {
             choices += 1;
             let partition = match self.select(topic, route, submission, unfit) {
                 Ok(Some((partition, broker))) => {
@@ -144,7 +148,7 @@ impl Submitter {
                     partition
                 }
                 Ok(None) => break,
-                Err(NotSubmitted::Away(partition)) => return Ok(partition),
+                Err(NotSubmitted::Away(partition, _)) => return Ok(partition),
                 Err(not_submitted) => return Err(not_submitted),
             };
             if unfit.replace(partition) == Some(partition) {

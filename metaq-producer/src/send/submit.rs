@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    Message, SendError, SendErrorKind, panics,
+    Message, SendError, panics,
     route::{
         topic_broker::Broker,
-        topic_state::{Route, RouteBroker, TopicState},
+        topic_state::{Absence, Route, RouteBroker, TopicState},
         wait_queue::WaitReason,
     },
     send::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The largest number of times that a selector is asked for a partition that messages can go to.
-const MOST_ASKS: usize = 1024;
+pub(crate) const MOST_ASKS: usize = 1024;
 
 /// The number of times that a selector may name the same partition before it is taken to insist on it.
 const MOST_REPEATS: usize = 8;
@@ -52,8 +52,8 @@ pub(crate) struct Submitter {
 pub(crate) enum NotSubmitted {
     /// It has to wait.
     Wait(Box<Wait>),
-    /// The broker of the partition that the selector chose for it is away.
-    Away(Partition),
+    /// The partition that was chosen for it isn't there now.
+    Away(Partition, Absence),
     /// It never can be.
     Never(SendError),
 }
@@ -66,8 +66,9 @@ impl NotSubmitted {
     pub(crate) fn into_wait(self) -> Result<Box<Wait>, SendError> {
         match self {
             Self::Wait(wait) => Ok(wait),
-            Self::Away(partition) => {
-                Ok(Box::new(Wait { reason: WaitReason::Away(partition.broker), full: Vec::new() }))
+            Self::Away(partition, absence) => {
+                let reason = WaitReason::of_absence(partition, absence);
+                Ok(Box::new(Wait { reason, full: Vec::new() }))
             }
             Self::Never(error) => Err(error),
         }
@@ -323,7 +324,7 @@ impl Submitter {
         mut seen: Seen<'r>,
     ) -> Result<Token, NotSubmitted> {
         let (mut asks, mut repeats) = (1, 0);
-        let most_asks = MOST_ASKS.min(2 * route.partitions.len());
+        let most_asks = MOST_ASKS.min(2 * route.choices().len());
         loop {
             let count = seen.full.len() + seen.away.len();
             let limit = if count == 0 || !seen.cooling_down.is_empty() { most_asks } else { 4 * most_asks };
@@ -379,32 +380,6 @@ impl Submitter {
         }
     }
 
-    /// Asks the selector. `unfit` is what it chose before, if it is asked again; then it may choose nothing.
-    #[inline(always)]
-    pub(crate) fn select<'r>(
-        &self,
-        topic: &Arc<TopicState>,
-        route: &'r Route,
-        submission: &Submission,
-        unfit: Option<Partition>,
-    ) -> Result<Option<(Partition, &'r RouteBroker)>, NotSubmitted> {
-        let Some(pending) = &submission.pending else { return Ok(None) };
-        let wrong =
-            |text| NotSubmitted::Never(SendError::new(SendErrorKind::NoPartition, &topic.topic, text));
-        let answer = topic.selector.select(&topic.topic, &route.partitions, &pending.message, unfit);
-        let partition = match answer.map_err(wrong)? {
-            Some(partition) => partition,
-            None if unfit.is_some() => return Ok(None),
-            None => return Err(wrong("the partition selector refused it".to_owned())),
-        };
-        match route.broker(partition.broker) {
-            Some(broker) if route.has(partition) => Ok(Some((partition, broker))),
-            None if route.knows(partition.broker) && unfit.is_some() => Ok(None),
-            None if route.knows(partition.broker) => Err(NotSubmitted::Away(partition)),
-            _ => Err(wrong(no_such_partition(&pending.message, partition))),
-        }
-    }
-
     /// Hands the message to the connection for a partition.
     ///
     /// # Errors
@@ -439,16 +414,6 @@ impl Submitter {
             Err(_) => Err(None),
         }
     }
-}
-
-/// The text about a chosen partition that there is none of.
-#[cold]
-fn no_such_partition(message: &Message, partition: Partition) -> String {
-    let chosen = match message.partition() {
-        Some(_) => "it is for partition",
-        None => "the partition selector chose",
-    };
-    format!("{chosen} {partition}, which the topic doesn't have")
 }
 
 impl FullConnection {

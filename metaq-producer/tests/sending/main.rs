@@ -6,6 +6,7 @@
 mod common;
 
 mod capacity;
+mod configured;
 mod durations;
 mod failover;
 mod interceptors;

@@ -114,7 +114,7 @@ impl WaitReason {
         match self {
             Self::NoBroker | Self::AnyCapacity(_) => None,
             Self::Away(broker) | Self::Capacity(broker, _) => Some(broker),
-            Self::Turn(partition) => Some(partition.broker),
+            Self::Turn(partition) | Self::Unnamed(partition) => Some(partition.broker),
         }
     }
 }
