@@ -19,7 +19,11 @@ use crate::{
     health::EventSender,
     interceptor::{Interceptor, Interceptors},
     route::{
-        RouteObserver, follower::PublishLimits, pool::Pool, single_broker::DirectDiscovery, topics::Topics,
+        RouteObserver,
+        follower::PublishLimits,
+        pool::Pool,
+        single_broker::DirectDiscovery,
+        topics::{TopicOptions, Topics},
     },
     selector::RoundRobinSelector,
     send::{
@@ -145,15 +149,18 @@ impl ProducerBuilder {
         let in_flight = InFlight::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
         let submitter = Submitter::new(in_flight);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout };
+        let options = TopicOptions {
+            selector: self.selector,
+            partition_sets: config.partitions.clone(),
+            ordered: config.ordered,
+        };
         let topics = Topics::new(
             Arc::clone(&discovery),
             Arc::clone(&pool),
-            self.selector,
+            options,
             Arc::clone(&submitter) as Arc<dyn RouteObserver>,
             limits,
             events.clone(),
-            config.partitions.clone(),
-            config.ordered,
         );
         let send_timeout = Millis::from(config.send_timeout);
         Ok(Producer::from_inner(Inner {

@@ -31,15 +31,20 @@ use crate::{
 
 type TopicMap = HashMap<Topic, Arc<PublishedTopic>, foldhash::fast::RandomState>;
 
+/// The settings of topics.
+pub(crate) struct TopicOptions {
+    /// The selector of topics that have none of their own.
+    pub(crate) selector: Arc<dyn PartitionSelector>,
+    /// The configured partitions of topics that have some.
+    pub(crate) partition_sets: BTreeMap<Topic, PartitionSet>,
+    pub(crate) ordered: bool,
+}
+
 /// The topics that are published, how often, and their routes. Senders look topics up without a lock.
 pub(crate) struct Topics {
     parts: Arc<FollowerParts>,
-    /// The selector of topics that have none of their own.
-    selector: Arc<dyn PartitionSelector>,
+    options: TopicOptions,
     observer: Arc<dyn RouteObserver>,
-    /// The configured partitions of topics that have some.
-    partition_sets: BTreeMap<Topic, PartitionSet>,
-    ordered: bool,
     pub(crate) counts: Counts,
     lookup: ArcSwap<TopicMap>,
     holders: Mutex<Holders>,
@@ -152,20 +157,16 @@ impl Topics {
     pub(crate) fn new(
         discovery: Arc<dyn Discovery>,
         pool: Arc<Pool>,
-        selector: Arc<dyn PartitionSelector>,
+        options: TopicOptions,
         observer: Arc<dyn RouteObserver>,
         limits: PublishLimits,
         events: EventSender,
-        partition_sets: BTreeMap<Topic, PartitionSet>,
-        ordered: bool,
     ) -> Self {
         let parts = FollowerParts { discovery, pool, observer: Arc::downgrade(&observer), limits, events };
         Self {
             parts: Arc::new(parts),
-            selector,
+            options,
             observer,
-            partition_sets,
-            ordered,
             counts: Counts::default(),
             lookup: ArcSwap::default(),
             holders: Mutex::default(),
@@ -266,7 +267,7 @@ impl Topics {
                 Some(published) if !is_failed(&published) => None,
                 failed => {
                     // Another one may have published it, and taken it back, in the meantime.
-                    let selector = selector.take().unwrap_or_else(|| Arc::clone(&self.selector));
+                    let selector = selector.take().unwrap_or_else(|| Arc::clone(&self.options.selector));
                     let new = self.new_topic(topic, selector, &mut holders);
                     self.change(|map| map.insert(topic.clone(), new));
                     failed
@@ -280,7 +281,8 @@ impl Topics {
 
     /// The topic's own selector, or the producer's.
     fn selector(&self, topic: &Topic) -> Arc<dyn PartitionSelector> {
-        self.selector.for_topic(topic).map_or_else(|| Arc::clone(&self.selector), Arc::from)
+        let selector = &self.options.selector;
+        selector.for_topic(topic).map_or_else(|| Arc::clone(selector), Arc::from)
     }
 
     fn new_topic(
@@ -296,8 +298,9 @@ impl Topics {
         holders.waits.insert(topic.clone(), Arc::downgrade(&waits));
         let followed = Followed::new(Arc::clone(&self.parts));
         let counts = self.counts.topic(topic);
-        let set = self.partition_sets.get(topic).cloned();
-        let state = TopicState::new(topic.clone(), counts, selector, set, self.ordered, waits, followed);
+        let TopicOptions { partition_sets, ordered, .. } = &self.options;
+        let set = partition_sets.get(topic).cloned();
+        let state = TopicState::new(topic.clone(), counts, selector, set, *ordered, waits, followed);
         Arc::new(PublishedTopic { state: Arc::new(state), observer: Arc::clone(&self.observer) })
     }
 
