@@ -111,6 +111,25 @@ pub struct ProducerConfig {
         serde(with = "text_forms::topic", skip_serializing_if = "Option::is_none")
     )]
     pub default_topic: Option<Topic>,
+    /// Whether a topic is published by the first message that is sent to it. Default `false`: such messages
+    /// are refused, so that a misspelt name is noticed at once.
+    ///
+    /// [`send`](crate::Producer::send) and [`enqueue`](crate::Producer::enqueue) begin to publish it, and the
+    /// message waits within its own timeout as for a broker that is away. All messages to the topic wait for
+    /// the same attempt, which takes [`publish_timeout`](Self::publish_timeout) at most, and goes on when
+    /// they have gone. It waits for a broker that offers the topic for [`topic_timeout`](Self::topic_timeout)
+    /// or half of [`send_timeout`](Self::send_timeout), whichever is shorter. If it fails, they end with its
+    /// reason: [`NotPublished`](crate::SendErrorKind::NotPublished) when no broker offers the topic,
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when registry or brokers can't be reached; the
+    /// next message begins anew. [`try_send`](crate::Producer::try_send) begins as well, and fails with
+    /// `NotConnected` until the topic is published. Messages of transactions publish nothing.
+    ///
+    /// With a [`default_topic`](Self::default_topic) that one alone is published so: it takes the messages to
+    /// all topics that are not published. [`unpublish_topic`](crate::Producer::unpublish_topic) takes it
+    /// back.
+    pub auto_publish: bool,
+    /// The most topics that are published so at a time. Messages to further ones are refused. Default 256.
+    pub max_auto_topics: usize,
     /// The partitions that selectors choose from, by topic, in place of those of the brokers that are
     /// connected: a chosen one that is away has its message wait, and no key moves when a broker dies.
     /// Default none. In a file a table, or as in a variable one text such as `orders=0:4;1:4
@@ -150,6 +169,8 @@ impl Default for ProducerConfig {
             connections_per_broker: 1,
             ordered: false,
             default_topic: None,
+            auto_publish: false,
+            max_auto_topics: 256,
             partitions: BTreeMap::new(),
             span_per_send: false,
             retry: RetryPolicy::default(),
@@ -197,6 +218,9 @@ impl ProducerConfig {
                 return Err(BuildError::option(option, "is 0: nothing could be sent"));
             }
         }
+        if self.auto_publish && self.max_auto_topics == 0 {
+            return Err(BuildError::option("max_auto_topics", "is 0: auto_publish could publish no topic"));
+        }
         if self.connections_per_broker > MOST_CONNECTIONS {
             return Err(BuildError::option("connections_per_broker", "is more than 64"));
         }
@@ -210,6 +234,15 @@ impl ProducerConfig {
             return Err(BuildError::option("retry.max_backoff", "is shorter than retry.initial_backoff"));
         }
         Ok(())
+    }
+
+    /// The time that publishing waits for a broker that offers the topic. Messages that publish learn within
+    /// their own time that there is none.
+    pub(crate) fn topic_timeout(&self) -> Duration {
+        match self.auto_publish {
+            true => self.topic_timeout.min(self.send_timeout / 2),
+            false => self.topic_timeout,
+        }
     }
 
     /// The settings of the connections of one broker.

@@ -27,6 +27,8 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
     },
     ConfigOption { name: "ordered", set: |to, text| switch(&mut to.ordered, text) },
     ConfigOption { name: "default_topic", set: |to, text| topic(&mut to.default_topic, text) },
+    ConfigOption { name: "auto_publish", set: |to, text| switch(&mut to.auto_publish, text) },
+    ConfigOption { name: "max_auto_topics", set: |to, text| number(&mut to.max_auto_topics, text) },
     ConfigOption { name: "partitions", set: |to, text| partitions(to, text) },
     ConfigOption { name: "span_per_send", set: |to, text| switch(&mut to.span_per_send, text) },
     ConfigOption { name: "retry.max_attempts", set: |to, text| number(&mut to.retry.max_attempts, text) },

@@ -5,7 +5,10 @@ use std::{error::Error as StdError, fmt, time::Duration};
 use metaq_protocol::{BrokerAddr, MAX_READABLE_DATA, Partition, Status, Topic};
 use metaq_transport::{Progress, TransportError, TransportErrorKind};
 
-use crate::Message;
+use crate::{
+    Message,
+    error::{PublishError, PublishErrorKind},
+};
 
 /// The knowledge of a message that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +27,8 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SendErrorKind {
-    /// The topic was not published on this producer.
+    /// The topic was not published on this producer; or, with
+    /// [`auto_publish`](crate::ProducerConfig::auto_publish), no broker offers it.
     NotPublished,
     /// The encoded message is larger than consumers can fetch.
     TooLarge,
@@ -158,6 +162,26 @@ impl SendError {
 
     pub(crate) fn not_published(topic: &Topic) -> Self {
         let text = "it is not published on this producer; call publish_topic first";
+        Self::new(SendErrorKind::NotPublished, topic, text)
+    }
+
+    /// The topic could not be published while the message waited for it.
+    pub(crate) fn publishing(topic: &Topic, error: &PublishError) -> Self {
+        let kind = match error.kind() {
+            PublishErrorKind::NoSuchTopic => SendErrorKind::NotPublished,
+            PublishErrorKind::Discovery | PublishErrorKind::Unreachable => SendErrorKind::NotConnected,
+            PublishErrorKind::Closed => SendErrorKind::Closed,
+            PublishErrorKind::NoRuntime => SendErrorKind::NoRuntime,
+        };
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::new(kind, topic, format!("{error}{cause}"))
+    }
+
+    pub(crate) fn too_many_topics(topic: &Topic, limit: usize) -> Self {
+        let text = format!(
+            "it is not published, and auto_publish has published {limit} topics, which is max_auto_topics; call \
+             publish_topic first, or unpublish_topic for one that isn't needed, or raise the limit"
+        );
         Self::new(SendErrorKind::NotPublished, topic, text)
     }
 

@@ -48,7 +48,7 @@ impl Inner {
             }
             let when_free = {
                 let lookup = self.topics.lookup();
-                match self.check(&message, &lookup) {
+                match self.check_published(&message, &lookup) {
                     Ok(topic) => match self.in_flight().permits.try_take(message.encoded_len()) {
                         Some(share) => match self.accept(topic, message, share, started, timeout, None, None)
                         {
@@ -73,7 +73,12 @@ impl Inner {
                             None,
                         ))),
                     },
-                    Err(error) => return Err(error.with_message(message)),
+                    Err(error) => match self.publish(&message, error) {
+                        Ok(topic) => Box::pin(with_contained_waker(
+                            self.enqueue_when_free(topic, message, started, timeout, None),
+                        )),
+                        Err(error) => return Err(error.with_message(message)),
+                    },
                 }
             };
             when_free.await
@@ -162,15 +167,56 @@ impl Inner {
         message: &Message,
         lookup: &'a Lookup,
     ) -> Result<&'a Arc<TopicState>, SendError> {
-        let topic = self.find(message, lookup).inspect_err(|_| {
-            self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
-        })?;
-        let name = message.topic();
+        self.check_published(message, lookup).inspect_err(|error| self.count_unpublished(error))
+    }
+
+    /// The same, except that a message whose topic isn't published isn't counted yet:
+    /// [`publish`](Self::publish) counts it.
+    #[inline]
+    pub(crate) fn check_published<'a>(
+        &self,
+        message: &Message,
+        lookup: &'a Lookup,
+    ) -> Result<&'a Arc<TopicState>, SendError> {
+        let topic = self.find(message, lookup)?;
+        self.check_size(message, topic)?;
+        Ok(topic)
+    }
+
+    #[inline]
+    fn check_size(&self, message: &Message, topic: &TopicState) -> Result<(), SendError> {
         topic.counts.offered.fetch_add(1, Ordering::Relaxed);
-        if message.encoded_len() > self.config.max_message_size {
+        let (size, limit) = (message.encoded_len(), self.config.max_message_size);
+        if size > limit {
             topic.counts.failed(Outcome::NotSent, None);
-            return Err(SendError::too_large(name, message.encoded_len(), self.config.max_message_size));
+            return Err(SendError::too_large(message.topic(), size, limit));
         }
+        Ok(())
+    }
+
+    #[cold]
+    fn count_unpublished(&self, error: &SendError) {
+        if error.kind() != SendErrorKind::TooLarge {
+            self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins to publish the topic that a message needs, if that is set and `error` says that it isn't
+    /// published, and counts the message as offered.
+    ///
+    /// # Errors
+    /// `error`, or why that can't be.
+    #[cold]
+    pub(crate) fn publish(&self, message: &Message, error: SendError) -> Result<Arc<TopicState>, SendError> {
+        let begin = |error: SendError| match (self.config.auto_publish, error.kind()) {
+            (true, SendErrorKind::NotPublished) => {
+                let topic = self.config.default_topic.as_ref().unwrap_or_else(|| message.topic());
+                self.topics.publish_by_message(topic, self.config.max_auto_topics)
+            }
+            _ => Err(error),
+        };
+        let topic = begin(error).inspect_err(|error| self.count_unpublished(error))?;
+        self.check_size(message, &topic)?;
         Ok(topic)
     }
 

@@ -10,7 +10,7 @@ mod sending;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -28,10 +28,13 @@ use crate::{
     CloseReport, ProducerConfig, PublishError, SendError,
     branch::{OpenTransactions, TransactionNames},
     deadline,
+    error::PublishErrorKind,
     health::{EventSender, NotReady, ProducerEvents, ProducerHealth, RegistryHealth},
     panics::contain,
     route::{
+        PublishObserver,
         pool::Pool,
+        topic_state::TopicState,
         topics::{Publisher, Topics},
     },
     send::{
@@ -95,7 +98,10 @@ impl Producer {
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        let observer = Arc::downgrade(&inner) as Weak<dyn PublishObserver>;
+        inner.topics.set_publish_observer(observer);
+        Self { inner }
     }
 
     /// Gets a topic ready for sending: finds its brokers, connects to them, and follows every change from
@@ -135,8 +141,9 @@ impl Producer {
 
     /// Takes one [`publish_topic`](Self::publish_topic) back that has returned. With the last one the topic
     /// isn't followed any more, and connections that no other topic needs are closed after their outstanding
-    /// messages have ended. False when there was none to take back: what others are still publishing, or an
-    /// [`XaProducer`](crate::xa::XaProducer) has published, stays.
+    /// messages have ended. It also takes back what a message has published
+    /// ([`auto_publish`](ProducerConfig::auto_publish)). False when there was none to take back: what others
+    /// are still publishing, or an [`XaProducer`](crate::xa::XaProducer) has published, stays.
     pub fn unpublish_topic(&self, topic: &Topic) -> bool {
         self.inner.topics.release(topic, Publisher::Program)
     }
@@ -325,6 +332,17 @@ impl Inner {
     fn expire(&self) {
         let now = Instant::now();
         self.pool.in_use().iter().for_each(|connection| connection.expire(now));
+    }
+}
+
+impl PublishObserver for Inner {
+    fn publishing_failed(&self, topic: &Arc<TopicState>, error: &PublishError) {
+        // A registry that is away has lines of its own.
+        if self.topics.let_go_of_failed(topic) && error.kind() == PublishErrorKind::NoSuchTopic {
+            contain(
+                || tracing::warn!(topic = %topic.topic, %error, "a message is for a topic that no broker offers"),
+            );
+        }
     }
 }
 

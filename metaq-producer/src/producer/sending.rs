@@ -127,7 +127,8 @@ impl Producer {
     /// # Errors
     /// Of kind [`Full`](crate::SendErrorKind::Full) when there is no capacity, or others wait for it, or,
     /// with [`ordered`](ProducerConfig::ordered), another message is under way in its partition; of kind
-    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected; and as
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when no broker of the topic is connected, also
+    /// while it is being published by this message ([`auto_publish`](ProducerConfig::auto_publish)); and as
     /// for [`enqueue`](Self::enqueue). The error gives the message back.
     ///
     /// ```
@@ -153,9 +154,16 @@ impl Producer {
         inner.intercept(&mut message)?;
         let timeout = inner.send_timeout;
         let lookup = inner.topics.lookup();
-        let topic = match inner.check(&message, &lookup) {
+        let published;
+        let topic = match inner.check_published(&message, &lookup) {
             Ok(topic) => topic,
-            Err(error) => return Err(error.with_message(message)),
+            Err(error) => match inner.publish(&message, error) {
+                Ok(topic) => {
+                    published = topic;
+                    &published
+                }
+                Err(error) => return Err(error.with_message(message)),
+            },
         };
         let permits = &inner.in_flight().permits;
         let Some(share) = permits.try_take(message.encoded_len()) else {

@@ -3,52 +3,28 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use futures_util::future::{FutureExt as _, select_all};
-use metaq_discovery::{Discovery, TopicView, TopicWatch, ViewBroker};
+use metaq_discovery::{TopicView, TopicWatch, ViewBroker};
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
-use parking_lot::Mutex;
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     PublishError, deadline,
-    health::{EventSender, ProducerEvent},
+    health::ProducerEvent,
     panics::{self, contain},
     route::{
-        RouteObserver,
         diff::Difference,
+        followed::{FollowerParts, Progress},
         link::Link,
-        pool::Pool,
         topic_broker::TopicBroker,
         topic_state::{Route, RouteBroker, TopicState},
     },
 };
-
-/// The progress of the first publishing of a topic.
-#[derive(Clone, Debug)]
-pub(crate) enum Progress {
-    Starting,
-    Ready,
-    Failed(PublishError),
-}
-
-/// The time limits of publishing a topic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PublishLimits {
-    /// In all.
-    pub(crate) total: Duration,
-    /// Until a broker offers the topic, once the registry was read.
-    pub(crate) topic: Duration,
-}
 
 /// The time for which a broker that the registry no longer names is used as long as it stays connected. One
 /// whose partitions change leaves the registry for some milliseconds (registry §8).
@@ -60,80 +36,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The parts that a follower needs.
-pub(crate) struct FollowerParts {
-    pub(crate) discovery: Arc<dyn Discovery>,
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) observer: Weak<dyn RouteObserver>,
-    pub(crate) limits: PublishLimits,
-    pub(crate) events: EventSender,
-}
-
-/// Keeps a task that follows a topic: started on the runtime of the caller when there is none or its runtime
-/// has ended.
-pub(crate) struct Followed {
-    parts: Option<Arc<FollowerParts>>,
-    task: Mutex<Option<AbortHandle>>,
-    progress: watch::Sender<Progress>,
-}
-
-impl Followed {
-    pub(crate) fn new(parts: Arc<FollowerParts>) -> Self {
-        Self { parts: Some(parts), task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
-    }
-
-    /// A topic that no task ever follows.
-    #[cfg(test)]
-    pub(crate) fn never() -> Self {
-        Self { parts: None, task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
-    }
-
-    fn is_ready(&self) -> bool {
-        matches!(*self.progress.borrow(), Progress::Ready)
-    }
-
-    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
-    }
-
-    /// Starts the task, unless it runs; true if it did. Outside of a runtime with timers nothing happens.
-    pub(crate) fn ensure(&self, state: &Arc<TopicState>) -> bool {
-        let Some(parts) = &self.parts else { return false };
-        let is_running = |task: &Option<AbortHandle>| task.as_ref().is_some_and(|task| !task.is_finished());
-        if is_running(&self.task.lock()) || matches!(*self.progress.borrow(), Progress::Failed(_)) {
-            return false;
-        }
-        let Some(runtime) = deadline::runtime() else { return false };
-        let follower = Follower::new(Arc::clone(state), Arc::clone(parts));
-        {
-            let mut task = self.task.lock();
-            if is_running(&task) {
-                return false;
-            }
-            *task = Some(runtime.spawn(follower.run()).abort_handle());
-        }
-        if state.is_withdrawn() {
-            self.stop();
-        }
-        true
-    }
-
-    pub(crate) fn stop(&self) {
-        let task = self.task.lock().take();
-        if let Some(task) = task {
-            task.abort();
-        }
-    }
-}
-
-impl fmt::Debug for Followed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Followed").field("progress", &self.progress).finish_non_exhaustive()
-    }
-}
-
 /// Follows one topic: reads its views, keeps connections to its brokers, and sets the route.
-struct Follower {
+pub(super) struct Follower {
     state: Arc<TopicState>,
     parts: Arc<FollowerParts>,
     /// The last view.
@@ -151,7 +55,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(state: Arc<TopicState>, parts: Arc<FollowerParts>) -> Self {
+    pub(super) fn new(state: Arc<TopicState>, parts: Arc<FollowerParts>) -> Self {
         Self {
             state,
             parts,
@@ -166,13 +70,18 @@ impl Follower {
 
     /// Runs until the task is aborted, or the topic could not be published at first. After a panic of
     /// foreign code on it (a discovery's, a transport's, a subscriber's), the topic is followed on.
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         loop {
             match AssertUnwindSafe(self.follow()).catch_unwind().await {
                 Ok(Err(error)) => {
+                    // First, so that messages that find it withdrawn find out why.
+                    self.state.followed().set_progress(Progress::Failed(error.clone()));
                     self.state.withdraw();
-                    self.state.followed().progress.send_replace(Progress::Failed(error));
                     self.route_changed();
+                    let observer = self.parts.publish_observer.get().and_then(Weak::upgrade);
+                    if let Some(observer) = observer {
+                        observer.publishing_failed(&self.state, &error);
+                    }
                     return;
                 }
                 Ok(Ok(never)) => match never {},
@@ -198,7 +107,7 @@ impl Follower {
             None
         } else {
             let watch = self.first_route().await?;
-            self.state.followed().progress.send_replace(Progress::Ready);
+            self.state.followed().set_progress(Progress::Ready);
             self.tell_published();
             Some(watch)
         };

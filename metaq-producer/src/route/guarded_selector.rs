@@ -103,7 +103,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::route::follower::Followed;
+    use crate::route::followed::Followed;
 
     /// Panics in `select` and in `observe`, with a payload that panics when it is dropped.
     #[derive(Default)]

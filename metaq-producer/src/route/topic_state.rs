@@ -27,7 +27,7 @@ use crate::{
     health::TopicHealth,
     route::guarded_selector::GuardedSelector,
     route::wait_queue::WaitQueues,
-    route::{follower::Followed, topic_broker::TopicBroker},
+    route::{followed::Followed, topic_broker::TopicBroker},
     stats::counts::TopicCounts,
 };
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     pin::pin,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -20,8 +20,8 @@ use crate::{
     health::EventSender,
     panics::contain,
     route::{
-        RouteObserver,
-        follower::{Followed, FollowerParts, Progress, PublishLimits},
+        PublishObserver, RouteObserver,
+        followed::{Followed, FollowerParts, Progress, PublishLimits},
         pool::Pool,
         topic_state::TopicState,
         wait_queue::WaitQueues,
@@ -94,11 +94,13 @@ struct Holders {
 }
 
 #[derive(Default)]
-struct HolderCounts {
+pub(super) struct HolderCounts {
     /// The publisher whose publishing is under way.
     pending: usize,
     program: usize,
     xa: usize,
+    /// Whether it is held since a message was sent to it.
+    pub(super) auto: bool,
 }
 
 impl HolderCounts {
@@ -110,8 +112,14 @@ impl HolderCounts {
     }
 
     fn is_empty(&self) -> bool {
-        self.pending + self.program + self.xa == 0
+        self.pending + self.program + self.xa == 0 && !self.auto
     }
+}
+
+/// The reason why a topic is not held.
+pub(super) enum NotHeld {
+    Closed,
+    TooMany,
 }
 
 /// A topic that is published, or being published for the first time.
@@ -162,7 +170,14 @@ impl Topics {
         limits: PublishLimits,
         events: EventSender,
     ) -> Self {
-        let parts = FollowerParts { discovery, pool, observer: Arc::downgrade(&observer), limits, events };
+        let parts = FollowerParts {
+            discovery,
+            pool,
+            observer: Arc::downgrade(&observer),
+            publish_observer: OnceLock::new(),
+            limits,
+            events,
+        };
         Self {
             parts: Arc::new(parts),
             options,
@@ -173,12 +188,17 @@ impl Topics {
         }
     }
 
+    /// Sets who learns that a topic could not be published.
+    pub(crate) fn set_publish_observer(&self, observer: Weak<dyn PublishObserver>) {
+        let _ = self.parts.publish_observer.set(observer);
+    }
+
     /// All topics that are published or being published now.
     pub(crate) fn lookup(&self) -> Lookup {
         Lookup { topics: self.lookup.load() }
     }
 
-    fn get(&self, topic: &Topic) -> Option<Arc<PublishedTopic>> {
+    pub(super) fn get(&self, topic: &Topic) -> Option<Arc<PublishedTopic>> {
         self.lookup.load().get(topic).cloned()
     }
 
@@ -251,32 +271,47 @@ impl Topics {
     }
 
     fn hold<'a>(&'a self, topic: &'a Topic) -> Option<Pending<'a>> {
+        let held = self.hold_with(topic, |counts| {
+            counts.entry(topic.clone()).or_default().pending += 1;
+            true
+        });
+        held.ok().map(|_| Pending { topics: self, topic })
+    }
+
+    /// Adds a hold of this kind unless that isn't allowed, and the topic if it is not there or has failed.
+    pub(super) fn hold_with(
+        &self,
+        topic: &Topic,
+        hold: impl FnOnce(&mut HashMap<Topic, HolderCounts>) -> bool,
+    ) -> Result<Arc<PublishedTopic>, NotHeld> {
         let is_failed = |published: &Arc<PublishedTopic>| matches!(published.progress(), Progress::Failed(_));
         // Before anything is changed or locked: it is anybody's code.
         let mut selector = match self.get(topic) {
             Some(published) if !is_failed(&published) => None,
             _ => Some(self.selector(topic)),
         };
-        let failed = {
+        let (held, failed) = {
             let mut holders = self.holders.lock();
             if holders.closed {
-                return None;
+                return Err(NotHeld::Closed);
             }
-            holders.counts.entry(topic.clone()).or_default().pending += 1;
+            if !hold(&mut holders.counts) {
+                return Err(NotHeld::TooMany);
+            }
             match self.get(topic) {
-                Some(published) if !is_failed(&published) => None,
+                Some(published) if !is_failed(&published) => (published, None),
                 failed => {
                     // Another one may have published it, and taken it back, in the meantime.
                     let selector = selector.take().unwrap_or_else(|| Arc::clone(&self.options.selector));
                     let new = self.new_topic(topic, selector, &mut holders);
-                    self.change(|map| map.insert(topic.clone(), new));
-                    failed
+                    self.change(|map| map.insert(topic.clone(), Arc::clone(&new)));
+                    (new, failed)
                 }
             }
         };
         // What it lets go of may run anybody's code.
         drop(failed);
-        Some(Pending { topics: self, topic })
+        Ok(held)
     }
 
     /// The topic's own selector, or the producer's.
@@ -316,11 +351,13 @@ impl Topics {
             let held = counts.of(publisher);
             let had_one = *held > 0;
             *held = held.saturating_sub(1);
-            had_one
+            let was_auto = publisher == Publisher::Program && counts.program == 0 && counts.auto;
+            counts.auto &= !was_auto;
+            had_one || was_auto
         })
     }
 
-    fn give_back(&self, topic: &Topic, give: impl FnOnce(&mut HolderCounts) -> bool) -> bool {
+    pub(super) fn give_back(&self, topic: &Topic, give: impl FnOnce(&mut HolderCounts) -> bool) -> bool {
         let (given, withdrawn) = {
             let mut holders = self.holders.lock();
             let Some(counts) = holders.counts.get_mut(topic) else { return false };

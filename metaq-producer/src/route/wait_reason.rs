@@ -52,6 +52,10 @@ impl WaitReason {
     pub(crate) fn error(self, topic: &TopicState) -> SendError {
         let error = |kind, text: String| SendError::new(kind, &topic.topic, text);
         match self {
+            Self::NoBroker | Self::Away(_) | Self::Unnamed(_) if topic.followed().is_starting() => {
+                let text = "the topic is being published, and no broker of it was connected in time";
+                error(SendErrorKind::NotConnected, text.to_owned())
+            }
             Self::Away(id) if !topic.route().knows(id) => {
                 let text = format!(
                     "the registry doesn't name broker {id} for the topic, whose partition is configured; start the broker, or \

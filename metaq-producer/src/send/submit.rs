@@ -375,6 +375,8 @@ impl Submitter {
     pub(crate) fn withdrawn(&self, topic: &TopicState) -> SendError {
         if self.in_flight.is_closed() {
             SendError::closed(&topic.topic)
+        } else if let Some(error) = topic.followed().failure() {
+            SendError::publishing(&topic.topic, &error)
         } else {
             SendError::not_published(&topic.topic)
         }

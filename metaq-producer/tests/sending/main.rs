@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(feature = "mock")]
+mod auto_publish;
 mod capacity;
 mod configured;
 mod durations;
