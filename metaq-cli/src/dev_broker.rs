@@ -6,9 +6,9 @@ use metaq_testkit::{Broker, Registry};
 use tokio::time::timeout;
 
 use crate::{
-    exit_status::EXIT_DONE,
+    exit_status::{self, EXIT_DONE, EXIT_LOCAL_IO, EXIT_UNREACHABLE},
     output::Output,
-    shutdown::{StopSignals, exit_status_of},
+    shutdown::StopSignals,
     stderr::print_error,
 };
 
@@ -24,8 +24,8 @@ const LAST_REGISTRATION: Duration = Duration::from_millis(500);
 /// its connections. It also leaves the registries when it can't register in one of several, or its address
 /// can't be written.
 ///
-/// Exit status: 0 when a signal shut it down in order, 130 or 143 when the signal arrived before the broker
-/// had started, or a second one interrupted the shutdown, 1 when something failed.
+/// The status is 0 when a signal shut it down in order, and that of the signal when it arrived before the
+/// broker had started, or a second one interrupted the shutdown.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A topic and its number of partitions; may be repeated. A * in the name stands for any text
@@ -124,7 +124,10 @@ pub(crate) async fn run(args: Args) -> u8 {
     };
     let mut broker = match builder.start().await {
         Ok(broker) => broker,
-        Err(error) => return print_error(&failed, &error),
+        Err(error) => {
+            print_error(&failed, &error);
+            return EXIT_LOCAL_IO;
+        }
     };
     for RegistryArg(registry) in registries {
         let (registered, status) = {
@@ -139,8 +142,8 @@ pub(crate) async fn run(args: Args) -> u8 {
             return shut_down(broker, &mut signals, status).await;
         }
         if let Some(Err(error)) = registered {
-            let status = print_error(&failed, &error);
-            return shut_down(broker, &mut signals, status).await;
+            print_error(&failed, &error);
+            return shut_down(broker, &mut signals, EXIT_UNREACHABLE).await;
         }
     }
     let written = tokio::select! {
@@ -152,7 +155,7 @@ pub(crate) async fn run(args: Args) -> u8 {
         if error.kind() != io::ErrorKind::BrokenPipe {
             print_error("the broker's address can't be written", &error);
         }
-        return shut_down(broker, &mut signals, exit_status_of(&error)).await;
+        return shut_down(broker, &mut signals, exit_status::of_output_error(&error)).await;
     }
     signals.next().await;
     shut_down(broker, &mut signals, EXIT_DONE).await

@@ -19,24 +19,27 @@ mod report;
 mod shutdown;
 mod stderr;
 mod tx;
+mod usage;
 
 use std::{
     env::VarError,
     error::Error,
     io::{self, IsTerminal as _},
+    panic::{self, AssertUnwindSafe},
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::stderr::{LogWriter, print_error};
+use crate::{
+    exit_status::EXIT_FAILED,
+    stderr::{LogWriter, print_error, print_message},
+};
 
 /// Publishes messages to MetaQ 1.4 (Metamorphosis) brokers. Not for RocketMQ.
 ///
-/// Exit status: 0 when everything succeeded, 1 when something failed, 2 for wrong usage, 130 or 143 when
-/// SIGINT or SIGTERM stopped the command (a running dev-broker exits with 0 then), 141 when the reader of
-/// stdout is gone (inspect exits with 0 then). METAQ_LOG=debug writes a log to stderr.
+/// METAQ_LOG=debug writes a log to stderr.
 #[derive(Debug, Parser)]
 #[command(name = "metaq", version)]
 struct Cli {
@@ -80,8 +83,41 @@ fn has_colors() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Has a panic print one line, like any other failure.
+fn print_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|location| format!(" at {location}")).unwrap_or_default();
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("a panic without a text");
+        print_message(&format!("an internal error{place}: {text}"));
+    }));
+}
+
+/// Checks that descriptors are left, as the runtime needs some and panics when there are none.
+fn ensure_descriptors() -> io::Result<()> {
+    let pipes: Result<Vec<_>, _> = std::iter::repeat_with(io::pipe).take(DESCRIPTORS / 2).collect();
+    pipes.map(drop)
+}
+
+/// The number of descriptors that every command needs.
+const DESCRIPTORS: usize = 16;
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    print_panics();
+    // The hook has printed the panic.
+    ExitCode::from(panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(EXIT_FAILED))
+}
+
+fn run() -> u8 {
+    let parsed = usage::with_statuses(Cli::command())
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage::print(&error),
+    };
     tracing_subscriber::fmt()
         .with_writer(|| LogWriter)
         .with_ansi(has_colors())
@@ -90,15 +126,14 @@ fn main() -> ExitCode {
         .with_env_filter(log_filter())
         .init();
     if let Command::Inspect(args) = &cli.command {
-        return ExitCode::from(inspect::run(args));
+        return inspect::run(args);
     }
-    let runtime = match &cli.command {
-        Command::Bench(_) => bench::runtime(),
-        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-    };
+    // One thread: a command hands nothing to other cores that would be worth their threads.
+    let runtime = ensure_descriptors()
+        .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return ExitCode::from(print_error("the runtime can't be started", &error)),
+        Err(error) => return print_error("the program can't be started", &error),
     };
     let status = runtime.block_on(async {
         match cli.command {
@@ -111,5 +146,5 @@ fn main() -> ExitCode {
     });
     // A read of stdin that is still blocked is abandoned.
     runtime.shutdown_background();
-    ExitCode::from(status)
+    status
 }

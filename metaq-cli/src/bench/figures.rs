@@ -14,6 +14,8 @@ use nix::sys::{
 };
 use serde::Serialize;
 
+use crate::exit_status::FailureCounts;
+
 /// Upper bound of recorded latencies, in nanoseconds: a minute. Longer ones are recorded as this.
 const MAX_LATENCY: u64 = 60_000_000_000;
 
@@ -31,6 +33,7 @@ pub(super) struct Tally {
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     pub(super) count: u64,
+    pub(super) outcomes: FailureCounts,
     pub(super) first: Option<SendError>,
 }
 
@@ -48,6 +51,7 @@ impl Tally {
 
     pub(super) fn failed(&mut self, error: SendError) {
         self.failures.count += 1;
+        self.failures.outcomes.add(error.outcome());
         self.failures.first.get_or_insert(error);
     }
 

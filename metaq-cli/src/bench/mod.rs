@@ -22,7 +22,7 @@ use tokio::task::{JoinError, JoinHandle};
 use self::figures::{Failures, Figures, Tally};
 use crate::{
     args::{Cluster, parse_timeout},
-    exit_status::{EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_FAILED},
+    exit_status::{self, EXIT_FAILED, FailureCounts},
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
     report::{count_messages, describe_send_error},
@@ -40,9 +40,8 @@ const HEADER: usize = 1024;
 /// acknowledgement. CPU is the user and system time of this program; the rate counts acknowledged messages.
 /// Messages of the warm-up are not measured; stderr reports the number of those that failed.
 ///
-/// Exit status: 0 when every message was acknowledged, 1 when any was not, the warm-up included. SIGINT and
-/// SIGTERM stop sending; the figures so far are printed, if they are read within --timeout. A second signal
-/// ends the program immediately.
+/// The status tells of failures of the warm-up, too. SIGINT and SIGTERM stop sending; the figures so far are
+/// printed, if they are read within --timeout. A second signal ends the program immediately.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
@@ -73,12 +72,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Builds a runtime with one thread, so that messages are not handed between the thread that sends them and
-/// the threads of the connections.
-pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
 pub(crate) async fn run(args: Args) -> u8 {
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
@@ -103,7 +96,8 @@ pub(crate) async fn run(args: Args) -> u8 {
         status = signals.next() => return status,
     };
     if let Err(error) = published {
-        return print_error("can't send", &error);
+        print_error("can't send", &error);
+        return exit_status::of_publish_error(&error);
     }
     let mut output = match Output::stdout() {
         Ok(output) => output,
@@ -288,10 +282,8 @@ async fn report(
             }
         }
     }
-    let all_is_well = failure.is_none() && warmup.count + figures.failures().count == 0;
-    shutdown.status().unwrap_or(match all_is_well {
-        _ if is_unread => EXIT_BROKEN_PIPE,
-        true => EXIT_DONE,
-        false => EXIT_FAILED,
+    shutdown.status().unwrap_or_else(|| match failure {
+        Some(error) => exit_status::of_output_error(&error),
+        None => FailureCounts::sum_of([warmup.outcomes, figures.failures().outcomes]).exit_status(),
     })
 }

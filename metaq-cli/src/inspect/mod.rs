@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    exit_status::{EXIT_DONE, EXIT_USAGE},
+    exit_status::{EXIT_DONE, EXIT_LOCAL_IO, EXIT_USAGE},
     input::Source,
     stderr::print_error,
 };
@@ -76,11 +76,15 @@ pub(crate) fn run(args: &Args) -> u8 {
         Ok(()) => EXIT_DONE,
         // A reader that stops reading has seen enough, which is no failure.
         Err(InspectError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
-        Err(InspectError::Output(error)) => print_error("the output can't be written", &error),
+        Err(InspectError::Output(error)) => {
+            print_error("the output can't be written", &error);
+            EXIT_LOCAL_IO
+        }
         Err(InspectError::Input(error)) => {
             // The frames before the error are still of use; a failure to write them is secondary to it.
             let _ = output.0.flush();
-            print_error("the input can't be read", &error)
+            print_error("the input can't be read", &error);
+            EXIT_LOCAL_IO
         }
     }
 }

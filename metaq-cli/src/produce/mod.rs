@@ -5,12 +5,12 @@ mod run;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
-use metaq_producer::{Producer, PublishError, Topic};
+use metaq_producer::{Producer, ProducerConfig, PublishError, Topic};
 
 use self::run::Run;
 use crate::{
     args::{Cluster, parse_timeout},
-    exit_status::EXIT_USAGE,
+    exit_status::{self, EXIT_USAGE},
     input::{Lines, checked_sources},
     report::Report,
     shutdown::{Shutdown, StopSignals, close},
@@ -23,7 +23,7 @@ use crate::{
 /// {"line":N,"partition":"0-1","offset":O,"id":"I"} or
 /// {"line":N,"error":{"kind":"…","outcome":"not-sent|rejected|unknown","message":"…"}}
 ///
-/// Exit status: 0 when every message was acknowledged, 1 when any was not. SIGINT and SIGTERM stop reading;
+/// SIGINT and SIGTERM stop reading;
 /// messages in flight still get their lines, as long as the lines are read within --timeout. A second signal
 /// ends the program immediately, or after 1s if the lines are not read; messages in flight are reported as
 /// unknown. When lines can't be written, reading stops, too, and stderr reports the number of messages
@@ -65,7 +65,11 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
-    let producer = match args.cluster.configure(Producer::builder()).send_timeout(args.timeout).build() {
+    let mut config = ProducerConfig::default();
+    config.send_timeout = args.timeout;
+    // One broker can have at most half of the messages that a producer has in flight.
+    config.max_in_flight = config.max_in_flight.max(2 * args.in_flight as usize);
+    let producer = match args.cluster.configure(Producer::builder().config(config)).build() {
         Ok(producer) => producer,
         Err(error) => return print_error("the producer can't be created", &error),
     };
@@ -74,7 +78,8 @@ pub(crate) async fn run(args: Args) -> u8 {
         status = signals.next() => return status,
     };
     if let Err(error) = published {
-        return print_error("can't send", &error);
+        print_error("can't send", &error);
+        return exit_status::of_publish_error(&error);
     }
     let started = Report::new().and_then(|report| Ok((report, Lines::read(sources)?)));
     let (report, lines) = match started {

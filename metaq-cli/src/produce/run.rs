@@ -13,11 +13,11 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use metaq_producer::{Message, Outcome, Producer, SendError, SendReceipt, Topic};
 
 use crate::{
-    exit_status::{EXIT_DONE, EXIT_FAILED},
+    exit_status::{self, EXIT_LOCAL_IO},
     input::{Line, Lines, MAX_LINE},
     output::Output,
     report::Report,
-    shutdown::{PendingResults, Shutdown, exit_status_of, finish},
+    shutdown::{PendingResults, Shutdown, finish},
     stderr::{describe, print_error, print_message},
 };
 
@@ -125,9 +125,9 @@ impl Run {
             return status;
         }
         match failure {
-            Some((error, _)) => exit_status_of(&error),
-            None if self.input_failed || !self.report.is_clean() => EXIT_FAILED,
-            None => EXIT_DONE,
+            Some((error, _)) => exit_status::of_output_error(&error),
+            None if self.input_failed => EXIT_LOCAL_IO,
+            None => self.report.failures().exit_status(),
         }
     }
 

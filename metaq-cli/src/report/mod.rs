@@ -11,6 +11,7 @@ use serde::Serialize;
 
 pub(crate) use self::unwritten::Unwritten;
 use crate::{
+    exit_status::FailureCounts,
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
     stderr::describe,
@@ -101,7 +102,7 @@ pub(crate) struct Report {
     output: Output,
     unwritten: Unwritten,
     acknowledged: u64,
-    failed: u64,
+    failed: FailureCounts,
     progress: Option<ProgressLine>,
     /// The time of the last update of the progress.
     shown: Instant,
@@ -113,7 +114,14 @@ impl Report {
     pub(crate) fn new() -> io::Result<Self> {
         let (output, unwritten) = (Output::stdout()?, Unwritten::default());
         let progress = ProgressLine::new(None, "{msg}");
-        Ok(Self { output, unwritten, acknowledged: 0, failed: 0, progress, shown: Instant::now() })
+        Ok(Self {
+            output,
+            unwritten,
+            acknowledged: 0,
+            failed: FailureCounts::default(),
+            progress,
+            shown: Instant::now(),
+        })
     }
 
     /// The output that lines are written to.
@@ -121,9 +129,9 @@ impl Report {
         &mut self.output
     }
 
-    /// Returns whether every message so far was acknowledged.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.failed == 0
+    /// Returns the messages that were not acknowledged so far.
+    pub(crate) fn failures(&self) -> FailureCounts {
+        self.failed
     }
 
     pub(crate) fn message(&mut self, line: u64, result: &Result<SendReceipt, SendError>) {
@@ -169,7 +177,7 @@ impl Report {
     }
 
     pub(crate) fn failed(&mut self, line: u64, kind: &str, outcome: Outcome, message: &str) {
-        self.failed += 1;
+        self.failed.add(outcome);
         if self.has_failed() {
             return self.unwritten.add(line, Some(outcome.as_str()));
         }
@@ -230,7 +238,7 @@ impl Report {
     /// Prints the progress, at most every [`PROGRESS_INTERVAL`], or for the last time.
     pub(crate) fn progress(&mut self, in_flight: usize, last: bool) {
         let Some(line) = &self.progress else { return };
-        let Self { acknowledged, failed, .. } = self;
+        let (acknowledged, failed) = (self.acknowledged, self.failed.sum());
         let text = || format!("{acknowledged} acknowledged, {failed} failed, {in_flight} in flight");
         if last {
             let text = text();

@@ -10,10 +10,7 @@ use metaq_producer::Producer;
 use tokio::time::timeout;
 
 pub(crate) use self::{signals::StopSignals, state::Shutdown};
-use crate::{
-    exit_status::{EXIT_BROKEN_PIPE, EXIT_FAILED},
-    output::Output,
-};
+use crate::output::Output;
 
 /// Limit on closing connections at the end; every message has its outcome by then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,9 +66,4 @@ pub(crate) async fn close(producer: &Producer, shutdown: &mut Shutdown, status: 
         _ = producer.close(timeout) => status,
         status = shutdown.signal() => status,
     }
-}
-
-/// Returns the exit status for results that could not be written.
-pub(crate) fn exit_status_of(failure: &io::Error) -> u8 {
-    if failure.kind() == io::ErrorKind::BrokenPipe { EXIT_BROKEN_PIPE } else { EXIT_FAILED }
 }

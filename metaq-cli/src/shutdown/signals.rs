@@ -1,19 +1,27 @@
-//! SIGINT and SIGTERM.
+//! SIGHUP, SIGINT and SIGTERM.
 
-use std::io;
+use std::{fs, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit_status;
 
 /// The signals that ask the program to stop.
 #[derive(Debug)]
 pub(crate) struct StopSignals {
+    /// `None` if the program was started with SIGHUP ignored, as by `nohup`.
+    hangup: Option<Signal>,
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopSignals {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for the next signal, and returns the exit status that belongs to it.
@@ -21,10 +29,27 @@ impl StopSignals {
     /// # Cancel safety
     /// No signal is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> u8 {
-        let exit_status = |kind: SignalKind| 128 + kind.as_raw_value() as u8;
-        tokio::select! {
-            _ = self.interrupt.recv() => exit_status(SignalKind::interrupt()),
-            _ = self.terminate.recv() => exit_status(SignalKind::terminate()),
-        }
+        let kind = tokio::select! {
+            Some(()) = received(&mut self.hangup) => SignalKind::hangup(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        };
+        exit_status::of_signal(kind.as_raw_value())
     }
+}
+
+/// Waits for a signal; forever if it is not handled.
+async fn received(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns whether SIGHUP was ignored when the program was started; false where the system doesn't say.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (SignalKind::hangup().as_raw_value() - 1) & 1 == 1
 }

@@ -9,7 +9,7 @@ use metaq_producer::{Producer, Topic, transaction::TransactionOptions};
 use self::run::Run;
 use crate::{
     args::{Cluster, TransactionTimeout},
-    exit_status::EXIT_USAGE,
+    exit_status::{self, EXIT_USAGE},
     input::{Lines, checked_sources},
     report::Report,
     shutdown::{Shutdown, StopSignals, close},
@@ -27,12 +27,12 @@ const WRITE_LIMIT: Duration = Duration::from_secs(3);
 /// {"transaction":"TX:…","outcome":"committed|rolled-back|unknown","messages":N}, with "error" if it is not
 /// the one asked for. When a line can't be sent, the transaction is rolled back.
 ///
-/// Exit status: 0 when the outcome is the one asked for, 1 when it is not, or is unknown, or the broker did
-/// not confirm it. SIGINT and SIGTERM roll the transaction back, unless its commit was sent; lines that were
-/// read and not sent are reported, if the report is read within 3s. During commit or rollback, the first
-/// signal sets the exit status, and the second one ends the program immediately, or after 1s if the report is
-/// not read: the outcome is unknown then. The transaction is committed after the lines of all messages are
-/// written, and rolled back when they can't be written; stderr reports the outcome then.
+/// The status is 0 when the outcome is the one asked for, and the broker has confirmed it. SIGINT and SIGTERM
+/// roll the transaction back, unless its commit was sent; lines that were read and not sent are reported, if
+/// the report is read within 3s. During commit or rollback, the first signal sets the exit status, and the
+/// second one ends the program immediately, or after 1s if the report is not read: the outcome is unknown
+/// then. The transaction is committed after the lines of all messages are written, and rolled back when they
+/// can't be written; stderr reports the outcome then.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("end").args(["commit", "rollback"]).required(true)))]
 pub(crate) struct Args {
@@ -87,7 +87,8 @@ pub(crate) async fn run(args: Args) -> u8 {
             status = signals.next() => return status,
         };
         if let Err(error) = published {
-            return print_error("can't send", &error);
+            print_error("can't send", &error);
+            return exit_status::of_publish_error(&error);
         }
     }
     let options = match args.timeout {

@@ -10,11 +10,11 @@ use metaq_producer::{
 
 use super::Args;
 use crate::{
-    exit_status::{EXIT_DONE, EXIT_FAILED},
+    exit_status::{self, EXIT_DONE, EXIT_LOCAL_IO, EXIT_REFUSED, EXIT_UNKNOWN},
     input::{Line, Lines, MAX_LINE},
     output::Output,
     report::{Report, TransactionResult},
-    shutdown::{PendingResults, Shutdown, exit_status_of, finish},
+    shutdown::{PendingResults, Shutdown, finish},
     stderr::{describe, print_error, print_message},
 };
 
@@ -58,6 +58,7 @@ impl Run {
         let stop = self.send(&mut transaction, lines, shutdown).await;
         let (result, is_as_asked) = self.end(transaction, &stop, shutdown).await;
         let text = result.describe();
+        let is_unknown = result.outcome == "unknown";
         self.result = Some(result);
         shutdown.extend_deadline_for_writing();
         finish(&mut self, shutdown).await;
@@ -74,10 +75,15 @@ impl Run {
             return status;
         }
         match (failure, stop) {
-            (Some((error, _)), _) => exit_status_of(&error),
-            (None, StopReason::InputFailed(_)) => EXIT_FAILED,
+            (Some((error, _)), _) => exit_status::of_output_error(&error),
+            (None, _) if is_unknown => EXIT_UNKNOWN,
+            (None, StopReason::InputFailed(_)) => EXIT_LOCAL_IO,
             (None, _) if is_as_asked => EXIT_DONE,
-            (None, _) => EXIT_FAILED,
+            // Nothing is stored: what failed is a message, or the broker refused the transaction.
+            (None, _) => match self.report.failures().exit_status() {
+                EXIT_DONE => EXIT_REFUSED,
+                status => status,
+            },
         }
     }
 

@@ -113,7 +113,7 @@ async fn rejected_messages_are_counted_and_the_first_error_printed() {
     let addr = broker.addr().to_string();
     let more = ["--messages", "100", "--size", "8", "--in-flight", "8", "--json"];
     let finished = bench(&addr, "unknown", &more).await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 7);
     let figures = figures(&finished);
     assert_eq!((&figures["messages"], &figures["failures"]), (&100.into(), &100.into()));
     assert_eq!((number(&figures, "msgs_per_s"), number(&figures, "p50_us")), (0.0, 0.0));
@@ -132,7 +132,7 @@ async fn failures_of_the_warm_up_are_reported_and_set_the_status() {
     broker.faults().plan(Requests::puts().only(1), Fault::refuse(500, "not yet"));
     let more = ["--messages", "10", "--size", "8", "--in-flight", "1", "--warmup", "2", "--json"];
     let finished = bench(&broker.addr().to_string(), "t", &more).await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 7);
     let figures = figures(&finished);
     assert_eq!((&figures["messages"], &figures["failures"]), (&10.into(), &0.into()));
     let said = "metaq: 1 message failed during the warm-up, the first: ";
@@ -154,9 +154,9 @@ async fn errors_name_any_partition_in_words() {
     let addr = start_broker_without_statistics().await;
     let finished = bench(&addr, "t", &["--messages", "1", "--size", "0", "--in-flight", "1"]).await;
     let said = format!("message to topic t, any partition of broker {addr} was rejected");
-    assert!(finished.status == 1 && finished.stderr.contains(&said), "{}", finished.stderr);
+    assert!(finished.status == 7 && finished.stderr.contains(&said), "{}", finished.stderr);
     let finished = Metaq::start(&["produce", "--cluster", &addr, "--topic", "t"]).finish(b"\n").await;
-    assert!(finished.status == 1 && finished.stdout.contains(&said), "{}", finished.stdout);
+    assert!(finished.status == 7 && finished.stdout.contains(&said), "{}", finished.stdout);
 }
 
 /// Starts a broker without statistics, and returns its address.
@@ -285,7 +285,7 @@ async fn an_unreachable_cluster_gives_one_line_and_no_figures() {
     let port = metaq_testkit::unused_addr().unwrap().port();
     let addr = format!("meta://127.0.0.1:{port}");
     let finished = bench(&addr, "t", &["--messages", "1", "--size", "1", "--in-flight", "1", "--json"]).await;
-    assert_eq!((finished.status, &*finished.stdout, finished.stderr.lines().count()), (1, "", 1));
+    assert_eq!((finished.status, &*finished.stdout, finished.stderr.lines().count()), (5, "", 1));
     assert!(
         finished.stderr.starts_with("metaq: can't send: ") && finished.stderr.contains(&addr),
         "{}",

@@ -5,6 +5,7 @@
 mod common;
 
 mod bench;
+mod help;
 mod inspect;
 mod inspect_limits;
 mod inspect_messages;

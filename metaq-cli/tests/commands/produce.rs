@@ -67,7 +67,7 @@ async fn a_file_names_the_brokers() {
     let cluster = format!("file:{}", path.display());
     let args = ["produce", "--cluster", &cluster, "--topic", "t"];
     let finished = Metaq::start(&args).finish(b"x\n").await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 5);
     assert!(finished.stderr.contains("brokers.toml can't be read: No such file"), "{}", finished.stderr);
     let text = format!("[brokers]\n{} = \"{}\"\n[topics.t]\n{0} = 2\n", broker.id(), broker.addr());
     std::fs::write(&path, text).unwrap();
@@ -76,7 +76,7 @@ async fn a_file_names_the_brokers() {
     assert_eq!(broker.messages("t").len(), 2);
     std::fs::write(&path, "[brokers\n").unwrap();
     let finished = Metaq::start(&args).finish(b"x\n").await;
-    assert!(finished.status == 1 && finished.stderr.lines().count() == 1, "{}", finished.stderr);
+    assert!(finished.status == 2 && finished.stderr.lines().count() == 1, "{}", finished.stderr);
     assert!(
         finished.stderr.contains("is malformed") && finished.stderr.contains("line 1"),
         "{}",
@@ -124,7 +124,7 @@ async fn a_refusal_is_reported_for_its_line_and_the_status_says_so() {
     let addr = broker.addr().to_string();
     let args = ["produce", "--cluster", &addr, "--topic", "t", "--topic", "unknown", "--in-flight", "1"];
     let finished = Metaq::start(&args).finish(b"1\n2\n").await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 7);
     let error = &finished.json()[1]["error"];
     assert_eq!((&error["kind"], &error["outcome"]), (&json!("rejected"), &json!("rejected")));
     let text = error["message"].as_str().unwrap();
@@ -141,7 +141,7 @@ async fn a_message_that_consumers_could_not_fetch_is_not_sent() {
     input.extend_from_slice(b"\nshort\n");
     input.extend_from_slice(&vec![b'z'; 1_048_556]);
     let finished = Metaq::start(&args).finish(&input).await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 3);
     let mut lines = finished.json();
     lines.sort_by_key(|line| line["line"].as_u64());
     for line in &lines[..2] {
@@ -207,7 +207,7 @@ async fn an_unreachable_cluster_gives_one_line_in_time() {
         let started = Instant::now();
         let finished = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "t"]).finish(b"x\n").await;
         assert!(started.elapsed() < Duration::from_secs(11), "{:?}", started.elapsed());
-        assert_eq!((finished.status, finished.stdout.as_str()), (1, ""));
+        assert_eq!((finished.status, finished.stdout.as_str()), (5, ""));
         let Finished { stderr, .. } = finished;
         assert!(stderr.contains(&said) && stderr.contains("topic t"), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -220,7 +220,7 @@ async fn an_unreachable_etcd_gives_one_line_without_debug_text() {
     let port = metaq_testkit::unused_addr().unwrap().port();
     let cluster = format!("etcd://127.0.0.1:{port}");
     let finished = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "t"]).finish(b"x\n").await;
-    assert_eq!((finished.status, finished.stdout.as_str()), (1, ""));
+    assert_eq!((finished.status, finished.stdout.as_str()), (5, ""));
     let Finished { stderr, .. } = finished;
     let said = format!("no etcd answered at 127.0.0.1:{port} within 5s");
     assert!(stderr.contains(&said) && stderr.contains("Connection refused"), "{stderr}");
@@ -287,7 +287,7 @@ async fn the_dev_broker_prints_its_address_first_and_serves() {
     assert_eq!(Metaq::start(&args).finish(b"1\n2\n").await.status, 0);
     let port = addr.rsplit(':').next().unwrap();
     let taken = Metaq::start(&["dev-broker", "--topic", "a:1", "--port", port]).finish(b"").await;
-    assert_eq!(taken.status, 1);
+    assert_eq!(taken.status, 8);
     assert!(taken.stderr.contains(&format!("can't be started on port {port}")), "{}", taken.stderr);
     dev_broker.signal(nix::sys::signal::SIGTERM);
     assert_eq!(dev_broker.wait().await.status, 0);
@@ -310,7 +310,7 @@ async fn the_dev_broker_keeps_its_messages_in_a_folder() {
     }
     std::fs::write(folder.path().join("a-0/00000000000000000100.meta"), "").unwrap();
     let finished = Metaq::start(&args).finish(b"").await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 8);
     let said = format!("metaq: a broker can't be started: the data folder {data} can't be used: ");
     assert!(finished.stderr.starts_with(&said), "{}", finished.stderr);
     assert!(finished.stderr.contains("leave a gap before 100"), "{}", finished.stderr);

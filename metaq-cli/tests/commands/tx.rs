@@ -103,7 +103,7 @@ async fn a_line_that_is_refused_rolls_everything_back() {
     let refused = || broker.faults().plan(Requests::puts().only(2), Fault::refuse(500, "full"));
     refused();
     let finished = run(&broker, &["--commit"], b"1\n2\n3\n").await;
-    assert_eq!(finished.status, 1);
+    assert_eq!(finished.status, 7);
     let lines = finished.json();
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert_eq!(lines[1]["error"]["kind"], json!("rejected"));
@@ -116,7 +116,7 @@ async fn a_line_that_is_refused_rolls_everything_back() {
     let mut input = b"small\n".to_vec();
     input.extend(vec![b'x'; 1_048_557]);
     let finished = run(&broker, &["--commit"], &input).await;
-    assert_eq!((finished.status, finished.json()[1]["error"]["outcome"].clone()), (1, json!("not-sent")));
+    assert_eq!((finished.status, finished.json()[1]["error"]["outcome"].clone()), (3, json!("not-sent")));
     assert_eq!(payloads(&broker), [""; 0]);
 }
 
@@ -126,7 +126,7 @@ async fn a_commit_without_an_answer_is_unknown() {
         let broker = broker().await;
         broker.faults().plan(Requests::transactions(Some(TransactionAction::CommitOnePhase)), fault);
         let finished = run(&broker, &["--commit"], b"1\n2\n").await;
-        assert_eq!(finished.status, 1);
+        assert_eq!(finished.status, 6);
         let last = end(&finished);
         assert_eq!(
             (&last["outcome"], &last["error"]["kind"]),

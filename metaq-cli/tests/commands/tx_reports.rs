@@ -48,6 +48,6 @@ async fn an_unconfirmed_rollback_fails_and_later_signals_are_handled() {
             metaq.signal(Signal::SIGTERM);
         }
         let finished = metaq.wait().await;
-        assert_eq!(finished.status, if stops { 143 } else { 1 }, "{}", finished.stderr);
+        assert_eq!(finished.status, if stops { 143 } else { 7 }, "{}", finished.stderr);
     }
 }

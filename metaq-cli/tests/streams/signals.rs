@@ -18,7 +18,7 @@ async fn produce(broker: &Broker, fault: Fault) -> Running {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_signal_reports_messages_in_flight_as_unknown() {
-    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+    for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let broker = broker().await;
         let mut metaq = produce(&broker, Fault::Ignore).await;
         let exited = metaq.signal_until_exit(signal, Duration::from_secs(20)).await;

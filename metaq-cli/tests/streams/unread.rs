@@ -140,7 +140,7 @@ async fn results_that_a_full_disk_rejects_are_counted() {
     let lines = 5000;
     // It may stop reading at any time.
     let _ = metaq.stdin.take().unwrap().write_all("x\n".repeat(lines).as_bytes());
-    assert_eq!(metaq.exited(Duration::from_secs(30)).await.code(), Some(1));
+    assert_eq!(metaq.exited(Duration::from_secs(30)).await.code(), Some(8));
     let stderr = metaq.read_stderr();
     assert!(stderr.contains("the results can't be written: No space left on device"), "{stderr}");
     let [first, last, all, stored, rejected, unknown, not_sent] = unwritten(&stderr);
@@ -176,7 +176,7 @@ async fn a_transaction_with_unwritable_results_is_rolled_back() {
     let broker = broker().await;
     let mut metaq = Running::start(command("tx", &broker, &["--commit"]).stdout(dev_full()));
     metaq.stdin.take().unwrap().write_all(b"1\n2\n").unwrap();
-    assert_eq!(metaq.exited(Duration::from_secs(30)).await.code(), Some(1));
+    assert_eq!(metaq.exited(Duration::from_secs(30)).await.code(), Some(8));
     let stderr = metaq.read_stderr();
     assert!(stderr.contains("was rolled back (2 messages)"), "{stderr}");
     assert_eq!(unwritten(&stderr), [1, 2, 2, 2, 0, 0, 0], "{stderr}");

@@ -1,0 +1,44 @@
+//! The help, and errors about the command line.
+
+use std::{fs, path::Path};
+
+use crate::common::Metaq;
+
+#[tokio::test]
+async fn each_help_has_the_statuses_of_the_document() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let document = fs::read_to_string(document).unwrap();
+    for command in ["", "produce", "tx", "bench", "dev-broker", "inspect"] {
+        let args: Vec<_> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let finished = Metaq::start(&args).finish(b"").await;
+        assert_eq!(finished.status, 0);
+        let (_, statuses) = finished.stdout.split_once("Exit status:\n").expect("the help has statuses");
+        let rows: Vec<_> = statuses.lines().take_while(|line| line.starts_with("  ")).collect();
+        assert_eq!(rows.len(), 12, "{command}: {statuses}");
+        for row in rows {
+            let (statuses, meaning) = row.trim().split_once("  ").unwrap();
+            let row = format!("| {statuses} | {} |", meaning.trim());
+            assert!(document.contains(&row), "{command}: the document has no row {row}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_on_the_command_line_is_not_printed() {
+    for args in [
+        &["produce", "--topic", "t", "--cluster", "zk://me:s3cret@h:1/meta"][..],
+        &["produce", "--topic", "t", "--cluster=etcd://me:s3cret@h:1"],
+        &["produce", "--topic", "t", "--cluster", "meta://me:s3cret@h:1"],
+        &["produce", "--topic", "t", "--cluster", "zk://me:s3/cr@s3et@h:1"],
+        &["dev-broker", "--topic", "t:1", "--register", "zk://me:s3cret@h:1"],
+        &["zk://me:s3cret@h:1"],
+    ] {
+        let finished = Metaq::start(args).finish(b"").await;
+        assert_eq!((finished.status, &*finished.stdout), (2, ""), "{args:?}");
+        assert!(
+            !finished.stderr.contains("s3") && finished.stderr.contains("...@h:1"),
+            "{}",
+            finished.stderr
+        );
+    }
+}
