@@ -31,6 +31,16 @@ pub trait Discovery: fmt::Debug + Send + Sync {
     /// When the registry can't be read.
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError>;
 
+    /// Explains why no broker offers `topic`, as part of an error's text: for instance that the registry has
+    /// no brokers at all. `None` if there is nothing to say. The default says nothing.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    async fn explain_absence(&self, topic: &Topic) -> Option<String> {
+        let _ = topic;
+        None
+    }
+
     /// Subscribes to the events of the registry from now on: loss and return of the connection, changed
     /// views, unusable entries. The default has no events.
     fn events(&self) -> DiscoveryEvents {

@@ -40,11 +40,27 @@ impl ConnectString {
         if hosts.contains('@') || text.rsplit_once('@').is_some_and(|(_, end)| end.contains(':')) {
             return Err(refused(NO_SECRETS.to_owned()));
         }
+        if hosts.contains(';') {
+            return Err(refused("servers are separated by commas, as in a:1,b:2/meta".to_owned()));
+        }
+        if root.split(',').skip(1).any(|part| part.contains(':')) {
+            return Err(refused(
+                "the root stands once, after the last server, as in a:1,b:2/meta".to_owned(),
+            ));
+        }
         let hosts: Vec<_> = hosts.split(',').map(|host| host.trim().to_owned()).collect();
         for host in &hosts {
+            if host.parse::<std::net::Ipv6Addr>().is_ok() {
+                return Err(refused(format!(
+                    "an IPv6 address needs brackets and a port, as in [{host}]:2181"
+                )));
+            }
             let (name, port) = host.rsplit_once(':').unwrap_or((host.as_str(), ""));
             if name.is_empty() || name.contains(char::is_whitespace) {
                 return Err(refused(format!("{host:?} has no host")));
+            }
+            if name.contains(':') && !(name.starts_with('[') && name.ends_with(']')) {
+                return Err(refused(format!("an IPv6 address needs brackets, as in [{name}]:{port}")));
             }
             if !port.parse::<u16>().is_ok_and(|port| port > 0) {
                 return Err(refused(format!("{host:?} has no port from 1 to 65535")));
@@ -105,6 +121,11 @@ mod tests {
             "meta://h:1",
             "h:1/a//b",
             "h:1/a b",
+            "h:1;g:2",
+            "h:1/meta,g:2/meta",
+            "::1:2181",
+            "::1",
+            "fe80::1:2181/meta",
         ] {
             let error = ConnectString::parse("ZooKeeper", "zk://", text).unwrap_err();
             assert_eq!(error.kind(), DiscoveryErrorKind::Config);

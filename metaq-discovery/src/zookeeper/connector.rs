@@ -1,15 +1,19 @@
 //! Opening sessions with ZooKeeper.
 
-#[cfg(feature = "tls")]
-use std::pin::pin;
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use spawns_core::{Spawn, Task};
-#[cfg(feature = "tls")]
-use tokio::time::sleep;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 #[cfg(feature = "tls")]
 use zookeeper_client::TlsOptions;
 use zookeeper_client::{Client, Error};
@@ -17,6 +21,7 @@ use zookeeper_client::{Client, Error};
 use super::{
     ZooKeeperConfig,
     addresses::{self, Lookup},
+    diagnosis,
 };
 use crate::{Credentials, DiscoveryError, DiscoveryErrorKind, panics::catch};
 
@@ -33,6 +38,10 @@ pub(super) struct Connector {
     session_timeout: Duration,
     connect_timeout: Duration,
     silence_timeout: Duration,
+    /// Set once a session was opened: from then on it is not asked why servers fail.
+    has_connected: AtomicBool,
+    /// The servers' latest reasons.
+    reasons: Mutex<Option<String>>,
     credentials: Option<Credentials>,
     #[cfg(feature = "tls")]
     tls: Option<crate::TlsConfig>,
@@ -54,6 +63,8 @@ pub(super) enum ConnectError {
     /// TLS fails with at least one of the servers.
     #[cfg(feature = "tls")]
     Tls(DiscoveryError),
+    /// The reason of each server, as a text.
+    Servers(String),
     /// The error of the client library.
     Library(Error),
     /// No server has answered in time.
@@ -90,6 +101,8 @@ impl Connector {
             session_timeout: config.session_timeout,
             connect_timeout: config.connect_timeout,
             silence_timeout: config.silence_timeout,
+            has_connected: AtomicBool::new(false),
+            reasons: Mutex::default(),
             credentials: config.credentials.clone(),
             #[cfg(feature = "tls")]
             tls: config.tls.clone(),
@@ -103,10 +116,14 @@ impl Connector {
     /// Tries all servers once. Calls `noted` with each error that is known before the outcome.
     pub(super) async fn connect(&self, noted: impl Fn(ConnectError)) -> Result<OpenedSession, ConnectError> {
         let attempt = timeout(self.connect_timeout, self.connect_once());
+        let attempt = self.while_probing(attempt, &noted);
         #[cfg(not(feature = "tls"))]
         let attempted = attempt.await;
         #[cfg(feature = "tls")]
         let attempted = self.unless_refused(attempt, &noted).await?;
+        if matches!(attempted, Ok(Ok(_))) {
+            self.has_connected.store(true, Ordering::Relaxed);
+        }
         let connect_error = match attempted {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error @ (Error::BadArguments(_) | Error::AuthFailed))) => {
@@ -115,12 +132,47 @@ impl Connector {
             Ok(Err(error)) => ConnectError::Library(error),
             Err(_) => ConnectError::Silence,
         };
+        let known = self.reasons.lock().clone();
+        let connect_error = known.map_or(connect_error, ConnectError::Servers);
         noted(connect_error.clone());
+        let connect_error = self.probe().await.map_or(connect_error, ConnectError::Servers);
         #[cfg(feature = "tls")]
         if let Ok(Some((refusal, lasting))) = timeout(self.connect_timeout, self.refusal()).await {
             return Err(if lasting { ConnectError::Refused(refusal) } else { ConnectError::Tls(refusal) });
         }
         Err(connect_error)
+    }
+
+    /// Runs `attempt`. If it lasts, notes meanwhile why each server fails: nobody may wait for its end.
+    async fn while_probing<T>(&self, attempt: impl Future<Output = T>, noted: impl Fn(ConnectError)) -> T {
+        let mut attempt = pin!(attempt);
+        let probing = async {
+            sleep(ATTEMPT_DELAY.min(self.connect_timeout / 4)).await;
+            self.probe().await
+        };
+        tokio::select! {
+            biased;
+            attempted = &mut attempt => return attempted,
+            Some(reasons) = probing => noted(ConnectError::Servers(reasons)),
+            else => {}
+        }
+        attempt.await
+    }
+
+    /// Asks each server why it fails, unless a session was opened before. `None` also with TLS, which has a
+    /// probe of its own.
+    async fn probe(&self) -> Option<String> {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return None;
+        }
+        if self.has_connected.load(Ordering::Relaxed) {
+            return None;
+        }
+        let limit = diagnosis::PROBE_LIMIT.min(self.connect_timeout / 4);
+        let reasons = diagnosis::server_failures(self.hosts.split(','), self.look_up, limit).await;
+        *self.reasons.lock() = Some(reasons.clone());
+        Some(reasons)
     }
 
     /// Tries all servers, and starts further concurrent attempts while none has answered: a server that is
@@ -258,6 +310,7 @@ impl Connector {
             #[cfg(feature = "tls")]
             Some(ConnectError::Tls(error)) => DiscoveryError::with_source(kind, text, error),
             Some(ConnectError::Refused(error)) => DiscoveryError::with_source(kind, text, error),
+            Some(ConnectError::Servers(reasons)) => DiscoveryError::new(kind, format!("{text}: {reasons}")),
             Some(ConnectError::Library(error)) => DiscoveryError::with_source(kind, text, error),
             Some(ConnectError::Silence) | None => DiscoveryError::new(kind, text),
         }

@@ -3,6 +3,7 @@
 mod addresses;
 mod config;
 mod connector;
+mod diagnosis;
 mod follow;
 mod nodes;
 mod open;
@@ -26,6 +27,7 @@ use crate::{
     backend::{connect_string::ConnectString, deadline::after, notices::Notice, task::runtime},
 };
 pub use config::ZooKeeperConfig;
+use connector::OpenedSession;
 use shared::{Handle, Inner, Reply, Request, WaitingCall};
 
 /// The time for which closing waits for the task that follows the registry. The task stops immediately,
@@ -123,6 +125,12 @@ impl Discovery for ZooKeeperDiscovery {
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         self.ask(Request::Topics).await
+    }
+
+    async fn explain_absence(&self, _: &Topic) -> Option<String> {
+        runtime().ok()?;
+        let OpenedSession { client, .. } = self.inner.connector.connect(|_| {}).await.ok()?;
+        diagnosis::explain_empty_root(&client, &self.inner.layout).await
     }
 
     fn events(&self) -> DiscoveryEvents {

@@ -176,7 +176,9 @@ async fn unreachable_servers_fail_within_the_deadline() {
     let error = discovery.watch(&topic()).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
     assert_eq!(error.kind(), DiscoveryErrorKind::Unreachable);
-    assert_eq!(error.to_string(), format!("no ZooKeeper answered at 127.0.0.1:{port} within 1s"));
+    let expected =
+        format!("no ZooKeeper answered at 127.0.0.1:{port} within 1s: 127.0.0.1:{port} refuses connections");
+    assert_eq!(error.to_string(), expected);
 }
 
 #[tokio::test]

@@ -189,5 +189,10 @@ async fn a_root_without_brokers_is_not_changed() {
     assert!(calls <= 50 * 3 + 10, "{calls} calls");
     let names = client.list_children("/meta/brokers/topics-pub").await.unwrap();
     assert_eq!(names.len(), 51, "{names:?}");
+    // The error about a topic says so, and names the roots that have brokers.
+    let mistyped = ZooKeeperDiscovery::new(&format!("{}/metaa", zookeeper.connect_string())).unwrap();
+    let reason = mistyped.explain_absence(&topics[7]).await.unwrap();
+    assert_eq!(reason, "no broker is registered below the root /metaa; there are brokers below /meta");
+    assert_eq!(discovery.explain_absence(&topics[8]).await, None);
     discovery.close().await;
 }

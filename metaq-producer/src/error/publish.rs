@@ -70,9 +70,12 @@ impl PublishError {
         Self::new(PublishErrorKind::NoRuntime, topic, text, None)
     }
 
-    pub(crate) fn no_such_topic(topic: &Topic, limit: Duration) -> Self {
+    /// `reason` is what the registry has to say about it.
+    pub(crate) fn no_such_topic(topic: &Topic, limit: Duration, reason: Option<String>) -> Self {
+        let advice = "check its name, and that a broker has it configured with acceptPublish";
         let text = format!(
-            "no broker offers it (waited {limit:?}); check its name, and that a broker has it configured with acceptPublish"
+            "no broker offers it (waited {limit:?}); {}",
+            reason.unwrap_or_else(|| advice.to_owned())
         );
         Self::new(PublishErrorKind::NoSuchTopic, topic, text, None)
     }

@@ -314,8 +314,9 @@ impl Producer {
         };
         let _ = deadline::timeout_at(deadline::at(end.max(Instant::now()), MOMENT), told).await;
         inner.events.close();
-        let CloseReport { acknowledged, rejected, unknown, unsent } = &report;
-        contain(|| tracing::info!(acknowledged, rejected, unknown, unsent = unsent.len(), "producer closed"));
+        let counts = ProducerStats::of(&inner.topics.counts).messages;
+        let crate::stats::MessageCounts { acknowledged, rejected, unknown, not_sent, .. } = counts;
+        contain(|| tracing::info!(acknowledged, rejected, unknown, not_sent, "producer closed"));
         report
     }
 }

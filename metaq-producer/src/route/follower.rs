@@ -33,6 +33,9 @@ const GRACE: Duration = Duration::from_millis(250);
 /// The pause of a follower after it has panicked, and before it asks a registry again whose watch has ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a registry has to say why no broker offers a topic.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -161,7 +164,11 @@ impl Follower {
                 Ok(true) => {}
                 Ok(false) => return Err(PublishError::discovery_ended(&topic)),
                 Err(_) if ready => return Ok(watch),
-                Err(_) if view.is_empty() => return Err(PublishError::no_such_topic(&topic, limits.topic)),
+                Err(_) if view.is_empty() => {
+                    let limit = deadline.min(deadline::after(EXPLAIN_TIMEOUT));
+                    let reason = timeout_at(limit, parts.discovery.explain_absence(&topic)).await;
+                    return Err(PublishError::no_such_topic(&topic, limits.topic, reason.ok().flatten()));
+                }
                 Err(_) => {
                     let (brokers, last) = self.state.route().unreachable();
                     return Err(PublishError::unreachable(&topic, &brokers, limits.total, last));

@@ -1,6 +1,6 @@
 //! The error of an invalid address.
 
-use alloc::{borrow::ToOwned, string::String};
+use alloc::{borrow::ToOwned, format, string::String};
 use core::fmt;
 
 use crate::excerpt;
@@ -24,11 +24,15 @@ impl core::error::Error for InvalidBrokerAddr {}
 impl InvalidBrokerAddr {
     #[cold]
     pub(super) fn new(text: &str, kind: InvalidBrokerAddrKind) -> Self {
-        Self { text: excerpt(text).to_owned(), kind }
+        let text = match text.rsplit_once('@') {
+            Some((_, end)) => format!("...@{}", excerpt(end)),
+            None => excerpt(text).to_owned(),
+        };
+        Self { text, kind }
     }
 
     /// The beginning of the text, or of the host given to [`BrokerAddr::new`](super::BrokerAddr::new), at
-    /// most 80 characters.
+    /// most 80 characters. What stands before an `@` is replaced by dots, as it may be a password.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
