@@ -49,6 +49,7 @@ pub mod error;
 #[cfg(doc)]
 pub mod guides;
 pub mod health;
+pub mod inspect;
 pub mod interceptor;
 #[cfg(feature = "json")]
 pub mod json;

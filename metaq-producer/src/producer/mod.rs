@@ -30,6 +30,7 @@ use crate::{
     deadline,
     error::PublishErrorKind,
     health::{EventSender, NotReady, ProducerEvents, ProducerHealth, RegistryHealth},
+    inspect::Inspector,
     panics::contain,
     route::{
         PublishObserver,
@@ -180,6 +181,17 @@ impl Producer {
         let deadline = deadline::after(timeout);
         self.inner.topics.revive(deadline).await;
         self.inner.pool.broker_stats(item, deadline).await
+    }
+
+    /// Creates an [`Inspector`] of the producer's cluster, which lists topics and brokers and reads what they
+    /// have stored.
+    ///
+    /// It looks brokers up in the producer's registry, which closes with the producer, and reaches them in
+    /// the same way, over connections of its own. Making a producer does no I/O, so that a program that only
+    /// looks makes one for this, too.
+    #[must_use]
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(Arc::clone(&self.inner.discovery), self.inner.pool.transport())
     }
 
     /// A snapshot of the registry, the published topics, and the connections to their brokers. It sends no

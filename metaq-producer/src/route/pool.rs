@@ -81,6 +81,11 @@ impl Pool {
         self.refuses.store(true, Ordering::Relaxed);
     }
 
+    /// What makes the connections.
+    pub(crate) fn transport(&self) -> Arc<dyn Transport> {
+        Arc::clone(&self.transport)
+    }
+
     /// The connections to the broker at `addr`: those that are in use, or new ones.
     pub(crate) async fn get(&self, addr: &BrokerAddr) -> Result<Connected, TransportError> {
         let connecting = {

@@ -12,6 +12,13 @@ pub struct RemoteBrokerStats {
 }
 
 impl RemoteBrokerStats {
+    /// The figures in the body of an answer.
+    pub(crate) fn parse(body: &[u8]) -> Self {
+        let figures =
+            parse_stats(body).map(|(name, value)| (name.into_owned(), value.map(|value| value.into_owned())));
+        Self { figures: figures.collect() }
+    }
+
     /// All names, with their values if they have one.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.figures.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
@@ -31,9 +38,7 @@ pub(crate) async fn ask(
     deadline: Instant,
 ) -> Result<RemoteBrokerStats, String> {
     let body = raw(connection, item, deadline).await?;
-    let figures =
-        parse_stats(&body).map(|(name, value)| (name.into_owned(), value.map(|value| value.into_owned())));
-    Ok(RemoteBrokerStats { figures: figures.collect() })
+    Ok(RemoteBrokerStats::parse(&body))
 }
 
 /// Asks one broker, and returns its answer as it is.

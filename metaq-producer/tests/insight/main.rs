@@ -7,6 +7,7 @@ mod common;
 #[cfg(feature = "mock")]
 mod health;
 mod health_ends;
+mod inspector;
 #[cfg(all(feature = "metrics", feature = "mock"))]
 mod metrics;
 #[cfg(feature = "mock")]

@@ -1,0 +1,310 @@
+//! Looking at a cluster: its topics, partitions and brokers, and what the brokers have stored.
+//!
+//! An [`Inspector`] lists what a registry names, asks brokers for their version and statistics, and reads
+//! messages by partition and offset. It is for tools and tests: it belongs to no consumer group, stores no
+//! offsets, and takes nothing away from consumers.
+//!
+//! It has connections of its own, so that reading delays no message that a producer sends.
+//!
+//! ```
+//! # use metaq_producer::{Message, Producer, Topic, inspect::ReadItem};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = metaq_testkit::Broker::builder().topic("orders", 1).start_without_port()?;
+//! # let builder = Producer::builder().discovery(broker.discovery());
+//! # let producer = builder.transport(broker.transport()).build()?;
+//! # let orders: Topic = "orders".parse()?;
+//! # producer.publish_topic(&orders).await?;
+//! producer.send(Message::new(orders.clone(), "an order")).await?;
+//!
+//! let inspector = producer.inspector();
+//! for place in inspector.partitions(&orders).await? {
+//!     let first = inspector.offsets(&place).await?.first;
+//!     let mut reader = inspector.reader(&place, first);
+//!     while let Some(item) = reader.next().await? {
+//!         if let ReadItem::Message(message) = item {
+//!             println!("{} {}: {} bytes", place.partition, message.offset, message.payload.len());
+//! #           assert_eq!(message.payload, "an order");
+//!         }
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod fetch;
+mod reader;
+mod requests;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use futures_util::future::try_join_all;
+use metaq_discovery::{Discovery, DiscoveryError, TopicView};
+use metaq_protocol::{
+    BrokerAddr, BrokerId, Opaque, Partition, Response, StatsCommand, Token, Topic, VersionCommand,
+};
+use metaq_transport::Transport;
+use tokio::time::{Instant, timeout_at};
+
+pub use self::{
+    error::{InspectError, InspectErrorKind},
+    fetch::{FetchedMessage, ListedPartition, PartitionOffsets, ReadItem},
+    reader::PartitionReader,
+};
+use self::{fetch::unexpected, requests::Requests};
+use crate::{deadline, stats::RemoteBrokerStats};
+
+/// The time that a call may take, unless it is set.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The number of topics that are looked up at a time.
+const LOOKUPS: usize = 64;
+
+/// Looks at the topics, partitions, brokers and messages of a cluster. Cheap to clone: clones share their
+/// connections, which close with the last clone and the last reader.
+///
+/// It finds brokers through a [`Discovery`], so it sees what producers see: master brokers that accept
+/// messages for a topic.
+#[derive(Clone)]
+pub struct Inspector {
+    discovery: Arc<dyn Discovery>,
+    requests: Arc<Requests>,
+    timeout: Duration,
+}
+
+/// A broker in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedBroker {
+    /// The broker's id; [`BrokerId::UNKNOWN`] if only its address is known.
+    pub id: BrokerId,
+    /// The address on which the broker listens.
+    pub addr: BrokerAddr,
+    /// The topics that it offers, sorted.
+    pub topics: Vec<Topic>,
+}
+
+/// A broker's answer to a request for its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerVersion {
+    /// The version as the broker reports it. A broker that was started from its library reports `0.1`.
+    pub version: String,
+    /// The time from just before the request was queued until its answer was read, without connecting.
+    pub round_trip: Duration,
+}
+
+impl Inspector {
+    /// Creates an inspector. Does no I/O.
+    ///
+    /// [`Producer::inspector`](crate::Producer::inspector) creates one for the cluster of a producer.
+    #[must_use]
+    pub fn new(discovery: Arc<dyn Discovery>, transport: Arc<dyn Transport>) -> Self {
+        Self { discovery, requests: Arc::new(Requests::new(transport)), timeout: TIMEOUT }
+    }
+
+    /// Sets the time that each call may take, and each [`next`](PartitionReader::next) of readers that are
+    /// made afterwards. Default 5 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Returns all topics in the registry, sorted. Without a registry, the topics of the broker.
+    ///
+    /// # Errors
+    /// When the registry can't be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn topics(&self) -> Result<Vec<Topic>, InspectError> {
+        self.look_up(self.discovery.topics()).await
+    }
+
+    /// Returns the brokers and partitions of a topic, as the registry names them.
+    ///
+    /// Creates nothing in the registry, in contrast to publishing a topic, which announces it in ZooKeeper.
+    ///
+    /// # Errors
+    /// When the registry can't be read; of kind [`NoSuchTopic`](InspectErrorKind::NoSuchTopic) when it
+    /// doesn't list the topic, or names no broker for it.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn topic(&self, topic: &Topic) -> Result<TopicView, InspectError> {
+        // A registry may create what is watched.
+        if self.topics().await?.binary_search(topic).is_err() {
+            return Err(InspectError::no_such_topic(topic));
+        }
+        let view = self.view(topic).await?;
+        if view.is_empty() { Err(InspectError::no_such_topic(topic)) } else { Ok(view) }
+    }
+
+    async fn view(&self, topic: &Topic) -> Result<TopicView, InspectError> {
+        let watch = self.look_up(self.discovery.watch(topic)).await?;
+        Ok((*watch.current()).clone())
+    }
+
+    /// Returns the partitions of a topic, sorted by broker, then by index. A broker whose number of
+    /// partitions isn't known is asked for those that hold messages.
+    ///
+    /// # Errors
+    /// As for [`topic`](Self::topic), and when a broker that has to be asked doesn't answer.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn partitions(&self, topic: &Topic) -> Result<Vec<ListedPartition>, InspectError> {
+        let view = self.topic(topic).await?;
+        let mut all = Vec::new();
+        for broker in view.brokers() {
+            let mut list = |id: BrokerId, index| {
+                let partition = Partition { broker: id, index };
+                all.push(ListedPartition::new(topic.clone(), partition, broker.addr.clone()));
+            };
+            match broker.partitions {
+                Some(count) => (0..count as i32).for_each(|index| list(broker.id, index)),
+                None => {
+                    let (id, indexes) = self.stored_partitions(topic, &broker.addr).await?;
+                    indexes.into_iter().for_each(|index| list(id, index));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Asks a broker for its id, and the partitions of a topic that hold messages.
+    async fn stored_partitions(
+        &self,
+        topic: &Topic,
+        broker: &BrokerAddr,
+    ) -> Result<(BrokerId, Vec<i32>), InspectError> {
+        let stats = self.stats(broker, None).await?;
+        let id = stats.get("broker_id").and_then(|id| id.trim().parse().ok());
+        let stats = self.stats(broker, Some("offsets")).await?;
+        let index = |(name, value): (&str, Option<&str>)| {
+            let index = value?.strip_prefix("part ")?.split(' ').next()?;
+            index.parse().ok().filter(|_| *topic == name)
+        };
+        let mut indexes: Vec<i32> = stats.iter().filter_map(index).collect();
+        indexes.sort_unstable();
+        Ok((id.map_or(BrokerId::UNKNOWN, BrokerId), indexes))
+    }
+
+    /// Returns the master brokers that offer a topic, sorted by id. Looks all topics up, a few at a time; a
+    /// broker without topics isn't among them.
+    ///
+    /// # Errors
+    /// When the registry can't be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn brokers(&self) -> Result<Vec<ListedBroker>, InspectError> {
+        let topics = self.topics().await?;
+        let mut brokers = BTreeMap::<(BrokerId, BrokerAddr), Vec<Topic>>::new();
+        for topics in topics.chunks(LOOKUPS) {
+            for view in try_join_all(topics.iter().map(|topic| self.view(topic))).await? {
+                for broker in view.brokers() {
+                    let topics = brokers.entry((broker.id, broker.addr.clone())).or_default();
+                    topics.push(view.topic().clone());
+                }
+            }
+        }
+        let listed = |((id, addr), topics)| ListedBroker { id, addr, topics };
+        Ok(brokers.into_iter().map(listed).collect())
+    }
+
+    /// Asks a broker for its version. Fails as soon as it can't be connected to.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn version(&self, broker: &BrokerAddr) -> Result<BrokerVersion, InspectError> {
+        let deadline = deadline::after(self.timeout);
+        self.requests.connect(broker, deadline).await?;
+        let started = Instant::now();
+        let command = VersionCommand::new(Opaque::default());
+        match self.requests.ask(broker, command, "asking for the version", deadline).await? {
+            Response::Boolean(answer) if answer.status.is_success() => {
+                let version = answer.text().trim().to_owned();
+                Ok(BrokerVersion { version, round_trip: started.elapsed() })
+            }
+            answer => Err(unexpected("asking for the version", broker, &answer)),
+        }
+    }
+
+    /// Asks a broker for its own statistics: all of them, or those of `item`, which is `topics`, `realtime`,
+    /// `offsets`, or the name of a topic. Fails as soon as it can't be connected to.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, or refuses; of kind
+    /// [`InvalidResponse`](InspectErrorKind::InvalidResponse) when `item` has a space or a line end.
+    ///
+    /// # Cancel safety
+    /// Safe, unless `item` is `reset`, which the broker may have done.
+    pub async fn stats(
+        &self,
+        broker: &BrokerAddr,
+        item: Option<&str>,
+    ) -> Result<RemoteBrokerStats, InspectError> {
+        let item: Option<Token> = item.map(str::parse).transpose().map_err(|error| {
+            let text = format!("there are no statistics of such a name: {error}");
+            InspectError::new(InspectErrorKind::InvalidResponse, text)
+        })?;
+        let deadline = deadline::after(self.timeout);
+        let command = StatsCommand::new(item, Opaque::default());
+        match self.requests.ask(broker, command, "asking for statistics", deadline).await? {
+            Response::Boolean(answer) if answer.status.is_success() => {
+                Ok(RemoteBrokerStats::parse(&answer.body))
+            }
+            answer => Err(unexpected("asking for statistics", broker, &answer)),
+        }
+    }
+
+    /// Returns the first offset of a partition, and the end of what can be read.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn offsets(&self, place: &ListedPartition) -> Result<PartitionOffsets, InspectError> {
+        fetch::offsets(&self.requests, place, deadline::after(self.timeout)).await
+    }
+
+    /// Begins to read a partition at `offset`, which has to be that of a message or the end. Does no I/O.
+    ///
+    /// An offset before the first one is moved there; at one behind the end, the reader waits for it.
+    #[must_use]
+    pub fn reader(&self, place: &ListedPartition, offset: i64) -> PartitionReader {
+        PartitionReader::new(Arc::clone(&self.requests), place.clone(), self.timeout, offset)
+    }
+
+    async fn look_up<T>(
+        &self,
+        call: impl Future<Output = Result<T, DiscoveryError>>,
+    ) -> Result<T, InspectError> {
+        if deadline::runtime().is_none() {
+            return Err(InspectError::no_runtime());
+        }
+        match timeout_at(deadline::after(self.timeout), call).await {
+            Ok(answer) => answer.map_err(InspectError::discovery),
+            Err(_) => {
+                let text = format!("the registry did not answer within {:?}", self.timeout);
+                Err(InspectError::new(InspectErrorKind::Discovery, text))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Inspector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inspector")
+            .field("discovery", &self.discovery)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
