@@ -238,7 +238,7 @@ impl ProducerConfig {
 
     /// The time that publishing waits for a broker that offers the topic. Messages that publish learn within
     /// their own time that there is none.
-    pub(crate) fn topic_timeout(&self) -> Duration {
+    pub(crate) fn effective_topic_timeout(&self) -> Duration {
         match self.auto_publish {
             true => self.topic_timeout.min(self.send_timeout / 2),
             false => self.topic_timeout,

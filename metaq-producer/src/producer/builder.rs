@@ -148,7 +148,7 @@ impl ProducerBuilder {
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
         let in_flight = InFlight::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
         let submitter = Submitter::new(in_flight);
-        let limits = PublishLimits { total: config.publish_timeout, topic: config.topic_timeout() };
+        let limits = PublishLimits { total: config.publish_timeout, topic: config.effective_topic_timeout() };
         let options = TopicOptions {
             selector: self.selector,
             partition_sets: config.partitions.clone(),
