@@ -1,10 +1,13 @@
 //! [`Discovery`]: crate::Discovery
-//! [`ZooKeeperDiscovery`]: crate::ZooKeeperDiscovery
 //! [`StaticDiscovery`]: crate::StaticDiscovery
 //! [`TopicWatch`]: crate::TopicWatch
 //! [`TopicView`]: crate::TopicView
 //! [`events`]: crate::Discovery::events
 //! [`TopicWatch::channel`]: crate::TopicWatch::channel
+#![cfg_attr(feature = "etcd", doc = "[`EtcdDiscovery`]: crate::EtcdDiscovery")]
+#![cfg_attr(feature = "file", doc = "[`FileDiscovery`]: crate::FileDiscovery")]
+#![cfg_attr(feature = "zookeeper", doc = "[`ZooKeeperDiscovery`]: crate::ZooKeeperDiscovery")]
+#![cfg_attr(feature = "mock", doc = "[`MockDiscovery`]: crate::MockDiscovery")]
 //!
 // The first definition of a link counts: on docs.rs those above replace the addresses of README.
 #![doc = include_str!("../README.md")]

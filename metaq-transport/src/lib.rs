@@ -4,6 +4,7 @@
 //! [`StreamTransport`]: crate::StreamTransport
 //! [`Progress`]: crate::Progress
 //! [`ConnectionConfig`]: crate::ConnectionConfig
+#![cfg_attr(any(feature = "tls", feature = "tls-ring"), doc = "[`TlsTransport`]: crate::TlsTransport")]
 //!
 // The first definition of a link counts: on docs.rs those above replace the addresses of README.
 #![doc = include_str!("../README.md")]

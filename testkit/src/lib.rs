@@ -11,6 +11,7 @@
 //! [`Broker::kill`]: crate::Broker::kill
 //! [`BrokerBuilder::start`]: crate::BrokerBuilder::start
 //! [`Requests::transactions`]: crate::Requests::transactions
+#![cfg_attr(feature = "peers", doc = "[`peers`]: crate::peers")]
 //!
 // The first definition of a link counts: on docs.rs those above replace the addresses of README.
 #![doc = include_str!("../README.md")]
