@@ -46,6 +46,7 @@ pub mod config;
 mod deadline;
 pub mod discovery;
 pub mod error;
+pub mod failure;
 #[cfg(doc)]
 pub mod guides;
 pub mod health;

@@ -112,6 +112,10 @@ struct SendFailure {
     source: Option<TransportError>,
     attempts: Vec<FailedAttempt>,
     message: Option<Message>,
+    /// The same of a message that may be stored, kept for the failure handler.
+    uncertain: Option<Message>,
+    /// Whether it goes to the failure handler.
+    is_offered: bool,
 }
 
 /// One attempt to send a message that was followed by another.
@@ -156,6 +160,8 @@ impl SendError {
                 source: None,
                 attempts: Vec::new(),
                 message: None,
+                uncertain: None,
+                is_offered: false,
             }),
         }
     }
@@ -309,6 +315,31 @@ impl SendError {
             self.inner.message = Some(message);
         }
         self
+    }
+
+    /// The same with the message for the failure handler, although it may be stored.
+    pub(crate) fn with_any_message(mut self, message: Message) -> Self {
+        self.inner.uncertain = Some(message);
+        self
+    }
+
+    /// The message, whatever its outcome is.
+    pub(crate) fn take_any_message(&mut self) -> Option<Message> {
+        self.inner.message.take().or_else(|| self.inner.uncertain.take())
+    }
+
+    /// From now on it is one for the failure handler.
+    pub(crate) fn offer(&mut self) {
+        self.inner.is_offered = true;
+    }
+
+    pub(crate) fn is_offered(&self) -> bool {
+        self.inner.is_offered
+    }
+
+    /// Whether its message is returned by the call that took it back.
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.inner.kind == SendErrorKind::Purged && self.inner.outcome == Outcome::NotSent
     }
 
     /// Whether the message may be stored.

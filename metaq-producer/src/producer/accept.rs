@@ -220,6 +220,23 @@ impl Inner {
         Ok(topic)
     }
 
+    /// Takes capacity for a message without waiting.
+    ///
+    /// # Errors
+    /// When there is none, or others wait for it. The message is counted as not sent then.
+    #[inline]
+    pub(crate) fn capacity_now(&self, message: &Message, topic: &TopicState) -> Result<Share, SendError> {
+        let permits = &self.in_flight().permits;
+        permits.try_take(message.encoded_len()).ok_or_else(|| {
+            topic.counts.failed(Outcome::NotSent, None);
+            // It may have been closed a moment ago, which gives no capacity to anybody.
+            match self.closed.load(Ordering::Acquire) {
+                true => SendError::closed(&topic.topic),
+                false => SendError::full(&topic.topic, &permits.describe()),
+            }
+        })
+    }
+
     /// Waits for capacity.
     async fn capacity(
         &self,
@@ -264,7 +281,7 @@ impl Inner {
     // Inlined always: most messages have neither a permit nor a span, and nothing of these is left then.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "a struct of them would be copied")]
-    fn accept(
+    pub(super) fn accept(
         &self,
         topic: &Arc<TopicState>,
         message: Message,

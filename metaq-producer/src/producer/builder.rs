@@ -16,6 +16,7 @@ use crate::{
     branch::TransactionNames,
     config::PartitionSet,
     error::build::Problem,
+    failure::{FailureHandler, Failures},
     health::EventSender,
     interceptor::{Interceptor, Interceptors},
     route::{
@@ -54,6 +55,7 @@ pub struct ProducerBuilder {
     transport: Option<Arc<dyn Transport>>,
     selector: Arc<dyn PartitionSelector>,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    failure_handler: Option<Arc<dyn FailureHandler>>,
     config: ProducerConfig,
 }
 
@@ -66,6 +68,7 @@ impl ProducerBuilder {
             transport: None,
             selector: Arc::new(RoundRobinSelector::new()),
             interceptors: Vec::new(),
+            failure_handler: None,
             config: ProducerConfig::default(),
         }
     }
@@ -103,6 +106,11 @@ impl ProducerBuilder {
     pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
         self.interceptors.push(Arc::new(interceptor));
         self
+    }
+
+    /// What gets the messages that were [offered](Producer::offer) and are not acknowledged. Default: none.
+    pub fn failure_handler(self, handler: impl FailureHandler + 'static) -> Self {
+        Self { failure_handler: Some(Arc::new(handler)), ..self }
     }
 
     /// All settings at once.
@@ -146,7 +154,12 @@ impl ProducerBuilder {
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
-        let in_flight = InFlight::new(permits, config.retry.clone(), Interceptors::new(self.interceptors));
+        let in_flight = InFlight::new(
+            permits,
+            config.retry.clone(),
+            Interceptors::new(self.interceptors),
+            Failures::new(self.failure_handler),
+        );
         let submitter = Submitter::new(in_flight);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.effective_topic_timeout() };
         let options = TopicOptions {

@@ -1,10 +1,11 @@
 //! The producer: composes discovery, transport and selection.
 //!
-//! Here and in [`sending`] is what a program calls; [`builder`] makes it, and [`accept`] checks, counts and
-//! takes in a message before it goes to [`send`](crate::send).
+//! Here, in [`sending`] and in [`offer`] is what a program calls; [`builder`] makes it, and [`accept`]
+//! checks, counts and takes in a message before it goes to [`send`](crate::send).
 
 mod accept;
 mod builder;
+mod offer;
 mod sending;
 
 use std::{

@@ -1,18 +1,15 @@
 //! The methods that send messages, wait for them, and take them back.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use metaq_protocol::Topic;
 use tokio::time::Instant;
 
 use super::Producer;
 #[cfg(doc)]
-use crate::{CloseReport, ProducerConfig};
+use crate::{CloseReport, Outcome, ProducerConfig};
 use crate::{
-    Message, Outcome, Partition, SendError, SendHandle, SendReceipt,
+    Message, Partition, SendError, SendHandle, SendReceipt,
     send::{choice, in_flight::PendingMessage},
 };
 
@@ -165,16 +162,9 @@ impl Producer {
                 Err(error) => return Err(error.with_message(message)),
             },
         };
-        let permits = &inner.in_flight().permits;
-        let Some(share) = permits.try_take(message.encoded_len()) else {
-            topic.counts.failed(Outcome::NotSent, None);
-            // It may have been closed a moment ago, which gives no capacity to anybody.
-            let error = if inner.closed.load(Ordering::Acquire) {
-                SendError::closed(&topic.topic)
-            } else {
-                SendError::full(&topic.topic, &permits.describe())
-            };
-            return Err(error.with_message(message));
+        let share = match inner.capacity_now(&message, topic) {
+            Ok(share) => share,
+            Err(error) => return Err(error.with_message(message)),
         };
         let mut pending = PendingMessage { message, share, attempts_before: 0, started, timeout, rare: None };
         if inner.config.span_per_send {

@@ -51,6 +51,12 @@ impl SendHandle {
         this
     }
 
+    /// Has the failure handler get the message if it fails.
+    pub(crate) fn give_to_failure_handler(mut self) {
+        self.word |= DONE;
+        self.in_flight.give_to_failure_handler(self.token());
+    }
+
     #[inline]
     fn token(&self) -> Token {
         Token::from(self.word & !(CANCELS | DONE | POLLED))

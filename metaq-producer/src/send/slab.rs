@@ -25,6 +25,8 @@ const HELD: u8 = 1;
 const CANCELLED: u8 = 2;
 /// The token may still be named by a broker: the place isn't used again.
 const PINNED: u8 = 4;
+/// Nobody has the token, and the failure handler gets the message if it fails.
+const OFFERED: u8 = 8;
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
@@ -83,6 +85,18 @@ impl<T> Slab<T> {
         if let Some(place) = self.place(token) {
             place.flags &= !HELD;
         }
+    }
+
+    /// No handle has the token any more: the message was offered.
+    pub(crate) fn offer(&mut self, token: Token) {
+        if let Some(place) = self.place(token) {
+            place.flags = (place.flags & !HELD) | OFFERED;
+        }
+    }
+
+    /// Whether the message was offered.
+    pub(crate) fn is_offered(&mut self, token: Token) -> bool {
+        self.place(token).is_some_and(|place| place.flags & OFFERED != 0)
     }
 
     /// The caller takes the entry back, and has the token no more.

@@ -11,6 +11,7 @@ mod capacity;
 mod configured;
 mod durations;
 mod failover;
+mod failure_handler;
 mod interceptors;
 #[cfg(feature = "mock")]
 mod java_rules;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Entry, InFlight, PendingMessage, RareState, SHARDS, State, flush::Flushed};
 use crate::{
-    Outcome, SendError, SendErrorKind, SendReceipt, deadline,
+    Outcome, SendError, SendReceipt, deadline,
     error::FailedAttempt,
     interceptor::CompletedSend,
     panics::{contain, contain_each},
@@ -41,7 +41,8 @@ pub(super) struct Effects {
     wakers: SmallVec<[Waker; 16]>,
     /// Of messages that are no more: the code of their owners may run when they are dropped.
     pub(super) payloads: SmallVec<[Bytes; 64]>,
-    /// Errors that no handle asks for any more, likewise.
+    /// Errors that no handle asks for any more, likewise; those of offered messages go to the failure
+    /// handler.
     errors: Vec<SendError>,
     entries: Vec<Entry>,
     /// Likewise: the last of a topic's takes its selector with it.
@@ -100,7 +101,10 @@ impl InFlight {
         while !effects.payloads.is_empty() {
             contain(|| effects.payloads.clear());
         }
-        contain_each(effects.errors.drain(..), drop);
+        contain_each(effects.errors.drain(..), |error| match error.is_offered() {
+            true => self.failures.tell(error),
+            false => drop(error),
+        });
         contain_each(effects.entries.drain(..), drop);
         contain_each(effects.topic_brokers.drain(..), drop);
     }
@@ -315,12 +319,15 @@ impl InFlight {
             &attempts,
         );
         // What was taken back is returned by that call, and isn't in the account of closing as well.
-        if error.kind() != SendErrorKind::Purged || error.outcome() != Outcome::NotSent {
+        if !error.is_taken_back() {
             self.closing.ended(Err(error.outcome()), &pending.message);
         }
         effects.give_back(topic, &pending);
         let error = error.with_attempts(attempts);
         if error.outcome() == Outcome::Unknown {
+            if self.failures.is_handled() {
+                return error.with_any_message(pending.message);
+            }
             effects.payloads.push(pending.message.take_payload());
             return error;
         }
@@ -351,10 +358,14 @@ impl InFlight {
 }
 
 /// Keeps the error for the handle, if there still is one.
-pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, error: SendError, effects: &mut Effects) {
+pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, mut error: SendError, effects: &mut Effects) {
     let (flush, entry) = shard.ended(token);
     effects.flushed(flush);
     let Some(entry) = entry else {
+        // What was taken back is in other hands.
+        if shard.is_offered(token) && !error.is_taken_back() {
+            error.offer();
+        }
         effects.entries.extend(shard.remove(token));
         effects.errors.push(error);
         return;

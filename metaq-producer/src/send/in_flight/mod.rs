@@ -35,6 +35,7 @@ pub(crate) use waiting::CannotWait;
 
 use crate::{
     Outcome, RetryPolicy, SendError, SendErrorKind, SendReceipt,
+    failure::Failures,
     interceptor::Interceptors,
     panics,
     route::{topic_broker::TopicBroker, topic_state::TopicState},
@@ -66,6 +67,8 @@ pub(crate) struct InFlight {
     /// The partitions, sent to in order, in which the answer to the message that had the turn is late.
     pub(crate) late: Mutex<HashMap<Token, Late, foldhash::fast::FixedState>>,
     closed: AtomicBool,
+    /// Who gets what was offered and is not acknowledged.
+    pub(crate) failures: Failures,
 }
 
 struct Entry {
@@ -99,7 +102,12 @@ pub(crate) struct Way<'a> {
 }
 
 impl InFlight {
-    pub(crate) fn new(permits: Permits, policy: RetryPolicy, interceptors: Interceptors) -> Self {
+    pub(crate) fn new(
+        permits: Permits,
+        policy: RetryPolicy,
+        interceptors: Interceptors,
+        failures: Failures,
+    ) -> Self {
         let (max_messages, max_bytes) = permits.limits();
         let timers = Arc::default();
         Self {
@@ -114,6 +122,7 @@ impl InFlight {
             submitter: OnceLock::new(),
             late: Mutex::default(),
             closed: AtomicBool::new(false),
+            failures,
         }
     }
 
@@ -292,6 +301,21 @@ impl InFlight {
         };
         drop(shard);
         drop((waker, ended));
+    }
+
+    /// Nobody holds a handle of a message any more, and the failure handler gets it if it fails.
+    pub(crate) fn give_to_failure_handler(&self, token: Token) {
+        let mut shard = self.shard(token);
+        let Some(entry) = shard.get_mut(token) else { return };
+        if !matches!(entry.state, State::Ended(_)) {
+            shard.offer(token);
+            return;
+        }
+        let ended = shard.remove(token);
+        drop(shard);
+        if let Some(Entry { state: State::Ended(Some(Err(error))), .. }) = ended {
+            self.failures.tell(error);
+        }
     }
 
     /// From now on nothing is accepted any more.
