@@ -8,6 +8,7 @@ use metaq_producer::{
     Outcome, PublishError,
     discovery::{DiscoveryError, DiscoveryErrorKind},
     error::PublishErrorKind,
+    inspect::{InspectError, InspectErrorKind},
 };
 
 /// The command did everything it was asked for.
@@ -28,6 +29,8 @@ pub(crate) const EXIT_UNKNOWN: u8 = 6;
 pub(crate) const EXIT_REFUSED: u8 = 7;
 /// A local file, the input or the output failed.
 pub(crate) const EXIT_LOCAL_IO: u8 = 8;
+/// A verification failed: messages were lost, doubled, reordered or corrupted.
+pub(crate) const EXIT_VERIFICATION: u8 = 9;
 /// The reader of stdout is gone. The same as that of a program that SIGPIPE ends.
 pub(crate) const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
@@ -107,6 +110,21 @@ pub(crate) fn of_discovery_error(error: &DiscoveryError) -> u8 {
     match error.kind() {
         DiscoveryErrorKind::Config => EXIT_USAGE,
         DiscoveryErrorKind::Unreachable | DiscoveryErrorKind::Failed => EXIT_UNREACHABLE,
+        _ => EXIT_FAILED,
+    }
+}
+
+/// Returns the status for a cluster that can't be looked at.
+pub(crate) fn of_inspect_error(error: &InspectError) -> u8 {
+    match error.kind() {
+        InspectErrorKind::NoSuchTopic => EXIT_NOT_FOUND,
+        InspectErrorKind::Unreachable | InspectErrorKind::TimedOut => EXIT_UNREACHABLE,
+        InspectErrorKind::Refused => EXIT_REFUSED,
+        InspectErrorKind::Corrupt => EXIT_VERIFICATION,
+        InspectErrorKind::Discovery => {
+            let cause = error.source().and_then(|cause| cause.downcast_ref::<DiscoveryError>());
+            cause.map_or(EXIT_UNREACHABLE, of_discovery_error)
+        }
         _ => EXIT_FAILED,
     }
 }

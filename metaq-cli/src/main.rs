@@ -1,20 +1,24 @@
 //! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures the rate at which they
 //! accept messages, and runs an embedded broker.
 //!
-//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker` and `inspect`, with its options,
-//! its help text and its work. They share `args` (values of options), `input` (lines of files and stdin),
+//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect` and `read`, with its
+//! options, its help text and its work; `look` has those that list: `topics`, `partitions`, `brokers` and
+//! `stats`. They share `args` (values of options), `input` (lines of files and stdin),
 //! `output` and `stderr` (writing without blocking), `report` (one line for each message) and `shutdown`
 //! (signals and the orderly end).
 
 mod args;
 mod bench;
 mod dev_broker;
+mod doctor;
 mod exit_status;
 mod input;
 mod inspect;
+mod look;
 mod output;
 mod produce;
 mod progress;
+mod read;
 mod report;
 mod shutdown;
 mod stderr;
@@ -54,6 +58,12 @@ enum Command {
     Bench(bench::Args),
     DevBroker(dev_broker::Args),
     Inspect(inspect::Args),
+    Topics(look::topics::Args),
+    Partitions(look::partitions::Args),
+    Brokers(look::brokers::Args),
+    Stats(look::stats::Args),
+    Read(read::Args),
+    Doctor(doctor::Args),
 }
 
 /// The environment variable that selects the log's directives.
@@ -142,6 +152,12 @@ fn run() -> u8 {
             Command::Bench(args) => bench::run(args).await,
             Command::DevBroker(args) => Box::pin(dev_broker::run(args)).await,
             Command::Inspect(args) => inspect::run(&args),
+            Command::Topics(args) => look::topics::run(args).await,
+            Command::Partitions(args) => look::partitions::run(args).await,
+            Command::Brokers(args) => look::brokers::run(args).await,
+            Command::Stats(args) => look::stats::run(args).await,
+            Command::Read(args) => read::run(args).await,
+            Command::Doctor(args) => Box::pin(doctor::run(args)).await,
         }
     });
     // A read of stdin that is still blocked is abandoned.

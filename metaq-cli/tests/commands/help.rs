@@ -8,7 +8,19 @@ use crate::common::Metaq;
 async fn each_help_has_the_statuses_of_the_document() {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
     let document = fs::read_to_string(document).unwrap();
-    for command in ["", "produce", "tx", "bench", "dev-broker", "inspect"] {
+    for command in [
+        "",
+        "produce",
+        "tx",
+        "bench",
+        "dev-broker",
+        "inspect",
+        "topics",
+        "partitions",
+        "brokers",
+        "stats",
+        "read",
+    ] {
         let args: Vec<_> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         let finished = Metaq::start(&args).finish(b"").await;
         assert_eq!(finished.status, 0);

@@ -5,10 +5,13 @@
 mod common;
 
 mod bench;
+mod doctor;
 mod help;
 mod inspect;
 mod inspect_limits;
 mod inspect_messages;
+mod look;
 mod produce;
+mod read;
 mod tx;
 mod tx_reports;

@@ -65,6 +65,10 @@ impl Metaq {
         self.stdout = None;
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().unwrap() as i32), signal).unwrap();
     }

@@ -53,6 +53,8 @@ pub struct PartitionOffsets {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FetchedMessage {
+    /// The topic.
+    pub topic: Topic,
     /// The partition that holds it.
     pub partition: Partition,
     /// The start of the message in the partition's log, in bytes.
@@ -167,7 +169,7 @@ pub(super) async fn fetch(
         }
         answer => return Err(unexpected(&action, &place.broker, &answer)),
     };
-    let (items, cut) = decode(place.partition, offset, body)?;
+    let (items, cut) = decode(place, offset, body)?;
     let Some(needed) = cut.filter(|_| items.is_empty()) else { return Ok(items) };
     let next_offset = offset.saturating_add(needed);
     let PartitionOffsets { end, .. } = offsets(requests, place, deadline).await?;
@@ -183,7 +185,7 @@ pub(super) async fn fetch(
         && let Ok(size) = i32::try_from(needed)
         && let Response::Data(data) = requests.ask(&place.broker, get(size), &action, deadline).await?
     {
-        let (items, _) = decode(place.partition, offset, data.data)?;
+        let (items, _) = decode(place, offset, data.data)?;
         if !items.is_empty() {
             return Ok(items);
         }
@@ -193,7 +195,7 @@ pub(super) async fn fetch(
 
 /// Decodes the messages of a `value`. The second result is the length of a message that is cut at the end.
 fn decode(
-    partition: Partition,
+    place: &ListedPartition,
     start: i64,
     body: Bytes,
 ) -> Result<(Vec<ReadItem>, Option<i64>), InspectError> {
@@ -205,7 +207,8 @@ fn decode(
             match messages.next() {
                 None => break None,
                 Some(Ok(message)) => items.push(ReadItem::Message(FetchedMessage {
-                    partition,
+                    topic: place.topic.clone(),
+                    partition: place.partition,
                     offset: at,
                     next_offset: start + (base + message.next_offset) as i64,
                     id: message.id,
@@ -228,8 +231,9 @@ fn decode(
                 return Ok((items, None));
             }
             let text = format!(
-                "the log of partition {partition} is damaged at offset {offset}: {}; no later message can be found \
+                "the log of partition {} is damaged at offset {offset}: {}; no later message can be found \
                  from here, read on from a later offset",
+                place.partition,
                 corrupt.kind()
             );
             return Err(InspectError::new(InspectErrorKind::Corrupt, text));
@@ -263,7 +267,10 @@ mod tests {
 
     use super::*;
 
-    const PARTITION: Partition = Partition::new(0, 0);
+    fn place() -> ListedPartition {
+        let broker = BrokerAddr::new("h", 1).unwrap();
+        ListedPartition::new("t".parse().unwrap(), Partition::new(0, 0), broker)
+    }
 
     /// A log of messages; the first byte of the data of those named is damaged.
     fn log(payloads: &[&[u8]], damaged: &[usize]) -> BytesMut {
@@ -282,7 +289,7 @@ mod tests {
     fn damaged_message_is_reported_and_the_next_one_found() {
         let payloads: [&[u8]; 4] = [b"good", b"bad", b"worse", b"good too"];
         for damaged in [&[1][..], &[1, 2], &[0], &[3], &[0, 1, 2, 3]] {
-            let (items, cut) = decode(PARTITION, 1000, log(&payloads, damaged).freeze()).unwrap();
+            let (items, cut) = decode(&place(), 1000, log(&payloads, damaged).freeze()).unwrap();
             assert_eq!((items.len(), cut), (4, None));
             let mut at = 1000;
             for (n, (item, payload)) in items.iter().zip(payloads).enumerate() {
@@ -307,9 +314,9 @@ mod tests {
     fn damaged_length_ends_the_reading_after_what_came_before() {
         let mut bytes = log(&[b"good", b"bad"], &[]);
         bytes[24] = 0xff;
-        let (items, cut) = decode(PARTITION, 0, bytes.clone().freeze()).unwrap();
+        let (items, cut) = decode(&place(), 0, bytes.clone().freeze()).unwrap();
         assert_eq!((items.len(), cut), (1, None));
-        let error = decode(PARTITION, 24, bytes.freeze().slice(24..)).unwrap_err();
+        let error = decode(&place(), 24, bytes.freeze().slice(24..)).unwrap_err();
         assert_eq!(error.kind(), InspectErrorKind::Corrupt);
         assert!(error.to_string().contains("damaged at offset 24: its length"), "{error}");
     }
@@ -318,7 +325,7 @@ mod tests {
     fn every_cut_leaves_the_messages_before_it_whole() {
         let bytes = log(&[b"first", b"", b"third"], &[]).freeze();
         for length in 0..=bytes.len() {
-            let (items, cut) = decode(PARTITION, 7, bytes.slice(..length)).unwrap();
+            let (items, cut) = decode(&place(), 7, bytes.slice(..length)).unwrap();
             let ends = [25, 45, 70];
             assert_eq!(items.len(), ends.iter().filter(|end| **end <= length).count());
             assert_eq!(cut.is_some(), length > 0 && !ends.contains(&length), "{length}");

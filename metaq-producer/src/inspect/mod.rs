@@ -39,6 +39,7 @@ mod requests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use metaq_discovery::{Discovery, DiscoveryError, TopicView};
 use metaq_protocol::{
@@ -192,8 +193,24 @@ impl Inspector {
         Ok((id.map_or(BrokerId::UNKNOWN, BrokerId), indexes))
     }
 
-    /// Returns the master brokers that offer a topic, sorted by id. Looks all topics up, a few at a time; a
-    /// broker without topics isn't among them.
+    /// Returns the brokers and partitions of all topics, sorted by topic. Looks topics up a few at a time.
+    ///
+    /// # Errors
+    /// When the registry can't be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn all_topics(&self) -> Result<Vec<TopicView>, InspectError> {
+        let topics = self.topics().await?;
+        let mut views = Vec::with_capacity(topics.len());
+        for topics in topics.chunks(LOOKUPS) {
+            views.append(&mut try_join_all(topics.iter().map(|topic| self.view(topic))).await?);
+        }
+        Ok(views)
+    }
+
+    /// Returns the master brokers that offer a topic, sorted by id. Looks all topics up; a broker without
+    /// topics isn't among them.
     ///
     /// # Errors
     /// When the registry can't be read.
@@ -201,14 +218,11 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn brokers(&self) -> Result<Vec<ListedBroker>, InspectError> {
-        let topics = self.topics().await?;
         let mut brokers = BTreeMap::<(BrokerId, BrokerAddr), Vec<Topic>>::new();
-        for topics in topics.chunks(LOOKUPS) {
-            for view in try_join_all(topics.iter().map(|topic| self.view(topic))).await? {
-                for broker in view.brokers() {
-                    let topics = brokers.entry((broker.id, broker.addr.clone())).or_default();
-                    topics.push(view.topic().clone());
-                }
+        for view in self.all_topics().await? {
+            for broker in view.brokers() {
+                let topics = brokers.entry((broker.id, broker.addr.clone())).or_default();
+                topics.push(view.topic().clone());
             }
         }
         let listed = |((id, addr), topics)| ListedBroker { id, addr, topics };
@@ -250,6 +264,10 @@ impl Inspector {
         broker: &BrokerAddr,
         item: Option<&str>,
     ) -> Result<RemoteBrokerStats, InspectError> {
+        Ok(RemoteBrokerStats::parse(&self.stats_body(broker, item).await?))
+    }
+
+    async fn stats_body(&self, broker: &BrokerAddr, item: Option<&str>) -> Result<Bytes, InspectError> {
         let item: Option<Token> = item.map(str::parse).transpose().map_err(|error| {
             let text = format!("there are no statistics of such a name: {error}");
             InspectError::new(InspectErrorKind::InvalidResponse, text)
@@ -257,11 +275,21 @@ impl Inspector {
         let deadline = deadline::after(self.timeout);
         let command = StatsCommand::new(item, Opaque::default());
         match self.requests.ask(broker, command, "asking for statistics", deadline).await? {
-            Response::Boolean(answer) if answer.status.is_success() => {
-                Ok(RemoteBrokerStats::parse(&answer.body))
-            }
+            Response::Boolean(answer) if answer.status.is_success() => Ok(answer.body),
             answer => Err(unexpected("asking for statistics", broker, &answer)),
         }
+    }
+
+    /// Asks a broker for the text of its configuration file. It may hold passwords.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn config(&self, broker: &BrokerAddr) -> Result<String, InspectError> {
+        let body = self.stats_body(broker, Some("config")).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Returns the first offset of a partition, and the end of what can be read.

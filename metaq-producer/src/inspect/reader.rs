@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::sleep_until;
 
 use super::{
-    error::InspectError,
+    error::{InspectError, InspectErrorKind},
     fetch::{ListedPartition, ReadItem, fetch},
     requests::Requests,
 };
@@ -71,15 +71,21 @@ impl PartitionReader {
     /// Safe: nothing is skipped when the future is dropped.
     pub async fn next(&mut self) -> Result<Option<ReadItem>, InspectError> {
         let deadline = deadline::after(self.timeout);
+        let mut refusal = None;
         while self.ahead.is_empty() {
             match fetch(&self.requests, &self.place, self.offset, FETCH_SIZE, deadline).await {
                 Ok(items) if items.is_empty() => return Ok(None),
                 Ok(items) => self.ahead.extend(items),
                 Err(error) => {
                     let again = deadline::after(RETRY_PAUSE);
-                    if !error.is_transient() || again >= deadline {
+                    let is_last = !error.is_transient() || again >= deadline;
+                    // The broker's own reason says more than that the last attempt had little time left.
+                    let is_cut_short = error.kind() == InspectErrorKind::TimedOut;
+                    let error = refusal.take().filter(|_| is_cut_short).unwrap_or(error);
+                    if is_last {
                         return Err(error);
                     }
+                    refusal = error.status().is_some().then_some(error);
                     sleep_until(again).await;
                 }
             }

@@ -1,0 +1,70 @@
+//! What a step of the examination found.
+
+use serde::Serialize;
+
+/// The steps, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Registry = 1,
+    Topics,
+    Topic,
+    Name,
+    Port,
+    Version,
+    Partition,
+    Put,
+}
+
+impl Step {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Topics => "topics",
+            Self::Topic => "topic",
+            Self::Name => "name",
+            Self::Port => "port",
+            Self::Version => "version",
+            Self::Partition => "partition",
+            Self::Put => "put",
+        }
+    }
+}
+
+/// The result of one step for one subject: a broker, a partition.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    step: u8,
+    name: &'static str,
+    ok: bool,
+    subject: String,
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+impl Finding {
+    pub(super) fn ok(step: Step, subject: impl ToString, text: impl Into<String>) -> Self {
+        let (name, subject) = (step.name(), subject.to_string());
+        Self { step: step as u8, name, ok: true, subject, text: text.into(), remedy: None }
+    }
+
+    pub(super) fn failed(
+        step: Step,
+        subject: impl ToString,
+        text: impl Into<String>,
+        remedy: &'static str,
+    ) -> Self {
+        Self { ok: false, remedy: Some(remedy), ..Self::ok(step, subject, text) }
+    }
+
+    /// Formats the finding for people.
+    pub(super) fn text(&self) -> String {
+        let Self { step, name, ok, subject, text, remedy } = self;
+        let result = if *ok { "ok    " } else { "FAILED" };
+        let mut line = format!("{step} {name:<10}{result}  {subject}: {text}\n");
+        if let Some(remedy) = remedy {
+            line.push_str(&format!("            remedy: {remedy}\n"));
+        }
+        line
+    }
+}

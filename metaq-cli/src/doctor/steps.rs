@@ -1,0 +1,308 @@
+//! The steps of the examination.
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use metaq_producer::{
+    BrokerAddr, Message, Outcome, SendErrorKind, Topic,
+    discovery::TopicView,
+    inspect::{InspectError, InspectErrorKind, ListedPartition},
+};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+
+use super::finding::{Finding, Step};
+use crate::{
+    args::Cluster,
+    exit_status::{
+        EXIT_NOT_FOUND, EXIT_NOT_SENT, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_UNREACHABLE, of_inspect_error,
+        of_publish_error,
+    },
+    look::{Failure, Look},
+    report::describe_send_error,
+    stderr::describe,
+};
+
+/// The number of names that are listed as an alternative.
+const SHOWN: usize = 10;
+
+/// The payload of test messages.
+const PAYLOAD: &str = "metaq doctor";
+
+/// An examination in progress.
+pub(super) struct Examination<'a> {
+    pub(super) look: &'a mut Look,
+    pub(super) cluster: Cluster,
+    pub(super) timeout: Duration,
+    pub(super) json: bool,
+    /// The status of the first failure.
+    pub(super) failed: Option<u8>,
+}
+
+impl Examination<'_> {
+    /// Takes one step after the other, and stops after the first in which something failed.
+    pub(super) async fn run(&mut self, topic: Option<&Topic>, put: bool) -> Result<(), Failure> {
+        if let Cluster::Direct(addr) = &self.cluster {
+            let addr = addr.clone();
+            let text = "is not needed: the cluster is one broker";
+            self.report((Finding::ok(Step::Registry, "a registry", text), None)).await?;
+            self.brokers(&BTreeSet::from([addr])).await?;
+            if self.failed.is_some() {
+                return Ok(());
+            }
+            if let Some(topic) = topic {
+                let topics = self.look.inspector.topics().await?;
+                self.topic(topic, &topics).await?;
+            }
+        } else if let Some(views) = self.registry(topic).await? {
+            let addrs = views.iter().flat_map(TopicView::brokers).map(|broker| broker.addr.clone());
+            self.brokers(&addrs.collect()).await?;
+        }
+        if self.failed.is_some() {
+            return Ok(());
+        }
+        let Some(topic) = topic else { return Ok(()) };
+        let places = self.look.inspector.partitions(topic).await?;
+        for place in &places {
+            let finding = self.partition(place).await;
+            self.report(finding).await?;
+        }
+        if put && self.failed.is_none() {
+            self.put(topic, &places).await?;
+        }
+        Ok(())
+    }
+
+    /// Prints a finding, and remembers the status of the first failure.
+    async fn report(&mut self, (finding, status): (Finding, Option<u8>)) -> Result<(), Failure> {
+        if self.json {
+            self.look.json(&finding)?;
+        } else {
+            self.look.text(&finding.text());
+        }
+        self.failed = self.failed.or(status);
+        // Each finding is shown at once, as the next may take long.
+        self.look.written().await
+    }
+
+    /// Steps 1 to 3. Returns the topics to go on with.
+    async fn registry(&mut self, topic: Option<&Topic>) -> Result<Option<Vec<TopicView>>, Failure> {
+        let subject = if matches!(self.cluster, Cluster::File(_)) { "the file" } else { "the registry" };
+        let topics = match self.look.inspector.topics().await {
+            Ok(topics) => topics,
+            Err(error) => {
+                let remedy = if matches!(self.cluster, Cluster::File(_)) {
+                    "check the path and the syntax of the file"
+                } else {
+                    "check host names and ports in --cluster, that the servers run, and that this machine may reach \
+                     them; with TLS or passwords, check these"
+                };
+                let finding = Finding::failed(Step::Registry, subject, describe(&error), remedy);
+                self.report((finding, Some(of_inspect_error(&error)))).await?;
+                return Ok(None);
+            }
+        };
+        self.report((Finding::ok(Step::Registry, subject, "answers"), None)).await?;
+        if topics.is_empty() {
+            let remedy = "check the root at the end of --cluster, which is that of the brokers' zk.zkRoot (/meta by \
+                          default), and that brokers run and have topics configured";
+            let finding = Finding::failed(Step::Topics, subject, "lists no topics", remedy);
+            self.report((finding, Some(EXIT_NOT_FOUND))).await?;
+            return Ok(None);
+        }
+        let topics_word = if topics.len() == 1 { "topic" } else { "topics" };
+        let count = format!("lists {} {topics_word}", topics.len());
+        self.report((Finding::ok(Step::Topics, subject, count), None)).await?;
+        match topic {
+            None => Ok(Some(self.look.inspector.all_topics().await?)),
+            Some(topic) => Ok(self.topic(topic, &topics).await?.map(|view| vec![view])),
+        }
+    }
+
+    /// Step 3.
+    async fn topic(&mut self, topic: &Topic, topics: &[Topic]) -> Result<Option<TopicView>, Failure> {
+        match self.look.inspector.topic(topic).await {
+            Ok(view) => {
+                let ids: Vec<_> = view.brokers().iter().map(|broker| broker.id.to_string()).collect();
+                let text = format!("is offered by broker {}", ids.join(", "));
+                self.report((Finding::ok(Step::Topic, topic, text), None)).await?;
+                Ok(Some(view))
+            }
+            Err(error) if error.kind() == InspectErrorKind::NoSuchTopic => {
+                let shown: Vec<_> = topics.iter().take(SHOWN).map(Topic::as_str).collect();
+                let more = if topics.len() > SHOWN { ", …" } else { "" };
+                let text = format!("no broker offers it; there are {}{more}", shown.join(", "));
+                let remedy = "check the name; or add [topic=NAME] with acceptPublish=true to a broker's server.ini, and \
+                              restart it. A broker with [topic=*] takes any topic, but registers none";
+                let finding = Finding::failed(Step::Topic, topic, text, remedy);
+                self.report((finding, Some(EXIT_NOT_FOUND))).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Steps 4 to 6, each for all brokers, up to the first in which something fails.
+    async fn brokers(&mut self, addrs: &BTreeSet<BrokerAddr>) -> Result<(), Failure> {
+        for step in [Step::Name, Step::Port, Step::Version] {
+            for addr in addrs {
+                let finding = match step {
+                    Step::Name => self.name(addr).await,
+                    Step::Port => self.port(addr).await,
+                    _ => self.version(addr).await,
+                };
+                self.report(finding).await?;
+            }
+            if self.failed.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn name(&self, addr: &BrokerAddr) -> (Finding, Option<u8>) {
+        let looked_up = timeout(self.timeout, lookup_host((addr.host(), addr.port()))).await;
+        let found = looked_up.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let found = found.map(|all| all.map(|addr| addr.ip().to_string()).collect::<Vec<_>>());
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                (Finding::ok(Step::Name, addr.host(), format!("is {}", addresses.join(", "))), None)
+            }
+            failed => {
+                let text = failed.map_or_else(|error| describe(&error), |_| "has no address".to_owned());
+                let remedy = "the broker registered this name; make it known to this machine (DNS, /etc/hosts), or set \
+                              hostName in the broker's server.ini to one that is";
+                let finding = Finding::failed(Step::Name, addr.host(), text, remedy);
+                (finding, Some(EXIT_UNREACHABLE))
+            }
+        }
+    }
+
+    async fn port(&self, addr: &BrokerAddr) -> (Finding, Option<u8>) {
+        let connected = timeout(self.timeout, TcpStream::connect((addr.host(), addr.port()))).await;
+        match connected {
+            Ok(Ok(_)) => (Finding::ok(Step::Port, addr, "accepts connections"), None),
+            failed => {
+                let remedy = match &failed {
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        "nothing listens there: start the broker, or correct its serverPort; a broker that was killed \
+                         stays registered until its session ends"
+                    }
+                    _ => {
+                        "a firewall or a wrong address is in between: check that this machine may reach that port"
+                    }
+                };
+                let text = match failed {
+                    Ok(Err(error)) => describe(&error),
+                    _ => format!("did not accept a connection within {:?}", self.timeout),
+                };
+                (Finding::failed(Step::Port, addr, text, remedy), Some(EXIT_UNREACHABLE))
+            }
+        }
+    }
+
+    async fn version(&self, addr: &BrokerAddr) -> (Finding, Option<u8>) {
+        match self.look.inspector.version(addr).await {
+            Ok(answer) => {
+                let text = format!("answers in {:.1?}, version {}", answer.round_trip, answer.version);
+                let flushed = self.flushes(addr).await.unwrap_or_default();
+                (Finding::ok(Step::Version, addr, text + &flushed), None)
+            }
+            Err(error) => {
+                let remedy = match error.kind() {
+                    InspectErrorKind::Refused => "the broker is recovering or overloaded: see its log",
+                    _ => {
+                        "something accepts connections and does not answer as a MetaQ broker: check the port (the dashboard \
+                         has another), whether TLS is needed, and whether the broker's process stands still"
+                    }
+                };
+                let text = describe(&error);
+                (Finding::failed(Step::Version, addr, text, remedy), Some(of_inspect_error(&error)))
+            }
+        }
+    }
+
+    /// Describes what an acknowledgement of the broker is worth, if its configuration says so.
+    async fn flushes(&self, addr: &BrokerAddr) -> Option<String> {
+        let config = self.look.inspector.config(addr).await.ok()?;
+        let value = |name: &str| {
+            let mut lines = config.lines().filter_map(|line| line.trim().split_once('='));
+            lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
+        };
+        let threshold = value("unflushThreshold").unwrap_or_else(|| "1000".to_owned());
+        let interval = value("unflushInterval").unwrap_or_else(|| "10000".to_owned());
+        if threshold == "0" {
+            return Some("; it flushes messages before it acknowledges them".to_owned());
+        }
+        Some(format!(
+            "; it flushes after {threshold} messages or {interval} ms, so that a loss of power takes up to as many \
+             acknowledged ones"
+        ))
+    }
+
+    async fn partition(&self, place: &ListedPartition) -> (Finding, Option<u8>) {
+        let asked = match self.look.inspector.offsets(place).await {
+            // Only reading finds out that a partition is closed.
+            Ok(offsets) => self.first_message(place, offsets.first).await.map(|()| offsets),
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(offsets) => {
+                let text = format!("has offsets {} to {}", offsets.first, offsets.end);
+                (Finding::ok(Step::Partition, place.partition, text), None)
+            }
+            Err(error) => {
+                let remedy = match error.kind() {
+                    InspectErrorKind::Corrupt => "the log is damaged: see the broker's log and its disk",
+                    _ => {
+                        "the partition is closed, or the broker is recovering: open it again (openPartitions of the \
+                         broker's JMX interface), or wait"
+                    }
+                };
+                let finding = Finding::failed(Step::Partition, place.partition, describe(&error), remedy);
+                (finding, Some(of_inspect_error(&error)))
+            }
+        }
+    }
+
+    async fn first_message(&self, place: &ListedPartition, first: i64) -> Result<(), InspectError> {
+        self.look.inspector.reader(place, first).next().await.map(drop)
+    }
+
+    async fn put(&mut self, topic: &Topic, places: &[ListedPartition]) -> Result<(), Failure> {
+        let producer = self.look.producer.clone();
+        if let Err(error) = producer.publish_topic(topic).await {
+            let remedy = "the steps before have succeeded: try again, and see the broker's log";
+            let finding = Finding::failed(Step::Put, topic, describe(&error), remedy);
+            return self.report((finding, Some(of_publish_error(&error)))).await;
+        }
+        for place in places {
+            let message = Message::new(topic.clone(), PAYLOAD).with_partition(place.partition);
+            let reported = match producer.send(message).await {
+                Ok(receipt) => {
+                    let text = format!("stored a test message at offset {}", receipt.offset);
+                    (Finding::ok(Step::Put, place.partition, text), None)
+                }
+                Err(error) => {
+                    let remedy = match error.kind() {
+                        SendErrorKind::Rejected => {
+                            "the broker refused the message: see its text and its log (full disk, closed partition, \
+                             acceptPublish)"
+                        }
+                        _ => "the broker did not acknowledge in time: see its log, its disk and the network",
+                    };
+                    let status = match error.outcome() {
+                        Outcome::NotSent => EXIT_NOT_SENT,
+                        Outcome::Rejected => EXIT_REFUSED,
+                        _ => EXIT_UNKNOWN,
+                    };
+                    let text = describe_send_error(&error);
+                    (Finding::failed(Step::Put, place.partition, text, remedy), Some(status))
+                }
+            };
+            self.report(reported).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! `metaq brokers`: the brokers of a cluster.
+
+use futures_util::future::join_all;
+use metaq_producer::inspect::ListedBroker;
+use serde::Serialize;
+
+use super::{Failure, Look, LookArgs, Table, partly, run as look_at};
+use crate::{
+    exit_status::of_inspect_error,
+    stderr::{describe, print_message},
+};
+
+/// Lists the master brokers that offer topics.
+///
+/// With --ping, each is connected to and asked for its version; the round trip is the time between that
+/// request and its answer, without connecting.
+///
+/// With --json it prints one line for each broker:
+/// {"id":0,"addr":"meta://10.0.0.1:8123","topics":2,"version":"1.4.6.2","round_trip_us":85.3}
+/// where version and round_trip_us are there with --ping only, and replaced by "error" if the broker does not
+/// answer.
+///
+/// Examples:
+///   metaq brokers --ping --cluster zk://zk1:2181/meta
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    look: LookArgs,
+    /// Asks each broker for its version, and measures the round trip
+    #[arg(long)]
+    ping: bool,
+    /// Prints JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> u8 {
+    let Args { look, ping, json } = args;
+    look_at(look, async |look| list(look, ping, json).await).await
+}
+
+async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
+    let brokers = look.inspector.brokers().await?;
+    let mut failed = None;
+    let columns = ["ID", "ADDRESS", "TOPICS", "VERSION", "ROUND TRIP"];
+    let mut table = Table::new(if ping { &columns } else { &columns[..3] });
+    let answers = if ping {
+        let ask = async |broker: &ListedBroker| Some(look.inspector.version(&broker.addr).await);
+        join_all(brokers.iter().map(ask)).await
+    } else {
+        brokers.iter().map(|_| None).collect()
+    };
+    for (broker, answer) in brokers.iter().zip(answers) {
+        let (addr, topics) = (broker.addr.to_string(), broker.topics.len());
+        let mut row = vec![broker.id.to_string(), addr.clone(), topics.to_string()];
+        let id = broker.id.0;
+        let mut line = Line { id, addr, topics, version: None, round_trip_us: None, error: None };
+        match answer {
+            None => {}
+            Some(Ok(answer)) => {
+                let micros = answer.round_trip.as_nanos() as f64 / 1e3;
+                row.extend([answer.version.clone(), format!("{micros:.0} µs")]);
+                (line.version, line.round_trip_us) = (Some(answer.version), Some(micros));
+            }
+            Some(Err(error)) => {
+                let text = describe(&error);
+                print_message(&text);
+                line.error = Some(text);
+                row.extend(["?".to_owned(), "no answer".to_owned()]);
+                failed.get_or_insert_with(|| of_inspect_error(&error));
+            }
+        }
+        if json {
+            look.json(&line)?;
+            look.capacity().await?;
+        } else {
+            table.row(row);
+        }
+    }
+    if !json {
+        look.text(&table.format());
+    }
+    Ok(partly(failed))
+}
+
+/// The line of a broker.
+#[derive(Serialize)]
+struct Line {
+    id: i32,
+    addr: String,
+    topics: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}

@@ -1,0 +1,54 @@
+//! Rows for people, in columns.
+
+use std::fmt::Write as _;
+
+/// A table whose columns are as wide as their widest cell. The last column is not padded.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Begins with the names of the columns.
+    pub(crate) fn new(columns: &[&str]) -> Self {
+        Self { rows: vec![columns.iter().map(|&name| name.to_owned()).collect()] }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// Formats the table; each row ends with a line feed.
+    pub(crate) fn format(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                // Writing to a string can't fail.
+                let _ = write!(line, "{cell:<width$}  ");
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["TOPIC", "N"]);
+        table.row(vec!["заказы-2026".to_owned(), "1".to_owned()]);
+        table.row(vec!["t".to_owned(), String::new()]);
+        assert_eq!(table.format(), "TOPIC        N\nзаказы-2026  1\nt\n");
+    }
+}

@@ -1,0 +1,194 @@
+//! `metaq topics`, `partitions`, `brokers` and `stats` as processes.
+
+use std::{fs, time::Duration};
+
+use metaq_testkit::{Broker, Fault, Requests};
+use nix::sys::signal::Signal;
+
+use crate::common::{Finished, Metaq, broker};
+
+/// Runs `metaq COMMAND --cluster CLUSTER`.
+async fn run(command: &str, cluster: &str) -> Finished {
+    let args: Vec<_> = command.split(' ').chain(["--cluster", cluster]).collect();
+    Metaq::start(&args).finish(b"").await
+}
+
+/// A file of brokers with topic `t`: two that run, and one that does not.
+async fn cluster() -> (Vec<Broker>, tempfile::TempDir, String) {
+    let mut brokers = Vec::new();
+    for id in 0..2 {
+        let builder = Broker::builder().id(id).topic("t", 2).topic("orders", 1);
+        brokers.push(Box::pin(builder.start()).await.unwrap());
+    }
+    let away = metaq_testkit::unused_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("brokers.toml");
+    let text = format!(
+        "[brokers]\n0 = \"{}\"\n1 = \"{}\"\n2 = \"meta://{away}\"\n[topics.t]\n0 = 2\n1 = 2\n[topics.lost]\n2 = 1\n",
+        brokers[0].addr(),
+        brokers[1].addr()
+    );
+    fs::write(&file, text).unwrap();
+    let cluster = format!("file:{}", file.display());
+    (brokers, folder, cluster)
+}
+
+#[tokio::test]
+async fn topics_are_listed_with_their_brokers() {
+    let (brokers, _folder, cluster) = cluster().await;
+    let finished = run("topics", &cluster).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    let lines: Vec<_> = finished.stdout.lines().collect();
+    assert_eq!(lines, ["TOPIC  PARTITIONS  BROKERS", "lost   1           2:1", "t      4           0:2 1:2"]);
+    let finished = run("topics t --json", &cluster).await;
+    let expected = format!(
+        "{{\"topic\":\"t\",\"partitions\":4,\"brokers\":[{{\"id\":0,\"addr\":\"{}\",\"partitions\":2}},{{\"id\":1,\
+         \"addr\":\"{}\",\"partitions\":2}}]}}\n",
+        brokers[0].addr(),
+        brokers[1].addr()
+    );
+    assert_eq!((finished.status, finished.stdout), (0, expected));
+    let finished = run("topics none", &cluster).await;
+    assert_eq!((finished.status, &*finished.stdout), (4, ""));
+    assert!(finished.stderr.starts_with("metaq: no broker offers topic none; check"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn partitions_have_offsets_on_request() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let args = ["produce", "--cluster", &cluster, "--topic", "t"];
+    assert_eq!(Metaq::start(&args).finish(b"one\ntwo\nthree\n").await.status, 0);
+    let finished = run("partitions t", &cluster).await;
+    assert_eq!(finished.stdout, format!("PARTITION  BROKER\n0-0        {cluster}\n0-1        {cluster}\n"));
+    let lines = run("partitions t --offsets --json", &cluster).await.json();
+    let ends: Vec<_> = lines.iter().map(|line| line["end"].as_i64().unwrap()).collect();
+    assert_eq!(ends, [0, 1].map(|index| broker.log("t", index).len() as i64));
+    assert_eq!(ends.iter().sum::<i64>(), 3 * 20 + 11);
+    assert!(lines.iter().all(|line| line["first"] == 0 && line["topic"] == "t"));
+    let finished = run("partitions none", &cluster).await;
+    assert_eq!((finished.status, &*finished.stdout), (4, ""));
+}
+
+#[tokio::test]
+async fn broker_that_is_away_has_an_error_and_the_others_answer() {
+    let (_brokers, _folder, cluster) = cluster().await;
+    let finished = run("brokers --ping", &cluster).await;
+    assert_eq!((finished.status, finished.stderr.lines().count()), (5, 1), "{}", finished.stderr);
+    assert!(finished.stderr.starts_with("metaq: connecting to broker meta://127.0.0.1:"));
+    let lines: Vec<_> = finished.stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(lines[1].contains("0.1") && lines[1].ends_with(" µs"), "{lines:?}");
+    assert!(lines[3].starts_with("2 ") && lines[3].ends_with("no answer"), "{lines:?}");
+    let finished = run("brokers --ping --json", &cluster).await;
+    let lines = finished.json();
+    assert_eq!(
+        (&lines[0]["id"], &lines[0]["version"], &lines[0]["topics"]),
+        (&0.into(), &"0.1".into(), &1.into())
+    );
+    assert!(lines[1]["round_trip_us"].as_f64().unwrap() > 0.0);
+    assert!(lines[2]["error"].as_str().unwrap().contains("connecting to broker"), "{lines:?}");
+    // Without a question to them, nobody needs to be there.
+    assert_eq!(run("brokers", &cluster).await.status, 0);
+    let finished = run("partitions lost --offsets", &cluster).await;
+    assert_eq!((finished.status, finished.stdout.lines().count()), (5, 2));
+}
+
+#[tokio::test]
+async fn refusal_of_a_broker_has_its_status() {
+    let broker = broker().await;
+    broker.faults().plan(Requests::offsets(), Fault::refuse(500, "no disk"));
+    let finished = run("partitions t --offsets", &broker.addr().to_string()).await;
+    assert_eq!(finished.status, 7);
+    assert!(finished.stderr.contains("answered 500 InternalServerError: no disk"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn statistics_are_printed_in_three_forms() {
+    let (_brokers, _folder, cluster) = cluster().await;
+    let finished = run("stats 1", &cluster).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    assert!(finished.stdout.starts_with("broker 1 "), "{}", finished.stdout);
+    assert!(finished.stdout.lines().any(|line| line == "broker_id         1"), "{}", finished.stdout);
+    assert!(!finished.stdout.contains("STATS") && !finished.stdout.contains("END"));
+
+    let lines = run("stats 1 --output json --item topics", &cluster).await.json();
+    assert_eq!(lines.len(), 1);
+    let stats = lines[0]["stats"].as_array().unwrap();
+    assert!(stats.contains(&serde_json::json!(["orders", "*Empty*"])), "{lines:?}");
+
+    let finished = run("stats --output prometheus", &cluster).await;
+    assert_eq!((finished.status, finished.stderr.lines().count()), (5, 1), "{}", finished.stderr);
+    let up: Vec<_> = finished.stdout.lines().filter(|line| line.starts_with("metaq_broker_up{")).collect();
+    assert_eq!(up.len(), 3);
+    assert!(up[0].ends_with(" 1") && up[1].ends_with(" 1") && up[2].ends_with(" 0"), "{up:?}");
+    check_prometheus(&finished.stdout);
+}
+
+/// Checks that each metric has one type, before its samples, which stand together.
+fn check_prometheus(text: &str) {
+    let mut names = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge"].contains(&kind) && !names.contains(&name), "{line}");
+            names.push(name);
+        } else {
+            let (name, rest) = line.split_once('{').unwrap();
+            assert_eq!(Some(&name), names.last(), "{line}");
+            let (_, value) = rest.rsplit_once("} ").unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    assert!(names.contains(&"metaq_broker_cmd_put_total"), "{names:?}");
+}
+
+#[tokio::test]
+async fn statistics_are_watched_until_a_signal() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let mut metaq = Metaq::start(&["stats", "--watch", "20ms", "--cluster", &cluster]);
+    // The first answer has no rates; putting makes them.
+    while !metaq.next_line().await.is_empty() {}
+    let produce = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "t"]).finish(b"a\nb\n").await;
+    assert_eq!(produce.status, 0);
+    let rates = async {
+        loop {
+            let line = metaq.next_line().await;
+            if line.starts_with("cmd_put") && line.ends_with("/s") {
+                return line;
+            }
+        }
+    };
+    let line = tokio::time::timeout(Duration::from_secs(30), rates).await.unwrap();
+    assert!(line.contains("+"), "{line}");
+    metaq.signal(Signal::SIGTERM);
+    assert_eq!(metaq.wait().await.status, 143);
+}
+
+#[tokio::test]
+async fn unreachable_cluster_is_one_line_and_status_5() {
+    let away = format!("meta://{}", metaq_testkit::unused_addr().unwrap());
+    for command in ["topics", "topics t", "partitions t", "brokers", "stats", "read t"] {
+        let finished = run(command, &away).await;
+        let report = (finished.status, &*finished.stdout, finished.stderr.lines().count());
+        assert_eq!(report, (5, "", 1), "{command}: {}", finished.stderr);
+        assert!(finished.stderr.contains(&away), "{command}: {}", finished.stderr);
+    }
+    for command in ["topics", "stats"] {
+        let finished = run(command, "zk://127.0.0.1:1/meta").await;
+        assert_eq!((finished.status, finished.stderr.lines().count()), (5, 1), "{}", finished.stderr);
+    }
+}
+
+#[tokio::test]
+async fn closed_stdout_ends_with_141_and_no_message() {
+    let (_brokers, _folder, cluster) = cluster().await;
+    for command in ["topics", "partitions t", "brokers", "stats 0"] {
+        let args: Vec<_> = command.split(' ').chain(["--cluster", &cluster]).collect();
+        let mut metaq = Metaq::start(&args);
+        metaq.close_stdout();
+        let finished = metaq.wait().await;
+        assert_eq!((finished.status, &*finished.stderr), (141, ""), "{command}");
+    }
+}
