@@ -24,6 +24,7 @@ mod shutdown;
 mod stderr;
 mod tx;
 mod usage;
+mod verify;
 
 use std::{
     env::VarError,
@@ -64,6 +65,7 @@ enum Command {
     Stats(look::stats::Args),
     Read(read::Args),
     Doctor(doctor::Args),
+    Verify(verify::Args),
 }
 
 /// The environment variable that selects the log's directives.
@@ -158,6 +160,7 @@ fn run() -> u8 {
             Command::Stats(args) => look::stats::run(args).await,
             Command::Read(args) => read::run(args).await,
             Command::Doctor(args) => Box::pin(doctor::run(args)).await,
+            Command::Verify(args) => Box::pin(verify::run(args)).await,
         }
     });
     // A read of stdin that is still blocked is abandoned.

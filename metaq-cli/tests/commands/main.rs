@@ -15,3 +15,4 @@ mod produce;
 mod read;
 mod tx;
 mod tx_reports;
+mod verify;

@@ -6,6 +6,7 @@
 
 mod child;
 mod process;
+pub(crate) mod relay;
 
 use std::time::Duration;
 
