@@ -2,10 +2,11 @@
 
 use std::{any::type_name, error::Error as StdError, fmt, sync::Arc};
 
+use bytes::Bytes;
 use metaq_protocol::Topic;
 use serde::Serialize;
 
-use crate::{Message, Producer, SendError, SendReceipt};
+use crate::{Message, Producer, SendError, SendReceipt, body::MessageBody};
 
 impl Message {
     /// A message whose payload is `value` as JSON, in UTF-8 and without spaces.
@@ -53,6 +54,30 @@ impl Producer {
         // threads.
         let message = Message::json(topic.clone(), value);
         Ok(self.send(message?).await?)
+    }
+}
+
+/// A value whose JSON is the payload, for what takes any [`MessageBody`].
+///
+/// ```
+/// use metaq_producer::{Message, Topic, json::Json};
+///
+/// let message = Message::from_body(Topic::new("orders")?, Json(["one coffee", "two teas"]))?;
+/// assert_eq!(message.payload(), r#"["one coffee","two teas"]"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a value in a form")]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> MessageBody for Json<T> {
+    type Error = Box<dyn StdError + Send + Sync>;
+
+    fn into_payload(self) -> Result<Bytes, Self::Error> {
+        serde_json::to_vec(&self.0).map(Bytes::from).map_err(|error| match place_of_error(&self.0) {
+            Some(path) => format!("at {path}: {error}").into(),
+            None => error.into(),
+        })
     }
 }
 
@@ -200,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_has_one_is_the_payload() {
-        fn json<T: Serialize + ?Sized>(value: &T) -> bytes::Bytes {
+        fn json<T: Serialize + ?Sized>(value: &T) -> Bytes {
             Message::json(Topic::new("t").unwrap(), value).unwrap().payload().clone()
         }
         assert_eq!(json("text"), r#""text""#);

@@ -41,6 +41,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod body;
 mod branch;
 pub mod config;
 mod deadline;

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use metaq_producer::{Producer, SendErrorKind, json::SendJsonError};
+use metaq_producer::{
+    Producer, SendErrorKind,
+    body::SendBodyError,
+    json::{Json, SendJsonError},
+};
 use metaq_testkit::Broker;
 
 use crate::common::{topic, topic_named};
@@ -23,4 +27,16 @@ async fn a_value_is_sent_as_json_or_it_is_said_why_not() {
         "{error}"
     );
     assert_eq!(producer.stats().await.messages.offered, 2, "what has no form was never offered");
+    // The same as a body.
+    producer.send_body(&topic(), Json(["one coffee"])).await.unwrap();
+    assert_eq!(broker.messages("t")[1].payload, r#"["one coffee"]"#);
+    let error = producer.send_body(&topic(), Json([BTreeMap::from([((1, 2), 3)])])).await.unwrap_err();
+    assert!(matches!(&error, SendBodyError::Body(error) if error.topic() == &topic()), "{error}");
+    assert!(error.to_string().contains("can't be made a payload: at [0]: key must be"), "{error}");
+    let error = producer.send_body(&other, "text").await.unwrap_err();
+    assert!(
+        matches!(&error, SendBodyError::Send(error) if error.kind() == SendErrorKind::NotPublished),
+        "{error}"
+    );
+    assert_eq!(producer.stats().await.messages.offered, 4);
 }
