@@ -1,15 +1,20 @@
 //! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures the rate at which they
 //! accept messages, and runs an embedded broker.
 //!
-//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect` and `read`, with its
-//! options, its help text and its work; `look` has those that list: `topics`, `partitions`, `brokers` and
-//! `stats`. They share `args` (values of options), `input` (lines of files and stdin),
-//! `output` and `stderr` (writing without blocking), `report` (one line for each message) and `shutdown`
-//! (signals and the orderly end).
+//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect`, `read`, `doctor`, `verify`,
+//! `config_show` and `completions`, with its options, its help text and its work; `look` has those that list:
+//! `topics`, `partitions`, `brokers` and `stats`. They share `args` (values of options), `settings` and
+//! `connect` (from the settings to published topics), `display`, `input` (lines of files and stdin), `output`
+//! and `stderr` (writing without blocking), `report` (one line for each message) and `shutdown` (signals and
+//! the orderly end).
 
 mod args;
 mod bench;
+mod completions;
+mod config_show;
+mod connect;
 mod dev_broker;
+mod display;
 mod doctor;
 mod exit_status;
 mod input;
@@ -20,6 +25,7 @@ mod produce;
 mod progress;
 mod read;
 mod report;
+mod settings;
 mod shutdown;
 mod stderr;
 mod tx;
@@ -29,7 +35,7 @@ mod verify;
 use std::{
     env::VarError,
     error::Error,
-    io::{self, IsTerminal as _},
+    io,
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
 };
@@ -38,6 +44,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    display::DisplayArgs,
     exit_status::EXIT_FAILED,
     stderr::{LogWriter, print_error, print_message},
 };
@@ -48,13 +55,15 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "metaq", version)]
 struct Cli {
+    #[command(flatten)]
+    display: DisplayArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Produce(produce::Args),
+    Produce(Box<produce::Args>),
     Tx(tx::Args),
     Bench(bench::Args),
     DevBroker(dev_broker::Args),
@@ -66,6 +75,9 @@ enum Command {
     Read(read::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
+    Config(config_show::Args),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
 }
 
 /// The environment variable that selects the log's directives.
@@ -78,6 +90,9 @@ fn log_filter() -> EnvFilter {
         print_error(&format!("logging is off, because {LOG_VARIABLE} contains {text:?}"), error);
         EnvFilter::new("off")
     };
+    if let Some(directives) = display::log_directives() {
+        return EnvFilter::new(directives);
+    }
     match std::env::var(LOG_VARIABLE) {
         Ok(directives) => EnvFilter::try_new(&directives).unwrap_or_else(|error| {
             let is_unusable = |directive: &&str| EnvFilter::try_new(directive).is_err();
@@ -88,11 +103,6 @@ fn log_filter() -> EnvFilter {
             unusable(&text.to_string_lossy(), &VarError::NotUnicode(text.clone()))
         }
     }
-}
-
-/// Returns whether the log is coloured: on a terminal only, and not if `NO_COLOR` is set.
-fn has_colors() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Has a panic print one line, like any other failure.
@@ -130,15 +140,22 @@ fn run() -> u8 {
         Ok(cli) => cli,
         Err(error) => return usage::print(&error),
     };
+    cli.display.install();
     tracing_subscriber::fmt()
         .with_writer(|| LogWriter)
-        .with_ansi(has_colors())
+        .with_ansi(display::log_has_colors())
         // By default the subscriber prints events it can't write, and panics if that fails too.
         .log_internal_errors(false)
         .with_env_filter(log_filter())
         .init();
-    if let Command::Inspect(args) = &cli.command {
-        return inspect::run(args);
+    match &cli.command {
+        Command::Inspect(args) => return inspect::run(args),
+        Command::Config(args) => return config_show::run(args),
+        Command::Completions(args) => {
+            return completions::run(args, usage::with_statuses(Cli::command()));
+        }
+        Command::Man(args) => return completions::man(args, usage::with_statuses(Cli::command())),
+        _ => {}
     }
     // One thread: a command hands nothing to other cores that would be worth their threads.
     let runtime = ensure_descriptors()
@@ -149,11 +166,10 @@ fn run() -> u8 {
     };
     let status = runtime.block_on(async {
         match cli.command {
-            Command::Produce(args) => produce::run(args).await,
+            Command::Produce(args) => produce::run(&args).await,
             Command::Tx(args) => tx::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::DevBroker(args) => Box::pin(dev_broker::run(args)).await,
-            Command::Inspect(args) => inspect::run(&args),
             Command::Topics(args) => look::topics::run(args).await,
             Command::Partitions(args) => look::partitions::run(args).await,
             Command::Brokers(args) => look::brokers::run(args).await,
@@ -161,6 +177,7 @@ fn run() -> u8 {
             Command::Read(args) => read::run(args).await,
             Command::Doctor(args) => Box::pin(doctor::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
+            _ => EXIT_FAILED,
         }
     });
     // A read of stdin that is still blocked is abandoned.

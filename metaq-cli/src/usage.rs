@@ -10,24 +10,62 @@ use crate::{
     stderr::print_text,
 };
 
-/// Adds the exit statuses to the end of the long help of a command and its subcommands.
+/// Adds examples and the exit statuses to the end of the long help of a command and its subcommands.
 pub(crate) fn with_statuses(command: clap::Command) -> clap::Command {
-    command.after_long_help(exit_status::HELP).mut_subcommands(with_statuses)
+    let examples = EXAMPLES.iter().find(|(name, _)| *name == command.get_name());
+    let help = match examples {
+        Some((_, lines)) => format!("Examples:\n{lines}\n\n{}", exit_status::HELP),
+        None => exit_status::HELP.to_owned(),
+    };
+    command.after_long_help(help).mut_subcommands(with_statuses)
 }
+
+/// Examples of commands, by their names.
+const EXAMPLES: [(&str, &str); 7] = [
+    (
+        "produce",
+        "  metaq produce -b zk://zk1:2181,zk2:2181/meta -t orders < orders.txt
+  metaq produce -b meta://broker:8123 -t orders --output human --wait 30s one.txt two.txt
+  tail -f app.log | metaq produce -t logs --rate 1000 --rejects rejects.txt
+  metaq produce -t orders --json-lines --ordered < messages.jsonl",
+    ),
+    ("tx", "  metaq tx -b zk://zk1:2181/meta -t orders --commit < orders.txt"),
+    (
+        "bench",
+        "  metaq bench -b meta://broker:8123 -t load-test --messages 1000000 --size 128 --in-flight 1024",
+    ),
+    (
+        "dev-broker",
+        "  metaq dev-broker --topic orders:4
+  metaq dev-broker --topic '*:1' --port 8123 --register zk://127.0.0.1:2181/meta",
+    ),
+    (
+        "inspect",
+        "  metaq inspect capture.bin
+  echo 76657273696f6e2036300d0a | metaq inspect --hex",
+    ),
+    ("config", "  metaq config show --origin --profile staging"),
+    ("completions", "  metaq completions bash > ~/.local/share/bash-completion/completions/metaq"),
+];
 
 /// Prints help to stdout, or a wrong usage to stderr without secrets; returns the exit status.
 pub(crate) fn print(error: &clap::Error) -> u8 {
     if error.use_stderr() {
-        print_text(&redacted(
-            &error.render().to_string(),
-            env::args_os().map(|arg| arg.to_string_lossy().into()),
-        ));
+        let args = env::args_os().map(|arg| arg.to_string_lossy().into());
+        print_text(&reworded(&redacted(&error.render().to_string(), args)));
         return EXIT_USAGE;
     }
     match write!(io::stdout(), "{}", error.render()).and_then(|()| io::stdout().flush()) {
         Ok(()) => EXIT_DONE,
         Err(error) => exit_status::of_output_error(&error),
     }
+}
+
+/// Replaces the standard library's words for a number that can't be parsed by a sentence for people.
+fn reworded(text: &str) -> String {
+    text.replace("invalid digit found in string", "expected a whole number")
+        .replace("cannot parse integer from empty string", "expected a whole number")
+        .replace("number too large to fit in target type", "the number is too large")
 }
 
 /// Removes from a text about the command line what stands before the `@` of a URL among its arguments: it may

@@ -83,8 +83,8 @@ async fn an_unknown_topic_gives_one_line_that_names_it() {
     assert_eq!((finished.status, finished.stdout.as_str()), (4, ""));
     assert_eq!(
         finished.stderr,
-        "metaq: can't send: topic nosuch can't be published: no broker offers it (waited 3s); check its name, and that \
-         a broker has it configured with acceptPublish\n"
+        "metaq: can't send: topic nosuch can't be published: no broker offers it (waited 1s); no broker is registered \
+         below the root /meta; check the root, and that brokers run\n"
     );
 }
 

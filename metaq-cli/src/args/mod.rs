@@ -1,9 +1,9 @@
 //! Values of command-line options that more than one subcommand takes. Each type parses its own text.
 
-mod cluster;
+mod connection;
 mod timeout;
 
 pub(crate) use self::{
-    cluster::Cluster,
+    connection::ConnectionArgs,
     timeout::{TransactionTimeout, parse_timeout},
 };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// Parses a time limit such as `3s`; zero is refused, since it leaves no time for anything.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let time = humantime::parse_duration(text)
+        .map_err(|_| "expected a duration with a unit, such as 500ms, 3s or 1m30s".to_owned())?;
     if time.is_zero() { Err("must be greater than zero".to_owned()) } else { Ok(time) }
 }
 

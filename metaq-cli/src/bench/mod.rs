@@ -15,13 +15,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use metaq_producer::{Message, Producer, ProducerConfig, SendError, SendHandle, SendReceipt, Topic};
+use metaq_producer::{Message, Producer, SendError, SendHandle, SendReceipt, Topic};
 use metaq_protocol::MAX_READABLE_DATA;
 use tokio::task::{JoinError, JoinHandle};
 
 use self::figures::{Failures, Figures, Tally};
 use crate::{
-    args::{Cluster, parse_timeout},
+    args::{ConnectionArgs, parse_timeout},
+    connect::connect,
     exit_status::{self, EXIT_FAILED, FailureCounts},
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
@@ -44,11 +45,6 @@ const HEADER: usize = 1024;
 /// printed, if they are read within --timeout. A second signal ends the program immediately.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
-    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
-    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers
-    #[arg(long)]
-    cluster: Cluster,
     /// The topic
     #[arg(long)]
     topic: Topic,
@@ -70,6 +66,8 @@ pub(crate) struct Args {
     /// Prints the figures also as one line of JSON, after the table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
@@ -79,26 +77,22 @@ pub(crate) async fn run(args: Args) -> u8 {
     };
     let (size, in_flight) = (args.size as usize, args.in_flight as usize);
     // One broker can have at most half of the messages that a producer has in flight.
-    let mut config = ProducerConfig::default();
+    let mut settings = match args.connection.settings(&[]) {
+        Ok(settings) => settings,
+        Err(status) => return status,
+    };
+    let config = &mut settings.config;
     config.send_timeout = args.timeout;
     config.max_in_flight = config.max_in_flight.max(2 * in_flight);
     let bytes = (2 * in_flight).saturating_mul(size + HEADER);
     // The limit is a `u32`; if messages are so large that it applies, fewer are in flight than the options
     // ask for.
     config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes).min(u32::MAX as usize);
-    let builder = Producer::builder().config(config);
-    let producer = match args.cluster.configure(builder).build() {
+    let topics = std::slice::from_ref(&args.topic);
+    let producer = match connect(settings, topics, None, |builder| builder, &mut signals).await {
         Ok(producer) => producer,
-        Err(error) => return print_error("the producer can't be created", &error),
+        Err(status) => return status,
     };
-    let published = tokio::select! {
-        published = producer.publish_topic(&args.topic) => published,
-        status = signals.next() => return status,
-    };
-    if let Err(error) = published {
-        print_error("can't send", &error);
-        return exit_status::of_publish_error(&error);
-    }
     let mut output = match Output::stdout() {
         Ok(output) => output,
         Err(error) => return print_error("the figures can't be written", &error),

@@ -1,7 +1,9 @@
 //! The lines of the input, read by a dedicated thread as soon as they are available.
 //!
-//! [`Lines`] is the handle; `source` names and opens the files, `splitter` cuts what is read into lines.
+//! [`Lines`] is the handle; `source` names and opens the files, `framing` says how their bytes are divided
+//! into lines, and `splitter` divides them.
 
+mod framing;
 mod source;
 mod splitter;
 
@@ -22,8 +24,11 @@ use nix::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
 
-pub(crate) use self::source::{Source, checked_sources, duplicate};
 use self::splitter::Splitter;
+pub(crate) use self::{
+    framing::{Delimiter, Framing},
+    source::{Source, checked_sources, duplicate},
+};
 
 const READ_SIZE: usize = 64 * 1024;
 
@@ -41,12 +46,14 @@ const LAST_FILE_READ: Duration = Duration::from_secs(1);
 /// reads the same input may have taken the data first.
 const LAST_OTHER_READ: Duration = Duration::from_millis(250);
 
-/// A line of the input, without its line feed.
+/// A message of the input, in general a line without its line feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Whole(Bytes),
     /// A line of more than [`MAX_LINE`] bytes.
     TooLong,
+    /// The part of a line, before which its length stands, at the end of the input.
+    Incomplete,
 }
 
 /// The lines that one read has completed, or the error after which there are no more.
@@ -64,8 +71,8 @@ pub(crate) struct Lines {
 /// The part of the input that was read and not taken when reading stopped.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
-    /// The number of lines, an incomplete last one included.
-    pub(crate) lines: u64,
+    /// The lines, an incomplete last one included.
+    pub(crate) lines: Vec<Line>,
     /// The error that ended reading, if it was not returned before.
     pub(crate) error: Option<io::Error>,
     /// True if a read in progress may have taken data that is in none of these lines.
@@ -96,7 +103,7 @@ impl Lines {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) fn read(sources: Vec<Source>) -> io::Result<Self> {
+    pub(crate) fn read(sources: Vec<Source>, framing: Framing) -> io::Result<Self> {
         let (batch_sender, batches) = mpsc::unbounded_channel();
         let (permits, permit_receiver) = std_mpsc::channel();
         for _ in 0..READ_AHEAD {
@@ -104,6 +111,7 @@ impl Lines {
             let _ = permits.send(());
         }
         let shared = Arc::<Shared>::default();
+        shared.reading.lock().splitter = Splitter::new(framing);
         let lines = Self { batches, permits, shared: Arc::clone(&shared) };
         thread::Builder::new().name("input".to_owned()).spawn(move || {
             if let Err(error) = read_sources(&sources, &shared, &permit_receiver, &batch_sender) {
@@ -139,11 +147,11 @@ impl Lines {
         let mut rest = Rest { is_incomplete: reading.in_progress.is_some(), ..Rest::default() };
         while let Ok(batch) = self.batches.try_recv() {
             match batch {
-                Ok(lines) => rest.lines += lines.len() as u64,
+                Ok(lines) => rest.lines.extend(lines),
                 Err(error) => rest.error = Some(error),
             }
         }
-        rest.lines += reading.splitter.end().len() as u64;
+        rest.lines.extend(reading.splitter.end());
         rest
     }
 }
@@ -188,6 +196,7 @@ fn read_source(
 ) -> io::Result<bool> {
     let limit = if file.metadata()?.is_file() { LAST_FILE_READ } else { LAST_OTHER_READ };
     let mut chunk = vec![0; READ_SIZE];
+    shared.reading.lock().splitter.begin_file();
     while permits.recv().is_ok() {
         let length = loop {
             // An input that can't be polled is read immediately.

@@ -42,6 +42,13 @@ impl Source {
         }
     }
 
+    /// Returns whether the source is the file at `path`.
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let (Ok(own), Ok(other)) = (self.metadata(), path.metadata()) else { return false };
+        own.is_file() && id(own) == id(other)
+    }
+
     /// Opens the source.
     pub(crate) fn open(&self) -> io::Result<File> {
         match self {

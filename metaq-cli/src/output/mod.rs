@@ -46,7 +46,11 @@ impl Output {
         Self::new(duplicate(io::stdout())?)
     }
 
-    fn new(file: File) -> io::Result<Self> {
+    /// A file.
+    ///
+    /// # Errors
+    /// When no thread is available.
+    pub(crate) fn new(file: File) -> io::Result<Self> {
         let piece = if file.metadata()?.is_file() { usize::MAX } else { ATOMIC_WRITE };
         let shared = Arc::<Shared>::default();
         let writing = Arc::clone(&shared);

@@ -4,12 +4,14 @@ use std::{
     fs::File,
     io::{self, Write as _},
     mem,
+    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
@@ -88,6 +90,8 @@ impl Shared {
                     self.written.store(portion.len() - rest.len(), Ordering::Release);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that shares the output may have made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_until_writable(file),
                 Err(error) => return Err(error),
             }
         }
@@ -108,4 +112,13 @@ impl Shared {
             self.progress.notify_one();
         }
     }
+}
+
+/// How often a thread that waits for its output looks whether writing was given up, in milliseconds.
+const LOOK_INTERVAL: u8 = 100;
+
+/// Waits until a non-blocking file accepts text, or for a moment.
+fn wait_until_writable(file: &File) {
+    // A failure shows at the next write.
+    let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(LOOK_INTERVAL));
 }

@@ -1,44 +1,27 @@
-//! The result line of each message, and the progress.
+//! The result line of each message, the progress, and the summary.
 //!
-//! `unwritten` counts the results that could not be written.
+//! `lines` has the forms of lines, `unwritten` counts the results that could not be written.
 
+mod lines;
 mod unwritten;
 
-use std::{io, time::Instant};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+    time::Instant,
+};
 
 use metaq_producer::{Outcome, Partition, SendError, SendReceipt, transaction::TransactionReceipt};
-use serde::Serialize;
 
 pub(crate) use self::unwritten::Unwritten;
 use crate::{
+    display::{self, OutputForm},
     exit_status::FailureCounts,
+    input::Framing,
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
-    stderr::describe,
+    stderr::{describe, print_message},
 };
-
-/// The JSON line of a stored message.
-#[derive(Serialize)]
-struct StoredLine {
-    line: u64,
-    partition: String,
-    offset: i64,
-    id: String,
-}
-
-/// The JSON line of a message that was not acknowledged.
-#[derive(Serialize)]
-struct FailedLine<'a> {
-    line: u64,
-    error: Failure<'a>,
-}
-
-#[derive(Serialize)]
-struct Failure<'a> {
-    kind: &'a str,
-    outcome: &'a str,
-    message: &'a str,
-}
 
 /// The result of a transaction.
 #[derive(Debug, Default)]
@@ -80,47 +63,59 @@ pub(crate) fn describe_send_error(error: &SendError) -> String {
     }
 }
 
-/// The JSON line of a transaction's result.
-#[derive(Serialize)]
-struct TransactionLine<'a> {
-    transaction: Option<&'a str>,
-    outcome: &'a str,
-    messages: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Reason<'a>>,
+/// Where results are written.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    Stdout,
+    File(File),
 }
 
-#[derive(Serialize)]
-struct Reason<'a> {
-    kind: &'a str,
-    message: &'a str,
-}
-
-/// Prints one line to stdout for each message, and the progress to stderr if that is a terminal.
+/// Prints one line for each message, and the progress to stderr if that is a terminal.
 #[derive(Debug)]
 pub(crate) struct Report {
+    form: OutputForm,
     output: Output,
+    /// The framing of the messages that are written to stdout.
+    tee: Option<Framing>,
+    /// The output of these messages, if it is not that of the results.
+    tee_output: Option<Output>,
     unwritten: Unwritten,
     acknowledged: u64,
     failed: FailureCounts,
     progress: Option<ProgressLine>,
+    started: Instant,
     /// The time of the last update of the progress.
     shown: Instant,
 }
 
 impl Report {
+    /// `tee` is the framing in which messages are written to stdout.
+    ///
     /// # Errors
     /// When no file descriptor or no thread is available.
-    pub(crate) fn new() -> io::Result<Self> {
-        let (output, unwritten) = (Output::stdout()?, Unwritten::default());
-        let progress = ProgressLine::new(None, "{msg}");
+    pub(crate) fn new(form: OutputForm, destination: Destination, tee: Option<Framing>) -> io::Result<Self> {
+        let is_file = matches!(destination, Destination::File(_));
+        let output = match destination {
+            Destination::Stdout => Output::stdout()?,
+            Destination::File(file) => Output::new(file)?,
+        };
+        let tee_output = if tee.is_some() && is_file { Some(Output::stdout()?) } else { None };
+        // On a terminal that shows lines of results, the progress would be among them.
+        let has_lines = tee.is_some() || (form != OutputForm::Human && !is_file);
+        let has_progress = !(display::is_quiet() || has_lines && io::stdout().is_terminal());
+        let progress = if has_progress { ProgressLine::new(None, "{msg}") } else { None };
+        let now = Instant::now();
         Ok(Self {
+            form,
             output,
-            unwritten,
+            tee,
+            tee_output,
+            unwritten: Unwritten::default(),
             acknowledged: 0,
             failed: FailureCounts::default(),
             progress,
-            shown: Instant::now(),
+            started: now,
+            shown: now,
         })
     }
 
@@ -129,51 +124,50 @@ impl Report {
         &mut self.output
     }
 
+    /// Stops writing for `reason`.
+    pub(crate) fn give_up(&mut self, reason: &io::Error) {
+        for output in self.tee_output.iter_mut().chain([&mut self.output]) {
+            output.give_up(io::Error::new(reason.kind(), reason.to_string()));
+        }
+    }
+
     /// Returns the messages that were not acknowledged so far.
     pub(crate) fn failures(&self) -> FailureCounts {
         self.failed
     }
 
+    /// Writes a message to stdout that is being sent, if that is asked for.
+    pub(crate) fn tee(&mut self, message: &[u8]) {
+        if let Some(framing) = &self.tee {
+            let output = self.tee_output.as_mut().unwrap_or(&mut self.output);
+            framing.write(message, output.text());
+        }
+    }
+
     pub(crate) fn message(&mut self, line: u64, result: &Result<SendReceipt, SendError>) {
         match result {
-            Ok(receipt) => self.stored(line, receipt),
+            Ok(receipt) => self.stored(line, receipt.partition, receipt.offset, receipt.message_id),
             Err(error) => {
                 self.failed(line, error.kind().as_str(), error.outcome(), &describe_send_error(error))
             }
         }
     }
 
-    fn stored(&mut self, line: u64, receipt: &SendReceipt) {
+    fn stored(&mut self, line: u64, partition: Partition, offset: i64, id: impl std::fmt::Display) {
         self.acknowledged += 1;
         if self.has_failed() {
             return self.unwritten.add(line, None);
         }
-        self.write(&StoredLine {
-            line,
-            partition: receipt.partition.to_string(),
-            offset: receipt.offset,
-            id: receipt.message_id.to_string(),
-        });
+        lines::stored(self.output.text(), self.form, line, partition, offset, id);
     }
 
     /// Reports a message of a transaction that the broker accepted. The broker doesn't report its offset.
     pub(crate) fn accepted(&mut self, line: u64, receipt: &TransactionReceipt) {
-        self.acknowledged += 1;
-        if self.has_failed() {
-            return self.unwritten.add(line, None);
-        }
-        self.write(&StoredLine {
-            line,
-            partition: receipt.partition.to_string(),
-            offset: -1,
-            id: receipt.message_id.to_string(),
-        });
+        self.stored(line, receipt.partition, -1, receipt.message_id);
     }
 
     pub(crate) fn transaction(&mut self, result: &TransactionResult) {
-        let error = result.error.as_ref().map(|(kind, message)| Reason { kind, message });
-        let (transaction, outcome) = (result.transaction.as_deref(), result.outcome);
-        self.write(&TransactionLine { transaction, outcome, messages: result.messages, error });
+        lines::transaction(self.output.text(), self.form, result);
     }
 
     pub(crate) fn failed(&mut self, line: u64, kind: &str, outcome: Outcome, message: &str) {
@@ -181,57 +175,92 @@ impl Report {
         if self.has_failed() {
             return self.unwritten.add(line, Some(outcome.as_str()));
         }
-        self.write(&FailedLine { line, error: Failure { kind, outcome: outcome.as_str(), message } });
+        if self.form == OutputForm::Human {
+            return print_message(&format!("line {line} ({}): {message}", outcome.as_str()));
+        }
+        lines::failed(self.output.text(), self.form, line, (kind, outcome.as_str(), message));
     }
 
-    fn write(&mut self, line: &impl Serialize) {
-        let text = self.output.text();
-        // Numbers and texts always serialize, and writing to memory can't fail.
-        let _ = serde_json::to_writer(&mut *text, line);
-        text.push(b'\n');
+    /// Appends the account of all messages for people.
+    pub(crate) fn summary(&mut self) {
+        let FailureCounts { not_sent, rejected, unknown } = self.failed;
+        let (acknowledged, seconds) = (self.acknowledged, self.started.elapsed().as_secs_f64());
+        let failed = if self.failed.sum() == 0 {
+            String::new()
+        } else {
+            format!(", {rejected} rejected, {unknown} unknown, {not_sent} not sent")
+        };
+        let rate = acknowledged as f64 / seconds.max(1e-9);
+        let all = count_messages(acknowledged + self.failed.sum());
+        let text =
+            format!("{all}: {acknowledged} acknowledged{failed} in {seconds:.2} s ({rate:.0} a second)");
+        if self.tee.is_some() {
+            // Stdout has messages.
+            print_message(&text);
+        } else {
+            self.output.text().extend_from_slice(format!("{text}\n").as_bytes());
+        }
     }
 
     /// Returns whether more should be reported before [`changed`](Self::changed) completes. After writing has
     /// failed this is always true: results that can't be written are only counted.
     pub(crate) fn has_capacity(&mut self) -> bool {
-        self.output.has_capacity() || self.count_unwritten()
+        let has_capacity = self.tee_output.as_mut().is_none_or(Output::has_capacity);
+        (self.output.has_capacity() && has_capacity) || self.count_unwritten()
     }
 
     /// Returns whether writing has failed.
     pub(crate) fn has_failed(&self) -> bool {
-        self.output.has_failed()
+        self.output.has_failed() || self.tee_output.as_ref().is_some_and(Output::has_failed)
     }
 
     /// Waits until there may be capacity again, or writing has failed. May return early.
     pub(crate) async fn changed(&mut self) {
-        self.output.changed().await;
+        match &mut self.tee_output {
+            None => self.output.changed().await,
+            Some(tee) => tokio::select! {
+                () = self.output.changed() => {}
+                () = tee.changed() => {}
+            },
+        }
     }
 
     /// Hands all reported lines to the thread that writes.
     pub(crate) fn flush(&mut self) {
         self.output.flush();
+        if let Some(tee) = &mut self.tee_output {
+            tee.flush();
+        }
     }
 
     /// Waits until all lines are written, or writing has failed.
     pub(crate) async fn written(&mut self) {
+        if let Some(tee) = &mut self.tee_output {
+            tee.written().await;
+        }
         self.output.written().await;
     }
 
     /// Counts the results that were not written. Returns whether writing has failed.
     fn count_unwritten(&mut self) -> bool {
-        if self.has_failed() {
+        let has_failed = self.has_failed();
+        if has_failed && self.form != OutputForm::Human {
             self.unwritten.count(&self.output.take_unwritten());
         }
-        self.has_failed()
+        has_failed
     }
 
     /// Takes the error that ended writing, and the results that could not be written.
     pub(crate) fn take_failure(&mut self) -> Option<(io::Error, Unwritten)> {
+        let is_human = self.form == OutputForm::Human;
+        let has_rest = is_human && self.output.has_failed() && !self.output.take_unwritten().is_empty();
         self.count_unwritten();
         let unwritten = std::mem::take(&mut self.unwritten);
-        let failure = self.output.take_failure();
+        let of_tee = self.tee_output.as_mut().and_then(Output::take_failure);
+        let failure = of_tee.or_else(|| self.output.take_failure());
         // Writing may complete just when it is given up.
-        let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut || !unwritten.is_empty();
+        let is_failure =
+            |error: &io::Error| error.kind() != io::ErrorKind::TimedOut || has_rest || !unwritten.is_empty();
         failure.filter(is_failure).map(|error| (error, unwritten))
     }
 

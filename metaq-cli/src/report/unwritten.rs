@@ -29,16 +29,27 @@ struct Failure<'a> {
     outcome: &'a str,
 }
 
+/// Returns the number of a line of results, and the outcome unless the message was stored. The line is JSON,
+/// or words separated by tabs.
+fn printed(line: &[u8]) -> Option<(u64, Option<&str>)> {
+    if line.first() == Some(&b'{') {
+        let Printed { line, error } = serde_json::from_slice(line).ok()?;
+        return Some((line, error.map(|error| error.outcome)));
+    }
+    let mut words = str::from_utf8(line).ok()?.split('\t');
+    let (number, outcome) = (words.next()?.parse().ok()?, words.next()?);
+    Some((number, Some(outcome).filter(|outcome| *outcome != "stored")))
+}
+
 impl Unwritten {
     /// Counts the results in lines that were not written. Other lines, such as the result of a transaction,
     /// don't count.
     pub(super) fn count(&mut self, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n') {
-            let Ok(Printed { line, error }) = serde_json::from_slice(line) else {
-                self.has_other |= !line.is_empty();
-                continue;
-            };
-            self.add(line, error.map(|error| error.outcome));
+            match printed(line) {
+                Some((line, outcome)) => self.add(line, outcome),
+                None => self.has_other |= !line.is_empty(),
+            }
         }
     }
 
@@ -92,8 +103,9 @@ mod tests {
             b"{\"line\":9,\"error\":{\"kind\":\"k\",\"outcome\":\"not-sent\",\"message\":\"\"}}\n\
               {\"line\":8,\"error\":{\"kind\":\"k\",\"outcome\":\"rejected\",\"message\":\"\"}}\n",
         );
+        unwritten.count(b"10\tstored\t0-1\t7\t-5\n11\tunknown\tk\ttext\n");
         let text =
-            "of lines 3 to 9, 4 results could not be written: 1 taken, 1 rejected, 1 unknown, 1 not sent";
+            "of lines 3 to 11, 6 results could not be written: 2 taken, 1 rejected, 2 unknown, 1 not sent";
         assert_eq!(unwritten.describe("taken"), text);
     }
 }

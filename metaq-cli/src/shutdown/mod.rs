@@ -36,6 +36,11 @@ pub(crate) trait PendingResults {
 
     /// The destination of results.
     fn output(&mut self) -> &mut Output;
+
+    /// Stops writing for `reason`. A write that is blocked is abandoned.
+    fn give_up(&mut self, reason: io::Error) {
+        self.output().give_up(reason);
+    }
 }
 
 /// Completes pending results: without a time limit until a signal arrives, then until the deadline that the
@@ -50,7 +55,7 @@ pub(crate) async fn finish(pending: &mut impl PendingResults, shutdown: &mut Shu
         return;
     }
     let reason = "they were not read before the program had to end";
-    pending.output().give_up(io::Error::new(io::ErrorKind::TimedOut, reason));
+    pending.give_up(io::Error::new(io::ErrorKind::TimedOut, reason));
     pending.complete().await;
 }
 

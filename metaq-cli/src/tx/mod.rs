@@ -4,16 +4,18 @@ mod run;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use metaq_producer::{Producer, Topic, transaction::TransactionOptions};
+use metaq_producer::{Topic, transaction::TransactionOptions};
 
 use self::run::Run;
 use crate::{
-    args::{Cluster, TransactionTimeout},
-    exit_status::{self, EXIT_USAGE},
-    input::{Lines, checked_sources},
-    report::Report,
+    args::{ConnectionArgs, TransactionTimeout},
+    connect::connect,
+    display::{OutputForm, output_form},
+    exit_status::EXIT_USAGE,
+    input::{Framing, Lines, checked_sources},
+    report::{Destination, Report},
     shutdown::{Shutdown, StopSignals, close},
-    stderr::print_error,
+    stderr::{print_error, print_message},
 };
 
 /// Limit on writing results after the first signal, unless the transaction's timeout is shorter.
@@ -36,14 +38,9 @@ const WRITE_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("end").args(["commit", "rollback"]).required(true)))]
 pub(crate) struct Args {
-    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
-    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
-    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers
-    #[arg(long)]
-    cluster: Cluster,
     /// The topic. When repeated, line N goes to topic (N-1) modulo their number; one broker must have all of
     /// them
-    #[arg(long = "topic", value_name = "TOPIC", required = true)]
+    #[arg(short, long = "topic", value_name = "TOPIC", required = true)]
     topics: Vec<Topic>,
     /// Commits at the end of the input
     #[arg(long)]
@@ -63,6 +60,8 @@ pub(crate) struct Args {
     /// Files to read; stdin when there are none, or for -
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
@@ -77,26 +76,28 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
-    let producer = match args.cluster.clone().configure(Producer::builder()).build() {
-        Ok(producer) => producer,
-        Err(error) => return print_error("the producer can't be created", &error),
+    let settings = match args.connection.settings(&[]) {
+        Ok(settings) => settings,
+        Err(status) => return status,
     };
-    for topic in &args.topics {
-        let published = tokio::select! {
-            published = producer.publish_topic(topic) => published,
-            status = signals.next() => return status,
-        };
-        if let Err(error) = published {
-            print_error("can't send", &error);
-            return exit_status::of_publish_error(&error);
+    let form = match output_form(settings.get("output")) {
+        Ok(form) => form.unwrap_or(OutputForm::Json),
+        Err(text) => {
+            print_message(&text);
+            return EXIT_USAGE;
         }
-    }
+    };
+    let producer = match connect(settings, &args.topics, None, |builder| builder, &mut signals).await {
+        Ok(producer) => producer,
+        Err(status) => return status,
+    };
     let options = match args.timeout {
         TransactionTimeout::After(timeout) => TransactionOptions::new().with_timeout(timeout),
         TransactionTimeout::Never => TransactionOptions::new().without_timeout(),
     };
     let transaction = producer.begin(options);
-    let started = Report::new().and_then(|report| Ok((report, Lines::read(sources)?)));
+    let started = Report::new(form, Destination::Stdout, None)
+        .and_then(|report| Ok((report, Lines::read(sources, Framing::default())?)));
     let (report, lines) = match started {
         Ok(started) => started,
         Err(error) => return print_error("the input and the output can't be set up", &error),

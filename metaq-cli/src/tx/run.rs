@@ -156,7 +156,7 @@ impl Run {
         if !matches!(stop, StopReason::EndOfInput) {
             // These lines were read and will not be sent, but are reported, too.
             let rest = lines.take_rest();
-            self.unsent += batch.len() as u64 + rest.lines;
+            self.unsent += batch.len() as u64 + rest.lines.len() as u64;
             if let Some(error) = rest.error {
                 print_error("the input can't be read", &error);
             }

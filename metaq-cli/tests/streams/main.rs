@@ -8,6 +8,7 @@ mod dev_broker_end;
 mod input;
 mod input_stop;
 mod memory;
+mod nonblocking;
 mod signals;
 mod stderr;
 mod unread;

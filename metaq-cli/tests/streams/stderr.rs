@@ -174,3 +174,26 @@ async fn progress_is_shown_on_a_terminal() {
     let shown = String::from_utf8(shown).unwrap();
     assert!(shown.contains("3 acknowledged, 0 failed, 0 in flight"), "{shown:?}");
 }
+
+/// Where results and progress would share a terminal, there is no progress.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_is_never_among_the_results() {
+    let broker = broker().await;
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    for tee in [false, true] {
+        let terminal = openpty(&size, None).unwrap();
+        let mut produce = command("produce", &broker, if tee { &["--tee"] } else { &[] });
+        produce.env("TERM", "xterm").stderr(terminal.slave.try_clone().unwrap()).stdout(terminal.slave);
+        let mut metaq = Running::start(&mut produce);
+        drop(produce);
+        metaq.stdin.take().unwrap().write_all(b"1\n2\n3\n").unwrap();
+        assert_eq!(metaq.wait().unwrap().code(), Some(0));
+        let mut shown = Vec::new();
+        // Reading ends with EIO when the last process has closed the terminal.
+        let _ = File::from(terminal.master).read_to_end(&mut shown);
+        let shown = String::from_utf8(shown).unwrap();
+        let has_data =
+            if tee { shown.starts_with("1\r\n2\r\n3\r\n") } else { shown.matches("line").count() == 3 };
+        assert!(has_data && !shown.contains('\x1b') && !shown.contains("in flight"), "{shown:?}");
+    }
+}

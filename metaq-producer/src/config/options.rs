@@ -151,7 +151,7 @@ impl ProducerConfig {
 }
 
 fn duration(to: &mut Duration, text: &str) -> Result<(), String> {
-    let problem = |error| format!("it has to be a duration such as 3s or 500ms: {error}");
+    let problem = |_| "it has to be a duration with a unit, such as 3s or 500ms".to_owned();
     *to = humantime::parse_duration(text).map_err(problem)?;
     Ok(())
 }
@@ -161,8 +161,17 @@ fn size(to: &mut usize, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn number<N: std::str::FromStr<Err: std::fmt::Display>>(to: &mut N, text: &str) -> Result<(), String> {
-    *to = text.trim().parse().map_err(|error| format!("it has to be a whole number: {error}"))?;
+fn number<N: std::str::FromStr>(to: &mut N, text: &str) -> Result<(), String> {
+    let text = text.trim();
+    let problem = || {
+        let is_whole = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse::<u64>() {
+            Ok(0) => "it has to be greater than zero",
+            _ if is_whole => "it is too large",
+            _ => "it has to be a whole number",
+        }
+    };
+    *to = text.parse().map_err(|_| problem().to_owned())?;
     Ok(())
 }
 

@@ -1,0 +1,71 @@
+//! The options of every command that connects to a cluster.
+
+use std::path::PathBuf;
+
+use crate::{
+    exit_status::EXIT_USAGE,
+    settings::{Flag, Settings, Sources},
+    stderr::print_message,
+};
+
+/// The options that name the cluster, say how it is connected to, and where further settings are.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
+    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
+    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers. Required, here, as
+    /// METAQ_CLUSTER or in a file of settings
+    #[arg(short = 'b', long, value_name = "CLUSTER")]
+    cluster: Option<String>,
+    /// Connects to the registry by TLS, and trusts the certificate authorities in this PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<String>,
+    /// The client's certificate for TLS, as PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The private key of the client's certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// The credentials for ZooKeeper, digest:file:PATH or digest:env:VARIABLE, which hold USER:PASSWORD
+    #[arg(long, value_name = "SCHEME:PLACE")]
+    zk_auth: Option<String>,
+    /// The credentials for etcd, file:PATH or env:VARIABLE, which hold USER:PASSWORD
+    #[arg(long, value_name = "PLACE")]
+    etcd_auth: Option<String>,
+    /// Sets a producer's option, such as retry.max_attempts=3; may be repeated
+    #[arg(short = 'X', long = "set", value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// The file of settings, TOML. Without it $METAQ_CONFIG, or ~/.config/metaq/config.toml if that exists
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The profile of the file of settings, a table [profiles.NAME]; else $METAQ_PROFILE, or the file's
+    /// profile
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+}
+
+impl ConnectionArgs {
+    /// Collects the settings from these options, from `flags` of the command, the environment and the file.
+    /// When they can't be used, prints the reason, and fails with the exit status.
+    pub(crate) fn settings(&self, flags: &[Flag<'_>]) -> Result<Settings, u8> {
+        let own = [
+            Flag::new("cluster", "--cluster", self.cluster.as_deref()),
+            Flag::new("tls.ca", "--tls-ca", self.tls_ca.as_deref()),
+            Flag::new("tls.cert", "--tls-cert", self.tls_cert.as_deref()),
+            Flag::new("tls.key", "--tls-key", self.tls_key.as_deref()),
+            Flag::new("zk_auth", "--zk-auth", self.zk_auth.as_deref()),
+            Flag::new("etcd_auth", "--etcd-auth", self.etcd_auth.as_deref()),
+        ];
+        let sources = Sources {
+            flags: own.iter().chain(flags),
+            set: &self.set,
+            file: self.config.as_deref(),
+            profile: self.profile.as_deref(),
+        };
+        Settings::collect(sources).map_err(|text| {
+            print_message(&text);
+            EXIT_USAGE
+        })
+    }
+}

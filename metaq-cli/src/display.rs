@@ -1,0 +1,106 @@
+//! How much is shown, and in which form: the options that every command has.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+};
+
+use clap::ValueEnum;
+
+/// The options that every command has.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Display")]
+pub(crate) struct DisplayArgs {
+    /// The form of results on stdout: a summary for people, lines of JSON, or lines of words separated by
+    /// tabs. By default what the command's description says; else $METAQ_OUTPUT
+    #[arg(long, global = true, value_name = "FORM")]
+    output: Option<OutputForm>,
+    /// Shows no progress and no summary
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Writes a log to stderr; twice for more. METAQ_LOG selects in detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Whether help and log are coloured; by default on a terminal, unless NO_COLOR is set or TERM is dumb
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+}
+
+/// The form of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputForm {
+    /// A summary for people
+    Human,
+    /// Lines of JSON
+    Json,
+    /// Lines of words separated by tabs
+    Plain,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// The options of this run.
+static DISPLAY: OnceLock<DisplayArgs> = OnceLock::new();
+
+impl DisplayArgs {
+    /// Makes these the options of this run.
+    pub(crate) fn install(self) {
+        // It is called once.
+        let _ = DISPLAY.set(self);
+    }
+
+    fn current() -> Self {
+        DISPLAY.get().cloned().unwrap_or_default()
+    }
+}
+
+/// Returns the form of results if one is asked for by option, or else by `setting`.
+///
+/// # Errors
+/// A text when the setting names no form.
+pub(crate) fn output_form(setting: Option<&str>) -> Result<Option<OutputForm>, String> {
+    let named = DisplayArgs::current().output;
+    match (named, setting) {
+        (Some(form), _) => Ok(Some(form)),
+        (None, None) => Ok(None),
+        (None, Some(text)) => match OutputForm::from_str(text, false) {
+            Ok(form) => Ok(Some(form)),
+            Err(_) => Err(format!("output is {text:?}, but has to be human, json or plain")),
+        },
+    }
+}
+
+/// Returns whether neither progress nor summaries are shown.
+pub(crate) fn is_quiet() -> bool {
+    DisplayArgs::current().quiet
+}
+
+/// Returns the log's directives that `-v` stands for.
+pub(crate) fn log_directives() -> Option<&'static str> {
+    match DisplayArgs::current().verbose {
+        0 => None,
+        1 => Some("info"),
+        _ => Some("debug"),
+    }
+}
+
+/// Returns whether the log is coloured.
+pub(crate) fn log_has_colors() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    match DisplayArgs::current().color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto if is_set("CLICOLOR_FORCE") => true,
+        Color::Auto => {
+            let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+            io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+        }
+    }
+}

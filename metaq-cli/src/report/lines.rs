@@ -1,0 +1,102 @@
+//! The lines of results: JSON, or words separated by tabs.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use super::TransactionResult;
+use crate::display::OutputForm;
+
+/// The JSON line of a message that was not acknowledged.
+#[derive(Serialize)]
+struct FailedLine<'a> {
+    line: u64,
+    error: Failure<'a>,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    kind: &'a str,
+    outcome: &'a str,
+    message: &'a str,
+}
+
+/// The JSON line of a transaction's result.
+#[derive(Serialize)]
+struct TransactionLine<'a> {
+    transaction: Option<&'a str>,
+    outcome: &'a str,
+    messages: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Reason<'a>>,
+}
+
+#[derive(Serialize)]
+struct Reason<'a> {
+    kind: &'a str,
+    message: &'a str,
+}
+
+/// Appends the line of a stored message; people get none.
+pub(super) fn stored(
+    text: &mut Vec<u8>,
+    form: OutputForm,
+    line: u64,
+    partition: impl std::fmt::Display,
+    offset: i64,
+    id: impl std::fmt::Display,
+) {
+    // Writing to memory can't fail, and none of these has a character that JSON escapes.
+    let _ = match form {
+        OutputForm::Human => Ok(()),
+        OutputForm::Json => {
+            writeln!(text, r#"{{"line":{line},"partition":"{partition}","offset":{offset},"id":"{id}"}}"#)
+        }
+        OutputForm::Plain => writeln!(text, "{line}\tstored\t{partition}\t{offset}\t{id}"),
+    };
+}
+
+/// Appends the line of a message that was not acknowledged; people get none.
+pub(super) fn failed(
+    text: &mut Vec<u8>,
+    form: OutputForm,
+    line: u64,
+    (kind, outcome, message): (&str, &str, &str),
+) {
+    match form {
+        OutputForm::Human => {}
+        OutputForm::Json => json(text, &FailedLine { line, error: Failure { kind, outcome, message } }),
+        OutputForm::Plain => {
+            let message = message.replace(['\t', '\n'], " ");
+            // Writing to memory can't fail.
+            let _ = writeln!(text, "{line}\t{outcome}\t{kind}\t{message}");
+        }
+    }
+}
+
+/// Appends the line of a transaction.
+pub(super) fn transaction(text: &mut Vec<u8>, form: OutputForm, result: &TransactionResult) {
+    let id = result.transaction.as_deref();
+    // Writing to memory can't fail.
+    let _ = match form {
+        OutputForm::Human => writeln!(text, "{}", result.describe()),
+        OutputForm::Json => {
+            let error = result.error.as_ref().map(|(kind, message)| Reason { kind, message });
+            let (outcome, messages) = (result.outcome, result.messages);
+            json(text, &TransactionLine { transaction: id, outcome, messages, error });
+            Ok(())
+        }
+        OutputForm::Plain => {
+            let (kind, error) = result.error.as_ref().map_or(("", ""), |(kind, text)| (*kind, text.as_str()));
+            let error = error.replace(['\t', '\n'], " ");
+            let (id, outcome, messages) = (id.unwrap_or(""), result.outcome, result.messages);
+            writeln!(text, "transaction\t{outcome}\t{id}\t{messages}\t{kind}\t{error}")
+        }
+    };
+}
+
+fn json(text: &mut Vec<u8>, line: &impl Serialize) {
+    // Numbers and texts always serialize, and writing to memory can't fail.
+    let _ = serde_json::to_writer(&mut *text, line);
+    text.push(b'\n');
+}

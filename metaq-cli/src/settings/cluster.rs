@@ -1,0 +1,128 @@
+//! The source of broker addresses.
+
+use std::{path::Path, time::Duration};
+
+use metaq_producer::{
+    BrokerAddr, ProducerBuilder, Topic,
+    discovery::{Discovery as _, DiscoveryError, FileDiscovery, ZooKeeperConfig, ZooKeeperDiscovery},
+    error::InvalidBrokerAddr,
+};
+
+use super::{Settings, access::Access};
+use crate::stderr::describe;
+
+/// The source of broker addresses.
+#[derive(Clone, Debug)]
+pub(crate) enum Cluster {
+    ZooKeeper(ZooKeeperDiscovery),
+    Direct(BrokerAddr),
+    File(FileDiscovery),
+    #[cfg(feature = "etcd")]
+    Etcd(metaq_producer::discovery::EtcdDiscovery),
+}
+
+impl Settings {
+    /// Returns the cluster that the settings name. `limit` is the time in which a registry has to answer.
+    /// Nothing is connected to yet.
+    ///
+    /// # Errors
+    /// A text about the setting that can't be used.
+    pub(crate) fn cluster(&self, limit: Duration) -> Result<Cluster, String> {
+        let Some(text) = self.get("cluster") else {
+            return Err(
+                "no cluster is named: use --cluster, METAQ_CLUSTER, or cluster in a file of settings"
+                    .to_owned(),
+            );
+        };
+        self.open(text, limit).map_err(|reason| format!("{}: {reason}", self.origin("cluster")))
+    }
+
+    fn open(&self, text: &str, limit: Duration) -> Result<Cluster, String> {
+        if text.starts_with("zk://") {
+            let access = Access::read(self, "zk_auth")?;
+            let mut config = ZooKeeperConfig::default();
+            config.connect_timeout = limit;
+            config.credentials = access.credentials;
+            #[cfg(feature = "tls")]
+            {
+                config.tls = access.tls;
+            }
+            self.ensure_tls_is_built()?;
+            let discovery = ZooKeeperDiscovery::with_config(text, config);
+            discovery.map(Cluster::ZooKeeper).map_err(|error: DiscoveryError| describe(&error))
+        } else if text.starts_with("meta://") {
+            Access::refuse(self, "one broker without a registry")?;
+            text.parse().map(Cluster::Direct).map_err(|error: InvalidBrokerAddr| error.to_string())
+        } else if text.starts_with("etcd://") {
+            self.etcd(text, limit)
+        } else if let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) {
+            Access::refuse(self, "a file of brokers")?;
+            if Path::new(path).is_dir() {
+                return Err(format!("{path} is a directory, not a file of brokers"));
+            }
+            Ok(Cluster::File(FileDiscovery::new(path)))
+        } else {
+            // The text may have a secret in front of an @.
+            Err("it is no cluster; expected zk://HOST:PORT,HOST:PORT/ROOT, etcd://HOST:PORT,HOST:PORT/ROOT, \
+                 meta://HOST:PORT or file:PATH"
+                .to_owned())
+        }
+    }
+
+    #[cfg(feature = "etcd")]
+    fn etcd(&self, text: &str, limit: Duration) -> Result<Cluster, String> {
+        let access = Access::read(self, "etcd_auth")?;
+        let mut config = metaq_producer::discovery::EtcdConfig::default();
+        config.connect_timeout = limit;
+        config.credentials = access.credentials;
+        #[cfg(feature = "tls")]
+        {
+            config.tls = access.tls;
+        }
+        self.ensure_tls_is_built()?;
+        let discovery = metaq_producer::discovery::EtcdDiscovery::with_config(text, config);
+        discovery.map(Cluster::Etcd).map_err(|error| describe(&error))
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn etcd(&self, _: &str, _: Duration) -> Result<Cluster, String> {
+        Err("this metaq was built without etcd; cargo install it with --features etcd".to_owned())
+    }
+
+    /// Fails when the settings ask for TLS, and the command was built without it.
+    fn ensure_tls_is_built(&self) -> Result<(), String> {
+        if !cfg!(feature = "tls") && self.get("tls.ca").is_some() {
+            return Err("this metaq was built without TLS; cargo install it with --features tls".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// Sets the source of broker addresses on `builder`.
+    pub(crate) fn configure(self, builder: ProducerBuilder) -> ProducerBuilder {
+        match self {
+            Self::ZooKeeper(discovery) => builder.discovery(discovery),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(discovery) => builder.discovery(discovery),
+            Self::File(discovery) => builder.discovery(discovery),
+            Self::Direct(broker) => builder.broker(broker),
+        }
+    }
+
+    /// Returns whether the topics of the cluster are listed somewhere.
+    pub(crate) fn has_registry(&self) -> bool {
+        !matches!(self, Self::Direct(_))
+    }
+
+    /// Returns the topics of the registry; `None` where there is none, or it can't be read.
+    pub(crate) async fn topics(&self) -> Option<Vec<Topic>> {
+        match self {
+            Self::ZooKeeper(discovery) => discovery.topics().await.ok(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(discovery) => discovery.topics().await.ok(),
+            Self::File(discovery) => discovery.topics().await.ok(),
+            Self::Direct(_) => None,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Where settings come from, and what shows them.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use metaq_testkit::Broker;
+use serde_json::Value;
+
+/// Runs `metaq` with these variables, and without a file of settings in the home directory.
+fn metaq(home: &Path, variables: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));
+    metaq.args(args).env("HOME", home).env_remove("XDG_CONFIG_HOME").envs(variables.iter().copied());
+    metaq.stdin(std::process::Stdio::null());
+    metaq.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap()
+}
+
+/// Returns the value and the origin of a setting as `metaq config show` prints them.
+fn shown(output: &Output, name: &str) -> (Value, String) {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let lines = text(&output.stdout).lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = lines.into_iter().find(|line| line["name"] == name).expect("it is shown");
+    (line["value"].clone(), line["origin"].as_str().unwrap().to_owned())
+}
+
+const FILE: &str = "
+    cluster = 'meta://file:1'
+    send_timeout = '7s'
+    retry.max_attempts = 7
+    max_in_flight = 77
+    [profiles.near]
+    send_timeout = '8s'
+    retry.max_attempts = 8
+";
+
+#[test]
+fn a_setting_comes_from_the_first_place_that_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    fs::write(&file, FILE).unwrap();
+    let path = file.to_str().unwrap();
+    let show = ["config", "show", "--origin", "--output", "json"];
+    let variables = [("METAQ_RETRY_MAX_ATTEMPTS", "9"), ("METAQ_CONFIG", path)];
+    let output =
+        metaq(folder.path(), &variables, &[&show[..], &["--profile", "near", "-X", "ordered=true"]].concat());
+    for (name, value, origin) in [
+        ("cluster", "meta://file:1", format!("file {path}")),
+        ("send_timeout", "8s", "profile near".to_owned()),
+        ("retry.max_attempts", "9", "environment METAQ_RETRY_MAX_ATTEMPTS".to_owned()),
+        ("max_in_flight", "77", format!("file {path}")),
+        ("ordered", "true", "option -X".to_owned()),
+        ("publish_timeout", "10s", "default".to_owned()),
+    ] {
+        assert_eq!(shown(&output, name), (value.into(), origin), "{name}");
+    }
+    // The file of the user, and a flag before all.
+    fs::create_dir_all(folder.path().join(".config/metaq")).unwrap();
+    fs::write(folder.path().join(".config/metaq/config.toml"), FILE).unwrap();
+    let output = metaq(folder.path(), &[("METAQ_CLUSTER", "meta://env:1")], &show);
+    assert_eq!(shown(&output, "cluster"), ("meta://env:1".into(), "environment METAQ_CLUSTER".to_owned()));
+    let output = metaq(
+        folder.path(),
+        &[("METAQ_CLUSTER", "meta://env:1")],
+        &[&show[..], &["-b", "meta://flag:1"]].concat(),
+    );
+    assert_eq!(shown(&output, "cluster"), ("meta://flag:1".into(), "option --cluster".to_owned()));
+    let output = metaq(folder.path(), &[], &["config", "show", "--profile", "near"]);
+    assert!(text(&output.stdout).contains("send_timeout = \"8s\"\n"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn settings_that_can_not_be_used_are_named_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    let path = file.to_str().unwrap();
+    let produce = ["produce", "-t", "t"];
+    for (content, variables, args, said) in [
+        ("cluster = ", &[][..], &[][..], "line 1"),
+        ("sent_timeout = '1s'", &[], &[], "there is no setting sent_timeout; there are cluster, "),
+        ("send_timeout = 'soon'", &[], &[], "send_timeout is \"soon\""),
+        ("cluster = [1]", &[], &[], "cluster is neither a text"),
+        ("", &[], &["--profile", "far"], "there is no profile far"),
+        (
+            "",
+            &[("METAQ_SEND_TIMEOUT", "soon")],
+            &[],
+            "environment METAQ_SEND_TIMEOUT: send_timeout is \"soon\"",
+        ),
+        ("", &[], &["-X", "ordered"], "has no ="),
+        ("", &[], &["-X", "order=1"], "option -X: there is no setting order"),
+        ("", &[], &["-X", "max_in_flight=x"], "it has to be a whole number"),
+        ("", &[], &["-X", "max_in_flight=0"], "max_in_flight"),
+        ("", &[], &[], "no cluster is named: use --cluster"),
+        ("cluster = 'zk://me:s3cret@h:1'", &[], &[], "...@h:1"),
+        ("output = 'loud'\ncluster = 'meta://h:1'", &[], &[], "output is \"loud\""),
+        ("", &[], &["--cluster", "zk://h:1", "--zk-auth", "digest:me:s3cret"], "digest:file:PATH"),
+        (
+            "",
+            &[],
+            &["--cluster", "zk://h:1", "--zk-auth", "digest:env:NO_SUCH_VARIABLE"],
+            "NO_SUCH_VARIABLE is not set",
+        ),
+        (
+            "",
+            &[("PLACE", "s3cret")],
+            &["--cluster", "zk://h:1", "--zk-auth", "digest:env:PLACE"],
+            "doesn't hold USER:PASSWORD",
+        ),
+        (
+            "",
+            &[],
+            &["--cluster", "zk://h:1", "--etcd-auth", "env:PLACE"],
+            "etcd_auth is not for this cluster",
+        ),
+        ("", &[], &["--cluster", "meta://h:1", "--tls-ca", "ca.pem"], "takes no tls.ca"),
+        ("", &[], &["--cluster", "zk://h:1", "--tls-cert", "c.pem"], "tls.cert needs tls.ca"),
+        ("", &[], &["--cluster", "zk://h:1", "--tls-ca", "no/ca.pem"], "no/ca.pem can't be read"),
+    ] {
+        fs::write(&file, content).unwrap();
+        let output = metaq(folder.path(), variables, &[&produce[..], &["--config", path], args].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{content} {args:?}: {stderr}");
+        assert!(stderr.contains(said) && !stderr.contains("s3cret"), "{content} {args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    for variables in [&[("METAQ_CONFIG", "no/such/file")][..], &[("METAQ_CONFIG", "/tmp")]] {
+        let output = metaq(folder.path(), variables, &produce);
+        assert!(text(&output.stderr).contains("can't be read: "), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+#[tokio::test]
+async fn a_file_alone_is_enough_to_send() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    fs::write(&file, format!("cluster = '{}'\noutput = 'plain'\n", broker.addr())).unwrap();
+    let input = folder.path().join("lines");
+    fs::write(&input, "1\n").unwrap();
+    let args = ["produce", "--config", file.to_str().unwrap(), "-t", "t", input.to_str().unwrap()];
+    let home = folder.path().to_owned();
+    let args = args.map(str::to_owned);
+    let output = tokio::task::spawn_blocking(move || metaq(&home, &[], &args.each_ref().map(String::as_str)));
+    let output = output.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("1\tstored\t"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn completions_and_manual_have_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = metaq(folder.path(), &[], &["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        for word in ["produce", "dev-broker", "rejects"] {
+            assert!(text(&output.stdout).contains(word), "{shell}");
+        }
+    }
+    let output = metaq(folder.path(), &[], &["man"]);
+    assert!(output.status.success() && text(&output.stdout).starts_with(".ie"), "{}", text(&output.stdout));
+    let pages = folder.path().to_str().unwrap();
+    assert_eq!(metaq(folder.path(), &[], &["man", "--folder", pages]).status.code(), Some(0));
+    let page = fs::read_to_string(folder.path().join("metaq-produce.1")).unwrap();
+    assert!(page.contains("rejects") && page.contains("Exit status"), "{page}");
+    let output = metaq(folder.path(), &[], &["man", "--folder", "no/such/folder"]);
+    assert_eq!(output.status.code(), Some(8));
+}
