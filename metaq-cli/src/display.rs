@@ -15,7 +15,7 @@ pub(crate) struct DisplayArgs {
     /// The form of results on stdout: a summary for people, lines of JSON, or lines of words separated by
     /// tabs. By default what the command's description says; else $METAQ_OUTPUT
     #[arg(long, global = true, value_name = "FORM")]
-    output: Option<OutputForm>,
+    output: Option<OutputArg>,
     /// Shows no progress and no summary
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
@@ -36,6 +36,19 @@ pub(crate) enum OutputForm {
     Json,
     /// Lines of words separated by tabs
     Plain,
+}
+
+/// The values of `--output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputArg {
+    /// A summary for people
+    Human,
+    /// Lines of JSON
+    Json,
+    /// Lines of words separated by tabs
+    Plain,
+    /// Of stats: the text format of Prometheus
+    Prometheus,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -66,15 +79,24 @@ impl DisplayArgs {
 /// # Errors
 /// A text when the setting names no form.
 pub(crate) fn output_form(setting: Option<&str>) -> Result<Option<OutputForm>, String> {
-    let named = DisplayArgs::current().output;
-    match (named, setting) {
-        (Some(form), _) => Ok(Some(form)),
+    match (DisplayArgs::current().output, setting) {
+        (Some(OutputArg::Human), _) => Ok(Some(OutputForm::Human)),
+        (Some(OutputArg::Json), _) => Ok(Some(OutputForm::Json)),
+        (Some(OutputArg::Plain), _) => Ok(Some(OutputForm::Plain)),
+        (Some(OutputArg::Prometheus), _) => {
+            Err("--output prometheus is for metaq stats; use human, json or plain".to_owned())
+        }
         (None, None) => Ok(None),
         (None, Some(text)) => match OutputForm::from_str(text, false) {
             Ok(form) => Ok(Some(form)),
             Err(_) => Err(format!("output is {text:?}, but has to be human, json or plain")),
         },
     }
+}
+
+/// Returns whether the text format of Prometheus is asked for.
+pub(crate) fn is_for_prometheus() -> bool {
+    DisplayArgs::current().output == Some(OutputArg::Prometheus)
 }
 
 /// Returns whether neither progress nor summaries are shown.

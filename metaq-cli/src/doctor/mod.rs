@@ -42,9 +42,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> u8 {
     let Args { topic, look, put, json } = args;
-    let cluster = look.cluster.clone();
     let timeout = look.timeout;
     look_at(look, async |look| {
+        let (cluster, json) = (look.cluster.clone(), look.is_json(json));
         let mut examination = steps::Examination { look, cluster, timeout, json, failed: None };
         examination.run(topic.as_ref(), put).await?;
         Ok(examination.failed.unwrap_or_default())

@@ -14,13 +14,13 @@ use tokio::{
 
 use super::finding::{Finding, Step};
 use crate::{
-    args::Cluster,
     exit_status::{
         EXIT_NOT_FOUND, EXIT_NOT_SENT, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_UNREACHABLE, of_inspect_error,
         of_publish_error,
     },
     look::{Failure, Look},
     report::describe_send_error,
+    settings::Cluster,
     stderr::describe,
 };
 

@@ -37,7 +37,11 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> u8 {
     let Args { look, ping, json } = args;
-    look_at(look, async |look| list(look, ping, json).await).await
+    look_at(look, async |look| {
+        let json = look.is_json(json);
+        list(look, ping, json).await
+    })
+    .await
 }
 
 async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
@@ -79,7 +83,7 @@ async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
         }
     }
     if !json {
-        look.text(&table.format());
+        look.table(&table);
     }
     Ok(partly(failed))
 }

@@ -25,11 +25,13 @@ use serde::Serialize;
 
 pub(crate) use self::{failure::Failure, table::Table};
 use crate::{
-    args::{Cluster, parse_timeout},
-    exit_status::{EXIT_DONE, EXIT_FAILED},
+    args::{ConnectionArgs, parse_timeout},
+    display::{OutputForm, is_for_prometheus, output_form},
+    exit_status::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE},
     output::Output,
+    settings::Cluster,
     shutdown::StopSignals,
-    stderr::print_error,
+    stderr::{print_error, print_message},
 };
 
 /// Limit on closing at the end, when there is nothing left to wait for.
@@ -38,11 +40,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The options of commands that look at a cluster.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LookArgs {
-    /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
-    /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
-    /// broker without a registry, or file:PATH for a TOML or JSON file of brokers
-    #[arg(long)]
-    pub(crate) cluster: Cluster,
+    #[command(flatten)]
+    connection: ConnectionArgs,
     /// The time limit for each question to the registry or a broker
     #[arg(long, default_value = "5s", value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
@@ -50,9 +49,12 @@ pub(crate) struct LookArgs {
 
 /// The cluster that a command looks at, and its output.
 pub(crate) struct Look {
+    pub(crate) cluster: Cluster,
     pub(crate) producer: Producer,
     pub(crate) inspector: Inspector,
     pub(crate) output: Output,
+    /// The form of results, if one is asked for.
+    form: Option<OutputForm>,
 }
 
 impl Look {
@@ -61,17 +63,37 @@ impl Look {
     /// # Errors
     /// The exit status, after a message.
     pub(crate) fn open(args: LookArgs, change: impl FnOnce(&mut ProducerConfig)) -> Result<Self, u8> {
-        let LookArgs { cluster, timeout } = args;
+        let LookArgs { connection, timeout } = args;
+        let usage = |text: String| {
+            print_message(&text);
+            EXIT_USAGE
+        };
+        let settings = connection.settings(&[])?;
+        let form = if is_for_prometheus() { Ok(None) } else { output_form(settings.get("output")) };
+        let form = form.map_err(usage)?;
+        let cluster = settings.cluster(timeout).map_err(usage)?;
         let output = Output::stdout();
         let output = output.map_err(|error| print_error("the output can't be set up", &error))?;
-        let mut config = ProducerConfig::default();
+        let mut config = settings.config;
         config.send_timeout = timeout;
         config.publish_timeout = timeout;
         change(&mut config);
-        let producer = cluster.configure(Producer::builder().config(config)).build();
+        let producer = cluster.clone().configure(Producer::builder().config(config)).build();
         let producer = producer.map_err(|error| print_error("the cluster can't be looked at", &error))?;
         let inspector = producer.inspector().with_timeout(timeout);
-        Ok(Self { producer, inspector, output })
+        Ok(Self { cluster, producer, inspector, output, form })
+    }
+
+    /// Returns whether results are lines of JSON: by the command's `--json`, or as the settings say.
+    pub(crate) fn is_json(&self, json: bool) -> bool {
+        json || self.form == Some(OutputForm::Json)
+    }
+
+    /// Appends a table to the output: in columns or, in the plain form, as lines of words without names of
+    /// columns.
+    pub(crate) fn table(&mut self, table: &Table) {
+        let text = if self.form == Some(OutputForm::Plain) { table.plain() } else { table.format() };
+        self.text(&text);
     }
 
     /// Disconnects.

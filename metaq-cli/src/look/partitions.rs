@@ -38,7 +38,11 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> u8 {
     let Args { topic, look, offsets, json } = args;
-    look_at(look, async |look| list(look, &topic, offsets, json).await).await
+    look_at(look, async |look| {
+        let json = look.is_json(json);
+        list(look, &topic, offsets, json).await
+    })
+    .await
 }
 
 async fn list(look: &mut Look, topic: &Topic, offsets: bool, json: bool) -> Result<u8, Failure> {
@@ -78,7 +82,7 @@ async fn list(look: &mut Look, topic: &Topic, offsets: bool, json: bool) -> Resu
         }
     }
     if !json {
-        look.text(&table.format());
+        look.table(&table);
     }
     Ok(partly(failed))
 }

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use clap::ValueEnum;
 use metaq_producer::{BrokerAddr, BrokerId, inspect::ListedBroker};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -10,6 +9,7 @@ use tokio::time::Instant;
 use super::{Failure, Look, LookArgs, Table, ask, partly, prometheus, run as look_at};
 use crate::{
     args::parse_timeout,
+    display::is_for_prometheus,
     exit_status::{EXIT_NOT_FOUND, EXIT_USAGE, of_inspect_error},
     stderr::{describe, print_message},
 };
@@ -41,12 +41,9 @@ pub(crate) struct Args {
     /// Asks again at this interval
     #[arg(long, value_name = "INTERVAL", value_parser = parse_timeout)]
     watch: Option<Duration>,
-    /// The form of the output
-    #[arg(long, value_enum, default_value = "human")]
-    output: Form,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Human,
     Json,
@@ -54,16 +51,21 @@ enum Form {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let Args { broker, look, item, watch, output } = args;
-    if output == Form::Prometheus && item.is_some() {
+    let Args { broker, look, item, watch } = args;
+    if is_for_prometheus() && item.is_some() {
         print_message("--output prometheus has items of its own; leave --item out");
         return EXIT_USAGE;
     }
     look_at(look, async |look| {
         let brokers = find(look, broker.as_deref()).await?;
+        let form = match is_for_prometheus() {
+            true => Form::Prometheus,
+            false if look.is_json(false) => Form::Json,
+            false => Form::Human,
+        };
         let mut before = Before::default();
         loop {
-            let failed = match output {
+            let failed = match form {
                 Form::Prometheus => prometheus::print(look, &brokers).await?,
                 form => print(look, &brokers, item.as_deref(), form, &mut before).await?,
             };
@@ -138,7 +140,7 @@ async fn print(
             }
             table.row(row);
         }
-        look.text(&table.format());
+        look.table(&table);
         look.text("\n");
     }
     Ok(failed)

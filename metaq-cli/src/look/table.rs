@@ -40,6 +40,13 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Formats the rows, without the names of the columns, as words separated by tabs.
+    pub(crate) fn plain(&self) -> String {
+        self.rows.iter().skip(1).map(|row| row.join("\t") + "\n").collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +57,6 @@ mod tests {
         table.row(vec!["заказы-2026".to_owned(), "1".to_owned()]);
         table.row(vec!["t".to_owned(), String::new()]);
         assert_eq!(table.format(), "TOPIC        N\nзаказы-2026  1\nt\n");
+        assert_eq!(table.plain(), "заказы-2026\t1\nt\t\n");
     }
 }

@@ -32,7 +32,11 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> u8 {
     let Args { topic, look, json } = args;
-    look_at(look, async |look| list(look, topic.as_ref(), json).await).await
+    look_at(look, async |look| {
+        let json = look.is_json(json);
+        list(look, topic.as_ref(), json).await
+    })
+    .await
 }
 
 async fn list(look: &mut Look, topic: Option<&Topic>, json: bool) -> Result<u8, Failure> {
@@ -56,7 +60,7 @@ async fn list(look: &mut Look, topic: Option<&Topic>, json: bool) -> Result<u8, 
         }
     }
     if !json {
-        look.text(&table.format());
+        look.table(&table);
     }
     Ok(EXIT_DONE)
 }

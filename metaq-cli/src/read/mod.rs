@@ -54,9 +54,9 @@ pub(crate) struct Args {
     /// Waits for further messages at the end
     #[arg(short, long)]
     follow: bool,
-    /// The form of the output
-    #[arg(long, value_enum, default_value = "raw")]
-    format: Format,
+    /// The form of the output; raw by default
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// The same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -101,13 +101,13 @@ pub(crate) async fn run(args: Args) -> u8 {
         );
         return EXIT_USAGE;
     }
-    let form = match format {
-        _ if json => Form::Json,
-        Format::Raw => Form::Raw,
-        Format::Json => Form::Json,
-        Format::Hex => Form::Hex,
-    };
     look_at(look, async |look| {
+        let form = match format {
+            Some(Format::Json) => Form::Json,
+            Some(Format::Hex) => Form::Hex,
+            None if look.is_json(json) => Form::Json,
+            Some(Format::Raw) | None => Form::Raw,
+        };
         let places = choose(look, &topic, &partitions).await?;
         let mut readers = Vec::new();
         for place in places {

@@ -165,7 +165,8 @@ async fn verify(
     let collecting = collect::collect(look, &topic, run, &header, args.settle, &mut ledger);
     let Some(collected) = unless_stopped(shutdown, collecting).await else { return Ok(0) };
     let problems = collected?;
-    verdict::print(look, &ledger, &problems, started.elapsed() + elapsed, args.json).await
+    let json = look.is_json(args.json);
+    verdict::print(look, &ledger, &problems, started.elapsed() + elapsed, json).await
 }
 
 /// Waits for a future until a signal.

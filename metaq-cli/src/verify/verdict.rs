@@ -56,7 +56,7 @@ pub(super) async fn print(
         row("reordered", counts.reordered.to_string());
         row("corrupted", counts.corrupted.to_string());
         row("stored, although reported as not stored", counts.stored_unexpectedly.to_string());
-        look.text(&table.format());
+        look.table(&table);
     }
     look.written().await?;
     if !problems.is_empty() {

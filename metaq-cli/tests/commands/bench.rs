@@ -256,7 +256,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         ("--topic", "a b", "contains a space"),
         ("--messages", "0", "0 is not in 1.."),
         ("--messages", "many", "expected a whole number"),
-        ("--messages", "18446744073709551616", "number too large"),
+        ("--messages", "18446744073709551616", "the number is too large"),
         ("--size", "1048557", "1048557 is not in 0..=1048556"),
         ("--size", "-1", "--size"),
         ("--in-flight", "0", "0 is not in 1..=65536"),

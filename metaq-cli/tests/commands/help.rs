@@ -24,7 +24,6 @@ async fn each_help_has_the_statuses_of_the_document() {
         "verify",
         "config",
         "completions",
-        "man",
     ] {
         let args: Vec<_> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         let finished = Metaq::start(&args).finish(b"").await;
