@@ -10,6 +10,7 @@ mod producer;
 mod qualifier;
 mod recovery;
 mod resource;
+mod transaction;
 
 pub use error::{XaError, XaErrorCode};
 pub use flags::{XaEnd, XaStart, XaVote};
@@ -19,3 +20,4 @@ pub use producer::XaProducer;
 pub use qualifier::{InvalidQualifier, UniqueQualifier};
 pub use recovery::{RecoveredTransaction, Recovery};
 pub use resource::XaResource;
+pub use transaction::{XaTransaction, XaTransactionError};
