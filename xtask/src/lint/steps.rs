@@ -27,12 +27,18 @@ pub(super) const STEPS: [Step; 15] = [
 ];
 
 /// The libraries, in the order of their dependencies.
-const LIBRARIES: [&str; 5] =
-    ["metaq-protocol", "metaq-discovery", "metaq-transport", "metaq-testkit", "metaq-producer"];
+const LIBRARIES: [&str; 6] = [
+    "metaq-protocol",
+    "metaq-discovery",
+    "metaq-transport",
+    "metaq-testkit",
+    "metaq-producer",
+    "metaq-spool",
+];
 
 /// Sets of features of libraries that `features` checks: each feature by itself, and the pairs that share
 /// code. `powerset` checks many more.
-const FEATURES: [(&str, &[&str]); 5] = [
+const FEATURES: [(&str, &[&str]); 6] = [
     ("metaq-protocol", &["", "std"]),
     (
         "metaq-discovery",
@@ -52,6 +58,7 @@ const FEATURES: [(&str, &[&str]); 5] = [
     ("metaq-transport", &["", "serde", "tls", "tls-ring"]),
     ("metaq-testkit", &["", "zookeeper", "etcd", "peers"]),
     ("metaq-producer", &["", "serde", "config", "json", "metrics", "tls-ring"]),
+    ("metaq-spool", &["", "metrics"]),
 ];
 
 /// Features of `metaq-producer` that are combined at a time. All sets of nine would take hours, and its
@@ -141,8 +148,8 @@ fn powerset() -> Result<(), Stop> {
         hack.args(DENY_WARNINGS);
         hack
     };
-    let [small @ .., producer] = &LIBRARIES;
-    run_each([hack(small, &[]), hack(&[producer], &["--depth", DEPTH])])
+    let [small @ .., producer, spool] = &LIBRARIES;
+    run_each([hack(small, &[]), hack(&[producer], &["--depth", DEPTH]), hack(&[spool], &[])])
 }
 
 /// The oldest versions that the manifests of the published crates allow, each of which has to be enough.

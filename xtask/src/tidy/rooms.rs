@@ -15,8 +15,15 @@ use super::{
 };
 
 /// The crates whose rooms are looked at, by their folders.
-pub(super) const CRATES: [&str; 6] =
-    ["metaq-protocol", "metaq-discovery", "metaq-transport", "metaq-producer", "testkit", "metaq-cli"];
+pub(super) const CRATES: [&str; 7] = [
+    "metaq-protocol",
+    "metaq-discovery",
+    "metaq-transport",
+    "metaq-producer",
+    "metaq-spool",
+    "testkit",
+    "metaq-cli",
+];
 
 /// The rooms of a crate and what each uses, with the first place where it does.
 #[derive(Debug, Default)]

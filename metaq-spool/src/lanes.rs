@@ -1,0 +1,236 @@
+//! Sending in order: one task for each queue that is in use, which handles its messages one after the other.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use metaq_producer::{Message, SendError};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    Sent,
+    error::{SpoolSendError, SpoolSendErrorKind},
+    handle::{SpoolHandle, ended},
+    record::QueueKey,
+    shared::{Driving, Shared, closed},
+};
+
+/// The messages that wait for the task of a queue.
+const CAPACITY: usize = 1024;
+
+/// The time after which a task without messages ends.
+const IDLE: Duration = Duration::from_secs(10);
+
+type Answer = oneshot::Sender<Result<Sent, SpoolSendError>>;
+
+/// A message for the task of its queue. Counted as failed when it is dropped before it is counted otherwise.
+struct Job {
+    message: Option<Message>,
+    answer: Option<Answer>,
+    is_counted: bool,
+    driving: Driving,
+}
+
+impl Job {
+    fn answer(mut self, outcome: Result<Sent, SpoolSendError>) {
+        if outcome.is_ok() && !self.is_counted {
+            self.driving.shared().count_stored();
+            self.is_counted = true;
+        }
+        if let Some(answer) = self.answer.take() {
+            crate::events::contain(|| drop(answer.send(outcome)));
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.driving.shared().count_failed();
+        }
+    }
+}
+
+/// The tasks of all queues that are in use.
+pub(crate) struct Lanes {
+    senders: Arc<Mutex<HashMap<QueueKey, mpsc::Sender<Job>>>>,
+    runtime: Handle,
+}
+
+impl Lanes {
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self { senders: Arc::default(), runtime }
+    }
+
+    /// The sender to the task of a queue, which is started if there is none.
+    fn sender(&self, shared: &Arc<Shared>, key: QueueKey) -> mpsc::Sender<Job> {
+        let mut senders = self.senders.lock();
+        if let Some(sender) = senders.get(&key)
+            && !sender.is_closed()
+        {
+            return sender.clone();
+        }
+        let (sender, jobs) = mpsc::channel(CAPACITY);
+        senders.insert(key.clone(), sender.clone());
+        drop(senders);
+        let lane = Lane { shared: Arc::clone(shared), key, jobs, senders: Arc::clone(&self.senders) };
+        self.runtime.spawn(lane.run());
+        sender
+    }
+
+    /// Gives a message to the task of its queue; waits while too many are before it.
+    pub(crate) async fn enqueue(
+        &self,
+        shared: &Arc<Shared>,
+        message: Message,
+    ) -> Result<SpoolHandle, SpoolSendError> {
+        let topic = message.topic().clone();
+        let sender = self.sender(shared, QueueKey::of(&message));
+        match sender.reserve().await {
+            Ok(permit) => {
+                let (job, handle) = job(shared, message);
+                permit.send(job);
+                Ok(handle)
+            }
+            Err(_) => Err(ended(&topic)),
+        }
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_enqueue(
+        &self,
+        shared: &Arc<Shared>,
+        message: Message,
+    ) -> Result<SpoolHandle, SpoolSendError> {
+        let sender = self.sender(shared, QueueKey::of(&message));
+        match sender.try_reserve() {
+            Ok(permit) => {
+                let (job, handle) = job(shared, message);
+                permit.send(job);
+                Ok(handle)
+            }
+            Err(mpsc::error::TrySendError::Full(())) => {
+                let text = "too many messages are before it in its queue; wait with send or enqueue";
+                Err(SpoolSendError::new(SpoolSendErrorKind::Full, text, message))
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => Err(ended(message.topic())),
+        }
+    }
+}
+
+fn job(shared: &Arc<Shared>, message: Message) -> (Job, SpoolHandle) {
+    let (answer, receiver) = oneshot::channel();
+    let handle = SpoolHandle::queued(receiver, message.topic().clone());
+    shared.count_offered();
+    let (message, answer) = (Some(message), Some(answer));
+    (Job { message, answer, is_counted: false, driving: Driving::new(shared) }, handle)
+}
+
+/// The task of one queue.
+struct Lane {
+    shared: Arc<Shared>,
+    key: QueueKey,
+    jobs: mpsc::Receiver<Job>,
+    senders: Arc<Mutex<HashMap<QueueKey, mpsc::Sender<Job>>>>,
+}
+
+impl Lane {
+    async fn run(mut self) {
+        let mut closing = self.shared.closing.subscribe();
+        // What is being written; the order is decided when it is handed over.
+        let mut written = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = written.next(), if !written.is_empty() => {}
+                job = self.jobs.recv() => {
+                    let Some(job) = job else { break };
+                    if let Some(writing) = self.handle(job).await {
+                        written.push(writing);
+                    }
+                }
+                () = tokio::time::sleep(IDLE), if written.is_empty() => {
+                    if self.leave() {
+                        return;
+                    }
+                }
+                () = closed(&mut closing), if !self.jobs.is_closed() => self.jobs.close(),
+            }
+        }
+        while written.next().await.is_some() {}
+        self.leave();
+    }
+
+    /// Takes the lane out of the table if no message is on its way to it.
+    fn leave(&mut self) -> bool {
+        let mut senders = self.senders.lock();
+        if !self.jobs.is_empty() || senders.get(&self.key).is_some_and(|sender| sender.strong_count() > 1) {
+            return false;
+        }
+        senders.remove(&self.key);
+        true
+    }
+
+    /// Sends a message, or spools it behind others or since it can't be sent; then the rest of that is
+    /// returned.
+    async fn handle(&self, mut job: Job) -> Option<impl Future<Output = ()> + use<>> {
+        let message = job.message.take()?;
+        let index = &self.shared.storage.common.index;
+        let waits = index.find(&self.key).is_some_and(|queue| queue.held() > 0);
+        let (message, error) = if waits {
+            (message, None)
+        } else {
+            match self.send(message).await {
+                Ok(sent) => {
+                    job.answer(Ok(sent));
+                    return None;
+                }
+                Err(Ok((message, error))) => (message, Some(error)),
+                Err(Err(error)) => {
+                    job.answer(Err(error));
+                    return None;
+                }
+            }
+        };
+        match self.shared.storage.submit(message).await {
+            Ok(pending) => {
+                // The storage counts what becomes of it.
+                job.is_counted = true;
+                Some(async move {
+                    let outcome = pending.outcome().await.map(Sent::Spooled);
+                    job.answer(outcome.map_err(|failed| failed.after(error)));
+                })
+            }
+            Err(failed) => {
+                job.answer(Err(failed.after(error)));
+                None
+            }
+        }
+    }
+
+    /// Sends a message; the error has the message if it is to be spooled.
+    async fn send(&self, message: Message) -> Result<Sent, Result<(Message, SendError), SpoolSendError>> {
+        let shared = &self.shared;
+        let is_pinned = message.partition().is_some();
+        let kept = shared.options.spool_unknown.then(|| message.clone());
+        let accepted = if shared.is_reachable(&message) {
+            shared.producer.enqueue(message).await
+        } else {
+            shared.producer.try_send(message)
+        };
+        let outcome = match accepted {
+            Ok(handle) => handle.await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(receipt) => Ok(Sent::Stored(receipt)),
+            Err(error) => match shared.to_spool(error, kept, is_pinned) {
+                Ok(spooled) => Err(Ok(spooled)),
+                Err(error) => Err(Err(error)),
+            },
+        }
+    }
+}

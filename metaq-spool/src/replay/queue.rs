@@ -1,0 +1,310 @@
+//! The replay of one queue: its messages in order, several in flight, removed as they are acknowledged.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use metaq_producer::{Message, SendError, SendErrorKind, SendHandle, SendReceipt};
+
+use crate::{
+    SpoolId,
+    classify::{Failure, classify},
+    events::{SpoolEvent, contain, queue_name},
+    record::{self, Record},
+    shared::{Shared, closed},
+    storage::{
+        Reading,
+        inbox::{Fate, Finished},
+        index::Queue,
+    },
+    store::Limit,
+};
+
+/// The messages that are read at a time, and their bytes.
+const PORTION: Limit = Limit { rows: 512, bytes: 1 << 20 };
+
+/// As many acknowledged messages are removed together at least, while there are more.
+const REMOVALS: usize = 256;
+
+/// The pause while live messages leave no capacity.
+const YIELD: Duration = Duration::from_millis(5);
+
+/// How often messages were refused with status 500, by their numbers.
+pub(crate) type Attempts = HashMap<u64, u32>;
+
+/// How the replay of a queue ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// No message is left.
+    Emptied,
+    /// Messages are left, and can't be read or removed now.
+    Stuck,
+    /// It has to be tried again later.
+    Failed { reason: String, has_progress: bool },
+}
+
+/// A message that was handed to the producer.
+struct InFlight {
+    number: u64,
+    /// The length of its row.
+    bytes: u64,
+    record: Record,
+    handle: SendHandle,
+}
+
+struct QueueReplay<'a> {
+    shared: &'a Shared,
+    queue: &'a Arc<Queue>,
+    attempts: Attempts,
+    /// Read, and not sent.
+    ready: VecDeque<(u64, Vec<u8>)>,
+    reading: Option<Reading>,
+    next: u64,
+    in_flight: VecDeque<InFlight>,
+    finished: Vec<Finished>,
+    failure: Option<String>,
+    has_progress: bool,
+}
+
+/// Replays a queue until it is empty, a message can't be sent, or the spool is closed.
+pub(crate) async fn replay_queue(shared: &Shared, queue: &Arc<Queue>, attempts: Attempts) -> (Attempts, End) {
+    let mut replay = QueueReplay {
+        shared,
+        queue,
+        attempts,
+        ready: VecDeque::new(),
+        reading: None,
+        next: 0,
+        in_flight: VecDeque::new(),
+        finished: Vec::new(),
+        failure: None,
+        has_progress: false,
+    };
+    replay.run().await;
+    let QueueReplay { attempts, failure, has_progress, .. } = replay;
+    match failure {
+        Some(reason) => (attempts, End::Failed { reason, has_progress }),
+        None if queue.held() == 0 || *shared.closing.borrow() => (attempts, End::Emptied),
+        None => (attempts, End::Stuck),
+    }
+}
+
+impl QueueReplay<'_> {
+    async fn run(&mut self) {
+        let most_in_flight = self.shared.options.in_flight();
+        loop {
+            while self.failure.is_none() && self.in_flight.len() < most_in_flight && !self.is_window_full() {
+                let Some((number, row)) = self.next_message().await else { break };
+                self.send(number, row).await;
+            }
+            self.settle().await;
+            if self.failure.is_none() && self.in_flight.is_empty() && self.is_window_full() {
+                self.wait_for_window().await;
+                continue;
+            }
+            if self.in_flight.is_empty() && (self.failure.is_some() || self.ready.is_empty()) {
+                self.remove_finished();
+                if self.failure.is_some() || !self.wait_for_removals().await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether as many messages could be sent twice as may be.
+    fn is_window_full(&self) -> bool {
+        let here = (self.in_flight.len() + self.finished.len()) as u64;
+        here + self.queue.unremoved() >= self.shared.options.replay_window as u64
+    }
+
+    /// Waits until removals are committed, or the spool is closed.
+    async fn wait_for_window(&mut self) {
+        self.remove_finished();
+        let mut closing = self.shared.closing.subscribe();
+        let changed = &self.shared.storage.common.changed;
+        loop {
+            let mut committed = std::pin::pin!(changed.notified());
+            committed.as_mut().enable();
+            if !self.is_window_full() {
+                return;
+            }
+            if *closing.borrow() {
+                self.failure.get_or_insert_with(|| "the spool was closed".to_owned());
+                return;
+            }
+            tokio::select! {
+                () = committed => {}
+                () = closed(&mut closing) => {}
+            }
+        }
+    }
+
+    /// Waits until what was finished is removed, and looks for messages that were spooled meanwhile; false
+    /// when there are none.
+    async fn wait_for_removals(&mut self) -> bool {
+        self.shared.storage.flush().await;
+        if *self.shared.closing.borrow() || self.queue.held() == 0 {
+            return false;
+        }
+        self.reading = None;
+        let Some(first) = self.next_message().await else { return false };
+        self.ready.push_front(first);
+        true
+    }
+
+    /// The next message; while some are in flight, none unless it is there already.
+    async fn next_message(&mut self) -> Option<(u64, Vec<u8>)> {
+        if *self.shared.closing.borrow() {
+            return None;
+        }
+        if self.ready.is_empty() {
+            let storage = &self.shared.storage;
+            let begin = || storage.begin_read(self.queue, self.next, PORTION);
+            let mut reading = self.reading.take().or_else(begin)?;
+            let read = if self.in_flight.is_empty() {
+                reading.await
+            } else {
+                match (&mut reading).now_or_never() {
+                    Some(read) => read,
+                    None => {
+                        self.reading = Some(reading);
+                        return None;
+                    }
+                }
+            };
+            match read {
+                Ok(Ok(messages)) => {
+                    self.next = messages.last().map_or(self.next, |(number, _)| number + 1);
+                    if !messages.is_empty() {
+                        // The next portion is read while this one is sent.
+                        self.reading = self.shared.storage.begin_read(self.queue, self.next, PORTION);
+                    }
+                    self.ready = messages.into();
+                }
+                Ok(Err(error)) => self.failure = Some(format!("reading the spool failed: {error}")),
+                Err(_) => return None,
+            }
+        }
+        self.ready.pop_front()
+    }
+
+    /// Hands a message to the producer, or finds out why that can't be done.
+    async fn send(&mut self, number: u64, row: Vec<u8>) {
+        let bytes = row.len() as u64;
+        let record = match record::decode(row) {
+            Ok(record) => record,
+            Err((row, error)) => {
+                return self.set_aside(number, bytes, row, format!("it is damaged: {error}"));
+            }
+        };
+        self.shared.pace.wait().await;
+        loop {
+            match self.shared.producer.try_send(record.message.clone()) {
+                Ok(handle) => {
+                    return self.in_flight.push_back(InFlight { number, bytes, record, handle });
+                }
+                // Live messages come first.
+                Err(error) if error.kind() == SendErrorKind::Full => {
+                    if *self.shared.closing.borrow() {
+                        return;
+                    }
+                    if self.in_flight.is_empty() {
+                        tokio::time::sleep(YIELD).await;
+                    } else {
+                        self.settle().await;
+                        if self.failure.is_some() {
+                            return;
+                        }
+                    }
+                }
+                Err(error) => return self.failed(number, bytes, &record, &error),
+            }
+        }
+    }
+
+    /// Takes the outcomes that are there, and waits for the first one.
+    async fn settle(&mut self) {
+        let mut is_first = true;
+        while let Some(first) = self.in_flight.front_mut() {
+            let outcome = if is_first {
+                (&mut first.handle).await
+            } else {
+                match (&mut first.handle).now_or_never() {
+                    Some(outcome) => outcome,
+                    None => break,
+                }
+            };
+            is_first = false;
+            let Some(InFlight { number, bytes, record, .. }) = self.in_flight.pop_front() else { break };
+            match outcome {
+                Ok(receipt) => self.stored(number, bytes, &record.message, &receipt),
+                Err(error) => self.failed(number, bytes, &record, &error),
+            }
+        }
+        let enough = REMOVALS.min(self.shared.options.replay_window / 4);
+        if self.finished.len() >= enough || self.in_flight.is_empty() {
+            self.remove_finished();
+        }
+    }
+
+    fn stored(&mut self, number: u64, bytes: u64, message: &Message, receipt: &SendReceipt) {
+        self.has_progress = true;
+        self.shared.failing.clear(self.queue.id);
+        self.attempts.remove(&number);
+        self.finished.push(Finished { number, bytes, fate: Fate::Replayed });
+        if let Some(listener) = &self.shared.options.listener {
+            contain(|| listener.replayed(SpoolId(number), message.topic(), receipt));
+        }
+    }
+
+    fn failed(&mut self, number: u64, bytes: u64, record: &Record, error: &SendError) {
+        let is_pinned = record.message.partition().is_some();
+        match classify(error, is_pinned, true) {
+            // The program took it back from the producer, and not from the spool.
+            _ if error.kind() == SendErrorKind::Purged => {}
+            Failure::Passing => {}
+            Failure::Unknown => {
+                self.shared.storage.common.ledger.update(|counts| counts.unknown_attempts += 1);
+            }
+            Failure::ServerError => {
+                let attempts = self.attempts.entry(number).or_default();
+                *attempts += 1;
+                if *attempts >= self.shared.options.max_attempts {
+                    let row = record::encode(&record.message, record.time);
+                    return self.set_aside(number, bytes, row, error.to_string());
+                }
+            }
+            Failure::Final => {
+                *self.attempts.entry(number).or_default() += 1;
+                let row = record::encode(&record.message, record.time);
+                return self.set_aside(number, bytes, row, error.to_string());
+            }
+        }
+        self.failure.get_or_insert_with(|| error.to_string());
+    }
+
+    fn set_aside(&mut self, number: u64, bytes: u64, row: Vec<u8>, reason: String) {
+        self.has_progress = true;
+        let attempts = self.attempts.remove(&number).unwrap_or_default();
+        let (topic, partition) = (self.queue.key.topic.clone(), self.queue.key.partition);
+        if let Some(listener) = &self.shared.options.listener {
+            contain(|| listener.set_aside(SpoolId(number), &topic, partition, &reason));
+        }
+        tracing::debug!(
+            id = number,
+            queue = queue_name(&topic, partition),
+            reason,
+            "a message was set aside"
+        );
+        let event = SpoolEvent::SetAside { topic, partition, reason: reason.clone(), attempts };
+        self.shared.storage.common.events.send(event);
+        self.finished.push(Finished { number, bytes, fate: Fate::SetAside { reason, attempts, row } });
+    }
+
+    fn remove_finished(&mut self) {
+        self.shared.storage.finish(self.queue, std::mem::take(&mut self.finished));
+    }
+}

@@ -1,0 +1,219 @@
+//! The state of a spooling producer, shared by its clones, its handles and its tasks.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use futures_util::future::BoxFuture;
+use metaq_producer::{Message, Producer, SendError, Topic};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::{
+    classify::{self, classify},
+    error::{SpoolSendError, SpoolSendErrorKind},
+    failing::Failing,
+    options::SpoolOptions,
+    pace::Pace,
+    stats::{QueueStats, SpoolStats},
+    storage::Storage,
+};
+
+pub(crate) struct Shared {
+    pub(crate) producer: Producer,
+    pub(crate) options: SpoolOptions,
+    pub(crate) storage: Storage,
+    pub(crate) live: LiveCounts,
+    pub(crate) topics: Topics,
+    /// Asks for replay of all queues, also of those that failed a moment ago.
+    pub(crate) replay_now: Notify,
+    pub(crate) is_closed: AtomicBool,
+    /// Set when replay and publishing are to end.
+    pub(crate) closing: watch::Sender<bool>,
+    /// Takes handles that were dropped before their outcome.
+    pub(crate) orphans: mpsc::UnboundedSender<Orphan>,
+    /// The number of messages that tasks of the spool take to their outcome.
+    pub(crate) driven: Driven,
+    pub(crate) pace: Pace,
+    /// Why queues could not be replayed the last time.
+    pub(crate) failing: Failing,
+}
+
+/// A handle that was dropped before its outcome, which counts that.
+pub(crate) type Orphan = BoxFuture<'static, ()>;
+
+/// Counts of messages that were offered.
+#[derive(Debug, Default)]
+pub(crate) struct LiveCounts {
+    pub(crate) offered: AtomicU64,
+    pub(crate) stored: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+/// The topics that the program has published, or that the spool holds messages of.
+pub(crate) struct Topics {
+    declared: Mutex<HashSet<Topic>>,
+    /// Topics to be published in the background.
+    pub(crate) publish: mpsc::UnboundedSender<Topic>,
+}
+
+impl Topics {
+    pub(crate) fn new(declared: HashSet<Topic>, publish: mpsc::UnboundedSender<Topic>) -> Self {
+        Self { declared: Mutex::new(declared), publish }
+    }
+
+    /// Remembers a topic; false when it was known.
+    pub(crate) fn declare(&self, topic: &Topic) -> bool {
+        self.declared.lock().insert(topic.clone())
+    }
+
+    pub(crate) fn is_declared(&self, topic: &Topic) -> bool {
+        self.declared.lock().contains(topic)
+    }
+}
+
+/// Waits until the spool is being closed.
+pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
+    // The sender lives as long as its tasks.
+    drop(closing.wait_for(|closing| *closing).await);
+}
+
+/// Counts what tasks work on, for those who wait for its end.
+#[derive(Default)]
+pub(crate) struct Driven {
+    count: AtomicU64,
+    none: Notify,
+}
+
+/// One message that a task works on, until this is dropped.
+pub(crate) struct Driving(Arc<Shared>);
+
+impl Driving {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        shared.driven.count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        let driven = &self.0.driven;
+        if driven.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            crate::events::contain(|| driven.none.notify_waiters());
+        }
+    }
+}
+
+impl Driven {
+    /// Waits until tasks work on nothing.
+    pub(crate) async fn wait(&self) {
+        loop {
+            let mut none = std::pin::pin!(self.none.notified());
+            none.as_mut().enable();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn closed(message: Message) -> SpoolSendError {
+        SpoolSendError::new(SpoolSendErrorKind::Closed, "the spool was closed", message)
+    }
+
+    /// Whether a message would find its broker connected.
+    pub(crate) fn is_reachable(&self, message: &Message) -> bool {
+        match message.partition() {
+            None => self.producer.ready([message.topic()]).is_ok(),
+            Some(partition) => self.producer.partitions(message.topic()).contains(&partition),
+        }
+    }
+
+    /// Whether a message that failed so is spooled.
+    pub(crate) fn spools(&self, error: &SendError, is_pinned: bool) -> bool {
+        let failure = classify(error, is_pinned, self.topics.is_declared(error.topic()));
+        classify::is_spooled(failure, &self.options)
+    }
+
+    /// The message of an error, if it is to be spooled: the one that was kept, or the one that the error
+    /// gives back.
+    pub(crate) fn to_spool(
+        &self,
+        error: SendError,
+        kept: Option<Message>,
+        is_pinned: bool,
+    ) -> Result<(Message, SendError), SpoolSendError> {
+        if !self.spools(&error, is_pinned) {
+            return Err(SpoolSendError::send(error));
+        }
+        match kept.or_else(|| error.message().cloned()) {
+            Some(message) => Ok((message, error)),
+            None => Err(SpoolSendError::send(error)),
+        }
+    }
+
+    /// Counts a message that a broker has stored. What was handed to the storage is counted there.
+    pub(crate) fn count_stored(&self) {
+        self.live.stored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a message that was neither stored nor handed to the storage.
+    pub(crate) fn count_failed(&self) {
+        self.live.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_offered(&self) {
+        self.live.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts since the spool was opened.
+    pub(crate) fn stats(&self) -> SpoolStats {
+        let common = &self.storage.common;
+        // What has ended is read first, so that nothing has ended that was not offered.
+        let live = &self.live;
+        let (stored, failed) = (live.stored.load(Ordering::Acquire), live.failed.load(Ordering::Acquire));
+        let counts = common.ledger.counts();
+        let offered = live.offered.load(Ordering::Acquire);
+        let queues = common.index.filled().into_iter().map(|queue| QueueStats {
+            topic: queue.key.topic.clone(),
+            partition: queue.key.partition,
+            waiting: queue.held(),
+            failing: self.failing.reason(queue.id),
+        });
+        let failed = failed + counts.unwritten;
+        SpoolStats {
+            offered,
+            stored,
+            spooled: counts.spooled,
+            failed,
+            in_flight: offered.saturating_sub(stored + failed + counts.spooled),
+            recovered: counts.recovered,
+            replayed: counts.replayed,
+            waiting: counts.waiting,
+            waiting_bytes: counts.waiting_bytes,
+            set_aside: counts.set_aside,
+            dropped: counts.dropped,
+            damaged: counts.damaged,
+            held_aside: counts.held_aside,
+            held_aside_bytes: counts.held_aside_bytes,
+            maybe_duplicates: counts.maybe_duplicates,
+            unknown_attempts: counts.unknown_attempts,
+            was_closed: common.was_closed,
+            queues: queues.collect(),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The requests to the writer.
+
+use std::{collections::VecDeque, io, sync::Arc, time::Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::index::Queue;
+use crate::{SpoolId, store::Limit};
+
+/// What the writer is asked for.
+pub(crate) enum Request {
+    Append(Append),
+    Finish(Arc<Queue>, Vec<Finished>),
+    Read(Arc<Queue>, u64, Limit, oneshot::Sender<io::Result<Stored>>),
+    /// Commits what came before.
+    Flush(oneshot::Sender<()>),
+}
+
+/// A message to be stored.
+pub(crate) struct Append {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) row: Vec<u8>,
+    /// The slots of the inbox that it takes.
+    pub(crate) slots: u32,
+    pub(crate) answer: oneshot::Sender<Result<SpoolId, String>>,
+}
+
+/// A message that is not to be replayed again.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) number: u64,
+    /// The length of its row.
+    pub(crate) bytes: u64,
+    pub(crate) fate: Fate,
+}
+
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Replayed,
+    /// The reason, the number of attempts, and the message's row.
+    SetAside {
+        reason: String,
+        attempts: u32,
+        row: Vec<u8>,
+    },
+}
+
+/// Messages of a queue, with their numbers.
+pub(crate) type Stored = Vec<(u64, Vec<u8>)>;
+
+/// The bytes that one slot stands for.
+const SLOT: usize = 1024;
+
+/// The slots for messages that wait to be written.
+const SLOTS: u32 = 16 << 10;
+
+/// A queue of requests. Messages take slots, which bound its memory; the other requests are few.
+pub(crate) struct Inbox {
+    requests: Mutex<State>,
+    filled: Condvar,
+    slots: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    requests: VecDeque<Request>,
+    /// Nobody sends requests any more.
+    is_closed: bool,
+    waits: bool,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self { requests: Mutex::default(), filled: Condvar::new(), slots: Semaphore::new(SLOTS as usize) }
+    }
+}
+
+impl Inbox {
+    /// The slots that a row takes.
+    pub(crate) fn slots_of(row: &[u8]) -> u32 {
+        u32::try_from(row.len() / SLOT + 1).unwrap_or(SLOTS).min(SLOTS)
+    }
+
+    /// Waits for slots; false when the inbox was closed.
+    pub(crate) async fn take_slots(&self, count: u32) -> bool {
+        self.slots.acquire_many(count).await.map(|permit| permit.forget()).is_ok()
+    }
+
+    /// Takes slots if as many are free.
+    pub(crate) fn try_take_slots(&self, count: u32) -> bool {
+        self.slots.try_acquire_many(count).map(|permit| permit.forget()).is_ok()
+    }
+
+    pub(crate) fn give_slots(&self, count: usize) {
+        self.slots.add_permits(count);
+    }
+
+    /// Adds a request; gives it back when the inbox was closed.
+    pub(crate) fn push(&self, request: Request) -> Result<(), Request> {
+        let mut state = self.requests.lock();
+        if state.is_closed {
+            return Err(request);
+        }
+        state.requests.push_back(request);
+        let waits = std::mem::replace(&mut state.waits, false);
+        drop(state);
+        if waits {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// All requests, in the order in which they came; waits for one, until `deadline` if there is one. None
+    /// when the inbox is closed and empty.
+    pub(crate) fn take(&self, deadline: Option<Instant>) -> Option<VecDeque<Request>> {
+        let mut state = self.requests.lock();
+        while state.requests.is_empty() {
+            if state.is_closed {
+                return None;
+            }
+            state.waits = true;
+            match deadline {
+                Some(deadline) => {
+                    if self.filled.wait_until(&mut state, deadline).timed_out() {
+                        break;
+                    }
+                }
+                None => self.filled.wait(&mut state),
+            }
+        }
+        state.waits = false;
+        Some(std::mem::take(&mut state.requests))
+    }
+
+    /// Refuses new requests. Those that came before are still handled.
+    pub(crate) fn close(&self) {
+        self.slots.close();
+        let mut state = self.requests.lock();
+        state.is_closed = true;
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Drops what was not handled, and returns the number of messages in it: the writer has ended, whatever
+    /// the reason.
+    pub(crate) fn end(&self) -> u64 {
+        self.close();
+        let mut state = self.requests.lock();
+        let rest = std::mem::take(&mut state.requests);
+        drop(state);
+        let messages = rest.iter().filter(|request| matches!(request, Request::Append(_))).count();
+        // Those who wait for answers are woken, which is anybody's code.
+        crate::events::contain(|| drop(rest));
+        messages as u64
+    }
+
+    /// Whether half of the slots are taken.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.slots.available_permits() < SLOTS as usize / 2
+    }
+}

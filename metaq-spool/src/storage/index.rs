@@ -1,0 +1,130 @@
+//! The queues of a spool, by topic and partition.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+
+use crate::record::QueueKey;
+
+/// A queue, as those who spool and those who replay see it.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) id: u32,
+    pub(crate) key: QueueKey,
+    /// The messages that wait, those included that are not committed yet.
+    held: AtomicU64,
+    /// The messages that are replayed, and whose removal is not committed yet.
+    unremoved: AtomicU64,
+}
+
+impl Queue {
+    pub(crate) fn new(id: u32, key: QueueKey, held: u64) -> Self {
+        Self { id, key, held: held.into(), unremoved: AtomicU64::new(0) }
+    }
+
+    /// The number of messages that wait, those included that are being written.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// The number of messages that are replayed, and whose removal is not committed yet.
+    pub(crate) fn unremoved(&self) -> u64 {
+        self.unremoved.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin_removal(&self, count: u64) {
+        self.unremoved.fetch_add(count, Ordering::AcqRel);
+    }
+
+    pub(crate) fn end_removal(&self, count: u64) {
+        self.unremoved.fetch_sub(count, Ordering::AcqRel);
+    }
+
+    /// Adds a message; true when there was none.
+    pub(crate) fn add(&self) -> bool {
+        self.held.fetch_add(1, Ordering::AcqRel) == 0
+    }
+
+    /// Takes messages away; true when none is left.
+    pub(crate) fn remove(&self, count: u64) -> bool {
+        count > 0 && self.held.fetch_sub(count, Ordering::AcqRel) == count
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    by_key: HashMap<QueueKey, Arc<Queue>>,
+    next_id: u32,
+}
+
+/// All queues that the spool has had since it was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    queues: RwLock<Queues>,
+}
+
+impl Index {
+    pub(crate) fn new(queues: impl IntoIterator<Item = Arc<Queue>>, next_id: u32) -> Self {
+        let by_key = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
+        Self { queues: RwLock::new(Queues { by_key, next_id }) }
+    }
+
+    /// The queue with this key, if it has held a message.
+    pub(crate) fn find(&self, key: &QueueKey) -> Option<Arc<Queue>> {
+        self.queues.read().by_key.get(key).map(Arc::clone)
+    }
+
+    /// The queue with this key, made if there is none.
+    pub(crate) fn find_or_make(&self, key: &QueueKey) -> Arc<Queue> {
+        if let Some(queue) = self.find(key) {
+            return queue;
+        }
+        let Queues { by_key, next_id } = &mut *self.queues.write();
+        let queue = by_key.entry(key.clone()).or_insert_with(|| {
+            let queue = Queue::new(*next_id, key.clone(), 0);
+            *next_id += 1;
+            Arc::new(queue)
+        });
+        Arc::clone(queue)
+    }
+
+    /// The number of the next queue.
+    pub(crate) fn next_id(&self) -> u32 {
+        self.queues.read().next_id
+    }
+
+    /// All queues that hold messages, in the order of their numbers.
+    pub(crate) fn filled(&self) -> Vec<Arc<Queue>> {
+        let queues = self.queues.read();
+        let mut filled: Vec<_> =
+            queues.by_key.values().filter(|queue| queue.held() > 0).map(Arc::clone).collect();
+        drop(queues);
+        filled.sort_unstable_by_key(|queue| queue.id);
+        filled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_keeps_its_number_and_knows_when_it_is_empty() {
+        let key = |topic: &str| QueueKey { topic: topic.parse().unwrap(), partition: None };
+        let index = Index::new([Arc::new(Queue::new(4, key("a"), 2))], 5);
+        assert_eq!(index.find_or_make(&key("a")).id, 4);
+        let other = index.find_or_make(&key("b"));
+        assert_eq!((other.id, index.find_or_make(&key("b")).id), (5, 5));
+        assert_eq!(index.filled().len(), 1);
+        assert!(other.add() && !other.add());
+        assert_eq!(index.filled().len(), 2);
+        assert!(!other.remove(1) && !other.remove(0) && other.remove(1));
+        assert!(index.find(&key("c")).is_none());
+    }
+}

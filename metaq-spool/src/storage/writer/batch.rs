@@ -1,0 +1,286 @@
+//! Commits: what came since the last one, and the counts that follow from it.
+
+use std::{collections::HashMap, io, sync::Arc, time::Instant};
+
+use super::{QueueState, Writer};
+use crate::{
+    SpoolId,
+    events::SpoolEvent,
+    record::SetAside,
+    storage::{
+        inbox::{Append, Fate, Finished},
+        index::Queue,
+        rows::{QueueRow, StateRow},
+    },
+    store::{self, Change, Key},
+};
+
+/// Changes of the store that are applied together, and what follows once they are.
+#[derive(Default)]
+pub(super) struct Batch {
+    changes: Vec<Change>,
+    /// The rows of queues after the commit.
+    rows: HashMap<u32, QueueRow>,
+    removed: HashMap<u32, u64>,
+    /// Replayed messages of each queue.
+    replayed: HashMap<u32, u64>,
+    pub(super) spooled: u64,
+    pub(super) set_aside: u64,
+    pub(super) dropped: u64,
+    pub(super) damaged: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    bytes_aside: u64,
+}
+
+impl Writer {
+    /// Writes what is pending. What can't be written is answered, or kept if it is a removal.
+    pub(super) fn write_pending(&mut self) {
+        let appends = std::mem::take(&mut self.appends);
+        let finished = std::mem::take(&mut self.finished);
+        if !appends.is_empty() || !finished.is_empty() {
+            let bytes = appends.iter().map(|append| append.row.len() as u64).sum();
+            self.make_space(appends.len() as u64, bytes);
+            let both = self.write(&appends, &finished);
+            match both {
+                Ok(first) => self.appended(appends, first, bytes),
+                Err(error) => self.write_apart(appends, finished, &error),
+            }
+            self.make_space(0, 0);
+        }
+        self.last_commit = Instant::now();
+        for flush in self.flushes.drain(..) {
+            // Who asked may be gone.
+            let _ = flush.send(());
+        }
+    }
+
+    /// After a failure: new messages and removals take different space, so that one may work without the
+    /// other.
+    fn write_apart(
+        &mut self,
+        appends: Vec<Append>,
+        finished: Vec<(Arc<Queue>, Finished)>,
+        error: &io::Error,
+    ) {
+        self.store_failed(error);
+        let is_single = appends.is_empty() || finished.is_empty();
+        if !finished.is_empty() && (is_single || self.write(&[], &finished).is_err()) {
+            self.finished = finished;
+        }
+        if appends.is_empty() {
+            return;
+        }
+        let bytes = appends.iter().map(|append| append.row.len() as u64).sum();
+        let written = if is_single {
+            Err(error.to_string())
+        } else {
+            self.write(&appends, &[]).map_err(|error| error.to_string())
+        };
+        match written {
+            Ok(first) => self.appended(appends, first, bytes),
+            Err(error) => {
+                let count = appends.len() as u64;
+                self.common.ledger.release(count, bytes);
+                self.common.ledger.update(|counts| counts.unwritten += count);
+                self.answer(
+                    appends,
+                    |_| Err(error.clone()),
+                    |append| {
+                        append.queue.remove(1);
+                    },
+                );
+            }
+        }
+    }
+
+    fn appended(&mut self, appends: Vec<Append>, first: u64, bytes: u64) {
+        self.common.ledger.release(appends.len() as u64, bytes);
+        self.answer(appends, |index| Ok(SpoolId(first + index)), |_| ());
+        self.common.replay.notify_one();
+    }
+
+    fn answer(
+        &self,
+        appends: Vec<Append>,
+        result: impl Fn(u64) -> Result<SpoolId, String>,
+        also: impl Fn(&Append),
+    ) {
+        let slots = appends.iter().map(|append| append.slots as usize).sum();
+        for (index, append) in (0..).zip(appends) {
+            also(&append);
+            // Whoever spooled it may be gone. Its waker is anybody's code.
+            crate::events::contain(|| drop(append.answer.send(result(index))));
+        }
+        self.common.inbox.give_slots(slots);
+    }
+
+    /// Stores messages and removes others, all or none; returns the number of the first new message.
+    fn write(&mut self, appends: &[Append], finished: &[(Arc<Queue>, Finished)]) -> io::Result<u64> {
+        let mut batch = Batch::default();
+        for (queue, finished) in finished {
+            self.remove_finished(&mut batch, queue, finished);
+        }
+        let first = self.state.next_number;
+        for (number, append) in (first..).zip(appends) {
+            let id = append.queue.id;
+            self.queues.entry(id).or_insert_with(|| {
+                QueueState::new(QueueRow::new(append.queue.key.clone(), number), Arc::clone(&append.queue))
+            });
+            let row = self.row(&mut batch, id);
+            let bytes = append.row.len() as u64;
+            row.messages += 1;
+            row.bytes += bytes;
+            row.end = number + 1;
+            batch.bytes_in += bytes;
+            batch.spooled += 1;
+            batch.changes.push(Change::Put(Key::message(id, number), append.row.clone()));
+        }
+        self.commit(batch)?;
+        for (queue, finished) in finished {
+            self.unremoved.remove(&(queue.id, finished.number));
+            queue.end_removal(1);
+        }
+        self.common.changed.notify_waiters();
+        Ok(first)
+    }
+
+    fn remove_finished(&self, batch: &mut Batch, queue: &Queue, finished: &Finished) {
+        self.remove(batch, queue.id, finished.number, finished.bytes);
+        match &finished.fate {
+            Fate::Replayed => *batch.replayed.entry(queue.id).or_default() += 1,
+            Fate::SetAside { reason, attempts, row } => {
+                let aside = SetAside {
+                    queue: queue.id,
+                    reason: reason.clone(),
+                    attempts: *attempts,
+                    time: self.common.clock.now(),
+                    row: row.clone(),
+                };
+                let row = aside.encode();
+                batch.set_aside += 1;
+                batch.bytes_aside += row.len() as u64;
+                batch.changes.push(Change::Put(Key::set_aside(finished.number), row));
+            }
+        }
+    }
+
+    /// Removes a message in a batch.
+    pub(super) fn remove(&self, batch: &mut Batch, queue: u32, number: u64, bytes: u64) {
+        let row = self.row(batch, queue);
+        row.messages = row.messages.saturating_sub(1);
+        row.bytes = row.bytes.saturating_sub(bytes);
+        batch.bytes_out += bytes;
+        *batch.removed.entry(queue).or_default() += 1;
+        batch.changes.push(Change::Remove(Key::message(queue, number)));
+    }
+
+    /// The row of a queue as the batch leaves it.
+    pub(super) fn row<'a>(&self, batch: &'a mut Batch, queue: u32) -> &'a mut QueueRow {
+        batch.rows.entry(queue).or_insert_with(|| self.queues[&queue].row.clone())
+    }
+
+    /// Applies a batch to the store, and then to the counts.
+    pub(super) fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
+        self.mend()?;
+        // Neighbours in the store are changed one after the other.
+        batch.changes.sort_by_key(|change| match change {
+            Change::Put(key, _) | Change::Remove(key) => *key,
+        });
+        let state = StateRow {
+            serial: self.state.serial + 1,
+            next_number: self.state.next_number + batch.spooled,
+            next_queue: self.common.index.next_id(),
+            is_closed: false,
+            time: self.common.clock.now(),
+        };
+        let queues = batch.rows.iter().map(|(id, row)| Change::Put(Key::queue(*id), row.encode()));
+        batch.changes.extend(queues);
+        batch.changes.push(Change::Put(Key::STATE, state.encode()));
+        if let Err(error) = self.store.commit(&batch.changes) {
+            self.is_broken = true;
+            if !self.was_applied(state.serial) {
+                return Err(error);
+            }
+        }
+        self.state = state;
+        self.retry_at = None;
+        self.apply(batch);
+        Ok(())
+    }
+
+    /// Whether the commit with this number is in the store, in spite of the error that it ended with.
+    fn was_applied(&mut self, serial: u64) -> bool {
+        if self.mend().is_err() {
+            return false;
+        }
+        let state = store::get(&*self.store, Key::STATE).ok().flatten();
+        state.and_then(|row| StateRow::decode(&row).ok()).is_some_and(|state| state.serial == serial)
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        let Batch { rows, removed, replayed, spooled, set_aside, dropped, damaged, .. } = batch;
+        for (id, row) in rows {
+            if let Some(state) = self.queues.get_mut(&id) {
+                state.row = row;
+            }
+        }
+        let mut duplicates = 0;
+        for (id, count) in &replayed {
+            if let Some(state) = self.queues.get_mut(id) {
+                let again = state.maybe_replayed.min(*count);
+                state.maybe_replayed -= again;
+                duplicates += again;
+            }
+        }
+        let replayed: u64 = replayed.values().sum();
+        self.common.ledger.update(|counts| {
+            counts.spooled += spooled;
+            counts.replayed += replayed;
+            counts.set_aside += set_aside;
+            counts.dropped += dropped;
+            counts.damaged += damaged;
+            counts.maybe_duplicates += duplicates;
+            counts.waiting = counts.waiting + spooled - replayed - set_aside - dropped - damaged;
+            counts.waiting_bytes = (counts.waiting_bytes + batch.bytes_in).saturating_sub(batch.bytes_out);
+            counts.held_aside += set_aside;
+            counts.held_aside_bytes += batch.bytes_aside;
+        });
+        for (id, count) in removed {
+            let Some(state) = self.queues.get(&id) else { continue };
+            if state.queue.remove(count) {
+                let key = &state.queue.key;
+                let event = SpoolEvent::Emptied { topic: key.topic.clone(), partition: key.partition };
+                self.common.events.send(event);
+            }
+        }
+        self.common.changed.notify_waiters();
+    }
+
+    /// Marks the folder as closed.
+    pub(super) fn close(&mut self) {
+        let state = StateRow {
+            serial: self.state.serial + 1,
+            next_queue: self.common.index.next_id(),
+            is_closed: true,
+            time: self.common.clock.now(),
+            ..self.state
+        };
+        let closed = self.mend().and_then(|()| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));
+        if let Err(error) = closed {
+            self.store_failed(&error);
+        }
+    }
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.rows.is_empty()
+    }
+
+    /// Counts messages as gone that have no row to remove.
+    pub(super) fn lose(&mut self, queue: u32, count: u64) {
+        self.damaged += count;
+        *self.removed.entry(queue).or_default() += count;
+    }
+}

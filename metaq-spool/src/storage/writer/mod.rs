@@ -1,0 +1,204 @@
+//! The thread that owns the store. What comes while it writes is written together the next time.
+
+mod batch;
+mod damage;
+pub(crate) mod open;
+mod space;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Common,
+    inbox::{Append, Finished, Request, Stored},
+    index::Queue,
+    rows::{QueueRow, StateRow},
+};
+use crate::{
+    events::SpoolEvent,
+    options::Fsync,
+    store::{Key, Limit, Rows, Store},
+};
+
+/// The pause before what could not be written is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A queue as the writer knows it.
+#[derive(Debug)]
+pub(crate) struct QueueState {
+    pub(crate) row: QueueRow,
+    pub(crate) queue: Arc<Queue>,
+    /// Messages with smaller numbers were dropped, also while they were replayed.
+    dropped_below: u64,
+    /// The number of messages that an earlier process may have replayed and not removed.
+    pub(crate) maybe_replayed: u64,
+}
+
+impl QueueState {
+    pub(crate) fn new(row: QueueRow, queue: Arc<Queue>) -> Self {
+        Self { row, queue, dropped_below: 0, maybe_replayed: 0 }
+    }
+}
+
+pub(crate) struct Writer {
+    store: Box<dyn Store>,
+    common: Arc<Common>,
+    state: StateRow,
+    queues: HashMap<u32, QueueState>,
+    appends: Vec<Append>,
+    /// Messages to remove, in order, and by their numbers: they are in the store, and are not read again.
+    finished: Vec<(Arc<Queue>, Finished)>,
+    unremoved: HashSet<(u32, u64)>,
+    flushes: Vec<oneshot::Sender<()>>,
+    last_commit: Instant,
+    next_age_check: Instant,
+    retry_at: Option<Instant>,
+    /// The store must be opened again before it is used.
+    is_broken: bool,
+}
+
+impl Writer {
+    /// Handles requests until the inbox is closed and empty, and marks the folder as closed then.
+    pub(crate) fn run(mut self) {
+        while let Some(requests) = self.common.inbox.take(self.next_deadline()) {
+            for request in requests {
+                self.handle(request);
+            }
+            if self.is_due() {
+                self.write_pending();
+            }
+            self.check_age();
+        }
+        self.write_pending();
+        self.close();
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Append(append) => self.appends.push(append),
+            Request::Finish(queue, finished) => {
+                let dropped_below = self.queues.get(&queue.id).map_or(0, |state| state.dropped_below);
+                // Those that were dropped while they were replayed count as dropped.
+                for finished in finished {
+                    if finished.number < dropped_below {
+                        queue.end_removal(1);
+                        continue;
+                    }
+                    self.unremoved.insert((queue.id, finished.number));
+                    self.finished.push((Arc::clone(&queue), finished));
+                }
+            }
+            Request::Read(queue, from, limit, answer) => {
+                // The reader may be gone.
+                let _ = answer.send(self.read(&queue, from, limit));
+            }
+            Request::Flush(answer) => self.flushes.push(answer),
+        }
+    }
+
+    /// Whether what came is to be written now.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| now < at) && self.appends.is_empty() && self.flushes.is_empty() {
+            return false;
+        }
+        match self.common.fsync {
+            // Half of the slots: those who wait for more would wait for the interval.
+            Fsync::Interval(interval) if self.flushes.is_empty() && !self.common.inbox.is_crowded() => {
+                self.has_pending() && now >= self.last_commit + interval
+            }
+            _ => self.has_pending() || !self.flushes.is_empty(),
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.appends.is_empty() || !self.finished.is_empty()
+    }
+
+    /// The time at which something is due although no request comes.
+    fn next_deadline(&self) -> Option<Instant> {
+        let commit = match self.common.fsync {
+            Fsync::Interval(interval) if self.has_pending() => Some(self.last_commit + interval),
+            _ => None,
+        };
+        let retry = if self.has_pending() { self.retry_at } else { None };
+        let age = self.common.max_age.map(|_| self.next_age_check);
+        [commit.max(retry), age].into_iter().flatten().min()
+    }
+
+    /// Opens the store again if the last use of it has failed.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.is_broken {
+            self.store.reopen()?;
+            self.is_broken = false;
+        }
+        Ok(())
+    }
+
+    /// The first messages of a queue from a number on, without those that are too old or only wait for their
+    /// removal.
+    fn read(&mut self, queue: &Queue, from: u64, limit: Limit) -> io::Result<Stored> {
+        self.mend()?;
+        let first = self.queues.get(&queue.id).map_or(0, |state| state.row.first);
+        let from = from.max(first);
+        let rows = match self.store.scan(Key::messages(queue.id, from), limit) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.read_damaged(queue.id, from, limit)?
+            }
+            read => read?,
+        };
+        let rows = self.without_expired(queue.id, rows);
+        let unremoved = |number| self.unremoved.contains(&(queue.id, number));
+        let rows = rows.into_iter().map(|(key, row)| (key.number, row));
+        Ok(rows.filter(|(number, _)| !unremoved(*number)).collect())
+    }
+
+    /// Removes the messages at the beginning that have reached the greatest age.
+    fn without_expired(&mut self, queue: u32, mut rows: Rows) -> Rows {
+        let Some(max_age) = self.common.max_age else { return rows };
+        let now = self.common.clock.now();
+        let is_old =
+            |row: &[u8]| crate::record::time(row).is_ok_and(|time| now.saturating_sub(time) >= max_age);
+        let old = rows.iter().take_while(|(_, row)| is_old(row)).count();
+        if old > 0 {
+            let young = rows.split_off(old);
+            self.drop_rows(queue, &rows, crate::events::DropReason::Age);
+            return young;
+        }
+        rows
+    }
+
+    fn check_age(&mut self) {
+        let Some(max_age) = self.common.max_age else { return };
+        if Instant::now() < self.next_age_check || self.mend().is_err() {
+            return;
+        }
+        let filled = self.queues.iter().filter(|(_, state)| state.row.messages > 0);
+        let filled: Vec<_> = filled.map(|(id, state)| (*id, state.row.first)).collect();
+        for (queue, first) in filled {
+            loop {
+                let limit = Limit { rows: 1024, bytes: 4 << 20 };
+                let Ok(rows) = self.store.scan(Key::messages(queue, first), limit) else { break };
+                let found = rows.len();
+                if self.without_expired(queue, rows).len() == found || self.is_broken {
+                    break;
+                }
+            }
+        }
+        let pause = (max_age / 10).clamp(Duration::from_millis(50), Duration::from_secs(60));
+        self.next_age_check = Instant::now() + pause;
+    }
+
+    fn store_failed(&mut self, error: &io::Error) {
+        if self.retry_at.is_none() {
+            self.common.events.send(SpoolEvent::StoreFailed { reason: error.to_string() });
+        }
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+}

@@ -1,0 +1,158 @@
+//! Reading what an earlier process has left.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{QueueState, Writer};
+use crate::{
+    fields::BadRow,
+    record,
+    storage::{
+        Common,
+        index::{Index, Queue},
+        rows::{QueueRow, StateRow},
+    },
+    store::{self, Change, Key, Limit, Store},
+};
+
+/// What is in the folder, without its messages.
+pub(crate) struct Found {
+    pub(crate) state: StateRow,
+    /// None when the folder is new.
+    pub(crate) was_closed: Option<bool>,
+    pub(crate) queues: Vec<(u32, QueueRow)>,
+    pub(crate) held_aside: u64,
+    pub(crate) held_aside_bytes: u64,
+}
+
+/// Reads the rows about the spool and its queues.
+pub(crate) fn find(store: &dyn Store) -> io::Result<Found> {
+    let mut queues = Vec::new();
+    for (key, row) in store.scan(Key::all_queues(), Limit::ALL)? {
+        match QueueRow::decode(&row) {
+            Ok(row) => queues.push((key.queue, row)),
+            Err(_) => queues.extend(rebuild(store, key.queue)?.map(|row| (key.queue, row))),
+        }
+    }
+    let stored = store::get(store, Key::STATE)?;
+    let state = match stored.as_deref().map(StateRow::decode) {
+        Some(Ok(state)) => Some(state),
+        Some(Err(error)) if is_newer(&error, stored.as_deref()) => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, error.to_string()));
+        }
+        _ => None,
+    };
+    let was_closed = match (&state, stored) {
+        (Some(state), _) => Some(state.is_closed),
+        (None, Some(_)) => Some(false),
+        (None, None) => None,
+    };
+    let mut state = state.unwrap_or_default();
+    // If that row is damaged, those of the queues know enough.
+    for (id, row) in &queues {
+        state.next_number = state.next_number.max(row.end);
+        state.next_queue = state.next_queue.max(id + 1);
+    }
+    let (mut held_aside, mut held_aside_bytes, mut from) = (0, 0, 0);
+    loop {
+        let rows = store.scan(Key::all_set_aside(from), Limit { rows: 10_000, bytes: 16 << 20 })?;
+        let Some((last, _)) = rows.last() else { break };
+        from = last.number + 1;
+        held_aside += rows.len() as u64;
+        held_aside_bytes += rows.iter().map(|(_, row)| row.len() as u64).sum::<u64>();
+    }
+    state.next_number = state.next_number.max(from);
+    Ok(Found { state, was_closed, queues, held_aside, held_aside_bytes })
+}
+
+/// Whether a row was written by a later version, and is no damage.
+fn is_newer(error: &BadRow, row: Option<&[u8]>) -> bool {
+    let version = row.and_then(|row| row.first()).copied().unwrap_or_default();
+    // A flipped bit leaves a version that is far away, or one whose checksum does not fit.
+    error.0.contains("format has version")
+        && (2..16).contains(&version)
+        && row.is_some_and(|row| row.len() == 34)
+}
+
+/// The row of a queue from its messages; none if there are none.
+fn rebuild(store: &dyn Store, queue: u32) -> io::Result<Option<QueueRow>> {
+    let mut found: Option<QueueRow> = None;
+    let (mut from, mut messages, mut bytes) = (0, 0, 0);
+    loop {
+        let rows = store.scan(Key::messages(queue, from), Limit { rows: 10_000, bytes: 16 << 20 })?;
+        let Some((last, _)) = rows.last() else { break };
+        from = last.number + 1;
+        for (key, row) in rows {
+            messages += 1;
+            bytes += row.len() as u64;
+            if found.is_none()
+                && let Ok(record) = record::decode(row)
+            {
+                found = Some(QueueRow::new(record::QueueKey::of(&record.message), key.number));
+            }
+        }
+    }
+    Ok(found.map(|row| QueueRow { first: 0, end: from, messages, bytes, ..row }))
+}
+
+impl Found {
+    /// The queues that hold messages, as those who spool and replay see them.
+    pub(crate) fn index(&self) -> (Index, HashMap<u32, QueueState>) {
+        let filled = self.queues.iter().filter(|(_, row)| row.messages > 0);
+        let states: HashMap<_, _> = filled
+            .map(|(id, row)| {
+                let queue = Arc::new(Queue::new(*id, row.key.clone(), row.messages));
+                (*id, QueueState::new(row.clone(), queue))
+            })
+            .collect();
+        let queues = states.values().map(|state| Arc::clone(&state.queue));
+        (Index::new(queues, self.state.next_queue), states)
+    }
+}
+
+impl Writer {
+    /// Takes up what was found, and marks the folder as in use.
+    pub(crate) fn start(
+        mut store: Box<dyn Store>,
+        common: Arc<Common>,
+        found: Found,
+        mut queues: HashMap<u32, QueueState>,
+        window: u64,
+    ) -> io::Result<Self> {
+        if found.was_closed == Some(false) {
+            queues.values_mut().for_each(|state| state.maybe_replayed = window);
+        }
+        let state = StateRow { serial: found.state.serial + 1, is_closed: false, ..found.state };
+        // Queues that are empty are forgotten, so that their number is bounded by what is in use.
+        let empty = found.queues.iter().filter(|(_, row)| row.messages == 0);
+        let mut changes: Vec<_> = empty.map(|(id, _)| Change::Remove(Key::queue(*id))).collect();
+        changes.push(Change::Put(Key::STATE, state.encode()));
+        store.commit(&changes)?;
+        common.ledger.update(|counts| {
+            let rows = || queues.values().map(|state| &state.row);
+            counts.recovered = rows().map(|row| row.messages).sum();
+            counts.waiting = counts.recovered;
+            counts.waiting_bytes = rows().map(|row| row.bytes).sum();
+            (counts.held_aside, counts.held_aside_bytes) = (found.held_aside, found.held_aside_bytes);
+        });
+        let now = Instant::now();
+        Ok(Self {
+            store,
+            common,
+            state,
+            queues,
+            appends: Vec::new(),
+            finished: Vec::new(),
+            unremoved: std::collections::HashSet::new(),
+            flushes: Vec::new(),
+            last_commit: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
+            next_age_check: now,
+            retry_at: None,
+            is_broken: false,
+        })
+    }
+}

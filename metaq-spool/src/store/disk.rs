@@ -1,0 +1,138 @@
+//! The store on disk: one table of a redb database.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{Builder, Database, ReadableDatabase as _, TableDefinition, TableError};
+
+use super::{Change, Key, Limit, Rows, Store, file_backend::SpoolFile};
+
+const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spool");
+
+/// The memory for pages of the file. More makes nothing faster: each page is read and written about once.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// The name of the file in the spool's folder.
+pub(crate) const FILE: &str = "spool.redb";
+
+/// A store in a file.
+#[derive(Debug)]
+pub(crate) struct DiskStore {
+    path: PathBuf,
+    is_forced: bool,
+    /// None after a failed attempt to reopen.
+    database: Option<Database>,
+}
+
+impl DiskStore {
+    /// Opens the store in `folder`, or creates it. `is_forced` makes each commit wait for the disk.
+    pub(crate) fn open(folder: &Path, is_forced: bool) -> io::Result<Self> {
+        let path = folder.join(FILE);
+        let mut this = Self { path, is_forced, database: None };
+        this.reopen()?;
+        Ok(this)
+    }
+
+    /// Renames a file that can't be read, so that a new one can take its place.
+    pub(crate) fn set_damaged_file_aside(folder: &Path) -> io::Result<PathBuf> {
+        let names = (1_u32..).map(|n| folder.join(format!("damaged-{n}.redb")));
+        let free = names.into_iter().find(|name| !name.exists());
+        let target = free.ok_or_else(|| io::Error::other("no name is free for the damaged file"))?;
+        fs::rename(folder.join(FILE), &target)?;
+        Ok(target)
+    }
+
+    fn database(&self) -> io::Result<&Database> {
+        self.database.as_ref().ok_or_else(|| io::Error::other("the store could not be opened again"))
+    }
+}
+
+impl Store for DiskStore {
+    fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+        let database = self.database()?;
+        contained(|| {
+            let mut transaction = database.begin_write().map_err(failed)?;
+            // Keeps the list of free pages in each commit: after a crash the file opens at once, without
+            // reading all of it.
+            transaction.set_quick_repair(true);
+            {
+                let mut table = transaction.open_table(TABLE).map_err(failed)?;
+                for change in changes {
+                    match change {
+                        Change::Put(key, row) => {
+                            table.insert(&key.encode()[..], &row[..]).map_err(failed)?;
+                        }
+                        Change::Remove(key) => {
+                            table.remove(&key.encode()[..]).map_err(failed)?;
+                        }
+                    }
+                }
+            }
+            transaction.commit().map_err(failed)
+        })
+    }
+
+    fn scan(&self, range: Range<Key>, limit: Limit) -> io::Result<Rows> {
+        let database = self.database()?;
+        contained(|| {
+            let transaction = database.begin_read().map_err(failed)?;
+            let table = match transaction.open_table(TABLE) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(failed(error)),
+            };
+            let (start, end) = (range.start.encode(), range.end.encode());
+            let (mut rows, mut bytes) = (Rows::new(), 0);
+            for row in table.range::<&[u8]>(&start[..]..&end[..]).map_err(failed)? {
+                let (key, value) = row.map_err(failed)?;
+                let key = Key::decode(key.value()).ok_or_else(|| damaged("a key is unreadable"))?;
+                bytes += value.value().len();
+                rows.push((key, value.value().to_vec()));
+                if rows.len() >= limit.rows || bytes >= limit.bytes {
+                    break;
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        // The file is locked as long as the old one lives.
+        drop(self.database.take());
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
+        let is_forced = self.is_forced;
+        let opened = contained(|| {
+            let backend = SpoolFile::new(file, is_forced).map_err(failed)?;
+            Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(failed)
+        })?;
+        self.database = Some(opened);
+        Ok(())
+    }
+}
+
+/// Runs code that reads the file: the library checks much of it by assertions.
+fn contained<T>(code: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(code))
+        .unwrap_or_else(|_| Err(damaged("reading it failed an assertion of the database library")))
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+fn failed(error: impl Into<redb::Error>) -> io::Error {
+    match error.into() {
+        redb::Error::Io(error) => error,
+        redb::Error::Corrupted(text) => damaged(&text),
+        error @ (redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }) => io::Error::new(io::ErrorKind::InvalidData, error),
+        error => io::Error::other(error),
+    }
+}

@@ -1,0 +1,81 @@
+//! A store in memory, with faults for tests.
+
+use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{Change, Key, Limit, Rows, Store};
+
+/// What is stored, and the faults, shared with the test.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) rows: BTreeMap<Key, Vec<u8>>,
+    /// Commits fail, and change nothing.
+    pub(crate) is_full: bool,
+    /// The chance that a commit fails, and the chance that one that fails is applied all the same.
+    pub(crate) failing: f64,
+    pub(crate) failing_after_commit: f64,
+    /// Reads that touch one of these fail.
+    pub(crate) unreadable: Vec<Key>,
+    pub(crate) commits: u64,
+    needs_reopening: bool,
+}
+
+/// A store that a test can look into.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryStore(pub(crate) Arc<Mutex<Memory>>);
+
+fn fault(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, text.to_owned())
+}
+
+impl Store for MemoryStore {
+    fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+        let mut memory = self.0.lock();
+        if memory.needs_reopening {
+            return Err(io::Error::other("it was not reopened"));
+        }
+        let fails = memory.is_full || fastrand::f64() < memory.failing;
+        if fails && (memory.is_full || fastrand::f64() >= memory.failing_after_commit) {
+            memory.needs_reopening = true;
+            return Err(fault("no space is left"));
+        }
+        for change in changes {
+            match change {
+                Change::Put(key, row) => {
+                    memory.rows.insert(*key, row.clone());
+                }
+                Change::Remove(key) => {
+                    memory.rows.remove(key);
+                }
+            }
+        }
+        memory.commits += 1;
+        memory.needs_reopening = fails;
+        if fails { Err(fault("the disk was lost after the commit")) } else { Ok(()) }
+    }
+
+    fn scan(&self, range: Range<Key>, limit: Limit) -> io::Result<Rows> {
+        let memory = self.0.lock();
+        if memory.needs_reopening {
+            return Err(io::Error::other("it was not reopened"));
+        }
+        let (mut rows, mut bytes) = (Rows::new(), 0);
+        for (key, row) in memory.rows.range(range) {
+            if memory.unreadable.contains(key) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a page is damaged"));
+            }
+            bytes += row.len();
+            rows.push((*key, row.clone()));
+            if rows.len() >= limit.rows || bytes >= limit.bytes {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.0.lock().needs_reopening = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Tests over a store in memory, which fails, forgets and is damaged as they want it.
+
+mod crashes;
+mod damage;
+mod faults;
+
+use std::{sync::Arc, time::Duration};
+
+use metaq_producer::{Message, Partition, Topic};
+
+use crate::{
+    SpoolId, SpoolOptions,
+    record::{self, QueueKey},
+    storage::{
+        Storage,
+        inbox::{Fate, Finished, Stored},
+        index::Queue,
+    },
+    store::{Limit, memory::MemoryStore},
+};
+
+/// The time within which an event of a test is expected.
+const SOON: Duration = Duration::from_secs(30);
+
+fn topic() -> Topic {
+    "t".parse().unwrap()
+}
+
+fn message(payload: impl Into<String>) -> Message {
+    Message::new(topic(), payload.into())
+}
+
+fn pinned(payload: impl Into<String>, index: i32) -> Message {
+    message(payload).with_partition(Partition::new(0, index))
+}
+
+fn options() -> SpoolOptions {
+    SpoolOptions::new("/in-memory")
+}
+
+fn start(options: &SpoolOptions, store: &MemoryStore) -> Storage {
+    Storage::start(options, Box::new(store.clone()), None).unwrap()
+}
+
+async fn append(storage: &Storage, message: Message) -> Result<SpoolId, crate::SpoolSendError> {
+    storage.submit(message).await?.outcome().await
+}
+
+fn queue(storage: &Storage, message: &Message) -> Arc<Queue> {
+    storage.common.index.find(&QueueKey::of(message)).unwrap()
+}
+
+async fn read(storage: &Storage, queue: &Arc<Queue>) -> std::io::Result<Stored> {
+    let limit = Limit { rows: 1000, bytes: 1 << 20 };
+    storage.begin_read(queue, 0, limit).unwrap().await.unwrap()
+}
+
+fn payload(row: &[u8]) -> String {
+    String::from_utf8(record::decode(row.to_vec()).unwrap().message.payload().to_vec()).unwrap()
+}
+
+fn finished(number: u64, row: &[u8]) -> Finished {
+    Finished { number, bytes: row.len() as u64, fate: Fate::Replayed }
+}
+
+fn assert_balanced(storage: &Storage) {
+    let counts = storage.common.ledger.counts();
+    let gone = counts.replayed + counts.set_aside + counts.dropped + counts.damaged;
+    assert_eq!(counts.recovered + counts.spooled, gone + counts.waiting, "{counts:?}");
+}

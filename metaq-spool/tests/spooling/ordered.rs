@@ -1,0 +1,91 @@
+//! Sending in order.
+
+use std::time::Duration;
+
+use metaq_producer::Outcome;
+use metaq_spool::Sent;
+use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
+
+use crate::form::{SOON, assert_balanced, builder, in_partition, open, options, pinned};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn order_holds_while_brokers_come_and_go() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let folder_of_broker = tempfile::tempdir().unwrap();
+    let builder = || builder(&registry).data_dir(folder_of_broker.path());
+    let mut options = options(folder.path());
+    options.ordered = true;
+    let spool = open(&registry, options).await;
+    let senders: Vec<_> = (0..4)
+        .map(|index| {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                let mut handles = Vec::new();
+                for n in 0..300 {
+                    handles.push(spool.enqueue(pinned(n.to_string(), index)).await.unwrap());
+                    if n % 7 == 0 {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                let mut outcomes = Vec::new();
+                for handle in handles {
+                    outcomes.push(match handle.await {
+                        Ok(sent) => format!("{sent:?}"),
+                        // It may be stored: the connection was lost. It is not sent again.
+                        Err(error) => {
+                            assert_eq!(error.outcome(), Outcome::Unknown);
+                            error.to_string()
+                        }
+                    });
+                }
+                outcomes
+            })
+        })
+        .collect();
+    let mut rounds = 0;
+    while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+        let broker = builder().start().await.unwrap();
+        rounds += 1;
+        if rounds % 2 == 0 {
+            broker.faults().plan(Requests::puts().with_chance(0.1), Fault::refuse(503, "busy"));
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        broker.kill().await;
+    }
+    let broker = builder().start().await.unwrap();
+    let mut outcomes = Vec::new();
+    for sender in senders {
+        outcomes.push(sender.await.unwrap());
+    }
+    assert_eq!(spool.drain(SOON).await, 0);
+    assert_balanced(&spool.stats());
+    for (index, outcomes) in (0..).zip(outcomes) {
+        let numbers =
+            in_partition(&broker, index).into_iter().map(|payload| payload.parse::<usize>().unwrap());
+        let numbers: Vec<_> = numbers.collect();
+        if let Some(late) = numbers.windows(2).find(|pair| pair[1] < pair[0]) {
+            panic!("partition {index}: {} after {}: {}; {numbers:?}", late[1], late[0], outcomes[late[1]]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn live_messages_stay_behind_spooled_ones() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let broker = builder(&registry).start_without_port().unwrap();
+    let mut options = options(folder.path());
+    options.ordered = true;
+    let spool = open(&registry, options).await;
+    let refused = broker.faults().plan(Requests::puts().of_partition(0), Fault::refuse(503, "busy"));
+    assert!(matches!(spool.send(pinned("0", 0)).await, Ok(Sent::Spooled(_))));
+    let before = refused.met();
+    // It is not tried: another one is before it.
+    assert!(matches!(spool.send(pinned("1", 0)).await, Ok(Sent::Spooled(_))));
+    assert!(before > 0);
+    assert!(matches!(spool.send(pinned("other", 1)).await, Ok(Sent::Stored(_))));
+    broker.faults().heal();
+    assert_eq!(spool.drain(SOON).await, 0);
+    assert!(matches!(spool.send(pinned("2", 0)).await, Ok(Sent::Stored(_))));
+    assert_eq!(in_partition(&broker, 0), ["0", "1", "2"]);
+    assert_balanced(&spool.stats());
+}

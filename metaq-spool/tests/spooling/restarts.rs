@@ -1,0 +1,101 @@
+//! Brokers and programs that are away and come back.
+
+use std::{fs::File, time::Duration};
+
+use metaq_spool::{OpenErrorKind, Sent, SpoolOptions, SpoolingProducer};
+use metaq_testkit::EmbeddedRegistry;
+
+use crate::form::{SOON, assert_balanced, broker, id, message, open, options, producer, stored};
+
+#[tokio::test]
+async fn a_folder_is_used_once_at_a_time() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let spool = open(&registry, options(folder.path())).await;
+    let again = SpoolingProducer::open(producer(&registry), SpoolOptions::new(folder.path())).await;
+    let error = again.unwrap_err();
+    assert_eq!((error.kind(), error.pid()), (OpenErrorKind::InUse, Some(std::process::id())));
+    spool.close(Duration::ZERO).await;
+    open(&registry, options(folder.path())).await;
+}
+
+#[tokio::test]
+async fn messages_survive_restarts_of_program_and_broker() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let mut last = None;
+    for round in 0..3 {
+        let spool = open(&registry, options(folder.path())).await;
+        assert_eq!(spool.stats().recovered, round * 10);
+        for n in 0..10 {
+            let now = id(&spool.send(message(format!("{round}-{n}"))).await.unwrap());
+            assert!(last.replace(now).is_none_or(|before| before < now), "no id is used twice");
+        }
+        if round == 1 {
+            // The last clone closes the folder as well, once its tasks have ended.
+            drop(spool);
+            let lock = File::open(folder.path().join("lock")).unwrap();
+            while lock.try_lock().is_err() {
+                tokio::task::yield_now().await;
+            }
+        } else {
+            spool.close(Duration::ZERO).await;
+        }
+    }
+    let broker = broker(&registry);
+    // Nothing is published by the program: the spool knows its topics.
+    let spool = SpoolingProducer::open(producer(&registry), options(folder.path())).await.unwrap();
+    assert_eq!(spool.stats().recovered, 30);
+    assert_eq!(spool.drain(SOON).await, 0);
+    let stored = stored(&broker);
+    assert_eq!((stored.len(), stored.values().sum::<usize>()), (30, 30));
+    let stats = spool.stats();
+    assert_eq!((stats.replayed, stats.maybe_duplicates), (30, 0));
+    assert_balanced(&stats);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn brokers_come_and_go_under_load() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let folder_of_broker = tempfile::tempdir().unwrap();
+    let builder = || crate::form::builder(&registry).data_dir(folder_of_broker.path());
+    let mut options = options(folder.path());
+    options.spool_unknown = true;
+    let spool = open(&registry, options).await;
+    let senders: Vec<_> = (0..8)
+        .map(|sender| {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                let mut stored = 0;
+                for n in 0..500 {
+                    match spool.send(message(format!("{sender}-{n}"))).await.unwrap() {
+                        Sent::Stored(_) => stored += 1,
+                        _ => tokio::task::yield_now().await,
+                    }
+                }
+                stored
+            })
+        })
+        .collect();
+    while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+        let broker = builder().start().await.unwrap();
+        let before = spool.stats();
+        let some_were_sent = async {
+            while spool.stats().stored + spool.stats().replayed < before.stored + before.replayed + 100
+                && !senders.iter().all(tokio::task::JoinHandle::is_finished)
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(SOON, some_were_sent).await;
+        broker.kill().await;
+    }
+    let mut live = 0;
+    for sender in senders {
+        live += sender.await.unwrap();
+    }
+    let broker = builder().start().await.unwrap();
+    assert_eq!(spool.drain(SOON).await, 0);
+    let stats = spool.stats();
+    assert_balanced(&stats);
+    assert_eq!((stats.offered, stats.stored, stats.failed), (4000, live, 0));
+    assert_eq!(stored(&broker).len(), 4000, "{stats:?}");
+}
