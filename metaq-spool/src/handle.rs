@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use metaq_producer::{Message, SendError, SendHandle, SendReceipt, Topic};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,116 +39,101 @@ pub enum Sent {
 #[must_use = "the outcome of the message is lost without it"]
 pub struct SpoolHandle {
     state: State,
-    /// Set when a task of the spool takes it to its outcome.
-    is_orphan: bool,
 }
 
-type Submitting = Pin<Box<dyn Future<Output = Result<Pending, SpoolSendError>> + Send>>;
-type Writing = Pin<Box<dyn Future<Output = Result<SpoolId, SpoolSendError>> + Send>>;
-
+/// Small, since handles of most messages have the first state alone.
 enum State {
-    /// On its way to a broker. A copy is kept when it is spooled although it may be stored.
-    Live {
-        handle: SendHandle,
-        kept: Option<Message>,
-        is_pinned: bool,
-        shared: Arc<Shared>,
-    },
-    /// On its way to the storage, since sending it failed so.
-    Submitting {
-        submitting: Submitting,
-        error: Option<SendError>,
-        shared: Arc<Shared>,
-    },
-    /// Being written by the storage, which counts it.
-    Writing {
-        writing: Writing,
-        shared: Arc<Shared>,
-    },
-    /// With the task of its queue, which counts it.
-    Queued {
-        answer: oneshot::Receiver<Result<Sent, SpoolSendError>>,
-        topic: Topic,
-    },
+    /// On its way to a broker.
+    Live(SendHandle, Arc<Shared>),
+    Rare(Box<Rare>),
     Done,
 }
 
+enum Rare {
+    /// On its way to a broker, with a copy that is spooled although the message may be stored.
+    Kept(SendHandle, Option<Message>, Arc<Shared>),
+    /// On its way to the storage, since sending it failed so.
+    Submitting(BoxFuture<'static, Result<Pending, SpoolSendError>>, Option<SendError>, Arc<Shared>),
+    /// Being written by the storage, which counts it.
+    Writing(BoxFuture<'static, Result<SpoolId, SpoolSendError>>, Arc<Shared>),
+    /// With the task of its queue, which counts it.
+    Queued(oneshot::Receiver<Result<Sent, SpoolSendError>>, Topic),
+}
+
 impl SpoolHandle {
-    fn new(state: State) -> Self {
-        Self { state, is_orphan: false }
+    #[inline]
+    pub(crate) fn live(handle: SendHandle, shared: Arc<Shared>) -> Self {
+        Self { state: State::Live(handle, shared) }
     }
 
-    pub(crate) fn live(
-        handle: SendHandle,
-        kept: Option<Message>,
-        is_pinned: bool,
-        shared: Arc<Shared>,
-    ) -> Self {
-        Self::new(State::Live { handle, kept, is_pinned, shared })
+    /// A message whose copy is spooled if it may be stored.
+    pub(crate) fn kept(handle: SendHandle, message: Message, shared: Arc<Shared>) -> Self {
+        Self::rare(Rare::Kept(handle, Some(message), shared))
     }
 
     /// A message that is being written since sending it failed, if that was tried.
     pub(crate) fn writing(pending: Pending, error: Option<SendError>, shared: &Arc<Shared>) -> Self {
-        Self::new(State::writing(pending, error, Arc::clone(shared)))
+        Self::rare(Rare::writing(pending, error, Arc::clone(shared)))
     }
 
     pub(crate) fn queued(answer: oneshot::Receiver<Result<Sent, SpoolSendError>>, topic: Topic) -> Self {
-        Self::new(State::Queued { answer, topic })
+        Self::rare(Rare::Queued(answer, topic))
+    }
+
+    fn rare(rare: Rare) -> Self {
+        Self { state: State::Rare(Box::new(rare)) }
     }
 }
 
-impl State {
+/// What polling a handle led to.
+enum Step {
+    Next(Rare),
+    Done(Result<Sent, SpoolSendError>),
+}
+
+/// The step after the outcome of sending.
+fn sent(outcome: Result<SendReceipt, SendError>, kept: Option<Message>, shared: &Arc<Shared>) -> Step {
+    match outcome {
+        Ok(receipt) => {
+            shared.count_stored();
+            Step::Done(Ok(Sent::Stored(receipt)))
+        }
+        Err(error) => match shared.to_spool(error, kept) {
+            Ok((message, error)) => {
+                let storage = Arc::clone(shared);
+                let submitting = Box::pin(async move { storage.storage.submit(message).await });
+                Step::Next(Rare::Submitting(submitting, Some(error), Arc::clone(shared)))
+            }
+            Err(error) => {
+                shared.count_failed();
+                Step::Done(Err(error))
+            }
+        },
+    }
+}
+
+impl Rare {
     fn writing(pending: Pending, error: Option<SendError>, shared: Arc<Shared>) -> Self {
         let writing = async move { pending.outcome().await.map_err(|failed| failed.after(error)) };
-        Self::Writing { writing: Box::pin(writing), shared }
+        Self::Writing(Box::pin(writing), shared)
     }
 
-    /// Begins to spool a message after this error, if that is what is done with it.
-    fn after(
-        error: SendError,
-        kept: Option<Message>,
-        is_pinned: bool,
-        shared: Arc<Shared>,
-    ) -> Result<Self, SpoolSendError> {
-        let spooled = shared.to_spool(error, kept, is_pinned);
-        let (message, error) = spooled.inspect_err(|_| shared.count_failed())?;
-        let storage = Arc::clone(&shared);
-        let submitting = Box::pin(async move { storage.storage.submit(message).await });
-        Ok(Self::Submitting { submitting, error: Some(error), shared })
-    }
-
-    fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         Poll::Ready(match self {
-            Self::Live { handle, kept, is_pinned, shared } => match ready!(handle.poll_unpin(cx)) {
-                Ok(receipt) => {
-                    shared.count_stored();
-                    Step::Done(Ok(Sent::Stored(receipt)))
-                }
-                Err(error) => {
-                    let next = Self::after(error, kept.take(), *is_pinned, Arc::clone(shared));
-                    next.map_or_else(|error| Step::Done(Err(error)), Step::Next)
-                }
-            },
-            Self::Submitting { submitting, error, shared } => match ready!(submitting.poll_unpin(cx)) {
+            Self::Kept(handle, kept, shared) => sent(ready!(handle.poll_unpin(cx)), kept.take(), shared),
+            Self::Submitting(submitting, error, shared) => match ready!(submitting.poll_unpin(cx)) {
                 Ok(pending) => Step::Next(Self::writing(pending, error.take(), Arc::clone(shared))),
                 Err(failed) => {
                     shared.count_failed();
                     Step::Done(Err(failed.after(error.take())))
                 }
             },
-            Self::Writing { writing, .. } => Step::Done(ready!(writing.poll_unpin(cx)).map(Sent::Spooled)),
-            Self::Queued { answer, topic } => {
+            Self::Writing(writing, _) => Step::Done(ready!(writing.poll_unpin(cx)).map(Sent::Spooled)),
+            Self::Queued(answer, topic) => {
                 Step::Done(ready!(answer.poll_unpin(cx)).unwrap_or_else(|_| Err(ended(topic))))
             }
-            Self::Done => panic!("polled after it was done"),
         })
     }
-}
-
-/// What polling a state led to.
-enum Step {
-    Next(State),
-    Done(Result<Sent, SpoolSendError>),
 }
 
 impl Future for SpoolHandle {
@@ -156,10 +141,22 @@ impl Future for SpoolHandle {
 
     /// # Panics
     /// When polled again after it was done.
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            match ready!(self.state.poll_once(cx)) {
-                Step::Next(state) => self.state = state,
+            let step = match &mut self.state {
+                State::Live(handle, shared) => match ready!(handle.poll_unpin(cx)) {
+                    Ok(receipt) => {
+                        shared.count_stored();
+                        Step::Done(Ok(Sent::Stored(receipt)))
+                    }
+                    failed => sent(failed, None, shared),
+                },
+                State::Rare(rare) => ready!(rare.poll(cx)),
+                State::Done => panic!("polled after it was done"),
+            };
+            match step {
+                Step::Next(next) => self.state = State::Rare(Box::new(next)),
                 Step::Done(outcome) => {
                     self.state = State::Done;
                     return Poll::Ready(outcome);
@@ -176,25 +173,39 @@ pub(crate) fn ended(topic: &Topic) -> SpoolSendError {
 }
 
 impl Drop for SpoolHandle {
+    #[inline]
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut self.state, State::Done);
-        let shared = match &state {
-            State::Live { shared, .. } | State::Submitting { shared, .. } | State::Writing { shared, .. } => {
-                Arc::clone(shared)
-            }
-            State::Queued { .. } | State::Done => return,
-        };
-        if self.is_orphan {
-            // The runtime has ended. What is being written is counted where it is written.
-            if !matches!(state, State::Writing { .. }) {
-                shared.count_failed();
-            }
-            return;
+        if !matches!(self.state, State::Done) {
+            self.abandon();
         }
-        let (orphan, driving) = (Self { state, is_orphan: true }, Driving::new(&shared));
+    }
+}
+
+impl SpoolHandle {
+    /// The shared state, unless somebody else takes the message to its outcome.
+    fn spool(&self) -> Option<&Arc<Shared>> {
+        match &self.state {
+            State::Live(_, shared) => Some(shared),
+            State::Rare(rare) => match &**rare {
+                Rare::Kept(_, _, shared) | Rare::Submitting(_, _, shared) | Rare::Writing(_, shared) => {
+                    Some(shared)
+                }
+                Rare::Queued(..) => None,
+            },
+            State::Done => None,
+        }
+    }
+
+    /// Has a task of the spool go on with the message.
+    #[cold]
+    fn abandon(&mut self) {
+        let Some(shared) = self.spool().map(Arc::clone) else { return };
+        let state = std::mem::replace(&mut self.state, State::Done);
+        let mut orphan = Orphan(Self { state });
+        let driving = Driving::new(&shared);
         let orphan = async move {
             // Its outcome is counted, and of no interest to anybody.
-            let _ = orphan.await;
+            let _ = (&mut orphan.0).await;
             drop(driving);
         };
         if let Err(mpsc::error::SendError(orphan)) = shared.orphans.send(Box::pin(orphan)) {
@@ -204,15 +215,40 @@ impl Drop for SpoolHandle {
     }
 }
 
+/// A handle that a task takes to its outcome.
+struct Orphan(SpoolHandle);
+
+impl Drop for Orphan {
+    /// Counts a message whose task has ended with its runtime. What is being written is counted where it is
+    /// written.
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut self.0.state, State::Done);
+        match state {
+            State::Live(_, shared) => shared.count_failed(),
+            State::Rare(rare) => match *rare {
+                Rare::Kept(_, _, shared) | Rare::Submitting(_, _, shared) => shared.count_failed(),
+                Rare::Writing(..) | Rare::Queued(..) => {}
+            },
+            State::Done => {}
+        }
+    }
+}
+
 impl fmt::Debug for SpoolHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::Live { .. } => "live",
-            State::Submitting { .. } => "submitting",
-            State::Writing { .. } => "writing",
-            State::Queued { .. } => "queued",
-            State::Done => "done",
-        };
-        f.debug_struct("SpoolHandle").field("state", &state).finish_non_exhaustive()
+        let is_done = matches!(self.state, State::Done);
+        f.debug_struct("SpoolHandle").field("done", &is_done).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_small_and_can_cross_threads() {
+        fn check<T: Send>() {}
+        check::<SpoolHandle>();
+        assert!(size_of::<SpoolHandle>() <= 32, "{}", size_of::<SpoolHandle>());
     }
 }

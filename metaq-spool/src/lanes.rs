@@ -214,7 +214,6 @@ impl Lane {
     /// Sends a message; the error has the message if it is to be spooled.
     async fn send(&self, message: Message) -> Result<Sent, Result<(Message, SendError), SpoolSendError>> {
         let shared = &self.shared;
-        let is_pinned = message.partition().is_some();
         let kept = shared.options.spool_unknown.then(|| message.clone());
         let accepted = if shared.is_reachable(&message) {
             shared.producer.enqueue(message).await
@@ -227,7 +226,7 @@ impl Lane {
         };
         match outcome {
             Ok(receipt) => Ok(Sent::Stored(receipt)),
-            Err(error) => match shared.to_spool(error, kept, is_pinned) {
+            Err(error) => match shared.to_spool(error, kept) {
                 Ok(spooled) => Err(Ok(spooled)),
                 Err(error) => Err(Err(error)),
             },

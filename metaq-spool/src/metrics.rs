@@ -61,9 +61,9 @@ impl SpoolStats {
 }
 
 impl SpoolingProducer {
-    /// Writes the figures of [`SpoolStats::record_metrics`] now and after each interval of `every`, and a last
-    /// time when the spool is closed or its last clone is dropped. Queues that are empty are set to 0. To be
-    /// spawned.
+    /// Writes the figures of [`SpoolStats::record_metrics`] now and after each interval of `every`, and a
+    /// last time when the spool is closed or its last clone is dropped. Queues that are empty are set to 0.
+    /// To be spawned.
     ///
     /// An interval below 10 ms is taken as 10 ms.
     ///

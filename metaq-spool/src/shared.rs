@@ -32,6 +32,11 @@ pub(crate) struct Shared {
     /// Asks for replay of all queues, also of those that failed a moment ago.
     pub(crate) replay_now: Notify,
     pub(crate) is_closed: AtomicBool,
+    /// Whether every broker of every topic was connected when that was looked at last. Then messages are given
+    /// to the producer without a look.
+    pub(crate) is_healthy: AtomicBool,
+    /// Set when nothing stands between messages and the producer but its health.
+    pub(crate) is_plain: bool,
     /// Set when replay and publishing are to end.
     pub(crate) closing: watch::Sender<bool>,
     /// Takes handles that were dropped before their outcome.
@@ -135,18 +140,27 @@ impl Shared {
         SpoolSendError::new(SpoolSendErrorKind::Closed, "the spool was closed", message)
     }
 
-    /// Whether a message would find its broker connected.
+    #[inline]
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.is_healthy.load(Ordering::Acquire)
+    }
+
+    /// Looks at the brokers again.
+    pub(crate) fn update_health(&self) {
+        let health = self.producer.health();
+        let is_healthy = health.topics.iter().all(|topic| topic.partitions > 0 && topic.missing.is_empty());
+        self.is_healthy.store(is_healthy, Ordering::Release);
+    }
+
+    /// Whether a message would find its broker connected. A mistake costs it the producer's timeout.
     pub(crate) fn is_reachable(&self, message: &Message) -> bool {
+        if self.is_healthy() {
+            return true;
+        }
         match message.partition() {
             None => self.producer.ready([message.topic()]).is_ok(),
             Some(partition) => self.producer.partitions(message.topic()).contains(&partition),
         }
-    }
-
-    /// Whether a message that failed so is spooled.
-    pub(crate) fn spools(&self, error: &SendError, is_pinned: bool) -> bool {
-        let failure = classify(error, is_pinned, self.topics.is_declared(error.topic()));
-        classify::is_spooled(failure, &self.options)
     }
 
     /// The message of an error, if it is to be spooled: the one that was kept, or the one that the error
@@ -155,14 +169,18 @@ impl Shared {
         &self,
         error: SendError,
         kept: Option<Message>,
-        is_pinned: bool,
     ) -> Result<(Message, SendError), SpoolSendError> {
-        if !self.spools(&error, is_pinned) {
+        // Others find out before they wait.
+        self.is_healthy.store(false, Ordering::Release);
+        let Some(message) = kept.or_else(|| error.message().cloned()) else {
             return Err(SpoolSendError::send(error));
-        }
-        match kept.or_else(|| error.message().cloned()) {
-            Some(message) => Ok((message, error)),
-            None => Err(SpoolSendError::send(error)),
+        };
+        let is_declared = self.topics.is_declared(error.topic());
+        let failure = classify(&error, message.partition().is_some(), is_declared);
+        if classify::is_spooled(failure, &self.options) {
+            Ok((message, error))
+        } else {
+            Err(SpoolSendError::send(error))
         }
     }
 
@@ -176,6 +194,7 @@ impl Shared {
         self.live.failed.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn count_offered(&self) {
         self.live.offered.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,6 +1,7 @@
-//! A program that is killed at random moments. It is this binary again, started by its test: a file of its own,
-//! so that nothing else runs in that process.
+//! A program that is killed at random moments. It is this binary again, started by its test: a file of its
+//! own, so that nothing else runs in that process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the figures are of interest")]
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

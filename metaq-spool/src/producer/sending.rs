@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use metaq_producer::Message;
+use metaq_producer::{Message, SendError, SendHandle};
 
 use super::SpoolingProducer;
 use crate::{
     error::SpoolSendError,
     handle::{Sent, SpoolHandle},
     shared::Shared,
+    storage::Pending,
 };
 
 impl SpoolingProducer {
@@ -57,14 +58,28 @@ impl SpoolingProducer {
     /// Dropping this future before it is done means that the message was not accepted.
     pub async fn enqueue(&self, message: Message) -> Result<SpoolHandle, SpoolSendError> {
         let shared = self.shared();
+        if !shared.is_plain || !shared.is_healthy() || shared.is_closed() {
+            return Box::pin(self.enqueue_with_care(message)).await;
+        }
+        // The way of nearly all messages.
+        match shared.producer.enqueue(message).await {
+            Ok(handle) => {
+                shared.count_offered();
+                Ok(SpoolHandle::live(handle, Arc::clone(shared)))
+            }
+            Err(error) => Box::pin(self.spool(error, None)).await,
+        }
+    }
+
+    async fn enqueue_with_care(&self, message: Message) -> Result<SpoolHandle, SpoolSendError> {
+        let shared = self.shared();
         if shared.is_closed() {
             return refused(shared, Shared::closed(message));
         }
         if let Some(lanes) = &self.inner.lanes {
             let queued = lanes.enqueue(shared, message).await;
-            return counted(shared, queued);
+            return queued.or_else(|error| refused(shared, error));
         }
-        let is_pinned = message.partition().is_some();
         let kept = shared.options.spool_unknown.then(|| message.clone());
         let accepted = if shared.is_reachable(&message) {
             shared.producer.enqueue(message).await
@@ -72,18 +87,21 @@ impl SpoolingProducer {
             // Waits for nothing: there is no broker to wait for.
             shared.producer.try_send(message)
         };
-        let error = match accepted {
-            Ok(handle) => {
-                return accept(shared, SpoolHandle::live(handle, kept, is_pinned, Arc::clone(shared)));
-            }
-            Err(error) => error,
-        };
-        let (message, error) = match shared.to_spool(error, kept, is_pinned) {
+        match accepted {
+            Ok(handle) => Ok(accepted_live(shared, handle, kept)),
+            Err(error) => self.spool(error, kept).await,
+        }
+    }
+
+    /// Spools a message that the producer did not accept, if that is what is done with it.
+    async fn spool(&self, error: SendError, kept: Option<Message>) -> Result<SpoolHandle, SpoolSendError> {
+        let shared = self.shared();
+        let (message, error) = match shared.to_spool(error, kept) {
             Ok(spooled) => spooled,
             Err(error) => return refused(shared, error),
         };
         match shared.storage.submit(message).await {
-            Ok(pending) => accept(shared, SpoolHandle::writing(pending, Some(error), shared)),
+            Ok(pending) => Ok(accepted_writing(shared, pending, error)),
             Err(failed) => refused(shared, failed.after(Some(error))),
         }
     }
@@ -99,22 +117,19 @@ impl SpoolingProducer {
             return refused(shared, Shared::closed(message));
         }
         if let Some(lanes) = &self.inner.lanes {
-            return counted(shared, lanes.try_enqueue(shared, message));
+            return lanes.try_enqueue(shared, message).or_else(|error| refused(shared, error));
         }
-        let is_pinned = message.partition().is_some();
         let kept = shared.options.spool_unknown.then(|| message.clone());
         let error = match shared.producer.try_send(message) {
-            Ok(handle) => {
-                return accept(shared, SpoolHandle::live(handle, kept, is_pinned, Arc::clone(shared)));
-            }
+            Ok(handle) => return Ok(accepted_live(shared, handle, kept)),
             Err(error) => error,
         };
-        let (message, error) = match shared.to_spool(error, kept, is_pinned) {
+        let (message, error) = match shared.to_spool(error, kept) {
             Ok(spooled) => spooled,
             Err(error) => return refused(shared, error),
         };
         match shared.storage.try_submit(message) {
-            Ok(pending) => accept(shared, SpoolHandle::writing(pending, Some(error), shared)),
+            Ok(pending) => Ok(accepted_writing(shared, pending, error)),
             Err(failed) => refused(shared, failed.after(Some(error))),
         }
     }
@@ -143,10 +158,19 @@ impl SpoolingProducer {
     }
 }
 
-/// Counts a message whose handle counts its end.
-fn accept(shared: &Shared, handle: SpoolHandle) -> Result<SpoolHandle, SpoolSendError> {
+/// Counts a message that the producer has, whose handle counts its end.
+fn accepted_live(shared: &Arc<Shared>, handle: SendHandle, kept: Option<Message>) -> SpoolHandle {
     shared.count_offered();
-    Ok(handle)
+    match kept {
+        Some(message) => SpoolHandle::kept(handle, message, Arc::clone(shared)),
+        None => SpoolHandle::live(handle, Arc::clone(shared)),
+    }
+}
+
+/// Counts a message that the storage has, which counts its end.
+fn accepted_writing(shared: &Arc<Shared>, pending: Pending, error: SendError) -> SpoolHandle {
+    shared.count_offered();
+    SpoolHandle::writing(pending, Some(error), shared)
 }
 
 /// Counts a message that was refused.
@@ -154,15 +178,4 @@ fn refused(shared: &Shared, error: SpoolSendError) -> Result<SpoolHandle, SpoolS
     shared.count_offered();
     shared.count_failed();
     Err(error)
-}
-
-/// Counts a message that the task of its queue has, or has refused.
-fn counted(
-    shared: &Shared,
-    queued: Result<SpoolHandle, SpoolSendError>,
-) -> Result<SpoolHandle, SpoolSendError> {
-    match queued {
-        Ok(handle) => Ok(handle),
-        Err(error) => refused(shared, error),
-    }
 }

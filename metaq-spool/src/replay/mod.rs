@@ -123,6 +123,7 @@ impl Replay {
         match end {
             End::Emptied => {
                 self.shared.failing.clear(queue.id);
+                self.shared.update_health();
                 backoff.succeeded();
             }
             End::Stuck => backoff.failed(Instant::now()),
@@ -143,6 +144,7 @@ impl Replay {
 
     /// Tries queues again at once whose brokers may be back.
     fn hear(&mut self, event: &ProducerEvent) {
+        self.shared.update_health();
         match event {
             ProducerEvent::RouteChanged { topic, .. } => {
                 let index = &self.shared.storage.common.index;
