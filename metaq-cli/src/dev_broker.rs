@@ -1,11 +1,12 @@
 //! `metaq dev-broker`: the embedded broker as a program.
 
-use std::{io, path::PathBuf, pin::pin, str::FromStr, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, pin::pin, str::FromStr, time::Duration};
 
-use metaq_testkit::{Broker, Registry};
+use metaq_testkit::{Broker, Fault, Registry, Requests};
 use tokio::time::timeout;
 
 use crate::{
+    args::parse_timeout,
     exit_status::{self, EXIT_DONE, EXIT_LOCAL_IO, EXIT_UNREACHABLE},
     output::Output,
     shutdown::StopSignals,
@@ -16,7 +17,7 @@ use crate::{
 /// again.
 const LAST_REGISTRATION: Duration = Duration::from_millis(500);
 
-/// Runs a broker on the loopback interface until a signal stops it.
+/// Runs a broker until a signal stops it; on the loopback interface, unless --listen names another.
 ///
 /// The broker speaks the whole protocol of a MetaQ 1.4.6.2 broker, also to Java clients, and keeps its
 /// messages in memory unless --data-dir is given. The first line of the output is its address, for `metaq
@@ -31,6 +32,14 @@ pub(crate) struct Args {
     /// A topic and its number of partitions; may be repeated. A * in the name stands for any text
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", required = true)]
     topics: Vec<TopicArg>,
+    /// The address of the interface to listen on, such as 0.0.0.0. Who can reach it can do everything:
+    /// brokers have no passwords
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    listen: IpAddr,
+    /// The host in the broker's address, which clients connect to. By default the interface, or 127.0.0.1 if
+    /// that stands for all
+    #[arg(long, value_name = "NAME", value_parser = parse_host)]
+    host: Option<String>,
     /// The TCP port; 0 takes any free one
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -51,6 +60,63 @@ pub(crate) struct Args {
     /// command
     #[arg(long)]
     compat: bool,
+    /// The time after which puts are answered; they are carried out at once
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    latency: Option<Duration>,
+    /// A fault that puts meet with this chance, such as 1/100:refuse=503 or 0.01:close. Refused ones are
+    /// answered with a status and not stored; swallow stores without an answer, ignore does neither, twice
+    /// answers twice, cut closes the connection in the middle of the answer, and close does so before the put
+    /// is carried out. May be repeated; the first that is met counts
+    #[arg(long = "fault", value_name = "CHANCE:FAULT")]
+    faults: Vec<FaultArg>,
+    /// The seed of the chances, so that a run can be repeated
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// A fault and its chance.
+#[derive(Clone, Debug)]
+struct FaultArg {
+    chance: f64,
+    fault: Fault,
+}
+
+impl FromStr for FaultArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (chance, fault) = text.split_once(':').ok_or("expected CHANCE:FAULT, such as 1/100:close")?;
+        let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
+        let chance = match chance.split_once('/') {
+            Some((part, whole)) => number(part).zip(number(whole)).map(|(part, whole)| part / whole),
+            None => number(chance),
+        };
+        let chance = chance.filter(|chance| (0.0..=1.0).contains(chance));
+        let chance =
+            chance.ok_or("the chance is neither a number from 0 to 1 nor a fraction such as 1/100")?;
+        let fault = match fault.split_once('=') {
+            Some(("refuse", status)) => {
+                let status = status.parse().map_err(|_| format!("{status} is not a status, such as 503"))?;
+                Fault::refuse(status, "a fault of the embedded broker")
+            }
+            None if fault == "swallow" => Fault::Swallow,
+            None if fault == "ignore" => Fault::Ignore,
+            None if fault == "twice" => Fault::Twice,
+            None if fault == "cut" => Fault::Cut(2),
+            None if fault == "close" => Fault::Close,
+            _ => {
+                let known = "refuse=STATUS, swallow, ignore, twice, cut and close";
+                return Err(format!("{fault} is not a fault; there are {known}"));
+            }
+        };
+        Ok(Self { chance, fault })
+    }
+}
+
+/// Checks that a text can be the host of an address.
+fn parse_host(text: &str) -> Result<String, String> {
+    metaq_producer::BrokerAddr::new(text, 1).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 #[derive(Clone, Debug)]
@@ -104,13 +170,19 @@ impl FromStr for TopicArg {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let Args { topics, port, id, registries, data_dir, default_partitions, compat } = args;
+    let Args { topics, listen, host, port, id, registries, data_dir, default_partitions, compat, .. } = args;
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
     let mut builder =
         Broker::builder().port(port).id(id).default_partitions(default_partitions).compat(compat);
+    builder = builder.listen(listen).seed(args.seed);
+    builder = match host {
+        Some(host) => builder.host(&host),
+        None if listen.is_unspecified() => builder,
+        None => builder.host(&listen.to_string()),
+    };
     for TopicArg { name, partitions } in &topics {
         builder = builder.topic(name, *partitions);
     }
@@ -129,6 +201,12 @@ pub(crate) async fn run(args: Args) -> u8 {
             return EXIT_LOCAL_IO;
         }
     };
+    for FaultArg { chance, fault } in args.faults {
+        broker.faults().plan(Requests::puts().with_chance(chance), fault);
+    }
+    if let Some(latency) = args.latency {
+        broker.faults().plan(Requests::puts(), Fault::Late(latency));
+    }
     for RegistryArg(registry) in registries {
         let (registered, status) = {
             let mut registered = pin!(broker.register(registry));

@@ -64,7 +64,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Produce(Box<produce::Args>),
-    Tx(tx::Args),
+    Tx(Box<tx::Args>),
     Bench(bench::Args),
     DevBroker(dev_broker::Args),
     Inspect(inspect::Args),
@@ -167,7 +167,7 @@ fn run() -> u8 {
     let status = runtime.block_on(async {
         match cli.command {
             Command::Produce(args) => produce::run(&args).await,
-            Command::Tx(args) => tx::run(args).await,
+            Command::Tx(args) => tx::run(*args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::DevBroker(args) => Box::pin(dev_broker::run(args)).await,
             Command::Topics(args) => look::topics::run(args).await,

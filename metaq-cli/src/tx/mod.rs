@@ -1,5 +1,6 @@
-//! `metaq tx`: all lines of the input are one transaction.
+//! `metaq tx`: all lines of the input are one transaction; and what brokers hold prepared.
 
+mod prepared;
 mod run;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -37,7 +38,10 @@ const WRITE_LIMIT: Duration = Duration::from_secs(3);
 /// can't be written; stderr reports the outcome then.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("end").args(["commit", "rollback"]).required(true)))]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<prepared::Command>,
     /// The topic. When repeated, line N goes to topic (N-1) modulo their number; one broker must have all of
     /// them
     #[arg(short, long = "topic", value_name = "TOPIC", required = true)]
@@ -64,7 +68,10 @@ pub(crate) struct Args {
     connection: ConnectionArgs,
 }
 
-pub(crate) async fn run(args: Args) -> u8 {
+pub(crate) async fn run(mut args: Args) -> u8 {
+    if let Some(command) = args.command.take() {
+        return prepared::run(command).await;
+    }
     let sources = match checked_sources(&args.files) {
         Ok(sources) => sources,
         Err((name, error)) => {

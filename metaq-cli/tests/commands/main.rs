@@ -6,6 +6,7 @@ mod common;
 
 mod bench;
 mod doctor;
+mod dev_broker;
 mod help;
 mod inspect;
 mod inspect_limits;
@@ -17,5 +18,6 @@ mod produce_options;
 mod read;
 mod settings;
 mod tx;
+mod tx_prepared;
 mod tx_reports;
 mod verify;

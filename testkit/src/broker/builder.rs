@@ -1,6 +1,7 @@
 //! The builder of a broker.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,6 +21,8 @@ pub struct BrokerBuilder {
     pub(super) id: BrokerId,
     pub(super) host: String,
     pub(super) port: u16,
+    /// The interface to listen on.
+    pub(super) listen: IpAddr,
     /// Reserves the port within this crate.
     pub(super) claim: Option<Arc<Port>>,
     pub(super) topics: Vec<(String, u32)>,
@@ -42,6 +45,7 @@ impl BrokerBuilder {
             id: BrokerId(0),
             host: "127.0.0.1".to_owned(),
             port: 0,
+            listen: Ipv4Addr::LOCALHOST.into(),
             claim: None,
             topics: Vec::new(),
             default_partitions: 1,
@@ -79,8 +83,16 @@ impl BrokerBuilder {
         self
     }
 
+    /// Sets the address of the interface that the broker listens on. Default the loopback interface. Who can
+    /// reach it can do everything: brokers have no passwords.
+    #[must_use]
+    pub fn listen(mut self, interface: IpAddr) -> Self {
+        self.listen = interface;
+        self
+    }
+
     /// Sets the host in the broker's address, which appears in its error texts and in registries. Default
-    /// `127.0.0.1`. The broker listens on the loopback interface in any case.
+    /// `127.0.0.1`, whatever it [listens](Self::listen) on.
     #[must_use]
     pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicUsize},
@@ -54,18 +54,22 @@ impl BrokerBuilder {
     /// Nothing keeps running when the future is dropped early.
     pub async fn start(mut self) -> io::Result<Broker> {
         ensure_runtime()?;
-        let listener = if self.port == 0 {
+        let is_local = self.listen == IpAddr::from(Ipv4Addr::LOCALHOST);
+        let listener = if self.port == 0 && is_local {
             let (port, listener) = port::listen()?;
             self.claim = Some(Arc::new(port));
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)?
         } else {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await;
+            let listener = TcpListener::bind((self.listen, self.port)).await;
             let listener = listener.map_err(|error| {
-                let text = format!("broker {} can't listen on 127.0.0.1:{}: {error}", self.id, self.port);
+                let addr = SocketAddr::from((self.listen, self.port));
+                let text = format!("broker {} can't listen on {addr}: {error}", self.id);
                 io::Error::new(error.kind(), text)
             })?;
-            self.claim = self.claim.take().or_else(|| Port::claimed(self.port).map(Arc::new));
+            if is_local {
+                self.claim = self.claim.take().or_else(|| Port::claimed(self.port).map(Arc::new));
+            }
             listener
         };
         let port = listener.local_addr()?.port();
