@@ -1,12 +1,26 @@
 //! `metaq bench`: measures the rate at which brokers acknowledge messages, and the latency.
 //!
-//! `window` keeps messages in flight, `figures` computes and formats the results.
+//! `closed_loop` sends as fast as messages are acknowledged, by the `window` that keeps them in flight, and
+//! `open_loop` at a rate. `figures` computes and formats the results, with `sampling`, which finds what
+//! limited the rate, and `timeline`. `compare`, `hdr` and `plot` show them in other forms; `report` writes
+//! them.
 
+mod args;
+mod closed_loop;
+mod compare;
 mod figures;
+mod hdr;
+mod open_loop;
+mod plot;
+mod report;
+mod sampling;
+mod timeline;
 mod window;
 
 use std::{
+    collections::BTreeSet,
     io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,79 +29,53 @@ use std::{
 };
 
 use bytes::Bytes;
-use metaq_producer::{Message, Producer, SendError, SendHandle, SendReceipt, Topic};
-use metaq_protocol::MAX_READABLE_DATA;
-use tokio::task::{JoinError, JoinHandle};
+use metaq_producer::{BrokerAddr, Message, Producer, ProducerConfig, Topic};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
 
-use self::figures::{Failures, Figures, Tally};
+pub(crate) use self::args::Args;
+use self::{
+    figures::{Failures, Figures, Run, Tally},
+    report::report,
+    sampling::{SAMPLE_INTERVAL, Samples, has_unsent_bytes, round_trip},
+};
 use crate::{
-    args::{ConnectionArgs, parse_timeout},
     connect::connect,
-    exit_status::{self, EXIT_FAILED, FailureCounts},
+    exit_status::{EXIT_FAILED, EXIT_LOCAL_IO, EXIT_USAGE},
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
-    report::{count_messages, describe_send_error},
-    shutdown::{self, PendingResults, Shutdown, StopSignals},
-    stderr::{describe, print_error, print_message},
+    shutdown::{self, Shutdown, StopSignals},
+    stderr::print_error,
 };
 
 /// Upper bound of a message's header on a connection.
 const HEADER: usize = 1024;
-
-/// Sends messages as fast as they are acknowledged, and measures the rate. THE MESSAGES ARE STORED: use a
-/// dedicated topic.
-///
-/// The latency of a message is the time from just before it is sent until the program has its
-/// acknowledgement. CPU is the user and system time of this program; the rate counts acknowledged messages.
-/// Messages of the warm-up are not measured; stderr reports the number of those that failed.
-///
-/// The status tells of failures of the warm-up, too. SIGINT and SIGTERM stop sending; the figures so far are
-/// printed, if they are read within --timeout. A second signal ends the program immediately.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The topic
-    #[arg(long)]
-    topic: Topic,
-    /// The number of messages to measure
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    messages: u64,
-    /// The size of each message's payload in bytes
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(0..=MAX_READABLE_DATA as u64))]
-    size: u64,
-    /// The number of unacknowledged messages at any time
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    in_flight: u32,
-    /// The number of messages to send first, without measuring them
-    #[arg(long, value_name = "W", default_value_t = 0)]
-    warmup: u64,
-    /// The time limit for each message, retries included
-    #[arg(long, default_value = "3s", value_parser = parse_timeout)]
-    timeout: Duration,
-    /// Prints the figures also as one line of JSON, after the table
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    connection: ConnectionArgs,
-}
 
 pub(crate) async fn run(args: Args) -> u8 {
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
-    let (size, in_flight) = (args.size as usize, args.in_flight as usize);
-    // One broker can have at most half of the messages that a producer has in flight.
+    let unusable = |context: &str, error: &io::Error| {
+        print_error(context, error);
+        EXIT_USAGE
+    };
+    let payloads = match args.payloads() {
+        Ok(payloads) => payloads,
+        Err(error) => return unusable("the payloads can't be read", &error),
+    };
+    let earlier = match args.compare.as_deref().map(compare::read).transpose() {
+        Ok(earlier) => earlier,
+        Err(error) => return unusable("the earlier figures can't be read", &error),
+    };
     let mut settings = match args.connection.settings(&[]) {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    let config = &mut settings.config;
-    config.send_timeout = args.timeout;
-    config.max_in_flight = config.max_in_flight.max(2 * in_flight);
-    let bytes = (2 * in_flight).saturating_mul(size + HEADER);
-    // The limit is a `u32`; if messages are so large that it applies, fewer are in flight than the options
-    // ask for.
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes).min(u32::MAX as usize);
+    configure(&mut settings.config, &args, &payloads);
+    let connections = settings.config.connections_per_broker;
     let topics = std::slice::from_ref(&args.topic);
     let producer = match connect(settings, topics, None, |builder| builder, &mut signals).await {
         Ok(producer) => producer,
@@ -97,28 +85,109 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(output) => output,
         Err(error) => return print_error("the figures can't be written", &error),
     };
-    let (topic, payload) = (args.topic, Bytes::from(vec![b'x'; size]));
+    let brokers: Vec<BrokerAddr> =
+        producer.health().brokers.iter().map(|broker| broker.addr.clone()).collect();
+    let round_trip = if args.has_details() {
+        tokio::select! {
+            round_trip = round_trip(&producer, &brokers) => round_trip,
+            status = signals.next() => return status,
+        }
+    } else {
+        None
+    };
     let progress = Arc::new(Progress::default());
-    let benchmark =
-        Benchmark { producer: producer.clone(), topic, payload, in_flight, progress: Arc::clone(&progress) };
-    let total = args.warmup.saturating_add(args.messages);
+    let (workload, mean_size) = describe(&args, &payloads);
+    let benchmark = Benchmark {
+        producer: producer.clone(),
+        topic: args.topic.clone(),
+        payloads,
+        in_flight: args.in_flight as usize,
+        rate: args.rate,
+        has_timeline: args.plot.is_some(),
+        progress: Arc::clone(&progress),
+    };
     let mut shutdown = Shutdown::new(signals, args.timeout);
     // Sends from a spawned task, as a service does: the runtime polls the system's events after each turn of
     // its main future.
-    let sending = tokio::spawn(benchmark.run(args.warmup, args.messages));
-    let (warmup, figures) = match watch(sending, &progress, total, &mut shutdown).await {
-        Some(Ok(figures)) => figures,
+    let messages = args.messages.unwrap_or(u64::MAX);
+    let sending = tokio::spawn(benchmark.run(args.warmup, messages));
+    let mut watching = Watching {
+        progress: &progress,
+        total: args.messages.map(|messages| args.warmup.saturating_add(messages)),
+        duration: args.duration,
+        ports: brokers.iter().map(BrokerAddr::port).collect(),
+        samples: args.has_details().then(Samples::default),
+    };
+    let (warmup, mut figures) = match watching.watch(sending, &mut shutdown).await {
+        Some(Ok(Ok(figures))) => figures,
+        Some(Ok(Err(error))) => return print_error("messages can't be sent at a rate", &error),
         Some(Err(error)) => return print_error("the sending task failed", &error),
         None => std::process::exit(shutdown.status().unwrap_or(EXIT_FAILED).into()),
     };
-    let status = report(&mut output, &figures, &warmup, (size, in_flight, args.json), &mut shutdown).await;
+    if let Some(samples) = watching.samples {
+        let (connections, rate) = (connections as u32, args.rate);
+        figures.add_details(&Run { mean_size, connections, rate, samples, round_trip });
+    }
+    let comparison = earlier.map(|earlier| compare::table(&earlier, &figures.map())).unwrap_or_default();
+    let status =
+        report(&mut output, &figures, &warmup, &workload, &comparison, args.json, &mut shutdown).await;
+    let written = write_files(&args, &figures, &workload);
+    let status = written.err().filter(|_| status == 0).unwrap_or(status);
     shutdown::close(&producer, &mut shutdown, status).await
+}
+
+/// Adapts the settings of the producer to what is asked for.
+fn configure(config: &mut ProducerConfig, args: &Args, payloads: &[Bytes]) {
+    let in_flight = args.in_flight as usize;
+    let size = payloads.iter().map(Bytes::len).max().unwrap_or_default();
+    // One broker can have at most half of the messages that a producer has in flight.
+    config.send_timeout = args.timeout;
+    if let Some(connections) = args.connections {
+        config.connections_per_broker = connections as usize;
+    }
+    config.max_in_flight = config.max_in_flight.max(2 * in_flight);
+    let bytes = (2 * in_flight).saturating_mul(size + HEADER);
+    // The limit is a `u32`; if messages are so large that it applies, fewer are in flight than the options
+    // ask for.
+    config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes).min(u32::MAX as usize);
+}
+
+/// Describes what is sent. Returns the mean size of a payload, too.
+fn describe(args: &Args, payloads: &[Bytes]) -> (String, f64) {
+    let sizes = payloads.iter().map(Bytes::len);
+    let mean = sizes.clone().sum::<usize>() as f64 / payloads.len() as f64;
+    let (least, most) = (sizes.clone().min().unwrap_or_default(), sizes.max().unwrap_or_default());
+    let size = if least == most { most.to_string() } else { format!("{least} to {most}") };
+    (format!("of {size} bytes, {} in flight", args.in_flight), mean)
+}
+
+/// Writes the files that were asked for.
+///
+/// # Errors
+/// The exit status, after a message.
+fn write_files(args: &Args, figures: &Figures, workload: &str) -> Result<(), u8> {
+    let written = |path: &Path, result: io::Result<()>| {
+        result.map_err(|error| {
+            print_error(&format!("{} can't be written", path.display()), &error);
+            EXIT_LOCAL_IO
+        })
+    };
+    if let Some(path) = &args.hdr {
+        written(path, hdr::write(path, &figures.latencies))?;
+    }
+    if let Some(path) = &args.plot {
+        let title = format!("metaq bench: {} messages {workload}", figures.messages());
+        written(path, plot::draw(path, &title, &figures.latencies, &figures.timeline))?;
+    }
+    Ok(())
 }
 
 /// State that the sending task and the task that prints the progress share.
 #[derive(Debug, Default)]
 struct Progress {
     completed: AtomicU64,
+    /// Set when the warm-up is over.
+    is_measuring: AtomicBool,
     /// Set when no more messages may be sent.
     is_stopped: AtomicBool,
 }
@@ -127,157 +196,119 @@ struct Progress {
 struct Benchmark {
     producer: Producer,
     topic: Topic,
-    payload: Bytes,
+    payloads: Vec<Bytes>,
     in_flight: usize,
+    rate: Option<f64>,
+    has_timeline: bool,
     progress: Arc<Progress>,
 }
 
 impl Benchmark {
     /// Sends all messages. Returns the failures of the warm-up, and the figures.
-    async fn run(self, warmup: u64, messages: u64) -> (Failures, Figures) {
+    async fn run(self, warmup: u64, messages: u64) -> io::Result<(Failures, Figures)> {
         let failures = if warmup > 0 {
             let mut tally = Tally::new();
-            self.send(warmup, &mut tally).await;
+            self.send(warmup, &mut tally).await?;
             tally.into_failures()
         } else {
             Failures::default()
         };
-        let mut tally = Tally::new();
+        self.progress.is_measuring.store(true, Ordering::Relaxed);
+        let tally = Tally::new();
+        let mut tally = if self.has_timeline { tally.with_timeline() } else { tally };
         let measured = figures::Measurement::start();
-        self.send(messages, &mut tally).await;
-        (failures, measured.end(tally))
+        self.send(messages, &mut tally).await?;
+        Ok((failures, measured.end(tally)))
     }
 
-    /// Sends `messages` messages and keeps the window of messages in flight full.
-    async fn send(&self, messages: u64, tally: &mut Tally) {
-        let completed = self.progress.completed.load(Ordering::Relaxed);
-        let mut workload = SendWorkload { benchmark: self, left: messages, completed, tally };
-        window::drive(self.in_flight, &mut workload).await;
-    }
-}
-
-/// One run of sending: the number of messages left, and the outcomes of the others.
-struct SendWorkload<'a> {
-    benchmark: &'a Benchmark,
-    left: u64,
-    completed: u64,
-    tally: &'a mut Tally,
-}
-
-type Outcome = Result<SendReceipt, SendError>;
-
-impl window::Workload for SendWorkload<'_> {
-    type Operation = SendHandle;
-
-    async fn start(&mut self) -> Option<Result<SendHandle, Outcome>> {
-        let Benchmark { producer, topic, payload, progress, .. } = self.benchmark;
-        self.left = self.left.checked_sub(1).filter(|_| !progress.is_stopped.load(Ordering::Relaxed))?;
-        // Builds each message, so that its checksum is measured, too, as an application would pay for it.
-        let message = Message::new(topic.clone(), payload.clone());
-        Some(producer.enqueue(message).await.map_err(Err))
+    async fn send(&self, messages: u64, tally: &mut Tally) -> io::Result<()> {
+        match self.rate {
+            Some(rate) => open_loop::send(self, messages, rate, tally).await,
+            None => {
+                closed_loop::send(self, messages, tally).await;
+                Ok(())
+            }
+        }
     }
 
-    fn completed(&mut self, outcome: Outcome) -> bool {
-        self.completed += 1;
-        self.benchmark.progress.completed.store(self.completed, Ordering::Relaxed);
-        outcome.map_err(|error| self.tally.failed(error)).is_ok()
-    }
-
-    fn record_latency(&mut self, latency: Duration) {
-        self.tally.acknowledged(latency);
+    /// Builds each message, so that its checksum is measured, too, as an application would pay for it.
+    fn message(&self, number: u64) -> Message {
+        let payload = match &*self.payloads {
+            [payload] => payload,
+            payloads => &payloads[(number % payloads.len() as u64) as usize],
+        };
+        Message::new(self.topic.clone(), payload.clone())
     }
 }
 
-/// Waits for the sending task, and prints the progress on a terminal meanwhile. Stops the task when a signal
-/// arrives; returns `None` after the second one.
-async fn watch<T>(
-    mut sending: JoinHandle<T>,
-    progress: &Progress,
-    messages: u64,
-    shutdown: &mut Shutdown,
-) -> Option<Result<T, JoinError>> {
-    let line =
-        ProgressLine::new(Some(messages), "{human_pos} of {human_len} messages, {per_sec}, {eta} left");
-    let first = tokio::time::Instant::now() + PROGRESS_INTERVAL;
-    let mut ticks = tokio::time::interval_at(first, PROGRESS_INTERVAL);
-    loop {
-        tokio::select! {
-            _ = shutdown.signal() => {
-                if shutdown.is_forced() {
-                    return None;
+/// What happens beside the sending.
+struct Watching<'a> {
+    progress: &'a Progress,
+    /// The number of messages, if there is one.
+    total: Option<u64>,
+    /// The time to measure for.
+    duration: Option<Duration>,
+    /// The ports of the brokers.
+    ports: BTreeSet<u16>,
+    /// Set if samples are to be taken.
+    samples: Option<Samples>,
+}
+
+impl Watching<'_> {
+    /// Waits for the sending task, and prints the progress on a terminal meanwhile. Stops the task when its
+    /// time is over or a signal arrives; returns `None` after the second one.
+    async fn watch<T>(
+        &mut self,
+        mut sending: JoinHandle<T>,
+        shutdown: &mut Shutdown,
+    ) -> Option<Result<T, JoinError>> {
+        let template = match self.total {
+            Some(_) => "{human_pos} of {human_len} messages, {per_sec}, {eta} left",
+            None => "{human_pos} messages, {per_sec}, {elapsed}",
+        };
+        let line = ProgressLine::new(self.total, template);
+        let ticks = |period| {
+            let mut ticks = interval_at(Instant::now() + period, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        };
+        let (mut shown, mut sampled) = (ticks(PROGRESS_INTERVAL), ticks(SAMPLE_INTERVAL));
+        let mut end = self.duration.map(|duration| Instant::now() + duration);
+        let mut has_begun = false;
+        loop {
+            let is_measuring = self.progress.is_measuring.load(Ordering::Relaxed);
+            if is_measuring && !has_begun {
+                has_begun = true;
+                end = self.duration.map(|duration| Instant::now() + duration);
+            }
+            tokio::select! {
+                _ = shutdown.signal() => {
+                    if shutdown.is_forced() {
+                        return None;
+                    }
+                    self.progress.is_stopped.store(true, Ordering::Relaxed);
                 }
-                progress.is_stopped.store(true, Ordering::Relaxed);
-            }
-            sent = &mut sending => return Some(sent),
-            _ = ticks.tick(), if line.is_some() => {
-                if let Some(line) = &line {
-                    line.show(|bar| bar.set_position(progress.completed.load(Ordering::Relaxed)));
+                sent = &mut sending => return Some(sent),
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                    if has_begun {
+                        self.progress.is_stopped.store(true, Ordering::Relaxed);
+                        end = None;
+                    } else {
+                        end = Some(Instant::now() + SAMPLE_INTERVAL);
+                    }
+                }
+                _ = sampled.tick(), if self.samples.is_some() => {
+                    if let Some(samples) = self.samples.as_mut().filter(|_| is_measuring) {
+                        samples.count += 1;
+                        samples.unsent += u64::from(has_unsent_bytes(&self.ports));
+                    }
+                }
+                _ = shown.tick(), if line.is_some() => {
+                    if let Some(line) = &line {
+                        line.show(|bar| bar.set_position(self.progress.completed.load(Ordering::Relaxed)));
+                    }
                 }
             }
         }
     }
-}
-
-/// The figures that are being written to stdout.
-struct FiguresOutput<'a>(&'a mut Output);
-
-impl PendingResults for FiguresOutput<'_> {
-    async fn complete(&mut self) {
-        self.0.written().await;
-    }
-
-    fn stop_waiting(&mut self, _: bool) {}
-
-    fn output(&mut self) -> &mut Output {
-        self.0
-    }
-}
-
-/// Prints the figures; returns the exit status.
-async fn report(
-    output: &mut Output,
-    figures: &Figures,
-    warmup: &Failures,
-    (size, in_flight, json): (usize, usize, bool),
-    shutdown: &mut Shutdown,
-) -> u8 {
-    let text = output.text();
-    text.extend_from_slice(figures.table(size, in_flight).as_bytes());
-    if json {
-        match figures.json() {
-            Ok(line) => text.extend_from_slice(format!("{line}\n").as_bytes()),
-            Err(error) => return print_error("the figures can't be written", &error),
-        }
-    }
-    shutdown.extend_deadline_for_writing();
-    shutdown::finish(&mut FiguresOutput(output), shutdown).await;
-    let is_written = output.has_failed() && output.take_unwritten().is_empty();
-    // Writing may complete just when it is given up.
-    let failure = output.take_failure();
-    let failure = failure.filter(|error| error.kind() != io::ErrorKind::TimedOut || !is_written);
-    // If the reader of stdout is gone, no more messages are printed.
-    let is_unread = failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
-    if let Some(error) = failure.as_ref().filter(|_| !is_unread) {
-        let (failed, all) = (figures.failures().count, figures.messages());
-        let acknowledged = all - failed;
-        print_message(&format!(
-            "the figures can't be written: {}; {acknowledged} of {all} messages were acknowledged",
-            describe(error)
-        ));
-    }
-    if !is_unread {
-        let measured = figures.failures();
-        for (failures, summary) in [
-            (warmup, format!("{} failed during the warm-up", count_messages(warmup.count))),
-            (measured, format!("{} of {} failed", measured.count, count_messages(figures.messages()))),
-        ] {
-            if let Some(error) = &failures.first {
-                print_message(&format!("{summary}, the first: {}", describe_send_error(error)));
-            }
-        }
-    }
-    shutdown.status().unwrap_or_else(|| match failure {
-        Some(error) => exit_status::of_output_error(&error),
-        None => FailureCounts::sum_of([warmup.outcomes, figures.failures().outcomes]).exit_status(),
-    })
 }

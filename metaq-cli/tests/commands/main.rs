@@ -5,8 +5,9 @@
 mod common;
 
 mod bench;
-mod doctor;
+mod bench_details;
 mod dev_broker;
+mod doctor;
 mod help;
 mod inspect;
 mod inspect_limits;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metaq_testkit::{Broker, Fault, Requests};
 use nix::sys::signal::Signal;
 
-use crate::common::{Finished, Metaq, broker, json_lines};
+use crate::common::{Finished, Metaq, broker, json_lines, restart};
 
 async fn produce(broker: &Broker, lines: &[u8], attribute: Option<&str>) {
     let cluster = broker.addr().to_string();
@@ -151,7 +151,7 @@ async fn follow_survives_a_restart_of_the_broker() {
     let args = ["read", "t", "--cluster", &cluster, "--follow", "--timeout", "300ms"];
     let mut metaq = Metaq::start(&args);
     assert_eq!(metaq.next_line().await, "one");
-    let broker = broker.kill().await.start().await.unwrap();
+    let broker = restart(broker).await;
     produce(&broker, b"two\n", None).await;
     assert_eq!(metaq.next_line().await, "two");
     metaq.signal(Signal::SIGTERM);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::common::{
     Finished, Metaq, broker,
     relay::{Treatment, relay},
-    wait_until,
+    restart, wait_until,
 };
 
 async fn verify(cluster: &str, more: &str) -> Finished {
@@ -125,7 +125,7 @@ async fn restarts_of_the_broker_lose_nothing() {
     for _ in 0..5 {
         let stored = broker.messages("t").len();
         wait_until(|| broker.messages("t").len() > stored + 20).await;
-        broker = Box::pin(broker.kill().await.start()).await.unwrap();
+        broker = restart(broker).await;
     }
     let finished = metaq.wait().await;
     let result = check(&finished, 0, [0; 4]);

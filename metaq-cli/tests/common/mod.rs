@@ -44,3 +44,21 @@ pub(crate) fn line_numbers(lines: &[Value]) -> Vec<u64> {
     numbers.sort_unstable();
     numbers
 }
+
+/// Kills a broker and starts it again on its port. Another process may have taken the port meanwhile, for a
+/// moment.
+pub(crate) async fn restart(broker: Broker) -> Broker {
+    let builder = broker.kill().await;
+    let mut attempts = 100;
+    loop {
+        match Box::pin(builder.clone().start()).await {
+            Ok(broker) => return broker,
+            Err(error) if attempts > 0 => {
+                assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+                attempts -= 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
