@@ -1,9 +1,16 @@
 //! Sending in order: one task for each queue that is in use, which handles its messages one after the other.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use metaq_producer::{Message, SendError};
+use metaq_producer::{Message, SendError, Topic};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -31,6 +38,7 @@ struct Job {
     message: Option<Message>,
     answer: Option<Answer>,
     is_counted: bool,
+    place: Place,
     driving: Driving,
 }
 
@@ -54,29 +62,91 @@ impl Drop for Job {
     }
 }
 
+/// The numbers of messages of a topic that tasks have.
+#[derive(Debug, Default)]
+struct TopicJobs {
+    /// Those that are for one partition.
+    placed: AtomicU64,
+    /// Those for which no partition could be chosen.
+    unplaced: AtomicU64,
+}
+
+impl TopicJobs {
+    fn count(&self, key: &QueueKey) -> &AtomicU64 {
+        if key.partition.is_some() { &self.placed } else { &self.unplaced }
+    }
+}
+
+/// The queue of a message, which counts for it until this is dropped.
+struct Place {
+    key: QueueKey,
+    jobs: Arc<TopicJobs>,
+}
+
+impl Place {
+    fn new(key: QueueKey, jobs: &Arc<TopicJobs>) -> Self {
+        jobs.count(&key).fetch_add(1, Ordering::AcqRel);
+        Self { key, jobs: Arc::clone(jobs) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.jobs.count(&self.key).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+type Senders = Arc<Mutex<HashMap<QueueKey, mpsc::Sender<Job>>>>;
+
 /// The tasks of all queues that are in use.
 pub(crate) struct Lanes {
-    senders: Arc<Mutex<HashMap<QueueKey, mpsc::Sender<Job>>>>,
+    senders: Senders,
+    topics: Mutex<HashMap<Topic, Arc<TopicJobs>>>,
     runtime: Handle,
 }
 
 impl Lanes {
     pub(crate) fn new(runtime: Handle) -> Self {
-        Self { senders: Arc::default(), runtime }
+        Self { senders: Arc::default(), topics: Mutex::default(), runtime }
+    }
+
+    /// Decides on the queue of a message: that of its partition, or of the one that the selector chooses now.
+    /// While there are messages for which none could be chosen, others go behind them.
+    fn place(&self, shared: &Arc<Shared>, message: Message) -> (Place, Message) {
+        let key = QueueKey::of(&message);
+        let jobs = Arc::clone(self.topics.lock().entry(key.topic.clone()).or_default());
+        if key.partition.is_some() {
+            return (Place::new(key, &jobs), message);
+        }
+        // The selector is anybody's code, and runs under no lock.
+        let chosen = shared.producer.partition_for(&message).ok();
+        let waits = shared.storage.common.index.find(&key).is_some_and(|queue| queue.held() > 0);
+        match chosen {
+            Some(partition) if !waits && jobs.unplaced.load(Ordering::Acquire) == 0 => {
+                let key = QueueKey { partition: Some(partition), ..key };
+                (Place::new(key, &jobs), message.with_partition(partition))
+            }
+            _ => (Place::new(key, &jobs), message),
+        }
     }
 
     /// The sender to the task of a queue, which is started if there is none.
-    fn sender(&self, shared: &Arc<Shared>, key: QueueKey) -> mpsc::Sender<Job> {
+    fn sender(&self, shared: &Arc<Shared>, place: &Place) -> mpsc::Sender<Job> {
         let mut senders = self.senders.lock();
-        if let Some(sender) = senders.get(&key)
+        if let Some(sender) = senders.get(&place.key)
             && !sender.is_closed()
         {
             return sender.clone();
         }
         let (sender, jobs) = mpsc::channel(CAPACITY);
-        senders.insert(key.clone(), sender.clone());
+        senders.insert(place.key.clone(), sender.clone());
         drop(senders);
-        let lane = Lane { shared: Arc::clone(shared), key, jobs, senders: Arc::clone(&self.senders) };
+        let lane = Lane {
+            shared: Arc::clone(shared),
+            key: place.key.clone(),
+            jobs,
+            senders: Arc::clone(&self.senders),
+        };
         self.runtime.spawn(lane.run());
         sender
     }
@@ -87,15 +157,15 @@ impl Lanes {
         shared: &Arc<Shared>,
         message: Message,
     ) -> Result<SpoolHandle, SpoolSendError> {
-        let topic = message.topic().clone();
-        let sender = self.sender(shared, QueueKey::of(&message));
+        let (place, message) = self.place(shared, message);
+        let sender = self.sender(shared, &place);
         match sender.reserve().await {
             Ok(permit) => {
-                let (job, handle) = job(shared, message);
+                let (job, handle) = job(shared, place, message);
                 permit.send(job);
                 Ok(handle)
             }
-            Err(_) => Err(ended(&topic)),
+            Err(_) => Err(ended(message.topic())),
         }
     }
 
@@ -105,10 +175,11 @@ impl Lanes {
         shared: &Arc<Shared>,
         message: Message,
     ) -> Result<SpoolHandle, SpoolSendError> {
-        let sender = self.sender(shared, QueueKey::of(&message));
+        let (place, message) = self.place(shared, message);
+        let sender = self.sender(shared, &place);
         match sender.try_reserve() {
             Ok(permit) => {
-                let (job, handle) = job(shared, message);
+                let (job, handle) = job(shared, place, message);
                 permit.send(job);
                 Ok(handle)
             }
@@ -121,12 +192,12 @@ impl Lanes {
     }
 }
 
-fn job(shared: &Arc<Shared>, message: Message) -> (Job, SpoolHandle) {
+fn job(shared: &Arc<Shared>, place: Place, message: Message) -> (Job, SpoolHandle) {
     let (answer, receiver) = oneshot::channel();
     let handle = SpoolHandle::queued(receiver, message.topic().clone());
     shared.count_offered();
     let (message, answer) = (Some(message), Some(answer));
-    (Job { message, answer, is_counted: false, driving: Driving::new(shared) }, handle)
+    (Job { message, answer, is_counted: false, place, driving: Driving::new(shared) }, handle)
 }
 
 /// The task of one queue.
@@ -134,7 +205,7 @@ struct Lane {
     shared: Arc<Shared>,
     key: QueueKey,
     jobs: mpsc::Receiver<Job>,
-    senders: Arc<Mutex<HashMap<QueueKey, mpsc::Sender<Job>>>>,
+    senders: Senders,
 }
 
 impl Lane {
@@ -179,8 +250,11 @@ impl Lane {
     async fn handle(&self, mut job: Job) -> Option<impl Future<Output = ()> + use<>> {
         let message = job.message.take()?;
         let index = &self.shared.storage.common.index;
-        let waits = index.find(&self.key).is_some_and(|queue| queue.held() > 0);
-        let (message, error) = if waits {
+        let is_behind = index.find(&self.key).is_some_and(|queue| queue.held() > 0);
+        // One without a partition may belong behind any message of the topic that has one.
+        let may_be_behind = self.key.partition.is_none()
+            && (job.place.jobs.placed.load(Ordering::Acquire) > 0 || index.holds_placed(&self.key.topic));
+        let (message, error) = if is_behind || may_be_behind {
             (message, None)
         } else {
             match self.send(message).await {

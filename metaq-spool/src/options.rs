@@ -46,10 +46,11 @@ pub struct SpoolOptions {
     /// Whether messages are spooled that a broker refused with status 500. It may be an error that passes, as
     /// a full disk, or one that doesn't. Default `false`.
     pub spool_server_errors: bool,
-    /// Whether messages are stored in the order in which they were offered, for each topic and [partition
-    /// that a message names](metaq_producer::Message::with_partition), and for each topic as far as they name
-    /// none: one live message is in flight in each at a time, and while the spool holds one, those that come
-    /// later are spooled behind it. Default `false`.
+    /// Whether messages are stored in each partition in the order in which they were offered: one live
+    /// message is in flight in each at a time, and while the spool holds one, those that come later are
+    /// spooled behind it. The selector chooses the partition when a message is offered. Keys stay in their
+    /// partitions through outages if the topic's partitions are
+    /// [configured](metaq_producer::ProducerConfig::partitions). Default `false`.
     pub ordered: bool,
     /// The most messages in a second that are replayed, all queues together. Default none: replay takes what
     /// live messages leave, with [`replay_window`](Self::replay_window) messages of each queue in flight.

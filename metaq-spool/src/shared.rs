@@ -32,8 +32,8 @@ pub(crate) struct Shared {
     /// Asks for replay of all queues, also of those that failed a moment ago.
     pub(crate) replay_now: Notify,
     pub(crate) is_closed: AtomicBool,
-    /// Whether every broker of every topic was connected when that was looked at last. Then messages are given
-    /// to the producer without a look.
+    /// Whether every broker of every topic was connected when that was looked at last. Then messages are
+    /// given to the producer without a look.
     pub(crate) is_healthy: AtomicBool,
     /// Set when nothing stands between messages and the producer but its health.
     pub(crate) is_plain: bool,

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use metaq_producer::Topic;
 use parking_lot::RwLock;
 
 use crate::record::QueueKey;
@@ -97,6 +98,13 @@ impl Index {
     /// The number of the next queue.
     pub(crate) fn next_id(&self) -> u32 {
         self.queues.read().next_id
+    }
+
+    /// Whether there are messages of a topic that are for one partition.
+    pub(crate) fn holds_placed(&self, topic: &Topic) -> bool {
+        let queues = self.queues.read();
+        let mut queues = queues.by_key.values();
+        queues.any(|queue| queue.key.partition.is_some() && queue.key.topic == *topic && queue.held() > 0)
     }
 
     /// All queues that hold messages, in the order of their numbers.

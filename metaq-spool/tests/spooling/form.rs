@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use metaq_producer::{Message, Partition, Producer, ProducerConfig, Topic};
+use metaq_producer::{Message, Partition, Producer, ProducerConfig, Topic, selector::KeyHashSelector};
 use metaq_spool::{Sent, SpoolId, SpoolOptions, SpoolStats, SpoolingProducer};
 use metaq_testkit::{Broker, BrokerBuilder, EmbeddedRegistry};
 
@@ -31,12 +31,21 @@ pub(crate) fn builder(registry: &EmbeddedRegistry) -> BrokerBuilder {
 }
 
 pub(crate) fn producer(registry: &EmbeddedRegistry) -> Producer {
+    producer_with(registry, |_| ())
+}
+
+pub(crate) fn producer_with(
+    registry: &EmbeddedRegistry,
+    change: impl FnOnce(&mut ProducerConfig),
+) -> Producer {
     let mut config = ProducerConfig::default();
     config.topic_timeout = Duration::from_millis(50);
     config.publish_timeout = Duration::from_millis(200);
     config.send_timeout = Duration::from_millis(500);
     config.retry.max_attempts = 2;
+    change(&mut config);
     let builder = Producer::builder().discovery(registry.discovery()).transport(registry.transport());
+    let builder = builder.selector(KeyHashSelector::new());
     builder.config(config).build().unwrap()
 }
 

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use metaq_producer::Outcome;
-use metaq_spool::Sent;
+use metaq_spool::{Sent, SpoolingProducer};
 use metaq_testkit::{EmbeddedRegistry, Fault, Requests};
 
-use crate::form::{SOON, assert_balanced, builder, in_partition, open, options, pinned};
+use crate::form::{
+    SOON, assert_balanced, builder, in_partition, message, open, options, pinned, producer_with, topic,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn order_holds_while_brokers_come_and_go() {
@@ -88,4 +90,62 @@ async fn live_messages_stay_behind_spooled_ones() {
     assert!(matches!(spool.send(pinned("2", 0)).await, Ok(Sent::Stored(_))));
     assert_eq!(in_partition(&broker, 0), ["0", "1", "2"]);
     assert_balanced(&spool.stats());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn keys_keep_partition_and_order_through_outages() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let folder_of_broker = tempfile::tempdir().unwrap();
+    let broker = || builder(&registry).data_dir(folder_of_broker.path());
+    let configured =
+        || producer_with(&registry, |config| _ = config.partitions.insert(topic(), "0:4".parse().unwrap()));
+    for round in 0..3 {
+        let mut options = options(folder.path());
+        options.ordered = true;
+        let spool = SpoolingProducer::open(configured(), options).await.unwrap();
+        // Without a broker it is published in the background.
+        let _ = spool.publish_topic(&topic()).await;
+        let senders: Vec<_> = (0..6)
+            .map(|key| {
+                let spool = spool.clone();
+                tokio::spawn(async move {
+                    for n in 0..100 {
+                        let payload = format!("{key}-{round}-{n:03}");
+                        drop(spool.enqueue(message(payload).with_key(format!("key {key}"))).await.unwrap());
+                    }
+                })
+            })
+            .collect();
+        while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
+            let started = broker().start().await.unwrap();
+            let before = spool.stats();
+            let some = async {
+                while spool.stats().replayed + spool.stats().stored < before.replayed + before.stored + 50 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            // There may be no more.
+            let _ = tokio::time::timeout(Duration::from_millis(200), some).await;
+            started.kill().await;
+        }
+        spool.close(Duration::ZERO).await;
+    }
+    let started = broker().start().await.unwrap();
+    let mut options = options(folder.path());
+    options.ordered = true;
+    let spool = SpoolingProducer::open(configured(), options).await.unwrap();
+    assert_eq!(spool.drain(SOON).await, 0);
+    let mut partitions = std::collections::BTreeMap::new();
+    let mut last = std::collections::BTreeMap::new();
+    for stored in started.messages("t") {
+        let payload = String::from_utf8(stored.payload.to_vec()).unwrap();
+        let key = payload.split('-').next().unwrap().to_owned();
+        // Before the first broker was found, the partition was not known.
+        let partition = partitions.entry(key.clone()).or_insert(stored.partition);
+        assert_eq!(*partition, stored.partition, "{payload}");
+        if let Some(before) = last.insert(key, payload.clone()) {
+            assert!(before <= payload, "{payload} after {before}");
+        }
+    }
+    assert_eq!(last.len(), 6);
 }
