@@ -158,6 +158,7 @@ impl QueueReplay<'_> {
     /// The next message; while some are in flight, none unless it is there already.
     async fn next_message(&mut self) -> Option<(u64, Vec<u8>)> {
         if *self.shared.closing.borrow() {
+            self.ready.clear();
             return None;
         }
         if self.ready.is_empty() {
