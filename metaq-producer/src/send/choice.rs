@@ -76,6 +76,39 @@ fn select_absent<'r>(
     }
 }
 
+/// A message that was chosen a partition for which isn't there waits for that one, whatever the selector
+/// would answer when it looks again: else a selector that draws at random would have it go from one queue to
+/// the next for ever.
+#[cold]
+pub(crate) fn keep_choice(submission: &mut Submission, not_submitted: NotSubmitted) -> NotSubmitted {
+    if let NotSubmitted::Away(partition, _) = not_submitted
+        && let Some(pending) = &mut submission.pending
+    {
+        pending.rare().partition = Some(partition);
+    }
+    not_submitted
+}
+
+/// The partition that a message has waited for, if it is there by now.
+///
+/// # Errors
+/// When it isn't, and the message has to wait on.
+pub(crate) fn decided<'r>(
+    route: &'r Route,
+    submission: &mut Submission,
+) -> Result<Option<(Partition, &'r RouteBroker)>, NotSubmitted> {
+    let Some(rare) = submission.pending.as_mut().and_then(|pending| pending.rare.as_mut()) else {
+        return Ok(None);
+    };
+    let Some(partition) = rare.partition else { return Ok(None) };
+    if let Some(absence) = route.absence(partition) {
+        return Err(NotSubmitted::Away(partition, absence));
+    }
+    // If it can't take the message well, another one may.
+    rare.partition = None;
+    Ok(route.broker(partition.broker).filter(|_| route.has(partition)).map(|broker| (partition, broker)))
+}
+
 /// The partition that is chosen for a message now, as when it is sent for the first time.
 pub(crate) fn partition_for(topic: &TopicState, message: &Message) -> Result<Partition, SendError> {
     let route = topic.route();

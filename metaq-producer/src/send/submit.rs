@@ -22,6 +22,7 @@ use crate::{
         wait_queue::WaitReason,
     },
     send::{
+        choice::{decided, keep_choice},
         dispatcher::Requests,
         in_flight::{InFlight, PendingMessage, Submission, Way},
         span::SendSpan,
@@ -292,9 +293,16 @@ impl Submitter {
             Some(pending) if token.is_none() => pending.started,
             _ => Instant::now(),
         };
+        let decided = if token.is_some() { decided(&route, submission)? } else { None };
         // The way of nearly all messages.
-        let Some((partition, broker)) = self.select(topic, &route, submission, None)? else {
-            return Err(WaitReason::NoBroker.into());
+        let selected = match decided {
+            None => self.select(topic, &route, submission, None),
+            decided => Ok(decided),
+        };
+        let (partition, broker) = match selected {
+            Ok(Some(selected)) => selected,
+            Ok(None) => return Err(WaitReason::NoBroker.into()),
+            Err(not_submitted) => return Err(keep_choice(submission, not_submitted)),
         };
         let refused =
             if broker.topic_broker.broker.is_cooling_down(now) || topic.is_cooling_down(partition, now) {

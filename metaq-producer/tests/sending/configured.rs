@@ -12,7 +12,7 @@ use std::{
 use metaq_producer::{
     Message, Outcome, Partition, PartitionSelector, Producer, ProducerConfig, SendErrorKind, Topic,
     config::PartitionSet,
-    selector::{KeyHashSelector, RendezvousSelector, select_fn},
+    selector::{KeyHashSelector, RandomSelector, RendezvousSelector, select_fn},
     transaction::TransactionOptions,
 };
 use metaq_testkit::{Broker, EmbeddedRegistry};
@@ -155,6 +155,29 @@ async fn order_is_that_of_acceptance_with_no_broker_at_all() {
         let before = last.insert(n % 5, (receipt.partition, receipt.offset));
         let is_behind = |(partition, offset)| partition == receipt.partition && offset < receipt.offset;
         assert!(before.is_none_or(is_behind), "message {n}: {before:?}, then {receipt:?}");
+    }
+}
+
+/// However the selector would choose anew.
+#[tokio::test(start_paused = true)]
+async fn a_message_waits_for_the_absent_partition_chosen_first() {
+    for ordered in [false, true] {
+        let (registry, _brokers) = two_brokers();
+        let builder = builder(&registry, |config| config.ordered = ordered).selector(RandomSelector::new());
+        let producer = builder.partitions(topic(), listed("7:1;8:1")).build().unwrap();
+        producer.publish_topic(&topic()).await.unwrap();
+        let long = Duration::from_secs(60);
+        let mut waiting = Vec::new();
+        for n in 0..20 {
+            waiting.push(producer.enqueue_with_timeout(message(n.to_string()), long).await.unwrap());
+        }
+        assert_eq!(producer.send(message("x")).await.unwrap_err().kind(), SendErrorKind::NotConnected);
+        let late: Vec<_> = [7, 8].map(|id| broker_with(&registry, id, &[("t", 1)])).into();
+        for handle in waiting {
+            handle.await.unwrap();
+        }
+        let stored: Vec<_> = late.iter().map(|broker| broker.messages("t").len()).collect();
+        assert!(stored.iter().all(|stored| *stored > 0) && stored.iter().sum::<usize>() == 20, "{stored:?}");
     }
 }
 
