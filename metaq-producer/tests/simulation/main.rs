@@ -3,15 +3,17 @@
 //! all drawn from one seed.
 //!
 //! Two topics share the brokers, one of which is unpublished and published again; messages are large or
-//! small, ordered or not, sent to any partition or to the one that a key names; local transactions are short,
-//! long, or abandoned, XA transactions are prepared and recovered; statistics are asked for, and what was
-//! accepted is flushed.
+//! small, ordered or not, sent to any partition, connected or configured, or to the one that a key or the
+//! message itself names; some are offered, and their failures told to a handler, and some publish their
+//! topic; local transactions are short, long, or abandoned, XA transactions are prepared and recovered;
+//! statistics are asked for, and what was accepted is flushed.
 //!
 //! Whatever happens, at each step the counts of producer, topics and brokers add up and the limits hold; no
 //! message, question or flush is unresolved past its deadline; what was acknowledged is stored once, what
-//! failed for certain isn't stored; transactions are stored as a whole or not at all, as was reported;
-//! messages that a key sends to a partition are stored there in the order in which they were accepted, if
-//! that is asked for, and a broker has one of them at a time.
+//! failed for certain isn't stored, and what was offered is stored or told to the handler; transactions are
+//! stored as a whole or not at all, as was reported; messages that a key sends to a partition are stored
+//! there in the order in which they were accepted, if that is asked for, and a broker has one of them at a
+//! time.
 //!
 //! Also at each step, what can go goes: a message doesn't wait for longer than 10 ms, and the pauses before
 //! its next attempts, while a broker that may have it is connected, reads and has capacity; transactions and
@@ -35,6 +37,7 @@ mod accounts;
 mod common;
 mod faults;
 mod log;
+mod offers;
 mod progress;
 mod recovery;
 mod replay;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use metaq_producer::{Topic, stats::ProducerStats};
+use metaq_producer::{Partition, Topic, stats::ProducerStats};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -16,6 +16,9 @@ pub(crate) const LARGEST: usize = 10_200;
 /// The longest pause before the last attempt of a message with the default settings: the pause before the
 /// second is at most 10 ms, and doubles with each of five.
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
+
+/// The most partitions that a broker is ever named with.
+const MOST_PARTITIONS: i32 = 8;
 
 /// The interval of checks that something which waited has gone.
 const PERIOD: Duration = Duration::from_millis(1);
@@ -110,10 +113,12 @@ impl Simulation {
                 |index: usize| partitions.iter().any(|partition| partition.broker.0 == index as i32);
             let mut usable =
                 (0..self.brokers.len()).map(|index| has_any(index) && self.has_capacity(index, stats));
-            let could_go = if self.is_ordered || self.is_pinned {
+            let is_configured = number == 0 && self.is_configured;
+            let could_go = if self.is_ordered || self.is_pinned || is_configured {
                 // Any of them may be what it waits for.
                 let free = |index| (0..4).all(|partition| self.is_free(index, name, partition));
-                usable.all(|usable| usable) && (0..self.brokers.len()).all(free)
+                let has_all = !is_configured || self.has_configured();
+                usable.all(|usable| usable) && (0..self.brokers.len()).all(free) && has_all
             } else {
                 usable.any(|usable| usable)
             };
@@ -144,6 +149,13 @@ impl Simulation {
         waiting
     }
 
+    /// Whether all partitions are there that may be configured.
+    fn has_configured(&self) -> bool {
+        let there = self.producer.partitions(&named(TOPICS[0]));
+        let configured = |id: usize| (0..MOST_PARTITIONS).map(move |index| Partition::new(id as i32, index));
+        (0..self.brokers.len()).flat_map(configured).all(|partition| there.contains(&partition))
+    }
+
     fn has_arrived(&self, index: usize, payload: &str) -> bool {
         let broker = self.brokers[index].as_ref();
         broker.is_some_and(|broker| broker.monitor_puts().received_data(payload.as_bytes()) > 0)
@@ -156,6 +168,7 @@ impl Simulation {
         let partitions = self.producer.partitions(topic);
         !self.is_ordered
             && !self.is_pinned
+            && !self.is_configured
             && queued.sum::<u64>() == 0
             && stats.unacknowledged < self.max_in_flight
             && stats.unacknowledged_bytes + LARGEST <= self.max_in_flight_bytes

@@ -76,6 +76,7 @@ impl Simulation {
         assert_eq!((report.unknown, report.unsent.len()), (0, 0), "nothing was left");
         let counts = counts(&self.producer).await;
         assert_eq!((counts.queued, counts.in_flight), (0, 0), "{counts:?}");
+        self.take_failures();
         for broker in std::mem::take(&mut self.brokers).iter().flatten() {
             self.remember(broker);
         }

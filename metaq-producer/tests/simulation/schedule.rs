@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
 use metaq_producer::{
     BrokerAddr, Message, Outcome, Partition, Producer, SendError, SendErrorKind, SendHandle, SendReceipt,
     Topic, config::Jitter, selector::RandomSelector, stats::ConnectionStats,
@@ -16,6 +16,7 @@ use crate::{
     common::cluster::{Pinned, broker_with, builder},
     faults::Standing,
     log::note,
+    offers::Offers,
     progress::{LARGEST, Progress},
     transacting::Transacting,
 };
@@ -63,6 +64,11 @@ pub(crate) struct Simulation {
     pub(crate) at_least_once: bool,
     /// Whether the selector sends each message to the partition that its key names.
     pub(crate) is_pinned: bool,
+    /// Whether the first topic has configured partitions, from which the selector chooses.
+    pub(crate) is_configured: bool,
+    /// Whether the second topic is published by its messages.
+    publishes_by_message: bool,
+    pub(crate) offers: Offers,
     /// The number of plain messages that were offered, and of those of them that were given up, which may not
     /// be counted.
     offered: u64,
@@ -91,29 +97,44 @@ impl Simulation {
         let max_in_flight = if rng.bool() { rng.usize(1..20) } else { 1000 };
         let max_in_flight_bytes = if rng.u8(..3) == 0 { rng.usize(25_000..100_000) } else { 64 << 20 };
         let (ordered, at_least_once) = (rng.u8(..3) == 0, rng.u8(..4) == 0);
+        let publishes_by_message = rng.bool();
         let config = builder(&registry, |config| {
             config.max_in_flight = max_in_flight;
             config.max_in_flight_bytes = max_in_flight_bytes;
             config.ordered = ordered;
             config.retry.at_least_once = at_least_once;
             config.retry.jitter = Jitter::seeded(seed);
+            config.auto_publish = publishes_by_message;
         });
+        let (is_random, is_pinned) = (rng.bool(), if ordered { rng.u8(..3) > 0 } else { rng.u8(..4) == 0 });
+        let set = match rng.u8(..4) {
+            0 => Some((0..count as i32).map(|id| format!("{id}:2;")).collect::<String>()),
+            // Random choices would go to partitions that are there no more.
+            1 if is_pinned => Some("ever-named".to_owned()),
+            _ => None,
+        };
+        let config = match &set {
+            Some(set) => config.partitions(named(TOPICS[0]), set.parse().unwrap()),
+            None => config,
+        };
+        let offers = Offers::default();
+        let config = config.failure_handler(offers.handler());
         note(format_args!(
             "{count} brokers, max_in_flight={max_in_flight} ({max_in_flight_bytes} bytes) ordered={ordered} at_least_once={at_least_once}"
         ));
-        let (is_random, is_pinned) = (rng.bool(), if ordered { rng.u8(..3) > 0 } else { rng.u8(..4) == 0 });
         let producer = match (is_pinned, is_random) {
             (true, _) => config.selector(Pinned),
             (false, true) => config.selector(RandomSelector::new()),
             (false, false) => config,
         };
         let producer = producer.build().unwrap();
-        for topic in TOPICS {
-            producer.publish_topic(&named(topic)).await.unwrap();
-        }
-        note(format_args!("{count} brokers, each partition by its key: {is_pinned}"));
+        producer.publish_topic(&named(TOPICS[0])).await.unwrap();
+        note(format_args!(
+            "each partition by its key: {is_pinned}, configured partitions: {set:?}, publishes by messages: \
+             {publishes_by_message}"
+        ));
         let transacting = Transacting::new(&producer, seed, count, is_pinned).await;
-        Self {
+        let mut this = Self {
             rng,
             registry,
             brokers,
@@ -125,6 +146,9 @@ impl Simulation {
             is_ordered: ordered,
             at_least_once,
             is_pinned,
+            is_configured: set.is_some(),
+            publishes_by_message,
+            offers,
             offered: 0,
             given_up: 0,
             targets: BTreeMap::new(),
@@ -134,7 +158,9 @@ impl Simulation {
             outcomes: BTreeMap::new(),
             stored: BTreeMap::new(),
             lives: vec![0; count],
-        }
+        };
+        this.publish_second().await;
+        this
     }
 
     pub(crate) async fn step(&mut self) {
@@ -158,14 +184,21 @@ impl Simulation {
     }
 
     pub(crate) fn next_message(&mut self) -> (String, Message) {
+        let topic = usize::from(self.rng.u8(..4) == 0);
+        self.next_message_to(topic)
+    }
+
+    fn next_message_to(&mut self, topic: usize) -> (String, Message) {
         self.offered += 1;
         let payload = format!("{:05}{}", self.offered, " ".repeat(self.rng.usize(..3) * 5000));
-        let topic = usize::from(self.rng.u8(..4) == 0);
         let mut target = Target { topic, partition: None };
         let mut message = Message::new(named(TOPICS[topic]), payload.clone());
         if self.is_pinned {
             let partition = Partition::new(self.rng.i32(0..self.brokers.len() as i32), self.rng.i32(0..2));
-            message = message.with_key(partition.to_string());
+            message = match self.rng.bool() {
+                true => message.with_key(partition.to_string()),
+                false => message.with_partition(partition),
+            };
             target.partition = Some(partition);
         }
         self.targets.insert(self.offered, target);
@@ -206,7 +239,32 @@ impl Simulation {
         note("unpublishes a topic, and publishes it again");
         assert!(self.producer.unpublish_topic(&named(TOPICS[1])));
         sleep(Duration::from_millis(self.rng.u64(..50))).await;
-        self.producer.publish_topic(&named(TOPICS[1])).await.unwrap();
+        self.publish_second().await;
+    }
+
+    /// Publishes the second topic, or has its messages do that.
+    async fn publish_second(&mut self) {
+        let topic = named(TOPICS[1]);
+        if !self.publishes_by_message {
+            return self.producer.publish_topic(&topic).await.unwrap();
+        }
+        note("messages publish a topic");
+        let (payload, message) = self.next_message_to(1);
+        let refused = self.producer.try_send(message).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), SendErrorKind::NotConnected, "{refused}");
+        self.ended(payload, Err(refused));
+        let messages: Vec<_> = (0..3).map(|_| self.next_message_to(1)).collect();
+        // They have their own time, in which a broker comes to be used that was started just now.
+        let producer = &self.producer;
+        let sent = messages.into_iter().map(|(payload, message)| async {
+            (payload, producer.send_with_timeout(message, Duration::from_secs(10)).await)
+        });
+        for (payload, outcome) in join_all(sent).await {
+            let may_fail = self.max_in_flight < 4 || self.max_in_flight_bytes < 8 * LARGEST;
+            assert!(outcome.is_ok() || may_fail, "{} published its topic: {outcome:?}", payload.trim_end());
+            self.ended(payload, outcome);
+        }
+        assert!(!self.producer.partitions(&topic).is_empty());
     }
 
     async fn send(&mut self) {
@@ -214,7 +272,12 @@ impl Simulation {
             let (payload, message) = self.next_message();
             let time = Duration::from_millis(self.rng.u64(1..4000));
             let deadline = Instant::now() + time;
-            let accepted = match self.rng.u8(..4) {
+            let accepted = match self.rng.u8(..5) {
+                4 => {
+                    let is_accepted = self.producer.offer(message);
+                    self.offers.offered(payload, is_accepted);
+                    continue;
+                }
                 0 => {
                     let could_go = self.could_go(message.topic()).await;
                     let accepted = self.producer.try_send(message);
@@ -303,6 +366,7 @@ impl Simulation {
         }
         note(format_args!("{counts:?}"));
         check_sums(&stats);
+        self.take_failures();
         // Messages of transactions are counted, too, unless they could not be offered to any broker.
         let (least, most) = (self.offered - self.given_up, self.offered + self.transacting.offered);
         assert!((least..=most).contains(&counts.offered), "{least}..={most} were offered: {counts:?}");

@@ -81,6 +81,12 @@ impl Simulation {
                 }
             }
         }
+        for payload in self.offers.acknowledged() {
+            ended[0] += 1;
+            let times = stored.get(payload.as_bytes()).copied().unwrap_or(0);
+            let once = times == 1 || (self.at_least_once && times > 1);
+            assert!(once, "{} was offered, has not failed, and is stored {times} times", payload.trim_end());
+        }
         ended
     }
 
