@@ -38,9 +38,12 @@ use std::{
     io,
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
+    sync::{Arc, mpsc},
+    thread,
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -117,11 +120,28 @@ fn print_panics() {
     }));
 }
 
-/// Checks that descriptors are left, as the runtime needs some and panics when there are none.
-fn ensure_descriptors() -> io::Result<()> {
+/// Checks that descriptors and threads are left: libraries panic, or wait, when there are none.
+fn ensure_resources() -> io::Result<()> {
     let pipes: Result<Vec<_>, _> = std::iter::repeat_with(io::pipe).take(DESCRIPTORS / 2).collect();
-    pipes.map(drop)
+    pipes?;
+    // All of them run at the same time: each ends when `end` is dropped.
+    let (end, ended) = mpsc::channel::<()>();
+    let ended = Arc::new(Mutex::new(ended));
+    let spawn = || {
+        let ended = Arc::clone(&ended);
+        thread::Builder::new().spawn(move || {
+            // An error is what tells the end.
+            let _ = ended.lock().recv();
+        })
+    };
+    let threads: Result<Vec<_>, _> = std::iter::repeat_with(spawn).take(THREADS).collect();
+    drop(end);
+    threads?.into_iter().for_each(|thread| drop(thread.join()));
+    Ok(())
 }
+
+/// The number of threads that every command needs: for the input, the output and names.
+const THREADS: usize = 3;
 
 /// The number of descriptors that every command needs.
 const DESCRIPTORS: usize = 16;
@@ -158,8 +178,8 @@ fn run() -> u8 {
         _ => {}
     }
     // One thread: a command hands nothing to other cores that would be worth their threads.
-    let runtime = ensure_descriptors()
-        .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+    let runtime =
+        ensure_resources().and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return print_error("the program can't be started", &error),

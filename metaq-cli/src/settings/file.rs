@@ -39,7 +39,8 @@ impl SettingsFile {
         };
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // The file of the user is skipped where it can't be opened, as after a change of the user.
+            Err(error) if named.is_none() && is_absence(&error) => return Ok(None),
             Err(error) => return Err(format!("the settings in {} can't be read: {error}", path.display())),
         };
         let read = Self::parse(&path.display().to_string(), &text);
@@ -89,6 +90,14 @@ impl SettingsFile {
             }
         }
     }
+}
+
+/// Returns whether a file is not there for this user.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Returns the path of the user's file, which need not exist.

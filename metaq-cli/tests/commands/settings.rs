@@ -70,6 +70,9 @@ fn a_setting_comes_from_the_first_place_that_has_it() {
         &[&show[..], &["-b", "meta://flag:1"]].concat(),
     );
     assert_eq!(shown(&output, "cluster"), ("meta://flag:1".into(), "option --cluster".to_owned()));
+    // Where that file can't be, there is none.
+    let output = metaq(Path::new("/dev/null"), &[], &show);
+    assert_eq!(shown(&output, "send_timeout").1, "default");
     let output = metaq(folder.path(), &[], &["config", "show", "--profile", "near"]);
     assert!(text(&output.stdout).contains("send_timeout = \"8s\"\n"), "{}", text(&output.stdout));
 }

@@ -95,3 +95,31 @@ fn too_few_descriptors_are_one_line() {
         assert!(stderr.starts_with(said) && stderr.lines().count() == 1, "{limit}: {stderr}");
     }
 }
+
+#[test]
+fn too_few_threads_are_one_line() {
+    use std::os::unix::process::CommandExt as _;
+
+    // The limit counts the threads of a user, and not those of root: one of a number that nobody has.
+    let user = 60_000 + std::process::id() % 5000;
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root changes the user of a process");
+    }
+    // A user of its own can't reach a folder of root.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.path().join("metaq");
+    std::fs::copy(env!("CARGO_BIN_EXE_metaq"), &program).unwrap();
+    for cluster in ["meta://127.0.0.1:1", "meta://localhost:1", "zk://localhost:1", "file:brokers.toml"] {
+        for limit in 1..4 {
+            let script = format!("ulimit -u {limit} && exec \"$0\" \"$@\"");
+            let mut shell = Command::new("bash");
+            shell.args(["-c", &script, program.to_str().unwrap(), "produce", "-b", cluster, "-t", "t"]);
+            let output = shell.uid(user).gid(user).stdin(Stdio::null()).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{limit}: {stderr}");
+            let said = "metaq: the program can't be started: Resource temporarily unavailable";
+            assert!(stderr.starts_with(said) && stderr.lines().count() == 1, "{limit}: {stderr}");
+        }
+    }
+}
