@@ -111,7 +111,8 @@ impl Run {
         result.outcome = match &completion {
             Some(Ok(())) if commits => "committed",
             Some(Err(error)) if error.outcome() == TransactionOutcome::Unknown => "unknown",
-            None => "unknown",
+            None if commits => "unknown",
+            // Nothing of a transaction is stored that was not to be committed.
             _ => "rolled-back",
         };
         result.error = match stop {
@@ -126,7 +127,7 @@ impl Run {
                 }
                 None => Some((
                     "stopped",
-                    "a second signal stopped the program before the outcome was known".to_owned(),
+                    "a second signal stopped the program before the broker confirmed it".to_owned(),
                 )),
             },
         };
