@@ -68,13 +68,15 @@ pub enum SpoolEvent {
         /// The error.
         reason: String,
     },
-    /// A file that could not be read was set aside, and the spool began with an empty one.
+    /// A file that could not be opened was set aside, and a new one has the messages that could be saved.
     #[non_exhaustive]
     FileSetAside {
         /// Its new name.
         path: PathBuf,
-        /// Why it could not be read.
+        /// Why it could not be opened.
         reason: String,
+        /// The number of messages that were saved.
+        salvaged: u64,
     },
     /// Stored messages of a topic can't be read any more, and are skipped.
     #[non_exhaustive]
@@ -130,8 +132,12 @@ impl fmt::Display for SpoolEvent {
             }
             Self::Full => f.write_str("the spool is full"),
             Self::StoreFailed { reason } => write!(f, "the spool can't be written: {reason}"),
-            Self::FileSetAside { path, reason } => {
-                write!(f, "the spool's file can't be read, and is now {}: {reason}", path.display())
+            Self::FileSetAside { path, reason, salvaged } => {
+                let path = path.display();
+                write!(
+                    f,
+                    "the spool's file can't be opened, and is now {path}: {reason}; {salvaged} messages were saved"
+                )
             }
             Self::Damaged { topic, count } => write!(f, "{count} messages of {topic} can't be read"),
             Self::Missed(count) => write!(f, "{count} events missed"),

@@ -4,6 +4,7 @@ pub(crate) mod inbox;
 pub(crate) mod index;
 pub(crate) mod ledger;
 pub(crate) mod rows;
+pub(crate) mod salvage;
 pub(crate) mod writer;
 
 use std::{
@@ -75,8 +76,8 @@ impl Storage {
         let folder = &options.folder;
         let (lock, store, renamed) = open_folder(folder, options.fsync != Fsync::Never)?;
         let storage = Self::start(options, store, Some(lock))?;
-        if let Some((path, reason)) = renamed {
-            storage.common.events.send(SpoolEvent::FileSetAside { path, reason });
+        if let Some(Renamed { path, reason, salvaged }) = renamed {
+            storage.common.events.send(SpoolEvent::FileSetAside { path, reason, salvaged });
         }
         Ok(storage)
     }
@@ -229,6 +230,10 @@ struct EndOfWriter(Arc<Common>);
 
 impl Drop for EndOfWriter {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let reason = "its thread has panicked; open the spool again".to_owned();
+            self.0.events.send(SpoolEvent::StoreFailed { reason });
+        }
         let unwritten = self.0.inbox.end();
         self.0.ledger.update(|counts| counts.unwritten += unwritten);
         self.0.changed.notify_waiters();
@@ -247,15 +252,20 @@ fn read_failed(folder: &Path, error: io::Error) -> OpenError {
     OpenError::io(folder, "reading it", error)
 }
 
-/// The name of a file that was set aside, and why.
-type Renamed = Option<(PathBuf, String)>;
+/// A file that was set aside.
+pub(crate) struct Renamed {
+    path: PathBuf,
+    reason: String,
+    /// The messages that were saved.
+    salvaged: u64,
+}
 
-/// Locks the folder and opens its file. One that is damaged as a whole is renamed, and an empty one takes its
-/// place.
+/// Locks the folder and opens its file. One that is damaged as a whole is renamed, and a new one takes its
+/// place, with the messages that could be saved.
 pub(crate) fn open_folder(
     folder: &Path,
     is_forced: bool,
-) -> Result<(FolderLock, Box<dyn Store>, Renamed), OpenError> {
+) -> Result<(FolderLock, Box<dyn Store>, Option<Renamed>), OpenError> {
     fs::create_dir_all(folder).map_err(|error| OpenError::io(folder, "making the folder", error))?;
     let lock = FolderLock::acquire(folder).map_err(|error| match error {
         LockError::InUse(pid) => OpenError::in_use(folder, pid),
@@ -270,9 +280,15 @@ pub(crate) fn open_folder(
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let path = DiskStore::set_damaged_file_aside(folder)
                 .map_err(|error| OpenError::io(folder, "renaming its damaged file", error))?;
-            let store = DiskStore::open(folder, is_forced)
+            let mut store = DiskStore::open(folder, is_forced)
                 .map_err(|error| OpenError::io(folder, "making a new file in it", error))?;
-            Ok((lock, Box::new(store), Some((path, error.to_string()))))
+            let salvaged = match DiskStore::open_damaged(&path) {
+                Ok(damaged) => salvage::salvage(&damaged, &mut store)
+                    .map_err(|error| OpenError::io(folder, "saving messages of its damaged file", error))?,
+                // Nothing of it can be read.
+                Err(_) => 0,
+            };
+            Ok((lock, Box::new(store), Some(Renamed { path, reason: error.to_string(), salvaged })))
         }
         Err(error) => Err(read_failed(folder, error)),
     }

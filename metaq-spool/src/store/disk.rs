@@ -17,6 +17,9 @@ const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spool");
 /// The memory for pages of the file. More makes nothing faster: each page is read and written about once.
 const CACHE_BYTES: usize = 16 << 20;
 
+/// The least length of a file of the library, or more.
+const SHORTEST: u64 = 4 << 20;
+
 /// The name of the file in the spool's folder.
 pub(crate) const FILE: &str = "spool.redb";
 
@@ -38,6 +41,17 @@ impl DiskStore {
         Ok(this)
     }
 
+    /// Opens a file that [`open`](Self::open) could not open, to read what is left of it. One that was cut is
+    /// made longer.
+    pub(crate) fn open_damaged(path: &Path) -> io::Result<Self> {
+        let file = File::options().write(true).open(path)?;
+        let len = file.metadata()?.len();
+        file.set_len(len.saturating_mul(2).max(SHORTEST))?;
+        let mut this = Self { path: path.to_owned(), is_forced: false, database: None };
+        this.reopen()?;
+        Ok(this)
+    }
+
     /// Renames a file that can't be read, so that a new one can take its place.
     pub(crate) fn set_damaged_file_aside(folder: &Path) -> io::Result<PathBuf> {
         let names = (1_u32..).map(|n| folder.join(format!("damaged-{n}.redb")));
@@ -45,6 +59,15 @@ impl DiskStore {
         let target = free.ok_or_else(|| io::Error::other("no name is free for the damaged file"))?;
         fs::rename(folder.join(FILE), &target)?;
         Ok(target)
+    }
+
+    /// Closes the file, which is locked as long as it is open.
+    fn close(&mut self) -> io::Result<()> {
+        let database = self.database.take();
+        contained(move || {
+            drop(database);
+            Ok(())
+        })
     }
 
     fn database(&self) -> io::Result<&Database> {
@@ -102,8 +125,7 @@ impl Store for DiskStore {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        // The file is locked as long as the old one lives.
-        drop(self.database.take());
+        self.close()?;
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
         let is_forced = self.is_forced;
         let opened = contained(|| {
@@ -112,6 +134,23 @@ impl Store for DiskStore {
         })?;
         self.database = Some(opened);
         Ok(())
+    }
+
+    fn begin_anew(&mut self) -> io::Result<Option<(PathBuf, io::Result<Box<dyn Store>>)>> {
+        // What closing writes is of no use any more.
+        let _ = self.close();
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let renamed = Self::set_damaged_file_aside(folder)?;
+        self.reopen()?;
+        let damaged = Self::open_damaged(&renamed).map(|damaged| Box::new(damaged) as Box<dyn Store>);
+        Ok(Some((renamed, damaged)))
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        // Nobody is left to hear of it.
+        let _ = self.close();
     }
 }
 

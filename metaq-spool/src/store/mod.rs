@@ -5,7 +5,7 @@ pub(crate) mod file_backend;
 #[cfg(test)]
 pub(crate) mod memory;
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, path::PathBuf};
 
 /// The place of a row: its kind, the queue that it belongs to, and its number.
 ///
@@ -119,6 +119,12 @@ pub(crate) trait Store: Send {
 
     /// Opens the store again after an error.
     fn reopen(&mut self) -> io::Result<()>;
+
+    /// Sets a damaged file aside, and begins with an empty one. Returns the new name of the old one, and what
+    /// is left of it if it can be opened. None if the store has no file.
+    fn begin_anew(&mut self) -> io::Result<Option<(PathBuf, io::Result<Box<dyn Store>>)>> {
+        Ok(None)
+    }
 }
 
 /// The one row with this key, if it exists.

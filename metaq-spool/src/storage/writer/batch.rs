@@ -200,6 +200,9 @@ impl Writer {
         if let Err(error) = self.store.commit(&batch.changes) {
             self.is_broken = true;
             if !self.was_applied(state.serial) {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.rebuild(&error)?;
+                }
                 return Err(error);
             }
         }

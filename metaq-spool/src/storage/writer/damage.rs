@@ -5,6 +5,11 @@ use std::io;
 use super::{Writer, batch::Batch};
 use crate::{
     events::SpoolEvent,
+    storage::{
+        rows::{QueueRow, StateRow},
+        salvage::{next_readable, salvage},
+        writer::open::find,
+    },
     store::{Key, Limit, Rows},
 };
 
@@ -42,27 +47,11 @@ impl Writer {
         self.store.scan(Key::messages(queue, first), limit)
     }
 
-    fn is_readable(&self, queue: u32, from: u64) -> bool {
-        self.store.scan(Key::messages(queue, from), Limit::ONE).is_ok()
-    }
-
     /// Has the queue begin behind the damaged part at its beginning.
     fn skip_damage(&mut self, queue: u32, from: u64) -> io::Result<()> {
         let Some(state) = self.queues.get(&queue) else { return Ok(()) };
         let (end, held) = (state.row.end.max(from), state.row.messages);
-        // Steps that double, then halves, since every try costs a read.
-        let (mut bad, mut step) = (from, 1);
-        let mut good = loop {
-            let next = from.saturating_add(step).min(end);
-            if next == end || self.is_readable(queue, next) {
-                break next;
-            }
-            (bad, step) = (next, step.saturating_mul(2));
-        };
-        while bad + 1 < good {
-            let middle = bad + (good - bad) / 2;
-            if self.is_readable(queue, middle) { good = middle } else { bad = middle }
-        }
+        let good = next_readable(&*self.store, |number| Key::message(queue, number), from, end);
         let (left, bytes) = self.count(queue, good);
         let mut batch = Batch::default();
         let row = self.row(&mut batch, queue);
@@ -74,6 +63,38 @@ impl Writer {
             let topic = state.queue.key.topic.clone();
             self.common.events.send(SpoolEvent::Damaged { topic, count: lost });
         }
+        Ok(())
+    }
+
+    /// Begins with a new file, which has the messages that can be read of the old one.
+    pub(super) fn rebuild(&mut self, error: &io::Error) -> io::Result<()> {
+        let Some((path, damaged)) = self.store.begin_anew()? else { return Ok(()) };
+        let salvaged = match damaged {
+            Ok(damaged) => salvage(&*damaged, &mut *self.store)?,
+            Err(_) => 0,
+        };
+        let found = find(&*self.store)?;
+        let (mut lost, mut bytes) = (0, 0);
+        for (id, state) in &mut self.queues {
+            let row = found.queues.iter().find(|(found, _)| found == id).map(|(_, row)| row.clone());
+            let row = row.unwrap_or_else(|| QueueRow::new(state.row.key.clone(), state.row.first));
+            let gone = state.row.messages.saturating_sub(row.messages);
+            state.queue.remove(gone);
+            lost += gone;
+            bytes += row.bytes;
+            state.row = row;
+        }
+        self.common.ledger.update(|counts| {
+            counts.damaged += lost;
+            counts.waiting -= lost;
+            counts.waiting_bytes = bytes;
+            (counts.held_aside, counts.held_aside_bytes) = (found.held_aside, found.held_aside_bytes);
+        });
+        self.state =
+            StateRow { next_number: self.state.next_number.max(found.state.next_number), ..found.state };
+        self.is_broken = false;
+        let event = SpoolEvent::FileSetAside { path, reason: error.to_string(), salvaged };
+        self.common.events.send(event);
         Ok(())
     }
 

@@ -151,7 +151,11 @@ impl Writer {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.read_damaged(queue.id, from, limit)?
             }
-            read => read?,
+            Err(error) => {
+                self.is_broken = true;
+                return Err(error);
+            }
+            Ok(rows) => rows,
         };
         let rows = self.without_expired(queue.id, rows);
         let unremoved = |number| self.unremoved.contains(&(queue.id, number));
