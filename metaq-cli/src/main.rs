@@ -1,12 +1,12 @@
 //! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures the rate at which they
 //! accept messages, and runs an embedded broker.
 //!
-//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect`, `read`, `doctor`, `verify`,
-//! `config_show` and `completions`, with its options, its help text and its work; `look` has those that list:
-//! `topics`, `partitions`, `brokers` and `stats`. They share `args` (values of options), `settings` and
-//! `connect` (from the settings to published topics), `display`, `input` (lines of files and stdin), `output`
-//! and `stderr` (writing without blocking), `report` (one line for each message) and `shutdown` (signals and
-//! the orderly end).
+//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect`, `read`, `doctor`,
+//! `verify`, `proxy`, `config_show` and `completions`, with its options, its help text and its work; `look`
+//! has those that list: `topics`, `partitions`, `brokers` and `stats`. They share `args` (values of options),
+//! `settings` and `connect` (from the settings to published topics), `display`, `input` (lines of files and
+//! stdin), `output` and `stderr` (writing without blocking), `report` (one line for each message) and
+//! `shutdown` (signals and the orderly end).
 
 mod args;
 mod bench;
@@ -23,6 +23,7 @@ mod look;
 mod output;
 mod produce;
 mod progress;
+mod proxy;
 mod read;
 mod report;
 mod settings;
@@ -78,6 +79,7 @@ enum Command {
     Read(read::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
+    Proxy(proxy::Args),
     Config(config_show::Args),
     Completions(completions::Args),
     Man(completions::ManArgs),
@@ -197,6 +199,7 @@ fn run() -> u8 {
             Command::Read(args) => read::run(args).await,
             Command::Doctor(args) => Box::pin(doctor::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
+            Command::Proxy(args) => proxy::run(args).await,
             _ => EXIT_FAILED,
         }
     });

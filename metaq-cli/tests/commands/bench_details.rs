@@ -78,7 +78,7 @@ async fn rate_is_kept_and_named_as_the_limit() {
 async fn pause_of_the_broker_counts_for_every_message_that_was_due() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let pause = Duration::from_millis(600);
-    // The first hundred messages are answered late; with one in flight, the others wait for it.
+    // With one in flight, those that are due meanwhile wait for the one that is answered late.
     broker.faults().plan(Requests::puts().only(100), Fault::Late(pause));
     let more = "--messages 400 --size 16 --in-flight 1";
     let open = figures(&bench(&broker, &format!("{more} --rate 400")).await);
@@ -88,7 +88,8 @@ async fn pause_of_the_broker_counts_for_every_message_that_was_due() {
     );
     broker.faults().plan(Requests::puts().only(100), Fault::Late(pause));
     let closed = figures(&bench(&broker, &format!("{more} --details")).await);
-    assert!(number(&closed, "p90_us") < 100_000.0 && number(&closed, "max_us") > 500_000.0, "{closed}");
+    // Here it is the latency of one message, and the others are sent later.
+    assert!(number(&closed, "max_us") >= 600_000.0 && number(&closed, "p50_us") < 600_000.0, "{closed}");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ async fn each_help_has_the_statuses_of_the_document() {
         "read",
         "doctor",
         "verify",
+        "proxy",
         "config",
         "completions",
     ] {

@@ -16,6 +16,7 @@ mod look;
 mod produce;
 mod produce_input;
 mod produce_options;
+mod proxy;
 mod read;
 mod settings;
 mod tx;
