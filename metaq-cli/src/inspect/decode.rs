@@ -15,11 +15,22 @@ use super::{
 /// Limit on the length of a header line. A longer one means that the input is no capture of this protocol.
 const MAX_LINE: usize = 1 << 20;
 
+/// Where the bytes of a captured stream come from.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Capture {
+    /// The addresses of both sides.
+    pub(super) stream: String,
+    /// The time of the packet that completed the frame, in seconds since 1970.
+    pub(super) time: f64,
+}
+
 /// The JSON line of one frame.
 #[derive(Serialize)]
 struct FrameLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<u64>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    capture: Option<Capture>,
     offset: u64,
     length: usize,
     command: &'a str,
@@ -36,6 +47,8 @@ struct FrameLine<'a> {
 struct Malformed {
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<u64>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    capture: Option<Capture>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
     error: String,
@@ -45,13 +58,16 @@ struct Malformed {
 struct Incomplete {
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<u64>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    capture: Option<Capture>,
     offset: u64,
     incomplete: bool,
 }
 
 /// One stream of bytes and its decoder.
-struct Stream {
+pub(super) struct Stream {
     input: Option<u64>,
+    pub(super) capture: Option<Capture>,
     decoder: Decoder,
     /// Bytes that the decoder has not consumed yet.
     rest: BytesMut,
@@ -62,14 +78,21 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(input: Option<u64>, raw: bool) -> Self {
+    pub(super) fn new(input: Option<u64>, raw: bool) -> Self {
         // The bytes are in memory already, so a long body costs nothing more.
         let limits = Limits::default().with_max_line(MAX_LINE).with_max_body(i32::MAX as usize);
-        Self { input, decoder: Decoder::with_limits(limits), rest: BytesMut::new(), offset: 0, raw }
+        Self {
+            input,
+            capture: None,
+            decoder: Decoder::with_limits(limits),
+            rest: BytesMut::new(),
+            offset: 0,
+            raw,
+        }
     }
 
     /// Adds bytes, and prints the frames that they complete. Returns false after a malformed one.
-    fn feed(&mut self, bytes: &[u8], output: &mut Printer) -> Result<bool, InspectError> {
+    pub(super) fn feed(&mut self, bytes: &[u8], output: &mut Printer) -> Result<bool, InspectError> {
         self.rest.extend_from_slice(bytes);
         let input = self.input;
         loop {
@@ -77,6 +100,7 @@ impl Stream {
                 Ok(Some(RawFrame { frame, bytes, .. })) => {
                     output.json(&FrameLine {
                         input,
+                        capture: self.capture.clone(),
                         offset: self.offset,
                         length: bytes.len(),
                         command: frame.name(),
@@ -89,7 +113,12 @@ impl Stream {
                 }
                 Ok(None) => return Ok(true),
                 Err(error) => {
-                    output.json(&Malformed { input, offset: Some(self.offset), error: error.to_string() })?;
+                    output.json(&Malformed {
+                        input,
+                        capture: self.capture.clone(),
+                        offset: Some(self.offset),
+                        error: error.to_string(),
+                    })?;
                     return Ok(false);
                 }
             }
@@ -97,9 +126,14 @@ impl Stream {
     }
 
     /// Prints a line if the stream ends within a frame.
-    fn end(&self, output: &mut Printer) -> Result<(), InspectError> {
+    pub(super) fn end(&self, output: &mut Printer) -> Result<(), InspectError> {
         if !self.rest.is_empty() {
-            output.json(&Incomplete { input: self.input, offset: self.offset, incomplete: true })?;
+            output.json(&Incomplete {
+                input: self.input,
+                capture: self.capture.clone(),
+                offset: self.offset,
+                incomplete: true,
+            })?;
         }
         Ok(())
     }
@@ -182,5 +216,5 @@ impl EachLine for HexLines {
 }
 
 fn not_hexadecimal(output: &mut Printer, number: u64, error: InvalidHex) -> Result<(), InspectError> {
-    output.json(&Malformed { input: Some(number), offset: None, error: error.to_string() })
+    output.json(&Malformed { input: Some(number), capture: None, offset: None, error: error.to_string() })
 }

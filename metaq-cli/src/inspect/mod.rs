@@ -1,13 +1,15 @@
 //! `metaq inspect`: converts captured bytes to JSON lines, and JSON lines to bytes.
 //!
 //! `decode` and `encode` are the two directions; `fields` and `message` are the JSON of a frame, `hex` the
-//! digits.
+//! digits. `pcap` reads captured packets, of which `reassembly` makes streams.
 
 mod decode;
 mod encode;
 mod fields;
 mod hex;
 mod message;
+mod pcap;
+mod reassembly;
 
 use std::{
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
@@ -48,6 +50,14 @@ pub(crate) struct Args {
     /// Prints the bytes of each frame as they were on the wire, too: "bytes":"…"
     #[arg(long)]
     raw: bool,
+    /// Reads a file of captured packets, pcap or pcapng, and prints the frames of each TCP stream; printed
+    /// lines start with its addresses and the time: {"stream":"10.0.0.1:40000>10.0.0.2:8123","time":S,…}.
+    /// Bytes that are missing in the capture end a stream: {…,"missing":N}
+    #[arg(long, conflicts_with_all = ["hex", "encode"])]
+    pcap: bool,
+    /// The port of the brokers in captured packets; may be repeated
+    #[arg(long, default_value = "8123", requires = "pcap")]
+    port: Vec<u16>,
     /// Converts in the other direction: each line {"command":…,"fields":{…}} of the input becomes a line of
     /// hexadecimal, or {"input":N,"error":"…"}, also if it is longer than 64 MiB; other keys are ignored
     #[arg(long, conflicts_with_all = ["hex", "raw"])]
@@ -68,6 +78,7 @@ pub(crate) fn run(args: &Args) -> u8 {
     };
     let mut output = Printer(BufWriter::with_capacity(BUFFER, io::stdout().lock()));
     let done = match *args {
+        Args { pcap: true, raw, ref port, .. } => pcap::packets(input, &mut output, port, raw),
         Args { hex: true, raw, .. } => lines(input, &mut output, &decode::HexLines { raw }),
         Args { encode: true, .. } => lines(input, &mut output, &encode::JsonLines),
         Args { raw, .. } => decode::stream(input, &mut output, raw),

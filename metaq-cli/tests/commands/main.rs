@@ -12,6 +12,7 @@ mod help;
 mod inspect;
 mod inspect_limits;
 mod inspect_messages;
+mod inspect_pcap;
 mod look;
 mod produce;
 mod produce_input;
