@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use metaq_producer::{Outcome, Producer, SendError, SendHandle, SendReceipt};
+use tokio::task::yield_now;
 
 use super::{compose::Composer, pace::Pace, rejects::Rejects};
 use crate::{
@@ -26,6 +27,10 @@ const MAX_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
 /// Approximate memory of a message in flight besides its line.
 const MESSAGE_SIZE: usize = 1024;
+
+/// The number of lines that are sent before the connections are served, by the same thread: the time of the
+/// first must not run out while the last are offered.
+const MAX_TURN: usize = 256;
 
 /// A message whose outcome is not known yet; its output is the outcome.
 struct Sending {
@@ -94,6 +99,17 @@ pub(super) struct Run {
     /// The text of their error.
     unknown_because: &'static str,
     input_failed: bool,
+}
+
+/// The reason to send no more lines for the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// A limit is reached, or no line is there.
+    Limited,
+    /// It is too early for the next line.
+    Early,
+    /// The connections have to be served.
+    Over,
 }
 
 /// The reason to read no more lines.
@@ -191,8 +207,11 @@ impl Run {
             }
             // Nothing completes between here and the wait below. So that wait always has something to wait
             // for: a limit of messages in flight is reached, or all lines read are sent, or results have no
-            // capacity, or it is too early for the next line.
-            let is_early = self.send_waiting(&mut waiting);
+            // capacity, or it is too early for the next line, or the turn is over.
+            let turn = self.send_waiting(&mut waiting);
+            if self.must_stop() {
+                break StopReason::MessageFailed;
+            }
             if self.left == 0 {
                 break StopReason::EndOfInput;
             }
@@ -209,7 +228,8 @@ impl Run {
                     Some(Err(error)) => break StopReason::InputFailed(error),
                     None => break StopReason::EndOfInput,
                 },
-                () = ready(self.pace.as_ref()), if is_early => {}
+                () = ready(self.pace.as_ref()), if turn == Turn::Early => {}
+                () = yield_now(), if turn == Turn::Over => {}
             }
         };
         self.unsent_because = match stop {
@@ -242,8 +262,9 @@ impl Run {
         self.stops_on_error && self.report.failures().sum() > 0
     }
 
-    /// Sends lines as the limits allow. Returns whether it is too early for the next line.
-    fn send_waiting(&mut self, waiting: &mut vec::IntoIter<Line>) -> bool {
+    /// Sends lines as the limits allow. Returns why it stopped.
+    fn send_waiting(&mut self, waiting: &mut vec::IntoIter<Line>) -> Turn {
+        let mut sent = 0;
         while self.sent.len() < self.in_flight
             && self.bytes < MAX_BYTES_IN_FLIGHT
             && self.left > 0
@@ -251,14 +272,18 @@ impl Run {
             && self.report.has_capacity()
             && waiting.len() > 0
         {
-            if self.pace.as_mut().is_some_and(|pace| !pace.try_next()) {
-                return true;
+            if sent == MAX_TURN {
+                return Turn::Over;
             }
+            if self.pace.as_mut().is_some_and(|pace| !pace.try_next()) {
+                return Turn::Early;
+            }
+            sent += 1;
             if let Some(line) = waiting.next() {
                 self.send(line);
             }
         }
-        false
+        Turn::Limited
     }
 
     /// Prints the error immediately, because a signal may still replace the exit status.

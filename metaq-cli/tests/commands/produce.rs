@@ -50,7 +50,18 @@ async fn many_more_lines_than_may_be_in_flight_are_all_sent() {
     file.write_all(lines.as_bytes()).unwrap();
     let path = file.path().display().to_string();
     for in_flight in ["3", "64", "1024", "65536"] {
-        let args = ["produce", "--cluster", &addr, "--topic", "t", "--in-flight", in_flight, &path];
+        let args = [
+            "produce",
+            "--cluster",
+            &addr,
+            "--topic",
+            "t",
+            "--in-flight",
+            in_flight,
+            "--timeout",
+            "30s",
+            &path,
+        ];
         let finished = tokio::time::timeout(Duration::from_secs(60), Metaq::start(&args).finish(b"")).await;
         let finished = finished.unwrap_or_else(|_| panic!("still not finished with {in_flight} in flight"));
         assert_eq!((finished.status, &*finished.stderr), (0, ""), "{in_flight} in flight");
