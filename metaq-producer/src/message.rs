@@ -69,6 +69,10 @@ impl Message {
     /// the registry doesn't name the broker, or the connected broker doesn't have the partition, the message
     /// ends with [`NoPartition`](crate::SendErrorKind::NoPartition).
     ///
+    /// A transaction that begins with such a message begins at the partition's broker, and waits for it in
+    /// the same way. In one that has begun at another broker, the message is refused, and the transaction
+    /// goes on.
+    ///
     /// ```
     /// use metaq_producer::{Message, Partition, Topic};
     ///

@@ -135,7 +135,7 @@ fn wrong(topic: &TopicState, text: String) -> NotSubmitted {
 
 /// The text about a chosen partition that there is none of.
 #[cold]
-fn no_such_partition(message: &Message, partition: Partition) -> String {
+pub(crate) fn no_such_partition(message: &Message, partition: Partition) -> String {
     let chosen = match message.partition() {
         Some(_) => "it is for partition",
         None => "the partition selector chose",

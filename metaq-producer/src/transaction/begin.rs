@@ -28,7 +28,7 @@ pub(super) struct NotBegun {
 
 impl Transaction {
     /// Chooses a partition for the first message and begins at its broker, at another where that can't be
-    /// reached. Waits for a broker while there is none.
+    /// reached and the message may go elsewhere. Waits for a broker while there is none.
     pub(super) async fn begin_for(
         &mut self,
         topic: &Arc<TopicState>,
@@ -70,7 +70,7 @@ impl Transaction {
                     if with_contained_waker(timeout_at(look, changed)).await.is_err()
                         && Instant::now() >= deadline
                     {
-                        return Err(unreachable(topic, last.as_ref()));
+                        return Err(unreachable(topic, message, last.as_ref()));
                     }
                     avoided.clear();
                 }
@@ -155,13 +155,18 @@ impl Transaction {
 }
 
 /// No broker could be reached in time; `failed` says why the last that was tried could not.
-fn unreachable(topic: &TopicState, failed: Option<&TransactionError>) -> TransactionError {
+fn unreachable(topic: &TopicState, message: &Message, failed: Option<&TransactionError>) -> TransactionError {
     let error = |kind, text: String| TransactionError::new(kind, TransactionOutcome::Open, text);
     if topic.is_withdrawn() {
         let text = "its topic is not published on this producer any more";
         return error(TransactionErrorKind::NotPublished, text.to_owned());
     }
-    let (brokers, cause) = topic.route().unreachable();
+    let route = topic.route();
+    let (brokers, cause) = route.unreachable();
+    if let Some(partition) = message.partition().filter(|partition| !route.has(*partition)) {
+        let text = format!("it is for partition {partition}, which was not there in time: {brokers}");
+        return error(TransactionErrorKind::NotConnected, text).with_source(cause);
+    }
     let why = failed.map_or(&*brokers, TransactionError::text);
     let text = format!("no broker of topic {} could be reached in time: {why}", topic.topic);
     error(TransactionErrorKind::NotConnected, text).with_source(cause)

@@ -10,7 +10,8 @@ use super::CountedMessage;
 use crate::{
     Message, Outcome,
     producer::Inner,
-    route::topic_state::{RouteBroker, TopicState},
+    route::topic_state::{Route, RouteBroker, TopicState},
+    send::choice::no_such_partition,
     stats::counts::TopicBrokerCounts,
 };
 
@@ -26,7 +27,7 @@ pub(crate) struct Place {
 /// The reason why there is no place for a message at the moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PlacementError {
-    /// None of the brokers that may be used has a partition of the topic now.
+    /// None of the brokers that may be used has a partition of the topic now, or the one that the message names.
     NoBroker,
     /// The broker of the transaction isn't connected, or is silent.
     Away(String),
@@ -74,14 +75,55 @@ pub(crate) fn topic_of(
     Ok((Arc::clone(topic), counted))
 }
 
-/// Has the selector choose among the partitions of the brokers that are `eligible`. Brokers that failed
-/// lately come second.
+/// The partition of the message's own; else has the selector choose among the partitions of the brokers that
+/// are `eligible`. Brokers that failed lately come second.
 pub(crate) fn choose(
     topic: &TopicState,
     message: &Message,
     eligible: impl Fn(&RouteBroker) -> bool,
 ) -> Result<Place, PlacementError> {
-    let (route, now) = (topic.route(), Instant::now());
+    let route = topic.route();
+    let partition = match message.partition() {
+        Some(partition) => own_partition(&route, message, partition, eligible)?,
+        None => selected(topic, &route, message, eligible)?,
+    };
+    if partition.index < 0 {
+        // K-23, B-11.
+        let text =
+            "the broker doesn't tell the partitions of the topic, and refuses to choose one in a transaction";
+        return Err(PlacementError::Refused(text.to_owned()));
+    }
+    let broker = route.broker(partition.broker).ok_or(PlacementError::NoBroker)?;
+    let connection = Arc::clone(broker.connection(partition).ok_or(PlacementError::NoBroker)?);
+    Ok(Place { partition, connection, counts: Arc::clone(&broker.topic_broker.counts) })
+}
+
+/// The partition that the message names, if its broker is `eligible`. It can go to no other, so it is taken
+/// also from a broker that failed lately.
+fn own_partition(
+    route: &Route,
+    message: &Message,
+    partition: Partition,
+    eligible: impl Fn(&RouteBroker) -> bool,
+) -> Result<Partition, PlacementError> {
+    match route.broker(partition.broker) {
+        Some(broker) if route.has(partition) && eligible(broker) => Ok(partition),
+        Some(_) if route.has(partition) => Err(PlacementError::NoBroker),
+        // As outside of transactions.
+        _ if route.partitions.is_empty() || route.absence(partition).is_some() => {
+            Err(PlacementError::NoBroker)
+        }
+        _ => Err(PlacementError::Refused(no_such_partition(message, partition))),
+    }
+}
+
+fn selected(
+    topic: &TopicState,
+    route: &Route,
+    message: &Message,
+    eligible: impl Fn(&RouteBroker) -> bool,
+) -> Result<Partition, PlacementError> {
+    let now = Instant::now();
     let of = |wanted: &dyn Fn(&RouteBroker) -> bool| -> Vec<Partition> {
         let broker = |partition: &&Partition| route.broker(partition.broker).is_some_and(wanted);
         route.partitions.iter().filter(broker).copied().collect()
@@ -101,36 +143,47 @@ pub(crate) fn choose(
         let text = format!("the partition selector chose {partition}, which was not to be chosen from");
         return Err(PlacementError::Refused(text));
     }
-    if partition.index < 0 {
-        // K-23, B-11.
-        let text =
-            "the broker doesn't tell the partitions of the topic, and refuses to choose one in a transaction";
-        return Err(PlacementError::Refused(text.to_owned()));
-    }
-    let broker = route.broker(partition.broker).ok_or(PlacementError::NoBroker)?;
-    let connection = Arc::clone(broker.connection(partition).ok_or(PlacementError::NoBroker)?);
-    Ok(Place { partition, connection, counts: Arc::clone(&broker.topic_broker.counts) })
+    Ok(partition)
 }
 
-/// Has the selector choose among the partitions that a topic has on one broker (rule T-8).
+/// Places a message on the broker of a transaction (rule T-8).
 pub(crate) fn choose_on(
     broker: &BrokerAddr,
     topic: &TopicState,
     message: &Message,
 ) -> Result<Place, PlacementError> {
+    let partition = message.partition();
+    if let Some(partition) = partition.filter(|partition| is_elsewhere(&topic.route(), *partition, broker)) {
+        let text = format!("it is for partition {partition}, and the transaction is on broker {broker}");
+        return Err(PlacementError::Refused(text));
+    }
     let on_it = |candidate: &RouteBroker| candidate.topic_broker.broker.addr == *broker;
     match choose(topic, message, on_it) {
         Ok(place) => Ok(place),
         Err(PlacementError::NoBroker) => {
             let waits = topic.route().missing.iter().any(|(_, known)| known.broker() == broker);
-            Err(if waits {
-                PlacementError::Away(format!("broker {broker} is not connected, or silent"))
-            } else {
-                PlacementError::Refused(no_partition_on(broker, message.topic()))
+            Err(match partition {
+                _ if waits => PlacementError::Away(format!("broker {broker} is not connected, or silent")),
+                Some(partition) => {
+                    PlacementError::Away(format!("it is for partition {partition}, which is not there now"))
+                }
+                None => PlacementError::Refused(no_partition_on(broker, message.topic())),
             })
         }
         Err(other) => Err(other),
     }
+}
+
+/// Whether a partition is known to be that of another broker than the one at `addr`.
+fn is_elsewhere(route: &Route, partition: Partition, addr: &BrokerAddr) -> bool {
+    let mut is_known = false;
+    for (id, named) in route.named() {
+        if id == partition.broker && named == addr {
+            return false;
+        }
+        is_known |= id == partition.broker || named == addr;
+    }
+    is_known
 }
 
 fn no_partition_on(broker: &BrokerAddr, topic: &Topic) -> String {

@@ -9,6 +9,7 @@ mod closing;
 mod durations;
 mod faults;
 mod odd_order;
+mod own_partition;
 mod rollbacks;
 mod runtime;
 mod stats;
