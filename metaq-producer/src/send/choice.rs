@@ -1,5 +1,7 @@
 //! Asking the selector for the partition of a message, and judging its answer.
 
+use std::sync::Arc;
+
 use metaq_protocol::Partition;
 
 use crate::{
@@ -19,7 +21,7 @@ impl Submitter {
     #[inline(always)]
     pub(crate) fn select<'r>(
         &self,
-        topic: &TopicState,
+        topic: &Arc<TopicState>,
         route: &'r Route,
         submission: &Submission,
         unfit: Option<Partition>,
@@ -52,7 +54,7 @@ fn ask(
 /// the first choice, else the selector is asked for the next.
 #[cold]
 fn select_absent<'r>(
-    topic: &TopicState,
+    topic: &Arc<TopicState>,
     route: &'r Route,
     message: &Message,
     is_next: bool,
@@ -61,7 +63,11 @@ fn select_absent<'r>(
     for _ in 0..MOST_ASKS.min(route.choices().len()) {
         match route.absence(partition) {
             None => break,
-            Some(absence) if !is_next => return Err(NotSubmitted::Away(partition, absence)),
+            Some(absence) if !is_next => {
+                // The task that would see it come may have ended with its runtime.
+                topic.ensure_followed();
+                return Err(NotSubmitted::Away(partition, absence));
+            }
             Some(_) => {}
         }
         match ask(topic, route, message, Some(partition))? {

@@ -59,6 +59,7 @@ impl Submitter {
             return Err(WaitReason::Away(partition.broker).into());
         };
         if route.configured.is_some() && !route.has(partition) {
+            topic.ensure_followed();
             return Err(WaitReason::Unnamed(partition).into());
         }
         match self.hand_over(partition, broker, submission, token, reservation) {

@@ -38,8 +38,12 @@ fn several_threads() -> Runtime {
 
 /// A broker on a runtime of its own, which outlives all others.
 fn broker(registry: &EmbeddedRegistry) -> Broker {
+    broker_with_id(registry, 0)
+}
+
+fn broker_with_id(registry: &EmbeddedRegistry, id: i32) -> Broker {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(several_threads);
-    RUNTIME.block_on(Broker::builder().topic("t", 3).register_with(registry).start()).unwrap()
+    RUNTIME.block_on(Broker::builder().id(id).topic("t", 3).register_with(registry).start()).unwrap()
 }
 
 fn cluster(change: impl FnOnce(&mut ProducerConfig)) -> (Broker, Producer) {
@@ -103,6 +107,34 @@ fn topic_published_on_an_earlier_runtime_works_on_later_ones() {
                 assert!(!producer.stats().await.connections.is_empty());
             });
             assert_eq!(stored(&broker).len(), 3);
+        });
+    }
+}
+
+#[test]
+fn messages_for_an_absent_partition_revive_their_topic() {
+    for ordered in [false, true] {
+        watched("a broker that comes back", move || {
+            let registry = EmbeddedRegistry::new();
+            let _first = broker(&registry);
+            let second = broker_with_id(&registry, 1);
+            second.faults().refuse_connections(true);
+            let mut config = ProducerConfig::default();
+            config.ordered = ordered;
+            let builder = Producer::builder().discovery(registry.discovery()).config(config);
+            let producer = builder.build().unwrap();
+            one_thread().block_on(producer.publish_topic(&topic())).unwrap();
+            second.faults().refuse_connections(false);
+            let own = || message("x").with_partition(Partition::new(1, 0));
+            one_thread().block_on(async {
+                for last in [false, false, true] {
+                    match producer.send(own()).await {
+                        Ok(receipt) => return assert_eq!(receipt.partition, Partition::new(1, 0)),
+                        Err(error) => assert!(!last, "it never works again: {error}"),
+                    }
+                }
+            });
+            assert_eq!(stored(&second), ["x"]);
         });
     }
 }
