@@ -3,12 +3,16 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use metaq_discovery::Discovery;
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    runtime::{self, Handle},
+    sync::watch,
+    task::AbortHandle,
+};
 
 use crate::{
     PublishError, deadline,
@@ -48,8 +52,28 @@ pub(crate) struct FollowerParts {
 /// has ended.
 pub(crate) struct Followed {
     parts: Option<Arc<FollowerParts>>,
-    task: Mutex<Option<AbortHandle>>,
+    task: Mutex<Option<Task>>,
     progress: watch::Sender<Progress>,
+}
+
+/// A task that follows a topic.
+struct Task {
+    handle: AbortHandle,
+    runtime: runtime::Id,
+    /// By the clock of the machine: that of the runtime may be paused.
+    began: Instant,
+}
+
+/// The time that a task may take to report that it can't publish the topic in time.
+const SLACK: Duration = Duration::from_millis(200);
+
+impl Task {
+    /// Whether it has not published its topic long after it should have failed to, so that its runtime isn't
+    /// driven, and the caller is on another one.
+    fn is_stuck(&self, limits: PublishLimits) -> bool {
+        self.began.elapsed() > limits.total.saturating_add(SLACK)
+            && Handle::try_current().is_ok_and(|runtime| runtime.id() != self.runtime)
+    }
 }
 
 impl Followed {
@@ -87,21 +111,29 @@ impl Followed {
         self.progress.subscribe()
     }
 
-    /// Starts the task, unless it runs; true if it did. Outside of a runtime with timers nothing happens.
+    /// Starts the task, unless it runs; true if it did. One that publishes the topic on a runtime that isn't
+    /// driven is replaced when its time is up. Outside of a runtime with timers nothing happens.
     pub(crate) fn ensure(&self, state: &Arc<TopicState>) -> bool {
         let Some(parts) = &self.parts else { return false };
-        let is_running = |task: &Option<AbortHandle>| task.as_ref().is_some_and(|task| !task.is_finished());
+        let is_stuck = |task: &Task| self.is_starting() && task.is_stuck(parts.limits);
+        let is_running = |task: &Option<Task>| {
+            task.as_ref().is_some_and(|task| !task.handle.is_finished() && !is_stuck(task))
+        };
         if is_running(&self.task.lock()) || matches!(*self.progress.borrow(), Progress::Failed(_)) {
             return false;
         }
         let Some(runtime) = deadline::runtime() else { return false };
         let follower = Follower::new(Arc::clone(state), Arc::clone(parts));
-        {
+        let replaced = {
             let mut task = self.task.lock();
             if is_running(&task) {
                 return false;
             }
-            *task = Some(runtime.spawn(follower.run()).abort_handle());
+            let handle = runtime.spawn(follower.run()).abort_handle();
+            task.replace(Task { handle, runtime: runtime.id(), began: Instant::now() })
+        };
+        if let Some(replaced) = replaced {
+            replaced.handle.abort();
         }
         if state.is_withdrawn() {
             self.stop();
@@ -112,7 +144,7 @@ impl Followed {
     pub(crate) fn stop(&self) {
         let task = self.task.lock().take();
         if let Some(task) = task {
-            task.abort();
+            task.handle.abort();
         }
     }
 }

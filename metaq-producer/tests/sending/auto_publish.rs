@@ -300,6 +300,32 @@ fn a_runtime_that_ends_leaves_it_to_the_next_one() {
     }
 }
 
+#[test]
+fn a_runtime_that_stands_still_leaves_it_to_another_one() {
+    let registry = EmbeddedRegistry::new();
+    let new = |threads: usize| {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(threads).enable_all().build().unwrap()
+    };
+    let brokers = new(1);
+    let broker = brokers.block_on(async { broker(&registry, 0) });
+    let producer = producer(&registry, |config| config.publish_timeout = Duration::from_millis(100));
+    let idle = Builder::new_current_thread().enable_all().build().unwrap();
+    let error = idle.block_on(async { producer.try_send(message("idle")) }).unwrap_err();
+    assert_eq!(error.kind(), SendErrorKind::NotConnected);
+    new(1).block_on(async {
+        let sent = async || match producer.try_send(message("sent")) {
+            Ok(handle) => handle.await.is_ok(),
+            Err(_) => false,
+        };
+        until(sent).await;
+        // What was left of the first attempt does no harm.
+        let _ = idle;
+        producer.send(message("sent")).await.unwrap();
+    });
+    assert_eq!(payloads(&broker, "t"), ["sent", "sent"]);
+}
+
 /// Five threads send to four topics, one of which nobody offers, while others unpublish them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn every_message_has_its_outcome_while_topics_come_and_go() {
