@@ -157,17 +157,10 @@ pub(super) async fn fetch(
     let action = format!("reading {} {} at offset {offset}", place.topic, place.partition);
     let index = place.partition.index;
     let get = |size| GetCommand::new(place.topic.clone(), group(), index, offset, size);
-    let body = match requests.ask(&place.broker, get(max_size), &action, deadline).await? {
-        Response::Data(data) => data.data,
-        Response::Boolean(answer) if answer.status == Status::NOT_FOUND => return Ok(Vec::new()),
-        Response::Boolean(answer) if answer.status == Status::MOVED => {
-            let moved = number(&answer)
-                .ok_or_else(|| InspectError::invalid_response(&action, &place.broker, "is no offset"))?;
-            // A broker may name the end of the log instead of a failure.
-            let skipped = ReadItem::Skipped { offset, next_offset: moved };
-            return Ok(if moved > offset { vec![skipped] } else { Vec::new() });
-        }
-        answer => return Err(unexpected(&action, &place.broker, &answer)),
+    let answer = requests.ask(&place.broker, get(max_size), &action, deadline).await?;
+    let body = match read(&action, place, offset, answer)? {
+        Ok(body) => body,
+        Err(items) => return Ok(items),
     };
     let (items, cut) = decode(place, offset, body)?;
     let Some(needed) = cut.filter(|_| items.is_empty()) else { return Ok(items) };
@@ -183,14 +176,38 @@ pub(super) async fn fetch(
     }
     if needed > i64::from(max_size)
         && let Ok(size) = i32::try_from(needed)
-        && let Response::Data(data) = requests.ask(&place.broker, get(size), &action, deadline).await?
     {
-        let (items, _) = decode(place, offset, data.data)?;
+        let answer = requests.ask(&place.broker, get(size), &action, deadline).await?;
+        let items = match read(&action, place, offset, answer)? {
+            Ok(body) => decode(place, offset, body)?.0,
+            Err(items) => return Ok(items),
+        };
         if !items.is_empty() {
             return Ok(items);
         }
     }
     Ok(vec![ReadItem::TooLarge { offset, next_offset }])
+}
+
+/// The bytes that a broker answers a `get` with, or the items that stand for another answer.
+fn read(
+    action: &str,
+    place: &ListedPartition,
+    offset: i64,
+    answer: Response,
+) -> Result<Result<Bytes, Vec<ReadItem>>, InspectError> {
+    match answer {
+        Response::Data(data) => Ok(Ok(data.data)),
+        Response::Boolean(answer) if answer.status == Status::NOT_FOUND => Ok(Err(Vec::new())),
+        Response::Boolean(answer) if answer.status == Status::MOVED => {
+            let moved = number(&answer)
+                .ok_or_else(|| InspectError::invalid_response(action, &place.broker, "is no offset"))?;
+            // A broker may name the end of the log instead of a failure.
+            let skipped = ReadItem::Skipped { offset, next_offset: moved };
+            Ok(Err(if moved > offset { vec![skipped] } else { Vec::new() }))
+        }
+        answer => Err(unexpected(action, &place.broker, &answer)),
+    }
 }
 
 /// Decodes the messages of a `value`. The second result is the length of a message that is cut at the end.

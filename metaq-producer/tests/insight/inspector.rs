@@ -156,6 +156,22 @@ async fn message_longer_than_a_megabyte_is_read_if_the_broker_allows() {
     assert_eq!(payloads(&items).iter().map(|payload| payload.len()).collect::<Vec<_>>(), [3 << 20, 5]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn long_message_whose_second_request_is_refused_is_asked_for_again() {
+    let (broker, inspector) =
+        one_partition(|builder| builder.max_transfer_size(8 << 20).start_without_port().unwrap());
+    store(&broker, [message("x".repeat(3 << 20))]).await;
+    let place = place(&inspector).await;
+    let refused = broker.faults().plan(Requests::gets().only(2), Fault::refuse(503, "busy"));
+    let items = read(&inspector, &place, 0).await;
+    assert_eq!(payloads(&items).iter().map(|payload| payload.len()).collect::<Vec<_>>(), [3 << 20]);
+    assert_eq!(refused.met(), 1);
+    broker.faults().heal();
+    broker.faults().plan(Requests::gets().only(2), Fault::refuse(500, "no disk"));
+    let error = inspector.reader(&place, 0).next().await.unwrap_err();
+    assert_eq!(error.status(), Some(Status(500)));
+}
+
 #[tokio::test]
 async fn offset_within_a_message_is_an_error_and_not_an_end() {
     let (broker, inspector) = one_partition(|builder| builder.start_without_port().unwrap());
