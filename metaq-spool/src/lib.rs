@@ -33,6 +33,11 @@ pub use options::{Fsync, ReplayListener, SpoolOptions, WhenFull};
 pub use producer::{SpoolCloseReport, SpoolingProducer};
 pub use stats::{QueueStats, SpoolStats};
 
+/// What the spool promises, what it doesn't, and what it costs.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../guides/spool.md")]
+pub mod guide {}
+
 /// Names a message in a spool. Later messages of the same folder have larger numbers, and none is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "it is a number")]

@@ -117,8 +117,8 @@ impl Replay {
         next
     }
 
-    /// Whether a queue is not replayed, and may be. In order, messages whose partition is chosen when they are
-    /// sent come after those of their topic that have one.
+    /// Whether a queue is not replayed, and may be. In order, messages whose partition is chosen when they
+    /// are sent come after those of their topic that have one.
     fn may_start(&self, queue: &Queue) -> bool {
         let Queue { id, key, .. } = queue;
         let waits = self.shared.options.ordered

@@ -14,7 +14,7 @@ const PORTION: Limit = Limit { rows: 1024, bytes: 4 << 20 };
 /// The queues that are looked for behind the last one that could be read.
 const QUEUES_BEYOND: u32 = 64;
 
-/// The first number from `bad` on, and below `end`, from which the store can be read, or `end`. `bad` can't be.
+/// The first number behind `bad`, which can't be read, from which the store can be, or `end`.
 pub(crate) fn next_readable(store: &dyn Store, at: impl Fn(u64) -> Key, bad: u64, end: u64) -> u64 {
     let is_readable = |number: u64| {
         let start = at(number);
