@@ -106,3 +106,31 @@ impl SpoolingProducer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    use super::*;
+    use crate::QueueStats;
+
+    #[test]
+    fn figures_are_written_under_their_names() {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        let queue = QueueStats { topic: "t".parse().unwrap(), partition: None, waiting: 3, failing: None };
+        let stats = SpoolStats { spooled: 7, waiting_bytes: 9, queues: vec![queue], ..SpoolStats::default() };
+        metrics::with_local_recorder(&recorder, || stats.record_metrics());
+        let found: Vec<_> = snapshotter.snapshot().into_vec();
+        assert_eq!(found.len(), COUNTERS.len() + GAUGES.len() + 1);
+        let value = |name: &str| {
+            let found = found.iter().find(|(key, ..)| key.key().name() == name);
+            found.map(|(key, _, _, value)| (key.key().labels().count(), value))
+        };
+        assert!(matches!(value("metaq_spool_spooled_total"), Some((0, DebugValue::Counter(7)))));
+        assert!(
+            matches!(value("metaq_spool_waiting_bytes"), Some((0, DebugValue::Gauge(bytes))) if bytes.0 == 9.0)
+        );
+        assert!(matches!(value(WAITING), Some((1, DebugValue::Gauge(count))) if count.0 == 3.0));
+    }
+}
