@@ -260,12 +260,12 @@ pub(crate) struct Renamed {
     salvaged: u64,
 }
 
+/// A folder that is locked, its store, and the file that was set aside for that.
+type Opened = (FolderLock, Box<dyn Store>, Option<Renamed>);
+
 /// Locks the folder and opens its file. One that is damaged as a whole is renamed, and a new one takes its
 /// place, with the messages that could be saved.
-pub(crate) fn open_folder(
-    folder: &Path,
-    is_forced: bool,
-) -> Result<(FolderLock, Box<dyn Store>, Option<Renamed>), OpenError> {
+pub(crate) fn open_folder(folder: &Path, is_forced: bool) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(|error| OpenError::io(folder, "making the folder", error))?;
     let lock = FolderLock::acquire(folder).map_err(|error| match error {
         LockError::InUse(pid) => OpenError::in_use(folder, pid),

@@ -10,7 +10,7 @@ use std::{
 
 use redb::{Builder, Database, ReadableDatabase as _, TableDefinition, TableError};
 
-use super::{Change, Key, Limit, Rows, Store, file_backend::SpoolFile};
+use super::{Change, Damaged, Key, Limit, Rows, Store, file_backend::SpoolFile};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spool");
 
@@ -136,14 +136,14 @@ impl Store for DiskStore {
         Ok(())
     }
 
-    fn begin_anew(&mut self) -> io::Result<Option<(PathBuf, io::Result<Box<dyn Store>>)>> {
+    fn begin_anew(&mut self) -> io::Result<Option<Damaged>> {
         // What closing writes is of no use any more.
         let _ = self.close();
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
         let renamed = Self::set_damaged_file_aside(folder)?;
         self.reopen()?;
         let damaged = Self::open_damaged(&renamed).map(|damaged| Box::new(damaged) as Box<dyn Store>);
-        Ok(Some((renamed, damaged)))
+        Ok(Some(Damaged { path: renamed, store: damaged }))
     }
 }
 

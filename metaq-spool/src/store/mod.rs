@@ -105,6 +105,14 @@ impl Limit {
 /// Rows in the order of their keys.
 pub(crate) type Rows = Vec<(Key, Vec<u8>)>;
 
+/// A damaged file that was set aside.
+pub(crate) struct Damaged {
+    /// Its new name.
+    pub(crate) path: PathBuf,
+    /// What is left of it, if it can be opened.
+    pub(crate) store: io::Result<Box<dyn Store>>,
+}
+
 /// A sorted map on disk, or in a test's memory.
 ///
 /// Errors of kind [`InvalidData`](io::ErrorKind::InvalidData) mean that what is stored is damaged.
@@ -120,9 +128,8 @@ pub(crate) trait Store: Send {
     /// Opens the store again after an error.
     fn reopen(&mut self) -> io::Result<()>;
 
-    /// Sets a damaged file aside, and begins with an empty one. Returns the new name of the old one, and what
-    /// is left of it if it can be opened. None if the store has no file.
-    fn begin_anew(&mut self) -> io::Result<Option<(PathBuf, io::Result<Box<dyn Store>>)>> {
+    /// Sets a damaged file aside, and begins with an empty one. None if the store has no file.
+    fn begin_anew(&mut self) -> io::Result<Option<Damaged>> {
         Ok(None)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         salvage::{next_readable, salvage},
         writer::open::find,
     },
-    store::{Key, Limit, Rows},
+    store::{Damaged, Key, Limit, Rows},
 };
 
 /// The most rows that are read one by one before a damaged part.
@@ -68,8 +68,8 @@ impl Writer {
 
     /// Begins with a new file, which has the messages that can be read of the old one.
     pub(super) fn rebuild(&mut self, error: &io::Error) -> io::Result<()> {
-        let Some((path, damaged)) = self.store.begin_anew()? else { return Ok(()) };
-        let salvaged = match damaged {
+        let Some(Damaged { path, store }) = self.store.begin_anew()? else { return Ok(()) };
+        let salvaged = match store {
             Ok(damaged) => salvage(&*damaged, &mut *self.store)?,
             Err(_) => 0,
         };
