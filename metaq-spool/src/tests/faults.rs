@@ -48,6 +48,22 @@ async fn a_full_disk_refuses_messages_until_there_is_space() {
     tokio::time::timeout(SOON, failed).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_queue_whose_first_message_failed_hides_none() {
+    let store = MemoryStore::default();
+    let storage = start(&options(), &store);
+    store.0.lock().is_full = true;
+    // Both are refused; the second would have had the larger number.
+    let (first, second) = (storage.submit(pinned("a", 0)).await, storage.submit(pinned("b", 1)).await);
+    assert!(first.unwrap().outcome().await.is_err() && second.unwrap().outcome().await.is_err());
+    store.0.lock().is_full = false;
+    for n in 0..3 {
+        append(&storage, pinned(n.to_string(), 1)).await.unwrap();
+    }
+    let rows = read(&storage, &queue(&storage, &pinned("", 1))).await.unwrap();
+    assert_eq!(rows.iter().map(|(_, row)| payload(row)).collect::<Vec<_>>(), ["0", "1", "2"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn failing_commits_lose_and_double_nothing() {
     let store = MemoryStore::default();

@@ -124,8 +124,9 @@ impl Writer {
         let first = self.state.next_number;
         for (number, append) in (first..).zip(appends) {
             let id = append.queue.id;
+            // It begins at 0: if this fails, a smaller number may be given to its first message.
             self.queues.entry(id).or_insert_with(|| {
-                QueueState::new(QueueRow::new(append.queue.key.clone(), number), Arc::clone(&append.queue))
+                QueueState::new(QueueRow::new(append.queue.key.clone(), 0), Arc::clone(&append.queue))
             });
             let row = self.row(&mut batch, id);
             let bytes = append.row.len() as u64;

@@ -127,7 +127,7 @@ impl Writer {
             Fsync::Interval(interval) if self.has_pending() => Some(self.last_commit + interval),
             _ => None,
         };
-        let retry = if self.has_pending() { self.retry_at } else { None };
+        let retry = self.has_pending().then(|| self.retry_at.unwrap_or_else(Instant::now));
         let age = self.common.max_age.map(|_| self.next_age_check);
         [commit.max(retry), age].into_iter().flatten().min()
     }
