@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{SOON, append, assert_balanced, finished, message, options, payload, pinned, queue, read, start};
-use crate::{SpoolEvent, SpoolSendErrorKind, store::memory::MemoryStore};
+use crate::{Fsync, SpoolEvent, SpoolSendErrorKind, store::memory::MemoryStore};
 
 #[tokio::test]
 async fn a_full_disk_refuses_messages_until_there_is_space() {
@@ -49,19 +49,26 @@ async fn a_full_disk_refuses_messages_until_there_is_space() {
 }
 
 #[tokio::test]
-async fn a_queue_whose_first_message_failed_hides_none() {
+async fn a_queue_whose_first_commit_failed_is_read_from_its_start() {
     let store = MemoryStore::default();
-    let storage = start(&options(), &store);
+    let mut options = options();
+    // Only a flush commits.
+    options.fsync = Fsync::Interval(Duration::from_secs(3600));
+    let storage = start(&options, &store);
     store.0.lock().is_full = true;
-    // Both are refused; the second would have had the larger number.
-    let (first, second) = (storage.submit(pinned("a", 0)).await, storage.submit(pinned("b", 1)).await);
-    assert!(first.unwrap().outcome().await.is_err() && second.unwrap().outcome().await.is_err());
-    store.0.lock().is_full = false;
-    for n in 0..3 {
-        append(&storage, pinned(n.to_string(), 1)).await.unwrap();
+    let pending = ["a", "b"].into_iter().zip(0..);
+    let pending: Vec<_> = pending.map(|(text, n)| storage.try_submit(pinned(text, n)).unwrap()).collect();
+    storage.flush().await;
+    for pending in pending {
+        assert_eq!(pending.outcome().await.unwrap_err().kind(), SpoolSendErrorKind::Store);
     }
+    store.0.lock().is_full = false;
+    let pending = storage.try_submit(pinned("c", 1)).unwrap();
+    storage.flush().await;
+    pending.outcome().await.unwrap();
     let rows = read(&storage, &queue(&storage, &pinned("", 1))).await.unwrap();
-    assert_eq!(rows.iter().map(|(_, row)| payload(row)).collect::<Vec<_>>(), ["0", "1", "2"]);
+    assert_eq!(rows.iter().map(|(_, row)| payload(row)).collect::<Vec<_>>(), ["c"]);
+    assert_balanced(&storage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

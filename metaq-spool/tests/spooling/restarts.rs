@@ -5,7 +5,9 @@ use std::{fs::File, time::Duration};
 use metaq_spool::{OpenErrorKind, Sent, SpoolOptions, SpoolingProducer};
 use metaq_testkit::EmbeddedRegistry;
 
-use crate::form::{SOON, assert_balanced, broker, id, message, open, options, producer, stored};
+use crate::form::{
+    SOON, assert_balanced, broker, id, message, open, options, pinned, producer, stored, until,
+};
 
 #[tokio::test]
 async fn a_folder_is_used_once_at_a_time() {
@@ -98,4 +100,36 @@ async fn brokers_come_and_go_under_load() {
     assert_balanced(&stats);
     assert_eq!((stats.offered, stats.stored, stats.failed), (4000, live, 0));
     assert_eq!(stored(&broker).len(), 4000, "{stats:?}");
+}
+
+/// Closes a spool while one queue is replayed.
+async fn close_in_the_midst() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let mut options = options(folder.path());
+    options.ordered = true;
+    let spool = open(&registry, options).await;
+    for n in 0..2000 {
+        drop(spool.enqueue(pinned(n.to_string(), 0)).await.unwrap());
+    }
+    until(&spool, |stats| stats.spooled == 2000).await;
+    let _broker = broker(&registry);
+    until(&spool, |stats| stats.replayed > 10).await;
+    let report = spool.close(Duration::from_secs(5)).await;
+    let stats = spool.stats();
+    assert_balanced(&stats);
+    assert_eq!(stats.replayed + report.waiting, 2000);
+}
+
+#[test]
+fn closing_ends_the_replay_of_a_queue() {
+    use tokio::runtime::Builder;
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let (done, is_done) = std::sync::mpsc::channel();
+        // A task that never yields would hold the runtime, and this test with it.
+        std::thread::spawn(move || {
+            builder.enable_all().build().unwrap().block_on(close_in_the_midst());
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(2 * SOON).unwrap();
+    }
 }

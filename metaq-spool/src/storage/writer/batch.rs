@@ -130,6 +130,8 @@ impl Writer {
             });
             let row = self.row(&mut batch, id);
             let bytes = append.row.len() as u64;
+            // The queue may be known from a commit that failed, whose numbers are used again.
+            row.first = row.first.min(number);
             row.messages += 1;
             row.bytes += bytes;
             row.end = number + 1;
