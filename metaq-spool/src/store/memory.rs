@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{Change, Key, Limit, Rows, Store};
+use super::{Change, Key, Kind, Limit, Rows, Store};
 
 /// What is stored, and the faults, shared with the test.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub(crate) struct Memory {
     /// The chance that a commit fails, and the chance that one that fails is applied all the same.
     pub(crate) failing: f64,
     pub(crate) failing_after_commit: f64,
+    /// Commits that remove messages fail, and change nothing.
+    pub(crate) keeps_messages: bool,
     /// Reads that touch one of these fail.
     pub(crate) unreadable: Vec<Key>,
     pub(crate) commits: u64,
@@ -35,8 +37,10 @@ impl Store for MemoryStore {
         if memory.needs_reopening {
             return Err(io::Error::other("it was not reopened"));
         }
-        let fails = memory.is_full || fastrand::f64() < memory.failing;
-        if fails && (memory.is_full || fastrand::f64() >= memory.failing_after_commit) {
+        let removes = |change: &Change| matches!(change, Change::Remove(key) if key.kind == Kind::Message);
+        let is_refused = memory.is_full || (memory.keeps_messages && changes.iter().any(removes));
+        let fails = is_refused || fastrand::f64() < memory.failing;
+        if fails && (is_refused || fastrand::f64() >= memory.failing_after_commit) {
             memory.needs_reopening = true;
             return Err(fault("no space is left"));
         }

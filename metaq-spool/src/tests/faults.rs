@@ -71,6 +71,27 @@ async fn a_queue_whose_first_commit_failed_is_read_from_its_start() {
     assert_balanced(&storage);
 }
 
+#[tokio::test]
+async fn a_failed_removal_is_tried_again_after_later_messages() {
+    let store = MemoryStore::default();
+    let storage = start(&options(), &store);
+    append(&storage, message("a")).await.unwrap();
+    let queue = queue(&storage, &message(""));
+    let rows = read(&storage, &queue).await.unwrap();
+    store.0.lock().keeps_messages = true;
+    storage.finish(&queue, vec![finished(rows[0].0, &rows[0].1)]);
+    append(&storage, message("b")).await.unwrap();
+    assert_eq!(queue.held(), 2);
+    store.0.lock().keeps_messages = false;
+    let removed = async {
+        while queue.held() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, removed).await.unwrap();
+    assert_balanced(&storage);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn failing_commits_lose_and_double_nothing() {
     let store = MemoryStore::default();

@@ -1,5 +1,6 @@
 //! Tests over a store in memory, which fails, forgets and is damaged as they want it.
 
+mod ages;
 mod crashes;
 mod damage;
 mod faults;

@@ -280,10 +280,6 @@ impl Writer {
 }
 
 impl Batch {
-    pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.rows.is_empty()
-    }
-
     /// Counts messages as gone that have no row to remove.
     pub(super) fn lose(&mut self, queue: u32, count: u64) {
         self.damaged += count;

@@ -21,8 +21,9 @@ use super::{
     rows::{QueueRow, StateRow},
 };
 use crate::{
-    events::SpoolEvent,
+    events::{DropReason, SpoolEvent},
     options::Fsync,
+    record,
     store::{Key, Limit, Rows, Store},
 };
 
@@ -147,7 +148,7 @@ impl Writer {
         self.mend()?;
         let first = self.queues.get(&queue.id).map_or(0, |state| state.row.first);
         let from = from.max(first);
-        let rows = match self.store.scan(Key::messages(queue.id, from), limit) {
+        let mut rows = match self.store.scan(Key::messages(queue.id, from), limit) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.read_damaged(queue.id, from, limit)?
             }
@@ -157,46 +158,57 @@ impl Writer {
             }
             Ok(rows) => rows,
         };
-        let rows = self.without_expired(queue.id, rows);
+        // Those behind the head may be behind others that are in flight, and are dropped at the head.
+        let expired = if from == first { self.expired(&rows) } else { 0 };
+        let young = rows.split_off(expired);
+        if !rows.is_empty() && self.drop_rows(queue.id, &rows, DropReason::Age).is_err() {
+            // What was too old to be sent is not sent since it can't be dropped.
+            tracing::debug!(queue = queue.id, "messages that are too old are dropped later");
+        }
         let unremoved = |number| self.unremoved.contains(&(queue.id, number));
-        let rows = rows.into_iter().map(|(key, row)| (key.number, row));
-        Ok(rows.filter(|(number, _)| !unremoved(*number)).collect())
+        let young = young.into_iter().map(|(key, row)| (key.number, row));
+        Ok(young.filter(|(number, _)| !unremoved(*number)).collect())
     }
 
-    /// Removes the messages at the beginning that have reached the greatest age.
-    fn without_expired(&mut self, queue: u32, mut rows: Rows) -> Rows {
-        let Some(max_age) = self.common.max_age else { return rows };
+    /// The number of rows at the beginning that have reached the greatest age.
+    fn expired(&self, rows: &Rows) -> usize {
+        let Some(max_age) = self.common.max_age else { return 0 };
         let now = self.common.clock.now();
-        let is_old =
-            |row: &[u8]| crate::record::time(row).is_ok_and(|time| now.saturating_sub(time) >= max_age);
-        let old = rows.iter().take_while(|(_, row)| is_old(row)).count();
-        if old > 0 {
-            let young = rows.split_off(old);
-            self.drop_rows(queue, &rows, crate::events::DropReason::Age);
-            return young;
-        }
-        rows
+        let is_old = |row: &[u8]| record::time(row).is_ok_and(|time| now.saturating_sub(time) >= max_age);
+        rows.iter().take_while(|(_, row)| is_old(row)).count()
     }
 
     fn check_age(&mut self) {
         let Some(max_age) = self.common.max_age else { return };
-        if Instant::now() < self.next_age_check || self.mend().is_err() {
+        let now = Instant::now();
+        if now < self.next_age_check {
+            return;
+        }
+        let pause = (max_age / 10).clamp(Duration::from_millis(50), Duration::from_secs(60));
+        self.next_age_check = now + pause;
+        if self.mend().is_err() {
             return;
         }
         let filled = self.queues.iter().filter(|(_, state)| state.row.messages > 0);
         let filled: Vec<_> = filled.map(|(id, state)| (*id, state.row.first)).collect();
         for (queue, first) in filled {
-            loop {
-                let limit = Limit { rows: 1024, bytes: 4 << 20 };
-                let Ok(rows) = self.store.scan(Key::messages(queue, first), limit) else { break };
-                let found = rows.len();
-                if self.without_expired(queue, rows).len() == found || self.is_broken {
-                    break;
-                }
+            self.drop_expired(queue, first);
+        }
+    }
+
+    /// Drops the messages at the beginning of a queue that are too old, until that fails.
+    fn drop_expired(&mut self, queue: u32, mut from: u64) {
+        let limit = Limit { rows: 1024, bytes: 4 << 20 };
+        while let Ok(mut rows) = self.store.scan(Key::messages(queue, from), limit) {
+            let (found, expired) = (rows.len(), self.expired(&rows));
+            rows.truncate(expired);
+            let Some((last, _)) = rows.last() else { return };
+            // Rows that only wait for their removal stay: the next ones are behind them.
+            from = last.number + 1;
+            if self.drop_rows(queue, &rows, DropReason::Age).is_err() || expired < found {
+                return;
             }
         }
-        let pause = (max_age / 10).clamp(Duration::from_millis(50), Duration::from_secs(60));
-        self.next_age_check = Instant::now() + pause;
     }
 
     fn store_failed(&mut self, error: &io::Error) {

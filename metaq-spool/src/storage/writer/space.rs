@@ -1,5 +1,7 @@
 //! Dropping of messages that are too old, or in the way of new ones.
 
+use std::io;
+
 use super::{Writer, batch::Batch};
 use crate::{
     events::{DropReason, SpoolEvent},
@@ -28,7 +30,7 @@ impl Writer {
                 freed += row.len() as u64;
             }
             rows.truncate(count as usize);
-            if !self.drop_rows(queue, &rows, DropReason::Full) {
+            if !self.drop_rows(queue, &rows, DropReason::Full).is_ok_and(|dropped| dropped > 0) {
                 return;
             }
         }
@@ -52,8 +54,8 @@ impl Writer {
         Some((queue, rows))
     }
 
-    /// Drops messages at the beginning of a queue; false when that can't be written.
-    pub(super) fn drop_rows(&mut self, queue: u32, rows: &Rows, reason: DropReason) -> bool {
+    /// Drops messages at the beginning of a queue, and returns their number.
+    pub(super) fn drop_rows(&mut self, queue: u32, rows: &Rows, reason: DropReason) -> io::Result<u64> {
         let mut batch = Batch::default();
         for (key, row) in rows {
             // One that only waits for its removal is no loss.
@@ -62,19 +64,19 @@ impl Writer {
                 batch.dropped += 1;
             }
         }
-        if batch.is_empty() {
-            return false;
-        }
         let count = batch.dropped;
+        if count == 0 {
+            return Ok(0);
+        }
         if let Err(error) = self.commit(batch) {
             self.store_failed(&error);
-            return false;
+            return Err(error);
         }
         if let (Some(state), Some((last, _))) = (self.queues.get_mut(&queue), rows.last()) {
             state.dropped_below = last.number + 1;
             let topic = state.queue.key.topic.clone();
             self.common.events.send(SpoolEvent::Dropped { topic, count, reason });
         }
-        true
+        Ok(count)
     }
 }
