@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) is_plain: bool,
     /// Set when replay and publishing are to end.
     pub(crate) closing: watch::Sender<bool>,
+    /// Set when the task of replay has ended.
+    pub(crate) replay_ended: watch::Sender<bool>,
     /// Takes handles that were dropped before their outcome.
     pub(crate) orphans: mpsc::UnboundedSender<Orphan>,
     /// The number of messages that tasks of the spool take to their outcome.

@@ -36,6 +36,9 @@ impl SpoolingProducer {
         shared.producer.close(timeout).await;
         // Tasks write what could not be sent.
         let _ = tokio::time::timeout(MOMENT, shared.driven.wait()).await;
+        // Removals of what was replayed are handed over before the storage ends.
+        let mut ended = shared.replay_ended.subscribe();
+        let _ = tokio::time::timeout(MOMENT, ended.wait_for(|ended| *ended)).await;
         let storage = Arc::clone(shared);
         // Ends with the runtime at the latest.
         let _ = tokio::task::spawn_blocking(move || storage.storage.close()).await;

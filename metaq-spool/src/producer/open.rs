@@ -18,7 +18,7 @@ use crate::{
     lanes::Lanes,
     options::SpoolOptions,
     pace::Pace,
-    replay,
+    replay::{self, EndOfReplay},
     shared::{Driven, LiveCounts, Shared, Topics},
     storage::Storage,
 };
@@ -76,11 +76,13 @@ impl SpoolingProducer {
             is_plain: !options.ordered && !options.spool_unknown,
             options,
             closing: watch::Sender::new(false),
+            replay_ended: watch::Sender::new(false),
             orphans,
             driven: Driven::default(),
             failing: Failing::default(),
         });
-        runtime.spawn(replay::run(Arc::clone(&shared), events));
+        let end = EndOfReplay(Arc::clone(&shared));
+        runtime.spawn(replay::run(Arc::clone(&shared), events, end));
         runtime.spawn(replay::publish(Arc::clone(&shared), to_publish));
         runtime.spawn(replay::drive(to_drive));
         Self { inner: Arc::new(Owner { shared, lanes }) }

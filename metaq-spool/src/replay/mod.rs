@@ -25,7 +25,7 @@ use self::{
     queue::{Attempts, End, replay_queue},
 };
 use crate::{
-    events::SpoolEvent,
+    events::{SpoolEvent, contain},
     shared::{Orphan, Shared, closed},
     storage::index::Queue,
 };
@@ -50,8 +50,8 @@ struct Replay {
     running: FuturesUnordered<Running>,
 }
 
-/// Replays until the spool is closed.
-pub(crate) async fn run(shared: Arc<Shared>, mut events: ProducerEvents) {
+/// Replays until the spool is closed. `_end` is dropped then.
+pub(crate) async fn run(shared: Arc<Shared>, mut events: ProducerEvents, _end: EndOfReplay) {
     let mut closing = shared.closing.subscribe();
     let common = Arc::clone(&shared.storage.common);
     let mut replay = Replay {
@@ -81,6 +81,15 @@ pub(crate) async fn run(shared: Arc<Shared>, mut events: ProducerEvents) {
     // Their last removals are handed over.
     while let Some((queue, attempts, end)) = replay.running.next().await {
         replay.ended(&queue, attempts, end);
+    }
+}
+
+/// Tells those who close the spool that the task has ended, also with its runtime.
+pub(crate) struct EndOfReplay(pub(crate) Arc<Shared>);
+
+impl Drop for EndOfReplay {
+    fn drop(&mut self) {
+        contain(|| _ = self.0.replay_ended.send_replace(true));
     }
 }
 

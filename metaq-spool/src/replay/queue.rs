@@ -16,7 +16,7 @@ use crate::{
     record::{self, Record},
     shared::{Shared, closed},
     storage::{
-        Reading,
+        Reading, Replaying,
         inbox::{Fate, Finished},
         index::Queue,
     },
@@ -83,7 +83,9 @@ pub(crate) async fn replay_queue(shared: &Shared, queue: &Arc<Queue>, attempts: 
         failure: None,
         has_progress: false,
     };
+    let replaying = Replaying::begin(&shared.storage.common);
     replay.run().await;
+    replaying.end();
     let QueueReplay { attempts, failure, has_progress, .. } = replay;
     match failure {
         Some(reason) => (attempts, End::Failed { reason, has_progress }),

@@ -10,7 +10,10 @@ pub(crate) mod writer;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -52,6 +55,33 @@ pub(crate) struct Common {
     pub(crate) drops_oldest: bool,
     /// Whether the process that had the folder before has closed it; set for a new folder.
     pub(crate) was_closed: bool,
+    /// The queues that are being replayed.
+    pub(crate) replays: AtomicU64,
+    /// Set when messages were replayed whose removal can't be handed over any more.
+    pub(crate) lost_removals: AtomicBool,
+}
+
+impl Common {
+    /// Whether the folder may hold messages that were replayed: not all removals came to the writer.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.replays.load(Ordering::Acquire) > 0 || self.lost_removals.load(Ordering::Acquire)
+    }
+}
+
+/// Counts a queue as being replayed until [`end`](Self::end). Dropping it before that leaves it counted: what
+/// was in flight may be stored.
+pub(crate) struct Replaying(Arc<Common>);
+
+impl Replaying {
+    pub(crate) fn begin(common: &Arc<Common>) -> Self {
+        common.replays.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(common))
+    }
+
+    /// All outcomes are known, and all removals handed over.
+    pub(crate) fn end(self) {
+        self.0.replays.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The storage of a spool. Dropping it writes what is pending, and closes the folder.
@@ -103,6 +133,8 @@ impl Storage {
             max_age: options.max_age,
             drops_oldest: options.when_full == WhenFull::DropOldest,
             was_closed: found.was_closed != Some(false),
+            replays: AtomicU64::new(0),
+            lost_removals: AtomicBool::new(false),
         });
         let window = options.replay_window as u64;
         let writer = Writer::start(store, Arc::clone(&common), found, queues, window)
@@ -180,7 +212,9 @@ impl Storage {
     pub(crate) fn finish(&self, queue: &Arc<Queue>, finished: Vec<Finished>) {
         if !finished.is_empty() {
             queue.begin_removal(finished.len() as u64);
-            let _ = self.common.inbox.push(Request::Finish(Arc::clone(queue), finished));
+            if self.common.inbox.push(Request::Finish(Arc::clone(queue), finished)).is_err() {
+                self.common.lost_removals.store(true, Ordering::Release);
+            }
         }
     }
 

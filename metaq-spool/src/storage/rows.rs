@@ -20,16 +20,19 @@ pub(crate) struct StateRow {
     pub(crate) is_closed: bool,
     /// The time of the commit, on the spool's clock.
     pub(crate) time: Duration,
+    /// The number of messages of each queue that may be replayed and not removed.
+    pub(crate) window: u64,
 }
 
 impl StateRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(32);
+        let mut writer = Writer::with_capacity(37);
         writer.u64(self.serial);
         writer.u64(self.next_number);
         writer.u32(self.next_queue);
         writer.u8(self.is_closed.into());
         writer.u64(millis(self.time));
+        writer.u64(self.window);
         writer.finish()
     }
 
@@ -41,6 +44,7 @@ impl StateRow {
             next_queue: reader.u32()?,
             is_closed: reader.u8()? != 0,
             time: Duration::from_millis(reader.u64()?),
+            window: reader.u64()?,
         })
     }
 }
@@ -101,6 +105,7 @@ mod tests {
             next_queue: 3,
             is_closed: true,
             time: Duration::from_millis(4),
+            window: 5,
         };
         assert_eq!(StateRow::decode(&state.encode()), Ok(state));
         for partition in [None, Some(Partition::new(2, 5))] {

@@ -3,6 +3,7 @@
 mod ages;
 mod crashes;
 mod damage;
+mod ends;
 mod faults;
 
 use std::{sync::Arc, time::Duration};

@@ -196,6 +196,7 @@ impl Writer {
             next_queue: self.common.index.next_id(),
             is_closed: false,
             time: self.common.clock.now(),
+            window: self.state.window,
         };
         let queues = batch.rows.iter().map(|(id, row)| Change::Put(Key::queue(*id), row.encode()));
         batch.changes.extend(queues);
@@ -263,12 +264,12 @@ impl Writer {
         self.common.changed.notify_waiters();
     }
 
-    /// Marks the folder as closed.
+    /// Marks the folder as closed, unless it may hold messages that were replayed.
     pub(super) fn close(&mut self) {
         let state = StateRow {
             serial: self.state.serial + 1,
             next_queue: self.common.index.next_id(),
-            is_closed: true,
+            is_closed: self.finished.is_empty() && !self.common.may_repeat(),
             time: self.common.clock.now(),
             ..self.state
         };

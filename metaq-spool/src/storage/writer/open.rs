@@ -123,10 +123,14 @@ impl Writer {
         mut queues: HashMap<u32, QueueState>,
         window: u64,
     ) -> io::Result<Self> {
+        let mut window = window;
         if found.was_closed == Some(false) {
-            queues.values_mut().for_each(|state| state.maybe_replayed = window);
+            // As many as the earlier process may have left, which keeps counting until the folder is closed.
+            window = window.max(found.state.window);
+            let left = if found.state.window == 0 { window } else { found.state.window };
+            queues.values_mut().for_each(|state| state.maybe_replayed = left);
         }
-        let state = StateRow { serial: found.state.serial + 1, is_closed: false, ..found.state };
+        let state = StateRow { serial: found.state.serial + 1, is_closed: false, window, ..found.state };
         // Queues that are empty are forgotten, so that their number is bounded by what is in use.
         let empty = found.queues.iter().filter(|(_, row)| row.messages == 0);
         let mut changes: Vec<_> = empty.map(|(id, _)| Change::Remove(Key::queue(*id))).collect();
