@@ -17,6 +17,8 @@ pub(crate) struct Memory {
     pub(crate) failing_after_commit: f64,
     /// Commits that remove messages fail, and change nothing.
     pub(crate) keeps_messages: bool,
+    /// So many attempts to reopen fail.
+    pub(crate) failing_reopens: u32,
     /// Reads that touch one of these fail.
     pub(crate) unreadable: Vec<Key>,
     pub(crate) commits: u64,
@@ -79,7 +81,12 @@ impl Store for MemoryStore {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.0.lock().needs_reopening = false;
+        let mut memory = self.0.lock();
+        if let Some(left) = memory.failing_reopens.checked_sub(1) {
+            memory.failing_reopens = left;
+            return Err(fault("it can't be opened"));
+        }
+        memory.needs_reopening = false;
         Ok(())
     }
 }

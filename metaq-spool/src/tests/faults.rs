@@ -92,6 +92,39 @@ async fn a_failed_removal_is_tried_again_after_later_messages() {
     assert_balanced(&storage);
 }
 
+#[tokio::test]
+async fn a_commit_that_is_found_later_is_undone() {
+    let store = MemoryStore::default();
+    let storage = start(&options(), &store);
+    append(&storage, message("a")).await.unwrap();
+    {
+        let mut memory = store.0.lock();
+        (memory.failing, memory.failing_after_commit, memory.failing_reopens) = (1.0, 1.0, 1);
+    }
+    let error = append(&storage, message("b")).await.unwrap_err();
+    assert_eq!(error.kind(), SpoolSendErrorKind::Store);
+    store.0.lock().failing = 0.0;
+    append(&storage, message("c")).await.unwrap();
+    let queue = queue(&storage, &message(""));
+    let rows = read(&storage, &queue).await.unwrap();
+    assert_eq!(rows.iter().map(|(_, row)| payload(row)).collect::<Vec<_>>(), ["a", "c"]);
+    // A removal that is found later was made.
+    {
+        let mut memory = store.0.lock();
+        (memory.failing, memory.failing_reopens) = (1.0, 1);
+    }
+    storage.finish(&queue, vec![finished(rows[0].0, &rows[0].1)]);
+    storage.flush().await;
+    store.0.lock().failing = 0.0;
+    storage.flush().await;
+    storage.finish(&queue, vec![finished(rows[1].0, &rows[1].1)]);
+    storage.flush().await;
+    assert_eq!((queue.held(), storage.common.ledger.counts().replayed), (0, 2));
+    assert_balanced(&storage);
+    storage.close();
+    assert!(start(&options(), &store).common.was_closed);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn failing_commits_lose_and_double_nothing() {
     let store = MemoryStore::default();

@@ -2,25 +2,25 @@
 
 use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
-use super::{QueueState, Writer};
+use super::{QueueState, Writer, doubt::InDoubt};
 use crate::{
     SpoolId,
-    events::SpoolEvent,
+    events::{DropReason, SpoolEvent},
     record::SetAside,
     storage::{
         inbox::{Append, Fate, Finished},
         index::Queue,
         rows::{QueueRow, StateRow},
     },
-    store::{self, Change, Key},
+    store::{Change, Key},
 };
 
 /// Changes of the store that are applied together, and what follows once they are.
 #[derive(Default)]
 pub(super) struct Batch {
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
     /// The rows of queues after the commit.
-    rows: HashMap<u32, QueueRow>,
+    pub(super) rows: HashMap<u32, QueueRow>,
     removed: HashMap<u32, u64>,
     /// Replayed messages of each queue.
     replayed: HashMap<u32, u64>,
@@ -31,6 +31,10 @@ pub(super) struct Batch {
     bytes_in: u64,
     bytes_out: u64,
     bytes_aside: u64,
+    /// Set when a failure is reported to those who wait: if it is applied all the same, it is undone.
+    pub(super) is_reported: bool,
+    /// What is dropped: the queue, the first number that stays, and the reason.
+    pub(super) drops: Option<(u32, u64, DropReason)>,
 }
 
 impl Writer {
@@ -117,7 +121,9 @@ impl Writer {
 
     /// Stores messages and removes others, all or none; returns the number of the first new message.
     fn write(&mut self, appends: &[Append], finished: &[(Arc<Queue>, Finished)]) -> io::Result<u64> {
-        let mut batch = Batch::default();
+        // Rows are computed from what the store has.
+        self.mend()?;
+        let mut batch = Batch { is_reported: true, ..Batch::default() };
         for (queue, finished) in finished {
             self.remove_finished(&mut batch, queue, finished);
         }
@@ -203,11 +209,19 @@ impl Writer {
         batch.changes.push(Change::Put(Key::STATE, state.encode()));
         if let Err(error) = self.store.commit(&batch.changes) {
             self.is_broken = true;
-            if !self.was_applied(state.serial) {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    self.rebuild(&error)?;
+match self.reopen() {
+                // It was applied in spite of the error.
+                Ok(serial) if serial == state.serial => {}
+                reopened => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        self.rebuild(&error)?;
+                    } else if reopened.is_err() {
+                        // Its numbers are not used again.
+                        self.state.next_number = state.next_number;
+                        self.in_doubt = Some(InDoubt { serial: state.serial, batch });
+                    }
+                    return Err(error);
                 }
-                return Err(error);
             }
         }
         self.state = state;
@@ -216,17 +230,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether the commit with this number is in the store, in spite of the error that it ended with.
-    fn was_applied(&mut self, serial: u64) -> bool {
-        if self.mend().is_err() {
-            return false;
-        }
-        let state = store::get(&*self.store, Key::STATE).ok().flatten();
-        state.and_then(|row| StateRow::decode(&row).ok()).is_some_and(|state| state.serial == serial)
-    }
-
-    fn apply(&mut self, batch: Batch) {
-        let Batch { rows, removed, replayed, spooled, set_aside, dropped, damaged, .. } = batch;
+    pub(super) fn apply(&mut self, batch: Batch) {
+        let Batch { rows, removed, replayed, spooled, set_aside, dropped, damaged, drops, .. } = batch;
         for (id, row) in rows {
             if let Some(state) = self.queues.get_mut(&id) {
                 state.row = row;
@@ -248,11 +253,19 @@ impl Writer {
             counts.dropped += dropped;
             counts.damaged += damaged;
             counts.maybe_duplicates += duplicates;
-            counts.waiting = counts.waiting + spooled - replayed - set_aside - dropped - damaged;
+            let gone = replayed + set_aside + dropped + damaged;
+            counts.waiting = (counts.waiting + spooled).saturating_sub(gone);
             counts.waiting_bytes = (counts.waiting_bytes + batch.bytes_in).saturating_sub(batch.bytes_out);
             counts.held_aside += set_aside;
             counts.held_aside_bytes += batch.bytes_aside;
         });
+        if let Some((queue, below, reason)) = drops
+            && let Some(state) = self.queues.get_mut(&queue)
+        {
+            state.dropped_below = below;
+            let topic = state.queue.key.topic.clone();
+            self.common.events.send(SpoolEvent::Dropped { topic, count: dropped, reason });
+        }
         for (id, count) in removed {
             let Some(state) = self.queues.get(&id) else { continue };
             if state.queue.remove(count) {

@@ -90,8 +90,8 @@ impl Writer {
             counts.waiting_bytes = bytes;
             (counts.held_aside, counts.held_aside_bytes) = (found.held_aside, found.held_aside_bytes);
         });
-        self.state =
-            StateRow { next_number: self.state.next_number.max(found.state.next_number), ..found.state };
+        let next_number = self.state.next_number.max(found.state.next_number);
+        self.state = StateRow { next_number, window: self.state.window, ..found.state };
         self.is_broken = false;
         let event = SpoolEvent::FileSetAside { path, reason: error.to_string(), salvaged };
         self.common.events.send(event);

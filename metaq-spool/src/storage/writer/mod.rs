@@ -2,6 +2,7 @@
 
 mod batch;
 mod damage;
+mod doubt;
 pub(crate) mod open;
 mod space;
 
@@ -62,6 +63,7 @@ pub(crate) struct Writer {
     retry_at: Option<Instant>,
     /// The store must be opened again before it is used.
     is_broken: bool,
+    in_doubt: Option<doubt::InDoubt>,
 }
 
 impl Writer {
@@ -131,15 +133,6 @@ impl Writer {
         let retry = self.has_pending().then(|| self.retry_at.unwrap_or_else(Instant::now));
         let age = self.common.max_age.map(|_| self.next_age_check);
         [commit.max(retry), age].into_iter().flatten().min()
-    }
-
-    /// Opens the store again if the last use of it has failed.
-    fn mend(&mut self) -> io::Result<()> {
-        if self.is_broken {
-            self.store.reopen()?;
-            self.is_broken = false;
-        }
-        Ok(())
     }
 
     /// The first messages of a queue from a number on, without those that are too old or only wait for their

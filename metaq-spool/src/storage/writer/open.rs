@@ -157,6 +157,7 @@ impl Writer {
             next_age_check: now,
             retry_at: None,
             is_broken: false,
+            in_doubt: None,
         })
     }
 }

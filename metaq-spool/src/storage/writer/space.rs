@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Writer, batch::Batch};
 use crate::{
-    events::{DropReason, SpoolEvent},
+    events::DropReason,
     store::{Key, Limit, Rows},
 };
 
@@ -56,7 +56,11 @@ impl Writer {
 
     /// Drops messages at the beginning of a queue, and returns their number.
     pub(super) fn drop_rows(&mut self, queue: u32, rows: &Rows, reason: DropReason) -> io::Result<u64> {
+        // Rows are computed from what the store has.
+        self.mend()?;
+        let below = rows.last().map_or(0, |(last, _)| last.number + 1);
         let mut batch = Batch::default();
+        batch.drops = Some((queue, below, reason));
         for (key, row) in rows {
             // One that only waits for its removal is no loss.
             if !self.unremoved.contains(&(queue, key.number)) {
@@ -71,11 +75,6 @@ impl Writer {
         if let Err(error) = self.commit(batch) {
             self.store_failed(&error);
             return Err(error);
-        }
-        if let (Some(state), Some((last, _))) = (self.queues.get_mut(&queue), rows.last()) {
-            state.dropped_below = last.number + 1;
-            let topic = state.queue.key.topic.clone();
-            self.common.events.send(SpoolEvent::Dropped { topic, count, reason });
         }
         Ok(count)
     }
