@@ -50,6 +50,8 @@ pub(crate) struct LookArgs {
 /// The cluster that a command looks at, and its output.
 pub(crate) struct Look {
     pub(crate) cluster: Cluster,
+    /// The cluster as the settings name it.
+    pub(crate) cluster_name: String,
     pub(crate) producer: Producer,
     pub(crate) inspector: Inspector,
     pub(crate) output: Output,
@@ -72,6 +74,7 @@ impl Look {
         let form = if is_for_prometheus() { Ok(None) } else { output_form(settings.get("output")) };
         let form = form.map_err(usage)?;
         let cluster = settings.cluster(timeout).map_err(usage)?;
+        let cluster_name = settings.get("cluster").unwrap_or_default().to_owned();
         let output = Output::stdout();
         let output = output.map_err(|error| print_error("the output can't be set up", &error))?;
         let mut config = settings.config;
@@ -81,7 +84,7 @@ impl Look {
         let producer = cluster.clone().configure(Producer::builder().config(config)).build();
         let producer = producer.map_err(|error| print_error("the cluster can't be looked at", &error))?;
         let inspector = producer.inspector().with_timeout(timeout);
-        Ok(Self { cluster, producer, inspector, output, form })
+        Ok(Self { cluster, cluster_name, producer, inspector, output, form })
     }
 
     /// Returns whether results are lines of JSON: by the command's `--json`, or as the settings say.
@@ -182,4 +185,32 @@ async fn ask(
 /// Returns the status of a command of which a part failed.
 pub(crate) fn partly(failed: Option<u8>) -> u8 {
     failed.map_or(EXIT_DONE, |status| if status == EXIT_DONE { EXIT_FAILED } else { status })
+}
+
+/// Returns a value of the section `[system]` of a broker's configuration file.
+pub(crate) fn system_setting(config: &str, name: &str) -> Option<String> {
+    let mut section = String::new();
+    for line in config.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.trim().to_owned();
+        } else if section == "system"
+            && let Some((key, value)) = line.split_once('=')
+            && key.trim() == name
+        {
+            return Some(value.trim().to_owned());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_topics_are_not_those_of_the_system() {
+        let config = "[topic=t]\nflush=1\n[system]\n; flush=2\n flush = 3\n[topic=u]\nother=4\n";
+        assert_eq!(system_setting(config, "flush").as_deref(), Some("3"));
+        assert_eq!(system_setting(config, "other"), None);
+    }
 }

@@ -1,32 +1,37 @@
 //! `metaq verify`: sends numbered messages, reads them back, and compares.
 //!
-//! `payload` is the form of the messages, `ledger` has the outcome of each number and compares, `send` and
-//! `collect` are the two phases, `state` is the file by which a run goes on, `verdict` prints the result.
+//! `prepare` finds the partitions, `send` and `collect` are the two phases. `payload` is the form of the
+//! messages, `ledger` has the outcome of each number and compares, `counts` are its results, `state` is the
+//! file by which a run goes on, `verdict` prints the result.
 
 mod collect;
+mod counts;
 mod ledger;
 mod payload;
+mod prepare;
 mod send;
 mod state;
 mod verdict;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{cell::RefCell, path::PathBuf, time::Duration};
 
 use metaq_producer::Topic;
 use metaq_protocol::MAX_READABLE_DATA;
 
 use self::{
-    ledger::Ledger,
+    collect::{Collecting, Problem},
     payload::{MIN_SIZE, RunId},
-    send::{Limits, Sending},
-    state::{Header, Interrupted, State},
+    prepare::{Run, prepare},
+    send::{Limits, Sending, Sent},
+    state::{Interrupted, MAX_RESERVED, State},
+    verdict::Account,
 };
 use crate::{
     args::parse_timeout,
-    exit_status::{EXIT_LOCAL_IO, EXIT_NOT_FOUND, EXIT_USAGE},
+    exit_status::{EXIT_LOCAL_IO, EXIT_UNREACHABLE, EXIT_USAGE},
     look::{Failure, Look, LookArgs},
     shutdown::{Shutdown, StopSignals},
-    stderr::{print_error, print_message},
+    stderr::print_error,
 };
 
 /// Sends numbered messages with checksums for a while, reads them back from the brokers, and reports what was
@@ -35,15 +40,18 @@ use crate::{
 /// The tool for a failover drill: let it run while brokers are killed, restarted, or cut off. Messages whose
 /// outcome is unknown may be stored or not; those that were reported as not sent may not be. Each partition
 /// has one message in flight, so that its order can be checked; with --unordered the selector chooses among
-/// the connected brokers, more is sent, and the order is not checked.
+/// the connected brokers, more is sent, and the order is not checked. Messages that may be stored are not
+/// sent again, whatever the settings say.
 ///
 /// --state keeps the run in a file. After this program itself was killed, --resume with that file sends the
 /// rest and compares all. SIGINT and SIGTERM end the sending early; what was sent is verified. A second
-/// signal ends the program.
+/// signal ends the program, after it has printed what it knows.
 ///
 /// The result is a table or, with --json, a line:
 /// {"verdict":"ok","sent":N,"acknowledged":N,"not_sent":N,"rejected":N,"unknown":N,"unknown_stored":N,
-/// "found":N,"lost":N,"duplicated":N,"reordered":N,"corrupted":N,"stored_unexpectedly":N,"elapsed_s":S}
+/// "possibly_sent":N,"possibly_sent_stored":N,"found":N,"unverified":N,"lost":N,"duplicated":N,
+/// "reordered":N,"corrupted":N,"misplaced":N,"stored_unexpectedly":N,"elapsed_s":S,"msgs_per_s":R,"rate":R}
+/// where rate is that of --rate, or null. The verdict is ok, wrong, incomplete, or nothing verified.
 ///
 /// Examples:
 ///   metaq verify drill --during 10m --rate 500 --state drill.state --cluster zk://zk1:2181/meta
@@ -69,8 +77,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 128,
         value_parser = clap::value_parser!(u64).range(MIN_SIZE as u64..=MAX_READABLE_DATA as u64))]
     size: u64,
-    /// The limit on unacknowledged messages
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    /// The limit on unacknowledged messages, which the partitions share evenly
+    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=MAX_RESERVED as i64))]
     in_flight: u32,
     /// Leaves the partition to the selector, with many messages in flight in each; the order is not checked
     #[arg(long)]
@@ -82,7 +90,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE",
         conflicts_with_all = ["topic", "count", "during", "rate", "size", "in_flight", "unordered", "state"])]
     resume: Option<PathBuf>,
-    /// The time to wait for brokers at the end, without any progress, before what is missing counts as lost
+    /// The time to wait for brokers at the end without any progress; what can't be read by then is unverified
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_timeout)]
     settle: Duration,
     /// Prints the result as a line of JSON
@@ -93,15 +101,6 @@ pub(crate) struct Args {
 fn parse_rate(text: &str) -> Result<f64, &'static str> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
     rate.ok_or("expected a number of messages each second that is greater than zero")
-}
-
-/// A run that is about to begin or to go on.
-struct Run {
-    topic: Topic,
-    header: Header,
-    ledger: Ledger,
-    state: State,
-    elapsed: Duration,
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
@@ -118,14 +117,21 @@ pub(crate) async fn run(args: Args) -> u8 {
     };
     let is_ordered = resumed.as_ref().map_or(!args.unordered, |(interrupted, _)| interrupted.header.ordered);
     let mut shutdown = Shutdown::new(signals, args.settle);
-    let look = Look::open(args.look.clone(), |config| config.ordered = is_ordered);
+    let look = Look::open(args.look.clone(), |config| {
+        config.ordered = is_ordered;
+        // What these would store twice or elsewhere is no broken promise.
+        (config.retry.at_least_once, config.retry.server_errors) = (false, false);
+        config.default_topic = None;
+    });
     let mut look = match look {
         Ok(look) => look,
         Err(status) => return status,
     };
     let verified = verify(&args, resumed, &mut look, &mut shutdown).await;
     let status = verified.unwrap_or_else(|failure| failure.report());
-    look.close().await;
+    if !shutdown.is_forced() {
+        unless_stopped(&mut shutdown, look.close()).await;
+    }
     shutdown.status().unwrap_or(status)
 }
 
@@ -144,88 +150,43 @@ async fn verify(
         return Ok(0);
     };
     published.map_err(|error| Failure::publish(&error))?;
-    let pinned = if header.ordered {
-        look.inspector.partitions(&topic).await?.into_iter().map(|place| place.partition).collect()
+    // Those that there were at the start, also when one of them is away now.
+    let pinned = if header.ordered { header.starts() } else { Default::default() };
+    let limits = Limits::of(&header, elapsed);
+    let sending = Sending::new(&producer, (&topic, run), pinned.into_keys(), limits, &mut ledger, &mut state);
+    let sent = sending.run(shutdown).await;
+    let problems = if shutdown.is_forced() {
+        vec![Problem::new("nothing was read back", EXIT_UNREACHABLE)]
     } else {
-        Vec::new()
+        let (header, ledger) = (&header, RefCell::new(&mut ledger));
+        let collecting = Collecting { look, topic: &topic, run, header, settle: args.settle, ledger };
+        let collected = unless_stopped(shutdown, collecting.collect()).await;
+        collected.unwrap_or_else(|| vec![Problem::new("the reading back was stopped", EXIT_UNREACHABLE)])
     };
-    let mut sending = Sending {
-        producer: &look.producer,
-        topic: &topic,
-        run,
-        pinned,
-        limits: Limits::of(&header, elapsed),
-        ledger: &mut ledger,
-        state: &mut state,
+    let Sent { count, during, failure } = sent;
+    let account = Account {
+        ledger: &ledger,
+        problems: &problems,
+        elapsed: started.elapsed() + elapsed,
+        achieved: (count > 0).then(|| count as f64 / during.as_secs_f64().max(1e-9)),
+        asked: header.rate,
+        state: args.resume.as_deref().or(args.state.as_deref()),
     };
-    sending
-        .run(shutdown)
-        .await
-        .map_err(|error| Failure::Other(format!("the state can't be written: {error}"), EXIT_LOCAL_IO))?;
-    let collecting = collect::collect(look, &topic, run, &header, args.settle, &mut ledger);
-    let Some(collected) = unless_stopped(shutdown, collecting).await else { return Ok(0) };
-    let problems = collected?;
     let json = look.is_json(args.json);
-    verdict::print(look, &ledger, &problems, started.elapsed() + elapsed, json).await
+    let status = account.print(look, json)?;
+    // Somebody may not read the output.
+    match unless_stopped(shutdown, look.written()).await {
+        Some(written) => written?,
+        None => account.print_briefly(),
+    }
+    Ok(if failure.is_some() { EXIT_LOCAL_IO } else { status })
 }
 
 /// Waits for a future until a signal.
 async fn unless_stopped<T>(shutdown: &mut Shutdown, future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
+        biased;
         output = future => Some(output),
         _ = shutdown.signal() => None,
     }
-}
-
-/// Finds the partitions and where they end, and makes or takes over the state.
-async fn prepare(args: &Args, resumed: Option<(Interrupted, State)>, look: &Look) -> Result<Run, Failure> {
-    if let Some((Interrupted { header, ledger, elapsed }, state)) = resumed {
-        let topic = header
-            .topic
-            .parse()
-            .map_err(|error| Failure::Other(format!("the run can't be resumed: {error}"), EXIT_USAGE))?;
-        print_message(&format!("resuming after {} messages", ledger.len()));
-        return Ok(Run { topic, header, ledger, state, elapsed });
-    }
-    let Some(topic) = args.topic.clone() else {
-        return Err(Failure::Other("a topic is needed".to_owned(), EXIT_USAGE));
-    };
-    let places = look.inspector.partitions(&topic).await?;
-    if places.is_empty() {
-        let text = format!("no partitions of topic {topic} are known, so that nothing could be read back");
-        return Err(Failure::Other(text, EXIT_NOT_FOUND));
-    }
-    let mut starts = BTreeMap::new();
-    for place in &places {
-        starts.insert(place.partition.to_string(), look.inspector.offsets(place).await?.end);
-    }
-    let during = args.during.or_else(|| args.count.is_none().then_some(Duration::from_secs(10)));
-    let header = Header {
-        version: Header::VERSION,
-        run: format!("{:x}", new_run()),
-        topic: topic.to_string(),
-        count: args.count,
-        during_ms: during.map(|during| u64::try_from(during.as_millis()).unwrap_or(u64::MAX)),
-        rate: args.rate,
-        size: args.size as usize,
-        in_flight: args.in_flight as usize,
-        ordered: !args.unordered,
-        starts,
-    };
-    let state = args.state.as_deref().map_or_else(|| Ok(State::none()), |path| State::create(path, &header));
-    let state = state.map_err(|error| {
-        let remedy = match error.kind() {
-            std::io::ErrorKind::AlreadyExists => "; resume it with --resume, or name another file",
-            _ => "",
-        };
-        Failure::Other(format!("the state can't be written: {error}{remedy}"), EXIT_USAGE)
-    })?;
-    Ok(Run { topic, header, ledger: Ledger::default(), state, elapsed: Duration::ZERO })
-}
-
-/// A number that no other run has.
-fn new_run() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    // The keys of a new hasher are random.
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

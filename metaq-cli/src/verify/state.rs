@@ -1,23 +1,30 @@
 //! The file by which a run goes on after its program was killed.
 //!
-//! The first line is the [`Header`]; each further one a word and a number: `r` reserves numbers up to one,
-//! with the milliseconds since the start, before they are sent; `a`, `n`, `x` and `u` are outcomes. Numbers
-//! that were reserved and have no outcome are unknown. A last line that was cut off is ignored.
+//! The first line is the [`Header`]; each further one a word and numbers: `r` reserves numbers up to one, with
+//! the milliseconds of sending so far, before they are sent; `e` ends the sending with that number and time;
+//! `a` is an acknowledgement with its partition and offset; `n`, `x` and `u` are other outcomes. Numbers that
+//! were reserved and have no outcome were possibly sent. A last line that was cut off is ignored.
+//!
+//! The file is locked while a run uses it.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufWriter, Write as _},
     path::Path,
     time::Duration,
 };
 
+use metaq_producer::Partition;
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Ledger, Reported};
+use super::ledger::{Ledger, Place, Reported};
 
 /// The form of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The most numbers that are reserved at a time: the limit on messages in flight.
+pub(super) const MAX_RESERVED: u64 = 8192;
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +32,8 @@ const VERSION: u32 = 1;
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) run: String,
+    /// The cluster as it was named.
+    pub(super) cluster: String,
     pub(super) topic: String,
     pub(super) count: Option<u64>,
     pub(super) during_ms: Option<u64>,
@@ -38,6 +47,12 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) const VERSION: u32 = VERSION;
+
+    /// Returns the partitions that there were, with the offset of each before the first message.
+    pub(super) fn starts(&self) -> BTreeMap<Partition, i64> {
+        let parsed = self.starts.iter().map(|(name, start)| Some((name.parse().ok()?, *start)));
+        parsed.flatten().collect()
+    }
 }
 
 /// The file, if there is one.
@@ -65,6 +80,7 @@ impl State {
     /// When it exists, or can't be written.
     pub(super) fn create(path: &Path, header: &Header) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        lock(&file)?;
         let mut state = Self(Some(BufWriter::new(file)));
         let line = serde_json::to_string(header).map_err(io::Error::from)?;
         state.line(format_args!("{line}"))?;
@@ -75,11 +91,12 @@ impl State {
     /// Reads the file of an interrupted run, and goes on with it.
     ///
     /// # Errors
-    /// When it can't be read or written, or is none.
+    /// When it can't be read or written, is none, or another run uses it.
     pub(super) fn resume(path: &Path) -> io::Result<(Interrupted, Self)> {
+        let file = OpenOptions::new().append(true).open(path)?;
+        lock(&file)?;
         let text = fs::read_to_string(path)?;
         let interrupted = parse(&text)?;
-        let file = OpenOptions::new().append(true).open(path)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         file.set_len(whole as u64)?;
         Ok((interrupted, Self(Some(BufWriter::new(file)))))
@@ -87,17 +104,30 @@ impl State {
 
     /// Reserves the numbers up to `end`, before they are sent.
     pub(super) fn reserve(&mut self, end: u64, elapsed: Duration) -> io::Result<()> {
-        self.line(format_args!("r {end} {}", elapsed.as_millis()))?;
+        self.note(end, elapsed)?;
+        self.sync()
+    }
+
+    /// Notes the time of sending so far. `reserved` is the end of the last reservation.
+    pub(super) fn note(&mut self, reserved: u64, elapsed: Duration) -> io::Result<()> {
+        self.line(format_args!("r {reserved} {}", elapsed.as_millis()))
+    }
+
+    /// Notes that the sending is over, with the numbers before `end` as the only ones that were sent.
+    pub(super) fn end(&mut self, end: u64, elapsed: Duration) -> io::Result<()> {
+        self.line(format_args!("e {end} {}", elapsed.as_millis()))?;
         self.sync()
     }
 
     /// Notes an outcome, which reaches the file with [`flush`](Self::flush) at the latest.
-    pub(super) fn report(&mut self, number: u64, reported: Reported) -> io::Result<()> {
-        let word = match reported {
-            Reported::Acknowledged => 'a',
-            Reported::NotSent => 'n',
-            Reported::Rejected => 'x',
-            Reported::Unknown => 'u',
+    pub(super) fn report(&mut self, number: u64, reported: Reported, place: Option<Place>) -> io::Result<()> {
+        let word = match (reported, place) {
+            (Reported::Acknowledged, Some((partition, offset))) => {
+                return self.line(format_args!("a {number} {partition} {offset}"));
+            }
+            (Reported::NotSent, _) => 'n',
+            (Reported::Rejected, _) => 'x',
+            _ => 'u',
         };
         self.line(format_args!("{word} {number}"))
     }
@@ -117,6 +147,45 @@ impl State {
     }
 }
 
+/// Takes the file for this process, until it ends.
+fn lock(file: &File) -> io::Result<()> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            let text = "another metaq verify uses the file; wait until it has ended";
+            io::Error::new(io::ErrorKind::WouldBlock, text)
+        }
+        TryLockError::Error(error) => error,
+    })
+}
+
+/// A line after the first.
+enum Line {
+    Reserved(u64, Duration),
+    Ended(u64, Duration),
+    Outcome(u64, Reported, Option<Place>),
+}
+
+/// Reads a line; `len` is the end of what was reserved before.
+fn parse_line(line: &str, len: u64) -> Option<Line> {
+    let words: Vec<_> = line.split(' ').collect();
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
+    let millis = || number(2).map(Duration::from_millis);
+    let outcome = |reported| Some(Line::Outcome(number(1)?, reported, None));
+    match (words[0], words.len()) {
+        // No more is reserved at a time, so that a damaged line takes no memory without an end.
+        ("r", 3) => Some(Line::Reserved(number(1).filter(|end| *end <= len + MAX_RESERVED)?, millis()?)),
+        ("e", 3) => Some(Line::Ended(number(1).filter(|end| *end <= len)?, millis()?)),
+        ("a", 4) => {
+            let place = (words[2].parse().ok()?, words[3].parse().ok()?);
+            Some(Line::Outcome(number(1)?, Reported::Acknowledged, Some(place)))
+        }
+        ("n", 2) => outcome(Reported::NotSent),
+        ("x", 2) => outcome(Reported::Rejected),
+        ("u", 2) => outcome(Reported::Unknown),
+        _ => None,
+    }
+}
+
 fn parse(text: &str) -> io::Result<Interrupted> {
     let malformed = |line: usize, reason: String| {
         let text = format!("line {line} is malformed ({reason}); it is no state of metaq verify, or damaged");
@@ -130,21 +199,18 @@ fn parse(text: &str) -> io::Result<Interrupted> {
     }
     let (mut ledger, mut elapsed) = (Ledger::default(), Duration::ZERO);
     for (at, line) in lines.filter(|(_, line)| line.ends_with('\n')) {
-        let words: Vec<_> = line.trim_end().split(' ').collect();
-        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
-        let (number, reported) = match (words[0], number(1), number(2)) {
-            ("r", Some(end), Some(millis)) => {
+        match parse_line(line.trim_end(), ledger.len()) {
+            Some(Line::Reserved(end, so_far)) => {
                 ledger.extend_to(end);
-                elapsed = elapsed.max(Duration::from_millis(millis));
-                continue;
+                elapsed = elapsed.max(so_far);
             }
-            ("a", Some(number), None) => (number, Reported::Acknowledged),
-            ("n", Some(number), None) => (number, Reported::NotSent),
-            ("x", Some(number), None) => (number, Reported::Rejected),
-            ("u", Some(number), None) => (number, Reported::Unknown),
-            _ => return Err(malformed(at + 1, format!("{:?}", line.trim_end()))),
-        };
-        ledger.report(number, reported);
+            Some(Line::Ended(end, so_far)) => {
+                ledger.truncate_to(end);
+                elapsed = elapsed.max(so_far);
+            }
+            Some(Line::Outcome(number, reported, place)) => ledger.report(number, reported, place),
+            None => return Err(malformed(at + 1, format!("{:?}", line.trim_end()))),
+        }
     }
     Ok(Interrupted { header, ledger, elapsed })
 }
@@ -157,6 +223,7 @@ mod tests {
         Header {
             version: VERSION,
             run: "1f".to_owned(),
+            cluster: "meta://h:1".to_owned(),
             topic: "t".to_owned(),
             count: Some(100),
             during_ms: None,
@@ -177,7 +244,8 @@ mod tests {
         for (number, reported) in
             [Reported::Acknowledged, Reported::NotSent, Reported::Rejected].into_iter().enumerate()
         {
-            state.report(number as u64, reported).unwrap();
+            let place = (number == 0).then_some((Partition::new(1, 2), -3));
+            state.report(number as u64, reported, place).unwrap();
         }
         state.reserve(8, Duration::from_millis(12)).unwrap();
         drop(state);
@@ -188,15 +256,34 @@ mod tests {
             let (counts, _) = ledger.verdict();
             assert_eq!(read, header());
             assert!(counts.acknowledged <= 1 && counts.sent <= 8 && elapsed <= Duration::from_millis(12));
-            assert_eq!(counts.sent, counts.acknowledged + counts.not_sent + counts.rejected + counts.unknown);
+            assert_eq!(
+                counts.sent,
+                counts.acknowledged + counts.not_sent + counts.rejected + counts.possibly_sent
+            );
         }
         fs::write(&path, &text[..text.len() - 1]).unwrap();
         let (Interrupted { ledger, .. }, mut state) = State::resume(&path).unwrap();
         assert_eq!(ledger.len(), 4, "the last line was cut off");
+        let error = State::resume(&path).unwrap_err();
+        assert!(error.to_string().contains("another metaq verify uses the file"), "{error}");
         state.reserve(9, Duration::ZERO).unwrap();
+        state.end(7, Duration::from_millis(99)).unwrap();
         drop(state);
-        let (Interrupted { ledger, .. }, _) = State::resume(&path).unwrap();
-        assert_eq!(ledger.len(), 9);
+        let (Interrupted { mut ledger, elapsed, .. }, _) = State::resume(&path).unwrap();
+        assert_eq!((ledger.len(), elapsed), (7, Duration::from_millis(99)), "the end is exact");
+        assert_eq!(ledger.end_sending().into_iter().collect::<Vec<_>>(), [Partition::new(1, 2)]);
+        assert_eq!(ledger.next_place(Partition::new(1, 2), i64::MIN), Some(-3));
+    }
+
+    #[test]
+    fn damaged_lines_are_refused_without_taking_memory() {
+        let header = serde_json::to_string(&header()).unwrap();
+        for line in
+            ["r 18446744073709551615 0", "r 8193 0", "e 1 0", "a 0", "a 0 1 2", "n 0 0", "r 1", "", "q 1 1"]
+        {
+            let error = parse(&format!("{header}\n{line}\n")).unwrap_err();
+            assert!(error.to_string().contains("line 2 is malformed"), "{line}: {error}");
+        }
     }
 
     #[test]

@@ -24,3 +24,4 @@ mod tx;
 mod tx_prepared;
 mod tx_reports;
 mod verify;
+mod verify_run;
