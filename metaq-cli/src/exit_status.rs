@@ -119,7 +119,7 @@ pub(crate) fn of_inspect_error(error: &InspectError) -> u8 {
     match error.kind() {
         InspectErrorKind::NoSuchTopic => EXIT_NOT_FOUND,
         InspectErrorKind::Unreachable | InspectErrorKind::TimedOut => EXIT_UNREACHABLE,
-        InspectErrorKind::Refused => EXIT_REFUSED,
+        InspectErrorKind::Refused | InspectErrorKind::InvalidResponse => EXIT_REFUSED,
         InspectErrorKind::Corrupt => EXIT_VERIFICATION,
         InspectErrorKind::Discovery => {
             let cause = error.source().and_then(|cause| cause.downcast_ref::<DiscoveryError>());

@@ -45,7 +45,8 @@ pub(crate) async fn run(args: Args) -> u8 {
     let timeout = look.timeout;
     look_at(look, async |look| {
         let (cluster, json) = (look.cluster.clone(), look.is_json(json));
-        let mut examination = steps::Examination { look, cluster, timeout, json, failed: None };
+        let mut examination =
+            steps::Examination { look, cluster, timeout, json, failed: None, is_taken_by_pattern: false };
         examination.run(topic.as_ref(), put).await?;
         Ok(examination.failed.unwrap_or_default())
     })

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, time::Duration};
 use metaq_producer::{
     BrokerAddr, Message, Outcome, SendErrorKind, Topic,
     discovery::TopicView,
-    inspect::{InspectError, InspectErrorKind, ListedPartition},
+    inspect::{InspectError, InspectErrorKind, ListedPartition, PartitionOffsets},
 };
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -18,7 +18,7 @@ use crate::{
         EXIT_NOT_FOUND, EXIT_NOT_SENT, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_UNREACHABLE, of_inspect_error,
         of_publish_error,
     },
-    look::{Failure, Look},
+    look::{Failure, Look, broker_id, system_setting},
     report::describe_send_error,
     settings::Cluster,
     stderr::describe,
@@ -38,32 +38,74 @@ pub(super) struct Examination<'a> {
     pub(super) json: bool,
     /// The status of the first failure.
     pub(super) failed: Option<u8>,
+    /// Whether the broker names no partitions of the topic.
+    pub(super) is_taken_by_pattern: bool,
 }
 
 impl Examination<'_> {
     /// Takes one step after the other, and stops after the first in which something failed.
     pub(super) async fn run(&mut self, topic: Option<&Topic>, put: bool) -> Result<(), Failure> {
-        if let Cluster::Direct(addr) = &self.cluster {
+        let addrs = if let Cluster::Direct(addr) = &self.cluster {
             let addr = addr.clone();
             let text = "is not needed: the cluster is one broker";
             self.report((Finding::ok(Step::Registry, "a registry", text), None)).await?;
-            self.brokers(&BTreeSet::from([addr])).await?;
-            if self.failed.is_some() {
-                return Ok(());
-            }
-            if let Some(topic) = topic {
-                let topics = self.look.inspector.topics().await?;
-                self.topic(topic, &topics).await?;
-            }
-        } else if let Some(views) = self.registry(topic).await? {
-            let addrs = views.iter().flat_map(TopicView::brokers).map(|broker| broker.addr.clone());
-            self.brokers(&addrs.collect()).await?;
+            self.direct(topic, &addr).await?;
+            BTreeSet::from([addr])
+        } else {
+            let views = self.registry(topic).await?;
+            views.iter().flat_map(TopicView::brokers).map(|broker| broker.addr.clone()).collect()
+        };
+        if self.failed.is_none() {
+            self.brokers(&addrs).await?;
         }
-        if self.failed.is_some() {
-            return Ok(());
+        if let Some(topic) = topic.filter(|_| self.failed.is_none()) {
+            self.messages(topic, put).await?;
         }
+        Ok(())
+    }
+
+    /// Step 3 without a registry: the broker lists its topics. If it can't be asked, the steps that follow say
+    /// why.
+    async fn direct(&mut self, topic: Option<&Topic>, addr: &BrokerAddr) -> Result<(), Failure> {
         let Some(topic) = topic else { return Ok(()) };
-        let places = self.look.inspector.partitions(topic).await?;
+        match self.look.inspector.topics().await {
+            Ok(topics) => self.topic(topic, &topics).await.map(drop),
+            Err(error) => {
+                self.brokers(&BTreeSet::from([addr.clone()])).await?;
+                if self.failed.is_some() {
+                    return Ok(());
+                }
+                let remedy = "the broker answers other questions: see its log";
+                let finding = Finding::failed(Step::Version, addr, describe(&error), remedy);
+                let status = self.look.status_of(&error);
+                self.report((finding, Some(status))).await
+            }
+        }
+    }
+
+    /// Steps 7 and 8.
+    async fn messages(&mut self, topic: &Topic, put: bool) -> Result<(), Failure> {
+        let places = match self.look.inspector.partitions(topic).await {
+            Ok(places) => places,
+            Err(error) => {
+                let remedy = "the steps before have succeeded: try again, and see the broker's log";
+                let finding = Finding::failed(Step::Partition, topic, describe(&error), remedy);
+                let status = self.look.status_of(&error);
+                return self.report((finding, Some(status))).await;
+            }
+        };
+        if places.is_empty() {
+            let finding = if self.is_taken_by_pattern {
+                let text = "has no partitions yet; the broker makes them when it gets a message";
+                (Finding::ok(Step::Partition, topic, text), None)
+            } else {
+                let remedy =
+                    "set numPartitions of the topic above 0 in the broker's server.ini, and restart it";
+                let finding = Finding::failed(Step::Partition, topic, "has no partitions", remedy);
+                (finding, Some(EXIT_NOT_FOUND))
+            };
+            self.report(finding).await?;
+        }
         for place in &places {
             let finding = self.partition(place).await;
             self.report(finding).await?;
@@ -87,60 +129,101 @@ impl Examination<'_> {
     }
 
     /// Steps 1 to 3. Returns the topics to go on with.
-    async fn registry(&mut self, topic: Option<&Topic>) -> Result<Option<Vec<TopicView>>, Failure> {
-        let subject = if matches!(self.cluster, Cluster::File(_)) { "the file" } else { "the registry" };
+    async fn registry(&mut self, topic: Option<&Topic>) -> Result<Vec<TopicView>, Failure> {
+        let is_file = matches!(self.cluster, Cluster::File(_));
+        let subject = if is_file { "the file" } else { "the registry" };
         let topics = match self.look.inspector.topics().await {
             Ok(topics) => topics,
             Err(error) => {
-                let remedy = if matches!(self.cluster, Cluster::File(_)) {
+                let remedy = if is_file {
                     "check the path and the syntax of the file"
                 } else {
                     "check host names and ports in --cluster, that the servers run, and that this machine may reach \
                      them; with TLS or passwords, check these"
                 };
                 let finding = Finding::failed(Step::Registry, subject, describe(&error), remedy);
-                self.report((finding, Some(of_inspect_error(&error)))).await?;
-                return Ok(None);
+                let status = self.look.status_of(&error);
+                self.report((finding, Some(status))).await?;
+                return Ok(Vec::new());
             }
         };
         self.report((Finding::ok(Step::Registry, subject, "answers"), None)).await?;
-        if topics.is_empty() {
-            let remedy = "check the root at the end of --cluster, which is that of the brokers' zk.zkRoot (/meta by \
-                          default), and that brokers run and have topics configured";
-            let finding = Finding::failed(Step::Topics, subject, "lists no topics", remedy);
+        let views = match self.look.inspector.all_topics().await {
+            Ok(views) => views,
+            Err(error) => {
+                let remedy = "the registry answered before: try again, and see its log";
+                let finding = Finding::failed(Step::Topics, subject, describe(&error), remedy);
+                let status = self.look.status_of(&error);
+                self.report((finding, Some(status))).await?;
+                return Ok(Vec::new());
+            }
+        };
+        let is_alive = views.iter().any(|view| !view.is_empty());
+        // A topic that is registered is explained by its own step.
+        if topics.is_empty() || !is_alive && topic.is_none_or(|topic| !topics.contains(topic)) {
+            let (text, remedy) = if topics.is_empty() {
+                let reason = self.look.explain_root().await.map(|reason| format!(": {reason}"));
+                let remedy = "check the root at the end of --cluster, which is that of the brokers' zk.zkRoot (/meta by \
+                              default), and that brokers run and have topics configured";
+                (format!("lists no topics{}", reason.unwrap_or_default()), remedy)
+            } else {
+                (
+                    self.look.explain_nothing(&topics).await,
+                    "no broker is registered: start them, and see their logs",
+                )
+            };
+            let finding = Finding::failed(Step::Topics, subject, text, remedy);
             self.report((finding, Some(EXIT_NOT_FOUND))).await?;
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let topics_word = if topics.len() == 1 { "topic" } else { "topics" };
         let count = format!("lists {} {topics_word}", topics.len());
         self.report((Finding::ok(Step::Topics, subject, count), None)).await?;
-        match topic {
-            None => Ok(Some(self.look.inspector.all_topics().await?)),
-            Some(topic) => Ok(self.topic(topic, &topics).await?.map(|view| vec![view])),
-        }
+        let Some(topic) = topic else { return Ok(views) };
+        let offered = views.iter().filter(|view| !view.is_empty() || view.topic() == topic);
+        let offered: Vec<_> = offered.map(|view| view.topic().clone()).collect();
+        Ok(self.topic(topic, &offered).await?.into_iter().collect())
     }
 
-    /// Step 3.
+    /// Step 3. `topics` are those that there are, with the one in question if it is registered.
     async fn topic(&mut self, topic: &Topic, topics: &[Topic]) -> Result<Option<TopicView>, Failure> {
-        match self.look.inspector.topic(topic).await {
+        let (text, remedy, status) = match self.look.inspector.topic(topic).await {
             Ok(view) => {
-                let ids: Vec<_> = view.brokers().iter().map(|broker| broker.id.to_string()).collect();
-                let text = format!("is offered by broker {}", ids.join(", "));
+                let text = match view.brokers().iter().find(|broker| broker.partitions.is_none()) {
+                    Some(broker) => {
+                        self.is_taken_by_pattern = true;
+                        format!(
+                            "names no partitions at broker {}, which may take it by a pattern",
+                            broker.addr
+                        )
+                    }
+                    None => {
+                        let ids: Vec<_> = view.brokers().iter().map(|broker| broker_id(broker.id)).collect();
+                        format!("is offered by broker {}", ids.join(", "))
+                    }
+                };
                 self.report((Finding::ok(Step::Topic, topic, text), None)).await?;
-                Ok(Some(view))
+                return Ok(Some(view));
             }
-            Err(error) if error.kind() == InspectErrorKind::NoSuchTopic => {
+            Err(error) if error.kind() != InspectErrorKind::NoSuchTopic => {
+                let remedy = "the registry answered before: try again, and see its log";
+                (describe(&error), remedy, self.look.status_of(&error))
+            }
+            Err(_) if topics.contains(topic) => {
+                let text = "it is registered, but none of its brokers is alive now".to_owned();
+                (text, "start the brokers that have it, and see their logs", EXIT_NOT_FOUND)
+            }
+            Err(_) => {
                 let shown: Vec<_> = topics.iter().take(SHOWN).map(Topic::as_str).collect();
                 let more = if topics.len() > SHOWN { ", …" } else { "" };
                 let text = format!("no broker offers it; there are {}{more}", shown.join(", "));
                 let remedy = "check the name; or add [topic=NAME] with acceptPublish=true to a broker's server.ini, and \
                               restart it. A broker with [topic=*] takes any topic, but registers none";
-                let finding = Finding::failed(Step::Topic, topic, text, remedy);
-                self.report((finding, Some(EXIT_NOT_FOUND))).await?;
-                Ok(None)
+                (text, remedy, EXIT_NOT_FOUND)
             }
-            Err(error) => Err(error.into()),
-        }
+        };
+        self.report((Finding::failed(Step::Topic, topic, text, remedy), Some(status))).await?;
+        Ok(None)
     }
 
     /// Steps 4 to 6, each for all brokers, up to the first in which something fails.
@@ -226,10 +309,7 @@ impl Examination<'_> {
     /// Describes what an acknowledgement of the broker is worth, if its configuration says so.
     async fn flushes(&self, addr: &BrokerAddr) -> Option<String> {
         let config = self.look.inspector.config(addr).await.ok()?;
-        let value = |name: &str| {
-            let mut lines = config.lines().filter_map(|line| line.trim().split_once('='));
-            lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
-        };
+        let value = |name: &str| system_setting(&config, name);
         let threshold = value("unflushThreshold").unwrap_or_else(|| "1000".to_owned());
         let interval = value("unflushInterval").unwrap_or_else(|| "10000".to_owned());
         if threshold == "0" {
@@ -249,7 +329,10 @@ impl Examination<'_> {
         };
         match asked {
             Ok(offsets) => {
-                let text = format!("has offsets {} to {}", offsets.first, offsets.end);
+                let PartitionOffsets { first, end, .. } = offsets;
+                let state =
+                    if first == end { "is empty, and can be read" } else { "the first message can be read" };
+                let text = format!("{state}; its offsets are {first} to {end}");
                 (Finding::ok(Step::Partition, place.partition, text), None)
             }
             Err(error) => {
@@ -277,18 +360,31 @@ impl Examination<'_> {
             let finding = Finding::failed(Step::Put, topic, describe(&error), remedy);
             return self.report((finding, Some(of_publish_error(&error)))).await;
         }
-        for place in places {
-            let message = Message::new(topic.clone(), PAYLOAD).with_partition(place.partition);
+        let message = Message::new(topic.clone(), PAYLOAD);
+        let messages = if self.is_taken_by_pattern {
+            // Its broker chooses the partition.
+            vec![(topic.to_string(), message)]
+        } else {
+            let to = |place: &ListedPartition| {
+                (place.partition.to_string(), message.clone().with_partition(place.partition))
+            };
+            places.iter().map(to).collect()
+        };
+        for (subject, message) in messages {
             let reported = match producer.send(message).await {
                 Ok(receipt) => {
                     let text = format!("stored a test message at offset {}", receipt.offset);
-                    (Finding::ok(Step::Put, place.partition, text), None)
+                    (Finding::ok(Step::Put, subject, text), None)
                 }
                 Err(error) => {
                     let remedy = match error.kind() {
                         SendErrorKind::Rejected => {
                             "the broker refused the message: see its text and its log (full disk, closed partition, \
                              acceptPublish)"
+                        }
+                        _ if error.outcome() == Outcome::NotSent => {
+                            "the message never left this machine, as the connection was lost or the broker does not \
+                             take more: see the broker's log and load, and try again"
                         }
                         _ => "the broker did not acknowledge in time: see its log, its disk and the network",
                     };
@@ -298,7 +394,7 @@ impl Examination<'_> {
                         _ => EXIT_UNKNOWN,
                     };
                     let text = describe_send_error(&error);
-                    (Finding::failed(Step::Put, place.partition, text, remedy), Some(status))
+                    (Finding::failed(Step::Put, subject, text, remedy), Some(status))
                 }
             };
             self.report(reported).await?;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use metaq_producer::inspect::ListedBroker;
 use serde::Serialize;
 
-use super::{Failure, Look, LookArgs, Table, partly, run as look_at};
+use super::{Failure, Look, LookArgs, Table, broker_id, known_id, partly, run as look_at};
 use crate::{
     exit_status::of_inspect_error,
     stderr::{describe, print_message},
@@ -18,7 +18,7 @@ use crate::{
 /// With --json it prints one line for each broker:
 /// {"id":0,"addr":"meta://10.0.0.1:8123","topics":2,"version":"1.4.6.2","round_trip_us":85.3}
 /// where version and round_trip_us are there with --ping only, and replaced by "error" if the broker does not
-/// answer.
+/// answer. An id that isn't known is null.
 ///
 /// Examples:
 ///   metaq brokers --ping --cluster zk://zk1:2181/meta
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Args) -> u8 {
 }
 
 async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
-    let brokers = look.inspector.brokers().await?;
+    let brokers = super::stats::find(look, None).await?;
     let mut failed = None;
     let columns = ["ID", "ADDRESS", "TOPICS", "VERSION", "ROUND TRIP"];
     let mut table = Table::new(if ping { &columns } else { &columns[..3] });
@@ -57,8 +57,8 @@ async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
     };
     for (broker, answer) in brokers.iter().zip(answers) {
         let (addr, topics) = (broker.addr.to_string(), broker.topics.len());
-        let mut row = vec![broker.id.to_string(), addr.clone(), topics.to_string()];
-        let id = broker.id.0;
+        let mut row = vec![broker_id(broker.id), addr.clone(), topics.to_string()];
+        let id = known_id(broker.id);
         let mut line = Line { id, addr, topics, version: None, round_trip_us: None, error: None };
         match answer {
             None => {}
@@ -91,7 +91,7 @@ async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
 /// The line of a broker.
 #[derive(Serialize)]
 struct Line {
-    id: i32,
+    id: Option<i32>,
     addr: String,
     topics: usize,
     #[serde(skip_serializing_if = "Option::is_none")]

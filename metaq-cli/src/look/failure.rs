@@ -4,6 +4,7 @@ use std::io;
 
 use metaq_producer::{PublishError, inspect::InspectError};
 
+use super::Look;
 use crate::{
     exit_status::{of_inspect_error, of_output_error, of_publish_error},
     stderr::{describe, print_message},
@@ -30,8 +31,19 @@ impl Failure {
         Self::Other(format!("can't send: {}", describe(error)), of_publish_error(error))
     }
 
+    /// Prints the failure of looking at a cluster; returns the exit status.
+    pub(crate) fn report_of(self, look: &Look) -> u8 {
+        match self {
+            Self::Inspect(error) => {
+                print_message(&describe(&error));
+                look.status_of(&error)
+            }
+            other => other.report(),
+        }
+    }
+
     /// Prints the failure; returns the exit status.
-    pub(crate) fn report(self) -> u8 {
+    fn report(self) -> u8 {
         match self {
             Self::Inspect(error) => {
                 print_message(&describe(&error));

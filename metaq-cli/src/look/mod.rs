@@ -13,13 +13,11 @@ pub(crate) mod stats;
 mod table;
 pub(crate) mod topics;
 
-use std::{io, time::Duration};
+use std::{error::Error as _, io, time::Duration};
 
-use futures_util::future::join_all;
 use metaq_producer::{
-    Producer, ProducerConfig,
-    inspect::{InspectError, Inspector, ListedBroker},
-    stats::RemoteBrokerStats,
+    BrokerId, Producer, ProducerConfig, Topic,
+    inspect::{InspectError, InspectErrorKind, Inspector},
 };
 use serde::Serialize;
 
@@ -27,7 +25,7 @@ pub(crate) use self::{failure::Failure, table::Table};
 use crate::{
     args::{ConnectionArgs, parse_timeout},
     display::{OutputForm, is_for_prometheus, output_form},
-    exit_status::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE},
+    exit_status::{EXIT_DONE, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_USAGE, of_inspect_error},
     output::Output,
     settings::Cluster,
     shutdown::StopSignals,
@@ -45,6 +43,9 @@ pub(crate) struct LookArgs {
     /// The time limit for each question to the registry or a broker
     #[arg(long, default_value = "5s", value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
+    /// Whether the command has `--output prometheus`.
+    #[arg(skip)]
+    pub(crate) takes_prometheus: bool,
 }
 
 /// The cluster that a command looks at, and its output.
@@ -65,13 +66,17 @@ impl Look {
     /// # Errors
     /// The exit status, after a message.
     pub(crate) fn open(args: LookArgs, change: impl FnOnce(&mut ProducerConfig)) -> Result<Self, u8> {
-        let LookArgs { connection, timeout } = args;
+        let LookArgs { connection, timeout, takes_prometheus } = args;
         let usage = |text: String| {
             print_message(&text);
             EXIT_USAGE
         };
         let settings = connection.settings(&[])?;
-        let form = if is_for_prometheus() { Ok(None) } else { output_form(settings.get("output")) };
+        let form = if takes_prometheus && is_for_prometheus() {
+            Ok(None)
+        } else {
+            output_form(settings.get("output"))
+        };
         let form = form.map_err(usage)?;
         let cluster = settings.cluster(timeout).map_err(usage)?;
         let cluster_name = settings.get("cluster").unwrap_or_default().to_owned();
@@ -102,6 +107,47 @@ impl Look {
     /// Disconnects.
     pub(crate) async fn close(&self) {
         self.producer.close(CLOSE_TIMEOUT).await;
+    }
+
+    /// Returns the exit status for a cluster that can't be looked at.
+    pub(crate) fn status_of(&self, error: &InspectError) -> u8 {
+        // A file of brokers is named by the command line.
+        let is_file = matches!(self.cluster, Cluster::File(_));
+        if is_file && error.kind() == InspectErrorKind::Discovery && error.source().is_some() {
+            return EXIT_USAGE;
+        }
+        of_inspect_error(error)
+    }
+
+    /// The failure of a cluster that has no broker with a topic. `topics` are those that are registered.
+    pub(crate) async fn nothing_listed(&self, topics: &[Topic]) -> Failure {
+        Failure::Other(self.explain_nothing(topics).await, EXIT_NOT_FOUND)
+    }
+
+    /// Explains why no broker offers a topic. `topics` are those that are registered.
+    pub(crate) async fn explain_nothing(&self, topics: &[Topic]) -> String {
+        if let Some(topic) = topics.first() {
+            let count = topics.len();
+            let (topics, their) = if count == 1 { ("topic is", "its") } else { ("topics are", "their") };
+            return format!(
+                "{count} {topics} registered, {topic} first, but none of {their} brokers is alive now; start them"
+            );
+        }
+        if let Cluster::Direct(addr) = &self.cluster {
+            return format!("broker {addr} has no topics; add [topic=NAME] to its server.ini");
+        }
+        self.explain_root().await.unwrap_or_else(|| {
+            format!(
+                "no topics are registered in {}; check its root, and that brokers run and have topics configured",
+                self.cluster_name
+            )
+        })
+    }
+
+    /// Explains why a registry lists no topics, if it has more to say.
+    pub(crate) async fn explain_root(&self) -> Option<String> {
+        // The root has none, whatever its name.
+        self.inspector.explain_absence(&"any".parse().ok()?).await
     }
 
     /// Appends a line of JSON to the output.
@@ -163,23 +209,25 @@ pub(crate) async fn run(args: LookArgs, work: impl AsyncFnOnce(&mut Look) -> Res
         let written = look.written().await;
         result.and_then(|status| written.map(|()| status))
     };
-    let status = tokio::select! {
-        result = work => result.unwrap_or_else(|failure| failure.report()),
+    let result = tokio::select! {
+        result = work => result,
         status = signals.next() => return status,
     };
+    let status = result.unwrap_or_else(|failure| failure.report_of(&look));
     tokio::select! {
         () = look.close() => status,
         _ = signals.next() => status,
     }
 }
 
-/// Asks all brokers for statistics. The answers are in their order.
-async fn ask(
-    look: &Look,
-    brokers: &[ListedBroker],
-    item: Option<&str>,
-) -> Vec<Result<RemoteBrokerStats, InspectError>> {
-    join_all(brokers.iter().map(|broker| look.inspector.stats(&broker.addr, item))).await
+/// Returns a broker's id for people.
+pub(crate) fn broker_id(id: BrokerId) -> String {
+    if id == BrokerId::UNKNOWN { "?".to_owned() } else { id.to_string() }
+}
+
+/// Returns a broker's id for programs.
+fn known_id(id: BrokerId) -> Option<i32> {
+    (id != BrokerId::UNKNOWN).then_some(id.0)
 }
 
 /// Returns the status of a command of which a part failed.

@@ -1,10 +1,11 @@
 //! Brokers' statistics in the text format of Prometheus.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, mem};
 
+use futures_util::future::join_all;
 use metaq_producer::inspect::ListedBroker;
 
-use super::{Failure, Look, ask};
+use super::{Failure, Look, known_id};
 use crate::{
     exit_status::of_inspect_error,
     stderr::{describe, print_message},
@@ -53,9 +54,18 @@ impl Metrics {
 pub(super) async fn print(look: &mut Look, brokers: &[ListedBroker]) -> Result<Option<u8>, Failure> {
     let mut failed = None;
     let mut metrics = Metrics::default();
+    let mut brokers: Vec<_> = brokers.iter().collect();
     for item in [None, Some("topics"), Some("offsets")] {
-        for (broker, answer) in brokers.iter().zip(ask(look, brokers, item).await) {
-            let (id, addr) = (broker.id.to_string(), broker.addr.to_string());
+        let asked = brokers.iter().map(|broker| look.inspector.stats(&broker.addr, item));
+        let answers = join_all(asked).await;
+        for (broker, answer) in mem::take(&mut brokers).into_iter().zip(answers) {
+            // An empty label is the same as none.
+            let id = known_id(broker.id).map(|id| id.to_string()).unwrap_or_default();
+            let addr = broker.addr.to_string();
+            if answer.is_ok() {
+                // The others would fail once more for the same reason.
+                brokers.push(broker);
+            }
             let broker = [("broker", &*id), ("addr", &*addr)];
             if item.is_none() {
                 metrics.add("metaq_broker_up", &broker, f64::from(u8::from(answer.is_ok())));
@@ -69,12 +79,10 @@ pub(super) async fn print(look: &mut Look, brokers: &[ListedBroker]) -> Result<O
                         }
                     })
                 }
-                Err(error) if item.is_none() => {
+                Err(error) => {
                     print_message(&describe(&error));
                     failed.get_or_insert_with(|| of_inspect_error(&error));
                 }
-                // It was reported with the first question, or is the same reason.
-                Err(_) => {}
             }
         }
     }
@@ -99,6 +107,10 @@ fn add_broker(metrics: &mut Metrics, broker: &[(&str, &str)], name: &str, value:
         _ => {
             if let Ok(value) = value.parse() {
                 let suffix = if COUNTERS.contains(&name) { "_total" } else { "" };
+                // The text is the broker's.
+                let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+                let name: String =
+                    name.chars().map(|letter| if is_plain(letter) { letter } else { '_' }).collect();
                 metrics.add(&format!("metaq_broker_{name}{suffix}"), broker, value);
             }
         }

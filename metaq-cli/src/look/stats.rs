@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use metaq_producer::{BrokerAddr, BrokerId, inspect::ListedBroker};
+use futures_util::future::join_all;
+use metaq_producer::{
+    BrokerAddr, BrokerId,
+    inspect::{InspectError, ListedBroker},
+};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Failure, Look, LookArgs, Table, ask, partly, prometheus, run as look_at};
+use super::{Failure, Look, LookArgs, Table, broker_id, known_id, partly, prometheus, run as look_at};
 use crate::{
     args::parse_timeout,
     display::is_for_prometheus,
@@ -18,7 +22,7 @@ use crate::{
 ///
 /// With --output json it prints one line for each broker:
 /// {"id":0,"addr":"meta://10.0.0.1:8123","stats":[["pid","4711"],…]}
-/// where a name without a value has null. With --output prometheus it prints the figures of brokers, topics
+/// where a name without a value has null, as has an id that isn't known. With --output prometheus it prints the figures of brokers, topics
 /// and partitions in the text format of Prometheus, for a node exporter's textfile collector.
 ///
 /// With --watch it asks again at that interval until a signal comes, and shows how fast figures grow. A
@@ -35,7 +39,8 @@ pub(crate) struct Args {
     broker: Option<String>,
     #[command(flatten)]
     look: LookArgs,
-    /// What to ask for: topics, offsets, realtime, or the name of a topic; the broker as a whole by default
+    /// What to ask for: topics, offsets, realtime, config, help, or the name of a topic; the broker as a whole
+    /// by default. Passwords in the configuration are not shown
     #[arg(long)]
     item: Option<String>,
     /// Asks again at this interval
@@ -51,9 +56,23 @@ enum Form {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let Args { broker, look, item, watch } = args;
-    if is_for_prometheus() && item.is_some() {
-        print_message("--output prometheus has items of its own; leave --item out");
+    let Args { broker, mut look, item, watch } = args;
+    look.takes_prometheus = true;
+    let refusal = match item.as_deref() {
+        Some(_) if is_for_prometheus() => Some("--output prometheus has items of its own; leave --item out"),
+        Some("reset") => {
+            Some("--item reset would set the counters of the brokers to zero; it is not supported")
+        }
+        Some(item) if item.is_empty() || item.contains(char::is_whitespace) => {
+            Some("--item takes one word: topics, offsets, realtime, config, help, or the name of a topic")
+        }
+        _ if is_for_prometheus() && watch.is_some() => Some(
+            "--output prometheus prints one set of figures; leave --watch out, and run it at an interval",
+        ),
+        _ => None,
+    };
+    if let Some(refusal) = refusal {
+        print_message(refusal);
         return EXIT_USAGE;
     }
     look_at(look, async |look| {
@@ -69,6 +88,11 @@ pub(crate) async fn run(args: Args) -> u8 {
                 Form::Prometheus => prometheus::print(look, &brokers).await?,
                 form => print(look, &brokers, item.as_deref(), form, &mut before).await?,
             };
+            if let Some(item) = item.as_deref().filter(|_| failed.is_none() && !before.is_item_known) {
+                let text =
+                    format!("no broker has statistics or a topic {item}; --item help lists what there is");
+                return Err(Failure::Other(text, EXIT_NOT_FOUND));
+            }
             let Some(interval) = watch else { return Ok(partly(failed)) };
             look.written().await?;
             tokio::time::sleep(interval).await;
@@ -77,9 +101,12 @@ pub(crate) async fn run(args: Args) -> u8 {
     .await
 }
 
-/// Finds the broker with this id or address; all brokers for none.
-async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Failure> {
+/// Finds the broker with this id or address; all brokers for none. Fails when there is none.
+pub(super) async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Failure> {
     let mut brokers = look.inspector.brokers().await?;
+    if brokers.is_empty() {
+        return Err(look.nothing_listed(&look.inspector.topics().await?).await);
+    }
     if let Some(wanted) = wanted {
         let addr = wanted.parse::<BrokerAddr>().ok();
         let id = wanted.parse().ok().map(BrokerId);
@@ -97,6 +124,55 @@ async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Fa
 struct Before {
     figures: BTreeMap<(BrokerAddr, String), i64>,
     at: Option<Instant>,
+    /// Whether a broker had figures of the item.
+    is_item_known: bool,
+}
+
+impl Before {
+    /// Remembers a figure. Returns how much it has grown each second, if it has changed since `elapsed`.
+    fn growth(
+        &mut self,
+        broker: &ListedBroker,
+        name: &str,
+        number: i64,
+        elapsed: Option<f64>,
+    ) -> Option<f64> {
+        let last = self.figures.insert((broker.addr.clone(), name.to_owned()), number)?;
+        (last != number).then_some((number - last) as f64 / elapsed?)
+    }
+
+    /// Forgets the figures of a broker that was restarted, which begin at zero.
+    fn forget_restarted(&mut self, broker: &ListedBroker, stats: &Figures) {
+        let uptime = stats.iter().find(|(name, _)| name == "uptime");
+        let uptime = uptime.and_then(|(_, value)| value.as_deref()?.parse().ok());
+        let last = self.figures.get(&(broker.addr.clone(), "uptime".to_owned()));
+        if uptime.zip(last).is_some_and(|(uptime, last): (i64, &i64)| uptime < *last) {
+            self.figures.retain(|(addr, _), _| *addr != broker.addr);
+        }
+    }
+}
+
+/// Names, and their values if they have one.
+type Figures = Vec<(String, Option<String>)>;
+
+/// Asks a broker for an item.
+async fn ask_for(look: &Look, broker: &ListedBroker, item: Option<&str>) -> Result<Figures, InspectError> {
+    if item == Some("config") {
+        let config = look.inspector.config(&broker.addr).await?;
+        return Ok(config.lines().map(config_line).collect());
+    }
+    let stats = look.inspector.stats(&broker.addr, item).await?;
+    // The lines around the figures are not figures.
+    let figures = stats.iter().filter(|(name, value)| value.is_some() || !["STATS", "END"].contains(name));
+    Ok(figures.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).collect())
+}
+
+/// Takes a line of a broker's configuration apart, and replaces a secret.
+fn config_line(line: &str) -> (String, Option<String>) {
+    let Some((key, value)) = line.split_once('=') else { return (line.trim().to_owned(), None) };
+    let lower = key.to_ascii_lowercase();
+    let is_secret = ["pass", "auth", "secret"].iter().any(|word| lower.contains(word));
+    (key.trim().to_owned(), Some(if is_secret { "***".to_owned() } else { value.trim().to_owned() }))
 }
 
 /// Prints the statistics of all brokers. Returns the status of the first failure.
@@ -107,7 +183,7 @@ async fn print(
     form: Form,
     before: &mut Before,
 ) -> Result<Option<u8>, Failure> {
-    let answers = ask(look, brokers, item).await;
+    let answers = join_all(brokers.iter().map(|broker| ask_for(look, broker, item))).await;
     let elapsed = before.at.replace(Instant::now()).map(|at| at.elapsed().as_secs_f64());
     let mut failed = None;
     for (broker, answer) in brokers.iter().zip(answers) {
@@ -119,25 +195,20 @@ async fn print(
                 continue;
             }
         };
-        // The lines around the figures are not figures.
-        let figures =
-            stats.iter().filter(|(name, value)| value.is_some() || !["STATS", "END"].contains(name));
+        before.is_item_known |= is_known(&stats);
+        before.forget_restarted(broker, &stats);
         if form == Form::Json {
             let addr = broker.addr.to_string();
-            look.json(&Line { id: broker.id.0, addr, stats: figures.collect() })?;
+            look.json(&Line { id: known_id(broker.id), addr, stats: &stats })?;
             continue;
         }
-        let title = format!("broker {}", broker.id);
+        let title = format!("broker {}", broker_id(broker.id));
         let mut table = Table::new(&[&title, &broker.addr.to_string()]);
-        for (name, value) in figures {
-            let mut row = vec![name.to_owned(), value.unwrap_or_default().to_owned()];
-            if let Some(number) = value.and_then(|value| value.parse::<i64>().ok()) {
-                let key = (broker.addr.clone(), name.to_owned());
-                let last = before.figures.insert(key, number);
-                if let Some((last, elapsed)) = last.zip(elapsed).filter(|(last, _)| *last != number) {
-                    row.push(format!("{:+.1}/s", (number - last) as f64 / elapsed));
-                }
-            }
+        for (name, value) in stats {
+            let number = value.as_ref().and_then(|value| value.parse().ok());
+            let growth = number.and_then(|number| before.growth(broker, &name, number, elapsed));
+            let mut row = vec![name, value.unwrap_or_default()];
+            row.extend(growth.map(|growth| format!("{growth:+.1}/s")));
             table.row(row);
         }
         look.table(&table);
@@ -146,11 +217,16 @@ async fn print(
     Ok(failed)
 }
 
+/// Returns whether the broker of these statistics knows the item, which it takes for a topic otherwise.
+fn is_known(stats: &Figures) -> bool {
+    stats.iter().all(|(name, value)| name != "resultCode" || value.as_deref() != Some("1"))
+}
+
 /// The line of a broker.
 #[derive(Serialize)]
 struct Line<'a> {
-    id: i32,
+    id: Option<i32>,
     addr: String,
     /// Pairs, since a name may occur more than once.
-    stats: Vec<(&'a str, Option<&'a str>)>,
+    stats: &'a Figures,
 }

@@ -6,14 +6,14 @@ use metaq_producer::{
 };
 use serde::Serialize;
 
-use super::{Failure, Look, LookArgs, Table, run as look_at};
+use super::{Failure, Look, LookArgs, Table, known_id, run as look_at};
 use crate::exit_status::EXIT_DONE;
 
 /// Lists the topics that producers can send to, and the brokers that offer them.
 ///
 /// With --json it prints one line for each topic:
 /// {"topic":"orders","partitions":6,"brokers":[{"id":0,"addr":"meta://10.0.0.1:8123","partitions":4},…]}
-/// where the partitions of a broker that names none are null.
+/// where the partitions of a broker that names none are null, as is an id that isn't known.
 ///
 /// Examples:
 ///   metaq topics --cluster zk://zk1:2181/meta
@@ -42,7 +42,15 @@ pub(crate) async fn run(args: Args) -> u8 {
 async fn list(look: &mut Look, topic: Option<&Topic>, json: bool) -> Result<u8, Failure> {
     let views = match topic {
         Some(topic) => vec![look.inspector.topic(topic).await?],
-        None => look.inspector.all_topics().await?,
+        None => {
+            let mut views = look.inspector.all_topics().await?;
+            let registered: Vec<_> = views.iter().map(|view| view.topic().clone()).collect();
+            views.retain(|view| !view.is_empty());
+            if views.is_empty() {
+                return Err(look.nothing_listed(&registered).await);
+            }
+            views
+        }
     };
     let mut table = Table::new(&["TOPIC", "PARTITIONS", "BROKERS"]);
     for view in &views {
@@ -80,14 +88,14 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct BrokerOfTopic {
-    id: i32,
+    id: Option<i32>,
     addr: String,
     partitions: Option<u32>,
 }
 
 fn line(view: &TopicView) -> Line<'_> {
     let broker = |broker: &ViewBroker| BrokerOfTopic {
-        id: broker.id.0,
+        id: known_id(broker.id),
         addr: broker.addr.to_string(),
         partitions: broker.partitions,
     };

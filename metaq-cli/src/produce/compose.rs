@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use metaq_producer::{Message, Partition, Topic};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::Args;
 use crate::input::{Line, MAX_LINE};
@@ -37,6 +37,13 @@ struct JsonLine<'a> {
     data_b64: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     partition: Option<Cow<'a, str>>,
+    /// The rest of what `metaq read` prints, which has no meaning for another message.
+    #[serde(default, rename = "topic")]
+    _topic: IgnoredAny,
+    #[serde(default, rename = "offset")]
+    _offset: IgnoredAny,
+    #[serde(default, rename = "id")]
+    _id: IgnoredAny,
 }
 
 impl Composer {

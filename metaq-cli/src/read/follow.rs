@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use metaq_producer::inspect::{InspectError, PartitionReader, ReadItem};
+use metaq_producer::inspect::{InspectError, Inspector, PartitionReader, ReadItem};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::format::{Form, Printer};
 use crate::{
+    exit_status::{EXIT_DONE, EXIT_VERIFICATION},
     look::{Failure, Look},
     stderr::{describe, print_message},
 };
@@ -23,6 +24,8 @@ const AHEAD: usize = 256;
 pub(super) struct Reading {
     pub(super) reader: PartitionReader,
     pub(super) end: i64,
+    /// For a broker that is away: what asks it later where to begin, and whether that is at the end.
+    pub(super) late: Option<(Inspector, bool)>,
 }
 
 /// When to stop.
@@ -32,18 +35,26 @@ pub(super) struct Stop {
     pub(super) follow: bool,
 }
 
-type Found = Result<(PartitionName, ReadItem), InspectError>;
+type Found = (PartitionName, Result<ReadItem, Unread>);
 type PartitionName = String;
 
-/// Reads and prints. Returns the number of messages that could not be read.
+/// Why a partition is not read any further.
+enum Unread {
+    Failed(InspectError),
+    /// The end that the broker named can't be reached from this offset.
+    Ended(i64),
+}
+
+/// Reads and prints. A partition that can't be read any further is reported, and the others are read all the
+/// same. Returns the status of the first failure.
 pub(super) async fn read(
     look: &mut Look,
     readings: Vec<Reading>,
     stop: Stop,
     form: Form,
-) -> Result<u64, Failure> {
+) -> Result<u8, Failure> {
     if stop.count == 0 {
-        return Ok(0);
+        return Ok(EXIT_DONE);
     }
     let (found, mut items) = mpsc::channel(AHEAD);
     let reading = async move {
@@ -67,8 +78,8 @@ async fn print(
     items: &mut mpsc::Receiver<Found>,
     count: u64,
     form: Form,
-) -> Result<u64, Failure> {
-    let mut printer = Printer::new(form);
+) -> Result<u8, Failure> {
+    let (mut printer, mut failed) = (Printer::new(form), None);
     while printer.printed < count {
         let item = match items.try_recv() {
             Ok(item) => Some(item),
@@ -79,11 +90,25 @@ async fn print(
             }
         };
         let Some(item) = item else { break };
-        let (partition, item) = item?;
-        printer.print(look, &partition, item)?;
-        look.capacity().await?;
+        let (text, status) = match item {
+            (partition, Ok(item)) => {
+                printer.print(look, &partition, item)?;
+                look.capacity().await?;
+                continue;
+            }
+            (_, Err(Unread::Failed(error))) => (describe(&error), look.status_of(&error)),
+            (partition, Err(Unread::Ended(offset))) => {
+                let text = format!(
+                    "{partition} can't be read from offset {offset} to the end that its broker names"
+                );
+                (text, EXIT_VERIFICATION)
+            }
+        };
+        print_message(&text);
+        failed.get_or_insert(status);
     }
-    Ok(printer.unread)
+    let unread = (printer.unread > 0).then_some(EXIT_VERIFICATION);
+    Ok(failed.or(unread).unwrap_or(EXIT_DONE))
 }
 
 /// Reads one partition to its end.
@@ -91,12 +116,12 @@ async fn read_to_end(mut reading: Reading, found: &mpsc::Sender<Found>) {
     let partition = reading.reader.place().partition.to_string();
     while reading.reader.offset() < reading.end {
         let item = match reading.reader.next().await {
-            Ok(Some(item)) => Ok((partition.clone(), item)),
-            Ok(None) => return,
-            Err(error) => Err(error),
+            Ok(Some(item)) => Ok(item),
+            Ok(None) => Err(Unread::Ended(reading.reader.offset())),
+            Err(error) => Err(Unread::Failed(error)),
         };
         let is_over = item.is_err();
-        if found.send(item).await.is_err() || is_over {
+        if found.send((partition.clone(), item)).await.is_err() || is_over {
             return;
         }
     }
@@ -105,10 +130,25 @@ async fn read_to_end(mut reading: Reading, found: &mpsc::Sender<Found>) {
 /// Reads one partition for ever. A broker that is away is waited for.
 async fn follow(mut reading: Reading, found: mpsc::Sender<Found>) {
     let partition = reading.reader.place().partition.to_string();
-    let mut is_away = false;
+    let mut is_away = reading.late.is_some();
+    if let Some((inspector, is_at_end)) = reading.late.take() {
+        let place = reading.reader.place().clone();
+        let offsets = loop {
+            match inspector.offsets(&place).await {
+                Ok(offsets) => break offsets,
+                Err(error) if error.is_transient() => sleep(POLL_INTERVAL).await,
+                Err(error) => {
+                    // It fails only when nobody receives.
+                    let _ = found.send((partition, Err(Unread::Failed(error)))).await;
+                    return;
+                }
+            }
+        };
+        reading.reader = inspector.reader(&place, if is_at_end { offsets.end } else { offsets.first });
+    }
     loop {
         let item = match reading.reader.next().await {
-            Ok(Some(item)) => Ok((partition.clone(), item)),
+            Ok(Some(item)) => Ok(item),
             Ok(None) => {
                 sleep(POLL_INTERVAL).await;
                 continue;
@@ -121,11 +161,11 @@ async fn follow(mut reading: Reading, found: mpsc::Sender<Found>) {
                 sleep(POLL_INTERVAL).await;
                 continue;
             }
-            Err(error) => Err(error),
+            Err(error) => Err(Unread::Failed(error)),
         };
         is_away = false;
         let is_over = item.is_err();
-        if found.send(item).await.is_err() || is_over {
+        if found.send((partition.clone(), item)).await.is_err() || is_over {
             return;
         }
     }

@@ -8,13 +8,14 @@ mod format;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use futures_util::future::join_all;
 use metaq_producer::{Partition, Topic, inspect::ListedPartition};
 
 use self::{follow::Stop, format::Form};
 use crate::{
-    exit_status::{EXIT_DONE, EXIT_NOT_FOUND, EXIT_USAGE, EXIT_VERIFICATION},
+    exit_status::{EXIT_NOT_FOUND, EXIT_USAGE},
     look::{Failure, Look, LookArgs, run as look_at},
-    stderr::print_message,
+    stderr::{describe, print_message},
 };
 
 /// Prints messages that brokers have stored, by partition and offset. Takes nothing away from consumers, and
@@ -30,6 +31,7 @@ use crate::{
 ///   hex   a line with partition, offset, id and attribute, and the payload in rows of 16 bytes
 ///
 /// Messages that are damaged, deleted meanwhile, or longer than a broker sends at a time are named on stderr.
+/// A partition that can't be read is named there, too, and the others are read all the same.
 ///
 /// Examples:
 ///   metaq read orders -n 10 --cluster zk://zk1:2181/meta
@@ -109,13 +111,19 @@ pub(crate) async fn run(args: Args) -> u8 {
             Some(Format::Raw) | None => Form::Raw,
         };
         let places = choose(look, &topic, &partitions).await?;
-        let mut readers = Vec::new();
-        for place in places {
-            readers.push(start(look, &place, from, follow).await?);
+        let (mut readers, mut failed) = (Vec::new(), None);
+        for started in join_all(places.iter().map(|place| start(look, place, from, follow))).await {
+            match started {
+                Ok(reading) => readers.push(reading),
+                Err(failure) => {
+                    let status = failure.report_of(look);
+                    failed.get_or_insert(status);
+                }
+            }
         }
         let stop = Stop { count: count.unwrap_or(u64::MAX), follow };
-        let unread = follow::read(look, readers, stop, form).await?;
-        Ok(if unread > 0 { EXIT_VERIFICATION } else { EXIT_DONE })
+        let status = follow::read(look, readers, stop, form).await?;
+        Ok(failed.unwrap_or(status))
     })
     .await
 }
@@ -140,7 +148,20 @@ async fn start(
     from: Start,
     follow: bool,
 ) -> Result<follow::Reading, Failure> {
-    let offsets = look.inspector.offsets(place).await?;
+    let offsets = match look.inspector.offsets(place).await {
+        Ok(offsets) => offsets,
+        Err(error) if follow && error.is_transient() => {
+            print_message(&format!("{}; trying again", describe(&error)));
+            let (offset, is_late) = match from {
+                Start::At(offset) => (offset, false),
+                Start::Begin | Start::End => (0, true),
+            };
+            let reader = look.inspector.reader(place, offset);
+            let late = is_late.then(|| (look.inspector.clone(), from == Start::End));
+            return Ok(follow::Reading { reader, end: i64::MAX, late });
+        }
+        Err(error) => return Err(error.into()),
+    };
     let offset = match from {
         Start::Begin => offsets.first,
         Start::End => offsets.end,
@@ -154,5 +175,5 @@ async fn start(
         Start::At(offset) => offset,
     };
     let reader = look.inspector.reader(place, offset);
-    Ok(follow::Reading { reader, end: if follow { i64::MAX } else { offsets.end } })
+    Ok(follow::Reading { reader, end: if follow { i64::MAX } else { offsets.end }, late: None })
 }

@@ -128,7 +128,7 @@ pub(crate) async fn run(args: Args) -> u8 {
         Err(status) => return status,
     };
     let verified = verify(&args, resumed, &mut look, &mut shutdown).await;
-    let status = verified.unwrap_or_else(|failure| failure.report());
+    let status = verified.unwrap_or_else(|failure| failure.report_of(&look));
     if !shutdown.is_forced() {
         unless_stopped(&mut shutdown, look.close()).await;
     }

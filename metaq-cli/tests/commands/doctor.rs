@@ -80,7 +80,7 @@ async fn single_broker_needs_no_registry() {
 async fn registry_that_is_away_is_step_1() {
     let away = metaq_testkit::unused_addr().unwrap();
     check_failed(&doctor(&format!("zk://{away}"), "t --json").await, 1, 5, "the registry");
-    check_failed(&doctor("file:/no/such/file.toml", "--json").await, 1, 5, "/no/such/file.toml");
+    check_failed(&doctor("file:/no/such/file.toml", "--json").await, 1, 2, "/no/such/file.toml");
 }
 
 #[tokio::test]
@@ -94,8 +94,60 @@ async fn registry_without_topics_is_step_2() {
 #[tokio::test]
 async fn topic_that_nobody_offers_is_step_3() {
     let broker = broker().await;
-    let (_folder, cluster) = cluster(&broker.addr().to_string());
+    let (folder, cluster) = cluster(&broker.addr().to_string());
     check_failed(&doctor(&cluster, "orders --json").await, 3, 4, "there are t");
+    let file = folder.path().join("brokers.toml");
+    let text = format!("[brokers]\n0 = \"{}\"\n[topics.t]\n0 = 2\n[topics.gone]\n", broker.addr());
+    fs::write(&file, text).unwrap();
+    let gone = "registered, but none of its brokers is alive";
+    check_failed(&doctor(&cluster, "gone --json").await, 3, 4, gone);
+    let finished = doctor(&cluster, "orders --json").await;
+    let last = finished.json().pop().unwrap();
+    assert!(last["text"].as_str().unwrap().ends_with("there are t"), "{last}");
+}
+
+#[tokio::test]
+async fn registry_without_brokers_is_step_2() {
+    let (folder, cluster) = cluster("meta://h:1");
+    fs::write(folder.path().join("brokers.toml"), "[brokers]\n[topics.t]\n").unwrap();
+    let none = "none of its brokers is alive now";
+    check_failed(&doctor(&cluster, "--json").await, 2, 4, none);
+    check_failed(&doctor(&cluster, "orders --json").await, 2, 4, none);
+    check_failed(&doctor(&cluster, "t --json").await, 3, 4, none);
+}
+
+#[tokio::test]
+async fn topic_that_a_pattern_takes_is_explained() {
+    let broker = Broker::builder().topic("t", 1).topic("any*", 2).start().await.unwrap();
+    let cluster = broker.addr().to_string();
+    let produce = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "anything"]);
+    assert_eq!(produce.finish(b"one\n").await.status, 0);
+    let finished = doctor(&cluster, "anything --put").await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""), "{}", finished.stdout);
+    assert!(finished.stdout.contains("which may take it by a pattern"), "{}", finished.stdout);
+    assert!(!finished.stdout.contains("-1"), "{}", finished.stdout);
+    assert_eq!(broker.messages("anything").len(), 2);
+    let finished = doctor(&cluster, "t --json").await;
+    let steps: Vec<_> = finished.json().iter().map(|finding| finding["step"].as_u64().unwrap()).collect();
+    assert_eq!((finished.status, &*steps), (0, &[1, 3, 4, 5, 6, 7][..]), "{}", finished.stdout);
+}
+
+#[tokio::test]
+async fn failures_of_any_step_are_findings() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let cluster = broker.addr().to_string();
+    let stats = broker.faults().plan(Requests::stats(), Fault::refuse(500, "busy"));
+    let finished = doctor(&cluster, "t --json").await;
+    let last = finished.json().pop().unwrap();
+    assert_eq!(
+        (finished.status, &*finished.stderr, &last["step"]),
+        (5, "", &6.into()),
+        "{}",
+        finished.stdout
+    );
+    stats.cancel();
+    let finished = doctor(&cluster, "t").await;
+    assert!(finished.stdout.contains("is empty, and can be read"), "{}", finished.stdout);
 }
 
 #[tokio::test]

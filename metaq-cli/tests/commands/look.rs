@@ -144,6 +144,80 @@ fn check_prometheus(text: &str) {
 }
 
 #[tokio::test]
+async fn cluster_without_topics_or_brokers_is_explained_with_status_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("brokers.toml");
+    let cluster = format!("file:{}", file.display());
+    for (text, said) in [
+        ("[brokers]\n[topics]\n", "no topics are registered in file:"),
+        ("[brokers]\n[topics.t]\n", "1 topic is registered, t first, but none of its brokers is alive now"),
+    ] {
+        fs::write(&file, text).unwrap();
+        for command in ["topics", "brokers", "brokers --ping", "stats", "stats --output prometheus"] {
+            let finished = run(command, &cluster).await;
+            assert_eq!((finished.status, &*finished.stdout), (4, ""), "{command}: {}", finished.stderr);
+            assert!(finished.stderr.contains(said), "{command}: {}", finished.stderr);
+        }
+    }
+    let finished = run("topics", "file:/no/such/file.toml").await;
+    assert_eq!((finished.status, &*finished.stdout), (2, ""), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn broker_with_a_topic_by_pattern_is_listed_once() {
+    let broker = Broker::builder().topic("t", 1).topic("any*", 1).start().await.unwrap();
+    let cluster = broker.addr().to_string();
+    let produce = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "anything"]);
+    assert_eq!(produce.finish(b"one\n").await.status, 0);
+    let lines = run("brokers --json", &cluster).await.json();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["id"], &lines[0]["topics"]), (&0.into(), &3.into()), "with the pattern itself");
+    let finished = run("stats --output prometheus", &cluster).await;
+    assert_eq!(finished.stdout.lines().filter(|line| line.starts_with("metaq_broker_up{")).count(), 1);
+}
+
+#[tokio::test]
+async fn items_and_forms_that_make_no_sense_are_refused() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    for (command, status, said) in [
+        ("stats --item reset", 2, "is not supported"),
+        ("stats --item none", 4, "no broker has statistics or a topic none; --item help lists"),
+        ("stats --output prometheus --watch 1s", 2, "leave --watch out"),
+        ("stats --output prometheus --item topics", 2, "leave --item out"),
+        ("topics --output prometheus", 2, "is for metaq stats"),
+        ("brokers --output prometheus", 2, "is for metaq stats"),
+        ("verify t --output prometheus", 2, "is for metaq stats"),
+    ] {
+        let finished = run(command, &cluster).await;
+        assert_eq!(finished.status, status, "{command}: {}", finished.stderr);
+        assert!(finished.stderr.contains(said), "{command}: {}", finished.stderr);
+    }
+    let finished = Metaq::start(&["stats", "--item", "a b", "--cluster", &cluster]).finish(b"").await;
+    assert_eq!((finished.status, &*finished.stdout), (2, ""), "{}", finished.stderr);
+    for item in ["topics", "offsets", "realtime", "help", "config", "t"] {
+        let finished = run(&format!("stats --item {item}"), &cluster).await;
+        assert_eq!((finished.status, &*finished.stderr), (0, ""), "{item}");
+    }
+    let finished = run("stats --item config", &cluster).await;
+    assert!(finished.stdout.contains("maxTransferSize"), "{}", finished.stdout);
+}
+
+#[tokio::test]
+async fn statistics_that_a_broker_refuses_have_a_status() {
+    let broker = broker().await;
+    let stats = Requests::stats();
+    // The first ones list topics and brokers.
+    let record = broker.record(stats.clone());
+    assert_eq!(run("stats --output prometheus", &broker.addr().to_string()).await.status, 0);
+    let last = record.count() as u64;
+    broker.faults().plan(stats.only(last), Fault::refuse(500, "busy"));
+    let finished = run("stats --output prometheus", &broker.addr().to_string()).await;
+    assert_eq!((finished.status, finished.stderr.lines().count()), (7, 1), "{}", finished.stderr);
+    assert!(finished.stdout.contains("metaq_broker_up{"), "{}", finished.stdout);
+}
+
+#[tokio::test]
 async fn statistics_are_watched_until_a_signal() {
     let broker = broker().await;
     let cluster = broker.addr().to_string();

@@ -196,3 +196,72 @@ async fn reader_that_has_gone_ends_it() {
     let finished = metaq.wait().await;
     assert_eq!((finished.status, &*finished.stderr), (141, ""));
 }
+
+#[tokio::test]
+async fn broken_partition_leaves_the_others_readable() {
+    let broker = broker().await;
+    produce(&broker, b"0\n1\n2\n3\n", None).await;
+    let refused = broker.faults().plan(Requests::gets().of_partition(0), Fault::refuse(500, "no disk"));
+    let finished = read(&broker, "").await;
+    assert_eq!((finished.status, finished.stdout.lines().count()), (7, 2), "{}", finished.stderr);
+    assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+    refused.cancel();
+    broker.faults().plan(Requests::offsets().of_partition(0), Fault::refuse(500, "no disk"));
+    let finished = read(&broker, "").await;
+    assert_eq!((finished.status, finished.stdout.lines().count()), (7, 2), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn follow_begins_with_the_brokers_that_are_there() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let later = Broker::builder().id(1).topic("t", 1).start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("brokers.toml");
+    let text =
+        format!("[brokers]\n0 = \"{}\"\n1 = \"{}\"\n[topics.t]\n0 = 1\n1 = 1\n", broker.addr(), later.addr());
+    std::fs::write(&file, text).unwrap();
+    produce(&broker, b"one\n", None).await;
+    produce(&later, b"two\n", None).await;
+    later.faults().refuse_connections(true);
+    let cluster = format!("file:{}", file.display());
+    let mut metaq = Metaq::start(&["read", "t", "--cluster", &cluster, "--follow"]);
+    assert_eq!(metaq.next_line().await, "one");
+    later.faults().refuse_connections(false);
+    assert_eq!(metaq.next_line().await, "two");
+    metaq.signal(Signal::SIGTERM);
+    let finished = metaq.wait().await;
+    assert_eq!((finished.status, finished.stderr.lines().count()), (143, 1), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn what_is_read_can_be_produced() {
+    let broker = broker().await;
+    produce(&broker, b"one\ntwo\n", Some("a")).await;
+    produce(&broker, b"\xff\n", None).await;
+    let lines = read(&broker, "--json").await.stdout;
+    let cluster = broker.addr().to_string();
+    let args = ["produce", "--cluster", &cluster, "--topic", "t", "--json-lines"];
+    let finished = Metaq::start(&args).finish(lines.as_bytes()).await;
+    assert_eq!((finished.status, &*finished.stderr), (0, ""), "{}", finished.stdout);
+    let mut payloads: Vec<_> = broker.messages("t").into_iter().map(|stored| stored.payload).collect();
+    payloads.sort();
+    assert_eq!(
+        payloads,
+        ["one", "one", "two", "two"]
+            .map(|text| text.as_bytes())
+            .into_iter()
+            .chain([&b"\xff"[..]; 2])
+            .collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn end_that_can_not_be_reached_is_named() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    produce(&broker, b"one\n", None).await;
+    let not_found = Fault::Refuse(metaq_testkit::Status(404), "nothing".to_owned());
+    broker.faults().plan(Requests::gets(), not_found);
+    let finished = read(&broker, "").await;
+    assert_eq!((finished.status, &*finished.stdout), (9, ""), "{}", finished.stderr);
+    assert!(finished.stderr.contains("0-0 can't be read from offset 0 to the end"), "{}", finished.stderr);
+}

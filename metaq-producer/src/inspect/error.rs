@@ -55,10 +55,10 @@ impl InspectError {
         Self { inner: Arc::new(Inner { kind, text, status: None, source: Some(Box::new(error)) }) }
     }
 
-    pub(super) fn no_such_topic(topic: &Topic) -> Self {
-        let text = format!(
-            "no broker offers topic {topic}; check its name, and that a broker has it configured with acceptPublish"
-        );
+    pub(super) fn no_such_topic(topic: &Topic, reason: Option<String>) -> Self {
+        let advice = "check its name, and that a broker has it configured with acceptPublish";
+        let reason = reason.unwrap_or_else(|| advice.to_owned());
+        let text = format!("no broker offers topic {topic}; {reason}");
         Self::new(InspectErrorKind::NoSuchTopic, text)
     }
 

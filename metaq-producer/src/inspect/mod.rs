@@ -136,11 +136,17 @@ impl Inspector {
     /// Safe: it only asks.
     pub async fn topic(&self, topic: &Topic) -> Result<TopicView, InspectError> {
         // A registry may create what is watched.
-        if self.topics().await?.binary_search(topic).is_err() {
-            return Err(InspectError::no_such_topic(topic));
+        let topics = self.topics().await?;
+        if topics.binary_search(topic).is_err() {
+            let reason = if topics.is_empty() { self.explain_absence(topic).await } else { None };
+            return Err(InspectError::no_such_topic(topic, reason));
         }
         let view = self.view(topic).await?;
-        if view.is_empty() { Err(InspectError::no_such_topic(topic)) } else { Ok(view) }
+        if view.is_empty() {
+            let reason = "it is registered, but none of its brokers is alive now".to_owned();
+            return Err(InspectError::no_such_topic(topic, Some(reason)));
+        }
+        Ok(view)
     }
 
     async fn view(&self, topic: &Topic) -> Result<TopicView, InspectError> {
@@ -209,7 +215,19 @@ impl Inspector {
         Ok(views)
     }
 
-    /// Returns the master brokers that offer a topic, sorted by id. Looks all topics up; a broker without
+    /// Explains why no broker offers a topic, as part of an error's text: for instance that the registry's root
+    /// has no brokers, and which roots have some. `None` if there is nothing to say.
+    ///
+    /// # Cancel safety
+    /// Safe: it only asks.
+    pub async fn explain_absence(&self, topic: &Topic) -> Option<String> {
+        deadline::runtime()?;
+        let explained = timeout_at(deadline::after(self.timeout), self.discovery.explain_absence(topic));
+        explained.await.ok().flatten()
+    }
+
+    /// Returns the master brokers that offer a topic, sorted by id. One whose id isn't known for some of its
+    /// topics, such as those that it takes by a pattern, is one broker all the same. Looks all topics up; a broker without
     /// topics isn't among them.
     ///
     /// # Errors
@@ -224,6 +242,19 @@ impl Inspector {
                 let topics = brokers.entry((broker.id, broker.addr.clone())).or_default();
                 topics.push(view.topic().clone());
             }
+        }
+        let ids: BTreeMap<_, _> = brokers.keys().map(|(id, addr)| (addr.clone(), *id)).collect();
+        let unnamed: Vec<_> = brokers
+            .keys()
+            .filter(|(id, addr)| *id == BrokerId::UNKNOWN && ids[addr] != *id)
+            .cloned()
+            .collect();
+        for (unknown, addr) in unnamed {
+            let known = (ids[&addr], addr.clone());
+            let more = brokers.remove(&(unknown, addr)).unwrap_or_default();
+            let topics = brokers.entry(known).or_default();
+            topics.extend(more);
+            topics.sort_unstable();
         }
         let listed = |((id, addr), topics)| ListedBroker { id, addr, topics };
         Ok(brokers.into_iter().map(listed).collect())
