@@ -209,7 +209,7 @@ impl Writer {
         batch.changes.push(Change::Put(Key::STATE, state.encode()));
         if let Err(error) = self.store.commit(&batch.changes) {
             self.is_broken = true;
-match self.reopen() {
+            match self.reopen() {
                 // It was applied in spite of the error.
                 Ok(serial) if serial == state.serial => {}
                 reopened => {
