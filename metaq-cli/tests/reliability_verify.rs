@@ -27,9 +27,9 @@ async fn killed_java_broker_loses_and_doubles_nothing() {
     let during = format!("{}s", (TIME_OF_KILL * kills).as_secs());
     let args = ["verify", "drill", "--json", "--rate", "300", "--during", &during, "--cluster", &cluster];
     let mut metaq = Metaq::start(&args);
-    let mut killed = 0;
+    let (mut killed, mut stored) = (0, 0);
     while killed < kills && metaq.is_running() {
-        broker_has_clients(&broker).await;
+        stored = more_is_stored(&cluster, stored).await;
         broker.kill().await.unwrap();
         killed += 1;
         start_again(&mut broker, &zookeeper).await;
@@ -58,12 +58,17 @@ async fn start_again(broker: &mut JavaBroker, zookeeper: &ZooKeeper) {
     }
 }
 
-/// Waits until the command sends to the broker.
-async fn broker_has_clients(broker: &JavaBroker) {
-    let connected = async {
-        while broker.connections() == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+/// Waits until more than `stored` bytes are stored; returns how many are.
+async fn more_is_stored(cluster: &str, stored: i64) -> i64 {
+    let growth = async {
+        loop {
+            let args = ["partitions", "drill", "--offsets", "--json", "--cluster", cluster];
+            let finished = Metaq::start(&args).finish(b"").await;
+            let ends = finished.json().iter().map(|line| line["end"].as_i64().unwrap_or(0)).sum();
+            if ends > stored {
+                return ends;
+            }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), connected).await.expect("the command connects");
+    tokio::time::timeout(Duration::from_secs(30), growth).await.expect("messages are stored")
 }
