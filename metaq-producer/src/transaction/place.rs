@@ -27,7 +27,8 @@ pub(crate) struct Place {
 /// The reason why there is no place for a message at the moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PlacementError {
-    /// None of the brokers that may be used has a partition of the topic now, or the one that the message names.
+    /// None of the brokers that may be used has a partition of the topic now, or the one that the message
+    /// names.
     NoBroker,
     /// The broker of the transaction isn't connected, or is silent.
     Away(String),

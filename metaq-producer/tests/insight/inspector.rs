@@ -157,7 +157,7 @@ async fn message_longer_than_a_megabyte_is_read_if_the_broker_allows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn long_message_whose_second_request_is_refused_is_asked_for_again() {
+async fn long_message_is_asked_for_again_after_a_passing_refusal() {
     let (broker, inspector) =
         one_partition(|builder| builder.max_transfer_size(8 << 20).start_without_port().unwrap());
     store(&broker, [message("x".repeat(3 << 20))]).await;
