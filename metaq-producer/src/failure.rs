@@ -1,13 +1,18 @@
 //! Code of the user's that gets the messages which were offered and not stored.
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
+    collections::{BTreeSet, VecDeque},
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::{
     Message, Outcome, SendError,
@@ -22,7 +27,14 @@ use crate::{
 /// quick, and hand what takes long to a thread or task of its own. It may call the producer, for instance to
 /// send the message to another topic by [`try_send`](crate::Producer::try_send), which gives back what it
 /// can't take. What the handler itself offers and is not taken is dropped and counted: the handler is not
-/// called within its own call.
+/// called within its own call. It gets messages that end by what it calls, such as
+/// [`unpublish_topic`](crate::Producer::unpublish_topic), when it has returned.
+///
+/// [`flush`](crate::Producer::flush) returns when the handler has returned for all messages that have failed;
+/// [`close`](crate::Producer::close) waits for it no longer than for messages.
+///
+/// A handler that holds a clone of its own producer keeps it from being dropped. Close such a producer, or
+/// have the handler hold a `Weak` of an `Arc<Producer>`.
 ///
 /// A panic is contained, and the first one is logged as a warning.
 ///
@@ -138,16 +150,71 @@ pub(crate) struct Failures {
     handler: Option<Arc<dyn FailureHandler>>,
     /// Whether a panic was logged.
     has_panicked: AtomicBool,
+    outstanding: Mutex<Outstanding>,
+    told: Notify,
 }
 
+/// The messages that the handler is about to get.
+#[derive(Default)]
+struct Outstanding {
+    next: u64,
+    announced: BTreeSet<u64>,
+    /// Messages that failed within the handler's call. The call that ends next passes them on.
+    queue: VecDeque<(SendError, Notice)>,
+}
+
+/// A message that the handler is about to get: [`Failures::all_told`] waits for it.
+#[derive(Debug)]
+#[must_use = "flushing waits for it for ever"]
+pub(crate) struct Notice(u64);
+
+/// The largest number of producers whose handlers are known to run within each other on a thread.
+const MOST_ACTIVE: usize = 4;
+
 thread_local! {
-    /// The producers, by the addresses of their [`Failures`], whose handlers run on this thread now.
-    static ACTIVE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// The producers, by the addresses of their [`Failures`], whose handlers run on this thread now; 0 for
+    /// none. It has no destructor, so that it is there as long as the thread.
+    static ACTIVE: Cell<[usize; MOST_ACTIVE]> = const { Cell::new([0; MOST_ACTIVE]) };
+}
+
+/// Notes that a handler runs on this thread, as long as it lives.
+struct Call(usize);
+
+enum NotEntered {
+    /// The handler runs on this thread.
+    Active,
+    /// It can't be noted.
+    Unknown,
+}
+
+impl Call {
+    fn enter(failures: &Failures) -> Result<Self, NotEntered> {
+        let this = (&raw const *failures).addr();
+        let entered = ACTIVE.try_with(|active| {
+            let mut known = active.get();
+            if known.contains(&this) {
+                return Err(NotEntered::Active);
+            }
+            let free = known.iter().position(|known| *known == 0).ok_or(NotEntered::Unknown)?;
+            known[free] = this;
+            active.set(known);
+            Ok(Self(this))
+        });
+        entered.unwrap_or(Err(NotEntered::Unknown))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let _ = ACTIVE.try_with(|active| {
+            active.set(active.get().map(|known| if known == self.0 { 0 } else { known }));
+        });
+    }
 }
 
 impl Failures {
     pub(crate) fn new(handler: Option<Arc<dyn FailureHandler>>) -> Self {
-        Self { handler, has_panicked: AtomicBool::new(false) }
+        Self { handler, ..Self::default() }
     }
 
     /// Whether anybody wants the messages.
@@ -155,18 +222,55 @@ impl Failures {
         self.handler.is_some()
     }
 
-    /// Gives the handler the message of an error, unless the handler is what has offered it just now. No lock
-    /// may be held.
+    /// Has those who flush wait until the handler has a message that just failed: called with the lock that
+    /// they look under. None without a handler.
     #[cold]
-    pub(crate) fn tell(&self, mut error: SendError) {
+    pub(crate) fn announce(&self) -> Option<Notice> {
+        self.handler.as_ref()?;
+        let mut outstanding = self.outstanding.lock();
+        let id = outstanding.next;
+        outstanding.next += 1;
+        outstanding.announced.insert(id);
+        Some(Notice(id))
+    }
+
+    /// Gives the handler the message of an error that was announced; afterwards, if the handler runs on this
+    /// thread. No lock may be held.
+    #[cold]
+    pub(crate) fn tell(&self, error: SendError, notice: Notice) {
+        let call = Call::enter(self);
+        if matches!(call, Err(NotEntered::Active)) {
+            return self.outstanding.lock().queue.push_back((error, notice));
+        }
+        self.call(error);
+        self.end(notice);
+        if call.is_ok() {
+            self.tell_queued();
+        }
+    }
+
+    /// Gives the handler the message of an error that wasn't accepted, unless the handler is what has offered
+    /// it just now. No lock may be held.
+    #[cold]
+    pub(crate) fn tell_refused(&self, error: SendError) {
+        let Ok(_call) = Call::enter(self) else { return contain(|| drop(error)) };
+        self.call(error);
+        self.tell_queued();
+    }
+
+    fn tell_queued(&self) {
+        loop {
+            let next = self.outstanding.lock().queue.pop_front();
+            let Some((error, notice)) = next else { return };
+            self.call(error);
+            self.end(notice);
+        }
+    }
+
+    fn call(&self, mut error: SendError) {
         let (Some(handler), Some(message)) = (&self.handler, error.take_any_message()) else {
             return contain(|| drop(error));
         };
-        let this = (&raw const *self).addr();
-        if ACTIVE.with_borrow(|active| active.contains(&this)) {
-            return contain(|| drop((message, error)));
-        }
-        ACTIVE.with_borrow_mut(|active| active.push(this));
         let topic = message.topic().clone();
         if let Err(panic) = panics::catch(|| handler.message_failed(FailedMessage { message, error }))
             && !self.has_panicked.swap(true, Ordering::Relaxed)
@@ -175,7 +279,32 @@ impl Failures {
                 tracing::warn!(%topic, panic, "the failure handler panicked; further panics are not reported");
             });
         }
-        ACTIVE.with_borrow_mut(|active| active.pop());
+    }
+
+    fn end(&self, notice: Notice) {
+        self.outstanding.lock().announced.remove(&notice.0);
+        self.told.notify_waiters();
+    }
+
+    /// Waits until the handler has returned for every message that was announced before, or does nothing
+    /// within the handler's own call.
+    pub(crate) async fn all_told(&self) {
+        let next = self.outstanding.lock().next;
+        loop {
+            let mut told = pin!(self.told.notified());
+            // From here on nothing is missed.
+            told.as_mut().enable();
+            let first = self.outstanding.lock().announced.first().copied();
+            if first.is_none_or(|first| first >= next) || self.is_active() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Whether the handler runs on this thread.
+    fn is_active(&self) -> bool {
+        matches!(Call::enter(self), Err(NotEntered::Active))
     }
 }
 

@@ -114,8 +114,6 @@ struct SendFailure {
     message: Option<Message>,
     /// The same of a message that may be stored, kept for the failure handler.
     uncertain: Option<Message>,
-    /// Whether it goes to the failure handler.
-    is_offered: bool,
 }
 
 /// One attempt to send a message that was followed by another.
@@ -161,7 +159,6 @@ impl SendError {
                 attempts: Vec::new(),
                 message: None,
                 uncertain: None,
-                is_offered: false,
             }),
         }
     }
@@ -326,15 +323,6 @@ impl SendError {
     /// The message, whatever its outcome is.
     pub(crate) fn take_any_message(&mut self) -> Option<Message> {
         self.inner.message.take().or_else(|| self.inner.uncertain.take())
-    }
-
-    /// From now on it is one for the failure handler.
-    pub(crate) fn offer(&mut self) {
-        self.inner.is_offered = true;
-    }
-
-    pub(crate) fn is_offered(&self) -> bool {
-        self.inner.is_offered
     }
 
     /// Whether its message is returned by the call that took it back.

@@ -32,7 +32,7 @@ use crate::{
     error::PublishErrorKind,
     health::{EventSender, NotReady, ProducerEvents, ProducerHealth, RegistryHealth},
     inspect::Inspector,
-    panics::contain,
+    panics::{contain, with_contained_waker},
     route::{
         PublishObserver,
         pool::Pool,
@@ -261,8 +261,8 @@ impl Producer {
     /// `timeout` to get their outcome. Then those that still wait fail as not sent, those in flight as
     /// unknown, and the connections and, unless it is shared, the discovery are closed. Open local
     /// transactions are rolled back at once, and again while brokers refuse that; a commit that was sent has
-    /// until then to be answered. Takes at most `timeout` and a moment; outside of a tokio runtime it waits
-    /// for nothing.
+    /// until then to be answered. The [failure handler](crate::ProducerBuilder::failure_handler) has until
+    /// then to return. Takes at most `timeout` and a moment; outside of a tokio runtime it waits for nothing.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused even if the future is dropped.
@@ -314,6 +314,7 @@ impl Producer {
         .await;
         // Of connections that have not closed: the runtime that they live on may not be running.
         in_flight.fail_in_flight();
+        let _ = deadline::timeout_at(end, with_contained_waker(in_flight.failures.all_told())).await;
         if inner.owns_discovery {
             let end = deadline::at(end.max(Instant::now()), MOMENT);
             let _ = deadline::timeout_at(end, inner.discovery.close()).await;

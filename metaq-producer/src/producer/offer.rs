@@ -50,7 +50,7 @@ impl Producer {
                 true
             }
             Err(error) => {
-                self.inner.in_flight().failures.tell(error);
+                self.inner.in_flight().failures.tell_refused(error);
                 false
             }
         }
@@ -86,5 +86,25 @@ impl Inner {
                 Err(reason.refusal(topic).with_message(message))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ProducerConfig, failure::DropCounter};
+
+    #[tokio::test]
+    async fn a_message_purged_as_it_is_accepted_reaches_the_purger_alone() {
+        let dropped = DropCounter::new();
+        let config = ProducerConfig { auto_publish: true, ..ProducerConfig::default() };
+        // Nobody listens there.
+        let builder = Producer::builder().broker("meta://127.0.0.1:1".parse().unwrap()).config(config);
+        let producer = builder.failure_handler(dropped.clone()).build().unwrap();
+        let message = || Message::new("t".parse().unwrap(), "x");
+        let handle = producer.inner.offer(message()).unwrap();
+        assert_eq!(producer.purge(message().topic()), [message()]);
+        handle.give_to_failure_handler();
+        assert_eq!(dropped.total(), 0);
     }
 }

@@ -252,9 +252,10 @@ impl Producer {
         choice::partition_for(topic, message)
     }
 
-    /// Waits until all messages that were accepted before the call have their outcome. Messages that are
-    /// accepted meanwhile aren't waited for. Nothing is hurried by it: messages never wait for others to be
-    /// sent with.
+    /// Waits until all messages that were accepted before the call have their outcome, and the [failure
+    /// handler](crate::ProducerBuilder::failure_handler) has returned for those that failed. Messages that
+    /// are accepted meanwhile aren't waited for. Nothing is hurried by it: messages never wait for others to
+    /// be sent with.
     ///
     /// # Cancel safety
     /// Safe: it only waits.

@@ -12,6 +12,7 @@ mod configured;
 mod durations;
 mod failover;
 mod failure_handler;
+mod failure_handler_odd;
 mod interceptors;
 #[cfg(feature = "mock")]
 mod java_rules;

@@ -18,6 +18,7 @@ use super::{Entry, InFlight, PendingMessage, RareState, SHARDS, State, flush::Fl
 use crate::{
     Outcome, SendError, SendReceipt, deadline,
     error::FailedAttempt,
+    failure::Notice,
     interceptor::CompletedSend,
     panics::{contain, contain_each},
     route::{guarded_selector::Observation, topic_broker::TopicBroker, topic_state::TopicState},
@@ -43,7 +44,7 @@ pub(super) struct Effects {
     pub(super) payloads: SmallVec<[Bytes; 64]>,
     /// Errors that no handle asks for any more, likewise; those of offered messages go to the failure
     /// handler.
-    errors: Vec<SendError>,
+    errors: Vec<(SendError, Option<Notice>)>,
     entries: Vec<Entry>,
     /// Likewise: the last of a topic's takes its selector with it.
     topic_brokers: SmallVec<[Arc<TopicBroker>; 2]>,
@@ -101,9 +102,9 @@ impl InFlight {
         while !effects.payloads.is_empty() {
             contain(|| effects.payloads.clear());
         }
-        contain_each(effects.errors.drain(..), |error| match error.is_offered() {
-            true => self.failures.tell(error),
-            false => drop(error),
+        contain_each(effects.errors.drain(..), |(error, notice)| match notice {
+            Some(notice) => self.failures.tell(error, notice),
+            None => drop(error),
         });
         contain_each(effects.entries.drain(..), drop);
         contain_each(effects.topic_brokers.drain(..), drop);
@@ -189,7 +190,7 @@ impl InFlight {
                 pending,
                 effects,
             );
-            fail(shard, token, error, effects);
+            self.fail(shard, token, error, effects);
         }
         effects.keep(topic_broker);
     }
@@ -334,6 +335,28 @@ impl InFlight {
         error.with_message(pending.message)
     }
 
+    /// Keeps the error for the handle, if there still is one.
+    pub(super) fn fail(
+        &self,
+        shard: &mut Slab<Entry>,
+        token: Token,
+        error: SendError,
+        effects: &mut Effects,
+    ) {
+        let (flush, entry) = shard.ended(token);
+        effects.flushed(flush);
+        let Some(entry) = entry else {
+            // What was taken back is in other hands.
+            let is_told = shard.is_offered(token) && !error.is_taken_back();
+            let notice = if is_told { self.failures.announce() } else { None };
+            effects.entries.extend(shard.remove(token));
+            effects.errors.push((error, notice));
+            return;
+        };
+        entry.state = State::Ended(Some(Err(error)));
+        effects.wakers.extend(entry.waker.take());
+    }
+
     /// Whether an interceptor or a span receives the outcome, beside the handle.
     #[inline]
     pub(super) fn has_observers(&self, pending: &PendingMessage) -> bool {
@@ -355,23 +378,6 @@ impl InFlight {
         let send = CompletedSend { topic, partition, outcome, attempts, elapsed };
         effects.completed.push((send, pending.take_span()));
     }
-}
-
-/// Keeps the error for the handle, if there still is one.
-pub(super) fn fail(shard: &mut Slab<Entry>, token: Token, mut error: SendError, effects: &mut Effects) {
-    let (flush, entry) = shard.ended(token);
-    effects.flushed(flush);
-    let Some(entry) = entry else {
-        // What was taken back is in other hands.
-        if shard.is_offered(token) && !error.is_taken_back() {
-            error.offer();
-        }
-        effects.entries.extend(shard.remove(token));
-        effects.errors.push(error);
-        return;
-    };
-    entry.state = State::Ended(Some(Err(error)));
-    effects.wakers.extend(entry.waker.take());
 }
 
 impl Effects {

@@ -84,7 +84,8 @@ impl Flushes {
 }
 
 impl InFlight {
-    /// Waits until all messages that are accepted now have their outcome. `expire` ends what is overdue.
+    /// Waits until all messages that are accepted now have their outcome, and the failure handler has those
+    /// that it is to get. `expire` ends what is overdue.
     pub(crate) async fn flush(&self, expire: impl Fn()) {
         let mark = self.flushes.begin();
         let last = self.flushes.inner.lock().last;
@@ -100,7 +101,7 @@ impl InFlight {
             // From here on nothing is missed.
             done.as_mut().enable();
             if self.flushes.are_done(last) {
-                return;
+                break;
             }
             let done_or_late = deadline::timeout_at(deadline::after(LOOK), done.as_mut());
             match with_contained_waker(done_or_late).await {
@@ -109,6 +110,7 @@ impl InFlight {
                 Err(NotReached::NoRuntime) => with_contained_waker(done).await,
             }
         }
+        with_contained_waker(self.failures.all_told()).await;
     }
 
     /// Waits until all messages have their outcome, but not beyond `until`. `expire` ends what is overdue.

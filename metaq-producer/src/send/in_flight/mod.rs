@@ -28,7 +28,7 @@ use metaq_transport::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use completion::{Effects, fail};
+use completion::Effects;
 use flush::Flushes;
 pub(crate) use pending::{Millis, PendingMessage, RareState, Submission};
 pub(crate) use waiting::CannotWait;
@@ -311,10 +311,19 @@ impl InFlight {
             shard.offer(token);
             return;
         }
-        let ended = shard.remove(token);
+        let ended = match shard.remove(token) {
+            Some(Entry { state: State::Ended(ended), .. }) => ended,
+            _ => None,
+        };
+        let notice = match &ended {
+            // What was taken back is in other hands.
+            Some(Err(error)) if !error.is_taken_back() => self.failures.announce(),
+            _ => None,
+        };
         drop(shard);
-        if let Some(Entry { state: State::Ended(Some(Err(error))), .. }) = ended {
-            self.failures.tell(error);
+        match (ended, notice) {
+            (Some(Err(error)), Some(notice)) => self.failures.tell(error, notice),
+            (ended, _) => panics::contain(|| drop(ended)),
         }
     }
 
@@ -353,7 +362,7 @@ impl InFlight {
                         pending,
                         &mut effects,
                     );
-                    fail(&mut shard, token, error, &mut effects);
+                    self.fail(&mut shard, token, error, &mut effects);
                     drop(shard);
                     drop(topic_broker);
                 }

@@ -5,7 +5,7 @@ use std::thread;
 use metaq_protocol::Topic;
 use tokio::time::Instant;
 
-use super::{Effects, InFlight, State, fail};
+use super::{Effects, InFlight, State};
 use crate::{
     Message, Outcome, SendError,
     send::{deferred, timers::Timer},
@@ -68,7 +68,7 @@ impl InFlight {
         if error.outcome() == Outcome::NotSent {
             purged.push(Purged { number, started, message });
         }
-        fail(&mut self.shard(token), token, error, effects);
+        self.fail(&mut self.shard(token), token, error, effects);
     }
 }
 

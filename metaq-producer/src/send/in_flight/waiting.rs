@@ -5,12 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use metaq_protocol::Topic;
 use tokio::time::Instant;
 
-use super::{
-    Entry, InFlight, SHARDS, State,
-    completion::{Effects, fail},
-    own_shard,
-    pending::PendingMessage,
-};
+use super::{Entry, InFlight, SHARDS, State, completion::Effects, own_shard, pending::PendingMessage};
 use crate::{
     SendError,
     route::{topic_state::TopicState, wait_queue::WaitReason},
@@ -119,7 +114,7 @@ impl InFlight {
     ) {
         let mut effects = Effects::default();
         let error = self.settle_failure(error, topic, None, pending, &mut effects);
-        fail(&mut self.shard(token), token, error, &mut effects);
+        self.fail(&mut self.shard(token), token, error, &mut effects);
         self.run_effects(&mut effects);
     }
 
