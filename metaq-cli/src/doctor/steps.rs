@@ -64,8 +64,8 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Step 3 without a registry: the broker lists its topics. If it can't be asked, the steps that follow say
-    /// why.
+    /// Step 3 without a registry: the broker lists its topics. If it can't be asked, the steps that
+    /// follow say why.
     async fn direct(&mut self, topic: Option<&Topic>, addr: &BrokerAddr) -> Result<(), Failure> {
         let Some(topic) = topic else { return Ok(()) };
         match self.look.inspector.topics().await {

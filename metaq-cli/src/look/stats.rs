@@ -22,11 +22,12 @@ use crate::{
 ///
 /// With --output json it prints one line for each broker:
 /// {"id":0,"addr":"meta://10.0.0.1:8123","stats":[["pid","4711"],…]}
-/// where a name without a value has null, as has an id that isn't known. With --output prometheus it prints the figures of brokers, topics
-/// and partitions in the text format of Prometheus, for a node exporter's textfile collector.
+/// where a name without a value has null, as has an id that isn't known. With --output prometheus
+/// it prints the figures of brokers, topics and partitions in the text format of Prometheus, for a
+/// node exporter's textfile collector.
 ///
-/// With --watch it asks again at that interval until a signal comes, and shows how fast figures grow. A
-/// broker that does not answer is reported on stderr.
+/// With --watch it asks again at that interval until a signal comes, and shows how fast figures
+/// grow. A broker that does not answer is reported on stderr.
 ///
 /// Examples:
 ///   metaq stats --cluster zk://zk1:2181/meta
@@ -39,8 +40,8 @@ pub(crate) struct Args {
     broker: Option<String>,
     #[command(flatten)]
     look: LookArgs,
-    /// What to ask for: topics, offsets, realtime, config, help, or the name of a topic; the broker as a whole
-    /// by default. Passwords in the configuration are not shown
+    /// What to ask for: topics, offsets, realtime, config, help, or the name of a topic; the broker as
+    /// a whole by default. Passwords in the configuration are not shown
     #[arg(long)]
     item: Option<String>,
     /// Asks again at this interval

@@ -12,7 +12,8 @@ use crate::exit_status::EXIT_DONE;
 /// Lists the topics that producers can send to, and the brokers that offer them.
 ///
 /// With --json it prints one line for each topic:
-/// {"topic":"orders","partitions":6,"brokers":[{"id":0,"addr":"meta://10.0.0.1:8123","partitions":4},…]}
+/// {"topic":"orders","partitions":6,
+/// "brokers":[{"id":0,"addr":"meta://10.0.0.1:8123","partitions":4},…]}
 /// where the partitions of a broker that names none are null, as is an id that isn't known.
 ///
 /// Examples:

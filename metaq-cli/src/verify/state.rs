@@ -1,9 +1,10 @@
 //! The file by which a run goes on after its program was killed.
 //!
-//! The first line is the [`Header`]; each further one a word and numbers: `r` reserves numbers up to one, with
-//! the milliseconds of sending so far, before they are sent; `e` ends the sending with that number and time;
-//! `a` is an acknowledgement with its partition and offset; `n`, `x` and `u` are other outcomes. Numbers that
-//! were reserved and have no outcome were possibly sent. A last line that was cut off is ignored.
+//! The first line is the [`Header`]; each further one a word and numbers: `r` reserves numbers up to one,
+//! with the milliseconds of sending so far, before they are sent; `e` ends the sending with that number and
+//! time; `a` is an acknowledgement with its partition and offset; `n`, `x` and `u` are other outcomes.
+//! Numbers that were reserved and have no outcome were possibly sent. A last line that was cut off is
+//! ignored.
 //!
 //! The file is locked while a run uses it.
 

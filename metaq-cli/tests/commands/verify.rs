@@ -146,8 +146,7 @@ async fn killed_run_is_resumed_from_its_state() {
     let more = format!("t --count 3000 --rate 3000 --in-flight 16 --state {state}");
     let metaq = Metaq::start(&args(&cluster, &more));
     wait_until(|| broker.messages("t").len() > 200).await;
-    metaq.signal(Signal::SIGKILL);
-    drop(metaq);
+    metaq.kill().await;
     let again = verify(&cluster, &format!("t --count 5 --state {state}")).await;
     assert_eq!((again.status, &*again.stdout), (2, ""), "{}", again.stderr);
     assert!(again.stderr.contains("resume it with --resume"), "{}", again.stderr);

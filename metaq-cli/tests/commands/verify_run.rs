@@ -68,8 +68,7 @@ async fn resumed_run_keeps_to_the_partitions_of_its_start() {
     let busy = verify(&cluster, &format!("--resume {state}")).await;
     assert_eq!(busy.status, 2);
     assert!(busy.stderr.contains("another metaq verify uses the file"), "{}", busy.stderr);
-    metaq.signal(Signal::SIGKILL);
-    drop(metaq);
+    metaq.kill().await;
     name_brokers(&file, &[&brokers[0], &brokers[1]]);
     let other = verify(&brokers[0].addr().to_string(), &format!("--resume {state}")).await;
     assert_eq!((other.status, &*other.stdout), (2, ""));
@@ -88,8 +87,7 @@ async fn small_run_is_resumed_to_its_end() {
     let more = format!("t --count 400 --rate 200 --in-flight 4 --state {state}");
     let metaq = Metaq::start(&args(&cluster, &more));
     wait_until(|| broker.messages("t").len() > 20).await;
-    metaq.signal(Signal::SIGKILL);
-    drop(metaq);
+    metaq.kill().await;
     let stored = broker.messages("t").len();
     let result = check(&verify(&cluster, &format!("--resume {state}")).await, 0, "ok");
     assert_eq!(result["sent"], 400);

@@ -73,6 +73,11 @@ impl Metaq {
         kill(Pid::from_raw(self.child.id().unwrap() as i32), signal).unwrap();
     }
 
+    /// Kills the process, and waits until it has released what it held.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Writes the input, closes it, and waits for the exit.
     pub(crate) async fn finish(mut self, input: &[u8]) -> Finished {
         let mut stdin = self.stdin.take().unwrap();

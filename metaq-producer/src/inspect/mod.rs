@@ -215,8 +215,8 @@ impl Inspector {
         Ok(views)
     }
 
-    /// Explains why no broker offers a topic, as part of an error's text: for instance that the registry's root
-    /// has no brokers, and which roots have some. `None` if there is nothing to say.
+    /// Explains why no broker offers a topic, as part of an error's text: for instance that the registry's
+    /// root has no brokers, and which roots have some. `None` if there is nothing to say.
     ///
     /// # Cancel safety
     /// Safe: it only asks.
@@ -227,8 +227,8 @@ impl Inspector {
     }
 
     /// Returns the master brokers that offer a topic, sorted by id. One whose id isn't known for some of its
-    /// topics, such as those that it takes by a pattern, is one broker all the same. Looks all topics up; a broker without
-    /// topics isn't among them.
+    /// topics, such as those that it takes by a pattern, is one broker all the same. Looks all
+    /// topics up; a broker without topics isn't among them.
     ///
     /// # Errors
     /// When the registry can't be read.
