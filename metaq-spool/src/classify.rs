@@ -9,7 +9,7 @@ use crate::options::SpoolOptions;
 pub(crate) enum Failure {
     /// The message is not stored, and what prevented that passes.
     Passing,
-    /// The broker answered 500: the reason may pass or not.
+    /// The broker answered 500, or 401 in replay: the reason may pass or not.
     ServerError,
     /// The message may be stored.
     Unknown,
@@ -48,5 +48,14 @@ pub(crate) fn is_spooled(failure: Failure, options: &SpoolOptions) -> bool {
         Failure::ServerError => options.spool_server_errors,
         Failure::Unknown => options.spool_unknown,
         Failure::Final => false,
+    }
+}
+
+/// Judges the error of a spooled message, whose topic counts as declared. A broker that doesn't know the program
+/// any more may be told to: that says nothing about the message.
+pub(crate) fn classify_replayed(error: &SendError, is_pinned: bool) -> Failure {
+    match error.status() {
+        Some(Status::UNAUTHORIZED) => Failure::ServerError,
+        _ => classify(error, is_pinned, true),
     }
 }

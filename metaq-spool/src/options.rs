@@ -59,8 +59,9 @@ pub struct SpoolOptions {
     /// be sent twice when the program is killed. They are in flight at the same time, except with
     /// [`ordered`](Self::ordered). Default 2048.
     pub replay_window: usize,
-    /// The number of times that a spooled message is refused with status 500 before it is set aside. Other
-    /// refusals that don't pass set it aside at once. Default 5.
+    /// The number of times that a spooled message is refused with status 500 or 401 before it is set aside,
+    /// as far as that says something about the message: while nothing of its queue is stored, only the first
+    /// three messages are set aside so. Other refusals that don't pass set it aside at once. Default 5.
     pub max_attempts: u32,
     pub(crate) listener: Option<Arc<dyn ReplayListener>>,
     /// The time of day, which tests replace.

@@ -1,5 +1,6 @@
 //! The task that sends spooled messages when their brokers are back, and publishes their topics.
 
+mod attempts;
 mod backoff;
 mod queue;
 
@@ -21,8 +22,9 @@ use metaq_producer::{
 use tokio::sync::mpsc;
 
 use self::{
+    attempts::Attempts,
     backoff::Backoff,
-    queue::{Attempts, End, replay_queue},
+    queue::{End, replay_queue},
 };
 use crate::{
     events::{SpoolEvent, contain},

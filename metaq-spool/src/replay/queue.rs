@@ -1,17 +1,14 @@
 //! The replay of one queue: its messages in order, several in flight, removed as they are acknowledged.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use metaq_producer::{Message, SendError, SendErrorKind, SendHandle, SendReceipt};
 
+use super::attempts::Attempts;
 use crate::{
     SpoolId,
-    classify::{Failure, classify},
+    classify::{Failure, classify_replayed},
     events::{SpoolEvent, contain, queue_name},
     record::{self, Record},
     shared::{Shared, closed},
@@ -31,9 +28,6 @@ const REMOVALS: usize = 256;
 
 /// The pause while live messages leave no capacity.
 const YIELD: Duration = Duration::from_millis(5);
-
-/// How often messages were refused with status 500, by their numbers.
-pub(crate) type Attempts = HashMap<u64, u32>;
 
 /// How the replay of a queue ended.
 #[derive(Debug)]
@@ -180,6 +174,9 @@ impl QueueReplay<'_> {
             };
             match read {
                 Ok(Ok(messages)) => {
+                    if let (0, Some((first, _))) = (self.next, messages.first()) {
+                        self.attempts.forget_before(*first);
+                    }
                     self.next = messages.last().map_or(self.next, |(number, _)| number + 1);
                     if !messages.is_empty() {
                         // The next portion is read while this one is sent.
@@ -256,7 +253,7 @@ impl QueueReplay<'_> {
     fn stored(&mut self, number: u64, bytes: u64, message: &Message, receipt: &SendReceipt) {
         self.has_progress = true;
         self.shared.failing.clear(self.queue.id);
-        self.attempts.remove(&number);
+        self.attempts.stored(number);
         self.finished.push(Finished { number, bytes, fate: Fate::Replayed });
         if let Some(listener) = &self.shared.options.listener {
             contain(|| listener.replayed(SpoolId(number), message.topic(), receipt));
@@ -265,7 +262,7 @@ impl QueueReplay<'_> {
 
     fn failed(&mut self, number: u64, bytes: u64, record: &Record, error: &SendError) {
         let is_pinned = record.message.partition().is_some();
-        match classify(error, is_pinned, true) {
+        match classify_replayed(error, is_pinned) {
             // The program took it back from the producer, and not from the spool.
             _ if error.kind() == SendErrorKind::Purged => {}
             Failure::Passing => {}
@@ -273,15 +270,13 @@ impl QueueReplay<'_> {
                 self.shared.storage.common.ledger.update(|counts| counts.unknown_attempts += 1);
             }
             Failure::ServerError => {
-                let attempts = self.attempts.entry(number).or_default();
-                *attempts += 1;
-                if *attempts >= self.shared.options.max_attempts {
+                if self.attempts.refused(number, self.shared.options.max_attempts) {
                     let row = record::encode(&record.message, record.time);
                     return self.set_aside(number, bytes, row, error.to_string());
                 }
             }
             Failure::Final => {
-                *self.attempts.entry(number).or_default() += 1;
+                self.attempts.refused_for_good(number);
                 let row = record::encode(&record.message, record.time);
                 return self.set_aside(number, bytes, row, error.to_string());
             }
@@ -290,8 +285,7 @@ impl QueueReplay<'_> {
     }
 
     fn set_aside(&mut self, number: u64, bytes: u64, row: Vec<u8>, reason: String) {
-        self.has_progress = true;
-        let attempts = self.attempts.remove(&number).unwrap_or_default();
+        let attempts = self.attempts.take(number);
         let (topic, partition) = (self.queue.key.topic.clone(), self.queue.key.partition);
         if let Some(listener) = &self.shared.options.listener {
             contain(|| listener.set_aside(SpoolId(number), &topic, partition, &reason));
