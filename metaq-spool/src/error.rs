@@ -130,6 +130,8 @@ struct Failure {
     /// Why it was not sent, if that was tried.
     send: Option<SendError>,
     message: Option<Message>,
+    /// Set when a broker or the spool may have the message.
+    is_unknown: bool,
 }
 
 impl SpoolSendError {
@@ -141,20 +143,30 @@ impl SpoolSendError {
             topic: error.topic().clone(),
             message: None,
             send: Some(error),
+            is_unknown: false,
         };
         Self { inner: Box::new(inner) }
     }
 
     pub(crate) fn new(kind: SpoolSendErrorKind, text: impl Into<String>, message: Message) -> Self {
         let topic = message.topic().clone();
-        let inner = Failure { kind, text: text.into(), topic, send: None, message: Some(message) };
+        let inner =
+            Failure { kind, text: text.into(), topic, send: None, message: Some(message), is_unknown: false };
         Self { inner: Box::new(inner) }
     }
 
     /// The error of a message that is not at hand.
     pub(crate) fn without_message(kind: SpoolSendErrorKind, text: &str, topic: &Topic) -> Self {
-        let inner = Failure { kind, text: text.to_owned(), topic: topic.clone(), send: None, message: None };
+        let (text, topic) = (text.to_owned(), topic.clone());
+        let inner = Failure { kind, text, topic, send: None, message: None, is_unknown: false };
         Self { inner: Box::new(inner) }
+    }
+
+    /// The error of a message whose thread or task has ended while it had it.
+    pub(crate) fn unknown(kind: SpoolSendErrorKind, text: &str, topic: &Topic) -> Self {
+        let mut error = Self::without_message(kind, text, topic);
+        error.inner.is_unknown = true;
+        error
     }
 
     /// The same, after sending the message failed so.
@@ -172,9 +184,13 @@ impl SpoolSendError {
         self.inner.kind
     }
 
-    /// Whether a broker may have stored the message. It is not in the spool.
+    /// Whether a broker may have stored the message. It is not in the spool, unless the thread that writes, or
+    /// the runtime, has ended while it had the message: the outcome is unknown then.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
+        if self.inner.is_unknown {
+            return Outcome::Unknown;
+        }
         self.inner.send.as_ref().map_or(Outcome::NotSent, SendError::outcome)
     }
 
@@ -193,7 +209,10 @@ impl SpoolSendError {
     /// Gives the message back, when no broker has stored it for certain.
     #[must_use]
     pub fn into_message(self) -> Option<Message> {
-        let Failure { message, send, .. } = *self.inner;
+        let Failure { message, send, is_unknown, .. } = *self.inner;
+        if is_unknown {
+            return None;
+        }
         message.or_else(|| send.and_then(SendError::into_message))
     }
 }

@@ -1,6 +1,6 @@
 //! Fields of rows: numbers in big-endian order, and texts and bytes behind their lengths.
 //!
-//! Each row begins with the version of its format and the CRC-32 of all the rest.
+//! Each row begins with the version of its format and the CRC-32 of that and all the rest.
 
 use std::fmt;
 
@@ -14,17 +14,21 @@ const HEAD: usize = 5;
 
 /// Why a row can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BadRow(pub(crate) String);
+pub(crate) struct BadRow {
+    text: String,
+    /// Set when it is no damage: a later version has written the row.
+    pub(crate) is_newer: bool,
+}
 
 impl BadRow {
-    fn new(text: &str) -> Self {
-        Self(text.to_owned())
+    fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_newer: false }
     }
 }
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -75,10 +79,28 @@ impl Writer {
 
     /// The row with its checksum.
     pub(crate) fn finish(mut self) -> Vec<u8> {
-        let checksum = crc32fast::hash(&self.0[HEAD..]);
+        let checksum = checksum(self.0[0], &self.0[HEAD..]);
         self.0[1..HEAD].copy_from_slice(&checksum.to_be_bytes());
         self.0
     }
+}
+
+/// The checksum of a row of any version.
+fn checksum(version: u8, rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[version]);
+    hasher.update(rest);
+    hasher.finalize()
+}
+
+/// The same row as a later version writes it.
+#[cfg(test)]
+pub(crate) fn as_newer(row: &[u8]) -> Vec<u8> {
+    let mut row = row.to_vec();
+    row[0] = VERSION + 1;
+    let checksum = checksum(row[0], &row[HEAD..]);
+    row[1..HEAD].copy_from_slice(&checksum.to_be_bytes());
+    row
 }
 
 /// The fields of a row that are not read yet.
@@ -88,16 +110,15 @@ impl<'a> Reader<'a> {
     /// Checks version and checksum of a row.
     pub(crate) fn new(row: &'a [u8]) -> Result<Self, BadRow> {
         let [version, a, b, c, d, rest @ ..] = row else {
-            return Err(BadRow(format!("it has only {} bytes", row.len())));
+            return Err(BadRow::new(format!("it has only {} bytes", row.len())));
         };
-        if *version != VERSION {
-            return Err(BadRow(format!(
-                "its format has version {version}, and this program reads version {VERSION}"
-            )));
-        }
-        let (stored, computed) = (u32::from_be_bytes([*a, *b, *c, *d]), crc32fast::hash(rest));
+        let (stored, computed) = (u32::from_be_bytes([*a, *b, *c, *d]), checksum(*version, rest));
         if stored != computed {
-            return Err(BadRow(format!("its checksum is {computed:08x}, and {stored:08x} was written")));
+            return Err(BadRow::new(format!("its checksum is {computed:08x}, and {stored:08x} was written")));
+        }
+        if *version != VERSION {
+            let text = format!("its format has version {version}, and this program reads version {VERSION}");
+            return Err(BadRow { text, is_newer: true });
         }
         Ok(Self(rest))
     }
@@ -137,7 +158,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn topic(&mut self) -> Result<Topic, BadRow> {
         let name = self.text()?;
-        Topic::new(name).map_err(|error| BadRow(error.to_string()))
+        Topic::new(name).map_err(|error| BadRow::new(error.to_string()))
     }
 
     pub(crate) fn partition(&mut self) -> Result<Option<Partition>, BadRow> {
@@ -147,7 +168,7 @@ impl<'a> Reader<'a> {
                 let broker = i32::from_be_bytes(self.array()?);
                 Ok(Some(Partition::new(broker, i32::from_be_bytes(self.array()?))))
             }
-            other => Err(BadRow(format!("{other} is no kind of partition"))),
+            other => Err(BadRow::new(format!("{other} is no kind of partition"))),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The folder of a spool without its producer.
 
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,13 +13,13 @@ use crate::{
     SpoolId,
     error::OpenError,
     lock::FolderLock,
-    record::{self, SetAside},
+    record::{self, QueueKey, SetAside},
     storage::{
         open_folder,
         rows::{QueueRow, StateRow},
         writer::open::find,
     },
-    store::{Change, Key, Limit, Rows, Store},
+    store::{self, Change, Key, Limit, Rows, Store},
 };
 
 /// The rows that are read or changed at a time.
@@ -46,6 +47,8 @@ pub struct SpoolFolder {
     state: StateRow,
     queues: Vec<(u32, QueueRow)>,
     set_aside: u64,
+    /// The file must be read again before it is changed.
+    is_stale: bool,
     _lock: FolderLock,
 }
 
@@ -104,7 +107,7 @@ impl SpoolFolder {
         if let Err(error) = std::fs::read_dir(folder) {
             return Err(OpenError::io(folder, "looking into it", error));
         }
-        let (lock, store, _) = open_folder(folder, true)?;
+        let (lock, store, _) = open_folder(folder, true, false)?;
         let found = find(&*store).map_err(|error| OpenError::io(folder, "reading it", error))?;
         Ok(Self {
             path: folder.to_owned(),
@@ -112,6 +115,7 @@ impl SpoolFolder {
             state: found.state,
             queues: found.queues,
             set_aside: found.held_aside,
+            is_stale: false,
             _lock: lock,
         })
     }
@@ -186,8 +190,8 @@ impl SpoolFolder {
         })
     }
 
-    /// Removes messages for good, waiting or set aside, and returns their number. Those that wait are removed
-    /// a thousand at a time: an error may leave some removed.
+    /// Removes messages for good, waiting or set aside, and returns the number of those that were there. They
+    /// are removed a thousand at a time: an error may leave some removed.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -196,64 +200,58 @@ impl SpoolFolder {
         let mut removed = 0;
         while messages.peek().is_some() {
             let some: Vec<_> = messages.by_ref().take(PORTION.rows).collect();
-            self.apply(&some, false)?;
-            removed += some.len() as u64;
+            removed += self.apply(&some, false)?;
         }
         Ok(removed)
     }
 
     /// Has messages that were set aside wait again, at their old places in their queues, and returns their
-    /// number. What waits already, or can't be read, is left as it is.
+    /// number. What waits already, was removed, or can't be read, is left as it is.
     ///
     /// # Errors
     /// When the file can't be written.
     pub fn put_back(&mut self, messages: impl IntoIterator<Item = SpooledMessage>) -> io::Result<u64> {
         let is_meant = |message: &SpooledMessage| message.set_aside.is_some() && message.message.is_ok();
         let meant: Vec<_> = messages.into_iter().filter(is_meant).collect();
+        let mut put_back = 0;
         for some in meant.chunks(PORTION.rows) {
-            self.apply(some, true)?;
+            put_back += self.apply(some, true)?;
         }
-        Ok(meant.len() as u64)
+        Ok(put_back)
     }
 
-    fn apply(&mut self, messages: &[SpooledMessage], puts_back: bool) -> io::Result<()> {
-        let mut changes = Vec::new();
-        let mut queues = self.queues.clone();
-        let mut gone = 0;
-        for SpooledMessage { key, bytes, set_aside, message, spooled_at, id } in messages {
-            changes.push(Change::Remove(*key));
-            let Some(SetAsideReason { queue, .. }) = set_aside else {
-                if let Some((_, row)) = queues.iter_mut().find(|(queue, _)| *queue == key.queue) {
-                    row.messages = row.messages.saturating_sub(1);
-                    row.bytes = row.bytes.saturating_sub(*bytes);
+    /// Removes messages, or puts them back, all or none of those that are there; returns their number.
+    fn apply(&mut self, messages: &[SpooledMessage], puts_back: bool) -> io::Result<u64> {
+        if self.is_stale {
+            self.reload()?;
+        }
+        let mut edit = Edit::new(self.state, self.queues.clone());
+        for message in messages {
+            if !edit.seen.contains(&message.key) && store::get(&*self.store, message.key)?.is_some() {
+                edit.seen.insert(message.key);
+                edit.remove(message);
+                if let (true, Some(reason), Ok(body)) = (puts_back, &message.set_aside, &message.message) {
+                    edit.put_back(message, reason.queue, body);
                 }
-                continue;
-            };
-            gone += 1;
-            if let (true, Ok(message)) = (puts_back, message) {
-                let time = spooled_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let row = record::encode(message, time);
-                let at = queues.iter().position(|(id, _)| id == queue).unwrap_or_else(|| {
-                    queues.push((*queue, QueueRow::new(record::QueueKey::of(message), id.0)));
-                    queues.len() - 1
-                });
-                let queue_row = &mut queues[at].1;
-                queue_row.messages += 1;
-                queue_row.bytes += row.len() as u64;
-                queue_row.first = queue_row.first.min(id.0);
-                queue_row.end = queue_row.end.max(id.0 + 1);
-                changes.push(Change::Put(Key::message(*queue, id.0), row));
             }
         }
-        let state = StateRow { serial: self.state.serial + 1, ..self.state };
-        changes.extend(queues.iter().map(|(id, row)| Change::Put(Key::queue(*id), row.encode())));
-        changes.push(Change::Put(Key::STATE, state.encode()));
-        if let Err(error) = self.store.commit(&changes) {
-            self.store.reopen()?;
-            return Err(error);
+        let (count, serial) = (edit.seen.len() as u64, edit.state.serial);
+        if let Err(error) = self.store.commit(&edit.changes()) {
+            self.is_stale = true;
+            // It may have been applied in spite of the error.
+            return if self.reload().is_ok() && self.state.serial == serial { Ok(count) } else { Err(error) };
         }
-        (self.state, self.queues) = (state, queues);
-        self.set_aside = self.set_aside.saturating_sub(gone);
+        (self.state, self.queues) = (edit.state, edit.queues);
+        self.set_aside = self.set_aside.saturating_sub(edit.from_aside);
+        Ok(count)
+    }
+
+    /// Reads the file again after an error.
+    fn reload(&mut self) -> io::Result<()> {
+        self.store.reopen()?;
+        let found = find(&*self.store)?;
+        (self.state, self.queues, self.set_aside) = (found.state, found.queues, found.held_aside);
+        self.is_stale = false;
         Ok(())
     }
 
@@ -261,6 +259,61 @@ impl SpoolFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// A change of a folder that is being put together.
+struct Edit {
+    state: StateRow,
+    queues: Vec<(u32, QueueRow)>,
+    changes: Vec<Change>,
+    seen: HashSet<Key>,
+    from_aside: u64,
+}
+
+impl Edit {
+    fn new(state: StateRow, queues: Vec<(u32, QueueRow)>) -> Self {
+        let state = StateRow { serial: state.serial + 1, ..state };
+        Self { state, queues, changes: Vec::new(), seen: HashSet::new(), from_aside: 0 }
+    }
+
+    fn remove(&mut self, message: &SpooledMessage) {
+        let SpooledMessage { key, bytes, .. } = message;
+        self.changes.push(Change::Remove(*key));
+        if message.set_aside.is_some() {
+            self.from_aside += 1;
+        } else if let Some((_, row)) = self.queues.iter_mut().find(|(queue, _)| *queue == key.queue) {
+            row.messages = row.messages.saturating_sub(1);
+            row.bytes = row.bytes.saturating_sub(*bytes);
+        }
+    }
+
+    /// Has a message wait that came from the queue with the number `old`, if there is no other one for it.
+    fn put_back(&mut self, message: &SpooledMessage, old: u32, body: &Message) {
+        let number = message.id.0;
+        let time = message.spooled_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let row = record::encode(body, time);
+        let key = QueueKey::of(body);
+        // Its queue may have been emptied, forgotten, and made again with another number.
+        let at = self.queues.iter().position(|(_, row)| row.key == key).unwrap_or_else(|| {
+            let is_taken = self.queues.iter().any(|(queue, _)| *queue == old);
+            let queue = if is_taken { self.state.next_queue } else { old };
+            self.state.next_queue = self.state.next_queue.max(queue + 1);
+            self.queues.push((queue, QueueRow::new(key, number)));
+            self.queues.len() - 1
+        });
+        let (queue, of_queue) = &mut self.queues[at];
+        of_queue.messages += 1;
+        of_queue.bytes += row.len() as u64;
+        of_queue.first = of_queue.first.min(number);
+        of_queue.end = of_queue.end.max(number + 1);
+        self.changes.push(Change::Put(Key::message(*queue, number), row));
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        let rows = self.queues.iter().map(|(id, row)| Change::Put(Key::queue(*id), row.encode()));
+        let state = Change::Put(Key::STATE, self.state.encode());
+        self.changes.iter().cloned().chain(rows).chain([state]).collect()
     }
 }
 

@@ -130,7 +130,7 @@ impl Rare {
             },
             Self::Writing(writing, _) => Step::Done(ready!(writing.poll_unpin(cx)).map(Sent::Spooled)),
             Self::Queued(answer, topic) => {
-                Step::Done(ready!(answer.poll_unpin(cx)).unwrap_or_else(|_| Err(ended(topic))))
+                Step::Done(ready!(answer.poll_unpin(cx)).unwrap_or_else(|_| Err(ended_within(topic))))
             }
         })
     }
@@ -166,10 +166,16 @@ impl Future for SpoolHandle {
     }
 }
 
-/// The task of the message's queue has ended with the runtime that it ran on.
+const ENDED: &str = "the tokio runtime on which the spool was opened has ended; open it again on another one";
+
+/// The task of the message's queue has ended with the runtime that it ran on, and did not take the message.
 pub(crate) fn ended(topic: &Topic) -> SpoolSendError {
-    let text = "the tokio runtime on which the spool was opened has ended; open it again on another one";
-    SpoolSendError::without_message(SpoolSendErrorKind::Closed, text, topic)
+    SpoolSendError::without_message(SpoolSendErrorKind::Closed, ENDED, topic)
+}
+
+/// That task has ended while it had the message, which may be stored or spooled.
+fn ended_within(topic: &Topic) -> SpoolSendError {
+    SpoolSendError::unknown(SpoolSendErrorKind::Closed, ENDED, topic)
 }
 
 impl Drop for SpoolHandle {

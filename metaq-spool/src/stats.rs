@@ -15,7 +15,7 @@ pub struct SpoolStats {
     pub stored: u64,
     /// Messages that were spooled.
     pub spooled: u64,
-    /// Messages that were neither stored nor spooled.
+    /// Messages that ended with an error: they are neither stored nor spooled, or that is unknown.
     pub failed: u64,
     /// Messages that were offered, and have no outcome yet.
     pub in_flight: u64,

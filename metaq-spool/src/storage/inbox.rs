@@ -6,7 +6,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::index::Queue;
-use crate::{SpoolId, store::Limit};
+use crate::{SpoolId, events::contain, store::Limit};
 
 /// What the writer is asked for.
 pub(crate) enum Request {
@@ -135,7 +135,8 @@ impl Inbox {
 
     /// Refuses new requests. Those that came before are still handled.
     pub(crate) fn close(&self) {
-        self.slots.close();
+        // Those who wait are woken, which is anybody's code.
+        contain(|| self.slots.close());
         let mut state = self.requests.lock();
         state.is_closed = true;
         drop(state);
@@ -150,8 +151,12 @@ impl Inbox {
         let rest = std::mem::take(&mut state.requests);
         drop(state);
         let messages = rest.iter().filter(|request| matches!(request, Request::Append(_))).count();
-        // Those who wait for answers are woken, which is anybody's code.
-        crate::events::contain(|| drop(rest));
+        for request in rest {
+            contain(|| match request {
+                Request::Append(append) => _ = append.answer.send(Err("its thread has ended".to_owned())),
+                other => drop(other),
+            });
+        }
         messages as u64
     }
 

@@ -83,6 +83,11 @@ impl Ledger {
             format!("the spool holds max_messages, which is {}", self.max_messages)
         } else if self.refuses && all_bytes > self.max_bytes {
             format!("the spool would hold {all_bytes} bytes, and max_bytes is {}", self.max_bytes)
+        } else if counts.held_aside >= self.max_messages {
+            // Nothing else could be dropped for it.
+            format!("the messages that were set aside reach max_messages, which is {}", self.max_messages)
+        } else if counts.held_aside_bytes + bytes > self.max_bytes {
+            format!("the messages that were set aside reach max_bytes, which is {}", self.max_bytes)
         } else {
             books.reserved += 1;
             books.reserved_bytes += bytes;
@@ -98,6 +103,11 @@ impl Ledger {
         let mut books = self.books.lock();
         books.reserved -= messages;
         books.reserved_bytes -= bytes;
+    }
+
+    /// The number of messages that were accepted, and are not committed.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.books.lock().reserved
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Counts)) {
@@ -146,5 +156,11 @@ mod tests {
         ledger.update(|counts| (counts.waiting, counts.waiting_bytes) = (2, 90));
         assert_eq!(ledger.excess(4, 50), (3, 40));
         assert_eq!(ledger.excess(0, 0), (0, 0));
+        // What was set aside is not dropped: a message that takes its space would be.
+        ledger.update(|counts| (counts.held_aside, counts.held_aside_bytes) = (2, 60));
+        assert!(ledger.reserve(41).unwrap_err().text.contains("set aside reach max_bytes"));
+        ledger.reserve(40).unwrap();
+        ledger.update(|counts| counts.held_aside = 3);
+        assert!(ledger.reserve(1).unwrap_err().text.contains("set aside reach max_messages"));
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     SpoolId,
     clock::Clock,
     error::{OpenError, OpenErrorKind, SpoolSendError, SpoolSendErrorKind},
-    events::{EventSender, SpoolEvent},
+    events::{EventSender, SpoolEvent, contain},
     lock::{FolderLock, LockError},
     options::{Fsync, SpoolOptions, WhenFull},
     record::{self, QueueKey},
@@ -104,7 +104,7 @@ impl Storage {
     pub(crate) fn open(options: &SpoolOptions) -> Result<Self, OpenError> {
         options.validate()?;
         let folder = &options.folder;
-        let (lock, store, renamed) = open_folder(folder, options.fsync != Fsync::Never)?;
+        let (lock, store, renamed) = open_folder(folder, options.fsync != Fsync::Never, true)?;
         let storage = Self::start(options, store, Some(lock))?;
         if let Some(Renamed { path, reason, salvaged }) = renamed {
             storage.common.events.send(SpoolEvent::FileSetAside { path, reason, salvaged });
@@ -115,18 +115,20 @@ impl Storage {
     /// Begins to work with a store.
     pub(crate) fn start(
         options: &SpoolOptions,
-        store: Box<dyn Store>,
+        mut store: Box<dyn Store>,
         lock: Option<FolderLock>,
     ) -> Result<Self, OpenError> {
         let folder = &options.folder;
-        let found = open::find(&*store).map_err(|error| read_failed(folder, error))?;
+        let mut found = open::find(&*store).map_err(|error| read_failed(folder, error))?;
+        let united = found.unite_queues(&mut *store);
+        united.map_err(|error| OpenError::io(folder, "uniting its queues", error))?;
         let (index, queues) = found.index();
         let common = Arc::new(Common {
             inbox: Inbox::default(),
             index,
             ledger: Ledger::new(options),
             events: EventSender::default(),
-            clock: Clock::start((options.wall_clock)(), found.state.time),
+            clock: Clock::start(options.wall_clock, found.state.times),
             changed: Notify::new(),
             replay: Notify::new(),
             fsync: options.fsync,
@@ -254,7 +256,11 @@ impl Pending {
                 let text = format!("writing it failed: {text}; see to the disk, and send it again");
                 Err(SpoolSendError::new(SpoolSendErrorKind::Store, text, message))
             }
-            Err(_) => Err(closed(message)),
+            // The thread has panicked while it had the message.
+            Err(_) => {
+                let text = "the thread that writes has ended, and may have written it; open the spool again";
+                Err(SpoolSendError::unknown(SpoolSendErrorKind::Store, text, message.topic()))
+            }
         }
     }
 }
@@ -264,13 +270,17 @@ struct EndOfWriter(Arc<Common>);
 
 impl Drop for EndOfWriter {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let has_panicked = std::thread::panicking();
+        if has_panicked {
             let reason = "its thread has panicked; open the spool again".to_owned();
             self.0.events.send(SpoolEvent::StoreFailed { reason });
         }
         let unwritten = self.0.inbox.end();
+        // Those that it was writing are lost to the account as well.
+        let reserved = self.0.ledger.reserved();
+        let unwritten = if has_panicked { reserved } else { unwritten };
         self.0.ledger.update(|counts| counts.unwritten += unwritten);
-        self.0.changed.notify_waiters();
+        contain(|| self.0.changed.notify_waiters());
     }
 }
 
@@ -298,8 +308,12 @@ pub(crate) struct Renamed {
 type Opened = (FolderLock, Box<dyn Store>, Option<Renamed>);
 
 /// Locks the folder and opens its file. One that is damaged as a whole is renamed, and a new one takes its
-/// place, with the messages that could be saved.
-pub(crate) fn open_folder(folder: &Path, is_forced: bool) -> Result<Opened, OpenError> {
+/// place, with the messages that could be saved, if `replaces_damaged` is set.
+pub(crate) fn open_folder(
+    folder: &Path,
+    is_forced: bool,
+    replaces_damaged: bool,
+) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(|error| OpenError::io(folder, "making the folder", error))?;
     let lock = FolderLock::acquire(folder).map_err(|error| match error {
         LockError::InUse(pid) => OpenError::in_use(folder, pid),
@@ -311,6 +325,10 @@ pub(crate) fn open_folder(folder: &Path, is_forced: bool) -> Result<Opened, Open
     };
     match usable() {
         Ok(store) => Ok((lock, Box::new(store), None)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && !replaces_damaged => {
+            let text = format!("its file is damaged: {error}; a producer saves what it can when it opens it");
+            Err(OpenError::new(OpenErrorKind::Io, folder, text))
+        }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let path = DiskStore::set_damaged_file_aside(folder)
                 .map_err(|error| OpenError::io(folder, "renaming its damaged file", error))?;

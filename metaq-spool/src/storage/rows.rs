@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    clock::Times,
     fields::{BadRow, Reader, Writer},
     record::{QueueKey, millis},
 };
@@ -18,20 +19,21 @@ pub(crate) struct StateRow {
     pub(crate) next_queue: u32,
     /// Set while no process uses the folder.
     pub(crate) is_closed: bool,
-    /// The time of the commit, on the spool's clock.
-    pub(crate) time: Duration,
+    /// The time of the commit.
+    pub(crate) times: Times,
     /// The number of messages of each queue that may be replayed and not removed.
     pub(crate) window: u64,
 }
 
 impl StateRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(37);
+        let mut writer = Writer::with_capacity(45);
         writer.u64(self.serial);
         writer.u64(self.next_number);
         writer.u32(self.next_queue);
         writer.u8(self.is_closed.into());
-        writer.u64(millis(self.time));
+        writer.u64(millis(self.times.spool));
+        writer.u64(millis(self.times.wall));
         writer.u64(self.window);
         writer.finish()
     }
@@ -43,7 +45,10 @@ impl StateRow {
             next_number: reader.u64()?,
             next_queue: reader.u32()?,
             is_closed: reader.u8()? != 0,
-            time: Duration::from_millis(reader.u64()?),
+            times: Times {
+                spool: Duration::from_millis(reader.u64()?),
+                wall: Duration::from_millis(reader.u64()?),
+            },
             window: reader.u64()?,
         })
     }
@@ -104,7 +109,7 @@ mod tests {
             next_number: 2,
             next_queue: 3,
             is_closed: true,
-            time: Duration::from_millis(4),
+            times: Times { spool: Duration::from_millis(4), wall: Duration::from_millis(6) },
             window: 5,
         };
         assert_eq!(StateRow::decode(&state.encode()), Ok(state));

@@ -94,7 +94,7 @@ impl Copy<'_> {
                 queue.end = key.number + 1;
                 self.state.next_queue = self.state.next_queue.max(key.queue + 1);
             }
-            self.state.time = self.state.time.max(record::time(&row).unwrap_or_default());
+            self.state.times.spool = self.state.times.spool.max(record::time(&row).unwrap_or_default());
             self.state.next_number = self.state.next_number.max(key.number + 1);
             self.copied += 1;
             changes.push(Change::Put(key, row));
@@ -139,6 +139,6 @@ mod tests {
         assert_eq!((found.queues.len(), found.held_aside), (2, 1));
         assert_eq!(found.queues.iter().map(|(_, row)| row.messages).collect::<Vec<_>>(), [1450, 1500]);
         assert!(found.state.next_number > 9000 && found.state.next_queue == 6);
-        assert_eq!(found.state.time, Duration::from_millis(2999));
+        assert_eq!(found.state.times.spool, Duration::from_millis(2999));
     }
 }

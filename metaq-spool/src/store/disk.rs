@@ -167,11 +167,30 @@ fn damaged(what: &str) -> io::Error {
 fn failed(error: impl Into<redb::Error>) -> io::Error {
     match error.into() {
         redb::Error::Io(error) => error,
+        // A later version of the library has written the file.
+        redb::Error::Corrupted(text) if text.contains("file format version") => {
+            io::Error::new(io::ErrorKind::Unsupported, text)
+        }
         redb::Error::Corrupted(text) => damaged(&text),
-        error @ (redb::Error::UpgradeRequired(_)
-        | redb::Error::TableTypeMismatch { .. }
+        error @ redb::Error::UpgradeRequired(_) => io::Error::new(io::ErrorKind::Unsupported, error),
+        error @ (redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)
         | redb::Error::TypeDefinitionChanged { .. }) => io::Error::new(io::ErrorKind::InvalidData, error),
         error => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_of_another_version_is_no_damage() {
+        let newer = redb::Error::Corrupted("Expected file format version <= 3, found 9".to_owned());
+        for error in [newer, redb::Error::UpgradeRequired(1)] {
+            assert_eq!(failed(error).kind(), io::ErrorKind::Unsupported);
+        }
+        let corrupted = redb::Error::Corrupted("a page".to_owned());
+        assert_eq!(failed(corrupted).kind(), io::ErrorKind::InvalidData);
     }
 }

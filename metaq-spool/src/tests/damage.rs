@@ -108,7 +108,8 @@ async fn damaged_rows_about_queues_are_rebuilt_from_messages() {
 async fn a_newer_format_is_refused() {
     let store = MemoryStore::default();
     start(&options(), &store).close();
-    store.0.lock().rows.get_mut(&Key::STATE).unwrap()[0] = 2;
+    let newer = crate::fields::as_newer(&store.0.lock().rows[&Key::STATE]);
+    store.0.lock().rows.insert(Key::STATE, newer);
     let error = Storage::start(&options(), Box::new(store), None).err().unwrap();
     assert_eq!(error.kind(), crate::OpenErrorKind::Version);
     assert!(error.to_string().contains("version 2"), "{error}");

@@ -5,6 +5,7 @@ mod crashes;
 mod damage;
 mod ends;
 mod faults;
+mod queues;
 
 use std::{sync::Arc, time::Duration};
 

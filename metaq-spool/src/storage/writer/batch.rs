@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, sync::Arc, time::Instant};
 use super::{QueueState, Writer, doubt::InDoubt};
 use crate::{
     SpoolId,
-    events::{DropReason, SpoolEvent},
+    events::{DropReason, SpoolEvent, contain},
     record::SetAside,
     storage::{
         inbox::{Append, Fate, Finished},
@@ -54,8 +54,8 @@ impl Writer {
         }
         self.last_commit = Instant::now();
         for flush in self.flushes.drain(..) {
-            // Who asked may be gone.
-            let _ = flush.send(());
+            // Who asked may be gone. Wakers are anybody's code.
+            contain(|| _ = flush.send(()));
         }
     }
 
@@ -101,7 +101,7 @@ impl Writer {
     fn appended(&mut self, appends: Vec<Append>, first: u64, bytes: u64) {
         self.common.ledger.release(appends.len() as u64, bytes);
         self.answer(appends, |index| Ok(SpoolId(first + index)), |_| ());
-        self.common.replay.notify_one();
+        contain(|| self.common.replay.notify_one());
     }
 
     fn answer(
@@ -114,9 +114,9 @@ impl Writer {
         for (index, append) in (0..).zip(appends) {
             also(&append);
             // Whoever spooled it may be gone. Its waker is anybody's code.
-            crate::events::contain(|| drop(append.answer.send(result(index))));
+            contain(|| drop(append.answer.send(result(index))));
         }
-        self.common.inbox.give_slots(slots);
+        contain(|| self.common.inbox.give_slots(slots));
     }
 
     /// Stores messages and removes others, all or none; returns the number of the first new message.
@@ -150,7 +150,7 @@ impl Writer {
             self.unremoved.remove(&(queue.id, finished.number));
             queue.end_removal(1);
         }
-        self.common.changed.notify_waiters();
+        contain(|| self.common.changed.notify_waiters());
         Ok(first)
     }
 
@@ -201,7 +201,7 @@ impl Writer {
             next_number: self.state.next_number + batch.spooled,
             next_queue: self.common.index.next_id(),
             is_closed: false,
-            time: self.common.clock.now(),
+            times: self.common.clock.times(),
             window: self.state.window,
         };
         let queues = batch.rows.iter().map(|(id, row)| Change::Put(Key::queue(*id), row.encode()));
@@ -274,7 +274,7 @@ impl Writer {
                 self.common.events.send(event);
             }
         }
-        self.common.changed.notify_waiters();
+        contain(|| self.common.changed.notify_waiters());
     }
 
     /// Marks the folder as closed, unless it may hold messages that were replayed.
@@ -283,7 +283,7 @@ impl Writer {
             serial: self.state.serial + 1,
             next_queue: self.common.index.next_id(),
             is_closed: self.finished.is_empty() && !self.common.may_repeat(),
-            time: self.common.clock.now(),
+            times: self.common.clock.times(),
             ..self.state
         };
         let closed = self.mend().and_then(|()| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));
@@ -295,8 +295,9 @@ impl Writer {
 
 impl Batch {
     /// Counts messages as gone that have no row to remove.
-    pub(super) fn lose(&mut self, queue: u32, count: u64) {
+    pub(super) fn lose(&mut self, queue: u32, count: u64, bytes: u64) {
         self.damaged += count;
+        self.bytes_out += bytes;
         *self.removed.entry(queue).or_default() += count;
     }
 }

@@ -50,18 +50,32 @@ impl Writer {
     /// Has the queue begin behind the damaged part at its beginning.
     fn skip_damage(&mut self, queue: u32, from: u64) -> io::Result<()> {
         let Some(state) = self.queues.get(&queue) else { return Ok(()) };
-        let (end, held) = (state.row.end.max(from), state.row.messages);
+        let (end, held, held_bytes) = (state.row.end.max(from), state.row.messages, state.row.bytes);
         let good = next_readable(&*self.store, |number| Key::message(queue, number), from, end);
         let (left, bytes) = self.count(queue, good);
         let mut batch = Batch::default();
         let row = self.row(&mut batch, queue);
         (row.first, row.messages, row.bytes) = (good, left, bytes);
-        let lost = held.saturating_sub(left);
-        batch.lose(queue, lost);
+        batch.lose(queue, held.saturating_sub(left), held_bytes.saturating_sub(bytes));
+        self.commit_loss(queue, batch)
+    }
+
+    /// Counts as damaged what a queue should hold, and does not.
+    pub(super) fn lose_missing(&mut self, queue: u32) -> io::Result<()> {
+        let mut batch = Batch::default();
+        let row = self.row(&mut batch, queue);
+        let (count, bytes) = (row.messages, row.bytes);
+        (row.messages, row.bytes) = (0, 0);
+        batch.lose(queue, count, bytes);
+        self.commit_loss(queue, batch)
+    }
+
+    fn commit_loss(&mut self, queue: u32, batch: Batch) -> io::Result<()> {
+        let count = batch.damaged;
         self.commit(batch)?;
         if let Some(state) = self.queues.get(&queue) {
             let topic = state.queue.key.topic.clone();
-            self.common.events.send(SpoolEvent::Damaged { topic, count: lost });
+            self.common.events.send(SpoolEvent::Damaged { topic, count });
         }
         Ok(())
     }

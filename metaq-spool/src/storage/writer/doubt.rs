@@ -68,7 +68,7 @@ impl Writer {
             serial: in_doubt.serial + 1,
             next_queue: self.common.index.next_id(),
             is_closed: false,
-            time: self.common.clock.now(),
+            times: self.common.clock.times(),
             ..self.state
         };
         changes.push(Change::Put(Key::STATE, state.encode()));

@@ -22,7 +22,7 @@ use super::{
     rows::{QueueRow, StateRow},
 };
 use crate::{
-    events::{DropReason, SpoolEvent},
+    events::{DropReason, SpoolEvent, contain},
     options::Fsync,
     record,
     store::{Key, Limit, Rows, Store},
@@ -99,7 +99,8 @@ impl Writer {
             }
             Request::Read(queue, from, limit, answer) => {
                 // The reader may be gone.
-                let _ = answer.send(self.read(&queue, from, limit));
+                let rows = self.read(&queue, from, limit);
+                contain(|| _ = answer.send(rows));
             }
             Request::Flush(answer) => self.flushes.push(answer),
         }
@@ -151,6 +152,14 @@ impl Writer {
             }
             Ok(rows) => rows,
         };
+        let is_queued = |state: &QueueState| state.row.messages > 0;
+        if rows.is_empty()
+            && from == first
+            && self.queues.get(&queue.id).is_some_and(is_queued)
+            && !self.unremoved.iter().any(|(id, _)| *id == queue.id)
+        {
+            self.lose_missing(queue.id)?;
+        }
         // Those behind the head may be behind others that are in flight, and are dropped at the head.
         let expired = if from == first { self.expired(&rows) } else { 0 };
         let young = rows.split_off(expired);

@@ -9,7 +9,6 @@ use std::{
 
 use super::{QueueState, Writer};
 use crate::{
-    fields::BadRow,
     record,
     storage::{
         Common,
@@ -35,13 +34,16 @@ pub(crate) fn find(store: &dyn Store) -> io::Result<Found> {
     for (key, row) in store.scan(Key::all_queues(), Limit::ALL)? {
         match QueueRow::decode(&row) {
             Ok(row) => queues.push((key.queue, row)),
+            Err(error) if error.is_newer => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, error.to_string()));
+            }
             Err(_) => queues.extend(rebuild(store, key.queue)?.map(|row| (key.queue, row))),
         }
     }
     let stored = store::get(store, Key::STATE)?;
     let state = match stored.as_deref().map(StateRow::decode) {
         Some(Ok(state)) => Some(state),
-        Some(Err(error)) if is_newer(&error, stored.as_deref()) => {
+        Some(Err(error)) if error.is_newer => {
             return Err(io::Error::new(io::ErrorKind::Unsupported, error.to_string()));
         }
         _ => None,
@@ -69,15 +71,6 @@ pub(crate) fn find(store: &dyn Store) -> io::Result<Found> {
     Ok(Found { state, was_closed, queues, held_aside, held_aside_bytes })
 }
 
-/// Whether a row was written by a later version, and is no damage.
-fn is_newer(error: &BadRow, row: Option<&[u8]>) -> bool {
-    let version = row.and_then(|row| row.first()).copied().unwrap_or_default();
-    // A flipped bit leaves a version that is far away, or one whose checksum does not fit.
-    error.0.contains("format has version")
-        && (2..16).contains(&version)
-        && row.is_some_and(|row| row.len() == 34)
-}
-
 /// The row of a queue from its messages; none if there are none.
 fn rebuild(store: &dyn Store, queue: u32) -> io::Result<Option<QueueRow>> {
     let mut found: Option<QueueRow> = None;
@@ -100,6 +93,49 @@ fn rebuild(store: &dyn Store, queue: u32) -> io::Result<Option<QueueRow>> {
 }
 
 impl Found {
+    /// Moves the messages of queues that exist twice into the one with the smaller number: only one of them
+    /// would be found by its topic and partition.
+    pub(crate) fn unite_queues(&mut self, store: &mut dyn Store) -> io::Result<()> {
+        let mut first = HashMap::new();
+        for at in 0..self.queues.len() {
+            let known = *first.entry(self.queues[at].1.key.clone()).or_insert(at);
+            if known != at {
+                self.move_queue(store, at, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn move_queue(&mut self, store: &mut dyn Store, from: usize, to: usize) -> io::Result<()> {
+        let (from_id, to_id) = (self.queues[from].0, self.queues[to].0);
+        loop {
+            let rows = store.scan(Key::messages(from_id, 0), Limit { rows: 1024, bytes: 4 << 20 })?;
+            let mut changes = Vec::new();
+            let (count, bytes) =
+                (rows.len() as u64, rows.iter().map(|(_, row)| row.len() as u64).sum::<u64>());
+            let into = &mut self.queues[to].1;
+            (into.messages, into.bytes) = (into.messages + count, into.bytes + bytes);
+            for (key, row) in rows {
+                into.first = into.first.min(key.number);
+                into.end = into.end.max(key.number + 1);
+                changes.extend([Change::Remove(key), Change::Put(Key::message(to_id, key.number), row)]);
+            }
+            let left = &mut self.queues[from].1;
+            (left.messages, left.bytes) =
+                (left.messages.saturating_sub(count), left.bytes.saturating_sub(bytes));
+            if count == 0 {
+                // There are no more, whatever its row says.
+                (left.messages, left.bytes) = (0, 0);
+                return Ok(());
+            }
+            for at in [from, to] {
+                let (id, row) = &self.queues[at];
+                changes.push(Change::Put(Key::queue(*id), row.encode()));
+            }
+            store.commit(&changes)?;
+        }
+    }
+
     /// The queues that hold messages, as those who spool and replay see them.
     pub(crate) fn index(&self) -> (Index, HashMap<u32, QueueState>) {
         let filled = self.queues.iter().filter(|(_, row)| row.messages > 0);
@@ -130,7 +166,13 @@ impl Writer {
             let left = if found.state.window == 0 { window } else { found.state.window };
             queues.values_mut().for_each(|state| state.maybe_replayed = left);
         }
-        let state = StateRow { serial: found.state.serial + 1, is_closed: false, window, ..found.state };
+        let state = StateRow {
+            serial: found.state.serial + 1,
+            is_closed: false,
+            times: common.clock.times(),
+            window,
+            ..found.state
+        };
         // Queues that are empty are forgotten, so that their number is bounded by what is in use.
         let empty = found.queues.iter().filter(|(_, row)| row.messages == 0);
         let mut changes: Vec<_> = empty.map(|(id, _)| Change::Remove(Key::queue(*id))).collect();
