@@ -38,7 +38,18 @@ impl DiskStore {
         let path = folder.join(FILE);
         let mut this = Self { path, is_forced, database: None };
         this.reopen()?;
+        this.sync_names()?;
         Ok(this)
+    }
+
+    /// Makes the names of the folder and of its files survive a loss of power, if commits do.
+    fn sync_names(&self) -> io::Result<()> {
+        if !self.is_forced {
+            return Ok(());
+        }
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        sync_folder(folder)?;
+        folder.canonicalize()?.parent().map_or(Ok(()), sync_folder)
     }
 
     /// Opens a file that [`open`](Self::open) could not open, to read what is left of it. One that was cut is
@@ -142,6 +153,7 @@ impl Store for DiskStore {
         let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
         let renamed = Self::set_damaged_file_aside(folder)?;
         self.reopen()?;
+        self.sync_names()?;
         let damaged = Self::open_damaged(&renamed).map(|damaged| Box::new(damaged) as Box<dyn Store>);
         Ok(Some(Damaged { path: renamed, store: damaged }))
     }
@@ -152,6 +164,28 @@ impl Drop for DiskStore {
         // Nobody is left to hear of it.
         let _ = self.close();
     }
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Not every file system can, and not every parent may be read.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Folders can't be opened as files.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Runs code that reads the file: the library checks much of it by assertions.

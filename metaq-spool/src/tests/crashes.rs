@@ -65,6 +65,8 @@ async fn live(
         }
     };
     tokio::time::timeout(SOON, enough).await.unwrap();
+    // What this life does after its end reaches no broker.
+    broker.faults().plan(Requests::puts(), Fault::refuse(503, "it is dead"));
     // The kill: what was promised until this moment is kept by the store of the same moment or a later one.
     let told = {
         let promised = promised.lock().unwrap();

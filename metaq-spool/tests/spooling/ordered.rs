@@ -61,10 +61,15 @@ async fn order_holds_while_brokers_come_and_go() {
     }
     assert_eq!(spool.drain(SOON).await, 0);
     assert_balanced(&spool.stats());
+    assert!(spool.stats().replayed > 0);
     for (index, outcomes) in (0..).zip(outcomes) {
         let numbers =
             in_partition(&broker, index).into_iter().map(|payload| payload.parse::<usize>().unwrap());
         let numbers: Vec<_> = numbers.collect();
+        let is_kept = |outcome: &String| outcome.starts_with("Stored") || outcome.starts_with("Spooled");
+        let kept = outcomes.iter().enumerate().filter(|(_, outcome)| is_kept(outcome));
+        let lost: Vec<_> = kept.filter(|(n, _)| !numbers.contains(n)).collect();
+        assert!(lost.is_empty(), "partition {index}: {lost:?}");
         if let Some(late) = numbers.windows(2).find(|pair| pair[1] < pair[0]) {
             panic!("partition {index}: {} after {}: {}; {numbers:?}", late[1], late[0], outcomes[late[1]]);
         }
