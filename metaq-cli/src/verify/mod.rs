@@ -34,6 +34,9 @@ use crate::{
     stderr::print_error,
 };
 
+/// The limit on writing the result after a signal.
+const WRITE_AFTER_SIGNAL: Duration = Duration::from_secs(1);
+
 /// Sends numbered messages with checksums for a while, reads them back from the brokers, and
 /// reports what was lost, duplicated, reordered or corrupted. THE MESSAGES ARE STORED: use a
 /// dedicated topic.
@@ -177,8 +180,12 @@ async fn verify(
     };
     let json = look.is_json(args.json);
     let status = account.print(look, json)?;
-    // Somebody may not read the output.
-    match unless_stopped(shutdown, look.written()).await {
+    // Somebody may not read the output; who does gets it, however many signals come.
+    let written = match unless_stopped(shutdown, look.written()).await {
+        Some(written) => Some(written),
+        None => tokio::time::timeout(WRITE_AFTER_SIGNAL, look.written()).await.ok(),
+    };
+    match written {
         Some(written) => written?,
         None => account.print_briefly(),
     }
