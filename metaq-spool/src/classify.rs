@@ -51,8 +51,8 @@ pub(crate) fn is_spooled(failure: Failure, options: &SpoolOptions) -> bool {
     }
 }
 
-/// Judges the error of a spooled message, whose topic counts as declared. A broker that doesn't know the program
-/// any more may be told to: that says nothing about the message.
+/// Judges the error of a spooled message, whose topic counts as declared. A refusal for want of authorization
+/// says nothing about the message.
 pub(crate) fn classify_replayed(error: &SendError, is_pinned: bool) -> Failure {
     match error.status() {
         Some(Status::UNAUTHORIZED) => Failure::ServerError,

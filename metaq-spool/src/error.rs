@@ -184,8 +184,8 @@ impl SpoolSendError {
         self.inner.kind
     }
 
-    /// Whether a broker may have stored the message. It is not in the spool, unless the thread that writes, or
-    /// the runtime, has ended while it had the message: the outcome is unknown then.
+    /// Whether a broker may have stored the message. It is not in the spool, unless the thread that writes or
+    /// the runtime has ended while it had the message: the outcome is unknown then.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         if self.inner.is_unknown {
