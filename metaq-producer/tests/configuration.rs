@@ -143,7 +143,7 @@ fn what_is_wrong_in_the_environment_is_named_with_its_variable() {
         (
             "METAQ_SEND_TIMEOUT",
             "3 sacks",
-            "METAQ_SEND_TIMEOUT is \"3 sacks\", but it has to be a duration such as 3s",
+            "METAQ_SEND_TIMEOUT is \"3 sacks\", but it has to be a duration with a unit, such as 3s or 500ms",
         ),
         (
             "METAQ_RETRY_MAX_ATTEMPTS",

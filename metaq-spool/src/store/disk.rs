@@ -47,7 +47,7 @@ impl DiskStore {
         if !self.is_forced {
             return Ok(());
         }
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
         sync_folder(folder)?;
         folder.canonicalize()?.parent().map_or(Ok(()), sync_folder)
     }
