@@ -45,6 +45,10 @@ use crate::{
 ///   (echo delay 50ms; sleep 10; echo freeze; sleep 5; echo forward; sleep 1000) | metaq proxy broker:8123
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the text is the command's help, where brackets are no links"
+)]
 pub(crate) struct Args {
     /// The address of the broker, HOST:PORT or meta://HOST:PORT
     #[arg(value_name = "UPSTREAM")]
