@@ -132,7 +132,7 @@ fn ensure_resources() -> io::Result<()> {
     let spawn = || {
         let ended = Arc::clone(&ended);
         thread::Builder::new().spawn(move || {
-            // An error is what tells the end.
+            // The end shows as an error.
             let _ = ended.lock().recv();
         })
     };

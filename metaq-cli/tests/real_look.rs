@@ -81,7 +81,7 @@ async fn commands_find_and_read_what_real_brokers_have() {
             .contains(&format!("metaq_broker_uptime_seconds{{broker=\"1\",addr=\"{}\"}}", second.addr()))
     );
 
-    // A topic that nobody offers leaves nothing behind in ZooKeeper.
+    // A topic that no broker offers leaves nothing behind in ZooKeeper.
     let before = run("topics --json", &cluster).await.stdout;
     for command in ["topics none", "partitions none", "read none"] {
         let finished = run(command, &cluster).await;

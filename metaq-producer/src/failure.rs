@@ -151,7 +151,7 @@ pub(crate) struct Failures {
     /// Whether a panic was logged.
     has_panicked: AtomicBool,
     outstanding: Mutex<Outstanding>,
-    told: Notify,
+    delivered: Notify,
 }
 
 /// The messages that the handler is about to get.
@@ -163,7 +163,7 @@ struct Outstanding {
     queue: VecDeque<(SendError, Notice)>,
 }
 
-/// A message that the handler is about to get: [`Failures::all_told`] waits for it.
+/// A message that the handler is about to get: [`Failures::all_delivered`] waits for it.
 #[derive(Debug)]
 #[must_use = "flushing waits for it for ever"]
 pub(crate) struct Notice(u64);
@@ -217,7 +217,7 @@ impl Failures {
         Self { handler, ..Self::default() }
     }
 
-    /// Whether anybody wants the messages.
+    /// Whether there is a handler.
     pub(crate) fn is_handled(&self) -> bool {
         self.handler.is_some()
     }
@@ -237,7 +237,7 @@ impl Failures {
     /// Gives the handler the message of an error that was announced; afterwards, if the handler runs on this
     /// thread. No lock may be held.
     #[cold]
-    pub(crate) fn tell(&self, error: SendError, notice: Notice) {
+    pub(crate) fn deliver(&self, error: SendError, notice: Notice) {
         let call = Call::enter(self);
         if matches!(call, Err(NotEntered::Active)) {
             return self.outstanding.lock().queue.push_back((error, notice));
@@ -245,20 +245,20 @@ impl Failures {
         self.call(error);
         self.end(notice);
         if call.is_ok() {
-            self.tell_queued();
+            self.deliver_queued();
         }
     }
 
     /// Gives the handler the message of an error that wasn't accepted, unless the handler is what has offered
     /// it just now. No lock may be held.
     #[cold]
-    pub(crate) fn tell_refused(&self, error: SendError) {
+    pub(crate) fn deliver_refused(&self, error: SendError) {
         let Ok(_call) = Call::enter(self) else { return contain(|| drop(error)) };
         self.call(error);
-        self.tell_queued();
+        self.deliver_queued();
     }
 
-    fn tell_queued(&self) {
+    fn deliver_queued(&self) {
         loop {
             let next = self.outstanding.lock().queue.pop_front();
             let Some((error, notice)) = next else { return };
@@ -283,22 +283,22 @@ impl Failures {
 
     fn end(&self, notice: Notice) {
         self.outstanding.lock().announced.remove(&notice.0);
-        self.told.notify_waiters();
+        self.delivered.notify_waiters();
     }
 
     /// Waits until the handler has returned for every message that was announced before, or does nothing
     /// within the handler's own call.
-    pub(crate) async fn all_told(&self) {
+    pub(crate) async fn all_delivered(&self) {
         let next = self.outstanding.lock().next;
         loop {
-            let mut told = pin!(self.told.notified());
+            let mut delivered = pin!(self.delivered.notified());
             // From here on nothing is missed.
-            told.as_mut().enable();
+            delivered.as_mut().enable();
             let first = self.outstanding.lock().announced.first().copied();
             if first.is_none_or(|first| first >= next) || self.is_active() {
                 return;
             }
-            told.await;
+            delivered.await;
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A clock that only goes forward, and at an even pace while a process runs.
 ///
-/// Somebody who sets the clock of the machine makes no message older meanwhile. Between two processes it goes
+/// Setting the clock of the machine makes no message older meanwhile. Between two processes it goes
 /// on by what the clock of the machine shows to have passed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {

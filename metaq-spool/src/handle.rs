@@ -188,7 +188,7 @@ impl Drop for SpoolHandle {
 }
 
 impl SpoolHandle {
-    /// The shared state, unless somebody else takes the message to its outcome.
+    /// The shared state, unless another task takes the message to its outcome.
     fn spool(&self) -> Option<&Arc<Shared>> {
         match &self.state {
             State::Live(_, shared) => Some(shared),

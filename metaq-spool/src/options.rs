@@ -76,7 +76,8 @@ pub struct SpoolOptions {
 pub enum Fsync {
     /// It is on the disk. What came while the disk was written is written together the next time.
     Each,
-    /// It is on the disk, which is written once in this time at most: a message waits so long to be reported.
+    /// It is on the disk, which is written once in this time at most: a message waits for that to be
+    /// reported.
     Interval(Duration),
     /// It is with the operating system. When the machine loses its power, the spool may be lost as a whole;
     /// the file is then set aside when the spool is opened.

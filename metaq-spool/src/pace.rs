@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Lets so many messages pass in a second, of all queues together.
+/// Lets a number of messages pass in a second, of all queues together.
 #[derive(Debug)]
 pub(crate) struct Pace {
     interval: Duration,
     next: Mutex<Option<Instant>>,
 }
 
-/// Messages may come so much earlier, as timers are no more precise.
+/// Messages may come earlier by this, as timers are no more precise.
 const BURST: Duration = Duration::from_millis(5);
 
 impl Pace {

@@ -43,7 +43,7 @@ async fn open(producer: Producer, folder: &Path) -> SpoolingProducer {
     spool
 }
 
-/// Spools so many messages of 300 bytes in two queues, and closes the folder.
+/// Spools a number of messages of 300 bytes in two queues, and closes the folder.
 async fn filled(folder: &Path, count: usize) {
     let spool = open(away(), folder).await;
     let mut handles = Vec::new();

@@ -103,7 +103,7 @@ async fn run_child(arguments: &str, life: Duration) -> Vec<(String, String)> {
             Some(deadline) => match tokio::time::timeout_at(deadline, lines.next_line()).await {
                 Ok(line) => line,
                 Err(_) => {
-                    // The process may have ended by itself, which the lines tell.
+                    // The process may have ended by itself, which the lines show.
                     let _ = child.start_kill();
                     lines.next_line().await
                 }

@@ -28,7 +28,7 @@ use crate::args::{ConnectionArgs, parse_timeout};
 /// program), socket (the system held bytes that the broker did not take), broker (messages waited there: more
 /// in flight would wait longer), permits (--in-flight: more in flight would be faster).
 ///
-/// The status tells of failures of the warm-up, too. SIGINT and SIGTERM stop sending; the figures so far are
+/// The status covers failures of the warm-up, too. SIGINT and SIGTERM stop sending; the figures so far are
 /// printed, if they are read within --timeout. A second signal ends the program immediately.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -10,7 +10,7 @@ pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// The part of the elapsed time that the program's CPU time has when it is busy.
 const BUSY: f64 = 0.9;
 
-/// A median of so many round trips of an idle broker means that messages wait at the broker.
+/// A median of this number of round trips of an idle broker means that messages wait at the broker.
 const QUEUED_ROUND_TRIPS: f64 = 4.0;
 
 /// Samples of one run.

@@ -19,7 +19,7 @@ pub(super) struct Segment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Bytes(Bytes),
-    /// So many bytes are missing in the capture. Nothing follows.
+    /// This number of bytes is missing in the capture. Nothing follows.
     Missing(u64),
 }
 

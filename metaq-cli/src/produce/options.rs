@@ -31,8 +31,8 @@ pub(crate) struct Args {
     /// By default 3s
     #[arg(long, value_name = "TIMEOUT", value_parser = timeout_text)]
     pub(super) timeout: Option<String>,
-    /// Waits so long for the registry, the topics and their brokers, and reads nothing meanwhile. Without
-    /// it, what is not there within --timeout is an error
+    /// Waits up to this time for the registry, the topics and their brokers, and reads nothing meanwhile.
+    /// Without it, what is not there within --timeout is an error
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub(super) wait: Option<Duration>,
     /// The limit on unacknowledged messages, at most 65536; fewer if their lines, plus 1 KiB each, take more
@@ -76,10 +76,10 @@ pub(crate) struct Args {
     /// Whether a carriage return at the end of a line is a part of the message
     #[arg(long, value_name = "WHAT", default_value = "keep", conflicts_with_all = ["length_prefixed", "file_per_message"])]
     pub(super) crlf: Crlf,
-    /// Sends at most so many messages a second
+    /// Sends at most this number of messages a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
-    /// Stops after so many messages; what was read beyond them is dropped
+    /// Stops after this number of messages; what was read beyond them is dropped
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) count: Option<u64>,
     /// What a message that is not acknowledged does to those after it

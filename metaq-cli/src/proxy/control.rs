@@ -13,7 +13,7 @@ pub(super) enum Control {
     Bandwidth(u64, Directions),
     Freeze(Directions),
     Swallow(Directions),
-    /// Closes each connection after so many bytes.
+    /// Closes each connection after this number of bytes.
     Cut(u64, Directions),
     Duplicate {
         at: u64,

@@ -29,10 +29,10 @@ use crate::{
 /// Commands; DIR is to-server or to-client, or left out for both:
 ///   forward               everything is forwarded again, and new connections are accepted
 ///   delay TIME [DIR]      delays every byte
-///   bandwidth BYTES [DIR] forwards so many bytes each second
+///   bandwidth BYTES [DIR] forwards BYTES each second
 ///   freeze [DIR]          holds everything back
 ///   swallow [DIR]         loses everything; swallow to-client loses the acknowledgements
-///   cut BYTES [DIR]       closes each connection after so many bytes
+///   cut BYTES [DIR]       closes each connection after BYTES bytes
 ///   duplicate AT BYTES [DIR]  sends the BYTES before position AT once more
 ///   close, reset, strand  ends all connections by FIN or RST, or loses what they carry from now on
 ///   refuse, ignore        refuses new connections, or accepts them and is silent

@@ -66,7 +66,7 @@ pub(super) async fn read(
             }
         }
     };
-    // Ends with the command, and sooner when nobody receives any more.
+    // Ends with the command, and sooner when the receiver is gone.
     let task = tokio::spawn(reading);
     let printed = print(look, &mut items, stop.count, form).await;
     task.abort();
@@ -84,7 +84,7 @@ async fn print(
         let item = match items.try_recv() {
             Ok(item) => Some(item),
             Err(_) => {
-                // Nothing waits: whoever reads the output sees what was found so far.
+                // Nothing waits: a reader of the output sees what was found so far.
                 look.written().await?;
                 items.recv().await
             }
@@ -138,7 +138,7 @@ async fn follow(mut reading: Reading, found: mpsc::Sender<Found>) {
                 Ok(offsets) => break offsets,
                 Err(error) if error.is_transient() => sleep(POLL_INTERVAL).await,
                 Err(error) => {
-                    // It fails only when nobody receives.
+                    // It fails only when the receiver is gone.
                     let _ = found.send((partition, Err(Unread::Failed(error)))).await;
                     return;
                 }

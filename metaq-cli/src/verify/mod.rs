@@ -180,7 +180,7 @@ async fn verify(
     };
     let json = look.is_json(args.json);
     let status = account.print(look, json)?;
-    // Somebody may not read the output; who does gets it, however many signals come.
+    // The output may be unread; a reader gets all of it, however many signals come.
     let written = match unless_stopped(shutdown, look.written()).await {
         Some(written) => Some(written),
         None => tokio::time::timeout(WRITE_AFTER_SIGNAL, look.written()).await.ok(),

@@ -88,7 +88,7 @@ pub(super) async fn prepare(
     Ok(Run { topic, header, ledger: Ledger::default(), state, elapsed: Duration::ZERO })
 }
 
-/// Refuses a topic whose partitions nobody names.
+/// Refuses a topic whose partitions no broker names.
 fn check_partitions(view: &TopicView) -> Result<(), Failure> {
     let Some(broker) = view.brokers().iter().find(|broker| broker.partitions.is_none()) else {
         return Ok(());

@@ -251,7 +251,7 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// A duration of so many seconds, or as long as there is.
+/// A duration of `seconds`, or the longest that there is.
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(365 * 24 * 3600))
 }

@@ -96,7 +96,7 @@ impl Account<'_> {
         table
     }
 
-    /// Prints the most important counts to stderr, for output that nobody reads.
+    /// Prints the most important counts to stderr, for output that isn't read.
     pub(super) fn print_briefly(&self) {
         let (counts, _) = self.ledger.verdict();
         let Counts { sent, acknowledged, found, unverified, lost, .. } = counts;

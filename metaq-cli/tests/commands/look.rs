@@ -88,7 +88,7 @@ async fn broker_that_is_away_has_an_error_and_the_others_answer() {
     );
     assert!(lines[1]["round_trip_us"].as_f64().unwrap() > 0.0);
     assert!(lines[2]["error"].as_str().unwrap().contains("connecting to broker"), "{lines:?}");
-    // Without a question to them, nobody needs to be there.
+    // Without a request to them, no broker has to run.
     assert_eq!(run("brokers", &cluster).await.status, 0);
     let finished = run("partitions lost --offsets", &cluster).await;
     assert_eq!((finished.status, finished.stdout.lines().count()), (5, 2));

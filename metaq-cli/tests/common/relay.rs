@@ -80,7 +80,7 @@ async fn forward(client: TcpStream, server: TcpStream, puts: Arc<AtomicU64>, tre
                         Treatment::Delay => {
                             delayed = Some(raw);
                             forged.send(receipt(&put)).unwrap();
-                            // Its own answer comes later, to nobody.
+                            // Its own answer comes later, and is dropped.
                             swallowed.lock().push(put.opaque);
                             continue;
                         }

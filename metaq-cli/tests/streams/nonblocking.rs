@@ -1,4 +1,4 @@
-//! Streams that another process has made non-blocking, that nobody reads, or that are missing; and limits of
+//! Streams that another process has made non-blocking, that aren't read, or that are missing; and limits of
 //! the system.
 
 use std::{
@@ -100,7 +100,7 @@ fn too_few_descriptors_are_one_line() {
 fn too_few_threads_are_one_line() {
     use std::os::unix::process::CommandExt as _;
 
-    // The limit counts the threads of a user, and not those of root: one of a number that nobody has.
+    // The limit counts the threads of a user, and not those of root: an unused number.
     let user = 60_000 + std::process::id() % 5000;
     if !nix::unistd::geteuid().is_root() {
         return println!("skipped: only root changes the user of a process");

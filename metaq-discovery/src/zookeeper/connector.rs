@@ -143,7 +143,8 @@ impl Connector {
         Err(connect_error)
     }
 
-    /// Runs `attempt`. If it lasts, notes meanwhile why each server fails: nobody may wait for its end.
+    /// Runs `attempt`. If it lasts, notes meanwhile why each server fails: its end may come too late for all
+    /// callers.
     async fn while_probing<T>(&self, attempt: impl Future<Output = T>, noted: impl Fn(ConnectError)) -> T {
         let mut attempt = pin!(attempt);
         let probing = async {

@@ -314,7 +314,7 @@ impl Producer {
         .await;
         // Of connections that have not closed: the runtime that they live on may not be running.
         in_flight.fail_in_flight();
-        let _ = deadline::timeout_at(end, with_contained_waker(in_flight.failures.all_told())).await;
+        let _ = deadline::timeout_at(end, with_contained_waker(in_flight.failures.all_delivered())).await;
         if inner.owns_discovery {
             let end = deadline::at(end.max(Instant::now()), MOMENT);
             let _ = deadline::timeout_at(end, inner.discovery.close()).await;

@@ -50,7 +50,7 @@ impl Producer {
                 true
             }
             Err(error) => {
-                self.inner.in_flight().failures.tell_refused(error);
+                self.inner.in_flight().failures.deliver_refused(error);
                 false
             }
         }
@@ -98,7 +98,7 @@ mod tests {
     async fn a_message_purged_as_it_is_accepted_reaches_the_purger_alone() {
         let dropped = DropCounter::new();
         let config = ProducerConfig { auto_publish: true, ..ProducerConfig::default() };
-        // Nobody listens there.
+        // Nothing listens there.
         let builder = Producer::builder().broker("meta://127.0.0.1:1".parse().unwrap()).config(config);
         let producer = builder.failure_handler(dropped.clone()).build().unwrap();
         let message = || Message::new("t".parse().unwrap(), "x");

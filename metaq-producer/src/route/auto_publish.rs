@@ -1,6 +1,6 @@
 //! Publishing a topic by the first message to it.
 //!
-//! The topic is held once, by nobody's call: messages find it while it is being published and wait for its
+//! The topic is held once, by no caller: messages find it while it is being published and wait for its
 //! first broker as for any other. When that fails, it is let go of, and the next message begins anew. So
 //! it does when the runtime of an attempt isn't driven until the attempt's time is up.
 

@@ -25,7 +25,7 @@ const HELD: u8 = 1;
 const CANCELLED: u8 = 2;
 /// The token may still be named by a broker: the place isn't used again.
 const PINNED: u8 = 4;
-/// Nobody has the token, and the failure handler gets the message if it fails.
+/// The token was given up, and the failure handler gets the message if it fails.
 const OFFERED: u8 = 8;
 
 impl<T> Default for Slab<T> {

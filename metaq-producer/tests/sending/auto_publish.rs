@@ -326,7 +326,7 @@ fn a_runtime_that_stands_still_leaves_it_to_another_one() {
     assert_eq!(payloads(&broker, "t"), ["sent", "sent"]);
 }
 
-/// Five threads send to four topics, one of which nobody offers, while others unpublish them.
+/// Five threads send to four topics, one of which no broker offers, while others unpublish them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn every_message_has_its_outcome_while_topics_come_and_go() {
     let registry = EmbeddedRegistry::new();

@@ -216,7 +216,7 @@ async fn a_handler_may_call_the_producer() {
         assert_eq!(producer.purge(&topic_named("failed")), []);
         producer.partition_for(&message).unwrap();
         let moved = Message::new(topic_named("failed"), message.payload().clone());
-        // One that is too large comes back to nobody.
+        // One that is too large reaches no handler.
         let is_taken = producer.offer(moved);
         assert_eq!(is_taken, message.payload().len() < 100);
         TOLD.fetch_add(1, SeqCst);

@@ -4,14 +4,14 @@
 //!
 //! Two topics share the brokers, one of which is unpublished and published again; messages are large or
 //! small, ordered or not, sent to any partition, connected or configured, or to the one that a key or the
-//! message itself names; some are offered, and their failures told to a handler, and some publish their
+//! message itself names; some are offered, and their failures reported to a handler, and some publish their
 //! topic; local transactions are short, long, or abandoned, XA transactions are prepared and recovered;
 //! statistics are asked for, and what was accepted is flushed.
 //!
 //! Whatever happens, at each step the counts of producer, topics and brokers add up and the limits hold; no
 //! message, question or flush is unresolved past its deadline; what was acknowledged is stored once, what
-//! failed for certain isn't stored, and what was offered is stored or told to the handler; transactions are
-//! stored as a whole or not at all, as was reported; messages that a key sends to a partition are stored
+//! failed for certain isn't stored, and what was offered is stored or reported to the handler; transactions
+//! are stored as a whole or not at all, as was reported; messages that a key sends to a partition are stored
 //! there in the order in which they were accepted, if that is asked for, and a broker has one of them at a
 //! time.
 //!
@@ -29,7 +29,7 @@
 //! exactly as before. For that the simulation is built with `--cfg tokio_unstable`, so that tokio, too, draws
 //! from the seed in which order it wakes those who watch the same value. Where it is built without, as by
 //! `cargo test`, a seed has a few courses, not one; hence only a few seeds are run there. `METAQ_SEEDS=N`
-//! runs so many, `METAQ_SEED=N` that one.
+//! runs that number, `METAQ_SEED=N` that one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounts;

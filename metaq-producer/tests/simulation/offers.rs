@@ -1,4 +1,4 @@
-//! The messages that are offered, and what the failure handler is told of them.
+//! The messages that are offered, and what the failure handler gets of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,11 +17,11 @@ use crate::{log::note, schedule::Simulation};
 #[derive(Default)]
 pub(crate) struct Offers {
     told: Arc<Mutex<BTreeMap<String, SendError>>>,
-    /// Those of which the handler was not told.
+    /// Those that the handler has not got.
     accepted: BTreeSet<String>,
 }
 
-/// Keeps what it is told of each message, which is once.
+/// Keeps what it gets, each message once.
 struct Handler(Arc<Mutex<BTreeMap<String, SendError>>>);
 
 impl FailureHandler for Handler {
@@ -41,7 +41,7 @@ impl Offers {
         Handler(Arc::clone(&self.told))
     }
 
-    /// A message was offered. One that is not accepted was told by then, as certainly not stored.
+    /// A message was offered. The handler has one that is not accepted by then, as certainly not stored.
     pub(crate) fn offered(&mut self, payload: String, is_accepted: bool) {
         let name = payload.trim_end();
         note(format_args!("{name} is offered, and {}accepted", if is_accepted { "" } else { "not " }));
@@ -53,7 +53,7 @@ impl Offers {
         self.accepted.insert(payload);
     }
 
-    /// Those that were accepted, and of which the handler was not told: when nothing is under way, they are
+    /// Those that were accepted, and that the handler has not got: when nothing is under way, they are
     /// acknowledged.
     pub(crate) fn acknowledged(&self) -> impl Iterator<Item = &String> {
         self.accepted.iter()
@@ -61,7 +61,7 @@ impl Offers {
 }
 
 impl Simulation {
-    /// Takes what the failure handler was told.
+    /// Takes what the failure handler has got.
     pub(crate) fn take_failures(&mut self) {
         let told = std::mem::take(&mut *self.offers.told.lock());
         for (payload, error) in told {

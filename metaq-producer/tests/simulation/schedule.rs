@@ -262,7 +262,7 @@ impl Simulation {
         });
         for (payload, outcome) in join_all(sent).await {
             let may_fail = self.max_in_flight < 4 || self.max_in_flight_bytes < 8 * LARGEST;
-            // Connections that nobody knew to be lost are closed when all is mended.
+            // Connections whose loss was not noticed are closed when all is mended.
             let is_lost = matches!(&outcome, Err(error) if error.outcome() == Outcome::Unknown);
             assert!(
                 outcome.is_ok() || may_fail || is_lost,

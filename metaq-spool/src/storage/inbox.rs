@@ -65,7 +65,7 @@ pub(crate) struct Inbox {
 #[derive(Default)]
 struct State {
     requests: VecDeque<Request>,
-    /// Nobody sends requests any more.
+    /// All senders of requests are gone.
     is_closed: bool,
     waits: bool,
 }

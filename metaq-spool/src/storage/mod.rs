@@ -143,7 +143,7 @@ impl Storage {
             .map_err(|error| OpenError::io(folder, "writing to it", error))?;
         let shared = Arc::clone(&common);
         let run = move || {
-            // Whatever happens to the writer, nobody waits for it in vain.
+            // Whatever happens to the writer, no caller waits for it in vain.
             let end = EndOfWriter(shared);
             writer.run();
             drop((end, lock));

@@ -161,7 +161,7 @@ impl Store for DiskStore {
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        // Nobody is left to hear of it.
+        // No caller is left to report it to.
         let _ = self.close();
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Memory {
     pub(crate) failing_after_commit: f64,
     /// Commits that remove messages fail, and change nothing.
     pub(crate) keeps_messages: bool,
-    /// So many attempts to reopen fail.
+    /// The number of attempts to reopen that fail.
     pub(crate) failing_reopens: u32,
     /// Reads that touch one of these fail.
     pub(crate) unreadable: Vec<Key>,

@@ -103,7 +103,7 @@ impl InFlight {
             contain(|| effects.payloads.clear());
         }
         contain_each(effects.errors.drain(..), |(error, notice)| match notice {
-            Some(notice) => self.failures.tell(error, notice),
+            Some(notice) => self.failures.deliver(error, notice),
             None => drop(error),
         });
         contain_each(effects.entries.drain(..), drop);
@@ -347,8 +347,8 @@ impl InFlight {
         effects.flushed(flush);
         let Some(entry) = entry else {
             // What was taken back is in other hands.
-            let is_told = shard.is_offered(token) && !error.is_taken_back();
-            let notice = if is_told { self.failures.announce() } else { None };
+            let is_handled = shard.is_offered(token) && !error.is_taken_back();
+            let notice = if is_handled { self.failures.announce() } else { None };
             effects.entries.extend(shard.remove(token));
             effects.errors.push((error, notice));
             return;

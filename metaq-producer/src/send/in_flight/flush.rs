@@ -110,7 +110,7 @@ impl InFlight {
                 Err(NotReached::NoRuntime) => with_contained_waker(done).await,
             }
         }
-        with_contained_waker(self.failures.all_told()).await;
+        with_contained_waker(self.failures.all_delivered()).await;
     }
 
     /// Waits until all messages have their outcome, but not beyond `until`. `expire` ends what is overdue.

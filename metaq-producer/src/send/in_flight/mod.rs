@@ -303,7 +303,7 @@ impl InFlight {
         drop((waker, ended));
     }
 
-    /// Nobody holds a handle of a message any more, and the failure handler gets it if it fails.
+    /// No handle of a message is left, and the failure handler gets it if it fails.
     pub(crate) fn give_to_failure_handler(&self, token: Token) {
         let mut shard = self.shard(token);
         let Some(entry) = shard.get_mut(token) else { return };
@@ -322,7 +322,7 @@ impl InFlight {
         };
         drop(shard);
         match (ended, notice) {
-            (Some(Err(error)), Some(notice)) => self.failures.tell(error, notice),
+            (Some(Err(error)), Some(notice)) => self.failures.deliver(error, notice),
             (ended, _) => panics::contain(|| drop(ended)),
         }
     }

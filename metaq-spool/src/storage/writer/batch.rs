@@ -113,7 +113,7 @@ impl Writer {
         let slots = appends.iter().map(|append| append.slots as usize).sum();
         for (index, append) in (0..).zip(appends) {
             also(&append);
-            // Whoever spooled it may be gone. Its waker is anybody's code.
+            // Its caller may be gone. Its waker is foreign code.
             contain(|| drop(append.answer.send(result(index))));
         }
         contain(|| self.common.inbox.give_slots(slots));

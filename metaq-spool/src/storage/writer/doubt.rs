@@ -40,7 +40,7 @@ impl Writer {
     pub(super) fn reopen(&mut self) -> io::Result<u64> {
         self.store.reopen()?;
         let row = match store::get(&*self.store, Key::STATE) {
-            // A row that is damaged tells nothing now or later, and is replaced by the next commit.
+            // A damaged row can't be read now or later, and is replaced by the next commit.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
             row => row?,
         };
@@ -49,7 +49,7 @@ impl Writer {
         Ok(state.map_or(0, |state| state.serial))
     }
 
-    /// Takes the messages of a commit out of the store, whose senders were told that they are not stored.
+    /// Takes the messages of a commit out of the store, which were reported as not stored.
     /// What it removed is removed again, and counted then.
     fn undo(&mut self, in_doubt: &InDoubt) -> io::Result<()> {
         let mut rows = in_doubt.batch.rows.clone();
