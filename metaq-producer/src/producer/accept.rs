@@ -15,10 +15,10 @@ use crate::{
     panics::with_contained_waker,
     route::{topic_state::TopicState, topics::Lookup, wait_queue::WaitReason},
     send::{
-        in_flight::{Millis, PendingMessage, Submission},
         permits::Share,
         span::SendSpan,
         submit::NotAccepted,
+        unacknowledged::{Millis, PendingMessage, Submission},
         wait_limits::WaitPermit,
     },
 };
@@ -49,7 +49,7 @@ impl Inner {
             let when_free = {
                 let lookup = self.topics.lookup();
                 match self.check_published(&message, &lookup) {
-                    Ok(topic) => match self.in_flight().permits.try_take(message.encoded_len()) {
+                    Ok(topic) => match self.unacknowledged().permits.try_take(message.encoded_len()) {
                         Some(share) => match self.accept(topic, message, share, started, timeout, None, None)
                         {
                             Ok(handle) => return Ok(handle),
@@ -127,7 +127,7 @@ impl Inner {
     /// When one of them panics; the error gives the message back as it was.
     #[inline]
     pub(crate) fn intercept(&self, message: &mut Message) -> Result<(), SendError> {
-        let intercepted = self.in_flight().interceptors.before(message);
+        let intercepted = self.unacknowledged().interceptors.before(message);
         intercepted.map_err(|text| self.not_intercepted(message, text))
     }
 
@@ -226,7 +226,7 @@ impl Inner {
     /// When there is none, or others wait for it. The message is counted as not sent then.
     #[inline]
     pub(crate) fn capacity_now(&self, message: &Message, topic: &TopicState) -> Result<Share, SendError> {
-        let permits = &self.in_flight().permits;
+        let permits = &self.unacknowledged().permits;
         permits.try_take(message.encoded_len()).ok_or_else(|| {
             topic.counts.failed(Outcome::NotSent, None);
             // It may have been closed a moment ago, which gives no capacity to anybody.
@@ -244,7 +244,7 @@ impl Inner {
         topic: &TopicState,
         deadline: Instant,
     ) -> Result<Share, SendError> {
-        let permits = &self.in_flight().permits;
+        let permits = &self.unacknowledged().permits;
         let share = async {
             permits.take(message.encoded_len()).await.ok_or_else(|| SendError::closed(&topic.topic))
         };
@@ -262,11 +262,11 @@ impl Inner {
         came: &mut Option<u64>,
         deadline: Instant,
     ) -> Result<WaitPermit, SendError> {
-        let in_flight = self.in_flight();
-        let share = in_flight.permits.share(message.encoded_len());
+        let unacknowledged = self.unacknowledged();
+        let share = unacknowledged.permits.share(message.encoded_len());
         let permit = async {
             tokio::select! {
-                permit = in_flight.wait_limits.enter_when_free(&topic.waits, reason, share, came) => {
+                permit = unacknowledged.wait_limits.enter_when_free(&topic.waits, reason, share, came) => {
                     permit.ok_or_else(|| SendError::closed(&topic.topic))
                 }
                 // There is nothing to wait for any more.
@@ -315,7 +315,7 @@ impl Inner {
         if submission.should_yield {
             self.submitter.should_yield.store(true, Ordering::Relaxed);
         }
-        Ok(SendHandle::new(Arc::clone(&self.submitter.in_flight), token))
+        Ok(SendHandle::new(Arc::clone(&self.submitter.unacknowledged), token))
     }
 }
 

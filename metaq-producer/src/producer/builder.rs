@@ -28,9 +28,9 @@ use crate::{
     },
     selector::RoundRobinSelector,
     send::{
-        in_flight::{InFlight, Millis},
         permits::Permits,
         submit::Submitter,
+        unacknowledged::{Millis, Unacknowledged},
     },
 };
 
@@ -154,13 +154,13 @@ impl ProducerBuilder {
         let discovery = self.discovery.or_else(|| self.broker.map(direct));
         let discovery = discovery.ok_or(BuildError { problem: Problem::NoDiscovery })?;
         let permits = Permits::new(config.max_in_flight, config.max_in_flight_bytes);
-        let in_flight = InFlight::new(
+        let unacknowledged = Unacknowledged::new(
             permits,
             config.retry.clone(),
             Interceptors::new(self.interceptors),
             Failures::new(self.failure_handler),
         );
-        let submitter = Submitter::new(in_flight);
+        let submitter = Submitter::new(unacknowledged);
         let limits = PublishLimits { total: config.publish_timeout, topic: config.effective_topic_timeout() };
         let options = TopicOptions {
             selector: self.selector,

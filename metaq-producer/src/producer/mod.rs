@@ -40,8 +40,8 @@ use crate::{
         topics::{Publisher, Topics},
     },
     send::{
-        in_flight::{InFlight, Millis},
         submit::Submitter,
+        unacknowledged::{Millis, Unacknowledged},
     },
     stats::{ProducerStats, RemoteBrokerStats},
 };
@@ -160,7 +160,7 @@ impl Producer {
 
     /// The statistics of the producer since it was built.
     pub async fn stats(&self) -> ProducerStats {
-        let (unacknowledged, unacknowledged_bytes) = self.inner.in_flight().permits.taken();
+        let (unacknowledged, unacknowledged_bytes) = self.inner.unacknowledged().permits.taken();
         let connections = self.inner.pool.in_use();
         let stats = |connection: &Arc<dyn Connection>| (connection.broker().clone(), connection.stats());
         let connections = connections.iter().map(stats).collect();
@@ -204,7 +204,7 @@ impl Producer {
         let (state, since) = of_registry.registry();
         let registry = RegistryHealth { state, since: since.map(|since| since.elapsed()) };
         let states = inner.topics.states();
-        let mut brokers = inner.pool.health(inner.in_flight().closing.elapsed());
+        let mut brokers = inner.pool.health(inner.unacknowledged().closing.elapsed());
         for state in &states {
             for (id, addr) in state.route().named() {
                 if let Ok(at) = brokers.binary_search_by(|broker| broker.addr.cmp(addr))
@@ -286,16 +286,18 @@ impl Producer {
     pub async fn close(&self, timeout: Duration) -> CloseReport {
         let inner = &*self.inner;
         let until = deadline::after(timeout);
-        let in_flight = inner.in_flight();
+        let unacknowledged = inner.unacknowledged();
         inner.closed.store(true, Ordering::Release);
-        in_flight.closing.begin();
-        in_flight.accept_no_more();
+        unacknowledged.closing.begin();
+        unacknowledged.accept_no_more();
         inner.topics.refuse();
-        let (_, are_rolled_back) =
-            join(in_flight.drain(until, || inner.expire()), inner.open_transactions.roll_back_all(until))
-                .await;
-        in_flight.close();
-        in_flight.fail_waiting(SendError::closed);
+        let (_, are_rolled_back) = join(
+            unacknowledged.drain(until, || inner.expire()),
+            inner.open_transactions.roll_back_all(until),
+        )
+        .await;
+        unacknowledged.close();
+        unacknowledged.fail_waiting(SendError::closed);
         inner.pool.refuse();
         let connections = inner.pool.in_use();
         inner.topics.close();
@@ -309,17 +311,18 @@ impl Producer {
             for connection in &connections {
                 let _ = connection.state().wait_for(ConnectionState::is_closed).await;
             }
-            in_flight.drain(end, || ()).await;
+            unacknowledged.drain(end, || ()).await;
         })
         .await;
         // Of connections that have not closed: the runtime that they live on may not be running.
-        in_flight.fail_in_flight();
-        let _ = deadline::timeout_at(end, with_contained_waker(in_flight.failures.all_delivered())).await;
+        unacknowledged.fail_in_flight();
+        let _ =
+            deadline::timeout_at(end, with_contained_waker(unacknowledged.failures.all_delivered())).await;
         if inner.owns_discovery {
             let end = deadline::at(end.max(Instant::now()), MOMENT);
             let _ = deadline::timeout_at(end, inner.discovery.close()).await;
         }
-        let report = in_flight.closing.report();
+        let report = unacknowledged.closing.report();
         // The tasks that follow the connections may not have come to it yet.
         let told = async {
             while !inner.pool.report_ends() {
@@ -339,8 +342,8 @@ impl Producer {
 const MOMENT: Duration = Duration::from_millis(50);
 
 impl Inner {
-    pub(crate) fn in_flight(&self) -> &InFlight {
-        &self.submitter.in_flight
+    pub(crate) fn unacknowledged(&self) -> &Unacknowledged {
+        &self.submitter.unacknowledged
     }
 
     /// Ends what is overdue, in case the runtime of a connection isn't driven.
@@ -363,8 +366,8 @@ impl PublishObserver for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let in_flight = self.in_flight();
-        let (messages, bytes) = in_flight.permits.taken();
+        let unacknowledged = self.unacknowledged();
+        let (messages, bytes) = unacknowledged.permits.taken();
         if messages > 0 {
             contain(|| {
                 tracing::warn!(
@@ -375,9 +378,9 @@ impl Drop for Inner {
                 );
             });
         }
-        in_flight.accept_no_more();
-        in_flight.close();
-        in_flight.fail_waiting(SendError::closed);
+        unacknowledged.accept_no_more();
+        unacknowledged.close();
+        unacknowledged.fail_waiting(SendError::closed);
         // What is in flight ends with its connection.
         self.topics.close();
         self.events.close();

@@ -50,7 +50,7 @@ impl Producer {
                 true
             }
             Err(error) => {
-                self.inner.in_flight().failures.deliver_refused(error);
+                self.inner.unacknowledged().failures.deliver_refused(error);
                 false
             }
         }

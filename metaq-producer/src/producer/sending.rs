@@ -10,7 +10,7 @@ use super::Producer;
 use crate::{CloseReport, Outcome, ProducerConfig};
 use crate::{
     Message, Partition, SendError, SendHandle, SendReceipt,
-    send::{choice, in_flight::PendingMessage},
+    send::{choice, unacknowledged::PendingMessage},
 };
 
 impl Producer {
@@ -171,7 +171,7 @@ impl Producer {
             pending.begin_span(None);
         }
         let token = inner.submitter.send_now(topic, pending)?;
-        Ok(SendHandle::new(Arc::clone(&inner.submitter.in_flight), token))
+        Ok(SendHandle::new(Arc::clone(&inner.submitter.unacknowledged), token))
     }
 
     /// Sends all messages, as many at a time as there is capacity for, and returns their outcomes in the same
@@ -277,7 +277,7 @@ impl Producer {
     /// # }
     /// ```
     pub async fn flush(&self) {
-        self.inner.in_flight().flush(|| self.inner.expire()).await;
+        self.inner.unacknowledged().flush(|| self.inner.expire()).await;
     }
 
     /// Takes the messages to `topic` back that wait, and returns those that are certainly not stored, in the
@@ -299,6 +299,6 @@ impl Producer {
     /// If the producer is being closed, messages that are returned here are not in the [`CloseReport`].
     #[must_use = "the messages are taken back, and are in nobody else's hands"]
     pub fn purge(&self, topic: &Topic) -> Vec<Message> {
-        self.inner.in_flight().purge(topic)
+        self.inner.unacknowledged().purge(topic)
     }
 }

@@ -11,8 +11,8 @@ use crate::{
         wait_queue::WaitReason,
     },
     send::{
-        in_flight::Submission,
         submit::{MOST_ASKS, NotSubmitted, Submitter},
+        unacknowledged::Submission,
     },
 };
 

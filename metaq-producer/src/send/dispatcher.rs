@@ -24,9 +24,9 @@ use crate::{
     },
     send::{
         deferred::{self, Step},
-        in_flight::{CannotWait, PendingMessage, Submission},
         submit::{FullConnection, NotSubmitted, Submitter, Wait},
         timers::Timer,
+        unacknowledged::{CannotWait, PendingMessage, Submission},
     },
     token::Token,
 };
@@ -78,20 +78,24 @@ impl Submitter {
         pending: PendingMessage,
         reason: WaitReason,
     ) -> Result<Token, SendError> {
-        let in_flight = &self.in_flight;
+        let unacknowledged = &self.unacknowledged;
         let deadline = pending.deadline();
-        let token = in_flight.add_waiting(Arc::clone(topic), pending);
-        let error = if in_flight.is_closed() {
+        let token = unacknowledged.add_waiting(Arc::clone(topic), pending);
+        let error = if unacknowledged.is_closed() {
             SendError::closed
-        } else if in_flight.timers.set(deadline, Timer::Deadline(token, 0), &in_flight.weak_submitter()) {
+        } else if unacknowledged.timers.set(
+            deadline,
+            Timer::Deadline(token, 0),
+            &unacknowledged.weak_submitter(),
+        ) {
             self.wait_for(token, topic, reason);
             return Ok(token);
         } else {
             SendError::no_runtime
         };
-        match in_flight.take_waiting(token) {
+        match unacknowledged.take_waiting(token) {
             Some((pending, topic)) => {
-                Err(in_flight.refuse_waiting(token, pending, &topic, error(&topic.topic)))
+                Err(unacknowledged.refuse_waiting(token, pending, &topic, error(&topic.topic)))
             }
             // It has its outcome.
             None => Ok(token),
@@ -105,7 +109,7 @@ impl Submitter {
             WaitReason::Turn(partition) => {
                 if waits.change_to_turn(token, partition) && !self.give_turn(waits, token, partition) {
                     // It has ended before it came to wait.
-                    self.in_flight.pass_turn(topic, partition);
+                    self.unacknowledged.pass_turn(topic, partition);
                 }
             }
             // What it waits for may have come since.
@@ -133,9 +137,9 @@ impl Submitter {
     fn fail_withdrawn(&self, token: Token) {
         // One of the topic's next publishing stays where it is: out of its place, a turn that comes would
         // pass it by.
-        let taken = self.in_flight.take_waiting_if(token, |_, topic| topic.is_withdrawn());
+        let taken = self.unacknowledged.take_waiting_if(token, |_, topic| topic.is_withdrawn());
         let Some((pending, topic)) = taken else { return };
-        self.in_flight.leave_queue(token, &topic);
+        self.unacknowledged.leave_queue(token, &topic);
         self.end(token, &topic, pending, self.withdrawn(&topic));
     }
 
@@ -196,7 +200,7 @@ impl Submitter {
 
     /// Gives a message the turn in the partition, and sends it. False if it is gone.
     fn give_turn(self: &Arc<Self>, waits: &Arc<WaitQueues>, token: Token, partition: Partition) -> bool {
-        let Some((mut pending, topic)) = self.in_flight.take_waiting(token) else { return false };
+        let Some((mut pending, topic)) = self.unacknowledged.take_waiting(token) else { return false };
         let rare = pending.rare();
         (rare.partition, rare.has_turn) = (Some(partition), true);
         self.try_taken(waits, token, pending, topic, None, &mut None);
@@ -210,7 +214,7 @@ impl Submitter {
         reason: Option<WaitReason>,
         reservation: &mut Option<Reservation>,
     ) -> Tried {
-        match self.in_flight.take_waiting(token) {
+        match self.unacknowledged.take_waiting(token) {
             Some((pending, topic)) => self.try_taken(waits, token, pending, topic, reason, reservation),
             None => Tried::Gone,
         }
@@ -252,7 +256,7 @@ impl Submitter {
                     return Tried::Gone;
                 }
                 _ => {
-                    self.in_flight.timers.cancel(deadline, end);
+                    self.unacknowledged.timers.cancel(deadline, end);
                     return Tried::Gone;
                 }
             };
@@ -263,18 +267,18 @@ impl Submitter {
                     permit
                 }
                 // It was accepted before, so the limit doesn't keep it from waiting.
-                None => self.in_flight.wait_limits.enter(waits, new, share),
+                None => self.unacknowledged.wait_limits.enter(waits, new, share),
             };
             pending.rare().permit = Some(permit);
-            if let Err(why) = self.in_flight.wait_again(token, Arc::clone(&topic), pending) {
+            if let Err(why) = self.unacknowledged.wait_again(token, Arc::clone(&topic), pending) {
                 self.cannot_wait(token, &topic, why, new);
                 return Tried::Gone;
             }
             // Also if it was set before: it may have been lost with its runtime while the message was in
             // hand.
-            let timers = &self.in_flight.timers;
-            if !timers.set(deadline, end, &self.in_flight.weak_submitter()) {
-                if let Some((pending, topic)) = self.in_flight.take_waiting(token) {
+            let timers = &self.unacknowledged.timers;
+            if !timers.set(deadline, end, &self.unacknowledged.weak_submitter()) {
+                if let Some((pending, topic)) = self.unacknowledged.take_waiting(token) {
                     self.end(token, &topic, pending, SendError::runtime_ended(&topic.topic));
                 }
                 return Tried::Gone;
@@ -288,8 +292,8 @@ impl Submitter {
                         return Tried::Moved;
                     }
                     // No message had the turn.
-                    let Some((taken, _)) = self.in_flight.take_waiting(token) else {
-                        self.in_flight.pass_turn(&topic, partition);
+                    let Some((taken, _)) = self.unacknowledged.take_waiting(token) else {
+                        self.unacknowledged.pass_turn(&topic, partition);
                         return Tried::Gone;
                     };
                     pending = taken;
@@ -324,15 +328,15 @@ impl Submitter {
     /// Ends a message that was taken in hand.
     fn end(&self, token: Token, topic: &Arc<TopicState>, pending: PendingMessage, error: SendError) {
         let timer = Timer::Deadline(token, pending.attempts_before);
-        self.in_flight.timers.cancel(pending.deadline(), timer);
-        self.in_flight.fail_waiting_message(token, topic, pending, error);
+        self.unacknowledged.timers.cancel(pending.deadline(), timer);
+        self.unacknowledged.fail_waiting_message(token, topic, pending, error);
     }
 
     /// Does what is due.
     pub(crate) fn due(self: &Arc<Self>, timer: Timer) {
         match timer {
             Timer::Attempt(token) => {
-                if let Some((pending, topic)) = self.in_flight.take_waiting(token) {
+                if let Some((pending, topic)) = self.unacknowledged.take_waiting(token) {
                     let waits = Arc::clone(&topic.waits);
                     let _hold = deferred::Hold::new();
                     self.try_taken(&waits, token, pending, topic, None, &mut None);
@@ -340,13 +344,13 @@ impl Submitter {
             }
             Timer::Deadline(token, _) => {
                 // A thread that examines it at this moment sees that its time is up.
-                let Some((pending, topic)) = self.in_flight.take_waiting(token) else { return };
-                let reason = self.in_flight.leave_queue(token, &topic).unwrap_or(WaitReason::NoBroker);
-                self.in_flight.fail_waiting_message(token, &topic, pending, reason.error(&topic));
+                let Some((pending, topic)) = self.unacknowledged.take_waiting(token) else { return };
+                let reason = self.unacknowledged.leave_queue(token, &topic).unwrap_or(WaitReason::NoBroker);
+                self.unacknowledged.fail_waiting_message(token, &topic, pending, reason.error(&topic));
             }
             Timer::Capacity(number) => self.capacity(number, None),
-            Timer::LateAnswer(token) => self.in_flight.late_turn_ended(token, Instant::now()),
-            Timer::Absent => self.in_flight.wait_limits.pass_over_absent(),
+            Timer::LateAnswer(token) => self.unacknowledged.late_turn_ended(token, Instant::now()),
+            Timer::Absent => self.unacknowledged.wait_limits.pass_over_absent(),
         }
     }
 }
@@ -413,7 +417,8 @@ impl Submitter {
     /// Looks for capacity again in a moment: the connection can't announce it.
     fn look_again(&self, waits: &WaitQueues, reason: WaitReason, number: u64) {
         let at = deadline::after(LOOK_AGAIN);
-        if !self.in_flight.timers.set(at, Timer::Capacity(number), &self.in_flight.weak_submitter()) {
+        if !self.unacknowledged.timers.set(at, Timer::Capacity(number), &self.unacknowledged.weak_submitter())
+        {
             self.withdraw_request(waits, reason, number);
         }
     }

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::{SendError, SendReceipt, send::in_flight::InFlight, token::Token};
+use crate::{SendError, SendReceipt, send::unacknowledged::Unacknowledged, token::Token};
 
 /// Ends with the outcome of a message that was accepted: stored at a place, or not, and then whether it may
 /// be stored.
@@ -24,7 +24,7 @@ use crate::{SendError, SendReceipt, send::in_flight::InFlight, token::Token};
 /// Dropping the handle loses the outcome, nothing else.
 #[must_use = "the outcome of the message is lost without it"]
 pub struct SendHandle {
-    in_flight: Arc<InFlight>,
+    unacknowledged: Arc<Unacknowledged>,
     /// The message's token, and in the highest bits what becomes of the message if the handle is dropped: two
     /// words go from hand to hand in registers.
     word: u64,
@@ -40,8 +40,8 @@ const POLLED: u64 = 1 << 61;
 
 impl SendHandle {
     #[inline]
-    pub(crate) fn new(in_flight: Arc<InFlight>, token: Token) -> Self {
-        Self { in_flight, word: token.into() }
+    pub(crate) fn new(unacknowledged: Arc<Unacknowledged>, token: Token) -> Self {
+        Self { unacknowledged, word: token.into() }
     }
 
     /// The same handle, but dropping it takes the message back if it was not handed to a connection yet.
@@ -54,7 +54,7 @@ impl SendHandle {
     /// Has the failure handler get the message if it fails.
     pub(crate) fn give_to_failure_handler(mut self) {
         self.word |= DONE;
-        self.in_flight.give_to_failure_handler(self.token());
+        self.unacknowledged.give_to_failure_handler(self.token());
     }
 
     #[inline]
@@ -77,7 +77,7 @@ impl Future for SendHandle {
         assert!(!self.is_done(), "polled after it was done");
         // A message that was just sent usually has no outcome yet.
         let is_likely_pending = self.word & (CANCELS | POLLED) == CANCELS;
-        let outcome = self.in_flight.poll(self.token(), cx, is_likely_pending);
+        let outcome = self.unacknowledged.poll(self.token(), cx, is_likely_pending);
         self.word |= if outcome.is_ready() { DONE } else { POLLED };
         outcome
     }
@@ -86,8 +86,8 @@ impl Future for SendHandle {
 impl Drop for SendHandle {
     fn drop(&mut self) {
         match self.word & (CANCELS | DONE) {
-            0 => self.in_flight.unwatch(self.token()),
-            CANCELS => self.in_flight.cancel(self.token()),
+            0 => self.unacknowledged.unwatch(self.token()),
+            CANCELS => self.unacknowledged.cancel(self.token()),
             _ => {}
         }
     }

@@ -20,9 +20,9 @@ use crate::{
     },
     send::{
         deferred::{self, Step},
-        in_flight::{InFlight, Submission},
         submit::{NotSubmitted, Submitter, Wait},
         timers::Timer,
+        unacknowledged::{Submission, Unacknowledged},
     },
     token::Token,
 };
@@ -167,12 +167,12 @@ impl Submitter {
         let rare = pending.rare();
         (rare.partition, rare.has_turn, rare.was_refused) = (Some(partition), false, false);
         if let Some(turn) = turn {
-            self.in_flight.pass_turn(topic, turn);
+            self.unacknowledged.pass_turn(topic, turn);
         }
     }
 }
 
-impl InFlight {
+impl Unacknowledged {
     /// Gives the turn in a partition to the next message.
     pub(crate) fn pass_turn(&self, topic: &TopicState, partition: Partition) {
         match self.submitter() {

@@ -24,8 +24,8 @@ use crate::{
     send::{
         choice::{decided, keep_choice},
         dispatcher::Requests,
-        in_flight::{InFlight, PendingMessage, Submission, Way},
         span::SendSpan,
+        unacknowledged::{PendingMessage, Submission, Unacknowledged, Way},
     },
     token::Token,
 };
@@ -38,7 +38,7 @@ const MOST_REPEATS: usize = 8;
 
 /// Submits messages to connections.
 pub(crate) struct Submitter {
-    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) unacknowledged: Arc<Unacknowledged>,
     /// The same, as connections know it.
     pub(crate) completions: Arc<dyn Completions>,
     /// The capacity that was asked for, by number.
@@ -179,17 +179,17 @@ impl From<Seen<'_>> for NotSubmitted {
 }
 
 impl Submitter {
-    pub(crate) fn new(in_flight: InFlight) -> Arc<Self> {
-        let in_flight = Arc::new(in_flight);
-        let completions = Arc::clone(&in_flight) as Arc<dyn Completions>;
+    pub(crate) fn new(unacknowledged: Unacknowledged) -> Arc<Self> {
+        let unacknowledged = Arc::new(unacknowledged);
+        let completions = Arc::clone(&unacknowledged) as Arc<dyn Completions>;
         let this = Arc::new(Self {
-            in_flight,
+            unacknowledged,
             completions,
             requests: Mutex::default(),
             next_request: AtomicU64::new(0),
             should_yield: AtomicBool::new(false),
         });
-        this.in_flight.set_submitter(Arc::downgrade(&this));
+        this.unacknowledged.set_submitter(Arc::downgrade(&this));
         this
     }
 
@@ -225,12 +225,12 @@ impl Submitter {
         };
         let permit = match submission.permit.take() {
             Some(permit) => permit.try_change(reason),
-            None => self.in_flight.wait_limits.try_enter(&topic.waits, reason, pending.share),
+            None => self.unacknowledged.wait_limits.try_enter(&topic.waits, reason, pending.share),
         };
         let Some(permit) = permit else {
-            panics::contain(|| self.in_flight.permits.give_one_back(pending.share));
+            panics::contain(|| self.unacknowledged.permits.give_one_back(pending.share));
             if let Some(turn) = pending.turn() {
-                self.in_flight.pass_turn(topic, turn);
+                self.unacknowledged.pass_turn(topic, turn);
             }
             let span = pending.take_span();
             return Err(NotAccepted::HasToWaitOutside(pending.message, reason, span));
@@ -264,7 +264,7 @@ impl Submitter {
         error: SendError,
     ) -> SendError {
         match pending {
-            Some(pending) => self.in_flight.refuse(topic, pending, error),
+            Some(pending) => self.unacknowledged.refuse(topic, pending, error),
             None => error,
         }
     }
@@ -381,7 +381,7 @@ impl Submitter {
 
     /// The error of a message whose topic was unpublished.
     pub(crate) fn withdrawn(&self, topic: &TopicState) -> SendError {
-        if self.in_flight.is_closed() {
+        if self.unacknowledged.is_closed() {
             SendError::closed(&topic.topic)
         } else if let Some(error) = topic.followed().failure() {
             SendError::publishing(&topic.topic, &error)
@@ -417,7 +417,7 @@ impl Submitter {
             return Err(full());
         }
         let way = Way { topic_broker: &broker.topic_broker, connection: &**connection, partition };
-        match self.in_flight.hand_over(&self.completions, way, submission, token, reservation) {
+        match self.unacknowledged.hand_over(&self.completions, way, submission, token, reservation) {
             Ok(Some(token)) => Ok(token),
             Ok(None) => Err(None),
             Err(error) if error.kind() == TransportErrorKind::Full => Err(full()),
@@ -440,6 +440,6 @@ impl FullConnection {
 
 impl fmt::Debug for Submitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Submitter").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Submitter").field("unacknowledged", &self.unacknowledged).finish_non_exhaustive()
     }
 }

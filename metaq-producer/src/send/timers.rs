@@ -181,7 +181,7 @@ impl Keeper {
                 // Whatever a waker or a selector does, the others go on.
                 panics::contain(|| submitter.due(timer));
             }
-            if submitter.in_flight.is_closed() && self.leave() {
+            if submitter.unacknowledged.is_closed() && self.leave() {
                 return;
             }
         }
@@ -212,7 +212,7 @@ impl Drop for Keeper {
         };
         let Some(submitter) = self.submitter.upgrade() else { return };
         for token in abandoned {
-            panics::contain(|| submitter.in_flight.fail_one_waiting(token, SendError::runtime_ended));
+            panics::contain(|| submitter.unacknowledged.fail_one_waiting(token, SendError::runtime_ended));
         }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn topic_of(
     inner: &Inner,
     message: &mut Message,
 ) -> Result<(Arc<TopicState>, CountedMessage), Unsendable> {
-    let intercepted = inner.in_flight().interceptors.before(message);
+    let intercepted = inner.unacknowledged().interceptors.before(message);
     let lookup = inner.topics.lookup();
     let default = || lookup.find(inner.config.default_topic.as_ref()?);
     let topic = lookup.find(message.topic()).or_else(default);

@@ -53,7 +53,7 @@ const SHARDS: usize = 16;
 ///
 /// A message belongs to the producer, not to its handle: it has its outcome, gives its capacity back and is
 /// counted, whether its handle is polled, dropped or forgotten.
-pub(crate) struct InFlight {
+pub(crate) struct Unacknowledged {
     shards: Vec<Mutex<Slab<Entry>>>,
     pub(crate) permits: Permits,
     pub(crate) wait_limits: Arc<WaitLimits>,
@@ -101,7 +101,7 @@ pub(crate) struct Way<'a> {
     pub(crate) partition: Partition,
 }
 
-impl InFlight {
+impl Unacknowledged {
     pub(crate) fn new(
         permits: Permits,
         policy: RetryPolicy,
@@ -396,9 +396,9 @@ fn own_shard() -> usize {
     OWN.get() % SHARDS
 }
 
-impl fmt::Debug for InFlight {
+impl fmt::Debug for Unacknowledged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InFlight").field("permits", &self.permits).finish_non_exhaustive()
+        f.debug_struct("Unacknowledged").field("permits", &self.permits).finish_non_exhaustive()
     }
 }
 

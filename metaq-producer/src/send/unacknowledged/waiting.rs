@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use metaq_protocol::Topic;
 use tokio::time::Instant;
 
-use super::{Entry, InFlight, SHARDS, State, completion::Effects, own_shard, pending::PendingMessage};
+use super::{Entry, SHARDS, State, Unacknowledged, completion::Effects, own_shard, pending::PendingMessage};
 use crate::{
     SendError,
     route::{topic_state::TopicState, wait_queue::WaitReason},
@@ -21,7 +21,7 @@ pub(crate) enum CannotWait {
     Overdue(PendingMessage),
 }
 
-impl InFlight {
+impl Unacknowledged {
     /// Keeps a new message until it can be handed to a connection.
     pub(crate) fn add_waiting(&self, topic: Arc<TopicState>, pending: PendingMessage) -> Token {
         topic.counts.queued.fetch_add(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Entry, InFlight, PendingMessage, RareState, SHARDS, State, flush::Flushed};
+use super::{Entry, PendingMessage, RareState, SHARDS, State, Unacknowledged, flush::Flushed};
 use crate::{
     Outcome, SendError, SendReceipt, deadline,
     error::FailedAttempt,
@@ -66,7 +66,7 @@ pub(super) struct Effects {
     is_refused: bool,
 }
 
-impl InFlight {
+impl Unacknowledged {
     /// Runs what can't be done under the lock. A panic in the code of others keeps nothing else from being
     /// done.
     pub(super) fn run_effects(&self, effects: &mut Effects) {
@@ -196,7 +196,7 @@ impl InFlight {
     }
 }
 
-impl Completions for InFlight {
+impl Completions for Unacknowledged {
     fn completed(&self, completed: &mut Vec<(u64, Result<ReceivedResponse, TransportError>)>) {
         let mut effects = Effects::default();
         let mut locked: Option<(usize, MutexGuard<'_, Slab<Entry>>)> = None;
@@ -229,7 +229,7 @@ impl Completions for InFlight {
     }
 }
 
-impl InFlight {
+impl Unacknowledged {
     fn attempt_ended(
         &self,
         shard: &mut Slab<Entry>,
@@ -285,7 +285,7 @@ impl InFlight {
     }
 }
 
-impl InFlight {
+impl Unacknowledged {
     /// Completes a message that failed: notes it for observers, counts it, gives its capacity, permit and
     /// turn back, and returns its error with the attempts before, and with the message if it isn't stored.
     pub(super) fn settle_failure(

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{InFlight, State};
+use super::{State, Unacknowledged};
 use crate::{
     deadline::{self, NotReached},
     panics::with_contained_waker,
@@ -83,7 +83,7 @@ impl Flushes {
     }
 }
 
-impl InFlight {
+impl Unacknowledged {
     /// Waits until all messages that are accepted now have their outcome, and the failure handler has those
     /// that it is to get. `expire` ends what is overdue.
     pub(crate) async fn flush(&self, expire: impl Fn()) {

@@ -5,7 +5,7 @@ use std::thread;
 use metaq_protocol::Topic;
 use tokio::time::Instant;
 
-use super::{Effects, InFlight, State};
+use super::{Effects, State, Unacknowledged};
 use crate::{
     Message, Outcome, SendError,
     send::{deferred, timers::Timer},
@@ -23,7 +23,7 @@ struct Purged {
     message: Message,
 }
 
-impl InFlight {
+impl Unacknowledged {
     /// Ends the messages to `topic` that wait, and returns those that are certainly not stored, in the order
     /// in which they came.
     pub(crate) fn purge(&self, topic: &Topic) -> Vec<Message> {
