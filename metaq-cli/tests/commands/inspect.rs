@@ -279,14 +279,14 @@ async fn a_closed_stdout_is_no_failure() {
 }
 
 #[tokio::test]
-async fn a_million_lines_in_one_process() {
-    const LINES: usize = 1_000_000;
+async fn many_lines_in_one_process() {
+    const LINES: usize = 200_000;
     let start = Instant::now();
     let input = "76657273696f6e20310d0a\n".repeat(LINES);
     let shown = inspect(&["--hex"], input.as_bytes()).await.stdout;
     println!("{LINES} lines in {:?}", start.elapsed());
     assert_eq!(shown.lines().count(), LINES);
-    let last = r#"{"input":1000000,"offset":0,"length":11,"command":"version","fields":{"opaque":1}}"#;
+    let last = r#"{"input":200000,"offset":0,"length":11,"command":"version","fields":{"opaque":1}}"#;
     assert_eq!(shown.lines().next_back(), Some(last));
     // The same in the other direction, for a part of the lines.
     let some = shown.lines().take(LINES / 10).fold(String::new(), |text, line| text + line + "\n");

@@ -19,7 +19,7 @@ use crate::troubled::{LONG, PATIENCE, PROMPTLY, Trouble, Troubled};
 #[tokio::test(start_paused = true)]
 async fn a_broker_in_trouble_leaves_room_for_another() {
     for trouble in [Trouble::Frozen, Trouble::Silent, Trouble::Away] {
-        for (max_in_flight, ordered) in [(16, false), (64, false), (64, true), (1024, false), (1024, true)] {
+        for (max_in_flight, ordered) in [(16, false), (64, false), (64, true), (256, false), (256, true)] {
             let mut troubled = Troubled::new(trouble, |config| {
                 config.max_in_flight = max_in_flight;
                 config.ordered = ordered;
