@@ -32,8 +32,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Every topic is on one broker, which is asked for its id and its configuration by `stats` (protocol §3.4).
 /// The configuration says how many partitions a topic has; `stats TOPIC` counts only those that hold
-/// something. Of a topic that isn't configured, or as long as the broker doesn't answer, it chooses the
-/// partition itself, and its id isn't known (rule S-14).
+/// something. Of a topic that isn't configured, or if the broker doesn't answer, it chooses the partition
+/// itself, and its id isn't known (rule S-14). As long as it was never reached, it has no partitions, so that
+/// no message is sent before its partitions are known.
 #[derive(Debug)]
 pub(crate) struct DirectDiscovery {
     inner: Arc<Inner>,
@@ -66,8 +67,11 @@ impl Discovery for DirectDiscovery {
         let deadline = Instant::now() + PATIENCE;
         // A broker that can't be reached is the route's business.
         let ready = timeout_at(deadline, settled(&*connection)).await.unwrap_or(false);
-        let told = if ready { inner.ask(&*connection, topic, deadline).await } else { None };
-        let (publisher, watch) = TopicWatch::channel(told.unwrap_or_else(|| inner.unknown(topic)));
+        let view = match ready {
+            true => inner.ask(&*connection, topic, deadline).await.unwrap_or_else(|| inner.unknown(topic)),
+            false => inner.unreached(topic),
+        };
+        let (publisher, watch) = TopicWatch::channel(view);
         // The watch ends with the runtime, and says so; the next call of `watch` begins again on its own
         // runtime.
         runtime.spawn(inner.follow(topic.clone(), connection, ready, publisher));
@@ -111,6 +115,10 @@ impl Inner {
         TopicView::new(topic.clone()).with_address(self.broker.clone())
     }
 
+    fn unreached(&self, topic: &Topic) -> TopicView {
+        TopicView::new(topic.clone()).with_broker(BrokerId::UNKNOWN, self.broker.clone(), 0)
+    }
+
     /// Asks the broker about the topic; none if it doesn't know it, or doesn't answer.
     async fn ask(&self, connection: &dyn Connection, topic: &Topic, deadline: Instant) -> Option<TopicView> {
         let config = raw(connection, Some("config"), deadline).await.ok()?;
@@ -129,6 +137,7 @@ impl Inner {
         mut asked: bool,
         publisher: ViewPublisher,
     ) {
+        let mut is_unreached = !asked;
         let mut is_closed = self.closed.subscribe();
         let mut connection = Some(connection);
         loop {
@@ -142,7 +151,7 @@ impl Inner {
                         Err(_) => return,
                     },
                 };
-                self.follow_connection(&topic, &*current, asked, &publisher).await;
+                self.follow_connection(&topic, &*current, asked, &mut is_unreached, &publisher).await;
             };
             tokio::select! {
                 _ = AssertUnwindSafe(following).catch_unwind() => {}
@@ -164,6 +173,7 @@ impl Inner {
         topic: &Topic,
         connection: &dyn Connection,
         mut asked: bool,
+        is_unreached: &mut bool,
         publisher: &ViewPublisher,
     ) {
         let mut state = connection.state();
@@ -177,7 +187,10 @@ impl Inner {
             }
             if is_ready && !asked {
                 // The view that was published before holds while there is no answer.
-                if let Some(view) = self.ask(connection, topic, Instant::now() + PATIENCE).await {
+                let answer = self.ask(connection, topic, Instant::now() + PATIENCE).await;
+                let view = answer.or_else(|| is_unreached.then(|| self.unknown(topic)));
+                *is_unreached &= view.is_none();
+                if let Some(view) = view {
                     self.events.publish(publisher, view);
                 }
             }
@@ -282,6 +295,24 @@ mod tests {
             assert_eq!(watch.changed().await.unwrap_err().kind(), DiscoveryErrorKind::Closed);
         });
         outside.block_on(async { drop(broker) });
+    }
+
+    #[tokio::test]
+    async fn broker_that_comes_later_is_asked_before_it_has_partitions() {
+        for (served, expected) in [("t", vec![0, 1]), ("other", vec![-1])] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            let discovery =
+                DirectDiscovery::new(metaq_protocol::BrokerAddr::new("127.0.0.1", port).unwrap(), pool());
+            let mut watch = discovery.watch(&"t".parse().unwrap()).await.unwrap();
+            assert_eq!((watch.current().brokers().len(), watch.current().partitions()), (1, &[][..]));
+            let _broker = Broker::builder().topic(served, 2).port(port).start().await.unwrap();
+            watch.changed().await.unwrap();
+            let view = watch.current();
+            let partitions: Vec<_> = view.partitions().iter().map(|partition| partition.index).collect();
+            assert_eq!(partitions, expected);
+        }
     }
 
     #[tokio::test]
