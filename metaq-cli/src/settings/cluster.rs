@@ -22,8 +22,8 @@ pub(crate) enum Cluster {
 }
 
 impl Settings {
-    /// Returns the cluster that the settings name. `limit` is the time in which a registry has to answer.
-    /// Nothing is connected to yet.
+    /// Returns the cluster that the settings name. `limit` is the time after which the caller gives up: a
+    /// registry has a little less, so that its reason is known by then. Nothing is connected to yet.
     ///
     /// # Errors
     /// A text about the setting that can't be used.
@@ -34,6 +34,7 @@ impl Settings {
                     .to_owned(),
             );
         };
+        let limit = limit - (limit / 10).min(Duration::from_millis(100));
         self.open(text, limit).map_err(|reason| format!("{}: {reason}", self.origin("cluster")))
     }
 

@@ -210,7 +210,7 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
 async fn an_unreachable_cluster_gives_one_line_in_time() {
     let port = metaq_testkit::unused_addr().unwrap().port();
     for (cluster, said) in [
-        (format!("zk://127.0.0.1:{port}"), format!("no ZooKeeper answered at 127.0.0.1:{port} within 3s")),
+        (format!("zk://127.0.0.1:{port}"), format!("no ZooKeeper answered at 127.0.0.1:{port} within 2.9s")),
         (
             format!("meta://127.0.0.1:{port}"),
             format!("none of its brokers could be reached within 3s: meta://127.0.0.1:{port}"),
@@ -234,7 +234,7 @@ async fn an_unreachable_etcd_gives_one_line_without_debug_text() {
     let finished = Metaq::start(&["produce", "--cluster", &cluster, "--topic", "t"]).finish(b"x\n").await;
     assert_eq!((finished.status, finished.stdout.as_str()), (5, ""));
     let Finished { stderr, .. } = finished;
-    let said = format!("no etcd answered at 127.0.0.1:{port} within 3s");
+    let said = format!("no etcd answered at 127.0.0.1:{port} within 2.9s");
     assert!(stderr.contains(&said) && stderr.contains("Connection refused"), "{stderr}");
     assert!(stderr.lines().count() == 1 && !stderr.contains("Error"), "{stderr}");
 }

@@ -55,7 +55,9 @@ impl Faults {
         }))
     }
 
-    /// Plans a fault for requests from now on. Each plan counts its own requests, beginning with this call.
+    /// Plans a fault for requests from now on. Each plan counts its own requests, beginning with this call,
+    /// and holds until it is [cancelled](PlannedFault::cancel) or [`heal`](Self::heal) is called. Of several
+    /// that select a request, the one that was planned first is met.
     pub fn plan(&self, requests: Requests, fault: Fault) -> PlannedFault {
         let state = Arc::new(PlannedFaultState {
             requests,
