@@ -8,40 +8,42 @@ use crate::{
     stderr::print_message,
 };
 
+/// The heading of these options in the help. Each names it, so that those that follow are not below it.
+const HEADING: &str = "Connection";
+
 /// The options that name the cluster, say how it is connected to, and where further settings are.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// The source of broker addresses: zk://HOST:PORT,HOST:PORT[/ROOT] or, in builds with the feature etcd,
     /// etcd://HOST:PORT,HOST:PORT[/ROOT] for a registry (ROOT is /meta by default), meta://HOST:PORT for one
     /// broker without a registry, or file:PATH for a TOML or JSON file of brokers. Required, here, as
     /// METAQ_CLUSTER or in a file of settings
-    #[arg(short = 'b', long, value_name = "CLUSTER")]
+    #[arg(short = 'b', long, value_name = "CLUSTER", help_heading = HEADING)]
     cluster: Option<String>,
     /// Connects to the registry by TLS, and trusts the certificate authorities in this PEM file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     tls_ca: Option<String>,
     /// The client's certificate for TLS, as PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     tls_cert: Option<String>,
     /// The private key of the client's certificate, as PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     tls_key: Option<String>,
     /// The credentials for ZooKeeper, digest:file:PATH or digest:env:VARIABLE, which hold USER:PASSWORD
-    #[arg(long, value_name = "SCHEME:PLACE")]
+    #[arg(long, value_name = "SCHEME:PLACE", help_heading = HEADING)]
     zk_auth: Option<String>,
     /// The credentials for etcd, file:PATH or env:VARIABLE, which hold USER:PASSWORD
-    #[arg(long, value_name = "PLACE")]
+    #[arg(long, value_name = "PLACE", help_heading = HEADING)]
     etcd_auth: Option<String>,
     /// Sets a producer's option, such as retry.max_attempts=3; may be repeated
-    #[arg(short = 'X', long = "set", value_name = "NAME=VALUE")]
+    #[arg(short = 'X', long = "set", value_name = "NAME=VALUE", help_heading = HEADING)]
     set: Vec<String>,
     /// The file of settings, TOML. Without it $METAQ_CONFIG, or ~/.config/metaq/config.toml if that exists
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     config: Option<PathBuf>,
     /// The profile of the file of settings, a table [profiles.NAME]; else $METAQ_PROFILE, or the file's
     /// profile
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
     profile: Option<String>,
 }
 

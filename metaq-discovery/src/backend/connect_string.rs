@@ -13,8 +13,8 @@ pub(crate) struct ConnectString {
 
 const DEFAULT_ROOT: &str = "/meta";
 
-const NO_SECRETS: &str =
-    "a name or password is not allowed before a host; set the `credentials` of the configuration";
+const NO_SECRETS: &str = "a name or password is not allowed before a host; use `credentials` of the configuration, or --zk-auth or \
+     --etcd-auth of the command";
 
 impl ConnectString {
     /// Parses the text that names a registry of `kind`, with an optional `scheme` in front.
