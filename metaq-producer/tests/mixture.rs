@@ -403,9 +403,10 @@ impl Stage {
                 4 => drop(faults.plan(Requests::puts().first(20), Fault::refuse(503, "busy"))),
                 5 => drop(faults.plan(Requests::puts().first(20), Fault::Late(Duration::from_millis(10)))),
                 _ => {
-                    drop(faults.plan(Requests::puts().first(1), Fault::Swallow));
+                    let swallow = faults.plan(Requests::puts().first(1), Fault::Swallow);
                     sleep(Duration::from_millis(5)).await;
-                    // What is swallowed ends with its connection.
+                    // What is swallowed ends with its connection, so none may be swallowed later.
+                    swallow.cancel();
                     faults.close_connections();
                 }
             }
