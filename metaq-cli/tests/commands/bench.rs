@@ -99,7 +99,8 @@ async fn without_json_there_is_a_table_for_people() {
 async fn the_window_may_exceed_the_messages_and_the_default_limit() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     for (messages, size, in_flight) in [("3", "1048556", "65536"), ("50000", "1", "40000")] {
-        let more = ["--messages", messages, "--size", size, "--in-flight", in_flight, "--json"];
+        let more =
+            ["--messages", messages, "--size", size, "--in-flight", in_flight, "--timeout", "60s", "--json"];
         let finished = bench(&broker.addr().to_string(), "t", &more).await;
         assert_eq!((finished.status, &*finished.stderr), (0, ""));
         assert_eq!(figures(&finished)["messages"].to_string(), messages);
