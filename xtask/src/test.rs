@@ -21,6 +21,9 @@ pub(crate) const EVEN_IF_FAILED: &str = "--no-fail-fast";
 /// Has tests of real peers skipped; see `metaq_testkit::peers`.
 pub(crate) const PEERS: &str = "METAQ_PEERS";
 
+/// The number of programs that the end of a run names as the slowest.
+const SLOWEST: usize = 12;
+
 /// Runs the tests; true when they passed.
 pub(crate) fn run(args: &[String]) -> bool {
     match args {
@@ -63,17 +66,20 @@ fn everything(args: &[String]) -> bool {
         .arg(EVEN_IF_FAILED)
         .args(args.iter().filter(|arg| *arg != EVEN_IF_FAILED))
         .env_remove(PEERS);
-    let mut tally = match stream(command) {
-        Ok(tally) => tally,
+    let (mut tally, mut took) = match stream(command) {
+        Ok(done) => done,
         Err(error) => {
             say(&format!("cargo can't be run: {error}\n"));
             return false;
         }
     };
-    if is_all && !simulate::run(&[]) {
-        tally.add_failure("cargo xtask simulate");
-    }
     if is_all {
+        let began = Instant::now();
+        if !simulate::run(&[]) {
+            tally.add_failure("cargo xtask simulate");
+        }
+        took.push(("cargo xtask simulate".to_owned(), began.elapsed()));
+        say(&format!("\nthe slowest: {}\n", slowest(took)));
         times.set(times::ALL, began.elapsed());
         times.write();
     }
@@ -105,15 +111,17 @@ pub(crate) fn cargo_for_tests() -> Command {
     command
 }
 
-/// Runs cargo, which runs test programs, and shows what they print as it comes.
-fn stream(mut command: Command) -> io::Result<Tally> {
+/// Runs cargo, which runs test programs, and shows what they print as it comes. Returns the time that each
+/// program took as well.
+fn stream(mut command: Command) -> io::Result<(Tally, Vec<(String, Duration)>)> {
     // One pipe for both, so that the order of the lines is kept.
     let (output, writer) = io::pipe()?;
     let mut running = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
     // It holds the writing end, without which the output ends with cargo.
     drop(command);
-    let mut tally = Tally::default();
+    let (mut tally, mut took) = (Tally::default(), Vec::new());
     let mut program: Option<Program> = None;
+    let mut began = Instant::now();
     for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         // A reader that has gone doesn't end the tests.
@@ -121,8 +129,11 @@ fn stream(mut command: Command) -> io::Result<Tally> {
         if let Some(name) = program_of(&line) {
             let before = program.replace(Program::new(&name));
             before.into_iter().for_each(|before| tally.add(before, true));
+            took.push((name, Duration::ZERO));
+            began = Instant::now();
         } else if let Some(program) = &mut program {
             program.line(&line);
+            took.iter_mut().last().into_iter().for_each(|last| last.1 = began.elapsed());
         }
     }
     let status = running.wait()?;
@@ -130,7 +141,15 @@ fn stream(mut command: Command) -> io::Result<Tally> {
     if !status.success() && tally.is_passed() {
         tally.add_failure("cargo test");
     }
-    Ok(tally)
+    Ok((tally, took))
+}
+
+/// Names the programs that took the most time.
+fn slowest(mut took: Vec<(String, Duration)>) -> String {
+    took.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+    let texts: Vec<_> =
+        took.iter().take(SLOWEST).map(|(name, took)| format!("{name} {} s", took.as_secs())).collect();
+    texts.join(", ")
 }
 
 /// The program that cargo says it runs next, such as `tests/tls.rs` of `metaq_transport`.
@@ -148,6 +167,13 @@ pub(crate) fn program_of(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slowest_programs_come_first() {
+        let took = [("a", 1), ("b", 61), ("c", 7)];
+        let took = took.map(|(name, seconds)| (name.to_owned(), Duration::from_secs(seconds)));
+        assert_eq!(slowest(took.into()), "b 61 s, c 7 s, a 1 s");
+    }
 
     #[test]
     fn programs_are_known_by_the_lines_of_cargo() {
