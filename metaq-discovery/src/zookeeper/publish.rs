@@ -13,7 +13,7 @@ use crate::{
     panics::{contain, log},
 };
 
-/// The number of topics that are added per turn.
+/// The number of topics that are added, and of those that are left, per turn.
 const TOPICS_PER_TURN: usize = 128;
 
 impl Follower<'_> {
@@ -23,10 +23,12 @@ impl Follower<'_> {
             let mut shared = self.inner.shared.lock();
             let count = TOPICS_PER_TURN.min(shared.requests.len());
             let requests: Vec<_> = shared.requests.drain(..count).collect();
-            if !shared.requests.is_empty() {
+            let kept = shared.dropped.len().saturating_sub(TOPICS_PER_TURN);
+            let dropped = shared.dropped.split_off(kept);
+            if !shared.requests.is_empty() || !shared.dropped.is_empty() {
                 self.inner.wake.notify_one();
             }
-            (requests, std::mem::take(&mut shared.dropped))
+            (requests, dropped)
         };
         for topic in dropped {
             self.drop_topic(&topic);
