@@ -1,146 +1,14 @@
 //! A program of the real Java extension client, and the same program in Rust, beside the same brokers, with
 //! the same input and the same faults.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use metaq_testkit::peers::{JavaProgram, Peers, ReadMessage, ZooKeeper};
-use tokio::time::{Instant, timeout};
+use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
 
 use crate::{
     form::{PATIENCE, broker, start_again, text},
-    program::Program,
+    pair::{CLIENTS, Pair, batch, by_partition, java, outcomes, partitions},
 };
-
-/// The clients, whose topics have their names.
-const CLIENTS: [&str; 2] = ["java", "rust"];
-
-const PARTITIONS: &str = "0:2;1:2";
-
-const KEYS: usize = 10;
-
-fn java(peers: &Peers) -> JavaProgram {
-    let source = include_str!("../../../testkit/java/ExtensionClient.java");
-    peers.java_program("ExtensionClient", source).unwrap()
-}
-
-/// The two programs, and what they have said of each message: the outcome, and the partition.
-struct Pair {
-    programs: [Program; 2],
-}
-
-impl Pair {
-    /// Starts both. Each has a folder of its own for what it keeps.
-    async fn start(java: &JavaProgram, zookeeper: &str, home: &std::path::Path, mode: &str) -> Self {
-        let stores = CLIENTS.map(|client| home.join(format!("store-{client}")));
-        let [java_store, rust_store] = stores.each_ref().map(|store| store.to_str().unwrap());
-        let mut args = vec![mode, zookeeper, "java", java_store];
-        let mut ported = vec![mode, zookeeper, "rust", rust_store];
-        if mode == "ordered" {
-            args.push(PARTITIONS);
-            ported.push(PARTITIONS);
-        }
-        let mut programs = [Program::java(java, home, &args), Program::rust(&ported)];
-        for program in &mut programs {
-            assert_eq!(program.says().await, "ready");
-        }
-        Self { programs }
-    }
-
-    /// Gives both the same messages, and returns what they say of each.
-    async fn send(&mut self, messages: &[(String, String)]) -> [Vec<String>; 2] {
-        let mut said = [Vec::new(), Vec::new()];
-        for (program, said) in self.programs.iter_mut().zip(&mut said) {
-            for (attribute, payload) in messages {
-                program.order(&format!("{attribute} {payload}")).await;
-            }
-            program.say_lines(messages.len(), |line| said.push(line)).await;
-        }
-        said
-    }
-
-    /// Sends messages until `ended` has ended. Each goes to the same partition in both clients.
-    async fn send_while(
-        &mut self,
-        ended: impl Future<Output = ()>,
-        name: &str,
-        sent: &mut Vec<(String, String)>,
-    ) {
-        let mut ended = std::pin::pin!(ended);
-        for n in 0.. {
-            let messages = batch(&format!("{name}-{n:04}"), KEYS);
-            let [by_java, by_rust] = self.send(&messages).await;
-            assert_eq!(partitions(&by_java), partitions(&by_rust));
-            sent.extend(messages);
-            if timeout(Duration::from_millis(20), &mut ended).await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// Sends messages until neither client keeps any of them, several times in turn.
-    async fn send_until_live(&mut self, name: &str, sent: &mut Vec<(String, String)>) {
-        let (mut live, began) = (0, Instant::now());
-        for n in 0.. {
-            let messages = batch(&format!("{name}-{n:04}"), KEYS);
-            let said = self.send(&messages).await;
-            sent.extend(messages);
-            let is_live = said.iter().flatten().all(|line| line.contains(" stored "));
-            live = if is_live { live + 1 } else { 0 };
-            if live == 3 {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "messages are kept: {said:?}");
-        }
-    }
-
-    async fn both(&mut self, order: &str) {
-        for program in &mut self.programs {
-            program.order(order).await;
-            assert_eq!(program.says().await, order);
-        }
-    }
-
-    async fn end(self) {
-        for program in self.programs {
-            program.end().await;
-        }
-    }
-}
-
-/// Messages of all keys in turn.
-fn batch(name: &str, count: usize) -> Vec<(String, String)> {
-    let message = |n| (format!("account-{}", n % KEYS), format!("{name}-{n:03}"));
-    (0..count).map(message).collect()
-}
-
-/// The outcomes of messages by the partitions that they were for.
-fn outcomes(said: &[String]) -> BTreeMap<&str, BTreeSet<&str>> {
-    let mut outcomes = BTreeMap::<_, BTreeSet<_>>::new();
-    for line in said {
-        let words: Vec<_> = line.split(' ').collect();
-        outcomes.entry(words[2]).or_default().insert(words[1]);
-    }
-    outcomes
-}
-
-/// The payloads and the partitions that they were for, in their order.
-fn partitions(said: &[String]) -> Vec<(&str, &str)> {
-    let parts = |line| Some((str::split(line, ' ').next()?, str::rsplit(line, ' ').next()?));
-    said.iter().map(|line| parts(line).unwrap()).collect()
-}
-
-/// The attributes and payloads in each partition, in their order.
-fn by_partition(read: &[ReadMessage]) -> BTreeMap<String, Vec<(String, String)>> {
-    let mut all = BTreeMap::<_, Vec<_>>::new();
-    for message in read {
-        let entry = (message.attribute.clone().unwrap(), text(message));
-        all.entry(message.partition.to_string()).or_default().push(entry);
-    }
-    all
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ported_ordered_program_stores_what_the_java_one_does() {
@@ -151,7 +19,7 @@ async fn ported_ordered_program_stores_what_the_java_one_does() {
     let (stays, goes) = tokio::join!(builder(0), builder(1));
     let (_stays, mut goes) = (stays.unwrap(), goes.unwrap());
     let connect = zookeeper.connect_string();
-    let mut pair = Pair::start(&java, &connect, home.path(), "ordered").await;
+    let mut pair = Pair::start(&java, &connect, home.path(), &["ordered", "0:2;1:2"]).await;
     let mut sent = Vec::new();
 
     // With both brokers, each message goes to the same partition in both clients.
@@ -176,7 +44,7 @@ async fn ported_ordered_program_stores_what_the_java_one_does() {
 
     // Both programs end in order, are started again, and go on as before.
     pair.end().await;
-    let mut pair = Pair::start(&java, &connect, home.path(), "ordered").await;
+    let mut pair = Pair::start(&java, &connect, home.path(), &["ordered", "0:2;1:2"]).await;
     let messages = batch("3", 100);
     let [by_java, by_rust] = pair.send(&messages).await;
     assert_eq!(by_java, by_rust, "the same outcomes and partitions");
@@ -235,7 +103,7 @@ async fn ported_async_program_also_stores_what_the_java_one_loses() {
     let zookeeper = ZooKeeper::start(&peers).await.unwrap();
     let builder = broker(0).topic("java", 2).topic("rust", 2);
     let mut broker = builder.start(&peers, &zookeeper).await.unwrap();
-    let mut pair = Pair::start(&java, &zookeeper.connect_string(), home.path(), "async").await;
+    let mut pair = Pair::start(&java, &zookeeper.connect_string(), home.path(), &["async"]).await;
 
     pair.send(&batch("1", 50)).await;
     for client in CLIENTS {
@@ -275,6 +143,69 @@ async fn ported_async_program_also_stores_what_the_java_one_loses() {
         let twice = counts.values().filter(|count| **count > 1).count();
         println!("{client}: {twice} stored twice");
         assert_eq!(twice, 0, "{client}");
+    }
+    pair.end().await;
+}
+
+/// Closes or opens a partition of both topics, as an operator does.
+async fn operate(peers: &Peers, broker: &JavaBroker, action: &[&str]) {
+    let operator = include_str!("../../../testkit/java/Operator.java");
+    let operator = peers.java_program("Operator", operator).unwrap();
+    let pid = broker.pid().unwrap().to_string();
+    for client in CLIENTS {
+        let args = [&[&*pid, action[0], client], &action[1..]].concat();
+        operator.run(&args, PATIENCE).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn refused_messages_keep_their_order_unlike_in_java() {
+    let Some(peers) = Peers::get("refused_messages_keep_their_order_unlike_in_java") else { return };
+    let (java, home) = (java(&peers), tempfile::tempdir().unwrap());
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let builder = broker(0).topic("java", 2).topic("rust", 2);
+    let mut broker = builder.start(&peers, &zookeeper).await.unwrap();
+    let mode = ["ordered", "0:2"];
+    let mut pair = Pair::start(&java, &zookeeper.connect_string(), home.path(), &mode).await;
+    let mut sent = batch("1", 50);
+    pair.send(&sent).await;
+
+    // What is refused with 403 is kept, by Java not in its partition.
+    operate(&peers, &broker, &["close", "0", "0"]).await;
+    let refused = batch("2", 50);
+    let [by_java, by_rust] = pair.send(&refused).await;
+    let (of_java, of_rust) = (outcomes(&by_java), outcomes(&by_rust));
+    let (kept, stored) = (BTreeSet::from(["kept"]), BTreeSet::from(["stored"]));
+    assert_eq!(of_java, BTreeMap::from([("-1--1", kept.clone()), ("0-1", stored.clone())]));
+    assert_eq!(of_rust, BTreeMap::from([("0-0", kept), ("0-1", stored)]));
+    sent.extend(refused);
+    operate(&peers, &broker, &["open"]).await;
+
+    // E-24: later messages overtake those in Java, which wait until others of a partition are kept.
+    let later = batch("3", 50);
+    let [by_java, _] = pair.send(&later).await;
+    assert!(by_java.iter().all(|line| line.contains(" stored ")), "{by_java:?}");
+    sent.extend(later);
+    broker.shut_down().await.unwrap();
+    let last = batch("4", 50);
+    pair.send(&last).await;
+    sent.extend(last);
+    start_again(&mut broker, &zookeeper).await;
+    let mut read = Vec::new();
+    for client in CLIENTS {
+        let all = peers.read_topic(&zookeeper, client, sent.len(), PATIENCE).await.unwrap();
+        assert_eq!(all.len(), sent.len(), "{client}: each message is stored once");
+        read.push(by_partition(&all));
+    }
+    let [by_java, by_rust] = &read[..] else { unreachable!() };
+    for (partition, of_rust) in by_rust {
+        let expected: Vec<_> = sent.iter().filter(|message| of_rust.contains(message)).cloned().collect();
+        assert_eq!(*of_rust, expected, "{partition}: in the order in which they were sent");
+        let mut of_java = expected;
+        if partition == "0-0" {
+            of_java.sort_by_key(|(_, payload)| ["1", "3", "2", "4"].map(|name| !payload.starts_with(name)));
+        }
+        assert_eq!(by_java[partition], of_java, "{partition}: those that were refused are late in Java");
     }
     pair.end().await;
 }

@@ -6,5 +6,6 @@ mod extension;
 mod form;
 mod kills;
 mod outages;
+mod pair;
 mod ported;
 mod program;

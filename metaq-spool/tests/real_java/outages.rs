@@ -219,3 +219,38 @@ async fn killed_java_brokers_keep_the_order_of_each_key() {
         stats.unknown_attempts,
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_frozen_java_broker_doubles_only_what_is_counted() {
+    let Some(peers) = Peers::get("a_frozen_java_broker_doubles_only_what_is_counted") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let mut broker = broker(0).topic("t", 4).start(&peers, &zookeeper).await.unwrap();
+    broker.shut_down().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path(), false);
+    (options.replay_window, options.replay_rate) = (64, Some(1000));
+    let spool = open(&zookeeper.connect_string(), &topic("t"), "0:4", options).await;
+    let kept: BTreeSet<_> = (0..3000).map(|n| format!("{}-{n:06}", n % 7)).collect();
+    let outcomes = spool.send_all(kept.iter().map(|text| Message::new(topic("t"), text.clone()))).await;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Sent::Spooled(_)))), "without a broker");
+    start_again(&mut broker, &zookeeper).await;
+    let until = async |reached: &dyn Fn(&metaq_spool::SpoolStats) -> bool| {
+        let looking = async {
+            while !reached(&spool.stats()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.expect("it comes to that");
+    };
+    until(&|stats| stats.replayed > 200).await;
+    // What it has in its socket it stores later, after the attempt was given up.
+    broker.freeze();
+    until(&|stats| stats.unknown_attempts > 0).await;
+    broker.thaw();
+    assert_eq!(spool.drain(PATIENCE).await, 0, "{:#?}", spool.stats());
+    let stats = spool.stats();
+    assert_eq!((stats.replayed, stats.set_aside), (kept.len() as u64, 0), "{stats:#?}");
+    let duplicates = Account::of(&peers, &zookeeper, "t", &kept).await.duplicates();
+    println!("frozen: 0 lost, {duplicates} stored twice of {} unknown attempts", stats.unknown_attempts);
+    assert!(duplicates as u64 <= stats.unknown_attempts, "{duplicates} stored twice: {stats:#?}");
+}

@@ -1,11 +1,17 @@
 //! Programs that take lines and say what became of them: Java programs, and this binary again.
 
-use std::{env, path::Path, process::Stdio};
+use std::{
+    env,
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
 
 use metaq_testkit::peers::JavaProgram;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
     time::timeout,
 };
 
@@ -23,8 +29,8 @@ const SHOWN: usize = 60;
 pub(crate) struct Program {
     child: Child,
     orders: Option<ChildStdin>,
-    output: Lines<BufReader<ChildStdout>>,
-    log: Vec<String>,
+    said: mpsc::UnboundedReceiver<String>,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Program {
@@ -46,8 +52,12 @@ impl Program {
     fn start(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
-        let (orders, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()).lines());
-        Self { child, orders, output, log: Vec::new() }
+        let (orders, output) = (child.stdin.take(), child.stdout.take().unwrap());
+        let (saying, said) = mpsc::unbounded_channel();
+        let log = Arc::default();
+        // Read all the time: a program whose output is full waits.
+        tokio::spawn(read(output, saying, Arc::clone(&log)));
+        Self { child, orders, said, log }
     }
 
     pub(crate) async fn order(&mut self, line: &str) {
@@ -56,14 +66,7 @@ impl Program {
 
     /// The next line for the test; none when the program has ended.
     pub(crate) async fn said(&mut self) -> Option<String> {
-        loop {
-            let line = self.output.next_line().await.unwrap()?;
-            // Behind the name of the test, where that is without its end.
-            match line.find(SAID) {
-                Some(at) => return Some(line[at + SAID.len()..].to_owned()),
-                None => self.log.push(line),
-            }
-        }
+        self.said.recv().await
     }
 
     /// The next line for the test, which has to come.
@@ -71,8 +74,9 @@ impl Program {
         match timeout(PATIENCE, self.said()).await {
             Ok(Some(line)) => line,
             ended => {
-                let log = &self.log[self.log.len().saturating_sub(SHOWN)..];
-                panic!("the program says nothing ({ended:?}):\n{}", log.join("\n"));
+                let log = self.log.lock().unwrap();
+                let end = &log[log.len().saturating_sub(SHOWN)..];
+                panic!("the program says nothing ({ended:?}):\n{}", end.join("\n"));
             }
         }
     }
@@ -103,6 +107,18 @@ impl Program {
     pub(crate) async fn say_lines(&mut self, count: usize, mut take: impl FnMut(String)) {
         for _ in 0..count {
             take(self.says().await);
+        }
+    }
+}
+
+async fn read(output: ChildStdout, said: mpsc::UnboundedSender<String>, log: Arc<Mutex<Vec<String>>>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        // Behind the name of the test, where that is without its end.
+        match line.find(SAID) {
+            // The test may need no more.
+            Some(at) => _ = said.send(line[at + SAID.len()..].to_owned()),
+            None => log.lock().unwrap().push(line),
         }
     }
 }
