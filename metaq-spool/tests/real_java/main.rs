@@ -1,6 +1,10 @@
 //! A spool beside real Java brokers, whose messages a real Java consumer reads.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "the figures are of interest")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the figures are of interest, and programs report"
+)]
 
 mod extension;
 mod form;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metaq_testkit::peers::{JavaProgram, Peers, ReadMessage};
+use metaq_testkit::peers::{JavaProgram, Peers, ZooKeeper};
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -134,12 +134,39 @@ pub(crate) fn partitions(said: &[String]) -> Vec<(&str, &str)> {
     said.iter().map(|line| parts(line).unwrap()).collect()
 }
 
-/// The attributes and payloads in each partition, in their order.
-pub(crate) fn by_partition(read: &[ReadMessage]) -> BTreeMap<String, Vec<(String, String)>> {
-    let mut all = BTreeMap::<_, Vec<_>>::new();
-    for message in read {
-        let entry = (message.attribute.clone().unwrap(), text(message));
-        all.entry(message.partition.to_string()).or_default().push(entry);
+/// What a Java consumer reads of a client's messages.
+pub(crate) struct Read {
+    /// The attributes and payloads in each partition, in their order, each where it is stored first.
+    pub(crate) by_partition: BTreeMap<String, Vec<(String, String)>>,
+    pub(crate) duplicates: usize,
+}
+
+impl Read {
+    /// Reads until all messages are there.
+    pub(crate) async fn all(peers: &Peers, zookeeper: &ZooKeeper, client: &str, count: usize) -> Self {
+        let began = Instant::now();
+        loop {
+            let read = peers.read_topic(zookeeper, client, count, PATIENCE).await.unwrap();
+            let (mut by_partition, mut seen) = (BTreeMap::<_, Vec<_>>::new(), BTreeSet::new());
+            for message in &read {
+                let entry = (message.attribute.clone().unwrap(), text(message));
+                if seen.insert(entry.clone()) {
+                    by_partition.entry(message.partition.to_string()).or_default().push(entry);
+                }
+            }
+            if seen.len() == count {
+                return Self { by_partition, duplicates: read.len() - count };
+            }
+            assert!(seen.len() < count && began.elapsed() < PATIENCE, "{client}: {} of {count}", seen.len());
+        }
     }
-    all
+
+    /// Reads what both clients have stored. What Java has no answer for in time, it sends again.
+    pub(crate) async fn both(peers: &Peers, zookeeper: &ZooKeeper, count: usize) -> [Self; 2] {
+        let [java, rust] = CLIENTS.map(|client| Self::all(peers, zookeeper, client, count));
+        let (java, rust) = tokio::join!(java, rust);
+        println!("{count} messages, {} of them stored twice by the Java program", java.duplicates);
+        assert_eq!(rust.duplicates, 0, "stored twice by the ported program");
+        [java, rust]
+    }
 }
