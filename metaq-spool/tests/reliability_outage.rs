@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::{
+    FutureExt as _,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use metaq_producer::{
     BrokerId, Message, Outcome, Producer, Topic,
     discovery::{StaticDiscovery, TopicView},
@@ -62,9 +65,8 @@ async fn program() {
     let view = TopicView::new(topic()).with_broker(BrokerId(0), addr.parse().unwrap(), PARTITIONS);
     let producer = Producer::builder().discovery(StaticDiscovery::new([view])).build().unwrap();
     let spool = SpoolingProducer::open(producer, SpoolOptions::new(folder)).await.unwrap();
-    // Without the broker it is published in the background.
-    let publishing = spool.clone();
-    tokio::spawn(async move { drop(publishing.publish_topic(&topic()).await) });
+    // It waits for no broker: the topic is published in the background.
+    let _ = spool.publish_topic(&topic()).now_or_never();
     let (handles, reported) = mpsc::unbounded_channel();
     let reporting = tokio::spawn(report(reported));
     let mut lines = BufReader::new(tokio::io::stdin()).lines();

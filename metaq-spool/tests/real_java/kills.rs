@@ -9,7 +9,7 @@ use std::{
 use metaq_producer::{Message, Outcome};
 use metaq_spool::{Sent, SpoolHandle, SpoolOptions, SpoolingProducer};
 use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     form::{Account, PATIENCE, broker, open, options, start_again, topic},
@@ -19,6 +19,10 @@ use crate::{
 const KEYS: usize = 6;
 
 const PARTITIONS: &str = "0:3";
+
+/// The pause of each sender. In order a spool is replayed one message after the other: what came faster would
+/// be spooled for ever.
+const PACE: Duration = Duration::from_millis(20);
 
 /// The messages of a queue that may be sent twice after a kill.
 const WINDOW: usize = 16;
@@ -57,7 +61,7 @@ async fn send(spool: SpoolingProducer, topic: metaq_producer::Topic, run: String
             Err(error) if error.outcome() == Outcome::Unknown => say(format_args!("unknown {payload}")),
             Err(error) => panic!("{error}"),
         }
-        sleep(Duration::from_millis(1)).await;
+        sleep(PACE).await;
     }
 }
 
@@ -78,7 +82,9 @@ impl Reported {
 
     async fn until_more(&mut self, program: &mut Program, count: usize, word: &str) {
         let wanted = self.counts.get(word).copied().unwrap_or(0) + count;
+        let began = Instant::now();
         while self.counts.get(word).copied().unwrap_or(0) < wanted {
+            assert!(began.elapsed() < PATIENCE, "no {count} more are {word}: {:?}", self.counts);
             let line = program.says().await;
             self.take(&line);
         }
@@ -123,7 +129,7 @@ async fn killed_programs_and_java_brokers_lose_nothing() {
 
     // The program is killed while messages are stored live.
     let mut program = start(0);
-    all.until_more(&mut program, 500, "stored").await;
+    all.until_more(&mut program, 300, "stored").await;
     moment().await;
     all.until_killed(program).await;
 
@@ -131,13 +137,13 @@ async fn killed_programs_and_java_brokers_lose_nothing() {
     let mut program = start(1);
     all.until_more(&mut program, 200, "stored").await;
     broker.kill().await.unwrap();
-    all.until_more(&mut program, 1000, "spooled").await;
+    all.until_more(&mut program, 500, "spooled").await;
     moment().await;
     all.until_killed(program).await;
 
     // The program is started again without a broker, and is killed while it replays.
     let mut program = start(2);
-    all.until_more(&mut program, 500, "spooled").await;
+    all.until_more(&mut program, 200, "spooled").await;
     meanwhile(&mut broker, &zookeeper, &mut program, &mut all).await;
     moment().await;
     all.until_killed(program).await;

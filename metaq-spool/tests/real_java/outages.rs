@@ -137,7 +137,7 @@ async fn send(spool: SpoolingProducer, key: usize, stop: Arc<AtomicBool>) -> Rep
         if handles.len() > 16 {
             report(handles.pop_front().unwrap(), &mut reported).await;
         }
-        sleep(Duration::from_millis(8)).await;
+        sleep(Duration::from_millis(16)).await;
     }
     for handle in handles {
         report(handle, &mut reported).await;
