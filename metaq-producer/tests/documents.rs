@@ -16,7 +16,7 @@ const NAMING_TESTS: [&str; 2] =
     [include_str!("../../docs/reliability.md"), include_str!("../../docs/transactions.md")];
 
 /// The folders of documents.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "",
     "docs",
     "metaq-protocol",
@@ -24,6 +24,7 @@ const FOLDERS: [&str; 9] = [
     "metaq-discovery",
     "metaq-transport",
     "metaq-producer",
+    "metaq-tracing",
     "metaq-cli",
     "testkit",
 ];

@@ -30,6 +30,8 @@ printing_as_documented! {
     xa_sqlite
     #[cfg(feature = "metrics")]
     metrics_and_tracing
+    #[cfg(feature = "log")]
+    log_to_topic
     trace_context
     protocol_only
 }

@@ -27,18 +27,19 @@ pub(super) const STEPS: [Step; 15] = [
 ];
 
 /// The libraries, in the order of their dependencies.
-const LIBRARIES: [&str; 6] = [
+const LIBRARIES: [&str; 7] = [
     "metaq-protocol",
     "metaq-discovery",
     "metaq-transport",
     "metaq-testkit",
     "metaq-producer",
     "metaq-spool",
+    "metaq-tracing",
 ];
 
 /// Sets of features of libraries that `features` checks: each feature by itself, and the pairs that share
 /// code. `powerset` checks many more.
-const FEATURES: [(&str, &[&str]); 6] = [
+const FEATURES: [(&str, &[&str]); 7] = [
     ("metaq-protocol", &["", "std"]),
     (
         "metaq-discovery",
@@ -59,6 +60,7 @@ const FEATURES: [(&str, &[&str]); 6] = [
     ("metaq-testkit", &["", "zookeeper", "etcd", "peers"]),
     ("metaq-producer", &["", "serde", "config", "json", "metrics", "tls-ring"]),
     ("metaq-spool", &["", "metrics"]),
+    ("metaq-tracing", &[""]),
 ];
 
 /// Features of `metaq-producer` that are combined at a time. All sets of nine would take hours, and its
@@ -148,8 +150,8 @@ fn powerset() -> Result<(), Stop> {
         hack.args(DENY_WARNINGS);
         hack
     };
-    let [small @ .., producer, spool] = &LIBRARIES;
-    run_each([hack(small, &[]), hack(&[producer], &["--depth", DEPTH]), hack(&[spool], &[])])
+    let [small @ .., producer, spool, tracing] = &LIBRARIES;
+    run_each([hack(small, &[]), hack(&[producer], &["--depth", DEPTH]), hack(&[spool, tracing], &[])])
 }
 
 /// The oldest versions that the manifests of the published crates allow, each of which has to be enough.

@@ -32,13 +32,14 @@ pub(crate) struct Crate {
 }
 
 /// The crates in the order in which they are published.
-pub(crate) const CRATES: [Crate; 7] = [
+pub(crate) const CRATES: [Crate; 8] = [
     Crate { name: "metaq-protocol", folder: "metaq-protocol", left_out: None },
     Crate { name: "metaq-discovery", folder: "metaq-discovery", left_out: Some(("metaq-testkit", "peers")) },
     Crate { name: "metaq-transport", folder: "metaq-transport", left_out: Some(("metaq-testkit", "peers")) },
     Crate { name: "metaq-testkit", folder: "testkit", left_out: Some(("metaq-producer", "default")) },
     Crate { name: "metaq-producer", folder: "metaq-producer", left_out: None },
     Crate { name: "metaq-spool", folder: "metaq-spool", left_out: None },
+    Crate { name: "metaq-tracing", folder: "metaq-tracing", left_out: None },
     Crate { name: "metaq-cli", folder: "metaq-cli", left_out: None },
 ];
 

@@ -15,12 +15,13 @@ use super::{
 };
 
 /// The crates whose rooms are looked at, by their folders.
-pub(super) const CRATES: [&str; 7] = [
+pub(super) const CRATES: [&str; 8] = [
     "metaq-protocol",
     "metaq-discovery",
     "metaq-transport",
     "metaq-producer",
     "metaq-spool",
+    "metaq-tracing",
     "testkit",
     "metaq-cli",
 ];
