@@ -105,8 +105,8 @@ impl Inspector {
         Self { discovery, requests: Arc::new(Requests::new(transport)), timeout: TIMEOUT }
     }
 
-    /// Sets the time that each call may take, and each [`next`](PartitionReader::next) of readers that are
-    /// made afterwards. Default 5 s.
+    /// Sets the time that each call may take, connecting and everything else that it does included, and each
+    /// [`next`](PartitionReader::next) of readers that are made afterwards. Default 5 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -121,7 +121,11 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn topics(&self) -> Result<Vec<Topic>, InspectError> {
-        self.look_up(self.discovery.topics()).await
+        self.topics_by(self.deadline()).await
+    }
+
+    async fn topics_by(&self, deadline: Instant) -> Result<Vec<Topic>, InspectError> {
+        self.look_up(self.discovery.topics(), deadline).await
     }
 
     /// Returns the brokers and partitions of a topic, as the registry names them.
@@ -135,13 +139,17 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn topic(&self, topic: &Topic) -> Result<TopicView, InspectError> {
+        self.topic_by(topic, self.deadline()).await
+    }
+
+    async fn topic_by(&self, topic: &Topic, deadline: Instant) -> Result<TopicView, InspectError> {
         // A registry may create what is watched.
-        let topics = self.topics().await?;
+        let topics = self.topics_by(deadline).await?;
         if topics.binary_search(topic).is_err() {
-            let reason = if topics.is_empty() { self.explain_absence(topic).await } else { None };
+            let reason = if topics.is_empty() { self.explain_by(topic, deadline).await } else { None };
             return Err(InspectError::no_such_topic(topic, reason));
         }
-        let view = self.view(topic).await?;
+        let view = self.view_by(topic, deadline).await?;
         if view.is_empty() {
             let reason = "it is registered, but none of its brokers is alive now".to_owned();
             return Err(InspectError::no_such_topic(topic, Some(reason)));
@@ -149,8 +157,8 @@ impl Inspector {
         Ok(view)
     }
 
-    async fn view(&self, topic: &Topic) -> Result<TopicView, InspectError> {
-        let watch = self.look_up(self.discovery.watch(topic)).await?;
+    async fn view_by(&self, topic: &Topic, deadline: Instant) -> Result<TopicView, InspectError> {
+        let watch = self.look_up(self.discovery.watch(topic), deadline).await?;
         Ok((*watch.current()).clone())
     }
 
@@ -163,7 +171,8 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn partitions(&self, topic: &Topic) -> Result<Vec<ListedPartition>, InspectError> {
-        let view = self.topic(topic).await?;
+        let deadline = self.deadline();
+        let view = self.topic_by(topic, deadline).await?;
         let mut all = Vec::new();
         for broker in view.brokers() {
             let mut list = |id: BrokerId, index| {
@@ -173,7 +182,7 @@ impl Inspector {
             match broker.partitions {
                 Some(count) => (0..count as i32).for_each(|index| list(broker.id, index)),
                 None => {
-                    let (id, indexes) = self.stored_partitions(topic, &broker.addr).await?;
+                    let (id, indexes) = self.stored_partitions(topic, &broker.addr, deadline).await?;
                     indexes.into_iter().for_each(|index| list(id, index));
                 }
             }
@@ -186,10 +195,11 @@ impl Inspector {
         &self,
         topic: &Topic,
         broker: &BrokerAddr,
+        deadline: Instant,
     ) -> Result<(BrokerId, Vec<i32>), InspectError> {
-        let stats = self.stats(broker, None).await?;
+        let stats = self.stats_by(broker, None, deadline).await?;
         let id = stats.get("broker_id").and_then(|id| id.trim().parse().ok());
-        let stats = self.stats(broker, Some("offsets")).await?;
+        let stats = self.stats_by(broker, Some("offsets"), deadline).await?;
         let index = |(name, value): (&str, Option<&str>)| {
             let index = value?.strip_prefix("part ")?.split(' ').next()?;
             index.parse().ok().filter(|_| *topic == name)
@@ -207,10 +217,11 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn all_topics(&self) -> Result<Vec<TopicView>, InspectError> {
-        let topics = self.topics().await?;
+        let deadline = self.deadline();
+        let topics = self.topics_by(deadline).await?;
         let mut views = Vec::with_capacity(topics.len());
         for topics in topics.chunks(LOOKUPS) {
-            views.append(&mut try_join_all(topics.iter().map(|topic| self.view(topic))).await?);
+            views.append(&mut try_join_all(topics.iter().map(|topic| self.view_by(topic, deadline))).await?);
         }
         Ok(views)
     }
@@ -221,8 +232,12 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn explain_absence(&self, topic: &Topic) -> Option<String> {
+        self.explain_by(topic, self.deadline()).await
+    }
+
+    async fn explain_by(&self, topic: &Topic, deadline: Instant) -> Option<String> {
         deadline::runtime()?;
-        let explained = timeout_at(deadline::after(self.timeout), self.discovery.explain_absence(topic));
+        let explained = timeout_at(deadline, self.discovery.explain_absence(topic));
         explained.await.ok().flatten()
     }
 
@@ -268,7 +283,7 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn version(&self, broker: &BrokerAddr) -> Result<BrokerVersion, InspectError> {
-        let deadline = deadline::after(self.timeout);
+        let deadline = self.deadline();
         self.requests.connect(broker, deadline).await?;
         let started = Instant::now();
         let command = VersionCommand::new(Opaque::default());
@@ -295,15 +310,28 @@ impl Inspector {
         broker: &BrokerAddr,
         item: Option<&str>,
     ) -> Result<RemoteBrokerStats, InspectError> {
-        Ok(RemoteBrokerStats::parse(&self.stats_body(broker, item).await?))
+        self.stats_by(broker, item, self.deadline()).await
     }
 
-    async fn stats_body(&self, broker: &BrokerAddr, item: Option<&str>) -> Result<Bytes, InspectError> {
+    async fn stats_by(
+        &self,
+        broker: &BrokerAddr,
+        item: Option<&str>,
+        deadline: Instant,
+    ) -> Result<RemoteBrokerStats, InspectError> {
+        Ok(RemoteBrokerStats::parse(&self.stats_body(broker, item, deadline).await?))
+    }
+
+    async fn stats_body(
+        &self,
+        broker: &BrokerAddr,
+        item: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Bytes, InspectError> {
         let item: Option<Token> = item.map(str::parse).transpose().map_err(|error| {
             let text = format!("there are no statistics of such a name: {error}");
             InspectError::new(InspectErrorKind::InvalidResponse, text)
         })?;
-        let deadline = deadline::after(self.timeout);
         let command = StatsCommand::new(item, Opaque::default());
         match self.requests.ask(broker, command, "asking for statistics", deadline).await? {
             Response::Boolean(answer) if answer.status.is_success() => Ok(answer.body),
@@ -319,7 +347,7 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn config(&self, broker: &BrokerAddr) -> Result<String, InspectError> {
-        let body = self.stats_body(broker, Some("config")).await?;
+        let body = self.stats_body(broker, Some("config"), self.deadline()).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -331,7 +359,7 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn offsets(&self, place: &ListedPartition) -> Result<PartitionOffsets, InspectError> {
-        fetch::offsets(&self.requests, place, deadline::after(self.timeout)).await
+        fetch::offsets(&self.requests, place, self.deadline()).await
     }
 
     /// Begins to read a partition at `offset`, which has to be that of a message or the end. Does no I/O.
@@ -342,14 +370,20 @@ impl Inspector {
         PartitionReader::new(Arc::clone(&self.requests), place.clone(), self.timeout, offset)
     }
 
+    /// The instant by which a call that begins now is over, whatever it does.
+    fn deadline(&self) -> Instant {
+        deadline::after(self.timeout)
+    }
+
     async fn look_up<T>(
         &self,
         call: impl Future<Output = Result<T, DiscoveryError>>,
+        deadline: Instant,
     ) -> Result<T, InspectError> {
         if deadline::runtime().is_none() {
             return Err(InspectError::no_runtime());
         }
-        match timeout_at(deadline::after(self.timeout), call).await {
+        match timeout_at(deadline, call).await {
             Ok(answer) => answer.map_err(InspectError::discovery),
             Err(_) => {
                 let text = format!("the registry did not answer within {:?}", self.timeout);

@@ -35,7 +35,11 @@ impl Requests {
             return Err(InspectError::no_runtime());
         }
         let action = format!("connecting to broker {broker}");
-        let connection = self.connection(broker).await;
+        // A transport of the program's may connect within the call.
+        let connection = match timeout_at(deadline, self.connection(broker)).await {
+            Ok(connection) => connection,
+            Err(_) => Err(TransportError::new(TransportKind::TimedOut, broker.clone())),
+        };
         let connection = connection.map_err(|error| InspectError::transport(&action, error))?;
         let mut state = connection.state();
         let settled = state.wait_for(|state| {

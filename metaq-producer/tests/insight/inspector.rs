@@ -1,12 +1,16 @@
 //! Listing topics, partitions and brokers, and reading what brokers have stored.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metaq_producer::{
-    BrokerId, Message, Partition, Producer, ProducerConfig, Status, Topic,
+    BrokerAddr, BrokerId, Message, Partition, Producer, ProducerConfig, Status, Topic,
     inspect::{InspectErrorKind, Inspector, ListedPartition, ReadItem},
 };
-use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
+use metaq_testkit::{Broker, EmbeddedRegistry, Fault, RegistryFault, Requests};
+use metaq_transport::{Connection, Transport, TransportError};
 
 use crate::common::{
     cluster::{Cluster, broker_with, builder},
@@ -216,6 +220,54 @@ async fn silent_broker_is_given_up_at_the_timeout() {
     assert_eq!(error.kind(), InspectErrorKind::TimedOut, "{error:?}");
     let elapsed = started.elapsed();
     assert!(elapsed >= Duration::from_secs(1) && elapsed < Duration::from_millis(2100), "{elapsed:?}");
+}
+
+/// Connects to nothing, and takes for ever.
+#[derive(Debug)]
+struct NeverConnects;
+
+#[async_trait::async_trait]
+impl Transport for NeverConnects {
+    async fn connect(&self, _: &BrokerAddr) -> Result<Arc<dyn Connection>, TransportError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connecting_is_a_part_of_the_time_of_a_call() {
+    let (broker, _) = one_partition(|builder| builder.start_without_port().unwrap());
+    let producer =
+        Producer::builder().discovery(broker.discovery()).transport(NeverConnects).build().unwrap();
+    let inspector = producer.inspector().with_timeout(Duration::from_secs(2));
+    let started = tokio::time::Instant::now();
+    let asked = tokio::time::timeout(Duration::from_secs(60), inspector.version(broker.addr())).await;
+    let error = asked.expect("it ends by its timeout").unwrap_err();
+    assert_eq!(
+        (error.kind(), started.elapsed()),
+        (InspectErrorKind::TimedOut, Duration::from_secs(2)),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_several_steps_has_one_timeout() {
+    let registry = EmbeddedRegistry::new();
+    let _broker = broker_with(&registry, 0, &[("t", 1)]);
+    registry.add_fault(RegistryFault::Slow(Duration::from_secs(2)));
+    let inspector = builder(&registry, |_| {}).build().unwrap().inspector();
+    let inspector = inspector.with_timeout(Duration::from_secs(3));
+    assert_eq!(inspector.topics().await.unwrap(), [topic()], "one step has the time");
+    let started = tokio::time::Instant::now();
+    for error in [
+        inspector.topic(&topic()).await.unwrap_err(),
+        inspector.partitions(&topic()).await.unwrap_err(),
+        inspector.all_topics().await.unwrap_err(),
+        inspector.brokers().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), InspectErrorKind::Discovery, "{error}");
+        assert!(error.to_string().contains("did not answer within 3s"), "{error}");
+    }
+    assert_eq!(started.elapsed(), Duration::from_secs(4 * 3));
 }
 
 #[tokio::test]
