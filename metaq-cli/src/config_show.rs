@@ -99,7 +99,8 @@ fn shown(settings: &Settings, with_origin: bool) -> impl Iterator<Item = Shown> 
                 value => value.to_string(),
             })
         };
-        let value = of_producer().or_else(|| settings.get(name).map(without_password));
+        let value = of_producer().or_else(|| settings.spool_text(name));
+        let value = value.or_else(|| settings.get(name).map(without_password));
         Shown { name, value, origin: with_origin.then(|| settings.origin(name).to_string()) }
     })
 }

@@ -1,12 +1,12 @@
 //! The `metaq` command: publishes lines to MetaQ 1.4 (Metamorphosis) brokers, measures the rate at which they
 //! accept messages, and runs an embedded broker.
 //!
-//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect`, `read`, `doctor`,
-//! `verify`, `proxy`, `config_show` and `completions`, with its options, its help text and its work; `look`
-//! has those that list: `topics`, `partitions`, `brokers` and `stats`. They share `args` (values of options),
+//! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect`, `read`, `spool`,
+//! `doctor`, `verify`, `proxy`, `config_show` and `completions`, with its options, its help text and its work;
+//! `look` has those that list: `topics`, `partitions`, `brokers` and `stats`. They share `args` (values of options),
 //! `settings` and `connect` (from the settings to published topics), `display`, `input` (lines of files and
-//! stdin), `output` and `stderr` (writing without blocking), `report` (one line for each message) and
-//! `shutdown` (signals and the orderly end).
+//! stdin), `output` and `stderr` (writing without blocking), `report` (one line for each message),
+//! `spooling` (a producer with a spool) and `shutdown` (signals and the orderly end).
 
 mod args;
 mod bench;
@@ -28,6 +28,8 @@ mod read;
 mod report;
 mod settings;
 mod shutdown;
+mod spool;
+mod spooling;
 mod stderr;
 mod tx;
 mod usage;
@@ -77,6 +79,7 @@ enum Command {
     Brokers(look::brokers::Args),
     Stats(look::stats::Args),
     Read(read::Args),
+    Spool(spool::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
     Proxy(proxy::Args),
@@ -197,6 +200,7 @@ fn run() -> u8 {
             Command::Brokers(args) => look::brokers::run(args).await,
             Command::Stats(args) => look::stats::run(args).await,
             Command::Read(args) => read::run(args).await,
+            Command::Spool(args) => Box::pin(spool::run(args)).await,
             Command::Doctor(args) => Box::pin(doctor::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
             Command::Proxy(args) => proxy::run(args).await,

@@ -22,6 +22,8 @@ pub enum OpenErrorKind {
     Setting,
     /// There was no tokio runtime to replay messages on.
     NoRuntime,
+    /// The folder holds no spool, and none was to be made.
+    NotASpool,
 }
 
 /// A spool could not be opened.

@@ -146,11 +146,14 @@ impl fmt::Display for SpoolEvent {
 }
 
 /// The events of a spool from the moment of [`SpoolingProducer::events`](crate::SpoolingProducer::events) on.
+/// The first reader also receives that a file was set aside when the folder was opened.
 ///
 /// At most 256 wait for their reader; a slower one receives the number that it
 /// [missed](SpoolEvent::Missed), and never delays messages.
 #[derive(Debug)]
 pub struct SpoolEvents {
+    /// What happened when the folder was opened, if this is the first reader.
+    opening: Option<SpoolEvent>,
     receiver: broadcast::Receiver<SpoolEvent>,
 }
 
@@ -161,6 +164,9 @@ impl SpoolEvents {
     /// # Cancel safety
     /// No event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<SpoolEvent> {
+        if let Some(event) = self.opening.take() {
+            return Some(event);
+        }
         match self.receiver.recv().await {
             Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Lagged(count)) => Some(SpoolEvent::Missed(count)),
@@ -173,11 +179,14 @@ impl SpoolEvents {
 #[derive(Debug)]
 pub(crate) struct EventSender {
     sender: parking_lot::Mutex<Option<broadcast::Sender<SpoolEvent>>>,
+    /// What happened before anything could be subscribed to, for the first reader.
+    opening: parking_lot::Mutex<Option<SpoolEvent>>,
 }
 
 impl Default for EventSender {
     fn default() -> Self {
-        Self { sender: parking_lot::Mutex::new(Some(broadcast::Sender::new(CAPACITY))) }
+        let sender = parking_lot::Mutex::new(Some(broadcast::Sender::new(CAPACITY)));
+        Self { sender, opening: parking_lot::Mutex::default() }
     }
 }
 
@@ -187,7 +196,13 @@ impl EventSender {
         let receiver = sender
             .as_ref()
             .map_or_else(|| broadcast::Sender::new(1).subscribe(), broadcast::Sender::subscribe);
-        SpoolEvents { receiver }
+        SpoolEvents { opening: self.opening.lock().take(), receiver }
+    }
+
+    /// Keeps an event of opening the folder for the first reader.
+    pub(crate) fn send_opening(&self, event: SpoolEvent) {
+        log(&event);
+        *self.opening.lock() = Some(event);
     }
 
     pub(crate) fn send(&self, event: SpoolEvent) {

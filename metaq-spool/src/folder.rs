@@ -1,5 +1,7 @@
 //! The folder of a spool without its producer.
 
+mod lookup;
+
 use std::{
     collections::HashSet,
     io,
@@ -98,15 +100,13 @@ pub struct SetAsideReason {
 }
 
 impl SpoolFolder {
-    /// Opens a folder, which must exist.
+    /// Opens a folder, which must exist and hold a spool. Nothing is made in another one.
     ///
     /// # Errors
-    /// When a process uses the folder, which the error names, or it can't be read.
+    /// When a process uses the folder, which the error names, it holds no spool, or it can't be read.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, OpenError> {
         let folder = folder.as_ref();
-        if let Err(error) = std::fs::read_dir(folder) {
-            return Err(OpenError::io(folder, "looking into it", error));
-        }
+        Self::ensure_exists(folder)?;
         let (lock, store, _) = open_folder(folder, true, false)?;
         let found = find(&*store).map_err(|error| OpenError::io(folder, "reading it", error))?;
         Ok(Self {

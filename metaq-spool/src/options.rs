@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use metaq_producer::{Partition, SendReceipt, Topic};
+use metaq_producer::{Partition, SendError, SendReceipt, Topic};
 
 use crate::{SpoolId, error::OpenError};
 
@@ -107,6 +107,12 @@ pub trait ReplayListener: Send + Sync {
     /// A spooled message was refused for good, or is damaged, and was set aside.
     fn set_aside(&self, id: SpoolId, topic: &Topic, partition: Option<Partition>, reason: &str) {
         let _ = (id, topic, partition, reason);
+    }
+
+    /// An attempt to send a spooled message has failed, and the message waits for another one. `partition`
+    /// is the one that it names.
+    fn failed(&self, id: SpoolId, topic: &Topic, partition: Option<Partition>, error: &SendError) {
+        let _ = (id, topic, partition, error);
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 
 use metaq_producer::{Message, Partition, Producer, Topic};
 use metaq_spool::{
-    Fsync, OpenErrorKind, Sent, SpoolEvent, SpoolFolder, SpoolOptions, SpoolSendErrorKind, SpoolingProducer,
+    Fsync, OpenErrorKind, Sent, SpoolEvent, SpoolFolder, SpoolId, SpoolOptions, SpoolSendErrorKind,
+    SpoolingProducer,
 };
 use metaq_testkit::{Broker, Fault, Requests, unused_addr};
 
@@ -119,9 +120,16 @@ async fn a_file_that_is_none_is_set_aside_with_an_event() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(file(folder.path()), vec![7; 100_000]).unwrap();
     let spool = open(away(), folder.path()).await;
-    assert!(folder.path().join("damaged-1.redb").exists());
+    let damaged = folder.path().join("damaged-1.redb");
+    assert!(damaged.exists());
+    let (mut first, mut second) = (spool.events(), spool.events());
+    let event = first.next().await.unwrap();
+    assert!(matches!(&event, SpoolEvent::FileSetAside { path, .. } if *path == damaged), "{event}");
     let message = Message::new(topic(), "x");
     assert!(matches!(spool.send(message).await, Ok(Sent::Spooled(_))));
+    // Others have what comes from now on.
+    let event = second.next().await.unwrap();
+    assert!(matches!(event, SpoolEvent::Filling { .. }), "{event}");
     spool.close(Duration::ZERO).await;
 }
 
@@ -147,19 +155,28 @@ async fn a_folder_shows_drops_and_puts_back_what_it_holds() {
     let reason = aside[0].set_aside.as_ref().unwrap();
     assert!(reason.reason.contains("400") && reason.attempts == 1, "{reason:?}");
     assert_eq!(aside[3].message.as_ref().unwrap().partition(), Some(Partition::new(0, 1)));
+    assert_eq!(shown.find(aside[3].id).unwrap(), Some(aside[3].clone()));
+    assert!(shown.age(&aside[3]).unwrap() < SOON && SpoolFolder::exists(folder.path()));
     assert_eq!(shown.put_back(aside[..6].to_vec()).unwrap(), 6);
     assert_eq!(shown.remove(aside[6..8].to_vec()).unwrap(), 2);
     let queues = shown.queues();
     assert_eq!(queues.iter().map(|queue| queue.messages).collect::<Vec<_>>(), [3, 3]);
     let waiting: Vec<_> = shown.messages(&queues[0]).map(Result::unwrap).collect();
     assert!(waiting.len() == 3 && waiting.iter().all(|message| message.set_aside.is_none()));
+    assert_eq!(shown.find(waiting[1].id).unwrap(), Some(waiting[1].clone()));
+    assert_eq!(shown.find(SpoolId(99)).unwrap(), None);
     assert_eq!(shown.remove(waiting[..1].to_vec()).unwrap(), 1);
     assert_eq!(shown.set_aside_count(), 2);
     drop(shown);
 
     let (count, stats) = replayed(folder.path()).await;
     assert_eq!((count, stats.recovered, stats.held_aside), (5, 5, 2));
-    assert!(SpoolFolder::open(folder.path().join("missing")).is_err());
+    let missing = folder.path().join("missing");
+    assert!(SpoolFolder::open(&missing).is_err() && !SpoolFolder::exists(&missing));
+    std::fs::create_dir(&missing).unwrap();
+    let error = SpoolFolder::open(&missing).unwrap_err();
+    assert_eq!(error.kind(), OpenErrorKind::NotASpool, "{error}");
+    assert_eq!(std::fs::read_dir(&missing).unwrap().count(), 0, "nothing is made");
 }
 
 /// Mounts a small file system; none when this process may not.

@@ -1,9 +1,11 @@
 //! Values of command-line options that more than one subcommand takes. Each type parses its own text.
 
 mod connection;
+mod selector;
 mod timeout;
 
 pub(crate) use self::{
     connection::ConnectionArgs,
-    timeout::{TransactionTimeout, parse_timeout},
+    selector::SelectorName,
+    timeout::{TransactionTimeout, parse_time, parse_timeout, timeout_text},
 };

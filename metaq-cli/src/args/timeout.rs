@@ -2,11 +2,21 @@
 
 use std::time::Duration;
 
+/// Parses a time such as `3s`, which may be zero.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration with a unit, such as 500ms, 3s or 1m30s".to_owned())
+}
+
 /// Parses a time limit such as `3s`; zero is refused, since it leaves no time for anything.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|_| "expected a duration with a unit, such as 500ms, 3s or 1m30s".to_owned())?;
+    let time = parse_time(text)?;
     if time.is_zero() { Err("must be greater than zero".to_owned()) } else { Ok(time) }
+}
+
+/// Checks a time limit, and returns its text, for a setting.
+pub(crate) fn timeout_text(text: &str) -> Result<String, String> {
+    parse_timeout(text).map(|_| text.to_owned())
 }
 
 /// The time after which a broker rolls a transaction back on its own.

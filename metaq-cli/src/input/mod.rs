@@ -73,6 +73,8 @@ pub(crate) struct Lines {
 pub(crate) struct Rest {
     /// The lines, an incomplete last one included.
     pub(crate) lines: Vec<Line>,
+    /// True if the last line was not read to its end.
+    pub(crate) has_cut_line: bool,
     /// The error that ended reading, if it was not returned before.
     pub(crate) error: Option<io::Error>,
     /// True if a read in progress may have taken data that is in none of these lines.
@@ -151,7 +153,9 @@ impl Lines {
                 Err(error) => rest.error = Some(error),
             }
         }
-        rest.lines.extend(reading.splitter.end());
+        let cut = reading.splitter.end();
+        rest.has_cut_line = !cut.is_empty();
+        rest.lines.extend(cut);
         rest
     }
 }

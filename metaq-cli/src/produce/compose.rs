@@ -30,6 +30,8 @@ struct JsonLine<'a> {
     #[serde(default, borrow)]
     key: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
+    key_b64: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
     attribute: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     data: Option<Cow<'a, str>>,
@@ -44,6 +46,15 @@ struct JsonLine<'a> {
     _offset: IgnoredAny,
     #[serde(default, rename = "id")]
     _id: IgnoredAny,
+}
+
+/// Fails when a message is larger than `max_size` bytes.
+pub(super) fn checked(message: Message, max_size: usize) -> Result<Message, Refused> {
+    if message.encoded_len() > max_size {
+        let text = format!("the message has {} bytes, and {max_size} is the limit", message.encoded_len());
+        return Err(("too-large", text));
+    }
+    Ok(message)
 }
 
 impl Composer {
@@ -109,8 +120,15 @@ impl Composer {
         if let Some(attribute) = line.attribute {
             message.set_attribute(attribute);
         }
-        if let Some(key) = line.key {
-            message = message.with_key(key.as_bytes());
+        match (line.key, line.key_b64) {
+            (None, None) => {}
+            (Some(key), None) => message = message.with_key(key.as_bytes()),
+            (None, Some(text)) => {
+                let decoded = BASE64.decode(text.as_bytes());
+                message =
+                    message.with_key(decoded.map_err(|error| format!("key_b64 is not base64: {error}"))?);
+            }
+            (Some(_), Some(_)) => return Err("the line has key and key_b64".to_owned()),
         }
         if let Some(partition) = line.partition {
             let parsed = partition.parse();

@@ -5,7 +5,7 @@ use std::io;
 use metaq_producer::Message;
 use serde::Serialize;
 
-use super::compose::{Composer, Refused};
+use super::compose::{Composer, Refused, checked};
 use crate::{
     display::OutputForm,
     exit_status::{self, EXIT_DONE, EXIT_FAILED, EXIT_LOCAL_IO, EXIT_NOT_SENT},
@@ -104,14 +104,6 @@ pub(super) async fn run(
         None if refused > 0 => EXIT_NOT_SENT,
         None => EXIT_DONE,
     }
-}
-
-fn checked(message: Message, max_size: usize) -> Result<Message, Refused> {
-    if message.encoded_len() > max_size {
-        let text = format!("the message has {} bytes, and {max_size} is the limit", message.encoded_len());
-        return Err(("too-large", text));
-    }
-    Ok(message)
 }
 
 fn show(output: &mut Output, form: OutputForm, line: u64, message: &Result<Message, Refused>) {

@@ -1,7 +1,8 @@
 //! `metaq produce`: each line of the input is one message.
 //!
 //! `options` are the options of the command, `compose` makes messages of lines, `rejects` keeps those that
-//! were not acknowledged, `pace` limits the rate, `run` sends and reports, and `dry_run` only shows.
+//! were not acknowledged, `pace` limits the rate, `run` sends and reports, `sending` is a message on its way,
+//! `spooled` what a spool adds, and `dry_run` only shows.
 
 mod compose;
 mod dry_run;
@@ -9,21 +10,23 @@ mod options;
 mod pace;
 mod rejects;
 mod run;
+mod sending;
+mod spooled;
 
-use std::io;
-
-use metaq_producer::{ProducerBuilder, selector};
+use std::{io, time::Duration};
 
 pub(crate) use self::options::Args;
-use self::{compose::Composer, options::SelectorName, pace::Pace, rejects::Rejects, run::Run};
+use self::{compose::Composer, pace::Pace, rejects::Rejects, run::Run, sending::Sender, spooled::SpoolRun};
 use crate::{
-    connect::connect,
+    args::SelectorName,
+    connect::{Connecting, connect},
     display::{self, OutputForm, output_form},
     exit_status::{EXIT_FAILED, EXIT_LOCAL_IO, EXIT_USAGE},
-    input::{Lines, checked_sources},
+    input::{Framing, Lines, Source, checked_sources},
     report::{Destination, Report},
-    settings::Flag,
+    settings::{Flag, Settings},
     shutdown::{Shutdown, StopSignals, close},
+    spooling::{Spool, write_time},
     stderr::{print_error, print_message},
 };
 
@@ -35,28 +38,8 @@ pub(crate) async fn run(args: &Args) -> u8 {
 
 /// Runs the command; the error is the exit status of a failure that was printed.
 async fn start(args: &Args) -> Result<u8, u8> {
-    let sources = checked_sources(&args.files).map_err(|(name, error)| {
-        print_error(&format!("{name} can't be read"), &error);
-        EXIT_USAGE
-    })?;
-    if let Some(path) = [&args.rejects, &args.ack_log]
-        .into_iter()
-        .flatten()
-        .find(|path| sources.iter().any(|source| source.is_file(path)))
-    {
-        return Err(usage(&format!(
-            "{} is read and written at the same time; use another file",
-            path.display()
-        )));
-    }
-    let mut settings = args.connection.settings(&[
-        Flag::new("send_timeout", "--timeout", args.timeout.as_deref()),
-        Flag::new("max_message_size", "--max-message-size", args.max_message_size.as_deref()),
-        Flag::new("default_topic", "--default-topic", args.default_topic.as_deref()),
-        Flag::new("ordered", "--ordered", args.ordered.then_some("true")),
-    ])?;
-    // One broker can have at most half of the messages that a producer has in flight.
-    settings.config.max_in_flight = settings.config.max_in_flight.max(2 * args.in_flight as usize);
+    let sources = sources(args)?;
+    let settings = settings(args)?;
     let form = match output_form(settings.get("output")).map_err(|text| usage(&text))? {
         // The messages take the place of the results.
         _ if args.tee && args.ack_log.is_none() => OutputForm::Human,
@@ -68,37 +51,16 @@ async fn start(args: &Args) -> Result<u8, u8> {
         return Ok(dry_run::run(sources, framing, composer, settings.config.max_message_size, form).await);
     }
     let mut signals = StopSignals::new().map_err(|error| print_error("signals can't be handled", &error))?;
-    let by_default = if args.has_keys() { SelectorName::KeyHash } else { SelectorName::RoundRobin };
-    let selector = args.selector.unwrap_or(by_default);
-    let timeout = settings.config.send_timeout;
-    let adapt = |builder| with_selector(builder, selector);
-    let producer = connect(settings, &args.topics, args.wait, adapt, &mut signals).await?;
-    let failed = |context: &str, error: &io::Error| {
-        print_error(context, error);
-        EXIT_LOCAL_IO
+    let way = Way::open(args, settings, &mut signals).await?;
+    let (rejects, report) = outputs(args, form, &framing)?;
+    let lines = Lines::read(sources, framing).map_err(|error| not_set_up(&error))?;
+    let mut shutdown = Shutdown::new(signals, way.limit);
+    let producer = match &way.sender {
+        Sender::Producer(producer) => producer.clone(),
+        Sender::Spool(spool) => spool.producer().clone(),
     };
-    let rejects = match &args.rejects {
-        None => None,
-        Some(path) => Some(
-            Rejects::open(path, framing.clone())
-                .map_err(|error| failed(&format!("{} can't be written", path.display()), &error))?,
-        ),
-    };
-    let destination = match &args.ack_log {
-        None => Destination::Stdout,
-        Some(path) => Destination::File(
-            rejects::append(path)
-                .map_err(|error| failed(&format!("{} can't be written", path.display()), &error))?,
-        ),
-    };
-    let report = Report::new(form, destination, args.tee.then(|| framing.clone()));
-    let started = report.and_then(|report| Ok((report, Lines::read(sources, framing)?)));
-    let (report, lines) = started.map_err(|error| {
-        print_error("the input and the output can't be set up", &error);
-        EXIT_FAILED
-    })?;
-    let mut shutdown = Shutdown::new(signals, timeout);
-    let run = Run::new(producer.clone(), composer, report)
+    let run = Run::new(way.sender, composer, report)
+        .spool(way.spool)
         .in_flight(args.in_flight as usize)
         .pace(args.rate.map(Pace::new))
         .count(args.count)
@@ -109,18 +71,94 @@ async fn start(args: &Args) -> Result<u8, u8> {
     Ok(close(&producer, &mut shutdown, status).await)
 }
 
+/// The sources of the input, which can be read and are not written.
+fn sources(args: &Args) -> Result<Vec<Source>, u8> {
+    let sources = checked_sources(&args.files).map_err(|(name, error)| {
+        print_error(&format!("{name} can't be read"), &error);
+        EXIT_USAGE
+    })?;
+    let mut written = [&args.rejects, &args.ack_log].into_iter().flatten();
+    match written.find(|path| sources.iter().any(|source| source.is_file(path))) {
+        Some(path) => {
+            let path = path.display();
+            Err(usage(&format!("{path} is read and written at the same time; use another file")))
+        }
+        None => Ok(sources),
+    }
+}
+
+fn settings(args: &Args) -> Result<Settings, u8> {
+    let mut settings = args.connection.settings(&[
+        Flag::new("send_timeout", "--timeout", args.timeout.as_deref()),
+        Flag::new("max_message_size", "--max-message-size", args.max_message_size.as_deref()),
+        Flag::new("default_topic", "--default-topic", args.default_topic.as_deref()),
+        Flag::new("ordered", "--ordered", args.ordered.then_some("true")),
+        Flag::new("spool.fsync", "--spool-fsync", args.spool_fsync.as_deref()),
+    ])?;
+    if let (None, Some(name)) = (&args.spool, settings.spool_option()) {
+        return Err(usage(&format!("{}: {name} is of use with --spool only", settings.origin(name))));
+    }
+    // One broker can have at most half of the messages that a producer has in flight.
+    settings.config.max_in_flight = settings.config.max_in_flight.max(2 * args.in_flight as usize);
+    Ok(settings)
+}
+
+/// The way that messages take.
+struct Way {
+    sender: Sender,
+    spool: Option<SpoolRun>,
+    /// The time that the first signal leaves.
+    limit: Duration,
+}
+
+impl Way {
+    /// Connects, and opens the spool if there is one.
+    async fn open(args: &Args, settings: Settings, signals: &mut StopSignals) -> Result<Self, u8> {
+        // A folder may hold messages with keys from before.
+        let has_keys = args.has_keys() || args.spool.is_some();
+        let by_default = if has_keys { SelectorName::KeyHash } else { SelectorName::RoundRobin };
+        let selector = args.selector.unwrap_or(by_default);
+        let adapt = |builder| selector.configure(builder);
+        let (timeout, max_size) = (settings.config.send_timeout, settings.config.max_message_size);
+        let Some(folder) = args.spool.clone() else {
+            let producer = connect(settings, &args.topics, args.wait, adapt, signals).await?;
+            return Ok(Self { sender: Sender::Producer(producer), spool: None, limit: timeout });
+        };
+        let options = settings.spool(&folder);
+        let limit = timeout.saturating_add(write_time(&options));
+        let connecting = Connecting::new(settings, &args.topics, None, adapt)?;
+        let open = Spool::open(connecting.producer.clone(), options).await?;
+        connecting.publish_spooled(&open.producer, &args.topics, args.wait, signals).await?;
+        let sender = Sender::Spool(open.producer.clone());
+        let drain = args.drain.unwrap_or_default();
+        Ok(Self { sender, spool: Some(SpoolRun { open, folder, drain, timeout, max_size }), limit })
+    }
+}
+
+/// Opens what is written.
+fn outputs(args: &Args, form: OutputForm, framing: &Framing) -> Result<(Option<Rejects>, Report), u8> {
+    let failed = |path: &std::path::Path, error: io::Error| {
+        print_error(&format!("{} can't be written", path.display()), &error);
+        EXIT_LOCAL_IO
+    };
+    let rejects = match &args.rejects {
+        None => None,
+        Some(path) => Some(Rejects::open(path, framing.clone()).map_err(|error| failed(path, error))?),
+    };
+    let destination = match &args.ack_log {
+        None => Destination::Stdout,
+        Some(path) => Destination::File(rejects::append(path).map_err(|error| failed(path, error))?),
+    };
+    let report = Report::new(form, destination, args.tee.then(|| framing.clone()));
+    Ok((rejects, report.map_err(|error| not_set_up(&error))?))
+}
+
+fn not_set_up(error: &io::Error) -> u8 {
+    print_error("the input and the output can't be set up", error);
+    EXIT_FAILED
+}
+
 fn usage(text: &str) -> u8 {
     print_message(text);
     EXIT_USAGE
-}
-
-fn with_selector(builder: ProducerBuilder, name: SelectorName) -> ProducerBuilder {
-    match name {
-        SelectorName::RoundRobin => builder.selector(selector::RoundRobinSelector::new()),
-        SelectorName::Random => builder.selector(selector::RandomSelector::new()),
-        SelectorName::Sticky => builder.selector(selector::StickySelector::new()),
-        SelectorName::KeyHash => builder.selector(selector::KeyHashSelector::new()),
-        SelectorName::Rendezvous => builder.selector(selector::RendezvousSelector::new()),
-        SelectorName::Latency => builder.selector(selector::LatencySelector::new()),
-    }
 }

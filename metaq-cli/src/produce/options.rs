@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use metaq_producer::{Partition, Topic};
 
 use crate::{
-    args::{ConnectionArgs, parse_timeout},
+    args::{ConnectionArgs, SelectorName, parse_time, parse_timeout, timeout_text},
     input::{Delimiter, Framing},
 };
 
@@ -17,6 +17,12 @@ use crate::{
 /// {"line":N,"error":{"kind":"…","outcome":"not-sent|rejected|unknown","message":"…"}}.
 /// With --output plain, the same in words separated by tabs; with --output human, failures on stderr and a
 /// summary at the end.
+///
+/// With --spool, a message that can't be sent now is kept in a folder, and gets the line
+/// {"line":N,"spooled":"ID"}. What the folder holds is sent when brokers are back, each message with a line
+/// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}, or {"spooled":"ID","error":{"kind":"set-aside",…}}
+/// if brokers refuse it for good. The status is 0 when every line was stored or spooled. After a signal, lines
+/// that were read are spooled.
 ///
 /// SIGHUP, SIGINT and SIGTERM stop reading; messages in flight still get their lines, as long as the lines
 /// are read within --timeout. A second signal ends the program immediately, or after 1s if the lines are not
@@ -48,7 +54,7 @@ pub(crate) struct Args {
     /// The partition of every message, such as 0-1
     #[arg(short, long, value_name = "BROKER-PART", conflicts_with = "selector", value_parser = parse_partition)]
     pub(super) partition: Option<Partition>,
-    /// How partitions are chosen. By default in turn, or by key if there are keys
+    /// How partitions are chosen. By default in turn, or by key if there are keys or a spool
     #[arg(long, value_name = "NAME")]
     pub(super) selector: Option<SelectorName>,
     /// Keeps the order of the input in each partition, by one message in flight in each
@@ -69,8 +75,8 @@ pub(crate) struct Args {
     /// Each file is one message
     #[arg(long, conflicts_with_all = ["delimiter", "length_prefixed", "rejects"])]
     pub(super) file_per_message: bool,
-    /// Each line is JSON: {"data":"text"} or {"data_b64":"…"}, with "key", "attribute" and "partition" where
-    /// wanted
+    /// Each line is JSON: {"data":"text"} or {"data_b64":"…"}, with "key" or "key_b64", "attribute" and
+    /// "partition" where wanted
     #[arg(long, conflicts_with_all = ["delimiter", "length_prefixed", "file_per_message"])]
     pub(super) json_lines: bool,
     /// Whether a carriage return at the end of a line is a part of the message
@@ -98,6 +104,21 @@ pub(crate) struct Args {
     /// Shows what would be sent, and sends nothing; no cluster is needed
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Keeps messages that can't be sent now in this folder, which is made if it doesn't exist, and sends them
+    /// when brokers are back, as well as those that the folder holds from before. One command at a time can
+    /// use it. Starts without registry and brokers; --wait gives them time to be there first, 1s by default
+    #[arg(long, value_name = "FOLDER", conflicts_with = "dry_run", help_heading = "Spool")]
+    pub(super) spool: Option<PathBuf>,
+    /// At the end of the input, waits up to this time for the spool to become empty. By default it ends at
+    /// once, and leaves the rest to the next command
+    #[arg(long, value_name = "DURATION", requires = "spool", value_parser = parse_time, help_heading = "Spool")]
+    pub(super) drain: Option<Duration>,
+    /// When a message counts as spooled: each, when it is on the disk; interval or interval=TIME, the same
+    /// with one write in 10ms or TIME, for which messages wait; never, when the operating system has it,
+    /// which may lose it when the machine loses its power. By default each. -X spool.NAME=VALUE sets the
+    /// bounds, such as spool.max_bytes=10GiB
+    #[arg(long, value_name = "WHEN", requires = "spool", help_heading = "Spool")]
+    pub(super) spool_fsync: Option<String>,
     /// Files to read; stdin when there are none, or for -
     #[arg(value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
@@ -119,17 +140,6 @@ pub(super) enum OnError {
     Stop,
     /// The next ones are sent
     Skip,
-}
-
-/// The selectors by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum SelectorName {
-    RoundRobin,
-    Random,
-    Sticky,
-    KeyHash,
-    Rendezvous,
-    Latency,
 }
 
 impl Args {
@@ -154,11 +164,6 @@ impl Args {
     pub(super) fn stops_on_error(&self) -> bool {
         self.on_error == OnError::Stop
     }
-}
-
-/// Checks a time limit, and returns its text.
-fn timeout_text(text: &str) -> Result<String, String> {
-    parse_timeout(text).map(|_| text.to_owned())
 }
 
 fn parse_partition(text: &str) -> Result<Partition, String> {

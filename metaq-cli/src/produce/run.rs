@@ -1,23 +1,23 @@
 //! One run of `metaq produce`: sends lines and reports their outcomes.
 
-use std::{
-    collections::VecDeque,
-    io, mem,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    vec,
-};
+use std::{collections::VecDeque, io, mem, vec};
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use metaq_producer::{Outcome, Producer, SendError, SendHandle, SendReceipt};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use metaq_producer::Outcome;
 use tokio::task::yield_now;
 
-use super::{compose::Composer, pace::Pace, rejects::Rejects};
+use super::{
+    compose::{Composer, checked},
+    pace::Pace,
+    rejects::Rejects,
+    sending::{Completed, Sender, Sending, Stored},
+    spooled::SpoolRun,
+};
 use crate::{
     exit_status::{self, EXIT_LOCAL_IO},
     input::{Line, Lines},
     output::Output,
-    report::Report,
+    report::{Replayed, Report},
     shutdown::{PendingResults, Shutdown, finish},
     stderr::{describe, print_error, print_message},
 };
@@ -28,54 +28,18 @@ const MAX_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 /// Approximate memory of a message in flight besides its line.
 const MESSAGE_SIZE: usize = 1024;
 
+/// The number of lines that are handed to the spool at a time after a signal, if no more may be in flight.
+const MAX_SPOOLED_AT_ONCE: usize = 1024;
+
 /// The number of lines that are sent before the connections are served, by the same thread: the time of the
 /// first must not run out while the last are offered.
 const MAX_TURN: usize = 256;
 
-/// A message whose outcome is not known yet; its output is the outcome.
-struct Sending {
-    line: u64,
-    size: usize,
-    /// The line, if it is to be kept until then.
-    kept: Option<Line>,
-    progress: Progress,
-}
-
-enum Progress {
-    /// The producer has not accepted it yet.
-    Offered(BoxFuture<'static, Result<SendHandle, SendError>>),
-    Accepted(SendHandle),
-}
-
-/// The outcome of the message of one line.
-struct Completed {
-    line: u64,
-    size: usize,
-    kept: Option<Line>,
-    result: Result<SendReceipt, SendError>,
-}
-
-impl Future for Sending {
-    type Output = Completed;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completed> {
-        let result = loop {
-            match &mut self.progress {
-                Progress::Offered(accepted) => match ready!(accepted.as_mut().poll(context)) {
-                    Ok(handle) => self.progress = Progress::Accepted(handle),
-                    Err(error) => break Err(error),
-                },
-                Progress::Accepted(handle) => break ready!(handle.poll_unpin(context)),
-            }
-        };
-        let (line, size, kept) = (self.line, self.size, self.kept.take());
-        Poll::Ready(Completed { line, size, kept, result })
-    }
-}
-
 /// One run of the command.
 pub(super) struct Run {
-    producer: Producer,
+    sender: Sender,
+    /// The spool that they are sent through, if they are.
+    pub(super) spool: Option<SpoolRun>,
     composer: Composer,
     /// Limit on the number of messages in flight.
     in_flight: usize,
@@ -84,12 +48,14 @@ pub(super) struct Run {
     left: u64,
     stops_on_error: bool,
     rejects: Option<Rejects>,
-    report: Report,
+    pub(super) report: Report,
     sent: FuturesUnordered<Sending>,
     /// The memory of the messages in `sent`.
     bytes: usize,
     /// The number of lines that were sent, or reported as not sent.
     line: u64,
+    /// Lines that were read before a signal, and will be spooled.
+    to_spool: VecDeque<Line>,
     /// Lines that were read and will not be sent.
     unsent: VecDeque<Line>,
     /// The kind and the text of their error.
@@ -99,6 +65,8 @@ pub(super) struct Run {
     /// The text of their error.
     unknown_because: &'static str,
     input_failed: bool,
+    /// The disk of the spool has failed.
+    spool_failed: bool,
 }
 
 /// The reason to send no more lines for the moment.
@@ -122,9 +90,10 @@ enum StopReason {
 }
 
 impl Run {
-    pub(super) fn new(producer: Producer, composer: Composer, report: Report) -> Self {
+    pub(super) fn new(sender: Sender, composer: Composer, report: Report) -> Self {
         Self {
-            producer,
+            sender,
+            spool: None,
             composer,
             in_flight: 1,
             pace: None,
@@ -135,12 +104,19 @@ impl Run {
             sent: FuturesUnordered::new(),
             bytes: 0,
             line: 0,
+            to_spool: VecDeque::new(),
             unsent: VecDeque::new(),
             unsent_because: ("", ""),
             unknown: VecDeque::new(),
             unknown_because: "",
             input_failed: false,
+            spool_failed: false,
         }
+    }
+
+    /// Reports what becomes of the messages of a spool, and closes it at the end.
+    pub(super) fn spool(self, spool: Option<SpoolRun>) -> Self {
+        Self { spool, ..self }
     }
 
     pub(super) fn in_flight(self, in_flight: usize) -> Self {
@@ -169,11 +145,18 @@ impl Run {
     pub(super) async fn run(mut self, lines: Lines, shutdown: &mut Shutdown, shows_summary: bool) -> u8 {
         self.read(lines, shutdown).await;
         finish(&mut self, shutdown).await;
+        if self.spool.is_some() {
+            self.end_spool(shutdown).await;
+            finish(&mut self, shutdown).await;
+        }
         self.report.progress(0, true);
+        let account = self.spool.as_ref().map(SpoolRun::account);
         if shows_summary && !self.report.has_failed() {
-            self.report.summary();
+            self.report.summary(account.as_deref());
             shutdown.extend_deadline_for_writing();
             finish(&mut self, shutdown).await;
+        } else if let Some(spool) = &self.spool {
+            spool.print_left();
         }
         let rejected = self.rejects.take().and_then(Rejects::finish);
         if let Some(text) = &rejected {
@@ -192,7 +175,7 @@ impl Run {
         }
         match failure {
             Some((error, _)) => exit_status::of_output_error(&error),
-            None if self.input_failed || rejected.is_some() => EXIT_LOCAL_IO,
+            None if self.input_failed || self.spool_failed || rejected.is_some() => EXIT_LOCAL_IO,
             None => self.report.failures().exit_status(),
         }
     }
@@ -223,6 +206,7 @@ impl Run {
                 _ = shutdown.signal() => break StopReason::Signal,
                 () = self.report.changed() => if self.report.has_failed() { break StopReason::OutputFailed },
                 Some(completed) = self.sent.next(), if has_capacity => self.completed(completed),
+                replayed = next_replayed(&mut self.spool), if has_capacity => self.report.replayed(&replayed),
                 batch = lines.next(), if has_capacity && more => match batch {
                     Some(Ok(batch)) => waiting = batch.into_iter(),
                     Some(Err(error)) => break StopReason::InputFailed(error),
@@ -232,6 +216,7 @@ impl Run {
                 () = yield_now(), if turn == Turn::Over => {}
             }
         };
+        let is_signal = matches!(stop, StopReason::Signal);
         self.unsent_because = match stop {
             StopReason::EndOfInput => return,
             StopReason::Signal => ("stopped", "the program was stopped before this line was sent"),
@@ -245,8 +230,17 @@ impl Run {
             }
         };
         // These lines were read and will not be sent, but are reported, too.
-        let rest = lines.take_rest();
-        self.unsent = waiting.chain(rest.lines).collect();
+        let mut rest = lines.take_rest();
+        match &self.spool {
+            Some(spool) if is_signal => {
+                // The last line may not be all of a line.
+                let cut = if rest.has_cut_line { rest.lines.pop() } else { None };
+                self.to_spool = waiting.chain(rest.lines).collect();
+                self.unsent = cut.into_iter().collect();
+                spool.stop_sending();
+            }
+            _ => self.unsent = waiting.chain(rest.lines).collect(),
+        }
         if let Some(error) = rest.error {
             self.input_error(&error);
         }
@@ -296,7 +290,12 @@ impl Run {
         self.line += 1;
         self.left -= 1;
         let number = self.line;
-        let message = match self.composer.message(number, &line) {
+        let message = self.composer.message(number, &line).and_then(|message| match &self.spool {
+            // The producer would say so when it is replayed.
+            Some(spool) => checked(message, spool.max_size),
+            None => Ok(message),
+        });
+        let message = match message {
             Ok(message) => message,
             Err((kind, text)) => {
                 self.report.failed(number, kind, Outcome::NotSent, &text);
@@ -307,10 +306,8 @@ impl Run {
             self.report.tee(line);
         }
         let size = message.payload().len() + MESSAGE_SIZE;
-        let producer = self.producer.clone();
-        let progress = Progress::Offered(async move { producer.enqueue(message).await }.boxed());
         let kept = self.rejects.is_some().then_some(line);
-        let mut sending = Sending { line: number, size, kept, progress };
+        let mut sending = Sending::new(&self.sender, number, message, size, kept);
         // The first poll starts the message's timeout now, not when outcomes are next waited for.
         self.bytes += size;
         match (&mut sending).now_or_never() {
@@ -329,9 +326,31 @@ impl Run {
     /// Reports the outcome of a message that was in flight.
     fn completed(&mut self, completed: Completed) {
         self.bytes -= completed.size;
-        self.report.message(completed.line, &completed.result);
-        if completed.result.is_err() {
-            self.reject(completed.kept);
+        let line = completed.line;
+        match completed.result {
+            Ok(Stored::Acknowledged(receipt)) => self.report.acknowledged(line, &receipt),
+            Ok(Stored::Spooled(id)) => self.report.spooled(line, id),
+            Err(error) => {
+                self.report.failed(line, error.kind(), error.outcome(), &error.describe());
+                self.spool_failed |= error.is_of_disk();
+                self.reject(completed.kept);
+            }
+        }
+    }
+
+    /// Hands lines that were read before a signal to the spool. No broker gets them, whatever the limit is.
+    fn spool_rest(&mut self) {
+        while self.sent.len() < self.in_flight.max(MAX_SPOOLED_AT_ONCE)
+            && self.bytes < MAX_BYTES_IN_FLIGHT
+            && self.left > 0
+            && self.report.has_capacity()
+            && let Some(line) = self.to_spool.pop_front()
+        {
+            self.send(line);
+        }
+        if self.left == 0 {
+            // As many were sent as were asked for.
+            self.to_spool.clear();
         }
     }
 
@@ -342,6 +361,9 @@ impl Run {
         {
             self.completed(completed);
         }
+        if let Some(spool) = &mut self.spool {
+            spool.open.report(&mut self.report);
+        }
         self.report.progress(self.sent.len(), false);
     }
 }
@@ -350,7 +372,9 @@ impl PendingResults for Run {
     async fn complete(&mut self) {
         loop {
             self.report_completed();
-            while self.report.has_capacity()
+            self.spool_rest();
+            while self.to_spool.is_empty()
+                && self.report.has_capacity()
                 && let Some(line) = self.unsent.pop_front()
             {
                 self.line += 1;
@@ -367,9 +391,13 @@ impl PendingResults for Run {
             self.report.flush();
             if !self.report.has_capacity() {
                 self.report.changed().await;
-            } else if let Some(completed) = self.sent.next().await {
-                self.completed(completed);
-            } else {
+            } else if !self.sent.is_empty() {
+                tokio::select! {
+                    biased;
+                    Some(completed) = self.sent.next() => self.completed(completed),
+                    replayed = next_replayed(&mut self.spool) => self.report.replayed(&replayed),
+                }
+            } else if self.to_spool.is_empty() {
                 break;
             }
         }
@@ -380,6 +408,9 @@ impl PendingResults for Run {
         while let Some(Some(completed)) = self.sent.next().now_or_never() {
             self.completed(completed);
         }
+        // These are not sent any more.
+        let rest = mem::take(&mut self.to_spool);
+        self.unsent = rest.into_iter().chain(mem::take(&mut self.unsent)).collect();
         self.unknown_because = if is_forced {
             "a second signal stopped the program before the outcome of this message was known"
         } else {
@@ -403,5 +434,13 @@ impl PendingResults for Run {
 async fn ready(pace: Option<&Pace>) {
     if let Some(pace) = pace {
         pace.ready().await;
+    }
+}
+
+/// Waits for what becomes of the next spooled message; forever without a spool.
+async fn next_replayed(spool: &mut Option<SpoolRun>) -> Replayed {
+    match spool {
+        Some(spool) => spool.open.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -108,7 +108,13 @@ fn hex(partition: &str, message: &FetchedMessage) -> String {
         let _ = write!(text, " attribute {attribute:?}");
     }
     let _ = writeln!(text, " {} bytes", message.payload.len());
-    for (n, row) in message.payload.chunks(ROW).enumerate() {
+    text + &hex_rows(&message.payload)
+}
+
+/// Formats bytes in rows of 16.
+pub(crate) fn hex_rows(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (n, row) in bytes.chunks(ROW).enumerate() {
         let _ = write!(text, "  {:08x} ", n * ROW);
         for at in 0..ROW {
             let _ = match row.get(at) {

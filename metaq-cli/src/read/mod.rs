@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use futures_util::future::join_all;
 use metaq_producer::{Partition, Topic, inspect::ListedPartition};
 
+pub(crate) use self::format::hex_rows;
 use self::{follow::Stop, format::Form};
 use crate::{
     exit_status::{EXIT_NOT_FOUND, EXIT_USAGE},

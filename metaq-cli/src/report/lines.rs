@@ -2,10 +2,12 @@
 
 use std::io::Write as _;
 
+use metaq_producer::{Outcome, SendReceipt};
+use metaq_spool::SpoolId;
 use serde::Serialize;
 
 use super::TransactionResult;
-use crate::display::OutputForm;
+use crate::{display::OutputForm, report::Replayed};
 
 /// The JSON line of a message that was not acknowledged.
 #[derive(Serialize)]
@@ -19,6 +21,13 @@ struct Failure<'a> {
     kind: &'a str,
     outcome: &'a str,
     message: &'a str,
+}
+
+/// The JSON line of a spooled message that was set aside.
+#[derive(Serialize)]
+struct SetAsideLine<'a> {
+    spooled: String,
+    error: Failure<'a>,
 }
 
 /// The JSON line of a transaction's result.
@@ -53,6 +62,43 @@ pub(super) fn stored(
             writeln!(text, r#"{{"line":{line},"partition":"{partition}","offset":{offset},"id":"{id}"}}"#)
         }
         OutputForm::Plain => writeln!(text, "{line}\tstored\t{partition}\t{offset}\t{id}"),
+    };
+}
+
+/// Appends the line of a message that was spooled; people get none.
+pub(super) fn spooled(text: &mut Vec<u8>, form: OutputForm, line: u64, id: SpoolId) {
+    // Writing to memory can't fail.
+    let _ = match form {
+        OutputForm::Human => Ok(()),
+        OutputForm::Json => writeln!(text, r#"{{"line":{line},"spooled":"{id}"}}"#),
+        OutputForm::Plain => writeln!(text, "{line}\tspooled\t{id}"),
+    };
+}
+
+/// Appends the line of what became of a spooled message; people get none.
+pub(super) fn replayed(text: &mut Vec<u8>, form: OutputForm, replayed: &Replayed) {
+    // Writing to memory can't fail.
+    let _ = match (form, replayed) {
+        (OutputForm::Human, _) => Ok(()),
+        (OutputForm::Json, Replayed::Stored(id, receipt)) => {
+            let SendReceipt { partition, offset, message_id, .. } = receipt;
+            writeln!(
+                text,
+                r#"{{"spooled":"{id}","partition":"{partition}","offset":{offset},"id":"{message_id}"}}"#
+            )
+        }
+        (OutputForm::Plain, Replayed::Stored(id, receipt)) => {
+            let SendReceipt { partition, offset, message_id, .. } = receipt;
+            writeln!(text, "replayed\t{id}\t{partition}\t{offset}\t{message_id}")
+        }
+        (OutputForm::Json, Replayed::SetAside(id, reason)) => {
+            let error = Failure { kind: "set-aside", outcome: Outcome::Rejected.as_str(), message: reason };
+            json(text, &SetAsideLine { spooled: id.to_string(), error });
+            Ok(())
+        }
+        (OutputForm::Plain, Replayed::SetAside(id, reason)) => {
+            writeln!(text, "set-aside\t{id}\t{}", reason.replace(['\t', '\n'], " "))
+        }
     };
 }
 

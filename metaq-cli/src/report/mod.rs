@@ -12,7 +12,9 @@ use std::{
 };
 
 use metaq_producer::{Outcome, Partition, SendError, SendReceipt, transaction::TransactionReceipt};
+use metaq_spool::SpoolId;
 
+use self::unwritten::SPOOLED;
 pub(crate) use self::unwritten::Unwritten;
 use crate::{
     display::{self, OutputForm},
@@ -63,6 +65,14 @@ pub(crate) fn describe_send_error(error: &SendError) -> String {
     }
 }
 
+/// What became of a spooled message.
+#[derive(Debug)]
+pub(crate) enum Replayed {
+    Stored(SpoolId, SendReceipt),
+    /// With the reason.
+    SetAside(SpoolId, String),
+}
+
 /// Where results are written.
 #[derive(Debug)]
 pub(crate) enum Destination {
@@ -81,6 +91,8 @@ pub(crate) struct Report {
     tee_output: Option<Output>,
     unwritten: Unwritten,
     acknowledged: u64,
+    spooled: u64,
+    replayed: u64,
     failed: FailureCounts,
     progress: Option<ProgressLine>,
     started: Instant,
@@ -112,6 +124,8 @@ impl Report {
             tee_output,
             unwritten: Unwritten::default(),
             acknowledged: 0,
+            spooled: 0,
+            replayed: 0,
             failed: FailureCounts::default(),
             progress,
             started: now,
@@ -144,13 +158,30 @@ impl Report {
         }
     }
 
-    pub(crate) fn message(&mut self, line: u64, result: &Result<SendReceipt, SendError>) {
-        match result {
-            Ok(receipt) => self.stored(line, receipt.partition, receipt.offset, receipt.message_id),
-            Err(error) => {
-                self.failed(line, error.kind().as_str(), error.outcome(), &describe_send_error(error))
-            }
+    /// Reports a message that a broker has stored.
+    pub(crate) fn acknowledged(&mut self, line: u64, receipt: &SendReceipt) {
+        self.stored(line, receipt.partition, receipt.offset, receipt.message_id);
+    }
+
+    /// Reports a message that is in the spool.
+    pub(crate) fn spooled(&mut self, line: u64, id: SpoolId) {
+        self.spooled += 1;
+        if self.has_failed() {
+            return self.unwritten.add(line, Some(SPOOLED));
         }
+        lines::spooled(self.output.text(), self.form, line, id);
+    }
+
+    /// Reports what became of a message of the spool.
+    pub(crate) fn replayed(&mut self, replayed: &Replayed) {
+        self.replayed += u64::from(matches!(replayed, Replayed::Stored(..)));
+        if self.has_failed() {
+            return self.unwritten.add_replayed();
+        }
+        if let (OutputForm::Human, Replayed::SetAside(id, reason)) = (self.form, replayed) {
+            print_message(&format!("the spooled message {id} was set aside: {reason}"));
+        }
+        lines::replayed(self.output.text(), self.form, replayed);
     }
 
     fn stored(&mut self, line: u64, partition: Partition, offset: i64, id: impl std::fmt::Display) {
@@ -181,8 +212,8 @@ impl Report {
         lines::failed(self.output.text(), self.form, line, (kind, outcome.as_str(), message));
     }
 
-    /// Appends the account of all messages for people.
-    pub(crate) fn summary(&mut self) {
+    /// Appends the account of all messages for people. `spool` is that of the spool, if there is one.
+    pub(crate) fn summary(&mut self, spool: Option<&str>) {
         let FailureCounts { not_sent, rejected, unknown } = self.failed;
         let (acknowledged, seconds) = (self.acknowledged, self.started.elapsed().as_secs_f64());
         let failed = if self.failed.sum() == 0 {
@@ -191,12 +222,20 @@ impl Report {
             format!(", {rejected} rejected, {unknown} unknown, {not_sent} not sent")
         };
         let rate = acknowledged as f64 / seconds.max(1e-9);
-        let all = count_messages(acknowledged + self.failed.sum());
-        let text =
-            format!("{all}: {acknowledged} acknowledged{failed} in {seconds:.2} s ({rate:.0} a second)");
+        let all = count_messages(acknowledged + self.spooled + self.failed.sum());
+        let spooled = if spool.is_some() { format!(", {} spooled", self.spooled) } else { String::new() };
+        let text = format!(
+            "{all}: {acknowledged} acknowledged{spooled}{failed} in {seconds:.2} s ({rate:.0} a second)"
+        );
+        self.note(&text);
+        spool.into_iter().for_each(|account| self.note(account));
+    }
+
+    /// Appends a line for people.
+    pub(crate) fn note(&mut self, text: &str) {
         if self.tee.is_some() {
             // Stdout has messages.
-            print_message(&text);
+            print_message(text);
         } else {
             self.output.text().extend_from_slice(format!("{text}\n").as_bytes());
         }
@@ -268,7 +307,11 @@ impl Report {
     pub(crate) fn progress(&mut self, in_flight: usize, last: bool) {
         let Some(line) = &self.progress else { return };
         let (acknowledged, failed) = (self.acknowledged, self.failed.sum());
-        let text = || format!("{acknowledged} acknowledged, {failed} failed, {in_flight} in flight");
+        let spooled = match (self.spooled, self.replayed) {
+            (0, 0) => String::new(),
+            (spooled, replayed) => format!("{spooled} spooled, {replayed} replayed, "),
+        };
+        let text = || format!("{acknowledged} acknowledged, {spooled}{failed} failed, {in_flight} in flight");
         if last {
             let text = text();
             if let Some(line) = self.progress.take() {

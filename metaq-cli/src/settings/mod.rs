@@ -1,18 +1,20 @@
 //! The settings of a command, each with its origin: an option, the environment, a profile, the file of
 //! settings, or the default.
 //!
-//! `file` reads the file of settings, `access` credentials and TLS, `cluster` opens the source of brokers.
+//! `file` reads the file of settings, `access` credentials and TLS, `cluster` opens the source of brokers,
+//! `spool` has the settings of a spool.
 
 mod access;
 mod cluster;
 mod file;
+mod spool;
 
 use std::{collections::BTreeMap, env, fmt, path::Path};
 
 use metaq_producer::ProducerConfig;
 
 pub(crate) use self::cluster::Cluster;
-use self::file::SettingsFile;
+use self::{file::SettingsFile, spool::SPOOL_SETTINGS};
 
 /// The settings that are not options of a producer.
 const COMMAND_SETTINGS: [&str; 7] =
@@ -118,7 +120,9 @@ impl Settings {
     }
 
     fn set(&mut self, name: &str, value: &str, origin: Origin) -> Result<(), String> {
-        if !COMMAND_SETTINGS.contains(&name) {
+        if SPOOL_SETTINGS.contains(&name) {
+            spool::check(name, value).map_err(|error| format!("{origin}: {error}"))?;
+        } else if !COMMAND_SETTINGS.contains(&name) {
             if !ProducerConfig::option_names().any(|option| option == name) {
                 let known: Vec<_> = names().collect();
                 return Err(format!("{origin}: there is no setting {name}; there are {}", known.join(", ")));
@@ -142,7 +146,7 @@ impl Settings {
 
 /// The names of all settings.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    COMMAND_SETTINGS.into_iter().chain(ProducerConfig::option_names())
+    COMMAND_SETTINGS.into_iter().chain(SPOOL_SETTINGS).chain(ProducerConfig::option_names())
 }
 
 /// Returns the environment variable of a setting.

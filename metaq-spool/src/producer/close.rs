@@ -33,6 +33,7 @@ impl SpoolingProducer {
         let shared = self.shared();
         shared.is_closed.store(true, Ordering::Release);
         shared.closing.send_replace(true);
+        shared.pace.end();
         shared.producer.close(timeout).await;
         // Tasks write what could not be sent.
         let _ = tokio::time::timeout(MOMENT, shared.driven.wait()).await;

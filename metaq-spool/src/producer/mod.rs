@@ -43,6 +43,7 @@ struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.shared.closing.send_replace(true);
+        self.shared.pace.end();
     }
 }
 
@@ -85,6 +86,13 @@ impl SpoolingProducer {
     /// once; [`drain`](Self::drain) waits.
     pub fn replay_now(&self) {
         self.shared().replay_now.notify_one();
+    }
+
+    /// Pauses the replay of all queues, or goes on with it. What was handed to the producer before a pause
+    /// gets its outcome, and what comes meanwhile is sent or spooled as always. For a program that can't
+    /// keep up with the outcomes that its [listener](crate::ReplayListener) is given.
+    pub fn set_replay_paused(&self, is_paused: bool) {
+        self.shared().pace.set_paused(is_paused);
     }
 
     /// Waits until no message waits in the spool, at most for `timeout`, and returns the number of those that

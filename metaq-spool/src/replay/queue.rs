@@ -200,7 +200,14 @@ impl QueueReplay<'_> {
                 return self.set_aside(number, bytes, row, format!("it is damaged: {error}"));
             }
         };
+        // A pause keeps no outcome back of what is in flight.
+        while self.shared.pace.is_paused() && !self.in_flight.is_empty() && self.failure.is_none() {
+            self.settle().await;
+        }
         self.shared.pace.wait().await;
+        if self.failure.is_some() {
+            return;
+        }
         loop {
             match self.shared.producer.try_send(record.message.clone()) {
                 Ok(handle) => {
@@ -280,6 +287,10 @@ impl QueueReplay<'_> {
                 let row = record::encode(&record.message, record.time);
                 return self.set_aside(number, bytes, row, error.to_string());
             }
+        }
+        if let Some(listener) = &self.shared.options.listener {
+            let key = &self.queue.key;
+            contain(|| listener.failed(SpoolId(number), &key.topic, key.partition, error));
         }
         self.failure.get_or_insert_with(|| error.to_string());
     }

@@ -107,7 +107,7 @@ impl Storage {
         let (lock, store, renamed) = open_folder(folder, options.fsync != Fsync::Never, true)?;
         let storage = Self::start(options, store, Some(lock))?;
         if let Some(Renamed { path, reason, salvaged }) = renamed {
-            storage.common.events.send(SpoolEvent::FileSetAside { path, reason, salvaged });
+            storage.common.events.send_opening(SpoolEvent::FileSetAside { path, reason, salvaged });
         }
         Ok(storage)
     }

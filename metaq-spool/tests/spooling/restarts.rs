@@ -1,12 +1,20 @@
 //! Brokers and programs that are away and come back.
 
-use std::{fs::File, time::Duration};
+use std::{
+    fs::File,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use metaq_spool::{OpenErrorKind, Sent, SpoolOptions, SpoolingProducer};
+use metaq_producer::{Partition, SendError, Topic};
+use metaq_spool::{OpenErrorKind, ReplayListener, Sent, SpoolId, SpoolOptions, SpoolingProducer};
 use metaq_testkit::EmbeddedRegistry;
 
 use crate::form::{
-    SOON, assert_balanced, broker, id, message, open, options, pinned, producer, stored, until,
+    SOON, assert_balanced, broker, id, message, open, options, pinned, producer, stored, topic, until,
 };
 
 #[tokio::test]
@@ -132,4 +140,58 @@ fn closing_ends_the_replay_of_a_queue() {
         });
         is_done.recv_timeout(2 * SOON).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pause_stops_replay_and_nothing_else() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let spool = open(&registry, options(folder.path())).await;
+    for n in 0..100 {
+        id(&spool.send(message(n.to_string())).await.unwrap());
+    }
+    spool.set_replay_paused(true);
+    let broker = broker(&registry);
+    let live = async {
+        // The first ones may come before the broker is connected.
+        while !matches!(spool.send(message("live")).await, Ok(Sent::Stored(_))) {}
+    };
+    tokio::time::timeout(SOON, live).await.unwrap();
+    spool.replay_now();
+    assert_eq!(spool.drain(Duration::from_millis(50)).await, spool.stats().waiting);
+    assert_eq!(spool.stats().replayed, 0);
+    spool.set_replay_paused(false);
+    assert_eq!(spool.drain(SOON).await, 0);
+    assert!(stored(&broker).len() > 100);
+    // A spool that is closed during a pause ends.
+    broker.kill().await;
+    let kept = async { while !matches!(spool.send(message("kept")).await, Ok(Sent::Spooled(_))) {} };
+    tokio::time::timeout(SOON, kept).await.unwrap();
+    spool.set_replay_paused(true);
+    let closed = tokio::time::timeout(SOON, spool.close(Duration::ZERO)).await.unwrap();
+    assert!(closed.waiting > 0, "{closed:?}");
+    assert_balanced(&spool.stats());
+}
+
+/// Counts failed attempts.
+#[derive(Default)]
+struct Attempts(AtomicU64);
+
+impl ReplayListener for Attempts {
+    fn failed(&self, _: SpoolId, of: &Topic, partition: Option<Partition>, error: &SendError) {
+        assert_eq!((of, partition, error.topic()), (&topic(), None, &topic()));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_listener_hears_of_failed_attempts() {
+    let (registry, folder) = (EmbeddedRegistry::new(), tempfile::tempdir().unwrap());
+    let attempts = Arc::<Attempts>::default();
+    let options = options(folder.path()).listener(Arc::clone(&attempts) as Arc<dyn ReplayListener>);
+    let spool = open(&registry, options).await;
+    id(&spool.send(message("x")).await.unwrap());
+    until(&spool, |_| attempts.0.load(Ordering::SeqCst) > 1).await;
+    let _broker = broker(&registry);
+    assert_eq!(spool.drain(SOON).await, 0);
+    assert_balanced(&spool.stats());
 }

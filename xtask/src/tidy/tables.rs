@@ -51,7 +51,7 @@ pub(super) const CRATES: [Crate; 11] = [
         folder: "metaq-cli",
         name: "metaq-cli",
         // `metaq dev-broker` is the embedded broker.
-        dependencies: &["metaq-producer", "metaq-protocol", "metaq-testkit"],
+        dependencies: &["metaq-producer", "metaq-protocol", "metaq-spool", "metaq-testkit"],
         dev_dependencies: &[],
     },
     Crate {

@@ -1,0 +1,86 @@
+//! The part of a run that a spool has: what is replayed, and the end.
+
+use std::{path::PathBuf, pin::pin, time::Duration};
+
+use super::run::Run;
+use crate::{
+    display,
+    report::count_messages,
+    shutdown::Shutdown,
+    spooling::{Spool, describe_account, of_them},
+    stderr::print_message,
+};
+
+/// The spool of a run.
+pub(super) struct SpoolRun {
+    pub(super) open: Spool,
+    pub(super) folder: PathBuf,
+    /// The time that the spool has at the end of the input to become empty.
+    pub(super) drain: Duration,
+    /// The time limit of a message.
+    pub(super) timeout: Duration,
+    /// The size of the largest message that is sent, and so spooled.
+    pub(super) max_size: usize,
+}
+
+impl SpoolRun {
+    /// Has messages be spooled from now on. Those on their way have their time to be acknowledged, and are
+    /// spooled if they were not sent by then.
+    pub(super) fn stop_sending(&self) {
+        let (producer, timeout) = (self.open.producer.producer().clone(), self.timeout);
+        tokio::spawn(async move { producer.close(timeout).await });
+    }
+
+    /// Formats the account of the spool for people.
+    pub(super) fn account(&self) -> String {
+        describe_account(&self.folder, &self.open.producer.stats())
+    }
+
+    /// Says on stderr that messages are left.
+    pub(super) fn print_left(&self) {
+        let stats = self.open.producer.stats();
+        let left = stats.waiting + stats.held_aside;
+        if left > 0 && !display::is_quiet() {
+            let (folder, left) = (self.folder.display(), count_messages(left));
+            print_message(&format!("spool {folder} holds {left}{}", of_them(stats.held_aside)));
+        }
+    }
+}
+
+impl Run {
+    /// Waits for the spool to become empty if the input has ended, and closes it. What is replayed meanwhile
+    /// is reported. A signal ends the waiting, and a second one the closing.
+    pub(super) async fn end_spool(&mut self, shutdown: &mut Shutdown) {
+        let Some(spool) = &self.spool else { return };
+        let (producer, drain, timeout) = (spool.open.producer.clone(), spool.drain, spool.timeout);
+        if shutdown.status().is_none() && !drain.is_zero() && !self.report.has_failed() {
+            self.report_until(producer.drain(drain), shutdown, true).await;
+        }
+        if !shutdown.is_forced() {
+            let timeout = shutdown.remaining_of(timeout);
+            self.report_until(producer.close(timeout), shutdown, false).await;
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.open.report(&mut self.report);
+        }
+    }
+
+    /// Reports what is replayed until `end`, or until a signal: the first one, or else the second.
+    async fn report_until<T>(&mut self, end: impl Future<Output = T>, shutdown: &mut Shutdown, first: bool) {
+        let mut end = pin!(end);
+        loop {
+            let Some(spool) = &mut self.spool else { return };
+            spool.open.report(&mut self.report);
+            self.report.progress(0, false);
+            self.report.flush();
+            let has_capacity = self.report.has_capacity();
+            tokio::select! {
+                biased;
+                _ = shutdown.signal() => if first || shutdown.is_forced() { return },
+                () = self.report.changed(), if !has_capacity => {}
+                replayed = spool.open.next(), if has_capacity => self.report.replayed(&replayed),
+                _ = &mut end => return,
+            }
+        }
+    }
+}

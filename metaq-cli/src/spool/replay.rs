@@ -1,0 +1,285 @@
+//! `metaq spool replay`: sends what a folder holds.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use metaq_producer::{PublishError, Topic};
+use metaq_spool::{SpoolFolder, SpoolStats, SpooledMessage};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{failed, open};
+use crate::{
+    args::{ConnectionArgs, SelectorName, parse_timeout, timeout_text},
+    connect::Connecting,
+    display::{self, OutputForm, output_form},
+    exit_status::{self, EXIT_DONE, EXIT_NOT_SENT, EXIT_REFUSED},
+    output::Output,
+    report::{Destination, Report, count_messages},
+    settings::Flag,
+    shutdown::{PendingResults, Shutdown, StopSignals, close, finish},
+    spooling::{Spool, describe_account, ensure_exists, write_time},
+    stderr::{describe, print_error, print_message},
+};
+
+/// The pause before a topic is published again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Messages that are put back are read in portions of this number, and of these bytes.
+const PORTION: (usize, usize) = (1000, 8 << 20);
+
+/// Longer than any replay.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Sends what a folder holds, and removes what brokers have acknowledged.
+///
+/// Prints one line of JSON for each message, as produce --spool does:
+/// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}
+/// or {"spooled":"ID","error":{"kind":"set-aside","outcome":"rejected","message":"…"}} for one that brokers
+/// refuse for good, which stays in the folder.
+///
+/// It ends when no message waits any more, or when none could be sent for the time of --wait. The status is 0
+/// if no message is left that waits, and none was set aside, which gives 7. Else it is 4, 5, 6 or 7 by the
+/// reason that messages are left for, or 3. What is left is named on stderr, and stays in the folder.
+///
+/// The first SIGHUP, SIGINT or SIGTERM ends it; what is in flight gets its line within --timeout. A second
+/// one ends it at once.
+///
+/// Examples:
+///   metaq spool replay /var/spool/orders -b zk://zk1:2181,zk2:2181/meta
+///   metaq spool replay /var/spool/orders -b meta://broker:8123 --set-aside --wait 1m --output human
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// The folder
+    folder: PathBuf,
+    /// The time limit of each attempt to send a message. By default 3s
+    #[arg(long, value_name = "TIMEOUT", value_parser = timeout_text)]
+    timeout: Option<String>,
+    /// Ends when no message could be sent for this time, in which brokers that are away may come back
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    wait: Duration,
+    /// Sends messages that were set aside, too
+    #[arg(long)]
+    set_aside: bool,
+    /// Has one message of each partition in flight, so that brokers store them in their order
+    #[arg(long)]
+    ordered: bool,
+    /// Sends at most this number of messages a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// How the partitions of messages are chosen that name none. By default by key, or in turn without one
+    #[arg(long, value_name = "NAME", default_value = "key-hash", hide_default_value = true)]
+    selector: SelectorName,
+    /// The topic whose brokers get the messages of topics that no broker offers
+    #[arg(long, value_name = "TOPIC")]
+    default_topic: Option<String>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// One run of the command.
+struct Run {
+    spool: Spool,
+    report: Report,
+    /// Why topics could not be published the last time.
+    unpublished: HashMap<Topic, PublishError>,
+}
+
+pub(super) async fn run(args: Args) -> Result<u8, u8> {
+    ensure_exists(&args.folder)?;
+    let settings = args.connection.settings(&[
+        Flag::new("send_timeout", "--timeout", args.timeout.as_deref()),
+        Flag::new("default_topic", "--default-topic", args.default_topic.as_deref()),
+        Flag::new("ordered", "--ordered", args.ordered.then_some("true")),
+    ])?;
+    let form = output_form(settings.get("output")).map_err(|text| super::usage(&text))?;
+    let form = form.unwrap_or(OutputForm::Json);
+    let signals = StopSignals::new().map_err(|error| print_error("signals can't be handled", &error))?;
+    let timeout = settings.config.send_timeout;
+    let mut options = settings.spool(&args.folder);
+    options.replay_rate = args.rate.or(options.replay_rate);
+    let limit = timeout.saturating_add(write_time(&options));
+    let connecting = Connecting::new(settings, &[], None, |builder| args.selector.configure(builder))?;
+    if args.set_aside {
+        put_back(&args.folder)?;
+    }
+    let report = Report::new(form, Destination::Stdout, None);
+    let report = report.map_err(|error| print_error("the output can't be set up", &error))?;
+    let spool = Spool::open(connecting.producer.clone(), options).await?;
+    let mut run = Run { spool, report, unpublished: HashMap::new() };
+    let mut shutdown = Shutdown::new(signals, limit);
+    run.replay(args.wait, &mut shutdown).await;
+    if !shutdown.is_forced() {
+        let closing = run.spool.producer.clone();
+        let timeout = shutdown.remaining_of(timeout);
+        run.report_until(closing.close(timeout), &mut shutdown).await;
+    }
+    run.spool.report(&mut run.report);
+    let stats = run.spool.producer.stats();
+    run.report.progress(0, true);
+    if form == OutputForm::Human && !display::is_quiet() {
+        run.report.note(&describe_account(&args.folder, &stats));
+    }
+    shutdown.extend_deadline_for_writing();
+    finish(&mut run, &mut shutdown).await;
+    let status = run.status(&args.folder, &stats);
+    if let Some((error, unwritten)) = run.report.take_failure() {
+        let unwritten = unwritten.describe("stored");
+        print_message(&format!("the results can't be written: {}; {unwritten}", describe(&error)));
+        return Ok(shutdown.status().unwrap_or_else(|| exit_status::of_output_error(&error)));
+    }
+    let status = shutdown.status().unwrap_or(status);
+    let producer = run.spool.producer.producer().clone();
+    Ok(close(&producer, &mut shutdown, status).await)
+}
+
+/// Has all messages wait again that were set aside.
+fn put_back(path: &Path) -> Result<(), u8> {
+    let mut folder = open(path)?;
+    loop {
+        let done = portion(&folder).and_then(|portion| folder.put_back(portion));
+        if done.map_err(|error| failed(path, &error))? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Returns the first messages that were set aside and can be read.
+fn portion(folder: &SpoolFolder) -> io::Result<Vec<SpooledMessage>> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    for found in folder.set_aside() {
+        let found = found?;
+        if let Ok(message) = &found.message {
+            bytes += message.payload().len();
+            taken.push(found);
+            if taken.len() == PORTION.0 || bytes >= PORTION.1 {
+                break;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+impl Run {
+    /// Publishes the topics and reports what is replayed, until no message waits, none could be sent for
+    /// `wait`, or a signal comes.
+    async fn replay(&mut self, wait: Duration, shutdown: &mut Shutdown) {
+        let producer = self.spool.producer.clone();
+        let topics: BTreeSet<_> = producer.stats().queues.into_iter().map(|queue| queue.topic).collect();
+        if topics.is_empty() {
+            return;
+        }
+        let publish = async |topic: Topic, pause: Duration| {
+            sleep(pause).await;
+            let published = producer.producer().publish_topic(&topic).await;
+            (topic, published)
+        };
+        let mut publishing: FuturesUnordered<_> =
+            topics.into_iter().map(|topic| publish(topic, Duration::ZERO)).collect();
+        let mut drained = pin!(producer.drain(FOREVER));
+        let mut end = Instant::now() + wait;
+        loop {
+            self.spool.report(&mut self.report);
+            self.report.progress(0, false);
+            self.report.flush();
+            if self.report.has_failed() {
+                return;
+            }
+            let has_capacity = self.report.has_capacity();
+            tokio::select! {
+                biased;
+                _ = shutdown.signal() => return,
+                () = self.report.changed(), if !has_capacity => end = Instant::now() + wait,
+                replayed = self.spool.next(), if has_capacity => {
+                    self.report.replayed(&replayed);
+                    end = Instant::now() + wait;
+                }
+                Some((topic, published)) = publishing.next(), if !publishing.is_empty() => match published {
+                    Ok(()) => {
+                        self.unpublished.remove(&topic);
+                        producer.replay_now();
+                    }
+                    Err(error) => {
+                        self.unpublished.insert(topic.clone(), error);
+                        publishing.push(publish(topic, PAUSE));
+                    }
+                },
+                _ = &mut drained => return,
+                () = sleep_until(end), if has_capacity => return,
+            }
+        }
+    }
+
+    /// Reports what is replayed until `closing` is done, or until the second signal.
+    async fn report_until<T>(&mut self, closing: impl Future<Output = T>, shutdown: &mut Shutdown) {
+        let mut closing = pin!(closing);
+        loop {
+            self.spool.report(&mut self.report);
+            self.report.flush();
+            let has_capacity = self.report.has_capacity();
+            tokio::select! {
+                biased;
+                _ = shutdown.signal() => if shutdown.is_forced() { return },
+                () = self.report.changed(), if !has_capacity => {}
+                replayed = self.spool.next(), if has_capacity => self.report.replayed(&replayed),
+                _ = &mut closing => return,
+            }
+        }
+    }
+
+    /// Prints what is left, and returns the exit status.
+    fn status(&self, folder: &Path, stats: &SpoolStats) -> u8 {
+        let folder = folder.display();
+        for queue in &stats.queues {
+            let partition = queue.partition.map(|partition| format!(" {partition}")).unwrap_or_default();
+            let unpublished = self.unpublished.get(&queue.topic).map(|error| describe(error));
+            let reason = unpublished.or_else(|| queue.failing.clone());
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            let (count, topic) = (count_messages(queue.waiting), &queue.topic);
+            print_message(&format!("spool {folder} still holds {count} of {topic}{partition}{reason}"));
+        }
+        if stats.held_aside > 0 {
+            let count = count_messages(stats.held_aside);
+            print_message(&format!(
+                "spool {folder} holds {count} that brokers refused; metaq spool show --set-aside has the reasons"
+            ));
+        }
+        if stats.waiting == 0 {
+            return if stats.set_aside > 0 { EXIT_REFUSED } else { EXIT_DONE };
+        }
+        let of_topic = stats.queues.iter().find_map(|queue| self.unpublished.get(&queue.topic));
+        let of_failure = self.spool.status_of_left(stats);
+        match (of_failure, of_topic) {
+            (Some(status), None) => status,
+            (_, Some(error)) => exit_status::of_publish_error(error),
+            (None, None) => EXIT_NOT_SENT,
+        }
+    }
+}
+
+impl PendingResults for Run {
+    async fn complete(&mut self) {
+        loop {
+            self.spool.report(&mut self.report);
+            self.report.flush();
+            if self.report.has_capacity() {
+                break;
+            }
+            self.report.changed().await;
+        }
+        self.report.written().await;
+    }
+
+    /// All messages have their outcomes, as the spool is closed.
+    fn stop_waiting(&mut self, _: bool) {}
+
+    fn output(&mut self) -> &mut Output {
+        self.report.output()
+    }
+}
