@@ -158,16 +158,16 @@ impl Connecting {
             print_message(&format!("can't send: {reason}"));
             return Err(EXIT_USAGE);
         }
-        let missing = || all.iter().find(|topic| spool.producer().ready([**topic]).is_err());
+        let is_ready = |topic: &Topic| spool.producer().ready([topic]).is_ok();
+        let by_default = || default_topic.as_ref().is_some_and(is_ready);
+        let missing = || topics.iter().find(|topic| !is_ready(topic) && !by_default());
         while wait.is_some() && reason.is_some() && missing().is_some() && Instant::now() < deadline {
             tokio::select! {
                 () = sleep(PAUSE) => {}
                 status = signals.next() => return Err(status),
             }
         }
-        if let Some(topic) = missing()
-            && !(default_topic.is_some() && reason.is_none())
-        {
+        if let Some(topic) = missing() {
             let not_yet = || format!("no broker of topic {topic} is connected yet");
             let reason = reason.map_or_else(not_yet, |(_, reason)| reason);
             print_message(&format!("messages are spooled until they can be sent: {reason}"));

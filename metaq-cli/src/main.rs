@@ -2,11 +2,11 @@
 //! accept messages, and runs an embedded broker.
 //!
 //! One module for each subcommand: `produce`, `tx`, `bench`, `dev_broker`, `inspect`, `read`, `spool`,
-//! `doctor`, `verify`, `proxy`, `config_show` and `completions`, with its options, its help text and its work;
-//! `look` has those that list: `topics`, `partitions`, `brokers` and `stats`. They share `args` (values of options),
-//! `settings` and `connect` (from the settings to published topics), `display`, `input` (lines of files and
-//! stdin), `output` and `stderr` (writing without blocking), `report` (one line for each message),
-//! `spooling` (a producer with a spool) and `shutdown` (signals and the orderly end).
+//! `doctor`, `verify`, `proxy`, `config_show` and `completions`, with its options, its help text and its
+//! work; `look` has those that list: `topics`, `partitions`, `brokers` and `stats`. They share `args`
+//! (values of options), `settings` and `connect` (from the settings to published topics), `display`,
+//! `input` (lines of files and stdin), `output` and `stderr` (writing without blocking), `report` (one line
+//! for each message), `spooling` (a producer with a spool) and `shutdown` (signals and the orderly end).
 
 mod args;
 mod bench;

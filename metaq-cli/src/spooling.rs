@@ -1,7 +1,13 @@
 //! A producer with a spool, for the commands that send through one: it is opened, what is replayed comes back
 //! for the report, and what happens to the folder is printed to stderr.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    mem::{Discriminant, discriminant},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metaq_producer::{Outcome, Partition, Producer, SendError, SendErrorKind, SendReceipt, Topic};
 use metaq_spool::{
@@ -22,6 +28,9 @@ use crate::{
 
 /// The time that messages may take to be written to the folder when sending them has timed out.
 const WRITE_TIME: Duration = Duration::from_secs(5);
+
+/// The time between two messages about events of a kind.
+const EVENT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A queue of the folder.
 type Queue = (Topic, Option<Partition>);
@@ -77,8 +86,9 @@ impl Spool {
         let producer = opened.map_err(|error| not_opened(&error))?;
         let mut events = producer.events();
         tokio::spawn(async move {
+            let mut printed = HashMap::new();
             while let Some(event) = events.next().await {
-                print_event(&event);
+                print_event(&event, &mut printed);
             }
         });
         Ok(Self { producer, replayed, failures, is_paused: false })
@@ -152,15 +162,22 @@ pub(crate) fn ensure_exists(folder: &Path) -> Result<(), u8> {
     Err(EXIT_USAGE)
 }
 
-/// Prints what happened to the folder, as far as no line of the report has it.
-fn print_event(event: &SpoolEvent) {
-    match event {
+/// Prints what happened to the folder, as far as no line of the report has it. Of each kind, what happens
+/// again within [`EVENT_INTERVAL`] is left out; the account has the counts. `printed` has the times.
+fn print_event(event: &SpoolEvent, printed: &mut HashMap<Discriminant<SpoolEvent>, Instant>) {
+    let is_meant = matches!(
+        event,
         SpoolEvent::Dropped { .. }
-        | SpoolEvent::Full
-        | SpoolEvent::StoreFailed { .. }
-        | SpoolEvent::FileSetAside { .. }
-        | SpoolEvent::Damaged { .. } => print_message(&event.to_string()),
-        _ => {}
+            | SpoolEvent::Full
+            | SpoolEvent::StoreFailed { .. }
+            | SpoolEvent::FileSetAside { .. }
+            | SpoolEvent::Damaged { .. }
+    );
+    let now = Instant::now();
+    let kind = discriminant(event);
+    if is_meant && printed.get(&kind).is_none_or(|last| now - *last >= EVENT_INTERVAL) {
+        printed.insert(kind, now);
+        print_message(&event.to_string());
     }
 }
 

@@ -173,10 +173,10 @@ async fn a_folder_shows_drops_and_puts_back_what_it_holds() {
     assert_eq!((count, stats.recovered, stats.held_aside), (5, 5, 2));
     let missing = folder.path().join("missing");
     assert!(SpoolFolder::open(&missing).is_err() && !SpoolFolder::exists(&missing));
-    std::fs::create_dir(&missing).unwrap();
+    fs::create_dir(&missing).unwrap();
     let error = SpoolFolder::open(&missing).unwrap_err();
     assert_eq!(error.kind(), OpenErrorKind::NotASpool, "{error}");
-    assert_eq!(std::fs::read_dir(&missing).unwrap().count(), 0, "nothing is made");
+    assert_eq!(fs::read_dir(&missing).unwrap().count(), 0, "nothing is made");
 }
 
 /// Mounts a small file system; none when this process may not.

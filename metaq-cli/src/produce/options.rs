@@ -21,8 +21,8 @@ use crate::{
 /// With --spool, a message that can't be sent now is kept in a folder, and gets the line
 /// {"line":N,"spooled":"ID"}. What the folder holds is sent when brokers are back, each message with a line
 /// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}, or {"spooled":"ID","error":{"kind":"set-aside",…}}
-/// if brokers refuse it for good. The status is 0 when every line was stored or spooled. After a signal, lines
-/// that were read are spooled.
+/// if brokers refuse it for good. The status is 0 when every line was stored or spooled. After a signal,
+/// lines that were read are spooled.
 ///
 /// SIGHUP, SIGINT and SIGTERM stop reading; messages in flight still get their lines, as long as the lines
 /// are read within --timeout. A second signal ends the program immediately, or after 1s if the lines are not
@@ -104,9 +104,10 @@ pub(crate) struct Args {
     /// Shows what would be sent, and sends nothing; no cluster is needed
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Keeps messages that can't be sent now in this folder, which is made if it doesn't exist, and sends them
-    /// when brokers are back, as well as those that the folder holds from before. One command at a time can
-    /// use it. Starts without registry and brokers; --wait gives them time to be there first, 1s by default
+    /// Keeps messages that can't be sent now in this folder, which is made if it doesn't exist, and sends
+    /// them when brokers are back, as well as those that the folder holds from before. One command at a
+    /// time can use it. Starts without registry and brokers; --wait gives them time to be there first, 1s
+    /// by default
     #[arg(long, value_name = "FOLDER", conflicts_with = "dry_run", help_heading = "Spool")]
     pub(super) spool: Option<PathBuf>,
     /// At the end of the input, waits up to this time for the spool to become empty. By default it ends at

@@ -36,13 +36,17 @@ impl SpoolRun {
         describe_account(&self.folder, &self.open.producer.stats())
     }
 
-    /// Says on stderr that messages are left.
+    /// Says on stderr that messages are left, or were dropped.
     pub(super) fn print_left(&self) {
         let stats = self.open.producer.stats();
         let left = stats.waiting + stats.held_aside;
-        if left > 0 && !display::is_quiet() {
+        if (left > 0 || stats.dropped > 0) && !display::is_quiet() {
             let (folder, left) = (self.folder.display(), count_messages(left));
-            print_message(&format!("spool {folder} holds {left}{}", of_them(stats.held_aside)));
+            let dropped = match stats.dropped {
+                0 => String::new(),
+                dropped => format!("; {dropped} were dropped"),
+            };
+            print_message(&format!("spool {folder} holds {left}{}{dropped}", of_them(stats.held_aside)));
         }
     }
 }

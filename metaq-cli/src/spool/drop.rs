@@ -11,11 +11,11 @@ use crate::{display::OutputForm, exit_status::EXIT_DONE, report::count_messages}
 /// The most messages that are removed at a time, and the most bytes of their payloads.
 const PORTION: (usize, usize) = (1000, 8 << 20);
 
-/// Removes messages for good: those with these numbers, those that were set aside, or all. Without --yes it only
-/// says how many.
+/// Removes messages for good: those with these numbers, those that were set aside, or all. Without --yes it
+/// only says how many.
 ///
-/// Prints {"dropped":N,"left":M} with --output json, and the two numbers with --output plain. A number that the
-/// folder doesn't have is wrong usage, and nothing is removed.
+/// Prints {"dropped":N,"left":M} with --output json, and the two numbers with --output plain. A number that
+/// the folder doesn't have is wrong usage, and nothing is removed.
 ///
 /// Examples:
 ///   metaq spool drop /var/spool/orders 17 18 --yes

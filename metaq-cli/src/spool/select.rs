@@ -46,8 +46,8 @@ impl Selection {
         Ok(())
     }
 
-    /// The messages: those that wait, by topic and partition in their order, then those that were set aside. An
-    /// error ends them.
+    /// The messages: those that wait, by topic and partition in their order, then those that were set
+    /// aside. An error ends them.
     pub(super) fn messages<'a>(
         &'a self,
         folder: &'a SpoolFolder,

@@ -20,6 +20,7 @@ async fn each_help_has_the_statuses_of_the_document() {
         "brokers",
         "stats",
         "read",
+        "spool",
         "doctor",
         "verify",
         "proxy",

@@ -162,7 +162,7 @@ fn completions_and_manual_have_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let output = metaq(folder.path(), &[], &["completions", shell]);
         assert_eq!(output.status.code(), Some(0), "{shell}");
-        for word in ["produce", "dev-broker", "rejects"] {
+        for word in ["produce", "dev-broker", "rejects", "spool-fsync", "set-aside"] {
             assert!(text(&output.stdout).contains(word), "{shell}");
         }
     }
@@ -172,6 +172,8 @@ fn completions_and_manual_have_every_command() {
     assert_eq!(metaq(folder.path(), &[], &["man", "--folder", pages]).status.code(), Some(0));
     let page = fs::read_to_string(folder.path().join("metaq-produce.1")).unwrap();
     assert!(page.contains("rejects") && page.contains("Exit status"), "{page}");
+    let page = fs::read_to_string(folder.path().join("metaq-spool-replay.1")).unwrap();
+    assert!(page.contains("set\\-aside") && page.contains("Exit status"), "{page}");
     let output = metaq(folder.path(), &[], &["man", "--folder", "no/such/folder"]);
     assert_eq!(output.status.code(), Some(8));
 }

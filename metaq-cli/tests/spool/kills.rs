@@ -22,8 +22,8 @@ const WINDOW: usize = 16;
 /// The number of kills.
 const RUNS: usize = 8;
 
-/// Starts the command with a file of lines, kills it when it has written some results to a file, and returns the
-/// complete ones.
+/// Starts the command with a file of lines, kills it when it has written some results to a file, and
+/// returns the complete ones.
 async fn run(cluster: &str, folder: &Path, run: usize) -> Vec<Value> {
     let files = tempfile::tempdir().unwrap();
     let [input, results] = ["input", "results"].map(|name| files.path().join(name));

@@ -14,8 +14,8 @@ use crate::{
     form::{counts, nowhere, produce, spool, stored, text},
 };
 
-/// Starts `metaq` on one end of a pipe, writes lines of six bytes, has the signal sent when `is_time`, and checks
-/// that each byte that was taken is in a line of the report. Returns the lines.
+/// Starts `metaq` on one end of a pipe, writes lines of six bytes, has the signal sent when `is_time`, and
+/// checks that each byte that was taken is in a line of the report. Returns the lines.
 async fn stopped(args: &[&str], signal: Signal, is_time: impl FnMut() -> bool) -> Vec<serde_json::Value> {
     const LINES: usize = 10_000;
     let (mut reader, mut writer) = std::io::pipe().unwrap();
@@ -70,7 +70,7 @@ async fn lines_behind_a_silent_broker_are_spooled_at_a_signal() {
     let [live, spooled, failed, _] = counts(&lines);
     // What the broker may have is unknown, and nothing else has failed.
     let unknown = lines.iter().filter(|line| line["error"]["outcome"] == "unknown").count();
-    assert!(live == 0 && failed == unknown && unknown <= 8 && spooled > 0, "{:?}", counts(&lines));
+    assert!(live == 0 && failed == unknown && spooled > 0, "{:?}", counts(&lines));
     let listed = spool(&["ls", text(folder.path()), "--json"]).await.json();
     assert_eq!(listed[0]["messages"], spooled as u64);
 }
