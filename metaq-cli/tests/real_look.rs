@@ -6,7 +6,11 @@ mod common;
 use std::time::Duration;
 
 use common::{Finished, Metaq};
-use metaq_testkit::peers::{JavaBroker, Peers, ZooKeeper};
+use metaq_testkit::{
+    Broker, Registry,
+    peers::{JavaBroker, Peers, ZooKeeper},
+};
+use zookeeper_client::{Acls, Client, CreateMode};
 
 async fn run(command: &str, cluster: &str) -> Finished {
     let args: Vec<_> = command.split(' ').chain(["--cluster", cluster]).collect();
@@ -94,4 +98,48 @@ async fn commands_find_and_read_what_real_brokers_have() {
         direct.json().len(),
         read.iter().filter(|line| line["partition"].as_str().unwrap().starts_with('0')).count()
     );
+}
+
+#[tokio::test]
+async fn slaves_and_brokers_without_topics_are_listed() {
+    let Some(peers) = Peers::get("slaves_and_brokers_without_topics_are_listed") else { return };
+    let zookeeper = ZooKeeper::start(&peers).await.unwrap();
+    let registry = Registry::zookeeper(&zookeeper.connect_string());
+    let master = Broker::builder().id(0).topic("t", 1).register_in(registry).start().await.unwrap();
+    let slave = Broker::builder().id(0).topic("t", 1).start().await.unwrap();
+    // As a slave registers, and as a master without topics does.
+    let client = Client::connect(&zookeeper.connect_string()).await.unwrap();
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    client.mkdir("/meta/brokers/ids/7", &options).await.unwrap();
+    for (path, data) in [
+        ("/meta/brokers/ids/0/slave1", slave.addr().to_string()),
+        ("/meta/brokers/topics-pub/t/0-s1", r#"{"numParts":1,"broker":"0-s1"}"#.to_owned()),
+        ("/meta/brokers/ids/7/master", "meta://127.0.0.1:1".to_owned()),
+        ("/meta/brokers/ids/7/master_config_checksum", "1007315325".to_owned()),
+        ("/meta/brokers/ids/7/slave0", "nowhere".to_owned()),
+    ] {
+        client.create(path, data.as_bytes(), &options).await.unwrap();
+    }
+    let cluster = format!("zk://{}", zookeeper.connect_string());
+    let finished = run("brokers", &cluster).await;
+    let rows: Vec<Vec<_>> = finished.stdout.lines().map(|row| row.split_whitespace().collect()).collect();
+    let (first, second) = (master.addr().to_string(), slave.addr().to_string());
+    let expected = [
+        ["ID", "ROLE", "ADDRESS", "TOPICS"],
+        ["0", "master", &first, "1"],
+        ["0", "slave1", &second, "-"],
+        ["7", "master", "meta://127.0.0.1:1", "0"],
+    ];
+    assert_eq!((finished.status, rows), (0, expected.map(Vec::from).to_vec()));
+    let said = "an entry of the registry is not used: /meta/brokers/ids/7/slave0: ";
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    let pinged = run("brokers --ping --json", &cluster).await;
+    let lines = pinged.json();
+    assert_eq!((pinged.status, lines.len()), (5, 3), "{}", pinged.stderr);
+    assert_eq!((&lines[1]["role"], &lines[1]["version"]), (&"slave1".into(), &"0.1".into()));
+    assert!(lines[2]["error"].is_string());
+    // Producers send nothing to slaves, and figures of one would count its messages twice.
+    assert_eq!(run("stats 0", &cluster).await.stdout.matches("broker 0 ").count(), 1);
+    let asked = run(&format!("stats {second}"), &cluster).await;
+    assert!(asked.status == 0 && asked.stdout.contains(&second), "{}", asked.stderr);
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use metaq_protocol::Topic;
 
-use crate::{DiscoveryError, DiscoveryEvents, TopicWatch};
+use crate::{DiscoveryError, DiscoveryEvents, RegisteredBrokers, TopicWatch};
 
 /// Finds the brokers of topics, and reports changes.
 ///
@@ -30,6 +30,18 @@ pub trait Discovery: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the registry can't be read.
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError>;
+
+    /// Returns all brokers in the registry: masters and slaves, and also those without topics. `None` where
+    /// only the brokers of topics are known, which is the default.
+    ///
+    /// # Errors
+    /// When the registry can't be read.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    async fn brokers(&self) -> Result<Option<RegisteredBrokers>, DiscoveryError> {
+        Ok(None)
+    }
 
     /// Explains why no broker offers `topic`, as part of an error's text: for instance that the registry has
     /// no brokers at all. `None` if there is nothing to say. The default says nothing.

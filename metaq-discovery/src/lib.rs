@@ -24,6 +24,7 @@ mod file;
 #[cfg(feature = "mock")]
 mod mock;
 mod panics;
+mod registered;
 mod static_discovery;
 mod view;
 #[cfg(feature = "zookeeper")]
@@ -42,6 +43,7 @@ pub use events::{BadEntry, DiscoveryEvent, DiscoveryEvents, EventPublisher, Regi
 pub use file::FileDiscovery;
 #[cfg(feature = "mock")]
 pub use mock::MockDiscovery;
+pub use registered::{BrokerRole, RegisteredBroker, RegisteredBrokers};
 pub use static_discovery::StaticDiscovery;
 pub use view::{MAX_PARTITIONS, TopicView, TopicWatch, ViewBroker, ViewChange, ViewPublisher};
 #[cfg(feature = "zookeeper")]

@@ -13,9 +13,9 @@ pub use metaq_discovery::MockDiscovery;
 ))]
 pub use metaq_discovery::TlsConfig;
 pub use metaq_discovery::{
-    BadEntry, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
-    MAX_PARTITIONS, RegistryState, StaticDiscovery, TopicView, TopicWatch, ViewBroker, ViewChange,
-    ViewPublisher,
+    BadEntry, BrokerRole, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents,
+    EventPublisher, MAX_PARTITIONS, RegisteredBroker, RegisteredBrokers, RegistryState, StaticDiscovery,
+    TopicView, TopicWatch, ViewBroker, ViewChange, ViewPublisher,
 };
 #[cfg(feature = "etcd")]
 pub use metaq_discovery::{EtcdConfig, EtcdDiscovery};

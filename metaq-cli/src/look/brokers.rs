@@ -1,7 +1,7 @@
 //! `metaq brokers`: the brokers of a cluster.
 
 use futures_util::future::join_all;
-use metaq_producer::inspect::ListedBroker;
+use metaq_producer::{discovery::BrokerRole, inspect::ListedBroker};
 use serde::Serialize;
 
 use super::{Failure, Look, LookArgs, Table, broker_id, known_id, partly, run as look_at};
@@ -10,14 +10,16 @@ use crate::{
     stderr::{describe, print_message},
 };
 
-/// Lists the master brokers that offer topics.
+/// Lists the brokers in the registry, masters and slaves, also those without topics.
 ///
 /// With --ping, each is connected to and asked for its version; the round trip is the time between
 /// that request and its answer, without connecting.
 ///
 /// With --json it prints one line for each broker:
-/// {"id":0,"addr":"meta://10.0.0.1:8123","topics":2,"version":"1.4.6.2","round_trip_us":85.3}
-/// where version and round_trip_us are there with --ping only, and replaced by "error" if the
+/// {"id":0,"role":"master","addr":"meta://10.0.0.1:8123","topics":2,"version":"1.4.6.2",
+/// "round_trip_us":85.3}
+/// where the role of a slave is slave and its number, topics are those that producers can send to,
+/// and version and round_trip_us are there with --ping only, and replaced by "error" if the
 /// broker does not answer. An id that isn't known is null.
 ///
 /// Examples:
@@ -45,10 +47,10 @@ pub(crate) async fn run(args: Args) -> u8 {
 }
 
 async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
-    let brokers = super::stats::find(look, None).await?;
+    let brokers = super::stats::all(look).await?;
     let mut failed = None;
-    let columns = ["ID", "ADDRESS", "TOPICS", "VERSION", "ROUND TRIP"];
-    let mut table = Table::new(if ping { &columns } else { &columns[..3] });
+    let columns = ["ID", "ROLE", "ADDRESS", "TOPICS", "VERSION", "ROUND TRIP"];
+    let mut table = Table::new(if ping { &columns } else { &columns[..4] });
     let answers = if ping {
         let ask = async |broker: &ListedBroker| Some(look.inspector.version(&broker.addr).await);
         join_all(brokers.iter().map(ask)).await
@@ -57,9 +59,12 @@ async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
     };
     for (broker, answer) in brokers.iter().zip(answers) {
         let (addr, topics) = (broker.addr.to_string(), broker.topics.len());
-        let mut row = vec![broker_id(broker.id), addr.clone(), topics.to_string()];
+        let role = broker.role.to_string();
+        // Producers send nothing to a slave.
+        let shown = if broker.role == BrokerRole::Master { topics.to_string() } else { "-".to_owned() };
+        let mut row = vec![broker_id(broker.id), role.clone(), addr.clone(), shown];
         let id = known_id(broker.id);
-        let mut line = Line { id, addr, topics, version: None, round_trip_us: None, error: None };
+        let mut line = Line { id, role, addr, topics, version: None, round_trip_us: None, error: None };
         match answer {
             None => {}
             Some(Ok(answer)) => {
@@ -92,6 +97,7 @@ async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
 #[derive(Serialize)]
 struct Line {
     id: Option<i32>,
+    role: String,
     addr: String,
     topics: usize,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::future::join_all;
 use metaq_producer::{
     BrokerAddr, BrokerId,
-    inspect::{InspectError, ListedBroker},
+    discovery::BrokerRole,
+    inspect::{InspectError, ListedBroker, ListedBrokers},
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -27,7 +28,8 @@ use crate::{
 /// node exporter's textfile collector.
 ///
 /// With --watch it asks again at that interval until a signal comes, and shows how fast figures
-/// grow. A broker that does not answer is reported on stderr.
+/// grow. A broker that does not answer is reported on stderr. A slave is asked when its address is
+/// given.
 ///
 /// Examples:
 ///   metaq stats --cluster zk://zk1:2181/meta
@@ -36,7 +38,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// The broker's id or address; all brokers when it is left out
+    /// The broker's id or address; all masters when it is left out
     broker: Option<String>,
     #[command(flatten)]
     look: LookArgs,
@@ -102,20 +104,36 @@ pub(crate) async fn run(args: Args) -> u8 {
     .await
 }
 
-/// Finds the broker with this id or address; all brokers for none. Fails when there is none.
-pub(super) async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Failure> {
-    let mut brokers = look.inspector.brokers().await?;
+/// Finds the master with this id, or the broker with this address; all masters for none. Fails when there is
+/// none.
+async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Failure> {
+    let mut brokers = all(look).await?;
+    let is_master = |broker: &ListedBroker| broker.role == BrokerRole::Master;
+    let Some(wanted) = wanted else {
+        brokers.retain(is_master);
+        return Ok(brokers);
+    };
+    let addr = wanted.parse::<BrokerAddr>().ok();
+    let id = wanted.parse().ok().map(BrokerId);
+    let is_wanted = |broker: &ListedBroker| {
+        id == Some(broker.id) && is_master(broker) || addr.as_ref() == Some(&broker.addr)
+    };
+    brokers.retain(is_wanted);
+    if brokers.is_empty() {
+        let text = format!("there is no broker {wanted}; metaq brokers lists those that there are");
+        return Err(Failure::Other(text, EXIT_NOT_FOUND));
+    }
+    Ok(brokers)
+}
+
+/// Returns all brokers, and prints the entries of brokers that can't be used. Fails when there is none.
+pub(super) async fn all(look: &Look) -> Result<Vec<ListedBroker>, Failure> {
+    let ListedBrokers { brokers, bad_entries, .. } = look.inspector.brokers().await?;
+    for bad in bad_entries {
+        print_message(&format!("an entry of the registry is not used: {bad}"));
+    }
     if brokers.is_empty() {
         return Err(look.nothing_listed(&look.inspector.topics().await?).await);
-    }
-    if let Some(wanted) = wanted {
-        let addr = wanted.parse::<BrokerAddr>().ok();
-        let id = wanted.parse().ok().map(BrokerId);
-        brokers.retain(|broker| id == Some(broker.id) || addr.as_ref() == Some(&broker.addr));
-        if brokers.is_empty() {
-            let text = format!("no broker {wanted} offers a topic; metaq brokers lists those that do");
-            return Err(Failure::Other(text, EXIT_NOT_FOUND));
-        }
     }
     Ok(brokers)
 }

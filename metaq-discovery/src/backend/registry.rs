@@ -7,7 +7,7 @@ use std::str;
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
 use super::bad_entries::UnusableEntry;
-use crate::{BadEntry, MAX_PARTITIONS, TopicView, ViewBroker};
+use crate::{BadEntry, BrokerRole, MAX_PARTITIONS, TopicView, ViewBroker};
 
 /// The paths of a cluster's registry below its root, usually `/meta` (rule S-8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,12 +73,40 @@ impl Layout {
         (self.master(id) == path).then_some(id)
     }
 
+    /// The slave, by its id and its number, whose address is stored at a path; `None` for any other path.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn slave_of(&self, path: &[u8]) -> Option<(BrokerId, BrokerRole)> {
+        let (id, name) = str::from_utf8(path).ok()?.strip_prefix(&self.ids())?.split_once('/')?;
+        let known = id.parse().ok().filter(|known: &i32| *known >= 0 && known.to_string() == id)?;
+        let role = parse_role(name).filter(|role| *role != BrokerRole::Master)?;
+        Some((BrokerId(known), role))
+    }
+
     pub(crate) fn child(&self, topic: &Topic, child: &str) -> String {
         format!("{}/brokers/topics-pub/{topic}/{child}", self.root)
     }
 
     pub(crate) fn master(&self, broker: BrokerId) -> String {
         format!("{}/brokers/ids/{broker}/master", self.root)
+    }
+
+    /// The path of a broker's address.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn address(&self, broker: BrokerId, role: BrokerRole) -> String {
+        format!("{}/brokers/ids/{broker}/{role}", self.root)
+    }
+}
+
+/// Parses the name of the node that holds a broker's address: `master`, or `slave` and a number (registry
+/// §6). `None` for any other name.
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+pub(crate) fn parse_role(name: &str) -> Option<BrokerRole> {
+    match name.strip_prefix("slave") {
+        None => (name == "master").then_some(BrokerRole::Master),
+        Some(number) => {
+            let known = number.parse().ok().filter(|known: &u32| known.to_string() == number)?;
+            Some(BrokerRole::Slave(known))
+        }
     }
 }
 

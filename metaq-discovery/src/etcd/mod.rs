@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
-    Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher, TopicWatch,
+    Credentials, Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, EventPublisher,
+    RegisteredBrokers, TopicWatch,
     backend::{
         bad_entries::BadEntryReports,
         connect_string::ConnectString,
@@ -270,6 +271,11 @@ impl Discovery for EtcdDiscovery {
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         let _waiting = self.synced().await?;
         Ok(self.inner.state.lock().keys.topics())
+    }
+
+    async fn brokers(&self) -> Result<Option<RegisteredBrokers>, DiscoveryError> {
+        let _waiting = self.synced().await?;
+        Ok(Some(self.inner.state.lock().keys.brokers(&self.inner.layout)))
     }
 
     fn events(&self) -> DiscoveryEvents {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 
 use crate::{
-    TopicView,
+    BadEntry, BrokerRole, RegisteredBroker, RegisteredBrokers, TopicView,
     backend::{
         bad_entries::UnusableEntry,
         registry::{Child, Layout, ViewBuilder, parse_addr, parse_partitions},
@@ -22,6 +22,8 @@ pub(super) struct Keys {
     topics: BTreeMap<Topic, BTreeMap<String, Entry>>,
     /// The address of each broker, or the reason why it can't be used.
     masters: BTreeMap<BrokerId, Result<BrokerAddr, String>>,
+    /// The same of each slave.
+    slaves: BTreeMap<(BrokerId, BrokerRole), Result<BrokerAddr, String>>,
     /// The topics that have a master's child of each broker.
     offered: BTreeMap<BrokerId, BTreeSet<Topic>>,
     /// The number of keys.
@@ -70,6 +72,11 @@ impl Keys {
             self.len += usize::from(self.masters.insert(id, addr).is_none());
             return self.offered.get(&id).cloned().unwrap_or_default();
         }
+        if let Some(slave) = layout.slave_of(key) {
+            let addr = value.map_or_else(|| Err(TOO_LONG.to_owned()), parse_addr);
+            self.len += usize::from(self.slaves.insert(slave, addr).is_none());
+            return BTreeSet::new();
+        }
         let Some((topic, name)) = layout.child_of(key) else { return BTreeSet::new() };
         let entry = Entry::new(name, value);
         if let Child::Master(id) = Child::parse(name) {
@@ -84,6 +91,10 @@ impl Keys {
         if let Some(id) = layout.master_of(key) {
             self.len -= usize::from(self.masters.remove(&id).is_some());
             return self.offered.get(&id).cloned().unwrap_or_default();
+        }
+        if let Some(slave) = layout.slave_of(key) {
+            self.len -= usize::from(self.slaves.remove(&slave).is_some());
+            return BTreeSet::new();
         }
         let Some((topic, name)) = layout.child_of(key) else { return BTreeSet::new() };
         let Some(children) = self.topics.get_mut(&topic) else { return BTreeSet::new() };
@@ -131,6 +142,20 @@ impl Keys {
         builder.build()
     }
 
+    /// All brokers, also those without topics.
+    pub(super) fn brokers(&self, layout: &Layout) -> RegisteredBrokers {
+        let masters = self.masters.iter().map(|(id, addr)| ((*id, BrokerRole::Master), addr));
+        let slaves = self.slaves.iter().map(|(slave, addr)| (*slave, addr));
+        let (mut brokers, mut bad_entries) = (Vec::new(), Vec::new());
+        for ((id, role), addr) in masters.chain(slaves) {
+            match addr {
+                Ok(addr) => brokers.push(RegisteredBroker::new(id, role, addr.clone())),
+                Err(reason) => bad_entries.push(BadEntry::new(layout.address(id, role), reason)),
+            }
+        }
+        RegisteredBrokers::new(brokers, bad_entries)
+    }
+
     /// The topics that brokers offer, sorted.
     pub(super) fn topics(&self) -> Vec<Topic> {
         self.topics.keys().cloned().collect()
@@ -175,6 +200,37 @@ mod tests {
         assert_eq!(keys.topics(), ["a", "ab"]);
         assert_eq!(keys.apply(&layout, b"/meta/brokers/topics-pub/a/0-m", None), BTreeSet::from([topic()]));
         assert!(keys.view(&topic(), &layout).0.is_empty());
+    }
+
+    #[test]
+    fn brokers_are_listed_with_slaves_and_without_topics() {
+        let (layout, mut keys) = (Layout::new("meta"), Keys::default());
+        for (key, value) in [
+            ("/meta/brokers/ids/1/master", "meta://h:1"),
+            ("/meta/brokers/ids/1/slave0", "meta://h:3"),
+            ("/meta/brokers/ids/1/slave2", "nowhere"),
+            ("/meta/brokers/ids/0/master", "meta://h:0"),
+            ("/meta/brokers/ids/0/master_config_checksum", "1"),
+            ("/meta/brokers/ids/00/slave1", "meta://h:9"),
+            ("/meta/brokers/ids/0/slave01", "meta://h:9"),
+        ] {
+            assert!(keys.apply(&layout, key.as_bytes(), Some(value.as_bytes())).is_empty());
+        }
+        let text = |keys: &Keys| {
+            let RegisteredBrokers { brokers, bad_entries } = keys.brokers(&layout);
+            let brokers: Vec<_> = brokers
+                .iter()
+                .map(|broker| format!("{} {} {}", broker.id, broker.role, broker.addr))
+                .collect();
+            (brokers.join(", "), bad_entries.into_iter().map(|bad| bad.path).collect::<Vec<_>>())
+        };
+        let (brokers, bad) = text(&keys);
+        assert_eq!(brokers, "0 master meta://h:0, 1 master meta://h:1, 1 slave0 meta://h:3");
+        assert_eq!((bad, keys.len()), (vec!["/meta/brokers/ids/1/slave2".to_owned()], 4));
+        keys.apply(&layout, b"/meta/brokers/ids/1/slave2", None);
+        keys.apply(&layout, b"/meta/brokers/ids/1/slave0", None);
+        let expected = ("0 master meta://h:0, 1 master meta://h:1".to_owned(), vec![]);
+        assert_eq!((text(&keys), keys.len()), (expected, 2));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvent, DiscoveryEvents, EventPublisher,
-    TopicWatch,
+    RegisteredBrokers, TopicWatch,
     backend::{
         bad_entries::{BadEntryReports, UnusableEntry},
         deadline::after,
@@ -167,6 +167,15 @@ impl Discovery for FileDiscovery {
         self.inner.settle().await?;
         let content = Arc::clone(&self.inner.state.lock().content);
         Ok(content.views.keys().cloned().collect())
+    }
+
+    async fn brokers(&self) -> Result<Option<RegisteredBrokers>, DiscoveryError> {
+        self.inner.settle().await?;
+        let content = Arc::clone(&self.inner.state.lock().content);
+        let of_brokers = format!("{} brokers.", self.inner.path.display());
+        let bad = content.bad.iter().filter(|bad| bad.entry.path.starts_with(&of_brokers));
+        let bad = bad.map(|bad| bad.entry.clone()).collect();
+        Ok(Some(RegisteredBrokers::new(content.brokers.clone(), bad)))
     }
 
     fn events(&self) -> DiscoveryEvents {

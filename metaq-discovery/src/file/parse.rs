@@ -6,7 +6,10 @@ use metaq_protocol::{BrokerAddr, BrokerId, Topic};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{MAX_PARTITIONS, TopicView, backend::bad_entries::UnusableEntry, view::ReadTime};
+use crate::{
+    BrokerRole, MAX_PARTITIONS, RegisteredBroker, TopicView, backend::bad_entries::UnusableEntry,
+    view::ReadTime,
+};
 
 /// The views of all topics and the unusable entries, or the reason why the file as a whole can't be used.
 pub(super) type Parsed = Result<Arc<FileContent>, String>;
@@ -15,6 +18,8 @@ pub(super) type Parsed = Result<Arc<FileContent>, String>;
 #[derive(Debug, Default)]
 pub(super) struct FileContent {
     pub(super) views: BTreeMap<Topic, TopicView>,
+    /// All brokers, also those without topics.
+    pub(super) brokers: Vec<RegisteredBroker>,
     pub(super) bad: Vec<UnusableEntry>,
     /// The read time that all views share.
     pub(super) read_time: ReadTime,
@@ -23,7 +28,7 @@ pub(super) struct FileContent {
 /// The read time is not compared.
 impl PartialEq for FileContent {
     fn eq(&self, other: &Self) -> bool {
-        self.views == other.views && self.bad == other.bad
+        self.views == other.views && self.brokers == other.brokers && self.bad == other.bad
     }
 }
 
@@ -62,6 +67,8 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
             Err(reason) => report(format!("brokers.{text}"), reason),
         }
     }
+    let listed = brokers.iter().filter_map(|(id, addr)| Some((*id, addr.clone()?)));
+    content.brokers = listed.map(|(id, addr)| RegisteredBroker::new(id, BrokerRole::Master, addr)).collect();
     // The missing brokers, with the number of topics that name each and the first of these topics.
     let mut missing: BTreeMap<BrokerId, (usize, &str)> = BTreeMap::new();
     for (name, counts) in &entries.topics {
@@ -149,6 +156,8 @@ pub(super) mod tests {
         let (views, bad) = (&content.views, &content.bad);
         assert!(bad.is_empty(), "{bad:?}");
         assert_eq!(texts(views), ["a 0-0 0-1 1-0", "b 1-0"]);
+        let addrs: Vec<_> = content.brokers.iter().map(|broker| broker.addr.to_string()).collect();
+        assert_eq!(addrs, ["meta://h:1", "meta://[::1]:2"]);
         let json =
             r#"{"brokers":{"0":"meta://h:1","1":"meta://[::1]:2"},"topics":{"a":{"0":2,"1":1},"b":{"1":1}}}"#;
         assert_eq!(parse(Path::new("x.JSON"), json.as_bytes()).unwrap().views, *views);

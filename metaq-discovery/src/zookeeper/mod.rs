@@ -1,6 +1,7 @@
 //! ZooKeeper, where brokers register themselves.
 
 mod addresses;
+mod brokers;
 mod config;
 mod connector;
 mod diagnosis;
@@ -23,11 +24,11 @@ use tokio::{
 };
 
 use crate::{
-    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, TopicWatch,
+    Discovery, DiscoveryError, DiscoveryErrorKind, DiscoveryEvents, RegisteredBrokers, TopicWatch,
     backend::{connect_string::ConnectString, deadline::after, notices::Notice, task::runtime},
 };
 pub use config::ZooKeeperConfig;
-use connector::OpenedSession;
+use connector::{ConnectError, OpenedSession};
 use shared::{Handle, Inner, Reply, Request, WaitingCall};
 
 /// The time for which closing waits for the task that follows the registry. The task stops immediately,
@@ -125,6 +126,25 @@ impl Discovery for ZooKeeperDiscovery {
 
     async fn topics(&self) -> Result<Vec<Topic>, DiscoveryError> {
         self.ask(Request::Topics).await
+    }
+
+    async fn brokers(&self) -> Result<Option<RegisteredBrokers>, DiscoveryError> {
+        runtime()?;
+        let (inner, connector) = (&self.inner, &self.inner.connector);
+        if *inner.closed.borrow() {
+            return Err(DiscoveryError::closed());
+        }
+        // In a session of its own: the one that follows topics keeps a table of what it has read.
+        let listed = async {
+            let opened = connector.connect(|_| {}).await.map_err(|error| match error {
+                ConnectError::Refused(error) => error,
+                error => connector.unreachable(Some(error)),
+            })?;
+            let listed = brokers::list(&opened.client, &inner.layout).await;
+            listed.map_err(|(path, error)| connector.failed("read", &path, error))
+        };
+        let listed = timeout(inner.config.connect_timeout, listed).await;
+        listed.unwrap_or_else(|_| Err(inner.timeout_error())).map(Some)
     }
 
     async fn explain_absence(&self, _: &Topic) -> Option<String> {

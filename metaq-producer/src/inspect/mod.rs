@@ -41,7 +41,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use metaq_discovery::{Discovery, DiscoveryError, TopicView};
+use metaq_discovery::{BadEntry, BrokerRole, Discovery, DiscoveryError, RegisteredBrokers, TopicView};
 use metaq_protocol::{
     BrokerAddr, BrokerId, Opaque, Partition, Response, StatsCommand, Token, Topic, VersionCommand,
 };
@@ -80,10 +80,22 @@ pub struct Inspector {
 pub struct ListedBroker {
     /// The broker's id; [`BrokerId::UNKNOWN`] if only its address is known.
     pub id: BrokerId,
+    /// Master or slave. A broker without a registry counts as a master.
+    pub role: BrokerRole,
     /// The address on which the broker listens.
     pub addr: BrokerAddr,
-    /// The topics that it offers, sorted.
+    /// The topics that producers can send to it, sorted. None for a slave.
     pub topics: Vec<Topic>,
+}
+
+/// The brokers of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedBrokers {
+    /// The brokers, sorted by id, each master before its slaves.
+    pub brokers: Vec<ListedBroker>,
+    /// The entries of the registry that should have the address of a broker, and don't.
+    pub bad_entries: Vec<BadEntry>,
 }
 
 /// A broker's answer to a request for its version.
@@ -241,17 +253,28 @@ impl Inspector {
         explained.await.ok().flatten()
     }
 
-    /// Returns the master brokers that offer a topic, sorted by id. One whose id isn't known for some of its
-    /// topics, such as those that it takes by a pattern, is one broker all the same. Looks all
-    /// topics up; a broker without topics isn't among them.
+    /// Returns all brokers in the registry: masters and slaves, and also those without topics. Where a
+    /// [`Discovery`] doesn't list them, the brokers that offer a topic. One whose id isn't known for some of
+    /// its topics, such as those that it takes by a pattern, is one broker all the same. Looks all topics up.
     ///
     /// # Errors
     /// When the registry can't be read.
     ///
     /// # Cancel safety
     /// Safe: it only asks.
-    pub async fn brokers(&self) -> Result<Vec<ListedBroker>, InspectError> {
+    pub async fn brokers(&self) -> Result<ListedBrokers, InspectError> {
+        let registered = self.look_up(self.discovery.brokers()).await?;
+        let RegisteredBrokers { brokers: registered, bad_entries, .. } = registered.unwrap_or_default();
+        let mut slaves = Vec::new();
         let mut brokers = BTreeMap::<(BrokerId, BrokerAddr), Vec<Topic>>::new();
+        for broker in registered {
+            if broker.role != BrokerRole::Master {
+                let (id, role, addr) = (broker.id, broker.role, broker.addr);
+                slaves.push(ListedBroker { id, role, addr, topics: Vec::new() });
+            } else {
+                brokers.entry((broker.id, broker.addr)).or_default();
+            }
+        }
         for view in self.all_topics().await? {
             for broker in view.brokers() {
                 let topics = brokers.entry((broker.id, broker.addr.clone())).or_default();
@@ -271,8 +294,10 @@ impl Inspector {
             topics.extend(more);
             topics.sort_unstable();
         }
-        let listed = |((id, addr), topics)| ListedBroker { id, addr, topics };
-        Ok(brokers.into_iter().map(listed).collect())
+        let master = |((id, addr), topics)| ListedBroker { id, role: BrokerRole::Master, addr, topics };
+        let mut brokers: Vec<_> = brokers.into_iter().map(master).chain(slaves).collect();
+        brokers.sort_by_key(|broker| (broker.id, broker.role));
+        Ok(ListedBrokers { brokers, bad_entries })
     }
 
     /// Asks a broker for its version. Fails as soon as it can't be connected to.

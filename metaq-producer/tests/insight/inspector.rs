@@ -75,7 +75,8 @@ async fn topics_partitions_and_brokers_are_those_of_the_registry() {
         [(Partition::new(0, 0), first), (Partition::new(0, 1), first), (Partition::new(7, 0), second)];
     assert_eq!(places, expected);
     let listed = inspector.brokers().await.unwrap();
-    let listed: Vec<_> = listed.iter().map(|broker| (broker.id.0, &broker.addr, &*broker.topics)).collect();
+    let listed: Vec<_> =
+        listed.brokers.iter().map(|broker| (broker.id.0, &broker.addr, &*broker.topics)).collect();
     assert_eq!(listed, [(0, first, &[topic_named("orders"), topic()][..]), (7, second, &[topic()])]);
     let error = inspector.topic(&topic_named("missing")).await.unwrap_err();
     assert_eq!(error.kind(), InspectErrorKind::NoSuchTopic);
