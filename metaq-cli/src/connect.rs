@@ -1,6 +1,6 @@
 //! The start of a command that sends: a producer whose topics are published.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use futures_util::{
     FutureExt as _,
@@ -57,7 +57,9 @@ pub(crate) async fn connect(
             let text = connecting.explain(&error, signals).await?;
             print_message(&format!("can't send: {text}"));
             Err(match exit_status::of_publish_error(&error) {
-                EXIT_FAILED => EXIT_UNREACHABLE,
+                EXIT_UNREACHABLE | EXIT_FAILED => {
+                    connecting.cluster.status_of_cause(error.source()).unwrap_or(EXIT_UNREACHABLE)
+                }
                 status => status,
             })
         }
@@ -104,9 +106,11 @@ impl Connecting {
             )));
         }
         let default_topic = settings.config.default_topic.clone();
-        let builder = cluster.clone().configure(Producer::builder().config(settings.config));
-        let producer =
-            adapt(builder).build().map_err(|error| print_error("the producer can't be created", &error))?;
+        let broker_tls = settings.broker_tls().map_err(usage)?;
+        let builder = cluster.clone().configure(Producer::builder().config(settings.config.clone()));
+        let built =
+            broker_tls.configure(builder, &settings.config).and_then(|builder| adapt(builder).build());
+        let producer = built.map_err(|error| print_error("the producer can't be created", &error))?;
         let events = producer.discovery_events();
         Ok(Self { producer, cluster, default_topic, events, limit })
     }

@@ -23,12 +23,25 @@ pub(crate) struct ConnectionArgs {
     /// Connects to the registry by TLS, and trusts the certificate authorities in this PEM file
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     tls_ca: Option<String>,
-    /// The client's certificate for TLS, as PEM
+    /// The client's certificate for TLS to the registry, as PEM
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     tls_cert: Option<String>,
-    /// The private key of the client's certificate, as PEM
+    /// The private key of that certificate, as PEM
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     tls_key: Option<String>,
+    /// Connects to brokers by TLS, and trusts the certificate authorities in this PEM file. Brokers don't
+    /// speak TLS themselves: each needs a proxy in front of it
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    broker_tls_ca: Option<String>,
+    /// The client's certificate for TLS to brokers, as PEM
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    broker_tls_cert: Option<String>,
+    /// The private key of that certificate, as PEM
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    broker_tls_key: Option<String>,
+    /// The name that the certificates of brokers are for. The host of each broker's address by default
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    broker_tls_name: Option<String>,
     /// The credentials for ZooKeeper, digest:file:PATH or digest:env:VARIABLE, which hold USER:PASSWORD
     #[arg(long, value_name = "SCHEME:PLACE", help_heading = HEADING)]
     zk_auth: Option<String>,
@@ -56,6 +69,10 @@ impl ConnectionArgs {
             Flag::new("tls.ca", "--tls-ca", self.tls_ca.as_deref()),
             Flag::new("tls.cert", "--tls-cert", self.tls_cert.as_deref()),
             Flag::new("tls.key", "--tls-key", self.tls_key.as_deref()),
+            Flag::new("broker_tls.ca", "--broker-tls-ca", self.broker_tls_ca.as_deref()),
+            Flag::new("broker_tls.cert", "--broker-tls-cert", self.broker_tls_cert.as_deref()),
+            Flag::new("broker_tls.key", "--broker-tls-key", self.broker_tls_key.as_deref()),
+            Flag::new("broker_tls.name", "--broker-tls-name", self.broker_tls_name.as_deref()),
             Flag::new("zk_auth", "--zk-auth", self.zk_auth.as_deref()),
             Flag::new("etcd_auth", "--etcd-auth", self.etcd_auth.as_deref()),
         ];

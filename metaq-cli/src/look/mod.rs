@@ -16,8 +16,8 @@ pub(crate) mod topics;
 use std::{error::Error as _, io, time::Duration};
 
 use metaq_producer::{
-    BrokerId, Producer, ProducerConfig, Topic,
-    inspect::{InspectError, InspectErrorKind, Inspector},
+    BrokerId, Producer, ProducerBuilder, ProducerConfig, Topic,
+    inspect::{InspectError, Inspector},
 };
 use serde::Serialize;
 
@@ -79,6 +79,7 @@ impl Look {
         };
         let form = form.map_err(usage)?;
         let cluster = settings.cluster(timeout).map_err(usage)?;
+        let broker_tls = settings.broker_tls().map_err(usage)?;
         let cluster_name = settings.get("cluster").unwrap_or_default().to_owned();
         let output = Output::stdout();
         let output = output.map_err(|error| print_error("the output can't be set up", &error))?;
@@ -86,7 +87,8 @@ impl Look {
         config.send_timeout = timeout;
         config.publish_timeout = timeout;
         change(&mut config);
-        let producer = cluster.clone().configure(Producer::builder().config(config)).build();
+        let builder = cluster.clone().configure(Producer::builder().config(config.clone()));
+        let producer = broker_tls.configure(builder, &config).and_then(ProducerBuilder::build);
         let producer = producer.map_err(|error| print_error("the cluster can't be looked at", &error))?;
         let inspector = producer.inspector().with_timeout(timeout);
         Ok(Self { cluster, cluster_name, producer, inspector, output, form })
@@ -111,12 +113,7 @@ impl Look {
 
     /// Returns the exit status for a cluster that can't be looked at.
     pub(crate) fn status_of(&self, error: &InspectError) -> u8 {
-        // A file of brokers is named by the command line.
-        let is_file = matches!(self.cluster, Cluster::File(_));
-        if is_file && error.kind() == InspectErrorKind::Discovery && error.source().is_some() {
-            return EXIT_USAGE;
-        }
-        of_inspect_error(error)
+        self.cluster.status_of_cause(error.source()).unwrap_or_else(|| of_inspect_error(error))
     }
 
     /// The failure of a cluster that has no broker with a topic. `topics` are those that are registered.

@@ -47,7 +47,9 @@ impl Access {
         let from_option = |name: &&&str| matches!(settings.origin(name), super::Origin::Option(_));
         match asked.iter().find(from_option) {
             Some(name) => {
-                Err(format!("{}: {cluster} takes no {name}; it is for registries", settings.origin(name)))
+                let remedy = if name.starts_with("tls.") { ", and broker_tls is for brokers" } else { "" };
+                let origin = settings.origin(name);
+                Err(format!("{origin}: {cluster} takes no {name}; it is for registries{remedy}"))
             }
             None => Ok(()),
         }

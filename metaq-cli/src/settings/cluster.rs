@@ -1,6 +1,6 @@
 //! The source of broker addresses.
 
-use std::{path::Path, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use metaq_producer::{
     BrokerAddr, ProducerBuilder, Topic,
@@ -9,7 +9,7 @@ use metaq_producer::{
 };
 
 use super::{Settings, access::Access};
-use crate::stderr::describe;
+use crate::{exit_status::EXIT_USAGE, stderr::describe};
 
 /// The source of broker addresses.
 #[derive(Clone, Debug)]
@@ -109,6 +109,13 @@ impl Cluster {
             Self::File(discovery) => builder.discovery(discovery),
             Self::Direct(broker) => builder.broker(broker),
         }
+    }
+
+    /// Returns the status for a registry that can't be used, where it is not that of other registries: a file
+    /// that the command line names, and that is missing or malformed. `cause` is the error of the registry.
+    pub(crate) fn status_of_cause(&self, cause: Option<&(dyn Error + 'static)>) -> Option<u8> {
+        let cause = cause.filter(|cause| cause.is::<DiscoveryError>());
+        cause.filter(|_| matches!(self, Self::File(_))).map(|_| EXIT_USAGE)
     }
 
     /// Returns whether the topics of the cluster are listed somewhere.

@@ -5,6 +5,7 @@
 //! `spool` has the settings of a spool.
 
 mod access;
+mod broker_tls;
 mod cluster;
 mod file;
 mod spool;
@@ -17,8 +18,19 @@ pub(crate) use self::cluster::Cluster;
 use self::{file::SettingsFile, spool::SPOOL_SETTINGS};
 
 /// The settings that are not options of a producer.
-const COMMAND_SETTINGS: [&str; 7] =
-    ["cluster", "tls.ca", "tls.cert", "tls.key", "zk_auth", "etcd_auth", "output"];
+const COMMAND_SETTINGS: [&str; 11] = [
+    "cluster",
+    "tls.ca",
+    "tls.cert",
+    "tls.key",
+    "broker_tls.ca",
+    "broker_tls.cert",
+    "broker_tls.key",
+    "broker_tls.name",
+    "zk_auth",
+    "etcd_auth",
+    "output",
+];
 
 /// An option of the command line that has the value of a setting.
 #[derive(Clone, Copy, Debug)]

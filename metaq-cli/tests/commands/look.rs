@@ -159,8 +159,50 @@ async fn cluster_without_topics_or_brokers_is_explained_with_status_4() {
             assert!(finished.stderr.contains(said), "{command}: {}", finished.stderr);
         }
     }
-    let finished = run("topics", "file:/no/such/file.toml").await;
-    assert_eq!((finished.status, &*finished.stdout), (2, ""), "{}", finished.stderr);
+    for command in ["topics", "partitions t", "brokers", "stats", "read t", "doctor t", "verify t"] {
+        file_that_is_missing_is_wrong_usage(command).await;
+    }
+    file_that_is_missing_is_wrong_usage("produce --topic t").await;
+    file_that_is_missing_is_wrong_usage("produce --topic t --wait 50ms").await;
+    file_that_is_missing_is_wrong_usage("tx --topic t --commit").await;
+    file_that_is_missing_is_wrong_usage("bench --topic t --messages 1 --size 1 --in-flight 1").await;
+}
+
+async fn file_that_is_missing_is_wrong_usage(command: &str) {
+    let finished = run(command, "file:/no/such/file.toml").await;
+    assert_eq!(finished.status, 2, "{command}: {}", finished.stderr);
+    // The doctor prints its findings.
+    let text = finished.stdout + &finished.stderr;
+    assert!(text.contains("/no/such/file.toml can't be read: No such file"), "{command}: {text}");
+}
+
+#[tokio::test]
+async fn brokers_without_topics_are_listed_and_asked() {
+    let broker = Broker::builder().id(3).start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("brokers.toml");
+    let text = format!("[brokers]\n3 = \"{}\"\n4 = \"nowhere\"\n[topics]\n", broker.addr());
+    fs::write(&file, text).unwrap();
+    let cluster = format!("file:{}", file.display());
+    let finished = run("brokers", &cluster).await;
+    let rows = format!("ID  ROLE    ADDRESS{}TOPICS\n3   master  {}  0\n", " ".repeat(16), broker.addr());
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!((finished.status, words(&finished.stdout)), (0, words(&rows)));
+    assert!(
+        finished.stderr.starts_with("metaq: an entry of the registry is not used: "),
+        "{}",
+        finished.stderr
+    );
+    assert!(finished.stderr.contains("brokers.4: ") && finished.stderr.lines().count() == 1);
+    let line = run("brokers --ping --json", &cluster).await.json().remove(0);
+    assert_eq!(
+        (&line["role"], &line["topics"], &line["version"]),
+        (&"master".into(), &0.into(), &"0.1".into())
+    );
+    assert_eq!(run("stats 3", &cluster).await.status, 0);
+    let finished = run("stats 5", &cluster).await;
+    assert_eq!(finished.status, 4);
+    assert!(finished.stderr.contains("there is no broker 5; metaq brokers lists"), "{}", finished.stderr);
 }
 
 #[tokio::test]
@@ -248,6 +290,7 @@ async fn unreachable_cluster_is_one_line_and_status_5() {
         let report = (finished.status, &*finished.stdout, finished.stderr.lines().count());
         assert_eq!(report, (5, "", 1), "{command}: {}", finished.stderr);
         assert!(finished.stderr.contains(&away), "{command}: {}", finished.stderr);
+        assert!(finished.stderr.contains("refused"), "{command}: {}", finished.stderr);
     }
     for command in ["topics", "stats"] {
         let finished = run(command, "zk://127.0.0.1:1/meta").await;

@@ -245,11 +245,13 @@ impl ProducerConfig {
         }
     }
 
-    /// The settings of the connections of one broker.
+    /// Returns the settings of the connections of one broker: those of [`connection`](Self::connection), with
+    /// the limits of what is in flight that belong to the producer's. For a program that makes the transport
+    /// itself.
     ///
     /// # Errors
     /// When a connection can't have as much in flight.
-    pub(crate) fn connection(&self) -> Result<ConnectionConfig, BuildError> {
+    pub fn connection_config(&self) -> Result<ConnectionConfig, BuildError> {
         let mut connection = self.connection.clone();
         let half = |all: usize| (all / 2 / self.connections_per_broker).max(1);
         connection.max_in_flight = half(self.max_in_flight);
@@ -292,10 +294,10 @@ mod tests {
     #[test]
     fn a_broker_has_half_of_what_may_be_in_flight() {
         let config = ProducerConfig { connections_per_broker: 2, ..ProducerConfig::default() };
-        let connection = config.connection().unwrap();
+        let connection = config.connection_config().unwrap();
         assert_eq!((connection.max_in_flight, connection.max_in_flight_bytes), (4096, 16 << 20));
         let tiny = ProducerConfig { max_in_flight: 1, max_in_flight_bytes: 1, ..config };
-        let tiny = tiny.connection().unwrap();
+        let tiny = tiny.connection_config().unwrap();
         assert_eq!((tiny.max_in_flight, tiny.max_in_flight_bytes), (1, 1));
     }
 }

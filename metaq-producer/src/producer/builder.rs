@@ -92,7 +92,8 @@ impl ProducerBuilder {
     }
 
     /// The transport to brokers. Default: [`TcpTransport`] with the settings of [`ProducerConfig`]. Another
-    /// transport limits by itself what one broker may have in flight.
+    /// transport limits by itself what one broker may have in flight; it is best made with
+    /// [`ProducerConfig::connection_config`].
     pub fn transport(self, transport: impl Transport + 'static) -> Self {
         Self { transport: Some(Arc::new(transport)), ..self }
     }
@@ -146,7 +147,7 @@ impl ProducerBuilder {
         config.validate()?;
         let transport = match self.transport {
             Some(transport) => transport,
-            None => Arc::new(TcpTransport::new(config.connection()?)),
+            None => Arc::new(TcpTransport::new(config.connection_config()?)),
         };
         let events = EventSender::default();
         let pool = Arc::new(Pool::new(transport, config.connections_per_broker, events.clone()));

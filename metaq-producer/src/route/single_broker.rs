@@ -83,6 +83,12 @@ impl Discovery for DirectDiscovery {
         let connection = self.inner.connect().await?;
         let deadline = Instant::now() + PATIENCE;
         let _ = timeout_at(deadline, settled(&*connection)).await;
+        // An attempt that failed has a reason, such as a certificate, and the request would not.
+        let state = connection.state().borrow().clone();
+        if let ConnectionState::Connecting { last_error: Some(error), .. } = state {
+            let text = format!("broker {} can't be asked for its topics", self.inner.broker);
+            return Err(DiscoveryError::with_source(DiscoveryErrorKind::Unreachable, text, error));
+        }
         let told = ask(&*connection, Some("topics"), deadline).await.map_err(|reason| {
             let text = format!("broker {} did not tell its topics: {reason}", self.inner.broker);
             DiscoveryError::new(DiscoveryErrorKind::Unreachable, text)

@@ -1,24 +1,9 @@
-//! Registries that demand credentials or certificates.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! ZooKeeper that demands credentials or certificates.
 
-mod common;
-
-use std::{fs, path::Path};
-
-use common::{Finished, Metaq, broker};
 use metaq_testkit::peers::{Peers, ZooKeeper};
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
-async fn produce(args: &[&str]) -> Finished {
-    Metaq::start(&[&["produce", "-t", "t"], args].concat()).finish(b"x\n").await
-}
-
-/// Writes a file, and returns its path.
-fn file(folder: &Path, name: &str, text: &str) -> String {
-    let path = folder.join(name);
-    fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
+use crate::{common::broker, file, produce};
 
 #[tokio::test]
 async fn zookeeper_takes_credentials_from_files_and_variables() {
@@ -88,57 +73,5 @@ async fn zookeeper_is_reached_by_tls() {
         let finished = produce(args).await;
         assert_eq!((finished.status, finished.stderr.lines().count()), (5, 1), "{}", finished.stderr);
         assert!(finished.stderr.contains(said), "{}", finished.stderr);
-    }
-}
-
-#[cfg(feature = "etcd")]
-mod etcd {
-    use metaq_testkit::peers::{Etcd, EtcdProgram};
-    use nix::sys::signal::Signal;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpStream,
-    };
-
-    use super::{Metaq, file, produce};
-
-    /// Makes a request of etcd's gateway for JSON.
-    async fn request(host: &str, path: &str, body: &str) {
-        let mut stream = TcpStream::connect(host).await.unwrap();
-        let text = format!(
-            "POST /v3/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-    }
-
-    #[tokio::test]
-    async fn etcd_takes_credentials_from_a_file() {
-        let Some(program) = EtcdProgram::get("etcd_takes_credentials_from_a_file") else { return };
-        let etcd = Etcd::start(&program).await.unwrap();
-        let endpoint = etcd.endpoint();
-        let host = endpoint.trim_start_matches("http://");
-        let cluster = format!("etcd://{host}");
-        let mut broker = Metaq::start(&["dev-broker", "--topic", "t:1", "--register", &cluster]);
-        broker.next_line().await;
-        assert_eq!(produce(&["-b", &cluster]).await.status, 0);
-        request(host, "auth/role/add", r#"{"name":"root"}"#).await;
-        request(host, "auth/user/add", r#"{"name":"root","password":"s3cret"}"#).await;
-        request(host, "auth/user/grant", r#"{"user":"root","role":"root"}"#).await;
-        request(host, "auth/enable", "{}").await;
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str, text: &str| format!("file:{}", file(folder.path(), name, text));
-        let (right, wrong) = (place("right", "root:s3cret\n"), place("wrong", "root:s3crets"));
-        let finished = produce(&["-b", &cluster, "--etcd-auth", &right]).await;
-        assert_eq!((finished.status, &*finished.stderr), (0, ""));
-        for args in [&["-b", &cluster][..], &["-b", &cluster, "--etcd-auth", &wrong]] {
-            let finished = produce(args).await;
-            assert_eq!((finished.status, &*finished.stdout), (5, ""), "{args:?}: {}", finished.stderr);
-            assert!(!finished.stderr.contains("s3cret"), "{}", finished.stderr);
-        }
-        broker.signal(Signal::SIGKILL);
     }
 }
