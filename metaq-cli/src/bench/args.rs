@@ -29,11 +29,12 @@ use crate::args::{ConnectionArgs, parse_timeout};
 /// in flight would wait longer), permits (--in-flight: more in flight would be faster).
 ///
 /// The status covers failures of the warm-up, too. SIGINT and SIGTERM stop sending; the figures so far are
-/// printed, if they are read within --timeout. A second signal ends the program immediately.
+/// printed, if they are read within --timeout. A second signal ends the program immediately, with a line on
+/// stderr in place of the figures.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The topic
-    #[arg(long)]
+    #[arg(short, long)]
     pub(super) topic: Topic,
     /// The number of messages to measure
     #[arg(long, value_name = "N", required_unless_present = "duration",
@@ -115,15 +116,42 @@ impl Args {
     /// Makes the payloads, which are sent in turn; at least one.
     ///
     /// # Errors
-    /// When the file can't be read, is empty, or has a line that is too long for a message.
+    /// When the file can't be read, is empty, or has a line that is too long for a message, or a size is given
+    /// beside it.
     pub(super) fn payloads(&self) -> io::Result<Vec<Bytes>> {
         let size = self.size.unwrap_or_default() as usize;
+        if let (Some(PayloadSource::File(path)), Some(_)) = (&self.payload, self.size) {
+            let text = format!("the lines of {} have their own sizes; leave --size out", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         match &self.payload {
             None => Ok(vec![vec![b'x'; size].into()]),
             Some(PayloadSource::Zero) => Ok(vec![vec![0; size].into()]),
             Some(PayloadSource::Random) => Ok((1..=RANDOM_PAYLOADS).map(|seed| random(seed, size)).collect()),
             Some(PayloadSource::File(path)) => lines(path),
         }
+    }
+
+    /// Checks that the files to write can be written, so that a run isn't for nothing. A file that was not
+    /// there is not there afterwards.
+    ///
+    /// # Errors
+    /// The path, and the reason.
+    pub(super) fn check_files(&self) -> Result<(), (&Path, io::Error)> {
+        for path in [&self.hdr, &self.plot].into_iter().flatten() {
+            let found = fs::metadata(path);
+            if found.as_ref().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+                // Opening it could be noticed, or block.
+                continue;
+            }
+            let opened = fs::File::options().append(true).create(true).open(path);
+            opened.map_err(|error| (&**path, error))?;
+            if found.is_err() {
+                // Where that fails, the run replaces it.
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
     }
 
     /// Returns whether the further figures are wanted.

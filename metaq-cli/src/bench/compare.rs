@@ -1,6 +1,11 @@
 //! The figures of a run beside those of an earlier one.
 
-use std::{fmt::Write as _, fs, io, path::Path};
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use serde_json::{Map, Value};
 
@@ -20,20 +25,31 @@ const COMPARED: [(&str, bool); 9] = [
 /// A change of less than this is not called better or worse.
 const NOTEWORTHY: f64 = 0.05;
 
+/// The largest file that is read.
+const MAX_FILE: u64 = 64 << 20;
+
 /// Reads the figures of an earlier run: the last line of a file.
 ///
 /// # Errors
-/// When the file can't be read, or that line has no figures.
+/// When the file can't be read, or that line has no figures. The text names the file.
 pub(super) fn read(path: &Path) -> io::Result<Map<String, Value>> {
-    let text = fs::read_to_string(path)?;
-    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    let figures = serde_json::from_str::<Value>(last).ok().and_then(|value| match value {
-        Value::Object(figures) if figures.contains_key("msgs_per_s") => Some(figures),
-        _ => None,
-    });
-    figures.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "its last line is not that of metaq bench --json")
-    })
+    let named = |reason: &dyn std::fmt::Display| format!("{}: {reason}", path.display());
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text));
+    read.map_err(|error| io::Error::new(error.kind(), named(&error)))?;
+    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, named(&reason));
+    if text.len() as u64 > MAX_FILE {
+        return Err(invalid(&format!("it has more than {MAX_FILE} bytes")));
+    }
+    let last = text.split(|byte| *byte == b'\n').rfind(|line| !line.trim_ascii().is_empty());
+    let figures =
+        last.and_then(|line| serde_json::from_slice::<Value>(line).ok()).and_then(|value| match value {
+            Value::Object(figures) if figures.get("msgs_per_s").is_some_and(Value::is_number) => {
+                Some(figures)
+            }
+            _ => None,
+        });
+    figures.ok_or_else(|| invalid("its last line is not that of metaq bench --json"))
 }
 
 /// Formats the figures of both runs, and their differences.
@@ -42,14 +58,17 @@ pub(super) fn table(old: &Map<String, Value>, new: &Map<String, Value>) -> Strin
     for (name, more_is_better) in COMPARED {
         let figure = |figures: &Map<String, Value>| figures.get(name).and_then(Value::as_f64);
         let (Some(old), Some(new)) = (figure(old), figure(new)) else { continue };
-        let change = if old == 0.0 { 0.0 } else { new / old - 1.0 };
+        // A latency of zero is that of no message.
+        let is_known = old > 0.0 && (new > 0.0 || more_is_better);
+        let change = if is_known { new / old - 1.0 } else { 0.0 };
         let verdict = match change {
             change if change.abs() < NOTEWORTHY => "",
             change if (change > 0.0) == more_is_better => "  better",
             _ => "  worse",
         };
+        let percent = if is_known { format!("{:>+9.1}%", change * 100.0) } else { format!("{:>10}", "-") };
         // Writing to a string can't fail.
-        let _ = writeln!(table, "{name:<15}{old:>14.2}{new:>14.2}{:>+9.1}%{verdict}", change * 100.0);
+        let _ = writeln!(table, "{name:<15}{old:>14.2}{new:>14.2}{percent}{verdict}");
     }
     table
 }
@@ -77,8 +96,56 @@ mod tests {
                 "msgs_per_s            1000.00       1500.00    +50.0%  better",
                 "p50_us                 100.00        200.00   +100.0%  worse",
                 "p99_us                 200.00        201.00     +0.5%",
-                "max_us                   0.00          5.00     +0.0%",
+                "max_us                   0.00          5.00         -",
             ]
         );
+    }
+
+    #[test]
+    fn figures_of_no_message_are_neither_better_nor_worse() {
+        let some = figures(r#"{"msgs_per_s":1000.0,"p50_us":100.0}"#);
+        let none = figures(r#"{"msgs_per_s":0.0,"p50_us":0.0}"#);
+        let rows = |table: String| table.lines().skip(2).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            rows(table(&some, &none)),
+            [
+                "msgs_per_s            1000.00          0.00   -100.0%  worse",
+                "p50_us                 100.00          0.00         -",
+            ]
+        );
+        assert_eq!(
+            rows(table(&none, &some)),
+            [
+                "msgs_per_s               0.00       1000.00         -",
+                "p50_us                   0.00        100.00         -",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_the_last_line_counts_and_errors_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.json");
+        let read_of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read(&path).map_err(|error| error.to_string())
+        };
+        // A table before it may hold anything.
+        let figures = read_of(b"\xff table\r\n{\"msgs_per_s\":7.0}\r\n\n  \n").unwrap();
+        assert_eq!(figures["msgs_per_s"], 7.0);
+        for wrong in [
+            "",
+            "\n\n",
+            "{}",
+            "[7]",
+            "{\"msgs_per_s\":\"7\"}",
+            "{\"msgs_per_s\":7.0",
+            "{\"msgs_per_s\":7.0}\nx",
+        ] {
+            let error = read_of(wrong.as_bytes()).unwrap_err();
+            assert!(error.contains("old.json: its last line is not that of"), "{wrong}: {error}");
+        }
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("directory"), "{error}");
     }
 }

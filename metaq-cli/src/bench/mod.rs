@@ -47,17 +47,13 @@ use crate::{
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
     shutdown::{self, Shutdown, StopSignals},
-    stderr::print_error,
+    stderr::{print_error, print_message},
 };
 
 /// Upper bound of a message's header on a connection.
 const HEADER: usize = 1024;
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let mut signals = match StopSignals::new() {
-        Ok(signals) => signals,
-        Err(error) => return print_error("signals can't be handled", &error),
-    };
     let unusable = |context: &str, error: &io::Error| {
         print_error(context, error);
         EXIT_USAGE
@@ -69,6 +65,15 @@ pub(crate) async fn run(args: Args) -> u8 {
     let earlier = match args.compare.as_deref().map(compare::read).transpose() {
         Ok(earlier) => earlier,
         Err(error) => return unusable("the earlier figures can't be read", &error),
+    };
+    if let Err((path, error)) = args.check_files() {
+        print_error(&format!("{} can't be written", path.display()), &error);
+        return EXIT_LOCAL_IO;
+    }
+    // Reading a file may block, and a signal ends the program then.
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return print_error("signals can't be handled", &error),
     };
     let mut settings = match args.connection.settings(&[]) {
         Ok(settings) => settings,
@@ -122,7 +127,14 @@ pub(crate) async fn run(args: Args) -> u8 {
         Some(Ok(Ok(figures))) => figures,
         Some(Ok(Err(error))) => return print_error("messages can't be sent at a rate", &error),
         Some(Err(error)) => return print_error("the sending task failed", &error),
-        None => std::process::exit(shutdown.status().unwrap_or(EXIT_FAILED).into()),
+        None => {
+            let completed = progress.completed.load(Ordering::Relaxed);
+            let messages = if completed == 1 { "message has" } else { "messages have" };
+            print_message(&format!(
+                "a second signal ended the program before there were figures; {completed} {messages} an outcome"
+            ));
+            std::process::exit(shutdown.status().unwrap_or(EXIT_FAILED).into())
+        }
     };
     if let Some(samples) = watching.samples {
         let (connections, rate) = (connections as u32, args.rate);

@@ -171,10 +171,18 @@ async fn runs_are_compared_and_written_to_files() {
     let refused = bench(&broker, &more).await;
     assert_eq!((refused.status, &*refused.stdout), (2, ""));
     assert!(refused.stderr.contains("its last line is not that of metaq bench --json"), "{}", refused.stderr);
-    let failed = bench(&broker, "--messages 5 --size 1 --in-flight 1 --hdr /no/such/folder/file").await;
-    assert_eq!(failed.status, 8);
-    assert!(failed.stderr.contains("/no/such/folder/file can't be written"), "{}", failed.stderr);
-    assert!(!failed.stdout.is_empty(), "the figures come first");
+    let stored = broker.messages("t").len();
+    for option in ["--hdr", "--plot"] {
+        let more = format!("--messages 5 --size 1 --in-flight 1 {option} /no/such/folder/file");
+        let failed = bench(&broker, &more).await;
+        assert_eq!((failed.status, &*failed.stdout), (8, ""));
+        assert!(failed.stderr.contains("/no/such/folder/file can't be written"), "{}", failed.stderr);
+    }
+    fs::write(&old, "one\n").unwrap();
+    let refused = bench(&broker, &format!("--messages 5 --size 1 --in-flight 1 --payload {old}")).await;
+    assert_eq!((refused.status, &*refused.stdout), (2, ""));
+    assert!(refused.stderr.contains("have their own sizes; leave --size out"), "{}", refused.stderr);
+    assert_eq!(broker.messages("t").len(), stored, "none of these begins");
 }
 
 #[tokio::test]
@@ -187,4 +195,31 @@ async fn signal_ends_a_run_at_a_rate() {
     let finished = metaq.wait().await;
     assert_eq!(finished.status, 130);
     assert_eq!(number(&figures(&finished), "messages") as usize, broker.messages("t").len());
+}
+
+#[tokio::test]
+async fn second_signal_says_that_there_are_no_figures() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+        let cluster = broker.addr().to_string();
+        let more = "-t t --messages 1000000000 --size 1 --in-flight 4 --timeout 1h";
+        let mut metaq = Metaq::start(
+            &["bench", "--cluster", &cluster].into_iter().chain(more.split(' ')).collect::<Vec<_>>(),
+        );
+        wait_until(|| broker.messages("t").len() > 100).await;
+        broker.faults().freeze();
+        let signals = async {
+            while metaq.is_running() {
+                metaq.signal(signal);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), signals).await.unwrap();
+        let finished = metaq.wait().await;
+        assert_eq!((finished.status, &*finished.stdout), (status, ""), "{}", finished.stderr);
+        let text = "metaq: a second signal ended the program before there were figures; ";
+        assert!(finished.stderr.starts_with(text), "{}", finished.stderr);
+        assert!(finished.stderr.ends_with(" messages have an outcome\n"), "{}", finished.stderr);
+        assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+    }
 }
