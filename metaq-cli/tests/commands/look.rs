@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use metaq_testkit::{Broker, Fault, Requests};
 use nix::sys::signal::Signal;
 
-use crate::common::{Finished, Metaq, broker};
+use crate::common::{Finished, Metaq, broker, restart};
 
 /// Runs `metaq COMMAND --cluster CLUSTER`.
 async fn run(command: &str, cluster: &str) -> Finished {
@@ -280,6 +280,44 @@ async fn statistics_are_watched_until_a_signal() {
     assert!(line.contains("+"), "{line}");
     metaq.signal(Signal::SIGTERM);
     assert_eq!(metaq.wait().await.status, 143);
+}
+
+#[tokio::test]
+async fn restart_of_a_broker_is_not_a_negative_rate() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let produce = ["produce", "--cluster", &cluster, "--topic", "t"];
+    assert_eq!(Metaq::start(&produce).finish(&b"x\n".repeat(1000)).await.status, 0);
+    // The uptime has whole seconds; after the restart it is less only if it was one.
+    let uptime = async || {
+        let lines = run("stats --output json", &cluster).await.json();
+        let stats = lines[0]["stats"].as_array().unwrap().clone();
+        let uptime = stats.iter().find(|pair| pair[0] == "uptime").unwrap();
+        uptime[1].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    while uptime().await < 3 {}
+    let mut metaq = Metaq::start(&["stats", "--watch", "20ms", "--cluster", &cluster]);
+    let mut seen = Vec::new();
+    let mut next = async |seen: &mut Vec<String>, wanted: &str| {
+        let found = async {
+            loop {
+                seen.push(metaq.next_line().await);
+                let words: Vec<_> = seen[seen.len() - 1].split_whitespace().collect();
+                if words.len() >= 2 && format!("{} {}", words[0], words[1]) == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), found).await.expect("the figure is shown");
+    };
+    next(&mut seen, "cmd_put 1000").await;
+    let _broker = restart(broker).await;
+    next(&mut seen, "cmd_put 0").await;
+    assert_eq!(Metaq::start(&produce).finish(b"a\nb\n").await.status, 0);
+    next(&mut seen, "cmd_put 2").await;
+    let negative: Vec<_> =
+        seen.iter().filter(|line| line.starts_with("cmd_put") && line.contains(" -")).collect();
+    assert!(negative.is_empty(), "{negative:?}");
 }
 
 #[tokio::test]

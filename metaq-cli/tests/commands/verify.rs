@@ -102,6 +102,24 @@ async fn each_broken_promise_is_counted() {
 }
 
 #[tokio::test]
+async fn copy_that_is_stored_behind_the_end_of_the_run_is_found() {
+    // The message that ends the partition's part of the run is the put behind the last one.
+    let treat: fn(u64) -> Treatment = |put| match put {
+        3 => Treatment::Keep,
+        20 => Treatment::Overtake,
+        _ => Treatment::Forward,
+    };
+    for more in ["t --count 20", "t --count 20 --unordered"] {
+        let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+        let finished = verify(&relay(&broker, treat).await, more).await;
+        check(&finished, 9, [0, 1, 0, 0]);
+        let stored = broker.messages("t");
+        assert_eq!((stored.len(), &stored[21].payload), (22, &stored[3].payload), "behind the last one");
+        assert!(finished.stderr.contains("1 duplicated: number 3 in 0-0 at offset "), "{}", finished.stderr);
+    }
+}
+
+#[tokio::test]
 async fn unknown_messages_are_accounted_for_and_break_nothing() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let swallows = |put| if put == 3 || put == 7 { Treatment::Swallow } else { Treatment::Forward };

@@ -227,6 +227,50 @@ async fn frozen_broker_leaves_the_others_their_messages() {
 }
 
 #[tokio::test]
+async fn frozen_broker_is_verified_without_order_too() {
+    let first = broker_with_id(0).await;
+    let topics = ["--id", "1", "--topic", "t:1"];
+    let mut second = Metaq::start(&[&["dev-broker"][..], &topics].concat());
+    let addr = second.next_line().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("brokers.toml");
+    let text = format!("[brokers]\n0 = \"{}\"\n1 = \"{addr}\"\n[topics.t]\n0 = 1\n1 = 1\n", first.addr());
+    fs::write(&file, text).unwrap();
+    let cluster = format!("file:{}", file.display());
+    let more = "t --during 1h --rate 1000 --unordered --timeout 700ms";
+    let metaq = Metaq::start(&args(&cluster, more));
+    for _ in 0..2 {
+        // A process that stands still has connections all the same.
+        let stored = first.messages("t").len();
+        wait_until(|| first.messages("t").len() > stored + 50).await;
+        second.signal(Signal::SIGSTOP);
+        wait_until(|| first.messages("t").len() > stored + 1500).await;
+        second.signal(Signal::SIGCONT);
+    }
+    metaq.signal(Signal::SIGINT);
+    let finished = metaq.wait().await;
+    let result = check(&finished, 130, "ok");
+    let count = |key: &str| result[key].as_u64().unwrap();
+    assert!(count("unknown") > 0, "some were on their way when it froze: {result}");
+    assert_eq!(count("found"), count("acknowledged") + count("unknown_stored"), "{result}");
+    assert_eq!(count("stored_unexpectedly") + count("duplicated") + count("misplaced"), 0, "{result}");
+
+    // One that is still frozen at the end leaves a part that is not verified, and nothing that is lost.
+    let metaq = Metaq::start(&args(&cluster, &format!("{more} --settle 500ms")));
+    let stored = first.messages("t").len();
+    wait_until(|| first.messages("t").len() > stored + 200).await;
+    second.signal(Signal::SIGSTOP);
+    metaq.signal(Signal::SIGINT);
+    let finished = metaq.wait().await;
+    let result = check(&finished, 130, "incomplete");
+    let count = |key: &str| result[key].as_u64().unwrap();
+    assert!(count("unverified") > 0 && count("found") > 0, "{result}");
+    assert_eq!(count("found") + count("unverified"), count("acknowledged") + count("unknown_stored"));
+    assert!(finished.stderr.contains("partition 1-0 can't be read back: "), "{}", finished.stderr);
+    second.signal(Signal::SIGKILL);
+}
+
+#[tokio::test]
 async fn nothing_acknowledged_verifies_nothing() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     broker.faults().plan(Requests::puts().first(3), Fault::refuse(500, "no disk"));

@@ -28,6 +28,10 @@ pub(crate) enum Treatment {
     Swallow,
     /// The broker gets it after the next put.
     Delay,
+    /// The broker gets it, and will get it again.
+    Keep,
+    /// The broker gets it and, before its answer is forwarded, the kept one for the second time.
+    Overtake,
 }
 
 /// Starts a relay to a broker; returns its address. `treat` is asked for each put, counted from 0.
@@ -53,10 +57,12 @@ async fn forward(client: TcpStream, server: TcpStream, puts: Arc<AtomicU64>, tre
     let (answers, mut answered) = mpsc::unbounded_channel::<Bytes>();
     let forged = answers.clone();
     let swallowed = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let held = Arc::new(parking_lot::Mutex::new((None, None::<Bytes>)));
     let requests = {
-        let swallowed = Arc::clone(&swallowed);
+        let (swallowed, held) = (Arc::clone(&swallowed), Arc::clone(&held));
         async move {
             let (mut decoder, mut input, mut delayed) = (Decoder::new(), BytesMut::new(), None::<Bytes>);
+            let mut kept = None;
             while from_client.read_buf(&mut input).await.is_ok_and(|length| length > 0) {
                 while let Some((frame, raw)) =
                     decoder.decode_raw(&mut input).unwrap().map(|raw| (raw.frame, raw.bytes))
@@ -84,6 +90,16 @@ async fn forward(client: TcpStream, server: TcpStream, puts: Arc<AtomicU64>, tre
                             swallowed.lock().push(put.opaque);
                             continue;
                         }
+                        Treatment::Keep => {
+                            kept = Some((raw.clone(), put.opaque));
+                            vec![raw]
+                        }
+                        Treatment::Overtake => {
+                            let (copy, opaque) = kept.take().unwrap();
+                            held.lock().0 = Some(put.opaque);
+                            swallowed.lock().push(opaque);
+                            vec![raw, copy]
+                        }
                     };
                     for bytes in output.into_iter().chain(delayed.take()) {
                         to_server.write_all(&bytes).await.unwrap();
@@ -99,10 +115,14 @@ async fn forward(client: TcpStream, server: TcpStream, puts: Arc<AtomicU64>, tre
                 decoder.decode_raw(&mut input).unwrap().map(|raw| (raw.frame, raw.bytes))
             {
                 let opaque = frame.opaque();
-                let mut swallowed = swallowed.lock();
+                let (mut swallowed, mut held) = (swallowed.lock(), held.lock());
                 let at = swallowed.iter().position(|swallowed| *swallowed == opaque);
                 match at {
-                    Some(at) => drop(swallowed.remove(at)),
+                    Some(at) => {
+                        swallowed.remove(at);
+                        held.1.take().into_iter().for_each(|raw| answers.send(raw).unwrap());
+                    }
+                    None if held.0 == Some(opaque) => *held = (None, Some(raw)),
                     None => answers.send(raw).unwrap(),
                 }
             }
