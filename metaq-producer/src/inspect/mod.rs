@@ -229,7 +229,10 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn all_topics(&self) -> Result<Vec<TopicView>, InspectError> {
-        let deadline = self.deadline();
+        self.all_topics_by(self.deadline()).await
+    }
+
+    async fn all_topics_by(&self, deadline: Instant) -> Result<Vec<TopicView>, InspectError> {
         let topics = self.topics_by(deadline).await?;
         let mut views = Vec::with_capacity(topics.len());
         for topics in topics.chunks(LOOKUPS) {
@@ -263,7 +266,8 @@ impl Inspector {
     /// # Cancel safety
     /// Safe: it only asks.
     pub async fn brokers(&self) -> Result<ListedBrokers, InspectError> {
-        let registered = self.look_up(self.discovery.brokers()).await?;
+        let deadline = self.deadline();
+        let registered = self.look_up(self.discovery.brokers(), deadline).await?;
         let RegisteredBrokers { brokers: registered, bad_entries, .. } = registered.unwrap_or_default();
         let mut slaves = Vec::new();
         let mut brokers = BTreeMap::<(BrokerId, BrokerAddr), Vec<Topic>>::new();
@@ -275,7 +279,7 @@ impl Inspector {
                 brokers.entry((broker.id, broker.addr)).or_default();
             }
         }
-        for view in self.all_topics().await? {
+        for view in self.all_topics_by(deadline).await? {
             for broker in view.brokers() {
                 let topics = brokers.entry((broker.id, broker.addr.clone())).or_default();
                 topics.push(view.topic().clone());
