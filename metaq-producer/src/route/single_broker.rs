@@ -309,8 +309,7 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
             drop(listener);
-            let discovery =
-                DirectDiscovery::new(metaq_protocol::BrokerAddr::new("127.0.0.1", port).unwrap(), pool());
+            let discovery = DirectDiscovery::new(BrokerAddr::new("127.0.0.1", port).unwrap(), pool());
             let mut watch = discovery.watch(&"t".parse().unwrap()).await.unwrap();
             assert_eq!((watch.current().brokers().len(), watch.current().partitions()), (1, &[][..]));
             let _broker = Broker::builder().topic(served, 2).port(port).start().await.unwrap();
