@@ -169,7 +169,7 @@ async fn killed_programs_and_java_brokers_lose_nothing() {
     // After each of 4 kills, in each of 3 partitions and in the queue of the topic.
     assert!(duplicates <= 4 * 4 * WINDOW, "{duplicates}");
     println!(
-        "4 kills of the program, 2 of the broker: {:?}, 0 lost, {duplicates} stored twice, {recovered} replayed in the end",
+        "reliability: 4 kills of the program, 2 of the broker: {:?}, 0 lost, {duplicates} stored twice, {recovered} replayed in the end",
         all.counts
     );
 }

@@ -111,7 +111,10 @@ async fn what_is_spooled_reaches_a_java_consumer_as_it_was() {
             }
         }
         assert_eq!((counts.len(), read.len()), (ALL, ALL), "each is stored once: {stats:#?}");
-        println!("{name}: {ALL} messages, {} of them replayed, 0 lost, 0 stored twice", stats.replayed);
+        println!(
+            "reliability: {name}: {ALL} messages, {} of them replayed, 0 lost, 0 stored twice",
+            stats.replayed
+        );
         spool.close(Duration::ZERO).await;
     }
 }
@@ -211,7 +214,7 @@ async fn killed_java_brokers_keep_the_order_of_each_key() {
     assert!(duplicates as u64 <= stats.unknown_attempts, "{duplicates} stored twice: {stats:#?}");
     assert!(all.spooled > 0 && stats.set_aside == 0, "{stats:#?}");
     println!(
-        "3 kills: {} stored or spooled ({} spooled), 0 lost, {} unknown, {duplicates} stored twice of {} attempts \
+        "reliability: 3 kills: {} stored or spooled ({} spooled), 0 lost, {} unknown, {duplicates} stored twice of {} attempts \
          without an answer",
         all.kept.len(),
         all.spooled,
@@ -251,6 +254,9 @@ async fn a_frozen_java_broker_doubles_only_what_is_counted() {
     let stats = spool.stats();
     assert_eq!((stats.replayed, stats.set_aside), (kept.len() as u64, 0), "{stats:#?}");
     let duplicates = Account::of(&peers, &zookeeper, "t", &kept).await.duplicates();
-    println!("frozen: 0 lost, {duplicates} stored twice of {} unknown attempts", stats.unknown_attempts);
+    println!(
+        "reliability: frozen: 0 lost, {duplicates} stored twice of {} unknown attempts",
+        stats.unknown_attempts
+    );
     assert!(duplicates as u64 <= stats.unknown_attempts, "{duplicates} stored twice: {stats:#?}");
 }
