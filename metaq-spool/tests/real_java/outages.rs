@@ -140,7 +140,7 @@ async fn send(spool: SpoolingProducer, key: usize, stop: Arc<AtomicBool>) -> Rep
         if handles.len() > 16 {
             report(handles.pop_front().unwrap(), &mut reported).await;
         }
-        sleep(Duration::from_millis(16)).await;
+        sleep(Duration::from_millis(40)).await;
     }
     for handle in handles {
         report(handle, &mut reported).await;
@@ -186,17 +186,17 @@ async fn killed_java_brokers_keep_the_order_of_each_key() {
         tokio::time::timeout(PATIENCE, reached).await.expect("messages are stored");
     };
     for round in 0..2 {
-        more(300).await;
+        more(150).await;
         first.kill().await.unwrap();
         if round == 0 {
             second.kill().await.unwrap();
         }
         first.restart_at_once().await.unwrap();
-        more(300).await;
+        more(150).await;
         if round == 0 {
             start_again(&mut second, &zookeeper).await;
         }
-        more(300).await;
+        more(150).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut all = Reported::default();
@@ -206,7 +206,8 @@ async fn killed_java_brokers_keep_the_order_of_each_key() {
         all.unknown.extend(reported.unknown);
         all.spooled += reported.spooled;
     }
-    assert_eq!(spool.drain(PATIENCE).await, 0, "{:#?}", spool.stats());
+    // What one message in flight at a time leaves, beside other work on the machine.
+    assert_eq!(spool.drain(2 * PATIENCE).await, 0, "{:#?}", spool.stats());
     let stats = spool.stats();
     let account = Account::of(&peers, &zookeeper, "t", &all.kept).await;
     account.assert_order(&all.unknown);
