@@ -117,9 +117,20 @@ fn what_is_wrong_in_a_file_is_named_with_its_place() {
         ("send_timeuot = \"3s\"", &["line 1", "send_timeuot", "`send_timeout`"][..]),
         ("[retry]\nattempts = 3", &["line 2", "attempts", "`max_attempts`"]),
         ("[connection]\nmax_in_flight = 3", &["line 2", "max_in_flight", "`connect_timeout`"]),
-        ("send_timeout = \"3 sacks\"", &["line 1", "3 sacks", "a duration"]),
-        ("send_timeout = 3", &["line 1", "a duration"]),
-        ("max_in_flight = -1", &["line 1", "-1"]),
+        (
+            "send_timeout = \"3 sacks\"",
+            &["option send_timeout: ", "line 1", "3 sacks", "a duration with a unit, such as \"3s\""],
+        ),
+        ("send_timeout = 3", &["option send_timeout: ", "line 1", "a duration with a unit, such as \"3s\""]),
+        (
+            "[retry]\nmax_backoff = 0.5",
+            &["option retry.max_backoff: ", "line 2", "0.5", "a duration with a unit, such as \"3s\""],
+        ),
+        (
+            "connection = { stall_after = \"soon\" }",
+            &["option connection.stall_after: ", "line 1", "\"soon\"", "such as \"3s\" or \"500ms\""],
+        ),
+        ("max_in_flight = -1", &["option max_in_flight: ", "line 1", "-1"]),
         ("max_in_flight_bytes = \"64 miles\"", &["line 1", "64 miles", "64MiB"]),
         ("max_message_size = -1", &["line 1", "-1", "a whole number of bytes"]),
         ("default_topic = \"a topic\"", &["line 1", "a topic"]),

@@ -28,10 +28,17 @@ impl ProducerConfig {
     ///
     /// # Errors
     /// When the text isn't TOML, names an option that there isn't, or has a value that is none; with the
-    /// place. Whether the values make sense is asked by [`validate`](Self::validate), and when the producer
+    /// option, the place, and the form that the value has to have. Whether the values make sense is asked by [`validate`](Self::validate), and when the producer
     /// is built.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError { problem: Problem::Toml(error) })
+        let wrong = |option, error| ConfigError { problem: Problem::Toml { option, error } };
+        let file = toml::Deserializer::parse(text).map_err(|error| wrong(None, error))?;
+        serde_path_to_error::deserialize(file).map_err(|error| {
+            let option = error.path().to_string();
+            // The whole file, or what has no name in it.
+            let is_named = !option.is_empty() && !option.contains(['?']) && option != ".";
+            wrong(is_named.then_some(option), error.into_inner())
+        })
     }
 }
 
@@ -43,9 +50,20 @@ pub struct ConfigError {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Problem {
-    UnknownOption { option: String, known: String },
-    Value { name: String, value: String, problem: String },
-    Toml(toml::de::Error),
+    UnknownOption {
+        option: String,
+        known: String,
+    },
+    Value {
+        name: String,
+        value: String,
+        problem: String,
+    },
+    /// Wrong TOML, or the value of an option, where it is known which.
+    Toml {
+        option: Option<String>,
+        error: toml::de::Error,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -55,7 +73,13 @@ impl fmt::Display for ConfigError {
                 write!(f, "there is no option {option}; there are {known}")
             }
             Problem::Value { name, value, problem } => write!(f, "{name} is {value:?}, but {problem}"),
-            Problem::Toml(error) => write!(f, "the settings are wrong: {}", error.to_string().trim_end()),
+            Problem::Toml { option, error } => {
+                f.write_str("the settings are wrong: ")?;
+                if let Some(option) = option {
+                    write!(f, "option {option}: ")?;
+                }
+                f.write_str(error.to_string().trim_end())
+            }
         }
     }
 }

@@ -63,15 +63,15 @@ pub struct ProducerConfig {
     /// capacity and for a broker, writing, the answer, and further attempts. Default 3 s, as the Java
     /// client. Too short, and messages that a busy broker stores end with an unknown outcome; too long, and
     /// a program learns late that nothing works.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "text_forms::duration"))]
     pub send_timeout: Duration,
     /// The time that publishing a topic may take until its first broker is connected. Default 10 s.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "text_forms::duration"))]
     pub publish_timeout: Duration,
     /// The time that publishing waits for a broker that offers the topic, when the registry knows none.
     /// Default 3 s. Some brokers register a topic again when it is changed, so that for a moment no broker
     /// offers it.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "text_forms::duration"))]
     pub topic_timeout: Duration,
     /// The largest message that is accepted, in bytes, attribute and its four bytes of length included.
     /// Default 1,048,556: a larger one is stored by a broker with the shipped settings, can't be fetched by

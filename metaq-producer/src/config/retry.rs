@@ -23,10 +23,10 @@ pub struct RetryPolicy {
     /// The upper bound of the backoff before the second attempt; it doubles with each further one. The
     /// backoff itself is drawn at random between zero and that. Default 10 ms. With zero, a busy broker gets
     /// no relief.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::text_forms::duration"))]
     pub initial_backoff: Duration,
     /// The limit of that upper bound. Default 1 s.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::text_forms::duration"))]
     pub max_backoff: Duration,
     /// Whether a message is sent again that may be stored, because its answer didn't come. Then every message
     /// is stored at least once if it is acknowledged, and maybe twice. Default `false`.

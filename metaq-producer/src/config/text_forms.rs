@@ -15,6 +15,38 @@ use super::{
     size::parse_size,
 };
 
+/// A duration: a text with a unit, such as `500ms` or `1m 30s`.
+pub(super) mod duration {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        humantime_serde::serialize(duration, serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        deserializer.deserialize_str(DurationVisitor)
+    }
+
+    struct DurationVisitor;
+
+    impl Visitor<'_> for DurationVisitor {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration with a unit, such as \"3s\" or \"500ms\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            humantime::parse_duration(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+}
+
 /// A size: a number of bytes, or a text such as `64MiB`.
 pub(super) mod size {
     use super::*;
@@ -123,19 +155,19 @@ pub(super) mod connection {
     #[derive(Deserialize, Serialize)]
     #[serde(default, deny_unknown_fields, rename = "connection")]
     struct ConnectionOptions {
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         connect_timeout: Duration,
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         initial_backoff: Duration,
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         max_backoff: Duration,
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         stall_after: Duration,
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         heartbeat_after: Duration,
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         heartbeat_timeout: Duration,
-        #[serde(with = "humantime_serde")]
+        #[serde(with = "super::duration")]
         drain_timeout: Duration,
     }
 
