@@ -320,6 +320,11 @@ impl SendError {
         self
     }
 
+    /// Takes what only the failure handler is given.
+    pub(crate) fn take_uncertain(&mut self) -> Option<Message> {
+        self.inner.uncertain.take()
+    }
+
     /// The message, whatever its outcome is.
     pub(crate) fn take_any_message(&mut self) -> Option<Message> {
         self.inner.message.take().or_else(|| self.inner.uncertain.take())

@@ -350,3 +350,32 @@ async fn each_offered_message_is_stored_or_handled_once() {
     assert_eq!(doubtful.count(), 0, "what is stored was told as not stored");
     assert!(stored.len() as u64 >= counts.acknowledged);
 }
+
+/// Says when it is dropped.
+struct Payload(Arc<AtomicU64>);
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        b"large"
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_in_hand_holds_no_payload_that_may_be_stored() {
+    let (broker, producer, kept) = keeping(|_| {}).await;
+    broker.faults().plan(Requests::puts(), Fault::Ignore);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let payload = bytes::Bytes::from_owner(Payload(Arc::clone(&dropped)));
+    let handle = producer.enqueue(Message::new(topic(), payload)).await.unwrap();
+    let error = handle.await.unwrap_err();
+    assert_eq!((error.outcome(), error.message()), (Outcome::Unknown, None));
+    assert_eq!(dropped.load(SeqCst), 1, "the error is still there");
+    assert_eq!(kept.take(), [], "it is the caller's");
+    drop(error);
+}

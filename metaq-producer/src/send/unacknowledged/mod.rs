@@ -260,11 +260,17 @@ impl Unacknowledged {
             let mut shard = self.shard(token);
             let Some(entry) = shard.get_mut(token) else { return Poll::Pending };
             if let State::Ended(outcome) = &mut entry.state {
-                let Some(outcome) = outcome.take() else { return Poll::Pending };
+                let Some(mut outcome) = outcome.take() else { return Poll::Pending };
                 let waker = entry.waker.take();
                 shard.discard(token);
                 drop(shard);
                 drop((waker, new));
+                if let Err(error) = &mut outcome
+                    && let Some(message) = error.take_uncertain()
+                {
+                    // Its owner can't get at it, and may keep the error for long.
+                    panics::contain(|| drop(message));
+                }
                 return Poll::Ready(outcome);
             }
             if entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
