@@ -120,8 +120,11 @@ pub struct ProducerConfig {
     /// they have gone. It waits for a broker that offers the topic for [`topic_timeout`](Self::topic_timeout)
     /// or half of [`send_timeout`](Self::send_timeout), whichever is shorter. If it fails, they end with its
     /// reason: [`NotPublished`](crate::SendErrorKind::NotPublished) when no broker offers the topic,
-    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when registry or brokers can't be reached; the
-    /// next message begins anew. [`try_send`](crate::Producer::try_send) begins as well, and fails with
+    /// [`NotConnected`](crate::SendErrorKind::NotConnected) when registry or brokers can't be reached. The
+    /// next message begins anew, after a pause that it waits for, too: 100 ms after the first failed attempt,
+    /// twice as long after each further one, up to 1 s or a third of `send_timeout`. A failure is forgotten
+    /// after 10 s, and [`publish_topic`](crate::Producer::publish_topic) begins at once.
+    /// A message that is [too large](Self::max_message_size) publishes nothing. [`try_send`](crate::Producer::try_send) begins as well, and fails with
     /// `NotConnected` until the topic is published. Messages of transactions publish nothing.
     ///
     /// With a [`default_topic`](Self::default_topic) that one alone is published so: it takes the messages to

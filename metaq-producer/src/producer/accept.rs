@@ -210,6 +210,12 @@ impl Inner {
     pub(crate) fn publish(&self, message: &Message, error: SendError) -> Result<Arc<TopicState>, SendError> {
         let begin = |error: SendError| match (self.config.auto_publish, error.kind()) {
             (true, SendErrorKind::NotPublished) => {
+                // One that can't be sent publishes nothing.
+                let (size, limit) = (message.encoded_len(), self.config.max_message_size);
+                if size > limit {
+                    self.topics.counts.unpublished.fetch_add(1, Ordering::Relaxed);
+                    return Err(SendError::too_large(message.topic(), size, limit));
+                }
                 let topic = self.config.default_topic.as_ref().unwrap_or_else(|| message.topic());
                 self.topics.publish_by_message(topic, self.config.max_auto_topics)
             }

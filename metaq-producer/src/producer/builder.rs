@@ -167,6 +167,7 @@ impl ProducerBuilder {
             selector: self.selector,
             partition_sets: config.partitions.clone(),
             ordered: config.ordered,
+            send_timeout: config.send_timeout,
         };
         let topics = Topics::new(
             Arc::clone(&discovery),

@@ -10,14 +10,18 @@ use metaq_discovery::Discovery;
 use parking_lot::Mutex;
 use tokio::{
     runtime::{self, Handle},
-    sync::watch,
+    sync::{Notify, watch},
     task::AbortHandle,
+    time::sleep_until,
 };
 
 use crate::{
     PublishError, deadline,
     health::EventSender,
-    route::{PublishObserver, RouteObserver, follower::Follower, pool::Pool, topic_state::TopicState},
+    route::{
+        PublishObserver, RouteObserver, auto_publish::Start, follower::Follower, pool::Pool,
+        topic_state::TopicState,
+    },
 };
 
 /// The progress of the first publishing of a topic.
@@ -54,6 +58,9 @@ pub(crate) struct Followed {
     parts: Option<Arc<FollowerParts>>,
     task: Mutex<Option<Task>>,
     progress: watch::Sender<Progress>,
+    start: Start,
+    /// Ends the pause before the attempt.
+    begin: Notify,
 }
 
 /// A task that follows a topic.
@@ -70,21 +77,50 @@ const SLACK: Duration = Duration::from_millis(200);
 impl Task {
     /// Whether it has not published its topic long after it should have failed to, so that its runtime isn't
     /// driven, and the caller is on another one.
-    fn is_stuck(&self, limits: PublishLimits) -> bool {
-        self.began.elapsed() > limits.total.saturating_add(SLACK)
+    fn is_stuck(&self, limits: PublishLimits, pause: Duration) -> bool {
+        self.began.elapsed() > limits.total.saturating_add(pause).saturating_add(SLACK)
             && Handle::try_current().is_ok_and(|runtime| runtime.id() != self.runtime)
     }
 }
 
 impl Followed {
-    pub(crate) fn new(parts: Arc<FollowerParts>) -> Self {
-        Self { parts: Some(parts), task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
+    pub(super) fn new(parts: Arc<FollowerParts>, start: Start) -> Self {
+        Self { parts: Some(parts), start, ..Self::without_parts() }
+    }
+
+    fn without_parts() -> Self {
+        Self {
+            parts: None,
+            task: Mutex::default(),
+            progress: watch::Sender::new(Progress::Starting),
+            start: Start::default(),
+            begin: Notify::new(),
+        }
     }
 
     /// A topic that no task ever follows.
     #[cfg(test)]
     pub(crate) fn never() -> Self {
-        Self { parts: None, task: Mutex::default(), progress: watch::Sender::new(Progress::Starting) }
+        Self::without_parts()
+    }
+
+    pub(super) fn start(&self) -> Start {
+        self.start
+    }
+
+    /// Waits for the pause before the attempt, unless the program publishes the topic meanwhile.
+    pub(super) async fn begin(&self) {
+        if let Some(begin) = self.start.not_before {
+            tokio::select! {
+                () = sleep_until(begin) => {}
+                () = self.begin.notified() => {}
+            }
+        }
+    }
+
+    /// Ends the pause before the attempt.
+    pub(super) fn begin_now(&self) {
+        self.begin.notify_one();
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -115,7 +151,7 @@ impl Followed {
     /// driven is replaced when its time is up. Outside of a runtime with timers nothing happens.
     pub(crate) fn ensure(&self, state: &Arc<TopicState>) -> bool {
         let Some(parts) = &self.parts else { return false };
-        let is_stuck = |task: &Task| self.is_starting() && task.is_stuck(parts.limits);
+        let is_stuck = |task: &Task| self.is_starting() && task.is_stuck(parts.limits, self.start.pause);
         let is_running = |task: &Option<Task>| {
             task.as_ref().is_some_and(|task| !task.handle.is_finished() && !is_stuck(task))
         };

@@ -142,6 +142,7 @@ impl Follower {
     /// have failed to be.
     async fn first_route(&mut self) -> Result<TopicWatch, PublishError> {
         let (parts, topic) = (Arc::clone(&self.parts), self.state.topic.clone());
+        self.state.followed().begin().await;
         let limits = parts.limits;
         let deadline = deadline::after(limits.total);
         let mut watch = match timeout_at(deadline, parts.discovery.watch(&topic)).await {

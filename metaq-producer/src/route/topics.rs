@@ -21,6 +21,7 @@ use crate::{
     panics::contain,
     route::{
         PublishObserver, RouteObserver,
+        auto_publish::{FailedAttempts, LONGEST_PAUSE, Start},
         followed::{Followed, FollowerParts, Progress, PublishLimits},
         pool::Pool,
         topic_state::TopicState,
@@ -38,6 +39,8 @@ pub(crate) struct TopicOptions {
     /// The configured partitions of topics that have some.
     pub(crate) partition_sets: BTreeMap<Topic, PartitionSet>,
     pub(crate) ordered: bool,
+    /// The time of a message, of which the pause before it publishes its topic takes a part.
+    pub(crate) send_timeout: Duration,
 }
 
 /// The topics that are published, how often, and their routes. Senders look topics up without a lock.
@@ -90,6 +93,7 @@ struct Holders {
     counts: HashMap<Topic, HolderCounts>,
     /// The messages that wait, of topics that are or were published.
     waits: HashMap<Topic, Weak<WaitQueues>>,
+    failures: FailedAttempts,
     closed: bool,
 }
 
@@ -271,17 +275,21 @@ impl Topics {
     }
 
     fn hold<'a>(&'a self, topic: &'a Topic) -> Option<Pending<'a>> {
-        let held = self.hold_with(topic, |counts| {
+        let held = self.hold_with(topic, false, |counts| {
             counts.entry(topic.clone()).or_default().pending += 1;
             true
         });
+        // The program doesn't wait for the pause of a message.
+        held.iter().for_each(|published| published.state.followed().begin_now());
         held.ok().map(|_| Pending { topics: self, topic })
     }
 
-    /// Adds a hold of this kind unless that isn't allowed, and the topic if it is not there or has failed.
+    /// Adds a hold of this kind unless that isn't allowed, and the topic if it is not there or has failed; for
+    /// a message, with a pause if it has failed lately.
     pub(super) fn hold_with(
         &self,
         topic: &Topic,
+        is_by_message: bool,
         hold: impl FnOnce(&mut HashMap<Topic, HolderCounts>) -> bool,
     ) -> Result<Arc<PublishedTopic>, NotHeld> {
         let is_failed = |published: &Arc<PublishedTopic>| matches!(published.progress(), Progress::Failed(_));
@@ -303,7 +311,14 @@ impl Topics {
                 failed => {
                     // Another one may have published it, and taken it back, in the meantime.
                     let selector = selector.take().unwrap_or_else(|| Arc::clone(&self.options.selector));
-                    let new = self.new_topic(topic, selector, &mut holders);
+                    let start = match is_by_message {
+                        true => {
+                            let start = failed.as_ref().map(|failed| failed.state.followed().start());
+                            holders.failures.next(topic, start, self.longest_pause())
+                        }
+                        false => Start::default(),
+                    };
+                    let new = self.new_topic(topic, selector, start, &mut holders);
                     self.change(|map| map.insert(topic.clone(), Arc::clone(&new)));
                     (new, failed)
                 }
@@ -312,6 +327,16 @@ impl Topics {
         // What it lets go of may run anybody's code.
         drop(failed);
         Ok(held)
+    }
+
+    /// The longest pause before an attempt of a message: one that waits for it has time for the attempt, too.
+    fn longest_pause(&self) -> Duration {
+        LONGEST_PAUSE.min(self.options.send_timeout / 3)
+    }
+
+    /// Notes that an attempt to publish a topic has failed.
+    pub(super) fn note_failure(&self, topic: &Topic, start: Start) {
+        self.holders.lock().failures.add(topic, start, Instant::now());
     }
 
     /// The topic's own selector, or the producer's.
@@ -324,6 +349,7 @@ impl Topics {
         &self,
         topic: &Topic,
         selector: Arc<dyn PartitionSelector>,
+        start: Start,
         holders: &mut Holders,
     ) -> Arc<PublishedTopic> {
         let known = holders.waits.get(topic).and_then(Weak::upgrade);
@@ -331,7 +357,7 @@ impl Topics {
         let waits = known.unwrap_or_default();
         holders.waits.retain(|_, waits| waits.strong_count() > 0);
         holders.waits.insert(topic.clone(), Arc::downgrade(&waits));
-        let followed = Followed::new(Arc::clone(&self.parts));
+        let followed = Followed::new(Arc::clone(&self.parts), start);
         let counts = self.counts.topic(topic);
         let TopicOptions { partition_sets, ordered, .. } = &self.options;
         let set = partition_sets.get(topic).cloned();
@@ -340,13 +366,17 @@ impl Topics {
     }
 
     fn keep(&self, topic: &Topic, publisher: Publisher) {
-        if let Some(counts) = self.holders.lock().counts.get_mut(topic) {
+        let mut holders = self.holders.lock();
+        holders.failures.remove(topic);
+        if let Some(counts) = holders.counts.get_mut(topic) {
             *counts.of(publisher) += 1;
         }
     }
 
     /// Gives one hold back; with the last one the topic is no longer followed. False when there was none.
     pub(crate) fn release(&self, topic: &Topic, publisher: Publisher) -> bool {
+        // Failures before it was published say nothing about the next attempt.
+        self.holders.lock().failures.remove(topic);
         self.give_back(topic, |counts| {
             let held = counts.of(publisher);
             let had_one = *held > 0;
