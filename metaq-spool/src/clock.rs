@@ -1,6 +1,8 @@
 //! The time at which messages are spooled.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// A clock that only goes forward, and at an even pace while a process runs.
 ///

@@ -1,9 +1,9 @@
 //! The rate of replay.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Lets a number of messages pass in a second, of all queues together, and none during a pause.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ usage: cargo xtask TASK
                  the loop while developing: runs the tests that need nothing but Rust, in about two minutes after the
                  build, with the same last line. NAMES select tests whose names contain one of them
   simulate [--seeds N | --seed N]
-                 runs the producer through random schedules, of 40 seeds or so many, in which a seed determines
+                 runs producer and spool through random schedules, of 40 seeds or so many, in which a seed determines
                  everything; or runs that one again, and prints its log. Built into target/simulation
   bench [--quick] [--against COMMIT]
                  compares the Java client with ours, and with what the machine allows, beside real brokers,

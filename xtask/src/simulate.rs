@@ -1,4 +1,5 @@
-//! `cargo xtask simulate`: the simulation of metaq-producer, built so that a seed has one course.
+//! `cargo xtask simulate`: the simulations of metaq-producer and of metaq-spool, built so that a seed has one
+//! course.
 
 use std::env;
 
@@ -21,15 +22,27 @@ pub(crate) fn run(args: &[String]) -> bool {
     // In a folder of its own, since everything is built anew with the flag.
     let folder = target().join("simulation");
     let flags = env::var("RUSTFLAGS").map_or_else(|_| FLAG.to_owned(), |flags| format!("{flags} {FLAG}"));
-    let mut simulation = cargo_command();
-    simulation.args(["test", "--package", "metaq-producer", "--no-default-features", "--features", "mock"]);
-    simulation.args(["--test", "simulation"]).arg("--target-dir").arg(folder).args(["--", "--nocapture"]);
-    simulation.env("RUSTFLAGS", flags).env_remove("METAQ_SEEDS").env_remove("METAQ_SEED");
-    simulation.envs(chosen);
-    if chosen.is_some() {
-        simulation.args(["--exact", "promises_hold_whatever_happens"]);
-    }
-    succeeds(&mut simulation)
+    let run = |package: &[&str], test: &str, all: &[&str]| {
+        let mut simulation = cargo_command();
+        simulation.args(["test", "--package"]).args(package).arg("--target-dir").arg(&folder).arg("--");
+        simulation.env("RUSTFLAGS", &flags).env_remove("METAQ_SEEDS").env_remove("METAQ_SEED");
+        simulation.envs(chosen);
+        if chosen.is_some() {
+            simulation.args(["--exact", test]);
+        } else {
+            simulation.args(all);
+        }
+        succeeds(simulation.arg("--nocapture"))
+    };
+    let producer =
+        ["metaq-producer", "--no-default-features", "--features", "mock", "--test", "simulation"];
+    let of_producer = run(&producer, "promises_hold_whatever_happens", &[]);
+    let of_spool = run(
+        &["metaq-spool", "--lib"],
+        "tests::simulation::promises_hold_whatever_happens",
+        &["tests::simulation::"],
+    );
+    of_producer && of_spool
 }
 
 fn usage() -> bool {

@@ -1,9 +1,6 @@
 //! Closing.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::SpoolingProducer;
 
@@ -40,9 +37,7 @@ impl SpoolingProducer {
         // Removals of what was replayed are handed over before the storage ends.
         let mut ended = shared.replay_ended.subscribe();
         let _ = tokio::time::timeout(MOMENT, ended.wait_for(|ended| *ended)).await;
-        let storage = Arc::clone(shared);
-        // Ends with the runtime at the latest.
-        let _ = tokio::task::spawn_blocking(move || storage.storage.close()).await;
+        shared.storage.end().await;
         let counts = shared.storage.common.ledger.counts();
         SpoolCloseReport { waiting: counts.waiting, held_aside: counts.held_aside }
     }

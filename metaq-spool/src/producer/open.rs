@@ -1,7 +1,7 @@
 //! Opening a spool.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -56,7 +56,7 @@ impl SpoolingProducer {
     ) -> Self {
         let (publish, to_publish) = mpsc::unbounded_channel();
         let (orphans, to_drive) = mpsc::unbounded_channel();
-        let held: HashSet<_> =
+        let held: BTreeSet<_> =
             storage.common.index.filled().iter().map(|queue| queue.key.topic.clone()).collect();
         for topic in &held {
             // Its receiver is at hand.
@@ -69,7 +69,7 @@ impl SpoolingProducer {
             pace: Pace::new(options.replay_rate),
             storage,
             live: LiveCounts::default(),
-            topics: Topics::new(held, publish),
+            topics: Topics::new(held.into_iter().collect::<HashSet<_>>(), publish),
             replay_now: Notify::new(),
             is_closed: AtomicBool::new(false),
             is_healthy: AtomicBool::new(false),

@@ -1,6 +1,8 @@
 //! The pauses of a queue that can't be replayed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 const INITIAL: Duration = Duration::from_millis(100);
 const MAX: Duration = Duration::from_secs(30);

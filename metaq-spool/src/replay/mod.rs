@@ -7,7 +7,7 @@ mod queue;
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{
@@ -19,7 +19,7 @@ use metaq_producer::{
     error::PublishErrorKind,
     health::{ProducerEvent, ProducerEvents},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use self::{
     attempts::Attempts,

@@ -1,9 +1,12 @@
 //! The requests to the writer.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Instant};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 
 use super::index::Queue;
 use crate::{SpoolId, events::contain, store::Limit};
@@ -59,6 +62,9 @@ const SLOTS: u32 = 16 << 10;
 pub(crate) struct Inbox {
     requests: Mutex<State>,
     filled: Condvar,
+    /// The same for a writer that is a task.
+    #[cfg(test)]
+    filled_for_task: tokio::sync::Notify,
     slots: Semaphore,
 }
 
@@ -72,7 +78,13 @@ struct State {
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { requests: Mutex::default(), filled: Condvar::new(), slots: Semaphore::new(SLOTS as usize) }
+        Self {
+            requests: Mutex::default(),
+            filled: Condvar::new(),
+            #[cfg(test)]
+            filled_for_task: tokio::sync::Notify::new(),
+            slots: Semaphore::new(SLOTS as usize),
+        }
     }
 }
 
@@ -108,6 +120,8 @@ impl Inbox {
         if waits {
             self.filled.notify_one();
         }
+        #[cfg(test)]
+        self.filled_for_task.notify_one();
         Ok(())
     }
 
@@ -122,7 +136,7 @@ impl Inbox {
             state.waits = true;
             match deadline {
                 Some(deadline) => {
-                    if self.filled.wait_until(&mut state, deadline).timed_out() {
+                    if self.filled.wait_until(&mut state, deadline.into_std()).timed_out() {
                         break;
                     }
                 }
@@ -141,6 +155,33 @@ impl Inbox {
         state.is_closed = true;
         drop(state);
         self.filled.notify_one();
+        #[cfg(test)]
+        self.filled_for_task.notify_one();
+    }
+
+    /// The same as [`take`](Self::take) for a writer that is a task.
+    #[cfg(test)]
+    pub(crate) async fn take_on_task(&self, deadline: Option<Instant>) -> Option<VecDeque<Request>> {
+        loop {
+            let filled = self.filled_for_task.notified();
+            {
+                let mut state = self.requests.lock();
+                if !state.requests.is_empty() {
+                    return Some(std::mem::take(&mut state.requests));
+                }
+                if state.is_closed {
+                    return None;
+                }
+            }
+            match deadline {
+                Some(deadline) => {
+                    if tokio::time::timeout_at(deadline, filled).await.is_err() {
+                        return Some(VecDeque::new());
+                    }
+                }
+                None => filled.await,
+            }
+        }
     }
 
     /// Drops what was not handled, and returns the number of messages in it: the writer has ended, whatever

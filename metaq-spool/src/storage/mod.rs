@@ -20,7 +20,7 @@ use std::{
 
 use metaq_producer::Message;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::{
     inbox::{Append, Finished, Inbox, Request, Stored},
@@ -55,6 +55,8 @@ pub(crate) struct Common {
     pub(crate) drops_oldest: bool,
     /// Whether the process that had the folder before has closed it; set for a new folder.
     pub(crate) was_closed: bool,
+    /// Set when the writer has ended.
+    pub(crate) ended: watch::Sender<bool>,
     /// The queues that are being replayed.
     pub(crate) replays: AtomicU64,
     /// Set when messages were replayed whose removal can't be handed over any more.
@@ -115,9 +117,41 @@ impl Storage {
     /// Begins to work with a store.
     pub(crate) fn start(
         options: &SpoolOptions,
-        mut store: Box<dyn Store>,
+        store: Box<dyn Store>,
         lock: Option<FolderLock>,
     ) -> Result<Self, OpenError> {
+        let folder = &options.folder;
+        let (common, writer) = Self::prepare(options, store)?;
+        let shared = Arc::clone(&common);
+        let run = move || {
+            // Whatever happens to the writer, no caller waits for it in vain.
+            let end = EndOfWriter(shared);
+            writer.run();
+            drop((end, lock));
+        };
+        let thread = std::thread::Builder::new().name("metaq-spool".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| OpenError::io(folder, "starting its thread", error))?;
+        Ok(Self { common, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Begins to work with a store on a task, which the clock of the runtime drives.
+    #[cfg(test)]
+    pub(crate) fn start_on_task(
+        options: &SpoolOptions,
+        store: Box<dyn Store>,
+        round: impl Fn() -> Duration + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let (common, writer) = Self::prepare(options, store)?;
+        let end = EndOfWriter(Arc::clone(&common));
+        tokio::spawn(async move {
+            writer.run_on_task(round).await;
+            drop(end);
+        });
+        Ok(Self { common, thread: Mutex::new(None) })
+    }
+
+    /// Reads what an earlier process has left, and marks the folder as in use.
+    fn prepare(options: &SpoolOptions, mut store: Box<dyn Store>) -> Result<(Arc<Common>, Writer), OpenError> {
         let folder = &options.folder;
         let mut found = open::find(&*store).map_err(|error| read_failed(folder, error))?;
         let united = found.unite_queues(&mut *store);
@@ -135,22 +169,14 @@ impl Storage {
             max_age: options.max_age,
             drops_oldest: options.when_full == WhenFull::DropOldest,
             was_closed: found.was_closed != Some(false),
+            ended: watch::Sender::new(false),
             replays: AtomicU64::new(0),
             lost_removals: AtomicBool::new(false),
         });
         let window = options.replay_window as u64;
         let writer = Writer::start(store, Arc::clone(&common), found, queues, window)
             .map_err(|error| OpenError::io(folder, "writing to it", error))?;
-        let shared = Arc::clone(&common);
-        let run = move || {
-            // Whatever happens to the writer, no caller waits for it in vain.
-            let end = EndOfWriter(shared);
-            writer.run();
-            drop((end, lock));
-        };
-        let thread = std::thread::Builder::new().name("metaq-spool".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| OpenError::io(folder, "starting its thread", error))?;
-        Ok(Self { common, thread: Mutex::new(Some(thread)) })
+        Ok((common, writer))
     }
 
     /// Hands a message to the writer once that has slots for it. Messages of a queue are stored in the order
@@ -228,6 +254,16 @@ impl Storage {
         }
     }
 
+    /// Writes what is pending, and closes the folder, also if the future is dropped.
+    pub(crate) async fn end(&self) {
+        self.common.inbox.close();
+        let mut ended = self.common.ended.subscribe();
+        // The sender is at hand.
+        let _ = ended.wait_for(|ended| *ended).await;
+        // All that is left of the thread is its end.
+        self.close();
+    }
+
     /// Writes what is pending, and closes the folder. Blocks meanwhile.
     pub(crate) fn close(&self) {
         self.common.inbox.close();
@@ -281,6 +317,10 @@ impl Drop for EndOfWriter {
         let unwritten = if has_panicked { reserved } else { unwritten };
         self.0.ledger.update(|counts| counts.unwritten += unwritten);
         contain(|| self.0.changed.notify_waiters());
+        if !has_panicked {
+            self.0.events.close();
+        }
+        contain(|| _ = self.0.ended.send_replace(true));
     }
 }
 

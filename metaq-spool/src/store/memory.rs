@@ -22,7 +22,17 @@ pub(crate) struct Memory {
     /// Reads that touch one of these fail.
     pub(crate) unreadable: Vec<Key>,
     pub(crate) commits: u64,
-    needs_reopening: bool,
+    pub(crate) needs_reopening: bool,
+    /// Its process was killed: whatever it does changes nothing.
+    pub(crate) is_dead: bool,
+}
+
+impl Memory {
+    /// Ends all faults.
+    pub(crate) fn heal(&mut self) {
+        (self.is_full, self.keeps_messages, self.failing_reopens) = (false, false, 0);
+        (self.failing, self.failing_after_commit) = (0.0, 0.0);
+    }
 }
 
 /// A store that a test can look into.
@@ -40,7 +50,7 @@ impl Store for MemoryStore {
             return Err(io::Error::other("it was not reopened"));
         }
         let removes = |change: &Change| matches!(change, Change::Remove(key) if key.kind == Kind::Message);
-        let is_refused = memory.is_full || (memory.keeps_messages && changes.iter().any(removes));
+        let is_refused = memory.is_dead || memory.is_full || (memory.keeps_messages && changes.iter().any(removes));
         let fails = is_refused || fastrand::f64() < memory.failing;
         if fails && (is_refused || fastrand::f64() >= memory.failing_after_commit) {
             memory.needs_reopening = true;
@@ -82,6 +92,9 @@ impl Store for MemoryStore {
 
     fn reopen(&mut self) -> io::Result<()> {
         let mut memory = self.0.lock();
+        if memory.is_dead {
+            return Err(fault("its process was killed"));
+        }
         if let Some(left) = memory.failing_reopens.checked_sub(1) {
             memory.failing_reopens = left;
             return Err(fault("it can't be opened"));

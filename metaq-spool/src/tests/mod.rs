@@ -6,6 +6,7 @@ mod damage;
 mod ends;
 mod faults;
 mod queues;
+mod simulation;
 
 use std::{sync::Arc, time::Duration};
 

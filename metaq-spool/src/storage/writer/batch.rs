@@ -1,6 +1,8 @@
 //! Commits: what came since the last one, and the counts that follow from it.
 
-use std::{collections::HashMap, io, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use tokio::time::Instant;
 
 use super::{QueueState, Writer, doubt::InDoubt};
 use crate::{
@@ -20,10 +22,10 @@ use crate::{
 pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     /// The rows of queues after the commit.
-    pub(super) rows: HashMap<u32, QueueRow>,
-    removed: HashMap<u32, u64>,
+    pub(super) rows: BTreeMap<u32, QueueRow>,
+    removed: BTreeMap<u32, u64>,
     /// Replayed messages of each queue.
-    replayed: HashMap<u32, u64>,
+    replayed: BTreeMap<u32, u64>,
     pub(super) spooled: u64,
     pub(super) set_aside: u64,
     pub(super) dropped: u64,

@@ -7,13 +7,13 @@ pub(crate) mod open;
 mod space;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     io,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Common,
@@ -52,7 +52,7 @@ pub(crate) struct Writer {
     store: Box<dyn Store>,
     common: Arc<Common>,
     state: StateRow,
-    queues: HashMap<u32, QueueState>,
+    queues: BTreeMap<u32, QueueState>,
     appends: Vec<Append>,
     /// Messages to remove, in order, and by their numbers: they are in the store, and are not read again.
     finished: Vec<(Arc<Queue>, Finished)>,
@@ -70,16 +70,35 @@ impl Writer {
     /// Handles requests until the inbox is closed and empty, and marks the folder as closed then.
     pub(crate) fn run(mut self) {
         while let Some(requests) = self.common.inbox.take(self.next_deadline()) {
-            for request in requests {
-                self.handle(request);
-            }
-            if self.is_due() {
-                self.write_pending();
-            }
-            self.check_age();
+            self.work(requests);
         }
         self.write_pending();
         self.close();
+    }
+
+    /// The same on a task, on a store that takes some time for each round.
+    #[cfg(test)]
+    pub(crate) async fn run_on_task(mut self, round: impl Fn() -> Duration) {
+        let common = Arc::clone(&self.common);
+        while let Some(requests) = common.inbox.take_on_task(self.next_deadline()).await {
+            let pause = round();
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            self.work(requests);
+        }
+        self.write_pending();
+        self.close();
+    }
+
+    fn work(&mut self, requests: VecDeque<Request>) {
+        for request in requests {
+            self.handle(request);
+        }
+        if self.is_due() {
+            self.write_pending();
+        }
+        self.check_age();
     }
 
     fn handle(&mut self, request: Request) {

@@ -1,11 +1,13 @@
 //! Reading what an earlier process has left.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{QueueState, Writer};
 use crate::{
@@ -137,9 +139,9 @@ impl Found {
     }
 
     /// The queues that hold messages, as those who spool and replay see them.
-    pub(crate) fn index(&self) -> (Index, HashMap<u32, QueueState>) {
+    pub(crate) fn index(&self) -> (Index, BTreeMap<u32, QueueState>) {
         let filled = self.queues.iter().filter(|(_, row)| row.messages > 0);
-        let states: HashMap<_, _> = filled
+        let states: BTreeMap<_, _> = filled
             .map(|(id, row)| {
                 let queue = Arc::new(Queue::new(*id, row.key.clone(), row.messages));
                 (*id, QueueState::new(row.clone(), queue))
@@ -156,7 +158,7 @@ impl Writer {
         mut store: Box<dyn Store>,
         common: Arc<Common>,
         found: Found,
-        mut queues: HashMap<u32, QueueState>,
+        mut queues: BTreeMap<u32, QueueState>,
         window: u64,
     ) -> io::Result<Self> {
         let mut window = window;

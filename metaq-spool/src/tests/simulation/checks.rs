@@ -1,0 +1,175 @@
+//! What has to hold at each step, and at the end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use metaq_producer::BrokerId;
+
+use super::{
+    life::{Fate, Simulation, TOPICS, number_in, payload_number},
+    log::note,
+};
+use crate::{Fsync, WhenFull, store::Kind};
+
+/// The longest that the store takes for a message, with the round before that.
+const STORED: Duration = Duration::from_secs(1);
+
+impl Simulation {
+    /// The account is balanced, and agrees with what was seen.
+    pub(super) fn check(&mut self) {
+        self.take_outcomes();
+        let program = self.now();
+        let stats = program.spool.stats();
+        let gone = stats.replayed + stats.set_aside + stats.dropped + stats.damaged;
+        assert_eq!(stats.recovered + stats.spooled, gone + stats.waiting, "{stats:#?}");
+        let ended = stats.stored + stats.spooled + stats.failed;
+        assert_eq!(stats.offered, ended + stats.in_flight, "{stats:#?}");
+        assert_eq!(stats.damaged, 0, "{stats:#?}");
+        let offered = program.offered..=program.offered + program.maybe_offered;
+        assert!(offered.contains(&stats.offered), "{offered:?}: {stats:#?}");
+        assert!(
+            stats.stored >= program.stored
+                && stats.spooled >= program.spooled
+                && stats.failed >= program.failed,
+            "{}, {} and {} were seen: {stats:#?}",
+            program.stored,
+            program.spooled,
+            program.failed
+        );
+        let held = stats.queues.iter().map(|queue| queue.waiting).sum::<u64>();
+        assert!(held >= stats.waiting, "{stats:#?}");
+        if !self.store.0.lock().needs_reopening {
+            let rows = (self.rows(Kind::Message), self.rows(Kind::SetAside));
+            assert_eq!((stats.waiting, stats.held_aside), rows, "{stats:#?}");
+        }
+        assert!(
+            stats.waiting + stats.held_aside <= self.options.max_messages
+                && stats.waiting_bytes + stats.held_aside_bytes <= self.options.max_bytes
+                || self.options.when_full == WhenFull::DropOldest,
+            "{stats:#?}"
+        );
+        self.check_times();
+    }
+
+    /// No message is without an outcome past its time. In order, it may wait for others.
+    fn check_times(&self) {
+        if self.options.ordered {
+            return;
+        }
+        let interval = match self.options.fsync {
+            Fsync::Interval(interval) => interval,
+            _ => Duration::ZERO,
+        };
+        let most = 2 * self.send_timeout + interval + STORED;
+        for (number, offer) in &self.offers {
+            if let Fate::Open(since) = offer.fate {
+                assert!(since.elapsed() <= most, "{number} is overdue");
+            }
+        }
+    }
+
+    /// Compares what was reported with what is stored.
+    pub(super) fn compare(&mut self) {
+        for broker in std::mem::take(&mut self.brokers).into_iter().flatten() {
+            self.remember(&broker);
+        }
+        let aside: BTreeSet<_> = {
+            let memory = self.store.0.lock();
+            memory.rows.iter().filter_map(|(key, row)| payload_number(*key, row)).collect()
+        };
+        let mut times = BTreeMap::<u64, u64>::new();
+        for stored in self.stored.values() {
+            *times.entry(number_in(&stored.payload)).or_default() += 1;
+        }
+        let (mut missing, mut unheard) = (Vec::new(), Vec::new());
+        for (number, offer) in &self.offers {
+            let stored = times.get(number).copied().unwrap_or(0);
+            let is_kept = stored > 0 || aside.contains(number);
+            let totals = &mut self.totals;
+            match offer.fate {
+                Fate::Stored => {
+                    totals.stored += 1;
+                    assert!(stored == 1, "{number} was stored, and is stored {stored} times");
+                }
+                Fate::Spooled(id) => {
+                    totals.spooled += 1;
+                    if !is_kept {
+                        missing.push(*number);
+                    } else if !aside.contains(number) && !self.heard.0.lock().unwrap().contains(&id) {
+                        unheard.push(*number);
+                    }
+                }
+                Fate::NotStored => {
+                    totals.not_stored += 1;
+                    assert!(!is_kept, "{number} was not stored, and is stored {stored} times");
+                }
+                Fate::Unknown => totals.unknown += 1,
+                Fate::Loose => totals.loose += 1,
+                Fate::Open(_) => panic!("{number} has no outcome"),
+            }
+        }
+        let drops = self.options.max_age.is_some() || self.options.when_full == WhenFull::DropOldest;
+        assert!(
+            missing.is_empty() || drops && missing.len() as u64 <= self.totals.dropped,
+            "{missing:?} were spooled, and are lost; {} were dropped",
+            self.totals.dropped
+        );
+        assert!(drops || unheard.is_empty(), "the listener was not called for {unheard:?}");
+        self.compare_duplicates(&times);
+        if self.options.ordered {
+            self.compare_order();
+        }
+    }
+
+    fn compare_duplicates(&mut self, times: &BTreeMap<u64, u64>) {
+        let doubled = times.iter().filter(|(number, times)| **times > 1 && !self.may_repeat.contains(number));
+        let (mut messages, mut copies) = (0, 0);
+        for (number, times) in doubled {
+            note(format_args!("{number} is stored {times} times"));
+            messages += 1;
+            copies += times - 1;
+        }
+        self.totals.doubled += messages;
+        if self.options.spool_unknown {
+            return;
+        }
+        let totals = &self.totals;
+        // A message that is dropped or set aside after it was doubled is not counted as that.
+        let counted =
+            totals.maybe_duplicates + totals.unknown_attempts + totals.dropped + totals.set_aside;
+        assert!(messages <= counted, "{messages} messages are stored twice, and {totals:?}");
+        let queues = TOPICS.len() * (1 + self.lives.len() * 2);
+        let window = self.options.replay_window as u64 * queues as u64;
+        let most = totals.unknown_attempts + (totals.kills + totals.power_losses) * window;
+        assert!(copies <= most, "{copies} copies, and {totals:?}");
+    }
+
+    /// In each partition, the messages that have an outcome are stored in the order in which they were
+    /// accepted, as far as the selector has kept them in it.
+    fn compare_order(&self) {
+        let mut partitions = BTreeMap::<_, Vec<(BrokerId, u64, i64, u64)>>::new();
+        for ((broker, life, _), stored) in &self.stored {
+            let number = number_in(&stored.payload);
+            let offer = &self.offers[&number];
+            let is_known = matches!(offer.fate, Fate::Stored | Fate::Spooled(_));
+            if is_known && self.is_placed(number) && !self.may_repeat.contains(&number) {
+                let place = (stored.partition, self.topics[&number]);
+                partitions.entry(place).or_default().push((*broker, *life, stored.offset, number));
+            }
+        }
+        for (place, mut stored) in partitions {
+            stored.sort_unstable();
+            let mut seen = BTreeSet::new();
+            let first: Vec<_> = stored.iter().map(|stored| stored.3).filter(|n| seen.insert(*n)).collect();
+            let passed: Vec<_> = first.windows(2).filter(|pair| pair[0] > pair[1]).collect();
+            assert!(passed.is_empty(), "{place:?} holds pairs out of order: {passed:?}");
+        }
+    }
+
+    /// Whether the partition of a message was decided when it was offered.
+    fn is_placed(&self, number: u64) -> bool {
+        self.pinned.contains(&number) || (self.is_configured && self.topics[&number] == 0)
+    }
+}
