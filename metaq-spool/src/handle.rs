@@ -168,9 +168,13 @@ impl Future for SpoolHandle {
 
 const ENDED: &str = "the tokio runtime on which the spool was opened has ended; open it again on another one";
 
-/// The task of the message's queue has ended with the runtime that it ran on, and did not take the message.
-pub(crate) fn ended(topic: &Topic) -> SpoolSendError {
-    SpoolSendError::without_message(SpoolSendErrorKind::Closed, ENDED, topic)
+/// The task of the message's queue has ended, with the spool or with the runtime that it ran on, and did not
+/// take the message.
+pub(crate) fn ended(shared: &Shared, message: Message) -> SpoolSendError {
+    if shared.is_closed() {
+        return Shared::closed(message);
+    }
+    SpoolSendError::new(SpoolSendErrorKind::Closed, ENDED, message)
 }
 
 /// That task has ended while it had the message, which may be stored or spooled.

@@ -120,9 +120,11 @@ impl Lanes {
         }
         // The selector is anybody's code, and runs under no lock.
         let chosen = shared.producer.partition_for(&message).ok();
-        let waits = shared.storage.common.index.find(&key).is_some_and(|queue| queue.held() > 0);
+        // In this order: a message goes from a task to the storage.
+        let is_first = jobs.unplaced.load(Ordering::Acquire) == 0
+            && !shared.storage.common.index.find(&key).is_some_and(|queue| queue.is_in_use());
         match chosen {
-            Some(partition) if !waits && jobs.unplaced.load(Ordering::Acquire) == 0 => {
+            Some(partition) if is_first => {
                 let key = QueueKey { partition: Some(partition), ..key };
                 (Place::new(key, &jobs), message.with_partition(partition))
             }
@@ -165,7 +167,7 @@ impl Lanes {
                 permit.send(job);
                 Ok(handle)
             }
-            Err(_) => Err(ended(message.topic())),
+            Err(_) => Err(ended(shared, message)),
         }
     }
 
@@ -187,7 +189,7 @@ impl Lanes {
                 let text = "too many messages are before it in its queue; wait with send or enqueue";
                 Err(SpoolSendError::new(SpoolSendErrorKind::Full, text, message))
             }
-            Err(mpsc::error::TrySendError::Closed(())) => Err(ended(message.topic())),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(ended(shared, message)),
         }
     }
 }
@@ -219,9 +221,16 @@ impl Lane {
                 Some(()) = written.next(), if !written.is_empty() => {}
                 job = self.jobs.recv() => {
                     let Some(job) = job else { break };
-                    if let Some(writing) = self.handle(job).await {
-                        written.push(writing);
-                    }
+                    let mut handled = std::pin::pin!(self.handle(job));
+                    let writing = loop {
+                        tokio::select! {
+                            biased;
+                            // Those before it are not kept waiting for their outcome.
+                            Some(()) = written.next(), if !written.is_empty() => {}
+                            writing = &mut handled => break writing,
+                        }
+                    };
+                    written.extend(writing);
                 }
                 () = tokio::time::sleep(IDLE), if written.is_empty() => {
                     if self.leave() {
@@ -250,7 +259,7 @@ impl Lane {
     async fn handle(&self, mut job: Job) -> Option<impl Future<Output = ()> + use<>> {
         let message = job.message.take()?;
         let index = &self.shared.storage.common.index;
-        let is_behind = index.find(&self.key).is_some_and(|queue| queue.held() > 0);
+        let is_behind = index.find(&self.key).is_some_and(|queue| queue.is_in_use());
         // One without a partition may belong behind any message of the topic that has one.
         let may_be_behind = self.key.partition.is_none()
             && (job.place.jobs.placed.load(Ordering::Acquire) > 0 || index.holds_placed(&self.key.topic));

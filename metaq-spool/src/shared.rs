@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -162,6 +163,21 @@ impl Shared {
         match message.partition() {
             None => self.producer.ready([message.topic()]).is_ok(),
             Some(partition) => self.producer.partitions(message.topic()).contains(&partition),
+        }
+    }
+
+    /// Has the storage write what comes, without waiting for its interval, until `done` is.
+    pub(crate) async fn write_until(&self, done: impl Future<Output = ()>) {
+        let mut done = std::pin::pin!(done);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut done => return,
+                () = async {
+                    self.storage.flush().await;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                } => {}
+            }
         }
     }
 

@@ -128,7 +128,7 @@ impl SpoolingProducer {
     pub async fn flush(&self) {
         let shared = self.shared();
         shared.producer.flush().await;
-        shared.driven.wait().await;
+        shared.write_until(shared.driven.wait()).await;
         shared.storage.flush().await;
     }
 

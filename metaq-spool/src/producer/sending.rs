@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use metaq_producer::{Message, SendError, SendHandle};
 
 use super::SpoolingProducer;
@@ -100,10 +101,9 @@ impl SpoolingProducer {
             Ok(spooled) => spooled,
             Err(error) => return refused(shared, error),
         };
-        match shared.storage.submit(message).await {
-            Ok(pending) => Ok(accepted_writing(shared, pending, error)),
-            Err(failed) => refused(shared, failed.after(Some(error))),
-        }
+        // Counted before the storage counts what becomes of it, and not if it is given up before.
+        let submitted = shared.storage.submit_after(message, || shared.count_offered()).await;
+        writing(shared, submitted, error)
     }
 
     /// Sends a message if it can be handed to a connection at once, and else spools it; the handle ends with
@@ -128,10 +128,8 @@ impl SpoolingProducer {
             Ok(spooled) => spooled,
             Err(error) => return refused(shared, error),
         };
-        match shared.storage.try_submit(message) {
-            Ok(pending) => Ok(accepted_writing(shared, pending, error)),
-            Err(failed) => refused(shared, failed.after(Some(error))),
-        }
+        shared.count_offered();
+        writing(shared, shared.storage.try_submit(message), error)
     }
 
     /// Sends or spools all messages, as many at a time as there is capacity for, and returns what became of
@@ -147,14 +145,14 @@ impl SpoolingProducer {
         for message in messages {
             handles.push(self.enqueue(message).await);
         }
-        let mut outcomes = Vec::with_capacity(handles.len());
-        for handle in handles {
-            outcomes.push(match handle {
+        // Together: what could not be sent is written together.
+        let outcomes = handles.into_iter().map(|handle| async {
+            match handle {
                 Ok(handle) => handle.await,
                 Err(error) => Err(error),
-            });
-        }
-        outcomes
+            }
+        });
+        join_all(outcomes).await
     }
 }
 
@@ -167,10 +165,19 @@ fn accepted_live(shared: &Arc<Shared>, handle: SendHandle, kept: Option<Message>
     }
 }
 
-/// Counts a message that the storage has, which counts its end.
-fn accepted_writing(shared: &Arc<Shared>, pending: Pending, error: SendError) -> SpoolHandle {
-    shared.count_offered();
-    SpoolHandle::writing(pending, Some(error), shared)
+/// The handle of a message that was counted, and that the storage has, which counts its end.
+fn writing(
+    shared: &Arc<Shared>,
+    submitted: Result<Pending, SpoolSendError>,
+    error: SendError,
+) -> Result<SpoolHandle, SpoolSendError> {
+    match submitted {
+        Ok(pending) => Ok(SpoolHandle::writing(pending, Some(error), shared)),
+        Err(failed) => {
+            shared.count_failed();
+            Err(failed.after(Some(error)))
+        }
+    }
 }
 
 /// Counts a message that was refused.

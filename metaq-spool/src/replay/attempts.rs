@@ -1,14 +1,19 @@
 //! The refusals of the messages of a queue, for reasons that may pass or not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
 
 /// As many messages are set aside without one that is stored between them.
 const SET_ASIDE_IN_A_ROW: u32 = 3;
 
+/// After this time without one that is stored, another one is set aside.
+const PAUSE: Duration = Duration::from_secs(300);
+
 /// How often messages were refused with a status such as 500.
 ///
 /// A broker that refuses every message has a problem of its own, and no message is set aside for it but the
-/// first ones: a refusal counts if another message of the queue was stored since the last one of the same
+/// first ones, and one more every five minutes: a refusal counts if another message of the queue was stored since the last one of the same
 /// message, or if no earlier message is refused.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
@@ -16,6 +21,7 @@ pub(crate) struct Attempts {
     /// The messages of the queue that were stored.
     stored: u64,
     set_aside_in_a_row: u32,
+    last_set_aside: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -39,8 +45,13 @@ impl Attempts {
             refused.count = refused.count.saturating_add(1);
         }
         refused.stored_before = self.stored;
-        let is_poison = refused.count >= most && self.set_aside_in_a_row < SET_ASIDE_IN_A_ROW;
-        self.set_aside_in_a_row += u32::from(is_poison);
+        let is_long_ago = self.last_set_aside.is_none_or(|last| last.elapsed() >= PAUSE);
+        let is_poison =
+            refused.count >= most && (self.set_aside_in_a_row < SET_ASIDE_IN_A_ROW || is_long_ago);
+        if is_poison {
+            self.set_aside_in_a_row += 1;
+            self.last_set_aside = Some(Instant::now());
+        }
         is_poison
     }
 

@@ -105,7 +105,7 @@ impl Replay {
         if self.paused.len() > filled.len() {
             self.paused.retain(|id, _| filled.iter().any(|queue| queue.id == *id));
         }
-        let mut due: Vec<_> = filled.into_iter().filter(|queue| self.may_start(queue)).collect();
+        let mut due: Vec<_> = filled.into_iter().filter(|queue| !self.active.contains_key(&queue.id)).collect();
         // Those that were tried longest ago come first.
         due.sort_by_key(|queue| self.paused.get(&queue.id).map(|paused| paused.backoff.tried_at()));
         for queue in due {
@@ -126,16 +126,6 @@ impl Replay {
             }
         }
         next
-    }
-
-    /// Whether a queue is not replayed, and may be. In order, messages whose partition is chosen when they
-    /// are sent come after those of their topic that have one.
-    fn may_start(&self, queue: &Queue) -> bool {
-        let Queue { id, key, .. } = queue;
-        let waits = self.shared.options.ordered
-            && key.partition.is_none()
-            && self.shared.storage.common.index.holds_placed(&key.topic);
-        !waits && !self.active.contains_key(id)
     }
 
     fn ended(&mut self, queue: &Queue, attempts: Attempts, end: End) {

@@ -10,11 +10,11 @@ use crate::{
     SpoolId,
     classify::{Failure, classify_replayed},
     events::{SpoolEvent, contain, queue_name},
-    record::{self, Record},
+    record::{self, QueueKey, Record},
     shared::{Shared, closed},
     storage::{
         Reading, Replaying,
-        inbox::{Fate, Finished},
+        inbox::{Fate, Finished, Placed},
         index::Queue,
     },
     store::Limit,
@@ -25,6 +25,9 @@ const PORTION: Limit = Limit { rows: 512, bytes: 1 << 20 };
 
 /// As many acknowledged messages are removed together at least, while there are more.
 const REMOVALS: usize = 256;
+
+/// The bytes of one queue that are in flight; a single message may have more.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// The pause while live messages leave no capacity.
 const YIELD: Duration = Duration::from_millis(5);
@@ -58,7 +61,11 @@ struct QueueReplay<'a> {
     reading: Option<Reading>,
     next: u64,
     in_flight: VecDeque<InFlight>,
+    in_flight_bytes: u64,
     finished: Vec<Finished>,
+    to_place: Vec<Placed>,
+    /// As many messages were moved into the queue when it was read from its beginning.
+    placed: u64,
     failure: Option<String>,
     has_progress: bool,
 }
@@ -73,7 +80,10 @@ pub(crate) async fn replay_queue(shared: &Shared, queue: &Arc<Queue>, attempts: 
         reading: None,
         next: 0,
         in_flight: VecDeque::new(),
+        in_flight_bytes: 0,
         finished: Vec::new(),
+        to_place: Vec::new(),
+        placed: queue.placed(),
         failure: None,
         has_progress: false,
     };
@@ -92,11 +102,21 @@ impl QueueReplay<'_> {
     async fn run(&mut self) {
         let most_in_flight = self.shared.options.in_flight();
         loop {
-            while self.failure.is_none() && self.in_flight.len() < most_in_flight && !self.is_window_full() {
+            if self.has_older() && self.in_flight.is_empty() {
+                self.begin_anew();
+            }
+            while self.failure.is_none()
+                && self.in_flight.len() < most_in_flight
+                && self.in_flight_bytes < MOST_BYTES
+                && !self.is_window_full()
+            {
                 let Some((number, row)) = self.next_message().await else { break };
                 self.send(number, row).await;
             }
             self.settle().await;
+            if self.failure.is_none() && self.has_older() {
+                continue;
+            }
             if self.failure.is_none() && self.in_flight.is_empty() && self.is_window_full() {
                 self.wait_for_window().await;
                 continue;
@@ -110,9 +130,22 @@ impl QueueReplay<'_> {
         }
     }
 
+    /// Whether messages were moved into the queue whose places may be before those that were read.
+    fn has_older(&self) -> bool {
+        self.queue.placed() != self.placed
+    }
+
+    /// Reads the queue from its beginning.
+    fn begin_anew(&mut self) {
+        self.placed = self.queue.placed();
+        self.remove_finished();
+        self.ready.clear();
+        (self.reading, self.next) = (None, 0);
+    }
+
     /// Whether as many messages could be sent twice as may be.
     fn is_window_full(&self) -> bool {
-        let here = (self.in_flight.len() + self.finished.len()) as u64;
+        let here = (self.in_flight.len() + self.finished.len() + self.to_place.len()) as u64;
         here + self.queue.unremoved() >= self.shared.options.replay_window as u64
     }
 
@@ -146,7 +179,7 @@ impl QueueReplay<'_> {
             return false;
         }
         self.reading = None;
-        let Some(first) = self.next_message().await else { return false };
+        let Some(first) = self.next_message().await else { return self.has_older() };
         self.ready.push_front(first);
         true
     }
@@ -188,6 +221,9 @@ impl QueueReplay<'_> {
                 Err(_) => return None,
             }
         }
+        if self.has_older() {
+            return None;
+        }
         self.ready.pop_front()
     }
 
@@ -200,18 +236,28 @@ impl QueueReplay<'_> {
                 return self.set_aside(number, bytes, row, format!("it is damaged: {error}"));
             }
         };
+        if self.shared.options.ordered && record.message.partition().is_none() {
+            return self.place(number, bytes, &record);
+        }
         // A pause keeps no outcome back of what is in flight.
         while self.shared.pace.is_paused() && !self.in_flight.is_empty() && self.failure.is_none() {
             self.settle().await;
         }
-        self.shared.pace.wait().await;
+        let mut closing = self.shared.closing.subscribe();
+        tokio::select! {
+            biased;
+            () = closed(&mut closing) => return,
+            () = self.shared.pace.wait() => {}
+        }
         if self.failure.is_some() {
             return;
         }
         loop {
             match self.shared.producer.try_send(record.message.clone()) {
                 Ok(handle) => {
-                    return self.in_flight.push_back(InFlight { number, bytes, record, handle });
+                    self.in_flight_bytes += bytes;
+                    self.in_flight.push_back(InFlight { number, bytes, record, handle });
+                    return self.queue.set_in_flight(self.in_flight.len());
                 }
                 // Live messages come first.
                 Err(error) if error.kind() == SendErrorKind::Full => {
@@ -246,11 +292,13 @@ impl QueueReplay<'_> {
             };
             is_first = false;
             let Some(InFlight { number, bytes, record, .. }) = self.in_flight.pop_front() else { break };
+            self.in_flight_bytes -= bytes;
             match outcome {
                 Ok(receipt) => self.stored(number, bytes, &record.message, &receipt),
                 Err(error) => self.failed(number, bytes, &record, &error),
             }
         }
+        self.queue.set_in_flight(self.in_flight.len());
         let enough = REMOVALS.min(self.shared.options.replay_window / 4);
         if self.finished.len() >= enough || self.in_flight.is_empty() {
             self.remove_finished();
@@ -272,6 +320,10 @@ impl QueueReplay<'_> {
         match classify_replayed(error, is_pinned) {
             // The program took it back from the producer, and not from the spool.
             _ if error.kind() == SendErrorKind::Purged => {}
+            // Another partition may be there for the next one.
+            Failure::Passing if !is_pinned && self.is_for_absent(&record.message) => {
+                return self.place(number, bytes, record);
+            }
             Failure::Passing => {}
             Failure::Unknown => {
                 self.shared.storage.common.ledger.update(|counts| counts.unknown_attempts += 1);
@@ -282,17 +334,54 @@ impl QueueReplay<'_> {
                     return self.set_aside(number, bytes, row, error.to_string());
                 }
             }
-            Failure::Final => {
-                self.attempts.refused_for_good(number);
-                let row = record::encode(&record.message, record.time);
-                return self.set_aside(number, bytes, row, error.to_string());
-            }
+            Failure::Final => return self.set_aside_refused(number, bytes, record, error),
         }
         if let Some(listener) = &self.shared.options.listener {
             let key = &self.queue.key;
             contain(|| listener.failed(SpoolId(number), &key.topic, key.partition, error));
         }
         self.failure.get_or_insert_with(|| error.to_string());
+    }
+
+    /// Whether the selector insists on a partition that is not connected.
+    fn is_for_absent(&self, message: &Message) -> bool {
+        let producer = &self.shared.producer;
+        let connected = producer.partitions(message.topic());
+        let chosen = producer.partition_for(message);
+        !connected.is_empty() && chosen.is_ok_and(|partition| !connected.contains(&partition))
+    }
+
+    /// Moves a message to the queue of the partition that the selector chooses for it now.
+    fn place(&mut self, number: u64, bytes: u64, record: &Record) {
+        let message = &record.message;
+        match self.shared.producer.partition_for(message) {
+            Ok(partition) => {
+                let placed = message.clone().with_partition(partition);
+                let row = record::encode(&placed, record.time);
+                let queue = self.shared.storage.common.index.find_or_make(&QueueKey::of(&placed));
+                // Before it has left this queue: those that are sent in order see it in one of them.
+                if queue.add() {
+                    let (topic, partition) = (message.topic().clone(), Some(partition));
+                    self.shared.storage.common.events.send(SpoolEvent::Filling { topic, partition });
+                }
+                self.to_place.push(Placed { from: Arc::clone(self.queue), number, bytes, to: queue, row });
+            }
+            Err(error) => self.failed_to_be_placed(number, bytes, record, &error),
+        }
+    }
+
+    fn failed_to_be_placed(&mut self, number: u64, bytes: u64, record: &Record, error: &SendError) {
+        if classify_replayed(error, false) == Failure::Final {
+            return self.set_aside_refused(number, bytes, record, error);
+        }
+        self.failure.get_or_insert_with(|| error.to_string());
+    }
+
+    /// Sets a message aside that is refused for good.
+    fn set_aside_refused(&mut self, number: u64, bytes: u64, record: &Record, error: &SendError) {
+        self.attempts.refused_for_good(number);
+        let row = record::encode(&record.message, record.time);
+        self.set_aside(number, bytes, row, error.to_string());
     }
 
     fn set_aside(&mut self, number: u64, bytes: u64, row: Vec<u8>, reason: String) {
@@ -314,5 +403,6 @@ impl QueueReplay<'_> {
 
     fn remove_finished(&mut self) {
         self.shared.storage.finish(self.queue, std::mem::take(&mut self.finished));
+        self.shared.storage.place(self.queue, std::mem::take(&mut self.to_place));
     }
 }

@@ -15,6 +15,7 @@ use crate::{SpoolId, events::contain, store::Limit};
 pub(crate) enum Request {
     Append(Append),
     Finish(Arc<Queue>, Vec<Finished>),
+    Place(Vec<Placed>),
     Read(Arc<Queue>, u64, Limit, oneshot::Sender<io::Result<Stored>>),
     /// Commits what came before.
     Flush(oneshot::Sender<()>),
@@ -47,6 +48,17 @@ pub(crate) enum Fate {
         attempts: u32,
         row: Vec<u8>,
     },
+}
+
+/// A message that goes to another queue, since its partition is known now.
+pub(crate) struct Placed {
+    pub(crate) from: Arc<Queue>,
+    pub(crate) number: u64,
+    /// The length of its row in that queue.
+    pub(crate) bytes: u64,
+    pub(crate) to: Arc<Queue>,
+    /// Its row there.
+    pub(crate) row: Vec<u8>,
 }
 
 /// Messages of a queue, with their numbers.

@@ -22,11 +22,16 @@ pub(crate) struct Queue {
     held: AtomicU64,
     /// The messages that are replayed, and whose removal is not committed yet.
     unremoved: AtomicU64,
+    /// Messages that are replayed, and have no outcome yet.
+    in_flight: AtomicU64,
+    /// The messages that were moved into it.
+    placed: AtomicU64,
 }
 
 impl Queue {
     pub(crate) fn new(id: u32, key: QueueKey, held: u64) -> Self {
-        Self { id, key, held: held.into(), unremoved: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Self { id, key, held: held.into(), unremoved: zero(), in_flight: zero(), placed: zero() }
     }
 
     /// The number of messages that wait, those included that are being written.
@@ -37,6 +42,24 @@ impl Queue {
     /// The number of messages that are replayed, and whose removal is not committed yet.
     pub(crate) fn unremoved(&self) -> u64 {
         self.unremoved.load(Ordering::Acquire)
+    }
+
+    /// Whether a message waits, is being written, or is replayed: it may be dropped meanwhile, and be stored.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.held() > 0 || self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn set_in_flight(&self, count: usize) {
+        self.in_flight.store(count as u64, Ordering::Release);
+    }
+
+    /// The number of messages that were moved into the queue, to the places of their numbers.
+    pub(crate) fn placed(&self) -> u64 {
+        self.placed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add_placed(&self) {
+        self.placed.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn begin_removal(&self, count: u64) {
@@ -104,7 +127,7 @@ impl Index {
     pub(crate) fn holds_placed(&self, topic: &Topic) -> bool {
         let queues = self.queues.read();
         let mut queues = queues.by_key.values();
-        queues.any(|queue| queue.key.partition.is_some() && queue.key.topic == *topic && queue.held() > 0)
+        queues.any(|queue| queue.key.partition.is_some() && queue.key.topic == *topic && queue.is_in_use())
     }
 
     /// All queues that hold messages, in the order of their numbers.

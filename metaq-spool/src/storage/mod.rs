@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::{
-    inbox::{Append, Finished, Inbox, Request, Stored},
+    inbox::{Append, Finished, Inbox, Placed, Request, Stored},
     index::{Index, Queue},
     ledger::Ledger,
     writer::{Writer, open},
@@ -182,9 +182,20 @@ impl Storage {
     /// Hands a message to the writer once that has slots for it. Messages of a queue are stored in the order
     /// in which these calls return.
     pub(crate) async fn submit(&self, message: Message) -> Result<Pending, SpoolSendError> {
+        self.submit_after(message, || ()).await
+    }
+
+    /// The same; `before` is called just before it is handed over, or fails to be.
+    pub(crate) async fn submit_after(
+        &self,
+        message: Message,
+        before: impl FnOnce(),
+    ) -> Result<Pending, SpoolSendError> {
         let row = record::encode(&message, self.common.clock.now());
         let slots = Inbox::slots_of(&row);
-        if !self.common.inbox.take_slots(slots).await {
+        let has_slots = self.common.inbox.take_slots(slots).await;
+        before();
+        if !has_slots {
             return Err(closed(message));
         }
         self.push(message, row, slots)
@@ -243,6 +254,15 @@ impl Storage {
             if self.common.inbox.push(Request::Finish(Arc::clone(queue), finished)).is_err() {
                 self.common.lost_removals.store(true, Ordering::Release);
             }
+        }
+    }
+
+    /// Moves messages of a queue to others. Those that the writer doesn't come to any more stay where they are.
+    pub(crate) fn place(&self, queue: &Queue, placed: Vec<Placed>) {
+        if !placed.is_empty() {
+            queue.begin_removal(placed.len() as u64);
+            // It is given back only while the spool ends.
+            let _ = self.common.inbox.push(Request::Place(placed));
         }
     }
 

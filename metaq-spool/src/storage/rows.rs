@@ -21,7 +21,8 @@ pub(crate) struct StateRow {
     pub(crate) is_closed: bool,
     /// The time of the commit.
     pub(crate) times: Times,
-    /// The number of messages of each queue that may be replayed and not removed.
+    /// The number of messages of each queue that may be replayed and not removed: while the folder is in use,
+    /// as many as the process allows; after that, as many as were found and are still there.
     pub(crate) window: u64,
 }
 

@@ -24,13 +24,15 @@ pub(super) struct Batch {
     /// The rows of queues after the commit.
     pub(super) rows: BTreeMap<u32, QueueRow>,
     removed: BTreeMap<u32, u64>,
+    /// Messages that are moved: the queues that they leave and enter, and their numbers.
+    pub(super) placed: Vec<(u32, u32, u64)>,
     /// Replayed messages of each queue.
     replayed: BTreeMap<u32, u64>,
     pub(super) spooled: u64,
     pub(super) set_aside: u64,
     pub(super) dropped: u64,
     pub(super) damaged: u64,
-    bytes_in: u64,
+    pub(super) bytes_in: u64,
     bytes_out: u64,
     bytes_aside: u64,
     /// Set when a failure is reported to those who wait: if it is applied all the same, it is undone.
@@ -44,6 +46,7 @@ impl Writer {
     pub(super) fn write_pending(&mut self) {
         let appends = std::mem::take(&mut self.appends);
         let finished = std::mem::take(&mut self.finished);
+        self.place_pending();
         if !appends.is_empty() || !finished.is_empty() {
             let bytes = appends.iter().map(|append| append.row.len() as u64).sum();
             self.make_space(appends.len() as u64, bytes);
@@ -96,6 +99,7 @@ impl Writer {
                         append.queue.remove(1);
                     },
                 );
+                contain(|| self.common.changed.notify_waiters());
             }
         }
     }
@@ -233,10 +237,22 @@ impl Writer {
     }
 
     pub(super) fn apply(&mut self, batch: Batch) {
-        let Batch { rows, removed, replayed, spooled, set_aside, dropped, damaged, drops, .. } = batch;
+        let Batch { rows, removed, placed, replayed, spooled, set_aside, dropped, damaged, drops, .. } = batch;
         for (id, row) in rows {
             if let Some(state) = self.queues.get_mut(&id) {
                 state.row = row;
+            }
+        }
+        for (from, to, number) in placed {
+            let maybe_replayed = self.queues.get_mut(&from).map_or(0, |state| {
+                let one = state.maybe_replayed.min(1);
+                state.maybe_replayed -= one;
+                one
+            });
+            if let Some(state) = self.queues.get_mut(&to) {
+                state.queue.add_placed();
+                state.maybe_replayed += maybe_replayed;
+                state.dropped_below = state.dropped_below.min(number);
             }
         }
         let mut duplicates = 0;
@@ -281,11 +297,16 @@ impl Writer {
 
     /// Marks the folder as closed, unless it may hold messages that were replayed.
     pub(super) fn close(&mut self) {
+        let is_closed = self.finished.is_empty() && !self.common.may_repeat();
+        // Those that an earlier process may have replayed, and that are still here.
+        let left = self.queues.values().filter(|state| state.row.messages > 0).map(|state| state.maybe_replayed);
+        let window = if is_closed { left.max().unwrap_or(0) } else { self.state.window };
         let state = StateRow {
             serial: self.state.serial + 1,
             next_queue: self.common.index.next_id(),
-            is_closed: self.finished.is_empty() && !self.common.may_repeat(),
+            is_closed,
             times: self.common.clock.times(),
+            window,
             ..self.state
         };
         let closed = self.mend().and_then(|()| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));

@@ -4,6 +4,7 @@ mod batch;
 mod damage;
 mod doubt;
 pub(crate) mod open;
+mod place;
 mod space;
 
 use std::{
@@ -17,7 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Common,
-    inbox::{Append, Finished, Request, Stored},
+    inbox::{Append, Finished, Placed, Request, Stored},
     index::Queue,
     rows::{QueueRow, StateRow},
 };
@@ -57,6 +58,8 @@ pub(crate) struct Writer {
     /// Messages to remove, in order, and by their numbers: they are in the store, and are not read again.
     finished: Vec<(Arc<Queue>, Finished)>,
     unremoved: HashSet<(u32, u64)>,
+    /// Messages to move to other queues.
+    to_place: Vec<Placed>,
     flushes: Vec<oneshot::Sender<()>>,
     last_commit: Instant,
     next_age_check: Instant,
@@ -110,12 +113,15 @@ impl Writer {
                 for finished in finished {
                     if finished.number < dropped_below {
                         queue.end_removal(1);
+                        // Replay may wait for that.
+                        contain(|| self.common.changed.notify_waiters());
                         continue;
                     }
                     self.unremoved.insert((queue.id, finished.number));
                     self.finished.push((Arc::clone(&queue), finished));
                 }
             }
+            Request::Place(placed) => self.accept_placed(placed),
             Request::Read(queue, from, limit, answer) => {
                 // The reader may be gone.
                 let rows = self.read(&queue, from, limit);
@@ -141,7 +147,7 @@ impl Writer {
     }
 
     fn has_pending(&self) -> bool {
-        !self.appends.is_empty() || !self.finished.is_empty()
+        !self.appends.is_empty() || !self.finished.is_empty() || !self.to_place.is_empty()
     }
 
     /// The time at which something is due although no request comes.

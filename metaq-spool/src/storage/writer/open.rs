@@ -161,13 +161,14 @@ impl Writer {
         mut queues: BTreeMap<u32, QueueState>,
         window: u64,
     ) -> io::Result<Self> {
-        let mut window = window;
-        if found.was_closed == Some(false) {
-            // As many as the earlier process may have left, which keeps counting until the folder is closed.
-            window = window.max(found.state.window);
-            let left = if found.state.window == 0 { window } else { found.state.window };
-            queues.values_mut().for_each(|state| state.maybe_replayed = left);
-        }
+        // As many as the earlier processes may have left, which keeps counting until none of these is left.
+        let left = match found.was_closed {
+            Some(false) if found.state.window == 0 => window,
+            Some(_) => found.state.window,
+            None => 0,
+        };
+        let window = window.max(left);
+        queues.values_mut().for_each(|state| state.maybe_replayed = left);
         let state = StateRow {
             serial: found.state.serial + 1,
             is_closed: false,
@@ -196,6 +197,7 @@ impl Writer {
             appends: Vec::new(),
             finished: Vec::new(),
             unremoved: std::collections::HashSet::new(),
+            to_place: Vec::new(),
             flushes: Vec::new(),
             last_commit: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
             next_age_check: now,

@@ -16,7 +16,7 @@ impl Simulation {
         let faults = broker.faults();
         let mut some = Requests::puts().with_chance(self.rng.f64());
         if self.rng.bool() {
-            some = some.of_partition(self.rng.i32(..PARTITIONS));
+            some = some.of_partition(self.rng.i32(0..PARTITIONS));
         }
         let said = |what: &str| note(format_args!("broker {index} {what}"));
         let plan = |requests: Requests, fault: Fault| {
@@ -49,6 +49,7 @@ impl Simulation {
             4 => {
                 said("loses its connections, and neither side learns of it");
                 faults.strand_connections();
+                self.stranded[index] = true;
             }
             // Messages, one or two of them, that no broker would take.
             5..7 => {
@@ -129,6 +130,12 @@ impl Simulation {
             let Some(broker) = broker else { continue };
             *frozen = false;
             broker.faults().heal();
+        }
+        for (broker, stranded) in self.brokers.iter().zip(&mut self.stranded) {
+            if let (Some(broker), true) = (broker, std::mem::take(stranded)) {
+                // One without requests would be noticed by its next heartbeat.
+                broker.faults().close_connections();
+            }
         }
     }
 

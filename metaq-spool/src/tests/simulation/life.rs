@@ -145,6 +145,7 @@ pub(super) struct Simulation {
     pub(super) registry: EmbeddedRegistry,
     pub(super) brokers: Vec<Option<Broker>>,
     pub(super) frozen: Vec<bool>,
+    pub(super) stranded: Vec<bool>,
     /// The number of brokers that preceded each present one.
     pub(super) lives: Vec<u64>,
     pub(super) options: SpoolOptions,
@@ -163,9 +164,9 @@ pub(super) struct Simulation {
     pub(super) programs: u64,
     pub(super) is_published: bool,
     pub(super) offers: BTreeMap<u64, Offer>,
-    /// The topic of each message, and those that name their partition.
-    pub(super) topics: BTreeMap<u64, usize>,
-    pub(super) pinned: BTreeSet<u64>,
+    /// What messages are in order with: those of the same topic that name the same partition, or, if partitions
+    /// are configured, have the same key.
+    pub(super) lanes: BTreeMap<u64, (usize, String)>,
     pub(super) outcomes: Outcomes,
     pub(super) heard: Arc<Heard>,
     ids: BTreeSet<SpoolId>,
@@ -246,12 +247,12 @@ impl Simulation {
         let durable = store.0.lock().rows.clone();
         let mut this = Self {
             frozen: vec![false; count],
+            stranded: vec![false; count],
             lives: vec![0; count],
             durable,
             is_published: true,
             offers: BTreeMap::new(),
-            topics: BTreeMap::new(),
-            pinned: BTreeSet::new(),
+            lanes: BTreeMap::new(),
             outcomes: Outcomes::default(),
             ids: BTreeSet::new(),
             may_repeat: BTreeSet::new(),
@@ -428,6 +429,7 @@ impl Simulation {
         }
         let stats = self.ended_well();
         assert_eq!((closed.waiting, closed.held_aside), (stats.waiting, stats.held_aside));
+        self.doubt();
         let program = self.program.take().unwrap();
         self.count(&program.common);
     }
@@ -436,7 +438,8 @@ impl Simulation {
     async fn let_program_go(&mut self) {
         note("the program drops the spool");
         self.totals.let_go += 1;
-        let Program { number, spool, watchers, common, .. } = self.program.take().unwrap();
+        self.doubt();
+        let Program { number, spool, watchers, common, may_doubt, .. } = self.program.take().unwrap();
         drop(spool);
         for watcher in watchers {
             timeout(ENDED * 10, watcher).await.expect("each handle ends").unwrap();
@@ -450,7 +453,11 @@ impl Simulation {
         let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap());
         for (program, message, outcome) in outcomes {
             if program == number {
+                let is_doubtful = may_doubt && outcome.is_err();
                 self.set_fate(message, outcome);
+                if is_doubtful {
+                    self.offers.get_mut(&message).unwrap().fate = Fate::Loose;
+                }
             }
         }
         self.assert_none_open();
@@ -465,6 +472,16 @@ impl Simulation {
         let stats = self.now().spool.stats();
         assert_eq!(stats.in_flight, 0, "{stats:#?}");
         stats
+    }
+
+    /// The store may hold messages of the program that were reported as not stored, and that it could not take
+    /// out before its end.
+    fn doubt(&mut self) {
+        let program = self.programs;
+        let is_meant = |offer: &&mut Offer| offer.program == program && offer.fate == Fate::NotStored;
+        if self.now().may_doubt {
+            self.offers.values_mut().filter(is_meant).for_each(|offer| offer.fate = Fate::Loose);
+        }
     }
 
     fn assert_none_open(&self) {
@@ -486,12 +503,9 @@ impl Simulation {
             broker.faults().freeze();
             broker.faults().close_connections();
         }
-        let (program, may_doubt) = (self.programs, self.now().may_doubt);
-        for offer in self.offers.values_mut() {
-            let is_doubtful = offer.program == program && offer.fate == Fate::NotStored && may_doubt;
-            if matches!(offer.fate, Fate::Open(_)) || is_doubtful {
-                offer.fate = Fate::Loose;
-            }
+        self.doubt();
+        for offer in self.offers.values_mut().filter(|offer| matches!(offer.fate, Fate::Open(_))) {
+            offer.fate = Fate::Loose;
         }
         let Program { spool, watchers, common, .. } = self.program.take().unwrap();
         self.count(&common);
@@ -659,8 +673,12 @@ impl Program {
             let most = slowness.load(Ordering::Relaxed);
             Duration::from_millis(if most == 0 { 0 } else { fastrand::u64(..most) })
         };
-        // A program that begins opens the store.
-        store.0.lock().needs_reopening = false;
+        let may_doubt = {
+            let mut memory = store.0.lock();
+            // A program that begins opens the store.
+            memory.needs_reopening = false;
+            memory.failing_reopens > 0
+        };
         let storage = Storage::start_on_task(options, Box::new(store.clone()), round)?;
         let common = Arc::clone(&storage.common);
         let spool = SpoolingProducer::start(setup.producer(), options.clone(), storage, Handle::current());
@@ -673,7 +691,7 @@ impl Program {
             stored: 0,
             spooled: 0,
             failed: 0,
-            may_doubt: false,
+            may_doubt,
             watchers: Vec::new(),
         })
     }

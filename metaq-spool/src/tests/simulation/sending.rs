@@ -25,11 +25,18 @@ impl Simulation {
             1 => message.with_key(format!("k{}", self.rng.u8(..5))),
             _ => {
                 let broker = self.rng.i32(0..self.brokers.len() as i32);
-                self.pinned.insert(number);
                 message.with_partition(Partition::new(broker, self.rng.i32(0..PARTITIONS)))
             }
         };
-        self.topics.insert(number, topic);
+        note(format_args!("{number} is for {} {:?} {:?}", message.topic(), message.partition(), message.key()));
+        let lane = match (message.partition(), message.key()) {
+            (Some(partition), _) => Some(partition.to_string()),
+            (None, Some(key)) if self.is_configured && topic == 0 => Some(format!("{key:?}")),
+            _ => None,
+        };
+        if let Some(lane) = lane.filter(|_| self.options.ordered) {
+            self.lanes.insert(number, (topic, lane));
+        }
         self.offers.insert(number, Offer { program: self.programs, fate: Fate::Loose });
         (number, message)
     }
@@ -117,7 +124,7 @@ impl Simulation {
     /// Sends a message to a partition while nothing is wrong.
     pub(super) async fn send_at_once(&mut self, partition: Partition) {
         let (number, _) = self.next_message();
-        (self.topics.insert(number, 0), self.pinned.insert(number));
+        self.lanes.remove(&number);
         let message = Message::new(named(TOPICS[0]), format!("{number:05}")).with_partition(partition);
         let sent = self.now().spool.send(message).await;
         assert!(matches!(sent, Ok(Sent::Stored(_))), "{number} to {partition}: {sent:?}");
