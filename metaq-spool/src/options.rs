@@ -32,8 +32,8 @@ pub struct SpoolOptions {
     /// The most messages that the folder may hold, those that were set aside included. Default 10,000,000.
     pub max_messages: u64,
     /// The most bytes of messages that the folder may hold, those that were set aside included: payloads,
-    /// attributes and keys, and about 40 bytes and the topic's name for each. The file takes up to twice as
-    /// much. Default 4 GiB.
+    /// attributes and keys, and about 40 bytes and the topic's name for each. Those that are set aside take
+    /// some more, with the reason. The file takes up to twice as much. Default 4 GiB.
     pub max_bytes: u64,
     /// The age at which a message is dropped instead of replayed, and counted. Default none.
     pub max_age: Option<Duration>,

@@ -96,6 +96,20 @@ mod tests {
         assert!((0..5).any(|_| attempts.refused(4, 5)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_more_is_set_aside_after_some_minutes() {
+        let mut attempts = Attempts::default();
+        for number in 0..3 {
+            assert!(attempts.refused(number, 1));
+            attempts.take(number);
+        }
+        assert!(!attempts.refused(3, 1));
+        tokio::time::advance(PAUSE - Duration::from_millis(1)).await;
+        assert!(!attempts.refused(3, 1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(attempts.refused(3, 1) && !attempts.refused(4, 1));
+    }
+
     #[test]
     fn a_message_among_stored_ones_is_set_aside() {
         let mut attempts = Attempts::default();

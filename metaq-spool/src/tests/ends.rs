@@ -67,6 +67,32 @@ fn a_runtime_that_ends_during_replay_is_no_clean_end() {
 }
 
 #[tokio::test]
+async fn a_clean_end_forgets_no_message_that_may_be_doubled() {
+    let store = MemoryStore::default();
+    let mut options = options();
+    options.replay_window = 4;
+    let storage = start(&options, &store);
+    for n in 0..6 {
+        append(&storage, message(n.to_string())).await.unwrap();
+    }
+    let copy = MemoryStore::default();
+    copy.0.lock().rows = store.0.lock().rows.clone();
+    // The next one replays nothing, and closes the folder.
+    start(&options, &copy).close();
+    for (expected, count) in [(3, 3), (1, 3)] {
+        let storage = start(&options, &copy);
+        assert!(storage.common.was_closed);
+        let queue = queue(&storage, &message(""));
+        let rows = read(&storage, &queue).await.unwrap();
+        let some = rows[..count].iter().map(|(number, row)| finished(*number, row));
+        storage.finish(&queue, some.collect());
+        storage.flush().await;
+        assert_eq!(storage.common.ledger.counts().maybe_duplicates, expected);
+        storage.close();
+    }
+}
+
+#[tokio::test]
 async fn as_many_may_be_doubled_as_the_killed_process_allowed() {
     let store = MemoryStore::default();
     let mut options = options();

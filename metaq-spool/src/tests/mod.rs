@@ -7,6 +7,7 @@ mod ends;
 mod faults;
 mod queues;
 mod simulation;
+mod stalls;
 
 use std::{sync::Arc, time::Duration};
 
