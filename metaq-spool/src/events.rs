@@ -1,12 +1,17 @@
 //! The events of a spool.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::HashMap, fmt, mem::Discriminant, path::PathBuf, time::Duration};
 
 use metaq_producer::{Partition, Topic};
-use tokio::sync::broadcast;
+use parking_lot::Mutex;
+use tokio::{sync::broadcast, time::Instant};
 
 /// The number of events that wait for a reader; older ones are replaced by [`SpoolEvent::Missed`].
 const CAPACITY: usize = 256;
+
+/// As many lines of one kind of events are written to the log in this time.
+const LINES: u32 = 20;
+const LINES_IN: Duration = Duration::from_secs(10);
 
 /// A change of what a spool holds.
 #[derive(Clone, Debug)]
@@ -178,15 +183,16 @@ impl SpoolEvents {
 /// Sends events to all who have subscribed, and to the log.
 #[derive(Debug)]
 pub(crate) struct EventSender {
-    sender: parking_lot::Mutex<Option<broadcast::Sender<SpoolEvent>>>,
+    sender: Mutex<Option<broadcast::Sender<SpoolEvent>>>,
     /// What happened before anything could be subscribed to, for the first reader.
-    opening: parking_lot::Mutex<Option<SpoolEvent>>,
+    opening: Mutex<Option<SpoolEvent>>,
+    lines: Mutex<HashMap<Discriminant<SpoolEvent>, Lines>>,
 }
 
 impl Default for EventSender {
     fn default() -> Self {
-        let sender = parking_lot::Mutex::new(Some(broadcast::Sender::new(CAPACITY)));
-        Self { sender, opening: parking_lot::Mutex::default() }
+        let sender = Mutex::new(Some(broadcast::Sender::new(CAPACITY)));
+        Self { sender, opening: Mutex::default(), lines: Mutex::default() }
     }
 }
 
@@ -201,12 +207,16 @@ impl EventSender {
 
     /// Keeps an event of opening the folder for the first reader.
     pub(crate) fn send_opening(&self, event: SpoolEvent) {
-        log(&event);
+        log(&event, 0);
         *self.opening.lock() = Some(event);
     }
 
     pub(crate) fn send(&self, event: SpoolEvent) {
-        log(&event);
+        let left_out =
+            self.lines.lock().entry(std::mem::discriminant(&event)).or_default().next(Instant::now());
+        if let Some(left_out) = left_out {
+            log(&event, left_out);
+        }
         // Readers may be woken on this thread, whose wakers are anybody's code: not under the lock.
         let sender = self.sender.lock().clone();
         if let Some(sender) = sender {
@@ -219,6 +229,33 @@ impl EventSender {
     pub(crate) fn close(&self) {
         let sender = self.sender.lock().take();
         contain(|| drop(sender));
+        let left_out: u64 = self.lines.lock().drain().map(|(_, lines)| lines.left_out).sum();
+        if left_out > 0 {
+            contain(|| tracing::warn!("{left_out} lines about the spool were left out"));
+        }
+    }
+}
+
+/// The lines of one kind of events in the log.
+#[derive(Debug, Default)]
+struct Lines {
+    since: Option<Instant>,
+    count: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Whether the next line is written, and how many were left out before it.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= LINES_IN) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        if self.count > LINES {
+            self.left_out += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 
@@ -227,7 +264,10 @@ pub(crate) fn contain(code: impl FnOnce()) {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code));
 }
 
-fn log(event: &SpoolEvent) {
+fn log(event: &SpoolEvent, left_out: u64) {
+    if left_out > 0 {
+        contain(|| tracing::warn!("{left_out} lines like the next one were left out"));
+    }
     contain(|| match event {
         SpoolEvent::Filling { .. } | SpoolEvent::Emptied { .. } => tracing::info!("{event}"),
         SpoolEvent::Missed(_) => {}
@@ -241,6 +281,15 @@ fn log(event: &SpoolEvent) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_has_some_lines_of_each_kind_and_the_number_of_the_rest() {
+        let (mut lines, now) = (Lines::default(), Instant::now());
+        let written = (0..100).filter(|_| lines.next(now).is_some()).count();
+        assert_eq!((written, lines.left_out), (LINES as usize, 100 - u64::from(LINES)));
+        assert_eq!(lines.next(now + LINES_IN), Some(80));
+        assert_eq!(lines.next(now + LINES_IN), Some(0));
+    }
 
     #[tokio::test]
     async fn events_come_until_the_end_and_slow_readers_are_told() {

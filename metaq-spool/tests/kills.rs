@@ -15,11 +15,11 @@ use std::{
 use metaq_producer::{
     Message, Outcome, Partition, Producer, ProducerConfig, Topic, discovery::StaticDiscovery,
 };
-use metaq_spool::{Fsync, Sent, SpoolHandle, SpoolOptions, SpoolingProducer};
+use metaq_spool::{Fsync, OpenError, OpenErrorKind, Sent, SpoolHandle, SpoolOptions, SpoolingProducer};
 use metaq_testkit::{Broker, Fault, Requests};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::Command,
+    process::{Child, Command},
 };
 
 /// Names the child's folder, address, number and mode.
@@ -37,7 +37,14 @@ fn topic() -> Topic {
     "t".parse().unwrap()
 }
 
-async fn open(folder: &Path, addr: &str, is_ordered: bool) -> SpoolingProducer {
+async fn open(folder: &Path, addr: &str, mode: &str) -> SpoolingProducer {
+    let spool = try_open(folder, addr, mode).await.unwrap();
+    // Without the broker it is published in the background.
+    let _ = spool.publish_topic(&topic()).await;
+    spool
+}
+
+async fn try_open(folder: &Path, addr: &str, mode: &str) -> Result<SpoolingProducer, OpenError> {
     let view = metaq_producer::discovery::TopicView::new(topic());
     let view = view.with_broker(metaq_producer::BrokerId(0), addr.parse().unwrap(), PARTITIONS);
     let mut config = ProducerConfig::default();
@@ -45,11 +52,9 @@ async fn open(folder: &Path, addr: &str, is_ordered: bool) -> SpoolingProducer {
     config.publish_timeout = Duration::from_millis(300);
     let builder = Producer::builder().discovery(StaticDiscovery::new([view])).config(config);
     let mut options = SpoolOptions::new(folder);
-    (options.fsync, options.ordered, options.replay_window) = (Fsync::Never, is_ordered, WINDOW);
-    let spool = SpoolingProducer::open(builder.build().unwrap(), options).await.unwrap();
-    // Without the broker it is published in the background.
-    let _ = spool.publish_topic(&topic()).await;
-    spool
+    options.fsync = if mode == "forced" { Fsync::Each } else { Fsync::Never };
+    (options.ordered, options.replay_window) = (mode == "ordered", WINDOW);
+    SpoolingProducer::open(builder.build().unwrap(), options).await
 }
 
 /// The child: sends and reports until it is killed.
@@ -59,7 +64,7 @@ async fn child() {
     let [folder, addr, run, mode] = arguments.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{arguments}")
     };
-    let spool = open(Path::new(folder), addr, mode == "ordered").await;
+    let spool = open(Path::new(folder), addr, mode).await;
     let senders: Vec<_> =
         (0..PARTITIONS).map(|index| tokio::spawn(send(spool.clone(), run.to_owned(), index))).collect();
     for sender in senders {
@@ -89,11 +94,15 @@ async fn send(spool: SpoolingProducer, run: String, index: u32) {
     }
 }
 
-/// Starts the child, lets it live for a moment, and returns what it has reported.
-async fn run_child(arguments: &str, life: Duration) -> Vec<(String, String)> {
+fn start_child(arguments: &str) -> Child {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["--exact", "child", "--nocapture"]).env(CHILD, arguments);
-    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    child.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// Starts the child, lets it live for a moment, and returns what it has reported.
+async fn run_child(arguments: &str, life: Duration) -> Vec<(String, String)> {
+    let mut child = start_child(arguments);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut reported = Vec::new();
     let mut deadline = None;
@@ -158,7 +167,7 @@ async fn kill_again_and_again(mode: &str) {
         }
         faults.heal();
     }
-    let spool = open(folder.path(), &addr, mode == "ordered").await;
+    let spool = open(folder.path(), &addr, mode).await;
     assert!(!spool.stats().was_closed);
     assert_eq!(spool.drain(Duration::from_secs(60)).await, 0, "{:#?}", spool.stats());
     let stats = spool.stats();
@@ -199,4 +208,31 @@ async fn kills_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_keep_the_order() {
     kill_again_and_again("ordered").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_lose_nothing_that_is_forced_to_the_disk() {
+    kill_again_and_again("forced").await;
+}
+
+/// The folder is free as soon as the process that used it is gone, whatever its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_is_refused_until_the_first_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::builder().topic("t", PARTITIONS).start().await.unwrap();
+    broker.faults().plan(Requests::puts(), Fault::refuse(503, "busy"));
+    let addr = broker.addr().to_string();
+    let mut child = start_child(&format!("{} {addr} 0000 forced", folder.path().display()));
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().expect("the child runs").starts_with("spooled ") {}
+    let refused = try_open(folder.path(), &addr, "forced").await.unwrap_err();
+    assert_eq!((refused.kind(), refused.pid()), (OpenErrorKind::InUse, child.id()));
+    assert!(refused.to_string().contains(&format!("process {}", child.id().unwrap())), "{refused}");
+    child.kill().await.unwrap();
+    let spool = try_open(folder.path(), &addr, "forced").await.unwrap();
+    let stats = spool.stats();
+    assert!(!stats.was_closed && stats.recovered > 0, "{stats:#?}");
+    broker.faults().heal();
+    assert_eq!(spool.drain(Duration::from_secs(60)).await, 0);
+    spool.close(Duration::from_secs(1)).await;
 }

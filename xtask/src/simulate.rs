@@ -34,8 +34,7 @@ pub(crate) fn run(args: &[String]) -> bool {
         }
         succeeds(simulation.arg("--nocapture"))
     };
-    let producer =
-        ["metaq-producer", "--no-default-features", "--features", "mock", "--test", "simulation"];
+    let producer = ["metaq-producer", "--no-default-features", "--features", "mock", "--test", "simulation"];
     let of_producer = run(&producer, "promises_hold_whatever_happens", &[]);
     let of_spool = run(
         &["metaq-spool", "--lib"],

@@ -4,11 +4,7 @@ mod attempts;
 mod backoff;
 mod queue;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{
     future::BoxFuture,
@@ -105,7 +101,8 @@ impl Replay {
         if self.paused.len() > filled.len() {
             self.paused.retain(|id, _| filled.iter().any(|queue| queue.id == *id));
         }
-        let mut due: Vec<_> = filled.into_iter().filter(|queue| !self.active.contains_key(&queue.id)).collect();
+        let mut due: Vec<_> =
+            filled.into_iter().filter(|queue| !self.active.contains_key(&queue.id)).collect();
         // Those that were tried longest ago come first.
         due.sort_by_key(|queue| self.paused.get(&queue.id).map(|paused| paused.backoff.tried_at()));
         for queue in due {

@@ -151,7 +151,10 @@ impl Storage {
     }
 
     /// Reads what an earlier process has left, and marks the folder as in use.
-    fn prepare(options: &SpoolOptions, mut store: Box<dyn Store>) -> Result<(Arc<Common>, Writer), OpenError> {
+    fn prepare(
+        options: &SpoolOptions,
+        mut store: Box<dyn Store>,
+    ) -> Result<(Arc<Common>, Writer), OpenError> {
         let folder = &options.folder;
         let mut found = open::find(&*store).map_err(|error| read_failed(folder, error))?;
         let united = found.unite_queues(&mut *store);

@@ -50,7 +50,8 @@ impl Store for MemoryStore {
             return Err(io::Error::other("it was not reopened"));
         }
         let removes = |change: &Change| matches!(change, Change::Remove(key) if key.kind == Kind::Message);
-        let is_refused = memory.is_dead || memory.is_full || (memory.keeps_messages && changes.iter().any(removes));
+        let is_refused =
+            memory.is_dead || memory.is_full || (memory.keeps_messages && changes.iter().any(removes));
         let fails = is_refused || fastrand::f64() < memory.failing;
         if fails && (is_refused || fastrand::f64() >= memory.failing_after_commit) {
             memory.needs_reopening = true;

@@ -7,10 +7,7 @@ use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 
 use super::{SOON, append, finished, message, options, pinned, queue, read, start, topic};
-use crate::{
-    Fsync, Sent, SpoolOptions, SpoolStats, SpoolingProducer, WhenFull,
-    store::memory::MemoryStore,
-};
+use crate::{Fsync, Sent, SpoolOptions, SpoolStats, SpoolingProducer, WhenFull, store::memory::MemoryStore};
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
@@ -119,7 +116,10 @@ async fn closing_spools_what_is_sent_together() {
     until(|| refused.met() >= 500).await;
     spool.close(Duration::ZERO).await;
     for sent in all.await.unwrap() {
-        assert!(sent.as_ref().is_ok() || sent.as_ref().unwrap_err().outcome() == Outcome::Unknown, "{sent:?}");
+        assert!(
+            sent.as_ref().is_ok() || sent.as_ref().unwrap_err().outcome() == Outcome::Unknown,
+            "{sent:?}"
+        );
     }
 }
 
@@ -172,8 +172,16 @@ async fn closing_waits_for_no_turn_of_a_slow_replay() {
 async fn draining_ends_when_the_last_message_is_not_written() {
     let (registry, store) = (EmbeddedRegistry::new(), MemoryStore::default());
     let mut options = options();
-    options.fsync = Fsync::Interval(Duration::from_millis(300));
+    options.fsync = Fsync::Interval(2 * A_SECOND);
     let spool = open(&registry, options, &store, |_| ()).await;
+    // What comes next waits for the interval.
+    drop(spool.try_send(message("first")).unwrap());
+    until(|| spool.stats().waiting == 1).await;
+    let broker = broker(&registry, 4);
+    until(|| !payloads(&broker).is_empty()).await;
+    spool.flush().await;
+    drop(broker);
+    until(|| spool.stats().waiting == 0 && spool.producer().partitions(&topic()).is_empty()).await;
     store.0.lock().is_full = true;
     let handle = spool.try_send(message("a")).unwrap();
     let began = Instant::now();

@@ -237,7 +237,8 @@ impl Writer {
     }
 
     pub(super) fn apply(&mut self, batch: Batch) {
-        let Batch { rows, removed, placed, replayed, spooled, set_aside, dropped, damaged, drops, .. } = batch;
+        let Batch { rows, removed, placed, replayed, spooled, set_aside, dropped, damaged, drops, .. } =
+            batch;
         for (id, row) in rows {
             if let Some(state) = self.queues.get_mut(&id) {
                 state.row = row;
@@ -299,7 +300,8 @@ impl Writer {
     pub(super) fn close(&mut self) {
         let is_closed = self.finished.is_empty() && !self.common.may_repeat();
         // Those that an earlier process may have replayed, and that are still here.
-        let left = self.queues.values().filter(|state| state.row.messages > 0).map(|state| state.maybe_replayed);
+        let left =
+            self.queues.values().filter(|state| state.row.messages > 0).map(|state| state.maybe_replayed);
         let window = if is_closed { left.max().unwrap_or(0) } else { self.state.window };
         let state = StateRow {
             serial: self.state.serial + 1,

@@ -56,9 +56,9 @@ impl Writer {
                 continue;
             }
             self.remove(&mut batch, from.id, number, *bytes);
-            self.queues.entry(to.id).or_insert_with(|| {
-                QueueState::new(QueueRow::new(to.key.clone(), number), Arc::clone(to))
-            });
+            self.queues
+                .entry(to.id)
+                .or_insert_with(|| QueueState::new(QueueRow::new(to.key.clone(), number), Arc::clone(to)));
             let of_queue = self.row(&mut batch, to.id);
             of_queue.messages += 1;
             of_queue.bytes += row.len() as u64;

@@ -142,8 +142,7 @@ impl Simulation {
         }
         let totals = &self.totals;
         // A message that is dropped or set aside after it was doubled is not counted as that.
-        let counted =
-            totals.maybe_duplicates + totals.unknown_attempts + totals.dropped + totals.set_aside;
+        let counted = totals.maybe_duplicates + totals.unknown_attempts + totals.dropped + totals.set_aside;
         assert!(messages <= counted, "{messages} messages are stored twice, and {totals:?}");
         let queues = TOPICS.len() * (1 + self.lives.len() * 2);
         let window = self.options.replay_window as u64 * queues as u64;
@@ -160,7 +159,8 @@ impl Simulation {
         for ((_, life, _), stored) in &self.stored {
             let number = number_in(&stored.payload);
             let is_known = matches!(self.offers[&number].fate, Fate::Stored | Fate::Spooled(_));
-            if let (Some(lane), true) = (self.lanes.get(&number), is_known && !self.may_repeat.contains(&number))
+            if let (Some(lane), true) =
+                (self.lanes.get(&number), is_known && !self.may_repeat.contains(&number))
             {
                 let stored = (stored.partition, *life, stored.offset, number);
                 lanes.entry(lane).or_default().push(stored);

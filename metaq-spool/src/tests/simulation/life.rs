@@ -23,8 +23,8 @@ use tokio::{
 
 use super::log::note;
 use crate::{
-    Fsync, ReplayListener, Sent, SpoolId, SpoolOptions, SpoolSendError, SpoolStats, SpoolingProducer, WhenFull,
-    record,
+    Fsync, ReplayListener, Sent, SpoolId, SpoolOptions, SpoolSendError, SpoolStats, SpoolingProducer,
+    WhenFull, record,
     storage::{Common, Storage},
     store::{Key, Kind, memory::MemoryStore},
 };
@@ -584,7 +584,10 @@ impl Simulation {
         assert_eq!(stats.recovered, waiting);
         assert!(!was_killed || !stats.was_closed);
         self.program = Some(program);
-        note(format_args!("program {} has opened the spool, in which {waiting} messages wait", self.programs));
+        note(format_args!(
+            "program {} has opened the spool, in which {waiting} messages wait",
+            self.programs
+        ));
         self.durable = self.store.0.lock().rows.clone();
         self.publish().await;
     }

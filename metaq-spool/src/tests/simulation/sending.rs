@@ -28,7 +28,12 @@ impl Simulation {
                 message.with_partition(Partition::new(broker, self.rng.i32(0..PARTITIONS)))
             }
         };
-        note(format_args!("{number} is for {} {:?} {:?}", message.topic(), message.partition(), message.key()));
+        note(format_args!(
+            "{number} is for {} {:?} {:?}",
+            message.topic(),
+            message.partition(),
+            message.key()
+        ));
         let lane = match (message.partition(), message.key()) {
             (Some(partition), _) => Some(partition.to_string()),
             (None, Some(key)) if self.is_configured && topic == 0 => Some(format!("{key:?}")),
@@ -76,7 +81,8 @@ impl Simulation {
                 }
                 4 => {
                     let (number, message) = self.next_message();
-                    let accepted = timeout(DONE, spool.enqueue(message)).await.expect("it is accepted or not");
+                    let accepted =
+                        timeout(DONE, spool.enqueue(message)).await.expect("it is accepted or not");
                     note(format_args!("the handle of {number} is dropped: {}", accepted.is_ok()));
                     self.count_offered();
                     match accepted {
