@@ -9,6 +9,7 @@ mod reliability;
 mod rules;
 mod scale;
 mod simulate;
+mod suites;
 mod tally;
 mod test;
 mod tidy;

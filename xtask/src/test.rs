@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    cargo_command, fast, fetch_peers, protoc, say, simulate,
+    cargo_command, fast, fetch_peers, protoc, say, simulate, suites,
     tally::{Program, Tally},
     times::{self, Times},
 };
@@ -21,6 +21,16 @@ pub(crate) const EVEN_IF_FAILED: &str = "--no-fail-fast";
 /// Has tests of real peers skipped; see `metaq_testkit::peers`.
 pub(crate) const PEERS: &str = "METAQ_PEERS";
 
+/// Programs that have the machine to themselves, by packages and the beginnings of their names: they measure
+/// time or memory.
+const ALONE: [&str; 5] = [
+    "metaq-producer reliability",
+    "metaq-spool reliability_",
+    "metaq-cli reliability_",
+    "metaq-discovery scale",
+    "bench ",
+];
+
 /// The number of programs that the end of a run names as the slowest.
 const SLOWEST: usize = 12;
 
@@ -28,23 +38,53 @@ const SLOWEST: usize = 12;
 pub(crate) fn run(args: &[String]) -> bool {
     match args {
         [option, names @ ..] if option == "--fast" => fast::run(names),
-        _ => everything(args),
+        [] => everything(),
+        _ => chosen(args),
     }
 }
 
-/// Runs all tests, with real peers, one program after another.
-fn everything(args: &[String]) -> bool {
-    let is_all = args.is_empty();
+/// Runs all tests, with real peers: first the programs that can run beside others, then the rest, and the
+/// simulations.
+fn everything() -> bool {
     let mut times = Times::read("test");
-    if is_all {
-        say(&format!(
-            "running all tests, those with real peers included, then the simulation; {} (`cargo xtask test --fast` \
-             takes about two minutes)\n",
-            times.last()
-        ));
-    } else {
-        say(&format!("running tests: cargo {} {}\n", ALL.join(" "), args.join(" ")));
+    say(&format!(
+        "running all tests, those with real peers included, then the simulation; {} (`cargo xtask test --fast` \
+         takes about two minutes)\n",
+        times.last()
+    ));
+    if !fetch_peers() {
+        return false;
     }
+    let Some(mut suites) = suites::build_or_explain() else { return false };
+    // The longest first, so that none is left alone at the end; new ones may be long.
+    suites.sort_by_key(|suite| std::cmp::Reverse(times.get(&suite.name).unwrap_or(Duration::MAX)));
+    let (alone, together): (Vec<_>, Vec<_>) =
+        suites.into_iter().partition(|suite| ALONE.iter().any(|begin| suite.name.starts_with(begin)));
+    let began = Instant::now();
+    let (mut tally, mut took) = (Tally::default(), Vec::new());
+    for (suites, workers) in [(together, cores()), (alone, 1)] {
+        // A variable that is left from another run must not skip anything.
+        let prepare = |command: &mut Command| _ = command.env_remove(PEERS);
+        suites::run_all(suites, workers, prepare, |done| {
+            done.report(&mut tally, true);
+            times.set(&done.suite.name, done.took);
+            took.push((done.suite.name, done.took));
+        });
+    }
+    let simulation = Instant::now();
+    if !simulate::run(&[]) {
+        tally.add_failure("cargo xtask simulate");
+    }
+    took.push(("cargo xtask simulate".to_owned(), simulation.elapsed()));
+    times.set(times::ALL, began.elapsed());
+    times.write();
+    say(&format!("\nthe slowest: {}\n", slowest(took)));
+    finish(&tally, began.elapsed())
+}
+
+/// Runs what `cargo test` runs with these arguments, one program after another.
+fn chosen(args: &[String]) -> bool {
+    say(&format!("running tests: cargo {} {}\n", ALL.join(" "), args.join(" ")));
     if !fetch_peers() {
         return false;
     }
@@ -60,30 +100,23 @@ fn everything(args: &[String]) -> bool {
     }
     let began = Instant::now();
     let mut command = cargo_for_tests();
-    // A variable that is left from another run must not skip anything.
     command
         .args(ALL)
         .arg(EVEN_IF_FAILED)
         .args(args.iter().filter(|arg| *arg != EVEN_IF_FAILED))
         .env_remove(PEERS);
-    let (mut tally, mut took) = match stream(command) {
-        Ok(done) => done,
+    match stream(command) {
+        Ok(tally) => finish(&tally, began.elapsed()),
         Err(error) => {
             say(&format!("cargo can't be run: {error}\n"));
-            return false;
+            false
         }
-    };
-    if is_all {
-        let began = Instant::now();
-        if !simulate::run(&[]) {
-            tally.add_failure("cargo xtask simulate");
-        }
-        took.push(("cargo xtask simulate".to_owned(), began.elapsed()));
-        say(&format!("\nthe slowest: {}\n", slowest(took)));
-        times.set(times::ALL, began.elapsed());
-        times.write();
     }
-    finish(&tally, began.elapsed())
+}
+
+/// The number of programs that run at a time beside each other.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Prints the summary; true when all passed.
@@ -111,17 +144,15 @@ pub(crate) fn cargo_for_tests() -> Command {
     command
 }
 
-/// Runs cargo, which runs test programs, and shows what they print as it comes. Returns the time that each
-/// program took as well.
-fn stream(mut command: Command) -> io::Result<(Tally, Vec<(String, Duration)>)> {
+/// Runs cargo, which runs test programs, and shows what they print as it comes.
+fn stream(mut command: Command) -> io::Result<Tally> {
     // One pipe for both, so that the order of the lines is kept.
     let (output, writer) = io::pipe()?;
     let mut running = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
     // It holds the writing end, without which the output ends with cargo.
     drop(command);
-    let (mut tally, mut took) = (Tally::default(), Vec::new());
+    let mut tally = Tally::default();
     let mut program: Option<Program> = None;
-    let mut began = Instant::now();
     for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         // A reader that has gone doesn't end the tests.
@@ -129,11 +160,8 @@ fn stream(mut command: Command) -> io::Result<(Tally, Vec<(String, Duration)>)> 
         if let Some(name) = program_of(&line) {
             let before = program.replace(Program::new(&name));
             before.into_iter().for_each(|before| tally.add(before, true));
-            took.push((name, Duration::ZERO));
-            began = Instant::now();
         } else if let Some(program) = &mut program {
             program.line(&line);
-            took.iter_mut().last().into_iter().for_each(|last| last.1 = began.elapsed());
         }
     }
     let status = running.wait()?;
@@ -141,7 +169,7 @@ fn stream(mut command: Command) -> io::Result<(Tally, Vec<(String, Duration)>)> 
     if !status.success() && tally.is_passed() {
         tally.add_failure("cargo test");
     }
-    Ok((tally, took))
+    Ok(tally)
 }
 
 /// Names the programs that took the most time.

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{cargo_command, fast, protoc, say, tally::Program, target, test};
+use crate::{cargo_command, protoc, say, suites, tally::Program, target, test};
 use packed::Packed;
 
 /// A crate that is published.
@@ -248,7 +248,7 @@ impl Check {
         command.env("CARGO_TARGET_DIR", &self.target);
         let name = format!("{command:?}");
         let (output, is_success) =
-            fast::output(command).map_err(|error| format!("{name} can't be run: {error}"))?;
+            suites::output(command).map_err(|error| format!("{name} can't be run: {error}"))?;
         if is_success { Ok(output) } else { Err(format!("{output}\n{name} failed")) }
     }
 }
