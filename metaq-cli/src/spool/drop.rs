@@ -11,11 +11,11 @@ use crate::{display::OutputForm, exit_status::EXIT_DONE, report::count_messages}
 /// The most messages that are removed at a time, and the most bytes of their payloads.
 const PORTION: (usize, usize) = (1000, 8 << 20);
 
-/// Removes messages for good: those with these numbers, those that were set aside, or all. Without --yes it
-/// only says how many.
+/// Removes messages for good.
 ///
-/// Prints {"dropped":N,"left":M} with --output json, and the two numbers with --output plain. A number that
-/// the folder doesn't have is wrong usage, and nothing is removed.
+/// They are named by their numbers, by --set-aside or by --all. Without --yes it only says how
+/// many they are. Prints {"dropped":N,"left":M} with --output json, and the two numbers with
+/// --output plain. A number that the folder doesn't have is wrong usage, and nothing is removed.
 ///
 /// Examples:
 ///   metaq spool drop /var/spool/orders 17 18 --yes
@@ -30,14 +30,14 @@ const PORTION: (usize, usize) = (1000, 8 << 20);
 pub(super) struct Args {
     /// The folder
     folder: PathBuf,
-    #[command(flatten)]
-    selection: Selection,
     /// All messages, or all of --topic and --partition
     #[arg(long)]
     all: bool,
     /// Removes them; there is no way back
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 #[derive(Serialize)]

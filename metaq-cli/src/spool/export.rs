@@ -7,13 +7,14 @@ use serde::Serialize;
 use super::{Printer, failed, open, select::Selection, show::Parts, unreadable};
 use crate::exit_status::EXIT_DONE;
 
-/// Prints messages as lines of JSON that produce --json-lines takes:
-/// {"topic":"orders","partition":"0-1","key":"k","attribute":"a","data":"…"}
-/// with data_b64 and key_b64 where they are not UTF-8, and without what a message doesn't have.
+/// Prints messages as lines of JSON that produce --json-lines takes.
 ///
-/// produce sends to the topics of its own options: export one topic at a time with --topic. Messages that
-/// were set aside come last; --waiting leaves them out. Nothing is removed from the folder: see drop.
-/// Messages that are damaged are counted on stderr, and the status is 9.
+/// A line is {"topic":"orders","partition":"0-1","key":"k","attribute":"a","data":"…"}, with
+/// data_b64 and key_b64 where these are not UTF-8, and without what a message doesn't have.
+///
+/// produce sends to the topics of its own options: export one topic at a time with --topic.
+/// Messages that were set aside come last; --waiting leaves them out. Nothing is removed from the
+/// folder: see drop. Messages that are damaged are counted on stderr, and the status is 9.
 ///
 /// Examples:
 ///   metaq spool export /var/spool/orders --topic orders > orders.jsonl
@@ -23,11 +24,11 @@ use crate::exit_status::EXIT_DONE;
 pub(super) struct Args {
     /// The folder
     folder: PathBuf,
-    #[command(flatten)]
-    selection: Selection,
     /// Leaves out messages that were set aside
     #[arg(long, conflicts_with_all = ["set_aside", "ids"])]
     waiting: bool,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 #[derive(Serialize)]

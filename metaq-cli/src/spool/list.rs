@@ -12,10 +12,10 @@ use crate::{display::OutputForm, exit_status::EXIT_DONE, look::Table, report::co
 /// The number of different reasons that are kept of each topic and partition.
 const MAX_REASONS: usize = 20;
 
-/// Lists what each topic and partition holds: messages that wait, their bytes, the age of the oldest, and
-/// those that were set aside, with the reasons.
+/// Lists what each topic and partition holds.
 ///
-/// With --json it prints one line for each:
+/// It shows messages that wait, their bytes, the age of the oldest, and the messages that were set
+/// aside, with the reasons. With --json it prints one line for each:
 /// {"topic":"orders","partition":"0-1","messages":2,"bytes":96,"oldest_age_s":12.5,
 /// "set_aside":1,"reasons":[{"reason":"…","messages":1}]}
 /// where partition is null for messages that name none, and topic for damaged ones.

@@ -25,10 +25,11 @@ use crate::{
     stderr::{print_error, print_message},
 };
 
-/// Lists, shows, sends, exports and drops what a folder of produce --spool, or of a program, holds.
+/// Lists, shows, sends, exports and drops what a spool's folder holds.
 ///
-/// One program can use a folder at a time: while one does, these commands name its process, and do nothing.
-/// The status is 2 then, and for a folder that holds no spool.
+/// The folder is that of produce --spool, or of a program. One process can use it at a time:
+/// while one does, these commands name it, and do nothing. The status is 2 then, and for a folder
+/// that holds no spool.
 ///
 /// Examples:
 ///   metaq spool ls /var/spool/orders

@@ -39,20 +39,21 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Sends what a folder holds, and removes what brokers have acknowledged.
 ///
 /// Prints one line of JSON for each message, as produce --spool does:
-/// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}
-/// or {"spooled":"ID","error":{"kind":"set-aside","outcome":"rejected","message":"…"}} for one that brokers
-/// refuse for good, which stays in the folder.
+/// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}, or
+/// {"spooled":"ID","error":{"kind":"set-aside","outcome":"rejected","message":"…"}}
+/// for one that brokers refuse for good, which stays in the folder.
 ///
-/// It ends when no message waits any more, or when none could be sent for the time of --wait. The status is 0
-/// if no message is left that waits, and none was set aside, which gives 7. Else it is 4, 5, 6 or 7 by the
-/// reason that messages are left for, or 3. What is left is named on stderr, and stays in the folder.
+/// It ends when no message waits any more, or when none could be sent for the time of --wait. The
+/// status is 0 if none waits any more, and 7 if messages were set aside in this run. If some are
+/// left, it is 4, 5, 6 or 7 by the reason, or else 3; they stay in the folder, and stderr names
+/// the reason.
 ///
-/// The first SIGHUP, SIGINT or SIGTERM ends it; what is in flight gets its line within --timeout. A second
-/// one ends it at once.
+/// The first SIGHUP, SIGINT or SIGTERM ends it; what is in flight gets its line within --timeout.
+/// A second one ends it at once.
 ///
 /// Examples:
 ///   metaq spool replay /var/spool/orders -b zk://zk1:2181,zk2:2181/meta
-///   metaq spool replay /var/spool/orders -b meta://broker:8123 --set-aside --wait 1m --output human
+///   metaq spool replay /var/spool/orders -b meta://broker:8123 --set-aside --wait 1m
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {

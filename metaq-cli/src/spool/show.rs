@@ -17,11 +17,12 @@ const MAX_SHOWN: usize = 60;
 /// Prints messages, those that wait first, then those that were set aside.
 ///
 /// The formats:
-///   text  a line with the message's number, topic, partition ("any" if it names none), age, number of
-///         refusals, bytes and the beginning of its payload, and a line with the reason if it was set aside
+///   text  a line with number, topic, partition ("any" if the message names none), age, attribute,
+///         key, bytes and the beginning of the payload; if it was set aside, also the number of
+///         refusals and the reason
 ///   json  {"id":"17","topic":"orders","partition":"0-1","age_s":12.5,"attempts":5,"reason":"…",
-///         "key":null,"attribute":null,"data":"…"} in one line, with data_b64 and key_b64 where they are not
-///         UTF-8; attempts and reason are null while it waits
+///         "key":"k","attribute":"a","data":"…"} in one line, with data_b64 and key_b64 where
+///         these are not UTF-8; attempts and reason are null while it waits
 ///   hex   the line of text, and the payload in rows of 16 bytes
 ///   raw   the payload and a line feed
 ///
@@ -36,8 +37,6 @@ const MAX_SHOWN: usize = 60;
 pub(super) struct Args {
     /// The folder
     folder: PathBuf,
-    #[command(flatten)]
-    selection: Selection,
     /// Stops after this number of messages
     #[arg(short = 'n', long = "count", value_name = "COUNT")]
     count: Option<u64>,
@@ -47,6 +46,8 @@ pub(super) struct Args {
     /// The same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

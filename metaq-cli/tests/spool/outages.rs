@@ -154,6 +154,8 @@ async fn keys_and_partitions_are_kept_in_the_folder() {
                   {\"data\":\"b\",\"partition\":\"0-1\"}\n{\"data\":\"c\",\"key\":\"k\"}\n";
     let finished = Metaq::start(&produce(&cluster, path, &["--json-lines"])).finish(input).await;
     assert_eq!((finished.status, counts(&finished.json())), (0, [0, 4, 0, 0]), "{}", finished.stdout);
+    let finished = Metaq::start(&produce(&cluster, path, &["-p", "0-5", "-a", "y"])).finish(b"d\n").await;
+    assert_eq!((finished.status, counts(&finished.json())), (0, [0, 1, 0, 0]), "{}", finished.stdout);
     let broker = Broker::builder().id(0).topic("t", 8).start().await.unwrap();
     let cluster = broker.addr().to_string();
     let finished = Metaq::start(&produce(&cluster, path, &["--drain", "60s"])).finish(b"").await;
@@ -161,6 +163,7 @@ async fn keys_and_partitions_are_kept_in_the_folder() {
     let stored = broker.messages("t");
     let find = |payload: &[u8]| stored.iter().find(|stored| stored.payload == payload).unwrap();
     assert_eq!(find(b"a").partition, find(b"c").partition);
-    assert_eq!((find(b"b").partition.index, stored.len()), (1, 4));
+    assert_eq!((find(b"b").partition.index, find(b"d").partition.index, stored.len()), (1, 5, 5));
+    assert_eq!(find(b"d").attribute.as_deref(), Some("y"));
     assert_eq!(find(b"\xff").attribute.as_deref(), Some("x"));
 }

@@ -76,6 +76,30 @@ async fn lines_behind_a_silent_broker_are_spooled_at_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn lines_in_a_queue_are_spooled_at_a_signal_after_the_end() {
+    let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
+    let silent = broker.faults().plan(Requests::puts(), Fault::Ignore);
+    let (cluster, partition) = (broker.addr().to_string(), format!("{}-0", broker.id()));
+    let input = folder.path().join("input");
+    std::fs::write(&input, "x\n".repeat(100)).unwrap();
+    let path = folder.path().join("spool");
+    let args = ["--ordered", "-p", &partition, "--timeout", "2s", text(&input)];
+    let mut metaq = std::process::Command::new(env!("CARGO_BIN_EXE_metaq"));
+    metaq.args(produce(&cluster, &path, &args)).stdin(Stdio::null());
+    let metaq = Running::start(metaq.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    wait_until(|| silent.met() > 0).await;
+    metaq.signal(Signal::SIGTERM);
+    let output = metaq.output().await;
+    let lines = json_lines(&output.stdout);
+    assert_eq!(output.status.code(), Some(143), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(line_numbers(&lines), (1..=100).collect::<Vec<_>>());
+    // One at a time was with the broker, and none was given up.
+    let given_up = lines.iter().filter(|line| line["error"]["kind"] == "stopped").count();
+    let [live, spooled, failed, _] = counts(&lines);
+    assert!(live == 0 && given_up == 0 && failed < 20 && spooled > 80, "{given_up} {:?}", counts(&lines));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_line_that_was_not_read_to_its_end_is_not_spooled() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = nowhere();
