@@ -98,7 +98,8 @@ async fn the_status_names_why_messages_are_left() {
         if let Some(fault) = fault {
             broker.faults().plan(Requests::puts(), fault);
         }
-        let args = ["replay", text(folder.path()), "-b", cluster, "--timeout", "500ms", "--wait", "3s"];
+        let args = ["replay", text(folder.path()), "-b", cluster, "--timeout", "3s", "--wait", "7s"];
+        let args = [&args[..], &["-X", "retry.max_attempts=1"]].concat();
         let finished = spool(&args).await;
         assert_eq!((finished.status, &*finished.stdout), (status, ""), "{cluster}: {}", finished.stderr);
         assert!(finished.stderr.contains(said), "{status}: {}", finished.stderr);

@@ -16,13 +16,17 @@ use crate::{
 
 /// Starts `metaq` on one end of a pipe, writes lines of six bytes, has the signal sent when `is_time`, and
 /// checks that each byte that was taken is in a line of the report. Returns the lines.
-async fn stopped(args: &[&str], signal: Signal, is_time: impl FnMut() -> bool) -> Vec<serde_json::Value> {
-    const LINES: usize = 10_000;
+async fn stopped(
+    args: &[&str],
+    count: usize,
+    signal: Signal,
+    is_time: impl FnMut() -> bool,
+) -> Vec<serde_json::Value> {
     let (mut reader, mut writer) = std::io::pipe().unwrap();
     let mut metaq = std::process::Command::new(env!("CARGO_BIN_EXE_metaq"));
     metaq.args(args).stdin(reader.try_clone().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let metaq = Running::start(&mut metaq);
-    let input: String = (1..=LINES).map(|n| format!("{n:05}\n")).collect();
+    let input: String = (1..=count).map(|n| format!("{n:05}\n")).collect();
     writer.write_all(input.as_bytes()).unwrap();
     wait_until(is_time).await;
     metaq.signal(signal);
@@ -30,7 +34,7 @@ async fn stopped(args: &[&str], signal: Signal, is_time: impl FnMut() -> bool) -
     drop(writer);
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).unwrap();
-    let taken = LINES * 6 - rest.len();
+    let taken = count * 6 - rest.len();
     assert_eq!(
         output.status.code(),
         Some(128 + signal as i32),
@@ -50,7 +54,7 @@ async fn every_line_that_was_taken_is_spooled_at_a_signal() {
         let file = folder.path().join("spool.redb");
         let args = produce(&cluster, folder.path(), &["--in-flight", "16"]);
         // By then it reads, or is about to.
-        let lines = stopped(&args, signal, || file.exists()).await;
+        let lines = stopped(&args, 2000, signal, || file.exists()).await;
         let [stored, spooled, failed, replayed] = counts(&lines);
         assert!(stored == 0 && replayed == 0 && failed == 0, "{:?}", counts(&lines));
         let listed = spool(&["ls", text(folder.path()), "--json"]).await.json();
@@ -66,7 +70,7 @@ async fn lines_behind_a_silent_broker_are_spooled_at_a_signal() {
     let cluster = broker.addr().to_string();
     let args = ["--in-flight", "8", "--timeout", "2s", "--spool-fsync", "never"];
     let args = produce(&cluster, folder.path(), &args);
-    let lines = stopped(&args, Signal::SIGTERM, || silent.met() > 0).await;
+    let lines = stopped(&args, 300, Signal::SIGTERM, || silent.met() > 0).await;
     let [live, spooled, failed, _] = counts(&lines);
     // What the broker may have is unknown, and nothing else has failed.
     let unknown = lines.iter().filter(|line| line["error"]["outcome"] == "unknown").count();
