@@ -28,8 +28,8 @@ impl ProducerConfig {
     ///
     /// # Errors
     /// When the text isn't TOML, names an option that there isn't, or has a value that is none; with the
-    /// option, the place, and the form that the value has to have. Whether the values make sense is asked by [`validate`](Self::validate), and when the producer
-    /// is built.
+    /// option, the place, and the form that the value has to have. Whether the values make sense is asked by
+    /// [`validate`](Self::validate), and when the producer is built.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let wrong = |option, error| ConfigError { problem: Problem::Toml { option, error } };
         let file = toml::Deserializer::parse(text).map_err(|error| wrong(None, error))?;

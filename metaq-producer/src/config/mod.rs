@@ -124,8 +124,9 @@ pub struct ProducerConfig {
     /// next message begins anew, after a pause that it waits for, too: 100 ms after the first failed attempt,
     /// twice as long after each further one, up to 1 s or a third of `send_timeout`. A failure is forgotten
     /// after 10 s, and [`publish_topic`](crate::Producer::publish_topic) begins at once.
-    /// A message that is [too large](Self::max_message_size) publishes nothing. [`try_send`](crate::Producer::try_send) begins as well, and fails with
-    /// `NotConnected` until the topic is published. Messages of transactions publish nothing.
+    /// [`try_send`](crate::Producer::try_send) begins as well, and fails with `NotConnected` until the topic
+    /// is published. Messages of transactions publish nothing, nor does one that is [too
+    /// large](Self::max_message_size).
     ///
     /// With a [`default_topic`](Self::default_topic) that one alone is published so: it takes the messages to
     /// all topics that are not published. [`unpublish_topic`](crate::Producer::unpublish_topic) takes it

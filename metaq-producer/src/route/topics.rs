@@ -284,8 +284,8 @@ impl Topics {
         held.ok().map(|_| Pending { topics: self, topic })
     }
 
-    /// Adds a hold of this kind unless that isn't allowed, and the topic if it is not there or has failed; for
-    /// a message, with a pause if it has failed lately.
+    /// Adds a hold of this kind unless that isn't allowed, and the topic if it is not there or has failed;
+    /// for a message, with a pause if it has failed lately.
     pub(super) fn hold_with(
         &self,
         topic: &Topic,

@@ -72,8 +72,12 @@ impl PartitionSelector for LatencySelector {
     fn select(&self, _: &Topic, partitions: &[Partition], _: &Message) -> Option<Partition> {
         let now = Instant::now();
         let mut shares = self.shares.lock();
-        let fresh = shares.take().filter(|shares| shares.hold_for(partitions, now));
-        shares.insert(fresh.unwrap_or_else(|| Shares::new(partitions, &self.latencies.lock(), now))).draw()
+        if let Some(fresh) = shares.as_ref().filter(|shares| shares.hold_for(partitions, now))
+            && let Some(drawn) = fresh.draw(partitions)
+        {
+            return Some(drawn);
+        }
+        shares.insert(Shares::new(partitions, &self.latencies.lock(), now)).draw(partitions)
     }
 
     fn for_topic(&self, _: &Topic) -> Option<Box<dyn PartitionSelector>> {
@@ -136,15 +140,20 @@ impl Latencies {
 }
 
 /// The share of messages that the partitions of each broker get.
+///
+/// It does not keep the partitions, of which there may be thousands: to compare them would cost each message
+/// more than all else. That the ones of a broker are where they were is looked up when one is drawn.
 #[derive(Debug)]
 struct Shares {
-    partitions: Vec<Partition>,
+    /// The number of all partitions.
+    partitions: usize,
     brokers: Vec<Share>,
     made: Instant,
 }
 
 #[derive(Debug)]
 struct Share {
+    broker: BrokerId,
     /// The positions of the broker's partitions.
     first: usize,
     count: usize,
@@ -165,22 +174,35 @@ impl Shares {
                 (fastest / latency).clamp(LEAST_SHARE, 1.0)
             });
             up_to += weight * group.len() as f64;
-            let share = Share { first, count: group.len(), up_to };
+            let broker = group.first().map_or(BrokerId::UNKNOWN, |partition| partition.broker);
+            let share = Share { broker, first, count: group.len(), up_to };
             first += group.len();
             share
         });
-        Self { brokers: brokers.collect(), partitions: partitions.to_vec(), made: now }
+        Self { brokers: brokers.collect(), partitions: partitions.len(), made: now }
     }
 
     fn hold_for(&self, partitions: &[Partition], now: Instant) -> bool {
-        now.saturating_duration_since(self.made) < REFRESH && self.partitions == partitions
+        now.saturating_duration_since(self.made) < REFRESH && self.partitions == partitions.len()
     }
 
-    fn draw(&self) -> Option<Partition> {
+    /// Draws one of `partitions`. None if they are others than those that the shares were made of, as far as
+    /// the broker that is drawn is concerned.
+    fn draw(&self, partitions: &[Partition]) -> Option<Partition> {
         let last = self.brokers.last()?;
         let drawn = fastrand::f64() * last.up_to;
-        let share = self.brokers.iter().find(|share| drawn < share.up_to).unwrap_or(last);
-        self.partitions.get(share.first + fastrand::usize(..share.count.max(1))).copied()
+        let share =
+            self.brokers.get(self.brokers.partition_point(|share| share.up_to <= drawn)).unwrap_or(last);
+        // They are sorted: between a first and a last one of a broker there are no others.
+        let group = partitions.get(share.first..share.first + share.count)?;
+        let is_of_broker =
+            |partition: Option<&Partition>| partition.is_some_and(|it| it.broker == share.broker);
+        let is_whole = is_of_broker(group.first())
+            && is_of_broker(group.last())
+            && !is_of_broker(share.first.checked_sub(1).and_then(|before| partitions.get(before)))
+            && !is_of_broker(partitions.get(share.first + share.count));
+        let place = fastrand::usize(..share.count.max(1));
+        group.get(place).filter(|_| is_whole).copied()
     }
 }
 
@@ -288,6 +310,22 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(selector.latencies.lock().brokers.len(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shares_are_not_used_for_another_list_of_that_length() {
+        fastrand::seed(7);
+        let (first, second) = (partitions(&[4, 1]), partitions(&[1, 4]));
+        let selector = LatencySelector::new();
+        observe(&selector, 0, MS, Ok(()));
+        observe(&selector, 1, 100 * MS, Ok(()));
+        let mut of_slow = 0;
+        for _ in 0..2000 {
+            // Time stands still, so shares that are made hold.
+            assert!(select(&selector, &first).is_some_and(|chosen| first.contains(&chosen)));
+            of_slow += i32::from(select(&selector, &second).is_some_and(|chosen| chosen.broker.0 == 1));
+        }
+        assert!(of_slow < 400, "{of_slow} of 2000 went to the slow broker, which is to have 77");
     }
 
     proptest! {

@@ -59,6 +59,9 @@ pub trait PartitionSelector: Send + Sync {
     /// names and that is not connected. A partition that is not configured, of a broker that the registry
     /// does not name, ends the message with [`NoPartition`](crate::SendErrorKind::NoPartition).
     ///
+    /// There may be thousands of partitions, and a selector that looks at each of them does so for each
+    /// message. They are sorted, so one is found by `binary_search`.
+    ///
     /// Within a transaction, `partitions` are those of the transaction's broker only. For the first message
     /// of a local transaction they are those of the connected brokers that did not fail lately, if there are
     /// any. So a hash modulo the length of the list chooses others than outside of transactions. A partition
@@ -80,9 +83,16 @@ pub trait PartitionSelector: Send + Sync {
         self.select(topic, partitions, message)
     }
 
-    /// A selector for `topic` alone, for selectors that keep a state for each topic. Called once when the
-    /// topic is published; a panic propagates to the caller that publishes it. The default is none: this
-    /// selector is asked for all topics.
+    /// A selector for `topic` alone, for selectors that keep a state for each topic. The default is none:
+    /// this selector is asked for all topics.
+    ///
+    /// Called when a topic is published, by the program or by its first message, and again when it is
+    /// published anew, after it was taken back or could not be published: its state begins anew then. Where
+    /// several callers publish a topic at the same time, each may call it, and one of the selectors is used.
+    /// The list of partitions that the selector is asked about is that of the topic, also where it is
+    /// [configured](crate::config::PartitionSet). A panic propagates to the caller of
+    /// [`publish_topic`](crate::Producer::publish_topic); it ends a message that publishes its topic
+    /// with [`NoPartition`](crate::SendErrorKind::NoPartition).
     fn for_topic(&self, topic: &Topic) -> Option<Box<dyn PartitionSelector>> {
         let _ = topic;
         None

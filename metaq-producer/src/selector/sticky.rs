@@ -16,6 +16,12 @@ use crate::{Message, deadline};
 /// both sides work. In the long run all partitions get the same share. When the partition can't take a
 /// message, because its broker is gone, failed lately or has no capacity, it moves at once.
 ///
+/// Among [configured](crate::config::PartitionSet) partitions it stays with one that is away as with any
+/// other: a selector does not learn which of them are there, so the messages of that stay, 128 by default,
+/// wait for the partition within their timeouts. Configured partitions suit selectors by key.
+///
+/// Each topic has a stay of its own.
+///
 /// ```
 /// use std::time::Duration;
 /// use metaq_producer::{Producer, selector::StickySelector};
@@ -69,7 +75,8 @@ impl StickySelector {
 
     /// Draws a partition other than `last`, if there is another.
     fn move_on(&self, partitions: &[Partition], last: Option<Partition>, now: Instant) -> Option<Stay> {
-        let place = last.and_then(|last| partitions.iter().position(|partition| *partition == last));
+        // They are sorted. There may be thousands, and it is asked again while the one that it draws is away.
+        let place = last.and_then(|last| partitions.binary_search(&last).ok());
         let drawn = match (place, partitions.len()) {
             (_, 0) => return None,
             (Some(place), others @ 2..) => (place + fastrand::usize(1..others)) % others,
