@@ -126,3 +126,48 @@ pub(crate) fn log_has_colors() -> bool {
         }
     }
 }
+
+/// Wraps lines that are longer than the terminal is wide, if stdout is one: what follows is indented by
+/// `indent`.
+pub(crate) fn wrapped(text: &str, indent: usize) -> String {
+    let size = if io::stdout().is_terminal() { terminal_size::terminal_size() } else { None };
+    match size {
+        Some((terminal_size::Width(width), _)) => wrapped_at(text, indent, width.into()),
+        None => text.to_owned(),
+    }
+}
+
+/// Wraps lines at spaces. A word is never divided.
+fn wrapped_at(text: &str, indent: usize, width: usize) -> String {
+    let mut wrapped = String::new();
+    for line in text.split_inclusive('\n') {
+        let mut column = 0;
+        for (n, word) in line.split_inclusive(' ').enumerate() {
+            let length = word.trim_end().chars().count();
+            // The spaces that separate columns are words of their own.
+            if n > 0 && length > 0 && column + length > width && column > indent {
+                wrapped.truncate(wrapped.trim_end_matches(' ').len());
+                wrapped.push('\n');
+                wrapped.extend(std::iter::repeat_n(' ', indent));
+                column = indent;
+            }
+            wrapped.push_str(word);
+            column += word.chars().count();
+        }
+    }
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_below_their_column() {
+        let text = "name     one two three four\nname     a\n";
+        assert_eq!(wrapped_at(text, 9, 80), text);
+        assert_eq!(wrapped_at(text, 9, 18), "name     one two\n         three\n         four\nname     a\n");
+        assert_eq!(wrapped_at("name     wörterbuch x\n", 9, 12), "name     wörterbuch\n         x\n");
+        assert_eq!(wrapped_at("", 9, 12), "");
+    }
+}

@@ -145,6 +145,17 @@ fn ensure_resources() -> io::Result<()> {
     Ok(())
 }
 
+/// Runs a future as a task. A panic of it is one of the program.
+async fn in_task(future: impl Future<Output = u8> + Send + 'static) -> u8 {
+    match tokio::spawn(future).await {
+        Ok(status) => status,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => panic::resume_unwind(panic),
+            Err(_) => EXIT_FAILED,
+        },
+    }
+}
+
 /// The number of threads that every command needs: for the input, the output and names.
 const THREADS: usize = 3;
 
@@ -191,7 +202,8 @@ fn run() -> u8 {
     };
     let status = runtime.block_on(async {
         match cli.command {
-            Command::Produce(args) => produce::run(&args).await,
+            // In a task, as the runtime looks at the system's events after each turn of its main future.
+            Command::Produce(args) => in_task(produce::run(args)).await,
             Command::Tx(args) => tx::run(*args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::DevBroker(args) => Box::pin(dev_broker::run(args)).await,

@@ -47,7 +47,7 @@ fn draw_to(
 ) -> Result<(), DrawingError> {
     let drawing = SVGBackend::with_string(picture, SIZE).into_drawing_area();
     drawing.fill(&WHITE).map_err(failed)?;
-    let drawing = drawing.titled(title, (FONT, 18)).map_err(failed)?;
+    let drawing = drawing.margin(8, 0, 0, 0).titled(title, (FONT, 18)).map_err(failed)?;
     let (percentiles, over_time) = drawing.split_vertically(400);
     let (rates, delays) = over_time.split_vertically(300);
     let points = merge(timeline, timeline.len().div_ceil(MAX_POINTS));
@@ -142,24 +142,21 @@ fn draw_latencies(area: &Drawing<'_>, points: &[Interval]) -> Result<(), Drawing
     let values = points.iter().flat_map(|point| [point.p50 as f64, point.p99 as f64]);
     let range = logarithmic(values);
     let last = points.last().map_or(1.0, |point| (point.start + point.length).as_secs_f64());
-    let mut chart = chart(area, "latency over time").build_cartesian_2d(0.0..last, range).map_err(failed)?;
+    let mut chart = chart(area, "latency over time: 99 % (red) and median (blue)")
+        .build_cartesian_2d(0.0..last, range)
+        .map_err(failed)?;
     let mut mesh = chart.configure_mesh();
     mesh.y_label_formatter(&|value| duration(*value)).x_label_formatter(&|time| format!("{time:.1} s"));
     mesh.x_label_style((FONT, 14)).y_label_style((FONT, 14)).light_line_style(WHITE);
     mesh.draw().map_err(failed)?;
-    for (name, color, value) in [
-        ("99 %", HIGH, (|point: &Interval| point.p99) as fn(&Interval) -> u64),
-        ("median", MEDIAN, |point| point.p50),
-    ] {
+    // The caption names the colours: a legend would lie upon the curves.
+    for (color, value) in
+        [(HIGH, (|point: &Interval| point.p99) as fn(&Interval) -> u64), (MEDIAN, |point| point.p50)]
+    {
         let curve = points.iter().map(|point| (middle(point), value(point) as f64));
-        let drawn = chart.draw_series(LineSeries::new(curve, color.stroke_width(2))).map_err(failed)?;
-        drawn
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
+        chart.draw_series(LineSeries::new(curve, color.stroke_width(2))).map_err(failed)?;
     }
-    let mut legend = chart.configure_series_labels();
-    legend.position(SeriesLabelPosition::UpperRight).background_style(WHITE.mix(0.8)).label_font((FONT, 14));
-    legend.draw().map_err(failed)
+    Ok(())
 }
 
 fn chart<'a, 'b>(area: &'a Drawing<'b>, caption: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {

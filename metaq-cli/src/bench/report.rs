@@ -4,6 +4,7 @@ use std::io;
 
 use super::figures::{Failures, Figures};
 use crate::{
+    display::wrapped,
     exit_status::{self, FailureCounts},
     output::Output,
     report::{count_messages, describe_send_error},
@@ -37,7 +38,7 @@ pub(super) async fn report(
     shutdown: &mut Shutdown,
 ) -> u8 {
     let text = output.text();
-    text.extend_from_slice(figures.table(workload).as_bytes());
+    text.extend_from_slice(wrapped(&figures.table(workload), 15).as_bytes());
     text.extend_from_slice(comparison.as_bytes());
     if json {
         match figures.json() {

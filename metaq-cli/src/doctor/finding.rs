@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::display::wrapped;
+
 /// The steps, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -61,9 +63,9 @@ impl Finding {
     pub(super) fn text(&self) -> String {
         let Self { step, name, ok, subject, text, remedy } = self;
         let result = if *ok { "ok    " } else { "FAILED" };
-        let mut line = format!("{step} {name:<10}{result}  {subject}: {text}\n");
+        let mut line = wrapped(&format!("{step} {name:<10}{result}  {subject}: {text}\n"), 20);
         if let Some(remedy) = remedy {
-            line.push_str(&format!("            remedy: {remedy}\n"));
+            line.push_str(&wrapped(&format!("            remedy: {remedy}\n"), 20));
         }
         line
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, Metadata},
-    io,
+    io::{self, IsTerminal as _},
     os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -47,6 +47,11 @@ impl Source {
         let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
         let (Ok(own), Ok(other)) = (self.metadata(), path.metadata()) else { return false };
         own.is_file() && id(own) == id(other)
+    }
+
+    /// Returns whether a person types the source.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self, Self::Stdin) && io::stdin().is_terminal()
     }
 
     /// Opens the source.

@@ -69,9 +69,9 @@ impl Composer {
     }
 
     /// Returns the message of a line with this number, the first of which is 1.
-    pub(super) fn message(&self, number: u64, line: &Line) -> Result<Message, Refused> {
+    pub(super) fn message(&self, number: u64, line: Line) -> Result<Message, Refused> {
         let payload = match line {
-            Line::Whole(payload) => payload.clone(),
+            Line::Whole(payload) => payload,
             Line::TooLong => {
                 let text = format!("the line is longer than {MAX_LINE} bytes, which no consumer could fetch");
                 return Err(("too-large", text));

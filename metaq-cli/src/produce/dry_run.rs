@@ -70,7 +70,7 @@ pub(super) async fn run(
         };
         for line in batch {
             number += 1;
-            let message = composer.message(number, &line).and_then(|message| checked(message, max_size));
+            let message = composer.message(number, line).and_then(|message| checked(message, max_size));
             match &message {
                 Ok(message) => bytes += message.payload().len(),
                 Err(_) => refused += 1,

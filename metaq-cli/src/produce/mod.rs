@@ -1,11 +1,12 @@
 //! `metaq produce`: each line of the input is one message.
 //!
 //! `options` are the options of the command, `compose` makes messages of lines, `rejects` keeps those that
-//! were not acknowledged, `pace` limits the rate, `run` sends and reports, `sending` is a message on its way,
-//! `spooled` what a spool adds, and `dry_run` only shows.
+//! were not acknowledged, `pace` limits the rate, `run` sends and reports, with what is `in_flight`, `sending`
+//! hands messages to a producer or a spool, `spooled` is what a spool adds, and `dry_run` only shows.
 
 mod compose;
 mod dry_run;
+mod in_flight;
 mod options;
 mod pace;
 mod rejects;
@@ -30,8 +31,8 @@ use crate::{
     stderr::{print_error, print_message},
 };
 
-pub(crate) async fn run(args: &Args) -> u8 {
-    match start(args).await {
+pub(crate) async fn run(args: Box<Args>) -> u8 {
+    match start(&args).await {
         Ok(status) | Err(status) => status,
     }
 }
@@ -53,12 +54,11 @@ async fn start(args: &Args) -> Result<u8, u8> {
     let mut signals = StopSignals::new().map_err(|error| print_error("signals can't be handled", &error))?;
     let way = Way::open(args, settings, &mut signals).await?;
     let (rejects, report) = outputs(args, form, &framing)?;
+    let is_typed = sources.iter().any(Source::is_terminal);
+    let report = if is_typed { report.without_progress() } else { report };
     let lines = Lines::read(sources, framing).map_err(|error| not_set_up(&error))?;
     let mut shutdown = Shutdown::new(signals, way.limit);
-    let producer = match &way.sender {
-        Sender::Producer(producer) => producer.clone(),
-        Sender::Spool(spool) => spool.producer().clone(),
-    };
+    let producer = way.sender.producer().clone();
     let run = Run::new(way.sender, composer, report)
         .spool(way.spool)
         .in_flight(args.in_flight as usize)
@@ -120,9 +120,14 @@ impl Way {
         let selector = args.selector.unwrap_or(by_default);
         let adapt = |builder| selector.configure(builder);
         let (timeout, max_size) = (settings.config.send_timeout, settings.config.max_message_size);
+        let is_ordered = settings.config.ordered;
         let Some(folder) = args.spool.clone() else {
             let producer = connect(settings, &args.topics, args.wait, adapt, signals).await?;
-            return Ok(Self { sender: Sender::Producer(producer), spool: None, limit: timeout });
+            return Ok(Self {
+                sender: Sender::Producer { producer, is_ordered },
+                spool: None,
+                limit: timeout,
+            });
         };
         let options = settings.spool(&folder);
         let limit = timeout.saturating_add(write_time(&options));

@@ -1,16 +1,17 @@
 //! One run of `metaq produce`: sends lines and reports their outcomes.
 
-use std::{collections::VecDeque, io, mem, vec};
+use std::{collections::VecDeque, future::poll_fn, io, mem, task::Poll, vec};
 
-use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use futures_util::FutureExt as _;
 use metaq_producer::Outcome;
 use tokio::task::yield_now;
 
 use super::{
     compose::{Composer, checked},
+    in_flight::{Completed, InFlight, Sent},
     pace::Pace,
     rejects::Rejects,
-    sending::{Completed, Sender, Sending, Stored},
+    sending::{HandedOver, Sender, Stored},
     spooled::SpoolRun,
 };
 use crate::{
@@ -49,7 +50,7 @@ pub(super) struct Run {
     stops_on_error: bool,
     rejects: Option<Rejects>,
     pub(super) report: Report,
-    sent: FuturesUnordered<Sending>,
+    sent: InFlight,
     /// The memory of the messages in `sent`.
     bytes: usize,
     /// The number of lines that were sent, or reported as not sent.
@@ -101,7 +102,7 @@ impl Run {
             stops_on_error: false,
             rejects: None,
             report,
-            sent: FuturesUnordered::new(),
+            sent: InFlight::default(),
             bytes: 0,
             line: 0,
             to_spool: VecDeque::new(),
@@ -149,7 +150,11 @@ impl Run {
             self.end_spool(shutdown).await;
             finish(&mut self, shutdown).await;
         }
-        self.report.progress(0, true);
+        if shows_summary {
+            self.report.clear_progress();
+        } else {
+            self.report.progress(0, true);
+        }
         let account = self.spool.as_ref().map(SpoolRun::account);
         if shows_summary && !self.report.has_failed() {
             self.report.summary(account.as_deref());
@@ -184,9 +189,12 @@ impl Run {
     async fn read(&mut self, mut lines: Lines, shutdown: &mut Shutdown) {
         let mut waiting = Vec::new().into_iter();
         let stop = loop {
-            self.report_completed();
+            self.report_completed().await;
             if self.must_stop() {
                 break StopReason::MessageFailed;
+            }
+            if self.report.has_failed() {
+                break StopReason::OutputFailed;
             }
             // Nothing completes between here and the wait below. So that wait always has something to wait
             // for: a limit of messages in flight is reached, or all lines read are sent, or results have no
@@ -198,13 +206,18 @@ impl Run {
             if self.left == 0 {
                 break StopReason::EndOfInput;
             }
-            self.report.flush();
+            if turn == Turn::Over {
+                tokio::select! {
+                    biased;
+                    _ = shutdown.signal() => break StopReason::Signal,
+                    () = yield_now() => continue,
+                }
+            }
             let has_capacity = self.report.has_capacity();
             let more = waiting.len() == 0;
             tokio::select! {
                 biased;
                 _ = shutdown.signal() => break StopReason::Signal,
-                () = self.report.changed() => if self.report.has_failed() { break StopReason::OutputFailed },
                 Some(completed) = self.sent.next(), if has_capacity => self.completed(completed),
                 replayed = next_replayed(&mut self.spool), if has_capacity => self.report.replayed(&replayed),
                 batch = lines.next(), if has_capacity && more => match batch {
@@ -213,7 +226,8 @@ impl Run {
                     None => break StopReason::EndOfInput,
                 },
                 () = ready(self.pace.as_ref()), if turn == Turn::Early => {}
-                () = yield_now(), if turn == Turn::Over => {}
+                // Last, as it hands over to the thread that writes: that is not woken for every few results.
+                () = self.report.changed_or_due() => {}
             }
         };
         let is_signal = matches!(stop, StopReason::Signal);
@@ -290,7 +304,9 @@ impl Run {
         self.line += 1;
         self.left -= 1;
         let number = self.line;
-        let message = self.composer.message(number, &line).and_then(|message| match &self.spool {
+        let kept = self.rejects.is_some().then(|| line.clone());
+        let to_tee = self.report.has_tee().then(|| line.clone());
+        let message = self.composer.message(number, line).and_then(|message| match &self.spool {
             // The producer would say so when it is replayed.
             Some(spool) => checked(message, spool.max_size),
             None => Ok(message),
@@ -299,20 +315,20 @@ impl Run {
             Ok(message) => message,
             Err((kind, text)) => {
                 self.report.failed(number, kind, Outcome::NotSent, &text);
-                return self.reject(Some(line));
+                return self.reject(kept);
             }
         };
-        if let Line::Whole(line) = &line {
-            self.report.tee(line);
+        if let Some(Line::Whole(line)) = to_tee {
+            self.report.tee(&line);
         }
         let size = message.payload().len() + MESSAGE_SIZE;
-        let kept = self.rejects.is_some().then_some(line);
-        let mut sending = Sending::new(&self.sender, number, message, size, kept);
-        // The first poll starts the message's timeout now, not when outcomes are next waited for.
         self.bytes += size;
-        match (&mut sending).now_or_never() {
-            Some(completed) => self.completed(completed),
-            None => self.sent.push(sending),
+        let sent = Sent { line: number, size, kept };
+        // Its timeout begins now, not when outcomes are next waited for.
+        match self.sender.hand_over(message) {
+            HandedOver::Accepted(handle) => self.sent.accepted(sent, handle),
+            HandedOver::Waiting(offered) => self.sent.offer(sent, offered),
+            HandedOver::Failed(error) => self.completed(Completed { sent, result: Err(error) }),
         }
     }
 
@@ -325,15 +341,15 @@ impl Run {
 
     /// Reports the outcome of a message that was in flight.
     fn completed(&mut self, completed: Completed) {
-        self.bytes -= completed.size;
-        let line = completed.line;
-        match completed.result {
+        let Completed { sent: Sent { line, size, kept }, result } = completed;
+        self.bytes -= size;
+        match result {
             Ok(Stored::Acknowledged(receipt)) => self.report.acknowledged(line, &receipt),
             Ok(Stored::Spooled(id)) => self.report.spooled(line, id),
             Err(error) => {
                 self.report.failed(line, error.kind(), error.outcome(), &error.describe());
                 self.spool_failed |= error.is_of_disk();
-                self.reject(completed.kept);
+                self.reject(kept);
             }
         }
     }
@@ -354,13 +370,17 @@ impl Run {
         }
     }
 
-    /// Reports completed messages as the output has capacity.
-    fn report_completed(&mut self) {
-        while self.report.has_capacity()
-            && let Some(Some(completed)) = self.sent.next().now_or_never()
-        {
-            self.completed(completed);
-        }
+    /// Reports completed messages as the output has capacity. Waits for nothing.
+    async fn report_completed(&mut self) {
+        poll_fn(|context| {
+            while self.report.has_capacity()
+                && let Poll::Ready(Some(completed)) = self.sent.poll_next(context)
+            {
+                self.completed(completed);
+            }
+            Poll::Ready(())
+        })
+        .await;
         if let Some(spool) = &mut self.spool {
             spool.open.report(&mut self.report);
         }
@@ -371,7 +391,7 @@ impl Run {
 impl PendingResults for Run {
     async fn complete(&mut self) {
         loop {
-            self.report_completed();
+            self.report_completed().await;
             self.spool_rest();
             while self.to_spool.is_empty()
                 && self.report.has_capacity()
@@ -391,7 +411,7 @@ impl PendingResults for Run {
             self.report.flush();
             if !self.report.has_capacity() {
                 self.report.changed().await;
-            } else if !self.sent.is_empty() {
+            } else if self.sent.len() > 0 {
                 tokio::select! {
                     biased;
                     Some(completed) = self.sent.next() => self.completed(completed),
@@ -416,8 +436,7 @@ impl PendingResults for Run {
         } else {
             "the program was stopped, and its time limit expired before the outcome of this message was known"
         };
-        let sent = mem::take(&mut self.sent);
-        self.unknown.extend(sent.into_iter().map(|sending| (sending.line, sending.kept)));
+        self.unknown.extend(self.sent.take_all().into_iter().map(|sent| (sent.line, sent.kept)));
         self.unknown.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
     }
 

@@ -1,21 +1,34 @@
-//! Messages on their way: through a producer, or through a spool.
+//! What messages are sent through, a producer or a spool, and what becomes of them.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use metaq_producer::{Message, Outcome, Producer, SendError, SendHandle, SendReceipt};
+use metaq_producer::{Message, Outcome, Producer, SendError, SendErrorKind, SendHandle, SendReceipt};
 use metaq_spool::{Sent, SpoolHandle, SpoolId, SpoolSendError, SpoolSendErrorKind, SpoolingProducer};
 
-use crate::{input::Line, report::describe_send_error};
+use crate::report::describe_send_error;
 
 /// What messages are sent through.
-#[derive(Clone)]
 pub(super) enum Sender {
-    Producer(Producer),
+    Producer { producer: Producer, is_ordered: bool },
     Spool(SpoolingProducer),
+}
+
+/// A message that was accepted.
+pub(super) enum Handle {
+    Producer(SendHandle),
+    Spool(SpoolHandle),
+}
+
+/// A message that is not accepted yet.
+pub(super) type Offered = BoxFuture<'static, Result<Handle, Failed>>;
+
+/// The state of a message that was handed over.
+pub(super) enum HandedOver {
+    /// The producer has it.
+    Accepted(SendHandle),
+    Waiting(Offered),
+    Failed(Failed),
 }
 
 /// The end of a message that is stored.
@@ -34,73 +47,67 @@ pub(super) enum Failed {
     Spool(SpoolSendError),
 }
 
-/// A message whose outcome is not known yet; its output is the outcome.
-pub(super) struct Sending {
-    pub(super) line: u64,
-    size: usize,
-    /// The line, if it is to be kept until then.
-    pub(super) kept: Option<Line>,
-    progress: Progress,
-}
-
-enum Progress {
-    /// The producer has not accepted it yet.
-    Offered(BoxFuture<'static, Result<Handle, Failed>>),
-    Accepted(Handle),
-}
-
-enum Handle {
-    Producer(SendHandle),
-    Spool(SpoolHandle),
-}
-
-/// The outcome of the message of one line.
-pub(super) struct Completed {
-    pub(super) line: u64,
-    pub(super) size: usize,
-    pub(super) kept: Option<Line>,
-    pub(super) result: Result<Stored, Failed>,
-}
-
-impl Sending {
-    /// The message of a line; `size` is the memory that it takes.
-    pub(super) fn new(sender: &Sender, line: u64, message: Message, size: usize, kept: Option<Line>) -> Self {
-        let accepted = match sender.clone() {
-            Sender::Producer(producer) => {
-                async move { producer.enqueue(message).await.map(Handle::Producer).map_err(Failed::Send) }
-                    .boxed()
+impl Sender {
+    /// Hands a message over. One that is waiting has to be polled: its timeout begins then.
+    #[inline]
+    pub(super) fn hand_over(&self, message: Message) -> HandedOver {
+        match self {
+            Self::Producer { producer, is_ordered: false } => match producer.try_send(message) {
+                Ok(handle) => HandedOver::Accepted(handle),
+                Err(error) => match to_wait(&error) {
+                    Some(message) => enqueue(producer.clone(), message),
+                    None => HandedOver::Failed(Failed::Send(error)),
+                },
+            },
+            // With an order, each message waits for the one before it.
+            Self::Producer { producer, is_ordered: true } => enqueue(producer.clone(), message),
+            Self::Spool(spool) => {
+                let spool = spool.clone();
+                let enqueued =
+                    async move { spool.enqueue(message).await.map(Handle::Spool).map_err(Failed::Spool) };
+                HandedOver::Waiting(enqueued.boxed())
             }
-            Sender::Spool(spool) => {
-                async move { spool.enqueue(message).await.map(Handle::Spool).map_err(Failed::Spool) }.boxed()
-            }
-        };
-        Self { line, size, kept, progress: Progress::Offered(accepted) }
+        }
+    }
+
+    /// The producer that sends the messages in the end.
+    pub(super) fn producer(&self) -> &Producer {
+        match self {
+            Self::Producer { producer, .. } => producer,
+            Self::Spool(spool) => spool.producer(),
+        }
     }
 }
 
-impl Future for Sending {
-    type Output = Completed;
+fn enqueue(producer: Producer, message: Message) -> HandedOver {
+    let enqueued = async move { producer.enqueue(message).await.map(Handle::Producer).map_err(Failed::Send) };
+    HandedOver::Waiting(enqueued.boxed())
+}
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completed> {
-        let result = loop {
-            match &mut self.progress {
-                Progress::Offered(accepted) => match ready!(accepted.as_mut().poll(context)) {
-                    Ok(handle) => self.progress = Progress::Accepted(handle),
-                    Err(error) => break Err(error),
-                },
-                Progress::Accepted(Handle::Producer(handle)) => {
-                    break ready!(handle.poll_unpin(context)).map(Stored::Acknowledged).map_err(Failed::Send);
-                }
-                Progress::Accepted(Handle::Spool(handle)) => match ready!(handle.poll_unpin(context)) {
-                    Ok(Sent::Stored(receipt)) => break Ok(Stored::Acknowledged(receipt)),
-                    Ok(Sent::Spooled(id)) => break Ok(Stored::Spooled(id)),
-                    Ok(other) => unreachable!("a message is stored or spooled, and not {other:?}"),
-                    Err(error) => break Err(Failed::Spool(error)),
-                },
-            }
-        };
-        let (line, size, kept) = (self.line, self.size, self.kept.take());
-        Poll::Ready(Completed { line, size, kept, result })
+/// Returns the message of an error, if it was not sent because it has to wait.
+fn to_wait(error: &SendError) -> Option<Message> {
+    let waits = matches!(error.kind(), SendErrorKind::Full | SendErrorKind::NotConnected);
+    if waits { error.message().cloned() } else { None }
+}
+
+/// Converts the outcome of a message that a producer has sent.
+#[inline]
+pub(super) fn acknowledged(result: Result<SendReceipt, SendError>) -> Result<Stored, Failed> {
+    result.map(Stored::Acknowledged).map_err(Failed::Send)
+}
+
+impl Handle {
+    /// Returns the outcome, if it is known. Otherwise the task is woken when it is.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Stored, Failed>> {
+        Poll::Ready(match self {
+            Self::Producer(handle) => acknowledged(ready!(handle.poll_unpin(context))),
+            Self::Spool(handle) => match ready!(handle.poll_unpin(context)) {
+                Ok(Sent::Stored(receipt)) => Ok(Stored::Acknowledged(receipt)),
+                Ok(Sent::Spooled(id)) => Ok(Stored::Spooled(id)),
+                Ok(other) => unreachable!("a message is stored or spooled, and not {other:?}"),
+                Err(error) => Err(Failed::Spool(error)),
+            },
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use metaq_producer::{Outcome, SendReceipt};
+use metaq_producer::{Outcome, Partition, SendReceipt};
 use metaq_spool::SpoolId;
 use serde::Serialize;
 
@@ -51,18 +51,29 @@ pub(super) fn stored(
     text: &mut Vec<u8>,
     form: OutputForm,
     line: u64,
-    partition: impl std::fmt::Display,
+    partition: Partition,
     offset: i64,
-    id: impl std::fmt::Display,
+    id: i64,
 ) {
-    // Writing to memory can't fail, and none of these has a character that JSON escapes.
-    let _ = match form {
-        OutputForm::Human => Ok(()),
-        OutputForm::Json => {
-            writeln!(text, r#"{{"line":{line},"partition":"{partition}","offset":{offset},"id":"{id}"}}"#)
-        }
-        OutputForm::Plain => writeln!(text, "{line}\tstored\t{partition}\t{offset}\t{id}"),
+    // None of these has a character that JSON escapes. `format!` would take a quarter of the time of a line.
+    let [start, after_line, after_partition, after_offset, end] = match form {
+        OutputForm::Human => return,
+        OutputForm::Json => [r#"{"line":"#, r#","partition":""#, r#"","offset":"#, r#","id":""#, "\"}\n"],
+        OutputForm::Plain => ["", "\tstored\t", "\t", "\t", "\n"],
     };
+    let mut digits = itoa::Buffer::new();
+    let mut add = |part: &str| text.extend_from_slice(part.as_bytes());
+    add(start);
+    add(digits.format(line));
+    add(after_line);
+    add(digits.format(partition.broker.0));
+    add("-");
+    add(digits.format(partition.index));
+    add(after_partition);
+    add(digits.format(offset));
+    add(after_offset);
+    add(digits.format(id));
+    add(end);
 }
 
 /// Appends the line of a message that was spooled; people get none.
@@ -145,4 +156,32 @@ fn json(text: &mut Vec<u8>, line: &impl Serialize) {
     // Numbers and texts always serialize, and writing to memory can't fail.
     let _ = serde_json::to_writer(&mut *text, line);
     text.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_messages_have_the_same_form_as_by_format() {
+        let numbers = [i64::MIN, -1, 0, 9, 10, i64::MAX];
+        for (line, partition) in
+            [(1, Partition::new(0, 0)), (u64::MAX, Partition::ANY), (7, Partition::new(12, 34))]
+        {
+            for (offset, id) in numbers.into_iter().zip(numbers.into_iter().rev()) {
+                let text = |form| {
+                    let mut text = Vec::new();
+                    stored(&mut text, form, line, partition, offset, id);
+                    String::from_utf8(text).unwrap()
+                };
+                let json = format!(
+                    "{{\"line\":{line},\"partition\":\"{partition}\",\"offset\":{offset},\"id\":\"{id}\"}}\n"
+                );
+                assert_eq!(text(OutputForm::Json), json);
+                let plain = format!("{line}\tstored\t{partition}\t{offset}\t{id}\n");
+                assert_eq!(text(OutputForm::Plain), plain);
+                assert_eq!(text(OutputForm::Human), "");
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use metaq_producer::{Outcome, Partition, SendError, SendReceipt, transaction::TransactionReceipt};
 use metaq_spool::SpoolId;
+use tokio::time::sleep;
 
 use self::unwritten::SPOOLED;
 pub(crate) use self::unwritten::Unwritten;
@@ -133,6 +134,11 @@ impl Report {
         })
     }
 
+    /// Shows no progress: the terminal shows what is typed.
+    pub(crate) fn without_progress(self) -> Self {
+        Self { progress: None, ..self }
+    }
+
     /// The output that lines are written to.
     pub(crate) fn output(&mut self) -> &mut Output {
         &mut self.output
@@ -148,6 +154,11 @@ impl Report {
     /// Returns the messages that were not acknowledged so far.
     pub(crate) fn failures(&self) -> FailureCounts {
         self.failed
+    }
+
+    /// Returns whether messages are written to stdout.
+    pub(crate) fn has_tee(&self) -> bool {
+        self.tee.is_some()
     }
 
     /// Writes a message to stdout that is being sent, if that is asked for.
@@ -184,7 +195,7 @@ impl Report {
         lines::replayed(self.output.text(), self.form, replayed);
     }
 
-    fn stored(&mut self, line: u64, partition: Partition, offset: i64, id: impl std::fmt::Display) {
+    fn stored(&mut self, line: u64, partition: Partition, offset: i64, id: i64) {
         self.acknowledged += 1;
         if self.has_failed() {
             return self.unwritten.add(line, None);
@@ -222,10 +233,11 @@ impl Report {
             format!(", {rejected} rejected, {unknown} unknown, {not_sent} not sent")
         };
         let rate = acknowledged as f64 / seconds.max(1e-9);
+        let digits = usize::from(rate < 10.0 && acknowledged > 0);
         let all = count_messages(acknowledged + self.spooled + self.failed.sum());
         let spooled = if spool.is_some() { format!(", {} spooled", self.spooled) } else { String::new() };
         let text = format!(
-            "{all}: {acknowledged} acknowledged{spooled}{failed} in {seconds:.2} s ({rate:.0} a second)"
+            "{all}: {acknowledged} acknowledged{spooled}{failed} in {seconds:.2} s ({rate:.digits$} a second)"
         );
         self.note(&text);
         spool.into_iter().for_each(|account| self.note(account));
@@ -320,6 +332,21 @@ impl Report {
         } else if self.shown.elapsed() >= PROGRESS_INTERVAL {
             line.show(|bar| bar.set_message(text()));
             self.shown = Instant::now();
+        }
+    }
+
+    /// Removes the progress from the terminal.
+    pub(crate) fn clear_progress(&mut self) {
+        self.progress = None;
+    }
+
+    /// Waits as [`changed`](Self::changed) does, or until it is time to show the progress again.
+    pub(crate) async fn changed_or_due(&mut self) {
+        let is_shown = self.progress.is_some();
+        tokio::select! {
+            biased;
+            () = self.changed() => {}
+            () = sleep(PROGRESS_INTERVAL), if is_shown => {}
         }
     }
 }

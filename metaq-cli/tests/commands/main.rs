@@ -15,6 +15,7 @@ mod inspect_messages;
 mod inspect_pcap;
 mod look;
 mod produce;
+mod produce_in_flight;
 mod produce_input;
 mod produce_options;
 mod proxy;
