@@ -22,7 +22,7 @@ pub(crate) struct DisplayArgs {
     /// Writes a log to stderr; twice for more. METAQ_LOG selects in detail
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Whether help and log are coloured; by default on a terminal, unless NO_COLOR is set or TERM is dumb
+    /// Whether the log is coloured; by default on a terminal, unless NO_COLOR is set or TERM is dumb
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
 }
@@ -86,6 +86,9 @@ pub(crate) fn output_form(setting: Option<&str>) -> Result<Option<OutputForm>, S
         (Some(OutputArg::Prometheus), _) => {
             Err("--output prometheus is for metaq stats; use human, json or plain".to_owned())
         }
+        (None, Some("prometheus")) => {
+            Err("output is prometheus, which is for metaq stats; use human, json or plain".to_owned())
+        }
         (None, None) => Ok(None),
         (None, Some(text)) => match OutputForm::from_str(text, false) {
             Ok(form) => Ok(Some(form)),
@@ -94,9 +97,12 @@ pub(crate) fn output_form(setting: Option<&str>) -> Result<Option<OutputForm>, S
     }
 }
 
-/// Returns whether the text format of Prometheus is asked for.
-pub(crate) fn is_for_prometheus() -> bool {
-    DisplayArgs::current().output == Some(OutputArg::Prometheus)
+/// Returns whether the text format of Prometheus is asked for, by option or else by `setting`.
+pub(crate) fn is_for_prometheus(setting: Option<&str>) -> bool {
+    match DisplayArgs::current().output {
+        Some(output) => output == OutputArg::Prometheus,
+        None => setting == Some("prometheus"),
+    }
 }
 
 /// Returns whether neither progress nor summaries are shown.

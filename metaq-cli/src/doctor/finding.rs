@@ -59,6 +59,14 @@ impl Finding {
         Self { ok: false, remedy: Some(remedy), ..Self::ok(step, subject, text) }
     }
 
+    /// Formats the finding as words separated by tabs.
+    pub(super) fn plain(&self) -> String {
+        let Self { step, name, ok, subject, text, remedy } = self;
+        let result = if *ok { "ok" } else { "failed" };
+        let words = [subject, text, remedy.unwrap_or_default()].map(|word| word.replace(['\t', '\n'], " "));
+        format!("{step}\t{name}\t{result}\t{}\n", words.join("\t"))
+    }
+
     /// Formats the finding for people.
     pub(super) fn text(&self) -> String {
         let Self { step, name, ok, subject, text, remedy } = self;

@@ -44,7 +44,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> u8 {
     let Args { topic, look, put, json } = args;
-    let timeout = look.timeout;
+    let timeout = look.timeout();
     look_at(look, async |look| {
         let (cluster, json) = (look.cluster.clone(), look.is_json(json));
         let mut examination =

@@ -120,6 +120,8 @@ impl Examination<'_> {
     async fn report(&mut self, (finding, status): (Finding, Option<u8>)) -> Result<(), Failure> {
         if self.json {
             self.look.json(&finding)?;
+        } else if self.look.is_plain() {
+            self.look.text(&finding.plain());
         } else {
             self.look.text(&finding.text());
         }

@@ -1,5 +1,7 @@
 //! `metaq brokers`: the brokers of a cluster.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use metaq_producer::{discovery::BrokerRole, inspect::ListedBroker};
 use serde::Serialize;
@@ -47,7 +49,7 @@ pub(crate) async fn run(args: Args) -> u8 {
 }
 
 async fn list(look: &mut Look, ping: bool, json: bool) -> Result<u8, Failure> {
-    let brokers = super::stats::all(look).await?;
+    let brokers = super::stats::all(look, &mut BTreeSet::new()).await?;
     let mut failed = None;
     let columns = ["ID", "ROLE", "ADDRESS", "TOPICS", "VERSION", "ROUND TRIP"];
     let mut table = Table::new(if ping { &columns } else { &columns[..4] });

@@ -23,11 +23,11 @@ use serde::Serialize;
 
 pub(crate) use self::{failure::Failure, table::Table};
 use crate::{
-    args::{ConnectionArgs, parse_timeout},
+    args::{ConnectionArgs, parse_timeout, timeout_text},
     display::{OutputForm, is_for_prometheus, output_form},
     exit_status::{EXIT_DONE, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_USAGE, of_inspect_error},
     output::Output,
-    settings::Cluster,
+    settings::{Cluster, Flag, Origin},
     shutdown::StopSignals,
     stderr::{print_error, print_message},
 };
@@ -35,17 +35,28 @@ use crate::{
 /// Limit on closing at the end, when there is nothing left to wait for.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Limit on each question to the registry or a broker, unless the options have another.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The options of commands that look at a cluster.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LookArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
-    /// The time limit for each question to the registry or a broker
-    #[arg(long, default_value = "5s", value_parser = parse_timeout)]
-    pub(crate) timeout: Duration,
+    /// The time limit for each question to the registry or a broker, 5s by default
+    #[arg(long, value_name = "TIMEOUT", value_parser = timeout_text)]
+    timeout: Option<String>,
     /// Whether the command has `--output prometheus`.
     #[arg(skip)]
     pub(crate) takes_prometheus: bool,
+}
+
+impl LookArgs {
+    /// Returns the limit on each question.
+    pub(crate) fn timeout(&self) -> Duration {
+        let asked = self.timeout.as_deref().and_then(|text| parse_timeout(text).ok());
+        asked.unwrap_or(QUESTION_TIMEOUT)
+    }
 }
 
 /// The cluster that a command looks at, and its output.
@@ -58,6 +69,8 @@ pub(crate) struct Look {
     pub(crate) output: Output,
     /// The form of results, if one is asked for.
     form: Option<OutputForm>,
+    /// Set for the text format of Prometheus.
+    pub(crate) is_for_prometheus: bool,
 }
 
 impl Look {
@@ -66,32 +79,36 @@ impl Look {
     /// # Errors
     /// The exit status, after a message.
     pub(crate) fn open(args: LookArgs, change: impl FnOnce(&mut ProducerConfig)) -> Result<Self, u8> {
+        let limit = args.timeout();
         let LookArgs { connection, timeout, takes_prometheus } = args;
         let usage = |text: String| {
             print_message(&text);
             EXIT_USAGE
         };
-        let settings = connection.settings(&[])?;
-        let form = if takes_prometheus && is_for_prometheus() {
-            Ok(None)
-        } else {
-            output_form(settings.get("output"))
-        };
+        let settings = connection.settings(&[Flag::new("send_timeout", "--timeout", timeout.as_deref())])?;
+        let is_for_prometheus = takes_prometheus && is_for_prometheus(settings.get("output"));
+        let form = if is_for_prometheus { Ok(None) } else { output_form(settings.get("output")) };
         let form = form.map_err(usage)?;
-        let cluster = settings.cluster(timeout).map_err(usage)?;
+        let cluster = settings.cluster(limit).map_err(usage)?;
         let broker_tls = settings.broker_tls().map_err(usage)?;
         let cluster_name = settings.get("cluster").unwrap_or_default().to_owned();
         let output = Output::stdout();
         let output = output.map_err(|error| print_error("the output can't be set up", &error))?;
+        let is_default = |name| *settings.origin(name) == Origin::Default;
+        let (sends_default, publishes_default) = (is_default("send_timeout"), is_default("publish_timeout"));
         let mut config = settings.config;
-        config.send_timeout = timeout;
-        config.publish_timeout = timeout;
+        if sends_default {
+            config.send_timeout = limit;
+        }
+        if publishes_default {
+            config.publish_timeout = limit;
+        }
         change(&mut config);
         let builder = cluster.clone().configure(Producer::builder().config(config.clone()));
         let producer = broker_tls.configure(builder, &config).and_then(ProducerBuilder::build);
         let producer = producer.map_err(|error| print_error("the cluster can't be looked at", &error))?;
-        let inspector = producer.inspector().with_timeout(timeout);
-        Ok(Self { cluster, cluster_name, producer, inspector, output, form })
+        let inspector = producer.inspector().with_timeout(limit);
+        Ok(Self { cluster, cluster_name, producer, inspector, output, form, is_for_prometheus })
     }
 
     /// Returns whether results are lines of JSON: by the command's `--json`, or as the settings say.
@@ -99,10 +116,15 @@ impl Look {
         json || self.form == Some(OutputForm::Json)
     }
 
+    /// Returns whether results are lines of words separated by tabs.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.form == Some(OutputForm::Plain)
+    }
+
     /// Appends a table to the output: in columns or, in the plain form, as lines of words without names of
     /// columns.
     pub(crate) fn table(&mut self, table: &Table) {
-        let text = if self.form == Some(OutputForm::Plain) { table.plain() } else { table.format() };
+        let text = if self.is_plain() { table.plain() } else { table.format() };
         self.text(&text);
     }
 

@@ -1,6 +1,9 @@
 //! `metaq stats`: the statistics that brokers keep.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use metaq_producer::{
@@ -14,7 +17,6 @@ use tokio::time::Instant;
 use super::{Failure, Look, LookArgs, Table, broker_id, known_id, partly, prometheus, run as look_at};
 use crate::{
     args::parse_timeout,
-    display::is_for_prometheus,
     exit_status::{EXIT_NOT_FOUND, EXIT_USAGE, of_inspect_error},
     stderr::{describe, print_message},
 };
@@ -27,9 +29,9 @@ use crate::{
 /// it prints the figures of brokers, topics and partitions in the text format of Prometheus, for a
 /// node exporter's textfile collector.
 ///
-/// With --watch it asks again at that interval until a signal comes, and shows how fast figures
-/// grow. A broker that does not answer is reported on stderr. A slave is asked when its address is
-/// given.
+/// With --watch it lists the brokers and asks them again at that interval until a signal comes, and
+/// shows how fast figures grow. A broker that does not answer is reported on stderr. A slave is
+/// asked when its address is given.
 ///
 /// Examples:
 ///   metaq stats --cluster zk://zk1:2181/meta
@@ -62,16 +64,12 @@ pub(crate) async fn run(args: Args) -> u8 {
     let Args { broker, mut look, item, watch } = args;
     look.takes_prometheus = true;
     let refusal = match item.as_deref() {
-        Some(_) if is_for_prometheus() => Some("--output prometheus has items of its own; leave --item out"),
         Some("reset") => {
             Some("--item reset would set the counters of the brokers to zero; it is not supported")
         }
         Some(item) if item.is_empty() || item.contains(char::is_whitespace) => {
             Some("--item takes one word: topics, offsets, realtime, config, help, or the name of a topic")
         }
-        _ if is_for_prometheus() && watch.is_some() => Some(
-            "--output prometheus prints one set of figures; leave --watch out, and run it at an interval",
-        ),
         _ => None,
     };
     if let Some(refusal) = refusal {
@@ -79,8 +77,20 @@ pub(crate) async fn run(args: Args) -> u8 {
         return EXIT_USAGE;
     }
     look_at(look, async |look| {
-        let brokers = find(look, broker.as_deref()).await?;
-        let form = match is_for_prometheus() {
+        let refusal = match (&item, watch) {
+            _ if !look.is_for_prometheus => None,
+            (Some(_), _) => Some("--output prometheus has items of its own; leave --item out"),
+            (None, Some(_)) => Some(
+                "--output prometheus prints one set of figures; leave --watch out, and run it at an interval",
+            ),
+            (None, None) => None,
+        };
+        if let Some(refusal) = refusal {
+            return Err(Failure::Other(refusal.to_owned(), EXIT_USAGE));
+        }
+        let mut printed = BTreeSet::new();
+        let mut brokers = find(look, broker.as_deref(), &mut printed).await?;
+        let form = match look.is_for_prometheus {
             true => Form::Prometheus,
             false if look.is_json(false) => Form::Json,
             false => Form::Human,
@@ -99,6 +109,11 @@ pub(crate) async fn run(args: Args) -> u8 {
             let Some(interval) = watch else { return Ok(partly(failed)) };
             look.written().await?;
             tokio::time::sleep(interval).await;
+            // Brokers come and go. Where they can't be listed, those that are known are asked.
+            match find(look, broker.as_deref(), &mut printed).await {
+                Ok(found) => brokers = found,
+                Err(failure) => drop(failure.report_of(look)),
+            }
         }
     })
     .await
@@ -106,8 +121,12 @@ pub(crate) async fn run(args: Args) -> u8 {
 
 /// Finds the master with this id, or the broker with this address; all masters for none. Fails when there is
 /// none.
-async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Failure> {
-    let mut brokers = all(look).await?;
+async fn find(
+    look: &Look,
+    wanted: Option<&str>,
+    printed: &mut BTreeSet<String>,
+) -> Result<Vec<ListedBroker>, Failure> {
+    let mut brokers = all(look, printed).await?;
     let is_master = |broker: &ListedBroker| broker.role == BrokerRole::Master;
     let Some(wanted) = wanted else {
         brokers.retain(is_master);
@@ -126,11 +145,15 @@ async fn find(look: &Look, wanted: Option<&str>) -> Result<Vec<ListedBroker>, Fa
     Ok(brokers)
 }
 
-/// Returns all brokers, and prints the entries of brokers that can't be used. Fails when there is none.
-pub(super) async fn all(look: &Look) -> Result<Vec<ListedBroker>, Failure> {
+/// Returns all brokers, and prints the entries of brokers that can't be used, except those that `printed` has.
+/// Fails when there is none.
+pub(super) async fn all(look: &Look, printed: &mut BTreeSet<String>) -> Result<Vec<ListedBroker>, Failure> {
     let ListedBrokers { brokers, bad_entries, .. } = look.inspector.brokers().await?;
     for bad in bad_entries {
-        print_message(&format!("an entry of the registry is not used: {bad}"));
+        let text = format!("an entry of the registry is not used: {bad}");
+        if printed.insert(text.clone()) {
+            print_message(&text);
+        }
     }
     if brokers.is_empty() {
         return Err(look.nothing_listed(&look.inspector.topics().await?).await);
@@ -221,8 +244,8 @@ async fn print(
             look.json(&Line { id: known_id(broker.id), addr, stats: &stats })?;
             continue;
         }
-        let title = format!("broker {}", broker_id(broker.id));
-        let mut table = Table::new(&[&title, &broker.addr.to_string()]);
+        let mut table = Table::without_names();
+        table.row(vec![format!("broker {}", broker_id(broker.id)), broker.addr.to_string()]);
         for (name, value) in stats {
             let number = value.as_ref().and_then(|value| value.parse().ok());
             let growth = number.and_then(|number| before.growth(broker, &name, number, elapsed));
@@ -231,7 +254,9 @@ async fn print(
             table.row(row);
         }
         look.table(&table);
-        look.text("\n");
+        if !look.is_plain() {
+            look.text("\n");
+        }
     }
     Ok(failed)
 }

@@ -5,13 +5,20 @@ use std::fmt::Write as _;
 /// A table whose columns are as wide as their widest cell. The last column is not padded.
 #[derive(Debug)]
 pub(crate) struct Table {
+    /// Set if the first row has the names of the columns.
+    has_names: bool,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// Begins with the names of the columns.
     pub(crate) fn new(columns: &[&str]) -> Self {
-        Self { rows: vec![columns.iter().map(|&name| name.to_owned()).collect()] }
+        Self { has_names: true, rows: vec![columns.iter().map(|&name| name.to_owned()).collect()] }
+    }
+
+    /// Begins without names of columns.
+    pub(crate) fn without_names() -> Self {
+        Self { has_names: false, rows: Vec::new() }
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {
@@ -43,7 +50,7 @@ impl Table {
 impl Table {
     /// Formats the rows, without the names of the columns, as words separated by tabs.
     pub(crate) fn plain(&self) -> String {
-        self.rows.iter().skip(1).map(|row| row.join("\t") + "\n").collect()
+        self.rows.iter().skip(usize::from(self.has_names)).map(|row| row.join("\t") + "\n").collect()
     }
 }
 
@@ -58,5 +65,8 @@ mod tests {
         table.row(vec!["t".to_owned(), String::new()]);
         assert_eq!(table.format(), "TOPIC        N\nзаказы-2026  1\nt\n");
         assert_eq!(table.plain(), "заказы-2026\t1\nt\t\n");
+        let mut table = Table::without_names();
+        table.row(vec!["verdict".to_owned(), "ok".to_owned()]);
+        assert_eq!((&*table.format(), &*table.plain()), ("verdict  ok\n", "verdict\tok\n"));
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     stderr::{describe, print_message},
 };
 
-/// The pause at the end of a partition that is followed.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The pause at the end of a partition that is followed, and before a broker that is away is asked again.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The number of items of all partitions that may wait to be printed.
 const AHEAD: usize = 256;

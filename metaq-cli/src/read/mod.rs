@@ -9,12 +9,19 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use futures_util::future::join_all;
-use metaq_producer::{Partition, Topic, inspect::ListedPartition};
+use metaq_producer::{
+    Partition, Topic,
+    inspect::{InspectError, ListedPartition},
+};
+use tokio::time::sleep;
 
 pub(crate) use self::format::hex_rows;
-use self::{follow::Stop, format::Form};
+use self::{
+    follow::{POLL_INTERVAL, Stop},
+    format::Form,
+};
 use crate::{
-    exit_status::{EXIT_NOT_FOUND, EXIT_USAGE},
+    exit_status::{EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE},
     look::{Failure, Look, LookArgs, run as look_at},
     stderr::{describe, print_message},
 };
@@ -113,7 +120,19 @@ pub(crate) async fn run(args: Args) -> u8 {
             None if look.is_json(json) => Form::Json,
             Some(Format::Raw) | None => Form::Raw,
         };
-        let places = choose(look, &topic, &partitions).await?;
+        let mut is_away = false;
+        let places = loop {
+            match choose(look, &topic, &partitions).await {
+                Err(Failure::Inspect(error)) if follow && may_pass(look, &error) => {
+                    if !is_away {
+                        print_message(&format!("{}; trying again", describe(&error)));
+                    }
+                    is_away = true;
+                    sleep(POLL_INTERVAL).await;
+                }
+                chosen => break chosen?,
+            }
+        };
         let (mut readers, mut failed) = (Vec::new(), None);
         for started in join_all(places.iter().map(|place| start(look, place, from, follow))).await {
             match started {
@@ -129,6 +148,11 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(failed.unwrap_or(status))
     })
     .await
+}
+
+/// Returns whether the topic's partitions may be listed later: the registry or the brokers are away.
+fn may_pass(look: &Look, error: &InspectError) -> bool {
+    error.is_transient() || look.status_of(error) == EXIT_UNREACHABLE
 }
 
 /// Returns those of the topic's partitions that were asked for.

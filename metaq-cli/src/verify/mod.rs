@@ -110,16 +110,17 @@ fn parse_rate(text: &str) -> Result<f64, &'static str> {
 }
 
 pub(crate) async fn run(args: Args) -> u8 {
-    let signals = match StopSignals::new() {
-        Ok(signals) => signals,
-        Err(error) => return print_error("signals can't be handled", &error),
-    };
     let resumed = match args.resume.as_deref().map(State::resume).transpose() {
         Ok(resumed) => resumed,
         Err(error) => {
             print_error("the run can't be resumed", &error);
             return EXIT_USAGE;
         }
+    };
+    // Opening a file may block, and a signal ends the program then.
+    let signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return print_error("signals can't be handled", &error),
     };
     let is_ordered = resumed.as_ref().map_or(!args.unordered, |(interrupted, _)| interrupted.header.ordered);
     let mut shutdown = Shutdown::new(signals, args.settle);

@@ -171,14 +171,16 @@ fn parse_line(line: &str, len: u64) -> Option<Line> {
     let words: Vec<_> = line.split(' ').collect();
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
     let millis = || number(2).map(Duration::from_millis);
-    let outcome = |reported| Some(Line::Outcome(number(1)?, reported, None));
+    // Numbers are reserved before they are sent.
+    let reserved = || number(1).filter(|number| *number < len);
+    let outcome = |reported| Some(Line::Outcome(reserved()?, reported, None));
     match (words[0], words.len()) {
         // No more is reserved at a time, so that a damaged line takes no memory without an end.
         ("r", 3) => Some(Line::Reserved(number(1).filter(|end| *end <= len + MAX_RESERVED)?, millis()?)),
         ("e", 3) => Some(Line::Ended(number(1).filter(|end| *end <= len)?, millis()?)),
         ("a", 4) => {
             let place = (words[2].parse().ok()?, words[3].parse().ok()?);
-            Some(Line::Outcome(number(1)?, Reported::Acknowledged, Some(place)))
+            Some(Line::Outcome(reserved()?, Reported::Acknowledged, Some(place)))
         }
         ("n", 2) => outcome(Reported::NotSent),
         ("x", 2) => outcome(Reported::Rejected),
@@ -279,9 +281,19 @@ mod tests {
     #[test]
     fn damaged_lines_are_refused_without_taking_memory() {
         let header = serde_json::to_string(&header()).unwrap();
-        for line in
-            ["r 18446744073709551615 0", "r 8193 0", "e 1 0", "a 0", "a 0 1 2", "n 0 0", "r 1", "", "q 1 1"]
-        {
+        for line in [
+            "r 18446744073709551615 0",
+            "r 8193 0",
+            "e 1 0",
+            "a 0",
+            "a 0 1 2",
+            "a 0 0-0 5",
+            "u 0",
+            "n 0 0",
+            "r 1",
+            "",
+            "q 1 1",
+        ] {
             let error = parse(&format!("{header}\n{line}\n")).unwrap_err();
             assert!(error.to_string().contains("line 2 is malformed"), "{line}: {error}");
         }

@@ -70,8 +70,9 @@ impl Account<'_> {
     }
 
     fn table(&self, verdict: &str, counts: &Counts, elapsed_s: f64) -> Table {
-        let mut table = Table::new(&["verdict", verdict]);
+        let mut table = Table::without_names();
         let mut row = |name: &str, value: String| table.row(vec![name.to_owned(), value]);
+        row("verdict", verdict.to_owned());
         row("sent", format!("{} in {elapsed_s:.1} s", counts.sent));
         if let Some(achieved) = self.achieved {
             let asked = self.asked.map(|asked| format!(", of {asked} asked for")).unwrap_or_default();

@@ -35,6 +35,20 @@ fn check_failed(finished: &Finished, step: u64, status: i32, said: &str) {
 }
 
 #[tokio::test]
+async fn plain_findings_are_words_separated_by_tabs() {
+    let away = metaq_testkit::unused_addr().unwrap();
+    let (_folder, cluster) = cluster(&format!("meta://{away}"));
+    let finished = doctor(&cluster, "t --output plain").await;
+    assert_eq!(finished.status, 5, "{}", finished.stderr);
+    let lines: Vec<Vec<_>> = finished.stdout.lines().map(|line| line.split('\t').collect()).collect();
+    assert!(lines.len() > 1 && lines.iter().all(|words| words.len() == 6), "{}", finished.stdout);
+    assert_eq!(lines[0][..3], ["1", "registry", "ok"]);
+    let last = lines.last().unwrap();
+    assert_eq!(last[..4], ["5", "port", "failed", &format!("meta://{away}")]);
+    assert!(!last[5].is_empty(), "the remedy");
+}
+
+#[tokio::test]
 async fn all_steps_succeed_with_a_healthy_broker() {
     let broker = broker().await;
     let (_folder, cluster) = cluster(&broker.addr().to_string());

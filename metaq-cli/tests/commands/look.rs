@@ -321,6 +321,52 @@ async fn restart_of_a_broker_is_not_a_negative_rate() {
 }
 
 #[tokio::test]
+async fn watched_statistics_follow_the_list_of_brokers() {
+    let (brokers, folder, _) = cluster().await;
+    let file = folder.path().join("list.toml");
+    let list = |brokers: &[Broker]| {
+        let addrs: String =
+            brokers.iter().map(|broker| format!("{} = \"{}\"\n", broker.id(), broker.addr())).collect();
+        let counts: String = brokers.iter().map(|broker| format!("{} = 2\n", broker.id())).collect();
+        // At once, as it may be read at any time.
+        let new = folder.path().join("new.toml");
+        fs::write(&new, format!("[brokers]\n{addrs}[topics.t]\n{counts}")).unwrap();
+        fs::rename(new, &file).unwrap();
+    };
+    list(&brokers[..1]);
+    let cluster = format!("file:{}", file.display());
+    let mut metaq = Metaq::start(&["stats", "--watch", "20ms", "--cluster", &cluster, "--item", "topics"]);
+    let until = async |metaq: &mut Metaq, begin: &str| {
+        let found = async { while !metaq.next_line().await.starts_with(begin) {} };
+        tokio::time::timeout(Duration::from_secs(30), found).await.expect("it comes in time");
+    };
+    until(&mut metaq, "broker 0 ").await;
+    list(&brokers);
+    until(&mut metaq, "broker 1 ").await;
+    // Those that are known are asked where they can't be listed.
+    fs::remove_file(&file).unwrap();
+    for _ in 0..3 {
+        until(&mut metaq, "broker 1 ").await;
+    }
+    metaq.signal(Signal::SIGTERM);
+    let finished = metaq.wait().await;
+    assert_eq!(finished.status, 143);
+    assert!(finished.stderr.contains("list.toml"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn plain_tables_have_every_row() {
+    let (_brokers, _folder, cluster) = cluster().await;
+    let finished = run("stats --output plain", &cluster).await;
+    let brokers: Vec<_> = finished.stdout.lines().filter(|line| line.starts_with("broker ")).collect();
+    assert!(brokers[0].starts_with("broker 0\tmeta://"), "{}", finished.stdout);
+    assert!(brokers[1].starts_with("broker 1\tmeta://"), "{}", finished.stdout);
+    assert!(finished.stdout.lines().all(|line| line.contains('\t')), "{}", finished.stdout);
+    let finished = run("topics --output plain", &cluster).await;
+    assert_eq!(finished.stdout, "lost\t1\t2:1\nt\t4\t0:2 1:2\n");
+}
+
+#[tokio::test]
 async fn unreachable_cluster_is_one_line_and_status_5() {
     let away = format!("meta://{}", metaq_testkit::unused_addr().unwrap());
     for command in ["topics", "topics t", "partitions t", "brokers", "stats", "read t"] {

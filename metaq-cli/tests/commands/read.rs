@@ -234,6 +234,23 @@ async fn follow_begins_with_the_brokers_that_are_there() {
 }
 
 #[tokio::test]
+async fn follow_waits_for_a_broker_without_a_registry() {
+    let addr = metaq_testkit::unused_addr().unwrap();
+    let cluster = format!("meta://{addr}");
+    let mut metaq = Metaq::start(&["read", "t", "--cluster", &cluster, "--follow", "--timeout", "1s"]);
+    // It has asked, and would have ended by then.
+    assert!(tokio::time::timeout(Duration::from_secs(1), metaq.next_line()).await.is_err());
+    let broker = Broker::builder().port(addr.port()).topic("t", 1).start().await.unwrap();
+    produce(&broker, b"one\n", None).await;
+    let line = tokio::time::timeout(Duration::from_secs(30), metaq.next_line()).await.unwrap();
+    assert_eq!(line, "one");
+    metaq.signal(Signal::SIGTERM);
+    let finished = metaq.wait().await;
+    assert_eq!((finished.status, finished.stderr.lines().count()), (143, 1), "{}", finished.stderr);
+    assert!(finished.stderr.ends_with("; trying again\n"), "{}", finished.stderr);
+}
+
+#[tokio::test]
 async fn what_is_read_can_be_produced() {
     let broker = broker().await;
     produce(&broker, b"one\ntwo\n", Some("a")).await;

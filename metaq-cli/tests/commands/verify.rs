@@ -65,6 +65,15 @@ async fn healthy_broker_keeps_everything() {
 }
 
 #[tokio::test]
+async fn plain_result_begins_with_the_verdict() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let args = ["verify", "t", "--count", "9", "--output", "plain", "--cluster", &cluster];
+    let finished = Metaq::start(&args).finish(b"").await;
+    assert!(finished.stdout.starts_with("verdict\tok\nsent\t9 in "), "{}", finished.stdout);
+}
+
+#[tokio::test]
 async fn each_broken_promise_is_counted() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let drops = |put| if put % 100 == 7 { Treatment::Drop } else { Treatment::Forward };

@@ -271,6 +271,33 @@ async fn frozen_broker_is_verified_without_order_too() {
 }
 
 #[tokio::test]
+async fn state_with_a_number_that_was_never_reserved_is_refused() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let name = state.display().to_string();
+    check(&verify(&cluster, &format!("t --count 3 --state {name}")).await, 0, "ok");
+    let text = fs::read_to_string(&state).unwrap() + "a 9999999999 0-0 5\n";
+    fs::write(&state, text).unwrap();
+    let finished = verify(&cluster, &format!("--resume {name}")).await;
+    assert_eq!((finished.status, &*finished.stdout), (2, ""));
+    assert!(finished.stderr.contains("is malformed (\"a 9999999999 0-0 5\")"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn timeout_of_messages_is_that_of_the_settings() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    broker.faults().plan(Requests::puts(), Fault::Ignore);
+    let cluster = broker.addr().to_string();
+    let finished = verify(&cluster, "t --count 1 --settle 100ms -X send_timeout=300ms").await;
+    let result = finished.json().remove(0);
+    assert_eq!(result["unknown"], 1, "{result}");
+    // Without it, the default of --timeout would hold, which is 5 s.
+    assert!(result["elapsed_s"].as_f64().unwrap() < 4.5, "{result}");
+}
+
+#[tokio::test]
 async fn nothing_acknowledged_verifies_nothing() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     broker.faults().plan(Requests::puts().first(3), Fault::refuse(500, "no disk"));
