@@ -100,15 +100,23 @@ fn shown(settings: &Settings, with_origin: bool) -> impl Iterator<Item = Shown> 
             })
         };
         let value = of_producer().or_else(|| settings.spool_text(name));
-        let value = value.or_else(|| settings.get(name).map(without_password));
+        let value = value.or_else(|| settings.get(name).map(|text| without_secret(name, text)));
         Shown { name, value, origin: with_origin.then(|| settings.origin(name).to_string()) }
     })
 }
 
-/// Removes from a cluster what stands before an `@`, and from credentials what is not the name of a place.
-fn without_password(text: &str) -> String {
-    match text.rsplit_once('@') {
-        Some((_, end)) => format!("...@{end}"),
-        None => text.to_owned(),
+/// Replaces credentials that are not the name of a place, and what stands before an `@` in the servers of a
+/// cluster.
+fn without_secret(name: &str, text: &str) -> String {
+    match name {
+        "zk_auth" | "etcd_auth" if !settings::names_place(text) => "***".to_owned(),
+        "cluster" if !text.starts_with("file:") => match text.rsplit_once('@') {
+            Some((start, end)) => {
+                let scheme = start.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
+                format!("{}...@{end}", scheme.unwrap_or_default())
+            }
+            None => text.to_owned(),
+        },
+        _ => text.to_owned(),
     }
 }

@@ -1,6 +1,9 @@
 //! Credentials and TLS for registries. Secrets come from files and the environment, and are never shown.
 
-use std::{env, fs};
+use std::{
+    env::{self, VarError},
+    fs,
+};
 
 use metaq_producer::discovery::Credentials;
 
@@ -56,6 +59,16 @@ impl Access {
     }
 }
 
+/// Returns whether a text has the form of a place that holds credentials. Any other may be a secret itself.
+pub(crate) fn names_place(text: &str) -> bool {
+    let place = text.strip_prefix("digest:").unwrap_or(text);
+    let is_variable = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    place.strip_prefix("file:").is_some_and(|path| !path.is_empty())
+        || place.strip_prefix("env:").is_some_and(is_variable)
+}
+
 /// Reads `USER:PASSWORD` from the place that `text` names.
 fn credentials(setting: &str, text: &str) -> Result<Credentials, String> {
     let place = match setting {
@@ -71,7 +84,10 @@ fn credentials(setting: &str, text: &str) -> Result<Credentials, String> {
     } else if let Some(variable) = place.strip_prefix("env:") {
         let secret = env::var(variable);
         (
-            secret.map_err(|_| format!("the variable {variable} is not set"))?,
+            secret.map_err(|error| match error {
+                VarError::NotPresent => format!("the variable {variable} is not set"),
+                VarError::NotUnicode(_) => format!("the variable {variable} is not UTF-8"),
+            })?,
             format!("the variable {variable}"),
         )
     } else {

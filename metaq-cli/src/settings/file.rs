@@ -6,9 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The variables that name the file and the profile.
+/// The variable that names the file.
 const FILE_VARIABLE: &str = "METAQ_CONFIG";
-const PROFILE_VARIABLE: &str = "METAQ_PROFILE";
+
+/// The setting that is a table of topics in a file.
+const PARTITIONS: &str = "partitions";
 
 /// Settings by name, with the table that they are in, such as `retry.max_attempts`.
 type Values = BTreeMap<String, String>;
@@ -29,7 +31,7 @@ impl SettingsFile {
     /// # Errors
     /// A text that names the file and the reason.
     pub(super) fn find(file: Option<&Path>) -> Result<Option<Self>, String> {
-        let named = file.map(Path::to_owned).or_else(|| env::var_os(FILE_VARIABLE).map(PathBuf::from));
+        let named = file.map(Path::to_owned).or_else(|| path_of(FILE_VARIABLE));
         let path = match &named {
             Some(path) => path.clone(),
             None => match user_file() {
@@ -74,13 +76,14 @@ impl SettingsFile {
         Ok(Self { path: path.to_owned(), values, profiles, default_profile })
     }
 
-    /// Returns the profile that is asked for, or else that of the environment or of the file, with its name.
+    /// Returns the profile that is asked for, or else that of the file, with its name.
     ///
     /// # Errors
     /// A text when there is no such profile.
     pub(super) fn profile(&self, asked: Option<&str>) -> Result<Option<(String, &Values)>, String> {
-        let name = asked.map(str::to_owned).or_else(|| env::var(PROFILE_VARIABLE).ok());
-        let Some(name) = name.or_else(|| self.default_profile.clone()) else { return Ok(None) };
+        let Some(name) = asked.map(str::to_owned).or_else(|| self.default_profile.clone()) else {
+            return Ok(None);
+        };
         match self.profiles.get(&name) {
             Some(values) => Ok(Some((name, values))),
             None => {
@@ -102,9 +105,13 @@ fn is_absence(error: &io::Error) -> bool {
 
 /// Returns the path of the user's file, which need not exist.
 fn user_file() -> Option<PathBuf> {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folder = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
+    let folder = path_of("XDG_CONFIG_HOME").or_else(|| Some(path_of("HOME")?.join(".config")))?;
     Some(folder.join("metaq/config.toml"))
+}
+
+/// Returns the path in a variable; an empty one counts as not set.
+fn path_of(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Adds the values of a table, and of the tables in it, as texts.
@@ -115,6 +122,7 @@ fn flatten(prefix: &str, table: toml::Table, values: &mut Values) -> Result<(), 
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(switch) => switch.to_string(),
+            toml::Value::Table(table) if name == PARTITIONS => partitions(table)?,
             toml::Value::Table(table) => {
                 flatten(&name, table, values)?;
                 continue;
@@ -124,6 +132,23 @@ fn flatten(prefix: &str, table: toml::Table, values: &mut Values) -> Result<(), 
         values.insert(name, text);
     }
     Ok(())
+}
+
+/// Formats a table of partitions by topic as the one text that the setting takes.
+fn partitions(table: toml::Table) -> Result<String, String> {
+    let mut sets = Vec::new();
+    for (topic, set) in table {
+        let name = format!("{PARTITIONS}.{topic}");
+        let toml::Value::String(set) = set else {
+            return Err(format!("{name} is not a text; a topic with a dot stands in quotation marks"));
+        };
+        // In the text, these would begin another topic.
+        if topic.contains(char::is_whitespace) || set.contains('=') {
+            return Err(format!("{name} is not a topic with a set such as \"0:4;1:4\""));
+        }
+        sets.push(format!("{topic}={set}"));
+    }
+    Ok(sets.join(" "))
 }
 
 /// Formats an error without the excerpt of the file, which may have a secret.
@@ -172,6 +197,9 @@ mod tests {
             ("profile = 1", "profile is not a text"),
             ("profiles = 1", "profiles is not a table"),
             ("[profiles]\nx = 1", "profiles.x is not a table"),
+            ("[partitions]\na.b = '0:1'", "partitions.a is not a text; a topic with a dot"),
+            ("[partitions]\na = '0:1 b=0:1'", "partitions.a is not a topic with a set"),
+            ("[partitions]\n'a b' = '0:1'", "partitions.a b is not a topic with a set"),
         ] {
             let error = SettingsFile::parse("f", text).unwrap_err();
             assert!(error.starts_with(reason) && !error.contains('\n'), "{text}: {error}");

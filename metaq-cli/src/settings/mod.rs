@@ -10,12 +10,20 @@ mod cluster;
 mod file;
 mod spool;
 
-use std::{collections::BTreeMap, env, fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    env::{self, VarError},
+    fmt,
+    path::Path,
+};
 
 use metaq_producer::ProducerConfig;
 
-pub(crate) use self::cluster::Cluster;
+pub(crate) use self::{access::names_place, cluster::Cluster};
 use self::{file::SettingsFile, spool::SPOOL_SETTINGS};
+
+/// The variable that names the profile.
+const PROFILE_VARIABLE: &str = "METAQ_PROFILE";
 
 /// The settings that are not options of a producer.
 const COMMAND_SETTINGS: [&str; 11] = [
@@ -96,34 +104,45 @@ impl Settings {
         sources: Sources<'_, impl Iterator<Item = &'a Flag<'a>>>,
     ) -> Result<Self, String> {
         let mut settings = Self { config: ProducerConfig::default(), values: BTreeMap::new() };
+        let of_environment = if sources.profile.is_none() { environment(PROFILE_VARIABLE)? } else { None };
+        let asked = sources.profile.or(of_environment.as_deref());
         if let Some(file) = SettingsFile::find(sources.file)? {
             let origin = Origin::File(file.path.clone());
             for (name, value) in &file.values {
                 settings.set(name, value, origin.clone())?;
             }
-            if let Some((profile, values)) = file.profile(sources.profile)? {
+            if let Some((profile, values)) = file.profile(asked)? {
                 for (name, value) in values {
                     settings.set(name, value, Origin::Profile(profile.clone()))?;
                 }
             }
-        } else if let Some(profile) = sources.profile {
+        } else if let Some(profile) = asked {
+            let origin = if of_environment.is_some() { "METAQ_PROFILE" } else { "--profile" };
             return Err(format!(
-                "there is no profile {profile}, as there is no file of settings; use --config"
+                "{origin}: there is no profile {profile}, as there is no file of settings; use --config"
             ));
         }
         for name in names() {
             let variable = variable(name);
-            if let Ok(value) = env::var(&variable) {
+            if let Some(value) = environment(&variable)? {
                 settings.set(name, &value, Origin::Environment(variable))?;
             }
         }
-        for text in sources.set {
-            let (name, value) =
-                text.split_once('=').ok_or_else(|| format!("-X takes NAME=VALUE, and {text:?} has no ="))?;
+        for (at, text) in (1..).zip(sources.set) {
+            // The text may have a secret, and is not shown.
+            let (name, value) = text.split_once('=').ok_or_else(|| {
+                let which = if sources.set.len() > 1 { format!(" number {at}") } else { String::new() };
+                format!("-X takes NAME=VALUE, and the text of -X{which} has no =")
+            })?;
             settings.set(name.trim(), value, Origin::Option("-X".to_owned()))?;
         }
         for Flag { setting, option, value } in sources.flags {
             if let Some(value) = value {
+                if *settings.origin(setting) == Origin::Option("-X".to_owned()) {
+                    return Err(format!(
+                        "{option} and -X {setting} are the same setting; leave one of them out"
+                    ));
+                }
                 settings.set(setting, value, Origin::Option((*option).to_owned()))?;
             }
         }
@@ -137,6 +156,9 @@ impl Settings {
         } else if !COMMAND_SETTINGS.contains(&name) {
             if !ProducerConfig::option_names().any(|option| option == name) {
                 let known: Vec<_> = names().collect();
+                // Any other text may be a secret.
+                let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+                let name = if is_name { name } else { "of that name" };
                 return Err(format!("{origin}: there is no setting {name}; there are {}", known.join(", ")));
             }
             self.config.set(name, value).map_err(|error| format!("{origin}: {error}"))?;
@@ -153,6 +175,15 @@ impl Settings {
     /// Returns the origin of a setting.
     pub(crate) fn origin(&self, name: &str) -> &Origin {
         self.values.get(name).map_or(&Origin::Default, |(_, origin)| origin)
+    }
+}
+
+/// Returns the text of a variable; an empty one counts as not set.
+fn environment(variable: &str) -> Result<Option<String>, String> {
+    match env::var(variable) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(format!("environment {variable}: it is not UTF-8")),
     }
 }
 

@@ -139,6 +139,100 @@ fn settings_that_can_not_be_used_are_named_in_one_line() {
     }
 }
 
+#[test]
+fn secrets_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let show = ["config", "show", "--origin", "--output", "json"];
+    for (name, variable, value, expected) in [
+        ("zk_auth", "METAQ_ZK_AUTH", "digest:alice:s3cret", "***"),
+        ("zk_auth", "METAQ_ZK_AUTH", "digest:file:/etc/a@b/zk", "digest:file:/etc/a@b/zk"),
+        ("zk_auth", "METAQ_ZK_AUTH", "digest:env:ZK_SECRET", "digest:env:ZK_SECRET"),
+        ("zk_auth", "METAQ_ZK_AUTH", "digest:env:al:s3cret", "***"),
+        ("etcd_auth", "METAQ_ETCD_AUTH", "root:s3cret", "***"),
+        ("etcd_auth", "METAQ_ETCD_AUTH", "env:ETCD_SECRET", "env:ETCD_SECRET"),
+        ("cluster", "METAQ_CLUSTER", "zk://me:s3cret@h:1/meta", "zk://...@h:1/meta"),
+        ("cluster", "METAQ_CLUSTER", "me:s3cret@h:1", "...@h:1"),
+        ("cluster", "METAQ_CLUSTER", "file:/data/a@b/brokers.toml", "file:/data/a@b/brokers.toml"),
+        ("tls.key", "METAQ_TLS_KEY", "/etc/a@b/key.pem", "/etc/a@b/key.pem"),
+    ] {
+        let output = metaq(folder.path(), &[(variable, value)], &show);
+        assert_eq!(shown(&output, name), (expected.into(), format!("environment {variable}")), "{value}");
+        assert!(!text(&output.stdout).contains("s3cret"), "{value}");
+        let set = format!("{name}={value}");
+        let output = metaq(folder.path(), &[], &[&show[..], &["-X", &set]].concat());
+        assert_eq!(shown(&output, name).0, expected, "-X {set}");
+    }
+    for set in ["zk_auth digest:u:s3cret", "zk_auth digest:u:s3cret=", "zk_auth:digest:u:s3cret=1"] {
+        let output = metaq(folder.path(), &[], &["config", "show", "-X", "ordered=true", "-X", set]);
+        let stderr = text(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{set}: {stderr}");
+        assert!(stderr.contains("-X") && !stderr.contains("s3cret"), "{set}: {stderr}");
+    }
+}
+
+#[test]
+fn table_of_partitions_is_one_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    let content =
+        "[partitions]\nledger = '0:4; 1:4'\n'a.b' = 'ever-named'\n[profiles.near.partitions]\nx = '2:1'\n";
+    fs::write(&file, content).unwrap();
+    let show = ["config", "show", "--origin", "--output", "json", "--config", file.to_str().unwrap()];
+    let output = metaq(folder.path(), &[], &show);
+    let (value, origin) = shown(&output, "partitions");
+    let value = value.as_str().unwrap();
+    assert!(value.contains("0:4;1:4") && value.contains("a.b") && value.contains("ever-named"), "{value}");
+    assert_eq!(origin, format!("file {}", file.display()));
+    let output = metaq(folder.path(), &[], &[&show[..], &["--profile", "near"]].concat());
+    let (value, origin) = shown(&output, "partitions");
+    assert!(value.as_str().unwrap().contains("2:1"), "{value}");
+    assert_eq!(origin, "profile near");
+    fs::write(&file, "[partitions]\nledger = 4\n").unwrap();
+    let output = metaq(folder.path(), &[], &show);
+    assert!(text(&output.stderr).contains("partitions.ledger is not a text"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn empty_variables_are_not_set_and_unusable_ones_are_named() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let folder = tempfile::tempdir().unwrap();
+    let show = ["config", "show", "--origin", "--output", "json"];
+    let names = ["METAQ_CLUSTER", "METAQ_CONFIG", "METAQ_PROFILE", "METAQ_SEND_TIMEOUT", "METAQ_OUTPUT"];
+    let output = metaq(folder.path(), &names.map(|name| (name, "")), &show);
+    assert_eq!(shown(&output, "cluster"), (Value::Null, "default".to_owned()));
+    assert_eq!(shown(&output, "send_timeout").1, "default");
+    let output = metaq(folder.path(), &[("METAQ_PROFILE", "staging")], &show);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    let said =
+        "metaq: METAQ_PROFILE: there is no profile staging, as there is no file of settings; use --config\n";
+    assert_eq!(text(&output.stderr), said);
+    for name in ["METAQ_CLUSTER", "METAQ_PROFILE", "METAQ_RETRY_MAX_ATTEMPTS"] {
+        let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));
+        metaq.args(show).env("HOME", folder.path()).env_remove("XDG_CONFIG_HOME");
+        let output = metaq.env(name, OsStr::from_bytes(b"\xff")).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert_eq!(text(&output.stderr), format!("metaq: environment {name}: it is not UTF-8\n"));
+    }
+}
+
+#[tokio::test]
+async fn prometheus_may_be_asked_for_by_a_setting() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let cluster = broker.addr().to_string();
+    for (args, status, said) in [
+        (&["stats"][..], 0, ""),
+        (&["stats", "--watch", "1s"], 2, "leave --watch out"),
+        (&["topics"], 2, "is for metaq stats"),
+    ] {
+        let mut metaq = tokio::process::Command::new(env!("CARGO_BIN_EXE_metaq"));
+        metaq.args(args).args(["-b", &cluster]).env("METAQ_OUTPUT", "prometheus");
+        let output = metaq.output().await.unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!((output.status.code(), stderr.contains(said)), (Some(status), true), "{args:?}: {stderr}");
+        assert_eq!(text(&output.stdout).contains("metaq_broker_up{"), status == 0, "{args:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_alone_is_enough_to_send() {
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
