@@ -27,7 +27,8 @@ use crate::{
 /// end of the input, the proxy goes on until a signal.
 ///
 /// Commands; DIR is to-server or to-client, or left out for both:
-///   forward               everything is forwarded again, and new connections are accepted
+///   forward               everything is forwarded again, new connections are accepted, and a cut or a
+///                         duplicate that is still to come does not
 ///   delay TIME [DIR]      delays every byte
 ///   bandwidth BYTES [DIR] forwards BYTES each second
 ///   freeze [DIR]          holds everything back
@@ -111,10 +112,13 @@ pub(crate) async fn run(args: Args) -> u8 {
         controlled.change(Directions::BOTH, |flow| flow.delay = delay);
     }
     output.text().extend_from_slice(format!("meta://{}\n", controlled.proxy.addr()).as_bytes());
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
     let mut is_read = true;
     loop {
-        output.written().await;
+        tokio::select! {
+            () = output.written() => {}
+            _ = signals.next() => return EXIT_DONE,
+        }
         if let Some(error) = output.take_failure() {
             if error.kind() != std::io::ErrorKind::BrokenPipe {
                 print_error("the output can't be written", &error);
@@ -122,7 +126,7 @@ pub(crate) async fn run(args: Args) -> u8 {
             return of_output_error(&error);
         }
         let line = tokio::select! {
-            line = lines.next_line(), if is_read => line,
+            line = lines.next_segment(), if is_read => line,
             _ = signals.next() => return EXIT_DONE,
         };
         let line = match line {
@@ -137,11 +141,18 @@ pub(crate) async fn run(args: Args) -> u8 {
                 continue;
             }
         };
-        let command = line.trim();
+        let line = str::from_utf8(&line).map_err(|_| String::from_utf8_lossy(&line));
+        let command = match &line {
+            Ok(text) => text.trim(),
+            Err(text) => text.trim(),
+        };
         if command.is_empty() {
             continue;
         }
-        let parsed = command.parse::<Control>();
+        let parsed = match line {
+            Ok(_) => command.parse::<Control>(),
+            Err(_) => Err("the line is not UTF-8".to_owned()),
+        };
         if matches!(parsed, Ok(Control::Quit)) {
             return EXIT_DONE;
         }
@@ -196,7 +207,8 @@ impl Controlled {
     async fn apply(&mut self, control: Control) -> Result<(), String> {
         match control {
             Control::Forward => {
-                self.change(Directions::BOTH, |flow| *flow = Flow::default());
+                self.flows = [Flow::default(); 2];
+                self.proxy.plan_both(Plan::new());
                 self.on_connect(OnConnect::Forward).await?;
             }
             Control::Delay(delay, directions) => self.change(directions, |flow| flow.delay = delay),
@@ -224,14 +236,14 @@ impl Controlled {
         for direction in directions.all() {
             let flow = &mut self.flows[direction as usize];
             change(flow);
-            self.proxy.plan(direction, flow.plan());
+            self.proxy.adjust(direction, flow.plan());
         }
     }
 
     /// Plans a fault at a position that counts from now.
     fn plan_fault(&self, directions: Directions, at: u64, fault: &StreamFault) {
         for direction in directions.all() {
-            self.proxy.plan(direction, self.flows[direction as usize].plan().at(at, fault.clone()));
+            self.proxy.adjust(direction, self.flows[direction as usize].plan().at(at, fault.clone()));
         }
     }
 

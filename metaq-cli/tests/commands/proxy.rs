@@ -97,6 +97,20 @@ async fn connections_are_refused_cut_and_delayed_on_command() {
 }
 
 #[tokio::test]
+async fn planned_cut_survives_other_commands() {
+    let broker = broker().await;
+    let (mut proxy, cluster) = start(&broker).await;
+    for text in ["cut 5 to-client", "delay 1ms", "duplicate 100000 1 to-client", "bandwidth 1000000"] {
+        ok(&mut proxy, text).await;
+    }
+    let ping = ["brokers", "--ping", "--cluster", &cluster, "--timeout", "1s"];
+    let cut = Metaq::start(&ping).finish(b"").await;
+    assert_eq!(cut.status, 5, "{}", cut.stderr);
+    ok(&mut proxy, "forward").await;
+    assert_eq!(Metaq::start(&ping).finish(b"").await.status, 0);
+}
+
+#[tokio::test]
 async fn wrong_commands_are_answered_and_change_nothing() {
     let broker = broker().await;
     let (mut proxy, cluster) = start(&broker).await;
@@ -106,6 +120,10 @@ async fn wrong_commands_are_answered_and_change_nothing() {
         let answer = command(&mut proxy, text).await;
         assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains(said), "{answer}");
     }
+    proxy.write(b"refuse \xff\n").await;
+    let answer: Value = serde_json::from_str(&proxy.next_line().await).unwrap();
+    assert_eq!((&answer["ok"], &answer["error"]), (&false.into(), &"the line is not UTF-8".into()));
+    assert_eq!(command(&mut proxy, "status").await["ok"], true, "further commands are read");
     assert_eq!(produce(&cluster, "5s").await.status, 0);
     // The end of the input is not the end of the proxy.
     drop(proxy.take_stdin());

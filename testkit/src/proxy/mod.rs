@@ -114,7 +114,14 @@ impl Proxy {
     /// plan. On open connections the positions of its faults count from this call, on later ones from their
     /// beginning.
     pub fn plan(&self, direction: Direction, plan: Plan) {
-        self.shared.plans[direction as usize].send_replace(Arc::new(plan));
+        self.shared.plans[direction as usize].send_modify(|current| Arc::make_mut(current).replace(plan));
+    }
+
+    /// Changes delay, bandwidth and flow of one direction to those of `plan`, of open and later connections.
+    /// Pending faults stay, and those of `plan` are added. On open connections the positions of these
+    /// count from this call, on later ones from their beginning.
+    pub fn adjust(&self, direction: Direction, plan: Plan) {
+        self.shared.plans[direction as usize].send_modify(|current| Arc::make_mut(current).adjust(plan));
     }
 
     /// Sets the [`plan`](Self::plan) for both directions. `Plan::new()` restores forwarding: bytes that were

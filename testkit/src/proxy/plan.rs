@@ -13,6 +13,10 @@ pub struct Plan {
     pub(super) flow: Flow,
     /// By position, then by the order in which they were added.
     pub(super) faults: Vec<(u64, StreamFault)>,
+    /// The number of plans before this one that it did not adjust.
+    pub(super) generation: u64,
+    /// The faults of each plan that has adjusted this one.
+    pub(super) added: Vec<Vec<(u64, StreamFault)>>,
 }
 
 /// The flow of bytes when no fault is due.
@@ -88,12 +92,17 @@ impl Plan {
         self
     }
 
-    /// Returns the number of bytes before a position that may have to be sent again.
-    pub(super) fn history(&self) -> usize {
-        let duplicated = self.faults.iter().map(|(_, fault)| match fault {
-            StreamFault::Duplicate(count) => *count,
-            _ => 0,
-        });
-        duplicated.max().unwrap_or_default()
+    /// Replaces this plan by another one.
+    pub(super) fn replace(&mut self, plan: Self) {
+        let generation = self.generation + 1;
+        *self = Self { generation, ..plan };
+    }
+
+    /// Changes delay, bandwidth and flow to those of another plan, and adds its faults.
+    pub(super) fn adjust(&mut self, plan: Self) {
+        (self.delay, self.bandwidth, self.flow) = (plan.delay, plan.bandwidth, plan.flow);
+        if !plan.faults.is_empty() {
+            self.added.push(plan.faults);
+        }
     }
 }

@@ -155,9 +155,11 @@ struct Relay<'a> {
     plan: Arc<Plan>,
     /// The current flow of bytes, set by the plan or one of its faults.
     flow: Flow,
-    /// The number of bytes since the plan was set, and the number of its faults that were applied.
+    /// The number of bytes since the plan was set.
     position: u64,
-    applied_faults: usize,
+    /// The pending faults by position, and the number of additions that are among them.
+    faults: VecDeque<(u64, StreamFault)>,
+    additions: usize,
     /// The last bytes before the position, if a fault may need them.
     history: BytesMut,
     chunks: VecDeque<Chunk>,
@@ -177,7 +179,8 @@ impl<'a> Relay<'a> {
             plan: Arc::default(),
             flow: Flow::Forward,
             position: 0,
-            applied_faults: 0,
+            faults: VecDeque::new(),
+            additions: 0,
             history: BytesMut::new(),
             chunks: VecDeque::new(),
             buffered: 0,
@@ -185,14 +188,42 @@ impl<'a> Relay<'a> {
             next: Instant::now(),
         };
         relay.load_plan();
+        relay.begin_plan();
+        relay.add_faults();
         relay
+    }
+
+    /// Takes over a plan that has changed.
+    fn change_plan(&mut self) {
+        let generation = self.plan.generation;
+        self.load_plan();
+        if self.plan.generation != generation {
+            self.begin_plan();
+        }
+        self.add_faults();
     }
 
     fn load_plan(&mut self) {
         self.plan = Arc::clone(&self.plans.borrow_and_update());
-        (self.flow, self.position, self.applied_faults) = (self.plan.flow, 0, 0);
-        self.history.clear();
+        self.flow = self.plan.flow;
         self.next = Instant::now();
+    }
+
+    /// Begins to count for the faults of a new plan.
+    fn begin_plan(&mut self) {
+        (self.position, self.additions) = (0, 0);
+        self.faults = self.plan.faults.iter().cloned().collect();
+        self.history.clear();
+    }
+
+    /// Adds the faults that were added to the plan since then. Their positions count from here.
+    fn add_faults(&mut self) {
+        for (at, fault) in self.plan.added[self.additions..].iter().flatten() {
+            let at = self.position.saturating_add(*at);
+            let behind = self.faults.partition_point(|(other, _)| *other <= at);
+            self.faults.insert(behind, (at, fault.clone()));
+        }
+        self.additions = self.plan.added.len();
     }
 
     /// Forwards until it has forwarded the end of the stream, or a fault ends the connection.
@@ -222,7 +253,7 @@ impl<'a> Relay<'a> {
             tokio::select! {
                 biased;
                 // Never an error: the shared state holds the sender.
-                Ok(()) = self.plans.changed() => self.load_plan(),
+                Ok(()) = self.plans.changed() => self.change_plan(),
                 writable = writable(to, due), if due.is_some() => {
                     writable.map_err(|_| End::Reset)?;
                     self.write(to)?;
@@ -261,12 +292,10 @@ impl<'a> Relay<'a> {
     fn apply_due_faults(&mut self) -> Result<(), End> {
         // Bytes that a fault added are sent before the next fault.
         while self.chunks.front().is_none_or(|chunk| !chunk.injected) {
-            let Some((_, fault)) =
-                self.plan.faults.get(self.applied_faults).filter(|(at, _)| *at <= self.position)
-            else {
+            if self.faults.front().is_none_or(|(at, _)| *at > self.position) {
                 break;
-            };
-            self.applied_faults += 1;
+            }
+            let Some((_, fault)) = self.faults.pop_front() else { break };
             match fault {
                 StreamFault::Close => return Err(End::Closed),
                 StreamFault::Reset => return Err(End::Reset),
@@ -274,13 +303,10 @@ impl<'a> Relay<'a> {
                 StreamFault::Swallow => self.flow = Flow::Swallow,
                 StreamFault::Duplicate(count) => {
                     let kept = self.history.len();
-                    let bytes = Bytes::copy_from_slice(&self.history[kept - kept.min(*count)..]);
+                    let bytes = Bytes::copy_from_slice(&self.history[kept - kept.min(count)..]);
                     self.add(bytes);
                 }
-                StreamFault::Inject(bytes) => {
-                    let bytes = bytes.clone();
-                    self.add(bytes);
-                }
+                StreamFault::Inject(bytes) => self.add(bytes),
             }
         }
         Ok(())
@@ -298,7 +324,7 @@ impl<'a> Relay<'a> {
         let Some(chunk) = self.chunks.front_mut() else { return Ok(()) };
         let mut limit = chunk.bytes.len();
         if !chunk.injected {
-            if let Some((at, _)) = self.plan.faults.get(self.applied_faults) {
+            if let Some((at, _)) = self.faults.front() {
                 limit = limit.min(usize::try_from(at - self.position).unwrap_or(usize::MAX));
             }
             if let Some(bandwidth) = self.plan.bandwidth {
@@ -330,7 +356,11 @@ impl<'a> Relay<'a> {
     }
 
     fn keep_history(&mut self, bytes: &[u8]) {
-        let wanted = self.plan.history();
+        let duplicated = self.faults.iter().map(|(_, fault)| match fault {
+            StreamFault::Duplicate(count) => *count,
+            _ => 0,
+        });
+        let wanted = duplicated.max().unwrap_or_default();
         if wanted > 0 {
             self.history.extend_from_slice(bytes);
             let kept = self.history.len();

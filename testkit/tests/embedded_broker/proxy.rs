@@ -117,6 +117,30 @@ async fn a_delay_applies_to_each_byte_of_one_direction() {
 }
 
 #[tokio::test]
+async fn adjusted_plan_keeps_pending_faults_and_adds_others() {
+    let mut line = Line::open().await;
+    let direction = Direction::ToServer;
+    line.proxy.plan(direction, Plan::new().at(6, StreamFault::Close));
+    line.client.write_all(b"abc").await.unwrap();
+    expect_bytes(&mut line.served, b"abc").await;
+    line.proxy.adjust(direction, Plan::new().delay(Duration::from_millis(1)));
+    line.proxy.adjust(direction, Plan::new().at(2, StreamFault::Inject(Bytes::from_static(b"-"))));
+    line.client.write_all(b"defgh").await.unwrap();
+    expect_bytes(&mut line.served, b"de-f").await;
+    hears_the_end(&mut line.served).await;
+    // Those of a later connection count from its beginning.
+    let (mut client, mut served) = line.another().await;
+    client.write_all(b"abcdefgh").await.unwrap();
+    expect_bytes(&mut served, b"ab-cdef").await;
+    hears_the_end(&mut served).await;
+    // A new plan has none of them.
+    line.proxy.plan(direction, Plan::new());
+    let (mut client, mut served) = line.another().await;
+    client.write_all(b"abcdefgh").await.unwrap();
+    expect_bytes(&mut served, b"abcdefgh").await;
+}
+
+#[tokio::test]
 async fn a_limited_bandwidth_slows_the_sender() {
     let mut line = Line::open().await;
     line.proxy.plan(Direction::ToServer, Plan::new().bandwidth(100_000));
