@@ -15,6 +15,9 @@ use super::{
 /// Limit on the length of a header line. A longer one means that the input is no capture of this protocol.
 const MAX_LINE: usize = 1 << 20;
 
+/// Limit on the bytes of a frame that are kept until it is complete.
+const MAX_KEPT: usize = 64 << 20;
+
 /// Where the bytes of a captured stream come from.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Capture {
@@ -79,7 +82,6 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(input: Option<u64>, raw: bool) -> Self {
-        // The bytes are in memory already, so a long body costs nothing more.
         let limits = Limits::default().with_max_line(MAX_LINE).with_max_body(i32::MAX as usize);
         Self {
             input,
@@ -111,7 +113,14 @@ impl Stream {
                     })?;
                     self.offset += bytes.len() as u64;
                 }
-                Ok(None) => return Ok(true),
+                Ok(None) if self.rest.len() <= MAX_KEPT => return Ok(true),
+                Ok(None) => {
+                    let error = format!("the frame is longer than {MAX_KEPT} bytes, which is the limit");
+                    let (capture, offset) = (self.capture.clone(), Some(self.offset));
+                    self.rest = BytesMut::new();
+                    output.json(&Malformed { input, capture, offset, error })?;
+                    return Ok(false);
+                }
                 Err(error) => {
                     output.json(&Malformed {
                         input,

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    exit_status::{EXIT_DONE, EXIT_LOCAL_IO, EXIT_USAGE},
+    exit_status::{EXIT_BROKEN_PIPE, EXIT_DONE, EXIT_LOCAL_IO, EXIT_USAGE},
     input::Source,
     stderr::print_error,
 };
@@ -37,7 +37,8 @@ use crate::{
 /// is present if the bytes are valid UTF-8 without control characters other than tab, line feed and carriage
 /// return.
 ///
-/// The exit status doesn't depend on the bytes: it is 0 unless the input can't be read.
+/// The exit status doesn't depend on the bytes: it is 0 unless the input can't be read, or the output not
+/// written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The file to read; stdin if there is none, or for -
@@ -85,8 +86,8 @@ pub(crate) fn run(args: &Args) -> u8 {
     };
     match done.and_then(|()| output.0.flush().map_err(InspectError::Output)) {
         Ok(()) => EXIT_DONE,
-        // A reader that stops reading has seen enough, which is no failure.
-        Err(InspectError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
+        // A reader that stops reading has seen enough.
+        Err(InspectError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_BROKEN_PIPE,
         Err(InspectError::Output(error)) => {
             print_error("the output can't be written", &error);
             EXIT_LOCAL_IO
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &Args) -> u8 {
         Err(InspectError::Input(error)) => {
             // The frames before the error are still of use; a failure to write them is secondary to it.
             let _ = output.0.flush();
-            print_error("the input can't be read", &error);
+            print_error(&format!("{} can't be read", source.name()), &error);
             EXIT_LOCAL_IO
         }
     }

@@ -27,6 +27,10 @@ use super::{
     reassembly::{Piece, Reassembly, Segment},
 };
 
+/// The first bytes of a file of pcap, in either order of bytes, with times in microseconds or nanoseconds.
+const PCAP: [[u8; 4]; 4] =
+    [[0xa1, 0xb2, 0xc3, 0xd4], [0xd4, 0xc3, 0xb2, 0xa1], [0xa1, 0xb2, 0x3c, 0x4d], [0x4d, 0x3c, 0xb2, 0xa1]];
+
 /// The first bytes of a file of pcapng.
 const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 
@@ -70,11 +74,48 @@ pub(super) fn packets(
     let mut input = BufReader::with_capacity(BUFFER, input);
     let start = input.fill_buf().map_err(InspectError::Input)?;
     let is_pcapng = start.starts_with(&PCAPNG);
+    let is_other =
+        start.len() >= PCAPNG.len() && !is_pcapng && !PCAP.iter().any(|magic| start.starts_with(magic));
+    if start.is_empty() || is_other {
+        let text = if is_other { "it is no pcap or pcapng file" } else { "it is empty" };
+        return Err(InspectError::Input(io::Error::new(io::ErrorKind::InvalidData, text)));
+    }
     let mut flows = Flows { flows: BTreeMap::new(), ports, raw, unread: 0 };
-    if is_pcapng {
-        let mut reader = PcapNgReader::new(input).map_err(unreadable)?;
+    let done = flows.read(input, is_pcapng, output);
+    if !matches!(done, Err(InspectError::Output(_))) {
+        // What is known of the streams is of use also where the file is cut off.
+        flows.end(output)?;
+    }
+    done
+}
+
+/// The error of a capture whose `part` could not be read.
+fn unreadable(part: &str, error: PcapError) -> InspectError {
+    let text = match error {
+        PcapError::IoError(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            return InspectError::Input(error);
+        }
+        PcapError::IoError(_) | PcapError::IncompleteBuffer => format!("the capture ends within {part}"),
+        error => format!("the capture is damaged in {part}: {error}"),
+    };
+    InspectError::Input(io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
+impl Flows<'_> {
+    /// Reads all packets.
+    fn read(&mut self, input: impl Read, is_pcapng: bool, output: &mut Printer) -> Result<(), InspectError> {
+        if !is_pcapng {
+            let mut reader = PcapReader::new(input).map_err(|error| unreadable("its header", error))?;
+            let link = reader.header().datalink;
+            while let Some(packet) = reader.next_packet() {
+                let packet = packet.map_err(|error| unreadable("a packet", error))?;
+                self.packet(link, packet.timestamp.as_secs_f64(), &packet.data, output)?;
+            }
+            return Ok(());
+        }
+        let mut reader = PcapNgReader::new(input).map_err(|error| unreadable("its header", error))?;
         while let Some(block) = reader.next_block() {
-            let (interface, time, data) = match block.map_err(unreadable)? {
+            let (interface, time, data) = match block.map_err(|error| unreadable("a packet", error))? {
                 Block::EnhancedPacket(packet) => {
                     (packet.interface_id, Some(packet.timestamp), packet.data.into_owned())
                 }
@@ -84,24 +125,10 @@ pub(super) fn packets(
             let Some(interface) = reader.interfaces().get(interface as usize) else { continue };
             // The library takes every number for nanoseconds.
             let ticks = time.map_or(0.0, |time| time.as_nanos() as f64);
-            flows.packet(interface.linktype, ticks / ticks_of_second(interface), &data, output)?;
+            self.packet(interface.linktype, ticks / ticks_of_second(interface), &data, output)?;
         }
-    } else {
-        let mut reader = PcapReader::new(input).map_err(unreadable)?;
-        let link = reader.header().datalink;
-        while let Some(packet) = reader.next_packet() {
-            let packet = packet.map_err(unreadable)?;
-            flows.packet(link, packet.timestamp.as_secs_f64(), &packet.data, output)?;
-        }
+        Ok(())
     }
-    flows.end(output)
-}
-
-fn unreadable(error: PcapError) -> InspectError {
-    InspectError::Input(match error {
-        PcapError::IoError(error) => error,
-        error => io::Error::new(io::ErrorKind::InvalidData, format!("it is no pcap or pcapng file: {error}")),
-    })
 }
 
 /// The unit of an interface's times, as a number of them in a second: microseconds, unless an option says

@@ -265,17 +265,28 @@ async fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
     }
     let finished = Metaq::start(&["inspect", "/"]).finish(b"").await;
     assert_eq!(finished.status, 8, "a folder can be opened and not read");
-    assert!(finished.stderr.starts_with("metaq: the input can't be read: "), "{}", finished.stderr);
+    assert!(finished.stderr.starts_with("metaq: / can't be read: "), "{}", finished.stderr);
 }
 
 #[tokio::test]
-async fn a_closed_stdout_is_no_failure() {
+async fn a_closed_stdout_has_its_status_and_no_message() {
     let mut metaq = Metaq::start(&["inspect", "--hex"]);
     metaq.write(b"717569740d0a\n").await;
     assert!(metaq.next_line().await.contains("quit"));
     metaq.close_stdout();
     let finished = metaq.finish("717569740d0a\n".repeat(100_000).as_bytes()).await;
-    assert_eq!((finished.status, &*finished.stderr), (0, ""));
+    assert_eq!((finished.status, &*finished.stderr), (141, ""));
+}
+
+#[tokio::test]
+async fn frame_that_would_fill_the_memory_is_malformed() {
+    let mut input = b"version 60\r\nvalue 2147483640 5\r\n".to_vec();
+    input.resize(65 << 20, b'x');
+    let finished = inspect(&[], &input).await;
+    let lines = finished.json();
+    assert_eq!((finished.status, lines.len()), (0, 2), "{}", finished.stdout);
+    let error = lines[1]["error"].as_str().unwrap();
+    assert!(lines[1]["offset"] == 12 && error.contains("longer than 67108864 bytes"), "{error}");
 }
 
 #[tokio::test]

@@ -151,10 +151,19 @@ async fn missing_bytes_and_cut_frames_are_named() {
 
 #[tokio::test]
 async fn other_files_are_refused() {
-    for file in [&b""[..], b"no capture at all, and long enough for a header", &pcap(&conversation())[..20]] {
+    for (file, said) in [
+        (&b""[..], "it is empty"),
+        (b"no capture at all, and long enough for a header", "it is no pcap or pcapng file"),
+        (b"short", "it is no pcap or pcapng file"),
+        (&pcap(&conversation())[..20], "the capture ends within its header"),
+    ] {
         let finished = inspect(file, &[]).await;
         assert_eq!((finished.status, &*finished.stdout), (8, ""), "{}", finished.stderr);
-        assert!(finished.stderr.starts_with("metaq: the input can't be read: "), "{}", finished.stderr);
+        assert!(
+            finished.stderr.ends_with(&format!("/capture can't be read: {said}\n")),
+            "{}",
+            finished.stderr
+        );
     }
     let finished = Metaq::start(&["inspect", "--port", "1"]).finish(b"").await;
     assert_eq!(finished.status, 2);
@@ -162,4 +171,26 @@ async fn other_files_are_refused() {
     let file = pcap(&conversation());
     let finished = inspect(&file[..file.len() - 5], &[]).await;
     assert_eq!((finished.status, finished.json().len()), (8, 3), "{}", finished.stderr);
+    let said = "/capture can't be read: the capture ends within a packet\n";
+    assert!(finished.stderr.ends_with(said), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn open_streams_of_a_cut_file_are_ended() {
+    let packets = [
+        segment(false, 8123, 0, false, b"version 60\r\nvers"),
+        segment(true, 8123, 0, false, b"result 200 3 60\r\n0.1"),
+        segment(true, 8123, 50, false, b"result 200 3 61\r\n0.1"),
+        segment(false, 8123, 16, false, b"ion 61\r\n"),
+    ];
+    for file in [pcap(&packets), pcapng(&packets)] {
+        let finished = inspect(&file[..file.len() - 5], &[]).await;
+        let lines = finished.json();
+        assert_eq!((finished.status, lines.len()), (8, 4), "{} {}", finished.stdout, finished.stderr);
+        let line = |key: &str, stream: &str| {
+            lines.iter().any(|line| line["stream"] == stream && !line[key].is_null())
+        };
+        assert!(line("incomplete", TO_BROKER) && line("missing", TO_CLIENT), "{}", finished.stdout);
+        assert!(finished.stderr.contains("the capture ends within a packet"), "{}", finished.stderr);
+    }
 }
