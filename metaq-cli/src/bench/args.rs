@@ -12,7 +12,7 @@ use bytes::Bytes;
 use metaq_producer::Topic;
 use metaq_protocol::MAX_READABLE_DATA;
 
-use crate::args::{ConnectionArgs, parse_timeout};
+use crate::args::{ConnectionArgs, parse_timeout, timeout_text};
 
 /// Sends messages as fast as they are acknowledged, and measures the rate. THE MESSAGES ARE STORED: use a
 /// dedicated topic.
@@ -56,9 +56,9 @@ pub(crate) struct Args {
     /// The number of messages to send first, without measuring them
     #[arg(long, value_name = "W", default_value_t = 0)]
     pub(super) warmup: u64,
-    /// The time limit for each message, retries included
-    #[arg(long, default_value = "3s", value_parser = parse_timeout)]
-    pub(super) timeout: Duration,
+    /// The time limit for each message, retries included, 3s by default
+    #[arg(long, value_name = "TIMEOUT", value_parser = timeout_text)]
+    pub(super) timeout: Option<String>,
     /// Sends this number of messages each second, whether earlier ones are acknowledged or not, up to
     /// --in-flight. Latencies count from the time at which each should have been sent
     #[arg(long, value_name = "N", value_parser = parse_rate)]
@@ -79,7 +79,7 @@ pub(crate) struct Args {
     /// Draws latencies by percentile, and rate and latencies over time, to a file
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
-    /// Prints the figures also as one line of JSON, after the table
+    /// Prints the figures also as one line of JSON, after the table; with --output json that line is all
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
@@ -131,29 +131,6 @@ impl Args {
             Some(PayloadSource::File(path)) => lines(path),
         }
     }
-
-    /// Checks that the files to write can be written, so that a run isn't for nothing. A file that was not
-    /// there is not there afterwards.
-    ///
-    /// # Errors
-    /// The path, and the reason.
-    pub(super) fn check_files(&self) -> Result<(), (&Path, io::Error)> {
-        for path in [&self.hdr, &self.plot].into_iter().flatten() {
-            let found = fs::metadata(path);
-            if found.as_ref().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-                // Opening it could be noticed, or block.
-                continue;
-            }
-            let opened = fs::File::options().append(true).create(true).open(path);
-            opened.map_err(|error| (&**path, error))?;
-            if found.is_err() {
-                // Where that fails, the run replaces it.
-                let _ = fs::remove_file(path);
-            }
-        }
-        Ok(())
-    }
-
     /// Returns whether the further figures are wanted.
     pub(super) fn has_details(&self) -> bool {
         self.details

@@ -238,6 +238,20 @@ impl Figures {
 
     /// Formats the figures for people.
     pub(super) fn table(&self, workload: &str) -> String {
+        let mut table = String::new();
+        for (name, value) in self.rows(workload) {
+            // Writing to a string can't fail.
+            let _ = writeln!(table, "{name:<15}{value}");
+        }
+        table
+    }
+
+    /// Formats the figures as words separated by tabs.
+    pub(super) fn plain(&self, workload: &str) -> String {
+        self.rows(workload).into_iter().map(|(name, value)| format!("{name}\t{value}\n")).collect()
+    }
+
+    fn rows(&self, workload: &str) -> Vec<(&'static str, String)> {
         let line = &self.line;
         let mut rows = vec![
             ("messages", format!("{} {workload}", line.messages)),
@@ -259,12 +273,7 @@ impl Figures {
             }
             rows.push(("limited by", details.explanation.clone()));
         }
-        let mut table = String::new();
-        for (name, value) in rows {
-            // Writing to a string can't fail.
-            let _ = writeln!(table, "{name:<15}{value}");
-        }
-        table
+        rows
     }
 }
 

@@ -1,21 +1,18 @@
 //! The distribution of latencies as a text, as HdrHistogram's own tools write and plot it.
 
-use std::{
-    fs::File,
-    io::{self, BufWriter, Write},
-    path::Path,
-};
+use std::io::{self, Write};
 
 use hdrhistogram::Histogram;
 
 /// The number of steps until the distance to 100 % is half of what it was.
 const STEPS: u32 = 5;
 
-/// Writes the percentiles of latencies, which are in nanoseconds, in microseconds.
-pub(super) fn write(path: &Path, latencies: &Histogram<u64>) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    format(&mut file, latencies)?;
-    file.flush()
+/// Formats the percentiles of latencies, which are in nanoseconds, in microseconds.
+pub(super) fn text(latencies: &Histogram<u64>) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Writing to memory can't fail.
+    let _ = format(&mut text, latencies);
+    text
 }
 
 fn format(output: &mut impl Write, latencies: &Histogram<u64>) -> io::Result<()> {

@@ -3,12 +3,13 @@
 //! `closed_loop` sends as fast as messages are acknowledged, by the `window` that keeps them in flight, and
 //! `open_loop` at a rate. `figures` computes and formats the results, with `sampling`, which finds what
 //! limited the rate, and `timeline`. `compare`, `hdr` and `plot` show them in other forms; `report` writes
-//! them.
+//! them, and `files` those that have files of their own.
 
 mod args;
 mod closed_loop;
 mod compare;
 mod figures;
+mod files;
 mod hdr;
 mod open_loop;
 mod plot;
@@ -20,7 +21,6 @@ mod window;
 use std::{
     collections::BTreeSet,
     io,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,7 +29,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use metaq_producer::{BrokerAddr, Message, Producer, ProducerConfig, Topic};
+use metaq_producer::{BrokerAddr, Message, Producer, Topic};
 use tokio::{
     task::{JoinError, JoinHandle},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
@@ -38,14 +38,17 @@ use tokio::{
 pub(crate) use self::args::Args;
 use self::{
     figures::{Failures, Figures, Run, Tally},
+    files::Files,
     report::report,
     sampling::{SAMPLE_INTERVAL, Samples, has_unsent_bytes, round_trip},
 };
 use crate::{
     connect::connect,
-    exit_status::{EXIT_FAILED, EXIT_LOCAL_IO, EXIT_USAGE},
+    display::{OutputForm, output_form},
+    exit_status::{EXIT_FAILED, EXIT_USAGE},
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
+    settings::{Flag, Origin, Settings},
     shutdown::{self, Shutdown, StopSignals},
     stderr::{print_error, print_message},
 };
@@ -66,20 +69,29 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(earlier) => earlier,
         Err(error) => return unusable("the earlier figures can't be read", &error),
     };
-    if let Err((path, error)) = args.check_files() {
-        print_error(&format!("{} can't be written", path.display()), &error);
-        return EXIT_LOCAL_IO;
-    }
     // Reading a file may block, and a signal ends the program then.
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
-    let mut settings = match args.connection.settings(&[]) {
+    let timeout = Flag::new("send_timeout", "--timeout", args.timeout.as_deref());
+    let mut settings = match args.connection.settings(&[timeout]) {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    configure(&mut settings.config, &args, &payloads);
+    let form = match output_form(settings.get("output")) {
+        Ok(form) => form.unwrap_or(OutputForm::Human),
+        Err(text) => {
+            print_message(&text);
+            return EXIT_USAGE;
+        }
+    };
+    configure(&mut settings, &args, &payloads);
+    let timeout = settings.config.send_timeout;
+    let files = match Files::open(&args, &mut signals).await {
+        Ok(files) => files,
+        Err(status) => return status,
+    };
     let connections = settings.config.connections_per_broker;
     let topics = std::slice::from_ref(&args.topic);
     let producer = match connect(settings, topics, None, |builder| builder, &mut signals).await {
@@ -111,7 +123,7 @@ pub(crate) async fn run(args: Args) -> u8 {
         has_timeline: args.plot.is_some(),
         progress: Arc::clone(&progress),
     };
-    let mut shutdown = Shutdown::new(signals, args.timeout);
+    let mut shutdown = Shutdown::new(signals, timeout);
     // Sends from a spawned task, as a service does: the runtime polls the system's events after each turn of
     // its main future.
     let messages = args.messages.unwrap_or(u64::MAX);
@@ -141,27 +153,35 @@ pub(crate) async fn run(args: Args) -> u8 {
         figures.add_details(&Run { mean_size, connections, rate, samples, round_trip });
     }
     let comparison = earlier.map(|earlier| compare::table(&earlier, &figures.map())).unwrap_or_default();
-    let status =
-        report(&mut output, &figures, &warmup, &workload, &comparison, args.json, &mut shutdown).await;
-    let written = write_files(&args, &figures, &workload);
+    let form = (form, args.json);
+    let status = report(&mut output, &figures, &warmup, &workload, &comparison, form, &mut shutdown).await;
+    let written = files.write(&figures, &workload, &mut shutdown).await;
     let status = written.err().filter(|_| status == 0).unwrap_or(status);
     shutdown::close(&producer, &mut shutdown, status).await
 }
 
 /// Adapts the settings of the producer to what is asked for.
-fn configure(config: &mut ProducerConfig, args: &Args, payloads: &[Bytes]) {
+fn configure(settings: &mut Settings, args: &Args, payloads: &[Bytes]) {
+    let is_default = |name| *settings.origin(name) == Origin::Default;
+    let (counts_by_default, bytes_by_default) =
+        (is_default("max_in_flight"), is_default("max_in_flight_bytes"));
+    let config = &mut settings.config;
     let in_flight = args.in_flight as usize;
     let size = payloads.iter().map(Bytes::len).max().unwrap_or_default();
-    // One broker can have at most half of the messages that a producer has in flight.
-    config.send_timeout = args.timeout;
     if let Some(connections) = args.connections {
         config.connections_per_broker = connections as usize;
     }
-    config.max_in_flight = config.max_in_flight.max(2 * in_flight);
+    // One broker can have at most half of the messages that a producer has in flight. A limit that was set
+    // holds.
+    if counts_by_default {
+        config.max_in_flight = config.max_in_flight.max(2 * in_flight);
+    }
     let bytes = (2 * in_flight).saturating_mul(size + HEADER);
     // The limit is a `u32`; if messages are so large that it applies, fewer are in flight than the options
     // ask for.
-    config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes).min(u32::MAX as usize);
+    if bytes_by_default {
+        config.max_in_flight_bytes = config.max_in_flight_bytes.max(bytes).min(u32::MAX as usize);
+    }
 }
 
 /// Describes what is sent. Returns the mean size of a payload, too.
@@ -171,27 +191,6 @@ fn describe(args: &Args, payloads: &[Bytes]) -> (String, f64) {
     let (least, most) = (sizes.clone().min().unwrap_or_default(), sizes.max().unwrap_or_default());
     let size = if least == most { most.to_string() } else { format!("{least} to {most}") };
     (format!("of {size} bytes, {} in flight", args.in_flight), mean)
-}
-
-/// Writes the files that were asked for.
-///
-/// # Errors
-/// The exit status, after a message.
-fn write_files(args: &Args, figures: &Figures, workload: &str) -> Result<(), u8> {
-    let written = |path: &Path, result: io::Result<()>| {
-        result.map_err(|error| {
-            print_error(&format!("{} can't be written", path.display()), &error);
-            EXIT_LOCAL_IO
-        })
-    };
-    if let Some(path) = &args.hdr {
-        written(path, hdr::write(path, &figures.latencies))?;
-    }
-    if let Some(path) = &args.plot {
-        let title = format!("metaq bench: {} messages {workload}", figures.messages());
-        written(path, plot::draw(path, &title, &figures.latencies, &figures.timeline))?;
-    }
-    Ok(())
 }
 
 /// State that the sending task and the task that prints the progress share.

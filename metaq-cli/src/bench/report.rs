@@ -4,12 +4,12 @@ use std::io;
 
 use super::figures::{Failures, Figures};
 use crate::{
-    display::wrapped,
+    display::{OutputForm, wrapped},
     exit_status::{self, FailureCounts},
     output::Output,
     report::{count_messages, describe_send_error},
     shutdown::{self, PendingResults, Shutdown},
-    stderr::{describe, print_error, print_message},
+    stderr::{describe, print_error, print_message, print_text},
 };
 
 /// The figures that are being written to stdout.
@@ -27,20 +27,30 @@ impl PendingResults for FiguresOutput<'_> {
     }
 }
 
-/// Prints the figures; returns the exit status.
+/// Prints the figures in this form, and as a line of JSON too if `json` is set; returns the exit status.
 pub(super) async fn report(
     output: &mut Output,
     figures: &Figures,
     warmup: &Failures,
     workload: &str,
     comparison: &str,
-    json: bool,
+    (form, json): (OutputForm, bool),
     shutdown: &mut Shutdown,
 ) -> u8 {
     let text = output.text();
-    text.extend_from_slice(wrapped(&figures.table(workload), 15).as_bytes());
-    text.extend_from_slice(comparison.as_bytes());
-    if json {
+    match form {
+        OutputForm::Human => {
+            text.extend_from_slice(wrapped(&figures.table(workload), 15).as_bytes());
+            text.extend_from_slice(comparison.as_bytes());
+        }
+        OutputForm::Plain => text.extend_from_slice(figures.plain(workload).as_bytes()),
+        OutputForm::Json => {}
+    }
+    if form != OutputForm::Human {
+        // It is for people.
+        print_text(comparison);
+    }
+    if json || form == OutputForm::Json {
         match figures.json() {
             Ok(line) => text.extend_from_slice(format!("{line}\n").as_bytes()),
             Err(error) => return print_error("the figures can't be written", &error),

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use self::splitter::Splitter;
 pub(crate) use self::{
     framing::{Delimiter, Framing},
-    source::{Source, checked_sources, duplicate},
+    source::{Source, are_same, checked_sources, duplicate, is_stdout},
 };
 
 const READ_SIZE: usize = 64 * 1024;

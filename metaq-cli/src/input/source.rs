@@ -3,7 +3,10 @@
 use std::{
     fs::{File, Metadata},
     io::{self, IsTerminal as _},
-    os::{fd::AsFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -86,6 +89,34 @@ impl Source {
             Self::File(path) => path.metadata(),
         }
     }
+}
+
+/// Returns whether two paths name the same file or pipe, which need not exist yet.
+pub(crate) fn are_same(one: &Path, other: &Path) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => would_mix(&one, &other),
+        (Err(_), Err(_)) => {
+            let place = |path: &Path| {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                Some(folder.unwrap_or_else(|| Path::new(".")).canonicalize().ok()?.join(path.file_name()?))
+            };
+            place(one).is_some_and(|one| Some(one) == place(other))
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a path names the file or pipe that standard output is.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    let (Ok(path), Some(output)) = (path.metadata(), output_metadata()) else { return false };
+    would_mix(&path, &output)
+}
+
+/// Returns whether two outputs with this metadata would be mixed. A device, such as `/dev/null`, may have any
+/// number of writers.
+fn would_mix(one: &Metadata, other: &Metadata) -> bool {
+    let is_kept = one.is_file() || one.file_type().is_fifo();
+    is_kept && (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 fn output_metadata() -> Option<Metadata> {

@@ -4,10 +4,10 @@
 mod signals;
 mod state;
 
-use std::{io, time::Duration};
+use std::{io, thread, time::Duration};
 
 use metaq_producer::Producer;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 pub(crate) use self::{signals::StopSignals, state::Shutdown};
 use crate::output::Output;
@@ -57,6 +57,23 @@ pub(crate) async fn finish(pending: &mut impl PendingResults, shutdown: &mut Shu
     let reason = "they were not read before the program had to end";
     pending.give_up(io::Error::new(io::ErrorKind::TimedOut, reason));
     pending.complete().await;
+}
+
+/// Does work that may block, such as opening a named pipe, which waits for the other end. It is done by a
+/// thread of its own, so that signals are handled meanwhile.
+///
+/// # Errors
+/// Those of `work`, or when no thread is available.
+///
+/// # Cancel safety
+/// The work goes on when the future is dropped; a program that ends abandons it.
+pub(crate) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (sender, done) = oneshot::channel();
+    // The receiver may be gone.
+    thread::Builder::new().name("file".to_owned()).spawn(move || drop(sender.send(work())))?;
+    done.await.unwrap_or_else(|_| Err(io::Error::other("the thread that does it has failed")))
 }
 
 /// Closes the producer after all results are reported; a signal interrupts it. Returns the exit status, which

@@ -38,6 +38,20 @@ impl StopSignals {
     }
 }
 
+impl StopSignals {
+    /// Waits for a future until a signal, whose exit status is the error.
+    ///
+    /// # Cancel safety
+    /// As that of the future; no signal is lost.
+    pub(crate) async fn unless_stopped<T>(&mut self, future: impl Future<Output = T>) -> Result<T, u8> {
+        tokio::select! {
+            biased;
+            output = future => Ok(output),
+            status = self.next() => Err(status),
+        }
+    }
+}
+
 /// Waits for a signal; forever if it is not handled.
 async fn received(signal: &mut Option<Signal>) -> Option<()> {
     match signal {

@@ -172,17 +172,59 @@ async fn runs_are_compared_and_written_to_files() {
     assert_eq!((refused.status, &*refused.stdout), (2, ""));
     assert!(refused.stderr.contains("its last line is not that of metaq bench --json"), "{}", refused.stderr);
     let stored = broker.messages("t").len();
-    for option in ["--hdr", "--plot"] {
-        let more = format!("--messages 5 --size 1 --in-flight 1 {option} /no/such/folder/file");
-        let failed = bench(&broker, &more).await;
-        assert_eq!((failed.status, &*failed.stdout), (8, ""));
-        assert!(failed.stderr.contains("/no/such/folder/file can't be written"), "{}", failed.stderr);
-    }
     fs::write(&old, "one\n").unwrap();
     let refused = bench(&broker, &format!("--messages 5 --size 1 --in-flight 1 --payload {old}")).await;
     assert_eq!((refused.status, &*refused.stdout), (2, ""));
     assert!(refused.stderr.contains("have their own sizes; leave --size out"), "{}", refused.stderr);
     assert_eq!(broker.messages("t").len(), stored, "none of these begins");
+}
+
+#[tokio::test]
+async fn files_are_opened_before_anything_is_sent() {
+    let broker = broker().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let name = path.display();
+    let run = "--messages 5 --size 1 --in-flight 1";
+    for (more, status, said) in [
+        ("--hdr /no/such/folder/file".to_owned(), 8, "/no/such/folder/file can't be written"),
+        ("--plot /no/such/folder/file".to_owned(), 8, "/no/such/folder/file can't be written"),
+        (format!("--hdr {name} --plot {name}"), 2, "is the file of --hdr and of --plot"),
+    ] {
+        let failed = bench(&broker, &format!("{run} {more}")).await;
+        assert_eq!((failed.status, &*failed.stdout), (status, ""), "{more}: {}", failed.stderr);
+        assert!(failed.stderr.contains(said), "{more}: {}", failed.stderr);
+    }
+    assert!(broker.messages("t").is_empty());
+    // A longer file from before is replaced.
+    fs::write(&path, "~".repeat(100_000)).unwrap();
+    assert_eq!(bench(&broker, &format!("{run} --hdr {name}")).await.status, 0);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.trim_start().starts_with("Value") && !text.contains('~'), "{text}");
+}
+
+#[tokio::test]
+async fn output_has_the_form_that_is_asked_for() {
+    let broker = broker().await;
+    let cluster = broker.addr().to_string();
+    let run = ["--messages", "5", "--size", "1", "--in-flight", "1", "--cluster", &cluster];
+    let start = |form| Metaq::start(&[&["bench", "--topic", "t", "--output", form][..], &run].concat());
+    let finished = start("json").finish(b"").await;
+    let lines = finished.json();
+    assert_eq!((finished.status, lines.len(), &lines[0]["messages"]), (0, 1, &5.into()));
+    let finished = start("plain").finish(b"").await;
+    assert!(finished.stdout.starts_with("messages\t5 of 1 bytes, 1 in flight\nfailures\t0\n"));
+    assert!(finished.stdout.lines().all(|line| line.split('\t').count() == 2), "{}", finished.stdout);
+}
+
+#[tokio::test]
+async fn timeout_of_the_settings_holds() {
+    let broker = broker().await;
+    broker.faults().plan(Requests::puts(), Fault::Ignore);
+    let finished = bench(&broker, "--messages 1 --size 1 --in-flight 1 -X send_timeout=2s").await;
+    assert_eq!(finished.status, 6, "{}", finished.stderr);
+    // Without it, the default of --timeout would hold, which is 3 s.
+    assert!(number(&figures(&finished), "elapsed_s") < 2.95, "{}", finished.stdout);
 }
 
 #[tokio::test]
