@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use memchr::memmem;
+
 /// How the bytes of the input are divided into messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -24,12 +26,24 @@ impl Default for Framing {
 }
 
 impl Framing {
-    /// Appends a message to `text` in the form in which it is read.
-    pub(crate) fn write(&self, message: &[u8], text: &mut Vec<u8>) {
+    /// Appends a message to `text` in the form in which it is read. Returns false, and appends nothing, if it
+    /// would be read as another message: the last one of a file may end with the beginning of the delimiter.
+    #[must_use]
+    pub(crate) fn write(&self, message: &[u8], text: &mut Vec<u8>) -> bool {
         match self {
-            Self::Delimited { delimiter, .. } => {
+            Self::Delimited { delimiter: Delimiter(delimiter), strips_cr } => {
+                let start = text.len();
                 text.extend_from_slice(message);
-                text.extend_from_slice(&delimiter.0);
+                if *strips_cr && message.ends_with(b"\r") {
+                    // Of two, one is left.
+                    text.push(b'\r');
+                }
+                let end = text.len() - start;
+                text.extend_from_slice(delimiter);
+                if memmem::find(&text[start..], delimiter) != Some(end) {
+                    text.truncate(start);
+                    return false;
+                }
             }
             Self::LengthPrefixed => {
                 // No message is longer than `MAX_LINE`.
@@ -38,6 +52,7 @@ impl Framing {
             }
             Self::WholeFile => text.extend_from_slice(message),
         }
+        true
     }
 }
 
@@ -95,6 +110,24 @@ impl FromStr for Delimiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_written_only_as_it_is_read() {
+        let written = |delimiter: &str, strips_cr, message: &[u8]| {
+            let framing = Framing::Delimited { delimiter: delimiter.parse().unwrap(), strips_cr };
+            let mut text = b"before".to_vec();
+            let is_written = framing.write(message, &mut text);
+            assert_eq!(is_written, text.len() > 6);
+            is_written.then(|| text.split_off(6))
+        };
+        assert_eq!(written("\\n", false, b"a\r").unwrap(), b"a\r\n");
+        assert_eq!(written("\\n", true, b"a\r").unwrap(), b"a\r\r\n", "one is stripped");
+        assert_eq!(written("\\n", true, b"").unwrap(), b"\n");
+        assert_eq!(written("\\n\\n", false, b"a\nb").unwrap(), b"a\nb\n\n");
+        assert_eq!(written("\\n\\n", false, b"a\n"), None);
+        assert_eq!(written("aab", false, b"xa").unwrap(), b"xaaab");
+        assert_eq!(written("abab", false, b"xab"), None);
+    }
 
     #[test]
     fn delimiters_have_escapes() {

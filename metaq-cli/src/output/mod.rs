@@ -141,6 +141,16 @@ impl Output {
         self.shared.state.lock().failure.take()
     }
 
+    /// Returns the number of bytes of the text that are not written yet.
+    pub(crate) fn unwritten_len(&self) -> usize {
+        let state = self.shared.state.lock();
+        let writing = state.writing.as_ref().map(|writing| {
+            // The count is that of this portion, which the lock keeps from being replaced.
+            writing.len() - self.shared.written.load(Ordering::Acquire).min(writing.len())
+        });
+        self.collected.len() + state.waiting.len() + writing.unwrap_or_default()
+    }
+
     /// Takes the lines that were not written completely. Call it only after a failure.
     pub(crate) fn take_unwritten(&mut self) -> Vec<u8> {
         let mut state = self.shared.state.lock();

@@ -10,6 +10,9 @@ use serde::{Deserialize, de::IgnoredAny};
 use super::Args;
 use crate::input::{Line, MAX_LINE};
 
+/// The byte order mark of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Makes messages of lines.
 #[derive(Clone, Debug)]
 pub(super) struct Composer {
@@ -105,6 +108,8 @@ impl Composer {
     }
 
     fn of_json(&self, topic: Topic, line: &[u8]) -> Result<Message, String> {
+        // Some programs begin a file with this mark.
+        let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         let line: JsonLine<'_> = serde_json::from_slice(line)
             .map_err(|error| format!("the line is not the JSON of a message: {error}"))?;
         let payload: Bytes = match (line.data, line.data_b64) {

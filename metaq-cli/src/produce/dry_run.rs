@@ -5,11 +5,14 @@ use std::io;
 use metaq_producer::Message;
 use serde::Serialize;
 
-use super::compose::{Composer, Refused, checked};
+use super::{
+    Args,
+    compose::{Composer, Refused, checked},
+};
 use crate::{
-    display::OutputForm,
+    display::{self, OutputForm},
     exit_status::{self, EXIT_DONE, EXIT_FAILED, EXIT_LOCAL_IO, EXIT_NOT_SENT},
-    input::{Framing, Lines, Source},
+    input::{Lines, Source},
     output::Output,
     report::count_messages,
     stderr::print_error,
@@ -42,14 +45,9 @@ struct Reason<'a> {
     message: &'a str,
 }
 
-pub(super) async fn run(
-    sources: Vec<Source>,
-    framing: Framing,
-    composer: Composer,
-    max_size: usize,
-    form: OutputForm,
-) -> u8 {
-    let started = Output::stdout().and_then(|output| Ok((output, Lines::read(sources, framing)?)));
+pub(super) async fn run(sources: Vec<Source>, args: &Args, max_size: usize, form: OutputForm) -> u8 {
+    let composer = Composer::new(args);
+    let started = Output::stdout().and_then(|output| Ok((output, Lines::read(sources, args.framing())?)));
     let (mut output, mut lines) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -59,7 +57,12 @@ pub(super) async fn run(
     };
     let (mut number, mut refused, mut bytes) = (0, 0, 0);
     let mut input_failed = false;
-    while let Some(batch) = lines.next().await {
+    let is_over = |number, refused| {
+        args.count.is_some_and(|count| number >= count) || (args.stops_on_error() && refused > 0)
+    };
+    while !is_over(number, refused)
+        && let Some(batch) = lines.next().await
+    {
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -69,6 +72,9 @@ pub(super) async fn run(
             }
         };
         for line in batch {
+            if is_over(number, refused) {
+                break;
+            }
             number += 1;
             let message = composer.message(number, line).and_then(|message| checked(message, max_size));
             match &message {
@@ -85,7 +91,7 @@ pub(super) async fn run(
         }
         output.flush();
     }
-    if form == OutputForm::Human {
+    if form == OutputForm::Human && !display::is_quiet() {
         let text = format!(
             "{}, {bytes} bytes, would be sent; {refused} would not\n",
             count_messages(number - refused)

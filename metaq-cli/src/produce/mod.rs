@@ -14,7 +14,7 @@ mod run;
 mod sending;
 mod spooled;
 
-use std::{io, time::Duration};
+use std::{fs::File, io, path::Path, time::Duration};
 
 pub(crate) use self::options::Args;
 use self::{compose::Composer, pace::Pace, rejects::Rejects, run::Run, sending::Sender, spooled::SpoolRun};
@@ -23,10 +23,10 @@ use crate::{
     connect::{Connecting, connect},
     display::{self, OutputForm, output_form},
     exit_status::{EXIT_FAILED, EXIT_LOCAL_IO, EXIT_USAGE},
-    input::{Framing, Lines, Source, checked_sources},
+    input::{Lines, Source, are_same, checked_sources, is_stdout},
     report::{Destination, Report},
-    settings::{Flag, Settings},
-    shutdown::{Shutdown, StopSignals, close},
+    settings::{Flag, Origin, Settings},
+    shutdown::{Shutdown, StopSignals, close, on_thread},
     spooling::{Spool, write_time},
     stderr::{print_error, print_message},
 };
@@ -40,26 +40,26 @@ pub(crate) async fn run(args: Box<Args>) -> u8 {
 /// Runs the command; the error is the exit status of a failure that was printed.
 async fn start(args: &Args) -> Result<u8, u8> {
     let sources = sources(args)?;
+    ensure_distinct(args)?;
+    ensure_usable(args)?;
     let settings = settings(args)?;
     let form = match output_form(settings.get("output")).map_err(|text| usage(&text))? {
         // The messages take the place of the results.
         _ if args.tee && args.ack_log.is_none() => OutputForm::Human,
         form => form.unwrap_or(OutputForm::Json),
     };
-    let framing = args.framing();
-    let composer = Composer::new(args);
     if args.dry_run {
-        return Ok(dry_run::run(sources, framing, composer, settings.config.max_message_size, form).await);
+        return Ok(dry_run::run(sources, args, settings.config.max_message_size, form).await);
     }
     let mut signals = StopSignals::new().map_err(|error| print_error("signals can't be handled", &error))?;
     let way = Way::open(args, settings, &mut signals).await?;
-    let (rejects, report) = outputs(args, form, &framing)?;
+    let (rejects, report) = outputs(args, form, &mut signals).await?;
     let is_typed = sources.iter().any(Source::is_terminal);
     let report = if is_typed { report.without_progress() } else { report };
-    let lines = Lines::read(sources, framing).map_err(|error| not_set_up(&error))?;
+    let lines = Lines::read(sources, args.framing()).map_err(|error| not_set_up(&error))?;
     let mut shutdown = Shutdown::new(signals, way.limit);
     let producer = way.sender.producer().clone();
-    let run = Run::new(way.sender, composer, report)
+    let run = Run::new(way.sender, Composer::new(args), report)
         .spool(way.spool)
         .in_flight(args.in_flight as usize)
         .pace(args.rate.map(Pace::new))
@@ -87,6 +87,39 @@ fn sources(args: &Args) -> Result<Vec<Source>, u8> {
     }
 }
 
+/// Fails when two outputs are one file.
+fn ensure_distinct(args: &Args) -> Result<(), u8> {
+    let uses_stdout = args.tee || args.ack_log.is_none();
+    let outputs = [("--rejects", &args.rejects), ("--ack-log", &args.ack_log)];
+    let outputs = outputs.map(|(option, path)| path.as_deref().map(|path| (option, path)));
+    if let Some((option, path)) =
+        outputs.into_iter().flatten().find(|(_, path)| uses_stdout && is_stdout(path))
+    {
+        return Err(usage(&format!("{} of {option} is stdout, too; use another file", path.display())));
+    }
+    match outputs {
+        [Some((_, rejects)), Some((_, log))] if are_same(rejects, log) => {
+            let path = rejects.display();
+            Err(usage(&format!("{path} is the file of --rejects and of --ack-log; use two files")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails when an option has no effect, or not the one that is expected, beside others.
+fn ensure_usable(args: &Args) -> Result<(), u8> {
+    if args.rejects.is_some() && args.topics.len() > 1 {
+        return Err(usage(
+            "--rejects takes one --topic: fed in again, its lines would go to other topics; run the command for each",
+        ));
+    }
+    let uses_keys = matches!(args.selector, None | Some(SelectorName::KeyHash | SelectorName::Rendezvous));
+    if args.key.is_some() && !uses_keys {
+        return Err(usage("--key has no effect with this --selector; use key-hash or rendezvous"));
+    }
+    Ok(())
+}
+
 fn settings(args: &Args) -> Result<Settings, u8> {
     let mut settings = args.connection.settings(&[
         Flag::new("send_timeout", "--timeout", args.timeout.as_deref()),
@@ -98,8 +131,11 @@ fn settings(args: &Args) -> Result<Settings, u8> {
     if let (None, Some(name)) = (&args.spool, settings.spool_option()) {
         return Err(usage(&format!("{}: {name} is of use with --spool only", settings.origin(name))));
     }
-    // One broker can have at most half of the messages that a producer has in flight.
-    settings.config.max_in_flight = settings.config.max_in_flight.max(2 * args.in_flight as usize);
+    // One broker can have at most half of the messages that a producer has in flight. A limit that was set
+    // holds.
+    if *settings.origin("max_in_flight") == Origin::Default {
+        settings.config.max_in_flight = settings.config.max_in_flight.max(2 * args.in_flight as usize);
+    }
     Ok(settings)
 }
 
@@ -141,21 +177,37 @@ impl Way {
 }
 
 /// Opens what is written.
-fn outputs(args: &Args, form: OutputForm, framing: &Framing) -> Result<(Option<Rejects>, Report), u8> {
-    let failed = |path: &std::path::Path, error: io::Error| {
-        print_error(&format!("{} can't be written", path.display()), &error);
-        EXIT_LOCAL_IO
-    };
+async fn outputs(
+    args: &Args,
+    form: OutputForm,
+    signals: &mut StopSignals,
+) -> Result<(Option<Rejects>, Report), u8> {
+    let framing = args.framing();
     let rejects = match &args.rejects {
         None => None,
-        Some(path) => Some(Rejects::open(path, framing.clone()).map_err(|error| failed(path, error))?),
+        Some(path) => {
+            let rejects = Rejects::new(path, append(path, signals).await?, framing.clone());
+            Some(rejects.map_err(|error| unwritable(path, &error))?)
+        }
     };
     let destination = match &args.ack_log {
         None => Destination::Stdout,
-        Some(path) => Destination::File(rejects::append(path).map_err(|error| failed(path, error))?),
+        Some(path) => Destination::File(append(path, signals).await?),
     };
-    let report = Report::new(form, destination, args.tee.then(|| framing.clone()));
+    let report = Report::new(form, destination, args.tee.then_some(framing));
     Ok((rejects, report.map_err(|error| not_set_up(&error))?))
+}
+
+/// Opens a file to append to. A named pipe is waited for until a signal.
+async fn append(path: &Path, signals: &mut StopSignals) -> Result<File, u8> {
+    let name = path.to_owned();
+    let opened = signals.unless_stopped(on_thread(move || rejects::append(&name))).await?;
+    opened.map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> u8 {
+    print_error(&format!("{} can't be written", path.display()), error);
+    EXIT_LOCAL_IO
 }
 
 fn not_set_up(error: &io::Error) -> u8 {

@@ -48,8 +48,8 @@ pub(crate) struct Args {
     /// An attribute for every message
     #[arg(short, long)]
     pub(super) attribute: Option<Arc<str>>,
-    /// A key for every message, for selectors; keys are not sent
-    #[arg(short, long)]
+    /// A key for every message, for the selectors key-hash and rendezvous; keys are not sent
+    #[arg(short, long, conflicts_with = "partition")]
     pub(super) key: Option<Arc<str>>,
     /// The partition of every message, such as 0-1
     #[arg(short, long, value_name = "BROKER-PART", conflicts_with = "selector", value_parser = parse_partition)]
@@ -92,7 +92,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "skip")]
     pub(super) on_error: OnError,
     /// Appends the messages that were not acknowledged to a file, in the form of the input, so that it can be
-    /// fed in again. Those with an unknown outcome are stored twice then, if they were stored
+    /// fed in again. Those with an unknown outcome are stored twice then, if they were stored. Takes one
+    /// --topic
     #[arg(long, value_name = "FILE")]
     pub(super) rejects: Option<PathBuf>,
     /// Appends the line of each message to a file instead of stdout

@@ -1,6 +1,12 @@
 //! One run of `metaq produce`: sends lines and reports their outcomes.
 
-use std::{collections::VecDeque, future::poll_fn, io, mem, task::Poll, vec};
+use std::{
+    collections::VecDeque,
+    future::{pending, poll_fn},
+    io, mem,
+    task::Poll,
+    vec,
+};
 
 use futures_util::FutureExt as _;
 use metaq_producer::Outcome;
@@ -10,7 +16,7 @@ use super::{
     compose::{Composer, checked},
     in_flight::{Completed, InFlight, Sent},
     pace::Pace,
-    rejects::Rejects,
+    rejects::{Rejects, UNFIT},
     sending::{HandedOver, Sender, Stored},
     spooled::SpoolRun,
 };
@@ -18,7 +24,7 @@ use crate::{
     exit_status::{self, EXIT_LOCAL_IO},
     input::{Line, Lines},
     output::Output,
-    report::{Replayed, Report},
+    report::{Replayed, Report, WriteFailure, count_messages},
     shutdown::{PendingResults, Shutdown, finish},
     stderr::{describe, print_error, print_message},
 };
@@ -164,23 +170,33 @@ impl Run {
             spool.print_left();
         }
         let rejected = self.rejects.take().and_then(Rejects::finish);
-        if let Some(text) = &rejected {
-            print_message(text);
+        if let Some(missing) = &rejected {
+            print_message(&missing.text);
+        }
+        let not_teed = self.report.not_teed();
+        if not_teed > 0 {
+            print_message(&format!("stdout lacks {}: {UNFIT}", count_messages(not_teed)));
         }
         let failure = self.report.take_failure();
-        if let Some((error, unwritten)) = &failure {
-            let (lines, unwritten) = (self.line, unwritten.describe("stored"));
+        if let Some(WriteFailure { what, error, unwritten }) = &failure {
+            let (lines, error) = (self.line, describe(error));
+            let has_lines = self.report.has_lines();
+            let rest = if has_lines {
+                unwritten.describe("stored")
+            } else {
+                self.report.account(self.spool.is_some())
+            };
             print_message(&format!(
-                "the results can't be written: {}; {lines} lines were read from the input; {unwritten}",
-                describe(error)
+                "{what} can't be written: {error}; {lines} lines were read from the input; {rest}"
             ));
         }
         if let Some(status) = shutdown.status() {
             return status;
         }
         match failure {
-            Some((error, _)) => exit_status::of_output_error(&error),
-            None if self.input_failed || self.spool_failed || rejected.is_some() => EXIT_LOCAL_IO,
+            Some(WriteFailure { error, .. }) => exit_status::of_output_error(&error),
+            None if self.input_failed || self.spool_failed || not_teed > 0 => EXIT_LOCAL_IO,
+            None if rejected.is_some_and(|missing| missing.is_failure) => EXIT_LOCAL_IO,
             None => self.report.failures().exit_status(),
         }
     }
@@ -214,19 +230,20 @@ impl Run {
                 }
             }
             let has_capacity = self.report.has_capacity();
-            let more = waiting.len() == 0;
+            let more = waiting.len() == 0 && self.may_send();
             tokio::select! {
                 biased;
                 _ = shutdown.signal() => break StopReason::Signal,
                 Some(completed) = self.sent.next(), if has_capacity => self.completed(completed),
                 replayed = next_replayed(&mut self.spool), if has_capacity => self.report.replayed(&replayed),
-                batch = lines.next(), if has_capacity && more => match batch {
+                batch = lines.next(), if more => match batch {
                     Some(Ok(batch)) => waiting = batch.into_iter(),
                     Some(Err(error)) => break StopReason::InputFailed(error),
                     None => break StopReason::EndOfInput,
                 },
                 () = ready(self.pace.as_ref()), if turn == Turn::Early => {}
-                // Last, as it hands over to the thread that writes: that is not woken for every few results.
+                // Last, as they hand over to the threads that write: these are not woken for every few results.
+                () = changed(self.rejects.as_mut()) => {}
                 () = self.report.changed_or_due() => {}
             }
         };
@@ -235,7 +252,7 @@ impl Run {
             StopReason::EndOfInput => return,
             StopReason::Signal => ("stopped", "the program was stopped before this line was sent"),
             StopReason::OutputFailed => {
-                ("stopped", "the results could not be written before this line was sent")
+                ("stopped", "the output could not be written before this line was sent")
             }
             StopReason::MessageFailed => ("stopped", "a message before this line was not acknowledged"),
             StopReason::InputFailed(error) => {
@@ -270,6 +287,21 @@ impl Run {
         self.stops_on_error && self.report.failures().sum() > 0
     }
 
+    /// Returns whether the outputs have capacity for what sending adds to them.
+    fn may_send(&mut self) -> bool {
+        self.report.has_capacity()
+            && self.report.has_tee_capacity()
+            && self.rejects.as_mut().is_none_or(Rejects::has_capacity)
+    }
+
+    /// Hands what was added to the outputs to the threads that write.
+    pub(super) fn flush(&mut self) {
+        self.report.flush();
+        if let Some(rejects) = &mut self.rejects {
+            rejects.flush();
+        }
+    }
+
     /// Sends lines as the limits allow. Returns why it stopped.
     fn send_waiting(&mut self, waiting: &mut vec::IntoIter<Line>) -> Turn {
         let mut sent = 0;
@@ -277,7 +309,7 @@ impl Run {
             && self.bytes < MAX_BYTES_IN_FLIGHT
             && self.left > 0
             && !self.must_stop()
-            && self.report.has_capacity()
+            && self.may_send()
             && waiting.len() > 0
         {
             if sent == MAX_TURN {
@@ -359,7 +391,7 @@ impl Run {
         while self.sent.len() < self.in_flight.max(MAX_SPOOLED_AT_ONCE)
             && self.bytes < MAX_BYTES_IN_FLIGHT
             && self.left > 0
-            && self.report.has_capacity()
+            && self.may_send()
             && let Some(line) = self.to_spool.pop_front()
         {
             self.send(line);
@@ -408,9 +440,9 @@ impl PendingResults for Run {
                 self.report.failed(number, "stopped", Outcome::Unknown, self.unknown_because);
                 self.reject(line);
             }
-            self.report.flush();
+            self.flush();
             if !self.report.has_capacity() {
-                self.report.changed().await;
+                self.report.capacity().await;
             } else if self.sent.len() > 0 {
                 tokio::select! {
                     biased;
@@ -419,9 +451,18 @@ impl PendingResults for Run {
                 }
             } else if self.to_spool.is_empty() {
                 break;
+            } else {
+                // The outputs have no capacity for the lines that are to be spooled.
+                tokio::select! {
+                    () = changed(self.rejects.as_mut()) => {}
+                    () = self.report.tee_capacity() => {}
+                }
             }
         }
-        self.report.written().await;
+        match &mut self.rejects {
+            None => self.report.written().await,
+            Some(rejects) => drop(tokio::join!(self.report.written(), rejects.written())),
+        }
     }
 
     fn stop_waiting(&mut self, is_forced: bool) {
@@ -446,6 +487,17 @@ impl PendingResults for Run {
 
     fn give_up(&mut self, reason: io::Error) {
         self.report.give_up(&reason);
+        if let Some(rejects) = &mut self.rejects {
+            rejects.give_up(reason);
+        }
+    }
+}
+
+/// Waits until the file of rejects may have capacity again; forever if there is none, or it can't be written.
+async fn changed(rejects: Option<&mut Rejects>) {
+    match rejects {
+        Some(rejects) => rejects.changed().await,
+        None => pending().await,
     }
 }
 
@@ -460,6 +512,6 @@ async fn ready(pace: Option<&Pace>) {
 async fn next_replayed(spool: &mut Option<SpoolRun>) -> Replayed {
     match spool {
         Some(spool) => spool.open.next().await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }

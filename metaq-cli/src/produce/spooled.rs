@@ -73,15 +73,17 @@ impl Run {
     async fn report_until<T>(&mut self, end: impl Future<Output = T>, shutdown: &mut Shutdown, first: bool) {
         let mut end = pin!(end);
         loop {
-            let Some(spool) = &mut self.spool else { return };
-            spool.open.report(&mut self.report);
+            if let Some(spool) = &mut self.spool {
+                spool.open.report(&mut self.report);
+            }
             self.report.progress(0, false);
-            self.report.flush();
+            self.flush();
             let has_capacity = self.report.has_capacity();
+            let Some(spool) = &mut self.spool else { return };
             tokio::select! {
                 biased;
                 _ = shutdown.signal() => if first || shutdown.is_forced() { return },
-                () = self.report.changed(), if !has_capacity => {}
+                () = self.report.capacity(), if !has_capacity => {}
                 replayed = spool.open.next(), if has_capacity => self.report.replayed(&replayed),
                 _ = &mut end => return,
             }

@@ -7,6 +7,7 @@ mod unwritten;
 
 use std::{
     fs::File,
+    future::pending,
     io::{self, IsTerminal as _},
     time::Instant,
 };
@@ -66,6 +67,16 @@ pub(crate) fn describe_send_error(error: &SendError) -> String {
     }
 }
 
+/// The failure of an output.
+#[derive(Debug)]
+pub(crate) struct WriteFailure {
+    /// What could not be written.
+    pub(crate) what: &'static str,
+    pub(crate) error: io::Error,
+    /// The results that were not written.
+    pub(crate) unwritten: Unwritten,
+}
+
 /// What became of a spooled message.
 #[derive(Debug)]
 pub(crate) enum Replayed {
@@ -90,6 +101,8 @@ pub(crate) struct Report {
     tee: Option<Framing>,
     /// The output of these messages, if it is not that of the results.
     tee_output: Option<Output>,
+    /// The number of messages that were not written to stdout, as they would be read as others.
+    not_teed: u64,
     unwritten: Unwritten,
     acknowledged: u64,
     spooled: u64,
@@ -123,6 +136,7 @@ impl Report {
             output,
             tee,
             tee_output,
+            not_teed: 0,
             unwritten: Unwritten::default(),
             acknowledged: 0,
             spooled: 0,
@@ -151,6 +165,11 @@ impl Report {
         }
     }
 
+    /// Returns whether each message gets a line. People get a summary only.
+    pub(crate) fn has_lines(&self) -> bool {
+        self.form != OutputForm::Human
+    }
+
     /// Returns the messages that were not acknowledged so far.
     pub(crate) fn failures(&self) -> FailureCounts {
         self.failed
@@ -165,8 +184,15 @@ impl Report {
     pub(crate) fn tee(&mut self, message: &[u8]) {
         if let Some(framing) = &self.tee {
             let output = self.tee_output.as_mut().unwrap_or(&mut self.output);
-            framing.write(message, output.text());
+            if !output.has_failed() && !framing.write(message, output.text()) {
+                self.not_teed += 1;
+            }
         }
+    }
+
+    /// Returns the number of messages that were not written to stdout, as they would be read as others.
+    pub(crate) fn not_teed(&self) -> u64 {
+        self.not_teed
     }
 
     /// Reports a message that a broker has stored.
@@ -177,7 +203,7 @@ impl Report {
     /// Reports a message that is in the spool.
     pub(crate) fn spooled(&mut self, line: u64, id: SpoolId) {
         self.spooled += 1;
-        if self.has_failed() {
+        if self.output.has_failed() {
             return self.unwritten.add(line, Some(SPOOLED));
         }
         lines::spooled(self.output.text(), self.form, line, id);
@@ -186,7 +212,7 @@ impl Report {
     /// Reports what became of a message of the spool.
     pub(crate) fn replayed(&mut self, replayed: &Replayed) {
         self.replayed += u64::from(matches!(replayed, Replayed::Stored(..)));
-        if self.has_failed() {
+        if self.output.has_failed() {
             return self.unwritten.add_replayed();
         }
         if let (OutputForm::Human, Replayed::SetAside(id, reason)) = (self.form, replayed) {
@@ -197,7 +223,7 @@ impl Report {
 
     fn stored(&mut self, line: u64, partition: Partition, offset: i64, id: i64) {
         self.acknowledged += 1;
-        if self.has_failed() {
+        if self.output.has_failed() {
             return self.unwritten.add(line, None);
         }
         lines::stored(self.output.text(), self.form, line, partition, offset, id);
@@ -214,7 +240,7 @@ impl Report {
 
     pub(crate) fn failed(&mut self, line: u64, kind: &str, outcome: Outcome, message: &str) {
         self.failed.add(outcome);
-        if self.has_failed() {
+        if self.output.has_failed() {
             return self.unwritten.add(line, Some(outcome.as_str()));
         }
         if self.form == OutputForm::Human {
@@ -223,8 +249,8 @@ impl Report {
         lines::failed(self.output.text(), self.form, line, (kind, outcome.as_str(), message));
     }
 
-    /// Appends the account of all messages for people. `spool` is that of the spool, if there is one.
-    pub(crate) fn summary(&mut self, spool: Option<&str>) {
+    /// Formats the account of all messages for people.
+    pub(crate) fn account(&self, has_spool: bool) -> String {
         let FailureCounts { not_sent, rejected, unknown } = self.failed;
         let (acknowledged, seconds) = (self.acknowledged, self.started.elapsed().as_secs_f64());
         let failed = if self.failed.sum() == 0 {
@@ -235,11 +261,15 @@ impl Report {
         let rate = acknowledged as f64 / seconds.max(1e-9);
         let digits = usize::from(rate < 10.0 && acknowledged > 0);
         let all = count_messages(acknowledged + self.spooled + self.failed.sum());
-        let spooled = if spool.is_some() { format!(", {} spooled", self.spooled) } else { String::new() };
-        let text = format!(
+        let spooled = if has_spool { format!(", {} spooled", self.spooled) } else { String::new() };
+        format!(
             "{all}: {acknowledged} acknowledged{spooled}{failed} in {seconds:.2} s ({rate:.digits$} a second)"
-        );
-        self.note(&text);
+        )
+    }
+
+    /// Appends the account of all messages for people. `spool` is that of the spool, if there is one.
+    pub(crate) fn summary(&mut self, spool: Option<&str>) {
+        self.note(&self.account(spool.is_some()));
         spool.into_iter().for_each(|account| self.note(account));
     }
 
@@ -253,20 +283,43 @@ impl Report {
         }
     }
 
-    /// Returns whether more should be reported before [`changed`](Self::changed) completes. After writing has
-    /// failed this is always true: results that can't be written are only counted.
+    /// Returns whether more results should be reported before [`capacity`](Self::capacity) completes. After
+    /// writing them has failed this is always true: results that can't be written are only counted.
     pub(crate) fn has_capacity(&mut self) -> bool {
-        let has_capacity = self.tee_output.as_mut().is_none_or(Output::has_capacity);
-        (self.output.has_capacity() && has_capacity) || self.count_unwritten()
+        self.output.has_capacity() || self.count_unwritten()
     }
 
-    /// Returns whether writing has failed.
+    /// Returns whether more messages should be written to stdout. After that has failed this is always true:
+    /// they are dropped.
+    pub(crate) fn has_tee_capacity(&mut self) -> bool {
+        self.tee_output.as_mut().is_none_or(|tee| tee.has_failed() || tee.has_capacity())
+    }
+
+    /// Waits until there may be capacity for messages on stdout again, or writing them has failed; forever after
+    /// that. May return early.
+    pub(crate) async fn tee_capacity(&mut self) {
+        match &mut self.tee_output {
+            Some(tee) if !tee.has_failed() => tee.changed().await,
+            _ => pending().await,
+        }
+    }
+
+    /// Waits until there may be capacity for results again, or writing them has failed. May return early.
+    pub(crate) async fn capacity(&mut self) {
+        self.output.changed().await;
+    }
+
+    /// Returns whether writing results, or messages to stdout, has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.output.has_failed() || self.tee_output.as_ref().is_some_and(Output::has_failed)
     }
 
-    /// Waits until there may be capacity again, or writing has failed. May return early.
+    /// Waits until there may be capacity again for results or messages, or writing either has failed. May
+    /// return early.
     pub(crate) async fn changed(&mut self) {
+        if self.has_failed() {
+            return;
+        }
         match &mut self.tee_output {
             None => self.output.changed().await,
             Some(tee) => tokio::select! {
@@ -286,33 +339,42 @@ impl Report {
 
     /// Waits until all lines are written, or writing has failed.
     pub(crate) async fn written(&mut self) {
-        if let Some(tee) = &mut self.tee_output {
-            tee.written().await;
+        match &mut self.tee_output {
+            None => self.output.written().await,
+            Some(tee) => drop(tokio::join!(self.output.written(), tee.written())),
         }
-        self.output.written().await;
     }
 
-    /// Counts the results that were not written. Returns whether writing has failed.
+    /// Counts the results that were not written. Returns whether writing them has failed.
     fn count_unwritten(&mut self) -> bool {
-        let has_failed = self.has_failed();
+        let has_failed = self.output.has_failed();
         if has_failed && self.form != OutputForm::Human {
             self.unwritten.count(&self.output.take_unwritten());
         }
         has_failed
     }
 
-    /// Takes the error that ended writing, and the results that could not be written.
-    pub(crate) fn take_failure(&mut self) -> Option<(io::Error, Unwritten)> {
+    /// Takes the failure that ended writing.
+    pub(crate) fn take_failure(&mut self) -> Option<WriteFailure> {
         let is_human = self.form == OutputForm::Human;
         let has_rest = is_human && self.output.has_failed() && !self.output.take_unwritten().is_empty();
         self.count_unwritten();
         let unwritten = std::mem::take(&mut self.unwritten);
-        let of_tee = self.tee_output.as_mut().and_then(Output::take_failure);
-        let failure = of_tee.or_else(|| self.output.take_failure());
+        let has_tee_rest = |tee: &mut Output| tee.has_failed() && !tee.take_unwritten().is_empty();
+        let has_tee_rest = self.tee_output.as_mut().is_some_and(has_tee_rest);
         // Writing may complete just when it is given up.
-        let is_failure =
-            |error: &io::Error| error.kind() != io::ErrorKind::TimedOut || has_rest || !unwritten.is_empty();
-        failure.filter(is_failure).map(|error| (error, unwritten))
+        let is_failure = |error: &io::Error, has_rest| error.kind() != io::ErrorKind::TimedOut || has_rest;
+        let of_tee = self.tee_output.as_mut().and_then(Output::take_failure);
+        let of_tee = of_tee.filter(|error| is_failure(error, has_tee_rest));
+        let of_results = self.output.take_failure();
+        let of_results = of_results.filter(|error| is_failure(error, has_rest || !unwritten.is_empty()));
+        let what = match (is_human, self.tee.is_some() && self.tee_output.is_none()) {
+            _ if of_tee.is_some() => "the messages",
+            (_, true) => "the messages",
+            (true, false) => "the summary",
+            (false, false) => "the results",
+        };
+        of_tee.or(of_results).map(|error| WriteFailure { what, error, unwritten })
     }
 
     /// Prints the progress, at most every [`PROGRESS_INTERVAL`], or for the last time.

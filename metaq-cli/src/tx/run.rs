@@ -13,7 +13,7 @@ use crate::{
     exit_status::{self, EXIT_DONE, EXIT_LOCAL_IO, EXIT_REFUSED, EXIT_UNKNOWN},
     input::{Line, Lines, MAX_LINE},
     output::Output,
-    report::{Report, TransactionResult},
+    report::{Report, TransactionResult, WriteFailure},
     shutdown::{PendingResults, Shutdown, finish},
     stderr::{describe, print_error, print_message},
 };
@@ -64,7 +64,7 @@ impl Run {
         finish(&mut self, shutdown).await;
         self.report.progress(0, true);
         let failure = self.report.take_failure();
-        if let Some((error, unwritten)) = &failure {
+        if let Some(WriteFailure { error, unwritten, .. }) = &failure {
             let (lines, unwritten) = (self.line, unwritten.describe("accepted by the broker"));
             print_message(&format!(
                 "the results can't be written: {}; {text}; {lines} lines were read from the input; {unwritten}",
@@ -75,7 +75,7 @@ impl Run {
             return status;
         }
         match (failure, stop) {
-            (Some((error, _)), _) => exit_status::of_output_error(&error),
+            (Some(WriteFailure { error, .. }), _) => exit_status::of_output_error(&error),
             (None, _) if is_unknown => EXIT_UNKNOWN,
             (None, StopReason::InputFailed(_)) => EXIT_LOCAL_IO,
             (None, _) if is_as_asked => EXIT_DONE,

@@ -18,6 +18,7 @@ mod produce;
 mod produce_in_flight;
 mod produce_input;
 mod produce_options;
+mod produce_outputs;
 mod proxy;
 mod read;
 mod settings;

@@ -9,6 +9,7 @@ mod input;
 mod input_stop;
 mod memory;
 mod nonblocking;
+mod outputs;
 mod signals;
 mod stderr;
 mod unread;
