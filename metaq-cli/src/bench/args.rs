@@ -116,8 +116,8 @@ impl Args {
     /// Makes the payloads, which are sent in turn; at least one.
     ///
     /// # Errors
-    /// When the file can't be read, is empty, or has a line that is too long for a message, or a size is given
-    /// beside it.
+    /// When the file can't be read, is empty, or has a line that is too long for a message, or a size is
+    /// given beside it.
     pub(super) fn payloads(&self) -> io::Result<Vec<Bytes>> {
         let size = self.size.unwrap_or_default() as usize;
         if let (Some(PayloadSource::File(path)), Some(_)) = (&self.payload, self.size) {

@@ -1,14 +1,17 @@
 //! One run of `metaq produce`: sends lines and reports their outcomes.
+//!
+//! `rest` is what is left when no more lines are read.
+
+mod rest;
 
 use std::{
     collections::VecDeque,
     future::{pending, poll_fn},
-    io, mem,
+    io,
     task::Poll,
     vec,
 };
 
-use futures_util::FutureExt as _;
 use metaq_producer::Outcome;
 use tokio::task::yield_now;
 
@@ -23,9 +26,8 @@ use super::{
 use crate::{
     exit_status::{self, EXIT_LOCAL_IO},
     input::{Line, Lines},
-    output::Output,
     report::{Replayed, Report, WriteFailure, count_messages},
-    shutdown::{PendingResults, Shutdown, finish},
+    shutdown::{Shutdown, finish},
     stderr::{describe, print_error, print_message},
 };
 
@@ -34,9 +36,6 @@ const MAX_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 
 /// Approximate memory of a message in flight besides its line.
 const MESSAGE_SIZE: usize = 1024;
-
-/// The number of lines that are handed to the spool at a time after a signal, if no more may be in flight.
-const MAX_SPOOLED_AT_ONCE: usize = 1024;
 
 /// The number of lines that are sent before the connections are served, by the same thread: the time of the
 /// first must not run out while the last are offered.
@@ -386,22 +385,6 @@ impl Run {
         }
     }
 
-    /// Hands lines that were read before a signal to the spool. No broker gets them, whatever the limit is.
-    fn spool_rest(&mut self) {
-        while self.sent.len() < self.in_flight.max(MAX_SPOOLED_AT_ONCE)
-            && self.bytes < MAX_BYTES_IN_FLIGHT
-            && self.left > 0
-            && self.may_send()
-            && let Some(line) = self.to_spool.pop_front()
-        {
-            self.send(line);
-        }
-        if self.left == 0 {
-            // As many were sent as were asked for.
-            self.to_spool.clear();
-        }
-    }
-
     /// Reports completed messages as the output has capacity. Waits for nothing.
     async fn report_completed(&mut self) {
         poll_fn(|context| {
@@ -417,79 +400,6 @@ impl Run {
             spool.open.report(&mut self.report);
         }
         self.report.progress(self.sent.len(), false);
-    }
-}
-
-impl PendingResults for Run {
-    async fn complete(&mut self) {
-        loop {
-            self.report_completed().await;
-            self.spool_rest();
-            while self.to_spool.is_empty()
-                && self.report.has_capacity()
-                && let Some(line) = self.unsent.pop_front()
-            {
-                self.line += 1;
-                let (kind, text) = self.unsent_because;
-                self.report.failed(self.line, kind, Outcome::NotSent, text);
-                self.reject(Some(line));
-            }
-            while self.report.has_capacity()
-                && let Some((number, line)) = self.unknown.pop_front()
-            {
-                self.report.failed(number, "stopped", Outcome::Unknown, self.unknown_because);
-                self.reject(line);
-            }
-            self.flush();
-            if !self.report.has_capacity() {
-                self.report.capacity().await;
-            } else if self.sent.len() > 0 {
-                tokio::select! {
-                    biased;
-                    Some(completed) = self.sent.next() => self.completed(completed),
-                    replayed = next_replayed(&mut self.spool) => self.report.replayed(&replayed),
-                }
-            } else if self.to_spool.is_empty() {
-                break;
-            } else {
-                // The outputs have no capacity for the lines that are to be spooled.
-                tokio::select! {
-                    () = changed(self.rejects.as_mut()) => {}
-                    () = self.report.tee_capacity() => {}
-                }
-            }
-        }
-        match &mut self.rejects {
-            None => self.report.written().await,
-            Some(rejects) => drop(tokio::join!(self.report.written(), rejects.written())),
-        }
-    }
-
-    fn stop_waiting(&mut self, is_forced: bool) {
-        while let Some(Some(completed)) = self.sent.next().now_or_never() {
-            self.completed(completed);
-        }
-        // These are not sent any more.
-        let rest = mem::take(&mut self.to_spool);
-        self.unsent = rest.into_iter().chain(mem::take(&mut self.unsent)).collect();
-        self.unknown_because = if is_forced {
-            "a second signal stopped the program before the outcome of this message was known"
-        } else {
-            "the program was stopped, and its time limit expired before the outcome of this message was known"
-        };
-        self.unknown.extend(self.sent.take_all().into_iter().map(|sent| (sent.line, sent.kept)));
-        self.unknown.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
-    }
-
-    fn output(&mut self) -> &mut Output {
-        self.report.output()
-    }
-
-    fn give_up(&mut self, reason: io::Error) {
-        self.report.give_up(&reason);
-        if let Some(rejects) = &mut self.rejects {
-            rejects.give_up(reason);
-        }
     }
 }
 

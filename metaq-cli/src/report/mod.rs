@@ -9,6 +9,7 @@ use std::{
     fs::File,
     future::pending,
     io::{self, IsTerminal as _},
+    ops::RangeInclusive,
     time::Instant,
 };
 
@@ -247,6 +248,27 @@ impl Report {
             return print_message(&format!("line {line} ({}): {message}", outcome.as_str()));
         }
         lines::failed(self.output.text(), self.form, line, (kind, outcome.as_str(), message));
+    }
+
+    /// Reports lines that failed for the same reason, to people. `text` is that of one of them.
+    pub(crate) fn failed_lines(&mut self, lines: RangeInclusive<u64>, outcome: Outcome, text: &str) {
+        let (first, last) = (*lines.start(), *lines.end());
+        for line in lines {
+            self.failed.add(outcome);
+            if self.output.has_failed() {
+                self.unwritten.add(line, Some(outcome.as_str()));
+            }
+        }
+        if !self.output.has_failed() {
+            let outcome = outcome.as_str();
+            let text = if first == last {
+                format!("line {first} ({outcome}): {text}")
+            } else {
+                let text = text.replace("this line was", "these lines were");
+                format!("lines {first} to {last} ({outcome}): {text}")
+            };
+            print_message(&text);
+        }
     }
 
     /// Formats the account of all messages for people.

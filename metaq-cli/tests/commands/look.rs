@@ -171,7 +171,7 @@ async fn cluster_without_topics_or_brokers_is_explained_with_status_4() {
 async fn file_that_is_missing_is_wrong_usage(command: &str) {
     let finished = run(command, "file:/no/such/file.toml").await;
     assert_eq!(finished.status, 2, "{command}: {}", finished.stderr);
-    // The doctor prints its findings.
+    // The doctor prints what it finds to stdout.
     let text = finished.stdout + &finished.stderr;
     assert!(text.contains("/no/such/file.toml can't be read: No such file"), "{command}: {text}");
 }

@@ -85,3 +85,24 @@ async fn frozen_broker_holds_no_result_of_another_back() {
 fn scrambled(n: u64) -> u64 {
     n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 & 0xff
 }
+
+#[tokio::test]
+async fn people_see_one_line_for_all_that_a_signal_left() {
+    let broker = Broker::builder().topic("t", 1).start().await.unwrap();
+    let cluster = broker.addr().to_string();
+    let human = ["produce", "-t", "t", "--cluster", &cluster, "--output", "human"];
+    let mut metaq = Metaq::start(&[&human[..], &["--rate", "50"]].concat());
+    metaq.write(&b"x\n".repeat(3000)).await;
+    crate::common::wait_until(|| broker.messages("t").len() > 2).await;
+    metaq.signal(nix::sys::signal::Signal::SIGINT);
+    let finished = metaq.wait().await;
+    let sent = broker.messages("t").len();
+    let said = format!(
+        "metaq: lines {} to 3000 (not-sent): the program was stopped before these lines were sent\n",
+        sent + 1
+    );
+    assert_eq!((finished.status, finished.stderr), (130, said));
+    let summary =
+        format!("3000 messages: {sent} acknowledged, 0 rejected, 0 unknown, {} not sent ", 3000 - sent);
+    assert!(finished.stdout.starts_with(&summary), "{}", finished.stdout);
+}
