@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, pin::pin, time::Duration};
 
+use futures_util::FutureExt as _;
+
 use super::run::Run;
 use crate::{
     display,
@@ -28,7 +30,11 @@ impl SpoolRun {
     /// spooled if they were not sent by then.
     pub(super) fn stop_sending(&self) {
         let (producer, timeout) = (self.open.producer.producer().clone(), self.timeout);
-        tokio::spawn(async move { producer.close(timeout).await });
+        let mut closing = Box::pin(async move { producer.close(timeout).await });
+        // Begins now: what is offered from here on is refused by the producer.
+        if (&mut closing).now_or_never().is_none() {
+            tokio::spawn(closing);
+        }
     }
 
     /// Formats the account of the spool for people.

@@ -159,13 +159,14 @@ fn line(found: &SpooledMessage, age: Option<Duration>) -> Line<'_> {
 fn cells(found: &SpooledMessage, time: Option<Duration>) -> [String; 6] {
     let unknown = || "?".to_owned();
     let message = found.message.as_ref().ok();
-    let partition = |message: &Message| message.partition().map_or("any".to_owned(), |it| it.to_string());
+    let partition =
+        |message: &Message| message.partition().map_or_else(|| "any".to_owned(), |it| it.to_string());
     [
         found.id.to_string(),
         message.map_or_else(unknown, |message| message.topic().to_string()),
         message.map_or_else(unknown, partition),
         time.map_or_else(unknown, age),
-        found.set_aside.as_ref().map_or("-".to_owned(), |aside| aside.attempts.to_string()),
+        found.set_aside.as_ref().map_or_else(|| "-".to_owned(), |aside| aside.attempts.to_string()),
         message.map_or_else(unknown, |message| message.payload().len().to_string()),
     ]
 }

@@ -143,7 +143,7 @@ async fn what_is_exported_is_taken_by_produce() {
     assert_eq!((sent.status, &*sent.stderr), (0, ""), "{}", sent.stdout);
     let messages = broker.messages("t");
     assert_eq!(messages.len(), 3);
-    let binary = messages.iter().find(|message| message.payload == &b"\xff\x00"[..]).unwrap();
+    let binary = messages.iter().find(|message| message.payload == b"\xff\x00"[..]).unwrap();
     assert_eq!(binary.partition.index, 1);
     // Nothing was removed.
     assert_eq!(spool(&["export", path]).await.stdout, finished.stdout);
