@@ -107,8 +107,7 @@ impl SpoolFolder {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, OpenError> {
         let folder = folder.as_ref();
         Self::ensure_exists(folder)?;
-        let (lock, store, _) = open_folder(folder, true, false)?;
-        let found = find(&*store).map_err(|error| OpenError::io(folder, "reading it", error))?;
+        let (lock, store, found, _) = open_folder(folder, true, false)?;
         Ok(Self {
             path: folder.to_owned(),
             store,
@@ -235,11 +234,11 @@ impl SpoolFolder {
                 }
             }
         }
-        let (count, serial) = (edit.seen.len() as u64, edit.state.serial);
+        let count = edit.seen.len() as u64;
         if let Err(error) = self.store.commit(&edit.changes()) {
-            self.is_stale = true;
-            // It may have been applied in spite of the error.
-            return if self.reload().is_ok() && self.state.serial == serial { Ok(count) } else { Err(error) };
+            // It may have been applied in spite of the error, and not be on the disk.
+            self.is_stale = self.reload().is_err();
+            return Err(error);
         }
         (self.state, self.queues) = (edit.state, edit.queues);
         self.set_aside = self.set_aside.saturating_sub(edit.from_aside);

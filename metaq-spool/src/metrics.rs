@@ -10,7 +10,7 @@ use crate::{SpoolStats, SpoolingProducer, events::queue_name, shared::closed};
 type Field = fn(&SpoolStats) -> u64;
 
 /// The counters, and what they count.
-const COUNTERS: [(&str, &str, Field); 10] = [
+const COUNTERS: [(&str, &str, Field); 11] = [
     ("metaq_spool_offered_total", "Messages that were offered", |stats| stats.offered),
     ("metaq_spool_stored_total", "Messages that were stored without being spooled", |stats| stats.stored),
     ("metaq_spool_spooled_total", "Messages that were spooled", |stats| stats.spooled),
@@ -25,6 +25,7 @@ const COUNTERS: [(&str, &str, Field); 10] = [
     ("metaq_spool_unknown_attempts_total", "Attempts to replay with an unknown outcome", |stats| {
         stats.unknown_attempts
     }),
+    ("metaq_spool_files_set_aside_total", "Damaged files that were set aside", |stats| stats.files_set_aside),
 ];
 
 /// The gauges of the whole spool.

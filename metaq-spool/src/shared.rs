@@ -249,6 +249,7 @@ impl Shared {
             held_aside_bytes: counts.held_aside_bytes,
             maybe_duplicates: counts.maybe_duplicates,
             unknown_attempts: counts.unknown_attempts,
+            files_set_aside: counts.files_set_aside,
             was_closed: common.was_closed,
             queues: queues.collect(),
         }

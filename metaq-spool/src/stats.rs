@@ -19,7 +19,8 @@ pub struct SpoolStats {
     pub failed: u64,
     /// Messages that were offered, and have no outcome yet.
     pub in_flight: u64,
-    /// Messages that an earlier process had spooled, and that waited when the folder was opened.
+    /// Messages that an earlier process had spooled, and that waited when the folder was opened, or were
+    /// missing then.
     pub recovered: u64,
     /// Spooled messages that a broker has stored.
     pub replayed: u64,
@@ -43,6 +44,9 @@ pub struct SpoolStats {
     /// Attempts to replay a message whose outcome was unknown, and that were followed by another. Each may
     /// have stored its message.
     pub unknown_attempts: u64,
+    /// Damaged files that were set aside, also when the folder was opened. What is known to be missing since
+    /// then is in [`damaged`](Self::damaged); of a file of which nothing could be read, that isn't known.
+    pub files_set_aside: u64,
     /// Whether the process that used the folder before closed it. Set for a new folder.
     pub was_closed: bool,
     /// The queues that hold messages.

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -195,6 +196,38 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
+}
+
+/// Fills the disk of a folder to its last byte.
+fn fill(folder: &Path) {
+    let mut file = fs::File::create(folder.join("filler")).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_folder_on_a_full_disk_is_opened_and_emptied() {
+    let Some(disk) = SmallDisk::mount("16m") else {
+        eprintln!("skipped: a small file system can't be mounted here, which takes root's rights");
+        return;
+    };
+    let folders = ["replayed", "removed"].map(|name| disk.0.path().join(name));
+    for folder in &folders {
+        filled(folder, 3000).await;
+    }
+    fill(disk.0.path());
+    let new = SpoolingProducer::open(away(), SpoolOptions::new(disk.0.path().join("new"))).await;
+    let text = new.unwrap_err().to_string();
+    assert!(text.contains("free some space on its disk"), "{text}");
+    let mut folder = SpoolFolder::open(&folders[1]).unwrap();
+    for queue in folder.queues() {
+        // Each second one, so that as many pages are written.
+        let messages = folder.messages(&queue).map(Result::unwrap);
+        let messages: Vec<_> = messages.filter(|message| message.id.0 % 4 < 2).collect();
+        assert_eq!(folder.remove(messages).unwrap(), 750);
+    }
+    drop(folder);
+    let (count, stats) = replayed(&folders[0]).await;
+    assert_eq!((count, stats.recovered, stats.was_closed), (3000, 3000, true));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -11,7 +11,7 @@ use crate::{
     SpoolId,
     clock::Clock,
     error::{OpenError, OpenErrorKind},
-    store::{self, Key, disk},
+    store::{self, Key, files},
 };
 
 impl SpoolFolder {
@@ -19,7 +19,7 @@ impl SpoolFolder {
     /// locked.
     #[must_use]
     pub fn exists(folder: impl AsRef<Path>) -> bool {
-        folder.as_ref().join(disk::FILE).is_file()
+        files::is_spool(folder.as_ref())
     }
 
     /// Fails when a folder holds no spool, which opening its store would make.
@@ -30,7 +30,7 @@ impl SpoolFolder {
         if Self::exists(folder) {
             return Ok(());
         }
-        let text = format!("it is no spool: it has no file {}; check its name", disk::FILE);
+        let text = format!("it is no spool: it has no file {}; check its name", files::FILE);
         Err(OpenError::new(OpenErrorKind::NotASpool, folder, text))
     }
 

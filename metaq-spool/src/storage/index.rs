@@ -67,7 +67,7 @@ impl Queue {
     }
 
     pub(crate) fn end_removal(&self, count: u64) {
-        self.unremoved.fetch_sub(count, Ordering::AcqRel);
+        take(&self.unremoved, count);
     }
 
     /// Adds a message; true when there was none.
@@ -77,8 +77,19 @@ impl Queue {
 
     /// Takes messages away; true when none is left.
     pub(crate) fn remove(&self, count: u64) -> bool {
-        count > 0 && self.held.fetch_sub(count, Ordering::AcqRel) == count
+        count > 0 && (1..=count).contains(&take(&self.held, count))
     }
+
+    /// Adds messages that have come back.
+    pub(crate) fn add_all(&self, count: u64) {
+        self.held.fetch_add(count, Ordering::AcqRel);
+    }
+}
+
+/// Subtracts as much as there is, and returns what there was.
+fn take(from: &AtomicU64, count: u64) -> u64 {
+    let subtract = |value: u64| Some(value.saturating_sub(count));
+    from.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract).unwrap_or_default()
 }
 
 #[derive(Debug, Default)]
@@ -156,6 +167,7 @@ mod tests {
         assert!(other.add() && !other.add());
         assert_eq!(index.filled().len(), 2);
         assert!(!other.remove(1) && !other.remove(0) && other.remove(1));
+        assert!(!other.remove(1) && other.held() == 0, "it has no less than none");
         assert!(index.find(&key("c")).is_none());
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Counts {
     pub(crate) maybe_duplicates: u64,
     /// Attempts that may have stored their message, and were followed by another.
     pub(crate) unknown_attempts: u64,
+    /// Damaged files that were replaced.
+    pub(crate) files_set_aside: u64,
 }
 
 #[derive(Debug, Default)]
@@ -98,11 +100,19 @@ impl Ledger {
         Err(NoSpace { text, is_new })
     }
 
-    /// Gives space back that was reserved: the messages are committed, or were not.
+    /// Gives space back that was reserved for messages that could not be written.
     pub(crate) fn release(&self, messages: u64, bytes: u64) {
         let mut books = self.books.lock();
         books.reserved -= messages;
         books.reserved_bytes -= bytes;
+    }
+
+    /// Counts what was committed, and gives back the space that was reserved for it, in one step.
+    pub(crate) fn settle(&self, messages: u64, bytes: u64, change: impl FnOnce(&mut Counts)) {
+        let mut books = self.books.lock();
+        books.reserved -= messages;
+        books.reserved_bytes -= bytes;
+        change(&mut books.counts);
     }
 
     /// The number of messages that were accepted, and are not committed.

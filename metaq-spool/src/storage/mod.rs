@@ -3,15 +3,15 @@
 pub(crate) mod inbox;
 pub(crate) mod index;
 pub(crate) mod ledger;
+mod opening;
 pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod writer;
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    io,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -22,21 +22,23 @@ use metaq_producer::Message;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
+pub(crate) use self::opening::open_folder;
 use self::{
     inbox::{Append, Finished, Inbox, Placed, Request, Stored},
     index::{Index, Queue},
     ledger::Ledger,
-    writer::{Writer, open},
+    opening::{Renamed, take_up},
+    writer::{Writer, open::Found},
 };
 use crate::{
     SpoolId,
     clock::Clock,
-    error::{OpenError, OpenErrorKind, SpoolSendError, SpoolSendErrorKind},
+    error::{OpenError, SpoolSendError, SpoolSendErrorKind},
     events::{EventSender, SpoolEvent, contain},
-    lock::{FolderLock, LockError},
+    lock::FolderLock,
     options::{Fsync, SpoolOptions, WhenFull},
     record::{self, QueueKey},
-    store::{Limit, Store, disk::DiskStore},
+    store::{Limit, Store},
 };
 
 /// What the writer shares with those who spool and replay.
@@ -90,6 +92,8 @@ impl Replaying {
 pub(crate) struct Storage {
     pub(crate) common: Arc<Common>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Who closes it meanwhile waits as well.
+    joined: Once,
 }
 
 /// Messages that are being read.
@@ -106,22 +110,29 @@ impl Storage {
     pub(crate) fn open(options: &SpoolOptions) -> Result<Self, OpenError> {
         options.validate()?;
         let folder = &options.folder;
-        let (lock, store, renamed) = open_folder(folder, options.fsync != Fsync::Never, true)?;
-        let storage = Self::start(options, store, Some(lock))?;
-        if let Some(Renamed { path, reason, salvaged }) = renamed {
-            storage.common.events.send_opening(SpoolEvent::FileSetAside { path, reason, salvaged });
-        }
-        Ok(storage)
+        let (lock, store, found, renamed) = open_folder(folder, options.fsync != Fsync::Never, true)?;
+        Self::start_found(options, store, Some(found), renamed, Some(lock))
     }
 
     /// Begins to work with a store.
+    #[cfg(test)]
     pub(crate) fn start(
         options: &SpoolOptions,
         store: Box<dyn Store>,
         lock: Option<FolderLock>,
     ) -> Result<Self, OpenError> {
+        Self::start_found(options, store, None, None, lock)
+    }
+
+    fn start_found(
+        options: &SpoolOptions,
+        store: Box<dyn Store>,
+        found: Option<Found>,
+        renamed: Option<Renamed>,
+        lock: Option<FolderLock>,
+    ) -> Result<Self, OpenError> {
         let folder = &options.folder;
-        let (common, writer) = Self::prepare(options, store)?;
+        let (common, writer) = Self::prepare(options, store, found, renamed)?;
         let shared = Arc::clone(&common);
         let run = move || {
             // Whatever happens to the writer, no caller waits for it in vain.
@@ -131,7 +142,7 @@ impl Storage {
         };
         let thread = std::thread::Builder::new().name("metaq-spool".to_owned()).spawn(run);
         let thread = thread.map_err(|error| OpenError::io(folder, "starting its thread", error))?;
-        Ok(Self { common, thread: Mutex::new(Some(thread)) })
+        Ok(Self { common, thread: Mutex::new(Some(thread)), joined: Once::new() })
     }
 
     /// Begins to work with a store on a task, which the clock of the runtime drives.
@@ -141,31 +152,30 @@ impl Storage {
         store: Box<dyn Store>,
         round: impl Fn() -> Duration + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let (common, writer) = Self::prepare(options, store)?;
+        let (common, writer) = Self::prepare(options, store, None, None)?;
         let end = EndOfWriter(Arc::clone(&common));
         tokio::spawn(async move {
             writer.run_on_task(round).await;
             drop(end);
         });
-        Ok(Self { common, thread: Mutex::new(None) })
+        Ok(Self { common, thread: Mutex::new(None), joined: Once::new() })
     }
 
     /// Reads what an earlier process has left, and marks the folder as in use.
     fn prepare(
         options: &SpoolOptions,
         mut store: Box<dyn Store>,
+        found: Option<Found>,
+        renamed: Option<Renamed>,
     ) -> Result<(Arc<Common>, Writer), OpenError> {
-        let folder = &options.folder;
-        let mut found = open::find(&*store).map_err(|error| read_failed(folder, error))?;
-        let united = found.unite_queues(&mut *store);
-        united.map_err(|error| OpenError::io(folder, "uniting its queues", error))?;
+        let (found, clock, renamed_now) = take_up(options, &mut *store, found)?;
         let (index, queues) = found.index();
         let common = Arc::new(Common {
             inbox: Inbox::default(),
             index,
             ledger: Ledger::new(options),
             events: EventSender::default(),
-            clock: Clock::start(options.wall_clock, found.state.times),
+            clock,
             changed: Notify::new(),
             replay: Notify::new(),
             fsync: options.fsync,
@@ -176,9 +186,11 @@ impl Storage {
             replays: AtomicU64::new(0),
             lost_removals: AtomicBool::new(false),
         });
-        let window = options.replay_window as u64;
-        let writer = Writer::start(store, Arc::clone(&common), found, queues, window)
-            .map_err(|error| OpenError::io(folder, "writing to it", error))?;
+        let writer = Writer::new(store, Arc::clone(&common), &found, queues);
+        for renamed in [renamed, renamed_now].into_iter().flatten() {
+            common.ledger.update(|counts| counts.files_set_aside += 1);
+            common.events.send_opening(renamed.into_event());
+        }
         Ok((common, writer))
     }
 
@@ -290,11 +302,13 @@ impl Storage {
     /// Writes what is pending, and closes the folder. Blocks meanwhile.
     pub(crate) fn close(&self) {
         self.common.inbox.close();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            // It has no result, and a panic was reported where it happened.
-            let _ = thread.join();
-        }
+        self.joined.call_once(|| {
+            let thread = self.thread.lock().take();
+            if let Some(thread) = thread {
+                // It has no result, and a panic was reported where it happened.
+                let _ = thread.join();
+            }
+        });
         self.common.events.close();
     }
 }
@@ -349,62 +363,4 @@ impl Drop for EndOfWriter {
 
 fn closed(message: Message) -> SpoolSendError {
     SpoolSendError::new(SpoolSendErrorKind::Closed, "the spool was closed", message)
-}
-
-fn read_failed(folder: &Path, error: io::Error) -> OpenError {
-    if error.kind() == io::ErrorKind::Unsupported {
-        let text = format!("it can't be read: {error}; use the version of metaq that wrote it");
-        return OpenError::new(OpenErrorKind::Version, folder, text);
-    }
-    OpenError::io(folder, "reading it", error)
-}
-
-/// A file that was set aside.
-pub(crate) struct Renamed {
-    path: PathBuf,
-    reason: String,
-    /// The messages that were saved.
-    salvaged: u64,
-}
-
-/// A folder that is locked, its store, and the file that was set aside for that.
-type Opened = (FolderLock, Box<dyn Store>, Option<Renamed>);
-
-/// Locks the folder and opens its file. One that is damaged as a whole is renamed, and a new one takes its
-/// place, with the messages that could be saved, if `replaces_damaged` is set.
-pub(crate) fn open_folder(
-    folder: &Path,
-    is_forced: bool,
-    replaces_damaged: bool,
-) -> Result<Opened, OpenError> {
-    fs::create_dir_all(folder).map_err(|error| OpenError::io(folder, "making the folder", error))?;
-    let lock = FolderLock::acquire(folder).map_err(|error| match error {
-        LockError::InUse(pid) => OpenError::in_use(folder, pid),
-        LockError::Io(error) => OpenError::io(folder, "locking it", error),
-    })?;
-    let usable = || {
-        let store = DiskStore::open(folder, is_forced)?;
-        open::find(&store).map(|_| store)
-    };
-    match usable() {
-        Ok(store) => Ok((lock, Box::new(store), None)),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData && !replaces_damaged => {
-            let text = format!("its file is damaged: {error}; a producer saves what it can when it opens it");
-            Err(OpenError::new(OpenErrorKind::Io, folder, text))
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            let path = DiskStore::set_damaged_file_aside(folder)
-                .map_err(|error| OpenError::io(folder, "renaming its damaged file", error))?;
-            let mut store = DiskStore::open(folder, is_forced)
-                .map_err(|error| OpenError::io(folder, "making a new file in it", error))?;
-            let salvaged = match DiskStore::open_damaged(&path) {
-                Ok(damaged) => salvage::salvage(&damaged, &mut store)
-                    .map_err(|error| OpenError::io(folder, "saving messages of its damaged file", error))?,
-                // Nothing of it can be read.
-                Err(_) => 0,
-            };
-            Ok((lock, Box::new(store), Some(Renamed { path, reason: error.to_string(), salvaged })))
-        }
-        Err(error) => Err(read_failed(folder, error)),
-    }
 }

@@ -1,93 +1,125 @@
 //! The store on disk: one table of a redb database.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use redb::{Builder, Database, ReadableDatabase as _, TableDefinition, TableError};
+use redb::{Builder, Database, ReadableDatabase as _, StorageBackend, TableDefinition, TableError};
 
-use super::{Change, Damaged, Key, Limit, Rows, Store, file_backend::SpoolFile};
+use super::{
+    Change, Copying, Key, Kind, Limit, Rows, Store,
+    damaged_file::{DamagedFile, read_header},
+    file_backend::SpoolFile,
+    file_header,
+    files::{self, FILE, Replacement},
+    reserve,
+};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spool");
 
 /// The memory for pages of the file. More makes nothing faster: each page is read and written about once.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// The least length of a file of the library, or more.
-const SHORTEST: u64 = 4 << 20;
-
-/// The name of the file in the spool's folder.
-pub(crate) const FILE: &str = "spool.redb";
-
 /// A store in a file.
+///
+/// The checksum of each row also covers its key, which is not part of the row: a row under a key that is not
+/// its own is as damaged as one that was changed.
 #[derive(Debug)]
 pub(crate) struct DiskStore {
     path: PathBuf,
     is_forced: bool,
-    /// None after a failed attempt to reopen.
+    /// None before it is opened, and after a failed attempt to reopen.
     database: Option<Database>,
+    /// Shared with the open file, which writes nothing more once it is set.
+    is_abandoned: Arc<AtomicBool>,
+    /// Set for one that is only read, and whose rows with unreadable keys are left out.
+    is_damaged: bool,
+    #[cfg(test)]
+    pub(crate) disk: Option<Arc<super::faulty_disk::FaultyDisk>>,
 }
 
 impl DiskStore {
-    /// Opens the store in `folder`, or creates it. `is_forced` makes each commit wait for the disk.
+    /// The store in `folder`, which is to be opened by [`reopen`](Store::reopen). `is_forced` makes each
+    /// commit wait for the disk.
+    pub(crate) fn new(folder: &Path, is_forced: bool) -> Self {
+        Self::at(folder.join(FILE), is_forced)
+    }
+
+    /// Opens the store in `folder`, or creates it.
+    #[cfg(test)]
     pub(crate) fn open(folder: &Path, is_forced: bool) -> io::Result<Self> {
-        let path = folder.join(FILE);
-        let mut this = Self { path, is_forced, database: None };
+        let mut this = Self::new(folder, is_forced);
         this.reopen()?;
-        this.sync_names()?;
         Ok(this)
     }
 
-    /// Makes the names of the folder and of its files survive a loss of power, if commits do.
-    fn sync_names(&self) -> io::Result<()> {
-        if !self.is_forced {
-            return Ok(());
+    /// Keeps space for a full disk, if there is some.
+    pub(crate) fn keep_reserve(&self) {
+        reserve::keep(self.folder());
+    }
+
+    fn at(path: PathBuf, is_forced: bool) -> Self {
+        Self {
+            path,
+            is_forced,
+            database: None,
+            is_abandoned: Arc::default(),
+            is_damaged: false,
+            #[cfg(test)]
+            disk: None,
         }
-        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
-        sync_folder(folder)?;
-        folder.canonicalize()?.parent().map_or(Ok(()), sync_folder)
     }
 
-    /// Opens a file that [`open`](Self::open) could not open, to read what is left of it. One that was cut is
-    /// made longer.
-    pub(crate) fn open_damaged(path: &Path) -> io::Result<Self> {
-        let file = File::options().write(true).open(path)?;
-        let len = file.metadata()?.len();
-        file.set_len(len.saturating_mul(2).max(SHORTEST))?;
-        let mut this = Self { path: path.to_owned(), is_forced: false, database: None };
-        this.reopen()?;
-        Ok(this)
-    }
-
-    /// Renames a file that can't be read, so that a new one can take its place.
-    pub(crate) fn set_damaged_file_aside(folder: &Path) -> io::Result<PathBuf> {
-        let names = (1_u32..).map(|n| folder.join(format!("damaged-{n}.redb")));
-        let free = names.into_iter().find(|name| !name.exists());
-        let target = free.ok_or_else(|| io::Error::other("no name is free for the damaged file"))?;
-        fs::rename(folder.join(FILE), &target)?;
-        Ok(target)
+    /// Opens what is left of a damaged file; none if nothing of it can be read.
+    fn open_damaged(path: &Path) -> io::Result<Option<Self>> {
+        let mut empty = None;
+        for file in DamagedFile::open(path)? {
+            let Ok(database) = contained(|| open_database(file)) else { continue };
+            let mut store = Self::at(path.to_owned(), false);
+            (store.database, store.is_damaged) = (Some(database), true);
+            // Under a wrong header there may be a tree without rows, or one that can't be read.
+            match super::get(&store, Key::STATE) {
+                Ok(Some(_)) => return Ok(Some(store)),
+                _ => empty = empty.or(Some(store)),
+            }
+        }
+        Ok(empty)
     }
 
     /// Closes the file, which is locked as long as it is open.
-    fn close(&mut self) -> io::Result<()> {
+    fn close(&mut self) {
         let database = self.database.take();
-        contained(move || {
+        // What could not be written is left as a crash would leave it.
+        let _ = contained(move || {
             drop(database);
             Ok(())
-        })
+        });
+    }
+
+    /// Closes the file without another write.
+    fn abandon(&mut self) {
+        self.is_abandoned.store(true, Ordering::Release);
+        self.close();
     }
 
     fn database(&self) -> io::Result<&Database> {
         self.database.as_ref().ok_or_else(|| io::Error::other("the store could not be opened again"))
     }
-}
 
-impl Store for DiskStore {
-    fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or_else(|| Path::new("."))
+    }
+
+    /// Applies changes, all or none.
+    fn apply(&self, changes: &[Change]) -> io::Result<()> {
         let database = self.database()?;
         contained(|| {
             let mut transaction = database.begin_write().map_err(failed)?;
@@ -96,19 +128,80 @@ impl Store for DiskStore {
             transaction.set_quick_repair(true);
             {
                 let mut table = transaction.open_table(TABLE).map_err(failed)?;
+                let mut sealed = Vec::new();
                 for change in changes {
                     match change {
                         Change::Put(key, row) => {
-                            table.insert(&key.encode()[..], &row[..]).map_err(failed)?;
+                            let key = key.encode();
+                            sealed.clear();
+                            sealed.extend_from_slice(row);
+                            seal(&key, &mut sealed);
+                            table.insert(&key[..], &sealed[..]).map_err(failed)?;
                         }
                         Change::Remove(key) => {
-                            table.remove(&key.encode()[..]).map_err(failed)?;
+                            let removed = table.remove(&key.encode()[..]).map_err(failed)?;
+                            if removed.is_none() && key.kind == Kind::Message {
+                                return Err(damaged("a message that was read is not found by its key"));
+                            }
                         }
                     }
                 }
             }
             transaction.commit().map_err(failed)
         })
+    }
+
+    /// Whether the row about the spool, which each commit writes, is that of these changes.
+    fn was_applied(&self, changes: &[Change]) -> io::Result<bool> {
+        let state = changes.iter().find_map(|change| match change {
+            Change::Put(Key::STATE, row) => Some(row),
+            _ => None,
+        });
+        let stored = super::get(self, Key::STATE)?;
+        Ok(state.is_some() && stored.as_ref() == state)
+    }
+
+    /// Opens the file at its path.
+    fn open_file(&mut self) -> io::Result<()> {
+        self.abandon();
+        self.is_abandoned = Arc::default();
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
+        let (is_forced, is_abandoned) = (self.is_forced, Arc::clone(&self.is_abandoned));
+        let opened = contained(|| {
+            let backend = SpoolFile::new(file, is_forced, is_abandoned).map_err(failed)?;
+            #[cfg(test)]
+            if let Some(disk) = &self.disk {
+                return open_database(disk.backend(backend));
+            }
+            open_database(backend)
+        });
+        self.database = Some(opened.map_err(|error| self.classify(error))?);
+        Ok(())
+    }
+
+    /// Distinguishes a file of another version of the library from one that is damaged.
+    fn classify(&self, error: io::Error) -> io::Error {
+        let of_other_version =
+            || read_header(&self.path).is_ok_and(|header| file_header::is_of_other_version(&header));
+        if error.kind() == io::ErrorKind::InvalidData && of_other_version() {
+            return io::Error::new(io::ErrorKind::Unsupported, error);
+        }
+        error
+    }
+}
+
+impl Store for DiskStore {
+    fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+        let done = self.apply(changes);
+        if let Err(error) = &done
+            && reserve::is_for(error, changes)
+            && reserve::release(self.folder())
+        {
+            self.reopen()?;
+            // What becomes of a commit that was applied in spite of its error is decided elsewhere.
+            return if self.was_applied(changes)? { done } else { self.apply(changes) };
+        }
+        done
     }
 
     fn scan(&self, range: Range<Key>, limit: Limit) -> io::Result<Rows> {
@@ -124,9 +217,18 @@ impl Store for DiskStore {
             let (mut rows, mut bytes) = (Rows::new(), 0);
             for row in table.range::<&[u8]>(&start[..]..&end[..]).map_err(failed)? {
                 let (key, value) = row.map_err(failed)?;
-                let key = Key::decode(key.value()).ok_or_else(|| damaged("a key is unreadable"))?;
-                bytes += value.value().len();
-                rows.push((key, value.value().to_vec()));
+                let (key, mut row) = (key.value(), value.value().to_vec());
+                seal(key, &mut row);
+                let key = Key::decode(key);
+                let last = rows.last().map(|(key, _)| *key);
+                let is_in_order = key.is_some_and(|key| range.contains(&key) && last < Some(key));
+                if !is_in_order && !self.is_damaged {
+                    return Err(damaged("a key is unreadable, or out of its order"));
+                }
+                if let Some(key) = key {
+                    bytes += row.len();
+                    rows.push((key, row));
+                }
                 if rows.len() >= limit.rows || bytes >= limit.bytes {
                     break;
                 }
@@ -136,56 +238,49 @@ impl Store for DiskStore {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.close()?;
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
-        let is_forced = self.is_forced;
-        let opened = contained(|| {
-            let backend = SpoolFile::new(file, is_forced).map_err(failed)?;
-            Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(failed)
-        })?;
-        self.database = Some(opened);
+        files::tidy(self.folder())?;
+        self.open_file()?;
+        if self.is_forced {
+            files::sync_names(self.folder())?;
+        }
         Ok(())
     }
 
-    fn begin_anew(&mut self) -> io::Result<Option<Damaged>> {
-        // What closing writes is of no use any more.
-        let _ = self.close();
-        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
-        let renamed = Self::set_damaged_file_aside(folder)?;
+    fn replace(&mut self, copy: &mut Copying<'_>) -> io::Result<PathBuf> {
+        self.abandon();
+        let replacement = Replacement::begin(self.folder())?;
+        let damaged = Self::open_damaged(&self.path)?;
+        // It is forced to the disk as a whole.
+        let mut new = Self::at(replacement.path.clone(), false);
+        new.open_file()?;
+        copy(damaged.as_ref().map(|damaged| damaged as &dyn Store), &mut new)?;
+        drop((damaged, new));
+        let set_aside = replacement.finish()?;
         self.reopen()?;
-        self.sync_names()?;
-        let damaged = Self::open_damaged(&renamed).map(|damaged| Box::new(damaged) as Box<dyn Store>);
-        Ok(Some(Damaged { path: renamed, store: damaged }))
+        Ok(set_aside)
     }
 }
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        // No caller is left to report it to.
-        let _ = self.close();
+        self.close();
     }
 }
 
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Not every file system can, and not every parent may be read.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            Ok(())
-        }
-        done => done,
-    }
+fn open_database(backend: impl StorageBackend) -> io::Result<Database> {
+    Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(failed)
 }
 
-/// Folders can't be opened as files.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
+/// The place of the checksum in a row.
+const CHECKSUM: Range<usize> = 1..5;
+
+/// Binds the checksum of a row to the key, or takes that away again. What is too short to have a checksum is
+/// damaged anyway.
+fn seal(key: &[u8], row: &mut [u8]) {
+    if let Some(checksum) = row.get_mut(CHECKSUM) {
+        let of_key = crc32fast::hash(key).to_be_bytes();
+        checksum.iter_mut().zip(of_key).for_each(|(byte, of_key)| *byte ^= of_key);
+    }
 }
 
 /// Runs code that reads the file: the library checks much of it by assertions.
@@ -200,31 +295,16 @@ fn damaged(what: &str) -> io::Error {
 
 fn failed(error: impl Into<redb::Error>) -> io::Error {
     match error.into() {
-        redb::Error::Io(error) => error,
-        // A later version of the library has written the file.
-        redb::Error::Corrupted(text) if text.contains("file format version") => {
-            io::Error::new(io::ErrorKind::Unsupported, text)
+        // The file ends where it should go on.
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            damaged("its end is missing")
         }
+        redb::Error::Io(error) => error,
         redb::Error::Corrupted(text) => damaged(&text),
-        error @ redb::Error::UpgradeRequired(_) => io::Error::new(io::ErrorKind::Unsupported, error),
-        error @ (redb::Error::TableTypeMismatch { .. }
+        error @ (redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)
         | redb::Error::TypeDefinitionChanged { .. }) => io::Error::new(io::ErrorKind::InvalidData, error),
         error => io::Error::other(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_format_of_another_version_is_no_damage() {
-        let newer = redb::Error::Corrupted("Expected file format version <= 3, found 9".to_owned());
-        for error in [newer, redb::Error::UpgradeRequired(1)] {
-            assert_eq!(failed(error).kind(), io::ErrorKind::Unsupported);
-        }
-        let corrupted = redb::Error::Corrupted("a page".to_owned());
-        assert_eq!(failed(corrupted).kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,8 +1,17 @@
-//! The file of the store, with synchronisation that can be left to the operating system.
+//! The file of the store as the library reads and writes it.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use redb::{StorageBackend, backends::FileBackend};
+
+use super::file_header;
 
 /// A file whose writes are forced to the disk, or left to the operating system.
 ///
@@ -11,11 +20,25 @@ use redb::{StorageBackend, backends::FileBackend};
 pub(crate) struct SpoolFile {
     inner: FileBackend,
     is_forced: bool,
+    /// Set when nothing more is to be written: what closing writes would be computed from a damaged file, or
+    /// from one that could not be written.
+    is_abandoned: Arc<AtomicBool>,
 }
 
 impl SpoolFile {
-    pub(crate) fn new(file: File, is_forced: bool) -> Result<Self, redb::DatabaseError> {
-        Ok(Self { inner: FileBackend::new(file)?, is_forced })
+    pub(crate) fn new(
+        file: File,
+        is_forced: bool,
+        is_abandoned: Arc<AtomicBool>,
+    ) -> Result<Self, redb::DatabaseError> {
+        Ok(Self { inner: FileBackend::new(file)?, is_forced, is_abandoned })
+    }
+
+    fn ensure_used(&self) -> io::Result<()> {
+        if self.is_abandoned.load(Ordering::Acquire) {
+            return Err(io::Error::other("the file was given up after an error"));
+        }
+        Ok(())
     }
 }
 
@@ -25,18 +48,23 @@ impl StorageBackend for SpoolFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
+        self.inner.read(offset, out)?;
+        file_header::have_checked(offset, out);
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.ensure_used()?;
         self.inner.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.ensure_used()?;
         if self.is_forced { self.inner.sync_data() } else { Ok(()) }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.ensure_used()?;
         self.inner.write(offset, data)
     }
 

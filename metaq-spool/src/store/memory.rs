@@ -1,10 +1,10 @@
 //! A store in memory, with faults for tests.
 
-use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, io, ops::Range, path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{Change, Key, Kind, Limit, Rows, Store};
+use super::{Change, Copying, Key, Kind, Limit, Rows, Store};
 
 /// What is stored, and the faults, shared with the test.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub(crate) struct Memory {
     /// Reads that touch one of these fail.
     pub(crate) unreadable: Vec<Key>,
     pub(crate) commits: u64,
+    /// How often it was replaced.
+    pub(crate) replacements: u64,
     pub(crate) needs_reopening: bool,
     /// Its process was killed: whatever it does changes nothing.
     pub(crate) is_dead: bool,
@@ -56,6 +58,13 @@ impl Store for MemoryStore {
         if fails && (is_refused || fastrand::f64() >= memory.failing_after_commit) {
             memory.needs_reopening = true;
             return Err(fault("no space is left"));
+        }
+        let rows = &memory.rows;
+        if changes.iter().any(|change| {
+            matches!(change, Change::Remove(key) if key.kind == Kind::Message && !rows.contains_key(key))
+        }) {
+            memory.needs_reopening = true;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is not there"));
         }
         for change in changes {
             match change {
@@ -102,5 +111,19 @@ impl Store for MemoryStore {
         }
         memory.needs_reopening = false;
         Ok(())
+    }
+
+    fn replace(&mut self, copy: &mut Copying<'_>) -> io::Result<PathBuf> {
+        self.reopen()?;
+        let mut new = Self::default();
+        copy(Some(&*self), &mut new)?;
+        let mut memory = self.0.lock();
+        if memory.is_full || memory.is_dead {
+            return Err(fault("no space is left"));
+        }
+        memory.rows = std::mem::take(&mut new.0.lock().rows);
+        memory.unreadable.clear();
+        memory.replacements += 1;
+        Ok(PathBuf::from("damaged"))
     }
 }

@@ -1,9 +1,15 @@
 //! The store behind the spool: a sorted map of small keys whose changes are applied in atomic batches.
 
+mod damaged_file;
 pub(crate) mod disk;
-pub(crate) mod file_backend;
+#[cfg(test)]
+pub(crate) mod faulty_disk;
+mod file_backend;
+mod file_header;
+pub(crate) mod files;
 #[cfg(test)]
 pub(crate) mod memory;
+mod reserve;
 
 use std::{io, ops::Range, path::PathBuf};
 
@@ -43,6 +49,32 @@ impl Key {
 
     pub(crate) const fn set_aside(number: u64) -> Self {
         Self { kind: Kind::SetAside, queue: 0, number }
+    }
+
+    /// The first message of any queue from this one on.
+    pub(crate) const fn messages_from(queue: u32) -> Range<Self> {
+        Self::message(queue, 0)..Self::set_aside(0)
+    }
+
+    /// The keys in one order with the numbers: each is larger by one than the one before it.
+    pub(crate) fn ordinal(self) -> u128 {
+        (self.kind as u128) << 96 | u128::from(self.queue) << 64 | u128::from(self.number)
+    }
+
+    /// The first key of a kind.
+    pub(crate) const fn first(kind: Kind) -> Self {
+        Self { kind, queue: 0, number: 0 }
+    }
+
+    /// The last key of a kind, which no row has.
+    pub(crate) const fn last(kind: Kind) -> Self {
+        Self { kind, queue: u32::MAX, number: u64::MAX }
+    }
+
+    /// The key with this place among all, of this kind.
+    pub(crate) fn at(kind: Kind, ordinal: u128) -> Self {
+        let queue = (ordinal >> 64) as u32;
+        Self { kind, queue, number: ordinal as u64 }
     }
 
     /// All rows about queues.
@@ -105,33 +137,29 @@ impl Limit {
 /// Rows in the order of their keys.
 pub(crate) type Rows = Vec<(Key, Vec<u8>)>;
 
-/// A damaged file that was set aside.
-pub(crate) struct Damaged {
-    /// Its new name.
-    pub(crate) path: PathBuf,
-    /// What is left of it, if it can be opened.
-    pub(crate) store: io::Result<Box<dyn Store>>,
-}
+/// Copies what can be read of a damaged store, if it can be opened, into an empty one.
+pub(crate) type Copying<'a> = dyn FnMut(Option<&dyn Store>, &mut dyn Store) -> io::Result<()> + 'a;
 
 /// A sorted map on disk, or in a test's memory.
 ///
-/// Errors of kind [`InvalidData`](io::ErrorKind::InvalidData) mean that what is stored is damaged.
+/// Errors of kind [`InvalidData`](io::ErrorKind::InvalidData) mean that what is stored is damaged. What
+/// follows is found out by [`replace`](Self::replace) only.
 pub(crate) trait Store: Send {
-    /// Applies all changes or none. When it returns, they are as durable as the store was opened for.
+    /// Applies all changes or none. When it returns, they are as durable as the store was opened for. The
+    /// removal of a message that isn't there is damage: it was read before.
     ///
     /// After an error it is not known whether they were applied, and the store has to be reopened.
     fn commit(&mut self, changes: &[Change]) -> io::Result<()>;
 
-    /// The first rows within the range.
+    /// The first rows within the range. What is damaged may be out of its order.
     fn scan(&self, range: Range<Key>, limit: Limit) -> io::Result<Rows>;
 
-    /// Opens the store again after an error.
+    /// Opens the store, also again after an error.
     fn reopen(&mut self) -> io::Result<()>;
 
-    /// Sets a damaged file aside, and begins with an empty one. None if the store has no file.
-    fn begin_anew(&mut self) -> io::Result<Option<Damaged>> {
-        Ok(None)
-    }
+    /// Replaces a damaged file by one into which `copy` writes what can be read of it, and returns the new
+    /// name of the damaged one. Nothing has changed if this fails, or the process ends meanwhile.
+    fn replace(&mut self, copy: &mut Copying<'_>) -> io::Result<PathBuf>;
 }
 
 /// The one row with this key, if it exists.

@@ -57,6 +57,54 @@ async fn rows_that_cannot_be_read_are_skipped_and_counted() {
 }
 
 #[tokio::test]
+async fn damage_beside_removals_that_wait_counts_once() {
+    let store = MemoryStore::default();
+    let storage = start(&options(), &store);
+    for n in 0..10 {
+        append(&storage, message(n.to_string())).await.unwrap();
+    }
+    let queue = queue(&storage, &message(""));
+    let rows = read(&storage, &queue).await.unwrap();
+    store.0.lock().keeps_messages = true;
+    storage.finish(&queue, rows[..3].iter().map(|(number, row)| finished(*number, row)).collect());
+    storage.flush().await;
+    assert_eq!((queue.held(), queue.unremoved()), (10, 3));
+    // One that waits for its removal, and one that waits for replay.
+    let keys = message_keys(&store);
+    store.0.lock().unreadable = vec![keys[1], keys[5]];
+    let left = read(&storage, &queue).await.unwrap();
+    let left: Vec<_> = left.iter().map(|(_, row)| payload(row)).collect();
+    assert_eq!(left, ["3", "4", "6", "7", "8", "9"]);
+    let counts = storage.common.ledger.counts();
+    assert_eq!((counts.replayed, counts.damaged, counts.waiting), (3, 1, 6));
+    assert_eq!((queue.held(), queue.unremoved()), (6, 0));
+    assert_balanced(&storage);
+    assert_eq!(store.0.lock().replacements, 1);
+}
+
+#[tokio::test]
+async fn damage_that_is_met_after_a_failed_commit_is_repaired() {
+    let store = MemoryStore::default();
+    let storage = start(&options(), &store);
+    append(&storage, message("a")).await.unwrap();
+    {
+        let mut memory = store.0.lock();
+        (memory.failing, memory.failing_after_commit) = (1.0, 1.0);
+        memory.rows.get_mut(&Key::STATE).unwrap()[9] ^= 1;
+        memory.unreadable = vec![Key::STATE];
+    }
+    append(&storage, message("b")).await.unwrap_err();
+    store.0.lock().failing = 0.0;
+    append(&storage, message("c")).await.unwrap();
+    let queue = queue(&storage, &message(""));
+    let rows = read(&storage, &queue).await.unwrap();
+    assert_eq!(rows.iter().map(|(_, row)| payload(row)).collect::<Vec<_>>(), ["a", "c"]);
+    let counts = storage.common.ledger.counts();
+    assert_eq!((counts.spooled, counts.damaged, counts.files_set_aside, queue.held()), (2, 0, 1, 2));
+    assert_balanced(&storage);
+}
+
+#[tokio::test]
 async fn flipped_messages_are_set_aside_and_delay_no_other() {
     let store = MemoryStore::default();
     let storage = start(&options(), &store);

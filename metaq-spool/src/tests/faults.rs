@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{SOON, append, assert_balanced, finished, message, options, payload, pinned, queue, read, start};
-use crate::{Fsync, SpoolEvent, SpoolSendErrorKind, store::memory::MemoryStore};
+use crate::{Fsync, SpoolEvent, SpoolSendErrorKind, WhenFull, store::memory::MemoryStore};
 
 #[tokio::test]
 async fn a_full_disk_refuses_messages_until_there_is_space() {
@@ -123,6 +123,33 @@ async fn a_commit_that_is_found_later_is_undone() {
     assert_balanced(&storage);
     storage.close();
     assert!(start(&options(), &store).common.was_closed);
+}
+
+#[tokio::test]
+async fn a_message_that_is_dropped_and_stored_counts_once() {
+    let store = MemoryStore::default();
+    let mut options = options();
+    (options.max_messages, options.when_full) = (2, WhenFull::DropOldest);
+    let storage = start(&options, &store);
+    append(&storage, message("a")).await.unwrap();
+    append(&storage, message("b")).await.unwrap();
+    let queue = queue(&storage, &message(""));
+    let rows = read(&storage, &queue).await.unwrap();
+    {
+        let mut memory = store.0.lock();
+        (memory.failing, memory.failing_after_commit, memory.failing_reopens) = (1.0, 1.0, 2);
+    }
+    append(&storage, message("c")).await.unwrap_err();
+    store.0.lock().failing = 0.0;
+    // "a" is acknowledged before it is known that it was dropped for "c".
+    storage.finish(&queue, vec![finished(rows[0].0, &rows[0].1)]);
+    storage.flush().await;
+    let left = read(&storage, &queue).await.unwrap();
+    assert_eq!(left.iter().map(|(_, row)| payload(row)).collect::<Vec<_>>(), ["b"]);
+    let counts = storage.common.ledger.counts();
+    assert_eq!((counts.dropped, counts.replayed, counts.waiting), (1, 0, 1));
+    assert_eq!((queue.held(), queue.unremoved()), (1, 0));
+    assert_balanced(&storage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

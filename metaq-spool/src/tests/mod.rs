@@ -1,10 +1,13 @@
 //! Tests over a store in memory, which fails, forgets and is damaged as they want it.
 
 mod ages;
+mod bounds;
 mod crashes;
 mod damage;
+mod disk;
 mod ends;
 mod faults;
+mod flips;
 mod queues;
 mod simulation;
 mod stalls;
@@ -53,6 +56,27 @@ async fn append(storage: &Storage, message: Message) -> Result<SpoolId, crate::S
 
 fn queue(storage: &Storage, message: &Message) -> Arc<Queue> {
     storage.common.index.find(&QueueKey::of(message)).unwrap()
+}
+
+/// Reads a queue to its end, as if each message was stored, and returns the payloads.
+async fn replay_all(storage: &Storage) -> Vec<String> {
+    let mut replayed = Vec::new();
+    // What is read again and again is no end.
+    for _ in 0..100 {
+        let filled = storage.common.index.filled();
+        if filled.is_empty() {
+            return replayed;
+        }
+        for queue in filled {
+            let rows = read(storage, &queue).await.unwrap();
+            let decoded = rows.iter().filter_map(|(_, row)| record::decode(row.clone()).ok());
+            let payloads = decoded.map(|record| record.message.payload().to_vec());
+            replayed.extend(payloads.map(|payload| String::from_utf8(payload).unwrap()));
+            storage.finish(&queue, rows.iter().map(|(number, row)| finished(*number, row)).collect());
+        }
+        storage.flush().await;
+    }
+    panic!("it has no end: {:?}", storage.common.ledger.counts());
 }
 
 async fn read(storage: &Storage, queue: &Arc<Queue>) -> std::io::Result<Stored> {

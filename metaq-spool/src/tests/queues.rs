@@ -87,6 +87,21 @@ async fn queues_that_exist_twice_are_united() {
 }
 
 #[tokio::test]
+async fn queues_without_a_row_are_found_by_their_messages() {
+    let mut store = MemoryStore::default();
+    let mut changes = filled(2, &[(3, "b"), (9, "d")]);
+    changes.extend(filled(700, &[(12, "x")]));
+    changes.retain(|change| !matches!(change, Change::Put(key, _) if key.kind == Kind::Queue));
+    store.commit(&changes).unwrap();
+    let storage = start(&options(), &store);
+    assert_eq!(storage.common.ledger.counts().recovered, 3);
+    let id = append(&storage, message("y")).await.unwrap();
+    assert!(id.0 > 12, "numbers are not used twice");
+    assert_eq!(super::replay_all(&storage).await, ["b", "d", "x", "y"]);
+    assert_balanced(&storage);
+}
+
+#[tokio::test]
 async fn messages_that_are_missing_count_as_damaged() {
     let store = MemoryStore::default();
     let storage = start(&options(), &store);

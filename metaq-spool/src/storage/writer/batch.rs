@@ -11,7 +11,7 @@ use crate::{
     record::SetAside,
     storage::{
         inbox::{Append, Fate, Finished},
-        index::Queue,
+        ledger::Ledger,
         rows::{QueueRow, StateRow},
     },
     store::{Change, Key},
@@ -23,39 +23,49 @@ pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     /// The rows of queues after the commit.
     pub(super) rows: BTreeMap<u32, QueueRow>,
+    /// The messages of each queue that are gone, and of those that were removed the numbers.
     removed: BTreeMap<u32, u64>,
-    /// Messages that are moved: the queues that they leave and enter, and their numbers.
+    removals: Vec<(u32, u64)>,
+    /// Messages that are moved: the queues that they leave and enter, and their numbers. A batch that moves
+    /// messages has no new ones.
     pub(super) placed: Vec<(u32, u32, u64)>,
     /// Replayed messages of each queue.
     replayed: BTreeMap<u32, u64>,
-    pub(super) spooled: u64,
-    pub(super) set_aside: u64,
+    spooled: u64,
+    set_aside: u64,
     pub(super) dropped: u64,
-    pub(super) damaged: u64,
-    pub(super) bytes_in: u64,
+    damaged: u64,
+    /// The bytes of new messages, and of those that are moved where they are then.
+    bytes_in: u64,
+    pub(super) bytes_placed: u64,
     bytes_out: u64,
     bytes_aside: u64,
     /// Set when a failure is reported to those who wait: if it is applied all the same, it is undone.
     pub(super) is_reported: bool,
-    /// What is dropped: the queue, the first number that stays, and the reason.
-    pub(super) drops: Option<(u32, u64, DropReason)>,
+    /// What is dropped of each queue.
+    pub(super) drops: BTreeMap<u32, Dropped>,
+}
+
+/// Messages that are dropped: their number, the first number that stays, and the reason.
+#[derive(Clone, Copy)]
+pub(super) struct Dropped {
+    pub(super) count: u64,
+    pub(super) below: u64,
+    pub(super) reason: DropReason,
 }
 
 impl Writer {
     /// Writes what is pending. What can't be written is answered, or kept if it is a removal.
     pub(super) fn write_pending(&mut self) {
-        let appends = std::mem::take(&mut self.appends);
-        let finished = std::mem::take(&mut self.finished);
-        self.place_pending();
-        if !appends.is_empty() || !finished.is_empty() {
-            let bytes = appends.iter().map(|append| append.row.len() as u64).sum();
-            self.make_space(appends.len() as u64, bytes);
-            let both = self.write(&appends, &finished);
-            match both {
-                Ok(first) => self.appended(appends, first, bytes),
-                Err(error) => self.write_apart(appends, finished, &error),
+        if self.has_pending() {
+            let appends = std::mem::take(&mut self.appends);
+            self.place_pending();
+            match self.write(&appends, true) {
+                Ok(first) => self.appended(appends, first),
+                Err(error) => self.write_apart(appends, &error),
             }
-            self.make_space(0, 0);
+            // New messages that are too many by themselves.
+            self.make_space();
         }
         self.last_commit = Instant::now();
         for flush in self.flushes.drain(..) {
@@ -66,31 +76,26 @@ impl Writer {
 
     /// After a failure: new messages and removals take different space, so that one may work without the
     /// other.
-    fn write_apart(
-        &mut self,
-        appends: Vec<Append>,
-        finished: Vec<(Arc<Queue>, Finished)>,
-        error: &io::Error,
-    ) {
+    fn write_apart(&mut self, appends: Vec<Append>, error: &io::Error) {
         self.store_failed(error);
-        let is_single = appends.is_empty() || finished.is_empty();
-        if !finished.is_empty() && (is_single || self.write(&[], &finished).is_err()) {
-            self.finished = finished;
+        let is_single = appends.is_empty() || self.unremoved.is_empty();
+        if !is_single {
+            // They are kept otherwise.
+            let _ = self.write(&[], true);
         }
         if appends.is_empty() {
             return;
         }
-        let bytes = appends.iter().map(|append| append.row.len() as u64).sum();
         let written = if is_single {
             Err(error.to_string())
         } else {
-            self.write(&appends, &[]).map_err(|error| error.to_string())
+            self.write(&appends, false).map_err(|error| error.to_string())
         };
         match written {
-            Ok(first) => self.appended(appends, first, bytes),
+            Ok(first) => self.appended(appends, first),
             Err(error) => {
                 let count = appends.len() as u64;
-                self.common.ledger.release(count, bytes);
+                self.common.ledger.release(count, bytes_of(&appends));
                 self.common.ledger.update(|counts| counts.unwritten += count);
                 self.answer(
                     appends,
@@ -104,8 +109,7 @@ impl Writer {
         }
     }
 
-    fn appended(&mut self, appends: Vec<Append>, first: u64, bytes: u64) {
-        self.common.ledger.release(appends.len() as u64, bytes);
+    fn appended(&mut self, appends: Vec<Append>, first: u64) {
         self.answer(appends, |index| Ok(SpoolId(first + index)), |_| ());
         contain(|| self.common.replay.notify_one());
     }
@@ -125,13 +129,16 @@ impl Writer {
         contain(|| self.common.inbox.give_slots(slots));
     }
 
-    /// Stores messages and removes others, all or none; returns the number of the first new message.
-    fn write(&mut self, appends: &[Append], finished: &[(Arc<Queue>, Finished)]) -> io::Result<u64> {
+    /// Stores messages, removes those that are finished, and drops what is too much then, all or none;
+    /// returns the number of the first new message.
+    fn write(&mut self, appends: &[Append], removes: bool) -> io::Result<u64> {
         // Rows are computed from what the store has.
         self.mend()?;
         let mut batch = Batch { is_reported: true, ..Batch::default() };
-        for (queue, finished) in finished {
-            self.remove_finished(&mut batch, queue, finished);
+        if removes {
+            for ((queue, number), (_, finished)) in &self.unremoved {
+                self.finish(&mut batch, *queue, *number, finished);
+            }
         }
         let first = self.state.next_number;
         for (number, append) in (first..).zip(appends) {
@@ -151,22 +158,21 @@ impl Writer {
             batch.spooled += 1;
             batch.changes.push(Change::Put(Key::message(id, number), append.row.clone()));
         }
-        self.commit(batch)?;
-        for (queue, finished) in finished {
-            self.unremoved.remove(&(queue.id, finished.number));
-            queue.end_removal(1);
+        self.drop_oldest(&mut batch);
+        if !batch.changes.is_empty() {
+            self.commit(batch)?;
         }
-        contain(|| self.common.changed.notify_waiters());
         Ok(first)
     }
 
-    fn remove_finished(&self, batch: &mut Batch, queue: &Queue, finished: &Finished) {
-        self.remove(batch, queue.id, finished.number, finished.bytes);
+    /// Removes a finished message in a batch.
+    pub(super) fn finish(&self, batch: &mut Batch, queue: u32, number: u64, finished: &Finished) {
+        self.remove(batch, queue, number, finished.bytes);
         match &finished.fate {
-            Fate::Replayed => *batch.replayed.entry(queue.id).or_default() += 1,
+            Fate::Replayed => *batch.replayed.entry(queue).or_default() += 1,
             Fate::SetAside { reason, attempts, row } => {
                 let aside = SetAside {
-                    queue: queue.id,
+                    queue,
                     reason: reason.clone(),
                     attempts: *attempts,
                     time: self.common.clock.now(),
@@ -175,7 +181,7 @@ impl Writer {
                 let row = aside.encode();
                 batch.set_aside += 1;
                 batch.bytes_aside += row.len() as u64;
-                batch.changes.push(Change::Put(Key::set_aside(finished.number), row));
+                batch.changes.push(Change::Put(Key::set_aside(number), row));
             }
         }
     }
@@ -187,6 +193,7 @@ impl Writer {
         row.bytes = row.bytes.saturating_sub(bytes);
         batch.bytes_out += bytes;
         *batch.removed.entry(queue).or_default() += 1;
+        batch.removals.push((queue, number));
         batch.changes.push(Change::Remove(Key::message(queue, number)));
     }
 
@@ -215,20 +222,18 @@ impl Writer {
         batch.changes.push(Change::Put(Key::STATE, state.encode()));
         if let Err(error) = self.store.commit(&batch.changes) {
             self.is_broken = true;
-            match self.reopen() {
-                // It was applied in spite of the error.
-                Ok(serial) if serial == state.serial => {}
-                reopened => {
-                    if error.kind() == io::ErrorKind::InvalidData {
-                        self.rebuild(&error)?;
-                    } else if reopened.is_err() {
-                        // Its numbers are not used again.
-                        self.state.next_number = state.next_number;
-                        self.in_doubt = Some(InDoubt { serial: state.serial, batch });
-                    }
-                    return Err(error);
-                }
+            // Its numbers are not used again.
+            self.state.next_number = state.next_number;
+            let is_reported = batch.is_reported;
+            self.in_doubt = Some(InDoubt { serial: state.serial, batch });
+            if error.kind() == io::ErrorKind::InvalidData {
+                self.rebuild(&error)?;
+                return Err(error);
             }
+            return match self.mend() {
+                Ok(true) if !is_reported => Ok(()),
+                _ => Err(error),
+            };
         }
         self.state = state;
         self.retry_at = None;
@@ -236,26 +241,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Brings the counts to what a batch has changed.
     pub(super) fn apply(&mut self, batch: Batch) {
-        let Batch { rows, removed, placed, replayed, spooled, set_aside, dropped, damaged, drops, .. } =
+        let Batch { rows, removed, removals, placed, replayed, spooled, set_aside, dropped, damaged, drops, .. } =
             batch;
         for (id, row) in rows {
             if let Some(state) = self.queues.get_mut(&id) {
                 state.row = row;
             }
         }
-        for (from, to, number) in placed {
-            let maybe_replayed = self.queues.get_mut(&from).map_or(0, |state| {
-                let one = state.maybe_replayed.min(1);
-                state.maybe_replayed -= one;
-                one
-            });
-            if let Some(state) = self.queues.get_mut(&to) {
-                state.queue.add_placed();
-                state.maybe_replayed += maybe_replayed;
-                state.dropped_below = state.dropped_below.min(number);
-            }
-        }
+        self.apply_placed(placed);
         let mut duplicates = 0;
         for (id, count) in &replayed {
             if let Some(state) = self.queues.get_mut(id) {
@@ -265,7 +260,8 @@ impl Writer {
             }
         }
         let replayed: u64 = replayed.values().sum();
-        self.common.ledger.update(|counts| {
+        let bytes_in = batch.bytes_in + batch.bytes_placed;
+        self.common.ledger.settle(spooled, batch.bytes_in, |counts| {
             counts.spooled += spooled;
             counts.replayed += replayed;
             counts.set_aside += set_aside;
@@ -274,16 +270,28 @@ impl Writer {
             counts.maybe_duplicates += duplicates;
             let gone = replayed + set_aside + dropped + damaged;
             counts.waiting = (counts.waiting + spooled).saturating_sub(gone);
-            counts.waiting_bytes = (counts.waiting_bytes + batch.bytes_in).saturating_sub(batch.bytes_out);
+            counts.waiting_bytes = (counts.waiting_bytes + bytes_in).saturating_sub(batch.bytes_out);
             counts.held_aside += set_aside;
             counts.held_aside_bytes += batch.bytes_aside;
         });
-        if let Some((queue, below, reason)) = drops
-            && let Some(state) = self.queues.get_mut(&queue)
-        {
-            state.dropped_below = below;
-            let topic = state.queue.key.topic.clone();
-            self.common.events.send(SpoolEvent::Dropped { topic, count: dropped, reason });
+        for (queue, Dropped { count, below, reason }) in drops {
+            if let Some(state) = self.queues.get_mut(&queue) {
+                state.dropped_below = state.dropped_below.max(below);
+                let topic = state.queue.key.topic.clone();
+                self.common.events.send(SpoolEvent::Dropped { topic, count, reason });
+            }
+        }
+        // Also what was dropped while it waited for its removal.
+        for removal in removals {
+            if let Some(state) = self.queues.get_mut(&removal.0) {
+                state.placed_below.remove(&removal.1);
+            }
+            if let Some((queue, _)) = self.unremoved.remove(&removal) {
+                queue.end_removal(1);
+            }
+            if let Some(placed) = self.to_place.remove(&removal) {
+                placed.give_up();
+            }
         }
         for (id, count) in removed {
             let Some(state) = self.queues.get(&id) else { continue };
@@ -298,7 +306,7 @@ impl Writer {
 
     /// Marks the folder as closed, unless it may hold messages that were replayed.
     pub(super) fn close(&mut self) {
-        let is_closed = self.finished.is_empty() && !self.common.may_repeat();
+        let is_closed = self.unremoved.is_empty() && !self.common.may_repeat();
         // Those that an earlier process may have replayed, and that are still here.
         let left =
             self.queues.values().filter(|state| state.row.messages > 0).map(|state| state.maybe_replayed);
@@ -311,11 +319,15 @@ impl Writer {
             window,
             ..self.state
         };
-        let closed = self.mend().and_then(|()| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));
+        let closed = self.mend().and_then(|_| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));
         if let Err(error) = closed {
             self.store_failed(&error);
         }
     }
+}
+
+fn bytes_of(appends: &[Append]) -> u64 {
+    appends.iter().map(|append| append.row.len() as u64).sum()
 }
 
 impl Batch {
@@ -324,5 +336,38 @@ impl Batch {
         self.damaged += count;
         self.bytes_out += bytes;
         *self.removed.entry(queue).or_default() += count;
+    }
+
+    /// The number of messages that it takes out of a queue.
+    pub(super) fn removed_of(&self, queue: u32) -> u64 {
+        self.removed.get(&queue).copied().unwrap_or_default()
+    }
+
+    /// The number of messages that it moves into a queue.
+    pub(super) fn placed_into(&self, queue: u32) -> u64 {
+        self.placed.iter().filter(|(_, to, _)| *to == queue).count() as u64
+    }
+
+    /// The numbers of messages and bytes above the bounds after it.
+    pub(super) fn excess(&self, ledger: &Ledger) -> (u64, u64) {
+        let gone = self.replayed.values().sum::<u64>() + self.dropped;
+        let (messages, bytes) = ledger.excess(self.spooled, self.bytes_in + self.bytes_aside);
+        (messages.saturating_sub(gone), bytes.saturating_sub(self.bytes_out))
+    }
+
+    /// The same without the messages that it stores.
+    pub(super) fn without_appends(&self) -> Self {
+        Self {
+            changes: Vec::new(),
+            rows: self.rows.clone(),
+            removed: self.removed.clone(),
+            removals: self.removals.clone(),
+            placed: self.placed.clone(),
+            replayed: self.replayed.clone(),
+            drops: self.drops.clone(),
+            spooled: 0,
+            bytes_in: 0,
+            ..*self
+        }
     }
 }

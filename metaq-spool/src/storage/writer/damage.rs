@@ -1,65 +1,23 @@
-//! Reading around damaged parts of the store.
+//! A file that turns out to be damaged while it is used.
 
-use std::io;
+use std::{io, time::Duration};
 
-use super::{Writer, batch::Batch};
+use tokio::time::Instant;
+
+use super::{QueueState, Writer, batch::Batch, doubt::InDoubt};
 use crate::{
     events::SpoolEvent,
     storage::{
         rows::{QueueRow, StateRow},
-        salvage::{next_readable, salvage},
-        writer::open::find,
+        salvage::{Known, Saved, replace_damaged},
     },
-    store::{Damaged, Key, Limit, Rows},
+    store::{Change, Key},
 };
 
-/// The most rows that are read one by one before a damaged part.
-const ROWS: usize = 256;
-
-/// The rows that are counted at a time.
-const PORTION: Limit = Limit { rows: 10_000, bytes: 16 << 20 };
+/// The pause before it is tried again to replace the file, which costs as much as copying it.
+const PAUSE: Duration = Duration::from_secs(30);
 
 impl Writer {
-    /// The messages before the damaged part. When there are none, skips that part for good, and returns those
-    /// behind it.
-    pub(super) fn read_damaged(&mut self, queue: u32, from: u64, limit: Limit) -> io::Result<Rows> {
-        let mut before = Rows::new();
-        let mut next = from;
-        while before.len() < limit.rows.min(ROWS) {
-            match self.store.scan(Key::messages(queue, next), Limit::ONE) {
-                Ok(mut row) => match row.pop() {
-                    Some((key, row)) => {
-                        next = key.number + 1;
-                        before.push((key, row));
-                    }
-                    None => break,
-                },
-                Err(_) => break,
-            }
-        }
-        let is_at_head = self.queues.get(&queue).is_some_and(|state| from <= state.row.first);
-        // What is before it is replayed and removed first, which a new round of replay finds at the head.
-        if !before.is_empty() || !is_at_head {
-            return Ok(before);
-        }
-        self.skip_damage(queue, from)?;
-        let first = self.queues.get(&queue).map_or(from, |state| state.row.first);
-        self.store.scan(Key::messages(queue, first), limit)
-    }
-
-    /// Has the queue begin behind the damaged part at its beginning.
-    fn skip_damage(&mut self, queue: u32, from: u64) -> io::Result<()> {
-        let Some(state) = self.queues.get(&queue) else { return Ok(()) };
-        let (end, held, held_bytes) = (state.row.end.max(from), state.row.messages, state.row.bytes);
-        let good = next_readable(&*self.store, |number| Key::message(queue, number), from, end);
-        let (left, bytes) = self.count(queue, good);
-        let mut batch = Batch::default();
-        let row = self.row(&mut batch, queue);
-        (row.first, row.messages, row.bytes) = (good, left, bytes);
-        batch.lose(queue, held.saturating_sub(left), held_bytes.saturating_sub(bytes));
-        self.commit_loss(queue, batch)
-    }
-
     /// Counts as damaged what a queue should hold, and does not.
     pub(super) fn lose_missing(&mut self, queue: u32) -> io::Result<()> {
         let mut batch = Batch::default();
@@ -67,60 +25,99 @@ impl Writer {
         let (count, bytes) = (row.messages, row.bytes);
         (row.messages, row.bytes) = (0, 0);
         batch.lose(queue, count, bytes);
-        self.commit_loss(queue, batch)
+        self.commit(batch)?;
+        self.report_loss(queue, count);
+        Ok(())
     }
 
-    fn commit_loss(&mut self, queue: u32, batch: Batch) -> io::Result<()> {
-        let count = batch.damaged;
-        self.commit(batch)?;
+    fn report_loss(&self, queue: u32, count: u64) {
         if let Some(state) = self.queues.get(&queue) {
             let topic = state.queue.key.topic.clone();
             self.common.events.send(SpoolEvent::Damaged { topic, count });
         }
+    }
+
+    /// Goes on with a new file, which has the messages that can be read of the old one. What was replayed and
+    /// not removed is not copied, nor is what was reported as not stored.
+    pub(super) fn rebuild(&mut self, error: &io::Error) -> io::Result<()> {
+        self.is_broken = true;
+        let now = Instant::now();
+        if self.replace_at.is_some_and(|at| now < at) {
+            return Err(io::Error::new(error.kind(), format!("the file is damaged: {error}")));
+        }
+        self.replace_at = Some(now + PAUSE);
+        // Counted as finished whether or not the messages can be read.
+        let mut batch = Batch::default();
+        for ((queue, number), (_, finished)) in &self.unremoved {
+            self.finish(&mut batch, *queue, *number, finished);
+        }
+        // What is to be moved is at hand, and goes to its new place whether or not it was there already.
+        self.place(&mut batch);
+        let mut known = Known::default();
+        known.left_out.extend(self.unremoved.keys().map(|(queue, number)| Key::message(*queue, *number)));
+        known.left_out.extend(batch.placed.iter().flat_map(|(from, to, number)| {
+            [Key::message(*from, *number), Key::message(*to, *number)]
+        }));
+        known.left_out.extend(self.in_doubt.iter().flat_map(InDoubt::appended).map(|(key, _)| *key));
+        known.added = batch.changes.drain(..).filter(|change| matches!(change, Change::Put(..))).collect();
+        let next_queue = self.common.index.next_id();
+        known.state = Some(StateRow { next_queue, times: self.common.clock.times(), ..self.state });
+        let saved = replace_damaged(&mut *self.store, &known).map_err(|failed| {
+            let text =
+                format!("the file is damaged: {error}; saving what can be read of it failed: {failed}");
+            io::Error::new(failed.kind(), text)
+        })?;
+        (self.is_broken, self.in_doubt, self.replace_at) = (false, None, None);
+        self.take_over(batch, saved, error);
         Ok(())
     }
 
-    /// Begins with a new file, which has the messages that can be read of the old one.
-    pub(super) fn rebuild(&mut self, error: &io::Error) -> io::Result<()> {
-        let Some(Damaged { path, store }) = self.store.begin_anew()? else { return Ok(()) };
-        let salvaged = match store {
-            Ok(damaged) => salvage(&*damaged, &mut *self.store)?,
-            Err(_) => 0,
-        };
-        let found = find(&*self.store)?;
-        let (mut lost, mut bytes) = (0, 0);
-        for (id, state) in &mut self.queues {
+    /// Brings the counts to what the new file holds.
+    fn take_over(&mut self, mut batch: Batch, saved: Saved, error: &io::Error) {
+        let Saved { path, salvaged, found } = saved;
+        let mut unexpected = 0;
+        for (id, row) in &found.queues {
+            let queue = self.common.index.find_or_make(&row.key);
+            // One that was emptied, and whose messages are back. Under another number they wait for the next
+            // process.
+            if queue.id == *id && !self.queues.contains_key(id) {
+                self.queues.insert(*id, QueueState::new(QueueRow::new(row.key.clone(), 0), queue));
+            }
+        }
+        let mut losses = Vec::new();
+        for (id, state) in &self.queues {
             let row = found.queues.iter().find(|(found, _)| found == id).map(|(_, row)| row.clone());
             let row = row.unwrap_or_else(|| QueueRow::new(state.row.key.clone(), state.row.first));
-            let gone = state.row.messages.saturating_sub(row.messages);
-            state.queue.remove(gone);
-            lost += gone;
-            bytes += row.bytes;
-            state.row = row;
+            let expected = state.row.messages + batch.placed_into(*id);
+            let expected = expected.saturating_sub(batch.removed_of(*id));
+            let lost = expected.saturating_sub(row.messages);
+            let more = row.messages.saturating_sub(expected);
+            state.queue.add_all(more);
+            unexpected += more;
+            if lost > 0 {
+                losses.push((*id, lost));
+            }
+            batch.rows.insert(*id, row);
         }
         self.common.ledger.update(|counts| {
-            counts.damaged += lost;
-            counts.waiting -= lost;
+            counts.recovered += unexpected;
+            counts.waiting += unexpected;
+        });
+        for (queue, lost) in &losses {
+            batch.lose(*queue, *lost, 0);
+        }
+        self.apply(batch);
+        self.state = found.state;
+        let bytes = self.queues.values().map(|state| state.row.bytes).sum();
+        self.common.ledger.update(|counts| {
             counts.waiting_bytes = bytes;
             (counts.held_aside, counts.held_aside_bytes) = (found.held_aside, found.held_aside_bytes);
+            counts.files_set_aside += 1;
         });
-        let next_number = self.state.next_number.max(found.state.next_number);
-        self.state = StateRow { next_number, window: self.state.window, ..found.state };
-        self.is_broken = false;
         let event = SpoolEvent::FileSetAside { path, reason: error.to_string(), salvaged };
         self.common.events.send(event);
-        Ok(())
-    }
-
-    /// The messages and bytes from a number on that can be read.
-    fn count(&self, queue: u32, mut from: u64) -> (u64, u64) {
-        let (mut messages, mut bytes) = (0, 0);
-        while let Ok(rows) = self.store.scan(Key::messages(queue, from), PORTION) {
-            let Some((last, _)) = rows.last() else { break };
-            from = last.number + 1;
-            messages += rows.len() as u64;
-            bytes += rows.iter().map(|(_, row)| row.len() as u64).sum::<u64>();
+        for (queue, lost) in losses {
+            self.report_loss(queue, lost);
         }
-        (messages, bytes)
     }
 }

@@ -8,7 +8,7 @@ mod place;
 mod space;
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     sync::Arc,
     time::Duration,
@@ -32,6 +32,9 @@ use crate::{
 /// The pause before what could not be written is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// The longest interval between writes, since longer ones may be beyond the system's clock.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// A queue as the writer knows it.
 #[derive(Debug)]
 pub(crate) struct QueueState {
@@ -39,13 +42,15 @@ pub(crate) struct QueueState {
     pub(crate) queue: Arc<Queue>,
     /// Messages with smaller numbers were dropped, also while they were replayed.
     dropped_below: u64,
+    /// The exceptions: messages that were moved into the queue later.
+    placed_below: BTreeSet<u64>,
     /// The number of messages that an earlier process may have replayed and not removed.
     pub(crate) maybe_replayed: u64,
 }
 
 impl QueueState {
     pub(crate) fn new(row: QueueRow, queue: Arc<Queue>) -> Self {
-        Self { row, queue, dropped_below: 0, maybe_replayed: 0 }
+        Self { row, queue, dropped_below: 0, placed_below: BTreeSet::new(), maybe_replayed: 0 }
     }
 }
 
@@ -55,11 +60,10 @@ pub(crate) struct Writer {
     state: StateRow,
     queues: BTreeMap<u32, QueueState>,
     appends: Vec<Append>,
-    /// Messages to remove, in order, and by their numbers: they are in the store, and are not read again.
-    finished: Vec<(Arc<Queue>, Finished)>,
-    unremoved: HashSet<(u32, u64)>,
-    /// Messages to move to other queues.
-    to_place: Vec<Placed>,
+    /// Messages to remove, by queue and number: they are in the store, and are not read again.
+    unremoved: BTreeMap<(u32, u64), (Arc<Queue>, Finished)>,
+    /// The same for messages to move to other queues.
+    to_place: BTreeMap<(u32, u64), Placed>,
     flushes: Vec<oneshot::Sender<()>>,
     last_commit: Instant,
     next_age_check: Instant,
@@ -67,6 +71,8 @@ pub(crate) struct Writer {
     /// The store must be opened again before it is used.
     is_broken: bool,
     in_doubt: Option<doubt::InDoubt>,
+    /// When a damaged file may be replaced again, if the last attempt has failed.
+    replace_at: Option<Instant>,
 }
 
 impl Writer {
@@ -108,17 +114,18 @@ impl Writer {
         match request {
             Request::Append(append) => self.appends.push(append),
             Request::Finish(queue, finished) => {
-                let dropped_below = self.queues.get(&queue.id).map_or(0, |state| state.dropped_below);
                 // Those that were dropped while they were replayed count as dropped.
                 for finished in finished {
-                    if finished.number < dropped_below {
+                    if self.is_dropped(queue.id, finished.number) {
                         queue.end_removal(1);
                         // Replay may wait for that.
                         contain(|| self.common.changed.notify_waiters());
                         continue;
                     }
-                    self.unremoved.insert((queue.id, finished.number));
-                    self.finished.push((Arc::clone(&queue), finished));
+                    let key = (queue.id, finished.number);
+                    if self.unremoved.insert(key, (Arc::clone(&queue), finished)).is_some() {
+                        queue.end_removal(1);
+                    }
                 }
             }
             Request::Place(placed) => self.accept_placed(placed),
@@ -140,20 +147,20 @@ impl Writer {
         match self.common.fsync {
             // Half of the slots: those who wait for more would wait for the interval.
             Fsync::Interval(interval) if self.flushes.is_empty() && !self.common.inbox.is_crowded() => {
-                self.has_pending() && now >= self.last_commit + interval
+                self.has_pending() && now.saturating_duration_since(self.last_commit) >= interval.min(LONGEST)
             }
             _ => self.has_pending() || !self.flushes.is_empty(),
         }
     }
 
     fn has_pending(&self) -> bool {
-        !self.appends.is_empty() || !self.finished.is_empty() || !self.to_place.is_empty()
+        !self.appends.is_empty() || !self.unremoved.is_empty() || !self.to_place.is_empty()
     }
 
     /// The time at which something is due although no request comes.
     fn next_deadline(&self) -> Option<Instant> {
         let commit = match self.common.fsync {
-            Fsync::Interval(interval) if self.has_pending() => Some(self.last_commit + interval),
+            Fsync::Interval(interval) if self.has_pending() => Some(self.last_commit + interval.min(LONGEST)),
             _ => None,
         };
         let retry = self.has_pending().then(|| self.retry_at.unwrap_or_else(Instant::now));
@@ -167,21 +174,21 @@ impl Writer {
         self.mend()?;
         let first = self.queues.get(&queue.id).map_or(0, |state| state.row.first);
         let from = from.max(first);
-        let mut rows = match self.store.scan(Key::messages(queue.id, from), limit) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.read_damaged(queue.id, from, limit)?
-            }
-            Err(error) => {
-                self.is_broken = true;
-                return Err(error);
-            }
-            Ok(rows) => rows,
-        };
+        let scan = |store: &dyn Store| store.scan(Key::messages(queue.id, from), limit);
+        let mut scanned = scan(&*self.store);
+        if let Err(error) = &scanned
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            let rebuilt = self.rebuild(error).inspect_err(|error| self.store_failed(error));
+            scanned = rebuilt.and_then(|()| scan(&*self.store));
+        }
+        let mut rows = scanned.inspect_err(|_| self.is_broken = true)?;
         let is_queued = |state: &QueueState| state.row.messages > 0;
         if rows.is_empty()
             && from == first
             && self.queues.get(&queue.id).is_some_and(is_queued)
-            && !self.unremoved.iter().any(|(id, _)| *id == queue.id)
+            && self.unremoved.range((queue.id, 0)..=(queue.id, u64::MAX)).next().is_none()
+            && self.to_place.range((queue.id, 0)..=(queue.id, u64::MAX)).next().is_none()
         {
             self.lose_missing(queue.id)?;
         }
@@ -192,9 +199,19 @@ impl Writer {
             // What was too old to be sent is not sent since it can't be dropped.
             tracing::debug!(queue = queue.id, "messages that are too old are dropped later");
         }
-        let unremoved = |number| self.unremoved.contains(&(queue.id, number));
         let young = young.into_iter().map(|(key, row)| (key.number, row));
-        Ok(young.filter(|(number, _)| !unremoved(*number)).collect())
+        Ok(young.filter(|(number, _)| !self.is_leaving(queue.id, *number)).collect())
+    }
+
+    /// Whether a message was dropped, also while it was replayed.
+    fn is_dropped(&self, queue: u32, number: u64) -> bool {
+        let state = self.queues.get(&queue);
+        state.is_some_and(|state| number < state.dropped_below && !state.placed_below.contains(&number))
+    }
+
+    /// Whether a message only waits for its removal, or to be moved to another queue.
+    fn is_leaving(&self, queue: u32, number: u64) -> bool {
+        self.unremoved.contains_key(&(queue, number)) || self.to_place.contains_key(&(queue, number))
     }
 
     /// The number of rows at the beginning that have reached the greatest age.

@@ -1,7 +1,7 @@
 //! Reading what an earlier process has left.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     sync::Arc,
     time::Duration,
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{QueueState, Writer};
 use crate::{
+    clock::Clock,
     record,
     storage::{
         Common,
@@ -28,6 +29,10 @@ pub(crate) struct Found {
     pub(crate) queues: Vec<(u32, QueueRow)>,
     pub(crate) held_aside: u64,
     pub(crate) held_aside_bytes: u64,
+    /// Messages that are missing since the file was damaged.
+    pub(crate) lost: u64,
+    /// The number of messages of each queue that an earlier process may have replayed and not removed.
+    pub(crate) maybe_replayed: u64,
 }
 
 /// Reads the rows about the spool and its queues.
@@ -42,6 +47,7 @@ pub(crate) fn find(store: &dyn Store) -> io::Result<Found> {
             Err(_) => queues.extend(rebuild(store, key.queue)?.map(|row| (key.queue, row))),
         }
     }
+    add_queues_without_row(store, &mut queues)?;
     let stored = store::get(store, Key::STATE)?;
     let state = match stored.as_deref().map(StateRow::decode) {
         Some(Ok(state)) => Some(state),
@@ -70,7 +76,24 @@ pub(crate) fn find(store: &dyn Store) -> io::Result<Found> {
         held_aside_bytes += rows.iter().map(|(_, row)| row.len() as u64).sum::<u64>();
     }
     state.next_number = state.next_number.max(from);
-    Ok(Found { state, was_closed, queues, held_aside, held_aside_bytes })
+    Ok(Found { state, was_closed, queues, held_aside, held_aside_bytes, lost: 0, maybe_replayed: 0 })
+}
+
+/// Rebuilds the rows of queues that are missing, as their keys were damaged. It looks at one message of each
+/// queue that has its row.
+fn add_queues_without_row(store: &dyn Store, queues: &mut Vec<(u32, QueueRow)>) -> io::Result<()> {
+    let known: HashSet<_> = queues.iter().map(|(queue, _)| *queue).collect();
+    let mut next = 0;
+    while let Some((key, _)) = store.scan(Key::messages_from(next), Limit::ONE)?.pop() {
+        if !known.contains(&key.queue) {
+            queues.extend(rebuild(store, key.queue)?.map(|row| (key.queue, row)));
+        }
+        // Damaged ones may be out of their order.
+        let Some(after) = next.max(key.queue).checked_add(1) else { break };
+        next = after;
+    }
+    queues.sort_unstable_by_key(|(queue, _)| *queue);
+    Ok(())
 }
 
 /// The row of a queue from its messages; none if there are none.
@@ -138,13 +161,43 @@ impl Found {
         }
     }
 
+    /// Marks the folder as in use, and forgets empty queues, so that their number is bounded by what is in
+    /// use.
+    pub(crate) fn take_up(&mut self, store: &mut dyn Store, clock: &Clock, window: u64) -> io::Result<()> {
+        self.unite_queues(store)?;
+        // As many as the earlier processes may have left, which keeps counting until none of these is left.
+        let left = match self.was_closed {
+            Some(false) if self.state.window == 0 => window,
+            Some(_) => self.state.window,
+            None => 0,
+        };
+        let window = window.max(left);
+        self.maybe_replayed = left;
+        let state = StateRow {
+            serial: self.state.serial + 1,
+            is_closed: false,
+            times: clock.times(),
+            window,
+            ..self.state
+        };
+        let empty = self.queues.iter().filter(|(_, row)| row.messages == 0);
+        let mut changes: Vec<_> = empty.map(|(id, _)| Change::Remove(Key::queue(*id))).collect();
+        changes.push(Change::Put(Key::STATE, state.encode()));
+        store.commit(&changes)?;
+        self.state = state;
+        self.queues.retain(|(_, row)| row.messages > 0);
+        Ok(())
+    }
+
     /// The queues that hold messages, as those who spool and replay see them.
     pub(crate) fn index(&self) -> (Index, BTreeMap<u32, QueueState>) {
         let filled = self.queues.iter().filter(|(_, row)| row.messages > 0);
         let states: BTreeMap<_, _> = filled
             .map(|(id, row)| {
                 let queue = Arc::new(Queue::new(*id, row.key.clone(), row.messages));
-                (*id, QueueState::new(row.clone(), queue))
+                let mut state = QueueState::new(row.clone(), queue);
+                state.maybe_replayed = self.maybe_replayed;
+                (*id, state)
             })
             .collect();
         let queues = states.values().map(|state| Arc::clone(&state.queue));
@@ -153,57 +206,36 @@ impl Found {
 }
 
 impl Writer {
-    /// Takes up what was found, and marks the folder as in use.
-    pub(crate) fn start(
-        mut store: Box<dyn Store>,
+    /// Goes on with what was found and taken up.
+    pub(crate) fn new(
+        store: Box<dyn Store>,
         common: Arc<Common>,
-        found: Found,
-        mut queues: BTreeMap<u32, QueueState>,
-        window: u64,
-    ) -> io::Result<Self> {
-        // As many as the earlier processes may have left, which keeps counting until none of these is left.
-        let left = match found.was_closed {
-            Some(false) if found.state.window == 0 => window,
-            Some(_) => found.state.window,
-            None => 0,
-        };
-        let window = window.max(left);
-        queues.values_mut().for_each(|state| state.maybe_replayed = left);
-        let state = StateRow {
-            serial: found.state.serial + 1,
-            is_closed: false,
-            times: common.clock.times(),
-            window,
-            ..found.state
-        };
-        // Queues that are empty are forgotten, so that their number is bounded by what is in use.
-        let empty = found.queues.iter().filter(|(_, row)| row.messages == 0);
-        let mut changes: Vec<_> = empty.map(|(id, _)| Change::Remove(Key::queue(*id))).collect();
-        changes.push(Change::Put(Key::STATE, state.encode()));
-        store.commit(&changes)?;
+        found: &Found,
+        queues: BTreeMap<u32, QueueState>,
+    ) -> Self {
         common.ledger.update(|counts| {
             let rows = || queues.values().map(|state| &state.row);
-            counts.recovered = rows().map(|row| row.messages).sum();
-            counts.waiting = counts.recovered;
+            counts.waiting = rows().map(|row| row.messages).sum();
             counts.waiting_bytes = rows().map(|row| row.bytes).sum();
+            (counts.recovered, counts.damaged) = (counts.waiting + found.lost, found.lost);
             (counts.held_aside, counts.held_aside_bytes) = (found.held_aside, found.held_aside_bytes);
         });
         let now = Instant::now();
-        Ok(Self {
+        Self {
             store,
             common,
-            state,
+            state: found.state,
             queues,
             appends: Vec::new(),
-            finished: Vec::new(),
-            unremoved: std::collections::HashSet::new(),
-            to_place: Vec::new(),
+            unremoved: BTreeMap::new(),
+            to_place: BTreeMap::new(),
             flushes: Vec::new(),
             last_commit: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
             next_age_check: now,
             retry_at: None,
             is_broken: false,
             in_doubt: None,
-        })
+            replace_at: None,
+        }
     }
 }

@@ -6,69 +6,96 @@ use super::{QueueState, Writer, batch::Batch};
 use crate::{
     events::contain,
     storage::{inbox::Placed, rows::QueueRow},
-    store::{self, Change, Key},
+    store::{Change, Key},
 };
 
 impl Writer {
     pub(super) fn accept_placed(&mut self, placed: Vec<Placed>) {
         for placed in placed {
-            let Placed { from, number, to, .. } = &placed;
-            let dropped_below = self.queues.get(&from.id).map_or(0, |state| state.dropped_below);
-            if *number < dropped_below {
-                // It was dropped, and counts as that.
-                from.end_removal(1);
-                to.remove(1);
-                contain(|| self.common.changed.notify_waiters());
+            let key = (placed.from.id, placed.number);
+            let given_up = if self.is_dropped(key.0, key.1) {
+                // It counts as that.
+                Some(placed)
             } else {
-                self.unremoved.insert((from.id, *number));
-                self.to_place.push(placed);
+                self.to_place.insert(key, placed)
+            };
+            if let Some(placed) = given_up {
+                placed.give_up();
+                // Replay may wait for that.
+                contain(|| self.common.changed.notify_waiters());
             }
         }
     }
 
-    /// Moves messages, or keeps them for the next time. In a commit of its own: one that stores new messages is
-    /// undone where their failure was reported.
+    /// Moves messages, or keeps them for the next time. In a commit of its own: what can be moved needs other
+    /// space than new messages, and no caller waits for it.
     pub(super) fn place_pending(&mut self) {
-        let placed = std::mem::take(&mut self.to_place);
-        if placed.is_empty() {
+        if self.to_place.is_empty() {
             return;
         }
-        if let Err(error) = self.place(&placed) {
+        let placed = self.mend().and_then(|_| {
+            let mut batch = Batch::default();
+            self.place(&mut batch);
+            // What became of the last commit may be known only now.
+            if batch.placed.is_empty() { Ok(()) } else { self.commit(batch) }
+        });
+        if let Err(error) = placed {
             self.store_failed(&error);
-            self.to_place = placed;
-            return;
         }
-        for Placed { from, number, .. } in placed {
-            self.unremoved.remove(&(from.id, number));
-            from.end_removal(1);
-        }
-        contain(|| self.common.changed.notify_waiters());
-        contain(|| self.common.replay.notify_one());
     }
 
-    fn place(&mut self, placed: &[Placed]) -> io::Result<()> {
-        self.mend()?;
-        let mut batch = Batch::default();
-        for Placed { from, number, bytes, to, row } in placed {
-            let number = *number;
-            // A commit that ended with an error may have moved it.
-            if store::get(&*self.store, Key::message(from.id, number))?.is_none() {
-                continue;
-            }
-            self.remove(&mut batch, from.id, number, *bytes);
+    /// Moves the messages that wait for it in a batch.
+    pub(super) fn place(&mut self, batch: &mut Batch) {
+        let to_place = std::mem::take(&mut self.to_place);
+        for Placed { from, number, bytes, to, row } in to_place.values() {
+            let (number, len) = (*number, row.len() as u64);
+            self.remove(batch, from.id, number, *bytes);
             self.queues
                 .entry(to.id)
                 .or_insert_with(|| QueueState::new(QueueRow::new(to.key.clone(), number), Arc::clone(to)));
-            let of_queue = self.row(&mut batch, to.id);
+            let of_queue = self.row(batch, to.id);
             of_queue.messages += 1;
-            of_queue.bytes += row.len() as u64;
+            of_queue.bytes += len;
             // It has the place that its number has among the others.
             of_queue.first = of_queue.first.min(number);
             of_queue.end = of_queue.end.max(number + 1);
-            batch.bytes_in += row.len() as u64;
+            batch.bytes_placed += len;
             batch.changes.push(Change::Put(Key::message(to.id, number), row.clone()));
             batch.placed.push((from.id, to.id, number));
         }
-        if batch.placed.is_empty() { Ok(()) } else { self.commit(batch) }
+        self.to_place = to_place;
+    }
+
+    /// Brings queues to what a batch has moved.
+    pub(super) fn apply_placed(&mut self, placed: Vec<(u32, u32, u64)>) {
+        if placed.is_empty() {
+            return;
+        }
+        for (from, to, number) in placed {
+            if let Some(placed) = self.to_place.remove(&(from, number)) {
+                placed.from.end_removal(1);
+            }
+            let maybe_replayed = self.queues.get_mut(&from).map_or(0, |state| {
+                let one = state.maybe_replayed.min(1);
+                state.maybe_replayed -= one;
+                one
+            });
+            if let Some(state) = self.queues.get_mut(&to) {
+                state.queue.add_placed();
+                state.maybe_replayed += maybe_replayed;
+                if number < state.dropped_below {
+                    state.placed_below.insert(number);
+                }
+            }
+        }
+        contain(|| self.common.replay.notify_one());
+    }
+}
+
+impl Placed {
+    /// It is not moved: it is gone from the queue that it was in.
+    pub(super) fn give_up(&self) {
+        self.from.end_removal(1);
+        self.to.remove(1);
     }
 }

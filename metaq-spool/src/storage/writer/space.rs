@@ -1,71 +1,104 @@
 //! Dropping of messages that are too old, or in the way of new ones.
 
-use std::io;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+};
 
-use super::{Writer, batch::Batch};
+use super::{
+    Writer,
+    batch::{Batch, Dropped},
+};
 use crate::{
     events::DropReason,
     store::{Key, Limit, Rows},
 };
 
+/// The rows of a queue that are looked at together, to find the oldest of all queues.
+const PORTION: Limit = Limit { rows: 64, bytes: 1 << 20 };
+
+/// The most messages that are dropped by one commit.
+const AT_ONCE: u64 = 10_000;
+
+/// The first messages of a queue that are not dropped: their numbers, and the lengths of their rows.
+type Heads = VecDeque<(u64, u64)>;
+
 impl Writer {
-    /// Drops the oldest messages, as many as are too much once `more` are added, if that is what the spool
-    /// does when it is full.
-    pub(super) fn make_space(&mut self, more: u64, more_bytes: u64) {
-        if !self.common.drops_oldest {
-            return;
-        }
+    /// Drops what is above the bounds, if that is what the spool does when it is full.
+    pub(super) fn make_space(&mut self) {
         loop {
-            let (messages, bytes) = self.common.ledger.excess(more, more_bytes);
-            if messages == 0 && bytes == 0 {
+            let mut batch = Batch::default();
+            self.drop_oldest(&mut batch);
+            if batch.dropped == 0 {
                 return;
             }
-            let Some((queue, mut rows)) = self.oldest() else { return };
-            let (mut count, mut freed) = (0, 0);
-            for (_, row) in &rows {
-                if count >= messages && freed >= bytes {
-                    break;
-                }
-                count += 1;
-                freed += row.len() as u64;
-            }
-            rows.truncate(count as usize);
-            if !self.drop_rows(queue, &rows, DropReason::Full).is_ok_and(|dropped| dropped > 0) {
-                return;
+            if let Err(error) = self.commit(batch) {
+                return self.store_failed(&error);
             }
         }
     }
 
-    /// The oldest messages: some of the queue whose first one has the smallest number, before the first one
-    /// of any other queue.
-    fn oldest(&mut self) -> Option<(u32, Rows)> {
-        self.mend().ok()?;
+    /// Adds the removal of the oldest messages of all queues to a batch: as many as would be too much after
+    /// it.
+    pub(super) fn drop_oldest(&mut self, batch: &mut Batch) {
+        if !self.common.drops_oldest {
+            return;
+        }
+        let (mut messages, mut bytes) = batch.excess(&self.common.ledger);
+        if messages == 0 && bytes == 0 || self.mend().is_err() {
+            return;
+        }
         let filled = self.queues.iter().filter(|(_, state)| state.row.messages > 0);
-        let heads = filled.filter_map(|(id, state)| {
-            let head = self.store.scan(Key::messages(*id, state.row.first), Limit::ONE).ok()?;
-            Some((head.first()?.0.number, *id))
-        });
-        let mut heads: Vec<_> = heads.collect();
-        heads.sort_unstable();
-        let (first, queue) = *heads.first()?;
-        let end = heads.get(1).map_or(u64::MAX, |(number, _)| *number);
-        let range = Key::message(queue, first)..Key::message(queue, end);
-        let rows = self.store.scan(range, Limit { rows: 1024, bytes: 4 << 20 }).ok()?;
-        Some((queue, rows))
+        let filled: Vec<_> = filled.map(|(id, state)| (*id, state.row.first)).collect();
+        let mut oldest = BTreeMap::new();
+        for (queue, first) in filled {
+            self.add_heads(&mut oldest, queue, first);
+        }
+        while (messages > 0 || bytes > 0) && batch.dropped < AT_ONCE {
+            let Some((number, (queue, mut heads, len))) = oldest.pop_first() else { return };
+            // One that only waits for its removal is no loss, and one that is moved may be dropped there.
+            if !self.is_leaving(queue, number) {
+                self.add_drop(batch, queue, number, len, DropReason::Full);
+                (messages, bytes) = (messages.saturating_sub(1), bytes.saturating_sub(len));
+            }
+            match heads.pop_front() {
+                Some((next, len)) => _ = oldest.insert(next, (queue, heads, len)),
+                None => self.add_heads(&mut oldest, queue, number + 1),
+            }
+        }
+    }
+
+    /// Reads the first messages of a queue from a number on. Those that can't be read now are not dropped
+    /// now.
+    fn add_heads(&self, oldest: &mut BTreeMap<u64, (u32, Heads, u64)>, queue: u32, from: u64) {
+        let rows = self.store.scan(Key::messages(queue, from), PORTION).unwrap_or_default();
+        let mut heads: Heads = rows
+            .iter()
+            .filter(|(key, _)| key.number >= from)
+            .map(|(key, row)| (key.number, row.len() as u64))
+            .collect();
+        if let Some((first, len)) = heads.pop_front() {
+            oldest.insert(first, (queue, heads, len));
+        }
+    }
+
+    fn add_drop(&self, batch: &mut Batch, queue: u32, number: u64, len: u64, reason: DropReason) {
+        self.remove(batch, queue, number, len);
+        batch.dropped += 1;
+        let dropped = batch.drops.entry(queue).or_insert(Dropped { count: 0, below: 0, reason });
+        dropped.count += 1;
+        dropped.below = dropped.below.max(number + 1);
     }
 
     /// Drops messages at the beginning of a queue, and returns their number.
     pub(super) fn drop_rows(&mut self, queue: u32, rows: &Rows, reason: DropReason) -> io::Result<u64> {
         // Rows are computed from what the store has.
         self.mend()?;
-        let below = rows.last().map_or(0, |(last, _)| last.number + 1);
         let mut batch = Batch::default();
-        batch.drops = Some((queue, below, reason));
         for (key, row) in rows {
-            // One that only waits for its removal is no loss.
-            if !self.unremoved.contains(&(queue, key.number)) {
-                self.remove(&mut batch, queue, key.number, row.len() as u64);
-                batch.dropped += 1;
+            // One that only waits for its removal is no loss, and one that is moved may be dropped there.
+            if !self.is_leaving(queue, key.number) {
+                self.add_drop(&mut batch, queue, key.number, row.len() as u64, reason);
             }
         }
         let count = batch.dropped;

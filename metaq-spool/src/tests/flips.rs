@@ -1,0 +1,138 @@
+//! Flipped bits and missing ends of the file: whatever they do, the folder can be opened, and no message is
+//! there again and again.
+
+use std::{collections::BTreeMap, env, fs, path::Path};
+
+use super::{append, assert_balanced, message, pinned, replay_all};
+use crate::{Fsync, SpoolOptions, storage::Storage, store::Key};
+
+/// Sets the number of random flips, of which there are few otherwise.
+const FLIPS: &str = "METAQ_SPOOL_FLIPS";
+
+fn flips() -> usize {
+    env::var(FLIPS).ok().and_then(|flips| flips.parse().ok()).unwrap_or(20)
+}
+
+const MESSAGES: usize = 1000;
+
+fn options(folder: &Path) -> SpoolOptions {
+    let mut options = SpoolOptions::new(folder);
+    options.fsync = Fsync::Never;
+    options
+}
+
+/// The file of a spool with messages in three queues, closed or as a kill leaves it.
+async fn file(is_closed: bool) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&options(folder.path())).unwrap();
+    let pending: Vec<_> = (0..MESSAGES)
+        .map(|n| storage.try_submit(pinned(format!("{n:0100}"), (n % 3) as i32)).unwrap())
+        .collect();
+    for pending in pending {
+        pending.outcome().await.unwrap();
+    }
+    if is_closed {
+        storage.close();
+    }
+    fs::read(folder.path().join("spool.redb")).unwrap()
+}
+
+/// Opens a folder with this file, replays and spools, and returns the number of messages that were found.
+async fn use_file(bytes: &[u8], what: &str) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("spool.redb"), bytes).unwrap();
+    let storage = Storage::open(&options(folder.path())).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_balanced(&storage);
+    let mut found = replay_all(&storage).await;
+    let count = found.len();
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found.len(), count, "{what}: some were there again");
+    assert!(found.iter().all(|payload| payload.len() == 100), "{what}");
+    let late = append(&storage, message("late")).await;
+    // It may be the first to meet the damage.
+    if late.is_err() {
+        append(&storage, message("late")).await.unwrap();
+    }
+    assert_eq!(replay_all(&storage).await, ["late"], "{what}");
+    let counts = storage.common.ledger.counts();
+    assert_eq!((counts.waiting, storage.common.index.filled().len()), (0, 0), "{what}: {counts:?}");
+    assert_balanced(&storage);
+    storage.close();
+    let storage = Storage::open(&options(folder.path())).unwrap();
+    let counts = storage.common.ledger.counts();
+    assert_eq!((counts.recovered, storage.common.was_closed), (0, true), "{what}: {counts:?}");
+    count
+}
+
+#[tokio::test]
+async fn a_flipped_header_loses_nothing() {
+    for is_closed in [true, false] {
+        let clean = file(is_closed).await;
+        let mut lost = Vec::new();
+        // The flags, and others.
+        let all = flips() >= 320;
+        for at in (0..320).filter(|at| all || *at == 9 || fastrand::u32(..16) == 0) {
+            let mut bytes = clean.clone();
+            bytes[at] ^= 1 << fastrand::u32(..8);
+            let what = format!("byte {at}, closed {is_closed}");
+            if use_file(&bytes, &what).await < MESSAGES {
+                lost.push(at);
+            }
+        }
+        assert!(lost.is_empty(), "closed {is_closed}: bytes {lost:?}");
+    }
+}
+
+#[tokio::test]
+async fn flipped_pages_prevent_nothing_and_repeat_nothing() {
+    let mut most_lost = BTreeMap::<_, usize>::new();
+    for is_closed in [true, false] {
+        let clean = file(is_closed).await;
+        let used: Vec<_> =
+            (0..clean.len()).step_by(64).filter(|at| clean[*at..*at + 64] != [0; 64]).collect();
+        for _ in 0..flips() {
+            let at = used[fastrand::usize(..used.len())] + fastrand::usize(..64);
+            let bit = fastrand::u32(..8);
+            let mut bytes = clean.clone();
+            bytes[at] ^= 1 << bit;
+            let found = use_file(&bytes, &format!("bit {bit} of byte {at}, closed {is_closed}")).await;
+            let lost = MESSAGES - found;
+            *most_lost
+                .entry(if lost > 100 {
+                    "more"
+                } else if lost > 0 {
+                    "some"
+                } else {
+                    "none"
+                })
+                .or_default() += 1;
+        }
+    }
+    eprintln!("{} flips each: messages lost {most_lost:?}", flips());
+}
+
+#[tokio::test]
+async fn flipped_keys_repeat_nothing() {
+    let clean = file(true).await;
+    for _ in 0..flips() {
+        let number = fastrand::u64(..MESSAGES as u64);
+        let key = Key::message((number % 3) as u32, number).encode();
+        let mut bytes = clean.clone();
+        let at = fastrand::usize(..key.len());
+        let bit = fastrand::u32(..8);
+        let places: Vec<_> = (0..bytes.len() - key.len()).filter(|n| bytes[*n..].starts_with(&key)).collect();
+        places.into_iter().for_each(|place| bytes[place + at] ^= 1 << bit);
+        let found = use_file(&bytes, &format!("bit {bit} of byte {at} of key {number}")).await;
+        assert!(found > MESSAGES / 2, "{found}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_any_length_can_be_opened() {
+    let clean = file(true).await;
+    let lens = [0, 1, 8, 9, 10, 64, 191, 192, 300, 319, 320, 4095, 4096, 9000, clean.len() - 1];
+    for len in lens {
+        use_file(&clean[..len], &format!("{len} bytes")).await;
+    }
+}
