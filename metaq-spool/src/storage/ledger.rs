@@ -159,6 +159,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_committed_counts_once_at_each_moment() {
+        let ledger = ledger(|_| ());
+        (0..2).for_each(|_| ledger.reserve(10).unwrap());
+        ledger.settle(2, 20, |counts| {
+            (counts.waiting, counts.waiting_bytes) = (2, 20);
+            assert!(ledger.books.is_locked(), "not seen before its space is given back");
+        });
+        ledger.reserve(80).unwrap();
+        assert!(ledger.reserve(1).unwrap_err().text.contains("max_messages"));
+    }
+
+    #[test]
     fn dropping_the_oldest_refuses_only_what_never_fits() {
         let ledger = ledger(|options| options.when_full = WhenFull::DropOldest);
         (0..9).for_each(|_| ledger.reserve(50).unwrap());

@@ -21,6 +21,8 @@ pub(crate) struct Memory {
     pub(crate) failing_reopens: u32,
     /// Reads that touch one of these fail.
     pub(crate) unreadable: Vec<Key>,
+    /// It can't be opened again before it is replaced.
+    pub(crate) is_damaged: bool,
     pub(crate) commits: u64,
     /// How often it was replaced.
     pub(crate) replacements: u64,
@@ -109,12 +111,15 @@ impl Store for MemoryStore {
             memory.failing_reopens = left;
             return Err(fault("it can't be opened"));
         }
+        if memory.is_damaged {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a page is damaged"));
+        }
         memory.needs_reopening = false;
         Ok(())
     }
 
     fn replace(&mut self, copy: &mut Copying<'_>) -> io::Result<PathBuf> {
-        self.reopen()?;
+        self.0.lock().needs_reopening = false;
         let mut new = Self::default();
         copy(Some(&*self), &mut new)?;
         let mut memory = self.0.lock();
@@ -123,6 +128,7 @@ impl Store for MemoryStore {
         }
         memory.rows = std::mem::take(&mut new.0.lock().rows);
         memory.unreadable.clear();
+        memory.is_damaged = false;
         memory.replacements += 1;
         Ok(PathBuf::from("damaged"))
     }

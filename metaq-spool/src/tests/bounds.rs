@@ -1,8 +1,8 @@
 //! What is spooled reaches the bounds, or waits for its interval.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::{append, assert_balanced, message, options, payload, pinned, queue, read, start};
+use super::{assert_balanced, message, options, payload, pinned, queue, read, start};
 use crate::{Fsync, WhenFull, store::memory::MemoryStore};
 
 #[tokio::test]
@@ -37,29 +37,6 @@ async fn what_is_dropped_for_new_messages_takes_no_commit() {
     let counts = storage.common.ledger.counts();
     assert_eq!((counts.dropped, counts.waiting), (200, 100));
     assert_balanced(&storage);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_fits_is_not_refused_while_it_is_committed() {
-    let store = MemoryStore::default();
-    let mut options = options();
-    options.max_messages = 20_000;
-    let storage = Arc::new(start(&options, &store));
-    let senders: Vec<_> = (0..100)
-        .map(|_| {
-            let storage = Arc::clone(&storage);
-            tokio::spawn(async move {
-                for _ in 0..200 {
-                    append(&storage, message("x")).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for sender in senders {
-        sender.await.unwrap();
-    }
-    append(&storage, message("x")).await.unwrap_err();
-    assert_eq!(storage.common.ledger.counts().waiting, 20_000);
 }
 
 #[tokio::test]

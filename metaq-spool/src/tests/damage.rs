@@ -90,8 +90,7 @@ async fn damage_that_is_met_after_a_failed_commit_is_repaired() {
     {
         let mut memory = store.0.lock();
         (memory.failing, memory.failing_after_commit) = (1.0, 1.0);
-        memory.rows.get_mut(&Key::STATE).unwrap()[9] ^= 1;
-        memory.unreadable = vec![Key::STATE];
+        memory.is_damaged = true;
     }
     append(&storage, message("b")).await.unwrap_err();
     store.0.lock().failing = 0.0;
