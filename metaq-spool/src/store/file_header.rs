@@ -50,8 +50,8 @@ pub(super) fn described_len(header: &[u8; LEN]) -> Option<u64> {
 }
 
 /// Headers under which the library may read a damaged file of this length, the most likely first: with the
-/// constants as they have to be, for each slot, and without the library's own tables, whose damage makes no
-/// row unreadable. The checksums of slots are not looked at any more.
+/// constants as they have to be, for each slot, with the library's own tables and without them, as damage in
+/// those makes no row unreadable. The checksums of slots are not looked at any more.
 pub(super) fn repaired(header: &[u8; LEN], len: u64) -> Vec<[u8; LEN]> {
     let mut header = *header;
     header[..MAGIC.len()].copy_from_slice(&MAGIC);
@@ -69,8 +69,8 @@ pub(super) fn repaired(header: &[u8; LEN], len: u64) -> Vec<[u8; LEN]> {
     }
     let current = header[FLAGS] & SECOND_SLOT_IS_CURRENT;
     let mut all = Vec::new();
-    for has_own_tables in [true, false] {
-        for slot in [current, current ^ SECOND_SLOT_IS_CURRENT] {
+    for slot in [current, current ^ SECOND_SLOT_IS_CURRENT] {
+        for has_own_tables in [true, false] {
             let mut repaired = header;
             repaired[FLAGS] = slot | TWO_PHASE;
             if !has_own_tables {
