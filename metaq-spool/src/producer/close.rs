@@ -21,7 +21,7 @@ pub struct SpoolCloseReport {
 }
 
 /// The time after which messages without an outcome count as forgotten: their handles are not polled.
-const FORGOTTEN: Duration = Duration::from_secs(1);
+const FORGOTTEN: Duration = Duration::from_secs(3);
 
 /// Waits until all messages have their outcome that have tasks which take them to it.
 async fn settled(shared: &Shared) {
@@ -47,7 +47,7 @@ impl SpoolingProducer {
     /// again afterwards. Writing may take another 10 s, after which what is not written is given up.
     ///
     /// Messages whose handles are kept and not polled meanwhile are not spooled: poll or drop them before. They
-    /// make it take a second longer.
+    /// make it take three seconds longer.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused and replay ends even if the future is dropped.

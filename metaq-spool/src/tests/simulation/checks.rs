@@ -8,8 +8,9 @@ use std::{
 use metaq_producer::Partition;
 
 use super::{
-    life::{Fate, Simulation, TOPICS, number_in, payload_number},
+    life::{Simulation, TOPICS, number_in, payload_number},
     log::note,
+    outcomes::Fate,
 };
 use crate::{Fsync, WhenFull, store::Kind};
 

@@ -21,9 +21,12 @@
 //! the seed as well. `METAQ_SEEDS=N` runs that number, `METAQ_SEED=N` that one.
 
 mod checks;
+mod ends;
 mod faults;
 mod life;
 mod log;
+mod outcomes;
+mod program;
 mod sending;
 
 use std::{
@@ -33,7 +36,7 @@ use std::{
 
 use tokio::runtime::Builder;
 
-use self::life::{Simulation, Totals};
+use self::{life::Simulation, outcomes::Totals};
 
 /// The default number of seeds.
 const SEEDS: u64 = if cfg!(tokio_unstable) { 40 } else { 5 };

@@ -6,8 +6,9 @@ use metaq_producer::{Message, Partition};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    life::{Fate, Offer, PARTITIONS, Simulation, TOPICS, named},
+    life::{PARTITIONS, Simulation, TOPICS, named},
     log::note,
+    outcomes::{Fate, Offer},
 };
 use crate::{Sent, SpoolHandle, SpoolSendError};
 
