@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_has_some_lines_of_each_kind_and_the_number_of_the_rest() {
+    fn the_log_has_some_lines_of_a_kind_and_counts_the_rest() {
         let (mut lines, now) = (Lines::default(), Instant::now());
         let written = (0..100).filter(|_| lines.next(now).is_some()).count();
         assert_eq!((written, lines.left_out), (LINES as usize, 100 - u64::from(LINES)));

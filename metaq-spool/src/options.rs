@@ -61,7 +61,8 @@ pub struct SpoolOptions {
     pub replay_window: usize,
     /// The number of times that a spooled message is refused with status 500 or 401 before it is set aside,
     /// as far as that says something about the message: while nothing of its queue is stored, only the first
-    /// three messages are set aside so, and one more every five minutes. Other refusals that don't pass set it aside at once. Default 5.
+    /// three messages are set aside so, and one more every five minutes. Other refusals that don't pass set
+    /// it aside at once. Default 5.
     pub max_attempts: u32,
     pub(crate) listener: Option<Arc<dyn ReplayListener>>,
     /// The time of day, which tests replace.

@@ -46,8 +46,8 @@ impl SpoolingProducer {
     /// have `timeout` to be stored, and are spooled then, unless they may be stored. The folder can be opened
     /// again afterwards. Writing may take another 10 s, after which what is not written is given up.
     ///
-    /// Messages whose handles are kept and not polled meanwhile are not spooled: poll or drop them before. They
-    /// make it take three seconds longer.
+    /// Messages whose handles are kept and not polled meanwhile are not spooled: poll or drop them before.
+    /// They make it take three seconds longer.
     ///
     /// # Cancel safety
     /// Once called, new messages are refused and replay ends even if the future is dropped.

@@ -13,8 +13,8 @@ const PAUSE: Duration = Duration::from_secs(300);
 /// How often messages were refused with a status such as 500.
 ///
 /// A broker that refuses every message has a problem of its own, and no message is set aside for it but the
-/// first ones, and one more every five minutes: a refusal counts if another message of the queue was stored since the last one of the same
-/// message, or if no earlier message is refused.
+/// first ones, and one more every five minutes: a refusal counts if another message of the queue was stored
+/// since the last one of the same message, or if no earlier message is refused.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     refused: BTreeMap<u64, Refused>,

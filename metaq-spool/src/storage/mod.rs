@@ -272,7 +272,8 @@ impl Storage {
         }
     }
 
-    /// Moves messages of a queue to others. Those that the writer doesn't come to any more stay where they are.
+    /// Moves messages of a queue to others. Those that the writer doesn't come to any more stay where they
+    /// are.
     pub(crate) fn place(&self, queue: &Queue, placed: Vec<Placed>) {
         if !placed.is_empty() {
             queue.begin_removal(placed.len() as u64);

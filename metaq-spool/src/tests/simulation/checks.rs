@@ -153,8 +153,8 @@ impl Simulation {
         assert!(copies <= most, "{copies} copies, and {totals:?}");
     }
 
-    /// The messages that belong into one order, and have an outcome, are stored in one partition, in the order in
-    /// which they were accepted.
+    /// The messages that belong into one order, and have an outcome, are stored in one partition, in the
+    /// order in which they were accepted.
     fn compare_order(&self) {
         let mut lanes = BTreeMap::<_, Vec<(Partition, u64, i64, u64)>>::new();
         for ((_, life, _), stored) in &self.stored {

@@ -97,8 +97,8 @@ impl Simulation {
         stats
     }
 
-    /// The store may hold messages of the program that were reported as not stored, and that it could not take
-    /// out before its end.
+    /// The store may hold messages of the program that were reported as not stored, and that it could not
+    /// take out before its end.
     fn doubt(&mut self) {
         let program = self.programs;
         let is_meant = |offer: &&mut Offer| offer.program == program && offer.fate == Fate::NotStored;

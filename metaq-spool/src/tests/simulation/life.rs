@@ -58,8 +58,8 @@ pub(super) struct Simulation {
     pub(super) programs: u64,
     pub(super) is_published: bool,
     pub(super) offers: BTreeMap<u64, Offer>,
-    /// What messages are in order with: those of the same topic that name the same partition, or, if partitions
-    /// are configured, have the same key.
+    /// What messages are in order with: those of the same topic that name the same partition, or, if
+    /// partitions are configured, have the same key.
     pub(super) lanes: BTreeMap<u64, (usize, String)>,
     pub(super) outcomes: Outcomes,
     pub(super) heard: Arc<Heard>,

@@ -2,23 +2,23 @@
 //! messages, faults and ends of the program, all drawn from one seed.
 //!
 //! Messages are sent with each of the methods, large or small, for the partition that they name, that their
-//! key leads to, or any; their handles are polled or dropped, and calls are given up. Brokers die, freeze, are
-//! busy, refuse partitions, messages, or everything with 500 or 401, swallow requests, and answer late; a topic
-//! is unpublished and published again. The store fails before or after it has applied a commit, is full, is
-//! slow, and can't be opened again. The program closes the spool, drops it, is killed, or loses power; the next
-//! one opens what the store has.
+//! key leads to, or any; their handles are polled or dropped, and calls are given up. Brokers die, freeze,
+//! are busy, refuse partitions, messages, or everything with 500 or 401, swallow requests, and answer late;
+//! a topic is unpublished and published again. The store fails before or after it has applied a commit, is
+//! full, is slow, and can't be opened again. The program closes the spool, drops it, is killed, or loses
+//! power; the next one opens what the store has.
 //!
-//! Whatever happens, at each step the accounts are balanced, and agree with what was reported and with what the
-//! store holds; no message is without an outcome past its time. Once all faults have ended, everything is
-//! replayed within [`DRAINED`](life::DRAINED). In the end each message that was reported as stored or spooled is
-//! stored, unless the store has it among those that were set aside, it was dropped, which was counted, or it was
-//! not forced to the disk before the loss of power; each that was reported as not stored is not; those that are
-//! stored twice were counted, and are no more than the window allows; and with `ordered` the messages of a
-//! partition are stored in the order in which they were accepted.
+//! Whatever happens, at each step the accounts are balanced, and agree with what was reported and with what
+//! the store holds; no message is without an outcome past its time. Once all faults have ended, everything
+//! is replayed within [`DRAINED`](life::DRAINED). In the end each message that was reported as stored or
+//! spooled is stored, unless the store has it among those that were set aside, it was dropped, which was
+//! counted, or it was not forced to the disk before the loss of power; each that was reported as not stored
+//! is not; those that are stored twice were counted, and are no more than the window allows; and with
+//! `ordered` the messages of a partition are stored in the order in which they were accepted.
 //!
-//! `cargo xtask simulate` runs many seeds, and `cargo xtask simulate --seed N` runs one again, exactly, with its
-//! log. For that it is built with `--cfg tokio_unstable`: the order in which tokio polls tasks is then drawn from
-//! the seed as well. `METAQ_SEEDS=N` runs that number, `METAQ_SEED=N` that one.
+//! `cargo xtask simulate` runs many seeds, and `cargo xtask simulate --seed N` runs one again, exactly,
+//! with its log. For that it is built with `--cfg tokio_unstable`: the order in which tokio polls tasks is
+//! then drawn from the seed as well. `METAQ_SEEDS=N` runs that number, `METAQ_SEED=N` that one.
 
 mod checks;
 mod ends;
