@@ -27,6 +27,8 @@ pub(crate) struct Memory {
     /// How often it was replaced.
     pub(crate) replacements: u64,
     pub(crate) needs_reopening: bool,
+    /// A commit was applied in spite of its error, and none has worked since.
+    pub(crate) is_in_doubt: bool,
     /// Its process was killed: whatever it does changes nothing.
     pub(crate) is_dead: bool,
 }
@@ -79,7 +81,7 @@ impl Store for MemoryStore {
             }
         }
         memory.commits += 1;
-        memory.needs_reopening = fails;
+        (memory.needs_reopening, memory.is_in_doubt) = (fails, fails);
         if fails { Err(fault("the disk was lost after the commit")) } else { Ok(()) }
     }
 
@@ -128,7 +130,7 @@ impl Store for MemoryStore {
         }
         memory.rows = std::mem::take(&mut new.0.lock().rows);
         memory.unreadable.clear();
-        memory.is_damaged = false;
+        (memory.is_damaged, memory.is_in_doubt) = (false, false);
         memory.replacements += 1;
         Ok(PathBuf::from("damaged"))
     }

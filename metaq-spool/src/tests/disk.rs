@@ -10,7 +10,7 @@ use std::{
 
 use super::{append, assert_balanced, finished, message, options, payload, pinned, queue, read, replay_all};
 use crate::{
-    Fsync, SpoolOptions, SpoolSendErrorKind,
+    Fsync, SpoolFolder, SpoolOptions, SpoolSendErrorKind,
     lock::FolderLock,
     storage::Storage,
     store::{Store as _, disk::DiskStore, faulty_disk::FaultyDisk},
@@ -132,6 +132,7 @@ async fn a_salvage_that_was_killed_is_begun_anew() {
     storage.close();
     // Or between the two renames.
     fs::rename(&file, folder.path().join("spool.redb.new")).unwrap();
+    assert!(SpoolFolder::exists(folder.path()));
     let storage = Storage::open(&on(folder.path())).unwrap();
     assert_eq!(replay_all(&storage).await.len(), 20);
 }

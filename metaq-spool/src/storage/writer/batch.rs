@@ -243,8 +243,19 @@ impl Writer {
 
     /// Brings the counts to what a batch has changed.
     pub(super) fn apply(&mut self, batch: Batch) {
-        let Batch { rows, removed, removals, placed, replayed, spooled, set_aside, dropped, damaged, drops, .. } =
-            batch;
+        let Batch {
+            rows,
+            removed,
+            removals,
+            placed,
+            replayed,
+            spooled,
+            set_aside,
+            dropped,
+            damaged,
+            drops,
+            ..
+        } = batch;
         for (id, row) in rows {
             if let Some(state) = self.queues.get_mut(&id) {
                 state.row = row;

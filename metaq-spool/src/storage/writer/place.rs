@@ -1,6 +1,6 @@
 //! Moving of messages to other queues.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use super::{QueueState, Writer, batch::Batch};
 use crate::{

@@ -44,8 +44,13 @@ impl Simulation {
         );
         let held = stats.queues.iter().map(|queue| queue.waiting).sum::<u64>();
         assert!(held >= stats.waiting, "{stats:#?}");
+        let (is_closed_off, replacements) = {
+            let memory = self.store.0.lock();
+            (memory.needs_reopening, memory.replacements)
+        };
+        assert_eq!(replacements, 0, "nothing is taken to be damaged");
         // Of what is in doubt, the store may have more or less.
-        if !program.may_doubt && !self.store.0.lock().needs_reopening {
+        if !is_closed_off {
             let rows = (self.rows(Kind::Message), self.rows(Kind::SetAside));
             assert_eq!((stats.waiting, stats.held_aside), rows, "{stats:#?}");
         }
@@ -118,7 +123,7 @@ impl Simulation {
         }
         let drops = self.options.max_age.is_some() || self.options.when_full == WhenFull::DropOldest;
         assert!(
-            missing.is_empty() || drops && missing.len() as u64 <= self.totals.dropped,
+            missing.is_empty() || drops && missing.len() as u64 <= self.totals.dropped + self.maybe_dropped,
             "{missing:?} were spooled, and are lost; {} were dropped",
             self.totals.dropped
         );

@@ -52,8 +52,8 @@ impl Simulation {
         }
         let stats = self.ended_well();
         assert_eq!((closed.waiting, closed.held_aside), (stats.waiting, stats.held_aside));
-        self.doubt();
         let program = self.program.take().unwrap();
+        self.doubt(&program.common);
         self.count(&program.common);
     }
 
@@ -61,8 +61,7 @@ impl Simulation {
     async fn let_program_go(&mut self) {
         note("the program drops the spool");
         self.totals.let_go += 1;
-        self.doubt();
-        let Program { number, spool, watchers, common, may_doubt, .. } = self.program.take().unwrap();
+        let Program { number, spool, watchers, common, .. } = self.program.take().unwrap();
         drop(spool);
         for watcher in watchers {
             timeout(ENDED * 10, watcher).await.expect("each handle ends").unwrap();
@@ -76,14 +75,11 @@ impl Simulation {
         let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap());
         for (program, message, outcome) in outcomes {
             if program == number {
-                let is_doubtful = may_doubt && outcome.is_err();
                 self.set_fate(message, outcome);
-                if is_doubtful {
-                    self.offers.get_mut(&message).unwrap().fate = Fate::Loose;
-                }
             }
         }
         self.assert_none_open();
+        self.doubt(&common);
         self.count(&common);
     }
 
@@ -97,14 +93,17 @@ impl Simulation {
         stats
     }
 
-    /// The store may hold messages of the program that were reported as not stored, and that it could not
-    /// take out before its end.
-    fn doubt(&mut self) {
+    /// When its last commit was applied in spite of its error, the store may hold messages of the program that
+    /// were reported as not stored, and that it could not take out before its end. What was dropped by that
+    /// commit is not counted.
+    fn doubt(&mut self, common: &Common) {
+        if !self.store.0.lock().is_in_doubt {
+            return;
+        }
         let program = self.programs;
         let is_meant = |offer: &&mut Offer| offer.program == program && offer.fate == Fate::NotStored;
-        if self.now().may_doubt {
-            self.offers.values_mut().filter(is_meant).for_each(|offer| offer.fate = Fate::Loose);
-        }
+        self.offers.values_mut().filter(is_meant).for_each(|offer| offer.fate = Fate::Loose);
+        self.maybe_dropped += common.ledger.counts().waiting.saturating_sub(self.rows(Kind::Message));
     }
 
     fn assert_none_open(&self) {
@@ -126,11 +125,12 @@ impl Simulation {
             broker.faults().freeze();
             broker.faults().close_connections();
         }
-        self.doubt();
+        let common = Arc::clone(&self.now().common);
+        self.doubt(&common);
         for offer in self.offers.values_mut().filter(|offer| matches!(offer.fate, Fate::Open(_))) {
             offer.fate = Fate::Loose;
         }
-        let Program { spool, watchers, common, .. } = self.program.take().unwrap();
+        let Program { spool, watchers, .. } = self.program.take().unwrap();
         self.count(&common);
         // The end of the process, as far as brokers and the store see it, took no time.
         watchers.iter().for_each(JoinHandle::abort);

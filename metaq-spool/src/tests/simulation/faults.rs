@@ -104,7 +104,6 @@ impl Simulation {
                 (memory.failing, memory.failing_after_commit) = (0.5, self.rng.f64());
                 memory.failing_reopens = self.rng.u32(1..4);
                 note(format_args!("the store is lost for {} attempts to open it", memory.failing_reopens));
-                self.program.as_mut().unwrap().may_doubt = true;
             }
             4 => {
                 memory.keeps_messages = !memory.keeps_messages;

@@ -66,6 +66,8 @@ pub(super) struct Simulation {
     pub(super) ids: BTreeSet<SpoolId>,
     /// Messages that a loss of power brought back.
     pub(super) may_repeat: BTreeSet<u64>,
+    /// Messages that programs may have dropped just before their end, without counting them.
+    pub(super) maybe_dropped: u64,
     /// What brokers have stored, by broker, its life, and the message's id.
     pub(super) stored: BTreeMap<(BrokerId, u64, i64), Stored>,
     pub(super) totals: Totals,
@@ -113,6 +115,7 @@ impl Simulation {
             outcomes: Outcomes::default(),
             ids: BTreeSet::new(),
             may_repeat: BTreeSet::new(),
+            maybe_dropped: 0,
             stored: BTreeMap::new(),
             totals: Totals::default(),
             rng,

@@ -35,8 +35,6 @@ pub(super) struct Program {
     pub(super) stored: u64,
     pub(super) spooled: u64,
     pub(super) failed: u64,
-    /// The store may hold messages whose failure was reported.
-    pub(super) may_doubt: bool,
     pub(super) watchers: Vec<JoinHandle<()>>,
 }
 
@@ -130,12 +128,8 @@ impl Program {
             let most = slowness.load(Ordering::Relaxed);
             Duration::from_millis(if most == 0 { 0 } else { fastrand::u64(..most) })
         };
-        let may_doubt = {
-            let mut memory = store.0.lock();
-            // A program that begins opens the store.
-            memory.needs_reopening = false;
-            memory.failing_reopens > 0
-        };
+        // A program that begins opens the store.
+        store.0.lock().needs_reopening = false;
         let storage = Storage::start_on_task(options, Box::new(store.clone()), round)?;
         let common = Arc::clone(&storage.common);
         let spool = SpoolingProducer::start(setup.producer(), options.clone(), storage, Handle::current());
@@ -148,7 +142,6 @@ impl Program {
             stored: 0,
             spooled: 0,
             failed: 0,
-            may_doubt,
             watchers: Vec::new(),
         })
     }
