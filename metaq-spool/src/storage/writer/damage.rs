@@ -55,13 +55,11 @@ impl Writer {
         self.place(&mut batch);
         let mut known = Known::default();
         known.left_out.extend(self.unremoved.keys().map(|(queue, number)| Key::message(*queue, *number)));
-        known.left_out.extend(
-            batch
-                .placed
-                .iter()
-                .flat_map(|(from, to, number)| [Key::message(*from, *number), Key::message(*to, *number)]),
-        );
-        known.left_out.extend(self.in_doubt.iter().flat_map(InDoubt::appended).map(|(key, _)| *key));
+        for (from, to, number) in &batch.placed {
+            known.left_out.extend([Key::message(*from, *number), Key::message(*to, *number)]);
+        }
+        let undone = self.in_doubt.iter().filter(|in_doubt| in_doubt.batch.is_reported);
+        known.left_out.extend(undone.flat_map(InDoubt::appended).map(|(key, _)| *key));
         known.added = batch.changes.drain(..).filter(|change| matches!(change, Change::Put(..))).collect();
         let next_queue = self.common.index.next_id();
         known.state = Some(StateRow { next_queue, times: self.common.clock.times(), ..self.state });
