@@ -112,11 +112,21 @@ impl<'a> Copy<'a> {
     fn copy(&mut self, from: &dyn Store, kind: Kind) -> io::Result<()> {
         let scan = |next: u128, limit| from.scan(Key::at(kind, next)..Key::last(kind), limit);
         let (mut next, end) = (Key::first(kind).ordinal(), Key::last(kind).ordinal());
+        let mut at_once = PORTION.rows;
         while next < end {
-            let Ok(rows) = scan(next, PORTION).or_else(|_| scan(next, Limit::ONE)) else {
-                next = next_good(next, end, |place| scan(place, Limit::ONE).is_ok());
-                continue;
+            let rows = match scan(next, Limit { rows: at_once, ..PORTION }) {
+                Ok(rows) => rows,
+                // There is damage behind the first ones.
+                Err(_) if at_once > 1 => {
+                    at_once /= 2;
+                    continue;
+                }
+                Err(_) => {
+                    next = next_good(next, end, |place| scan(place, Limit::ONE).is_ok());
+                    continue;
+                }
             };
+            at_once = (at_once * 2).min(PORTION.rows);
             let Some((first, _)) = rows.first() else { break };
             let first = *first;
             next = match self.add(rows)? {
