@@ -80,8 +80,9 @@ async fn a_flipped_header_loses_the_last_commit_at_most() {
                 lost.push(at);
             }
         }
-        // The place of the rows: those of the commit before are found.
-        let is_place = |at: &usize| !is_closed && [72..80, 200..208].iter().any(|place| place.contains(at));
+        // The flag of the current commit, and the place of its rows: those of the commit before are found.
+        let is_place =
+            |at: &usize| !is_closed && [9..10, 72..80, 200..208].iter().any(|place| place.contains(at));
         assert!(lost.iter().all(is_place), "closed {is_closed}: bytes {lost:?}");
     }
 }
