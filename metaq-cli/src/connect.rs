@@ -117,8 +117,7 @@ impl Connecting {
 
     /// Publishes the topics. Tries again until the time is over if `is_patient`.
     async fn publish(&self, topics: &[Topic], is_patient: bool) -> Result<(), PublishError> {
-        let publish_topic = async |topic: &Topic| self.producer.publish_topic(topic).await;
-        publish(publish_topic, topics, self.default_topic.as_ref(), self.limit, is_patient).await
+        publish(&self.producer, topics, self.default_topic.as_ref(), self.limit, is_patient).await
     }
 
     /// Publishes the topics through a spool, which goes on with that in the background. Returns when they are
@@ -221,7 +220,7 @@ fn report_bad_entry(event: &DiscoveryEvent, error: &str) {
 
 /// Publishes the topics and the default topic. Tries again until `limit` is over if `is_patient`.
 async fn publish(
-    publish_topic: impl AsyncFn(&Topic) -> Result<(), PublishError>,
+    producer: &Producer,
     topics: &[Topic],
     default_topic: Option<&Topic>,
     limit: Duration,
@@ -230,7 +229,7 @@ async fn publish(
     let deadline = Instant::now() + limit;
     let mut last = None;
     loop {
-        let attempt = publish_once(&publish_topic, topics, default_topic);
+        let attempt = publish_once(producer, topics, default_topic);
         let published = match last {
             None => attempt.await,
             Some(error) => timeout_at(deadline, attempt).await.unwrap_or(Err(error)),
@@ -249,14 +248,14 @@ async fn publish(
 }
 
 async fn publish_once(
-    publish_topic: &impl AsyncFn(&Topic) -> Result<(), PublishError>,
+    producer: &Producer,
     topics: &[Topic],
     default_topic: Option<&Topic>,
 ) -> Result<(), PublishError> {
     if let Some(topic) = default_topic {
-        publish_topic(topic).await?;
+        producer.publish_topic(topic).await?;
     }
-    let published = topics.iter().map(async |topic| match publish_topic(topic).await {
+    let published = topics.iter().map(async |topic| match producer.publish_topic(topic).await {
         // Its messages go to the brokers of the default topic.
         Err(error) if error.kind() == PublishErrorKind::NoSuchTopic && default_topic.is_some() => Ok(()),
         published => published,

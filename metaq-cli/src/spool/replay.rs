@@ -20,7 +20,7 @@ use crate::{
     display::{self, OutputForm, output_form},
     exit_status::{self, EXIT_DONE, EXIT_NOT_SENT, EXIT_REFUSED},
     output::Output,
-    report::{Destination, Report, count_messages},
+    report::{Destination, Report, WriteFailure, count_messages},
     settings::Flag,
     shutdown::{PendingResults, Shutdown, StopSignals, close, finish},
     spooling::{Spool, describe_account, ensure_exists, write_time},
@@ -130,9 +130,9 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
     shutdown.extend_deadline_for_writing();
     finish(&mut run, &mut shutdown).await;
     let status = run.status(&args.folder, &stats);
-    if let Some((error, unwritten)) = run.report.take_failure() {
+    if let Some(WriteFailure { what, error, unwritten }) = run.report.take_failure() {
         let unwritten = unwritten.describe("stored");
-        print_message(&format!("the results can't be written: {}; {unwritten}", describe(&error)));
+        print_message(&format!("{what} can't be written: {}; {unwritten}", describe(&error)));
         return Ok(shutdown.status().unwrap_or_else(|| exit_status::of_output_error(&error)));
     }
     let status = shutdown.status().unwrap_or(status);
