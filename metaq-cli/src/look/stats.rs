@@ -145,8 +145,8 @@ async fn find(
     Ok(brokers)
 }
 
-/// Returns all brokers, and prints the entries of brokers that can't be used, except those that `printed` has.
-/// Fails when there is none.
+/// Returns all brokers, and prints the entries of brokers that can't be used, except those that `printed`
+/// has. Fails when there is none.
 pub(super) async fn all(look: &Look, printed: &mut BTreeSet<String>) -> Result<Vec<ListedBroker>, Failure> {
     let ListedBrokers { brokers, bad_entries, .. } = look.inspector.brokers().await?;
     for bad in bad_entries {

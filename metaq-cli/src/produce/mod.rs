@@ -1,8 +1,9 @@
 //! `metaq produce`: each line of the input is one message.
 //!
 //! `options` are the options of the command, `compose` makes messages of lines, `rejects` keeps those that
-//! were not acknowledged, `pace` limits the rate, `run` sends and reports, with what is `in_flight`, `sending`
-//! hands messages to a producer or a spool, `spooled` is what a spool adds, and `dry_run` only shows.
+//! were not acknowledged, `pace` limits the rate, `run` sends and reports, with what is `in_flight`,
+//! `sending` hands messages to a producer or a spool, `spooled` is what a spool adds, and `dry_run` only
+//! shows.
 
 mod compose;
 mod dry_run;

@@ -241,7 +241,7 @@ impl Run {
                     None => break StopReason::EndOfInput,
                 },
                 () = ready(self.pace.as_ref()), if turn == Turn::Early => {}
-                // Last, as they hand over to the threads that write: these are not woken for every few results.
+                // Last, as they hand over to the threads that write, which few results should not wake.
                 () = changed(self.rejects.as_mut()) => {}
                 () = self.report.changed_or_due() => {}
             }

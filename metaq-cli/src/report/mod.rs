@@ -317,8 +317,8 @@ impl Report {
         self.tee_output.as_mut().is_none_or(|tee| tee.has_failed() || tee.has_capacity())
     }
 
-    /// Waits until there may be capacity for messages on stdout again, or writing them has failed; forever after
-    /// that. May return early.
+    /// Waits until there may be capacity for messages on stdout again, or writing them has failed; forever
+    /// after that. May return early.
     pub(crate) async fn tee_capacity(&mut self) {
         match &mut self.tee_output {
             Some(tee) if !tee.has_failed() => tee.changed().await,

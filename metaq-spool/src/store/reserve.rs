@@ -61,7 +61,7 @@ mod tests {
         let full = io::Error::new(io::ErrorKind::StorageFull, "");
         let removal = Change::Remove(Key::message(0, 1));
         let append = Change::Put(Key::message(0, 2), Vec::new());
-        assert!(is_for(&full, &[removal.clone()]) && !is_for(&full, &[removal.clone(), append]));
+        assert!(is_for(&full, std::slice::from_ref(&removal)) && !is_for(&full, &[removal.clone(), append]));
         let moved = Change::Put(Key::message(3, 1), Vec::new());
         assert!(is_for(&full, &[removal.clone(), moved.clone()]) && !is_for(&full, &[moved]));
         assert!(!is_for(&io::Error::other(""), &[removal]));

@@ -93,9 +93,9 @@ impl Simulation {
         stats
     }
 
-    /// When its last commit was applied in spite of its error, the store may hold messages of the program that
-    /// were reported as not stored, and that it could not take out before its end. What was dropped by that
-    /// commit is not counted.
+    /// When its last commit was applied in spite of its error, the store may hold messages of the program
+    /// that were reported as not stored, and that it could not take out before its end. What was dropped by
+    /// that commit is not counted.
     fn doubt(&mut self, common: &Common) {
         if !self.store.0.lock().is_in_doubt {
             return;
