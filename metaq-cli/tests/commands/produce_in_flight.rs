@@ -53,7 +53,7 @@ async fn frozen_broker_holds_no_result_of_another_back() {
     ];
     for _ in 0..8 {
         let count = scrambled(cases.len() as u64);
-        cases.push((0..count).map(|n| usize::from(scrambled(n * 7 + count) % 3 == 0)).collect());
+        cases.push((0..count).map(|n| usize::from(scrambled(n * 7 + count).is_multiple_of(3))).collect());
     }
     // No time runs out, and the connection to the frozen broker is kept.
     let patient = ["-X", "connection.stall_after=1h", "-X", "connection.heartbeat_after=1h"];
