@@ -80,6 +80,29 @@ async fn lines_behind_a_silent_broker_are_spooled_at_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn messages_that_are_not_read_keep_no_signal_waiting() {
+    let (cluster, folder) = (nowhere(), tempfile::tempdir().unwrap());
+    let (input, log) = (folder.path().join("input"), folder.path().join("log"));
+    std::fs::write(&input, format!("{}\n", "y".repeat(1000)).repeat(4000)).unwrap();
+    let path = folder.path().join("spool");
+    let args = ["--tee", "--ack-log", text(&log), "--timeout", "300ms", text(&input)];
+    let (_unread, stdout) = std::io::pipe().unwrap();
+    let mut metaq = std::process::Command::new(env!("CARGO_BIN_EXE_metaq"));
+    metaq.args(produce(&cluster, &path, &args)).stdin(Stdio::null()).stdout(stdout);
+    let metaq = Running::start(metaq.stderr(Stdio::piped()));
+    // Stdout takes little more than this; what was read beyond it can't be spooled.
+    let count = || std::fs::read(&log).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count());
+    wait_until(|| count() > 350).await;
+    metaq.signal(Signal::SIGTERM);
+    let output = metaq.output().await;
+    assert_eq!(output.status.code(), Some(143), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = json_lines(&std::fs::read(&log).unwrap());
+    let [stored, spooled, failed, replayed] = counts(&lines);
+    assert!(stored == 0 && replayed == 0 && spooled > 350 && failed > 0, "{:?}", counts(&lines));
+    assert_eq!(line_numbers(&lines), (1..=lines.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lines_in_a_queue_are_spooled_at_a_signal_after_the_end() {
     let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
     let silent = broker.faults().plan(Requests::puts(), Fault::Ignore);
