@@ -139,3 +139,17 @@ async fn a_file_of_any_length_can_be_opened() {
         use_file(&clean[..len], &format!("{len} bytes")).await;
     }
 }
+
+#[tokio::test]
+async fn keys_that_mislead_searches_repeat_nothing() {
+    let clean = file(true).await;
+    // In the last page of messages, where a search for what is behind them is led back.
+    for number in (900..MESSAGES as u64).rev().filter(|number| number % 3 == 2).step_by(2) {
+        let key = Key::message(2, number).encode();
+        let mut bytes = clean.clone();
+        let places: Vec<_> = (0..bytes.len() - key.len()).filter(|n| bytes[*n..].starts_with(&key)).collect();
+        places.into_iter().for_each(|place| bytes[place + 6] ^= 1);
+        let found = use_file(&bytes, &format!("key {number}")).await;
+        assert!(found >= MESSAGES - 100, "key {number}: {found}");
+    }
+}
