@@ -64,6 +64,8 @@ struct QueueReplay<'a> {
     in_flight_bytes: u64,
     finished: Vec<Finished>,
     to_place: Vec<Placed>,
+    /// The last message was set aside: it has left the order once that is on the disk.
+    was_set_aside: bool,
     /// As many messages were moved into the queue when it was read from its beginning.
     placed: u64,
     failure: Option<String>,
@@ -83,6 +85,7 @@ pub(crate) async fn replay_queue(shared: &Shared, queue: &Arc<Queue>, attempts: 
         in_flight_bytes: 0,
         finished: Vec::new(),
         to_place: Vec::new(),
+        was_set_aside: false,
         placed: queue.placed(),
         failure: None,
         has_progress: false,
@@ -143,10 +146,13 @@ impl QueueReplay<'_> {
         (self.reading, self.next) = (None, 0);
     }
 
-    /// Whether as many messages could be sent twice as may be.
+    /// Whether as many messages could be sent twice as may be. In order, one that was set aside is not to come
+    /// back behind the next one.
     fn is_window_full(&self) -> bool {
         let here = (self.in_flight.len() + self.finished.len() + self.to_place.len()) as u64;
-        here + self.queue.unremoved() >= self.shared.options.replay_window as u64
+        let all = here + self.queue.unremoved();
+        let waits = self.was_set_aside && self.shared.options.ordered;
+        all >= self.shared.options.replay_window as u64 || waits && all > 0
     }
 
     /// Waits until removals are committed, or the spool is closed.
@@ -230,6 +236,7 @@ impl QueueReplay<'_> {
     /// Hands a message to the producer, or finds out why that can't be done.
     async fn send(&mut self, number: u64, row: Vec<u8>) {
         let bytes = row.len() as u64;
+        self.was_set_aside = false;
         let record = match record::decode(row) {
             Ok(record) => record,
             Err((row, error)) => {
@@ -399,6 +406,7 @@ impl QueueReplay<'_> {
         let event = SpoolEvent::SetAside { topic, partition, reason: reason.clone(), attempts };
         self.shared.storage.common.events.send(event);
         self.finished.push(Finished { number, bytes, fate: Fate::SetAside { reason, attempts, row } });
+        self.was_set_aside = true;
     }
 
     fn remove_finished(&mut self) {

@@ -7,7 +7,9 @@ use metaq_testkit::{Broker, EmbeddedRegistry, Fault, Requests};
 use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 
 use super::{SOON, append, finished, message, options, pinned, queue, read, start, topic};
-use crate::{Fsync, Sent, SpoolOptions, SpoolStats, SpoolingProducer, WhenFull, store::memory::MemoryStore};
+use crate::{
+    Fsync, Sent, SpoolEvent, SpoolOptions, SpoolStats, SpoolingProducer, WhenFull, store::memory::MemoryStore,
+};
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
@@ -320,4 +322,27 @@ async fn live_messages_wait_for_one_that_is_too_old_and_in_flight() {
     until(|| payloads(&broker).iter().any(|payload| payload == "new")).await;
     assert_ne!(payloads(&broker), ["new", "old"]);
     assert_ne!(payloads(&broker), ["new"], "the old one is on its way");
+}
+
+#[tokio::test]
+async fn what_is_behind_a_message_set_aside_waits_for_the_disk() {
+    let (registry, store) = (EmbeddedRegistry::new(), MemoryStore::default());
+    let mut options = options();
+    options.ordered = true;
+    let spool = open(&registry, options, &store, |_| ()).await;
+    for payload in ["refused", "good"] {
+        assert!(matches!(spool.send(pinned(payload, 0)).await, Ok(Sent::Spooled(_))));
+    }
+    store.0.lock().keeps_messages = true;
+    let mut events = spool.events();
+    let broker = broker(&registry, 1);
+    broker.faults().plan(Requests::puts().first(1), Fault::refuse(400, "it makes no sense"));
+    while !matches!(events.next().await.unwrap(), SpoolEvent::StoreFailed { .. }) {}
+    // If the process ended here, the next one would send "refused" again.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(payloads(&broker).is_empty(), "{:?}", payloads(&broker));
+    store.0.lock().heal();
+    until(|| payloads(&broker) == ["good"]).await;
+    until(|| spool.stats().held_aside == 1 && spool.stats().waiting == 0).await;
+    spool.close(Duration::ZERO).await;
 }
