@@ -146,8 +146,8 @@ impl QueueReplay<'_> {
         (self.reading, self.next) = (None, 0);
     }
 
-    /// Whether as many messages could be sent twice as may be. In order, one that was set aside is not to come
-    /// back behind the next one.
+    /// Whether as many messages could be sent twice as may be. In order, one that was set aside is not to
+    /// come back behind the next one.
     fn is_window_full(&self) -> bool {
         let here = (self.in_flight.len() + self.finished.len() + self.to_place.len()) as u64;
         let all = here + self.queue.unremoved();
