@@ -129,8 +129,8 @@ impl<'a> Copy<'a> {
             at_once = (at_once * 2).min(PORTION.rows);
             let Some((first, _)) = rows.first() else { break };
             let first = *first;
-            next = match self.add(rows)? {
-                Some(last) => next.max(last.ordinal()) + 1,
+            next = match self.add(rows, next)? {
+                Some(last) => last.ordinal() + 1,
                 // Its key is as little to be trusted as the rest of it.
                 None => next_good(next, end, |place| {
                     scan(place, Limit::ONE)
@@ -141,13 +141,19 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Copies rows, and returns the largest key of those that are whole.
-    fn add(&mut self, rows: Rows) -> io::Result<Option<Key>> {
+    /// Copies rows that were found from a place on, and returns the largest key of those that are whole.
+    fn add(&mut self, rows: Rows, from: u128) -> io::Result<Option<Key>> {
         let mut last = None;
         let mut changes = Vec::with_capacity(rows.len());
         for (key, row) in rows {
+            // A damaged key before them leads back to rows that were copied already.
+            let is_back = key.ordinal() < from;
+            let behind = if is_back { None } else { Some(key) };
             if self.known.left_out.contains(&key) {
-                last = last.max(Some(key));
+                last = last.max(behind);
+                continue;
+            }
+            if is_back && store::get(&*self.to, key)?.is_some() {
                 continue;
             }
             let checked = match key.kind {
@@ -156,7 +162,7 @@ impl<'a> Copy<'a> {
             };
             match checked {
                 Ok(time) => {
-                    last = last.max(Some(key));
+                    last = last.max(behind);
                     self.state.times.spool = self.state.times.spool.max(time);
                     self.state.next_number = self.state.next_number.max(key.number + 1);
                     self.salvaged += 1;

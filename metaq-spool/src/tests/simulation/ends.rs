@@ -163,6 +163,10 @@ impl Simulation {
             self.totals.lost_with_power += 1;
             self.offers.get_mut(lost).unwrap().fate = Fate::Loose;
         }
+        if self.is_durable_in_doubt {
+            let refused = self.offers.iter_mut().filter(|(_, offer)| offer.fate == Fate::NotStored);
+            refused.filter(|(n, _)| after.contains(n)).for_each(|(_, offer)| offer.fate = Fate::Loose);
+        }
         let waiting = |rows: &BTreeMap<Key, Vec<u8>>| {
             let messages = rows.iter().filter(|(key, _)| key.kind == Kind::Message);
             messages.filter_map(|(key, row)| payload_number(*key, row)).collect::<BTreeSet<_>>()
@@ -211,7 +215,7 @@ impl Simulation {
             "program {} has opened the spool, in which {waiting} messages wait",
             self.programs
         ));
-        self.durable = self.store.0.lock().rows.clone();
+        (self.durable, self.is_durable_in_doubt) = (self.store.0.lock().rows.clone(), false);
         self.publish().await;
     }
 }

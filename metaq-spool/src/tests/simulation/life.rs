@@ -68,6 +68,8 @@ pub(super) struct Simulation {
     pub(super) may_repeat: BTreeSet<u64>,
     /// Messages that programs may have dropped just before their end, without counting them.
     pub(super) maybe_dropped: u64,
+    /// What a loss of power leaves may have messages that were reported as not stored.
+    pub(super) is_durable_in_doubt: bool,
     /// What brokers have stored, by broker, its life, and the message's id.
     pub(super) stored: BTreeMap<(BrokerId, u64, i64), Stored>,
     pub(super) totals: Totals,
@@ -116,6 +118,7 @@ impl Simulation {
             ids: BTreeSet::new(),
             may_repeat: BTreeSet::new(),
             maybe_dropped: 0,
+            is_durable_in_doubt: false,
             stored: BTreeMap::new(),
             totals: Totals::default(),
             rng,
@@ -165,7 +168,8 @@ impl Simulation {
         match self.rng.u8(..3) {
             0 => {
                 note("the operating system writes what it has");
-                self.durable = self.store.0.lock().rows.clone();
+                let memory = self.store.0.lock();
+                (self.durable, self.is_durable_in_doubt) = (memory.rows.clone(), memory.is_in_doubt);
             }
             1 => self.now().spool.replay_now(),
             _ => {
