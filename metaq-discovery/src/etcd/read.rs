@@ -209,7 +209,7 @@ mod tests {
             ("/meta/brokers/ids/1/master", "meta://h:1"),
             ("/meta/brokers/ids/1/slave0", "meta://h:3"),
             ("/meta/brokers/ids/1/slave2", "nowhere"),
-            ("/meta/brokers/ids/0/master", "meta://h:0"),
+            ("/meta/brokers/ids/0/master", "meta://h:4"),
             ("/meta/brokers/ids/0/master_config_checksum", "1"),
             ("/meta/brokers/ids/00/slave1", "meta://h:9"),
             ("/meta/brokers/ids/0/slave01", "meta://h:9"),
@@ -225,11 +225,11 @@ mod tests {
             (brokers.join(", "), bad_entries.into_iter().map(|bad| bad.path).collect::<Vec<_>>())
         };
         let (brokers, bad) = text(&keys);
-        assert_eq!(brokers, "0 master meta://h:0, 1 master meta://h:1, 1 slave0 meta://h:3");
+        assert_eq!(brokers, "0 master meta://h:4, 1 master meta://h:1, 1 slave0 meta://h:3");
         assert_eq!((bad, keys.len()), (vec!["/meta/brokers/ids/1/slave2".to_owned()], 4));
         keys.apply(&layout, b"/meta/brokers/ids/1/slave2", None);
         keys.apply(&layout, b"/meta/brokers/ids/1/slave0", None);
-        let expected = ("0 master meta://h:0, 1 master meta://h:1".to_owned(), vec![]);
+        let expected = ("0 master meta://h:4, 1 master meta://h:1".to_owned(), vec![]);
         assert_eq!((text(&keys), keys.len()), (expected, 2));
     }
 

@@ -198,6 +198,9 @@ pub(crate) struct AboutToWatch {
     opening: JoinHandle<Result<TopicWatch, DiscoveryError>>,
 }
 
+/// The time after which a call that isn't answered is given up, and a connection that is silent.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
+
 impl AboutToWatch {
     pub(crate) async fn open(registry: &Registry) -> Self {
         registry.register(BrokerId(0), addr(1000), 1).await;
@@ -208,8 +211,8 @@ impl AboutToWatch {
         // The delay of the watch request leaves time to stop it.
         proxy.plan(Direction::ToServer, Plan::new().delay(Duration::from_secs(1)));
         let mut config = EtcdConfig::default();
-        config.call_timeout = Duration::from_secs(10);
-        config.keep_alive = Duration::from_secs(10);
+        config.call_timeout = GIVEN_UP_AFTER;
+        config.keep_alive = GIVEN_UP_AFTER;
         let discovery = EtcdDiscovery::with_config(&proxy.addr().to_string(), config).unwrap();
         let events = discovery.events();
         let opening = tokio::spawn({
@@ -226,8 +229,8 @@ impl AboutToWatch {
         Self { discovery, events, proxy, opening }
     }
 
-    /// Lets the request pass. The view must be correct within two seconds and remain followed, without any
-    /// event of an outage.
+    /// Lets the request pass. The view must be correct before a call or a silent connection would be given up,
+    /// and remain followed, without any event of an outage.
     pub(crate) async fn goes_on(mut self, registry: &Registry, wanted: &str) {
         assert!(!self.opening.is_finished(), "it waits for its watch");
         self.proxy.plan(Direction::ToServer, Plan::new());
@@ -236,7 +239,7 @@ impl AboutToWatch {
         while text(&watch.current()) != wanted {
             timeout(TIMEOUT, watch.changed()).await.expect("what is there now is seen").unwrap();
         }
-        assert!(thawed.elapsed() < Duration::from_secs(2), "{:?}", thawed.elapsed());
+        assert!(thawed.elapsed() < GIVEN_UP_AFTER, "{:?}", thawed.elapsed());
         registry.register(BrokerId(9), addr(1009), 1).await;
         while text(&watch.current()) != format!("{wanted} 9@1009:1") {
             timeout(TIMEOUT, watch.changed()).await.expect("it is followed").unwrap();

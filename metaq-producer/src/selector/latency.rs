@@ -255,10 +255,10 @@ mod tests {
         let partitions = partitions(&[1, 1, 1]);
         let selector = LatencySelector::new();
         let slow_for = async |millis: u64, slow: Duration| {
-            for _ in 0..millis / 10 {
+            for round in 0..millis / 10 {
                 (0..2).for_each(|broker| observe(&selector, broker, MS, Ok(())));
-                // It is heard of only when it was chosen; about each hundredth message here.
-                if fastrand::u8(..50) == 0 || slow == MS {
+                // It is heard of only when it was chosen: each hundredth message here.
+                if round % 50 == 0 || slow == MS {
                     observe(&selector, 2, slow, Ok(()));
                 }
                 tokio::time::advance(10 * MS).await;
