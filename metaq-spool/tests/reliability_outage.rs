@@ -171,7 +171,7 @@ impl Running {
         said.strip_prefix("waiting ").unwrap().parse().unwrap()
     }
 
-    /// Waits until it has reported so many more as `word`.
+    /// Waits until it has reported this number more as `word`.
     async fn until_more(&mut self, count: usize, word: &str, reported: &mut Reported) {
         let wanted = reported.count(word) + count;
         while reported.count(word) < wanted {

@@ -229,8 +229,8 @@ impl AboutToWatch {
         Self { discovery, events, proxy, opening }
     }
 
-    /// Lets the request pass. The view must be correct before a call or a silent connection would be given up,
-    /// and remain followed, without any event of an outage.
+    /// Lets the request pass. The view must be correct before a call or a silent connection would be given
+    /// up, and remain followed, without any event of an outage.
     pub(crate) async fn goes_on(mut self, registry: &Registry, wanted: &str) {
         assert!(!self.opening.is_finished(), "it waits for its watch");
         self.proxy.plan(Direction::ToServer, Plan::new());
