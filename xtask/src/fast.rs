@@ -49,10 +49,10 @@ pub(crate) fn run(names: &[String]) -> bool {
     suites.sort_by_key(|suite| std::cmp::Reverse(times.get(&suite.name).unwrap_or(Duration::MAX)));
     let began = Instant::now();
     let mut tally = Tally::default();
-    // One more than there are cores, since most tests wait most of the time.
+    // Two more than there are cores, since most tests wait most of the time.
     suites::run_all(
         suites,
-        test::cores() + 1,
+        test::cores() + 2,
         |command| prepare(command, names),
         |done| {
             done.report(&mut tally, false);
