@@ -78,7 +78,7 @@ pub enum SpoolEvent {
     FileSetAside {
         /// Its new name.
         path: PathBuf,
-        /// Why it could not be opened.
+        /// The reason why it could not be opened.
         reason: String,
         /// The number of messages that were saved.
         salvaged: u64,
@@ -95,7 +95,7 @@ pub enum SpoolEvent {
     Missed(u64),
 }
 
-/// Why spooled messages were dropped.
+/// The reason why spooled messages were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DropReason {
@@ -157,7 +157,7 @@ impl fmt::Display for SpoolEvent {
 /// [missed](SpoolEvent::Missed), and never delays messages.
 #[derive(Debug)]
 pub struct SpoolEvents {
-    /// What happened when the folder was opened, if this is the first reader.
+    /// The event of opening the folder, if this is the first reader.
     opening: Option<SpoolEvent>,
     receiver: broadcast::Receiver<SpoolEvent>,
 }
@@ -184,7 +184,7 @@ impl SpoolEvents {
 #[derive(Debug)]
 pub(crate) struct EventSender {
     sender: Mutex<Option<broadcast::Sender<SpoolEvent>>>,
-    /// What happened before anything could be subscribed to, for the first reader.
+    /// The event of opening the folder, before which nothing could subscribe, for the first reader.
     opening: Mutex<Option<SpoolEvent>>,
     lines: Mutex<HashMap<Discriminant<SpoolEvent>, Lines>>,
 }

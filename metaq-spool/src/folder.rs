@@ -78,15 +78,15 @@ pub struct SpooledMessage {
     pub id: SpoolId,
     /// The message, or why it can't be read.
     pub message: Result<Message, String>,
-    /// When it was spooled; the epoch when it can't be read.
+    /// The time at which it was spooled; the epoch when it can't be read.
     pub spooled_at: SystemTime,
-    /// Why it was set aside; none while it waits.
+    /// The reason why it was set aside; none while it waits.
     pub set_aside: Option<SetAsideReason>,
     key: Key,
     bytes: u64,
 }
 
-/// Why a message was set aside.
+/// The reason why a message was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SetAsideReason {

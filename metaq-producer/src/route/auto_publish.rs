@@ -58,7 +58,7 @@ impl FailedAttempts {
         if self.0.len() >= MOST_FAILURES {
             self.0.retain(|_, (at, _)| now.saturating_duration_since(*at) < MEMORY);
         }
-        // Rather none than one for each name that somebody makes up.
+        // Keeping none is better than keeping one for each made-up name.
         if self.0.len() >= MOST_FAILURES {
             self.0.clear();
         }
