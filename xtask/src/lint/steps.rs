@@ -8,7 +8,7 @@ use super::{
 };
 
 /// All steps, the quick ones first.
-pub(super) const STEPS: [Step; 15] = [
+pub(super) const STEPS: [Step; 16] = [
     Step { name: "fmt", is_quick: true, check: fmt },
     Step { name: "tidy", is_quick: true, check: tidy },
     Step { name: "clippy", is_quick: true, check: clippy },
@@ -19,6 +19,7 @@ pub(super) const STEPS: [Step; 15] = [
     Step { name: "deny", is_quick: false, check: deny },
     Step { name: "advisories", is_quick: false, check: advisories },
     Step { name: "powerset", is_quick: false, check: powerset },
+    Step { name: "alone", is_quick: false, check: alone },
     Step { name: "minimal-versions", is_quick: false, check: minimal_versions },
     Step { name: "msrv", is_quick: false, check: msrv },
     Step { name: "musl", is_quick: false, check: musl },
@@ -36,6 +37,9 @@ const LIBRARIES: [&str; 7] = [
     "metaq-spool",
     "metaq-tracing",
 ];
+
+/// The other packages.
+const PROGRAMS: [&str; 4] = ["metaq-cli", "metaq-bench", "metaq-examples", "xtask"];
 
 /// Sets of features of libraries that `features` checks: each feature by itself, and the pairs that share
 /// code. `powerset` checks many more.
@@ -152,6 +156,16 @@ fn powerset() -> Result<(), Stop> {
     };
     let [small @ .., producer, spool, tracing] = &LIBRARIES;
     run_each([hack(small, &[]), hack(&[producer], &["--depth", DEPTH]), hack(&[spool, tracing], &[])])
+}
+
+/// Each package with its tests by itself: what the workspace builds at a time shares its features, so one that
+/// uses a feature which only another package enables shows nowhere else.
+fn alone() -> Result<(), Stop> {
+    run_each(LIBRARIES.iter().chain(&PROGRAMS).map(|package| {
+        let mut check = cargo();
+        check.args(["check", "--package", package, "--all-targets", "--all-features"]);
+        check
+    }))
 }
 
 /// The oldest versions that the manifests of the published crates allow, each of which has to be enough.
