@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use metaq_testkit::Broker;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use self::{
     child::{Running, command, dev_full},
@@ -21,6 +22,12 @@ pub(crate) use self::{
 /// Starts an embedded broker that has the topic `t` with two partitions.
 pub(crate) async fn broker() -> Broker {
     Broker::builder().topic("t", 2).start().await.unwrap()
+}
+
+/// Gives SIGHUP its default action in the programs that are started from now on, also when it is ignored here,
+/// as under `nohup`: a signal with a handler, such as this one, has its default action after `exec`.
+pub(crate) fn stop_ignoring_hangups() {
+    drop(signal(SignalKind::hangup()).unwrap());
 }
 
 /// Waits until a condition is met; fails after a minute.

@@ -10,7 +10,7 @@ use metaq_testkit::{Fault, Requests};
 use nix::sys::signal::Signal;
 
 use crate::{
-    common::{Metaq, Running, broker, json_lines, line_numbers, wait_until},
+    common::{Metaq, Running, broker, json_lines, line_numbers, stop_ignoring_hangups, wait_until},
     form::{counts, nowhere, produce, spool, stored, text},
 };
 
@@ -48,6 +48,7 @@ async fn stopped(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_line_that_was_taken_is_spooled_at_a_signal() {
+    stop_ignoring_hangups();
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
         let folder = tempfile::tempdir().unwrap();
         let cluster = nowhere();

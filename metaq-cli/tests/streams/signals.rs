@@ -5,7 +5,7 @@ use std::{io::Write as _, time::Duration};
 use metaq_testkit::{Broker, Fault, Requests};
 use nix::sys::signal::Signal;
 
-use crate::common::{Running, broker, command, json_lines, line_numbers, wait_until};
+use crate::common::{Running, broker, command, json_lines, line_numbers, stop_ignoring_hangups, wait_until};
 
 /// Starts `metaq produce` with three lines, and waits until the broker has their messages.
 async fn produce(broker: &Broker, fault: Fault) -> Running {
@@ -18,6 +18,7 @@ async fn produce(broker: &Broker, fault: Fault) -> Running {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_signal_reports_messages_in_flight_as_unknown() {
+    stop_ignoring_hangups();
     for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let broker = broker().await;
         let mut metaq = produce(&broker, Fault::Ignore).await;
