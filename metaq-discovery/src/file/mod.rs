@@ -309,7 +309,7 @@ impl Inner {
                 && !std::mem::replace(&mut scan_state.is_reported, true)
             {
                 let text = format!(
-                    "the file of brokers {path} has said something else at each look for {SETTLE_TIMEOUT:?}; the last views hold"
+                    "the file of brokers {path} had other content at each scan for {SETTLE_TIMEOUT:?}; the last views hold"
                 );
                 self.notices.push(Notice::Warning(text));
             }

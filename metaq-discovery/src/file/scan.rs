@@ -47,7 +47,7 @@ impl Default for Scans {
 pub(super) struct LastRead {
     stamp: Option<Stamp>,
     bytes: Vec<u8>,
-    content: Parsed,
+    pub(super) content: Parsed,
 }
 
 /// The result of a scan.

@@ -181,3 +181,24 @@ fn an_unsettled_file_is_reported_once() {
         assert!(!fixture.discovery.inner.scan_state.lock().is_reported);
     }
 }
+
+/// Each call scans the file, and parsing it each time would take minutes for a file of thousands of topics.
+#[tokio::test]
+async fn unchanged_content_is_parsed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("brokers.toml");
+    std::fs::write(&path, GOOD).unwrap();
+    let discovery = FileDiscovery::new(&path);
+    let first = discovery.watch(&Topic::new("a").unwrap()).await.unwrap();
+    let content = || discovery.inner.last_read.lock().as_ref().unwrap().content.clone().unwrap();
+    let parsed = content();
+    let mut watches = vec![first];
+    for n in 0..20 {
+        // What is written again is read again.
+        if n == 10 {
+            std::fs::write(&path, GOOD).unwrap();
+        }
+        watches.push(discovery.watch(&Topic::new("b").unwrap()).await.unwrap());
+        assert!(Arc::ptr_eq(&content(), &parsed));
+    }
+}

@@ -259,7 +259,7 @@ async fn a_broker_that_registers_anew_is_not_left_for_an_instant() {
         // Sends go on as if nothing had happened while the registry names no broker (registry §8).
         let mut used: Vec<_> = Vec::new();
         for _ in 0..8 {
-            let sent = producer.send_with_timeout(message("x"), Duration::from_millis(100)).await.unwrap();
+            let sent = producer.send_with_timeout(message("x"), SOON).await.unwrap();
             used.push(sent.partition.broker.0);
         }
         assert!(used.contains(&0) && used.contains(&1), "{used:?}");

@@ -245,7 +245,7 @@ async fn a_message_without_an_answer_rolls_it_back() {
     for fault in [Fault::Swallow, Fault::Ignore, Fault::Garbage(60), Fault::Cut(5)] {
         let registry = EmbeddedRegistry::new();
         let broker = Broker::builder().topic("t", 1).register_with(&registry).start().await.unwrap();
-        let producer = producer(&registry, |config| config.send_timeout = Duration::from_millis(200)).await;
+        let producer = producer(&registry, |config| config.send_timeout = Duration::from_secs(2)).await;
         let mut transaction = producer.begin(TransactionOptions::new());
         transaction.send(message("a")).await.unwrap();
         broker.faults().plan(Requests::puts().first(1), fault.clone());

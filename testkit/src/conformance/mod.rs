@@ -2,6 +2,7 @@
 
 // This file has the suite and what it needs of a registry; `observer` has the parts that tests of a backend
 // use alone.
+mod convergence;
 mod observer;
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +13,7 @@ use metaq_discovery::{
 };
 use tokio::time::{Instant, timeout};
 
-use observer::MAX_CONVERGENCE;
+use convergence::{is_in_time, reach};
 pub use observer::{Observer, Tasks, on_own_runtime, text};
 
 /// The delay of each response of a slow registry.
@@ -63,7 +64,7 @@ pub fn topic() -> Topic {
 /// The suite covers: the first view; brokers that are added, removed, moved, and repartitioned; bursts of
 /// changes; invalid entries; a registry that is slow or unreachable; several watches; dropped watches;
 /// closing while a task waits; and tasks that are left. Changes have to be seen within 2 s, also those that
-/// were made during an outage.
+/// were made during an outage. On a busy machine the time by which timers are late is added.
 ///
 /// # Panics
 /// When the contract is violated, with the expected result.
@@ -93,8 +94,13 @@ struct Checked {
 
 impl Checked {
     async fn wait_for_view(&mut self, wanted: &str) {
-        let took = wait_for_view(&mut self.watch, wanted).await;
-        assert!(took <= MAX_CONVERGENCE, "the view became {wanted:?} only after {took:?}");
+        let started = Instant::now();
+        let late = wait_for_view(&mut self.watch, wanted).await;
+        let took = started.elapsed();
+        assert!(
+            is_in_time(took, late),
+            "the view became {wanted:?} only after {took:?}, timers were {late:?} late"
+        );
         self.slowest = self.slowest.max(took);
     }
 }
@@ -238,16 +244,12 @@ fn addr(port: u16) -> BrokerAddr {
     BrokerAddr::new("127.0.0.1", port).expect("the address of a broker")
 }
 
-/// Waits until the view is as wanted. Returns the time that it took.
+/// Waits until the view is as wanted. Returns the time by which timers were late meanwhile.
 async fn wait_for_view(watch: &mut TopicWatch, wanted: &str) -> Duration {
-    let started = Instant::now();
-    let reached = timeout(TIMEOUT, async {
-        while text(&watch.current()) != wanted {
-            watch.changed().await.expect("the watch goes on");
-        }
-    });
-    assert!(reached.await.is_ok(), "the view is {:?}, not {wanted:?}", text(&watch.current()));
-    started.elapsed()
+    match reach(watch, wanted).await {
+        Some(late) => late,
+        None => panic!("the view is {:?}, not {wanted:?}", text(&watch.current())),
+    }
 }
 
 async fn next_event(

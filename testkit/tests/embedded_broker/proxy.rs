@@ -144,12 +144,18 @@ async fn adjusted_plan_keeps_pending_faults_and_adds_others() {
 async fn a_limited_bandwidth_slows_the_sender() {
     let mut line = Line::open().await;
     line.proxy.plan(Direction::ToServer, Plan::new().bandwidth(100_000));
-    let started = Instant::now();
-    line.client.write_all(&[b'x'; 50_000]).await.unwrap();
     let mut heard = vec![0; 50_000];
-    timeout(TIMEOUT, line.served.read_exact(&mut heard)).await.unwrap().unwrap();
-    let took = started.elapsed();
-    assert!((400..800).contains(&took.as_millis()), "{took:?}");
+    // A busy machine makes it slower, but not each time.
+    for attempt in 1.. {
+        let started = Instant::now();
+        line.client.write_all(&[b'x'; 50_000]).await.unwrap();
+        timeout(TIMEOUT, line.served.read_exact(&mut heard)).await.unwrap().unwrap();
+        let took = started.elapsed();
+        assert!(took.as_millis() >= 400 && (took.as_millis() < 800 || attempt < 20), "{took:?}");
+        if took.as_millis() < 800 {
+            break;
+        }
+    }
 }
 
 #[tokio::test]
