@@ -6,6 +6,7 @@ pub(crate) mod ledger;
 mod opening;
 pub(crate) mod rows;
 pub(crate) mod salvage;
+mod submit;
 pub(crate) mod writer;
 
 use std::{
@@ -18,26 +19,23 @@ use std::{
     time::Duration,
 };
 
-use metaq_producer::Message;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-pub(crate) use self::opening::open_folder;
 use self::{
-    inbox::{Append, Finished, Inbox, Placed, Request, Stored},
+    inbox::{Finished, Inbox, Placed, Request, Stored},
     index::{Index, Queue},
     ledger::Ledger,
     opening::{Renamed, take_up},
     writer::{Writer, open::Found},
 };
+pub(crate) use self::{opening::open_folder, submit::Pending};
 use crate::{
-    SpoolId,
     clock::Clock,
-    error::{OpenError, SpoolSendError, SpoolSendErrorKind},
+    error::OpenError,
     events::{EventSender, SpoolEvent, contain},
     lock::FolderLock,
     options::{Fsync, SpoolOptions, WhenFull},
-    record::{self, QueueKey},
     store::{Limit, Store},
 };
 
@@ -98,12 +96,6 @@ pub(crate) struct Storage {
 
 /// Messages that are being read.
 pub(crate) type Reading = oneshot::Receiver<io::Result<Stored>>;
-
-/// A message that is being written.
-pub(crate) struct Pending {
-    answer: oneshot::Receiver<Result<SpoolId, String>>,
-    message: Message,
-}
 
 impl Storage {
     /// Opens the folder. Blocks while it reads.
@@ -194,66 +186,6 @@ impl Storage {
         Ok((common, writer))
     }
 
-    /// Hands a message to the writer once that has slots for it. Messages of a queue are stored in the order
-    /// in which these calls return.
-    pub(crate) async fn submit(&self, message: Message) -> Result<Pending, SpoolSendError> {
-        self.submit_after(message, || ()).await
-    }
-
-    /// The same; `before` is called just before it is handed over, or fails to be.
-    pub(crate) async fn submit_after(
-        &self,
-        message: Message,
-        before: impl FnOnce(),
-    ) -> Result<Pending, SpoolSendError> {
-        let row = record::encode(&message, self.common.clock.now());
-        let slots = Inbox::slots_of(&row);
-        let has_slots = self.common.inbox.take_slots(slots).await;
-        before();
-        if !has_slots {
-            return Err(closed(message));
-        }
-        self.push(message, row, slots)
-    }
-
-    /// Hands a message to the writer if that has slots for it.
-    pub(crate) fn try_submit(&self, message: Message) -> Result<Pending, SpoolSendError> {
-        let row = record::encode(&message, self.common.clock.now());
-        let slots = Inbox::slots_of(&row);
-        if !self.common.inbox.try_take_slots(slots) {
-            let text = "as much waits to be written as there is memory for; wait with send or enqueue";
-            return Err(SpoolSendError::new(SpoolSendErrorKind::Full, text, message));
-        }
-        self.push(message, row, slots)
-    }
-
-    fn push(&self, message: Message, row: Vec<u8>, slots: u32) -> Result<Pending, SpoolSendError> {
-        let common = &self.common;
-        let bytes = row.len() as u64;
-        if let Err(refused) = common.ledger.reserve(bytes) {
-            common.inbox.give_slots(slots as usize);
-            if refused.is_new {
-                common.events.send(SpoolEvent::Full);
-            }
-            let text = format!("{}; raise it, or have brokers reachable", refused.text);
-            return Err(SpoolSendError::new(SpoolSendErrorKind::Full, text, message));
-        }
-        let queue = common.index.find_or_make(&QueueKey::of(&message));
-        let is_first = queue.add();
-        let (sender, answer) = oneshot::channel();
-        let append = Append { queue: Arc::clone(&queue), row, slots, answer: sender };
-        if common.inbox.push(Request::Append(append)).is_err() {
-            common.ledger.release(1, bytes);
-            queue.remove(1);
-            return Err(closed(message));
-        }
-        if is_first {
-            let QueueKey { topic, partition } = queue.key.clone();
-            common.events.send(SpoolEvent::Filling { topic, partition });
-        }
-        Ok(Pending { answer, message })
-    }
-
     /// Asks for the first messages of a queue from a number on; none when the spool was closed.
     pub(crate) fn begin_read(&self, queue: &Arc<Queue>, from: u64, limit: Limit) -> Option<Reading> {
         let (sender, answer) = oneshot::channel();
@@ -320,25 +252,6 @@ impl Drop for Storage {
     }
 }
 
-impl Pending {
-    /// Waits until the message is stored as durably as the options say.
-    pub(crate) async fn outcome(self) -> Result<SpoolId, SpoolSendError> {
-        let message = self.message;
-        match self.answer.await {
-            Ok(Ok(id)) => Ok(id),
-            Ok(Err(text)) => {
-                let text = format!("writing it failed: {text}; see to the disk, and send it again");
-                Err(SpoolSendError::new(SpoolSendErrorKind::Store, text, message))
-            }
-            // The thread has panicked while it had the message.
-            Err(_) => {
-                let text = "the thread that writes has ended, and may have written it; open the spool again";
-                Err(SpoolSendError::unknown(SpoolSendErrorKind::Store, text, message.topic()))
-            }
-        }
-    }
-}
-
 /// Ends the inbox when the writer ends.
 struct EndOfWriter(Arc<Common>);
 
@@ -360,8 +273,4 @@ impl Drop for EndOfWriter {
         }
         contain(|| _ = self.0.ended.send_replace(true));
     }
-}
-
-fn closed(message: Message) -> SpoolSendError {
-    SpoolSendError::new(SpoolSendErrorKind::Closed, "the spool was closed", message)
 }

@@ -1,16 +1,13 @@
-//! Commits: what came since the last one, and the counts that follow from it.
+//! Commits: changes of the store that are applied together, and the counts that follow from them.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io};
 
-use tokio::time::Instant;
-
-use super::{QueueState, Writer, doubt::InDoubt};
+use super::{Writer, doubt::InDoubt};
 use crate::{
-    SpoolId,
     events::{DropReason, SpoolEvent, contain},
     record::SetAside,
     storage::{
-        inbox::{Append, Fate, Finished},
+        inbox::{Fate, Finished},
         ledger::Ledger,
         rows::{QueueRow, StateRow},
     },
@@ -31,12 +28,12 @@ pub(super) struct Batch {
     pub(super) placed: Vec<(u32, u32, u64)>,
     /// Replayed messages of each queue.
     replayed: BTreeMap<u32, u64>,
-    spooled: u64,
+    pub(super) spooled: u64,
     set_aside: u64,
     pub(super) dropped: u64,
     damaged: u64,
     /// The bytes of new messages, and of those that are moved where they are then.
-    bytes_in: u64,
+    pub(super) bytes_in: u64,
     pub(super) bytes_placed: u64,
     bytes_out: u64,
     bytes_aside: u64,
@@ -55,116 +52,6 @@ pub(super) struct Dropped {
 }
 
 impl Writer {
-    /// Writes what is pending. What can't be written is answered, or kept if it is a removal.
-    pub(super) fn write_pending(&mut self) {
-        if self.has_pending() {
-            let appends = std::mem::take(&mut self.appends);
-            self.place_pending();
-            match self.write(&appends, true) {
-                Ok(first) => self.appended(appends, first),
-                Err(error) => self.write_apart(appends, &error),
-            }
-            // New messages that are too many by themselves.
-            self.make_space();
-        }
-        self.last_commit = Instant::now();
-        for flush in self.flushes.drain(..) {
-            // Who asked may be gone. Wakers are anybody's code.
-            contain(|| _ = flush.send(()));
-        }
-    }
-
-    /// After a failure: new messages and removals take different space, so that one may work without the
-    /// other.
-    fn write_apart(&mut self, appends: Vec<Append>, error: &io::Error) {
-        self.store_failed(error);
-        let is_single = appends.is_empty() || self.unremoved.is_empty();
-        if !is_single {
-            // They are kept otherwise.
-            let _ = self.write(&[], true);
-        }
-        if appends.is_empty() {
-            return;
-        }
-        let written = if is_single {
-            Err(error.to_string())
-        } else {
-            self.write(&appends, false).map_err(|error| error.to_string())
-        };
-        match written {
-            Ok(first) => self.appended(appends, first),
-            Err(error) => {
-                let count = appends.len() as u64;
-                self.common.ledger.release(count, bytes_of(&appends));
-                self.common.ledger.update(|counts| counts.unwritten += count);
-                self.answer(
-                    appends,
-                    |_| Err(error.clone()),
-                    |append| {
-                        append.queue.remove(1);
-                    },
-                );
-                contain(|| self.common.changed.notify_waiters());
-            }
-        }
-    }
-
-    fn appended(&mut self, appends: Vec<Append>, first: u64) {
-        self.answer(appends, |index| Ok(SpoolId(first + index)), |_| ());
-        contain(|| self.common.replay.notify_one());
-    }
-
-    fn answer(
-        &self,
-        appends: Vec<Append>,
-        result: impl Fn(u64) -> Result<SpoolId, String>,
-        also: impl Fn(&Append),
-    ) {
-        let slots = appends.iter().map(|append| append.slots as usize).sum();
-        for (index, append) in (0..).zip(appends) {
-            also(&append);
-            // Its caller may be gone. Its waker is foreign code.
-            contain(|| drop(append.answer.send(result(index))));
-        }
-        contain(|| self.common.inbox.give_slots(slots));
-    }
-
-    /// Stores messages, removes those that are finished, and drops what is too much then, all or none;
-    /// returns the number of the first new message.
-    fn write(&mut self, appends: &[Append], removes: bool) -> io::Result<u64> {
-        // Rows are computed from what the store has.
-        self.mend()?;
-        let mut batch = Batch { is_reported: true, ..Batch::default() };
-        if removes {
-            for ((queue, number), (_, finished)) in &self.unremoved {
-                self.finish(&mut batch, *queue, *number, finished);
-            }
-        }
-        let first = self.state.next_number;
-        for (number, append) in (first..).zip(appends) {
-            let id = append.queue.id;
-            // It begins at 0: if this fails, a smaller number may be given to its first message.
-            self.queues.entry(id).or_insert_with(|| {
-                QueueState::new(QueueRow::new(append.queue.key.clone(), 0), Arc::clone(&append.queue))
-            });
-            let row = self.row(&mut batch, id);
-            let bytes = append.row.len() as u64;
-            // The queue may be known from a commit that failed, whose numbers are used again.
-            row.first = row.first.min(number);
-            row.messages += 1;
-            row.bytes += bytes;
-            row.end = number + 1;
-            batch.bytes_in += bytes;
-            batch.spooled += 1;
-            batch.changes.push(Change::Put(Key::message(id, number), append.row.clone()));
-        }
-        self.drop_oldest(&mut batch);
-        if !batch.changes.is_empty() {
-            self.commit(batch)?;
-        }
-        Ok(first)
-    }
-
     /// Removes a finished message in a batch.
     pub(super) fn finish(&self, batch: &mut Batch, queue: u32, number: u64, finished: &Finished) {
         self.remove(batch, queue, number, finished.bytes);
@@ -314,34 +201,14 @@ impl Writer {
         }
         contain(|| self.common.changed.notify_waiters());
     }
-
-    /// Marks the folder as closed, unless it may hold messages that were replayed.
-    pub(super) fn close(&mut self) {
-        let is_closed = self.unremoved.is_empty() && !self.common.may_repeat();
-        // Those that an earlier process may have replayed, and that are still here.
-        let left =
-            self.queues.values().filter(|state| state.row.messages > 0).map(|state| state.maybe_replayed);
-        let window = if is_closed { left.max().unwrap_or(0) } else { self.state.window };
-        let state = StateRow {
-            serial: self.state.serial + 1,
-            next_queue: self.common.index.next_id(),
-            is_closed,
-            times: self.common.clock.times(),
-            window,
-            ..self.state
-        };
-        let closed = self.mend().and_then(|_| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));
-        if let Err(error) = closed {
-            self.store_failed(&error);
-        }
-    }
-}
-
-fn bytes_of(appends: &[Append]) -> u64 {
-    appends.iter().map(|append| append.row.len() as u64).sum()
 }
 
 impl Batch {
+    /// An empty one whose failure is reported to those who wait.
+    pub(super) fn reported() -> Self {
+        Self { is_reported: true, ..Self::default() }
+    }
+
     /// Counts messages as gone that have no row to remove.
     pub(super) fn lose(&mut self, queue: u32, count: u64, bytes: u64) {
         self.damaged += count;

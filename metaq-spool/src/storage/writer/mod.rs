@@ -6,6 +6,7 @@ mod doubt;
 pub(crate) mod open;
 mod place;
 mod space;
+mod writing;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
