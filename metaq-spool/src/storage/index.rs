@@ -1,10 +1,10 @@
 //! The queues of a spool, by topic and partition.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
 };
 
@@ -42,6 +42,16 @@ impl Queue {
     /// The number of messages that are replayed, and whose removal is not committed yet.
     pub(crate) fn unremoved(&self) -> u64 {
         self.unremoved.load(Ordering::Acquire)
+    }
+
+    /// Whether it is empty, and known to no others than those with these references.
+    ///
+    /// New ones come only from those that exist, and from the [`Index`]: it is meaningful under its lock.
+    pub(crate) fn is_unused(self: &Arc<Self>, references: usize) -> bool {
+        let is_alone = Arc::strong_count(self) == references;
+        // What was done through references that are gone is seen.
+        fence(Ordering::Acquire);
+        is_alone && !self.is_in_use() && self.unremoved() == 0
     }
 
     /// Whether a message waits, is being written, or is replayed: it may be dropped meanwhile, and be stored.
@@ -95,10 +105,25 @@ fn take(from: &AtomicU64, count: u64) -> u64 {
 #[derive(Debug, Default)]
 struct Queues {
     by_key: HashMap<QueueKey, Arc<Queue>>,
+    ids: HashSet<u32>,
     next_id: u32,
 }
 
-/// All queues that the spool has had since it was opened.
+impl Queues {
+    /// A number that no queue has. All are used before one is used again.
+    fn free_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_id;
+            // The last number is none: it ends the range of all.
+            self.next_id = if id >= u32::MAX - 1 { 0 } else { id + 1 };
+            if self.ids.insert(id) {
+                return id;
+            }
+        }
+    }
+}
+
+/// The queues that hold messages, or did a moment ago.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     queues: RwLock<Queues>,
@@ -106,11 +131,12 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(queues: impl IntoIterator<Item = Arc<Queue>>, next_id: u32) -> Self {
-        let by_key = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
-        Self { queues: RwLock::new(Queues { by_key, next_id }) }
+        let by_key: HashMap<_, _> = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
+        let ids = by_key.values().map(|queue| queue.id).collect();
+        Self { queues: RwLock::new(Queues { by_key, ids, next_id }) }
     }
 
-    /// The queue with this key, if it has held a message.
+    /// The queue with this key, if it holds a message, or did a moment ago.
     pub(crate) fn find(&self, key: &QueueKey) -> Option<Arc<Queue>> {
         self.queues.read().by_key.get(key).map(Arc::clone)
     }
@@ -120,13 +146,32 @@ impl Index {
         if let Some(queue) = self.find(key) {
             return queue;
         }
-        let Queues { by_key, next_id } = &mut *self.queues.write();
-        let queue = by_key.entry(key.clone()).or_insert_with(|| {
-            let queue = Queue::new(*next_id, key.clone(), 0);
-            *next_id += 1;
-            Arc::new(queue)
-        });
-        Arc::clone(queue)
+        let mut queues = self.queues.write();
+        if let Some(queue) = queues.by_key.get(key) {
+            return Arc::clone(queue);
+        }
+        let queue = Arc::new(Queue::new(queues.free_id(), key.clone(), 0));
+        queues.by_key.insert(key.clone(), Arc::clone(&queue));
+        queue
+    }
+
+    /// Forgets queues, and returns their numbers. Nobody finds one meanwhile.
+    pub(crate) fn forget(&self, is_unused: impl Fn(&Arc<Queue>) -> bool) -> Vec<u32> {
+        let mut queues = self.queues.write();
+        let Queues { by_key, ids, .. } = &mut *queues;
+        let forgotten: Vec<_> =
+            by_key.extract_if(|_, queue| is_unused(queue)).map(|(_, queue)| queue.id).collect();
+        for id in &forgotten {
+            ids.remove(id);
+        }
+        by_key.shrink_to_fit();
+        ids.shrink_to_fit();
+        forgotten
+    }
+
+    /// The number of queues.
+    pub(crate) fn len(&self) -> usize {
+        self.queues.read().by_key.len()
     }
 
     /// The number of the next queue.
@@ -169,5 +214,22 @@ mod tests {
         assert!(!other.remove(1) && !other.remove(0) && other.remove(1));
         assert!(!other.remove(1) && other.held() == 0, "it has no less than none");
         assert!(index.find(&key("c")).is_none());
+    }
+
+    #[test]
+    fn a_queue_that_somebody_has_is_not_forgotten() {
+        let key = |topic: &str| QueueKey { topic: topic.parse().unwrap(), partition: None };
+        let index = Index::new([Arc::new(Queue::new(0, key("a"), 1))], u32::MAX - 1);
+        let forget = || index.forget(|queue| queue.is_unused(1));
+        let found = index.find_or_make(&key("b"));
+        // Its number is the last one, after which those begin again that are free.
+        assert_eq!((found.id, index.find_or_make(&key("c")).id), (u32::MAX - 1, 1));
+        assert_eq!((forget(), index.len()), (vec![1], 2), "not between it is found and is added to");
+        found.add();
+        drop(found);
+        assert!(forget().is_empty(), "nor while it holds a message");
+        index.find(&key("b")).unwrap().remove(1);
+        assert_eq!((forget(), index.len()), (vec![u32::MAX - 1], 1));
+        assert_eq!(index.find_or_make(&key("b")).id, 2);
     }
 }

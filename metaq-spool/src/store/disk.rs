@@ -12,7 +12,10 @@ use std::{
     },
 };
 
-use redb::{Builder, Database, ReadableDatabase as _, StorageBackend, TableDefinition, TableError};
+use redb::{
+    Builder, Database, ReadableDatabase as _, StorageBackend, TableDefinition, TableError,
+    backends::FileBackend,
+};
 
 use super::{
     Change, Copying, Key, Kind, Limit, Rows, Store,
@@ -38,6 +41,8 @@ pub(crate) struct DiskStore {
     is_forced: bool,
     /// None before it is opened, and after a failed attempt to reopen.
     database: Option<Database>,
+    /// Set once it was opened.
+    was_opened: bool,
     /// Shared with the open file, which writes nothing more once it is set.
     is_abandoned: Arc<AtomicBool>,
     /// Set for one that is only read, and whose rows with unreadable keys are left out.
@@ -71,6 +76,7 @@ impl DiskStore {
             path,
             is_forced,
             database: None,
+            was_opened: false,
             is_abandoned: Arc::default(),
             is_damaged: false,
             #[cfg(test)]
@@ -167,15 +173,17 @@ impl DiskStore {
         self.is_abandoned = Arc::default();
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
         let (is_forced, is_abandoned) = (self.is_forced, Arc::clone(&self.is_abandoned));
+        let is_first = !self.was_opened;
         let opened = contained(|| {
-            let backend = SpoolFile::new(file, is_forced, is_abandoned).map_err(failed)?;
+            let file = FileBackend::new(file).map_err(failed)?;
             #[cfg(test)]
             if let Some(disk) = &self.disk {
-                return open_database(disk.backend(backend));
+                return open_database(SpoolFile::new(disk.backend(file), is_forced, is_first, is_abandoned));
             }
-            open_database(backend)
+            open_database(SpoolFile::new(file, is_forced, is_first, is_abandoned))
         });
         self.database = Some(opened.map_err(|error| self.classify(error))?);
+        self.was_opened = true;
         Ok(())
     }
 

@@ -39,6 +39,19 @@ pub(super) struct FaultyFile<B> {
 }
 
 impl FaultyDisk {
+    /// A disk with a file of which an earlier process has left everything on the disk, or with the operating
+    /// system.
+    pub(crate) fn with(file: &Path, is_on_disk: bool) -> Arc<Self> {
+        let bytes = fs::read(file).unwrap();
+        let disk = Self::default();
+        if is_on_disk {
+            *disk.on_disk.lock() = bytes;
+        } else {
+            disk.unwritten.lock().extend(0..(bytes.len() as u64).div_ceil(PAGE));
+        }
+        Arc::new(disk)
+    }
+
     pub(super) fn backend<B: StorageBackend>(self: &Arc<Self>, inner: B) -> FaultyFile<B> {
         FaultyFile { inner, disk: Arc::clone(self) }
     }

@@ -69,6 +69,52 @@ async fn a_failed_synchronisation_is_no_success() {
     }
 }
 
+/// A folder as the kill of a process leaves it that has spooled these.
+async fn killed(payloads: &[&str]) -> tempfile::TempDir {
+    let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = Storage::open(&on(folder.path())).unwrap();
+    for payload in payloads {
+        append(&storage, message(*payload)).await.unwrap();
+    }
+    fs::copy(folder.path().join("spool.redb"), left.path().join("spool.redb")).unwrap();
+    left
+}
+
+#[tokio::test]
+async fn opening_after_a_kill_waits_for_nothing_that_was_left_to_the_operating_system() {
+    let folder = killed(&["a", "b"]).await;
+    let disk = FaultyDisk::with(&folder.path().join("spool.redb"), false);
+    let storage = open_on(&disk, folder.path());
+    assert_eq!(storage.common.ledger.counts().recovered, 2);
+    assert_eq!(disk.syncs.load(Ordering::Relaxed), 0, "while it was opened");
+    // What is reported as stored is on the disk, and all that it refers to.
+    append(&storage, message("c")).await.unwrap();
+    assert_eq!(disk.syncs.load(Ordering::Relaxed), 2);
+    let all = ["a", "b", "c"].map(str::to_owned);
+    assert_eq!(found_after(&disk, folder.path()).await, BTreeSet::from(all));
+}
+
+#[tokio::test]
+async fn a_loss_of_power_while_a_folder_is_opened_loses_nothing() {
+    for is_closed in [false, true] {
+        for _ in 0..8 {
+            let folder = killed(&["a", "b"]).await;
+            if is_closed {
+                Storage::open(&on(folder.path())).unwrap().close();
+            }
+            let disk = FaultyDisk::with(&folder.path().join("spool.redb"), true);
+            let storage = open_on(&disk, folder.path());
+            let expected = BTreeSet::from(["a", "b"].map(str::to_owned));
+            assert_eq!(found_after(&disk, folder.path()).await, expected);
+            // Whoever replays it next finds out that this one may have.
+            let left = tempfile::tempdir().unwrap();
+            disk.lose_power(&folder.path().join("spool.redb"), &left.path().join("spool.redb"));
+            assert!(!Storage::open(&on(left.path())).unwrap().common.was_closed, "{is_closed}");
+            storage.close();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_spooled_survives_a_disk_that_forgets() {
     for _ in 0..8 {

@@ -12,6 +12,7 @@ mod moves;
 mod queues;
 mod simulation;
 mod stalls;
+mod unused;
 
 use std::{sync::Arc, time::Duration};
 

@@ -106,6 +106,7 @@ impl Writer {
         };
         let queues = batch.rows.iter().map(|(id, row)| Change::Put(Key::queue(*id), row.encode()));
         batch.changes.extend(queues);
+        batch.changes.extend(self.forgotten.iter().map(|id| Change::Remove(Key::queue(*id))));
         batch.changes.push(Change::Put(Key::STATE, state.encode()));
         if let Err(error) = self.store.commit(&batch.changes) {
             self.is_broken = true;
@@ -123,6 +124,7 @@ impl Writer {
             };
         }
         self.state = state;
+        self.forgotten.clear();
         self.retry_at = None;
         self.apply(batch);
         Ok(())
@@ -194,6 +196,7 @@ impl Writer {
         for (id, count) in removed {
             let Some(state) = self.queues.get(&id) else { continue };
             if state.queue.remove(count) {
+                self.emptied += 1;
                 let key = &state.queue.key;
                 let event = SpoolEvent::Emptied { topic: key.topic.clone(), partition: key.partition };
                 self.common.events.send(event);

@@ -69,6 +69,8 @@ impl Writer {
             io::Error::new(failed.kind(), text)
         })?;
         (self.is_broken, self.in_doubt, self.replace_at) = (false, None, None);
+        // The new file has rows of queues with messages only.
+        self.forgotten.clear();
         self.take_over(batch, saved, error);
         Ok(())
     }

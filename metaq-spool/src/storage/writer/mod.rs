@@ -3,6 +3,7 @@
 mod batch;
 mod damage;
 mod doubt;
+mod forget;
 pub(crate) mod open;
 mod place;
 mod space;
@@ -74,6 +75,12 @@ pub(crate) struct Writer {
     in_doubt: Option<doubt::InDoubt>,
     /// When a damaged file may be replaced again, if the last attempt has failed.
     replace_at: Option<Instant>,
+    /// Queues that are not known any more, and whose rows the next commit removes.
+    forgotten: Vec<u32>,
+    /// The number of queues from which on it is looked for those that can be forgotten.
+    looks_at: usize,
+    /// The number of queues that were emptied since that was done.
+    emptied: usize,
 }
 
 impl Writer {
@@ -109,6 +116,7 @@ impl Writer {
             self.write_pending();
         }
         self.check_age();
+        self.forget_unused();
     }
 
     fn handle(&mut self, request: Request) {

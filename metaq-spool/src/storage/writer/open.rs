@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{QueueState, Writer};
+use super::{QueueState, Writer, forget::KEPT};
 use crate::{
     clock::Clock,
     record,
@@ -33,6 +33,8 @@ pub(crate) struct Found {
     pub(crate) lost: u64,
     /// The number of messages of each queue that an earlier process may have replayed and not removed.
     pub(crate) maybe_replayed: u64,
+    /// Queues that were empty, whose rows the next commit removes.
+    pub(crate) forgotten: Vec<u32>,
 }
 
 /// Reads the rows about the spool and its queues.
@@ -76,7 +78,16 @@ pub(crate) fn find(store: &dyn Store) -> io::Result<Found> {
         held_aside_bytes += rows.iter().map(|(_, row)| row.len() as u64).sum::<u64>();
     }
     state.next_number = state.next_number.max(from);
-    Ok(Found { state, was_closed, queues, held_aside, held_aside_bytes, lost: 0, maybe_replayed: 0 })
+    Ok(Found {
+        state,
+        was_closed,
+        queues,
+        held_aside,
+        held_aside_bytes,
+        lost: 0,
+        maybe_replayed: 0,
+        forgotten: Vec::new(),
+    })
 }
 
 /// Rebuilds the rows of queues that are missing, as their keys were damaged. It looks at one message of each
@@ -162,7 +173,8 @@ impl Found {
     }
 
     /// Marks the folder as in use, and forgets empty queues, so that their number is bounded by what is in
-    /// use.
+    /// use. Nothing is written if the process before has not closed it: then it is marked already, and the
+    /// first commit would take as long as the disk takes for all that the process has left.
     pub(crate) fn take_up(&mut self, store: &mut dyn Store, clock: &Clock, window: u64) -> io::Result<()> {
         self.unite_queues(store)?;
         // As many as the earlier processes may have left, which keeps counting until none of these is left.
@@ -180,12 +192,15 @@ impl Found {
             window,
             ..self.state
         };
-        let empty = self.queues.iter().filter(|(_, row)| row.messages == 0);
-        let mut changes: Vec<_> = empty.map(|(id, _)| Change::Remove(Key::queue(*id))).collect();
+        let empty = self.queues.extract_if(.., |(_, row)| row.messages == 0);
+        self.forgotten = empty.map(|(id, _)| id).collect();
+        if self.was_closed == Some(false) && self.state.window == window {
+            return Ok(());
+        }
+        let mut changes: Vec<_> = self.forgotten.drain(..).map(|id| Change::Remove(Key::queue(id))).collect();
         changes.push(Change::Put(Key::STATE, state.encode()));
         store.commit(&changes)?;
         self.state = state;
-        self.queues.retain(|(_, row)| row.messages > 0);
         Ok(())
     }
 
@@ -236,6 +251,9 @@ impl Writer {
             is_broken: false,
             in_doubt: None,
             replace_at: None,
+            forgotten: found.forgotten.clone(),
+            looks_at: KEPT,
+            emptied: 0,
         }
     }
 }

@@ -141,7 +141,9 @@ impl Writer {
             window,
             ..self.state
         };
-        let closed = self.mend().and_then(|_| self.store.commit(&[Change::Put(Key::STATE, state.encode())]));
+        let mut changes: Vec<_> = self.forgotten.drain(..).map(|id| Change::Remove(Key::queue(id))).collect();
+        changes.push(Change::Put(Key::STATE, state.encode()));
+        let closed = self.mend().and_then(|_| self.store.commit(&changes));
         if let Err(error) = closed {
             self.store_failed(&error);
         }
