@@ -29,7 +29,10 @@ use crate::{
 const CAPACITY: usize = 1024;
 
 /// The time after which a task without messages ends.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+
+/// As many topics are kept although no task may have messages of them.
+const KEPT: usize = if cfg!(test) { 8 } else { 1024 };
 
 type Answer = oneshot::Sender<Result<Sent, SpoolSendError>>;
 
@@ -77,6 +80,35 @@ impl TopicJobs {
     }
 }
 
+/// The topics that tasks have messages of, or had a moment ago.
+#[derive(Debug)]
+struct TopicTable {
+    jobs: HashMap<Topic, Arc<TopicJobs>>,
+    /// The number of topics from which on those are looked for that no task has messages of.
+    looks_at: usize,
+}
+
+impl Default for TopicTable {
+    fn default() -> Self {
+        Self { jobs: HashMap::new(), looks_at: KEPT }
+    }
+}
+
+impl TopicTable {
+    fn jobs(&mut self, topic: &Topic) -> Arc<TopicJobs> {
+        if let Some(jobs) = self.jobs.get(topic) {
+            return Arc::clone(jobs);
+        }
+        if self.jobs.len() >= self.looks_at {
+            // Others get at them only here, under the lock.
+            self.jobs.retain(|_, jobs| Arc::strong_count(jobs) > 1);
+            self.looks_at = (self.jobs.len() * 2).max(KEPT);
+            self.jobs.shrink_to(self.looks_at);
+        }
+        Arc::clone(self.jobs.entry(topic.clone()).or_default())
+    }
+}
+
 /// The queue of a message, which counts for it until this is dropped.
 struct Place {
     key: QueueKey,
@@ -101,7 +133,7 @@ type Senders = Arc<Mutex<HashMap<QueueKey, mpsc::Sender<Job>>>>;
 /// The tasks of all queues that are in use.
 pub(crate) struct Lanes {
     senders: Senders,
-    topics: Mutex<HashMap<Topic, Arc<TopicJobs>>>,
+    topics: Mutex<TopicTable>,
     runtime: Handle,
 }
 
@@ -110,11 +142,17 @@ impl Lanes {
         Self { senders: Arc::default(), topics: Mutex::default(), runtime }
     }
 
+    /// The numbers of tasks and topics.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.senders.lock().len(), self.topics.lock().jobs.len())
+    }
+
     /// Decides on the queue of a message: that of its partition, or of the one that the selector chooses now.
     /// While there are messages for which none could be chosen, others go behind them.
     fn place(&self, shared: &Arc<Shared>, message: Message) -> (Place, Message) {
         let key = QueueKey::of(&message);
-        let jobs = Arc::clone(self.topics.lock().entry(key.topic.clone()).or_default());
+        let jobs = self.topics.lock().jobs(&key.topic);
         if key.partition.is_some() {
             return (Place::new(key, &jobs), message);
         }
@@ -247,10 +285,15 @@ impl Lane {
     /// Takes the lane out of the table if no message is on its way to it.
     fn leave(&mut self) -> bool {
         let mut senders = self.senders.lock();
-        if !self.jobs.is_empty() || senders.get(&self.key).is_some_and(|sender| sender.strong_count() > 1) {
+        // In this order: a sender puts its message into the channel before it is dropped, and no new one is
+        // made without the lock.
+        if senders.get(&self.key).is_some_and(|sender| sender.strong_count() > 1) || !self.jobs.is_empty() {
             return false;
         }
         senders.remove(&self.key);
+        if senders.capacity() > KEPT && senders.len() * 4 < senders.capacity() {
+            senders.shrink_to(KEPT);
+        }
         true
     }
 

@@ -52,6 +52,11 @@ impl SpoolingProducer {
         &self.inner.shared
     }
 
+    #[cfg(test)]
+    pub(crate) fn lanes(&self) -> Option<&Lanes> {
+        self.inner.lanes.as_ref()
+    }
+
     #[cfg(feature = "metrics")]
     pub(crate) fn weak(&self) -> std::sync::Weak<Shared> {
         Arc::downgrade(&self.inner.shared)

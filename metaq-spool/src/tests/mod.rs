@@ -12,6 +12,7 @@ mod moves;
 mod queues;
 mod simulation;
 mod stalls;
+mod tasks;
 mod unused;
 
 use std::{sync::Arc, time::Duration};
@@ -92,6 +93,16 @@ fn payload(row: &[u8]) -> String {
 
 fn finished(number: u64, row: &[u8]) -> Finished {
     Finished { number, bytes: row.len() as u64, fate: Fate::Replayed }
+}
+
+/// Waits until a condition holds.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
 fn assert_balanced(storage: &Storage) {
