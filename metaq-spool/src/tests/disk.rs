@@ -81,7 +81,7 @@ async fn killed(payloads: &[&str]) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn opening_after_a_kill_waits_for_nothing_that_was_left_to_the_operating_system() {
+async fn opening_after_a_kill_does_not_wait_for_the_disk() {
     let folder = killed(&["a", "b"]).await;
     let disk = FaultyDisk::with(&folder.path().join("spool.redb"), false);
     let storage = open_on(&disk, folder.path());

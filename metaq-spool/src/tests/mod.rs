@@ -8,6 +8,7 @@ mod disk;
 mod ends;
 mod faults;
 mod flips;
+mod handles;
 mod moves;
 mod queues;
 mod simulation;

@@ -76,7 +76,7 @@ async fn queues_whose_messages_could_not_be_written_are_given_back() {
 }
 
 #[tokio::test]
-async fn rows_of_empty_queues_do_not_outlive_processes_that_are_killed() {
+async fn rows_of_empty_queues_do_not_outlive_killed_processes() {
     let mut store = MemoryStore::default();
     for index in 0..50 {
         let storage = start(&options(), &store);

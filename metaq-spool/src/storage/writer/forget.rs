@@ -7,9 +7,9 @@ use super::Writer;
 pub(super) const KEPT: usize = if cfg!(test) { 8 } else { 1024 };
 
 impl Writer {
-    /// Forgets the queues that are empty and not in use, once half of them were emptied since the last time, or
-    /// there are twice as many. So those that are empty are never more than [`KEPT`], or as many as the others
-    /// and those that are being replayed; and each look at a queue is paid for by one that was emptied or made.
+    /// Forgets the queues that are empty and not in use, once half of all were emptied since the last time,
+    /// or there are twice as many. So no more than [`KEPT`] are empty, or as many as are not and are replayed
+    /// at the moment; and each look at a queue is paid for by one that was emptied or made.
     pub(super) fn forget_unused(&mut self) {
         let known = self.common.index.len();
         let is_worth_it = known >= self.looks_at || known >= KEPT && self.emptied >= known / 2;
