@@ -15,6 +15,7 @@ mod lock;
 mod metrics;
 mod options;
 mod pace;
+mod places;
 mod producer;
 mod record;
 mod replay;

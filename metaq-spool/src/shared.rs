@@ -20,6 +20,7 @@ use crate::{
     failing::Failing,
     options::SpoolOptions,
     pace::Pace,
+    places::Places,
     stats::{QueueStats, SpoolStats},
     storage::Storage,
 };
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// The number of messages that tasks of the spool take to their outcome.
     pub(crate) driven: Driven,
     pub(crate) pace: Pace,
+    /// The places of queues that are replayed.
+    pub(crate) places: Places,
     /// Why queues could not be replayed the last time.
     pub(crate) failing: Failing,
 }

@@ -48,7 +48,7 @@ impl Drop for Owner {
 }
 
 impl SpoolingProducer {
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
 

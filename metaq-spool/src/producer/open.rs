@@ -18,6 +18,7 @@ use crate::{
     lanes::Lanes,
     options::SpoolOptions,
     pace::Pace,
+    places::Places,
     replay::{self, EndOfReplay},
     shared::{Driven, LiveCounts, Shared, Topics},
     storage::Storage,
@@ -67,6 +68,7 @@ impl SpoolingProducer {
         let shared = Arc::new(Shared {
             producer,
             pace: Pace::new(options.replay_rate),
+            places: Places::default(),
             storage,
             live: LiveCounts::default(),
             topics: Topics::new(held.into_iter().collect::<HashSet<_>>(), publish),

@@ -45,6 +45,11 @@ impl Backoff {
         self.until = Some(now + longest.mul_f64(0.5 + fastrand::f64() / 2.0));
     }
 
+    /// The next attempt is due soon, though this one has not failed.
+    pub(crate) fn pause(&mut self, now: Instant) {
+        self.until = Some(now + INITIAL);
+    }
+
     /// There is a reason to try again.
     pub(crate) fn reset(&mut self) {
         (self.failures, self.until, self.is_reset) = (0, None, true);

@@ -2,7 +2,9 @@
 
 mod attempts;
 mod backoff;
+mod outcomes;
 mod queue;
+mod reader;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -27,9 +29,6 @@ use crate::{
     shared::{Orphan, Shared, closed},
     storage::index::Queue,
 };
-
-/// The queues that are replayed at the same time.
-const ACTIVE: usize = 64;
 
 /// What is known about a queue while it is not replayed.
 #[derive(Default)]
@@ -82,6 +81,18 @@ pub(crate) async fn run(shared: Arc<Shared>, mut events: ProducerEvents, _end: E
     }
 }
 
+/// Replays a queue once it has a place.
+async fn in_turn(shared: &Shared, queue: &Arc<Queue>, attempts: Attempts) -> (Attempts, End) {
+    let mut closing = shared.closing.subscribe();
+    let place = tokio::select! {
+        biased;
+        () = closed(&mut closing) => return (attempts, End::Stuck),
+        place = shared.places.take() => place,
+    };
+    // Many may wait, and the rest is large.
+    Box::pin(replay_queue(shared, queue, attempts, place)).await
+}
+
 /// Tells those who close the spool that the task has ended, also with its runtime.
 pub(crate) struct EndOfReplay(pub(crate) Arc<Shared>);
 
@@ -109,14 +120,13 @@ impl Replay {
             let until = self.paused.get(&queue.id).and_then(|paused| paused.backoff.until());
             match until {
                 Some(until) if until > now => next = next.min(until - now),
-                _ if self.running.len() >= ACTIVE => break,
                 _ => {
                     let Paused { mut backoff, attempts } = self.paused.remove(&queue.id).unwrap_or_default();
                     backoff.begin(now);
                     self.active.insert(queue.id, backoff);
                     let shared = Arc::clone(&self.shared);
                     self.running.push(Box::pin(async move {
-                        let (attempts, end) = replay_queue(&shared, &queue, attempts).await;
+                        let (attempts, end) = in_turn(&shared, &queue, attempts).await;
                         (queue, attempts, end)
                     }));
                 }
@@ -134,6 +144,7 @@ impl Replay {
                 backoff.succeeded();
             }
             End::Stuck => backoff.failed(Instant::now()),
+            End::Crowded => backoff.pause(Instant::now()),
             End::Failed { reason, has_progress } => {
                 if has_progress {
                     backoff.succeeded();

@@ -10,6 +10,7 @@ mod faults;
 mod flips;
 mod handles;
 mod moves;
+mod places;
 mod queues;
 mod simulation;
 mod stalls;
