@@ -164,7 +164,9 @@ pub(crate) trait Store: Send {
 
 /// The one row with this key, if it exists.
 pub(crate) fn get(store: &dyn Store, key: Key) -> io::Result<Option<Vec<u8>>> {
-    let end = Key { number: key.number + 1, ..key };
+    // The last number is no row's.
+    let Some(next) = key.number.checked_add(1) else { return Ok(None) };
+    let end = Key { number: next, ..key };
     Ok(store.scan(key..end, Limit::ONE)?.pop().map(|(_, row)| row))
 }
 
@@ -187,5 +189,12 @@ mod tests {
         assert!(keys.iter().all(|key| Key::decode(&key.encode()) == Some(*key)));
         assert_eq!(Key::decode(&[9; Key::LEN]), None);
         assert_eq!(Key::decode(&[0; 3]), None);
+    }
+
+    #[test]
+    fn the_last_number_is_no_rows() {
+        let store = memory::MemoryStore::default();
+        assert_eq!(get(&store, Key::message(0, u64::MAX)).unwrap(), None);
+        assert_eq!(get(&store, Key::set_aside(u64::MAX)).unwrap(), None);
     }
 }
