@@ -1,6 +1,7 @@
 //! How much is shown, and in which form: the options that every command has.
 
 use std::{
+    borrow::Cow,
     env,
     io::{self, IsTerminal as _},
     sync::OnceLock,
@@ -133,6 +134,24 @@ pub(crate) fn log_has_colors() -> bool {
     }
 }
 
+/// Replaces characters that end a line, divide columns or control a terminal by spaces. Brokers and registries
+/// may send any.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) { text.replace(char::is_control, " ").into() } else { text.into() }
+}
+
+/// Escapes such characters, so that names stay different, as `\t` and `\u{1b}`.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let mut escaped = String::new();
+    for char in text.chars() {
+        if char.is_control() { escaped.extend(char.escape_debug()) } else { escaped.push(char) }
+    }
+    escaped.into()
+}
+
 /// Wraps lines that are longer than the terminal is wide, if stdout is one: what follows is indented by
 /// `indent`.
 pub(crate) fn wrapped(text: &str, indent: usize) -> String {
@@ -167,6 +186,14 @@ fn wrapped_at(text: &str, indent: usize, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_texts_keep_to_their_line_and_column() {
+        assert!(matches!(one_line("a – b"), Cow::Borrowed("a – b")));
+        assert_eq!(one_line("a\tb\r\n\u{1b}[2J\u{9b}c"), "a b   [2J c");
+        assert!(matches!(escaped("a\\\"b"), Cow::Borrowed("a\\\"b")));
+        assert_eq!(escaped("ü\t\u{1b}\u{85}\"b"), "ü\\t\\u{1b}\\u{85}\"b");
+    }
 
     #[test]
     fn long_lines_are_wrapped_below_their_column() {

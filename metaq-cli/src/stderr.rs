@@ -43,8 +43,10 @@ pub(crate) fn print_error(context: &str, error: &dyn Error) -> u8 {
     EXIT_FAILED
 }
 
-/// Prints a message in one line. Blocks for at most [`MAX_WRITE`].
+/// Prints a message. What controls terminals in it, except line feeds, is replaced by spaces: a part may come
+/// from a broker. Blocks for at most [`MAX_WRITE`].
 pub(crate) fn print_message(text: &str) {
+    let text = text.replace(|char: char| char.is_control() && char != '\n', " ");
     print_text(&format!("metaq: {text}\n"));
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::display::wrapped;
+use crate::display::{one_line, wrapped};
 
 /// The steps, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Finding {
     pub(super) fn plain(&self) -> String {
         let Self { step, name, ok, subject, text, remedy } = self;
         let result = if *ok { "ok" } else { "failed" };
-        let words = [subject, text, remedy.unwrap_or_default()].map(|word| word.replace(['\t', '\n'], " "));
+        let words = [subject, text, remedy.unwrap_or_default()].map(one_line);
         format!("{step}\t{name}\t{result}\t{}\n", words.join("\t"))
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::display::escaped;
+
 /// A table whose columns are as wide as their widest cell. The last column is not padded.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -22,7 +24,8 @@ impl Table {
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        // Names and texts may come from anywhere.
+        self.rows.push(cells.iter().map(|cell| escaped(cell).into_owned()).collect());
     }
 
     /// Formats the table; each row ends with a line feed.

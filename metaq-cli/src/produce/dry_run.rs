@@ -134,11 +134,13 @@ fn show(output: &mut Output, form: OutputForm, line: u64, message: &Result<Messa
             &NotSent { line, error: Reason { kind, outcome: "not-sent", message: reason } },
         ),
         (OutputForm::Plain, Ok(message)) => {
-            let shown = format!("{line}\tsend\t{}\t{}", message.topic(), message.payload().len());
+            let topic = display::escaped(message.topic().as_str());
+            let shown = format!("{line}\tsend\t{topic}\t{}", message.payload().len());
             text.extend_from_slice(shown.as_bytes());
             Ok(())
         }
         (OutputForm::Plain, Err((kind, reason))) => {
+            let reason = display::one_line(reason);
             text.extend_from_slice(format!("{line}\tnot-sent\t{kind}\t{reason}").as_bytes());
             Ok(())
         }

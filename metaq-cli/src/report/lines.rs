@@ -7,7 +7,10 @@ use metaq_spool::SpoolId;
 use serde::Serialize;
 
 use super::TransactionResult;
-use crate::{display::OutputForm, report::Replayed};
+use crate::{
+    display::{OutputForm, one_line},
+    report::Replayed,
+};
 
 /// The JSON line of a message that was not acknowledged.
 #[derive(Serialize)]
@@ -108,7 +111,7 @@ pub(super) fn replayed(text: &mut Vec<u8>, form: OutputForm, replayed: &Replayed
             Ok(())
         }
         (OutputForm::Plain, Replayed::SetAside(id, reason)) => {
-            writeln!(text, "set-aside\t{id}\t{}", reason.replace(['\t', '\n'], " "))
+            writeln!(text, "set-aside\t{id}\t{}", one_line(reason))
         }
     };
 }
@@ -124,7 +127,7 @@ pub(super) fn failed(
         OutputForm::Human => {}
         OutputForm::Json => json(text, &FailedLine { line, error: Failure { kind, outcome, message } }),
         OutputForm::Plain => {
-            let message = message.replace(['\t', '\n'], " ");
+            let message = one_line(message);
             // Writing to memory can't fail.
             let _ = writeln!(text, "{line}\t{outcome}\t{kind}\t{message}");
         }
@@ -145,7 +148,7 @@ pub(super) fn transaction(text: &mut Vec<u8>, form: OutputForm, result: &Transac
         }
         OutputForm::Plain => {
             let (kind, error) = result.error.as_ref().map_or(("", ""), |(kind, text)| (*kind, text.as_str()));
-            let error = error.replace(['\t', '\n'], " ");
+            let error = one_line(error);
             let (id, outcome, messages) = (id.unwrap_or(""), result.outcome, result.messages);
             writeln!(text, "transaction\t{outcome}\t{id}\t{messages}\t{kind}\t{error}")
         }

@@ -7,7 +7,12 @@ use metaq_spool::SpoolFolder;
 use serde::Serialize;
 
 use super::{Printer, age, failed, form, open, seconds};
-use crate::{display::OutputForm, exit_status::EXIT_DONE, look::Table, report::count_messages};
+use crate::{
+    display::{OutputForm, one_line},
+    exit_status::EXIT_DONE,
+    look::Table,
+    report::count_messages,
+};
 
 /// The number of different reasons that are kept of each topic and partition.
 const MAX_REASONS: usize = 20;
@@ -140,7 +145,7 @@ fn table(all: &BTreeMap<Place, Held>) -> Table {
         let Line { topic, partition, messages, bytes, set_aside, reasons, .. } = line(place, held);
         let reasons: Vec<_> = reasons
             .iter()
-            .map(|Reason { reason, messages }| format!("{messages}x {}", reason.replace(['\t', '\n'], " ")))
+            .map(|Reason { reason, messages }| format!("{messages}x {}", one_line(reason)))
             .collect();
         table.row(vec![
             topic.unwrap_or("?").to_owned(),

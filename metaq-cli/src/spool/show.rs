@@ -9,7 +9,11 @@ use metaq_spool::SpooledMessage;
 use serde::Serialize;
 
 use super::{Printer, age, failed, form, open, seconds, select::Selection, unreadable};
-use crate::{display::OutputForm, exit_status::EXIT_DONE, read::hex_rows};
+use crate::{
+    display::{OutputForm, escaped, one_line},
+    exit_status::EXIT_DONE,
+    read::hex_rows,
+};
 
 /// The number of characters of a payload that are shown in one line.
 const MAX_SHOWN: usize = 60;
@@ -163,7 +167,7 @@ fn cells(found: &SpooledMessage, time: Option<Duration>) -> [String; 6] {
         |message: &Message| message.partition().map_or_else(|| "any".to_owned(), |it| it.to_string());
     [
         found.id.to_string(),
-        message.map_or_else(unknown, |message| message.topic().to_string()),
+        message.map_or_else(unknown, |message| escaped(message.topic().as_str()).into_owned()),
         message.map_or_else(unknown, partition),
         time.map_or_else(unknown, age),
         found.set_aside.as_ref().map_or_else(|| "-".to_owned(), |aside| aside.attempts.to_string()),
@@ -176,7 +180,7 @@ fn words(found: &SpooledMessage, age: Option<Duration>) -> String {
     let reason = found.set_aside.as_ref().map_or("", |aside| aside.reason.as_str());
     let payload = found.message.as_ref().map(|message| payload(message, usize::MAX));
     let payload = payload.unwrap_or_else(|error| format!("damaged: {error}"));
-    format!("{}\t{}\t{payload}\n", cells(found, age).join("\t"), reason.replace(['\t', '\n'], " "))
+    format!("{}\t{}\t{payload}\n", cells(found, age).join("\t"), one_line(reason))
 }
 
 fn text(found: &SpooledMessage, time: Option<Duration>) -> String {
@@ -196,7 +200,7 @@ fn text(found: &SpooledMessage, time: Option<Duration>) -> String {
     }
     if let Some(aside) = &found.set_aside {
         let times = if aside.attempts == 1 { "time" } else { "times" };
-        text += &format!("  set aside, refused {attempts} {times}: {}\n", aside.reason.replace('\n', " "));
+        text += &format!("  set aside, refused {attempts} {times}: {}\n", one_line(&aside.reason));
     }
     text
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     args::ConnectionArgs,
     connect::connect,
-    display::{OutputForm, output_form},
+    display::{OutputForm, one_line, output_form},
     exit_status::{
         self, EXIT_DONE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_UNREACHABLE, EXIT_USAGE,
     },
@@ -226,7 +226,8 @@ impl Printer<'_> {
                 serde_json::to_string(&shown).unwrap_or_default()
             }
             OutputForm::Plain => {
-                let error = error.unwrap_or_default().replace(['\t', '\n'], " ");
+                let error = error.unwrap_or_default();
+                let error = one_line(&error);
                 format!("{xid}\t{broker}\t{outcome}\t{error}")
             }
             OutputForm::Human => {
