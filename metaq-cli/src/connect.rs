@@ -15,6 +15,7 @@ use metaq_spool::SpoolingProducer;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
+    args::LONGEST,
     exit_status::{self, EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE},
     settings::{Cluster, Origin, Settings},
     shutdown::StopSignals,
@@ -90,7 +91,8 @@ impl Connecting {
             Some(wait) => wait,
             None if is_default("publish_timeout") => settings.config.send_timeout,
             None => settings.config.publish_timeout,
-        };
+        }
+        .min(LONGEST);
         let waits_for_topic = match wait {
             Some(wait) => Some(wait),
             None => is_default("topic_timeout").then(|| TOPIC_TIMEOUT.min(limit / 2)),

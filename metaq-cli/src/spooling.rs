@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     mem::{Discriminant, discriminant},
     path::Path,
     sync::Arc,
@@ -11,11 +12,10 @@ use std::{
 
 use metaq_producer::{Outcome, Partition, Producer, SendError, SendErrorKind, SendReceipt, Topic};
 use metaq_spool::{
-    Fsync, OpenError, OpenErrorKind, ReplayListener, SpoolEvent, SpoolId, SpoolOptions, SpoolStats,
-    SpoolingProducer,
+    OpenError, OpenErrorKind, ReplayListener, SpoolEvent, SpoolId, SpoolOptions, SpoolStats, SpoolingProducer,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     exit_status::{
@@ -23,11 +23,14 @@ use crate::{
         EXIT_UNREACHABLE, EXIT_USAGE,
     },
     report::{Replayed, Report},
-    stderr::{describe, print_message},
+    stderr::{describe, print_error, print_message},
 };
 
 /// The time that messages may take to be written to the folder when sending them has timed out.
-const WRITE_TIME: Duration = Duration::from_secs(5);
+pub(crate) const WRITE_TIME: Duration = Duration::from_secs(5);
+
+/// The pause between two writes at the end.
+const FLUSH_PAUSE: Duration = Duration::from_millis(10);
 
 /// The time between two messages about events of a kind.
 const EVENT_INTERVAL: Duration = Duration::from_secs(10);
@@ -77,13 +80,16 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool of a folder. A failure is printed; the error is the exit status.
+    /// Opens the spool of a folder. Nothing is replayed before the first [`report`](Self::report), so that
+    /// each replayed message gets its line. A failure is printed; the error is the exit status.
     pub(crate) async fn open(producer: Producer, options: SpoolOptions) -> Result<Self, u8> {
         let (sender, replayed) = mpsc::unbounded_channel();
         let failures = Arc::<Mutex<HashMap<_, _>>>::default();
         let listener = Listener { replayed: sender, failures: Arc::clone(&failures) };
         let opened = SpoolingProducer::open(producer, options.listener(Arc::new(listener))).await;
         let producer = opened.map_err(|error| not_opened(&error))?;
+        // The runtime has one thread, which the replay has not had since.
+        producer.set_replay_paused(true);
         let mut events = producer.events();
         tokio::spawn(async move {
             let mut printed = HashMap::new();
@@ -91,7 +97,7 @@ impl Spool {
                 print_event(&event, &mut printed);
             }
         });
-        Ok(Self { producer, replayed, failures, is_paused: false })
+        Ok(Self { producer, replayed, failures, is_paused: true })
     }
 
     /// Waits for what becomes of the next spooled message.
@@ -134,11 +140,12 @@ impl Spool {
     }
 }
 
-/// Returns the time that it may take to write what was not sent in time.
-pub(crate) fn write_time(options: &SpoolOptions) -> Duration {
-    match options.fsync {
-        Fsync::Interval(interval) => WRITE_TIME.saturating_add(interval),
-        _ => WRITE_TIME,
+/// Has a spool write what is handed to it, also within its interval, until this is dropped: at the end, nothing
+/// comes any more that it could be written together with.
+pub(crate) async fn keep_written(producer: SpoolingProducer) {
+    loop {
+        producer.flush().await;
+        sleep(FLUSH_PAUSE).await;
     }
 }
 
@@ -157,8 +164,18 @@ pub(crate) fn ensure_exists(folder: &Path) -> Result<(), u8> {
     if metaq_spool::SpoolFolder::exists(folder) {
         return Ok(());
     }
-    let reason = if folder.exists() { "it is no spool" } else { "there is no such folder" };
-    print_message(&format!("spool {} was not opened: {reason}; check its name", folder.display()));
+    let name = folder.display();
+    // Looks for a name within the folder, for which permissions are needed.
+    let reason = match std::fs::metadata(folder.join(".")) {
+        Ok(_) => "it is no spool",
+        Err(error) if error.kind() == ErrorKind::NotADirectory => "it is no spool",
+        Err(error) if error.kind() == ErrorKind::NotFound => "there is no such folder",
+        Err(error) => {
+            print_error(&format!("spool {name} was not opened: looking into it failed"), &error);
+            return Err(EXIT_LOCAL_IO);
+        }
+    };
+    print_message(&format!("spool {name} was not opened: {reason}; check its name"));
     Err(EXIT_USAGE)
 }
 

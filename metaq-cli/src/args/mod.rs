@@ -7,5 +7,5 @@ mod timeout;
 pub(crate) use self::{
     connection::ConnectionArgs,
     selector::SelectorName,
-    timeout::{TransactionTimeout, parse_time, parse_timeout, timeout_text},
+    timeout::{LONGEST, TransactionTimeout, parse_time, parse_timeout, timeout_text},
 };

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-/// Parses a time such as `3s`, which may be zero.
+/// Longer than any command runs; the end of much longer times is beyond the system's clock.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Parses a time such as `3s`, which may be zero. One that is longer than [`LONGEST`] becomes that.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
+        .map(|time| time.min(LONGEST))
         .map_err(|_| "expected a duration with a unit, such as 500ms, 3s or 1m30s".to_owned())
 }
 

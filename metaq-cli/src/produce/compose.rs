@@ -136,10 +136,10 @@ impl Composer {
             (Some(_), Some(_)) => return Err("the line has key and key_b64".to_owned()),
         }
         if let Some(partition) = line.partition {
-            let parsed = partition.parse();
-            message = message.with_partition(
-                parsed.map_err(|_| format!("{partition:?} is not a partition, such as \"0-1\""))?,
-            );
+            // The text of any partition names none that could ever be there.
+            let parsed = partition.parse().ok().filter(|partition| *partition != Partition::ANY);
+            let wrong = || format!("{partition:?} is not a partition, such as \"0-1\"");
+            message = message.with_partition(parsed.ok_or_else(wrong)?);
         }
         Ok(message)
     }

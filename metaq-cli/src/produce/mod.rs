@@ -28,7 +28,7 @@ use crate::{
     report::{Destination, Report},
     settings::{Flag, Origin, Settings},
     shutdown::{Shutdown, StopSignals, close, on_thread},
-    spooling::{Spool, write_time},
+    spooling::{Spool, WRITE_TIME},
     stderr::{print_error, print_message},
 };
 
@@ -150,7 +150,7 @@ struct Way {
 
 impl Way {
     /// Connects, and opens the spool if there is one.
-    async fn open(args: &Args, settings: Settings, signals: &mut StopSignals) -> Result<Self, u8> {
+    async fn open(args: &Args, mut settings: Settings, signals: &mut StopSignals) -> Result<Self, u8> {
         // A folder may hold messages with keys from before.
         let has_keys = args.has_keys() || args.spool.is_some();
         let by_default = if has_keys { SelectorName::KeyHash } else { SelectorName::RoundRobin };
@@ -167,7 +167,8 @@ impl Way {
             });
         };
         let options = settings.spool(&folder);
-        let limit = timeout.saturating_add(write_time(&options));
+        let limit = timeout.saturating_add(WRITE_TIME);
+        settings.lift_size_limit();
         let connecting = Connecting::new(settings, &args.topics, None, adapt)?;
         let open = Spool::open(connecting.producer.clone(), options).await?;
         connecting.publish_spooled(&open.producer, &args.topics, args.wait, signals).await?;

@@ -116,9 +116,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", requires = "spool", value_parser = parse_time, help_heading = "Spool")]
     pub(super) drain: Option<Duration>,
     /// When a message counts as spooled: each, when it is on the disk; interval or interval=TIME, the same
-    /// with one write in 10ms or TIME, for which messages wait; never, when the operating system has it,
-    /// which may lose it when the machine loses its power. By default each. -X spool.NAME=VALUE sets the
-    /// bounds, such as spool.max_bytes=10GiB
+    /// with one write in 10ms or TIME, for which messages wait unless no more come; never, when the operating
+    /// system has it, which may lose it when the machine loses its power. By default each. -X
+    /// spool.NAME=VALUE sets the bounds, such as spool.max_bytes=10GiB
     #[arg(long, value_name = "WHEN", requires = "spool", help_heading = "Spool")]
     pub(super) spool_fsync: Option<String>,
     /// Files to read; stdin when there are none, or for -

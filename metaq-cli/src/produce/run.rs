@@ -41,6 +41,9 @@ const MESSAGE_SIZE: usize = 1024;
 /// first must not run out while the last are offered.
 const MAX_TURN: usize = 256;
 
+/// The kind and the text of the error of lines that are not sent since one before them has failed.
+const AFTER_A_FAILURE: (&str, &str) = ("stopped", "a message before this line was not acknowledged");
+
 /// One run of the command.
 pub(super) struct Run {
     sender: Sender,
@@ -150,6 +153,7 @@ impl Run {
     /// status.
     pub(super) async fn run(mut self, lines: Lines, shutdown: &mut Shutdown, shows_summary: bool) -> u8 {
         self.read(lines, shutdown).await;
+        self.complete_or_stop(shutdown).await;
         finish(&mut self, shutdown).await;
         if self.spool.is_some() {
             self.end_spool(shutdown).await;
@@ -253,23 +257,24 @@ impl Run {
             StopReason::OutputFailed => {
                 ("stopped", "the output could not be written before this line was sent")
             }
-            StopReason::MessageFailed => ("stopped", "a message before this line was not acknowledged"),
+            StopReason::MessageFailed => AFTER_A_FAILURE,
             StopReason::InputFailed(error) => {
                 self.input_error(&error);
                 ("input", "the input could not be read to the end of this line")
             }
         };
-        // These lines were read and will not be sent, but are reported, too.
+        // These lines were read and will not be sent, but are reported, too, unless they are beyond the limit.
         let mut rest = lines.take_rest();
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
         match &self.spool {
             Some(spool) if is_signal => {
                 // The last line may not be all of a line.
                 let cut = if rest.has_cut_line { rest.lines.pop() } else { None };
-                self.to_spool = waiting.chain(rest.lines).collect();
-                self.unsent = cut.into_iter().collect();
+                self.to_spool = waiting.chain(rest.lines).take(left).collect();
+                self.unsent = cut.into_iter().take(left - self.to_spool.len()).collect();
                 spool.stop_sending();
             }
-            _ => self.unsent = waiting.chain(rest.lines).collect(),
+            _ => self.unsent = waiting.chain(rest.lines).take(left).collect(),
         }
         if let Some(error) = rest.error {
             self.input_error(&error);

@@ -8,7 +8,7 @@ use super::run::Run;
 use crate::{
     display,
     report::count_messages,
-    shutdown::Shutdown,
+    shutdown::{PendingResults as _, Shutdown},
     spooling::{Spool, describe_account, of_them},
     stderr::print_message,
 };
@@ -58,6 +58,21 @@ impl SpoolRun {
 }
 
 impl Run {
+    /// Waits for the outcomes of all lines until a signal. From then on, what was not sent is spooled.
+    pub(super) async fn complete_or_stop(&mut self, shutdown: &mut Shutdown) {
+        if self.spool.is_none() || shutdown.status().is_some() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            _ = shutdown.signal() => {}
+            () = self.complete() => return,
+        }
+        if let Some(spool) = &self.spool {
+            spool.stop_sending();
+        }
+    }
+
     /// Waits for the spool to become empty if the input has ended, and closes it. What is replayed meanwhile
     /// is reported. A signal ends the waiting, and a second one the closing.
     pub(super) async fn end_spool(&mut self, shutdown: &mut Shutdown) {

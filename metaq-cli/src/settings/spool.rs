@@ -20,6 +20,9 @@ pub(super) const SPOOL_SETTINGS: [&str; 10] = [
     "spool.max_attempts",
 ];
 
+/// The largest message that the protocol can carry.
+const LARGEST: usize = i32::MAX as usize;
+
 /// The interval of `interval`, when none is named.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -35,6 +38,14 @@ impl Settings {
         }
         options.ordered = self.config.ordered;
         options
+    }
+
+    /// Lifts the limit on the size of messages, unless it is set. What a folder holds was within the limit of
+    /// lines when it was spooled, and would be set aside beyond the default of another run.
+    pub(crate) fn lift_size_limit(&mut self) {
+        if *self.origin("max_message_size") == Origin::Default {
+            self.config.max_message_size = LARGEST;
+        }
     }
 
     /// Returns the text of a spool's setting, also of a default; `None` for other settings, and for what is

@@ -14,7 +14,8 @@ use crate::exit_status::EXIT_DONE;
 ///
 /// produce sends to the topics of its own options: export one topic at a time with --topic.
 /// Messages that were set aside come last; --waiting leaves them out. Nothing is removed from the
-/// folder: see drop. Messages that are damaged are counted on stderr, and the status is 9.
+/// folder: see drop. Messages that are damaged are counted on stderr, and the status is 9; those
+/// that were set aside count for every topic, as theirs is not known.
 ///
 /// Examples:
 ///   metaq spool export /var/spool/orders --topic orders > orders.jsonl
@@ -57,5 +58,11 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
         }
     }
     printer.finish().await?;
+    if selection.is_by_place() && !selection.waiting {
+        // Where they belong is not known.
+        for message in folder.set_aside() {
+            damaged += u64::from(message.map_err(|error| failed(&args.folder, &error))?.message.is_err());
+        }
+    }
     Ok(unreadable(damaged, EXIT_DONE))
 }

@@ -21,6 +21,7 @@ use crate::{
     args::ConnectionArgs,
     display::{OutputForm, output_form},
     exit_status::{EXIT_LOCAL_IO, EXIT_USAGE, EXIT_VERIFICATION},
+    report::count_messages,
     spooling::not_opened,
     stderr::{print_error, print_message},
 };
@@ -92,7 +93,8 @@ fn unreadable(count: u64, status: u8) -> u8 {
     if count == 0 {
         return status;
     }
-    print_message(&format!("{count} of the messages are damaged, and can't be read"));
+    let are = if count == 1 { "is" } else { "are" };
+    print_message(&format!("{} {are} damaged, and can't be read", count_messages(count)));
     EXIT_VERIFICATION
 }
 

@@ -9,13 +9,13 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use metaq_producer::{PublishError, Topic};
+use metaq_producer::{PublishError, Topic, error::PublishErrorKind};
 use metaq_spool::{SpoolFolder, SpoolStats, SpooledMessage};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{failed, open};
 use crate::{
-    args::{ConnectionArgs, SelectorName, parse_timeout, timeout_text},
+    args::{ConnectionArgs, LONGEST, SelectorName, parse_timeout, timeout_text},
     connect::Connecting,
     display::{self, OutputForm, output_form},
     exit_status::{self, EXIT_DONE, EXIT_NOT_SENT, EXIT_REFUSED},
@@ -23,7 +23,7 @@ use crate::{
     report::{Destination, Report, WriteFailure, count_messages},
     settings::Flag,
     shutdown::{PendingResults, Shutdown, StopSignals, close, finish},
-    spooling::{Spool, describe_account, ensure_exists, write_time},
+    spooling::{Spool, WRITE_TIME, describe_account, ensure_exists},
     stderr::{describe, print_error, print_message},
 };
 
@@ -33,15 +33,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Messages that are put back are read in portions of this number, and of these bytes.
 const PORTION: (usize, usize) = (1000, 8 << 20);
 
-/// Longer than any replay.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
 /// Sends what a folder holds, and removes what brokers have acknowledged.
 ///
 /// Prints one line of JSON for each message, as produce --spool does:
 /// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}, or
 /// {"spooled":"ID","error":{"kind":"set-aside","outcome":"rejected","message":"…"}}
-/// for one that brokers refuse for good, which stays in the folder.
+/// for one that brokers refuse for good, or that is damaged; it stays in the folder.
 ///
 /// It ends when no message waits any more, or when none could be sent for the time of --wait. The
 /// status is 0 if none waits any more, and 7 if messages were set aside in this run. If some are
@@ -62,7 +59,8 @@ pub(super) struct Args {
     /// The time limit of each attempt to send a message. By default 3s
     #[arg(long, value_name = "TIMEOUT", value_parser = timeout_text)]
     timeout: Option<String>,
-    /// Ends when no message could be sent for this time, in which brokers that are away may come back
+    /// Ends when no message could be sent for this time, in which brokers that are away may come back; with
+    /// --rate, beside the time between two messages
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     wait: Duration,
     /// Sends messages that were set aside, too
@@ -88,13 +86,14 @@ pub(super) struct Args {
 struct Run {
     spool: Spool,
     report: Report,
+    default_topic: Option<Topic>,
     /// Why topics could not be published the last time.
     unpublished: HashMap<Topic, PublishError>,
 }
 
 pub(super) async fn run(args: Args) -> Result<u8, u8> {
     ensure_exists(&args.folder)?;
-    let settings = args.connection.settings(&[
+    let mut settings = args.connection.settings(&[
         Flag::new("send_timeout", "--timeout", args.timeout.as_deref()),
         Flag::new("default_topic", "--default-topic", args.default_topic.as_deref()),
         Flag::new("ordered", "--ordered", args.ordered.then_some("true")),
@@ -105,7 +104,10 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
     let timeout = settings.config.send_timeout;
     let mut options = settings.spool(&args.folder);
     options.replay_rate = args.rate.or(options.replay_rate);
-    let limit = timeout.saturating_add(write_time(&options));
+    let limit = timeout.saturating_add(WRITE_TIME);
+    let wait = patience(args.wait, options.replay_rate);
+    let default_topic = settings.config.default_topic.clone();
+    settings.lift_size_limit();
     let connecting = Connecting::new(settings, &[], None, |builder| args.selector.configure(builder))?;
     if args.set_aside {
         put_back(&args.folder)?;
@@ -113,9 +115,9 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
     let report = Report::new(form, Destination::Stdout, None);
     let report = report.map_err(|error| print_error("the output can't be set up", &error))?;
     let spool = Spool::open(connecting.producer.clone(), options).await?;
-    let mut run = Run { spool, report, unpublished: HashMap::new() };
+    let mut run = Run { spool, report, default_topic, unpublished: HashMap::new() };
     let mut shutdown = Shutdown::new(signals, limit);
-    run.replay(args.wait, &mut shutdown).await;
+    run.replay(wait, &mut shutdown).await;
     if !shutdown.is_forced() {
         let closing = run.spool.producer.clone();
         let timeout = shutdown.remaining_of(timeout);
@@ -138,6 +140,12 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
     let status = shutdown.status().unwrap_or(status);
     let producer = run.spool.producer.producer().clone();
     Ok(close(&producer, &mut shutdown, status).await)
+}
+
+/// Returns the time without a message after which a replay ends: at a low rate, each waits for its turn, too.
+fn patience(wait: Duration, rate: Option<u32>) -> Duration {
+    let turn = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
+    wait.saturating_add(turn)
 }
 
 /// Has all messages wait again that were set aside.
@@ -172,10 +180,11 @@ impl Run {
     /// `wait`, or a signal comes.
     async fn replay(&mut self, wait: Duration, shutdown: &mut Shutdown) {
         let producer = self.spool.producer.clone();
-        let topics: BTreeSet<_> = producer.stats().queues.into_iter().map(|queue| queue.topic).collect();
+        let mut topics: BTreeSet<_> = producer.stats().queues.into_iter().map(|queue| queue.topic).collect();
         if topics.is_empty() {
             return;
         }
+        topics.extend(self.default_topic.clone());
         let publish = async |topic: Topic, pause: Duration| {
             sleep(pause).await;
             let published = producer.producer().publish_topic(&topic).await;
@@ -183,7 +192,7 @@ impl Run {
         };
         let mut publishing: FuturesUnordered<_> =
             topics.into_iter().map(|topic| publish(topic, Duration::ZERO)).collect();
-        let mut drained = pin!(producer.drain(FOREVER));
+        let mut drained = pin!(producer.drain(LONGEST));
         let mut end = Instant::now() + wait;
         loop {
             self.spool.report(&mut self.report);
@@ -207,7 +216,9 @@ impl Run {
                         producer.replay_now();
                     }
                     Err(error) => {
-                        self.unpublished.insert(topic.clone(), error);
+                        if !self.has_default_for(&error) {
+                            self.unpublished.insert(topic.clone(), error);
+                        }
                         publishing.push(publish(topic, PAUSE));
                     }
                 },
@@ -215,6 +226,18 @@ impl Run {
                 () = sleep_until(end), if has_capacity => return,
             }
         }
+    }
+
+    /// Returns whether the messages of a topic go to the default topic, as no broker offers it.
+    fn has_default_for(&self, error: &PublishError) -> bool {
+        let has_default = self.default_topic.as_ref().is_some_and(|default| default != error.topic());
+        has_default && error.kind() == PublishErrorKind::NoSuchTopic
+    }
+
+    /// Returns why a topic, or the one that takes its place, could not be published the last time.
+    fn unpublished(&self, topic: &Topic) -> Option<&PublishError> {
+        let of_default = || self.unpublished.get(self.default_topic.as_ref()?);
+        self.unpublished.get(topic).or_else(of_default)
     }
 
     /// Reports what is replayed until `closing` is done, or until the second signal.
@@ -239,7 +262,7 @@ impl Run {
         let folder = folder.display();
         for queue in &stats.queues {
             let partition = queue.partition.map(|partition| format!(" {partition}")).unwrap_or_default();
-            let unpublished = self.unpublished.get(&queue.topic).map(|error| describe(error));
+            let unpublished = self.unpublished(&queue.topic).map(|error| describe(error));
             let reason = unpublished.or_else(|| queue.failing.clone());
             let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             let (count, topic) = (count_messages(queue.waiting), &queue.topic);
@@ -247,14 +270,15 @@ impl Run {
         }
         if stats.held_aside > 0 {
             let count = count_messages(stats.held_aside);
+            let (were, s) = if stats.held_aside == 1 { ("was", "") } else { ("were", "s") };
             print_message(&format!(
-                "spool {folder} holds {count} that brokers refused; metaq spool show --set-aside has the reasons"
+                "spool {folder} holds {count} that {were} set aside; metaq spool show --set-aside has the reason{s}"
             ));
         }
         if stats.waiting == 0 {
             return if stats.set_aside > 0 { EXIT_REFUSED } else { EXIT_DONE };
         }
-        let of_topic = stats.queues.iter().find_map(|queue| self.unpublished.get(&queue.topic));
+        let of_topic = stats.queues.iter().find_map(|queue| self.unpublished(&queue.topic));
         let of_failure = self.spool.status_of_left(stats);
         match (of_failure, of_topic) {
             (Some(status), None) => status,
@@ -282,5 +306,18 @@ impl PendingResults for Run {
 
     fn output(&mut self) -> &mut Output {
         self.report.output()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_waits_for_its_turn_ends_no_replay() {
+        let ms = Duration::from_millis;
+        assert_eq!(patience(ms(700), Some(1)), ms(1700));
+        assert_eq!(patience(ms(700), Some(100)), ms(710));
+        assert_eq!(patience(ms(700), None), ms(700));
     }
 }

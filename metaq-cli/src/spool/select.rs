@@ -1,6 +1,6 @@
 //! The messages of a folder that a command is about.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use metaq_producer::{Partition, Topic};
 use metaq_spool::{SpoolFolder, SpoolId, SpooledMessage};
@@ -11,7 +11,7 @@ use super::usage;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Selection")]
 pub(super) struct Selection {
-    /// The numbers of messages, as show prints them
+    /// The numbers of messages, as show prints them; one that is given twice counts once
     #[arg(value_name = "ID", conflicts_with_all = ["topic", "partition", "set_aside"])]
     pub(super) ids: Vec<u64>,
     /// Messages of this topic
@@ -46,6 +46,11 @@ impl Selection {
         Ok(())
     }
 
+    /// Returns whether messages of a topic or partition are chosen, which damaged ones may belong to.
+    pub(super) fn is_by_place(&self) -> bool {
+        self.topic.is_some() || self.partition.is_some()
+    }
+
     /// The messages: those that wait, by topic and partition in their order, then those that were set
     /// aside. An error ends them.
     pub(super) fn messages<'a>(
@@ -53,7 +58,10 @@ impl Selection {
         folder: &'a SpoolFolder,
     ) -> Box<dyn Iterator<Item = io::Result<SpooledMessage>> + 'a> {
         if !self.ids.is_empty() {
-            return Box::new(self.ids.iter().filter_map(|id| folder.find(SpoolId(*id)).transpose()));
+            // One that is named twice is one message.
+            let mut seen = HashSet::new();
+            let ids = self.ids.iter().filter(move |id| seen.insert(**id));
+            return Box::new(ids.filter_map(|id| folder.find(SpoolId(*id)).transpose()));
         }
         let is_meant = move |topic: &Topic, partition: Option<Partition>| {
             self.topic.as_ref().is_none_or(|wanted| wanted == topic)

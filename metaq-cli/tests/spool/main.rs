@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod copies;
+mod edges;
+mod ends;
 mod folder;
 mod form;
 mod kills;
@@ -12,3 +15,4 @@ mod options;
 mod outages;
 mod replay;
 mod signals;
+mod starts;

@@ -57,7 +57,7 @@ async fn results_of_a_replay_have_three_forms() {
         )
     );
     assert!(out[1].stderr.starts_with("metaq: the spooled message 3 was set aside: "), "{}", out[1].stderr);
-    assert!(out[1].stderr.contains("holds 2 messages that brokers refused"), "{}", out[1].stderr);
+    assert!(out[1].stderr.contains("holds 2 messages that were set aside"), "{}", out[1].stderr);
     let lines = out[2].json();
     assert_eq!((&lines[0]["spooled"], &lines[0]["partition"]), (&json!("4"), &json!("3-0")));
     assert_eq!((&lines[1]["spooled"], &lines[1]["error"]["kind"]), (&json!("5"), &json!("set-aside")));
@@ -71,7 +71,7 @@ async fn what_was_set_aside_is_sent_when_asked_for() {
     let (path, cluster) = (text(folder.path()), broker.addr().to_string());
     let finished = spool(&["replay", path, "-b", &cluster]).await;
     assert_eq!((finished.status, &*finished.stdout), (0, ""));
-    assert!(finished.stderr.contains("holds 1500 messages that brokers refused"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("holds 1500 messages that were set aside"), "{}", finished.stderr);
     let finished = spool(&["replay", path, "-b", &cluster, "--set-aside"]).await;
     assert_eq!((finished.status, &*finished.stderr), (0, ""));
     assert_eq!((finished.json().len(), stored(&broker).len()), (1500, 1500));

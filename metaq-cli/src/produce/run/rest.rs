@@ -1,12 +1,12 @@
 //! What is left when no more lines are read: messages in flight, and lines that were read and not sent.
 
-use std::{io, mem};
+use std::{io, mem, pin::pin};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::OptionFuture};
 use metaq_producer::Outcome;
 
-use super::{MAX_BYTES_IN_FLIGHT, Run, changed, next_replayed};
-use crate::{output::Output, shutdown::PendingResults};
+use super::{AFTER_A_FAILURE, MAX_BYTES_IN_FLIGHT, Run, changed, next_replayed};
+use crate::{output::Output, shutdown::PendingResults, spooling::keep_written};
 
 /// The number of lines that are handed to the spool at a time after a signal, if no more may be in flight.
 const MAX_SPOOLED_AT_ONCE: usize = 1024;
@@ -16,16 +16,22 @@ impl Run {
     fn spool_rest(&mut self) {
         while self.sent.len() < self.in_flight.max(MAX_SPOOLED_AT_ONCE)
             && self.bytes < MAX_BYTES_IN_FLIGHT
-            && self.left > 0
+            && !self.must_stop()
             && self.may_send()
             && let Some(line) = self.to_spool.pop_front()
         {
             self.send(line);
         }
-        if self.left == 0 {
-            // As many were sent as were asked for.
-            self.to_spool.clear();
+        if self.must_stop() && !self.to_spool.is_empty() {
+            self.keep_from_being_sent();
+            self.unsent_because = AFTER_A_FAILURE;
         }
+    }
+
+    /// Has lines that were to be spooled be reported as not sent.
+    fn keep_from_being_sent(&mut self) {
+        let rest = mem::take(&mut self.to_spool);
+        self.unsent = rest.into_iter().chain(mem::take(&mut self.unsent)).collect();
     }
 
     /// Reports all lines that will not be sent as one, in the form for people: there may be very many.
@@ -44,6 +50,8 @@ impl Run {
 
 impl PendingResults for Run {
     async fn complete(&mut self) {
+        let producer = self.spool.as_ref().map(|spool| spool.open.producer.clone());
+        let mut writing = pin!(OptionFuture::from(producer.map(keep_written)));
         loop {
             self.report_completed().await;
             self.spool_rest();
@@ -73,6 +81,8 @@ impl PendingResults for Run {
                     biased;
                     Some(completed) = self.sent.next() => self.completed(completed),
                     replayed = next_replayed(&mut self.spool) => self.report.replayed(&replayed),
+                    // It never ends.
+                    Some(()) = &mut writing => {}
                 }
             } else if self.to_spool.is_empty() {
                 break;
@@ -95,8 +105,7 @@ impl PendingResults for Run {
             self.completed(completed);
         }
         // These are not sent any more.
-        let rest = mem::take(&mut self.to_spool);
-        self.unsent = rest.into_iter().chain(mem::take(&mut self.unsent)).collect();
+        self.keep_from_being_sent();
         self.unknown_because = if is_forced {
             "a second signal stopped the program before the outcome of this message was known"
         } else {
