@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use metaq_producer::{PublishError, Topic, error::PublishErrorKind};
+use metaq_producer::{PublishError, Topic};
 use metaq_spool::{SpoolFolder, SpoolStats, SpooledMessage};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -180,11 +180,13 @@ impl Run {
     /// `wait`, or a signal comes.
     async fn replay(&mut self, wait: Duration, shutdown: &mut Shutdown) {
         let producer = self.spool.producer.clone();
-        let mut topics: BTreeSet<_> = producer.stats().queues.into_iter().map(|queue| queue.topic).collect();
-        if topics.is_empty() {
+        let held: BTreeSet<_> = producer.stats().queues.into_iter().map(|queue| queue.topic).collect();
+        if held.is_empty() {
             return;
         }
-        topics.extend(self.default_topic.clone());
+        // While a topic is being published, its messages don't go to the default topic: the spool, which does
+        // that as well, pauses between its attempts.
+        let topics = self.default_topic.clone().map_or(held, |topic| BTreeSet::from([topic]));
         let publish = async |topic: Topic, pause: Duration| {
             sleep(pause).await;
             let published = producer.producer().publish_topic(&topic).await;
@@ -216,9 +218,7 @@ impl Run {
                         producer.replay_now();
                     }
                     Err(error) => {
-                        if !self.has_default_for(&error) {
-                            self.unpublished.insert(topic.clone(), error);
-                        }
+                        self.unpublished.insert(topic.clone(), error);
                         publishing.push(publish(topic, PAUSE));
                     }
                 },
@@ -226,12 +226,6 @@ impl Run {
                 () = sleep_until(end), if has_capacity => return,
             }
         }
-    }
-
-    /// Returns whether the messages of a topic go to the default topic, as no broker offers it.
-    fn has_default_for(&self, error: &PublishError) -> bool {
-        let has_default = self.default_topic.as_ref().is_some_and(|default| default != error.topic());
-        has_default && error.kind() == PublishErrorKind::NoSuchTopic
     }
 
     /// Returns why a topic, or the one that takes its place, could not be published the last time.

@@ -217,6 +217,10 @@ async fn publish_topic(shared: &Shared, topic: Topic) {
             }
             Err(error) if error.kind() == PublishErrorKind::Closed => return,
             Err(error) => {
+                if error.kind() == PublishErrorKind::NoSuchTopic {
+                    // From now until the next attempt, its messages go to the default topic, if there is one.
+                    shared.replay_now.notify_one();
+                }
                 backoff.failed(Instant::now());
                 tracing::debug!(%topic, %error, "publishing is tried again");
             }
