@@ -134,8 +134,8 @@ pub(crate) fn log_has_colors() -> bool {
     }
 }
 
-/// Replaces characters that end a line, divide columns or control a terminal by spaces. Brokers and registries
-/// may send any.
+/// Replaces characters that end a line, divide columns or control a terminal by spaces. Brokers and
+/// registries may send any.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) { text.replace(char::is_control, " ").into() } else { text.into() }
 }

@@ -140,8 +140,8 @@ impl Spool {
     }
 }
 
-/// Has a spool write what is handed to it, also within its interval, until this is dropped: at the end, nothing
-/// comes any more that it could be written together with.
+/// Has a spool write what is handed to it, also within its interval, until this is dropped: at the end,
+/// nothing comes any more that it could be written together with.
 pub(crate) async fn keep_written(producer: SpoolingProducer) {
     loop {
         producer.flush().await;

@@ -263,7 +263,7 @@ impl Run {
                 ("input", "the input could not be read to the end of this line")
             }
         };
-        // These lines were read and will not be sent, but are reported, too, unless they are beyond the limit.
+        // These lines were read and will not be sent, but are reported, too, as far as the limit goes.
         let mut rest = lines.take_rest();
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
         match &self.spool {

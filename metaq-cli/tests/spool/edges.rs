@@ -82,7 +82,7 @@ fn controls_terminals(text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn names_and_reasons_neither_break_columns_nor_control_terminals() {
+async fn names_and_reasons_break_no_columns() {
     let folder = tempfile::tempdir().unwrap();
     let odd: Topic = "a\tb\u{1b}[31m\"q\"".parse().unwrap();
     fill(folder.path(), [Message::new(odd.clone(), "x\u{1b}[2J"), Message::new(topic(), "y")]).await;
@@ -137,7 +137,7 @@ fn damage(folder: &Path, payload: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_damaged_message_is_named_by_every_command_and_blamed_on_no_broker() {
+async fn a_damaged_message_is_named_and_blamed_on_no_broker() {
     let folder = tempfile::tempdir().unwrap();
     fill(
         folder.path(),

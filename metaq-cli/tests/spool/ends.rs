@@ -21,7 +21,7 @@ fn start(args: &[&str]) -> Running {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn lines_behind_a_slow_broker_are_spooled_at_a_signal_after_the_end() {
+async fn lines_behind_a_slow_broker_are_spooled_at_a_late_signal() {
     const COUNT: u64 = 200;
     let (broker, folder) = (broker().await, tempfile::tempdir().unwrap());
     let slow = broker.faults().plan(Requests::puts(), Fault::Late(Duration::from_millis(700)));
@@ -113,7 +113,7 @@ fn kind(lines: &[Value], number: u64) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_line_behind_a_failed_one_is_spooled_at_a_signal_if_that_is_to_stop() {
+async fn on_error_stop_holds_for_lines_spooled_at_a_signal() {
     let input = b"{\"data\":\"a\"}\n{\"data\":\"b\"}\nno message\n{\"data\":\"c\"}\n{\"data\":\"d\"}\n{\"cut";
     let lines = stopped_behind_a_silent_broker(&["--json-lines", "--on-error", "stop"], input, true).await;
     assert_eq!(line_numbers(&lines), [1, 2, 3, 4, 5, 6]);

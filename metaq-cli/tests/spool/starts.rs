@@ -68,7 +68,7 @@ async fn nothing_is_replayed_before_results_can_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_replayed_without_a_line_while_brokers_are_waited_for() {
+async fn nothing_is_replayed_while_brokers_are_waited_for() {
     const COUNT: u64 = 3;
     let (registry, folder) = (Registry::new(), tempfile::tempdir().unwrap());
     fill(folder.path(), messages(COUNT as usize)).await;
@@ -91,7 +91,7 @@ async fn nothing_is_replayed_without_a_line_while_brokers_are_waited_for() {
 }
 
 #[tokio::test]
-async fn a_replay_sends_topics_that_no_broker_offers_to_the_default_topic() {
+async fn topics_that_no_broker_offers_go_to_the_default_topic() {
     let (registry, folder) = (Registry::new(), tempfile::tempdir().unwrap());
     // It takes every topic, and names one.
     let broker = Broker::builder().topic("*", 1).start().await.unwrap();
@@ -104,7 +104,7 @@ async fn a_replay_sends_topics_that_no_broker_offers_to_the_default_topic() {
 }
 
 #[tokio::test]
-async fn a_message_that_was_small_enough_to_be_spooled_is_small_enough_to_be_sent() {
+async fn what_was_small_enough_to_be_spooled_is_sent() {
     let large = ProducerConfig::default().max_message_size + 1;
     let broker = Broker::builder().topic("t", 1).start().await.unwrap();
     let (cluster, away) = (broker.addr().to_string(), nowhere());
