@@ -10,7 +10,7 @@ use crate::{
     buffer::{Buffer, Limits, StatsHandle},
     error::BuildError,
     guard::LayerGuard,
-    json::Form,
+    json::{Form, LayerId},
     layer::{Key, MetaqLayer},
     suppression::ExcludedTargets,
     worker::Worker,
@@ -198,7 +198,8 @@ impl MetaqLayerBuilder {
         };
         let running = worker.start().map_err(BuildError::thread)?;
         let stats = StatsHandle { buffer: Arc::clone(&buffer) };
-        let layer = MetaqLayer { buffer, form: self.form, key: self.key, excluded: self.excluded };
+        let (form, key, excluded) = (self.form, self.key, self.excluded);
+        let layer = MetaqLayer { buffer, form, key, excluded, id: LayerId::new() };
         Ok((layer, LayerGuard::new(deadline, running, stats, self.drop_timeout)))
     }
 

@@ -11,7 +11,8 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::{
     buffer::Buffer,
-    json::{self, EachField, Form, Origin, SpanFields},
+    json::{self, EachField, Form, KeptFields, LayerId, Origin, SpanFields},
+    panics::contain,
     suppression::{ExcludedTargets, Suppressed, Work},
 };
 
@@ -38,17 +39,34 @@ pub struct MetaqLayer {
     pub(crate) form: Form,
     pub(crate) key: Key,
     pub(crate) excluded: ExcludedTargets,
+    pub(crate) id: LayerId,
 }
 
 impl MetaqLayer {
     /// The fields of a span that `record` reads, without any lock.
     fn read(&self, record: impl FnOnce(&mut dyn tracing::field::Visit)) -> SpanFields {
         let mut fields = SpanFields::new(self.form.limit);
-        record(&mut EachField(|name, value: json::Value<'_>| {
+        record(&mut EachField::of_span(|name, value: json::Value<'_>| {
             let panicked = fields.record(name, value);
             self.buffer.counts.panicked_fields.add(panicked.0);
         }));
         fields
+    }
+
+    /// Adds fields to those that this layer keeps for a span.
+    fn keep<S>(&self, id: &Id, ctx: &Context<'_, S>, fields: SpanFields)
+    where
+        S: Subscriber + for<'l> LookupSpan<'l>,
+    {
+        let Some(span) = ctx.span(id).filter(|_| !fields.is_empty()) else { return };
+        // The lock panics if another layer has panicked under it.
+        contain(|| {
+            let mut extensions = span.extensions_mut();
+            match extensions.get_mut::<KeptFields>() {
+                Some(kept) => kept.merge(self.id, fields),
+                None => extensions.insert(KeptFields::new(self.id, fields)),
+            }
+        });
     }
 }
 
@@ -59,21 +77,13 @@ where
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Ok(_work) = Work::begin() else { return };
         let fields = self.read(|visit| attributes.record(visit));
-        if let Some(span) = ctx.span(id).filter(|_| !fields.is_empty()) {
-            // Another layer of this kind has the same.
-            let _ = span.extensions_mut().replace(fields);
-        }
+        self.keep(id, &ctx, fields);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
         let Ok(_work) = Work::begin() else { return };
         let later = self.read(|visit| values.record(visit));
-        let Some(span) = ctx.span(id) else { return };
-        let mut extensions = span.extensions_mut();
-        match extensions.get_mut::<SpanFields>() {
-            Some(fields) => fields.merge(later),
-            None => drop(extensions.replace(later)),
-        }
+        self.keep(id, &ctx, later);
     }
 
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
@@ -99,7 +109,7 @@ where
                 Key::Fixed(key) => Some(key.clone()),
                 Key::Target => Some(Bytes::copy_from_slice(origin.target.as_bytes())),
             };
-            (json::format(event, &origin, &ctx, &self.form), key)
+            (json::format(event, &origin, &ctx, &self.form, self.id), key)
         });
     }
 }

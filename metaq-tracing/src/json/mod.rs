@@ -16,9 +16,10 @@ use tracing_subscriber::{
 
 use self::writer::Writer;
 pub(crate) use self::{
-    fields::{EachField, SpanFields},
+    fields::{EachField, KeptFields, LayerId, SpanFields},
     writer::Value,
 };
+use crate::panics::contain;
 
 /// The target of events that come from the `log` crate; the real one is in a field.
 const OF_LOG: &str = "log";
@@ -50,7 +51,7 @@ impl Origin {
             line: metadata.line().map(u64::from),
         };
         if metadata.target() == OF_LOG {
-            event.record(&mut EachField(|name: &'static str, value: Value<'_>| match (name, value) {
+            event.record(&mut EachField::of_event(event, |name, value: Value<'_>| match (name, value) {
                 ("log.target", Value::Text(target)) => origin.target = Cow::Owned(target.to_owned()),
                 ("log.file", Value::Text(file)) => origin.file = Some(Cow::Owned(file.to_owned())),
                 ("log.line", Value::Unsigned(line)) => origin.line = Some(line),
@@ -71,7 +72,13 @@ pub(crate) struct Formatted {
 }
 
 /// Writes an event, with the spans that it is in.
-pub(crate) fn format<S>(event: &Event<'_>, origin: &Origin, ctx: &Context<'_, S>, form: &Form) -> Formatted
+pub(crate) fn format<S>(
+    event: &Event<'_>,
+    origin: &Origin,
+    ctx: &Context<'_, S>,
+    form: &Form,
+    layer: LayerId,
+) -> Formatted
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
 {
@@ -93,14 +100,14 @@ where
             writer.field("line_number", Value::Unsigned(line));
         }
     }
-    event.record(&mut EachField(|name: &'static str, value: Value<'_>| {
+    event.record(&mut EachField::of_event(event, |name, value: Value<'_>| {
         if name == "message" {
             writer.field(name, value);
         }
     }));
     write_fields(event, &mut writer);
     if let Some(scope) = ctx.event_scope(event) {
-        write_spans(scope.from_root(), &mut writer);
+        write_spans(scope.from_root(), layer, &mut writer);
     }
     let (is_truncated, panics) = (writer.is_truncated(), writer.panics());
     Formatted { text: writer.finish(), is_truncated, panics }
@@ -114,7 +121,7 @@ fn write_fields(event: &Event<'_>, writer: &mut Writer) {
     }
     let empty = writer.len();
     let is_of_log = event.metadata().target() == OF_LOG;
-    event.record(&mut EachField(|name: &'static str, value: Value<'_>| {
+    event.record(&mut EachField::of_event(event, |name, value: Value<'_>| {
         if name != "message" && !(is_of_log && name.starts_with("log.")) {
             writer.field(name, value);
         }
@@ -126,8 +133,8 @@ fn write_fields(event: &Event<'_>, writer: &mut Writer) {
     }
 }
 
-/// Writes spans, from the outermost to the one that the event is in.
-fn write_spans<'a, S>(spans: impl Iterator<Item = SpanRef<'a, S>>, writer: &mut Writer)
+/// Writes spans, from the outermost to the one that the event is in, with the fields that a layer has kept.
+fn write_spans<'a, S>(spans: impl Iterator<Item = SpanRef<'a, S>>, layer: LayerId, writer: &mut Writer)
 where
     S: LookupSpan<'a> + 'a,
 {
@@ -144,9 +151,12 @@ where
             writer.rewind(before);
             break;
         }
-        if let Some(fields) = span.extensions().get::<SpanFields>() {
-            fields.write(writer);
-        }
+        // The lock panics if another layer has panicked under it.
+        contain(|| {
+            if let Some(fields) = span.extensions().get::<KeptFields>().and_then(|kept| kept.of(layer)) {
+                fields.write(writer);
+            }
+        });
         writer.end('}');
     }
     if writer.len() == empty {

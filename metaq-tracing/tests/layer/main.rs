@@ -7,4 +7,5 @@ mod form;
 mod json;
 mod outages;
 mod panics;
+mod spans;
 mod threads;
