@@ -114,14 +114,16 @@ impl MetaqLayerBuilder {
         Self { key: Key::Target, ..self }
     }
 
-    /// The most events that are held in memory, those that are being sent included. Events that are logged
-    /// while there are as many are dropped. Default 10,000.
+    /// The most events that are held in memory, those that are being sent included. While there are as many,
+    /// events that are logged are dropped, or those that give way to them: the ones for partitions that take
+    /// none while others do, down to a quarter of it. Default 10,000.
     pub fn max_buffered(self, events: usize) -> Self {
         Self { max_buffered: events, ..self }
     }
 
     /// The most bytes that those events take: their JSON, their keys, and some 150 bytes for each. Default
-    /// 16 MiB. The producer takes as much again for what is in flight.
+    /// 16 MiB. The producer takes as much again for what is in flight, and the layer 1 KiB for each event
+    /// that is being sent: at most 640, and 4096 that wait for a broker while another one is connected.
     pub fn max_buffered_bytes(self, bytes: usize) -> Self {
         Self { max_buffered_bytes: bytes, ..self }
     }

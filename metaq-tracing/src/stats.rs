@@ -35,7 +35,8 @@ pub struct LayerStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DroppedEvents {
-    /// The buffer was full.
+    /// The buffer was full: the event did not fit, or it had waited for a partition that takes no events, and
+    /// gave way to another one.
     pub full: u64,
     /// The event was logged while the layer was at work on the same thread, by the `Debug` implementation of
     /// another event's field.

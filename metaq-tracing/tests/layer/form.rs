@@ -25,14 +25,19 @@ pub(crate) fn broker(registry: &EmbeddedRegistry) -> Broker {
     builder(registry).start_without_port().unwrap()
 }
 
-/// A producer that gives up soon.
-pub(crate) fn producer(registry: &EmbeddedRegistry) -> Producer {
+/// Settings with which a producer gives up soon.
+pub(crate) fn config() -> ProducerConfig {
     let mut config = ProducerConfig::default();
     config.topic_timeout = Duration::from_millis(50);
     config.publish_timeout = Duration::from_millis(200);
     config.send_timeout = Duration::from_millis(500);
+    config
+}
+
+/// A producer that gives up soon.
+pub(crate) fn producer(registry: &EmbeddedRegistry) -> Producer {
     let builder = Producer::builder().discovery(registry.discovery()).transport(registry.transport());
-    builder.selector(KeyHashSelector::new()).config(config).build().unwrap()
+    builder.selector(KeyHashSelector::new()).config(config()).build().unwrap()
 }
 
 /// A subscriber with a layer.

@@ -7,5 +7,6 @@ mod form;
 mod json;
 mod outages;
 mod panics;
+mod partitions;
 mod spans;
 mod threads;

@@ -1,7 +1,12 @@
 //! The thread that sends what is buffered.
+//!
+//! `condition` is what it knows of brokers, with its pauses; `slots` are those of events that are being sent.
+
+mod condition;
+mod slots;
 
 use std::{
-    fmt,
+    cell::Cell,
     future::pending,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -10,7 +15,7 @@ use std::{
     time::{Duration, Instant as StdInstant},
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use metaq_producer::{
     Message, Outcome, Producer, PublishError, SendError, SendErrorKind, SendReceipt, Status, Topic,
     error::PublishErrorKind,
@@ -21,6 +26,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+use self::{
+    condition::Condition,
+    slots::{Slot, Slots},
+};
 use crate::{
     buffer::{Buffer, Taken},
     panics::{contain, forget},
@@ -30,13 +39,15 @@ use crate::{
 /// The name of the thread.
 const NAME: &str = "metaq-tracing";
 
-/// The number of events that are being sent at a time.
+/// The number of events that are being sent at a time, and of those besides that were delayed.
 const MAX_SENDING: usize = 512;
+const MAX_RETRYING: usize = 128;
 
-/// The first pause after events could not be sent, and the longest one, which doubles grow to. While brokers
-/// are away, the producer waits for them besides.
+/// The number of events besides that wait within the producer, while a broker of the topic is connected.
+const MAX_WAITING: usize = 4096;
+
+/// The pause after a panic.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time for what the producer has to do at the end, when all time is over.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -98,6 +109,7 @@ impl Worker {
 
     /// Sends what comes until a shutdown is over.
     async fn run(&self) {
+        let (slots, without_slot) = ([Slots::new(MAX_SENDING), Slots::new(MAX_RETRYING)], Cell::new(0));
         let mut sending = FuturesUnordered::new();
         let mut deadline = self.deadline.clone();
         let end = async {
@@ -107,7 +119,7 @@ impl Worker {
             sleep_until(end.map_or_else(Instant::now, Instant::from_std)).await;
         };
         tokio::select! {
-            () = self.work(&mut sending, |taken| self.send(taken)) => {}
+            () = self.work(&slots, &mut sending, |taken, slot| self.send(taken, slot, &without_slot)) => {}
             () = end => {}
         }
         self.buffer.close();
@@ -128,23 +140,34 @@ impl Worker {
     }
 
     /// Sends what comes until the buffer is closed and empty, or the producer is closed.
-    async fn work<F>(&self, sending: &mut FuturesUnordered<F>, send: impl Fn(Taken) -> F)
-    where
+    async fn work<'s, F>(
+        &self,
+        [first, again]: &'s [Slots; 2],
+        sending: &mut FuturesUnordered<F>,
+        send: impl Fn(Taken, Slot<'s>) -> F,
+    ) where
         F: Future<Output = Sent>,
     {
         let mut condition = Condition::default();
         let mut publishing = None;
         loop {
-            if condition.may_try() {
+            if condition.pause.is_over() {
                 if !condition.is_published && publishing.is_none() {
                     publishing = Some(Box::pin(self.producer.publish_topic(&self.topic)));
                 }
                 while condition.is_published
-                    && sending.len() < MAX_SENDING
+                    && let Some(slot) = first.take()
                     && let Some(taken) = self.buffer.take()
                 {
-                    sending.push(send(taken));
+                    sending.push(send(taken, slot));
                 }
+            }
+            while condition.is_published
+                && condition.retry_pause.is_over()
+                && let Some(slot) = again.take()
+                && let Some(taken) = self.buffer.take_delayed()
+            {
+                sending.push(send(taken, slot));
             }
             if self.buffer.is_closed() && self.buffer.is_empty() {
                 return;
@@ -155,7 +178,7 @@ impl Worker {
                     None => pending().await,
                 }
             };
-            let paused_until = condition.pause_until;
+            let paused_until = condition.paused_until();
             let pause = async {
                 match paused_until {
                     Some(end) => sleep_until(end).await,
@@ -168,10 +191,7 @@ impl Worker {
                     publishing = None;
                     self.settle_publishing(published, &mut condition)
                 }
-                () = pause => {
-                    condition.pause_until = None;
-                    true
-                }
+                () = pause => true,
                 () = self.buffer.changed.notified() => true,
             };
             if !is_open {
@@ -180,7 +200,7 @@ impl Worker {
         }
     }
 
-    async fn send(&self, taken: Taken) -> Sent {
+    async fn send(&self, taken: Taken, slot: Slot<'_>, without_slot: &Cell<usize>) -> Sent {
         let (payload, key) = taken.content();
         let mut message = Message::new(self.topic.clone(), payload);
         if let Some(attribute) = &self.attribute {
@@ -189,25 +209,48 @@ impl Worker {
         if let Some(key) = key {
             message = message.with_key(key);
         }
-        let outcome = self.producer.send(message).await;
+        let send = self.producer.send(message);
+        let freed = || self.buffer.changed.notify_one();
+        let outcome = slot.hold(send, without_slot, || self.waiting(), freed).await;
         (taken, outcome)
+    }
+
+    /// The number of events that wait within the producer while others can be sent.
+    fn waiting(&self) -> usize {
+        if !self.is_connected() {
+            return 0;
+        }
+        let stats = self.producer.stats().now_or_never();
+        let queued = stats.map_or(0, |stats| stats.messages.queued);
+        usize::try_from(queued).unwrap_or(MAX_WAITING).min(MAX_WAITING)
+    }
+
+    /// Whether a broker of the topic is connected.
+    fn is_connected(&self) -> bool {
+        !self.producer.partitions(&self.topic).is_empty()
     }
 
     /// Counts an event that has its outcome, or has it wait again. False if the producer is closed.
     fn settle(&self, (taken, outcome): Sent, condition: &mut Condition) -> bool {
         match outcome {
             Ok(_) => {
+                let was_delayed = taken.is_retried();
                 taken.sent();
-                condition.succeeded(self);
+                condition.succeeded(self, was_delayed);
             }
             Err(error) if error.kind() == SendErrorKind::Closed => {
                 taken.dropped_at_shutdown();
                 return false;
             }
             Err(error) if is_passing(&error) => {
-                taken.put_back();
                 condition.is_published &= error.kind() != SendErrorKind::NotPublished;
-                condition.failed(self, &error);
+                if taken.is_retried() || self.is_connected() {
+                    taken.delay();
+                    condition.delayed(self, &error);
+                } else {
+                    taken.put_back();
+                    condition.failed(self, &error);
+                }
             }
             Err(error) => {
                 taken.failed(error.outcome());
@@ -243,56 +286,5 @@ fn is_passing(error: &SendError) -> bool {
             error.status().is_some_and(|status| passing.contains(&status))
         }
         _ => false,
-    }
-}
-
-/// Whether events can be sent, as far as it is known.
-#[derive(Debug, Default)]
-struct Condition {
-    is_published: bool,
-    /// Nothing is tried before.
-    pause_until: Option<Instant>,
-    /// The pause before that; zero after a success.
-    pause: Duration,
-    /// The number of events that had been dropped when a line said that events wait.
-    reported: Option<u64>,
-    has_lost: bool,
-}
-
-impl Condition {
-    fn may_try(&self) -> bool {
-        self.pause_until.is_none()
-    }
-
-    fn succeeded(&mut self, worker: &Worker) {
-        self.pause = Duration::ZERO;
-        self.pause_until = None;
-        if let Some(before) = self.reported.take() {
-            let dropped = worker.buffer.counts.full.get() - before;
-            let topic = &worker.topic;
-            contain(|| tracing::info!(%topic, dropped, "log events are sent again"));
-        }
-    }
-
-    fn failed(&mut self, worker: &Worker, error: &dyn fmt::Display) {
-        // What fails at the same time is one failure.
-        if self.may_try() {
-            self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
-            self.pause_until = Some(Instant::now() + self.pause);
-        }
-        if self.reported.is_none() {
-            self.reported = Some(worker.buffer.counts.full.get());
-            let topic = &worker.topic;
-            contain(|| tracing::warn!(%topic, %error, "log events can't be sent now, and are buffered"));
-        }
-    }
-
-    fn lost(&mut self, worker: &Worker, error: &SendError) {
-        if !std::mem::replace(&mut self.has_lost, true) {
-            let (topic, outcome) = (&worker.topic, error.outcome().as_str());
-            contain(|| {
-                tracing::warn!(%topic, outcome, %error, "a log event failed; further ones are counted only");
-            });
-        }
     }
 }
