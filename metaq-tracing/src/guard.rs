@@ -1,7 +1,7 @@
 //! The end of a layer.
 
 use std::{
-    fmt,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -49,9 +49,9 @@ impl LayerGuard {
         self.stats.clone()
     }
 
-    /// Sends what is buffered, closes the producer, and ends the layer's thread. Events that are logged from
-    /// now on are dropped. Takes `timeout` and a moment at most; what is still buffered then is dropped,
-    /// and what a broker has not answered is counted as failed, with the outcome unknown.
+    /// Sends what is buffered, closes the producer, and ends the layer's thread. Events that are logged once
+    /// the future was polled are dropped. Takes `timeout` and a moment at most; what is still buffered then
+    /// is dropped, and what a broker has not answered is counted as failed, with the outcome unknown.
     ///
     /// May be called on any runtime, or without one, as it needs no timer of the caller's.
     ///
@@ -83,9 +83,12 @@ impl LayerGuard {
     }
 
     /// [`shutdown`](Self::shutdown) for programs without a runtime. It blocks the thread, so it does not
-    /// belong into async code.
+    /// belong into async code. On the layer's own thread, where selectors and interceptors of its producer
+    /// run, it begins the shutdown and does not wait.
     pub fn shutdown_blocking(mut self, timeout: Duration) -> LayerStats {
-        if let Some(running) = self.begin(timeout) {
+        if let Some(running) = self.begin(timeout)
+            && running.thread.thread().id() != thread::current().id()
+        {
             // It contains its panics.
             let _ = running.thread.join();
         }
@@ -97,6 +100,8 @@ impl LayerGuard {
         // A moment ago is as good as now where the clock can't count as far.
         let now = Instant::now();
         self.deadline.send_replace(Some(now.checked_add(timeout.min(LONG)).unwrap_or(now)));
+        // Afterwards, as a closed buffer that is empty ends the thread.
+        self.stats.buffer.close();
         Some(running)
     }
 }

@@ -71,6 +71,18 @@ pub(crate) struct Running {
     pub(crate) ended: oneshot::Receiver<()>,
 }
 
+/// The runtime of the thread. Its drop waits for nothing: what resolves names may not return, and where the
+/// thread can't be started it is dropped in async code, in which a runtime that waits panics.
+struct OwnRuntime(Option<Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// A send that is over.
 type Sent = (Taken, Result<SendReceipt, SendError>);
 
@@ -83,12 +95,14 @@ impl Worker {
             .thread_name(NAME)
             .on_thread_start(own_this_thread)
             .build()?;
+        let runtime = OwnRuntime(Some(runtime));
         let (ending, ended) = oneshot::channel();
         let thread = thread::Builder::new().name(NAME.to_owned()).spawn(move || {
             own_this_thread();
-            self.work_until_shutdown(&runtime);
-            // What resolves names may not return.
-            runtime.shutdown_background();
+            if let Some(runtime) = &runtime.0 {
+                self.work_until_shutdown(runtime);
+            }
+            drop(runtime);
             drop(ending);
         })?;
         Ok(Running { thread, ended })
@@ -98,7 +112,7 @@ impl Worker {
         // Selectors and transports are code of the program's.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run()))) {
             forget(panic);
-            if self.buffer.is_closed() {
+            if self.deadline.borrow().is_some_and(|end| end <= StdInstant::now()) {
                 break;
             }
             contain(|| runtime.block_on(sleep(PAUSE)));

@@ -11,7 +11,7 @@ use metaq_tracing::MetaqLayer;
 use tracing::{Dispatch, dispatcher::with_default, info_span};
 use tracing_subscriber::prelude::*;
 
-use crate::form::{SOON, assert_balanced, broker, log, stored, subscriber, topic, until};
+use crate::form::{SOON, assert_balanced, broker, config, log, stored, subscriber, topic, until};
 
 struct Panics;
 
@@ -64,4 +64,27 @@ async fn the_thread_of_the_layer_survives_panics() {
     log(&dispatch, 10);
     until(&guard.stats_handle(), |stats| stats.sent == 10).await;
     assert_balanced(guard.shutdown(SOON).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_during_the_shutdown_loses_nothing() {
+    let registry = EmbeddedRegistry::new();
+    let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport());
+    let producer = producer.selector(PanicsOnce::default()).config(config()).build().unwrap();
+    let (layer, guard) = MetaqLayer::builder(producer, topic()).build().unwrap();
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+    log(&dispatch, 10);
+    let stats = guard.stats_handle();
+    let shutdown = tokio::spawn(guard.shutdown(SOON));
+    until(&stats, |stats| {
+        log(&dispatch, 1);
+        stats.dropped.closed > 0
+    })
+    .await;
+    // The selector is made when a broker is there.
+    let broker = broker(&registry);
+    let stats = shutdown.await.unwrap();
+    assert_eq!((stats.dropped.shutdown, stats.failed.total()), (0, 0), "{stats:?}");
+    assert_eq!(stored(&broker).len() as u64, stats.sent);
+    assert_balanced(stats);
 }
