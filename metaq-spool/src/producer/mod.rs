@@ -65,13 +65,43 @@ impl SpoolingProducer {
     /// Publishes a topic as [`Producer::publish_topic`] does. When that fails, it is tried again in the
     /// background, and messages to the topic are spooled until then: a program can start without its brokers.
     ///
+    /// It waits for the first broker: for
+    /// [`publish_timeout`](metaq_producer::ProducerConfig::publish_timeout), 10 s by default, or, where the
+    /// registry names none, [`topic_timeout`](metaq_producer::ProducerConfig::topic_timeout), 3 s.
+    ///
     /// The topics of messages that were found in the folder are published without this call.
     ///
     /// # Errors
     /// As for `Producer::publish_topic`. Unless the producer was closed, the error is only a piece of news.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the topic to be published in the background.
+    /// Dropping the future once it was polled leaves the topic to be published in the background.
+    ///
+    /// ```
+    /// # use metaq_producer::{Message, Producer, Topic};
+    /// # use metaq_spool::{Sent, SpoolOptions, SpoolingProducer};
+    /// use std::time::Duration;
+    /// use tokio::time::timeout;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let registry = metaq_testkit::EmbeddedRegistry::new();
+    /// # let producer = Producer::builder().discovery(registry.discovery()).transport(registry.transport());
+    /// # let folder = tempfile::tempdir()?;
+    /// # let spool = SpoolingProducer::open(producer.build()?, SpoolOptions::new(&folder)).await?;
+    /// # let orders: Topic = "orders".parse()?;
+    /// // No broker is there yet.
+    /// assert!(timeout(Duration::from_millis(10), spool.publish_topic(&orders)).await.is_err());
+    /// let sent = spool.send(Message::new(orders, "one coffee")).await?;
+    /// assert!(matches!(sent, Sent::Spooled(_)));
+    ///
+    /// # let builder = metaq_testkit::Broker::builder().topic("orders", 1).register_with(&registry);
+    /// let broker = builder.start_without_port()?;
+    /// broker.wait_for("orders", 1).await?;
+    /// # spool.close(Duration::from_secs(5)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn publish_topic(&self, topic: &Topic) -> Result<(), PublishError> {
         let shared = self.shared();
         shared.topics.declare(topic);
