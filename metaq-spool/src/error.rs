@@ -51,12 +51,15 @@ impl OpenError {
     }
 
     pub(crate) fn in_use(folder: &Path, pid: Option<u32>) -> Self {
-        let user = match pid {
-            Some(pid) if pid == std::process::id() => format!("this process ({pid}) has opened it already"),
-            Some(pid) => format!("process {pid} uses it"),
-            None => "another process uses it".to_owned(),
+        let remedy = "one process can at a time: stop that one, or choose another folder";
+        let text = match pid {
+            Some(pid) if pid == std::process::id() => format!(
+                "this process ({pid}) has it open already, and it can be open once: use that spool, close it first, or \
+                 choose another folder"
+            ),
+            Some(pid) => format!("process {pid} uses it; {remedy}"),
+            None => format!("another process uses it; {remedy}"),
         };
-        let text = format!("{user}; one process can at a time: stop that one, or choose another folder");
         Self { pid, ..Self::new(OpenErrorKind::InUse, folder, text) }
     }
 
