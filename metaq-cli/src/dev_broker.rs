@@ -1,21 +1,36 @@
 //! `metaq dev-broker`: the embedded broker as a program.
 
-use std::{io, net::IpAddr, path::PathBuf, pin::pin, str::FromStr, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    pin::pin,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use metaq_testkit::{Broker, Fault, Registry, Requests};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     args::parse_timeout,
     exit_status::{self, EXIT_DONE, EXIT_LOCAL_IO, EXIT_UNREACHABLE},
     output::Output,
     shutdown::StopSignals,
-    stderr::print_error,
+    stderr::{print_error, print_message},
 };
 
 /// Limit on waiting for a registration in progress when a signal arrives, so that its entry can be removed
 /// again.
 const LAST_REGISTRATION: Duration = Duration::from_millis(500);
+
+/// The time after which a registry that has not answered is named.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a broker until a signal stops it; on the loopback interface, unless --listen names another.
 ///
@@ -49,6 +64,10 @@ pub(crate) struct Args {
     /// A registry to register in, zk://HOST:PORT,HOST:PORT/ROOT or etcd://…; may be repeated
     #[arg(long = "register", value_name = "REGISTRY")]
     registries: Vec<RegistryArg>,
+    /// The time that registering may take in each registry. By default a registry that is away is tried for
+    /// 21s, and the entry of another broker with this id may take its lifetime to expire
+    #[arg(long, value_name = "TIMEOUT", value_parser = parse_timeout, requires = "registries")]
+    timeout: Option<Duration>,
     /// The folder that keeps messages, in the format of a Java broker's dataPath; messages already there are
     /// served
     #[arg(long, value_name = "FOLDER")]
@@ -119,8 +138,12 @@ fn parse_host(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A registry, and how the command line names it.
 #[derive(Clone, Debug)]
-struct RegistryArg(Registry);
+struct RegistryArg {
+    name: String,
+    registry: Registry,
+}
 
 impl FromStr for RegistryArg {
     type Err = String;
@@ -129,7 +152,7 @@ impl FromStr for RegistryArg {
         if text.starts_with("zk://") {
             // Checks the syntax.
             metaq_producer::discovery::ZooKeeperDiscovery::new(text).map_err(|error| error.to_string())?;
-            return Ok(Self(Registry::zookeeper(text)));
+            return Ok(Self { name: text.to_owned(), registry: Registry::zookeeper(text) });
         }
         if text.starts_with("etcd://") {
             return Self::etcd(text);
@@ -142,7 +165,7 @@ impl RegistryArg {
     #[cfg(feature = "etcd")]
     fn etcd(text: &str) -> Result<Self, String> {
         metaq_producer::discovery::EtcdDiscovery::new(text).map_err(|error| error.to_string())?;
-        Ok(Self(Registry::etcd(text)))
+        Ok(Self { name: text.to_owned(), registry: Registry::etcd(text) })
     }
 
     #[cfg(not(feature = "etcd"))]
@@ -207,9 +230,12 @@ pub(crate) async fn run(args: Args) -> u8 {
     if let Some(latency) = args.latency {
         broker.faults().plan(Requests::puts(), Fault::Late(latency));
     }
-    for RegistryArg(registry) in registries {
+    for mut named in registries {
+        if let Some(limit) = args.timeout {
+            named.registry = named.registry.register_timeout(limit);
+        }
         let (registered, status) = {
-            let mut registered = pin!(broker.register(registry));
+            let mut registered = pin!(register(&mut broker, named));
             tokio::select! {
                 registered = &mut registered => (Some(registered), None),
                 // Registering may take long. If it completes soon, its entry can be removed again.
@@ -237,6 +263,29 @@ pub(crate) async fn run(args: Args) -> u8 {
     }
     signals.next().await;
     shut_down(broker, &mut signals, EXIT_DONE).await
+}
+
+/// Registers the broker, and prints to stderr what that waits for.
+async fn register(broker: &mut Broker, RegistryArg { name, registry }: RegistryArg) -> io::Result<()> {
+    let is_noted = Arc::new(AtomicBool::new(false));
+    let registry = {
+        let (name, is_noted) = (name.clone(), Arc::clone(&is_noted));
+        registry.on_waiting(move |reason| {
+            is_noted.store(true, Ordering::Relaxed);
+            print_message(&format!("waiting to be registered in {name}: {reason}"));
+        })
+    };
+    let note = async {
+        sleep(NOTE_AFTER).await;
+        if !is_noted.load(Ordering::Relaxed) {
+            print_message(&format!("waiting to be registered in {name}: it has not answered yet"));
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        registered = broker.register(registry) => registered,
+        never = note => match never {},
+    }
 }
 
 async fn write_address(broker: &Broker) -> io::Result<()> {

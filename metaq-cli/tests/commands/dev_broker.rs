@@ -1,11 +1,15 @@
 //! The faults of `metaq dev-broker`, and where it listens.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Finished, Metaq};
+use crate::common::{Finished, Metaq, Running};
 
 /// Runs a broker with these options, and sends lines to it.
 async fn produce(options: &[&str], lines: usize, args: &[&str]) -> Finished {
@@ -82,4 +86,58 @@ async fn faults_that_are_none_are_wrong_usage() {
         let finished = Metaq::start(&["dev-broker", "--topic", "t:1", option, value]).finish(b"").await;
         assert!(finished.status == 2 && finished.stderr.contains(said), "{value}: {}", finished.stderr);
     }
+}
+
+/// Starts a broker that registers in these registries, and returns the first line of its stderr.
+async fn first_words(registry: &str, more: &[&str]) -> (Running, String) {
+    let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));
+    metaq.args(["dev-broker", "--topic", "t:1", "--register", registry]).args(more);
+    metaq.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Running::start(&mut metaq);
+    let stderr = running.stderr.take().unwrap();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        BufReader::new(stderr).read_line(&mut line).unwrap();
+        line
+    });
+    (running, reading.await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_registration_waits_for_is_said_at_once() {
+    // Nothing listens at the first; the second accepts connections, and is silent.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("zk://{}/meta", silent.local_addr().unwrap());
+    for (registry, said) in [
+        ("zk://127.0.0.1:1/meta", "no server of ZooKeeper can be used: 127.0.0.1:1: Connection refused"),
+        (&silent, "it has not answered yet"),
+    ] {
+        // The limit is longer than the test may take.
+        let (mut running, line) = first_words(registry, &["--timeout", "10m"]).await;
+        assert!(
+            line.starts_with(&format!("metaq: waiting to be registered in {registry}: {said}")),
+            "{line}"
+        );
+        assert!(running.try_wait().unwrap().is_none(), "it goes on");
+        running.signal(Signal::SIGINT);
+        assert_eq!(running.exited(Duration::from_secs(1)).await.code(), Some(130));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn registration_ends_after_its_timeout() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("zk://{}/meta", silent.local_addr().unwrap());
+    for (registry, reason) in
+        [("zk://127.0.0.1:1/meta", "127.0.0.1:1: Connection refused"), (&silent, "it did not answer")]
+    {
+        let args = ["dev-broker", "--topic", "t:1", "--register", registry, "--timeout", "700ms"];
+        let finished = Metaq::start(&args).finish(b"").await;
+        assert_eq!((finished.status, &*finished.stdout), (5, ""), "{}", finished.stderr);
+        let last = finished.stderr.lines().last().unwrap();
+        assert!(last.contains("could not be registered at 127.0.0.1:"), "{last}");
+        assert!(last.contains(" within 700ms: ") && last.contains(reason), "{last}");
+    }
+    let finished = Metaq::start(&["dev-broker", "--topic", "t:1", "--timeout", "1s"]).finish(b"").await;
+    assert!(finished.status == 2 && finished.stderr.contains("--register"), "{}", finished.stderr);
 }

@@ -1,6 +1,6 @@
 //! The registries that a broker registers in.
 
-use std::{io, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use super::session::Session;
 
@@ -26,6 +26,27 @@ pub struct Registry {
     /// Empty, or beginning and not ending with a slash.
     pub(super) root: String,
     pub(super) session_timeout: Duration,
+    /// The limit of the first registration; by default the session timeout and 15 s for an attempt to begin.
+    pub(super) register_timeout: Option<Duration>,
+    pub(super) observer: Observer,
+}
+
+/// A callback for the reasons for which a first registration is not complete yet.
+#[derive(Clone, Default)]
+pub(super) struct Observer(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+
+impl Observer {
+    pub(super) fn notify(&self, reason: &str) {
+        if let Some(observe) = &self.0 {
+            observe(reason);
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observer").field(&self.0.is_some()).finish()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +82,8 @@ impl Registry {
             hosts: hosts.split(',').map(|host| host.trim().to_owned()).collect(),
             root: if root.is_empty() { String::new() } else { format!("/{root}") },
             session_timeout: Duration::from_secs(6),
+            register_timeout: None,
+            observer: Observer::default(),
         }
     }
 
@@ -69,6 +92,22 @@ impl Registry {
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
         self.session_timeout = timeout.min(MAX_SESSION_TIMEOUT);
+        self
+    }
+
+    /// Limits the first registration to this time, whatever it waits for. By default, it is tried again for
+    /// the session timeout and 15 s, and waits for an entry of a former process as long as that can last.
+    #[must_use]
+    pub fn register_timeout(mut self, timeout: Duration) -> Self {
+        self.register_timeout = Some(timeout);
+        self
+    }
+
+    /// Calls `observe` with each reason for which the first registration is not complete yet: an attempt that
+    /// failed, or an entry of a former process that has to expire. Equal reasons in a row are reported once.
+    #[must_use]
+    pub fn on_waiting(mut self, observe: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.observer = Observer(Some(Arc::new(observe)));
         self
     }
 

@@ -1,7 +1,8 @@
 //! Registering a broker, and keeping it registered until it leaves.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, mem, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout_at},
@@ -54,6 +55,8 @@ pub(super) struct RegistrationTask {
     layout: Layout,
     /// The numbers of sessions that may have left entries behind.
     former_sessions: Vec<i64>,
+    /// The reason for which the first registration is not complete; `None` after it.
+    waiting_for: Mutex<Option<String>>,
 }
 
 /// The entries of a broker, and the session to which they are bound.
@@ -67,29 +70,64 @@ pub(super) struct Registered {
 impl RegistrationTask {
     pub(super) fn new(registry: Registry, shared: Arc<BrokerShared>) -> Self {
         let layout = Layout::new(&registry.root, &shared);
-        Self { registry, shared, layout, former_sessions: Vec::new() }
+        let waiting_for = Mutex::new(Some(String::new()));
+        Self { registry, shared, layout, former_sessions: Vec::new(), waiting_for }
     }
 
     /// Registers the broker for the first time.
     pub(super) async fn register_first(&mut self) -> io::Result<Registered> {
-        let limit = REGISTER_TIMEOUT + self.registry.session_timeout;
-        let deadline = Instant::now() + limit;
-        let (id, hosts) = (self.shared.id, self.registry.hosts.join(","));
-        loop {
-            let error = match self.register().await {
-                Ok(registered) => return Ok(registered),
-                Err(RegisterError::Occupied(reason)) => {
-                    let text = format!("broker {id} could not be registered at {hosts}: {reason}");
-                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-                }
-                Err(RegisterError::Registry(error)) => error,
-            };
-            if Instant::now() + RETRY_DELAY >= deadline {
+        let started = Instant::now();
+        let asked = self.registry.register_timeout.map(|limit| limit.min(crate::MAX_DURATION));
+        let limit = asked.unwrap_or(REGISTER_TIMEOUT + self.registry.session_timeout);
+        let hosts = self.registry.hosts.join(",");
+        let attempts = self.attempt_until(started + limit);
+        let registered = match asked {
+            Some(limit) => timeout_at(started + limit, attempts).await.unwrap_or(Err(None)),
+            None => attempts.await,
+        };
+        let waited_for = mem::take(&mut *self.waiting_for.lock()).unwrap_or_default();
+        let id = self.shared.id;
+        registered.map_err(|occupied| match occupied {
+            Some(reason) => {
+                let text = format!("broker {id} could not be registered at {hosts}: {reason}");
+                io::Error::new(io::ErrorKind::AlreadyExists, text)
+            }
+            None => {
+                let reason = if waited_for.is_empty() { "it did not answer" } else { &waited_for };
                 let text =
-                    format!("broker {id} could not be registered at {hosts} within {limit:?}: {error}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                    format!("broker {id} could not be registered at {hosts} within {limit:?}: {reason}");
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            }
+        })
+    }
+
+    /// Registers the broker, and tries again until the deadline. The error is the reason for which the id
+    /// can't be used, if that is why.
+    async fn attempt_until(&mut self, deadline: Instant) -> Result<Registered, Option<String>> {
+        loop {
+            match self.register().await {
+                Ok(registered) => return Ok(registered),
+                Err(RegisterError::Occupied(reason)) => return Err(Some(reason)),
+                Err(RegisterError::Registry(error)) => self.waits_for(&error.to_string()),
+            }
+            if Instant::now() + RETRY_DELAY >= deadline {
+                return Err(None);
             }
             sleep(RETRY_DELAY).await;
+        }
+    }
+
+    /// Reports why the first registration is not complete yet.
+    fn waits_for(&self, reason: &str) {
+        let is_new = match &mut *self.waiting_for.lock() {
+            Some(last) if last != reason => {
+                reason.clone_into(last);
+                true
+            }
+            _ => false,
+        };
+        if is_new {
+            self.registry.observer.notify(reason);
         }
     }
 
@@ -174,6 +212,10 @@ impl RegistrationTask {
             if existing.session.is_none() {
                 return Err(RegisterError::Occupied(permanent_entry(path, &existing)));
             }
+            self.waits_for(&format!(
+                "the entry {path} ({}) is another process's, which may have ended; the entry expires within {limit:?} then",
+                existing.text
+            ));
             let waited = tokio::select! {
                 waited = timeout_at(deadline, session.wait_until_gone(path, &existing)) => waited,
                 () = session.wait_until_ended() => Ok(Err(session_ended())),

@@ -3,13 +3,17 @@
 use std::{io, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use futures_util::future::join_all;
+use tokio::{net::TcpStream, time::timeout};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
 use super::session::{ExistingEntry, REGISTER_TIMEOUT, Session};
 
 /// The time limit of a call: the library waits while it is disconnected.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The limit on finding out why a server can't be connected to.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
@@ -22,12 +26,28 @@ struct ZooKeeperSession {
 }
 
 pub(super) async fn connect(hosts: &[String], session_timeout: Duration) -> io::Result<Box<dyn Session>> {
-    let hosts = hosts.join(",");
+    let joined = hosts.join(",");
     // A session that outlives its client, like that of a killed process.
     let connector =
         Client::connector().with_session_timeout(session_timeout).with_detached().with_fail_eagerly();
-    let client = call("connect to", &hosts, connector.connect(&hosts)).await?;
+    let client = match timeout(CALL_TIMEOUT, connector.connect(&joined)).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(Error::NoHosts)) => return Err(io::Error::other(no_hosts(hosts).await)),
+        Ok(Err(error)) => return Err(call_error("connect to", &joined, &error)),
+        Err(_) => return call("connect to", &joined, std::future::pending()).await,
+    };
     Ok(Box::new(ZooKeeperSession { client, max_lifetime: session_timeout + REGISTER_TIMEOUT }))
+}
+
+/// Describes why no server can be connected to: the library has one error for all reasons.
+async fn no_hosts(hosts: &[String]) -> String {
+    let reasons =
+        hosts.iter().map(async |host| match timeout(PROBE_TIMEOUT, TcpStream::connect(host)).await {
+            Ok(Ok(_)) => format!("{host} accepts connections, but begins no session"),
+            Ok(Err(error)) => format!("{host}: {error}"),
+            Err(_) => format!("{host}: no connection within {PROBE_TIMEOUT:?}"),
+        });
+    format!("no server of ZooKeeper can be used: {}", join_all(reasons).await.join("; "))
 }
 
 async fn call<T>(what: &str, path: &str, made: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
