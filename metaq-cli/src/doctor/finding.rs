@@ -70,8 +70,9 @@ impl Finding {
     /// Formats the finding for people.
     pub(super) fn text(&self) -> String {
         let Self { step, name, ok, subject, text, remedy } = self;
-        let result = if *ok { "ok    " } else { "FAILED" };
-        let mut line = wrapped(&format!("{step} {name:<10}{result}  {subject}: {text}\n"), 20);
+        // The text of what works goes on with the subject, as in "orders is offered by broker 0".
+        let (result, separator) = if *ok { ("ok    ", "") } else { ("FAILED", ":") };
+        let mut line = wrapped(&format!("{step} {name:<10}{result}  {subject}{separator} {text}\n"), 20);
         if let Some(remedy) = remedy {
             line.push_str(&wrapped(&format!("            remedy: {remedy}\n"), 20));
         }

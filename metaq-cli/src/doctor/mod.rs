@@ -18,11 +18,10 @@ use crate::look::{LookArgs, run as look_at};
 /// left out and all brokers are checked.
 ///
 /// Step 8 needs --put, since IT STORES A MESSAGE in every partition: consumers get it. Its payload
-/// is
-/// "metaq doctor".
+/// is "metaq doctor".
 ///
 /// The exit status is that of the first failure. With --json it prints one line for each finding:
-/// {"step":5,"name":"port","ok":false,"subject":"10.0.0.1:8123","text":"…","remedy":"…"}
+/// {"step":5,"name":"port","ok":false,"subject":"meta://10.0.0.1:8123","text":"…","remedy":"…"}
 ///
 /// Examples:
 ///   metaq doctor --cluster zk://zk1:2181/meta

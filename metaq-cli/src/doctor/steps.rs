@@ -47,8 +47,8 @@ impl Examination<'_> {
     pub(super) async fn run(&mut self, topic: Option<&Topic>, put: bool) -> Result<(), Failure> {
         let addrs = if let Cluster::Direct(addr) = &self.cluster {
             let addr = addr.clone();
-            let text = "is not needed: the cluster is one broker";
-            self.report((Finding::ok(Step::Registry, "a registry", text), None)).await?;
+            let text = "is one broker, which needs no registry";
+            self.report((Finding::ok(Step::Registry, &addr, text), None)).await?;
             self.direct(topic, &addr).await?;
             BTreeSet::from([addr])
         } else {
@@ -252,7 +252,13 @@ impl Examination<'_> {
         let found = found.map(|all| all.map(|addr| addr.ip().to_string()).collect::<Vec<_>>());
         match found {
             Ok(addresses) if !addresses.is_empty() => {
-                (Finding::ok(Step::Name, addr.host(), format!("is {}", addresses.join(", "))), None)
+                let is_address = addresses.iter().any(|address| address == addr.host());
+                let text = if is_address {
+                    "is an address".to_owned()
+                } else {
+                    format!("is {}", addresses.join(", "))
+                };
+                (Finding::ok(Step::Name, addr.host(), text), None)
             }
             failed => {
                 let text = failed.map_or_else(|error| describe(&error), |_| "has no address".to_owned());
@@ -332,8 +338,11 @@ impl Examination<'_> {
         match asked {
             Ok(offsets) => {
                 let PartitionOffsets { first, end, .. } = offsets;
-                let state =
-                    if first == end { "is empty, and can be read" } else { "the first message can be read" };
+                let state = if first == end {
+                    "is empty, and can be read"
+                } else {
+                    "can be read from its first message"
+                };
                 let text = format!("{state}; its offsets are {first} to {end}");
                 (Finding::ok(Step::Partition, place.partition, text), None)
             }
