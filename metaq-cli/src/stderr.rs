@@ -118,6 +118,17 @@ pub(crate) fn describe(error: &dyn Error) -> String {
     text
 }
 
+/// Formats an error about one line of JSON: with the column, and without the number of the line, which is 1
+/// in every text that has one line.
+pub(crate) fn without_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(reason) => format!("column {}: {reason}", error.column()),
+        None => text,
+    }
+}
+
 /// Writes the log to stderr, and skips lines while stderr is full or closed: a failure to log ends nothing.
 #[derive(Debug)]
 pub(crate) struct LogWriter;

@@ -3,12 +3,16 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use data_encoding::BASE64;
+use data_encoding::{BASE64, DecodeError};
 use metaq_producer::{Message, Partition, Topic};
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 use super::Args;
-use crate::input::{Line, MAX_LINE};
+use crate::{
+    input::{Line, MAX_LINE},
+    stderr::without_line,
+};
 
 /// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -110,15 +114,16 @@ impl Composer {
     fn of_json(&self, topic: Topic, line: &[u8]) -> Result<Message, String> {
         // Some programs begin a file with this mark.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-        let line: JsonLine<'_> = serde_json::from_slice(line)
-            .map_err(|error| format!("the line is not the JSON of a message: {error}"))?;
+        let line: JsonLine<'_> = serde_json::from_slice(line).map_err(|error| unusable(line, &error))?;
         let payload: Bytes = match (line.data, line.data_b64) {
             (Some(data), None) => data.into_owned().into(),
             (None, Some(text)) => {
                 let decoded = BASE64.decode(text.as_bytes());
-                decoded.map_err(|error| format!("data_b64 is not base64: {error}"))?.into()
+                decoded.map_err(|error| not_base64("data_b64", &error))?.into()
             }
-            (Some(_), Some(_)) => return Err("the line has data and data_b64".to_owned()),
+            (Some(_), Some(_)) => {
+                return Err("the line has data and data_b64; leave one of them out".to_owned());
+            }
             (None, None) => return Err("the line has neither data nor data_b64".to_owned()),
         };
         let mut message = Message::new(topic, payload);
@@ -130,17 +135,84 @@ impl Composer {
             (Some(key), None) => message = message.with_key(key.as_bytes()),
             (None, Some(text)) => {
                 let decoded = BASE64.decode(text.as_bytes());
-                message =
-                    message.with_key(decoded.map_err(|error| format!("key_b64 is not base64: {error}"))?);
+                message = message.with_key(decoded.map_err(|error| not_base64("key_b64", &error))?);
             }
-            (Some(_), Some(_)) => return Err("the line has key and key_b64".to_owned()),
+            (Some(_), Some(_)) => {
+                return Err("the line has key and key_b64; leave one of them out".to_owned());
+            }
         }
         if let Some(partition) = line.partition {
             // The text of any partition names none that could ever be there.
             let parsed = partition.parse().ok().filter(|partition| *partition != Partition::ANY);
-            let wrong = || format!("{partition:?} is not a partition, such as \"0-1\"");
+            let wrong = || format!("partition is {partition:?}, and not one such as \"0-1\"");
             message = message.with_partition(parsed.ok_or_else(wrong)?);
         }
         Ok(message)
+    }
+}
+
+/// The fields of a line of JSON that are texts.
+const TEXTS: [&str; 6] = ["data", "data_b64", "key", "key_b64", "attribute", "partition"];
+
+/// Explains why a line is not the JSON of a message: with the column, and the field where it is known.
+fn unusable(line: &[u8], error: &serde_json::Error) -> String {
+    let is_text = |value: &Value| value.is_string() || value.is_null();
+    let reason = match serde_json::from_slice(line) {
+        Ok(Value::Object(fields)) => {
+            let wrong = TEXTS.iter().find(|name| fields.get(**name).is_some_and(|value| !is_text(value)));
+            wrong.map(|name| format!("column {}: {name} has to be a text", error.column()))
+        }
+        Ok(_) => Some("it has to be an object such as {\"data\":\"…\"}".to_owned()),
+        Err(_) => None,
+    };
+    let reason = reason.unwrap_or_else(|| without_line(error).replace('`', ""));
+    format!("the line is not the JSON of a message: {reason}")
+}
+
+fn not_base64(field: &str, error: &DecodeError) -> String {
+    format!("{field} is not base64: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> String {
+        let composer = Composer {
+            topics: vec!["t".parse().unwrap()],
+            attribute: None,
+            key: None,
+            partition: None,
+            is_json: true,
+        };
+        let composed = composer.message(1, Line::Whole(Bytes::copy_from_slice(line.as_bytes())));
+        let (kind, text) = composed.expect_err("it is refused");
+        assert_eq!(kind, "input");
+        text
+    }
+
+    #[test]
+    fn errors_of_json_name_the_column_and_the_field() {
+        let not_json = "the line is not the JSON of a message: ";
+        for (line, said) in [
+            (r#"{"data":5}"#, "column 9: data has to be a text"),
+            (r#"{"data":"x","key":["k"]}"#, "column 19: key has to be a text"),
+            (r#"{"data":"x","partition":0}"#, "column 25: partition has to be a text"),
+            (r#"{"data":"x","dat":1}"#, "column 17: unknown field dat, expected one of key, key_b64, "),
+            (r#"{"data":"x","data":"y"}"#, "column 18: duplicate field data"),
+            (r#"{"data":"x""#, "column 11: EOF while parsing an object"),
+            (r#"["x"]"#, "it has to be an object such as"),
+            ("5", "it has to be an object such as"),
+            ("", "column 0: EOF while parsing a value"),
+            ("plain text", "column 1: expected value"),
+        ] {
+            let text = error(line);
+            assert!(text.starts_with(&format!("{not_json}{said}")), "{line}: {text}");
+            assert!(!text.contains("line 1"), "{text}");
+        }
+        assert!(error(r#"{"data_b64":"x y"}"#).starts_with("data_b64 is not base64: "));
+        assert!(error(r#"{"data":"x","key_b64":"*"}"#).starts_with("key_b64 is not base64: "));
+        let text = error(r#"{"data":"x","partition":"one"}"#);
+        assert_eq!(text, r#"partition is "one", and not one such as "0-1""#);
     }
 }

@@ -93,8 +93,8 @@ async fn json_lines_have_the_parts_of_a_message() {
     assert_eq!(lines[1]["partition"], lines[2]["partition"], "messages of a key");
     for (at, said) in [
         (3, "the line has data and data_b64"),
-        (4, "unknown field `datum`"),
-        (5, "\"here\" is not a partition"),
+        (4, "column 8: unknown field datum"),
+        (5, "partition is \"here\", and not one such as"),
         (6, "the line is not the JSON of a message"),
     ] {
         let text = lines[at]["error"]["message"].as_str().unwrap();
