@@ -31,7 +31,7 @@ use crate::{
     exit_status::{EXIT_LOCAL_IO, EXIT_UNREACHABLE, EXIT_USAGE},
     look::{Failure, Look, LookArgs},
     shutdown::{Shutdown, StopSignals},
-    stderr::print_error,
+    stderr::{print_error, print_message},
 };
 
 /// The limit on writing the result after a signal.
@@ -113,7 +113,7 @@ pub(crate) async fn run(args: Args) -> u8 {
     let resumed = match args.resume.as_deref().map(State::resume).transpose() {
         Ok(resumed) => resumed,
         Err(error) => {
-            print_error("the run can't be resumed", &error);
+            print_message(&error);
             return EXIT_USAGE;
         }
     };

@@ -1,6 +1,6 @@
 //! The start of a run: its partitions, where they end, and its state.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
 use metaq_producer::{
     Topic,
@@ -40,12 +40,16 @@ pub(super) async fn prepare(
 ) -> Result<Run, Failure> {
     let usage = |text: String| Failure::Other(text, EXIT_USAGE);
     if let Some((Interrupted { header, ledger, elapsed }, state)) = resumed {
+        let path = args.resume.as_deref().unwrap_or(Path::new("")).display();
         let topic = header.topic.parse();
-        let topic = topic.map_err(|error| usage(format!("the run can't be resumed: {error}")))?;
+        let topic = topic.map_err(|error| {
+            usage(format!("the run in {path} can't be resumed: line 1 is damaged ({error}); begin a new run"))
+        })?;
         if header.cluster != look.cluster_name {
             return Err(usage(format!(
-                "the run can't be resumed: its messages are in {}, not in {}; name that cluster",
-                header.cluster, look.cluster_name
+                "the run in {path} can't be resumed: its messages are in {cluster}, not in {}; use --cluster {cluster}",
+                look.cluster_name,
+                cluster = header.cluster
             )));
         }
         print_message(&format!("resuming after {} messages", ledger.len()));
@@ -80,10 +84,11 @@ pub(super) async fn prepare(
     let state = args.state.as_deref().map_or_else(|| Ok(State::none()), |path| State::create(path, &header));
     let state = state.map_err(|error| {
         let remedy = match error.kind() {
-            io::ErrorKind::AlreadyExists => "; resume it with --resume, or name another file",
+            io::ErrorKind::AlreadyExists => "; resume that run with --resume, or name another file",
             _ => "",
         };
-        usage(format!("the state can't be written: {error}{remedy}"))
+        let path = args.state.as_deref().unwrap_or(Path::new("")).display();
+        usage(format!("the state can't be written to {path}: {error}{remedy}"))
     })?;
     Ok(Run { topic, header, ledger: Ledger::default(), state, elapsed: Duration::ZERO })
 }

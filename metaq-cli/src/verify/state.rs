@@ -20,6 +20,7 @@ use metaq_producer::Partition;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Ledger, Place, Reported};
+use crate::stderr::{describe, without_line};
 
 /// The form of the file.
 const VERSION: u32 = 2;
@@ -92,8 +93,22 @@ impl State {
     /// Reads the file of an interrupted run, and goes on with it.
     ///
     /// # Errors
-    /// When it can't be read or written, is none, or another run uses it.
-    pub(super) fn resume(path: &Path) -> io::Result<(Interrupted, Self)> {
+    /// A text that names the file and what to do when it can't be read or written, is none, or another run
+    /// uses it.
+    pub(super) fn resume(path: &Path) -> Result<(Interrupted, Self), String> {
+        Self::reopen(path).map_err(|error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "; check the name: a run has a file only where --state has named one when it began"
+                }
+                io::ErrorKind::PermissionDenied => "; it has to be readable and writable for this user",
+                _ => "",
+            };
+            format!("the run in {} can't be resumed: {}{remedy}", path.display(), describe(&error))
+        })
+    }
+
+    fn reopen(path: &Path) -> io::Result<(Interrupted, Self)> {
         let file = OpenOptions::new().append(true).open(path)?;
         lock(&file)?;
         let text = fs::read_to_string(path)?;
@@ -191,14 +206,21 @@ fn parse_line(line: &str, len: u64) -> Option<Line> {
 
 fn parse(text: &str) -> io::Result<Interrupted> {
     let malformed = |line: usize, reason: String| {
-        let text = format!("line {line} is malformed ({reason}); it is no state of metaq verify, or damaged");
+        let text = format!(
+            "line {line} is malformed ({reason}); it is no file of --state, or damaged: name another file, or begin a \
+             new run"
+        );
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let mut lines = text.split_inclusive('\n').enumerate();
     let first = lines.next().map(|(_, line)| line).unwrap_or_default();
-    let header: Header = serde_json::from_str(first).map_err(|error| malformed(1, error.to_string()))?;
+    let header: Header = serde_json::from_str(first).map_err(|error| malformed(1, without_line(&error)))?;
     if header.version != VERSION {
-        return Err(malformed(1, format!("its version is {}, not {VERSION}", header.version)));
+        let text = format!(
+            "line 1 has the version {}, and this metaq reads {VERSION}; resume it with the metaq that began the run",
+            header.version
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let (mut ledger, mut elapsed) = (Ledger::default(), Duration::ZERO);
     for (at, line) in lines.filter(|(_, line)| line.ends_with('\n')) {
@@ -268,7 +290,7 @@ mod tests {
         let (Interrupted { ledger, .. }, mut state) = State::resume(&path).unwrap();
         assert_eq!(ledger.len(), 4, "the last line was cut off");
         let error = State::resume(&path).unwrap_err();
-        assert!(error.to_string().contains("another metaq verify uses the file"), "{error}");
+        assert!(error.contains("another metaq verify uses the file"), "{error}");
         state.reserve(9, Duration::ZERO).unwrap();
         state.end(7, Duration::from_millis(99)).unwrap();
         drop(state);
@@ -305,7 +327,7 @@ mod tests {
         let path = folder.path().join("state");
         fs::write(&path, "no state\n").unwrap();
         let error = State::resume(&path).unwrap_err();
-        assert!(error.to_string().contains("no state of metaq verify"), "{error}");
+        assert!(error.contains("no file of --state"), "{error}");
         assert_eq!(State::create(&path, &header()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 }

@@ -57,7 +57,7 @@ impl Account<'_> {
         let verdict = self.verdict(&counts);
         if let Some(state) = self.state.filter(|_| verdict == "incomplete") {
             let state = state.display();
-            print_message(&format!("metaq verify --resume {state} goes on, and compares everything again"));
+            print_message(&format!("to go on, and compare everything again: metaq verify --resume {state}"));
         }
         let elapsed_s = self.elapsed.as_secs_f64();
         if json {
@@ -81,7 +81,11 @@ impl Account<'_> {
         row("acknowledged", counts.acknowledged.to_string());
         row("not sent", counts.not_sent.to_string());
         row("rejected", counts.rejected.to_string());
-        row("unknown", format!("{}, of which {} are stored", counts.unknown, counts.unknown_stored));
+        let unknown = match counts.unknown {
+            0 => "0".to_owned(),
+            unknown => format!("{unknown}, of which {} are stored", counts.unknown_stored),
+        };
+        row("unknown", unknown);
         if counts.possibly_sent > 0 {
             let Counts { possibly_sent, possibly_sent_stored, .. } = counts;
             row("possibly sent", format!("{possibly_sent}, of which {possibly_sent_stored} are stored"));

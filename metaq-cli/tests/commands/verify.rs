@@ -176,7 +176,7 @@ async fn killed_run_is_resumed_from_its_state() {
     metaq.kill().await;
     let again = verify(&cluster, &format!("t --count 5 --state {state}")).await;
     assert_eq!((again.status, &*again.stdout), (2, ""), "{}", again.stderr);
-    assert!(again.stderr.contains("resume it with --resume"), "{}", again.stderr);
+    assert!(again.stderr.contains("resume that run with --resume"), "{}", again.stderr);
 
     let finished = verify(&cluster, &format!("--resume {state}")).await;
     let result = check(&finished, 0, [0; 4]);
@@ -191,7 +191,11 @@ async fn killed_run_is_resumed_from_its_state() {
     fs::write(&state, "no state").unwrap();
     let refused = verify(&cluster, &format!("--resume {state}")).await;
     assert_eq!((refused.status, &*refused.stdout), (2, ""));
-    assert!(refused.stderr.contains("no state of metaq verify"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("is no file of --state, or damaged: name another file"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[tokio::test]
@@ -217,8 +221,16 @@ async fn wrong_usage_and_unknown_topics_are_refused() {
         ("t --rate 0", 2, "greater than zero"),
         ("t --size 10", 2, "--size"),
         ("t --resume x", 2, "cannot be used with"),
-        ("--resume /no/such/file", 2, "the run can't be resumed: No such file"),
-        ("t --count 1 --state /no/such/folder/file", 2, "the state can't be written"),
+        (
+            "--resume /no/such/file",
+            2,
+            "the run in /no/such/file can't be resumed: No such file or directory (os error 2); check the name",
+        ),
+        (
+            "t --count 1 --state /no/such/folder/file",
+            2,
+            "the state can't be written to /no/such/folder/file: No such file",
+        ),
     ] {
         let finished = verify(&cluster, more).await;
         assert_eq!((finished.status, &*finished.stdout), (status, ""), "{more}: {}", finished.stderr);

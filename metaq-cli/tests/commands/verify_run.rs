@@ -193,7 +193,7 @@ async fn second_signal_ends_with_what_is_known() {
     let finished = metaq.wait().await;
     let result = check(&finished, 143, "incomplete");
     assert!(result["unverified"] == result["acknowledged"] && result["unverified"] != 0, "{result}");
-    assert!(finished.stderr.contains(&format!("metaq verify --resume {state} ")), "{}", finished.stderr);
+    assert!(finished.stderr.contains(&format!("metaq verify --resume {state}\n")), "{}", finished.stderr);
 }
 
 #[tokio::test]
