@@ -1,11 +1,12 @@
 //! The progress on standard error, which is shown only if that is a terminal.
 
 use std::{
+    fmt,
     io::{self, IsTerminal as _},
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::stderr::accepts_text;
 
@@ -19,13 +20,18 @@ pub(crate) struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// Returns a line with this template of `indicatif`, or `None` if stderr is not a terminal.
+    /// Returns a line with this template of `indicatif`, where `rate` is a whole number each second, or `None`
+    /// if stderr is not a terminal.
     pub(crate) fn new(length: Option<u64>, template: &'static str) -> Option<Self> {
         if !io::stderr().is_terminal() {
             return None;
         }
         let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template(template).expect("templates are constants, and valid");
+        let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // Writing to a string can't fail.
+            let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+        });
         Some(Self { bar: bar.with_style(style) })
     }
 

@@ -274,8 +274,8 @@ impl Watching<'_> {
         shutdown: &mut Shutdown,
     ) -> Option<Result<T, JoinError>> {
         let template = match self.total {
-            Some(_) => "{human_pos} of {human_len} messages, {per_sec}, {eta} left",
-            None => "{human_pos} messages, {per_sec}, {elapsed}",
+            Some(_) => "{human_pos} of {human_len} messages, {rate}, {eta} left",
+            None => "{human_pos} messages, {rate}, {elapsed}",
         };
         let line = ProgressLine::new(self.total, template);
         let ticks = |period| {

@@ -1,10 +1,16 @@
 //! SIGHUP, SIGINT and SIGTERM.
 
-use std::{fs, io};
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::exit_status;
+use crate::{
+    exit_status,
+    stderr::{accepts_text, print_text},
+};
 
 /// The signals that ask the program to stop.
 #[derive(Debug)]
@@ -34,6 +40,10 @@ impl StopSignals {
             _ = self.interrupt.recv() => SignalKind::interrupt(),
             _ = self.terminate.recv() => SignalKind::terminate(),
         };
+        if kind == SignalKind::interrupt() && io::stderr().is_terminal() && accepts_text() {
+            // The terminal shows ^C, and what is printed next begins a line.
+            print_text("\n");
+        }
         exit_status::of_signal(kind.as_raw_value())
     }
 }
