@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     args::ConnectionArgs,
-    display::{OutputForm, output_form},
+    display::OutputForm,
     exit_status::{self, EXIT_DONE, EXIT_USAGE},
     settings::{self, Settings},
     stderr::{print_error, print_message},
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> u8 {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    let form = match output_form(settings.get("output")) {
+    let form = match settings.output_form() {
         Ok(form) => form.unwrap_or(OutputForm::Human),
         Err(text) => {
             print_message(&text);

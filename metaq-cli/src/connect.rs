@@ -47,7 +47,7 @@ pub(crate) async fn connect(
     adapt: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
     signals: &mut StopSignals,
 ) -> Result<Producer, u8> {
-    let mut connecting = Connecting::new(settings, topics, wait, adapt)?;
+    let mut connecting = Connecting::new(settings, topics, wait, adapt, signals).await?;
     let published = tokio::select! {
         published = connecting.publish(topics, wait.is_some()) => published,
         status = signals.next() => return Err(status),
@@ -79,12 +79,13 @@ pub(crate) struct Connecting {
 
 impl Connecting {
     /// Builds a producer. `wait` is the time that registry, topics and brokers have to appear, if they have.
-    /// A failure is printed; the error is the exit status.
-    pub(crate) fn new(
+    /// A failure is printed; the error is the exit status, also of a signal.
+    pub(crate) async fn new(
         mut settings: Settings,
         topics: &[Topic],
         wait: Option<Duration>,
         adapt: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
+        signals: &mut StopSignals,
     ) -> Result<Self, u8> {
         let is_default = |name| *settings.origin(name) == Origin::Default;
         let limit = match wait {
@@ -99,7 +100,7 @@ impl Connecting {
         };
         settings.config.topic_timeout = waits_for_topic.unwrap_or(settings.config.topic_timeout);
         settings.config.publish_timeout = limit;
-        let cluster = settings.cluster(limit).map_err(usage)?;
+        let (cluster, broker_tls) = settings.open_cluster(limit, signals).await?;
         if cluster.has_registry()
             && let Some(topic) = topics.iter().find(|topic| topic.as_str().contains('/'))
         {
@@ -108,7 +109,6 @@ impl Connecting {
             )));
         }
         let default_topic = settings.config.default_topic.clone();
-        let broker_tls = settings.broker_tls().map_err(usage)?;
         let builder = cluster.clone().configure(Producer::builder().config(settings.config.clone()));
         let built =
             broker_tls.configure(builder, &settings.config).and_then(|builder| adapt(builder).build());

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    env,
+    env, fmt,
     io::{self, IsTerminal as _},
     sync::OnceLock,
 };
@@ -75,11 +75,15 @@ impl DisplayArgs {
     }
 }
 
-/// Returns the form of results if one is asked for by option, or else by `setting`.
+/// Returns the form of results if one is asked for by option, or else by `setting`, which comes from
+/// `origin`.
 ///
 /// # Errors
 /// A text when the setting names no form.
-pub(crate) fn output_form(setting: Option<&str>) -> Result<Option<OutputForm>, String> {
+pub(crate) fn output_form(
+    setting: Option<&str>,
+    origin: &impl fmt::Display,
+) -> Result<Option<OutputForm>, String> {
     match (DisplayArgs::current().output, setting) {
         (Some(OutputArg::Human), _) => Ok(Some(OutputForm::Human)),
         (Some(OutputArg::Json), _) => Ok(Some(OutputForm::Json)),
@@ -88,12 +92,12 @@ pub(crate) fn output_form(setting: Option<&str>) -> Result<Option<OutputForm>, S
             Err("--output prometheus is for metaq stats; use human, json or plain".to_owned())
         }
         (None, Some("prometheus")) => {
-            Err("output is prometheus, which is for metaq stats; use human, json or plain".to_owned())
+            Err(format!("{origin}: output is prometheus, which is for metaq stats; use human, json or plain"))
         }
         (None, None) => Ok(None),
         (None, Some(text)) => match OutputForm::from_str(text, false) {
             Ok(form) => Ok(Some(form)),
-            Err(_) => Err(format!("output is {text:?}, but has to be human, json or plain")),
+            Err(_) => Err(format!("{origin}: output is {text:?}, but has to be human, json or plain")),
         },
     }
 }

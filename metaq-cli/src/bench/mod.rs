@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     connect::connect,
-    display::{OutputForm, output_form},
+    display::OutputForm,
     exit_status::{EXIT_FAILED, EXIT_USAGE},
     output::Output,
     progress::{PROGRESS_INTERVAL, ProgressLine},
@@ -69,22 +69,22 @@ pub(crate) async fn run(args: Args) -> u8 {
         Ok(earlier) => earlier,
         Err(error) => return unusable("the earlier figures can't be read", &error),
     };
-    // Reading a file may block, and a signal ends the program then.
-    let mut signals = match StopSignals::new() {
-        Ok(signals) => signals,
-        Err(error) => return print_error("signals can't be handled", &error),
-    };
     let timeout = Flag::new("send_timeout", "--timeout", args.timeout.as_deref());
     let mut settings = match args.connection.settings(&[timeout]) {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    let form = match output_form(settings.get("output")) {
+    let form = match settings.output_form() {
         Ok(form) => form.unwrap_or(OutputForm::Human),
         Err(text) => {
             print_message(&text);
             return EXIT_USAGE;
         }
+    };
+    // Reading a file may block, and a signal ends the program then.
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return print_error("signals can't be handled", &error),
     };
     configure(&mut settings, &args, &payloads);
     let timeout = settings.config.send_timeout;

@@ -24,10 +24,10 @@ use serde::Serialize;
 pub(crate) use self::{failure::Failure, table::Table};
 use crate::{
     args::{ConnectionArgs, parse_timeout, timeout_text},
-    display::{OutputForm, is_for_prometheus, output_form},
+    display::{OutputForm, is_for_prometheus},
     exit_status::{EXIT_DONE, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_USAGE, of_inspect_error},
     output::Output,
-    settings::{Cluster, Flag, Origin},
+    settings::{Cluster, Flag, Origin, Settings},
     shutdown::StopSignals,
     stderr::{print_error, print_message},
 };
@@ -52,6 +52,13 @@ pub(crate) struct LookArgs {
 }
 
 impl LookArgs {
+    /// Collects the settings. When they can't be used, prints the reason, and fails with the exit status. The
+    /// file of settings may be a named pipe: signals are to be handled only later, so that they end the wait
+    /// for its other end.
+    pub(crate) fn settings(&self) -> Result<Settings, u8> {
+        self.connection.settings(&[Flag::new("send_timeout", "--timeout", self.timeout.as_deref())])
+    }
+
     /// Returns the limit on each question.
     pub(crate) fn timeout(&self) -> Duration {
         let asked = self.timeout.as_deref().and_then(|text| parse_timeout(text).ok());
@@ -77,20 +84,22 @@ impl Look {
     /// Prepares the cluster and stdout. `change` changes the settings of the producer.
     ///
     /// # Errors
-    /// The exit status, after a message.
-    pub(crate) fn open(args: LookArgs, change: impl FnOnce(&mut ProducerConfig)) -> Result<Self, u8> {
-        let limit = args.timeout();
-        let LookArgs { connection, timeout, takes_prometheus } = args;
+    /// The exit status, after a message, or of a signal.
+    pub(crate) async fn open(
+        args: &LookArgs,
+        settings: Settings,
+        change: impl FnOnce(&mut ProducerConfig),
+        signals: &mut StopSignals,
+    ) -> Result<Self, u8> {
+        let (limit, takes_prometheus) = (args.timeout(), args.takes_prometheus);
         let usage = |text: String| {
             print_message(&text);
             EXIT_USAGE
         };
-        let settings = connection.settings(&[Flag::new("send_timeout", "--timeout", timeout.as_deref())])?;
         let is_for_prometheus = takes_prometheus && is_for_prometheus(settings.get("output"));
-        let form = if is_for_prometheus { Ok(None) } else { output_form(settings.get("output")) };
+        let form = if is_for_prometheus { Ok(None) } else { settings.output_form() };
         let form = form.map_err(usage)?;
-        let cluster = settings.cluster(limit).map_err(usage)?;
-        let broker_tls = settings.broker_tls().map_err(usage)?;
+        let (cluster, broker_tls) = settings.open_cluster(limit, signals).await?;
         let cluster_name = settings.get("cluster").unwrap_or_default().to_owned();
         let output = Output::stdout();
         let output = output.map_err(|error| print_error("the output can't be set up", &error))?;
@@ -214,11 +223,15 @@ impl Look {
 /// Runs a command that looks at a cluster. Returns the exit status: that which `work` returns, that of its
 /// failure, or that of a signal, which ends it at once.
 pub(crate) async fn run(args: LookArgs, work: impl AsyncFnOnce(&mut Look) -> Result<u8, Failure>) -> u8 {
+    let settings = match args.settings() {
+        Ok(settings) => settings,
+        Err(status) => return status,
+    };
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
-    let mut look = match Look::open(args, |_| {}) {
+    let mut look = match Look::open(&args, settings, |_| {}, &mut signals).await {
         Ok(look) => look,
         Err(status) => return status,
     };

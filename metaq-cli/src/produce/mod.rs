@@ -22,7 +22,7 @@ use self::{compose::Composer, pace::Pace, rejects::Rejects, run::Run, sending::S
 use crate::{
     args::SelectorName,
     connect::{Connecting, connect},
-    display::{self, OutputForm, output_form},
+    display::{self, OutputForm},
     exit_status::{EXIT_FAILED, EXIT_LOCAL_IO, EXIT_USAGE},
     input::{Lines, Source, are_same, checked_sources, is_stdout},
     report::{Destination, Report},
@@ -44,7 +44,7 @@ async fn start(args: &Args) -> Result<u8, u8> {
     ensure_distinct(args)?;
     ensure_usable(args)?;
     let settings = settings(args)?;
-    let form = match output_form(settings.get("output")).map_err(|text| usage(&text))? {
+    let form = match settings.output_form().map_err(|text| usage(&text))? {
         // The messages take the place of the results.
         _ if args.tee && args.ack_log.is_none() => OutputForm::Human,
         form => form.unwrap_or(OutputForm::Json),
@@ -169,7 +169,7 @@ impl Way {
         let options = settings.spool(&folder);
         let limit = timeout.saturating_add(WRITE_TIME);
         settings.lift_size_limit();
-        let connecting = Connecting::new(settings, &args.topics, None, adapt)?;
+        let connecting = Connecting::new(settings, &args.topics, None, adapt, signals).await?;
         let open = Spool::open(connecting.producer.clone(), options).await?;
         connecting.publish_spooled(&open.producer, &args.topics, args.wait, signals).await?;
         let sender = Sender::Spool(open.producer.clone());

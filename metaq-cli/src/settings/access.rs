@@ -31,10 +31,7 @@ impl Access {
         }
         let credentials = match settings.get(auth) {
             None => None,
-            Some(text) => {
-                let read = credentials(auth, text);
-                Some(read.map_err(|reason| format!("{}: {reason}", settings.origin(auth)))?)
-            }
+            Some(text) => Some(credentials(auth, text).map_err(settings.unusable(auth))?),
         };
         Ok(Self {
             credentials,
@@ -117,12 +114,17 @@ fn tls(settings: &Settings) -> Result<Option<metaq_producer::discovery::TlsConfi
             None => Ok(None),
         };
     };
-    let tls = TlsConfig::from_ca_file(ca).map_err(describe)?;
+    let tls = TlsConfig::from_ca_file(ca).map_err(describe).map_err(settings.unusable("tls.ca"))?;
     match (settings.get("tls.cert"), settings.get("tls.key")) {
         (None, None) => Ok(Some(tls)),
         (Some(certificate), Some(key)) => {
-            tls.with_identity_files(certificate, key).map(Some).map_err(describe)
+            let tls = tls.with_identity_files(certificate, key).map(Some);
+            tls.map_err(describe).map_err(settings.unusable("tls.cert"))
         }
-        _ => Err("tls.cert and tls.key are set together, or neither".to_owned()),
+        (cert, _) => {
+            let name = if cert.is_some() { "tls.cert" } else { "tls.key" };
+            let reason = "tls.cert and tls.key are set together, or neither";
+            Err(settings.unusable(name)(reason.to_owned()))
+        }
     }
 }

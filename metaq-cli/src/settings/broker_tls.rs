@@ -7,6 +7,9 @@ use super::Settings;
 /// The settings of TLS to brokers, besides those of the registry.
 const NAMES: [&str; 4] = ["broker_tls.ca", "broker_tls.cert", "broker_tls.key", "broker_tls.name"];
 
+/// A setting that can't be used, and the reason.
+type Unusable = (&'static str, String);
+
 /// What brokers are connected to with: TLS, or nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BrokerTls {
@@ -19,28 +22,30 @@ impl Settings {
     ///
     /// # Errors
     /// A text about the setting that can't be used.
-    pub(crate) fn broker_tls(&self) -> Result<BrokerTls, String> {
+    pub(super) fn broker_tls(&self) -> Result<BrokerTls, String> {
         let Some(first) = NAMES.into_iter().find(|name| self.get(name).is_some()) else {
             return Ok(BrokerTls::default());
         };
-        let in_place = |reason: String| format!("{}: {reason}", self.origin(first));
         if self.get("broker_tls.ca").is_none() {
-            return Err(in_place(format!("{first} needs broker_tls.ca, too")));
+            return Err(self.unusable(first)(format!("{first} needs broker_tls.ca, too")));
         }
-        self.read_broker_tls().map_err(in_place)
+        self.read_broker_tls().map_err(|(name, reason)| self.unusable(name)(reason))
     }
 
     #[cfg(not(feature = "tls"))]
-    fn read_broker_tls(&self) -> Result<BrokerTls, String> {
-        Err("this metaq was built without TLS; cargo install it with --features tls".to_owned())
+    fn read_broker_tls(&self) -> Result<BrokerTls, Unusable> {
+        let reason = "this metaq was built without TLS; cargo install it with --features tls";
+        Err(("broker_tls.ca", reason.to_owned()))
     }
 
     #[cfg(feature = "tls")]
-    fn read_broker_tls(&self) -> Result<BrokerTls, String> {
+    fn read_broker_tls(&self) -> Result<BrokerTls, Unusable> {
         let [ca, certificate, key, name] = NAMES.map(|name| self.get(name));
         let client = tls::Client::read(ca.unwrap_or_default(), certificate.zip(key), name)?;
         if certificate.is_some() != key.is_some() {
-            return Err("broker_tls.cert and broker_tls.key are set together, or neither".to_owned());
+            let name = if certificate.is_some() { "broker_tls.cert" } else { "broker_tls.key" };
+            let reason = "broker_tls.cert and broker_tls.key are set together, or neither";
+            return Err((name, reason.to_owned()));
         }
         Ok(BrokerTls { client: Some(client) })
     }
@@ -77,6 +82,8 @@ mod tls {
         },
     };
 
+    use super::Unusable;
+
     /// The trusted authorities, the client's own certificate, and the name that brokers have to have.
     #[derive(Clone, Debug)]
     pub(super) struct Client {
@@ -90,31 +97,41 @@ mod tls {
             ca: &str,
             identity: Option<(&str, &str)>,
             name: Option<&str>,
-        ) -> Result<Self, String> {
+        ) -> Result<Self, Unusable> {
+            let of_ca = |reason| ("broker_tls.ca", reason);
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(ca)? {
+            for certificate in certificates(ca).map_err(of_ca)? {
                 let added = roots.add(certificate);
-                added.map_err(|error| format!("{ca} has a certificate that is not that of a CA: {error}"))?;
+                let described = |error| format!("{ca} has a certificate that is not that of a CA: {error}");
+                added.map_err(|error| of_ca(described(error)))?;
             }
             let builder = ClientConfig::builder_with_provider(TlsTransport::crypto_provider());
             let builder = builder.with_safe_default_protocol_versions();
-            let builder = builder.map_err(|error| format!("TLS can't be used: {error}"))?;
+            let builder = builder.map_err(|error| of_ca(format!("TLS can't be used: {error}")))?;
             let builder = builder.with_root_certificates(roots);
             let config = match identity {
                 None => builder.with_no_client_auth(),
                 Some((certificate, key)) => {
-                    let private = PrivateKeyDer::from_pem_slice(&bytes(key)?);
-                    let private =
-                        private.map_err(|error| format!("{key} has no usable private key: {error}"))?;
-                    let built = builder.with_client_auth_cert(certificates(certificate)?, private);
+                    let of_key = |reason| ("broker_tls.key", reason);
+                    let of_certificate = |reason| ("broker_tls.cert", reason);
+                    let private = PrivateKeyDer::from_pem_slice(&bytes(key).map_err(of_key)?);
+                    let private = private
+                        .map_err(|error| of_key(format!("{key} has no usable private key: {error}")))?;
+                    let chain = certificates(certificate).map_err(of_certificate)?;
+                    let built = builder.with_client_auth_cert(chain, private);
                     built.map_err(|error| {
-                        format!("{certificate} and {key} are no certificate and its key: {error}")
+                        of_certificate(format!(
+                            "{certificate} and {key} are no certificate and its key: {error}"
+                        ))
                     })?
                 }
             };
             let name = name.map(|name| {
                 let parsed = ServerName::try_from(name.to_owned());
-                parsed.map_err(|_| format!("broker_tls.name is {name:?}, which no certificate can be for"))
+                parsed.map_err(|_| {
+                    let reason = format!("broker_tls.name is {name:?}, which no certificate can be for");
+                    ("broker_tls.name", reason)
+                })
             });
             Ok(Self { config: Arc::new(config), name: name.transpose()? })
         }

@@ -8,8 +8,12 @@ use metaq_producer::{
     error::InvalidBrokerAddr,
 };
 
-use super::{Settings, access::Access};
-use crate::{exit_status::EXIT_USAGE, stderr::describe};
+use super::{Settings, access::Access, broker_tls::BrokerTls};
+use crate::{
+    exit_status::EXIT_USAGE,
+    shutdown::{StopSignals, on_thread},
+    stderr::{describe, print_error, print_message},
+};
 
 /// The source of broker addresses.
 #[derive(Clone, Debug)]
@@ -22,12 +26,35 @@ pub(crate) enum Cluster {
 }
 
 impl Settings {
+    /// Returns the cluster, and what its brokers are connected to with. A file that has credentials may be a
+    /// named pipe, whose other end is waited for until a signal. A failure is printed; the error is the exit
+    /// status.
+    pub(crate) async fn open_cluster(
+        &self,
+        limit: Duration,
+        signals: &mut StopSignals,
+    ) -> Result<(Cluster, BrokerTls), u8> {
+        let settings = self.clone();
+        let reading = on_thread(move || {
+            let opened = settings.cluster(limit);
+            Ok(opened.and_then(|cluster| Ok((cluster, settings.broker_tls()?))))
+        });
+        match signals.unless_stopped(reading).await? {
+            Ok(Ok(opened)) => Ok(opened),
+            Ok(Err(text)) => {
+                print_message(&text);
+                Err(EXIT_USAGE)
+            }
+            Err(error) => Err(print_error("the settings can't be read", &error)),
+        }
+    }
+
     /// Returns the cluster that the settings name. `limit` is the time after which the caller gives up: a
     /// registry has a little less, so that its reason is known by then. Nothing is connected to yet.
     ///
     /// # Errors
     /// A text about the setting that can't be used.
-    pub(crate) fn cluster(&self, limit: Duration) -> Result<Cluster, String> {
+    fn cluster(&self, limit: Duration) -> Result<Cluster, String> {
         let Some(text) = self.get("cluster") else {
             return Err(
                 "no cluster is named: use --cluster, METAQ_CLUSTER, or cluster in a file of settings"
@@ -35,10 +62,11 @@ impl Settings {
             );
         };
         let limit = limit - (limit / 10).min(Duration::from_millis(100));
-        self.open(text, limit).map_err(|reason| format!("{}: {reason}", self.origin("cluster")))
+        self.open(text, limit)
     }
 
     fn open(&self, text: &str, limit: Duration) -> Result<Cluster, String> {
+        let unusable = self.unusable("cluster");
         if text.starts_with("zk://") {
             let access = Access::read(self, "zk_auth")?;
             let mut config = ZooKeeperConfig::default();
@@ -50,23 +78,25 @@ impl Settings {
             }
             self.ensure_tls_is_built()?;
             let discovery = ZooKeeperDiscovery::with_config(text, config);
-            discovery.map(Cluster::ZooKeeper).map_err(|error: DiscoveryError| describe(&error))
+            let described = discovery.map_err(|error: DiscoveryError| describe(&error));
+            described.map(Cluster::ZooKeeper).map_err(unusable)
         } else if text.starts_with("meta://") {
             Access::refuse(self, "one broker without a registry")?;
-            text.parse().map(Cluster::Direct).map_err(|error: InvalidBrokerAddr| error.to_string())
+            let parsed = text.parse().map_err(|error: InvalidBrokerAddr| error.to_string());
+            parsed.map(Cluster::Direct).map_err(unusable)
         } else if text.starts_with("etcd://") {
             self.etcd(text, limit)
         } else if let Some(path) = text.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Access::refuse(self, "a file of brokers")?;
             if Path::new(path).is_dir() {
-                return Err(format!("{path} is a directory, not a file of brokers"));
+                return Err(unusable(format!("{path} is a directory, not a file of brokers")));
             }
             Ok(Cluster::File(FileDiscovery::new(path)))
         } else {
             // The text may have a secret in front of an @.
-            Err("it is no cluster; expected zk://HOST:PORT,HOST:PORT/ROOT, etcd://HOST:PORT,HOST:PORT/ROOT, \
-                 meta://HOST:PORT or file:PATH"
-                .to_owned())
+            let reason = "it is no cluster; expected zk://HOST:PORT,HOST:PORT/ROOT, \
+                          etcd://HOST:PORT,HOST:PORT/ROOT, meta://HOST:PORT or file:PATH";
+            Err(unusable(reason.to_owned()))
         }
     }
 
@@ -82,18 +112,21 @@ impl Settings {
         }
         self.ensure_tls_is_built()?;
         let discovery = metaq_producer::discovery::EtcdDiscovery::with_config(text, config);
-        discovery.map(Cluster::Etcd).map_err(|error| describe(&error))
+        let described = discovery.map_err(|error| describe(&error));
+        described.map(Cluster::Etcd).map_err(self.unusable("cluster"))
     }
 
     #[cfg(not(feature = "etcd"))]
     fn etcd(&self, _: &str, _: Duration) -> Result<Cluster, String> {
-        Err("this metaq was built without etcd; cargo install it with --features etcd".to_owned())
+        let reason = "this metaq was built without etcd; cargo install it with --features etcd";
+        Err(self.unusable("cluster")(reason.to_owned()))
     }
 
     /// Fails when the settings ask for TLS, and the command was built without it.
     fn ensure_tls_is_built(&self) -> Result<(), String> {
         if !cfg!(feature = "tls") && self.get("tls.ca").is_some() {
-            return Err("this metaq was built without TLS; cargo install it with --features tls".to_owned());
+            let reason = "this metaq was built without TLS; cargo install it with --features tls";
+            return Err(self.unusable("tls.ca")(reason.to_owned()));
         }
         Ok(())
     }

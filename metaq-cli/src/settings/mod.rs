@@ -21,6 +21,7 @@ use metaq_producer::ProducerConfig;
 
 pub(crate) use self::{access::names_place, cluster::Cluster};
 use self::{file::SettingsFile, spool::SPOOL_SETTINGS};
+use crate::display::{OutputForm, output_form};
 
 /// The variable that names the profile.
 const PROFILE_VARIABLE: &str = "METAQ_PROFILE";
@@ -68,8 +69,10 @@ pub(crate) struct Sources<'a, F> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Default,
-    File(String),
-    Profile(String),
+    /// The path, and the number of the line.
+    File(String, usize),
+    /// The name of the profile, the path of the file, and the number of the line.
+    Profile(String, String, usize),
     Environment(String),
     Option(String),
 }
@@ -78,8 +81,8 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "file {path}"),
-            Self::Profile(name) => write!(f, "profile {name}"),
+            Self::File(path, line) => write!(f, "file {path}, line {line}"),
+            Self::Profile(name, path, line) => write!(f, "profile {name}, file {path}, line {line}"),
             Self::Environment(variable) => write!(f, "environment {variable}"),
             Self::Option(option) => write!(f, "option {option}"),
         }
@@ -105,19 +108,22 @@ impl Settings {
     ) -> Result<Self, String> {
         let mut settings = Self { config: ProducerConfig::default(), values: BTreeMap::new() };
         let of_environment = if sources.profile.is_none() { environment(PROFILE_VARIABLE)? } else { None };
-        let asked = sources.profile.or(of_environment.as_deref());
+        let asked = match (sources.profile, of_environment) {
+            (Some(profile), _) => Some((profile.to_owned(), Origin::Option("--profile".to_owned()))),
+            (None, Some(profile)) => Some((profile, Origin::Environment(PROFILE_VARIABLE.to_owned()))),
+            (None, None) => None,
+        };
         if let Some(file) = SettingsFile::find(sources.file)? {
-            let origin = Origin::File(file.path.clone());
             for (name, value) in &file.values {
-                settings.set(name, value, origin.clone())?;
+                settings.set(name, &value.text, Origin::File(file.path.clone(), value.line))?;
             }
-            if let Some((profile, values)) = file.profile(asked)? {
+            if let Some((profile, values)) = file.profile(asked.as_ref())? {
                 for (name, value) in values {
-                    settings.set(name, value, Origin::Profile(profile.clone()))?;
+                    let origin = Origin::Profile(profile.to_owned(), file.path.clone(), value.line);
+                    settings.set(name, &value.text, origin)?;
                 }
             }
-        } else if let Some(profile) = asked {
-            let origin = if of_environment.is_some() { "METAQ_PROFILE" } else { "--profile" };
+        } else if let Some((profile, origin)) = asked {
             return Err(format!(
                 "{origin}: there is no profile {profile}, as there is no file of settings; use --config"
             ));
@@ -146,7 +152,7 @@ impl Settings {
                 settings.set(setting, value, Origin::Option((*option).to_owned()))?;
             }
         }
-        settings.config.validate().map_err(|error| error.to_string())?;
+        settings.validate()?;
         Ok(settings)
     }
 
@@ -165,6 +171,33 @@ impl Settings {
         }
         self.values.insert(name.to_owned(), (value.to_owned(), origin));
         Ok(())
+    }
+
+    /// Checks the producer's options as a whole.
+    fn validate(&self) -> Result<(), String> {
+        self.config.validate().map_err(|error| {
+            let text = error.to_string();
+            let named = text.split([' ', ':']).find(|word| self.values.contains_key(*word));
+            match named {
+                Some(name) => format!("{}: {text}", self.origin(name)),
+                None => text,
+            }
+        })
+    }
+
+    /// Returns the form of results that the display's options or the settings ask for.
+    ///
+    /// # Errors
+    /// A text when the setting names no form.
+    pub(crate) fn output_form(&self) -> Result<Option<OutputForm>, String> {
+        output_form(self.get("output"), self.origin("output"))
+    }
+
+    /// Returns a function that puts the origin of a setting in front of the reason for which it can't be
+    /// used.
+    fn unusable(&self, name: &str) -> impl Fn(String) -> String {
+        let origin = self.origin(name).to_string();
+        move |reason| format!("{origin}: {reason}")
     }
 
     /// Returns the value of a setting if it is not the default.

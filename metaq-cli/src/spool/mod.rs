@@ -19,7 +19,7 @@ use metaq_spool::SpoolFolder;
 use self::printer::Printer;
 use crate::{
     args::ConnectionArgs,
-    display::{OutputForm, output_form},
+    display::OutputForm,
     exit_status::{EXIT_LOCAL_IO, EXIT_USAGE, EXIT_VERIFICATION},
     report::count_messages,
     spooling::not_opened,
@@ -74,7 +74,7 @@ fn open(path: &Path) -> Result<SpoolFolder, u8> {
 /// Returns the form of results that the display's options or the settings ask for.
 fn form() -> Result<Option<OutputForm>, u8> {
     let settings = ConnectionArgs::default().settings(&[])?;
-    output_form(settings.get("output")).map_err(|text| usage(&text))
+    settings.output_form().map_err(|text| usage(&text))
 }
 
 fn usage(text: &str) -> u8 {

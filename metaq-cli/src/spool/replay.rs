@@ -17,7 +17,7 @@ use super::{failed, open};
 use crate::{
     args::{ConnectionArgs, LONGEST, SelectorName, parse_timeout, timeout_text},
     connect::Connecting,
-    display::{self, OutputForm, output_form},
+    display::{self, OutputForm},
     exit_status::{self, EXIT_DONE, EXIT_NOT_SENT, EXIT_REFUSED},
     output::Output,
     report::{Destination, Report, WriteFailure, count_messages},
@@ -98,9 +98,9 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
         Flag::new("default_topic", "--default-topic", args.default_topic.as_deref()),
         Flag::new("ordered", "--ordered", args.ordered.then_some("true")),
     ])?;
-    let form = output_form(settings.get("output")).map_err(|text| super::usage(&text))?;
+    let form = settings.output_form().map_err(|text| super::usage(&text))?;
     let form = form.unwrap_or(OutputForm::Json);
-    let signals = StopSignals::new().map_err(|error| print_error("signals can't be handled", &error))?;
+    let mut signals = StopSignals::new().map_err(|error| print_error("signals can't be handled", &error))?;
     let timeout = settings.config.send_timeout;
     let mut options = settings.spool(&args.folder);
     options.replay_rate = args.rate.or(options.replay_rate);
@@ -108,7 +108,8 @@ pub(super) async fn run(args: Args) -> Result<u8, u8> {
     let wait = patience(args.wait, options.replay_rate);
     let default_topic = settings.config.default_topic.clone();
     settings.lift_size_limit();
-    let connecting = Connecting::new(settings, &[], None, |builder| args.selector.configure(builder))?;
+    let adapt = |builder| args.selector.configure(builder);
+    let connecting = Connecting::new(settings, &[], None, adapt, &mut signals).await?;
     if args.set_aside {
         put_back(&args.folder)?;
     }

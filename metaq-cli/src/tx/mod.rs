@@ -11,7 +11,7 @@ use self::run::Run;
 use crate::{
     args::{ConnectionArgs, TransactionTimeout},
     connect::connect,
-    display::{OutputForm, output_form},
+    display::OutputForm,
     exit_status::EXIT_USAGE,
     input::{Framing, Lines, checked_sources},
     report::{Destination, Report},
@@ -79,20 +79,20 @@ pub(crate) async fn run(mut args: Args) -> u8 {
             return EXIT_USAGE;
         }
     };
-    let mut signals = match StopSignals::new() {
-        Ok(signals) => signals,
-        Err(error) => return print_error("signals can't be handled", &error),
-    };
     let settings = match args.connection.settings(&[]) {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    let form = match output_form(settings.get("output")) {
+    let form = match settings.output_form() {
         Ok(form) => form.unwrap_or(OutputForm::Json),
         Err(text) => {
             print_message(&text);
             return EXIT_USAGE;
         }
+    };
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => return print_error("signals can't be handled", &error),
     };
     let producer = match connect(settings, &args.topics, None, |builder| builder, &mut signals).await {
         Ok(producer) => producer,

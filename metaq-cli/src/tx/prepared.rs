@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     args::ConnectionArgs,
     connect::connect,
-    display::{OutputForm, one_line, output_form},
+    display::{OutputForm, one_line},
     exit_status::{
         self, EXIT_DONE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_UNREACHABLE, EXIT_USAGE,
     },
@@ -104,7 +104,7 @@ async fn start(
     decision: Option<(&XaTransactionId, Decision)>,
 ) -> Result<u8, u8> {
     let settings = connection.settings(&[])?;
-    let form = output_form(settings.get("output")).map_err(|text| {
+    let form = settings.output_form().map_err(|text| {
         print_message(&text);
         EXIT_USAGE
     })?;

@@ -15,7 +15,7 @@ mod verdict;
 
 use std::{cell::RefCell, path::PathBuf, time::Duration};
 
-use metaq_producer::Topic;
+use metaq_producer::{ProducerConfig, Topic};
 use metaq_protocol::MAX_READABLE_DATA;
 
 use self::{
@@ -117,23 +117,27 @@ pub(crate) async fn run(args: Args) -> u8 {
             return EXIT_USAGE;
         }
     };
+    let settings = match args.look.settings() {
+        Ok(settings) => settings,
+        Err(status) => return status,
+    };
     // Opening a file may block, and a signal ends the program then.
-    let signals = match StopSignals::new() {
+    let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
         Err(error) => return print_error("signals can't be handled", &error),
     };
     let is_ordered = resumed.as_ref().map_or(!args.unordered, |(interrupted, _)| interrupted.header.ordered);
-    let mut shutdown = Shutdown::new(signals, args.settle);
-    let look = Look::open(args.look.clone(), |config| {
+    let change = |config: &mut ProducerConfig| {
         config.ordered = is_ordered;
         // What these would store twice or elsewhere is no broken promise.
         (config.retry.at_least_once, config.retry.server_errors) = (false, false);
         config.default_topic = None;
-    });
-    let mut look = match look {
+    };
+    let mut look = match Look::open(&args.look, settings, change, &mut signals).await {
         Ok(look) => look,
         Err(status) => return status,
     };
+    let mut shutdown = Shutdown::new(signals, args.settle);
     let verified = verify(&args, resumed, &mut look, &mut shutdown).await;
     let status = verified.unwrap_or_else(|failure| failure.report_of(&look));
     if !shutdown.is_forced() {

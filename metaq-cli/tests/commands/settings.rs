@@ -50,10 +50,10 @@ fn a_setting_comes_from_the_first_place_that_has_it() {
     let output =
         metaq(folder.path(), &variables, &[&show[..], &["--profile", "near", "-X", "ordered=true"]].concat());
     for (name, value, origin) in [
-        ("cluster", "meta://file:1", format!("file {path}")),
-        ("send_timeout", "8s", "profile near".to_owned()),
+        ("cluster", "meta://file:1", format!("file {path}, line 2")),
+        ("send_timeout", "8s", format!("profile near, file {path}, line 7")),
         ("retry.max_attempts", "9", "environment METAQ_RETRY_MAX_ATTEMPTS".to_owned()),
-        ("max_in_flight", "77", format!("file {path}")),
+        ("max_in_flight", "77", format!("file {path}, line 5")),
         ("ordered", "true", "option -X".to_owned()),
         ("publish_timeout", "10s", "default".to_owned()),
     ] {
@@ -140,6 +140,90 @@ fn settings_that_can_not_be_used_are_named_in_one_line() {
 }
 
 #[test]
+fn every_error_names_the_origin_of_its_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, ca) = (folder.path().join("settings.toml"), folder.path().join("ca.pem"));
+    fs::write(&ca, "no certificate").unwrap();
+    let (path, ca) = (file.to_str().unwrap(), ca.to_str().unwrap());
+    let content = format!(
+        "cluster = 'zk://h:1'\n[profiles.loud]\noutput = 'loud'\n[profiles.many]\nmax_in_flight = 0\n\
+         [profiles.etcd]\n\n# for etcd\netcd_auth = 'env:SECRET'\n[profiles.tls]\ntls.ca = '{ca}'\n[profiles.list]\n\
+         retry.max_attempts = []\n[profiles.wrong]\ncluster = 'h:1'\n[profiles.broker]\nbroker_tls.ca = '{ca}'\n"
+    );
+    let of_profile = |name: &str, line| format!("profile {name}, file {path}, line {line}: ");
+    let list = |content: &str| content.replace("[]", "3");
+    for (profile, variables, args, said) in [
+        (
+            "",
+            &[("METAQ_OUTPUT", "loud")][..],
+            &[][..],
+            "environment METAQ_OUTPUT: output is \"loud\"".to_owned(),
+        ),
+        (
+            "",
+            &[("METAQ_OUTPUT", "prometheus")],
+            &[],
+            "environment METAQ_OUTPUT: output is prometheus".to_owned(),
+        ),
+        ("", &[("METAQ_MAX_IN_FLIGHT", "0")], &[], "environment METAQ_MAX_IN_FLIGHT: ".to_owned()),
+        ("", &[("METAQ_CLUSTER", "h:1")], &[], "environment METAQ_CLUSTER: it is no cluster".to_owned()),
+        (
+            "",
+            &[("METAQ_ZK_AUTH", "digest:env:NONE")],
+            &[],
+            "environment METAQ_ZK_AUTH: the variable".to_owned(),
+        ),
+        ("", &[("METAQ_TLS_CA", "no/ca.pem")], &[], "environment METAQ_TLS_CA: ".to_owned()),
+        ("", &[("METAQ_TLS_CERT", "c")], &["--tls-ca", ca], "option --tls-ca: ".to_owned()),
+        ("", &[("METAQ_BROKER_TLS_CA", ca)], &[], "environment METAQ_BROKER_TLS_CA: ".to_owned()),
+        (
+            "",
+            &[("METAQ_PROFILE", "far")],
+            &[],
+            "environment METAQ_PROFILE: there is no profile far".to_owned(),
+        ),
+        ("far", &[], &[], "option --profile: there is no profile far".to_owned()),
+        ("loud", &[], &[], of_profile("loud", 3) + "output is"),
+        ("many", &[], &[], of_profile("many", 5)),
+        ("etcd", &[], &[], of_profile("etcd", 9) + "etcd_auth is not for this cluster"),
+        ("tls", &[], &[], of_profile("tls", 11)),
+        ("wrong", &[], &[], of_profile("wrong", 15)),
+        ("broker", &[], &[], of_profile("broker", 17) + ca),
+    ] {
+        fs::write(&file, list(&content)).unwrap();
+        let profile = if profile.is_empty() { vec![] } else { vec!["--profile", profile] };
+        let args = [&["topics", "--config", path], args, &profile[..]].concat();
+        let output = metaq(folder.path(), variables, &args);
+        let stderr = text(&output.stderr);
+        assert_eq!(
+            (output.status.code(), stderr.lines().count()),
+            (Some(2), 1),
+            "{variables:?} {args:?}: {stderr}"
+        );
+        assert!(stderr.starts_with(&format!("metaq: {said}")), "{variables:?} {args:?}: {stderr}");
+    }
+    // What is wrong with the file as a whole, and which option or variable names it.
+    for (content, variables, args, said) in [
+        (&*content, &[("METAQ_CONFIG", path)][..], &[][..], "environment METAQ_CONFIG: the settings in "),
+        (&content, &[], &["--config", path], "option --config: the settings in "),
+        (&content, &[], &["--config", path], "can't be used: line 13: retry.max_attempts is neither a text"),
+        ("\nprofile = 'far'", &[], &["--config", path], "line 2: there is no profile far in "),
+        (
+            "",
+            &[("METAQ_CONFIG", "no/file")],
+            &[],
+            "environment METAQ_CONFIG: the settings in no/file can't be read",
+        ),
+    ] {
+        fs::write(&file, content).unwrap();
+        let output = metaq(folder.path(), variables, &[&["topics"], args].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{said}: {stderr}");
+        assert!(stderr.contains(said), "{said}: {stderr}");
+    }
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let show = ["config", "show", "--origin", "--output", "json"];
@@ -182,11 +266,11 @@ fn table_of_partitions_is_one_setting() {
     let (value, origin) = shown(&output, "partitions");
     let value = value.as_str().unwrap();
     assert!(value.contains("0:4;1:4") && value.contains("a.b") && value.contains("ever-named"), "{value}");
-    assert_eq!(origin, format!("file {}", file.display()));
+    assert_eq!(origin, format!("file {}, line 1", file.display()));
     let output = metaq(folder.path(), &[], &[&show[..], &["--profile", "near"]].concat());
     let (value, origin) = shown(&output, "partitions");
     assert!(value.as_str().unwrap().contains("2:1"), "{value}");
-    assert_eq!(origin, "profile near");
+    assert_eq!(origin, format!("profile near, file {}, line 4", file.display()));
     fs::write(&file, "[partitions]\nledger = 4\n").unwrap();
     let output = metaq(folder.path(), &[], &show);
     assert!(text(&output.stderr).contains("partitions.ledger is not a text"), "{}", text(&output.stderr));
@@ -203,8 +287,7 @@ fn empty_variables_are_not_set_and_unusable_ones_are_named() {
     assert_eq!(shown(&output, "send_timeout").1, "default");
     let output = metaq(folder.path(), &[("METAQ_PROFILE", "staging")], &show);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
-    let said =
-        "metaq: METAQ_PROFILE: there is no profile staging, as there is no file of settings; use --config\n";
+    let said = "metaq: environment METAQ_PROFILE: there is no profile staging, as there is no file of settings; use --config\n";
     assert_eq!(text(&output.stderr), said);
     for name in ["METAQ_CLUSTER", "METAQ_PROFILE", "METAQ_RETRY_MAX_ATTEMPTS"] {
         let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));

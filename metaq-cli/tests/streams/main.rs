@@ -10,6 +10,7 @@ mod input_stop;
 mod memory;
 mod nonblocking;
 mod outputs;
+mod pipes;
 mod signals;
 mod stderr;
 mod unread;
