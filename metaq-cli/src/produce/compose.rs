@@ -114,6 +114,10 @@ impl Composer {
     fn of_json(&self, topic: Topic, line: &[u8]) -> Result<Message, String> {
         // Some programs begin a file with this mark.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        if line.trim_ascii_start().starts_with(b"[") {
+            // It would be taken for the fields in their order.
+            return Err(format!("{NOT_JSON}{NO_OBJECT}"));
+        }
         let line: JsonLine<'_> = serde_json::from_slice(line).map_err(|error| unusable(line, &error))?;
         let payload: Bytes = match (line.data, line.data_b64) {
             (Some(data), None) => data.into_owned().into(),
@@ -154,6 +158,12 @@ impl Composer {
 /// The fields of a line of JSON that are texts.
 const TEXTS: [&str; 6] = ["data", "data_b64", "key", "key_b64", "attribute", "partition"];
 
+/// The beginning of an error about a line of JSON.
+const NOT_JSON: &str = "the line is not the JSON of a message: ";
+
+/// The reason for which JSON of another kind is no message.
+const NO_OBJECT: &str = "it has to be an object such as {\"data\":\"…\"}";
+
 /// Explains why a line is not the JSON of a message: with the column, and the field where it is known.
 fn unusable(line: &[u8], error: &serde_json::Error) -> String {
     let is_text = |value: &Value| value.is_string() || value.is_null();
@@ -162,11 +172,11 @@ fn unusable(line: &[u8], error: &serde_json::Error) -> String {
             let wrong = TEXTS.iter().find(|name| fields.get(**name).is_some_and(|value| !is_text(value)));
             wrong.map(|name| format!("column {}: {name} has to be a text", error.column()))
         }
-        Ok(_) => Some("it has to be an object such as {\"data\":\"…\"}".to_owned()),
+        Ok(_) => Some(NO_OBJECT.to_owned()),
         Err(_) => None,
     };
     let reason = reason.unwrap_or_else(|| without_line(error).replace('`', ""));
-    format!("the line is not the JSON of a message: {reason}")
+    format!("{NOT_JSON}{reason}")
 }
 
 fn not_base64(field: &str, error: &DecodeError) -> String {
@@ -193,10 +203,9 @@ mod tests {
 
     #[test]
     fn errors_of_json_name_the_column_and_the_field() {
-        let not_json = "the line is not the JSON of a message: ";
         for (line, said) in [
             (r#"{"data":5}"#, "column 9: data has to be a text"),
-            (r#"{"data":"x","key":["k"]}"#, "column 19: key has to be a text"),
+            (r#"{"data":"x","key":["k"]}"#, "column 18: key has to be a text"),
             (r#"{"data":"x","partition":0}"#, "column 25: partition has to be a text"),
             (r#"{"data":"x","dat":1}"#, "column 17: unknown field dat, expected one of key, key_b64, "),
             (r#"{"data":"x","data":"y"}"#, "column 18: duplicate field data"),
@@ -207,7 +216,7 @@ mod tests {
             ("plain text", "column 1: expected value"),
         ] {
             let text = error(line);
-            assert!(text.starts_with(&format!("{not_json}{said}")), "{line}: {text}");
+            assert!(text.starts_with(&format!("{NOT_JSON}{said}")), "{line}: {text}");
             assert!(!text.contains("line 1"), "{text}");
         }
         assert!(error(r#"{"data_b64":"x y"}"#).starts_with("data_b64 is not base64: "));
