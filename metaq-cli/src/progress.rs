@@ -20,8 +20,8 @@ pub(crate) struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// Returns a line with this template of `indicatif`, where `rate` is a whole number each second, or `None`
-    /// if stderr is not a terminal.
+    /// Returns a line with this template of `indicatif`, where `rate` is a whole number each second, or
+    /// `None` if stderr is not a terminal.
     pub(crate) fn new(length: Option<u64>, template: &'static str) -> Option<Self> {
         if !io::stderr().is_terminal() {
             return None;

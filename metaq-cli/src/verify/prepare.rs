@@ -40,7 +40,7 @@ pub(super) async fn prepare(
 ) -> Result<Run, Failure> {
     let usage = |text: String| Failure::Other(text, EXIT_USAGE);
     if let Some((Interrupted { header, ledger, elapsed }, state)) = resumed {
-        let path = args.resume.as_deref().unwrap_or(Path::new("")).display();
+        let path = args.resume.as_deref().unwrap_or_else(|| Path::new("")).display();
         let topic = header.topic.parse();
         let topic = topic.map_err(|error| {
             usage(format!("the run in {path} can't be resumed: line 1 is damaged ({error}); begin a new run"))
@@ -87,7 +87,7 @@ pub(super) async fn prepare(
             io::ErrorKind::AlreadyExists => "; resume that run with --resume, or name another file",
             _ => "",
         };
-        let path = args.state.as_deref().unwrap_or(Path::new("")).display();
+        let path = args.state.as_deref().unwrap_or_else(|| Path::new("")).display();
         usage(format!("the state can't be written to {path}: {error}{remedy}"))
     })?;
     Ok(Run { topic, header, ledger: Ledger::default(), state, elapsed: Duration::ZERO })

@@ -24,8 +24,8 @@ pub(crate) async fn broker() -> Broker {
     Broker::builder().topic("t", 2).start().await.unwrap()
 }
 
-/// Gives SIGHUP its default action in the programs that are started from now on, also when it is ignored here,
-/// as under `nohup`: a signal with a handler, such as this one, has its default action after `exec`.
+/// Gives SIGHUP its default action in the programs that are started from now on, also when it is ignored
+/// here, as under `nohup`: a signal with a handler, such as this one, has its default action after `exec`.
 pub(crate) fn stop_ignoring_hangups() {
     drop(signal(SignalKind::hangup()).unwrap());
 }

@@ -33,7 +33,7 @@ async fn what_is_exported_and_produced_again_is_the_same() {
         let placed = plain.clone().with_partition(Partition::new(0, n as i32 % 4));
         [
             plain.clone(),
-            plain.clone().with_key(payload.to_vec()).with_attribute(""),
+            plain.clone().with_key(payload).with_attribute(""),
             plain.with_key("").with_attribute("\u{1b}\u{0}ü\t"),
             placed.clone().with_key([0xff, 0]),
             placed.with_attribute("a b"),

@@ -52,7 +52,7 @@ async fn a_folder_that_cant_be_looked_into_is_not_called_missing() {
     let [round, closed] = ["round", "closed"].map(|name| folder.path().join(name));
     symlink("round", &round).unwrap();
     fill(&closed, messages(1)).await;
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let mut cases = vec![(round, "Too many levels of symbolic links")];
     // Permissions are not for the superuser.
     if fs::read_dir(&closed).is_err() {

@@ -109,7 +109,8 @@ async fn stopped_behind_a_silent_broker(args: &[&str], input: &[u8], with_spool:
 /// The kind of the error of a line, or what became of it otherwise.
 fn kind(lines: &[Value], number: u64) -> &str {
     let line = lines.iter().find(|line| line["line"] == number).unwrap();
-    line["error"]["kind"].as_str().unwrap_or(if line["spooled"].is_string() { "spooled" } else { "stored" })
+    let other = if line["spooled"].is_string() { "spooled" } else { "stored" };
+    line["error"]["kind"].as_str().unwrap_or(other)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -158,8 +158,8 @@ fn powerset() -> Result<(), Stop> {
     run_each([hack(small, &[]), hack(&[producer], &["--depth", DEPTH]), hack(&[spool, tracing], &[])])
 }
 
-/// Each package with its tests by itself: what the workspace builds at a time shares its features, so one that
-/// uses a feature which only another package enables shows nowhere else.
+/// Each package with its tests by itself. What is built at a time shares its features, so one that uses a
+/// feature which only another package enables shows nowhere else.
 fn alone() -> Result<(), Stop> {
     run_each(LIBRARIES.iter().chain(&PROGRAMS).map(|package| {
         let mut check = cargo();

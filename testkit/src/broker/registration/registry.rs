@@ -33,7 +33,9 @@ pub struct Registry {
 
 /// A callback for the reasons for which a first registration is not complete yet.
 #[derive(Clone, Default)]
-pub(super) struct Observer(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub(super) struct Observer(Option<Arc<Observe>>);
+
+type Observe = dyn Fn(&str) + Send + Sync;
 
 impl Observer {
     pub(super) fn notify(&self, reason: &str) {
