@@ -158,5 +158,5 @@ async fn a_partition_that_there_is_nowhere_is_not_kept_for_ever() {
     let input = b"{\"data\":\"x\",\"partition\":\"-1--1\"}\n{\"data\":\"y\",\"partition\":\"0-1\"}\n";
     let finished = Metaq::start(&produce(&cluster, folder.path(), &["--json-lines"])).finish(input).await;
     assert_eq!((finished.status, counts(&finished.json())), (3, [0, 1, 1, 0]), "{}", finished.stdout);
-    assert!(finished.stdout.contains("is not a partition"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("and not one such as"), "{}", finished.stdout);
 }

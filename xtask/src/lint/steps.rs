@@ -196,6 +196,7 @@ fn msrv() -> Result<(), Stop> {
 /// The command has to run on every Linux, hence without a C library of the system.
 fn musl() -> Result<(), Stop> {
     tools::target_is_installed(MUSL)?;
+    tools::program_is_installed("musl-gcc", "musl-tools")?;
     run(cargo().args(["build", "--package", "metaq-cli", "--target", MUSL]))?;
     let command = crate::target().join(MUSL).join("debug").join("metaq");
     run(Command::new(&command).arg("--version"))?;

@@ -1,7 +1,7 @@
 //! What the steps run: cargo, its subcommands, toolchains and targets.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -98,6 +98,19 @@ pub(super) fn target_is_installed(name: &str) -> Result<(), Missing> {
     Err(Missing {
         what: format!("the target {name} is missing"),
         remedy: format!("rustup target add {name}"),
+        source: Source::Elsewhere,
+    })
+}
+
+/// Checks for a program that comes with a package of Debian and Ubuntu.
+pub(super) fn program_is_installed(name: &str, package: &str) -> Result<(), Missing> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
+        return Ok(());
+    }
+    Err(Missing {
+        what: format!("{name} is missing"),
+        remedy: format!("apt-get install {package}"),
         source: Source::Elsewhere,
     })
 }
