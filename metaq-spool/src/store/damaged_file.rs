@@ -34,21 +34,24 @@ struct State {
 }
 
 impl DamagedFile {
-    /// The same file under its own header, and under each one that it may have had.
-    pub(super) fn open(path: &Path) -> io::Result<Vec<Self>> {
+    /// The same file under its own header, and under each one that it may have had, with whether that is of
+    /// the newest commit.
+    pub(super) fn open(path: &Path) -> io::Result<Vec<(Self, bool)>> {
         let header = read_header(path)?;
         let file_len = path.metadata()?.len();
         let len = file_header::described_len(&header).unwrap_or(0).max(file_len).max(SHORTEST);
         let len = len.next_multiple_of(BLOCK);
-        let headers = [None].into_iter().chain(file_header::repaired(&header, len).into_iter().map(Some));
-        let open = |header: Option<[u8; file_header::LEN]>| {
+        let repaired = file_header::repaired(&header, len).into_iter();
+        let headers =
+            [(None, true)].into_iter().chain(repaired.map(|(header, newest)| (Some(header), newest)));
+        let open = |(header, is_newest): (Option<[u8; file_header::LEN]>, bool)| {
             let file = File::open(path)?;
             let has_own_header = header.is_none();
             let mut state = State { file, file_len, len, written: BTreeMap::new(), has_own_header };
             if let Some(header) = header {
                 state.write(0, &header)?;
             }
-            Ok(Self(Mutex::new(state)))
+            Ok((Self(Mutex::new(state)), is_newest))
         };
         headers.map(open).collect()
     }
@@ -147,7 +150,7 @@ mod tests {
         let path = folder.path().join("f");
         let bytes: Vec<u8> = (0..10_000_u32).map(|n| (n % 251) as u8).collect();
         fs::write(&path, &bytes).unwrap();
-        let file = DamagedFile::open(&path).unwrap().remove(0);
+        let file = DamagedFile::open(&path).unwrap().remove(0).0;
         file.write(4090, &[7; 20]).unwrap();
         let mut read = vec![1; 12_000];
         file.read(0, &mut read).unwrap();

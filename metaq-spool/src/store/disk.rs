@@ -18,12 +18,12 @@ use redb::{
 };
 
 use super::{
-    Change, Copying, Key, Kind, Limit, Rows, Store,
+    Change, Copying, Key, Kind, Limit, Remains, Rows, Store,
     damaged_file::{DamagedFile, read_header},
     file_backend::SpoolFile,
     file_header,
     files::{self, FILE, Replacement},
-    reserve,
+    leaf_pages, reserve, seal,
 };
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spool");
@@ -84,17 +84,18 @@ impl DiskStore {
         }
     }
 
-    /// Opens what is left of a damaged file; none if nothing of it can be read.
-    fn open_damaged(path: &Path) -> io::Result<Option<Self>> {
+    /// Opens what is left of a damaged file, and returns it with whether it is that of the newest commit;
+    /// none if no tree can be opened.
+    fn open_damaged(path: &Path) -> io::Result<Option<(Self, bool)>> {
         let mut empty = None;
-        for file in DamagedFile::open(path)? {
+        for (file, is_newest) in DamagedFile::open(path)? {
             let Ok(database) = contained(|| open_database(file)) else { continue };
             let mut store = Self::at(path.to_owned(), false);
             (store.database, store.is_damaged) = (Some(database), true);
             // Under a wrong header there may be a tree without rows, or one that can't be read.
             match super::get(&store, Key::STATE) {
-                Ok(Some(_)) => return Ok(Some(store)),
-                _ => empty = empty.or(Some(store)),
+                Ok(Some(_)) => return Ok(Some((store, is_newest))),
+                _ => empty = empty.or(Some((store, is_newest))),
             }
         }
         Ok(empty)
@@ -261,7 +262,11 @@ impl Store for DiskStore {
         // It is forced to the disk as a whole.
         let mut new = Self::at(replacement.path.clone(), false);
         new.open_file()?;
-        copy(damaged.as_ref().map(|damaged| damaged as &dyn Store), &mut new)?;
+        let remains = Remains {
+            tree: damaged.as_ref().map(|(damaged, is_newest)| (damaged as &dyn Store, *is_newest)),
+            each_row: &|each| leaf_pages::each_row(&self.path, each),
+        };
+        copy(remains, &mut new)?;
         drop((damaged, new));
         let set_aside = replacement.finish()?;
         self.reopen()?;
@@ -277,18 +282,6 @@ impl Drop for DiskStore {
 
 fn open_database(backend: impl StorageBackend) -> io::Result<Database> {
     Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(failed)
-}
-
-/// The place of the checksum in a row.
-const CHECKSUM: Range<usize> = 1..5;
-
-/// Binds the checksum of a row to the key, or takes that away again. What is too short to have a checksum is
-/// damaged anyway.
-fn seal(key: &[u8], row: &mut [u8]) {
-    if let Some(checksum) = row.get_mut(CHECKSUM) {
-        let of_key = crc32fast::hash(key).to_be_bytes();
-        checksum.iter_mut().zip(of_key).for_each(|(byte, of_key)| *byte ^= of_key);
-    }
 }
 
 /// Runs code that reads the file: the library checks much of it by assertions.

@@ -51,8 +51,9 @@ pub(super) fn described_len(header: &[u8; LEN]) -> Option<u64> {
 
 /// Headers under which the library may read a damaged file of this length, the most likely first: with the
 /// constants as they have to be, for each slot, with the library's own tables and without them, as damage in
-/// those makes no row unreadable. The checksums of slots are not looked at any more.
-pub(super) fn repaired(header: &[u8; LEN], len: u64) -> Vec<[u8; LEN]> {
+/// those makes no row unreadable. The checksums of slots are not looked at any more. Each is returned with
+/// whether its slot is the current one.
+pub(super) fn repaired(header: &[u8; LEN], len: u64) -> Vec<([u8; LEN], bool)> {
     let mut header = *header;
     header[..MAGIC.len()].copy_from_slice(&MAGIC);
     let mut set = |at: usize, value: u64| {
@@ -78,7 +79,7 @@ pub(super) fn repaired(header: &[u8; LEN], len: u64) -> Vec<[u8; LEN]> {
                     repaired[slot + HAS_OWN_TABLES] = 0;
                 }
             }
-            all.push(repaired);
+            all.push((repaired, slot == current));
         }
     }
     all
@@ -110,7 +111,7 @@ mod tests {
             let len = PAGE + pages * PAGE;
             let all = repaired(&[0xff; LEN], len);
             assert_eq!(all.len(), 4);
-            assert!(all.iter().all(|header| described_len(header) == Some(len)), "{pages}");
+            assert!(all.iter().all(|(header, _)| described_len(header) == Some(len)), "{pages}");
         }
         assert_eq!(described_len(&[0xff; LEN]), None);
     }

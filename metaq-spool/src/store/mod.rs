@@ -7,6 +7,7 @@ pub(crate) mod faulty_disk;
 mod file_backend;
 mod file_header;
 pub(crate) mod files;
+mod leaf_pages;
 #[cfg(test)]
 pub(crate) mod memory;
 mod reserve;
@@ -137,8 +138,20 @@ impl Limit {
 /// Rows in the order of their keys.
 pub(crate) type Rows = Vec<(Key, Vec<u8>)>;
 
-/// Copies what can be read of a damaged store, if it can be opened, into an empty one.
-pub(crate) type Copying<'a> = dyn FnMut(Option<&dyn Store>, &mut dyn Store) -> io::Result<()> + 'a;
+/// What is left of a damaged store.
+#[derive(Clone, Copy)]
+pub(crate) struct Remains<'a> {
+    /// The store, if it can be opened, and whether it is that of the newest commit. Its scans may fail.
+    pub(crate) tree: Option<(&'a dyn Store, bool)>,
+    /// Calls a function with all rows that are found outside the tree as well, in no order, with those that
+    /// were removed or replaced since. The function returns which are whole.
+    pub(crate) each_row: &'a EachRow<'a>,
+}
+
+type EachRow<'a> = dyn Fn(&mut dyn FnMut(Key, Vec<u8>) -> io::Result<bool>) -> io::Result<()> + 'a;
+
+/// Copies what can be read of a damaged store into an empty one.
+pub(crate) type Copying<'a> = dyn FnMut(Remains<'_>, &mut dyn Store) -> io::Result<()> + 'a;
 
 /// A sorted map on disk, or in a test's memory.
 ///
@@ -160,6 +173,18 @@ pub(crate) trait Store: Send {
     /// Replaces a damaged file by one into which `copy` writes what can be read of it, and returns the new
     /// name of the damaged one. Nothing has changed if this fails, or the process ends meanwhile.
     fn replace(&mut self, copy: &mut Copying<'_>) -> io::Result<PathBuf>;
+}
+
+/// The place of the checksum in a row.
+const CHECKSUM: Range<usize> = 1..5;
+
+/// Binds the checksum of a row to the key, or takes that away again. What is too short to have a checksum is
+/// damaged anyway.
+fn seal(key: &[u8], row: &mut [u8]) {
+    if let Some(checksum) = row.get_mut(CHECKSUM) {
+        let of_key = crc32fast::hash(key).to_be_bytes();
+        checksum.iter_mut().zip(of_key).for_each(|(byte, of_key)| *byte ^= of_key);
+    }
 }
 
 /// The one row with this key, if it exists.

@@ -1,7 +1,7 @@
 //! Flipped bits and missing ends of the file: whatever they do, the folder can be opened, and no message is
 //! there again and again.
 
-use std::{collections::BTreeMap, env, fs, path::Path};
+use std::{collections::BTreeMap, env, fs, ops::Range, path::Path};
 
 use super::{append, assert_balanced, message, pinned, replay_all};
 use crate::{Fsync, SpoolOptions, storage::Storage, store::Key};
@@ -15,22 +15,29 @@ fn flips() -> usize {
 
 const MESSAGES: usize = 1000;
 
+/// The bytes of a page.
+const PAGE: usize = 4096;
+
 fn options(folder: &Path) -> SpoolOptions {
     let mut options = SpoolOptions::new(folder);
     options.fsync = Fsync::Never;
     options
 }
 
+/// Spools messages to three queues.
+async fn spool(storage: &Storage, numbers: Range<usize>) {
+    let submit = |n| storage.try_submit(pinned(format!("{n:0100}"), (n % 3) as i32)).unwrap();
+    let pending: Vec<_> = numbers.map(submit).collect();
+    for pending in pending {
+        pending.outcome().await.unwrap();
+    }
+}
+
 /// The file of a spool with messages in three queues, closed or as a kill leaves it.
 async fn file(is_closed: bool) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let storage = Storage::open(&options(folder.path())).unwrap();
-    let pending: Vec<_> = (0..MESSAGES)
-        .map(|n| storage.try_submit(pinned(format!("{n:0100}"), (n % 3) as i32)).unwrap())
-        .collect();
-    for pending in pending {
-        pending.outcome().await.unwrap();
-    }
+    spool(&storage, 0..MESSAGES).await;
     if is_closed {
         storage.close();
     }
@@ -151,5 +158,73 @@ async fn keys_that_mislead_searches_repeat_nothing() {
         places.into_iter().for_each(|place| bytes[place + 6] ^= 1);
         let found = use_file(&bytes, &format!("key {number}")).await;
         assert!(found >= MESSAGES - 100, "key {number}: {found}");
+    }
+}
+
+/// What has become of a page, from its first byte on.
+fn spoil(page: &mut [u8]) -> String {
+    match fastrand::u32(..4) {
+        0 => {
+            page.fill(0);
+            "zeros".to_owned()
+        }
+        1 => {
+            page.fill_with(|| fastrand::u8(..));
+            "anything".to_owned()
+        }
+        _ => {
+            page[0] ^= 1 << fastrand::u32(..8);
+            format!("of type {}", page[0])
+        }
+    }
+}
+
+/// The pages of the tree, and those that were replaced.
+fn pages(file: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    (1..file.len() / PAGE).map(|page| page * PAGE).filter(|page| [1, 2].contains(&file[*page]))
+}
+
+/// The most rows of a page, which has 100 bytes of payload for each.
+const ROWS: usize = 28;
+
+#[tokio::test]
+async fn a_page_that_is_none_any_more_loses_its_messages_at_most() {
+    for is_closed in [true, false] {
+        let clean = file(is_closed).await;
+        for page in pages(&clean) {
+            let mut bytes = clean.clone();
+            let what = spoil(&mut bytes[page..page + PAGE]);
+            let what = format!("page {} is {what}, closed {is_closed}", page / PAGE);
+            let found = use_file(&bytes, &what).await;
+            assert!(found >= MESSAGES - ROWS, "{what}: {found}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_none_any_more_brings_back_few_messages() {
+    for is_closed in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&options(folder.path())).unwrap();
+        spool(&storage, 0..MESSAGES).await;
+        assert_eq!(replay_all(&storage).await.len(), MESSAGES);
+        spool(&storage, MESSAGES..MESSAGES + 300).await;
+        if is_closed {
+            storage.close();
+        }
+        let clean = fs::read(folder.path().join("spool.redb")).unwrap();
+        let mut brought_back = Vec::new();
+        for page in pages(&clean) {
+            let mut bytes = clean.clone();
+            let what = spoil(&mut bytes[page..page + PAGE]);
+            let what = format!("page {} is {what}, closed {is_closed}", page / PAGE);
+            let found = use_file(&bytes, &what).await;
+            assert!(found >= 300 - ROWS, "{what}: {found}");
+            if found > 300 + ROWS {
+                brought_back.push(what);
+            }
+        }
+        // The page with the rows about queues, and those above it.
+        assert!(brought_back.len() <= 4, "{brought_back:?}");
     }
 }

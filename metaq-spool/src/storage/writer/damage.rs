@@ -61,6 +61,11 @@ impl Writer {
         let undone = self.in_doubt.iter().filter(|in_doubt| in_doubt.batch.is_reported);
         known.left_out.extend(undone.flat_map(InDoubt::appended).map(|(key, _)| *key));
         known.added = batch.changes.drain(..).filter(|change| matches!(change, Change::Put(..))).collect();
+        let left = self.queues.iter().map(|(id, state)| {
+            let row = batch.rows.get(id).unwrap_or(&state.row);
+            (*id, row.messages.saturating_sub(batch.placed_into(*id)))
+        });
+        known.messages = Some(left.collect());
         let next_queue = self.common.index.next_id();
         known.state = Some(StateRow { next_queue, times: self.common.clock.times(), ..self.state });
         let saved = replace_damaged(&mut *self.store, &known).map_err(|failed| {

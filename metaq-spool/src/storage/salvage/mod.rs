@@ -1,11 +1,14 @@
 //! Saving what can be read of a damaged file into a new one, which takes its place when it is complete.
 
+mod gather;
+
 use std::{
     collections::{HashMap, HashSet},
     io,
     path::PathBuf,
 };
 
+use self::gather::{Missing, Old, gather};
 use super::{
     rows::{QueueRow, StateRow},
     writer::open::{Found, find},
@@ -13,7 +16,7 @@ use super::{
 use crate::{
     fields::BadRow,
     record::{self, QueueKey, SetAside},
-    store::{self, Change, Key, Kind, Limit, Rows, Store},
+    store::{self, Change, Key, Kind, Limit, Remains, Rows, Store},
 };
 
 /// The rows that are copied at a time.
@@ -31,6 +34,8 @@ pub(crate) struct Known {
     pub(crate) added: Vec<Change>,
     /// None while the folder is opened.
     pub(crate) state: Option<StateRow>,
+    /// The numbers of messages in all queues; none while the folder is opened.
+    pub(crate) messages: Option<HashMap<u32, u64>>,
 }
 
 /// What was saved.
@@ -47,7 +52,7 @@ pub(crate) struct Saved {
 pub(crate) fn replace_damaged(store: &mut dyn Store, known: &Known) -> io::Result<Saved> {
     let (mut salvaged, mut lost) = (0, 0);
     let path = store.replace(&mut |from, to| {
-        (salvaged, lost) = Copy::new(from, to, known).run()?;
+        (salvaged, lost) = Copy::new(to, known).run(from)?;
         Ok(())
     })?;
     let found = Found { lost, ..find(store)? };
@@ -55,32 +60,37 @@ pub(crate) fn replace_damaged(store: &mut dyn Store, known: &Known) -> io::Resul
 }
 
 struct Copy<'a> {
-    from: Option<&'a dyn Store>,
     to: &'a mut dyn Store,
     known: &'a Known,
     queues: HashMap<u32, QueueRow>,
     state: StateRow,
     salvaged: u64,
+    /// The number of rows that are damaged.
+    damaged: u64,
 }
 
 impl<'a> Copy<'a> {
-    fn new(from: Option<&'a dyn Store>, to: &'a mut dyn Store, known: &'a Known) -> Self {
-        Self { from, to, known, queues: HashMap::new(), state: StateRow::default(), salvaged: 0 }
+    fn new(to: &'a mut dyn Store, known: &'a Known) -> Self {
+        Self { to, known, queues: HashMap::new(), state: StateRow::default(), salvaged: 0, damaged: 0 }
     }
 
     /// Copies everything, and returns the numbers of copied messages and of those that are missing.
-    fn run(mut self) -> io::Result<(u64, u64)> {
-        let mut expected = 0;
-        let mut used = self.known.state;
-        if let Some(from) = self.from {
-            let old = store::get(from, Key::STATE).ok().flatten().and_then(|row| StateRow::decode(&row).ok());
-            used = used.or(old);
-            let queues = from.scan(Key::all_queues(), Limit::ALL).unwrap_or_default();
-            let queues = queues.iter().filter_map(|(_, row)| QueueRow::decode(row).ok());
-            expected = queues.map(|row| row.messages).sum();
-            self.copy(from, Kind::Message)?;
-            self.copy(from, Kind::SetAside)?;
+    fn run(mut self, from: Remains<'_>) -> io::Result<(u64, u64)> {
+        let mut old = Old::default();
+        let (mut is_read, mut is_aside_read, mut is_newest) = (false, false, false);
+        if let Some((tree, is_of_newest)) = from.tree {
+            is_newest = is_of_newest;
+            old.read(tree);
+            is_read = self.copy(tree, Kind::Message)?;
+            is_aside_read = self.copy(tree, Kind::SetAside)?;
         }
+        is_newest &= old.search(&from)?;
+        let expected = old.messages();
+        let missing = Missing::new(&self, &old, is_read, is_newest);
+        if !missing.is_nothing() || !is_aside_read {
+            gather(&mut self, &from, &missing, !is_aside_read)?;
+        }
+        let used = self.known.state.or(old.state);
         for change in &self.known.added {
             if let Change::Put(key @ Key { kind: Kind::Message, .. }, row) = change {
                 self.check_message(*key, row).map_err(|error| io::Error::other(error.to_string()))?;
@@ -109,7 +119,9 @@ impl<'a> Copy<'a> {
         Ok((self.salvaged, expected.saturating_sub(copied)))
     }
 
-    fn copy(&mut self, from: &dyn Store, kind: Kind) -> io::Result<()> {
+    /// Copies the rows of a kind, and returns whether all of them could be read.
+    fn copy(&mut self, from: &dyn Store, kind: Kind) -> io::Result<bool> {
+        let mut is_complete = true;
         let scan = |next: u128, limit| from.scan(Key::at(kind, next)..Key::last(kind), limit);
         let (mut next, end) = (Key::first(kind).ordinal(), Key::last(kind).ordinal());
         let mut at_once = PORTION.rows;
@@ -118,10 +130,12 @@ impl<'a> Copy<'a> {
                 Ok(rows) => rows,
                 // There is damage behind the first ones.
                 Err(_) if at_once > 1 => {
+                    is_complete = false;
                     at_once /= 2;
                     continue;
                 }
                 Err(_) => {
+                    is_complete = false;
                     next = next_good(next, end, |place| scan(place, Limit::ONE).is_ok());
                     continue;
                 }
@@ -138,7 +152,7 @@ impl<'a> Copy<'a> {
                 }),
             };
         }
-        Ok(())
+        Ok(is_complete)
     }
 
     /// Copies rows that were found from a place on, and returns the largest key of those that are whole.
@@ -171,7 +185,10 @@ impl<'a> Copy<'a> {
                 Err(error) if error.is_newer => {
                     return Err(io::Error::new(io::ErrorKind::Unsupported, error.to_string()));
                 }
-                Err(error) => changes.push(damaged(key, row, &error)),
+                Err(error) => {
+                    self.damaged += 1;
+                    changes.push(damaged(key, row, &error));
+                }
             }
         }
         self.to.commit(&changes)?;
