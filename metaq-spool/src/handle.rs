@@ -17,6 +17,7 @@ use crate::{
     error::{SpoolSendError, SpoolSendErrorKind},
     shared::{Driving, Shared},
     storage::Pending,
+    unsettled::Half,
 };
 
 /// What became of a message that was offered.
@@ -44,10 +45,13 @@ pub struct SpoolHandle {
 /// Small, since handles of most messages have the first state alone.
 enum State {
     /// On its way to a broker.
-    Live(SendHandle, Arc<Shared>),
-    Rare(Box<Rare>),
+    Live(SendHandle, Arc<Shared>, Awaited),
+    Rare(Box<Rare>, Awaited),
     Done,
 }
+
+/// Set when the handle was polled and the message had no outcome.
+type Awaited = Option<Half>;
 
 enum Rare {
     /// On its way to a broker, with a copy that is spooled although the message may be stored.
@@ -63,7 +67,7 @@ enum Rare {
 impl SpoolHandle {
     #[inline]
     pub(crate) fn live(handle: SendHandle, shared: Arc<Shared>) -> Self {
-        Self { state: State::Live(handle, shared) }
+        Self { state: State::Live(handle, shared, None) }
     }
 
     /// A message whose copy is spooled if it may be stored.
@@ -81,7 +85,7 @@ impl SpoolHandle {
     }
 
     fn rare(rare: Rare) -> Self {
-        Self { state: State::Rare(Box::new(rare)) }
+        Self { state: State::Rare(Box::new(rare), None) }
     }
 }
 
@@ -143,21 +147,36 @@ impl Future for SpoolHandle {
     /// When polled again after it was done.
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.poll_state(cx);
+        if polled.is_pending() {
+            self.begin_awaited();
+        }
+        polled
+    }
+}
+
+impl SpoolHandle {
+    #[inline]
+    fn poll_state(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sent, SpoolSendError>> {
         loop {
             let step = match &mut self.state {
-                State::Live(handle, shared) => match ready!(handle.poll_unpin(cx)) {
+                State::Live(handle, shared, _) => match ready!(handle.poll_unpin(cx)) {
                     Ok(receipt) => {
                         shared.count_stored();
                         Step::Done(Ok(Sent::Stored(receipt)))
                     }
                     failed => sent(failed, None, shared),
                 },
-                State::Rare(rare) => ready!(rare.poll(cx)),
+                State::Rare(rare, _) => ready!(rare.poll(cx)),
                 State::Done => panic!("polled after it was done"),
             };
             match step {
-                Step::Next(next) => self.state = State::Rare(Box::new(next)),
+                Step::Next(next) => {
+                    let awaited = self.awaited().and_then(|awaited| *awaited);
+                    self.state = State::Rare(Box::new(next), awaited);
+                }
                 Step::Done(outcome) => {
+                    self.end_awaited();
                     self.state = State::Done;
                     return Poll::Ready(outcome);
                 }
@@ -195,8 +214,8 @@ impl SpoolHandle {
     /// The shared state, unless another task takes the message to its outcome.
     fn spool(&self) -> Option<&Arc<Shared>> {
         match &self.state {
-            State::Live(_, shared) => Some(shared),
-            State::Rare(rare) => match &**rare {
+            State::Live(_, shared, _) => Some(shared),
+            State::Rare(rare, _) => match &**rare {
                 Rare::Kept(_, _, shared) | Rare::Submitting(_, _, shared) | Rare::Writing(_, shared) => {
                     Some(shared)
                 }
@@ -206,7 +225,36 @@ impl SpoolHandle {
         }
     }
 
-    /// Has a task of the spool go on with the message.
+    #[inline]
+    fn awaited(&mut self) -> Option<&mut Awaited> {
+        match &mut self.state {
+            State::Live(_, _, awaited) | State::Rare(_, awaited) => Some(awaited),
+            State::Done => None,
+        }
+    }
+
+    /// Counts the message as awaited, unless it is.
+    #[inline]
+    fn begin_awaited(&mut self) {
+        if let Some(None) = self.awaited() {
+            let half = self.spool().map(|shared| shared.awaited.begin());
+            if let Some(awaited) = self.awaited() {
+                *awaited = half;
+            }
+        }
+    }
+
+    /// The message has its outcome, or none is waited for any more.
+    #[inline]
+    fn end_awaited(&mut self) {
+        if let Some(half) = self.awaited().and_then(Option::take)
+            && let Some(shared) = self.spool()
+        {
+            shared.awaited.end(half);
+        }
+    }
+
+    /// Has a task of the spool go on with the message, which is counted as before.
     #[cold]
     fn abandon(&mut self) {
         let Some(shared) = self.spool().map(Arc::clone) else { return };
@@ -232,15 +280,17 @@ impl Drop for Orphan {
     /// Counts a message whose task has ended with its runtime. What is being written is counted where it is
     /// written.
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut self.0.state, State::Done);
-        match state {
-            State::Live(_, shared) => shared.count_failed(),
-            State::Rare(rare) => match *rare {
+        match &self.0.state {
+            State::Live(_, shared, _) => shared.count_failed(),
+            State::Rare(rare, _) => match &**rare {
                 Rare::Kept(_, _, shared) | Rare::Submitting(_, _, shared) => shared.count_failed(),
                 Rare::Writing(..) | Rare::Queued(..) => {}
             },
             State::Done => {}
         }
+        self.0.end_awaited();
+        // It is not left to another task.
+        self.0.state = State::Done;
     }
 }
 

@@ -25,6 +25,7 @@ mod storage;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 
 pub use error::{OpenError, OpenErrorKind, SpoolSendError, SpoolSendErrorKind};
 pub use events::{DropReason, SpoolEvent, SpoolEvents};

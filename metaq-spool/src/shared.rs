@@ -23,6 +23,7 @@ use crate::{
     places::Places,
     stats::{QueueStats, SpoolStats},
     storage::Storage,
+    unsettled::{Half, Unsettled},
 };
 
 pub(crate) struct Shared {
@@ -45,8 +46,10 @@ pub(crate) struct Shared {
     pub(crate) replay_ended: watch::Sender<bool>,
     /// Takes handles that were dropped before their outcome.
     pub(crate) orphans: mpsc::UnboundedSender<Orphan>,
-    /// The number of messages that tasks of the spool take to their outcome.
-    pub(crate) driven: Driven,
+    /// The messages that tasks of the spool take to their outcome.
+    pub(crate) driven: Unsettled,
+    /// The messages whose handles were polled, and are to be polled again.
+    pub(crate) awaited: Unsettled,
     pub(crate) pace: Pace,
     /// The places of queues that are replayed.
     pub(crate) places: Places,
@@ -93,20 +96,12 @@ pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 
-/// Counts what tasks work on, for those who wait for its end.
-#[derive(Default)]
-pub(crate) struct Driven {
-    count: AtomicU64,
-    none: Notify,
-}
-
 /// One message that a task works on, until this is dropped.
-pub(crate) struct Driving(Arc<Shared>);
+pub(crate) struct Driving(Arc<Shared>, Half);
 
 impl Driving {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        shared.driven.count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(shared))
+        Self(Arc::clone(shared), shared.driven.begin())
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -116,24 +111,7 @@ impl Driving {
 
 impl Drop for Driving {
     fn drop(&mut self) {
-        let driven = &self.0.driven;
-        if driven.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            crate::events::contain(|| driven.none.notify_waiters());
-        }
-    }
-}
-
-impl Driven {
-    /// Waits until tasks work on nothing.
-    pub(crate) async fn wait(&self) {
-        loop {
-            let mut none = std::pin::pin!(self.none.notified());
-            none.as_mut().enable();
-            if self.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            none.await;
-        }
+        self.0.driven.end(self.1);
     }
 }
 

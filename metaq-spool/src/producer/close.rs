@@ -25,7 +25,7 @@ const FORGOTTEN: Duration = Duration::from_secs(3);
 
 /// Waits until all messages have their outcome that have tasks which take them to it.
 async fn settled(shared: &Shared) {
-    shared.write_until(shared.driven.wait()).await;
+    shared.write_until(shared.driven.wait_for_all()).await;
     let (mut before, mut since) = (u64::MAX, Instant::now());
     loop {
         // A message that is handed over keeps none waiting for the interval.

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use metaq_producer::{Producer, PublishError, Topic, error::PublishErrorKind};
 
 pub use self::close::SpoolCloseReport;
-use crate::{events::SpoolEvents, lanes::Lanes, shared::Shared, stats::SpoolStats};
+use crate::{events::SpoolEvents, lanes::Lanes, shared::Shared, stats::SpoolStats, unsettled::FORGOTTEN};
 
 /// A [`Producer`] that keeps messages on disk which it can't send now, and sends them when brokers are back.
 ///
@@ -155,15 +155,23 @@ impl SpoolingProducer {
         waiting()
     }
 
-    /// Waits until all messages that were accepted before the call are stored, spooled or failed, as far as
-    /// their handles are polled or were dropped, and what was spooled is as durable as it gets.
+    /// Waits until all messages that were accepted before the call are stored, spooled or failed, and what
+    /// was spooled is as durable as it gets.
+    ///
+    /// Those whose handles are awaited are waited for, and those whose handles were dropped. A message whose
+    /// handle was never polled is waited for until a broker has it; if none takes it, it is spooled when the
+    /// handle is polled or dropped. While a handle is kept that was polled and is polled no further, it
+    /// returns when nothing has changed for three seconds.
     ///
     /// # Cancel safety
     /// Safe: it only waits.
     pub async fn flush(&self) {
         let shared = self.shared();
+        let (awaited, driven) = (shared.awaited.target(), shared.driven.target());
         shared.producer.flush().await;
-        shared.write_until(shared.driven.wait()).await;
+        // A task that drops its handle meanwhile leaves it counted as awaited.
+        shared.awaited.wait(awaited, Some(FORGOTTEN), &shared.storage).await;
+        shared.driven.wait(driven, None, &shared.storage).await;
         shared.storage.flush().await;
     }
 

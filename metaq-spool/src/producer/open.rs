@@ -20,8 +20,9 @@ use crate::{
     pace::Pace,
     places::Places,
     replay::{self, EndOfReplay},
-    shared::{Driven, LiveCounts, Shared, Topics},
+    shared::{LiveCounts, Shared, Topics},
     storage::Storage,
+    unsettled::Unsettled,
 };
 
 impl SpoolingProducer {
@@ -80,7 +81,8 @@ impl SpoolingProducer {
             closing: watch::Sender::new(false),
             replay_ended: watch::Sender::new(false),
             orphans,
-            driven: Driven::default(),
+            driven: Unsettled::default(),
+            awaited: Unsettled::default(),
             failing: Failing::default(),
         });
         let end = EndOfReplay(Arc::clone(&shared));

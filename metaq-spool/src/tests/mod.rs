@@ -8,6 +8,7 @@ mod disk;
 mod ends;
 mod faults;
 mod flips;
+mod flushes;
 mod handles;
 mod moves;
 mod places;
