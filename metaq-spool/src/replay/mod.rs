@@ -6,7 +6,11 @@ mod outcomes;
 mod queue;
 mod reader;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{
     future::BoxFuture,
@@ -37,6 +41,20 @@ struct Paused {
     attempts: Attempts,
 }
 
+/// The time between two looks at all queues, for each of them: those that fill one after the other share a
+/// look.
+const PER_QUEUE: Duration = Duration::from_micros(2);
+
+/// With less than this between them, looks are not delayed.
+const NOTEWORTHY: Duration = Duration::from_millis(1);
+
+/// The queues that are tried again at the next look.
+#[derive(Default)]
+struct Resumed {
+    all: bool,
+    topics: HashSet<Topic>,
+}
+
 type Running = BoxFuture<'static, (Arc<Queue>, Attempts, End)>;
 
 /// The state of the task.
@@ -45,6 +63,14 @@ struct Replay {
     paused: HashMap<u32, Paused>,
     active: HashMap<u32, Backoff>,
     running: FuturesUnordered<Running>,
+    resumed: Resumed,
+    /// Set when queues may be due.
+    is_look_due: bool,
+    is_health_due: bool,
+    /// There is no other look at all queues before.
+    next_look: Instant,
+    /// When the next queue is due that waits for its time.
+    next_due: Instant,
 }
 
 /// Replays until the spool is closed. `_end` is dropped then.
@@ -56,23 +82,29 @@ pub(crate) async fn run(shared: Arc<Shared>, mut events: ProducerEvents, _end: E
         paused: HashMap::new(),
         active: HashMap::new(),
         running: FuturesUnordered::new(),
+        resumed: Resumed::default(),
+        is_look_due: true,
+        is_health_due: false,
+        next_look: Instant::now(),
+        next_due: Instant::now(),
     };
     let mut has_events = true;
     loop {
-        let next = replay.start_due();
+        let next = replay.look();
         tokio::select! {
             biased;
             () = closed(&mut closing) => break,
             Some((queue, attempts, end)) = replay.running.next(), if !replay.running.is_empty() => {
                 replay.ended(&queue, attempts, end);
+                replay.go_on(queue);
             }
             event = events.next(), if has_events => match event {
                 Some(event) => replay.hear(&event),
                 None => has_events = false,
             },
-            () = shared.replay_now.notified() => replay.resume(|_| true),
-            () = common.replay.notified() => {}
-            () = tokio::time::sleep(next) => {}
+            () = shared.replay_now.notified() => (replay.resumed.all, replay.is_look_due) = (true, true),
+            () = common.replay.notified() => replay.is_look_due = true,
+            () = tokio::time::sleep_until(next) => replay.is_look_due = true,
         }
     }
     // Their last removals are handed over.
@@ -103,36 +135,64 @@ impl Drop for EndOfReplay {
 }
 
 impl Replay {
-    /// Starts the queues that are due, and returns the time until the next one is.
-    fn start_due(&mut self) -> Duration {
+    /// Looks at all queues if there is a reason and the last time was not just now, and returns the time of
+    /// the next look.
+    fn look(&mut self) -> Instant {
+        if self.is_look_due && Instant::now() >= self.next_look {
+            self.is_look_due = false;
+            if std::mem::take(&mut self.is_health_due) {
+                self.shared.update_health();
+            }
+            let filled = self.shared.storage.common.index.filled();
+            let count = u32::try_from(filled.len()).unwrap_or(u32::MAX);
+            self.resume(&filled);
+            self.start_due(filled);
+            let pause = PER_QUEUE.saturating_mul(count);
+            self.next_look = Instant::now() + if pause < NOTEWORTHY { Duration::ZERO } else { pause };
+        }
+        if self.is_look_due { self.next_look } else { self.next_due }
+    }
+
+    /// Starts the queues that are due.
+    fn start_due(&mut self, filled: Vec<Arc<Queue>>) {
         let now = Instant::now();
-        let mut next = Duration::from_secs(60);
-        let filled = self.shared.storage.common.index.filled();
+        self.next_due = now + Duration::from_secs(60);
         // What is known about queues that were emptied meanwhile is of no use.
         if self.paused.len() > filled.len() {
-            self.paused.retain(|id, _| filled.iter().any(|queue| queue.id == *id));
+            let ids: HashSet<_> = filled.iter().map(|queue| queue.id).collect();
+            self.paused.retain(|id, _| ids.contains(id));
         }
         let mut due: Vec<_> =
             filled.into_iter().filter(|queue| !self.active.contains_key(&queue.id)).collect();
         // Those that were tried longest ago come first.
         due.sort_by_key(|queue| self.paused.get(&queue.id).map(|paused| paused.backoff.tried_at()));
         for queue in due {
-            let until = self.paused.get(&queue.id).and_then(|paused| paused.backoff.until());
-            match until {
-                Some(until) if until > now => next = next.min(until - now),
-                _ => {
-                    let Paused { mut backoff, attempts } = self.paused.remove(&queue.id).unwrap_or_default();
-                    backoff.begin(now);
-                    self.active.insert(queue.id, backoff);
-                    let shared = Arc::clone(&self.shared);
-                    self.running.push(Box::pin(async move {
-                        let (attempts, end) = in_turn(&shared, &queue, attempts).await;
-                        (queue, attempts, end)
-                    }));
-                }
+            self.start_if_due(queue, now);
+        }
+    }
+
+    fn start_if_due(&mut self, queue: Arc<Queue>, now: Instant) {
+        let until = self.paused.get(&queue.id).and_then(|paused| paused.backoff.until());
+        match until {
+            Some(until) if until > now => self.next_due = self.next_due.min(until),
+            _ => {
+                let Paused { mut backoff, attempts } = self.paused.remove(&queue.id).unwrap_or_default();
+                backoff.begin(now);
+                self.active.insert(queue.id, backoff);
+                let shared = Arc::clone(&self.shared);
+                self.running.push(Box::pin(async move {
+                    let (attempts, end) = in_turn(&shared, &queue, attempts).await;
+                    (queue, attempts, end)
+                }));
             }
         }
-        next
+    }
+
+    /// Goes on with a queue that has ended, without a look at the others.
+    fn go_on(&mut self, queue: Arc<Queue>) {
+        if queue.held() > 0 {
+            self.start_if_due(queue, Instant::now());
+        }
     }
 
     fn ended(&mut self, queue: &Queue, attempts: Attempts, end: End) {
@@ -140,7 +200,9 @@ impl Replay {
         match end {
             End::Emptied => {
                 self.shared.failing.clear(queue.id);
-                self.shared.update_health();
+                if !self.shared.is_healthy() {
+                    (self.is_health_due, self.is_look_due) = (true, true);
+                }
                 backoff.succeeded();
             }
             End::Stuck => backoff.failed(Instant::now()),
@@ -164,28 +226,31 @@ impl Replay {
     fn hear(&mut self, event: &ProducerEvent) {
         self.shared.update_health();
         match event {
-            ProducerEvent::RouteChanged { topic, .. } => {
-                let index = &self.shared.storage.common.index;
-                let of_topic: Vec<_> = index
-                    .filled()
-                    .into_iter()
-                    .filter(|queue| queue.key.topic == *topic)
-                    .map(|queue| queue.id)
-                    .collect();
-                self.resume(|id| of_topic.contains(&id));
-            }
+            ProducerEvent::RouteChanged { topic, .. } => _ = self.resumed.topics.insert(topic.clone()),
             ProducerEvent::Connected { .. } | ProducerEvent::Recovered { .. } | ProducerEvent::Missed(_) => {
-                self.resume(|_| true);
+                self.resumed.all = true;
             }
-            _ => {}
+            _ => return,
         }
+        self.is_look_due = true;
     }
 
-    fn resume(&mut self, is_meant: impl Fn(u32) -> bool) {
-        let meant = self.paused.iter_mut().filter(|(id, _)| is_meant(**id));
+    /// Has the queues tried at once that are to be.
+    fn resume(&mut self, filled: &[Arc<Queue>]) {
+        let Resumed { all, topics } = std::mem::take(&mut self.resumed);
+        let is_meant = |queue: &&Arc<Queue>| topics.contains(&queue.key.topic);
+        let of_topics: HashSet<_> = if topics.is_empty() {
+            HashSet::new()
+        } else {
+            filled.iter().filter(is_meant).map(|q| q.id).collect()
+        };
+        if !all && of_topics.is_empty() {
+            return;
+        }
+        let meant = self.paused.iter_mut().filter(|(id, _)| all || of_topics.contains(id));
         meant.for_each(|(_, paused)| paused.backoff.reset());
         // One that fails at this moment is tried again soon.
-        let meant = self.active.iter_mut().filter(|(id, _)| is_meant(**id));
+        let meant = self.active.iter_mut().filter(|(id, _)| all || of_topics.contains(id));
         meant.for_each(|(_, backoff)| backoff.reset());
     }
 }

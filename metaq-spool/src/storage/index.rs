@@ -127,13 +127,20 @@ impl Queues {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     queues: RwLock<Queues>,
+    /// The queues that were looked at by those who wanted all that hold messages.
+    #[cfg(test)]
+    looks: AtomicU64,
 }
 
 impl Index {
     pub(crate) fn new(queues: impl IntoIterator<Item = Arc<Queue>>, next_id: u32) -> Self {
         let by_key: HashMap<_, _> = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
         let ids = by_key.values().map(|queue| queue.id).collect();
-        Self { queues: RwLock::new(Queues { by_key, ids, next_id }) }
+        Self {
+            queues: RwLock::new(Queues { by_key, ids, next_id }),
+            #[cfg(test)]
+            looks: AtomicU64::new(0),
+        }
     }
 
     /// The queue with this key, if it holds a message, or did a moment ago.
@@ -186,9 +193,17 @@ impl Index {
         queues.any(|queue| queue.key.partition.is_some() && queue.key.topic == *topic && queue.is_in_use())
     }
 
+    /// The queues that [`filled`](Self::filled) has looked at.
+    #[cfg(test)]
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Acquire)
+    }
+
     /// All queues that hold messages, in the order of their numbers.
     pub(crate) fn filled(&self) -> Vec<Arc<Queue>> {
         let queues = self.queues.read();
+        #[cfg(test)]
+        self.looks.fetch_add(queues.by_key.len() as u64, Ordering::AcqRel);
         let mut filled: Vec<_> =
             queues.by_key.values().filter(|queue| queue.held() > 0).map(Arc::clone).collect();
         drop(queues);

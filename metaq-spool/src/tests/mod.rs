@@ -10,6 +10,7 @@ mod faults;
 mod flips;
 mod flushes;
 mod handles;
+mod many;
 mod moves;
 mod places;
 mod queues;

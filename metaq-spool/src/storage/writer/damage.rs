@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{QueueState, Writer, batch::Batch, doubt::InDoubt};
 use crate::{
-    events::SpoolEvent,
+    events::{SpoolEvent, contain},
     storage::{
         rows::{QueueRow, StateRow},
         salvage::{Known, Saved, replace_damaged},
@@ -111,6 +111,9 @@ impl Writer {
             counts.recovered += unexpected;
             counts.waiting += unexpected;
         });
+        if unexpected > 0 {
+            contain(|| self.common.replay.notify_one());
+        }
         for (queue, lost) in &losses {
             batch.lose(*queue, *lost, 0);
         }
