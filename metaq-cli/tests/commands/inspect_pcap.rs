@@ -24,7 +24,7 @@ const TO_BROKER: &str = "10.0.0.1:40000>10.0.0.2:8123";
 const TO_CLIENT: &str = "10.0.0.2:8123>10.0.0.1:40000";
 
 /// An Ethernet frame with a segment of a connection to a port of the broker.
-fn segment(is_answer: bool, port: u16, sequence: u32, is_start: bool, payload: &[u8]) -> Vec<u8> {
+pub(super) fn segment(is_answer: bool, port: u16, sequence: u32, is_start: bool, payload: &[u8]) -> Vec<u8> {
     let (from, to) = if is_answer { (BROKER, CLIENT) } else { (CLIENT, BROKER) };
     let (from_port, to_port) = if is_answer { (port, 40_000) } else { (40_000, port) };
     let builder = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4(from, to, 64);
@@ -35,7 +35,7 @@ fn segment(is_answer: bool, port: u16, sequence: u32, is_start: bool, payload: &
     packet
 }
 
-fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
     let header = PcapHeader { datalink: DataLink::ETHERNET, ..PcapHeader::default() };
     let mut writer = PcapWriter::with_header(Cursor::new(Vec::new()), header).unwrap();
     for (second, packet) in (0..).zip(packets) {

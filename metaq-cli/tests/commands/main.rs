@@ -13,6 +13,7 @@ mod inspect;
 mod inspect_limits;
 mod inspect_messages;
 mod inspect_pcap;
+mod json;
 mod look;
 mod produce;
 mod produce_in_flight;

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::common::{Finished, Metaq, broker};
 
 /// Prepares a transaction of one message, and returns its name.
-async fn prepare(broker: &Broker, qualifier: &str, payload: &'static str) -> String {
+pub(super) async fn prepare(broker: &Broker, qualifier: &str, payload: &'static str) -> String {
     let producer = Producer::builder().broker(broker.addr().clone()).build().unwrap();
     let xa = XaProducer::new(&producer, UniqueQualifier::new(qualifier).unwrap());
     let topic: Topic = "t".parse().unwrap();
