@@ -243,8 +243,10 @@ impl<'a> Sending<'a> {
         if self.failure.is_none()
             && let Err(error) = write(self.state)
         {
+            let path = self.state.path().display();
             print_message(&format!(
-                "the state can't be written, so that the sending ends here: {error}; what was sent is verified"
+                "the state can't be written to {path}, so that the sending ends here: {error}; what was sent is \
+                 verified"
             ));
             self.failure = Some(error);
         }

@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufWriter, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -59,7 +59,7 @@ impl Header {
 
 /// The file, if there is one.
 #[derive(Debug)]
-pub(super) struct State(Option<BufWriter<File>>);
+pub(super) struct State(Option<(BufWriter<File>, PathBuf)>);
 
 /// What a file says of a run that was interrupted.
 #[derive(Debug)]
@@ -76,6 +76,11 @@ impl State {
         Self(None)
     }
 
+    /// The name of the file; empty if there is none.
+    pub(super) fn path(&self) -> &Path {
+        self.0.as_ref().map_or_else(|| Path::new(""), |(_, path)| path)
+    }
+
     /// Creates the file.
     ///
     /// # Errors
@@ -83,7 +88,7 @@ impl State {
     pub(super) fn create(path: &Path, header: &Header) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create_new(true).open(path)?;
         lock(&file)?;
-        let mut state = Self(Some(BufWriter::new(file)));
+        let mut state = Self(Some((BufWriter::new(file), path.to_owned())));
         let line = serde_json::to_string(header).map_err(io::Error::from)?;
         state.line(format_args!("{line}"))?;
         state.sync()?;
@@ -115,7 +120,7 @@ impl State {
         let interrupted = parse(&text)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         file.set_len(whole as u64)?;
-        Ok((interrupted, Self(Some(BufWriter::new(file)))))
+        Ok((interrupted, Self(Some((BufWriter::new(file), path.to_owned())))))
     }
 
     /// Reserves the numbers up to `end`, before they are sent.
@@ -149,17 +154,17 @@ impl State {
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.0.as_mut().map_or(Ok(()), BufWriter::flush)
+        self.0.as_mut().map_or(Ok(()), |(file, _)| file.flush())
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) -> io::Result<()> {
-        self.0.as_mut().map_or(Ok(()), |file| writeln!(file, "{text}"))
+        self.0.as_mut().map_or(Ok(()), |(file, _)| writeln!(file, "{text}"))
     }
 
     /// Numbers that are used again after a loss of power would look like duplicates.
     fn sync(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.0.as_ref().map_or(Ok(()), |file| file.get_ref().sync_data())
+        self.0.as_ref().map_or(Ok(()), |(file, _)| file.get_ref().sync_data())
     }
 }
 

@@ -341,5 +341,6 @@ async fn state_that_fails_ends_the_sending_and_not_the_account() {
     };
     let result = check(&finished, 8, "ok");
     assert!(result["found"].as_u64().unwrap() > 50, "{result}");
-    assert!(finished.stderr.contains("the state can't be written, so that the sending ends"));
+    let said = format!("the state can't be written to {state}, so that the sending ends here: ");
+    assert!(finished.stderr.contains(&said), "{}", finished.stderr);
 }
