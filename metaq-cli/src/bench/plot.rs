@@ -117,11 +117,12 @@ fn draw_percentiles(area: &Drawing<'_>, latencies: &Histogram<u64>) -> Result<()
 
 fn draw_rate(area: &Drawing<'_>, points: &[Interval]) -> Result<(), DrawingError> {
     let rate = |point: &Interval| point.count as f64 / point.length.as_secs_f64().max(1e-9);
+    let end = end(points);
     // The last interval is shorter, and its rate accidental.
     let points = &points[..points.len().saturating_sub(usize::from(points.len() > 2))];
     let most = points.iter().map(rate).fold(1.0, f64::max);
     let mut chart = chart(area, "acknowledged messages each second")
-        .build_cartesian_2d(0.0..end(points), 0.0..most * 1.1)
+        .build_cartesian_2d(0.0..end, 0.0..most * 1.1)
         .map_err(failed)?;
     let mut mesh = chart.configure_mesh();
     mesh.y_label_formatter(&|rate| count(*rate)).x_label_formatter(&|time| format!("{time:.1} s"));
@@ -133,10 +134,10 @@ fn draw_rate(area: &Drawing<'_>, points: &[Interval]) -> Result<(), DrawingError
 }
 
 fn draw_latencies(area: &Drawing<'_>, points: &[Interval]) -> Result<(), DrawingError> {
+    let last = end(points);
     let points: Vec<_> = points.iter().filter(|point| point.count > 0).collect();
     let values = points.iter().flat_map(|point| [point.p50 as f64, point.p99 as f64]);
     let range = logarithmic(values);
-    let last = points.last().map_or(1.0, |point| (point.start + point.length).as_secs_f64());
     let mut chart = chart(area, "latency over time: 99 % (red) and median (blue)")
         .build_cartesian_2d(0.0..last, range)
         .map_err(failed)?;
@@ -228,6 +229,24 @@ mod tests {
             assert!(picture.contains("a &lt;title&gt; &amp; more") && picture.contains("latency over time"));
             assert!(picture.len() < 500_000, "{} bytes for {number} messages", picture.len());
         }
+    }
+
+    #[test]
+    fn both_axes_of_time_are_the_same() {
+        let mut latencies = Histogram::<u64>::new(3).unwrap();
+        latencies.record(1000).unwrap();
+        let length = Duration::from_millis(100);
+        let interval = |n| Interval { start: length * n, length, count: 3, p50: 1000, p99: 2000, max: 2000 };
+        let timeline: Vec<_> = (0..11).map(interval).collect();
+        let picture = draw("title", &latencies, &timeline).unwrap();
+        let place_of_label = |text: &str| {
+            let (start, label) = text.split_once(">\n")?;
+            let is_below = start.contains("middle") && label.starts_with("0.6 s\n");
+            is_below.then(|| start.split('"').nth(1).unwrap().to_owned())
+        };
+        let places: Vec<_> = picture.split("<text ").filter_map(place_of_label).collect();
+        assert_eq!(places.len(), 2, "{picture}");
+        assert_eq!(places[0], places[1], "the same time is at the same place");
     }
 
     #[test]
