@@ -3,15 +3,25 @@
 use std::{
     fmt,
     io::{self, IsTerminal as _},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::stderr::accepts_text;
+use crate::stderr::{accepts_text, print_text};
 
 /// The time between two updates.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Whether the cursor is on a line of progress.
+static IS_SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// The text to print to the terminal where it has printed `^C`, so that the next one begins a line. Clears a
+/// line of progress, which would stay above the text otherwise.
+pub(crate) fn after_interrupt() -> &'static str {
+    if IS_SHOWN.load(Ordering::Relaxed) { "\r\x1b[K" } else { "\n" }
+}
 
 /// A line of the terminal that is updated in place, and cleared when this is dropped.
 #[derive(Debug)]
@@ -39,6 +49,12 @@ impl ProgressLine {
     pub(crate) fn show(&self, change: impl FnOnce(&ProgressBar)) {
         if accepts_text() {
             change(&self.bar);
+            let is_shown = !self.bar.is_finished();
+            if is_shown {
+                // The line is filled up with spaces: `^C` would be on the next one.
+                print_text("\r");
+            }
+            IS_SHOWN.store(is_shown, Ordering::Relaxed);
         }
     }
 
@@ -50,6 +66,7 @@ impl ProgressLine {
 
 impl Drop for ProgressLine {
     fn drop(&mut self) {
+        IS_SHOWN.store(false, Ordering::Relaxed);
         if accepts_text() {
             if !self.bar.is_finished() {
                 self.bar.finish_and_clear();

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     exit_status,
+    progress::after_interrupt,
     stderr::{accepts_text, print_text},
 };
 
@@ -42,7 +43,7 @@ impl StopSignals {
         };
         if kind == SignalKind::interrupt() && io::stderr().is_terminal() && accepts_text() {
             // The terminal shows ^C, and what is printed next begins a line.
-            print_text("\n");
+            print_text(after_interrupt());
         }
         exit_status::of_signal(kind.as_raw_value())
     }
