@@ -25,19 +25,16 @@ const EXAMPLES: [(&str, &str); 7] = [
     (
         "produce",
         "  metaq produce -b zk://zk1:2181,zk2:2181/meta -t orders < orders.txt
-  metaq produce -b meta://broker:8123 -t orders --output human --wait 30s one.txt two.txt
+  metaq produce -b meta://broker:8123 -t orders --output human one.txt two.txt
   tail -f app.log | metaq produce -t logs --rate 1000 --rejects rejects.txt
   metaq produce -t orders --json-lines --ordered < messages.jsonl",
     ),
     ("tx", "  metaq tx -b zk://zk1:2181/meta -t orders --commit < orders.txt"),
-    (
-        "bench",
-        "  metaq bench -b meta://broker:8123 -t load-test --messages 1000000 --size 128 --in-flight 1024",
-    ),
+    ("bench", "  metaq bench -b meta://broker:8123 -t load-test --messages 1000000 --size 128"),
     (
         "dev-broker",
         "  metaq dev-broker --topic orders:4
-  metaq dev-broker --topic '*:1' --port 8123 --register zk://127.0.0.1:2181/meta",
+  metaq dev-broker --topic '*:1' --port 8123 --register zk://127.0.0.1/meta",
     ),
     (
         "inspect",
@@ -87,7 +84,29 @@ fn redacted(text: &str, args: impl Iterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+
+    /// The lines that are broken as they are written, which clap would break anew on a narrower terminal.
+    fn assert_narrow(command: &clap::Command, name: &str) {
+        let texts = [command.get_long_about(), command.get_after_long_help()].into_iter().flatten();
+        for text in texts.map(ToString::to_string) {
+            for paragraph in text.split("\n\n").filter(|paragraph| paragraph.contains('\n')) {
+                for line in paragraph.lines() {
+                    assert!(line.chars().count() <= 80, "{name}: {line}");
+                }
+            }
+        }
+        for subcommand in command.get_subcommands() {
+            assert_narrow(subcommand, &format!("{name} {}", subcommand.get_name()));
+        }
+    }
+
+    #[test]
+    fn lines_of_help_fit_on_a_terminal_of_80_columns() {
+        assert_narrow(&with_statuses(crate::Cli::command()), "metaq");
+    }
 
     #[test]
     fn passwords_are_removed_from_texts_about_arguments() {

@@ -9,19 +9,22 @@ use metaq_producer::Topic;
 
 use crate::look::{LookArgs, run as look_at};
 
-/// Checks the way to the brokers step by step, and explains the first step that fails, with its
-/// remedy.
+/// Checks the way to the brokers step by step, and explains the first step that
+/// fails, with its remedy.
 ///
-/// The steps: 1 the registry answers, 2 it lists topics, 3 brokers offer the topic, 4 their host
-/// names have addresses, 5 their ports accept connections, 6 a MetaQ broker answers there, 7 it
-/// can read the topic's partitions, 8 it stores a message. Without TOPIC, steps 3, 7 and 8 are
-/// left out and all brokers are checked.
+/// The steps: 1 the registry answers, 2 it lists topics, 3 brokers offer the
+/// topic, 4 their host names have addresses, 5 their ports accept connections, 6
+/// a MetaQ broker answers there, 7 it can read the topic's partitions, 8 it
+/// stores a message. Without TOPIC, steps 3, 7 and 8 are left out and all brokers
+/// are checked.
 ///
-/// Step 8 needs --put, since IT STORES A MESSAGE in every partition: consumers get it. Its payload
-/// is "metaq doctor".
+/// Step 8 needs --put, since IT STORES A MESSAGE in every partition: consumers
+/// get it. Its payload is "metaq doctor".
 ///
-/// The exit status is that of the first failure. With --json it prints one line for each finding:
-/// {"step":5,"name":"port","ok":false,"subject":"meta://10.0.0.1:8123","text":"…","remedy":"…"}
+/// The exit status is that of the first failure. With --json it prints one line
+/// for each finding:
+/// {"step":5,"name":"port","ok":false,"subject":"meta://10.0.0.1:8123",
+///  "text":"…","remedy":"…"}
 ///
 /// Examples:
 ///   metaq doctor --cluster zk://zk1:2181/meta

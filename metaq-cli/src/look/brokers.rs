@@ -12,17 +12,19 @@ use crate::{
     stderr::{describe, print_message},
 };
 
-/// Lists the brokers in the registry, masters and slaves, also those without topics.
+/// Lists the brokers in the registry, masters and slaves, also those without
+/// topics.
 ///
-/// With --ping, each is connected to and asked for its version; the round trip is the time between
-/// that request and its answer, without connecting.
+/// With --ping, each is connected to and asked for its version; the round trip is
+/// the time between that request and its answer, without connecting.
 ///
 /// With --json it prints one line for each broker:
-/// {"id":0,"role":"master","addr":"meta://10.0.0.1:8123","topics":2,"version":"1.4.6.2",
-/// "round_trip_us":85.3}
-/// where the role of a slave is slave and its number, topics are those that producers can send to,
-/// and version and round_trip_us are there with --ping only, and replaced by "error" if the
-/// broker does not answer. An id that isn't known is null.
+/// {"id":0,"role":"master","addr":"meta://10.0.0.1:8123","topics":2,
+///  "version":"1.4.6.2","round_trip_us":85.3}
+/// where the role of a slave is slave and its number, topics are those that
+/// producers can send to, and version and round_trip_us are there with --ping
+/// only, and replaced by "error" if the broker does not answer. An id that isn't
+/// known is null.
 ///
 /// Examples:
 ///   metaq brokers --ping --cluster zk://zk1:2181/meta

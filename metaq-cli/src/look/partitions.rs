@@ -12,14 +12,15 @@ use crate::{
 
 /// Lists the partitions of a topic, with the broker of each.
 ///
-/// With --offsets, the brokers are asked for the first offset that is kept and the end of what
-/// consumers can read, in bytes. Brokers make messages readable some time after they have
-/// acknowledged them.
+/// With --offsets, the brokers are asked for the first offset that is kept and
+/// the end of what consumers can read, in bytes. Brokers make messages readable
+/// some time after they have acknowledged them.
 ///
 /// With --json it prints one line for each partition:
-/// {"topic":"orders","partition":"0-1","broker":"meta://10.0.0.1:8123","first":0,"end":1024}
-/// where first and end are there with --offsets only, and replaced by "error" if the broker does
-/// not answer.
+/// {"topic":"orders","partition":"0-1","broker":"meta://10.0.0.1:8123",
+///  "first":0,"end":1024}
+/// where first and end are there with --offsets only, and replaced by "error" if
+/// the broker does not answer.
 ///
 /// Examples:
 ///   metaq partitions orders --offsets --cluster zk://zk1:2181/meta

@@ -25,13 +25,13 @@ use crate::{
 ///
 /// With --output json it prints one line for each broker:
 /// {"id":0,"addr":"meta://10.0.0.1:8123","stats":[["pid","4711"],…]}
-/// where a name without a value has null, as has an id that isn't known. With --output prometheus
-/// it prints the figures of brokers, topics and partitions in the text format of Prometheus, for a
-/// node exporter's textfile collector.
+/// where a name without a value has null, as has an id that isn't known. With
+/// --output prometheus it prints the figures of brokers, topics and partitions in
+/// the text format of Prometheus, for a node exporter's textfile collector.
 ///
-/// With --watch it lists the brokers and asks them again at that interval until a signal comes, and
-/// shows how fast figures grow. A broker that does not answer is reported on stderr. A slave is
-/// asked when its address is given.
+/// With --watch it lists the brokers and asks them again at that interval until a
+/// signal comes, and shows how fast figures grow. A broker that does not answer
+/// is reported on stderr. A slave is asked when its address is given.
 ///
 /// Examples:
 ///   metaq stats --cluster zk://zk1:2181/meta

@@ -14,7 +14,8 @@ use crate::exit_status::EXIT_DONE;
 /// With --json it prints one line for each topic:
 /// {"topic":"orders","partitions":6,
 /// "brokers":[{"id":0,"addr":"meta://10.0.0.1:8123","partitions":4},…]}
-/// where the partitions of a broker that names none are null, as is an id that isn't known.
+/// where the partitions of a broker that names none are null, as is an id that
+/// isn't known.
 ///
 /// Examples:
 ///   metaq topics --cluster zk://zk1:2181/meta

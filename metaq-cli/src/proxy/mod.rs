@@ -20,30 +20,34 @@ use crate::{
     stderr::{print_error, print_message},
 };
 
-/// Forwards connections to a broker, and misbehaves as the lines of its input say.
+/// Forwards connections to a broker, and misbehaves as the lines of its input
+/// say.
 ///
-/// The first line of the output is the address to connect to, for --cluster. Each line of the input is one
-/// command, which is answered by a line: {"command":"…","ok":true}, or with "ok":false and an "error". At the
-/// end of the input, the proxy goes on until a signal.
+/// The first line of the output is the address to connect to, for --cluster. Each
+/// line of the input is one command, which is answered by a line:
+/// {"command":"…","ok":true}, or with "ok":false and an "error". At the end of
+/// the input, the proxy goes on until a signal.
 ///
 /// Commands; DIR is to-server or to-client, or left out for both:
-///   forward               everything is forwarded again, new connections are accepted, and a cut or a
-///                         duplicate that is still to come does not
+///   forward               forwards everything again, accepts new connections, and
+///                         gives up a cut or a duplicate that is still to come
 ///   delay TIME [DIR]      delays every byte
 ///   bandwidth BYTES [DIR] forwards BYTES each second
 ///   freeze [DIR]          holds everything back
-///   swallow [DIR]         loses everything; swallow to-client loses the acknowledgements
+///   swallow [DIR]         loses everything; with to-client, the acknowledgements
 ///   cut BYTES [DIR]       closes each connection after BYTES bytes
 ///   duplicate AT BYTES [DIR]  sends the BYTES before position AT once more
-///   close, reset, strand  ends all connections by FIN or RST, or loses what they carry from now on
+///   close, reset, strand  ends all connections by FIN or RST, or loses what they
+///                         carry from now on
 ///   refuse, ignore        refuses new connections, or accepts them and is silent
 ///   accept                accepts new connections again
-///   status                also prints the numbers of connections and forwarded bytes
+///   status                also prints the numbers of connections and of bytes that
+///                         were forwarded
 ///   quit                  ends the proxy
 ///
 /// Examples:
 ///   metaq proxy broker:8123
-///   (echo delay 50ms; sleep 10; echo freeze; sleep 5; echo forward; sleep 1000) | metaq proxy broker:8123
+///   (sleep 10; echo freeze; sleep 5; echo forward; cat) | metaq proxy broker:8123
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 #[allow(

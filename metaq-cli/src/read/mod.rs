@@ -26,26 +26,28 @@ use crate::{
     stderr::{describe, print_message},
 };
 
-/// Prints messages that brokers have stored, by partition and offset. Takes nothing away from
-/// consumers, and stores no offsets.
+/// Prints messages that brokers have stored, by partition and offset. Takes
+/// nothing away from consumers, and stores no offsets.
 ///
-/// Without --follow it reads up to the end that each partition has when it begins, one partition
-/// after the other. With --follow it goes on with what is stored later, of all partitions at once,
-/// until a signal.
+/// Without --follow it reads up to the end that each partition has when it
+/// begins, one partition after the other. With --follow it goes on with what is
+/// stored later, of all partitions at once, until a signal.
 ///
 /// The formats:
 ///   raw   the payload and a line feed
-///   json  {"topic":"orders","partition":"0-1","offset":0,"id":"…","attribute":null,"data":"…"} in
-///         one line, with data_b64 in place of data if the payload is not UTF-8
-///   hex   a line with partition, offset, id and attribute, and the payload in rows of 16 bytes
+///   json  {"topic":"orders","partition":"0-1","offset":0,"id":"…",
+///         "attribute":null,"data":"…"} in one line, with data_b64 in place of
+///         data if the payload is not UTF-8
+///   hex   a line with partition, offset, id and attribute, and the payload in rows
+///         of 16 bytes
 ///
-/// Messages that are damaged, deleted meanwhile, or longer than a broker sends at a time are named
-/// on stderr. A partition that can't be read is named there, too, and the others are read all the
-/// same.
+/// Messages that are damaged, deleted meanwhile, or longer than a broker sends at
+/// a time are named on stderr. A partition that can't be read is named there,
+/// too, and the others are read all the same.
 ///
 /// Examples:
 ///   metaq read orders -n 10 --cluster zk://zk1:2181/meta
-///   metaq read orders --from end --follow --format json --cluster zk://zk1:2181/meta
+///   metaq read orders --from end --follow --format json --cluster zk://zk1/meta
 ///   metaq read orders -p 0-1 --from 8192 --format hex --cluster meta://broker:8123
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]

@@ -13,9 +13,10 @@ const PORTION: (usize, usize) = (1000, 8 << 20);
 
 /// Removes messages for good.
 ///
-/// They are named by their numbers, by --set-aside or by --all. Without --yes it only says how
-/// many they are. Prints {"dropped":N,"left":M} with --output json, and the two numbers with
-/// --output plain. A number that the folder doesn't have is wrong usage, and nothing is removed.
+/// They are named by their numbers, by --set-aside or by --all. Without --yes it
+/// only says how many they are. Prints {"dropped":N,"left":M} with --output json,
+/// and the two numbers with --output plain. A number that the folder doesn't have
+/// is wrong usage, and nothing is removed.
 ///
 /// Examples:
 ///   metaq spool drop /var/spool/orders 17 18 --yes

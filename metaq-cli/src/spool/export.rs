@@ -9,13 +9,16 @@ use crate::exit_status::EXIT_DONE;
 
 /// Prints messages as lines of JSON that produce --json-lines takes.
 ///
-/// A line is {"topic":"orders","partition":"0-1","key":"k","attribute":"a","data":"…"}, with
-/// data_b64 and key_b64 where these are not UTF-8, and without what a message doesn't have.
+/// A line is
+/// {"topic":"orders","partition":"0-1","key":"k","attribute":"a","data":"…"},
+/// with data_b64 and key_b64 where these are not UTF-8, and without what a
+/// message doesn't have.
 ///
-/// produce sends to the topics of its own options: export one topic at a time with --topic.
-/// Messages that were set aside come last; --waiting leaves them out. Nothing is removed from the
-/// folder: see drop. Messages that are damaged are counted on stderr, and the status is 9; those
-/// that were set aside count for every topic, as theirs is not known.
+/// produce sends to the topics of its own options: export one topic at a time
+/// with --topic. Messages that were set aside come last; --waiting leaves them
+/// out. Nothing is removed from the folder: see drop. Messages that are damaged
+/// are counted on stderr, and the status is 9; those that were set aside count
+/// for every topic, as theirs is not known.
 ///
 /// Examples:
 ///   metaq spool export /var/spool/orders --topic orders > orders.jsonl

@@ -19,11 +19,13 @@ const MAX_REASONS: usize = 20;
 
 /// Lists what each topic and partition holds.
 ///
-/// It shows messages that wait, their bytes, the age of the oldest, and the messages that were set
-/// aside, with the reasons. With --json it prints one line for each:
+/// It shows messages that wait, their bytes, the age of the oldest, and the
+/// messages that were set aside, with the reasons. With --json it prints one line
+/// for each:
 /// {"topic":"orders","partition":"0-1","messages":2,"bytes":96,"oldest_age_s":12.5,
 /// "set_aside":1,"reasons":[{"reason":"…","messages":1}]}
-/// where partition is null for messages that name none, and topic for damaged ones.
+/// where partition is null for messages that name none, and topic for damaged
+/// ones.
 ///
 /// Examples:
 ///   metaq spool ls /var/spool/orders

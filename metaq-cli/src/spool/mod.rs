@@ -28,9 +28,9 @@ use crate::{
 
 /// Lists, shows, sends, exports and drops what a spool's folder holds.
 ///
-/// The folder is that of produce --spool, or of a program. One process can use it at a time:
-/// while one does, these commands name it, and do nothing. The status is 2 then, and for a folder
-/// that holds no spool.
+/// The folder is that of produce --spool, or of a program. One process can use it
+/// at a time: while one does, these commands name it, and do nothing. The status
+/// is 2 then, and for a folder that holds no spool.
 ///
 /// Examples:
 ///   metaq spool ls /var/spool/orders

@@ -37,20 +37,22 @@ const PORTION: (usize, usize) = (1000, 8 << 20);
 ///
 /// Prints one line of JSON for each message, as produce --spool does:
 /// {"spooled":"ID","partition":"0-1","offset":O,"id":"I"}, or
-/// {"spooled":"ID","error":{"kind":"set-aside","outcome":"rejected","message":"…"}}
-/// for one that brokers refuse for good, or that is damaged; it stays in the folder.
+/// {"spooled":"ID","error":{"kind":"set-aside","outcome":"rejected",
+///  "message":"…"}}
+/// for one that brokers refuse for good, or that is damaged; it stays in the
+/// folder.
 ///
-/// It ends when no message waits any more, or when none could be sent for the time of --wait. The
-/// status is 0 if none waits any more, and 7 if messages were set aside in this run. If some are
-/// left, it is 4, 5, 6 or 7 by the reason, or else 3; they stay in the folder, and stderr names
-/// the reason.
+/// It ends when no message waits any more, or when none could be sent for the
+/// time of --wait. The status is 0 if none waits any more, and 7 if messages were
+/// set aside in this run. If some are left, it is 4, 5, 6 or 7 by the reason, or
+/// else 3; they stay in the folder, and stderr names the reason.
 ///
-/// The first SIGHUP, SIGINT or SIGTERM ends it; what is in flight gets its line within --timeout.
-/// A second one ends it at once.
+/// The first SIGHUP, SIGINT or SIGTERM ends it; what is in flight gets its line
+/// within --timeout. A second one ends it at once.
 ///
 /// Examples:
 ///   metaq spool replay /var/spool/orders -b zk://zk1:2181,zk2:2181/meta
-///   metaq spool replay /var/spool/orders -b meta://broker:8123 --set-aside --wait 1m
+///   metaq spool replay /var/spool/orders -b meta://broker:8123 --set-aside
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {

@@ -21,16 +21,18 @@ const MAX_SHOWN: usize = 60;
 /// Prints messages, those that wait first, then those that were set aside.
 ///
 /// The formats:
-///   text  a line with number, topic, partition ("any" if the message names none), age, attribute,
-///         key, bytes and the beginning of the payload; if it was set aside, also the number of
-///         refusals and the reason
-///   json  {"id":"17","topic":"orders","partition":"0-1","age_s":12.5,"attempts":5,"reason":"…",
-///         "key":"k","attribute":"a","data":"…"} in one line, with data_b64 and key_b64 where
-///         these are not UTF-8; attempts and reason are null while it waits
+///   text  a line with number, topic, partition ("any" if the message names none),
+///         age, attribute, key, bytes and the beginning of the payload; if it was
+///         set aside, also the number of refusals and the reason
+///   json  {"id":"17","topic":"orders","partition":"0-1","age_s":12.5,"attempts":5,
+///         "reason":"…","key":"k","attribute":"a","data":"…"} in one line, with
+///         data_b64 and key_b64 where these are not UTF-8; attempts and reason are
+///         null while it waits
 ///   hex   the line of text, and the payload in rows of 16 bytes
 ///   raw   the payload and a line feed
 ///
-/// Messages that are damaged have an error in place of their data, and the status is 9.
+/// Messages that are damaged have an error in place of their data, and the status
+/// is 9.
 ///
 /// Examples:
 ///   metaq spool show /var/spool/orders -n 10

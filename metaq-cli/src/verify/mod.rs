@@ -37,31 +37,34 @@ use crate::{
 /// The limit on writing the result after a signal.
 const WRITE_AFTER_SIGNAL: Duration = Duration::from_secs(1);
 
-/// Sends numbered messages with checksums for a while, reads them back from the brokers, and
-/// reports what was lost, duplicated, reordered or corrupted. THE MESSAGES ARE STORED: use a
-/// dedicated topic.
+/// Sends numbered messages with checksums for a while, reads them back from the
+/// brokers, and reports what was lost, duplicated, reordered or corrupted. THE
+/// MESSAGES ARE STORED: use a dedicated topic.
 ///
-/// The tool for a failover drill: let it run while brokers are killed, restarted, or cut off.
-/// Messages whose outcome is unknown may be stored or not; those that were reported as not sent
-/// may not be. Each partition has one message in flight, so that its order can be checked; with
-/// --unordered the selector chooses among the connected brokers, more is sent, and the order is
-/// not checked. Messages that may be stored are not sent again, whatever the settings say.
+/// The tool for a failover drill: let it run while brokers are killed, restarted,
+/// or cut off. Messages whose outcome is unknown may be stored or not; those that
+/// were reported as not sent may not be. Each partition has one message in
+/// flight, so that its order can be checked; with --unordered the selector
+/// chooses among the connected brokers, more is sent, and the order is not
+/// checked. Messages that may be stored are not sent again, whatever the settings
+/// say.
 ///
-/// --state keeps the run in a file. After this program itself was killed, --resume with that file
-/// sends the rest and compares all. SIGINT and SIGTERM end the sending early; what was sent is
-/// verified. A second signal ends the program, after it has printed what it knows.
+/// --state keeps the run in a file. After this program itself was killed,
+/// --resume with that file sends the rest and compares all. SIGINT and SIGTERM
+/// end the sending early; what was sent is verified. A second signal ends the
+/// program, after it has printed what it knows.
 ///
 /// The result is a table or, with --json, a line:
-/// {"verdict":"ok","sent":N,"acknowledged":N,"not_sent":N,"rejected":N,"unknown":N,
-/// "unknown_stored":N,"possibly_sent":N,"possibly_sent_stored":N,"found":N,"unverified":N,
-/// "lost":N,"duplicated":N,"reordered":N,"corrupted":N,"misplaced":N,"stored_unexpectedly":N,
-/// "elapsed_s":S,"msgs_per_s":R,"rate":R}
-/// where rate is that of --rate, or null. The verdict is ok, wrong, incomplete, or nothing
-/// verified.
+/// {"verdict":"ok","sent":N,"acknowledged":N,"not_sent":N,"rejected":N,
+///  "unknown":N,"unknown_stored":N,"possibly_sent":N,"possibly_sent_stored":N,
+///  "found":N,"unverified":N,"lost":N,"duplicated":N,"reordered":N,"corrupted":N,
+///  "misplaced":N,"stored_unexpectedly":N,"elapsed_s":S,"msgs_per_s":R,"rate":R}
+/// where rate is that of --rate, or null. The verdict is ok, wrong, incomplete,
+/// or nothing verified.
 ///
 /// Examples:
-///   metaq verify drill --during 10m --rate 500 --state drill.state --cluster zk://zk1:2181/meta
-///   metaq verify --resume drill.state --cluster zk://zk1:2181/meta
+///   metaq verify drill --during 10m --state drill.state --cluster zk://zk1/meta
+///   metaq verify --resume drill.state --cluster zk://zk1/meta
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
