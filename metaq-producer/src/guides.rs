@@ -10,6 +10,7 @@
 //! | [`compatibility`] | the behaviour of both clients, rule by rule |
 //! | [`embedded_broker`] | tests with `metaq_testkit::Broker` |
 //! | [`cli`] | the command `metaq` |
+//! | [`cli_json`] | the fields of its JSON |
 //! | [`reliability`] | faults, promises, and measured figures |
 //! | [`performance`] | how the send path is made fast, and how it is measured |
 //! | [`protocol`] | the wire protocol |
@@ -37,6 +38,7 @@ macro_rules! guide {
 }
 
 guide!(cli, "cli", "The command `metaq`.");
+guide!(cli_json, "cli-json", "The JSON that `metaq` prints.");
 guide!(compatibility, "compatibility", "What the Java client does, rule by rule, and what metaq does.");
 guide!(configuration, "configuration", "Every option of a producer.");
 guide!(delivery, "delivery", "What becomes of a message.");
