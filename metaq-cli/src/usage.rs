@@ -30,11 +30,16 @@ const EXAMPLES: [(&str, &str); 7] = [
   metaq produce -t orders --json-lines --ordered < messages.jsonl",
     ),
     ("tx", "  metaq tx -b zk://zk1:2181/meta -t orders --commit < orders.txt"),
-    ("bench", "  metaq bench -b meta://broker:8123 -t load-test --messages 1000000 --size 128"),
+    (
+        "bench",
+        "  metaq bench -b meta://broker:8123 -t load-test --messages 1000000 \\
+      --size 128 --in-flight 1024",
+    ),
     (
         "dev-broker",
         "  metaq dev-broker --topic orders:4
-  metaq dev-broker --topic '*:1' --port 8123 --register zk://127.0.0.1/meta",
+  metaq dev-broker --topic '*:1' --port 8123 \\
+      --register zk://127.0.0.1:2181/meta",
     ),
     (
         "inspect",
@@ -106,6 +111,31 @@ mod tests {
     #[test]
     fn lines_of_help_fit_on_a_terminal_of_80_columns() {
         assert_narrow(&with_statuses(crate::Cli::command()), "metaq");
+    }
+
+    /// The command lines of the examples in the help of a command and its subcommands.
+    fn examples_of(command: &clap::Command) -> Vec<String> {
+        let texts = [command.get_long_about(), command.get_after_long_help()].into_iter().flatten();
+        let mut examples = Vec::new();
+        for text in texts.map(|text| text.to_string().replace("\\\n", "")) {
+            let lines = text.split_once("Examples:\n").map_or("", |(_, lines)| lines).lines();
+            let lines = lines.take_while(|line| line.starts_with("  "));
+            examples.extend(lines.filter_map(|line| line.find("metaq ").map(|at| line[at..].to_owned())));
+        }
+        examples.extend(command.get_subcommands().flat_map(examples_of));
+        examples
+    }
+
+    #[test]
+    fn examples_are_right_usage() {
+        let examples = examples_of(&with_statuses(crate::Cli::command()));
+        assert!(examples.len() > 20, "{examples:?}");
+        for example in examples {
+            let args = example.split(['<', '>', '|']).next().unwrap_or_default();
+            let args = args.split_whitespace().map(|arg| arg.trim_matches('\''));
+            let parsed = crate::Cli::command().try_get_matches_from(args);
+            assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+        }
     }
 
     #[test]

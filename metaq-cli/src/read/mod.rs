@@ -47,7 +47,7 @@ use crate::{
 ///
 /// Examples:
 ///   metaq read orders -n 10 --cluster zk://zk1:2181/meta
-///   metaq read orders --from end --follow --format json --cluster zk://zk1/meta
+///   metaq read orders --from end --follow --cluster zk://zk1:2181/meta
 ///   metaq read orders -p 0-1 --from 8192 --format hex --cluster meta://broker:8123
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]

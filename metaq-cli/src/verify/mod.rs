@@ -63,8 +63,9 @@ const WRITE_AFTER_SIGNAL: Duration = Duration::from_secs(1);
 /// or nothing verified.
 ///
 /// Examples:
-///   metaq verify drill --during 10m --state drill.state --cluster zk://zk1/meta
-///   metaq verify --resume drill.state --cluster zk://zk1/meta
+///   metaq verify drill --during 10m --rate 500 --state drill.state \
+///       --cluster zk://zk1:2181/meta
+///   metaq verify --resume drill.state --cluster zk://zk1:2181/meta
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {

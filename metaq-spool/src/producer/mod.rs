@@ -167,8 +167,9 @@ impl SpoolingProducer {
     /// Safe: it only waits.
     pub async fn flush(&self) {
         let shared = self.shared();
-        let (awaited, driven) = (shared.awaited.target(), shared.driven.target());
         shared.producer.flush().await;
+        // Handles may have been polled for the first time, or dropped, until now.
+        let (awaited, driven) = (shared.awaited.target(), shared.driven.target());
         // A task that drops its handle meanwhile leaves it counted as awaited.
         shared.awaited.wait(awaited, Some(FORGOTTEN), &shared.storage).await;
         shared.driven.wait(driven, None, &shared.storage).await;
