@@ -77,7 +77,7 @@ async fn messages_that_are_refused_are_kept_by_their_handles_alone() {
     }
     assert_eq!((spool.stats().in_flight, spool.stats().spooled), (MESSAGES as u64, 0));
     assert_eq!(alive.load(Ordering::Acquire), MESSAGES, "one for each handle");
-    assert!(refused.met() > (MESSAGES - CAPACITY) as u64);
+    assert!(refused.met() >= (MESSAGES - CAPACITY) as u64);
     assert_all_spooled(&spool, handles, &alive).await;
     spool.close(Duration::ZERO).await;
 }
