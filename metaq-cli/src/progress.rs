@@ -14,7 +14,7 @@ use crate::stderr::{accepts_text, print_text};
 /// The time between two updates.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whether the cursor is on a line of progress.
+/// Set while the cursor is on a line of progress.
 static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// The text to print to the terminal where it has printed `^C`, so that the next one begins a line. Clears a

@@ -60,7 +60,7 @@ impl Places {
         Some(Place { _permit: Some(permit) })
     }
 
-    /// Whether queues wait for a place.
+    /// Returns whether queues wait for a place.
     pub(crate) fn are_wanted(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }

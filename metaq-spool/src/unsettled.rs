@@ -69,7 +69,7 @@ impl Unsettled {
         left
     }
 
-    /// What to wait for until all that are counted now have their outcome.
+    /// Returns the target that is reached when all that are counted now have their outcome.
     pub(crate) fn target(&self) -> Target {
         let mut generation = self.generation.lock();
         // Two must begin: the first when the older messages have ended, the second when the others have.

@@ -76,7 +76,7 @@ async fn a_folder_that_cant_be_looked_into_is_not_called_missing() {
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
-/// Whether a text would move the cursor of a terminal, or colour it.
+/// Returns whether a text would move the cursor of a terminal, or colour it.
 fn controls_terminals(text: &str) -> bool {
     text.chars().any(|char| char.is_control() && !matches!(char, '\t' | '\n'))
 }

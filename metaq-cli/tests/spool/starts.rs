@@ -35,7 +35,7 @@ fn start(args: &[&str]) -> Running {
     Running::start(metaq.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
-/// Whether a thread of the process has this name.
+/// Returns whether a thread of the process has this name.
 fn has_thread(metaq: &Running, name: &str) -> bool {
     let tasks = fs::read_dir(format!("/proc/{}/task", metaq.id())).unwrap();
     tasks

@@ -69,7 +69,7 @@ struct Replay {
     is_health_due: bool,
     /// There is no other look at all queues before.
     next_look: Instant,
-    /// When the next queue is due that waits for its time.
+    /// The time at which the next queue is due.
     next_due: Instant,
 }
 
@@ -242,7 +242,7 @@ impl Replay {
         let of_topics: HashSet<_> = if topics.is_empty() {
             HashSet::new()
         } else {
-            filled.iter().filter(is_meant).map(|q| q.id).collect()
+            filled.iter().filter(is_meant).map(|queue| queue.id).collect()
         };
         if !all && of_topics.is_empty() {
             return;

@@ -52,8 +52,8 @@ impl<'a> Outcomes<'a> {
         self.was_set_aside = false;
     }
 
-    /// Whether as many messages could be sent twice as may be, of which `in_flight` are in flight. In order,
-    /// one that was set aside is not to come back behind the next one.
+    /// Returns whether as many messages could be sent twice as may be, of which `in_flight` are in flight. In
+    /// order, one that was set aside is not to come back behind the next one.
     pub(super) fn is_window_full(&self, in_flight: usize) -> bool {
         let here = (in_flight + self.finished.len() + self.to_place.len()) as u64;
         let all = here + self.queue.unremoved();
@@ -61,7 +61,7 @@ impl<'a> Outcomes<'a> {
         all >= self.shared.options.replay_window as u64 || waits && all > 0
     }
 
-    /// Whether enough messages are finished to be removed together.
+    /// Returns whether enough messages are finished to be removed together.
     pub(super) fn are_enough(&self) -> bool {
         self.finished.len() >= REMOVALS.min(self.shared.options.replay_window / 4)
     }
@@ -104,7 +104,7 @@ impl<'a> Outcomes<'a> {
         self.failure.get_or_insert_with(|| error.to_string());
     }
 
-    /// Whether the selector insists on a partition that is not connected.
+    /// Returns whether the selector insists on a partition that is not connected.
     fn is_for_absent(&self, message: &Message) -> bool {
         let producer = &self.shared.producer;
         let connected = producer.partitions(message.topic());

@@ -123,7 +123,7 @@ impl QueueReplay<'_> {
         }
     }
 
-    /// Whether nothing more is sent.
+    /// Returns whether nothing more is sent.
     fn is_ending(&self) -> bool {
         self.outcomes.failure.is_some() || self.is_crowded
     }

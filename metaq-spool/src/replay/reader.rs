@@ -25,14 +25,14 @@ pub(super) struct Reader<'a> {
     loaded: Option<Loaded>,
 }
 
-/// What is in memory, for which the queue has a place.
+/// The messages in memory, for which the queue has a place.
 struct Loaded {
     ready: VecDeque<(u64, Vec<u8>)>,
     reading: Option<Reading>,
     _place: Place,
 }
 
-/// What comes next in a queue.
+/// The next message of a queue.
 pub(super) enum Next {
     Message(u64, Vec<u8>),
     /// There is none, or none that is there without waiting.
@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
         Self { shared, queue, next: 0, placed: queue.placed(), loaded }
     }
 
-    /// Whether messages were moved into the queue whose places may be before those that were read.
+    /// Returns whether messages were moved into the queue, perhaps before those that were read.
     pub(super) fn has_older(&self) -> bool {
         self.queue.placed() != self.placed
     }
@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether no message was read since the beginning.
+    /// Returns whether no message was read since the beginning.
     pub(super) fn is_at_beginning(&self) -> bool {
         self.next == 0
     }
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether messages were read that were not given out.
+    /// Returns whether messages were read that were not given out.
     pub(super) fn has_ready(&self) -> bool {
         self.loaded.as_ref().is_some_and(|loaded| !loaded.ready.is_empty())
     }

@@ -44,7 +44,7 @@ impl Queue {
         self.unremoved.load(Ordering::Acquire)
     }
 
-    /// Whether it is empty, and known to no others than those with these references.
+    /// Returns whether it is empty, and nothing but these references leads to it.
     ///
     /// New ones come only from those that exist, and from the [`Index`]: it is meaningful under its lock.
     pub(crate) fn is_unused(self: &Arc<Self>, references: usize) -> bool {

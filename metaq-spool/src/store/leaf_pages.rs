@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read as _},
+    io::{self, Read, Seek, SeekFrom},
     ops::Range,
     path::Path,
 };
@@ -20,27 +20,33 @@ const HEAD: usize = 4;
 const END: usize = 4;
 
 /// Calls `each` with the rows of all leaves in the file: in no order, those included that were removed or
-/// replaced since. It returns which rows are whole.
+/// replaced since. It returns which rows are whole. Pages that the disk can't read are left out.
 pub(super) fn each_row(
     path: &Path,
     each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<bool>,
 ) -> io::Result<()> {
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+    let mut file = File::open(path)?;
+    let len = file.seek(SeekFrom::End(0))?;
+    each_row_of(&mut file, len, each)
+}
+
+fn each_row_of(
+    file: &mut (impl Read + Seek),
+    len: u64,
+    each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<bool>,
+) -> io::Result<()> {
     let mut leaf = Vec::new();
-    let (mut at, mut read) = (0, 0);
-    loop {
-        file.seek_relative(at - read)?;
+    // The first page is the header.
+    let mut at = PAGE as u64;
+    while at < len {
         leaf.clear();
-        read = at + file.by_ref().take(PAGE as u64).read_to_end(&mut leaf)? as i64;
-        if leaf.is_empty() {
-            return Ok(());
-        }
-        at += PAGE as i64;
-        let rows = rows(&leaf);
-        let end = rows.iter().map(|(_, value)| value.end).max().unwrap_or(0);
-        read += file.by_ref().take(end.saturating_sub(leaf.len()) as u64).read_to_end(&mut leaf)? as i64;
+        let found = read(file, at, PAGE, &mut leaf).map(|()| rows(&leaf)).unwrap_or_default();
+        let end = found.iter().map(|(_, value)| value.end).max().unwrap_or(0);
+        // Rows that can't be read to their end are not whole.
+        let _ = read(file, at + leaf.len() as u64, end.saturating_sub(leaf.len()), &mut leaf);
+        at += PAGE as u64;
         let mut is_leaf = false;
-        for (key, value) in rows {
+        for (key, value) in found {
             let (Some(key), Some(value)) = (leaf.get(key), leaf.get(value)) else { continue };
             let mut row = value.to_vec();
             seal(key, &mut row);
@@ -50,9 +56,19 @@ pub(super) fn each_row(
         }
         if is_leaf {
             // What is within a row is no page, whatever it looks like.
-            at += (end.saturating_sub(1) / PAGE * PAGE) as i64;
+            at += (end.saturating_sub(1) / PAGE * PAGE) as u64;
         }
     }
+    Ok(())
+}
+
+/// Appends what a file has at a place.
+fn read(file: &mut (impl Read + Seek), at: u64, count: usize, into: &mut Vec<u8>) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(at))?;
+    file.by_ref().take(count as u64).read_to_end(into).map(drop)
 }
 
 /// The places of keys and values, if this is the first page of a leaf with keys of this table.
@@ -78,7 +94,10 @@ fn rows(page: &[u8]) -> Vec<(Range<usize>, Range<usize>)> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs};
+    use std::{
+        collections::{BTreeMap, HashSet},
+        fs,
+    };
 
     use super::*;
     use crate::store::{Change, Store as _, disk::DiskStore};
@@ -113,6 +132,57 @@ mod tests {
         expected.insert(Key::message(9, 1), file);
         assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
         assert!(found == expected);
+    }
+
+    /// A file with a page that can't be read.
+    struct BadDisk {
+        file: File,
+        at: u64,
+        bad: u64,
+    }
+
+    impl Read for BadDisk {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.at / PAGE as u64 == self.bad {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            let most = PAGE - (self.at % PAGE as u64) as usize;
+            let most = most.min(into.len());
+            let count = self.file.read(&mut into[..most])?;
+            self.at += count as u64;
+            Ok(count)
+        }
+    }
+
+    impl Seek for BadDisk {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.at = self.file.seek(to)?;
+            Ok(self.at)
+        }
+    }
+
+    #[test]
+    fn a_page_that_the_disk_cant_read_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = DiskStore::open(folder.path(), false).unwrap();
+        let rows: Vec<_> = (0..200).map(|n| Change::Put(Key::message(7, n), vec![3; 500])).collect();
+        store.commit(&rows).unwrap();
+        store.commit(&[Change::Put(Key::message(8, 1), vec![4; 30_000])]).unwrap();
+        drop(store);
+        let path = folder.path().join("spool.redb");
+        let len = path.metadata().unwrap().len();
+        let count = |bad| {
+            let mut disk = BadDisk { file: File::open(&path).unwrap(), at: 0, bad };
+            let mut keys = HashSet::new();
+            each_row_of(&mut disk, len, &mut |key, _| Ok(keys.insert(key))).unwrap();
+            keys.len()
+        };
+        let all = count(u64::MAX);
+        let fewest = (1..len / PAGE as u64).map(count).min();
+        assert!(
+            all > 200 && fewest.is_some_and(|fewest| (all - 8..all).contains(&fewest)),
+            "{fewest:?} of {all}"
+        );
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Limit {
 /// Rows in the order of their keys.
 pub(crate) type Rows = Vec<(Key, Vec<u8>)>;
 
-/// What is left of a damaged store.
+/// The remains of a damaged store.
 #[derive(Clone, Copy)]
 pub(crate) struct Remains<'a> {
     /// The store, if it can be opened, and whether it is that of the newest commit. Its scans may fail.

@@ -161,7 +161,7 @@ async fn keys_that_mislead_searches_repeat_nothing() {
     }
 }
 
-/// What has become of a page, from its first byte on.
+/// Spoils a page, from its first byte on, and describes how.
 fn spoil(page: &mut [u8]) -> String {
     match fastrand::u32(..4) {
         0 => {

@@ -206,12 +206,12 @@ impl Buffer {
         self.changed.notify_one();
     }
 
-    /// Whether nothing is held, what is being sent included.
+    /// Returns whether nothing is held, what is being sent included.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.events() == 0
     }
 
-    /// Whether events are delayed, those that are being sent again included.
+    /// Returns whether events are delayed, those that are being sent again included.
     pub(crate) fn has_delayed(&self) -> bool {
         self.delayed.events() + self.retrying.events() > 0
     }

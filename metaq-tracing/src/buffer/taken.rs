@@ -11,7 +11,7 @@ use super::{Buffer, Entry};
 #[derive(Debug)]
 pub(crate) struct Taken {
     entry: Option<Entry>,
-    /// Whether it is sent again after it was delayed.
+    /// Set if it is sent again after it was delayed.
     is_retried: bool,
     buffer: Arc<Buffer>,
 }

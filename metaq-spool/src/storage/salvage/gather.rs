@@ -16,7 +16,7 @@ use crate::{
     store::{self, Key, Kind, Limit, Remains, Rows, Store},
 };
 
-/// What the rows about the spool and its queues say.
+/// The newest rows about the spool and its queues that are known.
 #[derive(Default)]
 pub(super) struct Old {
     pub(super) state: Option<StateRow>,
@@ -101,8 +101,8 @@ struct OfQueue {
 }
 
 impl Missing {
-    /// What is missing in a copy of a tree, which was read to its end or not, and is that of the newest
-    /// commit or not.
+    /// Compares a copy with what there was. `is_read` is set if the tree was read to its end, and `is_newest`
+    /// if it is that of the newest commit.
     pub(super) fn new(copy: &Copy<'_>, old: &Old, is_read: bool, is_newest: bool) -> Self {
         let are_known = copy.known.messages.is_some() || (is_newest && old.is_whole);
         let of_queue = |id: u32, count: u64, end: u64| {
@@ -189,7 +189,7 @@ fn is_whole(key: Key, row: &[u8]) -> bool {
     }
 }
 
-/// Whether the message of this row was copied, also with those that were set aside, or is left out.
+/// Returns whether the message of this row was copied, also to those that were set aside, or is left out.
 fn is_copied(copy: &Copy<'_>, key: Key) -> io::Result<bool> {
     let has = |key| store::get(&*copy.to, key).map(|row| row.is_some());
     let is_left_out = copy.known.left_out.contains(&key);
