@@ -32,7 +32,7 @@ fn fifo(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// Opens a FIFO for writing as soon as a process has it open for reading.
-async fn open(path: &Path) -> File {
+pub(crate) async fn open(path: &Path) -> File {
     let mut opened = None;
     wait_until(|| {
         opened = try_open(path);

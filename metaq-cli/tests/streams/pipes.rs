@@ -1,30 +1,20 @@
 //! Files that are named pipes whose other end is not there: a signal ends the wait.
 
 use std::{
-    fs::File,
-    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
-    path::Path,
+    os::unix::process::ExitStatusExt as _,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use nix::{
-    fcntl::OFlag,
-    sys::{signal::Signal::SIGINT, stat::Mode},
-};
+use nix::sys::{signal::Signal::SIGINT, stat::Mode};
 
-use crate::common::{Running, wait_until};
+use crate::{common::Running, input_stop::open};
 
 /// Starts a command that reads a named pipe.
 fn start(args: &[&str]) -> Running {
     let mut metaq = Command::new(env!("CARGO_BIN_EXE_metaq"));
     metaq.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Running::start(&mut metaq)
-}
-
-/// Opens the other end of a pipe that a process waits for, or has opened.
-fn try_open(pipe: &Path) -> Option<File> {
-    File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(pipe).ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -50,13 +40,8 @@ async fn signal_ends_the_wait_for_credentials_in_a_pipe() {
         (&["topics"], &["--broker-tls-ca", name]),
     ] {
         let mut metaq = start(&[command, &["-b", "zk://127.0.0.1:1/meta"], options].concat());
-        // The other end can be opened once the command waits for it. It then reads, and nothing comes.
-        let mut end = None;
-        wait_until(|| {
-            end = try_open(&pipe);
-            end.is_some()
-        })
-        .await;
+        // It reads then, and nothing comes.
+        let _end = open(&pipe).await;
         metaq.signal(SIGINT);
         let status = metaq.exited(Duration::from_secs(1)).await;
         assert_eq!(status.code(), Some(130), "{command:?} {options:?}: {}", metaq.read_stderr());
@@ -79,12 +64,8 @@ async fn signal_ends_the_wait_for_settings_in_a_pipe() {
         &["config", "show"],
     ] {
         let mut metaq = start(&[command, &["--config", name]].concat());
-        let mut end = None;
-        wait_until(|| {
-            end = try_open(&pipe);
-            end.is_some()
-        })
-        .await;
+        // It reads then, and nothing comes.
+        let _end = open(&pipe).await;
         metaq.signal(SIGINT);
         let status = metaq.exited(Duration::from_secs(1)).await;
         // Signals are not handled yet. A shell shows both as 130.

@@ -1,4 +1,4 @@
-//! Whether events can be sent, as far as it is known.
+//! The state of sending: the pauses after failures, and which of them were logged.
 
 use std::{fmt, time::Duration};
 
@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// The target of the thread's own lines, which README names.
 const TARGET: &str = "metaq_tracing::worker";
 
-/// Returns whether events can be sent, as far as it is known.
+/// The state of sending, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Condition {
     pub(super) is_published: bool,
